@@ -1,0 +1,34 @@
+"""Ballots: totally ordered numbers, each owned by one server (PMMC §2.2)."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["Ballot", "ServerId", "NO_BALLOT"]
+
+ServerId = int
+"""A server's number in its cluster, from 1. In a frame's header 0 stands for a client."""
+
+
+class Ballot(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
+    """A ballot ⟨round, leader⟩, compared first by round, then by leader.
+
+    Two servers can never lead the same ballot, for its leader is part of it.
+    """
+
+    round: int
+    """Counts up by one or more at each attempt to lead; 0 only in `NO_BALLOT`."""
+
+    leader: ServerId
+    """The server that alone may propose in this ballot."""
+
+    def next_for(self, server: ServerId) -> Ballot:
+        """The smallest ballot of `server` that is above this one whatever its leader."""
+        return Ballot(self.round + 1, server)
+
+    def __str__(self) -> str:
+        return f"{self.round}.{self.leader}"
+
+
+NO_BALLOT = Ballot(0, 0)
+"""Below every real ballot: what an acceptor has promised before its first message."""

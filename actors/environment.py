@@ -1,0 +1,74 @@
+"""What a server is handed: clock, random numbers, network, storage (DESIGN: determinism).
+
+`PaxosServer` reaches the world through these alone. Users get real ones (`paxon.kvstore.node`);
+the simulator hands over its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.messages import ClientMessage, PeerMessage, ServerReply
+from paxon.actors.storage import Storage
+from paxon.transport import Burst
+
+__all__ = ["Clock", "Random", "Network", "Environment", "ServerBurst", "ClientToken"]
+
+ClientToken = bytes
+"""Names the connection that a client's message came in on, to send the reply back on."""
+
+ServerBurst = Burst[PeerMessage, ClientMessage]
+"""Everything that one burst brought in (`paxon.transport.Burst`)."""
+
+
+class Clock(Protocol):
+    """Two clocks, in seconds."""
+
+    def monotonic(self) -> float:
+        """Never goes back; only differences mean anything. For timeouts and leases."""
+
+    def wall(self) -> float:
+        """Seconds since 1970, may jump. Only for the expiry of idle sessions and uptime."""
+
+
+class Random(Protocol):
+    """What the server needs of `random.Random`."""
+
+    def uniform(self, a: float, b: float) -> float: ...
+
+    def getrandbits(self, k: int) -> int: ...
+
+
+class Network(Protocol):
+    """Where a server's messages go out. Nothing blocks; what cannot be sent now is dropped."""
+
+    def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None: ...
+
+    def broadcast(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None:
+        """The same messages to several servers, encoded once."""
+
+    def reply(self, client: ClientToken, messages: Sequence[ServerReply]) -> None: ...
+
+    def counters(self) -> dict[str, int]:
+        """Messages, bytes and dropped frames so far, by name, for `paxon status`."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Environment:
+    """All of a server's world. `start` makes network and storage in the server's own thread."""
+
+    clock: Clock
+    random: Random
+    storage: Callable[[], Storage]
+    """Opens the storage; called once, in the actor's thread. May raise `StorageError`."""
+    network: Callable[[], Network]
+    """Opens the sockets; called once, in the actor's thread. May raise `OSError`/`TransportError`."""
+    on_ready: Callable[[], None] = field(default=lambda: None)
+    """Called in the actor's thread once the server serves."""
+    on_failed: Callable[[BaseException], None] = field(default=lambda _exception: None)
+    """Called in the actor's thread when the server has stopped by itself, with the reason."""

@@ -1,0 +1,401 @@
+"""Every message of the protocol: a frozen tagged struct each, with who sends it and why.
+
+Peers talk in `PeerMessage`, clients and servers in `ClientMessage` and `ServerReply`. On the wire
+each frame carries a list of them (`paxon.transport.codec`), so all that one burst has for one
+receiver travels together. The protocol itself never sees bytes other than opaque values.
+
+Adding a field at the end with a default keeps old frames readable; any other change needs a new
+`PROTOCOL_VERSION`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from paxon.actors.ballot import Ballot, ServerId
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "NO_OP",
+    "Accepted",
+    "Entry",
+    "Batch",
+    "P1A",
+    "P1B",
+    "P2A",
+    "P2B",
+    "Heartbeat",
+    "HeartbeatReply",
+    "PreVote",
+    "PreVoteReply",
+    "CatchUpRequest",
+    "CatchUp",
+    "SnapshotOffer",
+    "SnapshotRequest",
+    "SnapshotChunk",
+    "PeerMessage",
+    "OpenSession",
+    "Command",
+    "Query",
+    "StatusRequest",
+    "SlotRequest",
+    "ClientMessage",
+    "ReplyStatus",
+    "ReadMode",
+    "SessionOpened",
+    "CommandReply",
+    "QueryReply",
+    "NotLeader",
+    "StatusReply",
+    "SlotReply",
+    "ServerReply",
+]
+
+PROTOCOL_VERSION = 1
+"""Goes into every frame's header; a server refuses frames of any other version."""
+
+NO_OP = b""
+"""The value that a new leader proposes into a hole: executing it does nothing (PMMC §2.3)."""
+
+
+# --- what a slot holds ---------------------------------------------------------------------------
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One client command inside a slot's value."""
+
+    session: int
+    """The session that submitted it; 0 opens a new session (then `seq` is the client's nonce)."""
+    seq: int
+    """Its sequence number in the session, from 1: each takes effect at most once."""
+    acked: int
+    """The client has the replies of all its commands below this number; they may be forgotten."""
+    after: int
+    """Execute only if this earlier command of the session was executed; 0: no such condition."""
+    command: bytes
+    """Opaque to Paxon; the user's `StateMachine` decodes it at execution and only then."""
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True):
+    """The decoded value of a slot: the commands that waited at the leader, in order."""
+
+    time: float
+    """The proposer's wall clock, seconds since 1970; only moves session expiry, the same on all."""
+    entries: list[Entry]
+
+
+class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A value that an acceptor has accepted for a slot, and in which ballot."""
+
+    slot: int
+    ballot: Ballot
+    value: bytes
+
+
+# --- between servers -----------------------------------------------------------------------------
+
+
+class P1A(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Candidate → all: promise me this ballot (PMMC §2.2, phase 1a)."""
+
+    ballot: Ballot
+    first_slot: int
+    """Report what you accepted from this slot on: the candidate's first slot not known chosen."""
+    forced: bool = False
+    """A rejoining server's request: answer even while a leader is alive (docs/rejoin.md)."""
+
+
+class P1B(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Acceptor → candidate: my promise and what I accepted, in bounded chunks (phase 1b)."""
+
+    ballot: Ballot
+    """The acceptor's ballot now: equal to the P1A's if promised, above it if refused."""
+    first_slot: int
+    """First slot that this chunk covers: that of the P1A it answers."""
+    next_slot: int
+    """Ask again from here; 0 when this chunk is the last."""
+    accepted: list[Accepted]
+    chosen_to: int
+    """All slots up to here are known chosen by the sender, and its values for them are final."""
+    executed: int
+    discarded: int
+    """Slots up to here are gone at the sender: chosen, executed and covered by a snapshot."""
+
+
+class P2A(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """Leader → all: accept this value for this slot in my ballot (PMMC §2.3, phase 2a)."""
+
+    ballot: Ballot
+    slot: int
+    value: bytes
+    commit: int
+    """The leader's commit index: every slot up to it is chosen."""
+
+
+class P2B(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Acceptor → leader: what I did with the P2As for slots first..last (phase 2b)."""
+
+    ballot: Ballot
+    """The ballot of the P2As that this answers, and that was accepted unless `promised` is set."""
+    first: int
+    last: int
+    promised: Ballot | None = None
+    """Set when the P2As were rejected: the higher ballot that the acceptor has promised."""
+
+
+class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """Leader → all: I lead; here is how far the log is chosen and may be discarded."""
+
+    ballot: Ballot
+    round: int
+    """Numbers this leader's heartbeat rounds; reads are confirmed by replies to a later one."""
+    commit: int
+    discard_to: int
+    """The lowest last-executed slot of all servers."""
+    incarnations: list[tuple[ServerId, int]] = []
+    """Which disk (see `Storage.incarnation`) the leader knows each server by."""
+
+
+class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """Follower → leader: I follow your ballot (or have promised a higher one)."""
+
+    ballot: Ballot
+    """The follower's promise: above the leader's if it no longer follows."""
+    round: int
+    executed: int
+    accepted_to: int
+    """The highest slot that the follower has accepted anything in (for the live view)."""
+
+
+class PreVote(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
+    """Would-be candidate → all: have you lost the leader too? Changes no state.
+
+    Raft thesis §9.6; policy `stable` only.
+    """
+
+    round: int
+    """Numbers the sender's attempts, to match replies."""
+    ballot: Ballot
+    """The sender's promise."""
+    first_slot: int
+    """The sender's first slot not known chosen."""
+
+
+class PreVoteReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
+    """Server → would-be candidate: yes (I lost it too, and can bring you up) or no."""
+
+    round: int
+    granted: bool
+    ballot: Ballot
+    """The sender's promise: whoever it follows is in there."""
+    chosen_to: int
+    discarded: int
+
+
+class CatchUpRequest(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
+    """Late server → any server: send me the chosen values from this slot on."""
+
+    first_slot: int
+
+
+class CatchUp(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
+    """Answer to `CatchUpRequest`: consecutive chosen values, bounded in bytes; ask again for more."""
+
+    accepted: list[Accepted]
+    """Each with a ballot in which the value was proposed."""
+    chosen_to: int
+    """How far the sender could go on."""
+
+
+class SnapshotOffer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+    """Answer to `CatchUpRequest` where the log no longer reaches back: take my snapshot instead."""
+
+    slot: int
+    """The snapshot is the state after executing this slot."""
+    size: int
+    """Bytes in all."""
+    checksum: int
+    """CRC-32 of the whole image."""
+
+
+class SnapshotRequest(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+    """Late server → sender of an offer: the bytes from `offset` on, please."""
+
+    slot: int
+    offset: int
+
+
+class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
+    """One bounded piece of a snapshot."""
+
+    slot: int
+    offset: int
+    data: bytes
+
+
+PeerMessage: TypeAlias = (
+    P1A
+    | P1B
+    | P2A
+    | P2B
+    | Heartbeat
+    | HeartbeatReply
+    | PreVote
+    | PreVoteReply
+    | CatchUpRequest
+    | CatchUp
+    | SnapshotOffer
+    | SnapshotRequest
+    | SnapshotChunk
+)
+
+
+# --- clients to servers --------------------------------------------------------------------------
+
+ReadMode = Literal["linearizable", "lease", "stale"]
+
+
+class OpenSession(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Client → leader: give me a session (a command in the log, so all servers know it)."""
+
+    nonce: int
+    """Random 63-bit number that ties the reply to the request."""
+
+
+class Command(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Client → leader: execute this once. The fields are those of `Entry`."""
+
+    session: int
+    seq: int
+    acked: int
+    after: int
+    command: bytes
+
+
+class Query(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """Client → leader (any server for stale reads): answer from the state, write nothing."""
+
+    id: int
+    mode: ReadMode
+    query: bytes
+
+
+class StatusRequest(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Anyone → server: how are you? Answered at once by every server."""
+
+    id: int
+
+
+class SlotRequest(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """Tests → server: what is in this slot? (read-only introspection)"""
+
+    id: int
+    slot: int
+
+
+ClientMessage: TypeAlias = OpenSession | Command | Query | StatusRequest | SlotRequest
+
+
+# --- servers to clients --------------------------------------------------------------------------
+
+
+class ReplyStatus(IntEnum):
+    """How a command or query ended."""
+
+    OK = 0
+    """Executed; the payload is the state machine's reply."""
+    FAILED = 1
+    """The state machine raised; the payload is its message, the same on every server."""
+    EXPIRED = 2
+    """The session is unknown: it expired or never was. Not executed now; earlier tries may have."""
+    BUSY = 3
+    """Not taken in: too much is waiting. Try again a little later."""
+    FORGOTTEN = 4
+    """Executed before, and the client had said that it has the reply."""
+    OUT_OF_ORDER = 5
+    """Not executed: the command that it names in `after` has not been. Send both again, in order."""
+    INVALID = 6
+    """Refused for its form or size; the payload says why."""
+
+
+class SessionOpened(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Leader → client: your session."""
+
+    nonce: int
+    session: int
+
+
+class CommandReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Leader → client: how command `seq` ended."""
+
+    session: int
+    seq: int
+    status: ReplyStatus
+    payload: bytes
+
+
+class QueryReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """Server → client: the answer to query `id`."""
+
+    id: int
+    status: ReplyStatus
+    payload: bytes
+
+
+class NotLeader(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Server → client: I do not lead; send all that is unanswered to `address` instead."""
+
+    leader: ServerId
+    """Who the sender thinks leads; 0 if it knows nobody."""
+    address: str
+    """That server's client address; empty if unknown."""
+
+
+class StatusReply(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Server → anyone: its state now. Slots are numbers from 1; 0 means none yet."""
+
+    id: int
+    server: ServerId
+    cluster: str
+    role: str
+    """"leader", "candidate" or "follower"."""
+    ballot: Ballot
+    leader: ServerId
+    """Who it thinks leads; 0 if nobody."""
+    accepted: int
+    """The highest slot with anything accepted (last not empty)."""
+    chosen: int
+    """End of the chosen prefix: the commit index."""
+    executed: int
+    discarded: int
+    snapshot: int
+    """Slot of the last durable snapshot."""
+    uptime: float
+    """Seconds since the server started."""
+    disk_bytes: int
+    state_digest: str
+    """Fingerprint of state and sessions at `executed`, "" if the state machine offers none."""
+    counters: dict[str, int]
+    """What happened so far: elections, preemptions, syncs, messages, dropped frames, …"""
+    policy: str = ""
+    sessions: int = 0
+    version: str = ""
+
+
+class SlotReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """Server → tests: a slot's status ("EMPTY", "ACCEPTED", "CHOSEN", "CLEARED") and value."""
+
+    id: int
+    slot: int
+    status: str
+    value: bytes
+    first_non_cleared: int
+    last_non_empty: int
+
+
+ServerReply: TypeAlias = (
+    SessionOpened | CommandReply | QueryReply | NotLeader | StatusReply | SlotReply
+)

@@ -1,0 +1,140 @@
+"""A server's settings: validated when made, so that a wrong one is one clear sentence at start."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+from paxon.actors.ballot import ServerId
+
+__all__ = ["Settings", "SettingsError", "PolicyName"]
+
+PolicyName = Literal["stable", "immediate", "random", "backoff"]
+
+MAX_SERVERS = 63
+"""Votes are bits of an int; more servers than this make no sense anyway."""
+
+
+class SettingsError(ValueError):
+    """A setting is missing, of the wrong type or out of range; the text says which and why."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All that a `PaxosServer` is told at its start. Times are seconds, sizes are bytes."""
+
+    cluster: str
+    """The cluster's id: servers and data directories of another cluster are refused."""
+    server: ServerId
+    """This server's id, from 1."""
+    servers: tuple[ServerId, ...]
+    """The ids of all servers, this one included."""
+    client_addresses: dict[ServerId, str] = {}
+    """Where clients reach each server: what `NotLeader` answers point to."""
+
+    # election (actors/election.py)
+    policy: PolicyName = "stable"
+    heartbeat_interval: float = 0.05
+    election_timeout_min: float = 0.3
+    """A follower tries to lead after a random time without a heartbeat between this …"""
+    election_timeout_max: float = 0.5
+    """… and this."""
+    backoff_base: float = 0.01
+    """Policy `backoff`: the first wait is drawn from 0 … this; it doubles at each preemption."""
+    backoff_cap: float = 1.0
+    max_clock_drift: float = 0.05
+    """Leases assume that no two clocks' speeds differ by more than this fraction."""
+    leases: bool = True
+    """Whether the leader answers queries of mode `lease` (policy `stable` only)."""
+
+    # proposing
+    window: int = 16
+    """Slots in flight at most: proposed and not yet chosen."""
+    batch_bytes: int = 1 << 20
+    """Commands are packed into one slot up to this size (one larger command goes alone)."""
+    max_command_bytes: int = 16 << 20
+    max_pending_bytes: int = 64 << 20
+    """Commands waiting at the leader beyond this are answered BUSY."""
+    retransmit_interval: float = 0.1
+    """P2As and requests unanswered for this long are sent again."""
+
+    # sessions (the same on every server, or replies would differ)
+    session_ttl: float = 3600.0
+    """A session idle for this long in the log's time expires."""
+    max_sessions: int = 20_000
+    """Beyond this the longest idle session expires first."""
+    max_outstanding: int = 1024
+    """Commands a session may have unacknowledged."""
+
+    # the log
+    retain_slots: int = 100_000
+    """While a server is down, the log keeps at most about this many slots …"""
+    retain_bytes: int = 64 << 20
+    """… and bytes; past either it is cut at a durable snapshot."""
+    snapshot_bytes: int = 64 << 20
+    """A snapshot is taken when this much was executed since the last …"""
+    snapshot_slots: int = 50_000
+    """… or this many slots, so that the disk can be given back and replay stays short."""
+    transfer_bytes: int = 1 << 20
+    """Size of one chunk of P1B, catching up, or snapshot."""
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, text: str) -> None:
+            if not condition:
+                raise SettingsError(text)
+
+        require(bool(self.cluster), "cluster: the id must not be empty")
+        require(len(self.servers) > 0, "servers: at least one server id is needed")
+        require(
+            all(1 <= s <= MAX_SERVERS for s in self.servers),
+            f"servers: ids run from 1 to {MAX_SERVERS}, got {list(self.servers)}",
+        )
+        require(
+            len(set(self.servers)) == len(self.servers),
+            f"servers: an id occurs twice in {list(self.servers)}",
+        )
+        require(
+            self.server in self.servers,
+            f"server: id {self.server} is not among the cluster's servers {list(self.servers)}",
+        )
+        require(
+            0 < self.heartbeat_interval < self.election_timeout_min,
+            f"heartbeat_interval ({self.heartbeat_interval} s) must be above 0 and below "
+            f"election_timeout_min ({self.election_timeout_min} s)",
+        )
+        require(
+            self.election_timeout_min <= self.election_timeout_max,
+            f"election_timeout_min ({self.election_timeout_min} s) must not exceed "
+            f"election_timeout_max ({self.election_timeout_max} s)",
+        )
+        require(
+            0 < self.backoff_base <= self.backoff_cap,
+            "backoff_base must be above 0 and not exceed backoff_cap",
+        )
+        require(0 <= self.max_clock_drift < 0.5, "max_clock_drift must be from 0 to below 0.5")
+        for name in (
+            "window", "batch_bytes", "max_command_bytes", "max_pending_bytes",
+            "retransmit_interval", "session_ttl", "max_sessions", "max_outstanding",
+            "retain_slots", "retain_bytes", "snapshot_bytes", "snapshot_slots", "transfer_bytes",
+        ):  # fmt: skip
+            require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+
+    @property
+    def majority(self) -> int:
+        """How many servers make a quorum."""
+        return len(self.servers) // 2 + 1
+
+    @property
+    def peers(self) -> tuple[ServerId, ...]:
+        """All servers but this one."""
+        return tuple(s for s in self.servers if s != self.server)
+
+    def fingerprint(self) -> int:
+        """32 bits over the settings that all servers must share; travels in every frame."""
+        shared = (
+            tuple(sorted(self.servers)), self.policy, self.election_timeout_min,
+            self.max_clock_drift, self.session_ttl, self.max_sessions, self.max_command_bytes,
+        )  # fmt: skip
+        digest = hashlib.blake2b(repr(shared).encode(), digest_size=4).digest()
+        return int.from_bytes(digest, "big")

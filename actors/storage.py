@@ -1,0 +1,126 @@
+"""What a server needs of its disk: the narrow `Storage` interface (docs/storage.md).
+
+Writes are only collected until `commit`, which makes all of them durable in one synced transaction;
+`PaxosServer` sends nothing that relies on them before (rule 10, persist before send).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
+from paxon.actors.messages import Accepted
+
+__all__ = ["Storage", "StorageError", "CorruptStorage", "Recovered", "SnapshotInfo"]
+
+
+class StorageError(Exception):
+    """The disk or the data directory cannot be used; the text is one sentence for people."""
+
+
+class CorruptStorage(StorageError):
+    """A checksum does not match: what is on the disk is not what was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A durable snapshot: the state after executing `slot`, `size` bytes with CRC-32 `checksum`."""
+
+    slot: int
+    size: int
+    checksum: int
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a server finds on its disk when it starts."""
+
+    promised: Ballot = NO_BALLOT
+    accepted: list[Accepted] = field(default_factory=list)
+    """In the order of slots, each above `discarded`."""
+    chosen_to: int = 0
+    """Every slot up to here was known chosen, and its accepted value, if still here, is final."""
+    discarded: int = 0
+    """Rows up to here were deleted; a snapshot covers them."""
+    snapshot: SnapshotInfo | None = None
+    peers: dict[ServerId, int] = field(default_factory=dict)
+    """The incarnation (see `Storage.incarnation`) by which each other server is known."""
+    voting: bool = True
+    """False while this server rejoins after a lost disk (docs/rejoin.md)."""
+
+
+class Storage(Protocol):
+    """Durable state of one server. One thread uses it; all writes between two `commit`s are atomic."""
+
+    @property
+    def incarnation(self) -> int:
+        """Random 63-bit number drawn when the data directory was made: which disk this is."""
+
+    @property
+    def dirty(self) -> bool:
+        """Whether anything waits for `commit` that must be durable before it is relied on."""
+
+    def load(self) -> Recovered:
+        """All that is on disk. Raises `CorruptStorage` if any checksum is wrong."""
+
+    def save_promise(self, ballot: Ballot) -> None: ...
+
+    def save_accepted(self, slot: int, ballot: Ballot, value: bytes) -> None: ...
+
+    def save_chosen_to(self, slot: int) -> None:
+        """Remember lazily: written with the next commit, never makes the storage dirty by itself."""
+
+    def save_peer(self, server: ServerId, incarnation: int) -> None: ...
+
+    def save_voting(self, voting: bool) -> None: ...
+
+    def discard_to(self, slot: int) -> None:
+        """Delete accepted rows up to `slot` lazily, with the next commit.
+
+        The caller guarantees that a durable snapshot covers them.
+        """
+
+    def commit(self) -> None:
+        """Make all collected writes durable (synced) in one transaction.
+
+        Raises `StorageError`, after which nothing of the transaction counts and the server stops.
+        """
+
+    # Snapshots: at most one being taken and one being received at a time.
+
+    def begin_snapshot(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
+        """Start to save the state after `slot`; `produce` yields the image's pieces.
+
+        `produce` sees the state as it is now, whatever is executed later (a forked child, or at once).
+        """
+
+    def poll_snapshot(self) -> SnapshotInfo | None:
+        """The snapshot that became durable since the last call, if any. Never blocks."""
+
+    @property
+    def snapshot(self) -> SnapshotInfo | None:
+        """The newest durable snapshot."""
+
+    def read_snapshot(self, slot: int, offset: int, size: int) -> bytes:
+        """Bytes of the durable snapshot at `slot`; b"" if it is no longer kept or past its end."""
+
+    def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
+        """Append a piece of another server's snapshot; returns how many bytes are held now.
+
+        A piece of another snapshot than the one under way starts afresh; one at another offset than
+        what is held is ignored.
+        """
+
+    def adopt_snapshot(self, info: SnapshotInfo) -> bool:
+        """Make the fully received snapshot this server's durable one (synced, with `commit`).
+
+        False, and all of it thrown away, if its checksum is wrong.
+        """
+
+    def size_bytes(self) -> int:
+        """What the data directory takes on disk, in bytes."""
+
+    def close(self) -> None:
+        """Release everything; safe to call twice. Uncommitted writes are lost."""

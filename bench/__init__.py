@@ -1,0 +1,1 @@
+"""Workloads, runners, plots and baselines."""

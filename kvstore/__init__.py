@@ -1,0 +1,1 @@
+"""The linearizable key-value store: state machine, clients, local clusters, command line."""

@@ -1,0 +1,24 @@
+"""What a server receives in one go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+__all__ = ["Burst"]
+
+PeerT = TypeVar("PeerT")
+ClientT = TypeVar("ClientT")
+
+
+@dataclass(slots=True)
+class Burst(Generic[PeerT, ClientT]):
+    """All that could be received without blocking, up to a bound; empty when only a timer is due."""
+
+    peers: list[tuple[int, int, list[PeerT]]] = field(default_factory=list)
+    """From other servers, a frame each: sender's id, sender's incarnation, messages in order."""
+    clients: list[tuple[bytes, list[ClientT]]] = field(default_factory=list)
+    """From clients, a frame each: the token to reply to, messages in order."""
+
+    def __bool__(self) -> bool:
+        return bool(self.peers or self.clients)
