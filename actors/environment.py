@@ -67,7 +67,7 @@ class Environment:
     storage: Callable[[], Storage]
     """Opens the storage; called once, in the actor's thread. May raise `StorageError`."""
     network: Callable[[], Network]
-    """Opens the sockets; called once, in the actor's thread. May raise `OSError`/`TransportError`."""
+    """Opens the sockets; called once, in the actor's thread. May raise `TransportError`."""
     on_ready: Callable[[], None] = field(default=lambda: None)
     """Called in the actor's thread once the server serves."""
     on_failed: Callable[[BaseException], None] = field(default=lambda _exception: None)

@@ -202,7 +202,7 @@ class CatchUpRequest(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
 
 
 class CatchUp(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
-    """Answer to `CatchUpRequest`: consecutive chosen values, bounded in bytes; ask again for more."""
+    """Answer to `CatchUpRequest`: consecutive chosen values, bounded; ask again for more."""
 
     accepted: list[Accepted]
     """Each with a ballot in which the value was proposed."""
@@ -316,7 +316,7 @@ class ReplyStatus(IntEnum):
     FORGOTTEN = 4
     """Executed before, and the client had said that it has the reply."""
     OUT_OF_ORDER = 5
-    """Not executed: the command that it names in `after` has not been. Send both again, in order."""
+    """Not executed: the command named in its `after` has not been. Send both again, in order."""
     INVALID = 6
     """Refused for its form or size; the payload says why."""
 

@@ -12,8 +12,8 @@ class StateMachine(ABC):
 
     Every server executes the same commands in the same order, so `apply` has to be *deterministic*:
     its reply and the new state depend on the old state and the command alone, not on clocks, random
-    numbers, the environment, or the iteration order of sets. All methods are called from the server's
-    one thread, one at a time; none should block.
+    numbers, the environment, or the iteration order of sets. All methods are called from the
+    server's one thread, one at a time; none should block.
 
     Paxon makes sure that each client command is applied at most once; the state machine itself need
     know nothing of clients or retries.

@@ -52,7 +52,7 @@ class Recovered:
 
 
 class Storage(Protocol):
-    """Durable state of one server. One thread uses it; all writes between two `commit`s are atomic."""
+    """Durable state of one server, used by one thread; writes between two `commit`s are atomic."""
 
     @property
     def incarnation(self) -> int:
@@ -70,7 +70,7 @@ class Storage(Protocol):
     def save_accepted(self, slot: int, ballot: Ballot, value: bytes) -> None: ...
 
     def save_chosen_to(self, slot: int) -> None:
-        """Remember lazily: written with the next commit, never makes the storage dirty by itself."""
+        """Remember lazily: written with the next commit, never makes the storage dirty."""
 
     def save_peer(self, server: ServerId, incarnation: int) -> None: ...
 
@@ -93,7 +93,8 @@ class Storage(Protocol):
     def begin_snapshot(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
         """Start to save the state after `slot`; `produce` yields the image's pieces.
 
-        `produce` sees the state as it is now, whatever is executed later (a forked child, or at once).
+        `produce` sees the state as it is now, whatever is executed later: it runs in a forked child,
+        or at once.
         """
 
     def poll_snapshot(self) -> SnapshotInfo | None:

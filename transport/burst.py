@@ -13,7 +13,7 @@ ClientT = TypeVar("ClientT")
 
 @dataclass(slots=True)
 class Burst(Generic[PeerT, ClientT]):
-    """All that could be received without blocking, up to a bound; empty when only a timer is due."""
+    """All that could be received without blocking, bounded; empty when only a timer is due."""
 
     peers: list[tuple[int, int, list[PeerT]]] = field(default_factory=list)
     """From other servers, a frame each: sender's id, sender's incarnation, messages in order."""
