@@ -3,5 +3,30 @@
 from __future__ import annotations
 
 from paxon.transport.burst import Burst
+from paxon.transport.codec import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES, FrameCodec
+from paxon.transport.endpoint import ZmqEndpoint
+from paxon.transport.errors import (
+    ForeignFrame,
+    FrameError,
+    MalformedFrame,
+    OversizedFrame,
+    TransportError,
+)
+from paxon.transport.inbox import BurstInbox, BurstSource
+from paxon.transport.options import EndpointOptions
 
-__all__ = ["Burst"]
+__all__ = [
+    "Burst",
+    "FrameCodec",
+    "HEADER_BYTES",
+    "DEFAULT_MAX_FRAME_BYTES",
+    "ZmqEndpoint",
+    "EndpointOptions",
+    "BurstInbox",
+    "BurstSource",
+    "TransportError",
+    "FrameError",
+    "MalformedFrame",
+    "ForeignFrame",
+    "OversizedFrame",
+]

@@ -1,0 +1,338 @@
+"""A server's sockets: one ROUTER for peers, one ROUTER for clients, one DEALER per peer.
+
+All belong to the thread that made the endpoint. Nothing here blocks except `wait`, and `close` for
+a bounded time: what cannot be sent at once is dropped and counted, because the protocol sends
+again what matters. A dead or silent peer costs one failed call a frame and no memory: DEALERs
+queue only for finished connections (IMMEDIATE).
+
+Routers hand out a fresh routing id per connection. ROUTER_HANDOVER stays off: with it a stranger
+that claims another client's id would get that client's replies.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import zmq
+
+from paxon.transport.addresses import bind, connect
+from paxon.transport.burst import Burst
+from paxon.transport.codec import FrameCodec
+from paxon.transport.errors import ForeignFrame, FrameError, MalformedFrame, OversizedFrame
+from paxon.transport.intake import Complaints, Counters
+from paxon.transport.monitor import PortMonitor
+from paxon.transport.options import EndpointOptions
+
+__all__ = ["ZmqEndpoint"]
+
+PeerT = TypeVar("PeerT")
+ClientT = TypeVar("ClientT")
+ReplyT = TypeVar("ReplyT")
+
+_NOBLOCK = int(zmq.NOBLOCK)
+_MORE_NOBLOCK = int(zmq.NOBLOCK | zmq.SNDMORE)
+_HOUSEKEEPING_EVERY = 64
+"""Bursts between two looks at the monitors while the loop never sleeps."""
+
+
+class _Port:
+    """One bound ROUTER: what is received on it, decoded by which codec, from whom."""
+
+    __slots__ = ("codec", "name", "senders", "socket")
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], codec: FrameCodec[Any, Any], senders: set[int], name: str
+    ) -> None:
+        self.socket = socket
+        self.codec = codec
+        self.senders = senders
+        self.name = name
+
+
+class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
+    """The `Network` of a server, and the source of its bursts. One thread."""
+
+    def __init__(
+        self,
+        *,
+        peer_address: str,
+        client_address: str,
+        peers: Mapping[int, str],
+        peer_codec: FrameCodec[PeerT, PeerT],
+        client_codec: FrameCodec[ReplyT, ClientT],
+        options: EndpointOptions | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Bind both ports and start connecting to every peer.
+
+        Args:
+            peer_address: where other servers reach this one (`tcp://host:port`, `ipc://path`).
+            client_address: where clients do.
+            peers: the other servers' ids and peer addresses.
+            peer_codec: with this server as sender.
+            client_codec: encodes replies, decodes requests.
+            options: limits and times.
+            monotonic: clock in seconds, for the rate limit of log lines.
+
+        Raises:
+            TransportError: an address cannot be used; nothing stays open then.
+        """
+        self._options = options or EndpointOptions()
+        self._counters = Counters()
+        self._complaints = Complaints(monotonic)
+        self._peer_codec = peer_codec
+        self._client_codec = client_codec
+        self._buffer = bytearray()
+        self._sockets: list[zmq.Socket[bytes]] = []
+        self._dealers: dict[int, zmq.Socket[bytes]] = {}
+        self._monitors: list[PortMonitor] = []
+        self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
+        self._wake_fd = -1
+        self._closed = False
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._poller = zmq.Poller()
+        try:
+            self._peers = self._open_port(peer_address, peer_codec, set(), "peer port")
+            self._clients = self._open_port(client_address, client_codec, {0}, "client port")
+            for server, address in peers.items():
+                self.connect(server, address)
+        except BaseException:
+            self.close()
+            raise
+
+    # --- sending -----------------------------------------------------------------------------
+
+    def send(self, server: int, messages: Sequence[PeerT]) -> None:
+        """Send one frame to a server, or drop it if it cannot leave now."""
+        self.broadcast((server,), messages)
+
+    def broadcast(self, servers: Sequence[int], messages: Sequence[PeerT]) -> None:
+        """Send the same messages to several servers, encoded once."""
+        buffer = self._buffer
+        try:
+            self._peer_codec.encode_into(messages, buffer)
+        except OversizedFrame as error:
+            for half in self._halves(messages, error):
+                self.broadcast(servers, half)
+            return
+        counters = self._counters
+        for server in servers:
+            try:
+                self._dealers[server].send(buffer, _NOBLOCK)
+            except zmq.Again:
+                counters.dropped_frames += 1
+                continue
+            counters.frames_sent += 1
+            counters.messages_sent += len(messages)
+            counters.bytes_sent += len(buffer)
+
+    def reply(self, client: bytes, messages: Sequence[ReplyT]) -> None:
+        """Send replies to the client that a burst's token names, or drop them if it is gone."""
+        buffer = self._buffer
+        try:
+            self._client_codec.encode_into(messages, buffer)
+        except OversizedFrame as error:
+            for half in self._halves(messages, error):
+                self.reply(client, half)
+            return
+        counters = self._counters
+        send = self._clients.socket.send
+        try:
+            send(client, _MORE_NOBLOCK)
+            send(buffer, _NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+            counters.dropped_replies += 1
+            return
+        counters.frames_sent += 1
+        counters.messages_sent += len(messages)
+        counters.bytes_sent += len(buffer)
+
+    def _halves(self, messages: Sequence[Any], error: OversizedFrame) -> Sequence[Sequence[Any]]:
+        """Split what is too large for one frame; a single message that is too large is dropped."""
+        if len(messages) <= 1:
+            self._counters.dropped_frames += 1
+            self._complaints.refuse(self._counters, error, "this server itself")
+            return ()
+        middle = len(messages) // 2
+        return messages[:middle], messages[middle:]
+
+    # --- receiving ---------------------------------------------------------------------------
+
+    def receive(self) -> Burst[PeerT, ClientT]:
+        """All that can be received without blocking, bounded on each port by itself."""
+        self._bursts_to_housekeeping -= 1
+        if self._bursts_to_housekeeping <= 0:
+            self._keep_house()
+        peers = [decoded for _, decoded in self._drain(self._peers)]
+        clients = [(token, decoded[2]) for token, decoded in self._drain(self._clients)]
+        return Burst(peers, clients)
+
+    def _drain(self, port: _Port) -> list[tuple[bytes, tuple[int, int, list[Any]]]]:
+        """Take frames from a port until it has no more or the burst's limits are reached.
+
+        Trying to receive and catching the final `Again` costs less than asking each time. The body
+        comes as a ZeroMQ frame, since that carries "more parts follow" and needs no copy; asking
+        the socket for it costs more than the frame object.
+        """
+        recv = port.socket.recv
+        decode = port.codec.decode
+        senders = port.senders
+        counters = self._counters
+        frames_left = self._options.burst_frames
+        bytes_left = self._options.burst_bytes
+        taken: list[tuple[bytes, tuple[int, int, list[Any]]]] = []
+        try:
+            while frames_left > 0 and bytes_left > 0:
+                token = recv(_NOBLOCK)
+                frame = recv(_NOBLOCK, False)
+                frames_left -= 1
+                buffer = frame.buffer
+                bytes_left -= len(buffer)
+                try:
+                    if frame.more:
+                        self._skip_parts(port)
+                    decoded = decode(buffer)
+                    if decoded[0] not in senders:
+                        self._reject_sender(port, decoded[0])
+                except FrameError as error:
+                    self._complaints.refuse(counters, error, _origin(frame, port))
+                    continue
+                counters.messages_received += len(decoded[2])
+                taken.append((token, decoded))
+        except zmq.Again:
+            pass  # Nothing more to take: the usual end of a burst.
+        counters.frames_received += self._options.burst_frames - frames_left
+        counters.bytes_received += self._options.burst_bytes - bytes_left
+        return taken
+
+    def _skip_parts(self, port: _Port) -> None:
+        """Take the parts that should not be there, so that the next frame begins where it does."""
+        more = True
+        while more:
+            more = port.socket.recv(_NOBLOCK, False).more
+        raise MalformedFrame("it has more than one part")
+
+    def _reject_sender(self, port: _Port, sender: int) -> None:
+        who = f"server {sender}" if sender else "a client"
+        raise ForeignFrame(
+            f"{who} is not expected on the {port.name}: correct the address it calls"
+        )
+
+    def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
+        """Sleep until something arrives, `wake_fd` is readable or the time is up (to 1 ms)."""
+        if wake_fd != self._wake_fd:
+            if self._wake_fd >= 0:
+                self._poller.unregister(self._wake_fd)
+            self._poller.register(wake_fd, zmq.POLLIN)
+            self._wake_fd = wake_fd
+        timeout_ms = None if timeout_seconds is None else max(0, math.ceil(timeout_seconds * 1000))
+        for socket, _ in self._poller.poll(timeout_ms):
+            if socket not in (self._peers.socket, self._clients.socket, wake_fd):
+                self._keep_house()
+
+    def _keep_house(self) -> None:
+        self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
+        for monitor in self._monitors:
+            monitor.drain()
+
+    # --- the rest ----------------------------------------------------------------------------
+
+    @property
+    def peer_address(self) -> str:
+        """Where the peer port really listens (a port number of 0 or * was replaced)."""
+        return self._peers.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    @property
+    def client_address(self) -> str:
+        """Where the client port really listens."""
+        return self._clients.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def connect(self, server: int, address: str) -> None:
+        """Take `server` for a peer that listens at `address`. Raises `TransportError`."""
+        options = self._options
+        dealer = self._socket(zmq.DEALER, self._peer_codec.max_frame_bytes)
+        self._dealers[server] = dealer
+        _set_heartbeats(dealer, options.heartbeat_interval, options.heartbeat_timeout)
+        dealer.setsockopt(zmq.IMMEDIATE, 1)
+        dealer.setsockopt(zmq.SNDHWM, options.peer_queue_frames)
+        dealer.setsockopt(zmq.RECONNECT_IVL, _ms(options.reconnect_first))
+        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, _ms(options.reconnect_max))
+        dealer.setsockopt(zmq.CONNECT_TIMEOUT, _ms(options.connect_timeout))
+        connect(dealer, address)
+        self._peers.senders.add(server)
+
+    def counters(self) -> dict[str, int]:
+        """Totals by name (`Counters`)."""
+        if not self._closed:
+            self._keep_house()
+        return self._counters.as_dict()
+
+    def close(self) -> None:
+        """Close everything; waits at most `linger` for the last replies. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        for monitor in self._monitors:
+            monitor.close()
+        for socket in self._sockets:
+            socket.close()  # Each with the LINGER that it was opened with.
+        self._context.term()
+
+    def _open_port(
+        self, address: str, codec: FrameCodec[Any, Any], senders: set[int], name: str
+    ) -> _Port:
+        options = self._options
+        socket = self._socket(zmq.ROUTER, codec.max_frame_bytes)
+        if 0 in senders:
+            queue_frames = options.client_queue_frames
+            interval = options.client_heartbeat_interval
+            timeout = options.client_heartbeat_timeout
+            socket.setsockopt(zmq.LINGER, _ms(options.linger))
+        else:
+            queue_frames = options.peer_queue_frames
+            interval, timeout = options.heartbeat_interval, options.heartbeat_timeout
+        _set_heartbeats(socket, interval, timeout)
+        socket.setsockopt(zmq.RCVHWM, queue_frames)
+        socket.setsockopt(zmq.SNDHWM, queue_frames)
+        # Report what cannot be sent instead of dropping it in silence.
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._monitors.append(PortMonitor(socket, name, self._counters, self._complaints))
+        bind(socket, address, name)
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(self._monitors[-1].socket, zmq.POLLIN)
+        return _Port(socket, codec, senders, name)
+
+    def _socket(self, kind: int, max_frame_bytes: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        self._sockets.append(socket)
+        socket.setsockopt(zmq.LINGER, 0)
+        # Between the two limits a frame is refused and counted; beyond this one libzmq closes the
+        # connection before it takes any memory.
+        socket.setsockopt(zmq.MAXMSGSIZE, 2 * max_frame_bytes)
+        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, _ms(self._options.handshake_timeout))
+        return socket
+
+
+def _set_heartbeats(socket: zmq.Socket[bytes], interval: float, timeout: float) -> None:
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _ms(interval))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _ms(timeout))
+    socket.setsockopt(zmq.HEARTBEAT_TTL, _ms(timeout))
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _origin(frame: zmq.Frame, port: _Port) -> str:
+    """Who sent a frame, for the log: the remote host, as far as the transport tells."""
+    try:
+        host = frame.get("Peer-Address")
+    except zmq.ZMQError:
+        host = ""  # Connections over ipc, or by ZeroMQ's oldest protocol, have no address.
+    return f"{host or 'an unnamed sender'} ({port.name})"

@@ -1,0 +1,189 @@
+"""The inbox of an actor that is fed by sockets: one thread, one loop (theory of operation).
+
+Pykka's actor loop calls `get` for its next envelope. An ordinary inbox sleeps on a queue; this one
+also receives from sockets and watches the next timer, so no second thread has to hand messages
+over. `get` goes round this loop:
+
+1. an envelope that another thread put here (tell, ask, stop, a proxy's call), if it is its turn;
+2. a burst from the sockets, wrapped in an envelope without anyone to reply to;
+3. an empty burst if the deadline has passed;
+4. else sleep until a socket, the deadline or a `put` wakes it.
+
+Turns alternate: after a burst local envelopes go first, after a few of those the sockets are asked,
+so neither can starve the other. A timer that falls due while bursts keep coming gets no empty burst
+of its own: the actor looks at its timers at every burst anyway.
+
+A `put` writes to the wake descriptor only when the actor's thread has said, under the same lock,
+that it is about to sleep: no wake-up is lost, and while the loop is busy a `put` costs no system
+call.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pykka._envelope import Envelope
+
+from paxon.transport.burst import Burst
+
+__all__ = ["BurstInbox", "BurstSource"]
+
+_LOCAL_TURNS = 16
+"""Local envelopes handed out in a row before the sockets are asked again."""
+
+
+class BurstSource(Protocol):
+    """Where bursts come from: an endpoint, used by the actor's thread alone."""
+
+    def receive(self) -> Burst[Any, Any]:
+        """All that can be received without blocking, bounded; empty if there is nothing."""
+
+    def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
+        """Sleep until something can be received, `wake_fd` is readable or the time is up."""
+
+
+class BurstInbox:
+    """Pykka's inbox protocol for an actor with sockets; a plain queue until `attach`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._local: deque[Envelope[Any]] = deque()
+        self._sleeping = False
+        self._closed = False
+        self._local_turns = _LOCAL_TURNS
+        self._source: BurstSource | None = None
+        self._deadline: Callable[[], float | None] = _never
+        self._monotonic: Callable[[], float] = _zero
+        self._wake_read, self._wake_write = _open_wake_pair()
+        # An actor that is never started has nobody to close its inbox.
+        self._release = weakref.finalize(
+            self, _close_descriptors, {self._wake_read, self._wake_write}
+        )
+
+    # --- pykka's protocol --------------------------------------------------------------------
+
+    def put(self, envelope: Envelope[Any], /) -> None:
+        """Add an envelope; any thread may call this, also after `close`."""
+        with self._lock:
+            self._local.append(envelope)
+            if not self._sleeping or self._closed:
+                return
+            self._sleeping = False
+            # Inside the lock, so that `close` cannot hand the descriptor to someone else.
+            os.write(self._wake_write, b"\x01\0\0\0\0\0\0\0")
+
+    def get(self) -> Envelope[Any]:
+        """The actor's next envelope; sleeps until there is one. Only for the actor's thread."""
+        while True:
+            if self._local and self._local_turns > 0:
+                self._local_turns -= 1
+                return self._local.popleft()
+            self._local_turns = _LOCAL_TURNS
+            source = self._source
+            if source is None:
+                if not self._local:
+                    self._sleep(None, None)
+                continue
+            burst = source.receive()
+            if burst:
+                return Envelope(burst)
+            deadline = self._deadline()
+            if deadline is None:
+                remaining = None
+            else:
+                remaining = deadline - self._monotonic()
+                if remaining <= 0:
+                    return Envelope(burst)
+            if not self._local:
+                self._sleep(source, remaining)
+
+    def empty(self) -> bool:
+        """Whether no local envelope waits (sockets do not count). Never blocks."""
+        return not self._local
+
+    # --- the actor's side --------------------------------------------------------------------
+
+    def attach(
+        self,
+        source: BurstSource,
+        deadline: Callable[[], float | None],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """Feed the actor from `source` as well; call from its `on_start`.
+
+        Args:
+            source: asked for bursts whenever the actor is free.
+            deadline: when `get` is to give an empty burst at the latest, on the `monotonic` clock
+                (seconds); None for no such time. Asked before each sleep.
+            monotonic: the clock that `deadline` refers to.
+        """
+        self._deadline = deadline
+        self._monotonic = monotonic
+        self._source = source
+
+    def detach(self) -> None:
+        """Be a plain queue again; call before the source is closed."""
+        self._source = None
+        self._deadline = _never
+        self._monotonic = _zero
+
+    def close(self) -> None:
+        """Give the wake descriptor back; envelopes put here stay readable. May be called twice.
+
+        For the actor's own thread at its end: after it `get` must be called only while not `empty`.
+        """
+        self.detach()
+        with self._lock:
+            self._closed = True
+        self._release()
+
+    def _sleep(self, source: BurstSource | None, timeout_seconds: float | None) -> None:
+        with self._lock:
+            if self._local:
+                return
+            if self._closed:
+                raise RuntimeError("the inbox is closed and empty: nothing can wake its reader")
+            self._sleeping = True
+        try:
+            if source is not None:
+                source.wait(timeout_seconds, self._wake_read)
+            else:
+                self._wait_for_put()
+        finally:
+            with self._lock:
+                woken = not self._sleeping
+                self._sleeping = False
+        if woken:
+            os.read(self._wake_read, 8)
+
+    def _wait_for_put(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        poll.poll()
+
+
+def _never() -> float | None:
+    return None
+
+
+def _zero() -> float:
+    return 0.0
+
+
+def _open_wake_pair() -> tuple[int, int]:
+    """A descriptor to sleep on and one to wake by; the same one where the system has eventfd."""
+    if hasattr(os, "eventfd"):
+        descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        return descriptor, descriptor
+    return os.pipe()
+
+
+def _close_descriptors(descriptors: set[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

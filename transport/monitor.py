@@ -1,0 +1,85 @@
+"""Counts what happens to the connections of a port, from libzmq's own events."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+
+import zmq
+
+from paxon.transport.intake import Complaints, Counters
+
+__all__ = ["PortMonitor"]
+
+_EVENT = struct.Struct("=hi")
+_ACCEPTED = int(zmq.EVENT_ACCEPTED)
+_SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+_DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
+_FAILED = int(
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+_numbers = itertools.count()
+
+
+class PortMonitor:
+    """Tells connections that never spoke ZMTP properly from those that just ended.
+
+    libzmq reports some broken handshakes as such and others (bytes that look like its oldest
+    protocol) only as a disconnection. So this keeps the descriptors that were accepted and have
+    not finished their handshake. A finished handshake is reported without its descriptor; it is
+    taken for the newest pending one, since a proper client finishes at once and only a silent one
+    stays pending.
+    """
+
+    def __init__(
+        self, port: zmq.Socket[bytes], name: str, counters: Counters, complaints: Complaints
+    ) -> None:
+        self._port = port
+        self._name = name
+        self._counters = counters
+        self._complaints = complaints
+        self._pending: dict[int, None] = {}
+        self._failed = False
+        address = f"inproc://paxon-monitor-{next(_numbers)}"
+        port.monitor(address, _ACCEPTED | _SUCCEEDED | _DISCONNECTED | _FAILED)
+        self.socket: zmq.Socket[bytes] = port.context.socket(zmq.PAIR)
+        # libzmq's I/O thread would block on a full queue of events, so the queue has no limit.
+        self.socket.setsockopt(zmq.RCVHWM, 0)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(address)
+
+    def drain(self) -> None:
+        """Take in all events that have happened."""
+        while self.socket.poll(0):
+            event, value = _EVENT.unpack(self.socket.recv_multipart()[0])
+            if event == _ACCEPTED:
+                self._pending[value] = None
+            elif event == _SUCCEEDED:
+                if self._pending:
+                    self._pending.popitem()
+            elif event & _FAILED:
+                self._failed = True  # Its disconnection follows at once and names the descriptor.
+            elif event == _DISCONNECTED:
+                self._ended(value)
+
+    def _ended(self, descriptor: int) -> None:
+        unfinished = descriptor in self._pending
+        self._pending.pop(descriptor, None)
+        if not unfinished and not self._failed:
+            self._counters.disconnects += 1
+            return
+        self._failed = False
+        self._counters.handshake_failures += 1
+        self._complaints.say(
+            "handshake",
+            self._name,
+            "Closed a connection to the {}: {}",
+            "it did not speak ZeroMQ's protocol (or lacked an allowed key)",
+        )
+
+    def close(self) -> None:
+        """Stop watching; the port itself stays open."""
+        self._port.disable_monitor()
+        self.socket.close(0)

@@ -1,0 +1,44 @@
+"""Tunables of a `ZmqEndpoint`; the defaults were chosen by measurement on loopback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["EndpointOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointOptions:
+    """Limits and times of an endpoint's sockets. Times are seconds, sizes are bytes."""
+
+    burst_frames: int = 512
+    """Frames that one burst takes from each of the two ports at most."""
+    burst_bytes: int = 8 << 20
+    """Once a port has given this many bytes, the burst takes no more from it."""
+    peer_queue_frames: int = 512
+    """Frames that may wait for a slow server before what follows is dropped; and as many at the
+    receiver. (Each carries all that one burst had for that server.)"""
+    client_queue_frames: int = 4096
+    """The same for each client."""
+    peer_queue_large_bytes: int = 64 << 20
+    """Large frames (`large_frame_bytes` and above) that may wait for a slow server, in bytes."""
+    large_frame_bytes: int = 256 << 10
+    """Frames from this size on are handed to ZeroMQ without copying."""
+    linger: float = 0.2
+    """`close` waits this long for the last replies to leave."""
+    reconnect_first: float = 0.02
+    """First pause before a lost server is called again; doubles up to …"""
+    reconnect_max: float = 0.2
+    """… this."""
+    connect_timeout: float = 0.5
+    """A TCP connection attempt that hears nothing for this long starts afresh (a healed partition
+    is noticed by a new attempt, not by the kernel's ever longer retransmissions)."""
+    handshake_timeout: float = 3.0
+    """A connection that does not speak ZeroMQ's protocol within this time is closed."""
+    heartbeat_interval: float = 0.5
+    """Pings between servers on a silent connection …"""
+    heartbeat_timeout: float = 2.0
+    """… which counts as dead after this long without any traffic."""
+    client_heartbeat_interval: float = 10.0
+    client_heartbeat_timeout: float = 30.0
+    """A client's connection that is silent for this long in spite of pings is closed."""
