@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
-from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
+from paxon.actors.election import ElectionPolicy, make_policy
+from paxon.actors.environment import Environment
+from paxon.actors.invariants import InvariantViolation
+from paxon.actors.server import Execute, PaxosServer
 from paxon.actors.settings import Settings, SettingsError
 from paxon.actors.state_machine import StateMachine
+from paxon.actors.storage import CorruptStorage, Storage, StorageError
 
-__all__ = ["Ballot", "ServerId", "Settings", "SettingsError", "StateMachine"]
+__all__ = [
+    "PaxosServer",
+    "StateMachine",
+    "Settings",
+    "SettingsError",
+    "Environment",
+    "Execute",
+    "Ballot",
+    "NO_BALLOT",
+    "ServerId",
+    "ElectionPolicy",
+    "make_policy",
+    "InvariantViolation",
+    "Storage",
+    "StorageError",
+    "CorruptStorage",
+]

@@ -43,6 +43,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     backoff_base: float = 0.01
     """Policy `backoff`: the first wait is drawn from 0 … this; it doubles at each preemption."""
     backoff_cap: float = 1.0
+    contend: bool = False
+    """For the contention benches: a server that gets a client's command while it does not lead
+    starts phase 1 for it instead of sending the client to the leader."""
+    rejoin: bool = False
+    """This server comes with an empty disk in place of a lost one (docs/rejoin.md)."""
     max_clock_drift: float = 0.05
     """Leases assume that no two clocks' speeds differ by more than this fraction."""
     leases: bool = True

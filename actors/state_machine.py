@@ -39,13 +39,6 @@ class StateMachine(ABC):
         """Answer a read without changing any state; by default there are no queries."""
         raise ValueError(f"{type(self).__name__} answers no queries: override query()")
 
-    def validate(self, command: bytes) -> str | None:
-        """Why the leader should refuse this command before it gets into the log, or None.
-
-        Only a courtesy that keeps nonsense out of the log; `apply` must cope with any bytes.
-        """
-        return None
-
     def digest(self) -> str:
         """A fingerprint of the state for comparing servers, "" if there is none.
 

@@ -69,8 +69,8 @@ class Storage(Protocol):
 
     def save_accepted(self, slot: int, ballot: Ballot, value: bytes) -> None: ...
 
-    def save_chosen_to(self, slot: int) -> None:
-        """Remember lazily: written with the next commit, never makes the storage dirty."""
+    def save_chosen_to(self, slot: int, *, lazily: bool = True) -> None:
+        """Remember; lazily means with the next commit, without making the storage dirty."""
 
     def save_peer(self, server: ServerId, incarnation: int) -> None: ...
 
@@ -93,8 +93,8 @@ class Storage(Protocol):
     def begin_snapshot(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
         """Start to save the state after `slot`; `produce` yields the image's pieces.
 
-        `produce` sees the state as it is now, whatever is executed later: it runs in a forked child,
-        or at once.
+        `produce` sees the state as it is now, whatever is executed later: it runs in a forked
+        child, or at once.
         """
 
     def poll_snapshot(self) -> SnapshotInfo | None:

@@ -1,0 +1,502 @@
+"""The learner's half of `PaxosServer`: what is chosen, executing it, catching up, discarding.
+
+Split off for reading in a sitting only: there is one server class, and this is part of it. What
+belongs to whom is said at the head of actors/server.py.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal
+
+from loguru import logger
+
+from paxon.actors.application import Application
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
+from paxon.actors.environment import ClientToken, Environment, ServerBurst
+from paxon.actors.invariants import invariant
+from paxon.actors.lifecycle import ServerLifecycle
+from paxon.actors.log import SlotStatus
+from paxon.actors.messages import (
+    P1A,
+    Accepted,
+    CatchUp,
+    CatchUpRequest,
+    CommandReply,
+    ReplyStatus,
+    SessionOpened,
+    SlotReply,
+    SlotRequest,
+    SnapshotChunk,
+    SnapshotOffer,
+    SnapshotRequest,
+    StatusReply,
+    StatusRequest,
+)
+from paxon.actors.sessions import Reply
+from paxon.actors.settings import Settings
+from paxon.actors.state_machine import StateMachine
+from paxon.actors.storage import SnapshotInfo, StorageError
+
+__all__ = ["Learner"]
+
+NEVER = float("inf")
+
+WATERMARK_DELAY = 1.0
+"""Seconds after which the chosen watermark is synced even if nothing else has to be."""
+
+
+class Learner(ServerLifecycle):
+    """Knows and executes what is chosen."""
+
+    def __init__(self, settings: Settings, machine: StateMachine, environment: Environment) -> None:
+        super().__init__(settings, environment)
+        self.role: Literal["leader", "candidate", "follower"] = "follower"
+        self.leader: ServerId = 0
+        """Who leads, as far as this server knows; 0 if nobody."""
+        self.voting = True
+        """False while rejoining after a lost disk."""
+        self.application = Application(machine, settings.session_ttl, settings.max_sessions)
+        self._peers: dict[ServerId, int] = {}
+        self._known_commit = 0
+        """The highest commit index heard of from anyone: what to catch up to."""
+        self._leader_commit = 0
+        self._leader_commit_ballot = NO_BALLOT
+        """The highest ballot in which a leader spoke here, and the commit index that it told."""
+        self._heard_at = -NEVER
+        self._withhold_until = 0.0
+        self._catch_up_from: ServerId = 0
+        self._catch_up_at = 0.0
+        self._catch_up_progress = (-1, -1)
+        self._incoming: SnapshotInfo | None = None
+        self._incoming_bytes = 0
+        self._snapshot_under_way = False
+        self._executed_bytes = 0
+        self._snapshot_poll_at = NEVER
+        self._watermark_at = NEVER
+        self._peer_handlers: dict[type, Callable[[Any, ServerId], None]] = {
+            CatchUpRequest: self.on_catch_up_request,
+            CatchUp: self.on_catch_up,
+            SnapshotOffer: self.on_snapshot_offer,
+            SnapshotRequest: self.on_snapshot_request,
+            SnapshotChunk: self.on_snapshot_chunk,
+        }
+        self._client_handlers: dict[type, Callable[[Any, ClientToken], None]] = {
+            StatusRequest: self.on_status_request,
+            SlotRequest: self.on_slot_request,
+        }
+
+    # --- a burst ---------------------------------------------------------------------------------
+
+    def _handle(self, burst: ServerBurst) -> None:
+        for sender, incarnation, messages in burst.peers:
+            known = self._peers.get(sender)
+            if known != incarnation and not self._admit(sender, incarnation, messages):
+                continue
+            self._counters["peer_messages_received"] += len(messages)
+            for message in messages:
+                self._peer_handlers[type(message)](message, sender)
+        for client, requests in burst.clients:
+            self._counters["client_messages_received"] += len(requests)
+            for request in requests:
+                self._client_handlers[type(request)](request, client)
+
+    def _admit(self, sender: ServerId, incarnation: int, messages: list[Any]) -> bool:
+        """Know each server by its disk: one that lost it may not vote as if nothing happened.
+
+        A server seen for the first time is remembered (durably, before any reply). One that comes
+        with another disk is refused, but for what changes nothing (asking for missing slots) and
+        for the forced P1A of a rejoining server, which replaces the old disk (docs/rejoin.md).
+        """
+        if sender not in self.settings.peers:
+            return False
+        known = self._peers.get(sender)
+        rejoins = any(type(message) is P1A and message.forced for message in messages)
+        if known is None or rejoins:
+            self._peers[sender] = incarnation
+            self._storage.save_peer(sender, incarnation)
+            return True
+        if all(type(message) in (CatchUpRequest, SnapshotRequest) for message in messages):
+            return True
+        if self._counters["refused_incarnations"] % 1000 == 0:
+            logger.warning(
+                "server {} comes with another disk than before and is refused: give it its old "
+                "data directory back, or start it with --rejoin",
+                sender,
+            )
+        self._counters["refused_incarnations"] += 1
+        return False
+
+    def _check_own_disk(self, incarnations: list[tuple[ServerId, int]]) -> None:
+        """Stop if the cluster knows this server by another disk: it must not vote (rule 11)."""
+        for server, incarnation in incarnations:
+            if server != self.settings.server:
+                continue
+            if incarnation != self._storage.incarnation and self.voting:
+                raise StorageError(
+                    f"server {server}'s data directory is not the one that the cluster knows: give "
+                    f"the old one back, or empty it and start once with --rejoin"
+                )
+
+    # --- learning what is chosen (rule 4) --------------------------------------------------------
+
+    def _note_commit(self, commit: int, ballot: Ballot, sender: ServerId) -> None:
+        """A leader says that all up to `commit` is chosen.
+
+        Only what was accepted here in that very ballot is known to be the chosen value; anything
+        else has to be asked for.
+        """
+        if ballot > self._leader_commit_ballot:
+            self._leader_commit_ballot = ballot
+            self._leader_commit = commit
+        elif ballot == self._leader_commit_ballot and commit > self._leader_commit:
+            self._leader_commit = commit
+        if self.log.chosen_to < commit:
+            self._known_commit = max(commit, self._known_commit)
+            self._choose_known()
+            if self.log.chosen_to < commit and self._incoming is None:
+                self._catch_up_from = sender
+
+    def _choose_known(self) -> None:
+        """Choose what was accepted here in the very ballot of the leader that told the index.
+
+        An index told in another ballot, or by a server that does not lead, must not be mixed in: a
+        slot below it may have been chosen in a later ballot than the one accepted here.
+        """
+        log = self.log
+        while log.chosen_to < self._leader_commit:
+            slot = log.chosen_to + 1
+            held = log.get(slot)
+            if held is None or held.ballot != self._leader_commit_ballot:
+                break
+            log.choose(slot)
+        if log.chosen_to > self.application.executed:
+            self._execute()
+
+    def _learn(self, accepted: Accepted) -> None:
+        """Another server knows this value as chosen."""
+        if accepted.ballot > self.promised:
+            self.adopt(accepted.ballot)  # an accepted ballot is never above the promise
+        if not self.log.learn(accepted.slot, accepted.ballot, accepted.value):
+            return
+        held = self.log.get(accepted.slot)
+        invariant(held is not None, "slot %d vanished", accepted.slot)
+        if held is not None:
+            self._storage.save_accepted(accepted.slot, held.ballot, held.value)
+
+    def _execute(self) -> None:
+        """Execute the chosen prefix, in order."""
+        application = self.application
+        while application.executed < self.log.chosen_to:
+            slot = application.executed + 1
+            held = self.log.get(slot)
+            invariant(held is not None and held.chosen, "slot %d executed unchosen", slot)
+            if held is not None:
+                self._executed_bytes += len(held.value)
+                self._deliver(slot, held.value)
+        self._storage.save_chosen_to(self.log.chosen_to)
+        if self._watermark_at == NEVER:
+            self._watermark_at = self._now + WATERMARK_DELAY
+        self._maybe_snapshot()
+
+    def _executed_durably(self) -> int:
+        """How far this server has executed and would again after a restart, by itself.
+
+        What others hear, and discard by: a slot that only memory knows as chosen is still needed.
+        """
+        return min(self.application.executed, self._durable_chosen_to)
+
+    @abstractmethod
+    def adopt(self, ballot: Ballot) -> None:
+        """Promise a higher ballot."""
+
+    @abstractmethod
+    def _deliver(self, slot: int, value: bytes) -> None:
+        """Execute one slot and answer whoever waits for it."""
+
+    # --- catching up (rule 8) --------------------------------------------------------------------
+
+    def _is_behind(self) -> bool:
+        return self.log.chosen_to < self._known_commit
+
+    def _fall_behind(self, commit: int, server: ServerId) -> None:
+        """`server` has discarded what we miss: get it before anything else."""
+        self._known_commit = max(commit, self._known_commit)
+        self._catch_up_from = server
+        self._catch_up_at = self._now
+
+    def _ask_to_catch_up(self) -> None:
+        """Ask for the missing slots, or go on with a snapshot; again if no answer comes."""
+        self._catch_up_at = self._now + 2 * self.settings.retransmit_interval
+        peers = self.settings.peers
+        if not self._is_behind() or not peers:
+            return
+        self._counters["catch_ups"] += 1
+        progress = (self.log.chosen_to, self._incoming_bytes)
+        if progress == self._catch_up_progress or self._catch_up_from not in peers:
+            # No answer: somebody else may know (a snapshot starts over from what is held).
+            position = peers.index(self._catch_up_from) if self._catch_up_from in peers else -1
+            self._catch_up_from = peers[(position + 1) % len(peers)]
+            self._incoming = None
+        self._catch_up_progress = progress
+        if self._incoming is not None and self._incoming.slot > self.application.executed:
+            request = SnapshotRequest(self._incoming.slot, self._incoming_bytes)
+            self._send(self._catch_up_from, request)
+            return
+        self._send(self._catch_up_from, CatchUpRequest(self.log.chosen_to + 1))
+
+    def on_catch_up_request(self, request: CatchUpRequest, sender: ServerId) -> None:
+        """Send chosen values, a bounded chunk of them; a snapshot where the log is cut."""
+        if request.first_slot <= self.log.discarded:
+            self._offer_snapshot(sender)
+            return
+        accepted: list[Accepted] = []
+        size = 0
+        for slot in range(request.first_slot, self.log.chosen_to + 1):
+            held = self.log.get(slot)
+            if held is None or size >= self.settings.transfer_bytes:
+                break
+            accepted.append(Accepted(slot, held.ballot, held.value))
+            size += len(held.value) + 16
+        self._send(sender, CatchUp(accepted, self.log.chosen_to))
+
+    def on_catch_up(self, catch_up: CatchUp, sender: ServerId) -> None:
+        """Take over chosen values, execute them, ask for more."""
+        self._catch_up_progress = (-1, -1)
+        for accepted in catch_up.accepted:
+            self._learn(accepted)
+        self._known_commit = max(self._known_commit, catch_up.chosen_to)
+        self._choose_known()
+        if self.log.chosen_to > self.application.executed:
+            self._execute()
+        if catch_up.accepted and self._is_behind():
+            self._catch_up_from = sender
+            self._ask_to_catch_up()
+
+    def _offer_snapshot(self, server: ServerId) -> None:
+        snapshot = self._storage.snapshot
+        if snapshot is None or snapshot.slot < self.log.discarded:
+            # All had executed these slots, so nobody kept them for a server that lost its disk.
+            self._begin_snapshot()
+            return
+        self._send(server, SnapshotOffer(snapshot.slot, snapshot.size, snapshot.checksum))
+
+    def on_snapshot_offer(self, offer: SnapshotOffer, sender: ServerId) -> None:
+        """Fetch it piece by piece, from where an earlier transfer of the same one stopped."""
+        if offer.slot <= self.application.executed:
+            return
+        self._incoming = SnapshotInfo(offer.slot, offer.size, offer.checksum)
+        self._catch_up_from = sender
+        self._known_commit = max(self._known_commit, offer.slot)
+        self._receive_piece(self._incoming, 0, b"", sender)
+
+    def on_snapshot_request(self, request: SnapshotRequest, sender: ServerId) -> None:
+        data = self._storage.read_snapshot(
+            request.slot, request.offset, self.settings.transfer_bytes
+        )
+        if data:
+            self._send(sender, SnapshotChunk(request.slot, request.offset, data))
+        else:
+            self._offer_snapshot(sender)  # that one is gone; there is a newer one
+
+    def on_snapshot_chunk(self, chunk: SnapshotChunk, sender: ServerId) -> None:
+        """Add a piece; with the last one become the state that it describes."""
+        info = self._incoming
+        if info is None or chunk.slot != info.slot or info.slot <= self.application.executed:
+            return
+        self._receive_piece(info, chunk.offset, chunk.data, sender)
+
+    def _receive_piece(
+        self, info: SnapshotInfo, offset: int, data: bytes, sender: ServerId
+    ) -> None:
+        held = self._incoming_bytes = self._storage.receive_snapshot(info, offset, data)
+        if held >= info.size:
+            self._adopt_snapshot(info)
+            return
+        self._send(sender, SnapshotRequest(info.slot, held))
+        self._catch_up_at = self._now + 2 * self.settings.retransmit_interval
+
+    def _adopt_snapshot(self, info: SnapshotInfo) -> None:
+        self._incoming = None
+        if not self._storage.adopt_snapshot(info):
+            logger.warning("a snapshot at slot {} arrived damaged and is fetched again", info.slot)
+            return
+        self._commit()
+        self._counters["snapshots_received"] += 1
+        self.application.restore(self._storage.read_snapshot(info.slot, 0, info.size))
+        self.log.restart_at(info.slot)
+        self._executed_bytes = 0
+        logger.info("server {} took over a snapshot at {}", self.settings.server, info.slot)
+        self._choose_known()
+        if self.log.chosen_to > self.application.executed:
+            self._execute()
+        self._catch_up_at = self._now
+
+    # --- snapshots and discarding (rule 7) -------------------------------------------------------
+
+    def _maybe_snapshot(self) -> None:
+        """Take a snapshot when enough was executed since the last, in relation to its size."""
+        snapshot = self._storage.snapshot
+        size, since = (0, 0) if snapshot is None else (snapshot.size, snapshot.slot)
+        growth = max(1.0, size / self.settings.snapshot_bytes)
+        slots = self.application.executed - since
+        if (
+            self._executed_bytes >= self.settings.snapshot_bytes * growth
+            or slots >= self.settings.snapshot_slots * growth
+        ):
+            self._begin_snapshot()
+
+    def _begin_snapshot(self) -> None:
+        if self._snapshot_under_way:
+            return
+        self._snapshot_under_way = True
+        self._executed_bytes = 0
+        self._storage.begin_snapshot(self.application.executed, self.application.image)
+        self._snapshot_poll_at = self._now
+
+    def _poll_snapshot(self) -> None:
+        info = self._storage.poll_snapshot()
+        if info is None:
+            self._snapshot_poll_at = self._now + self.settings.heartbeat_interval
+            return
+        self._snapshot_under_way = False
+        self._snapshot_poll_at = NEVER
+        self._counters["snapshots_taken"] += 1
+        self._commit()
+        self._discard(self.log.discarded)
+
+    def _discard(self, executed_by_all: int) -> None:
+        """Forget what nobody needs any more: executed by all, or past the retention limit.
+
+        In memory everything that all servers have executed goes. On disk, rows stay until a durable
+        snapshot of our own covers them, for a restart replays them. Past the retention limit the
+        snapshot's slot is the limit in memory too: a late server gets that snapshot.
+        """
+        target = min(executed_by_all, self.application.executed)
+        snapshot = self._storage.snapshot
+        covered = 0 if snapshot is None else min(snapshot.slot, self.application.executed)
+        settings = self.settings
+        if len(self.log) > settings.retain_slots or self.log.value_bytes > settings.retain_bytes:
+            target = max(target, covered)
+        if target > self.log.discarded:
+            self.log.discard_to(target)
+        if covered:
+            self._storage.discard_to(min(covered, self.log.discarded))
+
+    # --- timers ----------------------------------------------------------------------------------
+
+    def _learner_deadline(self) -> float:
+        deadline = min(self._snapshot_poll_at, self._watermark_at)
+        return min(deadline, self._catch_up_at) if self._is_behind() else deadline
+
+    def _on_learner_timers(self) -> None:
+        if self._now >= self._snapshot_poll_at:
+            self._poll_snapshot()
+        if self._is_behind() and self._now >= self._catch_up_at:
+            self._ask_to_catch_up()
+        if self._now >= self._watermark_at:
+            self._watermark_at = NEVER
+            if self._durable_chosen_to < self.log.chosen_to:
+                self._storage.save_chosen_to(self.log.chosen_to, lazily=False)
+
+    # --- recovery --------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Replay the disk: snapshot, then the chosen slots after it; the rest comes from peers."""
+        found = self._storage.load()
+        self.promised = self._durable_promise = found.promised
+        self.voting = found.voting
+        self._peers = dict(found.peers)
+        fresh = found.promised == NO_BALLOT and not found.accepted and found.snapshot is None
+        if self.settings.rejoin and fresh:
+            self.voting = False
+            self._storage.save_voting(False)
+        if found.snapshot is not None:
+            info = found.snapshot
+            self.application.restore(self._storage.read_snapshot(info.slot, 0, info.size))
+            self.log.restart_at(info.slot)
+        invariant(found.discarded <= self.log.discarded, "slots up to %d are gone", found.discarded)
+        for accepted in found.accepted:
+            if accepted.slot > self.log.discarded:
+                self.log.accept(accepted.slot, accepted.ballot, accepted.value)
+        for slot in range(self.log.chosen_to + 1, found.chosen_to + 1):
+            if self.log.get(slot) is None:
+                break
+            self.log.choose(slot)
+        self._known_commit = self._durable_chosen_to = self.log.chosen_to
+        self._execute()
+        self._on_recovered(fresh=fresh)
+
+    @abstractmethod
+    def _on_recovered(self, *, fresh: bool) -> None:
+        """Disk replayed; `fresh` if there was nothing on it."""
+
+    # --- replies and introspection ---------------------------------------------------------------
+
+    def _answer(self, client: ClientToken, session: int, seq: int, reply: Reply) -> None:
+        if session == 0:
+            opened = SessionOpened(seq, int.from_bytes(reply.payload, "big"))
+            self._reply(client, opened)
+            return
+        self._reply(client, CommandReply(session, seq, ReplyStatus(reply.status), reply.payload))
+
+    def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
+        self._reply(client, self.describe(request.id))
+
+    def describe(self, request_id: int = 0) -> StatusReply:
+        """This server's state now, as `paxon status` shows it."""
+        snapshot = self._storage.snapshot
+        return StatusReply(
+            id=request_id,
+            server=self.settings.server,
+            cluster=self.settings.cluster,
+            role=self.role,
+            ballot=self.promised,
+            leader=self.leader,
+            accepted=self.log.last,
+            chosen=self.log.chosen_to,
+            executed=self.application.executed,
+            discarded=self.log.discarded,
+            snapshot=0 if snapshot is None else snapshot.slot,
+            uptime=self._clock.monotonic() - self._started_at,
+            disk_bytes=self._storage.size_bytes(),
+            state_digest=self.application.digest(),
+            counters={
+                **self._counters,
+                **self._network.counters(),
+                "log_slots": len(self.log),
+                "log_bytes": self.log.value_bytes,
+                "session_reply_bytes": self.application.sessions.reply_bytes(),
+            },
+            policy=self.settings.policy,
+            sessions=len(self.application.sessions),
+        )
+
+    def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:
+        self._reply(
+            client,
+            SlotReply(
+                request.id, request.slot, self.status(request.slot),
+                self.command(request.slot) or b"",
+                self.first_non_cleared(), self.last_non_empty(),
+            ),
+        )  # fmt: skip
+
+    # The four read-only probes, all that tests look at (also by pykka's proxies).
+
+    def status(self, slot: int) -> SlotStatus:
+        """EMPTY, ACCEPTED, CHOSEN or CLEARED (discarded)."""
+        return self.log.status(slot)
+
+    def command(self, slot: int) -> bytes | None:
+        """The value in `slot`; None if it is empty or cleared."""
+        return self.log.command(slot)
+
+    def first_non_cleared(self) -> int:
+        """The first slot not discarded."""
+        return self.log.first_non_cleared()
+
+    def last_non_empty(self) -> int:
+        """The highest slot in which anything was accepted; 0 if there is none."""
+        return self.log.last_non_empty()

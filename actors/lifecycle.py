@@ -1,0 +1,253 @@
+"""How a server lives: pykka's hooks, the outbox and the flush (DESIGN §2).
+
+`PaxosServer` (actors/server.py) adds the protocol. This half knows that messages come in bursts,
+that what they change is synced once a burst, and that replies leave only after that.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pykka
+from loguru import logger
+
+from paxon.actors.ballot import NO_BALLOT, ServerId
+from paxon.actors.environment import ClientToken, Environment, Network, ServerBurst
+from paxon.actors.invariants import invariant
+from paxon.actors.log import SlotLog
+from paxon.actors.messages import P2A, PeerMessage, ServerReply
+from paxon.actors.settings import Settings
+from paxon.actors.storage import Storage, StorageError
+from paxon.transport import Burst, BurstInbox, BurstSource, TransportError
+
+__all__ = ["ServerLifecycle", "COUNTERS"]
+
+COUNTERS = (
+    "elections", "pre_votes", "phase1_rounds", "preemptions", "leaderships", "step_downs",
+    "p2a_sent", "p2b_rejected", "slots_proposed", "slots_chosen", "slots_executed",
+    "commands_executed", "queries_answered", "read_rounds", "lease_reads", "syncs", "bursts",
+    "peer_messages_received", "client_messages_received", "retransmissions", "catch_ups",
+    "snapshots_taken", "snapshots_received", "refused_incarnations", "malformed_messages",
+)  # fmt: skip
+"""What a server counts; `paxon status --json` shows each by name."""
+
+FRAME_BYTES = 4 << 20
+"""P2As are split over frames of about this size."""
+
+
+class ServerLifecycle(pykka.ThreadingActor):
+    """An actor whose inbox is its sockets, and whose output waits for the sync."""
+
+    def __init__(self, settings: Settings, environment: Environment) -> None:
+        super().__init__()
+        self.settings = settings
+        self._environment = environment
+        self._clock = environment.clock
+        self._random = environment.random
+        self._now = 0.0
+        self._started_at = 0.0
+        self._open = False
+        self._failure: BaseException | None = None
+        self._counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
+        self.promised = NO_BALLOT
+        """The acceptor's ballot (PMMC §2.2)."""
+        self.log = SlotLog()
+        self._durable_promise = NO_BALLOT
+        self._durable_chosen_to = 0
+        """As far as a restart replays by itself: what others may rely on as executed here."""
+        # The outbox of this burst.
+        self._early: list[P2A] = []
+        self._to_all: list[PeerMessage] = []
+        self._to_peer: dict[ServerId, list[PeerMessage]] = {}
+        self._to_client: dict[ClientToken, list[ServerReply]] = {}
+
+    # --- pykka's hooks ---------------------------------------------------------------------------
+
+    @staticmethod
+    def _create_actor_inbox() -> BurstInbox:
+        return BurstInbox()
+
+    def on_start(self) -> None:
+        """Open disk and sockets, in the actor's own thread, and serve."""
+        try:
+            self.open()
+            if isinstance(self._network, BurstSource) and isinstance(self.actor_inbox, BurstInbox):
+                self.actor_inbox.attach(self._network, self.next_deadline, self._clock.monotonic)
+            self._environment.on_ready()
+        except Exception as error:  # whatever it is, the server does not start
+            self._fail(error)
+
+    def on_receive(self, message: Any) -> Any:
+        """Handle a burst from the inbox, or what the application tells or asks this actor."""
+        if not self._open:
+            return None
+        try:
+            if isinstance(message, Burst):
+                self.step(message)
+                return None
+            return self.on_local(message)
+        except Exception as error:  # crash, not corruption: nothing after this is trusted
+            self._fail(error)
+            return None
+
+    def on_stop(self) -> None:
+        self.close()
+
+    def on_failure(self, *_exc_info: Any) -> None:
+        self.close()
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop at once, with the reason logged; nothing that waits for a sync is sent."""
+        self._failure = error
+        if isinstance(error, StorageError | TransportError):
+            logger.error("server {} stops: {}", self.settings.server, error)
+        else:
+            logger.opt(exception=error).critical("server {} stops", self.settings.server)
+        self.close()
+        self.stop()
+        self._environment.on_failed(error)
+
+    # --- opening, stepping, closing (by hand in the simulator) -----------------------------------
+
+    def open(self) -> None:
+        """Open storage and network and recover; after this `step` may be called.
+
+        Raises `StorageError` or `TransportError`, with everything released again.
+        """
+        self._now = self._started_at = self._clock.monotonic()
+        self._storage: Storage = self._environment.storage()
+        try:
+            self._recover()
+            self._network: Network = self._environment.network()
+        except BaseException:
+            self._storage.close()
+            raise
+        self._open = True
+        self._flush()
+
+    def step(self, burst: ServerBurst) -> None:
+        """Handle all of a burst and the timers that are due, then flush once."""
+        self._now = self._clock.monotonic()
+        self._counters["bursts"] += 1
+        self._handle(burst)
+        if self._now >= self.next_deadline():
+            self._on_timers()
+        self._before_flush()
+        self._flush()
+
+    def close(self) -> None:
+        """Release disk and sockets; both endings call it, and it may be called twice."""
+        if not self._open:
+            return
+        self._open = False
+        if isinstance(self.actor_inbox, BurstInbox):
+            self.actor_inbox.detach()
+        self._network.close()
+        self._storage.close()
+
+    # --- the outbox ------------------------------------------------------------------------------
+
+    def _send(self, server: ServerId, message: PeerMessage) -> None:
+        """Queue for one peer, after the sync."""
+        self._to_peer.setdefault(server, []).append(message)
+
+    def _reply(self, client: ClientToken, reply: ServerReply) -> None:
+        """Queue for a client, after the sync."""
+        self._to_client.setdefault(client, []).append(reply)
+
+    def _flush(self) -> None:
+        """Persist before send (rule 10): P2As may leave first, all else waits for the sync.
+
+        Counting one's own vote after the sync may choose slots and let more be proposed, hence the
+        loop; the bounded window ends it.
+        """
+        while self._early or self._storage.dirty:
+            self._send_early()
+            if self._storage.dirty:
+                self._commit()
+                self._after_sync()
+        invariant(self._durable_promise == self.promised, "a promise would leave unsynced")
+        if self._to_all:
+            self._network.broadcast(self.settings.peers, self._to_all)
+            self._to_all = []
+        if self._to_peer:
+            for server, messages in self._to_peer.items():
+                self._network.send(server, messages)
+            self._to_peer = {}
+        if self._to_client:
+            for client, replies in self._to_client.items():
+                self._network.reply(client, replies)
+            self._to_client = {}
+
+    def _commit(self) -> None:
+        """Make all that was collected durable, in one transaction."""
+        promise, chosen_to = self.promised, self.log.chosen_to
+        self._storage.commit()
+        self._counters["syncs"] += 1
+        self._durable_promise = promise
+        self._durable_chosen_to = chosen_to
+
+    def _send_early(self) -> None:
+        """P2As rely on the ballot alone, and that was synced before phase 1 began (rule 10)."""
+        if not self._early:
+            return
+        frame: list[P2A] = []
+        size = 0
+        for p2a in self._early:
+            invariant(p2a.ballot == self._durable_promise, "P2A in ballot %s", p2a.ballot)
+            frame.append(p2a)
+            size += len(p2a.value)
+            if size >= FRAME_BYTES:
+                self._broadcast_p2as(frame)
+                frame, size = [], 0
+        if frame:
+            self._broadcast_p2as(frame)
+        self._early = []
+
+    def _broadcast_p2as(self, frame: Sequence[P2A]) -> None:
+        self._counters["p2a_sent"] += len(frame) * len(self.settings.peers)
+        self._network.broadcast(self.settings.peers, frame)
+
+    # --- what the protocol brings ----------------------------------------------------------------
+
+    @abstractmethod
+    def _recover(self) -> None:
+        """Take up what the disk holds."""
+
+    @abstractmethod
+    def _handle(self, burst: ServerBurst) -> None:
+        """Run the handler of each message."""
+
+    @abstractmethod
+    def _on_timers(self) -> None:
+        """Some deadline has passed."""
+
+    @abstractmethod
+    def _before_flush(self) -> None:
+        """The burst is handled: propose what waits, queue acknowledgements."""
+
+    @abstractmethod
+    def _after_sync(self) -> None:
+        """What was collected is on disk now: this server's own votes count."""
+
+    @abstractmethod
+    def next_deadline(self) -> float:
+        """When to step even if nothing arrives: monotonic seconds."""
+
+    @abstractmethod
+    def on_local(self, message: Any) -> Any:
+        """A message that the application told or asked this actor."""
+
+
+class Execute(msgspec.Struct, frozen=True):
+    """Ask a leading server in the same process to execute a command.
+
+    `ref.ask(Execute(b"…"))` returns a pykka future of the reply. The command belongs to no session
+    and is not tried again: if the server stops leading meanwhile, the future raises and the outcome
+    is unknown.
+    """
+
+    command: bytes

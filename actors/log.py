@@ -1,0 +1,148 @@
+"""The slot log: what this server accepted in each slot, and which of it is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from paxon.actors.ballot import Ballot
+from paxon.actors.invariants import invariant
+from paxon.actors.messages import Accepted
+
+__all__ = ["Slot", "SlotLog", "SlotStatus"]
+
+SlotStatus = Literal["EMPTY", "ACCEPTED", "CHOSEN", "CLEARED"]
+
+
+class Slot:
+    """One position of the log: the last accepted value, its ballot, and whether it is chosen."""
+
+    __slots__ = ("ballot", "chosen", "value")
+
+    def __init__(self, ballot: Ballot, value: bytes) -> None:
+        self.ballot = ballot
+        self.value = value
+        self.chosen = False
+
+
+class SlotLog:
+    """Slots `discarded + 1` … `last`, of which those up to `chosen_to` are chosen without a gap.
+
+    Slots become chosen in any order; a gap only holds up `chosen_to` (DESIGN §3, rule 4).
+    """
+
+    def __init__(self) -> None:
+        self._slots: dict[int, Slot] = {}
+        self.discarded = 0
+        """Slots up to here are gone: executed by all servers or covered by a durable snapshot."""
+        self.chosen_to = 0
+        """The commit index as far as this server knows: the end of its chosen prefix."""
+        self.last = 0
+        """The highest slot with anything in it, ever."""
+        self.value_bytes = 0
+        """The size of all values held."""
+
+    def get(self, slot: int) -> Slot | None:
+        return self._slots.get(slot)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def accept(self, slot: int, ballot: Ballot, value: bytes) -> None:
+        """Take `value` as accepted in `ballot`. The caller has checked the promise."""
+        held = self._slots.get(slot)
+        if held is None:
+            invariant(slot > self.discarded, "slot %d accepted after its discarding", slot)
+            self._slots[slot] = Slot(ballot, value)
+            self.value_bytes += len(value)
+            self.last = max(self.last, slot)
+            return
+        invariant(ballot >= held.ballot, "the ballot accepted in slot %d would fall", slot)
+        if held.value != value:
+            # PMMC §2.2, invariant A4/A5: one ballot proposes one value a slot, and what is chosen
+            # is what every higher ballot proposes.
+            invariant(not held.chosen, "slot %d chosen twice: another value is proposed", slot)
+            invariant(ballot > held.ballot, "slot %d: two values in ballot %s", slot, ballot)
+            self.value_bytes += len(value) - len(held.value)
+            held.value = value
+        held.ballot = ballot
+
+    def choose(self, slot: int) -> None:
+        """Mark the accepted value of `slot` as chosen, and move `chosen_to` over what is."""
+        held = self._slots.get(slot)
+        invariant(held is not None, "slot %d chosen while empty", slot)
+        if held is None:
+            return
+        held.chosen = True
+        if slot != self.chosen_to + 1:
+            return
+        while held is not None and held.chosen:
+            self.chosen_to += 1
+            held = self._slots.get(self.chosen_to + 1)
+
+    def learn(self, slot: int, ballot: Ballot, value: bytes) -> bool:
+        """Take over a value that another server knows as chosen; False if it was known here."""
+        held = self._slots.get(slot)
+        if slot <= self.discarded:
+            return False
+        if held is not None and held.chosen:
+            invariant(held.value == value, "slot %d chosen twice: learned another value", slot)
+            return False
+        if held is None or held.ballot <= ballot:
+            if held is not None and held.ballot == ballot:
+                invariant(held.value == value, "slot %d: two values in ballot %s", slot, ballot)
+            self.accept(slot, ballot, value)
+        else:
+            # Accepted in a ballot above one in which `value` was chosen: it must be the same.
+            invariant(held.value == value, "slot %d: chosen value not carried upward", slot)
+        self.choose(slot)
+        return True
+
+    def accepted_from(self, first: int) -> Iterator[Accepted]:
+        """What is accepted from slot `first` on, in order."""
+        for slot in range(max(first, self.discarded + 1), self.last + 1):
+            held = self._slots.get(slot)
+            if held is not None:
+                yield Accepted(slot, held.ballot, held.value)
+
+    def discard_to(self, slot: int) -> None:
+        """Forget slots up to `slot`; all of them must be chosen. The caller has executed them."""
+        invariant(slot <= self.chosen_to, "slot %d discarded before it was chosen", slot)
+        for gone in range(self.discarded + 1, slot + 1):
+            held = self._slots.pop(gone, None)
+            if held is not None:
+                self.value_bytes -= len(held.value)
+        self.discarded = max(self.discarded, slot)
+
+    def restart_at(self, slot: int) -> None:
+        """A snapshot of the state after `slot` replaces everything up to it."""
+        for gone in [s for s in self._slots if s <= slot]:
+            self.value_bytes -= len(self._slots.pop(gone).value)
+        self.discarded = max(self.discarded, slot)
+        self.last = max(self.last, slot)
+        if slot > self.chosen_to:
+            self.chosen_to = slot
+            following = self._slots.get(slot + 1)
+            if following is not None and following.chosen:
+                self.choose(slot + 1)
+
+    # The four read-only probes that tests look at.
+
+    def status(self, slot: int) -> SlotStatus:
+        if slot <= self.discarded:
+            return "CLEARED"
+        held = self._slots.get(slot)
+        if held is None:
+            return "EMPTY"
+        return "CHOSEN" if held.chosen else "ACCEPTED"
+
+    def command(self, slot: int) -> bytes | None:
+        """The value held in `slot`; None if it is empty or cleared."""
+        held = self._slots.get(slot)
+        return None if held is None else held.value
+
+    def first_non_cleared(self) -> int:
+        return self.discarded + 1
+
+    def last_non_empty(self) -> int:
+        return self.last

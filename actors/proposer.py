@@ -1,0 +1,426 @@
+"""The proposer's half of `PaxosServer`: what it does while it leads.
+
+Phase 2 with batching and a bounded window, heartbeats, reads, and the clients' requests. Split off
+for reading in a sitting only: there is one server class, and this is part of it. What belongs to
+whom is said at the head of actors/server.py.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from typing import Any
+
+import pykka
+from loguru import logger
+
+from paxon.actors.application import decode_batch, encode_batch
+from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.election import ElectionPolicy, make_policy
+from paxon.actors.environment import ClientToken, Environment
+from paxon.actors.learner import Learner
+from paxon.actors.lifecycle import Execute
+from paxon.actors.messages import (
+    NO_OP,
+    P2A,
+    P2B,
+    Batch,
+    Command,
+    CommandReply,
+    Entry,
+    Heartbeat,
+    HeartbeatReply,
+    NotLeader,
+    OpenSession,
+    Query,
+    QueryReply,
+    ReplyStatus,
+)
+from paxon.actors.reads import ReadQueue
+from paxon.actors.settings import Settings
+from paxon.actors.state_machine import StateMachine
+
+__all__ = ["Proposer"]
+
+
+class Proposer(Learner):
+    """Proposes, counts votes, confirms that it leads, and answers clients."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        machine: StateMachine,
+        environment: Environment,
+        policy: ElectionPolicy | None,
+    ) -> None:
+        super().__init__(settings, machine, environment)
+        self._policy = policy if policy is not None else make_policy(settings)
+        self._contends = settings.contend and not self._policy.courteous
+        self._all_bits = {server: 1 << server for server in settings.servers}
+        self._reset_proposer()
+        self._held: list[tuple[ClientToken, Command | OpenSession | Query]] = []
+        """Requests kept until this server serves (it leads, but has not executed the takeover)."""
+        self._held_bytes = 0
+        self._peer_handlers.update({P2B: self.on_p2b, HeartbeatReply: self.on_heartbeat_reply})
+        self._client_handlers.update(
+            {Command: self.on_command, OpenSession: self.on_open_session, Query: self.on_query}
+        )
+
+    @abstractmethod
+    def _accept(self, slot: int, ballot: Ballot, value: bytes) -> None:
+        """Accept as acceptor."""
+
+    def _reset_proposer(self) -> None:
+        """The proposer's state, as one who neither leads nor ever did."""
+        self._next_slot = 0
+        self._takeover: deque[tuple[int, bytes]] = deque()
+        self._takeover_end = 0
+        self._votes: dict[int, int] = {}
+        self._unsynced: list[int] = []
+        self._batches: dict[int, Batch] = {}
+        self._pending: deque[Entry] = deque()
+        self._pending_bytes = 0
+        self._waiting: dict[tuple[int, int], ClientToken] = {}
+        self._futures: dict[int, pykka.Future[bytes]] = {}
+        self._reads = ReadQueue()
+        self._round = 0
+        self._round_sent: deque[tuple[int, float]] = deque()
+        self._confirmed = 0
+        self._confirmed_by: dict[ServerId, int] = {}
+        self._confirmed_at = 0.0
+        self._executed_by: dict[ServerId, int] = {}
+        self._heartbeat_at = 0.0
+        self._retransmit_at = 0.0
+        self._retransmit_below = 0
+        self._time_base = 0.0
+
+    def _propose_waiting(self) -> None:
+        """Fill the window: first what was taken over, then all waiting commands, packed."""
+        while len(self._votes) < self.settings.window:
+            if self._takeover:
+                slot, value = self._takeover.popleft()
+                held = self.log.get(slot)
+                if held is None or not held.chosen:
+                    self._propose(slot, value)
+            elif self._pending:
+                batch = Batch(self._time_base + self._now, self._pack())
+                self._batches[self._next_slot] = batch
+                self._propose(self._next_slot, encode_batch(batch))
+                self._next_slot += 1
+            else:
+                return
+
+    def _pack(self) -> list[Entry]:
+        """Take the commands that waited, up to the size of a batch, at least one."""
+        pending = self._pending
+        if self._pending_bytes <= self.settings.batch_bytes:
+            entries = list(pending)
+            pending.clear()
+            self._pending_bytes = 0
+            return entries
+        entries, size = [], 0
+        while pending:
+            size += len(pending[0].command)
+            if entries and size > self.settings.batch_bytes:
+                break
+            entry = pending.popleft()
+            self._pending_bytes -= len(entry.command)
+            entries.append(entry)
+        return entries
+
+    def _propose(self, slot: int, value: bytes) -> None:
+        """Send a P2A to all; our own acceptance counts once it is synced (rule 10)."""
+        self._accept(slot, self.promised, value)
+        self._votes[slot] = 0
+        self._unsynced.append(slot)
+        self._early.append(P2A(self.promised, slot, value, self.log.chosen_to))
+        self._counters["slots_proposed"] += 1
+
+    def on_p2b(self, p2b: P2B, sender: ServerId) -> None:
+        """Count an acceptance, for exactly the ballot and slots that it names (rule 2)."""
+        if p2b.promised is not None:
+            if p2b.promised > self.promised:
+                self.adopt(p2b.promised)  # somebody promised a higher ballot: preempted
+            return
+        if self.role != "leader" or p2b.ballot != self.promised:
+            return  # a late vote, for a ballot that we no longer lead
+        if p2b.first == p2b.last:
+            self._count_vote(p2b.first, sender)
+            return
+        for slot in [slot for slot in self._votes if p2b.first <= slot <= p2b.last]:
+            self._count_vote(slot, sender)
+
+    def _count_vote(self, slot: int, sender: ServerId) -> None:
+        votes = self._votes.get(slot)
+        if votes is None:  # chosen already
+            return
+        votes |= self._all_bits[sender]
+        if votes.bit_count() < self.settings.majority:
+            self._votes[slot] = votes
+            return
+        del self._votes[slot]
+        self.log.choose(slot)
+        self._counters["slots_chosen"] += 1
+        if self.log.chosen_to > self.application.executed:
+            self._execute()
+
+    def _deliver(self, slot: int, value: bytes) -> None:
+        """Execute a slot and answer the clients that wait here."""
+        batch = self._batches.pop(slot, None)
+        if batch is None and value != NO_OP:
+            batch = decode_batch(value)
+        results = self.application.execute(slot, value, batch)
+        self._counters["slots_executed"] += 1
+        self._counters["commands_executed"] += len(results)
+        if not self._waiting and not self._futures:
+            return
+        for entry, reply in results:
+            if entry.session == 0 and entry.command:
+                _resolve(self._futures.pop(entry.seq, None), reply.status, reply.payload)
+                continue
+            client = self._waiting.pop((entry.session, entry.seq), None)
+            if client is not None:
+                self._answer(client, entry.session, entry.seq, reply)
+
+    def _retransmit_p2as(self) -> None:
+        """Send again what was in flight at the last tick already, to those who have not voted."""
+        size = 0
+        for slot in sorted(self._votes):
+            if slot >= self._retransmit_below or size > self.settings.transfer_bytes:
+                break
+            held = self.log.get(slot)
+            if held is None:
+                continue
+            p2a = P2A(self.promised, slot, held.value, self.log.chosen_to)
+            for server in self.settings.peers:
+                if not self._votes[slot] & self._all_bits[server]:
+                    self._send(server, p2a)
+                    self._counters["retransmissions"] += 1
+            size += len(held.value)
+        self._retransmit_below = self._next_slot
+
+    def _fail_futures(self) -> None:
+        for future in self._futures.values():
+            _fail_future(future)
+
+    # --- heartbeats and reads ---------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        """Start a heartbeat round: I lead, this is chosen, this may be discarded."""
+        self._round += 1
+        self._round_sent.append((self._round, self._now))
+        self._heartbeat_at = self._now + self.settings.heartbeat_interval
+        self._discard(self._executed_by_all())
+        self._to_all.append(
+            Heartbeat(
+                self.promised, self._round, self.log.chosen_to, self._executed_by_all(),
+                [(self.settings.server, self._storage.incarnation), *self._peers.items()],
+            )
+        )  # fmt: skip
+        if self.settings.majority == 1:
+            self._confirm_rounds()
+
+    def _executed_by_all(self) -> int:
+        """The lowest last-executed slot of *all* servers (rule 7); 0 while any is unheard of."""
+        executed = self._executed_durably()
+        for server in self.settings.peers:
+            executed = min(executed, self._executed_by.get(server, 0))
+        return executed
+
+    def on_heartbeat_reply(self, reply: HeartbeatReply, sender: ServerId) -> None:
+        """Count a follower for its round, and note how far it has executed."""
+        if reply.ballot > self.promised:
+            self.adopt(reply.ballot)
+            return
+        if self.role != "leader" or reply.ballot != self.promised:
+            return
+        self._executed_by[sender] = max(reply.executed, self._executed_by.get(sender, 0))
+        if reply.round > self._confirmed_by.get(sender, 0):
+            self._confirmed_by[sender] = min(reply.round, self._round)
+            self._confirm_rounds()
+
+    def _confirm_rounds(self) -> None:
+        """A round that a majority (the leader included) replied to proves the leader led then."""
+        replied = sorted([self._round, *self._confirmed_by.values()], reverse=True)
+        if len(replied) < self.settings.majority:
+            return
+        confirmed = replied[self.settings.majority - 1]
+        if confirmed <= self._confirmed:
+            return
+        self._confirmed = confirmed
+        while self._round_sent and self._round_sent[0][0] <= confirmed:
+            self._confirmed_at = self._round_sent.popleft()[1]
+        for client, query in self._reads.ready(confirmed, self.application.executed):
+            self._answer_query(client, query)
+
+    def _start_read_round(self) -> None:
+        """One round at a time; the reads that come meanwhile share the next one."""
+        if len(self._reads) and self._confirmed == self._round:
+            self._counters["read_rounds"] += 1
+            self._beat()
+
+    def _lease_holds(self) -> bool:
+        """No other can lead yet: followers ignore candidates for the minimum timeout (rule 6).
+
+        Counted from when the confirmed heartbeat was *sent*, and shortened by the clock drift that
+        `Settings.max_clock_drift` allows between any two servers.
+        """
+        drift = self.settings.max_clock_drift
+        lease = self.settings.election_timeout_min * (1 - drift) / (1 + drift)
+        return (
+            self.settings.leases
+            and self._policy.courteous
+            and self._confirmed > 0
+            and self._clock.monotonic() < self._confirmed_at + lease
+        )
+
+    # --- clients ---------------------------------------------------------------------------------
+
+    def _serves(self) -> bool:
+        """Leading, with every slot taken over executed: state and sessions are current."""
+        return self.role == "leader" and self.application.executed >= self._takeover_end
+
+    def on_command(self, command: Command, client: ClientToken) -> None:
+        """Propose a command unless it is proposed, chosen or executed already (rule 5)."""
+        if not self._serves():
+            self._hold_or_refuse(client, command, len(command.command))
+            return
+        key = (command.session, command.seq)
+        if key in self._waiting:
+            self._waiting[key] = client  # asked again; the answer goes where it was asked last
+            return
+        refusal = self._refusal(command)
+        if refusal is not None:
+            self._reply(client, refusal)
+            return
+        self._waiting[key] = client
+        self._pending.append(
+            Entry(command.session, command.seq, command.acked, command.after, command.command)
+        )
+        self._pending_bytes += len(command.command)
+
+    def _refusal(self, command: Command) -> CommandReply | None:
+        """Why a command does not get into the log now; None if it does."""
+
+        def refuse(status: ReplyStatus, payload: bytes) -> CommandReply:
+            return CommandReply(command.session, command.seq, status, payload)
+
+        session = self.application.sessions.get(command.session)
+        if session is None:
+            return refuse(ReplyStatus.EXPIRED, b"unknown session")
+        known = session.known(command.seq)
+        if known is not None:
+            return refuse(known.status, known.payload)
+        if len(command.command) > self.settings.max_command_bytes:
+            limit = self.settings.max_command_bytes
+            return refuse(ReplyStatus.INVALID, b"the command exceeds %d bytes" % limit)
+        if command.seq - max(command.acked, session.floor) >= self.settings.max_outstanding:
+            return refuse(ReplyStatus.INVALID, b"too many commands unacknowledged")
+        if command.acked > command.seq or command.after >= command.seq:
+            return refuse(ReplyStatus.INVALID, b"acked and after must be below seq")
+        if (
+            command.after
+            and not session.executed(command.after)
+            and (command.session, command.after) not in self._waiting
+        ):
+            return refuse(ReplyStatus.OUT_OF_ORDER, b"send the one before first")
+        if self._pending_bytes >= self.settings.max_pending_bytes:
+            return refuse(ReplyStatus.BUSY, b"too much is waiting")
+        return None
+
+    def on_open_session(self, request: OpenSession, client: ClientToken) -> None:
+        """A session is opened by a command in the log, so that every server knows it."""
+        if not self._serves():
+            self._hold_or_refuse(client, request, 0)
+            return
+        key = (0, request.nonce)
+        if key not in self._waiting:
+            self._pending.append(Entry(0, request.nonce, 0, 0, b""))
+        self._waiting[key] = client
+
+    def on_query(self, query: Query, client: ClientToken) -> None:
+        """Answer a read; which way, the client says (rule 9)."""
+        if query.mode == "stale":
+            self._answer_query(client, query)
+        elif not self._serves():
+            self._hold_or_refuse(client, query, len(query.query))
+        elif query.mode == "lease" and self._lease_holds():
+            self._counters["lease_reads"] += 1
+            self._answer_query(client, query)
+        else:
+            self._reads.add(self._round + 1, self.log.chosen_to, client, query)
+
+    def _answer_query(self, client: ClientToken, query: Query) -> None:
+        reply = self.application.query(query.query)
+        self._counters["queries_answered"] += 1
+        self._reply(client, QueryReply(query.id, reply.status, reply.payload))
+
+    def _hold_or_refuse(
+        self, client: ClientToken, message: Command | OpenSession | Query, size: int
+    ) -> None:
+        """A new leader keeps requests until it serves; anyone else points to the leader."""
+        waits = self.role == "leader" or self._contends
+        if waits and self._held_bytes + size <= self.settings.max_pending_bytes:
+            self._held.append((client, message))
+            self._held_bytes += size + 64
+        else:
+            self._refuse(client)
+
+    def _hold_again(self) -> None:
+        """Policy benches: keep the clients' commands until we lead again (PMMC §2.3, replica)."""
+        for entry in [e for b in self._batches.values() for e in b.entries] + list(self._pending):
+            client = self._waiting.pop((entry.session, entry.seq), None)
+            if client is None:
+                continue
+            if entry.session == 0:
+                self._held.append((client, OpenSession(entry.seq)))
+            else:
+                command = Command(entry.session, entry.seq, entry.acked, entry.after, entry.command)
+                self._held.append((client, command))
+
+    def _release_held(self) -> None:
+        if self._held and self._serves():
+            held, self._held, self._held_bytes = self._held, [], 0
+            for client, message in held:
+                self._client_handlers[type(message)](message, client)
+
+    def _refuse(self, client: ClientToken) -> None:
+        """Say who leads, once a burst for each client; nothing is dropped in silence (rule 5)."""
+        queued = self._to_client.setdefault(client, [])
+        if not queued or type(queued[-1]) is not NotLeader:
+            leader = self.leader if self.leader != self.settings.server else 0
+            address = self.settings.client_addresses.get(leader, "")
+            queued.append(NotLeader(leader, address))
+
+    def on_local(self, message: Any) -> Any:
+        """The application asks in process: `Execute` a command, or nothing that we know."""
+        if not isinstance(message, Execute):
+            logger.warning("server {}: unexpected message {!r}", self.settings.server, message)
+            return None
+        future: pykka.Future[bytes] = self._create_future()
+        if not self._serves() or not message.command:
+            _fail_future(future)
+            return future
+        number = self._random.getrandbits(62)
+        self._futures[number] = future
+        self._pending.append(Entry(0, number, 0, 0, message.command))
+        self._pending_bytes += len(message.command)
+        self._now = self._clock.monotonic()
+        self._before_flush()
+        self._flush()
+        return future
+
+
+def _resolve(future: pykka.Future[bytes] | None, status: ReplyStatus, payload: bytes) -> None:
+    if future is None:
+        return
+    if status == ReplyStatus.OK:
+        future.set(payload)
+    else:
+        error = RuntimeError(payload.decode(errors="replace"))
+        future.set_exception((RuntimeError, error, None))
+
+
+def _fail_future(future: pykka.Future[bytes]) -> None:
+    error = RuntimeError("this server does not lead (any more): ask the leader; outcome unknown")
+    future.set_exception((RuntimeError, error, None))

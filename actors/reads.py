@@ -1,0 +1,43 @@
+"""Reads that wait until the leader knows that it still leads (DESIGN §3, rule 9)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from paxon.actors.environment import ClientToken
+from paxon.actors.messages import Query
+
+__all__ = ["ReadQueue"]
+
+WaitingRead = tuple[int, int, ClientToken, Query]
+"""The heartbeat round that must be confirmed, the slot to have executed, whom to answer, what."""
+
+
+class ReadQueue:
+    """Reads in order of arrival; one confirmed round serves all that arrived before it began."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[WaitingRead] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, round_number: int, commit: int, client: ClientToken, query: Query) -> None:
+        self._waiting.append((round_number, commit, client, query))
+
+    def ready(self, confirmed: int, executed: int) -> list[tuple[ClientToken, Query]]:
+        """Take out what may be answered, with `confirmed` the last round a majority replied to."""
+        answers = []
+        while self._waiting:
+            round_number, commit, client, query = self._waiting[0]
+            if round_number > confirmed or commit > executed:
+                break
+            answers.append((client, query))
+            self._waiting.popleft()
+        return answers
+
+    def clear(self) -> list[ClientToken]:
+        """Forget all; returns who has to be told."""
+        clients = [client for _, _, client, _ in self._waiting]
+        self._waiting.clear()
+        return clients

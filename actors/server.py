@@ -1,0 +1,456 @@
+"""`PaxosServer`: one pykka actor that is acceptor, learner and, while it leads, proposer.
+
+THEORY OF OPERATION
+
+A server handles *bursts*. `step` runs the handler of each message of a burst to completion, in
+order; handlers change state, collect what is to be stored, and queue what is to be sent; then one
+flush (actors/lifecycle.py) writes all of it in one synced transaction and only then sends. A
+handler never blocks, sleeps, starts threads, reads a clock or draws randomness but through what the
+server was given, and never sends to itself: what a server tells itself is a method call.
+
+Which state belongs to which role:
+
+- acceptor: `promised` (an acceptor's ballot never falls) and the accepted values in `log`;
+- learner: what of `log` is chosen, `application` (the user's state machine and the sessions, as of
+  slot `application.executed`), and `_known_commit`, the highest commit index heard of;
+- proposer: `role`, `_candidacy` while trying to lead; while leading `_next_slot`, `_votes` (slots
+  in flight), `_pending` (commands waiting for a slot), `_waiting` (clients waiting for replies),
+  `_reads`, and what followers report in `_executed_by` and `_confirmed_by`.
+
+Stepping down drops the proposer's state and nothing else. What must hold throughout is asserted
+with `invariant` here, in the log and in the storage, and watched from outside by the simulator:
+the promise never falls; one ballot proposes one value a slot; a chosen value never changes; slots
+are executed in order, each command at most once; nothing is discarded before it is executed by all
+or covered by a durable snapshot; nothing leaves that relies on what is not synced.
+
+Sources: van Renesse & Altinbuken, "Paxos Made Moderately Complex" (PMMC), whose acceptor, leader,
+scout and commander are sections of this one class; Ongaro's Raft thesis for pre-votes (§9.6),
+reads by one heartbeat round (§6.4) and sessions (§6.3).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from loguru import logger
+
+from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.election import ElectionPolicy
+from paxon.actors.environment import Environment
+from paxon.actors.invariants import invariant
+from paxon.actors.lifecycle import Execute
+from paxon.actors.messages import (
+    P1A,
+    P1B,
+    P2A,
+    P2B,
+    Accepted,
+    Heartbeat,
+    HeartbeatReply,
+    PreVote,
+    PreVoteReply,
+)
+from paxon.actors.phase1 import Candidacy
+from paxon.actors.proposer import Proposer
+from paxon.actors.settings import Settings
+from paxon.actors.state_machine import StateMachine
+
+__all__ = ["PaxosServer", "Execute"]
+
+
+class PaxosServer(Proposer):
+    """A server of a Paxon cluster: `PaxosServer.start(settings, machine, environment)`.
+
+    `paxon.kvstore.start_server` makes the real environment for embedders.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        machine: StateMachine,
+        environment: Environment,
+        policy: ElectionPolicy | None = None,
+    ) -> None:
+        super().__init__(settings, machine, environment, policy)
+        self._election_at = 0.0
+        self._retry_at = 0.0
+        self._pre_vote_round = 0
+        self._pre_votes: set[ServerId] = set()
+        self._candidacy: Candidacy | None = None
+        self._peer_handlers.update(
+            {
+                P1A: self.on_p1a,
+                P1B: self.on_p1b,
+                P2A: self.on_p2a,
+                Heartbeat: self.on_heartbeat,
+                PreVote: self.on_pre_vote,
+                PreVoteReply: self.on_pre_vote_reply,
+            }
+        )
+
+    # === acceptor (PMMC §2.2) ====================================================================
+
+    def adopt(self, ballot: Ballot) -> None:
+        """Promise a higher ballot (rule 1): durably before any reply, and stop leading."""
+        invariant(ballot > self.promised, "promise %s would not rise to %s", self.promised, ballot)
+        was_proposing = self.role != "follower"
+        self.promised = ballot
+        self._storage.save_promise(ballot)
+        self.leader = 0
+        if ballot.leader == self.settings.server:
+            return
+        self.leader = ballot.leader
+        if was_proposing:
+            self._counters["preemptions"] += 1
+            self._step_down()
+            self._retry_at = self._now + self._policy.retry_delay(self._random)
+            self._election_at = self._retry_at
+        else:
+            self._election_at = self._now + self._policy.follower_timeout(self._random)
+
+    def on_p1a(self, p1a: P1A, sender: ServerId) -> None:
+        """Promise, and report what was accepted (phase 1)."""
+        if p1a.ballot.leader != sender:
+            self._counters["malformed_messages"] += 1
+            return
+        if not self._may_vote():
+            return
+        lease_granted = self._policy.courteous and self._hears_leader()
+        if p1a.ballot > self.promised and (p1a.forced or not lease_granted):
+            self.adopt(p1a.ballot)
+        if lease_granted and self._hears_leader():
+            # Rule 6: a live leader is not disturbed. A forced P1A ends its following (above), yet
+            # is answered only when asked again after the lease that we granted has run out.
+            return
+        self._send(sender, self._p1b(p1a.first_slot))
+
+    def _p1b(self, first_slot: int) -> P1B:
+        accepted: list[Accepted] = []
+        size = 0
+        next_slot = 0
+        for value in self.log.accepted_from(first_slot):
+            if size >= self.settings.transfer_bytes:
+                next_slot = value.slot
+                break
+            accepted.append(value)
+            size += len(value.value) + 16
+        return P1B(
+            self.promised, first_slot, next_slot, accepted,
+            self.log.chosen_to, self.application.executed, self.log.discarded,
+        )  # fmt: skip
+
+    def on_p2a(self, p2a: P2A, sender: ServerId) -> None:
+        """Accept if the ballot is the promised one, and answer either way (phase 2)."""
+        ballot = p2a.ballot
+        if ballot.leader != sender or p2a.slot < 1:
+            self._counters["malformed_messages"] += 1
+            return
+        if not self.voting:
+            self._note_commit(p2a.commit, ballot, sender)
+            return
+        if ballot < self.promised:
+            self._counters["p2b_rejected"] += 1
+            self._send(sender, P2B(ballot, p2a.slot, p2a.slot, self.promised))
+            return
+        if ballot > self.promised:
+            self.adopt(ballot)
+        self._heard_from_leader(sender)
+        # A discarded slot's value is chosen, so any later ballot proposes that very value: saying
+        # yes without keeping it again tells no lie, and lets a leader that is behind go on.
+        if p2a.slot > self.log.discarded:
+            self._accept(p2a.slot, ballot, p2a.value)
+        self._acknowledge(sender, ballot, p2a.slot)
+        self._note_commit(p2a.commit, ballot, sender)
+
+    def _accept(self, slot: int, ballot: Ballot, value: bytes) -> None:
+        invariant(ballot == self.promised, "accepting %s under promise %s", ballot, self.promised)
+        self.log.accept(slot, ballot, value)
+        self._storage.save_accepted(slot, ballot, value)
+
+    def _acknowledge(self, leader: ServerId, ballot: Ballot, slot: int) -> None:
+        """Queue a P2B; a run of slots in one ballot becomes one P2B for the range."""
+        queued = self._to_peer.setdefault(leader, [])
+        if queued:
+            last = queued[-1]
+            if (
+                type(last) is P2B
+                and last.last + 1 == slot
+                and last.ballot == ballot
+                and last.promised is None
+            ):
+                queued[-1] = P2B(ballot, last.first, slot)
+                return
+        queued.append(P2B(ballot, slot, slot))
+
+    def _may_vote(self) -> bool:
+        """Not while rejoining, nor while a lease granted before a restart may still hold."""
+        return self.voting and self._now >= self._withhold_until
+
+    def _hears_leader(self) -> bool:
+        """Whether a leader, this server included, was alive within the minimum timeout."""
+        recent = self._now - self.settings.election_timeout_min
+        if self.role == "leader":
+            return self._confirmed_at > recent
+        return self._heard_at > recent
+
+    # === proposer: getting to lead (PMMC §2.2 scout, §2.3 leader) =================================
+
+    def _on_election_timeout(self) -> None:
+        if not self.voting:
+            self._rejoin()
+            return
+        if self._policy.courteous:
+            self._ask_for_pre_votes()
+        else:
+            self.campaign()
+
+    def _ask_for_pre_votes(self) -> None:
+        """Raft thesis §9.6: find out, changing no state, whether an election is wanted."""
+        self._counters["pre_votes"] += 1
+        self.leader = 0
+        self._pre_vote_round += 1
+        self._pre_votes = {self.settings.server}
+        # Whoever asks in vain asks again soon: the question disturbs nobody.
+        self._election_at = self._now + self._random.uniform(0.3, 1.0) * (
+            self.settings.election_timeout_min
+        )
+        if self._has_quorum(self._pre_votes):
+            self.campaign()
+            return
+        question = PreVote(self._pre_vote_round, self.promised, self.log.chosen_to + 1)
+        self._to_all.append(question)
+
+    def on_pre_vote(self, question: PreVote, sender: ServerId) -> None:
+        """Say whether we too have lost the leader, and could bring the sender up."""
+        granted = (
+            self._may_vote()
+            and not self._hears_leader()
+            and question.first_slot > self.log.discarded
+        )
+        self._send(
+            sender,
+            PreVoteReply(
+                question.round, granted, self.promised, self.log.chosen_to, self.log.discarded
+            ),
+        )
+
+    def on_pre_vote_reply(self, reply: PreVoteReply, sender: ServerId) -> None:
+        """Count a pre-vote; with a majority raise the ballot."""
+        if reply.discarded > self.log.chosen_to:
+            self._fall_behind(reply.chosen_to, sender)  # we cannot lead from here
+        if reply.round != self._pre_vote_round or not self._pre_votes or self.role == "leader":
+            return
+        if reply.granted and not self._hears_leader():
+            self._pre_votes.add(sender)
+            if self._has_quorum(self._pre_votes):
+                self.campaign()
+
+    def campaign(self, *, forced: bool = False) -> None:
+        """Start phase 1 in a ballot of our own above all that we know of."""
+        if self.role == "leader":
+            return
+        self._pre_votes = set()
+        self.adopt(self.promised.next_for(self.settings.server))
+        self.role = "candidate"
+        self._counters["elections"] += 1
+        self._counters["phase1_rounds"] += 1
+        self._candidacy = Candidacy(self.promised, self.log.chosen_to + 1)
+        self._election_at = self._now + self._policy.follower_timeout(self._random)
+        self._retransmit_at = self._now + self.settings.retransmit_interval
+        self._to_all.append(P1A(self.promised, self._candidacy.first_slot, forced))
+
+    def _rejoin(self) -> None:
+        """Get the vote back after a lost disk (docs/rejoin.md).
+
+        What this disk promised and accepted is unknown, so it must count for no ballot that it may
+        have voted in. It catches up, then runs phase 1 in a ballot above all, in which a majority
+        of the *others* must promise: those know of every value that the lost disk helped to choose,
+        and none of them helps a lower ballot any more. Leading in that ballot it proposes those
+        values again, and from there on its vote counts like any other's.
+        """
+        self._election_at = self._now + self._policy.follower_timeout(self._random)
+        if not self._is_behind():
+            self.campaign(forced=True)
+
+    def _has_quorum(self, servers: set[ServerId]) -> bool:
+        return len(servers) >= self.settings.majority
+
+    def on_p1b(self, p1b: P1B, sender: ServerId) -> None:
+        """Count a promise; with a majority take over (PMMC §2.2, scout)."""
+        if p1b.ballot > self.promised:
+            self.adopt(p1b.ballot)
+            return
+        candidacy = self._candidacy
+        if candidacy is None or p1b.ballot != candidacy.ballot:
+            return
+        if p1b.discarded > self.log.chosen_to:
+            # What it discarded is chosen, and we do not have it: no no-ops into those slots.
+            self._step_down()
+            self._fall_behind(p1b.chosen_to, sender)
+            return
+        for accepted in p1b.accepted:
+            if accepted.slot <= p1b.chosen_to:
+                self._learn(accepted)
+        if self.log.chosen_to > self.application.executed:
+            self._execute()
+        more = candidacy.take(p1b, sender)
+        if more:
+            self._send(sender, P1A(candidacy.ballot, more, not self.voting))
+        elif self._has_quorum(candidacy.promised):
+            self._take_over(candidacy)
+
+    def _take_over(self, candidacy: Candidacy) -> None:
+        """Lead: propose again what may have been chosen, no-ops into the holes (rule 3)."""
+        invariant(candidacy.ballot == self.promised, "led without own promise")
+        self._candidacy = None
+        self._reset_proposer()
+        if not self.voting:  # a rejoined server's new promise is from a majority of the others
+            self.voting = True
+            self._storage.save_voting(True)
+        for accepted in self.log.accepted_from(self.log.chosen_to + 1):
+            candidacy.report(accepted)
+        self.role = "leader"
+        self.leader = self.settings.server
+        self._counters["leaderships"] += 1
+        first = self.log.chosen_to + 1
+        self._takeover = deque(
+            (slot, value)
+            for slot, value in candidacy.values(first)
+            if self.log.status(slot) != "CHOSEN"
+        )
+        self._takeover_end = max(self.log.last, self._takeover[-1][0] if self._takeover else 0)
+        invariant(self._takeover_end >= self._known_commit, "took over less than is chosen")
+        self._next_slot = self._takeover_end + 1
+        self._time_base = self.application.sessions.time - self._now
+        self._confirmed_at = self._now  # the promises: a majority was alive just now
+        self._retransmit_at = self._now + self.settings.retransmit_interval
+        self._policy.won()
+        logger.info("server {} leads in ballot {}", self.settings.server, self.promised)
+        self._beat()
+
+    def _step_down(self) -> None:
+        """Stop leading or trying to; tell the waiting clients where to go."""
+        if self.role == "leader":
+            self._counters["step_downs"] += 1
+        self.role = "follower"
+        self._candidacy = None
+        self._pre_votes = set()
+        if self._contends:
+            self._hold_again()
+        clients = dict.fromkeys([*self._waiting.values(), *self._reads.clear()])
+        self._fail_futures()
+        self._reset_proposer()
+        if not self._contends:
+            for client, _ in self._held:
+                clients[client] = None
+            self._held, self._held_bytes = [], 0
+        for client in clients:
+            self._refuse(client)
+
+    # === proposer: phase 2 (PMMC §2.3, commander) =================================================
+
+    def _before_flush(self) -> None:
+        if self.role == "leader":
+            self._release_held()
+            self._propose_waiting()
+            self._start_read_round()
+        elif self._held and self.role == "follower" and self._now >= self._retry_at:
+            self.campaign()  # only where servers contend: others hold nothing while they follow
+
+    def _after_sync(self) -> None:
+        candidacy = self._candidacy
+        if candidacy is not None and candidacy.ballot == self._durable_promise and self.voting:
+            candidacy.promised.add(self.settings.server)
+            if self._has_quorum(candidacy.promised):
+                self._take_over(candidacy)
+                self._propose_waiting()
+        unsynced, self._unsynced = self._unsynced, []
+        for slot in unsynced:
+            self._count_vote(slot, self.settings.server)
+        if unsynced and self.role == "leader":
+            self._propose_waiting()
+
+    # === proposer: heartbeats and reads ==========================================================
+
+    def on_heartbeat(self, heartbeat: Heartbeat, sender: ServerId) -> None:
+        """Follow the leader: adopt its ballot, learn what is chosen, discard what all executed."""
+        if heartbeat.ballot.leader != sender:
+            self._counters["malformed_messages"] += 1
+            return
+        if heartbeat.ballot > self.promised:
+            self.adopt(heartbeat.ballot)
+        if heartbeat.ballot == self.promised:
+            self._check_own_disk(heartbeat.incarnations)
+            self._heard_from_leader(sender)
+            self._note_commit(heartbeat.commit, heartbeat.ballot, sender)
+            self._discard(min(heartbeat.discard_to, self.application.executed))
+        self._send(
+            sender,
+            HeartbeatReply(self.promised, heartbeat.round, self._executed_durably(), self.log.last),
+        )
+
+    def _heard_from_leader(self, leader: ServerId) -> None:
+        self.leader = leader
+        self._heard_at = self._now
+        self._pre_votes = set()
+        if self.voting:  # a rejoining server waits for no leader to fail
+            self._election_at = self._now + self._policy.follower_timeout(self._random)
+
+    # === clients =================================================================================
+
+    # === timers ==================================================================================
+
+    def next_deadline(self) -> float:
+        """When to step even if nothing arrives: monotonic seconds."""
+        deadline = self._learner_deadline()
+        if self.role == "leader":
+            return min(deadline, self._heartbeat_at, self._retransmit_at)
+        if self.role == "candidate":
+            return min(deadline, self._election_at, self._retransmit_at)
+        if self._held:
+            return min(deadline, self._election_at, self._retry_at)
+        return min(deadline, self._election_at)
+
+    def _on_timers(self) -> None:
+        now = self._now
+        self._on_learner_timers()
+        if self.role == "leader":
+            if now - self._confirmed_at > self.settings.election_timeout_max:
+                self._lose_quorum()
+                return
+            if now >= self._heartbeat_at:
+                self._beat()
+            if now >= self._retransmit_at:
+                self._retransmit_at = now + self.settings.retransmit_interval
+                self._retransmit_p2as()
+            return
+        if now >= self._election_at:
+            self._on_election_timeout()
+        elif self._candidacy is not None and now >= self._retransmit_at:
+            self._retransmit_at = now + self.settings.retransmit_interval
+            self._retransmit_p1as(self._candidacy)
+
+    def _lose_quorum(self) -> None:
+        """Nobody but a minority answers: stop, so that clients look elsewhere."""
+        logger.info("server {} lost its majority and stops leading", self.settings.server)
+        self._step_down()
+        self.leader = 0
+        self._election_at = self._now + self._policy.follower_timeout(self._random)
+
+    def _retransmit_p1as(self, candidacy: Candidacy) -> None:
+        for server in self.settings.peers:
+            if server not in candidacy.promised:
+                first = candidacy.next_chunk(server)
+                self._send(server, P1A(candidacy.ballot, first, not self.voting))
+
+    def _on_recovered(self, *, fresh: bool) -> None:
+        """Restarted (or new): never propose in an old ballot; wait before the first candidacy."""
+        settings = self.settings
+        if fresh:
+            delay = self._random.uniform(settings.heartbeat_interval, settings.election_timeout_min)
+        else:
+            delay = self._policy.follower_timeout(self._random)
+            if self._policy.courteous:
+                drift = settings.max_clock_drift
+                self._withhold_until = self._now + settings.election_timeout_min * (1 + drift)
+        self._election_at = self._now + delay
