@@ -1,0 +1,78 @@
+"""What a client can raise: one family, each with a sentence for people."""
+
+from __future__ import annotations
+
+__all__ = [
+    "PaxonError",
+    "InvalidRequest",
+    "OperationFailed",
+    "RequestTimeout",
+    "ClusterUnavailable",
+    "OutcomeUnknown",
+    "NotLeader",
+    "ClientClosed",
+    "PipelineError",
+]
+
+
+class PaxonError(Exception):
+    """Anything that Paxon tells its users has gone wrong."""
+
+
+class InvalidRequest(PaxonError):
+    """A request of a wrong form, type or size. It had no effect; sending it again is no use."""
+
+
+class OperationFailed(PaxonError):
+    """The operation was refused or the state machine raised. It had no effect."""
+
+
+class RequestTimeout(PaxonError, TimeoutError):
+    """No answer in time.
+
+    A write that had been sent may have taken effect, or may still: its outcome is unknown. `sent`
+    says whether it had been; a write that never left this client has no effect, ever.
+    """
+
+    def __init__(self, text: str, *, sent: bool = True) -> None:
+        super().__init__(text)
+        self.sent = sent
+        """False if the request never left the client."""
+
+
+class ClusterUnavailable(RequestTimeout):
+    """No server at all answered within the time given."""
+
+
+class OutcomeUnknown(RequestTimeout):
+    """The cluster answered, but can no longer tell whether the write took effect.
+
+    The client's session expired (idle for an hour by default) while the write was being retried.
+    Read the key to find out.
+    """
+
+
+class NotLeader(PaxonError):
+    """The server asked does not lead, and the client was told not to follow (`redirect=False`)."""
+
+    def __init__(self, text: str, *, leader: int = 0, address: str = "") -> None:
+        super().__init__(text)
+        self.leader = leader
+        """The id of the server that leads; 0 if the one asked knows none."""
+        self.address = address
+        """That server's address for clients; empty if unknown."""
+
+
+class ClientClosed(PaxonError):
+    """The client was closed, or inherited by a forked child process: open a new one."""
+
+
+class PipelineError(PaxonError):
+    """One or more operations of a pipeline failed; the others took effect."""
+
+    def __init__(self, errors: dict[int, PaxonError]) -> None:
+        first = min(errors)
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        super().__init__(f"operation {first} of the pipeline failed: {errors[first]}{more}")
+        self.errors = errors
+        """What went wrong, by the operation's index in the pipeline."""

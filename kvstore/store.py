@@ -1,0 +1,277 @@
+"""The replicated key-value store: a `StateMachine` over a dict, and nothing that knows of Paxos."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import islice
+
+import msgspec
+
+from paxon.actors import StateMachine
+from paxon.kvstore.key_index import KeyIndex
+from paxon.kvstore.operations import (
+    MAX_KEY_BYTES,
+    MAX_REPLY_BYTES,
+    MAX_SCAN_BYTES,
+    MAX_SCAN_ITEMS,
+    MAX_VALUE_BYTES,
+    Append,
+    CompareAndSet,
+    Delete,
+    Get,
+    Operation,
+    Put,
+    Result,
+    Scan,
+    decode_operations,
+    encode_results,
+    is_read,
+    refusal,
+)
+
+__all__ = ["KVStore"]
+
+_FORMAT = 1
+_SAFE_KEY_LENGTH = MAX_KEY_BYTES // 4
+"""A key of so many characters cannot be too long in UTF-8."""
+_INDEX_BACKLOG = 2048
+"""Keys that may wait to be put in or taken out of the index, once there is one."""
+_DIGEST_KEYS = 100_000
+_DIGEST_BYTES = 32 << 20
+_LONG_KEY = refusal(f"the key is longer than {MAX_KEY_BYTES} bytes")
+_LONG_VALUE = refusal(f"the value is longer than {MAX_VALUE_BYTES} bytes")
+_LONG_REPLY = refusal(
+    f"the reply would exceed {MAX_REPLY_BYTES} bytes: read fewer values in one request"
+)
+
+
+class _Image(msgspec.Struct, array_like=True):
+    """A snapshot. The map keeps the dict's order, on which the digest depends."""
+
+    format: int
+    data: dict[str, bytes]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_image_decoder = msgspec.msgpack.Decoder(_Image)
+
+
+class KVStore(StateMachine):
+    """Keys are str, values bytes. Commands and queries are lists of operations (operations.py).
+
+    All of a command's operations take effect together and in order; one that is refused for its
+    size does not keep the others from it.
+    """
+
+    def __init__(self) -> None:
+        self._data: dict[str, bytes] = {}
+        self._index: KeyIndex | None = None
+        """Built at the first scan and kept since; without scans it costs nothing."""
+        self._unindexed: set[str] = set()
+        """Keys put in or removed since the index was last brought up to date."""
+        self._version = 0
+        self._digest: tuple[int, str] = (-1, "")
+        self._reply_bytes = 0
+        """What the reads of the command at hand have taken so far."""
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    # --- StateMachine ------------------------------------------------------------------------
+
+    def apply(self, command: bytes) -> bytes:
+        """Execute a list of operations, return the list of their results.
+
+        Raises ValueError for a malformed command, before anything is changed.
+        """
+        operations = decode_operations(command)
+        self._version += 1
+        self._reply_bytes = 0
+        data = self._data
+        indexed = self._index is not None
+        results: list[Result] = []
+        done = results.append
+        for operation in operations:
+            if type(operation) is Put:  # by far the most frequent, so without a call
+                key = operation.key
+                if len(key) > _SAFE_KEY_LENGTH and _too_long(key):
+                    done(_LONG_KEY)
+                    continue
+                value = operation.value
+                if len(value) > MAX_VALUE_BYTES:
+                    done(_LONG_VALUE)
+                    continue
+                if indexed and key not in data:
+                    self._unindexed.add(key)
+                data[key] = value
+                done(None)
+            else:
+                done(self._execute(operation))
+        if len(self._unindexed) > _INDEX_BACKLOG:
+            self._update_index()
+        return encode_results(results)
+
+    def query(self, query: bytes) -> bytes:
+        """Answer a list of gets and scans. Raises ValueError for anything else."""
+        operations = decode_operations(query)
+        if not all(map(is_read, operations)):
+            raise ValueError("a query may only hold gets and scans: send writes as a command")
+        self._reply_bytes = 0
+        return encode_results([self._execute(operation) for operation in operations])
+
+    def snapshot(self) -> bytes:
+        return _encoder.encode(_Image(_FORMAT, self._data))
+
+    def restore(self, snapshot: bytes) -> None:
+        """Become what `snapshot` holds. Raises ValueError if it is not a snapshot of a store."""
+        try:
+            image = _image_decoder.decode(snapshot)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ValueError(f"not a snapshot of a key-value store: {error}") from None
+        if image.format != _FORMAT:
+            raise ValueError(
+                f"the snapshot has format {image.format}, this release reads {_FORMAT}: "
+                "run the release that wrote it"
+            )
+        self._data = image.data
+        self._index = None
+        self._unindexed = set()
+        self._version += 1
+
+    def digest(self) -> str:
+        """A fingerprint of the state, the same on servers that executed the same commands.
+
+        It covers keys, values and the order in which keys came in (which is a function of the
+        commands executed, snapshots included), so nothing has to be sorted. Computed when asked for
+        and kept until the next command. Its cost is bounded by some 50 ms: of a store with more
+        than 100,000 keys or 32 MiB of values it covers the number of keys and what was put in last,
+        and begins with "~" to say so.
+        """
+        if self._digest[0] != self._version:
+            self._digest = (self._version, self._compute_digest())
+        return self._digest[1]
+
+    def _compute_digest(self) -> str:
+        data = self._data
+        whole = len(data) <= _DIGEST_KEYS and sum(map(len, data.values())) <= _DIGEST_BYTES
+        hashed = hashlib.blake2b(len(data).to_bytes(8, "big"), digest_size=16)
+        if whole:
+            hashed.update(_encoder.encode(data))
+            return hashed.hexdigest()
+        budget = _DIGEST_BYTES
+        for key in islice(reversed(data), _DIGEST_KEYS):
+            value = data[key]
+            hashed.update(_encoder.encode((key, value)))
+            budget -= len(value)
+            if budget < 0:
+                break
+        return "~" + hashed.hexdigest()
+
+    # --- operations --------------------------------------------------------------------------
+
+    def _execute(self, operation: Operation) -> Result:
+        if isinstance(operation, Scan):
+            return self._scan(operation)
+        key = operation.key
+        if len(key) > _SAFE_KEY_LENGTH and _too_long(key):
+            return _LONG_KEY
+        match operation:
+            case Get():
+                return self._get(key)
+            case Put(_, value):
+                return self._set(key, value)
+            case Append(_, value):
+                return self._append(key, value)
+            case Delete():
+                return self._delete(key)
+            case CompareAndSet():
+                return self._compare_and_set(operation)
+
+    def _get(self, key: str) -> Result:
+        value = self._data.get(key)
+        if value is not None and not self._fits_reply(len(value)):
+            return _LONG_REPLY
+        return value
+
+    def _set(self, key: str, value: bytes) -> Result:
+        if len(value) > MAX_VALUE_BYTES:
+            return _LONG_VALUE
+        if self._index is not None and key not in self._data:
+            self._unindexed.add(key)
+        self._data[key] = value
+        return None
+
+    def _append(self, key: str, value: bytes) -> Result:
+        new = self._data.get(key, b"") + value
+        refused = self._set(key, new)
+        return len(new) if refused is None else refused
+
+    def _delete(self, key: str) -> bool:
+        if self._data.pop(key, None) is None:
+            return False
+        if self._index is not None:
+            self._unindexed.add(key)
+        return True
+
+    def _compare_and_set(self, operation: CompareAndSet) -> Result:
+        key, new = operation.key, operation.new
+        if new is not None and len(new) > MAX_VALUE_BYTES:
+            return _LONG_VALUE
+        if self._data.get(key) != operation.expected:
+            return False
+        if new is None:
+            self._delete(key)
+        else:
+            self._set(key, new)
+        return True
+
+    def _scan(self, scan: Scan) -> Result:
+        if not 1 <= scan.limit <= MAX_SCAN_ITEMS:
+            return refusal(f"a scan's limit has to be from 1 to {MAX_SCAN_ITEMS}")
+        prefix, data = scan.prefix, self._data
+        after = scan.start_after >= prefix and scan.start_after != ""
+        first = scan.start_after if after else prefix
+        found: list[tuple[str, bytes]] = []
+        size = 0
+        for key in self._up_to_date_index().starting(first, after=after):
+            if not key.startswith(prefix):
+                break
+            if len(found) == scan.limit or size >= MAX_SCAN_BYTES:
+                return self._page(True, found, size)
+            value = data[key]
+            found.append((key, value))
+            size += len(key) + len(value)
+        return self._page(False, found, size)
+
+    def _page(self, more: bool, found: list[tuple[str, bytes]], size: int) -> Result:
+        return [more, found] if self._fits_reply(size) else _LONG_REPLY
+
+    def _fits_reply(self, size: int) -> bool:
+        """Whether a read of this size may still go into the reply; the first one always may."""
+        if self._reply_bytes and self._reply_bytes + size > MAX_REPLY_BYTES:
+            return False
+        self._reply_bytes += size
+        return True
+
+    # --- the index ---------------------------------------------------------------------------
+
+    def _up_to_date_index(self) -> KeyIndex:
+        if self._index is None:
+            self._index = KeyIndex(self._data)
+        elif self._unindexed:
+            self._update_index()
+        return self._index
+
+    def _update_index(self) -> None:
+        index, data = self._index, self._data
+        if index is not None:
+            for key in self._unindexed:
+                if key in data:
+                    index.add(key)
+                else:
+                    index.discard(key)
+        self._unindexed.clear()
+
+
+def _too_long(key: str) -> bool:
+    return len(key.encode()) > MAX_KEY_BYTES
