@@ -1,0 +1,128 @@
+"""Addresses: their form, the default ports, and free ones for local clusters."""
+
+from __future__ import annotations
+
+import errno
+import random
+import re
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = [
+    "DEFAULT_BASE_PORT",
+    "DEFAULT_CLIENTS",
+    "peer_port",
+    "client_port",
+    "check_address",
+    "split_addresses",
+    "with_port",
+    "free_ports",
+]
+
+DEFAULT_BASE_PORT = 7100
+"""Server N takes base + 10·N for its peers and base + 10·N + 1 for clients."""
+
+LOOPBACK = "127.0.0.1"
+_HIGHEST_PORT = 65535
+_TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%]+\]|\*|[A-Za-z0-9_.-]+):(?P<port>\d{1,5})")
+_IPC = re.compile(r"ipc://(?P<path>.+)")
+_IPC_LIMIT = 107
+"""Bytes that Linux has for the path of a Unix socket."""
+
+
+def peer_port(base: int, server: int) -> int:
+    """Where server `server` listens for the other servers."""
+    return base + 10 * server
+
+
+def client_port(base: int, server: int) -> int:
+    """Where server `server` listens for clients."""
+    return base + 10 * server + 1
+
+
+DEFAULT_CLIENTS = ",".join(
+    f"tcp://{LOOPBACK}:{client_port(DEFAULT_BASE_PORT, server)}" for server in (1, 2, 3)
+)
+"""Where `paxon up` serves clients unless told otherwise."""
+
+
+def check_address(address: str) -> str:
+    """Return `address` if it has a form that Paxon takes, else raise ValueError with one sentence.
+
+    The forms are tcp://HOST:PORT (IPv6 hosts in brackets) and ipc://PATH.
+    """
+    tcp = _TCP.fullmatch(address)
+    if tcp is not None:
+        if not 0 < int(tcp["port"]) <= _HIGHEST_PORT:
+            raise ValueError(f"{address!r}: ports run from 1 to {_HIGHEST_PORT}")
+        return address
+    ipc = _IPC.fullmatch(address)
+    if ipc is not None:
+        if len(ipc["path"].encode()) > _IPC_LIMIT:
+            raise ValueError(
+                f"{address!r}: the path is longer than the {_IPC_LIMIT} bytes of a Unix socket"
+            )
+        return address
+    raise ValueError(f"{address!r} is no address: write tcp://HOST:PORT or ipc://PATH")
+
+
+def split_addresses(text: str) -> list[str]:
+    """The addresses of a comma-separated list; a bare HOST:PORT means tcp. Raises ValueError."""
+    parts = [part.strip() for part in text.split(",")]
+    found = [part if "://" in part else f"tcp://{part}" for part in parts if part]
+    if not found:
+        raise ValueError("no address given: write tcp://HOST:PORT[,tcp://HOST:PORT…]")
+    return [check_address(address) for address in found]
+
+
+def with_port(host: str, port: int) -> str:
+    """The tcp address of a port on a host; brackets are put around an IPv6 address."""
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return check_address(f"tcp://{host}:{port}")
+
+
+def _ephemeral_start() -> int:
+    """The first port that the kernel gives to outgoing connections."""
+    try:
+        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii")
+        return int(text.split()[0])
+    except (OSError, ValueError, IndexError):
+        return 32768
+
+
+def free_ports(count: int, *, avoid: Iterable[int] = ()) -> list[int]:
+    """`count` ports on loopback that nobody listens on now, drawn at random.
+
+    They lie below the kernel's range for outgoing connections. Inside it, a peer that keeps trying
+    to reach a killed server may be given the very port that it dials, connect to itself, and so
+    keep the server from coming back.
+    """
+    high = _ephemeral_start() - 1
+    low = 10_000 if high >= 20_000 else 1_024
+    if high <= low:
+        low, high = 10_000, _HIGHEST_PORT
+    taken = set(avoid)
+    found: list[int] = []
+    draw = random.SystemRandom()
+    for _ in range(200 * count):
+        if len(found) == count:
+            break
+        port = draw.randint(low, high)
+        if port not in taken and _is_free(port):
+            found.append(port)
+            taken.add(port)
+    if len(found) < count:
+        raise OSError(errno.EADDRINUSE, f"found only {len(found)} of {count} free ports")
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True

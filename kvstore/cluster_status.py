@@ -1,0 +1,118 @@
+"""Ask every server how it is, without a session and without following leaders."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+
+import msgspec
+import zmq
+
+from paxon.actors import ServerId
+from paxon.actors.messages import (
+    PROTOCOL_VERSION,
+    ClientMessage,
+    ServerReply,
+    StatusReply,
+    StatusRequest,
+)
+from paxon.kvstore.supervisor import ProcessState
+from paxon.transport import FrameCodec, FrameError
+
+__all__ = ["ServerStatus", "StatusProbe", "agreed_leader"]
+
+
+class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One server's row: what its process does, and what the server says of itself."""
+
+    server: ServerId
+    """Its id; 0 if only its address is known and it did not answer."""
+    address: str
+    """Where clients reach it."""
+    state: ProcessState | None = None
+    """What its process does; None for a server that this process does not supervise."""
+    pid: int | None = None
+    reason: str = ""
+    """Why it failed, if it did."""
+    reply: StatusReply | None = None
+    """What the server answered; None if it did not answer in time."""
+
+
+class StatusProbe:
+    """Asks servers for their status; used by one thread, and can be used again and again."""
+
+    def __init__(self) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+        self._codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
+            ClientMessage, ServerReply, protocol_version=PROTOCOL_VERSION
+        )
+        self._numbers = itertools.count(1)
+
+    def ask(self, addresses: Mapping[ServerId, str], timeout: float) -> dict[ServerId, StatusReply]:
+        """The answers that came within `timeout` seconds, by the keys of `addresses`."""
+        number = next(self._numbers)
+        question = self._codec.encode([StatusRequest(number)])
+        poller = zmq.Poller()
+        asked: dict[zmq.Socket[bytes], ServerId] = {}
+        for server, address in addresses.items():
+            socket = self._socket(address)
+            asked[socket] = server
+            poller.register(socket, zmq.POLLIN)
+            try:
+                socket.send(question, zmq.NOBLOCK)
+            except zmq.Again:  # unreachable for so long that its queue is full
+                continue
+        answers: dict[ServerId, StatusReply] = {}
+        end = time.monotonic() + timeout
+        while len(answers) < len(asked):
+            remaining = end - time.monotonic()
+            if remaining <= 0:
+                break
+            for socket, _ in poller.poll(remaining * 1000):
+                answer = self._receive(socket, number)
+                if answer is not None:
+                    answers[asked[socket]] = answer
+        return answers
+
+    def _receive(self, socket: zmq.Socket[bytes], number: int) -> StatusReply | None:
+        """The answer to question `number` if it is next; anything else is of an earlier one."""
+        try:
+            _, _, messages = self._codec.decode(socket.recv(zmq.NOBLOCK))
+        except (zmq.Again, FrameError):
+            return None
+        for message in messages:
+            if isinstance(message, StatusReply) and message.id == number:
+                return message
+        return None
+
+    def _socket(self, address: str) -> zmq.Socket[bytes]:
+        socket = self._sockets.get(address)
+        if socket is None:
+            socket = self._context.socket(zmq.DEALER)
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.SNDHWM, 16)
+            socket.setsockopt(zmq.RECONNECT_IVL, 50)
+            socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+            socket.connect(address)
+            self._sockets[address] = socket
+        return socket
+
+    def close(self) -> None:
+        """Close the sockets; may be called twice."""
+        for socket in self._sockets.values():
+            socket.close()
+        self._sockets.clear()
+        self._context.term()
+
+
+def agreed_leader(answers: Mapping[ServerId, StatusReply]) -> ServerId | None:
+    """The server that says it leads, if there is one.
+
+    A deposed leader that has not heard of it yet may say so too: of two the higher ballot counts.
+    """
+    leaders = [reply for reply in answers.values() if reply.role == "leader"]
+    if not leaders:
+        return None
+    return max(leaders, key=lambda reply: reply.ballot).server

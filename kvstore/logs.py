@@ -1,0 +1,67 @@
+"""Where the processes of Paxon log: a bounded file for the whole story, stderr for warnings only.
+
+Libraries leave logging to the application, so none of this is called but in processes of our own.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+if TYPE_CHECKING:
+    from loguru import Record
+
+__all__ = ["LOG_BYTES", "LOG_FILES", "log_to_file", "log_to_stderr"]
+
+LOG_BYTES = 10 << 20
+"""A log file of this size is put aside and a new one begun."""
+
+LOG_FILES = 4
+"""How many files put aside are kept."""
+
+_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level:<8} {name}:{line} {message}"
+
+
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """A rotated file that says once, in one sentence, when it can no longer be written."""
+
+    terminator = ""
+    _complained = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """A full disk must not bring a traceback on stderr for each line that is logged."""
+        if self._complained:
+            return
+        self._complained = True
+        reason = sys.exc_info()[1]
+        sys.stderr.write(f"paxon: the log file {self.baseFilename} cannot be written: {reason}\n")
+
+
+class _ToLoguru(logging.Handler):
+    """Passes on what libraries (pykka) log by the standard library."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger.opt(exception=record.exc_info).log(record.levelname, "{}", record.getMessage())
+
+
+def log_to_file(path: Path, level: str = "INFO") -> None:
+    """Log to a file from now on, and nowhere else. Raises OSError if it cannot be opened."""
+    sink = _LogFile(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    logger.remove()
+    logger.add(sink, level=level, format=_FORMAT, backtrace=False, diagnose=False)
+    logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
+
+
+def log_to_stderr(level: str = "WARNING") -> None:
+    """Show warnings on stderr as well, a line each and without tracebacks."""
+
+    def line(record: Record) -> str:
+        # The exception, if any, goes to the file: a format function decides what is appended.
+        return "paxon: {level}: {message}\n" if record["message"] else ""
+
+    logger.add(sys.stderr, level=level, format=line, backtrace=False, diagnose=False, catch=True)

@@ -1,0 +1,231 @@
+"""A server with the real world around it: system clocks, random numbers, SQLite, ZeroMQ.
+
+`start_server` is for embedders: one call starts a `PaxosServer` actor in this process. For a process
+of its own see paxon.kvstore.server_process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pykka
+from loguru import logger
+
+from paxon.actors import PaxosServer, ServerId, Settings, StateMachine
+from paxon.actors.environment import Environment
+from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, PeerMessage, ServerReply
+from paxon.actors.sqlite_storage import SqliteStorage
+from paxon.actors.storage import Storage, StorageError
+from paxon.kvstore.addresses import check_address
+from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.options import Durability
+from paxon.transport import DEFAULT_MAX_FRAME_BYTES, FrameCodec, TransportError, ZmqEndpoint
+
+__all__ = ["ServerStartError", "MachineError", "load_machine", "start_server", "reason_in_words"]
+
+_CHECK_SECONDS = 0.5
+"""How often to look whether an actor that has not reported yet is still alive."""
+
+
+class ServerStartError(PaxonError):
+    """A server could not start; the text is one sentence that says why and what to do."""
+
+
+class MachineError(PaxonError):
+    """A state machine cannot be found or made from its module:class name."""
+
+
+class SystemClock:
+    """The clocks of this machine, in seconds."""
+
+    monotonic = staticmethod(time.monotonic)
+    wall = staticmethod(time.time)
+
+
+def load_machine(name: str) -> StateMachine:
+    """A new state machine of the class named module:class. Raises `MachineError`."""
+    module_name, colon, class_name = name.partition(":")
+    if not colon:
+        raise MachineError(f"state machine {name!r}: write module:class, such as counter:Counter")
+    try:
+        found: object = importlib.import_module(module_name)
+        for part in class_name.split("."):
+            found = getattr(found, part)
+    except ImportError as error:
+        raise MachineError(f"state machine {name!r} cannot be imported: {error}") from error
+    except AttributeError:
+        raise MachineError(
+            f"state machine {name!r}: module {module_name} has no {class_name}"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, StateMachine)):
+        raise MachineError(f"{name!r} is not a subclass of paxon.actors.StateMachine")
+    try:
+        return found()
+    except TypeError as error:
+        raise MachineError(f"state machine {name!r} cannot be made: {error}") from error
+
+
+def start_server(
+    settings: Settings,
+    machine: StateMachine,
+    *,
+    peers: Mapping[ServerId, str],
+    client_bind: str,
+    peer_bind: str | None = None,
+    directory: str | Path | None = None,
+    durability: Durability = "disk",
+    on_failed: Callable[[BaseException], None] | None = None,
+) -> pykka.ActorRef[PaxosServer]:
+    """Start a server in this process and wait until it serves (not until anyone leads).
+
+    Args:
+        settings: what the server is told; its `client_addresses` are what clients are sent to.
+        machine: a fresh state machine, from now on used by the server's thread alone.
+        peers: where each server of the cluster listens for the others.
+        client_bind: where this server listens for clients.
+        peer_bind: where it listens for the other servers, if not at `peers[settings.server]`.
+        directory: its data directory, made if missing; needed with durability "disk".
+        durability: "disk" syncs all that safety rests on; "memory" forgets all at its end.
+        on_failed: called in the server's thread if it stops by itself later, with the reason.
+
+    Stop it with the reference's `stop()`. Raises `ServerStartError`.
+    """
+    bind = _checked_binds(settings, peers, peer_bind, client_bind)
+    started = threading.Event()
+    failures: list[BaseException] = []
+
+    def failed(error: BaseException) -> None:
+        failures.append(error)
+        if started.is_set() and on_failed is not None:
+            on_failed(error)
+        started.set()
+
+    where = _data_directory(settings, directory, durability)
+    world = _World(settings, peers, bind, client_bind, where)
+    environment = Environment(
+        clock=SystemClock(),
+        random=random.Random(),  # seeded from the operating system
+        storage=world.storage,
+        network=world.network,
+        on_ready=started.set,
+        on_failed=failed,
+    )
+    reference = PaxosServer.start(settings, machine, environment)
+    while not started.wait(_CHECK_SECONDS):
+        if not reference.is_alive():
+            break
+    if failures or not started.is_set():
+        raise ServerStartError(reason_in_words(failures[0] if failures else None)) from (
+            failures[0] if failures else None
+        )
+    return reference
+
+
+def reason_in_words(error: BaseException | None) -> str:
+    """Why a server stopped, as a sentence for people."""
+    if error is None:
+        return "the server's thread ended without saying why"
+    if isinstance(error, StorageError | TransportError | PaxonError):
+        return str(error)
+    return f"an internal error stopped the server ({type(error).__name__}: {error})"
+
+
+def _checked_binds(
+    settings: Settings, peers: Mapping[ServerId, str], peer_bind: str | None, client_bind: str
+) -> str:
+    """The address to listen on for peers; all addresses are checked on the way."""
+    missing = [server for server in settings.servers if server not in peers]
+    if missing:
+        raise ServerStartError(f"peers: no address is given for server {missing[0]}")
+    bind = peer_bind if peer_bind is not None else peers[settings.server]
+    try:
+        for address in (*peers.values(), bind, client_bind):
+            check_address(address)
+    except ValueError as error:
+        raise ServerStartError(str(error)) from None
+    return bind
+
+
+class _World:
+    """Opens a server's disk and sockets; both are called in the server's thread, in this order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        peers: Mapping[ServerId, str],
+        peer_bind: str,
+        client_bind: str,
+        directory: Path | None,
+    ) -> None:
+        self._settings = settings
+        self._peers = {server: peers[server] for server in settings.peers}
+        self._peer_bind = peer_bind
+        self._client_bind = client_bind
+        self._directory = directory
+        self._incarnation = 0
+
+    def storage(self) -> Storage:
+        """The disk, or memory if there is no directory."""
+        settings = self._settings
+        storage: Storage
+        if self._directory is None:
+            storage = MemoryStorage()
+        else:
+            storage = SqliteStorage(
+                self._directory, cluster=settings.cluster, server=settings.server
+            )
+        self._incarnation = storage.incarnation
+        return storage
+
+    def network(self) -> ZmqEndpoint[PeerMessage, ClientMessage, ServerReply]:
+        """The sockets, whose frames say which disk this server is running on."""
+        settings = self._settings
+        max_frame_bytes = max(DEFAULT_MAX_FRAME_BYTES, 2 * settings.max_command_bytes)
+        peer_codec: FrameCodec[PeerMessage, PeerMessage] = FrameCodec(
+            PeerMessage,
+            PeerMessage,
+            protocol_version=PROTOCOL_VERSION,
+            cluster=settings.cluster,
+            sender=settings.server,
+            fingerprint=settings.fingerprint(),
+            incarnation=self._incarnation,
+            max_frame_bytes=max_frame_bytes,
+        )
+        client_codec: FrameCodec[ServerReply, ClientMessage] = FrameCodec(
+            ServerReply,
+            ClientMessage,
+            protocol_version=PROTOCOL_VERSION,
+            cluster=settings.cluster,
+            sender=settings.server,
+            accept_any_cluster=True,
+            max_frame_bytes=max_frame_bytes,
+        )
+        return ZmqEndpoint(
+            peer_address=self._peer_bind,
+            client_address=self._client_bind,
+            peers=self._peers,
+            peer_codec=peer_codec,
+            client_codec=client_codec,
+        )
+
+
+def _data_directory(
+    settings: Settings, directory: str | Path | None, durability: Durability
+) -> Path | None:
+    """Where the server's data goes; None for memory, with a loud warning."""
+    if durability == "memory":
+        logger.warning(
+            "server {} keeps nothing on disk (durability = memory): what was acknowledged is lost "
+            "when servers stop; use this for tests and benches only",
+            settings.server,
+        )
+        return None
+    if directory is None:
+        raise ServerStartError("directory: a server with durability 'disk' needs a data directory")
+    return Path(directory)

@@ -1,0 +1,112 @@
+"""Options by name: their types and where they come from (flag, environment, cluster file, default).
+
+An option is a field of `Settings` that is not derived from the list of servers, or `durability`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from paxon.actors import Settings
+
+__all__ = [
+    "Durability",
+    "OptionError",
+    "ENVIRONMENT_PREFIX",
+    "option_names",
+    "check_option",
+    "parse_option",
+    "parse_assignments",
+    "from_environment",
+    "closest",
+]
+
+Durability = Literal["disk", "memory"]
+"""Where a server keeps what it has promised and accepted."""
+
+ENVIRONMENT_PREFIX = "PAXON_"
+"""The option `heartbeat_interval` is read from PAXON_HEARTBEAT_INTERVAL."""
+
+_DERIVED = frozenset({"cluster", "server", "servers", "client_addresses"})
+_TYPES: dict[str, Any] = {
+    field.name: field.type
+    for field in msgspec.structs.fields(Settings)
+    if field.name not in _DERIVED
+} | {"durability": Durability}
+
+
+class OptionError(ValueError):
+    """An option is unknown or has a value that it cannot have; the text says which and why."""
+
+
+def option_names() -> tuple[str, ...]:
+    """All options, in the order of `Settings`, `durability` last."""
+    return tuple(_TYPES)
+
+
+def closest(name: str, known: tuple[str, ...]) -> str:
+    """` (did you mean 'x'?)` for a misspelt name, "" if nothing known comes near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def check_option(name: str, value: object) -> object:
+    """The value, converted to the option's type where nothing is lost (1 → 1.0).
+
+    Raises `OptionError` for an unknown name or another type.
+    """
+    return _convert(name, value, strict=True)
+
+
+def parse_option(name: str, text: str) -> object:
+    """The option's value from text, as it stands in a flag or the environment."""
+    return _convert(name, text, strict=False)
+
+
+def _convert(name: str, value: object, *, strict: bool) -> object:
+    if name not in _TYPES:
+        raise OptionError(f"unknown option '{name}'{closest(name, option_names())}")
+    try:
+        converted: object = msgspec.convert(value, _TYPES[name], strict=strict)
+    except msgspec.ValidationError:
+        raise OptionError(f"{name} = {value!r}: must be {_in_words(_TYPES[name])}") from None
+    return converted
+
+
+def _in_words(kind: Any) -> str:
+    choices = get_args(kind)
+    if choices:
+        return "one of " + ", ".join(str(choice) for choice in choices)
+    words = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+    return words.get(kind, str(kind))
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, object]:
+    """Options from NAME=VALUE flags; the last of a name wins. Raises `OptionError`."""
+    found: dict[str, object] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise OptionError(f"{assignment!r}: write NAME=VALUE")
+        name = name.strip().replace("-", "_")
+        found[name] = parse_option(name, text.strip())
+    return found
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
+    """The options that PAXON_… variables set. Raises `OptionError` naming the variable."""
+    found: dict[str, object] = {}
+    for name in _TYPES:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        text = environment.get(variable)
+        if text is None or not text.strip():
+            continue
+        try:
+            found[name] = parse_option(name, text.strip())
+        except OptionError as error:
+            raise OptionError(f"environment variable {variable}: {error}") from None
+    return found

@@ -1,0 +1,99 @@
+"""Start server processes by multiprocessing's *spawn*, and see to it that none outlives its parent.
+
+Two things that the standard library leaves open (docs/local-cluster.md):
+
+- A spawned child first runs the user's script again, under another name, so that classes defined
+  there can be unpickled. A script without an `if __name__ == "__main__":` guard would start a
+  cluster in every server, and a script read from stdin cannot be run again at all. A server needs
+  nothing from there, so `start_process` leaves that step out, unless it is asked to keep it.
+- When the parent is killed with SIGKILL it cannot end its children. `die_with_parent` asks the
+  kernel to do it, and watches the parent from a thread for systems that have no such call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.process
+import multiprocessing.spawn
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+__all__ = ["start_process", "being_imported_by_spawn", "die_with_parent"]
+
+_PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>."""
+
+_patch_lock = threading.Lock()
+
+
+def start_process(process: SpawnProcess, *, import_main: bool = False) -> None:
+    """Start a spawned process, which imports the caller's main module only if `import_main`.
+
+    Call it from a thread that lives at least as long as the process should: `die_with_parent`
+    ends the process when the *thread* that started it ends (prctl(2), PR_SET_PDEATHSIG).
+    """
+    if import_main:
+        process.start()
+        return
+    with _main_left_out():
+        process.start()
+
+
+def being_imported_by_spawn() -> bool:
+    """Whether this is a spawned child that is still importing its parent's main module."""
+    return bool(getattr(multiprocessing.process.current_process(), "_inheriting", False))
+
+
+@contextmanager
+def _main_left_out() -> Iterator[None]:
+    """While inside, processes that *this thread* spawns do not import the main module.
+
+    Other threads may spawn processes of their own meanwhile: theirs are as usual.
+    """
+    me = threading.get_ident()
+    with _patch_lock:
+        original = multiprocessing.spawn.get_preparation_data
+
+        def without_main(name: str) -> dict[str, Any]:
+            data: dict[str, Any] = dict(original(name))
+            if threading.get_ident() == me:
+                data.pop("init_main_from_name", None)
+                data.pop("init_main_from_path", None)
+            return data
+
+        multiprocessing.spawn.get_preparation_data = without_main
+        try:
+            yield
+        finally:
+            multiprocessing.spawn.get_preparation_data = original
+
+
+def die_with_parent() -> None:
+    """Have this process end with SIGKILL as soon as its parent is gone, however that ended.
+
+    The kernel does it on Linux, even while this process is stopped. A thread that waits on a pipe
+    held open by the parent does the same wherever the kernel does not.
+    """
+    parent = multiprocessing.process.parent_process()
+    if parent is None:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    threading.Thread(
+        target=_watch, args=(parent.sentinel,), name="paxon-parent-watch", daemon=True
+    ).start()
+    if os.getppid() != parent.pid:  # it died before the kernel was asked
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _watch(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,293 @@
+"""The thread that owns the server processes of a `LocalCluster`.
+
+All processes are started, signalled and reaped by this one thread. It has to be one that lives as
+long as they do, for the kernel ends a server together with the *thread* that started it
+(paxon.kvstore.spawning); and as nobody else reaps, no signal can hit a stranger that was given the
+number of a process gone since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from loguru import logger
+
+from paxon.actors import ServerId
+from paxon.kvstore.cluster_file import ServerPlan
+from paxon.kvstore.server_process import serve_child
+from paxon.kvstore.spawning import start_process
+
+__all__ = ["ProcessState", "ProcessInfo", "Supervisor"]
+
+ProcessState = Literal["starting", "running", "paused", "stopping", "stopped", "killed", "failed"]
+"""stopped: as asked; killed: by `kill`; failed: died or stopped by itself."""
+
+STOP_SECONDS = 10.0
+"""A server that has not ended this long after SIGTERM gets SIGKILL."""
+
+
+class ProcessInfo(msgspec.Struct, frozen=True):
+    """A server's process, as its supervisor sees it."""
+
+    state: ProcessState
+    pid: int | None
+    """None while there is no process."""
+    reason: str = ""
+    """Why it failed, "" if it did not."""
+
+
+class _Child:
+    """One server: its plan, and its process while there is one."""
+
+    def __init__(self, server: ServerId) -> None:
+        self.server = server
+        self.state: ProcessState = "stopped"
+        self.reason = ""
+        self.plan: ServerPlan | None = None
+        self.process: SpawnProcess | None = None
+        self.reports: Connection | None = None
+        self.started: Future[None] | None = None
+        self.ended: list[Future[None]] = []
+        self.kill_at = float("inf")
+
+
+class Supervisor:
+    """Starts, signals, watches and reaps server processes; all methods may be called by any thread."""
+
+    def __init__(
+        self, servers: list[ServerId], *, import_main: bool = False, log_level: str = "INFO"
+    ) -> None:
+        self._children = {server: _Child(server) for server in servers}
+        self._import_main = import_main
+        self._log_level = log_level
+        self._context = multiprocessing.get_context("spawn")
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._closing = False
+        self._wake_read, self._wake_write = os.pipe()
+        self._thread = threading.Thread(target=self._run, name="paxon-supervisor", daemon=True)
+        self._thread.start()
+
+    # --- for any thread --------------------------------------------------------------------------
+
+    def start(self, plan: ServerPlan) -> Future[None]:
+        """Start a server that has no process; the future ends once it serves.
+
+        It raises RuntimeError with the server's own sentence if it does not come to that.
+        """
+        result: Future[None] = Future()
+        self._submit(lambda: self._start(plan, result), result)
+        return result
+
+    def signal(self, server: ServerId, number: signal.Signals) -> Future[None]:
+        """Send SIGTERM, SIGKILL, SIGSTOP or SIGCONT.
+
+        The future ends when the process has (SIGTERM, SIGKILL), or once the signal is sent.
+        """
+        result: Future[None] = Future()
+        self._submit(lambda: self._signal(self._children[server], number, result), result)
+        return result
+
+    def info(self, server: ServerId) -> ProcessInfo:
+        """How the process of a server is doing now."""
+        child = self._children[server]
+        process = child.process
+        return ProcessInfo(child.state, process.pid if process is not None else None, child.reason)
+
+    def close(self, timeout: float = STOP_SECONDS + 5.0) -> None:
+        """Stop all servers, by SIGKILL those that do not stop, and end the thread.
+
+        May be called twice, and does nothing in a forked copy of the process that made this.
+        """
+        if os.getpid() != self._owner or not self._thread.is_alive():
+            return
+        endings = [self.signal(server, signal.SIGTERM) for server in self._children]
+        for ending in endings:
+            ending.exception(timeout)
+        with self._lock:
+            self._closing = True
+        self._wake()
+        self._thread.join(timeout)
+
+    def _submit(self, job: Callable[[], None], result: Future[None]) -> None:
+        with self._lock:
+            if self._closing:
+                result.set_exception(RuntimeError("the cluster has been stopped for good"))
+                return
+            self._jobs.append(job)
+        self._wake()
+
+    def _wake(self) -> None:
+        os.write(self._wake_write, b"\0")
+
+    # --- the supervisor's own thread -------------------------------------------------------------
+
+    def _run(self) -> None:
+        # Children inherit the mask: a Ctrl-C while one is still starting must not print a traceback.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        while not self._closing:
+            self._wait()
+            while self._jobs:
+                self._jobs.popleft()()
+            for child in self._children.values():
+                self._look_after(child)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _wait(self) -> None:
+        """Sleep until there is a job, a report or a death, or a stop is overdue."""
+        waiting: list[int | Connection] = [self._wake_read]
+        overdue_at = float("inf")
+        for child in self._children.values():
+            if child.process is not None:
+                waiting.append(child.process.sentinel)
+                overdue_at = min(overdue_at, child.kill_at)
+            if child.reports is not None:
+                waiting.append(child.reports)
+        timeout = None if overdue_at == float("inf") else max(0.0, overdue_at - time.monotonic())
+        ready = multiprocessing.connection.wait(waiting, timeout)
+        if self._wake_read in ready:
+            os.read(self._wake_read, 4096)
+
+    def _start(self, plan: ServerPlan, result: Future[None]) -> None:
+        child = self._children[plan.entry.id]
+        if child.process is not None:
+            result.set_exception(RuntimeError(f"server {child.server} is {child.state} already"))
+            return
+        reports, childs_end = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=serve_child,
+            args=(msgspec.msgpack.encode(plan), childs_end, self._log_level),
+            name=f"paxon-server-{child.server}",
+            daemon=True,
+        )
+        try:
+            start_process(process, import_main=self._import_main)
+        except Exception as error:  # of many kinds; all of them end this start, and nothing else
+            reports.close()
+            child.state = "failed"
+            child.reason = f"no process could be started: {error}"
+            result.set_exception(RuntimeError(child.reason))
+            return
+        finally:
+            childs_end.close()
+        child.plan, child.process, child.reports = plan, process, reports
+        child.state, child.reason, child.started = "starting", "", result
+
+    def _signal(self, child: _Child, number: signal.Signals, result: Future[None]) -> None:
+        process = child.process
+        if process is None or process.pid is None:
+            if number in (signal.SIGTERM, signal.SIGKILL):
+                result.set_result(None)
+            else:
+                result.set_exception(RuntimeError(f"server {child.server} is {child.state}"))
+            return
+        if number == signal.SIGTERM:
+            child.state = "stopping"
+            child.kill_at = time.monotonic() + STOP_SECONDS
+            process.terminate()
+            os.kill(process.pid, signal.SIGCONT)  # a paused one has to wake up to stop
+        elif number == signal.SIGKILL:
+            child.state = "killed"
+            process.kill()
+        else:
+            os.kill(process.pid, number)
+            if child.state in ("running", "paused"):
+                child.state = "paused" if number == signal.SIGSTOP else "running"
+        if number in (signal.SIGTERM, signal.SIGKILL):
+            child.ended.append(result)
+        else:
+            result.set_result(None)
+
+    def _look_after(self, child: _Child) -> None:
+        """Take its reports, notice its death, and hurry a stop that takes too long."""
+        process = child.process
+        if process is None:
+            return
+        ended = not process.is_alive()
+        self._take_reports(child)
+        if ended:
+            self._bury(child, process)
+        elif time.monotonic() >= child.kill_at:
+            logger.warning(
+                "server {} did not stop within {:.0f} s and is killed", child.server, STOP_SECONDS
+            )
+            child.kill_at = float("inf")
+            process.kill()
+
+    def _take_reports(self, child: _Child) -> None:
+        reports = child.reports
+        if reports is None:
+            return
+        try:
+            while reports.poll():
+                ready, sentence = reports.recv()
+                if not ready:
+                    child.reason = sentence
+                    continue
+                if child.state == "starting":
+                    child.state = "running"
+                if child.started is not None:
+                    child.started.set_result(None)
+                    child.started = None
+        except (EOFError, ConnectionResetError):
+            reports.close()
+            child.reports = None
+
+    def _bury(self, child: _Child, process: SpawnProcess) -> None:
+        """A process has ended: was that asked for?"""
+        process.join()
+        code = process.exitcode
+        asked_for = child.state in ("stopping", "killed")
+        if not asked_for:
+            was = child.state
+            child.reason = child.reason or _how_it_ended(code, child.plan)
+            child.state = "failed"
+            if was != "starting":
+                logger.error("server {} died unexpectedly: {}", child.server, child.reason)
+        elif child.state == "stopping":
+            child.state = "stopped"
+        if child.started is not None:
+            reason = child.reason or f"it was {child.state} before it served"
+            child.started.set_exception(RuntimeError(reason))
+            child.started = None
+        if child.reports is not None:
+            child.reports.close()
+            child.reports = None
+        child.process = None
+        child.kill_at = float("inf")
+        with contextlib.suppress(ValueError):
+            process.close()
+        ended, child.ended = child.ended, []
+        for result in ended:
+            result.set_result(None)
+
+
+def _how_it_ended(code: int | None, plan: ServerPlan | None) -> str:
+    """A sentence on a process that ended without a word."""
+    if code is not None and code < 0:
+        try:
+            how = f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            how = f"killed by signal {-code}"
+    else:
+        how = f"its process ended with exit code {code}"
+    if plan is None:
+        return how
+    output = Path(plan.entry.directory + ".out")
+    return f"{how}; see {Path(plan.entry.directory) / 'server.log'} and {output}"
