@@ -23,7 +23,9 @@ class Ballot(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False)
     """The server that alone may propose in this ballot."""
 
     def next_for(self, server: ServerId) -> Ballot:
-        """The smallest ballot of `server` that is above this one whatever its leader."""
+        """The smallest ballot of `server` that is above this one: 1.2 → 1.3 for 3, 2.1 for 1."""
+        if server > self.leader and self.round > 0:
+            return Ballot(self.round, server)
         return Ballot(self.round + 1, server)
 
     def __str__(self) -> str:

@@ -74,6 +74,7 @@ class PaxosServer(Proposer):
         super().__init__(settings, machine, environment, policy)
         self._election_at = 0.0
         self._retry_at = 0.0
+        self._log_at = 0.0
         self._pre_vote_round = 0
         self._pre_votes: set[ServerId] = set()
         self._candidacy: Candidacy | None = None
@@ -325,7 +326,9 @@ class PaxosServer(Proposer):
         self._confirmed_at = self._now  # the promises: a majority was alive just now
         self._retransmit_at = self._now + self.settings.retransmit_interval
         self._policy.won()
-        logger.info("server {} leads in ballot {}", self.settings.server, self.promised)
+        if self._now >= self._log_at:  # in a duel of leaders not each of them is news
+            self._log_at = self._now + 1.0
+            logger.info("server {} leads in ballot {}", self.settings.server, self.promised)
         self._beat()
 
     def _step_down(self) -> None:

@@ -1,0 +1,305 @@
+"""A cluster in one thread, for tests: real servers, messages delivered by hand, time that stands.
+
+The servers are `PaxosServer` itself, constructed and never started. Nothing moves by itself: a test
+says which messages arrive, which are lost and when time passes, so a scenario reads like a story.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from paxon.actors import Ballot, Environment, PaxosServer, ServerId, Settings, StateMachine
+from paxon.actors.application import decode_batch, encode_batch
+from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.messages import (
+    NO_OP,
+    Batch,
+    Command,
+    CommandReply,
+    Entry,
+    OpenSession,
+    PeerMessage,
+    Query,
+    QueryReply,
+    ServerReply,
+    SessionOpened,
+)
+from paxon.transport import Burst
+
+CLIENT = b"client"
+
+
+class Register(StateMachine):
+    """The smallest useful state machine: commands are appended, the reply is all there is so far."""
+
+    def __init__(self) -> None:
+        self.applied: list[bytes] = []
+
+    def apply(self, command: bytes) -> bytes:
+        if command == b"bad":
+            raise ValueError("a bad command")
+        self.applied.append(command)
+        return b" ".join(self.applied)
+
+    def query(self, query: bytes) -> bytes:
+        return b" ".join(self.applied)
+
+    def snapshot(self) -> bytes:
+        return b"\n".join(self.applied)
+
+    def restore(self, snapshot: bytes) -> None:
+        self.applied = snapshot.split(b"\n") if snapshot else []
+
+    def digest(self) -> str:
+        return str(len(self.applied))
+
+
+class Clock:
+    """Stands still until told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return 1_000_000.0 + self.now
+
+
+@dataclass(slots=True)
+class Packet:
+    """A message under way."""
+
+    source: ServerId
+    target: ServerId
+    message: PeerMessage
+
+    def __str__(self) -> str:
+        return f"{self.source}->{self.target} {self.message}"
+
+
+@dataclass(slots=True)
+class Wire:
+    """A server's network: puts every message into the cluster's hands."""
+
+    cluster: Cluster
+    server: ServerId
+    closed: bool = False
+
+    def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
+        self.cluster.packets.extend(Packet(self.server, server, m) for m in messages)
+
+    def broadcast(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None:
+        for server in servers:
+            self.send(server, messages)
+
+    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
+        self.cluster.replies.extend((self.server, client, m) for m in messages)
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Cluster:
+    """Servers 1 … `size`, their messages under way, and what clients were told."""
+
+    size: int = 3
+    options: dict[str, Any] = field(default_factory=dict)
+    machine: Callable[[], StateMachine] = Register
+    packets: list[Packet] = field(default_factory=list)
+    replies: list[tuple[ServerId, bytes, ServerReply]] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        self.ids = tuple(range(1, self.size + 1))
+        self.storages: dict[ServerId, MemoryStorage] = {
+            s: MemoryStorage(cluster="test", server=s) for s in self.ids
+        }
+        self.servers: dict[ServerId, PaxosServer] = {}
+        self.cut: set[frozenset[ServerId]] = set()
+        self._sequence = 0
+
+    # --- starting and stopping -------------------------------------------------------------------
+
+    def start(self, *servers: ServerId) -> Cluster:
+        """Open servers (all by default) on their disks."""
+        for server in servers or self.ids:
+            settings = Settings(
+                cluster="test",
+                server=server,
+                servers=self.ids,
+                client_addresses={s: f"tcp://server-{s}" for s in self.ids},
+                **self.options,
+            )
+            environment = Environment(
+                clock=self.clock,
+                random=random.Random(server),
+                storage=lambda server=server: self.storages[server],
+                network=lambda server=server: Wire(self, server),
+            )
+            self.servers[server] = PaxosServer(settings, self.machine(), environment)
+            self.servers[server].open()
+        return self
+
+    def crash(self, server: ServerId) -> None:
+        """Stop without a farewell: what was not synced is lost, messages under way are not."""
+        del self.servers[server]
+        self.storages[server] = self.storages[server].crash(keep_pending=False)
+
+    def accepted(self, server: ServerId, ballot: Ballot, **values: bytes) -> None:
+        """Before the start: this server has promised `ballot` and accepted `slot_N=value` in it."""
+        storage = self.storages[server]
+        storage.save_promise(ballot)
+        for name, command in values.items():
+            slot = int(name.removeprefix("slot_"))
+            storage.save_accepted(slot, ballot, value_of(command))
+        storage.commit()
+
+    # --- time and messages -----------------------------------------------------------------------
+
+    def step(self, server: ServerId, burst: Burst[Any, Any] | None = None) -> None:
+        self.servers[server].step(burst if burst is not None else Burst())
+
+    def campaign(self, server: ServerId) -> None:
+        """Start phase 1 at a server, as if its election timeout had passed."""
+        self.servers[server].campaign()
+        self.step(server)
+
+    def lead(self, server: ServerId) -> PaxosServer:
+        """Make a server the leader, everything delivered."""
+        self.campaign(server)
+        self.stabilize()
+        assert self.servers[server].role == "leader"
+        return self.servers[server]
+
+    def deliver(
+        self, kind: type | None = None, source: ServerId = 0, target: ServerId = 0
+    ) -> list[Packet]:
+        """Deliver what is under way now and matches, in order; returns what arrived."""
+        taken = self._take(kind, source, target)
+        arrived = []
+        for packet in taken:
+            if packet.target in self.servers and not self._is_cut(packet):
+                incarnation = self.storages[packet.source].incarnation
+                burst = Burst(peers=[(packet.source, incarnation, [packet.message])])
+                self.step(packet.target, burst)
+                arrived.append(packet)
+        return arrived
+
+    def drop(
+        self, kind: type | None = None, source: ServerId = 0, target: ServerId = 0
+    ) -> list[Packet]:
+        """Lose what is under way now and matches."""
+        return self._take(kind, source, target)
+
+    def stabilize(self) -> None:
+        """Deliver until nothing is under way any more; time stands."""
+        for _ in range(10_000):
+            if not self.packets:
+                return
+            self.deliver()
+        raise AssertionError("messages never end")
+
+    def pass_time(self, seconds: float, step: float = 0.01) -> None:
+        """Let time pass, timers fire and messages arrive."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            self.clock.now += step
+            for server in list(self.servers):
+                if self.clock.now >= self.servers[server].next_deadline():
+                    self.step(server)
+            self.stabilize()
+
+    def isolate(self, *servers: ServerId) -> None:
+        """Cut these servers off from all others (not from each other)."""
+        for server in servers:
+            for other in self.ids:
+                if other not in servers:
+                    self.cut.add(frozenset((server, other)))
+
+    def heal(self) -> None:
+        self.cut.clear()
+
+    def _is_cut(self, packet: Packet) -> bool:
+        return frozenset((packet.source, packet.target)) in self.cut
+
+    def _take(self, kind: type | None, source: ServerId, target: ServerId) -> list[Packet]:
+        taken, kept = [], []
+        for packet in self.packets:
+            matches = (
+                (kind is None or type(packet.message) is kind)
+                and source in (0, packet.source)
+                and target in (0, packet.target)
+            )
+            (taken if matches else kept).append(packet)
+        self.packets = kept
+        return taken
+
+    # --- clients ---------------------------------------------------------------------------------
+
+    def request(self, server: ServerId, *messages: Any, client: bytes = CLIENT) -> None:
+        """A client's frame arrives at a server."""
+        self.step(server, Burst(clients=[(client, list(messages))]))
+
+    def open_session(self, server: ServerId, client: bytes = CLIENT) -> int:
+        self._sequence += 1
+        nonce = self._sequence
+        self.request(server, OpenSession(nonce), client=client)
+        self.stabilize()
+        opened = [r for _, _, r in self.replies if isinstance(r, SessionOpened)]
+        return next(o.session for o in opened if o.nonce == nonce)
+
+    def command(
+        self, server: ServerId, session: int, seq: int, text: bytes, *, acked: int = 1,
+        after: int = 0, client: bytes = CLIENT,
+    ) -> None:  # fmt: skip
+        self.request(server, Command(session, seq, acked, after, text), client=client)
+
+    def query(self, server: ServerId, number: int = 1, mode: Any = "linearizable") -> None:
+        self.request(server, Query(number, mode, b""))
+
+    def reply_to(self, seq: int) -> CommandReply | None:
+        """The last reply to a command of that sequence number."""
+        found = [r for _, _, r in self.replies if isinstance(r, CommandReply) and r.seq == seq]
+        return found[-1] if found else None
+
+    def answers(self) -> list[QueryReply]:
+        return [r for _, _, r in self.replies if isinstance(r, QueryReply)]
+
+    # --- looking in ------------------------------------------------------------------------------
+
+    def contents(self, server: ServerId) -> dict[int, str]:
+        """What a server holds, readable: slot → command (or "no-op"), chosen ones marked with *."""
+        log = self.servers[server].log
+        shown = {}
+        for accepted in log.accepted_from(1):
+            chosen = "*" if log.status(accepted.slot) == "CHOSEN" else ""
+            shown[accepted.slot] = text_of(accepted.value) + chosen
+        return shown
+
+    def applied(self, server: ServerId) -> list[bytes]:
+        machine = self.servers[server].application.machine
+        assert isinstance(machine, Register)
+        return machine.applied
+
+
+def value_of(command: bytes) -> bytes:
+    """A slot's value with one command that belongs to no session; b"" is a no-op."""
+    if not command:
+        return NO_OP
+    return encode_batch(Batch(0.0, [Entry(0, 1, 0, 0, command)]))
+
+
+def text_of(value: bytes) -> str:
+    """The commands in a slot's value, or "no-op"."""
+    if value == NO_OP:
+        return "no-op"
+    return " ".join(e.command.decode() or "open-session" for e in decode_batch(value).entries)
