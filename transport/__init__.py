@@ -13,6 +13,9 @@ from paxon.transport.errors import (
     TransportError,
 )
 from paxon.transport.inbox import BurstInbox, BurstSource
+from paxon.transport.intake import Counters
+from paxon.transport.keys import CurveKeys, CurveSecurity, secure_client
+from paxon.transport.memory import MemoryClient, MemoryEndpoint, MemoryHub
 from paxon.transport.options import EndpointOptions
 
 __all__ = [
@@ -22,6 +25,13 @@ __all__ = [
     "DEFAULT_MAX_FRAME_BYTES",
     "ZmqEndpoint",
     "EndpointOptions",
+    "Counters",
+    "MemoryHub",
+    "MemoryEndpoint",
+    "MemoryClient",
+    "CurveKeys",
+    "CurveSecurity",
+    "secure_client",
     "BurstInbox",
     "BurstSource",
     "TransportError",

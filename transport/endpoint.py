@@ -21,10 +21,18 @@ import zmq
 from paxon.transport.addresses import bind, connect
 from paxon.transport.burst import Burst
 from paxon.transport.codec import FrameCodec
-from paxon.transport.errors import ForeignFrame, FrameError, MalformedFrame, OversizedFrame
-from paxon.transport.intake import Complaints, Counters
+from paxon.transport.errors import (
+    ForeignFrame,
+    FrameError,
+    MalformedFrame,
+    OversizedFrame,
+    TransportError,
+)
+from paxon.transport.intake import Ledger, check_sender
+from paxon.transport.keys import CurveSecurity, KeyKeeper, require_curve, secure_client, secure_port
 from paxon.transport.monitor import PortMonitor
 from paxon.transport.options import EndpointOptions
+from paxon.transport.outgoing import LargeFrames
 
 __all__ = ["ZmqEndpoint"]
 
@@ -34,6 +42,8 @@ ReplyT = TypeVar("ReplyT")
 
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE_NOBLOCK = int(zmq.NOBLOCK | zmq.SNDMORE)
+_PEER_PORT = "peer port"
+_CLIENT_PORT = "client port"
 _HOUSEKEEPING_EVERY = 64
 """Bursts between two looks at the monitors while the loop never sleeps."""
 
@@ -41,15 +51,42 @@ _HOUSEKEEPING_EVERY = 64
 class _Port:
     """One bound ROUTER: what is received on it, decoded by which codec, from whom."""
 
-    __slots__ = ("codec", "name", "senders", "socket")
+    __slots__ = ("decode", "name", "secure", "senders", "socket")
 
     def __init__(
-        self, socket: zmq.Socket[bytes], codec: FrameCodec[Any, Any], senders: set[int], name: str
+        self,
+        socket: zmq.Socket[bytes],
+        codec: FrameCodec[Any, Any],
+        senders: set[int],
+        name: str,
+        secure: bool,
     ) -> None:
         self.socket = socket
-        self.codec = codec
+        self.decode = codec.decode
         self.senders = senders
         self.name = name
+        self.secure = secure
+        """Whether a sender's id must be that of the key that its connection was opened with."""
+
+    def skip_parts(self) -> None:
+        """Take the parts that should not be there, so that the next frame begins where it does."""
+        while self.socket.recv(_NOBLOCK, False).more:
+            pass
+        raise MalformedFrame("it has more than one part: send the header and body as one")
+
+    def check_sender(self, sender: int, frame: zmq.Frame) -> None:
+        """Raise `ForeignFrame` for a sender that may not speak here, or not under this key."""
+        check_sender(sender, self.senders, self.name)
+        if self.secure and frame.get("User-Id") != str(sender):
+            raise ForeignFrame(f"it names server {sender} as its sender, but has another's key")
+
+    def origin(self, frame: zmq.Frame) -> str:
+        """Who sent a frame, for the log: the remote host, as far as the transport tells."""
+        try:
+            host = frame.get("Peer-Address")
+        except zmq.ZMQError:
+            host = ""  # Connections over ipc, or by ZeroMQ's oldest protocol, have no address.
+        return f"{host or 'an unnamed sender'} ({self.name})"
 
 
 class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
@@ -64,6 +101,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         peer_codec: FrameCodec[PeerT, PeerT],
         client_codec: FrameCodec[ReplyT, ClientT],
         options: EndpointOptions | None = None,
+        security: CurveSecurity | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Bind both ports and start connecting to every peer.
@@ -75,14 +113,16 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             peer_codec: with this server as sender.
             client_codec: encodes replies, decodes requests.
             options: limits and times.
+            security: keys; None: nothing is encrypted and everyone may connect.
             monotonic: clock in seconds, for the rate limit of log lines.
 
         Raises:
-            TransportError: an address cannot be used; nothing stays open then.
+            TransportError: an address or the keys cannot be used; nothing stays open then.
         """
         self._options = options or EndpointOptions()
-        self._counters = Counters()
-        self._complaints = Complaints(monotonic)
+        self._ledger = Ledger(monotonic)
+        self._large = LargeFrames(self._options.large_queue_bytes)
+        self._security = security
         self._peer_codec = peer_codec
         self._client_codec = client_codec
         self._buffer = bytearray()
@@ -92,11 +132,13 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
         self._wake_fd = -1
         self._closed = False
+        self._keeper: KeyKeeper | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._poller = zmq.Poller()
         try:
-            self._peers = self._open_port(peer_address, peer_codec, set(), "peer port")
-            self._clients = self._open_port(client_address, client_codec, {0}, "client port")
+            self._keeper = self._open_keeper()
+            self._peers = self._open_port(peer_address, peer_codec, set(), _PEER_PORT)
+            self._clients = self._open_port(client_address, client_codec, {0}, _CLIENT_PORT)
             for server, address in peers.items():
                 self.connect(server, address)
         except BaseException:
@@ -111,55 +153,57 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
 
     def broadcast(self, servers: Sequence[int], messages: Sequence[PeerT]) -> None:
         """Send the same messages to several servers, encoded once."""
-        buffer = self._buffer
         try:
-            self._peer_codec.encode_into(messages, buffer)
+            self._peer_codec.encode_into(messages, self._buffer)
         except OversizedFrame as error:
-            for half in self._halves(messages, error):
-                self.broadcast(servers, half)
+            for part in self._ledger.split(messages, error):
+                self.broadcast(servers, part)
             return
-        counters = self._counters
+        body = self._take_buffer()
         for server in servers:
-            try:
-                self._dealers[server].send(buffer, _NOBLOCK)
-            except zmq.Again:
-                counters.dropped_frames += 1
-                continue
-            counters.frames_sent += 1
-            counters.messages_sent += len(messages)
-            counters.bytes_sent += len(buffer)
+            if self._push(self._dealers[server], server, body):
+                self._ledger.sent(len(messages), len(body))
+            else:
+                self._ledger.counters.dropped_frames += 1
 
     def reply(self, client: bytes, messages: Sequence[ReplyT]) -> None:
         """Send replies to the client that a burst's token names, or drop them if it is gone."""
-        buffer = self._buffer
         try:
-            self._client_codec.encode_into(messages, buffer)
+            self._client_codec.encode_into(messages, self._buffer)
         except OversizedFrame as error:
-            for half in self._halves(messages, error):
-                self.reply(client, half)
+            for part in self._ledger.split(messages, error):
+                self.reply(client, part)
             return
-        counters = self._counters
-        send = self._clients.socket.send
+        body = self._take_buffer()
+        if self._push(self._clients.socket, client, body):
+            self._ledger.sent(len(messages), len(body))
+        else:
+            self._ledger.counters.dropped_replies += 1
+
+    def _take_buffer(self) -> bytearray:
+        """The encoded frame; a large one is ZeroMQ's from now on, so the next gets a new buffer."""
+        body = self._buffer
+        if len(body) >= self._options.large_frame_bytes:
+            self._buffer = bytearray()
+        return body
+
+    def _push(self, socket: zmq.Socket[bytes], receiver: int | bytes, body: bytearray) -> bool:
+        """Queue a frame for a server (by id) or a client (by token); False: it cannot be sent."""
+        large = len(body) >= self._options.large_frame_bytes
+        if large and not self._large.has_room(receiver, len(body)):
+            return False
         try:
-            send(client, _MORE_NOBLOCK)
-            send(buffer, _NOBLOCK)
+            if isinstance(receiver, bytes):
+                socket.send(receiver, _MORE_NOBLOCK)
+            if large:
+                self._large.send(socket, receiver, body, _NOBLOCK)
+            else:
+                socket.send(body, _NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
-            counters.dropped_replies += 1
-            return
-        counters.frames_sent += 1
-        counters.messages_sent += len(messages)
-        counters.bytes_sent += len(buffer)
-
-    def _halves(self, messages: Sequence[Any], error: OversizedFrame) -> Sequence[Sequence[Any]]:
-        """Split what is too large for one frame; a single message that is too large is dropped."""
-        if len(messages) <= 1:
-            self._counters.dropped_frames += 1
-            self._complaints.refuse(self._counters, error, "this server itself")
-            return ()
-        middle = len(messages) // 2
-        return messages[:middle], messages[middle:]
+            return False
+        return True
 
     # --- receiving ---------------------------------------------------------------------------
 
@@ -180,9 +224,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         the socket for it costs more than the frame object.
         """
         recv = port.socket.recv
-        decode = port.codec.decode
-        senders = port.senders
-        counters = self._counters
+        counters = self._ledger.counters
         frames_left = self._options.burst_frames
         bytes_left = self._options.burst_bytes
         taken: list[tuple[bytes, tuple[int, int, list[Any]]]] = []
@@ -190,17 +232,17 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             while frames_left > 0 and bytes_left > 0:
                 token = recv(_NOBLOCK)
                 frame = recv(_NOBLOCK, False)
-                frames_left -= 1
                 buffer = frame.buffer
+                frames_left -= 1
                 bytes_left -= len(buffer)
                 try:
                     if frame.more:
-                        self._skip_parts(port)
-                    decoded = decode(buffer)
-                    if decoded[0] not in senders:
-                        self._reject_sender(port, decoded[0])
+                        port.skip_parts()
+                    decoded = port.decode(buffer)
+                    if decoded[0] not in port.senders or port.secure:
+                        port.check_sender(decoded[0], frame)
                 except FrameError as error:
-                    self._complaints.refuse(counters, error, _origin(frame, port))
+                    self._ledger.refuse(error, port.origin(frame))
                     continue
                 counters.messages_received += len(decoded[2])
                 taken.append((token, decoded))
@@ -209,19 +251,6 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         counters.frames_received += self._options.burst_frames - frames_left
         counters.bytes_received += self._options.burst_bytes - bytes_left
         return taken
-
-    def _skip_parts(self, port: _Port) -> None:
-        """Take the parts that should not be there, so that the next frame begins where it does."""
-        more = True
-        while more:
-            more = port.socket.recv(_NOBLOCK, False).more
-        raise MalformedFrame("it has more than one part")
-
-    def _reject_sender(self, port: _Port, sender: int) -> None:
-        who = f"server {sender}" if sender else "a client"
-        raise ForeignFrame(
-            f"{who} is not expected on the {port.name}: correct the address it calls"
-        )
 
     def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
         """Sleep until something arrives, `wake_fd` is readable or the time is up (to 1 ms)."""
@@ -237,8 +266,11 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
 
     def _keep_house(self) -> None:
         self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
+        if self._keeper is not None:
+            self._keeper.drain()
         for monitor in self._monitors:
             monitor.drain()
+        self._large.prune()
 
     # --- the rest ----------------------------------------------------------------------------
 
@@ -254,6 +286,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
 
     def connect(self, server: int, address: str) -> None:
         """Take `server` for a peer that listens at `address`. Raises `TransportError`."""
+        if self._security is not None and server not in self._security.peers:
+            raise TransportError(f"there is no public key of server {server}: add it to the keys")
         options = self._options
         dealer = self._socket(zmq.DEALER, self._peer_codec.max_frame_bytes)
         self._dealers[server] = dealer
@@ -263,25 +297,40 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         dealer.setsockopt(zmq.RECONNECT_IVL, _ms(options.reconnect_first))
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, _ms(options.reconnect_max))
         dealer.setsockopt(zmq.CONNECT_TIMEOUT, _ms(options.connect_timeout))
+        if self._security is not None:
+            secure_client(dealer, self._security.keys, self._security.peers[server])
         connect(dealer, address)
         self._peers.senders.add(server)
 
     def counters(self) -> dict[str, int]:
-        """Totals by name (`Counters`)."""
+        """Totals by name (`paxon.transport.intake.Counters`)."""
         if not self._closed:
             self._keep_house()
-        return self._counters.as_dict()
+        return self._ledger.as_dict()
 
     def close(self) -> None:
         """Close everything; waits at most `linger` for the last replies. May be called twice."""
         if self._closed:
             return
         self._closed = True
+        if self._keeper is not None:
+            self._keeper.close()
         for monitor in self._monitors:
             monitor.close()
         for socket in self._sockets:
             socket.close()  # Each with the LINGER that it was opened with.
         self._context.term()
+
+    def _open_keeper(self) -> KeyKeeper | None:
+        security = self._security
+        if security is None:
+            return None
+        require_curve()
+        clients = None if security.clients is None else dict.fromkeys(security.clients, "client")
+        servers = {key: str(server) for server, key in security.peers.items()}
+        keeper = KeyKeeper(self._context, {_PEER_PORT: servers, _CLIENT_PORT: clients})
+        self._poller.register(keeper.socket, zmq.POLLIN)
+        return keeper
 
     def _open_port(
         self, address: str, codec: FrameCodec[Any, Any], senders: set[int], name: str
@@ -301,11 +350,15 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         socket.setsockopt(zmq.SNDHWM, queue_frames)
         # Report what cannot be sent instead of dropping it in silence.
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._monitors.append(PortMonitor(socket, name, self._counters, self._complaints))
+        self._monitors.append(PortMonitor(socket, name, self._ledger))
+        secure = False
+        if self._security is not None:
+            secure_port(socket, self._security.keys, name)
+            secure = 0 not in senders
         bind(socket, address, name)
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(self._monitors[-1].socket, zmq.POLLIN)
-        return _Port(socket, codec, senders, name)
+        return _Port(socket, codec, senders, name, secure)
 
     def _socket(self, kind: int, max_frame_bytes: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -327,12 +380,3 @@ def _set_heartbeats(socket: zmq.Socket[bytes], interval: float, timeout: float) 
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _origin(frame: zmq.Frame, port: _Port) -> str:
-    """Who sent a frame, for the log: the remote host, as far as the transport tells."""
-    try:
-        host = frame.get("Peer-Address")
-    except zmq.ZMQError:
-        host = ""  # Connections over ipc, or by ZeroMQ's oldest protocol, have no address.
-    return f"{host or 'an unnamed sender'} ({port.name})"

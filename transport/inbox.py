@@ -20,17 +20,16 @@ call.
 
 from __future__ import annotations
 
-import os
 import select
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pykka._envelope import Envelope
 
 from paxon.transport.burst import Burst
+from paxon.transport.wake import Waker
 
 __all__ = ["BurstInbox", "BurstSource"]
 
@@ -38,6 +37,7 @@ _LOCAL_TURNS = 16
 """Local envelopes handed out in a row before the sockets are asked again."""
 
 
+@runtime_checkable
 class BurstSource(Protocol):
     """Where bursts come from: an endpoint, used by the actor's thread alone."""
 
@@ -60,11 +60,7 @@ class BurstInbox:
         self._source: BurstSource | None = None
         self._deadline: Callable[[], float | None] = _never
         self._monotonic: Callable[[], float] = _zero
-        self._wake_read, self._wake_write = _open_wake_pair()
-        # An actor that is never started has nobody to close its inbox.
-        self._release = weakref.finalize(
-            self, _close_descriptors, {self._wake_read, self._wake_write}
-        )
+        self._waker = Waker()
 
     # --- pykka's protocol --------------------------------------------------------------------
 
@@ -76,7 +72,7 @@ class BurstInbox:
                 return
             self._sleeping = False
             # Inside the lock, so that `close` cannot hand the descriptor to someone else.
-            os.write(self._wake_write, b"\x01\0\0\0\0\0\0\0")
+            self._waker.wake()
 
     def get(self) -> Envelope[Any]:
         """The actor's next envelope; sleeps until there is one. Only for the actor's thread."""
@@ -141,7 +137,7 @@ class BurstInbox:
         self.detach()
         with self._lock:
             self._closed = True
-        self._release()
+            self._waker.close()
 
     def _sleep(self, source: BurstSource | None, timeout_seconds: float | None) -> None:
         with self._lock:
@@ -152,7 +148,7 @@ class BurstInbox:
             self._sleeping = True
         try:
             if source is not None:
-                source.wait(timeout_seconds, self._wake_read)
+                source.wait(timeout_seconds, self._waker.descriptor)
             else:
                 self._wait_for_put()
         finally:
@@ -160,11 +156,11 @@ class BurstInbox:
                 woken = not self._sleeping
                 self._sleeping = False
         if woken:
-            os.read(self._wake_read, 8)
+            self._waker.clear()
 
     def _wait_for_put(self) -> None:
         poll = select.poll()
-        poll.register(self._wake_read, select.POLLIN)
+        poll.register(self._waker.descriptor, select.POLLIN)
         poll.poll()
 
 
@@ -174,16 +170,3 @@ def _never() -> float | None:
 
 def _zero() -> float:
     return 0.0
-
-
-def _open_wake_pair() -> tuple[int, int]:
-    """A descriptor to sleep on and one to wake by; the same one where the system has eventfd."""
-    if hasattr(os, "eventfd"):
-        descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        return descriptor, descriptor
-    return os.pipe()
-
-
-def _close_descriptors(descriptors: set[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from loguru import logger
 
 from paxon.transport.errors import ForeignFrame, FrameError, OversizedFrame
 
-__all__ = ["Counters", "Complaints"]
+__all__ = ["Counters", "Ledger", "check_sender", "COMPLAINT_INTERVAL"]
+
+T = TypeVar("T")
 
 COMPLAINT_INTERVAL = 5.0
 """Seconds between two log lines of the same kind about the same peer."""
 _REMEMBERED_PEERS = 256
-"""Distinct (kind, peer) pairs with a line of their own; beyond it they share one."""
+"""Distinct (kind, peer) pairs with a line of their own; beyond it they share one per kind."""
 
 
 @dataclass(slots=True)
@@ -25,6 +28,7 @@ class Counters:
     messages_received: int = 0
     frames_sent: int = 0
     frames_received: int = 0
+    """All that arrived, refused frames included."""
     bytes_sent: int = 0
     bytes_received: int = 0
     dropped_frames: int = 0
@@ -40,58 +44,94 @@ class Counters:
     disconnects: int = 0
     """Connections to our ports that ended later, for whatever reason."""
 
-    def as_dict(self) -> dict[str, int]:
-        """All counters by name."""
-        return asdict(self)
+
+@dataclass(slots=True)
+class _Complaint:
+    """When a kind of line was last written about a peer, and how many were held back since."""
+
+    last: float
+    suppressed: int = 0
 
 
-class Complaints:
-    """Log lines about bad input, at most one per kind and peer in `COMPLAINT_INTERVAL` seconds."""
+class Ledger:
+    """An endpoint's counters, and its log lines about bad input.
 
-    __slots__ = ("_monotonic", "_recent")
+    There is at most one line per kind and peer in `COMPLAINT_INTERVAL` seconds.
+    """
+
+    __slots__ = ("_monotonic", "_recent", "counters")
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.counters = Counters()
         self._monotonic = monotonic
-        self._recent: dict[tuple[str, str], list[float]] = {}
+        self._recent: dict[tuple[str, str], _Complaint] = {}
 
-    def refuse(self, counters: Counters, error: FrameError, peer: str) -> None:
+    def as_dict(self) -> dict[str, int]:
+        """All counters by name."""
+        return asdict(self.counters)
+
+    def sent(self, messages: int, size: int) -> None:
+        """Count a frame that left."""
+        counters = self.counters
+        counters.frames_sent += 1
+        counters.messages_sent += messages
+        counters.bytes_sent += size
+
+    def split(self, messages: Sequence[T], error: OversizedFrame) -> Sequence[Sequence[T]]:
+        """Halve what is too large for one frame; one message that is too large is dropped."""
+        if len(messages) <= 1:
+            self.counters.dropped_frames += 1
+            self.refuse(error, "this server itself")
+            return ()
+        middle = len(messages) // 2
+        return messages[:middle], messages[middle:]
+
+    def refuse(self, error: FrameError, peer: str) -> None:
         """Count a refused frame by its kind and say so."""
         if isinstance(error, OversizedFrame):
-            counters.oversized_frames += 1
+            self.counters.oversized_frames += 1
             kind = "oversized"
         elif isinstance(error, ForeignFrame):
-            counters.foreign_frames += 1
+            self.counters.foreign_frames += 1
             kind = "foreign"
         else:
-            counters.malformed_frames += 1
+            self.counters.malformed_frames += 1
             kind = "malformed"
-        article = "an" if kind == "oversized" else "a"
-        self.say(kind, peer, f"Refused {article} {kind} frame from {{}}: {{}}", str(error))
+        self.say(kind, peer, f"Refused a frame ({kind}) from {peer}: {error}")
 
-    def say(self, kind: str, peer: str, template: str, detail: str) -> None:
-        """Log `template` with peer and detail unless such a line was written a moment ago."""
+    def say(self, kind: str, peer: str, text: str) -> None:
+        """Log a line unless one of its kind about this peer was written a moment ago."""
         now = self._monotonic()
         key = (kind, peer)
         if key not in self._recent and len(self._recent) >= _REMEMBERED_PEERS:
             self._forget(now)
             if len(self._recent) >= _REMEMBERED_PEERS:
                 key = (kind, "")
-        state = self._recent.get(key)
-        if state is None:
-            state = self._recent[key] = [now - COMPLAINT_INTERVAL, 0]
-        if now - state[0] < COMPLAINT_INTERVAL:
-            state[1] += 1
+        complaint = self._recent.get(key)
+        if complaint is None:
+            self._recent[key] = _Complaint(now)
+        elif now - complaint.last < COMPLAINT_INTERVAL:
+            complaint.suppressed += 1
             return
-        text = template.format(peer, detail)
-        if state[1]:
-            text += f" ({int(state[1])} more like it not logged)"
+        else:
+            if complaint.suppressed:
+                text += f" ({complaint.suppressed} more like it were not logged)"
+            complaint.last, complaint.suppressed = now, 0
         logger.warning("{}", text)
-        state[0], state[1] = now, 0
 
     def _forget(self, now: float) -> None:
         """Drop the pairs that have been quiet long enough to get a line again anyway."""
         self._recent = {
-            key: state
-            for key, state in self._recent.items()
-            if now - state[0] < COMPLAINT_INTERVAL or state[1]
+            key: complaint
+            for key, complaint in self._recent.items()
+            if now - complaint.last < COMPLAINT_INTERVAL
         }
+
+
+def check_sender(sender: int, senders: Collection[int], port_name: str) -> None:
+    """Raise `ForeignFrame` for a sender that may not speak on a port."""
+    if sender not in senders:
+        who = f"server {sender}" if sender else "a client"
+        raise ForeignFrame(
+            f"{who} is not expected on the {port_name}: correct the address that it calls"
+        )

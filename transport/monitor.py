@@ -7,7 +7,7 @@ import struct
 
 import zmq
 
-from paxon.transport.intake import Complaints, Counters
+from paxon.transport.intake import Ledger
 
 __all__ = ["PortMonitor"]
 
@@ -33,13 +33,10 @@ class PortMonitor:
     stays pending.
     """
 
-    def __init__(
-        self, port: zmq.Socket[bytes], name: str, counters: Counters, complaints: Complaints
-    ) -> None:
+    def __init__(self, port: zmq.Socket[bytes], name: str, ledger: Ledger) -> None:
         self._port = port
         self._name = name
-        self._counters = counters
-        self._complaints = complaints
+        self._ledger = ledger
         self._pending: dict[int, None] = {}
         self._failed = False
         address = f"inproc://paxon-monitor-{next(_numbers)}"
@@ -68,15 +65,15 @@ class PortMonitor:
         unfinished = descriptor in self._pending
         self._pending.pop(descriptor, None)
         if not unfinished and not self._failed:
-            self._counters.disconnects += 1
+            self._ledger.counters.disconnects += 1
             return
         self._failed = False
-        self._counters.handshake_failures += 1
-        self._complaints.say(
+        self._ledger.counters.handshake_failures += 1
+        self._ledger.say(
             "handshake",
             self._name,
-            "Closed a connection to the {}: {}",
-            "it did not speak ZeroMQ's protocol (or lacked an allowed key)",
+            f"Closed a connection to the {self._name}: it did not speak ZeroMQ's protocol, "
+            "or not with an allowed key",
         )
 
     def close(self) -> None:

@@ -18,12 +18,12 @@ class EndpointOptions:
     peer_queue_frames: int = 512
     """Frames that may wait for a slow server before what follows is dropped; and as many at the
     receiver. (Each carries all that one burst had for that server.)"""
-    client_queue_frames: int = 4096
+    client_queue_frames: int = 1024
     """The same for each client."""
-    peer_queue_large_bytes: int = 64 << 20
-    """Large frames (`large_frame_bytes` and above) that may wait for a slow server, in bytes."""
     large_frame_bytes: int = 256 << 10
-    """Frames from this size on are handed to ZeroMQ without copying."""
+    """Frames from this size on are handed to ZeroMQ without copying, and counted in bytes …"""
+    large_queue_bytes: int = 64 << 20
+    """… so many of which may wait for one slow receiver. (A single larger frame goes alone.)"""
     linger: float = 0.2
     """`close` waits this long for the last replies to leave."""
     reconnect_first: float = 0.02

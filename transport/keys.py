@@ -1,0 +1,173 @@
+"""Optional encryption and authentication by CURVE keys (docs/encryption.md).
+
+Every server and, where wanted, every client has a key pair in a file of its own. Servers let only
+the known servers' keys onto the peer port, and tie each server id to its key; onto the client port
+any key or only known ones. Nothing of this is on unless keys are given.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+from zmq.utils import z85
+
+from paxon.transport.errors import TransportError
+
+__all__ = ["CurveKeys", "CurveSecurity", "secure_client"]
+
+_KEY_CHARACTERS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class CurveKeys:
+    """A key pair, each key as 40 characters of Z85 text. Raises `TransportError` if not."""
+
+    public: str
+    """May be known to all; others recognise this server or client by it."""
+    secret: str = field(repr=False)
+    """Stays on this machine."""
+
+    def __post_init__(self) -> None:
+        check_key(self.public)
+        check_key(self.secret)
+
+    @classmethod
+    def generate(cls) -> CurveKeys:
+        """A new random pair. Raises `TransportError` where libzmq has no CURVE."""
+        require_curve()
+        public, secret = zmq.curve_keypair()
+        return cls(public.decode(), secret.decode())
+
+    @classmethod
+    def load(cls, path: Path) -> CurveKeys:
+        """The pair in a file. Raises `TransportError` if it is missing, wrong or open to others."""
+        try:
+            mode = path.stat().st_mode
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TransportError(f"cannot read the key file {path}: {error}") from error
+        if mode & 0o077:
+            raise TransportError(f"the key file {path} is open to other users: chmod 600 it")
+        try:
+            content = tomllib.loads(text)
+            return cls(content["public"], content["secret"])
+        except (tomllib.TOMLDecodeError, KeyError, TransportError) as error:
+            raise TransportError(
+                f"the key file {path} does not hold a key pair: generate a new one"
+            ) from error
+
+    @classmethod
+    def load_or_generate(cls, path: Path) -> CurveKeys:
+        """The pair in a file, which is made if it does not exist. Raises `TransportError`."""
+        if path.exists():
+            return cls.load(path)
+        keys = cls.generate()
+        keys.save(path)
+        return keys
+
+    def save(self, path: Path) -> None:
+        """Write a new file that only this user can read. Raises `TransportError` if it exists."""
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(f'public = "{self.public}"\nsecret = "{self.secret}"\n')
+        except OSError as error:
+            raise TransportError(f"cannot write the key file {path}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class CurveSecurity:
+    """What a server's endpoint needs to encrypt. Raises `TransportError` for keys of wrong form."""
+
+    keys: CurveKeys
+    """This server's own."""
+    peers: Mapping[int, str]
+    """The other servers' public keys, by id."""
+    clients: Collection[str] | None = None
+    """Public keys of the clients that may connect; None: any client that has a key."""
+
+    def __post_init__(self) -> None:
+        for key in (*self.peers.values(), *(self.clients or ())):
+            check_key(key)
+
+
+def secure_client(socket: zmq.Socket[bytes], keys: CurveKeys, server_public: str) -> None:
+    """Make a client's socket use CURVE; call before `connect`. Raises `TransportError`."""
+    require_curve()
+    check_key(server_public)
+    socket.setsockopt_string(zmq.CURVE_PUBLICKEY, keys.public)
+    socket.setsockopt_string(zmq.CURVE_SECRETKEY, keys.secret)
+    socket.setsockopt_string(zmq.CURVE_SERVERKEY, server_public)
+
+
+def secure_port(socket: zmq.Socket[bytes], keys: CurveKeys, domain: str) -> None:
+    """Make a bound socket demand CURVE and ask the `KeyKeeper` about each connection."""
+    socket.setsockopt(zmq.CURVE_SERVER, 1)
+    socket.setsockopt_string(zmq.CURVE_SECRETKEY, keys.secret)
+    socket.setsockopt_string(zmq.ZAP_DOMAIN, domain)
+
+
+def require_curve() -> None:
+    """Raise `TransportError` where libzmq was built without CURVE."""
+    if not zmq.has("curve"):
+        raise TransportError(
+            "this libzmq was built without CURVE encryption: install the pyzmq wheel from PyPI, "
+            "or leave the keys out"
+        )
+
+
+def check_key(key: object) -> None:
+    """Raise `TransportError` for what is not a key in text form."""
+    if not isinstance(key, str) or len(key) != _KEY_CHARACTERS:
+        raise TransportError(f"a key has {_KEY_CHARACTERS} characters of Z85 text: copy it whole")
+    try:
+        z85.decode(key.encode("ascii"))
+    except (KeyError, UnicodeEncodeError) as error:
+        raise TransportError("a key has a character outside Z85: copy it whole") from error
+
+
+class KeyKeeper:
+    """Answers libzmq's question who may connect (ZAP, ZeroMQ RFC 27), in the endpoint's thread."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        domains: Mapping[str, Mapping[str, str] | None],
+    ) -> None:
+        """Args: each ZAP domain's allowed public keys with their names; None allows every key."""
+        self._domains = {
+            domain: None
+            if allowed is None
+            else {z85.decode(key.encode()): name for key, name in allowed.items()}
+            for domain, allowed in domains.items()
+        }
+        self.socket: zmq.Socket[bytes] = context.socket(zmq.REP)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.bind("inproc://zeromq.zap.01")
+
+    def drain(self) -> None:
+        """Answer all that was asked."""
+        while self.socket.poll(0):
+            version, request, domain, _, _, mechanism, *credentials = self.socket.recv_multipart()
+            name = self._name(domain.decode(), mechanism, credentials)
+            verdict = (b"400", b"unknown key", b"") if name is None else (b"200", b"", name)
+            self.socket.send_multipart([version, request, *verdict, b""])
+
+    def _name(self, domain: str, mechanism: bytes, credentials: list[bytes]) -> bytes | None:
+        """The name of the key's owner; None if it may not connect."""
+        if mechanism != b"CURVE" or len(credentials) != 1 or domain not in self._domains:
+            return None
+        allowed = self._domains[domain]
+        if allowed is None:
+            return b"client"
+        name = allowed.get(credentials[0])
+        return None if name is None else name.encode()
+
+    def close(self) -> None:
+        """Stop answering: from now on nobody can connect."""
+        self.socket.close(0)

@@ -1,0 +1,277 @@
+"""The transport within one process: same contract, same bytes, no sockets.
+
+A `MemoryHub` stands for the network. Every message is still encoded and decoded by the codec, so
+what works here works on the wire. For embedding several servers in one process and for tests.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+from paxon.transport.burst import Burst
+from paxon.transport.codec import FrameCodec
+from paxon.transport.errors import FrameError, OversizedFrame, TransportError
+from paxon.transport.intake import Ledger, check_sender
+from paxon.transport.options import EndpointOptions
+from paxon.transport.wake import Waker
+
+__all__ = ["MemoryHub", "MemoryEndpoint", "MemoryClient"]
+
+PeerT = TypeVar("PeerT")
+ClientT = TypeVar("ClientT")
+ReplyT = TypeVar("ReplyT")
+
+
+class _Mailbox:
+    """A bounded queue of frames, each with who it is from, that any thread may fill."""
+
+    def __init__(self, waker: Waker, lock: threading.Lock, capacity: int) -> None:
+        self._waker = waker
+        self._lock = lock
+        self._capacity = capacity
+        self._frames: deque[tuple[bytes, bytes]] = deque()
+        self._closed = False
+
+    def push(self, token: bytes, frame: bytes) -> bool:
+        """Add a frame; False if there is no room or nobody reads any more."""
+        with self._lock:
+            if self._closed or len(self._frames) >= self._capacity:
+                return False
+            self._frames.append((token, frame))
+            self._waker.wake()
+            return True
+
+    def pop(self) -> tuple[bytes, bytes] | None:
+        """The oldest frame; None if there is none."""
+        return self._frames.popleft() if self._frames else None
+
+    def close(self) -> None:
+        """Take no more, and forget what is there."""
+        with self._lock:
+            self._closed = True
+            self._frames.clear()
+
+    def __bool__(self) -> bool:
+        return bool(self._frames)
+
+
+class MemoryHub:
+    """Knows the open endpoints and clients by name; any thread may use it."""
+
+    def __init__(self) -> None:
+        self._peer_ports: dict[int, _Mailbox] = {}
+        self._client_ports: dict[int, _Mailbox] = {}
+        self._clients: dict[bytes, _Mailbox] = {}
+        self._tokens = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def to_server(self, server: int, frame: bytes) -> bool:
+        """Put a raw frame into a server's peer port; False if it is closed or full."""
+        port = self._peer_ports.get(server)
+        return port is not None and port.push(b"", frame)
+
+    def to_client_port(self, server: int, token: bytes, frame: bytes) -> bool:
+        """Put a raw frame from a client into a server's client port; False if closed or full."""
+        port = self._client_ports.get(server)
+        return port is not None and port.push(token, frame)
+
+    def to_client(self, token: bytes, frame: bytes) -> bool:
+        """Put a raw frame into a client's queue; False if it is gone or its queue is full."""
+        client = self._clients.get(token)
+        return client is not None and client.push(b"", frame)
+
+    def open_server(self, server: int, peers: _Mailbox, clients: _Mailbox) -> None:
+        """Register a server's ports. Raises `TransportError` if its id is taken."""
+        with self._lock:
+            if server in self._peer_ports:
+                raise TransportError(f"server {server} is open on this hub already: close it first")
+            self._peer_ports[server] = peers
+            self._client_ports[server] = clients
+
+    def close_server(self, server: int) -> None:
+        """Forget a server."""
+        with self._lock:
+            del self._peer_ports[server], self._client_ports[server]
+
+    def open_client(self, mailbox: _Mailbox) -> bytes:
+        """Register a client; gives the token that servers reply to."""
+        token = next(self._tokens).to_bytes(8, "big")
+        self._clients[token] = mailbox
+        return token
+
+    def close_client(self, token: bytes) -> None:
+        """Forget a client."""
+        self._clients.pop(token, None)
+
+
+class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
+    """A server's endpoint on a hub: same methods and meaning as `ZmqEndpoint`."""
+
+    def __init__(
+        self,
+        hub: MemoryHub,
+        server: int,
+        *,
+        peers: Iterable[int],
+        peer_codec: FrameCodec[PeerT, PeerT],
+        client_codec: FrameCodec[ReplyT, ClientT],
+        options: EndpointOptions | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open both ports under the server's id. Raises `TransportError` if it is taken."""
+        self._hub = hub
+        self._server = server
+        self._senders = frozenset(peers)
+        self._peer_codec = peer_codec
+        self._client_codec = client_codec
+        self._options = options or EndpointOptions()
+        self._ledger = Ledger(monotonic)
+        self._waker = Waker()
+        lock = threading.Lock()
+        self._peer_port = _Mailbox(self._waker, lock, self._options.peer_queue_frames)
+        self._client_port = _Mailbox(self._waker, lock, self._options.client_queue_frames)
+        self._closed = False
+        hub.open_server(server, self._peer_port, self._client_port)
+
+    def send(self, server: int, messages: Sequence[PeerT]) -> None:
+        """Send one frame to a server, or drop it if it cannot be delivered now."""
+        self.broadcast((server,), messages)
+
+    def broadcast(self, servers: Sequence[int], messages: Sequence[PeerT]) -> None:
+        """Send the same messages to several servers, encoded once."""
+        try:
+            frame = self._peer_codec.encode(messages)
+        except OversizedFrame as error:
+            for part in self._ledger.split(messages, error):
+                self.broadcast(servers, part)
+            return
+        for server in servers:
+            if self._hub.to_server(server, frame):
+                self._ledger.sent(len(messages), len(frame))
+            else:
+                self._ledger.counters.dropped_frames += 1
+
+    def reply(self, client: bytes, messages: Sequence[ReplyT]) -> None:
+        """Send replies to the client that a burst's token names, or drop them if it is gone."""
+        try:
+            frame = self._client_codec.encode(messages)
+        except OversizedFrame as error:
+            for part in self._ledger.split(messages, error):
+                self.reply(client, part)
+            return
+        if self._hub.to_client(client, frame):
+            self._ledger.sent(len(messages), len(frame))
+        else:
+            self._ledger.counters.dropped_replies += 1
+
+    def receive(self) -> Burst[PeerT, ClientT]:
+        """All that has arrived, bounded on each port by itself. Never blocks."""
+        peers = self._drain(self._peer_port, self._peer_codec, self._senders, "peer port")
+        clients = self._drain(self._client_port, self._client_codec, _CLIENTS, "client port")
+        return Burst(
+            [decoded for _, decoded in peers], [(token, decoded[2]) for token, decoded in clients]
+        )
+
+    def _drain(
+        self, port: _Mailbox, codec: FrameCodec[Any, Any], senders: frozenset[int], name: str
+    ) -> list[tuple[bytes, tuple[int, int, list[Any]]]]:
+        counters = self._ledger.counters
+        bytes_left = self._options.burst_bytes
+        taken: list[tuple[bytes, tuple[int, int, list[Any]]]] = []
+        for _ in range(self._options.burst_frames):
+            arrived = port.pop() if bytes_left > 0 else None
+            if arrived is None:
+                break
+            token, frame = arrived
+            bytes_left -= len(frame)
+            counters.frames_received += 1
+            counters.bytes_received += len(frame)
+            try:
+                decoded = codec.decode(frame)
+                check_sender(decoded[0], senders, name)
+            except FrameError as error:
+                self._ledger.refuse(error, f"an unnamed sender ({name})")
+                continue
+            counters.messages_received += len(decoded[2])
+            taken.append((token, decoded))
+        return taken
+
+    def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
+        """Sleep until something arrives, `wake_fd` is readable or the time is up (to 1 ms)."""
+        # Cleared before looking: what arrives after the look wakes the poll.
+        self._waker.clear()
+        if not self._peer_port and not self._client_port:
+            _poll((self._waker.descriptor, wake_fd), timeout_seconds)
+
+    def counters(self) -> dict[str, int]:
+        """Totals by name (`paxon.transport.intake.Counters`)."""
+        return self._ledger.as_dict()
+
+    def close(self) -> None:
+        """Leave the hub; frames not yet received are lost. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._hub.close_server(self._server)
+        self._peer_port.close()
+        self._client_port.close()
+        self._waker.close()
+
+
+class MemoryClient(Generic[ClientT, ReplyT]):
+    """A client of one server on a hub. Used by one thread."""
+
+    def __init__(self, hub: MemoryHub, server: int, codec: FrameCodec[ClientT, ReplyT]) -> None:
+        self._hub = hub
+        self._server = server
+        self._codec = codec
+        self._waker = Waker()
+        self._mailbox = _Mailbox(
+            self._waker, threading.Lock(), EndpointOptions().client_queue_frames
+        )
+        self._token = hub.open_client(self._mailbox)
+
+    def send(self, messages: Sequence[ClientT]) -> bool:
+        """Send one frame; False if the server is not there or too busy."""
+        return self.send_frame(self._codec.encode(messages))
+
+    def send_frame(self, frame: bytes) -> bool:
+        """Send bytes that are a frame, or are not."""
+        return self._hub.to_client_port(self._server, self._token, frame)
+
+    def receive(self, timeout_seconds: float) -> list[ReplyT] | None:
+        """The replies of the next frame; None if none came in time. Raises `FrameError`."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            self._waker.clear()
+            arrived = self._mailbox.pop()
+            if arrived is not None:
+                return self._codec.decode(arrived[1])[2]
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return None
+            _poll((self._waker.descriptor,), remaining)
+
+    def close(self) -> None:
+        """Leave the hub. May be called twice."""
+        self._hub.close_client(self._token)
+        self._mailbox.close()
+        self._waker.close()
+
+
+_CLIENTS = frozenset((0,))
+"""What the header of a client's frame names as its sender."""
+
+
+def _poll(descriptors: Sequence[int], timeout_seconds: float | None) -> None:
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    poll.poll(None if timeout_seconds is None else max(0, math.ceil(timeout_seconds * 1000)))
