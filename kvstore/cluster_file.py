@@ -45,7 +45,7 @@ from paxon.kvstore.options import (
 
 __all__ = ["ClusterFileError", "ServerEntry", "ServerPlan", "ClusterDescription"]
 
-STORE_MACHINE = "paxon.kvstore.store:Store"
+STORE_MACHINE = "paxon.kvstore.store:KVStore"
 """What servers replicate unless told otherwise, as module:class."""
 
 _PORT_KEYS = ("host", "peer_port", "client_port")
@@ -81,6 +81,11 @@ class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
     durability: Durability = "disk"
     machine: str = STORE_MACHINE
     """The replicated state machine, as module:class."""
+
+    def moved_to(self, directory: Path) -> ServerPlan:
+        """The same plan with another data directory."""
+        entry = msgspec.structs.replace(self.entry, directory=str(directory.absolute()))
+        return msgspec.structs.replace(self, entry=entry)
 
 
 class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):

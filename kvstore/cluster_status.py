@@ -20,7 +20,7 @@ from paxon.actors.messages import (
 from paxon.kvstore.supervisor import ProcessState
 from paxon.transport import FrameCodec, FrameError
 
-__all__ = ["ServerStatus", "StatusProbe", "agreed_leader"]
+__all__ = ["ServerStatus", "StatusProbe", "agreed_leader", "look_around"]
 
 
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,3 +116,18 @@ def agreed_leader(answers: Mapping[ServerId, StatusReply]) -> ServerId | None:
     if not leaders:
         return None
     return max(leaders, key=lambda reply: reply.ballot).server
+
+
+def look_around(addresses: Mapping[ServerId, str], timeout: float) -> list[ServerStatus]:
+    """A row for every address; servers that answer say themselves which they are."""
+    probe = StatusProbe()
+    try:
+        answers = probe.ask(addresses, timeout)
+    finally:
+        probe.close()
+    rows = []
+    for server, address in addresses.items():
+        reply = answers.get(server)
+        known = reply.server if reply is not None else max(server, 0)
+        rows.append(ServerStatus(server=known, address=address, reply=reply))
+    return sorted(rows, key=lambda row: row.server or len(rows))

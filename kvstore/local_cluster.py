@@ -448,8 +448,8 @@ def _machine_name(machine: type[StateMachine] | None) -> tuple[str, bool]:
             and not Path(getattr(main, "__file__", None) or "<stdin>").exists()
         ):
             raise ClusterError(
-                f"machine = {machine.__qualname__}: a class typed at a prompt cannot be imported by "
-                "the servers; put it into a module"
+                f"machine = {machine.__qualname__}: a class typed at a prompt cannot be imported "
+                "by the servers; put it into a module"
             )
         return f"__mp_main__:{machine.__qualname__}", True
     return f"{machine.__module__}:{machine.__qualname__}", False

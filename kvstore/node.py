@@ -1,7 +1,7 @@
 """A server with the real world around it: system clocks, random numbers, SQLite, ZeroMQ.
 
-`start_server` is for embedders: one call starts a `PaxosServer` actor in this process. For a process
-of its own see paxon.kvstore.server_process.
+`start_server` is for embedders: one call starts a `PaxosServer` actor in this process. For a
+process of its own see paxon.kvstore.server_process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The whole life of a server process: `run_server` for any, `serve_child` for those of LocalCluster.
+"""The life of a server process: `run_server` for any, `serve_child` for those of `LocalCluster`.
 
 The main thread only waits: for a signal to stop, or for the server's actor to stop by itself.
 """

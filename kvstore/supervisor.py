@@ -66,7 +66,7 @@ class _Child:
 
 
 class Supervisor:
-    """Starts, signals, watches and reaps server processes; all methods may be called by any thread."""
+    """Starts, signals, watches and reaps server processes; any thread may call any method."""
 
     def __init__(
         self, servers: list[ServerId], *, import_main: bool = False, log_level: str = "INFO"
@@ -138,7 +138,7 @@ class Supervisor:
     # --- the supervisor's own thread -------------------------------------------------------------
 
     def _run(self) -> None:
-        # Children inherit the mask: a Ctrl-C while one is still starting must not print a traceback.
+        # Children inherit the mask: Ctrl-C while one is starting must not print a traceback.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         while not self._closing:
             self._wait()

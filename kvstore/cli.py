@@ -1,0 +1,138 @@
+"""The command `paxon`. Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 130 Ctrl-C.
+
+Commands import what they need when they run: `paxon get` must not wait for plots and tables.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from paxon.kvstore import cli_cluster, cli_store
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="paxon",
+    help="A durable, replicated key-value store: Multi-Paxos between a few servers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cli_cluster.add_commands(app)
+cli_store.add_commands(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 (it takes a while to import)
+
+        typer.echo(f"paxon {version('paxon')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version_wanted: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Options of the command as a whole."""
+
+
+@app.command(
+    "bench",
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+    rich_help_panel="Benchmarks",
+    help="Measure: paxon bench stable | contention | compare …",
+)
+def bench(context: typer.Context) -> None:
+    """Hand over to the benches, which bring imports that no other command should wait for."""
+    from paxon.bench.cli import app as benches  # noqa: PLC0415 (see above)
+
+    benches(args=context.args, prog_name="paxon bench")
+
+
+def main() -> NoReturn:
+    """Run the command line; whatever goes wrong is one sentence on stderr and an exit code."""
+    # A terminal that closes, and `kill`, end us like Ctrl-C does: with everything tidied up.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    sys.exit(_run())
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _run() -> int:
+    try:
+        app(prog_name="paxon")
+    except SystemExit as ending:
+        return _exit_code(ending)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return _reader_gone()
+    except Exception as error:  # the last resort: no traceback ever reaches a user
+        return _explain(error)
+    return 0
+
+
+def _exit_code(ending: SystemExit) -> int:
+    """The code that it carries, once what was printed has left."""
+    if isinstance(ending.code, str):
+        sys.stderr.write(f"paxon: {ending.code}\n")
+        return 1
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _reader_gone()
+    except OSError as error:
+        sys.stderr.write(f"paxon: the output cannot be written: {error.strerror}\n")
+        return 1
+    return ending.code if isinstance(ending.code, int) else 0
+
+
+def _reader_gone() -> int:
+    """Whoever read our output (`| head`) has seen enough."""
+    # Python flushes stdout at its end; what is left there must not complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def _explain(error: Exception) -> int:
+    from paxon.actors import SettingsError  # noqa: PLC0415 (only where something went wrong)
+    from paxon.kvstore.cluster_file import ClusterFileError  # noqa: PLC0415
+    from paxon.kvstore.errors import InvalidRequest, PaxonError  # noqa: PLC0415
+    from paxon.kvstore.options import OptionError  # noqa: PLC0415
+    from paxon.transport import TransportError  # noqa: PLC0415
+
+    if isinstance(error, SettingsError | ClusterFileError | OptionError | InvalidRequest):
+        sys.stderr.write(f"paxon: {error}\n")
+        return 2
+    if isinstance(error, PaxonError | TransportError):
+        sys.stderr.write(f"paxon: {error}\n")
+        return 1
+    if os.environ.get("PAXON_DEBUG"):
+        raise error
+    kind = type(error).__name__
+    if isinstance(error, OSError):
+        sys.stderr.write(f"paxon: {error}\n")
+    else:
+        sys.stderr.write(f"paxon: an internal error ({kind}: {error}); PAXON_DEBUG=1 shows where\n")
+    return 1
+
+
+if __name__ == "__main__":
+    main()

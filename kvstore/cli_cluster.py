@@ -1,0 +1,204 @@
+"""`paxon demo`, `up`, `server`, `status`: clusters from a shell."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from paxon.kvstore.addresses import DEFAULT_BASE_PORT, DEFAULT_CLIENTS
+from paxon.kvstore.cli_store import ClusterOption, JsonOption, client_addresses
+
+if TYPE_CHECKING:
+    from paxon.kvstore.cluster_status import ServerStatus
+
+__all__ = ["add_commands"]
+
+_PANEL = "Clusters"
+
+_Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Set an option, such as heartbeat_interval=0.1; may be given several times.",
+        show_default=False,
+    ),
+]
+_Durability = Annotated[
+    Literal["disk", "memory"] | None,
+    typer.Option(
+        "--durability",
+        help="disk syncs before answering; memory forgets all, for tests.",
+        show_default=False,
+    ),
+]
+
+
+def demo(
+    servers: Annotated[
+        int, typer.Option("--servers", "-s", min=1, max=9, help="How many servers.")
+    ] = 3,
+    seconds: Annotated[
+        float, typer.Option(min=0.5, max=60, help="Seconds of load before and after the kill.")
+    ] = 3.0,
+) -> None:
+    """See it work: a cluster, real data, the leader killed, failover, equal logs; in a minute."""
+    from paxon.kvstore.demo import run_demo  # noqa: PLC0415 (keeps other commands quick)
+
+    raise typer.Exit(run_demo(servers=servers, seconds=seconds))
+
+
+def up(
+    *,
+    servers: Annotated[
+        int, typer.Option("--servers", "-s", min=1, max=63, help="How many servers.")
+    ] = 3,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir",
+            "-d",
+            help="Where data and logs go; by default a temporary directory, removed at the end.",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port",
+            "-p",
+            envvar="PAXON_PORT",
+            min=1,
+            max=65_000,
+            help="Base port: server N takes base+10·N for servers and one above for clients.",
+        ),
+    ] = DEFAULT_BASE_PORT,
+    durability: _Durability = None,
+    settings: _Settings = [],  # noqa: B006 (typer's way to say "several, none by default")
+) -> None:
+    """Run a cluster on this machine, in the foreground, until Ctrl-C."""
+    import os  # noqa: PLC0415
+
+    from paxon.kvstore.options import from_environment, parse_assignments  # noqa: PLC0415
+    from paxon.kvstore.up import run_up  # noqa: PLC0415
+
+    options = from_environment(os.environ) | parse_assignments(settings)
+    if durability is not None:
+        options["durability"] = durability
+    raise typer.Exit(run_up(servers, directory, port, options))
+
+
+def server(
+    *,
+    cluster: Annotated[
+        Path,
+        typer.Option(
+            "--cluster",
+            "-c",
+            envvar="PAXON_CLUSTER_FILE",
+            metavar="FILE",
+            help="The cluster file (TOML).",
+            show_default=False,
+        ),
+    ],
+    number: Annotated[
+        int,
+        typer.Option(
+            "--id", "-i", envvar="PAXON_SERVER_ID", help="Which of its servers this is.",
+            show_default=False,
+        ),
+    ],
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", "-d", help="Its data directory, if not as in the file."),
+    ] = None,
+    durability: _Durability = None,
+    rejoin: Annotated[
+        bool,
+        typer.Option(
+            "--rejoin", help="Its directory was lost: come back with an empty one, as a new disk."
+        ),
+    ] = False,
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:CLASS", help="A state machine of your own instead of the store."
+        ),
+    ] = None,
+    log_level: Annotated[
+        str, typer.Option(envvar="PAXON_LOG_LEVEL", help="Of the log in its directory.")
+    ] = "INFO",
+    settings: _Settings = [],  # noqa: B006 (see up)
+) -> None:  # fmt: skip
+    """Run one server of a cluster that a TOML file describes, until SIGTERM or Ctrl-C."""
+    import os  # noqa: PLC0415
+
+    from paxon.kvstore.cluster_file import STORE_MACHINE, ClusterDescription  # noqa: PLC0415
+    from paxon.kvstore.options import parse_assignments  # noqa: PLC0415
+    from paxon.kvstore.server_process import Report, run_server  # noqa: PLC0415
+
+    flags = parse_assignments(settings)
+    if durability is not None:
+        flags["durability"] = durability
+    if rejoin:
+        flags["rejoin"] = True
+    description = ClusterDescription.read(cluster)
+    plan = description.plan(number, flags, os.environ, machine or STORE_MACHINE)
+    if directory is not None:
+        plan = plan.moved_to(directory)
+
+    def report(what: Report) -> None:
+        if what.ready:
+            sys.stderr.write(
+                f"paxon: server {number} of cluster '{description.id}' serves clients at "
+                f"{plan.entry.client}; its data and log are in {plan.entry.directory}\n"
+            )
+        else:
+            sys.stderr.write(f"paxon: server {number}: {what.sentence}\n")
+        sys.stderr.flush()
+
+    sys.path.insert(0, str(Path.cwd()))  # a state machine beside the cluster file can be imported
+    raise typer.Exit(run_server(plan, report, log_level=log_level))
+
+
+def status(
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    timeout: Annotated[
+        float, typer.Option("--timeout", "-t", min=0.001, help="Seconds to wait for answers.")
+    ] = 1.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show role, ballot, slots, disk of every server. Exit code 1 unless a majority answers."""
+    from paxon.kvstore.cluster_status import look_around  # noqa: PLC0415
+    from paxon.kvstore.live_view import status_json  # noqa: PLC0415
+
+    rows = look_around(client_addresses(cluster), timeout)
+    if as_json:
+        sys.stdout.write(json.dumps(status_json(rows), ensure_ascii=False) + "\n")
+    else:
+        _print_table(rows)
+    answering = sum(row.reply is not None for row in rows)
+    if answering <= len(rows) // 2:
+        sys.stderr.write(f"paxon: only {answering} of {len(rows)} servers answer\n")
+        raise typer.Exit(1)
+
+
+def _print_table(rows: list[ServerStatus]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from paxon.kvstore.live_view import status_table  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 140)  # logs and pipes need no folded lines
+    console.print(status_table(rows))
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Mount the commands of this module."""
+    for command in (demo, up, server, status):
+        app.command(rich_help_panel=_PANEL)(command)

@@ -1,0 +1,241 @@
+"""`paxon get`, `put`, `append`, `delete`, `cas`, `scan`: the store from a shell.
+
+Keys are text. Values are bytes: an argument is taken as the shell passed it, `-` reads stdin, and
+what is printed is exactly the value. In JSON a value is a string if it is UTF-8 text, else an
+object `{"base64": "…"}`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paxon.kvstore.addresses import DEFAULT_CLIENTS
+
+if TYPE_CHECKING:
+    from paxon.kvstore.client import Client
+
+__all__ = ["add_commands", "ClusterOption", "TimeoutOption", "JsonOption", "client_addresses"]
+
+_PANEL = "The store"
+
+ClusterOption = Annotated[
+    str,
+    typer.Option(
+        "--cluster",
+        "-c",
+        envvar="PAXON_CLUSTER",
+        metavar="ADDR[,ADDR…]",
+        help="Client addresses of the servers, or a cluster file (*.toml).",
+    ),
+]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(
+        "--timeout",
+        "-t",
+        envvar="PAXON_TIMEOUT",
+        min=0.001,
+        help="Give up after this many seconds.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+_Key = Annotated[str, typer.Argument(help="The key, text of at most 4 KiB.", show_default=False)]
+_Value = Annotated[
+    str, typer.Argument(help="The value; - reads it from stdin.", show_default=False)
+]
+_TIMEOUT = 10.0
+
+
+def client_addresses(cluster: str) -> dict[int, str]:
+    """The addresses in `--cluster` by server id, or by 0, -1, … where ids are not known.
+
+    Raises typer.BadParameter for addresses of a wrong form.
+    """
+    if cluster.endswith(".toml"):
+        from pathlib import Path  # noqa: PLC0415 (rarely needed)
+
+        from paxon.kvstore.cluster_file import ClusterDescription  # noqa: PLC0415
+
+        return ClusterDescription.read(Path(cluster)).client_addresses
+    from paxon.kvstore.addresses import split_addresses  # noqa: PLC0415
+
+    try:
+        addresses = split_addresses(cluster)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--cluster") from None
+    return {-index: address for index, address in enumerate(dict.fromkeys(addresses))}
+
+
+def _client(cluster: str, timeout: float) -> Client:
+    addresses = list(client_addresses(cluster).values())
+    from paxon.kvstore.client import Client  # noqa: PLC0415 (after the arguments are known good)
+
+    return Client(addresses, timeout=timeout)
+
+
+def _value(argument: str) -> bytes:
+    """A value's bytes; arguments that are not UTF-8 come back as the shell passed them."""
+    return sys.stdin.buffer.read() if argument == "-" else os.fsencode(argument)
+
+
+def _jsonable(value: bytes | None) -> object:
+    if value is None:
+        return None
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(value).decode("ascii")}
+
+
+def _print_json(what: object) -> None:
+    sys.stdout.write(json.dumps(what, ensure_ascii=False) + "\n")
+
+
+def _fail(sentence: str) -> typer.Exit:
+    sys.stderr.write(f"paxon: {sentence}\n")
+    return typer.Exit(1)
+
+
+def get(
+    key: _Key,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    timeout: TimeoutOption = _TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the value of a key, byte for byte. Exit code 1 if there is none."""
+    with _client(cluster, timeout) as store:
+        value = store.get(key)
+    if as_json:
+        _print_json(_jsonable(value))
+    elif value is not None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(value)
+        if sys.stdout.isatty() and not value.endswith(b"\n"):
+            sys.stdout.buffer.write(b"\n")
+        sys.stdout.buffer.flush()
+    if value is None:
+        raise _fail(f"no such key: {key!r}")
+
+
+def put(
+    key: _Key,
+    value: _Value,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    timeout: TimeoutOption = _TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Set the value of a key."""
+    data = _value(value)
+    with _client(cluster, timeout) as store:
+        store.put(key, data)
+    if as_json:
+        _print_json({"ok": True})
+
+
+def append(
+    key: _Key,
+    value: _Value,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    timeout: TimeoutOption = _TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Add bytes to the end of a key's value, which is empty if there is none yet."""
+    data = _value(value)
+    with _client(cluster, timeout) as store:
+        length = store.append(key, data)
+    if as_json:
+        _print_json({"length": length})
+
+
+def delete(
+    key: _Key,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    timeout: TimeoutOption = _TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a key. Exit code 1 if there was none."""
+    with _client(cluster, timeout) as store:
+        existed = store.delete(key)
+    if as_json:
+        _print_json({"deleted": existed})
+    if not existed:
+        raise _fail(f"no such key: {key!r}")
+
+
+def cas(
+    *,
+    key: _Key,
+    expected_and_value: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[EXPECTED] VALUE",
+            help="What it must be now, and what it becomes; - reads VALUE from stdin.",
+            show_default=False,
+        ),
+    ],
+    absent: Annotated[
+        bool,
+        typer.Option("--absent", help="It must not exist now: only VALUE is given."),
+    ] = False,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    timeout: TimeoutOption = _TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare and set: replace the value if it is the expected one. Exit code 1 if it is not."""
+    wanted = 1 if absent else 2
+    if len(expected_and_value) != wanted:
+        raise typer.BadParameter(
+            "with --absent give VALUE alone" if absent else "give EXPECTED and VALUE",
+            param_hint="[EXPECTED] VALUE",
+        )
+    before = None if absent else os.fsencode(expected_and_value[0])
+    data = _value(expected_and_value[-1])
+    with _client(cluster, timeout) as store:
+        swapped = store.cas(key, before, data)
+    if as_json:
+        _print_json({"swapped": swapped})
+    if not swapped:
+        raise _fail(f"not changed: {key!r} has another value than the expected one")
+
+
+def scan(
+    prefix: Annotated[str, typer.Argument(help="Keys that begin with this.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 1000,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    timeout: TimeoutOption = _TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    r"""Print keys and values in the order of keys, a line each, with a tab between them.
+
+    Control characters and bytes that are not UTF-8 are shown as in C (\n, \xff).
+    """
+    with _client(cluster, timeout) as store:
+        found = store.scan(prefix, limit=limit)
+    if as_json:
+        _print_json([{"key": key, "value": _jsonable(value)} for key, value in found])
+        return
+    for key, value in found:
+        text = value.decode("utf-8", "backslashreplace")
+        sys.stdout.write(f"{_printable(key)}\t{_printable(text)}\n")
+
+
+def _printable(text: str) -> str:
+    """One line of it: what would break the line or the terminal is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Mount the commands of this module."""
+    for command in (get, put, append, delete, cas, scan):
+        app.command(rich_help_panel=_PANEL)(command)

@@ -1,0 +1,151 @@
+"""Rows of servers as a table for people, as plain lines for logs, and as JSON for machines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from paxon.actors import ServerId
+from paxon.actors.messages import StatusReply
+from paxon.kvstore.cluster_status import ServerStatus
+
+__all__ = ["Rates", "status_table", "status_line", "status_json", "in_bytes", "in_time"]
+
+_ROLE_STYLES = {"leader": "bold green", "candidate": "yellow", "follower": ""}
+
+
+class Rates:
+    """Operations a second of each server, from how its counters move between two looks."""
+
+    def __init__(self) -> None:
+        self._before: dict[ServerId, tuple[float, int, float]] = {}
+
+    def update(self, rows: Sequence[ServerStatus]) -> dict[ServerId, float]:
+        """Commands executed and queries answered, a second, since the last call."""
+        now = time.monotonic()
+        rates: dict[ServerId, float] = {}
+        for row in rows:
+            reply = row.reply
+            if reply is None:
+                self._before.pop(row.server, None)
+                continue
+            done = reply.counters.get("commands_executed", 0) + reply.counters.get(
+                "queries_answered", 0
+            )
+            before = self._before.get(row.server)
+            # After a restart the counters begin anew.
+            if before is not None and done >= before[1] and now > before[0]:
+                rates[row.server] = (done - before[1]) / (now - before[0])
+            self._before[row.server] = (now, done, reply.uptime)
+        return rates
+
+
+def in_bytes(count: int) -> str:
+    """A size for people: 312 B, 4.1 KiB, 27 MiB."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            digits = 0 if unit == "B" or size >= 100 else 1
+            return f"{size:.{digits}f} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable: GiB ends the loop")
+
+
+def in_time(seconds: float) -> str:
+    """A duration for people: 4 s, 3 min, 2 h, 5 d."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _name(row: ServerStatus) -> str:
+    return str(row.server) if row.server > 0 else "?"
+
+
+def _condition(row: ServerStatus) -> str:
+    """Role of a server that answers, else what is known of its process."""
+    if row.reply is not None:
+        return row.reply.role
+    if row.state in (None, "running"):
+        return "no answer"
+    return row.state if row.state is not None else ""
+
+
+def status_table(rows: Sequence[ServerStatus], rates: dict[ServerId, float] | None = None) -> Table:
+    """One line a server; with `rates` a column of operations a second."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("server", justify="right")
+    table.add_column("role")
+    for name in ("ballot", "leader", "accepted", "chosen", "executed", "discarded"):
+        table.add_column(name, justify="right")
+    if rates is not None:
+        table.add_column("op/s", justify="right")
+    for name in ("disk", "uptime"):
+        table.add_column(name, justify="right")
+    table.add_column("clients", no_wrap=True)
+    for row in rows:
+        condition = _condition(row)
+        style = _ROLE_STYLES.get(condition, "red")
+        cells = _cells(row.reply)
+        if rates is not None:
+            rate = rates.get(row.server)
+            cells.insert(6, "" if rate is None else f"{rate:,.0f}")
+        table.add_row(_name(row), Text(condition, style=style), *cells, row.address)
+    return table
+
+
+def _cells(reply: StatusReply | None) -> list[str]:
+    if reply is None:
+        return [""] * 8
+    return [
+        str(reply.ballot) if reply.ballot.round else "none",
+        str(reply.leader) if reply.leader else "none",
+        f"{reply.accepted:,}",
+        f"{reply.chosen:,}",
+        f"{reply.executed:,}",
+        f"{reply.discarded:,}",
+        in_bytes(reply.disk_bytes),
+        in_time(reply.uptime),
+    ]
+
+
+def status_line(rows: Sequence[ServerStatus], rates: dict[ServerId, float] | None = None) -> str:
+    """All servers on one line, for a log."""
+    parts = []
+    for row in rows:
+        reply = row.reply
+        part = f"{_name(row)} {_condition(row)}"
+        if reply is not None:
+            part += f" ballot {reply.ballot} executed {reply.executed}"
+            rate = (rates or {}).get(row.server)
+            if rate is not None:
+                part += f" {rate:.0f} op/s"
+        parts.append(part)
+    return " | ".join(parts)
+
+
+def status_json(rows: Sequence[ServerStatus]) -> list[dict[str, object]]:
+    """A flat object a server; what is not known is null."""
+    listed: list[dict[str, object]] = []
+    for row in rows:
+        reply = row.reply
+        fields: dict[str, object] = {
+            "server": row.server if row.server > 0 else None,
+            "address": row.address,
+            "answers": reply is not None,
+        }
+        if row.state is not None:
+            fields |= {"process": row.state, "pid": row.pid, "reason": row.reason}
+        for name in StatusReply.__struct_fields__:
+            if name in ("id", "server"):
+                continue
+            value = None if reply is None else getattr(reply, name)
+            fields[name] = str(value) if name == "ballot" and value is not None else value
+        listed.append(msgspec.to_builtins(fields))
+    return listed
