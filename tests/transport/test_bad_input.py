@@ -1,0 +1,306 @@
+"""Strangers at both ports: raw bytes, cut-off connections, frames beyond every limit."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from paxon.transport import EndpointOptions, MalformedFrame, TransportError, ZmqEndpoint
+from paxon.transport.intake import COMPLAINT_INTERVAL, Ledger
+
+
+def call(address: str) -> socket.socket:
+    """A plain socket to a ZeroMQ address."""
+    scheme, _, rest = address.partition("://")
+    if scheme == "ipc":
+        caller = socket.socket(socket.AF_UNIX)
+        caller.connect(rest)
+        return caller
+    host, _, port = rest.rpartition(":")
+    return socket.create_connection((host, int(port)))
+
+
+RAW = {
+    "random": bytes((7 * i * i + 3) % 251 for i in range(400)),
+    "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 5,
+    "zeros": bytes(300),
+    "all ones": b"\xff" * 300,
+    "greeting then noise": b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48) + b"\x99" * 64,
+    "two bytes": b"\xff\x00",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("port", [0, 1], ids=["peer port", "client port"])
+@pytest.mark.parametrize("raw", RAW)
+def test_raw_bytes_count_as_a_failed_handshake(
+    zmq_wire: Any, shapes: Any, log_lines: list[str], raw: str, port: int
+) -> None:
+    servers = zmq_wire.servers(2)
+    with call(zmq_wire.addresses[1][port]) as caller:
+        try:
+            caller.sendall(RAW[raw])
+        except (BrokenPipeError, ConnectionResetError):
+            assert RAW[raw]  # The server may have hung up already.
+    wrong = ("handshake_failures", "malformed_frames")
+    zmq_wire.until(servers[1], lambda: sum(servers[1].counters()[name] for name in wrong))
+    assert servers[1].counters()["handshake_failures"] == 1
+    assert any(("peer port", "client port")[port] in line for line in log_lines)
+    zmq_wire.introduce(servers[2], servers[1], 1)
+    client = zmq_wire.client(1)
+    client.send([shapes.Ask(1)])
+    assert zmq_wire.receive(servers[1], lambda b: b.clients).clients[0][1] == [shapes.Ask(1)]
+
+
+def test_random_bytes_over_many_connections(tcp_wire: Any, shapes: Any) -> None:
+    server = tcp_wire.servers(1)[1]
+    for _ in range(50):
+        with call(tcp_wire.addresses[1][1]) as caller:
+            caller.sendall(os.urandom(100))
+    tcp_wire.until(server, lambda: server.counters()["handshake_failures"] == 50)
+
+
+def test_a_silent_connection_is_closed(tcp_wire: Any) -> None:
+    server = tcp_wire.servers(1, EndpointOptions(handshake_timeout=0.1))[1]
+    with call(tcp_wire.addresses[1][1]) as caller:
+        tcp_wire.until(server, lambda: server.counters()["handshake_failures"] == 1)
+        caller.settimeout(5)
+        while caller.recv(1000):
+            pass
+
+
+def test_good_clients_are_not_counted_as_failures(tcp_wire: Any, shapes: Any) -> None:
+    server = tcp_wire.servers(1)[1]
+    with call(tcp_wire.addresses[1][1]):  # A silent one beside them.
+        for number in range(5):
+            client = tcp_wire.client(1)
+            client.send([shapes.Ask(number)])
+            tcp_wire.receive(server, lambda b: b.clients)
+            client.close()
+        tcp_wire.until(server, lambda: server.counters()["disconnects"] == 5)
+        assert server.counters()["handshake_failures"] == 0
+    tcp_wire.until(server, lambda: server.counters()["handshake_failures"] == 1)
+    assert server.counters()["disconnects"] == 5
+
+
+@pytest.mark.parametrize("port", [0, 1], ids=["peer port", "client port"])
+def test_a_frame_beyond_the_hard_limit_ends_its_connection(
+    zmq_wire: Any, shapes: Any, port: int
+) -> None:
+    server = zmq_wire.servers(1, max_frame_bytes=100_000)[1]
+    stranger = zmq_wire.context.socket(zmq.DEALER)
+    stranger.connect(zmq_wire.addresses[1][port])
+    stranger.send(bytes(300_000))
+    zmq_wire.until(server, lambda: server.counters()["disconnects"] >= 1)
+    stranger.close(0)
+    assert server.counters()["frames_received"] == 0
+    client = zmq_wire.client(1)
+    client.send([shapes.Ask(1)])
+    zmq_wire.receive(server, lambda b: b.clients)
+
+
+@pytest.mark.parametrize("port", [0, 1], ids=["peer port", "client port"])
+def test_extra_parts_do_not_shift_what_follows(zmq_wire: Any, shapes: Any, port: int) -> None:
+    servers = zmq_wire.servers(2)
+    good = (
+        shapes.peer_codec(2).encode([shapes.Ping(1)])
+        if port == 0
+        else shapes.client_codec().encode([shapes.Ask(1)])
+    )
+    stranger = zmq_wire.context.socket(zmq.DEALER)
+    stranger.connect(zmq_wire.addresses[1][port])
+    for parts in ([good, good], [good, b"", good], [b"", good], [good] * 9):
+        stranger.send_multipart(parts)
+    stranger.send(good)
+    burst = zmq_wire.receive(servers[1], lambda b: b.peers or b.clients)
+    stranger.close(0)
+    assert len(burst.peers) + len(burst.clients) == 1
+    assert servers[1].counters()["malformed_frames"] == 4
+
+
+def test_a_router_identity_chosen_by_a_client_is_just_a_token(zmq_wire: Any, shapes: Any) -> None:
+    server = zmq_wire.servers(1)[1]
+    first, second = (zmq_wire.context.socket(zmq.DEALER) for _ in range(2))
+    codec = shapes.client_codec()
+    for number, client in enumerate((first, second)):
+        client.setsockopt(zmq.IDENTITY, b"the same")
+        client.connect(zmq_wire.addresses[1][1])
+        client.send(codec.encode([shapes.Ask(number)]))
+        if number == 0:
+            burst = zmq_wire.receive(server, lambda b: b.clients)
+            assert burst.clients == [(b"the same", [shapes.Ask(0)])]
+    server.reply(b"the same", [shapes.Answer(5)])
+    assert first.poll(5000)
+    assert codec.decode(first.recv())[2] == [shapes.Answer(5)]
+    assert not second.poll(50)
+    first.close(0)
+    second.close(0)
+
+
+def test_large_frames_for_a_stopped_reader_are_bounded_in_bytes(tcp_wire: Any, shapes: Any) -> None:
+    options = EndpointOptions(
+        peer_queue_frames=1000, large_frame_bytes=300_000, large_queue_bytes=3_000_000
+    )
+    servers = tcp_wire.servers(1, options)
+    # A peer that shakes hands and then reads nothing, over a plain queue of one frame.
+    sink = tcp_wire.context.socket(zmq.ROUTER)
+    sink.setsockopt(zmq.RCVHWM, 1)
+    sink.setsockopt(zmq.RCVBUF, 100_000)
+    sink.setsockopt(zmq.LINGER, 0)
+    sink.bind("tcp://127.0.0.1:*")
+    servers[1].connect(2, sink.getsockopt_string(zmq.LAST_ENDPOINT))
+    tcp_wire.until(
+        servers[1],
+        lambda: servers[1].counters()["frames_sent"],
+        each=lambda: servers[1].send(2, [shapes.Ping(0)]),
+    )
+    dropped = servers[1].counters()["dropped_frames"]
+    sent = 0
+    while servers[1].counters()["dropped_frames"] == dropped:
+        servers[1].send(2, [shapes.Ping(sent, bytes(1_000_000))])
+        sent += 1
+        assert sent < 100, "the bound in bytes does not hold"
+    assert sent > 3
+    numbers = []
+    while len(numbers) < sent - 1:
+        assert sink.poll(5000)
+        frame = sink.recv_multipart()[1]
+        numbers += [ping.number for ping in shapes.peer_codec(2).decode(frame)[2] if ping.payload]
+    assert numbers == list(range(sent - 1))
+
+    def send_and_read() -> None:
+        servers[1].send(2, [shapes.Ping(0, bytes(1_000_000))])
+        if sink.poll(5):
+            sink.recv_multipart()
+
+    tcp_wire.until(
+        servers[1], lambda: servers[1].counters()["frames_sent"] > sent + 5, each=send_and_read
+    )
+    sink.close()
+
+
+def test_last_replies_leave_before_the_end(zmq_wire: Any, shapes: Any) -> None:
+    server = zmq_wire.servers(1)[1]
+    client = zmq_wire.client(1)
+    client.send([shapes.Ask(1)])
+    token = zmq_wire.receive(server, lambda b: b.clients).clients[0][0]
+    for number in range(200):
+        server.reply(token, [shapes.Answer(number, bytes(1000))])
+    server.close()
+    numbers = []
+    while len(numbers) < 200:
+        answers = client.receive(5.0)
+        assert answers is not None
+        numbers += [answer.number for answer in answers]
+    assert numbers == list(range(200))
+
+
+def test_close_does_not_wait_long_for_a_client_that_does_not_read(
+    tcp_wire: Any, shapes: Any
+) -> None:
+    server = tcp_wire.servers(1, EndpointOptions(linger=0.1))[1]
+    client = tcp_wire.client(1)
+    client.socket.setsockopt(zmq.RCVHWM, 1)
+    client.send([shapes.Ask(1)])
+    token = tcp_wire.receive(server, lambda b: b.clients).clients[0][0]
+    for number in range(100):
+        server.reply(token, [shapes.Answer(number, bytes(1_000_000))])
+    begun = time.monotonic()
+    server.close()
+    assert time.monotonic() - begun < 2
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+
+def open_at(shapes: Any, address: str, peers: dict[int, str] | None = None) -> Any:
+    return ZmqEndpoint(
+        peer_address="tcp://127.0.0.1:*",
+        client_address=address,
+        peers=peers or {},
+        peer_codec=shapes.peer_codec(1),
+        client_codec=shapes.server_codec(1),
+    )
+
+
+def test_an_address_in_use(zmq_wire: Any, shapes: Any) -> None:
+    zmq_wire.servers(1)
+    address = zmq_wire.addresses[1][1]
+    with pytest.raises(TransportError) as caught:
+        open_at(shapes, address)
+    assert str(caught.value) == (
+        f"cannot open the client port at {address}: "
+        "it is in use: stop the program that listens there or choose another port"
+    )
+    client = zmq_wire.client(1)
+    client.send([shapes.Ask(1)])  # The first one must not have lost its address.
+
+
+def test_a_socket_file_left_behind_is_no_obstacle(tmp_path: Path, shapes: Any) -> None:
+    path = tmp_path / "left"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    open_at(shapes, f"ipc://{path}").close()
+
+
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [
+        ("tcp://127.0.0.1:99999", "tcp://host:port"),
+        ("tcp://127.0.0.1", "tcp://host:port"),
+        ("tcp://127.0.0.1:-1", "tcp://host:port"),
+        ("tcp://127.0.0.1:http", "tcp://host:port"),
+        ("udp://127.0.0.1:5000", "tcp://host:port"),
+        ("127.0.0.1:5000", "tcp://host:port"),
+        ("ipc://", "ipc://path"),
+        ("", "tcp://host:port"),
+        ("tcp://192.0.2.1:7101", "correct the host"),
+        ("ipc:///nowhere/at/all/socket", "create it first"),
+        ("ipc:///tmp/" + "x" * 200, "shorter path"),
+    ],
+)
+def test_addresses_that_cannot_be_used(shapes: Any, address: str, advice: str) -> None:
+    with pytest.raises(TransportError) as caught:
+        open_at(shapes, address)
+    assert address in str(caught.value)
+    assert advice in str(caught.value)
+
+
+def test_a_peer_address_that_cannot_be_used(shapes: Any) -> None:
+    with pytest.raises(TransportError, match="cannot connect to nonsense"):
+        open_at(shapes, "tcp://127.0.0.1:*", {2: "nonsense"})
+
+
+# --- log lines -----------------------------------------------------------------------------------
+
+
+def test_log_lines_are_rate_limited_per_kind_and_peer(log_lines: list[str]) -> None:
+    now = 100.0
+    ledger = Ledger(lambda: now)
+    for _ in range(1000):
+        ledger.refuse(MalformedFrame("noise"), "a")
+    ledger.refuse(MalformedFrame("noise"), "b")
+    assert log_lines == [
+        "Refused a frame (malformed) from a: noise\n",
+        "Refused a frame (malformed) from b: noise\n",
+    ]
+    now += COMPLAINT_INTERVAL
+    ledger.refuse(MalformedFrame("noise"), "a")
+    assert log_lines[2:] == [
+        "Refused a frame (malformed) from a: noise (999 more like it were not logged)\n"
+    ]
+    assert ledger.counters.malformed_frames == 1002
+
+
+def test_log_lines_of_very_many_peers_are_bounded(log_lines: list[str]) -> None:
+    ledger = Ledger(lambda: 0.0)
+    for number in range(5000):
+        ledger.refuse(MalformedFrame("noise {with braces}"), f"peer {number}")
+    assert 256 <= len(log_lines) <= 260
+    assert len(ledger._recent) <= 260

@@ -1,0 +1,169 @@
+"""Curve keys: files, who may connect, and that a server id is tied to its key."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from paxon.transport import (
+    CurveKeys,
+    CurveSecurity,
+    EndpointOptions,
+    TransportError,
+    ZmqEndpoint,
+    secure_client,
+)
+
+needs_curve = pytest.mark.skipif(not zmq.has("curve"), reason="this libzmq has no CURVE")
+
+
+@needs_curve
+def test_files_are_private_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "server.key"
+    keys = CurveKeys.load_or_generate(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert CurveKeys.load_or_generate(path) == CurveKeys.load(path) == keys
+    assert keys.secret not in repr(keys)
+    with pytest.raises(TransportError, match="cannot write the key file"):
+        keys.save(path)
+
+
+@needs_curve
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "server.key"
+    with pytest.raises(TransportError, match="cannot read the key file"):
+        CurveKeys.load(path)
+    CurveKeys.generate().save(path)
+    path.chmod(0o644)
+    with pytest.raises(TransportError, match="chmod 600"):
+        CurveKeys.load(path)
+    path.chmod(0o600)
+    for content in (b"", b"public = 1\nsecret = 2\n", b"\xff\xfe", b'public = "short"\n', b"= ="):
+        path.write_bytes(content)
+        with pytest.raises(TransportError, match="key file"):
+            CurveKeys.load(path)
+
+
+def test_keys_of_the_wrong_form() -> None:
+    for key in ("", "short", "~" * 40, "é" * 40):
+        with pytest.raises(TransportError, match="a key"):
+            CurveKeys(key, key)
+
+
+def test_without_curve_it_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq, "has", lambda _: False)
+    with pytest.raises(TransportError, match="built without CURVE"):
+        CurveKeys.generate()
+
+
+class Secured:
+    """Servers with keys over TCP, and sockets to knock at their doors."""
+
+    def __init__(self, stack: ExitStack, wire: Any, shapes: Any) -> None:
+        self.stack, self.wire, self.shapes = stack, wire, shapes
+        self.keys = {server: CurveKeys.generate() for server in (1, 2, 3)}
+
+    def server(self, server: int, clients: list[str] | None = None) -> Any:
+        endpoint: Any = ZmqEndpoint(
+            peer_address="tcp://127.0.0.1:*",
+            client_address="tcp://127.0.0.1:*",
+            peers={},
+            peer_codec=self.shapes.peer_codec(server),
+            client_codec=self.shapes.server_codec(server),
+            options=EndpointOptions(handshake_timeout=5.0),
+            security=CurveSecurity(
+                self.keys[server],
+                {other: keys.public for other, keys in self.keys.items() if other != server},
+                clients,
+            ),
+        )
+        self.stack.callback(endpoint.close)
+        return endpoint
+
+    def knock(self, address: str, keys: CurveKeys | None) -> Any:
+        """A DEALER to an address of server 1, with these keys or in plain."""
+        dealer = self.wire.context.socket(zmq.DEALER)
+        self.stack.callback(dealer.close, 0)
+        if keys is not None:
+            secure_client(dealer, keys, self.keys[1].public)
+        dealer.connect(address)
+        return dealer
+
+
+@pytest.fixture
+def secured(tcp_wire: Any, shapes: Any) -> Iterator[Secured]:
+    with ExitStack() as stack:
+        yield Secured(stack, tcp_wire, shapes)
+
+
+@needs_curve
+def test_servers_with_known_keys_talk(secured: Secured) -> None:
+    first, second = secured.server(1), secured.server(2)
+    first.connect(2, second.peer_address)
+    second.connect(1, first.peer_address)
+
+    def step() -> None:
+        first.receive()
+        first.wait(0.0, secured.wire.wake_fd)
+        first.send(2, [secured.shapes.Ping(1)])
+
+    burst = secured.wire.receive(second, lambda b: b.peers, each=step)
+    assert burst.peers[0] == (1, 1001, [secured.shapes.Ping(1)])
+
+
+@needs_curve
+@pytest.mark.parametrize("plain", [True, False], ids=["no key", "unknown key"])
+def test_strangers_do_not_reach_the_peer_port(secured: Secured, plain: bool) -> None:
+    server = secured.server(1)
+    server.connect(2, "tcp://127.0.0.1:9")
+    dealer = secured.knock(server.peer_address, None if plain else CurveKeys.generate())
+    dealer.send(secured.shapes.peer_codec(2).encode([secured.shapes.Ping(1)]))
+    burst = secured.wire.until(server, lambda: server.counters()["handshake_failures"])
+    assert not burst
+    assert server.counters()["frames_received"] == 0
+
+
+@needs_curve
+def test_a_server_cannot_speak_for_another(secured: Secured, log_lines: list[str]) -> None:
+    server = secured.server(1)
+    for other in (2, 3):
+        server.connect(other, "tcp://127.0.0.1:9")
+    dealer = secured.knock(server.peer_address, secured.keys[3])
+    dealer.send(secured.shapes.peer_codec(2).encode([secured.shapes.Ping(1)]))
+    dealer.send(secured.shapes.peer_codec(3).encode([secured.shapes.Ping(2)]))
+    burst = secured.wire.receive(server, lambda b: b.peers)
+    assert burst.peers == [(3, 1003, [secured.shapes.Ping(2)])]
+    assert server.counters()["foreign_frames"] == 1
+    assert any("has another's key" in line for line in log_lines)
+
+
+@needs_curve
+@pytest.mark.parametrize("known_only", [True, False])
+def test_clients(secured: Secured, known_only: bool) -> None:
+    known, stranger = CurveKeys.generate(), CurveKeys.generate()
+    server = secured.server(1, [known.public] if known_only else None)
+    codec = secured.shapes.client_codec()
+    good = secured.knock(server.client_address, known)
+    other = secured.knock(server.client_address, stranger)
+    other.send(codec.encode([secured.shapes.Ask(1)]))
+    if known_only:
+        secured.wire.until(server, lambda: server.counters()["handshake_failures"])
+    else:
+        secured.wire.receive(server, lambda b: b.clients)
+    good.send(codec.encode([secured.shapes.Ask(2)]))
+    burst = secured.wire.receive(server, lambda b: b.clients)
+    server.reply(burst.clients[0][0], [secured.shapes.Answer(2)])
+    assert good.poll(5000)
+    assert codec.decode(good.recv())[2] == [secured.shapes.Answer(2)]
+
+
+@needs_curve
+def test_a_peer_without_a_key_is_refused_by_name(secured: Secured) -> None:
+    with pytest.raises(TransportError, match="no public key of server 9"):
+        secured.server(1).connect(9, "tcp://127.0.0.1:9")
