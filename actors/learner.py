@@ -24,6 +24,7 @@ from paxon.actors.messages import (
     CatchUp,
     CatchUpRequest,
     CommandReply,
+    PeerMessage,
     ReplyStatus,
     SessionOpened,
     SlotReply,
@@ -91,9 +92,8 @@ class Learner(ServerLifecycle):
 
     def _handle(self, burst: ServerBurst) -> None:
         for sender, incarnation, messages in burst.peers:
-            known = self._peers.get(sender)
-            if known != incarnation and not self._admit(sender, incarnation, messages):
-                continue
+            if self._peers.get(sender) != incarnation:
+                messages = self._admit(sender, incarnation, messages)
             self._counters["peer_messages_received"] += len(messages)
             for message in messages:
                 self._peer_handlers[type(message)](message, sender)
@@ -102,23 +102,23 @@ class Learner(ServerLifecycle):
             for request in requests:
                 self._client_handlers[type(request)](request, client)
 
-    def _admit(self, sender: ServerId, incarnation: int, messages: list[Any]) -> bool:
+    def _admit(
+        self, sender: ServerId, incarnation: int, messages: list[PeerMessage]
+    ) -> list[PeerMessage]:
         """Know each server by its disk: one that lost it may not vote as if nothing happened.
 
-        A server seen for the first time is remembered (durably, before any reply). One that comes
-        with another disk is refused, but for what changes nothing (asking for missing slots) and
-        for the forced P1A of a rejoining server, which replaces the old disk (docs/rejoin.md).
+        A server seen for the first time is remembered (durably, before any reply). From one that
+        comes with another disk only that is let through which changes nothing (asking for missing
+        slots), and the forced P1A of a rejoining server, which replaces the old disk
+        (docs/rejoin.md).
         """
         if sender not in self.settings.peers:
-            return False
+            return []
         known = self._peers.get(sender)
-        rejoins = any(type(message) is P1A and message.forced for message in messages)
-        if known is None or rejoins:
+        if known is None or any(type(m) is P1A and m.forced for m in messages):
             self._peers[sender] = incarnation
             self._storage.save_peer(sender, incarnation)
-            return True
-        if all(type(message) in (CatchUpRequest, SnapshotRequest) for message in messages):
-            return True
+            return messages
         if self._counters["refused_incarnations"] % 1000 == 0:
             logger.warning(
                 "server {} comes with another disk than before and is refused: give it its old "
@@ -126,7 +126,7 @@ class Learner(ServerLifecycle):
                 sender,
             )
         self._counters["refused_incarnations"] += 1
-        return False
+        return [m for m in messages if type(m) in (CatchUpRequest, SnapshotRequest)]
 
     def _check_own_disk(self, incarnations: list[tuple[ServerId, int]]) -> None:
         """Stop if the cluster knows this server by another disk: it must not vote (rule 11)."""
