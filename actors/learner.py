@@ -91,9 +91,9 @@ class Learner(ServerLifecycle):
     # --- a burst ---------------------------------------------------------------------------------
 
     def _handle(self, burst: ServerBurst) -> None:
-        for sender, incarnation, messages in burst.peers:
-            if self._peers.get(sender) != incarnation:
-                messages = self._admit(sender, incarnation, messages)
+        for sender, incarnation, received in burst.peers:
+            known = self._peers.get(sender) == incarnation
+            messages = received if known else self._admit(sender, incarnation, received)
             self._counters["peer_messages_received"] += len(messages)
             for message in messages:
                 self._peer_handlers[type(message)](message, sender)
@@ -114,8 +114,9 @@ class Learner(ServerLifecycle):
         """
         if sender not in self.settings.peers:
             return []
-        known = self._peers.get(sender)
-        if known is None or any(type(m) is P1A and m.forced for m in messages):
+        # (A late copy of an earlier rejoining's P1A is not above the promise and changes nothing.)
+        rejoins = any(type(m) is P1A and m.forced and m.ballot > self.promised for m in messages)
+        if sender not in self._peers or rejoins:
             self._peers[sender] = incarnation
             self._storage.save_peer(sender, incarnation)
             return messages
