@@ -1,0 +1,92 @@
+# `make demo` and `make test` set up what they need in .venv, the first time and whenever
+# pyproject.toml changes. All paths here are relative: make cannot work with the spaces of others.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PACKAGES := paxon.transport paxon.actors paxon.kvstore paxon.bench
+FOLDERS := actors transport kvstore bench
+PYTEST_ARGS ?=
+BENCH_ARGS ?= --quick
+SOAK_SEEDS ?= 100000
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-quick lint format bench soak wheel clean FORCE
+
+help:
+	@echo 'make demo    three durable servers lose their leader and go on, in under a minute'
+	@echo 'make test    the whole test suite, mypy --strict and ruff'
+	@echo 'make lint    mypy --strict and ruff alone'
+	@echo 'make bench   the benchmarks, quick form (BENCH_ARGS= for the long one)'
+	@echo 'make soak    the long runs of tests that `make test` runs in a short form'
+	@echo 'make wheel   build a wheel and a source distribution in dist/'
+	@echo 'make clean   remove all that was made here, .venv too'
+
+demo: $(VENV)/linked
+	$(RUN) -m paxon.kvstore.cli demo
+
+# Lint comes first, so that the last lines are pytest's summary.
+test: lint
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+test-quick: $(VENV)/linked
+	$(RUN) -m pytest -m 'not slow and not process' $(PYTEST_ARGS)
+
+lint: $(VENV)/linked
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy $(addprefix -p ,$(PACKAGES))
+
+format: $(VENV)/linked
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+bench: $(VENV)/linked
+	$(RUN) -m paxon.kvstore.cli bench stable $(BENCH_ARGS)
+	$(RUN) -m paxon.kvstore.cli bench contention $(BENCH_ARGS)
+	$(RUN) -m paxon.kvstore.cli bench failover $(BENCH_ARGS)
+
+soak: $(VENV)/linked
+	PAXON_SOAK=1 $(RUN) -m pytest --timeout 7200 $(PYTEST_ARGS)
+
+wheel: $(VENV)/linked
+	rm -rf build/lib build/bdist.* dist
+	$(RUN) -m build --no-isolation
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the environment -----------------------------------------------------------------------------
+
+# A .venv whose Python is gone (an upgraded system, another machine's copy) is made anew.
+ifneq ($(shell $(RUN) -c 'print("works")' 2>/dev/null),works)
+$(VENV)/installed: FORCE
+endif
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'Paxon needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo 'This Python makes no virtual environments: apt install python3-venv' >&2; exit 1; }
+	@echo 'Setting up .venv (once) …'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check 'setuptools>=77' wheel
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+	  --config-settings editable_mode=strict --editable '.[dev]'
+	@touch $@
+
+# The editable installation has a link for each source file and knows the folder's place: a new file
+# or a moved checkout means to link again.
+$(VENV)/sources: $(VENV)/installed FORCE
+	@{ pwd; find $(FOLDERS) -name '*.py' -o -name 'py.typed' | LC_ALL=C sort; } >$@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+ifeq ($(wildcard build/__editable__*),)
+$(VENV)/linked: FORCE
+endif
+
+$(VENV)/linked: $(VENV)/sources
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	  --config-settings editable_mode=strict --editable .
+	@touch $@
