@@ -1,1 +1,60 @@
 """The linearizable key-value store: state machine, clients, local clusters, command line."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from paxon.kvstore.errors import (
+    ClientClosed,
+    ClusterUnavailable,
+    InvalidRequest,
+    NotLeader,
+    OperationFailed,
+    OutcomeUnknown,
+    PaxonError,
+    PipelineError,
+    RequestTimeout,
+)
+
+if TYPE_CHECKING:
+    from paxon.kvstore.client import Client, CommandClient, Future, Pipeline
+    from paxon.kvstore.local_cluster import LocalCluster
+    from paxon.kvstore.store import KVStore
+
+__all__ = [
+    "LocalCluster",
+    "Client",
+    "CommandClient",
+    "Future",
+    "Pipeline",
+    "KVStore",
+    "PaxonError",
+    "InvalidRequest",
+    "RequestTimeout",
+    "ClusterUnavailable",
+    "OutcomeUnknown",
+    "OperationFailed",
+    "NotLeader",
+    "PipelineError",
+    "ClientClosed",
+]
+
+_LAZY = {
+    "LocalCluster": "local_cluster",
+    "Client": "client",
+    "CommandClient": "client",
+    "Future": "client",
+    "Pipeline": "client",
+    "KVStore": "store",
+}
+"""Imported when first asked for, so that each command of the command line loads what it needs."""
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value

@@ -6,7 +6,8 @@ clients fast: decoding a list costs some 70 ns an operation.
 
 Results by operation: put nil; get the value or nil; append the new length; delete and
 compare-and-set a boolean; scan `[more, [[key, value], …]]`. An operation that was refused, alone of
-its command, has the map `{"error": "…"}` for a result.
+its command, has the map `{"error": "…"}` for a result; with `"split": true` in it if it is a read
+that would have made the reply too large, and will be answered in a smaller request.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ __all__ = [
     "encode_results",
     "decode_results",
     "refusal",
+    "split_refusal",
     "is_refusal",
+    "is_split",
 ]
 
 MAX_KEY_BYTES = 4096
@@ -148,8 +151,18 @@ def refusal(text: str) -> Result:
     return {"error": text}
 
 
+def split_refusal() -> Result:
+    """The result of a read that no longer fitted into the reply."""
+    text = f"the reply would exceed {MAX_REPLY_BYTES} bytes: read fewer values in one request"
+    return {"error": text, "split": True}
+
+
 def is_refusal(result: Result) -> bool:
     return type(result) is dict
+
+
+def is_split(result: Result) -> bool:
+    return type(result) is dict and "split" in result
 
 
 def operation_bytes(operation: Operation) -> int:

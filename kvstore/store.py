@@ -27,6 +27,7 @@ from paxon.kvstore.operations import (
     encode_results,
     is_read,
     refusal,
+    split_refusal,
 )
 
 __all__ = ["KVStore"]
@@ -40,9 +41,7 @@ _DIGEST_KEYS = 100_000
 _DIGEST_BYTES = 32 << 20
 _LONG_KEY = refusal(f"the key is longer than {MAX_KEY_BYTES} bytes")
 _LONG_VALUE = refusal(f"the value is longer than {MAX_VALUE_BYTES} bytes")
-_LONG_REPLY = refusal(
-    f"the reply would exceed {MAX_REPLY_BYTES} bytes: read fewer values in one request"
-)
+_LONG_REPLY = split_refusal()
 
 
 class _Image(msgspec.Struct, array_like=True):

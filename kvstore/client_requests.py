@@ -1,0 +1,271 @@
+"""What a client core keeps: tickets of callers, requests on the wire, sessions."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+from paxon.actors.messages import (
+    ClientMessage,
+    Command,
+    OpenSession,
+    Query,
+    ReadMode,
+    SlotRequest,
+    StatusRequest,
+)
+from paxon.kvstore.errors import PaxonError
+
+__all__ = ["Ticket", "Request", "Session", "TicketQueue", "Kind"]
+
+PayloadT = TypeVar("PayloadT")
+ResultT = TypeVar("ResultT")
+
+Kind: TypeAlias = Literal["open", "command", "status", "slot"] | ReadMode
+"""What a request is: a query is named by its read mode."""
+
+
+class Ticket(Generic[PayloadT, ResultT]):
+    """One submission of a caller: pending, then done with a result or an error."""
+
+    __slots__ = (
+        "after",
+        "deadline",
+        "done",
+        "error",
+        "executed",
+        "mode",
+        "on_done",
+        "payload",
+        "request",
+        "result",
+        "size",
+        "submitted",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        payload: PayloadT,
+        *,
+        mode: ReadMode | None,
+        weight: int,
+        size: int,
+        now: float,
+        deadline: float,
+        after: Ticket[PayloadT, ResultT] | None,
+    ) -> None:
+        self.payload = payload
+        self.mode = mode
+        """None: a command; else how to answer the query."""
+        self.weight = weight
+        """Operations."""
+        self.size = size
+        """Bytes, about."""
+        self.submitted = now
+        self.deadline = deadline
+        self.after = after
+        """Execute only after this one, which has to be executed."""
+        self.request: Request | None = None
+        """What carries it, once formed and until done."""
+        self.done = False
+        self.executed = False
+        """Whether it certainly was executed, whatever came of it."""
+        self.result: ResultT | None = None
+        self.error: PaxonError | None = None
+        self.on_done: Callable[[Ticket[PayloadT, ResultT]], None] | None = None
+        """Called once it is done; must neither raise nor block."""
+
+    def complete(self, result: ResultT | None, error: PaxonError | None, executed: bool) -> None:
+        """Make it done. Does nothing if it is (a ticket that timed out stays so)."""
+        if self.done:
+            return
+        self.done = True
+        self.executed = executed
+        self.result = result
+        self.error = error
+        self.after = None
+        self.request = None
+        if self.on_done is not None:
+            self.on_done(self)
+
+    def value(self) -> ResultT:
+        """The result. Raises the error instead if there is one."""
+        if self.error is not None:
+            raise self.error
+        assert self.result is not None
+        return self.result
+
+
+class Request:
+    """One message that waits for its answer, for one or many tickets."""
+
+    __slots__ = (
+        "address",
+        "after",
+        "after_seq",
+        "body",
+        "executed",
+        "kind",
+        "number",
+        "order",
+        "place",
+        "sends",
+        "sent_at",
+        "sent_to",
+        "session",
+        "size",
+        "tickets",
+        "undecided",
+    )
+
+    def __init__(self, kind: Kind, number: int, body: bytes, tickets: list[Ticket[Any, Any]]):
+        self.kind = kind
+        self.number = number
+        """Sequence number of a command, nonce of an opening, id of anything else."""
+        self.body = body
+        self.tickets = tickets
+        self.size = len(body) + 64
+        self.session: Session | None = None
+        self.after: Request | None = None
+        """The command that has to be executed before this one, while it is unanswered."""
+        self.after_seq = 0
+        self.address = ""
+        """The one server that it is for; empty: any, or the leader."""
+        self.executed = False
+        self.sent_to: str | None = None
+        """Where it was sent last; None: it has to be sent (again)."""
+        self.sent_at = 0.0
+        self.place = (0, 0)
+        """Session and number under which it was refused, to keep the order in the next session."""
+        self.order = 0
+        """Numbers all sends, to know which of two was sent later."""
+        self.sends = 0
+        self.undecided = 0
+        """Sends of which no answer has said that they were not, and will not be, executed."""
+
+    @property
+    def live(self) -> bool:
+        """Whether anybody still waits for it."""
+        return not all(ticket.done for ticket in self.tickets)
+
+    def message(self) -> ClientMessage:
+        """What goes on the wire, now; only `acked` ever differs from an earlier time."""
+        match self.kind:
+            case "command":
+                assert self.session is not None
+                return Command(
+                    self.session.id, self.number, self.session.floor, self.after_seq, self.body
+                )
+            case "open":
+                return OpenSession(self.number)
+            case "status":
+                return StatusRequest(self.number)
+            case "slot":
+                return SlotRequest(self.number, int.from_bytes(self.body, "big"))
+            case mode:
+                return Query(self.number, mode, self.body)
+
+
+class Session:
+    """A session of the cluster, as its one client sees it."""
+
+    def __init__(self, session_id: int, now: float) -> None:
+        self.id = session_id
+        self.used_at = now
+        """When it last carried a command, seconds."""
+        self.next_seq = 1
+        self.floor = 1
+        """Every command below is answered or given up: what `acked` says."""
+        self.outstanding: dict[int, Request] = {}
+        """By sequence number, in its order."""
+        self.bytes = 0
+        self._given_up: list[tuple[int, int]] = []
+        """Chains of commands given up: lowest and highest sequence number of each."""
+
+    def add(self, request: Request) -> None:
+        """Give a command the next sequence number."""
+        request.number = self.next_seq
+        request.session = self
+        self.next_seq += 1
+        self.outstanding[request.number] = request
+        self.bytes += request.size
+
+    def remove(self, request: Request) -> None:
+        """A command is answered."""
+        del self.outstanding[request.number]
+        self.bytes -= request.size
+        self._raise_floor()
+
+    def give_up(self, chain: list[Request]) -> None:
+        """Nobody waits for these any more: a command, and those that were to follow it.
+
+        The floor passes all of them in one step. Would it pass the first alone, the servers would
+        take that one for executed, and a late copy of the next, which was to be executed only after
+        it, would be executed without it.
+        """
+        for request in chain:
+            del self.outstanding[request.number]
+            self.bytes -= request.size
+        if len(chain) > 1:
+            self._given_up.append((chain[0].number, chain[-1].number))
+        self._raise_floor()
+
+    def _raise_floor(self) -> None:
+        floor = next(iter(self.outstanding), self.next_seq)
+        if self._given_up:
+            self._given_up.sort(reverse=True)
+            for low, high in self._given_up:
+                if low < floor <= high:
+                    floor = low
+            self._given_up = [(low, high) for low, high in self._given_up if high >= floor]
+        self.floor = floor
+
+
+class TicketQueue:
+    """Tickets that wait to be put into a request."""
+
+    __slots__ = ("_tickets", "size", "weight")
+
+    def __init__(self) -> None:
+        self._tickets: deque[Ticket[Any, Any]] = deque()
+        self.weight = 0
+        self.size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._tickets)
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def __iter__(self) -> Iterator[Ticket[Any, Any]]:
+        return iter(self._tickets)
+
+    @property
+    def first(self) -> Ticket[Any, Any]:
+        return self._tickets[0]
+
+    def append(self, ticket: Ticket[Any, Any]) -> None:
+        self._tickets.append(ticket)
+        self.weight += ticket.weight
+        self.size += ticket.size
+
+    def append_first(self, ticket: Ticket[Any, Any]) -> None:
+        self._tickets.appendleft(ticket)
+        self.weight += ticket.weight
+        self.size += ticket.size
+
+    def pop(self) -> Ticket[Any, Any]:
+        ticket = self._tickets.popleft()
+        self.weight -= ticket.weight
+        self.size -= ticket.size
+        return ticket
+
+    def drop_done(self) -> None:
+        """Forget those that are done already."""
+        kept = [ticket for ticket in self._tickets if not ticket.done]
+        self._tickets.clear()
+        self.weight = self.size = 0
+        for ticket in kept:
+            self.append(ticket)

@@ -1,0 +1,822 @@
+"""The heart of all clients: who leads, what is unanswered, what to send again, what to give up.
+
+THEORY OF OPERATION
+
+`CommandCore` does no I/O and has no clock: whoever drives it says what time it is, carries what
+`poll` returns to the servers, and hands over what they answer. Sync and async clients and the
+simulator drive the same code, so the retry logic that users run is the one that is tested.
+
+A caller's submission is a *ticket*. Tickets wait in queues until they are put into *requests*, one
+or many tickets each: commands (numbered in the client's session; each takes effect at most once)
+and queries (which change nothing and may be asked any number of times). All requests but stale
+reads go to the *target*, the server thought to lead:
+
+- it answers: all is well, everything is sent to it as it comes (*confirmed*);
+- it says that another leads: everything unanswered goes there;
+- it says that it does not know who leads, or is silent for the retry interval: the client *probes*
+  the servers in turn, sending each only the first unanswered request until one answers it, and then
+  all the rest there. A silent server stays suspect for a while: followers, which notice later than
+  clients that a leader died, would go on pointing to it.
+
+What must hold for at-most-once:
+
+- a command keeps its session, number and bytes however often it is sent;
+- `acked` passes a command only when it is answered or given up; one that was given up is never sent
+  again, and servers refuse copies of it that come late;
+- a command refused because its session expired goes into a new session only if all that was ever
+  sent of it was refused so; else it may have been executed, and its outcome is unknown. This counts
+  on a connection not delivering one message twice, as TCP does not.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from paxon.actors.messages import (
+    ClientMessage,
+    CommandReply,
+    NotLeader,
+    QueryReply,
+    ReadMode,
+    ReplyStatus,
+    ServerReply,
+    SessionOpened,
+    SlotReply,
+    StatusReply,
+)
+from paxon.kvstore import errors
+from paxon.kvstore.client_requests import Request, Session, Ticket, TicketQueue
+from paxon.kvstore.errors import PaxonError
+
+__all__ = ["CommandCore", "CoreOptions", "CoreRandom", "Outgoing"]
+
+PayloadT = TypeVar("PayloadT")
+ResultT = TypeVar("ResultT")
+
+Outgoing = tuple[str, list[ClientMessage]]
+"""One frame: the server's address and the messages for it, in order."""
+
+OK = ReplyStatus.OK
+
+
+class CoreRandom(Protocol):
+    """What a core needs of `random.Random`."""
+
+    def uniform(self, a: float, b: float) -> float: ...
+
+    def getrandbits(self, k: int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CoreOptions:
+    """Tunables of a client. Times are seconds, sizes are bytes."""
+
+    retry_first: float = 0.15
+    """A server that owes an answer and is silent for this long (give or take a fifth) makes the
+    client ask another; doubles each time until …"""
+    retry_max: float = 1.0
+    """… this."""
+    suspicion: float = 0.5
+    """For this long after its silence nobody's hint leads back to a server."""
+    resend_after: float = 1.0
+    """A request without an answer for this long, while others get theirs, is sent again."""
+    busy_first: float = 0.005
+    """Pause when the leader is too busy; doubles each time until …"""
+    busy_max: float = 0.5
+    """… this."""
+    seek_first: float = 0.02
+    """Pause when no server knew of a leader; grows until …"""
+    seek_max: float = 0.1
+    """… this."""
+    window: int = 1024
+    """Commands that may be unanswered (servers allow a session so many)."""
+    window_bytes: int = 32 << 20
+    """Bytes of commands that may be unanswered (a single larger one may go alone)."""
+    eager: int = 4
+    """Up to so many requests are sent at once; with more in flight what comes is gathered."""
+    full_weight: int = 256
+    """Gathered operations that are worth a request however many are in flight."""
+    full_bytes: int = 128 << 10
+    """The same in bytes."""
+    batch_weight: int = 512
+    """Operations in one request at most."""
+    batch_bytes: int = 1 << 20
+    """Bytes in one request at most (a single larger submission goes alone)."""
+    frame_bytes: int = 4 << 20
+    """Messages for one server are packed into frames of about this size."""
+    session_idle: float = 900.0
+    """After so long without commands a new session is opened: the old one may have expired."""
+    known_servers: int = 64
+    """Addresses remembered at most, the given ones included."""
+
+
+class CommandCore(Generic[PayloadT, ResultT]):
+    """Sessions, retries and redirects. Subclasses say what a request holds (see the two hooks)."""
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        random: CoreRandom,
+        *,
+        options: CoreOptions | None = None,
+        redirect: bool = True,
+    ) -> None:
+        """Make a core that knows these server addresses and has sent nothing.
+
+        With `redirect` False it stays with the first address, and what that server will not do
+        because it does not lead fails with `NotLeader`. Raises `InvalidRequest` without a server.
+        """
+        if not servers:
+            raise errors.InvalidRequest("give the address of at least one server")
+        self.options = options or CoreOptions()
+        self.servers = list(dict.fromkeys(servers))
+        """All addresses known, those given first."""
+        self.target = self.servers[0]
+        """The server that is thought to lead."""
+        self.resends = 0
+        """Counts changes of mind about the target: what a driver still holds for a server that it
+        could not reach is obsolete when this has changed."""
+        self._given = len(self.servers)
+        self._redirect = redirect
+        self._random = random
+        self._now = -math.inf
+        self._heard_at = -math.inf
+        # finding the leader
+        self._confirmed = False
+        self._probing = False
+        self._suspects: dict[str, float] = {}
+        self._waiting_since: float | None = None
+        self._backoff = self.options.retry_first
+        self._interval = self._jittered(self._backoff)
+        self._busy = self.options.busy_first
+        self._seek_pause = self.options.seek_first
+        self._redirects = 0
+        self._asked = 0
+        self._pause_until = -math.inf
+        self._resend = False
+        self._aged_at = math.inf
+        self._order = 0
+        # what is asked
+        self._writes = TicketQueue()
+        self._reads: dict[ReadMode, TicketQueue] = {
+            "linearizable": TicketQueue(), "lease": TicketQueue(), "stale": TicketQueue(),
+        }  # fmt: skip
+        self._again: list[Request] = []
+        """Commands refused by an expired session, for the next one."""
+        self._fresh: list[Request] = []
+        """Formed and not sent yet."""
+        self._opening: Request | None = None
+        self._session: Session | None = None
+        self._sessions: dict[int, Session] = {}
+        """The current one, and expired ones that have commands unanswered."""
+        self._queries: dict[int, Request] = {}
+        self._side: dict[int, Request] = {}
+        """Requests that are not for the leader: stale reads, questions for one server."""
+        self._stale_index = random.getrandbits(16)
+        self._query_id = 0
+        self._next_expiry = math.inf
+        """No deadline is earlier than this."""
+
+    # --- hooks -------------------------------------------------------------------------------
+
+    def _take_batch(self, queue: TicketQueue) -> tuple[bytes, list[Ticket[PayloadT, ResultT]]]:
+        """Take the tickets of the next request off the queue; at least one."""
+        raise NotImplementedError
+
+    def _deliver(self, request: Request, payload: bytes) -> None:
+        """Complete the request's tickets from the state machine's answer."""
+        raise NotImplementedError
+
+    # --- for callers -------------------------------------------------------------------------
+
+    def submit(
+        self,
+        payload: PayloadT,
+        *,
+        now: float,
+        deadline: float,
+        mode: ReadMode | None = None,
+        after: Ticket[PayloadT, ResultT] | None = None,
+        weight: int = 1,
+        size: int = 0,
+    ) -> Ticket[PayloadT, ResultT]:
+        """Take in a command (`mode` None) or query. Nothing is sent before the next `poll`.
+
+        Args:
+            payload: what to do; what it is, the subclass says.
+            now: seconds of the driver's clock.
+            deadline: when the caller gives up, on the same clock.
+            mode: how a query is to be answered.
+            after: a command that has to be executed before this command.
+            weight: operations in the payload.
+            size: bytes of the payload, about.
+        """
+        ticket = Ticket[PayloadT, ResultT](
+            payload, mode=mode, weight=weight, size=size, now=now, deadline=deadline, after=after
+        )
+        self._next_expiry = min(self._next_expiry, deadline)
+        (self._writes if mode is None else self._reads[mode]).append(ticket)
+        return ticket
+
+    def ask(
+        self, address: str, *, now: float, deadline: float, slot: int | None = None
+    ) -> Ticket[Any, Any]:
+        """Ask one server how it is, or what is in one of its slots; the result is its reply."""
+        ticket: Ticket[Any, Any] = Ticket(
+            None, mode="stale", weight=1, size=0, now=now, deadline=deadline, after=None
+        )
+        self._next_expiry = min(self._next_expiry, deadline)
+        body = b"" if slot is None else slot.to_bytes(8, "big")
+        self._query_id += 1
+        request = Request("status" if slot is None else "slot", self._query_id, body, [ticket])
+        request.address = address
+        self._side[request.number] = request
+        ticket.request = request
+        return ticket
+
+    def fail_all(self, error: PaxonError) -> None:
+        """Complete every ticket with this error, as when the client closes."""
+        for queue in (self._writes, *self._reads.values()):
+            while queue:
+                queue.pop().complete(None, error, False)
+        for request in [*self._again, *self._unanswered(), *self._side.values()]:
+            for ticket in request.tickets:
+                ticket.complete(None, error, False)
+        self._again.clear()
+        self._fresh.clear()
+        for session in self._sessions.values():
+            if session.outstanding:
+                session.give_up(list(session.outstanding.values()))
+        self._opening = None
+        self._queries.clear()
+        self._side.clear()
+        self._waiting_since = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is asked for at all."""
+        return not (
+            self._writes or self._again or self._queries or self._side or self._opening
+            or any(self._reads.values())
+            or any(session.outstanding for session in self._sessions.values())
+        )  # fmt: skip
+
+    # --- for drivers -------------------------------------------------------------------------
+
+    def poll(self, now: float) -> list[Outgoing]:
+        """What to send now, after whatever is due by now (deadlines, retries) was done."""
+        self._now = now
+        if now >= self._next_expiry:
+            self._expire()
+        if now >= self._pause_until:
+            self._watch()
+        out: list[Outgoing] = []
+        if now >= self._pause_until:
+            self._form_requests()
+            self._send_to_target(out)
+        if self._side or self._reads["stale"]:
+            self._send_aside(out)
+        return out
+
+    def next_deadline(self) -> float:
+        """When to `poll` even if nothing has come; infinity if never."""
+        if self.idle:
+            return math.inf
+        due = min(self._next_expiry, self._aged_at)
+        if self._pause_until > self._now:
+            due = min(due, self._pause_until)
+        elif self._waiting_since is not None:
+            due = min(due, self._waiting_since + self._interval)
+        for request in self._side.values():
+            due = min(due, request.sent_at + self._side_interval(request))
+        return due
+
+    def receive(self, address: str, replies: Iterable[ServerReply], now: float) -> None:
+        """Take in a frame from the server at `address`; `poll` afterwards."""
+        self._now = now
+        self._heard_at = now
+        for reply in replies:
+            match reply:
+                case CommandReply():
+                    self._on_command_reply(address, reply)
+                case QueryReply():
+                    self._on_query_reply(address, reply)
+                case SessionOpened():
+                    self._on_session_opened(address, reply)
+                case NotLeader():
+                    if address == self.target:
+                        self._on_not_leader(reply)
+                case StatusReply() | SlotReply():
+                    request = self._side.pop(reply.id, None)
+                    if request is not None:
+                        request.tickets[0].complete(reply, None, True)
+
+    # --- forming requests --------------------------------------------------------------------
+
+    def _form_requests(self) -> None:
+        if self._probing and self._waiting_since is not None:
+            return  # one request is out to find the leader; the others wait for its answer
+        if self._writes or self._again:
+            session = self._usable_session()
+            if session is not None:
+                self._form_commands(session)
+        for mode in ("linearizable", "lease"):
+            queue = self._reads[mode]
+            while queue and self._worth_sending(queue, len(self._queries)):
+                request = self._form_query(mode, queue)
+                self._queries[request.number] = request
+                self._fresh.append(request)
+
+    def _worth_sending(self, queue: TicketQueue, in_flight: int) -> bool:
+        """Whether to send what is queued, or to let more gather until an answer comes."""
+        options = self.options
+        return (
+            in_flight < options.eager
+            or queue.weight >= options.full_weight
+            or queue.size >= options.full_bytes
+        )
+
+    def _usable_session(self) -> Session | None:
+        session = self._session
+        if (
+            session is not None
+            and not session.outstanding
+            and self._now - session.used_at > self.options.session_idle
+        ):
+            del self._sessions[session.id]
+            session = self._session = None
+        if session is None and self._opening is None:
+            self._opening = Request("open", self._random.getrandbits(63), b"", [])
+            self._fresh.append(self._opening)
+        return session
+
+    def _form_commands(self, session: Session) -> None:
+        options = self.options
+        while self._again and session.next_seq - session.floor < options.window:
+            request = self._again[0]
+            if request.after is not None and request.after.executed:
+                request.after = None
+            if request.after is not None and request.after.session is not session:
+                break  # its predecessor has not been decided yet
+            self._enter(session, self._again.pop(0))
+        queue = self._writes
+        while queue and self._worth_sending(queue, len(session.outstanding)):
+            if session.next_seq - session.floor >= options.window:
+                return
+            ticket = queue.first
+            if session.outstanding and session.bytes + ticket.size > options.window_bytes:
+                return
+            before = ticket.after
+            if before is not None and before.done and not before.executed:
+                queue.pop().complete(None, _not_followed(before.error), False)
+                continue
+            request_before = before.request if before is not None else None
+            if request_before is not None and request_before.session is not session:
+                return
+            body, tickets = self._take_batch(queue)
+            request = Request("command", 0, body, tickets)
+            request.after = request_before
+            for ticket in tickets:
+                ticket.request = request
+                ticket.after = None
+            self._enter(session, request)
+
+    def _enter(self, session: Session, request: Request) -> None:
+        """Number a command in this session; from here on its message is fixed."""
+        session.add(request)
+        session.used_at = self._now
+        request.after_seq = request.after.number if request.after is not None else 0
+        self._fresh.append(request)
+
+    def _form_query(self, mode: ReadMode, queue: TicketQueue) -> Request:
+        body, tickets = self._take_batch(queue)
+        self._query_id += 1
+        request = Request(mode, self._query_id, body, tickets)
+        for ticket in tickets:
+            ticket.request = request
+        return request
+
+    # --- sending -----------------------------------------------------------------------------
+
+    def _unanswered(self) -> Iterator[Request]:
+        """All that the target owes an answer, in the order in which it is to be sent."""
+        if self._opening is not None:
+            yield self._opening
+        for session in self._sessions.values():
+            yield from session.outstanding.values()
+        yield from self._queries.values()
+
+    def _send_to_target(self, out: list[Outgoing]) -> None:
+        if self._resend:
+            self._resend = False
+            wanted: Iterable[Request] = self._unanswered()
+            if self._probing:
+                wanted = list(wanted)[:1]
+            requests = [request for request in wanted if request.sent_to != self.target]
+        elif self._fresh:
+            requests = self._fresh
+        else:
+            return
+        self._fresh = []
+        for request in requests:
+            self._send(out, self.target, request)
+        if requests and self._waiting_since is None:
+            self._waiting_since = self._now
+        self._aged_at = min(self._aged_at, self._now + self.options.resend_after / 2)
+
+    def _send(self, out: list[Outgoing], address: str, request: Request) -> None:
+        self._order += 1
+        request.order = self._order
+        request.sent_to = address
+        request.sent_at = self._now
+        request.sends += 1
+        request.undecided += 1
+        message = request.message()
+        if out and out[-1][0] == address and self._frame_bytes < self.options.frame_bytes:
+            out[-1][1].append(message)
+            self._frame_bytes += request.size
+        else:
+            out.append((address, [message]))
+            self._frame_bytes = request.size
+
+    _frame_bytes = 0
+    """Size of the frame that `_send` is packing."""
+
+    def _send_aside(self, out: list[Outgoing]) -> None:
+        """Stale reads go to any one server, questions to the one that they are about."""
+        queue = self._reads["stale"]
+        while queue and self._worth_sending(queue, len(self._side)):
+            request = self._form_query("stale", queue)
+            self._side[request.number] = request
+        moved = False
+        for request in self._side.values():
+            if request.sent_to is not None:
+                if self._now < request.sent_at + self._side_interval(request):
+                    continue
+                if not request.address and request.sent_to == self._stale_server() and not moved:
+                    self._stale_index += 1
+                    moved = True
+            self._send(out, request.address or self._stale_server(), request)
+
+    def _stale_server(self) -> str:
+        if not self._redirect:
+            return self.servers[0]
+        return self.servers[self._stale_index % len(self.servers)]
+
+    def _side_interval(self, request: Request) -> float:
+        options = self.options
+        return min(options.retry_first * 2.0 ** max(0, request.sends - 1), options.retry_max)
+
+    # --- answers -----------------------------------------------------------------------------
+
+    def _on_session_opened(self, address: str, reply: SessionOpened) -> None:
+        if self._opening is None or self._opening.number != reply.nonce:
+            return
+        self._opening = None
+        self._session = self._sessions[reply.session] = Session(reply.session, self._now)
+        self._progress(address)
+
+    def _on_command_reply(self, address: str, reply: CommandReply) -> None:
+        session = self._sessions.get(reply.session)
+        request = session.outstanding.get(reply.seq) if session is not None else None
+        if session is None or request is None:
+            return  # late, a second time, or for a command given up
+        self._progress(address)
+        request.undecided -= 1
+        status = reply.status
+        if status == OK:
+            self._settle(request)
+            self._deliver(request, reply.payload)
+        elif status == ReplyStatus.BUSY:
+            self._on_busy(request)
+        elif status == ReplyStatus.OUT_OF_ORDER:
+            self._on_out_of_order(request)
+        elif status == ReplyStatus.EXPIRED:
+            self._on_expired(session, request)
+        elif status == ReplyStatus.FAILED:
+            self._settle(request)
+            self._complete(request, errors.OperationFailed(_text(reply.payload)), executed=True)
+        elif status == ReplyStatus.FORGOTTEN:
+            self._settle(request)
+            error = errors.OutcomeUnknown("the write was executed, but its reply is gone")
+            self._complete(request, error, executed=True)
+        else:
+            self._give_up(request, errors.InvalidRequest(_text(reply.payload)))
+
+    def _on_query_reply(self, address: str, reply: QueryReply) -> None:
+        request = self._queries.get(reply.id)
+        if request is not None:
+            self._progress(address)
+            if reply.status == ReplyStatus.BUSY:
+                self._on_busy(request)
+                return
+            del self._queries[reply.id]
+            self._after_answer()
+        else:
+            request = self._side.get(reply.id)
+            if request is None or reply.status == ReplyStatus.BUSY:
+                return  # late; or a busy server is asked again after the retry interval
+            del self._side[reply.id]
+        if reply.status == OK:
+            self._deliver(request, reply.payload)
+        elif reply.status == ReplyStatus.INVALID:
+            self._complete(request, errors.InvalidRequest(_text(reply.payload)), executed=False)
+        else:
+            self._complete(request, errors.OperationFailed(_text(reply.payload)), executed=False)
+
+    def _progress(self, address: str) -> None:
+        """A server does what only a leader does."""
+        self._waiting_since = self._now
+        if self._confirmed:
+            return
+        self._confirmed = True
+        self._suspects.pop(address, None)
+        if address != self.target:
+            self._turn_to(address)
+            self._confirmed = True
+        if self._probing:
+            self._probing = False
+            self._resend = True
+        self._redirects = self._asked = 0
+        self._seek_pause = self.options.seek_first
+        self._backoff = self.options.retry_first
+        self._interval = self._jittered(self._backoff)
+
+    def _settle(self, request: Request) -> None:
+        """A command was executed: it is no longer outstanding, and others may follow it."""
+        session = request.session
+        assert session is not None
+        request.executed = True
+        request.after = None
+        session.remove(request)
+        self._busy = self.options.busy_first
+        self._drop_if_done(session)
+        self._after_answer()
+
+    def _drop_if_done(self, session: Session) -> None:
+        if session is not self._session and not session.outstanding:
+            self._sessions.pop(session.id, None)
+
+    def _after_answer(self) -> None:
+        """The target may owe nothing now; then there is nothing to wait for."""
+        if next(self._unanswered(), None) is None:
+            self._waiting_since = None
+            self._aged_at = math.inf
+
+    def _complete(self, request: Request, error: PaxonError, *, executed: bool) -> None:
+        for ticket in request.tickets:
+            ticket.complete(None, error, executed)
+
+    def _on_busy(self, request: Request) -> None:
+        request.sent_to = None
+        self._resend = True
+        self._pause(self._busy)
+        self._busy = min(self._busy * 2, self.options.busy_max)
+
+    def _on_out_of_order(self, request: Request) -> None:
+        """The one before got lost or was refused: send both again, in order."""
+        last_sent = request.order
+        request.sent_to = None
+        before = request.after
+        while before is not None and not before.executed and before.order < last_sent:
+            before.sent_to = None
+            before = before.after
+        self._resend = True
+        if request.sends > 2:
+            self._pause(self._busy)
+            self._busy = min(self._busy * 2, self.options.busy_max)
+
+    def _on_expired(self, session: Session, request: Request) -> None:
+        """The session is gone for good; what of the command's fate?"""
+        if session is self._session:
+            self._session = None
+        if request.undecided > 0:
+            self._give_up(
+                request,
+                errors.OutcomeUnknown(
+                    "the client's session expired while the write was being retried: "
+                    "it may or may not have taken effect; read to find out"
+                ),
+            )
+            return
+        session.remove(request)
+        self._drop_if_done(session)
+        request.place = (session.id, request.number)
+        request.session = None
+        request.sent_to = None
+        insort(self._again, request, key=_place)  # refusals may come in any order
+        self._after_answer()
+
+    # --- who leads ---------------------------------------------------------------------------
+
+    def _turn_to(self, address: str) -> None:
+        """Take another server for the leader, or the same one afresh; all is to be sent there."""
+        self.target = address
+        self.resends += 1
+        self._confirmed = False
+        self._resend = True
+        if self._waiting_since is not None:
+            self._waiting_since = self._now
+
+    def _on_not_leader(self, reply: NotLeader) -> None:
+        if not self._redirect:
+            self._refuse_redirect(reply)
+            return
+        for request in self._unanswered():
+            if request.sent_to == self.target:
+                request.sent_to = None
+        hint = reply.address
+        if hint:
+            self._learn(hint)
+        if hint in ("", self.target) or self._suspects.get(hint, -math.inf) > self._now:
+            self._asked += 1
+            self._probing = True
+            if self._asked >= len(self.servers):
+                self._asked = 0
+                self._pause_seeking()
+            self._turn_to(self._next_server())
+            return
+        self._redirects += 1
+        self._probing = self._redirects > 1
+        if self._redirects > 2:
+            self._pause_seeking()  # they point to each other
+        self._turn_to(hint)
+
+    def _learn(self, address: str) -> None:
+        if address in self.servers:
+            return
+        if len(self.servers) >= self.options.known_servers:
+            del self.servers[self._given]
+        self.servers.append(address)
+
+    def _next_server(self) -> str:
+        """The next one in turn that is not suspect, if there is one."""
+        at = self.servers.index(self.target) if self.target in self.servers else -1
+        turn = [*self.servers[at + 1 :], *self.servers[: at + 1]]
+        return next((s for s in turn if self._suspects.get(s, -math.inf) <= self._now), turn[0])
+
+    def _refuse_redirect(self, reply: NotLeader) -> None:
+        leader = f"server {reply.leader} at {reply.address}" if reply.leader else "none it knows of"
+        error = errors.NotLeader(
+            f"the server at {self.target} does not lead; the leader is {leader}",
+            leader=reply.leader,
+            address=reply.address,
+        )
+        self._opening = None
+        for queue in (self._writes, self._reads["linearizable"], self._reads["lease"]):
+            while queue:
+                queue.pop().complete(None, error, False)
+        for request in [*self._again, *self._unanswered()]:
+            self._complete(request, error, executed=False)
+        self._again.clear()
+        self._forget_done()
+
+    def _watch(self) -> None:
+        """Act on a target's silence, and on single requests whose answers got lost."""
+        waiting_since = self._waiting_since
+        if waiting_since is not None and self._now >= waiting_since + self._interval:
+            self._on_silence()
+        if self._now >= self._aged_at:
+            self._aged_at = self._now + self.options.resend_after / 2
+            for request in self._unanswered():
+                age = self._now - request.sent_at
+                if age >= self.options.resend_after * 2.0 ** min(request.sends - 1, 3):
+                    request.sent_to = None
+                    self._resend = True
+
+    def _on_silence(self) -> None:
+        options = self.options
+        self._backoff = min(self._backoff * 2, options.retry_max)
+        self._interval = self._jittered(self._backoff)
+        self._waiting_since = self._now
+        self._probing = True
+        first = next(self._unanswered(), None)
+        if first is not None:
+            first.sent_to = None
+        if self._redirect:
+            self._suspects[self.target] = self._now + options.suspicion
+            self._turn_to(self._next_server())
+        else:
+            self._turn_to(self.target)
+
+    def _pause(self, seconds: float) -> None:
+        self._pause_until = max(self._pause_until, self._now + self._jittered(seconds))
+        if self._waiting_since is not None:
+            self._waiting_since = max(self._waiting_since, self._pause_until)
+
+    def _pause_seeking(self) -> None:
+        self._pause(self._seek_pause)
+        self._seek_pause = min(self._seek_pause * 1.5, self.options.seek_max)
+
+    def _jittered(self, seconds: float) -> float:
+        return seconds * self._random.uniform(0.8, 1.2)
+
+    # --- giving up ---------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        """Complete the tickets whose deadline has passed; forget what nobody waits for."""
+        expired = [t for t in self._all_tickets() if not t.done and t.deadline <= self._now]
+        for ticket in expired:
+            ticket.complete(None, self._timeout_of(ticket), False)
+        if expired:
+            self._forget_done()
+        self._next_expiry = min(
+            (t.deadline for t in self._all_tickets() if not t.done), default=math.inf
+        )
+
+    def _all_tickets(self) -> Iterator[Ticket[Any, Any]]:
+        for queue in (self._writes, *self._reads.values()):
+            yield from queue
+        for request in [*self._again, *self._unanswered(), *self._side.values()]:
+            yield from request.tickets
+
+    def _timeout_of(self, ticket: Ticket[Any, Any]) -> PaxonError:
+        request = ticket.request
+        sent = request is not None and request.undecided > 0
+        seconds = f"{ticket.deadline - ticket.submitted:.3g} s"
+        outcome = ""
+        if ticket.mode is None:
+            outcome = (
+                "; it may or may not have taken effect"
+                if sent
+                else "; it has not been taken in, so it has no effect"
+            )
+        if self._heard_at < ticket.submitted:
+            where = request.address if request is not None and request.address else ""
+            asked = where or ", ".join(self.servers)
+            return errors.ClusterUnavailable(
+                f"no server answered within {seconds} (asked {asked}): "
+                f"check that they are running and reachable{outcome}",
+                sent=sent,
+            )
+        return errors.RequestTimeout(f"no answer within {seconds}{outcome}", sent=sent)
+
+    def _forget_done(self) -> None:
+        """Drop what has only completed tickets."""
+        for queue in (self._writes, *self._reads.values()):
+            queue.drop_done()
+        self._again = [request for request in self._again if request.live]
+        for session in list(self._sessions.values()):
+            for request in list(session.outstanding.values()):
+                if not request.live and request.number in session.outstanding:
+                    self._give_up(request, None)
+        for requests in (self._queries, self._side):
+            for number in [n for n, request in requests.items() if not request.live]:
+                del requests[number]
+        if self._opening is not None and not (self._writes or self._again):
+            self._opening = None
+        self._fresh = [request for request in self._fresh if request.kind == "open" or request.live]
+        self._after_answer()
+
+    def _give_up(self, request: Request, error: PaxonError | None) -> None:
+        """A command will not be asked for again, nor can those that were to follow it be."""
+        session = request.session
+        assert session is not None
+        chain = [request]
+        for other in session.outstanding.values():
+            if other.after in chain and other is not request:
+                chain.append(other)
+        if error is not None:
+            self._complete(request, error, executed=False)
+        for other in chain:
+            other.after = None
+            sent = other.undecided > 0
+            self._complete(other, _not_followed(request.tickets[0].error, sent), executed=False)
+        session.give_up(chain)
+        self._again = [waiting for waiting in self._again if not self._orphaned(waiting, chain)]
+        self._drop_if_done(session)
+        self._after_answer()
+
+    def _orphaned(self, waiting: Request, chain: list[Request]) -> bool:
+        """Fail a command that waits for a new session if the one that it follows was given up."""
+        if waiting.after not in chain:
+            return False
+        chain.append(waiting)
+        self._complete(waiting, _not_followed(chain[0].tickets[0].error), executed=False)
+        return True
+
+
+def _not_followed(error: PaxonError | None, sent: bool = False) -> PaxonError:
+    """The error of a command that was to follow one that failed with `error`."""
+    if isinstance(error, errors.NotLeader):
+        return error
+    if sent:
+        return errors.OutcomeUnknown(
+            f"it was to follow an operation that failed ({error}); "
+            "it may have taken effect if that one did"
+        )
+    return errors.OperationFailed(
+        f"it was not executed, since an operation before it failed ({error})"
+    )
+
+
+def _place(request: Request) -> tuple[int, int]:
+    return request.place
+
+
+def _text(payload: bytes) -> str:
+    return payload.decode(errors="replace")

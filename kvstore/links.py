@@ -1,0 +1,181 @@
+"""A client's sockets: a DEALER to each server, opened when first needed. No thread of its own.
+
+All is done by whoever holds the client's lock. A socket's file descriptor may be waited for by
+another thread meanwhile; ZeroMQ signals it by edges, so after whatever was done with a socket its
+events have to be looked at again (`drain`) before anyone waits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+import zmq
+from loguru import logger
+
+from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, ServerReply
+from paxon.kvstore.addresses import check_address, split_addresses
+from paxon.kvstore.command_core import Outgoing
+from paxon.kvstore.errors import InvalidRequest
+from paxon.transport import FrameCodec, FrameError
+
+__all__ = ["Link", "Links", "Receive", "Secure", "server_addresses"]
+
+Receive = Callable[[str, Sequence[ServerReply]], None]
+"""Takes in a frame: the server's address and its messages."""
+
+Secure = Callable[["zmq.Socket[bytes]", str], None]
+"""Prepares a socket for encryption before it connects to the address."""
+
+_NOBLOCK = int(zmq.NOBLOCK)
+_OPTIONS = {
+    zmq.LINGER: 0,
+    zmq.IMMEDIATE: 1,  # queue for finished connections only: what is stale is never delivered late
+    zmq.RCVHWM: 0,  # bounded by what was asked for
+    zmq.RECONNECT_IVL: 20,
+    zmq.RECONNECT_IVL_MAX: 200,
+    zmq.CONNECT_TIMEOUT: 500,
+    zmq.HANDSHAKE_IVL: 3000,
+    zmq.HEARTBEAT_IVL: 2000,
+    zmq.HEARTBEAT_TIMEOUT: 6000,
+    zmq.IPV6: 1,
+}
+"""Times in milliseconds."""
+
+
+def server_addresses(servers: str | Iterable[str]) -> list[str]:
+    """Addresses from a comma-separated text or a list of them. Raises `InvalidRequest`."""
+    try:
+        if isinstance(servers, str):
+            return split_addresses(servers)
+        return [address for text in servers for address in split_addresses(text)]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InvalidRequest(f"servers: {error}") from None
+
+
+class Link:
+    """The connection to one server."""
+
+    __slots__ = ("address", "backlog", "epoch", "fd", "refused", "socket")
+
+    def __init__(self, address: str, socket: zmq.Socket[bytes]) -> None:
+        self.address = address
+        self.socket = socket
+        self.fd = int(socket.getsockopt(zmq.FD))
+        self.backlog: deque[bytes] = deque()
+        """Frames that wait for the connection."""
+        self.epoch = 0
+        self.refused = 0
+        """Frames that were not ones of a server of this release."""
+
+
+class Links:
+    """All links of a client."""
+
+    def __init__(
+        self,
+        on_open: Callable[[Link], None],
+        receive: Receive,
+        *,
+        secure: Secure | None = None,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            on_open: told of each new link, whose `fd` has to be waited for.
+            receive: gets what comes in.
+            secure: prepares each socket for encryption.
+        """
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._links: dict[str, Link] = {}
+        self._on_open = on_open
+        self._receive = receive
+        self._secure = secure
+        self._codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
+            ClientMessage, ServerReply, protocol_version=PROTOCOL_VERSION
+        )
+
+    def send(self, outgoing: Iterable[Outgoing], epoch: int) -> list[Link]:
+        """Send frames, or keep them until the connection is there; returns the links used.
+
+        A link whose frames belong to an earlier `epoch` forgets them: all in them that still
+        matters is in later frames too.
+        """
+        used: dict[str, Link] = {}
+        for address, messages in outgoing:
+            link = self._links.get(address) or self._open(address)
+            if link is None:
+                continue
+            if link.epoch != epoch:
+                link.backlog.clear()
+                link.epoch = epoch
+            link.backlog.append(self._codec.encode(messages))
+            used[address] = link
+        for link in used.values():
+            self._flush(link)
+        return list(used.values())
+
+    def drain(self, link: Link) -> bool:
+        """Take in all that has come, send what could not be before; whether anything came."""
+        socket = link.socket
+        came = False
+        while True:
+            events = int(socket.getsockopt(zmq.EVENTS))
+            if events & zmq.POLLIN:
+                came = True
+                self._take(link, socket.recv(_NOBLOCK))
+            elif link.backlog and events & zmq.POLLOUT:
+                self._flush(link)
+            else:
+                return came
+
+    def _take(self, link: Link, frame: bytes) -> None:
+        try:
+            _, _, replies = self._codec.decode(frame)
+        except FrameError as error:
+            link.refused += 1
+            if link.refused == 1:
+                logger.warning(
+                    "Ignored what came from {}, and will ignore more of it in silence: {}",
+                    link.address,
+                    error,
+                )
+            return
+        self._receive(link.address, replies)
+
+    def _flush(self, link: Link) -> None:
+        backlog = link.backlog
+        try:
+            while backlog:
+                link.socket.send(backlog[0], _NOBLOCK)
+                backlog.popleft()
+        except zmq.Again:
+            return  # `drain` goes on once the socket can be written to
+
+    def _open(self, address: str) -> Link | None:
+        """A new link; None for an address that cannot be used (a server may hint at any)."""
+        try:
+            check_address(address)
+            socket = self._context.socket(zmq.DEALER)
+            for option, value in _OPTIONS.items():
+                socket.setsockopt(option, value)
+            if self._secure is not None:
+                self._secure(socket, address)
+            socket.connect(address)
+        except (ValueError, zmq.ZMQError) as error:
+            logger.warning("Cannot connect to {}: {}", address, error)
+            return None
+        link = self._links[address] = Link(address, socket)
+        self._on_open(link)
+        return link
+
+    def __iter__(self) -> Iterable[Link]:
+        return iter(list(self._links.values()))
+
+    def close(self) -> None:
+        """Close all sockets at once; what has not left is dropped. May be called twice."""
+        for link in self._links.values():
+            link.socket.close()
+        self._links.clear()
+        if not self._context.closed:
+            self._context.term()

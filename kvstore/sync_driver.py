@@ -1,0 +1,278 @@
+"""Drives a client core for threads that block: whoever waits does the I/O, for all.
+
+There is no thread of the client's own, hence no hop between threads for a caller alone. Of the
+threads that wait, one at a time is the *driver*: it sleeps on the sockets' file descriptors, takes
+in what comes, completes everybody's tickets and, once its own is done, hands the role to another.
+Sockets and core are touched only under the lock, which the driver does not hold while it sleeps, so
+that any thread can send at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from paxon.actors.messages import ServerReply
+from paxon.kvstore.client_requests import Ticket
+from paxon.kvstore.command_core import CommandCore
+from paxon.kvstore.errors import ClientClosed
+from paxon.kvstore.links import Link, Links, Secure
+
+__all__ = ["SyncDriver"]
+
+AnyTicket = Ticket[Any, Any]
+
+_LONGEST_SLEEP_MS = 60_000.0
+
+
+class SyncDriver:
+    """Sockets, lock and waiting threads of one blocking client."""
+
+    def __init__(self, core: CommandCore[Any, Any], *, secure: Secure | None = None) -> None:
+        self.lock = threading.Lock()
+        """Guards the core, the sockets and all below. Never held while waiting or calling users."""
+        self._core = core
+        self._links = Links(self._on_open, self._receive, secure=secure)
+        self._poll = select.poll()
+        self._by_fd: dict[int, Link] = {}
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._poll.register(self._wake_read, select.POLLIN)
+        self._driver: int | None = None
+        """The thread that drives, if any does."""
+        self._driven_for: AnyTicket | None = None
+        self._sleeps_until = -math.inf
+        self._gates: dict[AnyTicket, list[threading.Lock]] = {}
+        """Threads that wait without driving, by ticket; opening a gate wakes one."""
+        self._watched: dict[AnyTicket, list[Callable[[], object]]] = {}
+        self._callbacks: list[Callable[[], object]] = []
+        """Due; run by whichever thread next holds no lock."""
+        self._unusable: str = ""
+        self._released = False
+        _drivers.add(self)
+
+    # --- for clients -------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise `ClientClosed` if the client can no longer be used."""
+        if self._unusable:
+            raise ClientClosed(self._unusable)
+
+    def pump(self) -> None:
+        """Send what the core wants sent, take in what is there. With the lock held."""
+        core = self._core
+        while True:
+            outgoing = core.poll(time.monotonic())
+            if not outgoing:
+                break
+            came = False
+            for link in self._links.send(outgoing, core.resends):
+                came |= self._links.drain(link)
+            if not came:
+                break
+        if self._sleeps_until > core.next_deadline():
+            self._wake()
+
+    def watch(self, ticket: AnyTicket, callback: Callable[[], object]) -> None:
+        """Call back, without the lock, in whichever thread completes the ticket. With the lock."""
+        self._watched.setdefault(ticket, []).append(callback)
+        ticket.on_done = self._on_done
+
+    def wait(self, ticket: AnyTicket, until: float = math.inf) -> bool:
+        """Wait until the ticket is done, or this time has come; whether it is done.
+
+        Raises `ClientClosed` in a forked child.
+        """
+        while not ticket.done:
+            with self.lock:
+                if ticket.done:
+                    break
+                if self._released:
+                    raise ClientClosed(self._unusable)
+                ticket.on_done = self._on_done
+                if self._driver is None:
+                    self._driver = threading.get_ident()
+                    self._driven_for = ticket
+                    gate = None
+                else:
+                    gate = threading.Lock()
+                    gate.acquire()
+                    self._gates.setdefault(ticket, []).append(gate)
+            if gate is None:
+                self._drive(ticket, until)
+            else:
+                self._wait_at(gate, ticket, until)
+            if not ticket.done and time.monotonic() >= until:
+                break
+        if self._gates and self._driver is None:
+            with self.lock:  # we may have been woken to drive, and will not
+                self._hand_over()
+        if self._callbacks:
+            self.call_back()
+        return ticket.done
+
+    def call_back(self) -> None:
+        """Run the callbacks of completed tickets. Without the lock."""
+        while self._callbacks:
+            with self.lock:
+                callbacks, self._callbacks = self._callbacks, []
+            for callback in callbacks:
+                callback()
+
+    def close(self) -> None:
+        """Fail everything that is waited for and close the sockets; may be called twice."""
+        with self.lock:
+            if self._unusable:
+                return
+            self._unusable = "the client is closed: make a new one"
+            self._core.fail_all(ClientClosed(self._unusable))
+            if self._driver is None:
+                self._release()
+            else:
+                self._wake()  # the driver closes the sockets when it has left them
+        self.call_back()
+
+    # --- waiting -----------------------------------------------------------------------------
+
+    def _on_done(self, ticket: AnyTicket) -> None:
+        """A ticket that somebody waits for is done (called by the core, with the lock held)."""
+        for gate in self._gates.pop(ticket, ()):
+            gate.release()
+        self._callbacks.extend(self._watched.pop(ticket, ()))
+        if ticket is self._driven_for:
+            self._wake()
+
+    def _wait_at(self, gate: threading.Lock, ticket: AnyTicket, until: float) -> None:
+        """Sleep until the gate is opened: the ticket is done, or it is our turn to drive."""
+        opened = False
+        try:
+            opened = gate.acquire(timeout=_seconds(min(until, ticket.deadline)))
+        finally:
+            if not opened:
+                self._leave(gate, ticket)
+
+    def _leave(self, gate: threading.Lock, ticket: AnyTicket) -> None:
+        """The time is up (or an exception came): nobody is to be woken at this gate any more."""
+        with self.lock:
+            gates = self._gates.get(ticket, [])
+            if gate in gates:
+                gates.remove(gate)
+                if not gates:
+                    del self._gates[ticket]
+            else:
+                self._hand_over()  # it was opened meanwhile, maybe for us to drive
+            if not self._unusable:
+                self.pump()  # the ticket's deadline may have passed
+
+    def _hand_over(self) -> None:
+        """Wake one waiting thread, which finds that nobody drives and does."""
+        if self._driver is not None:
+            return
+        for ticket, gates in self._gates.items():
+            gates.pop().release()
+            if not gates:
+                del self._gates[ticket]
+            return
+
+    # --- driving -----------------------------------------------------------------------------
+
+    def _drive(self, ticket: AnyTicket, until: float) -> None:
+        """Do the client's I/O until the ticket is done or the time has come."""
+        try:
+            while not (ticket.done or self._unusable):
+                with self.lock:
+                    sleep = self._plan_sleep(until)
+                ready = self._poll.poll(sleep)
+                with self.lock:
+                    self._sleeps_until = -math.inf
+                    self._take_in(ready)
+                    if not self._unusable:
+                        self.pump()
+                if self._callbacks:
+                    self.call_back()
+                if time.monotonic() >= until:
+                    return
+        finally:
+            with self.lock:
+                self._sleeps_until = -math.inf
+                self._driver = self._driven_for = None
+                if self._unusable:
+                    self._release()
+                self._hand_over()
+
+    def _plan_sleep(self, until: float) -> float:
+        """How long to sleep, in milliseconds."""
+        due = min(self._core.next_deadline(), until)
+        self._sleeps_until = due
+        return min(math.ceil(_seconds(due) * 1000), _LONGEST_SLEEP_MS)
+
+    def _take_in(self, ready: Sequence[tuple[int, int]]) -> None:
+        for fd, _ in ready:
+            if fd == self._wake_read:
+                os.read(fd, 4096)
+                continue
+            link = self._by_fd.get(fd)
+            if link is not None:
+                self._links.drain(link)
+
+    def _on_open(self, link: Link) -> None:
+        self._by_fd[link.fd] = link
+        self._poll.register(link.fd, select.POLLIN)
+        if self._driver is not None:
+            self._wake()
+
+    def _receive(self, address: str, replies: Sequence[ServerReply]) -> None:
+        self._core.receive(address, replies, time.monotonic())
+
+    def _wake(self) -> None:
+        """Make the driver look again."""
+        if self._driver is None or self._driver == threading.get_ident():
+            return
+        self._sleeps_until = -math.inf
+        try:
+            os.write(self._wake_write, b"!")
+        except BlockingIOError:
+            return  # the pipe is full of wake-ups not yet seen: one more makes no difference
+
+    def _release(self) -> None:
+        if self._released:
+            return
+        self._released = True
+        self._links.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    # --- forks -------------------------------------------------------------------------------
+
+    def forked(self) -> None:
+        """In a forked child: the sockets are the parent's, and the lock may be held for ever."""
+        self.lock = threading.Lock()
+        self._driver = None
+        self._released = True
+        self._unusable = (
+            "the client was made in the parent process and cannot be used after a fork: "
+            "make a new one in this process"
+        )
+
+
+def _seconds(due: float) -> float:
+    """From now until then, never negative, and short enough for any system call."""
+    return min(max(0.0, due - time.monotonic()), _LONGEST_SLEEP_MS / 1000)
+
+
+_drivers: weakref.WeakSet[SyncDriver] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for driver in list(_drivers):
+        driver.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
