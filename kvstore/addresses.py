@@ -25,7 +25,9 @@ DEFAULT_BASE_PORT = 7100
 
 LOOPBACK = "127.0.0.1"
 _HIGHEST_PORT = 65535
-_TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%]+\]|\*|[A-Za-z0-9_.-]+):(?P<port>\d{1,5})")
+_TCP = re.compile(
+    r"tcp://(?P<host>\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?\]|\*|[A-Za-z0-9_.-]+):(?P<port>\d{1,5})"
+)
 _IPC = re.compile(r"ipc://(?P<path>.+)")
 _IPC_LIMIT = 107
 """Bytes that Linux has for the path of a Unix socket."""

@@ -117,9 +117,8 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
         if server not in self.servers:
             ids = ", ".join(str(known) for known in self.servers)
             raise ClusterFileError(f"{self.source}: there is no server {server}; its ids are {ids}")
-        options = dict(self.options)
-        options.update(from_environment(environment or {}))
-        options.update({name: check_option(name, value) for name, value in (flags or {}).items()})
+        given = self.options | from_environment(environment or {}) | dict(flags or {})
+        options = {name: check_option(name, value) for name, value in given.items()}
         durability = cast(Durability, options.pop("durability", "disk"))
         derived: dict[str, Any] = {
             "cluster": self.id,

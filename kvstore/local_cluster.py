@@ -33,6 +33,7 @@ from paxon.kvstore.cluster_file import (
 from paxon.kvstore.cluster_status import ServerStatus, StatusProbe, agreed_leader
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.options import Durability, OptionError
+from paxon.kvstore.server_process import LOG_NAME
 from paxon.kvstore.spawning import being_imported_by_spawn
 from paxon.kvstore.supervisor import STOP_SECONDS, Supervisor
 
@@ -253,7 +254,7 @@ class LocalCluster:
     def log_path(self, server: ServerId) -> Path:
         """The log file of a server."""
         self._check(server)
-        return Path(self._described().servers[server].directory) / "server.log"
+        return Path(self._described().servers[server].directory) / LOG_NAME
 
     def status(self, timeout: float = 1.0) -> list[ServerStatus]:
         """A row for every server; those that do not answer within `timeout` s have no `reply`."""

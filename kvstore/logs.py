@@ -30,7 +30,6 @@ _FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level:<8} {name}:{line} {message}"
 class _LogFile(logging.handlers.RotatingFileHandler):
     """A rotated file that says once, in one sentence, when it can no longer be written."""
 
-    terminator = ""
     _complained = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)

@@ -10,8 +10,7 @@ import gc
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,6 +35,7 @@ __all__ = [
     "EXIT_USAGE",
     "LOG_NAME",
     "Report",
+    "output_path",
     "run_server",
     "serve_child",
 ]
@@ -57,27 +57,46 @@ class Report(msgspec.Struct, frozen=True):
     sentence: str = ""
 
 
+class _Ending:
+    """What the main thread sleeps on: a signal to stop, or the failure of the server.
+
+    Signals come through a pipe. Python runs their handlers in the main thread only, and the kernel
+    may hand a signal to another thread (it does so to a process that was stopped): then a main
+    thread that waits for a lock would sleep on.
+    """
+
+    def __init__(self, signals: Sequence[signal.Signals]) -> None:
+        self.failure: BaseException | None = None
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in signals:
+            signal.signal(number, lambda _number, _frame: None)
+
+    def failed(self, error: BaseException) -> None:
+        """Called in the server's thread when it has stopped by itself."""
+        self.failure = error
+        os.write(self._write, b"\0")
+
+    def wait(self) -> None:
+        """Sleep until it is time to end."""
+        os.read(self._read, 1)
+
+
 def run_server(
     plan: ServerPlan,
     report: Callable[[Report], None],
     *,
     log_level: str = "INFO",
     stderr_level: str | None = "WARNING",
+    signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
 ) -> int:
-    """Run one server until SIGTERM or SIGINT, or until it fails; returns the exit code.
+    """Run one server until one of `signals` comes, or until it fails; returns the exit code.
 
     Call it from the main thread. `report` is told once that the server serves, and the reason if it
     stops by itself; nothing but warnings of `stderr_level` and above is printed here.
     """
-    stopping = threading.Event()
-    failures: list[BaseException] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stopping.set())
-
-    def failed(error: BaseException) -> None:
-        failures.append(error)
-        stopping.set()
-
+    ending = _Ending(signals)
     directory = Path(plan.entry.directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -96,7 +115,7 @@ def run_server(
             client_bind=plan.entry.client_bind,
             directory=directory,
             durability=plan.durability,
-            on_failed=failed,
+            on_failed=ending.failed,
         )
     except MachineError as error:
         report(Report(False, str(error)))
@@ -110,9 +129,9 @@ def run_server(
         plan.entry.id, plan.settings.cluster, plan.entry.client_bind, plan.entry.peer_bind,
     )  # fmt: skip
     report(Report(True))
-    stopping.wait()
-    if failures:
-        report(Report(False, reason_in_words(failures[0])))
+    ending.wait()
+    if ending.failure is not None:
+        report(Report(False, reason_in_words(ending.failure)))
         return EXIT_FAILED
     reference.stop()
     logger.info("server {} stopped as asked", plan.entry.id)
@@ -147,7 +166,9 @@ def serve_child(plan_bytes: bytes, reports: Connection, log_level: str) -> None:
         with suppress(BrokenPipeError):  # the parent is gone, and this process about to follow
             reports.send((what.ready, what.sentence))
 
-    code = run_server(plan, report, log_level=log_level, stderr_level=None)
+    code = run_server(
+        plan, report, log_level=log_level, stderr_level=None, signals=(signal.SIGTERM,)
+    )
     reports.close()
     logger.complete()
     # Nothing is left to do; threads of the interpreter or of libraries must not keep us here.
@@ -156,10 +177,16 @@ def serve_child(plan_bytes: bytes, reports: Connection, log_level: str) -> None:
     os._exit(code)
 
 
+def output_path(directory: Path) -> Path:
+    """Where stdout and stderr of a `LocalCluster`'s server go, next to its data directory."""
+    return directory.with_name(directory.name + ".out")
+
+
 def _catch_output(directory: Path) -> None:
     """Keep what would go to the parent's terminal (a crash of the interpreter) in a file."""
-    target = str(directory.with_name(directory.name + ".out"))
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(
+        output_path(directory), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644
+    )
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)

@@ -28,7 +28,7 @@ from loguru import logger
 
 from paxon.actors import ServerId
 from paxon.kvstore.cluster_file import ServerPlan
-from paxon.kvstore.server_process import serve_child
+from paxon.kvstore.server_process import LOG_NAME, output_path, serve_child
 from paxon.kvstore.spawning import start_process
 
 __all__ = ["ProcessState", "ProcessInfo", "Supervisor"]
@@ -289,5 +289,12 @@ def _how_it_ended(code: int | None, plan: ServerPlan | None) -> str:
         how = f"its process ended with exit code {code}"
     if plan is None:
         return how
-    output = Path(plan.entry.directory + ".out")
-    return f"{how}; see {Path(plan.entry.directory) / 'server.log'} and {output}"
+    directory = Path(plan.entry.directory)
+    output = output_path(directory)
+    try:
+        lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        lines = []
+    # The last line of a traceback says most.
+    last = next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
+    return f"{how}{last}; see {directory / LOG_NAME} and {output}"

@@ -1,0 +1,1 @@
+"""Real server processes: local clusters, the command line, faults."""

@@ -1,0 +1,94 @@
+"""What the process tests share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from paxon.kvstore.addresses import free_ports
+
+__all__ = [
+    "PAXON",
+    "environment",
+    "paxon",
+    "one_sentence",
+    "wait_until",
+    "pid_is_alive",
+    "write_cluster_file",
+]
+
+PAXON = (sys.executable, "-m", "paxon.kvstore.cli")
+"""The command, whether or not its script is on the path."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment without settings of whoever runs the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PAXON_")}
+    return kept | {"NO_COLOR": "1", "COLUMNS": "200"} | more
+
+
+def paxon(
+    *arguments: str,
+    stdin: bytes = b"",
+    timeout: float = 30,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command to its end; whatever it does, it never shows a traceback."""
+    done = subprocess.run(
+        [*PAXON, *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=timeout,
+        env=env if env is not None else environment(),
+        cwd=cwd,
+        check=False,
+    )
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    assert b"Traceback" not in done.stdout, done.stdout.decode()
+    return done
+
+
+def one_sentence(done: subprocess.CompletedProcess[bytes]) -> str:
+    """What went to stderr, which has to be a single line."""
+    lines = [line for line in done.stderr.decode().splitlines() if line.strip()]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+    """Look often until `condition` holds; fail if it does not within the time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.01)
+
+
+def pid_is_alive(pid: int) -> bool:
+    """Whether there is such a process, and not only its remains."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def write_cluster_file(
+    path: Path, servers: Sequence[int] = (1, 2, 3), cluster: str = "testing", extra: str = ""
+) -> Path:
+    """A cluster file on free ports; `extra` goes into its [cluster] table."""
+    ports = free_ports(2 * len(servers))
+    lines = ["[cluster]", f'id = "{cluster}"', extra]
+    for index, server in enumerate(servers):
+        lines += [
+            "[[server]]",
+            f"id = {server}",
+            f"peer_port = {ports[2 * index]}",
+            f"client_port = {ports[2 * index + 1]}",
+        ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

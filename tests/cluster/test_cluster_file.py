@@ -1,0 +1,209 @@
+"""Cluster files and options: what is taken, in which order of precedence, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paxon.actors import SettingsError
+from paxon.kvstore.addresses import check_address, free_ports, split_addresses
+from paxon.kvstore.cluster_file import ClusterDescription, ClusterFileError
+from paxon.kvstore.options import OptionError, from_environment, parse_assignments
+from tests.cluster.helpers import one_sentence, paxon
+
+GOOD = """
+[cluster]
+id = "orders"
+window = 8
+heartbeat_interval = 0.1
+
+[[server]]
+id = 1
+
+[[server]]
+id = 2
+host = "10.0.0.2"
+peer_port = 9000
+
+[[server]]
+id = 3
+peer = "tcp://[::1]:9100"
+client = "tcp://paxon.example:9101"
+client_bind = "tcp://*:9101"
+directory = "/var/lib/paxon"
+"""
+
+
+def read(tmp_path: Path, text: str) -> ClusterDescription:
+    path = tmp_path / "orders.toml"
+    path.write_text(text, encoding="utf-8")
+    return ClusterDescription.read(path)
+
+
+def test_addresses_and_directories_have_defaults(tmp_path: Path) -> None:
+    description = read(tmp_path, GOOD)
+    assert description.id == "orders"
+    first, second, third = description.servers.values()
+    assert (first.peer, first.client) == ("tcp://127.0.0.1:7110", "tcp://127.0.0.1:7111")
+    assert first.directory == str(tmp_path / "server-1")
+    assert (second.peer, second.client) == ("tcp://10.0.0.2:9000", "tcp://10.0.0.2:7121")
+    assert (third.peer_bind, third.client_bind) == ("tcp://[::1]:9100", "tcp://*:9101")
+    assert third.directory == "/var/lib/paxon"
+
+
+def test_a_plan_has_all_that_a_server_needs(tmp_path: Path) -> None:
+    plan = read(tmp_path, GOOD).plan(2)
+    assert plan.settings.cluster == "orders"
+    assert plan.settings.servers == (1, 2, 3)
+    assert plan.settings.client_addresses[3] == "tcp://paxon.example:9101"
+    assert plan.peers[1] == "tcp://127.0.0.1:7110"
+    assert plan.durability == "disk"
+
+
+def test_a_description_survives_being_written_as_a_file(tmp_path: Path) -> None:
+    description = read(tmp_path, GOOD)
+    again = read(tmp_path, description.to_toml())
+    assert again == description
+
+
+def test_flag_goes_before_environment_before_file_before_default(tmp_path: Path) -> None:
+    description = read(tmp_path, GOOD)
+    variables = {"PAXON_WINDOW": "32", "PAXON_BATCH_BYTES": "1000"}
+
+    def window(flags: dict[str, object], environment: dict[str, str]) -> int:
+        return description.plan(1, flags, environment).settings.window
+
+    assert window({"window": 64}, variables) == 64
+    assert window({}, variables) == 32
+    assert window({}, {}) == 8
+    settings = description.plan(1, {}, variables).settings
+    assert settings.batch_bytes == 1000
+    assert settings.max_sessions == 20_000
+    assert description.plan(1, {}, {"PAXON_DURABILITY": "memory"}).durability == "memory"
+
+
+def server(number: int, more: str = "") -> str:
+    return f"[[server]]\nid = {number}\n{more}\n"
+
+
+BASE = '[cluster]\nid = "c"\n'
+
+BAD = {
+    "no cluster": (server(1), "table [cluster]"),
+    "no cluster id": ("[cluster]\n" + server(1), "needs an id"),
+    "no servers": (BASE, "[[server]]"),
+    "missing id": (BASE + server(1) + "[[server]]\npeer_port = 1\n", "number 2 has no id"),
+    "duplicate id": (BASE + server(1) + server(1, "peer_port=9\nclient_port=8"), "id 1 occurs"),
+    "id of a wrong type": (BASE + "[[server]]\nid = 'one'\n", "whole number from 1"),
+    "id too large": (BASE + server(99), "ids run from 1 to 63"),
+    "unknown table": (BASE + server(1) + "[servers]\n", "unknown key 'servers'"),
+    "unknown option": (BASE + "windw = 1\n" + server(1), "did you mean 'window'?"),
+    "option of a wrong type": (BASE + "window = 'wide'\n" + server(1), "must be a whole number"),
+    "option out of range": (BASE + "window = 0\n" + server(1), "window must be above 0"),
+    "unknown policy": (BASE + "policy = 'fast'\n" + server(1), "must be one of stable"),
+    "rejoin": (BASE + "rejoin = true\n" + server(1), "--rejoin"),
+    "unknown server key": (BASE + server(1, "prot = 3"), "server 1: unknown key 'prot'"),
+    "bad address": (BASE + server(1, "peer = 'localhost'"), "is no address"),
+    "bad port": (BASE + server(1, "peer_port = 99999"), "ports run from 1 to 65535"),
+    "port of a wrong type": (BASE + server(1, "peer_port = '7'"), "must be a whole number"),
+    "port and address": (BASE + server(1, "peer_port=7\npeer='tcp://a:7'"), "not both"),
+    "host of a wrong type": (BASE + server(1, "host = 5"), "must be text"),
+    "duplicate port": (BASE + server(1, "client_port = 7110"), "is given to server 1 (peer)"),
+    "duplicate port of two": (
+        BASE + server(1) + server(2, "client_port = 7111"),
+        "is given to server 1 (client) and to server 2 (client)",
+    ),
+    "shared directory": (
+        BASE + server(1, "directory = 'd'") + server(2, "directory = 'd'"),
+        "share the directory",
+    ),
+    "no TOML": ("cluster = [", "is not TOML"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_wrong_file_is_refused_in_one_sentence(case: str, tmp_path: Path) -> None:
+    text, expected = BAD[case]
+    with pytest.raises(ClusterFileError) as raised:
+        read(tmp_path, text)
+    sentence = str(raised.value)
+    assert sentence.startswith(str(tmp_path / "orders.toml"))
+    assert expected in sentence
+    assert "\n" not in sentence
+
+
+def test_a_missing_unreadable_or_binary_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClusterFileError, match="no such cluster file"):
+        ClusterDescription.read(tmp_path / "none.toml")
+    with pytest.raises(ClusterFileError, match="cannot be read"):
+        ClusterDescription.read(tmp_path)
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ClusterFileError, match="not UTF-8"):
+        ClusterDescription.read(tmp_path / "binary.toml")
+
+
+def test_options_are_read_from_flags_and_variables() -> None:
+    assert parse_assignments(["window=3", "batch-bytes = 10", "window=4", "leases=false"]) == {
+        "window": 4,
+        "batch_bytes": 10,
+        "leases": False,
+    }
+    assert from_environment({"PAXON_POLICY": "backoff", "PAXON_WINDOW": " "}) == {
+        "policy": "backoff"
+    }
+    with pytest.raises(OptionError, match="write NAME=VALUE"):
+        parse_assignments(["window"])
+    with pytest.raises(OptionError, match="unknown option 'servers'"):
+        parse_assignments(["servers=3"])
+    with pytest.raises(OptionError, match="PAXON_WINDOW: window = 'x': must be a whole number"):
+        from_environment({"PAXON_WINDOW": "x"})
+
+
+def test_an_unknown_server_is_refused(tmp_path: Path) -> None:
+    description = read(tmp_path, GOOD)
+    with pytest.raises(ClusterFileError, match="there is no server 4; its ids are 1, 2, 3"):
+        description.plan(4)
+    with pytest.raises(SettingsError, match="heartbeat_interval"):
+        description.plan(1, {"heartbeat_interval": 5})
+
+
+@pytest.mark.process
+def test_the_command_exits_with_2_for_a_wrong_file_or_option(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(BASE + server(1) + server(1), encoding="utf-8")
+    done = paxon("server", "--cluster", str(path), "--id", "1")
+    assert done.returncode == 2
+    assert one_sentence(done).startswith(f"paxon: {path}: the server id 1 occurs 2 times")
+    path.write_text(BASE + server(1), encoding="utf-8")
+    for wrong in (
+        ("--id", "2"),
+        ("--id", "1", "--set", "window=none"),
+        ("--id", "1", "--set", "window=-1"),
+        ("--id", "1", "--machine", "nothing"),
+        ("--id", "1", "--machine", "no_such_module:Machine"),
+        ("--id", "1", "--machine", "json:JSONDecoder"),
+    ):
+        done = paxon("server", "--cluster", str(path), *wrong)
+        assert done.returncode == 2, wrong
+        one_sentence(done)
+
+
+def test_addresses_are_checked() -> None:
+    for good in ("tcp://127.0.0.1:1", "tcp://[fe80::1%eth0]:65535", "tcp://*:7", "ipc:///tmp/x"):
+        assert check_address(good) == good
+    for bad in ("", "127.0.0.1:1", "tcp://a", "tcp://a:0", "tcp://a:65536", "udp://a:1", "ipc://"):
+        with pytest.raises(ValueError, match=r"address|ports"):
+            check_address(bad)
+    with pytest.raises(ValueError, match="longer than"):
+        check_address("ipc://" + "x" * 108)
+    assert split_addresses("localhost:1, tcp://b:2,") == ["tcp://localhost:1", "tcp://b:2"]
+    with pytest.raises(ValueError, match="no address given"):
+        split_addresses(" , ")
+
+
+def test_free_ports_are_distinct_and_outside_the_kernels_own_range() -> None:
+    ports = free_ports(20)
+    assert len(set(ports)) == 20
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(1024 <= port < low for port in ports)

@@ -1,0 +1,309 @@
+"""`LocalCluster`: starting, watching and ending server processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from paxon.actors import StateMachine
+from paxon.kvstore.local_cluster import ClusterError, LocalCluster
+from tests.cluster.helpers import environment, pid_is_alive, wait_until
+
+pytestmark = pytest.mark.process
+
+
+def pids(cluster: LocalCluster) -> list[int]:
+    return [row.pid for row in cluster.status() if row.pid is not None]
+
+
+def states(cluster: LocalCluster) -> list[str | None]:
+    return [row.state for row in cluster.status(0.2)]
+
+
+def test_each_server_is_a_process_and_a_leader_is_elected(tmp_path: Path) -> None:
+    with LocalCluster(3, tmp_path / "deep" / "data") as cluster:
+        running = pids(cluster)
+        assert len(set(running)) == 3 and os.getpid() not in running
+        leader = cluster.leader()
+        rows = cluster.status()
+        assert [row.server for row in rows] == cluster.servers == [1, 2, 3]
+        assert [row.address for row in rows] == cluster.addresses
+        replies = [row.reply for row in rows if row.reply is not None]
+        assert len(replies) == 3
+        assert [reply.server for reply in replies if reply.role == "leader"] == [leader]
+        assert all("serves clients" in cluster.log_path(s).read_text() for s in (1, 2, 3))
+    assert not any(pid_is_alive(pid) for pid in running)
+    assert (tmp_path / "deep" / "data" / "server-1").is_dir()
+
+
+def test_a_temporary_directory_is_removed_at_the_end() -> None:
+    with LocalCluster(1) as cluster:
+        directory = cluster.directory
+        assert directory.is_dir()
+    assert not directory.exists()
+    with pytest.raises(ClusterError, match="not started"):
+        cluster.leader()
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_two_clusters_run_side_by_side(transport: str) -> None:
+    kind = "ipc" if transport == "ipc" else "tcp"
+    with LocalCluster(3, transport=kind) as one, LocalCluster(3, transport=kind) as other:
+        one.leader()
+        other.leader()
+        assert not {*one.addresses, *one.peer_addresses} & {*other.addresses, *other.peer_addresses}
+        names = {row.reply.cluster for c in (one, other) for row in c.status() if row.reply}
+        assert len(names) == 2
+        assert all(address.startswith(f"{transport}://") for address in one.peer_addresses)
+
+
+def test_kill_restart_pause_resume_and_stop_of_one_server() -> None:
+    with LocalCluster(3) as cluster:
+        first = cluster.leader()
+        cluster.kill(first)
+        assert states(cluster)[first - 1] == "killed"
+        second = cluster.leader()
+        assert second != first
+        cluster.restart(first)
+        assert states(cluster) == ["running"] * 3
+        cluster.pause(second)
+        assert states(cluster)[second - 1] == "paused"
+        assert cluster.leader() != second
+        cluster.resume(second)
+        assert states(cluster)[second - 1] == "running"
+        cluster.stop_server(second)
+        assert states(cluster)[second - 1] == "stopped"
+        with pytest.raises(ClusterError, match=f"server {second} got no SIGSTOP"):
+            cluster.pause(second)
+        cluster.restart(second)
+        cluster.pause(first)  # a paused server can be stopped, too
+    with pytest.raises(ClusterError, match="not started"):
+        cluster.kill(1)
+
+
+def test_a_server_that_dies_by_itself_is_noticed() -> None:
+    with LocalCluster(3) as cluster:
+        victim = pids(cluster)[1]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: states(cluster)[1] == "failed", "the death is noticed")
+        assert "SIGKILL" in cluster.status()[1].reason
+        cluster.restart(2)
+        assert states(cluster) == ["running"] * 3
+
+
+def test_a_directory_keeps_its_cluster(tmp_path: Path) -> None:
+    def identity(cluster: LocalCluster) -> tuple[str, str]:
+        cluster.leader()
+        reply = cluster.status()[0].reply
+        assert reply is not None
+        return reply.cluster, str(reply.ballot)
+
+    with LocalCluster(3, tmp_path) as cluster:
+        name, ballot = identity(cluster)
+        cluster.stop()
+        with cluster:
+            assert identity(cluster)[0] == name
+    with LocalCluster(3, tmp_path) as again:
+        assert identity(again) > (name, ballot)
+    with pytest.raises(ClusterError, match="holds a cluster of 3 servers, not of 5"):
+        LocalCluster(5, tmp_path).start()
+
+
+def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="at least one server"):
+        LocalCluster(0)
+    with pytest.raises(ClusterError, match=r"unknown option 'windw' \(did you mean 'window'\?\)"):
+        LocalCluster(windw=1)
+    with pytest.raises(ClusterError, match="window must be above 0"):
+        LocalCluster(window=0)
+    with pytest.raises(ClusterError, match="ports run from 1 to 65535"):
+        LocalCluster(3, port=65_530)
+    with pytest.raises(ClusterError, match=r"subclass of paxon\.actors\.StateMachine"):
+        LocalCluster(machine=int)  # type: ignore[type-var, arg-type]  # the mistake under test
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ClusterError, match="cannot be used: Not a directory"):
+        LocalCluster(3, tmp_path / "file" / "data").start()
+
+
+def test_a_class_that_servers_cannot_import_is_refused() -> None:
+    class Local(StateMachine):
+        def apply(self, command: bytes) -> bytes:
+            return command
+
+        def snapshot(self) -> bytes:
+            return b""
+
+        def restore(self, snapshot: bytes) -> None:
+            pass
+
+    with pytest.raises(ClusterError, match="inside a function"):
+        LocalCluster(machine=Local)
+
+
+def test_a_port_in_use_is_one_clear_error_and_leaves_nothing_running() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        before = set(children())
+        with pytest.raises(ClusterError, match=r"server 1 did not start: .*in use") as raised:
+            LocalCluster(1, port=port - 10).start()
+        assert f":{port}" in str(raised.value)
+        assert "\n" not in str(raised.value)
+    assert set(children()) == before
+
+
+def children() -> list[int]:
+    """The pids of this process's children, leaving out multiprocessing's resource tracker."""
+    listed = subprocess.run(
+        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
+
+
+def test_servers_outlive_the_thread_that_started_the_cluster() -> None:
+    """PR_SET_PDEATHSIG looks at threads: a short-lived one must not take the servers with it."""
+    cluster = LocalCluster(1)
+    starter = threading.Thread(target=cluster.start)
+    starter.start()
+    starter.join()
+    try:
+        assert cluster.leader() == 1
+        assert states(cluster) == ["running"]
+    finally:
+        cluster.stop()
+
+
+SCRIPT = """
+from paxon.kvstore.local_cluster import LocalCluster
+print("script runs", flush=True)
+with LocalCluster(3) as cluster:
+    print("leader", cluster.leader(), flush=True)
+"""
+
+
+def run_python(*arguments: str, stdin: str = "", cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=cwd,
+        env=environment(),
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("way", ["script", "stdin", "command", "interactive", "module"])
+def test_a_script_needs_no_main_guard(way: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    if way == "script":
+        done = run_python("script.py", cwd=tmp_path)
+    elif way == "module":
+        done = run_python("-m", "script", cwd=tmp_path)
+    elif way == "command":
+        done = run_python("-c", SCRIPT, cwd=tmp_path)
+    elif way == "interactive":
+        done = run_python("-i", "-q", stdin=SCRIPT + "\nexit()\n", cwd=tmp_path)
+    else:
+        done = run_python("-", stdin=SCRIPT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("script runs") == 1
+    assert "leader" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+MACHINE = """
+from paxon.actors import StateMachine
+
+class Counter(StateMachine):
+    total = 0
+    def apply(self, command: bytes) -> bytes:
+        self.total += int(command)
+        return str(self.total).encode()
+    def snapshot(self) -> bytes:
+        return str(self.total).encode()
+    def restore(self, snapshot: bytes) -> None:
+        self.total = int(snapshot)
+    def digest(self) -> str:
+        return f"counter {self.total}"
+"""
+
+USE = """
+def main():
+    with LocalCluster(1, machine=Counter) as cluster:
+        cluster.leader()
+        print(cluster.status()[0].reply.state_digest.split("-")[0])
+"""
+
+
+def test_a_state_machine_from_a_module_beside_the_script(tmp_path: Path) -> None:
+    (tmp_path / "counting.py").write_text(MACHINE)
+    (tmp_path / "script.py").write_text(
+        "from counting import Counter\n"
+        "from paxon.kvstore.local_cluster import LocalCluster\n" + USE + "main()\n"
+    )
+    done = run_python("script.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "counter 0" in done.stdout
+
+
+def test_a_state_machine_from_the_script_itself_needs_the_guard(tmp_path: Path) -> None:
+    head = MACHINE + "from paxon.kvstore.local_cluster import LocalCluster\n" + USE
+    (tmp_path / "guarded.py").write_text(head + 'if __name__ == "__main__":\n    main()\n')
+    done = run_python("guarded.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "counter 0" in done.stdout
+
+    (tmp_path / "bare.py").write_text(head + "main()\n")
+    done = run_python("bare.py", cwd=tmp_path)
+    assert done.returncode != 0
+    assert 'if __name__ == "__main__":' in done.stderr
+
+    done = run_python("-c", head + "main()\n", cwd=tmp_path)
+    assert "put it into a module" in done.stderr
+
+
+def test_ctrl_c_reaches_the_script_and_not_the_servers(tmp_path: Path) -> None:
+    """A terminal sends SIGINT to the whole group; the servers leave it to their supervisor."""
+    script = textwrap.dedent(
+        """
+        import time
+        from paxon.kvstore.local_cluster import LocalCluster
+        with LocalCluster(3) as cluster:
+            cluster.leader()
+            print("ready", flush=True)
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                print([row.state for row in cluster.status()], flush=True)
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert output == "['running', 'running', 'running']\n"
+    assert errors == ""
+    assert process.returncode == 0
