@@ -41,6 +41,7 @@ ClientT = TypeVar("ClientT")
 ReplyT = TypeVar("ReplyT")
 
 _NOBLOCK = int(zmq.NOBLOCK)
+_POLLIN = int(zmq.POLLIN)
 _MORE_NOBLOCK = int(zmq.NOBLOCK | zmq.SNDMORE)
 _PEER_PORT = "peer port"
 _CLIENT_PORT = "client port"
@@ -134,7 +135,10 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._closed = False
         self._keeper: KeyKeeper | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._poller = zmq.Poller()
+        self._ports: list[tuple[zmq.Socket[bytes], int]] = []
+        self._watched: list[tuple[zmq.Socket[bytes], int]] = []
+        self._awaited: list[tuple[Any, int]] = []
+        self._ready: Sequence[tuple[Any, int]] = ()
         try:
             self._keeper = self._open_keeper()
             self._peers = self._open_port(peer_address, peer_codec, set(), _PEER_PORT)
@@ -212,16 +216,23 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._bursts_to_housekeeping -= 1
         if self._bursts_to_housekeeping <= 0:
             self._keep_house()
-        peers = [decoded for _, decoded in self._drain(self._peers)]
-        clients = [(token, decoded[2]) for token, decoded in self._drain(self._clients)]
-        return Burst(peers, clients)
+        # One look at both ports costs less than an `Again` from each that turns out empty.
+        ready = self._ready or zmq.zmq_poll(self._ports, 0)
+        self._ready = ()
+        burst: Burst[PeerT, ClientT] = Burst()
+        for socket, _ in ready:
+            if socket is self._peers.socket:
+                burst.peers = [decoded for _, decoded in self._drain(self._peers)]
+            else:
+                burst.clients = [(token, what[2]) for token, what in self._drain(self._clients)]
+        return burst
 
     def _drain(self, port: _Port) -> list[tuple[bytes, tuple[int, int, list[Any]]]]:
         """Take frames from a port until it has no more or the burst's limits are reached.
 
-        Trying to receive and catching the final `Again` costs less than asking each time. The body
-        comes as a ZeroMQ frame, since that carries "more parts follow" and needs no copy; asking
-        the socket for it costs more than the frame object.
+        Trying to receive and catching the final `Again` costs less than asking before each frame.
+        The body comes as a ZeroMQ frame, since that carries "more parts follow" and needs no copy;
+        asking the socket for it costs more than the frame object.
         """
         recv = port.socket.recv
         counters = self._ledger.counters
@@ -255,14 +266,18 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
     def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
         """Sleep until something arrives, `wake_fd` is readable or the time is up (to 1 ms)."""
         if wake_fd != self._wake_fd:
-            if self._wake_fd >= 0:
-                self._poller.unregister(self._wake_fd)
-            self._poller.register(wake_fd, zmq.POLLIN)
             self._wake_fd = wake_fd
-        timeout_ms = None if timeout_seconds is None else max(0, math.ceil(timeout_seconds * 1000))
-        for socket, _ in self._poller.poll(timeout_ms):
-            if socket not in (self._peers.socket, self._clients.socket, wake_fd):
+            self._awaited = [*self._ports, *self._watched, (wake_fd, _POLLIN)]
+        timeout_ms = -1 if timeout_seconds is None else max(0, math.ceil(timeout_seconds * 1000))
+        ready = []
+        ports = self._peers.socket, self._clients.socket
+        events: list[tuple[Any, int]] = zmq.zmq_poll(self._awaited, timeout_ms)
+        for item, event in events:
+            if item in ports:
+                ready.append((item, event))
+            elif item != wake_fd:
                 self._keep_house()
+        self._ready = ready
 
     def _keep_house(self) -> None:
         self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
@@ -329,7 +344,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         clients = None if security.clients is None else dict.fromkeys(security.clients, "client")
         servers = {key: str(server) for server, key in security.peers.items()}
         keeper = KeyKeeper(self._context, {_PEER_PORT: servers, _CLIENT_PORT: clients})
-        self._poller.register(keeper.socket, zmq.POLLIN)
+        self._watched.append((keeper.socket, _POLLIN))
         return keeper
 
     def _open_port(
@@ -356,8 +371,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             secure_port(socket, self._security.keys, name)
             secure = 0 not in senders
         bind(socket, address, name)
-        self._poller.register(socket, zmq.POLLIN)
-        self._poller.register(self._monitors[-1].socket, zmq.POLLIN)
+        self._ports.append((socket, _POLLIN))
+        self._watched.append((self._monitors[-1].socket, _POLLIN))
         return _Port(socket, codec, senders, name, secure)
 
     def _socket(self, kind: int, max_frame_bytes: int) -> zmq.Socket[bytes]:

@@ -48,9 +48,8 @@ def test_raw_bytes_count_as_a_failed_handshake(
             caller.sendall(RAW[raw])
         except (BrokenPipeError, ConnectionResetError):
             assert RAW[raw]  # The server may have hung up already.
-    wrong = ("handshake_failures", "malformed_frames")
-    zmq_wire.until(servers[1], lambda: sum(servers[1].counters()[name] for name in wrong))
-    assert servers[1].counters()["handshake_failures"] == 1
+    # Some of it may pass for a connection and a frame of ZeroMQ's oldest protocol: refused as well.
+    zmq_wire.until(servers[1], lambda: servers[1].counters()["handshake_failures"] == 1)
     assert any(("peer port", "client port")[port] in line for line in log_lines)
     zmq_wire.introduce(servers[2], servers[1], 1)
     client = zmq_wire.client(1)
@@ -145,7 +144,7 @@ def test_a_router_identity_chosen_by_a_client_is_just_a_token(zmq_wire: Any, sha
 
 def test_large_frames_for_a_stopped_reader_are_bounded_in_bytes(tcp_wire: Any, shapes: Any) -> None:
     options = EndpointOptions(
-        peer_queue_frames=1000, large_frame_bytes=300_000, large_queue_bytes=3_000_000
+        peer_queue_frames=1000, large_frame_bytes=300_000, large_queue_bytes=3_500_000
     )
     servers = tcp_wire.servers(1, options)
     # A peer that shakes hands and then reads nothing, over a plain queue of one frame.
@@ -166,7 +165,7 @@ def test_large_frames_for_a_stopped_reader_are_bounded_in_bytes(tcp_wire: Any, s
         servers[1].send(2, [shapes.Ping(sent, bytes(1_000_000))])
         sent += 1
         assert sent < 100, "the bound in bytes does not hold"
-    assert sent > 3
+    assert sent > 3  # Three frames fit for sure.
     numbers = []
     while len(numbers) < sent - 1:
         assert sink.poll(5000)
