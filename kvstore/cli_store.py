@@ -197,7 +197,7 @@ def cas(
     before = None if absent else os.fsencode(expected_and_value[0])
     data = _value(expected_and_value[-1])
     with _client(cluster, timeout) as store:
-        swapped = store.cas(key, before, data)
+        swapped = store.compare_and_set(key, before, data)
     if as_json:
         _print_json({"swapped": swapped})
     if not swapped:

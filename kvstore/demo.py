@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from loguru import logger
 from rich.console import Console
 
 from paxon.actors import ServerId
@@ -14,6 +15,7 @@ from paxon.kvstore.demo_load import Load, missing_writes, outage, sparkline
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.live_view import status_table
 from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.logs import log_to_stderr
 
 __all__ = ["run_demo"]
 
@@ -55,6 +57,8 @@ class Story:
 def run_demo(servers: int = 3, seconds: float = 3.0) -> int:
     """Tell the story; 0 if all went as it must, 1 with a sentence if anything did not."""
     console = Console(highlight=False, soft_wrap=True)
+    logger.remove()
+    log_to_stderr()
     story = Story(console)
     try:
         with story.busy("starting servers"):

@@ -39,7 +39,7 @@ from paxon.kvstore.supervisor import STOP_SECONDS, Supervisor
 
 if TYPE_CHECKING:
     from paxon.kvstore.async_client import AsyncClient
-    from paxon.kvstore.client import Client
+    from paxon.kvstore.client import Client, CommandClient
 
 __all__ = ["ClusterError", "LocalCluster", "Transport"]
 
@@ -175,7 +175,7 @@ class LocalCluster:
         self._finalizer = None
 
     def __enter__(self) -> Self:
-        return self.start()
+        return self if self._supervisor is not None else self.start()
 
     def __exit__(
         self,
@@ -304,6 +304,12 @@ class LocalCluster:
         from paxon.kvstore.client import Client  # noqa: PLC0415 (keeps the command line quick)
 
         return Client(self.addresses, **options)
+
+    def command_client(self, **options: Any) -> CommandClient:
+        """A new client of this cluster for a state machine of one's own; see `CommandClient`."""
+        from paxon.kvstore.client import CommandClient  # noqa: PLC0415 (the same)
+
+        return CommandClient(self.addresses, **options)
 
     def async_client(self, **options: Any) -> AsyncClient:
         """A new asyncio client of this cluster; `options` are those of `AsyncClient`."""

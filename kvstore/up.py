@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from loguru import logger
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
@@ -25,6 +27,8 @@ _PLAIN_SECONDS = 10.0
 def run_up(servers: int, directory: Path | None, port: int, options: Mapping[str, object]) -> int:
     """Run until Ctrl-C (exit code 0) or until every server has failed (exit code 1)."""
     console = Console(highlight=False, soft_wrap=True)
+    logger.remove()  # the view below says all that the supervisor would log
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     cluster = LocalCluster(servers, directory, port=port, **cast(dict[str, Any], options))
     try:
         with cluster:
