@@ -1,0 +1,1 @@
+"""The built wheel and source distribution, as users get them."""

@@ -1,0 +1,199 @@
+"""What holds for the source as a whole: who may import whom, and how files are laid out."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+MAY_IMPORT = {
+    "transport": set(),
+    "actors": {"transport"},
+    "kvstore": {"transport", "actors"},
+    "bench": {"transport", "actors", "kvstore"},
+}
+"""DESIGN §1: the arrows between the folders, one way only."""
+
+BENCH_COMMAND = ("kvstore/cli.py", "bench")
+"""The one exception: `paxon bench` hands over to the benches when it is called, not before."""
+
+WORLD = {
+    "asyncio", "multiprocessing", "os", "pathlib", "random", "secrets", "selectors", "signal",
+    "socket", "sqlite3", "subprocess", "tempfile", "threading", "time", "zmq",
+}  # fmt: skip
+"""Clocks, chance, threads, network and disk: the protocol gets them from its `Environment`."""
+
+TOUCHES_DISK = {"sqlite_storage.py", "sqlite_schema.py", "data_directory.py", "snapshot_files.py"}
+"""Modules in actors/ that are a storage engine, which is handed to the protocol."""
+
+MAX_LINES = 700
+
+
+def sources(folder: str) -> list[Path]:
+    """All modules of a folder, sub-packages included."""
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def all_sources() -> list[Path]:
+    return [path for folder in MAY_IMPORT for path in sources(folder)]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of all that a module imports, inside functions and for type checkers too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}:{node.lineno} imports relatively"
+            assert node.module is not None
+            if node.module == "paxon":
+                yield from (f"paxon.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def module_name(path: Path) -> str:
+    """The name under which a source file is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("paxon", *parts)).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_arrows_between_folders_run_one_way(folder: str) -> None:
+    wrong = []
+    for path in sources(folder):
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] != "paxon" or (name_of(path), parts[1]) == BENCH_COMMAND:
+                continue
+            if parts[1] != folder and parts[1] not in MAY_IMPORT[folder]:
+                wrong.append(f"{name_of(path)} imports {name}")
+    assert not wrong
+
+
+def test_nothing_is_imported_by_its_folder_name() -> None:
+    wrong = [
+        f"{name_of(path)} imports {name}"
+        for path in [*all_sources(), *sources("tests")]
+        for name in imports(path)
+        if name.split(".")[0] in MAY_IMPORT
+    ]
+    assert not wrong
+
+
+def test_the_protocol_reaches_the_world_only_through_what_it_is_given() -> None:
+    paths = [path for path in sources("actors") if path.name not in TOUCHES_DISK]
+    assert any(path.name == "server.py" for path in paths)
+    wrong = [
+        f"{name_of(path)} imports {name}"
+        for path in paths
+        for name in imports(path)
+        if name.split(".")[0] in WORLD
+    ]
+    assert not wrong
+
+
+def test_no_second_copy_of_a_module_under_a_bare_name() -> None:
+    """Loaded as `actors.…` too, a file would make a second, distinct set of classes."""
+    script = "\n".join(
+        [
+            "import importlib, sys",
+            *(f"importlib.import_module({module_name(path)!r})" for path in all_sources()),
+            f"print(sorted(set(sys.modules) & {set(MAY_IMPORT)!r}))",
+        ]
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert found.stdout == "[]\n", found.stderr
+    assert not set(sys.modules) & set(MAY_IMPORT)
+
+
+def test_the_command_line_does_not_wait_for_plots_and_benches() -> None:
+    script = "import paxon.kvstore.cli, sys; print(*sorted(sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert not {"matplotlib", "paxon.bench", "paxon.bench.cli"} & set(found.stdout.split())
+
+
+@pytest.mark.parametrize("path", all_sources(), ids=name_of)
+def test_every_module_says_what_it_is_and_what_it_offers(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), f"{name_of(path)} has no docstring"
+    offered = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
+    ]
+    assert len(offered) == 1, f"{name_of(path)} needs one __all__"
+    names = ast.literal_eval(offered[0])
+    defined = _top_level_names(tree)
+    assert set(names) <= defined, f"{name_of(path)}: __all__ names what is not there"
+    assert len(names) == len(set(names)), f"{name_of(path)}: __all__ names something twice"
+
+
+def _top_level_names(tree: ast.Module) -> set[str]:
+    """All that a module defines or imports, under conditions too."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Import() | ast.ImportFrom():
+                names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+            case ast.Name(ctx=ast.Store()):
+                names.add(node.id)
+            case _:
+                pass
+    return names
+
+
+@pytest.mark.parametrize("path", [*all_sources(), *sources("tests")], ids=name_of)
+def test_no_file_is_too_long_to_be_read_in_a_sitting(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_every_package_is_typed_and_in_the_wheel() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)
+    tools = project["tool"]["setuptools"]
+    folders = sorted({path.parent for path in all_sources()})
+    packages = {
+        "paxon." + folder.relative_to(ROOT).as_posix().replace("/", "."): folder
+        for folder in folders
+    }
+    assert sorted(tools["packages"]) == sorted(packages)
+    for package, folder in packages.items():
+        assert (folder / "__init__.py").exists(), f"{package} is not a package"
+        if package.count(".") == 1:
+            assert (folder / "py.typed").exists()
+            assert "py.typed" in tools["package-data"][package]
+
+
+def test_the_changelog_has_a_place_for_the_next_release() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## \[Unreleased\]$", text, re.MULTILINE)
+
+
+def test_links_between_the_documents_lead_somewhere() -> None:
+    broken = []
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+            local = target.split("#")[0]
+            if local and "://" not in target and not (path.parent / local).exists():
+                broken.append(f"{name_of(path)}: {target}")
+    assert not broken
