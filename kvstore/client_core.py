@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from paxon.actors.messages import ReadMode
-from paxon.kvstore.client_requests import Request, Ticket, TicketQueue
-from paxon.kvstore.command_core import CommandCore, CoreOptions, CoreRandom, Outgoing
+from paxon.kvstore.client_requests import Outgoing, Request, Ticket, TicketQueue
+from paxon.kvstore.command_core import CommandCore
 from paxon.kvstore.errors import OperationFailed
+from paxon.kvstore.leader_search import CoreOptions, CoreRandom
 from paxon.kvstore.operations import (
     Operation,
     Result,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from paxon.actors.messages import (
@@ -15,12 +15,26 @@ from paxon.actors.messages import (
     SlotRequest,
     StatusRequest,
 )
+from paxon.kvstore import errors
 from paxon.kvstore.errors import PaxonError
 
-__all__ = ["Ticket", "Request", "Session", "TicketQueue", "Kind"]
+__all__ = [
+    "Ticket",
+    "Request",
+    "Session",
+    "TicketQueue",
+    "Outbox",
+    "Outgoing",
+    "Kind",
+    "timeout_error",
+    "not_followed",
+]
 
 PayloadT = TypeVar("PayloadT")
 ResultT = TypeVar("ResultT")
+
+Outgoing = tuple[str, list[ClientMessage]]
+"""One frame: the server's address and the messages for it, in order."""
 
 Kind: TypeAlias = Literal["open", "command", "status", "slot"] | ReadMode
 """What a request is: a query is named by its read mode."""
@@ -198,6 +212,14 @@ class Session:
         self.bytes -= request.size
         self._raise_floor()
 
+    def followers(self, request: Request) -> list[Request]:
+        """The request, and all that are to be executed only after it."""
+        chain = [request]
+        for other in self.outstanding.values():
+            if other.after in chain:
+                chain.append(other)
+        return chain
+
     def give_up(self, chain: list[Request]) -> None:
         """Nobody waits for these any more: a command, and those that were to follow it.
 
@@ -269,3 +291,64 @@ class TicketQueue:
         self.weight = self.size = 0
         for ticket in kept:
             self.append(ticket)
+
+
+class Outbox:
+    """Packs messages into frames."""
+
+    __slots__ = ("_limit", "_size", "frames")
+
+    def __init__(self, limit: int) -> None:
+        self.frames: list[Outgoing] = []
+        self._limit = limit
+        self._size = 0
+
+    def add(self, address: str, message: ClientMessage, size: int) -> None:
+        """Put a message into the frame at hand, or begin a new one."""
+        if self.frames and self.frames[-1][0] == address and self._size + size <= self._limit:
+            self.frames[-1][1].append(message)
+            self._size += size
+        else:
+            self.frames.append((address, [message]))
+            self._size = size
+
+
+# --- what callers are told -----------------------------------------------------------------------
+
+
+def timeout_error(
+    ticket: Ticket[Any, Any], heard_at: float, servers: Sequence[str]
+) -> errors.RequestTimeout:
+    """The error of a ticket whose deadline has passed; `heard_at` is when any server last spoke."""
+    request = ticket.request
+    sent = request is not None and request.undecided > 0
+    seconds = f"{ticket.deadline - ticket.submitted:.3g} s"
+    outcome = ""
+    if ticket.mode is None:
+        outcome = (
+            "; the write may or may not have taken effect: its outcome is unknown"
+            if sent
+            else "; the write has not been taken in, so it has no effect"
+        )
+    if heard_at < ticket.submitted:
+        asked = request.address if request is not None and request.address else ", ".join(servers)
+        return errors.ClusterUnavailable(
+            f"no server answered within {seconds} (asked {asked}): "
+            f"check that they are running and reachable{outcome}",
+            sent=sent,
+        )
+    return errors.RequestTimeout(f"no answer within {seconds}{outcome}", sent=sent)
+
+
+def not_followed(error: PaxonError | None, sent: bool = False) -> PaxonError:
+    """The error of a command that was to follow one that failed with `error`."""
+    if isinstance(error, errors.NotLeader | errors.ClientClosed):
+        return error
+    if sent:
+        return errors.OutcomeUnknown(
+            f"it was to follow an operation that failed ({error}); "
+            "it may have taken effect if that one did"
+        )
+    return errors.OperationFailed(
+        f"it was not executed, since an operation before it failed ({error})"
+    )

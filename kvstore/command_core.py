@@ -33,11 +33,10 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from itertools import islice
+from typing import Any, Generic, TypeVar
 
 from paxon.actors.messages import (
-    ClientMessage,
     CommandReply,
     NotLeader,
     QueryReply,
@@ -49,69 +48,26 @@ from paxon.actors.messages import (
     StatusReply,
 )
 from paxon.kvstore import errors
-from paxon.kvstore.client_requests import Request, Session, Ticket, TicketQueue
+from paxon.kvstore.client_requests import (
+    Outbox,
+    Outgoing,
+    Request,
+    Session,
+    Ticket,
+    TicketQueue,
+    not_followed,
+    timeout_error,
+)
 from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.leader_search import CoreOptions, CoreRandom, LeaderSearch
+from paxon.kvstore.side_requests import SideRequests
 
-__all__ = ["CommandCore", "CoreOptions", "CoreRandom", "Outgoing"]
+__all__ = ["CommandCore"]
 
 PayloadT = TypeVar("PayloadT")
 ResultT = TypeVar("ResultT")
 
-Outgoing = tuple[str, list[ClientMessage]]
-"""One frame: the server's address and the messages for it, in order."""
-
 OK = ReplyStatus.OK
-
-
-class CoreRandom(Protocol):
-    """What a core needs of `random.Random`."""
-
-    def uniform(self, a: float, b: float) -> float: ...
-
-    def getrandbits(self, k: int) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class CoreOptions:
-    """Tunables of a client. Times are seconds, sizes are bytes."""
-
-    retry_first: float = 0.15
-    """A server that owes an answer and is silent for this long (give or take a fifth) makes the
-    client ask another; doubles each time until …"""
-    retry_max: float = 1.0
-    """… this."""
-    suspicion: float = 0.5
-    """For this long after its silence nobody's hint leads back to a server."""
-    resend_after: float = 1.0
-    """A request without an answer for this long, while others get theirs, is sent again."""
-    busy_first: float = 0.005
-    """Pause when the leader is too busy; doubles each time until …"""
-    busy_max: float = 0.5
-    """… this."""
-    seek_first: float = 0.02
-    """Pause when no server knew of a leader; grows until …"""
-    seek_max: float = 0.1
-    """… this."""
-    window: int = 1024
-    """Commands that may be unanswered (servers allow a session so many)."""
-    window_bytes: int = 32 << 20
-    """Bytes of commands that may be unanswered (a single larger one may go alone)."""
-    eager: int = 4
-    """Up to so many requests are sent at once; with more in flight what comes is gathered."""
-    full_weight: int = 256
-    """Gathered operations that are worth a request however many are in flight."""
-    full_bytes: int = 128 << 10
-    """The same in bytes."""
-    batch_weight: int = 512
-    """Operations in one request at most."""
-    batch_bytes: int = 1 << 20
-    """Bytes in one request at most (a single larger submission goes alone)."""
-    frame_bytes: int = 4 << 20
-    """Messages for one server are packed into frames of about this size."""
-    session_idle: float = 900.0
-    """After so long without commands a new session is opened: the old one may have expired."""
-    known_servers: int = 64
-    """Addresses remembered at most, the given ones included."""
 
 
 class CommandCore(Generic[PayloadT, ResultT]):
@@ -133,34 +89,13 @@ class CommandCore(Generic[PayloadT, ResultT]):
         if not servers:
             raise errors.InvalidRequest("give the address of at least one server")
         self.options = options or CoreOptions()
-        self.servers = list(dict.fromkeys(servers))
-        """All addresses known, those given first."""
-        self.target = self.servers[0]
-        """The server that is thought to lead."""
-        self.resends = 0
-        """Counts changes of mind about the target: what a driver still holds for a server that it
-        could not reach is obsolete when this has changed."""
-        self._given = len(self.servers)
         self._redirect = redirect
         self._random = random
         self._now = -math.inf
         self._heard_at = -math.inf
-        # finding the leader
-        self._confirmed = False
-        self._probing = False
-        self._suspects: dict[str, float] = {}
-        self._waiting_since: float | None = None
-        self._backoff = self.options.retry_first
-        self._interval = self._jittered(self._backoff)
-        self._busy = self.options.busy_first
-        self._seek_pause = self.options.seek_first
-        self._redirects = 0
-        self._asked = 0
-        self._pause_until = -math.inf
-        self._resend = False
-        self._aged_at = math.inf
-        self._order = 0
-        # what is asked
+        self._search = LeaderSearch(servers, random, self.options, redirect=redirect)
+        reachable = self._search.servers if redirect else self._search.servers[:1]
+        self._side = SideRequests(reachable, self.options, random.getrandbits(16))
         self._writes = TicketQueue()
         self._reads: dict[ReadMode, TicketQueue] = {
             "linearizable": TicketQueue(), "lease": TicketQueue(), "stale": TicketQueue(),
@@ -169,17 +104,19 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """Commands refused by an expired session, for the next one."""
         self._fresh: list[Request] = []
         """Formed and not sent yet."""
+        self._resend = False
+        """Whether there may be more to send than what is fresh."""
         self._opening: Request | None = None
         self._session: Session | None = None
         self._sessions: dict[int, Session] = {}
         """The current one, and expired ones that have commands unanswered."""
         self._queries: dict[int, Request] = {}
-        self._side: dict[int, Request] = {}
-        """Requests that are not for the leader: stale reads, questions for one server."""
-        self._stale_index = random.getrandbits(16)
         self._query_id = 0
+        self._sends = 0
         self._next_expiry = math.inf
         """No deadline is earlier than this."""
+        self._aged_at = math.inf
+        """When to look for single requests whose answers got lost."""
 
     # --- hooks -------------------------------------------------------------------------------
 
@@ -234,27 +171,25 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._query_id += 1
         request = Request("status" if slot is None else "slot", self._query_id, body, [ticket])
         request.address = address
-        self._side[request.number] = request
+        self._side.add(request)
         ticket.request = request
         return ticket
 
     def fail_all(self, error: PaxonError) -> None:
         """Complete every ticket with this error, as when the client closes."""
-        for queue in (self._writes, *self._reads.values()):
-            while queue:
-                queue.pop().complete(None, error, False)
-        for request in [*self._again, *self._unanswered(), *self._side.values()]:
-            for ticket in request.tickets:
-                ticket.complete(None, error, False)
-        self._again.clear()
-        self._fresh.clear()
-        for session in self._sessions.values():
-            if session.outstanding:
-                session.give_up(list(session.outstanding.values()))
-        self._opening = None
-        self._queries.clear()
-        self._side.clear()
-        self._waiting_since = None
+        for ticket in list(self._all_tickets()):
+            ticket.complete(None, error, False)
+        self._forget_done()
+
+    @property
+    def servers(self) -> list[str]:
+        """All addresses known, those given first."""
+        return self._search.servers
+
+    @property
+    def target(self) -> str:
+        """The server that is taken for the leader."""
+        return self._search.target
 
     @property
     def idle(self) -> bool:
@@ -267,33 +202,31 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     # --- for drivers -------------------------------------------------------------------------
 
+    @property
+    def epoch(self) -> int:
+        """What a driver still holds for a server since before this changed is obsolete."""
+        return self._search.changes
+
     def poll(self, now: float) -> list[Outgoing]:
         """What to send now, after whatever is due by now (deadlines, retries) was done."""
         self._now = now
         if now >= self._next_expiry:
             self._expire()
-        if now >= self._pause_until:
+        outbox = Outbox(self.options.frame_bytes)
+        if now >= self._search.pause_until:
             self._watch()
-        out: list[Outgoing] = []
-        if now >= self._pause_until:
             self._form_requests()
-            self._send_to_target(out)
+            self._send_to_target(outbox)
         if self._side or self._reads["stale"]:
-            self._send_aside(out)
-        return out
+            self._send_aside(outbox)
+        return outbox.frames
 
     def next_deadline(self) -> float:
         """When to `poll` even if nothing has come; infinity if never."""
         if self.idle:
             return math.inf
-        due = min(self._next_expiry, self._aged_at)
-        if self._pause_until > self._now:
-            due = min(due, self._pause_until)
-        elif self._waiting_since is not None:
-            due = min(due, self._waiting_since + self._interval)
-        for request in self._side.values():
-            due = min(due, request.sent_at + self._side_interval(request))
-        return due
+        due = min(self._next_expiry, self._aged_at, self._search.due(self._now))
+        return min(due, self._side.due()) if self._side else due
 
     def receive(self, address: str, replies: Iterable[ServerReply], now: float) -> None:
         """Take in a frame from the server at `address`; `poll` afterwards."""
@@ -308,17 +241,18 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 case SessionOpened():
                     self._on_session_opened(address, reply)
                 case NotLeader():
-                    if address == self.target:
+                    if address == self._search.target:
                         self._on_not_leader(reply)
                 case StatusReply() | SlotReply():
-                    request = self._side.pop(reply.id, None)
-                    if request is not None:
+                    request = self._side.get(reply.id)
+                    if request is not None and request.address == address:
+                        self._side.remove(reply.id)
                         request.tickets[0].complete(reply, None, True)
 
     # --- forming requests --------------------------------------------------------------------
 
     def _form_requests(self) -> None:
-        if self._probing and self._waiting_since is not None:
+        if self._search.probing and self._search.waiting_since is not None:
             return  # one request is out to find the leader; the others wait for its answer
         if self._writes or self._again:
             session = self._usable_session()
@@ -372,7 +306,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 return
             before = ticket.after
             if before is not None and before.done and not before.executed:
-                queue.pop().complete(None, _not_followed(before.error), False)
+                queue.pop().complete(None, not_followed(before.error), False)
                 continue
             request_before = before.request if before is not None else None
             if request_before is not None and request_before.session is not session:
@@ -410,66 +344,39 @@ class CommandCore(Generic[PayloadT, ResultT]):
             yield from session.outstanding.values()
         yield from self._queries.values()
 
-    def _send_to_target(self, out: list[Outgoing]) -> None:
+    def _send_to_target(self, outbox: Outbox) -> None:
+        target = self._search.target
         if self._resend:
             self._resend = False
-            wanted: Iterable[Request] = self._unanswered()
-            if self._probing:
-                wanted = list(wanted)[:1]
-            requests = [request for request in wanted if request.sent_to != self.target]
+            wanted = self._unanswered()
+            if self._search.probing:
+                wanted = islice(wanted, 1)
+            requests = [request for request in wanted if request.sent_to != target]
         elif self._fresh:
             requests = self._fresh
         else:
             return
         self._fresh = []
         for request in requests:
-            self._send(out, self.target, request)
-        if requests and self._waiting_since is None:
-            self._waiting_since = self._now
-        self._aged_at = min(self._aged_at, self._now + self.options.resend_after / 2)
+            self._send(outbox, target, request)
+        if requests:
+            self._search.sent(self._now)
+            self._aged_at = min(self._aged_at, self._now + self.options.resend_after / 2)
 
-    def _send(self, out: list[Outgoing], address: str, request: Request) -> None:
-        self._order += 1
-        request.order = self._order
+    def _send_aside(self, outbox: Outbox) -> None:
+        queue = self._reads["stale"]
+        while queue and self._worth_sending(queue, len(self._side)):
+            self._side.add(self._form_query("stale", queue))
+        self._side.send(self._now, lambda server, request: self._send(outbox, server, request))
+
+    def _send(self, outbox: Outbox, address: str, request: Request) -> None:
+        self._sends += 1
+        request.order = self._sends
         request.sent_to = address
         request.sent_at = self._now
         request.sends += 1
         request.undecided += 1
-        message = request.message()
-        if out and out[-1][0] == address and self._frame_bytes < self.options.frame_bytes:
-            out[-1][1].append(message)
-            self._frame_bytes += request.size
-        else:
-            out.append((address, [message]))
-            self._frame_bytes = request.size
-
-    _frame_bytes = 0
-    """Size of the frame that `_send` is packing."""
-
-    def _send_aside(self, out: list[Outgoing]) -> None:
-        """Stale reads go to any one server, questions to the one that they are about."""
-        queue = self._reads["stale"]
-        while queue and self._worth_sending(queue, len(self._side)):
-            request = self._form_query("stale", queue)
-            self._side[request.number] = request
-        moved = False
-        for request in self._side.values():
-            if request.sent_to is not None:
-                if self._now < request.sent_at + self._side_interval(request):
-                    continue
-                if not request.address and request.sent_to == self._stale_server() and not moved:
-                    self._stale_index += 1
-                    moved = True
-            self._send(out, request.address or self._stale_server(), request)
-
-    def _stale_server(self) -> str:
-        if not self._redirect:
-            return self.servers[0]
-        return self.servers[self._stale_index % len(self.servers)]
-
-    def _side_interval(self, request: Request) -> float:
-        options = self.options
-        return min(options.retry_first * 2.0 ** max(0, request.sends - 1), options.retry_max)
+        outbox.add(address, request.message(), request.size)
 
     # --- answers -----------------------------------------------------------------------------
 
@@ -520,7 +427,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             request = self._side.get(reply.id)
             if request is None or reply.status == ReplyStatus.BUSY:
                 return  # late; or a busy server is asked again after the retry interval
-            del self._side[reply.id]
+            self._side.remove(reply.id)
         if reply.status == OK:
             self._deliver(request, reply.payload)
         elif reply.status == ReplyStatus.INVALID:
@@ -530,21 +437,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     def _progress(self, address: str) -> None:
         """A server does what only a leader does."""
-        self._waiting_since = self._now
-        if self._confirmed:
-            return
-        self._confirmed = True
-        self._suspects.pop(address, None)
-        if address != self.target:
-            self._turn_to(address)
-            self._confirmed = True
-        if self._probing:
-            self._probing = False
+        if self._search.answered(address, self._now):
             self._resend = True
-        self._redirects = self._asked = 0
-        self._seek_pause = self.options.seek_first
-        self._backoff = self.options.retry_first
-        self._interval = self._jittered(self._backoff)
 
     def _settle(self, request: Request) -> None:
         """A command was executed: it is no longer outstanding, and others may follow it."""
@@ -553,7 +447,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         request.executed = True
         request.after = None
         session.remove(request)
-        self._busy = self.options.busy_first
+        self._search.not_busy()
         self._drop_if_done(session)
         self._after_answer()
 
@@ -564,7 +458,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
     def _after_answer(self) -> None:
         """The target may owe nothing now; then there is nothing to wait for."""
         if next(self._unanswered(), None) is None:
-            self._waiting_since = None
+            self._search.all_answered()
             self._aged_at = math.inf
 
     def _complete(self, request: Request, error: PaxonError, *, executed: bool) -> None:
@@ -574,8 +468,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
     def _on_busy(self, request: Request) -> None:
         request.sent_to = None
         self._resend = True
-        self._pause(self._busy)
-        self._busy = min(self._busy * 2, self.options.busy_max)
+        self._search.pause_busy(self._now)
 
     def _on_out_of_order(self, request: Request) -> None:
         """The one before got lost or was refused: send both again, in order."""
@@ -587,8 +480,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             before = before.after
         self._resend = True
         if request.sends > 2:
-            self._pause(self._busy)
-            self._busy = min(self._busy * 2, self.options.busy_max)
+            self._search.pause_busy(self._now)
 
     def _on_expired(self, session: Session, request: Request) -> None:
         """The session is gone for good; what of the command's fate?"""
@@ -611,75 +503,38 @@ class CommandCore(Generic[PayloadT, ResultT]):
         insort(self._again, request, key=_place)  # refusals may come in any order
         self._after_answer()
 
-    # --- who leads ---------------------------------------------------------------------------
-
-    def _turn_to(self, address: str) -> None:
-        """Take another server for the leader, or the same one afresh; all is to be sent there."""
-        self.target = address
-        self.resends += 1
-        self._confirmed = False
-        self._resend = True
-        if self._waiting_since is not None:
-            self._waiting_since = self._now
-
     def _on_not_leader(self, reply: NotLeader) -> None:
         if not self._redirect:
             self._refuse_redirect(reply)
             return
         for request in self._unanswered():
-            if request.sent_to == self.target:
+            if request.sent_to == self._search.target:
                 request.sent_to = None
-        hint = reply.address
-        if hint:
-            self._learn(hint)
-        if hint in ("", self.target) or self._suspects.get(hint, -math.inf) > self._now:
-            self._asked += 1
-            self._probing = True
-            if self._asked >= len(self.servers):
-                self._asked = 0
-                self._pause_seeking()
-            self._turn_to(self._next_server())
-            return
-        self._redirects += 1
-        self._probing = self._redirects > 1
-        if self._redirects > 2:
-            self._pause_seeking()  # they point to each other
-        self._turn_to(hint)
-
-    def _learn(self, address: str) -> None:
-        if address in self.servers:
-            return
-        if len(self.servers) >= self.options.known_servers:
-            del self.servers[self._given]
-        self.servers.append(address)
-
-    def _next_server(self) -> str:
-        """The next one in turn that is not suspect, if there is one."""
-        at = self.servers.index(self.target) if self.target in self.servers else -1
-        turn = [*self.servers[at + 1 :], *self.servers[: at + 1]]
-        return next((s for s in turn if self._suspects.get(s, -math.inf) <= self._now), turn[0])
+        self._search.not_leader(reply.address, self._now)
+        self._resend = True
 
     def _refuse_redirect(self, reply: NotLeader) -> None:
         leader = f"server {reply.leader} at {reply.address}" if reply.leader else "none it knows of"
         error = errors.NotLeader(
-            f"the server at {self.target} does not lead; the leader is {leader}",
+            f"the server at {self._search.target} does not lead; the leader is {leader}",
             leader=reply.leader,
             address=reply.address,
         )
-        self._opening = None
         for queue in (self._writes, self._reads["linearizable"], self._reads["lease"]):
-            while queue:
-                queue.pop().complete(None, error, False)
+            for ticket in queue:
+                ticket.complete(None, error, False)
         for request in [*self._again, *self._unanswered()]:
             self._complete(request, error, executed=False)
-        self._again.clear()
         self._forget_done()
 
     def _watch(self) -> None:
-        """Act on a target's silence, and on single requests whose answers got lost."""
-        waiting_since = self._waiting_since
-        if waiting_since is not None and self._now >= waiting_since + self._interval:
-            self._on_silence()
+        """Act on the target's silence, and on single requests whose answers got lost."""
+        if self._search.too_silent(self._now):
+            self._search.silent(self._now)
+            first = next(self._unanswered(), None)
+            if first is not None:
+                first.sent_to = None
+            self._resend = True
         if self._now >= self._aged_at:
             self._aged_at = self._now + self.options.resend_after / 2
             for request in self._unanswered():
@@ -688,40 +543,14 @@ class CommandCore(Generic[PayloadT, ResultT]):
                     request.sent_to = None
                     self._resend = True
 
-    def _on_silence(self) -> None:
-        options = self.options
-        self._backoff = min(self._backoff * 2, options.retry_max)
-        self._interval = self._jittered(self._backoff)
-        self._waiting_since = self._now
-        self._probing = True
-        first = next(self._unanswered(), None)
-        if first is not None:
-            first.sent_to = None
-        if self._redirect:
-            self._suspects[self.target] = self._now + options.suspicion
-            self._turn_to(self._next_server())
-        else:
-            self._turn_to(self.target)
-
-    def _pause(self, seconds: float) -> None:
-        self._pause_until = max(self._pause_until, self._now + self._jittered(seconds))
-        if self._waiting_since is not None:
-            self._waiting_since = max(self._waiting_since, self._pause_until)
-
-    def _pause_seeking(self) -> None:
-        self._pause(self._seek_pause)
-        self._seek_pause = min(self._seek_pause * 1.5, self.options.seek_max)
-
-    def _jittered(self, seconds: float) -> float:
-        return seconds * self._random.uniform(0.8, 1.2)
-
     # --- giving up ---------------------------------------------------------------------------
 
     def _expire(self) -> None:
         """Complete the tickets whose deadline has passed; forget what nobody waits for."""
         expired = [t for t in self._all_tickets() if not t.done and t.deadline <= self._now]
         for ticket in expired:
-            ticket.complete(None, self._timeout_of(ticket), False)
+            error = timeout_error(ticket, self._heard_at, self._search.servers)
+            ticket.complete(None, error, False)
         if expired:
             self._forget_done()
         self._next_expiry = min(
@@ -731,29 +560,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
     def _all_tickets(self) -> Iterator[Ticket[Any, Any]]:
         for queue in (self._writes, *self._reads.values()):
             yield from queue
-        for request in [*self._again, *self._unanswered(), *self._side.values()]:
+        for request in [*self._again, *self._unanswered(), *self._side]:
             yield from request.tickets
-
-    def _timeout_of(self, ticket: Ticket[Any, Any]) -> PaxonError:
-        request = ticket.request
-        sent = request is not None and request.undecided > 0
-        seconds = f"{ticket.deadline - ticket.submitted:.3g} s"
-        outcome = ""
-        if ticket.mode is None:
-            outcome = (
-                "; it may or may not have taken effect"
-                if sent
-                else "; it has not been taken in, so it has no effect"
-            )
-        if self._heard_at < ticket.submitted:
-            where = request.address if request is not None and request.address else ""
-            asked = where or ", ".join(self.servers)
-            return errors.ClusterUnavailable(
-                f"no server answered within {seconds} (asked {asked}): "
-                f"check that they are running and reachable{outcome}",
-                sent=sent,
-            )
-        return errors.RequestTimeout(f"no answer within {seconds}{outcome}", sent=sent)
 
     def _forget_done(self) -> None:
         """Drop what has only completed tickets."""
@@ -764,9 +572,10 @@ class CommandCore(Generic[PayloadT, ResultT]):
             for request in list(session.outstanding.values()):
                 if not request.live and request.number in session.outstanding:
                     self._give_up(request, None)
-        for requests in (self._queries, self._side):
-            for number in [n for n, request in requests.items() if not request.live]:
-                del requests[number]
+        for request in [*self._queries.values(), *self._side]:
+            if not request.live:
+                self._queries.pop(request.number, None)
+                self._side.remove(request.number)
         if self._opening is not None and not (self._writes or self._again):
             self._opening = None
         self._fresh = [request for request in self._fresh if request.kind == "open" or request.live]
@@ -776,16 +585,13 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """A command will not be asked for again, nor can those that were to follow it be."""
         session = request.session
         assert session is not None
-        chain = [request]
-        for other in session.outstanding.values():
-            if other.after in chain and other is not request:
-                chain.append(other)
+        chain = session.followers(request)
         if error is not None:
             self._complete(request, error, executed=False)
         for other in chain:
             other.after = None
             sent = other.undecided > 0
-            self._complete(other, _not_followed(request.tickets[0].error, sent), executed=False)
+            self._complete(other, not_followed(request.tickets[0].error, sent), executed=False)
         session.give_up(chain)
         self._again = [waiting for waiting in self._again if not self._orphaned(waiting, chain)]
         self._drop_if_done(session)
@@ -796,22 +602,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
         if waiting.after not in chain:
             return False
         chain.append(waiting)
-        self._complete(waiting, _not_followed(chain[0].tickets[0].error), executed=False)
+        self._complete(waiting, not_followed(chain[0].tickets[0].error), executed=False)
         return True
-
-
-def _not_followed(error: PaxonError | None, sent: bool = False) -> PaxonError:
-    """The error of a command that was to follow one that failed with `error`."""
-    if isinstance(error, errors.NotLeader):
-        return error
-    if sent:
-        return errors.OutcomeUnknown(
-            f"it was to follow an operation that failed ({error}); "
-            "it may have taken effect if that one did"
-        )
-    return errors.OperationFailed(
-        f"it was not executed, since an operation before it failed ({error})"
-    )
 
 
 def _place(request: Request) -> tuple[int, int]:

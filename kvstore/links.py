@@ -15,7 +15,7 @@ from loguru import logger
 
 from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, ServerReply
 from paxon.kvstore.addresses import check_address, split_addresses
-from paxon.kvstore.command_core import Outgoing
+from paxon.kvstore.client_requests import Outgoing
 from paxon.kvstore.errors import InvalidRequest
 from paxon.transport import FrameCodec, FrameError
 

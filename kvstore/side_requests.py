@@ -1,0 +1,63 @@
+"""Requests that are not for the leader: stale reads, for any server, and questions for one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from paxon.kvstore.client_requests import Request
+from paxon.kvstore.leader_search import CoreOptions
+
+__all__ = ["SideRequests"]
+
+
+class SideRequests:
+    """Each is asked again, after a growing interval, until it is answered or dropped."""
+
+    def __init__(self, servers: Sequence[str], options: CoreOptions, first: int) -> None:
+        """Args: the client's list of addresses, its options, and with which server to begin."""
+        self._servers = servers
+        self._options = options
+        self._turn = first
+        """Counts through the servers: stale reads stay with one while it answers."""
+        self._requests: dict[int, Request] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(list(self._requests.values()))
+
+    def add(self, request: Request) -> None:
+        """Take in a request; with an `address` it is for that server only."""
+        self._requests[request.number] = request
+
+    def get(self, number: int) -> Request | None:
+        return self._requests.get(number)
+
+    def remove(self, number: int) -> None:
+        self._requests.pop(number, None)
+
+    def clear(self) -> None:
+        self._requests.clear()
+
+    def due(self) -> float:
+        """When to send something again."""
+        return min(map(self._due, self._requests.values()), default=math.inf)
+
+    def send(self, now: float, send: Callable[[str, Request], None]) -> None:
+        """Send what is new or has been without an answer for too long."""
+        current = self._server()
+        due = [r for r in self._requests.values() if r.sent_to is None or now >= self._due(r)]
+        if any(not request.address and request.sent_to == current for request in due):
+            self._turn += 1
+        for request in due:
+            send(request.address or self._server(), request)
+
+    def _server(self) -> str:
+        return self._servers[self._turn % len(self._servers)]
+
+    def _due(self, request: Request) -> float:
+        options = self._options
+        backoff = options.retry_first * 2.0 ** min(max(0, request.sends - 1), 10)
+        return request.sent_at + min(backoff, options.retry_max)
