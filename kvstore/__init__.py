@@ -18,6 +18,7 @@ from paxon.kvstore.errors import (
 )
 
 if TYPE_CHECKING:
+    from paxon.kvstore.async_client import AsyncClient, AsyncCommandClient, AsyncPipeline
     from paxon.kvstore.client import Client, CommandClient, Future, Pipeline
     from paxon.kvstore.local_cluster import LocalCluster
     from paxon.kvstore.store import KVStore
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
 __all__ = [
     "LocalCluster",
     "Client",
+    "AsyncClient",
     "CommandClient",
+    "AsyncCommandClient",
     "Future",
     "Pipeline",
+    "AsyncPipeline",
     "KVStore",
     "PaxonError",
     "InvalidRequest",
@@ -43,6 +47,9 @@ __all__ = [
 _LAZY = {
     "LocalCluster": "local_cluster",
     "Client": "client",
+    "AsyncClient": "async_client",
+    "AsyncCommandClient": "async_client",
+    "AsyncPipeline": "async_client",
     "CommandClient": "client",
     "Future": "client",
     "Pipeline": "client",

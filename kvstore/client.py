@@ -6,12 +6,21 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar
 
 from paxon.actors.messages import ReadMode, StatusReply
+from paxon.kvstore.checks import (
+    DEFAULT_IN_FLIGHT,
+    DEFAULT_TIMEOUT,
+    check_limit,
+    check_mode,
+    check_payload,
+    check_timeout,
+    unreachable,
+)
 from paxon.kvstore.client_core import ClientCore, CoreOptions, KVTicket, RawCore, RawTicket
 from paxon.kvstore.client_requests import Ticket
-from paxon.kvstore.errors import ClusterUnavailable, InvalidRequest, PaxonError, RequestTimeout
+from paxon.kvstore.errors import PaxonError, RequestTimeout
 from paxon.kvstore.links import Secure, server_addresses
 from paxon.kvstore.operations import (
     MAX_SCAN_ITEMS,
@@ -35,25 +44,6 @@ from paxon.kvstore.sync_driver import SyncDriver
 __all__ = ["Client", "CommandClient", "Future", "Pipeline"]
 
 T = TypeVar("T")
-
-DEFAULT_TIMEOUT = 10.0
-DEFAULT_IN_FLIGHT = 4096
-
-
-def check_timeout(timeout: float | None, default: float) -> float:
-    """A timeout in seconds, or the default. Raises `InvalidRequest`."""
-    if timeout is None:
-        return default
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise InvalidRequest(f"the timeout has to be a number of seconds above 0, not {timeout!r}")
-    return float(timeout)
-
-
-def check_mode(mode: str) -> ReadMode:
-    """A read mode. Raises `InvalidRequest`."""
-    if mode not in ("linearizable", "lease", "stale"):
-        raise InvalidRequest(f'the mode is "linearizable", "lease" or "stale", not {mode!r}')
-    return cast("ReadMode", mode)
 
 
 class Future(Generic[T]):
@@ -164,10 +154,7 @@ class _BlockingClient:
             elif not isinstance(ticket.error, RequestTimeout):
                 raise ticket.error
         if not answers:
-            raise ClusterUnavailable(
-                f"no server answered within {limit:g} s (asked {', '.join(addresses)}): "
-                "check that they are running and reachable"
-            )
+            raise unreachable(addresses, limit)
         return answers
 
 
@@ -233,14 +220,6 @@ class CommandClient(_BlockingClient):
             )
             driver.pump()
         return Future(driver, ticket, bytes)
-
-
-def check_payload(payload: object) -> None:
-    """Raise `InvalidRequest` for what cannot be a command or query."""
-    if type(payload) is not bytes:
-        raise InvalidRequest(f"a command has to be bytes, not {type(payload).__name__}")
-    if not payload:
-        raise InvalidRequest("a command must not be empty")
 
 
 class Client(_BlockingClient):
@@ -347,8 +326,7 @@ class Client(_BlockingClient):
         """
         checked = check_mode(mode)
         check_scan(prefix, 1, start_after)
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise InvalidRequest(f"the limit has to be an int from 1, not {limit!r}")
+        check_limit(limit)
         found: list[tuple[str, bytes]] = []
         while True:
             page = Scan(prefix, min(limit - len(found), MAX_SCAN_ITEMS), start_after)
@@ -370,7 +348,7 @@ class Client(_BlockingClient):
         return ticket.value()[0]
 
     def _submit(self, operation: Operation, timeout: float | None, mode: ReadMode) -> KVTicket:
-        limit = self._timeout if timeout is None else check_timeout(timeout, 0.0)
+        limit = check_timeout(timeout, self._timeout)
         size = operation_bytes(operation)
         driver = self._driver
         with driver.lock:
