@@ -1,0 +1,361 @@
+"""The command line: what it prints, what it returns, and that no traceback ever shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from paxon.kvstore.addresses import free_ports
+from paxon.kvstore.local_cluster import LocalCluster
+from tests.cluster.helpers import (
+    PAXON,
+    environment,
+    one_sentence,
+    paxon,
+    pid_is_alive,
+    wait_until,
+)
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(3) as running:
+        running.leader()
+        yield running
+
+
+@pytest.fixture
+def at(cluster: LocalCluster) -> tuple[str, str]:
+    return ("--cluster", ",".join(cluster.addresses))
+
+
+def test_put_get_append_delete(at: tuple[str, str]) -> None:
+    done = paxon("put", "motto", "fewer dictators", *at)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert json.loads(paxon("append", "motto", ", more quorums", "--json", *at).stdout) == {
+        "length": 29
+    }
+    done = paxon("get", "motto", *at)
+    assert (done.returncode, done.stdout) == (0, b"fewer dictators, more quorums")
+    done = paxon("get", "motto", "--json", *at)
+    assert json.loads(done.stdout) == "fewer dictators, more quorums"
+    assert json.loads(paxon("delete", "motto", "--json", *at).stdout) == {"deleted": True}
+    done = paxon("delete", "motto", *at)
+    assert done.returncode == 1
+    assert one_sentence(done) == "paxon: no such key: 'motto'"
+
+
+def test_a_missing_key(at: tuple[str, str]) -> None:
+    done = paxon("get", "nobody", *at)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert one_sentence(done) == "paxon: no such key: 'nobody'"
+    done = paxon("get", "nobody", "--json", *at)
+    assert done.returncode == 1
+    assert json.loads(done.stdout) is None
+
+
+def test_values_are_bytes(at: tuple[str, str]) -> None:
+    value = bytes(range(256)) + b"\n"
+    assert paxon("put", "bytes", "-", *at, stdin=value).returncode == 0
+    assert paxon("get", "bytes", *at).stdout == value
+    assert "base64" in json.loads(paxon("get", "bytes", "--json", *at).stdout)
+    # An argument that is not UTF-8 arrives as it was given.
+    subprocess.run([*PAXON, "put", "raw", b"\xff\xfe", *at], env=environment(), check=True)
+    assert paxon("get", "raw", *at).stdout == b"\xff\xfe"
+    assert paxon("put", "empty", "", *at).returncode == 0
+    done = paxon("get", "empty", *at)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert paxon("put", *at, "--", "minus", "-1").returncode == 0
+    assert paxon("get", "minus", *at).stdout == b"-1"
+
+
+def test_compare_and_set(at: tuple[str, str]) -> None:
+    assert paxon("cas", "owner", "me", "--absent", *at).returncode == 0
+    done = paxon("cas", "owner", "you", "--absent", *at)
+    assert done.returncode == 1
+    assert one_sentence(done).startswith("paxon: not changed: 'owner'")
+    assert json.loads(paxon("cas", "owner", "me", "you", "--json", *at).stdout) == {"swapped": True}
+    done = paxon("cas", "owner", "me", "they", "--json", *at)
+    assert (done.returncode, json.loads(done.stdout)) == (1, {"swapped": False})
+    assert paxon("get", "owner", *at).stdout == b"you"
+    for wrong in (("cas", "owner", "one"), ("cas", "owner", "a", "b", "c"), ("cas", "owner")):
+        assert paxon(*wrong, *at).returncode == 2
+
+
+def test_scan(at: tuple[str, str]) -> None:
+    for key, value in (
+        ("fruit/b", b"tab\there"),
+        ("fruit/a", "Äpfel".encode()),
+        ("fruit/c", b"\xff"),
+    ):
+        paxon("put", key, "-", *at, stdin=value)
+    done = paxon("scan", "fruit/", *at, env=environment(PYTHONIOENCODING="utf-8"))
+    assert done.stdout.decode().splitlines() == [
+        "fruit/a\tÄpfel",
+        "fruit/b\ttab\\there",
+        "fruit/c\t\\xff",
+    ]
+    done = paxon("scan", "fruit/", "--limit", "1", "--json", *at)
+    assert json.loads(done.stdout) == [{"key": "fruit/a", "value": "Äpfel"}]
+    assert json.loads(paxon("scan", "nothing/", "--json", *at).stdout) == []
+    assert paxon("scan", "fruit/", "--limit", "0", *at).returncode == 2
+
+
+def test_status(cluster: LocalCluster, at: tuple[str, str]) -> None:
+    done = paxon("status", "--json", *at)
+    assert done.returncode == 0
+    rows = json.loads(done.stdout)
+    assert [row["server"] for row in rows] == [1, 2, 3]
+    assert all(row["answers"] for row in rows)
+    assert [row["server"] for row in rows if row["role"] == "leader"] == [cluster.leader()]
+    for name in ("ballot", "accepted", "chosen", "executed", "discarded", "leader", "uptime"):
+        assert all(row[name] is not None for row in rows), name
+    assert all(row["counters"]["bursts"] > 0 for row in rows)
+    text = paxon("status", *at).stdout.decode()
+    assert "leader" in text and cluster.addresses[0] in text
+
+
+def test_status_of_a_cluster_file_and_of_a_partly_dead_cluster(cluster: LocalCluster) -> None:
+    file = str(cluster.directory / "cluster.toml")
+    assert paxon("status", "--cluster", file).returncode == 0
+    assert paxon("put", "by", "file", "--cluster", file).returncode == 0
+    nobody = [f"tcp://127.0.0.1:{port}" for port in free_ports(2)]
+    done = paxon(
+        "status", "--json", "-t", "0.3", "--cluster", ",".join([cluster.addresses[0], *nobody])
+    )
+    assert done.returncode == 1
+    rows = json.loads(done.stdout)
+    assert [row["answers"] for row in rows] == [True, False, False]
+    assert rows[1]["role"] is None
+    assert "only 1 of 3 servers answer" in done.stderr.decode()
+
+
+def test_the_environment_names_the_cluster(cluster: LocalCluster) -> None:
+    variables = environment(PAXON_CLUSTER=",".join(cluster.addresses))
+    assert paxon("put", "from", "environment", env=variables).returncode == 0
+    assert paxon("get", "from", env=variables).stdout == b"environment"
+
+
+def test_nobody_there() -> None:
+    (port,) = free_ports(1)
+    done = paxon("get", "key", "--cluster", f"127.0.0.1:{port}", "--timeout", "0.3")
+    assert done.returncode == 1
+    one_sentence(done)
+
+
+def test_wrong_usage_is_2(at: tuple[str, str]) -> None:
+    for wrong in (
+        ("get",),
+        ("get", "key", "--cluster", "not an address"),
+        ("get", "key", "--cluster", ","),
+        ("get", "key", "--cluster", "/no/such/file.toml"),
+        ("get", "key", "--timeout", "-1"),
+        ("frobnicate",),
+        ("up", "--servers", "0"),
+        ("up", "--set", "windw=1"),
+        ("up", "--port", "0"),
+        ("put", "k" * 4097, "value", *at),
+        ("server",),
+    ):
+        assert paxon(*wrong).returncode == 2, wrong
+
+
+def test_version_and_help() -> None:
+    assert paxon("--version").stdout.startswith(b"paxon ")
+    assert b"demo" in paxon("--help").stdout
+    for command in ("demo", "up", "server", "status", "get", "put", "append", "delete", "cas"):
+        done = paxon(command, "--help")
+        assert done.returncode == 0, command
+
+
+def test_the_command_starts_quickly() -> None:
+    """Neither plots nor, for `--help`, sockets are imported."""
+    code = (
+        "import sys, paxon.kvstore.cli\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules} "
+        "& {'matplotlib', 'zmq', 'pykka', 'sqlite3', 'multiprocessing', 'asyncio'}))"
+    )
+    done = subprocess.run([PAXON[0], "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_a_reader_that_has_seen_enough(cluster: LocalCluster, at: tuple[str, str]) -> None:
+    with cluster.client() as client, client.pipeline() as many:
+        for number in range(3000):
+            many.put(f"many/{number}", b"x" * 100)
+    done = subprocess.run(
+        f"{' '.join(PAXON)} scan many/ -n 3000 {' '.join(at)} | head -n 1",
+        shell=True,
+        capture_output=True,
+        env=environment(),
+        check=False,
+    )
+    assert done.stdout.startswith(b"many/0\t")
+    assert done.stderr == b""
+
+
+def test_a_full_disk_under_the_output(at: tuple[str, str]) -> None:
+    paxon("put", "some", "value", *at)
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*PAXON, "get", "some", *at],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            check=False,
+        )
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert b"No space left on device" in done.stderr
+
+
+def test_ctrl_c_while_waiting_for_a_cluster() -> None:
+    (port,) = free_ports(1)
+    process = subprocess.Popen(
+        [*PAXON, "get", "key", "--cluster", f"127.0.0.1:{port}", "--timeout", "60"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    time.sleep(1)  # well into the waiting; earlier it would be the interpreter that is interrupted
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+
+# --- paxon up ------------------------------------------------------------------------------------
+
+
+def start_up(directory: Path | None, *more: str) -> tuple[subprocess.Popen[str], str]:
+    """`paxon up` on free ports; the process, and where it says that clients may connect."""
+    port = free_ports(1)[0] - 100
+    arguments = [*PAXON, "up", "--port", str(port), *more]
+    if directory is not None:
+        arguments += ["--dir", str(directory)]
+    process = subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(PYTHONUNBUFFERED="1"),
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "--cluster" in line:
+            return process, line.split("--cluster")[1].strip()
+    raise AssertionError(process.communicate())
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_up_serves_until_it_is_told_to_stop(ending: signal.Signals, tmp_path: Path) -> None:
+    process, addresses = start_up(tmp_path / "data")
+    assert paxon("put", "a", "1", "--cluster", addresses).returncode == 0
+    rows = json.loads(paxon("status", "--json", "--cluster", addresses).stdout)
+    assert len(rows) == 3
+    if ending == signal.SIGINT:
+        os.killpg(process.pid, ending)  # as a terminal does
+    else:
+        process.send_signal(ending)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    assert "leader" in output
+    # What was acknowledged is there again.
+    process, addresses = start_up(tmp_path / "data")
+    assert paxon("get", "a", "--cluster", addresses).stdout == b"1"
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+
+
+def test_up_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
+    process, address = start_up(None, "--servers", "1")
+    port = int(address.rpartition(":")[2]) - 11
+    done = paxon("up", "--servers", "1", "--port", str(port))
+    assert done.returncode == 1
+    assert "in use" in one_sentence(done)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    (tmp_path / "file").write_text("")
+    done = paxon("up", "--dir", str(tmp_path / "file"))
+    assert done.returncode == 1
+    one_sentence(done)
+
+
+def test_up_tells_when_a_server_dies(tmp_path: Path) -> None:
+    process, addresses = start_up(tmp_path)
+    rows = json.loads(paxon("status", "--json", "--cluster", addresses).stdout)
+    assert len(rows) == 3
+    listed = subprocess.run(
+        ["ps", "--ppid", str(process.pid), "-o", "pid=,args="],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    victim = next(
+        int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line
+    )
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: not pid_is_alive(victim), "the server is dead")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "failed" in line and "SIGKILL" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+# --- paxon demo ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_demo_tells_the_story() -> None:
+    done = paxon("demo", "--seconds", "1", timeout=60)
+    text = done.stdout.decode()
+    assert done.returncode == 0, text
+    for words in (
+        "3 servers started",
+        "leads with ballot",
+        "kill -9",
+        "took over with ballot",
+        "failover took",
+        "restarted and caught up",
+        "all 3 servers executed the same",
+        "acknowledged writes are there",
+        "temporary directory removed",
+    ):
+        assert words in text
+    assert done.stderr == b""
+    assert "\x1b" not in text
+
+
+@pytest.mark.slow
+def test_demo_ends_on_ctrl_c_with_nothing_left() -> None:
+    process = subprocess.Popen(
+        [*PAXON, "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(PYTHONUNBUFFERED="1"),
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    servers = [int(pid) for pid in line.partition("pids ")[2].partition(")")[0].split(",")]
+    assert len(servers) == 3
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == ""
+    assert not any(pid_is_alive(pid) for pid in servers)

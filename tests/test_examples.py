@@ -1,0 +1,60 @@
+"""Every example runs to its end and prints what its comments promise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.process
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+EXPECTED = {
+    "quickstart.py": [
+        "motto: b'fewer dictators, more quorums'",
+        "nobody: None",
+        "changed: True and again: False",
+        "[('square/0998', b'996004'), ('square/0999', b'998001')]",
+        "was killed; the next write took",
+        "leader",
+    ],
+    "asyncio_client.py": [
+        "1000 appends from 50 tasks",
+        "b'0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,'",
+        "visits to the front page: b'5'",
+    ],
+    "embedded_counter.py": [
+        "add 3 → 6",
+        "total: 6",
+        "add 4 → 10",
+        "the leader is gone; total: 10",
+        "add 5 → 15",
+    ],
+}
+
+
+def test_no_example_is_left_out() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_example_runs(name: str, tmp_path: Path) -> None:
+    # Its own folder as the working directory, so that nothing of this repository is imported.
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for text in EXPECTED[name]:
+        assert text in done.stdout
+    assert "Traceback" not in done.stderr
