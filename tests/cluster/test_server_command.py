@@ -1,0 +1,208 @@
+"""`paxon server`: serving, stopping, and one sentence for each thing that can be wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from paxon.kvstore import Client, PaxonError
+from paxon.kvstore.cluster_file import ClusterDescription
+from tests.cluster.helpers import PAXON, environment, one_sentence, paxon, write_cluster_file
+
+pytestmark = pytest.mark.process
+
+
+class RunningServer:
+    """A `paxon server` process that serves."""
+
+    def __init__(self, file: Path, number: int, *more: str, env: dict[str, str] | None = None):
+        self.process = subprocess.Popen(
+            [*PAXON, "server", "--cluster", str(file), "--id", str(number), *more],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env if env is not None else environment(),
+        )
+        assert self.process.stderr is not None
+        self.greeting = self.process.stderr.readline()
+        self.address = ClusterDescription.read(file).client_addresses[number]
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """Send a signal; exit code and what else was on stderr."""
+        self.process.send_signal(number)
+        output, errors = self.process.communicate(timeout=30)
+        assert output == ""
+        return self.process.returncode, errors
+
+
+@contextmanager
+def serving(file: Path, number: int = 1, *more: str) -> Iterator[RunningServer]:
+    server = RunningServer(file, number, *more)
+    try:
+        assert "serves clients at" in server.greeting, server.greeting
+        yield server
+    finally:
+        server.process.kill()
+        server.process.communicate()
+
+
+def refused(file: Path, *more: str, code: int = 1) -> str:
+    """Start server 1, which must not come up: what it says."""
+    done = paxon("server", "--cluster", str(file), "--id", "1", *more)
+    assert done.returncode == code, done
+    assert done.stdout == b""
+    return one_sentence(done)
+
+
+@pytest.fixture
+def single(tmp_path: Path) -> Path:
+    """The file of a cluster of one."""
+    return write_cluster_file(tmp_path / "one.toml", [1])
+
+
+def test_three_servers_from_a_file_serve_and_stop(tmp_path: Path) -> None:
+    file = write_cluster_file(tmp_path / "three.toml")
+    with serving(file, 1) as one, serving(file, 2) as two, serving(file, 3) as three:
+        assert paxon("put", "key", "value", "--cluster", str(file)).returncode == 0
+        assert paxon("get", "key", "--cluster", str(file)).stdout == b"value"
+        assert paxon("status", "--cluster", str(file)).returncode == 0
+        assert one.end(signal.SIGTERM) == (0, "")
+        assert two.end(signal.SIGINT) == (0, "")
+        assert "stopped as asked" in (tmp_path / "server-1" / "server.log").read_text()
+        assert three.process.poll() is None
+
+
+def test_a_restarted_server_has_its_data(single: Path) -> None:
+    with serving(single) as server:
+        Client(server.address).put("key", "value")
+        assert server.end()[0] == 0
+    with serving(single) as server:
+        assert Client(server.address).get("key") == b"value"
+
+
+def test_options_from_flag_and_environment(single: Path) -> None:
+    variables = environment(PAXON_SERVER_ID="1", PAXON_WINDOW="0")
+    done = paxon("server", "--cluster", str(single), env=variables)
+    assert done.returncode == 2
+    assert "window must be above 0" in one_sentence(done)
+    server = RunningServer(single, 1, "--set", "window=3", env=variables)
+    assert "serves clients" in server.greeting
+    assert server.end()[0] == 0
+
+
+def test_memory_warns_loudly(single: Path, tmp_path: Path) -> None:
+    server = RunningServer(single, 1, "--durability", "memory")
+    assert "keeps nothing on disk" in server.greeting
+    assert server.end()[0] == 0
+    assert "keeps nothing on disk" in (tmp_path / "server-1" / "server.log").read_text()
+
+
+@pytest.mark.parametrize("which", ["peer_bind", "client_bind"])
+def test_a_port_in_use(which: str, single: Path) -> None:
+    entry = ClusterDescription.read(single).servers[1]
+    address: str = getattr(entry, which)
+    with socket.socket() as taken:
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, int(port)))
+        taken.listen()
+        sentence = refused(single)
+    assert address in sentence and "in use" in sentence
+
+
+def test_a_directory_in_use_by_a_live_process(single: Path, tmp_path: Path) -> None:
+    other = write_cluster_file(tmp_path / "other.toml", [1])  # same directory, other ports
+    with serving(single) as server:
+        sentence = refused(other)
+        assert str(tmp_path / "server-1") in sentence
+        assert server.process.poll() is None
+
+
+def test_the_directory_of_another_server_or_cluster(single: Path, tmp_path: Path) -> None:
+    with serving(single) as server:
+        Client(server.address).put("key", "value")
+        server.end()
+    other = write_cluster_file(tmp_path / "other.toml", [1], cluster="another")
+    assert "testing" in refused(other)
+    two = write_cluster_file(tmp_path / "two.toml", [1, 2])
+    sentence = paxon(
+        "server", "--cluster", str(two), "--id", "2", "--dir", str(tmp_path / "server-1")
+    )
+    assert sentence.returncode == 1
+    assert "server 1" in one_sentence(sentence)
+    with serving(single) as server:  # and nothing of it was lost
+        assert Client(server.address).get("key") == b"value"
+
+
+def test_a_directory_that_holds_something_else(single: Path, tmp_path: Path) -> None:
+    with serving(single) as server:
+        server.end()
+    databases = [path for path in (tmp_path / "server-1").iterdir() if path.suffix == ".db"]
+    assert databases
+    for database in databases:
+        database.write_bytes(b"this is no database" * 1000)
+    sentence = refused(single)
+    assert str(tmp_path / "server-1") in sentence
+
+
+def test_a_directory_that_cannot_be_used(single: Path, tmp_path: Path) -> None:
+    (tmp_path / "server-1").write_text("a file in its place")
+    assert str(tmp_path / "server-1") in refused(single)
+    assert "cannot be used" in refused(single, "--dir", str(tmp_path / "server-1" / "deeper"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+def test_a_directory_without_permission(single: Path, tmp_path: Path) -> None:
+    (tmp_path / "server-1").mkdir(mode=0o500)
+    assert "ermission denied" in refused(single)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    path = tmp_path / "small"
+    path.mkdir()
+    if os.geteuid() != 0 or mount is None or umount is None:
+        pytest.skip("mounting a small file system takes root")
+    done = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    yield path
+    subprocess.run([umount, str(path)], check=True)
+
+
+def test_a_full_disk_stops_the_server_and_loses_nothing(single: Path, small_disk: Path) -> None:
+    place = ("--dir", str(small_disk / "data"))
+    acknowledged: list[str] = []
+    with serving(single, 1, *place) as server:
+        with Client(server.address, timeout=3) as client:
+            try:
+                for number in range(1000):
+                    client.put(f"k{number}", os.urandom(32 << 10))
+                    acknowledged.append(f"k{number}")
+            except PaxonError:
+                pass
+        assert 10 < len(acknowledged) < 1000
+        _, errors = server.process.communicate(timeout=30)
+        assert server.process.returncode == 1
+        assert "Traceback" not in errors
+        lines = errors.splitlines()
+        assert any("full" in line or "No space left" in line for line in lines), errors
+    # As it is full, it cannot serve; with more room it has all that it had acknowledged.
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    with serving(single, 1, *place) as server, Client(server.address, timeout=10) as client:
+        assert [key for key in acknowledged if client.get(key) is None] == []
