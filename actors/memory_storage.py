@@ -1,170 +1,147 @@
-"""Storage that keeps everything in memory: for benches, tests and `durability="memory"`.
-
-What was committed and what only waits for `commit` are kept apart, so that a test can crash it and
-find exactly what a synced disk would hold.
-"""
+"""Storage that keeps nothing on disk: for tests, benches and durability "memory"."""
 
 from __future__ import annotations
 
-import random
+import copy
+import secrets
 import zlib
 from collections.abc import Callable, Iterable
+from typing import Self
 
-from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
-from paxon.actors.invariants import invariant
+from paxon.actors.ballot import ServerId
 from paxon.actors.messages import Accepted
 from paxon.actors.storage import Recovered, SnapshotInfo
+from paxon.actors.storage_base import CollectingStorage
 
 __all__ = ["MemoryStorage"]
 
-_KEPT_SNAPSHOTS = 2
+KEPT_SNAPSHOTS = 2
 
 
-class MemoryStorage:
-    """The `Storage` contract with nothing on disk."""
+class MemoryStorage(CollectingStorage):
+    """The contract of `Storage` in a process's memory; all is lost when the process ends.
+
+    What was committed is kept apart from what is pending, so that tests can `crash` it. `cluster`
+    and `server` only say whose storage this is. An `incarnation` of None draws a random one.
+    """
 
     def __init__(
-        self, cluster: str = "", server: ServerId = 0, incarnation: int | None = None
+        self, cluster: str = "memory", server: ServerId = 0, *, incarnation: int | None = None
     ) -> None:
+        super().__init__(secrets.randbits(63) if incarnation is None else incarnation)
         self.cluster = cluster
         self.server = server
-        self._incarnation = random.getrandbits(63) if incarnation is None else incarnation
-        self._durable = Recovered()
-        self._rows: dict[int, tuple[Ballot, bytes]] = {}
+        self._accepted: dict[int, Accepted] = {}
         self._images: dict[int, tuple[SnapshotInfo, bytes]] = {}
-        self._pending: list[Callable[[], None]] = []
-        self._dirty = False
-        self._taken: tuple[SnapshotInfo, bytes] | None = None
-        self._incoming: tuple[SnapshotInfo, bytearray] | None = None
-        self._promised = NO_BALLOT
-        self.commits = 0
+        """Images by slot: the durable ones, and one that waits for its commit."""
+        self._ready: SnapshotInfo | None = None
+        self._incoming: SnapshotInfo | None = None
+        self._received = bytearray()
 
-    @property
-    def incarnation(self) -> int:
-        return self._incarnation
+    def crash(self, keep_pending: bool = False) -> Self:
+        """The storage as a restarted server finds it; this one is closed.
 
-    @property
-    def dirty(self) -> bool:
-        return self._dirty
-
-    @property
-    def snapshot(self) -> SnapshotInfo | None:
-        return self._durable.snapshot
-
-    def load(self) -> Recovered:
-        found = self._durable
-        return Recovered(
-            promised=found.promised,
-            accepted=[Accepted(s, b, v) for s, (b, v) in sorted(self._rows.items())],
-            chosen_to=found.chosen_to,
-            discarded=found.discarded,
-            snapshot=found.snapshot,
-            peers=dict(found.peers),
-            voting=found.voting,
-        )
-
-    def save_promise(self, ballot: Ballot) -> None:
-        invariant(ballot >= self._promised, "the stored promise would fall to %s", ballot)
-        self._promised = ballot
-        self._later(lambda: setattr(self._durable, "promised", ballot))
-
-    def save_accepted(self, slot: int, ballot: Ballot, value: bytes) -> None:
-        self._later(lambda: self._put_row(slot, ballot, value))
-
-    def _put_row(self, slot: int, ballot: Ballot, value: bytes) -> None:
-        held = self._rows.get(slot)
-        invariant(held is None or held[0] <= ballot, "the ballot of row %d would fall", slot)
-        if slot > self._durable.discarded:
-            self._rows[slot] = (ballot, value)
-
-    def save_chosen_to(self, slot: int, *, lazily: bool = True) -> None:
-        self._later(lambda: setattr(self._durable, "chosen_to", slot), lazily=lazily)
-
-    def save_peer(self, server: ServerId, incarnation: int) -> None:
-        self._later(lambda: self._durable.peers.__setitem__(server, incarnation))
-
-    def save_voting(self, voting: bool) -> None:
-        self._later(lambda: setattr(self._durable, "voting", voting))
-
-    def discard_to(self, slot: int) -> None:
-        self._later(lambda: self._drop_rows(slot), lazily=True)
-
-    def _drop_rows(self, slot: int) -> None:
-        for gone in [s for s in self._rows if s <= slot]:
-            del self._rows[gone]
-        self._durable.discarded = max(self._durable.discarded, slot)
-
-    def _later(self, write: Callable[[], None], *, lazily: bool = False) -> None:
-        self._pending.append(write)
-        self._dirty = self._dirty or not lazily
-
-    def commit(self) -> None:
-        for write in self._pending:
-            write()
-        self._pending = []
-        self._dirty = False
-        self.commits += 1
-
-    def crash(self, *, keep_pending: bool) -> MemoryStorage:
-        """What a restart finds: all that was committed, with `keep_pending` the rest too."""
-        if keep_pending:
-            self.commit()
-        found = MemoryStorage(self.cluster, self.server, self._incarnation)
-        found._durable = self.load()
-        found._durable.accepted = []
-        found._rows = dict(self._rows)
+        What was not committed is lost, or with `keep_pending` has reached the disk just before the
+        crash, all of it: a transaction is never torn.
+        """
+        found = copy.copy(self)
+        found._unusable = ""
+        found._durable = self._durable.copy()
+        found._marks = self._durable.copy()
+        found._accepted = dict(self._accepted)
         found._images = dict(self._images)
-        found._promised = self._durable.promised
+        found._rows, found._replaced = {}, set()
+        found._ready = None
+        found._dirty = found._lazy = False
+        if keep_pending and not self._unusable:
+            found._marks = self._marks.copy()
+            found._rows = dict(self._rows)
+            found._write()
+            found._durable, found._rows = found._marks.copy(), {}
+            found._received = bytearray(self._received)
+        else:
+            found._incoming, found._received = None, bytearray()
+        found._ballots = {slot: held.ballot for slot, held in found._accepted.items()}
+        found._keep_images()
+        self.close()
         return found
 
-    def begin_snapshot(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
-        image = b"".join(produce())
-        self._taken = (SnapshotInfo(slot, len(image), zlib.crc32(image)), image)
+    def close(self) -> None:
+        """Lose what was not committed; `load` opens the storage again, as a restart would."""
+        super().close()
+        self._marks = self._durable.copy()
+        self._ballots = {slot: held.ballot for slot, held in self._accepted.items()}
+        self._replaced = set()
+        self._ready = None
+        self._keep_images()
 
-    def poll_snapshot(self) -> SnapshotInfo | None:
-        if self._taken is None:
-            return None
-        info, image = self._taken
-        self._taken = None
-        self._keep(info, image)
-        return info
-
-    def _keep(self, info: SnapshotInfo, image: bytes) -> None:
-        self._images[info.slot] = (info, image)
-        for slot in sorted(self._images)[:-_KEPT_SNAPSHOTS]:
-            del self._images[slot]
-        self._durable.snapshot = info
-
-    def read_snapshot(self, slot: int, offset: int, size: int) -> bytes:
-        held = self._images.get(slot)
-        return b"" if held is None else held[1][offset : offset + size]
-
-    def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
-        if self._incoming is None or self._incoming[0] != info:
-            self._incoming = (info, bytearray())
-        held = self._incoming[1]
-        if offset == len(held):
-            held += data
-        return len(held)
-
-    def adopt_snapshot(self, info: SnapshotInfo) -> bool:
-        incoming, self._incoming = self._incoming, None
-        if incoming is None or incoming[0] != info or zlib.crc32(incoming[1]) != info.checksum:
-            return False
-        image = bytes(incoming[1])
-
-        def adopt() -> None:
-            self._keep(info, image)
-            self._drop_rows(info.slot)
-            self._durable.chosen_to = max(self._durable.chosen_to, info.slot)
-
-        self._later(adopt)
-        return True
+    def load(self) -> Recovered:
+        self._unusable = ""
+        recovered = self._recovered()
+        recovered.accepted = [self._accepted[slot] for slot in sorted(self._accepted)]
+        return recovered
 
     def size_bytes(self) -> int:
-        return 0
+        rows = sum(len(held.value) for held in self._accepted.values())
+        return rows + sum(info.size for info, _ in self._images.values()) + len(self._received)
 
-    def close(self) -> None:
-        """Nothing to release; uncommitted writes are lost."""
-        self._pending = []
-        self._dirty = False
+    def _write(self) -> None:
+        accepted = self._accepted
+        for slot, (ballot, value) in self._rows.items():
+            accepted[slot] = Accepted(slot, ballot, value)
+        discarded = self._marks.discarded
+        if discarded > self._durable.discarded:
+            for slot in [slot for slot in accepted if slot <= discarded]:
+                del accepted[slot]
+                self._ballots.pop(slot, None)
+
+    def _on_committed(self) -> None:
+        self._keep_images()
+
+    def _keep_images(self) -> None:
+        """Keep the durable snapshot and the one before; somebody may still be fetching that."""
+        durable = self._durable.snapshot
+        last = 0 if durable is None else durable.slot
+        kept = sorted(slot for slot in self._images if slot <= last)[-KEPT_SNAPSHOTS:]
+        waiting = {info.slot for info in (self._ready, self._marks.snapshot) if info is not None}
+        for slot in [slot for slot in self._images if slot not in kept and slot not in waiting]:
+            del self._images[slot]
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    @property
+    def taking_snapshot(self) -> bool:
+        return self._ready is not None
+
+    def _take(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
+        held = self._images.get(slot)
+        if held is None:
+            image = b"".join(produce())
+            held = self._images[slot] = (SnapshotInfo(slot, len(image), zlib.crc32(image)), image)
+        self._ready = held[0]
+
+    def _taken(self) -> SnapshotInfo | None:
+        ready, self._ready = self._ready, None
+        return ready
+
+    def read_snapshot(self, slot: int, offset: int, size: int) -> bytes:
+        durable = self._durable.snapshot
+        held = self._images.get(slot)
+        if held is None or durable is None or slot > durable.slot:
+            return b""
+        return held[1][offset : offset + size]
+
+    def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
+        if info != self._incoming:
+            self._incoming, self._received = info, bytearray()
+        if offset == len(self._received) and offset + len(data) <= info.size:
+            self._received += data
+        return len(self._received)
+
+    def _finish_received(self, info: SnapshotInfo) -> bool:
+        image = bytes(self._received) if info == self._incoming else b""
+        self._incoming, self._received = None, bytearray()
+        if len(image) != info.size or zlib.crc32(image) != info.checksum:
+            return False
+        self._images[info.slot] = (info, image)
+        return True

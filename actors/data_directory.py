@@ -1,0 +1,211 @@
+"""A server's data directory: whose it is, who holds it, and how far it was ever synced."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import zlib
+from pathlib import Path
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.storage import CorruptStorage, StorageError
+
+__all__ = ["DataDirectory", "in_words", "sync_directory"]
+
+FORMAT_VERSION = 1
+DATABASE_NAME = "paxon.db"
+LOCK_NAME = "paxon.lock"
+WITNESS_NAME = "paxon.witness"
+FIRST_COMMIT = 1
+"""The number of the commit with which a database is made."""
+
+_WITNESS = re.compile(
+    rb"paxon data directory\nformat (?P<format>\d+)\ncluster (?P<cluster>[^\n]*)\n"
+    rb"server (?P<server>\d+)\nincarnation (?P<incarnation>\d+)\n"
+    rb"commits (?P<commits>\d{20})\nchecksum (?P<checksum>[0-9a-f]{8})\n"
+)
+
+
+def in_words(error: OSError) -> str:
+    """What an error of the operating system means, and what to do, in a few words."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: free some space and start the server again"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "permission is denied: give this user the right to write there"
+    if error.errno == errno.EROFS:
+        return "the file system is read-only: mount it writable or choose another directory"
+    if error.errno == errno.EIO:
+        return "the disk reports an input/output error: check the disk"
+    return f"{error.strerror or error}"
+
+
+def sync_directory(path: Path) -> None:
+    """Make names that were created, renamed or deleted in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class DataDirectory:
+    """Opens a directory for one server: checks whose it is, then holds the lock until `close`.
+
+    Beside the database lies the *witness*, a small file that says in plain text whose directory
+    this is and how many commits were synced. Its count is written after each commit, without a sync
+    of its own: it may lag after a power failure and is never ahead of the database, so a database
+    that holds fewer commits than the witness counts has lost some (docs/storage.md).
+    """
+
+    def __init__(self, path: Path, cluster: str, server: ServerId) -> None:
+        """Raises `StorageError`, with nothing changed, if the directory cannot be this server's."""
+        self.path = path
+        self.cluster = cluster
+        self.server = server
+        self.database = path / DATABASE_NAME
+        self.incarnation = 0
+        self.commits = 0
+        self.lock = -1
+        self._witness = -1
+        self._identity = b""
+        self._identity_checksum = 0
+        try:
+            self._open()
+        except OSError as error:
+            self.close()
+            raise StorageError(f"data directory {path}: {in_words(error)}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise StorageError(
+                f"data directory {self.path}: there is a file of that name; give a directory"
+            )
+        self.exists = self._check_identity()
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._acquire_lock()
+        # Another process may have made the database between our look and our lock.
+        self.exists = self._check_identity()
+        if self.exists:
+            self._witness = os.open(self.path / WITNESS_NAME, os.O_RDWR | os.O_CLOEXEC)
+
+    def _acquire_lock(self) -> None:
+        path = self.path / LOCK_NAME
+        self.lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self.lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise StorageError(
+                f"data directory {self.path} is in use by a live process (pid {holder}): "
+                f"stop that one first, or give this server a directory of its own"
+            ) from None
+        os.ftruncate(self.lock, 0)
+        os.pwrite(self.lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _check_identity(self) -> bool:
+        """Read the witness; False if there is no database yet. Changes nothing."""
+        witness = self.path / WITNESS_NAME
+        if not self.database.exists():
+            self._check_unused(witness)
+            return False
+        if not witness.exists():
+            self._check_foreign()
+            raise CorruptStorage(
+                f"data directory {self.path}: {WITNESS_NAME} is missing, so that nobody can tell "
+                f"whether {DATABASE_NAME} is complete; put it back, or empty the directory and "
+                f"start once with --rejoin"
+            )
+        self._parse(witness.read_bytes())
+        return True
+
+    def _check_unused(self, witness: Path) -> None:
+        """Refuse to make a new database where one must have been."""
+        commits = 0
+        if witness.exists():
+            found = _WITNESS.fullmatch(witness.read_bytes())
+            commits = FIRST_COMMIT + 1 if found is None else int(found["commits"])
+        images = any(self.path.glob("snapshot-*.paxon")) if self.path.exists() else False
+        if images or commits > FIRST_COMMIT:
+            raise StorageError(
+                f"data directory {self.path}: {DATABASE_NAME} is missing although this directory "
+                f"was in use; put it back, or empty the directory and start once with --rejoin"
+            )
+
+    def _check_foreign(self) -> None:
+        with self.database.open("rb") as file:
+            if not file.read(16).startswith(b"SQLite format 3\0"):
+                raise StorageError(
+                    f"data directory {self.path}: {DATABASE_NAME} is not a Paxon database; "
+                    f"give another directory"
+                )
+
+    def _parse(self, text: bytes) -> None:
+        found = _WITNESS.fullmatch(text)
+        head, _, _rest = text.partition(b"checksum ")
+        if found is None or zlib.crc32(head) != int(found["checksum"], 16):
+            raise CorruptStorage(
+                f"data directory {self.path}: {WITNESS_NAME} is damaged (its checksum is wrong); "
+                f"empty the directory and start once with --rejoin"
+            )
+        version, server = int(found["format"]), int(found["server"])
+        cluster = found["cluster"].decode(errors="replace")
+        if version != FORMAT_VERSION:
+            raise StorageError(
+                f"data directory {self.path} has format version {version}, this Paxon reads "
+                f"{FORMAT_VERSION}: use the Paxon that wrote it, or another directory"
+            )
+        if cluster != self.cluster:
+            raise StorageError(
+                f"data directory {self.path} belongs to cluster {cluster!r}, not to "
+                f"{self.cluster!r}: give this server its own directory"
+            )
+        if server != self.server:
+            raise StorageError(
+                f"data directory {self.path} belongs to server {server}, not to server "
+                f"{self.server}: give each server its own directory"
+            )
+        self.incarnation = int(found["incarnation"])
+        self.commits = int(found["commits"])
+        self._set_identity()
+
+    def _set_identity(self) -> None:
+        self._identity = (
+            f"paxon data directory\nformat {FORMAT_VERSION}\ncluster {self.cluster}\n"
+            f"server {self.server}\nincarnation {self.incarnation}\ncommits "
+        ).encode()
+        self._identity_checksum = zlib.crc32(self._identity)
+
+    def create_witness(self, incarnation: int) -> None:
+        """Write the witness of a new directory, durably, before the database gets its name."""
+        self.incarnation = incarnation
+        self._set_identity()
+        self._witness = os.open(
+            self.path / WITNESS_NAME, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
+        )
+        os.pwrite(self._witness, self._identity, 0)
+        self.witness(FIRST_COMMIT)
+        os.fsync(self._witness)
+        sync_directory(self.path)
+
+    def witness(self, commits: int) -> None:
+        """Note that so many commits are synced; itself not synced (see the class)."""
+        count = b"%020d\n" % commits
+        checksum = zlib.crc32(count, self._identity_checksum)
+        line = b"%schecksum %08x\n" % (count, checksum)
+        os.pwrite(self._witness, line, len(self._identity))
+        self.commits = commits
+
+    def sync_witness(self) -> None:
+        os.fdatasync(self._witness)
+
+    def close(self) -> None:
+        """Release the lock; safe to call twice."""
+        for descriptor in (self._witness, self.lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._witness = self.lock = -1

@@ -1,0 +1,417 @@
+"""Snapshots as files: written by a forked child, received from peers piece by piece, verified."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import re
+import signal
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NoReturn
+
+from loguru import logger
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.data_directory import in_words, sync_directory
+from paxon.actors.storage import CorruptStorage, SnapshotInfo, StorageError
+
+__all__ = ["SnapshotFiles"]
+
+KEPT_SNAPSHOTS = 2
+"""The newest durable one and the one before, which a peer may still be fetching."""
+
+MAGIC = b"PAXONSNP"
+_HEADER = struct.Struct("<8sHHQQQI")
+"""Magic, version, length of the cluster id, server, slot, size, CRC-32 of the image; then follow
+the cluster id and a CRC-32 of all that."""
+_CHECKSUM = struct.Struct("<I")
+VERSION = 1
+PIECE_BYTES = 1 << 20
+SYNC_BYTES = 16 << 20
+"""A received image is synced whenever so much has come in, so that the last sync is short."""
+CHILD_NICENESS = 10
+REPORT_BYTES = 4096
+
+_NAME = re.compile(r"snapshot-(\d+)\.paxon")
+
+# Python warns of any fork in a process with threads. The child here runs only Python code that
+# takes no lock another thread may have held, and leaves by os._exit.
+warnings.filterwarnings(
+    "ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning, module=__name__
+)
+
+
+class SnapshotFiles:
+    """The snapshot files of one data directory.
+
+    Which of them count is for the database to say: a file is durable before it is reported, and
+    counts once its `SnapshotInfo` is committed.
+    """
+
+    def __init__(
+        self, directory: Path, cluster: str, server: ServerId, *, fork: bool, lock: int = -1
+    ) -> None:
+        """`lock` is a descriptor that a forked child must not keep open."""
+        self._directory = directory
+        self._cluster = cluster.encode()
+        self._server = server
+        self._fork = fork and hasattr(os, "fork")
+        self._lock = lock
+        self._kept: dict[int, tuple[int, SnapshotInfo]] = {}
+        """Descriptor and info of each durable snapshot kept, by slot."""
+        self._child: tuple[int, int, int] | None = None
+        """Process id, end of the report pipe and slot of the snapshot being taken."""
+        self._ready: SnapshotInfo | None = None
+        self._incoming: SnapshotInfo | None = None
+        self._incoming_file = -1
+        self._received = 0
+        self._received_checksum = 0
+        self._unsynced = 0
+        self.failures = 0
+        """Snapshots that could not be taken."""
+
+    # --- names and headers -----------------------------------------------------------------------
+
+    def path(self, slot: int) -> Path:
+        return self._directory / f"snapshot-{slot}.paxon"
+
+    def _incoming_path(self, slot: int) -> Path:
+        return self._directory / f"incoming-{slot}.tmp"
+
+    @property
+    def _header_bytes(self) -> int:
+        return _HEADER.size + len(self._cluster) + _CHECKSUM.size
+
+    def _header(self, info: SnapshotInfo) -> bytes:
+        head = _HEADER.pack(
+            MAGIC, VERSION, len(self._cluster), self._server, info.slot, info.size, info.checksum
+        )
+        head += self._cluster
+        return head + _CHECKSUM.pack(zlib.crc32(head))
+
+    def _read_header(self, descriptor: int) -> SnapshotInfo | None:
+        """The info in a file's header; None if it is not one of this server's snapshots."""
+        head = os.pread(descriptor, self._header_bytes, 0)
+        if len(head) < self._header_bytes:
+            return None
+        *_, slot, size, checksum = _HEADER.unpack_from(head)
+        info = SnapshotInfo(slot, size, checksum)
+        return info if head == self._header(info) else None
+
+    # --- at the start ----------------------------------------------------------------------------
+
+    def recover(self, durable: SnapshotInfo | None) -> None:
+        """Remove what never counted, and open what is kept.
+
+        Raises `CorruptStorage` if the durable snapshot is not there as it was written.
+        """
+        found = {}
+        for path in self._directory.iterdir():
+            match = _NAME.fullmatch(path.name)
+            if match:
+                found[int(match[1])] = path
+            elif path.name.startswith("snapshot-") and path.suffix == ".tmp":
+                path.unlink()
+        last = 0 if durable is None else durable.slot
+        for slot, path in found.items():
+            if slot > last:
+                path.unlink()  # renamed, but its commit never came
+        if durable is None:
+            return
+        if durable.slot not in found:
+            raise CorruptStorage(
+                f"{self.path(durable.slot)} is missing, although {durable.slot} is this server's "
+                f"snapshot: put it back, or empty the directory and start once with --rejoin"
+            )
+        for slot in sorted(slot for slot in found if slot <= last)[-KEPT_SNAPSHOTS:]:
+            self._open(slot)
+        self._verify(durable)
+        self.keep(durable)
+
+    def _open(self, slot: int) -> None:
+        descriptor = os.open(self.path(slot), os.O_RDONLY | os.O_CLOEXEC)
+        info = self._read_header(descriptor)
+        if info is None or info.slot != slot:
+            os.close(descriptor)
+            return
+        if slot in self._kept:
+            os.close(self._kept.pop(slot)[0])
+        self._kept[slot] = (descriptor, info)
+
+    def _verify(self, durable: SnapshotInfo) -> None:
+        held = self._kept.get(durable.slot)
+        if held is None or held[1] != durable:
+            raise CorruptStorage(
+                f"{self.path(durable.slot)} has a damaged header: empty the directory and start "
+                f"once with --rejoin"
+            )
+        if self._checksum(held[0], durable.size) != (durable.size, durable.checksum):
+            raise CorruptStorage(
+                f"{self.path(durable.slot)} is damaged (its checksum is wrong): empty the "
+                f"directory and start once with --rejoin"
+            )
+
+    def _checksum(self, descriptor: int, size: int) -> tuple[int, int]:
+        """Size and CRC-32 of an image in a file, read up to `size` bytes."""
+        done = checksum = 0
+        while done < size:
+            piece = os.pread(descriptor, min(PIECE_BYTES, size - done), self._header_bytes + done)
+            if not piece:
+                break
+            checksum = zlib.crc32(piece, checksum)
+            done += len(piece)
+        return done, checksum
+
+    def keep(self, durable: SnapshotInfo) -> None:
+        """`durable` counts now; delete the files that nobody needs any more."""
+        if durable.slot not in self._kept:
+            self._open(durable.slot)
+        kept = sorted(self._kept)[-KEPT_SNAPSHOTS:]
+        for slot in [slot for slot in self._kept if slot not in kept]:
+            os.close(self._kept.pop(slot)[0])
+        for path in self._directory.iterdir():
+            match = _NAME.fullmatch(path.name)
+            if match and int(match[1]) < durable.slot and int(match[1]) not in kept:
+                path.unlink()
+            elif path.name.startswith("incoming-") and path.suffix == ".tmp":
+                number = path.stem.removeprefix("incoming-")
+                if number.isdecimal() and int(number) <= durable.slot:
+                    path.unlink()
+
+    def read(self, slot: int, offset: int, size: int) -> bytes:
+        held = self._kept.get(slot)
+        if held is None or offset >= held[1].size:
+            return b""
+        size = min(size, held[1].size - offset)
+        pieces = []
+        while size > 0:  # one read returns at most 2 GiB
+            piece = os.pread(held[0], size, self._header_bytes + offset)
+            if not piece:
+                raise CorruptStorage(f"{self.path(slot)} is shorter than it was: check the disk")
+            pieces.append(piece)
+            offset += len(piece)
+            size -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    # --- taking one ------------------------------------------------------------------------------
+
+    @property
+    def taking(self) -> bool:
+        return self._child is not None or self._ready is not None
+
+    def take(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
+        """Write the image in a forked child, or at once. A failure is logged and counted."""
+        if not self._fork:
+            try:
+                self._ready = self._write(slot, produce)
+            except Exception as error:  # the user's snapshot() may raise anything
+                self._failed(slot, _describe(error))
+            return
+        reader, writer = os.pipe()
+        collecting = gc.isenabled()
+        gc.disable()  # a collection in the child would touch, and so copy, every page
+        try:
+            child = os.fork()
+            if child == 0:
+                self._run_child(slot, produce, writer)
+        except OSError as error:
+            os.close(reader)
+            self._failed(slot, in_words(error))
+            return
+        finally:
+            if collecting:
+                gc.enable()
+            os.close(writer)
+        self._child = (child, reader, slot)
+
+    def _run_child(
+        self, slot: int, produce: Callable[[], Iterable[bytes]], writer: int
+    ) -> NoReturn:
+        """The child's whole life: it must leave no trace but the file and the report."""
+        status = 1
+        try:
+            _detach(self._lock)
+            info = self._write(slot, produce, parent=os.getppid())
+            os.write(writer, b"ok %d %d" % (info.size, info.checksum))
+            status = 0
+        except BaseException as error:
+            os.write(writer, _describe(error).encode()[:REPORT_BYTES])
+        finally:
+            os._exit(status)
+
+    def _write(
+        self, slot: int, produce: Callable[[], Iterable[bytes]], parent: int = 0
+    ) -> SnapshotInfo:
+        """Write, sync and name the file. `parent`: give up when that process is gone."""
+        temporary = self._directory / f"snapshot-{slot}.tmp"
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.lseek(descriptor, self._header_bytes, os.SEEK_SET)
+            size = checksum = 0
+            for piece in produce():
+                view = memoryview(piece)
+                for start in range(0, len(view), PIECE_BYTES):
+                    part = view[start : start + PIECE_BYTES]
+                    if parent and os.getppid() != parent:
+                        raise InterruptedError("the server is gone")
+                    checksum = zlib.crc32(part, checksum)
+                    size += len(part)
+                    _write_all(descriptor, part)
+            info = SnapshotInfo(slot, size, checksum)
+            os.pwrite(descriptor, self._header(info), 0)
+            os.fsync(descriptor)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+        temporary.rename(self.path(slot))
+        sync_directory(self._directory)
+        return info
+
+    def repeat(self, info: SnapshotInfo) -> None:
+        """Report a snapshot that is here already as taken once more."""
+        self._ready = info
+
+    def taken(self) -> SnapshotInfo | None:
+        """The snapshot whose file became durable since the last call, if any. Never blocks."""
+        ready, self._ready = self._ready, None
+        if self._child is None:
+            return ready
+        child, reader, slot = self._child
+        with contextlib.suppress(ChildProcessError):  # reaped by somebody else: it has ended
+            if os.waitpid(child, os.WNOHANG)[0] == 0:
+                return None
+        report = os.read(reader, REPORT_BYTES).split()
+        os.close(reader)
+        self._child = None
+        if len(report) == 3 and report[0] == b"ok":
+            return SnapshotInfo(slot, int(report[1]), int(report[2]))
+        reason = b" ".join(report).decode(errors="replace")
+        self._failed(slot, reason or "the child process was killed")
+        return None
+
+    def _failed(self, slot: int, reason: str) -> None:
+        self.failures += 1
+        (self._directory / f"snapshot-{slot}.tmp").unlink(missing_ok=True)
+        logger.warning(
+            "server {} could not take a snapshot at slot {}: {}; it goes on and tries again later",
+            self._server,
+            slot,
+            reason,
+        )
+
+    # --- receiving one ---------------------------------------------------------------------------
+
+    def receive(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
+        """Append a piece if it fits; returns the bytes held. Raises `StorageError`."""
+        try:
+            if info != self._incoming:
+                self._start_receiving(info)
+            if data and offset == self._received and offset + len(data) <= info.size:
+                os.lseek(self._incoming_file, self._header_bytes + offset, os.SEEK_SET)
+                _write_all(self._incoming_file, memoryview(data))
+                self._received += len(data)
+                self._received_checksum = zlib.crc32(data, self._received_checksum)
+                self._unsynced += len(data)
+                if self._unsynced >= SYNC_BYTES:
+                    os.fdatasync(self._incoming_file)
+                    self._unsynced = 0
+        except OSError as error:
+            raise StorageError(f"{self._incoming_path(info.slot)}: {in_words(error)}") from error
+        return self._received
+
+    def _start_receiving(self, info: SnapshotInfo) -> None:
+        """Go on with what is held of this very snapshot, or start afresh."""
+        self._stop_receiving()
+        for path in self._directory.glob("incoming-*.tmp"):
+            if path != self._incoming_path(info.slot):
+                path.unlink()
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._incoming_file = os.open(self._incoming_path(info.slot), flags, 0o600)
+        self._received = self._received_checksum = self._unsynced = 0
+        if self._read_header(self._incoming_file) == info:
+            held = self._checksum(self._incoming_file, info.size)
+            self._received, self._received_checksum = held
+        else:
+            os.ftruncate(self._incoming_file, 0)
+            os.pwrite(self._incoming_file, self._header(info), 0)
+        self._incoming = info
+
+    def _stop_receiving(self) -> None:
+        if self._incoming_file >= 0:
+            os.close(self._incoming_file)
+        self._incoming_file = -1
+        self._incoming = None
+        self._received = self._received_checksum = 0
+
+    def finish(self, info: SnapshotInfo) -> bool:
+        """Give a received image its name, durably; False, and gone, if its checksum is wrong."""
+        if info != self._incoming:
+            return False
+        whole = (self._received, self._received_checksum) == (info.size, info.checksum)
+        path = self._incoming_path(info.slot)
+        try:
+            if whole:
+                os.fsync(self._incoming_file)
+                path.rename(self.path(info.slot))
+                sync_directory(self._directory)
+            else:
+                path.unlink()
+        except OSError as error:
+            raise StorageError(f"{path}: {in_words(error)}") from error
+        finally:
+            self._stop_receiving()
+        return whole
+
+    def close(self) -> None:
+        """Kill a child under way and close all files; safe to call twice."""
+        if self._child is not None:
+            child, reader, slot = self._child
+            self._child = None
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, 0)
+            os.close(reader)
+            (self._directory / f"snapshot-{slot}.tmp").unlink(missing_ok=True)
+        self._stop_receiving()
+        for descriptor, _ in self._kept.values():
+            os.close(descriptor)
+        self._kept = {}
+
+
+def _write_all(descriptor: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return in_words(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _detach(lock: int) -> None:
+    """Make a forked child independent of its parent's locks, ports and signal handlers.
+
+    It inherits every descriptor. If it kept the lock or a listening socket and outlived a killed
+    parent, the server could not be started again at once. Closing them here does not close them
+    there.
+    """
+    if lock >= 0:
+        os.close(lock)
+    for entry in list(Path("/dev/fd").iterdir()):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(entry.stat().st_mode):
+                os.close(int(entry.name))
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    os.nice(CHILD_NICENESS)
