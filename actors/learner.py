@@ -72,7 +72,6 @@ class Learner(ServerLifecycle):
         self._catch_up_progress = (-1, -1)
         self._incoming: SnapshotInfo | None = None
         self._incoming_bytes = 0
-        self._snapshot_under_way = False
         self._executed_bytes = 0
         self._snapshot_poll_at = NEVER
         self._watermark_at = NEVER
@@ -285,8 +284,8 @@ class Learner(ServerLifecycle):
 
     def on_snapshot_offer(self, offer: SnapshotOffer, sender: ServerId) -> None:
         """Fetch it piece by piece, from where an earlier transfer of the same one stopped."""
-        if offer.slot <= self.application.executed:
-            return
+        if offer.slot <= self.application.executed or self.role == "leader":
+            return  # a leader has in its log what it proposes: nothing may be cut away under it
         self._incoming = SnapshotInfo(offer.slot, offer.size, offer.checksum)
         self._catch_up_from = sender
         self._known_commit = max(self._known_commit, offer.slot)
@@ -349,20 +348,20 @@ class Learner(ServerLifecycle):
             self._begin_snapshot()
 
     def _begin_snapshot(self) -> None:
-        if self._snapshot_under_way:
+        if self._storage.taking_snapshot:
             return
-        self._snapshot_under_way = True
         self._executed_bytes = 0
         self._storage.begin_snapshot(self.application.executed, self.application.image)
         self._snapshot_poll_at = self._now
 
     def _poll_snapshot(self) -> None:
         info = self._storage.poll_snapshot()
-        if info is None:
+        if self._storage.taking_snapshot:
             self._snapshot_poll_at = self._now + self.settings.heartbeat_interval
             return
-        self._snapshot_under_way = False
         self._snapshot_poll_at = NEVER
+        if info is None:  # it failed (the storage said why), or one received has overtaken it
+            return
         self._counters["snapshots_taken"] += 1
         self._commit()
         self._discard(self.log.discarded)

@@ -97,6 +97,10 @@ class Storage(Protocol):
         child, or at once.
         """
 
+    @property
+    def taking_snapshot(self) -> bool:
+        """Whether a snapshot begun is still under way or waits for `poll_snapshot`."""
+
     def poll_snapshot(self) -> SnapshotInfo | None:
         """The snapshot that became durable since the last call, if any. Never blocks."""
 
