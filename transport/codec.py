@@ -91,6 +91,9 @@ class FrameCodec(Generic[SendT, ReceiveT]):
             incarnation: which disk this server is running on; 0 for a client.
             accept_any_cluster: take frames that name no cluster (a server's client port).
             max_frame_bytes: limit on a whole frame, both ways.
+
+        Raises:
+            TypeError: a union's structs cannot be told apart (each needs a `tag` of its own).
         """
         self._version = protocol_version
         self._cluster = cluster_hash(cluster)
@@ -101,11 +104,11 @@ class FrameCodec(Generic[SendT, ReceiveT]):
             MAGIC, protocol_version, sender, self._cluster, fingerprint, incarnation
         )
         self._encode_into = msgspec.msgpack.Encoder().encode_into
-        # The annotation is a union made at run time, which no static type can name.
         decoder: msgspec.msgpack.Decoder[list[ReceiveT]] = msgspec.msgpack.Decoder(list[decodes])
         self._decode = decoder.decode
+        # Encoding needs no type, but the receiver will: find out here that tags are missing.
+        msgspec.msgpack.Decoder(list[encodes])
         self._known: dict[bytes, tuple[int, int]] = {}
-        del encodes  # It only binds `SendT`; msgspec encodes any struct without being told.
 
     def encode(self, messages: Sequence[SendT]) -> bytes:
         """One frame with these messages. Raises `OversizedFrame`."""

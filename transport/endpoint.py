@@ -45,6 +45,10 @@ _POLLIN = int(zmq.POLLIN)
 _MORE_NOBLOCK = int(zmq.NOBLOCK | zmq.SNDMORE)
 _PEER_PORT = "peer port"
 _CLIENT_PORT = "client port"
+_HARD_LIMIT_FACTOR = 4
+"""A frame of more than this many times `max_frame_bytes` ends its connection."""
+_BACKLOG = 1024
+"""Connections that may knock at a port at once (all clients of a leader that died)."""
 _HOUSEKEEPING_EVERY = 64
 """Bursts between two looks at the monitors while the loop never sleeps."""
 
@@ -361,6 +365,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             queue_frames = options.peer_queue_frames
             interval, timeout = options.heartbeat_interval, options.heartbeat_timeout
         _set_heartbeats(socket, interval, timeout)
+        socket.setsockopt(zmq.BACKLOG, _BACKLOG)
         socket.setsockopt(zmq.RCVHWM, queue_frames)
         socket.setsockopt(zmq.SNDHWM, queue_frames)
         # Report what cannot be sent instead of dropping it in silence.
@@ -379,9 +384,9 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         socket = self._context.socket(kind)
         self._sockets.append(socket)
         socket.setsockopt(zmq.LINGER, 0)
-        # Between the two limits a frame is refused and counted; beyond this one libzmq closes the
-        # connection before it takes any memory.
-        socket.setsockopt(zmq.MAXMSGSIZE, 2 * max_frame_bytes)
+        # Between the two limits a frame is refused and counted as what it is; beyond this one
+        # libzmq closes the connection before it takes any memory, and does not say why.
+        socket.setsockopt(zmq.MAXMSGSIZE, _HARD_LIMIT_FACTOR * max_frame_bytes)
         socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         socket.setsockopt(zmq.HANDSHAKE_IVL, _ms(self._options.handshake_timeout))
         return socket

@@ -1,4 +1,4 @@
-"""Optional encryption and authentication by CURVE keys (docs/encryption.md).
+"""Optional encryption and authentication by CURVE keys.
 
 Every server and, where wanted, every client has a key pair in a file of its own. Servers let only
 the known servers' keys onto the peer port, and tie each server id to its key; onto the client port

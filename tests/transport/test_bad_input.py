@@ -95,7 +95,7 @@ def test_a_frame_beyond_the_hard_limit_ends_its_connection(
     server = zmq_wire.servers(1, max_frame_bytes=100_000)[1]
     stranger = zmq_wire.context.socket(zmq.DEALER)
     stranger.connect(zmq_wire.addresses[1][port])
-    stranger.send(bytes(300_000))
+    stranger.send(bytes(500_000))
     zmq_wire.until(server, lambda: server.counters()["disconnects"] >= 1)
     stranger.close(0)
     assert server.counters()["frames_received"] == 0
@@ -185,19 +185,19 @@ def test_large_frames_for_a_stopped_reader_are_bounded_in_bytes(tcp_wire: Any, s
 
 
 def test_last_replies_leave_before_the_end(zmq_wire: Any, shapes: Any) -> None:
-    server = zmq_wire.servers(1)[1]
+    server = zmq_wire.servers(1, EndpointOptions(linger=5.0))[1]
     client = zmq_wire.client(1)
     client.send([shapes.Ask(1)])
     token = zmq_wire.receive(server, lambda b: b.clients).clients[0][0]
-    for number in range(200):
-        server.reply(token, [shapes.Answer(number, bytes(1000))])
+    for number in range(300):  # More than the kernel takes at once.
+        server.reply(token, [shapes.Answer(number, bytes(100_000))])
     server.close()
     numbers = []
-    while len(numbers) < 200:
+    while len(numbers) < 300:
         answers = client.receive(5.0)
         assert answers is not None
         numbers += [answer.number for answer in answers]
-    assert numbers == list(range(200))
+    assert numbers == list(range(300))
 
 
 def test_close_does_not_wait_long_for_a_client_that_does_not_read(

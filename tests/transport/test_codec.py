@@ -244,3 +244,17 @@ def test_made_up_headers_cost_no_memory() -> None:
     for incarnation in range(3000):
         assert here.decode(codec(incarnation=incarnation).encode([]))[1] == incarnation
     assert len(here._known) <= 1024
+
+
+class Untagged(msgspec.Struct, array_like=True):
+    number: int
+
+
+class AlsoUntagged(msgspec.Struct, array_like=True):
+    number: int
+
+
+def test_unions_whose_structs_cannot_be_told_apart() -> None:
+    for encodes, decodes in ((Message, Untagged | AlsoUntagged), (Untagged | AlsoUntagged, One)):
+        with pytest.raises(TypeError):
+            FrameCodec(encodes, decodes, protocol_version=1)
