@@ -80,6 +80,8 @@ class Application:
     def _apply(self, command: bytes) -> Reply:
         try:
             return Reply(ReplyStatus.OK, self.machine.apply(command))
+        except MemoryError:  # happens to this server and not to the others: stop, don't diverge
+            raise
         except Exception as error:  # the user's code may raise anything: it is the command's reply
             return Reply(ReplyStatus.FAILED, _describe(error))
 

@@ -128,10 +128,15 @@ class Learner(ServerLifecycle):
         self._counters["refused_incarnations"] += 1
         return [m for m in messages if type(m) in (CatchUpRequest, SnapshotRequest)]
 
-    def _check_own_disk(self, incarnations: list[tuple[ServerId, int]]) -> None:
+    def _compare_disks(self, incarnations: list[tuple[ServerId, int]]) -> None:
         """Stop if the cluster knows this server by another disk: it must not vote (rule 11)."""
         for server, incarnation in incarnations:
             if server != self.settings.server:
+                if server not in self._peers:
+                    # Two followers may never talk until the leader is gone: know each other by
+                    # then, or a disk replaced meanwhile would pass for the one that voted.
+                    self._peers[server] = incarnation
+                    self._storage.save_peer(server, incarnation)
                 continue
             if incarnation != self._storage.incarnation and self.voting:
                 raise StorageError(

@@ -58,6 +58,8 @@ class ServerLifecycle(pykka.ThreadingActor):
         self._durable_promise = NO_BALLOT
         self._durable_chosen_to = 0
         """As far as a restart replays by itself: what others may rely on as executed here."""
+        self._synced = False
+        """Something was committed that `_after_sync` has not looked at yet."""
         # The outbox of this burst.
         self._early: list[P2A] = []
         self._to_all: list[PeerMessage] = []
@@ -164,10 +166,12 @@ class ServerLifecycle(pykka.ThreadingActor):
         Counting one's own vote after the sync may choose slots and let more be proposed, hence the
         loop; the bounded window ends it.
         """
-        while self._early or self._storage.dirty:
+        while self._early or self._storage.dirty or self._synced:
             self._send_early()
             if self._storage.dirty:
                 self._commit()
+            if self._synced:  # here, or by a handler that could not go on without
+                self._synced = False
                 self._after_sync()
         invariant(self._durable_promise == self.promised, "a promise would leave unsynced")
         if self._to_all:
@@ -189,6 +193,7 @@ class ServerLifecycle(pykka.ThreadingActor):
         self._counters["syncs"] += 1
         self._durable_promise = promise
         self._durable_chosen_to = chosen_to
+        self._synced = True
 
     def _send_early(self) -> None:
         """P2As rely on the ballot alone, and that was synced before phase 1 began (rule 10)."""

@@ -100,7 +100,7 @@ class Proposer(Learner):
             if self._takeover:
                 slot, value = self._takeover.popleft()
                 held = self.log.get(slot)
-                if held is None or not held.chosen:
+                if slot > self.log.chosen_to and (held is None or not held.chosen):
                     self._propose(slot, value)
             elif self._pending:
                 batch = Batch(self._time_base + self._now, self._pack())
@@ -166,6 +166,8 @@ class Proposer(Learner):
 
     def _deliver(self, slot: int, value: bytes) -> None:
         """Execute a slot and answer the clients that wait here."""
+        # A leader that was behind may learn from others what it is still gathering votes for.
+        self._votes.pop(slot, None)
         batch = self._batches.pop(slot, None)
         if batch is None and value != NO_OP:
             batch = decode_batch(value)
@@ -200,8 +202,14 @@ class Proposer(Learner):
         self._retransmit_below = self._next_slot
 
     def _fail_futures(self) -> None:
-        for future in self._futures.values():
+        futures, self._futures = self._futures, {}
+        for future in futures.values():
             _fail_future(future)
+
+    def close(self) -> None:
+        """Release all; whoever still waits for a command's future is told."""
+        super().close()
+        self._fail_futures()
 
     # --- heartbeats and reads ---------------------------------------------------------------------
 

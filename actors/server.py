@@ -93,14 +93,11 @@ class PaxosServer(Proposer):
 
     def adopt(self, ballot: Ballot) -> None:
         """Promise a higher ballot (rule 1): durably before any reply, and stop leading."""
-        invariant(ballot > self.promised, "promise %s would not rise to %s", self.promised, ballot)
         was_proposing = self.role != "follower"
-        self.promised = ballot
-        self._storage.save_promise(ballot)
-        self.leader = 0
-        if ballot.leader == self.settings.server:
-            return
-        self.leader = ballot.leader
+        self._promise(ballot)
+        # Our own ballot comes back to us when our lost disk had promised it (docs/rejoin.md): we
+        # did not run phase 1 in it, so whatever we lead or try to lead ends as with any other.
+        self.leader = ballot.leader if ballot.leader != self.settings.server else 0
         if was_proposing:
             self._counters["preemptions"] += 1
             self._step_down()
@@ -108,6 +105,11 @@ class PaxosServer(Proposer):
             self._election_at = self._retry_at
         else:
             self._election_at = self._now + self._policy.follower_timeout(self._random)
+
+    def _promise(self, ballot: Ballot) -> None:
+        invariant(ballot > self.promised, "promise %s would not rise to %s", self.promised, ballot)
+        self.promised = ballot
+        self._storage.save_promise(ballot)
 
     def on_p1a(self, p1a: P1A, sender: ServerId) -> None:
         """Promise, and report what was accepted (phase 1)."""
@@ -251,7 +253,8 @@ class PaxosServer(Proposer):
         if self.role == "leader":
             return
         self._pre_votes = set()
-        self.adopt(self.promised.next_for(self.settings.server))
+        self._promise(self.promised.next_for(self.settings.server))
+        self.leader = 0
         self.role = "candidate"
         self._counters["elections"] += 1
         self._counters["phase1_rounds"] += 1
@@ -305,12 +308,10 @@ class PaxosServer(Proposer):
         invariant(candidacy.ballot == self.promised, "led without own promise")
         self._candidacy = None
         self._reset_proposer()
-        if not self.voting:  # a rejoined server's new promise is from a majority of the others
-            self.voting = True
-            self._storage.save_voting(True)
         for accepted in self.log.accepted_from(self.log.chosen_to + 1):
             candidacy.report(accepted)
         self.role = "leader"
+        self._incoming = None  # what it lacks of the chosen slots it proposes again
         self.leader = self.settings.server
         self._counters["leaderships"] += 1
         first = self.log.chosen_to + 1
@@ -322,6 +323,8 @@ class PaxosServer(Proposer):
         self._takeover_end = max(self.log.last, self._takeover[-1][0] if self._takeover else 0)
         invariant(self._takeover_end >= self._known_commit, "took over less than is chosen")
         self._next_slot = self._takeover_end + 1
+        if not self.voting:
+            self._vote_again()
         self._time_base = self.application.sessions.time - self._now
         self._confirmed_at = self._now  # the promises: a majority was alive just now
         self._retransmit_at = self._now + self.settings.retransmit_interval
@@ -330,6 +333,17 @@ class PaxosServer(Proposer):
             self._log_at = self._now + 1.0
             logger.info("server {} leads in ballot {}", self.settings.server, self.promised)
         self._beat()
+
+    def _vote_again(self) -> None:
+        """A majority of the others has promised: take part again (docs/rejoin.md).
+
+        What the lost disk may have helped to choose is accepted at once and in the same
+        transaction, not as the window comes to it: the next candidate may ask before that.
+        """
+        self.voting = True
+        self._storage.save_voting(True)
+        for slot, value in self._takeover:
+            self._accept(slot, self.promised, value)
 
     def _step_down(self) -> None:
         """Stop leading or trying to; tell the waiting clients where to go."""
@@ -361,17 +375,16 @@ class PaxosServer(Proposer):
             self.campaign()  # only where servers contend: others hold nothing while they follow
 
     def _after_sync(self) -> None:
+        unsynced, self._unsynced = self._unsynced, []
+        for slot in unsynced:
+            self._count_vote(slot, self.settings.server)
         candidacy = self._candidacy
         if candidacy is not None and candidacy.ballot == self._durable_promise and self.voting:
             candidacy.promised.add(self.settings.server)
             if self._has_quorum(candidacy.promised):
                 self._take_over(candidacy)
-                self._propose_waiting()
-        unsynced, self._unsynced = self._unsynced, []
-        for slot in unsynced:
-            self._count_vote(slot, self.settings.server)
-        if unsynced and self.role == "leader":
-            self._propose_waiting()
+        if self.role == "leader":
+            self._propose_waiting()  # what this accepts waits for the next sync, so it comes last
 
     # === proposer: heartbeats and reads ==========================================================
 
@@ -383,10 +396,12 @@ class PaxosServer(Proposer):
         if heartbeat.ballot > self.promised:
             self.adopt(heartbeat.ballot)
         if heartbeat.ballot == self.promised:
-            self._check_own_disk(heartbeat.incarnations)
+            self._compare_disks(heartbeat.incarnations)
             self._heard_from_leader(sender)
             self._note_commit(heartbeat.commit, heartbeat.ballot, sender)
             self._discard(min(heartbeat.discard_to, self.application.executed))
+        if not self.voting:
+            return  # a reply confirms a leader's reads, and who lost its promise cannot vouch
         self._send(
             sender,
             HeartbeatReply(self.promised, heartbeat.round, self._executed_durably(), self.log.last),
