@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from paxon.actors import Ballot, Environment, PaxosServer, ServerId, Settings, StateMachine
 from paxon.actors.application import decode_batch, encode_batch
@@ -31,9 +31,11 @@ from paxon.transport import Burst
 
 CLIENT = b"client"
 
+M = TypeVar("M")
+
 
 class Register(StateMachine):
-    """The smallest useful state machine: commands are appended, the reply is all there is so far."""
+    """The smallest useful state machine: appends its commands, replies with all so far."""
 
     def __init__(self) -> None:
         self.applied: list[bytes] = []
@@ -129,16 +131,18 @@ class Cluster:
 
     # --- starting and stopping -------------------------------------------------------------------
 
-    def start(self, *servers: ServerId) -> Cluster:
-        """Open servers (all by default) on their disks."""
+    def start(self, *servers: ServerId, **options: Any) -> Cluster:
+        """Open servers (all by default) on their disks; `options` are settings beside our own."""
         for server in servers or self.ids:
-            settings = Settings(
-                cluster="test",
-                server=server,
-                servers=self.ids,
-                client_addresses={s: f"tcp://server-{s}" for s in self.ids},
+            chosen: dict[str, Any] = {
+                "cluster": "test",
+                "server": server,
+                "servers": self.ids,
+                "client_addresses": {s: f"tcp://server-{s}" for s in self.ids},
                 **self.options,
-            )
+                **options,
+            }
+            settings = Settings(**chosen)
             environment = Environment(
                 clock=self.clock,
                 random=random.Random(server),
@@ -153,6 +157,18 @@ class Cluster:
         """Stop without a farewell: what was not synced is lost, messages under way are not."""
         del self.servers[server]
         self.storages[server] = self.storages[server].crash(keep_pending=False)
+
+    def restart(self, server: ServerId, **options: Any) -> PaxosServer:
+        """Crash a server if it runs, and start it on what its disk kept."""
+        if server in self.servers:
+            self.crash(server)
+        self.start(server, **options)
+        return self.servers[server]
+
+    def replace_disk(self, server: ServerId) -> None:
+        """Crash a server if it runs, and give it an empty data directory."""
+        self.servers.pop(server, None)
+        self.storages[server] = MemoryStorage(cluster="test", server=server)
 
     def accepted(self, server: ServerId, ballot: Ballot, **values: bytes) -> None:
         """Before the start: this server has promised `ballot` and accepted `slot_N=value` in it."""
@@ -193,6 +209,19 @@ class Cluster:
                 self.step(packet.target, burst)
                 arrived.append(packet)
         return arrived
+
+    def hand(self, target: ServerId, source: ServerId, *messages: PeerMessage) -> None:
+        """A frame arrives that nobody has to have sent here."""
+        incarnation = self.storages[source].incarnation
+        self.step(target, Burst(peers=[(source, incarnation, list(messages))]))
+
+    def sent(self, kind: type[M], source: ServerId = 0, target: ServerId = 0) -> list[M]:
+        """Messages of one kind that are under way now and match; they stay under way."""
+        return [
+            p.message
+            for p in self.packets
+            if isinstance(p.message, kind) and source in (0, p.source) and target in (0, p.target)
+        ]
 
     def drop(
         self, kind: type | None = None, source: ServerId = 0, target: ServerId = 0
@@ -273,6 +302,16 @@ class Cluster:
 
     def answers(self) -> list[QueryReply]:
         return [r for _, _, r in self.replies if isinstance(r, QueryReply)]
+
+    def execute(self, server: ServerId, session: int, *texts: bytes, first: int = 1) -> None:
+        """Commands one after another at a leader, everything delivered."""
+        for seq, text in enumerate(texts, first):
+            self.command(server, session, seq, text)
+            self.stabilize()
+
+    def told(self, kind: type[M], client: bytes = CLIENT) -> list[M]:
+        """All replies of one kind to a client, the last one last."""
+        return [r for _, c, r in self.replies if c == client and isinstance(r, kind)]
 
     # --- looking in ------------------------------------------------------------------------------
 
