@@ -51,6 +51,8 @@ class RawCore(CommandCore[bytes, bytes]):
 class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
     """Operations of the key-value store, those of many tickets packed into one request."""
 
+    _probe = encode_operations(())
+
     def submit_operations(
         self,
         operations: Sequence[Operation],

@@ -12,6 +12,7 @@ from paxon.actors.messages import (
     OpenSession,
     Query,
     ReadMode,
+    ReplyStatus,
     SlotRequest,
     StatusRequest,
 )
@@ -27,6 +28,8 @@ __all__ = [
     "Outgoing",
     "Kind",
     "timeout_error",
+    "refusal_error",
+    "not_leader_error",
     "not_followed",
 ]
 
@@ -198,6 +201,10 @@ class Session:
         self._given_up: list[tuple[int, int]] = []
         """Chains of commands given up: lowest and highest sequence number of each."""
 
+    def idle(self, now: float, seconds: float) -> bool:
+        """Whether nothing is outstanding, and it has carried no command for so long."""
+        return not self.outstanding and now - self.used_at > seconds
+
     def add(self, request: Request) -> None:
         """Give a command the next sequence number."""
         request.number = self.next_seq
@@ -338,6 +345,24 @@ def timeout_error(
             sent=sent,
         )
     return errors.RequestTimeout(f"no answer within {seconds}{outcome}", sent=sent)
+
+
+def refusal_error(status: ReplyStatus, payload: bytes) -> PaxonError:
+    """The error of a request that a server answered with this status, which is not OK."""
+    text = payload.decode(errors="replace")
+    if status == ReplyStatus.INVALID:
+        return errors.InvalidRequest(text)
+    if status == ReplyStatus.FORGOTTEN:
+        return errors.OutcomeUnknown("the write was executed, but its reply is gone")
+    return errors.OperationFailed(text)
+
+
+def not_leader_error(target: str, leader: int, address: str) -> errors.NotLeader:
+    """The error of what `target` will not do because `leader` (0: unknown) leads."""
+    who = f"server {leader} at {address}" if leader else "none that it knows of"
+    return errors.NotLeader(
+        f"the server at {target} does not lead; the leader is {who}", leader=leader, address=address
+    )
 
 
 def not_followed(error: PaxonError | None, sent: bool = False) -> PaxonError:

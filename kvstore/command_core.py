@@ -9,14 +9,8 @@ simulator drive the same code, so the retry logic that users run is the one that
 A caller's submission is a *ticket*. Tickets wait in queues until they are put into *requests*, one
 or many tickets each: commands (numbered in the client's session; each takes effect at most once)
 and queries (which change nothing and may be asked any number of times). All requests but stale
-reads go to the *target*, the server thought to lead:
-
-- it answers: all is well, everything is sent to it as it comes (*confirmed*);
-- it says that another leads: everything unanswered goes there;
-- it says that it does not know who leads, or is silent for the retry interval: the client *probes*
-  the servers in turn, sending each only the first unanswered request until one answers it, and then
-  all the rest there. A silent server stays suspect for a while: followers, which notice later than
-  clients that a leader died, would go on pointing to it.
+reads go to the server thought to lead (leader_search.py). Each remembers where it was sent last:
+what was sent to another server than that one has to be sent there.
 
 What must hold for at-most-once:
 
@@ -33,12 +27,13 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from paxon.actors.messages import (
     CommandReply,
     NotLeader,
+    Query,
     QueryReply,
     ReadMode,
     ReplyStatus,
@@ -56,6 +51,8 @@ from paxon.kvstore.client_requests import (
     Ticket,
     TicketQueue,
     not_followed,
+    not_leader_error,
+    refusal_error,
     timeout_error,
 )
 from paxon.kvstore.errors import PaxonError
@@ -66,8 +63,6 @@ __all__ = ["CommandCore"]
 
 PayloadT = TypeVar("PayloadT")
 ResultT = TypeVar("ResultT")
-
-OK = ReplyStatus.OK
 
 
 class CommandCore(Generic[PayloadT, ResultT]):
@@ -111,7 +106,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._sessions: dict[int, Session] = {}
         """The current one, and expired ones that have commands unanswered."""
         self._queries: dict[int, Request] = {}
-        self._query_id = 0
+        self._query_id = random.getrandbits(16)
+        self._probe_id = self._query_id
         self._sends = 0
         self._next_expiry = math.inf
         """No deadline is earlier than this."""
@@ -119,6 +115,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """When to look for single requests whose answers got lost."""
 
     # --- hooks -------------------------------------------------------------------------------
+
+    _probe = b""
+    """A query that costs next to nothing; any answer will do, also that it is none."""
 
     def _take_batch(self, queue: TicketQueue) -> tuple[bytes, list[Ticket[PayloadT, ResultT]]]:
         """Take the tickets of the next request off the queue; at least one."""
@@ -167,12 +166,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
             None, mode="stale", weight=1, size=0, now=now, deadline=deadline, after=None
         )
         self._next_expiry = min(self._next_expiry, deadline)
-        body = b"" if slot is None else slot.to_bytes(8, "big")
         self._query_id += 1
-        request = Request("status" if slot is None else "slot", self._query_id, body, [ticket])
-        request.address = address
-        self._side.add(request)
-        ticket.request = request
+        self._side.ask(address, self._query_id, ticket, slot)
         return ticket
 
     def fail_all(self, error: PaxonError) -> None:
@@ -194,9 +189,14 @@ class CommandCore(Generic[PayloadT, ResultT]):
     @property
     def idle(self) -> bool:
         """Whether nothing is asked for at all."""
-        return not (
-            self._writes or self._again or self._queries or self._side or self._opening
-            or any(self._reads.values())
+        return not (self._side or self._reads["stale"] or self._wants_leader)
+
+    @property
+    def _wants_leader(self) -> bool:
+        """Whether anything is asked for that only a leader does."""
+        return bool(
+            self._writes or self._again or self._queries or self._opening
+            or self._reads["linearizable"] or self._reads["lease"]
             or any(session.outstanding for session in self._sessions.values())
         )  # fmt: skip
 
@@ -215,8 +215,11 @@ class CommandCore(Generic[PayloadT, ResultT]):
         outbox = Outbox(self.options.frame_bytes)
         if now >= self._search.pause_until:
             self._watch()
-            self._form_requests()
-            self._send_to_target(outbox)
+            if self._search.seeking:
+                self._seek(outbox)
+            else:
+                self._form_requests()
+                self._send_to_target(outbox)
         if self._side or self._reads["stale"]:
             self._send_aside(outbox)
         return outbox.frames
@@ -225,7 +228,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """When to `poll` even if nothing has come; infinity if never."""
         if self.idle:
             return math.inf
-        due = min(self._next_expiry, self._aged_at, self._search.due(self._now))
+        due = min(self._next_expiry, self._search.due(self._now))
+        if self._now >= self._search.pause_until:
+            due = min(due, self._aged_at)
         return min(due, self._side.due()) if self._side else due
 
     def receive(self, address: str, replies: Iterable[ServerReply], now: float) -> None:
@@ -241,19 +246,13 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 case SessionOpened():
                     self._on_session_opened(address, reply)
                 case NotLeader():
-                    if address == self._search.target:
-                        self._on_not_leader(reply)
+                    self._on_not_leader(address, reply)
                 case StatusReply() | SlotReply():
-                    request = self._side.get(reply.id)
-                    if request is not None and request.address == address:
-                        self._side.remove(reply.id)
-                        request.tickets[0].complete(reply, None, True)
+                    self._side.told(address, reply)
 
     # --- forming requests --------------------------------------------------------------------
 
     def _form_requests(self) -> None:
-        if self._search.probing and self._search.waiting_since is not None:
-            return  # one request is out to find the leader; the others wait for its answer
         if self._writes or self._again:
             session = self._usable_session()
             if session is not None:
@@ -276,11 +275,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     def _usable_session(self) -> Session | None:
         session = self._session
-        if (
-            session is not None
-            and not session.outstanding
-            and self._now - session.used_at > self.options.session_idle
-        ):
+        if session is not None and session.idle(self._now, self.options.session_idle):
             del self._sessions[session.id]
             session = self._session = None
         if session is None and self._opening is None:
@@ -348,10 +343,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         target = self._search.target
         if self._resend:
             self._resend = False
-            wanted = self._unanswered()
-            if self._search.probing:
-                wanted = islice(wanted, 1)
-            requests = [request for request in wanted if request.sent_to != target]
+            requests = [r for r in self._unanswered() if r.sent_to != target]
         elif self._fresh:
             requests = self._fresh
         else:
@@ -386,6 +378,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._opening = None
         self._session = self._sessions[reply.session] = Session(reply.session, self._now)
         self._progress(address)
+        self._after_answer()
 
     def _on_command_reply(self, address: str, reply: CommandReply) -> None:
         session = self._sessions.get(reply.session)
@@ -395,7 +388,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._progress(address)
         request.undecided -= 1
         status = reply.status
-        if status == OK:
+        if status == ReplyStatus.OK:
             self._settle(request)
             self._deliver(request, reply.payload)
         elif status == ReplyStatus.BUSY:
@@ -404,18 +397,18 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self._on_out_of_order(request)
         elif status == ReplyStatus.EXPIRED:
             self._on_expired(session, request)
-        elif status == ReplyStatus.FAILED:
+        elif status == ReplyStatus.INVALID:
+            self._give_up(request, refusal_error(status, reply.payload))
+        else:  # it failed when it was executed, or was executed before
             self._settle(request)
-            self._complete(request, errors.OperationFailed(_text(reply.payload)), executed=True)
-        elif status == ReplyStatus.FORGOTTEN:
-            self._settle(request)
-            error = errors.OutcomeUnknown("the write was executed, but its reply is gone")
-            self._complete(request, error, executed=True)
-        else:
-            self._give_up(request, errors.InvalidRequest(_text(reply.payload)))
+            self._complete(request, refusal_error(status, reply.payload), executed=True)
 
     def _on_query_reply(self, address: str, reply: QueryReply) -> None:
         request = self._queries.get(reply.id)
+        if reply.id == self._probe_id:
+            self._progress(address)
+            self._after_answer()
+            return
         if request is not None:
             self._progress(address)
             if reply.status == ReplyStatus.BUSY:
@@ -428,12 +421,10 @@ class CommandCore(Generic[PayloadT, ResultT]):
             if request is None or reply.status == ReplyStatus.BUSY:
                 return  # late; or a busy server is asked again after the retry interval
             self._side.remove(reply.id)
-        if reply.status == OK:
+        if reply.status == ReplyStatus.OK:
             self._deliver(request, reply.payload)
-        elif reply.status == ReplyStatus.INVALID:
-            self._complete(request, errors.InvalidRequest(_text(reply.payload)), executed=False)
         else:
-            self._complete(request, errors.OperationFailed(_text(reply.payload)), executed=False)
+            self._complete(request, refusal_error(reply.status, reply.payload), executed=False)
 
     def _progress(self, address: str) -> None:
         """A server does what only a leader does."""
@@ -500,26 +491,29 @@ class CommandCore(Generic[PayloadT, ResultT]):
         request.place = (session.id, request.number)
         request.session = None
         request.sent_to = None
-        insort(self._again, request, key=_place)  # refusals may come in any order
+        insort(self._again, request, key=attrgetter("place"))  # refusals may come in any order
         self._after_answer()
 
-    def _on_not_leader(self, reply: NotLeader) -> None:
-        if not self._redirect:
-            self._refuse_redirect(reply)
-            return
+    def _seek(self, outbox: Outbox) -> None:
+        """Ask every server for an answer that only a leader gives."""
+        if not self._wants_leader:
+            self._search.rest()
+        elif self._search.round_due(self._now):
+            for server in self._search.servers if self._redirect else [self._search.target]:
+                outbox.add(server, Query(self._probe_id, "lease", self._probe), 64)
+
+    def _on_not_leader(self, address: str, reply: NotLeader) -> None:
         for request in self._unanswered():
-            if request.sent_to == self._search.target:
-                request.sent_to = None
-        self._search.not_leader(reply.address, self._now)
-        self._resend = True
+            if request.sent_to == address:
+                request.sent_to = None  # it has dropped all that it had of us
+        if self._redirect:
+            self._search.not_leader(address, reply.address, self._now)
+            self._resend = True
+        elif address == self._search.target:
+            self._refuse_redirect(reply)
 
     def _refuse_redirect(self, reply: NotLeader) -> None:
-        leader = f"server {reply.leader} at {reply.address}" if reply.leader else "none it knows of"
-        error = errors.NotLeader(
-            f"the server at {self._search.target} does not lead; the leader is {leader}",
-            leader=reply.leader,
-            address=reply.address,
-        )
+        error = not_leader_error(self._search.target, reply.leader, reply.address)
         for queue in (self._writes, self._reads["linearizable"], self._reads["lease"]):
             for ticket in queue:
                 ticket.complete(None, error, False)
@@ -531,10 +525,6 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """Act on the target's silence, and on single requests whose answers got lost."""
         if self._search.too_silent(self._now):
             self._search.silent(self._now)
-            first = next(self._unanswered(), None)
-            if first is not None:
-                first.sent_to = None
-            self._resend = True
         if self._now >= self._aged_at:
             self._aged_at = self._now + self.options.resend_after / 2
             for request in self._unanswered():
@@ -567,7 +557,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """Drop what has only completed tickets."""
         for queue in (self._writes, *self._reads.values()):
             queue.drop_done()
-        self._again = [request for request in self._again if request.live]
+        self._forget_again([request for request in self._again if not request.live])
         for session in list(self._sessions.values()):
             for request in list(session.outstanding.values()):
                 if not request.live and request.number in session.outstanding:
@@ -593,22 +583,22 @@ class CommandCore(Generic[PayloadT, ResultT]):
             sent = other.undecided > 0
             self._complete(other, not_followed(request.tickets[0].error, sent), executed=False)
         session.give_up(chain)
-        self._again = [waiting for waiting in self._again if not self._orphaned(waiting, chain)]
+        self._forget_again(chain)
         self._drop_if_done(session)
+        self._resend = True  # what is fresh may be in the chain
         self._after_answer()
 
-    def _orphaned(self, waiting: Request, chain: list[Request]) -> bool:
-        """Fail a command that waits for a new session if the one that it follows was given up."""
-        if waiting.after not in chain:
-            return False
-        chain.append(waiting)
-        self._complete(waiting, not_followed(chain[0].tickets[0].error), executed=False)
-        return True
-
-
-def _place(request: Request) -> tuple[int, int]:
-    return request.place
-
-
-def _text(payload: bytes) -> str:
-    return payload.decode(errors="replace")
+    def _forget_again(self, chain: list[Request]) -> None:
+        """Of the commands that wait for a new session drop these, and those that follow them."""
+        if not chain:
+            return
+        kept = []
+        for request in self._again:
+            if request in chain:
+                continue
+            if request.after in chain:
+                self._complete(request, not_followed(chain[0].tickets[0].error), executed=False)
+                chain.append(request)
+            else:
+                kept.append(request)
+        self._again = kept

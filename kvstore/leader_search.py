@@ -1,8 +1,10 @@
-"""Which server a client takes for the leader, and when it looks for another.
+"""Which server a client takes for the leader, and how it finds another.
 
-The target is either *confirmed* (it has answered what only a leader answers), or hoped for (a hint,
-or nothing better known), or being *probed*: then only the first unanswered request is sent, so that
-a search among servers of which none leads does not carry everything to each of them.
+Everything is sent to the *target*. If it says that another leads, that one becomes the target. If
+it does not know, or owes answers and is silent, the client *seeks*: it sends every server that it
+knows, the target included, a tiny read that only a leader answers, again and again until one does.
+So a leader that was merely slow is found where it was and is sent nothing twice, and the search
+among servers of which none leads does not carry everything to each of them.
 """
 
 from __future__ import annotations
@@ -28,23 +30,20 @@ class CoreOptions:
     """Tunables of a client. Times are seconds, sizes are bytes."""
 
     retry_first: float = 0.15
-    """A server that owes an answer and is silent for this long (give or take a fifth) makes the
-    client ask another; doubles each time until …"""
+    """A server that owes answers and is silent for this long (give or take a fifth) makes the
+    client ask all; doubles each time until …"""
     retry_max: float = 1.0
     """… this."""
-    suspicion: float = 0.5
-    """For this long after its silence no hint leads back to a server: followers notice later than
-    clients that a leader died."""
     resend_after: float = 1.0
     """A request without an answer for this long, while others get theirs, is sent again."""
     busy_first: float = 0.005
     """Pause when the leader is too busy; doubles each time until …"""
     busy_max: float = 0.5
     """… this."""
-    seek_first: float = 0.02
-    """Pause when no server knew of a leader; grows until …"""
-    seek_max: float = 0.1
-    """… this."""
+    seek_first: float = 0.025
+    """While no leader is known, all servers are asked every so often, and after a second …"""
+    seek_max: float = 0.25
+    """… less and less often, down to this."""
     window: int = 1024
     """Commands that may be unanswered (servers allow a session so many)."""
     window_bytes: int = 32 << 20
@@ -76,7 +75,7 @@ class LeaderSearch:
         self.servers = list(dict.fromkeys(servers))
         """All addresses known, those given first."""
         self.target = self.servers[0]
-        self.probing = False
+        self.seeking = False
         self.changes = 0
         """Counts changes of mind: whatever is queued for a server since before is obsolete."""
         self.waiting_since: float | None = None
@@ -88,20 +87,22 @@ class LeaderSearch:
         self._options = options
         self._redirect = redirect
         self._confirmed = False
-        self._suspects: dict[str, float] = {}
-        self._backoff = options.retry_first
-        self._interval = self._jittered(self._backoff)
+        """Whether the target has answered as a leader does."""
+        self._silence = options.retry_first
+        self._interval = self._jittered(self._silence)
         self._busy = options.busy_first
-        self._seek_pause = options.seek_first
-        self._hints = 0
+        self._hops = 0
         """Hints followed since somebody last answered as a leader does."""
-        self._clueless = 0
-        """Servers in turn that pointed to nobody of use."""
+        self._seek_at = math.inf
+        self._seek_since = 0.0
+        self._seek_interval = options.seek_first
 
     def due(self, now: float) -> float:
-        """When the search has something to do: a pause ends, or a silence has become too long."""
+        """When a pause ends, a silence has become too long, or all servers are to be asked."""
         if self.pause_until > now:
             return self.pause_until
+        if self.seeking:
+            return self._seek_at
         return math.inf if self.waiting_since is None else self.waiting_since + self._interval
 
     def answered(self, address: str, now: float) -> bool:
@@ -109,17 +110,14 @@ class LeaderSearch:
         self.waiting_since = now
         if self._confirmed:
             return False
-        changed = self.probing
-        self._suspects.pop(address, None)
+        changed = self.seeking or address != self.target
+        self.seeking = False
         if address != self.target:
             self._turn_to(address, now)
-            changed = True
         self._confirmed = True
-        self.probing = False
-        self._hints = self._clueless = 0
-        self._seek_pause = self._options.seek_first
-        self._backoff = self._options.retry_first
-        self._interval = self._jittered(self._backoff)
+        self._hops = 0
+        self._silence = self._options.retry_first
+        self._interval = self._jittered(self._silence)
         return changed
 
     def all_answered(self) -> None:
@@ -132,80 +130,79 @@ class LeaderSearch:
             self.waiting_since = now
 
     def too_silent(self, now: float) -> bool:
-        return self.waiting_since is not None and now >= self.waiting_since + self._interval
+        """Whether the target has owed answers for too long."""
+        return (
+            not self.seeking
+            and self.waiting_since is not None
+            and now >= self.waiting_since + self._interval
+        )
 
     def silent(self, now: float) -> None:
-        """The target has been silent for too long: suspect it and probe the next."""
-        self._backoff = min(self._backoff * 2, self._options.retry_max)
-        self._interval = self._jittered(self._backoff)
-        self.waiting_since = now
-        self.probing = True
-        if self._redirect:
-            self._suspects[self.target] = now + self._options.suspicion
-            self._turn_to(self._next_server(now), now)
-        else:
-            self._turn_to(self.target, now)
+        """The target has been silent for too long."""
+        self._silence = min(self._silence * 2, self._options.retry_max)
+        self._interval = self._jittered(self._silence)
+        self._seek(now)
 
-    def not_leader(self, hint: str, now: float) -> None:
-        """The target says that it does not lead but `hint` does (empty: it does not know)."""
+    def not_leader(self, address: str, hint: str, now: float) -> None:
+        """A server says that it does not lead but `hint` does (empty: it does not know)."""
         if hint:
             self._learn(hint)
-        if hint in ("", self.target) or self._suspected(hint, now):
-            self._clueless += 1
-            self.probing = True
-            if self._clueless >= len(self.servers):
-                self._clueless = 0
-                self._pause_seeking(now)
-            self._turn_to(self._next_server(now), now)
-            return
-        self._hints += 1
-        self.probing = self._hints > 1
-        if self._hints > 2:
-            self._pause_seeking(now)  # they point to each other
-        self._turn_to(hint, now)
+        if self.seeking or address != self.target:
+            return  # who leads will say so itself
+        self._hops += 1
+        if hint in ("", address) or self._hops > 2:
+            self._seek(now)
+        else:
+            self._turn_to(hint, now)
+
+    def round_due(self, now: float) -> bool:
+        """Whether to ask all servers now; if so the next time is set."""
+        if not self.seeking or now < self._seek_at:
+            return False
+        self._seek_at = now + self._jittered(self._seek_interval)
+        if now >= self._seek_since + 1.0:
+            self._seek_interval = min(self._seek_interval * 1.5, self._options.seek_max)
+        self.changes += 1
+        return True
+
+    def rest(self) -> None:
+        """Nothing is wanted of a leader: stop seeking."""
+        self.seeking = False
+        self.waiting_since = None
 
     def pause_busy(self, now: float) -> None:
         """The leader takes nothing more in for now."""
-        self._pause(self._busy, now)
+        self.pause_until = max(self.pause_until, now + self._jittered(self._busy))
         self._busy = min(self._busy * 2, self._options.busy_max)
+        if self.waiting_since is not None:
+            self.waiting_since = max(self.waiting_since, self.pause_until)
 
     def not_busy(self) -> None:
+        """The leader took something in."""
         self._busy = self._options.busy_first
 
     # -------------------------------------------------------------------------------------------
 
     def _turn_to(self, address: str, now: float) -> None:
-        """Take another server for the leader, or the same one afresh."""
+        """Take another server for the leader."""
         self.target = address
         self.changes += 1
         self._confirmed = False
         if self.waiting_since is not None:
-            self.waiting_since = max(now, self.pause_until)
+            self.waiting_since = now
+
+    def _seek(self, now: float) -> None:
+        self.seeking = True
+        self._confirmed = False
+        self._seek_at = self._seek_since = now
+        self._seek_interval = self._options.seek_first
 
     def _learn(self, address: str) -> None:
-        if address in self.servers:
+        if address in self.servers or not self._redirect:
             return
         if len(self.servers) >= max(self._options.known_servers, self._given + 1):
             del self.servers[self._given]
         self.servers.append(address)
-
-    def _suspected(self, address: str, now: float) -> bool:
-        return self._suspects.get(address, -math.inf) > now
-
-    def _next_server(self, now: float) -> str:
-        """The next one in turn that is not suspect, if there is one."""
-        at = self.servers.index(self.target) if self.target in self.servers else -1
-        turn = [*self.servers[at + 1 :], *self.servers[: at + 1]]
-        return next((server for server in turn if not self._suspected(server, now)), turn[0])
-
-    def _pause(self, seconds: float, now: float) -> None:
-        self.pause_until = max(self.pause_until, now + self._jittered(seconds))
-        if self.waiting_since is not None:
-            self.waiting_since = max(self.waiting_since, self.pause_until)
-
-    def _pause_seeking(self, now: float) -> None:
-        self._pause(self._seek_pause, now)
-        self._seek_pause = min(self._seek_pause * 1.5, self._options.seek_max)
 
     def _jittered(self, seconds: float) -> float:
         return seconds * self._random.uniform(0.8, 1.2)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from paxon.kvstore.client_requests import Request
+from paxon.actors.messages import SlotReply, StatusReply
+from paxon.kvstore.client_requests import Request, Ticket
 from paxon.kvstore.leader_search import CoreOptions
 
 __all__ = ["SideRequests"]
@@ -31,6 +33,21 @@ class SideRequests:
     def add(self, request: Request) -> None:
         """Take in a request; with an `address` it is for that server only."""
         self._requests[request.number] = request
+
+    def ask(self, address: str, number: int, ticket: Ticket[Any, Any], slot: int | None) -> None:
+        """Ask one server how it is, or (if given) what is in one of its slots."""
+        body = b"" if slot is None else slot.to_bytes(8, "big")
+        request = Request("status" if slot is None else "slot", number, body, [ticket])
+        request.address = address
+        ticket.request = request
+        self.add(request)
+
+    def told(self, address: str, reply: StatusReply | SlotReply) -> None:
+        """A server answers what it was asked."""
+        request = self._requests.get(reply.id)
+        if request is not None and request.address == address:
+            del self._requests[reply.id]
+            request.tickets[0].complete(reply, None, True)
 
     def get(self, number: int) -> Request | None:
         return self._requests.get(number)

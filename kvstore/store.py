@@ -106,6 +106,7 @@ class KVStore(StateMachine):
                 done(None)
             else:
                 done(self._execute(operation))
+                indexed = self._index is not None  # a scan may have built it
         if len(self._unindexed) > _INDEX_BACKLOG:
             self._update_index()
         return encode_results(results)
