@@ -86,7 +86,9 @@ class DataDirectory:
                 f"data directory {self.path}: there is a file of that name; give a directory"
             )
         self.exists = self._check_identity()
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.path.exists():
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_directory(self.path.parent)
         self._acquire_lock()
         # Another process may have made the database between our look and our lock.
         self.exists = self._check_identity()

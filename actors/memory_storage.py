@@ -81,6 +81,9 @@ class MemoryStorage(CollectingStorage):
         recovered.accepted = [self._accepted[slot] for slot in sorted(self._accepted)]
         return recovered
 
+    def maintain(self) -> None:
+        """There is nothing to do."""
+
     def size_bytes(self) -> int:
         rows = sum(len(held.value) for held in self._accepted.values())
         return rows + sum(info.size for info, _ in self._images.values()) + len(self._received)

@@ -11,7 +11,7 @@ import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,8 +33,10 @@ the cluster id and a CRC-32 of all that."""
 _CHECKSUM = struct.Struct("<I")
 VERSION = 1
 PIECE_BYTES = 1 << 20
-SYNC_BYTES = 16 << 20
-"""A received image is synced whenever so much has come in, so that the last sync is short."""
+SMALL_BYTES = 64 << 10
+"""Pieces below this size are joined before they are written."""
+SYNC_BYTES = 8 << 20
+"""Images are synced whenever so much was written, so that no single sync takes long."""
 CHILD_NICENESS = 10
 REPORT_BYTES = 4096
 
@@ -65,6 +67,8 @@ class SnapshotFiles:
         self._lock = lock
         self._kept: dict[int, tuple[int, SnapshotInfo]] = {}
         """Descriptor and info of each durable snapshot kept, by slot."""
+        self._current = 0
+        """The slot of the durable snapshot."""
         self._child: tuple[int, int, int] | None = None
         """Process id, end of the report pipe and slot of the snapshot being taken."""
         self._ready: SnapshotInfo | None = None
@@ -107,10 +111,7 @@ class SnapshotFiles:
     # --- at the start ----------------------------------------------------------------------------
 
     def recover(self, durable: SnapshotInfo | None) -> None:
-        """Remove what never counted, and open what is kept.
-
-        Raises `CorruptStorage` if the durable snapshot is not there as it was written.
-        """
+        """Remove what never counted, and open what is kept; `CorruptStorage` if it is gone."""
         found = {}
         for path in self._directory.iterdir():
             match = _NAME.fullmatch(path.name)
@@ -131,7 +132,7 @@ class SnapshotFiles:
             )
         for slot in sorted(slot for slot in found if slot <= last)[-KEPT_SNAPSHOTS:]:
             self._open(slot)
-        self._verify(durable)
+        self._current = 0
         self.keep(durable)
 
     def _open(self, slot: int) -> None:
@@ -144,7 +145,10 @@ class SnapshotFiles:
             os.close(self._kept.pop(slot)[0])
         self._kept[slot] = (descriptor, info)
 
-    def _verify(self, durable: SnapshotInfo) -> None:
+    def verify(self, durable: SnapshotInfo | None) -> None:
+        """Raises `CorruptStorage` if the durable snapshot is not there as it was written."""
+        if durable is None:
+            return
         held = self._kept.get(durable.slot)
         if held is None or held[1] != durable:
             raise CorruptStorage(
@@ -170,8 +174,10 @@ class SnapshotFiles:
 
     def keep(self, durable: SnapshotInfo) -> None:
         """`durable` counts now; delete the files that nobody needs any more."""
-        if durable.slot not in self._kept:
-            self._open(durable.slot)
+        if durable.slot == self._current:
+            return
+        self._current = durable.slot
+        self._open(durable.slot)
         kept = sorted(self._kept)[-KEPT_SNAPSHOTS:]
         for slot in [slot for slot in self._kept if slot not in kept]:
             os.close(self._kept.pop(slot)[0])
@@ -253,16 +259,18 @@ class SnapshotFiles:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.lseek(descriptor, self._header_bytes, os.SEEK_SET)
-            size = checksum = 0
-            for piece in produce():
-                view = memoryview(piece)
-                for start in range(0, len(view), PIECE_BYTES):
-                    part = view[start : start + PIECE_BYTES]
-                    if parent and os.getppid() != parent:
-                        raise InterruptedError("the server is gone")
-                    checksum = zlib.crc32(part, checksum)
-                    size += len(part)
-                    _write_all(descriptor, part)
+            size = checksum = unsynced = 0
+            for part in _in_parts(produce()):
+                if parent and os.getppid() != parent:
+                    raise InterruptedError("the server is gone")
+                checksum = zlib.crc32(part, checksum)
+                size += len(part)
+                _write_all(descriptor, part)
+                # In one go at the end, the server's own small syncs would wait behind it.
+                unsynced += len(part)
+                if unsynced >= SYNC_BYTES:
+                    os.fdatasync(descriptor)
+                    unsynced = 0
             info = SnapshotInfo(slot, size, checksum)
             os.pwrite(descriptor, self._header(info), 0)
             os.fsync(descriptor)
@@ -390,6 +398,23 @@ class SnapshotFiles:
 def _write_all(descriptor: int, view: memoryview) -> None:
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _in_parts(pieces: Iterable[bytes]) -> Iterator[memoryview]:
+    """The same bytes in parts of about `PIECE_BYTES`: small pieces joined, large ones split."""
+    small = bytearray()
+    for piece in pieces:
+        if len(piece) < SMALL_BYTES:
+            small += piece
+        if small and (len(small) >= PIECE_BYTES or len(piece) >= SMALL_BYTES):
+            yield memoryview(bytes(small))
+            small.clear()
+        if len(piece) >= SMALL_BYTES:
+            view = memoryview(piece)
+            for start in range(0, len(view), PIECE_BYTES):
+                yield view[start : start + PIECE_BYTES]
+    if small:
+        yield memoryview(bytes(small))
 
 
 def _describe(error: BaseException) -> str:

@@ -37,6 +37,18 @@ DISCARD_ROWS = 128
 DISCARD_BYTES = 256 << 10
 """… and stops after so many bytes of values: deleting walks over each page of a value."""
 
+CHECKPOINT_PAGES = 1000
+"""`maintain` copies the log into the database when it has about so many pages (docs/storage.md);"""
+FORCED_CHECKPOINT_PAGES = 2000
+"""a commit does so itself if `maintain` is never called."""
+LOG_LIMIT_BYTES = 16 << 20
+"""The log's file is cut to this size when a huge commit made it larger."""
+PAGE_BYTES = 4096
+SPARE_PAGES = 1024
+"""So many free pages stay in the file for new rows; more are given back when the server idles."""
+VACUUM_PAGES = 256
+"""An idle server gives back this many pages a step."""
+
 _SCHEMA = """
 CREATE TABLE meta (
     format INTEGER NOT NULL,
@@ -106,7 +118,12 @@ class SqliteStorage(CollectingStorage):
         self._rows_checksum = 0
         self._discarding = False
         self._sequence = 0
-        self._kept: SnapshotInfo | None = None
+        self._log_pages = 0
+        """About how many pages were added to the write-ahead log since the last checkpoint."""
+        self._seen_commits = -1
+        """`commits` at the last `maintain`: a server without a new one since is idle."""
+        self._spare = True
+        """Whether the file may hold more free pages than it should."""
         self._found: list[Accepted] | None = []
         self._files = SnapshotFiles(
             self._directory.path, cluster, server, fork=fork, lock=self._directory.lock
@@ -119,12 +136,9 @@ class SqliteStorage(CollectingStorage):
             )
         try:
             self._open()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             self.close()
             raise self._in_words(error) from error
-        except OSError as error:
-            self.close()
-            raise StorageError(f"data directory {directory}: {in_words(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -146,6 +160,7 @@ class SqliteStorage(CollectingStorage):
                 f"the directory and start once with --rejoin"
             )
         self._found = self._read_accepted()
+        self._files.recover(self._durable.snapshot)
         # What a crashed server wrote last may be in the cache only; now it is in the database.
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._directory.witness(self._sequence)
@@ -157,7 +172,9 @@ class SqliteStorage(CollectingStorage):
         self._database = database
         synchronous = "FULL" if self._durable_syncs else "OFF"
         database.execute(f"PRAGMA synchronous={synchronous}")
-        database.execute("PRAGMA wal_autocheckpoint=1000")
+        # Checkpoints are ours to time, and their errors ours to see: SQLite's own hide them.
+        database.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+        database.execute(f"PRAGMA journal_size_limit={LOG_LIMIT_BYTES}").fetchall()
         return database
 
     def _create(self) -> None:
@@ -169,6 +186,8 @@ class SqliteStorage(CollectingStorage):
         self._incarnation = self._directory.incarnation
         database = sqlite3.connect(temporary, isolation_level=None)
         with contextlib.closing(database):
+            temporary.chmod(0o600)
+            database.execute(f"PRAGMA page_size={PAGE_BYTES}")
             database.execute("PRAGMA auto_vacuum=INCREMENTAL")
             database.execute(f"PRAGMA application_id={APPLICATION_ID}")
             database.execute("PRAGMA synchronous=FULL")
@@ -280,7 +299,7 @@ class SqliteStorage(CollectingStorage):
 
     def load(self) -> Recovered:
         recovered = self._recovered()
-        self._files.recover(self._durable.snapshot)
+        self._files.verify(self._durable.snapshot)
         if self._found is None:
             self._found = self._read_accepted()
         recovered.accepted, self._found = self._found, None
@@ -289,25 +308,42 @@ class SqliteStorage(CollectingStorage):
     # --- committing ------------------------------------------------------------------------------
 
     def _write(self) -> None:
+        discarding = self._discarding or self._marks.discarded > self._durable.discarded
+        self._transact(self._write_rows if self._rows else None, discarding=discarding)
+        if self._log_pages >= FORCED_CHECKPOINT_PAGES:
+            self._checkpoint()
+
+    def _transact(
+        self, write: Callable[[sqlite3.Connection], None] | None, *, discarding: bool
+    ) -> None:
+        """One synced transaction, which always writes `meta` with a new commit number."""
         database = self._database
         assert database is not None
+        sequence = self._sequence + 1
         try:
             database.execute("BEGIN IMMEDIATE")
-            if self._rows:
-                self._write_rows(database)
-            if self._discarding or self._marks.discarded > self._durable.discarded:
+            if write is not None:
+                write(database)
+            if discarding:
                 self._delete_rows(database)
-            commits = self._sequence + 1
-            database.execute(_UPDATE_META, self._meta_row(self._marks, commits))
+            database.execute(_UPDATE_META, self._meta_row(self._marks, sequence))
             database.execute("COMMIT")
-            self._sequence = commits
-            self._directory.witness(commits)
-        except sqlite3.Error as error:
+            self._sequence = sequence
+            self._directory.witness(sequence)
+        except (sqlite3.Error, OSError) as error:
             with contextlib.suppress(sqlite3.Error):
                 database.execute("ROLLBACK")
             raise self._in_words(error) from error
-        except OSError as error:
-            raise StorageError(f"{self._name()}: {in_words(error)}") from error
+        self._log_pages += 4
+
+    def _checkpoint(self) -> None:
+        """Copy the log into the database, which lets the log begin anew."""
+        try:
+            self._query("PRAGMA wal_checkpoint(PASSIVE)")
+            self._directory.sync_witness()
+        except (sqlite3.Error, OSError) as error:
+            raise self._in_words(error) from error
+        self._log_pages = 0
 
     def _write_rows(self, database: sqlite3.Connection) -> None:
         for slot in self._replaced:
@@ -315,12 +351,14 @@ class SqliteStorage(CollectingStorage):
                 0
             ][0]
         rows = []
-        total = 0
+        total = size = 0
         for slot, (ballot, value) in self._rows.items():
             checksum = _row_checksum(slot, ballot.round, ballot.leader, value)
             total += checksum
+            size += len(value)
             rows.append((slot, ballot.round, ballot.leader, value, checksum))
         database.executemany(_PUT_ACCEPTED, rows)
+        self._log_pages += size // PAGE_BYTES
         self._row_count += len(rows) - len(self._replaced)
         self._rows_checksum += total
 
@@ -344,12 +382,48 @@ class SqliteStorage(CollectingStorage):
             database.execute("DELETE FROM accepted WHERE slot<=?", (last,))
             self._row_count -= count
             self._rows_checksum -= total
+            self._log_pages += 4
+            self._spare = True
 
     def _on_committed(self) -> None:
         durable = self._durable.snapshot
-        if durable is not None and durable != self._kept:
-            self._files.keep(durable)
-            self._kept = durable
+        if durable is not None:
+            try:
+                self._files.keep(durable)
+            except OSError as error:
+                raise self._in_words(error) from error
+
+    # --- housekeeping ----------------------------------------------------------------------------
+
+    def maintain(self) -> None:
+        if self._unusable:
+            return
+        idle = self.commits == self._seen_commits
+        self._seen_commits = self.commits
+        try:
+            if self._log_pages >= CHECKPOINT_PAGES:
+                self._checkpoint()
+            elif idle and self._discarding and not self._dirty and not self._lazy:
+                self._transact(None, discarding=True)
+            elif idle and self._spare:
+                self._give_back()
+        except StorageError as error:
+            self._fail(error)
+            raise
+
+    def _give_back(self) -> None:
+        """Shrink the file by a few pages if it has many free ones."""
+        try:
+            free = self._query("PRAGMA freelist_count")[0][0]
+            self._spare = free > SPARE_PAGES
+            if self._spare:
+                pages = min(VACUUM_PAGES, free - SPARE_PAGES)
+                self._query(f"PRAGMA incremental_vacuum({pages})")
+                self._log_pages += 2 * pages
+        except sqlite3.Error as error:
+            raise self._in_words(error) from error
+        if not self._spare and self._log_pages:
+            self._checkpoint()  # the file shrinks only now
 
     # --- snapshots -------------------------------------------------------------------------------
 
@@ -384,7 +458,11 @@ class SqliteStorage(CollectingStorage):
     # --- the rest --------------------------------------------------------------------------------
 
     def size_bytes(self) -> int:
-        return sum(entry.stat().st_blocks * 512 for entry in self._directory.path.iterdir())
+        total = 0
+        for entry in self._directory.path.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # a snapshot's child renames its file
+                total += entry.stat().st_blocks * 512
+        return total
 
     def close(self) -> None:
         super().close()
@@ -404,10 +482,12 @@ class SqliteStorage(CollectingStorage):
             f"directory and start once with --rejoin"
         )
 
-    def _in_words(self, error: sqlite3.Error) -> StorageError:
-        """SQLite's error as one of ours."""
+    def _in_words(self, error: sqlite3.Error | OSError) -> StorageError:
+        """An error of SQLite or of the operating system as one of ours."""
+        if isinstance(error, OSError):
+            return StorageError(f"{self._name()}: {in_words(error)}")
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_FULL,):
+        if code == sqlite3.SQLITE_FULL:
             return StorageError(
                 f"{self._name()}: the disk is full: free some space and start the server again"
             )
@@ -416,4 +496,4 @@ class SqliteStorage(CollectingStorage):
                 f"{self._name()} is damaged ({error}): empty the directory and start once with "
                 f"--rejoin"
             )
-        return StorageError(f"{self._name()} cannot be written ({error}): check the disk")
+        return StorageError(f"{self._name()} cannot be used ({error}): check the disk")

@@ -99,10 +99,11 @@ class Storage(Protocol):
 
     @property
     def taking_snapshot(self) -> bool:
-        """Whether a snapshot begun is still under way or waits for `poll_snapshot`."""
+        """Whether what `begin_snapshot` began is under way, or done and not yet polled.
 
-    def poll_snapshot(self) -> SnapshotInfo | None:
-        """The snapshot that became durable since the last call, if any. Never blocks."""
+        False after a `poll_snapshot` that returned None: it failed (disk full, child killed; that
+        is logged) or an adopted snapshot overtook it, and another may be begun.
+        """
 
     @property
     def snapshot(self) -> SnapshotInfo | None:
@@ -122,6 +123,13 @@ class Storage(Protocol):
         """Make the fully received snapshot this server's durable one (synced, with `commit`).
 
         False, and all of it thrown away, if its checksum is wrong.
+        """
+
+    def maintain(self) -> None:
+        """A bounded piece of housekeeping that no commit should wait for; cheap if none is due.
+
+        Called after what a burst had to send is sent, and by idle servers now and then. Raises
+        `StorageError` like `commit`.
         """
 
     def size_bytes(self) -> int:

@@ -146,15 +146,19 @@ class CollectingStorage(ABC):
             return
         try:
             self._write()
+            self.commits += 1
+            self._durable = self._marks.copy()
+            self._rows = {}
+            self._replaced = set()
+            self._dirty = self._lazy = False
+            self._on_committed()
         except StorageError as error:
-            self._unusable = f"a commit failed before, start the server again: {error}"
+            self._fail(error)
             raise
-        self.commits += 1
-        self._durable = self._marks.copy()
-        self._rows = {}
-        self._replaced = set()
-        self._dirty = self._lazy = False
-        self._on_committed()
+
+    def _fail(self, error: StorageError) -> None:
+        """Commit nothing more: what a failed sync has left on the disk is unknown."""
+        self._unusable = f"the storage failed before, start the server again ({error})"
 
     @abstractmethod
     def _write(self) -> None:
