@@ -97,6 +97,12 @@ class Storage(Protocol):
         child, or at once.
         """
 
+    def poll_snapshot(self) -> SnapshotInfo | None:
+        """The snapshot whose image became durable since the last call, if any. Never blocks.
+
+        It counts, and is `snapshot`, after the next `commit`.
+        """
+
     @property
     def taking_snapshot(self) -> bool:
         """Whether what `begin_snapshot` began is under way, or done and not yet polled.
