@@ -66,7 +66,9 @@ class Learner(ServerLifecycle):
         self._leader_commit_ballot = NO_BALLOT
         """The highest ballot in which a leader spoke here, and the commit index that it told."""
         self._heard_at = -NEVER
-        self._withhold_until = 0.0
+        self._lease_granted_until = 0.0
+        """No promise to a candidate before: a leader may answer reads by a lease that we granted
+        (or, after a restart, may have granted)."""
         self._catch_up_from: ServerId = 0
         self._catch_up_at = 0.0
         self._catch_up_progress = (-1, -1)
@@ -96,6 +98,8 @@ class Learner(ServerLifecycle):
             self._counters["peer_messages_received"] += len(messages)
             for message in messages:
                 self._peer_handlers[type(message)](message, sender)
+        for server in burst.lost:
+            self.on_connection_lost(server)
         for client, requests in burst.clients:
             self._counters["client_messages_received"] += len(requests)
             for request in requests:
@@ -157,10 +161,10 @@ class Learner(ServerLifecycle):
             self._leader_commit = commit
         elif ballot == self._leader_commit_ballot and commit > self._leader_commit:
             self._leader_commit = commit
-        if self.log.chosen_to < commit:
+        if self.log.chosen_to < commit or self.log.chosen_to < self._leader_commit:
             self._known_commit = max(commit, self._known_commit)
             self._choose_known()
-            if self.log.chosen_to < commit and self._incoming is None:
+            if self.log.chosen_to < self._known_commit and self._incoming is None:
                 self._catch_up_from = sender
 
     def _choose_known(self) -> None:
@@ -211,6 +215,10 @@ class Learner(ServerLifecycle):
         What others hear, and discard by: a slot that only memory knows as chosen is still needed.
         """
         return min(self.application.executed, self._durable_chosen_to)
+
+    @abstractmethod
+    def on_connection_lost(self, server: ServerId) -> None:
+        """The connection to a server has just ended."""
 
     @abstractmethod
     def adopt(self, ballot: Ballot) -> None:

@@ -157,6 +157,9 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """The lowest last-executed slot of all servers."""
     incarnations: list[tuple[ServerId, int]] = []
     """Which disk (see `Storage.incarnation`) the leader knows each server by."""
+    lease: bool = False
+    """The leader may answer reads on the strength of this round alone, without another: whoever
+    hears it must help no other to lead before the minimum election timeout has passed."""
 
 
 class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):

@@ -18,7 +18,7 @@ from paxon.actors.application import decode_batch, encode_batch
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.environment import ClientToken, Environment
-from paxon.actors.learner import Learner
+from paxon.actors.learner import NEVER, Learner
 from paxon.actors.lifecycle import Execute
 from paxon.actors.messages import (
     NO_OP,
@@ -41,6 +41,9 @@ from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
 
 __all__ = ["Proposer"]
+
+LEASE_IN_USE = 5.0
+"""Seconds for which heartbeats ask for a lease after a client's last lease read."""
 
 
 class Proposer(Learner):
@@ -84,10 +87,14 @@ class Proposer(Learner):
         self._futures: dict[int, pykka.Future[bytes]] = {}
         self._reads = ReadQueue()
         self._round = 0
-        self._round_sent: deque[tuple[int, float]] = deque()
+        self._round_sent: deque[tuple[int, float, bool]] = deque()
+        """Rounds not confirmed yet: number, when sent, whether it asked for a lease."""
         self._confirmed = 0
         self._confirmed_by: dict[ServerId, int] = {}
         self._confirmed_at = 0.0
+        self._lease_from = -NEVER
+        """When the last confirmed round that asked for a lease was sent."""
+        self._lease_wanted_until = 0.0
         self._executed_by: dict[ServerId, int] = {}
         self._heartbeat_at = 0.0
         self._retransmit_at = 0.0
@@ -216,13 +223,14 @@ class Proposer(Learner):
     def _beat(self) -> None:
         """Start a heartbeat round: I lead, this is chosen, this may be discarded."""
         self._round += 1
-        self._round_sent.append((self._round, self._now))
+        lease = self._now < self._lease_wanted_until
+        self._round_sent.append((self._round, self._now, lease))
         self._heartbeat_at = self._now + self.settings.heartbeat_interval
         self._discard(self._executed_by_all())
         self._to_all.append(
             Heartbeat(
                 self.promised, self._round, self.log.chosen_to, self._executed_by_all(),
-                [(self.settings.server, self._storage.incarnation), *self._peers.items()],
+                [(self.settings.server, self._storage.incarnation), *self._peers.items()], lease,
             )
         )  # fmt: skip
         if self.settings.majority == 1:
@@ -257,7 +265,9 @@ class Proposer(Learner):
             return
         self._confirmed = confirmed
         while self._round_sent and self._round_sent[0][0] <= confirmed:
-            self._confirmed_at = self._round_sent.popleft()[1]
+            _, self._confirmed_at, lease = self._round_sent.popleft()
+            if lease:
+                self._lease_from = self._confirmed_at
         for client, query in self._reads.ready(confirmed, self.application.executed):
             self._answer_query(client, query)
 
@@ -268,19 +278,19 @@ class Proposer(Learner):
             self._beat()
 
     def _lease_holds(self) -> bool:
-        """No other can lead yet: followers ignore candidates for the minimum timeout (rule 6).
+        """No other can lead yet: who granted the lease promises nothing before it has run out.
 
         Counted from when the confirmed heartbeat was *sent*, and shortened by the clock drift that
-        `Settings.max_clock_drift` allows between any two servers.
+        `Settings.max_clock_drift` allows between any two servers. Heartbeats ask for leases only
+        while clients use them: otherwise a dead leader's lease would hold up its successor.
         """
+        if not self.settings.leases or not self._policy.courteous:
+            return False
         drift = self.settings.max_clock_drift
         lease = self.settings.election_timeout_min * (1 - drift) / (1 + drift)
-        return (
-            self.settings.leases
-            and self._policy.courteous
-            and self._confirmed > 0
-            and self._clock.monotonic() < self._confirmed_at + lease
-        )
+        now = self._clock.monotonic()
+        self._lease_wanted_until = now + LEASE_IN_USE
+        return now < self._lease_from + lease
 
     # --- clients ---------------------------------------------------------------------------------
 

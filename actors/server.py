@@ -38,6 +38,7 @@ from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.election import ElectionPolicy
 from paxon.actors.environment import Environment
 from paxon.actors.invariants import invariant
+from paxon.actors.learner import NEVER
 from paxon.actors.lifecycle import Execute
 from paxon.actors.messages import (
     P1A,
@@ -95,6 +96,7 @@ class PaxosServer(Proposer):
         """Promise a higher ballot (rule 1): durably before any reply, and stop leading."""
         was_proposing = self.role != "follower"
         self._promise(ballot)
+        self._heard_at = -NEVER  # whom we heard does not lead us any more
         # Our own ballot comes back to us when our lost disk had promised it (docs/rejoin.md): we
         # did not run phase 1 in it, so whatever we lead or try to lead ends as with any other.
         self.leader = ballot.leader if ballot.leader != self.settings.server else 0
@@ -116,15 +118,16 @@ class PaxosServer(Proposer):
         if p1a.ballot.leader != sender:
             self._counters["malformed_messages"] += 1
             return
-        if not self._may_vote():
+        if not self.voting:
             return
-        lease_granted = self._policy.courteous and self._hears_leader()
-        if p1a.ballot > self.promised and (p1a.forced or not lease_granted):
+        if self._lease_may_hold() or (self._policy.courteous and self._hears_leader()):
+            # Rule 6: a live leader is not disturbed, and a lease that we granted stands. A forced
+            # P1A ends our following, yet is answered only when asked again after the lease.
+            if p1a.forced and p1a.ballot > self.promised:
+                self.adopt(p1a.ballot)
+            return
+        if p1a.ballot > self.promised:
             self.adopt(p1a.ballot)
-        if lease_granted and self._hears_leader():
-            # Rule 6: a live leader is not disturbed. A forced P1A ends its following (above), yet
-            # is answered only when asked again after the lease that we granted has run out.
-            return
         self._send(sender, self._p1b(p1a.first_slot))
 
     def _p1b(self, first_slot: int) -> P1B:
@@ -185,9 +188,9 @@ class PaxosServer(Proposer):
                 return
         queued.append(P2B(ballot, slot, slot))
 
-    def _may_vote(self) -> bool:
-        """Not while rejoining, nor while a lease granted before a restart may still hold."""
-        return self.voting and self._now >= self._withhold_until
+    def _lease_may_hold(self) -> bool:
+        """Whether some leader may still answer reads by a lease that this server granted."""
+        return self._now < self._lease_granted_until
 
     def _hears_leader(self) -> bool:
         """Whether a leader, this server included, was alive within the minimum timeout."""
@@ -201,6 +204,9 @@ class PaxosServer(Proposer):
     def _on_election_timeout(self) -> None:
         if not self.voting:
             self._rejoin()
+            return
+        if self._lease_may_hold():  # our own promise counts like any other's
+            self._election_at = self._lease_granted_until
             return
         if self._policy.courteous:
             self._ask_for_pre_votes()
@@ -226,7 +232,8 @@ class PaxosServer(Proposer):
     def on_pre_vote(self, question: PreVote, sender: ServerId) -> None:
         """Say whether we too have lost the leader, and could bring the sender up."""
         granted = (
-            self._may_vote()
+            self.voting
+            and not self._lease_may_hold()
             and not self._hears_leader()
             and question.first_slot > self.log.discarded
         )
@@ -275,6 +282,18 @@ class PaxosServer(Proposer):
         self._election_at = self._now + self._policy.follower_timeout(self._random)
         if not self._is_behind():
             self.campaign(forced=True)
+
+    def on_connection_lost(self, server: ServerId) -> None:
+        """The leader's process has died, or the network lost it: no need to wait for the timeout.
+
+        Only a hint. Under `stable` a majority has to have lost it too before a ballot rises, and a
+        lease that was granted still runs out first.
+        """
+        if self.role == "follower" and server == self.leader and self.voting:
+            self.leader = 0
+            self._heard_at = -NEVER
+            soon = self._now + self._random.uniform(0.0, self.settings.heartbeat_interval)
+            self._election_at = min(self._election_at, soon)
 
     def _has_quorum(self, servers: set[ServerId]) -> bool:
         return len(servers) >= self.settings.majority
@@ -398,6 +417,8 @@ class PaxosServer(Proposer):
         if heartbeat.ballot == self.promised:
             self._compare_disks(heartbeat.incarnations)
             self._heard_from_leader(sender)
+            if heartbeat.lease:
+                self._lease_granted_until = self._now + self.settings.election_timeout_min
             self._note_commit(heartbeat.commit, heartbeat.ballot, sender)
             self._discard(min(heartbeat.discard_to, self.application.executed))
         if not self.voting:
@@ -468,7 +489,7 @@ class PaxosServer(Proposer):
             delay = self._random.uniform(settings.heartbeat_interval, settings.election_timeout_min)
         else:
             delay = self._policy.follower_timeout(self._random)
-            if self._policy.courteous:
+            if self._policy.courteous and settings.leases:
                 drift = settings.max_clock_drift
-                self._withhold_until = self._now + settings.election_timeout_min * (1 + drift)
+                self._lease_granted_until = self._now + settings.election_timeout_min * (1 + drift)
         self._election_at = self._now + delay

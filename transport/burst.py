@@ -20,5 +20,8 @@ class Burst(Generic[PeerT, ClientT]):
     clients: list[tuple[bytes, list[ClientT]]] = field(default_factory=list)
     """From clients, a frame each: the token to reply to, messages in order."""
 
+    lost: list[int] = field(default_factory=list)
+    """Servers whose connection has just ended: their process died, or the network cut it."""
+
     def __bool__(self) -> bool:
-        return bool(self.peers or self.clients)
+        return bool(self.peers or self.clients or self.lost)

@@ -30,7 +30,7 @@ from paxon.transport.errors import (
 )
 from paxon.transport.intake import Ledger, check_sender
 from paxon.transport.keys import CurveSecurity, KeyKeeper, require_curve, secure_client, secure_port
-from paxon.transport.monitor import PortMonitor
+from paxon.transport.monitor import LinkMonitor, PortMonitor
 from paxon.transport.options import EndpointOptions
 from paxon.transport.outgoing import LargeFrames
 
@@ -134,6 +134,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._sockets: list[zmq.Socket[bytes]] = []
         self._dealers: dict[int, zmq.Socket[bytes]] = {}
         self._monitors: list[PortMonitor] = []
+        self._links: dict[int, LinkMonitor] = {}
+        self._lost: list[int] = []
         self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
         self._wake_fd = -1
         self._closed = False
@@ -224,6 +226,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         ready = self._ready or zmq.zmq_poll(self._ports, 0)
         self._ready = ()
         burst: Burst[PeerT, ClientT] = Burst()
+        if self._lost:
+            burst.lost, self._lost = self._lost, []
         for socket, _ in ready:
             if socket is self._peers.socket:
                 burst.peers = [decoded for _, decoded in self._drain(self._peers)]
@@ -289,6 +293,9 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             self._keeper.drain()
         for monitor in self._monitors:
             monitor.drain()
+        for server, link in self._links.items():
+            if link.drain():
+                self._lost.append(server)
         self._large.prune()
 
     # --- the rest ----------------------------------------------------------------------------
@@ -318,6 +325,9 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         dealer.setsockopt(zmq.CONNECT_TIMEOUT, _ms(options.connect_timeout))
         if self._security is not None:
             secure_client(dealer, self._security.keys, self._security.peers[server])
+        self._links[server] = LinkMonitor(dealer)
+        self._watched.append((self._links[server].socket, _POLLIN))
+        self._wake_fd = -1  # what `wait` looks at has changed
         connect(dealer, address)
         self._peers.senders.add(server)
 
@@ -336,6 +346,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             self._keeper.close()
         for monitor in self._monitors:
             monitor.close()
+        for link in self._links.values():
+            link.close()
         for socket in self._sockets:
             socket.close()  # Each with the LINGER that it was opened with.
         self._context.term()

@@ -9,7 +9,7 @@ import zmq
 
 from paxon.transport.intake import Ledger
 
-__all__ = ["PortMonitor"]
+__all__ = ["PortMonitor", "LinkMonitor"]
 
 _EVENT = struct.Struct("=hi")
 _ACCEPTED = int(zmq.EVENT_ACCEPTED)
@@ -39,13 +39,7 @@ class PortMonitor:
         self._ledger = ledger
         self._pending: dict[int, None] = {}
         self._failed = False
-        address = f"inproc://paxon-monitor-{next(_numbers)}"
-        port.monitor(address, _ACCEPTED | _SUCCEEDED | _DISCONNECTED | _FAILED)
-        self.socket: zmq.Socket[bytes] = port.context.socket(zmq.PAIR)
-        # libzmq's I/O thread would block on a full queue of events, so the queue has no limit.
-        self.socket.setsockopt(zmq.RCVHWM, 0)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.connect(address)
+        self.socket = _events_of(port, _ACCEPTED | _SUCCEEDED | _DISCONNECTED | _FAILED)
 
     def drain(self) -> None:
         """Take in all events that have happened."""
@@ -80,3 +74,39 @@ class PortMonitor:
         """Stop watching; the port itself stays open."""
         self._port.disable_monitor()
         self.socket.close(0)
+
+
+class LinkMonitor:
+    """Tells when the connection to a peer has ended.
+
+    When a process dies its kernel closes its connections at once, long before a timeout says so.
+    """
+
+    def __init__(self, link: zmq.Socket[bytes]) -> None:
+        self._link = link
+        self.socket = _events_of(link, _DISCONNECTED)
+
+    def drain(self) -> bool:
+        """Whether the connection has ended since the last call."""
+        ended = False
+        while self.socket.poll(0):
+            self.socket.recv_multipart()
+            ended = True
+        return ended
+
+    def close(self) -> None:
+        """Stop watching; the link itself stays open."""
+        self._link.disable_monitor()
+        self.socket.close(0)
+
+
+def _events_of(watched: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
+    """A socket from which the named events of another can be read."""
+    address = f"inproc://paxon-monitor-{next(_numbers)}"
+    watched.monitor(address, events)
+    reader: zmq.Socket[bytes] = watched.context.socket(zmq.PAIR)
+    # libzmq's I/O thread would block on a full queue of events, so the queue has no limit.
+    reader.setsockopt(zmq.RCVHWM, 0)
+    reader.setsockopt(zmq.LINGER, 0)
+    reader.connect(address)
+    return reader
