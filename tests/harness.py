@@ -309,6 +309,10 @@ class Cluster:
             self.command(server, session, seq, text)
             self.stabilize()
 
+    def told_session(self) -> int:
+        """The session opened last."""
+        return self.told(SessionOpened)[-1].session
+
     def told(self, kind: type[M], client: bytes = CLIENT) -> list[M]:
         """All replies of one kind to a client, the last one last."""
         return [r for _, c, r in self.replies if c == client and isinstance(r, kind)]

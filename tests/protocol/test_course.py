@@ -124,7 +124,7 @@ def _execute_everywhere(cluster: Cluster, commands: int) -> int:
 
 
 def test_garbage_collection_of_three_servers_at_4_4_3() -> None:
-    """Executed 4, 4, 3 → slots 1–3 go, everywhere."""
+    """Executed 4, 4, 3 → slots 1 to 3 go, everywhere."""
     cluster = Cluster(3).start()
     session = _execute_everywhere(cluster, 2)  # slots 1 (the session), 2 and 3
     cluster.pass_time(1.5)  # heartbeats tell commit and discard watermarks, disks sync them

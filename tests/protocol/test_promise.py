@@ -157,9 +157,7 @@ def test_a_lost_chunk_is_asked_for_again_from_where_it_was() -> None:
     assert cluster.servers[2].role == "leader"
 
 
-@pytest.mark.parametrize(
-    "message", [P1A(HIGH, 1), P2A(HIGH, 1, A, 0), Heartbeat(HIGH, 1, 0, 0)]
-)
+@pytest.mark.parametrize("message", [P1A(HIGH, 1), P2A(HIGH, 1, A, 0), Heartbeat(HIGH, 1, 0, 0)])
 def test_a_ballot_in_another_servers_name_is_ignored(message: PeerMessage) -> None:
     cluster = plain()
     cluster.hand(1, 3, message)  # 3 speaks in a ballot of 2
