@@ -220,7 +220,7 @@ class PaxosServer(Proposer):
         self._pre_vote_round += 1
         self._pre_votes = {self.settings.server}
         # Whoever asks in vain asks again soon: the question disturbs nobody.
-        self._election_at = self._now + self._random.uniform(0.3, 1.0) * (
+        self._election_at = self._now + self._random.uniform(0.15, 0.5) * (
             self.settings.election_timeout_min
         )
         if self._has_quorum(self._pre_votes):
@@ -292,7 +292,8 @@ class PaxosServer(Proposer):
         if self.role == "follower" and server == self.leader and self.voting:
             self.leader = 0
             self._heard_at = -NEVER
-            soon = self._now + self._random.uniform(0.0, self.settings.heartbeat_interval)
+            # Not at once: the others, whom we have to ask, notice it in these moments too.
+            soon = self._now + self._random.uniform(0.1, 1.0) * self.settings.heartbeat_interval
             self._election_at = min(self._election_at, soon)
 
     def _has_quorum(self, servers: set[ServerId]) -> bool:
