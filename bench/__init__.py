@@ -1,1 +1,5 @@
-"""Workloads, runners, plots and baselines."""
+"""Workloads, runners, plots and baselines: what `paxon bench` runs."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,328 @@
+"""`paxon bench contention`: what it costs when several servers try to lead, under each policy.
+
+Each proposer has a client of its own, in a process of its own, that talks to no other server; a
+proposer that gets a command while it does not lead starts phase 1 for it (`Settings.contend`).
+Beside each stands the same load on a cluster with a stable leader, to which all clients go. Every
+measurement has a fresh cluster; all variants are measured once before any is measured again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+from rich.table import Table
+
+from paxon.actors import ServerId
+from paxon.actors.settings import PolicyName
+from paxon.bench.load_process import Job, LoadProcesses
+from paxon.bench.measure import ClusterWatch, Measurement, measure
+from paxon.bench.report import (
+    Report,
+    count,
+    milliseconds,
+    new_report,
+    plain_table,
+    ratio,
+    small,
+    spread_or_none,
+)
+from paxon.bench.summary import Spread, spread_of
+from paxon.bench.workloads import Workload
+from paxon.kvstore.local_cluster import LocalCluster, Transport
+from paxon.kvstore.options import Durability
+
+__all__ = [
+    "ContentionSettings",
+    "Variant",
+    "ContentionRow",
+    "ContentionReport",
+    "BallotPoint",
+    "variants_of",
+    "run_contention",
+    "contention_table",
+]
+
+_OPERATION_SECONDS = 5.0
+"""A client gives up an operation after so long; in a duel that does happen."""
+_GLANCE_SECONDS = 0.02
+"""How often ballots are looked at for the timeline."""
+_TIMELINE_SECONDS = 2.0
+
+
+class ContentionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is measured. Times are seconds."""
+
+    policies: tuple[PolicyName, ...] = ("immediate", "random", "backoff")
+    proposers: tuple[int, ...] = (2, 3)
+    servers: int = 3
+    outstanding: int = 8
+    """Operations that each proposer's client has under way."""
+    durability: Durability = "disk"
+    transport: Transport = "tcp"
+    value_bytes: int = 64
+    seconds: float = 3.0
+    warmup: float = 0.5
+    repeat: int = 3
+    seed: int = 1
+    timeline: bool = False
+    """Record the ballots of a duel too, in extra runs that are not measured."""
+    options: dict[str, Any] = {}
+    """Of the servers, beside their defaults, such as `backoff_cap`."""
+
+
+class Variant(msgspec.Struct, frozen=True):
+    """One line of the table."""
+
+    policy: PolicyName
+    proposers: int
+    """How many servers get clients' commands; with `stable`, how many clients the leader has."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        plural = "s" if self.proposers > 1 else ""
+        if self.policy == "stable":
+            return f"stable leader, {self.proposers} client{plural}"
+        return f"{self.policy}, {self.proposers} proposer{plural}"
+
+
+class BallotPoint(msgspec.Struct, frozen=True):
+    """What a server said at one moment of a duel."""
+
+    seconds: float
+    """Since the timeline began."""
+    server: ServerId
+    round: int
+    """Of the ballot that it has promised …"""
+    owner: ServerId
+    """… and the server whose ballot that is."""
+    role: str
+
+
+class ContentionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One variant over all repeats. Latencies are seconds; the rest is for each chosen slot."""
+
+    variant: Variant
+    rate: Spread
+    """Operations a second, of all clients together."""
+    of_stable: float | None
+    """The rate as a fraction of the stable leader's with as many clients."""
+    p50: Spread | None
+    p99: Spread | None
+    p999: Spread | None
+    failed: int
+    """Operations that got no answer in time."""
+    unfinished: int
+    first_error: str
+    operations_per_slot: Spread | None
+    phase1_rounds: Spread | None
+    preemptions: Spread | None
+    p2a_sent: Spread | None
+    wasted_p2a: Spread | None
+    """P2As beyond one for each other server."""
+    syncs: Spread | None
+    messages: Spread | None
+    """Between servers."""
+    timeline: list[BallotPoint]
+
+
+ContentionReport: TypeAlias = Report[ContentionSettings, ContentionRow]
+
+Progress: TypeAlias = Callable[[str], None]
+
+
+def variants_of(settings: ContentionSettings) -> list[Variant]:
+    """All lines: for each number of proposers the stable leader first."""
+    found = []
+    for proposers in settings.proposers:
+        found.append(Variant("stable", proposers))
+        found += [Variant(p, proposers) for p in settings.policies if p != "stable"]
+    return found
+
+
+def steps_of(settings: ContentionSettings) -> int:
+    """How many times `run_contention` reports progress."""
+    variants = variants_of(settings)
+    extra = sum(_has_timeline(settings, variant) for variant in variants)
+    return settings.repeat * len(variants) + extra
+
+
+def run_contention(settings: ContentionSettings, progress: Progress) -> ContentionReport:
+    """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
+    started = datetime.datetime.now(datetime.UTC)
+    variants = variants_of(settings)
+    measured: dict[Variant, list[Measurement]] = {variant: [] for variant in variants}
+    timelines: dict[Variant, list[BallotPoint]] = {}
+    order = random.Random(settings.seed)
+    with LoadProcesses() as processes:
+        for repeat in range(settings.repeat):
+            # Each time in another order: what one leaves behind must not always hit the same.
+            for variant in order.sample(variants, len(variants)):
+                progress(variant.name)
+                figures, _ = _measure(settings, variant, processes, repeat, timeline=False)
+                measured[variant].append(figures)
+        for variant in variants:
+            if _has_timeline(settings, variant):
+                progress(f"ballots of {variant.name}")
+                _, points = _measure(settings, variant, processes, 0, timeline=True)
+                timelines[variant] = points
+    stable = {
+        variant.proposers: spread_of([m.rate for m in measured[variant]]).median
+        for variant in variants
+        if variant.policy == "stable"
+    }
+    rows = [
+        row_of(settings, v, measured[v], stable.get(v.proposers), timelines.get(v, []))
+        for v in variants
+    ]
+    return new_report("contention", settings, rows, started)
+
+
+def _has_timeline(settings: ContentionSettings, variant: Variant) -> bool:
+    return settings.timeline and variant.proposers == max(settings.proposers)
+
+
+def _measure(
+    settings: ContentionSettings,
+    variant: Variant,
+    processes: LoadProcesses,
+    repeat: int,
+    *,
+    timeline: bool,
+) -> tuple[Measurement, list[BallotPoint]]:
+    """One variant on a fresh cluster."""
+    points: list[BallotPoint] = []
+    seconds = min(settings.seconds, _TIMELINE_SECONDS) if timeline else settings.seconds
+    with (
+        LocalCluster(
+            settings.servers,
+            durability=settings.durability,
+            transport=settings.transport,
+            log_level="ERROR",
+            policy=variant.policy,
+            contend=variant.policy != "stable",
+            **settings.options,
+        ) as cluster,
+        ClusterWatch(cluster) as watch,
+    ):
+        cluster.leader()
+        jobs = jobs_of(settings, variant, cluster.addresses, repeat)
+        taken = processes.take(variant.proposers)
+        meanwhile = None
+        if timeline:
+
+            def meanwhile() -> None:
+                points.extend(record_ballots(watch, seconds))
+
+        return measure(watch, taken, jobs, seconds, meanwhile=meanwhile), points
+
+
+def jobs_of(
+    settings: ContentionSettings, variant: Variant, addresses: Sequence[str], repeat: int
+) -> list[Job]:
+    """A client for each proposer, which stays with it; under `stable` all follow to the leader."""
+    workload = Workload(
+        name=variant.name, outstanding=settings.outstanding, value_bytes=settings.value_bytes
+    )
+    follows = variant.policy == "stable"
+    return [
+        Job(
+            workload=workload,
+            addresses=list(addresses) if follows else [addresses[number]],
+            redirect=follows,
+            warmup=settings.warmup,
+            timeout=_OPERATION_SECONDS,
+            seed=settings.seed + 1000 * repeat + number,
+        )
+        for number in range(variant.proposers)
+    ]
+
+
+def record_ballots(watch: ClusterWatch, seconds: float) -> list[BallotPoint]:
+    """Look at each server's ballot again and again."""
+    points = []
+    begin = time.monotonic()
+    while (now := time.monotonic() - begin) < seconds:
+        for server, reply in watch.glance(_GLANCE_SECONDS).items():
+            moment = time.monotonic() - begin
+            points.append(
+                BallotPoint(moment, server, reply.ballot.round, reply.ballot.leader, reply.role)
+            )
+        rest = now + _GLANCE_SECONDS - (time.monotonic() - begin)
+        if rest > 0:
+            time.sleep(rest)
+    return points
+
+
+def row_of(
+    settings: ContentionSettings,
+    variant: Variant,
+    measured: list[Measurement],
+    stable_rate: float | None,
+    timeline: list[BallotPoint],
+) -> ContentionRow:
+    """Medians over the repeats."""
+    rate = spread_of([m.rate for m in measured])
+    others = settings.servers - 1
+
+    def each(counter: str) -> Spread | None:
+        return spread_or_none([m.per_slot(counter) for m in measured])
+
+    def wasted(figures: Measurement) -> float | None:
+        sent = figures.per_slot("p2a_sent")
+        return None if sent is None else max(0.0, sent - others)
+
+    def packed(figures: Measurement) -> float | None:
+        slots = figures.counters.get("slots_chosen", 0)
+        return figures.operations / slots if slots else None
+
+    return ContentionRow(
+        variant=variant,
+        rate=rate,
+        of_stable=rate.median / stable_rate if stable_rate else None,
+        p50=spread_or_none([m.latency.p50 for m in measured]),
+        p99=spread_or_none([m.latency.p99 for m in measured]),
+        p999=spread_or_none([m.latency.p999 for m in measured]),
+        failed=sum(m.failed for m in measured),
+        unfinished=sum(m.unfinished for m in measured),
+        first_error=next((m.first_error for m in measured if m.first_error), ""),
+        operations_per_slot=spread_or_none([packed(m) for m in measured]),
+        phase1_rounds=each("phase1_rounds"),
+        preemptions=each("preemptions"),
+        p2a_sent=each("p2a_sent"),
+        wasted_p2a=spread_or_none([wasted(m) for m in measured]),
+        syncs=each("syncs"),
+        messages=each("peer_messages_received"),
+        timeline=timeline,
+    )
+
+
+def contention_table(report: ContentionReport) -> Table:
+    """The rows for people."""
+    settings = report.settings
+    table = plain_table(
+        f"contention: {settings.servers} servers, durability {settings.durability}, "
+        f"{settings.outstanding} operations outstanding for each proposer, values of "
+        f"{settings.value_bytes} bytes; median of {settings.repeat} x {settings.seconds:g} s",
+        [
+            "who leads", "op/s", "of stable", "p50 ms", "p99 ms", "op/slot", "phase 1/slot",
+            "preempted/slot", "wasted P2A/slot", "syncs/slot", "msgs/slot", "no answer",
+        ],
+    )  # fmt: skip
+    previous = None
+    for row in report.rows:
+        if previous is not None and row.variant.proposers != previous:
+            table.add_section()
+        previous = row.variant.proposers
+        table.add_row(
+            row.variant.name, count(row.rate), ratio(row.of_stable), milliseconds(row.p50),
+            milliseconds(row.p99), small(row.operations_per_slot), small(row.phase1_rounds),
+            small(row.preemptions), small(row.wasted_p2a), small(row.syncs), small(row.messages),
+            str(row.failed),
+        )  # fmt: skip
+    return table

@@ -1,0 +1,80 @@
+"""What a figure was measured on: it means nothing without.
+
+Nothing here names the machine or its user: reports are made to be published.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import zmq
+
+__all__ = ["Machine", "describe_machine", "cpu_seconds"]
+
+_LIBRARIES = ("paxon", "pykka", "pyzmq", "msgspec", "loguru")
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Hardware and versions."""
+
+    cpu: str
+    cores: int
+    """That this process may use."""
+    memory_bytes: int
+    system: str
+    python: str
+    versions: dict[str, str]
+
+    def sentence(self) -> str:
+        """The machine in a line."""
+        return (
+            f"{self.cpu}, {self.cores} cores, {self.memory_bytes / 2**30:.0f} GiB, {self.system}, "
+            f"{self.python}"
+        )
+
+
+def describe_machine() -> Machine:
+    """This machine, as far as the system tells."""
+    versions = {}
+    for library in _LIBRARIES:
+        versions[library] = metadata.version(library)
+    versions["libzmq"] = zmq.zmq_version()
+    versions["sqlite"] = sqlite3.sqlite_version
+    return Machine(
+        cpu=_cpu_model(),
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        system=f"{platform.system()} {platform.release()}",
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        versions=versions,
+    )
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    except OSError:  # a system without /proc
+        return platform.machine() or "unknown processor"
+    return platform.machine() or "unknown processor"
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time, user and system, that a process has used so far.
+
+    Raises ProcessLookupError if it is gone.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ProcessLookupError(pid) from None
+    # The name in parentheses may hold anything, spaces and parentheses too: count from its end.
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,172 @@
+"""Measure one workload on a running cluster: what clients saw, and what the servers did for it."""
+
+from __future__ import annotations
+
+import array
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from paxon.actors import ServerId
+from paxon.actors.messages import StatusReply
+from paxon.bench.errors import BenchError
+from paxon.bench.load_process import Job, LoadProcess, Sample
+from paxon.bench.machine import cpu_seconds
+from paxon.bench.summary import Latency, latency_of
+from paxon.bench.workloads import Workload
+from paxon.kvstore.cluster_status import StatusProbe
+from paxon.kvstore.local_cluster import LocalCluster
+
+__all__ = ["Measurement", "ClusterWatch", "ServerCounts", "measure", "combine", "jobs_for"]
+
+_STATUS_SECONDS = 5.0
+_STATUS_ATTEMPTS = 3
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """One stretch of one workload."""
+
+    seconds: float
+    operations: int
+    failed: int
+    first_error: str
+    unfinished: int
+    rate: float
+    """Operations a second, of all clients together."""
+    latency: Latency
+    client_cpu: float
+    """CPU seconds that all clients used."""
+    server_cpu: float
+    """CPU seconds that all servers used."""
+    counters: dict[str, int]
+    """What all servers together counted meanwhile (`paxon status --json` shows the names)."""
+
+    def per_operation(self, counter: str) -> float | None:
+        """Of a counter, for each operation; None if there was no operation."""
+        return self.counters.get(counter, 0) / self.operations if self.operations else None
+
+    def per_slot(self, counter: str) -> float | None:
+        """Of a counter, for each slot that was chosen; None if there was none."""
+        slots = self.counters.get("slots_chosen", 0)
+        return self.counters.get(counter, 0) / slots if slots else None
+
+
+class ServerCounts(msgspec.Struct, frozen=True):
+    """Where the servers stood at one moment."""
+
+    replies: dict[ServerId, StatusReply]
+    cpu: dict[ServerId, float]
+    """CPU seconds since each process started."""
+
+
+class ClusterWatch:
+    """Asks the servers of a cluster for their counters; keeps its connections. One thread."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._addresses = dict(zip(cluster.servers, cluster.addresses, strict=True))
+        self._pids = {row.server: row.pid for row in cluster.status()}
+        self._probe = StatusProbe()
+
+    def counts(self) -> ServerCounts:
+        """Counters and CPU of all servers. Raises `BenchError` if one does not answer."""
+        replies: dict[ServerId, StatusReply] = {}
+        for _ in range(_STATUS_ATTEMPTS):
+            missing = {s: a for s, a in self._addresses.items() if s not in replies}
+            replies |= self._probe.ask(missing, _STATUS_SECONDS)
+            if len(replies) == len(self._addresses):
+                cpu = {s: cpu_seconds(pid) for s, pid in self._pids.items() if pid is not None}
+                return ServerCounts(replies, cpu)
+        silent = sorted(set(self._addresses) - set(replies))
+        raise BenchError(f"servers {silent} do not answer; their logs may say why")
+
+    def glance(self, timeout: float) -> dict[ServerId, StatusReply]:
+        """The status of those that answer in time."""
+        return self._probe.ask(self._addresses, timeout)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._probe.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def measure(
+    watch: ClusterWatch,
+    processes: Sequence[LoadProcess],
+    jobs: Sequence[Job],
+    seconds: float,
+    *,
+    meanwhile: Callable[[], None] | None = None,
+) -> Measurement:
+    """Run a job in each client process at the same time, and count what the servers do.
+
+    `meanwhile` is called while the clients are at work. Raises `BenchError` if a client or server
+    fails.
+    """
+    for process, job in zip(processes, jobs, strict=True):
+        process.prepare(job)
+    for process, job in zip(processes, jobs, strict=True):
+        process.wait_ready(job.warmup)
+    before = watch.counts()
+    begin = time.perf_counter()
+    for process in processes:
+        process.go(seconds)
+    if meanwhile is not None:
+        meanwhile()
+    samples = [process.result(seconds) for process in processes]
+    elapsed = time.perf_counter() - begin
+    return combine(samples, before, watch.counts(), elapsed)
+
+
+def combine(
+    samples: Sequence[Sample], before: ServerCounts, after: ServerCounts, elapsed: float
+) -> Measurement:
+    """One measurement of what several clients and servers counted."""
+    latencies: array.array[float] = array.array("d")
+    for sample in samples:
+        latencies.extend(sample.latencies())
+    counters: Counter[str] = Counter()
+    for server, reply in after.replies.items():
+        earlier = before.replies[server].counters
+        for name, value in reply.counters.items():
+            counters[name] += value - earlier.get(name, 0)
+    return Measurement(
+        seconds=elapsed,
+        operations=sum(sample.operations for sample in samples),
+        failed=sum(sample.failed for sample in samples),
+        first_error=next((s.first_error for s in samples if s.first_error), ""),
+        unfinished=sum(sample.unfinished for sample in samples),
+        rate=sum(s.operations / s.seconds for s in samples if s.seconds > 0),
+        latency=latency_of(latencies),
+        client_cpu=sum(sample.cpu_seconds for sample in samples),
+        server_cpu=sum(after.cpu[s] - before.cpu[s] for s in after.cpu),
+        counters=dict(counters),
+    )
+
+
+def jobs_for(workload: Workload, addresses: list[str], *, warmup: float, seed: int) -> list[Job]:
+    """A job for each client of a workload; all follow to the leader."""
+    return [
+        Job(
+            workload=workload,
+            addresses=addresses,
+            redirect=True,
+            warmup=warmup,
+            timeout=10.0,
+            seed=seed + number,
+        )
+        for number in range(workload.clients)
+    ]

@@ -1,0 +1,74 @@
+"""Percentiles of latencies, and medians with their spread over repeats."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import msgspec
+
+__all__ = ["Latency", "Spread", "percentile", "latency_of", "spread_of"]
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """How long operations took, in seconds; all None if not one was measured."""
+
+    count: int
+    mean: float | None
+    p50: float | None
+    p99: float | None
+    p999: float | None
+    worst: float | None
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """One figure over the repeats of a run."""
+
+    median: float
+    low: float
+    high: float
+    values: list[float]
+    """Of each repeat, in their order."""
+
+    @property
+    def relative(self) -> float:
+        """Half the range, as a fraction of the median: 0.1 means ±10 %."""
+        return (self.high - self.low) / 2 / self.median if self.median else 0.0
+
+
+def percentile(ordered: Sequence[float], fraction: float) -> float:
+    """The smallest of the ordered values that at least this fraction of them do not exceed.
+
+    (The nearest rank: always a value that was measured.) Raises ValueError for no values or a
+    fraction outside 0 … 1.
+    """
+    if not ordered:
+        raise ValueError("there is no percentile of nothing")
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction = {fraction}: must be from 0 to 1")
+    # Rounded first: 0.999 * 1000 is 999.0000000000001 on some machines, which is rank 999.
+    rank = math.ceil(round(fraction * len(ordered), 9))
+    return ordered[max(rank, 1) - 1]
+
+
+def latency_of(seconds: Sequence[float]) -> Latency:
+    """Sum up latencies given in any order."""
+    if not seconds:
+        return Latency(0, None, None, None, None, None)
+    ordered = sorted(seconds)
+    return Latency(
+        count=len(ordered),
+        mean=math.fsum(ordered) / len(ordered),
+        p50=percentile(ordered, 0.5),
+        p99=percentile(ordered, 0.99),
+        p999=percentile(ordered, 0.999),
+        worst=ordered[-1],
+    )
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Median and range of repeats. Raises ValueError for none."""
+    if not values:
+        raise ValueError("there is no spread of nothing")
+    return Spread(statistics.median(values), min(values), max(values), list(values))
