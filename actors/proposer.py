@@ -264,10 +264,13 @@ class Proposer(Learner):
         if confirmed <= self._confirmed:
             return
         self._confirmed = confirmed
+        asked = False
         while self._round_sent and self._round_sent[0][0] <= confirmed:
-            _, self._confirmed_at, lease = self._round_sent.popleft()
-            if lease:
-                self._lease_from = self._confirmed_at
+            _, self._confirmed_at, asked = self._round_sent.popleft()
+        # Each of the majority replied to this round or to a later one, and may have missed any
+        # other: all of these must have asked for the lease, or it may not have been granted.
+        if asked and all(later for _, _, later in self._round_sent):
+            self._lease_from = self._confirmed_at
         for client, query in self._reads.ready(confirmed, self.application.executed):
             self._answer_query(client, query)
 

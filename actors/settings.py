@@ -139,7 +139,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """32 bits over the settings that all servers must share; travels in every frame."""
         shared = (
             tuple(sorted(self.servers)), self.policy, self.election_timeout_min,
-            self.max_clock_drift, self.session_ttl, self.max_sessions, self.max_command_bytes,
+            self.max_clock_drift, self.leases, self.session_ttl, self.max_sessions,
+            self.max_command_bytes,
         )  # fmt: skip
         digest = hashlib.blake2b(repr(shared).encode(), digest_size=4).digest()
         return int.from_bytes(digest, "big")
