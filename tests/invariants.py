@@ -1,0 +1,453 @@
+"""What must hold over a whole cluster, as named predicates (DESIGN §3, last paragraph).
+
+`ClusterWatch` looks on from outside. It is told of everything that crosses a server's border, that
+is what became durable on a disk, what was sent, what was executed and what clients were told, and
+keeps its own books from that: which ballots are promised, which values a majority of disks has
+accepted. A server's own idea of what is chosen is what is being judged, so it is never asked.
+
+Every method looks only at what changed, so that a step stays cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from paxon.actors import NO_BALLOT, Ballot, ServerId
+from paxon.actors.messages import (
+    P1A,
+    P1B,
+    P2A,
+    P2B,
+    Accepted,
+    CatchUp,
+    CommandReply,
+    Heartbeat,
+    HeartbeatReply,
+    PeerMessage,
+    PreVote,
+    PreVoteReply,
+    ReplyStatus,
+    ServerReply,
+    SessionOpened,
+)
+
+if TYPE_CHECKING:
+    from paxon.actors import PaxosServer
+    from paxon.actors.application import Executed
+
+__all__ = ["PREDICATES", "ClusterWatch", "DiskBooks", "InvariantBroken"]
+
+PREDICATES = {
+    "one value per slot": "no two servers choose different values for a slot",
+    "chosen stays": "a value once accepted by a majority of disks is the only one ever chosen",
+    "executes only chosen": "a server executes only what a majority of disks has accepted",
+    "one value per ballot": "in one ballot only one value is proposed for a slot",
+    "own ballot": "only a ballot's leader proposes and sends heartbeats in it",
+    "promise never falls": "an acceptor's durable ballot never falls, nor does it forget one",
+    "accepts under promise": "nothing is accepted in a ballot above the durable promise",
+    "durable before sent": "a message leaves only after what it relies on is durable",
+    "promise reports all": "a promise reports everything that its acceptor has accepted",
+    "equal prefixes": "all servers execute the same values with the same results",
+    "in order": "slots are executed in order, each once in a server's life",
+    "at most once": "each command of a session takes effect at most once",
+    "order kept": "a command that follows another takes effect only after it",
+    "nothing needed discarded": "what a server may still need stays, or a snapshot covers it",
+    "restart loses nothing": "a restarted server finds all that was durable",
+    "acknowledged is durable": "a client is told of a write only after it is chosen for good",
+    "snapshots agree": "a snapshot's state is the one that its slot's prefix leads to",
+    "equal states": "servers that executed equally far have equal states",
+    "linearizable": "the clients' history has an order that explains all results",
+    "progress": "once all faults are healed, everything asked for is answered in bounded time",
+    "memory falls back": "once all are in step again, the logs are short again",
+    "no failure": "a server stops only for its disk",
+}
+"""Every invariant by name, with the sentence that it stands for."""
+
+
+class InvariantBroken(AssertionError):
+    """A predicate does not hold: its name, and what was seen."""
+
+    def __init__(self, predicate: str, text: str) -> None:
+        super().__init__(f"{predicate} ({PREDICATES[predicate]}): {text}")
+        self.predicate = predicate
+
+
+def require(condition: object, predicate: str, text: str, *values: object) -> None:
+    """Raise `InvariantBroken` unless `condition`; `text % values` is only built then."""
+    if not condition:
+        raise InvariantBroken(predicate, text % values if values else text)
+
+
+Row = tuple[Ballot, bytes]
+
+
+@dataclass(slots=True)
+class DiskBooks:
+    """What one server's disk is known to hold, from the commits that were seen."""
+
+    promised: Ballot = NO_BALLOT
+    rows: dict[int, Row] = field(default_factory=dict)
+    chosen_to: int = 0
+    snapshot: int = 0
+    """Slot of the newest durable snapshot."""
+    discarded: int = 0
+    replayable: int = 0
+    """A restart executes again up to here, from snapshot and rows alone."""
+
+
+class ClusterWatch:
+    """Books over all servers of one cluster, and the predicates on them."""
+
+    def __init__(self, servers: Iterable[ServerId]) -> None:
+        self.servers = tuple(servers)
+        self.majority = len(self.servers) // 2 + 1
+        self.disks = {server: DiskBooks() for server in self.servers}
+        self.chosen: dict[int, bytes] = {}
+        """Per slot the value that a majority of disks accepted in one ballot."""
+        self._votes: dict[tuple[int, Ballot], int] = {}
+        self._proposed: dict[tuple[int, Ballot], bytes] = {}
+        self._executed: dict[int, tuple[bytes, Sequence[Executed]]] = {}
+        self._effects: dict[tuple[int, int], tuple[int, int]] = {}
+        """Per session and sequence number the slot, and place in it, where it took effect."""
+        self._digests: dict[int, str] = {}
+        self._position: dict[ServerId, int] = dict.fromkeys(self.servers, 0)
+        self._seen_promise: dict[ServerId, Ballot] = dict.fromkeys(self.servers, NO_BALLOT)
+        self._seen_discarded: dict[ServerId, int] = dict.fromkeys(self.servers, 0)
+        self.acknowledged = 0
+
+    # --- what became durable ---------------------------------------------------------------------
+
+    def on_promise_durable(self, server: ServerId, ballot: Ballot) -> None:
+        disk = self.disks[server]
+        require(
+            ballot >= disk.promised, "promise never falls",
+            "server %d's promise fell from %s to %s", server, disk.promised, ballot,
+        )  # fmt: skip
+        disk.promised = ballot
+
+    def on_row_durable(self, server: ServerId, slot: int, ballot: Ballot, value: bytes) -> None:
+        """An acceptance became durable; it is a vote for that value in that ballot."""
+        disk = self.disks[server]
+        require(
+            ballot <= disk.promised, "accepts under promise",
+            "server %d accepted slot %d in %s above its promise %s",
+            server, slot, ballot, disk.promised,
+        )  # fmt: skip
+        held = disk.rows.get(slot)
+        require(
+            held is None or held[0] <= ballot, "promise never falls",
+            "server %d's acceptance in slot %d fell from %s to %s",
+            server, slot, held and held[0], ballot,
+        )  # fmt: skip
+        disk.rows[slot] = (ballot, value)
+        self._propose(slot, ballot, value)
+        votes = self._votes.get((slot, ballot), 0) | 1 << server
+        self._votes[slot, ballot] = votes
+        if votes.bit_count() >= self.majority:
+            self._choose(slot, value)
+
+    def _propose(self, slot: int, ballot: Ballot, value: bytes) -> None:
+        known = self._proposed.setdefault((slot, ballot), value)
+        require(
+            known == value, "one value per ballot",
+            "slot %d has two values in ballot %s: %r and %r", slot, ballot, known, value,
+        )  # fmt: skip
+
+    def _choose(self, slot: int, value: bytes) -> None:
+        known = self.chosen.setdefault(slot, value)
+        require(
+            known == value, "chosen stays",
+            "slot %d was chosen as %r and now as %r", slot, known, value,
+        )  # fmt: skip
+
+    def on_chosen_durable(self, server: ServerId, chosen_to: int) -> None:
+        """The watermark up to which a restart executes by itself."""
+        disk = self.disks[server]
+        disk.chosen_to = chosen_to
+        slot = disk.replayable
+        while slot < chosen_to:
+            row = disk.rows.get(slot + 1)
+            if row is None:
+                break
+            require(
+                self.chosen.get(slot + 1) == row[1], "executes only chosen",
+                "server %d's disk takes slot %d for chosen with another value", server, slot + 1,
+            )  # fmt: skip
+            slot += 1
+        disk.replayable = slot
+
+    def on_snapshot_durable(self, server: ServerId, slot: int) -> None:
+        disk = self.disks[server]
+        disk.snapshot = max(disk.snapshot, slot)
+        disk.replayable = max(disk.replayable, slot)
+
+    def on_rows_discarded(self, server: ServerId, slot: int) -> None:
+        """Rows up to `slot` are deleted from the disk: only a durable snapshot may replace them."""
+        disk = self.disks[server]
+        require(
+            slot <= disk.snapshot, "nothing needed discarded",
+            "server %d deleted rows up to %d, its snapshot covers %d", server, slot, disk.snapshot,
+        )  # fmt: skip
+        for gone in range(disk.discarded + 1, slot + 1):
+            disk.rows.pop(gone, None)
+        disk.discarded = max(disk.discarded, slot)
+
+    # --- starting and stepping -------------------------------------------------------------------
+
+    def on_start(self, server: ServerId) -> None:
+        """A server process is about to open its disk; it has executed nothing yet."""
+        self._position[server] = 0
+        self._seen_promise[server] = NO_BALLOT
+        self._seen_discarded[server] = 0
+
+    def on_opened(self, server_id: ServerId, server: PaxosServer) -> None:
+        """It has recovered: what was durable must be back."""
+        disk = self.disks[server_id]
+        require(
+            server.promised >= disk.promised, "restart loses nothing",
+            "server %d promised %s and came back with %s",
+            server_id, disk.promised, server.promised,
+        )  # fmt: skip
+        require(
+            server.application.executed >= disk.replayable, "restart loses nothing",
+            "server %d could replay up to %d and came back at %d",
+            server_id, disk.replayable, server.application.executed,
+        )  # fmt: skip
+        self.after_step(server_id, server)
+
+    def after_step(self, server_id: ServerId, server: PaxosServer) -> None:
+        """A burst was handled: what the server holds in memory is still possible."""
+        promised = server.promised
+        if promised != self._seen_promise[server_id]:
+            require(
+                promised > self._seen_promise[server_id], "promise never falls",
+                "server %d's promise fell from %s to %s",
+                server_id, self._seen_promise[server_id], promised,
+            )  # fmt: skip
+            self._seen_promise[server_id] = promised
+        discarded = server.log.discarded
+        if discarded != self._seen_discarded[server_id]:
+            self._seen_discarded[server_id] = discarded
+            self._check_discarded(server_id, discarded)
+
+    def _check_discarded(self, server_id: ServerId, discarded: int) -> None:
+        if self.disks[server_id].snapshot >= discarded:
+            return
+        for other, disk in self.disks.items():
+            require(
+                disk.replayable >= discarded, "nothing needed discarded",
+                "server %d discarded up to %d, its snapshot is at %d, and server %d's disk "
+                "holds only up to %d",
+                server_id, discarded, self.disks[server_id].snapshot, other, disk.replayable,
+            )  # fmt: skip
+
+    # --- what is sent ----------------------------------------------------------------------------
+
+    def on_send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
+        """Messages leave a server: what they rely on must be durable now (rule 10)."""
+        disk = self.disks[server]
+        for message in messages:
+            if isinstance(message, P2B):
+                self._check_p2b(server, disk, message)
+                continue
+            if isinstance(message, P2A | Heartbeat):
+                self._check_lead(server, message)
+            elif isinstance(message, P1B):
+                self._check_p1b(server, disk, message)
+            elif isinstance(message, HeartbeatReply):
+                require(
+                    message.executed <= disk.replayable, "durable before sent",
+                    "server %d, whose disk replays up to %d, sent %r",
+                    server, disk.replayable, message,
+                )  # fmt: skip
+            elif isinstance(message, CatchUp):
+                self._check_told(server, message.accepted, message.chosen_to)
+                continue
+            elif not isinstance(message, P1A | PreVote | PreVoteReply):
+                continue
+            require(
+                message.ballot <= disk.promised, "durable before sent",
+                "server %d, which durably promised %s, sent %r", server, disk.promised, message,
+            )  # fmt: skip
+
+    def _check_lead(self, server: ServerId, message: P2A | Heartbeat) -> None:
+        require(
+            message.ballot.leader == server, "own ballot", "server %d sent %r", server, message
+        )
+        require(
+            message.commit == 0 or message.commit in self.chosen, "executes only chosen",
+            "server %d tells of a commit index that is not chosen: %r", server, message,
+        )  # fmt: skip
+        if isinstance(message, P2A):
+            self._propose(message.slot, message.ballot, message.value)
+
+    def _check_told(self, server: ServerId, told: Sequence[Accepted], chosen_to: int) -> None:
+        """Values that others will take for chosen must be."""
+        for accepted in told:
+            require(
+                accepted.slot > chosen_to or self.chosen.get(accepted.slot) == accepted.value,
+                "one value per slot",
+                "server %d tells of %r, chosen is %r",
+                server, accepted, self.chosen.get(accepted.slot),
+            )  # fmt: skip
+
+    def _check_p2b(self, server: ServerId, disk: DiskBooks, p2b: P2B) -> None:
+        promised = p2b.promised if p2b.promised is not None else p2b.ballot
+        require(
+            promised <= disk.promised, "durable before sent",
+            "server %d, which durably promised %s, sent %r", server, disk.promised, p2b,
+        )  # fmt: skip
+        if p2b.promised is not None:
+            return
+        for slot in range(p2b.first, p2b.last + 1):
+            row = disk.rows.get(slot)
+            if row is not None and row[0] >= p2b.ballot:
+                continue
+            # A discarded slot is chosen: its value is the only one that any ballot can propose.
+            require(
+                slot <= disk.replayable and slot in self.chosen, "durable before sent",
+                "server %d sent %r, and its disk has %s in slot %d",
+                server, p2b, "nothing" if row is None else row[0], slot,
+            )  # fmt: skip
+
+    def _check_p1b(self, server: ServerId, disk: DiskBooks, p1b: P1B) -> None:
+        self._check_told(server, p1b.accepted, p1b.chosen_to)
+        if p1b.ballot != disk.promised:
+            return  # a refusal, or overtaken by a higher promise in the same burst
+        reported = {a.slot for a in p1b.accepted}
+        for accepted in p1b.accepted:
+            row = disk.rows.get(accepted.slot)
+            require(
+                row is not None
+                and (row[0] > accepted.ballot or row == (accepted.ballot, accepted.value)),
+                "durable before sent",
+                "server %d reported %r and its disk has %r", server, accepted, row,
+            )  # fmt: skip
+        first = max(p1b.first_slot, p1b.discarded + 1)
+        last = p1b.next_slot - 1 if p1b.next_slot else max(disk.rows, default=0)
+        for slot in range(first, last + 1):
+            # (What was accepted in the candidate's own ballot came later in the same burst.)
+            row = disk.rows.get(slot)
+            require(
+                slot in reported or row is None or row[0] >= p1b.ballot, "promise reports all",
+                "server %d kept %r in slot %d from the candidate: %r", server, row, slot, p1b,
+            )  # fmt: skip
+
+    def on_reply(self, server: ServerId, replies: Sequence[ServerReply]) -> None:
+        """A client is told something: what it is told must be chosen for good."""
+        for reply in replies:
+            if type(reply) is CommandReply:
+                if reply.status > ReplyStatus.FAILED:
+                    continue
+                effect = self._effects.get((reply.session, reply.seq))
+                slot = 0 if effect is None else effect[0]
+            elif type(reply) is SessionOpened:
+                slot = reply.session >> 20
+            else:
+                continue
+            self.acknowledged += 1
+            require(
+                slot in self.chosen, "acknowledged is durable",
+                "server %d sent %r (executed in slot %d)", server, reply, slot,
+            )  # fmt: skip
+
+    # --- what is executed ------------------------------------------------------------------------
+
+    def on_execute(
+        self,
+        server: ServerId,
+        slot: int,
+        value: bytes,
+        results: Sequence[Executed],
+        applied: Sequence[bytes],
+    ) -> None:
+        """A server has executed a slot; `applied` are the commands that its store carried out."""
+        require(
+            slot == self._position[server] + 1, "in order",
+            "server %d executed slot %d after %d", server, slot, self._position[server],
+        )  # fmt: skip
+        self._position[server] = slot
+        known = self._executed.get(slot)
+        if known is None:
+            require(
+                self.chosen.get(slot) == value, "executes only chosen",
+                "server %d executed %r in slot %d; chosen is %r",
+                server, value, slot, self.chosen.get(slot),
+            )  # fmt: skip
+            self._executed[slot] = (value, results)
+            self._note_effects(server, slot, results, applied)
+            return
+        require(
+            known[0] == value, "one value per slot",
+            "server %d executed %r in slot %d, another %r", server, value, slot, known[0],
+        )  # fmt: skip
+        require(
+            known[1] == results, "equal prefixes",
+            "server %d executed slot %d with %r, another with %r", server, slot, results, known[1],
+        )  # fmt: skip
+        self._note_effects(server, slot, results, applied)
+
+    def _note_effects(
+        self, server: ServerId, slot: int, results: Sequence[Executed], applied: Sequence[bytes]
+    ) -> None:
+        position = 0
+        for index, (entry, _) in enumerate(results):
+            if position >= len(applied) or entry.command is not applied[position]:
+                continue
+            position += 1
+            if entry.session == 0:
+                continue
+            here = (slot, index)
+            known = self._effects.setdefault((entry.session, entry.seq), here)
+            require(
+                known == here, "at most once",
+                "server %d: command %d of session %d took effect in slot %d and in slot %d",
+                server, entry.seq, entry.session, known[0], slot,
+            )  # fmt: skip
+            before = self._effects.get((entry.session, entry.after))
+            require(
+                not entry.after or (before is not None and before < here), "order kept",
+                "server %d: command %d of session %d took effect without %d",
+                server, entry.seq, entry.session, entry.after,
+            )  # fmt: skip
+        require(
+            position == len(applied), "at most once",
+            "server %d carried out more than slot %d's commands", server, slot,
+        )  # fmt: skip
+
+    def on_snapshot_taken(self, server: ServerId, slot: int, digest: str) -> None:
+        """A server made an image of its state after `slot`."""
+        self._same_digest(server, slot, digest)
+
+    def on_restore(self, server: ServerId, slot: int, digest: str) -> None:
+        """A server became the state that an image describes."""
+        require(
+            slot >= self._position[server], "in order",
+            "server %d went back from slot %d to %d", server, self._position[server], slot,
+        )  # fmt: skip
+        self._position[server] = slot
+        self._same_digest(server, slot, digest)
+
+    def _same_digest(self, server: ServerId, slot: int, digest: str) -> None:
+        known = self._digests.setdefault(slot, digest)
+        require(
+            known == digest, "snapshots agree",
+            "server %d's state after slot %d is %s, another's %s", server, slot, digest, known,
+        )  # fmt: skip
+
+    # --- at the end ------------------------------------------------------------------------------
+
+    def check_states(self, servers: Iterable[PaxosServer]) -> None:
+        """Compare the states of servers that executed equally far."""
+        digests: dict[int, tuple[str, ServerId]] = {}
+        for server in servers:
+            executed = server.application.executed
+            mine = (server.application.digest(), server.settings.server)
+            known = digests.setdefault(executed, mine)
+            require(
+                known[0] == mine[0], "equal states",
+                "after slot %d server %d has %s and server %d %s",
+                executed, known[1], known[0], mine[1], mine[0],
+            )  # fmt: skip

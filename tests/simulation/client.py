@@ -1,0 +1,228 @@
+"""Simulated clients: the real `ClientCore`, and a history of what it was asked and answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, ReadMode, ServerReply
+from paxon.kvstore.client_core import ClientCore, KVTicket
+from paxon.kvstore.client_requests import Ticket
+from paxon.kvstore.operations import (
+    Append,
+    CompareAndSet,
+    Delete,
+    Get,
+    Operation,
+    Put,
+    Scan,
+    is_read,
+    is_refusal,
+)
+from paxon.transport import FrameCodec
+from tests import linearizability
+from tests.invariants import InvariantBroken
+from tests.simulation.node import CLIENT_PLACE
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+__all__ = ["SimulatedClient"]
+
+FOREVER = 1e9
+"""Seconds."""
+
+
+class SimulatedClient:
+    """One client: keeps some operations under way and thinks after each answer."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.number = number
+        self.plan = world.plan.clients
+        self.random = Random(f"client {world.plan.seed} {number}")
+        self._kinds = [kind for kind, weight in self.plan.weights.items() for _ in range(weight)]
+        self._codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
+            ClientMessage, ServerReply, protocol_version=PROTOCOL_VERSION
+        )
+        self._token = str(number).encode()
+        self._lives = 0
+        self._written = 0
+        self._seen: dict[str, bytes | None] = {}
+        """Per key the last value that it read, to have some luck with compare-and-set."""
+        self._last_write: KVTicket | None = None
+        self._timer_at = FOREVER
+        self.pending = 0
+        """Operations under way that somebody waits for."""
+        self.core = self._new_core()
+
+    def _new_core(self) -> ClientCore:
+        self._lives += 1
+        addresses = list(self.world.addresses.values())
+        self.random.shuffle(addresses)
+        return ClientCore(addresses, self.random)
+
+    def start(self) -> None:
+        for _ in range(self.plan.outstanding):
+            self._think()
+
+    def restart(self) -> None:
+        """The client's process dies and comes back: what was under way is nobody's any more."""
+        self.world.note(CLIENT_PLACE + self.number, "restarts")
+        abandoned, self.pending = self.pending, 0
+        self.core = self._new_core()
+        self._last_write = None
+        for _ in range(abandoned):
+            self._think()
+
+    def _think(self) -> None:
+        pause = self.random.uniform(0, 2 * self.plan.think)
+        self.world.schedule(self.world.now + pause, self._act, self._lives)
+
+    def _act(self, life: object) -> None:
+        """Ask for the next operation."""
+        if life != self._lives:
+            self._think()  # thinking outlives a restart
+        elif not self.world.healing:
+            self.ask(self._draw(), self.world.now + self.plan.patience)
+
+    # --- asking ----------------------------------------------------------------------------------
+
+    def _draw(self) -> Operation:
+        random = self.random
+        kind = random.choice(self._kinds)
+        key = f"k{random.randrange(self.plan.keys)}"
+        self._written += 1
+        value = b"%d.%d " % (self.number, self._written)
+        match kind:
+            case "put":
+                return Put(key, value)
+            case "append":
+                return Append(key, value)
+            case "delete":
+                return Delete(key)
+            case "cas":
+                return CompareAndSet(key, self._seen.get(key), value)
+            case "scan":
+                return Scan(random.choice(("", "k", key)), random.choice((1, 2, 100)))
+            case _:
+                return Get(key)
+
+    def ask(self, operation: Operation, deadline: float) -> KVTicket:
+        """Submit an operation and record it, unless nobody checks its answer (stale reads)."""
+        mode: ReadMode = "linearizable"
+        after = None
+        if is_read(operation):
+            chance = self.random.random()
+            if chance < self.plan.stale:
+                mode = "stale"
+            elif chance < self.plan.stale + self.plan.lease:
+                mode = "lease"
+        elif self.plan.ordered and self.random.random() < self.plan.ordered:
+            after = self._last_write
+        recorded = None
+        if mode != "stale":
+            recorded = self._record(operation)
+        ticket = self.core.submit_operations(
+            [operation], now=self.world.now, deadline=deadline, ordered_after=after, mode=mode
+        )
+        if not is_read(operation):
+            self._last_write = ticket
+        life = self._lives
+
+        def done(ticket: Ticket[Any, Any]) -> None:
+            if life == self._lives:
+                self.pending -= 1
+                self._answered(operation, recorded, ticket)
+
+        ticket.on_done = done
+        self.pending += 1
+        self.poll()
+        return ticket
+
+    def _record(self, operation: Operation) -> linearizability.Operation:
+        call = self.world.history.call
+        match operation:
+            case Put(key, value):
+                return call(self.number, "put", key, value)
+            case Append(key, value):
+                return call(self.number, "append", key, value)
+            case CompareAndSet(key, expected, new):
+                return call(self.number, "cas", key, new, expected)
+            case Delete(key):
+                return call(self.number, "delete", key)
+            case Scan(prefix, limit):
+                return call(self.number, "scan", prefix, limit=limit)
+            case Get(key):
+                return call(self.number, "get", key)
+
+    def _answered(
+        self,
+        operation: Operation,
+        recorded: linearizability.Operation | None,
+        ticket: Ticket[Any, Any],
+    ) -> None:
+        world = self.world
+        if world.trace is not None:
+            outcome = ticket.error if ticket.error is not None else ticket.result
+            world.note(CLIENT_PLACE + self.number, "%r -> %r", operation, outcome)
+        if ticket.error is None:
+            world.answered += 1
+            assert ticket.result is not None
+            result = ticket.result[0]
+            if is_refusal(result):
+                raise InvariantBroken("no failure", f"the store refused {operation!r}: {result}")
+            if isinstance(operation, Scan):
+                more, pairs = result
+                result = tuple((key, value) for key, value in pairs)
+                if not more and recorded is not None:
+                    recorded.limit = None  # it saw all there is
+            if recorded is not None:
+                world.history.ok(recorded, result)
+            if isinstance(operation, Get):
+                self._seen[operation.key] = result
+        else:
+            world.unanswered += 1
+        if not world.healing:
+            self._think()
+
+    # --- driving the core ------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Send what there is to send, and come back when there is more to do."""
+        world = self.world
+        for address, messages in self.core.poll(world.now):
+            self._transmit(address, messages)
+        due = self.core.next_deadline()
+        if due < self._timer_at:
+            self._timer_at = max(due, world.now) + 1e-7
+            world.schedule(self._timer_at, self._on_timer, self._timer_at)
+
+    def _transmit(self, address: str, messages: Sequence[ClientMessage]) -> None:
+        world = self.world
+        target = world.nodes[int(address.rpartition("-")[2])]
+        place = CLIENT_PLACE + self.number
+        if world.trace is not None:
+            world.trace.sent(place, (target.id,), messages)
+        frame = (self._token, self._codec.encode(messages))
+        world.network.transmit(
+            place, target.id, world.now, target.deliver_client, frame, self.plan.duplicates
+        )
+
+    def _on_timer(self, due: object) -> None:
+        if due == self._timer_at:
+            self._timer_at = FOREVER
+            if self.core.next_deadline() <= self.world.now:
+                self.world.steps += 1
+            self.poll()
+
+    def deliver(self, frame: object) -> None:
+        assert isinstance(frame, tuple)
+        address, data = frame
+        _, _, replies = self._codec.decode(data)
+        self.world.steps += 1
+        if self.world.trace is not None:
+            self.world.trace.received(CLIENT_PLACE + self.number, address, replies)
+        self.core.receive(address, replies, self.world.now)
+        self.poll()

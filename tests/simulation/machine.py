@@ -1,0 +1,215 @@
+"""The parts of a simulated machine that a server is handed: store, disk, clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from paxon.actors import Ballot, ServerId
+from paxon.actors.application import Application, Executed
+from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.messages import Batch
+from paxon.actors.storage import Recovered, SnapshotInfo
+from paxon.kvstore.store import KVStore
+from tests.invariants import ClusterWatch
+
+__all__ = ["SimulatedClock", "SimulatedCrash", "SimulatedDisk", "WatchedStore", "tap"]
+
+
+class SimulatedCrash(BaseException):
+    """The process dies here and now. No handler of the server's may catch it."""
+
+
+class WatchedStore(KVStore):
+    """The store itself; remembers which commands it was told to carry out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.applied: list[bytes] = []
+
+    def apply(self, command: bytes) -> bytes:
+        self.applied.append(command)
+        return super().apply(command)
+
+
+def tap(application: Application, server: ServerId, watch: ClusterWatch) -> None:
+    """Tell `watch` of everything that a server executes, images and restores."""
+    execute, restore, image = application.execute, application.restore, application.image
+    store = application.machine
+    assert isinstance(store, WatchedStore)
+
+    def watched_execute(slot: int, value: bytes, batch: Batch | None = None) -> list[Executed]:
+        store.applied = []
+        results = execute(slot, value, batch)
+        watch.on_execute(server, slot, value, results, store.applied)
+        return results
+
+    def watched_restore(data: bytes) -> None:
+        restore(data)
+        watch.on_restore(server, application.executed, application.digest())
+
+    def watched_image() -> Iterable[bytes]:
+        watch.on_snapshot_taken(server, application.executed, application.digest())
+        return image()
+
+    for name, function in (
+        ("execute", watched_execute), ("restore", watched_restore), ("image", watched_image),
+    ):  # fmt: skip
+        setattr(application, name, function)
+
+
+class SimulatedClock:
+    """A server's two clocks: they run at a rate of their own; the wall clock may jump."""
+
+    __slots__ = ("_elapsed", "_now", "origin", "rate", "wall_offset")
+
+    def __init__(
+        self, now: Callable[[], float], elapsed: Callable[[], float], origin: float, rate: float
+    ) -> None:
+        self._now = now
+        self._elapsed = elapsed
+        self.origin = origin
+        self.rate = rate
+        self.wall_offset = 1_600_000_000.0
+
+    def monotonic(self) -> float:
+        return self.origin + (self._now() + self._elapsed()) * self.rate
+
+    def wall(self) -> float:
+        return self.monotonic() + self.wall_offset
+
+    def when(self, local: float) -> float:
+        """The simulated time at which the monotonic clock has passed `local`."""
+        return (local - self.origin) / self.rate + 1e-7
+
+
+class DiskWorld(Protocol):
+    """What a disk asks of the world around it."""
+
+    def on_sync(self) -> None:
+        """A transaction is being synced: takes time; may raise `StorageError`."""
+
+    def on_snapshot_begun(self) -> None:
+        """A snapshot starts to be written."""
+
+    def snapshot_ready(self) -> bool:
+        """Whether the snapshot under way has become durable."""
+
+    @property
+    def crash_point(self) -> str:
+        """"" or where in the next sync the process dies: "before" or "after"."""
+
+
+class SimulatedDisk:
+    """`MemoryStorage` that can crash, be full, slow, and is watched from outside."""
+
+    def __init__(
+        self, cluster: str, server: ServerId, incarnation: int, world: DiskWorld,
+        watch: ClusterWatch,
+    ) -> None:  # fmt: skip
+        self._inner = MemoryStorage(cluster, server, incarnation=incarnation)
+        self.incarnation = incarnation
+        self._server = server
+        self._world = world
+        self._watch = watch
+        self._promise: Ballot | None = None
+        self._rows: list[tuple[int, Ballot, bytes]] = []
+        self._lazy: list[tuple[Callable[[ServerId, int], None], int]] = []
+
+    @property
+    def dirty(self) -> bool:
+        return self._inner.dirty
+
+    @property
+    def snapshot(self) -> SnapshotInfo | None:
+        return self._inner.snapshot
+
+    @property
+    def taking_snapshot(self) -> bool:
+        return self._inner.taking_snapshot
+
+    def load(self) -> Recovered:
+        return self._inner.load()
+
+    def save_peer(self, server: ServerId, incarnation: int) -> None:
+        self._inner.save_peer(server, incarnation)
+
+    def save_voting(self, voting: bool) -> None:
+        self._inner.save_voting(voting)
+
+    def save_promise(self, ballot: Ballot) -> None:
+        self._promise = ballot
+        self._inner.save_promise(ballot)
+
+    def save_accepted(self, slot: int, ballot: Ballot, value: bytes) -> None:
+        self._rows.append((slot, ballot, value))
+        self._inner.save_accepted(slot, ballot, value)
+
+    def save_chosen_to(self, slot: int, *, lazily: bool = True) -> None:
+        self._lazy.append((self._watch.on_chosen_durable, slot))
+        self._inner.save_chosen_to(slot, lazily=lazily)
+
+    def discard_to(self, slot: int) -> None:
+        self._lazy.append((self._watch.on_rows_discarded, slot))
+        self._inner.discard_to(slot)
+
+    def commit(self) -> None:
+        point = self._world.crash_point
+        if point == "before":
+            raise SimulatedCrash
+        self._world.on_sync()
+        self._inner.commit()
+        self._tell_watch()
+        if point == "after":
+            raise SimulatedCrash
+
+    def _tell_watch(self) -> None:
+        watch, server = self._watch, self._server
+        if self._promise is not None:
+            watch.on_promise_durable(server, self._promise)
+            self._promise = None
+        for slot, ballot, value in self._rows:
+            watch.on_row_durable(server, slot, ballot, value)
+        for tell, number in self._lazy:
+            tell(server, number)
+        self._rows.clear()
+        self._lazy.clear()
+
+    def crash(self) -> None:
+        """Lose exactly what was not synced."""
+        self._promise = None
+        self._rows.clear()
+        self._lazy.clear()
+        self._inner = self._inner.crash()
+
+    def begin_snapshot(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
+        self._inner.begin_snapshot(slot, produce)
+        self._world.on_snapshot_begun()
+
+    def poll_snapshot(self) -> SnapshotInfo | None:
+        if not self._world.snapshot_ready():
+            return None
+        info = self._inner.poll_snapshot()
+        if info is not None:
+            self._lazy.append((self._watch.on_snapshot_durable, info.slot))
+        return info
+
+    def read_snapshot(self, slot: int, offset: int, size: int) -> bytes:
+        return self._inner.read_snapshot(slot, offset, size)
+
+    def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
+        return self._inner.receive_snapshot(info, offset, data)
+
+    def adopt_snapshot(self, info: SnapshotInfo) -> bool:
+        good = self._inner.adopt_snapshot(info)
+        if good:
+            self._lazy.append((self._watch.on_snapshot_durable, info.slot))
+        return good
+
+    def size_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self._inner.close()
+
+

@@ -1,0 +1,259 @@
+"""A simulated server process: the real `PaxosServer`, stepped by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import TYPE_CHECKING
+
+from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
+from paxon.actors.messages import (
+    PROTOCOL_VERSION,
+    ClientMessage,
+    PeerMessage,
+    ServerReply,
+)
+from paxon.transport import Burst, BurstInbox, FrameCodec
+from tests.invariants import InvariantBroken
+from tests.simulation.machine import (
+    SimulatedClock,
+    SimulatedCrash,
+    SimulatedDisk,
+    WatchedStore,
+    tap,
+)
+from tests.simulation.network import NodeNetwork
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+__all__ = ["Node", "CLIENT_PLACE", "CLUSTER"]
+
+CLUSTER = "simulated"
+CLIENT_PLACE = 1000
+"""Client n is at place 1000 + n of the network."""
+
+INBOX_FRAMES = 1000
+"""A paused server's sockets hold so many frames; what comes beyond is lost."""
+
+
+class Node:
+    """A machine that runs one server process, or does not."""
+
+    def __init__(self, world: World, server: ServerId, settings: Settings, rate: float) -> None:
+        self.world = world
+        self.watch = world.watch
+        self.id = server
+        self.settings = settings
+        self.server: PaxosServer | None = None
+        self.random = Random(f"server {world.plan.seed} {server}")
+        self.clock = SimulatedClock(
+            lambda: world.now, lambda: self.elapsed, self.random.uniform(0, 1e5), rate
+        )
+        incarnation = Random(f"disk {world.plan.seed} {server}").getrandbits(63)
+        self.disk = SimulatedDisk(CLUSTER, server, incarnation, self, self.watch)
+        self.peer_codec: FrameCodec[PeerMessage, PeerMessage] = FrameCodec(
+            PeerMessage, PeerMessage, protocol_version=PROTOCOL_VERSION, cluster=CLUSTER,
+            sender=server, fingerprint=settings.fingerprint(), incarnation=incarnation,
+        )  # fmt: skip
+        self.client_codec: FrameCodec[ServerReply, ClientMessage] = FrameCodec(
+            ServerReply, ClientMessage, protocol_version=PROTOCOL_VERSION, cluster=CLUSTER,
+            sender=server, fingerprint=settings.fingerprint(), incarnation=incarnation,
+            accept_any_cluster=True,
+        )  # fmt: skip
+        self._burst: Burst[PeerMessage, ClientMessage] = Burst()
+        self.elapsed = 0.0
+        """How long the step at hand has taken so far, seconds."""
+        self.busy_until = 0.0
+        self.paused = 0
+        """Pauses under way; they may overlap."""
+        self._waking_at = float("inf")
+        self._timer_at = float("inf")
+        self._life = 0
+        # Faults in force:
+        self.crash_point = ""
+        self.sync_time = world.plan.network.sync
+        self.service_time = world.plan.network.service
+        self.disk_full = False
+        self._snapshot_at = 0.0
+
+    @property
+    def up(self) -> bool:
+        return self.server is not None
+
+    # --- a process's life ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the process; it may die at once if its disk will not do."""
+        if self.server is not None:
+            return
+        self._life += 1
+        self.clock.origin += self.random.uniform(0, 100)  # as after a reboot
+        environment = Environment(
+            clock=self.clock,
+            random=self.random,
+            storage=lambda: self.disk,
+            network=lambda: NodeNetwork(self),
+        )
+        server = PaxosServer(self.settings, WatchedStore(), environment)
+        tap(server.application, self.id, self.watch)
+        self.watch.on_start(self.id)
+        self.server = server
+        self.elapsed = 0.0
+        self.busy_until = 0.0
+        self._timer_at = self._waking_at = float("inf")
+        if self._survives(server.open):
+            self.watch.on_opened(self.id, server)
+            self._after_step()
+
+    def crash(self, why: str) -> None:
+        """The process is gone, without a farewell; what was not synced is lost."""
+        server, self.server = self.server, None
+        if server is None:
+            return
+        self.world.note(self.id, "crashes (%s)", why)
+        self.crash_point = ""
+        self._burst = Burst()
+        self.disk.crash()
+        self.world.connections_end(self.id)
+        if isinstance(server.actor_inbox, BurstInbox):
+            server.actor_inbox.close()
+
+    def _survives(self, run: object, *arguments: object) -> bool:
+        """Run a piece of the server; False if the process died of it."""
+        assert callable(run)
+        try:
+            run(*arguments)
+        except SimulatedCrash:
+            self.world.down(self, "in a sync")
+        except StorageError as error:
+            self.world.down(self, str(error))
+        except InvariantBroken:
+            raise
+        except Exception as error:
+            raise InvariantBroken(
+                "no failure", f"server {self.id} stopped by {type(error).__name__}: {error}"
+            ) from error
+        else:
+            return True
+        return False
+
+    # --- steps -----------------------------------------------------------------------------------
+
+    def deliver_peer(self, frame: object) -> None:
+        if self.server is None or len(self._burst.peers) > INBOX_FRAMES:
+            return
+        assert isinstance(frame, bytes)
+        self._burst.peers.append(self.peer_codec.decode(frame))
+        self.wake()
+
+    def deliver_client(self, frame: object) -> None:
+        if self.server is None or len(self._burst.clients) > INBOX_FRAMES:
+            return
+        assert isinstance(frame, tuple)
+        client, data = frame
+        _, _, messages = self.client_codec.decode(data)
+        self._burst.clients.append((client, messages))
+        self.wake()
+
+    def lose_connection(self, server: object) -> None:
+        """The operating system reports that the connection to a server has ended."""
+        if self.server is not None:
+            assert isinstance(server, int)
+            self._burst.lost.append(server)
+            self.wake()
+
+    def wake(self) -> None:
+        """Something has come: step now, or when the server is free again."""
+        if self.paused or self.server is None:
+            return
+        if self.world.now >= self.busy_until:
+            self.step()
+        elif self._waking_at > self.busy_until:
+            self._waking_at = self.busy_until
+            self.world.schedule(self.busy_until, self._on_wake, self._life)
+
+    def _on_wake(self, life: object) -> None:
+        if life == self._life and self.world.now >= self._waking_at:
+            self._waking_at = float("inf")
+            self.wake()
+
+    def step(self) -> None:
+        """Hand over what has come, as one burst."""
+        server = self.server
+        assert server is not None
+        burst, self._burst = self._burst, Burst()
+        self.elapsed = 0.0
+        self.world.on_step(self.id, burst)
+        if self._survives(server.step, burst):
+            self.watch.after_step(self.id, server)
+            self._after_step()
+
+    def _after_step(self) -> None:
+        server, world = self.server, self.world
+        assert server is not None
+        self.busy_until = world.now + self.elapsed + self.service_time
+        self.elapsed = 0.0
+        due = max(self.clock.when(server.next_deadline()), self.busy_until)
+        if due < self._timer_at:
+            self._timer_at = due
+            world.schedule(due, self._on_timer, (self._life, due))
+
+    def _on_timer(self, key: object) -> None:
+        if key != (self._life, self._timer_at) or self.server is None:
+            return
+        self._timer_at = float("inf")
+        if self.paused:
+            return  # resuming looks at the timers
+        due = max(self.clock.when(self.server.next_deadline()), self.busy_until)
+        if due <= self.world.now:
+            self.step()
+        else:
+            self._timer_at = due
+            self.world.schedule(due, self._on_timer, (self._life, due))
+
+    def resume(self) -> None:
+        """A pause is over; the server finds all that came meanwhile at once."""
+        if not self.paused:
+            return  # the healing of all faults came first
+        self.paused -= 1
+        if self.paused == 0 and self.server is not None:
+            self.wake()
+
+    # --- its network -----------------------------------------------------------------------------
+
+    def transmit(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None:
+        world = self.world
+        frame = self.peer_codec.encode(messages)
+        at = world.now + self.elapsed
+        if world.trace is not None:
+            world.trace.sent(self.id, servers, messages)
+        for server in servers:
+            target = world.nodes[server]
+            world.network.transmit(self.id, server, at, target.deliver_peer, frame, True)
+
+    def transmit_reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
+        world = self.world
+        number = int(client)
+        place = CLIENT_PLACE + number
+        if world.trace is not None:
+            world.trace.sent(self.id, (place,), messages)
+        frame = (self.settings.client_addresses[self.id], self.client_codec.encode(messages))
+        world.network.transmit(
+            self.id, place, world.now + self.elapsed, world.clients[number].deliver, frame,
+            world.plan.clients.duplicates,
+        )  # fmt: skip
+
+    # --- its disk (machine.DiskWorld) ------------------------------------------------------------
+
+    def on_sync(self) -> None:
+        """A sync takes its time; on a full disk it fails, and nothing of it counts."""
+        if self.disk_full:
+            raise StorageError("the disk is full")
+        self.elapsed += self.sync_time * (0.5 + self.random.random())
+
+    def on_snapshot_begun(self) -> None:
+        self._snapshot_at = self.world.now + self.random.random() * 20 * self.sync_time
+
+    def snapshot_ready(self) -> bool:
+        return self.world.now >= self._snapshot_at

@@ -1,0 +1,217 @@
+"""What a run will do, drawn from its seed before it begins (swarm testing).
+
+Each seed first draws which kinds of faults there are at all and how often, how big the cluster is,
+how it is set up and what clients do: runs that differ in kind find more than runs that are all
+average (Groce et al., "Swarm Testing"). The plan is plain data, so that a failing one can be cut
+down piece by piece and kept in a file.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, get_args
+
+import msgspec
+
+from paxon.actors.settings import PolicyName
+
+__all__ = ["Fault", "Plan", "NetworkPlan", "ClientPlan", "FAULT_KINDS", "draw_plan"]
+
+FAULT_KINDS = (
+    "crash", "crash_before_sync", "crash_after_sync", "crash_all", "pause", "partition",
+    "isolate", "cut_one_way", "cut_two_way", "bridge", "disconnect", "lossy", "slow_disk", "full_disk",
+    "slow_server", "jump_clock", "restart_client",
+)  # fmt: skip
+"""Every kind of fault that is scheduled; the network's own faults are rates in `NetworkPlan`."""
+
+LEADER = 0
+"""As a fault's server: whoever leads when it strikes."""
+
+
+class Fault(msgspec.Struct, array_like=True, frozen=True):
+    """Something that goes wrong, at a step of the run, and for how long."""
+
+    step: int
+    kind: str
+    server: int
+    """Whom it strikes, 0: the leader of that moment; for `restart_client` the client."""
+    seconds: float
+    """Simulated time until it is over (a crashed server is started again)."""
+    amount: float
+    """How strong: seconds of a slow sync, a clock's jump, the share of messages lost, …"""
+    group: int
+    """Bits of servers, for partitions and the like."""
+
+
+class NetworkPlan(msgspec.Struct):
+    """Rates of the network's everyday faults, per frame. Times are seconds."""
+
+    latency: float = 0.002
+    """A frame usually takes half to one and a half of this."""
+    drop: float = 0.0
+    duplicate: float = 0.0
+    straggle: float = 0.0
+    """Share of frames that take up to `straggle_time` longer."""
+    straggle_time: float = 0.2
+    ordered: bool = True
+    """Frames between two servers arrive in the order in which they were sent."""
+    split: bool = False
+    """Each message travels in a frame of its own."""
+    service: float = 0.0001
+    """What a server takes for a burst."""
+    sync: float = 0.0002
+    """What a sync of the disk takes, usually."""
+
+
+class ClientPlan(msgspec.Struct):
+    """What the clients do. Times are seconds."""
+
+    clients: int = 3
+    outstanding: int = 1
+    """Operations that a client keeps under way."""
+    think: float = 0.02
+    """Pause after an answer, on average."""
+    patience: float = 30.0
+    """When a client gives an operation up."""
+    keys: int = 3
+    weights: dict[str, int] = {}
+    """How often each kind of operation is chosen."""
+    lease: float = 0.0
+    """Share of reads that are answered by lease."""
+    stale: float = 0.0
+    """Share of reads that any server answers (and nobody checks)."""
+    ordered: float = 0.0
+    """Share of writes that are to follow the client's last one."""
+    duplicates: bool = False
+    """Whether the network may deliver clients' frames twice, too."""
+
+
+class Plan(msgspec.Struct):
+    """All that decides a run."""
+
+    seed: int
+    steps: int
+    servers: int
+    policy: PolicyName
+    settings: dict[str, Any]
+    """What the servers' `Settings` are told beside ids and policy."""
+    network: NetworkPlan
+    clients: ClientPlan
+    faults: list[Fault]
+    clock_rates: list[float]
+    """Per server how many seconds its clock counts in a second."""
+
+    @property
+    def demands_progress(self) -> bool:
+        """Servers under `immediate` may duel for ever: that is what this policy shows."""
+        return self.policy != "immediate"
+
+
+def draw_plan(seed: int, steps: int) -> Plan:
+    """The plan of a seed."""
+    random = Random(f"plan {seed}")
+    servers = random.choice((3, 3, 3, 5, 5, 7))
+    policy: PolicyName = random.choice(("stable", *get_args(PolicyName)))
+    settings = _draw_settings(random, policy)
+    clients = _draw_clients(random, settings)
+    network = _draw_network(random)
+    faults = _draw_faults(random, servers, steps, clients.clients)
+    rates = _draw_clocks(random, servers, settings, policy)
+    return Plan(seed, steps, servers, policy, settings, network, clients, faults, rates)
+
+
+def _draw_settings(random: Random, policy: PolicyName) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "leases": random.random() < 0.5,
+        "window": random.choice((1, 2, 4, 16)),
+        "retransmit_interval": random.choice((0.05, 0.1, 0.3)),
+        "backoff_base": random.choice((0.01, 0.05)),
+        "contend": policy != "stable" and random.random() < 0.3,
+    }
+    if random.random() < 0.3:
+        settings["heartbeat_interval"] = random.choice((0.02, 0.1))
+    if random.random() < 0.3:
+        settings["batch_bytes"] = random.choice((1, 50, 200))
+    if random.random() < 0.4:  # transfers in many small pieces
+        settings["transfer_bytes"] = random.choice((1, 100, 1000))
+    if random.random() < 0.5:  # the log is cut while somebody is away
+        settings["retain_slots"] = random.choice((3, 10, 30))
+        settings["snapshot_slots"] = random.choice((3, 10, 30))
+    if random.random() < 0.15:
+        settings["session_ttl"] = random.choice((0.3, 1.0))
+    if random.random() < 0.1:
+        settings["max_sessions"] = random.choice((1, 2, 4))
+    if random.random() < 0.1:
+        settings["max_pending_bytes"] = 200
+    return settings
+
+
+def _draw_clients(random: Random, settings: dict[str, Any]) -> ClientPlan:
+    kinds = ["get", "put", "append", "delete", "cas", "scan"]
+    weights = {kind: random.choice((0, 1, 1, 3)) for kind in kinds}
+    weights["scan"] = min(weights["scan"], random.choice((0, 1)))
+    weights["put"] += 1
+    weights["get"] += 1
+    return ClientPlan(
+        clients=random.choice((1, 2, 3, 5, 8)),
+        outstanding=random.choice((1, 1, 1, 2, 5)),
+        think=random.choice((0.005, 0.02, 0.05, 0.2)),
+        patience=random.choice((0.3, 1.0, 30.0, 30.0)),
+        keys=random.choice((1, 2, 5)),
+        weights=weights,
+        lease=random.choice((0.5, 1.0)) if settings["leases"] else 0.0,
+        stale=0.1 if random.random() < 0.1 else 0.0,
+        ordered=random.choice((0.0, 0.0, 0.5)),
+        # A client counts the answers to a command of an expired session (kvstore/command_core.py);
+        # TCP delivers none of them twice.
+        duplicates="session_ttl" not in settings and "max_sessions" not in settings,
+    )
+
+
+def _draw_network(random: Random) -> NetworkPlan:
+    def maybe(probability: float, *values: float) -> float:
+        return random.choice(values) if random.random() < probability else 0.0
+
+    return NetworkPlan(
+        latency=random.choice((0.0005, 0.002, 0.002, 0.01)),
+        drop=maybe(0.4, 0.01, 0.05, 0.2),
+        duplicate=maybe(0.4, 0.01, 0.1, 0.3),
+        straggle=maybe(0.4, 0.01, 0.1, 0.3),
+        straggle_time=random.choice((0.02, 0.2, 1.0)),
+        ordered=random.random() < 0.4,
+        split=random.random() < 0.3,
+        service=random.choice((0.00005, 0.0001, 0.002)),
+        sync=random.choice((0.0001, 0.001, 0.01)),
+    )
+
+
+def _draw_faults(random: Random, servers: int, steps: int, clients: int) -> list[Fault]:
+    kinds = [kind for kind in FAULT_KINDS if random.random() < 0.35]
+    if not kinds or random.random() < 0.05:
+        return []
+    gap = random.choice((15, 40, 100, 250))
+    longest = random.choice((0.2, 0.6, 2.0))
+    faults = []
+    step = int(random.expovariate(1 / gap))
+    while step < steps:
+        kind = random.choice(kinds)
+        server = random.choice((LEADER, random.randint(1, servers)))
+        if kind == "restart_client":
+            server = random.randint(1, clients)
+        seconds = round(random.uniform(0.0, longest), 4)
+        amount = round(random.random(), 4)
+        faults.append(Fault(step, kind, server, seconds, amount, random.getrandbits(servers) << 1))
+        step += 1 + int(random.expovariate(1 / gap))
+    return faults
+
+
+def _draw_clocks(
+    random: Random, servers: int, settings: dict[str, Any], policy: PolicyName
+) -> list[float]:
+    """Within the bound that leases count on; far beyond it where none are given."""
+    if random.random() < 0.4:
+        return [1.0] * servers
+    if settings["leases"] and policy == "stable":
+        drift = 0.05  # `Settings.max_clock_drift`
+        return [round(1 + random.uniform(0, drift), 4) for _ in range(servers)]
+    return [round(random.uniform(0.7, 1.4), 4) for _ in range(servers)]

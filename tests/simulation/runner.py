@@ -1,0 +1,140 @@
+"""One run: faults with safety checked at every step, then healing with progress demanded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import process_time
+
+import msgspec
+from loguru import logger
+
+from paxon.kvstore.operations import Get, Put
+from tests.invariants import InvariantBroken, require
+from tests.linearizability import Verdict, check
+from tests.simulation.client import FOREVER
+from tests.simulation.plan import Plan
+from tests.simulation.world import World
+
+__all__ = ["Outcome", "run"]
+
+HEAL_SECONDS = 20.0
+"""Simulated time in which everything has to be answered once all faults are healed …"""
+SETTLE_SECONDS = 20.0
+"""… and in which, after that, all servers have to be in step with short logs."""
+CHECK_CONFIGURATIONS = 200_000
+"""The linearizability checker's budget: the same on every machine, unlike time."""
+
+
+class Outcome(msgspec.Struct):
+    """What came of a run."""
+
+    seed: int
+    steps: int = 0
+    simulated_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    answered: int = 0
+    unanswered: int = 0
+    """Operations whose client gave up, or was told that their outcome is unknown."""
+    chosen: int = 0
+    faults: dict[str, int] = {}
+    undecided: bool = False
+    """The linearizability checker ran out of its budget."""
+    broken: str = ""
+    """The predicate that did not hold; empty if all did."""
+    text: str = ""
+
+
+def run(plan: Plan, write_trace: Callable[[str], object] | None = None) -> Outcome:
+    """Run a plan to its end or to the first predicate that does not hold."""
+    logger.disable("paxon")
+    start = process_time()
+    outcome = Outcome(plan.seed)
+    plan = msgspec.convert(msgspec.to_builtins(plan), Plan)  # a run changes its own copy only
+    world = World(plan, write_trace)
+    try:
+        _run_faults(world)
+        _heal(world)
+        _check_history(world, outcome)
+    except InvariantBroken as error:
+        outcome.broken, outcome.text = error.predicate, str(error)
+        world.note(0, "%s", error)
+    finally:
+        world.close()
+        logger.enable("paxon")
+    outcome.steps = world.steps
+    outcome.simulated_seconds = world.now
+    outcome.answered, outcome.unanswered = world.answered, world.unanswered
+    outcome.chosen = len(world.watch.chosen)
+    network = world.network
+    outcome.faults = dict(sorted(world.faults.items())) | {
+        "frames": network.sent, "frames_dropped": network.dropped,
+        "frames_doubled": network.duplicated, "frames_late": network.straggled,
+    }  # fmt: skip
+    outcome.cpu_seconds = process_time() - start
+    return outcome
+
+
+def _run_faults(world: World) -> None:
+    world.start()
+    while world.steps < world.plan.steps:
+        world.run_faults()
+        if not world.advance():
+            break
+
+
+def _heal(world: World) -> None:
+    """All faults are over: what was asked for and something new must be answered, everywhere."""
+    world.heal()
+    end = world.now + HEAL_SECONDS
+    for client in world.clients.values():
+        client.ask(Put(f"last{client.number}", b"%d" % client.number), FOREVER)
+        client.ask(Get("k0"), FOREVER)
+    while any(client.pending for client in world.clients.values()):
+        if not _advance(world, end):
+            waiting = [c.number for c in world.clients.values() if c.pending]
+            _demand(world, f"clients {waiting} are still waiting after {HEAL_SECONDS} s")
+            return
+    end = world.now + SETTLE_SECONDS
+    while not _settled(world):
+        if not _advance(world, end):
+            _demand(world, f"the servers are not in step after {SETTLE_SECONDS} s: {_stand(world)}")
+            return
+    world.watch.check_states(n.server for n in world.nodes.values() if n.server is not None)
+
+
+def _advance(world: World, end: float) -> bool:
+    return world.advance() and world.now < end
+
+
+def _demand(world: World, text: str) -> None:
+    require(not world.plan.demands_progress, "progress", "%s", text)
+
+
+def _settled(world: World) -> bool:
+    """All servers run and have executed, and discarded, the same."""
+    first = world.nodes[1].server
+    if first is None:
+        return False
+    executed = first.application.executed
+    for node in world.nodes.values():
+        server = node.server
+        if server is None or server.application.executed != executed or len(server.log):
+            return False
+    return executed >= max(world.watch.chosen, default=0)
+
+
+def _stand(world: World) -> str:
+    return ", ".join(
+        f"{node.id}: {'down' if (s := node.server) is None else s.role}"
+        + ("" if s is None else f" in {s.promised}, executed {s.application.executed}, "
+           f"log {len(s.log)}")
+        for node in world.nodes.values()
+    )  # fmt: skip
+
+
+def _check_history(world: World, outcome: Outcome) -> None:
+    result = check(
+        world.history.operations(), seconds=FOREVER, configurations=CHECK_CONFIGURATIONS
+    )
+    require(result.verdict is not Verdict.VIOLATION, "linearizable", "%s", result.explanation)
+    outcome.undecided = result.verdict is Verdict.UNDECIDED

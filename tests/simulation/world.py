@@ -1,0 +1,261 @@
+"""The simulated world: time, machines, links and clients, and the faults that befall them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from heapq import heappop, heappush
+from random import Random
+from typing import Any
+
+from paxon.actors import Settings
+from paxon.transport import Burst
+from tests.invariants import ClusterWatch
+from tests.linearizability import Recorder
+from tests.simulation.client import SimulatedClient
+from tests.simulation.network import SimulatedNetwork
+from tests.simulation.node import CLUSTER, Node
+from tests.simulation.plan import LEADER, Fault, Plan
+from tests.simulation.trace import Trace
+
+__all__ = ["World"]
+
+Action = Callable[[object], None]
+
+
+class World:
+    """Everything of one run. Time moves from event to event; nothing else moves it."""
+
+    def __init__(self, plan: Plan, write_trace: Callable[[str], object] | None = None) -> None:
+        self.plan = plan
+        self.now = 0.0
+        self.steps = 0
+        """Bursts handled by servers, frames and timers handled by clients, faults."""
+        self.trace = None if write_trace is None else Trace(lambda: self.now, write_trace)
+        self._events: list[tuple[float, int, Action, object]] = []
+        self._scheduled = 0
+        ids = tuple(range(1, plan.servers + 1))
+        self.watch = ClusterWatch(ids)
+        self.history = Recorder(lambda: self.now)
+        self.network = SimulatedNetwork(
+            plan.network, Random(f"network {plan.seed}"), self.schedule
+        )
+        self.addresses = {server: f"sim-{server}" for server in ids}
+        self.nodes = {
+            server: Node(self, server, self._settings(server, ids), rate)
+            for server, rate in zip(ids, plan.clock_rates, strict=True)
+        }
+        self.clients = {
+            number: SimulatedClient(self, number) for number in range(1, plan.clients.clients + 1)
+        }
+        self.healing = False
+        self.answered = 0
+        self.unanswered = 0
+        self.faults: Counter[str] = Counter()
+        self._next_fault = 0
+
+    def _settings(self, server: int, ids: tuple[int, ...]) -> Settings:
+        return Settings(
+            cluster=CLUSTER,
+            server=server,
+            servers=ids,
+            client_addresses=self.addresses,
+            policy=self.plan.policy,
+            **self.plan.settings,
+        )
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def schedule(self, at: float, action: Action, argument: object) -> None:
+        """Have `action(argument)` called at a time; things of one time happen in this order."""
+        self._scheduled += 1
+        heappush(self._events, (at, self._scheduled, action, argument))
+
+    def advance(self) -> bool:
+        """Let the next event happen; False if nothing will ever happen again."""
+        if not self._events:
+            return False
+        self.now, _, action, argument = heappop(self._events)
+        action(argument)
+        return True
+
+    def start(self) -> None:
+        for node in self.nodes.values():
+            node.start()
+        for client in self.clients.values():
+            client.start()
+
+    def on_step(self, server: int, burst: Burst[Any, Any]) -> None:
+        self.steps += 1
+        if self.trace is not None:
+            self.trace.step(self.steps, server, burst)
+
+    def note(self, place: int, text: str, *values: object) -> None:
+        """A line of the trace, if there is one."""
+        if self.trace is not None:
+            self.trace.line(place, text % values if values else text)
+
+    # --- faults ----------------------------------------------------------------------------------
+
+    def run_faults(self) -> None:
+        """Let strike what the plan has for the steps up to here."""
+        faults = self.plan.faults
+        while self._next_fault < len(faults) and faults[self._next_fault].step <= self.steps:
+            fault = faults[self._next_fault]
+            self._next_fault += 1
+            self.steps += 1
+            self.faults[fault.kind] += 1
+            self.note(0, "fault: %s", fault)
+            getattr(self, f"_fault_{fault.kind}")(fault)
+
+    def _later(self, fault: Fault, action: Action, argument: object) -> None:
+        self.schedule(self.now + fault.seconds, action, argument)
+
+    def _node(self, fault: Fault) -> Node:
+        if fault.server != LEADER:
+            return self.nodes[fault.server]
+        leaders = [n for n in self.nodes.values() if n.server and n.server.role == "leader"]
+        if not leaders:
+            return self.nodes[fault.group % self.plan.servers + 1]
+        return max(leaders, key=lambda n: n.server.promised if n.server else None)  # type: ignore[arg-type,return-value] # only those that run are in the list
+
+    def down(self, node: Node, why: str) -> None:
+        """A process died of something: somebody starts it again a little later."""
+        node.crash(why)
+        self.schedule(self.now + 0.01 + node.random.random() * 0.5, self._start, node)
+
+    def connections_end(self, server: int) -> None:
+        """The others' machines notice that a server's process is gone, if word gets through."""
+        for node in self.nodes.values():
+            if node.id != server and (server, node.id) not in self.network.cut:
+                self.schedule(
+                    self.now + self.plan.network.latency, node.lose_connection, server
+                )
+
+    def _start(self, node: object) -> None:
+        assert isinstance(node, Node)
+        if not node.up:
+            self.note(node.id, "starts")
+            node.start()
+
+    def _fault_crash(self, fault: Fault) -> None:
+        node = self._node(fault)
+        node.crash("killed")
+        self._later(fault, self._start, node)
+
+    def _fault_crash_before_sync(self, fault: Fault) -> None:
+        self._node(fault).crash_point = "before"
+
+    def _fault_crash_after_sync(self, fault: Fault) -> None:
+        self._node(fault).crash_point = "after"
+
+    def _fault_crash_all(self, fault: Fault) -> None:
+        for node in self.nodes.values():
+            node.crash("killed with all others")
+            self._later(fault, self._start, node)
+
+    def _fault_pause(self, fault: Fault) -> None:
+        node = self._node(fault)
+        node.paused += 1
+        self._later(fault, lambda _: node.resume(), None)
+
+    def _fault_partition(self, fault: Fault) -> None:
+        """Two groups that do not hear each other, clients falling on either side."""
+        side = [place for place in self._places() if fault.group >> place % 32 & 1]
+        other = [place for place in self._places() if not fault.group >> place % 32 & 1]
+        self._cut(fault, [(a, b) for a in side for b in other] + [(b, a) for a in side for b in other])
+
+    def _fault_isolate(self, fault: Fault) -> None:
+        """One server cut off from all others; clients may still reach it, or not."""
+        node = self._node(fault).id
+        others = self._places() if fault.amount < 0.5 else list(self.nodes)  # noqa: PLR2004
+        self._cut(fault, [link for o in others if o != node for link in ((node, o), (o, node))])
+
+    def _fault_cut_one_way(self, fault: Fault) -> None:
+        node = self._node(fault).id
+        others = [o for o in self.nodes if o != node and fault.group >> o & 1]
+        deaf = fault.amount < 0.5  # noqa: PLR2004
+        self._cut(fault, [(o, node) if deaf else (node, o) for o in others])
+
+    def _fault_cut_two_way(self, fault: Fault) -> None:
+        node = self._node(fault).id
+        others = [o for o in self.nodes if o != node and fault.group >> o & 1]
+        self._cut(fault, [link for o in others for link in ((node, o), (o, node))])
+
+    def _fault_bridge(self, fault: Fault) -> None:
+        """Two groups of servers that hear each other only through one server."""
+        bridge = self._node(fault).id
+        side = [s for s in self.nodes if s != bridge and fault.group >> s & 1]
+        other = [s for s in self.nodes if s != bridge and not fault.group >> s & 1]
+        self._cut(fault, [link for a in side for b in other for link in ((a, b), (b, a))])
+
+    def _places(self) -> list[int]:
+        from tests.simulation.node import CLIENT_PLACE
+
+        return [*self.nodes, *(CLIENT_PLACE + number for number in self.clients)]
+
+    def _cut(self, fault: Fault, links: list[tuple[int, int]]) -> None:
+        fresh = [link for link in links if link not in self.network.cut]
+        self.network.cut.update(fresh)
+        self._later(fault, self._uncut, fresh)
+
+    def _uncut(self, links: object) -> None:
+        assert isinstance(links, list)
+        self.network.cut.difference_update(links)
+
+    def _fault_disconnect(self, fault: Fault) -> None:
+        """Connections break and are made again at once; nobody's process has ended."""
+        self.connections_end(self._node(fault).id)
+
+    def _fault_lossy(self, fault: Fault) -> None:
+        self.network.drop = fault.amount
+        self._later(fault, self._restore_loss, None)
+
+    def _restore_loss(self, _: object) -> None:
+        self.network.drop = self.plan.network.drop
+
+    def _fault_slow_disk(self, fault: Fault) -> None:
+        node = self._node(fault)
+        node.sync_time = fault.amount
+        self._later(fault, self._mend, node)
+
+    def _fault_full_disk(self, fault: Fault) -> None:
+        node = self._node(fault)
+        node.disk_full = True
+        self._later(fault, self._mend, node)
+
+    def _fault_slow_server(self, fault: Fault) -> None:
+        node = self._node(fault)
+        node.service_time = fault.amount / 10
+        self._later(fault, self._mend, node)
+
+    def _mend(self, node: object) -> None:
+        assert isinstance(node, Node)
+        node.disk_full = False
+        node.sync_time = self.plan.network.sync
+        node.service_time = self.plan.network.service
+
+    def _fault_jump_clock(self, fault: Fault) -> None:
+        self._node(fault).clock.wall_offset += (fault.amount - 0.5) * 2e6
+
+    def _fault_restart_client(self, fault: Fault) -> None:
+        number = fault.server or 1
+        if number in self.clients:
+            self.clients[number].restart()
+
+    def heal(self) -> None:
+        """Everything works from now on, and the clients ask for nothing new."""
+        self.note(0, "all faults are healed")
+        self.healing = True
+        self.network.calm()
+        for node in self.nodes.values():
+            self._mend(node)
+            node.crash_point = ""
+            while node.paused:
+                node.resume()
+            self._start(node)
+
+    def close(self) -> None:
+        """Give back what the servers hold of the real machine."""
+        for node in self.nodes.values():
+            node.crash("the run is over")
