@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Mapping
 
@@ -70,7 +71,7 @@ class StatusProbe:
             remaining = end - time.monotonic()
             if remaining <= 0:
                 break
-            for socket, _ in poller.poll(remaining * 1000):
+            for socket, _ in poller.poll(math.ceil(remaining * 1000)):
                 answer = self._receive(socket, number)
                 if answer is not None:
                     answers[asked[socket]] = answer

@@ -216,7 +216,7 @@ class LocalCluster:
 
     def _signal(self, server: ServerId, number: signal.Signals) -> None:
         self._check(server)
-        done = self._running().signal(server, number)
+        done = self._running().send(server, number)
         self._result(server, done, f"got no {number.name}", timeout=STOP_SECONDS + 5.0)
 
     def _result(

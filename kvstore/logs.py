@@ -49,9 +49,8 @@ class _ToLoguru(logging.Handler):
 
 
 def log_to_file(path: Path, level: str = "INFO") -> None:
-    """Log to a file from now on, and nowhere else. Raises OSError if it cannot be opened."""
+    """Log to a file, too, from now on. Raises OSError if it cannot be opened."""
     sink = _LogFile(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
-    logger.remove()
     logger.add(sink, level=level, format=_FORMAT, backtrace=False, diagnose=False)
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
 

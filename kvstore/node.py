@@ -81,6 +81,7 @@ def start_server(
     directory: str | Path | None = None,
     durability: Durability = "disk",
     on_failed: Callable[[BaseException], None] | None = None,
+    on_opened: Callable[[], None] | None = None,
 ) -> pykka.ActorRef[PaxosServer]:
     """Start a server in this process and wait until it serves (not until anyone leads).
 
@@ -93,6 +94,7 @@ def start_server(
         directory: its data directory, made if missing; needed with durability "disk".
         durability: "disk" syncs all that safety rests on; "memory" forgets all at its end.
         on_failed: called in the server's thread if it stops by itself later, with the reason.
+        on_opened: called in the server's thread once its data directory is known to be its own.
 
     Stop it with the reference's `stop()`. Raises `ServerStartError`.
     """
@@ -107,7 +109,7 @@ def start_server(
         started.set()
 
     where = _data_directory(settings, directory, durability)
-    world = _World(settings, peers, bind, client_bind, where)
+    world = _World(settings, peers, bind, client_bind, directory=where, on_opened=on_opened)
     environment = Environment(
         clock=SystemClock(),
         random=random.Random(),  # seeded from the operating system
@@ -161,13 +163,16 @@ class _World:
         peers: Mapping[ServerId, str],
         peer_bind: str,
         client_bind: str,
+        *,
         directory: Path | None,
+        on_opened: Callable[[], None] | None,
     ) -> None:
         self._settings = settings
         self._peers = {server: peers[server] for server in settings.peers}
         self._peer_bind = peer_bind
         self._client_bind = client_bind
         self._directory = directory
+        self._on_opened = on_opened
         self._incarnation = 0
 
     def storage(self) -> Storage:
@@ -175,12 +180,18 @@ class _World:
         settings = self._settings
         storage: Storage
         if self._directory is None:
-            storage = MemoryStorage()
+            storage = MemoryStorage(settings.cluster, settings.server)
         else:
             storage = SqliteStorage(
                 self._directory, cluster=settings.cluster, server=settings.server
             )
         self._incarnation = storage.incarnation
+        if self._on_opened is not None:
+            try:
+                self._on_opened()
+            except BaseException:
+                storage.close()
+                raise
         return storage
 
     def network(self) -> ZmqEndpoint[PeerMessage, ClientMessage, ServerReply]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 from loguru import logger
 
+from paxon.actors.storage import StorageError
 from paxon.kvstore.cluster_file import ServerPlan
 from paxon.kvstore.logs import log_to_file, log_to_stderr
 from paxon.kvstore.node import (
@@ -98,12 +99,7 @@ def run_server(
     """
     ending = _Ending(signals)
     directory = Path(plan.entry.directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        log_to_file(directory / LOG_NAME, log_level)
-    except OSError as error:
-        report(Report(False, f"the data directory {directory} cannot be used: {error.strerror}"))
-        return EXIT_FAILED
+    logger.remove()
     if stderr_level is not None:
         log_to_stderr(stderr_level)
     try:
@@ -116,6 +112,7 @@ def run_server(
             directory=directory,
             durability=plan.durability,
             on_failed=ending.failed,
+            on_opened=lambda: _log_in(directory, log_level),
         )
     except MachineError as error:
         report(Report(False, str(error)))
@@ -136,6 +133,17 @@ def run_server(
     reference.stop()
     logger.info("server {} stopped as asked", plan.entry.id)
     return EXIT_OK
+
+
+def _log_in(directory: Path, level: str) -> None:
+    """Log into the data directory from now on: not before it is known to be this server's own."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        log_to_file(directory / LOG_NAME, level)
+    except OSError as error:
+        raise StorageError(
+            f"the log file {directory / LOG_NAME} cannot be opened: {error.strerror}"
+        ) from error
 
 
 def _settle_garbage_collector() -> None:

@@ -94,7 +94,7 @@ class Supervisor:
         self._submit(lambda: self._start(plan, result), result)
         return result
 
-    def signal(self, server: ServerId, number: signal.Signals) -> Future[None]:
+    def send(self, server: ServerId, number: signal.Signals) -> Future[None]:
         """Send SIGTERM, SIGKILL, SIGSTOP or SIGCONT.
 
         The future ends when the process has (SIGTERM, SIGKILL), or once the signal is sent.
@@ -116,7 +116,7 @@ class Supervisor:
         """
         if os.getpid() != self._owner or not self._thread.is_alive():
             return
-        endings = [self.signal(server, signal.SIGTERM) for server in self._children]
+        endings = [self.send(server, signal.SIGTERM) for server in self._children]
         for ending in endings:
             ending.exception(timeout)
         with self._lock:
