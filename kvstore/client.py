@@ -63,7 +63,9 @@ class Future(Generic[T]):
         self._value = value
 
     def done(self) -> bool:
-        """Whether the outcome is known, as far as answers have been taken in."""
+        """Whether the outcome is known; takes in what answers are there, without waiting."""
+        if not self._ticket.done:
+            self._driver.look()
         return self._ticket.done
 
     def result(self, timeout: float | None = None) -> T:
@@ -347,7 +349,9 @@ class Client(_BlockingClient):
             self._driver.wait(ticket)
         return ticket.value()[0]
 
-    def _submit(self, operation: Operation, timeout: float | None, mode: ReadMode) -> KVTicket:
+    def _submit(
+        self, operation: Operation, timeout: float | None, mode: ReadMode, *, at_once: bool = True
+    ) -> KVTicket:
         limit = check_timeout(timeout, self._timeout)
         size = operation_bytes(operation)
         driver = self._driver
@@ -357,7 +361,8 @@ class Client(_BlockingClient):
             ticket = self._core.submit_operations(
                 (operation,), now=now, deadline=now + limit, mode=mode, size=size
             )
-            driver.pump()
+            if at_once or not self._core.gathering:
+                driver.pump()
         return ticket
 
     # --- many at once ------------------------------------------------------------------------
@@ -406,7 +411,7 @@ class Client(_BlockingClient):
     def _future(
         self, operation: Operation, timeout: float | None, mode: ReadMode = "linearizable"
     ) -> Future[Any]:
-        ticket = self._submit(operation, timeout, mode)
+        ticket = self._submit(operation, timeout, mode, at_once=False)
         return Future(self._driver, ticket, lambda results: in_users_terms(operation, results[0]))
 
     def pipeline(

@@ -200,6 +200,14 @@ class CommandCore(Generic[PayloadT, ResultT]):
             or any(session.outstanding for session in self._sessions.values())
         )  # fmt: skip
 
+    @property
+    def gathering(self) -> bool:
+        """Whether what is submitted now may as well wait for more: something is under way."""
+        return (
+            self._search.waiting_since is not None
+            and self._writes.weight + self._reads["linearizable"].weight < self.options.full_weight
+        )
+
     # --- for drivers -------------------------------------------------------------------------
 
     @property

@@ -48,7 +48,7 @@ class CoreOptions:
     """Commands that may be unanswered (servers allow a session so many)."""
     window_bytes: int = 32 << 20
     """Bytes of commands that may be unanswered (a single larger one may go alone)."""
-    eager: int = 4
+    eager: int = 2
     """Up to so many requests are sent at once; with more in flight what comes is gathered."""
     full_weight: int = 256
     """Gathered operations that are worth a request however many are in flight."""

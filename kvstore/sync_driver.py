@@ -80,6 +80,16 @@ class SyncDriver:
         if self._sleeps_until > core.next_deadline():
             self._wake()
 
+    def look(self) -> None:
+        """Take in what is there and send what is gathered, without waiting. Without the lock."""
+        with self.lock:
+            if self._unusable:
+                return
+            for link in self._by_fd.values():
+                self._links.drain(link)
+            self.pump()
+        self.call_back()
+
     def watch(self, ticket: AnyTicket, callback: Callable[[], object]) -> None:
         """Call back, without the lock, in whichever thread completes the ticket. With the lock."""
         self._watched.setdefault(ticket, []).append(callback)
@@ -185,20 +195,24 @@ class SyncDriver:
 
     def _drive(self, ticket: AnyTicket, until: float) -> None:
         """Do the client's I/O until the ticket is done or the time has come."""
+        ready: Sequence[tuple[int, int]] = ()
         try:
-            while not (ticket.done or self._unusable):
-                with self.lock:
-                    sleep = self._plan_sleep(until)
-                ready = self._poll.poll(sleep)
+            while True:
                 with self.lock:
                     self._sleeps_until = -math.inf
                     self._take_in(ready)
-                    if not self._unusable:
+                    if self._unusable:
+                        return
+                    if not ticket.done or self._gates:
                         self.pump()
+                    if ticket.done or time.monotonic() >= until:
+                        return
+                    sleep = self._plan_sleep(until)
                 if self._callbacks:
                     self.call_back()
-                if time.monotonic() >= until:
-                    return
+                    ready = ()
+                    continue
+                ready = self._poll.poll(sleep)
         finally:
             with self.lock:
                 self._sleeps_until = -math.inf

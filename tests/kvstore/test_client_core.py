@@ -149,7 +149,7 @@ def test_reads_with_writes_go_as_one_command() -> None:
 
 
 def test_what_is_submitted_meanwhile_is_gathered() -> None:
-    world = World()
+    world = World(options=CoreOptions(eager=4))
     open_session(world)
     for i in range(4):
         world.submit(Put(f"early{i}", b""))
@@ -164,7 +164,7 @@ def test_what_is_submitted_meanwhile_is_gathered() -> None:
 
 
 def test_a_full_batch_does_not_wait() -> None:
-    world = World()
+    world = World(options=CoreOptions(eager=4))
     open_session(world)
     for i in range(4):
         world.submit(Put(f"early{i}", b""))
@@ -341,7 +341,7 @@ def test_a_late_answer_of_the_silent_leader_is_taken_and_it_is_trusted_again() -
 
 
 def test_a_slow_leader_is_not_sent_everything_twice() -> None:
-    world = World()
+    world = World(options=CoreOptions(eager=4))
     open_session(world)
     kept: list[ServerReply] = []
     world.unheard = lambda _a, reply: isinstance(reply, CommandReply) and not kept.append(reply)  # type: ignore[func-returns-value]
@@ -669,7 +669,7 @@ def test_queued_followers_travel_with_the_command_before() -> None:
 
 
 def test_a_follower_does_not_bind_strangers_to_its_fate() -> None:
-    world = World()
+    world = World(options=CoreOptions(eager=4))
     open_session(world)
     first = world.submit(Append("k", b"0"))
     world.core.poll(world.now)
