@@ -88,10 +88,13 @@ def test_a_reply_to_a_round_that_was_never_sent_confirms_only_what_was() -> None
     cluster = served()
     cluster.query(1)
     begun = cluster.sent(Heartbeat)[0].round
-    cluster.hand(1, 2, HeartbeatReply(cluster.servers[1].promised, begun + 50, 2, 2))
+    for server in (2, 3):
+        cluster.hand(1, server, HeartbeatReply(cluster.servers[1].promised, begun + 50, 2, 2))
     assert answers(cluster) == [b"a"]
     cluster.query(1, 2)
     assert len(answers(cluster)) == 1
+    cluster.stabilize()
+    assert len(answers(cluster)) == 2
 
 
 def test_a_deposed_leader_answers_no_read() -> None:
@@ -162,9 +165,14 @@ def test_a_lease_read_too_waits_for_the_taken_over_slots() -> None:
     cluster.campaign(2)
     cluster.deliver(P1A)
     cluster.deliver(P1B)
-    cluster.query(2, mode="lease")
+    leader = cluster.servers[2]
+    leader._lease_wanted_until = float("inf")
+    cluster.clock.now += 0.06
+    cluster.step(2)
     cluster.deliver(Heartbeat)
     cluster.deliver(HeartbeatReply)
+    assert leader._lease_holds()
+    cluster.query(2, mode="lease")
     assert answers(cluster) == []
     cluster.stabilize()
     assert answers(cluster) == [b"a b"]
@@ -253,6 +261,24 @@ def test_a_lease_is_held_only_by_rounds_that_asked_for_it() -> None:
     cluster.stabilize()
     cluster.query(1, 2, "lease")
     assert len(answers(cluster)) == 1
+
+
+def test_a_lease_needs_a_majority_that_was_asked_for_it() -> None:
+    """Of five, server 2 heard the round that asked, server 3 only the next one, which did not."""
+    cluster = served(5, policy="stable")
+    server = cluster.servers[1]
+    server._lease_wanted_until = cluster.clock.now + 0.06
+    cluster.clock.now += 0.055
+    cluster.step(1)
+    asking = cluster.sent(Heartbeat)[0]
+    cluster.clock.now += 0.055
+    cluster.step(1)
+    later = cluster.sent(Heartbeat)[-1]
+    assert (asking.lease, later.lease) == (True, False)
+    cluster.drop()
+    cluster.hand(1, 2, HeartbeatReply(server.promised, asking.round, 2, 2))
+    cluster.hand(1, 3, HeartbeatReply(server.promised, later.round, 2, 2))
+    assert not server._lease_holds()
 
 
 def test_no_leases_are_asked_for_while_nobody_uses_them() -> None:
