@@ -339,6 +339,8 @@ class Learner(ServerLifecycle):
         self._counters["snapshots_received"] += 1
         self.application.restore(self._storage.read_snapshot(info.slot, 0, info.size))
         self.log.restart_at(info.slot)
+        # Synced above: else the others would hear of it only after the next commit, if there is any.
+        self._durable_chosen_to = max(self._durable_chosen_to, info.slot)
         self._executed_bytes = 0
         logger.info("server {} took over a snapshot at {}", self.settings.server, info.slot)
         self._choose_known()
