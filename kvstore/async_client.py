@@ -69,7 +69,7 @@ class _AsyncClient:
         """What each server says of itself, by its address; see `Client.status`."""
         limit = check_timeout(timeout, 1.0)
         now = self._driver.enter()
-        addresses = [server] if server is not None else list(self._core.servers)
+        addresses = [server] if server is not None else list(self._core.search.servers)
         asked = {a: self._core.ask(a, now=now, deadline=now + limit) for a in addresses}
         self._driver.plan_pump()
         answers: dict[str, StatusReply] = {}

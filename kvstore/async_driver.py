@@ -98,7 +98,7 @@ class AsyncDriver:
         core = self._core
         outgoing = core.poll(loop.time())
         came = False
-        for link in self._links.send(outgoing, core.epoch):
+        for link in self._links.send(outgoing, core.search.changes):
             came |= self._links.drain(link)
         if came:
             self.plan_pump()

@@ -145,7 +145,7 @@ class _BlockingClient:
         with driver.lock:
             driver.check()
             now = time.monotonic()
-            addresses = [server] if server is not None else list(self._core.servers)
+            addresses = [server] if server is not None else list(self._core.search.servers)
             asked = {a: self._core.ask(a, now=now, deadline=now + limit) for a in addresses}
             driver.pump()
         answers: dict[str, StatusReply] = {}
@@ -490,7 +490,8 @@ class Pipeline(BasePipeline):
                 self._collect()
             if not self._held:
                 return
-            self._wait_for_oldest()
+            if self._in_flight:
+                self._wait_for_oldest()
 
     def _submit_what_may(self) -> None:
         driver = self._driver

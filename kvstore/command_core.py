@@ -88,8 +88,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._random = random
         self._now = -math.inf
         self._heard_at = -math.inf
-        self._search = LeaderSearch(servers, random, self.options, redirect=redirect)
-        reachable = self._search.servers if redirect else self._search.servers[:1]
+        self.search = LeaderSearch(servers, random, self.options, redirect=redirect)
+        """Who leads; for drivers and tests to read."""
+        reachable = self.search.servers if redirect else self.search.servers[:1]
         self._side = SideRequests(reachable, self.options, random.getrandbits(16))
         self._writes = TicketQueue()
         self._reads: dict[ReadMode, TicketQueue] = {
@@ -177,16 +178,6 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._forget_done()
 
     @property
-    def servers(self) -> list[str]:
-        """All addresses known, those given first."""
-        return self._search.servers
-
-    @property
-    def target(self) -> str:
-        """The server that is taken for the leader."""
-        return self._search.target
-
-    @property
     def idle(self) -> bool:
         """Whether nothing is asked for at all."""
         return not (self._side or self._reads["stale"] or self._wants_leader)
@@ -204,16 +195,11 @@ class CommandCore(Generic[PayloadT, ResultT]):
     def gathering(self) -> bool:
         """Whether what is submitted now may as well wait for more: something is under way."""
         return (
-            self._search.waiting_since is not None
+            self.search.waiting_since is not None
             and self._writes.weight + self._reads["linearizable"].weight < self.options.full_weight
         )
 
     # --- for drivers -------------------------------------------------------------------------
-
-    @property
-    def epoch(self) -> int:
-        """What a driver still holds for a server since before this changed is obsolete."""
-        return self._search.changes
 
     def poll(self, now: float) -> list[Outgoing]:
         """What to send now, after whatever is due by now (deadlines, retries) was done."""
@@ -221,9 +207,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
         if now >= self._next_expiry:
             self._expire()
         outbox = Outbox(self.options.frame_bytes)
-        if now >= self._search.pause_until:
+        if now >= self.search.pause_until:
             self._watch()
-            if self._search.seeking:
+            if self.search.seeking:
                 self._seek(outbox)
             else:
                 self._form_requests()
@@ -236,8 +222,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """When to `poll` even if nothing has come; infinity if never."""
         if self.idle:
             return math.inf
-        due = min(self._next_expiry, self._search.due(self._now))
-        if self._now >= self._search.pause_until:
+        due = min(self._next_expiry, self.search.due(self._now))
+        if self._now >= self.search.pause_until:
             due = min(due, self._aged_at)
         return min(due, self._side.due()) if self._side else due
 
@@ -348,7 +334,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         yield from self._queries.values()
 
     def _send_to_target(self, outbox: Outbox) -> None:
-        target = self._search.target
+        target = self.search.target
         if self._resend:
             self._resend = False
             requests = [r for r in self._unanswered() if r.sent_to != target]
@@ -360,7 +346,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         for request in requests:
             self._send(outbox, target, request)
         if requests:
-            self._search.sent(self._now)
+            self.search.sent(self._now)
             self._aged_at = min(self._aged_at, self._now + self.options.resend_after / 2)
 
     def _send_aside(self, outbox: Outbox) -> None:
@@ -436,7 +422,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     def _progress(self, address: str) -> None:
         """A server does what only a leader does."""
-        if self._search.answered(address, self._now):
+        if self.search.answered(address, self._now):
             self._resend = True
 
     def _settle(self, request: Request) -> None:
@@ -446,7 +432,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         request.executed = True
         request.after = None
         session.remove(request)
-        self._search.not_busy()
+        self.search.not_busy()
         self._drop_if_done(session)
         self._after_answer()
 
@@ -457,7 +443,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
     def _after_answer(self) -> None:
         """The target may owe nothing now; then there is nothing to wait for."""
         if next(self._unanswered(), None) is None:
-            self._search.all_answered()
+            self.search.all_answered()
             self._aged_at = math.inf
 
     def _complete(self, request: Request, error: PaxonError, *, executed: bool) -> None:
@@ -467,7 +453,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
     def _on_busy(self, request: Request) -> None:
         request.sent_to = None
         self._resend = True
-        self._search.pause_busy(self._now)
+        self.search.pause_busy(self._now)
 
     def _on_out_of_order(self, request: Request) -> None:
         """The one before got lost or was refused: send both again, in order."""
@@ -479,7 +465,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             before = before.after
         self._resend = True
         if request.sends > 2:
-            self._search.pause_busy(self._now)
+            self.search.pause_busy(self._now)
 
     def _on_expired(self, session: Session, request: Request) -> None:
         """The session is gone for good; what of the command's fate?"""
@@ -505,9 +491,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
     def _seek(self, outbox: Outbox) -> None:
         """Ask every server for an answer that only a leader gives."""
         if not self._wants_leader:
-            self._search.rest()
-        elif self._search.round_due(self._now):
-            for server in self._search.servers if self._redirect else [self._search.target]:
+            self.search.rest()
+        elif self.search.round_due(self._now):
+            for server in self.search.servers if self._redirect else [self.search.target]:
                 outbox.add(server, Query(self._probe_id, "lease", self._probe), 64)
 
     def _on_not_leader(self, address: str, reply: NotLeader) -> None:
@@ -515,13 +501,13 @@ class CommandCore(Generic[PayloadT, ResultT]):
             if request.sent_to == address:
                 request.sent_to = None  # it has dropped all that it had of us
         if self._redirect:
-            self._search.not_leader(address, reply.address, self._now)
+            self.search.not_leader(address, reply.address, self._now)
             self._resend = True
-        elif address == self._search.target:
+        elif address == self.search.target:
             self._refuse_redirect(reply)
 
     def _refuse_redirect(self, reply: NotLeader) -> None:
-        error = not_leader_error(self._search.target, reply.leader, reply.address)
+        error = not_leader_error(self.search.target, reply.leader, reply.address)
         for queue in (self._writes, self._reads["linearizable"], self._reads["lease"]):
             for ticket in queue:
                 ticket.complete(None, error, False)
@@ -531,8 +517,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     def _watch(self) -> None:
         """Act on the target's silence, and on single requests whose answers got lost."""
-        if self._search.too_silent(self._now):
-            self._search.silent(self._now)
+        if self.search.too_silent(self._now):
+            self.search.silent(self._now)
         if self._now >= self._aged_at:
             self._aged_at = self._now + self.options.resend_after / 2
             for request in self._unanswered():
@@ -547,7 +533,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """Complete the tickets whose deadline has passed; forget what nobody waits for."""
         expired = [t for t in self._all_tickets() if not t.done and t.deadline <= self._now]
         for ticket in expired:
-            error = timeout_error(ticket, self._heard_at, self._search.servers)
+            error = timeout_error(ticket, self._heard_at, self.search.servers)
             ticket.complete(None, error, False)
         if expired:
             self._forget_done()

@@ -169,9 +169,6 @@ class Links:
         self._on_open(link)
         return link
 
-    def __iter__(self) -> Iterable[Link]:
-        return iter(list(self._links.values()))
-
     def close(self) -> None:
         """Close all sockets at once; what has not left is dropped. May be called twice."""
         for link in self._links.values():

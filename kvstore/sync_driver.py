@@ -73,7 +73,7 @@ class SyncDriver:
             if not outgoing:
                 break
             came = False
-            for link in self._links.send(outgoing, core.epoch):
+            for link in self._links.send(outgoing, core.search.changes):
                 came |= self._links.drain(link)
             if not came:
                 break

@@ -321,11 +321,12 @@ def test_a_small_window_is_kept(servers: SocketCluster) -> None:
 def test_errors_in_a_pipeline_name_their_places(servers: SocketCluster) -> None:
     with Client(servers.addresses) as kv:
         kv.put("big", b"v" * MAX_VALUE_BYTES)
+        p = kv.pipeline()
+        p.put("a", b"1")
+        p.append("big", b"!")
+        p.put("b", b"2")
         with pytest.raises(PipelineError, match="operation 1 of the pipeline") as caught:
-            with kv.pipeline() as p:
-                p.put("a", b"1")
-                p.append("big", b"!")
-                p.put("b", b"2")
+            p.execute()
         assert list(caught.value.errors) == [1]
         assert isinstance(p.results[1], InvalidRequest)
         assert (p.results[0], p.results[2]) == (None, None)

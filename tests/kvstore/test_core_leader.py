@@ -1,0 +1,221 @@
+"""The client core finds the leader, and finds it again."""
+
+from __future__ import annotations
+
+import pytest
+
+from paxon.actors.messages import (
+    Command,
+    CommandReply,
+    NotLeader,
+    Query,
+    ServerReply,
+    StatusReply,
+)
+from paxon.kvstore.client_core import CoreOptions
+from paxon.kvstore.errors import NotLeader as NotLeaderError
+from paxon.kvstore.errors import (
+    RequestTimeout,
+)
+from paxon.kvstore.operations import (
+    Append,
+    Get,
+    Put,
+)
+from tests.kvstore.core_world import A, B, C, World, commands, open_session
+
+
+def test_a_hint_is_followed_and_learnt() -> None:
+    world = World(known=(B,))
+    ticket = world.submit(Put("k", b"v"))
+    world.exchange()
+    assert ticket.value() == [None]
+    assert world.core.search.target == A
+    assert world.core.search.servers == [B, A]
+
+
+def test_a_changed_leader_gets_everything_unanswered_with_the_same_numbers() -> None:
+    world = World()
+    open_session(world)
+    world.unheard = lambda address, reply: address == A and isinstance(reply, CommandReply)
+    tickets = [world.submit(Append("k", b"x"))]
+    world.exchange()
+    tickets.append(world.submit(Append("k", b"y")))
+    world.exchange()
+    world.cluster.leader = B
+    world.answer(A, NotLeader(2, B))
+    world.exchange()
+    assert [ticket.value() for ticket in tickets] == [[1], [2]]
+    assert world.executed("k") == b"xy", "both were executed twice on the wire, once in the store"
+    first, second = commands(world)[:2]
+    assert [(c.session, c.seq, c.command) for c in commands(world)[2:]] == [
+        (c.session, c.seq, c.command) for c in (first, second)
+    ]
+
+
+def test_silence_makes_the_client_seek_the_leader() -> None:
+    world = World()
+    open_session(world)
+    world.lost = lambda address, _message: address == A
+    world.cluster.leader = C
+    tickets = []
+    for i in range(3):
+        tickets.append(world.submit(Put(f"k{i}", b"v")))
+        world.exchange()
+    world.pass_time(0.12)
+    assert not any(ticket.done for ticket in tickets)
+    world.pass_time(0.1)
+    assert all(ticket.done for ticket in tickets)
+    assert world.core.search.target == C
+    assert {a for a, m in world.cluster.received if isinstance(m, Command)} == {C}
+
+
+def test_hints_back_to_a_dead_leader_do_not_delay_the_search() -> None:
+    world = World()
+    open_session(world)
+    world.lost = lambda address, _message: address == A
+    ticket = world.submit(Put("k", b"v" * 1000))
+    world.pass_time(0.4)  # B and C go on pointing to A, which is dead
+    assert not ticket.done
+    asked = [message for address, message in world.cluster.received if address == B]
+    assert all(isinstance(message, Query) for message in asked), "nothing big is sent in the search"
+    assert 4 <= len(asked) <= 15, "they are asked again and again, not in a hot loop"
+    world.cluster.leader = B
+    world.pass_time(0.04)
+    assert ticket.done
+
+
+def test_a_long_search_calms_down() -> None:
+    world = World()
+    world.cluster.hint = ""
+    world.cluster.leader = "nobody"
+    ticket = world.submit(Put("k", b"v"), timeout=60)
+    world.pass_time(10.0)
+    before = len(world.cluster.received)
+    world.pass_time(10.0)
+    assert 3 * 30 <= len(world.cluster.received) - before <= 3 * 60
+    world.cluster.leader = B
+    world.pass_time(0.4)
+    assert ticket.done
+
+
+def test_two_servers_that_point_to_each_other_are_not_asked_in_a_hot_loop() -> None:
+    world = World()
+    world.cluster.leader = "nobody"
+    ticket = world.submit(Get("k"), timeout=1.0)
+    rounds = 0
+    while not ticket.done and rounds < 1000:
+        for address, messages in world.core.poll(world.now):
+            rounds += len(messages)
+            world.answer(address, NotLeader(1, A if address == B else B))
+        world.now = max(world.now, min(world.core.next_deadline(), world.now + 0.01))
+    assert rounds < 150
+    with pytest.raises(RequestTimeout):
+        ticket.value()
+
+
+def test_a_late_answer_of_the_silent_leader_is_taken_and_it_is_trusted_again() -> None:
+    world = World()
+    open_session(world)
+    kept: list[ServerReply] = []
+    world.unheard = lambda address, reply: address == A and not kept.append(reply)  # type: ignore[func-returns-value]
+    world.lost = lambda address, _message: address != A
+    ticket = world.submit(Put("k", b"v"))
+    world.pass_time(0.25)
+    assert not ticket.done
+    world.cluster.received.clear()
+    world.answer(A, *[reply for reply in kept if isinstance(reply, CommandReply)])
+    assert ticket.done
+    world.pass_time(1.0)
+    later = world.submit(Put("k", b"w"))
+    world.unheard = lambda _address, _reply: False
+    world.exchange()
+    assert later.done
+    assert len(commands(world)) == 1
+
+
+def test_a_slow_leader_is_not_sent_everything_twice() -> None:
+    world = World(options=CoreOptions(eager=4))
+    open_session(world)
+    kept: list[ServerReply] = []
+    world.unheard = lambda _a, reply: isinstance(reply, CommandReply) and not kept.append(reply)  # type: ignore[func-returns-value]
+    tickets = []
+    for i in range(4):
+        tickets.append(world.submit(Put(f"k{i}", b"v")))
+        world.exchange()
+    world.pass_time(0.8)
+    assert len(commands(world)) == 4
+    world.answer(A, *kept)
+    assert all(ticket.done for ticket in tickets)
+
+
+def test_a_single_lost_answer_is_asked_for_again_while_others_are_answered() -> None:
+    world = World()
+    open_session(world)
+    lost = world.submit(Append("k", b"x"))
+    world.unheard = lambda _address, reply: isinstance(reply, CommandReply) and reply.seq == 2
+    world.exchange()
+    for i in range(20):
+        other = world.submit(Put(f"other{i}", b""))
+        world.pass_time(0.1)
+        assert other.done
+        if i == 5:
+            world.unheard = lambda _address, _reply: False
+    assert lost.value() == [1]
+    assert world.executed("k") == b"x"
+
+
+def test_a_busy_leader_is_asked_again_after_a_pause() -> None:
+    world = World()
+    open_session(world)
+    world.cluster.busy = 4
+    tickets = []
+    for i in range(3):
+        tickets.append(world.submit(Append("k", b"%d" % i)))
+        world.core.poll(world.now) if i else world.exchange()
+    assert not any(ticket.done for ticket in tickets)
+    world.pass_time(0.5)
+    assert all(ticket.done for ticket in tickets)
+    assert len(world.executed("k") or b"") == 3
+    assert len(commands(world)) < 12
+
+
+def test_no_redirect_fails_with_the_leaders_address() -> None:
+    world = World(known=(B, A), redirect=False)
+    write, read = world.submit(Put("k", b"v")), world.submit(Get("k"))
+    world.exchange()
+    for ticket in (write, read):
+        with pytest.raises(NotLeaderError) as caught:
+            ticket.value()
+        assert (caught.value.leader, caught.value.address) == (1, A)
+    assert {address for address, _ in world.cluster.received} == {B}
+    assert world.core.idle
+
+
+def test_stale_reads_go_to_any_server_and_move_on_when_it_is_silent() -> None:
+    world = World()
+    first = world.core.submit_operations(
+        [Get("k")], now=world.now, deadline=world.now + 5, mode="stale"
+    )
+    world.exchange()
+    assert first.done
+    [(address, _)] = world.cluster.received
+    world.lost = lambda to, _message: to == address
+    second = world.core.submit_operations(
+        [Get("k")], now=world.now, deadline=world.now + 5, mode="stale"
+    )
+    world.pass_time(0.4)
+    assert second.done
+    assert world.cluster.received[-1][0] != address
+
+
+def test_a_status_is_asked_of_the_server_named() -> None:
+    world = World()
+    tickets = [world.core.ask(a, now=world.now, deadline=world.now + 1) for a in (B, "tcp://x:1")]
+    world.lost = lambda address, _message: address == "tcp://x:1"
+    world.pass_time(1.1)
+    reply = tickets[0].value()
+    assert isinstance(reply, StatusReply)
+    assert reply.server == 2
+    with pytest.raises(RequestTimeout):
+        tickets[1].value()
