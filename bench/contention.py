@@ -105,7 +105,7 @@ class BallotPoint(msgspec.Struct, frozen=True):
 
 
 class ContentionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One variant over all repeats. Latencies are seconds; the rest is for each chosen slot."""
+    """One variant over all repeats. Latencies are seconds."""
 
     variant: Variant
     rate: Spread
@@ -117,9 +117,12 @@ class ContentionRow(msgspec.Struct, frozen=True, kw_only=True):
     p999: Spread | None
     failed: int
     """Operations that got no answer in time."""
-    unfinished: int
     first_error: str
+    longest_wait: float
+    """Of any operation in any repeat, whether or not it ever got its answer."""
+    phase1_per_second: Spread
     operations_per_slot: Spread | None
+    """This and what follows is for each chosen slot; None if there was none."""
     phase1_rounds: Spread | None
     preemptions: Spread | None
     p2a_sent: Spread | None
@@ -129,6 +132,8 @@ class ContentionRow(msgspec.Struct, frozen=True, kw_only=True):
     messages: Spread | None
     """Between servers."""
     timeline: list[BallotPoint]
+    repeats: list[Measurement]
+    """All that was measured."""
 
 
 ContentionReport: TypeAlias = Report[ContentionSettings, ContentionRow]
@@ -289,8 +294,9 @@ def row_of(
         p99=spread_or_none([m.latency.p99 for m in measured]),
         p999=spread_or_none([m.latency.p999 for m in measured]),
         failed=sum(m.failed for m in measured),
-        unfinished=sum(m.unfinished for m in measured),
         first_error=next((m.first_error for m in measured if m.first_error), ""),
+        longest_wait=max(m.longest_wait for m in measured),
+        phase1_per_second=spread_of([m.per_second("phase1_rounds") for m in measured]),
         operations_per_slot=spread_or_none([packed(m) for m in measured]),
         phase1_rounds=each("phase1_rounds"),
         preemptions=each("preemptions"),
@@ -299,6 +305,7 @@ def row_of(
         syncs=each("syncs"),
         messages=each("peer_messages_received"),
         timeline=timeline,
+        repeats=measured,
     )
 
 
@@ -310,8 +317,9 @@ def contention_table(report: ContentionReport) -> Table:
         f"{settings.outstanding} operations outstanding for each proposer, values of "
         f"{settings.value_bytes} bytes; median of {settings.repeat} x {settings.seconds:g} s",
         [
-            "who leads", "op/s", "of stable", "p50 ms", "p99 ms", "op/slot", "phase 1/slot",
-            "preempted/slot", "wasted P2A/slot", "syncs/slot", "msgs/slot", "no answer",
+            "who leads", "op/s", "of\nstable", "p50\nms", "p99\nms", "longest\nwait ms",
+            "phase 1\n/s", "ops\n/slot", "phase 1\n/slot", "preempted\n/slot",
+            "wasted\nP2A/slot", "syncs\n/slot", "msgs\n/slot", "failed",
         ],
     )  # fmt: skip
     previous = None
@@ -321,8 +329,9 @@ def contention_table(report: ContentionReport) -> Table:
         previous = row.variant.proposers
         table.add_row(
             row.variant.name, count(row.rate), ratio(row.of_stable), milliseconds(row.p50),
-            milliseconds(row.p99), small(row.operations_per_slot), small(row.phase1_rounds),
-            small(row.preemptions), small(row.wasted_p2a), small(row.syncs), small(row.messages),
-            str(row.failed),
+            milliseconds(row.p99), f"{row.longest_wait * 1e3:,.0f}",
+            count(row.phase1_per_second), small(row.operations_per_slot),
+            small(row.phase1_rounds), small(row.preemptions), small(row.wasted_p2a),
+            small(row.syncs), small(row.messages), str(row.failed),
         )  # fmt: skip
     return table

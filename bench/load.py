@@ -30,6 +30,8 @@ class Outcome:
         self.first_error = ""
         self.unfinished = 0
         """Still without an answer at its end."""
+        self.oldest = 0.0
+        """How long the oldest of these has been waiting, seconds."""
         self.seconds = 0.0
         self.latencies: list[float] = []
         """Seconds from submitting to having the answer; of a sample of operations in pipelines."""
@@ -88,9 +90,12 @@ class ClosedLoop:
                     pending.append((now, submit()))
         except TimeoutError:  # the time is up; the operation goes on
             pass
-        outcome.seconds = clock() - begin
+        now = clock()
+        waiting = [now - started for started, future in pending if not future.done()]
+        outcome.seconds = now - begin
         outcome.operations = len(latencies)
-        outcome.unfinished = sum(not future.done() for _, future in pending)
+        outcome.unfinished = len(waiting)
+        outcome.oldest = max(waiting, default=0.0)
         self._drain([future for _, future in pending])
         return outcome
 

@@ -54,6 +54,8 @@ class Sample(msgspec.Struct, frozen=True, tag=True):
     failed: int
     first_error: str
     unfinished: int
+    oldest: float
+    """Seconds that the oldest unfinished operation has been waiting."""
     seconds: float
     cpu_seconds: float
     """User and system time of the client process."""
@@ -126,7 +128,7 @@ class LoadProcess:
     def _send(self, message: Job | Go) -> None:
         try:
             self._pipe.send_bytes(_encoder.encode(message))
-        except (BrokenPipeError, OSError):
+        except OSError:
             raise BenchError("a client process has died; run the benchmark again") from None
 
     def _receive(self, timeout: float) -> Ready | Sample | Failed:
@@ -223,6 +225,7 @@ def _measure(loop: Loop, seconds: float) -> Sample:
         failed=outcome.failed,
         first_error=outcome.first_error,
         unfinished=outcome.unfinished,
+        oldest=outcome.oldest,
         seconds=outcome.seconds,
         cpu_seconds=(after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime),
         latency_bytes=array.array("d", outcome.latencies).tobytes(),

@@ -35,6 +35,9 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     first_error: str
     unfinished: int
+    """Without an answer at the end: as many as are kept under way, unless all were answered."""
+    longest_wait: float
+    """Seconds that any operation waited, whether it got its answer or was still waiting."""
     rate: float
     """Operations a second, of all clients together."""
     latency: Latency
@@ -48,6 +51,10 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     def per_operation(self, counter: str) -> float | None:
         """Of a counter, for each operation; None if there was no operation."""
         return self.counters.get(counter, 0) / self.operations if self.operations else None
+
+    def per_second(self, counter: str) -> float:
+        """Of a counter, for each second."""
+        return self.counters.get(counter, 0) / self.seconds
 
     def per_slot(self, counter: str) -> float | None:
         """Of a counter, for each slot that was chosen; None if there was none."""
@@ -143,14 +150,17 @@ def combine(
         earlier = before.replies[server].counters
         for name, value in reply.counters.items():
             counters[name] += value - earlier.get(name, 0)
+    latency = latency_of(latencies)
+    oldest = max(sample.oldest for sample in samples)
     return Measurement(
         seconds=elapsed,
         operations=sum(sample.operations for sample in samples),
         failed=sum(sample.failed for sample in samples),
         first_error=next((s.first_error for s in samples if s.first_error), ""),
         unfinished=sum(sample.unfinished for sample in samples),
+        longest_wait=max(oldest, latency.worst or 0.0),
         rate=sum(s.operations / s.seconds for s in samples if s.seconds > 0),
-        latency=latency_of(latencies),
+        latency=latency,
         client_cpu=sum(sample.cpu_seconds for sample in samples),
         server_cpu=sum(after.cpu[s] - before.cpu[s] for s in after.cpu),
         counters=dict(counters),

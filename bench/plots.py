@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from paxon.bench.contention import BallotPoint, ContentionReport, ContentionRow
 from paxon.bench.errors import BenchError
@@ -66,14 +67,14 @@ def _tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _bars(axes: Axes, places: list[float], spreads: list[Spread], **style: Any) -> None:
-    """Horizontal bars with whiskers from the least to the most of the repeats."""
-    medians = [spread.median for spread in spreads]
-    below = [spread.median - spread.low for spread in spreads]
-    above = [spread.high - spread.median for spread in spreads]
-    axes.barh(
-        places, medians, xerr=[below, above], error_kw={"elinewidth": 1, "capsize": 2}, **style
-    )
+def _log_axis(axes: Axes, label: str) -> None:
+    """A logarithmic x axis with plain numbers at powers of ten."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter  # noqa: PLC0415 (the same)
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(label)
 
 
 def plot_stable(report: StableReport) -> Figure:
@@ -81,36 +82,53 @@ def plot_stable(report: StableReport) -> Figure:
     rows = report.rows
     figure = _figure(11, 0.55 * len(rows) + 1.8, report.machine.sentence())
     rates, latencies = figure.subplots(1, 2, sharey=True)
-    places = [float(-number) for number in range(len(rows))]
-    _bars(rates, places, [row.rate for row in rows], height=0.55, color=_COLOURS["stable"])
-    floors = [(place, row.floor) for place, row in zip(places, rows, strict=True) if row.floor]
-    rates.plot(
-        [floor.rate.median for _, floor in floors],
-        [place for place, _ in floors],
-        linestyle="none", marker="|", markersize=16, markeredgewidth=2, color=_COLOURS["immediate"],
-        label="floor: same bytes, no protocol",
-    )  # fmt: skip
-    rates.set_xscale("log")
-    rates.set_xlabel("operations a second")
+    places = list(range(0, -len(rows), -1))
+    for place, row in zip(places, rows, strict=True):
+        if row.floor is not None:
+            both = [row.rate.median, row.floor.rate.median]
+            rates.plot(both, [place, place], color=_GREY, linewidth=1, zorder=1)
+    _dots(rates, places, [row.rate for row in rows], _COLOURS["stable"], "Paxon")
+    floors = [row.floor.rate if row.floor else None for row in rows]
+    _dots(rates, places, floors, _COLOURS["immediate"], "floor: same bytes, no protocol")
+    rates.set_ylim(min(places) - 0.6, 0.6)
     rates.set_yticks(places, [row.workload.name for row in rows])
-    rates.legend(loc="lower right", fontsize=8)
-    for name, marker, spreads in (
-        ("p50", "o", [row.p50 for row in rows]),
-        ("p99", "s", [row.p99 for row in rows]),
-        ("p99.9", "^", [row.p999 for row in rows]),
+    _log_axis(rates, "operations a second")
+    for name, colour, spreads in (
+        ("p50", _COLOURS["stable"], [row.p50 for row in rows]),
+        ("p99", _COLOURS["random"], [row.p99 for row in rows]),
+        ("p99.9", _COLOURS["immediate"], [row.p999 for row in rows]),
     ):
-        known = [(p, s.median * 1e3) for p, s in zip(places, spreads, strict=True) if s]
-        latencies.plot(
-            [value for _, value in known], [place for place, _ in known],
-            linestyle="none", marker=marker, label=name,
-        )  # fmt: skip
-    latencies.set_xscale("log")
-    latencies.set_xlabel("milliseconds")
-    latencies.legend(fontsize=8)
+        _dots(latencies, places, spreads, colour, name, scale=1e3)
+    _log_axis(latencies, "milliseconds")
     for axes in (rates, latencies):
+        axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         _tidy(axes)
     figure.suptitle(f"Stable leader, {report.settings.servers} servers")
     return figure
+
+
+def _dots(
+    axes: Axes,
+    places: Sequence[float],
+    spreads: Sequence[Spread | None],
+    colour: str,
+    name: str,
+    *,
+    scale: float = 1.0,
+) -> None:
+    """A dot in each row, with whiskers from the least to the most of the repeats."""
+    known = [(place, s) for place, s in zip(places, spreads, strict=True) if s is not None]
+    if not known:
+        return
+    axes.errorbar(
+        [spread.median * scale for _, spread in known],
+        [place for place, _ in known],
+        xerr=[
+            [(spread.median - spread.low) * scale for _, spread in known],
+            [(spread.high - spread.median) * scale for _, spread in known],
+        ],
+        color=colour, linestyle="none", marker="o", capsize=2, label=name,
+    )  # fmt: skip
 
 
 def plot_contention(report: ContentionReport) -> Figure:
@@ -125,17 +143,19 @@ def plot_contention(report: ContentionReport) -> Figure:
     for policy, colour in _COLOURS.items():
         rows = [row for row in report.rows if row.variant.policy == policy]
         _lines(throughput, policy, colour, rows, [row.rate for row in rows])
-        _lines(rounds, policy, colour, rows, [row.phase1_rounds for row in rows])
-    throughput.set_yscale("log")
+        _lines(rounds, policy, colour, rows, [row.phase1_per_second for row in rows])
+    throughput.set_yscale("symlog", linthresh=10)  # a livelock's 0 has to be seen
+    throughput.set_ylim(bottom=0)
     throughput.set_ylabel("operations a second")
-    rounds.set_yscale("symlog", linthresh=0.01)
-    rounds.set_ylabel("phase-1 rounds for each chosen slot")
+    rounds.set_yscale("symlog", linthresh=1)
+    rounds.set_ylim(bottom=0)
+    rounds.set_ylabel("phase-1 rounds a second")
     for axes in (throughput, rounds):
         axes.set_xlabel("servers that try to lead (stable: clients)")
         axes.set_xticks(sorted({row.variant.proposers for row in report.rows}))
         _tidy(axes)
     if report.rows:
-        throughput.legend(fontsize=8)
+        throughput.legend(fontsize=8, loc="lower left")
     for number, row in enumerate(duels, start=1):
         _ballots(figure.add_subplot(grid[number, :]), row.variant.name, row.timeline)
     figure.suptitle(f"A stable leader against contention, {report.settings.servers} servers")
@@ -147,12 +167,12 @@ def _lines(
     name: str,
     colour: str,
     rows: list[ContentionRow],
-    spreads: list[Spread | None] | list[Spread],
+    spreads: Sequence[Spread],
 ) -> None:
     """A line of medians over the number of proposers, with the range of the repeats."""
-    known = [(row.variant.proposers, s) for row, s in zip(rows, spreads, strict=True) if s]
-    if not known:
+    if not rows:
         return
+    known = [(row.variant.proposers, s) for row, s in zip(rows, spreads, strict=True)]
     axes.errorbar(
         [proposers for proposers, _ in known],
         [spread.median for _, spread in known],
@@ -166,6 +186,8 @@ def _lines(
 
 def _ballots(axes: Axes, name: str, points: list[BallotPoint]) -> None:
     """The rounds that servers have promised over time, coloured by whose ballot it is."""
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 (the same)
+
     for owner in sorted({point.owner for point in points}):
         mine = [point for point in points if point.owner == owner]
         axes.plot(
@@ -174,6 +196,7 @@ def _ballots(axes: Axes, name: str, points: list[BallotPoint]) -> None:
             color=_SERVER_COLOURS[(owner - 1) % len(_SERVER_COLOURS)],
             label=f"server {owner}'s" if owner else "none yet",
         )  # fmt: skip
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_title(f"ballots: {name}", fontsize=9, loc="left")
     axes.set_ylabel("round", fontsize=8)
     axes.set_xlabel("seconds", fontsize=8)

@@ -118,6 +118,8 @@ def count(figure: Spread | None) -> str:
     if figure is None:
         return "-"
     text = f"{figure.median:,.0f}"
+    if figure.median == 0:
+        return text
     return f"{text} ±{figure.relative * 100:.0f} %" if len(figure.values) > 1 else text
 
 

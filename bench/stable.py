@@ -93,6 +93,8 @@ class StableRow(msgspec.Struct, frozen=True, kw_only=True):
     """Of all servers together."""
     client_cpu: Spread | None
     floor: FloorRow | None
+    repeats: list[Measurement]
+    """All that was measured."""
 
 
 StableReport: TypeAlias = Report[StableSettings, StableRow]
@@ -184,16 +186,15 @@ def _has_floor(load: Workload) -> bool:
     return load.mode == "linearizable"
 
 
-def operations_per_request(load: Workload, measured: Measurement) -> float | None:
+def operations_per_request(measured: Measurement) -> float | None:
     """How many operations a client's message carried, by the servers' own counters."""
-    name = "client_messages_received"
-    requests = measured.counters.get(name, 0)
+    requests = measured.counters.get("client_messages_received", 0)
     return measured.operations / requests if requests and measured.operations else None
 
 
 def _shape(load: Workload, measured: Measurement) -> tuple[int, int]:
     """The floor's frames under way, and operations in each, that match what was measured."""
-    packed = operations_per_request(load, measured) or 1.0
+    packed = operations_per_request(measured) or 1.0
     operations = max(1, round(packed))
     return max(1, round(load.in_flight / operations)), operations
 
@@ -225,10 +226,11 @@ def row_of(
         slots_per_operation=each("slots_chosen"),
         syncs_per_operation=each("syncs"),
         messages_per_operation=each("peer_messages_received"),
-        operations_per_request=spread_or_none([operations_per_request(load, m) for m in measured]),
+        operations_per_request=spread_or_none([operations_per_request(m) for m in measured]),
         server_cpu=cpu(lambda m: m.server_cpu),
         client_cpu=cpu(lambda m: m.client_cpu),
         floor=_floor_row(floors, shape, rate, p50),
+        repeats=measured,
     )
 
 
@@ -258,8 +260,9 @@ def stable_table(report: StableReport) -> Table:
         f"{settings.transport}, values of {settings.value_bytes} bytes; median of "
         f"{settings.repeat} x {settings.seconds:g} s",
         [
-            "load", "op/s", "p50 ms", "p99 ms", "p99.9 ms", "slots/op", "syncs/op", "msgs/op",
-            "server µs/op", "client µs/op", "floor op/s", "floor p50", "to floor",
+            "load", "op/s", "p50\nms", "p99\nms", "p99.9\nms", "slots\n/op", "syncs\n/op",
+            "msgs\n/op", "servers\nµs/op", "clients\nµs/op", "floor\nop/s", "floor\np50 ms",
+            "to\nfloor",
         ],
     )  # fmt: skip
     for row in report.rows:
