@@ -64,6 +64,8 @@ class Proposer(Learner):
         self._held: list[tuple[ClientToken, Command | OpenSession | Query]] = []
         """Requests kept until this server serves (it leads, but has not executed the takeover)."""
         self._held_bytes = 0
+        self._tried: set[tuple[int, int]] = set()
+        """Held commands that this server has proposed before: they may have been executed."""
         self._peer_handlers.update({P2B: self.on_p2b, HeartbeatReply: self.on_heartbeat_reply})
         self._client_handlers.update(
             {Command: self.on_command, OpenSession: self.on_open_session, Query: self.on_query}
@@ -187,8 +189,13 @@ class Proposer(Learner):
             if entry.session == 0 and entry.command:
                 _resolve(self._futures.pop(entry.seq, None), reply.status, reply.payload)
                 continue
-            client = self._waiting.pop((entry.session, entry.seq), None)
-            if client is not None:
+            key = (entry.session, entry.seq)
+            client = self._waiting.pop(key, None)
+            if client is None:
+                continue
+            if key in self._tried:
+                self._answer_command(client, key, ReplyStatus(reply.status), reply.payload)
+            else:
                 self._answer(client, entry.session, entry.seq, reply)
 
     def _retransmit_p2as(self) -> None:
@@ -312,7 +319,7 @@ class Proposer(Learner):
             return
         refusal = self._refusal(command)
         if refusal is not None:
-            self._reply(client, refusal)
+            self._answer_command(client, key, refusal.status, refusal.payload)
             return
         self._waiting[key] = client
         self._pending.append(
@@ -396,8 +403,24 @@ class Proposer(Learner):
             if entry.session == 0:
                 self._held.append((client, OpenSession(entry.seq)))
             else:
+                self._tried.add((entry.session, entry.seq))
                 command = Command(entry.session, entry.seq, entry.acked, entry.after, entry.command)
                 self._held.append((client, command))
+
+    def _answer_command(
+        self, client: ClientToken, key: tuple[int, int], status: ReplyStatus, payload: bytes
+    ) -> None:
+        """Say how a command ended, but not "expired" of one that we proposed more than once.
+
+        The client takes that for "not executed" if it sent the command once, and it may have been
+        executed at our first try. Asking again it counts one more send, and knows that it may.
+        """
+        if key in self._tried:
+            self._tried.remove(key)
+            if status == ReplyStatus.EXPIRED:
+                self._refuse(client)
+                return
+        self._reply(client, CommandReply(*key, status, payload))
 
     def _release_held(self) -> None:
         if self._held and self._serves():
