@@ -18,6 +18,8 @@ FORMAT_VERSION = 1
 DATABASE_NAME = "paxon.db"
 LOCK_NAME = "paxon.lock"
 WITNESS_NAME = "paxon.witness"
+APPLICATION_ID = 0x5041584F
+"""Marks the file as Paxon's in SQLite's header ("PAXO")."""
 FIRST_COMMIT = 1
 """The number of the commit with which a database is made."""
 
@@ -140,11 +142,13 @@ class DataDirectory:
 
     def _check_foreign(self) -> None:
         with self.database.open("rb") as file:
-            if not file.read(16).startswith(b"SQLite format 3\0"):
-                raise StorageError(
-                    f"data directory {self.path}: {DATABASE_NAME} is not a Paxon database; "
-                    f"give another directory"
-                )
+            head = file.read(100)
+        mark = int.from_bytes(head[68:72], "big")
+        if not head.startswith(b"SQLite format 3\0") or mark != APPLICATION_ID:
+            raise StorageError(
+                f"data directory {self.path}: {DATABASE_NAME} is not a Paxon database; "
+                f"give another directory"
+            )
 
     def _parse(self, text: bytes) -> None:
         found = _WITNESS.fullmatch(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import re
@@ -39,6 +40,10 @@ SYNC_BYTES = 8 << 20
 """Images are synced whenever so much was written, so that no single sync takes long."""
 CHILD_NICENESS = 10
 REPORT_BYTES = 4096
+
+PR_SET_PDEATHSIG = 1
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)
+"""Looked up before any fork: the child calls it and loads nothing."""
 
 _NAME = re.compile(r"snapshot-(\d+)\.paxon")
 
@@ -219,13 +224,14 @@ class SnapshotFiles:
             except Exception as error:  # the user's snapshot() may raise anything
                 self._failed(slot, _describe(error))
             return
+        parent = os.getpid()
         reader, writer = os.pipe()
         collecting = gc.isenabled()
         gc.disable()  # a collection in the child would touch, and so copy, every page
         try:
             child = os.fork()
             if child == 0:
-                self._run_child(slot, produce, writer)
+                self._run_child(slot, produce, writer, parent)
         except OSError as error:
             os.close(reader)
             self._failed(slot, in_words(error))
@@ -237,13 +243,13 @@ class SnapshotFiles:
         self._child = (child, reader, slot)
 
     def _run_child(
-        self, slot: int, produce: Callable[[], Iterable[bytes]], writer: int
+        self, slot: int, produce: Callable[[], Iterable[bytes]], writer: int, parent: int
     ) -> NoReturn:
         """The child's whole life: it must leave no trace but the file and the report."""
         status = 1
         try:
             _detach(self._lock)
-            info = self._write(slot, produce, parent=os.getppid())
+            info = self._write(slot, produce, parent)
             os.write(writer, b"ok %d %d" % (info.size, info.checksum))
             status = 0
         except BaseException as error:
@@ -424,7 +430,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _detach(lock: int) -> None:
-    """Make a forked child independent of its parent's locks, ports and signal handlers.
+    """Make a forked child independent of its parent's locks, ports and signals, yet die with it.
 
     It inherits every descriptor. If it kept the lock or a listening socket and outlived a killed
     parent, the server could not be started again at once. Closing them here does not close them
@@ -436,6 +442,8 @@ def _detach(lock: int) -> None:
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(entry.stat().st_mode):
                 os.close(int(entry.name))
+    if _prctl is not None:  # Linux; elsewhere the child looks itself, piece by piece
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

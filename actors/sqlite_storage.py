@@ -15,6 +15,7 @@ from loguru import logger
 
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.data_directory import (
+    APPLICATION_ID,
     DATABASE_NAME,
     FIRST_COMMIT,
     FORMAT_VERSION,
@@ -30,8 +31,6 @@ from paxon.actors.write_ahead_log import WriteAheadLog
 
 __all__ = ["SqliteStorage"]
 
-APPLICATION_ID = 0x5041584F
-"""Marks the file as Paxon's in SQLite's header ("PAXO")."""
 DISCARD_ROWS = 128
 """A commit deletes at most so many discarded rows …"""
 DISCARD_BYTES = 256 << 10
@@ -320,6 +319,7 @@ class SqliteStorage(CollectingStorage):
         database = self._database
         assert database is not None
         sequence = self._sequence + 1
+        self._found = None
         try:
             database.execute("BEGIN IMMEDIATE")
             if write is not None:

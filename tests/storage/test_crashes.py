@@ -1,0 +1,168 @@
+"""Real processes that die with -9, and disks that are full."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from loguru import logger
+
+from paxon.actors import StorageError
+from tests.storage.engines import (
+    FIRST,
+    accept,
+    accepted_slots,
+    open_sqlite,
+    take_snapshot,
+    wait_for_snapshot,
+    wait_until,
+)
+from tests.storage.processes import child, line
+
+MIB = 1 << 20
+
+
+@pytest.mark.process
+def test_whatever_a_commit_returned_for_survives_kill_9(tmp_path: Path) -> None:
+    """The same directory, again and again; kills fall into commits, checkpoints and snapshots."""
+    directory = tmp_path / "data"
+    randomly = random.Random(9)
+    snapshots = 0
+    for _ in range(8):
+        with child("commit_for_ever", directory) as process:
+            said = {}
+            for _ in range(randomly.randrange(1, 120)):
+                what, number = line(process).split()
+                said[what] = int(number)
+            process.kill()
+            assert process.stdout is not None
+            for rest in process.stdout.read().splitlines():
+                what, number = rest.split()
+                said[what] = int(number)
+        storage = open_sqlite(directory)
+        found = storage.load()
+        storage.close()
+        snapshots += found.snapshot is not None
+        assert found.promised.round == said["promised"]
+        slots = [held.slot for held in found.accepted]
+        assert slots == list(range(found.discarded + 1, slots[-1] + 1)) if slots else True
+        assert max([found.discarded, *slots]) >= said.get("accepted", 0)
+        for held in found.accepted:
+            assert held.value == b"%d " % held.slot * (held.slot % 500)
+    assert snapshots > 0
+
+
+@pytest.mark.process
+def test_a_killed_server_can_be_started_at_once(tmp_path: Path) -> None:
+    """The child that takes its snapshot holds no lock, and does not live on for long."""
+    directory = tmp_path / "data"
+    with child("hang_in_snapshot", directory) as process:
+        taker = int(line(process))
+        os.kill(taker, 0)
+        process.kill()
+        process.wait()
+        storage = open_sqlite(directory)
+        accept(storage, 1)
+        storage.commit()
+        wait_until(lambda: not alive(taker))
+        assert list(directory.glob("*.tmp")) == []
+        storage.close()
+
+
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.mark.process
+def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
+    with child("hit_a_size_limit", tmp_path / "data") as process:
+        said = process.communicate()[0].splitlines()
+    assert said[-1].startswith("failed ")
+    assert "paxon.db cannot be used" in said[-1]
+    storage = open_sqlite(tmp_path / "data")
+    assert accepted_slots(storage) == list(range(1, len(said)))
+    storage.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mount)]
+    if shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
+        pytest.skip("this user may not mount a small file system")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_full_disk_loses_nothing_that_was_committed(small_disk: Path) -> None:
+    storage = open_sqlite(small_disk / "data")
+    storage.save_promise(FIRST)
+    last = 0
+    with pytest.raises(StorageError, match="the disk is full: free some space") as caught:
+        while True:
+            storage.save_accepted(last + 1, FIRST, b"x" * 100_000)
+            storage.commit()
+            last += 1
+    assert "\n" not in str(caught.value)
+    assert last > 10
+    storage.close()
+    subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
+    storage = open_sqlite(small_disk / "data")
+    assert accepted_slots(storage) == list(range(1, last + 1))
+    storage.save_accepted(last + 1, FIRST, b"y")
+    storage.commit()
+    storage.close()
+
+
+def test_a_full_disk_at_the_start(small_disk: Path) -> None:
+    (small_disk / "other").write_bytes(b"x" * (8 * MIB - 8192))
+    with pytest.raises(StorageError, match="the disk is full"):
+        open_sqlite(small_disk / "data")
+    (small_disk / "other").unlink()
+    storage = open_sqlite(small_disk / "data")
+    accept(storage, 1)
+    storage.commit()
+    storage.close()
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_a_snapshot_that_does_not_fit_is_taken_later(small_disk: Path, fork: bool) -> None:
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message}")
+    storage = open_sqlite(small_disk / "data", fork=fork)
+    accept(storage, 1)
+    storage.commit()
+    storage.begin_snapshot(1, lambda: [b"x" * MIB] * 10)
+    assert wait_for_snapshot(storage) is None
+    logger.remove(sink)
+    assert storage.snapshot_failures == 1
+    assert any("could not take a snapshot at slot 1: the disk is full" in text for text in lines)
+    assert list((small_disk / "data").glob("*.tmp")) == []
+    accept(storage, 2)
+    storage.commit()  # service goes on
+    take_snapshot(storage, 2)
+    storage.commit()
+    assert storage.read_snapshot(2, 0, 100) == b"image"
+    storage.close()
+
+
+def test_an_incoming_snapshot_that_does_not_fit(small_disk: Path) -> None:
+    from tests.storage.engines import info_of
+
+    storage = open_sqlite(small_disk / "data")
+    image = b"x" * (10 * MIB)
+    with pytest.raises(StorageError, match="the disk is full"):
+        for offset in range(0, len(image), MIB):
+            storage.receive_snapshot(info_of(5, image), offset, image[:MIB])
+    storage.close()

@@ -1,0 +1,214 @@
+"""Whose directory it is: every refusal is one sentence, and changes nothing (rule 11)."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from paxon.actors import CorruptStorage, StorageError
+from paxon.actors.sqlite_storage import SqliteStorage
+from tests.storage.engines import accept, accepted_slots, open_sqlite, take_snapshot
+from tests.storage.processes import child, line
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Path:
+    """A directory that server 1 of cluster "test" has used and closed."""
+    directory = tmp_path / "data"
+    storage = open_sqlite(directory, fork=False)
+    accept(storage, 1, 2, 3)
+    take_snapshot(storage, 2)
+    storage.commit()
+    storage.close()
+    return directory
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def refused(directory: Path, pattern: str, cluster: str = "test", server: int = 1) -> StorageError:
+    """Opening fails with one sentence and changes nothing."""
+    before = contents(directory) if directory.is_dir() else {}
+    with pytest.raises(StorageError, match=pattern) as caught:
+        SqliteStorage(directory, cluster, server)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(directory) in text
+    assert before == (contents(directory) if directory.is_dir() else {})
+    return caught.value
+
+
+def test_the_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    directory = tmp_path / "a" / "b"
+    open_sqlite(directory).close()
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o077 == 0 for path in directory.iterdir())
+
+
+def test_anyone_can_look_inside_with_sqlite(used: Path) -> None:
+    database = sqlite3.connect(f"file:{used}/paxon.db?mode=ro", uri=True)
+    assert database.execute("SELECT slot, round, leader FROM accepted").fetchall() == [
+        (1, 1, 1), (2, 1, 1), (3, 1, 1),
+    ]  # fmt: skip
+    found = database.execute("SELECT cluster, server, promise_round, snapshot_slot FROM meta")
+    assert found.fetchall() == [("test", 1, 1, 2)]
+    database.close()
+
+
+def test_other_files_in_the_directory_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "server.log").write_text("hello")
+    storage = open_sqlite(tmp_path)
+    storage.close()
+    assert (tmp_path / "server.log").read_text() == "hello"
+
+
+def test_a_file_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("hello")
+    refused(tmp_path / "data", "there is a file of that name")
+    refused(tmp_path / "data" / "below", "Not a directory|file of that name")
+
+
+def test_another_cluster(used: Path) -> None:
+    refused(used, "belongs to cluster 'test', not to 'other'", cluster="other")
+
+
+def test_another_server(used: Path) -> None:
+    refused(used, "belongs to server 1, not to server 2", server=2)
+
+
+def test_another_format_version(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paxon.actors.data_directory.FORMAT_VERSION", 2)
+    refused(used, "has format version 1, this Paxon reads 2")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database at all" * 10])
+def test_a_foreign_file_of_that_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "paxon.db").write_bytes(content)
+    refused(tmp_path, "not a Paxon database")
+
+
+def test_a_foreign_database_of_that_name(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "paxon.db")
+    database.execute("CREATE TABLE songs(title)")
+    database.close()
+    refused(tmp_path, "not a Paxon database")
+
+
+def test_a_live_process_keeps_others_out(used: Path) -> None:
+    with child("hold", used) as process:
+        assert line(process) == "ready"
+        error = refused(used, f"in use by a live process .pid {process.pid}.")
+        assert "stop that one first" in str(error)
+        process.kill()
+        process.wait()
+        storage = open_sqlite(used)  # its lock died with it
+        assert accepted_slots(storage) == [1, 2, 3]
+        storage.close()
+
+
+def test_the_same_process_twice(used: Path) -> None:
+    storage = open_sqlite(used)
+    with pytest.raises(StorageError, match="in use by a live process"):
+        open_sqlite(used)
+    assert accepted_slots(storage) == [1, 2, 3]
+    storage.close()
+    open_sqlite(used).close()
+
+
+def test_a_refused_opening_leaves_the_lock_free(used: Path) -> None:
+    refused(used, "belongs to server 1", server=3)
+    open_sqlite(used).close()
+
+
+@pytest.mark.parametrize(
+    ("lost", "pattern"),
+    [
+        ("paxon.db", "paxon.db is missing although this directory was in use"),
+        ("paxon.witness", "paxon.witness is missing"),
+    ],
+)
+def test_a_lost_file(used: Path, lost: str, pattern: str) -> None:
+    (used / lost).unlink()
+    refused(used, pattern)
+
+
+def test_a_lost_snapshot(used: Path) -> None:
+    (used / "snapshot-2.paxon").unlink()
+    with pytest.raises(CorruptStorage, match=r"snapshot-2.paxon is missing"):
+        open_sqlite(used)
+
+
+@pytest.mark.parametrize("last", ["create_witness", "chmod", "rename"])
+def test_a_crash_while_the_directory_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """Whatever step was the last, the next start finds a usable directory."""
+    directory = tmp_path / "data"
+    with monkeypatch.context() as patched:
+        if last == "create_witness":
+            patched.setattr("paxon.actors.sqlite_storage.sqlite3.connect", _die)
+        else:
+            patched.setattr(Path, last, _die)
+        with pytest.raises(KeyboardInterrupt):
+            open_sqlite(directory)
+    storage = open_sqlite(directory)
+    accept(storage, 1)
+    storage.commit()
+    storage.close()
+    storage = open_sqlite(directory)
+    assert accepted_slots(storage) == [1]
+    storage.close()
+
+
+def _die(*_arguments: object, **_options: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_directory_without_the_right_to_write(exists: bool) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        Path(root).chmod(0o755)
+        directory = Path(root) / "data"
+        if exists:
+            directory.mkdir(mode=0o755)
+        as_nobody(lambda: refused(directory, "permission is denied"))
+
+
+def test_a_directory_of_another_user(used: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    as_nobody(lambda: refused_unseen(used))
+
+
+def refused_unseen(directory: Path) -> None:
+    with pytest.raises(StorageError, match="permission is denied"):
+        open_sqlite(directory)
+
+
+def as_nobody(act: Callable[[], object]) -> None:
+    os.seteuid(65534)
+    try:
+        act()
+    finally:
+        os.seteuid(0)
+
+
+def test_without_syncs_it_says_so(tmp_path: Path) -> None:
+    from loguru import logger
+
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{level} {message}")
+    storage = open_sqlite(tmp_path / "data", durable=False)
+    logger.remove(sink)
+    accept(storage, 1)
+    storage.commit()
+    storage.close()
+    assert len(lines) == 1
+    assert lines[0].startswith("WARNING server 1 does not sync its disk")
