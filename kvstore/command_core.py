@@ -99,7 +99,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._again: list[Request] = []
         """Commands refused by an expired session, for the next one."""
         self._fresh: list[Request] = []
-        """Formed and not sent yet."""
+        """Formed by this `poll` and not sent yet."""
         self._resend = False
         """Whether there may be more to send than what is fresh."""
         self._opening: Request | None = None
@@ -562,7 +562,6 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 self._side.remove(request.number)
         if self._opening is not None and not (self._writes or self._again):
             self._opening = None
-        self._fresh = [request for request in self._fresh if request.kind == "open" or request.live]
         self._after_answer()
 
     def _give_up(self, request: Request, error: PaxonError | None) -> None:
@@ -579,7 +578,6 @@ class CommandCore(Generic[PayloadT, ResultT]):
         session.give_up(chain)
         self._forget_again(chain)
         self._drop_if_done(session)
-        self._resend = True  # what is fresh may be in the chain
         self._after_answer()
 
     def _forget_again(self, chain: list[Request]) -> None:

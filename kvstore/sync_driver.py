@@ -100,6 +100,7 @@ class SyncDriver:
 
         Raises `ClientClosed` in a forked child.
         """
+        gate: threading.Lock | None = None
         while not ticket.done:
             with self.lock:
                 if ticket.done:
@@ -121,9 +122,9 @@ class SyncDriver:
                 self._wait_at(gate, ticket, until)
             if not ticket.done and time.monotonic() >= until:
                 break
-        if self._gates and self._driver is None:
-            with self.lock:  # we may have been woken to drive, and will not
-                self._hand_over()
+        if gate is not None and self._gates:
+            with self.lock:
+                self._hand_over()  # we may have been woken to drive, and will not
         if self._callbacks:
             self.call_back()
         return ticket.done

@@ -8,7 +8,7 @@ messages, to be busy, to expire sessions and to change its leader. `FakeCluster`
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -129,6 +129,8 @@ class SocketCluster:
         """Servers that read and neither act nor answer."""
         self.lose_replies: set[str] = set()
         """Servers that act and do not answer."""
+        self.drop: Callable[[ClientMessage], bool] = lambda _message: False
+        """Messages that never arrive."""
         self.raw_reply: bytes | None = None
         """Sent before each proper reply."""
         self.lock = threading.Lock()
@@ -176,7 +178,8 @@ class SocketCluster:
         with self.lock:
             if address in self.silent:
                 return
-            replies = self.cluster.serve(address, messages)
+            arrived = [message for message in messages if not self.drop(message)]
+            replies = self.cluster.serve(address, arrived)
             if address in self.lose_replies:
                 return
         if self.raw_reply is not None:

@@ -300,6 +300,8 @@ def test_a_pipeline_of_reads_writes_nothing(servers: SocketCluster) -> None:
 
 
 def test_reads_before_writes_do_not_see_them(servers: SocketCluster) -> None:
+    lost = iter([True])
+    servers.drop = lambda message: isinstance(message, Query) and next(lost, False)
     with Client(servers.addresses) as kv, kv.pipeline(max_in_flight=10_000) as p:
         for _ in range(600):
             p.get("k")
@@ -420,6 +422,33 @@ def test_threads_with_timeouts_of_their_own(servers: SocketCluster) -> None:
             thread.join(10)
         for timeout in timeouts:
             assert timeout - 0.02 <= took[timeout] < timeout + 0.3
+
+
+def test_a_thread_that_leaves_hands_its_role_on(servers: SocketCluster) -> None:
+    with Client(servers.addresses) as kv:
+        kv.put("k", b"v")
+        servers.silent.update(servers.addresses)
+        drives = threading.Thread(
+            target=lambda: pytest.raises(RequestTimeout, kv.get, "k", timeout=0.3)
+        )
+        drives.start()
+        end = time.monotonic() + 5
+        while kv._driver._driver is None and time.monotonic() < end:
+            threading.Event().wait(0.001)
+        took: list[float] = []
+
+        def follow() -> None:
+            started = time.monotonic()
+            kv.append("k", b"w", timeout=20.0)
+            took.append(time.monotonic() - started)
+
+        follows = threading.Thread(target=follow)
+        follows.start()
+        drives.join()
+        servers.silent.clear()
+        follows.join(30)
+        assert took[0] < 5.0
+        assert kv.get("k") == b"vw"
 
 
 def test_closing_fails_what_other_threads_wait_for(servers: SocketCluster) -> None:

@@ -131,6 +131,18 @@ def test_the_window_bounds_what_is_unanswered() -> None:
     assert (message.seq, message.acked) == (first + 8, first + 2)
 
 
+def test_the_bytes_that_are_unanswered_are_bounded() -> None:
+    world = World(options=CoreOptions(window_bytes=3 << 20, eager=100))
+    open_session(world)
+    tickets = [world.submit(Put(f"k{i}", b"v" * (1 << 20))) for i in range(6)]
+    tickets.append(world.submit(Put("huge", b"v" * MAX_VALUE_BYTES)))
+    assert len(world.sends()) == 2
+    world.core.receive(A, [CommandReply(1 << 20, 2, ReplyStatus.OK, b"\x91\xc0")], world.now)
+    assert len(world.sends()) == 1
+    world.pass_time(5.0)
+    assert all(ticket.done for ticket in tickets)
+
+
 def test_big_reads_that_shared_a_request_are_asked_again() -> None:
     world = World()
     world.submit(*(Put(f"k{i}", b"v" * MAX_VALUE_BYTES) for i in range(1)))
