@@ -1,0 +1,290 @@
+"""Rule 7, garbage collection: what all have executed goes; past a limit a snapshot stands in."""
+
+from __future__ import annotations
+
+import pytest
+
+from paxon.actors import Ballot
+from paxon.actors.messages import (
+    CatchUpRequest,
+    Heartbeat,
+    HeartbeatReply,
+    SnapshotChunk,
+    SnapshotOffer,
+    SnapshotRequest,
+)
+from tests.harness import Cluster
+
+
+def ran(commands: int, size: int = 3, **options: object) -> Cluster:
+    """Server 1 leads and has executed `commands` commands after opening a session in slot 1."""
+    cluster = Cluster(size, options={"policy": "random", **options}).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    cluster.execute(1, session, *[b"%d" % seq for seq in range(1, commands + 1)])
+    return cluster
+
+
+def cut_off(commands: int, **options: object) -> Cluster:
+    """Like `ran`, but server 3 was cut off all the while."""
+    cluster = Cluster(3, options={"policy": "random", **options}).start()
+    cluster.lead(1)
+    cluster.pass_time(0.1)
+    cluster.isolate(3)
+    session = cluster.open_session(1)
+    cluster.execute(1, session, *[b"%d" % seq for seq in range(1, commands + 1)])
+    cluster.pass_time(0.3)
+    return cluster
+
+
+def replied(cluster: Cluster, **executed: int) -> int:
+    """Followers report how far they have executed; what the next heartbeat lets all discard."""
+    leader = cluster.servers[1]
+    for name, slot in executed.items():
+        server = int(name.removeprefix("server_"))
+        cluster.hand(1, server, HeartbeatReply(leader.promised, leader._round, slot, slot))
+    cluster.drop()
+    cluster.clock.now += 0.06
+    cluster.step(1)
+    return cluster.sent(Heartbeat)[0].discard_to
+
+
+@pytest.mark.parametrize(
+    ("executed", "goes"),
+    [((4, 4, 3), 3), ((4, 4, 4), 4), ((4, 4, 0), 0), ((4, 2, 3), 2)],
+)
+def test_the_minimum_over_all_servers_goes(executed: tuple[int, int, int], goes: int) -> None:
+    cluster = ran(3)
+    cluster.pass_time(1.2)
+    cluster.servers[1]._executed_by.clear()
+    assert replied(cluster, server_2=executed[1], server_3=executed[2]) == goes
+
+
+def test_a_server_that_was_never_heard_counts_as_having_executed_nothing() -> None:
+    cluster = ran(3, size=5)
+    cluster.pass_time(1.2)
+    cluster.servers[1]._executed_by.clear()
+    assert replied(cluster, server_2=4, server_3=4, server_4=4) == 0
+    assert replied(cluster, server_5=2) == 2
+
+
+def test_a_majority_is_not_enough() -> None:
+    cluster = ran(3, size=5)
+    cluster.pass_time(1.2)
+    cluster.servers[1]._executed_by.clear()
+    assert replied(cluster, server_2=4, server_3=4, server_4=1, server_5=1) == 1
+
+
+def test_what_goes_is_gone_everywhere_and_the_probes_say_so() -> None:
+    cluster = ran(3)
+    cluster.pass_time(2.0)
+    for server in cluster.servers.values():
+        assert server.first_non_cleared() == 5
+        assert [server.status(slot) for slot in (1, 4, 5)] == ["CLEARED", "CLEARED", "EMPTY"]
+        assert server.command(4) is None
+        assert server.last_non_empty() == 4
+        assert server.describe().counters["log_bytes"] == 0
+
+
+def test_a_follower_discards_nothing_that_it_has_not_executed() -> None:
+    cluster = ran(3)
+    cluster.hand(3, 1, Heartbeat(cluster.servers[1].promised, 50, 4, 99))
+    assert cluster.servers[3].application.executed == 4
+    assert cluster.servers[3].first_non_cleared() <= 5
+    cluster.servers[3].log.accept(6, Ballot(1, 1), b"")
+    assert cluster.servers[3].status(6) == "ACCEPTED"
+
+
+def test_an_old_leaders_word_discards_nothing() -> None:
+    cluster = ran(3)
+    cluster.hand(3, 2, Heartbeat(Ballot(9, 2), 1, 4, 0))
+    before = cluster.servers[3].first_non_cleared()
+    cluster.hand(3, 1, Heartbeat(Ballot(1, 1), 50, 4, 4))
+    assert cluster.servers[3].first_non_cleared() == before
+
+
+def test_what_only_memory_knows_as_executed_does_not_count() -> None:
+    """A follower that falls would need those slots again from the others."""
+    cluster = ran(3)
+    cluster.pass_time(1.5)
+    cluster.execute(1, cluster.told_session(), b"slot 5", first=4)
+    cluster.clock.now += 0.06
+    cluster.step(1)
+    cluster.deliver(Heartbeat)  # tells that slot 5 is chosen: executed, but nothing is synced
+    assert cluster.servers[2].application.executed == 5
+    executed = [reply.executed for reply in cluster.sent(HeartbeatReply, source=2)]
+    assert executed == [4]
+    cluster.stabilize()
+    assert cluster.restart(2).application.executed == 4
+    cluster.pass_time(1.5)
+    assert cluster.restart(2).application.executed == 5
+
+
+def test_a_server_that_is_down_keeps_everything_for_itself_up_to_the_limit() -> None:
+    cluster = cut_off(8, retain_slots=20)
+    assert cluster.servers[1].first_non_cleared() == 1
+    cluster.heal()
+    cluster.pass_time(0.5)
+    assert cluster.applied(3) == [b"%d" % n for n in range(1, 9)]
+    assert cluster.servers[3].describe().counters["snapshots_received"] == 0
+
+
+def test_past_the_limit_in_slots_the_log_is_cut_at_a_durable_snapshot() -> None:
+    cluster = cut_off(12, retain_slots=5, snapshot_slots=4)
+    server = cluster.servers[1]
+    snapshot = cluster.storages[1].snapshot
+    assert snapshot is not None
+    assert 1 < server.first_non_cleared() <= snapshot.slot + 1
+    assert len(server.log) <= 5 + 4
+
+
+def test_past_the_limit_in_bytes_too() -> None:
+    cluster = cut_off(12, retain_bytes=150, snapshot_bytes=100)
+    assert cluster.servers[1].first_non_cleared() > 1
+    assert cluster.servers[1].log.value_bytes <= 150 + 100
+
+
+def test_without_a_snapshot_nothing_is_cut() -> None:
+    cluster = cut_off(12, retain_slots=5, snapshot_slots=1000)
+    assert cluster.servers[1].first_non_cleared() == 1
+
+
+def test_a_late_server_gets_the_snapshot_and_the_slots_after_it() -> None:
+    cluster = cut_off(12, retain_slots=3, snapshot_slots=4)
+    cluster.heal()
+    cluster.pass_time(1.0)
+    assert cluster.servers[3].describe().counters["snapshots_received"] == 1
+    assert cluster.applied(3) == [b"%d" % n for n in range(1, 13)]
+    assert cluster.servers[3].application.digest() == cluster.servers[1].application.digest()
+    # It keeps the snapshot: after a restart it stands where it stood.
+    assert cluster.restart(3).application.executed >= cluster.servers[1].first_non_cleared() - 1
+
+
+def test_a_snapshot_travels_in_bounded_pieces_and_goes_on_where_it_stopped() -> None:
+    cluster = cut_off(12, retain_slots=3, snapshot_slots=4, transfer_bytes=16)
+    cluster.heal()
+    pieces: list[int] = []
+    for _ in range(400):
+        for chunk in cluster.sent(SnapshotChunk, target=3):
+            assert len(chunk.data) <= 16
+            pieces.append(chunk.offset)
+            if len(pieces) == 3:
+                cluster.drop(SnapshotChunk)  # one is lost: asked for again, not all from the start
+        cluster.deliver()
+        cluster.clock.now += 0.01
+        for server in cluster.ids:
+            cluster.step(server)
+    assert cluster.servers[3].describe().counters["snapshots_received"] == 1
+    assert pieces.count(0) == 1
+    assert pieces == sorted(pieces)
+    assert cluster.applied(3)[:11] == [b"%d" % n for n in range(1, 12)]
+
+
+def test_a_damaged_snapshot_is_thrown_away_and_fetched_again() -> None:
+    cluster = cut_off(12, retain_slots=3, snapshot_slots=4)
+    cluster.heal()
+    damaged = 0
+    for _ in range(300):
+        for packet in cluster.packets:
+            if isinstance(packet.message, SnapshotChunk) and damaged == 0:
+                chunk = packet.message
+                data = bytes([chunk.data[0] ^ 1]) + chunk.data[1:]
+                packet.message = SnapshotChunk(chunk.slot, chunk.offset, data)
+                damaged += 1
+        cluster.deliver()
+        assert cluster.servers[3].application.executed in (0, *range(9, 14))
+        cluster.clock.now += 0.01
+        for server in cluster.ids:
+            cluster.step(server)
+    assert damaged == 1
+    assert cluster.servers[3].describe().counters["snapshots_received"] == 1
+    assert cluster.applied(3) == [b"%d" % n for n in range(1, 13)]
+
+
+def test_a_snapshot_behind_what_was_executed_is_not_taken_over() -> None:
+    cluster = ran(5)
+    executed = cluster.servers[2].application.executed
+    for slot in (1, executed):
+        cluster.hand(2, 1, SnapshotOffer(slot, 10, 0))
+        assert cluster.sent(SnapshotRequest) == []
+    assert cluster.servers[2].application.executed == executed
+
+
+def test_pieces_that_arrive_after_the_slots_did_change_nothing() -> None:
+    cluster = ran(2)
+    late = cluster.servers[3]
+    cluster.hand(3, 1, SnapshotOffer(3, 4, 0))
+    assert cluster.sent(SnapshotRequest) == [SnapshotRequest(3, 0)]
+    cluster.stabilize()
+    cluster.pass_time(0.2)
+    assert late.application.executed == 3
+    cluster.hand(3, 1, SnapshotChunk(3, 0, b"junk"))
+    assert late.application.executed == 3
+    assert cluster.applied(3) == [b"1", b"2"]
+
+
+def test_slots_that_all_executed_are_offered_as_a_snapshot_to_one_who_lost_its_disk() -> None:
+    cluster = ran(3)
+    cluster.pass_time(2.0)
+    assert cluster.storages[1].snapshot is None
+    cluster.hand(1, 3, CatchUpRequest(1))
+    cluster.pass_time(0.2)
+    cluster.hand(1, 3, CatchUpRequest(1))
+    snapshot = cluster.storages[1].snapshot
+    assert snapshot is not None
+    (offer,) = cluster.sent(SnapshotOffer)
+    assert (offer.slot, offer.size, offer.checksum) == (4, snapshot.size, snapshot.checksum)
+
+
+def test_a_snapshot_request_for_one_that_is_gone_is_answered_with_the_newest() -> None:
+    cluster = cut_off(12, retain_slots=3, snapshot_slots=4)
+    cluster.heal()
+    cluster.drop()
+    cluster.hand(1, 3, SnapshotRequest(2, 0))
+    snapshot = cluster.storages[1].snapshot
+    assert snapshot is not None
+    assert [offer.slot for offer in cluster.sent(SnapshotOffer)] == [snapshot.slot]
+
+
+def test_disk_rows_stay_until_the_servers_own_snapshot_covers_them() -> None:
+    """In memory the slots are gone; a restart still has to replay them from the disk."""
+    cluster = ran(3)
+    cluster.pass_time(2.0)
+    assert cluster.servers[2].first_non_cleared() == 5
+    restarted = cluster.restart(2)
+    assert restarted.application.executed == 4
+    assert cluster.applied(2) == [b"1", b"2", b"3"]
+
+
+def test_disk_rows_go_once_a_snapshot_covers_them() -> None:
+    cluster = ran(3, snapshot_slots=4)
+    cluster.pass_time(3.0)
+    cluster.execute(1, cluster.told_session(), b"slot 5", first=4)  # they go with a later commit
+    found = cluster.storages[2].crash().load()
+    assert found.snapshot is not None
+    assert found.snapshot.slot == 4
+    assert [row.slot for row in found.accepted] == [5]
+    assert found.discarded == 4
+
+
+def test_memory_of_an_idle_cluster_falls_back_after_a_long_absence() -> None:
+    """The course's ClearsMemory, small: big values while one server is cut off, then heal."""
+    cluster = Cluster(3, options={"policy": "random"}).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    cluster.pass_time(0.2)
+    cluster.isolate(3)
+    for seq in range(1, 21):
+        cluster.command(1, session, seq, b"x" * 10_000, acked=seq)
+        cluster.stabilize()
+    assert cluster.servers[1].log.value_bytes > 200_000
+    cluster.heal()
+    cluster.pass_time(1.5)
+    cluster.command(1, session, 21, b"x", acked=21)
+    cluster.pass_time(3.0)
+    for server in cluster.servers.values():
+        assert server.log.value_bytes < 1000
+        assert len(server.log) <= 1
+        replies = server.application.sessions.get(session)
+        assert replies is not None
+        assert list(replies.replies) == [21]
