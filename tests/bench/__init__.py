@@ -1,0 +1,1 @@
+"""The benches: their arithmetic, their reports, and short runs of each for their structure."""

@@ -1,0 +1,113 @@
+"""Made-up measurements and reports with figures that are easy to follow."""
+
+from __future__ import annotations
+
+import array
+import datetime
+
+from paxon.actors import Ballot
+from paxon.actors.messages import StatusReply
+from paxon.actors.settings import PolicyName
+from paxon.bench import contention, failover, stable
+from paxon.bench.contention import BallotPoint, ContentionSettings, Variant
+from paxon.bench.failover import FailoverRow, FailoverSettings
+from paxon.bench.floor import FloorFigures
+from paxon.bench.load_process import Sample
+from paxon.bench.measure import Measurement, ServerCounts
+from paxon.bench.report import new_report
+from paxon.bench.stable import StableSettings
+from paxon.bench.summary import latency_of, spread_of
+from paxon.bench.workloads import stable_workloads
+
+STARTED = datetime.datetime(2024, 2, 29, 12, 0, tzinfo=datetime.UTC)
+
+
+def sample(
+    *,
+    operations: int = 100,
+    seconds: float = 2.0,
+    latencies: tuple[float, ...] = (0.001, 0.002, 0.003),
+    failed: int = 0,
+    oldest: float = 0.0,
+) -> Sample:
+    """What one client measured."""
+    return Sample(
+        operations=operations,
+        failed=failed,
+        first_error="it did not work" if failed else "",
+        unfinished=0,
+        oldest=oldest,
+        seconds=seconds,
+        cpu_seconds=0.5,
+        latency_bytes=array.array("d", latencies).tobytes(),
+    )
+
+
+def counts(cpu: float, **counters: int) -> ServerCounts:
+    """Three servers that all counted the same."""
+    replies = {
+        server: StatusReply(
+            id=1, server=server, cluster="c", role="follower", ballot=Ballot(1, 1), leader=1,
+            accepted=0, chosen=0, executed=0, discarded=0, snapshot=0, uptime=1.0, disk_bytes=0,
+            state_digest="", counters=dict(counters),
+        )
+        for server in (1, 2, 3)
+    }  # fmt: skip
+    return ServerCounts(replies, dict.fromkeys(replies, cpu))
+
+
+def measurement(rate: float = 1000.0, *, operations: int = 2000, **counters: int) -> Measurement:
+    """A stretch of 2 seconds."""
+    latencies = [0.001] * 98 + [0.004, 0.008] if operations else []
+    return Measurement(
+        seconds=2.0,
+        operations=operations,
+        failed=0,
+        first_error="",
+        unfinished=0,
+        longest_wait=0.008,
+        rate=rate,
+        latency=latency_of(latencies),
+        client_cpu=0.2,
+        server_cpu=1.0,
+        counters=counters,
+    )
+
+
+def stable_report() -> stable.StableReport:
+    """Two repeats of the quick workloads, twice as far from the floor as it could be."""
+    settings = StableSettings(quick=True, repeat=2)
+    floor = FloorFigures(rate=2000.0, latency=latency_of([0.0005]), cpu_per_operation=1e-4)
+    measured = [
+        measurement(rate, slots_chosen=1000, syncs=3000, client_messages_received=500)
+        for rate in (900.0, 1100.0)
+    ]
+    rows = [
+        stable.row_of(load, measured, [floor, floor], (16, 4))
+        for load in stable_workloads(value_bytes=64, quick=True)
+    ]
+    return new_report("stable", settings, rows, STARTED)
+
+
+def contention_report() -> contention.ContentionReport:
+    """A stable leader, a policy that gives half, and one that never chooses anything."""
+    settings = ContentionSettings(policies=("immediate", "backoff"), proposers=(2, 3))
+    timeline = [BallotPoint(0.1 * n, 1 + n % 3, n, 1 + n % 3, "candidate") for n in range(20)]
+    rows = []
+    measured: tuple[tuple[PolicyName, Measurement], ...] = (
+        ("stable", measurement(2000.0, slots_chosen=500, p2a_sent=1000)),
+        ("immediate", measurement(0.0, operations=0, phase1_rounds=900)),
+        ("backoff", measurement(1000.0, slots_chosen=500, p2a_sent=1250, phase1_rounds=50)),
+    )
+    for proposers in settings.proposers:
+        for policy, figures in measured:
+            variant = Variant(policy, proposers)
+            points = timeline if proposers == 3 and policy != "stable" else []
+            rows.append(contention.row_of(settings, variant, [figures], 2000.0, points))
+    return new_report("contention", settings, rows, STARTED)
+
+
+def failover_report() -> failover.FailoverReport:
+    """Three kills."""
+    row = FailoverRow(spread_of([0.3, 0.2, 0.4]), [1, 2, 3], [2, 3, 1])
+    return new_report("failover", FailoverSettings(runs=3), [row], STARTED)

@@ -1,0 +1,158 @@
+"""What several clients and servers counted becomes one measurement, and rows of a table."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from paxon.bench import contention, stable
+from paxon.bench.contention import ContentionSettings, Variant
+from paxon.bench.floor import FloorFigures
+from paxon.bench.machine import cpu_seconds, describe_machine
+from paxon.bench.measure import combine
+from paxon.bench.summary import latency_of
+from paxon.bench.workloads import Workload, WorkloadData, stable_workloads
+from tests.bench.examples import counts, measurement, sample
+
+
+def test_clients_add_up() -> None:
+    found = combine(
+        [
+            sample(operations=100, seconds=2.0, latencies=(0.1, 0.3), failed=2),
+            sample(operations=300, seconds=1.0, latencies=(0.2,), oldest=0.5),
+        ],
+        counts(1.0),
+        counts(1.5),
+        elapsed=2.0,
+    )
+    assert found.operations == 400
+    assert found.rate == 50 + 300
+    assert found.latency == latency_of([0.1, 0.2, 0.3])
+    assert found.longest_wait == 0.5  # of an operation that never got its answer
+    assert (found.failed, found.first_error) == (2, "it did not work")
+    assert found.client_cpu == 1.0
+    assert found.server_cpu == pytest.approx(1.5)
+
+
+def test_counters_are_what_was_added_meanwhile_on_all_servers() -> None:
+    found = combine(
+        [sample(operations=10)],
+        counts(0.0, syncs=100, old=7),
+        counts(0.0, syncs=105, old=7, new=1),
+        elapsed=1.0,
+    )
+    assert found.counters == {"syncs": 15, "old": 0, "new": 3}
+    assert found.per_operation("syncs") == 1.5
+    assert found.per_operation("unheard of") == 0
+    assert found.per_second("syncs") == 15
+
+
+def test_nothing_is_divided_by_nothing() -> None:
+    nothing = measurement(operations=0, syncs=5)
+    assert nothing.per_operation("syncs") is None
+    assert nothing.per_slot("syncs") is None
+
+
+def test_stable_row() -> None:
+    measured = [
+        measurement(rate, slots_chosen=500, syncs=6000, client_messages_received=1000)
+        for rate in (900.0, 1000.0, 1200.0)
+    ]
+    floors = [FloorFigures(rate, latency_of([0.0005]), 1e-4) for rate in (2000.0, 3000.0, 4000.0)]
+    row = stable.row_of(Workload(name="w"), measured, floors, (16, 2))
+    assert (row.rate.median, row.rate.low, row.rate.high) == (1000, 900, 1200)
+    assert row.slots_per_operation is not None
+    assert row.slots_per_operation.median == 0.25
+    assert row.syncs_per_operation is not None
+    assert row.syncs_per_operation.median == 3
+    assert row.operations_per_request is not None
+    assert row.operations_per_request.median == 2
+    assert row.server_cpu is not None
+    assert row.server_cpu.median == pytest.approx(0.0005)
+    assert row.floor is not None
+    assert row.floor.rate_ratio == 3  # Paxon is three times slower
+    assert row.floor.latency_ratio == 2
+    assert len(row.repeats) == 3
+
+
+def test_contention_row() -> None:
+    settings = ContentionSettings(servers=5)
+    figures = measurement(
+        500.0, slots_chosen=100, p2a_sent=600, phase1_rounds=50, preemptions=25, syncs=700
+    )
+    row = contention.row_of(settings, Variant("backoff", 2), [figures], 2000.0, [])
+    assert row.of_stable == 0.25
+    assert row.wasted_p2a is not None
+    assert row.wasted_p2a.median == 2  # six were sent for a slot where four would do
+    assert row.phase1_rounds is not None
+    assert row.phase1_rounds.median == 0.5
+    assert row.preemptions is not None
+    assert row.preemptions.median == 0.25
+    assert row.operations_per_slot is not None
+    assert row.operations_per_slot.median == 20
+    assert row.phase1_per_second.median == 25
+
+
+def test_a_livelock_has_rounds_but_no_figures_for_a_slot() -> None:
+    figures = measurement(0.0, operations=0, phase1_rounds=900)
+    row = contention.row_of(ContentionSettings(), Variant("immediate", 3), [figures], 100.0, [])
+    assert row.of_stable == 0
+    assert row.phase1_per_second.median == 450
+    assert row.phase1_rounds is row.wasted_p2a is row.p50 is None
+
+
+def test_every_number_of_proposers_has_its_stable_leader() -> None:
+    settings = ContentionSettings(policies=("backoff", "stable"), proposers=(1, 3))
+    assert contention.variants_of(settings) == [
+        Variant("stable", 1), Variant("backoff", 1), Variant("stable", 3), Variant("backoff", 3)
+    ]  # fmt: skip
+
+
+def test_in_a_duel_each_client_stays_with_its_server() -> None:
+    settings = ContentionSettings(outstanding=5)
+    jobs = contention.jobs_of(settings, Variant("random", 2), ["one", "two", "three"], 0)
+    assert [job.addresses for job in jobs] == [["one"], ["two"]]
+    assert not any(job.redirect for job in jobs)
+    assert {job.workload.outstanding for job in jobs} == {5}
+    assert jobs[0].seed != jobs[1].seed
+    with_leader = contention.jobs_of(settings, Variant("stable", 2), ["one", "two", "three"], 0)
+    assert all(job.redirect and len(job.addresses) == 3 for job in with_leader)
+
+
+def test_workloads() -> None:
+    loads = stable_workloads(value_bytes=100)
+    assert len({load.name for load in loads}) == len(loads)
+    assert {load.value_bytes for load in loads} == {100}
+    assert {load.mode for load in loads if load.kind == "get"} == {"linearizable", "lease"}
+    quick = stable_workloads(value_bytes=100, quick=True)
+    assert set(quick) < set(loads)
+
+
+def test_the_same_seed_gives_the_same_data() -> None:
+    load = Workload(name="w", keys=50, value_bytes=9)
+    one, again, other = WorkloadData(load, 1), WorkloadData(load, 1), WorkloadData(load, 2)
+    assert (one.keys, one.value) == (again.keys, again.value)
+    assert one.keys != other.keys
+    assert sorted(one.keys) == sorted(other.keys)
+    assert len(one.value) == 9
+
+
+def test_cpu_time_of_a_process() -> None:
+    before = cpu_seconds(os.getpid())
+    used = sum(os.times()[:2])
+    assert before == pytest.approx(used, abs=0.1)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with pytest.raises(ProcessLookupError):
+        cpu_seconds(gone.pid)
+
+
+def test_the_machine_is_described_without_its_name() -> None:
+    machine = describe_machine()
+    assert machine.cores >= 1
+    assert machine.memory_bytes > 1 << 20
+    assert set(machine.versions) >= {"paxon", "pykka", "pyzmq", "libzmq", "sqlite"}
+    assert os.uname().nodename not in machine.sentence()

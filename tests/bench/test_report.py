@@ -1,0 +1,150 @@
+"""Reports as files, tables and pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from paxon.bench import contention, failover, plots, stable
+from paxon.bench.errors import BenchError
+from paxon.bench.report import Report, check_writable, count, read_json, write_json
+from paxon.bench.summary import spread_of
+from tests.bench.examples import contention_report, failover_report, stable_report
+
+KINDS: list[tuple[Callable[[], Report[Any, Any]], Any]] = [
+    (stable_report, stable.StableReport),
+    (contention_report, contention.ContentionReport),
+    (failover_report, failover.FailoverReport),
+]
+
+
+@pytest.mark.parametrize(("make", "kind"), KINDS)
+def test_a_report_is_read_as_it_was_written(
+    make: Callable[[], Report[Any, Any]], kind: Any, tmp_path: Path
+) -> None:
+    report = make()
+    write_json(report, tmp_path / "r.json")
+    assert read_json(tmp_path / "r.json", kind) == report
+
+
+def test_a_report_says_what_it_was_measured_on(tmp_path: Path) -> None:
+    write_json(stable_report(), tmp_path / "r.json")
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["schema"] == 1
+    assert found["bench"] == "stable"
+    assert found["started"] == "2024-02-29T12:00:00+00:00"
+    assert found["settings"]["seed"] == 1
+    assert {"cpu", "cores", "memory_bytes", "python", "versions"} <= set(found["machine"])
+
+
+def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    with pytest.raises(BenchError, match="cannot be read"):
+        read_json(path, stable.StableReport)
+    path.write_text('{"rows": 3}')
+    with pytest.raises(BenchError, match="not such a report"):
+        read_json(path, stable.StableReport)
+
+
+def test_a_file_that_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="directory"):
+        check_writable(tmp_path)
+    with pytest.raises(BenchError, match="cannot be written"):
+        check_writable(tmp_path / "missing" / "r.json")
+    check_writable(tmp_path / "r.json")
+    assert not (tmp_path / "r.json").exists()
+    (tmp_path / "old.json").write_text("old")
+    check_writable(tmp_path / "old.json")
+    assert (tmp_path / "old.json").read_text() == "old"
+
+
+def shown(table: Table) -> str:
+    output = io.StringIO()
+    Console(width=220, file=output).print(table)
+    return output.getvalue()
+
+
+def line_of(text: str, name: str) -> list[str]:
+    """The cells of the row that begins with a name."""
+    (line,) = (line for line in text.splitlines() if line.startswith(f"│ {name}"))
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
+def test_stable_table() -> None:
+    text = shown(stable.stable_table(stable_report()))
+    # For one operation at a time the ratio is that of latencies, else that of rates.
+    assert line_of(text, "writes, 1 outstanding") == [
+        "writes, 1 outstanding", "1,000 ±10 %", "1.00", "4.00", "8.00", "0.5", "1.5", "0",
+        "500.0", "100.0", "2,000 ±0 %", "0.50", "2.00x",
+    ]  # fmt: skip
+    assert len(re.findall("^│", text, re.MULTILINE)) == 4
+
+
+def test_contention_table() -> None:
+    text = shown(contention.contention_table(contention_report()))
+    cells = line_of(text, "immediate, 3 proposers")
+    assert cells[1:3] == ["0", "0.00x"]
+    assert cells[6] == "450"
+    assert line_of(text, "backoff, 2 proposers")[1:4] == ["1,000", "0.50x", "1.00"]
+
+
+def test_failover_table() -> None:
+    text = shown(failover.failover_table(failover_report()))
+    assert line_of(text, "3 ") == ["3", "300", "200", "400", "300 200 400"]
+
+
+def test_counts_show_their_spread_only_if_there_is_one() -> None:
+    assert count(spread_of([1234.5])) == "1,234"
+    assert count(spread_of([90.0, 110.0])) == "100 ±10 %"
+    assert count(spread_of([0.0, 0.0])) == "0"
+    assert count(None) == "-"
+
+
+PLOTS: list[tuple[Callable[[], Any], set[str]]] = [
+    (lambda: plots.plot_stable(stable_report()), {"writes, 64 outstanding", "p99.9", "Paxon"}),
+    (
+        lambda: plots.plot_contention(contention_report()),
+        {"backoff", "immediate", "stable", "ballots: immediate, 3 proposers"},
+    ),
+    (lambda: plots.plot_failover(failover_report()), {"milliseconds"}),
+]
+
+
+@pytest.mark.parametrize(("draw", "labels"), PLOTS)
+def test_plots(draw: Callable[[], Any], labels: set[str], tmp_path: Path) -> None:
+    plots.save_plot(draw(), tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    plots.save_plot(draw(), tmp_path / "p.svg")
+    text = (tmp_path / "p.svg").read_text()
+    assert labels <= set(re.findall(r">([^<>]+)</text>", text))
+
+
+def test_the_same_figures_give_the_same_picture(tmp_path: Path) -> None:
+    report = contention_report()
+    for name in ("one.svg", "two.svg"):
+        plots.save_plot(plots.plot_contention(report), tmp_path / name)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+def test_plots_that_cannot_be_made_are_known_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    plots.check_plot(Path("fine.png"))
+    with pytest.raises(BenchError, match=r"ends in one of \.png"):
+        plots.check_plot(Path("picture.gif"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(BenchError, match=r"pip install 'paxon\[bench\]'"):
+        plots.check_plot(Path("fine.png"))
+
+
+def test_a_plot_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    figure = plots.plot_failover(failover_report())
+    with pytest.raises(BenchError, match="cannot be written"):
+        plots.save_plot(figure, tmp_path / "missing" / "p.png")

@@ -1,0 +1,133 @@
+"""Short runs of each bench on real servers: for the structure of what comes out, not for speed."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from paxon.bench.contention import ContentionReport
+from paxon.bench.failover import FailoverReport
+from paxon.bench.floor import Floor
+from paxon.bench.report import read_json
+from paxon.bench.stable import StableReport
+from paxon.bench.summary import Spread
+
+pytestmark = pytest.mark.process
+
+
+def bench(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `paxon bench …`."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "paxon.kvstore.cli", "bench", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert finished.returncode == code, finished.stdout + finished.stderr
+    return finished
+
+
+def median(figure: Spread | None) -> float:
+    assert figure is not None
+    return figure.median
+
+
+def test_stable(tmp_path: Path) -> None:
+    finished = bench(
+        "stable", "--quick", "--seconds", 0.4, "--warmup", 0.1, "--repeat", 1,
+        "--json", tmp_path / "r.json", "--plot", tmp_path / "p.svg",
+    )  # fmt: skip
+    report = read_json(tmp_path / "r.json", StableReport)
+    rows = {row.workload.name: row for row in report.rows}
+    assert set(rows) == {
+        "writes, 1 outstanding", "writes, 64 outstanding", "writes, pipelined",
+        "reads, 64 outstanding",
+    }  # fmt: skip
+    for name, row in rows.items():
+        assert name in finished.stdout
+        assert row.failed == 0, row.first_error
+        assert row.rate.median > 0
+        assert 0 < median(row.p50) <= median(row.p99) <= median(row.p999)
+        assert row.floor is not None
+        assert row.floor.rate.median > 0
+    # One operation at a time: a slot each; P2As and P2Bs; a sync at a majority at least.
+    single = rows["writes, 1 outstanding"]
+    assert median(single.slots_per_operation) == pytest.approx(1, abs=0.2)
+    assert 1.9 < median(single.syncs_per_operation) < 4
+    assert 2.9 < median(single.messages_per_operation) < 8
+    assert single.floor is not None
+    assert (single.floor.frames, single.floor.operations) == (1, 1)
+    # Many at a time share slots, syncs and messages; reads need neither slots nor syncs.
+    assert median(rows["writes, 64 outstanding"].slots_per_operation) < 0.5
+    assert median(rows["writes, pipelined"].operations_per_request) > 10
+    assert median(rows["reads, 64 outstanding"].slots_per_operation) == 0
+    assert (tmp_path / "p.svg").read_text().startswith("<?xml")
+
+
+def test_contention(tmp_path: Path) -> None:
+    bench(
+        "contention", "--quick", "--policy", "backoff", "--proposers", 2, "--seconds", 0.6,
+        "--repeat", 1, "--durability", "memory", "--set", "backoff_cap=0.05",
+        "--json", tmp_path / "r.json",
+    )  # fmt: skip
+    report = read_json(tmp_path / "r.json", ContentionReport)
+    stable, backoff = report.rows
+    assert (stable.variant.policy, backoff.variant.policy) == ("stable", "backoff")
+    assert report.settings.options == {"backoff_cap": 0.05}
+    assert stable.rate.median > 0
+    assert stable.phase1_per_second.median == 0
+    assert stable.of_stable == 1
+    # Two servers do try to lead, again and again.
+    assert backoff.phase1_per_second.median > 0
+    assert backoff.repeats[0].counters["preemptions"] > 0
+
+
+def test_failover(tmp_path: Path) -> None:
+    finished = bench("failover", "--runs", 1, "--json", tmp_path / "r.json")
+    (row,) = read_json(tmp_path / "r.json", FailoverReport).rows
+    assert 0 < row.gap.median < 10
+    assert row.killed[0] in (1, 2, 3)
+    assert row.leaders[0] != row.killed[0]
+    assert f"{row.gap.median * 1e3:.0f}" in finished.stdout
+
+
+def test_the_floor_writes_the_same_bytes_on_every_disk(tmp_path: Path) -> None:
+    with Floor(3, durable=True, directory=tmp_path) as floor:
+        figures = floor.run(frames=2, operations=3, value_bytes=64, seconds=0.3, warmup=0.0)
+        assert figures.rate > 0
+        assert figures.latency.count > 0
+        assert figures.cpu_per_operation >= 0
+        (files,) = tmp_path.iterdir()
+        sizes = []
+        for path in files.glob("*.sqlite"):
+            with sqlite3.connect(path) as disk:
+                (size,) = disk.execute("SELECT min(length(value)) FROM log").fetchone()
+                sizes.append(size)
+        assert sizes == [3 * (64 + 24)] * 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("contention", "--policy", "hope"), 2, "'hope' is none of stable, immediate"),
+        (("contention", "--proposers", "5"), 2, "5 of 3 servers cannot try to lead"),
+        (("contention", "--set", "policy=random"), 2, "policy is not set like this"),
+        (("stable", "--set", "durability=memory"), 2, "durability is not set like this"),
+        (("stable", "--set", "windoe=3"), 2, "did you mean 'window'?"),
+        (("stable", "--plot", "p.gif"), 1, "a plot's name ends in one of .png, .svg, .pdf"),
+        (("stable", "--json", "/nowhere/r.json"), 1, "/nowhere/r.json cannot be written"),
+        (("failover", "--servers", "2"), 2, "Invalid value for '--servers'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_measured(
+    arguments: tuple[str, ...], code: int, sentence: str
+) -> None:
+    finished = bench(*arguments, code=code)
+    assert sentence in " ".join(finished.stderr.replace("│", " ").split())
+    assert finished.stdout == ""
