@@ -119,6 +119,8 @@ class Cluster:
     packets: list[Packet] = field(default_factory=list)
     replies: list[tuple[ServerId, bytes, ServerReply]] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
+    wire: type[Wire] = Wire
+    """What servers get for their network."""
 
     def __post_init__(self) -> None:
         self.ids = tuple(range(1, self.size + 1))
@@ -147,7 +149,7 @@ class Cluster:
                 clock=self.clock,
                 random=random.Random(server),
                 storage=lambda server=server: self.storages[server],
-                network=lambda server=server: Wire(self, server),
+                network=lambda server=server: self.wire(self, server),
             )
             self.servers[server] = PaxosServer(settings, self.machine(), environment)
             self.servers[server].open()

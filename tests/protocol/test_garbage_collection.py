@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import pytest
 
 from paxon.actors import Ballot
@@ -213,14 +215,17 @@ def test_a_snapshot_behind_what_was_executed_is_not_taken_over() -> None:
 def test_pieces_that_arrive_after_the_slots_did_change_nothing() -> None:
     cluster = ran(2)
     late = cluster.servers[3]
-    cluster.hand(3, 1, SnapshotOffer(3, 4, 0))
+    assert late.application.executed == 2
+    image = b"".join(cluster.servers[1].application.image())
+    cluster.hand(3, 1, SnapshotOffer(3, len(image), zlib.crc32(image)))
     assert cluster.sent(SnapshotRequest) == [SnapshotRequest(3, 0)]
-    cluster.stabilize()
+    cluster.drop()
+    cluster.execute(1, cluster.told_session(), b"3", first=3)
     cluster.pass_time(0.2)
-    assert late.application.executed == 3
-    cluster.hand(3, 1, SnapshotChunk(3, 0, b"junk"))
-    assert late.application.executed == 3
-    assert cluster.applied(3) == [b"1", b"2"]
+    assert late.application.executed == 4
+    cluster.hand(3, 1, SnapshotChunk(3, 0, image))
+    assert late.application.executed == 4
+    assert cluster.applied(3) == [b"1", b"2", b"3"]
 
 
 def test_slots_that_all_executed_are_offered_as_a_snapshot_to_one_who_lost_its_disk() -> None:
