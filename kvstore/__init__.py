@@ -20,7 +20,8 @@ from paxon.kvstore.errors import (
 if TYPE_CHECKING:
     from paxon.kvstore.async_client import AsyncClient, AsyncCommandClient, AsyncPipeline
     from paxon.kvstore.client import Client, CommandClient, Future, Pipeline
-    from paxon.kvstore.local_cluster import LocalCluster
+    from paxon.kvstore.local_cluster import ClusterError, LocalCluster
+    from paxon.kvstore.node import ServerStartError, start_server
     from paxon.kvstore.store import KVStore
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Pipeline",
     "AsyncPipeline",
     "KVStore",
+    "start_server",
     "PaxonError",
     "InvalidRequest",
     "RequestTimeout",
@@ -42,10 +44,15 @@ __all__ = [
     "NotLeader",
     "PipelineError",
     "ClientClosed",
+    "ClusterError",
+    "ServerStartError",
 ]
 
 _LAZY = {
     "LocalCluster": "local_cluster",
+    "ClusterError": "local_cluster",
+    "start_server": "node",
+    "ServerStartError": "node",
     "Client": "client",
     "AsyncClient": "async_client",
     "AsyncCommandClient": "async_client",

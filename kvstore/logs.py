@@ -55,11 +55,19 @@ def log_to_file(path: Path, level: str = "INFO") -> None:
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
 
 
-def log_to_stderr(level: str = "WARNING") -> None:
-    """Show warnings on stderr as well, a line each and without tracebacks."""
+def log_to_stderr(level: str = "WARNING", *, hide: str = "") -> None:
+    """Show warnings on stderr as well, a line each and without tracebacks.
+
+    Errors that the module `hide` logs are left out: somebody else tells people about them.
+    """
 
     def line(record: Record) -> str:
         # The exception, if any, goes to the file: a format function decides what is appended.
         return "paxon: {level}: {message}\n" if record["message"] else ""
 
-    logger.add(sys.stderr, level=level, format=line, backtrace=False, diagnose=False, catch=True)
+    def shown(record: Record) -> bool:
+        return record["name"] != hide or record["level"].no < logging.ERROR
+
+    logger.add(
+        sys.stderr, level=level, format=line, filter=shown, backtrace=False, diagnose=False
+    )

@@ -108,7 +108,7 @@ def start_server(
             on_failed(error)
         started.set()
 
-    where = _data_directory(settings, directory, durability)
+    where = _data_directory(directory, durability)
     world = _World(settings, peers, bind, client_bind, directory=where, on_opened=on_opened)
     environment = Environment(
         clock=SystemClock(),
@@ -192,6 +192,12 @@ class _World:
             except BaseException:
                 storage.close()
                 raise
+        if self._directory is None:
+            logger.warning(
+                "server {} keeps nothing on disk (durability = memory): what was acknowledged is "
+                "lost when servers stop; use this for tests and benches only",
+                settings.server,
+            )
         return storage
 
     def network(self) -> ZmqEndpoint[PeerMessage, ClientMessage, ServerReply]:
@@ -226,16 +232,9 @@ class _World:
         )
 
 
-def _data_directory(
-    settings: Settings, directory: str | Path | None, durability: Durability
-) -> Path | None:
-    """Where the server's data goes; None for memory, with a loud warning."""
+def _data_directory(directory: str | Path | None, durability: Durability) -> Path | None:
+    """Where the server's data goes; None for memory."""
     if durability == "memory":
-        logger.warning(
-            "server {} keeps nothing on disk (durability = memory): what was acknowledged is lost "
-            "when servers stop; use this for tests and benches only",
-            settings.server,
-        )
         return None
     if directory is None:
         raise ServerStartError("directory: a server with durability 'disk' needs a data directory")

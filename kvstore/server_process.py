@@ -101,7 +101,8 @@ def run_server(
     directory = Path(plan.entry.directory)
     logger.remove()
     if stderr_level is not None:
-        log_to_stderr(stderr_level)
+        # Why the server's actor stops is reported, once, and not as a line of the log.
+        log_to_stderr(stderr_level, hide="paxon.actors.lifecycle")
     try:
         reference = start_server(
             plan.settings,

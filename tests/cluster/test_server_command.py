@@ -62,6 +62,16 @@ def refused(file: Path, *more: str, code: int = 1) -> str:
     return one_sentence(done)
 
 
+def put_one(server: RunningServer) -> None:
+    with Client(server.address) as client:
+        client.put("key", "value")
+
+
+def get_one(server: RunningServer) -> bytes | None:
+    with Client(server.address) as client:
+        return client.get("key")
+
+
 @pytest.fixture
 def single(tmp_path: Path) -> Path:
     """The file of a cluster of one."""
@@ -82,10 +92,10 @@ def test_three_servers_from_a_file_serve_and_stop(tmp_path: Path) -> None:
 
 def test_a_restarted_server_has_its_data(single: Path) -> None:
     with serving(single) as server:
-        Client(server.address).put("key", "value")
+        put_one(server)
         assert server.end()[0] == 0
     with serving(single) as server:
-        assert Client(server.address).get("key") == b"value"
+        assert get_one(server) == b"value"
 
 
 def test_options_from_flag_and_environment(single: Path) -> None:
@@ -128,7 +138,7 @@ def test_a_directory_in_use_by_a_live_process(single: Path, tmp_path: Path) -> N
 
 def test_the_directory_of_another_server_or_cluster(single: Path, tmp_path: Path) -> None:
     with serving(single) as server:
-        Client(server.address).put("key", "value")
+        put_one(server)
         server.end()
     other = write_cluster_file(tmp_path / "other.toml", [1], cluster="another")
     assert "testing" in refused(other)
@@ -139,7 +149,7 @@ def test_the_directory_of_another_server_or_cluster(single: Path, tmp_path: Path
     assert sentence.returncode == 1
     assert "server 1" in one_sentence(sentence)
     with serving(single) as server:  # and nothing of it was lost
-        assert Client(server.address).get("key") == b"value"
+        assert get_one(server) == b"value"
 
 
 def test_a_directory_that_holds_something_else(single: Path, tmp_path: Path) -> None:
