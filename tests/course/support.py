@@ -1,0 +1,87 @@
+"""What the course's tests share besides fixtures."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from paxon.kvstore.cluster_status import ServerStatus
+from paxon.kvstore.leader_search import CoreOptions
+from tests.cluster.helpers import wait_until
+from tests.faults.network import RelayedCluster
+from tests.faults.probes import LogProbe, check_logs
+
+__all__ = ["SOAK", "LOSSY", "sized", "together", "check_at_rest", "counters", "retained_bytes"]
+
+SOAK = bool(os.environ.get("PAXON_SOAK"))
+"""Whether to run the numbers of the list where `make test` runs fewer."""
+
+LOSSY = CoreOptions(resend_after=0.05, retry_max=0.3)
+"""Clients on a network that loses messages. Over TCP none is lost while the connection lasts, so by
+default a client that hears from the leader is in no hurry to ask again."""
+
+T = TypeVar("T")
+
+
+def sized(short: T, full: T) -> T:
+    """The short form in `make test`, the full one in `make soak`."""
+    return full if SOAK else short
+
+
+def together(works: Iterable[Callable[[], None]], seconds: float = 60.0) -> None:
+    """Run each in a thread of its own; fail with the first error of any."""
+    errors: list[BaseException] = []
+
+    def run(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(seconds)
+        assert not thread.is_alive(), f"not done within {seconds} s"
+    if errors:
+        raise errors[0]
+
+
+def rows(cluster: RelayedCluster) -> list[ServerStatus]:
+    """All servers' status; each has to answer."""
+    found = cluster.status()
+    assert all(row.reply is not None for row in found), found
+    return found
+
+
+def check_at_rest(cluster: RelayedCluster, probe: LogProbe) -> None:
+    """Once all is healed and nobody asks for anything, all logs and states are the same."""
+
+    def equal() -> bool:
+        replies = [row.reply for row in cluster.status() if row.reply is not None]
+        states = {(reply.executed, reply.chosen, reply.state_digest) for reply in replies}
+        return len(replies) == len(cluster.servers) and len(states) == 1
+
+    wait_until(equal, "all servers have executed the same to the same state")
+    logs = probe.logs()
+    check_logs(logs)
+    # Beyond what is chosen there may be values that a leader in a minority proposed in vain.
+    chosen = max(row.reply.chosen for row in rows(cluster) if row.reply is not None)
+    for log in logs.values():
+        for slot in range(log.first_non_cleared(), chosen + 1):
+            assert log.status(slot) == "CHOSEN", f"server {log.server} has not chosen slot {slot}"
+
+
+def counters(cluster: RelayedCluster, *names: str) -> int:
+    """The sum of these counters over all servers."""
+    replies = [row.reply for row in rows(cluster) if row.reply is not None]
+    return sum(reply.counters[name] for reply in replies for name in names)
+
+
+def retained_bytes(cluster: RelayedCluster) -> list[int]:
+    """Bytes that each server holds in its log and for its sessions."""
+    replies = [row.reply for row in rows(cluster) if row.reply is not None]
+    return [r.counters["log_bytes"] + r.counters["session_reply_bytes"] for r in replies]

@@ -1,0 +1,94 @@
+"""The course's list: how long clients wait while partitions come and go."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.course.support import LOSSY, check_at_rest, sized
+from tests.faults.load import Load
+from tests.faults.network import MAIN, RelayedCluster
+from tests.faults.probes import LogProbe, check_logs
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+Figure = Callable[[str], None]
+
+
+def test_single_partition(
+    five: RelayedCluster, probe: LogProbe, tmp_path: Path, figure: Figure
+) -> None:
+    """The leader is cut off with one other; no client waits longer than 3 s."""
+    with Load(lambda _: five.client(timeout=10), clients=3, prefix="single/") as load:
+        load.run_for(1.0)
+        leader = five.leader()
+        companion = 1 + leader % 5
+        others = [server for server in five.servers if server not in (leader, companion)]
+        five.network.partition([*others, MAIN], [leader, companion])
+        load.run_for(sized(2.0, 10.0))
+        five.network.heal()
+        load.run_for(1.0)
+    with five.client() as client:
+        found = load.verify(client, tmp_path / "history.jsonl")
+    assert (found.unknown, load.timeouts) == (0, 0)
+    assert found.longest_wait < 3.0
+    figure(f"longest wait {found.longest_wait:.2f} s (under 3 s)")
+    check_at_rest(five, probe)
+
+
+def repartition(five: RelayedCluster, load: Load, seconds: float, every: float, seed: int) -> int:
+    """A new random majority, with the clients, every so often; how many there were."""
+    draw = random.Random(seed)
+    count = 0
+    while seconds > 0:
+        majority = draw.sample(five.servers, 3)
+        rest = [server for server in five.servers if server not in majority]
+        five.network.partition([*majority, MAIN], rest)
+        load.run_for(min(every, seconds))
+        seconds -= every
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.1], ids=["reliable", "with_loss"])
+def test_constant_repartition(
+    loss: float, five: RelayedCluster, probe: LogProbe, tmp_path: Path, figure: Figure
+) -> None:
+    """A new majority every 2 s; no client waits longer than 2 s."""
+    five.network.weather(loss=loss)
+    options = {"options": LOSSY} if loss else {}
+    name = f"repartition/{loss}/"
+    with Load(lambda _: five.client(timeout=10, **options), clients=3, prefix=name) as load:
+        times = repartition(five, load, sized(8.0, 30.0), 2.0, seed=int(loss * 100) + 3)
+    check_logs(probe.logs())
+    five.network.heal()
+    with five.client() as client:
+        found = load.verify(client, tmp_path / "history.jsonl")
+    figure(
+        f"{times} majorities, {found.operations} operations, "
+        f"longest wait {found.longest_wait:.2f} s (under 2 s)"
+    )
+    assert (found.unknown, load.timeouts) == (0, 0)
+    assert found.longest_wait < 2.0
+    check_at_rest(five, probe)
+
+
+def test_repartition_full_throughput(
+    five: RelayedCluster, probe: LogProbe, tmp_path: Path, figure: Figure
+) -> None:
+    """Clients as fast as they can, a new majority every 2 s, for 50 s."""
+    seconds = sized(6.0, 50.0)
+    with Load(
+        lambda _: five.client(timeout=10), clients=10, keys=20, pause=0.0, prefix="fast/"
+    ) as load:
+        repartition(five, load, seconds, 2.0, seed=5)
+    five.network.heal()
+    with five.client() as client:
+        found = load.verify(client, tmp_path / "history.jsonl")
+    each = found.operations / seconds
+    figure(f"{each:.0f} operations a second, longest wait {found.longest_wait:.2f} s")
+    assert (found.unknown, load.timeouts) == (0, 0)
+    check_at_rest(five, probe)
