@@ -31,9 +31,6 @@ WORLD = {
 }  # fmt: skip
 """Clocks, chance, threads, network and disk: the protocol gets them from its `Environment`."""
 
-TOUCHES_DISK = {"sqlite_storage.py", "sqlite_schema.py", "data_directory.py", "snapshot_files.py"}
-"""Modules in actors/ that are a storage engine, which is handed to the protocol."""
-
 MAX_LINES = 700
 
 
@@ -94,15 +91,21 @@ def test_nothing_is_imported_by_its_folder_name() -> None:
 
 
 def test_the_protocol_reaches_the_world_only_through_what_it_is_given() -> None:
-    paths = [path for path in sources("actors") if path.name not in TOUCHES_DISK]
-    assert any(path.name == "server.py" for path in paths)
-    wrong = [
-        f"{name_of(path)} imports {name}"
-        for path in paths
-        for name in imports(path)
-        if name.split(".")[0] in WORLD
-    ]
+    """Whatever `paxon.actors` imports itself. Storage engines are handed to it, and are not."""
+    wrong = []
+    found, waiting = set(), [ROOT / "actors" / "__init__.py"]
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        for name in imports(path):
+            if name.split(".")[0] in WORLD:
+                wrong.append(f"{name_of(path)} imports {name}")
+            module = ROOT / "actors" / f"{name.removeprefix('paxon.actors.')}.py"
+            if name.startswith("paxon.actors.") and module.exists() and module not in found:
+                waiting.append(module)
     assert not wrong
+    assert {"server.py", "storage.py", "election.py"} <= {path.name for path in found}
+    assert "sqlite_storage.py" not in {path.name for path in found}
 
 
 def test_no_second_copy_of_a_module_under_a_bare_name() -> None:
@@ -133,17 +136,24 @@ def test_the_command_line_does_not_wait_for_plots_and_benches() -> None:
 def test_every_module_says_what_it_is_and_what_it_offers(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree), f"{name_of(path)} has no docstring"
-    offered = [
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        and any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
-    ]
+    offered = [value for name, value in _assignments(tree) if name == "__all__"]
     assert len(offered) == 1, f"{name_of(path)} needs one __all__"
     names = ast.literal_eval(offered[0])
     defined = _top_level_names(tree)
     assert set(names) <= defined, f"{name_of(path)}: __all__ names what is not there"
     assert len(names) == len(set(names)), f"{name_of(path)}: __all__ names something twice"
+
+
+def _assignments(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    """Names that a module gives values to, and these."""
+    for node in tree.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                yield name, value
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                yield name, value
+            case _:
+                pass
 
 
 def _top_level_names(tree: ast.Module) -> set[str]:
