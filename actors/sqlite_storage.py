@@ -418,7 +418,9 @@ class SqliteStorage(CollectingStorage):
             self._spare = free > SPARE_PAGES
             if self._spare:
                 pages = min(VACUUM_PAGES, free - SPARE_PAGES)
-                self._query(f"PRAGMA incremental_vacuum({pages})")
+                assert self._database is not None
+                # It takes one step a page, and `execute` would take the first alone.
+                self._database.executescript(f"PRAGMA incremental_vacuum({pages})")
                 self._log_pages += 2 * pages
         except sqlite3.Error as error:
             raise self._in_words(error) from error

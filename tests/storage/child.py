@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from paxon.actors import Ballot, StorageError
@@ -18,6 +19,10 @@ MIB = 1 << 20
 
 def say(text: object) -> None:
     print(text, flush=True)
+
+
+def state(slot: int) -> list[bytes]:
+    return [b"state %d" % slot] * 1000
 
 
 def hold(storage: SqliteStorage) -> None:
@@ -41,7 +46,7 @@ def commit_for_ever(storage: SqliteStorage) -> None:
         storage.commit()
         say(f"accepted {slot}")
         if slot % 60 == 0 and not storage.taking_snapshot:
-            storage.begin_snapshot(slot, lambda taken=slot: [b"state %d" % taken] * 1000)
+            storage.begin_snapshot(slot, partial(state, slot))
         info = storage.poll_snapshot()
         if info is not None:
             storage.commit()

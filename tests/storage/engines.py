@@ -24,7 +24,8 @@ SECOND = Ballot(2, 3)
 class Engine(Protocol):
     """One server's storage that can be closed or crashed and opened again."""
 
-    storage: Storage
+    @property
+    def storage(self) -> Storage: ...
 
     def restart(self) -> Storage:
         """Close in order, open again."""

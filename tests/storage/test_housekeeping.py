@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[SqliteStorage]:
-    opened = open_sqlite(tmp_path / "data", fork=False)
+    opened = open_sqlite(tmp_path / "data", fork=False, durable=False)  # the same files, faster
     yield opened
     opened.close()
 
@@ -48,8 +48,8 @@ def test_the_write_ahead_log_stays_small(
     storage: SqliteStorage, tmp_path: Path, maintained: bool
 ) -> None:
     largest = 0
-    for slot in range(1, 3000):
-        fill(storage, range(slot, slot + 1), 10_000)
+    for slot in range(1, 1000):
+        fill(storage, range(slot, slot + 1), 40_000)
         if maintained:
             storage.maintain()
         largest = max(largest, size(tmp_path, "paxon.db-wal"))

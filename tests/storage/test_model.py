@@ -6,7 +6,6 @@ import copy
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -24,6 +23,8 @@ from tests.storage.engines import (
     take_snapshot,
 )
 
+RAM = Path("/dev/shm")
+"""Syncs cost nothing there, and a crash of a process alone does not need them."""
 SLOTS = st.integers(1, 40)
 VALUES = st.binary(max_size=20) | st.integers(1, 9000).map(bytes)
 
@@ -201,17 +202,20 @@ class MemoryMachine(StorageMachine):
 class SqliteMachine(StorageMachine):
     def __init__(self) -> None:
         super().__init__()
-        self._root = tempfile.TemporaryDirectory()
-        options: dict[str, Any] = {"durable": True}
-        self.engine = SqliteEngine(Path(self._root.name), **options)
+        self._root = tempfile.TemporaryDirectory(dir=RAM if RAM.exists() else None)
+        self.engine = SqliteEngine(Path(self._root.name))
 
     def teardown(self) -> None:
         super().teardown()
         self._root.cleanup()
 
 
-_common = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+NO_CHECKS = list(HealthCheck)
 TestMemoryModel = MemoryMachine.TestCase
-TestMemoryModel.settings = settings(max_examples=150, stateful_step_count=40, **_common)
+TestMemoryModel.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=NO_CHECKS
+)
 TestSqliteModel = SqliteMachine.TestCase
-TestSqliteModel.settings = settings(max_examples=50, stateful_step_count=30, **_common)
+TestSqliteModel.settings = settings(
+    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=NO_CHECKS
+)
