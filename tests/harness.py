@@ -124,9 +124,7 @@ class Cluster:
 
     def __post_init__(self) -> None:
         self.ids = tuple(range(1, self.size + 1))
-        self.storages: dict[ServerId, MemoryStorage] = {
-            s: MemoryStorage(cluster="test", server=s) for s in self.ids
-        }
+        self.storages = {server: self.new_disk(server) for server in self.ids}
         self.servers: dict[ServerId, PaxosServer] = {}
         self.cut: set[frozenset[ServerId]] = set()
         self._sequence = 0
@@ -136,24 +134,30 @@ class Cluster:
     def start(self, *servers: ServerId, **options: Any) -> Cluster:
         """Open servers (all by default) on their disks; `options` are settings beside our own."""
         for server in servers or self.ids:
-            chosen: dict[str, Any] = {
-                "cluster": "test",
-                "server": server,
-                "servers": self.ids,
-                "client_addresses": {s: f"tcp://server-{s}" for s in self.ids},
-                **self.options,
-                **options,
-            }
-            settings = Settings(**chosen)
-            environment = Environment(
-                clock=self.clock,
-                random=random.Random(server),
-                storage=lambda server=server: self.storages[server],
-                network=lambda server=server: self.wire(self, server),
-            )
-            self.servers[server] = PaxosServer(settings, self.machine(), environment)
-            self.servers[server].open()
+            self.servers[server] = self.make(server, **options)
+            self.open(server)
         return self
+
+    def make(self, server: ServerId, **options: Any) -> PaxosServer:
+        """A server that is constructed and not yet opened."""
+        chosen: dict[str, Any] = {
+            "cluster": "test",
+            "server": server,
+            "servers": self.ids,
+            "client_addresses": {s: f"tcp://server-{s}" for s in self.ids},
+            **self.options,
+            **options,
+        }
+        environment = Environment(
+            clock=self.clock,
+            random=random.Random(server),
+            storage=lambda: self.storages[server],
+            network=lambda: self.wire(self, server),
+        )
+        return PaxosServer(Settings(**chosen), self.machine(), environment)
+
+    def open(self, server: ServerId) -> None:
+        self.servers[server].open()
 
     def crash(self, server: ServerId) -> None:
         """Stop without a farewell: what was not synced is lost, messages under way are not."""
@@ -170,7 +174,10 @@ class Cluster:
     def replace_disk(self, server: ServerId) -> None:
         """Crash a server if it runs, and give it an empty data directory."""
         self.servers.pop(server, None)
-        self.storages[server] = MemoryStorage(cluster="test", server=server)
+        self.storages[server] = self.new_disk(server)
+
+    def new_disk(self, server: ServerId) -> MemoryStorage:
+        return MemoryStorage(cluster="test", server=server)
 
     def accepted(self, server: ServerId, ballot: Ballot, **values: bytes) -> None:
         """Before the start: this server has promised `ballot` and accepted `slot_N=value` in it."""
