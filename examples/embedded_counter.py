@@ -69,7 +69,7 @@ def main() -> None:
             with CommandClient(addresses) as client:
                 for number in (1, 2, 3):
                     print("add", number, "→", client.execute(b"%d" % number).decode())
-                print("total:", client.query(b"").decode())
+                print("total:", client.query(b"total").decode())
 
                 # Inside the leader's own program: the actor itself.
                 leader = next(
@@ -81,7 +81,7 @@ def main() -> None:
 
                 # Two of three are a majority: nothing is lost when the leader's program ends.
                 leader.stop()
-                print("the leader is gone; total:", client.query(b"").decode())
+                print("the leader is gone; total:", client.query(b"total").decode())
                 print("add 5 →", client.execute(b"5").decode())
         finally:
             for reference in references:

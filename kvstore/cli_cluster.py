@@ -194,8 +194,8 @@ def _print_table(rows: list[ServerStatus]) -> None:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, 140)  # logs and pipes need no folded lines
-    console.print(status_table(rows))
+        console.width = 160  # logs and pipes need no folded lines
+    console.print(status_table(rows, width=console.width))
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -209,7 +209,7 @@ def _compare(story: Story, cluster: LocalCluster) -> None:
     with story.busy("comparing logs and stores"):
         _wait_for(lambda: _agree(cluster.status()), "the servers' logs and stores differ")
     rows = cluster.status()
-    story.console.print(status_table(rows))
+    story.console.print(status_table(rows, width=0, digest=True))
     replies = [row.reply for row in rows if row.reply is not None]
     story.tell(
         f"all {len(replies)} servers executed the same [bold]{replies[0].executed:,} slots[/bold]; "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 from rich.box import SIMPLE_HEAD
@@ -72,47 +74,75 @@ def _condition(row: ServerStatus) -> str:
     """Role of a server that answers, else what is known of its process."""
     if row.reply is not None:
         return row.reply.role
-    if row.state in (None, "running"):
+    if row.state is None or row.state == "running":
         return "no answer"
-    return row.state if row.state is not None else ""
+    return row.state
 
 
-def status_table(rows: Sequence[ServerStatus], rates: dict[ServerId, float] | None = None) -> Table:
-    """One line a server; with `rates` a column of operations a second."""
+_WIDE = 118
+"""Columns of a terminal from which all of a table fits."""
+
+
+def status_table(
+    rows: Sequence[ServerStatus],
+    rates: dict[ServerId, float] | None = None,
+    *,
+    width: int = _WIDE,
+    digest: bool = False,
+) -> Table:
+    """One line a server.
+
+    Args:
+        rows: what is known of each server.
+        rates: operations a second, for a column of them.
+        width: of the terminal; if it is narrow, what matters less is left out.
+        digest: whether to show the fingerprint of each server's state.
+    """
+    columns = ["role", "ballot", "chosen", "executed", "discarded"]
+    if rates is not None:
+        columns.append("op/s")
+    columns.append("disk")
+    if digest:
+        columns.append("state")
+    if width >= _WIDE:
+        columns += ["accepted", "leader", "uptime", "clients"]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("server", justify="right")
-    table.add_column("role")
-    for name in ("ballot", "leader", "accepted", "chosen", "executed", "discarded"):
-        table.add_column(name, justify="right")
-    if rates is not None:
-        table.add_column("op/s", justify="right")
-    for name in ("disk", "uptime"):
-        table.add_column(name, justify="right")
-    table.add_column("clients", no_wrap=True)
+    for name in columns:
+        justify: Literal["left", "right"] = "left" if name in _LEFT else "right"
+        table.add_column(name, justify=justify, no_wrap=True)
     for row in rows:
-        condition = _condition(row)
-        style = _ROLE_STYLES.get(condition, "red")
-        cells = _cells(row.reply)
-        if rates is not None:
-            rate = rates.get(row.server)
-            cells.insert(6, "" if rate is None else f"{rate:,.0f}")
-        table.add_row(_name(row), Text(condition, style=style), *cells, row.address)
+        cells = _cells(row, None if rates is None else rates.get(row.server))
+        style = _ROLE_STYLES.get(cells["role"], "red")
+        table.add_row(
+            _name(row),
+            *(Text(cells[name], style=style if name == "role" else "") for name in columns),
+        )
     return table
 
 
-def _cells(reply: StatusReply | None) -> list[str]:
-    if reply is None:
-        return [""] * 8
-    return [
-        str(reply.ballot) if reply.ballot.round else "none",
-        str(reply.leader) if reply.leader else "none",
-        f"{reply.accepted:,}",
-        f"{reply.chosen:,}",
-        f"{reply.executed:,}",
-        f"{reply.discarded:,}",
-        in_bytes(reply.disk_bytes),
-        in_time(reply.uptime),
-    ]
+_LEFT = ("role", "state", "clients")
+
+
+def _cells(row: ServerStatus, rate: float | None) -> dict[str, str]:
+    """What a table may show of a server, by the name of its column."""
+    cells: dict[str, str] = defaultdict(str)
+    cells |= {"role": _condition(row), "clients": row.address}
+    reply = row.reply
+    if reply is not None:
+        cells |= {
+            "ballot": str(reply.ballot) if reply.ballot.round else "none",
+            "leader": str(reply.leader) if reply.leader else "none",
+            "accepted": f"{reply.accepted:,}",
+            "chosen": f"{reply.chosen:,}",
+            "executed": f"{reply.executed:,}",
+            "discarded": f"{reply.discarded:,}",
+            "op/s": "" if rate is None else f"{rate:,.0f}",
+            "disk": in_bytes(reply.disk_bytes),
+            "state": reply.state_digest[:16],
+            "uptime": in_time(reply.uptime),
+        }
+    return cells
 
 
 def status_line(rows: Sequence[ServerStatus], rates: dict[ServerId, float] | None = None) -> str:

@@ -68,6 +68,4 @@ def log_to_stderr(level: str = "WARNING", *, hide: str = "") -> None:
     def shown(record: Record) -> bool:
         return record["name"] != hide or record["level"].no < logging.ERROR
 
-    logger.add(
-        sys.stderr, level=level, format=line, filter=shown, backtrace=False, diagnose=False
-    )
+    logger.add(sys.stderr, level=level, format=line, filter=shown, backtrace=False, diagnose=False)

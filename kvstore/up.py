@@ -67,7 +67,10 @@ def _watch_live(console: Console, cluster: LocalCluster) -> int:
         while True:
             rows = cluster.status(timeout=_LIVE_SECONDS / 2)
             notes = [Text(note, style="red") for note in _notes(rows)]
-            live.update(Group(status_table(rows, rates.update(rows)), *notes), refresh=True)
+            live.update(
+                Group(status_table(rows, rates.update(rows), width=console.width), *notes),
+                refresh=True,
+            )
             if _all_failed(rows):
                 return 1
             time.sleep(_LIVE_SECONDS)

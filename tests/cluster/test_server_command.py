@@ -166,7 +166,7 @@ def test_a_directory_that_holds_something_else(single: Path, tmp_path: Path) -> 
 def test_a_directory_that_cannot_be_used(single: Path, tmp_path: Path) -> None:
     (tmp_path / "server-1").write_text("a file in its place")
     assert str(tmp_path / "server-1") in refused(single)
-    assert "cannot be used" in refused(single, "--dir", str(tmp_path / "server-1" / "deeper"))
+    assert "Not a directory" in refused(single, "--dir", str(tmp_path / "server-1" / "deeper"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
