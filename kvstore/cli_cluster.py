@@ -45,11 +45,20 @@ def demo(
     seconds: Annotated[
         float, typer.Option(min=0.5, max=60, help="Seconds of load before and after the kill.")
     ] = 3.0,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir",
+            "-d",
+            help="Keep data and logs here, instead of removing them at the end.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """See it work: a cluster, real data, the leader killed, failover, equal logs; in a minute."""
     from paxon.kvstore.demo import run_demo  # noqa: PLC0415 (keeps other commands quick)
 
-    raise typer.Exit(run_demo(servers=servers, seconds=seconds))
+    raise typer.Exit(run_demo(servers, seconds, directory))
 
 
 def up(

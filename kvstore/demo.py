@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from loguru import logger
 from rich.console import Console
+from rich.text import Text
 
 from paxon.actors import ServerId
 from paxon.kvstore.cluster_status import ServerStatus
 from paxon.kvstore.demo_load import Load, missing_writes, outage, sparkline
 from paxon.kvstore.errors import PaxonError
-from paxon.kvstore.live_view import status_table
+from paxon.kvstore.live_view import status_line, status_table
 from paxon.kvstore.local_cluster import LocalCluster
 from paxon.kvstore.logs import log_to_stderr
 
@@ -54,21 +56,31 @@ class Story:
             yield
 
 
-def run_demo(servers: int = 3, seconds: float = 3.0) -> int:
-    """Tell the story; 0 if all went as it must, 1 with a sentence if anything did not."""
+def run_demo(servers: int = 3, seconds: float = 3.0, directory: Path | None = None) -> int:
+    """Tell the story; 0 if all went as it must, 1 with a sentence if anything did not.
+
+    Data and logs are kept in `directory`, if one is given.
+    """
     console = Console(highlight=False, soft_wrap=True)
     logger.remove()
     log_to_stderr()
     story = Story(console)
     try:
         with story.busy("starting servers"):
-            cluster = LocalCluster(servers).start()
+            cluster = LocalCluster(servers, directory).start()
         with cluster:
-            _story(story, cluster, seconds)
+            try:
+                _story(story, cluster, seconds)
+            except PaxonError:
+                console.print(status_line(cluster.status()), markup=False)
+                raise
     except PaxonError as error:
-        console.print(f"[bold red]The demo failed:[/bold red] {error}", markup=True)
+        console.print("[bold red]The demo failed:[/bold red]", Text(str(error)))
         return 1
-    story.tell("servers stopped, temporary directory removed")
+    if directory is None:
+        story.tell("servers stopped, temporary directory removed")
+    else:
+        story.tell(f"servers stopped; data and logs are in {directory}")
     return 0
 
 
@@ -213,7 +225,7 @@ def _compare(story: Story, cluster: LocalCluster) -> None:
     replies = [row.reply for row in rows if row.reply is not None]
     story.tell(
         f"all {len(replies)} servers executed the same [bold]{replies[0].executed:,} slots[/bold]; "
-        f"fingerprint of every store: [bold]{replies[0].state_digest[:16]}[/bold]"
+        f"fingerprint of every store: [bold]{replies[0].state_digest[:12]}[/bold]"
     )
 
 

@@ -98,16 +98,18 @@ def status_table(
         width: of the terminal; if it is narrow, what matters less is left out.
         digest: whether to show the fingerprint of each server's state.
     """
-    columns = ["role", "ballot", "chosen", "executed", "discarded"]
+    columns = ["role", "ballot", "chosen", "executed"]
     if rates is not None:
         columns.append("op/s")
     columns.append("disk")
     if digest:
         columns.append("state")
+    else:
+        columns.append("discarded")
     if width >= _WIDE:
         columns += ["accepted", "leader", "uptime", "clients"]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("server", justify="right")
+    table.add_column("server", justify="right", no_wrap=True)
     for name in columns:
         justify: Literal["left", "right"] = "left" if name in _LEFT else "right"
         table.add_column(name, justify=justify, no_wrap=True)
@@ -120,6 +122,9 @@ def status_table(
         )
     return table
 
+
+_DIGEST_LETTERS = 12
+"""So much of a fingerprint tells stores apart well enough for people."""
 
 _LEFT = ("role", "state", "clients")
 
@@ -139,7 +144,7 @@ def _cells(row: ServerStatus, rate: float | None) -> dict[str, str]:
             "discarded": f"{reply.discarded:,}",
             "op/s": "" if rate is None else f"{rate:,.0f}",
             "disk": in_bytes(reply.disk_bytes),
-            "state": reply.state_digest[:16],
+            "state": reply.state_digest[:_DIGEST_LETTERS],
             "uptime": in_time(reply.uptime),
         }
     return cells
