@@ -363,6 +363,8 @@ class Client(_BlockingClient):
             )
             if at_once or not self._core.gathering:
                 driver.pump()
+            else:
+                driver.nudge()
         return ticket
 
     # --- many at once ------------------------------------------------------------------------

@@ -77,7 +77,11 @@ class SyncDriver:
                 came |= self._links.drain(link)
             if not came:
                 break
-        if self._sleeps_until > core.next_deadline():
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Wake the driver if it would sleep past something that is due. With the lock held."""
+        if self._driver is not None and self._sleeps_until > self._core.next_deadline():
             self._wake()
 
     def look(self) -> None:
