@@ -328,7 +328,8 @@ def timeout_error(
 ) -> errors.RequestTimeout:
     """The error of a ticket whose deadline has passed; `heard_at` is when any server last spoke."""
     request = ticket.request
-    sent = request is not None and request.undecided > 0
+    # With others in its request it may yet be sent, for their sake.
+    sent = request is not None and (request.undecided > 0 or len(request.tickets) > 1)
     seconds = f"{ticket.deadline - ticket.submitted:.3g} s"
     outcome = ""
     if ticket.mode is None:

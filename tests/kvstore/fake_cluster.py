@@ -75,8 +75,9 @@ class FakeCluster:
         stale = isinstance(message, Query) and message.mode == "stale"
         if address != self.leader and not stale:
             hint = self.leader if self.hint is None else self.hint
-            number = self.addresses.index(hint) + 1 if hint in self.addresses else 0
-            return NotLeader(number, hint)
+            if hint not in self.addresses:
+                return NotLeader(0, "")
+            return NotLeader(self.addresses.index(hint) + 1, hint)
         match message:
             case OpenSession(nonce):
                 reply = self.execute(Entry(0, nonce, 0, 0, b""))
