@@ -139,6 +139,7 @@ class ServerLifecycle(pykka.ThreadingActor):
             self._on_timers()
         self._before_flush()
         self._flush()
+        self._storage.maintain()  # what no message should wait for
 
     def close(self) -> None:
         """Release disk and sockets; both endings call it, and it may be called twice."""
