@@ -133,8 +133,10 @@ class DataDirectory:
         if witness.exists():
             found = _WITNESS.fullmatch(witness.read_bytes())
             commits = FIRST_COMMIT + 1 if found is None else int(found["commits"])
-        images = any(self.path.glob("snapshot-*.paxon")) if self.path.exists() else False
-        if images or commits > FIRST_COMMIT:
+        leftover = self.database.with_name(DATABASE_NAME + "-wal").exists() or (
+            self.path.exists() and any(self.path.glob("snapshot-*.paxon"))
+        )
+        if leftover or commits > FIRST_COMMIT:
             raise StorageError(
                 f"data directory {self.path}: {DATABASE_NAME} is missing although this directory "
                 f"was in use; put it back, or empty the directory and start once with --rejoin"

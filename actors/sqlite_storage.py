@@ -5,29 +5,37 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sqlite3
-import struct
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
-from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.ballot import ServerId
 from paxon.actors.data_directory import (
     APPLICATION_ID,
     DATABASE_NAME,
     FIRST_COMMIT,
-    FORMAT_VERSION,
     DataDirectory,
     in_words,
     sync_directory,
 )
 from paxon.actors.messages import Accepted
 from paxon.actors.snapshot_files import SnapshotFiles
+from paxon.actors.sqlite_format import (
+    INSERT_META,
+    PUT_ACCEPTED,
+    REMEDY,
+    SCHEMA,
+    UPDATE_META,
+    Identity,
+    inspect,
+    meta_columns,
+    read_accepted,
+    row_checksum,
+)
 from paxon.actors.storage import CorruptStorage, Recovered, SnapshotInfo, StorageError
 from paxon.actors.storage_base import CollectingStorage, Marks
-from paxon.actors.write_ahead_log import WriteAheadLog
 
 __all__ = ["SqliteStorage"]
 
@@ -47,49 +55,6 @@ SPARE_PAGES = 1024
 """So many free pages stay in the file for new rows; more are given back when the server idles."""
 VACUUM_PAGES = 256
 """An idle server gives back this many pages a step."""
-
-_SCHEMA = """
-CREATE TABLE meta (
-    format INTEGER NOT NULL,
-    cluster TEXT NOT NULL,
-    server INTEGER NOT NULL,
-    incarnation INTEGER NOT NULL,
-    peers TEXT NOT NULL,
-    commits INTEGER NOT NULL,
-    promise_round INTEGER NOT NULL,
-    promise_leader INTEGER NOT NULL,
-    chosen_to INTEGER NOT NULL,
-    discarded INTEGER NOT NULL,
-    voting INTEGER NOT NULL,
-    snapshot_slot INTEGER NOT NULL,
-    snapshot_size INTEGER NOT NULL,
-    snapshot_checksum INTEGER NOT NULL,
-    rows INTEGER NOT NULL,
-    rows_checksum INTEGER NOT NULL,
-    checksum INTEGER NOT NULL
-);
-CREATE TABLE accepted (
-    slot INTEGER PRIMARY KEY,
-    round INTEGER NOT NULL,
-    leader INTEGER NOT NULL,
-    value BLOB NOT NULL,
-    checksum INTEGER NOT NULL
-);
-"""
-_UPDATE_META = (
-    "UPDATE meta SET peers=?, commits=?, promise_round=?, promise_leader=?, chosen_to=?, "
-    "discarded=?, voting=?, snapshot_slot=?, snapshot_size=?, snapshot_checksum=?, rows=?, "
-    "rows_checksum=?, checksum=?"
-)
-_INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 17)})"
-_PUT_ACCEPTED = "INSERT OR REPLACE INTO accepted VALUES (?,?,?,?,?)"
-
-_NUMBERS = struct.Struct("<11q")
-_BALLOT_OF_SLOT = struct.Struct("<3q")
-
-
-def _row_checksum(slot: int, round_: int, leader: int, value: bytes) -> int:
-    return zlib.crc32(value, zlib.crc32(_BALLOT_OF_SLOT.pack(slot, round_, leader)))
 
 
 class SqliteStorage(CollectingStorage):
@@ -145,25 +110,29 @@ class SqliteStorage(CollectingStorage):
     # --- opening ---------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        if not self._directory.exists:
+        directory = self._directory
+        if not directory.exists:
             self._create()
-        log = WriteAheadLog(self._directory.database)
-        database = self._connect(self._directory.database)
-        self._check_log(log)
-        self._check_structure()
-        self._read_meta()
-        if self._sequence < self._directory.commits:
-            raise CorruptStorage(
-                f"{self._name()} ends at commit {self._sequence}, but {self._directory.commits} "
-                f"were synced: its write-ahead log is damaged or missing; put it back, or empty "
-                f"the directory and start once with --rejoin"
-            )
-        self._found = self._read_accepted()
+        self._identity = Identity(directory.cluster, directory.server, directory.incarnation)
+        contents = inspect(directory.database, self._identity, directory.commits)
+        self._durable = contents.marks
+        self._marks = contents.marks.copy()
+        self._sequence = contents.commits
+        self._row_count = contents.rows
+        self._rows_checksum = contents.rows_checksum
+        self._ballots = {held.slot: held.ballot for held in contents.accepted}
+        self._found = self._kept_rows(contents.accepted)
+        self._discarding = len(self._found) < contents.rows
         self._files.recover(self._durable.snapshot)
+        database = self._connect(directory.database)
         # What a crashed server wrote last may be in the cache only; now it is in the database.
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        self._directory.witness(self._sequence)
-        self._directory.sync_witness()
+        directory.witness(self._sequence)
+        directory.sync_witness()
+
+    def _kept_rows(self, accepted: list[Accepted]) -> list[Accepted]:
+        """Those that do not merely wait for their deletion."""
+        return [held for held in accepted if held.slot > self._durable.discarded]
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         # The server's one thread uses it, though another may close it.
@@ -183,6 +152,7 @@ class SqliteStorage(CollectingStorage):
             temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
         self._directory.create_witness(secrets.randbits(63))
         self._incarnation = self._directory.incarnation
+        identity = Identity(self._directory.cluster, self._directory.server, self._incarnation)
         database = sqlite3.connect(temporary, isolation_level=None)
         with contextlib.closing(database):
             temporary.chmod(0o600)
@@ -191,106 +161,12 @@ class SqliteStorage(CollectingStorage):
             database.execute(f"PRAGMA application_id={APPLICATION_ID}")
             database.execute("PRAGMA synchronous=FULL")
             database.execute("PRAGMA journal_mode=WAL").fetchall()
-            row = self._meta_row(Marks(), FIRST_COMMIT)
-            database.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}")
-            database.execute(_INSERT_META, (*self._identity(), *row))
+            database.executescript(f"BEGIN IMMEDIATE;{SCHEMA}")
+            columns = meta_columns(identity, Marks(), FIRST_COMMIT, 0, 0)
+            database.execute(INSERT_META, (*identity.columns(), *columns))
             database.execute("COMMIT")
         temporary.rename(self._directory.database)
         sync_directory(self._directory.path)
-
-    def _identity(self) -> tuple[int, str, int, int]:
-        directory = self._directory
-        return (FORMAT_VERSION, directory.cluster, directory.server, directory.incarnation)
-
-    def _meta_row(self, marks: Marks, commits: int) -> tuple[Any, ...]:
-        """The columns of `meta` after the identity, with the checksum over all of them."""
-        peers = ",".join(f"{server}={marks.peers[server]}" for server in sorted(marks.peers))
-        snapshot = marks.snapshot or SnapshotInfo(0, 0, 0)
-        numbers = (
-            commits, marks.promised.round, marks.promised.leader, marks.chosen_to,
-            marks.discarded, int(marks.voting), snapshot.slot, snapshot.size, snapshot.checksum,
-            self._row_count, self._rows_checksum,
-        )  # fmt: skip
-        return (peers, *numbers, self._meta_checksum(peers, numbers))
-
-    def _meta_checksum(self, peers: str, numbers: tuple[Any, ...]) -> int:
-        text = zlib.crc32(f"{self._identity()}{peers}".encode())
-        return zlib.crc32(_NUMBERS.pack(*numbers), text)
-
-    # --- checking what is there ------------------------------------------------------------------
-
-    def _check_log(self, log: WriteAheadLog) -> None:
-        _, frames, _ = self._query("PRAGMA wal_checkpoint(PASSIVE)")[0]
-        log.check(frames)
-
-    def _check_structure(self) -> None:
-        """Every page is where it belongs (SQLite checks no checksums, but all the links)."""
-        verdict = self._query("PRAGMA quick_check(1)")
-        if verdict != [("ok",)]:
-            raise CorruptStorage(
-                f"{self._name()} is damaged ({str(verdict[0][0]).splitlines()[-1]}): empty the "
-                f"directory and start once with --rejoin"
-            )
-
-    def _read_meta(self) -> None:
-        rows = self._query("SELECT * FROM meta")
-        try:
-            (row,) = rows
-            format_, cluster, server, incarnation, peers, *numbers, checksum = row
-            whole = (
-                format_,
-                cluster,
-                server,
-                incarnation,
-            ) == self._identity() and self._meta_checksum(peers, tuple(numbers)) == checksum
-        except (ValueError, TypeError, struct.error):
-            whole = False
-        if not whole:
-            raise CorruptStorage(self._damaged("meta", "the only row"))
-        commits, round_, leader, chosen_to, discarded, voting, *rest = numbers
-        slot, size, image_checksum, self._row_count, self._rows_checksum = rest
-        self._sequence = commits
-        pairs = [pair.split("=") for pair in peers.split(",") if pair]
-        self._durable = Marks(
-            promised=Ballot(round_, leader),
-            chosen_to=chosen_to,
-            discarded=discarded,
-            voting=bool(voting),
-            snapshot=SnapshotInfo(slot, size, image_checksum) if slot else None,
-            peers={int(server): int(incarnation) for server, incarnation in pairs},
-        )
-        self._marks = self._durable.copy()
-
-    def _read_accepted(self) -> list[Accepted]:
-        """All rows, checked one by one and as a set; those discarded are left out."""
-        accepted = []
-        count = total = 0
-        discarded = self._durable.discarded
-        for slot, round_, leader, value, checksum in self._query_rows():
-            try:
-                whole = _row_checksum(slot, round_, leader, value) == checksum
-            except (TypeError, struct.error):
-                whole = False
-            if not whole:
-                raise CorruptStorage(self._damaged("accepted", f"the row of slot {slot}"))
-            count += 1
-            total += checksum
-            ballot = Ballot(round_, leader)
-            self._ballots[slot] = ballot
-            if slot > discarded:
-                accepted.append(Accepted(slot, ballot, value))
-            else:
-                self._discarding = True
-        if (count, total) != (self._row_count, self._rows_checksum):
-            raise CorruptStorage(
-                f"{self._name()}, table accepted: {count} rows are there that do not add up to "
-                f"the {self._row_count} written; empty the directory and start once with --rejoin"
-            )
-        return accepted
-
-    def _query_rows(self) -> Iterable[tuple[Any, ...]]:
-        assert self._database is not None
-        return self._database.execute("SELECT * FROM accepted ORDER BY slot")
 
     def _query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         assert self._database is not None
@@ -300,9 +176,19 @@ class SqliteStorage(CollectingStorage):
         recovered = self._recovered()
         self._files.verify(self._durable.snapshot)
         if self._found is None:
-            self._found = self._read_accepted()
-        recovered.accepted, self._found = self._found, None
+            recovered.accepted = self._kept_rows(self._read_accepted())
+        else:
+            recovered.accepted, self._found = self._found, None
         return recovered
+
+    def _read_accepted(self) -> list[Accepted]:
+        assert self._database is not None
+        try:
+            return read_accepted(
+                self._directory.database, self._database, self._row_count, self._rows_checksum
+            )
+        except sqlite3.Error as error:
+            raise self._in_words(error) from error
 
     # --- committing ------------------------------------------------------------------------------
 
@@ -326,7 +212,10 @@ class SqliteStorage(CollectingStorage):
                 write(database)
             if discarding:
                 self._delete_rows(database)
-            database.execute(_UPDATE_META, self._meta_row(self._marks, sequence))
+            columns = meta_columns(
+                self._identity, self._marks, sequence, self._row_count, self._rows_checksum
+            )
+            database.execute(UPDATE_META, columns)
             database.execute("COMMIT")
             self._sequence = sequence
             self._directory.witness(sequence)
@@ -347,17 +236,16 @@ class SqliteStorage(CollectingStorage):
 
     def _write_rows(self, database: sqlite3.Connection) -> None:
         for slot in self._replaced:
-            self._rows_checksum -= self._query("SELECT checksum FROM accepted WHERE slot=?", slot)[
-                0
-            ][0]
+            ((checksum,),) = self._query("SELECT checksum FROM accepted WHERE slot=?", slot)
+            self._rows_checksum -= checksum
         rows = []
         total = size = 0
         for slot, (ballot, value) in self._rows.items():
-            checksum = _row_checksum(slot, ballot.round, ballot.leader, value)
+            checksum = row_checksum(slot, ballot.round, ballot.leader, value)
             total += checksum
             size += len(value)
             rows.append((slot, ballot.round, ballot.leader, value, checksum))
-        database.executemany(_PUT_ACCEPTED, rows)
+        database.executemany(PUT_ACCEPTED, rows)
         self._log_pages += size // PAGE_BYTES
         self._row_count += len(rows) - len(self._replaced)
         self._rows_checksum += total
@@ -478,12 +366,6 @@ class SqliteStorage(CollectingStorage):
     def _name(self) -> str:
         return str(self._directory.database)
 
-    def _damaged(self, table: str, row: str) -> str:
-        return (
-            f"{self._name()}, table {table}: {row} is damaged (its checksum is wrong); empty the "
-            f"directory and start once with --rejoin"
-        )
-
     def _in_words(self, error: sqlite3.Error | OSError) -> StorageError:
         """An error of SQLite or of the operating system as one of ours."""
         if isinstance(error, OSError):
@@ -494,8 +376,5 @@ class SqliteStorage(CollectingStorage):
                 f"{self._name()}: the disk is full: free some space and start the server again"
             )
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return CorruptStorage(
-                f"{self._name()} is damaged ({error}): empty the directory and start once with "
-                f"--rejoin"
-            )
+            return CorruptStorage(f"{self._name()} is damaged ({error}): {REMEDY}")
         return StorageError(f"{self._name()} cannot be used ({error}): check the disk")

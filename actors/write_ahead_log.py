@@ -16,6 +16,8 @@ __all__ = ["WriteAheadLog"]
 
 _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
+_INDEX_HEADER_BYTES = 48
+_LAST_FRAME_OFFSET = 16
 MAGIC_LITTLE_ENDIAN = 0x377F0682
 MAGIC_BIG_ENDIAN = 0x377F0683
 
@@ -25,6 +27,7 @@ class WriteAheadLog:
 
     def __init__(self, database: Path) -> None:
         self.path = database.with_name(database.name + "-wal")
+        self._index = database.with_name(database.name + "-shm")
         self._commit_frames: list[int] = []
         """Numbers, from 1, of the frames of the current log that end a transaction."""
         if self.path.exists():
@@ -54,16 +57,21 @@ class WriteAheadLog:
             if found == salts and ends:
                 self._commit_frames.append(number)
 
-    def check(self, frames: int) -> None:
-        """SQLite has taken the first `frames` frames for good: is anything synced behind them?
+    def check(self) -> None:
+        """Once SQLite has read the log: is anything synced behind what it takes for valid?
 
         A crash tears only the last transaction, whose frames lie in any mixture on the disk. So at
-        most one end of a transaction may lie behind what SQLite reads. Raises `CorruptStorage`.
+        most one end of a transaction may lie behind. Raises `CorruptStorage`.
         """
-        behind = [number for number in self._commit_frames if number > frames]
+        if not self._commit_frames:
+            return
+        with self._index.open("rb") as file:
+            # The index header of SQLite's documented format: the last valid frame, native order.
+            (valid,) = struct.unpack_from("=I", file.read(_INDEX_HEADER_BYTES), _LAST_FRAME_OFFSET)
+        behind = [number for number in self._commit_frames if number > valid]
         if len(behind) > 1:
             raise CorruptStorage(
-                f"{self.path} is damaged after frame {frames}, {len(behind)} transactions before "
+                f"{self.path} is damaged after frame {valid}, {len(behind)} transactions before "
                 f"its end: put the file back as it was, or empty the directory and start once "
                 f"with --rejoin"
             )

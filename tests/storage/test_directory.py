@@ -138,6 +138,12 @@ def test_a_lost_file(used: Path, lost: str, pattern: str) -> None:
     refused(used, pattern)
 
 
+def test_a_log_without_its_database(tmp_path: Path) -> None:
+    """It would be replayed into the new database."""
+    (tmp_path / "paxon.db-wal").write_bytes(b"left behind")
+    refused(tmp_path, r"paxon.db is missing although this directory was in use")
+
+
 def test_a_lost_snapshot(used: Path) -> None:
     (used / "snapshot-2.paxon").unlink()
     with pytest.raises(CorruptStorage, match=r"snapshot-2.paxon is missing"):

@@ -1,0 +1,215 @@
+"""What stands in `paxon.db`: tables, checksums, and the look at all of it before it is believed."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.data_directory import FORMAT_VERSION
+from paxon.actors.messages import Accepted
+from paxon.actors.storage import CorruptStorage, SnapshotInfo
+from paxon.actors.storage_base import Marks
+from paxon.actors.write_ahead_log import WriteAheadLog
+
+__all__ = [
+    "SCHEMA",
+    "INSERT_META",
+    "UPDATE_META",
+    "PUT_ACCEPTED",
+    "REMEDY",
+    "Identity",
+    "Contents",
+    "meta_columns",
+    "row_checksum",
+    "inspect",
+    "read_accepted",
+]
+
+SCHEMA = """
+CREATE TABLE meta (
+    format INTEGER NOT NULL,
+    cluster TEXT NOT NULL,
+    server INTEGER NOT NULL,
+    incarnation INTEGER NOT NULL,
+    peers TEXT NOT NULL,
+    commits INTEGER NOT NULL,
+    promise_round INTEGER NOT NULL,
+    promise_leader INTEGER NOT NULL,
+    chosen_to INTEGER NOT NULL,
+    discarded INTEGER NOT NULL,
+    voting INTEGER NOT NULL,
+    snapshot_slot INTEGER NOT NULL,
+    snapshot_size INTEGER NOT NULL,
+    snapshot_checksum INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    rows_checksum INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+);
+CREATE TABLE accepted (
+    slot INTEGER PRIMARY KEY,
+    round INTEGER NOT NULL,
+    leader INTEGER NOT NULL,
+    value BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+);
+"""
+INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 17)})"
+UPDATE_META = (
+    "UPDATE meta SET peers=?, commits=?, promise_round=?, promise_leader=?, chosen_to=?, "
+    "discarded=?, voting=?, snapshot_slot=?, snapshot_size=?, snapshot_checksum=?, rows=?, "
+    "rows_checksum=?, checksum=?"
+)
+PUT_ACCEPTED = "INSERT OR REPLACE INTO accepted VALUES (?,?,?,?,?)"
+
+REMEDY = "empty the directory and start once with --rejoin"
+
+_NUMBERS = struct.Struct("<11q")
+_SLOT_AND_BALLOT = struct.Struct("<3q")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose database it is: the first columns of `meta`."""
+
+    cluster: str
+    server: ServerId
+    incarnation: int
+
+    def columns(self) -> tuple[int, str, int, int]:
+        return (FORMAT_VERSION, self.cluster, self.server, self.incarnation)
+
+
+@dataclass(slots=True)
+class Contents:
+    """All that a database holds, checked."""
+
+    marks: Marks
+    commits: int
+    """The number of the last transaction."""
+    rows: int
+    """How many rows `accepted` has …"""
+    rows_checksum: int
+    """… and the sum of their checksums."""
+    accepted: list[Accepted] = field(default_factory=list)
+    """All rows in the order of slots, those that wait for their deletion too."""
+
+
+def row_checksum(slot: int, round_: int, leader: int, value: bytes) -> int:
+    """CRC-32 over a row of `accepted`."""
+    return zlib.crc32(value, zlib.crc32(_SLOT_AND_BALLOT.pack(slot, round_, leader)))
+
+
+def meta_columns(
+    identity: Identity, marks: Marks, commits: int, rows: int, rows_checksum: int
+) -> tuple[Any, ...]:
+    """The columns of `meta` after the identity, with the checksum over all of them."""
+    peers = ",".join(f"{server}={marks.peers[server]}" for server in sorted(marks.peers))
+    snapshot = marks.snapshot or SnapshotInfo(0, 0, 0)
+    numbers = (
+        commits, marks.promised.round, marks.promised.leader, marks.chosen_to, marks.discarded,
+        int(marks.voting), snapshot.slot, snapshot.size, snapshot.checksum, rows, rows_checksum,
+    )  # fmt: skip
+    return (peers, *numbers, _meta_checksum(identity, peers, numbers))
+
+
+def _meta_checksum(identity: Identity, peers: str, numbers: tuple[Any, ...]) -> int:
+    text = zlib.crc32(f"{identity.columns()}{peers}".encode())
+    return zlib.crc32(_NUMBERS.pack(*numbers), text)
+
+
+def inspect(path: Path, identity: Identity, witnessed: int) -> Contents:
+    """Read and check a whole database and its log, changing neither.
+
+    A connection that may write would, when closed, copy what it takes for the log's valid part
+    into the database and delete the log: after that nothing would tell that anything was lost.
+    `witnessed` is the number of commits that were surely synced. Raises `CorruptStorage` or
+    `sqlite3.Error`.
+    """
+    log = WriteAheadLog(path)
+    database = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
+    )
+    with contextlib.closing(database):
+        # The index is made from the log by the first statement that reads.
+        database.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        log.check()
+        _check_structure(path, database)
+        contents = _read_meta(path, database, identity)
+        if contents.commits < witnessed:
+            raise CorruptStorage(
+                f"{path} ends at commit {contents.commits}, but {witnessed} were synced: its "
+                f"write-ahead log is damaged or missing; put it back, or {REMEDY}"
+            )
+        contents.accepted = read_accepted(path, database, contents.rows, contents.rows_checksum)
+    return contents
+
+
+def _check_structure(path: Path, database: sqlite3.Connection) -> None:
+    """Every page is where it belongs (SQLite has no checksums of pages, but it checks the links).
+
+    Rows are safe by their own checksums; this keeps a page from being taken for a free one.
+    """
+    (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise CorruptStorage(f"{path} is damaged ({verdict.splitlines()[-1]}): {REMEDY}")
+
+
+def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> Contents:
+    found = database.execute("SELECT * FROM meta").fetchall()
+    try:
+        (row,) = found
+        owner, (peers, *numbers, checksum) = row[:4], row[4:]
+        whole = _meta_checksum(identity, peers, tuple(numbers)) == checksum
+        whole = whole and owner == identity.columns()
+    except (ValueError, TypeError, struct.error):
+        whole = False
+    if not whole:
+        raise CorruptStorage(
+            f"{path}, table meta: the only row is damaged (its checksum is wrong); {REMEDY}"
+        )
+    commits, round_, leader, chosen_to, discarded, voting, *rest = numbers
+    slot, size, image_checksum, rows, rows_checksum = rest
+    pairs = [pair.split("=") for pair in peers.split(",") if pair]
+    marks = Marks(
+        promised=Ballot(round_, leader),
+        chosen_to=chosen_to,
+        discarded=discarded,
+        voting=bool(voting),
+        snapshot=SnapshotInfo(slot, size, image_checksum) if slot else None,
+        peers={int(server): int(incarnation) for server, incarnation in pairs},
+    )
+    return Contents(marks, commits, rows, rows_checksum)
+
+
+def read_accepted(
+    path: Path, database: sqlite3.Connection, rows: int, rows_checksum: int
+) -> list[Accepted]:
+    """All rows of `accepted`, checked one by one and as a set. Raises `CorruptStorage`."""
+    accepted = []
+    total = 0
+    for slot, round_, leader, value, checksum in database.execute(
+        "SELECT * FROM accepted ORDER BY slot"
+    ):
+        try:
+            whole = row_checksum(slot, round_, leader, value) == checksum
+        except (TypeError, struct.error):
+            whole = False
+        if not whole:
+            raise CorruptStorage(
+                f"{path}, table accepted: the row of slot {slot} is damaged (its checksum is "
+                f"wrong); {REMEDY}"
+            )
+        total += checksum
+        accepted.append(Accepted(slot, Ballot(round_, leader), value))
+    if (len(accepted), total) != (rows, rows_checksum):
+        raise CorruptStorage(
+            f"{path}, table accepted: {len(accepted)} rows are there that do not add up to the "
+            f"{rows} written; {REMEDY}"
+        )
+    return accepted
