@@ -8,19 +8,15 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from paxon.kvstore.cluster_status import ServerStatus
-from paxon.kvstore.leader_search import CoreOptions
 from tests.cluster.helpers import wait_until
 from tests.faults.network import RelayedCluster
 from tests.faults.probes import LogProbe, check_logs
+from tests.faults.trial import LOSSY
 
 __all__ = ["SOAK", "LOSSY", "sized", "together", "check_at_rest", "counters", "retained_bytes"]
 
 SOAK = bool(os.environ.get("PAXON_SOAK"))
 """Whether to run the numbers of the list where `make test` runs fewer."""
-
-LOSSY = CoreOptions(resend_after=0.05, retry_max=0.3)
-"""Clients on a network that loses messages. Over TCP none is lost while the connection lasts, so by
-default a client that hears from the leader is in no hurry to ask again."""
 
 T = TypeVar("T")
 

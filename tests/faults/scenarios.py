@@ -1,0 +1,185 @@
+"""The faults, one function each: they break things while clients work, and say what was survived.
+
+A scenario takes a started cluster of three, whole and healed, and leaves it so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.cluster.helpers import wait_until
+from tests.faults.network import RelayedCluster
+from tests.faults.trial import Outcome, Trial, at_once
+
+__all__ = ["SCENARIOS", "Scenario"]
+
+Scenario = Callable[[RelayedCluster, Path, bool], Outcome]
+"""Takes the cluster, a directory for histories, and whether to run the long form."""
+
+INSIDE, OUTSIDE = "inside", "outside"
+"""Clients on the side of a leader that is cut off, and those on the other."""
+
+
+def kill_nine(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
+    """SIGKILL of leader and follower in turn."""
+    with Trial("kill-9", cluster, directory, long=long) as trial:
+        for turn in range(trial.sized(4, 40)):
+            victim = cluster.leader() if turn % 2 == 0 else trial.draw.choice(trial.followers())
+            cluster.kill(victim)
+            trial.fault()
+            trial.load.wait_for_more(100)
+            cluster.restart(victim)
+            trial.load.wait_for_more(100)
+    return trial.verify()
+
+
+def stop_and_continue(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
+    """SIGSTOP of the leader for longer than the election timeout, or of a follower; SIGCONT."""
+    with Trial("sigstop", cluster, directory, long=long) as trial:
+        for turn in range(trial.sized(4, 40)):
+            leader = cluster.leader()
+            victim = leader if turn % 2 == 0 else trial.draw.choice(trial.followers())
+            cluster.pause(victim)
+            trial.fault()
+            trial.load.wait_for_more(100)
+            if victim == leader:
+                wait_until(lambda old=leader: cluster.leader() != old, "another leads")  # type: ignore[misc]
+            cluster.resume(victim)
+            trial.load.wait_for_more(100)
+    return trial.verify()
+
+
+def leader_cut_off(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
+    """The leader alone with some of the clients; the others with the majority."""
+    with Trial(
+        "leader-cut-off", cluster, directory, long=long, groups=(INSIDE, OUTSIDE), timeout=2.0
+    ) as trial:
+        for turn in range(trial.sized(2, 20)):
+            leader = cluster.leader()
+            others = trial.followers()
+            inside, outside = trial.members[INSIDE], trial.members[OUTSIDE]
+            # Cut once so that all in between is lost, and once so that it arrives late.
+            trial.network.partition([leader, INSIDE], [*others, OUTSIDE], stall=turn % 2 == 1)
+            trial.fault()
+            trial.load.wait_for_more(150, clients=outside)
+            answered = [trial.load.answered[number] for number in inside]
+            trial.load.wait_for_more(150, clients=outside)
+            assert answered == [trial.load.answered[number] for number in inside], (
+                "a leader without a majority answered its clients"
+            )
+            trial.network.heal()
+            trial.load.wait_for_more(50, clients=inside)
+    return trial.verify()
+
+
+def partial_partition(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
+    """A and B cannot reach each other, C sees both: a majority remains, and no unrest."""
+    with Trial("partial-partition", cluster, directory, long=long) as trial:
+        for _ in range(trial.sized(1, 8)):
+            leader = cluster.leader()
+            first, second = trial.followers()
+            for a, b, one_way in (
+                (leader, first, False),
+                (first, second, False),
+                (leader, second, True),
+                (second, leader, True),
+            ):
+                began = time.monotonic()
+                trial.network.cut(a, b, one_way=one_way)
+                trial.fault()
+                trial.load.wait_for_more(150)
+                trial.load.run_for(0.6)  # longer than the longest election timeout
+                assert cluster.leader() == leader, "a leader with a majority was deposed"
+                trial.network.join()
+                trial.load.wait_for_more(20)
+                assert trial.load.longest_wait(began) < 1.0
+    return trial.verify()
+
+
+def flapping_links(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
+    """Links between servers go and come back many times a second, some with a reset."""
+    with Trial("flapping-links", cluster, directory, long=long) as trial:
+        end = time.monotonic() + trial.sized(4, 60)
+        down: set[tuple[int, int]] = set()
+        while time.monotonic() < end:
+            a, b = sorted(trial.draw.sample(cluster.servers, 2))
+            if (a, b) in down:
+                trial.network.mend(a, b)
+                down.discard((a, b))
+            elif trial.draw.random() < 0.3:
+                trial.network.reset(a, b)
+                trial.fault()
+            else:
+                trial.network.cut(a, b)
+                down.add((a, b))
+                trial.fault()
+            trial.load.run_for(trial.draw.uniform(0.03, 0.2))
+        trial.network.join()
+        trial.load.wait_for_more(100)
+    return trial.verify()
+
+
+def bad_weather(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
+    """10 % of all messages lost, 50 ms of jitter, on all links of servers and clients."""
+    with Trial("loss-and-jitter", cluster, directory, long=long, clients=8, lossy=True) as trial:
+        before = trial.network.counts()["lost"]
+        trial.network.weather(loss=0.1, jitter=0.05)
+        trial.load.wait_for_more(trial.sized(100, 2000), seconds=trial.sized(60, 600))
+        trial.fault(trial.network.counts()["lost"] - before)
+    return trial.verify()
+
+
+def all_killed(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
+    """SIGKILL to all servers at once, again and again."""
+    with Trial("all-killed", cluster, directory, long=long) as trial:
+        for _ in range(trial.sized(3, 100)):
+            at_once(cluster.kill, cluster.servers)
+            trial.fault()
+            at_once(cluster.restart, cluster.servers)
+            trial.load.wait_for_more(50)
+    return trial.verify()
+
+
+def storm(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
+    """All of these at random, several at a time."""
+    with Trial("storm", cluster, directory, long=long, lossy=True, timeout=5.0) as trial:
+        end = time.monotonic() + trial.sized(5, 120)
+        while time.monotonic() < end:
+            victim = trial.draw.choice(cluster.servers)
+            what = trial.draw.choice(("kill", "pause", "isolate", "stall", "cut", "weather"))
+            trial.fault()
+            if what == "kill":
+                cluster.kill(victim)
+                trial.load.run_for(trial.draw.uniform(0.1, 0.6))
+                cluster.restart(victim)
+            elif what == "pause":
+                cluster.pause(victim)
+                trial.load.run_for(trial.draw.uniform(0.1, 1.0))
+                cluster.resume(victim)
+            elif what in ("isolate", "stall"):
+                trial.network.isolate(victim, stall=what == "stall")
+            elif what == "cut":
+                trial.network.cut(victim, 1 + victim % 3, one_way=trial.draw.random() < 0.5)
+            else:
+                loss, jitter = trial.draw.uniform(0.0, 0.2), trial.draw.uniform(0.0, 0.03)
+                trial.network.weather(loss=loss, jitter=jitter)
+            trial.load.run_for(trial.draw.uniform(0.05, 0.6))
+            if trial.draw.random() < 0.3:
+                trial.network.join()
+        trial.network.heal()
+        trial.load.wait_for_more(100)
+    return trial.verify()
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "kill-9": kill_nine,
+    "sigstop": stop_and_continue,
+    "leader-cut-off": leader_cut_off,
+    "partial-partition": partial_partition,
+    "flapping-links": flapping_links,
+    "loss-and-jitter": bad_weather,
+    "all-killed": all_killed,
+    "storm": storm,
+}
