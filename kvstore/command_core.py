@@ -152,7 +152,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             weight: operations in the payload.
             size: bytes of the payload, about.
         """
-        ticket = Ticket[PayloadT, ResultT](
+        ticket: Ticket[PayloadT, ResultT] = Ticket(
             payload, mode=mode, weight=weight, size=size, now=now, deadline=deadline, after=after
         )
         self._next_expiry = min(self._next_expiry, deadline)

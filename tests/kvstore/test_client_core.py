@@ -273,6 +273,28 @@ def test_a_pipeline_whose_middle_is_unknown_stops_there() -> None:
     assert world.executed("k") == b"01"
 
 
+def test_a_follower_refused_before_the_one_it_follows_fails_with_it() -> None:
+    world = World(options=separate())
+    open_session(world)
+    world.unheard = lambda _address, reply: isinstance(reply, CommandReply)
+    first = world.submit(Append("k", b"0"))
+    world.exchange()
+    world.pass_time(1.6)  # sent again: executed, but the client cannot know
+    world.cluster.expire_sessions()
+    second = world.submit(Append("k", b"1"), after=first)
+    world.exchange()
+    world.answer(A, CommandReply(1 << 20, 3, ReplyStatus.EXPIRED, b""))
+    assert not second.done
+    world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.EXPIRED, b""))
+    assert isinstance(first.error, OutcomeUnknown)
+    assert isinstance(second.error, OperationFailed)
+    world.unheard = lambda _address, _reply: False
+    other = world.submit(Put("other", b""))
+    world.exchange()
+    assert other.done
+    assert world.core.idle
+
+
 def test_a_chain_given_up_is_passed_by_acked_in_one_step() -> None:
     """Else a late follower would run without the command that it was to follow."""
     world = World(options=separate())
