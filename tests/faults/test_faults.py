@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.disks import disk_full, flipped_byte, no_small_disks
 from tests.faults.network import RelayedCluster
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.trial import Outcome
@@ -33,3 +34,12 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayedCluster]:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_survived(name: str, three: RelayedCluster, tmp_path: Path) -> None:
     judge(SCENARIOS[name](three, tmp_path, LONG))
+
+
+@pytest.mark.skipif(bool(no_small_disks()), reason=no_small_disks())
+def test_full_disks_are_survived(tmp_path: Path) -> None:
+    judge(disk_full(tmp_path, LONG))
+
+
+def test_flipped_bytes_are_refused_or_harmless(tmp_path: Path) -> None:
+    judge(flipped_byte(tmp_path, LONG))
