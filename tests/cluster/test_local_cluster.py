@@ -89,6 +89,17 @@ def test_kill_restart_pause_resume_and_stop_of_one_server() -> None:
         cluster.kill(1)
 
 
+def test_a_paused_server_stops_in_order(tmp_path: Path) -> None:
+    """The kernel may hand SIGTERM to any thread of a process that was stopped."""
+    with LocalCluster(1, tmp_path) as cluster:
+        for _ in range(5):
+            cluster.pause(1)
+            cluster.stop_server(1)
+            assert states(cluster) == ["stopped"]
+            assert cluster.log_path(1).read_text().rstrip().endswith("stopped as asked")
+            cluster.restart(1)
+
+
 def test_a_server_that_dies_by_itself_is_noticed() -> None:
     with LocalCluster(3) as cluster:
         victim = pids(cluster)[1]

@@ -58,3 +58,84 @@ def test_a_parent_that_forgets_to_stop_leaves_no_server(then: str, tmp_path: Pat
     wait_until(lambda: not any(pid_is_alive(pid) for pid in servers), "all servers are gone")
     parent.kill()
     parent.communicate(timeout=30)
+
+
+CHILD = """
+import os, time
+from paxon.kvstore import spawning
+
+def run():
+    spawning._PR_SET_PDEATHSIG = 0  # no such request: the kernel does not help
+    spawning.die_with_parent()
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+
+PARENT_OF_ONE = """
+import multiprocessing, time
+from child import run
+from paxon.kvstore.spawning import start_process
+
+process = multiprocessing.get_context("spawn").Process(target=run)
+start_process(process)
+time.sleep(60)
+"""
+
+
+def test_without_the_kernels_help_a_thread_watches_the_parent(tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(CHILD)
+    (tmp_path / "parent.py").write_text(PARENT_OF_ONE)
+    parent = subprocess.Popen(
+        [sys.executable, "parent.py"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=tmp_path,
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert pid_is_alive(child)
+    parent.kill()
+    parent.communicate(timeout=30)
+    wait_until(lambda: not pid_is_alive(child), "the child is gone", 5)
+
+
+def test_other_processes_of_the_program_are_spawned_as_usual(tmp_path: Path) -> None:
+    """While servers are started, another thread's own children still import the main script."""
+    (tmp_path / "program.py").write_text(OWN_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "program.py"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["True"] * 5
+
+
+OWN_CHILDREN = """
+import multiprocessing, threading
+from paxon.kvstore import LocalCluster
+
+class Mine:
+    pass
+
+def child(mine):
+    print(isinstance(mine, Mine), flush=True)
+
+if __name__ == "__main__":
+    def spawn_some():
+        for _ in range(5):
+            process = multiprocessing.get_context("spawn").Process(target=child, args=(Mine(),))
+            process.start()
+            process.join()
+    other = threading.Thread(target=spawn_some)
+    other.start()
+    while other.is_alive():
+        with LocalCluster(1):
+            pass
+    other.join()
+"""
