@@ -236,8 +236,9 @@ class Learner(ServerLifecycle):
     def _fall_behind(self, commit: int, server: ServerId) -> None:
         """`server` has discarded what we miss: get it before anything else."""
         self._known_commit = max(commit, self._known_commit)
-        self._catch_up_from = server
-        self._catch_up_at = self._now
+        if self._incoming is None:  # else the transfer under way goes on
+            self._catch_up_from = server
+            self._catch_up_at = self._now
 
     def _ask_to_catch_up(self) -> None:
         """Ask for the missing slots, or go on with a snapshot; again if no answer comes."""
@@ -299,6 +300,8 @@ class Learner(ServerLifecycle):
         """Fetch it piece by piece, from where an earlier transfer of the same one stopped."""
         if offer.slot <= self.application.executed or self.role == "leader":
             return  # a leader has in its log what it proposes: nothing may be cut away under it
+        if self._incoming is not None and sender != self._catch_up_from:
+            return  # changing over would throw away what has come; only silence makes us do it
         self._incoming = SnapshotInfo(offer.slot, offer.size, offer.checksum)
         self._catch_up_from = sender
         self._known_commit = max(self._known_commit, offer.slot)
@@ -339,7 +342,7 @@ class Learner(ServerLifecycle):
         self._counters["snapshots_received"] += 1
         self.application.restore(self._storage.read_snapshot(info.slot, 0, info.size))
         self.log.restart_at(info.slot)
-        # Synced above: else the others would hear of it only after the next commit, if there is any.
+        # Synced above: else the others would hear of it only after the next commit, if any.
         self._durable_chosen_to = max(self._durable_chosen_to, info.slot)
         self._executed_bytes = 0
         logger.info("server {} took over a snapshot at {}", self.settings.server, info.slot)

@@ -391,8 +391,15 @@ class PaxosServer(Proposer):
             self._release_held()
             self._propose_waiting()
             self._start_read_round()
-        elif self._held and self.role == "follower" and self._now >= self._retry_at:
-            self.campaign()  # only where servers contend: others hold nothing while they follow
+        elif self._contends_now() and self._now >= self._retry_at:
+            self.campaign()
+
+    def _contends_now(self) -> bool:
+        """Whether to try to lead for the clients' requests held here (none where none contend).
+
+        Not while behind: such a server could not lead, and would keep the others from it.
+        """
+        return bool(self._held) and self.role == "follower" and not self._is_behind()
 
     def _after_sync(self) -> None:
         unsynced, self._unsynced = self._unsynced, []
@@ -447,7 +454,7 @@ class PaxosServer(Proposer):
             return min(deadline, self._heartbeat_at, self._retransmit_at)
         if self.role == "candidate":
             return min(deadline, self._election_at, self._retransmit_at)
-        if self._held:
+        if self._contends_now():
             return min(deadline, self._election_at, self._retry_at)
         return min(deadline, self._election_at)
 
