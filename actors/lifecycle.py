@@ -84,16 +84,22 @@ class ServerLifecycle(pykka.ThreadingActor):
 
     def on_receive(self, message: Any) -> Any:
         """Handle a burst from the inbox, or what the application tells or asks this actor."""
-        if not self._open:
-            return None
-        try:
-            if isinstance(message, Burst):
+        if not isinstance(message, Burst):
+            return self._receive_local(message)
+        if self._open:
+            try:
                 self.step(message)
-                return None
+            except Exception as error:  # crash, not corruption: nothing after this is trusted
+                self._fail(error)
+        return None
+
+    def _receive_local(self, message: Any) -> Any:
+        """Pykka hands what is raised here to whoever asked, and the actor would live on."""
+        try:
             return self.on_local(message)
-        except Exception as error:  # crash, not corruption: nothing after this is trusted
+        except Exception as error:
             self._fail(error)
-            return None
+            raise
 
     def on_stop(self) -> None:
         self.close()

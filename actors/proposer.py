@@ -442,7 +442,7 @@ class Proposer(Learner):
             logger.warning("server {}: unexpected message {!r}", self.settings.server, message)
             return None
         future: pykka.Future[bytes] = self._create_future()
-        if not self._serves() or not message.command:
+        if not self._open or not self._serves() or not message.command:
             _fail_future(future)
             return future
         number = self._random.getrandbits(62)
