@@ -1,0 +1,235 @@
+"""Rule 11, identity: a server is known by its disk, and a replaced disk must rejoin to vote."""
+
+from __future__ import annotations
+
+import pytest
+
+from paxon.actors import Ballot, StorageError
+from paxon.actors.messages import (
+    P1A,
+    P1B,
+    P2A,
+    P2B,
+    CatchUp,
+    CatchUpRequest,
+    Heartbeat,
+    HeartbeatReply,
+    PreVote,
+    PreVoteReply,
+)
+from paxon.transport import Burst
+from tests.harness import Cluster, value_of
+
+HIGH = Ballot(9, 2)
+
+
+def acquainted(size: int = 3, **options: object) -> Cluster:
+    """Server 1 leads, has executed one command, and all have heard each other's disks."""
+    cluster = Cluster(size, options={"policy": "random", **options}).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    cluster.execute(1, session, b"a")
+    cluster.pass_time(1.5)
+    return cluster
+
+
+def test_a_server_is_remembered_by_its_disk_before_it_is_answered() -> None:
+    cluster = Cluster(3, options={"policy": "random"}).start()
+    cluster.hand(1, 2, P1A(HIGH, 1))
+    assert len(cluster.sent(P1B)) == 1
+    assert cluster.restart(1)._peers == {2: cluster.storages[2].incarnation}
+
+
+def test_messages_from_another_disk_are_refused_and_counted() -> None:
+    cluster = acquainted()
+    cluster.replace_disk(2)
+    promised = cluster.servers[1].promised
+    for message in (P1A(HIGH, 1), P2A(HIGH, 9, value_of(b"x"), 0), Heartbeat(HIGH, 1, 0, 0)):
+        cluster.hand(1, 2, message)
+    assert cluster.servers[1].promised == promised
+    assert cluster.packets == []
+    assert cluster.servers[1].describe().counters["refused_incarnations"] == 3
+
+
+def test_votes_from_another_disk_do_not_count() -> None:
+    cluster = acquainted(retain_slots=1000)
+    cluster.command(1, cluster.told_session(), 2, b"b")
+    cluster.replace_disk(2)
+    slot, ballot = cluster.servers[1].log.last, cluster.servers[1].promised
+    cluster.hand(1, 2, P2B(ballot, slot, slot))
+    assert cluster.servers[1].status(slot) == "ACCEPTED"
+
+
+def test_another_disk_may_ask_for_missing_slots_which_changes_nothing() -> None:
+    cluster = Cluster(3, options={"policy": "random"}).start(1, 2)
+    cluster.lead(1)
+    cluster.open_session(1)
+    cluster.replace_disk(2)
+    cluster.hand(1, 2, CatchUpRequest(1))
+    assert [len(c.accepted) for c in cluster.sent(CatchUp)] == [1]
+
+
+def test_a_stranger_is_ignored() -> None:
+    cluster = acquainted()
+    for stranger in (0, 1, 9):
+        cluster.step(1, Burst(peers=[(stranger, 5, [P1A(Ballot(9, stranger), 1)])]))
+    assert cluster.servers[1].role == "leader"
+    assert cluster.packets == []
+
+
+def test_followers_know_each_others_disks_from_the_leader() -> None:
+    """Two followers may never have talked; else a replaced disk would pass for the one that voted.
+
+    Server 2 helped to choose what 3 has not heard of. Were 2's new disk taken for its old one, 2
+    and 3 would be a majority that has lost it.
+    """
+    cluster = Cluster(3, options={"policy": "random"}).start()
+    cluster.lead(1)
+    cluster.pass_time(0.2)
+    assert 2 in cluster.servers[3]._peers
+    cluster.isolate(3)
+    session = cluster.open_session(1)
+    cluster.execute(1, session, b"precious")
+    cluster.heal()
+    cluster.crash(1)
+    cluster.replace_disk(2)
+    cluster.start(2)
+    cluster.pass_time(3.0, 0.05)
+    assert [s for s in (2, 3) if cluster.servers[s].role == "leader"] == []
+
+
+def test_a_server_that_the_cluster_knows_by_another_disk_stops_and_says_what_to_do() -> None:
+    cluster = acquainted()
+    cluster.replace_disk(2)
+    cluster.start(2)
+    heartbeat = Heartbeat(
+        cluster.servers[1].promised, 99, 2, 0, [*cluster.servers[1]._peers.items()]
+    )
+    with pytest.raises(StorageError, match="--rejoin"):
+        cluster.hand(2, 1, heartbeat)
+
+
+def test_a_server_without_a_vote_answers_no_candidate_and_accepts_nothing() -> None:
+    cluster = Cluster(3, options={"policy": "random"})
+    cluster.start(2, rejoin=True)
+    cluster.hand(2, 1, P1A(Ballot(9, 1), 1))
+    cluster.hand(2, 1, P2A(Ballot(9, 1), 1, value_of(b"x"), 0))
+    cluster.hand(2, 1, PreVote(1, Ballot(9, 1), 1))
+    cluster.hand(2, 1, Heartbeat(Ballot(9, 1), 1, 0, 0))
+    assert cluster.contents(2) == {}
+    assert cluster.sent(P1B) == cluster.sent(P2B) == cluster.sent(HeartbeatReply) == []
+    assert [reply.granted for reply in cluster.sent(PreVoteReply)] == [False]
+
+
+def test_an_emptied_server_comes_back_by_rejoin() -> None:
+    cluster = acquainted()
+    cluster.replace_disk(2)
+    cluster.start(2, rejoin=True)
+    assert cluster.servers[2].voting is False
+    cluster.pass_time(3.0)
+    assert cluster.servers[2].voting is True
+    assert cluster.applied(2) == [b"a"]
+    leader = next(s for s in cluster.ids if cluster.servers[s].role == "leader")
+    cluster.command(leader, cluster.told_session(), 2, b"b")
+    cluster.pass_time(0.3)
+    assert all(cluster.applied(server) == [b"a", b"b"] for server in cluster.ids)
+    # Its vote counts again, also after a restart without the flag.
+    assert cluster.restart(2).voting is True
+
+
+def test_a_rejoining_server_needs_a_majority_of_the_others() -> None:
+    """With three servers both: either alone may lack what the lost disk helped to choose."""
+    cluster = acquainted()
+    cluster.crash(3)
+    cluster.replace_disk(2)
+    cluster.start(2, rejoin=True)
+    cluster.pass_time(3.0, 0.05)
+    assert cluster.servers[2].voting is False
+    cluster.start(3)
+    cluster.pass_time(3.0, 0.05)
+    assert cluster.servers[2].voting is True
+
+
+def test_a_restart_in_the_middle_of_rejoining_gives_no_vote() -> None:
+    cluster = acquainted()
+    cluster.crash(3)
+    cluster.replace_disk(2)
+    cluster.start(2, rejoin=True)
+    cluster.pass_time(1.0, 0.05)
+    assert cluster.servers[2].describe().counters["elections"] > 0  # it has tried
+    assert cluster.restart(2).voting is False
+    assert cluster.restart(2, rejoin=True).voting is False
+
+
+def test_what_only_the_lost_disk_and_one_other_held_is_kept() -> None:
+    cluster = acquainted()
+    cluster.isolate(3)
+    cluster.command(1, cluster.told_session(), 2, b"precious")
+    cluster.stabilize()
+    cluster.heal()
+    cluster.replace_disk(2)
+    cluster.start(2, rejoin=True)
+    cluster.pass_time(3.0)
+    assert cluster.servers[2].voting is True
+    cluster.crash(1)
+    cluster.pass_time(2.0)
+    assert cluster.applied(3) == [b"a", b"precious"]
+
+
+def test_all_that_it_takes_over_is_on_its_disk_before_it_votes_again() -> None:
+    """More than the window holds, and the next candidate asks at once: it must hear of all.
+
+    Slots 1 to 5 were accepted by server 1 and by the lost disk of server 2: chosen, perhaps.
+    """
+    cluster = Cluster(3, options={"policy": "random", "window": 2})
+    values = {f"slot_{slot}": b"%d" % slot for slot in range(1, 6)}
+    cluster.accepted(1, Ballot(1, 1), **values)
+    cluster.start(1, 3)
+    cluster.start(2, rejoin=True)
+    cluster.servers[2].campaign(forced=True)
+    cluster.step(2)
+    cluster.deliver(P1A)
+    cluster.deliver(P1B)
+    server = cluster.servers[2]
+    assert server.role == "leader"
+    assert server.voting is True
+    assert len(cluster.sent(P2A, target=3)) == 2
+    cluster.drop()
+    cluster.hand(2, 3, P1A(Ballot(99, 3), 1))
+    (p1b,) = cluster.sent(P1B, target=3)
+    assert [a.slot for a in p1b.accepted] == [1, 2, 3, 4, 5]
+    assert list(cluster.restart(2).log._slots) == [1, 2, 3, 4, 5]
+
+
+def test_a_forced_p1a_of_the_new_disk_replaces_the_old_one() -> None:
+    cluster = acquainted()
+    old = cluster.storages[2].incarnation
+    cluster.replace_disk(2)
+    cluster.hand(1, 2, P1A(HIGH, 1, True))
+    assert cluster.servers[1]._peers[2] == cluster.storages[2].incarnation
+    cluster.drop()
+    cluster.step(1, Burst(peers=[(2, old, [P1A(Ballot(10, 2), 1)])]))
+    assert cluster.servers[1].promised == HIGH
+    assert cluster.packets == []
+
+
+def test_a_late_copy_of_an_earlier_rejoining_brings_no_old_disk_back() -> None:
+    cluster = acquainted()
+    first = cluster.storages[2].incarnation
+    cluster.replace_disk(2)
+    cluster.hand(1, 2, P1A(Ballot(20, 2), 1, True))
+    cluster.step(1, Burst(peers=[(2, first, [P1A(Ballot(15, 2), 1, True)])]))
+    assert cluster.servers[1]._peers[2] == cluster.storages[2].incarnation
+
+
+def test_a_ballot_that_the_lost_disk_used_is_not_used_again() -> None:
+    """Who has promised it to the old disk refuses the new one: it has to go higher."""
+    cluster = acquainted()
+    used = Ballot(2, 2)
+    cluster.hand(3, 2, P1A(used, 1))
+    cluster.replace_disk(2)
+    cluster.drop()
+    cluster.hand(3, 2, P1A(used, 1, True))
+    assert cluster.sent(P1B) == []
+    cluster.hand(3, 2, P1A(Ballot(3, 2), 1, True))
+    assert [p.ballot for p in cluster.sent(P1B)] == [Ballot(3, 2)]
