@@ -19,7 +19,7 @@ from paxon.kvstore.addresses import with_port
 from paxon.kvstore.cluster_file import ServerPlan
 from paxon.kvstore.local_cluster import LocalCluster
 
-__all__ = ["MAIN", "Network", "RelayedCluster"]
+__all__ = ["MAIN", "Network", "Node", "RelayedCluster"]
 
 ROOT = Path(__file__).parents[2]
 MAIN = "main"
@@ -34,6 +34,8 @@ class Network:
 
     Each method takes effect before it returns. Any thread may call any of them.
     """
+
+    one_way = True
 
     def __init__(self, servers: Iterable[ServerId], *, seed: int = 1) -> None:
         self._servers = list(servers)

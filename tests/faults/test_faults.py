@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.disks import disk_full, flipped_byte, no_small_disks
+from tests.faults.kernel_scenarios import partitions_by_kernel, weather_by_kernel
+from tests.faults.namespaces import no_namespaces, no_netem
 from tests.faults.network import RelayedCluster
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.trial import Outcome
@@ -25,6 +27,12 @@ def judge(outcome: Outcome) -> None:
     assert outcome.verified.acknowledged > 100
 
 
+def skip_for(reason: str) -> None:
+    """Skip this test if there is a reason to."""
+    if reason:
+        pytest.skip(reason)
+
+
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayedCluster]:
     with RelayedCluster(3, tmp_path_factory.mktemp("three")) as cluster:
@@ -36,10 +44,21 @@ def test_survived(name: str, three: RelayedCluster, tmp_path: Path) -> None:
     judge(SCENARIOS[name](three, tmp_path, LONG))
 
 
-@pytest.mark.skipif(bool(no_small_disks()), reason=no_small_disks())
 def test_full_disks_are_survived(tmp_path: Path) -> None:
+    skip_for(no_small_disks())
     judge(disk_full(tmp_path, LONG))
 
 
 def test_flipped_bytes_are_refused_or_harmless(tmp_path: Path) -> None:
     judge(flipped_byte(tmp_path, LONG))
+
+
+def test_partitions_made_by_the_kernel_are_survived(tmp_path: Path) -> None:
+    skip_for(no_namespaces())
+    for outcome in partitions_by_kernel(tmp_path, LONG):
+        judge(outcome)
+
+
+def test_loss_and_jitter_made_by_the_kernel_are_survived(tmp_path: Path) -> None:
+    skip_for(no_netem())
+    judge(weather_by_kernel(tmp_path, LONG))

@@ -5,22 +5,58 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from paxon.actors import ServerId
+from paxon.kvstore import Client
+from paxon.kvstore.cluster_status import ServerStatus
 from paxon.kvstore.leader_search import CoreOptions
 from tests.cluster.helpers import wait_until
 from tests.faults.load import Load, Verified
-from tests.faults.network import MAIN, RelayedCluster
+from tests.faults.network import MAIN, Node
 
-__all__ = ["LOSSY", "Outcome", "Trial", "all_equal", "at_once"]
+__all__ = ["LOSSY", "Faulty", "Outcome", "Trial", "all_equal", "at_once"]
 
 LOSSY = CoreOptions(resend_after=0.05, retry_max=0.3)
 """Clients on a network that loses messages. Over TCP none is lost while the connection lasts, so by
 default a client that hears from the leader is in no hurry to ask again."""
+
+
+class Breakable(Protocol):
+    """What a network between processes can be made to do, by a relay or by the kernel."""
+
+    one_way: bool
+    """Whether `cut` can cut one direction alone."""
+
+    def partition(self, *parts: Iterable[Node], stall: bool = False) -> None: ...
+
+    def cut(self, a: Node, b: Node, *, one_way: bool = False) -> None: ...
+
+    def join(self) -> None: ...
+
+    def heal(self) -> None: ...
+
+
+class Faulty(Protocol):
+    """A cluster that scenarios can break."""
+
+    @property
+    def network(self) -> Breakable: ...
+
+    @property
+    def servers(self) -> list[ServerId]: ...
+
+    def leader(self) -> ServerId: ...
+
+    def status(self) -> list[ServerStatus]: ...
+
+    def client(self, group: str = MAIN, **options: Any) -> Client: ...
+
+
+ClusterT = TypeVar("ClusterT", bound=Faulty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +70,13 @@ class Outcome:
     verified: Verified
 
 
-class Trial:
+class Trial(Generic[ClusterT]):
     """Runs clients against a cluster while a scenario breaks things; then judges what they saw."""
 
     def __init__(
         self,
         name: str,
-        cluster: RelayedCluster,
+        cluster: ClusterT,
         directory: Path,
         *,
         long: bool = False,
@@ -54,7 +90,6 @@ class Trial:
         """Args: clients belong to `groups` in turn, and each operation has `timeout` seconds."""
         self.name = name
         self.cluster = cluster
-        self.network = cluster.network
         self.long = long
         self.draw = random.Random(seed)
         self.faults = 0
@@ -84,7 +119,7 @@ class Trial:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
-        self.network.heal()
+        self.cluster.network.heal()
         self.load.stop()
 
     def fault(self, count: int = 1) -> None:
@@ -104,7 +139,7 @@ class Trial:
         return Outcome(self.name, self.faults, time.monotonic() - self._began, verified)
 
 
-def all_equal(cluster: RelayedCluster) -> bool:
+def all_equal(cluster: Faulty) -> bool:
     """Whether all servers run and have executed the same slots to the same state."""
     replies = [row.reply for row in cluster.status() if row.reply is not None]
     states = {(reply.executed, reply.state_digest) for reply in replies}
