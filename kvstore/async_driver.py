@@ -74,16 +74,24 @@ class AsyncDriver:
         if self._loop is not None and not self._loop.is_closed():
             for link in self._watched:
                 self._loop.remove_reader(link.fd)
+                self._loop.remove_reader(link.lost_fd)
         self._links.close()
 
     def _on_open(self, link: Link) -> None:
         assert self._loop is not None
         self._watched.append(link)
         self._loop.add_reader(link.fd, self._on_readable, link)
+        self._loop.add_reader(link.lost_fd, self._on_ended, link)
 
     def _on_readable(self, link: Link) -> None:
         if self._links.drain(link):
             self.plan_pump()  # after the tasks that this wakes have submitted what comes next
+
+    def _on_ended(self, link: Link) -> None:
+        assert self._loop is not None
+        if self._links.ended(link):
+            self._core.lost(link.address, self._loop.time())
+            self.plan_pump()
 
     def _receive(self, address: str, replies: Sequence[ServerReply]) -> None:
         assert self._loop is not None

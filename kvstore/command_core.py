@@ -244,6 +244,19 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 case StatusReply() | SlotReply():
                     self._side.told(address, reply)
 
+    def lost(self, address: str, now: float) -> None:
+        """The connection to a server has ended, and with it what was under way; `poll` afterwards.
+
+        A server that died is noticed by this at once, long before its silence would be.
+        """
+        self._now = now
+        for request in self._unanswered():
+            if request.sent_to == address:
+                request.sent_to = None
+                self._resend = True
+        if self._redirect:
+            self.search.lost(address, now)
+
     # --- forming requests --------------------------------------------------------------------
 
     def _form_requests(self) -> None:
@@ -494,7 +507,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self.search.rest()
         elif self.search.round_due(self._now):
             for server in self.search.servers if self._redirect else [self.search.target]:
-                outbox.add(server, Query(self._probe_id, "lease", self._probe), 64)
+                outbox.add(server, Query(self._probe_id, "linearizable", self._probe), 64)
 
     def _on_not_leader(self, address: str, reply: NotLeader) -> None:
         for request in self._unanswered():

@@ -93,6 +93,8 @@ class LeaderSearch:
         self._busy = options.busy_first
         self._hops = 0
         """Hints followed since somebody last answered as a leader does."""
+        self._target_lost = False
+        """The connection to the target ended while nothing was asked of it."""
         self._seek_at = math.inf
         self._seek_since = 0.0
         self._seek_interval = options.seek_first
@@ -128,6 +130,9 @@ class LeaderSearch:
         """The target owes an answer from now on, if it did not already."""
         if self.waiting_since is None:
             self.waiting_since = now
+        if self._target_lost:
+            self._target_lost = False
+            self._seek(now)
 
     def too_silent(self, now: float) -> bool:
         """Whether the target has owed answers for too long."""
@@ -142,6 +147,15 @@ class LeaderSearch:
         self._silence = min(self._silence * 2, self._options.retry_max)
         self._interval = self._jittered(self._silence)
         self._seek(now)
+
+    def lost(self, address: str, now: float) -> None:
+        """The connection to a server has ended."""
+        if address != self.target or self.seeking:
+            return
+        if self.waiting_since is None:
+            self._target_lost = True
+        else:
+            self._seek(now)
 
     def not_leader(self, address: str, hint: str, now: float) -> None:
         """A server says that it does not lead but `hint` does (empty: it does not know)."""
@@ -186,6 +200,7 @@ class LeaderSearch:
     def _turn_to(self, address: str, now: float) -> None:
         """Take another server for the leader."""
         self.target = address
+        self._target_lost = False
         self.changes += 1
         self._confirmed = False
         if self.waiting_since is not None:

@@ -17,7 +17,7 @@ from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, ServerReply
 from paxon.kvstore.addresses import check_address, split_addresses
 from paxon.kvstore.client_requests import Outgoing
 from paxon.kvstore.errors import InvalidRequest
-from paxon.transport import FrameCodec, FrameError
+from paxon.transport import FrameCodec, FrameError, LinkMonitor
 
 __all__ = ["Link", "Links", "Receive", "Secure", "server_addresses"]
 
@@ -56,12 +56,15 @@ def server_addresses(servers: str | Iterable[str]) -> list[str]:
 class Link:
     """The connection to one server."""
 
-    __slots__ = ("address", "backlog", "epoch", "fd", "refused", "socket")
+    __slots__ = ("address", "backlog", "epoch", "fd", "lost_fd", "monitor", "refused", "socket")
 
     def __init__(self, address: str, socket: zmq.Socket[bytes]) -> None:
         self.address = address
         self.socket = socket
         self.fd = int(socket.getsockopt(zmq.FD))
+        self.monitor = LinkMonitor(socket)
+        self.lost_fd = int(self.monitor.socket.getsockopt(zmq.FD))
+        """Becomes readable when the connection ends; then ask `Links.ended`."""
         self.backlog: deque[bytes] = deque()
         """Frames that wait for the connection."""
         self.epoch = 0
@@ -129,6 +132,14 @@ class Links:
             else:
                 return came
 
+    def ended(self, link: Link) -> bool:
+        """Whether the link's connection has ended since the last call (a new one is under way)."""
+        ended = link.monitor.drain()
+        # The monitor's descriptor is signalled by edges too: see to it that no edge is left over.
+        while int(link.monitor.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            ended |= link.monitor.drain()
+        return ended
+
     def _take(self, link: Link, frame: bytes) -> None:
         try:
             _, _, replies = self._codec.decode(frame)
@@ -161,17 +172,19 @@ class Links:
                 socket.setsockopt(option, value)
             if self._secure is not None:
                 self._secure(socket, address)
+            link = Link(address, socket)
             socket.connect(address)
         except (ValueError, zmq.ZMQError) as error:
             logger.warning("Cannot connect to {}: {}", address, error)
             return None
-        link = self._links[address] = Link(address, socket)
+        self._links[address] = link
         self._on_open(link)
         return link
 
     def close(self) -> None:
         """Close all sockets at once; what has not left is dropped. May be called twice."""
         for link in self._links.values():
+            link.monitor.close()
             link.socket.close()
         self._links.clear()
         if not self._context.closed:

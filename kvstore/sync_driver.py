@@ -41,6 +41,7 @@ class SyncDriver:
         self._links = Links(self._on_open, self._receive, secure=secure)
         self._poll = select.poll()
         self._by_fd: dict[int, Link] = {}
+        self._by_lost_fd: dict[int, Link] = {}
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -240,10 +241,14 @@ class SyncDriver:
             link = self._by_fd.get(fd)
             if link is not None:
                 self._links.drain(link)
+            elif self._links.ended(self._by_lost_fd[fd]):
+                self._core.lost(self._by_lost_fd[fd].address, time.monotonic())
 
     def _on_open(self, link: Link) -> None:
         self._by_fd[link.fd] = link
         self._poll.register(link.fd, select.POLLIN)
+        self._by_lost_fd[link.lost_fd] = link
+        self._poll.register(link.lost_fd, select.POLLIN)
         if self._driver is not None:
             self._wake()
 

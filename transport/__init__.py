@@ -16,6 +16,7 @@ from paxon.transport.inbox import BurstInbox, BurstSource
 from paxon.transport.intake import Counters
 from paxon.transport.keys import CurveKeys, CurveSecurity, secure_client
 from paxon.transport.memory import MemoryClient, MemoryEndpoint, MemoryHub
+from paxon.transport.monitor import LinkMonitor
 from paxon.transport.options import EndpointOptions
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "CurveKeys",
     "CurveSecurity",
     "secure_client",
+    "LinkMonitor",
     "BurstInbox",
     "BurstSource",
     "TransportError",

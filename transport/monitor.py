@@ -109,4 +109,5 @@ def _events_of(watched: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
     reader.setsockopt(zmq.RCVHWM, 0)
     reader.setsockopt(zmq.LINGER, 0)
     reader.connect(address)
+    reader.getsockopt(zmq.EVENTS)  # its descriptor is signalled by edges: begin without one
     return reader
