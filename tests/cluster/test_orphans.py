@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing.spawn
 import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from paxon.kvstore import spawning
 from tests.cluster.helpers import environment, pid_is_alive, wait_until
 
 pytestmark = pytest.mark.process
@@ -100,42 +103,15 @@ def test_without_the_kernels_help_a_thread_watches_the_parent(tmp_path: Path) ->
     wait_until(lambda: not pid_is_alive(child), "the child is gone", 5)
 
 
-def test_other_processes_of_the_program_are_spawned_as_usual(tmp_path: Path) -> None:
-    """While servers are started, another thread's own children still import the main script."""
-    (tmp_path / "program.py").write_text(OWN_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "program.py"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(),
-        cwd=tmp_path,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["True"] * 5
+def test_only_the_servers_own_start_leaves_out_the_main_script() -> None:
+    """Whatever other threads spawn meanwhile still imports the main script."""
 
+    def main_is_told() -> bool:
+        told = multiprocessing.spawn.get_preparation_data("child")
+        return "init_main_from_name" in told or "init_main_from_path" in told
 
-OWN_CHILDREN = """
-import multiprocessing, threading
-from paxon.kvstore import LocalCluster
-
-class Mine:
-    pass
-
-def child(mine):
-    print(isinstance(mine, Mine), flush=True)
-
-if __name__ == "__main__":
-    def spawn_some():
-        for _ in range(5):
-            process = multiprocessing.get_context("spawn").Process(target=child, args=(Mine(),))
-            process.start()
-            process.join()
-    other = threading.Thread(target=spawn_some)
-    other.start()
-    while other.is_alive():
-        with LocalCluster(1):
-            pass
-    other.join()
-"""
+    assert main_is_told()
+    with spawning._main_left_out(), ThreadPoolExecutor(1) as other_thread:
+        assert not main_is_told()
+        assert other_thread.submit(main_is_told).result()
+    assert main_is_told()
