@@ -122,20 +122,6 @@ class CollectingStorage(ABC):
         )  # fmt: skip
         self._marks.discarded = slot
         self._lazy = True
-        self._drop_rows_to(slot)
-
-    def _drop_rows_to(self, slot: int) -> None:
-        """Forget collected rows up to `slot`: a snapshot covers them."""
-        for covered in [held for held in self._rows if held <= slot]:
-            del self._rows[covered]
-            self._forget_collected(covered)
-
-    def _forget_collected(self, slot: int) -> None:
-        """A collected row will not be written; its ballot stays known if an older row exists."""
-        if slot in self._replaced:
-            self._replaced.discard(slot)
-        else:
-            del self._ballots[slot]
 
     # --- committing ------------------------------------------------------------------------------
 
@@ -162,7 +148,10 @@ class CollectingStorage(ABC):
 
     @abstractmethod
     def _write(self) -> None:
-        """Make `_marks` and `_rows` durable, all or nothing. Raises `StorageError`."""
+        """Make `_marks` and `_rows` durable, all or nothing. Raises `StorageError`.
+
+        Rows up to `_marks.discarded` may be among them and go like those written before.
+        """
 
     @abstractmethod
     def _on_committed(self) -> None:
@@ -216,7 +205,6 @@ class CollectingStorage(ABC):
         marks.snapshot = info
         marks.discarded = max(marks.discarded, info.slot)
         marks.chosen_to = max(marks.chosen_to, info.slot)
-        self._drop_rows_to(info.slot)
         self._dirty = True
         return True
 

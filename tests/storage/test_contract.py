@@ -253,7 +253,7 @@ def test_a_large_discard_is_spread_over_commits_and_completes(engine: Engine) ->
     assert accepted_slots(engine.crash()) == list(range(1991, 2031))
 
 
-def test_a_collected_row_that_a_discard_covers_is_not_written(engine: Engine) -> None:
+def test_a_collected_row_that_a_discard_covers_goes_too(engine: Engine) -> None:
     storage = engine.storage
     accept(storage, 1, 2)
     take_snapshot(storage, 2)
