@@ -220,6 +220,17 @@ def test_a_damaged_middle_is_found_without_the_witness(killed: Path, tmp_path: P
                 look(directory)
 
 
+@pytest.mark.parametrize("offset", [0, 9, 17, 30])
+def test_a_damaged_log_header_is_found_without_the_witness(
+    killed: Path, tmp_path: Path, offset: int
+) -> None:
+    """SQLite would take the whole log for an empty one."""
+    directory = damaged(killed, tmp_path / "disk", "paxon.db-wal", offset, 4)
+    forget_witness(directory, 2)
+    with pytest.raises(CorruptStorage, match=r"paxon.db-wal has a damaged header"):
+        look(directory)
+
+
 def test_a_torn_last_transaction_is_no_damage(killed: Path, tmp_path: Path) -> None:
     """A power failure in a commit that never returned: its frames are there in part."""
     log = (killed / "paxon.db-wal").read_bytes()
