@@ -238,3 +238,48 @@ def test_a_status_is_asked_of_the_server_named() -> None:
     assert reply.server == 2
     with pytest.raises(RequestTimeout):
         tickets[1].value()
+
+
+def test_a_lost_connection_makes_the_client_seek_at_once() -> None:
+    world = World()
+    open_session(world)
+    world.lost = lambda address, _message: address == A
+    ticket = world.submit(Put("k", b"v"))
+    world.exchange()
+    assert not ticket.done
+    world.cluster.leader = B
+    world.core.lost(A, world.now)
+    world.exchange()
+    assert ticket.value() == [None], "no time has passed, and the new leader has it"
+    assert world.core.search.target == B
+
+
+def test_a_connection_lost_while_idle_makes_the_next_request_seek() -> None:
+    world = World()
+    open_session(world)
+    world.lost = lambda address, _message: address == A
+    world.cluster.leader = B
+    world.core.lost(A, world.now)
+    ticket = world.submit(Put("k", b"v"))
+    world.exchange()
+    assert ticket.value() == [None]
+
+
+def test_losing_a_server_that_is_not_the_leader_changes_nothing() -> None:
+    world = World()
+    open_session(world)
+    world.core.lost(B, world.now)
+    ticket = world.submit(Put("k", b"v"))
+    world.exchange()
+    assert ticket.value() == [None]
+    assert {a for a, _ in world.cluster.received} == {A}
+
+
+def test_probes_ask_for_no_lease() -> None:
+    """A lease that nobody reads by would only hold up the next leader."""
+    world = World()
+    world.cluster.leader = C
+    world.lost = lambda address, _message: address == A
+    world.submit(Get("k"))
+    world.pass_time(1.0)
+    assert {m.mode for _, m in world.cluster.received if isinstance(m, Query)} == {"linearizable"}

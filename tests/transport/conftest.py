@@ -158,6 +158,7 @@ def take(
         burst = endpoint.receive()
         total.peers += burst.peers
         total.clients += burst.clients
+        total.lost += burst.lost
         if enough(total):
             return total
         assert time.monotonic() < give_up, f"not in time; received {total}, {endpoint.counters()}"

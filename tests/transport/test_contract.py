@@ -129,6 +129,18 @@ def test_peer_gone_and_back(wire: Any, shapes: Any) -> None:
     wire.introduce(back, servers[1], 1)
 
 
+def test_a_peer_that_dies_is_reported_lost_once(wire: Any, shapes: Any) -> None:
+    """Its kernel closes its connections, so the others need not wait for a timeout."""
+    if wire.name == "memory":
+        pytest.skip("the in-memory transport has no connections that could end")
+    one, two = (servers := wire.servers(2))[1], servers[2]
+    wire.introduce(one, two, 2)
+    two.close()
+    burst = wire.receive(one, lambda burst: burst.lost)
+    assert burst.lost == [2]
+    assert one.receive().lost == []
+
+
 def test_close_twice(wire: Any) -> None:
     servers = wire.servers(2)
     servers[1].close()
