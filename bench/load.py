@@ -15,7 +15,9 @@ __all__ = ["Outcome", "Loop", "make_loop"]
 
 clock = time.perf_counter
 
-_DRAIN_SECONDS = 10.0
+_DRAIN_SECONDS = 0.5
+"""So long what is under way at the end of a stretch is waited for. What is not answered by then (in
+a duel nothing may be) stays under way, and counts in the next stretch."""
 _STRIDE = 64
 """A pipeline is timed at every 64th operation, so that timing costs next to nothing."""
 
@@ -46,7 +48,7 @@ class Loop(Protocol):
     """A load that can be run in stretches."""
 
     def run(self, seconds: float) -> Outcome:
-        """Put load on for so long; nothing is under way any more when it returns."""
+        """Put load on for so long."""
 
 
 def make_loop(client: Client, workload: Workload, seed: int) -> Loop:
@@ -63,6 +65,8 @@ class ClosedLoop:
     def __init__(self, client: Client, workload: Workload, data: WorkloadData) -> None:
         self._outstanding = workload.outstanding
         self._submit = _submitter(client, workload, data)
+        self._pending: deque[tuple[float, Future[Any]]] = deque()
+        """What is under way, with the time of its start."""
 
     def run(self, seconds: float) -> Outcome:
         """See `Loop`. What is under way at the end is waited for, but not counted."""
@@ -71,7 +75,9 @@ class ClosedLoop:
         submit = self._submit
         begin = clock()
         end = begin + seconds
-        pending = deque((clock(), submit()) for _ in range(self._outstanding))
+        pending = self._pending
+        while len(pending) < self._outstanding:
+            pending.append((clock(), submit()))
         try:
             while (now := clock()) < end:
                 pending[0][1].exception(end - now)
@@ -96,20 +102,19 @@ class ClosedLoop:
         outcome.operations = len(latencies)
         outcome.unfinished = len(waiting)
         outcome.oldest = max(waiting, default=0.0)
-        self._drain([future for _, future in pending])
+        self._drain()
         return outcome
 
-    @staticmethod
-    def _drain(futures: list[Future[Any]]) -> None:
+    def _drain(self) -> None:
+        """Wait for what is under way, for a while."""
+        pending = self._pending
         give_up = clock() + _DRAIN_SECONDS
-        for future in futures:
-            remaining = give_up - clock()
-            if remaining <= 0:
-                return
-            try:
-                future.exception(remaining)
-            except TimeoutError:
-                return
+        try:
+            while pending and (remaining := give_up - clock()) > 0:
+                pending[0][1].exception(remaining)
+                pending.popleft()
+        except TimeoutError:
+            return
 
 
 def _submitter(client: Client, workload: Workload, data: WorkloadData) -> Callable[[], Future[Any]]:

@@ -48,11 +48,10 @@ def save_plot(figure: Figure, path: Path) -> None:
     """Write a picture in the format that its name says. Raises `BenchError`."""
     from matplotlib import rc_context  # noqa: PLC0415 (see the module's docstring)
 
-    # Text stays text, and the same figures give the same file.
-    style = {"svg.fonttype": "none", "svg.hashsalt": "paxon"}
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     try:
-        with rc_context(style):
+        # Text stays text, and the same figures give the same file.
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "paxon"}):
             figure.savefig(path, dpi=150, metadata=undated.get(path.suffix.lower()))
     except OSError as error:
         raise BenchError(f"{path} cannot be written: {error.strerror}") from None

@@ -129,6 +129,16 @@ def test_what_is_stuck_ends_the_stretch_in_time_and_is_not_forgotten(client: Any
     assert outcome.oldest == pytest.approx(0.95, abs=0.02)
 
 
+def test_what_is_stuck_counts_in_the_next_stretch(client: Any) -> None:
+    loop = make_loop(client, Workload(name="w", outstanding=4), seed=1)
+    client.stuck_after = 50
+    loop.run(1.0)
+    client.stuck_after = 10**9
+    outcome = loop.run(0.5)
+    assert client.most_under_way == 4
+    assert max(outcome.latencies) > 1.0
+
+
 def test_reads_are_asked_in_their_mode(client: Any) -> None:
     load = Workload(name="w", kind="get", mode="lease", keys=10)
     make_loop(client, load, seed=1).run(0.05)
