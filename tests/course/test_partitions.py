@@ -39,7 +39,7 @@ def test_no_partition(
     five: RelayedCluster, probe: LogProbe, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     with Load(lambda _: five.client(), clients=3, prefix="whole/") as load:
-        load.run_for(sized(2.0, 10.0))
+        load.run_for(sized(1.0, 10.0))
     with five.client() as client:
         found = load.verify(client, tmp_path / "history.jsonl")
     assert (found.unknown, load.timeouts) == (0, 0)

@@ -28,7 +28,7 @@ def test_single_partition(
         companion = 1 + leader % 5
         others = [server for server in five.servers if server not in (leader, companion)]
         five.network.partition([*others, MAIN], [leader, companion])
-        load.run_for(sized(2.0, 10.0))
+        load.run_for(sized(1.5, 10.0))
         five.network.heal()
         load.run_for(1.0)
     with five.client() as client:
@@ -62,7 +62,7 @@ def test_constant_repartition(
     options = {"options": LOSSY} if loss else {}
     name = f"repartition/{loss}/"
     with Load(lambda _: five.client(timeout=10, **options), clients=3, prefix=name) as load:
-        times = repartition(five, load, sized(8.0, 30.0), 2.0, seed=int(loss * 100) + 3)
+        times = repartition(five, load, sized(6.0, 30.0), 2.0, seed=int(loss * 100) + 3)
     check_logs(probe.logs())
     five.network.heal()
     with five.client() as client:
@@ -80,7 +80,7 @@ def test_repartition_full_throughput(
     five: RelayedCluster, probe: LogProbe, tmp_path: Path, figure: Figure
 ) -> None:
     """Clients as fast as they can, a new majority every 2 s, for 50 s."""
-    seconds = sized(6.0, 50.0)
+    seconds = sized(4.0, 50.0)
     with Load(
         lambda _: five.client(timeout=10), clients=10, keys=20, pause=0.0, prefix="fast/"
     ) as load:

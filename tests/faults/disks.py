@@ -121,7 +121,7 @@ def flipped_byte(directory: Path, long: bool) -> Outcome:
     with RelayedCluster(3, data, **options) as cluster:
         with Trial("flipped-byte", cluster, directory, long=long) as trial:
             trial.load.wait_for_more(400)
-            for _ in range(trial.sized(8, 150)):
+            for _ in range(trial.sized(5, 150)):
                 victim = draw.choice(cluster.servers)
                 before = status_of(cluster, victim)
                 cluster.kill(victim)

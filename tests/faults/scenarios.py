@@ -25,7 +25,7 @@ INSIDE, OUTSIDE = "inside", "outside"
 def kill_nine(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
     """SIGKILL of leader and follower in turn."""
     with Trial("kill-9", cluster, directory, long=long) as trial:
-        for turn in range(trial.sized(4, 40)):
+        for turn in range(trial.sized(3, 40)):
             victim = cluster.leader() if turn % 2 == 0 else trial.draw.choice(trial.followers())
             cluster.kill(victim)
             trial.fault()
@@ -38,7 +38,7 @@ def kill_nine(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
 def stop_and_continue(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
     """SIGSTOP of the leader for longer than the election timeout, or of a follower; SIGCONT."""
     with Trial("sigstop", cluster, directory, long=long) as trial:
-        for turn in range(trial.sized(4, 40)):
+        for turn in range(trial.sized(3, 40)):
             leader = cluster.leader()
             victim = leader if turn % 2 == 0 else trial.draw.choice(trial.followers())
             cluster.pause(victim)
@@ -103,7 +103,7 @@ def partial_partition(cluster: Faulty, directory: Path, long: bool) -> Outcome:
 def flapping_links(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
     """Links between servers go and come back many times a second, some with a reset."""
     with Trial("flapping-links", cluster, directory, long=long) as trial:
-        end = time.monotonic() + trial.sized(4, 60)
+        end = time.monotonic() + trial.sized(3, 60)
         down: set[tuple[int, int]] = set()
         while time.monotonic() < end:
             a, b = sorted(trial.draw.sample(cluster.servers, 2))
@@ -136,7 +136,7 @@ def bad_weather(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome
 def all_killed(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
     """SIGKILL to all servers at once, again and again."""
     with Trial("all-killed", cluster, directory, long=long) as trial:
-        for _ in range(trial.sized(3, 100)):
+        for _ in range(trial.sized(2, 100)):
             at_once(cluster.kill, cluster.servers)
             trial.fault()
             at_once(cluster.restart, cluster.servers)
@@ -147,7 +147,7 @@ def all_killed(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
 def storm(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
     """All of these at random, several at a time."""
     with Trial("storm", cluster, directory, long=long, lossy=True, timeout=5.0) as trial:
-        end = time.monotonic() + trial.sized(5, 120)
+        end = time.monotonic() + trial.sized(4, 120)
         while time.monotonic() < end:
             victim = trial.draw.choice(cluster.servers)
             what = trial.draw.choice(("kill", "pause", "isolate", "stall", "cut", "weather"))
