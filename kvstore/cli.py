@@ -54,7 +54,7 @@ def root(
         "help_option_names": [],
     },
     rich_help_panel="Benchmarks",
-    help="Measure: paxon bench stable | contention | compare …",
+    help="Measure throughput, latency and failover: see paxon bench --help.",
 )
 def bench(context: typer.Context) -> None:
     """Hand over to the benches, which bring imports that no other command should wait for."""

@@ -22,7 +22,7 @@ _ROLE_STYLES = {"leader": "bold green", "candidate": "yellow", "follower": ""}
 
 
 class Rates:
-    """Operations a second of each server, from how its counters move between two looks."""
+    """Commands a second of each server, from how its counters move between two looks."""
 
     def __init__(self) -> None:
         self._before: dict[ServerId, tuple[float, int, float]] = {}
@@ -94,13 +94,13 @@ def status_table(
 
     Args:
         rows: what is known of each server.
-        rates: operations a second, for a column of them.
+        rates: commands a second, for a column of them.
         width: of the terminal; if it is narrow, what matters less is left out.
         digest: whether to show the fingerprint of each server's state.
     """
     columns = ["role", "ballot", "chosen", "executed"]
     if rates is not None:
-        columns.append("op/s")
+        columns.append("cmd/s")
     columns.append("disk")
     if digest:
         columns.append("state")
@@ -142,7 +142,7 @@ def _cells(row: ServerStatus, rate: float | None) -> dict[str, str]:
             "chosen": f"{reply.chosen:,}",
             "executed": f"{reply.executed:,}",
             "discarded": f"{reply.discarded:,}",
-            "op/s": "" if rate is None else f"{rate:,.0f}",
+            "cmd/s": "" if rate is None else f"{rate:,.0f}",
             "disk": in_bytes(reply.disk_bytes),
             "state": reply.state_digest[:_DIGEST_LETTERS],
             "uptime": in_time(reply.uptime),
@@ -160,7 +160,7 @@ def status_line(rows: Sequence[ServerStatus], rates: dict[ServerId, float] | Non
             part += f" ballot {reply.ballot} executed {reply.executed}"
             rate = (rates or {}).get(row.server)
             if rate is not None:
-                part += f" {rate:.0f} op/s"
+                part += f" {rate:.0f} cmd/s"
         parts.append(part)
     return " | ".join(parts)
 

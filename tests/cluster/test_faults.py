@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import threading
 import time
@@ -114,6 +115,47 @@ def read_at(cluster: LocalCluster, server: int, seen: list[str]) -> None:
             seen.append(str(error))
         else:
             seen.append("nothing" if value is None else value.decode())
+
+
+def test_a_server_that_lost_its_disk_rejoins(tmp_path: Path) -> None:
+    with LocalCluster(3, tmp_path) as cluster, cluster.client(timeout=20) as client:
+        with client.pipeline() as many:
+            for number in range(500):
+                many.put(f"key/{number}", "value")
+        follower = 1 + cluster.leader() % 3
+        cluster.kill(follower)
+        shutil.rmtree(tmp_path / f"server-{follower}")
+        client.put("while", "away")
+        cluster.restart(follower, rejoin=True)
+        wait_until_it_votes(cluster, follower)
+        wait_until_equal(cluster)
+        # It counts again: with it and one other server there is a majority.
+        cluster.kill(next(s for s in cluster.servers if s not in (follower, cluster.leader())))
+        client.put("after", "that")
+        assert client.get("while") == b"away"
+
+
+def test_in_memory_a_killed_server_rejoins_by_itself() -> None:
+    with LocalCluster(3, durability="memory") as cluster, cluster.client(timeout=20) as client:
+        client.put("key", "value")
+        for _ in range(3):
+            leader = cluster.leader()
+            cluster.kill(leader)
+            client.append("key", "!")
+            cluster.restart(leader)
+            wait_until_it_votes(cluster, leader)
+            wait_until_equal(cluster)
+        assert client.get("key") == b"value!!!"
+
+
+def wait_until_it_votes(cluster: LocalCluster, server: int) -> None:
+    """A server that rejoins gets its vote back by leading once (docs/rejoin.md)."""
+
+    def has_led() -> bool:
+        reply = cluster.status()[server - 1].reply
+        return reply is not None and reply.counters["leaderships"] > 0
+
+    wait_until(has_led, f"server {server} has rejoined")
 
 
 def test_no_majority_no_answer_and_no_loss(tmp_path: Path) -> None:
