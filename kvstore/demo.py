@@ -106,8 +106,9 @@ def _story(story: Story, cluster: LocalCluster, seconds: float) -> None:
 def _introduce(story: Story, cluster: LocalCluster) -> ServerId:
     rows = cluster.status()
     pids = ", ".join(str(row.pid) for row in rows)
+    count = "1 server" if len(rows) == 1 else f"{len(rows)} servers"
     story.tell(
-        f"[bold]{len(rows)} servers[/bold] started, each a process of its own (pids {pids}), "
+        f"[bold]{count}[/bold] started, each a process of its own (pids {pids}), "
         "every write synced to disk"
     )
     with story.busy("electing a leader"):

@@ -1,0 +1,93 @@
+"""What the demo measures and checks, without its processes."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from paxon.kvstore import Client
+from paxon.kvstore.demo_load import Load, Worker, missing_writes, outage, sparkline
+from paxon.kvstore.live_view import in_bytes, in_time
+
+
+def test_the_outage_is_the_longest_pause_that_ends_after_the_kill() -> None:
+    times = [0.0, 5.0, 5.1, 5.2, 5.21, 6.0, 6.1]
+    assert outage(times, 5.2) == (5.21, 6.0)  # an answer under way at the kill does not end it
+    assert outage(times, 5.05) == (5.21, 6.0)
+    assert outage(times, 7.0) is None
+    assert outage([], 1.0) is None
+
+
+def test_a_sparkline_shows_pauses() -> None:
+    times = [0.1, 0.2, 0.3, 2.5, 3.9]
+    assert sparkline(times, 0.0, 4.0, 4, ascii_only=False) == "█ ▃▃"
+    assert sparkline(times, 0.0, 4.0, 4, ascii_only=True) == "@ ::"
+    assert sparkline([], 0.0, 1.0, 3, ascii_only=True) == "   "
+
+
+class Store:
+    """What the check reads, and no more of a client."""
+
+    def __init__(self, content: dict[str, bytes]) -> None:
+        self.content = content
+
+    def get(self, key: str) -> bytes | None:
+        return self.content.get(key)
+
+    def scan(self, prefix: str, limit: int, start_after: str) -> list[tuple[str, bytes]]:
+        found = sorted(
+            (key, value)
+            for key, value in self.content.items()
+            if key.startswith(prefix) and key > start_after
+        )
+        return found[:limit]
+
+
+@pytest.fixture
+def load() -> Load:
+    """A load of one worker that has three acknowledged writes."""
+    idle = cast("Client", Store({}))
+    made = Load(1, lambda: idle)
+    worker: Worker = made.workers[0]
+    worker.acknowledged = {"load/1/1": b"a", "load/1/2": b"b"}
+    worker.journal = b"8;"
+    return made
+
+
+GOOD = {"load/1/1": b"a", "load/1/2": b"b", "load/1/3": b"unacknowledged", "journal/1": b"8;"}
+
+
+def test_all_acknowledged_writes_are_found(load: Load) -> None:
+    assert missing_writes(load, cast("Client", Store(GOOD))) == (3, [])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"load/1/2": b"x"}, {"load/1/2": None}, {"journal/1": b""}, {"journal/1": b"8;8;"}],
+)
+def test_a_lost_changed_or_doubled_write_is_found(
+    load: Load, damage: dict[str, bytes | None]
+) -> None:
+    content = {k: v for k, v in (GOOD | damage).items() if v is not None}
+    found, wrong = missing_writes(load, cast("Client", Store(content)))
+    assert found == 2
+    assert len(wrong) == 1
+    assert next(iter(damage)) in wrong[0]
+
+
+def test_sizes_and_times_for_people() -> None:
+    assert [in_bytes(n) for n in (0, 1023, 1536, 200 << 20, 5 << 40)] == [
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "200 MiB",
+        "5120 GiB",
+    ]
+    assert [in_time(s) for s in (0.4, 119, 120, 7200, 200_000)] == [
+        "0 s",
+        "119 s",
+        "2 min",
+        "2 h",
+        "2 d",
+    ]
