@@ -8,9 +8,10 @@ import multiprocessing
 import os
 import resource
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import msgspec
 
@@ -21,7 +22,7 @@ from paxon.kvstore.client import Client
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.spawning import die_with_parent, start_process
 
-__all__ = ["Job", "Sample", "LoadProcess", "LoadProcesses"]
+__all__ = ["Job", "Sample", "OpenLoad", "open_client_load", "LoadProcess", "LoadProcesses"]
 
 _GRACE_SECONDS = 60.0
 """How much longer than its job a client process may take before it counts as stuck."""
@@ -86,15 +87,37 @@ _answers: msgspec.msgpack.Decoder[Ready | Sample | Failed] = msgspec.msgpack.Dec
 _encoder = msgspec.msgpack.Encoder()
 
 
+OpenLoad: TypeAlias = Callable[[Job], tuple[Loop, Callable[[], None]]]
+"""Called in a client process: connects as a job says. Returns the load, and how to disconnect.
+
+It travels to the process, so it is a function of a module, or a `functools.partial` of one.
+"""
+
+
+def open_client_load(job: Job) -> tuple[Loop, Callable[[], None]]:
+    """The load of Paxon's own client. Raises `PaxonError`."""
+    client = Client(job.addresses, timeout=job.timeout, redirect=job.redirect)
+    loop = make_loop(client, job.workload, job.seed)
+    _fill(client, job)
+    return loop, client.close
+
+
 class LoadProcess:
     """A client process, kept for many jobs: `prepare`, `wait_ready`, `go`, `result`."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_load: OpenLoad = open_client_load) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, open_load), daemon=True)
         start_process(self._process)
         theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        if self._process.pid is None:
+            raise AssertionError("unreachable: it was started in __init__")
+        return self._process.pid
 
     def prepare(self, job: Job) -> None:
         """Make a client for the job and warm it up; see `wait_ready`."""
@@ -171,13 +194,13 @@ class LoadProcesses:
 # --- inside the client process -------------------------------------------------------------------
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, open_load: OpenLoad) -> None:
     """Main function of a client process: do jobs until the other end of the pipe is closed."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the pipe
     gc.freeze()
-    client: Client | None = None
     loop: Loop | None = None
+    close: Callable[[], None] | None = None
     while True:
         try:
             request = _requests.decode(pipe.recv_bytes())
@@ -186,13 +209,10 @@ def _serve(pipe: Connection) -> None:
         answer: Ready | Sample | Failed
         try:
             if isinstance(request, Job):
-                if client is not None:
-                    client.close()
-                client = Client(
-                    request.addresses, timeout=request.timeout, redirect=request.redirect
-                )
-                loop = make_loop(client, request.workload, request.seed)
-                _fill(client, request)
+                if close is not None:
+                    close()
+                    close = None
+                loop, close = open_load(request)
                 if request.warmup > 0:
                     loop.run(request.warmup)
                 answer = Ready()

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 
@@ -21,7 +21,7 @@ from paxon.bench.workloads import Workload
 from paxon.kvstore.cluster_status import StatusProbe
 from paxon.kvstore.local_cluster import LocalCluster
 
-__all__ = ["Measurement", "ClusterWatch", "ServerCounts", "measure", "combine", "jobs_for"]
+__all__ = ["Measurement", "Watch", "ClusterWatch", "ServerCounts", "measure", "combine", "jobs_for"]
 
 _STATUS_SECONDS = 5.0
 _STATUS_ATTEMPTS = 3
@@ -70,6 +70,13 @@ class ServerCounts(msgspec.Struct, frozen=True):
     """CPU seconds since each process started."""
 
 
+class Watch(Protocol):
+    """Tells where the servers of a system stand, Paxon's or another's."""
+
+    def counts(self) -> ServerCounts:
+        """CPU of all servers, and counters of those that have any. Raises `BenchError`."""
+
+
 class ClusterWatch:
     """Asks the servers of a cluster for their counters; keeps its connections. One thread."""
 
@@ -111,7 +118,7 @@ class ClusterWatch:
 
 
 def measure(
-    watch: ClusterWatch,
+    watch: Watch,
     processes: Sequence[LoadProcess],
     jobs: Sequence[Job],
     seconds: float,

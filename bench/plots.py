@@ -201,7 +201,7 @@ def _ballots(axes: Axes, name: str, points: list[BallotPoint]) -> None:
             color=_SERVER_COLOURS[(owner - 1) % len(_SERVER_COLOURS)],
             label=f"server {owner}'s" if owner else "none yet",
         )  # fmt: skip
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     axes.set_title(f"ballots: {name}", fontsize=9, loc="left")
     axes.set_ylabel("round", fontsize=8)
     axes.set_xlabel("seconds", fontsize=8)
