@@ -406,6 +406,7 @@ class Proposer(Learner):
                 self._tried.add((entry.session, entry.seq))
                 command = Command(entry.session, entry.seq, entry.acked, entry.after, entry.command)
                 self._held.append((client, command))
+        self._held.extend(self._reads.clear())
 
     def _answer_command(
         self, client: ClientToken, key: tuple[int, int], status: ReplyStatus, payload: bytes

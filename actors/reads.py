@@ -36,8 +36,8 @@ class ReadQueue:
             self._waiting.popleft()
         return answers
 
-    def clear(self) -> list[ClientToken]:
-        """Forget all; returns who has to be told."""
-        clients = [client for _, _, client, _ in self._waiting]
+    def clear(self) -> list[tuple[ClientToken, Query]]:
+        """Take out all, unanswered."""
+        reads = [(client, query) for _, _, client, query in self._waiting]
         self._waiting.clear()
-        return clients
+        return reads

@@ -374,7 +374,8 @@ class PaxosServer(Proposer):
         self._pre_votes = set()
         if self._contends:
             self._hold_again()
-        clients = dict.fromkeys([*self._waiting.values(), *self._reads.clear()])
+        clients = dict.fromkeys(self._waiting.values())
+        clients.update((client, None) for client, _ in self._reads.clear())
         self._fail_futures()
         self._reset_proposer()
         if not self._contends:
