@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,9 +29,10 @@ _Settings = Annotated[
     ),
 ]
 _Durability = Annotated[
-    Literal["disk", "memory"] | None,
+    str | None,
     typer.Option(
         "--durability",
+        metavar="[disk|memory]",
         help="disk syncs before answering; memory forgets all, for tests.",
         show_default=False,
     ),
@@ -92,12 +93,16 @@ def up(
     """Run a cluster on this machine, in the foreground, until Ctrl-C."""
     import os  # noqa: PLC0415
 
-    from paxon.kvstore.options import from_environment, parse_assignments  # noqa: PLC0415
+    from paxon.kvstore.options import (  # noqa: PLC0415
+        from_environment,
+        parse_assignments,
+        parse_option,
+    )
     from paxon.kvstore.up import run_up  # noqa: PLC0415
 
     options = from_environment(os.environ) | parse_assignments(settings)
     if durability is not None:
-        options["durability"] = durability
+        options["durability"] = parse_option("durability", durability)
     raise typer.Exit(run_up(servers, directory, port, options))
 
 
@@ -147,12 +152,12 @@ def server(
     import os  # noqa: PLC0415
 
     from paxon.kvstore.cluster_file import STORE_MACHINE, ClusterDescription  # noqa: PLC0415
-    from paxon.kvstore.options import parse_assignments  # noqa: PLC0415
+    from paxon.kvstore.options import parse_assignments, parse_option  # noqa: PLC0415
     from paxon.kvstore.server_process import Report, run_server  # noqa: PLC0415
 
     flags = parse_assignments(settings)
     if durability is not None:
-        flags["durability"] = durability
+        flags["durability"] = parse_option("durability", durability)
     if rejoin:
         flags["rejoin"] = True
     description = ClusterDescription.read(cluster)

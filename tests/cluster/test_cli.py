@@ -162,6 +162,7 @@ def test_wrong_usage_is_2(at: tuple[str, str]) -> None:
         ("frobnicate",),
         ("up", "--servers", "0"),
         ("up", "--set", "windw=1"),
+        ("up", "--durability", "tape"),
         ("up", "--port", "0"),
         ("put", "k" * 4097, "value", *at),
         ("server",),
