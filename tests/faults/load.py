@@ -6,7 +6,7 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,7 +58,8 @@ class Load:
     """Client threads, each with a client of its own; use it in a `with` statement.
 
     Half of what they do is on few keys that all share, so that what they see depends on each other;
-    the rest are appends of unique entries to ledgers, one a client.
+    the rest are appends of unique entries to ledgers, one a client. Readers only read: a write that
+    waits for a majority would keep them from asking whoever answers too easily.
     """
 
     def __init__(
@@ -66,14 +67,26 @@ class Load:
         connect: Connect,
         *,
         clients: int = 4,
+        readers: Collection[int] = (),
         keys: int = 6,
         seed: int = 1,
         pause: float = 0.002,
         prefix: str = "",
     ) -> None:
-        """Args: `pause` is slept between operations, so that histories stay of a checkable size."""
+        """Describe the load; nothing runs yet.
+
+        Args:
+            connect: makes the client of a number, in that client's own thread.
+            clients: how many.
+            readers: the numbers of those that only read.
+            keys: how many keys they share.
+            seed: of what they do, but not of when.
+            pause: mean seconds between a client's operations, so that histories stay checkable.
+            prefix: of all keys.
+        """
         self._connect = connect
         self._clients = clients
+        self._readers = frozenset(readers)
         self._keys = [f"{prefix}shared/{number}" for number in range(keys)]
         self._seed = seed
         self._pause = pause
@@ -90,6 +103,10 @@ class Load:
         """What each client last saw of each key."""
         self._ending = threading.Event()
         self._threads: list[threading.Thread] = []
+
+    def add_key(self, key: str) -> None:
+        """A key that the test itself writes to, with `recorder`, is read in the end, too."""
+        self._keys.append(key)
 
     def __enter__(self) -> Load:
         for number in range(self._clients):
@@ -224,6 +241,8 @@ class Load:
         kind = draw.choices(
             ("ledger", "get", "put", "append", "cas", "delete"), (40, 28, 12, 8, 8, 4)
         )[0]
+        if number in self._readers:
+            kind = "get"
         if kind == "ledger":
             ledger = self._ledgers[number][-1].key
             entry = value + b";"

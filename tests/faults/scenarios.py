@@ -9,6 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from paxon.actors import ServerId
+from paxon.kvstore import Client
+from paxon.kvstore.client import Future
+from paxon.kvstore.leader_search import CoreOptions
+from paxon.kvstore.local_cluster import LocalCluster
 from tests.cluster.helpers import wait_until
 from tests.faults.network import RelayedCluster
 from tests.faults.trial import Faulty, Outcome, Trial, at_once
@@ -17,6 +22,9 @@ __all__ = ["SCENARIOS", "Scenario"]
 
 Scenario = Callable[[RelayedCluster, Path, bool], Outcome]
 """Takes the cluster, a directory for histories, and whether to run the long form."""
+
+PATIENT = CoreOptions(retry_first=1.0, eager=8)
+"""A client that sends each command at once, and does not soon look for another leader."""
 
 INSIDE, OUTSIDE = "inside", "outside"
 """Clients on the side of a leader that is cut off, and those on the other."""
@@ -45,7 +53,7 @@ def stop_and_continue(cluster: RelayedCluster, directory: Path, long: bool) -> O
             trial.fault()
             trial.load.wait_for_more(100)
             if victim == leader:
-                wait_until(lambda old=leader: cluster.leader() != old, "another leads")  # type: ignore[misc]
+                wait_for_another(cluster, leader)
             cluster.resume(victim)
             trial.load.wait_for_more(100)
     return trial.verify()
@@ -54,8 +62,9 @@ def stop_and_continue(cluster: RelayedCluster, directory: Path, long: bool) -> O
 def leader_cut_off(cluster: Faulty, directory: Path, long: bool) -> Outcome:
     """The leader alone with some of the clients; the others with the majority."""
     with Trial(
-        "leader-cut-off", cluster, directory, long=long, groups=(INSIDE, OUTSIDE), timeout=2.0
-    ) as trial:
+        "leader-cut-off", cluster, directory, long=long,
+        groups=(INSIDE, OUTSIDE), clients=8, readers=(4, 6), timeout=2.0, pause=0.001,
+    ) as trial:  # fmt: skip
         for turn in range(trial.sized(2, 20)):
             leader = cluster.leader()
             others = trial.followers()
@@ -72,6 +81,64 @@ def leader_cut_off(cluster: Faulty, directory: Path, long: bool) -> Outcome:
             cluster.network.heal()
             trial.load.wait_for_more(50, clients=inside)
     return trial.verify()
+
+
+def stale_slots(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
+    """Commands left over in a cut-off leader's log come up again after they were executed.
+
+    They stay in slots of their own there, while the next leader gets all of them at once, again,
+    and executes them in a single slot. When that one dies, the others' promises bring the left-over
+    slots up once more, and only the session table knows better.
+    """
+    key = "stale-slots/all"
+    with Trial("stale-slots", cluster, directory, long=long, clients=0) as trial:
+        recorder = trial.load.recorder
+        trial.load.add_key(key)
+
+        def read(client: Client) -> None:
+            operation = recorder.call(0, "get", key)
+            recorder.ok(operation, client.get(key))
+
+        for turn in range(trial.sized(1, 10)):
+            with cluster.client(INSIDE, timeout=20, options=PATIENT) as client:
+                operation = recorder.call(0, "append", key, f"{turn}.0;".encode())
+                recorder.ok(operation, client.append(key, f"{turn}.0;"))
+                leader = cluster.leader()
+                cluster.network.partition([leader, INSIDE], trial.followers())
+                appends = []
+                for number in range(1, 5):
+                    entry = f"{turn}.{number};"
+                    operation = recorder.call(number, "append", key, entry.encode())
+                    appends.append((operation, client.submit_append(key, entry)))
+                    wait_for_slot(cluster, leader, appends[-1][1], number)
+                wait_for_another(cluster, leader)
+                cluster.network.heal()
+                for operation, append in appends:
+                    recorder.ok(operation, append.result())
+                successor = cluster.leader()
+                cluster.kill(successor)
+                trial.fault(2)
+                read(client)
+                cluster.restart(successor)
+    return trial.verify()
+
+
+def wait_for_slot(
+    cluster: LocalCluster, leader: ServerId, append: Future[int], number: int
+) -> None:
+    """Wait until a leader in a minority holds so many slots that nobody else has accepted."""
+
+    def accepted() -> bool:
+        assert not append.done(), "a leader without a majority answered its client"
+        reply = cluster.status()[leader - 1].reply
+        return reply is not None and reply.accepted - reply.chosen >= number
+
+    wait_until(accepted, f"server {leader} has accepted {number} slots in vain")
+
+
+def wait_for_another(cluster: Faulty, leader: ServerId) -> None:
+    """Wait until another server leads."""
+    wait_until(lambda: cluster.leader() != leader, f"another than server {leader} leads")
 
 
 def partial_partition(cluster: Faulty, directory: Path, long: bool) -> Outcome:
@@ -179,6 +246,7 @@ SCENARIOS: dict[str, Scenario] = {
     "kill-9": kill_nine,
     "sigstop": stop_and_continue,
     "leader-cut-off": leader_cut_off,
+    "stale-slots": stale_slots,
     "partial-partition": partial_partition,
     "flapping-links": flapping_links,
     "loss-and-jitter": bad_weather,

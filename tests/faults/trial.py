@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -83,6 +83,7 @@ class Trial(Generic[ClusterT]):
         seed: int = 1,
         groups: Sequence[str] = (MAIN,),
         clients: int = 4,
+        readers: Collection[int] = (),
         timeout: float = 20.0,
         lossy: bool = False,
         pause: float = 0.002,
@@ -103,6 +104,7 @@ class Trial(Generic[ClusterT]):
         self.load = Load(
             lambda number: cluster.client(groups[number % len(groups)], timeout=timeout, **options),
             clients=clients,
+            readers=readers,
             seed=seed,
             prefix=f"{name}/",
             pause=pause,
@@ -115,7 +117,8 @@ class Trial(Generic[ClusterT]):
     def __enter__(self) -> Trial:
         self.cluster.leader()
         self.load.__enter__()
-        self.load.wait_for_more(50)
+        if self.load.answered:
+            self.load.wait_for_more(50)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
