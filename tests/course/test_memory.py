@@ -24,8 +24,8 @@ def clears_memory(
 ) -> None:
     """Big values while one server is cut off, then heal and overwrite."""
     five.network.weather(loss=loss)
-    options = {"options": LOSSY} if loss else {}
-    with five.client(timeout=60, **options) as client:
+    options = LOSSY if loss else None
+    with five.client(timeout=60, options=options) as client:
         client.put("memory/first", "small")
         began = time.monotonic()
         start = retained_bytes(five)

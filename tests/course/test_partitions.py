@@ -11,7 +11,7 @@ import pytest
 from paxon.kvstore import RequestTimeout
 from tests.course.support import check_at_rest, sized
 from tests.faults.load import Load
-from tests.faults.network import MAIN, RelayedCluster
+from tests.faults.network import MAIN, Node, RelayedCluster
 from tests.faults.probes import LogProbe, check_logs
 
 pytestmark = [pytest.mark.process]
@@ -98,7 +98,8 @@ def test_progress_after_heal(five: RelayedCluster, probe: LogProbe) -> None:
 
 def test_server_switches_partitions(five: RelayedCluster, probe: LogProbe) -> None:
     """What was decided with server 3 on one side is known to the other once it switches."""
-    left, right = [1, 2, 3, MAIN], [3, 4, 5, MAIN]
+    left: list[Node] = [1, 2, 3, MAIN]
+    right: list[Node] = [3, 4, 5, MAIN]
     with five.client(timeout=5) as client:
         five.network.partition(left, [4, 5])
         client.put("switch", "a")

@@ -59,9 +59,9 @@ def test_constant_repartition(
 ) -> None:
     """A new majority every 2 s; no client waits longer than 2 s."""
     five.network.weather(loss=loss)
-    options = {"options": LOSSY} if loss else {}
+    options = LOSSY if loss else None
     name = f"repartition/{loss}/"
-    with Load(lambda _: five.client(timeout=10, **options), clients=3, prefix=name) as load:
+    with Load(lambda _: five.client(timeout=10, options=options), clients=3, prefix=name) as load:
         times = repartition(five, load, sized(6.0, 30.0), 2.0, seed=int(loss * 100) + 3)
     check_logs(probe.logs())
     five.network.heal()

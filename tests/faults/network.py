@@ -90,7 +90,8 @@ class Network:
 
     def isolate(self, node: Node, *, stall: bool = False) -> None:
         """`node` reaches nobody and nobody reaches it; all others reach each other."""
-        others = [other for other in [*self._servers, *self._groups] if other != node]
+        nodes: list[Node] = [*self._servers, *self._groups]
+        others = [other for other in nodes if other != node]
         self.partition(others, [node], stall=stall)
 
     def weather(self, *, loss: float = 0.0, delay: float = 0.0, jitter: float = 0.0) -> None:

@@ -71,7 +71,7 @@ class Ends:
 
     def arrives(self, seconds: float = 5.0) -> list[bytes] | None:
         """What comes to the server next, if anything does in time."""
-        return self.router.recv_multipart() if self.router.poll(seconds * 1000) else None
+        return self.router.recv_multipart() if self.router.poll(round(seconds * 1000)) else None
 
 
 @pytest.fixture

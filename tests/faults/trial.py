@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from paxon.actors import ServerId
 from paxon.kvstore import Client
@@ -114,7 +114,7 @@ class Trial(Generic[ClusterT]):
         """How much of something, in the short and in the long form."""
         return long if self.long else short
 
-    def __enter__(self) -> Trial:
+    def __enter__(self) -> Self:
         self.cluster.leader()
         self.load.__enter__()
         if self.load.answered:
