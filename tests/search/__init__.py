@@ -1,0 +1,1 @@
+"""State search: all orders of delivery, loss, timers and crashes on the real `PaxosServer`."""

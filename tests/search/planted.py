@@ -1,0 +1,504 @@
+"""Bugs to plant in the real code at run time: whoever finds none of them checks nothing.
+
+Each is a mutation of a few methods, applied by patching them on their classes, never a copy of
+them; servers made while it is applied have it, from their construction on. The simulator and the
+state search use the same list (`python -m tests.search.planted` prints who catches what).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from paxon.actors import NO_BALLOT, Ballot, PaxosServer, Settings
+from paxon.actors.application import Application
+from paxon.actors.election import RandomTimeout
+from paxon.actors.learner import Learner
+from paxon.actors.lifecycle import ServerLifecycle
+from paxon.actors.messages import P1B, P2A, P2B, Query
+from paxon.actors.phase1 import Candidacy
+from paxon.actors.proposer import Proposer
+from paxon.actors.sessions import Session, SessionTable
+from paxon.actors.storage_base import CollectingStorage
+
+__all__ = ["PLANTED", "PlantedBug", "by_name"]
+
+Apply = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class PlantedBug:
+    """A mutation with a name; inside `apply()` new servers have it."""
+
+    name: str
+    description: str
+    apply: Apply
+
+
+PLANTED: list[PlantedBug] = []
+"""All of them, in the order of DESIGN §3's rules."""
+
+
+def by_name(name: str) -> PlantedBug:
+    """Raises `KeyError`, with the names that there are."""
+    for bug in PLANTED:
+        if bug.name == name:
+            return bug
+    raise KeyError(f"no planted bug {name!r}; there are {', '.join(b.name for b in PLANTED)}")
+
+
+Original = Any
+Patch = tuple[type, str, Callable[[Original], Any]]
+"""A class, the name of one of its methods, and what makes the mutant of the original."""
+
+
+def plant(name: str, description: str, *patches: Patch) -> None:
+    """Add a bug that replaces methods while it is applied."""
+
+    @contextmanager
+    def apply() -> Iterator[None]:
+        with ExitStack() as stack:
+            for owner, attribute, mutate in patches:
+                original = owner.__dict__[attribute]
+                setattr(owner, attribute, mutate(original))
+                stack.callback(setattr, owner, attribute, original)
+            yield
+
+    PLANTED.append(PlantedBug(name, description, apply))
+
+
+def always(value: object) -> Callable[[Original], Any]:
+    """A method that returns `value` whatever it is asked."""
+    return lambda _original: lambda *_arguments: value
+
+
+# --- rule 1, promise -----------------------------------------------------------------------------
+
+
+def _accept_anything(original: Original) -> Any:
+    def on_p2a(self: PaxosServer, p2a: P2A, sender: int) -> None:
+        if p2a.ballot < self.promised and self.log.get(p2a.slot) is None and self.voting:
+            if p2a.slot > self.log.discarded:
+                self.log.accept(p2a.slot, p2a.ballot, p2a.value)
+                self._storage.save_accepted(p2a.slot, p2a.ballot, p2a.value)
+            self._acknowledge(sender, p2a.ballot, p2a.slot)
+            return
+        original(self, p2a, sender)
+
+    return on_p2a
+
+
+plant(
+    "accept below the promise",
+    "an acceptor takes a P2A in a ballot below the one that it has promised",
+    (PaxosServer, "on_p2a", _accept_anything),
+)
+
+
+def _forget_promise(original: Original) -> Any:
+    def recovered(self: CollectingStorage) -> Any:
+        found = original(self)
+        found.promised = self._marks.promised = NO_BALLOT
+        return found
+
+    return recovered
+
+
+plant(
+    "forget the promise on restart",
+    "a restarted acceptor has its accepted values, but not its ballot",
+    (CollectingStorage, "_recovered", _forget_promise),
+)
+
+
+def _report_nothing(original: Original) -> Any:
+    def p1b(self: PaxosServer, first_slot: int) -> P1B:
+        full: P1B = original(self, first_slot)
+        return P1B(
+            full.ballot, full.first_slot, 0, full.accepted[1:],
+            full.chosen_to, full.executed, full.discarded,
+        )  # fmt: skip
+
+    return p1b
+
+
+plant(
+    "promise without reporting all",
+    "a P1B leaves out the first value that the acceptor has accepted",
+    (PaxosServer, "_p1b", _report_nothing),
+)
+
+
+# --- rule 2, accept ------------------------------------------------------------------------------
+
+
+def _any_ballot(original: Original) -> Any:
+    def on_p2b(self: PaxosServer, p2b: P2B, sender: int) -> None:
+        if p2b.promised is None and self.role == "leader":
+            p2b = P2B(self.promised, p2b.first, p2b.last)
+        original(self, p2b, sender)
+
+    return on_p2b
+
+
+plant(
+    "count a P2B of any ballot",
+    "a leader counts a vote for its slot without comparing the ballot that it names",
+    (Proposer, "on_p2b", _any_ballot),
+)
+
+
+def _rejection_counts(original: Original) -> Any:
+    def on_p2b(self: PaxosServer, p2b: P2B, sender: int) -> None:
+        if p2b.promised is not None:
+            p2b = P2B(p2b.promised, p2b.first, p2b.last)
+        original(self, p2b, sender)
+
+    return on_p2b
+
+
+plant(
+    "treat a rejected P2B as accepted",
+    "a rejection that names the ballot now led is counted as a vote in it",
+    (Proposer, "on_p2b", _rejection_counts),
+)
+
+
+def _smaller_majority(original: property) -> Any:
+    return property(lambda self: max(1, len(self.servers) // 2))
+
+
+plant(
+    "half is enough",
+    "a quorum is half of the servers, rounded down",
+    (Settings, "majority", _smaller_majority),
+)
+
+
+# --- rule 3, lead --------------------------------------------------------------------------------
+
+
+def _lowest_ballot(original: Original) -> Any:
+    def report(self: Candidacy, accepted: Any) -> None:
+        best = self._reported.get(accepted.slot)
+        if best is None or accepted.ballot < best.ballot:
+            self._reported[accepted.slot] = accepted
+
+    return report
+
+
+plant(
+    "take over the lowest ballot's value",
+    "of the values reported for a slot the new leader proposes the oldest",
+    (Candidacy, "report", _lowest_ballot),
+)
+
+
+def _no_no_ops(original: Original) -> Any:
+    def values(self: Candidacy, first: int) -> list[tuple[int, bytes]]:
+        return [(slot, value) for slot, value in original(self, first) if slot in self._reported]
+
+    return values
+
+
+plant(
+    "skip the no-op",
+    "a new leader proposes nothing into the holes that it finds",
+    (Candidacy, "values", _no_no_ops),
+)
+
+
+def _first_chunk_is_enough(original: Original) -> Any:
+    def take(self: Candidacy, p1b: P1B, sender: int) -> int:
+        more: int = original(self, p1b, sender)
+        self.promised.add(sender)
+        return 0 if len(self.promised) > 1 else more
+
+    return take
+
+
+plant(
+    "count the first chunk of a promise",
+    "a candidate leads when a promise has arrived in part",
+    (Candidacy, "take", _first_chunk_is_enough),
+)
+
+
+def _lead_over_discarded(original: Original) -> Any:
+    def on_p1b(self: PaxosServer, p1b: P1B, sender: int) -> None:
+        told = P1B(
+            p1b.ballot, p1b.first_slot, p1b.next_slot, p1b.accepted, p1b.chosen_to, p1b.executed, 0
+        )
+        original(self, told, sender)
+
+    return on_p1b
+
+
+plant(
+    "lead over discarded slots",
+    "a candidate does not care that an acceptor has discarded slots that it lacks itself",
+    (PaxosServer, "on_p1b", _lead_over_discarded),
+)
+
+
+def _same_ballot(original: Original) -> Any:
+    def next_for(self: Ballot, server: int) -> Ballot:
+        if self.leader == server:
+            return self
+        ballot: Ballot = original(self, server)
+        return ballot
+
+    return next_for
+
+
+def _promise_again(original: Original) -> Any:
+    def promise(self: PaxosServer, ballot: Ballot) -> None:
+        if ballot == self.promised:
+            self._synced = True
+            return
+        original(self, ballot)
+
+    return promise
+
+
+plant(
+    "reuse a ballot after a restart",
+    "a server that leads again does so in the ballot that it led before",
+    (Ballot, "next_for", _same_ballot),
+    (PaxosServer, "_promise", _promise_again),
+)
+
+
+# --- rule 4, chosen ------------------------------------------------------------------------------
+
+
+def _index_says_it_all(original: Original) -> Any:
+    def choose_known(self: PaxosServer) -> None:
+        held = self.log.get(self.log.chosen_to + 1)
+        while self.log.chosen_to < self._leader_commit and held is not None:
+            self.log.choose(self.log.chosen_to + 1)
+            held = self.log.get(self.log.chosen_to + 1)
+        original(self)
+
+    return choose_known
+
+
+plant(
+    "choose by the index alone",
+    "a follower takes what it accepted in whatever ballot for chosen up to the commit index",
+    (Learner, "_choose_known", _index_says_it_all),
+)
+
+
+# --- rule 5, clients -----------------------------------------------------------------------------
+
+plant(
+    "execute twice after a retry",
+    "a command that is in two slots takes effect in both",
+    (Session, "known", always(None)),
+)
+plant(
+    "ignore the order of a pipeline",
+    "a command is executed although the one that it follows was not",
+    (Session, "executed", always(True)),
+)
+
+
+def _no_sessions(original: Original) -> Any:
+    def load(self: SessionTable, dump: bytes) -> None:
+        original(self, dump)
+        self._sessions = {}
+
+    return load
+
+
+plant(
+    "drop the sessions from the snapshot",
+    "whoever is brought up by a snapshot, or restarts from one, knows no session",
+    (SessionTable, "load", _no_sessions),
+)
+
+
+# --- rule 7 and 8, discarding, snapshots ---------------------------------------------------------
+
+
+def _majority_executed(original: Original) -> Any:
+    def executed_by_all(self: PaxosServer) -> int:
+        executed = [self._executed_by.get(server, 0) for server in self.settings.peers]
+        executed.append(self._executed_durably())
+        return sorted(executed, reverse=True)[self.settings.majority - 1]
+
+    return executed_by_all
+
+
+plant(
+    "discard at the majority's executed slot",
+    "slots go when a majority, not all, have executed them",
+    (Proposer, "_executed_by_all", _majority_executed),
+)
+
+
+def _executed_in_memory(original: Original) -> Any:
+    return lambda self: self.application.executed
+
+
+plant(
+    "report what only memory has executed",
+    "a follower lets others discard slots that it would need again after a restart",
+    (Learner, "_executed_durably", _executed_in_memory),
+)
+
+
+def _any_chunk(original: Original) -> Any:
+    def on_snapshot_chunk(self: PaxosServer, chunk: Any, sender: int) -> None:
+        if self._incoming is not None and chunk.slot == self._incoming.slot:
+            self._receive_piece(self._incoming, chunk.offset, chunk.data, sender)
+
+    return on_snapshot_chunk
+
+
+def _any_image(original: Original) -> Any:
+    def restore(self: Application, image: bytes) -> None:
+        executed, self.executed = self.executed, 0
+        original(self, image)
+        del executed
+
+    return restore
+
+
+plant(
+    "apply a stale snapshot",
+    "a snapshot that arrives late replaces a state that has gone further by then",
+    (Learner, "on_snapshot_chunk", _any_chunk),
+    (Application, "restore", _any_image),
+)
+
+
+# --- rule 9, reads -------------------------------------------------------------------------------
+
+
+def _no_round(original: Original) -> Any:
+    def on_query(self: PaxosServer, query: Query, client: bytes) -> None:
+        if query.mode == "linearizable" and self._serves():
+            self._answer_query(client, query)
+            return
+        original(self, query, client)
+
+    return on_query
+
+
+plant(
+    "read without a round",
+    "a leader answers a linearizable read without asking whether it still leads",
+    (Proposer, "on_query", _no_round),
+)
+
+
+def _earlier_round(original: Original) -> Any:
+    def on_query(self: PaxosServer, query: Query, client: bytes) -> None:
+        self._round -= 1
+        try:
+            original(self, query, client)
+        finally:
+            self._round += 1
+
+    return on_query
+
+
+plant(
+    "read by a round begun before",
+    "a read is confirmed by replies to heartbeats that were sent before it arrived",
+    (Proposer, "on_query", _earlier_round),
+)
+
+
+def _leads(original: Original) -> Any:
+    return lambda self: self.role == "leader"
+
+
+plant(
+    "read before the takeover is executed",
+    "a new leader serves before it has executed the slots that it took over",
+    (Proposer, "_serves", _leads),
+)
+
+
+def _own_lease(original: Original) -> Any:
+    def beat(self: PaxosServer) -> None:
+        original(self)
+        self._lease_from = self._now
+
+    return beat
+
+
+plant(
+    "extend a lease by one's own heartbeat",
+    "a leader's lease counts from heartbeats that nobody has answered",
+    (Proposer, "_beat", _own_lease),
+)
+
+
+# --- rule 10, persist before send ----------------------------------------------------------------
+
+
+def _send_first(original: Original) -> Any:
+    def flush(self: PaxosServer) -> None:
+        for server, messages in self._to_peer.items():
+            self._network.send(server, messages)
+        self._to_peer = {}
+        original(self)
+
+    return flush
+
+
+plant(
+    "send before the sync",
+    "P1Bs and P2Bs leave before what they tell of is on the disk",
+    (ServerLifecycle, "_flush", _send_first),
+)
+
+
+def _forget_accepted(original: Original) -> Any:
+    def save_accepted(self: CollectingStorage, slot: int, ballot: Ballot, value: bytes) -> None:
+        if slot % 3:
+            original(self, slot, ballot, value)
+
+    return save_accepted
+
+
+plant(
+    "keep an accepted value in memory only",
+    "every third slot that an acceptor accepts is not written to its disk",
+    (CollectingStorage, "save_accepted", _forget_accepted),
+)
+
+
+# --- rule 6, election ----------------------------------------------------------------------------
+
+
+def _withhold_nothing(original: Original) -> Any:
+    def on_recovered(self: PaxosServer, *, fresh: bool) -> None:
+        original(self, fresh=fresh)
+        self._lease_granted_until = 0.0
+
+    return on_recovered
+
+
+plant(
+    "promise at once after a restart",
+    "a restarted server gives promises although a lease that it granted may still hold",
+    (PaxosServer, "_on_recovered", _withhold_nothing),
+)
+
+
+def _never_wait(original: Original) -> Any:
+    return lambda self, random: 0.0
+
+
+plant(
+    "never wait after a preemption",
+    "two candidates may preempt each other for ever under every policy",
+    (RandomTimeout, "retry_delay", _never_wait),
+)
