@@ -54,6 +54,7 @@ class Learner(ServerLifecycle):
     def __init__(self, settings: Settings, machine: StateMachine, environment: Environment) -> None:
         super().__init__(settings, environment)
         self.role: Literal["leader", "candidate", "follower"] = "follower"
+        self._leading_since = 0.0
         self.leader: ServerId = 0
         """Who leads, as far as this server knows; 0 if nobody."""
         self.voting = True
@@ -462,6 +463,10 @@ class Learner(ServerLifecycle):
     def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
         self._reply(client, self.describe(request.id))
 
+    def _leading_us(self) -> int:
+        """Microseconds of the present reign; 0 while not leading."""
+        return round((self._now - self._leading_since) * 1e6) if self.role == "leader" else 0
+
     def describe(self, request_id: int = 0) -> StatusReply:
         """This server's state now, as `paxon status` shows it."""
         snapshot = self._storage.snapshot
@@ -482,6 +487,7 @@ class Learner(ServerLifecycle):
             state_digest=self.application.digest(),
             counters={
                 **self._counters,
+                "leading_us": self._counters["leading_us"] + self._leading_us(),
                 **self._network.counters(),
                 "log_slots": len(self.log),
                 "log_bytes": self.log.value_bytes,

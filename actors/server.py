@@ -334,6 +334,7 @@ class PaxosServer(Proposer):
         self._incoming = None  # what it lacks of the chosen slots it proposes again
         self.leader = self.settings.server
         self._counters["leaderships"] += 1
+        self._leading_since = self._now
         first = self.log.chosen_to + 1
         self._takeover = deque(
             (slot, value)
@@ -369,6 +370,7 @@ class PaxosServer(Proposer):
         """Stop leading or trying to; tell the waiting clients where to go."""
         if self.role == "leader":
             self._counters["step_downs"] += 1
+            self._counters["leading_us"] += self._leading_us()
         self.role = "follower"
         self._candidacy = None
         self._pre_votes = set()
