@@ -209,6 +209,10 @@ class Switch:
         """End partitions and cuts. The weather is ended by whoever made it."""
         self.join()
 
+    def lost(self) -> int:
+        """Nobody counts what the kernel does not deliver."""
+        return 0
+
     def _move(self, host: str, part: int) -> None:
         port = f"data-{host}"
         ip("-n", self._switch, "link", "set", port, "master", f"{DATA_BRIDGE}{part}")

@@ -123,6 +123,11 @@ class Network:
         with self._lock:
             return self._ask({"do": "counts"})
 
+    def lost(self) -> int:
+        """Messages lost or cut off so far."""
+        counts = self.counts()
+        return counts["lost"] + counts["cut_off"]
+
     # --- the relay -------------------------------------------------------------------------------
 
     def front(self, source: str | None, target: str, address: str) -> str:

@@ -181,7 +181,7 @@ class Connection:
     def _pass_on(self, side: Side, piece: Piece) -> None:
         rules, counts = self.relay.rules, self.relay.counts
         if self.link(side) in rules.cut:
-            counts.cut_off += 1
+            counts.cut_off += piece.kind is Kind.MESSAGE
             return
         if piece.kind is Kind.MESSAGE:
             if rules.loss and self.relay.draw.random() < rules.loss:

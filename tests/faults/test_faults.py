@@ -24,7 +24,7 @@ def judge(outcome: Outcome) -> None:
     """What every scenario has to show besides not raising: that it did something."""
     assert outcome.faults > 0
     assert outcome.verified.lost == 0
-    assert outcome.verified.acknowledged > outcome.faults
+    assert outcome.verified.acknowledged >= 5
 
 
 def skip_for(reason: str) -> None:

@@ -39,6 +39,9 @@ class Breakable(Protocol):
 
     def heal(self) -> None: ...
 
+    def lost(self) -> int:
+        """Messages that did not arrive so far, as far as anyone counts them."""
+
 
 class Faulty(Protocol):
     """A cluster that scenarios can break."""
@@ -66,6 +69,8 @@ class Outcome:
     name: str
     faults: int
     """How often something was broken."""
+    messages_lost: int
+    """Messages that were lost or cut off meanwhile, as far as anyone counts them."""
     seconds: float
     verified: Verified
 
@@ -96,6 +101,7 @@ class Trial(Generic[ClusterT]):
         self.faults = 0
         self._history = directory / f"{name}.jsonl"
         self._began = time.monotonic()
+        self._lost_before = cluster.network.lost()
         options: dict[str, Any] = {"options": LOSSY} if lossy else {}
         self.members = {
             group: [n for n in range(clients) if n % len(groups) == index]
@@ -139,7 +145,8 @@ class Trial(Generic[ClusterT]):
         wait_until(lambda: all_equal(self.cluster), "all servers agree on all slots", 30.0)
         with self.cluster.client(timeout=20) as client:
             verified = self.load.verify(client, self._history)
-        return Outcome(self.name, self.faults, time.monotonic() - self._began, verified)
+        lost = self.cluster.network.lost() - self._lost_before
+        return Outcome(self.name, self.faults, lost, time.monotonic() - self._began, verified)
 
 
 def all_equal(cluster: Faulty) -> bool:
