@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import pykka
 from loguru import logger
 
 from paxon.actors import PaxosServer, ServerId, Settings, StateMachine
-from paxon.actors.environment import Environment
+from paxon.actors.environment import Environment, Network
 from paxon.actors.memory_storage import MemoryStorage
 from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, PeerMessage, ServerReply
 from paxon.actors.sqlite_storage import SqliteStorage
@@ -27,7 +28,16 @@ from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.options import Durability
 from paxon.transport import DEFAULT_MAX_FRAME_BYTES, FrameCodec, TransportError, ZmqEndpoint
 
-__all__ = ["ServerStartError", "MachineError", "load_machine", "start_server", "reason_in_words"]
+__all__ = [
+    "ServerStartError",
+    "MachineError",
+    "ServerSockets",
+    "load_machine",
+    "start_server",
+    "reason_in_words",
+]
+
+ServerSockets: TypeAlias = ZmqEndpoint[PeerMessage, ClientMessage, ServerReply]
 
 _CHECK_SECONDS = 0.5
 """How often to look whether an actor that has not reported yet is still alive."""
@@ -82,6 +92,7 @@ def start_server(
     durability: Durability = "disk",
     on_failed: Callable[[BaseException], None] | None = None,
     on_opened: Callable[[], None] | None = None,
+    around_network: Callable[[ServerSockets], Network] | None = None,
 ) -> pykka.ActorRef[PaxosServer]:
     """Start a server in this process and wait until it serves (not until anyone leads).
 
@@ -95,6 +106,7 @@ def start_server(
         durability: "disk" syncs all that safety rests on; "memory" forgets all at its end.
         on_failed: called in the server's thread if it stops by itself later, with the reason.
         on_opened: called in the server's thread once its data directory is known to be its own.
+        around_network: puts something before the sockets, such as a delay (benches).
 
     Stop it with the reference's `stop()`. Raises `ServerStartError`.
     """
@@ -110,11 +122,16 @@ def start_server(
 
     where = _data_directory(directory, durability)
     world = _World(settings, peers, bind, client_bind, directory=where, on_opened=on_opened)
+
+    def network() -> Network:
+        sockets = world.network()
+        return sockets if around_network is None else around_network(sockets)
+
     environment = Environment(
         clock=SystemClock(),
         random=random.Random(),  # seeded from the operating system
         storage=world.storage,
-        network=world.network,
+        network=network,
         on_ready=started.set,
         on_failed=failed,
     )
@@ -200,7 +217,7 @@ class _World:
             )
         return storage
 
-    def network(self) -> ZmqEndpoint[PeerMessage, ClientMessage, ServerReply]:
+    def network(self) -> ServerSockets:
         """The sockets, whose frames say which disk this server is running on."""
         settings = self._settings
         max_frame_bytes = max(DEFAULT_MAX_FRAME_BYTES, 2 * settings.max_command_bytes)
