@@ -1,0 +1,143 @@
+"""A server's whole state as one immutable, hashable value, and back again.
+
+The breadth-first search keeps hundreds of thousands of states, most of whose parts are equal. An
+image is made of nested tuples; the first place of each says what to make of the rest. What no
+behaviour depends on (counters, clocks, what pykka needs) is left out, so that states that differ in
+nothing else are one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from paxon.actors import Ballot, PaxosServer
+from paxon.actors.log import Slot, SlotLog
+from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.messages import Accepted, Batch, Command, Entry, OpenSession, Query, ReplyStatus
+from paxon.actors.phase1 import Candidacy
+from paxon.actors.reads import ReadQueue
+from paxon.actors.sessions import Reply, Session, SessionTable
+from paxon.actors.storage import SnapshotInfo
+from paxon.actors.storage_base import Marks
+from tests.harness import Register
+
+__all__ = ["Image", "freeze_disk", "freeze_server", "thaw_disk", "thaw_server"]
+
+Image = tuple[Any, ...]
+
+ATOMS = {
+    int, float, str, bytes, bool, type(None), Ballot, Accepted, SnapshotInfo, Entry, Command,
+    OpenSession, Query, Reply, ReplyStatus,
+}  # fmt: skip
+"""Immutable and hashable as they are."""
+
+OBJECTS: dict[type, tuple[str, ...]] = {
+    Slot: ("ballot", "value", "chosen"),
+    SlotLog: ("_slots", "discarded", "chosen_to", "last", "value_bytes"),
+    Candidacy: ("ballot", "first_slot", "promised", "_expected", "_reported"),
+    ReadQueue: ("_waiting",),
+    Session: ("floor", "last_seen", "replies"),
+    Batch: ("time", "entries"),
+    Marks: ("promised", "chosen_to", "discarded", "voting", "snapshot", "peers"),
+}
+"""What an object of each class consists of."""
+
+OMITTED = {
+    "actor_urn", "actor_inbox", "actor_stopped", "_actor_ref", "settings", "_environment",
+    "_clock", "_random", "_now", "_started_at", "_failure", "_counters", "_peer_handlers",
+    "_client_handlers", "_policy", "_contends", "_all_bits", "_futures", "_log_at", "_storage",
+    "_network", "application", "_peers", "_synced",
+}  # fmt: skip
+"""A server's attributes that are the same in all states, or that nothing depends on."""
+
+DISK = (
+    "_durable", "_marks", "_rows", "_ballots", "_replaced", "_dirty", "_lazy", "_accepted",
+    "_images", "_ready", "_incoming", "_received", "_unusable",
+)  # fmt: skip
+
+
+def freeze(value: Any) -> Any:
+    """Raises `TypeError` for what it does not know: it might not be copied as it should."""
+    kind = type(value)
+    if kind in ATOMS:
+        return value
+    if kind is tuple or kind is list or kind is deque:
+        return (kind, *map(freeze, value))
+    if kind is dict:
+        return (dict, *sorted([(key, freeze(held)) for key, held in value.items()], key=_key))
+    if kind is set:
+        return (set, frozenset(value))
+    if kind is bytearray:
+        return (bytearray, bytes(value))
+    names = OBJECTS.get(kind)
+    if names is None:
+        raise TypeError(f"no image of a {kind.__name__}: add it to tests/search/images.py")
+    return (kind, *[freeze(getattr(value, name)) for name in names])
+
+
+def _key(item: tuple[Any, Any]) -> Any:
+    return item[0]
+
+
+def thaw(image: Any) -> Any:
+    """A new object of what `freeze` was given."""
+    if type(image) is not tuple:
+        return image
+    kind = image[0]
+    if kind is dict:
+        return {key: thaw(held) for key, held in image[1:]}
+    if kind is set or kind is bytearray:
+        return kind(image[1])
+    if kind is tuple or kind is list or kind is deque:
+        return kind(map(thaw, image[1:]))
+    if kind is Session or kind is Batch:
+        return kind(*map(thaw, image[1:]))
+    made = kind.__new__(kind)
+    for name, held in zip(OBJECTS[kind], image[1:], strict=True):
+        object.__setattr__(made, name, thaw(held))
+    return made
+
+
+def freeze_server(server: PaxosServer) -> Image:
+    """The state of a running server, without its disk."""
+    application = server.application
+    machine, sessions = application.machine, application.sessions
+    assert isinstance(machine, Register)
+    own = [(name, freeze(value)) for name, value in server.__dict__.items() if name not in OMITTED]
+    own.sort(key=_key)
+    return (
+        tuple(own),
+        application.executed,
+        tuple(machine.applied),
+        sessions.time,
+        # The longest idle session comes first: their order matters.
+        tuple((number, freeze(session)) for number, session in sessions._sessions.items()),
+    )
+
+
+def thaw_server(image: Image, server: PaxosServer) -> None:
+    """Make `server` what `image` is of."""
+    own, executed, applied, time, sessions = image
+    for name, value in own:
+        setattr(server, name, thaw(value))
+    application = server.application
+    machine, table = application.machine, application.sessions
+    assert isinstance(machine, Register)
+    application.executed = executed
+    machine.applied = list(applied)
+    _set_sessions(table, time, {number: thaw(session) for number, session in sessions})
+
+
+def _set_sessions(table: SessionTable, time: float, sessions: dict[int, Session]) -> None:
+    table.time = time
+    table._sessions = sessions
+
+
+def freeze_disk(disk: MemoryStorage) -> Image:
+    return tuple(freeze(getattr(disk, name)) for name in DISK)
+
+
+def thaw_disk(image: Image, disk: MemoryStorage) -> None:
+    for name, value in zip(DISK, image, strict=True):
+        setattr(disk, name, thaw(value))

@@ -1,0 +1,332 @@
+"""Where searches begin: small stories up to the moment from which everything is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from paxon.actors import ServerId
+from paxon.actors.messages import (
+    P1A,
+    P1B,
+    P2A,
+    P2B,
+    ClientMessage,
+    Command,
+    Heartbeat,
+    OpenSession,
+    Query,
+)
+from tests.search.breadth import Goal
+from tests.search.world import Budget, Fact, Search, World
+
+__all__ = ["STARTS", "Start", "Story"]
+
+SESSION = 1 << 20
+"""The session that every story opens first: slot 1 holds that."""
+
+
+def command(seq: int, after: int = 0) -> Command:
+    """A client's command; its text is its number."""
+    return Command(SESSION, seq, 1, after, b"%d" % seq)
+
+
+class Story:
+    """Leads from the servers' start to where the search begins, one event after another."""
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self.world = search.start(Budget())
+        self._delivered = 0
+        """Bits of the messages that have arrived, or were lost."""
+
+    def campaign(self, server: ServerId) -> None:
+        self._happen(server, "campaign")
+
+    def beat(self, server: ServerId) -> None:
+        self._happen(server, "beat")
+
+    def sync(self, *servers: ServerId) -> None:
+        for server in servers:
+            self._happen(server, "sync")
+
+    def _happen(self, server: ServerId, name: str, number: int = 0) -> None:
+        budget = Budget((9,) * len(self.search.ids), 9, 9, 0, 9)
+        world = self.search.happen(self.world._replace(budget=budget), (server, (name, number)))
+        self.world = world._replace(budget=Budget())
+
+    def request(self, server: ServerId, request: ClientMessage) -> None:
+        """A client's request arrives."""
+        self.world = self.search.say(self.world, server, request)
+        self.deliver(type(request), to=(server,))
+
+    def deliver(
+        self, *kinds: type, to: Iterable[ServerId] = (), by: Iterable[ServerId] = ()
+    ) -> bool:
+        """What is under way and matches arrives, once; whether anything did."""
+        senders, receivers = tuple(by), tuple(to)
+        arrived = False
+        for number, (source, target, message) in enumerate(list(self.search.steps.messages.known)):
+            bit = 1 << number
+            if not self.world.network & bit or self._delivered & bit:
+                continue
+            if kinds and type(message) not in kinds:
+                continue
+            if (senders and source not in senders) or (receivers and target not in receivers):
+                continue
+            self._delivered |= bit
+            self._happen(target, "deliver", number)
+            arrived = True
+        return arrived
+
+    def settle(self, *among: ServerId) -> None:
+        """Everything under way (among these servers) arrives, and what that sends."""
+        senders = (0, *among) if among else ()
+        while self.deliver(to=among, by=senders):
+            pass
+
+    def lose(self) -> None:
+        """What is under way is lost for good."""
+        self.world = self.world._replace(network=0)
+
+    def lead(self, server: ServerId) -> None:
+        """`server` leads, all have heard of it, and a session is open."""
+        self.campaign(server)
+        self.settle()
+        self.request(server, OpenSession(1))
+        self.settle()
+        self.beat(server)
+        self.settle()
+        self.lose()
+
+
+@dataclass(frozen=True)
+class Start:
+    """A search to run."""
+
+    name: str
+    story: str
+    make: Callable[[], tuple[Search, World]]
+    states: int
+    """How many states the short run visits."""
+    goals: list[Goal] = field(default_factory=list)
+    """What must be reachable."""
+    never: list[Goal] = field(default_factory=list)
+
+
+STARTS: list[Start] = []
+
+Make = Callable[[], tuple[Search, World]]
+
+
+def start(
+    states: int, *, goals: Iterable[Goal] = (), never: Iterable[Goal] = ()
+) -> Callable[[Make], Make]:
+    """Add a function's search, named and told by the function."""
+
+    def add(make: Make) -> Make:
+        name = make.__name__.replace("_", " ")
+        story = " ".join((make.__doc__ or "").split())
+        STARTS.append(Start(name, story, make, states, list(goals), list(never)))
+        return make
+
+    return add
+
+
+def chosen(slot: int) -> Callable[[frozenset[Fact]], bool]:
+    return lambda facts: any(fact[:2] == ("chosen", slot) for fact in facts)
+
+
+def chosen_before(later: int, earlier: int) -> Callable[[frozenset[Fact]], bool]:
+    return lambda facts: chosen(later)(facts) and not chosen(earlier)(facts)
+
+
+def answered(text: bytes) -> Callable[[frozenset[Fact]], bool]:
+    return lambda facts: any(fact[0] == "answered" and fact[2] == text for fact in facts)
+
+
+def acknowledged(*numbers: int) -> Callable[[frozenset[Fact]], bool]:
+    return lambda facts: all(("acknowledged", SESSION, number) in facts for number in numbers)
+
+
+@start(
+    60_000,
+    goals=[
+        ("both commands are acknowledged", acknowledged(1, 2)),
+    ],
+)
+def two_clients_commands_on_three_servers() -> tuple[Search, World]:
+    """Server 1 leads; two clients' commands may reach it or server 2, which may try to lead."""
+    search = Search(3)
+    story = Story(search)
+    story.lead(1)
+    world = search.say(story.world, 1, command(1), command(2))
+    world = search.say(world, 2, command(1), command(2))
+    return search, world._replace(budget=Budget(campaigns=(0, 1, 0)))
+
+
+@start(40_000, never=[("a minority has chosen something", chosen(1))])
+def no_progress_in_a_minority() -> tuple[Search, World]:
+    """Two of five servers run, and both may try to lead as they like: nothing is chosen."""
+    search = Search(5, runs=(1, 2))
+    world = search.start(Budget(campaigns=(2, 2, 0, 0, 0), beats=1))
+    return search, search.say(world, 1, OpenSession(1))
+
+
+def _seen(others: tuple[ServerId, ServerId]) -> tuple[Search, World]:
+    search = Search(3, reads=[(3, Query(1, "linearizable", b""))])
+    story = Story(search)
+    story.lead(1)
+    story.request(1, command(1))
+    story.deliver(P2A, to=(2,))
+    story.deliver(P2B)
+    story.lose()
+    gone = ({1, 2, 3} - set(others)).pop()
+    story._happen(gone, "crash")
+    search.runs = frozenset(others)
+    campaigns = tuple(1 if server in others else 0 for server in search.ids)
+    return search, story.world._replace(budget=Budget(campaigns, beats=1, reads=1))
+
+
+@start(20_000, goals=[("server 3 answers a read with it", answered(b"1"))])
+def a_value_seen_on_1_and_2_is_seen_on_1_and_3() -> tuple[Search, World]:
+    """Servers 1 and 2 chose a command and its client knows; now 2 is down, and 3 has missed it."""
+    return _seen((1, 3))
+
+
+@start(20_000, goals=[("server 3 answers a read with it", answered(b"1"))])
+def a_value_seen_on_1_and_2_is_seen_on_2_and_3() -> tuple[Search, World]:
+    """The same with server 1 down."""
+    return _seen((2, 3))
+
+
+@start(30_000, goals=[("slot 2 is chosen after all", chosen(2))])
+def many_leaders_with_old_votes() -> tuple[Search, World]:
+    """Server 4 leads for the second time; votes and rejections of its first time are under way.
+
+    The course's case: an old P2A reaches a server that has promised the new ballot. What it answers
+    must not count for what is proposed now.
+    """
+    search = Search(5, alike=(1, 2, 3))
+    story = Story(search)
+    story.lead(4)
+    story.request(4, command(1))
+    old = story.world.network
+    story.campaign(5)
+    story.deliver(P1A, to=(4,), by=(5,))
+    story.campaign(4)
+    story.deliver(P1A, by=(4,))
+    story.deliver(P1B, to=(4,))
+    return search, story.world._replace(
+        network=old | story.world.network, budget=Budget(campaigns=(0, 0, 0, 0, 1))
+    )
+
+
+@start(30_000, goals=[("no vote of the old ballot made slot 2 chosen too early", chosen(2))])
+def a_value_of_another_ballot_in_the_same_slot() -> tuple[Search, World]:
+    """Server 1 proposed command 1 in slot 2, was preempted before anyone heard, and leads again.
+
+    Server 2 has led in between and proposed command 2 there, which server 3 has accepted. Votes for
+    slot 2 of three ballots are under way.
+    """
+    search = Search(3)
+    story = Story(search)
+    story.lead(1)
+    story.request(1, command(1))
+    story.campaign(2)
+    story.deliver(P1A, to=(3,), by=(2,))
+    story.deliver(P1B, to=(2,))
+    story.request(2, command(2))
+    story.deliver(P2A, to=(3,), by=(2,))
+    return search, story.world._replace(budget=Budget(campaigns=(1, 0, 0)))
+
+
+@start(40_000, goals=[("slot 3 is chosen while slot 2 is not", chosen_before(3, 2))])
+def slot_3_is_chosen_before_slot_2() -> tuple[Search, World]:
+    """Two slots are in flight and come through in any order; server 2 may take over meanwhile."""
+    search = Search(3)
+    story = Story(search)
+    story.lead(1)
+    story.request(1, command(1))
+    story.request(1, command(2, after=1))
+    return search, story.world._replace(budget=Budget(campaigns=(0, 1, 0), beats=1))
+
+
+@start(20_000, goals=[("both commands are acknowledged", acknowledged(1, 2))])
+def one_server_alone_decides() -> tuple[Search, World]:
+    """A cluster of one, which may die at any time, in its syncs too, and starts again."""
+    search = Search(1, dies_in_sync=True, reads=[(1, Query(1, "linearizable", b""))])
+    world = search.start(Budget(campaigns=(4,), crashes=3, reads=1, beats=1))
+    return search, search.say(world, 1, OpenSession(1), command(1), command(2))
+
+
+@start(60_000, goals=[("the command is acknowledged", acknowledged(1))])
+def a_leader_dies_in_a_sync() -> tuple[Search, World]:
+    """Its P2As may have left, its own acceptance may be lost; it starts again and leads again."""
+    search = Search(3, dies_in_sync=True)
+    story = Story(search)
+    story.lead(1)
+    world = search.say(story.world, 1, command(1), command(2))
+    return search, world._replace(budget=Budget(campaigns=(1, 0, 0), crashes=1))
+
+
+@start(60_000, goals=[("server 2 answers with both", answered(b"1 2"))])
+def reads_while_the_leader_changes() -> tuple[Search, World]:
+    """Command 1 is acknowledged; a read may be asked of the old leader and of the new one."""
+    queries = [(1, Query(1, "linearizable", b"")), (2, Query(2, "linearizable", b""))]
+    search = Search(3, reads=queries)
+    story = Story(search)
+    story.lead(1)
+    story.request(1, command(1))
+    story.deliver(P2A, to=(2, 3))
+    story.deliver(P2B)
+    story.lose()
+    story.campaign(2)
+    story.deliver(P1A, to=(3,))
+    world = search.say(story.world, 2, command(2))
+    return search, world._replace(budget=Budget(beats=1, reads=3))
+
+
+@start(40_000, goals=[("server 3 answers with all", answered(b"1 2 3"))])
+def a_late_server_and_its_snapshot() -> tuple[Search, World]:
+    """Server 3 lacks slots that the others have discarded; it may also try to lead."""
+    search = Search(3, reads=[(3, Query(1, "linearizable", b""))], snapshot_slots=2, retain_slots=1)
+    story = Story(search)
+    story.lead(1)
+    for seq in (1, 2):
+        story.request(1, command(seq))
+        story.settle(1, 2)
+    for _ in range(2):
+        story.beat(1)
+        story.settle(1, 2)
+    story.lose()
+    world = search.say(story.world, 1, command(3))
+    return search, world._replace(budget=Budget((0, 0, 1), beats=1, reads=1))
+
+
+@start(40_000)
+def discarding_while_servers_fall() -> tuple[Search, World]:
+    """All have executed, not all have synced that; a server that falls must get back in step."""
+    search = Search(3)
+    story = Story(search)
+    story.lead(1)
+    story.request(1, command(1))
+    story.settle()
+    story.beat(1)
+    story.deliver(Heartbeat)
+    return search, story.world._replace(budget=Budget((0, 1, 0), beats=2, crashes=1, syncs=2))
+
+
+@start(40_000, goals=[("both commands are acknowledged", acknowledged(1, 2))])
+def a_hole_in_the_log() -> tuple[Search, World]:
+    """Command 1 in slot 2 reached nobody, command 2 in slot 3 one server; server 3 takes over."""
+    search = Search(3)
+    story = Story(search)
+    story.lead(1)
+    story.request(1, command(1))
+    story.lose()
+    story.request(1, command(2))
+    story.deliver(P2A, to=(2,))
+    story.lose()
+    world = search.say(story.world, 3, command(1), command(2))
+    return search, world._replace(budget=Budget((1, 0, 1)))

@@ -1,0 +1,305 @@
+"""What one event does at one server: computed once by the real `PaxosServer`, then remembered.
+
+A server's step depends on its state and on what happens to it, on nothing else. So the search keeps
+each distinct state of a server (an image) and each distinct message once, by number, and remembers
+what became of each pair. Millions of orders of the same few steps cost a look into a dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
+from paxon.actors.application import Executed
+from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.messages import (
+    Batch,
+    ClientMessage,
+    CommandReply,
+    PeerMessage,
+    QueryReply,
+    ReplyStatus,
+    ServerReply,
+    SessionOpened,
+)
+from paxon.transport import Burst, BurstInbox
+from tests.harness import Register
+from tests.search.images import (
+    Image,
+    freeze_disk,
+    freeze_server,
+    thaw_disk,
+    thaw_server,
+)
+
+__all__ = ["CLIENT", "Event", "Messages", "Outcome", "Steps"]
+
+CLIENT: ServerId = 0
+"""As the sender of a message: the clients."""
+
+NOW = 100.0
+"""Time stands: timers fire when the search says so."""
+
+Event = tuple[str, int]
+"""What happens to a server: its name, and for "deliver" the message's number, else 0."""
+
+Effect = tuple[Any, ...]
+"""What the rest of the world gets to know of a step, besides messages."""
+
+
+class Outcome(NamedTuple):
+    """What became of an event at a server."""
+
+    image: int
+    """The server's state after it, by number."""
+    sent: int
+    """The messages that it sent: bits by number."""
+    effects: tuple[Effect, ...]
+    failure: str
+    """Why the server stopped by itself; empty if it did not."""
+
+
+class Messages:
+    """All messages ever sent in a search, each by a number of its own."""
+
+    def __init__(self) -> None:
+        self.known: list[tuple[ServerId, ServerId, PeerMessage | ClientMessage]] = []
+        self._numbers: dict[tuple[ServerId, ServerId, bytes], int] = {}
+
+    def number(
+        self, source: ServerId, target: ServerId, message: PeerMessage | ClientMessage
+    ) -> int:
+        key = (source, target, msgspec.msgpack.encode(message))
+        found = self._numbers.get(key)
+        if found is None:
+            found = self._numbers[key] = len(self.known)
+            self.known.append((source, target, message))
+        return found
+
+
+class StandingClock:
+    def monotonic(self) -> float:
+        return NOW
+
+    def wall(self) -> float:
+        return NOW
+
+
+class NoChance:
+    """Every random draw comes out the same."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return a
+
+    def getrandbits(self, k: int) -> int:
+        return 1
+
+
+class Died(BaseException):
+    """The process is gone in the middle of a sync."""
+
+
+class RecordingDisk(MemoryStorage):
+    """Tells what becomes durable, and dies in a sync when told to."""
+
+    effects: list[Effect]
+    fate: str = ""
+
+    def commit(self) -> None:
+        if not self._dirty and not self._lazy:
+            return
+        if self.fate == "dies before the sync":
+            raise Died
+        rows = dict(self._rows)
+        super().commit()
+        for slot, (ballot, value) in rows.items():
+            self.effects.append(("vote", slot, ballot, value))
+        if self.fate == "dies after the sync":
+            raise Died
+
+
+class _Wire:
+    def __init__(self, steps: Steps, server: ServerId) -> None:
+        self.steps = steps
+        self.server = server
+
+    def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
+        for message in messages:
+            self.steps.sent |= 1 << self.steps.messages.number(self.server, server, message)
+
+    def broadcast(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None:
+        for server in servers:
+            self.send(server, messages)
+
+    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
+        for message in messages:
+            if isinstance(message, CommandReply) and message.status == ReplyStatus.OK:
+                self.steps.effects.append(("acknowledged", message.session, message.seq))
+            elif isinstance(message, QueryReply):
+                self.steps.effects.append(("read", message.id, message.payload))
+            elif isinstance(message, SessionOpened):
+                self.steps.effects.append(("acknowledged", message.session, 0))
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+State = tuple[bool, Image | None, Image]
+"""Whether the server runs, its state if it does, and its disk."""
+
+
+class Steps:
+    """The servers of one search, one live object for each, and all that was ever computed."""
+
+    def __init__(self, size: int, options: dict[str, Any]) -> None:
+        self.ids = tuple(range(1, size + 1))
+        self.messages = Messages()
+        self.effects: list[Effect] = []
+        self.sent = 0
+        self.computed = 0
+        self._numbers: dict[State, int] = {}
+        self._states: list[State] = []
+        self._known: dict[tuple[ServerId, int, Event], Outcome] = {}
+        self._disks = {s: self._new_disk(s) for s in self.ids}
+        self._servers = {s: self._new_server(s, options) for s in self.ids}
+        self._unopened = {s: freeze_server(server) for s, server in self._servers.items()}
+
+    def _new_disk(self, server: ServerId) -> RecordingDisk:
+        disk = RecordingDisk("search", server, incarnation=server)
+        disk.effects = self.effects
+        for other in self.ids:
+            if other != server:
+                disk.save_peer(other, other)
+        disk.commit()
+        return disk
+
+    def _new_server(self, server: ServerId, options: dict[str, Any]) -> PaxosServer:
+        settings = Settings(
+            cluster="search", server=server, servers=self.ids, **{"policy": "random", **options}
+        )
+        environment = Environment(
+            clock=StandingClock(),
+            random=NoChance(),
+            storage=lambda: self._disks[server],
+            network=lambda: _Wire(self, server),
+        )
+        made = PaxosServer(settings, Register(), environment)
+        assert isinstance(made.actor_inbox, BurstInbox)
+        made.actor_inbox.close()
+        self._watch_execution(made)
+        return made
+
+    def _watch_execution(self, server: PaxosServer) -> None:
+        application = server.application
+        execute = application.execute
+        machine = application.machine
+        assert isinstance(machine, Register)
+
+        def watched(slot: int, value: bytes, batch: Batch | None = None) -> list[Executed]:
+            results = execute(slot, value, batch)
+            self.effects.append(("executed", slot, value, tuple(machine.applied)))
+            return results
+
+        application.execute = watched  # type: ignore[method-assign]
+
+    # --- images ----------------------------------------------------------------------------------
+
+    def fresh(self, server: ServerId) -> int:
+        """A server that has never run, on an empty disk."""
+        return self._number((False, None, freeze_disk(self._new_disk(server))))
+
+    def _number(self, state: State) -> int:
+        found = self._numbers.get(state)
+        if found is None:
+            found = self._numbers[state] = len(self._states)
+            self._states.append(state)
+        return found
+
+    def state(self, image: int) -> State:
+        return self._states[image]
+
+    def runs(self, image: int) -> bool:
+        return self._states[image][0]
+
+    def attributes(self, image: int) -> dict[str, Any]:
+        """A running server's own attributes, frozen."""
+        server = self._states[image][1]
+        return {} if server is None else dict(server[0])
+
+    def peek(self, server: ServerId, image: int) -> PaxosServer:
+        """The live server in that state, to look at until the next event."""
+        self._load(server, image)
+        return self._servers[server]
+
+    # --- events ----------------------------------------------------------------------------------
+
+    def outcome(self, server: ServerId, image: int, event: Event) -> Outcome:
+        """What becomes of `event` at `server` in that state."""
+        key = (server, image, event)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._compute(server, image, event)
+        return known
+
+    def _load(self, server: ServerId, image: int) -> None:
+        _, running, disk = self._states[image]
+        live = self._servers[server]
+        thaw_disk(disk, self._disks[server])
+        thaw_server(self._unopened[server] if running is None else running, live)
+        live._storage = self._disks[server]
+        live._peers = {other: other for other in self.ids if other != server}
+        live._now = NOW
+        live._log_at = float("inf")
+
+    def _compute(self, server: ServerId, image: int, event: Event) -> Outcome:
+        self.computed += 1
+        self.effects.clear()
+        self.sent = 0
+        self._load(server, image)
+        live, disk = self._servers[server], self._disks[server]
+        name, number = event
+        disk.fate = name if name.startswith("dies") else ""
+        failure = ""
+        runs = name != "crash"
+        try:
+            if name == "restart":
+                live.open()
+            elif name != "crash":
+                self._step(live, name, number)
+                runs = not disk.fate
+        except Died:
+            runs = False
+        except StorageError as error:
+            runs, failure = False, str(error)
+        except Exception as error:
+            runs, failure = False, f"{type(error).__name__}: {error}"
+        disk.fate = ""
+        if runs:
+            state: State = (True, freeze_server(live), freeze_disk(disk))
+        else:
+            state = (False, None, freeze_disk(disk.crash()))
+        return Outcome(self._number(state), self.sent, tuple(self.effects), failure)
+
+    def _step(self, live: PaxosServer, name: str, number: int) -> None:
+        if name == "deliver" or name.startswith("dies"):
+            source, _, message = self.messages.known[number]
+            if source == CLIENT:
+                live.step(Burst(clients=[(b"client", [message])]))
+            else:
+                live.step(Burst(peers=[(source, source, [message])]))
+            return
+        if name == "campaign":
+            if live.role == "leader":
+                live._lose_quorum()
+            live.campaign()
+        elif name == "beat":
+            live._heartbeat_at = NOW
+        elif name == "sync":
+            live._watermark_at = NOW
+        live.step(Burst())
