@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 from rich.table import Table
@@ -17,12 +17,21 @@ from paxon.bench.errors import BenchError
 from paxon.bench.measure import ClusterWatch
 from paxon.bench.report import Report, new_report, plain_table
 from paxon.bench.summary import Spread, spread_of
-from paxon.kvstore.client import Client
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.local_cluster import LocalCluster, Transport
 from paxon.kvstore.options import Durability
 
-__all__ = ["FailoverSettings", "FailoverRow", "FailoverReport", "run_failover", "failover_table"]
+__all__ = [
+    "FailoverSettings",
+    "FailoverRow",
+    "FailoverReport",
+    "Killable",
+    "Puts",
+    "Kill",
+    "kill_leaders",
+    "run_failover",
+    "failover_table",
+]
 
 _PATIENCE_SECONDS = 30.0
 """A cluster that has not gone on by then counts as broken."""
@@ -57,10 +66,40 @@ FailoverReport: TypeAlias = Report[FailoverSettings, FailoverRow]
 Progress: TypeAlias = Callable[[str], None]
 
 
+class Killable(Protocol):
+    """A cluster, Paxon's or another's, that can lose its leader. All raise `PaxonError`."""
+
+    def leader(self) -> ServerId:
+        """The server that leads, once one does."""
+
+    def kill(self, server: ServerId) -> None:
+        """kill -9, and wait until it is gone."""
+
+    def bring_back(self, server: ServerId) -> None:
+        """Start it again and wait until it has what was chosen meanwhile."""
+
+
+class Puts(Protocol):
+    """A client, Paxon's or another's."""
+
+    def put(self, key: str, value: bytes) -> object:
+        """Write, over and over if need be; returns once acknowledged. Raises `PaxonError`."""
+
+
+class Kill(msgspec.Struct, frozen=True):
+    """What came of one kill."""
+
+    gap: float
+    """Seconds from the kill to the next acknowledgement."""
+    killed: ServerId
+    leader: ServerId
+    """Who led after it."""
+
+
 class _Writer(threading.Thread):
     """Writes one value after the other and notes when each was acknowledged."""
 
-    def __init__(self, client: Client, value: bytes) -> None:
+    def __init__(self, client: Puts, value: bytes) -> None:
         super().__init__(name="failover-writer", daemon=True)
         self._client = client
         self._value = value
@@ -113,9 +152,6 @@ def run_failover(settings: FailoverSettings, progress: Progress) -> FailoverRepo
     """
     started = datetime.datetime.now(datetime.UTC)
     chance = random.Random(settings.seed)
-    gaps: list[float] = []
-    killed: list[ServerId] = []
-    leaders: list[ServerId] = []
     with (
         LocalCluster(
             settings.servers,
@@ -126,28 +162,46 @@ def run_failover(settings: FailoverSettings, progress: Progress) -> FailoverRepo
         ) as cluster,
         cluster.client(timeout=_PATIENCE_SECONDS) as client,
     ):
-        cluster.leader()
-        writer = _Writer(client, chance.randbytes(settings.value_bytes))
-        writer.start()
-        try:
-            for _ in range(settings.runs):
-                progress("kill -9 of the leader")
-                writer.wait_for(_STEADY_WRITES)
-                # Anywhere between two heartbeats.
-                time.sleep(chance.uniform(0.0, 0.1))
-                leader = cluster.leader()
-                gaps.append(_kill(cluster, leader, writer))
-                killed.append(leader)
-                leaders.append(cluster.leader())
-                cluster.restart(leader)
-                _wait_until_level(cluster, leader)
-        finally:
-            writer.end()
-    rows = [FailoverRow(spread_of(gaps), killed, leaders)]
-    return new_report("failover", settings, rows, started)
+        value = chance.randbytes(settings.value_bytes)
+        kills = kill_leaders(
+            _Killable(cluster), client,
+            kills=settings.runs, value=value, chance=chance, progress=progress,
+        )  # fmt: skip
+    gap = spread_of([kill.gap for kill in kills])
+    row = FailoverRow(gap, [kill.killed for kill in kills], [kill.leader for kill in kills])
+    return new_report("failover", settings, [row], started)
 
 
-def _kill(cluster: LocalCluster, leader: ServerId, writer: _Writer) -> float:
+def kill_leaders(
+    cluster: Killable,
+    client: Puts,
+    *,
+    kills: int,
+    value: bytes,
+    chance: random.Random,
+    progress: Progress,
+) -> list[Kill]:
+    """Kill the leader so many times while a client writes. Raises `PaxonError`."""
+    found: list[Kill] = []
+    cluster.leader()
+    writer = _Writer(client, value)
+    writer.start()
+    try:
+        for _ in range(kills):
+            progress("kill -9 of the leader")
+            writer.wait_for(_STEADY_WRITES)
+            # Anywhere between two heartbeats.
+            time.sleep(chance.uniform(0.0, 0.1))
+            leader = cluster.leader()
+            gap = _kill(cluster, leader, writer)
+            found.append(Kill(gap, leader, cluster.leader()))
+            cluster.bring_back(leader)
+    finally:
+        writer.end()
+    return found
+
+
+def _kill(cluster: Killable, leader: ServerId, writer: _Writer) -> float:
     """Kill the leader; seconds until the next acknowledgement."""
     moment = time.monotonic()
     cluster.kill(leader)
@@ -157,17 +211,30 @@ def _kill(cluster: LocalCluster, leader: ServerId, writer: _Writer) -> float:
     return writer.first_after(gone) - moment
 
 
-def _wait_until_level(cluster: LocalCluster, server: ServerId) -> None:
-    """Wait until a restarted server has executed what was chosen when it came back."""
-    with ClusterWatch(cluster) as watch:
-        goal = max(reply.chosen for reply in watch.counts().replies.values())
-        give_up = time.monotonic() + _PATIENCE_SECONDS
-        while time.monotonic() < give_up:
-            reply = watch.glance(1.0).get(server)
-            if reply is not None and reply.executed >= goal:
-                return
-            time.sleep(0.02)
-    raise BenchError(f"server {server} has not caught up within {_PATIENCE_SECONDS:g} s")
+class _Killable:
+    """Paxon's."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._cluster = cluster
+
+    def leader(self) -> ServerId:
+        return self._cluster.leader()
+
+    def kill(self, server: ServerId) -> None:
+        self._cluster.kill(server)
+
+    def bring_back(self, server: ServerId) -> None:
+        """Wait until it has executed what was chosen when it came back."""
+        self._cluster.restart(server)
+        with ClusterWatch(self._cluster) as watch:
+            goal = max(reply.chosen for reply in watch.counts().replies.values())
+            give_up = time.monotonic() + _PATIENCE_SECONDS
+            while time.monotonic() < give_up:
+                reply = watch.glance(1.0).get(server)
+                if reply is not None and reply.executed >= goal:
+                    return
+                time.sleep(0.02)
+        raise BenchError(f"server {server} has not caught up within {_PATIENCE_SECONDS:g} s")
 
 
 def failover_table(report: FailoverReport) -> Table:
