@@ -1,0 +1,160 @@
+"""Redis: a single node that syncs each write before it answers, under its own redis-benchmark."""
+
+from __future__ import annotations
+
+import csv
+import resource
+import shutil
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from paxon.bench.errors import BenchError
+from paxon.bench.measure import Measurement
+from paxon.bench.peers.programs import Program, Programs
+from paxon.bench.summary import Latency
+from paxon.bench.workloads import Workload
+from paxon.kvstore.addresses import free_ports
+
+__all__ = ["Redis", "BenchmarkResult", "parse_benchmark", "PIPELINE"]
+
+PIPELINE = 16
+"""Commands that redis-benchmark sends in one piece where Paxon uses its pipeline: `-P 16`."""
+_HOST = "127.0.0.1"
+_START_SECONDS = 10.0
+_TRIAL_SECONDS = 0.2
+_TRIAL_REQUESTS_EACH = 40
+"""For each connection, to find out how many requests a second of load takes."""
+
+
+class BenchmarkResult(msgspec.Struct, frozen=True):
+    """What redis-benchmark printed. Latencies are seconds."""
+
+    rate: float
+    mean: float
+    p50: float
+    p99: float
+    worst: float
+
+
+def parse_benchmark(text: str) -> BenchmarkResult:
+    """Read the output of `redis-benchmark --csv` with one test. Raises `BenchError`."""
+    rows = list(csv.reader(line for line in text.splitlines() if line.startswith('"')))
+    try:
+        header, row = rows[0], rows[1]
+        named = dict(zip(header, row, strict=True))
+        milliseconds = {
+            short: float(named[f"{short}_latency_ms"]) for short in ("avg", "p50", "p99", "max")
+        }
+        rate = float(named["rps"])
+    except (IndexError, KeyError, ValueError):
+        raise BenchError(
+            f"redis-benchmark's output is not understood; Redis 6.2 or newer is needed: {text!r}"
+        ) from None
+    return BenchmarkResult(
+        rate=rate,
+        mean=milliseconds["avg"] / 1e3,
+        p50=milliseconds["p50"] / 1e3,
+        p99=milliseconds["p99"] / 1e3,
+        worst=milliseconds["max"] / 1e3,
+    )
+
+
+class Redis:
+    """A server, and redis-benchmark anew for each measurement; see `System`."""
+
+    name = "Redis"
+
+    def __init__(self, programs: Programs) -> None:
+        """Start it. Raises `BenchError`."""
+        server, benchmark = programs.find("redis-server"), programs.find("redis-benchmark")
+        if server is None or benchmark is None:
+            raise BenchError("Redis is not installed")
+        self._benchmark = benchmark
+        self._programs = programs
+        self._port = free_ports(1)[0]
+        self._directory = Path(tempfile.mkdtemp(prefix="paxon-redis-"))
+        self._rates: dict[str, float] = {}
+        """Requests a second by load, as last seen: redis-benchmark is told a number, not a time."""
+        try:
+            self._server = Program(
+                [
+                    server, "--port", str(self._port), "--bind", _HOST, "--dir", self._directory,
+                    "--appendonly", "yes", "--appendfsync", "always", "--save", "",
+                ],
+                programs=programs, log=self._directory / "log",
+            )  # fmt: skip
+            self._server.wait_until(self._answers, _START_SECONDS)
+        except BaseException:
+            self.close()
+            raise
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection((_HOST, self._port), 1.0) as link:
+                link.sendall(b"PING\r\n")
+                return link.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
+        """See `System`. `seed` is not used: redis-benchmark draws keys in its own way."""
+        del seed
+        if load.name not in self._rates:
+            trial = self._run(load, _TRIAL_REQUESTS_EACH * load.in_flight)
+            self._run(load, round(trial.rate * _TRIAL_SECONDS))
+        if warmup > 0:
+            self._run(load, round(self._rates[load.name] * warmup))
+        requests = max(load.in_flight, round(self._rates[load.name] * seconds))
+        server, ours = self._server.cpu(), _children_cpu()
+        begin = time.perf_counter()
+        result = self._run(load, requests)
+        elapsed = time.perf_counter() - begin
+        return Measurement(
+            seconds=elapsed,
+            operations=requests,
+            failed=0,  # redis-benchmark ends at the first error, and so does `_run`
+            first_error="",
+            unfinished=0,
+            longest_wait=result.worst,
+            rate=result.rate,
+            latency=Latency(
+                count=requests, mean=result.mean, p50=result.p50, p99=result.p99, p999=None,
+                worst=result.worst,
+            ),
+            client_cpu=_children_cpu() - ours,
+            server_cpu=self._server.cpu() - server,
+            counters={},
+        )  # fmt: skip
+
+    def _run(self, load: Workload, requests: int) -> BenchmarkResult:
+        """Run redis-benchmark once. Raises `BenchError`."""
+        pipeline = PIPELINE if load.pipelined else 1
+        command: list[str | Path] = [
+            self._benchmark, "-h", _HOST, "-p", str(self._port),
+            "-t", "get" if load.kind == "get" else "set", "-n", str(max(requests, load.in_flight)),
+            "-c", str(load.in_flight // pipeline), "-P", str(pipeline),
+            "-d", str(load.value_bytes), "-r", str(load.keys), "--csv",
+        ]  # fmt: skip
+        result = parse_benchmark(self._programs.output(command))
+        self._rates[load.name] = result.rate
+        return result
+
+    def cpu(self) -> float:
+        """See `System`."""
+        return self._server.cpu()
+
+    def close(self) -> None:
+        """See `System`."""
+        if hasattr(self, "_server"):
+            self._server.kill()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _children_cpu() -> float:
+    """CPU seconds of child processes that have ended and been waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
