@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,9 @@ from paxon.kvstore.addresses import DEFAULT_BASE_PORT, DEFAULT_CLIENTS
 from paxon.kvstore.cli_store import ClusterOption, JsonOption, client_addresses
 
 if TYPE_CHECKING:
+    from paxon.kvstore.cluster_file import ServerPlan
     from paxon.kvstore.cluster_status import ServerStatus
+    from paxon.kvstore.server_process import Report
 
 __all__ = ["add_commands"]
 
@@ -152,8 +155,9 @@ def server(
     import os  # noqa: PLC0415
 
     from paxon.kvstore.cluster_file import STORE_MACHINE, ClusterDescription  # noqa: PLC0415
+    from paxon.kvstore.logs import check_log_level  # noqa: PLC0415
     from paxon.kvstore.options import parse_assignments, parse_option  # noqa: PLC0415
-    from paxon.kvstore.server_process import Report, run_server  # noqa: PLC0415
+    from paxon.kvstore.server_process import run_server  # noqa: PLC0415
 
     flags = parse_assignments(settings)
     if durability is not None:
@@ -165,18 +169,26 @@ def server(
     if directory is not None:
         plan = plan.moved_to(directory)
 
+    if machine is not None:
+        sys.path.insert(0, str(Path.cwd()))  # it may well be beside the cluster file
+    raise typer.Exit(run_server(plan, _reporter(plan), log_level=check_log_level(log_level)))
+
+
+def _reporter(plan: ServerPlan) -> Callable[[Report], None]:
+    """Tells people on stderr that the server serves, or why it stops."""
+    number, cluster = plan.entry.id, plan.settings.cluster
+
     def report(what: Report) -> None:
         if what.ready:
             sys.stderr.write(
-                f"paxon: server {number} of cluster '{description.id}' serves clients at "
+                f"paxon: server {number} of cluster '{cluster}' serves clients at "
                 f"{plan.entry.client}; its data and log are in {plan.entry.directory}\n"
             )
         else:
             sys.stderr.write(f"paxon: server {number}: {what.sentence}\n")
         sys.stderr.flush()
 
-    sys.path.insert(0, str(Path.cwd()))  # a state machine beside the cluster file can be imported
-    raise typer.Exit(run_server(plan, report, log_level=log_level))
+    return report
 
 
 def status(

@@ -102,10 +102,9 @@ class StatusProbe:
 
     def close(self) -> None:
         """Close the sockets; may be called twice."""
-        for socket in self._sockets.values():
-            socket.close()
+        # Also closes a socket that an interrupt kept from being noted above.
+        self._context.destroy(linger=0)
         self._sockets.clear()
-        self._context.term()
 
 
 def agreed_leader(answers: Mapping[ServerId, StatusReply]) -> ServerId | None:

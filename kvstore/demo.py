@@ -88,8 +88,8 @@ def _story(story: Story, cluster: LocalCluster, seconds: float) -> None:
     leader = _introduce(story, cluster)
     _first_data(story, cluster)
     load = Load(_CLIENTS, lambda: cluster.client(timeout=_WAIT_SECONDS))
-    load.start()
     try:
+        load.start()
         killed_at = _kill_leader(story, cluster, load, leader, seconds)
         if len(cluster.servers) > 1:
             _fail_over(

@@ -19,7 +19,7 @@ _PAGE = 5_000
 class Worker(threading.Thread):
     """One client: puts a new key, and every few turns appends to its journal and reads back."""
 
-    def __init__(self, number: int, client: Client) -> None:
+    def __init__(self, number: int, make_client: Callable[[], Client]) -> None:
         super().__init__(name=f"demo-client-{number}", daemon=True)
         self.number = number
         self.error: PaxonError | None = None
@@ -30,30 +30,30 @@ class Worker(threading.Thread):
         self.times: list[float] = []
         """When each acknowledgement came, on the monotonic clock."""
         self.reads = 0
-        self._client = client
+        self._make_client = make_client
         self._ending = threading.Event()
 
     def run(self) -> None:
         turn = 0
         try:
-            with self._client:
+            with self._make_client() as client:
                 while not self._ending.is_set():
                     turn += 1
-                    self._turn(turn)
+                    self._turn(client, turn)
         except PaxonError as error:
             self.error = error
 
-    def _turn(self, turn: int) -> None:
+    def _turn(self, client: Client, turn: int) -> None:
         key, value = f"load/{self.number}/{turn:08}", f"value {turn} of {self.number}".encode()
-        self._client.put(key, value)
+        client.put(key, value)
         self.times.append(time.monotonic())
         self.acknowledged[key] = value
         if turn % 8 == 0:
             line = b"%d;" % turn
-            self._client.append(f"journal/{self.number}", line)
+            client.append(f"journal/{self.number}", line)
             self.times.append(time.monotonic())
             self.journal += line
-            if self._client.get(key) != value:
+            if client.get(key) != value:
                 raise PaxonError(f"a read of {key} did not give what had just been written")
             self.reads += 1
 
@@ -66,7 +66,7 @@ class Load:
     """Several workers, each with a client of its own."""
 
     def __init__(self, workers: int, make_client: Callable[[], Client]) -> None:
-        self.workers = [Worker(number, make_client()) for number in range(1, workers + 1)]
+        self.workers = [Worker(number, make_client) for number in range(1, workers + 1)]
         self.started_at = 0.0
         self.ended_at = 0.0
 
@@ -81,7 +81,8 @@ class Load:
         for worker in self.workers:
             worker.end()
         for worker in self.workers:
-            worker.join()
+            if worker.ident is not None:  # it had been started
+                worker.join()
         self.ended_at = time.monotonic()
         self.check()
 

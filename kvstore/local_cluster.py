@@ -32,6 +32,7 @@ from paxon.kvstore.cluster_file import (
 )
 from paxon.kvstore.cluster_status import ServerStatus, StatusProbe, agreed_leader
 from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.logs import check_log_level
 from paxon.kvstore.options import Durability, OptionError
 from paxon.kvstore.server_process import LOG_NAME
 from paxon.kvstore.spawning import being_imported_by_spawn
@@ -109,7 +110,10 @@ class LocalCluster:
         self._base_port = port
         self._transport = transport
         self._machine, self._import_main = _machine_name(machine)
-        self._log_level = log_level
+        try:
+            self._log_level = check_log_level(log_level)
+        except OptionError as error:
+            raise ClusterError(str(error)) from None
         self._options: dict[str, object] = {"durability": durability, **settings}
         self._description: ClusterDescription | None = None
         self._supervisor: Supervisor | None = None

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from paxon.kvstore.options import OptionError
+
 if TYPE_CHECKING:
     from loguru import Record
 
-__all__ = ["LOG_BYTES", "LOG_FILES", "log_to_file", "log_to_stderr"]
+__all__ = ["LOG_BYTES", "LOG_FILES", "check_log_level", "log_to_file", "log_to_stderr"]
 
 LOG_BYTES = 10 << 20
 """A log file of this size is put aside and a new one begun."""
@@ -46,6 +48,14 @@ class _ToLoguru(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         logger.opt(exception=record.exc_info).log(record.levelname, "{}", record.getMessage())
+
+
+def check_log_level(level: str) -> str:
+    """A level's name, in capitals. Raises `OptionError` if there is no such level."""
+    levels = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
+    if level.upper() not in levels:
+        raise OptionError(f"log level {level!r}: must be one of {', '.join(levels)}")
+    return level.upper()
 
 
 def log_to_file(path: Path, level: str = "INFO") -> None:

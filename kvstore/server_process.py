@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -50,6 +51,9 @@ EXIT_USAGE = 2
 LOG_NAME = "server.log"
 """A server process logs here, in its data directory."""
 
+_CHECK_SECONDS = 1.0
+"""How often to look whether the server's actor is still alive."""
+
 
 class Report(msgspec.Struct, frozen=True):
     """What a server process tells its supervisor: that it serves, or why it stops."""
@@ -79,9 +83,12 @@ class _Ending:
         self.failure = error
         os.write(self._write, b"\0")
 
-    def wait(self) -> None:
-        """Sleep until it is time to end."""
-        os.read(self._read, 1)
+    def wait(self, alive: Callable[[], bool]) -> bool:
+        """Sleep until it is time to end: True if that was asked for, False if the server failed."""
+        while not select.select([self._read], [], [], _CHECK_SECONDS)[0]:
+            if not alive():
+                return False  # without a word, which would be a bug; but never wait for ever
+        return self.failure is None
 
 
 def run_server(
@@ -127,8 +134,7 @@ def run_server(
         plan.entry.id, plan.settings.cluster, plan.entry.client_bind, plan.entry.peer_bind,
     )  # fmt: skip
     report(Report(True))
-    ending.wait()
-    if ending.failure is not None:
+    if not ending.wait(reference.is_alive):
         report(Report(False, reason_in_words(ending.failure)))
         return EXIT_FAILED
     reference.stop()

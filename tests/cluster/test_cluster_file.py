@@ -180,6 +180,7 @@ def test_the_command_exits_with_2_for_a_wrong_file_or_option(tmp_path: Path) -> 
         ("--id", "2"),
         ("--id", "1", "--set", "window=none"),
         ("--id", "1", "--set", "window=-1"),
+        ("--id", "1", "--log-level", "loud"),
         ("--id", "1", "--machine", "nothing"),
         ("--id", "1", "--machine", "no_such_module:Machine"),
         ("--id", "1", "--machine", "json:JSONDecoder"),
