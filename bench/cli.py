@@ -17,6 +17,12 @@ from paxon.bench import contention as contention_bench
 from paxon.bench import failover as failover_bench
 from paxon.bench import plots
 from paxon.bench import stable as stable_bench
+from paxon.bench.peers import plan as peers_plan
+from paxon.bench.peers import run as peers_bench
+from paxon.bench.peers import table as peers_tables
+from paxon.bench.peers.figures import PeersSettings
+from paxon.bench.peers.plot import plot_peers
+from paxon.bench.peers.programs import Programs, default_directory
 from paxon.bench.report import Report, check_writable, write_json
 from paxon.kvstore.local_cluster import Transport
 from paxon.kvstore.options import Durability, parse_assignments
@@ -205,6 +211,79 @@ def failover(
         plots.save_plot(plots.plot_failover(report), plot)
 
 
+@app.command()
+def peers(
+    *,
+    only: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Leave out all peers but these.")
+    ] = "etcd,redis,pysyncobj",
+    install: Annotated[
+        bool, typer.Option("--install", help="Fetch the peers from Debian and PyPI, then end.")
+    ] = False,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where they are put and looked for, before PATH; by default $PAXON_PEERS or a "
+            "folder in ~/.cache.",
+            show_default=False,
+        ),
+    ] = None,
+    servers: Annotated[
+        int, typer.Option("--servers", "-s", min=3, max=_MAX_SERVERS, help="How many servers.")
+    ] = 3,
+    seconds: _Seconds = 3.0,
+    warmup: _Warmup = 1.0,
+    repeat: _Repeat = 5,
+    kills: Annotated[
+        int, typer.Option(min=0, help="How often leaders are killed in each repeat.")
+    ] = 4,
+    value_size: _ValueSize = 64,
+    seed: _Seed = 1,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer and shorter loads: about two minutes.")
+    ] = False,
+    options: _Settings = [],  # noqa: B006 (see above)
+    json: _Json = None,
+    plot: _Plot = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the tables for a document.", show_default=False),
+    ] = None,
+) -> None:
+    """Paxon beside etcd, Redis and PySyncObj in one run, taking turns: ratios."""
+    programs = Programs((directory or default_directory()).absolute())
+    if install:
+        programs.install()
+        return
+    try:
+        names = peers_plan.parse_peers(only)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    settings = PeersSettings(
+        only=names,
+        servers=servers,
+        value_bytes=value_size,
+        seconds=min(seconds, 1.0) if quick else seconds,
+        warmup=min(warmup, 0.3) if quick else warmup,
+        repeat=min(repeat, 2) if quick else repeat,
+        kills=min(kills, 1) if quick else kills,
+        seed=seed,
+        quick=quick,
+        options=_options(options),
+    )
+    _check_outputs(json, plot)
+    if markdown is not None:
+        check_writable(markdown)
+    with _progress("peers", peers_bench.steps_of(settings, programs)) as progress:
+        report = peers_bench.run_peers(settings, programs, progress)
+    _finish(report, peers_tables.peers_table(report), json)
+    peers_tables.print_rest(report, _console())
+    if markdown is not None:
+        peers_tables.write_markdown(report, markdown)
+    if plot is not None:
+        plots.save_plot(plot_peers(report), plot)
+
+
 def _options(assignments: list[str], *decided: str) -> dict[str, Any]:
     """What `--set` says. Raises typer.BadParameter for what has a flag or is up to the bench."""
     options = parse_assignments(assignments)
@@ -275,8 +354,12 @@ def _finish(report: Report[Any, Any], table: Table, json: Path | None) -> None:
     """Print the table; write the file."""
     if json is not None:
         write_json(report, json)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)  # a file or a pipe has no edge: nothing is cut off
+    console = _console()
     console.print(table)
     console.print(report.machine.sentence(), style="dim")
+
+
+def _console() -> Console:
+    """For tables: a file or a pipe has no edge, so that nothing is cut off."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)

@@ -51,7 +51,8 @@ class Programs:
 
     def environment(self) -> dict[str, str]:
         """What a program needs to find the libraries that were installed with it."""
-        libraries = [str(path) for path in (self.directory / "root" / "usr" / "lib").glob("*-*-*")]
+        root = self.directory / "root"
+        libraries = [str(path) for usr in ("usr/lib", "lib") for path in (root / usr).glob("*-*-*")]
         existing = os.environ.get("LD_LIBRARY_PATH")
         path = ":".join([*libraries, *([existing] if existing else [])])
         return {**os.environ, **({"LD_LIBRARY_PATH": path} if path else {})}
@@ -62,6 +63,16 @@ class Programs:
         for found in (*here, *metadata.distributions(name=distribution)):
             return found.version
         return None
+
+    def install(self) -> None:
+        """Run `install.sh`, which writes to the terminal. Raises `BenchError` if it fails."""
+        command = ["sh", str(INSTALL_SCRIPT), str(self.directory), sys.executable]
+        try:
+            code = subprocess.run(command, check=False).returncode
+        except OSError as error:
+            raise BenchError(f"{INSTALL_SCRIPT.name} cannot be run: {error}") from None
+        if code != 0:
+            raise BenchError("the peers could not be fetched; what is said above tells why")
 
     def output(self, command: Sequence[str | Path]) -> str:
         """What a program prints, such as its version. Raises `BenchError` if it fails."""
