@@ -71,6 +71,8 @@ class Learner(ServerLifecycle):
         """No promise to a candidate before: a leader may answer reads by a lease that we granted
         (or, after a restart, may have granted)."""
         self._catch_up_from: ServerId = 0
+        self._catch_up_asked: ServerId = 0
+        """Whom we asked last: if no answer comes the next is asked, whoever told of news since."""
         self._catch_up_at = 0.0
         self._catch_up_progress = (-1, -1)
         self._incoming: SnapshotInfo | None = None
@@ -251,10 +253,11 @@ class Learner(ServerLifecycle):
         progress = (self.log.chosen_to, self._incoming_bytes)
         if progress == self._catch_up_progress or self._catch_up_from not in peers:
             # No answer: somebody else may know (a snapshot starts over from what is held).
-            position = peers.index(self._catch_up_from) if self._catch_up_from in peers else -1
+            position = peers.index(self._catch_up_asked) if self._catch_up_asked in peers else -1
             self._catch_up_from = peers[(position + 1) % len(peers)]
             self._incoming = None
         self._catch_up_progress = progress
+        self._catch_up_asked = self._catch_up_from
         if self._incoming is not None and self._incoming.slot > self.application.executed:
             request = SnapshotRequest(self._incoming.slot, self._incoming_bytes)
             self._send(self._catch_up_from, request)

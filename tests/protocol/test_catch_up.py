@@ -42,6 +42,16 @@ def test_a_server_that_sees_a_commit_index_beyond_what_it_holds_asks_for_the_slo
     assert cluster.applied(3) == [b"1", b"2", b"3"]
 
 
+def test_a_lost_request_is_sent_again_to_the_leader_though_the_next_server_is_dead() -> None:
+    """After silence somebody else is asked, but the turn has to come back to who can answer."""
+    cluster = missed(3)
+    cluster.crash(2)
+    heartbeat(cluster)
+    assert cluster.drop(CatchUpRequest, target=1)
+    cluster.pass_time(1.0)
+    assert cluster.applied(3) == [b"1", b"2", b"3"]
+
+
 def test_only_what_is_missing_is_asked_for() -> None:
     cluster = missed(3)
     heartbeat(cluster)
