@@ -12,7 +12,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -20,6 +19,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
+
+import msgspec
 
 from paxon.actors import ServerId, SettingsError, StateMachine
 from paxon.kvstore.addresses import client_port, free_ports, peer_port, with_port
@@ -108,6 +109,8 @@ class LocalCluster:
         self._given_directory = None if directory is None else Path(directory).absolute()
         self._directory: Path | None = None
         self._base_port = port
+        if transport not in ("tcp", "ipc"):
+            raise ClusterError(f"transport = {transport!r}: must be 'tcp' or 'ipc'")
         self._transport = transport
         self._machine, self._import_main = _machine_name(machine)
         try:
@@ -118,8 +121,7 @@ class LocalCluster:
         self._description: ClusterDescription | None = None
         self._supervisor: Supervisor | None = None
         self._finalizer: weakref.finalize[[Supervisor, list[Path]], LocalCluster] | None = None
-        self._probe_lock = threading.Lock()
-        self._describe(Path("/unused"), Path("/unused"), ports=None)  # wrong settings show here
+        self._describe(Path("/unused"), None, ports=None)  # wrong settings show here
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -141,11 +143,12 @@ class LocalCluster:
 
     def _start_once(self) -> None:
         """Start everything, or raise with nothing left running."""
-        directory, scratch = self._make_directories()
-        temporary = [scratch] if self._given_directory is not None else [directory, scratch]
+        temporary: list[Path] = []
         try:
-            self._description = self._describe(directory, scratch, ports=self._draw_ports())
-            self._settle_identity(directory)
+            directory = self._make_directory(temporary)
+            sockets = self._make_socket_directory(temporary)
+            self._description = self._describe(directory, sockets, ports=self._draw_ports())
+            known = self._settle_identity(directory)
         except BaseException:
             _remove(temporary)
             raise
@@ -167,6 +170,8 @@ class LocalCluster:
         if failures:
             taken = self._base_port is None and any("in use:" in text for text in failures)
             raise (_PortTaken if taken else ClusterError)(failures[0])
+        if known:  # not before: another program may have been running the cluster all along
+            self._write_cluster_file(directory)
 
     def stop(self) -> None:
         """Stop all servers (SIGTERM, in the end SIGKILL) and remove a temporary directory.
@@ -354,21 +359,30 @@ class LocalCluster:
     def _plan(self, server: ServerId, flags: dict[str, object] | None = None) -> ServerPlan:
         return self._described().plan(server, flags, machine=self._machine)
 
-    def _make_directories(self) -> tuple[Path, Path]:
-        """The cluster's directory, and a temporary one with a short path for sockets."""
-        # The limit on the path of a Unix socket is tight, and a user's directory may be deep.
-        scratch = Path(tempfile.mkdtemp(prefix="paxon-"))
+    def _make_directory(self, temporary: list[Path]) -> Path:
+        """The cluster's directory; noted in `temporary` if it is."""
         directory = self._given_directory
+        if directory is None:
+            directory = Path(tempfile.mkdtemp(prefix="paxon-cluster-"))
+            temporary.append(directory)
         try:
-            if directory is None:
-                directory = Path(tempfile.mkdtemp(prefix="paxon-cluster-"))
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            _remove([scratch])
             raise ClusterError(
                 f"the directory {directory} cannot be used: {error.strerror}"
             ) from None
-        return directory, scratch
+        return directory
+
+    def _make_socket_directory(self, temporary: list[Path]) -> Path | None:
+        """A temporary directory for Unix sockets, None if there are to be none.
+
+        The limit on the path of a Unix socket is tight, and the cluster's directory may be deep.
+        """
+        if self._transport == "tcp":
+            return None
+        sockets = Path(tempfile.mkdtemp(prefix="paxon-"))
+        temporary.append(sockets)
+        return sockets
 
     def _draw_ports(self) -> list[int] | None:
         if self._base_port is not None:
@@ -376,7 +390,7 @@ class LocalCluster:
         return free_ports(2 * len(self._ids))
 
     def _describe(
-        self, directory: Path, scratch: Path, ports: list[int] | None
+        self, directory: Path, sockets: Path | None, ports: list[int] | None
     ) -> ClusterDescription:
         """The cluster with a new id; checks all that the user gave. Raises `ClusterError`."""
         base = self._base_port if self._base_port is not None else 0
@@ -388,11 +402,9 @@ class LocalCluster:
                     if ports is not None
                     else (peer_port(base, server), client_port(base, server))
                 )
-                peer = (
-                    f"ipc://{scratch}/{server}"
-                    if self._transport == "ipc"
-                    else with_port(_HOST, peer_number)
-                )
+                peer = with_port(_HOST, peer_number)
+                if sockets is not None:
+                    peer = f"ipc://{sockets}/{server}"
                 client = with_port(_HOST, client_number)
                 entries[server] = ServerEntry(
                     id=server, peer=peer, client=client, peer_bind=peer, client_bind=client,
@@ -406,33 +418,39 @@ class LocalCluster:
             raise ClusterError(str(error)) from None
         return description
 
-    def _settle_identity(self, directory: Path) -> None:
-        """Keep the id of a cluster that lived in this directory before; write the cluster file."""
-        description = self._described()
+    def _settle_identity(self, directory: Path) -> bool:
+        """Keep the id of a cluster that lived in this directory before; whether there was one.
+
+        A new id is written down before any server uses it.
+        """
         path = directory / CLUSTER_FILE
-        try:
-            if path.exists():
+        known = path.exists()
+        if known:
+            try:
                 before = ClusterDescription.read(path)
-                if list(before.servers) != self._ids:
-                    raise ClusterError(
-                        f"{directory} holds a cluster of {len(before.servers)} servers, not of "
-                        f"{len(self._ids)}: use as many, or another directory"
-                    )
-                description = ClusterDescription(
-                    id=before.id, servers=description.servers, options=description.options
+            except ClusterFileError as error:
+                raise ClusterError(str(error)) from None
+            if list(before.servers) != self._ids:
+                raise ClusterError(
+                    f"{directory} holds a cluster of {len(before.servers)} servers, not of "
+                    f"{len(self._ids)}: use as many, or another directory"
                 )
-            for entry in description.servers.values():
-                Path(entry.directory).mkdir(exist_ok=True)
-            fresh = path.with_name(path.name + f".{os.getpid()}")
-            fresh.write_text(description.to_toml(), encoding="utf-8")
+            self._description = msgspec.structs.replace(self._described(), id=before.id)
+        else:
+            self._write_cluster_file(directory)
+        return known
+
+    def _write_cluster_file(self, directory: Path) -> None:
+        """Write down where the cluster is reached now."""
+        path = directory / CLUSTER_FILE
+        fresh = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            fresh.write_text(self._described().to_toml(), encoding="utf-8")
             fresh.replace(path)
-        except ClusterFileError as error:
-            raise ClusterError(str(error)) from None
         except OSError as error:
             raise ClusterError(
                 f"the directory {directory} cannot be used: {error.strerror}"
             ) from None
-        self._description = description
 
 
 class _PortTaken(ClusterError):

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from paxon.actors import StateMachine
+from paxon.kvstore import local_cluster
+from paxon.kvstore.addresses import free_ports
 from paxon.kvstore.local_cluster import ClusterError, LocalCluster
 from tests.cluster.helpers import environment, pid_is_alive, wait_until
 
@@ -133,6 +135,10 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path) -> Non
         LocalCluster(0)
     with pytest.raises(ClusterError, match=r"unknown option 'windw' \(did you mean 'window'\?\)"):
         LocalCluster(windw=1)
+    with pytest.raises(ClusterError, match="must be 'tcp' or 'ipc'"):
+        LocalCluster(transport="pigeon")  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(ClusterError, match="log level"):
+        LocalCluster(log_level="loud")
     with pytest.raises(ClusterError, match="window must be above 0"):
         LocalCluster(window=0)
     with pytest.raises(ClusterError, match="ports run from 1 to 65535"):
@@ -170,6 +176,26 @@ def test_a_port_in_use_is_one_clear_error_and_leaves_nothing_running() -> None:
         assert f":{port}" in str(raised.value)
         assert "\n" not in str(raised.value)
     assert set(children()) == before
+
+
+def test_a_port_that_somebody_takes_meanwhile_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        draws = [[taken.getsockname()[1], *free_ports(1)], free_ports(2)]
+        monkeypatch.setattr(local_cluster, "free_ports", lambda _count: draws.pop(0))
+        with LocalCluster(1) as cluster:
+            assert cluster.leader() == 1
+    assert draws == []
+
+
+def test_a_directory_in_use_keeps_its_cluster_file(tmp_path: Path) -> None:
+    with LocalCluster(1, tmp_path) as cluster:
+        before = (tmp_path / "cluster.toml").read_text()
+        with pytest.raises(ClusterError, match="in use by a live process"):
+            LocalCluster(1, tmp_path).start()
+        assert (tmp_path / "cluster.toml").read_text() == before
+        assert cluster.leader() == 1
 
 
 def children() -> list[int]:
@@ -238,6 +264,8 @@ def test_a_script_needs_no_main_guard(way: str, tmp_path: Path) -> None:
 
 MACHINE = """
 from paxon.actors import StateMachine
+from paxon.kvstore import local_cluster
+from paxon.kvstore.addresses import free_ports
 
 class Counter(StateMachine):
     total = 0
