@@ -19,8 +19,9 @@ from rich.table import Table
 
 from paxon.actors import ServerId
 from paxon.actors.settings import PolicyName
+from paxon.bench.costs import Costs, costs_of
 from paxon.bench.load_process import Job, LoadProcesses
-from paxon.bench.measure import ClusterWatch, Measurement, measure
+from paxon.bench.measure import ClusterWatch, Measurement, measure, proposer_jobs
 from paxon.bench.report import (
     Report,
     count,
@@ -29,9 +30,8 @@ from paxon.bench.report import (
     plain_table,
     ratio,
     small,
-    spread_or_none,
 )
-from paxon.bench.summary import Spread, spread_of
+from paxon.bench.summary import spread_of
 from paxon.bench.workloads import Workload
 from paxon.kvstore.local_cluster import LocalCluster, Transport
 from paxon.kvstore.options import Durability
@@ -47,8 +47,6 @@ __all__ = [
     "contention_table",
 ]
 
-_OPERATION_SECONDS = 5.0
-"""A client gives up an operation after so long; in a duel that does happen."""
 _GLANCE_SECONDS = 0.02
 """How often ballots are looked at for the timeline."""
 _TIMELINE_SECONDS = 2.0
@@ -104,33 +102,12 @@ class BallotPoint(msgspec.Struct, frozen=True):
     role: str
 
 
-class ContentionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One variant over all repeats. Latencies are seconds."""
+class ContentionRow(Costs, frozen=True, kw_only=True):
+    """One variant over all repeats."""
 
     variant: Variant
-    rate: Spread
-    """Operations a second, of all clients together."""
     of_stable: float | None
     """The rate as a fraction of the stable leader's with as many clients."""
-    p50: Spread | None
-    p99: Spread | None
-    p999: Spread | None
-    failed: int
-    """Operations that got no answer in time."""
-    first_error: str
-    longest_wait: float
-    """Of any operation in any repeat, whether or not it ever got its answer."""
-    phase1_per_second: Spread
-    operations_per_slot: Spread | None
-    """This and what follows is for each chosen slot; None if there was none."""
-    phase1_rounds: Spread | None
-    preemptions: Spread | None
-    p2a_sent: Spread | None
-    wasted_p2a: Spread | None
-    """P2As beyond one for each other server."""
-    syncs: Spread | None
-    messages: Spread | None
-    """Between servers."""
     timeline: list[BallotPoint]
     repeats: list[Measurement]
     """All that was measured."""
@@ -232,20 +209,18 @@ def jobs_of(
 ) -> list[Job]:
     """A client for each proposer, which stays with it; under `stable` all follow to the leader."""
     workload = Workload(
-        name=variant.name, outstanding=settings.outstanding, value_bytes=settings.value_bytes
+        name=variant.name,
+        clients=variant.proposers,
+        outstanding=settings.outstanding,
+        value_bytes=settings.value_bytes,
     )
-    follows = variant.policy == "stable"
-    return [
-        Job(
-            workload=workload,
-            addresses=list(addresses) if follows else [addresses[number]],
-            redirect=follows,
-            warmup=settings.warmup,
-            timeout=_OPERATION_SECONDS,
-            seed=settings.seed + 1000 * repeat + number,
-        )
-        for number in range(variant.proposers)
-    ]
+    return proposer_jobs(
+        workload,
+        addresses,
+        follow=variant.policy == "stable",
+        warmup=settings.warmup,
+        seed=settings.seed + 1000 * repeat,
+    )
 
 
 def record_ballots(watch: ClusterWatch, seconds: float) -> list[BallotPoint]:
@@ -272,40 +247,13 @@ def row_of(
     timeline: list[BallotPoint],
 ) -> ContentionRow:
     """Medians over the repeats."""
-    rate = spread_of([m.rate for m in measured])
-    others = settings.servers - 1
-
-    def each(counter: str) -> Spread | None:
-        return spread_or_none([m.per_slot(counter) for m in measured])
-
-    def wasted(figures: Measurement) -> float | None:
-        sent = figures.per_slot("p2a_sent")
-        return None if sent is None else max(0.0, sent - others)
-
-    def packed(figures: Measurement) -> float | None:
-        slots = figures.counters.get("slots_chosen", 0)
-        return figures.operations / slots if slots else None
-
+    costs = costs_of(measured, settings.servers)
     return ContentionRow(
         variant=variant,
-        rate=rate,
-        of_stable=rate.median / stable_rate if stable_rate else None,
-        p50=spread_or_none([m.latency.p50 for m in measured]),
-        p99=spread_or_none([m.latency.p99 for m in measured]),
-        p999=spread_or_none([m.latency.p999 for m in measured]),
-        failed=sum(m.failed for m in measured),
-        first_error=next((m.first_error for m in measured if m.first_error), ""),
-        longest_wait=max(m.longest_wait for m in measured),
-        phase1_per_second=spread_of([m.per_second("phase1_rounds") for m in measured]),
-        operations_per_slot=spread_or_none([packed(m) for m in measured]),
-        phase1_rounds=each("phase1_rounds"),
-        preemptions=each("preemptions"),
-        p2a_sent=each("p2a_sent"),
-        wasted_p2a=spread_or_none([wasted(m) for m in measured]),
-        syncs=each("syncs"),
-        messages=each("peer_messages_received"),
+        of_stable=costs.rate.median / stable_rate if stable_rate else None,
         timeline=timeline,
         repeats=measured,
+        **msgspec.structs.asdict(costs),
     )
 
 
@@ -318,7 +266,7 @@ def contention_table(report: ContentionReport) -> Table:
         f"{settings.value_bytes} bytes; median of {settings.repeat} x {settings.seconds:g} s",
         [
             "who leads", "op/s", "of\nstable", "p50\nms", "p99\nms", "longest\nwait ms",
-            "phase 1\n/s", "ops\n/slot", "phase 1\n/slot", "preempted\n/slot",
+            "no leader\n%", "phase 1\n/s", "ops\n/slot", "phase 1\n/slot", "preempted\n/slot",
             "wasted\nP2A/slot", "syncs\n/slot", "msgs\n/slot", "failed",
         ],
     )  # fmt: skip
@@ -330,7 +278,8 @@ def contention_table(report: ContentionReport) -> Table:
         table.add_row(
             row.variant.name, count(row.rate), ratio(row.of_stable), milliseconds(row.p50),
             milliseconds(row.p99), f"{row.longest_wait * 1e3:,.0f}",
-            count(row.phase1_per_second), small(row.operations_per_slot),
+            f"{row.leaderless.median * 100:.0f}", count(row.phase1_per_second),
+            small(row.operations_per_slot),
             small(row.phase1_rounds), small(row.preemptions), small(row.wasted_p2a),
             small(row.syncs), small(row.messages), str(row.failed),
         )  # fmt: skip

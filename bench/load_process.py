@@ -20,6 +20,7 @@ from paxon.bench.load import Loop, Outcome, make_loop
 from paxon.bench.workloads import Workload
 from paxon.kvstore.client import Client
 from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.leader_search import CoreOptions
 from paxon.kvstore.spawning import die_with_parent, start_process
 
 __all__ = ["Job", "Sample", "OpenLoad", "open_client_load", "LoadProcess", "LoadProcesses"]
@@ -96,10 +97,19 @@ It travels to the process, so it is a function of a module, or a `functools.part
 
 def open_client_load(job: Job) -> tuple[Loop, Callable[[], None]]:
     """The load of Paxon's own client. Raises `PaxonError`."""
-    client = Client(job.addresses, timeout=job.timeout, redirect=job.redirect)
+    options = client_options(job.workload)
+    client = Client(job.addresses, timeout=job.timeout, redirect=job.redirect, options=options)
     loop = make_loop(client, job.workload, job.seed)
     _fill(client, job)
     return loop, client.close
+
+
+def client_options(workload: Workload) -> CoreOptions | None:
+    """What the client is told of packing; None: nothing, it decides as for any user."""
+    if workload.packing == 0:
+        return None
+    # A request goes as soon as it is full. Only an idle client sends one that is not.
+    return CoreOptions(eager=1, full_weight=workload.packing, batch_weight=workload.packing)
 
 
 class LoadProcess:

@@ -14,6 +14,7 @@ import msgspec
 from paxon.actors import ServerId
 from paxon.actors.messages import StatusReply
 from paxon.bench.errors import BenchError
+from paxon.bench.lab import LabCluster
 from paxon.bench.load_process import Job, LoadProcess, Sample
 from paxon.bench.machine import cpu_seconds
 from paxon.bench.summary import Latency, latency_of
@@ -21,10 +22,21 @@ from paxon.bench.workloads import Workload
 from paxon.kvstore.cluster_status import StatusProbe
 from paxon.kvstore.local_cluster import LocalCluster
 
-__all__ = ["Measurement", "Watch", "ClusterWatch", "ServerCounts", "measure", "combine", "jobs_for"]
+__all__ = [
+    "Measurement",
+    "Watch",
+    "ClusterWatch",
+    "ServerCounts",
+    "measure",
+    "combine",
+    "jobs_for",
+    "proposer_jobs",
+]
 
 _STATUS_SECONDS = 5.0
 _STATUS_ATTEMPTS = 3
+_DUEL_SECONDS = 5.0
+"""A client of a proposer gives up an operation after so long; in a duel that does happen."""
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,9 +92,14 @@ class Watch(Protocol):
 class ClusterWatch:
     """Asks the servers of a cluster for their counters; keeps its connections. One thread."""
 
-    def __init__(self, cluster: LocalCluster) -> None:
-        self._addresses = dict(zip(cluster.servers, cluster.addresses, strict=True))
-        self._pids = {row.server: row.pid for row in cluster.status()}
+    def __init__(self, cluster: LocalCluster | LabCluster) -> None:
+        """Watch the servers that run now."""
+        addresses = dict(zip(cluster.servers, cluster.addresses, strict=True))
+        if isinstance(cluster, LabCluster):
+            self._pids = cluster.pids
+        else:
+            self._pids = {row.server: row.pid for row in cluster.status() if row.pid is not None}
+        self._addresses = {server: addresses[server] for server in self._pids}
         self._probe = StatusProbe()
 
     def counts(self) -> ServerCounts:
@@ -92,7 +109,7 @@ class ClusterWatch:
             missing = {s: a for s, a in self._addresses.items() if s not in replies}
             replies |= self._probe.ask(missing, _STATUS_SECONDS)
             if len(replies) == len(self._addresses):
-                cpu = {s: cpu_seconds(pid) for s, pid in self._pids.items() if pid is not None}
+                cpu = {s: cpu_seconds(pid) for s, pid in self._pids.items()}
                 return ServerCounts(replies, cpu)
         silent = sorted(set(self._addresses) - set(replies))
         raise BenchError(f"servers {silent} do not answer; their logs may say why")
@@ -183,6 +200,23 @@ def jobs_for(workload: Workload, addresses: list[str], *, warmup: float, seed: i
             redirect=True,
             warmup=warmup,
             timeout=10.0,
+            seed=seed + number,
+        )
+        for number in range(workload.clients)
+    ]
+
+
+def proposer_jobs(
+    workload: Workload, addresses: Sequence[str], *, follow: bool, warmup: float, seed: int
+) -> list[Job]:
+    """A job for each client: each stays with one server, or all `follow` to the leader."""
+    return [
+        Job(
+            workload=workload,
+            addresses=list(addresses) if follow else [addresses[number]],
+            redirect=follow,
+            warmup=warmup,
+            timeout=_DUEL_SECONDS,
             seed=seed + number,
         )
         for number in range(workload.clients)

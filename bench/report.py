@@ -50,6 +50,9 @@ class Report(msgspec.Struct, Generic[SettingsT, RowT], frozen=True, kw_only=True
     rows: list[RowT]
 
 
+ReportT = TypeVar("ReportT", bound=Report[Any, Any])
+
+
 def new_report(
     bench: str, settings: SettingsT, rows: list[RowT], started: datetime.datetime
 ) -> Report[SettingsT, RowT]:
@@ -77,23 +80,24 @@ def check_writable(path: Path) -> None:
         raise BenchError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def write_json(report: Report[Any, Any], path: Path) -> None:
-    """Write a report. Raises `BenchError`."""
-    text = json.dumps(msgspec.to_builtins(report), indent=2, ensure_ascii=False)
+def write_json(report: Report[Any, Any], path: Path, *, indent: int | None = 2) -> None:
+    """Write a report, on one line without `indent`. Raises `BenchError`."""
+    text = json.dumps(msgspec.to_builtins(report), indent=indent, ensure_ascii=False)
     try:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise BenchError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def read_json(path: Path, kind: type[Report[SettingsT, RowT]]) -> Report[SettingsT, RowT]:
+def read_json(path: Path, kind: type[ReportT]) -> ReportT:
     """Read a report again. Raises `BenchError` if the file is none of that kind."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        report: ReportT = msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
         raise BenchError(f"{path} cannot be read: {error.strerror}") from None
     except msgspec.DecodeError as error:
         raise BenchError(f"{path} is not such a report: {error}") from None
+    return report
 
 
 def spread_or_none(values: list[float | None]) -> Spread | None:

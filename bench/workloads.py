@@ -23,6 +23,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     pipelined: bool = False
     """Through `Client.pipeline`, which sends many operations in one message; else each operation is
     submitted by itself, and the client packs them as it does for any caller."""
+    packing: int = 0
+    """Operations in each of the client's requests; 0: as many as the client finds right."""
     mode: ReadMode = "linearizable"
     value_bytes: int = 64
     keys: int = 10_000

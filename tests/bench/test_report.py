@@ -93,7 +93,7 @@ def test_contention_table() -> None:
     text = shown(contention.contention_table(contention_report()))
     cells = line_of(text, "immediate, 3 proposers")
     assert cells[1:3] == ["0", "0.00x"]
-    assert cells[6] == "450"
+    assert cells[6:8] == ["100", "450"]
     assert line_of(text, "backoff, 2 proposers")[1:4] == ["1,000", "0.50x", "1.00"]
 
 
