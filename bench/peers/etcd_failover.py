@@ -14,7 +14,7 @@ from paxon.bench.peers.grpc_wire import frame_message
 from paxon.bench.peers.programs import Programs
 from paxon.bench.peers.protobuf import PUT, put_request
 
-__all__ = ["etcd_kills"]
+__all__ = ["etcd_kills", "PersistentWriter"]
 
 _ATTEMPT_SECONDS = 0.05
 """After so long a client tries another member. etcd itself would keep a request for seconds that a
@@ -36,7 +36,7 @@ def etcd_kills(
     """Kill the leader so many times, each time with all members up. Raises `BenchError`."""
     cluster = EtcdCluster(programs, servers)
     try:
-        client = _Client(cluster.addresses, cluster.leader())
+        client = PersistentWriter(cluster.addresses, cluster.leader())
         return kill_leaders(
             _Killable(cluster), client, kills=kills, value=value, chance=chance, progress=progress
         )
@@ -60,7 +60,7 @@ class _Killable:
         self._cluster.restart(server - 1)
 
 
-class _Client:
+class PersistentWriter:
     """Writes one value at a time, to the next member whenever one fails or takes long."""
 
     def __init__(self, addresses: list[str], first: int) -> None:

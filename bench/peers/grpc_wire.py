@@ -111,6 +111,8 @@ class GrpcConnection:
         while available - place >= _FRAME_HEADER_BYTES:
             high, low, kind, flags, stream = _unpack_frame_header(incoming, place)
             size = high << 16 | low
+            if size > MAX_FRAME_BYTES:
+                raise BenchError("the server does not speak HTTP/2")
             start = place + _FRAME_HEADER_BYTES
             if available - start < size:
                 break

@@ -25,7 +25,7 @@ class PySyncObj:
     """A cluster; see `System`."""
 
     def __init__(self, programs: Programs, servers: int, *, batching: bool) -> None:
-        """Start the processes; the servers in them start with the first load."""
+        """Start the servers and wait until one leads. Raises `BenchError`."""
         self.name = f"PySyncObj, batching {'on' if batching else 'off'}"
         if programs.python_version("pysyncobj") is None:
             raise BenchError("PySyncObj is not installed")
@@ -41,6 +41,19 @@ class PySyncObj:
                 library=str(programs.python_directory),
             )
             self._processes.append(LoadProcess(functools.partial(open_node_load, plan)))
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        # A server starts with its process' first job, and is ready for a load once one leads.
+        job = jobs_for(Workload(name="none"), [], warmup=0.0, seed=0)[0]
+        for process in self._processes:
+            process.prepare(job)
+        for process in self._processes:
+            process.wait_ready(0.0)
 
     def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
         """See `System`. All CPU counts as the servers': client and leader are one process."""

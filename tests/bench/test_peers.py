@@ -1,0 +1,420 @@
+"""Paxon beside others: what is measured when, the ratios, and what happens to peers that lack."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from paxon.bench import plots
+from paxon.bench.errors import BenchError
+from paxon.bench.failover import Kill
+from paxon.bench.measure import Measurement
+from paxon.bench.peers import plan, run, table
+from paxon.bench.peers.figures import (
+    GapRow,
+    PairRow,
+    PeerNote,
+    PeersReport,
+    PeersSettings,
+    Taken,
+    gap_row,
+    pair_row,
+)
+from paxon.bench.peers.plot import plot_peers
+from paxon.bench.peers.programs import INSTALL_SCRIPT, Program, Programs, default_directory
+from paxon.bench.peers.redis import Redis, parse_benchmark
+from paxon.bench.peers.systems import System
+from paxon.bench.report import new_report, read_json, write_json
+from paxon.bench.summary import latency_of
+from paxon.bench.workloads import Workload
+from tests.bench.examples import STARTED, measurement
+
+CSV = """\
+"test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms"
+"SET","52784.00","0.910","0.200","0.863","1.300","2.111","7.500"
+"""
+
+
+def taken(rate: float, p50: float = 0.001, idle: float = 0.0) -> Taken:
+    measured = msgspec.structs.replace(measurement(rate), latency=latency_of([p50]))
+    return Taken(measured, idle)
+
+
+def report() -> PeersReport:
+    """Paxon does three times etcd's; Redis is not there; the other's clients are its servers."""
+    pairs = [(taken(300.0, 0.001), taken(100.0, 0.004)), (taken(800.0, 0.001), taken(200.0, 0.002))]
+    inside = Taken(msgspec.structs.replace(measurement(10.0), client_cpu=0.0), 0.02)
+    rows: list[PeerNote | PairRow | GapRow] = [
+        PeerNote(peer="etcd", version="3.4", driven="somehow", durability="synced"),
+        PeerNote(peer="Redis", version="", skipped="Redis is not installed."),
+        pair_row(Workload(name="writes"), ("Paxon", "etcd"), pairs),
+        pair_row(Workload(name="writes"), ("Paxon in memory", "P, on"), [(taken(5.0), inside)]),
+        gap_row("etcd", [Kill(0.1, 1, 2), Kill(0.3, 2, 1)], [Kill(1.0, 1, 2)]),
+    ]
+    return new_report("peers", PeersSettings(repeat=2), rows, STARTED)
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def test_a_ratio_is_of_neighbours_not_of_medians() -> None:
+    # The machine slows down to a tenth in the second repeat: both ratios are 2 all the same.
+    pairs = [
+        (taken(2000.0), taken(1000.0)),
+        (taken(200.0), taken(100.0)),
+        (taken(30.0), taken(10.0)),
+    ]
+    row = pair_row(Workload(name="w"), ("Paxon", "etcd"), pairs)
+    assert row.rate_ratio.values == [2.0, 2.0, 3.0]
+    assert row.rate_ratio.median == 2.0
+    assert (row.paxon.rate.median, row.other.rate.median) == (200.0, 100.0)
+
+
+def test_latencies_and_cpu_of_a_pair() -> None:
+    row = pair_row(
+        Workload(name="w"), ("Paxon", "etcd"), [(taken(9.0, 0.001, 0.25), taken(3.0, 0.004))]
+    )
+    assert row.p50_ratio is not None
+    assert row.p50_ratio.median == pytest.approx(0.25)
+    assert row.paxon.server_cpu is not None
+    assert row.paxon.server_cpu.median == pytest.approx(1.0 / 2000)
+    assert row.paxon.disturbance.median == 0.25
+    assert row.other.name == "etcd"
+
+
+def test_without_any_operation_there_is_no_ratio() -> None:
+    nothing = Taken(measurement(0.0, operations=0), 0.0)
+    with pytest.raises(ValueError, match="no pair"):
+        pair_row(Workload(name="w"), ("Paxon", "etcd"), [(taken(1.0), nothing)])
+
+
+def test_the_gap_is_compared_by_medians() -> None:
+    row = gap_row("etcd", [Kill(0.2, 1, 2), Kill(0.1, 1, 2), Kill(0.6, 1, 2)], [Kill(1.0, 1, 2)])
+    assert row.ratio == pytest.approx(0.2)
+
+
+def test_the_output_of_redis_benchmark_is_read() -> None:
+    result = parse_benchmark("WARNING: Could not fetch server CONFIG\n" + CSV)
+    assert result.rate == 52784.0
+    seconds = [result.mean, result.p50, result.p99, result.worst]
+    assert seconds == pytest.approx([0.00091, 0.000863, 0.002111, 0.0075])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "SET: 100.00 requests per second", CSV.splitlines()[0], '"SET","1"']
+)
+def test_other_output_of_redis_benchmark_is_refused(text: str) -> None:
+    with pytest.raises(BenchError, match="not understood"):
+        parse_benchmark(text)
+
+
+# --- the plan ------------------------------------------------------------------------------------
+
+
+def test_the_loads_beside_each_peer() -> None:
+    blocks = plan.blocks_of(PeersSettings(value_bytes=7), ["etcd", "redis", "pysyncobj"])
+    assert [(block.peer, block.durability) for block in blocks] == [
+        ("etcd", "disk"), ("redis", "disk"), ("pysyncobj", "disk"), ("pysyncobj", "memory"),
+    ]  # fmt: skip
+    outstanding = [[load.outstanding for load in block.loads] for block in blocks]
+    assert outstanding == [
+        [1, 64, 256, 1, 16, 64, 256, 64], [1, 64, 256, 4096], [1, 64, 256, 1024, 8192], [1],
+    ]  # fmt: skip
+    assert [load.mode for load in blocks[0].loads[3:]] == ["linearizable"] * 4 + ["lease"]
+    assert [load.pipelined for load in blocks[1].loads] == [False, False, False, True]
+    assert {load.value_bytes for block in blocks for load in block.loads} == {7}
+
+
+def test_only_what_is_asked_for_is_planned() -> None:
+    assert {block.peer for block in plan.blocks_of(PeersSettings(), ["redis"])} == {"redis"}
+    few = plan.blocks_of(PeersSettings(quick=True), ["etcd"])[0].loads
+    assert len(few) < len(plan.blocks_of(PeersSettings(), ["etcd"])[0].loads)
+
+
+def test_peers_are_named_with_commas() -> None:
+    assert plan.parse_peers("redis, etcd,redis") == ("redis", "etcd")
+    with pytest.raises(ValueError, match="'zookeeper' is none of etcd, redis, pysyncobj"):
+        plan.parse_peers("etcd,zookeeper")
+
+
+# --- what is installed ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
+    """A machine without any peer."""
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    monkeypatch.setattr(Programs, "python_version", lambda self, distribution: None)
+    return Programs(tmp_path)
+
+
+def test_what_is_not_installed_is_skipped_with_a_sentence(nothing: Programs) -> None:
+    notes = [note for _, note in plan.look_around(PeersSettings(), nothing)]
+    assert [note.peer for note in notes] == ["etcd", "Redis", "PySyncObj"]
+    for note in notes:
+        assert note.skipped.startswith(f"{note.peer} is not installed")
+        assert "--install" in note.skipped
+
+
+def test_with_no_peer_at_all_nothing_is_started(
+    nothing: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "Paxon", lambda *_: pytest.fail("Paxon was started"))
+    settings = PeersSettings(only=("redis",))
+    with pytest.raises(BenchError, match="nothing to compare with: Redis is not installed"):
+        run.run_peers(settings, nothing, lambda _: None)
+    assert run.steps_of(settings, nothing) == 0
+
+
+def script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def test_programs_of_the_directory_come_before_those_in_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(tmp_path / "system" / "etcd", "true")
+    monkeypatch.setenv("PATH", str(tmp_path / "system"))
+    assert Programs(tmp_path).find("etcd") == tmp_path / "system" / "etcd"
+    script(tmp_path / "root" / "usr" / "bin" / "etcd", "true")
+    assert Programs(tmp_path).find("etcd") == tmp_path / "root" / "usr" / "bin" / "etcd"
+
+
+def test_versions_are_what_the_programs_say(tmp_path: Path) -> None:
+    bin_ = tmp_path / "root" / "usr" / "bin"
+    script(bin_ / "etcd", "echo 'etcd Version: 3.4.23'; echo 'Git SHA: none'")
+    script(bin_ / "redis-server", "echo 'Redis server v=7.0.15 sha=0:0 bits=64'")
+    script(bin_ / "redis-benchmark", "true")
+    notes = dict(plan.look_around(PeersSettings(only=("etcd", "redis")), Programs(tmp_path)))
+    assert [notes["etcd"].version, notes["redis"].version] == ["3.4.23", "7.0.15"]
+    assert not notes["etcd"].skipped
+
+
+def test_a_python_package_of_the_directory_is_found(tmp_path: Path) -> None:
+    programs = Programs(tmp_path)
+    assert programs.python_version("no-such-thing-for-paxon") is None
+    info = programs.python_directory / "no_such_thing_for_paxon-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(
+        "Name: no-such-thing-for-paxon\nVersion: 1.2\n", encoding="utf-8"
+    )
+    assert programs.python_version("no-such-thing-for-paxon") == "1.2"
+
+
+def test_libraries_of_the_directory_are_found_by_its_programs(tmp_path: Path) -> None:
+    libraries = tmp_path / "root" / "usr" / "lib" / "x86_64-linux-gnu"
+    libraries.mkdir(parents=True)
+    assert Programs(tmp_path).environment()["LD_LIBRARY_PATH"].split(":")[0] == str(libraries)
+
+
+def test_the_default_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PAXON_PEERS", str(tmp_path))
+    assert default_directory() == tmp_path
+    monkeypatch.delenv("PAXON_PEERS")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_directory() == tmp_path / "paxon" / "peers"
+
+
+def test_the_install_script_is_part_of_the_package_and_wants_a_directory() -> None:
+    done = subprocess.run(["sh", str(INSTALL_SCRIPT)], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "name the directory" in done.stderr
+
+
+def test_a_program_that_ends_at_once_says_why(tmp_path: Path) -> None:
+    script(tmp_path / "root" / "usr" / "bin" / "etcd", "echo 'no such flag' >&2; exit 3")
+    programs = Programs(tmp_path)
+    path = programs.find("etcd")
+    assert path is not None
+    program = Program([path], programs=programs, log=tmp_path / "log")
+    with pytest.raises(BenchError, match=r"etcd has ended \(exit code 3\): no such flag"):
+        program.wait_until(lambda: False, 10.0)
+    program.kill()
+
+
+@pytest.mark.process
+def test_a_program_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    script(tmp_path / "root" / "usr" / "bin" / "etcd", "echo $$ >&2; exec sleep 60")
+    code = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from paxon.bench.peers.programs import Program, Programs\n"
+        f"programs = Programs(Path({str(tmp_path)!r}))\n"
+        f"log = Path({str(tmp_path / 'log')!r})\n"
+        "program = Program([programs.find('etcd')], programs=programs, log=log)\n"
+        "program.wait_until(lambda: log.read_text().endswith('\\n'), 10.0)\n"
+        "print(log.read_text(), flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    pid = int(done.stdout)
+    # The kernel has sent the signal before the parent's end was reported; it may still be dying.
+    with pytest.raises(ProcessLookupError):
+        _wait_for_end(pid)
+
+
+def _wait_for_end(pid: int) -> None:
+    """Raises ProcessLookupError once a process is gone; returns if it lives on for 10 s."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        import select
+
+        select.select([descriptor], [], [], 10.0)
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        if state == "Z":  # gone, but nobody has asked how it ended
+            raise ProcessLookupError(pid)
+    finally:
+        os.close(descriptor)
+
+
+# --- a run, with systems that only pretend -------------------------------------------------------
+
+
+class Pretender:
+    """A system that does as many operations a second as it is told to, and remembers its turns."""
+
+    def __init__(self, name: str, rate: float, turns: list[str]) -> None:
+        self.name = name
+        self.rate = rate
+        self.turns = turns
+        self.failing = False
+        self.closed = False
+
+    def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
+        self.turns.append(f"{self.name} {load.outstanding} {seed}")
+        if self.failing and seed == 2:
+            raise BenchError("it fell over")
+        return measurement(self.rate)
+
+    def cpu(self) -> float:
+        return 0.0
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Stage:
+    """Replaces what would start real processes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.turns: list[str] = []
+        self.paxon = Pretender("Paxon", 300.0, self.turns)
+        self.etcd = Pretender("etcd", 100.0, self.turns)
+        note = PeerNote(peer="etcd", version="3")
+        load = Workload(name="writes", outstanding=4)
+        systems: Callable[..., list[System]] = lambda *_: [self.etcd]  # noqa: E731 (typed)
+        monkeypatch.setattr(run, "look_around", lambda *_: [("etcd", note)])
+        monkeypatch.setattr(run, "Paxon", lambda *_: self.paxon)
+        monkeypatch.setattr(run, "start_peers", systems)
+        monkeypatch.setattr(run, "blocks_of", lambda *_: [plan.Block("etcd", "disk", [load])])
+
+    def run(self, repeat: int) -> PeersReport:
+        settings = PeersSettings(only=("etcd",), repeat=repeat, kills=0, seed=1)
+        return run.run_peers(settings, Programs(Path("nowhere")), lambda _: None)
+
+
+def test_systems_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    outcome = stage.run(repeat=2)
+    assert stage.turns == ["Paxon 4 1", "etcd 4 1", "Paxon 4 2", "etcd 4 2"]
+    pair = next(row for row in outcome.rows if isinstance(row, PairRow))
+    assert pair.rate_ratio.values == [3.0, 3.0]
+    assert stage.paxon.closed
+    assert stage.etcd.closed
+
+
+def test_a_measurement_that_fails_costs_its_pair_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    stage.etcd.failing = True
+    outcome = stage.run(repeat=3)
+    pair = next(row for row in outcome.rows if isinstance(row, PairRow))
+    assert len(pair.rate_ratio.values) == 2
+    assert any("etcd, writes, repeat 2: it fell over" in line for line in table.sentences(outcome))
+
+
+def test_all_systems_are_closed_if_the_run_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+
+    def interrupt(*_: object, **__: object) -> Measurement:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage.etcd, "measure", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(repeat=1)
+    assert stage.paxon.closed
+    assert stage.etcd.closed
+
+
+# --- for people ----------------------------------------------------------------------------------
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_json(report(), tmp_path / "r.json")
+    assert read_json(tmp_path / "r.json", PeersReport) == report()
+
+
+def test_the_table_shows_ratios_and_where_the_load_is_made() -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=220)
+    console.print(table.peers_table(report()))
+    table.print_rest(report(), console)
+    shown = text.getvalue()
+    assert "3.50 (3.00 … 4.00)" in shown
+    assert "(Paxon in memory)" in shown
+    assert "500.0 in all" in shown
+    assert "Redis is not installed." in shown
+    assert "200 (100 … 300)" in shown
+    assert "took at most 2.0 % of a core" in shown
+
+
+def test_markdown_has_the_same_in_lines_of_equal_width() -> None:
+    text = table.markdown(report())
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == (2 + 2) + (2 + 1)
+    assert len({line.count("|") for line in lines[:4]}) == 1
+    assert "| writes | etcd | 550 ±45 % | 150 ±33 % | 3.50 (3.00 … 4.00) |" in text
+    assert "- Redis is not installed." in text
+
+
+def test_the_picture_has_a_bar_for_each_pair(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plots.save_plot(plot_peers(report()), tmp_path / "p.svg")
+    drawn = (tmp_path / "p.svg").read_text(encoding="utf-8")
+    assert "writes / etcd" in drawn
+    assert "3.5" in drawn
+
+
+# --- the real ones, where they are installed -----------------------------------------------------
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("peer", ["etcd", "redis", "pysyncobj"])
+def test_a_short_load_on_the_real_peer(peer: str) -> None:
+    programs = Programs(default_directory())
+    settings = PeersSettings(only=plan.parse_peers(peer))
+    ((name, note),) = plan.look_around(settings, programs)
+    if note.skipped:
+        pytest.skip(note.skipped)
+    systems = plan.start_peers(name, programs, settings)
+    try:
+        for system in systems:
+            load = Workload(name="w", outstanding=16, pipelined=isinstance(system, Redis))
+            measured = system.measure(load, seconds=0.5, warmup=0.1, seed=1)
+            assert measured.operations > 0
+            assert measured.failed == 0, measured.first_error
+            assert measured.latency.p50 is not None
+            assert system.cpu() > 0
+    finally:
+        for system in systems:
+            system.close()
