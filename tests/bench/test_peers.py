@@ -290,15 +290,17 @@ class Pretender:
         self.turns = turns
         self.failing = False
         self.closed = False
+        self.used = 0.0
 
     def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
         self.turns.append(f"{self.name} {load.outstanding} {seed}")
         if self.failing and seed == 2:
             raise BenchError("it fell over")
+        self.used += 100.0
         return measurement(self.rate)
 
     def cpu(self) -> float:
-        return 0.0
+        return self.used
 
     def close(self) -> None:
         self.closed = True
@@ -330,6 +332,8 @@ def test_systems_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stage.turns == ["Paxon 4 1", "etcd 4 1", "Paxon 4 2", "etcd 4 2"]
     pair = next(row for row in outcome.rows if isinstance(row, PairRow))
     assert pair.rate_ratio.values == [3.0, 3.0]
+    idle = [*pair.paxon.disturbance.values, *pair.other.disturbance.values]
+    assert idle == [0.0] * 4, "CPU is that of those whose turn it is not"
     assert stage.paxon.closed
     assert stage.etcd.closed
 
