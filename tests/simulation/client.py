@@ -7,7 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, ReadMode, ServerReply
-from paxon.kvstore.client_core import ClientCore, KVTicket
+from paxon.kvstore.client_core import ClientCore, CoreOptions, KVTicket
 from paxon.kvstore.client_requests import Ticket
 from paxon.kvstore.operations import (
     Append,
@@ -61,7 +61,9 @@ class SimulatedClient:
         self._lives += 1
         addresses = list(self.world.addresses.values())
         self.random.shuffle(addresses)
-        return ClientCore(addresses, self.random)
+        seek = self.plan.seek
+        options = CoreOptions(seek_first=seek, seek_max=max(seek, 0.1))
+        return ClientCore(addresses, self.random, options=options)
 
     def start(self) -> None:
         for _ in range(self.plan.outstanding):
@@ -149,7 +151,7 @@ class SimulatedClient:
             case Append(key, value):
                 return call(self.number, "append", key, value)
             case CompareAndSet(key, expected, new):
-                return call(self.number, "cas", key, new, expected)
+                return call(self.number, "cas", key, new, expected=expected)
             case Delete(key):
                 return call(self.number, "delete", key)
             case Scan(prefix, limit):
@@ -207,21 +209,18 @@ class SimulatedClient:
             world.trace.sent(place, (target.id,), messages)
         frame = (self._token, self._codec.encode(messages))
         world.network.transmit(
-            place, target.id, world.now, target.deliver_client, frame, self.plan.duplicates
+            place, target.id, world.now, target.deliver_client, frame, twice=self.plan.duplicates
         )
 
     def _on_timer(self, due: object) -> None:
         if due == self._timer_at:
             self._timer_at = FOREVER
-            if self.core.next_deadline() <= self.world.now:
-                self.world.steps += 1
             self.poll()
 
     def deliver(self, frame: object) -> None:
         assert isinstance(frame, tuple)
         address, data = frame
         _, _, replies = self._codec.decode(data)
-        self.world.steps += 1
         if self.world.trace is not None:
             self.world.trace.received(CLIENT_PLACE + self.number, address, replies)
         self.core.receive(address, replies, self.world.now)

@@ -97,7 +97,7 @@ class DiskWorld(Protocol):
 
     @property
     def crash_point(self) -> str:
-        """"" or where in the next sync the process dies: "before" or "after"."""
+        """ "" or where in the next sync the process dies: "before" or "after"."""
 
 
 class SimulatedDisk:
@@ -206,10 +206,11 @@ class SimulatedDisk:
             self._lazy.append((self._watch.on_snapshot_durable, info.slot))
         return good
 
+    def maintain(self) -> None:
+        self._inner.maintain()
+
     def size_bytes(self) -> int:
         return 0
 
     def close(self) -> None:
         self._inner.close()
-
-

@@ -35,11 +35,13 @@ class SimulatedNetwork:
         """The share of frames lost now; a `lossy` fault raises it for a while."""
         self.cut: set[tuple[int, int]] = set()
         """Directed links that let nothing through."""
+        self.stalled: dict[tuple[int, int], float] = {}
+        """Directed links that deliver nothing before a time, and then all of it."""
         self._last: dict[tuple[int, int], float] = {}
         self.sent = self.dropped = self.duplicated = self.straggled = 0
 
     def transmit(
-        self, source: int, target: int, at: float, deliver: Deliver, frame: object, twice: bool
+        self, source: int, target: int, at: float, deliver: Deliver, frame: object, *, twice: bool
     ) -> None:
         """Send a frame at a time; it arrives once, several times or never."""
         self.sent += 1
@@ -51,7 +53,8 @@ class SimulatedNetwork:
         self._arrive(link, at, deliver, frame)
         if twice and plan.duplicate and self._random() < plan.duplicate:
             self.duplicated += 1
-            self._arrive(link, at, deliver, frame)
+            late = at + plan.latency + self._random() * plan.ghost_time
+            self._schedule(late, deliver, frame)
 
     def _arrive(self, link: tuple[int, int], at: float, deliver: Deliver, frame: object) -> None:
         plan = self.plan
@@ -59,6 +62,8 @@ class SimulatedNetwork:
         if plan.straggle and self._random() < plan.straggle:
             self.straggled += 1
             arrival += self._random() * plan.straggle_time
+        if self.stalled and link in self.stalled:
+            arrival = max(arrival, self.stalled[link])
         if plan.ordered:
             arrival = max(arrival, self._last.get(link, 0.0))
             self._last[link] = arrival
@@ -67,6 +72,7 @@ class SimulatedNetwork:
     def calm(self) -> None:
         """Heal: no link is cut, nothing is lost, doubled or late any more."""
         self.cut.clear()
+        self.stalled.clear()
         self.drop = self.plan.drop = 0.0
         self.plan.duplicate = self.plan.straggle = 0.0
 

@@ -46,6 +46,8 @@ class Node:
         self.id = server
         self.settings = settings
         self.server: PaxosServer | None = None
+        self.elapsed = 0.0
+        """How long the step at hand has taken so far, seconds."""
         self.random = Random(f"server {world.plan.seed} {server}")
         self.clock = SimulatedClock(
             lambda: world.now, lambda: self.elapsed, self.random.uniform(0, 1e5), rate
@@ -62,8 +64,6 @@ class Node:
             accept_any_cluster=True,
         )  # fmt: skip
         self._burst: Burst[PeerMessage, ClientMessage] = Burst()
-        self.elapsed = 0.0
-        """How long the step at hand has taken so far, seconds."""
         self.busy_until = 0.0
         self.paused = 0
         """Pauses under way; they may overlap."""
@@ -199,6 +199,11 @@ class Node:
             self._timer_at = due
             world.schedule(due, self._on_timer, (self._life, due))
 
+    def look_at_clock(self) -> None:
+        """The clock was changed: timers may be due earlier than thought."""
+        self._timer_at = max(self.busy_until, self.world.now)
+        self.world.schedule(self._timer_at, self._on_timer, (self._life, self._timer_at))
+
     def _on_timer(self, key: object) -> None:
         if key != (self._life, self._timer_at) or self.server is None:
             return
@@ -230,7 +235,7 @@ class Node:
             world.trace.sent(self.id, servers, messages)
         for server in servers:
             target = world.nodes[server]
-            world.network.transmit(self.id, server, at, target.deliver_peer, frame, True)
+            world.network.transmit(self.id, server, at, target.deliver_peer, frame, twice=True)
 
     def transmit_reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
         world = self.world
@@ -241,7 +246,7 @@ class Node:
         frame = (self.settings.client_addresses[self.id], self.client_codec.encode(messages))
         world.network.transmit(
             self.id, place, world.now + self.elapsed, world.clients[number].deliver, frame,
-            world.plan.clients.duplicates,
+            twice=world.plan.clients.duplicates,
         )  # fmt: skip
 
     # --- its disk (machine.DiskWorld) ------------------------------------------------------------

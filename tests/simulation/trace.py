@@ -11,7 +11,7 @@ __all__ = ["Trace"]
 
 
 def _place(number: int) -> str:
-    return f"server {number}" if number < 1000 else f"client {number - 1000}"  # noqa: PLR2004
+    return f"server {number}" if number < 1000 else f"client {number - 1000}"
 
 
 class Trace:

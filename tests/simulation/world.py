@@ -30,16 +30,14 @@ class World:
         self.plan = plan
         self.now = 0.0
         self.steps = 0
-        """Bursts handled by servers, frames and timers handled by clients, faults."""
+        """Bursts handled by servers, and faults."""
         self.trace = None if write_trace is None else Trace(lambda: self.now, write_trace)
         self._events: list[tuple[float, int, Action, object]] = []
         self._scheduled = 0
         ids = tuple(range(1, plan.servers + 1))
         self.watch = ClusterWatch(ids)
         self.history = Recorder(lambda: self.now)
-        self.network = SimulatedNetwork(
-            plan.network, Random(f"network {plan.seed}"), self.schedule
-        )
+        self.network = SimulatedNetwork(plan.network, Random(f"network {plan.seed}"), self.schedule)
         self.addresses = {server: f"sim-{server}" for server in ids}
         self.nodes = {
             server: Node(self, server, self._settings(server, ids), rate)
@@ -128,9 +126,7 @@ class World:
         """The others' machines notice that a server's process is gone, if word gets through."""
         for node in self.nodes.values():
             if node.id != server and (server, node.id) not in self.network.cut:
-                self.schedule(
-                    self.now + self.plan.network.latency, node.lose_connection, server
-                )
+                self.schedule(self.now + self.plan.network.latency, node.lose_connection, server)
 
     def _start(self, node: object) -> None:
         assert isinstance(node, Node)
@@ -163,18 +159,20 @@ class World:
         """Two groups that do not hear each other, clients falling on either side."""
         side = [place for place in self._places() if fault.group >> place % 32 & 1]
         other = [place for place in self._places() if not fault.group >> place % 32 & 1]
-        self._cut(fault, [(a, b) for a in side for b in other] + [(b, a) for a in side for b in other])
+        self._cut(
+            fault, [(a, b) for a in side for b in other] + [(b, a) for a in side for b in other]
+        )
 
     def _fault_isolate(self, fault: Fault) -> None:
         """One server cut off from all others; clients may still reach it, or not."""
         node = self._node(fault).id
-        others = self._places() if fault.amount < 0.5 else list(self.nodes)  # noqa: PLR2004
+        others = self._places() if fault.amount < 0.5 else list(self.nodes)
         self._cut(fault, [link for o in others if o != node for link in ((node, o), (o, node))])
 
     def _fault_cut_one_way(self, fault: Fault) -> None:
         node = self._node(fault).id
         others = [o for o in self.nodes if o != node and fault.group >> o & 1]
-        deaf = fault.amount < 0.5  # noqa: PLR2004
+        deaf = fault.amount < 0.5
         self._cut(fault, [(o, node) if deaf else (node, o) for o in others])
 
     def _fault_cut_two_way(self, fault: Fault) -> None:
@@ -188,6 +186,15 @@ class World:
         side = [s for s in self.nodes if s != bridge and fault.group >> s & 1]
         other = [s for s in self.nodes if s != bridge and not fault.group >> s & 1]
         self._cut(fault, [link for a in side for b in other for link in ((a, b), (b, a))])
+
+    def _fault_stall(self, fault: Fault) -> None:
+        """Links to or from a server hold everything back, and deliver it late."""
+        node = self._node(fault).id
+        others = [o for o in self.nodes if o != node and fault.group >> o & 1]
+        end = self.now + fault.seconds
+        for other in others:
+            link = (other, node) if fault.amount < 0.7 else (node, other)
+            self.network.stalled[link] = max(end, self.network.stalled.get(link, 0.0))
 
     def _places(self) -> list[int]:
         from tests.simulation.node import CLIENT_PLACE
@@ -237,6 +244,13 @@ class World:
 
     def _fault_jump_clock(self, fault: Fault) -> None:
         self._node(fault).clock.wall_offset += (fault.amount - 0.5) * 2e6
+
+    def _fault_leap(self, fault: Fault) -> None:
+        """A server's monotonic clock leaps ahead, as of a virtual machine that was put aside."""
+        node = self._node(fault)
+        node.clock.origin += fault.amount
+        if node.up:
+            node.look_at_clock()
 
     def _fault_restart_client(self, fault: Fault) -> None:
         number = fault.server or 1

@@ -1,0 +1,1 @@
+"""Plans that once failed, cut down by the simulator; each must run clean from now on."""

@@ -1,0 +1,184 @@
+"""The simulator itself: it is deterministic, it finds what is planted, and short runs are clean."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from paxon.actors import PaxosServer
+from paxon.actors.messages import P2B
+from paxon.kvstore.store import KVStore
+from tests.invariants import PREDICATES, InvariantBroken
+from tests.simulation import Plan, draw_plan, run
+from tests.simulation.campaign import ReportError, run_campaign
+from tests.simulation.minimise import minimise, write_regression
+from tests.simulation.plan import FAULT_KINDS
+from tests.simulation.regressions import replay
+
+ROOT = Path(__file__).parents[2]
+STEPS = 400
+
+
+def first_failure(seeds: int = 60, steps: int = STEPS) -> tuple[Plan, str]:
+    """The first seed that breaks something, and what."""
+    for seed in range(seeds):
+        plan = draw_plan(seed, steps)
+        outcome = run(plan)
+        if outcome.broken:
+            return plan, outcome.broken
+    pytest.fail(f"nothing was found in {seeds} seeds")
+
+
+def trace_in_a_process_of_its_own(seed: int, hash_seed: str) -> bytes:
+    command = [
+        sys.executable, "-m", "tests.simulation", "--seed", str(seed), "--steps", "300", "--trace",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+def test_the_same_seed_gives_the_same_trace_byte_for_byte(seed: int) -> None:
+    first = trace_in_a_process_of_its_own(seed, "1")
+    assert first.count(b"\n") > 300
+    assert trace_in_a_process_of_its_own(seed, "2") == first
+
+
+def test_a_run_leaves_its_plan_as_it_was() -> None:
+    plan = draw_plan(2, STEPS)
+    before = msgspec.json.encode(plan)
+    assert run(plan).steps == run(plan).steps
+    assert msgspec.json.encode(plan) == before
+
+
+def test_short_runs_are_clean_and_meet_every_kind_of_fault() -> None:
+    met: set[str] = set()
+    answered = 0
+    for seed in range(60):
+        outcome = run(draw_plan(seed, STEPS))
+        assert not outcome.broken, f"seed {seed}: {outcome.text}"
+        met.update(kind for kind, count in outcome.faults.items() if count)
+        answered += outcome.answered
+    assert met >= set(FAULT_KINDS)
+    assert answered > 500
+
+
+def test_plans_differ_in_kind() -> None:
+    plans = [draw_plan(seed, 1000) for seed in range(200)]
+    assert {plan.servers for plan in plans} == {3, 5, 7}
+    assert {plan.policy for plan in plans} == {"stable", "immediate", "random", "backoff"}
+    assert any(not plan.faults for plan in plans)
+    assert any(len(plan.faults) > 20 for plan in plans)
+
+
+# --- it finds what is wrong ----------------------------------------------------------------------
+
+
+def test_a_vote_for_another_ballot_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_p2b(self: PaxosServer, p2b: P2B, sender: int) -> None:
+        if self.role == "leader" and p2b.promised is None:
+            for slot in range(p2b.first, p2b.last + 1):
+                self._count_vote(slot, sender)
+
+    original = PaxosServer.__init__
+
+    def patched(self: PaxosServer, *arguments: object) -> None:
+        original(self, *arguments)  # type: ignore[arg-type] # whatever it is called with
+        self._peer_handlers[P2B] = lambda p2b, sender: on_p2b(self, p2b, sender)
+
+    monkeypatch.setattr(PaxosServer, "__init__", patched)
+    _, broken = first_failure(200)
+    assert broken in {"executes only chosen", "no failure", "chosen stays"}
+
+
+def test_sending_before_the_sync_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = PaxosServer._flush
+
+    def flush(self: PaxosServer) -> None:
+        for server, messages in self._to_peer.items():
+            self._network.send(server, messages)
+        self._to_peer = {}
+        original(self)
+
+    monkeypatch.setattr(PaxosServer, "_flush", flush)
+    assert first_failure()[1] == "durable before sent"
+
+
+def test_a_store_that_is_not_deterministic_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(1 << 30))
+    original = KVStore.apply
+
+    def apply(self: KVStore, command: bytes) -> bytes:
+        return original(self, command) + (b"" if next(calls) % 50 else b"\x00")
+
+    monkeypatch.setattr(KVStore, "apply", apply)
+    assert first_failure()[1] in {"equal prefixes", "no failure"}
+
+
+def test_reads_without_a_round_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deposed leader that does not know it answers from an old state."""
+    monkeypatch.setattr(PaxosServer, "_serves", lambda self: self.role == "leader")
+    monkeypatch.setattr(
+        PaxosServer, "on_query", lambda self, query, client: self._answer_query(client, query)
+    )
+    original = PaxosServer.__init__
+
+    def patched(self: PaxosServer, *arguments: object) -> None:
+        original(self, *arguments)  # type: ignore[arg-type] # whatever it is called with
+        for message, handler in list(self._client_handlers.items()):
+            if message.__name__ == "Query":
+                self._client_handlers[message] = self.on_query
+                assert handler != self.on_query or handler == self.on_query
+
+    monkeypatch.setattr(PaxosServer, "__init__", patched)
+    assert first_failure()[1] == "linearizable"
+
+
+def test_a_failure_is_cut_down_and_written_as_a_test(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original = PaxosServer._executed_durably
+    monkeypatch.setattr(PaxosServer, "_executed_durably", lambda self: self.application.executed)
+    plan, broken = first_failure()
+    failure = run(plan)
+    small = minimise(plan, failure)
+    assert run(small).broken == broken
+    assert len(small.faults) <= len(plan.faults)
+    assert len(msgspec.json.encode(small)) < len(msgspec.json.encode(plan))
+    monkeypatch.setattr("tests.simulation.minimise.REGRESSIONS", tmp_path)
+    path = write_regression(small, failure, "Planted by a test.")
+    namespace: dict[str, object] = {}
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
+    kept = namespace["PLAN"]
+    assert isinstance(kept, str)
+    with pytest.raises(AssertionError, match=broken):
+        replay.replay(kept)
+    monkeypatch.setattr(PaxosServer, "_executed_durably", original)
+    replay.replay(kept)
+
+
+# --- many seeds ----------------------------------------------------------------------------------
+
+
+def test_a_campaign_resumes_from_its_report(tmp_path: Path) -> None:
+    report = tmp_path / "report.jsonl"
+    whole = run_campaign(0, 30, 100, report=report, workers=2)
+    assert (whole.seeds, whole.failures) == (30, [])
+    lines = report.read_text(encoding="utf-8").splitlines(keepends=True)
+    report.write_text("".join(lines[:2]) + lines[2][:20], encoding="utf-8")  # as after a kill
+    again = run_campaign(0, 30, 100, report=report, workers=2)
+    assert (again.seeds, again.steps, again.faults) == (30, whole.steps, whole.faults)
+    with pytest.raises(ReportError, match="another campaign"):
+        run_campaign(0, 31, 100, report=report)
+
+
+def test_every_broken_predicate_has_a_sentence() -> None:
+    for name, sentence in PREDICATES.items():
+        assert sentence in str(InvariantBroken(name, "seen"))
