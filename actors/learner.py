@@ -72,7 +72,9 @@ class Learner(ServerLifecycle):
         (or, after a restart, may have granted)."""
         self._catch_up_from: ServerId = 0
         self._catch_up_asked: ServerId = 0
-        """Whom we asked last: if no answer comes the next is asked, whoever told of news since."""
+        """Whom we asked last."""
+        self._catch_up_turn = 0
+        """Counts through the servers when whoever should know does not answer."""
         self._catch_up_at = 0.0
         self._catch_up_progress = (-1, -1)
         self._incoming: SnapshotInfo | None = None
@@ -251,10 +253,12 @@ class Learner(ServerLifecycle):
             return
         self._counters["catch_ups"] += 1
         progress = (self.log.chosen_to, self._incoming_bytes)
-        if progress == self._catch_up_progress or self._catch_up_from not in peers:
-            # No answer: somebody else may know (a snapshot starts over from what is held).
-            position = peers.index(self._catch_up_asked) if self._catch_up_asked in peers else -1
-            self._catch_up_from = peers[(position + 1) % len(peers)]
+        silent = progress == self._catch_up_progress and self._catch_up_from == self._catch_up_asked
+        if silent or self._catch_up_from not in peers:
+            # Somebody else may know (a snapshot starts over from what is held). The leader's next
+            # heartbeat names the leader again: so it is asked in between, every other time.
+            self._catch_up_turn += 1
+            self._catch_up_from = peers[self._catch_up_turn % len(peers)]
             self._incoming = None
         self._catch_up_progress = progress
         self._catch_up_asked = self._catch_up_from

@@ -52,6 +52,19 @@ def test_a_lost_request_is_sent_again_to_the_leader_though_the_next_server_is_de
     assert cluster.applied(3) == [b"1", b"2", b"3"]
 
 
+def test_while_nobody_leads_each_is_asked_in_turn() -> None:
+    cluster = missed(3)
+    cluster.crash(1)
+    cluster.hand(3, 1, Heartbeat(cluster.servers[3].promised, 99, 4, 0))
+    asked = []
+    for _ in range(30):
+        cluster.clock.now += 0.05
+        cluster.step(3)
+        asked += [packet.target for packet in cluster.drop(CatchUpRequest)]
+        cluster.drop()
+    assert asked[:4] in ([1, 2, 1, 2], [2, 1, 2, 1])
+
+
 def test_only_what_is_missing_is_asked_for() -> None:
     cluster = missed(3)
     heartbeat(cluster)
