@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 import typer
 
 from paxon.actors.settings import PolicyName
-from paxon.bench import cli_compare, plots
+from paxon.bench import cli_compare, cli_scale, plots
 from paxon.bench import contention as contention_bench
 from paxon.bench import failover as failover_bench
 from paxon.bench import stable as stable_bench
@@ -54,6 +54,7 @@ app = typer.Typer(
 )
 
 app.command()(cli_compare.compare)
+app.command()(cli_scale.scale)
 
 
 @app.command()

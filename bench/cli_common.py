@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 from rich.console import Console
@@ -33,6 +33,10 @@ __all__ = [
     "Assignments",
     "JsonFile",
     "PlotFile",
+    "PlotDirectory",
+    "PageFile",
+    "SourceFile",
+    "chosen_names",
     "server_options",
     "known_policies",
     "known_proposers",
@@ -85,6 +89,54 @@ PlotFile = Annotated[
         show_default=False,
     ),
 ]
+PlotDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        "--plots", metavar="DIR", help="Draw the figures as SVG and PNG into this directory.",
+        show_default=False, file_okay=False,
+    ),
+]  # fmt: skip
+PageFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--page", metavar="FILE", help="Put the tables between the marks of this Markdown page.",
+        show_default=False, dir_okay=False,
+    ),
+]  # fmt: skip
+
+
+SourceFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="FILE", help="Measure nothing: show a run that --json has kept.",
+        show_default=False, exists=True, dir_okay=False,
+    ),
+]  # fmt: skip
+
+NameT = TypeVar("NameT", bound=str)
+
+
+def chosen_names(
+    given: Sequence[str],
+    known: Sequence[NameT],
+    flag: str,
+    *,
+    default: Sequence[NameT] | None = None,
+) -> tuple[NameT, ...]:
+    """Names from flags and comma-separated lists, without repetition; `default` if there are none.
+
+    Raises typer.BadParameter for one that is not known.
+    """
+    parts = [part.strip() for text in given for part in text.split(",") if part.strip()]
+    if not parts:
+        return tuple(known if default is None else default)
+    found: list[NameT] = []
+    for name in dict.fromkeys(parts):
+        match = next((one for one in known if one == name), None)
+        if match is None:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint=flag)
+        found.append(match)
+    return tuple(found)
 
 
 def server_options(assignments: list[str], *decided: str) -> dict[str, Any]:

@@ -12,15 +12,19 @@ from paxon.bench.cli_common import (
     Assignments,
     DurabilityOption,
     JsonFile,
+    PageFile,
+    PlotDirectory,
     Quick,
     Repeat,
     Seconds,
     Seed,
     Servers,
+    SourceFile,
     TransportOption,
     ValueSize,
     Warmup,
     check_outputs,
+    chosen_names,
     known_policies,
     known_proposers,
     progress_bar,
@@ -34,24 +38,9 @@ from paxon.bench.compare_table import compare_markdown, compare_tables
 from paxon.bench.pages import check_page, fill_page, save_plots
 from paxon.bench.report import read_json, write_json
 
-__all__ = ["compare", "PlotDirectory", "PageFile"]
+__all__ = ["compare"]
 
 _QUICK_SWEEPS: tuple[SweepName, ...] = ("proposers", "load")
-
-PlotDirectory = Annotated[
-    Path | None,
-    typer.Option(
-        "--plots", metavar="DIR", help="Draw the figures as SVG and PNG into this directory.",
-        show_default=False, file_okay=False,
-    ),
-]  # fmt: skip
-PageFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--page", metavar="FILE", help="Put the tables between the marks of this Markdown page.",
-        show_default=False, dir_okay=False,
-    ),
-]  # fmt: skip
 
 
 def compare(
@@ -89,20 +78,14 @@ def compare(
     seed: Seed = 1,
     quick: Quick = False,
     options: Assignments = [],  # noqa: B006 (see above)
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--from", metavar="FILE", help="Measure nothing: show a run that --json has kept.",
-            show_default=False,
-        ),
-    ] = None,
+    source: SourceFile = None,
     json: JsonFile = None,
     plots: PlotDirectory = None,
     page: PageFile = None,
-) -> None:  # fmt: skip
+) -> None:
     """A stable leader against contention, in one run: what each policy gives, and what it costs."""
     settings = CompareSettings(
-        sweeps=_sweeps(sweep, quick=quick),
+        sweeps=chosen_names(sweep, SWEEPS, "--sweep", default=_QUICK_SWEEPS if quick else SWEEPS),
         policies=known_policies(policies),
         servers=servers,
         proposers=known_proposers([min(proposers, servers) if quick else proposers], servers)[0],
@@ -139,19 +122,3 @@ def _write(report: CompareReport, json: Path | None, plots: Path | None, page: P
         save_plots(compare_plots(report), plots)
     if page is not None:
         fill_page(page, "compare", compare_markdown(report))
-
-
-def _sweeps(names: list[str], *, quick: bool) -> tuple[SweepName, ...]:
-    """The sweeps without repetition. Raises typer.BadParameter for an unknown one."""
-    given = [part.strip() for name in names for part in name.split(",") if part.strip()]
-    if not given:
-        return _QUICK_SWEEPS if quick else SWEEPS
-    found: list[SweepName] = []
-    for name in dict.fromkeys(given):
-        match = next((sweep for sweep in SWEEPS if sweep == name), None)
-        if match is None:
-            raise typer.BadParameter(
-                f"{name!r} is none of {', '.join(SWEEPS)}", param_hint="--sweep"
-            )
-        found.append(match)
-    return tuple(found)

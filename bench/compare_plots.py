@@ -270,8 +270,8 @@ def _draw_ballots(axes: Axes, duel: Duel) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     slots = sum(reign.slots for reign in duel.reigns)
     axes.set_title(
-        f"{duel.policy}: {_some(len(duel.reigns), 'ballot')}, led {duel.led_share * 100:.0f} % of "
-        f"the time, {_some(slots, 'slot')} proposed",
+        f"{duel.policy}: {_some(len(duel.reigns), 'ballot')}, {len(won):,} of which led; "
+        f"{_some(slots, 'slot')} proposed",
         fontsize=9, loc="left",
     )  # fmt: skip
     axes.set_ylabel("round", fontsize=8)

@@ -43,15 +43,6 @@ class Duel(msgspec.Struct, frozen=True, kw_only=True):
     close_up: list[Event]
     """Messages in the close-up; times are since the duel began."""
 
-    @property
-    def led_share(self) -> float:
-        """The share of the time that lies within any reign, from taking over to its last word."""
-        covered, reached = 0.0, 0.0
-        for begin, end in sorted((r.led, r.ended) for r in self.reigns if r.led is not None):
-            covered += max(0.0, end - max(begin, reached))
-            reached = max(reached, end)
-        return covered / self.seconds
-
 
 def reigns_of(events: Sequence[Event]) -> list[Reign]:
     """A reign for each ballot that its own server spoke in, in the order of their beginnings.

@@ -238,7 +238,7 @@ def _serve(pipe: Connection, open_load: OpenLoad) -> None:
 
 def _fill(client: Client, job: Job) -> None:
     """Reads are of keys that are there."""
-    if job.workload.kind != "get":
+    if job.workload.kind != "get" or not job.workload.fill:
         return
     value = bytes(job.workload.value_bytes)
     with client.pipeline(timeout=60.0) as pipeline:

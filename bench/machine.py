@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-__all__ = ["Machine", "describe_machine", "cpu_seconds"]
+__all__ = ["Machine", "describe_machine", "cpu_seconds", "memory_bytes", "peak_memory_bytes"]
 
 _LIBRARIES = ("paxon", "pykka", "pyzmq", "msgspec", "loguru")
 
@@ -78,3 +78,25 @@ def cpu_seconds(pid: int) -> float:
     # The name in parentheses may hold anything, spaces and parentheses too: count from its end.
     fields = text.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_bytes(pid: int | None = None) -> int:
+    """What a process (by default this one) has in memory now. Raises ProcessLookupError."""
+    return _memory_line(pid, "VmRSS:")
+
+
+def peak_memory_bytes(pid: int | None = None) -> int:
+    """The most that it ever had. Raises ProcessLookupError."""
+    return _memory_line(pid, "VmHWM:")
+
+
+def _memory_line(pid: int | None, name: str) -> int:
+    path = Path(f"/proc/{'self' if pid is None else pid}/status")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise ProcessLookupError(pid) from None
+    for line in lines:
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(pid)  # a process that has ended has no memory any more

@@ -28,6 +28,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     mode: ReadMode = "linearizable"
     value_bytes: int = 64
     keys: int = 10_000
+    stride: int = 1
+    """Every so manieth key of a larger store is used."""
+    fill: bool = True
+    """Whether a client of reads first writes what it will read."""
 
     @property
     def in_flight(self) -> int:
@@ -40,7 +44,7 @@ class WorkloadData:
 
     def __init__(self, workload: Workload, seed: int) -> None:
         chance = random.Random(seed)
-        self.keys = [f"key-{number:07}" for number in range(workload.keys)]
+        self.keys = [f"key-{number * workload.stride:07}" for number in range(workload.keys)]
         chance.shuffle(self.keys)
         self.value = chance.randbytes(workload.value_bytes)
 
