@@ -39,9 +39,9 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     ReadQueue: ("_waiting",),
     Session: ("floor", "last_seen", "replies"),
     Batch: ("time", "entries"),
-    Marks: ("promised", "chosen_to", "discarded", "voting", "snapshot", "peers"),
+    Marks: ("promised", "chosen_to", "discarded", "voting", "snapshot"),
 }
-"""What an object of each class consists of."""
+"""What an object of each class consists of. (All know each other's disks from the start.)"""
 
 OMITTED = {
     "actor_urn", "actor_inbox", "actor_stopped", "_actor_ref", "settings", "_environment",
@@ -138,6 +138,8 @@ def freeze_disk(disk: MemoryStorage) -> Image:
     return tuple(freeze(getattr(disk, name)) for name in DISK)
 
 
-def thaw_disk(image: Image, disk: MemoryStorage) -> None:
+def thaw_disk(image: Image, disk: MemoryStorage, peers: dict[int, int]) -> None:
+    """Make `disk` what `image` is of; `peers` are the disks that it knows."""
     for name, value in zip(DISK, image, strict=True):
         setattr(disk, name, thaw(value))
+    disk._durable.peers, disk._marks.peers = dict(peers), dict(peers)

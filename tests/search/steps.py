@@ -40,9 +40,6 @@ __all__ = ["CLIENT", "Event", "Messages", "Outcome", "Steps"]
 CLIENT: ServerId = 0
 """As the sender of a message: the clients."""
 
-NOW = 100.0
-"""Time stands: timers fire when the search says so."""
-
 Event = tuple[str, int]
 """What happens to a server: its name, and for "deliver" the message's number, else 0."""
 
@@ -81,18 +78,23 @@ class Messages:
 
 
 class StandingClock:
+    """Time stands while a search runs: timers fire when it says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
     def monotonic(self) -> float:
-        return NOW
+        return self.now
 
     def wall(self) -> float:
-        return NOW
+        return self.now
 
 
 class NoChance:
-    """Every random draw comes out the same."""
+    """Every random draw comes out the same: nobody's timer fires unless the search says so."""
 
     def uniform(self, a: float, b: float) -> float:
-        return a
+        return b
 
     def getrandbits(self, k: int) -> int:
         return 1
@@ -160,6 +162,7 @@ class Steps:
     def __init__(self, size: int, options: dict[str, Any]) -> None:
         self.ids = tuple(range(1, size + 1))
         self.messages = Messages()
+        self.clock = StandingClock()
         self.effects: list[Effect] = []
         self.sent = 0
         self.computed = 0
@@ -184,7 +187,7 @@ class Steps:
             cluster="search", server=server, servers=self.ids, **{"policy": "random", **options}
         )
         environment = Environment(
-            clock=StandingClock(),
+            clock=self.clock,
             random=NoChance(),
             storage=lambda: self._disks[server],
             network=lambda: _Wire(self, server),
@@ -207,6 +210,11 @@ class Steps:
             return results
 
         application.execute = watched  # type: ignore[method-assign]
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, before a search begins: what was computed holds no longer."""
+        self.clock.now += seconds
+        self._known.clear()
 
     # --- images ----------------------------------------------------------------------------------
 
@@ -250,11 +258,12 @@ class Steps:
     def _load(self, server: ServerId, image: int) -> None:
         _, running, disk = self._states[image]
         live = self._servers[server]
-        thaw_disk(disk, self._disks[server])
+        peers = {other: other for other in self.ids if other != server}
+        thaw_disk(disk, self._disks[server], peers)
         thaw_server(self._unopened[server] if running is None else running, live)
         live._storage = self._disks[server]
-        live._peers = {other: other for other in self.ids if other != server}
-        live._now = NOW
+        live._peers = peers
+        live._now = self.clock.now
         live._log_at = float("inf")
 
     def _compute(self, server: ServerId, image: int, event: Event) -> Outcome:
@@ -294,12 +303,15 @@ class Steps:
             else:
                 live.step(Burst(peers=[(source, source, [message])]))
             return
-        if name == "campaign":
+        now = self.clock.now
+        if name == "campaign" and live._policy.courteous:
+            live._election_at = now  # it asks the others first
+        elif name == "campaign":
             if live.role == "leader":
                 live._lose_quorum()
             live.campaign()
         elif name == "beat":
-            live._heartbeat_at = NOW
+            live._heartbeat_at = now
         elif name == "sync":
-            live._watermark_at = NOW
+            live._watermark_at = now
         live.step(Burst())

@@ -65,6 +65,7 @@ class Search:
         reads: Iterable[tuple[ServerId, Query]] = (),
         runs: Iterable[ServerId] = (),
         dies_in_sync: bool = False,
+        in_order: bool = False,
         **options: Any,
     ) -> None:
         """Rules for `size` servers with `options` beside the default settings.
@@ -73,6 +74,7 @@ class Search:
             alike: servers that never try to lead and differ in nothing but their number.
             reads: what clients may ask once each, and which server.
             runs: the only servers that ever run; by default all.
+            in_order: each command names the one before it in its `after`.
             dies_in_sync: whether crashes may also strike in the middle of a sync.
         """
         self.steps = Steps(size, options)
@@ -80,10 +82,12 @@ class Search:
         self.runs = frozenset(runs) or frozenset(self.ids)
         self.majority = size // 2 + 1
         self.dies_in_sync = dies_in_sync
+        self.in_order = in_order
         self.reads = [
             (server, self.steps.messages.number(CLIENT, server, query), query.id)
             for server, query in reads
         ]
+        self._once = {message for _, message, _ in self.reads}
         self._facts: list[frozenset[Fact]] = [frozenset()]
         self._fact_numbers: dict[frozenset[Fact], int] = {frozenset(): 0}
         self._known: dict[tuple[int, ServerId, tuple[Effect, ...]], int] = {}
@@ -155,9 +159,12 @@ class Search:
             raise Violation(f"server {server} stopped: {outcome.failure}")
         images = list(world.images)
         images[server - 1] = outcome.image
+        network = world.network | outcome.sent
+        if event[0] == "deliver" and event[1] in self._once:
+            network &= ~(1 << event[1])  # a client asks for a read once
         return World(
             tuple(images),
-            world.network | outcome.sent,
+            network,
             self._learn(world.facts, server, outcome),
             self._spend(world.budget, server, event[0]),
         )
@@ -227,6 +234,8 @@ class Search:
                     )
                 if len(set(applied)) < len(applied):
                     raise Violation(f"server {server} executed a command twice: {applied}")
+                if self.in_order and [int(text) for text in applied] != _count_to(len(applied)):
+                    raise Violation(f"server {server} executed {applied}, not in the order asked")
                 seen.add(("state", slot, applied))
                 if sum(fact[:2] == ("state", slot) for fact in seen) > 1:
                     raise Violation(f"two servers differ after slot {slot}")
@@ -356,6 +365,10 @@ def _orders(ids: tuple[ServerId, ...], alike: tuple[ServerId, ...]) -> list[tupl
         exchanged = dict(zip(alike, order, strict=True))
         found.append(tuple(exchanged.get(server, server) for server in ids))
     return found
+
+
+def _count_to(number: int) -> list[int]:
+    return list(range(1, number + 1))
 
 
 def _rename_bits(bits: int, renaming: dict[ServerId, ServerId]) -> int:

@@ -1,0 +1,111 @@
+"""`python -m tests.search.planted_table`: who catches which planted bug, and how soon.
+
+Each bug is planted in the real code and hunted three times: by the breadth-first searches, by the
+random walks and by the simulator. It counts as caught if any of them finds something wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+
+from loguru import logger
+
+from tests.search.__main__ import run_start
+from tests.search.planted import PLANTED, PlantedBug
+from tests.search.starts import STARTS
+from tests.search.walks import walk
+from tests.search.world import Violation
+from tests.simulation.plan import draw_plan
+from tests.simulation.runner import run
+
+STEPS = 1000
+"""Steps of a simulated run, events of a walk."""
+
+
+@dataclass(slots=True)
+class Caught:
+    """Where a bug showed; an empty text if it did not."""
+
+    search: str = ""
+    walks: str = ""
+    simulator: str = ""
+    seen: list[str] = field(default_factory=list)
+    """What was found wrong, in the words of whoever found it."""
+
+    def __bool__(self) -> bool:
+        return bool(self.search or self.walks or self.simulator)
+
+
+def hunt(bug: PlantedBug, seeds: int) -> Caught:
+    """Plant a bug and look for it everywhere."""
+    caught = Caught()
+    with bug.apply():
+        _search(caught)
+        _walk(caught, seeds)
+        _simulate(caught, seeds)
+    return caught
+
+
+def _search(caught: Caught) -> None:
+    for start in STARTS:
+        try:
+            found = run_start(start, start.states)
+        except Violation as violation:
+            caught.search = f"{start.name}, in its story"
+            caught.seen.append(str(violation))
+            return
+        if found.violation:
+            events = f"{len(found.path)} events" if found.path else f"{found.states:,} states"
+            caught.search = f"{start.name}, {events}"
+            caught.seen.append(found.violation)
+            return
+
+
+def _walk(caught: Caught, seeds: int) -> None:
+    for seed in range(seeds):
+        broken = walk(3 + 2 * (seed % 2), seed, STEPS).broken
+        if broken:
+            caught.walks = str(seed + 1)
+            caught.seen.append(broken)
+            return
+
+
+def _simulate(caught: Caught, seeds: int) -> None:
+    for seed in range(1, seeds + 1):
+        outcome = run(draw_plan(seed, STEPS))
+        if outcome.broken:
+            caught.simulator = str(seed)
+            caught.seen.append(outcome.text)
+            return
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.search.planted_table", description=__doc__
+    )
+    parser.add_argument("--seeds", type=int, default=60, help="walks and simulated runs a bug")
+    parser.add_argument("--bug", help="only bugs whose name contains this")
+    parser.add_argument("--why", action="store_true", help="also say what was found wrong")
+    chosen = parser.parse_args(arguments)
+    print("| planted bug | state search | walks needed | simulator seeds needed |")
+    print("|---|---|---|---|")
+    escaped = 0
+    for bug in PLANTED:
+        if chosen.bug and chosen.bug not in bug.name:
+            continue
+        caught = hunt(bug, chosen.seeds)
+        escaped += not caught
+        cells = [caught.search or "-", caught.walks or "-", caught.simulator or "-"]
+        print(f"| **{bug.name}**: {bug.description} | {' | '.join(cells)} |", flush=True)
+        for text in caught.seen if chosen.why else ():
+            print(f"    {text[:200]}")
+    logger.enable("paxon")
+    print(f"\n{len(PLANTED)} bugs, {escaped} not caught", file=sys.stderr)
+    return 1 if escaped else 0
+
+
+if __name__ == "__main__":
+    logger.disable("paxon")
+    sys.exit(main())
