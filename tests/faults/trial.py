@@ -20,7 +20,7 @@ from tests.faults.network import MAIN, Node
 
 __all__ = ["LOSSY", "Faulty", "Outcome", "Trial", "all_equal", "at_once"]
 
-LOSSY = CoreOptions(resend_after=0.05, retry_max=0.3)
+LOSSY = CoreOptions(resend_after=0.02, retry_first=0.3, retry_max=0.3)
 """Clients on a network that loses messages. Over TCP none is lost while the connection lasts, so by
 default a client that hears from the leader is in no hurry to ask again."""
 
