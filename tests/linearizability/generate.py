@@ -66,7 +66,7 @@ def generate(random: Random, shape: Shape) -> list[Operation]:
         client = random.randrange(shape.clients)
         if client not in busy:
             if len(history) < shape.operations:
-                operation = _draw(random, shape, store, client, len(history), now)
+                operation = _draw(random, shape, store, client=client, number=len(history), now=now)
                 history.append(operation)
                 busy[client] = (operation, False)
             continue
@@ -86,7 +86,7 @@ def generate(random: Random, shape: Shape) -> list[Operation]:
 
 
 def _draw(
-    random: Random, shape: Shape, store: PlainStore, client: int, number: int, now: float
+    random: Random, shape: Shape, store: PlainStore, *, client: int, number: int, now: float
 ) -> Operation:
     kind = random.choice(shape.kinds)
     key = f"k{random.randrange(shape.keys)}"

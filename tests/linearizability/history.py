@@ -223,6 +223,7 @@ class Recorder:
         kind: Kind,
         key: str,
         value: bytes | None = None,
+        *,
         expected: bytes | None = None,
         limit: int | None = None,
     ) -> Operation:

@@ -38,6 +38,17 @@ class Step:
         self.new: bytes | None = None if source.kind == "delete" else source.value
         """The value it leaves behind; of append, the piece it adds."""
 
+    @property
+    def ident(self) -> int:
+        """A number of its own among all of the search: negative if its outcome is unknown."""
+        return self.index if self.told else -1 - self.index
+
+    @property
+    def twin(self) -> tuple[object, ...]:
+        """Equal for operations that do the same and were told the same."""
+        source = self.source
+        return (self.told, self.kind, self.key, self.new, source.expected, source.result)
+
     def apply(self, state: State) -> State | None:
         """The state after it, or None if its result does not fit `state`."""
         for key, value in self.needs:
@@ -49,8 +60,8 @@ class Step:
         old = state[self.key]
         new = self.new
         if self.kind == "append":
-            new = source.value if old is None else old + (source.value or b"")
-            if self.told and source.result is not None and source.result != len(new or b""):
+            new = (old or b"") + (self.new or b"")
+            if self.told and source.result is not None and source.result != len(new):
                 return None
         elif self.kind == "cas":
             if (old == source.expected) != (not self.told or source.result):

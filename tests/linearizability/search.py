@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from time import perf_counter
 
+from tests.linearizability.chains import Chains, make_alike
 from tests.linearizability.history import Operation
 from tests.linearizability.model import State, Step, compile_step
 
@@ -59,7 +60,7 @@ class _Node:
     __slots__ = ("choices", "due", "front", "held", "placed", "state", "used")
 
     def __init__(
-        self, front: int, placed: int, used: int, due: int, held: int, state: State
+        self, state: State, *, front: int, placed: int, used: int, due: int, held: int
     ) -> None:
         self.front = front
         """All known operations below this index are placed."""
@@ -79,18 +80,32 @@ class _Node:
 class _Key:
     """Per key the operations that observe it and those that write it, by index."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.observers: list[tuple[int, bytes | None]] = []
         self.by_value: dict[bytes | None, list[int]] = {}
         self.writers: list[Step] = []
         self.unknown: list[Step] = []
         self.sceptic = False
         """Something here observes what a key is *not*, or how long it is."""
+        self.chains = Chains((), ())
         self._producers: dict[bytes | None, tuple[int, int]] = {}
 
     def observe(self, index: int, value: bytes | None) -> None:
         self.observers.append((index, value))
         self.by_value.setdefault(value, []).append(index)
+
+    def find_chains(self, known: Sequence[Step]) -> None:
+        """Take the observed values apart, once all operations are known."""
+        writers = [*self.writers, *self.unknown]
+        compared = {
+            step.source.expected
+            for step in (*known, *self.unknown)
+            if step.kind == "cas" and step.key == self.number
+        }
+        values = dict.fromkeys([*self.by_value, *compared])
+        self.chains = Chains(writers, values)
+        make_alike(writers, self.chains, values)
 
     def producers(self, value: bytes | None) -> tuple[int, int]:
         """(Last known operation, bits of the unknown ones) that may leave exactly `value`."""
@@ -118,11 +133,13 @@ class _Search:
         called = sorted(operations, key=lambda o: o.call)
         known = [o for o in called if o.returned is not None]
         self.known = [compile_step(o, i, keys) for i, o in enumerate(known)]
-        self.keys = [_Key() for _ in keys]
+        self.keys = [_Key(number) for number in range(len(keys))]
         for step in self.known:
             self._index(step)
         unknown = [o for o in called if o.returned is None and o.kind not in {"get", "scan"}]
         self.unknown = self._useful([compile_step(o, 0, keys) for o in unknown])
+        for key in self.keys:
+            key.find_chains(self.known)
         self.returns = [_returned(s) for s in self.known]
         self.by_return = sorted(range(len(self.known)), key=self.returns.__getitem__)
         calls = [s.source.call for s in self.known]
@@ -166,7 +183,7 @@ class _Search:
     # --- the walk --------------------------------------------------------------------------------
 
     def run(self, budget: Budget) -> Found:
-        root = _Node(0, 0, 0, 0, 0, (None,) * len(self.keys))
+        root = _Node((None,) * len(self.keys), front=0, placed=0, used=0, due=0, held=0)
         path: list[_Node] = []
         node: _Node | None = root
         while True:
@@ -235,24 +252,43 @@ class _Search:
         else:
             placed, used = node.placed, node.used | 1 << step.index
         held = 0 if step.told else node.held | 1 << step.key
-        child = _Node(node.front, placed, used, node.due, held, state)
+        child = _Node(state, front=node.front, placed=placed, used=used, due=node.due, held=held)
         key = self.keys[step.key]
         old, new = node.state[step.key], state[step.key]
         if old != new and self._still_needed(child, key, old):
             return None
-        if not self._can_be_seen(child, key, new):
+        if not self._can_be_seen(child, key, new) or self._breaks_chain(child, key, step, old):
             return None
         return child
 
+    def _breaks_chain(self, node: _Node, key: _Key, step: Step, old: bytes | None) -> bool:
+        """Whether a value yet to be observed can never come to be after this writer.
+
+        It is a link of that value's only chain and stands elsewhere; or it has replaced the
+        beginning of that chain.
+        """
+        chains = key.chains
+        new = node.state[step.key]
+        for value, end in chains.of_writer.get(step.ident, ()):
+            if new != value[:end] and self._unseen(node, key, value):
+                return True
+        if old is not None:
+            for value in chains.of_prefix.get(old, ()):
+                if not _may_lead_to(new, value) and self._unseen(node, key, value):
+                    return True
+        return False
+
+    def _unseen(self, node: _Node, key: _Key, value: bytes | None) -> bool:
+        """Whether somebody has yet to observe `value`."""
+        observers = key.by_value.get(value, ())
+        return any(
+            not node.placed >> (observers[position] - node.front) & 1
+            for position in range(bisect_left(observers, node.front), len(observers))
+        )
+
     def _still_needed(self, node: _Node, key: _Key, value: bytes | None) -> bool:
         """Somebody has yet to observe `value`, and nobody can write it any more."""
-        observers = key.by_value.get(value)
-        if not observers:
-            return False
-        for position in range(bisect_left(observers, node.front), len(observers)):
-            if not node.placed >> (observers[position] - node.front) & 1:
-                break
-        else:
+        if not self._unseen(node, key, value):
             return False
         last, unknown = key.producers(value)
         if unknown & ~node.used:
@@ -303,32 +339,29 @@ class _Search:
     def _choices(self, node: _Node) -> list[Step]:
         """The writers that may come next, the most promising last."""
         due = self.by_return[node.due]
-        choices: list[Step] = []
+        choices: dict[tuple[object, ...], Step] = {}
+        """Of twins one stands for all: of those told the first to return, else the first called."""
+        returns = self.returns
         waiting = self._waiting(node)
         while waiting:
             low = waiting & -waiting
             waiting ^= low
             step = self.known[node.front + low.bit_length() - 1]
             if not step.pure and self._may_follow(node, step):
-                choices.append(step)
-        wanted = dict(self.known[due].needs)
-        returns = self.returns
-
-        def rank(step: Step) -> tuple[bool, float]:
-            wants = step.key in wanted and _may_leave(step, wanted[step.key])
-            return (wants, -returns[step.index] if step.told else float("-inf"))
-
-        taken: set[tuple[object, ...]] = set()
+                other = choices.setdefault(step.twin, step)
+                if returns[step.index] < returns[other.index]:
+                    choices[step.twin] = step
         for step in self.unknown[: self.unknown_candidates[due]]:
-            if node.used >> step.index & 1 or not self._may_follow(node, step):
-                continue
-            source = step.source
-            twin = (step.kind, step.key, source.value, source.expected)
-            if twin not in taken:  # of equal ones the first called may stand for all
-                taken.add(twin)
-                choices.append(step)
-        choices.sort(key=rank)
-        return choices
+            if not node.used >> step.index & 1 and self._may_follow(node, step):
+                choices.setdefault(step.twin, step)
+        wanted = dict(self.known[due].needs)
+
+        def rank(step: Step) -> tuple[bool, bool, float]:
+            wants = step.key in wanted and _may_leave(step, wanted[step.key])
+            returned = returns[step.index] if step.told else float("inf")
+            return (wants, step.told and step.kind == "append", -returned)
+
+        return sorted(choices.values(), key=rank)
 
     def _may_follow(self, node: _Node, step: Step) -> bool:
         """Keep operations of unknown outcome directly before what observes them.

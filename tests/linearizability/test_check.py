@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.linearizability import (
     HistoryError,
+    Kind,
     Operation,
     Recorder,
     Verdict,
@@ -22,7 +23,7 @@ from tests.linearizability import (
 from tests.linearizability.brute_force import has_order
 from tests.linearizability.generate import Shape, generate
 
-ALL_KINDS = ("get", "put", "append", "delete", "cas", "scan")
+ALL_KINDS: tuple[Kind, ...] = ("get", "put", "append", "delete", "cas", "scan")
 
 
 def op(
@@ -213,6 +214,8 @@ def test_accepts_what_a_real_store_answered(seed: int, unknown: float, distinct:
         Shape(10_000, 15, 1, ("get", "append")),
         Shape(2_000, 100, 1, ("get", "put", "cas")),
         Shape(3_000, 15, 1, ("get", "put"), unknown=0.3),
+        Shape(1_000, 15, 1, ("get", "put", "append"), unknown=0.3),
+        Shape(1_000, 30, 1, ("get", "put", "append", "delete", "cas")),
     ],
     ids=str,
 )
