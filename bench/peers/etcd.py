@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from paxon.bench.errors import BenchError
 from paxon.bench.load_process import LoadProcess
 from paxon.bench.measure import Measurement, ServerCounts, jobs_for, measure
-from paxon.bench.peers.etcd_load import call, open_etcd_load
+from paxon.bench.peers.etcd_load import Connections, call, open_etcd_load
 from paxon.bench.peers.programs import Program, Programs
 from paxon.bench.peers.protobuf import (
     RANGE,
@@ -129,12 +130,11 @@ class EtcdCluster:
 class Etcd:
     """A cluster and a client process; see `System`."""
 
-    name = "etcd"
-
-    def __init__(self, programs: Programs, servers: int) -> None:
+    def __init__(self, programs: Programs, servers: int, connections: Connections) -> None:
         """Start all. Raises `BenchError`."""
+        self.name = f"etcd, {'one connection' if connections == 'one' else 'a connection each'}"
         self._cluster = EtcdCluster(programs, servers)
-        self._process = LoadProcess(open_etcd_load)
+        self._process = LoadProcess(functools.partial(open_etcd_load, connections))
 
     def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
         """See `System`. Raises `BenchError` also if etcd has not done what its client counted."""

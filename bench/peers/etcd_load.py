@@ -1,14 +1,17 @@
-"""Load on etcd, run inside a client process: gRPC calls over one connection, from one thread.
+"""Load on etcd, run inside a client process: gRPC calls from one thread.
 
-One connection carries any number of calls at a time. More of them make etcd slower, not faster
-(docs/peers.md), so this is the client that it likes best.
+One connection carries any number of calls at a time, and that is the client that etcd likes best.
+The same load from a connection for each operation under way, as of so many clients, is the other
+form. Both are measured (docs/peers.md).
 """
 
 from __future__ import annotations
 
+import select
 import socket
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
 
 from paxon.bench.errors import BenchError
 from paxon.bench.load import Loop, Outcome
@@ -17,7 +20,10 @@ from paxon.bench.peers.grpc_wire import GrpcConnection, frame_message
 from paxon.bench.peers.protobuf import PUT, RANGE, put_request, range_request
 from paxon.bench.workloads import WorkloadData
 
-__all__ = ["GrpcSocket", "call", "open_etcd_load"]
+__all__ = ["GrpcSocket", "Connections", "call", "open_etcd_load"]
+
+Connections: TypeAlias = Literal["one", "each"]
+"""How many a client process has: one for all operations under way, or one for each of them."""
 
 clock = time.perf_counter
 
@@ -37,10 +43,17 @@ class GrpcSocket:
             self._socket = socket.create_connection((host, int(port)), _CONNECT_SECONDS)
         except OSError as error:
             raise BenchError(f"{address} cannot be reached: {error}") from None
+        self._socket.settimeout(None)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
         self._grpc = GrpcConnection(method, address)
         self.request = self._grpc.request
         self.room_for = self._grpc.room_for
+
+    def fileno(self) -> int:
+        """For polling."""
+        return self._socket.fileno()
 
     def flush(self) -> None:
         """Send what was requested. Raises `BenchError`."""
@@ -50,16 +63,16 @@ class GrpcSocket:
             raise BenchError(f"the connection is lost: {error}") from None
         self._grpc.outgoing.clear()
 
-    def receive(self, timeout: float) -> list[tuple[int, bytes | None]]:
-        """Wait for anything to come: the calls that have ended. Raises `BenchError`.
+    def receive(self, timeout: float | None) -> list[tuple[int, bytes | None]]:
+        """Take in what has come: the calls that have ended. Raises `BenchError`.
 
-        Raises TimeoutError if nothing comes within `timeout` seconds.
+        Waits `timeout` seconds for it, and raises TimeoutError if nothing comes; with None it must
+        be known that something has come.
         """
-        self._socket.settimeout(timeout)
+        if timeout is not None and not self._poll.poll(timeout * 1e3):
+            raise TimeoutError
         try:
             data = self._socket.recv(_RECEIVE_BYTES)
-        except TimeoutError:
-            raise
         except OSError as error:
             raise BenchError(f"the connection is lost: {error}") from None
         if not data:
@@ -90,34 +103,53 @@ def call(address: str, method: str, message: bytes, timeout: float) -> bytes:
         link.close()
 
 
-class EtcdLoop:
-    """A fixed number of single operations under way on one connection. See `Loop`."""
+class _Lane:
+    """A connection with its share of the operations under way."""
 
-    def __init__(self, link: GrpcSocket, payloads: Sequence[bytes], outstanding: int) -> None:
-        """`payloads` are framed requests, taken in turn."""
-        self._link = link
-        self._payloads = payloads
-        self._outstanding = outstanding
-        self._place = 0
-        self._started: dict[int, float] = {}
+    def __init__(self, link: GrpcSocket, outstanding: int) -> None:
+        self.link = link
+        self.outstanding = outstanding
+        self.started: dict[int, float] = {}
         """When each call under way was made."""
+
+
+class EtcdLoop:
+    """A fixed number of single operations under way, shared out to connections. See `Loop`."""
+
+    def __init__(
+        self, links: Sequence[GrpcSocket], payloads: Sequence[bytes], outstanding: int
+    ) -> None:
+        """`payloads` are framed requests, taken in turn; no more links than are outstanding."""
+        self._lanes = [
+            _Lane(link, outstanding // len(links) + (number < outstanding % len(links)))
+            for number, link in enumerate(links)
+        ]
+        self._payloads = payloads
+        self._place = 0
+        self._by_file = {lane.link.fileno(): lane for lane in self._lanes}
+        self._poll = select.poll()
+        for file in self._by_file:
+            self._poll.register(file, select.POLLIN)
 
     def run(self, seconds: float) -> Outcome:
         """Put load on for so long, then wait for what is under way. Raises `BenchError`."""
         outcome = Outcome()
         begin = clock()
         end = begin + seconds
-        self._top_up(begin)
+        for lane in self._lanes:
+            self._top_up(lane, begin)
         try:
             while (now := clock()) < end:
-                self._top_up(self._take_in(outcome, end - now))
+                for lane in self._ready(end - now):
+                    self._top_up(lane, self._take_in(lane, outcome))
         except TimeoutError:  # the time is up; the operations go on
             pass
         now = clock()
+        waiting = [now - started for lane in self._lanes for started in lane.started.values()]
         outcome.seconds = now - begin
         outcome.operations = len(outcome.latencies)
-        outcome.unfinished = len(self._started)
-        outcome.oldest = max((now - started for started in self._started.values()), default=0.0)
+        outcome.unfinished = len(waiting)
+        outcome.oldest = max(waiting, default=0.0)
         late = self._drain()  # the next stretch begins with nothing under way
         outcome.failed += late.failed
         outcome.first_error = outcome.first_error or late.first_error
@@ -128,17 +160,26 @@ class EtcdLoop:
         outcome = Outcome()
         total = len(self._payloads)
         while self._place < total:
-            self._top_up(clock(), total - self._place)
-            self._take_in(outcome, _DRAIN_SECONDS)
+            for lane in self._lanes:
+                self._top_up(lane, clock(), total - self._place)
+            for lane in self._ready(_DRAIN_SECONDS):
+                self._take_in(lane, outcome)
         late = self._drain()
         if outcome.failed or late.failed:
             raise BenchError(outcome.first_error or late.first_error)
 
-    def _take_in(self, outcome: Outcome, timeout: float) -> float:
-        """Wait for answers; returns when they came. Raises TimeoutError if none does."""
-        ended = self._link.receive(timeout)
+    def _ready(self, timeout: float) -> Sequence[_Lane]:
+        """Connections that have something to say. Raises TimeoutError if none has."""
+        ready = self._poll.poll(timeout * 1e3)
+        if not ready:
+            raise TimeoutError
+        return [self._by_file[file] for file, _ in ready]
+
+    def _take_in(self, lane: _Lane, outcome: Outcome) -> float:
+        """Take in answers that have come; returns when that was."""
+        ended = lane.link.receive(None)
         now = clock()
-        started, latencies = self._started, outcome.latencies
+        started, latencies = lane.started, outcome.latencies
         for stream, answer in ended:
             began = started.pop(stream)
             if answer is None:
@@ -147,10 +188,10 @@ class EtcdLoop:
                 latencies.append(now - began)
         return now
 
-    def _top_up(self, now: float, most: int | None = None) -> None:
+    def _top_up(self, lane: _Lane, now: float, most: int | None = None) -> None:
         """Make requests until as many are under way as should be, or `most` have been made."""
-        link, started, payloads = self._link, self._started, self._payloads
-        free = self._outstanding - len(started)
+        link, started, payloads = lane.link, lane.started, self._payloads
+        free = lane.outstanding - len(started)
         place, total = self._place, len(payloads)
         for _ in range(free if most is None else min(free, most)):
             payload = payloads[place % total]
@@ -166,9 +207,10 @@ class EtcdLoop:
         late = Outcome()
         give_up = clock() + _DRAIN_SECONDS
         try:
-            while self._started:
-                self._take_in(late, max(give_up - clock(), 0.001))
-                self._link.flush()
+            while any(lane.started for lane in self._lanes):
+                for lane in self._ready(max(give_up - clock(), 0.001)):
+                    self._take_in(lane, late)
+                    lane.link.flush()
         except TimeoutError:
             raise BenchError(
                 f"etcd has left requests without an answer for {_DRAIN_SECONDS:g} s"
@@ -176,18 +218,22 @@ class EtcdLoop:
         return late
 
 
-def open_etcd_load(job: Job) -> tuple[Loop, Callable[[], None]]:
+def open_etcd_load(connections: Connections, job: Job) -> tuple[Loop, Callable[[], None]]:
     """Connect to the first address, the leader's, as a job says; see `OpenLoad`."""
     data = WorkloadData(job.workload, job.seed)
     keys = [key.encode() for key in data.keys]
-    address = job.addresses[0]
+    address, outstanding = job.addresses[0], job.workload.outstanding
     puts = [frame_message(put_request(key, data.value)) for key in keys]
-    if job.workload.kind == "put":
-        link = GrpcSocket(address, PUT)
-        return EtcdLoop(link, puts, job.workload.outstanding), link.close
-    filling = GrpcSocket(address, PUT)
-    EtcdLoop(filling, puts, _FILL_OUTSTANDING).run_through()
-    filling.close()
-    link = GrpcSocket(address, RANGE)
-    gets = [frame_message(range_request(key)) for key in keys]
-    return EtcdLoop(link, gets, job.workload.outstanding), link.close
+    method, payloads = PUT, puts
+    if job.workload.kind == "get":
+        filling = GrpcSocket(address, PUT)
+        EtcdLoop([filling], puts, _FILL_OUTSTANDING).run_through()
+        filling.close()
+        method, payloads = RANGE, [frame_message(range_request(key)) for key in keys]
+    links = [GrpcSocket(address, method) for _ in range(1 if connections == "one" else outstanding)]
+
+    def close() -> None:
+        for link in links:
+            link.close()
+
+    return EtcdLoop(links, payloads, outstanding), close

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import get_args
 
 import msgspec
@@ -75,16 +77,26 @@ def _load(kind: str, outstanding: int) -> Workload:
 
 def start_peers(peer: Peer, programs: Programs, settings: PeersSettings) -> list[System]:
     """The systems that a peer stands for. Raises `BenchError`."""
-    if peer == "etcd":
-        return [Etcd(programs, settings.servers)]
     if peer == "redis":
         return [Redis(programs)]
-    first = PySyncObj(programs, settings.servers, batching=True)
-    try:
-        return [first, PySyncObj(programs, settings.servers, batching=False)]
-    except BaseException:
-        first.close()
-        raise
+    starts: list[Callable[[], System]]
+    if peer == "etcd":
+        starts = [
+            functools.partial(Etcd, programs, settings.servers, "one"),
+            functools.partial(Etcd, programs, settings.servers, "each"),
+        ]
+    else:
+        starts = [
+            functools.partial(PySyncObj, programs, settings.servers, batching=True),
+            functools.partial(PySyncObj, programs, settings.servers, batching=False),
+        ]
+    with ExitStack() as stack:
+        systems = []
+        for start in starts:
+            systems.append(start())
+            stack.callback(systems[-1].close)
+        stack.pop_all()
+    return systems
 
 
 def look_around(settings: PeersSettings, programs: Programs) -> list[tuple[Peer, PeerNote]]:
@@ -117,8 +129,8 @@ def _etcd_note(programs: Programs, servers: int) -> PeerNote:
     return PeerNote(
         peer="etcd",
         version=first.rpartition(" ")[2],
-        driven=f"{servers} members; gRPC straight to the leader on one connection, from one client "
-        "process that does nothing else",
+        driven=f"{servers} members; gRPC straight to the leader from one client process, on one "
+        "connection or on one for each outstanding operation",
         durability=_SYNCED,
     )
 

@@ -38,7 +38,7 @@ __all__ = ["run_peers", "steps_of"]
 
 Progress: TypeAlias = Callable[[str], None]
 
-_SYSTEMS = {"etcd": 2, "redis": 2, "pysyncobj": 3}
+_SYSTEMS = {"etcd": 3, "redis": 2, "pysyncobj": 3}
 """In a block beside a peer, Paxon included."""
 
 

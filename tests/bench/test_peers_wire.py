@@ -200,6 +200,7 @@ class FakeEtcd(threading.Thread):
         self.requests: list[bytes] = []
         """Messages of all calls."""
         self.most_at_once = 0
+        self.connections = 0
         self.start()
 
     def run(self) -> None:
@@ -208,6 +209,7 @@ class FakeEtcd(threading.Thread):
                 link, _ = self.listener.accept()
             except OSError:
                 return
+            self.connections += 1
             threading.Thread(target=self.serve, args=(link,), daemon=True).start()
 
     def serve(self, link: socket.socket) -> None:
@@ -263,7 +265,7 @@ def test_a_call_that_is_refused_or_reaches_nobody_is_an_error(fake: FakeEtcd) ->
 
 def test_writes_keep_as_many_under_way_as_asked_for(fake: FakeEtcd) -> None:
     workload = Workload(name="w", outstanding=8, keys=20, value_bytes=3)
-    loop, close = open_etcd_load(job(fake, workload))
+    loop, close = open_etcd_load("one", job(fake, workload))
     outcome = loop.run(0.2)
     close()
     assert outcome.failed == 0
@@ -276,7 +278,7 @@ def test_writes_keep_as_many_under_way_as_asked_for(fake: FakeEtcd) -> None:
 
 
 def test_a_second_stretch_begins_with_nothing_under_way(fake: FakeEtcd) -> None:
-    loop, close = open_etcd_load(job(fake, Workload(name="w", outstanding=4, keys=20)))
+    loop, close = open_etcd_load("one", job(fake, Workload(name="w", outstanding=4, keys=20)))
     first, second = loop.run(0.05), loop.run(0.05)
     close()
     made = first.operations + second.operations + first.unfinished + second.unfinished
@@ -284,7 +286,9 @@ def test_a_second_stretch_begins_with_nothing_under_way(fake: FakeEtcd) -> None:
 
 
 def test_reads_are_of_keys_that_were_written(fake: FakeEtcd) -> None:
-    loop, close = open_etcd_load(job(fake, Workload(name="r", kind="get", outstanding=2, keys=30)))
+    loop, close = open_etcd_load(
+        "one", job(fake, Workload(name="r", kind="get", outstanding=2, keys=30))
+    )
     filled = len(fake.requests)
     written = {dict(fields_of(request))[1] for request in fake.requests}
     assert (filled, len(written)) == (30, 30)
@@ -297,7 +301,7 @@ def test_reads_are_of_keys_that_were_written(fake: FakeEtcd) -> None:
 
 def test_refused_operations_are_counted_and_do_not_stop_the_load(fake: FakeEtcd) -> None:
     fake.refused = frozenset({3, 7})
-    loop, close = open_etcd_load(job(fake, Workload(name="w", outstanding=1, keys=5)))
+    loop, close = open_etcd_load("one", job(fake, Workload(name="w", outstanding=1, keys=5)))
     outcome = loop.run(0.2)
     close()
     assert outcome.failed == 2
@@ -315,3 +319,14 @@ def test_the_writer_of_the_failovers_goes_on_to_the_next_member(fake: FakeEtcd) 
         writer.put("key", b"again")
     assert fake.requests[-1] == put_request(b"key", b"again")
     assert len(fake.requests) == 3
+
+
+def test_with_a_connection_each_every_one_has_one_call_under_way(fake: FakeEtcd) -> None:
+    loop, close = open_etcd_load("each", job(fake, Workload(name="w", outstanding=5, keys=20)))
+    outcome = loop.run(0.2)
+    close()
+    assert outcome.failed == 0
+    assert outcome.unfinished == 5
+    assert fake.most_at_once == 1
+    assert fake.connections == 5
+    assert outcome.operations + outcome.unfinished == len(fake.requests)
