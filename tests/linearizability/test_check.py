@@ -237,12 +237,11 @@ def test_a_fault_in_a_large_history_is_found_and_shown_in_few_operations() -> No
 
 
 def test_gives_up_rather_than_calling_it_fine() -> None:
-    appends = [op("append", 0, 100, bytes([65 + i % 26])) for i in range(40)]
-    lengths = [op("append", 101, 102, b"z", result=43), op("append", 103, 104, b"z", result=43)]
-    result = check(appends + lengths, configurations=2_000)
+    hard = generate(Random(0), Shape(1_000, 30, 1, distinct=False))
+    result = check(hard, configurations=500)
     assert result.verdict is Verdict.UNDECIDED
-    assert "42 operations" in result.explanation
-    assert check(appends + lengths, seconds=0.1).verdict is Verdict.UNDECIDED
+    assert "1000 operations" in result.explanation
+    assert check(hard, seconds=0.1, configurations=1 << 60).verdict is Verdict.UNDECIDED
 
 
 def test_json_lines_round_trip() -> None:
