@@ -7,6 +7,8 @@ events have to be looked at again (`drain`) before anyone waits.
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
@@ -91,6 +93,8 @@ class Links:
         """
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._links: dict[str, Link] = {}
+        # A client that nobody closed must not wait for its sockets when it is collected.
+        self._release = weakref.finalize(self, _close_all, self._links, self._context, os.getpid())
         self._on_open = on_open
         self._receive = receive
         self._secure = secure
@@ -183,9 +187,15 @@ class Links:
 
     def close(self) -> None:
         """Close all sockets at once; what has not left is dropped. May be called twice."""
-        for link in self._links.values():
-            link.monitor.close()
-            link.socket.close()
-        self._links.clear()
-        if not self._context.closed:
-            self._context.term()
+        self._release()
+
+
+def _close_all(links: dict[str, Link], context: zmq.Context[zmq.Socket[bytes]], owner: int) -> None:
+    """Close all sockets and the context, unless they are a parent process's."""
+    if os.getpid() != owner:
+        return
+    for link in links.values():
+        link.monitor.close()
+        link.socket.close()
+    links.clear()
+    context.term()

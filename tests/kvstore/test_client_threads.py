@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -191,3 +192,21 @@ def test_a_forked_child_is_told_and_the_parent_goes_on(servers: SocketCluster) -
         _, status = os.waitpid(pid, 0)
         assert os.waitstatus_to_exitcode(status) == 0
         assert kv.get("k") == b"v"
+
+
+def test_a_client_that_nobody_closed_does_not_hold_up_its_collection() -> None:
+    """Even with the servers gone and a frame still unsent: garbage collection must never wait."""
+    cluster = SocketCluster()
+    client = Client(cluster.addresses)
+    client.put("k", "v")
+    cluster.close()
+    collector = threading.Thread(target=_collect, args=([client],), daemon=True)
+    del client
+    collector.start()
+    collector.join(10.0)
+    assert not collector.is_alive()
+
+
+def _collect(holder: list[Client]) -> None:
+    holder.clear()
+    gc.collect()
