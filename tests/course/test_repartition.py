@@ -17,6 +17,9 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 Figure = Callable[[str], None]
 
+LOSS = sized(0.05, 0.1)
+"""Of all messages. In eight runs of 30 s at 10 % the longest wait was from 0.8 to 1.7 s."""
+
 
 def test_single_partition(
     five: RelayedCluster, probe: LogProbe, tmp_path: Path, figure: Figure
@@ -53,16 +56,16 @@ def repartition(five: RelayedCluster, load: Load, seconds: float, every: float, 
     return count
 
 
-@pytest.mark.parametrize("loss", [0.0, 0.1], ids=["reliable", "with_loss"])
+@pytest.mark.parametrize("lossy", [False, True], ids=["reliable", "with_loss"])
 def test_constant_repartition(
-    loss: float, five: RelayedCluster, probe: LogProbe, tmp_path: Path, figure: Figure
+    lossy: bool, five: RelayedCluster, probe: LogProbe, tmp_path: Path, figure: Figure
 ) -> None:
     """A new majority every 2 s; no client waits longer than 2 s."""
-    five.network.weather(loss=loss)
-    options = LOSSY if loss else None
-    name = f"repartition/{loss}/"
+    five.network.weather(loss=LOSS if lossy else 0.0)
+    options = LOSSY if lossy else None
+    name = f"repartition/{lossy}/"
     with Load(lambda _: five.client(timeout=10, options=options), clients=3, prefix=name) as load:
-        times = repartition(five, load, sized(6.0, 30.0), 2.0, seed=int(loss * 100) + 3)
+        times = repartition(five, load, sized(6.0, 30.0), 2.0, seed=13 if lossy else 3)
     check_logs(probe.logs())
     five.network.heal()
     with five.client() as client:
