@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import threading
 import time
 from typing import Any
 
 import pytest
 
-from paxon.transport import EndpointOptions, FrameCodec
+from paxon.transport import EndpointOptions, FrameCodec, ZmqEndpoint
 
 
 def messages_of(burst: Any) -> list[Any]:
@@ -315,3 +317,24 @@ def test_wait_ends_when_a_frame_arrives(wire: Any, shapes: Any) -> None:
         server.wait(None, wire.wake_fd)
     timer.join()
     assert burst.clients[0][1] == [shapes.Ask(1)]
+
+
+def test_ports_on_an_ipv6_address(shapes: Any) -> None:
+    if not socket.has_ipv6 or not _has_ipv6_loopback():
+        pytest.skip("this machine has no ::1")
+    endpoint: ZmqEndpoint[Any, Any, Any] = ZmqEndpoint(
+        peer_address="tcp://[::1]:*",
+        client_address="tcp://[::1]:*",
+        peers={},
+        peer_codec=shapes.peer_codec(1),
+        client_codec=shapes.server_codec(1),
+    )
+    try:
+        assert endpoint.peer_address.startswith("tcp://[::1]:")
+    finally:
+        endpoint.close()
+
+
+def _has_ipv6_loopback() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        return probe.connect_ex(("::1", 1)) != errno.EADDRNOTAVAIL
