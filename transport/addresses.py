@@ -33,6 +33,8 @@ def bind(socket: zmq.Socket[bytes], address: str, name: str) -> None:
         _check_form(address)
         if address.startswith("ipc://"):
             _refuse_taken_path(address)
+        if address.startswith("tcp://["):  # an IPv4 port opened with it would be a mapped one
+            socket.setsockopt(zmq.IPV6, 1)
         socket.bind(address)
     except (OSError, zmq.ZMQError) as error:
         raise _explain(f"cannot open the {name} at {address}", error.errno, str(error)) from error
@@ -42,6 +44,7 @@ def connect(socket: zmq.Socket[bytes], address: str) -> None:
     """Start connecting `socket`. Raises `TransportError` for an address of the wrong form."""
     try:
         _check_form(address)
+        socket.setsockopt(zmq.IPV6, 1)
         socket.connect(address)
     except zmq.ZMQError as error:
         raise _explain(f"cannot connect to {address}", error.errno, str(error)) from error

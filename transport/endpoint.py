@@ -400,7 +400,6 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         # libzmq closes the connection before it takes any memory, and does not say why.
         socket.setsockopt(zmq.MAXMSGSIZE, _HARD_LIMIT_FACTOR * max_frame_bytes)
         socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        socket.setsockopt(zmq.IPV6, 1)
         socket.setsockopt(zmq.HANDSHAKE_IVL, _ms(self._options.handshake_timeout))
         return socket
 
