@@ -14,7 +14,14 @@ from pathlib import Path
 import msgspec
 import zmq
 
-__all__ = ["Machine", "describe_machine", "cpu_seconds", "memory_bytes", "peak_memory_bytes"]
+__all__ = [
+    "Machine",
+    "describe_machine",
+    "cpu_seconds",
+    "memory_bytes",
+    "peak_memory_bytes",
+    "children_of",
+]
 
 _LIBRARIES = ("paxon", "pykka", "pyzmq", "msgspec", "loguru")
 
@@ -100,3 +107,17 @@ def _memory_line(pid: int | None, name: str) -> int:
         if line.startswith(name):
             return int(line.split()[1]) * 1024
     raise ProcessLookupError(pid)  # a process that has ended has no memory any more
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and that are still there.
+
+    Empty where the kernel does not tell (CONFIG_PROC_CHILDREN).
+    """
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(child) for child in path.read_text(encoding="ascii").split()]
+        except FileNotFoundError:  # that thread has just ended
+            continue
+    return found

@@ -70,7 +70,6 @@ def _plot_lines(
             yerr=[[m - low for m, low, _ in figures], [high - m for m, _, high in figures]],
             marker="o", markersize=4, capsize=2, label=name, color=SERVER_COLOURS[number],
         )  # fmt: skip
-    axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
 
 
@@ -90,6 +89,9 @@ def _cost_panel(rows: list[CostRow]) -> Callable[[Axes], None]:
         axes.set_ylabel("CPU of all servers, µs/op", fontsize=8)
         if rows[0].part == "value":  # grows with the bytes, so by powers on both axes
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+        else:
+            axes.set_ylim(bottom=0)
 
     return draw
 
@@ -98,6 +100,7 @@ def _reads_panel(rows: list[CostRow]) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         title, x_label = TITLES["reads"]
         _plot_lines(axes, rows, lambda row: (row.rate.median, row.rate.low, row.rate.high))
+        axes.set_ylim(bottom=0)
         _ticks(axes, sorted({row.x for row in rows}), logarithmic=False)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
         axes.set_title(title, fontsize=10, loc="left")

@@ -7,6 +7,7 @@ import functools
 import multiprocessing
 import random
 import tempfile
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,7 +17,7 @@ from paxon.actors.messages import ReadMode
 from paxon.bench.errors import BenchError
 from paxon.bench.lab import LabCluster, ServerHosts
 from paxon.bench.load_process import Job, LoadProcess, LoadProcesses
-from paxon.bench.machine import memory_bytes, peak_memory_bytes
+from paxon.bench.machine import children_of, memory_bytes, peak_memory_bytes
 from paxon.bench.measure import ClusterWatch, Measurement, jobs_for, measure
 from paxon.bench.scale import (
     KIB,
@@ -43,6 +44,7 @@ __all__ = ["run_scale", "steps_of"]
 _MOST_KEYS_USED = 100_000
 """A client goes round so many keys, spread over all that there are."""
 _DICT_SECONDS = 120.0
+_SNAPSHOT_SECONDS = 300.0
 _GROW_SECONDS = 1.0
 _GROW_STRETCHES = 120
 """A log that has not grown to its length after so many stretches never will."""
@@ -149,6 +151,7 @@ def _keys(lab: Lab, memory: list[MemoryRow]) -> list[CostRow]:
             lab.fill(cluster.addresses, held, keys, settings.value_bytes)
             held = keys
             lab.progress(f"{keys:,} keys")
+            _wait_for_snapshots(cluster)
             rows += _with_keys(lab, cluster, keys)
             memory.append(
                 MemoryRow(
@@ -162,6 +165,18 @@ def _keys(lab: Lab, memory: list[MemoryRow]) -> list[CostRow]:
                 )
             )
     return rows
+
+
+def _wait_for_snapshots(cluster: LabCluster) -> None:
+    """Wait until no server's child writes a snapshot: the filling asked for it, not the load.
+
+    Raises `BenchError` if one does not come to its end.
+    """
+    give_up = time.monotonic() + _SNAPSHOT_SECONDS
+    while any(children_of(pid) for pid in cluster.pids.values()):
+        if time.monotonic() > give_up:
+            raise BenchError(f"a snapshot was not written within {_SNAPSHOT_SECONDS:g} s")
+        time.sleep(0.05)
 
 
 def _with_keys(lab: Lab, cluster: LabCluster, keys: int) -> list[CostRow]:

@@ -8,13 +8,18 @@ import datetime
 from paxon.actors import Ballot
 from paxon.actors.messages import StatusReply
 from paxon.actors.settings import PolicyName
-from paxon.bench import contention, failover, stable
+from paxon.bench import compare_run, contention, failover, scale, stable
+from paxon.bench.compare import CompareSettings, points_of, sweeps_of
 from paxon.bench.contention import BallotPoint, ContentionSettings, Variant
+from paxon.bench.duels import Duel, Reign
 from paxon.bench.failover import FailoverRow, FailoverSettings
 from paxon.bench.floor import FloorFigures
+from paxon.bench.lab_network import Event
 from paxon.bench.load_process import Sample
+from paxon.bench.machine import describe_machine
 from paxon.bench.measure import Measurement, ServerCounts
 from paxon.bench.report import new_report
+from paxon.bench.scale import MemoryRow, ReplayRow, ScaleSettings, cost_row
 from paxon.bench.stable import StableSettings
 from paxon.bench.summary import latency_of, spread_of
 from paxon.bench.workloads import stable_workloads
@@ -111,3 +116,76 @@ def failover_report() -> failover.FailoverReport:
     """Three kills."""
     row = FailoverRow(spread_of([0.3, 0.2, 0.4]), [1, 2, 3], [2, 3, 1])
     return new_report("failover", FailoverSettings(runs=3), [row], STARTED)
+
+
+def compare_report() -> compare_run.CompareReport:
+    """All sweeps in their quick form: stable gives 2,000, backoff half, immediate nothing."""
+    settings = CompareSettings(quick=True, repeat=2)
+    sweeps = sweeps_of(settings)
+    kinds: dict[PolicyName, Measurement] = {
+        "stable": measurement(
+            2000.0, slots_chosen=500, p2a_sent=1000, syncs=1500, peer_messages_received=2000,
+            leading_us=2_000_000,
+        ),
+        "backoff": measurement(
+            1000.0, slots_chosen=500, p2a_sent=1250, phase1_rounds=50, preemptions=40,
+            leading_us=1_500_000,
+        ),
+        "random": measurement(1500.0, slots_chosen=500, p2a_sent=1000, leading_us=1_900_000),
+        "immediate": measurement(0.0, operations=0, phase1_rounds=900, preemptions=900),
+    }  # fmt: skip
+    measured = {point: [kinds[point.policy]] * 2 for point in points_of(sweeps)}
+    return compare_run.CompareReport(
+        bench="compare",
+        started=STARTED.isoformat(timespec="seconds"),
+        machine=describe_machine(),
+        settings=settings,
+        rows=compare_run.rows_of(measured),
+        sweeps=sweeps,
+        duels=[duel("stable"), duel("immediate")],
+    )
+
+
+def duel(policy: PolicyName) -> Duel:
+    """Two ballots: one in vain, one that proposes three slots."""
+    return Duel(
+        policy=policy,
+        proposers=3,
+        servers=3,
+        seconds=1.0,
+        reigns=[
+            Reign(server=1, round=1, asked=0.1, led=None, ended=0.1, slots=0),
+            Reign(server=2, round=2, asked=0.2, led=0.25, ended=0.7, slots=3),
+        ],
+        close_up_from=0.19,
+        close_up_seconds=0.025,
+        close_up=[
+            Event(0.2, 2, "P1A", 2, 2),
+            Event(0.201, 1, "P1B", 2, 2),
+            Event(0.202, 1, "rejected", 2, 2),
+            Event(0.203, 2, "P2A", 2, 2, 1),
+        ],
+    )
+
+
+def scale_report() -> scale.ScaleReport:
+    """Two sizes of each part."""
+    settings = ScaleSettings(quick=True)
+    rows = [
+        cost_row(part, line, x, [measurement(1000.0, snapshots_taken=1)])
+        for part, line in (
+            ("sessions", "writes"), ("keys", "writes"), ("keys", "linearizable reads"),
+            ("log", "writes, a slot each"), ("value", "writes"), ("reads", "lease reads"),
+        )
+        for x in (1, 1000)
+    ]  # fmt: skip
+    memory = [
+        MemoryRow(keys=1000, value_bytes=64, server=4 << 20, server_peak=6 << 20, bare=2 << 20)
+    ]
+    replay = [
+        ReplayRow(kind="empty", disk_bytes=0, keys=0, slots=0, seconds=spread_of([0.01])),
+        ReplayRow(
+            kind="log", disk_bytes=64 << 20, keys=65536, slots=128, seconds=spread_of([0.5, 0.5])
+        ),
+    ]
+    return scale.new_scale_report(settings, STARTED, rows, memory, replay)

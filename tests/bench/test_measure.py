@@ -11,7 +11,13 @@ import pytest
 from paxon.bench import contention, stable
 from paxon.bench.contention import ContentionSettings, Variant
 from paxon.bench.floor import FloorFigures
-from paxon.bench.machine import cpu_seconds, describe_machine
+from paxon.bench.machine import (
+    children_of,
+    cpu_seconds,
+    describe_machine,
+    memory_bytes,
+    peak_memory_bytes,
+)
 from paxon.bench.measure import combine
 from paxon.bench.summary import latency_of
 from paxon.bench.workloads import Workload, WorkloadData, stable_workloads
@@ -148,6 +154,20 @@ def test_cpu_time_of_a_process() -> None:
     gone.wait()
     with pytest.raises(ProcessLookupError):
         cpu_seconds(gone.pid)
+
+
+def test_memory_and_children_of_a_process() -> None:
+    before = memory_bytes()
+    held = b"x" * (32 << 20)
+    assert memory_bytes() - before > 30 << 20
+    assert peak_memory_bytes(os.getpid()) >= memory_bytes()
+    del held
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert child.pid in children_of(os.getpid())
+        child.communicate(b"\n")
+    assert child.pid not in children_of(os.getpid())
+    with pytest.raises(ProcessLookupError):
+        memory_bytes(child.pid)
 
 
 def test_the_machine_is_described_without_its_name() -> None:

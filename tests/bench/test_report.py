@@ -14,16 +14,35 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from paxon.bench import contention, failover, plots, stable
+from paxon.bench import (
+    compare_plots,
+    compare_run,
+    compare_table,
+    contention,
+    failover,
+    plots,
+    scale,
+    scale_plots,
+    scale_table,
+    stable,
+)
 from paxon.bench.errors import BenchError
 from paxon.bench.report import Report, check_writable, count, read_json, write_json
 from paxon.bench.summary import spread_of
-from tests.bench.examples import contention_report, failover_report, stable_report
+from tests.bench.examples import (
+    compare_report,
+    contention_report,
+    failover_report,
+    scale_report,
+    stable_report,
+)
 
 KINDS: list[tuple[Callable[[], Report[Any, Any]], Any]] = [
     (stable_report, stable.StableReport),
     (contention_report, contention.ContentionReport),
     (failover_report, failover.FailoverReport),
+    (compare_report, compare_run.CompareReport),
+    (scale_report, scale.ScaleReport),
 ]
 
 
@@ -102,11 +121,64 @@ def test_failover_table() -> None:
     assert line_of(text, "3 ") == ["3", "300", "200", "400", "300 200 400"]
 
 
+def test_compare_tables() -> None:
+    report = compare_report()
+    tables = {sweep.name: t for sweep, t in zip(
+        report.sweeps, compare_table.compare_tables(report), strict=True
+    )}  # fmt: skip
+    lines = [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in shown(tables["proposers"]).splitlines()
+        if line.startswith("│")
+    ]
+    by_name = {(cells[0], cells[1]): cells[2:] for cells in lines}
+    # Rate, of stable, p50, p99, p99.9, longest wait, no leader, phase 1/s, then by the slot:
+    # operations, phase 1, preemptions, wasted P2As, syncs, messages; failures.
+    assert by_name["backoff", "3"] == [
+        "1,000 ±0 %", "0.50x", "1.00", "4.00", "8.00", "8", "25", "25 ±0 %",
+        "4", "0.1", "0.08", "0.5", "0", "0", "0",
+    ]  # fmt: skip
+    assert by_name["stable", "1"][:2] == ["2,000 ±0 %", "1.00x"]
+    nothing = by_name["immediate", "3"]
+    assert nothing[:8] == ["0", "0.00x", "-", "-", "-", "8", "100", "450 ±0 %"]
+    assert set(nothing[8:14]) == {"-"}
+    assert "10 " in shown(tables["rtt"])  # milliseconds, though points have seconds
+
+
+def test_compare_for_a_page() -> None:
+    text = compare_table.compare_markdown(compare_report())
+    assert text.count("|---|") == text.count("<details>") + 1 == 8
+    assert "| immediate | 3 | 0 | 0.00x | - |" in text
+    assert text.startswith("Measured 2024-02-29 on ")
+
+
+def test_scale_tables() -> None:
+    report = scale_report()
+    sections = {title: rows for title, _, rows in scale_table.sections(report)}
+    # 1.0 s of CPU over 2,000 operations is 500 µs.
+    assert sections["Sessions"][1] == [
+        "writes", "1,000", "1,000", "0.1", "1.00", "4.00", "8.00", "500.0", "100.0", "1", "0",
+    ]  # fmt: skip
+    values = sections["Size of values, 16 operations under way"]
+    assert [row[3] for row in values] == ["0.0", "1.0"]  # 1,000 values of 1,000 bytes a second
+    (memory,) = sections["Memory of a server for its keys, beyond that of an empty one"]
+    assert memory == ["1,000", "64", "4.0", "6.0", "2.0", "4,194", "2,097", "2.00x"]
+    replay = sections["Starting a server from its directory (without starting Python)"]
+    assert replay[0][-2:] == ["10.0", "-"]
+    assert replay[1] == ["a log, no snapshot", "64.0", "65,536", "128", "500.0", "128"]
+    assert "│ a log, no snapshot" in "".join(shown(t) for t in scale_table.scale_tables(report))
+    assert scale_table.scale_markdown(report).count("|---|") == len(sections) == 7
+
+
 def test_counts_show_their_spread_only_if_there_is_one() -> None:
     assert count(spread_of([1234.5])) == "1,234"
     assert count(spread_of([90.0, 110.0])) == "100 ±10 %"
     assert count(spread_of([0.0, 0.0])) == "0"
     assert count(None) == "-"
+
+
+def compare_plot(name: str) -> Callable[[], Any]:
+    return lambda: compare_plots.compare_plots(compare_report())[name]
 
 
 PLOTS: list[tuple[Callable[[], Any], set[str]]] = [
@@ -116,6 +188,17 @@ PLOTS: list[tuple[Callable[[], Any], set[str]]] = [
         {"backoff", "immediate", "stable", "ballots: immediate, 3 proposers"},
     ),
     (lambda: plots.plot_failover(failover_report()), {"milliseconds"}),
+    (compare_plot("compare-proposers"), {"stable", "immediate", "preemptions a second"}),
+    (compare_plot("compare-latency"), {"stable, p50", "backoff, p99"}),
+    (compare_plot("compare-sweeps"), {"How long backoff waits", "Size of values", "cap 100 ms"}),
+    (
+        compare_plot("compare-ballots"),
+        {"immediate: 2 ballots, 1 of which led; 3 slots proposed", "P1B: promise"},
+    ),
+    (
+        lambda: scale_plots.plot_scale(scale_report()),
+        {"Sessions", "lease reads", "a bare dict", "0.5 s"},
+    ),
 ]
 
 

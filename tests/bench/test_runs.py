@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from paxon.bench.compare_run import CompareReport
 from paxon.bench.contention import ContentionReport
 from paxon.bench.failover import FailoverReport
 from paxon.bench.floor import Floor
 from paxon.bench.report import read_json
+from paxon.bench.scale import ScaleReport
 from paxon.bench.stable import StableReport
 from paxon.bench.summary import Spread
 
@@ -87,6 +89,64 @@ def test_contention(tmp_path: Path) -> None:
     assert backoff.repeats[0].counters["preemptions"] > 0
 
 
+def test_compare(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- figures: compare --><!-- end of figures -->")
+    finished = bench(
+        "compare", "--quick", "--sweep", "rtt", "--policy", "stable", "--policy", "immediate",
+        "--seconds", 0.2, "--warmup", 0.1, "--repeat", 1, "--durability", "memory",
+        "--json", tmp_path / "r.json", "--plots", tmp_path / "plots", "--page", page,
+    )  # fmt: skip
+    report = read_json(tmp_path / "r.json", CompareReport)
+    assert [sweep.name for sweep in report.sweeps] == ["rtt"]
+    near, far = report.rows  # `immediate` has no line there
+    for row in report.rows:
+        assert row.rate.median > 0
+        assert row.leaderless.median < 0.2
+        assert row.phase1_per_second.median == 0
+        assert row.of_stable == 1
+    assert near.point.round_trip == 0
+    assert median(far.p50) >= far.point.round_trip == 0.01
+    stable, immediate = report.duels
+    assert sum(reign.slots for reign in stable.reigns) > 0
+    assert len(stable.reigns) == 1
+    assert len(immediate.reigns) > 10
+    files = {path.name for path in (tmp_path / "plots").iterdir()}
+    names = {"compare-sweeps", "compare-ballots"}
+    assert files == {f"{name}.{form}" for name in names for form in ("svg", "png")}
+    assert "Round-trip time between servers" in finished.stdout
+    assert "| stable | 10 |" in page.read_text()
+    # The same figures once more, without measuring.
+    again = bench("compare", "--from", tmp_path / "r.json")
+    assert again.stdout == finished.stdout
+
+
+def test_scale(tmp_path: Path) -> None:
+    finished = bench(
+        "scale", "--quick", "--part", "sessions,keys,replay", "--seconds", 0.2, "--warmup", 0.1,
+        "--json", tmp_path / "r.json", "--plots", tmp_path,
+    )  # fmt: skip
+    report = read_json(tmp_path / "r.json", ScaleReport)
+    assert [(row.part, row.x) for row in report.rows] == [
+        ("sessions", 1), ("sessions", 1000),
+        ("keys", 1000), ("keys", 1000), ("keys", 10000), ("keys", 10000),
+    ]  # fmt: skip
+    for row in report.rows:
+        assert row.rate.median > 0
+        assert row.failed == 0
+    assert [row.keys for row in report.memory] == [1000, 10000]
+    for memory in report.memory:
+        assert memory.server >= memory.bare > memory.keys * memory.value_bytes
+        assert memory.server_peak >= memory.server
+    empty, log, snapshot = report.replay
+    assert (empty.kind, log.kind, snapshot.kind) == ("empty", "log", "snapshot")
+    assert empty.slots == 0 < log.slots
+    assert log.disk_bytes >= log.keys * 1024 > empty.disk_bytes
+    assert len(log.seconds.values) == 3
+    assert (tmp_path / "scale.svg").exists()
+    assert "Keys in the store" in finished.stdout
+
+
 def test_failover(tmp_path: Path) -> None:
     finished = bench("failover", "--runs", 1, "--json", tmp_path / "r.json")
     (row,) = read_json(tmp_path / "r.json", FailoverReport).rows
@@ -123,6 +183,10 @@ def test_the_floor_writes_the_same_bytes_on_every_disk(tmp_path: Path) -> None:
         (("stable", "--plot", "p.gif"), 1, "a plot's name ends in one of .png, .svg, .pdf"),
         (("stable", "--json", "/nowhere/r.json"), 1, "/nowhere/r.json cannot be written"),
         (("failover", "--servers", "2"), 2, "Invalid value for '--servers'"),
+        (("compare", "--sweep", "everything"), 2, "'everything' is none of proposers, load"),
+        (("compare", "--set", "contend=true"), 2, "contend is not set like this"),
+        (("compare", "--page", "pyproject.toml"), 1, "the page has no place for figures"),
+        (("scale", "--quick", "--full"), 2, "a run is either quick or full"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_measured(
