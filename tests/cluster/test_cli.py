@@ -298,7 +298,7 @@ def test_up_tells_when_a_server_dies(tmp_path: Path) -> None:
     rows = json.loads(paxon("status", "--json", "--cluster", addresses).stdout)
     assert len(rows) == 3
     listed = subprocess.run(
-        ["ps", "--ppid", str(process.pid), "-o", "pid=,args="],
+        ["ps", "-ww", "--ppid", str(process.pid), "-o", "pid=,args="],
         capture_output=True,
         text=True,
         check=True,

@@ -201,7 +201,7 @@ def test_a_directory_in_use_keeps_its_cluster_file(tmp_path: Path) -> None:
 def children() -> list[int]:
     """The pids of this process's children, leaving out multiprocessing's resource tracker."""
     listed = subprocess.run(
-        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="],
+        ["ps", "-ww", "--ppid", str(os.getpid()), "-o", "pid=,args="],
         capture_output=True,
         text=True,
         check=False,
