@@ -97,7 +97,7 @@ def rows_of(measured: Mapping[Point, list[Measurement]]) -> list[PointRow]:
             ratio = costs[point].rate.median / stable.rate.median
         rows.append(
             PointRow(
-                point=point, of_stable=ratio, repeats=repeats,
+                point=point, of_stable=ratio, repeats=[m.slim() for m in repeats],
                 **msgspec.structs.asdict(costs[point]),
             )
         )  # fmt: skip

@@ -15,7 +15,7 @@ __all__ = ["Reign", "Duel", "reigns_of", "duel_of"]
 _CLOSE_UP_SECONDS = 0.025
 
 
-class Reign(msgspec.Struct, frozen=True, kw_only=True):
+class Reign(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One ballot of one server, from its first P1A. Times are seconds since the duel began."""
 
     server: ServerId

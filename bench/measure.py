@@ -60,6 +60,11 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, int]
     """What all servers together counted meanwhile (`paxon status --json` shows the names)."""
 
+    def slim(self) -> Measurement:
+        """Without the counters that stood still: for files that are kept."""
+        moved = {name: value for name, value in self.counters.items() if value}
+        return msgspec.structs.replace(self, counters=moved)
+
     def per_operation(self, counter: str) -> float | None:
         """Of a counter, for each operation; None if there was no operation."""
         return self.counters.get(counter, 0) / self.operations if self.operations else None

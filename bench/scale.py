@@ -225,7 +225,7 @@ def cost_row(part: PartName, line: str, x: int, measured: Sequence[Measurement])
         client_cpu=each(lambda m: m.client_cpu),
         failed=sum(m.failed for m in measured),
         snapshots=sum(m.counters.get("snapshots_taken", 0) for m in measured),
-        repeats=list(measured),
+        repeats=[m.slim() for m in measured],
     )
 
 

@@ -62,6 +62,12 @@ def test_nothing_is_divided_by_nothing() -> None:
     assert nothing.per_slot("syncs") is None
 
 
+def test_counters_that_stood_still_need_not_be_kept() -> None:
+    slim = measurement(syncs=5, elections=0).slim()
+    assert slim.counters == {"syncs": 5}
+    assert slim.per_operation("elections") == 0
+
+
 def test_stable_row() -> None:
     measured = [
         measurement(rate, slots_chosen=500, syncs=6000, client_messages_received=1000)
