@@ -37,9 +37,13 @@ def etcd_kills(
     cluster = EtcdCluster(programs, servers)
     try:
         client = PersistentWriter(cluster.addresses, cluster.leader())
-        return kill_leaders(
-            _Killable(cluster), client, kills=kills, value=value, chance=chance, progress=progress
-        )
+        try:
+            return kill_leaders(
+                _Killable(cluster), client,
+                kills=kills, value=value, chance=chance, progress=progress,
+            )  # fmt: skip
+        finally:
+            client.close()
     finally:
         cluster.close()
 
@@ -96,7 +100,11 @@ class PersistentWriter:
         except (BenchError, TimeoutError):
             # Expected while there is no leader: the next member may know better.
             pass
+        self.close()
+        return False
+
+    def close(self) -> None:
+        """Give up the connection at hand; may be called twice."""
         if self._link is not None:
             self._link.close()
             self._link = None
-        return False

@@ -9,6 +9,7 @@ from typing import get_args
 
 import msgspec
 
+from paxon.bench.errors import BenchError
 from paxon.bench.peers.etcd import Etcd
 from paxon.bench.peers.figures import Peer, PeerNote, PeersSettings
 from paxon.bench.peers.programs import Programs
@@ -20,6 +21,7 @@ from paxon.kvstore.options import Durability
 
 __all__ = ["Block", "parse_peers", "blocks_of", "look_around", "start_peers"]
 
+_START_ATTEMPTS = 3
 _SYNCED = "synced to disk before it answers, as Paxon"
 
 
@@ -77,10 +79,10 @@ def _load(kind: str, outstanding: int) -> Workload:
 
 def start_peers(peer: Peer, programs: Programs, settings: PeersSettings) -> list[System]:
     """The systems that a peer stands for. Raises `BenchError`."""
-    if peer == "redis":
-        return [Redis(programs)]
     starts: list[Callable[[], System]]
-    if peer == "etcd":
+    if peer == "redis":
+        starts = [functools.partial(Redis, programs)]
+    elif peer == "etcd":
         starts = [
             functools.partial(Etcd, programs, settings.servers, "one"),
             functools.partial(Etcd, programs, settings.servers, "each"),
@@ -93,10 +95,21 @@ def start_peers(peer: Peer, programs: Programs, settings: PeersSettings) -> list
     with ExitStack() as stack:
         systems = []
         for start in starts:
-            systems.append(start())
+            systems.append(_started(start))
             stack.callback(systems[-1].close)
         stack.pop_all()
     return systems
+
+
+def _started(start: Callable[[], System]) -> System:
+    """Start a system. Raises `BenchError` if that fails again and again."""
+    for _ in range(_START_ATTEMPTS - 1):
+        try:
+            return start()
+        except BenchError:
+            # Ports are drawn before the servers bind them: somebody else may have been quicker.
+            continue
+    return start()
 
 
 def look_around(settings: PeersSettings, programs: Programs) -> list[tuple[Peer, PeerNote]]:

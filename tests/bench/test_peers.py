@@ -174,6 +174,25 @@ def test_with_no_peer_at_all_nothing_is_started(
     assert run.steps_of(settings, nothing) == 0
 
 
+def test_a_peer_whose_port_was_taken_is_started_again(
+    nothing: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis = Pretender("Redis", 1.0, [])
+    outcomes: list[System | BenchError] = [BenchError("in use"), redis, *[BenchError("broken")] * 3]
+
+    def start(_: Programs) -> System:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, BenchError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(plan, "Redis", start)
+    assert plan.start_peers("redis", nothing, PeersSettings()) == [redis]
+    with pytest.raises(BenchError, match="broken"):
+        plan.start_peers("redis", nothing, PeersSettings())
+    assert not outcomes, "it is not tried for ever, nor given up too early"
+
+
 def script(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")

@@ -38,9 +38,9 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def frames(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Kind, flags, stream and payload of each frame."""
+    """Kind, flags, stream and payload of each frame; what is cut off at the end is left out."""
     place = 0
-    while place < len(data):
+    while place + 9 <= len(data):
         size = int.from_bytes(data[place : place + 3], "big")
         start = place + 9
         stream = struct.unpack(">L", data[place + 5 : start])[0]
@@ -222,15 +222,21 @@ class FakeEtcd(threading.Thread):
                 if not chunk:
                     return
                 data += chunk
-                whole = [one for one in frames(data) if one[0] == DATA]
                 if sum(9 + len(payload) for *_, payload in frames(data)) != len(data):
                     continue
+                calls = [(number, body) for kind, _, number, body in frames(data) if kind == DATA]
                 data = b""
-                self.most_at_once = max(self.most_at_once, len(whole))
-                self.requests += [payload[5:] for *_, payload in whole]
-                size = sum(len(payload) for *_, payload in whole)
-                link.sendall(frame(WINDOW_UPDATE, 0, 0, struct.pack(">L", max(size, 1))))
-                link.sendall(b"".join(self.reply(number) for _, _, number, _ in whole))
+                if calls:
+                    self.answer(link, calls)
+
+    def answer(self, link: socket.socket, calls: list[tuple[int, bytes]]) -> None:
+        self.most_at_once = max(self.most_at_once, len(calls))
+        self.requests += [body[5:] for _, body in calls]
+        size = sum(len(body) for _, body in calls)
+        link.sendall(
+            frame(WINDOW_UPDATE, 0, 0, struct.pack(">L", size))
+            + b"".join(self.reply(number) for number, _ in calls)
+        )
 
     def reply(self, stream: int) -> bytes:
         if stream in self.refused:
@@ -317,6 +323,7 @@ def test_the_writer_of_the_failovers_goes_on_to_the_next_member(fake: FakeEtcd) 
         assert fake.requests == [put_request(b"key", b"value")]
         fake.refused = frozenset({3})  # its second call: a member without a leader says so
         writer.put("key", b"again")
+        writer.close()
     assert fake.requests[-1] == put_request(b"key", b"again")
     assert len(fake.requests) == 3
 
