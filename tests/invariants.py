@@ -95,6 +95,8 @@ class DiskBooks:
     discarded: int = 0
     replayable: int = 0
     """A restart executes again up to here, from snapshot and rows alone."""
+    fresh: set[int] = field(default_factory=set)
+    """Slots whose rows became durable in the step at hand."""
 
 
 class ClusterWatch:
@@ -142,6 +144,7 @@ class ClusterWatch:
             server, slot, held and held[0], ballot,
         )  # fmt: skip
         disk.rows[slot] = (ballot, value)
+        disk.fresh.add(slot)
         self._propose(slot, ballot, value)
         votes = self._votes.get((slot, ballot), 0) | 1 << server
         self._votes[slot, ballot] = votes
@@ -199,6 +202,7 @@ class ClusterWatch:
     def on_start(self, server: ServerId) -> None:
         """A server process is about to open its disk; it has executed nothing yet."""
         self._position[server] = 0
+        self.disks[server].fresh.clear()
         self._seen_promise[server] = NO_BALLOT
         self._seen_discarded[server] = 0
 
@@ -219,6 +223,7 @@ class ClusterWatch:
 
     def after_step(self, server_id: ServerId, server: PaxosServer) -> None:
         """A burst was handled: what the server holds in memory is still possible."""
+        self.disks[server_id].fresh.clear()
         promised = server.promised
         if promised != self._seen_promise[server_id]:
             require(
@@ -273,9 +278,7 @@ class ClusterWatch:
             )  # fmt: skip
 
     def _check_lead(self, server: ServerId, message: P2A | Heartbeat) -> None:
-        require(
-            message.ballot.leader == server, "own ballot", "server %d sent %r", server, message
-        )
+        require(message.ballot.leader == server, "own ballot", "server %d sent %r", server, message)
         require(
             message.commit == 0 or message.commit in self.chosen, "executes only chosen",
             "server %d tells of a commit index that is not chosen: %r", server, message,
@@ -328,10 +331,13 @@ class ClusterWatch:
         first = max(p1b.first_slot, p1b.discarded + 1)
         last = p1b.next_slot - 1 if p1b.next_slot else max(disk.rows, default=0)
         for slot in range(first, last + 1):
-            # (What was accepted in the candidate's own ballot came later in the same burst.)
             row = disk.rows.get(slot)
+            if slot in reported or row is None:
+                continue
+            # Accepted in the candidate's own ballot, or learned as chosen: later in this burst.
+            later = slot in disk.fresh and (row[0] >= p1b.ballot or self.chosen.get(slot) == row[1])
             require(
-                slot in reported or row is None or row[0] >= p1b.ballot, "promise reports all",
+                later, "promise reports all",
                 "server %d kept %r in slot %d from the candidate: %r", server, row, slot, p1b,
             )  # fmt: skip
 
