@@ -270,7 +270,8 @@ class Cluster:
         return frozenset((packet.source, packet.target)) in self.cut
 
     def _take(self, kind: type | None, source: ServerId, target: ServerId) -> list[Packet]:
-        taken, kept = [], []
+        taken: list[Packet] = []
+        kept: list[Packet] = []
         for packet in self.packets:
             matches = (
                 (kind is None or type(packet.message) is kind)

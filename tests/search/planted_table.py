@@ -41,6 +41,7 @@ class Caught:
 def hunt(bug: PlantedBug, seeds: int) -> Caught:
     """Plant a bug and look for it everywhere."""
     caught = Caught()
+    logger.disable("paxon")  # a simulated run, when it ends, lets the servers speak again
     with bug.apply():
         _search(caught)
         _walk(caught, seeds)
@@ -107,5 +108,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    logger.disable("paxon")
     sys.exit(main())

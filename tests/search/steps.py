@@ -298,10 +298,12 @@ class Steps:
     def _step(self, live: PaxosServer, name: str, number: int) -> None:
         if name == "deliver" or name.startswith("dies"):
             source, _, message = self.messages.known[number]
+            burst: Burst[Any, Any] = Burst()
             if source == CLIENT:
-                live.step(Burst(clients=[(b"client", [message])]))
+                burst.clients.append((b"client", [message]))
             else:
-                live.step(Burst(peers=[(source, source, [message])]))
+                burst.peers.append((source, source, [message]))
+            live.step(burst)
             return
         now = self.clock.now
         if name == "campaign" and live._policy.courteous:
