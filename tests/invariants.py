@@ -321,6 +321,8 @@ class ClusterWatch:
             return  # a refusal, or overtaken by a higher promise in the same burst
         reported = {a.slot for a in p1b.accepted}
         for accepted in p1b.accepted:
+            if accepted.slot <= disk.discarded:
+                continue  # gone later in the same burst, with a snapshot over it
             row = disk.rows.get(accepted.slot)
             require(
                 row is not None
