@@ -22,6 +22,8 @@ from paxon.kvstore.options import Durability
 __all__ = ["Block", "parse_peers", "blocks_of", "look_around", "start_peers"]
 
 _START_ATTEMPTS = 3
+_REDIS_DEFAULT = 50 * PIPELINE
+"""In flight with redis-benchmark's own default of 50 connections. More is better for Redis too."""
 _SYNCED = "synced to disk before it answers, as Paxon"
 
 
@@ -62,8 +64,8 @@ def blocks_of(settings: PeersSettings, peers: Sequence[Peer]) -> list[Block]:
     reads = [_load("get", n) for n in ((64,) if few else (1, 16, 64, 256))]
     lease = Workload(name="lease reads, 64 outstanding", kind="get", outstanding=64, mode="lease")
     add("etcd", [*(_load("put", n) for n in ((1, 64) if few else (1, 64, 256))), *reads, lease])
-    pipelined = Workload(name="writes, pipelined", outstanding=4096, pipelined=True)
-    add("redis", [*(_load("put", n) for n in ((64,) if few else (1, 64, 256))), pipelined])
+    pipelined = [_pipelined(n) for n in ((4096,) if few else (_REDIS_DEFAULT, 4096))]
+    add("redis", [*(_load("put", n) for n in ((64,) if few else (1, 64, 256))), *pipelined])
     add("pysyncobj", [_load("put", n) for n in ((64, 1024) if few else (1, 64, 256, 1024, 8192))])
     add("pysyncobj", [_load("put", 1)], "memory")
     return blocks
@@ -75,6 +77,11 @@ def _load(kind: str, outstanding: int) -> Workload:
             name=f"reads, {outstanding:,} outstanding", kind="get", outstanding=outstanding
         )
     return Workload(name=f"writes, {outstanding:,} outstanding", outstanding=outstanding)
+
+
+def _pipelined(in_flight: int) -> Workload:
+    name = f"writes, pipelined, {in_flight:,} in flight"
+    return Workload(name=name, outstanding=in_flight, pipelined=True)
 
 
 def start_peers(peer: Peer, programs: Programs, settings: PeersSettings) -> list[System]:

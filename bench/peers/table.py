@@ -125,7 +125,7 @@ def _cells(row: PairRow) -> list[str]:
     return [
         row.load.name + memory, row.other.name, count(row.paxon.rate), count(row.other.rate),
         _range(row.rate_ratio), milliseconds(row.paxon.p50), milliseconds(row.other.p50),
-        _range(row.p50_ratio), _range(row.p99_ratio), _cpu(row.paxon), _cpu(row.other),
+        _median(row.p50_ratio), _median(row.p99_ratio), _cpu(row.paxon), _cpu(row.other),
     ]  # fmt: skip
 
 
@@ -141,10 +141,12 @@ def _gap(seconds: Spread) -> str:
     return f"{seconds.median * 1e3:.0f} ({seconds.low * 1e3:.0f} … {seconds.high * 1e3:.0f})"
 
 
-def _range(ratio: Spread | None) -> str:
+def _median(ratio: Spread | None) -> str:
+    return "-" if ratio is None else f"{ratio.median:.2f}"
+
+
+def _range(ratio: Spread) -> str:
     """Median, and the least and most."""
-    if ratio is None:
-        return "-"
     if len(ratio.values) == 1:
         return f"{ratio.median:.2f}"
     return f"{ratio.median:.2f} ({ratio.low:.2f} … {ratio.high:.2f})"
