@@ -135,7 +135,13 @@ class Learner(ServerLifecycle):
                 sender,
             )
         self._counters["refused_incarnations"] += 1
-        return [m for m in messages if type(m) in (CatchUpRequest, SnapshotRequest)]
+        return [
+            m
+            for m in messages
+            if type(m) in (CatchUpRequest, SnapshotRequest)
+            # Too low a ballot is answered with the higher one, so that it rejoins above that.
+            or (type(m) is P1A and m.forced and m.ballot < self.promised)
+        ]
 
     def _compare_disks(self, incarnations: list[tuple[ServerId, int]]) -> None:
         """Stop if the cluster knows this server by another disk: it must not vote (rule 11)."""

@@ -274,10 +274,11 @@ class PaxosServer(Proposer):
         """Get the vote back after a lost disk (docs/rejoin.md).
 
         What this disk promised and accepted is unknown, so it must count for no ballot that it may
-        have voted in. It catches up, then runs phase 1 in a ballot above all, in which a majority
-        of the *others* must promise: those know of every value that the lost disk helped to choose,
-        and none of them helps a lower ballot any more. Leading in that ballot it proposes those
-        values again, and from there on its vote counts like any other's.
+        have voted in. It catches up, then runs phase 1 in a ballot above all, in which *all* the
+        others must promise: they know of every value that the lost disk helped to choose, none of
+        them helps a lower ballot any more, and none counts a promise of the lost disk any more.
+        Leading in that ballot it proposes those values again, and from there on its vote counts
+        like any other's.
         """
         self._election_at = self._now + self._policy.follower_timeout(self._random)
         if not self._is_behind():
@@ -320,7 +321,11 @@ class PaxosServer(Proposer):
         more = candidacy.take(p1b, sender)
         if more:
             self._send(sender, P1A(candidacy.ballot, more, not self.voting))
-        elif self._has_quorum(candidacy.promised):
+        elif self.voting and self._has_quorum(candidacy.promised):
+            self._take_over(candidacy)
+        elif len(candidacy.promised) == len(self.settings.peers):
+            # Rejoining takes all the others: whoever still counts a promise of the lost disk for
+            # some ballot of its own has to give that up first (docs/rejoin.md).
             self._take_over(candidacy)
 
     def _take_over(self, candidacy: Candidacy) -> None:

@@ -137,7 +137,7 @@ def test_an_emptied_server_comes_back_by_rejoin() -> None:
     assert cluster.restart(2).voting is True
 
 
-def test_a_rejoining_server_needs_a_majority_of_the_others() -> None:
+def test_a_rejoining_server_needs_all_of_the_others() -> None:
     """With three servers both: either alone may lack what the lost disk helped to choose."""
     cluster = acquainted()
     cluster.crash(3)
@@ -148,6 +148,33 @@ def test_a_rejoining_server_needs_a_majority_of_the_others() -> None:
     cluster.start(3)
     cluster.pass_time(3.0, 0.05)
     assert cluster.servers[2].voting is True
+
+
+def test_with_five_servers_too_a_majority_of_the_others_is_not_enough() -> None:
+    """The one left out may be a candidate that counts a promise of the lost disk."""
+    cluster = acquainted(5)
+    cluster.crash(5)
+    cluster.replace_disk(2)
+    cluster.start(2, rejoin=True)
+    cluster.pass_time(3.0, 0.05)
+    assert cluster.servers[2].voting is False
+    cluster.start(5)
+    cluster.pass_time(3.0, 0.05)
+    assert cluster.servers[2].voting is True
+    assert all(
+        cluster.servers[server]._peers[2] == cluster.storages[2].incarnation
+        for server in (1, 3, 4, 5)
+    )
+
+
+def test_a_rejoining_server_hears_of_a_higher_ballot_and_goes_above_it() -> None:
+    cluster = acquainted()
+    cluster.replace_disk(2)
+    cluster.hand(3, 1, P1A(Ballot(30, 1), 1))
+    cluster.drop()
+    promised = cluster.servers[3].promised
+    cluster.hand(3, 2, P1A(Ballot(1, 2), 1, True))
+    assert [p.ballot for p in cluster.sent(P1B, target=2)] == [promised]
 
 
 def test_a_restart_in_the_middle_of_rejoining_gives_no_vote() -> None:

@@ -42,7 +42,14 @@ class SimulatedClient:
         self.number = number
         self.plan = world.plan.clients
         self.random = Random(f"client {world.plan.seed} {number}")
-        self._kinds = [kind for kind, weight in self.plan.weights.items() for _ in range(weight)]
+        weights = self.plan.weights
+        role = self.random.choice(("mixed", "reader", "writer")) if self.plan.roles else "mixed"
+        self._kinds = [
+            kind
+            for kind, weight in weights.items()
+            for _ in range(weight)
+            if role == "mixed" or (kind in {"get", "scan"}) == (role == "reader")
+        ] or ["get"]
         self._codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
             ClientMessage, ServerReply, protocol_version=PROTOCOL_VERSION
         )

@@ -87,6 +87,9 @@ class ClientPlan(msgspec.Struct):
     seek: float = 0.02
     """Pause of a client that finds no leader, at first; far longer ones leave more of a run's
     steps to the servers."""
+    roles: bool = False
+    """Some clients only read and some only write. A reader notices no deposed leader by itself: it
+    stays with it while it is answered."""
     duplicates: bool = False
     """Whether the network may deliver clients' frames twice, too."""
 
@@ -165,7 +168,7 @@ def _draw_clients(random: Random, settings: dict[str, Any]) -> ClientPlan:
     weights["put"] += 1
     weights["get"] += 1
     return ClientPlan(
-        clients=random.choice((1, 2, 3, 5, 8)),
+        clients=random.choice((1, 2, 3, 3, 5, 8)),
         outstanding=random.choice((1, 1, 2, 5)),
         think=random.choice((0.002, 0.01, 0.03, 0.1)),
         patience=random.choice((0.3, 1.0, 30.0, 30.0)),
@@ -175,6 +178,7 @@ def _draw_clients(random: Random, settings: dict[str, Any]) -> ClientPlan:
         stale=0.1 if random.random() < 0.1 else 0.0,
         ordered=random.choice((0.0, 0.0, 0.5)),
         seek=random.choice((0.02, 0.2, 0.2, 0.2)),
+        roles=random.random() < 0.5,
         # A client counts the answers to a command of an expired session (kvstore/command_core.py);
         # TCP delivers none of them twice.
         duplicates="session_ttl" not in settings and "max_sessions" not in settings,
