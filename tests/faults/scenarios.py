@@ -15,7 +15,7 @@ from paxon.kvstore.client import Future
 from paxon.kvstore.leader_search import CoreOptions
 from paxon.kvstore.local_cluster import LocalCluster
 from tests.cluster.helpers import wait_until
-from tests.faults.network import RelayedCluster
+from tests.faults.network import MAIN, RelayedCluster
 from tests.faults.trial import Faulty, Outcome, Trial, at_once
 
 __all__ = ["SCENARIOS", "Scenario"]
@@ -220,7 +220,8 @@ def all_killed(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
             at_once(cluster.kill, cluster.servers)
             trial.fault()
             at_once(cluster.restart, cluster.servers)
-            trial.load.wait_for_more(50)
+            for client in trial.members[MAIN]:  # nobody may be left behind
+                trial.load.wait_for_more(10, clients=[client])
     return trial.verify()
 
 
