@@ -135,7 +135,8 @@ def test_scale(tmp_path: Path) -> None:
         assert row.rate.median > 0
         assert row.failed == 0
     assert [row.keys for row in report.memory] == [1000, 10000]
-    for memory in report.memory:
+    # (A thousand keys may fit into pages that a process has to spare, so they prove nothing.)
+    for memory in report.memory[1:]:
         assert memory.server >= memory.bare > memory.keys * memory.value_bytes
         assert memory.server_peak >= memory.server
     empty, log, snapshot = report.replay

@@ -204,11 +204,12 @@ def _draw_network(random: Random) -> NetworkPlan:
 
 
 def _draw_faults(random: Random, servers: int, steps: int, clients: int) -> list[Fault]:
-    kinds = [kind for kind in FAULT_KINDS if random.random() < 0.35]
+    share = random.choice((0.1, 0.2, 0.5))
+    kinds = [kind for kind in FAULT_KINDS if random.random() < share]
     if not kinds or random.random() < 0.05:
         return []
-    gap = random.choice((15, 40, 100, 250))
-    longest = random.choice((0.2, 0.6, 2.0))
+    gap = random.choice((20, 60, 150, 300))
+    longest = random.choice((0.2, 1.0, 2.0, 3.0))
     faults = []
     step = int(random.expovariate(1 / gap))
     while step < steps:
