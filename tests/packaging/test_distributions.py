@@ -24,7 +24,7 @@ def source_modules() -> set[str]:
     return {
         "paxon/" + path.relative_to(ROOT).as_posix()
         for folder in FOLDERS
-        for pattern in ("*.py", "py.typed")
+        for pattern in ("*.py", "py.typed", "install.sh")
         for path in (ROOT / folder).rglob(pattern)
     }
 
