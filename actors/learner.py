@@ -25,7 +25,6 @@ from paxon.actors.messages import (
     CatchUpRequest,
     CommandReply,
     PeerMessage,
-    ReplyStatus,
     SessionOpened,
     SlotReply,
     SlotRequest,
@@ -471,7 +470,7 @@ class Learner(ServerLifecycle):
             opened = SessionOpened(seq, int.from_bytes(reply.payload, "big"))
             self._reply(client, opened)
             return
-        self._reply(client, CommandReply(session, seq, ReplyStatus(reply.status), reply.payload))
+        self._reply(client, CommandReply(session, seq, reply.status, reply.payload))
 
     def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
         self._reply(client, self.describe(request.id))

@@ -29,7 +29,10 @@ Receive = Callable[[str, Sequence[ServerReply]], None]
 Secure = Callable[["zmq.Socket[bytes]", str], None]
 """Prepares a socket for encryption before it connects to the address."""
 
+# As plain ints: an operation on zmq's own flags makes a new enumeration member each time.
 _NOBLOCK = int(zmq.NOBLOCK)
+_POLLIN = int(zmq.POLLIN)
+_POLLOUT = int(zmq.POLLOUT)
 _OPTIONS = {
     zmq.LINGER: 0,
     zmq.IMMEDIATE: 1,  # queue for finished connections only: what is stale is never delivered late
@@ -128,10 +131,10 @@ class Links:
         came = False
         while True:
             events = int(socket.getsockopt(zmq.EVENTS))
-            if events & zmq.POLLIN:
+            if events & _POLLIN:
                 came = True
                 self._take(link, socket.recv(_NOBLOCK))
-            elif link.backlog and events & zmq.POLLOUT:
+            elif link.backlog and events & _POLLOUT:
                 self._flush(link)
             else:
                 return came
@@ -140,7 +143,7 @@ class Links:
         """Whether the link's connection has ended since the last call (a new one is under way)."""
         ended = link.monitor.drain()
         # The monitor's descriptor is signalled by edges too: see to it that no edge is left over.
-        while int(link.monitor.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        while int(link.monitor.socket.getsockopt(zmq.EVENTS)) & _POLLIN:
             ended |= link.monitor.drain()
         return ended
 
