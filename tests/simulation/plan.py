@@ -57,6 +57,8 @@ class NetworkPlan(msgspec.Struct):
     """The second copy of a frame takes up to so much longer than the first."""
     ordered: bool = True
     """Frames between two servers arrive in the order in which they were sent."""
+    moving: bool = False
+    """Partitions move: a new one heals those before it."""
     split: bool = False
     """Each message travels in a frame of its own."""
     service: float = 0.0001
@@ -145,6 +147,9 @@ def _draw_settings(random: Random, policy: PolicyName) -> dict[str, Any]:
     }
     if random.random() < 0.3:
         settings["heartbeat_interval"] = random.choice((0.02, 0.1))
+    if random.random() < 0.5:  # others lead long before a leader without followers gives up
+        settings["election_timeout_min"] = 0.12
+        settings["election_timeout_max"] = random.choice((0.3, 1.0, 2.0))
     if random.random() < 0.3:
         settings["batch_bytes"] = random.choice((1, 50, 200))
     if random.random() < 0.4:  # transfers in many small pieces
@@ -197,6 +202,7 @@ def _draw_network(random: Random) -> NetworkPlan:
         straggle_time=random.choice((0.01, 0.1, 0.5)),
         ghost_time=random.choice((0.0, 0.1, 2.0)),
         ordered=random.random() < 0.3,
+        moving=random.random() < 0.6,
         split=random.random() < 0.3,
         service=random.choice((0.00005, 0.0001, 0.002)),
         sync=random.choice((0.0001, 0.001, 0.01)),
@@ -206,18 +212,22 @@ def _draw_network(random: Random) -> NetworkPlan:
 def _draw_faults(random: Random, servers: int, steps: int, clients: int) -> list[Fault]:
     share = random.choice((0.1, 0.2, 0.5))
     kinds = [kind for kind in FAULT_KINDS if random.random() < share]
+    if random.random() < 0.3:  # deposed leaders are where most can go wrong
+        kinds += ["isolate"] * (1 + len(kinds))
     if not kinds or random.random() < 0.05:
         return []
-    gap = random.choice((20, 60, 150, 300))
+    gap = random.choice((20, 60, 120, 250)) * servers / 3  # bigger clusters take more steps
     longest = random.choice((0.2, 1.0, 2.0, 3.0))
     faults = []
-    step = int(random.expovariate(1 / gap))
+    step = random.choice((0, 50, 100)) + int(random.expovariate(1 / gap))
     while step < steps:
         kind = random.choice(kinds)
         server = random.choice((LEADER, random.randint(1, servers)))
+        seconds = round(random.uniform(0.0, longest), 4)
         if kind == "restart_client":
             server = random.randint(1, clients)
-        seconds = round(random.uniform(0.0, longest), 4)
+        elif kind == "isolate" and random.random() < 0.8:  # long enough for others to lead
+            server, seconds = LEADER, round(random.uniform(0.5, 2.0), 4)
         amount = round(random.random(), 4)
         faults.append(Fault(step, kind, server, seconds, amount, random.getrandbits(servers) << 1))
         step += 1 + int(random.expovariate(1 / gap))

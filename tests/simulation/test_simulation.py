@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from paxon.actors import PaxosServer
-from paxon.actors.messages import P2B
 from paxon.kvstore.store import KVStore
 from tests.invariants import PREDICATES, InvariantBroken
 from tests.simulation import Plan, draw_plan, run
@@ -81,21 +80,8 @@ def test_plans_differ_in_kind() -> None:
 # --- it finds what is wrong ----------------------------------------------------------------------
 
 
-def test_a_vote_for_another_ballot_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def on_p2b(self: PaxosServer, p2b: P2B, sender: int) -> None:
-        if self.role == "leader" and p2b.promised is None:
-            for slot in range(p2b.first, p2b.last + 1):
-                self._count_vote(slot, sender)
-
-    original = PaxosServer.__init__
-
-    def patched(self: PaxosServer, *arguments: object) -> None:
-        original(self, *arguments)  # type: ignore[arg-type] # whatever it is called with
-        self._peer_handlers[P2B] = lambda p2b, sender: on_p2b(self, p2b, sender)
-
-    monkeypatch.setattr(PaxosServer, "__init__", patched)
-    _, broken = first_failure(200)
-    assert broken in {"executes only chosen", "no failure", "chosen stays"}
+# (Votes counted for another ballot are found by the state search, tests/search/test_planted.py: here
+# too few seeds lead to the duel that it takes.)
 
 
 def test_sending_before_the_sync_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

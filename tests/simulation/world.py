@@ -166,7 +166,7 @@ class World:
     def _fault_isolate(self, fault: Fault) -> None:
         """One server cut off from all others; clients may still reach it, or not."""
         node = self._node(fault).id
-        others = self._places() if fault.amount < 0.5 else list(self.nodes)
+        others = self._places() if fault.amount < 0.3 else list(self.nodes)
         self._cut(fault, [link for o in others if o != node for link in ((node, o), (o, node))])
 
     def _fault_cut_one_way(self, fault: Fault) -> None:
@@ -202,6 +202,8 @@ class World:
         return [*self.nodes, *(CLIENT_PLACE + number for number in self.clients)]
 
     def _cut(self, fault: Fault, links: list[tuple[int, int]]) -> None:
+        if self.plan.network.moving:
+            self.network.cut.clear()
         fresh = [link for link in links if link not in self.network.cut]
         self.network.cut.update(fresh)
         self._later(fault, self._uncut, fresh)
