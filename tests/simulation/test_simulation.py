@@ -80,8 +80,8 @@ def test_plans_differ_in_kind() -> None:
 # --- it finds what is wrong ----------------------------------------------------------------------
 
 
-# (Votes counted for another ballot are found by the state search, tests/search/test_planted.py: here
-# too few seeds lead to the duel that it takes.)
+# (Votes counted for another ballot are found by the state search, tests/search/test_planted.py:
+# here too few seeds lead to the duel that it takes.)
 
 
 def test_sending_before_the_sync_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
