@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -194,7 +195,7 @@ def test_a_reader_that_has_seen_enough(cluster: LocalCluster, at: tuple[str, str
         for number in range(3000):
             many.put(f"many/{number}", b"x" * 100)
     done = subprocess.run(
-        f"{' '.join(PAXON)} scan many/ -n 3000 {' '.join(at)} | head -n 1",
+        f"{shlex.join([*PAXON, 'scan', 'many/', '-n', '3000', *at])} | head -n 1",
         shell=True,
         capture_output=True,
         env=environment(),
@@ -264,14 +265,15 @@ def test_up_serves_until_it_is_told_to_stop(ending: signal.Signals, tmp_path: Pa
     assert paxon("put", "a", "1", "--cluster", addresses).returncode == 0
     rows = json.loads(paxon("status", "--json", "--cluster", addresses).stdout)
     assert len(rows) == 3
+    assert process.stdout is not None
+    assert any("leader" in line for line in process.stdout), "the view tells of changes"
     if ending == signal.SIGINT:
         os.killpg(process.pid, ending)  # as a terminal does
     else:
         process.send_signal(ending)
-    output, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
     assert errors == ""
-    assert "leader" in output
     # What was acknowledged is there again.
     process, addresses = start_up(tmp_path / "data")
     assert paxon("get", "a", "--cluster", addresses).stdout == b"1"
