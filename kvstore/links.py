@@ -201,4 +201,5 @@ def _close_all(links: dict[str, Link], context: zmq.Context[zmq.Socket[bytes]], 
         link.monitor.close()
         link.socket.close()
     links.clear()
-    context.term()
+    # Not `term`, which waits for ever for a socket that Ctrl-C kept from becoming a link.
+    context.destroy(linger=0)
