@@ -18,7 +18,18 @@ Observation = tuple[int, bytes | None]
 class Step:
     """An operation, ready to be tried on a state."""
 
-    __slots__ = ("blind", "index", "key", "kind", "needs", "new", "pure", "source", "told")
+    __slots__ = (
+        "blind",
+        "covers",
+        "index",
+        "key",
+        "kind",
+        "needs",
+        "new",
+        "pure",
+        "source",
+        "told",
+    )
 
     def __init__(self, source: Operation, index: int, key: int) -> None:
         self.source = source
@@ -26,6 +37,8 @@ class Step:
         """Its place in the order of calls, among those whose outcome is known (or is not)."""
         self.key = key
         """Which key of the component it touches; -1 for scans."""
+        self.covers = 1 << key if key >= 0 else 0
+        """Bits of the keys that its result depends on."""
         self.kind = source.kind
         self.told = source.returned is not None
         """Whether its result binds it."""
@@ -82,6 +95,7 @@ def compile_step(operation: Operation, index: int, keys: dict[str, int]) -> Step
     if scan:
         step.pure = True
         step.needs = _scanned(operation, keys)
+        step.covers = sum(1 << key for key, _ in step.needs)
     elif operation.kind == "get":
         step.pure = True
         assert not isinstance(operation.result, bool | int | tuple)

@@ -11,6 +11,8 @@ What keeps hard histories tractable, none of which excludes an order that matter
 - A value that some operation still has to observe and that nobody can write again is not
   overwritten; and a value that the next observer cannot see or see grow is not written if nothing
   can replace it in time.
+- What does not concern the operation that has to be placed next waits (just in time, as Lowe has
+  it): writers of other keys, unless a scan ties the keys together.
 - An operation of unknown outcome is used only directly before one that can observe it, and a
   configuration that used more of them than another equal one is not searched.
 """
@@ -339,6 +341,7 @@ class _Search:
     def _choices(self, node: _Node) -> list[Step]:
         """The writers that may come next, the most promising last."""
         due = self.by_return[node.due]
+        relevant = self._relevant_keys(node, due)
         choices: dict[tuple[object, ...], Step] = {}
         """Of twins one stands for all: of those told the first to return, else the first called."""
         returns = self.returns
@@ -347,12 +350,17 @@ class _Search:
             low = waiting & -waiting
             waiting ^= low
             step = self.known[node.front + low.bit_length() - 1]
-            if not step.pure and self._may_follow(node, step):
-                other = choices.setdefault(step.twin, step)
-                if returns[step.index] < returns[other.index]:
-                    choices[step.twin] = step
+            if step.pure or not relevant >> step.key & 1 or not self._may_follow(node, step):
+                continue
+            other = choices.setdefault(step.twin, step)
+            if returns[step.index] < returns[other.index]:
+                choices[step.twin] = step
         for step in self.unknown[: self.unknown_candidates[due]]:
-            if not node.used >> step.index & 1 and self._may_follow(node, step):
+            if (
+                not node.used >> step.index & 1
+                and relevant >> step.key & 1
+                and self._may_follow(node, step)
+            ):
                 choices.setdefault(step.twin, step)
         wanted = dict(self.known[due].needs)
 
@@ -362,6 +370,31 @@ class _Search:
             return (wants, step.told and step.kind == "append", -returned)
 
         return sorted(choices.values(), key=rank)
+
+    def _relevant_keys(self, node: _Node, due: int) -> int:
+        """Bits of the keys on which a writer may have to stand before the operation due first.
+
+        Those are its own keys. What happens to the others can wait until it is placed, unless a
+        scan that may stand before it, too, saw both.
+        """
+        relevant = self.known[due].covers
+        if not self.scans:
+            return relevant
+        waiting = self._waiting(node)
+        scans = []
+        while waiting:
+            low = waiting & -waiting
+            waiting ^= low
+            step = self.known[node.front + low.bit_length() - 1]
+            if step.kind == "scan":
+                scans.append(step.covers)
+        before = 0
+        while before != relevant:
+            before = relevant
+            for covers in scans:
+                if covers & relevant:
+                    relevant |= covers
+        return relevant
 
     def _may_follow(self, node: _Node, step: Step) -> bool:
         """Keep operations of unknown outcome directly before what observes them.
