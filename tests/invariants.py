@@ -95,6 +95,8 @@ class DiskBooks:
     discarded: int = 0
     replayable: int = 0
     """A restart executes again up to here, from snapshot and rows alone."""
+    replaced: bool = False
+    """It is empty in place of a lost one, and its server has not rejoined yet."""
     fresh: set[int] = field(default_factory=set)
     """Slots whose rows became durable in the step at hand."""
 
@@ -197,6 +199,31 @@ class ClusterWatch:
             disk.rows.pop(gone, None)
         disk.discarded = max(disk.discarded, slot)
 
+    # --- lost disks ------------------------------------------------------------------------------
+
+    def may_lose_disk(self, server: ServerId) -> bool:
+        """Whether the cluster promises to survive the loss of this disk now.
+
+        No other disk is lost, and a majority of disks holds every chosen value: then enough of the
+        others do after the loss, too.
+        """
+        if any(disk.replaced for disk in self.disks.values()):
+            return False
+        level = min(disk.replayable for disk in self.disks.values())
+        return all(
+            sum(self._holds(disk, slot, value) for disk in self.disks.values()) >= self.majority
+            for slot, value in self.chosen.items()
+            if slot > level
+        )
+
+    def _holds(self, disk: DiskBooks, slot: int, value: bytes) -> bool:
+        row = disk.rows.get(slot)
+        return slot <= disk.replayable or (row is not None and row[1] == value)
+
+    def on_disk_lost(self, server: ServerId) -> None:
+        """A server's disk is gone; it will come back with an empty one, and rejoin."""
+        self.disks[server] = DiskBooks(replaced=True)
+
     # --- starting and stepping -------------------------------------------------------------------
 
     def on_start(self, server: ServerId) -> None:
@@ -223,7 +250,10 @@ class ClusterWatch:
 
     def after_step(self, server_id: ServerId, server: PaxosServer) -> None:
         """A burst was handled: what the server holds in memory is still possible."""
-        self.disks[server_id].fresh.clear()
+        disk = self.disks[server_id]
+        disk.fresh.clear()
+        if disk.replaced and server.voting:
+            disk.replaced = False
         promised = server.promised
         if promised != self._seen_promise[server_id]:
             require(
@@ -241,8 +271,9 @@ class ClusterWatch:
         if self.disks[server_id].snapshot >= discarded:
             return
         for other, disk in self.disks.items():
+            # (A lost disk needs everything again: whoever still has a state makes a snapshot.)
             require(
-                disk.replayable >= discarded, "nothing needed discarded",
+                disk.replaced or disk.replayable >= discarded, "nothing needed discarded",
                 "server %d discarded up to %d, its snapshot is at %d, and server %d's disk "
                 "holds only up to %d",
                 server_id, discarded, self.disks[server_id].snapshot, other, disk.replayable,

@@ -160,7 +160,7 @@ def write_regression(plan: Plan, failure: Outcome, sentence: str = "") -> Path:
             title=f"It once broke: {failure.broken}.",
             seed=plan.seed,
             sentence=sentence or "Say here what the fault was.",
-            plan=text.replace("\\", "\\\\"),
+            plan=text,
             name=name,
         ),
         encoding="utf-8",

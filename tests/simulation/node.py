@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
 from paxon.actors.messages import (
     PROTOCOL_VERSION,
@@ -52,17 +54,8 @@ class Node:
         self.clock = SimulatedClock(
             lambda: world.now, lambda: self.elapsed, self.random.uniform(0, 1e5), rate
         )
-        incarnation = Random(f"disk {world.plan.seed} {server}").getrandbits(63)
-        self.disk = SimulatedDisk(CLUSTER, server, incarnation, self, self.watch)
-        self.peer_codec: FrameCodec[PeerMessage, PeerMessage] = FrameCodec(
-            PeerMessage, PeerMessage, protocol_version=PROTOCOL_VERSION, cluster=CLUSTER,
-            sender=server, fingerprint=settings.fingerprint(), incarnation=incarnation,
-        )  # fmt: skip
-        self.client_codec: FrameCodec[ServerReply, ClientMessage] = FrameCodec(
-            ServerReply, ClientMessage, protocol_version=PROTOCOL_VERSION, cluster=CLUSTER,
-            sender=server, fingerprint=settings.fingerprint(), incarnation=incarnation,
-            accept_any_cluster=True,
-        )  # fmt: skip
+        self._disk_random = Random(f"disk {world.plan.seed} {server}")
+        self._new_disk()
         self._burst: Burst[PeerMessage, ClientMessage] = Burst()
         self.busy_until = 0.0
         self.paused = 0
@@ -76,6 +69,26 @@ class Node:
         self.service_time = world.plan.network.service
         self.disk_full = False
         self._snapshot_at = 0.0
+
+    def _new_disk(self) -> None:
+        """An empty disk, and codecs that put its incarnation into every frame."""
+        incarnation = self._disk_random.getrandbits(63)
+        self.disk = SimulatedDisk(CLUSTER, self.id, incarnation, self, self.watch)
+        self.peer_codec: FrameCodec[PeerMessage, PeerMessage] = FrameCodec(
+            PeerMessage, PeerMessage, protocol_version=PROTOCOL_VERSION, cluster=CLUSTER,
+            sender=self.id, fingerprint=self.settings.fingerprint(), incarnation=incarnation,
+        )  # fmt: skip
+        self.client_codec: FrameCodec[ServerReply, ClientMessage] = FrameCodec(
+            ServerReply, ClientMessage, protocol_version=PROTOCOL_VERSION, cluster=CLUSTER,
+            sender=self.id, fingerprint=self.settings.fingerprint(), incarnation=incarnation,
+            accept_any_cluster=True,
+        )  # fmt: skip
+
+    def replace_disk(self) -> None:
+        """The disk is lost; the server will start with an empty one, told to rejoin."""
+        self.watch.on_disk_lost(self.id)
+        self.settings = msgspec.structs.replace(self.settings, rejoin=True)
+        self._new_disk()
 
     @property
     def up(self) -> bool:

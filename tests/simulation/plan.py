@@ -20,7 +20,8 @@ __all__ = ["Fault", "Plan", "NetworkPlan", "ClientPlan", "FAULT_KINDS", "draw_pl
 FAULT_KINDS = (
     "crash", "crash_before_sync", "crash_after_sync", "crash_all", "pause", "partition",
     "isolate", "cut_one_way", "cut_two_way", "bridge", "stall", "disconnect", "lossy",
-    "slow_disk", "full_disk", "slow_server", "jump_clock", "leap", "restart_client",
+    "slow_disk", "full_disk", "slow_server", "jump_clock", "leap", "lose_disk",
+    "restart_client",
 )  # fmt: skip
 """Every kind of fault that is scheduled; the network's own faults are rates in `NetworkPlan`."""
 

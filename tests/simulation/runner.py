@@ -118,7 +118,7 @@ def _settled(world: World) -> bool:
     executed = first.application.executed
     for node in world.nodes.values():
         server = node.server
-        if server is None or server.application.executed != executed:
+        if server is None or server.application.executed != executed or not server.voting:
             return False
         if server.log.discarded < executed:  # (beyond it a proposal that nobody took up may remain)
             return False

@@ -254,6 +254,23 @@ class World:
         if node.up:
             node.look_at_clock()
 
+    def _fault_lose_disk(self, fault: Fault) -> None:
+        """A disk breaks; its server comes back with an empty one and has to rejoin.
+
+        Only when the cluster promises to survive that (docs/rejoin.md): the others know the disk
+        that is lost, and no other is.
+        """
+        node = self._node(fault)
+        known = all(
+            node.id in other.disk.load().peers for other in self.nodes.values() if other is not node
+        )
+        if not known or not self.watch.may_lose_disk(node.id):
+            self.note(node.id, "keeps its disk: the cluster could not afford to lose it now")
+            return
+        node.crash("its disk is lost")
+        node.replace_disk()
+        self._later(fault, self._start, node)
+
     def _fault_restart_client(self, fault: Fault) -> None:
         number = fault.server or 1
         if number in self.clients:
