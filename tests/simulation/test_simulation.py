@@ -21,6 +21,7 @@ from tests.simulation.plan import FAULT_KINDS
 from tests.simulation.regressions import replay
 
 ROOT = Path(__file__).parents[2]
+SOAK = bool(os.environ.get("PAXON_SOAK"))
 STEPS = 400
 
 
@@ -165,6 +166,19 @@ def test_a_campaign_resumes_from_its_report(tmp_path: Path) -> None:
     assert (again.seeds, again.steps, again.faults) == (30, whole.steps, whole.faults)
     with pytest.raises(ReportError, match="another campaign"):
         run_campaign(0, 31, 100, report=report)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200 if SOAK else 600)
+def test_a_thousand_seeds_are_clean() -> None:
+    """PAXON_SOAK=1 runs a night's worth of them instead."""
+    seeds = 100_000 if SOAK else 1000
+    totals = run_campaign(1_000_000, seeds, 1000)
+    assert not totals.failures, totals.failures[:5]
+    assert len(totals.undecided) <= seeds / 100
+    # For each seed about 23 answers and 4,000 frames here: far fewer, and it would prove little.
+    assert totals.answered > 20 * seeds
+    assert totals.faults["frames"] > 1000 * seeds
 
 
 def test_every_broken_predicate_has_a_sentence() -> None:
