@@ -125,6 +125,7 @@ class PaxosServer(Proposer):
             # P1A ends our following, yet is answered only when asked again after the lease.
             if p1a.forced and p1a.ballot > self.promised:
                 self.adopt(p1a.ballot)
+                self._election_at += self.settings.election_timeout_min  # it has to wait, so do we
             return
         if p1a.ballot > self.promised:
             self.adopt(p1a.ballot)
@@ -267,8 +268,14 @@ class PaxosServer(Proposer):
         self._counters["phase1_rounds"] += 1
         self._candidacy = Candidacy(self.promised, self.log.chosen_to + 1)
         self._election_at = self._now + self._policy.follower_timeout(self._random)
-        self._retransmit_at = self._now + self.settings.retransmit_interval
+        if forced:  # answered only once the leases that were granted have run out
+            self._election_at += self.settings.election_timeout_min
+        self._retransmit_at = self._now + self._phase1_interval()
         self._to_all.append(P1A(self.promised, self._candidacy.first_slot, forced))
+
+    def _phase1_interval(self) -> float:
+        """Ask again often enough to be heard before others try to lead, seconds."""
+        return min(self.settings.retransmit_interval, self.settings.election_timeout_min / 3)
 
     def _rejoin(self) -> None:
         """Get the vote back after a lost disk (docs/rejoin.md).
@@ -482,7 +489,7 @@ class PaxosServer(Proposer):
         if now >= self._election_at:
             self._on_election_timeout()
         elif self._candidacy is not None and now >= self._retransmit_at:
-            self._retransmit_at = now + self.settings.retransmit_interval
+            self._retransmit_at = now + self._phase1_interval()
             self._retransmit_p1as(self._candidacy)
 
     def _lose_quorum(self) -> None:
