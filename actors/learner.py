@@ -290,14 +290,16 @@ class Learner(ServerLifecycle):
 
     def on_catch_up(self, catch_up: CatchUp, sender: ServerId) -> None:
         """Take over chosen values, execute them, ask for more."""
-        self._catch_up_progress = (-1, -1)
+        before = self.log.chosen_to
         for accepted in catch_up.accepted:
             self._learn(accepted)
         self._known_commit = max(self._known_commit, catch_up.chosen_to)
         self._choose_known()
         if self.log.chosen_to > self.application.executed:
             self._execute()
-        if catch_up.accepted and self._is_behind():
+        # Only for what is new: were copies answered too, each would bring ever more of them.
+        if self.log.chosen_to > before and self._is_behind():
+            self._catch_up_progress = (-1, -1)
             self._catch_up_from = sender
             self._ask_to_catch_up()
 
@@ -334,7 +336,8 @@ class Learner(ServerLifecycle):
         info = self._incoming
         if info is None or chunk.slot != info.slot or info.slot <= self.application.executed:
             return
-        self._receive_piece(info, chunk.offset, chunk.data, sender)
+        if chunk.offset == self._incoming_bytes:  # else a copy, which must not be asked on from
+            self._receive_piece(info, chunk.offset, chunk.data, sender)
 
     def _receive_piece(
         self, info: SnapshotInfo, offset: int, data: bytes, sender: ServerId
