@@ -119,7 +119,7 @@ class Learner(ServerLifecycle):
         slots), and the forced P1A of a rejoining server, which replaces the old disk
         (docs/rejoin.md).
         """
-        if sender not in self.settings.peers:
+        if sender not in self._others:
             return []
         # (A late copy of an earlier rejoining's P1A is not above the promise and changes nothing.)
         rejoins = any(type(m) is P1A and m.forced and m.ballot > self.promised for m in messages)
@@ -158,6 +158,9 @@ class Learner(ServerLifecycle):
                     f"the old one back, or empty it and start once with --rejoin"
                 )
 
+    def _after_flush(self) -> None:
+        self._execute_chosen()
+
     # --- learning what is chosen (rule 4) --------------------------------------------------------
 
     def _note_commit(self, commit: int, ballot: Ballot, sender: ServerId) -> None:
@@ -190,7 +193,14 @@ class Learner(ServerLifecycle):
             if held is None or held.ballot != self._leader_commit_ballot:
                 break
             log.choose(slot)
-        if log.chosen_to > self.application.executed:
+        self._storage.save_chosen_to(log.chosen_to)
+
+    def _execute_chosen(self) -> None:
+        """Execute what is chosen and was not executed when it became so.
+
+        A follower does so after its acknowledgements are sent: no one waits for its execution.
+        """
+        if self.log.chosen_to > self.application.executed:
             self._execute()
 
     def _learn(self, accepted: Accepted) -> None:
@@ -253,7 +263,7 @@ class Learner(ServerLifecycle):
     def _ask_to_catch_up(self) -> None:
         """Ask for the missing slots, or go on with a snapshot; again if no answer comes."""
         self._catch_up_at = self._now + 2 * self.settings.retransmit_interval
-        peers = self.settings.peers
+        peers = self._others
         if not self._is_behind() or not peers:
             return
         self._counters["catch_ups"] += 1
@@ -295,8 +305,7 @@ class Learner(ServerLifecycle):
             self._learn(accepted)
         self._known_commit = max(self._known_commit, catch_up.chosen_to)
         self._choose_known()
-        if self.log.chosen_to > self.application.executed:
-            self._execute()
+        self._execute_chosen()
         # Only for what is new: were copies answered too, each would bring ever more of them.
         if self.log.chosen_to > before and self._is_behind():
             self._catch_up_progress = (-1, -1)
@@ -363,8 +372,7 @@ class Learner(ServerLifecycle):
         self._executed_bytes = 0
         logger.info("server {} took over a snapshot at {}", self.settings.server, info.slot)
         self._choose_known()
-        if self.log.chosen_to > self.application.executed:
-            self._execute()
+        self._execute_chosen()
         self._catch_up_at = self._now
 
     # --- snapshots and discarding (rule 7) -------------------------------------------------------

@@ -44,6 +44,8 @@ class ServerLifecycle(pykka.ThreadingActor):
     def __init__(self, settings: Settings, environment: Environment) -> None:
         super().__init__()
         self.settings = settings
+        self._others = settings.peers
+        self._majority = settings.majority
         self._environment = environment
         self._clock = environment.clock
         self._random = environment.random
@@ -145,7 +147,8 @@ class ServerLifecycle(pykka.ThreadingActor):
             self._on_timers()
         self._before_flush()
         self._flush()
-        self._storage.maintain()  # what no message should wait for
+        self._after_flush()  # these two are what no message should wait for
+        self._storage.maintain()
 
     def close(self) -> None:
         """Release disk and sockets; both endings call it, and it may be called twice."""
@@ -182,7 +185,7 @@ class ServerLifecycle(pykka.ThreadingActor):
                 self._after_sync()
         invariant(self._durable_promise == self.promised, "a promise would leave unsynced")
         if self._to_all:
-            self._network.broadcast(self.settings.peers, self._to_all)
+            self._network.broadcast(self._others, self._to_all)
             self._to_all = []
         if self._to_peer:
             for server, messages in self._to_peer.items():
@@ -220,8 +223,8 @@ class ServerLifecycle(pykka.ThreadingActor):
         self._early = []
 
     def _broadcast_p2as(self, frame: Sequence[P2A]) -> None:
-        self._counters["p2a_sent"] += len(frame) * len(self.settings.peers)
-        self._network.broadcast(self.settings.peers, frame)
+        self._counters["p2a_sent"] += len(frame) * len(self._others)
+        self._network.broadcast(self._others, frame)
 
     # --- what the protocol brings ----------------------------------------------------------------
 
@@ -240,6 +243,10 @@ class ServerLifecycle(pykka.ThreadingActor):
     @abstractmethod
     def _before_flush(self) -> None:
         """The burst is handled: propose what waits, queue acknowledgements."""
+
+    @abstractmethod
+    def _after_flush(self) -> None:
+        """All is sent: do what nobody waits for."""
 
     @abstractmethod
     def _after_sync(self) -> None:

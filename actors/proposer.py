@@ -164,7 +164,7 @@ class Proposer(Learner):
         if votes is None:  # chosen already
             return
         votes |= self._all_bits[sender]
-        if votes.bit_count() < self.settings.majority:
+        if votes.bit_count() < self._majority:
             self._votes[slot] = votes
             return
         del self._votes[slot]
@@ -208,7 +208,7 @@ class Proposer(Learner):
             if held is None:
                 continue
             p2a = P2A(self.promised, slot, held.value, self.log.chosen_to)
-            for server in self.settings.peers:
+            for server in self._others:
                 if not self._votes[slot] & self._all_bits[server]:
                     self._send(server, p2a)
                     self._counters["retransmissions"] += 1
@@ -240,13 +240,13 @@ class Proposer(Learner):
                 [(self.settings.server, self._storage.incarnation), *self._peers.items()], lease,
             )
         )  # fmt: skip
-        if self.settings.majority == 1:
+        if self._majority == 1:
             self._confirm_rounds()
 
     def _executed_by_all(self) -> int:
         """The lowest last-executed slot of *all* servers (rule 7); 0 while any is unheard of."""
         executed = self._executed_durably()
-        for server in self.settings.peers:
+        for server in self._others:
             executed = min(executed, self._executed_by.get(server, 0))
         return executed
 
@@ -265,9 +265,9 @@ class Proposer(Learner):
     def _confirm_rounds(self) -> None:
         """A round that a majority (the leader included) replied to proves the leader led then."""
         replied = sorted([self._round, *self._confirmed_by.values()], reverse=True)
-        if len(replied) < self.settings.majority:
+        if len(replied) < self._majority:
             return
-        confirmed = replied[self.settings.majority - 1]
+        confirmed = replied[self._majority - 1]
         if confirmed <= self._confirmed:
             return
         self._confirmed = confirmed

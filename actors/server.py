@@ -305,7 +305,7 @@ class PaxosServer(Proposer):
             self._election_at = min(self._election_at, soon)
 
     def _has_quorum(self, servers: set[ServerId]) -> bool:
-        return len(servers) >= self.settings.majority
+        return len(servers) >= self._majority
 
     def on_p1b(self, p1b: P1B, sender: ServerId) -> None:
         """Count a promise; with a majority take over (PMMC §2.2, scout)."""
@@ -323,14 +323,13 @@ class PaxosServer(Proposer):
         for accepted in p1b.accepted:
             if accepted.slot <= p1b.chosen_to:
                 self._learn(accepted)
-        if self.log.chosen_to > self.application.executed:
-            self._execute()
+        self._execute_chosen()
         more = candidacy.take(p1b, sender)
         if more:
             self._send(sender, P1A(candidacy.ballot, more, not self.voting))
         elif self.voting and self._has_quorum(candidacy.promised):
             self._take_over(candidacy)
-        elif len(candidacy.promised) == len(self.settings.peers):
+        elif len(candidacy.promised) == len(self._others):
             # Rejoining takes all the others: whoever still counts a promise of the lost disk for
             # some ballot of its own has to give that up first (docs/rejoin.md).
             self._take_over(candidacy)
@@ -340,6 +339,7 @@ class PaxosServer(Proposer):
         invariant(candidacy.ballot == self.promised, "led without own promise")
         self._candidacy = None
         self._reset_proposer()
+        self._execute_chosen()
         for accepted in self.log.accepted_from(self.log.chosen_to + 1):
             candidacy.report(accepted)
         self.role = "leader"
@@ -443,6 +443,7 @@ class PaxosServer(Proposer):
             if heartbeat.lease:
                 self._lease_granted_until = self._now + self.settings.election_timeout_min
             self._note_commit(heartbeat.commit, heartbeat.ballot, sender)
+            self._execute_chosen()
             self._discard(min(heartbeat.discard_to, self.application.executed))
         if not self.voting:
             return  # a reply confirms a leader's reads, and who lost its promise cannot vouch
@@ -500,7 +501,7 @@ class PaxosServer(Proposer):
         self._election_at = self._now + self._policy.follower_timeout(self._random)
 
     def _retransmit_p1as(self, candidacy: Candidacy) -> None:
-        for server in self.settings.peers:
+        for server in self._others:
             if server not in candidacy.promised:
                 first = candidacy.next_chunk(server)
                 self._send(server, P1A(candidacy.ballot, first, not self.voting))

@@ -25,7 +25,7 @@ __all__ = [
     "REMEDY",
     "Identity",
     "Contents",
-    "meta_columns",
+    "MetaColumns",
     "row_checksum",
     "inspect",
     "read_accepted",
@@ -69,6 +69,7 @@ PUT_ACCEPTED = "INSERT OR REPLACE INTO accepted VALUES (?,?,?,?,?)"
 
 REMEDY = "empty the directory and start once with --rejoin"
 
+_NO_SNAPSHOT = SnapshotInfo(0, 0, 0)
 _NUMBERS = struct.Struct("<11q")
 _SLOT_AND_BALLOT = struct.Struct("<3q")
 
@@ -105,22 +106,35 @@ def row_checksum(slot: int, round_: int, leader: int, value: bytes) -> int:
     return zlib.crc32(value, zlib.crc32(_SLOT_AND_BALLOT.pack(slot, round_, leader)))
 
 
-def meta_columns(
-    identity: Identity, marks: Marks, commits: int, rows: int, rows_checksum: int
-) -> tuple[Any, ...]:
-    """The columns of `meta` after the identity, with the checksum over all of them."""
-    peers = ",".join(f"{server}={marks.peers[server]}" for server in sorted(marks.peers))
-    snapshot = marks.snapshot or SnapshotInfo(0, 0, 0)
-    numbers = (
-        commits, marks.promised.round, marks.promised.leader, marks.chosen_to, marks.discarded,
-        int(marks.voting), snapshot.slot, snapshot.size, snapshot.checksum, rows, rows_checksum,
-    )  # fmt: skip
-    return (peers, *numbers, _meta_checksum(identity, peers, numbers))
+class MetaColumns:
+    """Makes the columns of `meta` after the identity, with the checksum over all of them.
+
+    What does not change from commit to commit is kept.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._peers: dict[ServerId, int] | None = None
+        self._peers_column = ""
+        self._text_checksum = 0
+
+    def make(self, marks: Marks, commits: int, rows: int, rows_checksum: int) -> tuple[Any, ...]:
+        if marks.peers is not self._peers:
+            self._peers = marks.peers
+            pairs = sorted(marks.peers.items())
+            self._peers_column = ",".join(f"{server}={number}" for server, number in pairs)
+            self._text_checksum = _text_checksum(self._identity, self._peers_column)
+        snapshot = marks.snapshot or _NO_SNAPSHOT
+        numbers = (
+            commits, marks.promised.round, marks.promised.leader, marks.chosen_to, marks.discarded,
+            int(marks.voting), snapshot.slot, snapshot.size, snapshot.checksum, rows, rows_checksum,
+        )  # fmt: skip
+        checksum = zlib.crc32(_NUMBERS.pack(*numbers), self._text_checksum)
+        return (self._peers_column, *numbers, checksum)
 
 
-def _meta_checksum(identity: Identity, peers: str, numbers: tuple[Any, ...]) -> int:
-    text = zlib.crc32(f"{identity.columns()}{peers}".encode())
-    return zlib.crc32(_NUMBERS.pack(*numbers), text)
+def _text_checksum(identity: Identity, peers: str) -> int:
+    return zlib.crc32(f"{identity.columns()}{peers}".encode())
 
 
 def inspect(path: Path, identity: Identity, witnessed: int) -> Contents:
@@ -165,7 +179,7 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
     try:
         (row,) = found
         owner, (peers, *numbers, checksum) = row[:4], row[4:]
-        whole = _meta_checksum(identity, peers, tuple(numbers)) == checksum
+        whole = zlib.crc32(_NUMBERS.pack(*numbers), _text_checksum(identity, peers)) == checksum
         whole = whole and owner == identity.columns()
     except (ValueError, TypeError, struct.error):
         whole = False

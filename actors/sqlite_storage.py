@@ -29,8 +29,8 @@ from paxon.actors.sqlite_format import (
     SCHEMA,
     UPDATE_META,
     Identity,
+    MetaColumns,
     inspect,
-    meta_columns,
     read_accepted,
     row_checksum,
 )
@@ -77,6 +77,8 @@ class SqliteStorage(CollectingStorage):
         self._directory = DataDirectory(Path(directory), cluster, server)
         super().__init__(self._directory.incarnation)
         self._database: sqlite3.Connection | None = None
+        self._cursor: sqlite3.Cursor | None = None
+        """Of all commits: making one for each statement would cost as much as the statement."""
         self._durable_syncs = durable
         self._row_count = 0
         self._rows_checksum = 0
@@ -113,8 +115,9 @@ class SqliteStorage(CollectingStorage):
         directory = self._directory
         if not directory.exists:
             self._create()
-        self._identity = Identity(directory.cluster, directory.server, directory.incarnation)
-        contents = inspect(directory.database, self._identity, directory.commits)
+        identity = Identity(directory.cluster, directory.server, directory.incarnation)
+        self._columns = MetaColumns(identity)
+        contents = inspect(directory.database, identity, directory.commits)
         self._durable = contents.marks
         self._marks = contents.marks.copy()
         self._sequence = contents.commits
@@ -138,6 +141,7 @@ class SqliteStorage(CollectingStorage):
         # The server's one thread uses it, though another may close it.
         database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database = database
+        self._cursor = database.cursor()
         synchronous = "FULL" if self._durable_syncs else "OFF"
         database.execute(f"PRAGMA synchronous={synchronous}")
         # Checkpoints are ours to time, and their errors ours to see: SQLite's own hide them.
@@ -162,7 +166,7 @@ class SqliteStorage(CollectingStorage):
             database.execute("PRAGMA synchronous=FULL")
             database.execute("PRAGMA journal_mode=WAL").fetchall()
             database.executescript(f"BEGIN IMMEDIATE;{SCHEMA}")
-            columns = meta_columns(identity, Marks(), FIRST_COMMIT, 0, 0)
+            columns = MetaColumns(identity).make(Marks(), FIRST_COMMIT, 0, 0)
             database.execute(INSERT_META, (*identity.columns(), *columns))
             database.execute("COMMIT")
         temporary.rename(self._directory.database)
@@ -199,42 +203,42 @@ class SqliteStorage(CollectingStorage):
             self._checkpoint()
 
     def _transact(
-        self, write: Callable[[sqlite3.Connection], None] | None, *, discarding: bool
+        self, write: Callable[[sqlite3.Cursor], None] | None, *, discarding: bool
     ) -> None:
         """One synced transaction, which always writes `meta` with a new commit number."""
-        database = self._database
-        assert database is not None
+        cursor = self._cursor
+        assert cursor is not None
         sequence = self._sequence + 1
         self._found = None
         try:
-            database.execute("BEGIN IMMEDIATE")
+            cursor.execute("BEGIN IMMEDIATE")
             if write is not None:
-                write(database)
+                write(cursor)
             if discarding:
-                self._delete_rows(database)
-            columns = meta_columns(
-                self._identity, self._marks, sequence, self._row_count, self._rows_checksum
+                self._delete_rows(cursor)
+            columns = self._columns.make(
+                self._marks, sequence, self._row_count, self._rows_checksum
             )
-            database.execute(UPDATE_META, columns)
-            database.execute("COMMIT")
+            cursor.execute(UPDATE_META, columns)
+            cursor.execute("COMMIT")
             self._sequence = sequence
-            self._directory.witness(sequence)
         except (sqlite3.Error, OSError) as error:
             with contextlib.suppress(sqlite3.Error):
-                database.execute("ROLLBACK")
+                cursor.execute("ROLLBACK")
             raise self._in_words(error) from error
         self._log_pages += 4
 
     def _checkpoint(self) -> None:
         """Copy the log into the database, which lets the log begin anew."""
         try:
+            self._directory.witness(self._sequence)
             self._query("PRAGMA wal_checkpoint(PASSIVE)")
             self._directory.sync_witness()
         except (sqlite3.Error, OSError) as error:
             raise self._in_words(error) from error
         self._log_pages = 0
 
-    def _write_rows(self, database: sqlite3.Connection) -> None:
+    def _write_rows(self, cursor: sqlite3.Cursor) -> None:
         for slot in self._replaced:
             ((checksum,),) = self._query("SELECT checksum FROM accepted WHERE slot=?", slot)
             self._rows_checksum -= checksum
@@ -245,12 +249,12 @@ class SqliteStorage(CollectingStorage):
             total += checksum
             size += len(value)
             rows.append((slot, ballot.round, ballot.leader, value, checksum))
-        database.executemany(PUT_ACCEPTED, rows)
+        cursor.executemany(PUT_ACCEPTED, rows)
         self._log_pages += size // PAGE_BYTES
         self._row_count += len(rows) - len(self._replaced)
         self._rows_checksum += total
 
-    def _delete_rows(self, database: sqlite3.Connection) -> None:
+    def _delete_rows(self, cursor: sqlite3.Cursor) -> None:
         """Delete a bounded number of discarded rows; the next commits delete more."""
         oldest = self._query(
             "SELECT slot, checksum, length(value) FROM accepted WHERE slot<=? "
@@ -267,7 +271,7 @@ class SqliteStorage(CollectingStorage):
                 break
         self._discarding = count == DISCARD_ROWS or size >= DISCARD_BYTES
         if count:
-            database.execute("DELETE FROM accepted WHERE slot<=?", (last,))
+            cursor.execute("DELETE FROM accepted WHERE slot<=?", (last,))
             self._row_count -= count
             self._rows_checksum -= total
             self._log_pages += 4
@@ -295,9 +299,18 @@ class SqliteStorage(CollectingStorage):
                 self._transact(None, discarding=True)
             elif idle and self._spare:
                 self._give_back()
+            if self._directory.commits != self._sequence:
+                self._witness()
         except StorageError as error:
             self._fail(error)
             raise
+
+    def _witness(self) -> None:
+        """Note the number of the last commit beside the database."""
+        try:
+            self._directory.witness(self._sequence)
+        except OSError as error:
+            raise self._in_words(error) from error
 
     def _give_back(self) -> None:
         """Shrink the file by a few pages if it has many free ones."""
@@ -357,9 +370,11 @@ class SqliteStorage(CollectingStorage):
     def close(self) -> None:
         super().close()
         self._files.close()
-        database, self._database = self._database, None
-        if database is not None:
+        database, cursor = self._database, self._cursor
+        self._database = self._cursor = None
+        if database is not None and cursor is not None:
             with contextlib.suppress(sqlite3.Error):  # all that counts is synced already
+                cursor.close()  # with a statement open, the file would stay open
                 database.close()
         self._directory.close()
 

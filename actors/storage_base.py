@@ -26,12 +26,12 @@ class Marks:
     voting: bool = True
     snapshot: SnapshotInfo | None = None
     peers: dict[ServerId, int] = field(default_factory=dict)
+    """Never changed, only replaced: copies share it."""
 
     def copy(self) -> Marks:
         return Marks(
-            self.promised, self.chosen_to, self.discarded, self.voting, self.snapshot,
-            dict(self.peers),
-        )  # fmt: skip
+            self.promised, self.chosen_to, self.discarded, self.voting, self.snapshot, self.peers
+        )
 
 
 class CollectingStorage(ABC):
@@ -104,7 +104,7 @@ class CollectingStorage(ABC):
 
     def save_peer(self, server: ServerId, incarnation: int) -> None:
         if self._marks.peers.get(server) != incarnation:
-            self._marks.peers[server] = incarnation
+            self._marks.peers = {**self._marks.peers, server: incarnation}
             self._dirty = True
 
     def save_voting(self, voting: bool) -> None:

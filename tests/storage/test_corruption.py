@@ -43,6 +43,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         storage.save_accepted(slot + 100, SECOND, b"large" * 2000)
         storage.save_chosen_to(slot)
         storage.commit()
+        storage.maintain()  # as a server does, after each burst
     target = tmp_path_factory.mktemp("killed") / "disk"
     copy_disk(engine.directory, target)
     storage.close()
