@@ -82,7 +82,8 @@ class SyncDriver:
 
     def nudge(self) -> None:
         """Wake the driver if it would sleep past something that is due. With the lock held."""
-        if self._driver is not None and self._sleeps_until > self._core.next_deadline():
+        sleeping = self._driver is not None and self._sleeps_until > -math.inf
+        if sleeping and self._sleeps_until > self._core.next_deadline():
             self._wake()
 
     def look(self) -> None:
