@@ -11,6 +11,7 @@ from paxon.actors.settings import PolicyName
 from paxon.bench import cli_compare, cli_scale, plots
 from paxon.bench import contention as contention_bench
 from paxon.bench import failover as failover_bench
+from paxon.bench import pause as pause_bench
 from paxon.bench import stable as stable_bench
 from paxon.bench.cli_common import (
     MAX_SERVERS,
@@ -184,6 +185,35 @@ def failover(
     finish(report, failover_bench.failover_table(report), json)
     if plot is not None:
         plots.save_plot(plots.plot_failover(report), plot)
+
+
+@app.command()
+def pause(
+    *,
+    servers: Servers = 1,
+    size: Annotated[int, typer.Option(min=1, help="MiB of values in the store.")] = 1024,
+    value_size: ValueSize = 4096,
+    seconds: Annotated[
+        float, typer.Option(min=0.5, max=8.0, help="How long to watch before the snapshot.")
+    ] = 5.0,
+    seed: Seed = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="At most 32 MiB.")] = False,
+    options: Assignments = [],  # noqa: B006 (see above)
+    json: JsonFile = None,
+) -> None:
+    """How long a server stands still while it takes a snapshot of a big store."""
+    settings = pause_bench.PauseSettings(
+        servers=servers,
+        store_bytes=(min(size, 32) if quick else size) << 20,
+        value_bytes=value_size,
+        seconds=min(seconds, 1.0) if quick else seconds,
+        seed=seed,
+        options=server_options(options),
+    )
+    check_outputs(json, None)
+    with progress_bar("pause", 1 + len(pause_bench.PHASES)) as progress:
+        report = pause_bench.run_pause(settings, progress)
+    finish(report, pause_bench.pause_table(report), json)
 
 
 @app.command()

@@ -8,11 +8,12 @@ import datetime
 from paxon.actors import Ballot
 from paxon.actors.messages import StatusReply
 from paxon.actors.settings import PolicyName
-from paxon.bench import compare_run, contention, failover, scale, stable
+from paxon.bench import compare_run, contention, failover, pause, scale, stable
 from paxon.bench.compare import CompareSettings, points_of, sweeps_of
 from paxon.bench.contention import BallotPoint, ContentionSettings, Variant
 from paxon.bench.duels import Duel, Reign
 from paxon.bench.failover import FailoverRow, FailoverSettings
+from paxon.bench.pause import PauseRow, PauseSettings
 from paxon.bench.floor import FloorFigures
 from paxon.bench.lab_network import Event
 from paxon.bench.load_process import Sample
@@ -116,6 +117,15 @@ def failover_report() -> failover.FailoverReport:
     """Three kills."""
     row = FailoverRow(spread_of([0.3, 0.2, 0.4]), [1, 2, 3], [2, 3, 1])
     return new_report("failover", FailoverSettings(runs=3), [row], STARTED)
+
+
+def pause_report() -> pause.PauseReport:
+    """A ping of 3 ms before, of 20 ms meanwhile."""
+    rows = [
+        PauseRow("before", 5.0, latency_of([0.001, 0.003]), latency_of([0.002])),
+        PauseRow("snapshot", 10.0, latency_of([0.001, 0.02]), latency_of([0.04])),
+    ]
+    return new_report("pause", PauseSettings(), rows, STARTED)
 
 
 def compare_report() -> compare_run.CompareReport:

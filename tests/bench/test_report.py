@@ -20,6 +20,7 @@ from paxon.bench import (
     compare_table,
     contention,
     failover,
+    pause,
     plots,
     scale,
     scale_plots,
@@ -33,6 +34,7 @@ from tests.bench.examples import (
     compare_report,
     contention_report,
     failover_report,
+    pause_report,
     scale_report,
     stable_report,
 )
@@ -41,6 +43,7 @@ KINDS: list[tuple[Callable[[], Report[Any, Any]], Any]] = [
     (stable_report, stable.StableReport),
     (contention_report, contention.ContentionReport),
     (failover_report, failover.FailoverReport),
+    (pause_report, pause.PauseReport),
     (compare_report, compare_run.CompareReport),
     (scale_report, scale.ScaleReport),
 ]
@@ -119,6 +122,12 @@ def test_contention_table() -> None:
 def test_failover_table() -> None:
     text = shown(failover.failover_table(failover_report()))
     assert line_of(text, "3 ") == ["3", "300", "200", "400", "300 200 400"]
+
+
+def test_pause_table() -> None:
+    text = shown(pause.pause_table(pause_report()))
+    assert line_of(text, "before")[2:6] == ["2", "3.0", "3.0", "3.0"]
+    assert line_of(text, "snapshot")[5:] == ["20.0", "1", "40.0", "40.0"]
 
 
 def test_compare_tables() -> None:

@@ -12,6 +12,7 @@ import pytest
 from paxon.bench.compare_run import CompareReport
 from paxon.bench.contention import ContentionReport
 from paxon.bench.failover import FailoverReport
+from paxon.bench.pause import PauseReport
 from paxon.bench.floor import Floor
 from paxon.bench.report import read_json
 from paxon.bench.scale import ScaleReport
@@ -155,6 +156,19 @@ def test_failover(tmp_path: Path) -> None:
     assert row.killed[0] in (1, 2, 3)
     assert row.leaders[0] != row.killed[0]
     assert f"{row.gap.median * 1e3:.0f}" in finished.stdout
+
+
+def test_pause(tmp_path: Path) -> None:
+    """A snapshot is taken while the second phase is watched, and not before."""
+    finished = bench("pause", "--quick", "--json", tmp_path / "r.json")
+    before, snapshot = read_json(tmp_path / "r.json", PauseReport).rows
+    assert (before.phase, snapshot.phase) == ("before", "snapshot")
+    for row in (before, snapshot):
+        assert row.pings.count > 100
+        assert row.writes.count > 50
+        assert row.pings.worst is not None
+        assert 0 < row.pings.worst < row.seconds
+    assert f"{snapshot.pings.count}" in finished.stdout
 
 
 def test_the_floor_writes_the_same_bytes_on_every_disk(tmp_path: Path) -> None:
