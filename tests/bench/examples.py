@@ -13,12 +13,12 @@ from paxon.bench.compare import CompareSettings, points_of, sweeps_of
 from paxon.bench.contention import BallotPoint, ContentionSettings, Variant
 from paxon.bench.duels import Duel, Reign
 from paxon.bench.failover import FailoverRow, FailoverSettings
-from paxon.bench.pause import PauseRow, PauseSettings
 from paxon.bench.floor import FloorFigures
 from paxon.bench.lab_network import Event
 from paxon.bench.load_process import Sample
 from paxon.bench.machine import describe_machine
 from paxon.bench.measure import Measurement, ServerCounts
+from paxon.bench.pause import PauseRow, PauseSettings
 from paxon.bench.report import new_report
 from paxon.bench.scale import MemoryRow, ReplayRow, ScaleSettings, cost_row
 from paxon.bench.stable import StableSettings

@@ -12,8 +12,8 @@ import pytest
 from paxon.bench.compare_run import CompareReport
 from paxon.bench.contention import ContentionReport
 from paxon.bench.failover import FailoverReport
-from paxon.bench.pause import PauseReport
 from paxon.bench.floor import Floor
+from paxon.bench.pause import PauseReport
 from paxon.bench.report import read_json
 from paxon.bench.scale import ScaleReport
 from paxon.bench.stable import StableReport
