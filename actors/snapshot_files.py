@@ -10,6 +10,7 @@ import re
 import signal
 import stat
 import struct
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +37,7 @@ VERSION = 1
 PIECE_BYTES = 1 << 20
 SMALL_BYTES = 64 << 10
 """Pieces below this size are joined before they are written."""
-SYNC_BYTES = 8 << 20
+SYNC_BYTES = 512 << 10
 """Images are synced whenever so much was written, so that no single sync takes long."""
 CHILD_NICENESS = 10
 REPORT_BYTES = 4096
@@ -275,7 +276,7 @@ class SnapshotFiles:
                 # In one go at the end, the server's own small syncs would wait behind it.
                 unsynced += len(part)
                 if unsynced >= SYNC_BYTES:
-                    os.fdatasync(descriptor)
+                    _sync_and_rest(descriptor, rest=parent > 0)
                     unsynced = 0
             info = SnapshotInfo(slot, size, checksum)
             os.pwrite(descriptor, self._header(info), 0)
@@ -421,6 +422,14 @@ def _in_parts(pieces: Iterable[bytes]) -> Iterator[memoryview]:
                 yield view[start : start + PIECE_BYTES]
     if small:
         yield memoryview(bytes(small))
+
+
+def _sync_and_rest(descriptor: int, *, rest: bool) -> None:
+    """Sync, then leave the disk to the server for as long as that took."""
+    begun = time.monotonic()
+    os.fdatasync(descriptor)
+    if rest:
+        time.sleep(time.monotonic() - begun)
 
 
 def _describe(error: BaseException) -> str:

@@ -53,7 +53,7 @@ LOG_LIMIT_BYTES = 16 << 20
 PAGE_BYTES = 4096
 SPARE_PAGES = 1024
 """So many free pages stay in the file for new rows; more are given back when the server idles."""
-VACUUM_PAGES = 256
+VACUUM_PAGES = 32
 """An idle server gives back this many pages a step."""
 
 
