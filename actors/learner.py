@@ -47,6 +47,10 @@ WATERMARK_DELAY = 1.0
 """Seconds after which the chosen watermark is synced even if nothing else has to be."""
 
 
+MOST_PATIENCE = 5
+"""A silent sender of a snapshot is waited for at most so many doublings longer."""
+
+
 class Learner(ServerLifecycle):
     """Knows and executes what is chosen."""
 
@@ -76,6 +80,8 @@ class Learner(ServerLifecycle):
         """Counts through the servers when whoever should know does not answer."""
         self._catch_up_at = 0.0
         self._catch_up_progress = (-1, -1)
+        self._patience = 0
+        """How often a snapshot's transfer was given up for silence: each time twice as late."""
         self._incoming: SnapshotInfo | None = None
         self._incoming_bytes = 0
         self._executed_bytes = 0
@@ -262,7 +268,7 @@ class Learner(ServerLifecycle):
 
     def _ask_to_catch_up(self) -> None:
         """Ask for the missing slots, or go on with a snapshot; again if no answer comes."""
-        self._catch_up_at = self._now + 2 * self.settings.retransmit_interval
+        self._catch_up_at = self._now + self._catch_up_interval()
         peers = self._others
         if not self._is_behind() or not peers:
             return
@@ -274,14 +280,24 @@ class Learner(ServerLifecycle):
             # heartbeat names the leader again: so it is asked in between, every other time.
             self._catch_up_turn += 1
             self._catch_up_from = peers[self._catch_up_turn % len(peers)]
-            self._incoming = None
+            if self._incoming is not None:
+                self._incoming = None
+                self._patience = min(self._patience + 1, MOST_PATIENCE)
         self._catch_up_progress = progress
         self._catch_up_asked = self._catch_up_from
-        if self._incoming is not None and self._incoming.slot > self.application.executed:
+        if self._incoming is not None and self._incoming.slot > self.log.chosen_to:
             request = SnapshotRequest(self._incoming.slot, self._incoming_bytes)
             self._send(self._catch_up_from, request)
             return
         self._send(self._catch_up_from, CatchUpRequest(self.log.chosen_to + 1))
+
+    def _catch_up_interval(self) -> float:
+        """Seconds of silence after which somebody else is asked.
+
+        Longer after a snapshot's transfer was given up: on a slow network its pieces take longer
+        than any fixed time, and going from server to server each would begin anew.
+        """
+        return 2 * self.settings.retransmit_interval * (1 << self._patience)
 
     def on_catch_up_request(self, request: CatchUpRequest, sender: ServerId) -> None:
         """Send chosen values, a bounded chunk of them; a snapshot where the log is cut."""
@@ -308,7 +324,6 @@ class Learner(ServerLifecycle):
         self._execute_chosen()
         # Only for what is new: were copies answered too, each would bring ever more of them.
         if self.log.chosen_to > before and self._is_behind():
-            self._catch_up_progress = (-1, -1)
             self._catch_up_from = sender
             self._ask_to_catch_up()
 
@@ -322,7 +337,7 @@ class Learner(ServerLifecycle):
 
     def on_snapshot_offer(self, offer: SnapshotOffer, sender: ServerId) -> None:
         """Fetch it piece by piece, from where an earlier transfer of the same one stopped."""
-        if offer.slot <= self.application.executed or self.role == "leader":
+        if offer.slot <= self.log.chosen_to or self.role == "leader":
             return  # a leader has in its log what it proposes: nothing may be cut away under it
         if self._incoming is not None and sender != self._catch_up_from:
             return  # changing over would throw away what has come; only silence makes us do it
@@ -343,7 +358,7 @@ class Learner(ServerLifecycle):
     def on_snapshot_chunk(self, chunk: SnapshotChunk, sender: ServerId) -> None:
         """Add a piece; with the last one become the state that it describes."""
         info = self._incoming
-        if info is None or chunk.slot != info.slot or info.slot <= self.application.executed:
+        if info is None or chunk.slot != info.slot or info.slot <= self.log.chosen_to:
             return
         if chunk.offset == self._incoming_bytes:  # else a copy, which must not be asked on from
             self._receive_piece(info, chunk.offset, chunk.data, sender)
@@ -351,15 +366,19 @@ class Learner(ServerLifecycle):
     def _receive_piece(
         self, info: SnapshotInfo, offset: int, data: bytes, sender: ServerId
     ) -> None:
-        held = self._incoming_bytes = self._storage.receive_snapshot(info, offset, data)
+        held = self._storage.receive_snapshot(info, offset, data)
+        grown = held > self._incoming_bytes
+        self._incoming_bytes = held
         if held >= info.size:
             self._adopt_snapshot(info)
             return
-        self._send(sender, SnapshotRequest(info.slot, held))
-        self._catch_up_at = self._now + 2 * self.settings.retransmit_interval
+        if grown or not data:  # else it is of another image of that slot: not to be asked on from
+            self._send(sender, SnapshotRequest(info.slot, held))
+            self._catch_up_at = self._now + self._catch_up_interval()
 
     def _adopt_snapshot(self, info: SnapshotInfo) -> None:
         self._incoming = None
+        self._patience = 0
         if not self._storage.adopt_snapshot(info):
             logger.warning("a snapshot at slot {} arrived damaged and is fetched again", info.slot)
             return

@@ -137,6 +137,7 @@ class ServerLifecycle(pykka.ThreadingActor):
             raise
         self._open = True
         self._flush()
+        self._storage.maintain()
 
     def step(self, burst: ServerBurst) -> None:
         """Handle all of a burst and the timers that are due, then flush once."""
@@ -147,8 +148,8 @@ class ServerLifecycle(pykka.ThreadingActor):
             self._on_timers()
         self._before_flush()
         self._flush()
-        self._after_flush()  # these two are what no message should wait for
-        self._storage.maintain()
+        self._storage.maintain()  # these two are what no message should wait for
+        self._after_flush()
 
     def close(self) -> None:
         """Release disk and sockets; both endings call it, and it may be called twice."""

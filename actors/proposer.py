@@ -453,6 +453,7 @@ class Proposer(Learner):
         self._now = self._clock.monotonic()
         self._before_flush()
         self._flush()
+        self._storage.maintain()
         return future
 
 

@@ -38,7 +38,9 @@ PIECE_BYTES = 1 << 20
 SMALL_BYTES = 64 << 10
 """Pieces below this size are joined before they are written."""
 SYNC_BYTES = 512 << 10
-"""Images are synced whenever so much was written, so that no single sync takes long."""
+"""An image is synced whenever so much was written, so that no single sync takes long …"""
+RECEIVED_SYNC_BYTES = 8 << 20
+"""… one that is received less often: the server itself waits for these syncs."""
 CHILD_NICENESS = 10
 REPORT_BYTES = 4096
 
@@ -335,7 +337,7 @@ class SnapshotFiles:
                 self._received += len(data)
                 self._received_checksum = zlib.crc32(data, self._received_checksum)
                 self._unsynced += len(data)
-                if self._unsynced >= SYNC_BYTES:
+                if self._unsynced >= RECEIVED_SYNC_BYTES:
                     os.fdatasync(self._incoming_file)
                     self._unsynced = 0
         except OSError as error:

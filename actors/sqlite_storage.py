@@ -372,10 +372,10 @@ class SqliteStorage(CollectingStorage):
         self._files.close()
         database, cursor = self._database, self._cursor
         self._database = self._cursor = None
-        if database is not None and cursor is not None:
-            with contextlib.suppress(sqlite3.Error):  # all that counts is synced already
-                cursor.close()  # with a statement open, the file would stay open
-                database.close()
+        for handle in (cursor, database):  # with a statement open, the file would stay open
+            if handle is not None:
+                with contextlib.suppress(sqlite3.Error):  # all that counts is synced already
+                    handle.close()
         self._directory.close()
 
     def _name(self) -> str:

@@ -135,6 +135,7 @@ class Request:
         "size",
         "tickets",
         "undecided",
+        "weight",
     )
 
     def __init__(self, kind: Kind, number: int, body: bytes, tickets: list[Ticket[Any, Any]]):
@@ -144,6 +145,8 @@ class Request:
         self.body = body
         self.tickets = tickets
         self.size = len(body) + 64
+        self.weight = sum(ticket.weight for ticket in tickets)
+        """Operations in it."""
         self.session: Session | None = None
         self.after: Request | None = None
         """The command that has to be executed before this one, while it is unanswered."""

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
@@ -114,6 +114,11 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """No deadline is earlier than this."""
         self._aged_at = math.inf
         """When to look for single requests whose answers got lost."""
+        self._freed = 0
+        """Operations answered together just now, less those submitted since: the caller is likely
+        to be submitting as many again."""
+        self._may_pass = False
+        """Whether a caller may look once more, at the batch's end, without having more sent."""
 
     # --- hooks -------------------------------------------------------------------------------
 
@@ -156,6 +161,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             payload, mode=mode, weight=weight, size=size, now=now, deadline=deadline, after=after
         )
         self._next_expiry = min(self._next_expiry, deadline)
+        self._freed = max(0, self._freed - weight)
         (self._writes if mode is None else self._reads[mode]).append(ticket)
         return ticket
 
@@ -193,17 +199,29 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     @property
     def gathering(self) -> bool:
-        """Whether what is submitted now may as well wait for more: something is under way."""
+        """Whether what is submitted now may as well wait for more.
+
+        Something is under way, or the answers of a whole batch have just come and the caller goes
+        on: two halves of a batch that follow each other would stay halves.
+        """
         return (
-            self.search.waiting_since is not None
-            and self._writes.weight + self._reads["linearizable"].weight < self.options.full_weight
-        )
+            self.search.waiting_since is not None or self._freed > 0
+        ) and self._writes.weight + self._reads["linearizable"].weight < self.options.full_weight
+
+    def holds_back(self) -> bool:
+        """Whether a caller who only looks for answers had better find out what it submits next.
+
+        Once for each batch of answers: whoever looks again is waiting.
+        """
+        may_pass, self._may_pass = self._may_pass, False
+        return may_pass and self._freed > 1
 
     # --- for drivers -------------------------------------------------------------------------
 
     def poll(self, now: float) -> list[Outgoing]:
         """What to send now, after whatever is due by now (deadlines, retries) was done."""
         self._now = now
+        self._freed = 0
         if now >= self._next_expiry:
             self._expire()
         outbox = Outbox(self.options.frame_bytes)
@@ -266,19 +284,24 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 self._form_commands(session)
         for mode in ("linearizable", "lease"):
             queue = self._reads[mode]
-            while queue and self._worth_sending(queue, len(self._queries)):
+            while queue and self._worth_sending(queue, self._queries):
                 request = self._form_query(mode, queue)
                 self._queries[request.number] = request
                 self._fresh.append(request)
 
-    def _worth_sending(self, queue: TicketQueue, in_flight: int) -> bool:
-        """Whether to send what is queued, or to let more gather until an answer comes."""
+    def _worth_sending(self, queue: TicketQueue, in_flight: Mapping[int, Request]) -> bool:
+        """Whether to send what is queued, or to let more gather until an answer comes.
+
+        With much under way, only what is much more goes at once: each request costs the servers
+        about the same, whatever is in it, so two of one size had better be one.
+        """
         options = self.options
-        return (
-            in_flight < options.eager
-            or queue.weight >= options.full_weight
-            or queue.size >= options.full_bytes
-        )
+        if not in_flight or queue.weight >= options.full_weight or queue.size >= options.full_bytes:
+            return True
+        if len(in_flight) >= options.eager:
+            return False
+        under_way = sum(request.weight for request in in_flight.values())
+        return under_way < options.eager_weight or queue.weight >= 4 * under_way
 
     def _usable_session(self) -> Session | None:
         session = self._session
@@ -300,7 +323,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 break  # its predecessor has not been decided yet
             self._enter(session, self._again.pop(0))
         queue = self._writes
-        while queue and self._worth_sending(queue, len(session.outstanding)):
+        while queue and self._worth_sending(queue, session.outstanding):
             if session.next_seq - session.floor >= options.window:
                 return
             ticket = queue.first
@@ -364,7 +387,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     def _send_aside(self, outbox: Outbox) -> None:
         queue = self._reads["stale"]
-        while queue and self._worth_sending(queue, len(self._side)):
+        while queue and self._worth_sending(queue, self._side.reads()):
             self._side.add(self._form_query("stale", queue))
         self._side.send(self._now, lambda server, request: self._send(outbox, server, request))
 
@@ -397,6 +420,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         status = reply.status
         if status == ReplyStatus.OK:
             self._settle(request)
+            self._answered(request)
             self._deliver(request, reply.payload)
         elif status == ReplyStatus.BUSY:
             self._on_busy(request)
@@ -429,9 +453,14 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 return  # late; or a busy server is asked again after the retry interval
             self._side.remove(reply.id)
         if reply.status == ReplyStatus.OK:
+            self._answered(request)
             self._deliver(request, reply.payload)
         else:
             self._complete(request, refusal_error(reply.status, reply.payload), executed=False)
+
+    def _answered(self, request: Request) -> None:
+        self._freed += request.weight
+        self._may_pass = True
 
     def _progress(self, address: str) -> None:
         """A server does what only a leader does."""

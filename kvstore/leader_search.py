@@ -50,6 +50,8 @@ class CoreOptions:
     """Bytes of commands that may be unanswered (a single larger one may go alone)."""
     eager: int = 2
     """Up to so many requests are sent at once; with more in flight what comes is gathered."""
+    eager_weight: int = 16
+    """With so many operations in flight another request goes only if it has far more."""
     full_weight: int = 256
     """Gathered operations that are worth a request however many are in flight."""
     full_bytes: int = 128 << 10

@@ -30,6 +30,10 @@ class SideRequests:
     def __iter__(self) -> Iterator[Request]:
         return iter(list(self._requests.values()))
 
+    def reads(self) -> dict[int, Request]:
+        """Those that any server may answer."""
+        return {n: request for n, request in self._requests.items() if not request.address}
+
     def add(self, request: Request) -> None:
         """Take in a request; with an `address` it is for that server only."""
         self._requests[request.number] = request

@@ -93,7 +93,8 @@ class SyncDriver:
                 return
             for link in self._by_fd.values():
                 self._links.drain(link)
-            self.pump()
+            if not self._core.holds_back():
+                self.pump()
         self.call_back()
 
     def watch(self, ticket: AnyTicket, callback: Callable[[], object]) -> None:

@@ -77,6 +77,43 @@ def test_what_is_submitted_meanwhile_is_gathered() -> None:
     assert not any(ticket.done for ticket in tickets)
 
 
+def test_two_halves_of_a_batch_become_one() -> None:
+    """A request costs the servers the same whatever is in it; halves that alternate cost double."""
+    world = World()
+    open_session(world)
+    halves = [20, 30]
+    for half in halves:
+        for i in range(half):
+            world.submit(Put(f"k{i}", b""))
+    sent = [len(decode_operations(m.command)) for _, m in world.sends() if isinstance(m, Command)]
+    assert sent == [50]
+    for i in range(30):
+        world.submit(Put(f"k{i}", b""))
+        assert world.sends() == [], "one as large is under way"
+    world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.OK, b"\xdc\x00\x32" + b"\xc0" * 50))
+    assert world.core.holds_back(), "the caller sees the answers"
+    for i in range(50):
+        assert world.core.gathering, "and submits as many again, which go together with the rest"
+        world.submit(Put(f"k{i}", b""))
+    assert not world.core.holds_back(), "until it waits"
+    assert not world.core.gathering
+    [(_, message)] = world.sends()
+    assert isinstance(message, Command)
+    assert len(decode_operations(message.command)) == 80
+
+
+def test_who_looks_again_waits() -> None:
+    """A caller that only polls its futures has the rest sent."""
+    world = World()
+    open_session(world)
+    for i in range(20):
+        world.submit(Put(f"k{i}", b""))
+    world.sends()
+    world.submit(Put("k", b""))
+    world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.OK, b"\xdc\x00\x14" + b"\xc0" * 20))
+    assert [world.core.holds_back() for _ in range(3)] == [True, False, False]
+
+
 def test_a_full_batch_does_not_wait() -> None:
     world = World(options=CoreOptions(eager=4))
     open_session(world)

@@ -8,6 +8,7 @@ import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.messages import (
+    P2A,
     CatchUpRequest,
     Heartbeat,
     HeartbeatReply,
@@ -15,7 +16,7 @@ from paxon.actors.messages import (
     SnapshotOffer,
     SnapshotRequest,
 )
-from tests.harness import Cluster
+from tests.harness import Cluster, value_of
 
 
 def ran(commands: int, size: int = 3, **options: object) -> Cluster:
@@ -226,6 +227,48 @@ def test_pieces_that_arrive_after_the_slots_did_change_nothing() -> None:
     cluster.hand(3, 1, SnapshotChunk(3, 0, image))
     assert late.application.executed == 4
     assert cluster.applied(3) == [b"1", b"2", b"3"]
+
+
+def test_an_offer_overtaken_within_its_own_burst_is_not_taken_up() -> None:
+    """The slots are chosen then, though they are executed only at the burst's end."""
+    cluster = ran(2)
+    late, ballot, value = cluster.servers[3], cluster.servers[1].promised, value_of(b"x")
+    cluster.hand(3, 1, P2A(ballot, 4, value, 3), P2A(ballot, 5, value, 3))
+    cluster.drop()
+    cluster.hand(3, 1, P2A(ballot, 6, value, 5), SnapshotOffer(5, 1000, 1))
+    assert late.application.executed == 5
+    assert cluster.sent(SnapshotRequest) == []
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.3, 0.7])
+def test_a_transfer_ends_however_long_a_piece_takes(seconds: float) -> None:
+    """Servers 1 and 2 hold snapshots of different slots: going from one to the other, a late server
+    begins anew each time, and would for ever if it never waited for longer.
+    """
+    options = {"policy": "random", "retain_slots": 3, "transfer_bytes": 40}
+    cluster = Cluster(3, options=options)
+    cluster.start(1, snapshot_slots=4).start(2, snapshot_slots=5).start(3, snapshot_slots=4)
+    cluster.lead(1)
+    cluster.pass_time(0.1)
+    cluster.isolate(3)
+    session = cluster.open_session(1)
+    cluster.execute(1, session, *[b"%d" % seq for seq in range(1, 13)])
+    cluster.pass_time(0.3)
+    cluster.heal()
+    late, under_way = cluster.servers[3], []
+    end = cluster.clock.now + 20.0
+    while late.application.executed < 9 and cluster.clock.now < end:
+        for packet in cluster.drop():
+            slow = isinstance(packet.message, SnapshotChunk)
+            under_way.append((cluster.clock.now + (seconds if slow else 0.005), packet))
+        cluster.clock.now += 0.01
+        cluster.packets = [packet for at, packet in under_way if at <= cluster.clock.now]
+        under_way = [(at, packet) for at, packet in under_way if at > cluster.clock.now]
+        cluster.deliver()
+        for server in cluster.ids:
+            if cluster.clock.now >= cluster.servers[server].next_deadline():
+                cluster.step(server)
+    assert late.application.executed >= 9
 
 
 def test_slots_that_all_executed_are_offered_as_a_snapshot_to_one_who_lost_its_disk() -> None:
