@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from paxon.actors.messages import ReadMode
@@ -41,7 +41,7 @@ class RawCore(CommandCore[bytes, bytes]):
         ticket: RawTicket = queue.pop()
         return ticket.payload, [ticket]
 
-    def _worth_sending(self, queue: TicketQueue, in_flight: int) -> bool:
+    def _worth_sending(self, queue: TicketQueue, in_flight: Mapping[int, Request]) -> bool:
         return True
 
     def _deliver(self, request: Request, payload: bytes) -> None:
