@@ -37,6 +37,9 @@ COUNTERS = (
 FRAME_BYTES = 4 << 20
 """P2As are split over frames of about this size."""
 
+TIDY_INTERVAL = 0.05
+"""Seconds between two pieces of a storage's tidying: readers of an idle disk notice each."""
+
 
 class ServerLifecycle(pykka.ThreadingActor):
     """An actor whose inbox is its sockets, and whose output waits for the sync."""
@@ -49,7 +52,7 @@ class ServerLifecycle(pykka.ThreadingActor):
         self._environment = environment
         self._clock = environment.clock
         self._random = environment.random
-        self._now = 0.0
+        self._now = self._tidy_at = 0.0
         self._started_at = 0.0
         self._open = False
         self._failure: BaseException | None = None
@@ -137,7 +140,7 @@ class ServerLifecycle(pykka.ThreadingActor):
             raise
         self._open = True
         self._flush()
-        self._storage.maintain()
+        self._storage.maintain(tidy=False)
 
     def step(self, burst: ServerBurst) -> None:
         """Handle all of a burst and the timers that are due, then flush once."""
@@ -148,7 +151,11 @@ class ServerLifecycle(pykka.ThreadingActor):
             self._on_timers()
         self._before_flush()
         self._flush()
-        self._storage.maintain()  # these two are what no message should wait for
+        # What no message should wait for.
+        tidy = self._now >= self._tidy_at
+        if tidy:
+            self._tidy_at = self._now + TIDY_INTERVAL
+        self._storage.maintain(tidy=tidy)
         self._after_flush()
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ class MemoryStorage(CollectingStorage):
         recovered.accepted = [self._accepted[slot] for slot in sorted(self._accepted)]
         return recovered
 
-    def maintain(self) -> None:
+    def maintain(self, *, tidy: bool = True) -> None:
         """There is nothing to do."""
 
     def size_bytes(self) -> int:

@@ -453,7 +453,7 @@ class Proposer(Learner):
         self._now = self._clock.monotonic()
         self._before_flush()
         self._flush()
-        self._storage.maintain()
+        self._storage.maintain(tidy=False)
         return future
 
 

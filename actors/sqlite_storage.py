@@ -53,7 +53,7 @@ LOG_LIMIT_BYTES = 16 << 20
 PAGE_BYTES = 4096
 SPARE_PAGES = 1024
 """So many free pages stay in the file for new rows; more are given back when the server idles."""
-VACUUM_PAGES = 32
+VACUUM_PAGES = 64
 """An idle server gives back this many pages a step."""
 
 
@@ -87,7 +87,7 @@ class SqliteStorage(CollectingStorage):
         self._log_pages = 0
         """About how many pages were added to the write-ahead log since the last checkpoint."""
         self._seen_commits = -1
-        """`commits` at the last `maintain`: a server without a new one since is idle."""
+        """`commits` when it might tidy last: a server without a new one since is idle."""
         self._spare = True
         """Whether the file may hold more free pages than it should."""
         self._found: list[Accepted] | None = []
@@ -287,11 +287,12 @@ class SqliteStorage(CollectingStorage):
 
     # --- housekeeping ----------------------------------------------------------------------------
 
-    def maintain(self) -> None:
+    def maintain(self, *, tidy: bool = True) -> None:
         if self._unusable:
             return
-        idle = self.commits == self._seen_commits
-        self._seen_commits = self.commits
+        idle = tidy and self.commits == self._seen_commits
+        if tidy:
+            self._seen_commits = self.commits
         try:
             if self._log_pages >= CHECKPOINT_PAGES:
                 self._checkpoint()

@@ -131,11 +131,12 @@ class Storage(Protocol):
         False, and all of it thrown away, if its checksum is wrong.
         """
 
-    def maintain(self) -> None:
+    def maintain(self, *, tidy: bool = True) -> None:
         """A bounded piece of housekeeping that no commit should wait for; cheap if none is due.
 
-        Called after what a burst had to send is sent, and by idle servers now and then. Raises
-        `StorageError` like `commit`.
+        Called after what a burst had to send is sent, and by idle servers now and then. With `tidy`
+        and no commit since it was given last, also what takes some milliseconds and can wait for
+        ever. Raises `StorageError` like `commit`.
         """
 
     def size_bytes(self) -> int:

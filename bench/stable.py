@@ -7,8 +7,8 @@ slows down during the run hits all of them alike.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 import msgspec
@@ -34,6 +34,9 @@ from paxon.kvstore.local_cluster import LocalCluster, Transport
 from paxon.kvstore.options import Durability
 
 __all__ = ["StableSettings", "StableRow", "StableReport", "FloorRow", "run_stable", "stable_table"]
+
+_PATIENCE_SECONDS = 30.0
+"""A cluster that does not serve by then, thawed again, counts as broken."""
 
 
 class StableSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,16 +172,30 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
                     continue
                 progress(f"floor of {load.name}")
                 frames, operations = run.shapes.setdefault(load.name, _shape(load, measured))
-                run.floors[load.name].append(
-                    floors[load.kind].run(
+                with _frozen(cluster):
+                    figures = floors[load.kind].run(
                         frames=frames,
                         operations=operations,
                         value_bytes=load.value_bytes,
                         seconds=settings.seconds,
                         warmup=settings.warmup / 2,
                     )
-                )
+                run.floors[load.name].append(figures)
     return new_report("stable", settings, run.rows(), started)
+
+
+@contextmanager
+def _frozen(cluster: LocalCluster) -> Iterator[None]:
+    """All servers stopped, and led again afterwards: idle ones tidy their disks, which is felt."""
+    for server in cluster.servers:
+        cluster.pause(server)
+    try:
+        yield
+    finally:
+        for server in cluster.servers:
+            cluster.resume(server)
+    with cluster.client(timeout=_PATIENCE_SECONDS) as client:
+        client.get("is anybody there?")
 
 
 def _has_floor(load: Workload) -> bool:

@@ -206,8 +206,8 @@ class SimulatedDisk:
             self._lazy.append((self._watch.on_snapshot_durable, info.slot))
         return good
 
-    def maintain(self) -> None:
-        self._inner.maintain()
+    def maintain(self, *, tidy: bool = True) -> None:
+        self._inner.maintain(tidy=tidy)
 
     def size_bytes(self) -> int:
         return 0
