@@ -13,6 +13,7 @@ from paxon.bench import contention as contention_bench
 from paxon.bench import failover as failover_bench
 from paxon.bench import pause as pause_bench
 from paxon.bench import stable as stable_bench
+from paxon.bench import steady as steady_bench
 from paxon.bench.cli_common import (
     MAX_SERVERS,
     Assignments,
@@ -214,6 +215,35 @@ def pause(
     with progress_bar("pause", 1 + len(pause_bench.PHASES)) as progress:
         report = pause_bench.run_pause(settings, progress)
     finish(report, pause_bench.pause_table(report), json)
+
+
+@app.command()
+def steady(
+    *,
+    servers: Servers = 3,
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long.")] = 10.0,
+    value_size: ValueSize = 64,
+    durability: DurabilityOption = "disk",
+    seed: Seed = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="Ten seconds.")] = False,
+    options: Assignments = [],  # noqa: B006 (see above)
+    json: JsonFile = None,
+) -> None:
+    """Whether the leader keeps leading while all cores are busy for long."""
+    stretches = 2 if quick else 10
+    settings = steady_bench.SteadySettings(
+        servers=servers,
+        durability=durability,
+        value_bytes=value_size,
+        stretches=stretches,
+        seconds=5.0 if quick else minutes * 60 / stretches,
+        seed=seed,
+        options=server_options(options),
+    )
+    check_outputs(json, None)
+    with progress_bar("steady", stretches) as progress:
+        report = steady_bench.run_steady(settings, progress)
+    finish(report, steady_bench.steady_table(report), json)
 
 
 @app.command()

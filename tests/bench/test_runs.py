@@ -17,6 +17,7 @@ from paxon.bench.pause import PauseReport
 from paxon.bench.report import read_json
 from paxon.bench.scale import ScaleReport
 from paxon.bench.stable import StableReport
+from paxon.bench.steady import SteadyReport
 from paxon.bench.summary import Spread
 
 pytestmark = pytest.mark.process
@@ -169,6 +170,17 @@ def test_pause(tmp_path: Path) -> None:
         assert row.pings.worst is not None
         assert 0 < row.pings.worst < row.seconds
     assert f"{snapshot.pings.count}" in finished.stdout
+
+
+def test_steady(tmp_path: Path) -> None:
+    finished = bench("steady", "--quick", "--json", tmp_path / "r.json")
+    rows = read_json(tmp_path / "r.json", SteadyReport).rows
+    assert len(rows) == 2
+    for row in rows:
+        assert row.measured.operations > 1000
+        assert row.busy > 0.5
+        assert row.elections == 0
+    assert "cores busy" in finished.stdout
 
 
 def test_the_floor_writes_the_same_bytes_on_every_disk(tmp_path: Path) -> None:
