@@ -39,7 +39,10 @@ _START_SECONDS = 30.0
 _BURST_FRAMES = 256
 """Frames that one burst takes at most."""
 _ROWS = 1024
-"""The table is a ring of so many rows: the file does not grow without bound."""
+"""The table has a ring of so many rows for blobs of about one size: the file does not grow without
+bound, and no small row replaces a large one, which would have SQLite clear that one's pages."""
+_WARM_ROWS = 1200
+"""Written at the start, so that SQLite's log has its full size: growing costs more than reusing."""
 _KEY_BYTES = 24
 """About what key and framing add to a value."""
 
@@ -194,16 +197,22 @@ class _Disk:
         if path:
             self._connection = sqlite3.connect(path, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute("PRAGMA secure_delete = OFF")
             self._connection.execute("CREATE TABLE log (slot INTEGER PRIMARY KEY, value BLOB)")
+            self._connection.execute("PRAGMA synchronous = OFF")
+            for _ in range(_WARM_ROWS):
+                self.write(b"")
+            self._connection.execute("DELETE FROM log")
+            self._connection.execute("PRAGMA synchronous = FULL")
 
     def write(self, blob: bytes) -> None:
         """Write and sync."""
         if self._connection is None:
             return
         self._row = (self._row + 1) % _ROWS
+        row = len(blob).bit_length() * _ROWS + self._row
         # One statement is a transaction of its own.
-        self._connection.execute("INSERT OR REPLACE INTO log VALUES (?, ?)", (self._row, blob))
+        self._connection.execute("INSERT OR REPLACE INTO log VALUES (?, ?)", (row, blob))
 
 
 def _follow(pipe: Connection, address: str, path: str) -> None:
