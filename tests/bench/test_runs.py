@@ -161,7 +161,8 @@ def test_failover(tmp_path: Path) -> None:
 
 def test_pause(tmp_path: Path) -> None:
     """A snapshot is taken while the second phase is watched, and not before."""
-    finished = bench("pause", "--quick", "--json", tmp_path / "r.json")
+    quick = ("--quick", "--set", "snapshot_slots=1500")
+    finished = bench("pause", *quick, "--json", tmp_path / "r.json")
     before, snapshot = read_json(tmp_path / "r.json", PauseReport).rows
     assert (before.phase, snapshot.phase) == ("before", "snapshot")
     for row in (before, snapshot):
