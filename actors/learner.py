@@ -230,6 +230,8 @@ class Learner(ServerLifecycle):
             if held is not None:
                 self._executed_bytes += len(held.value)
                 self._deliver(slot, held.value)
+        if not self._is_behind():
+            self._patience = 0
         self._storage.save_chosen_to(self.log.chosen_to)
         if self._watermark_at == NEVER:
             self._watermark_at = self._now + WATERMARK_DELAY
@@ -297,7 +299,8 @@ class Learner(ServerLifecycle):
         Longer after a snapshot's transfer was given up: on a slow network its pieces take longer
         than any fixed time, and going from server to server each would begin anew.
         """
-        return 2 * self.settings.retransmit_interval * (1 << self._patience)
+        patience = self._patience if self._incoming is not None else 0
+        return 2 * self.settings.retransmit_interval * (1 << patience)
 
     def on_catch_up_request(self, request: CatchUpRequest, sender: ServerId) -> None:
         """Send chosen values, a bounded chunk of them; a snapshot where the log is cut."""

@@ -34,13 +34,15 @@ _HEADER = struct.Struct("<8sHHQQQI")
 the cluster id and a CRC-32 of all that."""
 _CHECKSUM = struct.Struct("<I")
 VERSION = 1
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 512 << 10
 SMALL_BYTES = 64 << 10
 """Pieces below this size are joined before they are written."""
-SYNC_BYTES = 512 << 10
+SYNC_BYTES = PIECE_BYTES
 """An image is synced whenever so much was written, so that no single sync takes long …"""
 RECEIVED_SYNC_BYTES = 8 << 20
 """… one that is received less often: the server itself waits for these syncs."""
+LONGEST_REST = 0.1
+"""Seconds for which a child leaves the disk to the server after a sync, at most."""
 CHILD_NICENESS = 10
 REPORT_BYTES = 4096
 
@@ -431,7 +433,7 @@ def _sync_and_rest(descriptor: int, *, rest: bool) -> None:
     begun = time.monotonic()
     os.fdatasync(descriptor)
     if rest:
-        time.sleep(time.monotonic() - begun)
+        time.sleep(min(time.monotonic() - begun, LONGEST_REST))
 
 
 def _describe(error: BaseException) -> str:

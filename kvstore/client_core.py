@@ -44,6 +44,9 @@ class RawCore(CommandCore[bytes, bytes]):
     def _worth_sending(self, queue: TicketQueue, in_flight: Mapping[int, Request]) -> bool:
         return True
 
+    def holds_back(self, now: float) -> bool:
+        return False
+
     def _deliver(self, request: Request, payload: bytes) -> None:
         request.tickets[0].complete(payload, None, True)
 

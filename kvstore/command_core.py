@@ -64,6 +64,9 @@ __all__ = ["CommandCore"]
 PayloadT = TypeVar("PayloadT")
 ResultT = TypeVar("ResultT")
 
+GRACE = 0.005
+"""Seconds after a batch's answers in which what is submitted counts as its successor."""
+
 
 class CommandCore(Generic[PayloadT, ResultT]):
     """Sessions, retries and redirects. Subclasses say what a request holds (see the two hooks)."""
@@ -117,6 +120,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._freed = 0
         """Operations answered together just now, less those submitted since: the caller is likely
         to be submitting as many again."""
+        self._freed_at = -math.inf
+        """When: a caller that has not come back by `GRACE` later does something else."""
         self._may_pass = False
         """Whether a caller may look once more, at the batch's end, without having more sent."""
 
@@ -161,7 +166,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             payload, mode=mode, weight=weight, size=size, now=now, deadline=deadline, after=after
         )
         self._next_expiry = min(self._next_expiry, deadline)
-        self._freed = max(0, self._freed - weight)
+        self._freed = max(0, self._freed - weight) if now < self._freed_at + GRACE else 0
         (self._writes if mode is None else self._reads[mode]).append(ticket)
         return ticket
 
@@ -208,13 +213,14 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self.search.waiting_since is not None or self._freed > 0
         ) and self._writes.weight + self._reads["linearizable"].weight < self.options.full_weight
 
-    def holds_back(self) -> bool:
-        """Whether a caller who only looks for answers had better find out what it submits next.
+    def holds_back(self, now: float) -> bool:
+        """Whether a caller who only looks for answers had better submit first what it has.
 
         Once for each batch of answers: whoever looks again is waiting.
         """
         may_pass, self._may_pass = self._may_pass, False
-        return may_pass and self._freed > 1
+        due = self._resend or now >= self._next_expiry
+        return may_pass and self._freed > 1 and not due and now < self._freed_at + GRACE
 
     # --- for drivers -------------------------------------------------------------------------
 
@@ -300,6 +306,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
             return True
         if len(in_flight) >= options.eager:
             return False
+        if queue.first.after is not None:
+            return True  # a pipeline's last piece is not one of two halves that take turns
         under_way = sum(request.weight for request in in_flight.values())
         return under_way < options.eager_weight or queue.weight >= 4 * under_way
 
@@ -460,6 +468,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     def _answered(self, request: Request) -> None:
         self._freed += request.weight
+        self._freed_at = self._now
         self._may_pass = True
 
     def _progress(self, address: str) -> None:

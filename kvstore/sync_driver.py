@@ -93,7 +93,8 @@ class SyncDriver:
                 return
             for link in self._by_fd.values():
                 self._links.drain(link)
-            if not self._core.holds_back():
+            others_wait = self._driver is not None or self._gates
+            if others_wait or not self._core.holds_back(time.monotonic()):
                 self.pump()
         self.call_back()
 
@@ -125,6 +126,8 @@ class SyncDriver:
                     self._gates.setdefault(ticket, []).append(gate)
             if gate is None:
                 self._drive(ticket, until)
+                if self._callbacks:
+                    self.call_back()
             else:
                 self._wait_at(gate, ticket, until)
             if not ticket.done and time.monotonic() >= until:
@@ -215,11 +218,9 @@ class SyncDriver:
                         self.pump()
                     if ticket.done or time.monotonic() >= until:
                         return
+                    if self._callbacks:
+                        return  # they may wait for something themselves, which needs a driver
                     sleep = self._plan_sleep(until)
-                if self._callbacks:
-                    self.call_back()
-                    ready = ()
-                    continue
                 ready = self._poll.poll(sleep)
         finally:
             with self.lock:

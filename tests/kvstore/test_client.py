@@ -242,6 +242,24 @@ def test_a_future_can_be_polled_and_calls_back(servers: SocketCluster) -> None:
         assert chained == [b"v"], "a callback may use the client"
 
 
+def test_a_callback_may_wait_for_operations_of_its_own(servers: SocketCluster) -> None:
+    """It runs in the thread that does the client's I/O: nobody else would."""
+    written: list[str] = []
+    with Client(servers.addresses, timeout=2.0) as kv:
+
+        def write_more(_: object) -> None:
+            kv.put("second", b"2")
+            written.append("second")
+
+        future = kv.submit_put("first", b"1")
+        future.add_done_callback(write_more)
+        servers.silent.add(servers.addresses[2])
+        with pytest.raises(ClusterUnavailable):
+            kv.status(servers.addresses[2], timeout=1.0)  # waits for something else
+        assert written == ["second"]
+        assert kv.get("second") == b"2"
+
+
 def test_status(servers: SocketCluster) -> None:
     with Client(servers.addresses) as kv:
         kv.put("k", b"v")

@@ -91,11 +91,11 @@ def test_two_halves_of_a_batch_become_one() -> None:
         world.submit(Put(f"k{i}", b""))
         assert world.sends() == [], "one as large is under way"
     world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.OK, b"\xdc\x00\x32" + b"\xc0" * 50))
-    assert world.core.holds_back(), "the caller sees the answers"
+    assert world.core.holds_back(world.now), "the caller sees the answers"
     for i in range(50):
         assert world.core.gathering, "and submits as many again, which go together with the rest"
         world.submit(Put(f"k{i}", b""))
-    assert not world.core.holds_back(), "until it waits"
+    assert not world.core.holds_back(world.now), "until it waits"
     assert not world.core.gathering
     [(_, message)] = world.sends()
     assert isinstance(message, Command)
@@ -111,7 +111,30 @@ def test_who_looks_again_waits() -> None:
     world.sends()
     world.submit(Put("k", b""))
     world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.OK, b"\xdc\x00\x14" + b"\xc0" * 20))
-    assert [world.core.holds_back() for _ in range(3)] == [True, False, False]
+    assert [world.core.holds_back(world.now) for _ in range(3)] == [True, False, False]
+
+
+def test_a_caller_that_has_gone_is_not_waited_for() -> None:
+    """What is submitted long after a batch's answers goes at once, like the first of all."""
+    world = World()
+    open_session(world)
+    for i in range(20):
+        world.submit(Put(f"k{i}", b""))
+    world.sends()
+    world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.OK, b"\xdc\x00\x14" + b"\xc0" * 20))
+    world.now += 60.0
+    assert not world.core.holds_back(world.now)
+    world.submit(Put("k", b""))
+    assert not world.core.gathering
+
+
+def test_a_pipelines_last_piece_does_not_wait_for_the_one_before() -> None:
+    world = World()
+    open_session(world)
+    first = world.submit(*[Put(f"k{i}", b"") for i in range(256)])
+    assert len(world.sends()) == 1
+    world.submit(*[Put(f"l{i}", b"") for i in range(44)], after=first)
+    assert len(world.sends()) == 1
 
 
 def test_a_full_batch_does_not_wait() -> None:

@@ -271,6 +271,22 @@ def test_a_transfer_ends_however_long_a_piece_takes(seconds: float) -> None:
     assert late.application.executed >= 9
 
 
+def test_patience_ends_with_the_transfer_that_needed_it() -> None:
+    """However often a sender fell silent, slots that others hold are asked for as soon as ever."""
+    cluster = cut_off(12, retain_slots=3, snapshot_slots=4, transfer_bytes=40)
+    cluster.heal()
+    late = cluster.servers[3]
+    for _ in range(400):
+        cluster.clock.now += 0.05
+        cluster.step(3)
+        cluster.drop(SnapshotChunk)
+        cluster.deliver()
+    assert late._patience > 2
+    cluster.pass_time(60.0, step=0.05)
+    assert late.application.executed == cluster.servers[1].application.executed
+    assert late._patience == 0
+
+
 def test_slots_that_all_executed_are_offered_as_a_snapshot_to_one_who_lost_its_disk() -> None:
     cluster = ran(3)
     cluster.pass_time(2.0)
