@@ -103,10 +103,10 @@ class SyncDriver:
         self._watched.setdefault(ticket, []).append(callback)
         ticket.on_done = self._on_done
 
-    def wait(self, ticket: AnyTicket, until: float = math.inf) -> bool:
+    def wait(self, ticket: AnyTicket, until: float = math.inf, *, pumped: bool = False) -> bool:
         """Wait until the ticket is done, or this time has come; whether it is done.
 
-        Raises `ClientClosed` in a forked child.
+        `pumped`: the caller has just done so. Raises `ClientClosed` in a forked child.
         """
         gate: threading.Lock | None = None
         while not ticket.done:
@@ -125,7 +125,8 @@ class SyncDriver:
                     gate.acquire()
                     self._gates.setdefault(ticket, []).append(gate)
             if gate is None:
-                self._drive(ticket, until)
+                self._drive(ticket, until, pumped=pumped)
+                pumped = False
                 if self._callbacks:
                     self.call_back()
             else:
@@ -204,7 +205,7 @@ class SyncDriver:
 
     # --- driving -----------------------------------------------------------------------------
 
-    def _drive(self, ticket: AnyTicket, until: float) -> None:
+    def _drive(self, ticket: AnyTicket, until: float, *, pumped: bool) -> None:
         """Do the client's I/O until the ticket is done or the time has come."""
         ready: Sequence[tuple[int, int]] = ()
         try:
@@ -214,8 +215,9 @@ class SyncDriver:
                     self._take_in(ready)
                     if self._unusable:
                         return
-                    if not ticket.done or self._gates:
+                    if not pumped and (not ticket.done or self._gates):
                         self.pump()
+                    pumped = False
                     if ticket.done or time.monotonic() >= until:
                         return
                     if self._callbacks:
