@@ -37,7 +37,7 @@ COUNTERS = (
 FRAME_BYTES = 4 << 20
 """P2As are split over frames of about this size."""
 
-TIDY_INTERVAL = 0.05
+TIDY_INTERVAL = 0.1
 """Seconds between two pieces of a storage's tidying: readers of an idle disk notice each."""
 
 
