@@ -37,7 +37,8 @@ _SAFE_KEY_LENGTH = MAX_KEY_BYTES // 4
 """A key of so many characters cannot be too long in UTF-8."""
 _INDEX_BACKLOG = 2048
 """Keys that may wait to be put in or taken out of the index, once there is one."""
-_DIGEST_KEYS = 10_000
+_DIGEST_KEYS = 50_000
+_DIGEST_PART_KEYS = 10_000
 _DIGEST_BYTES = 8 << 20
 _LONG_KEY = refusal(f"the key is longer than {MAX_KEY_BYTES} bytes")
 _LONG_VALUE = refusal(f"the value is longer than {MAX_VALUE_BYTES} bytes")
@@ -145,8 +146,8 @@ class KVStore(StateMachine):
         commands executed, snapshots included), so nothing has to be sorted. Computed when asked for
         and kept until the next command. Its cost is bounded by some 10 ms, for a server that is
         asked for its status stands still meanwhile: of a store with more than
-        10,000 keys or 8 MiB of values it covers the number of keys and what was put in last, and
-        begins with "~" to say so.
+        50,000 keys or 8 MiB of values it covers the number of keys and what was put in last (10,000
+        of them), and begins with "~" to say so.
         """
         if self._digest[0] != self._version:
             self._digest = (self._version, self._compute_digest())
@@ -160,7 +161,7 @@ class KVStore(StateMachine):
             hashed.update(_encoder.encode(data))
             return hashed.hexdigest()
         budget = _DIGEST_BYTES
-        for key in islice(reversed(data), _DIGEST_KEYS):
+        for key in islice(reversed(data), _DIGEST_PART_KEYS):
             value = data[key]
             hashed.update(_encoder.encode((key, value)))
             budget -= len(value)
