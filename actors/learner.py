@@ -45,8 +45,6 @@ NEVER = float("inf")
 
 WATERMARK_DELAY = 1.0
 """Seconds after which the chosen watermark is synced even if nothing else has to be."""
-
-
 MOST_PATIENCE = 5
 """A silent sender of a snapshot is waited for at most so many doublings longer."""
 

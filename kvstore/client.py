@@ -346,7 +346,7 @@ class Client(_BlockingClient):
     def _call_raw(self, operation: Operation, timeout: float | None, mode: ReadMode) -> Result:
         ticket = self._submit(operation, timeout, mode)
         if not ticket.done:
-            self._driver.wait(ticket, pumped=True)
+            self._driver.wait(ticket)
         return ticket.value()[0]
 
     def _submit(

@@ -145,9 +145,9 @@ class KVStore(StateMachine):
         It covers keys, values and the order in which keys came in (which is a function of the
         commands executed, snapshots included), so nothing has to be sorted. Computed when asked for
         and kept until the next command. Its cost is bounded by some 20 ms, for a server that is
-        asked for its status stands still meanwhile: of a store with more than
-        50,000 keys or 8 MiB of values it covers the number of keys and what was put in last (10,000
-        of them), and begins with "~" to say so.
+        asked for its status stands still meanwhile: of a store with more than 50,000 keys or 8 MiB
+        of values it covers the number of keys and what was put in last (10,000 of them), and begins
+        with "~" to say so.
         """
         if self._digest[0] != self._version:
             self._digest = (self._version, self._compute_digest())

@@ -103,10 +103,10 @@ class SyncDriver:
         self._watched.setdefault(ticket, []).append(callback)
         ticket.on_done = self._on_done
 
-    def wait(self, ticket: AnyTicket, until: float = math.inf, *, pumped: bool = False) -> bool:
+    def wait(self, ticket: AnyTicket, until: float = math.inf) -> bool:
         """Wait until the ticket is done, or this time has come; whether it is done.
 
-        `pumped`: the caller has just done so. Raises `ClientClosed` in a forked child.
+        Raises `ClientClosed` in a forked child.
         """
         gate: threading.Lock | None = None
         while not ticket.done:
@@ -125,8 +125,7 @@ class SyncDriver:
                     gate.acquire()
                     self._gates.setdefault(ticket, []).append(gate)
             if gate is None:
-                self._drive(ticket, until, pumped=pumped)
-                pumped = False
+                self._drive(ticket, until)
                 if self._callbacks:
                     self.call_back()
             else:
@@ -205,7 +204,7 @@ class SyncDriver:
 
     # --- driving -----------------------------------------------------------------------------
 
-    def _drive(self, ticket: AnyTicket, until: float, *, pumped: bool) -> None:
+    def _drive(self, ticket: AnyTicket, until: float) -> None:
         """Do the client's I/O until the ticket is done or the time has come."""
         ready: Sequence[tuple[int, int]] = ()
         try:
@@ -215,9 +214,10 @@ class SyncDriver:
                     self._take_in(ready)
                     if self._unusable:
                         return
-                    if not pumped and (not ticket.done or self._gates):
+                    # Even if our caller has pumped: another driver may have taken in answers since
+                    # and left, and what waited for those would stay unsent.
+                    if not ticket.done or self._gates:
                         self.pump()
-                    pumped = False
                     if ticket.done or time.monotonic() >= until:
                         return
                     if self._callbacks:
