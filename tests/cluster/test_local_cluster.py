@@ -323,8 +323,9 @@ def test_ctrl_c_reaches_the_script_and_not_the_servers(tmp_path: Path) -> None:
         from paxon.kvstore.local_cluster import LocalCluster
         with LocalCluster(3) as cluster:
             cluster.leader()
-            print("ready", flush=True)
             try:
+                # Inside: the signal may come before print has returned.
+                print("ready", flush=True)
                 time.sleep(60)
             except KeyboardInterrupt:
                 print([row.state for row in cluster.status()], flush=True)
