@@ -193,6 +193,7 @@ class ServerLifecycle(pykka.ThreadingActor):
                 self._after_sync()
         invariant(self._durable_promise == self.promised, "a promise would leave unsynced")
         if self._to_all:
+            self._send_put_off()  # whose slots a heartbeat's commit index speaks of
             self._network.broadcast(self._others, self._to_all)
             self._to_all = []
         if self._to_peer:
@@ -230,11 +231,15 @@ class ServerLifecycle(pykka.ThreadingActor):
             self._broadcast_p2as(frame)
         self._early = []
 
-    def _broadcast_p2as(self, frame: Sequence[P2A]) -> None:
-        self._counters["p2a_sent"] += len(frame) * len(self._others)
-        self._network.broadcast(self._others, frame)
-
     # --- what the protocol brings ----------------------------------------------------------------
+
+    @abstractmethod
+    def _broadcast_p2as(self, frame: Sequence[P2A]) -> None:
+        """Send a frame of P2As, to some perhaps a little later."""
+
+    @abstractmethod
+    def _send_put_off(self) -> None:
+        """Send now what was to be sent a little later."""
 
     @abstractmethod
     def _recover(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import pykka
@@ -18,6 +19,7 @@ from paxon.actors.application import decode_batch, encode_batch
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.environment import ClientToken, Environment
+from paxon.actors.invariants import invariant
 from paxon.actors.learner import NEVER, Learner
 from paxon.actors.lifecycle import Execute
 from paxon.actors.messages import (
@@ -39,6 +41,7 @@ from paxon.actors.messages import (
 from paxon.actors.reads import ReadQueue
 from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
+from paxon.actors.thrift import Thrift
 
 __all__ = ["Proposer"]
 
@@ -102,6 +105,7 @@ class Proposer(Learner):
         self._retransmit_at = 0.0
         self._retransmit_below = 0
         self._time_base = 0.0
+        self._thrift = Thrift(self.settings)
 
     def _propose_waiting(self) -> None:
         """Fill the window: first what was taken over, then all waiting commands, packed."""
@@ -145,6 +149,51 @@ class Proposer(Learner):
         self._early.append(P2A(self.promised, slot, value, self.log.chosen_to))
         self._counters["slots_proposed"] += 1
 
+    def _broadcast_p2as(self, frame: Sequence[P2A]) -> None:
+        """Send a frame of P2As to the prompt servers, and to the spare ones a little later."""
+        thrift = self._thrift
+        self._counters["p2a_sent"] += len(frame) * len(thrift.prompt)
+        self._network.broadcast(thrift.prompt, frame)
+        if thrift.spare and thrift.put_off_p2as(frame, self._now):
+            self._send_put_off()
+
+    def _send_put_off(self) -> None:
+        """Send the spare servers what they have not got yet.
+
+        Like any P2A it relies on the ballot alone. Before anything else that tells them a commit
+        index, or they would ask for slots that are about to reach them.
+        """
+        thrift = self._thrift
+        p2as = thrift.take()
+        if p2as:
+            invariant(p2as[0].ballot == self._durable_promise, "P2A in ballot %s", p2as[0].ballot)
+            self._counters["p2a_sent"] += len(p2as) * len(thrift.spare)
+            self._network.broadcast(thrift.spare, p2as)
+
+    def _ask_everyone(self) -> None:
+        """Keep nothing from the spare servers any more, until the prompt ones are chosen anew."""
+        self._send_put_off()
+        self._thrift.ask_everyone()
+
+    def _on_thrift_timers(self) -> None:
+        """The spare servers get what was put off; if it is still undecided, their answers count."""
+        thrift, now = self._thrift, self._now
+        late = False
+        if now >= thrift.p2as_due_at:
+            oldest = next(iter(self._votes), None)
+            late = oldest is not None and oldest <= thrift.put_off[0].slot
+            self._send_put_off()
+        if now >= thrift.round_due_at:
+            sent_at = self._round_sent[0][1] if self._round_sent else NEVER
+            thrift.round_due_at = sent_at + thrift.delay
+            if now >= thrift.round_due_at:
+                late = True
+                self._beat()
+        if late:
+            thrift.were_late()
+        if late or thrift.reconsider(now):
+            self._ask_everyone()
+
     def on_p2b(self, p2b: P2B, sender: ServerId) -> None:
         """Count an acceptance, for exactly the ballot and slots that it names (rule 2)."""
         if p2b.promised is not None:
@@ -164,6 +213,8 @@ class Proposer(Learner):
         if votes is None:  # chosen already
             return
         votes |= self._all_bits[sender]
+        if self._thrift.choosing and sender != self.settings.server:
+            self._thrift.count_useful(sender, self._now)
         if votes.bit_count() < self._majority:
             self._votes[slot] = votes
             return
@@ -228,20 +279,21 @@ class Proposer(Learner):
     # --- heartbeats and reads ---------------------------------------------------------------------
 
     def _beat(self) -> None:
-        """Start a heartbeat round: I lead, this is chosen, this may be discarded."""
+        """Start a heartbeat round with all: I lead, this is chosen, this may be discarded."""
+        self._heartbeat_at = self._now + self.settings.heartbeat_interval
+        self._discard(self._executed_by_all())
+        self._to_all.append(self._begin_round())
+        if self._majority == 1:
+            self._confirm_rounds()
+
+    def _begin_round(self) -> Heartbeat:
         self._round += 1
         lease = self._now < self._lease_wanted_until
         self._round_sent.append((self._round, self._now, lease))
-        self._heartbeat_at = self._now + self.settings.heartbeat_interval
-        self._discard(self._executed_by_all())
-        self._to_all.append(
-            Heartbeat(
-                self.promised, self._round, self.log.chosen_to, self._executed_by_all(),
-                [(self.settings.server, self._storage.incarnation), *self._peers.items()], lease,
-            )
+        return Heartbeat(
+            self.promised, self._round, self.log.chosen_to, self._executed_by_all(),
+            [(self.settings.server, self._storage.incarnation), *self._peers.items()], lease,
         )  # fmt: skip
-        if self._majority == 1:
-            self._confirm_rounds()
 
     def _executed_by_all(self) -> int:
         """The lowest last-executed slot of *all* servers (rule 7); 0 while any is unheard of."""
@@ -259,6 +311,8 @@ class Proposer(Learner):
             return
         self._executed_by[sender] = max(reply.executed, self._executed_by.get(sender, 0))
         if reply.round > self._confirmed_by.get(sender, 0):
+            if self._thrift.choosing and reply.round > self._confirmed:
+                self._thrift.count_useful(sender, self._now)
             self._confirmed_by[sender] = min(reply.round, self._round)
             self._confirm_rounds()
 
@@ -285,7 +339,15 @@ class Proposer(Learner):
         """One round at a time; the reads that come meanwhile share the next one."""
         if len(self._reads) and self._confirmed == self._round:
             self._counters["read_rounds"] += 1
-            self._beat()
+            if not self._thrift.spare:
+                self._beat()
+                return
+            heartbeat = self._begin_round()
+            for server in self._thrift.prompt:
+                self._send(server, heartbeat)
+            self._thrift.round_due_at = min(
+                self._thrift.round_due_at, self._now + self._thrift.delay
+            )
 
     def _lease_holds(self) -> bool:
         """No other can lead yet: who granted the lease promises nothing before it has run out.

@@ -297,6 +297,8 @@ class PaxosServer(Proposer):
         Only a hint. Under `stable` a majority has to have lost it too before a ballot rises, and a
         lease that was granted still runs out first.
         """
+        if server in self._thrift.prompt and self._thrift.spare:
+            self._ask_everyone()  # it will not answer what it was asked
         if self.role == "follower" and server == self.leader and self.voting:
             self.leader = 0
             self._heard_at = -NEVER
@@ -467,7 +469,11 @@ class PaxosServer(Proposer):
         """When to step even if nothing arrives: monotonic seconds."""
         deadline = self._learner_deadline()
         if self.role == "leader":
-            return min(deadline, self._heartbeat_at, self._retransmit_at)
+            thrift = self._thrift
+            return min(
+                deadline, self._heartbeat_at, self._retransmit_at,
+                thrift.p2as_due_at, thrift.round_due_at,
+            )  # fmt: skip
         if self.role == "candidate":
             return min(deadline, self._election_at, self._retransmit_at)
         if self._contends_now():
@@ -481,6 +487,7 @@ class PaxosServer(Proposer):
             if now - self._confirmed_at > self.settings.election_timeout_max:
                 self._lose_quorum()
                 return
+            self._on_thrift_timers()
             if now >= self._heartbeat_at:
                 self._beat()
             if now >= self._retransmit_at:

@@ -11,6 +11,7 @@ from paxon.actors.settings import PolicyName
 from paxon.bench import cli_compare, cli_scale, plots
 from paxon.bench import contention as contention_bench
 from paxon.bench import failover as failover_bench
+from paxon.bench import pair as pair_bench
 from paxon.bench import pause as pause_bench
 from paxon.bench import stable as stable_bench
 from paxon.bench import steady as steady_bench
@@ -215,6 +216,59 @@ def pause(
     with progress_bar("pause", 1 + len(pause_bench.PHASES)) as progress:
         report = pause_bench.run_pause(settings, progress)
     finish(report, pause_bench.pause_table(report), json)
+
+
+@app.command()
+def pair(
+    *,
+    first: Annotated[
+        list[str],
+        typer.Option(
+            "--a",
+            metavar="NAME=VALUE",
+            help="An option of the first cluster's servers.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 (see above)
+    second: Annotated[
+        list[str],
+        typer.Option(
+            "--b",
+            metavar="NAME=VALUE",
+            help="An option of the second cluster's servers.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 (see above)
+    servers: Servers = 3,
+    seconds: Seconds = 2.0,
+    warmup: Warmup = 0.5,
+    repeat: Repeat = 5,
+    value_size: ValueSize = 64,
+    durability: DurabilityOption = "disk",
+    seed: Seed = 1,
+    quick: Quick = False,
+    json: JsonFile = None,
+) -> None:
+    """Two settings of the servers under the same loads in turns: which is better, and by how much?
+
+    For example `paxon bench pair --a thrifty_delay=0.01 --b thrifty_delay=0`.
+    """
+    settings = pair_bench.PairSettings(
+        first=server_options(first),
+        second=server_options(second),
+        servers=servers,
+        durability=durability,
+        value_bytes=value_size,
+        seconds=min(seconds, 1.0) if quick else seconds,
+        warmup=min(warmup, 0.3) if quick else warmup,
+        repeat=min(repeat, 3) if quick else repeat,
+        seed=seed,
+        quick=quick,
+    )
+    check_outputs(json, None)
+    with progress_bar("pair", pair_bench.steps_of(settings)) as progress:
+        report = pair_bench.run_pair(settings, progress)
+    finish(report, pair_bench.pair_table(report), json)
 
 
 @app.command()

@@ -27,6 +27,7 @@ __all__ = [
     "milliseconds",
     "microseconds",
     "ratio",
+    "ratios",
     "small",
 ]
 
@@ -140,6 +141,15 @@ def microseconds(figure: Spread | None) -> str:
 def ratio(figure: float | None) -> str:
     """How many times."""
     return "-" if figure is None else f"{figure:.2f}x"
+
+
+def ratios(figure: Spread | None) -> str:
+    """Of pairs: the median, and the least and most."""
+    if figure is None:
+        return "-"
+    if len(figure.values) == 1:
+        return f"{figure.median:.2f}"
+    return f"{figure.median:.2f} ({figure.low:.2f} … {figure.high:.2f})"
 
 
 def small(figure: Spread | None) -> str:

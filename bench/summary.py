@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-__all__ = ["Latency", "Spread", "percentile", "latency_of", "spread_of"]
+__all__ = ["Latency", "Spread", "percentile", "latency_of", "spread_of", "quotient"]
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -72,3 +72,8 @@ def spread_of(values: Sequence[float]) -> Spread:
     if not values:
         raise ValueError("there is no spread of nothing")
     return Spread(statistics.median(values), min(values), max(values), list(values))
+
+
+def quotient(first: float | None, second: float | None) -> float | None:
+    """Of two figures, if there are both; by one that did nothing nothing can be divided."""
+    return first / second if first is not None and second else None

@@ -60,6 +60,11 @@ class ClusterError(PaxonError):
     """A local cluster cannot do what was asked; the text is one sentence for people."""
 
 
+THRIFTY_DELAY = 0.01
+"""Seconds. Servers on one machine compete for its cores and its disk, so that the work of those
+beyond a majority slows down the majority (docs/thrift.md); `thrifty_delay=0` switches it off."""
+
+
 class LocalCluster:
     """Server processes on this machine, started by multiprocessing's spawn and supervised.
 
@@ -117,7 +122,11 @@ class LocalCluster:
             self._log_level = check_log_level(log_level)
         except OptionError as error:
             raise ClusterError(str(error)) from None
-        self._options: dict[str, object] = {"durability": durability, **settings}
+        self._options: dict[str, object] = {
+            "durability": durability,
+            "thrifty_delay": THRIFTY_DELAY,
+            **settings,
+        }
         self._description: ClusterDescription | None = None
         self._supervisor: Supervisor | None = None
         self._finalizer: weakref.finalize[[Supervisor, list[Path]], LocalCluster] | None = None

@@ -10,7 +10,7 @@ import msgspec
 from paxon.bench.failover import Kill
 from paxon.bench.measure import Measurement
 from paxon.bench.report import Report, spread_or_none
-from paxon.bench.summary import Spread, spread_of
+from paxon.bench.summary import Spread, quotient, spread_of
 from paxon.bench.workloads import Workload
 
 __all__ = [
@@ -125,7 +125,7 @@ def pair_row(
 
     def ratios(figure: Callable[[Measurement], float | None]) -> Spread | None:
         return spread_or_none(
-            [_ratio(figure(ours.measured), figure(theirs.measured)) for ours, theirs in pairs]
+            [quotient(figure(ours.measured), figure(theirs.measured)) for ours, theirs in pairs]
         )
 
     rate_ratio = ratios(lambda measured: measured.rate)
@@ -147,11 +147,6 @@ def gap_row(other_name: str, ours: Sequence[Kill], theirs: Sequence[Kill]) -> Ga
     return GapRow(
         other_name=other_name, paxon=paxon, other=other, ratio=paxon.median / other.median
     )
-
-
-def _ratio(ours: float | None, theirs: float | None) -> float | None:
-    """Of two figures, if there are both; a system that did nothing has no ratio."""
-    return ours / theirs if ours is not None and theirs else None
 
 
 def _figures(name: str, taken: Sequence[Taken]) -> SystemFigures:

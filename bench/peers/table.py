@@ -10,7 +10,7 @@ from rich.table import Table
 
 from paxon.bench.errors import BenchError
 from paxon.bench.peers.figures import GapRow, PairRow, PeerNote, PeersReport, SystemFigures
-from paxon.bench.report import count, milliseconds, plain_table
+from paxon.bench.report import count, milliseconds, plain_table, ratios
 from paxon.bench.summary import Spread
 
 __all__ = ["peers_table", "gap_table", "sentences", "print_rest", "markdown", "write_markdown"]
@@ -124,7 +124,7 @@ def _cells(row: PairRow) -> list[str]:
     memory = "" if row.paxon.name == "Paxon" else " (Paxon in memory)"
     return [
         row.load.name + memory, row.other.name, count(row.paxon.rate), count(row.other.rate),
-        _range(row.rate_ratio), milliseconds(row.paxon.p50), milliseconds(row.other.p50),
+        ratios(row.rate_ratio), milliseconds(row.paxon.p50), milliseconds(row.other.p50),
         _median(row.p50_ratio), _median(row.p99_ratio), _cpu(row.paxon), _cpu(row.other),
     ]  # fmt: skip
 
@@ -143,13 +143,6 @@ def _gap(seconds: Spread) -> str:
 
 def _median(ratio: Spread | None) -> str:
     return "-" if ratio is None else f"{ratio.median:.2f}"
-
-
-def _range(ratio: Spread) -> str:
-    """Median, and the least and most."""
-    if len(ratio.values) == 1:
-        return f"{ratio.median:.2f}"
-    return f"{ratio.median:.2f} ({ratio.low:.2f} … {ratio.high:.2f})"
 
 
 def _cpu(system: SystemFigures) -> str:

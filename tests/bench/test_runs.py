@@ -13,6 +13,8 @@ from paxon.bench.compare_run import CompareReport
 from paxon.bench.contention import ContentionReport
 from paxon.bench.failover import FailoverReport
 from paxon.bench.floor import Floor
+from paxon.bench.measure import Measurement
+from paxon.bench.pair import PairReport
 from paxon.bench.pause import PauseReport
 from paxon.bench.report import read_json
 from paxon.bench.scale import ScaleReport
@@ -182,6 +184,27 @@ def test_steady(tmp_path: Path) -> None:
         assert row.busy > 0.5
         assert row.elections == 0
     assert "cores busy" in finished.stdout
+
+
+def test_pair(tmp_path: Path) -> None:
+    options = ("--a", "thrifty_delay=0.01", "--b", "thrifty_delay=0")
+    quick = ("--quick", "--seconds", 0.3, "--warmup", 0.1, "--repeat", 2)
+    finished = bench("pair", *options, *quick, "--json", tmp_path / "r.json")
+    report = read_json(tmp_path / "r.json", PairReport)
+    assert report.settings.first == {"thrifty_delay": 0.01}
+    assert report.settings.second == {"thrifty_delay": 0}
+    for row in report.rows:
+        rates = [(first.rate, second.rate) for first, second in row.repeats]
+        assert row.rate_ratio.values == [first / second for first, second in rates]
+        assert all(m.failed == 0 for pair in row.repeats for m in pair)
+    (single,) = (r for r in report.rows if r.workload.name == "writes, 1 outstanding")
+    for thrifty, eager in single.repeats:  # the sides are not mixed up, whoever begins
+        assert _syncs(thrifty) < _syncs(eager)
+    assert "thrifty_delay = 0.01" in finished.stdout
+
+
+def _syncs(measured: Measurement) -> float:
+    return measured.counters["syncs"] / measured.counters["slots_chosen"]
 
 
 def test_the_floor_writes_the_same_bytes_on_every_disk(tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ def draw_plan(seed: int, steps: int) -> Plan:
     servers = random.choice((3, 3, 5, 5, 7))
     policy: PolicyName = random.choice(("stable", *get_args(PolicyName)))
     settings = _draw_settings(random, policy)
+    # Drawn apart, so that seeds of earlier days keep their clients, networks and faults.
+    settings["thrifty_delay"] = Random(f"thrift {seed}").choice((0.0, 0.01, 0.05))
     clients = _draw_clients(random, settings)
     network = _draw_network(random)
     faults = _draw_faults(random, servers, steps, clients.clients)

@@ -1,0 +1,94 @@
+"""Which followers a leader asks at once, and what the others get a moment later (docs/thrift.md).
+
+A majority is enough to choose a slot or to confirm a round. Under `Settings.thrifty_delay` the
+leader asks only as many servers as that takes, the *prompt* ones, and puts off what the *spare*
+ones get, so that they handle several slots in one burst with one sync. Nothing is taken away from
+anybody: to the protocol this is a network on which some messages take a little longer.
+
+Sources: Moraru et al., "There Is More Consensus in Egalitarian Parliaments" (2013), §6, where
+sending to a quorum only is called thrifty; Lamport & Massa, "Cheap Paxos" (2004), for spare
+acceptors that work only when others fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.messages import P2A
+from paxon.actors.settings import Settings
+
+__all__ = ["Thrift"]
+
+NEVER = float("inf")
+
+FIRST_TRIAL = 16
+"""Answers that counted towards a majority, before the servers that gave most of them are prompt."""
+LONGEST_TRIAL = 1 << 14
+"""Each time that the prompt ones were late, the next choice takes twice as many; at most this."""
+RECONSIDER = 5.0
+"""Seconds after which the prompt servers are chosen anew: another may be quicker by now."""
+MOST_BYTES = 256 << 10
+"""What is put off at most; with this much a burst of its own is worth it anyway."""
+
+
+class Thrift:
+    """Plain bookkeeping of one reign; the server sends, and tells what happened."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.delay = settings.thrifty_delay
+        self._others = settings.peers
+        self._needed = settings.majority - 1
+        self._used = self.delay > 0 and 0 < self._needed < len(self._others)
+        self._trial = FIRST_TRIAL
+        self._reconsider_at = NEVER
+        self.put_off: list[P2A] = []
+        """What the spare servers get later, in the order of its proposal."""
+        self._put_off_bytes = 0
+        self.p2as_due_at = NEVER
+        """When the spare servers get what was put off: monotonic seconds."""
+        self.round_due_at = NEVER
+        """When to look whether a round that only the prompt servers got is confirmed."""
+        self.ask_everyone()
+
+    def ask_everyone(self) -> None:
+        """All are asked at once until it is known who answers soonest."""
+        self.prompt: tuple[ServerId, ...] = self._others
+        self.spare: tuple[ServerId, ...] = ()
+        self.choosing = self._used
+        self._useful = dict.fromkeys(self._others, 0)
+
+    def count_useful(self, server: ServerId, now: float) -> None:
+        """While `choosing`: an answer of `server` came before a majority had answered."""
+        useful = self._useful
+        useful[server] += 1
+        if sum(useful.values()) < self._trial:
+            return
+        ranked = sorted(self._others, key=lambda other: (-useful[other], other))
+        self.prompt = tuple(sorted(ranked[: self._needed]))
+        self.spare = tuple(sorted(ranked[self._needed :]))
+        self.choosing = False
+        self._reconsider_at = now + RECONSIDER
+
+    def reconsider(self, now: float) -> bool:
+        """Whether it is time to choose the prompt servers anew."""
+        return bool(self.spare) and now >= self._reconsider_at
+
+    def were_late(self) -> None:
+        """The prompt servers did not answer within the delay: look longer before choosing again."""
+        self._trial = min(2 * self._trial, LONGEST_TRIAL)
+
+    def put_off_p2as(self, p2as: Sequence[P2A], now: float) -> bool:
+        """Keep them for the spare servers; whether so much waits that it has to leave now."""
+        if not self.put_off:
+            self.p2as_due_at = now + self.delay
+        self.put_off.extend(p2as)
+        self._put_off_bytes += sum(len(p2a.value) for p2a in p2as)
+        return self._put_off_bytes >= MOST_BYTES
+
+    def take(self) -> list[P2A]:
+        """Take out what was put off, to send it."""
+        taken, self.put_off = self.put_off, []
+        self._put_off_bytes = 0
+        self.p2as_due_at = NEVER
+        return taken
