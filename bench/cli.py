@@ -13,6 +13,7 @@ from paxon.bench import contention as contention_bench
 from paxon.bench import failover as failover_bench
 from paxon.bench import pair as pair_bench
 from paxon.bench import pause as pause_bench
+from paxon.bench import pythons as pythons_bench
 from paxon.bench import stable as stable_bench
 from paxon.bench import steady as steady_bench
 from paxon.bench.cli_common import (
@@ -240,9 +241,9 @@ def pair(
         ),
     ] = [],  # noqa: B006 (see above)
     servers: Servers = 3,
-    seconds: Seconds = 2.0,
+    seconds: Seconds = 0.5,
     warmup: Warmup = 0.5,
-    repeat: Repeat = 5,
+    turns: Annotated[int, typer.Option(min=1, help="How often each load takes turns.")] = 20,
     value_size: ValueSize = 64,
     durability: DurabilityOption = "disk",
     seed: Seed = 1,
@@ -259,9 +260,9 @@ def pair(
         servers=servers,
         durability=durability,
         value_bytes=value_size,
-        seconds=min(seconds, 1.0) if quick else seconds,
+        seconds=seconds,
         warmup=min(warmup, 0.3) if quick else warmup,
-        repeat=min(repeat, 3) if quick else repeat,
+        turns=min(turns, 10) if quick else turns,
         seed=seed,
         quick=quick,
     )
@@ -269,6 +270,36 @@ def pair(
     with progress_bar("pair", pair_bench.steps_of(settings)) as progress:
         report = pair_bench.run_pair(settings, progress)
     finish(report, pair_bench.pair_table(report), json)
+
+
+@app.command()
+def pythons(
+    interpreters: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PYTHON…",
+            help="Interpreters with Paxon installed; the first is what others are compared with.",
+        ),
+    ],
+    *,
+    servers: Servers = 3,
+    seconds: Seconds = 1.0,
+    turns: Annotated[int, typer.Option(min=1, help="How often each has its turn.")] = 5,
+    seed: Seed = 1,
+    json: JsonFile = None,
+) -> None:
+    """The same loads under several Python interpreters, in turns."""
+    settings = pythons_bench.PythonsSettings(
+        names=[pythons_bench.interpreter_name(python) for python in interpreters],
+        servers=servers,
+        seconds=seconds,
+        turns=turns,
+        seed=seed,
+    )
+    check_outputs(json, None)
+    with progress_bar("pythons", turns * len(interpreters)) as progress:
+        report = pythons_bench.run_pythons(interpreters, settings, progress)
+    finish(report, pythons_bench.pythons_table(report), json)
 
 
 @app.command()

@@ -28,6 +28,8 @@ __all__ = [
     "ClusterWatch",
     "ServerCounts",
     "measure",
+    "prepare",
+    "stretch",
     "combine",
     "jobs_for",
     "proposer_jobs",
@@ -152,10 +154,26 @@ def measure(
     `meanwhile` is called while the clients are at work. Raises `BenchError` if a client or server
     fails.
     """
+    prepare(processes, jobs)
+    return stretch(watch, processes, seconds, meanwhile=meanwhile)
+
+
+def prepare(processes: Sequence[LoadProcess], jobs: Sequence[Job]) -> None:
+    """Connect the clients and warm them up, all at the same time. Raises `BenchError`."""
     for process, job in zip(processes, jobs, strict=True):
         process.prepare(job)
     for process, job in zip(processes, jobs, strict=True):
         process.wait_ready(job.warmup)
+
+
+def stretch(
+    watch: Watch,
+    processes: Sequence[LoadProcess],
+    seconds: float,
+    *,
+    meanwhile: Callable[[], None] | None = None,
+) -> Measurement:
+    """Put the load of prepared clients on for so long; may be called again. See `measure`."""
     before = watch.counts()
     begin = time.perf_counter()
     for process in processes:

@@ -1,8 +1,8 @@
 """`paxon bench pair`: the same loads under two settings of the servers, in turns.
 
-Two clusters are up together, and each load is put on the one, then on the other, again and again: a
-machine that slows down hits both sides of a pair, so that differences of a few percent show which
-no two runs one after the other would.
+Two clusters are up together, and a load is put on the one, then on the other, for half a second
+each, again and again: a machine that slows down hits both sides of a pair, so that differences of a
+few percent show which no two runs one after the other would show.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 from rich.table import Table
 
 from paxon.bench.load_process import LoadProcesses
-from paxon.bench.measure import ClusterWatch, Measurement, jobs_for, measure
+from paxon.bench.measure import ClusterWatch, Measurement, jobs_for, prepare, stretch
 from paxon.bench.report import (
     Report,
     count,
@@ -44,10 +44,10 @@ class PairSettings(msgspec.Struct, frozen=True, kw_only=True):
     servers: int = 3
     durability: Durability = "disk"
     value_bytes: int = 64
-    seconds: float = 2.0
-    """Of each load on each cluster in each repeat."""
+    seconds: float = 0.5
+    """Of a load on a cluster in each turn."""
     warmup: float = 0.5
-    repeat: int = 5
+    turns: int = 20
     seed: int = 1
     quick: bool = False
     """Fewer loads."""
@@ -67,7 +67,7 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     p99_ratio: Spread | None
     cpu_ratio: Spread | None
     """Of the servers' CPU for each operation."""
-    repeats: list[tuple[Measurement, Measurement]]
+    pairs: list[tuple[Measurement, Measurement]]
 
 
 PairReport: TypeAlias = Report[PairSettings, PairRow]
@@ -82,42 +82,54 @@ def loads_of(settings: PairSettings) -> list[Workload]:
 
 def steps_of(settings: PairSettings) -> int:
     """How many times `run_pair` reports progress."""
-    return settings.repeat * len(loads_of(settings))
+    return settings.turns * len(loads_of(settings))
 
 
 def run_pair(settings: PairSettings, progress: Progress) -> PairReport:
     """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
     started = datetime.datetime.now(datetime.UTC)
     loads = loads_of(settings)
-    measured: dict[str, list[tuple[Measurement, Measurement]]] = {load.name: [] for load in loads}
+    rows = []
     with ExitStack() as stack:
-        processes = stack.enter_context(LoadProcesses())
         sides = []
         for options in (settings.first, settings.second):
-            cluster = LocalCluster(
-                settings.servers,
-                durability=settings.durability,
-                log_level="WARNING",
-                **options,
+            cluster = stack.enter_context(
+                LocalCluster(
+                    settings.servers,
+                    durability=settings.durability,
+                    log_level="WARNING",
+                    **options,
+                )
             )
-            stack.enter_context(cluster)
-            sides.append((cluster, stack.enter_context(ClusterWatch(cluster))))
             cluster.leader()
-        for repeat in range(settings.repeat):
-            for load in loads:
+            processes = stack.enter_context(LoadProcesses())
+            sides.append(_Side(cluster, stack.enter_context(ClusterWatch(cluster)), processes))
+        for load in loads:
+            for side in sides:
+                jobs = jobs_for(
+                    load, side.cluster.addresses, warmup=settings.warmup, seed=settings.seed
+                )
+                prepare(side.processes.take(load.clients), jobs)
+            pairs = []
+            for turn in range(settings.turns):
                 progress(load.name)
-                figures = []
-                for cluster, watch in sides if repeat % 2 == 0 else reversed(sides):
-                    jobs = jobs_for(
-                        load, cluster.addresses, warmup=settings.warmup,
-                        seed=settings.seed + 1000 * repeat,
-                    )  # fmt: skip
-                    taken = processes.take(load.clients)
-                    figures.append(measure(watch, taken, jobs, settings.seconds))
-                first, second = figures if repeat % 2 == 0 else reversed(figures)
-                measured[load.name].append((first, second))
-    rows = [row_of(load, measured[load.name]) for load in loads]
+                first, second = sides if turn % 2 == 0 else reversed(sides)
+                figures = [side.measure(load, settings.seconds) for side in (first, second)]
+                one, other = figures if turn % 2 == 0 else reversed(figures)
+                pairs.append((one, other))
+            rows.append(row_of(load, pairs))
     return new_report("pair", settings, rows, started)
+
+
+class _Side(NamedTuple):
+    """A cluster, and the clients that put load on it."""
+
+    cluster: LocalCluster
+    watch: ClusterWatch
+    processes: LoadProcesses
+
+    def measure(self, load: Workload, seconds: float) -> Measurement:
+        return stretch(self.watch, self.processes.take(load.clients), seconds)
 
 
 def row_of(load: Workload, pairs: list[tuple[Measurement, Measurement]]) -> PairRow:
@@ -140,7 +152,7 @@ def row_of(load: Workload, pairs: list[tuple[Measurement, Measurement]]) -> Pair
         p50_ratio=of_pairs(lambda m: m.latency.p50),
         p99_ratio=of_pairs(lambda m: m.latency.p99),
         cpu_ratio=of_pairs(lambda m: m.server_cpu / m.operations if m.operations else None),
-        repeats=pairs,
+        pairs=pairs,
     )
 
 
@@ -150,7 +162,7 @@ def pair_table(report: PairReport) -> Table:
     table = plain_table(
         f"A: {_named(settings.first)}\nB: {_named(settings.second)}\n"
         f"{settings.servers} servers, durability {settings.durability}, values of "
-        f"{settings.value_bytes} bytes; medians of {settings.repeat} pairs of "
+        f"{settings.value_bytes} bytes; medians of {settings.turns} pairs of "
         f"{settings.seconds:g} s, least … most of the ratios",
         ["load", "A\nop/s", "B\nop/s", "op/s\nA / B", "A p50\nms", "B p50\nms", "p50\nA / B",
          "p99\nA / B", "servers' CPU\nA / B"],

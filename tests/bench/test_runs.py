@@ -11,11 +11,13 @@ import pytest
 
 from paxon.bench.compare_run import CompareReport
 from paxon.bench.contention import ContentionReport
+from paxon.bench.errors import BenchError
 from paxon.bench.failover import FailoverReport
 from paxon.bench.floor import Floor
 from paxon.bench.measure import Measurement
 from paxon.bench.pair import PairReport
 from paxon.bench.pause import PauseReport
+from paxon.bench.pythons import PythonsReport, interpreter_name
 from paxon.bench.report import read_json
 from paxon.bench.scale import ScaleReport
 from paxon.bench.stable import StableReport
@@ -188,19 +190,45 @@ def test_steady(tmp_path: Path) -> None:
 
 def test_pair(tmp_path: Path) -> None:
     options = ("--a", "thrifty_delay=0.01", "--b", "thrifty_delay=0")
-    quick = ("--quick", "--seconds", 0.3, "--warmup", 0.1, "--repeat", 2)
+    quick = ("--quick", "--seconds", 0.3, "--warmup", 0.1, "--turns", 2)
     finished = bench("pair", *options, *quick, "--json", tmp_path / "r.json")
     report = read_json(tmp_path / "r.json", PairReport)
     assert report.settings.first == {"thrifty_delay": 0.01}
     assert report.settings.second == {"thrifty_delay": 0}
     for row in report.rows:
-        rates = [(first.rate, second.rate) for first, second in row.repeats]
+        rates = [(first.rate, second.rate) for first, second in row.pairs]
         assert row.rate_ratio.values == [first / second for first, second in rates]
-        assert all(m.failed == 0 for pair in row.repeats for m in pair)
+        assert all(m.failed == 0 for pair in row.pairs for m in pair)
     (single,) = (r for r in report.rows if r.workload.name == "writes, 1 outstanding")
-    for thrifty, eager in single.repeats:  # the sides are not mixed up, whoever begins
+    for thrifty, eager in single.pairs:  # the sides are not mixed up, whoever begins
         assert _syncs(thrifty) < _syncs(eager)
     assert "thrifty_delay = 0.01" in finished.stdout
+
+
+def test_pythons(tmp_path: Path) -> None:
+    quick = ("--seconds", 0.2, "--turns", 1)
+    finished = bench(
+        "pythons", sys.executable, sys.executable, *quick, "--json", tmp_path / "r.json"
+    )
+    report = read_json(tmp_path / "r.json", PythonsReport)
+    version = sys.version.split()[0]
+    assert [name.split()[0] for name in report.settings.names] == [version] * 2
+    loads = {row.load for row in report.rows}
+    assert len(report.rows) == 2 * len(loads) >= 4
+    for first, second in zip(report.rows[::2], report.rows[1::2], strict=True):
+        assert first.load == second.load
+        assert first.rate is not None and second.rate is not None
+        assert second.rate_ratio is not None
+        assert second.rate_ratio.median == second.rate.median / first.rate.median
+    assert version in finished.stdout
+
+
+def test_pythons_says_which_interpreter_has_no_paxon(tmp_path: Path) -> None:
+    empty = tmp_path / "python"
+    empty.write_text("#!/bin/sh\necho 'No module named paxon' >&2\nexit 1\n")
+    empty.chmod(0o755)
+    with pytest.raises(BenchError, match=r"install paxon there first \(No module named paxon\)"):
+        interpreter_name(empty)
 
 
 def _syncs(measured: Measurement) -> float:
