@@ -126,7 +126,7 @@ class P1B(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 
 
 class P2A(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """Leader → all: accept this value for this slot in my ballot (PMMC §2.3, phase 2a)."""
+    """Leader → others: accept this value for this slot in my ballot (PMMC §2.3, phase 2a)."""
 
     ballot: Ballot
     slot: int
@@ -147,7 +147,7 @@ class P2B(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
-    """Leader → all: I lead; here is how far the log is chosen and may be discarded."""
+    """Leader → others: I lead; here is how far the log is chosen and may be discarded."""
 
     ballot: Ballot
     round: int

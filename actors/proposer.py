@@ -142,7 +142,7 @@ class Proposer(Learner):
         return entries
 
     def _propose(self, slot: int, value: bytes) -> None:
-        """Send a P2A to all; our own acceptance counts once it is synced (rule 10)."""
+        """Queue a P2A; our own acceptance counts once it is synced (rule 10)."""
         self._accept(slot, self.promised, value)
         self._votes[slot] = 0
         self._unsynced.append(slot)
@@ -154,7 +154,7 @@ class Proposer(Learner):
         thrift = self._thrift
         self._counters["p2a_sent"] += len(frame) * len(thrift.prompt)
         self._network.broadcast(thrift.prompt, frame)
-        if thrift.spare and thrift.put_off_p2as(frame, self._now):
+        if thrift.spare and thrift.put_off_p2as(frame, self._clock.monotonic()):
             self._send_put_off()
 
     def _send_put_off(self) -> None:
@@ -173,25 +173,24 @@ class Proposer(Learner):
     def _ask_everyone(self) -> None:
         """Keep nothing from the spare servers any more, until the prompt ones are chosen anew."""
         self._send_put_off()
+        unconfirmed = self._thrift.round > self._confirmed
         self._thrift.ask_everyone()
+        if unconfirmed:
+            self._beat()
 
     def _on_thrift_timers(self) -> None:
         """The spare servers get what was put off; if it is still undecided, their answers count."""
-        thrift, now = self._thrift, self._now
-        late = False
-        if now >= thrift.p2as_due_at:
+        thrift, late = self._thrift, False
+        if self._now >= thrift.p2as_due_at:
+            thrift.p2as_due_at = NEVER
             oldest = next(iter(self._votes), None)
-            late = oldest is not None and oldest <= thrift.put_off[0].slot
+            late = oldest is not None and oldest <= thrift.first_slot
             self._send_put_off()
-        if now >= thrift.round_due_at:
-            sent_at = self._round_sent[0][1] if self._round_sent else NEVER
-            thrift.round_due_at = sent_at + thrift.delay
-            if now >= thrift.round_due_at:
-                late = True
-                self._beat()
-        if late:
+        if self._now >= thrift.round_due_at:
+            thrift.round_due_at = NEVER
+            late = late or thrift.round > self._confirmed
+        if late and thrift.spare:
             thrift.were_late()
-        if late or thrift.reconsider(now):
             self._ask_everyone()
 
     def on_p2b(self, p2b: P2B, sender: ServerId) -> None:
@@ -212,9 +211,10 @@ class Proposer(Learner):
         votes = self._votes.get(slot)
         if votes is None:  # chosen already
             return
-        votes |= self._all_bits[sender]
-        if self._thrift.choosing and sender != self.settings.server:
-            self._thrift.count_useful(sender, self._now)
+        bit = self._all_bits[sender]
+        if self._thrift.choosing and not votes & bit and sender != self.settings.server:
+            self._thrift.count_useful(sender)
+        votes |= bit
         if votes.bit_count() < self._majority:
             self._votes[slot] = votes
             return
@@ -251,6 +251,7 @@ class Proposer(Learner):
 
     def _retransmit_p2as(self) -> None:
         """Send again what was in flight at the last tick already, to those who have not voted."""
+        self._send_put_off()  # these tell a commit index as well
         size = 0
         for slot in sorted(self._votes):
             if slot >= self._retransmit_below or size > self.settings.transfer_bytes:
@@ -285,6 +286,8 @@ class Proposer(Learner):
         self._to_all.append(self._begin_round())
         if self._majority == 1:
             self._confirm_rounds()
+        if self._thrift.count_beat():
+            self._ask_everyone()
 
     def _begin_round(self) -> Heartbeat:
         self._round += 1
@@ -312,7 +315,7 @@ class Proposer(Learner):
         self._executed_by[sender] = max(reply.executed, self._executed_by.get(sender, 0))
         if reply.round > self._confirmed_by.get(sender, 0):
             if self._thrift.choosing and reply.round > self._confirmed:
-                self._thrift.count_useful(sender, self._now)
+                self._thrift.count_useful(sender)
             self._confirmed_by[sender] = min(reply.round, self._round)
             self._confirm_rounds()
 
@@ -345,9 +348,7 @@ class Proposer(Learner):
             heartbeat = self._begin_round()
             for server in self._thrift.prompt:
                 self._send(server, heartbeat)
-            self._thrift.round_due_at = min(
-                self._thrift.round_due_at, self._now + self._thrift.delay
-            )
+            self._thrift.expect_round(self._round, self._clock.monotonic())
 
     def _lease_holds(self) -> bool:
         """No other can lead yet: who granted the lease promises nothing before it has run out.

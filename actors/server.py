@@ -297,7 +297,7 @@ class PaxosServer(Proposer):
         Only a hint. Under `stable` a majority has to have lost it too before a ballot rises, and a
         lease that was granted still runs out first.
         """
-        if server in self._thrift.prompt and self._thrift.spare:
+        if server in self._others and self._thrift.forget(server):
             self._ask_everyone()  # it will not answer what it was asked
         if self.role == "follower" and server == self.leader and self.voting:
             self.leader = 0

@@ -62,8 +62,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_pending_bytes: int = 64 << 20
     """Commands waiting at the leader beyond this are answered BUSY."""
     thrifty_delay: float = 0.0
-    """Seconds by which a leader asks the servers beyond a majority later; 0: all at once
-    (docs/thrift.md). `LocalCluster`, whose servers share one machine, sets it to 0.01."""
+    """Seconds by which a leader asks the servers beyond a majority later (docs/thrift.md); 0: all
+    at once. At most half the heartbeat interval. `LocalCluster`, whose servers share one machine,
+    sets it to 0.01."""
     retransmit_interval: float = 0.1
     """P2As and requests unanswered for this long are sent again."""
 
@@ -121,7 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "backoff_base must be above 0 and not exceed backoff_cap",
         )
         require(0 <= self.max_clock_drift < 0.5, "max_clock_drift must be from 0 to below 0.5")
-        require(self.thrifty_delay >= 0, "thrifty_delay must be 0 or above")
+        require(0 <= self.thrifty_delay <= 1, "thrifty_delay must be from 0 to 1 (seconds)")
         for name in (
             "window", "batch_bytes", "max_command_bytes", "max_pending_bytes",
             "retransmit_interval", "session_ttl", "max_sessions", "max_outstanding",

@@ -26,8 +26,9 @@ FIRST_TRIAL = 16
 """Answers that counted towards a majority, before the servers that gave most of them are prompt."""
 LONGEST_TRIAL = 1 << 14
 """Each time that the prompt ones were late, the next choice takes twice as many; at most this."""
-RECONSIDER = 5.0
-"""Seconds after which the prompt servers are chosen anew: another may be quicker by now."""
+RECONSIDER_BEATS = 100
+"""Heartbeats after which the prompt servers are chosen anew: another may be quicker by now. If they
+were never late in that time, what was held against them before is forgotten."""
 MOST_BYTES = 256 << 10
 """What is put off at most; with this much a burst of its own is worth it anyway."""
 
@@ -36,19 +37,19 @@ class Thrift:
     """Plain bookkeeping of one reign; the server sends, and tells what happened."""
 
     def __init__(self, settings: Settings) -> None:
-        self.delay = settings.thrifty_delay
+        # A heartbeat takes with it what was put off: with a longer delay hardly anything would be
+        # left of which to see whether the prompt servers are in time.
+        self._delay = min(settings.thrifty_delay, settings.heartbeat_interval / 2)
         self._others = settings.peers
         self._needed = settings.majority - 1
-        self._used = self.delay > 0 and 0 < self._needed < len(self._others)
+        self._used = self._delay > 0 and 0 < self._needed < len(self._others)
         self._trial = FIRST_TRIAL
-        self._reconsider_at = NEVER
         self.put_off: list[P2A] = []
         """What the spare servers get later, in the order of its proposal."""
         self._put_off_bytes = 0
         self.p2as_due_at = NEVER
-        """When the spare servers get what was put off: monotonic seconds."""
-        self.round_due_at = NEVER
-        """When to look whether a round that only the prompt servers got is confirmed."""
+        """When what is put off has to leave, and `first_slot` to be chosen: monotonic seconds."""
+        self.first_slot = 0
         self.ask_everyone()
 
     def ask_everyone(self) -> None:
@@ -57,38 +58,72 @@ class Thrift:
         self.spare: tuple[ServerId, ...] = ()
         self.choosing = self._used
         self._useful = dict.fromkeys(self._others, 0)
+        self._beats_left = RECONSIDER_BEATS
+        self.round = 0
+        """The last round that only the prompt servers were asked for."""
+        self.round_due_at = NEVER
+        """When that round has to be confirmed."""
 
-    def count_useful(self, server: ServerId, now: float) -> None:
+    # --- who is prompt ---------------------------------------------------------------------------
+
+    def count_useful(self, server: ServerId) -> None:
         """While `choosing`: an answer of `server` came before a majority had answered."""
         useful = self._useful
         useful[server] += 1
         if sum(useful.values()) < self._trial:
             return
         ranked = sorted(self._others, key=lambda other: (-useful[other], other))
-        self.prompt = tuple(sorted(ranked[: self._needed]))
-        self.spare = tuple(sorted(ranked[self._needed :]))
-        self.choosing = False
-        self._reconsider_at = now + RECONSIDER
+        self.rely_on(ranked[: self._needed])
 
-    def reconsider(self, now: float) -> bool:
-        """Whether it is time to choose the prompt servers anew."""
-        return bool(self.spare) and now >= self._reconsider_at
+    def rely_on(self, prompt: Sequence[ServerId]) -> None:
+        """From now on only these are asked at once."""
+        self.prompt = tuple(sorted(prompt))
+        self.spare = tuple(other for other in self._others if other not in prompt)
+        self.choosing = False
+
+    def forget(self, server: ServerId) -> bool:
+        """Its connection has ended: how it answered until now counts no more.
+
+        True if it is among the prompt ones that are relied upon.
+        """
+        self._useful[server] = 0
+        return bool(self.spare) and server in self.prompt
 
     def were_late(self) -> None:
         """The prompt servers did not answer within the delay: look longer before choosing again."""
         self._trial = min(2 * self._trial, LONGEST_TRIAL)
 
+    def count_beat(self) -> bool:
+        """All are sent a heartbeat; True if it is time to choose the prompt servers anew."""
+        if not self.spare:
+            return False
+        self._beats_left -= 1
+        if self._beats_left > 0:
+            return False
+        self._trial = FIRST_TRIAL
+        return True
+
+    # --- what the spare servers get later --------------------------------------------------------
+
     def put_off_p2as(self, p2as: Sequence[P2A], now: float) -> bool:
-        """Keep them for the spare servers; whether so much waits that it has to leave now."""
-        if not self.put_off:
-            self.p2as_due_at = now + self.delay
+        """Keep them for the spare servers; whether so much waits that it has to leave now.
+
+        `now` is when the prompt servers were sent them.
+        """
+        if self.p2as_due_at == NEVER:
+            self.p2as_due_at = now + self._delay
+            self.first_slot = p2as[0].slot
         self.put_off.extend(p2as)
         self._put_off_bytes += sum(len(p2a.value) for p2a in p2as)
         return self._put_off_bytes >= MOST_BYTES
 
     def take(self) -> list[P2A]:
-        """Take out what was put off, to send it."""
+        """Take out what was put off, to send it; `first_slot` is still to be chosen in time."""
         taken, self.put_off = self.put_off, []
         self._put_off_bytes = 0
-        self.p2as_due_at = NEVER
         return taken
+
+    def expect_round(self, number: int, now: float) -> None:
+        """Only the prompt servers are asked for a round. (There is one such round at a time.)"""
+        self.round = number
+        self.round_due_at = now + self._delay

@@ -5,8 +5,19 @@ In each test server 1 leads three or five servers and has found out that the low
 
 from __future__ import annotations
 
-from paxon.actors.messages import P2A, P2B, CatchUpRequest, Heartbeat, HeartbeatReply
-from paxon.actors.thrift import FIRST_TRIAL, MOST_BYTES, RECONSIDER
+import pytest
+
+from paxon.actors import Execute
+from paxon.actors.messages import (
+    P2A,
+    P2B,
+    CatchUpRequest,
+    Command,
+    Heartbeat,
+    HeartbeatReply,
+    Query,
+)
+from paxon.actors.thrift import FIRST_TRIAL, LONGEST_TRIAL, MOST_BYTES, RECONSIDER_BEATS
 from paxon.transport import Burst
 from tests.harness import Cluster
 
@@ -36,6 +47,11 @@ def pass_delay(cluster: Cluster) -> None:
     cluster.stabilize()
 
 
+def asked(cluster: Cluster, kind: type) -> set[int]:
+    """Whom messages of that kind are under way to."""
+    return {p.target for p in cluster.packets if type(p.message) is kind}
+
+
 def put(cluster: Cluster, session: int, number: int, text: bytes = b"x") -> int:
     """The `number`-th command after the trial; its sequence number."""
     seq = FIRST_TRIAL + number
@@ -48,13 +64,13 @@ def test_a_new_leader_asks_everyone_until_it_knows_who_answers_soonest() -> None
     cluster.lead(1)
     session = cluster.open_session(1)
     cluster.command(1, session, 1, b"a")
-    assert {p.target for p in cluster.packets if type(p.message) is P2A} == {2, 3}
+    assert asked(cluster, P2A) == {2, 3}
 
 
 def test_a_command_is_chosen_by_the_prompt_servers_alone() -> None:
     cluster, session = thrifty(5)
     seq = put(cluster, session, 1)
-    assert {p.target for p in cluster.packets if type(p.message) is P2A} == {2, 3}
+    assert asked(cluster, P2A) == {2, 3}
     cluster.stabilize()
     assert cluster.reply_to(seq) is not None
     assert cluster.servers[4].log.last < cluster.servers[1].log.last
@@ -70,9 +86,7 @@ def test_whoever_answers_soonest_is_prompt() -> None:
         cluster.deliver(P2B, source=3)
         cluster.stabilize()
     cluster.command(1, session, FIRST_TRIAL + 2, b"a", acked=FIRST_TRIAL + 2)
-    assert {p.target for p in cluster.packets if type(p.message) is P2A} == {
-        3
-    }  # … and server 2 not
+    assert asked(cluster, P2A) == {3}  # … and server 2 not
 
 
 def test_the_spare_servers_get_several_slots_at_once_a_moment_later() -> None:
@@ -99,7 +113,7 @@ def test_a_late_prompt_server_holds_up_a_command_no_longer_than_the_delay() -> N
     pass_delay(cluster)
     assert cluster.reply_to(seq) is not None  # 1 and 3 chose it
     put(cluster, session, 2)  # … and from now on server 2 is not counted upon
-    assert {p.target for p in cluster.packets if type(p.message) is P2A} == {2, 3}
+    assert asked(cluster, P2A) == {2, 3}
 
 
 def test_after_being_late_it_takes_twice_as_long_to_be_counted_upon_again() -> None:
@@ -111,13 +125,13 @@ def test_after_being_late_it_takes_twice_as_long_to_be_counted_upon_again() -> N
         put(cluster, session, number)
         cluster.stabilize()
     put(cluster, session, FIRST_TRIAL + 2)
-    assert {p.target for p in cluster.packets if type(p.message) is P2A} == {2, 3}
+    assert asked(cluster, P2A) == {2, 3}
     cluster.stabilize()
     for number in range(FIRST_TRIAL + 3, 2 * FIRST_TRIAL + 3):
         put(cluster, session, number)
         cluster.stabilize()
     put(cluster, session, 2 * FIRST_TRIAL + 3)
-    assert {p.target for p in cluster.packets if type(p.message) is P2A} == {2}
+    assert asked(cluster, P2A) == {2}
 
 
 def test_a_lost_connection_is_not_waited_for() -> None:
@@ -129,19 +143,47 @@ def test_a_lost_connection_is_not_waited_for() -> None:
     assert cluster.reply_to(seq) is not None
 
 
+def test_a_read_does_not_wait_for_a_lost_connection_either() -> None:
+    cluster, _ = thrifty()
+    cluster.query(1)
+    cluster.drop(Heartbeat)
+    cluster.crash(2)
+    cluster.step(1, Burst(lost=[2]))
+    cluster.stabilize()
+    assert len(cluster.answers()) == 1
+
+
+def test_one_that_is_lost_while_prompt_servers_are_chosen_is_none_of_them() -> None:
+    cluster = Cluster(3, options={"thrifty_delay": DELAY}).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    for seq in range(1, FIRST_TRIAL - 3):
+        cluster.command(1, session, seq, b"a", acked=seq)
+        cluster.stabilize()
+    cluster.crash(2)
+    cluster.step(1, Burst(lost=[2]))
+    for seq in range(FIRST_TRIAL - 3, 2 * FIRST_TRIAL):
+        cluster.command(1, session, seq, b"a", acked=seq)
+        cluster.stabilize()
+    cluster.command(1, session, 2 * FIRST_TRIAL, b"a", acked=2 * FIRST_TRIAL)
+    assert asked(cluster, P2A) == {3}
+
+
 def test_losing_a_spare_server_changes_nothing() -> None:
     cluster, session = thrifty()
     cluster.step(1, Burst(lost=[3]))
     put(cluster, session, 1)
-    assert {p.target for p in cluster.packets if type(p.message) is P2A} == {2}
+    assert asked(cluster, P2A) == {2}
 
 
 def test_a_heartbeat_never_overtakes_the_slots_that_it_speaks_of() -> None:
-    cluster, session = thrifty(heartbeat_interval=DELAY / 2)
+    cluster, session = thrifty()
+    leader = cluster.servers[1]
+    cluster.clock.now = leader._heartbeat_at - DELAY / 2
     put(cluster, session, 1)
     cluster.stabilize()
-    cluster.clock.now += DELAY / 2
-    cluster.step(1)  # a heartbeat to all is due
+    cluster.clock.now = leader._heartbeat_at
+    cluster.step(1)  # a heartbeat to all is due, and what was put off not yet
     to_3 = [type(p.message) for p in cluster.packets if p.target == 3]
     assert to_3 == [P2A, Heartbeat]
     cluster.deliver(target=3)
@@ -152,28 +194,98 @@ def test_a_heartbeat_never_overtakes_the_slots_that_it_speaks_of() -> None:
 def test_much_data_is_not_put_off() -> None:
     cluster, session = thrifty()
     put(cluster, session, 1, bytes(MOST_BYTES))
-    assert {p.target for p in cluster.packets if type(p.message) is P2A} == {2, 3}
+    assert asked(cluster, P2A) == {2, 3}
+
+
+def test_after_a_large_value_small_ones_are_put_off_again() -> None:
+    cluster, session = thrifty()
+    put(cluster, session, 1, bytes(MOST_BYTES))
+    cluster.stabilize()
+    put(cluster, session, 2)
+    assert asked(cluster, P2A) == {2}
+
+
+def test_a_slot_begun_just_before_the_time_comes_is_not_held_against_anyone() -> None:
+    cluster, session = thrifty()
+    put(cluster, session, 1)
+    cluster.stabilize()
+    cluster.clock.now += DELAY * 3 / 4
+    put(cluster, session, 2)
+    cluster.clock.now += DELAY / 4
+    cluster.step(1)  # what was put off leaves, and the second slot is under way
+    cluster.stabilize()
+    put(cluster, session, 3)
+    assert asked(cluster, P2A) == {2}
+
+
+def test_the_delay_is_at_most_half_a_heartbeat_interval() -> None:
+    """Else heartbeats would take what was put off before anybody could be late."""
+    cluster, session = thrifty(thrifty_delay=1.0, heartbeat_interval=2 * DELAY)
+    seq = put(cluster, session, 1)
+    cluster.drop(P2A, target=2)
+    pass_delay(cluster)
+    assert cluster.reply_to(seq) is not None
+    put(cluster, session, 2)
+    assert asked(cluster, P2A) == {2, 3}
+
+
+def test_a_step_that_takes_long_does_not_make_others_late() -> None:
+    """The delay counts from when they were asked."""
+    cluster, session = thrifty()
+    machine = cluster.servers[1].application.machine
+    ordinary = machine.query
+
+    def slow(query: bytes) -> bytes:
+        cluster.clock.now += 2 * DELAY
+        return ordinary(query)
+
+    machine.query = slow  # type: ignore[method-assign]
+    seq = FIRST_TRIAL + 1
+    stale, read = Query(1, "stale", b""), Query(2, "linearizable", b"")
+    cluster.request(1, stale, read, Command(session, seq, seq, 0, b"x"))
+    machine.query = ordinary  # type: ignore[method-assign]
+    cluster.step(1)
+    assert asked(cluster, P2A) == asked(cluster, Heartbeat) == {2}
+    cluster.stabilize()
+    put(cluster, session, 2)
+    assert asked(cluster, P2A) == {2}
+
+
+def test_copies_of_an_answer_count_once() -> None:
+    cluster = Cluster(5, options={"thrifty_delay": DELAY}).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    thrift = cluster.servers[1]._thrift
+    cluster.command(1, session, 1, b"a")
+    p2a = cluster.sent(P2A, target=5)[-1]
+    before = dict(thrift._useful)
+    for _ in range(FIRST_TRIAL):
+        cluster.hand(1, 5, P2B(p2a.ballot, p2a.slot, p2a.slot))
+    assert thrift._useful[5] == before[5] + 1
 
 
 def test_what_was_put_off_is_dropped_with_the_leadership() -> None:
     """It is in a ballot that counts no more; whoever leads next proposes what may be chosen."""
     cluster, session = thrifty(policy="random")
     put(cluster, session, 1)
+    put_off = cluster.servers[1]._thrift.put_off
+    assert put_off
     cluster.campaign(2)
     cluster.stabilize()
     assert cluster.servers[2].role == "leader"
-    ballot = cluster.servers[2].promised
-    cluster.clock.now += DELAY
-    cluster.step(1)
-    assert all(p2a.ballot == ballot for p2a in cluster.sent(P2A))
     contents = cluster.contents(2)
     assert contents[max(contents)] == "x*"  # server 2 had accepted it from server 1
+    cluster.lead(1)  # … and again: nothing is left of its first time
+    assert not cluster.servers[1]._thrift.put_off
+    cluster.clock.now += DELAY
+    cluster.step(1)
+    assert all(p2a.ballot == cluster.servers[1].promised for p2a in cluster.sent(P2A))
 
 
 def test_a_read_asks_the_prompt_servers_alone() -> None:
     cluster, _ = thrifty(5)
     cluster.query(1)
-    assert {p.target for p in cluster.packets if type(p.message) is Heartbeat} == {2, 3}
+    assert asked(cluster, Heartbeat) == {2, 3}
     cluster.stabilize()
     assert len(cluster.answers()) == 1
 
@@ -184,13 +296,16 @@ def test_a_read_that_the_prompt_servers_leave_unconfirmed_asks_all() -> None:
     cluster.drop(Heartbeat)
     cluster.clock.now += DELAY
     cluster.step(1)
-    assert {p.target for p in cluster.packets if type(p.message) is Heartbeat} == {2, 3}
+    assert asked(cluster, Heartbeat) == {2, 3}
+    assert cluster.servers[1].next_deadline() > cluster.clock.now  # it asks once, and waits
+    cluster.step(1)
+    assert len(cluster.sent(Heartbeat)) == 2
     cluster.drop(Heartbeat, target=2)
     cluster.deliver(Heartbeat, target=3)
     cluster.deliver(HeartbeatReply, source=3)
     assert len(cluster.answers()) == 1
     put(cluster, session, 1)
-    assert {p.target for p in cluster.packets if type(p.message) is P2A} == {2, 3}
+    assert asked(cluster, P2A) == {2, 3}
 
 
 def test_a_put_off_slot_does_not_hide_that_a_read_waits() -> None:
@@ -212,6 +327,66 @@ def test_a_put_off_slot_does_not_hide_that_a_read_waits() -> None:
     assert len(cluster.answers()) == 1
 
 
+def test_each_round_has_a_time_of_its_own() -> None:
+    cluster, _ = thrifty()
+    cluster.query(1)
+    cluster.stabilize()
+    cluster.clock.now += DELAY / 2
+    cluster.query(1, 2)
+    cluster.drop(Heartbeat)
+    cluster.clock.now += DELAY / 2
+    cluster.step(1)
+    assert not cluster.sent(Heartbeat)
+    cluster.clock.now += DELAY / 2
+    cluster.step(1)
+    assert asked(cluster, Heartbeat) == {2, 3}
+
+
+def test_an_application_in_the_same_process_is_served_by_the_prompt_servers() -> None:
+    cluster, _ = thrifty()
+    future = cluster.servers[1].on_local(Execute(b"x"))
+    assert asked(cluster, P2A) == {2}
+    cluster.stabilize()
+    assert future.get(timeout=0) is not None
+
+
+def test_a_restarted_spare_server_catches_up_among_slots_that_are_put_off() -> None:
+    cluster, session = thrifty()
+    put(cluster, session, 1)
+    cluster.stabilize()
+    cluster.crash(3)
+    for number in range(2, 6):
+        put(cluster, session, number)
+        cluster.stabilize()
+        pass_delay(cluster)
+    cluster.restart(3)
+    for number in range(6, 10):
+        put(cluster, session, number)
+        cluster.stabilize()
+    cluster.pass_time(5.0)
+    assert cluster.applied(3) == cluster.applied(1)
+
+
+@pytest.mark.parametrize(("size", "prompt"), [(4, {2, 3}), (7, {2, 3, 4})])
+def test_as_many_are_prompt_as_a_majority_takes(size: int, prompt: set[int]) -> None:
+    cluster, session = thrifty(size)
+    seq = put(cluster, session, 1)
+    assert asked(cluster, P2A) == prompt
+    cluster.stabilize()
+    assert cluster.reply_to(seq) is not None
+    pass_delay(cluster)
+    assert len({server.log.last for server in cluster.servers.values()}) == 1
+
+
+def test_a_confirmed_round_lets_the_leader_sleep() -> None:
+    cluster, _ = thrifty()
+    cluster.query(1)
+    cluster.stabilize()
+    cluster.clock.now += DELAY
+    cluster.step(1)
+    assert cluster.servers[1].next_deadline() > cluster.clock.now
+
+
 def test_reads_alone_find_out_who_is_prompt() -> None:
     cluster = Cluster(3, options={"thrifty_delay": DELAY, "heartbeat_interval": 1.0,
         "election_timeout_min": 3.0, "election_timeout_max": 5.0}).start()  # fmt: skip
@@ -220,18 +395,51 @@ def test_reads_alone_find_out_who_is_prompt() -> None:
         cluster.query(1, number)
         cluster.stabilize()
     cluster.query(1, FIRST_TRIAL + 1)
-    assert {p.target for p in cluster.packets if type(p.message) is Heartbeat} == {2}
+    assert asked(cluster, Heartbeat) == {2}
 
 
 def test_now_and_then_the_prompt_servers_are_chosen_anew() -> None:
-    cluster, session = thrifty(heartbeat_interval=2 * RECONSIDER, election_timeout_min=30.0,
-        election_timeout_max=50.0, retransmit_interval=20.0)  # fmt: skip
-    cluster.clock.now += RECONSIDER
+    cluster, session = thrifty()
+    for _ in range(RECONSIDER_BEATS):
+        cluster.clock.now += 1.0
+        cluster.step(1)
+        cluster.stabilize()
     put(cluster, session, 1)
+    assert asked(cluster, P2A) == {2, 3}
     cluster.stabilize()
-    pass_delay(cluster)
-    put(cluster, session, 2)
-    assert {p.target for p in cluster.packets if type(p.message) is P2A} == {2, 3}
+    for number in range(2, FIRST_TRIAL + 2):
+        put(cluster, session, number)
+        cluster.stabilize()
+    put(cluster, session, FIRST_TRIAL + 2)
+    assert asked(cluster, P2A) == {2}
+
+
+def test_a_server_that_was_never_late_for_long_has_its_lateness_forgotten() -> None:
+    cluster, session = thrifty()
+    thrift = cluster.servers[1]._thrift
+    for _ in range(3):
+        thrift.were_late()
+    for _ in range(RECONSIDER_BEATS):
+        cluster.clock.now += 1.0
+        cluster.step(1)
+        cluster.stabilize()
+    for number in range(1, FIRST_TRIAL + 1):
+        put(cluster, session, number)
+        cluster.stabilize()
+    put(cluster, session, FIRST_TRIAL + 1)
+    assert asked(cluster, P2A) == {2}
+
+
+def test_lateness_never_ends_thrift_for_good() -> None:
+    cluster, _ = thrifty()
+    thrift = cluster.servers[1]._thrift
+    for _ in range(100):
+        thrift.were_late()
+    thrift.ask_everyone()
+    for _ in range(LONGEST_TRIAL):
+        assert thrift.choosing
+        thrift.count_useful(2)
+    assert thrift.prompt == (2,)
 
 
 def test_two_servers_are_all_needed() -> None:

@@ -14,12 +14,22 @@ from typing import Any
 from paxon.actors import Ballot, PaxosServer
 from paxon.actors.log import Slot, SlotLog
 from paxon.actors.memory_storage import MemoryStorage
-from paxon.actors.messages import Accepted, Batch, Command, Entry, OpenSession, Query, ReplyStatus
+from paxon.actors.messages import (
+    P2A,
+    Accepted,
+    Batch,
+    Command,
+    Entry,
+    OpenSession,
+    Query,
+    ReplyStatus,
+)
 from paxon.actors.phase1 import Candidacy
 from paxon.actors.reads import ReadQueue
 from paxon.actors.sessions import Reply, Session, SessionTable
 from paxon.actors.storage import SnapshotInfo
 from paxon.actors.storage_base import Marks
+from paxon.actors.thrift import Thrift
 from tests.harness import Register
 
 __all__ = ["Image", "freeze_disk", "freeze_server", "thaw_disk", "thaw_server"]
@@ -28,7 +38,7 @@ Image = tuple[Any, ...]
 
 ATOMS = {
     int, float, str, bytes, bool, type(None), Ballot, Accepted, SnapshotInfo, Entry, Command,
-    OpenSession, Query, Reply, ReplyStatus,
+    OpenSession, Query, P2A, Reply, ReplyStatus,
 }  # fmt: skip
 """Immutable and hashable as they are."""
 
@@ -39,6 +49,24 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     ReadQueue: ("_waiting",),
     Session: ("floor", "last_seen", "replies"),
     Batch: ("time", "entries"),
+    Thrift: (
+        "_delay",
+        "_others",
+        "_needed",
+        "_used",
+        "_trial",
+        "put_off",
+        "_put_off_bytes",
+        "p2as_due_at",
+        "first_slot",
+        "prompt",
+        "spare",
+        "choosing",
+        "_useful",
+        "_beats_left",
+        "round",
+        "round_due_at",
+    ),
     Marks: ("promised", "chosen_to", "discarded", "voting", "snapshot"),
 }
 """What an object of each class consists of. (All know each other's disks from the start.)"""
@@ -104,7 +132,9 @@ def freeze_server(server: PaxosServer) -> Image:
     application = server.application
     machine, sessions = application.machine, application.sessions
     assert isinstance(machine, Register)
-    own = [(name, freeze(value)) for name, value in server.__dict__.items() if name not in OMITTED]
+    # (One that is not thrifty keeps nothing there that changes.)
+    omitted = OMITTED if server.settings.thrifty_delay else OMITTED | {"_thrift"}
+    own = [(name, freeze(value)) for name, value in server.__dict__.items() if name not in omitted]
     own.sort(key=_key)
     return (
         tuple(own),

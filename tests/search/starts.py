@@ -101,6 +101,14 @@ class Story:
                 kept |= 1 << number
         self.world = self.world._replace(network=self.world.network & kept)
 
+    def be_thrifty(self, server: ServerId, prompt: tuple[ServerId, ...]) -> None:
+        """The leader `server` has found out who answers soonest."""
+        images = list(self.world.images)
+        images[server - 1] = self.search.steps.changed(
+            server, images[server - 1], lambda live: live._thrift.rely_on(prompt)
+        )
+        self.world = self.world._replace(images=tuple(images))
+
     def lead(self, server: ServerId) -> None:
         """`server` leads, all have heard of it, and a session is open."""
         self.campaign(server)
@@ -155,6 +163,12 @@ def chosen_before(later: int, earlier: int) -> Callable[[frozenset[Fact]], bool]
 
 def answered(text: bytes) -> Callable[[frozenset[Fact]], bool]:
     return lambda facts: any(fact[0] == "answered" and fact[2] == text for fact in facts)
+
+
+def accepted_by(server: ServerId, slot: int) -> Callable[[frozenset[Fact]], bool]:
+    return lambda facts: any(
+        fact[:2] == ("vote", slot) and fact[4] == server for fact in facts if fact[0] == "vote"
+    )
 
 
 def acknowledged(*numbers: int) -> Callable[[frozenset[Fact]], bool]:
@@ -431,3 +445,21 @@ def a_lease_that_a_restarted_server_has_granted() -> tuple[Search, World]:
     story.campaign(2)
     world = search.say(story.world, 2, command(2))
     return search, world._replace(budget=Budget((0, 1, 0), reads=1))
+
+
+@start(
+    20_000,
+    goals=[
+        ("both commands are acknowledged", acknowledged(1, 2)),
+        ("server 3 accepts slot 2", accepted_by(3, 2)),
+        ("a read is answered", answered(b"1")),
+    ],
+)
+def a_leader_that_asks_a_majority_first() -> tuple[Search, World]:
+    """Server 1 asks 2 at once and 3 a moment later (docs/thrift.md); server 2 may lead too."""
+    search = Search(3, reads=[(1, Query(1, "linearizable", b""))], thrifty_delay=0.01)
+    story = Story(search)
+    story.lead(1)
+    story.be_thrifty(1, (2,))
+    world = search.say(story.world, 1, command(1), command(2))
+    return search, world._replace(budget=Budget(campaigns=(0, 1, 0), beats=1, reads=1))

@@ -7,7 +7,7 @@ what became of each pair. Millions of orders of the same few steps cost a look i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -244,6 +244,12 @@ class Steps:
         """The live server in that state, to look at until the next event."""
         self._load(server, image)
         return self._servers[server]
+
+    def changed(self, server: ServerId, image: int, change: Callable[[PaxosServer], object]) -> int:
+        """The same state but for a change, for the story before a search."""
+        change(self.peek(server, image))
+        running, _, disk = self._states[image]
+        return self._number((running, freeze_server(self._servers[server]), disk))
 
     # --- events ----------------------------------------------------------------------------------
 
