@@ -181,15 +181,18 @@ class Proposer(Learner):
     def _on_thrift_timers(self) -> None:
         """The spare servers get what was put off; if it is still undecided, their answers count."""
         thrift, late = self._thrift, False
+        if self._now < min(thrift.p2as_due_at, thrift.round_due_at):
+            return
         if self._now >= thrift.p2as_due_at:
             thrift.p2as_due_at = NEVER
-            oldest = next(iter(self._votes), None)
-            late = oldest is not None and oldest <= thrift.first_slot
+            late = thrift.first_slot in self._votes
             self._send_put_off()
         if self._now >= thrift.round_due_at:
             thrift.round_due_at = NEVER
             late = late or thrift.round > self._confirmed
-        if late and thrift.spare:
+        if not late:
+            thrift.were_in_time()
+        elif thrift.spare:
             thrift.were_late()
             self._ask_everyone()
 
@@ -202,27 +205,30 @@ class Proposer(Learner):
         if self.role != "leader" or p2b.ballot != self.promised:
             return  # a late vote, for a ballot that we no longer lead
         if p2b.first == p2b.last:
-            self._count_vote(p2b.first, sender)
-            return
-        for slot in [slot for slot in self._votes if p2b.first <= slot <= p2b.last]:
-            self._count_vote(slot, sender)
+            useful = self._count_vote(p2b.first, sender)
+        else:
+            slots = [slot for slot in self._votes if p2b.first <= slot <= p2b.last]
+            useful = sum(self._count_vote(slot, sender) for slot in slots) > 0
+        if useful and self._thrift.choosing:
+            self._thrift.count_useful(sender)
 
-    def _count_vote(self, slot: int, sender: ServerId) -> None:
+    def _count_vote(self, slot: int, sender: ServerId) -> bool:
+        """Count one vote for one slot; False if it had come before, or comes too late to matter."""
         votes = self._votes.get(slot)
         if votes is None:  # chosen already
-            return
+            return False
         bit = self._all_bits[sender]
-        if self._thrift.choosing and not votes & bit and sender != self.settings.server:
-            self._thrift.count_useful(sender)
+        new = not votes & bit
         votes |= bit
         if votes.bit_count() < self._majority:
             self._votes[slot] = votes
-            return
+            return new
         del self._votes[slot]
         self.log.choose(slot)
         self._counters["slots_chosen"] += 1
         if self.log.chosen_to > self.application.executed:
             self._execute()
+        return new
 
     def _deliver(self, slot: int, value: bytes) -> None:
         """Execute a slot and answer the clients that wait here."""
@@ -287,7 +293,8 @@ class Proposer(Learner):
         if self._majority == 1:
             self._confirm_rounds()
         if self._thrift.count_beat():
-            self._ask_everyone()
+            self._send_put_off()
+            self._thrift.ask_everyone()  # as this very round does
 
     def _begin_round(self) -> Heartbeat:
         self._round += 1

@@ -47,18 +47,20 @@ class Thrift:
         self.put_off: list[P2A] = []
         """What the spare servers get later, in the order of its proposal."""
         self._put_off_bytes = 0
-        self.p2as_due_at = NEVER
-        """When what is put off has to leave, and `first_slot` to be chosen: monotonic seconds."""
-        self.first_slot = 0
         self.ask_everyone()
 
     def ask_everyone(self) -> None:
-        """All are asked at once until it is known who answers soonest."""
+        """All are asked at once until it is known who answers soonest. (Nothing is put off now.)"""
         self.prompt: tuple[ServerId, ...] = self._others
         self.spare: tuple[ServerId, ...] = ()
         self.choosing = self._used
         self._useful = dict.fromkeys(self._others, 0)
+        self._in_time = False
+        """Whether those who are prompt now were ever seen to be in time."""
         self._beats_left = RECONSIDER_BEATS
+        self.p2as_due_at = NEVER
+        """When what is put off has to leave, and `first_slot` to be chosen: monotonic seconds."""
+        self.first_slot = 0
         self.round = 0
         """The last round that only the prompt servers were asked for."""
         self.round_due_at = NEVER
@@ -73,7 +75,8 @@ class Thrift:
         if sum(useful.values()) < self._trial:
             return
         ranked = sorted(self._others, key=lambda other: (-useful[other], other))
-        self.rely_on(ranked[: self._needed])
+        if useful[ranked[self._needed - 1]] > 0:  # else too few have answered at all
+            self.rely_on(ranked[: self._needed])
 
     def rely_on(self, prompt: Sequence[ServerId]) -> None:
         """From now on only these are asked at once."""
@@ -93,6 +96,10 @@ class Thrift:
         """The prompt servers did not answer within the delay: look longer before choosing again."""
         self._trial = min(2 * self._trial, LONGEST_TRIAL)
 
+    def were_in_time(self) -> None:
+        """What the prompt servers were asked was decided within the delay."""
+        self._in_time = True
+
     def count_beat(self) -> bool:
         """All are sent a heartbeat; True if it is time to choose the prompt servers anew."""
         if not self.spare:
@@ -100,7 +107,8 @@ class Thrift:
         self._beats_left -= 1
         if self._beats_left > 0:
             return False
-        self._trial = FIRST_TRIAL
+        if self._in_time:
+            self._trial = FIRST_TRIAL
         return True
 
     # --- what the spare servers get later --------------------------------------------------------
@@ -115,7 +123,10 @@ class Thrift:
             self.first_slot = p2as[0].slot
         self.put_off.extend(p2as)
         self._put_off_bytes += sum(len(p2a.value) for p2a in p2as)
-        return self._put_off_bytes >= MOST_BYTES
+        if self._put_off_bytes < MOST_BYTES:
+            return False
+        self.p2as_due_at = NEVER  # so much may take longer than the delay
+        return True
 
     def take(self) -> list[P2A]:
         """Take out what was put off, to send it; `first_slot` is still to be chosen in time."""

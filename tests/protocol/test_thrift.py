@@ -367,6 +367,76 @@ def test_a_restarted_spare_server_catches_up_among_slots_that_are_put_off() -> N
     assert cluster.applied(3) == cluster.applied(1)
 
 
+def test_a_server_that_never_answered_is_not_relied_upon() -> None:
+    """Until enough servers have answered at all, everybody is asked."""
+    thrift = thrifty(5)[0].servers[1]._thrift
+    thrift.ask_everyone()
+    thrift.forget(2)
+    for _ in range(2 * FIRST_TRIAL):
+        thrift.count_useful(5)
+    assert thrift.choosing
+    thrift.count_useful(4)
+    assert thrift.prompt == (4, 5)
+
+
+def test_one_answer_for_many_slots_counts_once() -> None:
+    cluster = Cluster(5, options={"thrifty_delay": DELAY, "window": 16}).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    thrift = cluster.servers[1]._thrift
+    for seq in range(1, 9):
+        cluster.command(1, session, seq, b"a")
+    p2as = cluster.sent(P2A, target=5)
+    before = thrift._useful[5]
+    cluster.hand(1, 5, P2B(p2as[0].ballot, p2as[0].slot, p2as[-1].slot))
+    assert thrift._useful[5] == before + 1
+
+
+def test_a_large_value_may_take_longer_than_the_delay() -> None:
+    cluster, session = thrifty()
+    put(cluster, session, 1, bytes(MOST_BYTES))
+    cluster.clock.now += 2 * DELAY
+    cluster.step(1)
+    cluster.stabilize()
+    put(cluster, session, 2)
+    assert asked(cluster, P2A) == {2}
+
+
+def test_a_slot_lost_before_the_choice_is_not_held_against_the_chosen() -> None:
+    cluster, session = thrifty()
+    thrift = cluster.servers[1]._thrift
+    thrift.ask_everyone()
+    put(cluster, session, 1)
+    cluster.drop(P2A)  # nobody gets this one, until it is sent again
+    thrift.rely_on((2,))
+    put(cluster, session, 2)
+    cluster.stabilize()
+    pass_delay(cluster)
+    put(cluster, session, 3)
+    assert asked(cluster, P2A) == {2}
+
+
+def test_a_new_choice_is_judged_by_its_own_slots() -> None:
+    cluster, session = thrifty()
+    put(cluster, session, 1)
+    cluster.step(1, Burst(lost=[2]))
+    assert cluster.servers[1]._thrift.p2as_due_at > cluster.clock.now + 10 * DELAY
+
+
+def test_an_idle_leader_forgets_no_lateness() -> None:
+    cluster, _ = thrifty()
+    thrift = cluster.servers[1]._thrift
+    thrift.were_late()
+    thrift.rely_on((2,))
+    thrift._in_time = False
+    for _ in range(RECONSIDER_BEATS):
+        thrift.count_beat()
+    thrift.ask_everyone()
+    for _ in range(2 * FIRST_TRIAL - 1):
+        thrift.count_useful(2)
+    assert thrift.choosing
+
+
 @pytest.mark.parametrize(("size", "prompt"), [(4, {2, 3}), (7, {2, 3, 4})])
 def test_as_many_are_prompt_as_a_majority_takes(size: int, prompt: set[int]) -> None:
     cluster, session = thrifty(size)

@@ -64,6 +64,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "choosing",
         "_useful",
         "_beats_left",
+        "_in_time",
         "round",
         "round_due_at",
     ),

@@ -25,9 +25,11 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
+from paxon.actors.thrift import NEVER, Thrift
 from paxon.transport import Burst, BurstInbox
 from tests.harness import Register
 from tests.search.images import (
+    OBJECTS,
     Image,
     freeze_disk,
     freeze_server,
@@ -240,6 +242,14 @@ class Steps:
         server = self._states[image][1]
         return {} if server is None else dict(server[0])
 
+    def thrift_is_armed(self, image: int) -> bool:
+        """Whether something that the prompt servers were asked will be looked at."""
+        thrift = self.attributes(image).get("_thrift")
+        if thrift is None:
+            return False
+        held = dict(zip(OBJECTS[Thrift], thrift[1:], strict=True))
+        return bool(min(held["p2as_due_at"], held["round_due_at"]) < NEVER)
+
     def peek(self, server: ServerId, image: int) -> PaxosServer:
         """The live server in that state, to look at until the next event."""
         self._load(server, image)
@@ -320,6 +330,10 @@ class Steps:
             live.campaign()
         elif name == "beat":
             live._heartbeat_at = now
+        elif name == "thrift":  # what the prompt servers were asked is due
+            thrift = live._thrift
+            thrift.p2as_due_at = now if thrift.p2as_due_at < NEVER else NEVER
+            thrift.round_due_at = now if thrift.round_due_at < NEVER else NEVER
         elif name == "sync":
             live._watermark_at = now
         live.step(Burst())

@@ -8,9 +8,10 @@ import pytest
 from loguru import logger
 
 from paxon.actors.messages import OpenSession
+from paxon.actors.thrift import Thrift
 from tests.search.__main__ import main, run_start
 from tests.search.breadth import breadth_first
-from tests.search.images import freeze, thaw
+from tests.search.images import OBJECTS, freeze, thaw
 from tests.search.starts import STARTS, Start, Story, command
 from tests.search.walks import walk
 from tests.search.world import Budget, Search
@@ -59,6 +60,14 @@ def test_symmetry_leaves_out_what_differs_in_numbers_only() -> None:
         found[alike] = breadth_first(search, world, max_states=100_000, max_depth=7)
     assert found[()].depth == found[(2, 3)].depth == 7
     assert found[(2, 3)].states < 0.65 * found[()].states
+
+
+def test_an_image_of_thrift_leaves_nothing_out() -> None:
+    search = Search(3, thrifty_delay=0.01)
+    story = Story(search)
+    story.lead(1)
+    live = search.steps.peek(1, story.world.images[0])
+    assert set(vars(live._thrift)) == set(OBJECTS[Thrift])
 
 
 def test_an_image_of_a_server_makes_the_same_server() -> None:

@@ -83,6 +83,7 @@ class Search:
         self.majority = size // 2 + 1
         self.dies_in_sync = dies_in_sync
         self.in_order = in_order
+        self.thrifty = bool(options.get("thrifty_delay"))
         self.reads = [
             (server, self.steps.messages.number(CLIENT, server, query), query.id)
             for server, query in reads
@@ -138,6 +139,8 @@ class Search:
                 yield server, ("campaign", 0)
             if budget.beats and self.leads(world, server):
                 yield server, ("beat", 0)
+            if self.thrifty and self.steps.thrift_is_armed(world.images[server - 1]):
+                yield server, ("thrift", 0)
             if budget.syncs:
                 yield server, ("sync", 0)
             if budget.crashes:
