@@ -192,7 +192,7 @@ class Proposer(Learner):
             late = late or thrift.round > self._confirmed
         if not late:
             thrift.were_in_time()
-        elif thrift.spare:
+        else:
             thrift.were_late()
             self._ask_everyone()
 

@@ -15,12 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paxon.actors.ballot import ServerId
+from paxon.actors.learner import NEVER
 from paxon.actors.messages import P2A
 from paxon.actors.settings import Settings
 
 __all__ = ["Thrift"]
-
-NEVER = float("inf")
 
 FIRST_TRIAL = 16
 """Answers that counted towards a majority, before the servers that gave most of them are prompt."""
@@ -28,7 +27,7 @@ LONGEST_TRIAL = 1 << 14
 """Each time that the prompt ones were late, the next choice takes twice as many; at most this."""
 RECONSIDER_BEATS = 100
 """Heartbeats after which the prompt servers are chosen anew: another may be quicker by now. If they
-were never late in that time, what was held against them before is forgotten."""
+were asked and never late in that time, what was held against them before is forgotten."""
 MOST_BYTES = 256 << 10
 """What is put off at most; with this much a burst of its own is worth it anyway."""
 

@@ -62,7 +62,8 @@ class PairRow(msgspec.Struct, frozen=True, kw_only=True):
     p50: tuple[Spread | None, Spread | None]
     """Seconds."""
     p99: tuple[Spread | None, Spread | None]
-    rate_ratio: Spread
+    rate_ratio: Spread | None
+    """None if not one pair has two rates."""
     p50_ratio: Spread | None
     p99_ratio: Spread | None
     cpu_ratio: Spread | None
@@ -148,7 +149,7 @@ def row_of(load: Workload, pairs: list[tuple[Measurement, Measurement]]) -> Pair
         rates=(spread_of([m.rate for m in sides[0]]), spread_of([m.rate for m in sides[1]])),
         p50=both(lambda m: m.latency.p50),
         p99=both(lambda m: m.latency.p99),
-        rate_ratio=of_pairs(lambda m: m.rate) or spread_of([0.0]),
+        rate_ratio=of_pairs(lambda m: m.rate),
         p50_ratio=of_pairs(lambda m: m.latency.p50),
         p99_ratio=of_pairs(lambda m: m.latency.p99),
         cpu_ratio=of_pairs(lambda m: m.server_cpu / m.operations if m.operations else None),

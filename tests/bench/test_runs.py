@@ -197,6 +197,7 @@ def test_pair(tmp_path: Path) -> None:
     assert report.settings.second == {"thrifty_delay": 0}
     for row in report.rows:
         rates = [(first.rate, second.rate) for first, second in row.pairs]
+        assert row.rate_ratio is not None
         assert row.rate_ratio.values == [first / second for first, second in rates]
         assert all(m.failed == 0 for pair in row.pairs for m in pair)
     (single,) = (r for r in report.rows if r.workload.name == "writes, 1 outstanding")

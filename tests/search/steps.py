@@ -14,6 +14,7 @@ import msgspec
 
 from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
 from paxon.actors.application import Executed
+from paxon.actors.learner import NEVER
 from paxon.actors.memory_storage import MemoryStorage
 from paxon.actors.messages import (
     Batch,
@@ -25,7 +26,7 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
-from paxon.actors.thrift import NEVER, Thrift
+from paxon.actors.thrift import Thrift
 from paxon.transport import Burst, BurstInbox
 from tests.harness import Register
 from tests.search.images import (
