@@ -18,6 +18,7 @@ from paxon.actors.messages import (
     ClientMessage,
     Command,
     CommandReply,
+    NotLeader,
     OpenSession,
     ReplyStatus,
     ServerReply,
@@ -28,12 +29,14 @@ from paxon.bench.load_process import Job
 from paxon.bench.workloads import WorkloadData
 from paxon.kvstore.errors import PaxonError, RequestTimeout
 from paxon.kvstore.operations import Put, encode_operations
-from paxon.transport import FrameCodec
+from paxon.transport import Context, FrameCodec
 
 __all__ = ["SessionLoop", "open_sessions"]
 
 _OPEN_AT_ONCE = 500
 _PATIENCE_SECONDS = 20.0
+_ELECTION_SECONDS = 0.05
+"""How long to leave a server alone that knows no leader."""
 
 clock = time.perf_counter
 
@@ -42,7 +45,8 @@ class _Link:
     """One socket to one server."""
 
     def __init__(self, address: str) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.address = address
+        self._context = Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(address)
@@ -61,17 +65,16 @@ class _Link:
         return replies
 
     def close(self) -> None:
-        self._socket.close()
-        self._context.term()
+        self._context.destroy()
 
 
 class SessionLoop:
     """A closed loop of single writes, from many sessions in turn."""
 
     def __init__(self, job: Job, sessions: int) -> None:
-        """Open the sessions at the first address, which has to be the leader's.
+        """Open the sessions at the first address, or where that says that the leader is.
 
-        Raises `PaxonError` if it does not do what it is asked.
+        Raises `PaxonError` if they cannot be opened.
         """
         self._link = _Link(job.addresses[0])
         self._outstanding = job.workload.outstanding
@@ -87,16 +90,36 @@ class SessionLoop:
 
     def _open(self, sessions: int) -> list[int]:
         found: list[int] = []
+        give_up_at = clock() + _PATIENCE_SECONDS
         while len(found) < sessions:
             wanted = min(_OPEN_AT_ONCE, sessions - len(found))
-            self._link.send([OpenSession(len(found) + nonce + 1) for nonce in range(wanted)])
-            reached = len(found) + wanted
-            while len(found) < reached:
-                for reply in self._link.receive(_PATIENCE_SECONDS):
-                    if not isinstance(reply, SessionOpened):
-                        raise PaxonError(f"the leader opens no session: {reply}")
-                    found.append(reply.session)
+            refusal = self._open_at_once(found, wanted)
+            if refusal is None:
+                give_up_at = clock() + _PATIENCE_SECONDS
+            elif isinstance(refusal, NotLeader) and clock() < give_up_at:
+                self._follow(refusal)
+            else:
+                raise PaxonError(f"the leader opens no session: {refusal}")
         return found
+
+    def _open_at_once(self, found: list[int], wanted: int) -> ServerReply | None:
+        """Add so many sessions to those found; what was answered instead, if anything was."""
+        reached = len(found) + wanted
+        self._link.send([OpenSession(number + 1) for number in range(len(found), reached)])
+        while len(found) < reached:
+            for reply in self._link.receive(_PATIENCE_SECONDS):
+                if not isinstance(reply, SessionOpened):
+                    return reply
+                found.append(reply.session)
+        return None
+
+    def _follow(self, refusal: NotLeader) -> None:
+        """Another server leads by now. Answers of the old one that are on their way get lost."""
+        address = refusal.address or self._link.address
+        if not refusal.address:
+            time.sleep(_ELECTION_SECONDS)
+        self._link.close()
+        self._link = _Link(address)
 
     def run(self, seconds: float) -> Outcome:
         """See `Loop`. What is under way at the end is waited for, but not counted."""

@@ -19,7 +19,7 @@ from paxon.actors.messages import (
     StatusRequest,
 )
 from paxon.kvstore.supervisor import ProcessState
-from paxon.transport import FrameCodec, FrameError
+from paxon.transport import Context, FrameCodec, FrameError
 
 __all__ = ["ServerStatus", "StatusProbe", "agreed_leader", "look_around"]
 
@@ -44,7 +44,7 @@ class StatusProbe:
     """Asks servers for their status; used by one thread, and can be used again and again."""
 
     def __init__(self) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context = Context()
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
             ClientMessage, ServerReply, protocol_version=PROTOCOL_VERSION
@@ -102,7 +102,6 @@ class StatusProbe:
 
     def close(self) -> None:
         """Close the sockets; may be called twice."""
-        # Also closes a socket that an interrupt kept from being noted above.
         self._context.destroy(linger=0)
         self._sockets.clear()
 

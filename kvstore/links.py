@@ -19,7 +19,7 @@ from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, ServerReply
 from paxon.kvstore.addresses import check_address, split_addresses
 from paxon.kvstore.client_requests import Outgoing
 from paxon.kvstore.errors import InvalidRequest
-from paxon.transport import FrameCodec, FrameError, LinkMonitor
+from paxon.transport import Context, FrameCodec, FrameError, LinkMonitor
 
 __all__ = ["Link", "Links", "Receive", "Secure", "server_addresses"]
 
@@ -94,7 +94,7 @@ class Links:
             receive: gets what comes in.
             secure: prepares each socket for encryption.
         """
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context = Context()
         self._links: dict[str, Link] = {}
         # A client that nobody closed must not wait for its sockets when it is collected.
         self._release = weakref.finalize(self, _close_all, self._links, self._context, os.getpid())
@@ -184,8 +184,8 @@ class Links:
         except (ValueError, zmq.ZMQError) as error:
             logger.warning("Cannot connect to {}: {}", address, error)
             return None
+        self._on_open(link)  # first: a link that nobody waits for must not be found and used
         self._links[address] = link
-        self._on_open(link)
         return link
 
     def close(self) -> None:
@@ -193,13 +193,13 @@ class Links:
         self._release()
 
 
-def _close_all(links: dict[str, Link], context: zmq.Context[zmq.Socket[bytes]], owner: int) -> None:
+def _close_all(links: dict[str, Link], context: Context, owner: int) -> None:
     """Close all sockets and the context, unless they are a parent process's."""
     if os.getpid() != owner:
         return
-    for link in links.values():
-        link.monitor.close()
-        link.socket.close()
-    links.clear()
-    # Not `term`, which waits for ever for a socket that Ctrl-C kept from becoming a link.
-    context.destroy(linger=0)
+    try:
+        for link in links.values():
+            link.monitor.close()
+    finally:
+        links.clear()
+        context.destroy(linger=0)

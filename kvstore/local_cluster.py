@@ -495,8 +495,14 @@ def _machine_name(machine: type[StateMachine] | None) -> tuple[str, bool]:
 
 def _end(supervisor: Supervisor, temporary: Sequence[Path]) -> None:
     """Stop the servers, then remove what was only lent."""
-    supervisor.close()
-    _remove(temporary)
+    try:
+        try:
+            supervisor.close()
+        finally:
+            # Has servers left only if Ctrl-C came meanwhile; then without further patience.
+            supervisor.close(signal.SIGKILL)
+    finally:
+        _remove(temporary)
 
 
 def _remove(paths: Sequence[Path]) -> None:

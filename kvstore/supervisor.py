@@ -109,14 +109,15 @@ class Supervisor:
         process = child.process
         return ProcessInfo(child.state, process.pid if process is not None else None, child.reason)
 
-    def close(self, timeout: float = STOP_SECONDS + 5.0) -> None:
-        """Stop all servers, by SIGKILL those that do not stop, and end the thread.
+    def close(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End all servers by this signal, by SIGKILL those that do not stop, and end the thread.
 
         May be called twice, and does nothing in a forked copy of the process that made this.
         """
         if os.getpid() != self._owner or not self._thread.is_alive():
             return
-        endings = [self.send(server, signal.SIGTERM) for server in self._children]
+        timeout = STOP_SECONDS + 5.0
+        endings = [self.send(server, number) for server in self._children]
         for ending in endings:
             ending.exception(timeout)
         with self._lock:

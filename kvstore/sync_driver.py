@@ -110,26 +110,31 @@ class SyncDriver:
         """
         gate: threading.Lock | None = None
         while not ticket.done:
-            with self.lock:
-                if ticket.done:
-                    break
-                if self._released:
-                    raise ClientClosed(self._unusable)
-                ticket.on_done = self._on_done
-                if self._driver is None:
-                    self._driver = threading.get_ident()
-                    self._driven_for = ticket
-                    gate = None
-                else:
-                    gate = threading.Lock()
-                    gate.acquire()
-                    self._gates.setdefault(ticket, []).append(gate)
-            if gate is None:
-                self._drive(ticket, until)
-                if self._callbacks:
-                    self.call_back()
-            else:
+            drives: int | None = None
+            try:
+                with self.lock:
+                    if ticket.done:
+                        break
+                    if self._released:
+                        raise ClientClosed(self._unusable)
+                    ticket.on_done = self._on_done
+                    if self._driver is None:
+                        drives = self._driver = threading.get_ident()
+                        self._driven_for = ticket
+                        gate = None
+                    else:
+                        gate = threading.Lock()
+                        gate.acquire()
+                        self._gates.setdefault(ticket, []).append(gate)
+                if gate is None:
+                    self._drive(ticket, until)
+            finally:
+                if drives is not None and self._driver == drives:
+                    self._stop_driving()  # Ctrl-C came just before `_drive` would have
+            if gate is not None:
                 self._wait_at(gate, ticket, until)
+            elif self._callbacks:
+                self.call_back()
             if not ticket.done and time.monotonic() >= until:
                 break
         if gate is not None and self._gates:
@@ -225,12 +230,16 @@ class SyncDriver:
                     sleep = self._plan_sleep(until)
                 ready = self._poll.poll(sleep)
         finally:
-            with self.lock:
-                self._sleeps_until = -math.inf
-                self._driver = self._driven_for = None
-                if self._unusable:
-                    self._release()
-                self._hand_over()
+            self._stop_driving()
+
+    def _stop_driving(self) -> None:
+        """Leave the sockets to the next that waits, or close them if that has been asked for."""
+        with self.lock:
+            self._sleeps_until = -math.inf
+            self._driver = self._driven_for = None
+            if self._unusable:
+                self._release()
+            self._hand_over()
 
     def _plan_sleep(self, until: float) -> float:
         """How long to sleep, in milliseconds."""

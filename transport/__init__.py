@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from paxon.transport.burst import Burst
 from paxon.transport.codec import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES, FrameCodec
+from paxon.transport.context import Context
 from paxon.transport.endpoint import ZmqEndpoint
 from paxon.transport.errors import (
     ForeignFrame,
@@ -34,6 +35,7 @@ __all__ = [
     "CurveSecurity",
     "secure_client",
     "LinkMonitor",
+    "Context",
     "BurstInbox",
     "BurstSource",
     "TransportError",

@@ -21,6 +21,7 @@ import zmq
 from paxon.transport.addresses import bind, connect
 from paxon.transport.burst import Burst
 from paxon.transport.codec import FrameCodec
+from paxon.transport.context import Context
 from paxon.transport.errors import (
     ForeignFrame,
     FrameError,
@@ -131,7 +132,6 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._peer_codec = peer_codec
         self._client_codec = client_codec
         self._buffer = bytearray()
-        self._sockets: list[zmq.Socket[bytes]] = []
         self._dealers: dict[int, zmq.Socket[bytes]] = {}
         self._monitors: list[PortMonitor] = []
         self._links: dict[int, LinkMonitor] = {}
@@ -140,7 +140,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._wake_fd = -1
         self._closed = False
         self._keeper: KeyKeeper | None = None
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context = Context()
         self._ports: list[tuple[zmq.Socket[bytes], int]] = []
         self._watched: list[tuple[zmq.Socket[bytes] | int, int]] = []
         self._awaited: list[tuple[Any, int]] = []
@@ -348,9 +348,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             monitor.close()
         for link in self._links.values():
             link.close()
-        for socket in self._sockets:
-            socket.close()  # Each with the LINGER that it was opened with.
-        self._context.term()
+        self._context.destroy()  # closes each socket with the LINGER that it was opened with
 
     def _open_keeper(self) -> KeyKeeper | None:
         security = self._security
@@ -394,7 +392,6 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
 
     def _socket(self, kind: int, max_frame_bytes: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
-        self._sockets.append(socket)
         socket.setsockopt(zmq.LINGER, 0)
         # Between the two limits a frame is refused and counted as what it is; beyond this one
         # libzmq closes the connection before it takes any memory, and does not say why.

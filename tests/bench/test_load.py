@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from paxon.bench.load import make_loop
+from paxon.bench.load_process import Job
+from paxon.bench.scale_load import SessionLoop
 from paxon.bench.workloads import Workload
 from paxon.kvstore import InvalidRequest, PaxonError
+from tests.kvstore.fake_cluster import SocketCluster
 
 
 class FakeFuture:
@@ -167,3 +171,42 @@ def test_failures_in_a_pipeline(client: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert outcome.failed == queued % 100 > 0
     assert outcome.operations == queued - queued % 100
     assert outcome.first_error == "no"
+
+
+# --- many sessions over one socket ---------------------------------------------------------------
+
+
+@pytest.fixture
+def servers() -> Iterator[SocketCluster]:
+    cluster = SocketCluster(3)
+    yield cluster
+    cluster.close()
+
+
+def session_job(address: str) -> Job:
+    return Job(
+        workload=Workload(name="sessions", outstanding=4, value_bytes=8),
+        addresses=[address],
+        redirect=False,
+        warmup=0.0,
+        timeout=10.0,
+        seed=1,
+    )
+
+
+def test_sessions_are_opened_where_the_leader_is_by_now(servers: SocketCluster) -> None:
+    loop = SessionLoop(session_job(servers.addresses[2]), 700)
+    outcome = loop.run(0.05)
+    loop.close()
+    assert outcome.operations > 0
+    assert not outcome.failed
+
+
+def test_an_election_is_waited_for(servers: SocketCluster) -> None:
+    servers.cluster.hint = "nobody yet"
+    elected = threading.Timer(0.2, setattr, (servers.cluster, "hint", None))
+    elected.start()
+    loop = SessionLoop(session_job(servers.addresses[1]), 3)
+    assert servers.cluster.hint is None
+    loop.close()
+    elected.join()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from paxon.kvstore import local_cluster
 from paxon.kvstore.addresses import free_ports
 from paxon.kvstore.local_cluster import ClusterError, LocalCluster
 from tests.cluster.helpers import environment, pid_is_alive, wait_until
+from tests.interrupts import interrupt_in
 
 pytestmark = pytest.mark.process
 
@@ -347,3 +351,27 @@ def test_ctrl_c_reaches_the_script_and_not_the_servers(tmp_path: Path) -> None:
     assert output == "['running', 'running', 'running']\n"
     assert errors == ""
     assert process.returncode == 0
+
+
+def test_ctrl_c_while_a_cluster_starts_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt), interrupt_in(Future.exception):
+        LocalCluster(3).start()
+    assert not multiprocessing.active_children()
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_a_cluster_stops_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever presses it twice has waited long enough, and still leaves nothing behind."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cluster = LocalCluster(3).start()
+    running = pids(cluster)
+    assert len(running) == 3 and list(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt), interrupt_in(Future.exception):
+        cluster.stop()
+    assert not any(pid_is_alive(pid) for pid in running)
+    assert not list(tmp_path.iterdir())

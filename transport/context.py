@@ -1,0 +1,59 @@
+"""A ZeroMQ context that can always be ended, wherever Ctrl-C struck before.
+
+libzmq ends a context only once its last socket is closed, and waits for that without limit. pyzmq
+notes a socket after it has made it, and forgets it before it has closed it. An interrupt in between
+leaves a socket that nobody knows and that the interrupt's own traceback keeps alive: whoever then
+ends the context, as a `finally` would, sleeps for ever, and Ctrl-C seems to do nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zmq
+
+__all__ = ["Context"]
+
+
+class _Socket(zmq.Socket[bytes]):
+    """A socket that its context knows from before it is made until after it is closed."""
+
+    def __init__(self, context: Context, kind: int, **options: Any) -> None:
+        context.unclosed.add(self)
+        super().__init__(context, kind, **options)
+
+    def close(self, linger: int | None = None) -> None:
+        super().close(linger)
+        if isinstance(self.context, Context):  # it has none before it is made
+            self.context.unclosed.discard(self)
+
+
+class Context(zmq.Context[zmq.Socket[bytes]]):
+    """As pyzmq's, but `destroy` closes every socket that was ever begun and not closed."""
+
+    _socket_class = _Socket
+    unclosed: set[zmq.Socket[bytes]]
+    """Those begun and not yet closed."""
+
+    def __init__(self) -> None:
+        self.unclosed = set()
+        super().__init__()
+
+    def destroy(self, linger: int | None = None) -> None:
+        """Close all sockets, with this LINGER in milliseconds if it is given, and end the context.
+
+        Waits for what may linger; may be called twice.
+        """
+        try:
+            self._end(linger)
+        finally:
+            self._end(linger)  # has nothing left to do, unless an interrupt cut the first one short
+
+    def _end(self, linger: int | None) -> None:
+        if self.closed:
+            return
+        unclosed: set[zmq.Socket[bytes]] = getattr(self, "unclosed", set())  # if begun just now
+        for socket in tuple(unclosed):
+            socket.close(linger)
+            unclosed.discard(socket)
+        self.term()
