@@ -129,6 +129,7 @@ class LocalCluster:
         }
         self._description: ClusterDescription | None = None
         self._supervisor: Supervisor | None = None
+        self._temporary: list[Path] = []
         self._finalizer: weakref.finalize[[Supervisor, list[Path]], LocalCluster] | None = None
         self._describe(Path("/unused"), None, ports=None)  # wrong settings show here
 
@@ -163,6 +164,7 @@ class LocalCluster:
             raise
         self._directory = directory
         supervisor = Supervisor(self._ids, import_main=self._import_main, log_level=self._log_level)
+        self._temporary = temporary
         self._supervisor = supervisor
         # Also runs when the program ends without `stop`, or drops the cluster.
         self._finalizer = weakref.finalize(self, _end, supervisor, temporary)
@@ -187,8 +189,10 @@ class LocalCluster:
 
         The cluster can be started again: from its directory if it was given one, else empty.
         """
+        if self._supervisor is not None:
+            _end(self._supervisor, self._temporary)
         if self._finalizer is not None:
-            self._finalizer()
+            self._finalizer.detach()  # not before: what Ctrl-C cuts short is done at the exit
         self._supervisor = None
         self._finalizer = None
 
@@ -494,7 +498,9 @@ def _machine_name(machine: type[StateMachine] | None) -> tuple[str, bool]:
 
 
 def _end(supervisor: Supervisor, temporary: Sequence[Path]) -> None:
-    """Stop the servers, then remove what was only lent."""
+    """Stop the servers, then remove what was only lent; in a fork of their owner do nothing."""
+    if not supervisor.is_ours():
+        return
     try:
         try:
             supervisor.close()
@@ -506,6 +512,15 @@ def _end(supervisor: Supervisor, temporary: Sequence[Path]) -> None:
 
 
 def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(path)
+    """Remove these directories, as far as they exist."""
+    try:
+        for path in paths:
+            _remove_tree(path)
+    finally:
+        for path in paths:  # gone already, unless Ctrl-C came meanwhile
+            _remove_tree(path)
+
+
+def _remove_tree(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)

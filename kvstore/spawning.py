@@ -1,11 +1,13 @@
 """Start server processes by multiprocessing's *spawn*, and see to it that none outlives its parent.
 
-Two things that the standard library leaves open (docs/local-cluster.md):
+Three things that the standard library leaves open (docs/local-cluster.md):
 
 - A spawned child first runs the user's script again, under another name, so that classes defined
   there can be unpickled. A script without an `if __name__ == "__main__":` guard would start a
   cluster in every server, and a script read from stdin cannot be run again at all. A server needs
   nothing from there, so `start_process` leaves that step out, unless it is asked to keep it.
+- Ctrl-C reaches every process of the terminal's group. A child that is still importing would die of
+  it with a traceback, so `start_process` starts it with SIGINT blocked.
 - When the parent is killed with SIGKILL it cannot end its children. `die_with_parent` asks the
   kernel to do it, and watches the parent from a thread for systems that have no such call.
 """
@@ -16,6 +18,7 @@ import ctypes
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
+import multiprocessing.resource_tracker
 import multiprocessing.spawn
 import os
 import signal
@@ -37,19 +40,35 @@ _patch_lock = threading.Lock()
 def start_process(process: SpawnProcess, *, import_main: bool = False) -> None:
     """Start a spawned process, which imports the caller's main module only if `import_main`.
 
+    SIGINT is blocked in it, until it says otherwise.
+
     Call it from a thread that lives at least as long as the process should: `die_with_parent`
     ends the process when the *thread* that started it ends (prctl(2), PR_SET_PDEATHSIG).
     """
-    if import_main:
-        process.start()
-        return
-    with _main_left_out():
-        process.start()
+    with _interrupts_blocked():
+        if import_main:
+            process.start()
+            return
+        with _main_left_out():
+            process.start()
 
 
 def being_imported_by_spawn() -> bool:
     """Whether this is a spawned child that is still importing its parent's main module."""
     return bool(getattr(multiprocessing.process.current_process(), "_inheriting", False))
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """While inside, this thread blocks SIGINT, and children inherit that."""
+    # Would be started with the first child otherwise, and unblocks SIGINT when it has been.
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

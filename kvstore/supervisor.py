@@ -109,12 +109,16 @@ class Supervisor:
         process = child.process
         return ProcessInfo(child.state, process.pid if process is not None else None, child.reason)
 
+    def is_ours(self) -> bool:
+        """Whether this process made it, and is not a forked copy of that process."""
+        return os.getpid() == self._owner
+
     def close(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End all servers by this signal, by SIGKILL those that do not stop, and end the thread.
 
         May be called twice, and does nothing in a forked copy of the process that made this.
         """
-        if os.getpid() != self._owner or not self._thread.is_alive():
+        if not self.is_ours() or not self._thread.is_alive():
             return
         timeout = STOP_SECONDS + 5.0
         endings = [self.send(server, number) for server in self._children]
@@ -139,8 +143,6 @@ class Supervisor:
     # --- the supervisor's own thread -------------------------------------------------------------
 
     def _run(self) -> None:
-        # Children inherit the mask: Ctrl-C while one is starting must not print a traceback.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         while not self._closing:
             self._wait()
             while self._jobs:

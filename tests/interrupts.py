@@ -49,7 +49,8 @@ class _Interrupt:
 
 def _is_swallowed(frame: FrameType | None) -> bool:
     """Whether Python would swallow the interrupt, as it does with what a finalizer raises."""
-    while frame is not None and frame.f_code.co_name not in ("__del__", "_remove"):
+    swallowing = (".__del__", "<locals>._remove")  # finalizers and weakref.WeakSet's callback
+    while frame is not None and not frame.f_code.co_qualname.endswith(swallowing):
         frame = frame.f_back
     return frame is not None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -375,3 +376,24 @@ def test_ctrl_c_while_a_cluster_stops_leaves_nothing(
         cluster.stop()
     assert not any(pid_is_alive(pid) for pid in running)
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_a_temporary_directory_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cluster = LocalCluster(1).start()
+    with pytest.raises(KeyboardInterrupt), interrupt_in(shutil.rmtree):
+        cluster.stop()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_forked_copy_of_a_cluster_stops_nothing() -> None:
+    with LocalCluster(1) as cluster:
+        child = os.fork()
+        if child == 0:
+            cluster.stop()
+            os._exit(0)
+        assert os.waitpid(child, 0) == (child, 0)
+        assert cluster.directory.is_dir()
+        assert states(cluster) == ["running"]

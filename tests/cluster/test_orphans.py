@@ -115,3 +115,43 @@ def test_only_the_servers_own_start_leaves_out_the_main_script() -> None:
         assert not main_is_told()
         assert other_thread.submit(main_is_told).result()
     assert main_is_told()
+
+
+MASKED_CHILD = """
+import signal
+
+def interrupts_blocked():
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+AT_IMPORT = interrupts_blocked()
+
+def run():
+    print("child", AT_IMPORT, flush=True)
+"""
+
+PARENT_OF_MASKED = """
+import multiprocessing
+from child import interrupts_blocked, run
+from paxon.kvstore.spawning import start_process
+
+for _ in range(2):
+    process = multiprocessing.get_context("spawn").Process(target=run)
+    start_process(process)
+    process.join()
+print("parent", interrupts_blocked())
+"""
+
+
+def test_ctrl_c_cannot_strike_a_child_that_is_still_importing(tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(MASKED_CHILD)
+    (tmp_path / "parent.py").write_text(PARENT_OF_MASKED)
+    parent = subprocess.run(
+        [sys.executable, "parent.py"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=tmp_path,
+        timeout=30,
+        check=False,
+    )
+    assert parent.stdout.splitlines() == ["child True", "child True", "parent False"]
