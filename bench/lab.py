@@ -335,7 +335,7 @@ def _serve(pipe: Connection) -> None:
     while True:
         try:
             request = _requests.decode(pipe.recv_bytes())
-        except EOFError:
+        except (EOFError, ConnectionError):
             break
         answer: Done | Failed
         begin = time.monotonic()
@@ -354,7 +354,10 @@ def _serve(pipe: Connection) -> None:
             events = recorder.events if recorder is not None else []
             recorder = None
             answer = Done(events=events, seconds=time.monotonic() - begin)
-        pipe.send_bytes(_encoder.encode(answer))
+        try:
+            pipe.send_bytes(_encoder.encode(answer))
+        except ConnectionError:
+            break
     if server is not None:
         server.stop()
 

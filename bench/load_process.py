@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import NoReturn, Self, TypeAlias
 
 import msgspec
 
@@ -209,13 +210,16 @@ def _serve(pipe: Connection, open_load: OpenLoad) -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the pipe
     gc.freeze()
+    with contextlib.suppress(EOFError, ConnectionError):  # the other end is closed
+        _do_jobs(pipe, open_load)
+    os._exit(0)  # whatever the client still has under way is of no interest
+
+
+def _do_jobs(pipe: Connection, open_load: OpenLoad) -> NoReturn:
     loop: Loop | None = None
     close: Callable[[], None] | None = None
     while True:
-        try:
-            request = _requests.decode(pipe.recv_bytes())
-        except EOFError:
-            break
+        request = _requests.decode(pipe.recv_bytes())
         answer: Ready | Sample | Failed
         try:
             if isinstance(request, Job):
@@ -233,7 +237,6 @@ def _serve(pipe: Connection, open_load: OpenLoad) -> None:
         except PaxonError as error:
             answer = Failed(f"a client could not put load on the cluster: {error}")
         pipe.send_bytes(_encoder.encode(answer))
-    os._exit(0)  # whatever the client still has under way is of no interest
 
 
 def _fill(client: Client, job: Job) -> None:
