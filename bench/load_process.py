@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import contextlib
 import gc
 import multiprocessing
 import os
@@ -12,7 +11,7 @@ import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import NoReturn, Self, TypeAlias
+from typing import Self, TypeAlias
 
 import msgspec
 
@@ -210,16 +209,19 @@ def _serve(pipe: Connection, open_load: OpenLoad) -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the pipe
     gc.freeze()
-    with contextlib.suppress(EOFError, ConnectionError):  # the other end is closed
-        _do_jobs(pipe, open_load)
+    _do_jobs(pipe, open_load)
     os._exit(0)  # whatever the client still has under way is of no interest
 
 
-def _do_jobs(pipe: Connection, open_load: OpenLoad) -> NoReturn:
+def _do_jobs(pipe: Connection, open_load: OpenLoad) -> None:
+    """Return once the other end is closed."""
     loop: Loop | None = None
     close: Callable[[], None] | None = None
     while True:
-        request = _requests.decode(pipe.recv_bytes())
+        try:
+            request = _requests.decode(pipe.recv_bytes())
+        except (EOFError, ConnectionError):
+            return
         answer: Ready | Sample | Failed
         try:
             if isinstance(request, Job):
@@ -236,7 +238,10 @@ def _do_jobs(pipe: Connection, open_load: OpenLoad) -> NoReturn:
                 answer = _measure(loop, request.seconds)
         except PaxonError as error:
             answer = Failed(f"a client could not put load on the cluster: {error}")
-        pipe.send_bytes(_encoder.encode(answer))
+        try:
+            pipe.send_bytes(_encoder.encode(answer))
+        except ConnectionError:
+            return
 
 
 def _fill(client: Client, job: Job) -> None:

@@ -67,7 +67,11 @@ class Link:
         self.address = address
         self.socket = socket
         self.fd = int(socket.getsockopt(zmq.FD))
-        self.monitor = LinkMonitor(socket)
+        try:
+            self.monitor = LinkMonitor(socket)
+        except zmq.ZMQError:  # no descriptors left, for one
+            socket.close()
+            raise
         self.lost_fd = int(self.monitor.socket.getsockopt(zmq.FD))
         """Becomes readable when the connection ends; then ask `Links.ended`."""
         self.backlog: deque[bytes] = deque()
@@ -75,6 +79,11 @@ class Link:
         self.epoch = 0
         self.refused = 0
         """Frames that were not ones of a server of this release."""
+
+    def close(self) -> None:
+        """Close it at once."""
+        self.monitor.close()
+        self.socket.close()
 
 
 class Links:
@@ -172,17 +181,19 @@ class Links:
 
     def _open(self, address: str) -> Link | None:
         """A new link; None for an address that cannot be used (a server may hint at any)."""
+        link: Link | None = None
         try:
             check_address(address)
-            socket = self._context.socket(zmq.DEALER)
+            link = Link(address, self._context.socket(zmq.DEALER))
             for option, value in _OPTIONS.items():
-                socket.setsockopt(option, value)
+                link.socket.setsockopt(option, value)
             if self._secure is not None:
-                self._secure(socket, address)
-            link = Link(address, socket)
-            socket.connect(address)
+                self._secure(link.socket, address)
+            link.socket.connect(address)
         except (ValueError, zmq.ZMQError) as error:
             logger.warning("Cannot connect to {}: {}", address, error)
+            if link is not None:
+                link.close()
             return None
         self._on_open(link)  # first: a link that nobody waits for must not be found and used
         self._links[address] = link

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -130,6 +131,7 @@ class LocalCluster:
         self._description: ClusterDescription | None = None
         self._supervisor: Supervisor | None = None
         self._temporary: list[Path] = []
+        self._stopping = threading.RLock()
         self._finalizer: weakref.finalize[[Supervisor, list[Path]], LocalCluster] | None = None
         self._describe(Path("/unused"), None, ports=None)  # wrong settings show here
 
@@ -159,42 +161,44 @@ class LocalCluster:
             sockets = self._make_socket_directory(temporary)
             self._description = self._describe(directory, sockets, ports=self._draw_ports())
             known = self._settle_identity(directory)
+            supervisor = Supervisor(
+                self._ids, import_main=self._import_main, log_level=self._log_level
+            )
+            self._directory, self._temporary = directory, temporary
+            self._supervisor = supervisor
+            # Also runs when the program ends without `stop`, or drops the cluster.
+            self._finalizer = weakref.finalize(self, _end, supervisor, temporary)
+            self._start_servers(supervisor)
+            if known:  # not before: another program may have been running the cluster all along
+                self._write_cluster_file(directory)
         except BaseException:
+            self.stop()
             _remove(temporary)
             raise
-        self._directory = directory
-        supervisor = Supervisor(self._ids, import_main=self._import_main, log_level=self._log_level)
-        self._temporary = temporary
-        self._supervisor = supervisor
-        # Also runs when the program ends without `stop`, or drops the cluster.
-        self._finalizer = weakref.finalize(self, _end, supervisor, temporary)
+
+    def _start_servers(self, supervisor: Supervisor) -> None:
         starts = {server: supervisor.start(self._plan(server)) for server in self._ids}
         failures: list[str] = []
-        try:
-            for server, started in starts.items():
-                problem = started.exception()
-                if problem is not None:
-                    failures.append(f"server {server} did not start: {problem}")
-        finally:
-            if failures or not all(started.done() for started in starts.values()):
-                self.stop()
+        for server, started in starts.items():
+            problem = started.exception()
+            if problem is not None:
+                failures.append(f"server {server} did not start: {problem}")
         if failures:
             taken = self._base_port is None and any("in use:" in text for text in failures)
             raise (_PortTaken if taken else ClusterError)(failures[0])
-        if known:  # not before: another program may have been running the cluster all along
-            self._write_cluster_file(directory)
 
     def stop(self) -> None:
         """Stop all servers (SIGTERM, in the end SIGKILL) and remove a temporary directory.
 
         The cluster can be started again: from its directory if it was given one, else empty.
         """
-        if self._supervisor is not None:
-            _end(self._supervisor, self._temporary)
-        if self._finalizer is not None:
-            self._finalizer.detach()  # not before: what Ctrl-C cuts short is done at the exit
-        self._supervisor = None
-        self._finalizer = None
+        with self._stopping:
+            if self._supervisor is not None:
+                _end(self._supervisor, self._temporary)
+            if self._finalizer is not None:
+                self._finalizer.detach()  # not before: what Ctrl-C cuts short is done at the exit
+            self._supervisor = None
+            self._finalizer = None
 
     def __enter__(self) -> Self:
         return self if self._supervisor is not None else self.start()

@@ -61,10 +61,10 @@ def being_imported_by_spawn() -> bool:
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """While inside, this thread blocks SIGINT, and children inherit that."""
-    # Would be started with the first child otherwise, and unblocks SIGINT when it has been.
-    multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # Would be started with the first child otherwise, and unblocks SIGINT when it has been.
+        multiprocessing.resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         yield
     finally:

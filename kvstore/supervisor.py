@@ -79,6 +79,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._jobs: deque[Callable[[], None]] = deque()
         self._closing = False
+        self._deaf = False
         self._wake_read, self._wake_write = os.pipe()
         self._thread = threading.Thread(target=self._run, name="paxon-supervisor", daemon=True)
         self._thread.start()
@@ -120,6 +121,9 @@ class Supervisor:
         """
         if not self.is_ours() or not self._thread.is_alive():
             return
+        if threading.current_thread() is self._thread:
+            self._drop_everything()
+            return
         timeout = STOP_SECONDS + 5.0
         endings = [self.send(server, number) for server in self._children]
         for ending in endings:
@@ -138,7 +142,9 @@ class Supervisor:
         self._wake()
 
     def _wake(self) -> None:
-        os.write(self._wake_write, b"\0")
+        with self._lock:
+            if not self._deaf:
+                os.write(self._wake_write, b"\0")
 
     # --- the supervisor's own thread -------------------------------------------------------------
 
@@ -149,8 +155,19 @@ class Supervisor:
                 self._jobs.popleft()()
             for child in self._children.values():
                 self._look_after(child)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._lock:  # whoever closes us a second time must not write to a stranger's file
+            self._deaf = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def _drop_everything(self) -> None:
+        """The collector found the cluster while this very thread ran: there is no waiting here."""
+        for child in self._children.values():
+            if child.process is not None:
+                child.process.kill()
+        if not self._closing:
+            self._closing = True
+            self._wake()
 
     def _wait(self) -> None:
         """Sleep until there is a job, a report or a death, or a stop is overdue."""

@@ -109,9 +109,9 @@ class SyncDriver:
         Raises `ClientClosed` in a forked child.
         """
         gate: threading.Lock | None = None
-        while not ticket.done:
-            drives: int | None = None
-            try:
+        drives: int | None = None
+        try:
+            while not ticket.done:
                 with self.lock:
                     if ticket.done:
                         break
@@ -119,24 +119,23 @@ class SyncDriver:
                         raise ClientClosed(self._unusable)
                     ticket.on_done = self._on_done
                     if self._driver is None:
-                        drives = self._driver = threading.get_ident()
-                        self._driven_for = ticket
-                        gate = None
+                        gate, drives = None, threading.get_ident()
+                        self._driver, self._driven_for = drives, ticket
                     else:
                         gate = threading.Lock()
                         gate.acquire()
                         self._gates.setdefault(ticket, []).append(gate)
-                if gate is None:
+                if gate is not None:
+                    self._wait_at(gate, ticket, until)
+                else:
                     self._drive(ticket, until)
-            finally:
-                if drives is not None and self._driver == drives:
-                    self._stop_driving()  # Ctrl-C came just before `_drive` would have
-            if gate is not None:
-                self._wait_at(gate, ticket, until)
-            elif self._callbacks:
-                self.call_back()
-            if not ticket.done and time.monotonic() >= until:
-                break
+                    if self._callbacks:
+                        self.call_back()
+                if not ticket.done and time.monotonic() >= until:
+                    break
+        except BaseException:
+            self._abandon(gate, drives, ticket)
+            raise
         if gate is not None and self._gates:
             with self.lock:
                 self._hand_over()  # we may have been woken to drive, and will not
@@ -177,25 +176,31 @@ class SyncDriver:
 
     def _wait_at(self, gate: threading.Lock, ticket: AnyTicket, until: float) -> None:
         """Sleep until the gate is opened: the ticket is done, or it is our turn to drive."""
-        opened = False
-        try:
-            opened = gate.acquire(timeout=_seconds(min(until, ticket.deadline)))
-        finally:
-            if not opened:
-                self._leave(gate, ticket)
-
-    def _leave(self, gate: threading.Lock, ticket: AnyTicket) -> None:
-        """The time is up (or an exception came): nobody is to be woken at this gate any more."""
+        if gate.acquire(timeout=_seconds(min(until, ticket.deadline))):
+            return
         with self.lock:
-            gates = self._gates.get(ticket, [])
-            if gate in gates:
-                gates.remove(gate)
-                if not gates:
-                    del self._gates[ticket]
-            else:
-                self._hand_over()  # it was opened meanwhile, maybe for us to drive
+            self._leave(gate, ticket)
             if not self._unusable:
                 self.pump()  # the ticket's deadline may have passed
+
+    def _leave(self, gate: threading.Lock, ticket: AnyTicket) -> None:
+        """Nobody is to be woken at this gate any more. With the lock."""
+        gates = self._gates.get(ticket, [])
+        if gate in gates:
+            gates.remove(gate)
+            if not gates:
+                del self._gates[ticket]
+        else:
+            self._hand_over()  # it was opened meanwhile, maybe for us to drive
+
+    def _abandon(self, gate: threading.Lock | None, drives: int | None, ticket: AnyTicket) -> None:
+        """An exception ends our waiting, at whatever step: leave nothing that others wait for."""
+        with self.lock:
+            if gate is not None:
+                self._leave(gate, ticket)
+            if drives is not None and self._driver == drives:
+                self._step_down()
+            self._hand_over()
 
     def _hand_over(self) -> None:
         """Wake one waiting thread, which finds that nobody drives and does."""
@@ -230,16 +235,16 @@ class SyncDriver:
                     sleep = self._plan_sleep(until)
                 ready = self._poll.poll(sleep)
         finally:
-            self._stop_driving()
+            with self.lock:
+                self._step_down()
+                self._hand_over()
 
-    def _stop_driving(self) -> None:
-        """Leave the sockets to the next that waits, or close them if that has been asked for."""
-        with self.lock:
-            self._sleeps_until = -math.inf
-            self._driver = self._driven_for = None
-            if self._unusable:
-                self._release()
-            self._hand_over()
+    def _step_down(self) -> None:
+        """Leave the sockets to others, or close them if that has been asked for. With the lock."""
+        self._sleeps_until = -math.inf
+        self._driver = self._driven_for = None
+        if self._unusable:
+            self._release()
 
     def _plan_sleep(self, until: float) -> float:
         """How long to sleep, in milliseconds."""

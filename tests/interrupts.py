@@ -1,7 +1,8 @@
 """Ctrl-C at a chosen step, instead of at a moment that some run may hit and another may not.
 
-A step is a place where the interpreter itself looks for signals: where a Python function begins,
-and where a C function has returned but what it returned has not been stored yet.
+A step is a place where the interpreter itself looks for signals: where a Python function begins, or
+where a built-in function has returned but what it returned has not been stored yet. There are more:
+where a loop turns back, and in calls that wait.
 """
 
 from __future__ import annotations
@@ -55,9 +56,11 @@ def _is_swallowed(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-def interrupt_in(function: Callable[..., Any]) -> _Interrupt:
-    """Interrupt this thread where `function` is next called."""
-    return _Interrupt(lambda frame: frame.f_code is function.__code__)
+def interrupt_in(
+    function: Callable[..., Any], only_if: Callable[[], bool] = lambda: True
+) -> _Interrupt:
+    """Interrupt this thread where `function` is next called, or next called while `only_if`."""
+    return _Interrupt(lambda frame: frame.f_code is function.__code__ and only_if())
 
 
 def interrupted_at_each_step(action: Callable[[], object]) -> Iterator[BaseException]:

@@ -20,7 +20,11 @@ class _Socket(zmq.Socket[bytes]):
 
     def __init__(self, context: Context, kind: int, **options: Any) -> None:
         context.unclosed.add(self)
-        super().__init__(context, kind, **options)
+        try:
+            super().__init__(context, kind, **options)
+        except zmq.ZMQError:
+            context.unclosed.discard(self)  # there is none: descriptors have run out, for one
+            raise
 
     def close(self, linger: int | None = None) -> None:
         super().close(linger)
@@ -47,7 +51,7 @@ class Context(zmq.Context[zmq.Socket[bytes]]):
         try:
             self._end(linger)
         finally:
-            self._end(linger)  # has nothing left to do, unless an interrupt cut the first one short
+            self._end(linger)  # has nothing to do, unless an interrupt cut the first one short
 
     def _end(self, linger: int | None) -> None:
         if self.closed:

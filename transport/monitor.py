@@ -103,8 +103,12 @@ class LinkMonitor:
 def _events_of(watched: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
     """A socket from which the named events of another can be read."""
     address = f"inproc://paxon-monitor-{next(_numbers)}"
-    watched.monitor(address, events)
     reader: zmq.Socket[bytes] = watched.context.socket(zmq.PAIR)
+    try:
+        watched.monitor(address, events)
+    except zmq.ZMQError:
+        reader.close()
+        raise
     # libzmq's I/O thread would block on a full queue of events, so the queue has no limit.
     reader.setsockopt(zmq.RCVHWM, 0)
     reader.setsockopt(zmq.LINGER, 0)

@@ -12,8 +12,10 @@ import sys
 import tempfile
 import textwrap
 import threading
-from concurrent.futures import Future
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,7 @@ from paxon.actors import StateMachine
 from paxon.kvstore import local_cluster
 from paxon.kvstore.addresses import free_ports
 from paxon.kvstore.local_cluster import ClusterError, LocalCluster
+from paxon.kvstore.supervisor import Supervisor
 from tests.cluster.helpers import environment, pid_is_alive, wait_until
 from tests.interrupts import interrupt_in
 
@@ -354,14 +357,27 @@ def test_ctrl_c_reaches_the_script_and_not_the_servers(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize(
+    "struck",
+    [
+        LocalCluster._write_cluster_file,
+        Supervisor.__init__,
+        threading.Thread.start,
+        LocalCluster._start_servers,
+        Supervisor.start,
+        Future.exception,
+    ],
+    ids=lambda struck: struck.__qualname__,
+)
 def test_ctrl_c_while_a_cluster_starts_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    struck: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(KeyboardInterrupt), interrupt_in(Future.exception):
+    with pytest.raises(KeyboardInterrupt) as interrupt, interrupt_in(struck):
         LocalCluster(3).start()
     assert not multiprocessing.active_children()
     assert not list(tmp_path.iterdir())
+    assert interrupt  # holds the cluster, which the collector would stop
 
 
 def test_ctrl_c_while_a_cluster_stops_leaves_nothing(
@@ -386,6 +402,43 @@ def test_ctrl_c_while_a_temporary_directory_is_removed(
     with pytest.raises(KeyboardInterrupt), interrupt_in(shutil.rmtree):
         cluster.stop()
     assert not list(tmp_path.iterdir())
+
+
+def test_two_threads_stop_a_cluster_at_once() -> None:
+    cluster = LocalCluster(1).start()
+    directory = cluster.directory
+    with ThreadPoolExecutor(4) as threads:
+        for stopped in [threads.submit(cluster.stop) for _ in range(4)]:
+            stopped.result()
+    assert not directory.exists()
+
+
+def test_a_supervisor_can_be_closed_by_many_at_once() -> None:
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(100):
+            supervisor = Supervisor([1])
+            for closed in [threads.submit(supervisor.close) for _ in range(4)]:
+                closed.result()
+            assert not supervisor._thread.is_alive()
+
+
+def test_a_cluster_that_is_collected_by_its_own_supervisor_does_not_wait_for_itself() -> None:
+    """The collector runs in whatever thread happens to need memory."""
+    cluster = LocalCluster(1).start()
+    supervisor, directory, running = cluster._supervisor, cluster.directory, pids(cluster)
+    assert supervisor is not None
+    collected: Future[None] = Future()
+
+    def end() -> None:
+        local_cluster._end(supervisor, [directory])
+        collected.set_result(None)
+
+    supervisor._submit(end, collected)
+    collected.result(5.0)
+    wait_until(lambda: not any(pid_is_alive(pid) for pid in running), "the server is gone", 5)
+    supervisor._thread.join(5.0)
+    assert not supervisor._thread.is_alive()
+    cluster.stop()
 
 
 def test_a_forked_copy_of_a_cluster_stops_nothing() -> None:

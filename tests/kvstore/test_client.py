@@ -435,3 +435,12 @@ def test_commands_of_an_embedders_own() -> None:
         assert [type(m) for _, m in servers.cluster.received].count(OpenSession) == 2  # + redirect
     finally:
         servers.close()
+
+
+def test_an_address_that_cannot_be_used_leaves_nothing_open() -> None:
+    """A server may hint at anything, and more than once."""
+    with Client("tcp://127.0.0.1:9") as kv:
+        links = kv._driver._links
+        context = links._context
+        assert links._open("tcp://*:5") is None
+        assert not context.unclosed
