@@ -47,7 +47,7 @@ bench: compiled
 	$(RUN) -m paxon.kvstore.cli bench failover $(BENCH_ARGS)
 
 soak: compiled
-	PAXON_SOAK=1 $(RUN) -m pytest --timeout 7200 $(PYTEST_ARGS)
+	PAXON_SOAK=1 PAXON_SOAK_SEEDS=$(SOAK_SEEDS) $(RUN) -m pytest --timeout 7200 $(PYTEST_ARGS)
 
 wheel: $(VENV)/linked
 	rm -rf build/lib build/bdist.* dist

@@ -17,7 +17,7 @@ from paxon.kvstore.client import Future
 from paxon.kvstore.leader_search import CoreOptions
 from paxon.kvstore.local_cluster import LocalCluster
 from tests.cluster.helpers import wait_until
-from tests.course.support import SOAK, sized
+from tests.soak import sized
 
 MISSED = sized(20_000, 1_000_000)
 RETAINED = 5_000
@@ -33,7 +33,7 @@ def reply_of(cluster: LocalCluster, server: int) -> StatusReply | None:
 
 @pytest.mark.process
 @pytest.mark.slow
-@pytest.mark.timeout(3600 if SOAK else 180)
+@pytest.mark.timeout(sized(180, 3600))
 def test_a_server_that_was_away_for_very_many_slots(tmp_path: Path) -> None:
     with (
         LocalCluster(3, tmp_path, **LIMITS, **A_SLOT_EACH) as cluster,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import TypeVar
 
 from paxon.kvstore.cluster_status import ServerStatus
 from tests.cluster.helpers import wait_until
@@ -13,17 +11,7 @@ from tests.faults.network import RelayedCluster
 from tests.faults.probes import LogProbe, check_logs
 from tests.faults.trial import LOSSY
 
-__all__ = ["SOAK", "LOSSY", "sized", "together", "check_at_rest", "counters", "retained_bytes"]
-
-SOAK = bool(os.environ.get("PAXON_SOAK"))
-"""Whether to run the numbers of the list where `make test` runs fewer."""
-
-T = TypeVar("T")
-
-
-def sized(short: T, full: T) -> T:
-    """The short form in `make test`, the full one in `make soak`."""
-    return full if SOAK else short
+__all__ = ["LOSSY", "together", "check_at_rest", "counters", "retained_bytes"]
 
 
 def together(works: Iterable[Callable[[], None]], seconds: float = 60.0) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.course.support import LOSSY, check_at_rest, sized
+from tests.course.support import LOSSY, check_at_rest
 from tests.faults.load import Load
 from tests.faults.network import MAIN, RelayedCluster
 from tests.faults.probes import LogProbe, check_logs
+from tests.soak import sized
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 

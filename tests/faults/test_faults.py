@@ -1,8 +1,7 @@
-"""Each fault scenario in its short form; PAXON_SOAK=1 runs the long one."""
+"""Each fault scenario in its short form; `make soak` runs the long one."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from tests.faults.namespaces import no_namespaces, no_netem
 from tests.faults.network import RelayedCluster
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.trial import Outcome
+from tests.soak import SOAK
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
-
-LONG = bool(os.environ.get("PAXON_SOAK"))
 
 
 def judge(outcome: Outcome) -> None:
@@ -41,24 +39,24 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayedCluster]:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_survived(name: str, three: RelayedCluster, tmp_path: Path) -> None:
-    judge(SCENARIOS[name](three, tmp_path, LONG))
+    judge(SCENARIOS[name](three, tmp_path, SOAK))
 
 
 def test_full_disks_are_survived(tmp_path: Path) -> None:
     skip_for(no_small_disks())
-    judge(disk_full(tmp_path, LONG))
+    judge(disk_full(tmp_path, SOAK))
 
 
 def test_flipped_bytes_are_refused_or_harmless(tmp_path: Path) -> None:
-    judge(flipped_byte(tmp_path, LONG))
+    judge(flipped_byte(tmp_path, SOAK))
 
 
 def test_partitions_made_by_the_kernel_are_survived(tmp_path: Path) -> None:
     skip_for(no_namespaces())
-    for outcome in partitions_by_kernel(tmp_path, LONG):
+    for outcome in partitions_by_kernel(tmp_path, SOAK):
         judge(outcome)
 
 
 def test_loss_and_jitter_made_by_the_kernel_are_survived(tmp_path: Path) -> None:
     skip_for(no_netem())
-    judge(weather_by_kernel(tmp_path, LONG))
+    judge(weather_by_kernel(tmp_path, SOAK))

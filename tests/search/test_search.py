@@ -1,4 +1,7 @@
-"""The state search, sized down: nothing is violated, and everything that should be is reached."""
+"""The state search, sized down: nothing is violated, and everything that should be is reached.
+
+`make soak` searches twenty times as many states and takes thirty times as many walks.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from tests.search.images import OBJECTS, freeze, thaw
 from tests.search.starts import STARTS, Start, Story, command
 from tests.search.walks import walk
 from tests.search.world import Budget, Search
+from tests.soak import sized
 
 
 @pytest.fixture(autouse=True)
@@ -26,14 +30,15 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.parametrize("start", STARTS, ids=lambda start: start.name.replace(" ", "-"))
 def test_no_order_of_events_breaks_anything(start: Start) -> None:
-    found = run_start(start, start.states // 2 if len(start.goals) == 0 else start.states)
+    states = start.states // 2 if len(start.goals) == 0 else start.states
+    found = run_start(start, sized(states, 20 * start.states))
     assert found.violation == "", "\n".join(found.path)
     assert found.complete or found.depth >= 4
 
 
 @pytest.mark.parametrize("size", [3, 5])
 def test_long_random_walks_break_nothing_and_get_somewhere(size: int) -> None:
-    walks = [walk(size, seed, 1000) for seed in range(60)]
+    walks = [walk(size, seed, 1000) for seed in range(sized(60, 1800))]
     assert [(w.seed, w.broken) for w in walks if w.broken] == []
     assert sum(w.chosen for w in walks) > 200
 
