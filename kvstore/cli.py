@@ -115,10 +115,12 @@ def _explain(error: Exception) -> int:
     from paxon.actors import SettingsError  # noqa: PLC0415 (only where something went wrong)
     from paxon.kvstore.cluster_file import ClusterFileError  # noqa: PLC0415
     from paxon.kvstore.errors import InvalidRequest, PaxonError  # noqa: PLC0415
+    from paxon.kvstore.local_cluster import ClusterOptionError  # noqa: PLC0415
     from paxon.kvstore.options import OptionError  # noqa: PLC0415
     from paxon.transport import TransportError  # noqa: PLC0415
 
-    if isinstance(error, SettingsError | ClusterFileError | OptionError | InvalidRequest):
+    usage = (SettingsError, ClusterFileError, OptionError, ClusterOptionError, InvalidRequest)
+    if isinstance(error, usage):
         sys.stderr.write(f"paxon: {error}\n")
         return 2
     if isinstance(error, PaxonError | TransportError):

@@ -1,4 +1,4 @@
-"""`paxon demo`, `up`, `server`, `status`: clusters from a shell."""
+"""`paxon demo`, `up`, `server`, `keygen`, `status`: clusters from a shell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paxon.kvstore.addresses import DEFAULT_BASE_PORT, DEFAULT_CLIENTS
-from paxon.kvstore.cli_store import ClusterOption, JsonOption, client_addresses
+from paxon.kvstore.cli_store import ClusterOption, JsonOption, KeyOption, find_target
 
 if TYPE_CHECKING:
     from paxon.kvstore.cluster_file import ServerPlan
@@ -191,8 +191,20 @@ def _reporter(plan: ServerPlan) -> Callable[[Report], None]:
     return report
 
 
+def keygen(
+    file: Annotated[
+        Path, typer.Argument(help="Where the pair is, or is to be kept.", show_default=False)
+    ],
+) -> None:
+    """Make a key pair, if the file is not there yet, and print its public key."""
+    from paxon.transport import CurveKeys  # noqa: PLC0415
+
+    sys.stdout.write(f'public_key = "{CurveKeys.load_or_generate(file).public}"\n')
+
+
 def status(
     cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
     timeout: Annotated[
         float, typer.Option("--timeout", "-t", min=0.001, help="Seconds to wait for answers.")
     ] = 1.0,
@@ -202,7 +214,8 @@ def status(
     from paxon.kvstore.cluster_status import look_around  # noqa: PLC0415
     from paxon.kvstore.live_view import status_json  # noqa: PLC0415
 
-    rows = look_around(client_addresses(cluster), timeout)
+    target = find_target(cluster, key_file)
+    rows = look_around(target.addresses, timeout, target.secure)
     if as_json:
         sys.stdout.write(json.dumps(status_json(rows), ensure_ascii=False) + "\n")
     else:
@@ -226,5 +239,5 @@ def _print_table(rows: list[ServerStatus]) -> None:
 
 def add_commands(app: typer.Typer) -> None:
     """Mount the commands of this module."""
-    for command in (demo, up, server, status):
+    for command in (demo, up, server, keygen, status):
         app.command(rich_help_panel=_PANEL)(command)

@@ -11,7 +11,7 @@ import base64
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -19,8 +19,18 @@ from paxon.kvstore.addresses import DEFAULT_CLIENTS
 
 if TYPE_CHECKING:
     from paxon.kvstore.client import Client
+    from paxon.kvstore.cluster_file import ClusterDescription
+    from paxon.kvstore.links import Secure
 
-__all__ = ["add_commands", "ClusterOption", "TimeoutOption", "JsonOption", "client_addresses"]
+__all__ = [
+    "add_commands",
+    "ClusterOption",
+    "KeyOption",
+    "TimeoutOption",
+    "JsonOption",
+    "Target",
+    "find_target",
+]
 
 _PANEL = "The store"
 
@@ -32,6 +42,15 @@ ClusterOption = Annotated[
         envvar="PAXON_CLUSTER",
         metavar="ADDR[,ADDR…]",
         help="Client addresses of the servers, or a cluster file (*.toml).",
+    ),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        envvar="PAXON_KEY",
+        metavar="FILE",
+        help="Own key pair, for a cluster file with keys; without it one is made up.",
     ),
 ]
 TimeoutOption = Annotated[
@@ -50,33 +69,61 @@ _Value = Annotated[
     str, typer.Argument(help="The value; - reads it from stdin.", show_default=False)
 ]
 _TIMEOUT = 10.0
+_NO_SERVER_KEYS = "it takes a cluster file (--cluster FILE.toml) with the servers' public keys"
 
 
-def client_addresses(cluster: str) -> dict[int, str]:
-    """The addresses in `--cluster` by server id, or by 0, -1, … where ids are not known.
+class Target(NamedTuple):
+    """The servers that a command is for."""
 
-    Raises typer.BadParameter for addresses of a wrong form.
+    addresses: dict[int, str]
+    """Client addresses by server id, or by 0, -1, … where ids are not known."""
+    secure: Secure | None
+    """Prepares sockets for encryption, where that is wanted."""
+
+
+def find_target(cluster: str, key_file: str | None) -> Target:
+    """What `--cluster` and `--key` name.
+
+    Raises typer.BadParameter for addresses of a wrong form, or a key without servers' keys.
     """
     if cluster.endswith(".toml"):
         from pathlib import Path  # noqa: PLC0415 (rarely needed)
 
         from paxon.kvstore.cluster_file import ClusterDescription  # noqa: PLC0415
 
-        return ClusterDescription.read(Path(cluster)).client_addresses
+        description = ClusterDescription.read(Path(cluster))
+        if key_file is None and not description.public_keys:
+            return Target(description.client_addresses, None)
+        return Target(description.client_addresses, _secure(description, key_file))
+    if key_file is not None:
+        raise typer.BadParameter(_NO_SERVER_KEYS, param_hint="--key")
     from paxon.kvstore.addresses import split_addresses  # noqa: PLC0415
 
     try:
         addresses = split_addresses(cluster)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--cluster") from None
-    return {-index: address for index, address in enumerate(dict.fromkeys(addresses))}
+    return Target({-index: address for index, address in enumerate(dict.fromkeys(addresses))}, None)
 
 
-def _client(cluster: str, timeout: float) -> Client:
-    addresses = list(client_addresses(cluster).values())
+def _secure(description: ClusterDescription, key_file: str | None) -> Secure:
+    from pathlib import Path  # noqa: PLC0415
+
+    from paxon.kvstore.client_keys import secure_with  # noqa: PLC0415
+    from paxon.transport import CurveKeys  # noqa: PLC0415
+
+    if not description.public_keys:
+        raise typer.BadParameter(_NO_SERVER_KEYS, param_hint="--key")
+    addresses = description.client_addresses
+    server_keys = {addresses[server]: key for server, key in description.public_keys.items()}
+    return secure_with(server_keys, CurveKeys.load(Path(key_file)) if key_file else None)
+
+
+def _client(cluster: str, key_file: str | None, timeout: float) -> Client:
+    target = find_target(cluster, key_file)
     from paxon.kvstore.client import Client  # noqa: PLC0415 (after the arguments are known good)
 
-    return Client(addresses, timeout=timeout)
+    return Client(list(target.addresses.values()), timeout=timeout, secure=target.secure)
 
 
 def _value(argument: str) -> bytes:
@@ -104,12 +151,14 @@ def _fail(sentence: str) -> typer.Exit:
 
 def get(
     key: _Key,
+    *,
     cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
     """Print the value of a key, byte for byte. Exit code 1 if there is none."""
-    with _client(cluster, timeout) as store:
+    with _client(cluster, key_file, timeout) as store:
         value = store.get(key)
     if as_json:
         _print_json(_jsonable(value))
@@ -126,13 +175,15 @@ def get(
 def put(
     key: _Key,
     value: _Value,
+    *,
     cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
     """Set the value of a key."""
     data = _value(value)
-    with _client(cluster, timeout) as store:
+    with _client(cluster, key_file, timeout) as store:
         store.put(key, data)
     if as_json:
         _print_json({"ok": True})
@@ -141,13 +192,15 @@ def put(
 def append(
     key: _Key,
     value: _Value,
+    *,
     cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
     """Add bytes to the end of a key's value, which is empty if there is none yet."""
     data = _value(value)
-    with _client(cluster, timeout) as store:
+    with _client(cluster, key_file, timeout) as store:
         length = store.append(key, data)
     if as_json:
         _print_json({"length": length})
@@ -155,12 +208,14 @@ def append(
 
 def delete(
     key: _Key,
+    *,
     cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
     """Remove a key. Exit code 1 if there was none."""
-    with _client(cluster, timeout) as store:
+    with _client(cluster, key_file, timeout) as store:
         existed = store.delete(key)
     if as_json:
         _print_json({"deleted": existed})
@@ -184,6 +239,7 @@ def cas(
         typer.Option("--absent", help="It must not exist now: only VALUE is given."),
     ] = False,
     cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
@@ -196,7 +252,7 @@ def cas(
         )
     before = None if absent else os.fsencode(expected_and_value[0])
     data = _value(expected_and_value[-1])
-    with _client(cluster, timeout) as store:
+    with _client(cluster, key_file, timeout) as store:
         swapped = store.compare_and_set(key, before, data)
     if as_json:
         _print_json({"swapped": swapped})
@@ -207,7 +263,9 @@ def cas(
 def scan(
     prefix: Annotated[str, typer.Argument(help="Keys that begin with this.")] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 1000,
+    *,
     cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
@@ -215,7 +273,7 @@ def scan(
 
     Control characters and bytes that are not UTF-8 are shown as in C (\n, \xff).
     """
-    with _client(cluster, timeout) as store:
+    with _client(cluster, key_file, timeout) as store:
         found = store.scan(prefix, limit=limit)
     if as_json:
         _print_json([{"key": key, "value": _jsonable(value)} for key, value in found])

@@ -42,6 +42,7 @@ from paxon.kvstore.options import (
     from_environment,
     option_names,
 )
+from paxon.transport import TransportError, check_key
 
 __all__ = ["ClusterFileError", "ServerEntry", "ServerPlan", "ClusterDescription"]
 
@@ -50,7 +51,7 @@ STORE_MACHINE = "paxon.kvstore.store:KVStore"
 
 _PORT_KEYS = ("host", "peer_port", "client_port")
 _ADDRESS_KEYS = ("peer", "client", "peer_bind", "client_bind")
-_SERVER_KEYS = ("id", "directory", *_PORT_KEYS, *_ADDRESS_KEYS)
+_SERVER_KEYS = ("id", "directory", "public_key", "key_file", *_PORT_KEYS, *_ADDRESS_KEYS)
 
 
 class ClusterFileError(ValueError):
@@ -69,6 +70,10 @@ class ServerEntry(msgspec.Struct, frozen=True, kw_only=True):
     client_bind: str
     directory: str
     """Its data directory, absolute."""
+    public_key: str = ""
+    """Its CURVE key; "" if connections are not encrypted."""
+    key_file: str = ""
+    """Where its key pair is on its own host, absolute; "" without a public key."""
 
 
 class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +86,10 @@ class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
     durability: Durability = "disk"
     machine: str = STORE_MACHINE
     """The replicated state machine, as module:class."""
+    public_keys: dict[ServerId, str] = {}
+    """Each server's CURVE key; empty if connections are not encrypted."""
+    client_keys: list[str] | None = None
+    """The only clients that are let in, by public key; None: any."""
 
     def moved_to(self, directory: Path) -> ServerPlan:
         """The same plan with another data directory."""
@@ -94,6 +103,8 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     servers: dict[ServerId, ServerEntry]
     options: dict[str, object] = {}
+    client_keys: list[str] | None = None
+    """The only clients that are let in, by public key; None: any."""
     source: str = "cluster"
     """The file's name, for messages."""
 
@@ -101,6 +112,11 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
     def client_addresses(self) -> dict[ServerId, str]:
         """Where clients reach each server."""
         return {server.id: server.client for server in self.servers.values()}
+
+    @property
+    def public_keys(self) -> dict[ServerId, str]:
+        """Each server's CURVE key; empty if connections are not encrypted."""
+        return {entry.id: entry.public_key for entry in self.servers.values() if entry.public_key}
 
     def plan(
         self,
@@ -132,6 +148,8 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
             peers={entry.id: entry.peer for entry in self.servers.values()},
             durability=durability,
             machine=machine,
+            public_keys=self.public_keys,
+            client_keys=self.client_keys,
         )
 
     @classmethod
@@ -158,16 +176,17 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
         """This cluster as the text of a cluster file."""
         lines = ["[cluster]", f"id = {_toml(self.id)}"]
         lines += [f"{name} = {_toml(value)}" for name, value in self.options.items()]
+        if self.client_keys is not None:
+            lines.append(f"client_keys = {_toml(self.client_keys)}")
         for server in self.servers.values():
+            given = {name: value for name, value in msgspec.to_builtins(server).items() if value}
             lines += ["", "[[server]]"]
-            lines += [
-                f"{name} = {_toml(value)}" for name, value in msgspec.to_builtins(server).items()
-            ]
+            lines += [f"{name} = {_toml(value)}" for name, value in given.items()]
         return "\n".join(lines) + "\n"
 
 
 def _toml(value: object) -> str:
-    """A TOML literal; JSON's forms of text, numbers and booleans are TOML's too."""
+    """A TOML literal; JSON's forms of text, numbers, booleans and lists are TOML's too."""
     return json.dumps(value, ensure_ascii=True)
 
 
@@ -180,7 +199,8 @@ def _describe(document: dict[str, Any], path: Path) -> ClusterDescription:
     cluster_id = cluster.pop("id", None)
     if not isinstance(cluster_id, str) or not cluster_id:
         raise ClusterFileError('[cluster] needs an id, such as id = "orders"')
-    _known_keys(cluster, option_names(), "[cluster]")
+    client_keys = _client_keys(cluster.pop("client_keys", None))
+    _known_keys(cluster, (*option_names(), "client_keys"), "[cluster]")
     if "rejoin" in cluster:
         raise ClusterFileError(
             "[cluster] rejoin is for one start of one server: use `paxon server --rejoin`"
@@ -191,10 +211,12 @@ def _describe(document: dict[str, Any], path: Path) -> ClusterDescription:
     options = {name: check_option(name, value) for name, value in cluster.items()}
     servers = [_entry(entry, position, path) for position, entry in enumerate(entries, start=1)]
     _no_twins(servers)
+    _keys_for_all_or_none(servers, client_keys)
     description = ClusterDescription(
         id=cluster_id,
         servers={server.id: server for server in sorted(servers, key=lambda server: server.id)},
         options=options,
+        client_keys=client_keys,
         source=str(path),
     )
     description.plan(servers[0].id)  # so that an option out of range is found for all servers alike
@@ -241,7 +263,46 @@ def _entry(table: dict[str, Any], position: int, path: Path) -> ServerEntry:
         except ValueError as error:
             raise ClusterFileError(f"{where}: {key}: {error}") from None
     directory = Path(_text(table, "directory", where) or f"server-{server}").expanduser()
-    return ServerEntry(id=server, directory=str(path.absolute().parent / directory), **addresses)
+    beside = path.absolute().parent
+    public_key = _text(table, "public_key", where) or ""
+    key_file = _text(table, "key_file", where) or f"server-{server}.key"
+    if public_key:
+        _check_key(public_key, f"{where}: public_key")
+    return ServerEntry(
+        id=server,
+        directory=str(beside / directory),
+        public_key=public_key,
+        key_file=str(beside / Path(key_file).expanduser()) if public_key else "",
+        **addresses,
+    )
+
+
+def _check_key(key: object, where: str) -> None:
+    try:
+        check_key(key)
+    except TransportError as error:
+        raise ClusterFileError(f"{where}: {error}") from None
+
+
+def _client_keys(given: object) -> list[str] | None:
+    if given is None:
+        return None
+    if not isinstance(given, list):
+        raise ClusterFileError(f"[cluster] client_keys = {given!r}: must be a list of public keys")
+    for key in given:
+        _check_key(key, "[cluster] client_keys")
+    return given
+
+
+def _keys_for_all_or_none(servers: list[ServerEntry], client_keys: list[str] | None) -> None:
+    """A server without a key could not be reached, or would let in everybody."""
+    without = [server.id for server in servers if not server.public_key]
+    if without and len(without) < len(servers):
+        raise ClusterFileError(
+            f"server {without[0]} has no public_key: give one to every server, or to none"
+        )
+    if without and client_keys is not None:
+        raise ClusterFileError("[cluster] client_keys: every server needs a public_key, too")
 
 
 def _text(table: Mapping[str, Any], key: str, where: str) -> str | None:

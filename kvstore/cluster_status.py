@@ -18,6 +18,7 @@ from paxon.actors.messages import (
     StatusReply,
     StatusRequest,
 )
+from paxon.kvstore.links import Secure
 from paxon.kvstore.supervisor import ProcessState
 from paxon.transport import Context, FrameCodec, FrameError
 
@@ -43,7 +44,8 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
 class StatusProbe:
     """Asks servers for their status; used by one thread, and can be used again and again."""
 
-    def __init__(self) -> None:
+    def __init__(self, secure: Secure | None = None) -> None:
+        self._secure = secure
         self._context = Context()
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
@@ -96,6 +98,8 @@ class StatusProbe:
             socket.setsockopt(zmq.SNDHWM, 16)
             socket.setsockopt(zmq.RECONNECT_IVL, 50)
             socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+            if self._secure is not None:
+                self._secure(socket, address)
             socket.connect(address)
             self._sockets[address] = socket
         return socket
@@ -117,9 +121,11 @@ def agreed_leader(answers: Mapping[ServerId, StatusReply]) -> ServerId | None:
     return max(leaders, key=lambda reply: reply.ballot).server
 
 
-def look_around(addresses: Mapping[ServerId, str], timeout: float) -> list[ServerStatus]:
+def look_around(
+    addresses: Mapping[ServerId, str], timeout: float, secure: Secure | None = None
+) -> list[ServerStatus]:
     """A row for every address; servers that answer say themselves which they are."""
-    probe = StatusProbe()
+    probe = StatusProbe(secure)
     try:
         answers = probe.ask(addresses, timeout)
     finally:

@@ -61,6 +61,10 @@ class ClusterError(PaxonError):
     """A local cluster cannot do what was asked; the text is one sentence for people."""
 
 
+class ClusterOptionError(ClusterError):
+    """An argument or option makes no sense, whatever the state of the machine."""
+
+
 THRIFTY_DELAY = 0.01
 """Seconds. Servers on one machine compete for its cores and its disk, so that the work of those
 beyond a majority slows down the majority (docs/thrift.md); `thrifty_delay=0` switches it off."""
@@ -110,19 +114,19 @@ class LocalCluster:
                 "the class into a module of its own"
             )
         if servers < 1:
-            raise ClusterError(f"servers = {servers}: a cluster has at least one server")
+            raise ClusterOptionError(f"servers = {servers}: a cluster has at least one server")
         self._ids: list[ServerId] = list(range(1, servers + 1))
         self._given_directory = None if directory is None else Path(directory).absolute()
         self._directory: Path | None = None
         self._base_port = port
         if transport not in ("tcp", "ipc"):
-            raise ClusterError(f"transport = {transport!r}: must be 'tcp' or 'ipc'")
+            raise ClusterOptionError(f"transport = {transport!r}: must be 'tcp' or 'ipc'")
         self._transport = transport
         self._machine, self._import_main = _machine_name(machine)
         try:
             self._log_level = check_log_level(log_level)
         except OptionError as error:
-            raise ClusterError(str(error)) from None
+            raise ClusterOptionError(str(error)) from None
         self._options: dict[str, object] = {
             "durability": durability,
             "thrifty_delay": THRIFTY_DELAY,
@@ -432,7 +436,7 @@ class LocalCluster:
             )
             description.plan(self._ids[0])
         except (OptionError, SettingsError, ValueError) as error:
-            raise ClusterError(str(error)) from None
+            raise ClusterOptionError(str(error)) from None
         return description
 
     def _settle_identity(self, directory: Path) -> bool:

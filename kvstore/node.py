@@ -26,7 +26,13 @@ from paxon.actors.storage import Storage, StorageError
 from paxon.kvstore.addresses import check_address
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.options import Durability
-from paxon.transport import DEFAULT_MAX_FRAME_BYTES, FrameCodec, TransportError, ZmqEndpoint
+from paxon.transport import (
+    DEFAULT_MAX_FRAME_BYTES,
+    CurveSecurity,
+    FrameCodec,
+    TransportError,
+    ZmqEndpoint,
+)
 
 __all__ = [
     "ServerStartError",
@@ -90,6 +96,7 @@ def start_server(
     peer_bind: str | None = None,
     directory: str | Path | None = None,
     durability: Durability = "disk",
+    security: CurveSecurity | None = None,
     on_failed: Callable[[BaseException], None] | None = None,
     on_opened: Callable[[], None] | None = None,
     around_network: Callable[[ServerSockets], Network] | None = None,
@@ -104,6 +111,7 @@ def start_server(
         peer_bind: where it listens for the other servers, if not at `peers[settings.server]`.
         directory: its data directory, made if missing; needed with durability "disk".
         durability: "disk" syncs all that safety rests on; "memory" forgets all at its end.
+        security: keys for encrypted connections; None: nothing is encrypted, anyone may connect.
         on_failed: called in the server's thread if it stops by itself later, with the reason.
         on_opened: called in the server's thread once its data directory is known to be its own.
         around_network: puts something before the sockets, such as a delay (benches).
@@ -121,7 +129,15 @@ def start_server(
         started.set()
 
     where = _data_directory(directory, durability)
-    world = _World(settings, peers, bind, client_bind, directory=where, on_opened=on_opened)
+    world = _World(
+        settings,
+        peers,
+        bind,
+        client_bind,
+        directory=where,
+        security=security,
+        on_opened=on_opened,
+    )
 
     def network() -> Network:
         sockets = world.network()
@@ -182,6 +198,7 @@ class _World:
         client_bind: str,
         *,
         directory: Path | None,
+        security: CurveSecurity | None,
         on_opened: Callable[[], None] | None,
     ) -> None:
         self._settings = settings
@@ -189,6 +206,7 @@ class _World:
         self._peer_bind = peer_bind
         self._client_bind = client_bind
         self._directory = directory
+        self._security = security
         self._on_opened = on_opened
         self._incarnation = 0
 
@@ -246,6 +264,7 @@ class _World:
             peers=self._peers,
             peer_codec=peer_codec,
             client_codec=client_codec,
+            security=self._security,
         )
 
 

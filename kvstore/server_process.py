@@ -30,6 +30,7 @@ from paxon.kvstore.node import (
     start_server,
 )
 from paxon.kvstore.spawning import die_with_parent
+from paxon.transport import CurveKeys, CurveSecurity, TransportError
 
 __all__ = [
     "EXIT_OK",
@@ -111,6 +112,7 @@ def run_server(
         # Why the server's actor stops is reported, once, and not as a line of the log.
         log_to_stderr(stderr_level, hide="paxon.actors.lifecycle")
     try:
+        security = _security(plan)
         reference = start_server(
             plan.settings,
             load_machine(plan.machine),
@@ -119,13 +121,14 @@ def run_server(
             client_bind=plan.entry.client_bind,
             directory=directory,
             durability=plan.durability,
+            security=security,
             on_failed=ending.failed,
             on_opened=lambda: _log_in(directory, log_level),
         )
     except MachineError as error:
         report(Report(False, str(error)))
         return EXIT_USAGE
-    except ServerStartError as error:
+    except (ServerStartError, TransportError) as error:
         report(Report(False, str(error)))
         return EXIT_FAILED
     _settle_garbage_collector()
@@ -140,6 +143,21 @@ def run_server(
     reference.stop()
     logger.info("server {} stopped as asked", plan.entry.id)
     return EXIT_OK
+
+
+def _security(plan: ServerPlan) -> CurveSecurity | None:
+    """The server's keys, if it has any. Raises `TransportError` if they cannot be used."""
+    if not plan.public_keys:
+        return None
+    server, path = plan.entry.id, Path(plan.entry.key_file)
+    keys = CurveKeys.load(path)
+    if keys.public != plan.public_keys[server]:
+        raise TransportError(
+            f"the key file {path} holds another key than the cluster file gives server {server}: "
+            f'use the right file, or write public_key = "{keys.public}" there on all hosts'
+        )
+    others = {other: key for other, key in plan.public_keys.items() if other != server}
+    return CurveSecurity(keys, others, plan.client_keys)
 
 
 def _log_in(directory: Path, level: str) -> None:

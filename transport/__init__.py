@@ -15,7 +15,7 @@ from paxon.transport.errors import (
 )
 from paxon.transport.inbox import BurstInbox, BurstSource
 from paxon.transport.intake import Counters
-from paxon.transport.keys import CurveKeys, CurveSecurity, secure_client
+from paxon.transport.keys import CurveKeys, CurveSecurity, check_key, secure_client
 from paxon.transport.memory import MemoryClient, MemoryEndpoint, MemoryHub
 from paxon.transport.monitor import LinkMonitor
 from paxon.transport.options import EndpointOptions
@@ -34,6 +34,7 @@ __all__ = [
     "CurveKeys",
     "CurveSecurity",
     "secure_client",
+    "check_key",
     "LinkMonitor",
     "Context",
     "BurstInbox",

@@ -18,7 +18,7 @@ from zmq.utils import z85
 
 from paxon.transport.errors import TransportError
 
-__all__ = ["CurveKeys", "CurveSecurity", "secure_client"]
+__all__ = ["CurveKeys", "CurveSecurity", "check_key", "secure_client"]
 
 _KEY_CHARACTERS = 40
 

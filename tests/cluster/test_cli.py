@@ -293,6 +293,9 @@ def test_up_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
     done = paxon("up", "--dir", str(tmp_path / "file"))
     assert done.returncode == 1
     one_sentence(done)
+    done = paxon("up", "--set", "heartbeat_interval=99")
+    assert done.returncode == 2
+    assert "heartbeat_interval" in one_sentence(done)
 
 
 def test_up_tells_when_a_server_dies(tmp_path: Path) -> None:

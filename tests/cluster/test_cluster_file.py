@@ -67,6 +67,19 @@ def test_a_description_survives_being_written_as_a_file(tmp_path: Path) -> None:
     assert again == description
 
 
+def test_keys_have_a_place_on_each_host(tmp_path: Path) -> None:
+    text = GOOD.replace('id = "orders"', f'id = "orders"\nclient_keys = ["{KEY}"]')
+    for number in (1, 2, 3):
+        text = text.replace(f"id = {number}\n", f'id = {number}\npublic_key = "{KEY}"\n')
+    text = text.replace('directory = "/var', 'key_file = "/etc/paxon.key"\ndirectory = "/var')
+    description = read(tmp_path, text)
+    assert read(tmp_path, description.to_toml()) == description
+    assert description.servers[1].key_file == str(tmp_path / "server-1.key")
+    assert description.servers[3].key_file == "/etc/paxon.key"
+    plan = description.plan(2)
+    assert (plan.public_keys, plan.client_keys) == (dict.fromkeys((1, 2, 3), KEY), [KEY])
+
+
 def test_flag_goes_before_environment_before_file_before_default(tmp_path: Path) -> None:
     description = read(tmp_path, GOOD)
     variables = {"PAXON_WINDOW": "32", "PAXON_BATCH_BYTES": "1000"}
@@ -86,6 +99,9 @@ def test_flag_goes_before_environment_before_file_before_default(tmp_path: Path)
 def server(number: int, more: str = "") -> str:
     return f"[[server]]\nid = {number}\n{more}\n"
 
+
+KEY = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
+"""From ZeroMQ's own documents on CURVE."""
 
 BASE = '[cluster]\nid = "c"\n'
 
@@ -117,6 +133,17 @@ BAD = {
     "shared directory": (
         BASE + server(1, "directory = 'd'") + server(2, "directory = 'd'"),
         "share the directory",
+    ),
+    "key of a wrong form": (BASE + server(1, "public_key = 'short'"), "public_key: a key has 40"),
+    "a server without a key": (
+        BASE + server(1, f"public_key = '{KEY}'") + server(2),
+        "server 2 has no public_key",
+    ),
+    "clients' keys of a wrong type": (BASE + "client_keys = 'a'\n" + server(1), "must be a list"),
+    "client's key of a wrong form": (BASE + "client_keys = ['a']\n" + server(1), "a key has 40"),
+    "clients' keys alone": (
+        BASE + f"client_keys = ['{KEY}']\n" + server(1),
+        "every server needs a public_key",
     ),
     "no TOML": ("cluster = [", "is not TOML"),
 }

@@ -1,0 +1,36 @@
+"""Encrypted connections of clients: docs/keys.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import zmq
+
+from paxon.kvstore.links import Secure, server_addresses
+from paxon.transport import CurveKeys, check_key, secure_client
+
+__all__ = ["secure_with"]
+
+
+def secure_with(server_keys: Mapping[str, str], keys: CurveKeys | None = None) -> Secure:
+    """What a client takes as `secure`, for servers that are reached with CURVE keys.
+
+    Args:
+        server_keys: the servers' public keys by client address. A client connects to no other
+            address, whatever a server may hint at.
+        keys: the client's own pair; None makes one up, which does where servers let in any client.
+
+    Raises `InvalidRequest` for addresses of a wrong form, `TransportError` for such keys and where
+    libzmq has no CURVE.
+    """
+    own = keys if keys is not None else CurveKeys.generate()
+    known = dict(zip(server_addresses(server_keys), server_keys.values(), strict=True))
+    for key in known.values():
+        check_key(key)
+
+    def secure(socket: zmq.Socket[bytes], address: str) -> None:
+        if address not in known:
+            raise ValueError("no public key is known for this address")
+        secure_client(socket, own, known[address])
+
+    return secure

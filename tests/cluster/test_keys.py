@@ -1,0 +1,144 @@
+"""Clusters with CURVE keys: `paxon keygen`, keys in the cluster file, and who is let in."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import zmq
+
+from paxon.kvstore import Client, ClusterUnavailable, InvalidRequest, PaxonError
+from paxon.kvstore.client_keys import secure_with
+from paxon.kvstore.cluster_file import ClusterDescription
+from paxon.transport import CurveKeys, TransportError
+from tests.cluster.helpers import one_sentence, paxon, write_cluster_file
+from tests.cluster.test_server_command import refused, serving
+
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(not zmq.has("curve"), reason="this libzmq has no CURVE"),
+]
+
+
+def keygen(path: Path) -> str:
+    """What `paxon keygen` prints: a line for the cluster file."""
+    done = paxon("keygen", str(path))
+    assert done.returncode == 0, done
+    return done.stdout.decode()
+
+
+def with_keys(directory: Path, servers: list[int], extra: str = "") -> Path:
+    """A cluster file whose servers have keys, in files where each looks for its own."""
+    path = write_cluster_file(directory / "secret.toml", servers, extra=extra)
+    text = path.read_text()
+    for server in servers:
+        line = keygen(directory / f"server-{server}.key")
+        text = text.replace(f"id = {server}\n", f"id = {server}\n{line}")
+    path.write_text(text)
+    return path
+
+
+def server_keys(path: Path) -> dict[str, str]:
+    description = ClusterDescription.read(path)
+    return {description.client_addresses[s]: key for s, key in description.public_keys.items()}
+
+
+def test_keygen_makes_a_pair_once(tmp_path: Path) -> None:
+    path = tmp_path / "me.key"
+    line = keygen(path)
+    assert line == keygen(path) == f'public_key = "{CurveKeys.load(path).public}"\n'
+    path.chmod(0o644)
+    done = paxon("keygen", str(path))
+    assert done.returncode == 1
+    assert "chmod 600" in one_sentence(done)
+
+
+def test_three_servers_with_keys_agree_and_let_in_who_knows_theirs(tmp_path: Path) -> None:
+    file = with_keys(tmp_path, [1, 2, 3])
+    cluster = ("--cluster", str(file))
+    with ExitStack() as stack:
+        for server in (1, 2, 3):
+            stack.enter_context(serving(file, server))
+        assert paxon("put", "key", "value", *cluster).returncode == 0
+        assert paxon("get", "key", *cluster).stdout == b"value"
+        done = paxon("status", *cluster)
+        assert done.returncode == 0
+        assert done.stdout.count(b"follower") == 2
+        # In plain nobody is heard.
+        address = next(iter(server_keys(file)))
+        done = paxon("get", "key", "--cluster", address, "--timeout", "1")
+        assert done.returncode == 1
+        assert "no server answered" in one_sentence(done)
+        # With another's key in the server's place neither.
+        strangers = dict.fromkeys(server_keys(file), CurveKeys.generate().public)
+        with (
+            Client(list(strangers), timeout=1.0, secure=secure_with(strangers)) as client,
+            pytest.raises(ClusterUnavailable),
+        ):
+            client.get("key")
+
+
+def test_only_known_clients_are_let_in(tmp_path: Path) -> None:
+    known = CurveKeys.generate()
+    known.save(tmp_path / "known.key")
+    file = with_keys(tmp_path, [1], extra=f'client_keys = ["{known.public}"]')
+    cluster = ("--cluster", str(file))
+    with serving(file):
+        done = paxon("put", "key", "value", *cluster, "--key", str(tmp_path / "known.key"))
+        assert done.returncode == 0, done
+        done = paxon("get", "key", *cluster, "--timeout", "1")
+        assert done.returncode == 1
+        keys = server_keys(file)
+        with Client(list(keys), timeout=10.0, secure=secure_with(keys, known)) as client:
+            assert client.get("key") == b"value"
+        stranger = secure_with(keys, CurveKeys.generate())
+        with (
+            Client(list(keys), timeout=1.0, secure=stranger) as client,
+            pytest.raises(PaxonError),
+        ):
+            client.get("key")
+
+
+def test_a_key_file_that_is_missing_open_or_anothers_is_refused(tmp_path: Path) -> None:
+    file = with_keys(tmp_path, [1])
+    own = tmp_path / "server-1.key"
+    own.chmod(0o640)
+    assert "chmod 600" in refused(file)
+    own.unlink()
+    assert "cannot read the key file" in refused(file)
+    keygen(own)
+    sentence = refused(file)
+    assert "another key than the cluster file gives server 1" in sentence
+    assert CurveKeys.load(own).public in sentence
+    assert not (tmp_path / "server-1").exists()
+
+
+def test_a_key_for_a_cluster_without_keys_is_wrong_usage(tmp_path: Path) -> None:
+    file = write_cluster_file(tmp_path / "plain.toml", [1])
+    keygen(tmp_path / "me.key")
+    for cluster in (str(file), "tcp://127.0.0.1:7111"):
+        done = paxon("get", "key", "--cluster", cluster, "--key", str(tmp_path / "me.key"))
+        assert done.returncode == 2
+        assert b"public keys" in done.stderr
+
+
+def test_a_client_goes_nowhere_without_a_key() -> None:
+    """Not even where a server sends it."""
+    secure = secure_with({"localhost:7111": CurveKeys.generate().public})
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        secure(socket, "tcp://localhost:7111")
+        assert socket.getsockopt(zmq.MECHANISM) == zmq.CURVE
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as socket,
+        pytest.raises(ValueError, match="no public key is known"),
+    ):
+        secure(socket, "tcp://127.0.0.1:9")
+
+
+def test_keys_of_servers_are_checked_at_once() -> None:
+    with pytest.raises(TransportError, match="a key has 40 characters"):
+        secure_with({"localhost:7111": "short"})
+    with pytest.raises(InvalidRequest):
+        secure_with({"local host": CurveKeys.generate().public})
