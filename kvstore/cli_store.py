@@ -69,7 +69,10 @@ _Value = Annotated[
     str, typer.Argument(help="The value; - reads it from stdin.", show_default=False)
 ]
 _TIMEOUT = 10.0
-_NO_SERVER_KEYS = "it takes a cluster file (--cluster FILE.toml) with the servers' public keys"
+_NO_SERVER_KEYS = (
+    "a key (--key or PAXON_KEY) takes a cluster file (--cluster FILE.toml) "
+    "with the servers' public keys"
+)
 
 
 class Target(NamedTuple):
@@ -86,6 +89,7 @@ def find_target(cluster: str, key_file: str | None) -> Target:
 
     Raises typer.BadParameter for addresses of a wrong form, or a key without servers' keys.
     """
+    key_file = key_file or None
     if cluster.endswith(".toml"):
         from pathlib import Path  # noqa: PLC0415 (rarely needed)
 

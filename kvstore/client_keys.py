@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import zmq
 
 from paxon.kvstore.links import Secure, server_addresses
-from paxon.transport import CurveKeys, check_key, secure_client
+from paxon.transport import CurveKeys, check_key, require_curve, secure_client
 
 __all__ = ["secure_with"]
 
@@ -23,10 +23,12 @@ def secure_with(server_keys: Mapping[str, str], keys: CurveKeys | None = None) -
     Raises `InvalidRequest` for addresses of a wrong form, `TransportError` for such keys and where
     libzmq has no CURVE.
     """
+    require_curve()
     own = keys if keys is not None else CurveKeys.generate()
-    known = dict(zip(server_addresses(server_keys), server_keys.values(), strict=True))
-    for key in known.values():
+    known: dict[str, str] = {}
+    for addresses, key in server_keys.items():
         check_key(key)
+        known |= dict.fromkeys(server_addresses(addresses), key)
 
     def secure(socket: zmq.Socket[bytes], address: str) -> None:
         if address not in known:

@@ -268,6 +268,8 @@ def _entry(table: dict[str, Any], position: int, path: Path) -> ServerEntry:
     key_file = _text(table, "key_file", where) or f"server-{server}.key"
     if public_key:
         _check_key(public_key, f"{where}: public_key")
+    elif "key_file" in table:
+        raise ClusterFileError(f"{where}: key_file: needs its public_key, too (paxon keygen)")
     return ServerEntry(
         id=server,
         directory=str(beside / directory),
@@ -296,6 +298,13 @@ def _client_keys(given: object) -> list[str] | None:
 
 def _keys_for_all_or_none(servers: list[ServerEntry], client_keys: list[str] | None) -> None:
     """A server without a key could not be reached, or would let in everybody."""
+    owners: dict[str, ServerId] = {}
+    for server in servers:
+        if server.public_key and owners.setdefault(server.public_key, server.id) != server.id:
+            raise ClusterFileError(
+                f"servers {owners[server.public_key]} and {server.id} have the same public_key: "
+                "make a pair for each"
+            )
     without = [server.id for server in servers if not server.public_key]
     if without and len(without) < len(servers):
         raise ClusterFileError(

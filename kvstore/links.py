@@ -8,6 +8,7 @@ events have to be looked at again (`drain`) before anyone waits.
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +34,9 @@ Secure = Callable[["zmq.Socket[bytes]", str], None]
 _NOBLOCK = int(zmq.NOBLOCK)
 _POLLIN = int(zmq.POLLIN)
 _POLLOUT = int(zmq.POLLOUT)
+_REDIAL_SECONDS = 0.5
+"""How long to leave a server alone that has refused us."""
+
 _OPTIONS = {
     zmq.LINGER: 0,
     zmq.IMMEDIATE: 1,  # queue for finished connections only: what is stale is never delivered late
@@ -61,7 +65,17 @@ def server_addresses(servers: str | Iterable[str]) -> list[str]:
 class Link:
     """The connection to one server."""
 
-    __slots__ = ("address", "backlog", "epoch", "fd", "lost_fd", "monitor", "refused", "socket")
+    __slots__ = (
+        "address",
+        "backlog",
+        "epoch",
+        "fd",
+        "lost_fd",
+        "monitor",
+        "redial_at",
+        "refused",
+        "socket",
+    )
 
     def __init__(self, address: str, socket: zmq.Socket[bytes]) -> None:
         self.address = address
@@ -79,6 +93,8 @@ class Link:
         self.epoch = 0
         self.refused = 0
         """Frames that were not ones of a server of this release."""
+        self.redial_at = 0.0
+        """When to try a server again that has refused us; 0: it has not."""
 
     def close(self) -> None:
         """Close it at once."""
@@ -125,6 +141,9 @@ class Links:
             link = self._links.get(address) or self._open(address)
             if link is None:
                 continue
+            if link.redial_at and time.monotonic() >= link.redial_at:
+                link.redial_at = 0.0
+                link.monitor.redial(address)  # it may know our key by now
             if link.epoch != epoch:
                 link.backlog.clear()
                 link.epoch = epoch
@@ -154,6 +173,8 @@ class Links:
         # The monitor's descriptor is signalled by edges too: see to it that no edge is left over.
         while int(link.monitor.socket.getsockopt(zmq.EVENTS)) & _POLLIN:
             ended |= link.monitor.drain()
+        if link.monitor.refused and not link.redial_at:
+            link.redial_at = time.monotonic() + _REDIAL_SECONDS
         return ended
 
     def _take(self, link: Link, frame: bytes) -> None:

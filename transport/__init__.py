@@ -15,7 +15,13 @@ from paxon.transport.errors import (
 )
 from paxon.transport.inbox import BurstInbox, BurstSource
 from paxon.transport.intake import Counters
-from paxon.transport.keys import CurveKeys, CurveSecurity, check_key, secure_client
+from paxon.transport.keys import (
+    CurveKeys,
+    CurveSecurity,
+    check_key,
+    require_curve,
+    secure_client,
+)
 from paxon.transport.memory import MemoryClient, MemoryEndpoint, MemoryHub
 from paxon.transport.monitor import LinkMonitor
 from paxon.transport.options import EndpointOptions
@@ -35,6 +41,7 @@ __all__ = [
     "CurveSecurity",
     "secure_client",
     "check_key",
+    "require_curve",
     "LinkMonitor",
     "Context",
     "BurstInbox",

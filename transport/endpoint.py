@@ -50,6 +50,9 @@ _HARD_LIMIT_FACTOR = 4
 """A frame of more than this many times `max_frame_bytes` ends its connection."""
 _BACKLOG = 1024
 """Connections that may knock at a port at once (all clients of a leader that died)."""
+_REDIAL_SECONDS = 1.0
+"""How long to leave a server alone that has refused us."""
+
 _HOUSEKEEPING_EVERY = 64
 """Bursts between two looks at the monitors while the loop never sleeps."""
 
@@ -136,6 +139,10 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._monitors: list[PortMonitor] = []
         self._links: dict[int, LinkMonitor] = {}
         self._lost: list[int] = []
+        self._addresses: dict[int, str] = {}
+        self._redial_at: dict[int, float] = {}
+        """When to try servers again that have refused us."""
+        self._monotonic = monotonic
         self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
         self._wake_fd = -1
         self._closed = False
@@ -222,6 +229,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._bursts_to_housekeeping -= 1
         if self._bursts_to_housekeeping <= 0:
             self._keep_house()
+        if self._redial_at:
+            self._redial()
         # One look at both ports costs less than an `Again` from each that turns out empty.
         ready = self._ready or zmq.zmq_poll(self._ports, 0)
         self._ready = ()
@@ -276,6 +285,11 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         if wake_fd != self._wake_fd:
             self._wake_fd = wake_fd
             self._awaited = [*self._ports, *self._watched, (wake_fd, _POLLIN)]
+        if self._redial_at:
+            until_redial = max(0.0, min(self._redial_at.values()) - self._monotonic())
+            timeout_seconds = min(
+                until_redial, math.inf if timeout_seconds is None else timeout_seconds
+            )
         timeout_ms = -1 if timeout_seconds is None else max(0, math.ceil(timeout_seconds * 1000))
         ready = []
         ports = self._peers.socket, self._clients.socket
@@ -296,7 +310,16 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         for server, link in self._links.items():
             if link.drain():
                 self._lost.append(server)
+            if link.refused and server not in self._redial_at:
+                self._redial_at[server] = self._monotonic() + _REDIAL_SECONDS
         self._large.prune()
+
+    def _redial(self) -> None:
+        """Try servers again whose refusal is long enough ago: they may know our key by now."""
+        now = self._monotonic()
+        for server in [server for server, at in self._redial_at.items() if at <= now]:
+            del self._redial_at[server]
+            self._links[server].redial(self._addresses[server])
 
     # --- the rest ----------------------------------------------------------------------------
 
@@ -317,6 +340,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         options = self._options
         dealer = self._socket(zmq.DEALER, self._peer_codec.max_frame_bytes)
         self._dealers[server] = dealer
+        self._addresses[server] = address
         _set_heartbeats(dealer, options.heartbeat_interval, options.heartbeat_timeout)
         dealer.setsockopt(zmq.IMMEDIATE, 1)
         dealer.setsockopt(zmq.SNDHWM, options.peer_queue_frames)

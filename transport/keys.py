@@ -8,6 +8,7 @@ any key or only known ones. Nothing of this is on unless keys are given.
 from __future__ import annotations
 
 import os
+import struct
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from zmq.utils import z85
 
 from paxon.transport.errors import TransportError
 
-__all__ = ["CurveKeys", "CurveSecurity", "check_key", "secure_client"]
+__all__ = ["CurveKeys", "CurveSecurity", "check_key", "require_curve", "secure_client"]
 
 _KEY_CHARACTERS = 40
 
@@ -35,6 +36,8 @@ class CurveKeys:
     def __post_init__(self) -> None:
         check_key(self.public)
         check_key(self.secret)
+        if zmq.has("curve") and zmq.curve_public(self.secret.encode()).decode() != self.public:
+            raise TransportError("a public and a secret key do not belong together")
 
     @classmethod
     def generate(cls) -> CurveKeys:
@@ -49,8 +52,8 @@ class CurveKeys:
         try:
             mode = path.stat().st_mode
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TransportError(f"cannot read the key file {path}: {error}") from error
+        except (OSError, ValueError) as error:
+            raise TransportError(f"cannot read the key file {path}: {_why(error)}") from error
         if mode & 0o077:
             raise TransportError(f"the key file {path} is open to other users: chmod 600 it")
         try:
@@ -58,7 +61,7 @@ class CurveKeys:
             return cls(content["public"], content["secret"])
         except (tomllib.TOMLDecodeError, KeyError, TransportError) as error:
             raise TransportError(
-                f"the key file {path} does not hold a key pair: generate a new one"
+                f"the key file {path} does not hold a key pair: remove it and make a new one"
             ) from error
 
     @classmethod
@@ -76,8 +79,8 @@ class CurveKeys:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(f'public = "{self.public}"\nsecret = "{self.secret}"\n')
-        except OSError as error:
-            raise TransportError(f"cannot write the key file {path}: {error}") from error
+        except (OSError, ValueError) as error:
+            raise TransportError(f"cannot write the key file {path}: {_why(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,12 @@ class CurveSecurity:
     def __post_init__(self) -> None:
         for key in (*self.peers.values(), *(self.clients or ())):
             check_key(key)
+        if len({self.keys.public, *self.peers.values()}) <= len(self.peers):
+            raise TransportError("two servers have the same public key: give each its own")
+
+
+def _why(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def secure_client(socket: zmq.Socket[bytes], keys: CurveKeys, server_public: str) -> None:
@@ -110,6 +119,7 @@ def secure_port(socket: zmq.Socket[bytes], keys: CurveKeys, domain: str) -> None
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt_string(zmq.CURVE_SECRETKEY, keys.secret)
     socket.setsockopt_string(zmq.ZAP_DOMAIN, domain)
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # let nobody in should nobody answer
 
 
 def require_curve() -> None:
@@ -127,8 +137,8 @@ def check_key(key: object) -> None:
         raise TransportError(f"a key has {_KEY_CHARACTERS} characters of Z85 text: copy it whole")
     try:
         z85.decode(key.encode("ascii"))
-    except (KeyError, UnicodeEncodeError) as error:
-        raise TransportError("a key has a character outside Z85: copy it whole") from error
+    except (KeyError, UnicodeEncodeError, struct.error) as error:
+        raise TransportError("a key is no Z85 text: copy it whole") from error
 
 
 class KeyKeeper:

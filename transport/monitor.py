@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import struct
 
@@ -20,6 +21,7 @@ _FAILED = int(
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
+_REFUSED = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 _numbers = itertools.count()
 
 
@@ -80,19 +82,34 @@ class LinkMonitor:
     """Tells when the connection to a peer has ended.
 
     When a process dies its kernel closes its connections at once, long before a timeout says so.
+
+    A refused handshake (a key that is not known, no key where one is wanted) is told apart, for
+    libzmq takes it for final: only whoever made the link can try again, by `redial`.
     """
 
     def __init__(self, link: zmq.Socket[bytes]) -> None:
         self._link = link
-        self.socket = _events_of(link, _DISCONNECTED)
+        self.refused = False
+        """Whether the other end has refused us since the last `redial`."""
+        self.socket = _events_of(link, _DISCONNECTED | _REFUSED)
 
     def drain(self) -> bool:
         """Whether the connection has ended since the last call."""
         ended = False
         while self.socket.poll(0):
-            self.socket.recv_multipart()
-            ended = True
+            event, _ = _EVENT.unpack(self.socket.recv_multipart()[0])
+            if event & _REFUSED:
+                self.refused = True
+            else:
+                ended = True
         return ended
+
+    def redial(self, address: str) -> None:
+        """Connect to `address` anew, where the other end may know our key by now."""
+        self.refused = False
+        with contextlib.suppress(zmq.ZMQError):  # nothing is left of the old one
+            self._link.disconnect(address)
+        self._link.connect(address)
 
     def close(self) -> None:
         """Stop watching; the link itself stays open."""

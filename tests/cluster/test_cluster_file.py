@@ -69,15 +69,16 @@ def test_a_description_survives_being_written_as_a_file(tmp_path: Path) -> None:
 
 def test_keys_have_a_place_on_each_host(tmp_path: Path) -> None:
     text = GOOD.replace('id = "orders"', f'id = "orders"\nclient_keys = ["{KEY}"]')
-    for number in (1, 2, 3):
-        text = text.replace(f"id = {number}\n", f'id = {number}\npublic_key = "{KEY}"\n')
+    keys = {1: KEY, 2: KEY[5:] + KEY[:5], 3: KEY[10:] + KEY[:10]}
+    for number, key in keys.items():
+        text = text.replace(f"id = {number}\n", f'id = {number}\npublic_key = "{key}"\n')
     text = text.replace('directory = "/var', 'key_file = "/etc/paxon.key"\ndirectory = "/var')
     description = read(tmp_path, text)
     assert read(tmp_path, description.to_toml()) == description
     assert description.servers[1].key_file == str(tmp_path / "server-1.key")
     assert description.servers[3].key_file == "/etc/paxon.key"
     plan = description.plan(2)
-    assert (plan.public_keys, plan.client_keys) == (dict.fromkeys((1, 2, 3), KEY), [KEY])
+    assert (plan.public_keys, plan.client_keys) == (keys, [KEY])
 
 
 def test_flag_goes_before_environment_before_file_before_default(tmp_path: Path) -> None:
@@ -139,6 +140,12 @@ BAD = {
         BASE + server(1, f"public_key = '{KEY}'") + server(2),
         "server 2 has no public_key",
     ),
+    "a key of no Z85 text": (BASE + server(1, f"public_key = '{'#' * 40}'"), "is no Z85 text"),
+    "one key for two": (
+        BASE + server(1, f"public_key = '{KEY}'") + server(2, f"public_key = '{KEY}'"),
+        "servers 1 and 2 have the same public_key",
+    ),
+    "a key file alone": (BASE + server(1, "key_file = 'k'"), "key_file: needs its public_key"),
     "clients' keys of a wrong type": (BASE + "client_keys = 'a'\n" + server(1), "must be a list"),
     "client's key of a wrong form": (BASE + "client_keys = ['a']\n" + server(1), "a key has 40"),
     "clients' keys alone": (

@@ -142,3 +142,18 @@ def test_keys_of_servers_are_checked_at_once() -> None:
         secure_with({"localhost:7111": "short"})
     with pytest.raises(InvalidRequest):
         secure_with({"local host": CurveKeys.generate().public})
+
+
+def test_a_client_that_was_refused_is_let_in_once_it_is_known(tmp_path: Path) -> None:
+    newcomer = CurveKeys.generate()
+    file = with_keys(tmp_path, [1], extra="client_keys = []")
+    keys = server_keys(file)
+    with Client(list(keys), timeout=20.0, secure=secure_with(keys, newcomer)) as client:
+        with serving(file) as server:
+            with pytest.raises(PaxonError):
+                client.put("key", b"value", timeout=1.0)
+            assert server.end()[0] == 0
+        file.write_text(file.read_text().replace("[]", f'["{newcomer.public}"]'))
+        with serving(file):
+            client.put("key", b"value")
+            assert client.get("key") == b"value"

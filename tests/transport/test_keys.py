@@ -51,7 +51,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_keys_of_the_wrong_form() -> None:
-    for key in ("", "short", "~" * 40, "é" * 40):
+    for key in ("", "short", "~" * 40, "é" * 40, "#" * 40):
         with pytest.raises(TransportError, match="a key"):
             CurveKeys(key, key)
 
@@ -69,9 +69,14 @@ class Secured:
         self.stack, self.wire, self.shapes = stack, wire, shapes
         self.keys = {server: CurveKeys.generate() for server in (1, 2, 3)}
 
-    def server(self, server: int, clients: list[str] | None = None) -> Any:
+    def server(
+        self,
+        server: int,
+        clients: list[str] | None = None,
+        peer_address: str = "tcp://127.0.0.1:*",
+    ) -> Any:
         endpoint: Any = ZmqEndpoint(
-            peer_address="tcp://127.0.0.1:*",
+            peer_address=peer_address,
             client_address="tcp://127.0.0.1:*",
             peers={},
             peer_codec=self.shapes.peer_codec(server),
@@ -167,3 +172,46 @@ def test_clients(secured: Secured, known_only: bool) -> None:
 def test_a_peer_without_a_key_is_refused_by_name(secured: Secured) -> None:
     with pytest.raises(TransportError, match="no public key of server 9"):
         secured.server(1).connect(9, "tcp://127.0.0.1:9")
+
+
+@needs_curve
+def test_a_server_that_was_refused_tries_again(secured: Secured) -> None:
+    """As while keys are changed on one host after the other: libzmq takes a refusal for final."""
+    new = CurveKeys.generate()
+    old, secured.keys[2] = secured.keys[2], new
+    second = secured.server(2)
+    secured.keys[2] = old
+    first = secured.server(1)
+    address = first.peer_address
+    second.connect(1, address)
+
+    def step() -> None:
+        first.receive()
+        first.wait(0.0, secured.wire.wake_fd)
+
+    secured.wire.until(second, lambda: second._redial_at, each=step)
+    secured.wire.until(first, lambda: first.counters()["handshake_failures"])
+    first.close()
+    secured.keys[2] = new
+    first = secured.server(1, peer_address=address)
+    first.connect(2, second.peer_address)
+
+    def talk() -> None:
+        second.receive()
+        second.wait(0.0, secured.wire.wake_fd)
+        second.send(1, [secured.shapes.Ping(1)])
+
+    burst = secured.wire.receive(first, lambda b: b.peers, each=talk)
+    assert burst.peers[0] == (2, 1002, [secured.shapes.Ping(1)])
+    assert not second._redial_at
+
+
+@needs_curve
+def test_keys_that_do_not_fit(secured: Secured) -> None:
+    one, two = secured.keys[1], secured.keys[2]
+    with pytest.raises(TransportError, match="do not belong together"):
+        CurveKeys(one.public, two.secret)
+    with pytest.raises(TransportError, match="same public key"):
+        CurveSecurity(one, {2: two.public, 3: two.public})
+    with pytest.raises(TransportError, match="same public key"):
+        CurveSecurity(one, {2: one.public})
