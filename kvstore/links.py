@@ -68,12 +68,12 @@ class Link:
     __slots__ = (
         "address",
         "backlog",
+        "bad_frames",
         "epoch",
         "fd",
         "lost_fd",
         "monitor",
         "redial_at",
-        "refused",
         "socket",
     )
 
@@ -91,7 +91,7 @@ class Link:
         self.backlog: deque[bytes] = deque()
         """Frames that wait for the connection."""
         self.epoch = 0
-        self.refused = 0
+        self.bad_frames = 0
         """Frames that were not ones of a server of this release."""
         self.redial_at = 0.0
         """When to try a server again that has refused us; 0: it has not."""
@@ -181,8 +181,8 @@ class Links:
         try:
             _, _, replies = self._codec.decode(frame)
         except FrameError as error:
-            link.refused += 1
-            if link.refused == 1:
+            link.bad_frames += 1
+            if link.bad_frames == 1:
                 logger.warning(
                     "Ignored what came from {}, and will ignore more of it in silence: {}",
                     link.address,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from paxon.bench.load import make_loop
-from paxon.bench.load_process import Job
+from paxon.bench.load_process import Job, _do_jobs, _encoder
 from paxon.bench.scale_load import SessionLoop
 from paxon.bench.workloads import Workload
 from paxon.kvstore import InvalidRequest, PaxonError
@@ -210,3 +211,26 @@ def test_an_election_is_waited_for(servers: SocketCluster) -> None:
     assert servers.cluster.hint is None
     loop.close()
     elected.join()
+
+
+# --- the process around a loop -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_client_process_ends_in_silence_when_its_parent_is_gone(busy: bool) -> None:
+    """After Ctrl-C the other end of the pipe may be closed at any moment."""
+    ours, theirs = multiprocessing.Pipe()
+    opened = []
+
+    def open_load(job: Job) -> Any:
+        opened.append(job)
+        ours.close()
+        return None, lambda: None
+
+    ours.send_bytes(_encoder.encode(session_job("tcp://127.0.0.1:9")))
+    if not busy:
+        theirs.send_bytes(b"an answer that nobody read")
+        theirs.recv_bytes()
+        ours.close()
+    _do_jobs(theirs, open_load)
+    assert len(opened) == busy

@@ -91,6 +91,11 @@ class Secured:
         self.stack.callback(endpoint.close)
         return endpoint
 
+    def turn(self, endpoint: Any) -> None:
+        """Let an endpoint do what there is to do, its handshakes included."""
+        endpoint.receive()
+        endpoint.wait(0.0, self.wire.wake_fd)
+
     def knock(self, address: str, keys: CurveKeys | None) -> Any:
         """A DEALER to an address of server 1, with these keys or in plain."""
         dealer = self.wire.context.socket(zmq.DEALER)
@@ -114,8 +119,7 @@ def test_servers_with_known_keys_talk(secured: Secured) -> None:
     second.connect(1, first.peer_address)
 
     def step() -> None:
-        first.receive()
-        first.wait(0.0, secured.wire.wake_fd)
+        secured.turn(first)
         first.send(2, [secured.shapes.Ping(1)])
 
     burst = secured.wire.receive(second, lambda b: b.peers, each=step)
@@ -185,11 +189,7 @@ def test_a_server_that_was_refused_tries_again(secured: Secured) -> None:
     address = first.peer_address
     second.connect(1, address)
 
-    def step() -> None:
-        first.receive()
-        first.wait(0.0, secured.wire.wake_fd)
-
-    secured.wire.until(second, lambda: second._redial_at, each=step)
+    secured.wire.until(second, lambda: second._redial_at, each=lambda: secured.turn(first))
     secured.wire.until(first, lambda: first.counters()["handshake_failures"])
     first.close()
     secured.keys[2] = new
@@ -197,8 +197,7 @@ def test_a_server_that_was_refused_tries_again(secured: Secured) -> None:
     first.connect(2, second.peer_address)
 
     def talk() -> None:
-        second.receive()
-        second.wait(0.0, secured.wire.wake_fd)
+        secured.turn(second)
         second.send(1, [secured.shapes.Ping(1)])
 
     burst = secured.wire.receive(first, lambda b: b.peers, each=talk)
