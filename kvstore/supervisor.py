@@ -39,6 +39,8 @@ ProcessState = Literal["starting", "running", "paused", "stopping", "stopped", "
 STOP_SECONDS = 10.0
 """A server that has not ended this long after SIGTERM gets SIGKILL."""
 
+_STOPPED = "the cluster has been stopped for good"
+
 
 class ProcessInfo(msgspec.Struct, frozen=True):
     """A server's process, as its supervisor sees it."""
@@ -77,7 +79,7 @@ class Supervisor:
         self._context = multiprocessing.get_context("spawn")
         self._owner = os.getpid()
         self._lock = threading.Lock()
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._jobs: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._closing = False
         self._deaf = False
         self._wake_read, self._wake_write = os.pipe()
@@ -136,9 +138,9 @@ class Supervisor:
     def _submit(self, job: Callable[[], None], result: Future[None]) -> None:
         with self._lock:
             if self._closing:
-                result.set_exception(RuntimeError("the cluster has been stopped for good"))
+                result.set_exception(RuntimeError(_STOPPED))
                 return
-            self._jobs.append(job)
+            self._jobs.append((job, result))
         self._wake()
 
     def _wake(self) -> None:
@@ -152,13 +154,16 @@ class Supervisor:
         while not self._closing:
             self._wait()
             while self._jobs:
-                self._jobs.popleft()()
+                job, _ = self._jobs.popleft()
+                job()
             for child in self._children.values():
                 self._look_after(child)
         with self._lock:  # whoever closes us a second time must not write to a stranger's file
             self._deaf = True
             os.close(self._wake_read)
             os.close(self._wake_write)
+            for _, result in self._jobs:  # came together with the end
+                result.set_exception(RuntimeError(_STOPPED))
 
     def _drop_everything(self) -> None:
         """The collector found the cluster while this very thread ran: there is no waiting here."""

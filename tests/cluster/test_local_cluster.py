@@ -426,6 +426,28 @@ def test_a_supervisor_can_be_closed_by_many_at_once() -> None:
             assert not supervisor._thread.is_alive()
 
 
+def test_what_a_supervisor_is_asked_as_it_ends_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    supervisor = Supervisor([1])
+    asked: list[Future[None]] = []
+
+    def ask_and_end(
+        _child: object,
+    ) -> None:  # when it has taken its jobs, and before it looks again
+        asked.append(supervisor.send(1, signal.SIGTERM))
+        supervisor._closing = True
+
+    monkeypatch.setattr(supervisor, "_look_after", ask_and_end)
+    supervisor._wake()
+    supervisor._thread.join(5.0)
+    assert not supervisor._thread.is_alive()
+    asked.append(supervisor.send(1, signal.SIGTERM))
+    for future in asked:
+        assert "stopped for good" in str(future.exception(1.0))
+    assert len(asked) == 2
+
+
 def test_a_cluster_that_is_collected_by_its_own_supervisor_does_not_wait_for_itself() -> None:
     """The collector runs in whatever thread happens to need memory."""
     cluster = LocalCluster(1).start()
