@@ -35,7 +35,6 @@ from paxon.kvstore.operations import (
     check_optional_value,
     check_scan,
     check_value,
-    operation_bytes,
 )
 from paxon.kvstore.pipelining import BasePipeline, in_users_terms
 
@@ -246,9 +245,7 @@ class AsyncClient(_AsyncClient):
     ) -> Result:
         limit = check_timeout(timeout, self._timeout)
         now = self._driver.enter()
-        ticket = self._core.submit_operations(
-            (operation,), now=now, deadline=now + limit, mode=mode, size=operation_bytes(operation)
-        )
+        ticket = self._core.submit_operation(operation, now=now, deadline=now + limit, mode=mode)
         self._driver.plan_pump()
         await self._driver.wait(ticket)
         return ticket.value()[0]

@@ -36,7 +36,6 @@ from paxon.kvstore.operations import (
     check_optional_value,
     check_scan,
     check_value,
-    operation_bytes,
 )
 from paxon.kvstore.pipelining import BasePipeline, in_users_terms
 from paxon.kvstore.sync_driver import SyncDriver
@@ -352,16 +351,13 @@ class Client(_BlockingClient):
     def _submit(
         self, operation: Operation, timeout: float | None, mode: ReadMode, *, at_once: bool = True
     ) -> KVTicket:
-        limit = check_timeout(timeout, self._timeout)
-        size = operation_bytes(operation)
-        driver = self._driver
+        limit = self._timeout if timeout is None else check_timeout(timeout, self._timeout)
+        driver, core = self._driver, self._core
         with driver.lock:
             driver.check()
             now = time.monotonic()
-            ticket = self._core.submit_operations(
-                (operation,), now=now, deadline=now + limit, mode=mode, size=size
-            )
-            if at_once or not self._core.gathering:
+            ticket = core.submit_operation(operation, now=now, deadline=now + limit, mode=mode)
+            if at_once or not core.gathering:
                 driver.pump()
             else:
                 driver.nudge()

@@ -17,6 +17,7 @@ from paxon.kvstore.operations import (
     encode_operations,
     is_read,
     is_split,
+    only_reads,
     operation_bytes,
 )
 
@@ -56,6 +57,18 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
 
     _probe = encode_operations(())
 
+    def submit_operation(
+        self, operation: Operation, *, now: float, deadline: float, mode: ReadMode
+    ) -> KVTicket:
+        """Take in one operation alone; see `submit_operations`."""
+        return self.submit(
+            (operation,),
+            now=now,
+            deadline=deadline,
+            mode=mode if is_read(operation) else None,
+            size=operation_bytes(operation),
+        )
+
     def submit_operations(
         self,
         operations: Sequence[Operation],
@@ -81,7 +94,7 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
             mode: how a query is to be answered.
             size: their size in bytes if known, so that it need not be added up again.
         """
-        reads = not command and ordered_after is None and all(map(is_read, operations))
+        reads = not command and ordered_after is None and only_reads(operations)
         if size is None:
             size = sum(map(operation_bytes, operations))
         return self.submit(
@@ -100,24 +113,25 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
         A ticket that has to follow one in another request takes only its own followers along: its
         request may have to wait or fail with that one, which is nobody else's concern.
         """
-        options = self.options
-        first: KVTicket = queue.pop()
-        tickets = [first]
-        operations = list(first.payload)
-        size = first.size
-        bound = first.after is not None and not first.after.done
-        while queue:
-            ticket: KVTicket = queue.first
+        room_bytes, room_weight = self.options.batch_bytes, self.options.batch_weight
+        waiting = iter(queue.tickets)
+        last: KVTicket = next(waiting)
+        tickets = [last]
+        operations = list(last.payload)
+        size, weight = last.size, last.weight
+        bound = last.after is not None and not last.after.done
+        for ticket in waiting:
+            before = ticket.after
+            if before is not last and (bound or (before is not None and not _free(before))):
+                break
             size += ticket.size
-            if size > options.batch_bytes or (
-                len(operations) + ticket.weight > options.batch_weight
-            ):
+            weight += ticket.weight
+            if size > room_bytes or weight > room_weight:
                 break
-            follows_last = ticket.after is tickets[-1]
-            if not follows_last and (bound or not _free(ticket)):
-                break
-            tickets.append(queue.pop())
-            operations.extend(ticket.payload)
+            operations += ticket.payload
+            tickets.append(ticket)
+            last = ticket
+        queue.drop_first(tickets)
         return encode_operations(operations), tickets
 
     def _deliver(self, request: Request, payload: bytes) -> None:
@@ -129,7 +143,7 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
                 request, OperationFailed(f"a reply is malformed: {error}"), executed=True
             )
             return
-        if len(results) != sum(ticket.weight for ticket in tickets):
+        if len(results) != request.weight:
             wrong = OperationFailed("a reply has another number of results than operations sent")
             self._complete(request, wrong, executed=True)
             return
@@ -164,6 +178,6 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
         self._reads[ticket.mode].append_first(ticket)
 
 
-def _free(ticket: Ticket[Any, Any]) -> bool:
-    """Whether the ticket has nothing to wait for."""
-    return ticket.after is None or (ticket.after.done and ticket.after.executed)
+def _free(before: Ticket[Any, Any]) -> bool:
+    """Whether what has to follow this ticket need not wait for it any more."""
+    return before.done and before.executed

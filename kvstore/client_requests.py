@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
 
 from paxon.actors.messages import (
     ClientMessage,
@@ -33,6 +36,9 @@ __all__ = [
     "not_followed",
 ]
 
+_weight = attrgetter("weight")
+_size = attrgetter("size")
+
 PayloadT = TypeVar("PayloadT")
 ResultT = TypeVar("ResultT")
 
@@ -43,56 +49,29 @@ Kind: TypeAlias = Literal["open", "command", "status", "slot"] | ReadMode
 """What a request is: a query is named by its read mode."""
 
 
-class Ticket(Generic[PayloadT, ResultT]):
+class Ticket(msgspec.Struct, Generic[PayloadT, ResultT], eq=False):
     """One submission of a caller: pending, then done with a result or an error."""
 
-    __slots__ = (
-        "after",
-        "deadline",
-        "done",
-        "error",
-        "executed",
-        "mode",
-        "on_done",
-        "payload",
-        "request",
-        "result",
-        "size",
-        "submitted",
-        "weight",
-    )
-
-    def __init__(
-        self,
-        payload: PayloadT,
-        *,
-        mode: ReadMode | None,
-        weight: int,
-        size: int,
-        now: float,
-        deadline: float,
-        after: Ticket[PayloadT, ResultT] | None,
-    ) -> None:
-        self.payload = payload
-        self.mode = mode
-        """None: a command; else how to answer the query."""
-        self.weight = weight
-        """Operations."""
-        self.size = size
-        """Bytes, about."""
-        self.submitted = now
-        self.deadline = deadline
-        self.after = after
-        """Execute only after this one, which has to be executed."""
-        self.request: Request | None = None
-        """What carries it, once formed and until done."""
-        self.done = False
-        self.executed = False
-        """Whether it certainly was executed, whatever came of it."""
-        self.result: ResultT | None = None
-        self.error: PaxonError | None = None
-        self.on_done: Callable[[Ticket[PayloadT, ResultT]], None] | None = None
-        """Called once it is done; must neither raise nor block."""
+    payload: PayloadT
+    mode: ReadMode | None
+    """None: a command; else how to answer the query."""
+    weight: int
+    """Operations."""
+    size: int
+    """Bytes, about."""
+    submitted: float
+    deadline: float
+    after: Ticket[PayloadT, ResultT] | None = None
+    """Execute only after this one, which has to be executed."""
+    request: Request | None = None
+    """What carries it, once formed and until done."""
+    done: bool = False
+    executed: bool = False
+    """Whether it certainly was executed, whatever came of it."""
+    result: ResultT | None = None
+    error: PaxonError | None = None
+    on_done: Callable[[Ticket[PayloadT, ResultT]], None] | None = None
+    """Called once it is done; must neither raise nor block."""
 
     def complete(self, result: ResultT | None, error: PaxonError | None, executed: bool) -> None:
         """Make it done. Does nothing if it is (a ticket that timed out stays so)."""
@@ -145,7 +124,7 @@ class Request:
         self.body = body
         self.tickets = tickets
         self.size = len(body) + 64
-        self.weight = sum(ticket.weight for ticket in tickets)
+        self.weight: int = sum(map(_weight, tickets))
         """Operations in it."""
         self.session: Session | None = None
         self.after: Request | None = None
@@ -258,46 +237,51 @@ class Session:
 class TicketQueue:
     """Tickets that wait to be put into a request."""
 
-    __slots__ = ("_tickets", "size", "weight")
+    __slots__ = ("size", "tickets", "weight")
 
     def __init__(self) -> None:
-        self._tickets: deque[Ticket[Any, Any]] = deque()
+        self.tickets: deque[Ticket[Any, Any]] = deque()
+        """In order; to be changed by the methods here alone."""
         self.weight = 0
         self.size = 0
 
     def __bool__(self) -> bool:
-        return bool(self._tickets)
+        return bool(self.tickets)
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return len(self.tickets)
 
     def __iter__(self) -> Iterator[Ticket[Any, Any]]:
-        return iter(self._tickets)
-
-    @property
-    def first(self) -> Ticket[Any, Any]:
-        return self._tickets[0]
+        return iter(self.tickets)
 
     def append(self, ticket: Ticket[Any, Any]) -> None:
-        self._tickets.append(ticket)
+        self.tickets.append(ticket)
         self.weight += ticket.weight
         self.size += ticket.size
 
     def append_first(self, ticket: Ticket[Any, Any]) -> None:
-        self._tickets.appendleft(ticket)
+        self.tickets.appendleft(ticket)
         self.weight += ticket.weight
         self.size += ticket.size
 
     def pop(self) -> Ticket[Any, Any]:
-        ticket = self._tickets.popleft()
+        ticket = self.tickets.popleft()
         self.weight -= ticket.weight
         self.size -= ticket.size
         return ticket
 
+    def drop_first(self, tickets: Sequence[Ticket[Any, Any]]) -> None:
+        """Take off these, which are the first."""
+        drop = self.tickets.popleft
+        for _ in tickets:
+            drop()
+        self.weight -= sum(map(_weight, tickets))
+        self.size -= sum(map(_size, tickets))
+
     def drop_done(self) -> None:
         """Forget those that are done already."""
-        kept = [ticket for ticket in self._tickets if not ticket.done]
-        self._tickets.clear()
+        kept = [ticket for ticket in self.tickets if not ticket.done]
+        self.tickets.clear()
         self.weight = self.size = 0
         for ticket in kept:
             self.append(ticket)

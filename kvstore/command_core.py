@@ -163,10 +163,12 @@ class CommandCore(Generic[PayloadT, ResultT]):
             size: bytes of the payload, about.
         """
         ticket: Ticket[PayloadT, ResultT] = Ticket(
-            payload, mode=mode, weight=weight, size=size, now=now, deadline=deadline, after=after
+            payload, mode, weight, size, now, deadline, after
         )
         self._next_expiry = min(self._next_expiry, deadline)
-        self._freed = max(0, self._freed - weight) if now < self._freed_at + GRACE else 0
+        if self._freed:
+            still_due = self._freed > weight and now < self._freed_at + GRACE
+            self._freed = self._freed - weight if still_due else 0
         (self._writes if mode is None else self._reads[mode]).append(ticket)
         return ticket
 
@@ -174,9 +176,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self, address: str, *, now: float, deadline: float, slot: int | None = None
     ) -> Ticket[Any, Any]:
         """Ask one server how it is, or what is in one of its slots; the result is its reply."""
-        ticket: Ticket[Any, Any] = Ticket(
-            None, mode="stale", weight=1, size=0, now=now, deadline=deadline, after=None
-        )
+        ticket: Ticket[Any, Any] = Ticket(None, "stale", 1, 0, now, deadline)
         self._next_expiry = min(self._next_expiry, deadline)
         self._query_id += 1
         self._side.ask(address, self._query_id, ticket, slot)
@@ -306,7 +306,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             return True
         if len(in_flight) >= options.eager:
             return False
-        if queue.first.after is not None:
+        if queue.tickets[0].after is not None:
             return True  # a pipeline's last piece is not one of two halves that take turns
         under_way = sum(request.weight for request in in_flight.values())
         return under_way < options.eager_weight or queue.weight >= 4 * under_way
@@ -334,7 +334,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         while queue and self._worth_sending(queue, session.outstanding):
             if session.next_seq - session.floor >= options.window:
                 return
-            ticket = queue.first
+            ticket = queue.tickets[0]
             if session.outstanding and session.bytes + ticket.size > options.window_bytes:
                 return
             before = ticket.after

@@ -34,6 +34,7 @@ __all__ = [
     "Operation",
     "Result",
     "is_read",
+    "only_reads",
     "operation_bytes",
     "check_key",
     "check_value",
@@ -113,12 +114,18 @@ _encoder = msgspec.msgpack.Encoder()
 _operations_decoder = msgspec.msgpack.Decoder(list[Operation])
 _results_decoder = msgspec.msgpack.Decoder(list[Any])
 
-_READS = (Get, Scan)
+_READS = frozenset({Get, Scan})
+_SETS_VALUE = (Put, Append)
 
 
 def is_read(operation: Operation) -> bool:
     """Whether the operation changes nothing, so that a query can answer it."""
     return type(operation) in _READS
+
+
+def only_reads(operations: Sequence[Operation]) -> bool:
+    """Whether all of them change nothing."""
+    return _READS.issuperset(map(type, operations))
 
 
 def encode_operations(operations: Sequence[Operation]) -> bytes:
@@ -167,9 +174,9 @@ def is_split(result: Result) -> bool:
 
 def operation_bytes(operation: Operation) -> int:
     """About what the operation takes in a command, in bytes, never less than it does."""
+    if isinstance(operation, _SETS_VALUE):
+        return 4 * len(operation.key) + len(operation.value) + 16
     match operation:
-        case Put(key, value) | Append(key, value):
-            return 4 * len(key) + len(value) + 16
         case CompareAndSet(key, expected, new):
             return 4 * len(key) + len(expected or b"") + len(new or b"") + 24
         case Scan(prefix, _, start_after):

@@ -25,7 +25,7 @@ from paxon.kvstore.operations import (
     Scan,
     decode_operations,
     encode_results,
-    is_read,
+    only_reads,
     refusal,
     split_refusal,
 )
@@ -115,7 +115,7 @@ class KVStore(StateMachine):
     def query(self, query: bytes) -> bytes:
         """Answer a list of gets and scans. Raises ValueError for anything else."""
         operations = decode_operations(query)
-        if not all(map(is_read, operations)):
+        if not only_reads(operations):
             raise ValueError("a query may only hold gets and scans: send writes as a command")
         self._reply_bytes = 0
         return encode_results([self._execute(operation) for operation in operations])
