@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -284,6 +285,7 @@ def pythons(
     *,
     servers: Servers = 3,
     seconds: Seconds = 1.0,
+    warmup: Warmup = 0.5,
     turns: Annotated[int, typer.Option(min=1, help="How often each has its turn.")] = 5,
     seed: Seed = 1,
     json: JsonFile = None,
@@ -293,6 +295,7 @@ def pythons(
         names=[pythons_bench.interpreter_name(python) for python in interpreters],
         servers=servers,
         seconds=seconds,
+        warmup=warmup,
         turns=turns,
         seed=seed,
     )
@@ -306,11 +309,11 @@ def pythons(
 def steady(
     *,
     servers: Servers = 3,
-    minutes: Annotated[float, typer.Option(min=0.1, help="How long.")] = 10.0,
+    minutes: Annotated[float, typer.Option(min=0.02, help="How long.")] = 10.0,
     value_size: ValueSize = 64,
     durability: DurabilityOption = "disk",
     seed: Seed = 1,
-    quick: Annotated[bool, typer.Option("--quick", help="Ten seconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="At most ten seconds.")] = False,
     options: Assignments = [],  # noqa: B006 (see above)
     json: JsonFile = None,
 ) -> None:
@@ -321,7 +324,7 @@ def steady(
         durability=durability,
         value_bytes=value_size,
         stretches=stretches,
-        seconds=5.0 if quick else minutes * 60 / stretches,
+        seconds=min(minutes * 60, 10.0 if quick else math.inf) / stretches,
         seed=seed,
         options=server_options(options),
     )

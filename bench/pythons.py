@@ -53,6 +53,8 @@ class PythonsSettings(msgspec.Struct, frozen=True, kw_only=True):
     servers: int = 3
     seconds: float = 1.0
     """Of each load in each turn."""
+    warmup: float = 0.5
+    """Before it."""
     turns: int = 5
     seed: int = 1
 
@@ -119,8 +121,9 @@ def run_pythons(
 
 def _run_stable(python: Path, settings: PythonsSettings, turn: int, file: Path) -> StableReport:
     arguments = [
-        "bench", "stable", "--quick", "--seconds", settings.seconds, "--repeat", 1, "--servers",
-        settings.servers, "--seed", settings.seed + turn, "--json", file,
+        "bench", "stable", "--quick", "--seconds", settings.seconds, "--warmup", settings.warmup,
+        "--repeat", 1, "--servers", settings.servers, "--seed", settings.seed + turn,
+        "--json", file,
     ]  # fmt: skip
     done = subprocess.run(
         [python, "-m", "paxon.kvstore.cli", *map(str, arguments)],

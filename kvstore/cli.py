@@ -68,14 +68,15 @@ def main() -> NoReturn:
     # A terminal that closes, and `kill`, end us like Ctrl-C does: with everything tidied up.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
-    sys.exit(_run())
+    sys.exit(run())
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _run() -> int:
+def run() -> int:
+    """What `main` does, but for signals and the end: the exit code of what `sys.argv` says."""
     try:
         app(prog_name="paxon")
     except SystemExit as ending:

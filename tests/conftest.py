@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 import pytest
@@ -13,3 +14,7 @@ def pytest_configure(config: pytest.Config) -> None:
     Such a shell has SIGINT ignored, children inherit that, and tests of Ctrl-C would wait in vain.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # As servers do it: simulator and search keep many objects, and nearly all of what they drop is
+    # freed without a collection. It takes a tenth off their time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)

@@ -23,6 +23,7 @@ from paxon.bench.scale import ScaleReport
 from paxon.bench.stable import StableReport
 from paxon.bench.steady import SteadyReport
 from paxon.bench.summary import Spread
+from tests.cluster.helpers import paxon_here
 
 pytestmark = pytest.mark.process
 
@@ -165,7 +166,7 @@ def test_failover(tmp_path: Path) -> None:
 
 def test_pause(tmp_path: Path) -> None:
     """A snapshot is taken while the second phase is watched, and not before."""
-    quick = ("--quick", "--set", "snapshot_slots=1500")
+    quick = ("--quick", "--size", 12, "--set", "snapshot_slots=600")
     finished = bench("pause", *quick, "--json", tmp_path / "r.json")
     before, snapshot = read_json(tmp_path / "r.json", PauseReport).rows
     assert (before.phase, snapshot.phase) == ("before", "snapshot")
@@ -178,7 +179,7 @@ def test_pause(tmp_path: Path) -> None:
 
 
 def test_steady(tmp_path: Path) -> None:
-    finished = bench("steady", "--quick", "--json", tmp_path / "r.json")
+    finished = bench("steady", "--quick", "--minutes", 0.04, "--json", tmp_path / "r.json")
     rows = read_json(tmp_path / "r.json", SteadyReport).rows
     assert len(rows) == 2
     for row in rows:
@@ -207,7 +208,7 @@ def test_pair(tmp_path: Path) -> None:
 
 
 def test_pythons(tmp_path: Path) -> None:
-    quick = ("--seconds", 0.2, "--turns", 1)
+    quick = ("--seconds", 0.2, "--warmup", 0.1, "--turns", 1)
     finished = bench(
         "pythons", sys.executable, sys.executable, *quick, "--json", tmp_path / "r.json"
     )
@@ -272,6 +273,7 @@ def test_the_floor_writes_the_same_bytes_on_every_disk(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused_before_anything_is_measured(
     arguments: tuple[str, ...], code: int, sentence: str
 ) -> None:
-    finished = bench(*arguments, code=code)
-    assert sentence in " ".join(finished.stderr.replace("│", " ").split())
-    assert finished.stdout == ""
+    finished = paxon_here("bench", *arguments)
+    assert finished.returncode == code
+    assert sentence in " ".join(finished.stderr.decode().replace("│", " ").split())
+    assert finished.stdout == b""

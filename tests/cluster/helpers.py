@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest import mock
 
+from paxon.kvstore import cli
 from paxon.kvstore.addresses import free_ports
 
 __all__ = [
     "PAXON",
     "environment",
     "paxon",
+    "paxon_here",
     "one_sentence",
     "wait_until",
     "pid_is_alive",
@@ -51,6 +56,24 @@ def paxon(
     assert b"Traceback" not in done.stderr, done.stderr.decode()
     assert b"Traceback" not in done.stdout, done.stdout.decode()
     return done
+
+
+def paxon_here(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the command in this process: for what ends before it does anything, as wrong usage does.
+
+    A process of its own takes half a second, nearly all of it for imports.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, environment(), clear=True),
+        mock.patch.object(sys, "argv", ["paxon", *arguments]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = cli.run()
+    assert "Traceback" not in err.getvalue(), err.getvalue()
+    texts = out.getvalue().encode(), err.getvalue().encode()
+    return subprocess.CompletedProcess(arguments, code, *texts)
 
 
 def one_sentence(done: subprocess.CompletedProcess[bytes]) -> str:

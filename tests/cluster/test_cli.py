@@ -20,6 +20,7 @@ from tests.cluster.helpers import (
     environment,
     one_sentence,
     paxon,
+    paxon_here,
     pid_is_alive,
     wait_until,
 )
@@ -168,15 +169,17 @@ def test_wrong_usage_is_2(at: tuple[str, str]) -> None:
         ("put", "k" * 4097, "value", *at),
         ("server",),
     ):
-        assert paxon(*wrong).returncode == 2, wrong
+        assert paxon_here(*wrong).returncode == 2, wrong
+    assert paxon("frobnicate").returncode == 2
 
 
 def test_version_and_help() -> None:
     assert paxon("--version").stdout.startswith(b"paxon ")
     assert b"demo" in paxon("--help").stdout
     for command in ("demo", "up", "server", "status", "get", "put", "append", "delete", "cas"):
-        done = paxon(command, "--help")
+        done = paxon_here(command, "--help")
         assert done.returncode == 0, command
+        assert f"paxon {command}".encode() in done.stdout
 
 
 def test_the_command_starts_quickly() -> None:

@@ -10,7 +10,7 @@ from paxon.actors import SettingsError
 from paxon.kvstore.addresses import check_address, free_ports, split_addresses
 from paxon.kvstore.cluster_file import ClusterDescription, ClusterFileError
 from paxon.kvstore.options import OptionError, from_environment, parse_assignments
-from tests.cluster.helpers import one_sentence, paxon
+from tests.cluster.helpers import one_sentence, paxon_here
 
 GOOD = """
 [cluster]
@@ -202,11 +202,10 @@ def test_an_unknown_server_is_refused(tmp_path: Path) -> None:
         description.plan(1, {"heartbeat_interval": 5})
 
 
-@pytest.mark.process
 def test_the_command_exits_with_2_for_a_wrong_file_or_option(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text(BASE + server(1) + server(1), encoding="utf-8")
-    done = paxon("server", "--cluster", str(path), "--id", "1")
+    done = paxon_here("server", "--cluster", str(path), "--id", "1")
     assert done.returncode == 2
     assert one_sentence(done).startswith(f"paxon: {path}: the server id 1 occurs 2 times")
     path.write_text(BASE + server(1), encoding="utf-8")
@@ -219,7 +218,7 @@ def test_the_command_exits_with_2_for_a_wrong_file_or_option(tmp_path: Path) -> 
         ("--id", "1", "--machine", "no_such_module:Machine"),
         ("--id", "1", "--machine", "json:JSONDecoder"),
     ):
-        done = paxon("server", "--cluster", str(path), *wrong)
+        done = paxon_here("server", "--cluster", str(path), *wrong)
         assert done.returncode == 2, wrong
         one_sentence(done)
 
