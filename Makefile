@@ -74,7 +74,7 @@ $(VENV)/installed: pyproject.toml
 	  echo 'Paxon needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 	  echo 'This Python makes no virtual environments: apt install python3-venv' >&2; exit 1; }
-	@echo 'Setting up .venv with $(PYTHON) (once; for another: make clean, make PYTHON=… …) …'
+	@echo Setting up .venv with $(PYTHON) '(once; for another: make clean, make PYTHON=… …) …'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check 'setuptools>=77' wheel
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation \

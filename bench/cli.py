@@ -284,8 +284,12 @@ def pythons(
     ],
     *,
     servers: Servers = 3,
-    seconds: Seconds = 1.0,
-    warmup: Warmup = 0.5,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=1.0, help="Seconds of each measurement.")
+    ] = 1.0,
+    warmup: Annotated[
+        float, typer.Option(min=0.0, max=0.5, help="Seconds of load before each measurement.")
+    ] = 0.5,
     turns: Annotated[int, typer.Option(min=1, help="How often each has its turn.")] = 5,
     seed: Seed = 1,
     json: JsonFile = None,

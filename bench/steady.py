@@ -96,13 +96,13 @@ def steady_table(report: SteadyReport) -> Table:
     for number, row in enumerate(report.rows, 1):
         m = row.measured
         table.add_row(
-            str(number), f"{m.seconds:.0f}", f"{m.rate:,.0f}", f"{row.busy:.2f}",
+            str(number), f"{m.seconds:.1f}", f"{m.rate:,.0f}", f"{row.busy:.2f}",
             f"{m.longest_wait * 1e3:.0f}", str(m.failed), str(row.pre_votes), str(row.elections),
         )  # fmt: skip
     rows = report.rows
     seconds = sum(row.measured.seconds for row in rows)
     table.add_row(
-        "all", f"{seconds:.0f}", f"{sum(r.measured.operations for r in rows) / seconds:,.0f}",
+        "all", f"{seconds:.1f}", f"{sum(r.measured.operations for r in rows) / seconds:,.0f}",
         f"{sum(r.busy * r.measured.seconds for r in rows) / seconds:.2f}",
         f"{max(r.measured.longest_wait for r in rows) * 1e3:.0f}",
         str(sum(r.measured.failed for r in rows)), str(sum(r.pre_votes for r in rows)),

@@ -73,6 +73,11 @@ class Ticket(msgspec.Struct, Generic[PayloadT, ResultT], eq=False):
     on_done: Callable[[Ticket[PayloadT, ResultT]], None] | None = None
     """Called once it is done; must neither raise nor block."""
 
+    def __repr__(self) -> str:
+        """Without the payload, which may be megabytes, and the tickets before it."""
+        kind = "command" if self.mode is None else f"{self.mode} query"
+        return f"<Ticket: {kind}, {self.weight} operations, {'done' if self.done else 'pending'}>"
+
     def complete(self, result: ResultT | None, error: PaxonError | None, executed: bool) -> None:
         """Make it done. Does nothing if it is (a ticket that timed out stays so)."""
         if self.done:

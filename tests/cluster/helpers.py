@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,9 +32,17 @@ PAXON = (sys.executable, "-m", "paxon.kvstore.cli")
 """The command, whether or not its script is on the path."""
 
 
+_COLOURS = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
+"""Typer colours what it prints if one of these is set."""
+
+
 def environment(**more: str) -> dict[str, str]:
     """The environment without settings of whoever runs the tests."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PAXON_")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PAXON_") and name not in _COLOURS
+    }
     return kept | {"NO_COLOR": "1", "COLUMNS": "200"} | more
 
 
@@ -61,9 +71,11 @@ def paxon(
 def paxon_here(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Run the command in this process: for what ends before it does anything, as wrong usage does.
 
-    A process of its own takes half a second, nearly all of it for imports.
+    A process of its own takes half a second, nearly all of it for imports. What a command leaves
+    behind that went further (signal handlers, threads) fails the test.
     """
     out, err = io.StringIO(), io.StringIO()
+    before = _left_behind()
     with (
         mock.patch.dict(os.environ, environment(), clear=True),
         mock.patch.object(sys, "argv", ["paxon", *arguments]),
@@ -71,9 +83,15 @@ def paxon_here(*arguments: str) -> subprocess.CompletedProcess[bytes]:
         contextlib.redirect_stderr(err),
     ):
         code = cli.run()
-    assert "Traceback" not in err.getvalue(), err.getvalue()
+    assert _left_behind() == before
+    assert "Traceback" not in out.getvalue() + err.getvalue(), err.getvalue()
     texts = out.getvalue().encode(), err.getvalue().encode()
     return subprocess.CompletedProcess(arguments, code, *texts)
+
+
+def _left_behind() -> tuple[object, ...]:
+    signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return (*signals, threading.active_count())
 
 
 def one_sentence(done: subprocess.CompletedProcess[bytes]) -> str:

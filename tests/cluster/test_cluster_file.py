@@ -10,7 +10,7 @@ from paxon.actors import SettingsError
 from paxon.kvstore.addresses import check_address, free_ports, split_addresses
 from paxon.kvstore.cluster_file import ClusterDescription, ClusterFileError
 from paxon.kvstore.options import OptionError, from_environment, parse_assignments
-from tests.cluster.helpers import one_sentence, paxon_here
+from tests.cluster.helpers import one_sentence, paxon, paxon_here
 
 GOOD = """
 [cluster]
@@ -214,13 +214,20 @@ def test_the_command_exits_with_2_for_a_wrong_file_or_option(tmp_path: Path) -> 
         ("--id", "1", "--set", "window=none"),
         ("--id", "1", "--set", "window=-1"),
         ("--id", "1", "--log-level", "loud"),
-        ("--id", "1", "--machine", "nothing"),
-        ("--id", "1", "--machine", "no_such_module:Machine"),
-        ("--id", "1", "--machine", "json:JSONDecoder"),
     ):
         done = paxon_here("server", "--cluster", str(path), *wrong)
         assert done.returncode == 2, wrong
         one_sentence(done)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("machine", ["nothing", "no_such_module:Machine", "json:JSONDecoder"])
+def test_the_command_exits_with_2_for_a_wrong_machine(machine: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(BASE + server(1), encoding="utf-8")
+    done = paxon("server", "--cluster", str(path), "--id", "1", "--machine", machine)
+    assert done.returncode == 2
+    one_sentence(done)
 
 
 def test_addresses_are_checked() -> None:
