@@ -69,7 +69,7 @@ def paxon(
 
 
 def paxon_here(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the command in this process: for what ends before it does anything, as wrong usage does.
+    """Run the command in this process: for what starts nothing, as wrong usage and `keygen` do.
 
     A process of its own takes half a second, nearly all of it for imports. What a command leaves
     behind that went further (signal handlers, threads) fails the test.

@@ -12,7 +12,7 @@ from paxon.kvstore import Client, ClusterUnavailable, InvalidRequest, PaxonError
 from paxon.kvstore.client_keys import secure_with
 from paxon.kvstore.cluster_file import ClusterDescription
 from paxon.transport import CurveKeys, TransportError
-from tests.cluster.helpers import one_sentence, paxon, write_cluster_file
+from tests.cluster.helpers import one_sentence, paxon, paxon_here, write_cluster_file
 from tests.cluster.test_server_command import refused, serving
 
 pytestmark = [
@@ -23,7 +23,7 @@ pytestmark = [
 
 def keygen(path: Path) -> str:
     """What `paxon keygen` prints: a line for the cluster file."""
-    done = paxon("keygen", str(path))
+    done = paxon_here("keygen", str(path))
     assert done.returncode == 0, done
     return done.stdout.decode()
 
@@ -46,7 +46,7 @@ def server_keys(path: Path) -> dict[str, str]:
 
 def test_keygen_makes_a_pair_once(tmp_path: Path) -> None:
     path = tmp_path / "me.key"
-    line = keygen(path)
+    line = paxon("keygen", str(path)).stdout.decode()
     assert line == keygen(path) == f'public_key = "{CurveKeys.load(path).public}"\n'
     path.chmod(0o644)
     done = paxon("keygen", str(path))
