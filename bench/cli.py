@@ -73,6 +73,9 @@ def stable(
     durability: DurabilityOption = "disk",
     transport: TransportOption = "tcp",
     seed: Seed = 1,
+    floor: Annotated[
+        bool, typer.Option("--floor/--no-floor", help="Measure the floor beside each load.")
+    ] = True,
     quick: Quick = False,
     options: Assignments = [],  # noqa: B006 (typer's way to say "several, none by default")
     json: JsonFile = None,
@@ -89,6 +92,7 @@ def stable(
         repeat=min(repeat, 2) if quick else repeat,
         seed=seed,
         quick=quick,
+        floor=floor,
         options=server_options(options),
     )
     check_outputs(json, plot)

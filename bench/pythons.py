@@ -121,9 +121,9 @@ def run_pythons(
 
 def _run_stable(python: Path, settings: PythonsSettings, turn: int, file: Path) -> StableReport:
     arguments = [
-        "bench", "stable", "--quick", "--seconds", settings.seconds, "--warmup", settings.warmup,
-        "--repeat", 1, "--servers", settings.servers, "--seed", settings.seed + turn,
-        "--json", file,
+        "bench", "stable", "--quick", "--no-floor", "--seconds", settings.seconds,
+        "--warmup", settings.warmup, "--repeat", 1, "--servers", settings.servers,
+        "--seed", settings.seed + turn, "--json", file,
     ]  # fmt: skip
     done = subprocess.run(
         [python, "-m", "paxon.kvstore.cli", *map(str, arguments)],

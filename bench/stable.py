@@ -53,6 +53,8 @@ class StableSettings(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 1
     quick: bool = False
     """Fewer workloads."""
+    floor: bool = True
+    """Whether the floor is measured too."""
     options: dict[str, Any] = {}
     """Of the servers, beside their defaults."""
 
@@ -129,7 +131,7 @@ class _Run:
 def steps_of(settings: StableSettings) -> int:
     """How many times `run_stable` reports progress."""
     loads = stable_workloads(value_bytes=settings.value_bytes, quick=settings.quick)
-    return settings.repeat * (len(loads) + sum(_has_floor(load) for load in loads))
+    return settings.repeat * (len(loads) + sum(_has_floor(load, settings) for load in loads))
 
 
 def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
@@ -155,7 +157,7 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
         durable = settings.durability == "disk"
         floors = {
             kind: stack.enter_context(Floor(settings.servers, durable=durable and kind == "put"))
-            for kind in ("put", "get")
+            for kind in (("put", "get") if settings.floor else ())
         }
         cluster.leader()
         for repeat in range(settings.repeat):
@@ -168,7 +170,7 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
                 taken = processes.take(load.clients)
                 measured = measure(watch, taken, jobs, settings.seconds)
                 run.measured[load.name].append(measured)
-                if not _has_floor(load):
+                if not _has_floor(load, settings):
                     continue
                 progress(f"floor of {load.name}")
                 frames, operations = run.shapes.setdefault(load.name, _shape(load, measured))
@@ -198,9 +200,9 @@ def _frozen(cluster: LocalCluster) -> Iterator[None]:
         client.get("is anybody there?")
 
 
-def _has_floor(load: Workload) -> bool:
+def _has_floor(load: Workload, settings: StableSettings) -> bool:
     """A lease read has none: it takes no messages between servers and no sync."""
-    return load.mode == "linearizable"
+    return settings.floor and load.mode == "linearizable"
 
 
 def operations_per_request(measured: Measurement) -> float | None:

@@ -57,10 +57,10 @@ def test_put_get_append_delete(at: tuple[str, str]) -> None:
 
 
 def test_a_missing_key(at: tuple[str, str]) -> None:
-    done = paxon("get", "nobody", *at)
+    done = paxon_here("get", "nobody", *at)
     assert (done.returncode, done.stdout) == (1, b"")
     assert one_sentence(done) == "paxon: no such key: 'nobody'"
-    done = paxon("get", "nobody", "--json", *at)
+    done = paxon_here("get", "nobody", "--json", *at)
     assert done.returncode == 1
     assert json.loads(done.stdout) is None
 
@@ -81,16 +81,18 @@ def test_values_are_bytes(at: tuple[str, str]) -> None:
 
 
 def test_compare_and_set(at: tuple[str, str]) -> None:
-    assert paxon("cas", "owner", "me", "--absent", *at).returncode == 0
-    done = paxon("cas", "owner", "you", "--absent", *at)
+    assert paxon_here("cas", "owner", "me", "--absent", *at).returncode == 0
+    done = paxon_here("cas", "owner", "you", "--absent", *at)
     assert done.returncode == 1
     assert one_sentence(done).startswith("paxon: not changed: 'owner'")
-    assert json.loads(paxon("cas", "owner", "me", "you", "--json", *at).stdout) == {"swapped": True}
-    done = paxon("cas", "owner", "me", "they", "--json", *at)
+    assert json.loads(paxon_here("cas", "owner", "me", "you", "--json", *at).stdout) == {
+        "swapped": True
+    }
+    done = paxon_here("cas", "owner", "me", "they", "--json", *at)
     assert (done.returncode, json.loads(done.stdout)) == (1, {"swapped": False})
-    assert paxon("get", "owner", *at).stdout == b"you"
+    assert paxon_here("get", "owner", *at).stdout == b"you"
     for wrong in (("cas", "owner", "one"), ("cas", "owner", "a", "b", "c"), ("cas", "owner")):
-        assert paxon(*wrong, *at).returncode == 2
+        assert paxon_here(*wrong, *at).returncode == 2
 
 
 def test_scan(at: tuple[str, str]) -> None:
