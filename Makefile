@@ -2,7 +2,7 @@
 # pyproject.toml changes. All paths here are relative: make cannot work with the spaces of others.
 
 # The system's own Python if it will do: distributions compile theirs with profile-guided optimisation,
-# version managers by default do not, and then all that Paxon does takes a tenth longer.
+# version managers by default do not, and then most of what Paxon does takes a fifth longer.
 SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 FIRST_SUITABLE = $(shell for python in /usr/bin/python3 python3; do \
   if $$python -c '$(SUITABLE)' 2>/dev/null; then echo $$python; break; fi; done)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -327,12 +326,13 @@ def steady(
 ) -> None:
     """Whether the leader keeps leading while all cores are busy for long."""
     stretches = 2 if quick else 10
+    total = minutes * 60
     settings = steady_bench.SteadySettings(
         servers=servers,
         durability=durability,
         value_bytes=value_size,
         stretches=stretches,
-        seconds=min(minutes * 60, 10.0 if quick else math.inf) / stretches,
+        seconds=(min(total, 10.0) if quick else total) / stretches,
         seed=seed,
         options=server_options(options),
     )

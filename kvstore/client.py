@@ -351,7 +351,7 @@ class Client(_BlockingClient):
     def _submit(
         self, operation: Operation, timeout: float | None, mode: ReadMode, *, at_once: bool = True
     ) -> KVTicket:
-        limit = self._timeout if timeout is None else check_timeout(timeout, self._timeout)
+        limit = check_timeout(timeout, self._timeout)
         driver, core = self._driver, self._core
         with driver.lock:
             driver.check()

@@ -114,7 +114,7 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
         request may have to wait or fail with that one, which is nobody else's concern.
         """
         room_bytes, room_weight = self.options.batch_bytes, self.options.batch_weight
-        waiting = iter(queue.tickets)
+        waiting = iter(queue)
         last: KVTicket = next(waiting)
         tickets = [last]
         operations = list(last.payload)

@@ -242,42 +242,45 @@ class Session:
 class TicketQueue:
     """Tickets that wait to be put into a request."""
 
-    __slots__ = ("size", "tickets", "weight")
+    __slots__ = ("_tickets", "size", "weight")
 
     def __init__(self) -> None:
-        self.tickets: deque[Ticket[Any, Any]] = deque()
-        """In order; to be changed by the methods here alone."""
+        self._tickets: deque[Ticket[Any, Any]] = deque()
         self.weight = 0
         self.size = 0
 
     def __bool__(self) -> bool:
-        return bool(self.tickets)
+        return bool(self._tickets)
 
     def __len__(self) -> int:
-        return len(self.tickets)
+        return len(self._tickets)
 
     def __iter__(self) -> Iterator[Ticket[Any, Any]]:
-        return iter(self.tickets)
+        return iter(self._tickets)
+
+    @property
+    def first(self) -> Ticket[Any, Any]:
+        return self._tickets[0]
 
     def append(self, ticket: Ticket[Any, Any]) -> None:
-        self.tickets.append(ticket)
+        self._tickets.append(ticket)
         self.weight += ticket.weight
         self.size += ticket.size
 
     def append_first(self, ticket: Ticket[Any, Any]) -> None:
-        self.tickets.appendleft(ticket)
+        self._tickets.appendleft(ticket)
         self.weight += ticket.weight
         self.size += ticket.size
 
     def pop(self) -> Ticket[Any, Any]:
-        ticket = self.tickets.popleft()
+        ticket = self._tickets.popleft()
         self.weight -= ticket.weight
         self.size -= ticket.size
         return ticket
 
     def drop_first(self, tickets: Sequence[Ticket[Any, Any]]) -> None:
         """Take off these, which are the first."""
-        drop = self.tickets.popleft
+        drop = self._tickets.popleft
         for _ in tickets:
             drop()
         self.weight -= sum(map(_weight, tickets))
@@ -285,8 +288,8 @@ class TicketQueue:
 
     def drop_done(self) -> None:
         """Forget those that are done already."""
-        kept = [ticket for ticket in self.tickets if not ticket.done]
-        self.tickets.clear()
+        kept = [ticket for ticket in self._tickets if not ticket.done]
+        self._tickets.clear()
         self.weight = self.size = 0
         for ticket in kept:
             self.append(ticket)

@@ -163,7 +163,13 @@ class CommandCore(Generic[PayloadT, ResultT]):
             size: bytes of the payload, about.
         """
         ticket: Ticket[PayloadT, ResultT] = Ticket(
-            payload, mode, weight, size, now, deadline, after
+            payload,
+            mode=mode,
+            weight=weight,
+            size=size,
+            submitted=now,
+            deadline=deadline,
+            after=after,
         )
         self._next_expiry = min(self._next_expiry, deadline)
         if self._freed:
@@ -176,7 +182,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self, address: str, *, now: float, deadline: float, slot: int | None = None
     ) -> Ticket[Any, Any]:
         """Ask one server how it is, or what is in one of its slots; the result is its reply."""
-        ticket: Ticket[Any, Any] = Ticket(None, "stale", 1, 0, now, deadline)
+        ticket: Ticket[Any, Any] = Ticket(
+            None, mode="stale", weight=1, size=0, submitted=now, deadline=deadline
+        )
         self._next_expiry = min(self._next_expiry, deadline)
         self._query_id += 1
         self._side.ask(address, self._query_id, ticket, slot)
@@ -306,7 +314,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             return True
         if len(in_flight) >= options.eager:
             return False
-        if queue.tickets[0].after is not None:
+        if queue.first.after is not None:
             return True  # a pipeline's last piece is not one of two halves that take turns
         under_way = sum(request.weight for request in in_flight.values())
         return under_way < options.eager_weight or queue.weight >= 4 * under_way
@@ -334,7 +342,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         while queue and self._worth_sending(queue, session.outstanding):
             if session.next_seq - session.floor >= options.window:
                 return
-            ticket = queue.tickets[0]
+            ticket = queue.first
             if session.outstanding and session.bytes + ticket.size > options.window_bytes:
                 return
             before = ticket.after

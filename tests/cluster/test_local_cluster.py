@@ -432,9 +432,8 @@ def test_what_a_supervisor_is_asked_as_it_ends_is_refused_at_once(
     supervisor = Supervisor([1])
     asked: list[Future[None]] = []
 
-    def ask_and_end(
-        _child: object,
-    ) -> None:  # when it has taken its jobs, and before it looks again
+    def ask_and_end(_child: object) -> None:
+        """When it has taken its jobs, and before it looks again."""
         asked.append(supervisor.send(1, signal.SIGTERM))
         supervisor._closing = True
 
