@@ -128,6 +128,19 @@ def test_a_caller_that_has_gone_is_not_waited_for() -> None:
     assert not world.core.gathering
 
 
+def test_whoever_submits_more_than_was_answered_owes_nothing_to_the_next_answers() -> None:
+    world = World()
+    open_session(world)
+    world.submit(Put("k", b""))
+    world.sends()
+    world.submit(Put("l", b""), Put("m", b""))
+    assert len(world.sends()) == 1
+    world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.OK, b"\x91\xc0"))
+    world.submit(*[Put(f"k{i}", b"") for i in range(3)])
+    world.answer(A, CommandReply(1 << 20, 3, ReplyStatus.OK, b"\x92\xc0\xc0"))
+    assert world.core.gathering, "the two that were answered just now will be followed by others"
+
+
 def test_a_pipelines_last_piece_does_not_wait_for_the_one_before() -> None:
     world = World()
     open_session(world)
@@ -160,6 +173,8 @@ def test_batches_are_bounded_in_number_and_bytes() -> None:
     sizes = [len(decode_operations(command.command)) for command in commands(world)]
     assert sizes == [512, 89, 1, 1, 1]
     assert world.executed("huge") is not None
+    queue = world.core._writes
+    assert (len(queue), queue.weight, queue.size) == (0, 0, 0)
 
 
 def test_frames_are_bounded() -> None:
