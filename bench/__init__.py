@@ -1,4 +1,10 @@
-"""Workloads, runners, plots and baselines: what `paxon bench` runs."""
+"""The benchmarks: what `paxon bench` measures, each figure with a baseline beside it.
+
+Read them in this order: `harness` (clusters, client processes, loads, reports), `stable` (a leader
+in office: phase 2 only), `contention` (several that want to lead, under each policy), `scale`
+(many keys, sessions and bytes), `peers` (etcd, Redis and PySyncObj in the same run), and `cli`,
+which offers them.
+"""
 
 from __future__ import annotations
 

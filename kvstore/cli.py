@@ -57,10 +57,14 @@ def root(
     help="Measure throughput, latency and failover: see paxon bench --help.",
 )
 def bench(context: typer.Context) -> None:
-    """Hand over to the benches, which bring imports that no other command should wait for."""
-    from paxon.bench.cli import app as benches  # noqa: PLC0415 (see above)
+    """Hand over to the benches, which bring imports that no other command should wait for.
 
-    benches(args=context.args, prog_name="paxon bench")
+    They stand above this folder and are found by the name that the installation gives them.
+    """
+    from importlib.metadata import entry_points  # noqa: PLC0415 (see above)
+
+    (benches,) = entry_points(group="paxon.commands", name="bench")
+    benches.load()(args=context.args, prog_name="paxon bench")
 
 
 def main() -> NoReturn:

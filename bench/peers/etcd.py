@@ -8,9 +8,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from paxon.bench.errors import BenchError
-from paxon.bench.load_process import LoadProcess
-from paxon.bench.measure import Measurement, ServerCounts, jobs_for, measure
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.load_process import LoadProcess
+from paxon.bench.harness.measure import Measurement, ServerCounts, jobs_for, measure
+from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.etcd_load import Connections, call, open_etcd_load
 from paxon.bench.peers.programs import Program, Programs
 from paxon.bench.peers.protobuf import (
@@ -21,7 +22,6 @@ from paxon.bench.peers.protobuf import (
     read_header_revision,
     read_status,
 )
-from paxon.bench.workloads import Workload
 from paxon.kvstore.addresses import free_ports
 
 __all__ = ["Etcd", "EtcdCluster"]

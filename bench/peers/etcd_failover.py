@@ -6,13 +6,13 @@ import random
 import time
 
 from paxon.actors import ServerId
-from paxon.bench.errors import BenchError
-from paxon.bench.failover import Kill, Progress, kill_leaders
+from paxon.bench.harness.errors import BenchError
 from paxon.bench.peers.etcd import EtcdCluster
 from paxon.bench.peers.etcd_load import GrpcSocket
 from paxon.bench.peers.grpc_wire import frame_message
 from paxon.bench.peers.programs import Programs
 from paxon.bench.peers.protobuf import PUT, put_request
+from paxon.bench.stable.failover import Kill, Progress, kill_leaders
 
 __all__ = ["etcd_kills", "PersistentWriter"]
 

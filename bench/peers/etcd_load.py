@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
-from paxon.bench.errors import BenchError
-from paxon.bench.load import Loop, Outcome
-from paxon.bench.load_process import Job
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.load import Loop, Outcome
+from paxon.bench.harness.load_process import Job
+from paxon.bench.harness.workloads import WorkloadData
 from paxon.bench.peers.grpc_wire import GrpcConnection, frame_message
 from paxon.bench.peers.protobuf import PUT, RANGE, put_request, range_request
-from paxon.bench.workloads import WorkloadData
 
 __all__ = ["GrpcSocket", "Connections", "call", "open_etcd_load"]
 

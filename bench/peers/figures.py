@@ -7,11 +7,11 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from paxon.bench.failover import Kill
-from paxon.bench.measure import Measurement
-from paxon.bench.report import Report, spread_or_none
-from paxon.bench.summary import Spread, quotient, spread_of
-from paxon.bench.workloads import Workload
+from paxon.bench.harness.measure import Measurement
+from paxon.bench.harness.report import Report, spread_or_none
+from paxon.bench.harness.summary import Spread, quotient, spread_of
+from paxon.bench.harness.workloads import Workload
+from paxon.bench.stable.failover import Kill
 
 __all__ = [
     "Peer",

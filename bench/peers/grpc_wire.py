@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 
-from paxon.bench.errors import BenchError
+from paxon.bench.harness.errors import BenchError
 
 __all__ = ["GrpcConnection", "frame_message", "MAX_FRAME_BYTES"]
 

@@ -9,14 +9,14 @@ from typing import get_args
 
 import msgspec
 
-from paxon.bench.errors import BenchError
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.etcd import Etcd
 from paxon.bench.peers.figures import Peer, PeerNote, PeersSettings
 from paxon.bench.peers.programs import Programs
 from paxon.bench.peers.pysyncobj import PySyncObj
 from paxon.bench.peers.redis import PIPELINE, Redis
 from paxon.bench.peers.systems import System
-from paxon.bench.workloads import Workload
 from paxon.kvstore.options import Durability
 
 __all__ = ["Block", "parse_peers", "blocks_of", "look_around", "start_peers"]

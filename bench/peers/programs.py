@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from paxon.bench.errors import BenchError
-from paxon.bench.machine import cpu_seconds
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.machine import cpu_seconds
 
 __all__ = ["Programs", "Program", "default_directory", "INSTALL_SCRIPT"]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from paxon.bench.errors import BenchError
-from paxon.bench.load_process import LoadProcess
-from paxon.bench.machine import cpu_seconds
-from paxon.bench.measure import Measurement, ServerCounts, jobs_for, measure
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.load_process import LoadProcess
+from paxon.bench.harness.machine import cpu_seconds
+from paxon.bench.harness.measure import Measurement, ServerCounts, jobs_for, measure
+from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.programs import Programs
 from paxon.bench.peers.pysyncobj_load import NodePlan, open_node_load
-from paxon.bench.workloads import Workload
 from paxon.kvstore.addresses import free_ports
 
 __all__ = ["PySyncObj"]

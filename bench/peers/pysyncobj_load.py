@@ -18,10 +18,10 @@ from typing import Any
 
 import msgspec
 
-from paxon.bench.errors import BenchError
-from paxon.bench.load import Loop, Outcome
-from paxon.bench.load_process import Job
-from paxon.bench.workloads import WorkloadData
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.load import Loop, Outcome
+from paxon.bench.harness.load_process import Job
+from paxon.bench.harness.workloads import WorkloadData
 
 __all__ = ["NodePlan", "open_node_load"]
 

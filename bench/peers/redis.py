@@ -12,11 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from paxon.bench.errors import BenchError
-from paxon.bench.measure import Measurement
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.measure import Measurement
+from paxon.bench.harness.summary import Latency
+from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.programs import Program, Programs
-from paxon.bench.summary import Latency
-from paxon.bench.workloads import Workload
 from paxon.kvstore.addresses import free_ports
 
 __all__ = ["Redis", "BenchmarkResult", "parse_benchmark", "PIPELINE"]

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TypeAlias
 
-from paxon.bench.errors import BenchError
-from paxon.bench.failover import FailoverSettings, Kill, run_failover
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.report import new_report
+from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.etcd_failover import etcd_kills
 from paxon.bench.peers.figures import (
     GapRow,
@@ -30,8 +31,7 @@ from paxon.bench.peers.figures import (
 from paxon.bench.peers.plan import Block, blocks_of, look_around, start_peers
 from paxon.bench.peers.programs import Programs
 from paxon.bench.peers.systems import Paxon, System
-from paxon.bench.report import new_report
-from paxon.bench.workloads import Workload
+from paxon.bench.stable.failover import FailoverSettings, Kill, run_failover
 from paxon.kvstore.errors import PaxonError
 
 __all__ = ["run_peers", "steps_of"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any, Protocol
 
-from paxon.bench.load_process import LoadProcesses
-from paxon.bench.measure import ClusterWatch, Measurement, jobs_for, measure
-from paxon.bench.workloads import Workload
+from paxon.bench.harness.load_process import LoadProcesses
+from paxon.bench.harness.measure import ClusterWatch, Measurement, jobs_for, measure
+from paxon.bench.harness.workloads import Workload
 from paxon.kvstore.local_cluster import LocalCluster
 from paxon.kvstore.options import Durability
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from paxon.bench.errors import BenchError
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.report import count, milliseconds, plain_table, ratios
+from paxon.bench.harness.summary import Spread
 from paxon.bench.peers.figures import GapRow, PairRow, PeerNote, PeersReport, SystemFigures
-from paxon.bench.report import count, milliseconds, plain_table, ratios
-from paxon.bench.summary import Spread
 
 __all__ = ["peers_table", "gap_table", "sentences", "print_rest", "markdown", "write_markdown"]
 

@@ -8,22 +8,24 @@ import datetime
 from paxon.actors import Ballot
 from paxon.actors.messages import StatusReply
 from paxon.actors.settings import PolicyName
-from paxon.bench import compare_run, contention, failover, pause, scale, stable
-from paxon.bench.compare import CompareSettings, points_of, sweeps_of
-from paxon.bench.contention import BallotPoint, ContentionSettings, Variant
-from paxon.bench.duels import Duel, Reign
-from paxon.bench.failover import FailoverRow, FailoverSettings
-from paxon.bench.floor import FloorFigures
-from paxon.bench.lab_network import Event
-from paxon.bench.load_process import Sample
-from paxon.bench.machine import describe_machine
-from paxon.bench.measure import Measurement, ServerCounts
-from paxon.bench.pause import PauseRow, PauseSettings
-from paxon.bench.report import new_report
-from paxon.bench.scale import MemoryRow, ReplayRow, ScaleSettings, cost_row
-from paxon.bench.stable import StableSettings
-from paxon.bench.summary import latency_of, spread_of
-from paxon.bench.workloads import stable_workloads
+from paxon.bench.contention import compare_run, contention
+from paxon.bench.contention.compare import CompareSettings, points_of, sweeps_of
+from paxon.bench.contention.contention import BallotPoint, ContentionSettings, Variant
+from paxon.bench.contention.duels import Duel, Reign
+from paxon.bench.harness.lab_network import Event
+from paxon.bench.harness.load_process import Sample
+from paxon.bench.harness.machine import describe_machine
+from paxon.bench.harness.measure import Measurement, ServerCounts
+from paxon.bench.harness.report import new_report
+from paxon.bench.harness.summary import latency_of, spread_of
+from paxon.bench.harness.workloads import stable_workloads
+from paxon.bench.scale import scale
+from paxon.bench.scale.scale import MemoryRow, ReplayRow, ScaleSettings, cost_row
+from paxon.bench.stable import failover, pause, stable
+from paxon.bench.stable.failover import FailoverRow, FailoverSettings
+from paxon.bench.stable.floor import FloorFigures
+from paxon.bench.stable.pause import PauseRow, PauseSettings
+from paxon.bench.stable.stable import StableSettings
 
 STARTED = datetime.datetime(2024, 2, 29, 12, 0, tzinfo=datetime.UTC)
 

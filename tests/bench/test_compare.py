@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import typer
 
-from paxon.bench.cli_common import chosen_names
-from paxon.bench.compare import SWEEPS, CompareSettings, points_of, sweeps_of
-from paxon.bench.compare_run import rows_of, steps_of
-from paxon.bench.costs import costs_of, leaderless_share
-from paxon.bench.errors import BenchError
-from paxon.bench.load_process import client_options
-from paxon.bench.measure import proposer_jobs
-from paxon.bench.pages import check_page, fill_page, splice
-from paxon.bench.workloads import Workload, WorkloadData
+from paxon.bench.cli.common import chosen_names
+from paxon.bench.contention.compare import SWEEPS, CompareSettings, points_of, sweeps_of
+from paxon.bench.contention.compare_run import rows_of, steps_of
+from paxon.bench.harness.costs import costs_of, leaderless_share
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.load_process import client_options
+from paxon.bench.harness.measure import proposer_jobs
+from paxon.bench.harness.pages import check_page, fill_page, splice
+from paxon.bench.harness.workloads import Workload, WorkloadData
 from tests.bench.examples import measurement
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.messages import P1A, P1B, P2A, P2B, Heartbeat, HeartbeatReply
-from paxon.bench.duels import Reign, duel_of, reigns_of
-from paxon.bench.errors import BenchError
-from paxon.bench.lab import LabCluster, ServerHosts
-from paxon.bench.lab_network import Event, EventKind, LabNetwork, Recorder
-from paxon.bench.measure import ClusterWatch
+from paxon.bench.contention.duels import Reign, duel_of, reigns_of
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.lab import LabCluster, ServerHosts
+from paxon.bench.harness.lab_network import Event, EventKind, LabNetwork, Recorder
+from paxon.bench.harness.measure import ClusterWatch
 from paxon.kvstore import Client
 from paxon.transport import Burst
 

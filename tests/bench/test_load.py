@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from paxon.bench.load import make_loop
-from paxon.bench.load_process import Job, _do_jobs, _encoder
-from paxon.bench.scale_load import SessionLoop
-from paxon.bench.workloads import Workload
+from paxon.bench.harness.load import make_loop
+from paxon.bench.harness.load_process import Job, _do_jobs, _encoder
+from paxon.bench.harness.workloads import Workload
+from paxon.bench.scale.load import SessionLoop
 from paxon.kvstore import InvalidRequest, PaxonError
 from tests.kvstore.fake_cluster import SocketCluster
 
@@ -70,7 +70,7 @@ class FakeClient:
         self.asked: list[tuple[str, object]] = []
         self.answers: Callable[[int], PaxonError | None] = lambda _number: None
         self.stuck_after = 10**9
-        monkeypatch.setattr("paxon.bench.load.clock", self.tick)
+        monkeypatch.setattr("paxon.bench.harness.load.clock", self.tick)
 
     def tick(self) -> float:
         self.now += 1e-6

@@ -8,19 +8,20 @@ import sys
 
 import pytest
 
-from paxon.bench import contention, stable
-from paxon.bench.contention import ContentionSettings, Variant
-from paxon.bench.floor import FloorFigures
-from paxon.bench.machine import (
+from paxon.bench.contention import contention
+from paxon.bench.contention.contention import ContentionSettings, Variant
+from paxon.bench.harness.machine import (
     children_of,
     cpu_seconds,
     describe_machine,
     memory_bytes,
     peak_memory_bytes,
 )
-from paxon.bench.measure import combine
-from paxon.bench.summary import latency_of
-from paxon.bench.workloads import Workload, WorkloadData, stable_workloads
+from paxon.bench.harness.measure import combine
+from paxon.bench.harness.summary import latency_of
+from paxon.bench.harness.workloads import Workload, WorkloadData, stable_workloads
+from paxon.bench.stable import stable
+from paxon.bench.stable.floor import FloorFigures
 from tests.bench.examples import counts, measurement, sample
 
 

@@ -13,10 +13,12 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from paxon.bench import plots
-from paxon.bench.errors import BenchError
-from paxon.bench.failover import Kill
-from paxon.bench.measure import Measurement
+from paxon.bench.cli import plots
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.measure import Measurement
+from paxon.bench.harness.report import new_report, read_json, write_json
+from paxon.bench.harness.summary import latency_of
+from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers import plan, run, table
 from paxon.bench.peers.figures import (
     GapRow,
@@ -32,9 +34,7 @@ from paxon.bench.peers.plot import plot_peers
 from paxon.bench.peers.programs import INSTALL_SCRIPT, Program, Programs, default_directory
 from paxon.bench.peers.redis import Redis, parse_benchmark
 from paxon.bench.peers.systems import System
-from paxon.bench.report import new_report, read_json, write_json
-from paxon.bench.summary import latency_of
-from paxon.bench.workloads import Workload
+from paxon.bench.stable.failover import Kill
 from tests.bench.examples import STARTED, measurement
 
 CSV = """\

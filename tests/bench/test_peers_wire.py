@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from paxon.bench.errors import BenchError
-from paxon.bench.load_process import Job
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.load_process import Job
+from paxon.bench.harness.workloads import Workload, WorkloadData
 from paxon.bench.peers.etcd_failover import PersistentWriter
 from paxon.bench.peers.etcd_load import call, open_etcd_load
 from paxon.bench.peers.grpc_wire import MAX_FRAME_BYTES, GrpcConnection, frame_message
@@ -24,7 +25,6 @@ from paxon.bench.peers.protobuf import (
     read_header_revision,
     read_status,
 )
-from paxon.bench.workloads import Workload, WorkloadData
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

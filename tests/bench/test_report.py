@@ -14,22 +14,15 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from paxon.bench import (
-    compare_plots,
-    compare_run,
-    compare_table,
-    contention,
-    failover,
-    pause,
-    plots,
-    scale,
-    scale_plots,
-    scale_table,
-    stable,
-)
-from paxon.bench.errors import BenchError
-from paxon.bench.report import Report, check_writable, count, read_json, write_json
-from paxon.bench.summary import spread_of
+from paxon.bench.cli import plots
+from paxon.bench.contention import compare_plots, compare_run, compare_table, contention
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.report import Report, check_writable, count, read_json, write_json
+from paxon.bench.harness.summary import spread_of
+from paxon.bench.scale import plots as scale_plots
+from paxon.bench.scale import scale
+from paxon.bench.scale import table as scale_table
+from paxon.bench.stable import failover, pause, stable
 from tests.bench.examples import (
     compare_report,
     contention_report,

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from paxon.bench.compare_run import CompareReport
-from paxon.bench.contention import ContentionReport
-from paxon.bench.errors import BenchError
-from paxon.bench.failover import FailoverReport
-from paxon.bench.floor import Floor
-from paxon.bench.measure import Measurement
-from paxon.bench.pair import PairReport
-from paxon.bench.pause import PauseReport
-from paxon.bench.pythons import PythonsReport, interpreter_name
-from paxon.bench.report import read_json
-from paxon.bench.scale import ScaleReport
-from paxon.bench.stable import StableReport
-from paxon.bench.steady import SteadyReport
-from paxon.bench.summary import Spread
+from paxon.bench.contention.compare_run import CompareReport
+from paxon.bench.contention.contention import ContentionReport
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.measure import Measurement
+from paxon.bench.harness.report import read_json
+from paxon.bench.harness.summary import Spread
+from paxon.bench.scale.scale import ScaleReport
+from paxon.bench.stable.failover import FailoverReport
+from paxon.bench.stable.floor import Floor
+from paxon.bench.stable.pair import PairReport
+from paxon.bench.stable.pause import PauseReport
+from paxon.bench.stable.pythons import PythonsReport, interpreter_name
+from paxon.bench.stable.stable import StableReport
+from paxon.bench.stable.steady import SteadyReport
 from tests.cluster.helpers import paxon_here
 
 pytestmark = pytest.mark.process

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paxon.bench.summary import latency_of, percentile, spread_of
+from paxon.bench.harness.summary import latency_of, percentile, spread_of
 
 SOME = st.lists(st.floats(0, 1e6), min_size=1, max_size=200)
 

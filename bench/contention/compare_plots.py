@@ -1,0 +1,293 @@
+"""Pictures of `paxon bench compare` (see plot_style.py)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from paxon.bench.contention.compare import Line, Sweep
+from paxon.bench.contention.compare_run import CompareReport, PointRow
+from paxon.bench.contention.duels import Duel
+from paxon.bench.harness.plot_style import GREY, POLICY_COLOURS, SERVER_COLOURS, new_figure, tidy
+from paxon.bench.harness.summary import Spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["compare_plots", "plot_proposers", "plot_load", "plot_sweeps", "plot_duels"]
+
+_SHADES = (1.0, 0.6, 0.35)
+"""How strong the lines of one policy in a sweep are, from the first on."""
+_ONE_MAGNITUDE = 8
+_MESSAGES = {"P1A": "^", "P1B": ".", "P2A": "s", "rejected": "x", "leads": "*"}
+_MESSAGE_NAMES = {
+    "P1A": "P1A: candidate",
+    "P1B": "P1B: promise",
+    "leads": "leads: heartbeat",
+    "P2A": "P2A: proposal",
+    "rejected": "P2B: rejection",
+}
+
+
+def compare_plots(report: CompareReport) -> dict[str, Figure]:
+    """All pictures by name, of what was measured."""
+    plots: dict[str, Figure] = {}
+    sweeps = {sweep.name: sweep for sweep in report.sweeps}
+    if "proposers" in sweeps:
+        plots["compare-proposers"] = plot_proposers(report, sweeps.pop("proposers"))
+    if "load" in sweeps:
+        plots["compare-latency"] = plot_load(report, sweeps.pop("load"))
+    if sweeps:
+        plots["compare-sweeps"] = plot_sweeps(report, list(sweeps.values()))
+    if report.duels:
+        plots["compare-ballots"] = plot_duels(report)
+    return plots
+
+
+def _draw(
+    axes: Axes,
+    report: CompareReport,
+    sweep: Sweep,
+    figure_of: Callable[[PointRow], Spread | None],
+    scale: float = 1.0,
+) -> list[float]:
+    """The sweep's lines: medians, and the range of the repeats; what has no figure is left out.
+
+    Returns the medians.
+    """
+    rows = report.by_point
+    drawn: dict[str, int] = {}
+    medians: list[float] = []
+    for line in sweep.lines:
+        shade = _SHADES[drawn.get(line.policy, 0) % len(_SHADES)]
+        drawn[line.policy] = drawn.get(line.policy, 0) + 1
+        known = [
+            (value * sweep.scale, spread)
+            for value, point in line.points
+            if (spread := figure_of(rows[point])) is not None
+        ]
+        if not known:
+            continue
+        medians += [spread.median * scale for _, spread in known]
+        axes.errorbar(
+            [value for value, _ in known],
+            [spread.median * scale for _, spread in known],
+            yerr=[
+                [(spread.median - spread.low) * scale for _, spread in known],
+                [(spread.high - spread.median) * scale for _, spread in known],
+            ],
+            color=POLICY_COLOURS[line.policy], alpha=shade, marker="o", markersize=4, capsize=2,
+            label=line.label,
+        )  # fmt: skip
+    return medians
+
+
+def _x_axis(axes: Axes, sweep: Sweep, *, label: bool = True) -> None:
+    """Ticks at the values that were measured, in plain numbers."""
+    from matplotlib.ticker import FixedLocator, NullLocator  # noqa: PLC0415 (see plot_style.py)
+
+    values = sorted({value * sweep.scale for line in sweep.lines for value, _ in line.points})
+    if sweep.logarithmic:
+        axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(values))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{value:,.12g}" for value in values])
+    if label:
+        axes.set_xlabel(sweep.x_label, fontsize=9)
+
+
+def _y_axis(axes: Axes, title: str, values: Sequence[float]) -> None:
+    """From 0 where the values are of one magnitude or a livelock's 0 is among them; else by powers.
+
+    A logarithmic axis starts at a power of ten, so that steepness can be compared by eye.
+    """
+    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415 (see plot_style.py)
+
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if low > 0 and high > _ONE_MAGNITUDE * low:
+        axes.set_yscale("log")
+        axes.set_ylim(10 ** math.floor(math.log10(low)), None)
+    else:
+        axes.set_ylim(0, 1.08 * high if high > 0 else 1.0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    axes.set_title(title, fontsize=10, loc="left")
+    tidy(axes)
+
+
+def plot_proposers(report: CompareReport, sweep: Sweep) -> Figure:
+    """What more proposers do under each policy: throughput, and what it costs."""
+    figure = new_figure(10, 7, report.machine.sentence())
+    panels: list[tuple[str, Callable[[PointRow], Spread | None], float]] = [
+        ("operations a second", lambda row: row.rate, 1.0),
+        ("share of time without a leader, %", lambda row: row.leaderless, 100.0),
+        ("preemptions a second", lambda row: row.preemptions_per_second, 1.0),
+        ("99 % of what was answered took up to … ms", lambda row: row.p99, 1e3),
+    ]
+    grid = figure.subplots(2, 2)
+    for axes, (title, figure_of, scale) in zip(grid.flat, panels, strict=True):
+        values = _draw(axes, report, sweep, figure_of, scale)
+        _x_axis(axes, sweep)
+        _y_axis(axes, title, values)
+    # A livelock's thousands beside a handful: what is 0 cannot be on a scale of powers.
+    grid[1, 0].set_yscale("symlog", linthresh=1)
+    grid[1, 0].yaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+    grid[0, 0].legend(fontsize=8)
+    figure.suptitle(f"A stable leader against contention: {sweep.title.lower()}")
+    return figure
+
+
+def plot_load(report: CompareReport, sweep: Sweep) -> Figure:
+    """Latency against throughput: as more operations are under way, one moves to the right."""
+    figure = new_figure(9, 5, report.machine.sentence())
+    axes = figure.subplots()
+    rows = report.by_point
+    for line in sweep.lines:
+        _load_line(axes, line, [(value, rows[point]) for value, point in line.points])
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+    axes.set_xlabel("operations a second")
+    axes.set_ylabel("milliseconds")
+    axes.legend(fontsize=8)
+    tidy(axes)
+    figure.suptitle(
+        f"Latency against throughput, {report.settings.proposers} proposers (stable: clients); "
+        "numbers: operations under way for each",
+        fontsize=10,
+    )
+    return figure
+
+
+def _load_line(axes: Axes, line: Line, rows: Sequence[tuple[float, PointRow]]) -> None:
+    colour = POLICY_COLOURS[line.policy]
+    kinds: list[tuple[str, str, Callable[[PointRow], Spread | None]]] = [
+        ("p50", "-", lambda row: row.p50),
+        ("p99", ":", lambda row: row.p99),
+    ]
+    for name, style, figure_of in kinds:
+        known = [
+            (value, row.rate.median, spread.median * 1e3)
+            for value, row in rows
+            if (spread := figure_of(row)) is not None and row.rate.median > 0
+        ]
+        if not known:
+            continue
+        axes.plot(
+            [rate for _, rate, _ in known], [latency for _, _, latency in known],
+            color=colour, linestyle=style, marker="o", markersize=4, label=f"{line.label}, {name}",
+        )  # fmt: skip
+        if name == "p50":
+            for value, rate, latency in known:
+                axes.annotate(
+                    f"{value:g}", (rate, latency), textcoords="offset points", xytext=(4, -9),
+                    fontsize=7, color=colour,
+                )  # fmt: skip
+
+
+def plot_sweeps(report: CompareReport, sweeps: Sequence[Sweep]) -> Figure:
+    """Throughput over what else was swept, a panel each."""
+    columns = min(2, len(sweeps))
+    rows = math.ceil(len(sweeps) / columns)
+    figure = new_figure(5.2 * columns, 3.4 * rows + 0.4, report.machine.sentence())
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, sweep in zip(grid.flat, sweeps, strict=False):
+        values = _draw(axes, report, sweep, lambda row: row.rate)
+        _x_axis(axes, sweep)
+        _y_axis(axes, sweep.title, values)
+        axes.set_ylabel("operations a second", fontsize=8)
+        axes.legend(fontsize=7)
+    for axes in list(grid.flat)[len(sweeps) :]:
+        axes.set_axis_off()
+    return figure
+
+
+# --- the timeline of a duel ----------------------------------------------------------------------
+
+
+def plot_duels(report: CompareReport) -> Figure:
+    """Ballots over a second of each policy's duel, and the messages of a few milliseconds."""
+    duels = report.duels
+    figure = new_figure(12, 2.5 * len(duels) + 0.8, report.machine.sentence())
+    grid = figure.subplots(len(duels), 2, squeeze=False)
+    for (ballots, messages), duel in zip(grid, duels, strict=True):
+        _draw_ballots(ballots, duel)
+        _draw_messages(messages, duel)
+    grid[-1, 0].set_xlabel("seconds")
+    grid[-1, 1].set_xlabel("milliseconds")
+    servers = max(duel.servers for duel in duels)
+    figure.legend(handles=_legend(servers), loc="outside upper center", ncols=5, fontsize=8)
+    return figure
+
+
+def _legend(servers: int) -> list[object]:
+    from matplotlib.lines import Line2D  # noqa: PLC0415 (see plot_style.py)
+
+    handles: list[object] = [
+        Line2D([], [], color=_colour(server), linewidth=4, label=f"server {server}'s ballot")
+        for server in range(1, servers + 1)
+    ]
+    handles += [
+        Line2D([], [], color=GREY, linewidth=5, label="left: a reign"),
+        Line2D([], [], color=GREY, marker=".", linestyle="none", label="left: a ballot in vain"),
+    ]
+    handles += [
+        Line2D([], [], color=GREY, marker=_MESSAGES[kind], linestyle="none", label=name)
+        for kind, name in _MESSAGE_NAMES.items()
+    ]
+    return handles
+
+
+def _some(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def _colour(server: int) -> str:
+    return SERVER_COLOURS[(server - 1) % len(SERVER_COLOURS)]
+
+
+def _draw_ballots(axes: Axes, duel: Duel) -> None:
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 (see plot_style.py)
+
+    vain = [reign for reign in duel.reigns if reign.led is None]
+    axes.scatter(
+        [reign.asked for reign in vain], [reign.round for reign in vain],
+        c=[_colour(reign.server) for reign in vain], marker=".", s=10,
+    )  # fmt: skip
+    won = [(reign, reign.led) for reign in duel.reigns if reign.led is not None]
+    shortest = duel.seconds / 400  # else it could not be seen
+    axes.hlines(
+        [reign.round for reign, _ in won], [led for _, led in won],
+        [max(reign.ended, led + shortest) for reign, led in won],
+        colors=[_colour(reign.server) for reign, _ in won], linewidth=5,
+    )  # fmt: skip
+    axes.axvspan(
+        duel.close_up_from, duel.close_up_from + duel.close_up_seconds, color=GREY, alpha=0.3
+    )
+    axes.set_xlim(0, duel.seconds)
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+    slots = sum(reign.slots for reign in duel.reigns)
+    axes.set_title(
+        f"{duel.policy}: {_some(len(duel.reigns), 'ballot')}, {len(won):,} of which led; "
+        f"{_some(slots, 'slot')} proposed",
+        fontsize=9, loc="left",
+    )  # fmt: skip
+    axes.set_ylabel("round", fontsize=8)
+    tidy(axes)
+
+
+def _draw_messages(axes: Axes, duel: Duel) -> None:
+    """A lane for each server: what it sent, in the colour of the ballot's owner."""
+    for kind, marker in _MESSAGES.items():
+        shown = [event for event in duel.close_up if event.kind == kind]
+        axes.scatter(
+            [(event.seconds - duel.close_up_from) * 1e3 for event in shown],
+            [event.server for event in shown],
+            c=[_colour(event.owner) for event in shown], marker=marker, s=26, linewidths=1.0,
+        )  # fmt: skip
+    axes.set_xlim(0, duel.close_up_seconds * 1e3)
+    axes.set_ylim(duel.servers + 0.5, 0.5)
+    axes.set_yticks(range(1, duel.servers + 1), [f"server {s}" for s in range(1, duel.servers + 1)])
+    tidy(axes)

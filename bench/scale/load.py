@@ -1,0 +1,172 @@
+"""Many sessions from one process, to see what each costs the servers.
+
+A `Client` is one session with sockets and a thread of its own; ten thousand of those would measure
+the client's machine. Here one socket speaks for all of them: each command comes from the next
+session in turn, with that session's own numbers, as the protocol wants it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import zmq
+
+from paxon.actors.messages import (
+    PROTOCOL_VERSION,
+    ClientMessage,
+    Command,
+    CommandReply,
+    NotLeader,
+    OpenSession,
+    ReplyStatus,
+    ServerReply,
+    SessionOpened,
+)
+from paxon.bench.harness.load import Loop, Outcome
+from paxon.bench.harness.load_process import Job
+from paxon.bench.harness.workloads import WorkloadData
+from paxon.kvstore.errors import PaxonError, RequestTimeout
+from paxon.kvstore.operations import Put, encode_operations
+from paxon.transport import Context, FrameCodec
+
+__all__ = ["SessionLoop", "open_sessions"]
+
+_OPEN_AT_ONCE = 500
+_PATIENCE_SECONDS = 20.0
+_ELECTION_SECONDS = 0.05
+"""How long to leave a server alone that knows no leader."""
+
+clock = time.perf_counter
+
+
+class _Link:
+    """One socket to one server."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._context = Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(address)
+        self._codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
+            ClientMessage, ServerReply, protocol_version=PROTOCOL_VERSION
+        )
+
+    def send(self, messages: Sequence[ClientMessage]) -> None:
+        self._socket.send(self._codec.encode(messages))
+
+    def receive(self, timeout: float) -> list[ServerReply]:
+        """The messages of one frame. Raises `RequestTimeout` if none comes."""
+        if not self._socket.poll(round(timeout * 1000)):
+            raise RequestTimeout(f"the leader has not answered for {timeout:g} s")
+        replies: list[ServerReply] = self._codec.decode(self._socket.recv())[2]
+        return replies
+
+    def close(self) -> None:
+        self._context.destroy()
+
+
+class SessionLoop:
+    """A closed loop of single writes, from many sessions in turn."""
+
+    def __init__(self, job: Job, sessions: int) -> None:
+        """Open the sessions at the first address, or where that says that the leader is.
+
+        Raises `PaxonError` if they cannot be opened.
+        """
+        self._link = _Link(job.addresses[0])
+        self._outstanding = job.workload.outstanding
+        data = WorkloadData(job.workload, job.seed)
+        self._commands = [encode_operations([Put(key, data.value)]) for key in data.keys]
+        self._place = 0
+        self._turn: deque[int] = deque(self._open(sessions))
+        """Sessions, the next one first."""
+        self._next_seq = dict.fromkeys(self._turn, 1)
+        self._answered = dict.fromkeys(self._turn, 0)
+        """The highest number answered in each; answers of one session come in order."""
+        self._started: dict[tuple[int, int], float] = {}
+
+    def _open(self, sessions: int) -> list[int]:
+        found: list[int] = []
+        give_up_at = clock() + _PATIENCE_SECONDS
+        while len(found) < sessions:
+            wanted = min(_OPEN_AT_ONCE, sessions - len(found))
+            refusal = self._open_at_once(found, wanted)
+            if refusal is None:
+                give_up_at = clock() + _PATIENCE_SECONDS
+            elif isinstance(refusal, NotLeader) and clock() < give_up_at:
+                self._follow(refusal)
+            else:
+                raise PaxonError(f"the leader opens no session: {refusal}")
+        return found
+
+    def _open_at_once(self, found: list[int], wanted: int) -> ServerReply | None:
+        """Add so many sessions to those found; what was answered instead, if anything was."""
+        reached = len(found) + wanted
+        self._link.send([OpenSession(number + 1) for number in range(len(found), reached)])
+        while len(found) < reached:
+            for reply in self._link.receive(_PATIENCE_SECONDS):
+                if not isinstance(reply, SessionOpened):
+                    return reply
+                found.append(reply.session)
+        return None
+
+    def _follow(self, refusal: NotLeader) -> None:
+        """Another server leads by now. Answers of the old one that are on their way get lost."""
+        address = refusal.address or self._link.address
+        if not refusal.address:
+            time.sleep(_ELECTION_SECONDS)
+        self._link.close()
+        self._link = _Link(address)
+
+    def run(self, seconds: float) -> Outcome:
+        """See `Loop`. What is under way at the end is waited for, but not counted."""
+        outcome = Outcome()
+        begin = clock()
+        end = begin + seconds
+        self._send(self._outstanding)
+        while clock() < end:
+            self._send(self._take(outcome))
+        outcome.seconds = clock() - begin
+        outcome.operations = len(outcome.latencies)
+        rest = Outcome()
+        while self._started:
+            self._take(rest)
+        return outcome
+
+    def _send(self, count: int) -> None:
+        """The next commands, each from the next session."""
+        turn, commands = self._turn, self._commands
+        now = clock()
+        for _ in range(count):
+            session = turn[0]
+            turn.rotate(-1)
+            seq = self._next_seq[session]
+            self._next_seq[session] = seq + 1
+            self._started[session, seq] = now
+            self._place = (self._place + 1) % len(commands)
+            acked = self._answered[session] + 1
+            self._link.send([Command(session, seq, acked, 0, commands[self._place])])
+
+    def _take(self, outcome: Outcome) -> int:
+        """The answers of one frame; returns how many."""
+        replies = self._link.receive(_PATIENCE_SECONDS)
+        now = clock()
+        for reply in replies:
+            if not isinstance(reply, CommandReply) or reply.status != ReplyStatus.OK:
+                raise PaxonError(f"the leader executes no command: {reply}")
+            outcome.latencies.append(now - self._started.pop((reply.session, reply.seq)))
+            self._answered[reply.session] = max(self._answered[reply.session], reply.seq)
+        return len(replies)
+
+    def close(self) -> None:
+        """Disconnect; the sessions stay until they expire."""
+        self._link.close()
+
+
+def open_sessions(job: Job, *, sessions: int) -> tuple[Loop, Callable[[], None]]:
+    """The load of many sessions (see `load_process.OpenLoad`). Raises `PaxonError`."""
+    loop = SessionLoop(job, sessions)
+    return loop, loop.close

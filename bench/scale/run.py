@@ -1,0 +1,354 @@
+"""The parts of `paxon bench scale`, one after the other (what they measure: scale.py)."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import multiprocessing
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+from paxon.actors.messages import ReadMode
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.lab import LabCluster, ServerHosts
+from paxon.bench.harness.load_process import Job, LoadProcess, LoadProcesses
+from paxon.bench.harness.machine import children_of, memory_bytes, peak_memory_bytes
+from paxon.bench.harness.measure import ClusterWatch, Measurement, jobs_for, measure
+from paxon.bench.harness.summary import spread_of
+from paxon.bench.harness.workloads import Workload
+from paxon.bench.scale.load import open_sessions
+from paxon.bench.scale.scale import (
+    KIB,
+    READ_MODES,
+    CostRow,
+    Lab,
+    MemoryRow,
+    PartName,
+    Progress,
+    ReplayRow,
+    ScaleReport,
+    ScaleSettings,
+    cost_row,
+    new_scale_report,
+    sizes_of,
+)
+from paxon.kvstore.spawning import die_with_parent, start_process
+
+__all__ = ["run_scale", "steps_of"]
+
+_MOST_KEYS_USED = 100_000
+"""A client goes round so many keys, spread over all that there are."""
+_DICT_SECONDS = 120.0
+_SNAPSHOT_SECONDS = 300.0
+_GROW_SECONDS = 1.0
+_GROW_STRETCHES = 120
+"""A log that has not grown to its length after so many stretches never will."""
+_UNLIMITED = 1 << 40
+
+
+def steps_of(settings: ScaleSettings) -> int:
+    """How many times `run_scale` reports progress."""
+    sizes = sizes_of(settings)
+    steps: dict[PartName, int] = {
+        "sessions": settings.repeat * len(sizes.sessions),
+        "keys": 2 * len(sizes.keys),
+        "log": len(sizes.log),
+        "value": settings.repeat * len(sizes.value),
+        "reads": settings.repeat * len(sizes.readers) * len(READ_MODES),
+        "replay": 3,
+    }
+    return sum(steps[part] for part in settings.parts)
+
+
+def run_scale(settings: ScaleSettings, progress: Progress) -> ScaleReport:
+    """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
+    started = datetime.datetime.now(datetime.UTC)
+    rows: list[CostRow] = []
+    memory: list[MemoryRow] = []
+    replay: list[ReplayRow] = []
+    with LoadProcesses() as processes, ServerHosts() as hosts:
+        lab = Lab(settings, hosts, processes, progress)
+        parts: dict[PartName, Callable[[], list[CostRow]]] = {
+            "sessions": lambda: _sessions(lab),
+            "keys": lambda: _keys(lab, memory),
+            "log": lambda: _log(lab),
+            "value": lambda: _value(lab),
+            "reads": lambda: _reads(lab),
+            "replay": lambda: _replay(lab, replay),
+        }
+        for part in settings.parts:
+            rows += parts[part]()
+    return new_scale_report(settings, started, rows, memory, replay)
+
+
+def _measure(lab: Lab, cluster: LabCluster, workload: Workload, repeat: int) -> Measurement:
+    """A workload of ordinary clients on a cluster that runs."""
+    jobs = jobs_for(
+        workload, cluster.addresses, warmup=lab.settings.warmup,
+        seed=lab.settings.seed + 1000 * repeat,
+    )  # fmt: skip
+    with ClusterWatch(cluster) as watch:
+        taken = lab.processes.take(workload.clients)
+        return measure(watch, taken, jobs, lab.settings.seconds)
+
+
+# --- sessions ------------------------------------------------------------------------------------
+
+
+def _sessions(lab: Lab) -> list[CostRow]:
+    """The same load from ever more sessions."""
+    counts = lab.sizes.sessions
+    measured: dict[int, list[Measurement]] = {count: [] for count in counts}
+    for repeat in range(lab.settings.repeat):
+        for count in lab.order.sample(counts, len(counts)):
+            lab.progress(f"{count:,} sessions")
+            measured[count].append(_many_sessions(lab, count, repeat))
+    return [cost_row("sessions", "writes", count, measured[count]) for count in counts]
+
+
+def _many_sessions(lab: Lab, count: int, repeat: int) -> Measurement:
+    settings = lab.settings
+    workload = Workload(
+        name="sessions", outstanding=settings.outstanding, value_bytes=settings.value_bytes
+    )
+    process = LoadProcess(functools.partial(open_sessions, sessions=count))
+    try:
+        with lab.cluster() as cluster:
+            leader = cluster.leader()
+            job = Job(
+                workload=workload,
+                addresses=[cluster.addresses[leader - 1]],
+                redirect=False,
+                warmup=settings.warmup,
+                timeout=10.0,
+                seed=settings.seed + repeat,
+            )
+            with ClusterWatch(cluster) as watch:
+                return measure(watch, [process], [job], settings.seconds)
+    finally:
+        process.close()
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+def _keys(lab: Lab, memory: list[MemoryRow]) -> list[CostRow]:
+    """A store that grows: writes and reads of keys all over it, and what it takes in memory."""
+    rows: list[CostRow] = []
+    settings = lab.settings
+    held = 0
+    # Fresh processes: what earlier clusters left in their memory is not the keys'.
+    with ServerHosts() as hosts, lab.cluster(hosts) as cluster:
+        cluster.leader()
+        before = {pid: memory_bytes(pid) for pid in cluster.pids.values()}
+        for keys in lab.sizes.keys:
+            lab.progress(f"filling in {keys:,} keys")
+            lab.fill(cluster.addresses, held, keys, settings.value_bytes)
+            held = keys
+            lab.progress(f"{keys:,} keys")
+            _wait_for_snapshots(cluster)
+            rows += _with_keys(lab, cluster, keys)
+            memory.append(
+                MemoryRow(
+                    keys=keys,
+                    value_bytes=settings.value_bytes,
+                    server=max(memory_bytes(pid) - start for pid, start in before.items()),
+                    server_peak=max(
+                        peak_memory_bytes(pid) - start for pid, start in before.items()
+                    ),
+                    bare=bare_dict_bytes(keys, settings.value_bytes),
+                )
+            )
+    return rows
+
+
+def _wait_for_snapshots(cluster: LabCluster) -> None:
+    """Wait until no server's child writes a snapshot: the filling asked for it, not the load.
+
+    Raises `BenchError` if one does not come to its end.
+    """
+    give_up = time.monotonic() + _SNAPSHOT_SECONDS
+    while any(children_of(pid) for pid in cluster.pids.values()):
+        if time.monotonic() > give_up:
+            raise BenchError(f"a snapshot was not written within {_SNAPSHOT_SECONDS:g} s")
+        time.sleep(0.05)
+
+
+def _with_keys(lab: Lab, cluster: LabCluster, keys: int) -> list[CostRow]:
+    used = min(keys, _MOST_KEYS_USED)
+    kinds: dict[str, Literal["put", "get"]] = {"writes": "put", "linearizable reads": "get"}
+    measured: dict[str, list[Measurement]] = {name: [] for name in kinds}
+    for repeat in range(lab.settings.repeat):
+        for name, kind in kinds.items():
+            workload = Workload(
+                name=name, kind=kind, outstanding=lab.settings.outstanding, fill=False,
+                value_bytes=lab.settings.value_bytes, keys=used, stride=keys // used,
+            )  # fmt: skip
+            measured[name].append(_measure(lab, cluster, workload, repeat))
+    return [cost_row("keys", name, keys, figures) for name, figures in measured.items()]
+
+
+def bare_dict_bytes(keys: int, value_bytes: int) -> int:
+    """What a dict with so many keys takes in a process that has nothing else, resident.
+
+    Raises `BenchError` if that process ends early.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_hold_dict, args=(theirs, keys, value_bytes), daemon=True)
+    start_process(process)
+    theirs.close()
+    try:
+        if not ours.poll(_DICT_SECONDS):
+            raise BenchError(f"a dict of {keys:,} keys was not filled within {_DICT_SECONDS:g} s")
+        return int.from_bytes(ours.recv_bytes(), "big")
+    except EOFError:
+        raise BenchError(f"the process that filled a dict of {keys:,} keys has died") from None
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def _hold_dict(pipe: Connection, keys: int, value_bytes: int) -> None:
+    """Main function of the process with the dict."""
+    die_with_parent()
+    chance = random.Random(1)
+    before = memory_bytes()
+    held = {f"key-{number:07}": chance.randbytes(value_bytes) for number in range(keys)}
+    pipe.send_bytes((memory_bytes() - before).to_bytes(8, "big"))
+    assert len(held) == keys  # and so it is still there
+
+
+# --- the log -------------------------------------------------------------------------------------
+
+
+def _log(lab: Lab) -> list[CostRow]:
+    """A log that cannot be discarded, because one server is down: a slot for each write."""
+    rows = []
+    settings = lab.settings
+    workload = Workload(
+        name="log", outstanding=settings.outstanding, packing=1, value_bytes=settings.value_bytes
+    )
+    with lab.cluster(batch_bytes=1, retain_slots=_UNLIMITED, retain_bytes=_UNLIMITED) as cluster:
+        leader = cluster.leader()
+        cluster.stop_server(next(server for server in cluster.servers if server != leader))
+        for length in lab.sizes.log:
+            lab.progress(f"a log of {length:,} slots")
+            _grow(lab, cluster, workload, length)
+            measured = [
+                _measure(lab, cluster, workload, repeat) for repeat in range(settings.repeat)
+            ]
+            rows.append(cost_row("log", "writes, a slot each", length, measured))
+    return rows
+
+
+def _grow(lab: Lab, cluster: LabCluster, workload: Workload, slots: int) -> None:
+    """Write until the log holds so many slots. Raises `BenchError` if it does not come so far."""
+    jobs = jobs_for(workload, cluster.addresses, warmup=0.0, seed=lab.settings.seed)
+    with ClusterWatch(cluster) as watch:
+        for _ in range(_GROW_STRETCHES):
+            held = [reply.counters["log_slots"] for reply in watch.counts().replies.values()]
+            if min(held) >= slots:
+                return
+            measure(watch, lab.processes.take(1), jobs, _GROW_SECONDS)
+    raise BenchError(f"the log has not grown to {slots:,} slots")
+
+
+# --- values and reads ----------------------------------------------------------------------------
+
+
+def _value(lab: Lab) -> list[CostRow]:
+    sizes = lab.sizes.value
+    measured: dict[int, list[Measurement]] = {size: [] for size in sizes}
+    for repeat in range(lab.settings.repeat):
+        for size in lab.order.sample(sizes, len(sizes)):
+            lab.progress(f"values of {size:,} bytes")
+            # As many keys as make 16 MiB at most: what is measured is the way, not the store.
+            keys = max(16, min(10_000, (16 << 20) // size))
+            workload = Workload(name="value", outstanding=16, value_bytes=size, keys=keys)
+            with lab.cluster() as cluster:
+                cluster.leader()
+                measured[size].append(_measure(lab, cluster, workload, repeat))
+    return [cost_row("value", "writes", size, measured[size]) for size in sizes]
+
+
+def _reads(lab: Lab) -> list[CostRow]:
+    """Reads of each mode from ever more client processes."""
+    kinds: list[tuple[int, ReadMode]] = [
+        (clients, mode) for mode in READ_MODES for clients in lab.sizes.readers
+    ]
+    measured: dict[tuple[int, ReadMode], list[Measurement]] = {kind: [] for kind in kinds}
+    with lab.cluster() as cluster:
+        cluster.leader()
+        for repeat in range(lab.settings.repeat):
+            for clients, mode in lab.order.sample(kinds, len(kinds)):
+                lab.progress(f"{mode} reads, {clients} clients")
+                workload = Workload(
+                    name=mode, kind="get", mode=mode, clients=clients,
+                    outstanding=lab.settings.outstanding, value_bytes=lab.settings.value_bytes,
+                )  # fmt: skip
+                measured[clients, mode].append(_measure(lab, cluster, workload, repeat))
+    return [
+        cost_row("reads", f"{mode} reads", clients, measured[clients, mode])
+        for clients, mode in kinds
+    ]
+
+
+# --- starting from a directory -------------------------------------------------------------------
+
+
+def _replay(lab: Lab, replay: list[ReplayRow]) -> list[CostRow]:
+    """Servers that start with nothing, with a long log, and with a snapshot."""
+    if lab.settings.durability == "memory":
+        raise BenchError("there is nothing to replay in memory: leave the part 'replay' out")
+    long_log = {"snapshot_bytes": _UNLIMITED, "snapshot_slots": _UNLIMITED}
+    size = lab.sizes.replay_bytes
+    kinds: list[tuple[Literal["empty", "log", "snapshot"], int, dict[str, Any]]] = [
+        ("empty", 0, {}),
+        ("log", size, long_log),
+        ("snapshot", size, {"snapshot_bytes": max(KIB, size // 8)}),
+    ]
+    for kind, wanted, options in kinds:
+        lab.progress(f"starting with {kind}, {wanted >> 20} MiB")
+        with tempfile.TemporaryDirectory(prefix="paxon-scale-") as directory:
+            replay.append(_restart(lab, kind, wanted, Path(directory), options))
+    return []
+
+
+def _restart(
+    lab: Lab,
+    kind: Literal["empty", "log", "snapshot"],
+    size: int,
+    directory: Path,
+    options: dict[str, Any],
+) -> ReplayRow:
+    """Fill a cluster's directories, stop it, and start one server after the other alone."""
+    cluster = lab.cluster(directory=directory, **options)
+    try:
+        cluster.start().leader()
+        lab.fill(cluster.addresses, 0, size // KIB, KIB)
+        cluster.stop()
+        held = [_tree_bytes(directory / f"server-{server}") for server in cluster.servers]
+        seconds = []
+        slots = 0
+        for server in cluster.servers:
+            seconds.append(cluster.start_server(server))
+            with ClusterWatch(cluster) as watch:
+                slots = max(slots, watch.counts().replies[server].executed)
+            cluster.stop_server(server)
+    finally:
+        cluster.stop()
+    return ReplayRow(
+        kind=kind, disk_bytes=max(held), keys=size // KIB, slots=slots, seconds=spread_of(seconds)
+    )
+
+
+def _tree_bytes(directory: Path) -> int:
+    """What a directory's files take."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
