@@ -20,7 +20,7 @@ from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, ServerReply
 from paxon.kvstore.addresses import check_address, split_addresses
 from paxon.kvstore.client_requests import Outgoing
 from paxon.kvstore.errors import InvalidRequest
-from paxon.transport import Context, FrameCodec, FrameError, LinkMonitor
+from paxon.transport import Context, FrameCodec, FrameError, LinkMonitor, end_when_vanished
 
 __all__ = ["Link", "Links", "Receive", "Secure", "server_addresses"]
 
@@ -37,6 +37,9 @@ _POLLOUT = int(zmq.POLLOUT)
 _REDIAL_SECONDS = 0.5
 """How long to leave a server alone that has refused us."""
 
+_VANISHED_AFTER = 6.0
+"""Seconds after which a server's machine that answers nothing counts as gone."""
+
 _OPTIONS = {
     zmq.LINGER: 0,
     zmq.IMMEDIATE: 1,  # queue for finished connections only: what is stale is never delivered late
@@ -45,8 +48,6 @@ _OPTIONS = {
     zmq.RECONNECT_IVL_MAX: 200,
     zmq.CONNECT_TIMEOUT: 500,
     zmq.HANDSHAKE_IVL: 3000,
-    zmq.HEARTBEAT_IVL: 2000,
-    zmq.HEARTBEAT_TIMEOUT: 6000,
     zmq.IPV6: 1,
 }
 """Times in milliseconds."""
@@ -208,6 +209,7 @@ class Links:
             link = Link(address, self._context.socket(zmq.DEALER))
             for option, value in _OPTIONS.items():
                 link.socket.setsockopt(option, value)
+            end_when_vanished(link.socket, _VANISHED_AFTER)
             if self._secure is not None:
                 self._secure(link.socket, address)
             link.socket.connect(address)

@@ -25,6 +25,7 @@ from paxon.transport.keys import (
 from paxon.transport.memory import MemoryClient, MemoryEndpoint, MemoryHub
 from paxon.transport.monitor import LinkMonitor
 from paxon.transport.options import EndpointOptions
+from paxon.transport.vanished import end_when_vanished
 
 __all__ = [
     "Burst",
@@ -43,6 +44,7 @@ __all__ = [
     "check_key",
     "require_curve",
     "LinkMonitor",
+    "end_when_vanished",
     "Context",
     "BurstInbox",
     "BurstSource",

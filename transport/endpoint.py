@@ -34,6 +34,7 @@ from paxon.transport.keys import CurveSecurity, KeyKeeper, require_curve, secure
 from paxon.transport.monitor import LinkMonitor, PortMonitor
 from paxon.transport.options import EndpointOptions
 from paxon.transport.outgoing import LargeFrames
+from paxon.transport.vanished import end_when_vanished
 
 __all__ = ["ZmqEndpoint"]
 
@@ -341,7 +342,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         dealer = self._socket(zmq.DEALER, self._peer_codec.max_frame_bytes)
         self._dealers[server] = dealer
         self._addresses[server] = address
-        _set_heartbeats(dealer, options.heartbeat_interval, options.heartbeat_timeout)
+        end_when_vanished(dealer, options.vanished_after)
         dealer.setsockopt(zmq.IMMEDIATE, 1)
         dealer.setsockopt(zmq.SNDHWM, options.peer_queue_frames)
         dealer.setsockopt(zmq.RECONNECT_IVL, _ms(options.reconnect_first))
@@ -392,13 +393,11 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         socket = self._socket(zmq.ROUTER, codec.max_frame_bytes)
         if 0 in senders:
             queue_frames = options.client_queue_frames
-            interval = options.client_heartbeat_interval
-            timeout = options.client_heartbeat_timeout
+            end_when_vanished(socket, options.client_vanished_after)
             socket.setsockopt(zmq.LINGER, _ms(options.linger))
         else:
             queue_frames = options.peer_queue_frames
-            interval, timeout = options.heartbeat_interval, options.heartbeat_timeout
-        _set_heartbeats(socket, interval, timeout)
+            end_when_vanished(socket, options.vanished_after)
         socket.setsockopt(zmq.BACKLOG, _BACKLOG)
         socket.setsockopt(zmq.RCVHWM, queue_frames)
         socket.setsockopt(zmq.SNDHWM, queue_frames)
@@ -420,7 +419,6 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         # Between the two limits a frame is refused and counted as what it is; beyond this one
         # libzmq closes the connection before it takes any memory, and does not say why.
         socket.setsockopt(zmq.MAXMSGSIZE, _HARD_LIMIT_FACTOR * max_frame_bytes)
-        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         socket.setsockopt(zmq.HANDSHAKE_IVL, _ms(self._options.handshake_timeout))
         return socket
 
@@ -433,12 +431,6 @@ def _descriptor(monitor: zmq.Socket[bytes]) -> int:
     and that goes on until there is no event left.
     """
     return int(monitor.getsockopt(zmq.FD))
-
-
-def _set_heartbeats(socket: zmq.Socket[bytes], interval: float, timeout: float) -> None:
-    socket.setsockopt(zmq.HEARTBEAT_IVL, _ms(interval))
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _ms(timeout))
-    socket.setsockopt(zmq.HEARTBEAT_TTL, _ms(timeout))
 
 
 def _ms(seconds: float) -> int:

@@ -35,10 +35,8 @@ class EndpointOptions:
     is noticed by a new attempt, not by the kernel's ever longer retransmissions)."""
     handshake_timeout: float = 3.0
     """A connection that does not speak ZeroMQ's protocol within this time is closed."""
-    heartbeat_interval: float = 0.5
-    """Pings between servers on a silent connection …"""
-    heartbeat_timeout: float = 2.0
-    """… which counts as dead after this long without any traffic."""
-    client_heartbeat_interval: float = 10.0
-    client_heartbeat_timeout: float = 30.0
-    """A client's connection that is silent for this long in spite of pings is closed."""
+    vanished_after: float = 2.0
+    """A server whose machine answers nothing for this long has vanished: its connection ends …"""
+    client_vanished_after: float = 30.0
+    """… and a client's after this long. (A process that is stopped is not meant: its machine still
+    answers, until what was sent to it fills its buffers for this long.)"""

@@ -1,0 +1,34 @@
+"""Every socket leaves it to TCP to notice a vanished host, and none to ZeroMQ's heartbeats."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import zmq
+
+from paxon.kvstore.links import Links
+
+
+def check(socket: zmq.Socket[bytes]) -> None:
+    """Heartbeats of ZeroMQ's own may abort the process (transport/vanished.py)."""
+    assert socket.getsockopt(zmq.HEARTBEAT_IVL) == 0
+    assert int(socket.getsockopt(zmq.TCP_KEEPALIVE)) == 1
+    assert 0 < int(socket.getsockopt(zmq.TCP_KEEPALIVE_IDLE)) <= 30
+    assert 0 < int(socket.getsockopt(zmq.TCP_MAXRT)) <= 30_000
+
+
+def test_a_servers_sockets(tcp_wire: Any) -> None:
+    server = tcp_wire.servers(2)[1]
+    sockets = [socket for socket in server._context.unclosed if socket.type != zmq.PAIR]
+    assert sorted(socket.type for socket in sockets) == [zmq.DEALER, zmq.ROUTER, zmq.ROUTER]
+    for socket in sockets:
+        check(socket)
+
+
+def test_a_clients_sockets() -> None:
+    with ExitStack() as stack:
+        links = Links(lambda link: None, lambda address, replies: None)
+        stack.callback(links.close)
+        (link,) = links.send([("tcp://127.0.0.1:9", [])], 0)
+        check(link.socket)
