@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from loguru import logger
 
+from paxon.actors.agreed import first_agreed
 from paxon.actors.application import Application
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.environment import ClientToken, Environment, ServerBurst
@@ -60,7 +61,7 @@ class Learner(ServerLifecycle):
         """Who leads, as far as this server knows; 0 if nobody."""
         self.voting = True
         """False while rejoining after a lost disk."""
-        self.application = Application(machine, settings.session_ttl, settings.max_sessions)
+        self.application = Application(machine, first_agreed(settings.agreed_given, machine.limits))
         self._peers: dict[ServerId, int] = {}
         self._known_commit = 0
         """The highest commit index heard of from anyone: what to catch up to."""

@@ -20,6 +20,7 @@ from paxon.actors.ballot import Ballot, ServerId
 __all__ = [
     "PROTOCOL_VERSION",
     "NO_OP",
+    "SETTINGS",
     "Accepted",
     "Entry",
     "Batch",
@@ -63,12 +64,17 @@ NO_OP = b""
 
 # --- what a slot holds ---------------------------------------------------------------------------
 
+SETTINGS = 1
+"""As `Entry.acked` of an entry of no session: its command is a `Change` (actors/agreed.py)."""
+
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One client command inside a slot's value."""
 
     session: int
-    """The session that submitted it; 0 opens a new session (then `seq` is the client's nonce)."""
+    """The session that submitted it; 0: it is in none. Then `seq` is a nonce, and `acked` says what
+    it is: 0 opens a session or, with a `command`, executes one of the server's own process, which
+    is never tried again; `SETTINGS` changes what is agreed."""
     seq: int
     """Its sequence number in the session, from 1: each takes effect at most once."""
     acked: int
@@ -83,7 +89,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
     """The decoded value of a slot: the commands that waited at the leader, in order."""
 
     time: float
-    """The proposer's wall clock, seconds since 1970; only moves session expiry, the same on all."""
+    """The log's time, seconds: runs with the leader's clock and stands while nobody leads."""
     entries: list[Entry]
 
 

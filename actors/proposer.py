@@ -243,7 +243,7 @@ class Proposer(Learner):
         if not self._waiting and not self._futures:
             return
         for entry, reply in results:
-            if entry.session == 0 and entry.command:
+            if entry.session == 0 and entry.command and not entry.acked:
                 _resolve(self._futures.pop(entry.seq, None), reply.status, reply.payload)
                 continue
             key = (entry.session, entry.seq)
@@ -409,10 +409,11 @@ class Proposer(Learner):
         known = session.known(command.seq)
         if known is not None:
             return refuse(known.status, known.payload)
-        if len(command.command) > self.settings.max_command_bytes:
-            limit = self.settings.max_command_bytes
+        agreed = self.application.agreed
+        if len(command.command) > agreed.max_command_bytes:
+            limit = agreed.max_command_bytes
             return refuse(ReplyStatus.INVALID, b"the command exceeds %d bytes" % limit)
-        if command.seq - max(command.acked, session.floor) >= self.settings.max_outstanding:
+        if command.seq - max(command.acked, session.floor) >= agreed.max_outstanding:
             return refuse(ReplyStatus.INVALID, b"too many commands unacknowledged")
         if command.acked > command.seq or command.after >= command.seq:
             return refuse(ReplyStatus.INVALID, b"acked and after must be below seq")

@@ -57,11 +57,16 @@ class SessionTable:
     """
 
     def __init__(self, ttl: float, max_sessions: int) -> None:
-        self._ttl = ttl
-        self._max_sessions = max_sessions
+        """Args: what is agreed (`Agreed.session_ttl`, in seconds, and `Agreed.max_sessions`)."""
+        self.agree(ttl, max_sessions)
         self._sessions: dict[int, Session] = {}
         self.time = 0.0
         """The log's time, seconds: runs with the leader's clock, stands while nobody leads."""
+
+    def agree(self, ttl: float, max_sessions: int) -> None:
+        """These are in force from the next slot on."""
+        self._ttl = ttl
+        self._max_sessions = max_sessions
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -80,7 +85,7 @@ class SessionTable:
 
     def open(self, slot: int, index: int) -> int:
         """A new session; its id is its place in the log, so no id ever comes twice."""
-        if len(self._sessions) >= self._max_sessions:
+        while len(self._sessions) >= self._max_sessions:  # several if fewer are allowed now
             del self._sessions[next(iter(self._sessions))]
         session = (slot << 20) | index
         self._sessions[session] = Session(1, self.time, {})

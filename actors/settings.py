@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Literal
 
 import msgspec
 
+from paxon.actors.agreed import NAMES, Number, check_values
 from paxon.actors.ballot import ServerId
 
 __all__ = ["Settings", "SettingsError", "PolicyName"]
@@ -58,7 +58,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Slots in flight at most: proposed and not yet chosen."""
     batch_bytes: int = 1 << 20
     """Commands are packed into one slot up to this size (one larger command goes alone)."""
-    max_command_bytes: int = 16 << 20
     max_pending_bytes: int = 64 << 20
     """Commands waiting at the leader beyond this are answered BUSY."""
     thrifty_delay: float = 0.0
@@ -68,12 +67,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retransmit_interval: float = 0.1
     """P2As and requests unanswered for this long are sent again."""
 
-    # sessions (the same on every server, or replies would differ)
-    session_ttl: float = 3600.0
+    # What all servers agree on (actors/agreed.py, docs/settings.md). What is given here is what a
+    # new cluster begins with. Later it counts for nothing: a warning tells what is in force.
+    session_ttl: float | None = None
     """A session idle for this long in the log's time expires."""
-    max_sessions: int = 20_000
+    max_sessions: int | None = None
     """Beyond this the longest idle session expires first."""
-    max_outstanding: int = 1024
+    max_command_bytes: int | None = None
+    max_outstanding: int | None = None
     """Commands a session may have unacknowledged."""
 
     # the log
@@ -124,11 +125,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         require(0 <= self.max_clock_drift < 0.5, "max_clock_drift must be from 0 to below 0.5")
         require(0 <= self.thrifty_delay <= 1, "thrifty_delay must be from 0 to 1 (seconds)")
         for name in (
-            "window", "batch_bytes", "max_command_bytes", "max_pending_bytes",
-            "retransmit_interval", "session_ttl", "max_sessions", "max_outstanding",
-            "retain_slots", "retain_bytes", "snapshot_bytes", "snapshot_slots", "transfer_bytes",
+            "window", "batch_bytes", "max_pending_bytes", "retransmit_interval", "retain_slots",
+            "retain_bytes", "snapshot_bytes", "snapshot_slots", "transfer_bytes",
         ):  # fmt: skip
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+        wrong = check_values(self.agreed_given, {})
+        require(not wrong, wrong)
+
+    @property
+    def agreed_given(self) -> dict[str, Number]:
+        """Those given of the settings that the cluster agrees on, by name."""
+        found = {name: getattr(self, name, None) for name in NAMES}
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     def majority(self) -> int:
@@ -139,13 +147,3 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def peers(self) -> tuple[ServerId, ...]:
         """All servers but this one."""
         return tuple(s for s in self.servers if s != self.server)
-
-    def fingerprint(self) -> int:
-        """32 bits over the settings that all servers must share; travels in every frame."""
-        shared = (
-            tuple(sorted(self.servers)), self.policy, self.election_timeout_min,
-            self.max_clock_drift, self.leases, self.session_ttl, self.max_sessions,
-            self.max_command_bytes,
-        )  # fmt: skip
-        digest = hashlib.blake2b(repr(shared).encode(), digest_size=4).digest()
-        return int.from_bytes(digest, "big")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
-__all__ = ["StateMachine"]
+from paxon.actors.agreed import Limit, Limits
+
+__all__ = ["StateMachine", "Limit"]
 
 
 class StateMachine(ABC):
@@ -18,6 +22,18 @@ class StateMachine(ABC):
     Paxon makes sure that each client command is applied at most once; the state machine itself need
     know nothing of clients or retries.
     """
+
+    limits: ClassVar[Limits] = {}
+    """Numbers on which execution depends, such as the longest value taken. A constant in the code
+    would differ between servers of two releases: what is declared here is agreed by the cluster,
+    kept in snapshots and changed with `paxon settings set` (docs/settings.md)."""
+
+    def agree(self, limits: Mapping[str, int]) -> None:  # noqa: B027 (most have no limits)
+        """These limits are in force from now on: a value for each name in `limits`.
+
+        Called before anything is executed or restored, and again when they change, on every server
+        between the same two commands.
+        """
 
     @abstractmethod
     def apply(self, command: bytes) -> bytes:

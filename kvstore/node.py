@@ -27,7 +27,6 @@ from paxon.kvstore.addresses import check_address
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.options import Durability
 from paxon.transport import (
-    DEFAULT_MAX_FRAME_BYTES,
     CurveSecurity,
     FrameCodec,
     TransportError,
@@ -238,16 +237,13 @@ class _World:
     def network(self) -> ServerSockets:
         """The sockets, whose frames say which disk this server is running on."""
         settings = self._settings
-        max_frame_bytes = max(DEFAULT_MAX_FRAME_BYTES, 2 * settings.max_command_bytes)
         peer_codec: FrameCodec[PeerMessage, PeerMessage] = FrameCodec(
             PeerMessage,
             PeerMessage,
             protocol_version=PROTOCOL_VERSION,
             cluster=settings.cluster,
             sender=settings.server,
-            fingerprint=settings.fingerprint(),
             incarnation=self._incarnation,
-            max_frame_bytes=max_frame_bytes,
         )
         client_codec: FrameCodec[ServerReply, ClientMessage] = FrameCodec(
             ServerReply,
@@ -256,7 +252,6 @@ class _World:
             cluster=settings.cluster,
             sender=settings.server,
             accept_any_cluster=True,
-            max_frame_bytes=max_frame_bytes,
         )
         return ZmqEndpoint(
             peer_address=self._peer_bind,

@@ -50,6 +50,7 @@ __all__ = [
     "is_split",
 ]
 
+# The most that a cluster may agree on (`KVStore.limits`): clients and frames reckon with these.
 MAX_KEY_BYTES = 4096
 """A key's UTF-8 form is at most this long."""
 MAX_VALUE_BYTES = 8 << 20

@@ -32,8 +32,16 @@ ENVIRONMENT_PREFIX = "PAXON_"
 """The option `heartbeat_interval` is read from PAXON_HEARTBEAT_INTERVAL."""
 
 _DERIVED = frozenset({"cluster", "server", "servers", "client_addresses"})
+
+
+def _when_given(kind: Any) -> Any:
+    """The type of a value that is given, where None says that it is not."""
+    given = [part for part in get_args(kind) if part is not type(None)]
+    return given[0] if type(None) in get_args(kind) else kind
+
+
 _TYPES: dict[str, Any] = {
-    field.name: field.type
+    field.name: _when_given(field.type)
     for field in msgspec.structs.fields(Settings)
     if field.name not in _DERIVED
 } | {"durability": Durability}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from itertools import islice
+from typing import ClassVar
 
 import msgspec
 
-from paxon.actors import StateMachine
+from paxon.actors import Limit, StateMachine
+from paxon.actors.agreed import Limits
 from paxon.kvstore.key_index import KeyIndex
 from paxon.kvstore.operations import (
     MAX_KEY_BYTES,
@@ -33,15 +36,13 @@ from paxon.kvstore.operations import (
 __all__ = ["KVStore"]
 
 _FORMAT = 1
-_SAFE_KEY_LENGTH = MAX_KEY_BYTES // 4
-"""A key of so many characters cannot be too long in UTF-8."""
+_MOST_SCAN_LIMIT = 10_000
+"""Part of the language of operations, like their tags: not to be changed."""
 _INDEX_BACKLOG = 2048
 """Keys that may wait to be put in or taken out of the index, once there is one."""
 _DIGEST_KEYS = 50_000
 _DIGEST_PART_KEYS = 10_000
 _DIGEST_BYTES = 8 << 20
-_LONG_KEY = refusal(f"the key is longer than {MAX_KEY_BYTES} bytes")
-_LONG_VALUE = refusal(f"the value is longer than {MAX_VALUE_BYTES} bytes")
 _LONG_REPLY = split_refusal()
 
 
@@ -63,7 +64,18 @@ class KVStore(StateMachine):
     size does not keep the others from it.
     """
 
+    # Clients refuse what is beyond the most by themselves, before they send it. The numbers of
+    # `before` belong to the format of commands and snapshots: they stay.
+    limits: ClassVar[Limits] = {
+        "max_key_bytes": Limit(default=4096, least=1, most=MAX_KEY_BYTES, before=4096),
+        "max_value_bytes": Limit(default=8 << 20, least=1, most=MAX_VALUE_BYTES, before=8 << 20),
+        "max_scan_items": Limit(default=10_000, least=1, most=MAX_SCAN_ITEMS, before=10_000),
+        "max_scan_bytes": Limit(default=1 << 20, least=1, most=MAX_SCAN_BYTES, before=1 << 20),
+        "max_reply_bytes": Limit(default=16 << 20, least=1, most=MAX_REPLY_BYTES, before=16 << 20),
+    }
+
     def __init__(self) -> None:
+        self.agree({name: limit.default for name, limit in self.limits.items()})
         self._data: dict[str, bytes] = {}
         self._index: KeyIndex | None = None
         """Built at the first scan and kept since; without scans it costs nothing."""
@@ -79,6 +91,18 @@ class KVStore(StateMachine):
 
     # --- StateMachine ------------------------------------------------------------------------
 
+    def agree(self, limits: Mapping[str, int]) -> None:
+        """Take these limits from now on; what is in the store already stays."""
+        self._max_key_bytes = limits["max_key_bytes"]
+        self._safe_key_length = self._max_key_bytes // 4
+        """A key of so many characters cannot be too long in UTF-8."""
+        self._max_value_bytes = limits["max_value_bytes"]
+        self._max_scan_items = limits["max_scan_items"]
+        self._max_scan_bytes = limits["max_scan_bytes"]
+        self._max_reply_bytes = limits["max_reply_bytes"]
+        self._long_key = refusal(f"the key is longer than {self._max_key_bytes} bytes")
+        self._long_value = refusal(f"the value is longer than {self._max_value_bytes} bytes")
+
     def apply(self, command: bytes) -> bytes:
         """Execute a list of operations, return the list of their results.
 
@@ -88,18 +112,19 @@ class KVStore(StateMachine):
         self._version += 1
         self._reply_bytes = 0
         data = self._data
+        safe_key_length, max_value_bytes = self._safe_key_length, self._max_value_bytes
         indexed = self._index is not None
         results: list[Result] = []
         done = results.append
         for operation in operations:
             if type(operation) is Put:  # by far the most frequent, so without a call
                 key = operation.key
-                if len(key) > _SAFE_KEY_LENGTH and _too_long(key):
-                    done(_LONG_KEY)
+                if len(key) > safe_key_length and self._too_long(key):
+                    done(self._long_key)
                     continue
                 value = operation.value
-                if len(value) > MAX_VALUE_BYTES:
-                    done(_LONG_VALUE)
+                if len(value) > max_value_bytes:
+                    done(self._long_value)
                     continue
                 if indexed and key not in data:
                     self._unindexed.add(key)
@@ -175,8 +200,8 @@ class KVStore(StateMachine):
         if isinstance(operation, Scan):
             return self._scan(operation)
         key = operation.key
-        if len(key) > _SAFE_KEY_LENGTH and _too_long(key):
-            return _LONG_KEY
+        if len(key) > self._safe_key_length and self._too_long(key):
+            return self._long_key
         match operation:
             case Get():
                 return self._get(key)
@@ -196,8 +221,8 @@ class KVStore(StateMachine):
         return value
 
     def _set(self, key: str, value: bytes) -> Result:
-        if len(value) > MAX_VALUE_BYTES:
-            return _LONG_VALUE
+        if len(value) > self._max_value_bytes:
+            return self._long_value
         if self._index is not None and key not in self._data:
             self._unindexed.add(key)
         self._data[key] = value
@@ -217,8 +242,8 @@ class KVStore(StateMachine):
 
     def _compare_and_set(self, operation: CompareAndSet) -> Result:
         key, new = operation.key, operation.new
-        if new is not None and len(new) > MAX_VALUE_BYTES:
-            return _LONG_VALUE
+        if new is not None and len(new) > self._max_value_bytes:
+            return self._long_value
         if self._data.get(key) != operation.expected:
             return False
         if new is None:
@@ -228,8 +253,9 @@ class KVStore(StateMachine):
         return True
 
     def _scan(self, scan: Scan) -> Result:
-        if not 1 <= scan.limit <= MAX_SCAN_ITEMS:
-            return refusal(f"a scan's limit has to be from 1 to {MAX_SCAN_ITEMS}")
+        if not 1 <= scan.limit <= _MOST_SCAN_LIMIT:
+            return refusal(f"a scan's limit has to be from 1 to {_MOST_SCAN_LIMIT}")
+        limit = min(scan.limit, self._max_scan_items)  # the page says that there is more
         prefix, data = scan.prefix, self._data
         after = scan.start_after >= prefix and scan.start_after != ""
         first = scan.start_after if after else prefix
@@ -238,7 +264,7 @@ class KVStore(StateMachine):
         for key in self._up_to_date_index().starting(first, after=after):
             if not key.startswith(prefix):
                 break
-            if len(found) == scan.limit or size >= MAX_SCAN_BYTES:
+            if len(found) == limit or size >= self._max_scan_bytes:
                 return self._page(True, found, size)
             value = data[key]
             found.append((key, value))
@@ -250,7 +276,7 @@ class KVStore(StateMachine):
 
     def _fits_reply(self, size: int) -> bool:
         """Whether a read of this size may still go into the reply; the first one always may."""
-        if self._reply_bytes and self._reply_bytes + size > MAX_REPLY_BYTES:
+        if self._reply_bytes and self._reply_bytes + size > self._max_reply_bytes:
             return False
         self._reply_bytes += size
         return True
@@ -274,6 +300,5 @@ class KVStore(StateMachine):
                     index.discard(key)
         self._unindexed.clear()
 
-
-def _too_long(key: str) -> bool:
-    return len(key.encode()) > MAX_KEY_BYTES
+    def _too_long(self, key: str) -> bool:
+        return len(key.encode()) > self._max_key_bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from paxon.transport.burst import Burst
-from paxon.transport.codec import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES, FrameCodec
+from paxon.transport.codec import HEADER_BYTES, MAX_FRAME_BYTES, FrameCodec
 from paxon.transport.context import Context
 from paxon.transport.endpoint import ZmqEndpoint
 from paxon.transport.errors import (
@@ -31,7 +31,7 @@ __all__ = [
     "Burst",
     "FrameCodec",
     "HEADER_BYTES",
-    "DEFAULT_MAX_FRAME_BYTES",
+    "MAX_FRAME_BYTES",
     "ZmqEndpoint",
     "EndpointOptions",
     "Counters",

@@ -1,6 +1,6 @@
 """The wire form of messages: a fixed header in front of a msgpack list of tagged structs.
 
-Header, big-endian, 28 bytes:
+Header, big-endian, 24 bytes:
 
 | bytes | field | meaning |
 |---|---|---|
@@ -8,7 +8,6 @@ Header, big-endian, 28 bytes:
 | 2 | version | protocol version; a receiver refuses any other |
 | 2 | sender | the sending server's id; 0 for a client |
 | 8 | cluster | BLAKE2b of the cluster id; all zeros: "any cluster" (clients that do not know it) |
-| 4 | settings | fingerprint of the settings that all servers share; 0: not checked |
 | 8 | incarnation | which disk the sender is running on; 0 for a client |
 """
 
@@ -23,20 +22,21 @@ import msgspec
 
 from paxon.transport.errors import ForeignFrame, MalformedFrame, OversizedFrame
 
-__all__ = ["FrameCodec", "HEADER_BYTES", "MAGIC", "DEFAULT_MAX_FRAME_BYTES", "cluster_hash"]
+__all__ = ["FrameCodec", "HEADER_BYTES", "MAGIC", "MAX_FRAME_BYTES", "cluster_hash"]
 
 SendT = TypeVar("SendT")
 ReceiveT = TypeVar("ReceiveT")
 
 MAGIC = b"PAXN"
-_HEADER = struct.Struct("!4sHH8sIQ")
+_HEADER = struct.Struct("!4sHH8sQ")
 HEADER_BYTES = _HEADER.size
 _ANY_CLUSTER = bytes(8)
 _KNOWN_HEADERS = 1024
 """How many checked headers a codec remembers, so that a flood of made-up ones costs no memory."""
 
-DEFAULT_MAX_FRAME_BYTES = 32 << 20
-"""Room for the largest command (16 MiB by default) beside what else its frame may carry."""
+MAX_FRAME_BYTES = 32 << 20
+"""Nobody's setting, for all must read what any of them sends: a constant above the largest command
+that a cluster may agree on (16 MiB) and what else its frame may carry."""
 
 
 def cluster_hash(cluster: str) -> bytes:
@@ -59,7 +59,6 @@ class FrameCodec(Generic[SendT, ReceiveT]):
         "_cluster",
         "_decode",
         "_encode_into",
-        "_fingerprint",
         "_header",
         "_known",
         "_version",
@@ -74,10 +73,9 @@ class FrameCodec(Generic[SendT, ReceiveT]):
         protocol_version: int,
         cluster: str = "",
         sender: int = 0,
-        fingerprint: int = 0,
         incarnation: int = 0,
         accept_any_cluster: bool = False,
-        max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         """Build encoder, decoder and header.
 
@@ -87,7 +85,6 @@ class FrameCodec(Generic[SendT, ReceiveT]):
             protocol_version: sent, and demanded of what is received.
             cluster: the cluster's id; "" for a client that takes any (then nothing is compared).
             sender: this server's id; 0 for a client.
-            fingerprint: of the settings that must be shared; 0: not compared.
             incarnation: which disk this server is running on; 0 for a client.
             accept_any_cluster: take frames that name no cluster (a server's client port).
             max_frame_bytes: limit on a whole frame, both ways.
@@ -97,12 +94,9 @@ class FrameCodec(Generic[SendT, ReceiveT]):
         """
         self._version = protocol_version
         self._cluster = cluster_hash(cluster)
-        self._fingerprint = fingerprint
         self._accept_any_cluster = accept_any_cluster
         self.max_frame_bytes = max_frame_bytes
-        self._header = _HEADER.pack(
-            MAGIC, protocol_version, sender, self._cluster, fingerprint, incarnation
-        )
+        self._header = _HEADER.pack(MAGIC, protocol_version, sender, self._cluster, incarnation)
         self._encode_into = msgspec.msgpack.Encoder().encode_into
         decoder: msgspec.msgpack.Decoder[list[ReceiveT]] = msgspec.msgpack.Decoder(list[decodes])
         self._decode = decoder.decode
@@ -158,7 +152,7 @@ class FrameCodec(Generic[SendT, ReceiveT]):
             raise MalformedFrame(
                 f"a frame of {len(header)} bytes is shorter than a header ({HEADER_BYTES} bytes)"
             )
-        magic, version, sender, cluster, fingerprint, incarnation = _HEADER.unpack(header)
+        magic, version, sender, cluster, incarnation = _HEADER.unpack(header)
         if magic != MAGIC:
             raise MalformedFrame(f"a frame begins with {magic!r} instead of {MAGIC!r}")
         who = f"server {sender}" if sender else "a client"
@@ -172,11 +166,6 @@ class FrameCodec(Generic[SendT, ReceiveT]):
             raise ForeignFrame(
                 f"{who} belongs to another cluster (hash {cluster.hex()}, ours is "
                 f"{self._cluster.hex()}): correct its cluster id or the address that it calls"
-            )
-        if fingerprint and self._fingerprint and fingerprint != self._fingerprint:
-            raise ForeignFrame(
-                f"{who} runs with other settings (fingerprint {fingerprint:08x}, ours is "
-                f"{self._fingerprint:08x}): give all servers the same shared settings"
             )
         if len(self._known) >= _KNOWN_HEADERS:
             self._known.clear()

@@ -13,6 +13,7 @@ from typing import Any
 
 import zmq
 
+from paxon.actors.agreed import first_agreed
 from paxon.actors.application import Application, encode_batch
 from paxon.actors.ballot import Ballot
 from paxon.actors.messages import (
@@ -45,7 +46,8 @@ class FakeCluster:
         self.leader = self.addresses[0]
         self.hint: str | None = None
         """Where followers point to; None: to the leader."""
-        self.application = Application(machine or KVStore(), 3600.0, 1000)
+        replicated = machine or KVStore()
+        self.application = Application(replicated, first_agreed({}, replicated.limits))
         self.time = 0.0
         self.busy = 0
         """So many commands are answered BUSY before the next is taken in."""

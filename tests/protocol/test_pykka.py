@@ -70,20 +70,19 @@ class Crew:
     def codec(self, server: int) -> FrameCodec[PeerMessage, PeerMessage]:
         return FrameCodec(
             PeerMessage, PeerMessage, protocol_version=PROTOCOL_VERSION, cluster="test",
-            sender=server, fingerprint=self.settings(server).fingerprint(),
-            incarnation=self.disks[server].incarnation,
+            sender=server, incarnation=self.disks[server].incarnation,
         )  # fmt: skip
 
     def client_port_codec(self, server: int) -> FrameCodec[ServerReply, ClientMessage]:
         return FrameCodec(
             ServerReply, ClientMessage, protocol_version=PROTOCOL_VERSION, cluster="test",
-            sender=server, fingerprint=0, incarnation=0,
+            sender=server, incarnation=0,
         )  # fmt: skip
 
     def client(self, server: int) -> MemoryClient[ClientMessage, ServerReply]:
         codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
             ClientMessage, ServerReply, protocol_version=PROTOCOL_VERSION, cluster="test",
-            sender=0, fingerprint=0, incarnation=0,
+            sender=0, incarnation=0,
         )  # fmt: skip
         return MemoryClient(self.hub, server, codec)
 

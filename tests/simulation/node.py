@@ -76,11 +76,11 @@ class Node:
         self.disk = SimulatedDisk(CLUSTER, self.id, incarnation, self, self.watch)
         self.peer_codec: FrameCodec[PeerMessage, PeerMessage] = FrameCodec(
             PeerMessage, PeerMessage, protocol_version=PROTOCOL_VERSION, cluster=CLUSTER,
-            sender=self.id, fingerprint=self.settings.fingerprint(), incarnation=incarnation,
+            sender=self.id, incarnation=incarnation,
         )  # fmt: skip
         self.client_codec: FrameCodec[ServerReply, ClientMessage] = FrameCodec(
             ServerReply, ClientMessage, protocol_version=PROTOCOL_VERSION, cluster=CLUSTER,
-            sender=self.id, fingerprint=self.settings.fingerprint(), incarnation=incarnation,
+            sender=self.id, incarnation=incarnation,
             accept_any_cluster=True,
         )  # fmt: skip
 

@@ -67,7 +67,6 @@ class Shapes:
             "protocol_version": VERSION,
             "cluster": CLUSTER,
             "sender": server,
-            "fingerprint": 0xABCD,
             "incarnation": 1000 + server,
         } | changes
         return FrameCodec(Ping | Note, Ping | Note, **arguments)

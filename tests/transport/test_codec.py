@@ -52,7 +52,6 @@ def codec(**changes: Any) -> FrameCodec[Message, Message]:
         "protocol_version": 1,
         "cluster": "alpha",
         "sender": 3,
-        "fingerprint": 0x01020304,
         "incarnation": 0x1122334455667788,
     } | changes
     return FrameCodec(Message, Message, **arguments)
@@ -61,11 +60,11 @@ def codec(**changes: Any) -> FrameCodec[Message, Message]:
 def test_golden_bytes() -> None:
     frame = codec().encode([One(7, [Leaf(1, b"A")], True), Two("é", 0.5, {"k": -1})])
     header, body = frame[:HEADER_BYTES], frame[HEADER_BYTES:]
-    assert HEADER_BYTES == 28
+    assert HEADER_BYTES == 24
     assert header.hex(" ") == (
         "50 41 58 4e 00 01 00 03 "  # PAXN, version 1, sender 3
         "53 06 d2 20 ea c8 08 9a "  # BLAKE2b-64 of "alpha"
-        "01 02 03 04 11 22 33 44 55 66 77 88"  # settings, incarnation
+        "11 22 33 44 55 66 77 88"  # incarnation
     )
     assert body.hex(" ") == (
         "92 94 01 07 91 92 01 c4 01 41 c3 95 02 a2 c3 a9 cb 3f e0 00 00 00 00 00 00 81 a1 6b ff c0"
@@ -80,7 +79,7 @@ def test_golden_bytes() -> None:
 def test_a_client_that_knows_no_cluster_sends_zeros() -> None:
     client: FrameCodec[Any, Any] = FrameCodec(Message, Message, protocol_version=1)
     frame = client.encode([])
-    assert frame == b"PAXN\x00\x01" + bytes(22) + b"\x90"
+    assert frame == b"PAXN\x00\x01" + bytes(18) + b"\x90"
 
 
 leaves = st.builds(Leaf, st.integers(-(2**63), 2**64 - 1), st.binary(max_size=40))
@@ -189,7 +188,6 @@ def test_malformed_bodies(body: bytes) -> None:
         ({"protocol_version": 2}, "protocol version 2, this is version 1: run the same release"),
         ({"cluster": "beta"}, "server 3 belongs to another cluster"),
         ({"cluster": ""}, "server 3 belongs to another cluster"),
-        ({"fingerprint": 9}, "other settings (fingerprint 00000009, ours is 01020304)"),
     ],
 )
 def test_foreign_frames(changes: dict[str, Any], reason: str) -> None:
@@ -202,8 +200,8 @@ def test_foreign_frames(changes: dict[str, Any], reason: str) -> None:
 
 
 def test_what_is_not_compared() -> None:
-    knows_cluster = codec(sender=0, fingerprint=0, incarnation=0)
-    knows_none = codec(cluster="", sender=0, fingerprint=0, incarnation=0)
+    knows_cluster = codec(sender=0, incarnation=0)
+    knows_none = codec(cluster="", sender=0, incarnation=0)
     client_port = codec(accept_any_cluster=True)
     for client in (knows_cluster, knows_none):
         assert client_port.decode(client.encode([Fussy(1)])) == (0, 0, [Fussy(1)])
@@ -211,7 +209,7 @@ def test_what_is_not_compared() -> None:
     with pytest.raises(ForeignFrame):
         client_port.decode(codec(cluster="beta", sender=0).encode([]))
     with pytest.raises(ForeignFrame):
-        codec(cluster="beta", sender=0, fingerprint=0).decode(client_port.encode([]))
+        codec(cluster="beta", sender=0).decode(client_port.encode([]))
 
 
 def test_two_unions() -> None:
