@@ -15,6 +15,12 @@ from loguru import logger
 from paxon.actors.agreed import first_agreed
 from paxon.actors.application import Application
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
+from paxon.actors.bounds import (
+    MAX_SLOTS_AHEAD,
+    is_plausible_accepted,
+    is_plausible_offer,
+    is_plausible_request,
+)
 from paxon.actors.environment import ClientToken, Environment, ServerBurst
 from paxon.actors.invariants import invariant
 from paxon.actors.lifecycle import ServerLifecycle
@@ -72,6 +78,8 @@ class Learner(ServerLifecycle):
         self._lease_granted_until = 0.0
         """No promise to a candidate before: a leader may answer reads by a lease that we granted
         (or, after a restart, may have granted)."""
+        self._commit_teller: ServerId = 0
+        """Who told of `_known_commit`."""
         self._catch_up_from: ServerId = 0
         self._catch_up_asked: ServerId = 0
         """Whom we asked last."""
@@ -147,11 +155,28 @@ class Learner(ServerLifecycle):
             or (type(m) is P1A and m.forced and m.ballot < self.promised)
         ]
 
+    def _malformed(self, message: PeerMessage, sender: ServerId) -> None:
+        """Count a message that no server in its right mind sends, and say so now and then."""
+        if self._counters["malformed_messages"] % 1000 == 0:
+            logger.warning(
+                "a malformed message of server {} is ignored: {!r:.200}", sender, message
+            )
+        self._counters["malformed_messages"] += 1
+
+    def _refuse_number(self, sender: ServerId, name: str, value: object) -> None:
+        """Count a number that is too far from what is known here, and say so now and then."""
+        if self._counters["refused_numbers"] % 1000 == 0:
+            logger.warning(
+                "server {} tells of {} {}, which is too far beyond what is known here to be taken "
+                "over at once (docs/numbers.md)", sender, name, value,
+            )  # fmt: skip
+        self._counters["refused_numbers"] += 1
+
     def _compare_disks(self, incarnations: list[tuple[ServerId, int]]) -> None:
         """Stop if the cluster knows this server by another disk: it must not vote (rule 11)."""
         for server, incarnation in incarnations:
             if server != self.settings.server:
-                if server not in self._peers:
+                if server not in self._peers and server in self._others:
                     # Two followers may never talk until the leader is gone: know each other by
                     # then, or a disk replaced meanwhile would pass for the one that voted.
                     self._peers[server] = incarnation
@@ -174,16 +199,38 @@ class Learner(ServerLifecycle):
         Only what was accepted here in that very ballot is known to be the chosen value; anything
         else has to be asked for.
         """
-        if ballot > self._leader_commit_ballot:
+        if commit - self.log.chosen_to > MAX_SLOTS_AHEAD:
+            pass  # nothing is accepted here so far ahead that could be chosen by it
+        elif ballot > self._leader_commit_ballot:
             self._leader_commit_ballot = ballot
             self._leader_commit = commit
         elif ballot == self._leader_commit_ballot and commit > self._leader_commit:
             self._leader_commit = commit
         if self.log.chosen_to < commit or self.log.chosen_to < self._leader_commit:
-            self._known_commit = max(commit, self._known_commit)
+            self._hear_of_commit(commit, sender)
             self._choose_known()
             if self.log.chosen_to < self._known_commit and self._incoming is None:
                 self._catch_up_from = sender
+
+    def _hear_of_commit(self, commit: int, teller: ServerId) -> None:
+        """Somebody says that all up to `commit` is chosen: what to catch up to."""
+        if commit > self._known_commit:
+            self._known_commit = commit
+            self._commit_teller = teller
+
+    def _judge_known_commit(self, taken_over: int) -> None:
+        """A majority's promises show all that can be chosen: more than that was never true.
+
+        Unless disks that voted came back without their votes (docs/old-copies.md): so it is said.
+        """
+        if self._known_commit > taken_over:
+            self._counters["commits_denied"] += 1
+            logger.error(
+                "server {} was told by server {} that all up to slot {} is chosen, but a majority "
+                "holds nothing beyond {}: a frame was damaged, or disks have lost what they held",
+                self.settings.server, self._commit_teller, self._known_commit, taken_over,
+            )  # fmt: skip
+            self._known_commit = taken_over
 
     def _choose_known(self) -> None:
         """Choose what was accepted here in the very ballot of the leader that told the index.
@@ -208,16 +255,21 @@ class Learner(ServerLifecycle):
         if self.log.chosen_to > self.application.executed:
             self._execute()
 
-    def _learn(self, accepted: Accepted) -> None:
-        """Another server knows this value as chosen."""
-        if accepted.ballot > self.promised:
-            self.adopt(accepted.ballot)  # an accepted ballot is never above the promise
+    def _learn(self, accepted: Accepted, teller: ServerId) -> bool:
+        """Another server knows this value as chosen; False if its numbers are out of bounds."""
+        if not is_plausible_accepted(accepted, self.log.chosen_to):
+            self._refuse_number(teller, "slot", accepted.slot)
+            return False
+        # An accepted ballot is never above the promise.
+        if accepted.ballot > self.promised and not self._follows(accepted.ballot, teller):
+            return False
         if not self.log.learn(accepted.slot, accepted.ballot, accepted.value):
-            return
+            return True
         held = self.log.get(accepted.slot)
         invariant(held is not None, "slot %d vanished", accepted.slot)
         if held is not None:
             self._storage.save_accepted(accepted.slot, held.ballot, held.value)
+        return True
 
     def _execute(self) -> None:
         """Execute the chosen prefix, in order."""
@@ -252,6 +304,10 @@ class Learner(ServerLifecycle):
         """Promise a higher ballot."""
 
     @abstractmethod
+    def _follows(self, ballot: Ballot, teller: ServerId) -> bool:
+        """Adopt a higher ballot that another server told of, if it is within bounds."""
+
+    @abstractmethod
     def _deliver(self, slot: int, value: bytes) -> None:
         """Execute one slot and answer whoever waits for it."""
 
@@ -262,7 +318,7 @@ class Learner(ServerLifecycle):
 
     def _fall_behind(self, commit: int, server: ServerId) -> None:
         """`server` has discarded what we miss: get it before anything else."""
-        self._known_commit = max(commit, self._known_commit)
+        self._hear_of_commit(commit, server)
         if self._incoming is None:  # else the transfer under way goes on
             self._catch_up_from = server
             self._catch_up_at = self._now
@@ -303,6 +359,9 @@ class Learner(ServerLifecycle):
 
     def on_catch_up_request(self, request: CatchUpRequest, sender: ServerId) -> None:
         """Send chosen values, a bounded chunk of them; a snapshot where the log is cut."""
+        if request.first_slot < 1:
+            self._malformed(request, sender)
+            return
         if request.first_slot <= self.log.discarded:
             self._offer_snapshot(sender)
             return
@@ -320,8 +379,12 @@ class Learner(ServerLifecycle):
         """Take over chosen values, execute them, ask for more."""
         before = self.log.chosen_to
         for accepted in catch_up.accepted:
-            self._learn(accepted)
-        self._known_commit = max(self._known_commit, catch_up.chosen_to)
+            if not self._learn(accepted, sender):
+                return
+        if sender == self._commit_teller and catch_up.chosen_to < self._known_commit:
+            # Who told of more says that there is not: an old answer, or that frame was damaged.
+            self._known_commit = max(catch_up.chosen_to, self.log.chosen_to)
+        self._hear_of_commit(catch_up.chosen_to, sender)
         self._choose_known()
         self._execute_chosen()
         # Only for what is new: were copies answered too, each would bring ever more of them.
@@ -339,16 +402,22 @@ class Learner(ServerLifecycle):
 
     def on_snapshot_offer(self, offer: SnapshotOffer, sender: ServerId) -> None:
         """Fetch it piece by piece, from where an earlier transfer of the same one stopped."""
+        if not is_plausible_offer(offer):
+            self._malformed(offer, sender)
+            return
         if offer.slot <= self.log.chosen_to or self.role == "leader":
             return  # a leader has in its log what it proposes: nothing may be cut away under it
         if self._incoming is not None and sender != self._catch_up_from:
             return  # changing over would throw away what has come; only silence makes us do it
         self._incoming = SnapshotInfo(offer.slot, offer.size, offer.checksum)
         self._catch_up_from = sender
-        self._known_commit = max(self._known_commit, offer.slot)
+        self._hear_of_commit(offer.slot, sender)
         self._receive_piece(self._incoming, 0, b"", sender)
 
     def on_snapshot_request(self, request: SnapshotRequest, sender: ServerId) -> None:
+        if not is_plausible_request(request):
+            self._malformed(request, sender)
+            return
         data = self._storage.read_snapshot(
             request.slot, request.offset, self.settings.transfer_bytes
         )

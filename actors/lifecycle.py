@@ -31,6 +31,7 @@ COUNTERS = (
     "commands_executed", "queries_answered", "read_rounds", "lease_reads", "syncs", "bursts",
     "peer_messages_received", "client_messages_received", "retransmissions", "catch_ups",
     "snapshots_taken", "snapshots_received", "refused_incarnations", "malformed_messages",
+    "refused_numbers", "commits_denied",
 )  # fmt: skip
 """What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds."""
 

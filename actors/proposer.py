@@ -17,6 +17,7 @@ from loguru import logger
 
 from paxon.actors.application import decode_batch, encode_batch
 from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.bounds import is_plausible_command
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.environment import ClientToken, Environment
 from paxon.actors.invariants import invariant
@@ -200,7 +201,7 @@ class Proposer(Learner):
         """Count an acceptance, for exactly the ballot and slots that it names (rule 2)."""
         if p2b.promised is not None:
             if p2b.promised > self.promised:
-                self.adopt(p2b.promised)  # somebody promised a higher ballot: preempted
+                self._follows(p2b.promised, sender)  # it promised a higher ballot: preempted
             return
         if self.role != "leader" or p2b.ballot != self.promised:
             return  # a late vote, for a ballot that we no longer lead
@@ -315,7 +316,7 @@ class Proposer(Learner):
     def on_heartbeat_reply(self, reply: HeartbeatReply, sender: ServerId) -> None:
         """Count a follower for its round, and note how far it has executed."""
         if reply.ballot > self.promised:
-            self.adopt(reply.ballot)
+            self._follows(reply.ballot, sender)
             return
         if self.role != "leader" or reply.ballot != self.promised:
             return
@@ -415,8 +416,8 @@ class Proposer(Learner):
             return refuse(ReplyStatus.INVALID, b"the command exceeds %d bytes" % limit)
         if command.seq - max(command.acked, session.floor) >= agreed.max_outstanding:
             return refuse(ReplyStatus.INVALID, b"too many commands unacknowledged")
-        if command.acked > command.seq or command.after >= command.seq:
-            return refuse(ReplyStatus.INVALID, b"acked and after must be below seq")
+        if not is_plausible_command(command):
+            return refuse(ReplyStatus.INVALID, b"acked and after must be from 0 to below seq")
         if (
             command.after
             and not session.executed(command.after)
@@ -431,6 +432,10 @@ class Proposer(Learner):
         """A session is opened by a command in the log, so that every server knows it."""
         if not self._serves():
             self._hold_or_refuse(client, request, 0)
+            return
+        if not 0 <= request.nonce < 1 << 63:
+            text = b"the nonce must be from 0 to below 2^63"
+            self._reply(client, CommandReply(0, request.nonce, ReplyStatus.INVALID, text))
             return
         key = (0, request.nonce)
         if key not in self._waiting:

@@ -35,6 +35,7 @@ from collections import deque
 from loguru import logger
 
 from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.bounds import MAX_SLOTS_AHEAD, RoundGuard, is_dense
 from paxon.actors.election import ElectionPolicy
 from paxon.actors.environment import Environment
 from paxon.actors.invariants import invariant
@@ -79,6 +80,7 @@ class PaxosServer(Proposer):
         self._pre_vote_round = 0
         self._pre_votes: set[ServerId] = set()
         self._candidacy: Candidacy | None = None
+        self._round_guard = RoundGuard(settings.servers)
         self._peer_handlers.update(
             {
                 P1A: self.on_p1a,
@@ -108,6 +110,21 @@ class PaxosServer(Proposer):
         else:
             self._election_at = self._now + self._policy.follower_timeout(self._random)
 
+    def _follows(self, ballot: Ballot, teller: ServerId) -> bool:
+        """Adopt a ballot above the promise, told by another server, unless it is out of bounds.
+
+        One that is goes unanswered. Whoever insists on it is come nearer to (actors/bounds.py).
+        """
+        guard = self._round_guard
+        if guard.admits(ballot, self.promised):
+            self.adopt(ballot)
+            return True
+        self._refuse_number(teller, "ballot", ballot)
+        nearer = guard.step_towards(ballot, self.promised, teller, self._now)
+        if nearer is not None:
+            self.adopt(nearer)
+        return False
+
     def _promise(self, ballot: Ballot) -> None:
         invariant(ballot > self.promised, "promise %s would not rise to %s", self.promised, ballot)
         self.promised = ballot
@@ -116,19 +133,18 @@ class PaxosServer(Proposer):
     def on_p1a(self, p1a: P1A, sender: ServerId) -> None:
         """Promise, and report what was accepted (phase 1)."""
         if p1a.ballot.leader != sender:
-            self._counters["malformed_messages"] += 1
+            self._malformed(p1a, sender)
             return
         if not self.voting:
             return
         if self._lease_may_hold() or (self._policy.courteous and self._hears_leader()):
             # Rule 6: a live leader is not disturbed, and a lease that we granted stands. A forced
             # P1A ends our following, yet is answered only when asked again after the lease.
-            if p1a.forced and p1a.ballot > self.promised:
-                self.adopt(p1a.ballot)
+            if p1a.forced and p1a.ballot > self.promised and self._follows(p1a.ballot, sender):
                 self._election_at += self.settings.election_timeout_min  # it has to wait, so do we
             return
-        if p1a.ballot > self.promised:
-            self.adopt(p1a.ballot)
+        if p1a.ballot > self.promised and not self._follows(p1a.ballot, sender):
+            return
         self._send(sender, self._p1b(p1a.first_slot))
 
     def _p1b(self, first_slot: int) -> P1B:
@@ -150,7 +166,7 @@ class PaxosServer(Proposer):
         """Accept if the ballot is the promised one, and answer either way (phase 2)."""
         ballot = p2a.ballot
         if ballot.leader != sender or p2a.slot < 1:
-            self._counters["malformed_messages"] += 1
+            self._malformed(p2a, sender)
             return
         if not self.voting:
             self._note_commit(p2a.commit, ballot, sender)
@@ -159,9 +175,13 @@ class PaxosServer(Proposer):
             self._counters["p2b_rejected"] += 1
             self._send(sender, P2B(ballot, p2a.slot, p2a.slot, self.promised))
             return
-        if ballot > self.promised:
-            self.adopt(ballot)
+        if ballot > self.promised and not self._follows(ballot, sender):
+            return
         self._heard_from_leader(sender)
+        if p2a.slot - self.log.chosen_to > MAX_SLOTS_AHEAD:
+            self._refuse_number(sender, "slot", p2a.slot)
+            self._note_commit(p2a.commit, ballot, sender)
+            return
         # A discarded slot's value is chosen, so any later ballot proposes that very value: saying
         # yes without keeping it again tells no lie, and lets a leader that is behind go on.
         if p2a.slot > self.log.discarded:
@@ -312,7 +332,7 @@ class PaxosServer(Proposer):
     def on_p1b(self, p1b: P1B, sender: ServerId) -> None:
         """Count a promise; with a majority take over (PMMC §2.2, scout)."""
         if p1b.ballot > self.promised:
-            self.adopt(p1b.ballot)
+            self._follows(p1b.ballot, sender)
             return
         candidacy = self._candidacy
         if candidacy is None or p1b.ballot != candidacy.ballot:
@@ -322,9 +342,12 @@ class PaxosServer(Proposer):
             self._step_down()
             self._fall_behind(p1b.chosen_to, sender)
             return
+        if not is_dense(p1b):
+            self._malformed(p1b, sender)
+            return
         for accepted in p1b.accepted:
-            if accepted.slot <= p1b.chosen_to:
-                self._learn(accepted)
+            if accepted.slot <= p1b.chosen_to and not self._learn(accepted, sender):
+                return
         self._execute_chosen()
         more = candidacy.take(p1b, sender)
         if more:
@@ -356,7 +379,7 @@ class PaxosServer(Proposer):
             if self.log.status(slot) != "CHOSEN"
         )
         self._takeover_end = max(self.log.last, self._takeover[-1][0] if self._takeover else 0)
-        invariant(self._takeover_end >= self._known_commit, "took over less than is chosen")
+        self._judge_known_commit(self._takeover_end)
         self._next_slot = self._takeover_end + 1
         if not self.voting:
             self._vote_again()
@@ -435,10 +458,10 @@ class PaxosServer(Proposer):
     def on_heartbeat(self, heartbeat: Heartbeat, sender: ServerId) -> None:
         """Follow the leader: adopt its ballot, learn what is chosen, discard what all executed."""
         if heartbeat.ballot.leader != sender:
-            self._counters["malformed_messages"] += 1
+            self._malformed(heartbeat, sender)
             return
-        if heartbeat.ballot > self.promised:
-            self.adopt(heartbeat.ballot)
+        if heartbeat.ballot > self.promised and not self._follows(heartbeat.ballot, sender):
+            return
         if heartbeat.ballot == self.promised:
             self._compare_disks(heartbeat.incarnations)
             self._heard_from_leader(sender)

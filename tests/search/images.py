@@ -76,7 +76,8 @@ OMITTED = {
     "actor_urn", "actor_inbox", "actor_stopped", "_actor_ref", "settings", "_environment",
     "_clock", "_random", "_now", "_started_at", "_failure", "_counters", "_peer_handlers",
     "_client_handlers", "_policy", "_contends", "_all_bits", "_futures", "_log_at", "_storage",
-    "_network", "application", "_peers", "_synced", "_others", "_majority", "_tidy_at",
+    "_network", "application", "_round_guard",
+    "_peers", "_synced", "_others", "_majority", "_tidy_at",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 

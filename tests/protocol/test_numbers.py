@@ -1,0 +1,327 @@
+"""Numbers from the wire: no frame may stop a server, use up the ballots or end the cluster."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from paxon.actors import Ballot
+from paxon.actors.bounds import MAX_ROUND_JUMP, MAX_SLOTS_AHEAD
+from paxon.actors.messages import (
+    P1A,
+    P1B,
+    P2A,
+    P2B,
+    Accepted,
+    CatchUp,
+    CatchUpRequest,
+    ClientMessage,
+    Command,
+    Heartbeat,
+    HeartbeatReply,
+    OpenSession,
+    PeerMessage,
+    PreVote,
+    PreVoteReply,
+    ReplyStatus,
+    SnapshotChunk,
+    SnapshotOffer,
+    SnapshotRequest,
+)
+from tests.harness import Cluster, value_of
+
+EXTREMES = [
+    0, 1, -1, 2, 3, 7, 2**20, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**40, 2**53,
+    2**62 - 1, 2**62, 2**63 - 2, 2**63 - 1, 2**63, 2**64 - 1, -(2**31), -(2**62), -(2**63),
+]  # fmt: skip
+"""What msgpack can carry: from -2^63 to 2^64 - 1."""
+
+
+def running(policy: str = "stable") -> Cluster:
+    """Server 1 leads three and has executed a command."""
+    cluster = Cluster(3, options={"policy": policy}).start()
+    cluster.lead(1)
+    cluster.execute(1, cluster.open_session(1), b"a")
+    cluster.pass_time(0.2)
+    return cluster
+
+
+def serves(cluster: Cluster) -> None:
+    """Everything is well again by itself: a leader, a command, equal logs."""
+    session = cluster.told_session()
+    for _ in range(400):
+        cluster.pass_time(0.1, 0.05)
+        leaders = [s for s in cluster.ids if cluster.servers[s].role == "leader"]
+        if leaders:
+            newest = max(leaders, key=lambda s: cluster.servers[s].promised)
+            cluster.command(newest, session, 2, b"at last")
+            cluster.pass_time(0.2, 0.05)
+        reply = cluster.reply_to(2)
+        level = len({s.application.executed for s in cluster.servers.values()}) == 1
+        if reply is not None and level:
+            break
+    assert reply is not None, "nothing is chosen any more"
+    assert level, [s.application.executed for s in cluster.servers.values()]
+    for server in cluster.ids:
+        assert cluster.applied(server)[0] == b"a"
+        assert b"at last" in cluster.applied(server)
+
+
+def promised(cluster: Cluster) -> int:
+    return max(server.promised.round for server in cluster.servers.values())
+
+
+@pytest.mark.parametrize("forced", [True, False])
+@pytest.mark.parametrize("round_", [2**33, 2**62, 2**63 - 2, 2**63 - 1, 2**64 - 1])
+def test_a_p1a_with_an_absurd_round_is_refused(round_: int, forced: bool) -> None:
+    """With 2^63 - 2 it once ended a cluster for good: no ballot was left above it."""
+    cluster = running("random")
+    cluster.hand(1, 3, P1A(Ballot(round_, 3), 1, forced))
+    cluster.hand(2, 3, P1A(Ballot(round_, 3), 1, forced))
+    assert cluster.sent(P1B) == []
+    assert promised(cluster) == 1
+    assert cluster.servers[1].role == "leader"
+    assert cluster.servers[1].describe().counters["refused_numbers"] == 1
+    serves(cluster)
+
+
+def test_whoever_is_far_behind_in_ballots_comes_nearer_each_second() -> None:
+    """A server that slept through more ballots than the bound is not shut out for good."""
+    cluster = running("random")
+    far = Ballot(3 * MAX_ROUND_JUMP, 2)
+    times = 0
+    while cluster.servers[3].promised < far:
+        cluster.hand(3, 2, Heartbeat(far, 1, 0, 0))
+        cluster.clock.now += 0.5
+        times += 1
+    assert times == 6  # steps at 1 s and 2 s, from where it is within the bound
+    assert cluster.sent(HeartbeatReply, source=3)[-1].ballot == far
+
+
+def test_two_accidents_far_apart_are_no_insistence() -> None:
+    cluster = running("random")
+    for _ in range(5):
+        cluster.hand(1, 3, P1A(Ballot(2**50, 3), 1))
+        cluster.clock.now += 60
+    assert cluster.servers[1].promised.round < MAX_ROUND_JUMP
+
+
+@pytest.mark.parametrize("leader", [0, 9, -1, 2**63, 2**64 - 1])
+def test_a_ballot_of_nobody_is_not_adopted(leader: int) -> None:
+    cluster = running()
+    server = cluster.servers[1]
+    cluster.hand(1, 3, HeartbeatReply(Ballot(5, leader), 1, 0, 0))
+    cluster.hand(1, 3, P2B(server.promised, 1, 1, Ballot(5, leader)))
+    cluster.hand(1, 3, P1B(Ballot(5, leader), 1, 0, [], 0, 0, 0))
+    assert server.promised == Ballot(1, 1)
+    serves(cluster)
+
+
+@pytest.mark.parametrize("slot", [MAX_SLOTS_AHEAD + 3, 2**40, 2**62, 2**63 - 1, 2**64 - 1])
+def test_a_slot_far_ahead_is_not_accepted(slot: int) -> None:
+    """A later leader would have to fill everything between, one slot after another."""
+    cluster = running()
+    ballot = cluster.servers[1].promised
+    before = cluster.servers[2].log.last
+    cluster.hand(2, 1, P2A(ballot, slot, value_of(b"x"), slot - 1))
+    assert cluster.sent(P2B, source=2) == []
+    assert cluster.servers[2].log.last == before
+    cluster.hand(2, 1, CatchUp([Accepted(slot, ballot, value_of(b"x"))], slot))
+    assert cluster.servers[2].log.last == before
+    serves(cluster)
+
+
+def test_the_last_slot_within_reach_is_accepted_and_a_leader_fills_the_hole() -> None:
+    cluster = running("random")
+    server = cluster.servers[2]
+    slot = server.log.chosen_to + MAX_SLOTS_AHEAD
+    cluster.hand(2, 1, P2A(server.promised, slot, value_of(b"x"), 2))
+    assert server.log.last == slot
+    cluster.hand(2, 1, P2A(server.promised, slot + 1, value_of(b"x"), 2))
+    assert server.log.last == slot
+
+
+def test_a_commit_index_that_nobody_holds_neither_stops_a_server_nor_keeps_it_from_leading() -> (
+    None
+):
+    cluster = running("random")
+    ballot = cluster.servers[1].promised
+    cluster.hand(2, 1, Heartbeat(ballot, 99, 2**62, 0))
+    assert cluster.servers[2]._is_behind()
+    cluster.campaign(2)
+    cluster.drop(CatchUpRequest)
+    cluster.stabilize()
+    assert cluster.servers[2].role == "leader"
+    assert cluster.servers[2].describe().counters["commits_denied"] == 1
+    serves(cluster)
+
+
+def test_who_told_of_a_commit_index_takes_it_back() -> None:
+    cluster = running()
+    ballot = cluster.servers[1].promised
+    cluster.hand(2, 1, Heartbeat(ballot, 99, 2**62, 0))
+    cluster.pass_time(1.0)
+    assert not cluster.servers[2]._is_behind()
+
+
+def test_a_promise_with_a_hole_out_of_bounds_is_ignored() -> None:
+    cluster = Cluster(3, options={"policy": "random"}).start()
+    cluster.campaign(1)
+    ballot = cluster.servers[1].promised
+    for slot in (0, -5, MAX_SLOTS_AHEAD + 1, 2**40, 2**64 - 1):
+        far = [Accepted(slot, Ballot(0, 1), b"")]
+        cluster.hand(1, 2, P1B(ballot, 1, 0, far, 0, 0, 0))
+        cluster.hand(1, 2, P1B(ballot, 1, max(slot, 1), far, 0, 0, 0))
+    assert cluster.servers[1].role == "candidate"
+    assert cluster.servers[1].describe().counters["malformed_messages"] == 10
+    cluster.stabilize()
+    assert cluster.servers[1].role == "leader"
+    assert cluster.servers[1].log.last == 0
+
+
+@pytest.mark.parametrize("field", ["slot", "offset"])
+@pytest.mark.parametrize("value", [-1, 2**62, 2**63, 2**64 - 1])
+def test_a_request_for_an_impossible_piece_of_a_snapshot_is_ignored(field: str, value: int) -> None:
+    cluster = running()
+    request = msgspec.structs.replace(SnapshotRequest(1, 0), **{field: value})
+    cluster.hand(1, 2, request)
+    assert cluster.packets == []
+    assert cluster.servers[1].describe().counters["malformed_messages"] == 1
+
+
+# --- everything at once ---------------------------------------------------------------------------
+
+
+class _Fuzz:
+    """Makes messages with extreme numbers in some of their fields, the rest being plausible."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self.cluster = cluster
+        self.random = random.Random(seed)
+
+    def number(self, plausible: int) -> int:
+        roll = self.random.random()
+        if roll < 0.4:
+            return plausible
+        if roll < 0.5:
+            return plausible + self.random.choice((-1, 1, 2))
+        if roll < 0.6:
+            return plausible + MAX_ROUND_JUMP + self.random.choice((-1, 1, 2))
+        return self.random.choice(EXTREMES)
+
+    def ballot(self, sender: int) -> Ballot:
+        now = self.cluster.servers[self.random.choice(self.cluster.ids)].promised
+        leader = sender if self.random.random() < 0.7 else self.number(now.leader)
+        # (A value in a live leader's own ballot is a lie in range, which no bound tells apart.)
+        round_ = self.number(now.round)
+        return Ballot(round_, leader)
+
+    def accepted(self, sender: int, about: int) -> list[Accepted]:
+        return [
+            Accepted(self._free(self.number(about)), self.ballot(sender), b"")
+            for _ in range(self.random.randrange(3))
+        ]
+
+    def _free(self, slot: int) -> int:
+        """Not a slot that is in use: another value for it is a lie, whatever its number."""
+        last = max(s.log.last for s in self.cluster.servers.values())
+        return slot if slot > last + 50 or slot < 1 else last + 50
+
+    def message(self, sender: int, kind: type) -> PeerMessage:
+        server = self.cluster.servers[sender]
+        near, n = server.log.chosen_to, self.number
+        flag = self.random.random() < 0.5
+        ballot = self.ballot(sender)
+        made: dict[type, Any] = {
+            P1A: lambda: P1A(ballot, n(near), flag),
+            P1B: lambda: P1B(
+                ballot, n(near + 1), self.random.choice((0, n(near))),
+                self.accepted(sender, near), min(n(near), near), n(near), n(near),
+            ),
+            P2A: lambda: P2A(ballot, self._free(n(near)), b"", n(near)),
+            P2B: lambda: P2B(
+                ballot, self._free(n(near)), n(near), self.ballot(sender) if flag else None
+            ),
+            Heartbeat: lambda: Heartbeat(
+                ballot, n(1), n(near), n(near), [], flag
+            ),
+            HeartbeatReply: lambda: HeartbeatReply(ballot, n(10**6), n(near), n(near)),
+            PreVote: lambda: PreVote(n(1), ballot, n(near)),
+            PreVoteReply: lambda: PreVoteReply(n(10**6), flag, ballot, n(near), n(near)),
+            CatchUpRequest: lambda: CatchUpRequest(n(near)),
+            CatchUp: lambda: CatchUp([], n(near)),
+            SnapshotOffer: lambda: SnapshotOffer(n(near), n(100) or 1, n(7)),
+            SnapshotRequest: lambda: SnapshotRequest(n(near), n(0)),
+            SnapshotChunk: lambda: SnapshotChunk(n(near), n(0), b"x" * 10),
+        }  # fmt: skip
+        return made[kind]()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("policy", ["stable", "random"])
+@pytest.mark.parametrize("kind", get_args(PeerMessage), ids=lambda kind: kind.__name__)
+def test_extreme_numbers_in_every_message_between_servers(kind: type, policy: str) -> None:
+    """No server stops, no promise jumps, and the cluster chooses as before."""
+    for seed in range(12):
+        cluster = running(policy)
+        fuzz = _Fuzz(cluster, seed)
+        for _ in range(40):
+            sender, target = fuzz.random.sample(cluster.ids, 2)
+            before = cluster.servers[target].promised.round
+            cluster.hand(target, sender, fuzz.message(sender, kind))
+            assert cluster.servers[target].promised.round - before <= MAX_ROUND_JUMP
+            if fuzz.random.random() < 0.2:
+                cluster.pass_time(0.1, 0.05)
+        assert all(len(server.log) < 200 for server in cluster.servers.values())
+        serves(cluster)
+
+
+@pytest.mark.parametrize("kind", get_args(ClientMessage), ids=lambda kind: kind.__name__)
+def test_extreme_numbers_in_every_clients_message(kind: type) -> None:
+    cluster = running()
+    session = cluster.told_session()
+    random_ = random.Random(1)
+    fields = [f for f in msgspec.structs.fields(kind) if f.type is int]
+    for _ in range(300):
+        values: dict[str, Any] = {f.name: random_.choice(EXTREMES) for f in fields}
+        if "session" in values and random_.random() < 0.7:
+            values["session"] = session
+        if kind is Command:
+            values["command"] = b"c"
+        elif "mode" in kind.__struct_fields__:  # type: ignore[attr-defined]
+            values |= {"mode": "linearizable", "query": b""}
+        cluster.request(1, kind(**values))
+        cluster.stabilize()
+    cluster.request(1, OpenSession(77))
+    cluster.pass_time(0.2)
+    session = cluster.told_session()
+    cluster.command(1, session, 1, b"end", client=b"other")
+    cluster.pass_time(0.2)
+    assert all(cluster.applied(s)[-1] == b"end" for s in cluster.ids)
+
+
+@pytest.mark.parametrize(
+    ("seq", "acked", "after"),
+    [(2**62, 2**62, 0), (2**64 - 1, 2**64 - 1, 0), (5, -1, 0), (5, 1, -1), (5, 6, 0), (5, 1, 5)],
+)
+def test_a_command_with_impossible_numbers_stays_out_of_the_log(
+    seq: int, acked: int, after: int
+) -> None:
+    cluster = running()
+    before = cluster.servers[1].log.last
+    cluster.request(1, Command(cluster.told_session(), seq, acked, after, b"x"))
+    reply = cluster.reply_to(seq)
+    assert reply is not None
+    assert reply.status == ReplyStatus.INVALID
+    assert cluster.servers[1].log.last == before
+
+
+@pytest.mark.parametrize("nonce", [-1, -(2**63), 2**63, 2**64 - 1])
+def test_a_nonce_that_does_not_fit_is_refused(nonce: int) -> None:
+    cluster = running()
+    before = cluster.servers[1].log.last
+    cluster.request(1, OpenSession(nonce))
+    assert cluster.servers[1].log.last == before
+    assert cluster.reply_to(nonce) is not None
