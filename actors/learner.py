@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from loguru import logger
 
-from paxon.actors.agreed import first_agreed
+from paxon.actors.agreed import agreed_values, differences, first_agreed
 from paxon.actors.application import Application
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.bounds import (
@@ -22,16 +22,20 @@ from paxon.actors.bounds import (
     is_plausible_request,
 )
 from paxon.actors.environment import ClientToken, Environment, ServerBurst
+from paxon.actors.features import Features
 from paxon.actors.invariants import invariant
 from paxon.actors.lifecycle import ServerLifecycle
 from paxon.actors.log import SlotStatus
 from paxon.actors.messages import (
     P1A,
+    SETTINGS,
     Accepted,
     CatchUp,
     CatchUpRequest,
     CommandReply,
+    Entry,
     PeerMessage,
+    QueryReply,
     SessionOpened,
     SlotReply,
     SlotRequest,
@@ -68,6 +72,9 @@ class Learner(ServerLifecycle):
         self.voting = True
         """False while rejoining after a lost disk."""
         self.application = Application(machine, first_agreed(settings.agreed_given, machine.limits))
+        self._features = Features(self._others, machine.limits)
+        self._warned_of: list[str] = []
+        """How this server's own settings differ from what is agreed, as it was said last."""
         self._peers: dict[ServerId, int] = {}
         self._known_commit = 0
         """The highest commit index heard of from anyone: what to catch up to."""
@@ -274,6 +281,7 @@ class Learner(ServerLifecycle):
     def _execute(self) -> None:
         """Execute the chosen prefix, in order."""
         application = self.application
+        agreed = application.agreed
         while application.executed < self.log.chosen_to:
             slot = application.executed + 1
             held = self.log.get(slot)
@@ -281,6 +289,12 @@ class Learner(ServerLifecycle):
             if held is not None:
                 self._executed_bytes += len(held.value)
                 self._deliver(slot, held.value)
+        if application.agreed is not agreed:
+            logger.info(
+                "server {}: settings were changed in slot {}",
+                self.settings.server, application.agreed.changed_at,
+            )  # fmt: skip
+            self._warn_of_differences()
         if not self._is_behind():
             self._patience = 0
         self._storage.save_chosen_to(self.log.chosen_to)
@@ -461,6 +475,7 @@ class Learner(ServerLifecycle):
         self._durable_chosen_to = max(self._durable_chosen_to, info.slot)
         self._executed_bytes = 0
         logger.info("server {} took over a snapshot at {}", self.settings.server, info.slot)
+        self._warn_of_differences()
         self._choose_known()
         self._execute_chosen()
         self._catch_up_at = self._now
@@ -558,7 +573,19 @@ class Learner(ServerLifecycle):
             self.log.choose(slot)
         self._known_commit = self._durable_chosen_to = self.log.chosen_to
         self._execute()
+        self._warn_of_differences()
         self._on_recovered(fresh=fresh)
+
+    def _warn_of_differences(self) -> None:
+        """Say which of the settings given to this server count for nothing (rule 15)."""
+        found = differences(self.application.agreed, self.settings.agreed_given)
+        if found and found != self._warned_of:
+            logger.warning(
+                "server {}: {}: the agreed value stays; to change it for all servers use "
+                "`paxon settings set`",
+                self.settings.server, ", ".join(found),
+            )  # fmt: skip
+        self._warned_of = found
 
     @abstractmethod
     def _on_recovered(self, *, fresh: bool) -> None:
@@ -566,12 +593,15 @@ class Learner(ServerLifecycle):
 
     # --- replies and introspection ---------------------------------------------------------------
 
-    def _answer(self, client: ClientToken, session: int, seq: int, reply: Reply) -> None:
-        if session == 0:
-            opened = SessionOpened(seq, int.from_bytes(reply.payload, "big"))
+    def _answer(self, client: ClientToken, entry: Entry, reply: Reply) -> None:
+        if entry.session == 0:
+            if entry.acked == SETTINGS:
+                self._reply(client, QueryReply(entry.seq, reply.status, reply.payload))
+                return
+            opened = SessionOpened(entry.seq, int.from_bytes(reply.payload, "big"))
             self._reply(client, opened)
             return
-        self._reply(client, CommandReply(session, seq, reply.status, reply.payload))
+        self._reply(client, CommandReply(entry.session, entry.seq, reply.status, reply.payload))
 
     def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
         self._reply(client, self.describe(request.id))
@@ -608,6 +638,8 @@ class Learner(ServerLifecycle):
             },
             policy=self.settings.policy,
             sessions=len(self.application.sessions),
+            agreed=agreed_values(self.application.agreed),
+            agreed_from=self.application.agreed.changed_at + 1,
         )
 
     def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:

@@ -43,6 +43,7 @@ __all__ = [
     "Query",
     "StatusRequest",
     "SlotRequest",
+    "ChangeSettings",
     "ClientMessage",
     "ReplyStatus",
     "ReadMode",
@@ -177,6 +178,10 @@ class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
     executed: int
     accepted_to: int
     """The highest slot that the follower has accepted anything in (for the live view)."""
+    knows: int = 0
+    """What the follower's release knows (actors/features.py)."""
+    limits: int = 0
+    """Checksum over the limits that its state machine knows."""
 
 
 class PreVote(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
@@ -202,6 +207,9 @@ class PreVoteReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8
     """The sender's promise: whoever it follows is in there."""
     chosen_to: int
     discarded: int
+    knows: int = 0
+    """As in `HeartbeatReply`, and so is the next."""
+    limits: int = 0
 
 
 class CatchUpRequest(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
@@ -305,7 +313,19 @@ class SlotRequest(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5)
     slot: int
 
 
-ClientMessage: TypeAlias = OpenSession | Command | Query | StatusRequest | SlotRequest
+class ChangeSettings(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """Client → leader: agree on other values (docs/settings.md). Answered by a `QueryReply`."""
+
+    id: int
+    """Random 63-bit number that ties the reply to the request."""
+    changed_at: int
+    """See `Change` (actors/agreed.py), as the next."""
+    values: dict[str, int | float]
+
+
+ClientMessage: TypeAlias = (
+    OpenSession | Command | Query | StatusRequest | SlotRequest | ChangeSettings
+)
 
 
 # --- servers to clients --------------------------------------------------------------------------
@@ -347,7 +367,7 @@ class CommandReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2
 
 
 class QueryReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """Server → client: the answer to query `id`."""
+    """Server → client: the answer to query or change `id`."""
 
     id: int
     status: ReplyStatus
@@ -392,6 +412,10 @@ class StatusReply(msgspec.Struct, frozen=True, array_like=True, tag=5):
     policy: str = ""
     sessions: int = 0
     version: str = ""
+    agreed: dict[str, int | float] = {}
+    """The settings in force after `executed` (docs/settings.md) …"""
+    agreed_from: int = 0
+    """… and the slot from which on they are."""
 
 
 class SlotReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):

@@ -10,11 +10,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import pykka
 from loguru import logger
 
+from paxon.actors.agreed import KNOWS, Change, check_values, decode_change, encode_change
 from paxon.actors.application import decode_batch, encode_batch
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.bounds import is_plausible_command
@@ -27,7 +28,9 @@ from paxon.actors.messages import (
     NO_OP,
     P2A,
     P2B,
+    SETTINGS,
     Batch,
+    ChangeSettings,
     Command,
     CommandReply,
     Entry,
@@ -45,6 +48,9 @@ from paxon.actors.state_machine import StateMachine
 from paxon.actors.thrift import Thrift
 
 __all__ = ["Proposer"]
+
+Held: TypeAlias = Command | OpenSession | Query | ChangeSettings
+"""What a new leader keeps until it serves."""
 
 LEASE_IN_USE = 5.0
 """Seconds for which heartbeats ask for a lease after a client's last lease read."""
@@ -65,14 +71,19 @@ class Proposer(Learner):
         self._contends = settings.contend and not self._policy.courteous
         self._all_bits = {server: 1 << server for server in settings.servers}
         self._reset_proposer()
-        self._held: list[tuple[ClientToken, Command | OpenSession | Query]] = []
+        self._held: list[tuple[ClientToken, Held]] = []
         """Requests kept until this server serves (it leads, but has not executed the takeover)."""
         self._held_bytes = 0
         self._tried: set[tuple[int, int]] = set()
         """Held commands that this server has proposed before: they may have been executed."""
         self._peer_handlers.update({P2B: self.on_p2b, HeartbeatReply: self.on_heartbeat_reply})
         self._client_handlers.update(
-            {Command: self.on_command, OpenSession: self.on_open_session, Query: self.on_query}
+            {
+                Command: self.on_command,
+                OpenSession: self.on_open_session,
+                Query: self.on_query,
+                ChangeSettings: self.on_change_settings,
+            }
         )
 
     @abstractmethod
@@ -244,7 +255,7 @@ class Proposer(Learner):
         if not self._waiting and not self._futures:
             return
         for entry, reply in results:
-            if entry.session == 0 and entry.command and not entry.acked:
+            if entry.session == 0 and entry.command and entry.acked != SETTINGS:
                 _resolve(self._futures.pop(entry.seq, None), reply.status, reply.payload)
                 continue
             key = (entry.session, entry.seq)
@@ -254,7 +265,7 @@ class Proposer(Learner):
             if key in self._tried:
                 self._answer_command(client, key, ReplyStatus(reply.status), reply.payload)
             else:
-                self._answer(client, entry.session, entry.seq, reply)
+                self._answer(client, entry, reply)
 
     def _retransmit_p2as(self) -> None:
         """Send again what was in flight at the last tick already, to those who have not voted."""
@@ -320,6 +331,7 @@ class Proposer(Learner):
             return
         if self.role != "leader" or reply.ballot != self.promised:
             return
+        self._features.heard(sender, reply.knows, reply.limits)
         self._executed_by[sender] = max(reply.executed, self._executed_by.get(sender, 0))
         if reply.round > self._confirmed_by.get(sender, 0):
             if self._thrift.choosing and reply.round > self._confirmed:
@@ -442,6 +454,26 @@ class Proposer(Learner):
             self._pending.append(Entry(0, request.nonce, 0, 0, b""))
         self._waiting[key] = client
 
+    def on_change_settings(self, change: ChangeSettings, client: ClientToken) -> None:
+        """What is agreed changes by an entry of the log; an empty change only tells what it is."""
+        if not self._serves():
+            self._hold_or_refuse(client, change, 64 * len(change.values))
+            return
+        limits = self.application.machine.limits
+        obstacle = check_values(change.values, limits)
+        if change.values and not obstacle:
+            machine = any(name in limits for name in change.values)
+            obstacle = self._features.obstacle(KNOWS, machine=machine)
+        if obstacle:
+            self._reply(client, QueryReply(change.id, ReplyStatus.INVALID, obstacle.encode()))
+            return
+        key = (0, change.id)
+        if key not in self._waiting:
+            command = encode_change(Change(change.changed_at, change.values))
+            self._pending.append(Entry(0, change.id, SETTINGS, 0, command))
+            self._pending_bytes += len(command)
+        self._waiting[key] = client
+
     def on_query(self, query: Query, client: ClientToken) -> None:
         """Answer a read; which way, the client says (rule 9)."""
         if query.mode == "stale":
@@ -459,9 +491,7 @@ class Proposer(Learner):
         self._counters["queries_answered"] += 1
         self._reply(client, QueryReply(query.id, reply.status, reply.payload))
 
-    def _hold_or_refuse(
-        self, client: ClientToken, message: Command | OpenSession | Query, size: int
-    ) -> None:
+    def _hold_or_refuse(self, client: ClientToken, message: Held, size: int) -> None:
         """A new leader keeps requests until it serves; anyone else points to the leader."""
         waits = self.role == "leader" or self._contends
         if waits and self._held_bytes + size <= self.settings.max_pending_bytes:
@@ -477,7 +507,7 @@ class Proposer(Learner):
             if client is None:
                 continue
             if entry.session == 0:
-                self._held.append((client, OpenSession(entry.seq)))
+                self._held.append((client, _as_request(entry)))
             else:
                 self._tried.add((entry.session, entry.seq))
                 command = Command(entry.session, entry.seq, entry.acked, entry.after, entry.command)
@@ -531,6 +561,14 @@ class Proposer(Learner):
         self._flush()
         self._storage.maintain(tidy=False)
         return future
+
+
+def _as_request(entry: Entry) -> OpenSession | ChangeSettings:
+    """The request that became this entry of no session."""
+    if entry.acked == SETTINGS:
+        change = decode_change(entry.command)
+        return ChangeSettings(entry.seq, change.changed_at, change.values)
+    return OpenSession(entry.seq)
 
 
 def _resolve(future: pykka.Future[bytes] | None, status: ReplyStatus, payload: bytes) -> None:

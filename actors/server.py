@@ -258,15 +258,15 @@ class PaxosServer(Proposer):
             and not self._hears_leader()
             and question.first_slot > self.log.discarded
         )
-        self._send(
-            sender,
-            PreVoteReply(
-                question.round, granted, self.promised, self.log.chosen_to, self.log.discarded
-            ),
-        )
+        reply = PreVoteReply(
+            question.round, granted, self.promised, self.log.chosen_to, self.log.discarded,
+            self._features.knows, self._features.limits,
+        )  # fmt: skip
+        self._send(sender, reply)
 
     def on_pre_vote_reply(self, reply: PreVoteReply, sender: ServerId) -> None:
         """Count a pre-vote; with a majority raise the ballot."""
+        self._features.heard(sender, reply.knows, reply.limits)
         if reply.discarded > self.log.chosen_to:
             self._fall_behind(reply.chosen_to, sender)  # we cannot lead from here
         if reply.round != self._pre_vote_round or not self._pre_votes or self.role == "leader":
@@ -472,10 +472,11 @@ class PaxosServer(Proposer):
             self._discard(min(heartbeat.discard_to, self.application.executed))
         if not self.voting:
             return  # a reply confirms a leader's reads, and who lost its promise cannot vouch
-        self._send(
-            sender,
-            HeartbeatReply(self.promised, heartbeat.round, self._executed_durably(), self.log.last),
-        )
+        reply = HeartbeatReply(
+            self.promised, heartbeat.round, self._executed_durably(), self.log.last,
+            self._features.knows, self._features.limits,
+        )  # fmt: skip
+        self._send(sender, reply)
 
     def _heard_from_leader(self, leader: ServerId) -> None:
         self.leader = leader

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from paxon.actors.agreed import Number
 from paxon.actors.messages import ReadMode, StatusReply
+from paxon.kvstore.agreement import (
+    ClusterSettings,
+    check_new_values,
+    decode_settings,
+    settings_request,
+)
 from paxon.kvstore.async_driver import AsyncDriver
 from paxon.kvstore.checks import (
     DEFAULT_IN_FLIGHT,
@@ -46,6 +53,7 @@ class _AsyncClient:
 
     _core: ClientCore | RawCore
     _driver: AsyncDriver
+    _timeout: float
 
     async def __aenter__(self) -> Self:
         return self
@@ -81,6 +89,30 @@ class _AsyncClient:
         if not answers:
             raise unreachable(addresses, limit)
         return answers
+
+    async def settings(self, *, timeout: float | None = None) -> ClusterSettings:
+        """What all servers agree on; see `Client.settings`."""
+        return await self._ask_for_settings(None, {}, timeout)
+
+    async def change_settings(
+        self, *, timeout: float | None = None, **new: float
+    ) -> ClusterSettings:
+        """Have all servers agree on new values; see `Client.change_settings`."""
+        values = check_new_values(new)
+        known = await self._ask_for_settings(None, {}, timeout)
+        return await self._ask_for_settings(known, values, timeout)
+
+    async def _ask_for_settings(
+        self, known: ClusterSettings | None, new: Mapping[str, Number], timeout: float | None
+    ) -> ClusterSettings:
+        limit = check_timeout(timeout, self._timeout)
+        now = self._driver.enter()
+        ticket = self._core.ask_for_settings(
+            settings_request(known, new), now=now, deadline=now + limit, changes=bool(new)
+        )
+        self._driver.plan_pump()
+        await self._driver.wait(ticket)
+        return decode_settings(ticket.value())
 
 
 class AsyncCommandClient(_AsyncClient):

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from paxon.kvstore import cli_cluster, cli_store
+from paxon.kvstore import cli_cluster, cli_settings, cli_store
 
 __all__ = ["app", "main"]
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli_cluster.add_commands(app)
+cli_settings.add_commands(app)
 cli_store.add_commands(app)
 
 

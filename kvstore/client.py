@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from paxon.actors.agreed import Number
 from paxon.actors.messages import ReadMode, StatusReply
+from paxon.kvstore.agreement import (
+    ClusterSettings,
+    check_new_values,
+    decode_settings,
+    settings_request,
+)
 from paxon.kvstore.checks import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
@@ -111,6 +118,7 @@ class _BlockingClient:
 
     _core: ClientCore | RawCore
     _driver: SyncDriver
+    _timeout: float
 
     def __enter__(self) -> Self:
         return self
@@ -157,6 +165,39 @@ class _BlockingClient:
         if not answers:
             raise unreachable(addresses, limit)
         return answers
+
+    def settings(self, *, timeout: float | None = None) -> ClusterSettings:
+        """What all servers agree on (docs/settings.md), as the leader knows it."""
+        return self._ask_for_settings(None, {}, timeout)
+
+    def change_settings(self, *, timeout: float | None = None, **new: float) -> ClusterSettings:
+        """Have all servers agree on new values, such as `max_sessions=1000`, while they serve.
+
+        Returns what is agreed then; `from_slot` is the slot from which on it is in force.
+
+        Raises:
+            InvalidRequest: a name is unknown or a value out of range, or not all servers run a
+                release that knows the setting; the text says which.
+            OperationFailed: somebody else changed settings meanwhile.
+            RequestTimeout: no answer in time; the outcome is unknown, asking again does no harm.
+        """
+        values = check_new_values(new)
+        return self._ask_for_settings(self._ask_for_settings(None, {}, timeout), values, timeout)
+
+    def _ask_for_settings(
+        self, known: ClusterSettings | None, new: Mapping[str, Number], timeout: float | None
+    ) -> ClusterSettings:
+        limit = check_timeout(timeout, self._timeout)
+        body, driver = settings_request(known, new), self._driver
+        with driver.lock:
+            driver.check()
+            now = time.monotonic()
+            ticket = self._core.ask_for_settings(
+                body, now=now, deadline=now + limit, changes=bool(new)
+            )
+            driver.pump()
+        driver.wait(ticket)
+        return decode_settings(ticket.value())
 
 
 class CommandClient(_BlockingClient):

@@ -9,7 +9,9 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from paxon.actors.agreed import decode_change
 from paxon.actors.messages import (
+    ChangeSettings,
     ClientMessage,
     Command,
     OpenSession,
@@ -45,7 +47,7 @@ ResultT = TypeVar("ResultT")
 Outgoing = tuple[str, list[ClientMessage]]
 """One frame: the server's address and the messages for it, in order."""
 
-Kind: TypeAlias = Literal["open", "command", "status", "slot"] | ReadMode
+Kind: TypeAlias = Literal["open", "command", "status", "slot", "settings"] | ReadMode
 """What a request is: a query is named by its read mode."""
 
 
@@ -168,6 +170,9 @@ class Request:
                 return StatusRequest(self.number)
             case "slot":
                 return SlotRequest(self.number, int.from_bytes(self.body, "big"))
+            case "settings":
+                change = decode_change(self.body)
+                return ChangeSettings(self.number, change.changed_at, change.values)
             case mode:
                 return Query(self.number, mode, self.body)
 

@@ -190,6 +190,25 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._side.ask(address, self._query_id, ticket, slot)
         return ticket
 
+    def ask_for_settings(
+        self, body: bytes, *, now: float, deadline: float, changes: bool
+    ) -> Ticket[Any, Any]:
+        """Ask the leader for a change of what is agreed (agreement.py); its result is the answer.
+
+        Servers make one change of however many copies of the request, so it is sent again like a
+        query. `changes`: whether it changes anything, so that its outcome may be unknown.
+        """
+        ticket: Ticket[Any, Any] = Ticket(
+            None, mode=None if changes else "linearizable", weight=1, size=len(body),
+            submitted=now, deadline=deadline,
+        )  # fmt: skip
+        self._next_expiry = min(self._next_expiry, deadline)
+        request = Request("settings", self._random.getrandbits(63), body, [ticket])
+        ticket.request = request
+        self._queries[request.number] = request
+        self._fresh.append(request)
+        return ticket
+
     def fail_all(self, error: PaxonError) -> None:
         """Complete every ticket with this error, as when the client closes."""
         for ticket in list(self._all_tickets()):
@@ -468,11 +487,13 @@ class CommandCore(Generic[PayloadT, ResultT]):
             if request is None or reply.status == ReplyStatus.BUSY:
                 return  # late; or a busy server is asked again after the retry interval
             self._side.remove(reply.id)
-        if reply.status == ReplyStatus.OK:
+        if reply.status != ReplyStatus.OK:
+            self._complete(request, refusal_error(reply.status, reply.payload), executed=False)
+        elif request.kind == "settings":
+            request.tickets[0].complete(reply.payload, None, True)
+        else:
             self._answered(request)
             self._deliver(request, reply.payload)
-        else:
-            self._complete(request, refusal_error(reply.status, reply.payload), executed=False)
 
     def _answered(self, request: Request) -> None:
         self._freed += request.weight
