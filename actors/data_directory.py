@@ -12,7 +12,7 @@ from pathlib import Path
 from paxon.actors.ballot import ServerId
 from paxon.actors.storage import CorruptStorage, StorageError
 
-__all__ = ["DataDirectory", "in_words", "sync_directory"]
+__all__ = ["DataDirectory", "in_words", "make_directory", "replace_file", "sync_directory"]
 
 FORMAT_VERSION = 1
 DATABASE_NAME = "paxon.db"
@@ -52,6 +52,27 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(path: Path, mode: int = 0o777) -> None:
+    """Make a directory and what is missing above it, each name durably. Raises `OSError`."""
+    if path.is_dir():
+        return
+    if not path.parent.exists():
+        make_directory(path.parent)
+    path.mkdir(mode=mode, exist_ok=True)
+    sync_directory(path.parent)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Give a file new contents, durably; a crash leaves the old ones or these. Raises `OSError`."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_directory(path.parent)
+
+
 class DataDirectory:
     """Opens a directory for one server: checks whose it is, then holds the lock until `close`.
 
@@ -88,9 +109,7 @@ class DataDirectory:
                 f"data directory {self.path}: there is a file of that name; give a directory"
             )
         self.exists = self._check_identity()
-        if not self.path.exists():
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sync_directory(self.path.parent)
+        make_directory(self.path, 0o700)
         self._acquire_lock()
         # Another process may have made the database between our look and our lock.
         self.exists = self._check_identity()

@@ -6,7 +6,6 @@ How it starts, supervises and ends them is told in docs/local-cluster.md.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
 import signal
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import msgspec
 
 from paxon.actors import ServerId, SettingsError, StateMachine
+from paxon.actors.data_directory import make_directory, replace_file
 from paxon.kvstore.addresses import client_port, free_ports, peer_port, with_port
 from paxon.kvstore.cluster_file import (
     STORE_MACHINE,
@@ -387,7 +387,7 @@ class LocalCluster:
             directory = Path(tempfile.mkdtemp(prefix="paxon-cluster-"))
             temporary.append(directory)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
         except OSError as error:
             raise ClusterError(
                 f"the directory {directory} cannot be used: {error.strerror}"
@@ -463,11 +463,8 @@ class LocalCluster:
 
     def _write_cluster_file(self, directory: Path) -> None:
         """Write down where the cluster is reached now."""
-        path = directory / CLUSTER_FILE
-        fresh = path.with_name(f"{path.name}.{os.getpid()}")
         try:
-            fresh.write_text(self._described().to_toml(), encoding="utf-8")
-            fresh.replace(path)
+            replace_file(directory / CLUSTER_FILE, self._described().to_toml().encode())
         except OSError as error:
             raise ClusterError(
                 f"the directory {directory} cannot be used: {error.strerror}"

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 from loguru import logger
 
+from paxon.actors.data_directory import make_directory
 from paxon.actors.storage import StorageError
 from paxon.kvstore.cluster_file import ServerPlan
 from paxon.kvstore.logs import log_to_file, log_to_stderr
@@ -163,7 +164,7 @@ def _security(plan: ServerPlan) -> CurveSecurity | None:
 def _log_in(directory: Path, level: str) -> None:
     """Log into the data directory from now on: not before it is known to be this server's own."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         log_to_file(directory / LOG_NAME, level)
     except OSError as error:
         raise StorageError(
