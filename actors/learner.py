@@ -10,8 +10,6 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
-from loguru import logger
-
 from paxon.actors.agreed import agreed_values, differences, first_agreed
 from paxon.actors.application import Application
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
@@ -49,6 +47,7 @@ from paxon.actors.sessions import Reply
 from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
 from paxon.actors.storage import SnapshotInfo, StorageError
+from paxon.transport.log import logger
 
 __all__ = ["Learner"]
 

@@ -10,11 +10,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pykka
-from loguru import logger
 
 from paxon.actors.ballot import NO_BALLOT, ServerId
+from paxon.actors.embedding import ServerRef
 from paxon.actors.environment import ClientToken, Environment, Network, ServerBurst
 from paxon.actors.invariants import invariant
 from paxon.actors.log import SlotLog
@@ -22,6 +21,7 @@ from paxon.actors.messages import P2A, PeerMessage, ServerReply
 from paxon.actors.settings import Settings
 from paxon.actors.storage import Storage, StorageError
 from paxon.transport import Burst, BurstInbox, BurstSource, TransportError
+from paxon.transport.log import log_in_background, logger
 
 __all__ = ["ServerLifecycle", "COUNTERS"]
 
@@ -47,6 +47,7 @@ class ServerLifecycle(pykka.ThreadingActor):
 
     def __init__(self, settings: Settings, environment: Environment) -> None:
         super().__init__()
+        self._actor_ref = ServerRef(self)
         self.settings = settings
         self._others = settings.peers
         self._majority = settings.majority
@@ -74,12 +75,17 @@ class ServerLifecycle(pykka.ThreadingActor):
 
     # --- pykka's hooks ---------------------------------------------------------------------------
 
+    use_daemon_thread = True
+    """Else a program whose main thread has ended would never exit. `start_server` stops its servers
+    in order when the program ends."""
+
     @staticmethod
     def _create_actor_inbox() -> BurstInbox:
         return BurstInbox()
 
     def on_start(self) -> None:
         """Open disk and sockets, in the actor's own thread, and serve."""
+        log_in_background()  # whatever a sink does, this thread never waits for it
         try:
             self.open()
             if isinstance(self._network, BurstSource) and isinstance(self.actor_inbox, BurstInbox):
@@ -273,14 +279,3 @@ class ServerLifecycle(pykka.ThreadingActor):
     @abstractmethod
     def on_local(self, message: Any) -> Any:
         """A message that the application told or asked this actor."""
-
-
-class Execute(msgspec.Struct, frozen=True):
-    """Ask a leading server in the same process to execute a command.
-
-    `ref.ask(Execute(b"…"))` returns a pykka future of the reply. The command belongs to no session
-    and is not tried again: if the server stops leading meanwhile, the future raises and the outcome
-    is unknown.
-    """
-
-    command: bytes

@@ -13,17 +13,16 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import pykka
-from loguru import logger
 
 from paxon.actors.agreed import KNOWS, Change, check_values, decode_change, encode_change
 from paxon.actors.application import decode_batch, encode_batch
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.bounds import is_plausible_command
 from paxon.actors.election import ElectionPolicy, make_policy
+from paxon.actors.embedding import Execute, NotLeading
 from paxon.actors.environment import ClientToken, Environment
 from paxon.actors.invariants import invariant
 from paxon.actors.learner import NEVER, Learner
-from paxon.actors.lifecycle import Execute
 from paxon.actors.messages import (
     NO_OP,
     P2A,
@@ -46,6 +45,7 @@ from paxon.actors.reads import ReadQueue
 from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
 from paxon.actors.thrift import Thrift
+from paxon.transport.log import logger
 
 __all__ = ["Proposer"]
 
@@ -288,7 +288,12 @@ class Proposer(Learner):
     def _fail_futures(self) -> None:
         futures, self._futures = self._futures, {}
         for future in futures.values():
-            _fail_future(future)
+            _fail_future(future, self._not_leading(tried=True))
+
+    def _not_leading(self, *, tried: bool) -> NotLeading:
+        leader = self.leader
+        address = self.settings.client_addresses.get(leader, "")
+        return NotLeading(self.settings.server, leader, address, tried=tried)
 
     def close(self) -> None:
         """Release all; whoever still waits for a command's future is told."""
@@ -549,8 +554,11 @@ class Proposer(Learner):
             logger.warning("server {}: unexpected message {!r}", self.settings.server, message)
             return None
         future: pykka.Future[bytes] = self._create_future()
-        if not self._open or not self._serves() or not message.command:
-            _fail_future(future)
+        error = message.refusal(self.application.agreed.max_command_bytes)
+        if error is None and not (self._open and self._serves()):
+            error = self._not_leading(tried=False)
+        if error is not None:
+            _fail_future(future, error)
             return future
         number = self._random.getrandbits(62)
         self._futures[number] = future
@@ -581,6 +589,5 @@ def _resolve(future: pykka.Future[bytes] | None, status: ReplyStatus, payload: b
         future.set_exception((RuntimeError, error, None))
 
 
-def _fail_future(future: pykka.Future[bytes]) -> None:
-    error = RuntimeError("this server does not lead (any more): ask the leader; outcome unknown")
-    future.set_exception((RuntimeError, error, None))
+def _fail_future(future: pykka.Future[bytes], error: Exception) -> None:
+    future.set_exception((type(error), error, None))

@@ -32,15 +32,12 @@ from __future__ import annotations
 
 from collections import deque
 
-from loguru import logger
-
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.bounds import MAX_SLOTS_AHEAD, RoundGuard, is_dense
 from paxon.actors.election import ElectionPolicy
 from paxon.actors.environment import Environment
 from paxon.actors.invariants import invariant
 from paxon.actors.learner import NEVER
-from paxon.actors.lifecycle import Execute
 from paxon.actors.messages import (
     P1A,
     P1B,
@@ -56,8 +53,9 @@ from paxon.actors.phase1 import Candidacy
 from paxon.actors.proposer import Proposer
 from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
+from paxon.transport.log import logger
 
-__all__ = ["PaxosServer", "Execute"]
+__all__ = ["PaxosServer"]
 
 
 class PaxosServer(Proposer):

@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from loguru import logger
-
 from paxon.actors.ballot import ServerId
 from paxon.actors.data_directory import in_words, sync_directory
 from paxon.actors.storage import CorruptStorage, SnapshotInfo, StorageError
+from paxon.transport.log import forking_would_wait, logger
 
 __all__ = ["SnapshotFiles"]
 
@@ -45,6 +44,8 @@ LONGEST_REST = 0.1
 """Seconds for which a child leaves the disk to the server after a sync, at most."""
 CHILD_NICENESS = 10
 REPORT_BYTES = 4096
+FORK_AGAIN_SECONDS = 1.0
+"""How long to leave a program's blocked log alone before the next try to fork."""
 
 PR_SET_PDEATHSIG = 1
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)
@@ -87,6 +88,7 @@ class SnapshotFiles:
         self._received = 0
         self._received_checksum = 0
         self._unsynced = 0
+        self._fork_again_at = 0.0
         self.failures = 0
         """Snapshots that could not be taken."""
 
@@ -229,8 +231,15 @@ class SnapshotFiles:
             except Exception as error:  # the user's snapshot() may raise anything
                 self._failed(slot, _describe(error))
             return
+        if time.monotonic() < self._fork_again_at:
+            return
+        if forking_would_wait():
+            self._fork_again_at = time.monotonic() + FORK_AGAIN_SECONDS
+            self._failed(slot, "a log sink is blocked, and a fork would wait for it")
+            return
         parent = os.getpid()
         reader, writer = os.pipe()
+        os.set_blocking(reader, False)  # some other fork of this program may hold the writer
         collecting = gc.isenabled()
         gc.disable()  # a collection in the child would touch, and so copy, every page
         try:
@@ -307,7 +316,9 @@ class SnapshotFiles:
         with contextlib.suppress(ChildProcessError):  # reaped by somebody else: it has ended
             if os.waitpid(child, os.WNOHANG)[0] == 0:
                 return None
-        report = os.read(reader, REPORT_BYTES).split()
+        report: list[bytes] = []
+        with contextlib.suppress(BlockingIOError):  # it ended without a word
+            report = os.read(reader, REPORT_BYTES).split()
         os.close(reader)
         self._child = None
         if len(report) == 3 and report[0] == b"ok":
@@ -394,10 +405,11 @@ class SnapshotFiles:
         if self._child is not None:
             child, reader, slot = self._child
             self._child = None
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+            # One that somebody else has reaped is gone, and its number may be a stranger's.
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(child, 0)
+                if os.waitpid(child, os.WNOHANG)[0] == 0:
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
             os.close(reader)
             (self._directory / f"snapshot-{slot}.tmp").unlink(missing_ok=True)
         self._stop_receiving()

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from loguru import logger
-
 from paxon.actors.ballot import ServerId
 from paxon.actors.data_directory import (
     APPLICATION_ID,
@@ -36,6 +34,7 @@ from paxon.actors.sqlite_format import (
 )
 from paxon.actors.storage import CorruptStorage, Recovered, SnapshotInfo, StorageError
 from paxon.actors.storage_base import CollectingStorage, Marks
+from paxon.transport.log import logger
 
 __all__ = ["SqliteStorage"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -70,10 +70,27 @@ def bench(context: typer.Context) -> None:
 
 def main() -> NoReturn:
     """Run the command line; whatever goes wrong is one sentence on stderr and an exit code."""
+    _open_streams()
     # A terminal that closes, and `kill`, end us like Ctrl-C does: with everything tidied up.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+        if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _terminate)
     sys.exit(run())
+
+
+def _open_streams() -> None:
+    """Have streams where we were started with some closed: to use those is an error, not a bug."""
+    if sys.stdin is not None and sys.stdout is not None and sys.stderr is not None:
+        return
+    from paxon.kvstore.spawning import open_standard_descriptors  # noqa: PLC0415 (rarely needed)
+
+    open_standard_descriptors()
+    if sys.stdin is None:
+        sys.stdin = open(0)  # noqa: SIM115 (for as long as we live)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w")  # noqa: SIM115
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
@@ -98,23 +115,37 @@ def run() -> int:
 def _exit_code(ending: SystemExit) -> int:
     """The code that it carries, once what was printed has left."""
     if isinstance(ending.code, str):
-        sys.stderr.write(f"paxon: {ending.code}\n")
+        _say(ending.code)
         return 1
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         return _reader_gone()
     except OSError as error:
-        sys.stderr.write(f"paxon: the output cannot be written: {error.strerror}\n")
+        _say(f"the output cannot be written: {error.strerror}")
+        _give_up(sys.stdout)
         return 1
     return ending.code if isinstance(ending.code, int) else 0
 
 
 def _reader_gone() -> int:
     """Whoever read our output (`| head`) has seen enough."""
-    # Python flushes stdout at its end; what is left there must not complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _give_up(sys.stdout)
     return 1
+
+
+def _give_up(stream: TextIO) -> None:
+    # Python flushes it at its end; what is left there must not complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _say(sentence: str) -> None:
+    """Put a sentence on stderr, if anybody reads there: the exit code is told in any case."""
+    try:
+        sys.stderr.write(f"paxon: {sentence}\n")
+        sys.stderr.flush()
+    except OSError:
+        _give_up(sys.stderr)
 
 
 def _explain(error: Exception) -> int:
@@ -127,18 +158,18 @@ def _explain(error: Exception) -> int:
 
     usage = (SettingsError, ClusterFileError, OptionError, ClusterOptionError, InvalidRequest)
     if isinstance(error, usage):
-        sys.stderr.write(f"paxon: {error}\n")
+        _say(str(error))
         return 2
     if isinstance(error, PaxonError | TransportError):
-        sys.stderr.write(f"paxon: {error}\n")
+        _say(str(error))
         return 1
     if os.environ.get("PAXON_DEBUG"):
         raise error
     kind = type(error).__name__
     if isinstance(error, OSError):
-        sys.stderr.write(f"paxon: {error}\n")
+        _say(str(error))
     else:
-        sys.stderr.write(f"paxon: an internal error ({kind}: {error}); PAXON_DEBUG=1 shows where\n")
+        _say(f"an internal error ({kind}: {error}); PAXON_DEBUG=1 shows where")
     return 1
 
 

@@ -175,18 +175,19 @@ def server(
 
 
 def _reporter(plan: ServerPlan) -> Callable[[Report], None]:
-    """Tells people on stderr that the server serves, or why it stops."""
+    """Tells people on stderr that the server serves, or why it stops; never waits for them."""
+    from paxon.kvstore.logs import say  # noqa: PLC0415
+
     number, cluster = plan.entry.id, plan.settings.cluster
 
     def report(what: Report) -> None:
         if what.ready:
-            sys.stderr.write(
+            say(
                 f"paxon: server {number} of cluster '{cluster}' serves clients at "
                 f"{plan.entry.client}; its data and log are in {plan.entry.directory}\n"
             )
         else:
-            sys.stderr.write(f"paxon: server {number}: {what.sentence}\n")
-        sys.stderr.flush()
+            say(f"paxon: server {number}: {what.sentence}\n")
 
     return report
 

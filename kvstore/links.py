@@ -14,13 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 import zmq
-from loguru import logger
 
 from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, ServerReply
 from paxon.kvstore.addresses import check_address, split_addresses
 from paxon.kvstore.client_requests import Outgoing
 from paxon.kvstore.errors import InvalidRequest
 from paxon.transport import Context, FrameCodec, FrameError, LinkMonitor, end_when_vanished
+from paxon.transport.log import background as logger
 
 __all__ = ["Link", "Links", "Receive", "Secure", "server_addresses"]
 

@@ -1,12 +1,15 @@
 """Where the processes of Paxon log: a bounded file for the whole story, stderr for warnings only.
 
 Libraries leave logging to the application, so none of this is called but in processes of our own.
+Nothing here waits for whoever reads stderr: a pipe that is full, or closed, must not keep a server
+from serving, nor from stopping (docs/interrupts.md).
 """
 
 from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +17,20 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from paxon.kvstore.options import OptionError
+from paxon.transport.log import BackgroundWriter, background, flush_log
 
 if TYPE_CHECKING:
     from loguru import Record
 
-__all__ = ["LOG_BYTES", "LOG_FILES", "check_log_level", "log_to_file", "log_to_stderr"]
+__all__ = [
+    "LOG_BYTES",
+    "LOG_FILES",
+    "check_log_level",
+    "log_to_file",
+    "log_to_stderr",
+    "say",
+    "flush_all",
+]
 
 LOG_BYTES = 10 << 20
 """A log file of this size is put aside and a new one begun."""
@@ -27,6 +39,28 @@ LOG_FILES = 4
 """How many files put aside are kept."""
 
 _FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level:<8} {name}:{line} {message}"
+
+
+def _write_to_stderr(text: str) -> None:
+    data = text.encode("utf-8", "backslashreplace")
+    while data:
+        data = data[os.write(2, data) :]  # not by `sys.stderr`: its lock outlives a blocked writer
+
+
+_stderr = BackgroundWriter[str](
+    _write_to_stderr, lambda count: _write_to_stderr(f"paxon: {count} lines were left out\n")
+)
+
+
+def say(text: str) -> None:
+    """Put a text, with its newline, on stderr, without waiting for whoever reads it."""
+    _stderr.put(text)
+
+
+def flush_all() -> None:
+    """Wait a moment for what is still to be logged or said: before the process ends."""
+    flush_log()
+    _stderr.flush()
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):
@@ -39,15 +73,15 @@ class _LogFile(logging.handlers.RotatingFileHandler):
         if self._complained:
             return
         self._complained = True
-        reason = sys.exc_info()[1]
-        sys.stderr.write(f"paxon: the log file {self.baseFilename} cannot be written: {reason}\n")
+        say(f"paxon: the log file {self.baseFilename} cannot be written: {sys.exc_info()[1]}\n")
 
 
 class _ToLoguru(logging.Handler):
     """Passes on what libraries (pykka) log by the standard library."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        logger.opt(exception=record.exc_info).log(record.levelname, "{}", record.getMessage())
+        error = record.exc_info[1] if record.exc_info else None
+        background.opt(exception=error).log(record.levelname, "{}", record.getMessage())
 
 
 def check_log_level(level: str) -> str:
@@ -78,4 +112,4 @@ def log_to_stderr(level: str = "WARNING", *, hide: str = "") -> None:
     def shown(record: Record) -> bool:
         return record["name"] != hide or record["level"].no < logging.ERROR
 
-    logger.add(sys.stderr, level=level, format=line, filter=shown, backtrace=False, diagnose=False)
+    logger.add(say, level=level, format=line, filter=shown, backtrace=False, diagnose=False)

@@ -6,18 +6,19 @@ process of its own see paxon.kvstore.server_process.
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
-import pykka
-from loguru import logger
-
-from paxon.actors import PaxosServer, ServerId, Settings, StateMachine
+from paxon.actors import PaxosServer, ServerId, ServerRef, Settings, StateMachine
 from paxon.actors.environment import Environment, Network
 from paxon.actors.memory_storage import MemoryStorage
 from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, PeerMessage, ServerReply
@@ -26,12 +27,14 @@ from paxon.actors.storage import Storage, StorageError
 from paxon.kvstore.addresses import check_address
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.options import Durability
+from paxon.kvstore.spawning import open_standard_descriptors
 from paxon.transport import (
     CurveSecurity,
     FrameCodec,
     TransportError,
     ZmqEndpoint,
 )
+from paxon.transport.log import logger
 
 __all__ = [
     "ServerStartError",
@@ -43,6 +46,9 @@ __all__ = [
 ]
 
 ServerSockets: TypeAlias = ZmqEndpoint[PeerMessage, ClientMessage, ServerReply]
+
+_STOP_SECONDS = 10.0
+"""How long the end of the program waits for each of its servers."""
 
 _CHECK_SECONDS = 0.5
 """How often to look whether an actor that has not reported yet is still alive."""
@@ -99,7 +105,7 @@ def start_server(
     on_failed: Callable[[BaseException], None] | None = None,
     on_opened: Callable[[], None] | None = None,
     around_network: Callable[[ServerSockets], Network] | None = None,
-) -> pykka.ActorRef[PaxosServer]:
+) -> ServerRef[PaxosServer]:
     """Start a server in this process and wait until it serves (not until anyone leads).
 
     Args:
@@ -115,7 +121,10 @@ def start_server(
         on_opened: called in the server's thread once its data directory is known to be its own.
         around_network: puts something before the sockets, such as a delay (benches).
 
-    Stop it with the reference's `stop()`. Raises `ServerStartError`.
+    Stop it with the reference's `stop()`, or use the reference in a `with` statement. When the
+    program ends, whatever its main thread was doing, servers that still run are stopped in order.
+
+    Raises `ServerStartError`.
     """
     bind = _checked_binds(settings, peers, peer_bind, client_bind)
     started = threading.Event()
@@ -150,7 +159,9 @@ def start_server(
         on_ready=started.set,
         on_failed=failed,
     )
-    reference = PaxosServer.start(settings, machine, environment)
+    open_standard_descriptors()
+    reference = cast("ServerRef[PaxosServer]", PaxosServer.start(settings, machine, environment))
+    _running.add(reference)
     while not started.wait(_CHECK_SECONDS):
         if not reference.is_alive():
             break
@@ -159,6 +170,22 @@ def start_server(
             failures[0] if failures else None
         )
     return reference
+
+
+_running: weakref.WeakSet[ServerRef[PaxosServer]] = weakref.WeakSet()
+"""The servers that this program has started and that may still run."""
+
+
+def _stop_all() -> None:
+    """The program ends: stop what still runs, so that it need not recover at the next start."""
+    stopping = [server.stop(block=False) for server in list(_running) if server.is_alive()]
+    for stopped in stopping:
+        with suppress(Exception):  # a hung disk: as good as a crash, which it survives
+            stopped.get(timeout=_STOP_SECONDS)
+
+
+atexit.register(_stop_all)
+os.register_at_fork(after_in_child=_running.clear)  # their threads are not in a fork
 
 
 def reason_in_words(error: BaseException | None) -> str:

@@ -16,13 +16,13 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import loguru
 import msgspec
-from loguru import logger
 
 from paxon.actors.data_directory import make_directory
 from paxon.actors.storage import StorageError
 from paxon.kvstore.cluster_file import ServerPlan
-from paxon.kvstore.logs import log_to_file, log_to_stderr
+from paxon.kvstore.logs import flush_all, log_to_file, log_to_stderr
 from paxon.kvstore.node import (
     MachineError,
     ServerStartError,
@@ -30,8 +30,9 @@ from paxon.kvstore.node import (
     reason_in_words,
     start_server,
 )
-from paxon.kvstore.spawning import die_with_parent
+from paxon.kvstore.spawning import die_with_parent, open_standard_descriptors
 from paxon.transport import CurveKeys, CurveSecurity, TransportError
+from paxon.transport.log import log_in_background, logger
 
 __all__ = [
     "EXIT_OK",
@@ -79,6 +80,8 @@ class _Ending:
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in signals:
             signal.signal(number, lambda _number, _frame: None)
+        # Whoever started us may have had them blocked, and the next process inherits that.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
     def failed(self, error: BaseException) -> None:
         """Called in the server's thread when it has stopped by itself."""
@@ -106,9 +109,24 @@ def run_server(
     Call it from the main thread. `report` is told once that the server serves, and the reason if it
     stops by itself; nothing but warnings of `stderr_level` and above is printed here.
     """
+    open_standard_descriptors()
     ending = _Ending(signals)
+    try:
+        return _run_until(ending, plan, report, log_level, stderr_level)
+    finally:
+        flush_all()
+
+
+def _run_until(
+    ending: _Ending,
+    plan: ServerPlan,
+    report: Callable[[Report], None],
+    log_level: str,
+    stderr_level: str | None,
+) -> int:
     directory = Path(plan.entry.directory)
-    logger.remove()
+    log_in_background(whole_process=True)
+    loguru.logger.remove()
     if stderr_level is not None:
         # Why the server's actor stops is reported, once, and not as a line of the log.
         log_to_stderr(stderr_level, hide="paxon.actors.lifecycle")
@@ -194,7 +212,12 @@ def serve_child(plan_bytes: bytes, reports: Connection, log_level: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     plan = msgspec.msgpack.decode(plan_bytes, type=ServerPlan)
-    _catch_output(Path(plan.entry.directory))
+    try:
+        _catch_output(Path(plan.entry.directory))
+    except OSError as error:
+        path = output_path(Path(plan.entry.directory))
+        reports.send((False, f"the file {path} cannot be opened: {error.strerror}"))
+        os._exit(EXIT_FAILED)
 
     def report(what: Report) -> None:
         with suppress(BrokenPipeError):  # the parent is gone, and this process about to follow
@@ -204,10 +227,10 @@ def serve_child(plan_bytes: bytes, reports: Connection, log_level: str) -> None:
         plan, report, log_level=log_level, stderr_level=None, signals=(signal.SIGTERM,)
     )
     reports.close()
-    logger.complete()
     # Nothing is left to do; threads of the interpreter or of libraries must not keep us here.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
     os._exit(code)
 
 
@@ -224,4 +247,6 @@ def _catch_output(directory: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+    if sys.stderr is None:  # the parent's was closed
+        sys.stderr = open(2, "w", errors="backslashreplace")  # noqa: SIM115 (stays open)
     faulthandler.enable()

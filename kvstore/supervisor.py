@@ -19,17 +19,17 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-from loguru import logger
 
 from paxon.actors import ServerId
+from paxon.kvstore.children import ChildProcess
 from paxon.kvstore.cluster_file import ServerPlan
 from paxon.kvstore.server_process import LOG_NAME, output_path, serve_child
-from paxon.kvstore.spawning import start_process
+from paxon.kvstore.spawning import open_standard_descriptors, start_process
+from paxon.transport.log import log_in_background, logger
 
 __all__ = ["ProcessState", "ProcessInfo", "Supervisor"]
 
@@ -39,7 +39,11 @@ ProcessState = Literal["starting", "running", "paused", "stopping", "stopped", "
 STOP_SECONDS = 10.0
 """A server that has not ended this long after SIGTERM gets SIGKILL."""
 
+_BLIND_SECONDS = 0.05
+"""How often to look after the servers if there is nothing to sleep on."""
+
 _STOPPED = "the cluster has been stopped for good"
+_FORKED = "the cluster belongs to the process that started it, of which this is a fork"
 
 
 class ProcessInfo(msgspec.Struct, frozen=True):
@@ -60,7 +64,7 @@ class _Child:
         self.state: ProcessState = "stopped"
         self.reason = ""
         self.plan: ServerPlan | None = None
-        self.process: SpawnProcess | None = None
+        self.process: ChildProcess | None = None
         self.reports: Connection | None = None
         self.started: Future[None] | None = None
         self.ended: list[Future[None]] = []
@@ -78,10 +82,11 @@ class Supervisor:
         self._log_level = log_level
         self._context = multiprocessing.get_context("spawn")
         self._owner = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may use the cluster while we do
         self._jobs: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._closing = False
         self._deaf = False
+        open_standard_descriptors()
         self._wake_read, self._wake_write = os.pipe()
         self._thread = threading.Thread(target=self._run, name="paxon-supervisor", daemon=True)
         self._thread.start()
@@ -136,6 +141,9 @@ class Supervisor:
         self._thread.join(timeout)
 
     def _submit(self, job: Callable[[], None], result: Future[None]) -> None:
+        if not self.is_ours():
+            result.set_exception(RuntimeError(_FORKED))
+            return
         with self._lock:
             if self._closing:
                 result.set_exception(RuntimeError(_STOPPED))
@@ -146,18 +154,27 @@ class Supervisor:
     def _wake(self) -> None:
         with self._lock:
             if not self._deaf:
-                os.write(self._wake_write, b"\0")
+                with contextlib.suppress(OSError):  # closed under us: `_wait` then looks by itself
+                    os.write(self._wake_write, b"\0")
 
     # --- the supervisor's own thread -------------------------------------------------------------
 
     def _run(self) -> None:
+        log_in_background()  # this thread must not wait for a sink: its servers end with it
         while not self._closing:
             self._wait()
             while self._jobs:
-                job, _ = self._jobs.popleft()
-                job()
+                job, result = self._jobs.popleft()
+                try:
+                    job()
+                except Exception as error:  # is the job's, and must not take the servers along
+                    if not result.done():
+                        result.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
             for child in self._children.values():
-                self._look_after(child)
+                try:
+                    self._look_after(child)
+                except Exception as error:
+                    logger.opt(exception=error).error("server {} is hard to watch", child.server)
         with self._lock:  # whoever closes us a second time must not write to a stranger's file
             self._deaf = True
             os.close(self._wake_read)
@@ -169,7 +186,7 @@ class Supervisor:
         """The collector found the cluster while this very thread ran: there is no waiting here."""
         for child in self._children.values():
             if child.process is not None:
-                child.process.kill()
+                child.process.send(signal.SIGKILL)
         if not self._closing:
             self._closing = True
             self._wake()
@@ -185,9 +202,12 @@ class Supervisor:
             if child.reports is not None:
                 waiting.append(child.reports)
         timeout = None if overdue_at == float("inf") else max(0.0, overdue_at - time.monotonic())
-        ready = multiprocessing.connection.wait(waiting, timeout)
-        if self._wake_read in ready:
-            os.read(self._wake_read, 4096)
+        try:
+            ready = multiprocessing.connection.wait(waiting, timeout)
+            if self._wake_read in ready:
+                os.read(self._wake_read, 4096)
+        except OSError:  # the program has closed descriptors that are not its own
+            time.sleep(_BLIND_SECONDS)
 
     def _start(self, plan: ServerPlan, result: Future[None]) -> None:
         child = self._children[plan.entry.id]
@@ -195,14 +215,15 @@ class Supervisor:
             result.set_exception(RuntimeError(f"server {child.server} is {child.state} already"))
             return
         reports, childs_end = self._context.Pipe(duplex=False)
-        process = self._context.Process(
-            target=serve_child,
-            args=(msgspec.msgpack.encode(plan), childs_end, self._log_level),
-            name=f"paxon-server-{child.server}",
-            daemon=True,
-        )
         try:
+            process = self._context.Process(
+                target=serve_child,
+                args=(msgspec.msgpack.encode(plan), childs_end, self._log_level),
+                name=f"paxon-server-{child.server}",
+                daemon=True,
+            )
             start_process(process, import_main=self._import_main)
+            running = ChildProcess(process)
         except Exception as error:  # of many kinds; all of them end this start, and nothing else
             reports.close()
             child.state = "failed"
@@ -211,12 +232,12 @@ class Supervisor:
             return
         finally:
             childs_end.close()
-        child.plan, child.process, child.reports = plan, process, reports
+        child.plan, child.process, child.reports = plan, running, reports
         child.state, child.reason, child.started = "starting", "", result
 
     def _signal(self, child: _Child, number: signal.Signals, result: Future[None]) -> None:
         process = child.process
-        if process is None or process.pid is None:
+        if process is None:
             if number in (signal.SIGTERM, signal.SIGKILL):
                 result.set_result(None)
             else:
@@ -225,13 +246,13 @@ class Supervisor:
         if number == signal.SIGTERM:
             child.state = "stopping"
             child.kill_at = time.monotonic() + STOP_SECONDS
-            process.terminate()
-            os.kill(process.pid, signal.SIGCONT)  # a paused one has to wake up to stop
+            process.send(signal.SIGTERM)
+            process.send(signal.SIGCONT)  # a paused one has to wake up to stop
         elif number == signal.SIGKILL:
             child.state = "killed"
-            process.kill()
+            process.send(signal.SIGKILL)
         else:
-            os.kill(process.pid, number)
+            process.send(number)
             if child.state in ("running", "paused"):
                 child.state = "paused" if number == signal.SIGSTOP else "running"
         if number in (signal.SIGTERM, signal.SIGKILL):
@@ -244,7 +265,7 @@ class Supervisor:
         process = child.process
         if process is None:
             return
-        ended = not process.is_alive()
+        ended = process.ended()
         self._take_reports(child)
         if ended:
             self._bury(child, process)
@@ -253,7 +274,7 @@ class Supervisor:
                 "server {} did not stop within {:.0f} s and is killed", child.server, STOP_SECONDS
             )
             child.kill_at = float("inf")
-            process.kill()
+            process.send(signal.SIGKILL)
 
     def _take_reports(self, child: _Child) -> None:
         reports = child.reports
@@ -274,10 +295,9 @@ class Supervisor:
             reports.close()
             child.reports = None
 
-    def _bury(self, child: _Child, process: SpawnProcess) -> None:
+    def _bury(self, child: _Child, process: ChildProcess) -> None:
         """A process has ended: was that asked for?"""
-        process.join()
-        code = process.exitcode
+        code = process.exit_code
         asked_for = child.state in ("stopping", "killed")
         if not asked_for:
             was = child.state
@@ -296,8 +316,7 @@ class Supervisor:
             child.reports = None
         child.process = None
         child.kill_at = float("inf")
-        with contextlib.suppress(ValueError):
-            process.close()
+        process.close()
         ended, child.ended = child.ended, []
         for result in ended:
             result.set_result(None)
@@ -310,6 +329,8 @@ def _how_it_ended(code: int | None, plan: ServerPlan | None) -> str:
             how = f"killed by {signal.Signals(-code).name}"
         except ValueError:
             how = f"killed by signal {-code}"
+    elif code is None:
+        how = "its process ended, and another part of the program took its exit code"
     else:
         how = f"its process ended with exit code {code}"
     if plan is None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from loguru import logger
 from rich.console import Console, Group
@@ -17,6 +18,7 @@ from paxon.kvstore.addresses import DEFAULT_BASE_PORT
 from paxon.kvstore.cluster_status import ServerStatus
 from paxon.kvstore.live_view import Rates, status_line, status_table
 from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.outlet import Outlet
 
 __all__ = ["run_up"]
 
@@ -26,7 +28,8 @@ _PLAIN_SECONDS = 10.0
 
 def run_up(servers: int, directory: Path | None, port: int, options: Mapping[str, object]) -> int:
     """Run until Ctrl-C (exit code 0) or until every server has failed (exit code 1)."""
-    console = Console(highlight=False, soft_wrap=True)
+    out = cast("TextIO", Outlet(sys.stdout.fileno()))  # serving is not to wait for a reader
+    console = Console(file=out, highlight=False, soft_wrap=True)
     logger.remove()  # the view below says all that the supervisor would log
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     cluster = LocalCluster(servers, directory, port=port, **cast(dict[str, Any], options))

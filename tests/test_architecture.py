@@ -77,6 +77,18 @@ def test_arrows_between_folders_run_one_way(folder: str) -> None:
     assert not wrong
 
 
+def test_no_server_and_no_client_waits_for_a_log_sink() -> None:
+    """loguru's own logger waits for its sinks: paxon.transport.log does not."""
+    programs = {"logs.py", "server_process.py", "up.py", "demo.py"}  # which have sinks of their own
+    wrong = [
+        name_of(path)
+        for folder in ("transport", "actors", "kvstore")
+        for path in sources(folder)
+        if "loguru" in imports(path) and path.name not in programs | {"log.py"}
+    ]
+    assert not wrong
+
+
 def test_nothing_is_imported_by_its_folder_name() -> None:
     wrong = [
         f"{name_of(path)} imports {name}"

@@ -6,9 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from loguru import logger
-
 from paxon.transport.errors import ForeignFrame, FrameError, OversizedFrame
+from paxon.transport.log import logger
 
 __all__ = ["Counters", "Ledger", "check_sender", "COMPLAINT_INTERVAL"]
 

@@ -29,6 +29,7 @@ class Waker:
             os.set_blocking(self._write, False)
         # An actor that is never started has nobody to close its inbox.
         self._release = weakref.finalize(self, _close_all, {self.descriptor, self._write})
+        self._release.atexit = False  # the program's end stops actors by their inbox
 
     def wake(self) -> None:
         """Make the descriptor readable."""

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pykka
 import pytest
@@ -15,6 +16,7 @@ from paxon.actors import (
     Environment,
     Execute,
     InvariantViolation,
+    NotLeading,
     PaxosServer,
     Settings,
     StorageError,
@@ -229,8 +231,18 @@ def test_who_does_not_lead_fails_the_future(crew: Make) -> None:
     leader = three.leader()
     follower = next(s for s in three.ids if s != leader)
     future = three.references[follower].ask(Execute(b"x"), timeout=PATIENCE)
-    with pytest.raises(RuntimeError, match="does not lead"):
+    with pytest.raises(NotLeading, match=f"ask server {leader}.*no effect") as refused:
         future.get(timeout=PATIENCE)
+    assert (refused.value.leader, refused.value.tried) == (leader, False)
+
+
+@pytest.mark.parametrize("wrong", ["text", None, b"", bytearray(b"x"), b"x" * (17 << 20)])
+def test_what_cannot_be_a_command_is_refused_and_the_actor_lives_on(crew: Make, wrong: Any) -> None:
+    one = crew(1).start()
+    one.leader()
+    with pytest.raises((TypeError, ValueError), match="Execute: "):
+        one.execute(1, wrong)
+    assert one.execute(1, b"good") == b"good"
 
 
 def test_a_bad_command_is_its_own_error_and_the_actor_lives_on(crew: Make) -> None:
@@ -299,7 +311,7 @@ def test_stopping_releases_disk_and_network_and_fails_what_waits(crew: Make) -> 
             three.references[server].stop(timeout=PATIENCE)
     future = three.references[leader].ask(Execute(b"x"), timeout=PATIENCE)
     three.references[leader].stop(timeout=PATIENCE)
-    with pytest.raises(RuntimeError, match="outcome unknown"):
+    with pytest.raises(RuntimeError, match="outcome is unknown"):
         future.get(timeout=PATIENCE)
     assert three.hub.to_server(leader, b"") is False
     with pytest.raises(StorageError):

@@ -1,0 +1,76 @@
+"""What a program that has a server inside itself is given to hold and to send."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import msgspec
+import pykka
+
+from paxon.actors.ballot import ServerId
+
+__all__ = ["Execute", "ServerRef", "NotLeading"]
+
+ActorT = TypeVar("ActorT", bound=pykka.Actor)
+
+
+class Execute(msgspec.Struct, frozen=True):
+    """Ask a leading server in the same process to execute a command.
+
+    `ref.ask(Execute(b"…"))` returns a pykka future of the reply. The command belongs to no session
+    and is not tried again: if the server does not lead, or stops leading meanwhile, the future
+    raises `NotLeading`.
+    """
+
+    command: bytes
+
+    def refusal(self, max_bytes: int) -> Exception | None:
+        """Why no server executes it; None if one may. It comes from this process, unchecked."""
+        command: object = self.command
+        if type(command) is not bytes:
+            return TypeError(f"Execute: a command has to be bytes, not {type(command).__name__}")
+        if not command:
+            return ValueError("Execute: a command must not be empty")
+        if len(command) > max_bytes:
+            return ValueError(f"Execute: the command exceeds {max_bytes} bytes")
+        return None
+
+
+class NotLeading(RuntimeError):
+    """The server that was asked to `Execute` does not lead, or ceased to before it was done."""
+
+    def __init__(self, server: ServerId, leader: ServerId, address: str, *, tried: bool) -> None:
+        if leader == server:
+            who = f"server {server} is not ready to lead yet"
+        else:
+            who = f"server {server} does not lead{' any more' if tried else ''}"
+            if leader:
+                who += f": ask server {leader}" + (
+                    f" (clients reach it at {address})" if address else ""
+                )
+            else:
+                who += " and knows of none that does"
+        outcome = "the command may or may not be executed yet: its outcome is unknown"
+        super().__init__(f"{who}; {outcome if tried else 'the command has no effect'}")
+        self.leader = leader
+        """Who leads, as far as the one asked knows; 0 if it does not."""
+        self.address = address
+        """Where that one serves clients; empty if unknown."""
+        self.tried = tried
+        """Whether the command may still take effect."""
+
+
+class ServerRef(pykka.ActorRef[ActorT], Generic[ActorT]):
+    """A reference to a server's actor; as a context manager it stops the server at the end."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
