@@ -219,7 +219,7 @@ def limits_checksum(limits: Limits) -> int:
 # --- changing them -------------------------------------------------------------------------------
 
 
-class Change(msgspec.Struct, frozen=True, array_like=True):
+class Change(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a settings entry of the log says. It was checked before it got there."""
 
     changed_at: int

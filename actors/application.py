@@ -15,7 +15,15 @@ from paxon.actors.agreed import (
     encode_agreed,
 )
 from paxon.actors.invariants import invariant
+from paxon.actors.machine_errors import (
+    ExecutionFailed,
+    RestoreFailed,
+    bytes_from,
+    depends_on_process,
+    describe,
+)
 from paxon.actors.messages import NO_OP, SETTINGS, Batch, Entry, ReplyStatus
+from paxon.actors.recursion import ALLOWANCE, with_allowance
 from paxon.actors.sessions import EXPIRED, OUT_OF_ORDER, Reply, SessionTable
 from paxon.actors.state_machine import StateMachine
 
@@ -27,6 +35,11 @@ _decoder = msgspec.msgpack.Decoder(Batch)
 Executed = tuple[Entry, Reply]
 """A command of an executed slot and how it ended (for the client that waits, if any)."""
 
+RECURSED = Reply(
+    ReplyStatus.FAILED, b"RecursionError: the command nested more than %d calls" % ALLOWANCE
+)
+"""In our own words, the same on every server: Python's say where it happened to notice."""
+
 
 def encode_batch(batch: Batch) -> bytes:
     """The value of a slot: encoded once, passed on as opaque bytes to followers and disk."""
@@ -37,7 +50,7 @@ def decode_batch(value: bytes) -> Batch:
     return _decoder.decode(value)
 
 
-class _Head(msgspec.Struct, array_like=True):
+class _Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """Leads a snapshot's image; the state machine's own bytes follow."""
 
     slot: int
@@ -45,13 +58,22 @@ class _Head(msgspec.Struct, array_like=True):
     agreed: bytes
 
 
-class Application:
-    """State machine, sessions and what is agreed after executing slots 1 … `executed`, in order."""
+_head_decoder = msgspec.msgpack.Decoder(_Head)
 
-    def __init__(self, machine: StateMachine, agreed: Agreed) -> None:
-        """Args: a fresh state machine, and the settings with which the cluster was made."""
+
+class Application:
+    """State machine, sessions and what is agreed after executing slots 1 … `executed`, in order.
+
+    What a command comes to depends on the log alone (rule 15): the state machine's methods find the
+    same room for recursion on every server, and an error that depends on this process is no reply
+    but stops it (`MachineFailure`).
+    """
+
+    def __init__(self, machine: StateMachine, agreed: Agreed, identity: int = 0) -> None:
+        """Args: a fresh state machine, the settings with which the cluster was made, and the
+        cluster's identity, so that its sessions' ids are no other cluster's."""
         self.machine = machine
-        self.sessions = SessionTable(agreed.session_ttl, agreed.max_sessions)
+        self.sessions = SessionTable(agreed.session_ttl, agreed.max_sessions, identity)
         self.executed = 0
         self._agree(agreed)
 
@@ -66,13 +88,19 @@ class Application:
         self._agree(agreed)
 
     def execute(self, slot: int, value: bytes, batch: Batch | None = None) -> list[Executed]:
-        """Execute the chosen value of the next slot; `batch` is its decoded form if at hand."""
+        """Execute the chosen value of the next slot; `batch` is its decoded form if at hand.
+
+        Raises `ExecutionFailed`, after which nothing here may be relied on.
+        """
         invariant(slot == self.executed + 1, "slot %d executed after %d", slot, self.executed)
         self.executed = slot
         if value == NO_OP:
             return []
         if batch is None:
             batch = decode_batch(value)
+        return with_allowance(self._execute_batch, slot, batch)
+
+    def _execute_batch(self, slot: int, batch: Batch) -> list[Executed]:
         self.sessions.advance(batch.time)
         results = [
             (entry, self._execute_entry(slot, index, entry))
@@ -104,7 +132,7 @@ class Application:
         invariant(entry.acked == 0, "slot %d has an entry of unknown kind %d", slot, entry.acked)
         if entry.command:
             return self._apply(entry.command)
-        session_id = self.sessions.open(slot, index)
+        session_id = self.sessions.open(slot, index, entry.seq)
         return Reply(ReplyStatus.OK, session_id.to_bytes(8, "big"))
 
     def _change_settings(self, slot: int, body: bytes) -> Reply:
@@ -119,18 +147,49 @@ class Application:
 
     def _apply(self, command: bytes) -> Reply:
         try:
-            return Reply(ReplyStatus.OK, self.machine.apply(command))
-        except MemoryError:  # happens to this server and not to the others: stop, don't diverge
-            raise
+            payload = self.machine.apply(command)
         except Exception as error:  # the user's code may raise anything: it is the command's reply
-            return Reply(ReplyStatus.FAILED, _describe(error))
+            if depends_on_process(error):
+                raise ExecutionFailed(self.machine, self.executed, error) from error
+            if isinstance(error, RecursionError):
+                return RECURSED
+            return Reply(ReplyStatus.FAILED, describe(error))
+        except BaseException as error:  # someone wants this process to end
+            raise ExecutionFailed(self.machine, self.executed, error) from error
+        if type(payload) is bytes:
+            return Reply(ReplyStatus.OK, payload)
+        try:
+            return Reply(ReplyStatus.OK, bytes_from(self.machine, "apply", payload))
+        except TypeError as error:
+            return Reply(ReplyStatus.FAILED, describe(error))
+
+    def check(self, command: bytes) -> bytes:
+        """Why a command may not enter the log, for its client; b"" if it may.
+
+        At the leader alone, so nothing of it is replicated.
+        """
+        try:
+            self.machine.check(command)
+        except MemoryError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            return describe(error)
+        return b""
 
     def query(self, query: bytes) -> Reply:
-        """Answer a read from the state as it is."""
+        """Answer a read from the state as it is.
+
+        An answer is no part of the state: whatever happens, it stops nobody.
+        """
         try:
-            return Reply(ReplyStatus.OK, self.machine.query(query))
-        except Exception as error:  # as above
-            return Reply(ReplyStatus.FAILED, _describe(error))
+            payload = self.machine.query(query)
+            if type(payload) is not bytes:
+                payload = bytes_from(self.machine, "query", payload)
+        except BaseException as error:
+            return Reply(ReplyStatus.FAILED, describe(error))
+        return Reply(ReplyStatus.OK, payload)
+
+    # --- snapshots -------------------------------------------------------------------------------
 
     def image(self) -> Iterable[bytes]:
         """The pieces of a snapshot of the state now; restore with `restore`."""
@@ -139,17 +198,35 @@ class Application:
 
     def _pieces(self, head: bytes) -> Iterator[bytes]:
         yield len(head).to_bytes(8, "big") + head
-        yield self.machine.snapshot()
+        state = with_allowance(self.machine.snapshot)
+        yield bytes_from(self.machine, "snapshot", state)
 
     def restore(self, image: bytes) -> None:
-        """Become the state that `image` describes."""
-        length = int.from_bytes(image[:8], "big")
-        head = msgspec.msgpack.decode(memoryview(image)[8 : 8 + length], type=_Head)
+        """Become the state that `image` describes. Raises `RestoreFailed`, after which all of this
+        is in an unknown state."""
+        head, state = _split(image)
         invariant(head.slot >= self.executed, "snapshot at %d is behind", head.slot)
         self._agree(decode_agreed(head.agreed, self.machine.limits))
-        self.machine.restore(image[8 + length :])
+        self._restore_machine(head.slot, state)
         self.sessions.load(head.sessions)
         self.executed = head.slot
+
+    def _restore_machine(self, slot: int, state: bytes) -> None:
+        try:
+            with_allowance(self.machine.restore, state)
+        except Exception as error:  # the user's code may raise anything
+            raise RestoreFailed(self.machine, slot, error) from error
+
+    @property
+    def proves_images(self) -> bool:
+        """Whether an image has to be restored once before it may be kept (`prove`)."""
+        return not self.machine.snapshots_are_sound
+
+    def prove(self, image: bytes) -> None:
+        """Restore an image in a copy of the process that ends soon. Raises `RestoreFailed`."""
+        head, state = _split(image)
+        self._agree(decode_agreed(head.agreed, self.machine.limits))
+        self._restore_machine(head.slot, state)
 
     def digest(self) -> str:
         """Fingerprint of state, sessions and settings, "" if the state machine offers none."""
@@ -161,5 +238,6 @@ class Application:
         return f"{state}-{rest.hexdigest()}"
 
 
-def _describe(error: Exception) -> bytes:
-    return f"{type(error).__name__}: {error}".encode(errors="replace")
+def _split(image: bytes) -> tuple[_Head, bytes]:
+    length = int.from_bytes(image[:8], "big")
+    return _head_decoder.decode(memoryview(image)[8 : 8 + length]), image[8 + length :]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import re
 import zlib
 from pathlib import Path
+
+from loguru import logger
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.storage import CorruptStorage, StorageError
@@ -18,6 +21,8 @@ FORMAT_VERSION = 1
 DATABASE_NAME = "paxon.db"
 LOCK_NAME = "paxon.lock"
 WITNESS_NAME = "paxon.witness"
+STOPPED_NAME = "paxon.stopped"
+"""Names the slot whose execution stopped this server, and why, in plain text."""
 APPLICATION_ID = 0x5041584F
 """Marks the file as Paxon's in SQLite's header ("PAXO")."""
 FIRST_COMMIT = 1
@@ -229,6 +234,25 @@ class DataDirectory:
 
     def sync_witness(self) -> None:
         os.fdatasync(self._witness)
+
+    def note_stop(self, slot: int, reason: str) -> None:
+        """Name the slot that stopped this server; that the disk takes no note is not fatal too."""
+        try:
+            replace_file(self.path / STOPPED_NAME, f"slot {slot}\n{reason}\n".encode())
+        except OSError as error:
+            logger.error("{}: {}", self.path / STOPPED_NAME, in_words(error))
+
+    def stopped_at(self) -> int:
+        """The slot in the note; 0 if there is none."""
+        try:
+            return int((self.path / STOPPED_NAME).read_text().split()[1])
+        except (OSError, ValueError, IndexError):
+            return 0
+
+    def forget_stop(self) -> None:
+        """Remove the note."""
+        with contextlib.suppress(OSError):
+            (self.path / STOPPED_NAME).unlink()
 
     def close(self) -> None:
         """Release the lock; safe to call twice."""

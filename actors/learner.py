@@ -98,6 +98,8 @@ class Learner(ServerLifecycle):
         self._incoming: SnapshotInfo | None = None
         self._incoming_bytes = 0
         self._executed_bytes = 0
+        self._stopped_at = 0
+        """The slot whose execution stopped this server last time, until it has been executed."""
         self._snapshot_poll_at = NEVER
         self._watermark_at = NEVER
         self._peer_handlers: dict[type, Callable[[Any, ServerId], None]] = {
@@ -288,6 +290,9 @@ class Learner(ServerLifecycle):
             if held is not None:
                 self._executed_bytes += len(held.value)
                 self._deliver(slot, held.value)
+        if 0 < self._stopped_at <= application.executed:
+            self._stopped_at = 0
+            self._storage.forget_stop()
         if application.agreed is not agreed:
             logger.info(
                 "server {}: settings were changed in slot {}",
@@ -466,9 +471,10 @@ class Learner(ServerLifecycle):
         if not self._storage.adopt_snapshot(info):
             logger.warning("a snapshot at slot {} arrived damaged and is fetched again", info.slot)
             return
+        # Before it counts: whoever cannot restore it would find nothing else at a restart.
+        self.application.restore(self._storage.adopted_image(info))
         self._commit()
         self._counters["snapshots_received"] += 1
-        self.application.restore(self._storage.read_snapshot(info.slot, 0, info.size))
         self.log.restart_at(info.slot)
         # Synced above: else the others would hear of it only after the next commit, if any.
         self._durable_chosen_to = max(self._durable_chosen_to, info.slot)
@@ -497,7 +503,9 @@ class Learner(ServerLifecycle):
         if self._storage.taking_snapshot:
             return
         self._executed_bytes = 0
-        self._storage.begin_snapshot(self.application.executed, self.application.image)
+        application = self.application
+        prove = application.prove if application.proves_images else None
+        self._storage.begin_snapshot(application.executed, application.image, prove)
         self._snapshot_poll_at = self._now
 
     def _poll_snapshot(self) -> None:
@@ -571,6 +579,9 @@ class Learner(ServerLifecycle):
                 break
             self.log.choose(slot)
         self._known_commit = self._durable_chosen_to = self.log.chosen_to
+        if found.stopped_at:
+            self._stopped_at = found.stopped_at
+            logger.warning("executing slot {} stopped this server before", found.stopped_at)
         self._execute()
         self._warn_of_differences()
         self._on_recovered(fresh=fresh)

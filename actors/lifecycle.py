@@ -17,6 +17,7 @@ from paxon.actors.embedding import ServerRef
 from paxon.actors.environment import ClientToken, Environment, Network, ServerBurst
 from paxon.actors.invariants import invariant
 from paxon.actors.log import SlotLog
+from paxon.actors.machine_errors import ExecutionFailed, MachineFailure
 from paxon.actors.messages import P2A, PeerMessage, ServerReply
 from paxon.actors.settings import Settings
 from paxon.actors.storage import Storage, StorageError
@@ -122,7 +123,11 @@ class ServerLifecycle(pykka.ThreadingActor):
     def _fail(self, error: BaseException) -> None:
         """Stop at once, with the reason logged; nothing that waits for a sync is sent."""
         self._failure = error
-        if isinstance(error, StorageError | TransportError):
+        if isinstance(error, ExecutionFailed):
+            self._storage.note_stop(error.slot, str(error))
+            cause = error.__cause__  # whose traceback begins where the user's code does
+            logger.opt(exception=cause).critical("server {} stops: {}", self.settings.server, error)
+        elif isinstance(error, StorageError | TransportError | MachineFailure):
             logger.error("server {} stops: {}", self.settings.server, error)
         else:
             logger.opt(exception=error).critical("server {} stops", self.settings.server)

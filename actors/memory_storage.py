@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import Self
 
+from loguru import logger
+
 from paxon.actors.ballot import ServerId
 from paxon.actors.messages import Accepted
 from paxon.actors.storage import Recovered, SnapshotInfo
@@ -37,6 +39,8 @@ class MemoryStorage(CollectingStorage):
         self._ready: SnapshotInfo | None = None
         self._incoming: SnapshotInfo | None = None
         self._received = bytearray()
+        self.stop_note: tuple[int, str] | None = None
+        """The slot that stopped its server, and why."""
 
     def crash(self, keep_pending: bool = False) -> Self:
         """The storage as a restarted server finds it; this one is closed.
@@ -78,6 +82,7 @@ class MemoryStorage(CollectingStorage):
     def load(self) -> Recovered:
         self._unusable = ""
         recovered = self._recovered()
+        recovered.stopped_at = 0 if self.stop_note is None else self.stop_note[0]
         recovered.accepted = [self._accepted[slot] for slot in sorted(self._accepted)]
         return recovered
 
@@ -116,10 +121,25 @@ class MemoryStorage(CollectingStorage):
     def taking_snapshot(self) -> bool:
         return self._ready is not None
 
-    def _take(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
+    def _take(
+        self,
+        slot: int,
+        produce: Callable[[], Iterable[bytes]],
+        prove: Callable[[bytes], None] | None,
+    ) -> None:
+        """Without proof: there is no copy of the process that it could ruin."""
         held = self._images.get(slot)
         if held is None:
-            image = b"".join(produce())
+            try:
+                image = b"".join(produce())
+            except MemoryError:
+                raise
+            except Exception as error:  # the user's snapshot() may raise anything
+                logger.warning(
+                    "server {} could not take a snapshot at slot {}: {}: {}; it goes on and tries "
+                    "again later", self.server, slot, type(error).__name__, error,
+                )  # fmt: skip
+                return
             held = self._images[slot] = (SnapshotInfo(slot, len(image), zlib.crc32(image)), image)
         self._ready = held[0]
 
@@ -133,6 +153,15 @@ class MemoryStorage(CollectingStorage):
         if held is None or durable is None or slot > durable.slot:
             return b""
         return held[1][offset : offset + size]
+
+    def adopted_image(self, info: SnapshotInfo) -> bytes:
+        return self._images[info.slot][1]
+
+    def note_stop(self, slot: int, reason: str) -> None:
+        self.stop_note = (slot, reason)
+
+    def forget_stop(self) -> None:
+        self.stop_note = None
 
     def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
         if info != self._incoming:

@@ -4,8 +4,8 @@ Peers talk in `PeerMessage`, clients and servers in `ClientMessage` and `ServerR
 each frame carries a list of them (`paxon.transport.codec`), so all that one burst has for one
 receiver travels together. The protocol itself never sees bytes other than opaque values.
 
-Adding a field at the end with a default keeps old frames readable; any other change needs a new
-`PROTOCOL_VERSION`.
+Surplus elements are refused, never skipped: how deep a decoder may follow nested ones depends on
+where it is called from (rule 15). So any change of a message needs a new `PROTOCOL_VERSION`.
 """
 
 from __future__ import annotations
@@ -63,13 +63,17 @@ NO_OP = b""
 """The value that a new leader proposes into a hole: executing it does nothing (PMMC §2.3)."""
 
 
+class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """What all of them have in common: an array of just their fields."""
+
+
 # --- what a slot holds ---------------------------------------------------------------------------
 
 SETTINGS = 1
 """As `Entry.acked` of an entry of no session: its command is a `Change` (actors/agreed.py)."""
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Entry(Wire, frozen=True):
     """One client command inside a slot's value."""
 
     session: int
@@ -83,10 +87,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     after: int
     """Execute only if this earlier command of the session was executed; 0: no such condition."""
     command: bytes
-    """Opaque to Paxon; the user's `StateMachine` decodes it at execution and only then."""
+    """Opaque to Paxon: the user's `StateMachine` decodes it."""
 
 
-class Batch(msgspec.Struct, frozen=True, array_like=True):
+class Batch(Wire, frozen=True, gc=True):
     """The decoded value of a slot: the commands that waited at the leader, in order."""
 
     time: float
@@ -94,7 +98,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
     entries: list[Entry]
 
 
-class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Accepted(Wire, frozen=True):
     """A value that an acceptor has accepted for a slot, and in which ballot."""
 
     slot: int
@@ -105,7 +109,7 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, gc=False):
 # --- between servers -----------------------------------------------------------------------------
 
 
-class P1A(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+class P1A(Wire, frozen=True, tag=1):
     """Candidate → all: promise me this ballot (PMMC §2.2, phase 1a)."""
 
     ballot: Ballot
@@ -115,7 +119,7 @@ class P1A(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """A rejoining server's request: answer even while a leader is alive (docs/rejoin.md)."""
 
 
-class P1B(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+class P1B(Wire, frozen=True, tag=2):
     """Acceptor → candidate: my promise and what I accepted, in bounded chunks (phase 1b)."""
 
     ballot: Ballot
@@ -132,7 +136,7 @@ class P1B(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Slots up to here are gone at the sender: chosen, executed and covered by a snapshot."""
 
 
-class P2A(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+class P2A(Wire, frozen=True, tag=3):
     """Leader → others: accept this value for this slot in my ballot (PMMC §2.3, phase 2a)."""
 
     ballot: Ballot
@@ -142,7 +146,7 @@ class P2A(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """The leader's commit index: every slot up to it is chosen."""
 
 
-class P2B(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+class P2B(Wire, frozen=True, tag=4):
     """Acceptor → leader: what I did with the P2As for slots first..last (phase 2b)."""
 
     ballot: Ballot
@@ -153,7 +157,7 @@ class P2B(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Set when the P2As were rejected: the higher ballot that the acceptor has promised."""
 
 
-class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+class Heartbeat(Wire, frozen=True, tag=5):
     """Leader → others: I lead; here is how far the log is chosen and may be discarded."""
 
     ballot: Ballot
@@ -169,7 +173,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     hears it must help no other to lead before the minimum election timeout has passed."""
 
 
-class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+class HeartbeatReply(Wire, frozen=True, tag=6):
     """Follower → leader: I follow your ballot (or have promised a higher one)."""
 
     ballot: Ballot
@@ -184,7 +188,7 @@ class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
     """Checksum over the limits that its state machine knows."""
 
 
-class PreVote(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
+class PreVote(Wire, frozen=True, tag=7):
     """Would-be candidate → all: have you lost the leader too? Changes no state.
 
     Raft thesis §9.6; policy `stable` only.
@@ -198,7 +202,7 @@ class PreVote(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
     """The sender's first slot not known chosen."""
 
 
-class PreVoteReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
+class PreVoteReply(Wire, frozen=True, tag=8):
     """Server → would-be candidate: yes (I lost it too, and can bring you up) or no."""
 
     round: int
@@ -212,13 +216,13 @@ class PreVoteReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8
     limits: int = 0
 
 
-class CatchUpRequest(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
+class CatchUpRequest(Wire, frozen=True, tag=9):
     """Late server → any server: send me the chosen values from this slot on."""
 
     first_slot: int
 
 
-class CatchUp(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
+class CatchUp(Wire, frozen=True, tag=10):
     """Answer to `CatchUpRequest`: consecutive chosen values, bounded; ask again for more."""
 
     accepted: list[Accepted]
@@ -227,7 +231,7 @@ class CatchUp(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
     """How far the sender could go on."""
 
 
-class SnapshotOffer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+class SnapshotOffer(Wire, frozen=True, tag=11):
     """Answer to `CatchUpRequest` where the log no longer reaches back: take my snapshot instead."""
 
     slot: int
@@ -238,14 +242,14 @@ class SnapshotOffer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     """CRC-32 of the whole image."""
 
 
-class SnapshotRequest(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+class SnapshotRequest(Wire, frozen=True, tag=12):
     """Late server → sender of an offer: the bytes from `offset` on, please."""
 
     slot: int
     offset: int
 
 
-class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
+class SnapshotChunk(Wire, frozen=True, tag=13):
     """One bounded piece of a snapshot."""
 
     slot: int
@@ -275,14 +279,14 @@ PeerMessage: TypeAlias = (
 ReadMode = Literal["linearizable", "lease", "stale"]
 
 
-class OpenSession(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+class OpenSession(Wire, frozen=True, tag=1):
     """Client → leader: give me a session (a command in the log, so all servers know it)."""
 
     nonce: int
     """Random 63-bit number that ties the reply to the request."""
 
 
-class Command(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+class Command(Wire, frozen=True, tag=2):
     """Client → leader: execute this once. The fields are those of `Entry`."""
 
     session: int
@@ -292,7 +296,7 @@ class Command(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     command: bytes
 
 
-class Query(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+class Query(Wire, frozen=True, tag=3):
     """Client → leader (any server for stale reads): answer from the state, write nothing."""
 
     id: int
@@ -300,20 +304,20 @@ class Query(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     query: bytes
 
 
-class StatusRequest(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+class StatusRequest(Wire, frozen=True, tag=4):
     """Anyone → server: how are you? Answered at once by every server."""
 
     id: int
 
 
-class SlotRequest(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+class SlotRequest(Wire, frozen=True, tag=5):
     """Tests → server: what is in this slot? (read-only introspection)"""
 
     id: int
     slot: int
 
 
-class ChangeSettings(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+class ChangeSettings(Wire, frozen=True, tag=6):
     """Client → leader: agree on other values (docs/settings.md). Answered by a `QueryReply`."""
 
     id: int
@@ -350,14 +354,14 @@ class ReplyStatus(IntEnum):
     """Refused for its form or size; the payload says why."""
 
 
-class SessionOpened(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+class SessionOpened(Wire, frozen=True, tag=1):
     """Leader → client: your session."""
 
     nonce: int
     session: int
 
 
-class CommandReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+class CommandReply(Wire, frozen=True, tag=2):
     """Leader → client: how command `seq` ended."""
 
     session: int
@@ -366,7 +370,7 @@ class CommandReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2
     payload: bytes
 
 
-class QueryReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+class QueryReply(Wire, frozen=True, tag=3):
     """Server → client: the answer to query or change `id`."""
 
     id: int
@@ -374,7 +378,7 @@ class QueryReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     payload: bytes
 
 
-class NotLeader(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+class NotLeader(Wire, frozen=True, tag=4):
     """Server → client: I do not lead; send all that is unanswered to `address` instead."""
 
     leader: ServerId
@@ -383,7 +387,7 @@ class NotLeader(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """That server's client address; empty if unknown."""
 
 
-class StatusReply(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class StatusReply(Wire, frozen=True, gc=True, tag=5):
     """Server → anyone: its state now. Slots are numbers from 1; 0 means none yet."""
 
     id: int
@@ -418,7 +422,7 @@ class StatusReply(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """… and the slot from which on they are."""
 
 
-class SlotReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+class SlotReply(Wire, frozen=True, tag=6):
     """Server → tests: a slot's status ("EMPTY", "ACCEPTED", "CHOSEN", "CLEARED") and value."""
 
     id: int

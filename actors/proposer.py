@@ -219,8 +219,10 @@ class Proposer(Learner):
         if p2b.first == p2b.last:
             useful = self._count_vote(p2b.first, sender)
         else:
-            slots = [slot for slot in self._votes if p2b.first <= slot <= p2b.last]
-            useful = sum(self._count_vote(slot, sender) for slot in slots) > 0
+            useful = False
+            for slot in [slot for slot in self._votes if p2b.first <= slot <= p2b.last]:
+                # A plain loop: what may execute a slot is called by Python code alone (recursion).
+                useful = self._count_vote(slot, sender) or useful
         if useful and self._thrift.choosing:
             self._thrift.count_useful(sender)
 
@@ -443,7 +445,8 @@ class Proposer(Learner):
             return refuse(ReplyStatus.OUT_OF_ORDER, b"send the one before first")
         if self._pending_bytes >= self.settings.max_pending_bytes:
             return refuse(ReplyStatus.BUSY, b"too much is waiting")
-        return None
+        reason = self.application.check(command.command)
+        return refuse(ReplyStatus.INVALID, reason) if reason else None
 
     def on_open_session(self, request: OpenSession, client: ClientToken) -> None:
         """A session is opened by a command in the log, so that every server knows it."""
@@ -559,6 +562,10 @@ class Proposer(Learner):
             error = self._not_leading(tried=False)
         if error is not None:
             _fail_future(future, error)
+            return future
+        reason = self.application.check(message.command)
+        if reason:
+            _resolve(future, ReplyStatus.INVALID, reason)
             return future
         number = self._random.getrandbits(62)
         self._futures[number] = future

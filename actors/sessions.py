@@ -5,6 +5,8 @@ Part of the replicated state: changed only by executing slots, so it is the same
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 from paxon.actors.messages import Entry, ReplyStatus
@@ -12,7 +14,7 @@ from paxon.actors.messages import Entry, ReplyStatus
 __all__ = ["Reply", "Session", "SessionTable"]
 
 
-class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """How a command ended, kept until the client has acknowledged it."""
 
     status: ReplyStatus
@@ -24,7 +26,7 @@ OUT_OF_ORDER = Reply(ReplyStatus.OUT_OF_ORDER, b"the command that this one follo
 EXPIRED = Reply(ReplyStatus.EXPIRED, b"the session is unknown here: it expired or never was opened")
 
 
-class Session(msgspec.Struct, array_like=True):
+class Session(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """One client's memory in the replicated state."""
 
     floor: int
@@ -44,7 +46,7 @@ class Session(msgspec.Struct, array_like=True):
         return seq < self.floor or seq in self.replies
 
 
-class _Dump(msgspec.Struct, array_like=True):
+class _Dump(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     time: float
     sessions: dict[int, Session]
 
@@ -56,9 +58,11 @@ class SessionTable:
     count: both are functions of the executed prefix alone.
     """
 
-    def __init__(self, ttl: float, max_sessions: int) -> None:
-        """Args: what is agreed (`Agreed.session_ttl`, in seconds, and `Agreed.max_sessions`)."""
+    def __init__(self, ttl: float, max_sessions: int, identity: int = 0) -> None:
+        """Args: what is agreed (`Agreed.session_ttl`, in seconds, and `Agreed.max_sessions`), and
+        the cluster's identity."""
         self.agree(ttl, max_sessions)
+        self._identity = msgspec.msgpack.encode(identity)
         self._sessions: dict[int, Session] = {}
         self.time = 0.0
         """The log's time, seconds: runs with the leader's clock, stands while nobody leads."""
@@ -83,13 +87,26 @@ class SessionTable:
                 return
             del self._sessions[oldest]
 
-    def open(self, slot: int, index: int) -> int:
-        """A new session; its id is its place in the log, so no id ever comes twice."""
+    def open(self, slot: int, index: int, nonce: int) -> int:
+        """A new session for the request in this place of the log; returns its id.
+
+        Ids are unique over clusters and their lives, and nobody guesses one: a hash over the place,
+        the client's random number and the cluster's identity.
+        """
         while len(self._sessions) >= self._max_sessions:  # several if fewer are allowed now
             del self._sessions[next(iter(self._sessions))]
-        session = (slot << 20) | index
+        attempt = 0
+        session = self._id(slot, index, nonce, attempt)
+        while session == 0 or session in self._sessions:  # 0 stands for "no session"
+            attempt += 1
+            session = self._id(slot, index, nonce, attempt)
         self._sessions[session] = Session(1, self.time, {})
         return session
+
+    def _id(self, *place: int) -> int:
+        text = msgspec.msgpack.encode(place)
+        hashed = hashlib.blake2b(text, digest_size=8, key=self._identity).digest()
+        return int.from_bytes(hashed, "big") >> 1
 
     def touch(self, entry: Entry) -> Session | None:
         """The session of a command about to execute, acknowledged replies dropped; None if gone."""

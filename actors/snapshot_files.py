@@ -207,11 +207,30 @@ class SnapshotFiles:
         if held is None or offset >= held[1].size:
             return b""
         size = min(size, held[1].size - offset)
+        data = self._read_image(held[0], size, offset)
+        if len(data) < size:
+            raise CorruptStorage(f"{self.path(slot)} is shorter than it was: check the disk")
+        return data
+
+    def image(self, info: SnapshotInfo) -> bytes:
+        """All of a snapshot whose file has its name, though nobody counts on it yet."""
+        path = self.path(info.slot)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return self._read_image(descriptor, info.size)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StorageError(f"{path}: {in_words(error)}") from error
+
+    def _read_image(self, descriptor: int, size: int, offset: int = 0) -> bytes:
+        """`size` bytes of an image from `offset` on, fewer if the file ends before."""
         pieces = []
         while size > 0:  # one read returns at most 2 GiB
-            piece = os.pread(held[0], size, self._header_bytes + offset)
+            piece = os.pread(descriptor, size, self._header_bytes + offset)
             if not piece:
-                raise CorruptStorage(f"{self.path(slot)} is shorter than it was: check the disk")
+                break
             pieces.append(piece)
             offset += len(piece)
             size -= len(piece)
@@ -223,8 +242,16 @@ class SnapshotFiles:
     def taking(self) -> bool:
         return self._child is not None or self._ready is not None
 
-    def take(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
-        """Write the image in a forked child, or at once. A failure is logged and counted."""
+    def take(
+        self,
+        slot: int,
+        produce: Callable[[], Iterable[bytes]],
+        prove: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """Write the image in a forked child, or at once. A failure is logged and counted.
+
+        `prove`, in a child only, may raise to keep the image from being kept.
+        """
         if not self._fork:
             try:
                 self._ready = self._write(slot, produce)
@@ -245,7 +272,7 @@ class SnapshotFiles:
         try:
             child = os.fork()
             if child == 0:
-                self._run_child(slot, produce, writer, parent)
+                self._run_child(slot, produce, prove, writer, parent)
         except OSError as error:
             os.close(reader)
             self._failed(slot, in_words(error))
@@ -257,13 +284,18 @@ class SnapshotFiles:
         self._child = (child, reader, slot)
 
     def _run_child(
-        self, slot: int, produce: Callable[[], Iterable[bytes]], writer: int, parent: int
+        self,
+        slot: int,
+        produce: Callable[[], Iterable[bytes]],
+        prove: Callable[[bytes], None] | None,
+        writer: int,
+        parent: int,
     ) -> NoReturn:
         """The child's whole life: it must leave no trace but the file and the report."""
         status = 1
         try:
             _detach(self._lock)
-            info = self._write(slot, produce, parent)
+            info = self._write(slot, produce, parent, prove)
             os.write(writer, b"ok %d %d" % (info.size, info.checksum))
             status = 0
         except BaseException as error:
@@ -272,7 +304,11 @@ class SnapshotFiles:
             os._exit(status)
 
     def _write(
-        self, slot: int, produce: Callable[[], Iterable[bytes]], parent: int = 0
+        self,
+        slot: int,
+        produce: Callable[[], Iterable[bytes]],
+        parent: int = 0,
+        prove: Callable[[bytes], None] | None = None,
     ) -> SnapshotInfo:
         """Write, sync and name the file. `parent`: give up when that process is gone."""
         temporary = self._directory / f"snapshot-{slot}.tmp"
@@ -294,6 +330,8 @@ class SnapshotFiles:
             info = SnapshotInfo(slot, size, checksum)
             os.pwrite(descriptor, self._header(info), 0)
             os.fsync(descriptor)
+            if prove is not None:
+                prove(self._read_image(descriptor, size))
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

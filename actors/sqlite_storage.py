@@ -179,6 +179,7 @@ class SqliteStorage(CollectingStorage):
 
     def load(self) -> Recovered:
         recovered = self._recovered()
+        recovered.stopped_at = self._directory.stopped_at()
         self._files.verify(self._durable.snapshot)
         if self._found is None:
             recovered.accepted = self._kept_rows(self._read_accepted())
@@ -341,12 +342,17 @@ class SqliteStorage(CollectingStorage):
         """How many snapshots could not be taken since the start."""
         return self._files.failures
 
-    def _take(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
+    def _take(
+        self,
+        slot: int,
+        produce: Callable[[], Iterable[bytes]],
+        prove: Callable[[bytes], None] | None,
+    ) -> None:
         newest = self._marks.snapshot
         if newest is not None and slot == newest.slot:
             self._files.repeat(newest)
         else:
-            self._files.take(slot, produce)
+            self._files.take(slot, produce, prove)
 
     def _taken(self) -> SnapshotInfo | None:
         return self._files.taken()
@@ -354,11 +360,22 @@ class SqliteStorage(CollectingStorage):
     def read_snapshot(self, slot: int, offset: int, size: int) -> bytes:
         return self._files.read(slot, offset, size)
 
+    def adopted_image(self, info: SnapshotInfo) -> bytes:
+        return self._files.image(info)
+
     def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
         return self._files.receive(info, offset, data)
 
     def _finish_received(self, info: SnapshotInfo) -> bool:
         return self._files.finish(info)
+
+    # --- what stopped its server -----------------------------------------------------------------
+
+    def note_stop(self, slot: int, reason: str) -> None:
+        self._directory.note_stop(slot, reason)
+
+    def forget_stop(self) -> None:
+        self._directory.forget_stop()
 
     # --- the rest --------------------------------------------------------------------------------
 

@@ -35,12 +35,18 @@ class StateMachine(ABC):
         between the same two commands.
         """
 
+    snapshots_are_sound: ClassVar[bool] = False
+    """True spares what each new snapshot costs to be restored once, in a forked child, before it is
+    kept: say so if you know that `restore` takes whatever `snapshot` returns."""
+
     @abstractmethod
     def apply(self, command: bytes) -> bytes:
-        """Execute a command, return the reply for the client.
+        """Execute a command, return the reply for the client, which has to be bytes.
 
         An exception is the command's error reply, on every server alike: raise before changing any
-        state. It does not stop the server.
+        state. It does not stop the server. Calls may nest 1,000 deep, from here, on every server;
+        what nests deeper is the command's error too. Running out of memory is not: that happens to
+        one server and not to the others, so it stops the server, even inside another exception.
         """
 
     @abstractmethod
@@ -49,7 +55,19 @@ class StateMachine(ABC):
 
     @abstractmethod
     def restore(self, snapshot: bytes) -> None:
-        """Replace the whole state by that of `snapshot`, as `snapshot()` once returned it."""
+        """Replace the whole state by that of `snapshot`, as `snapshot()` once returned it.
+
+        Also called with each new snapshot in the forked child that took it: one that raises here is
+        never kept.
+        """
+
+    def check(self, command: bytes) -> None:  # noqa: B027 (there is nothing that everyone must check)
+        """Raise to keep a command out of the log: its client is told why. By default all may enter.
+
+        Called by the leader before it proposes. Whether a command is refused must depend on the
+        command alone, and nothing may be changed. `apply` has to be ready for any bytes all the
+        same.
+        """
 
     def query(self, query: bytes) -> bytes:
         """Answer a read without changing any state; by default there are no queries."""
@@ -58,6 +76,7 @@ class StateMachine(ABC):
     def digest(self) -> str:
         """A fingerprint of the state for comparing servers, "" if there is none.
 
-        Called for `paxon status`; make it cheap or keep it up to date in `apply`.
+        Computed when somebody asks for it, while the server stands still. Whether servers have
+        executed the same is compared without it (docs/digests.md).
         """
         return ""

@@ -49,6 +49,8 @@ class Recovered:
     """The incarnation (see `Storage.incarnation`) by which each other server is known."""
     voting: bool = True
     """False while this server rejoins after a lost disk (docs/rejoin.md)."""
+    stopped_at: int = 0
+    """The slot whose execution stopped this server last time; 0 if none did."""
 
 
 class Storage(Protocol):
@@ -90,11 +92,18 @@ class Storage(Protocol):
 
     # Snapshots: at most one being taken and one being received at a time.
 
-    def begin_snapshot(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
+    def begin_snapshot(
+        self,
+        slot: int,
+        produce: Callable[[], Iterable[bytes]],
+        prove: Callable[[bytes], None] | None = None,
+    ) -> None:
         """Start to save the state after `slot`; `produce` yields the image's pieces.
 
         `produce` sees the state as it is now, whatever is executed later: it runs in a forked
-        child, or at once.
+        child, or at once. In a child `prove`, if given, gets the image as it was written, and by
+        raising keeps it from being kept; it may ruin the child's state. What either raises is
+        logged as a snapshot that failed.
         """
 
     def poll_snapshot(self) -> SnapshotInfo | None:
@@ -130,6 +139,17 @@ class Storage(Protocol):
 
         False, and all of it thrown away, if its checksum is wrong.
         """
+
+    def adopted_image(self, info: SnapshotInfo) -> bytes:
+        """All of the snapshot that `adopt_snapshot` has just taken, though it is not committed."""
+
+    # What stopped this server.
+
+    def note_stop(self, slot: int, reason: str) -> None:
+        """Name the slot whose execution stopped this server, durably: see `paxon recover`."""
+
+    def forget_stop(self) -> None:
+        """That slot could be executed since: the note is history."""
 
     def maintain(self, *, tidy: bool = True) -> None:
         """A bounded piece of housekeeping that no commit should wait for; cheap if none is due.

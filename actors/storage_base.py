@@ -169,17 +169,27 @@ class CollectingStorage(ABC):
     def taking_snapshot(self) -> bool:
         """Whether a snapshot begun is still under way or waits for `poll_snapshot`."""
 
-    def begin_snapshot(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
+    def begin_snapshot(
+        self,
+        slot: int,
+        produce: Callable[[], Iterable[bytes]],
+        prove: Callable[[bytes], None] | None = None,
+    ) -> None:
         newest = self._marks.snapshot
         invariant(not self.taking_snapshot, "a second snapshot is begun, at slot %d", slot)
         invariant(
             newest is None or slot >= newest.slot,
             "a snapshot at slot %d would be older than %s", slot, newest,
         )  # fmt: skip
-        self._take(slot, produce)
+        self._take(slot, produce, prove)
 
     @abstractmethod
-    def _take(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
+    def _take(
+        self,
+        slot: int,
+        produce: Callable[[], Iterable[bytes]],
+        prove: Callable[[bytes], None] | None,
+    ) -> None:
         """Begin to write the image."""
 
     def poll_snapshot(self) -> SnapshotInfo | None:

@@ -20,6 +20,7 @@ from typing import TypeAlias, cast
 
 from paxon.actors import PaxosServer, ServerId, ServerRef, Settings, StateMachine
 from paxon.actors.environment import Environment, Network
+from paxon.actors.machine_errors import MachineFailure
 from paxon.actors.memory_storage import MemoryStorage
 from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, PeerMessage, ServerReply
 from paxon.actors.sqlite_storage import SqliteStorage
@@ -192,7 +193,7 @@ def reason_in_words(error: BaseException | None) -> str:
     """Why a server stopped, as a sentence for people."""
     if error is None:
         return "the server's thread ended without saying why"
-    if isinstance(error, StorageError | TransportError | PaxonError):
+    if isinstance(error, StorageError | TransportError | MachineFailure | PaxonError):
         return str(error)
     return f"an internal error stopped the server ({type(error).__name__}: {error})"
 

@@ -62,33 +62,39 @@ MAX_REPLY_BYTES = 16 << 20
 """Reads past this in one reply are refused; the first of a command is always answered."""
 
 
-class Put(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+class _Operation(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False
+):
+    """A command is decoded whole or not at all: surplus elements are refused, whatever they are."""
+
+
+class Put(_Operation, frozen=True, tag=1):
     """Set a key's value."""
 
     key: str
     value: bytes
 
 
-class Get(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+class Get(_Operation, frozen=True, tag=2):
     """Read a key's value; nil if it is missing."""
 
     key: str
 
 
-class Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+class Append(_Operation, frozen=True, tag=3):
     """Append to a key's value, a missing one counting as empty."""
 
     key: str
     value: bytes
 
 
-class Delete(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+class Delete(_Operation, frozen=True, tag=4):
     """Remove a key; says whether it was there."""
 
     key: str
 
 
-class CompareAndSet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+class CompareAndSet(_Operation, frozen=True, tag=5):
     """Replace a key's value if it is what is expected."""
 
     key: str
@@ -98,7 +104,7 @@ class CompareAndSet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     """None: remove the key."""
 
 
-class Scan(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+class Scan(_Operation, frozen=True, tag=6):
     """The keys that begin with a prefix, in order (of code points, which is that of UTF-8)."""
 
     prefix: str

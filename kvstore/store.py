@@ -43,10 +43,14 @@ _INDEX_BACKLOG = 2048
 _DIGEST_KEYS = 50_000
 _DIGEST_PART_KEYS = 10_000
 _DIGEST_BYTES = 8 << 20
+_KEPT_COMMANDS = 512
+"""Commands whose decoded form is kept from the check to the execution …"""
+_KEPT_BYTES = 32 << 10
+"""… each of at most so many bytes: of longer ones decoding is the smallest part."""
 _LONG_REPLY = split_refusal()
 
 
-class _Image(msgspec.Struct, array_like=True):
+class _Image(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """A snapshot. The map keeps the dict's order, on which the digest depends."""
 
     format: int
@@ -64,6 +68,8 @@ class KVStore(StateMachine):
     size does not keep the others from it.
     """
 
+    snapshots_are_sound = True  # one dict of str and bytes, and nothing that restoring could refuse
+
     # Clients refuse what is beyond the most by themselves, before they send it. The numbers of
     # `before` belong to the format of commands and snapshots: they stay.
     limits: ClassVar[Limits] = {
@@ -77,6 +83,8 @@ class KVStore(StateMachine):
     def __init__(self) -> None:
         self.agree({name: limit.default for name, limit in self.limits.items()})
         self._data: dict[str, bytes] = {}
+        self._checked: dict[int, tuple[bytes, list[Operation]]] = {}
+        """What `check` decoded, by the identity of the command: most is executed here soon."""
         self._index: KeyIndex | None = None
         """Built at the first scan and kept since; without scans it costs nothing."""
         self._unindexed: set[str] = set()
@@ -103,12 +111,21 @@ class KVStore(StateMachine):
         self._long_key = refusal(f"the key is longer than {self._max_key_bytes} bytes")
         self._long_value = refusal(f"the value is longer than {self._max_value_bytes} bytes")
 
+    def check(self, command: bytes) -> None:
+        """Raises ValueError for a command that is not a list of operations."""
+        operations = decode_operations(command)
+        if len(command) <= _KEPT_BYTES:
+            if len(self._checked) >= _KEPT_COMMANDS:
+                self._checked.clear()
+            self._checked[id(command)] = (command, operations)
+
     def apply(self, command: bytes) -> bytes:
         """Execute a list of operations, return the list of their results.
 
         Raises ValueError for a malformed command, before anything is changed.
         """
-        operations = decode_operations(command)
+        checked = self._checked.pop(id(command), None) if self._checked else None
+        operations = decode_operations(command) if checked is None else checked[1]
         self._version += 1
         self._reply_bytes = 0
         data = self._data

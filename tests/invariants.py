@@ -114,6 +114,8 @@ class ClusterWatch:
         self._proposed: dict[tuple[int, Ballot], bytes] = {}
         self._executed: dict[int, tuple[bytes, Sequence[Executed]]] = {}
         self._effects: dict[tuple[int, int], tuple[int, int]] = {}
+        self._opened: dict[int, int] = {}
+        """The slot that opened each session."""
         """Per session and sequence number the slot, and place in it, where it took effect."""
         self._digests: dict[int, str] = {}
         self._position: dict[ServerId, int] = dict.fromkeys(self.servers, 0)
@@ -383,7 +385,7 @@ class ClusterWatch:
                 effect = self._effects.get((reply.session, reply.seq))
                 slot = 0 if effect is None else effect[0]
             elif type(reply) is SessionOpened:
-                slot = reply.session >> 20
+                slot = self._opened.get(reply.session, 0)
             else:
                 continue
             self.acknowledged += 1
@@ -432,7 +434,13 @@ class ClusterWatch:
         self, server: ServerId, slot: int, results: Sequence[Executed], applied: Sequence[bytes]
     ) -> None:
         position = 0
-        for index, (entry, _) in enumerate(results):
+        for index, (entry, reply) in enumerate(results):
+            if entry.session == 0 and not entry.command:
+                known_slot = self._opened.setdefault(int.from_bytes(reply.payload, "big"), slot)
+                require(
+                    known_slot == slot, "at most once",
+                    "a session's id comes twice, in slots %d and %d", known_slot, slot,
+                )  # fmt: skip
             if position >= len(applied) or entry.command is not applied[position]:
                 continue
             position += 1

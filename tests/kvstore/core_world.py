@@ -42,6 +42,12 @@ class World:
         self.unheard: Callable[[str, ServerReply], bool] = lambda _address, _reply: False
         """Answers that never arrive."""
 
+    @property
+    def session(self) -> int:
+        """The one session that the core has."""
+        [number] = self.core._sessions
+        return number
+
     def submit(
         self, *operations: Operation, timeout: float = 10.0, after: KVTicket | None = None
     ) -> KVTicket:

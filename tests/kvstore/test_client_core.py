@@ -70,7 +70,7 @@ def test_what_is_submitted_meanwhile_is_gathered() -> None:
         assert len(world.sends()) == 1, "with few in flight each goes at once"
     tickets = [world.submit(Put(f"k{i}", b"")) for i in range(50)]
     assert world.sends() == [], "with some in flight the rest is gathered"
-    world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.OK, b"\x91\xc0"))
+    world.answer(A, CommandReply(world.session, 2, ReplyStatus.OK, b"\x91\xc0"))
     [(_, message)] = world.sends()
     assert isinstance(message, Command)
     assert len(decode_operations(message.command)) == 50
@@ -90,7 +90,7 @@ def test_two_halves_of_a_batch_become_one() -> None:
     for i in range(30):
         world.submit(Put(f"k{i}", b""))
         assert world.sends() == [], "one as large is under way"
-    world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.OK, b"\xdc\x00\x32" + b"\xc0" * 50))
+    world.answer(A, CommandReply(world.session, 2, ReplyStatus.OK, b"\xdc\x00\x32" + b"\xc0" * 50))
     assert world.core.holds_back(world.now), "the caller sees the answers"
     for i in range(50):
         assert world.core.gathering, "and submits as many again, which go together with the rest"
@@ -110,7 +110,7 @@ def test_who_looks_again_waits() -> None:
         world.submit(Put(f"k{i}", b""))
     world.sends()
     world.submit(Put("k", b""))
-    world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.OK, b"\xdc\x00\x14" + b"\xc0" * 20))
+    world.answer(A, CommandReply(world.session, 2, ReplyStatus.OK, b"\xdc\x00\x14" + b"\xc0" * 20))
     assert [world.core.holds_back(world.now) for _ in range(3)] == [True, False, False]
 
 
@@ -121,7 +121,7 @@ def test_a_caller_that_has_gone_is_not_waited_for() -> None:
     for i in range(20):
         world.submit(Put(f"k{i}", b""))
     world.sends()
-    world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.OK, b"\xdc\x00\x14" + b"\xc0" * 20))
+    world.answer(A, CommandReply(world.session, 2, ReplyStatus.OK, b"\xdc\x00\x14" + b"\xc0" * 20))
     world.now += 60.0
     assert not world.core.holds_back(world.now)
     world.submit(Put("k", b""))
@@ -135,9 +135,9 @@ def test_whoever_submits_more_than_was_answered_owes_nothing_to_the_next_answers
     world.sends()
     world.submit(Put("l", b""), Put("m", b""))
     assert len(world.sends()) == 1
-    world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.OK, b"\x91\xc0"))
+    world.answer(A, CommandReply(world.session, 2, ReplyStatus.OK, b"\x91\xc0"))
     world.submit(*[Put(f"k{i}", b"") for i in range(3)])
-    world.answer(A, CommandReply(1 << 20, 3, ReplyStatus.OK, b"\x92\xc0\xc0"))
+    world.answer(A, CommandReply(world.session, 3, ReplyStatus.OK, b"\x92\xc0\xc0"))
     assert world.core.gathering, "the two that were answered just now will be followed by others"
 
 
@@ -195,12 +195,12 @@ def test_the_window_bounds_what_is_unanswered() -> None:
     for i in range(20):
         tickets.append(world.submit(Put(f"k{i}", b"")))
         world.core.poll(world.now)
-    outstanding = world.core._sessions[1 << 20].outstanding
+    outstanding = world.core._sessions[world.session].outstanding
     assert len(outstanding) == 8
     first = next(iter(outstanding))
-    world.answer(A, CommandReply(1 << 20, first + 1, ReplyStatus.OK, b"\x91\xc0"))
+    world.answer(A, CommandReply(world.session, first + 1, ReplyStatus.OK, b"\x91\xc0"))
     assert world.sends() == [], "the lowest number is still unanswered"
-    world.answer(A, CommandReply(1 << 20, first, ReplyStatus.OK, b"\x91\xc0"))
+    world.answer(A, CommandReply(world.session, first, ReplyStatus.OK, b"\x91\xc0"))
     [(_, message)] = world.sends()
     assert isinstance(message, Command)
     assert (message.seq, message.acked) == (first + 8, first + 2)
@@ -212,7 +212,7 @@ def test_the_bytes_that_are_unanswered_are_bounded() -> None:
     tickets = [world.submit(Put(f"k{i}", b"v" * (1 << 20))) for i in range(6)]
     tickets.append(world.submit(Put("huge", b"v" * MAX_VALUE_BYTES)))
     assert len(world.sends()) == 2
-    world.core.receive(A, [CommandReply(1 << 20, 2, ReplyStatus.OK, b"\x91\xc0")], world.now)
+    world.core.receive(A, [CommandReply(world.session, 2, ReplyStatus.OK, b"\x91\xc0")], world.now)
     assert len(world.sends()) == 1
     world.pass_time(5.0)
     assert all(ticket.done for ticket in tickets)
@@ -358,9 +358,9 @@ def test_a_follower_refused_before_the_one_it_follows_fails_with_it() -> None:
     world.cluster.expire_sessions()
     second = world.submit(Append("k", b"1"), after=first)
     world.exchange()
-    world.answer(A, CommandReply(1 << 20, 3, ReplyStatus.EXPIRED, b""))
+    world.answer(A, CommandReply(world.session, 3, ReplyStatus.EXPIRED, b""))
     assert not second.done
-    world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.EXPIRED, b""))
+    world.answer(A, CommandReply(world.session, 2, ReplyStatus.EXPIRED, b""))
     assert isinstance(first.error, OutcomeUnknown)
     assert isinstance(second.error, OperationFailed)
     world.unheard = lambda _address, _reply: False
@@ -412,7 +412,7 @@ def test_followers_of_an_invalid_command_are_not_executed() -> None:
     tickets = chain(world, 2)
     world.core.poll(world.now)
     tickets.append(world.submit(Append("k", b"2"), after=tickets[-1]))
-    world.answer(A, CommandReply(1 << 20, 2, ReplyStatus.INVALID, b"too large"))
+    world.answer(A, CommandReply(world.session, 2, ReplyStatus.INVALID, b"too large"))
     assert isinstance(tickets[0].error, InvalidRequest)
     assert isinstance(tickets[1].error, OutcomeUnknown)
     world.exchange()

@@ -182,8 +182,13 @@ class SimulatedDisk:
         self._lazy.clear()
         self._inner = self._inner.crash()
 
-    def begin_snapshot(self, slot: int, produce: Callable[[], Iterable[bytes]]) -> None:
-        self._inner.begin_snapshot(slot, produce)
+    def begin_snapshot(
+        self,
+        slot: int,
+        produce: Callable[[], Iterable[bytes]],
+        prove: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self._inner.begin_snapshot(slot, produce, prove)
         self._world.on_snapshot_begun()
 
     def poll_snapshot(self) -> SnapshotInfo | None:
@@ -205,6 +210,15 @@ class SimulatedDisk:
         if good:
             self._lazy.append((self._watch.on_snapshot_durable, info.slot))
         return good
+
+    def adopted_image(self, info: SnapshotInfo) -> bytes:
+        return self._inner.adopted_image(info)
+
+    def note_stop(self, slot: int, reason: str) -> None:
+        self._inner.note_stop(slot, reason)
+
+    def forget_stop(self) -> None:
+        self._inner.forget_stop()
 
     def maintain(self, *, tidy: bool = True) -> None:
         self._inner.maintain(tidy=tidy)

@@ -1,0 +1,416 @@
+"""Rule 15: what a command comes to depends on the log alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from paxon.actors import Execute, Settings, StateMachine
+from paxon.actors import messages as wire
+from paxon.actors.agreed import Change, first_agreed
+from paxon.actors.application import Application, encode_batch
+from paxon.actors.data_directory import STOPPED_NAME
+from paxon.actors.machine_errors import ExecutionFailed, RestoreFailed
+from paxon.actors.messages import Batch, CommandReply, Entry, ReplyStatus
+from paxon.actors.recursion import ALLOWANCE, MOST, RecursionLimitError, with_allowance
+from paxon.actors.sessions import SessionTable
+from paxon.kvstore.addresses import free_ports
+from paxon.kvstore.node import start_server
+from paxon.kvstore.operations import Operation
+from paxon.kvstore.store import KVStore
+from tests.harness import Cluster, Register
+
+
+def nested(depth: int) -> bytes:
+    """A msgpack array in an array in an …"""
+    return b"\x91" * depth + b"\xc0"
+
+
+SURPLUS = [b"\x91\x94\x01\xa1k\xc4\x01v" + nested(depth) for depth in (1, 900, 980, 1100, 5000)]
+"""Puts with an element too many, which nests so deep."""
+
+
+def application_of(machine: StateMachine) -> Application:
+    return Application(machine, first_agreed({}, machine.limits))
+
+
+def applied(machine: Register, *commands: bytes) -> list[tuple[ReplyStatus, bytes]]:
+    """What a fresh state machine answers to these commands, each in a slot of its own."""
+    application = application_of(machine)
+    replies = []
+    for slot, command in enumerate(commands, 1):
+        batch = Batch(0.0, [Entry(0, 1, 0, 0, command)])
+        [(_, reply)] = application.execute(slot, encode_batch(batch))
+        replies.append((ReplyStatus(reply.status), reply.payload))
+    return replies
+
+
+# --- what enters the log --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "union", [wire.PeerMessage, wire.ClientMessage, wire.ServerReply, Operation]
+)
+def test_nothing_that_is_decoded_has_room_for_more(union: Any) -> None:
+    for kind in (*get_args(union), wire.Entry, wire.Batch, wire.Accepted, Change):
+        assert kind.__struct_config__.forbid_unknown_fields, kind
+
+
+@pytest.mark.parametrize("kind", [wire.Entry, wire.Batch, *get_args(wire.ClientMessage)])
+def test_surplus_elements_are_refused_before_anyone_looks_how_deep_they_are(kind: Any) -> None:
+    tag = kind.__struct_config__.tag
+    fields = len(kind.__struct_fields__) + (tag is not None)
+    decoder = msgspec.msgpack.Decoder(kind)
+    for depth in (1, 5000):
+        frame = bytes([0x90 + fields + 1]) + bytes([tag or 0]) + b"\x00" * (fields - 1)
+        with pytest.raises(msgspec.ValidationError):
+            decoder.decode(frame + nested(depth))
+
+
+def test_a_command_that_the_store_could_not_execute_stays_out_of_the_log() -> None:
+    cluster = Cluster(3, machine=KVStore).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    before = cluster.servers[1].log.last
+    for seq, command in enumerate([*SURPLUS, b"", b"\xc1", b"\x91\x92\x09\xa1k"], 1):
+        cluster.command(1, session, seq, command)
+        reply = cluster.reply_to(seq)
+        assert reply is not None and reply.status == ReplyStatus.INVALID
+        assert b"not a list of store operations" in reply.payload
+    assert cluster.servers[1].log.last == before
+
+
+def test_one_that_got_into_the_log_all_the_same_fails_alike_at_every_depth() -> None:
+    """A leader of an older release may have proposed it."""
+
+    def at(depth: int, call: Callable[[], Any]) -> Any:
+        return at(depth - 1, call) if depth else call()
+
+    store: Any = KVStore
+    seen = [at(depth, lambda: applied(store(), *SURPLUS)) for depth in (0, 50, 300)]
+    assert seen[0] == seen[1] == seen[2]
+    assert {status for status, _ in seen[0]} == {ReplyStatus.FAILED}
+
+
+def test_what_the_check_decoded_is_what_is_executed() -> None:
+    store = KVStore()
+    commands = [b"\x91\x93\x01\xa1k\xc4\x01" + bytes([n]) for n in range(200)]
+    for command in commands:
+        store.check(command)
+    for command in commands:
+        assert store.apply(command) == b"\x91\xc0"
+    assert not store._checked
+    assert store._data == {"k": bytes([199])}
+    for n in range(2000):  # of commands that never come back not all are kept
+        store.check(b"\x91\x93\x01\xa1k\xc4\x02" + n.to_bytes(2, "big"))
+    assert len(store._checked) <= 512
+
+
+def test_the_application_in_the_same_process_is_told_too() -> None:
+    cluster = Cluster(1, machine=KVStore).start()
+    cluster.lead(1)
+    future = cluster.servers[1].on_local(Execute(SURPLUS[0]))
+    with pytest.raises(RuntimeError, match="not a list of store operations"):
+        future.get(timeout=0)
+
+
+# --- recursion ------------------------------------------------------------------------------------
+
+
+class Deep(Register):
+    """Nests as many calls as a command says."""
+
+    def apply(self, command: bytes) -> bytes:
+        if command.startswith(b"["):
+            return repr(msgspec.json.decode(command)).encode()[:3]
+        return b"%d" % self.nest(int(command))
+
+    def nest(self, calls: int) -> int:
+        return 0 if calls <= 1 else 1 + self.nest(calls - 1)
+
+
+def deepest() -> int:
+    """How many calls may nest here."""
+    machine, low, high = Deep(), 0, 4 * MOST
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            machine.nest(middle)
+            low = middle
+        except RecursionError:
+            high = middle - 1
+    return low
+
+
+def test_the_room_for_recursion_is_the_same_wherever_the_caller_stands() -> None:
+    def at(depth: int) -> int:
+        return at(depth - 1) if depth else with_allowance(deepest)
+
+    seen = {at(0), at(7), at(100), at(600)}
+    threads = [threading.Thread(target=lambda: seen.add(at(3))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    assert len(seen) == 1
+    assert ALLOWANCE - 10 <= seen.pop() <= ALLOWANCE
+
+
+@pytest.fixture
+def recursion_limit() -> Any:
+    import sys
+
+    before = sys.getrecursionlimit()
+    yield sys.setrecursionlimit
+    sys.setrecursionlimit(before)
+
+
+def test_it_is_the_same_whatever_limit_the_process_has(recursion_limit: Any) -> None:
+    import sys
+
+    expected = with_allowance(deepest)
+    for limit in (sys.getrecursionlimit() + 77, 5000, MOST):
+        recursion_limit(limit)
+        assert with_allowance(deepest) == expected
+        assert sys.getrecursionlimit() == limit, "other threads may stand deep already"
+    recursion_limit(MOST + 1)
+    with pytest.raises(RecursionLimitError, match="a process of its own"):
+        with_allowance(deepest)
+
+
+def test_a_machine_that_recurses_fails_the_command_alike_on_every_server() -> None:
+    def at(depth: int, call: Callable[[], Any]) -> Any:
+        return at(depth - 1, call) if depth else call()
+
+    commands = [b"%d" % n for n in range(ALLOWANCE - 30, ALLOWANCE + 5)]
+    commands += [b"[" * n + b"]" * n for n in range(ALLOWANCE - 30, ALLOWANCE + 5)]
+    shallow = at(0, lambda: applied(Deep(), *commands))
+    assert shallow == at(333, lambda: applied(Deep(), *commands))
+    failed = {payload for status, payload in shallow if status == ReplyStatus.FAILED}
+    assert failed == {b"RecursionError: the command nested more than 1000 calls"}
+    assert {status for status, _ in shallow} == {ReplyStatus.OK, ReplyStatus.FAILED}
+
+
+# --- what depends on the process ------------------------------------------------------------------
+
+
+def direct() -> None:
+    raise MemoryError
+
+
+def wrapped() -> None:
+    try:
+        raise MemoryError("no room")
+    except MemoryError as error:
+        raise ValueError("cannot parse") from error
+
+
+def hidden() -> None:
+    try:
+        raise MemoryError
+    except MemoryError:
+        raise ValueError("cannot parse") from None
+
+
+def grouped() -> None:
+    raise ExceptionGroup("several", [ValueError("a"), ExceptionGroup("more", [MemoryError()])])
+
+
+def twice() -> None:
+    try:
+        hidden()
+    except ValueError as error:
+        raise KeyError("k") from error
+
+
+def ended() -> None:
+    raise SystemExit(3)
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+KINDS = [direct, wrapped, hidden, grouped, twice, ended, interrupted]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_that_depends_on_the_process_stops_the_server(kind: Callable[[], None]) -> None:
+    """It happens to this server and not to the others: an error reply would make them differ."""
+
+    class Fails(Register):
+        def apply(self, command: bytes) -> bytes:
+            kind()
+            return b""
+
+    cluster = Cluster(1, machine=Fails).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    with pytest.raises(ExecutionFailed, match=r"slot 2 .*Fails\.apply\(\)"):
+        cluster.command(1, session, 1, b"x")
+    assert not cluster.told(CommandReply)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_a_query_it_is_an_answer(kind: Callable[[], None]) -> None:
+    class Fails(Register):
+        def query(self, query: bytes) -> bytes:
+            kind()
+            return b""
+
+    reply = application_of(Fails()).query(b"x")
+    assert reply.status == ReplyStatus.FAILED and reply.payload
+
+
+class Moody(Register):
+    """Runs out of memory while `short` is set."""
+
+    short = True
+
+    def apply(self, command: bytes) -> bytes:
+        if command == b"much" and type(self).short:
+            raise MemoryError
+        return super().apply(command)
+
+
+def test_the_slot_that_stopped_a_server_is_named_on_its_disk(tmp_path: Path) -> None:
+    stopped: list[BaseException] = []
+    done = threading.Event()
+
+    def failed(error: BaseException) -> None:
+        stopped.append(error)
+        done.set()
+
+    def start() -> Any:
+        peer, client = free_ports(2)
+        return start_server(
+            Settings(cluster="test", server=1, servers=(1,)), Moody(),
+            peers={1: f"tcp://127.0.0.1:{peer}"}, client_bind=f"tcp://127.0.0.1:{client}",
+            directory=tmp_path, on_failed=failed,
+        )  # fmt: skip
+
+    Moody.short = True
+    server = start()
+    while not isinstance(_outcome(server, b"little"), bytes):
+        pass
+    server.ask(Execute(b"much"), block=False)
+    assert done.wait(30)
+    assert isinstance(stopped[0], ExecutionFailed)
+    note = (tmp_path / STOPPED_NAME).read_text()
+    assert note.startswith(f"slot {stopped[0].slot}\nexecuting slot {stopped[0].slot} stopped")
+    assert "MemoryError" in note and "Moody.apply()" in note
+
+    Moody.short = False  # it was short of memory, and is no longer
+    server = start()
+    try:
+        while not isinstance(_outcome(server, b"more"), bytes):
+            pass
+        assert not (tmp_path / STOPPED_NAME).exists()
+    finally:
+        server.stop()
+
+
+def _outcome(server: Any, command: bytes) -> object:
+    try:
+        return server.ask(Execute(command)).get(timeout=10)
+    except RuntimeError as error:  # nobody leads yet
+        return error
+
+
+# --- what methods return --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("result", [None, "text", 7, bytearray(b"x"), memoryview(b"x")])
+@pytest.mark.parametrize("method", ["apply", "query"])
+def test_what_is_not_bytes_is_the_commands_error_and_says_whose(method: str, result: Any) -> None:
+    machine: Any = type("Sloppy", (Register,), {method: lambda _self, _text: result})
+    cluster = Cluster(3, machine=machine).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    if method == "apply":
+        cluster.execute(1, session, b"one", b"two")
+        reply: Any = cluster.reply_to(2)
+    else:
+        cluster.query(1)
+        cluster.stabilize()
+        [reply] = cluster.answers()
+    assert reply.status == ReplyStatus.FAILED
+    kind = type(result).__name__
+    assert reply.payload == f"TypeError: Sloppy.{method}() returned {kind}, not bytes".encode()
+    cluster.pass_time(0.2)
+    assert len({cluster.servers[s].application.executed for s in cluster.ids}) == 1
+
+
+def test_an_exception_that_cannot_be_printed_is_an_error_reply_like_any_other() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    class Odd(Register):
+        def apply(self, command: bytes) -> bytes:
+            raise Mute
+
+    assert applied(Odd(), b"x") == [(ReplyStatus.FAILED, b"Mute")]
+
+
+def test_an_image_that_cannot_be_restored_says_whose_fault_it_is() -> None:
+    class Broken(Register):
+        def restore(self, snapshot: bytes) -> None:
+            raise KeyError("total")
+
+    application = application_of(Broken())
+    image = b"".join(application.image())
+    for refuse in (application.restore, application.prove):
+        with pytest.raises(RestoreFailed, match=r"Broken\.restore\(\) raised KeyError: 'total'"):
+            refuse(image)
+    assert application.proves_images
+    assert not application_of(KVStore()).proves_images
+
+
+# --- sessions' ids --------------------------------------------------------------------------------
+
+
+def ids(identity: int, slot: int, count: int, *, nonce: int = 5) -> list[int]:
+    table = SessionTable(3600.0, count, identity)
+    return [table.open(slot, index, nonce) for index in range(count)]
+
+
+def test_sessions_of_two_clusters_and_of_two_lives_have_nothing_in_common() -> None:
+    first = ids(1, 1, 1000)
+    assert first == ids(1, 1, 1000)  # the same on every server
+    assert not set(first) & set(ids(2, 1, 1000))  # another cluster, or this one made anew
+    assert not set(first) & set(ids(1, 1, 1000, nonce=6))  # other clients
+    assert not set(first) & set(ids(1, 2, 1000))
+    assert all(0 < number < 1 << 63 for number in first)
+
+
+def test_a_slot_takes_more_sessions_than_fit_into_twenty_bits() -> None:
+    count = (1 << 20) + 50
+    table = SessionTable(3600.0, 2 * count)
+    table._sessions = _Numbers()
+    for index in range(count):
+        table.open(7, index, 5)
+    for index in range(100):
+        table.open(8, index, 5)
+    assert len(table._sessions) == count + 100
+
+
+class _Numbers(dict[int, Any]):
+    """Keeps the numbers alone, to spare the memory of a million sessions."""
+
+    def __setitem__(self, number: int, _session: object) -> None:
+        assert number not in self
+        super().__setitem__(number, None)
+
+
+def test_an_id_that_a_live_session_has_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = SessionTable._id
+    monkeypatch.setattr(SessionTable, "_id", lambda self, *p: place(self, *p) % 3)
+    table = SessionTable(3600.0, 2)
+    first, second = table.open(1, 0, 5), table.open(1, 1, 5)
+    assert {first, second} == {1, 2}
+    assert table.open(1, 2, 5) == first  # whose session made room
