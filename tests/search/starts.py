@@ -18,12 +18,13 @@ from paxon.actors.messages import (
     OpenSession,
     Query,
 )
+from paxon.actors.sessions import SessionTable
 from tests.search.breadth import Goal
 from tests.search.world import Budget, Fact, Search, World
 
 __all__ = ["STARTS", "Start", "Story"]
 
-SESSION = 1 << 20
+SESSION = SessionTable(1.0, 1).open(1, 0, 1)
 """The session that every story opens first: slot 1 holds that."""
 
 
