@@ -292,6 +292,8 @@ def test_extreme_numbers_in_every_clients_message(kind: type) -> None:
             values["command"] = b"c"
         elif "mode" in kind.__struct_fields__:  # type: ignore[attr-defined]
             values |= {"mode": "linearizable", "query": b""}
+        elif "values" in kind.__struct_fields__:  # type: ignore[attr-defined]
+            values["values"] = {}
         cluster.request(1, kind(**values))
         cluster.stabilize()
     cluster.request(1, OpenSession(77))
