@@ -10,10 +10,9 @@ import re
 import zlib
 from pathlib import Path
 
-from loguru import logger
-
 from paxon.actors.ballot import ServerId
 from paxon.actors.storage import CorruptStorage, StorageError
+from paxon.transport.log import logger
 
 __all__ = ["DataDirectory", "in_words", "make_directory", "replace_file", "sync_directory"]
 

@@ -8,12 +8,11 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import Self
 
-from loguru import logger
-
 from paxon.actors.ballot import ServerId
 from paxon.actors.messages import Accepted
 from paxon.actors.storage import Recovered, SnapshotInfo
 from paxon.actors.storage_base import CollectingStorage
+from paxon.transport.log import logger
 
 __all__ = ["MemoryStorage"]
 
