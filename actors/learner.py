@@ -22,6 +22,7 @@ from paxon.actors.bounds import (
 from paxon.actors.environment import ClientToken, Environment, ServerBurst
 from paxon.actors.features import Features
 from paxon.actors.invariants import invariant
+from paxon.actors.leases import Grants
 from paxon.actors.lifecycle import ServerLifecycle
 from paxon.actors.log import SlotStatus
 from paxon.actors.messages import (
@@ -81,9 +82,8 @@ class Learner(ServerLifecycle):
         self._leader_commit_ballot = NO_BALLOT
         """The highest ballot in which a leader spoke here, and the commit index that it told."""
         self._heard_at = -NEVER
-        self._lease_granted_until = 0.0
-        """No promise to a candidate before: a leader may answer reads by a lease that we granted
-        (or, after a restart, may have granted)."""
+        self._grants = Grants()
+        """No promise and no candidacy while they hold: a leader may answer reads by a lease."""
         self._commit_teller: ServerId = 0
         """Who told of `_known_commit`."""
         self._catch_up_from: ServerId = 0
@@ -541,10 +541,12 @@ class Learner(ServerLifecycle):
     # --- timers ----------------------------------------------------------------------------------
 
     def _learner_deadline(self) -> float:
-        deadline = min(self._snapshot_poll_at, self._watermark_at)
+        deadline = min(self._snapshot_poll_at, self._watermark_at, self._grants.forget_at)
         return min(deadline, self._catch_up_at) if self._is_behind() else deadline
 
     def _on_learner_timers(self) -> None:
+        if self._now >= self._grants.forget_at:
+            self._storage.save_lease(self._grants.forget())
         if self._now >= self._snapshot_poll_at:
             self._poll_snapshot()
         if self._is_behind() and self._now >= self._catch_up_at:
@@ -561,6 +563,7 @@ class Learner(ServerLifecycle):
         found = self._storage.load()
         self.promised = self._durable_promise = found.promised
         self.voting = found.voting
+        self._grants.recover(found.lease, self._now)
         self._peers = dict(found.peers)
         fresh = found.promised == NO_BALLOT and not found.accepted and found.snapshot is None
         if self.settings.rejoin and fresh:

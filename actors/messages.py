@@ -56,7 +56,7 @@ __all__ = [
     "ServerReply",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Goes into every frame's header; a server refuses frames of any other version."""
 
 NO_OP = b""
@@ -168,9 +168,11 @@ class Heartbeat(Wire, frozen=True, tag=5):
     """The lowest last-executed slot of all servers."""
     incarnations: list[tuple[ServerId, int]] = []
     """Which disk (see `Storage.incarnation`) the leader knows each server by."""
-    lease: bool = False
-    """The leader may answer reads on the strength of this round alone, without another: whoever
-    hears it must help no other to lead before the minimum election timeout has passed."""
+    lease: float = 0.0
+    """Seconds for which the leader may answer reads on the strength of this round alone, without
+    another: whoever answers it helps no other to lead for so long, by its own clock. 0: none."""
+    drift: float = 0.0
+    """The fraction by which the leader takes clocks to differ, at most."""
 
 
 class HeartbeatReply(Wire, frozen=True, tag=6):

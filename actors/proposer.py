@@ -23,6 +23,7 @@ from paxon.actors.embedding import Execute, NotLeading
 from paxon.actors.environment import ClientToken, Environment
 from paxon.actors.invariants import invariant
 from paxon.actors.learner import NEVER, Learner
+from paxon.actors.leases import LONGEST_LEASE, counted
 from paxon.actors.messages import (
     NO_OP,
     P2A,
@@ -104,13 +105,13 @@ class Proposer(Learner):
         self._futures: dict[int, pykka.Future[bytes]] = {}
         self._reads = ReadQueue()
         self._round = 0
-        self._round_sent: deque[tuple[int, float, bool]] = deque()
-        """Rounds not confirmed yet: number, when sent, whether it asked for a lease."""
+        self._round_sent: deque[tuple[int, float, float]] = deque()
+        """Rounds not confirmed yet: number, when sent, seconds to count on the lease asked for."""
         self._confirmed = 0
         self._confirmed_by: dict[ServerId, int] = {}
         self._confirmed_at = 0.0
-        self._lease_from = -NEVER
-        """When the last confirmed round that asked for a lease was sent."""
+        self._lease_until = -NEVER
+        """How long this leader may count on what the confirmed rounds asked for."""
         self._lease_wanted_until = 0.0
         self._executed_by: dict[ServerId, int] = {}
         self._heartbeat_at = 0.0
@@ -317,11 +318,15 @@ class Proposer(Learner):
 
     def _begin_round(self) -> Heartbeat:
         self._round += 1
-        lease = self._now < self._lease_wanted_until
-        self._round_sent.append((self._round, self._now, lease))
+        lease = drift = 0.0
+        if self._now < self._lease_wanted_until:
+            lease = min(self.settings.election_timeout_min, LONGEST_LEASE)
+            drift = self.settings.max_clock_drift
+        self._round_sent.append((self._round, self._now, counted(lease, drift)))
         return Heartbeat(
             self.promised, self._round, self.log.chosen_to, self._executed_by_all(),
-            [(self.settings.server, self._storage.incarnation), *self._peers.items()], lease,
+            [(self.settings.server, self._storage.incarnation), *self._peers.items()],
+            lease, drift,
         )  # fmt: skip
 
     def _executed_by_all(self) -> int:
@@ -355,13 +360,14 @@ class Proposer(Learner):
         if confirmed <= self._confirmed:
             return
         self._confirmed = confirmed
-        asked = False
+        lease = 0.0
         while self._round_sent and self._round_sent[0][0] <= confirmed:
-            _, self._confirmed_at, asked = self._round_sent.popleft()
+            _, self._confirmed_at, lease = self._round_sent.popleft()
         # Each of the majority replied to this round or to a later one, and may have missed any
-        # other: all of these must have asked for the lease, or it may not have been granted.
-        if asked and all(later for _, _, later in self._round_sent):
-            self._lease_from = self._confirmed_at
+        # other: no more is granted than the shortest lease that any of these asked for.
+        lease = min(lease, min((later for _, _, later in self._round_sent), default=lease))
+        if lease:
+            self._lease_until = max(self._lease_until, self._confirmed_at + lease)
         for client, query in self._reads.ready(confirmed, self.application.executed):
             self._answer_query(client, query)
 
@@ -381,16 +387,14 @@ class Proposer(Learner):
         """No other can lead yet: who granted the lease promises nothing before it has run out.
 
         Counted from when the confirmed heartbeat was *sent*, and shortened by the clock drift that
-        `Settings.max_clock_drift` allows between any two servers. Heartbeats ask for leases only
-        while clients use them: otherwise a dead leader's lease would hold up its successor.
+        it told (leases.py). Heartbeats ask for leases only while clients use them: otherwise a dead
+        leader's lease would hold up its successor.
         """
         if not self.settings.leases or not self._policy.courteous:
             return False
-        drift = self.settings.max_clock_drift
-        lease = self.settings.election_timeout_min * (1 - drift) / (1 + drift)
         now = self._clock.monotonic()
         self._lease_wanted_until = now + LEASE_IN_USE
-        return now < self._lease_from + lease
+        return now < self._lease_until
 
     # --- clients ---------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ from paxon.actors.election import ElectionPolicy
 from paxon.actors.environment import Environment
 from paxon.actors.invariants import invariant
 from paxon.actors.learner import NEVER
+from paxon.actors.leases import sensible
 from paxon.actors.messages import (
     P1A,
     P1B,
@@ -146,6 +147,7 @@ class PaxosServer(Proposer):
         self._send(sender, self._p1b(p1a.first_slot))
 
     def _p1b(self, first_slot: int) -> P1B:
+        invariant(not self._lease_may_hold(), "a promise under a lease that was granted here")
         accepted: list[Accepted] = []
         size = 0
         next_slot = 0
@@ -209,7 +211,7 @@ class PaxosServer(Proposer):
 
     def _lease_may_hold(self) -> bool:
         """Whether some leader may still answer reads by a lease that this server granted."""
-        return self._now < self._lease_granted_until
+        return self._grants.hold(self._now)
 
     def _hears_leader(self) -> bool:
         """Whether a leader, this server included, was alive within the minimum timeout."""
@@ -225,7 +227,7 @@ class PaxosServer(Proposer):
             self._rejoin()
             return
         if self._lease_may_hold():  # our own promise counts like any other's
-            self._election_at = self._lease_granted_until
+            self._election_at = self._grants.until
             return
         if self._policy.courteous:
             self._ask_for_pre_votes()
@@ -278,6 +280,8 @@ class PaxosServer(Proposer):
         """Start phase 1 in a ballot of our own above all that we know of."""
         if self.role == "leader":
             return
+        # Who rejoins has granted nothing that counts: it answers no heartbeat.
+        invariant(forced or not self._lease_may_hold(), "a candidacy under a lease granted here")
         self._pre_votes = set()
         self._promise(self.promised.next_for(self.settings.server))
         self.leader = 0
@@ -430,7 +434,10 @@ class PaxosServer(Proposer):
             self._propose_waiting()
             self._start_read_round()
         elif self._contends_now() and self._now >= self._retry_at:
-            self.campaign()
+            if self._lease_may_hold():  # our policy is another than the leader's
+                self._retry_at = self._grants.until
+            else:
+                self.campaign()
 
     def _contends_now(self) -> bool:
         """Whether to try to lead for the clients' requests held here (none where none contend).
@@ -455,7 +462,7 @@ class PaxosServer(Proposer):
 
     def on_heartbeat(self, heartbeat: Heartbeat, sender: ServerId) -> None:
         """Follow the leader: adopt its ballot, learn what is chosen, discard what all executed."""
-        if heartbeat.ballot.leader != sender:
+        if heartbeat.ballot.leader != sender or not sensible(heartbeat.lease, heartbeat.drift):
             self._malformed(heartbeat, sender)
             return
         if heartbeat.ballot > self.promised and not self._follows(heartbeat.ballot, sender):
@@ -463,8 +470,8 @@ class PaxosServer(Proposer):
         if heartbeat.ballot == self.promised:
             self._compare_disks(heartbeat.incarnations)
             self._heard_from_leader(sender)
-            if heartbeat.lease:
-                self._lease_granted_until = self._now + self.settings.election_timeout_min
+            if heartbeat.lease and self.voting:
+                self._grant(heartbeat)
             self._note_commit(heartbeat.commit, heartbeat.ballot, sender)
             self._execute_chosen()
             self._discard(min(heartbeat.discard_to, self.application.executed))
@@ -475,6 +482,12 @@ class PaxosServer(Proposer):
             self._features.knows, self._features.limits,
         )  # fmt: skip
         self._send(sender, reply)
+
+    def _grant(self, heartbeat: Heartbeat) -> None:
+        """Grant the lease that a heartbeat asks for, whatever our own settings are."""
+        to_store = self._grants.grant(heartbeat.lease, heartbeat.drift, self._now)
+        if to_store:  # durable before the reply: a restart has to know of it
+            self._storage.save_lease(to_store)
 
     def _heard_from_leader(self, leader: ServerId) -> None:
         self.leader = leader
@@ -542,7 +555,4 @@ class PaxosServer(Proposer):
             delay = self._random.uniform(settings.heartbeat_interval, settings.election_timeout_min)
         else:
             delay = self._policy.follower_timeout(self._random)
-            if self._policy.courteous and settings.leases:
-                drift = settings.max_clock_drift
-                self._lease_granted_until = self._now + settings.election_timeout_min * (1 + drift)
         self._election_at = self._now + delay

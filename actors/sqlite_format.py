@@ -44,6 +44,7 @@ CREATE TABLE meta (
     chosen_to INTEGER NOT NULL,
     discarded INTEGER NOT NULL,
     voting INTEGER NOT NULL,
+    lease INTEGER NOT NULL,
     snapshot_slot INTEGER NOT NULL,
     snapshot_size INTEGER NOT NULL,
     snapshot_checksum INTEGER NOT NULL,
@@ -59,18 +60,18 @@ CREATE TABLE accepted (
     checksum INTEGER NOT NULL
 );
 """
-INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 17)})"
+INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 18)})"
 UPDATE_META = (
     "UPDATE meta SET peers=?, commits=?, promise_round=?, promise_leader=?, chosen_to=?, "
-    "discarded=?, voting=?, snapshot_slot=?, snapshot_size=?, snapshot_checksum=?, rows=?, "
-    "rows_checksum=?, checksum=?"
+    "discarded=?, voting=?, lease=?, snapshot_slot=?, snapshot_size=?, snapshot_checksum=?, "
+    "rows=?, rows_checksum=?, checksum=?"
 )
 PUT_ACCEPTED = "INSERT OR REPLACE INTO accepted VALUES (?,?,?,?,?)"
 
 REMEDY = "empty the directory and start once with --rejoin"
 
 _NO_SNAPSHOT = SnapshotInfo(0, 0, 0)
-_NUMBERS = struct.Struct("<11q")
+_NUMBERS = struct.Struct("<12q")
 _SLOT_AND_BALLOT = struct.Struct("<3q")
 
 
@@ -127,7 +128,8 @@ class MetaColumns:
         snapshot = marks.snapshot or _NO_SNAPSHOT
         numbers = (
             commits, marks.promised.round, marks.promised.leader, marks.chosen_to, marks.discarded,
-            int(marks.voting), snapshot.slot, snapshot.size, snapshot.checksum, rows, rows_checksum,
+            int(marks.voting), marks.lease, snapshot.slot, snapshot.size, snapshot.checksum, rows,
+            rows_checksum,
         )  # fmt: skip
         checksum = zlib.crc32(_NUMBERS.pack(*numbers), self._text_checksum)
         return (self._peers_column, *numbers, checksum)
@@ -187,7 +189,7 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
         raise CorruptStorage(
             f"{path}, table meta: the only row is damaged (its checksum is wrong); {REMEDY}"
         )
-    commits, round_, leader, chosen_to, discarded, voting, *rest = numbers
+    commits, round_, leader, chosen_to, discarded, voting, lease, *rest = numbers
     slot, size, image_checksum, rows, rows_checksum = rest
     pairs = [pair.split("=") for pair in peers.split(",") if pair]
     marks = Marks(
@@ -195,6 +197,7 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
         chosen_to=chosen_to,
         discarded=discarded,
         voting=bool(voting),
+        lease=lease,
         snapshot=SnapshotInfo(slot, size, image_checksum) if slot else None,
         peers={int(server): int(incarnation) for server, incarnation in pairs},
     )

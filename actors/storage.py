@@ -47,6 +47,8 @@ class Recovered:
     snapshot: SnapshotInfo | None = None
     peers: dict[ServerId, int] = field(default_factory=dict)
     """The incarnation (see `Storage.incarnation`) by which each other server is known."""
+    lease: int = 0
+    """Microseconds for which a leader may count on what this server granted at most."""
     voting: bool = True
     """False while this server rejoins after a lost disk (docs/rejoin.md)."""
     stopped_at: int = 0
@@ -83,6 +85,9 @@ class Storage(Protocol):
 
         The caller guarantees that a durable snapshot covers them.
         """
+
+    def save_lease(self, microseconds: int) -> None:
+        """Remember the longest lease granted; a shorter one than known with any later commit."""
 
     def commit(self) -> None:
         """Make all collected writes durable (synced) in one transaction.

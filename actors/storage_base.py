@@ -24,13 +24,20 @@ class Marks:
     chosen_to: int = 0
     discarded: int = 0
     voting: bool = True
+    lease: int = 0
     snapshot: SnapshotInfo | None = None
     peers: dict[ServerId, int] = field(default_factory=dict)
     """Never changed, only replaced: copies share it."""
 
     def copy(self) -> Marks:
         return Marks(
-            self.promised, self.chosen_to, self.discarded, self.voting, self.snapshot, self.peers
+            self.promised,
+            self.chosen_to,
+            self.discarded,
+            self.voting,
+            self.lease,
+            self.snapshot,
+            self.peers,
         )
 
 
@@ -111,6 +118,12 @@ class CollectingStorage(ABC):
         if self._marks.voting != voting:
             self._marks.voting = voting
             self._dirty = True
+
+    def save_lease(self, microseconds: int) -> None:
+        longer = microseconds > self._marks.lease
+        self._lazy = self._lazy or microseconds != self._marks.lease
+        self._dirty = self._dirty or longer
+        self._marks.lease = microseconds
 
     def discard_to(self, slot: int) -> None:
         if slot <= self._marks.discarded:
@@ -232,4 +245,5 @@ class CollectingStorage(ABC):
             snapshot=marks.snapshot,
             peers=dict(marks.peers),
             voting=marks.voting,
+            lease=marks.lease,
         )

@@ -316,8 +316,15 @@ def test_one_that_lacks_discarded_slots_learns_so_from_the_answer_and_catches_up
 # --- leases and restarts -------------------------------------------------------------------------
 
 
+def grant(cluster: Cluster, server: int, lease: float, drift: float = 0.05) -> None:
+    """Have a server grant a lease to server 1, which leads; nothing else is heard of it."""
+    cluster.hand(server, 1, Heartbeat(cluster.servers[1].promised, 100, 0, 0, [], lease, drift))
+    cluster.drop()
+
+
 def test_a_restarted_server_withholds_its_promise_for_the_longest_lease() -> None:
-    cluster = led(max_clock_drift=0.1)
+    cluster = led()
+    grant(cluster, 2, 0.3, 0.1)
     server = cluster.restart(2)
     start = cluster.clock.now
     cluster.clock.now = start + 0.32
@@ -332,7 +339,8 @@ def test_a_restarted_server_withholds_its_promise_for_the_longest_lease() -> Non
 
 
 def test_a_restarted_server_withholds_its_promise_from_itself_too() -> None:
-    cluster = led(max_clock_drift=0.4, election_timeout_min=0.3, election_timeout_max=0.3)
+    cluster = led(election_timeout_min=0.3, election_timeout_max=0.3)
+    grant(cluster, 2, 0.3, 0.4)
     server = cluster.restart(2)
     start = cluster.clock.now
     while cluster.clock.now < start + 0.41:
@@ -355,7 +363,7 @@ def test_a_granted_lease_holds_back_promises_even_if_the_connection_broke() -> N
     """A broken connection is a hint that the leader died; a lease is a promise to it."""
     cluster = led()
     ballot = cluster.servers[1].promised
-    cluster.hand(2, 1, Heartbeat(ballot, 100, 0, 0, [], True))
+    cluster.hand(2, 1, Heartbeat(ballot, 100, 0, 0, [], 0.3, 0.05))
     granted = cluster.clock.now
     cluster.drop()
     cluster.step(2, Burst(lost=[1]))
@@ -388,7 +396,7 @@ def test_a_broken_connection_to_a_leader_that_others_hear_deposes_nobody() -> No
 def test_a_forced_p1a_is_answered_only_after_the_lease() -> None:
     """A rejoining server's: it ends our following at once, the lease runs out by itself."""
     cluster = led()
-    cluster.hand(2, 1, Heartbeat(cluster.servers[1].promised, 100, 0, 0, [], True))
+    cluster.hand(2, 1, Heartbeat(cluster.servers[1].promised, 100, 0, 0, [], 0.3, 0.05))
     granted = cluster.clock.now
     cluster.drop()
     cluster.hand(2, 3, P1A(HIGH, 1, True))

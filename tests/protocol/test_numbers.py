@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ from paxon.actors.messages import (
     Accepted,
     CatchUp,
     CatchUpRequest,
+    ChangeSettings,
     ClientMessage,
     Command,
     Heartbeat,
@@ -33,6 +35,7 @@ from paxon.actors.messages import (
 )
 from tests.harness import Cluster, value_of
 
+TIMES = (0.0, 0.0, 0.1, 0.3, -1.0, 61.0, 1e300, math.nan, math.inf)
 EXTREMES = [
     0, 1, -1, 2, 3, 7, 2**20, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**40, 2**53,
     2**62 - 1, 2**62, 2**63 - 2, 2**63 - 1, 2**63, 2**64 - 1, -(2**31), -(2**62), -(2**63),
@@ -246,7 +249,8 @@ class _Fuzz:
                 ballot, self._free(n(near)), n(near), self.ballot(sender) if flag else None
             ),
             Heartbeat: lambda: Heartbeat(
-                ballot, n(1), n(near), n(near), [], flag
+                ballot, n(1), n(near), n(near), [], self.random.choice(TIMES),
+                self.random.choice(TIMES),
             ),
             HeartbeatReply: lambda: HeartbeatReply(ballot, n(10**6), n(near), n(near)),
             PreVote: lambda: PreVote(n(1), ballot, n(near)),
@@ -290,6 +294,8 @@ def test_extreme_numbers_in_every_clients_message(kind: type) -> None:
             values["session"] = session
         if kind is Command:
             values["command"] = b"c"
+        elif kind is ChangeSettings:
+            values["values"] = {"session_ttl": random_.choice(EXTREMES), "max_sessions": 2}
         elif "mode" in kind.__struct_fields__:  # type: ignore[attr-defined]
             values |= {"mode": "linearizable", "query": b""}
         elif "values" in kind.__struct_fields__:  # type: ignore[attr-defined]

@@ -252,12 +252,12 @@ def test_a_lease_is_held_only_by_rounds_that_asked_for_it() -> None:
     cluster.clock.now += 0.3
     cluster.hand(1, 2, HeartbeatReply(server.promised, server._round, 2, 2))
     cluster.step(1)
-    assert {h.lease for h in cluster.sent(Heartbeat)} == {True}
+    assert {h.lease for h in cluster.sent(Heartbeat)} == {0.3}
     cluster.drop(Heartbeat)
     server._lease_wanted_until = cluster.clock.now  # nobody has read by lease for a while
     cluster.clock.now += 0.05
     cluster.step(1)
-    assert {h.lease for h in cluster.sent(Heartbeat)} == {False}
+    assert {h.lease for h in cluster.sent(Heartbeat)} == {0.0}
     cluster.stabilize()
     cluster.query(1, 2, "lease")
     assert len(answers(cluster)) == 1
@@ -274,7 +274,7 @@ def test_a_lease_needs_a_majority_that_was_asked_for_it() -> None:
     cluster.clock.now += 0.055
     cluster.step(1)
     later = cluster.sent(Heartbeat)[-1]
-    assert (asking.lease, later.lease) == (True, False)
+    assert (asking.lease, later.lease) == (0.3, 0.0)
     cluster.drop()
     cluster.hand(1, 2, HeartbeatReply(server.promised, asking.round, 2, 2))
     cluster.hand(1, 3, HeartbeatReply(server.promised, later.round, 2, 2))
@@ -285,7 +285,7 @@ def test_no_leases_are_asked_for_while_nobody_uses_them() -> None:
     cluster = served(policy="stable")
     cluster.clock.now += 0.06
     cluster.step(1)
-    assert {h.lease for h in cluster.sent(Heartbeat)} == {False}
+    assert {h.lease for h in cluster.sent(Heartbeat)} == {0.0}
 
 
 def test_leases_need_the_courtesy_of_stable() -> None:

@@ -12,6 +12,7 @@ from collections import deque
 from typing import Any
 
 from paxon.actors import Ballot, PaxosServer
+from paxon.actors.leases import Grants
 from paxon.actors.log import Slot, SlotLog
 from paxon.actors.memory_storage import MemoryStorage
 from paxon.actors.messages import (
@@ -68,7 +69,8 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "round",
         "round_due_at",
     ),
-    Marks: ("promised", "chosen_to", "discarded", "voting", "snapshot"),
+    Marks: ("promised", "chosen_to", "discarded", "voting", "lease", "snapshot"),
+    Grants: ("until", "forget_at", "_stored", "_longest"),
 }
 """What an object of each class consists of. (All know each other's disks from the start.)"""
 

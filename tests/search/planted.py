@@ -428,7 +428,7 @@ plant(
 def _own_lease(original: Original) -> Any:
     def beat(self: PaxosServer) -> None:
         original(self)
-        self._lease_from = self._now
+        self._lease_until = self._now + self.settings.election_timeout_min
 
     return beat
 
@@ -481,7 +481,7 @@ plant(
 def _withhold_nothing(original: Original) -> Any:
     def on_recovered(self: PaxosServer, *, fresh: bool) -> None:
         original(self, fresh=fresh)
-        self._lease_granted_until = 0.0
+        self._grants.until = 0.0  # forget_at stays: nothing else is different
 
     return on_recovered
 

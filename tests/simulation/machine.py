@@ -137,6 +137,9 @@ class SimulatedDisk:
     def save_voting(self, voting: bool) -> None:
         self._inner.save_voting(voting)
 
+    def save_lease(self, microseconds: int) -> None:
+        self._inner.save_lease(microseconds)
+
     def save_promise(self, ballot: Ballot) -> None:
         self._promise = ballot
         self._inner.save_promise(ballot)
