@@ -96,6 +96,8 @@ class DataDirectory:
         self.commits = 0
         self.lock = -1
         self._witness = -1
+        self._files: dict[Path, tuple[int, int]] = {}
+        """Device and inode of each file that must stay the one that is open here."""
         self._identity = b""
         self._identity_checksum = 0
         try:
@@ -218,17 +220,22 @@ class DataDirectory:
         self._witness = os.open(
             self.path / WITNESS_NAME, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
         )
-        os.pwrite(self._witness, self._identity, 0)
         self.witness(FIRST_COMMIT)
         os.fsync(self._witness)
         sync_directory(self.path)
 
     def witness(self, commits: int) -> None:
-        """Note that so many commits are synced; itself not synced (see the class)."""
+        """Note that so many commits are synced; itself not synced (see the class).
+
+        All of it in one write of always the same length, less than a sector of a disk: it is there
+        as a whole or not at all, and if not, its checksum says so.
+        """
         count = b"%020d\n" % commits
         checksum = zlib.crc32(count, self._identity_checksum)
         line = b"%schecksum %08x\n" % (count, checksum)
-        os.pwrite(self._witness, line, len(self._identity))
+        record = self._identity + line
+        if os.pwrite(self._witness, record, 0) < len(record):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.commits = commits
 
     def sync_witness(self) -> None:
@@ -253,9 +260,37 @@ class DataDirectory:
         with contextlib.suppress(OSError):
             (self.path / STOPPED_NAME).unlink()
 
+    def remember_files(self) -> None:
+        """All files are open: note which they are, for `check_files`."""
+        for name in (DATABASE_NAME, DATABASE_NAME + "-wal", WITNESS_NAME, LOCK_NAME):
+            path = self.path / name
+            self._files[path] = _which(path)
+
+    def check_files(self) -> None:
+        """Raise `StorageError` if a file was deleted or replaced while it is open here.
+
+        What is written to it from then on nobody would find again at the next start.
+        """
+        for path, which in self._files.items():
+            if _which(path) != which:
+                raise StorageError(
+                    f"{path} was deleted or replaced while this server ran: it stops, for what it "
+                    f"writes would be lost; put the file back, or empty the directory and start "
+                    f"once with --rejoin"
+                )
+
     def close(self) -> None:
         """Release the lock; safe to call twice."""
         for descriptor in (self._witness, self.lock):
             if descriptor >= 0:
                 os.close(descriptor)
         self._witness = self.lock = -1
+
+
+def _which(path: Path) -> tuple[int, int]:
+    """Which file a path names now; (0, 0) for none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino

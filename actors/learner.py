@@ -44,6 +44,7 @@ from paxon.actors.messages import (
     StatusReply,
     StatusRequest,
 )
+from paxon.actors.retry import Retry
 from paxon.actors.sessions import Reply
 from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
@@ -101,6 +102,10 @@ class Learner(ServerLifecycle):
         self._stopped_at = 0
         """The slot whose execution stopped this server last time, until it has been executed."""
         self._snapshot_poll_at = NEVER
+        self._snapshot_retry = Retry()
+        """For a snapshot that could not be taken …"""
+        self._incoming_retry = Retry()
+        """… or not be received, for want of disk or descriptors."""
         self._watermark_at = NEVER
         self._peer_handlers: dict[type, Callable[[Any, ServerId], None]] = {
             CatchUpRequest: self.on_catch_up_request,
@@ -427,6 +432,8 @@ class Learner(ServerLifecycle):
             return  # a leader has in its log what it proposes: nothing may be cut away under it
         if self._incoming is not None and sender != self._catch_up_from:
             return  # changing over would throw away what has come; only silence makes us do it
+        if not self._incoming_retry.due(self._now):
+            return  # there was no room for it a moment ago
         self._incoming = SnapshotInfo(offer.slot, offer.size, offer.checksum)
         self._catch_up_from = sender
         self._hear_of_commit(offer.slot, sender)
@@ -456,6 +463,10 @@ class Learner(ServerLifecycle):
         self, info: SnapshotInfo, offset: int, data: bytes, sender: ServerId
     ) -> None:
         held = self._storage.receive_snapshot(info, offset, data)
+        if held < 0:
+            self._incoming = None
+            self._incoming_retry.failed(self._now)
+            return
         grown = held > self._incoming_bytes
         self._incoming_bytes = held
         if held >= info.size:
@@ -474,6 +485,7 @@ class Learner(ServerLifecycle):
         # Before it counts: whoever cannot restore it would find nothing else at a restart.
         self.application.restore(self._storage.adopted_image(info))
         self._commit()
+        self._incoming_retry.succeeded()
         self._counters["snapshots_received"] += 1
         self.log.restart_at(info.slot)
         # Synced above: else the others would hear of it only after the next commit, if any.
@@ -500,8 +512,10 @@ class Learner(ServerLifecycle):
             self._begin_snapshot()
 
     def _begin_snapshot(self) -> None:
-        if self._storage.taking_snapshot:
+        if self._storage.taking_snapshot or not self._snapshot_retry.due(self._now):
             return
+        if self._incoming is not None and self._incoming.slot > self.log.chosen_to:
+            return  # a newer one is on its way, and the disk need not hold three
         self._executed_bytes = 0
         application = self.application
         prove = application.prove if application.proves_images else None
@@ -515,7 +529,9 @@ class Learner(ServerLifecycle):
             return
         self._snapshot_poll_at = NEVER
         if info is None:  # it failed (the storage said why), or one received has overtaken it
+            self._snapshot_retry.failed(self._now)
             return
+        self._snapshot_retry.succeeded()
         self._counters["snapshots_taken"] += 1
         self._commit()
         self._discard(self.log.discarded)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
 import os
 import re
@@ -19,13 +20,16 @@ from typing import NoReturn
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.data_directory import in_words, sync_directory
-from paxon.actors.storage import CorruptStorage, SnapshotInfo, StorageError
+from paxon.actors.storage import CorruptStorage, SnapshotInfo
 from paxon.transport.log import forking_would_wait, logger
 
 __all__ = ["SnapshotFiles"]
 
-KEPT_SNAPSHOTS = 2
-"""The newest durable one and the one before, which a peer may still be fetching."""
+FETCH_SECONDS = 10.0
+"""The snapshot before the newest is kept while a peer fetches it, that is for so long after it was
+last asked for; but not on a disk that has little room."""
+LOG_ROOM = 4 << 20
+"""Bytes of the disk that are left to the log: a snapshot that would take them is given up."""
 
 MAGIC = b"PAXONSNP"
 _HEADER = struct.Struct("<8sHHQQQI")
@@ -47,9 +51,16 @@ REPORT_BYTES = 4096
 FORK_AGAIN_SECONDS = 1.0
 """How long to leave a program's blocked log alone before the next try to fork."""
 
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that pass."""
+
 PR_SET_PDEATHSIG = 1
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)
 """Looked up before any fork: the child calls it and loads nothing."""
+_KEEP_SIZE = 1
+"""From <linux/falloc.h>."""
+_fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+"""Linux's; looked up before any fork as well."""
 
 _NAME = re.compile(r"snapshot-(\d+)\.paxon")
 
@@ -83,6 +94,10 @@ class SnapshotFiles:
         self._child: tuple[int, int, int] | None = None
         """Process id, end of the report pipe and slot of the snapshot being taken."""
         self._ready: SnapshotInfo | None = None
+        self._read_at: dict[int, float] = {}
+        """When each kept snapshot was last read by a peer, in seconds of the monotonic clock."""
+        self._adopted: tuple[int, int] | None = None
+        """Slot and descriptor of a received snapshot that is about to count."""
         self._incoming: SnapshotInfo | None = None
         self._incoming_file = -1
         self._received = 0
@@ -142,13 +157,14 @@ class SnapshotFiles:
                 f"{self.path(durable.slot)} is missing, although {durable.slot} is this server's "
                 f"snapshot: put it back, or empty the directory and start once with --rejoin"
             )
-        for slot in sorted(slot for slot in found if slot <= last)[-KEPT_SNAPSHOTS:]:
-            self._open(slot)
         self._current = 0
         self.keep(durable)
 
     def _open(self, slot: int) -> None:
-        descriptor = os.open(self.path(slot), os.O_RDONLY | os.O_CLOEXEC)
+        if self._adopted is not None and self._adopted[0] == slot:
+            descriptor, self._adopted = self._adopted[1], None
+        else:
+            descriptor = os.open(self.path(slot), os.O_RDONLY | os.O_CLOEXEC)
         info = self._read_header(descriptor)
         if info is None or info.slot != slot:
             os.close(descriptor)
@@ -188,24 +204,61 @@ class SnapshotFiles:
         """`durable` counts now; delete the files that nobody needs any more."""
         if durable.slot == self._current:
             return
+        try:
+            self._open(durable.slot)
+        except OSError as error:
+            if error.errno not in SHORTAGES:
+                raise
+            return  # the next commit tries again
         self._current = durable.slot
-        self._open(durable.slot)
-        kept = sorted(self._kept)[-KEPT_SNAPSHOTS:]
-        for slot in [slot for slot in self._kept if slot not in kept]:
-            os.close(self._kept.pop(slot)[0])
-        for path in self._directory.iterdir():
-            match = _NAME.fullmatch(path.name)
-            if match and int(match[1]) < durable.slot and int(match[1]) not in kept:
-                path.unlink()
-            elif path.name.startswith("incoming-") and path.suffix == ".tmp":
-                number = path.stem.removeprefix("incoming-")
-                if number.isdecimal() and int(number) <= durable.slot:
+        self.forget_old()
+        with contextlib.suppress(OSError):  # what is left over may stay until the next time
+            for path in list(self._directory.iterdir()):
+                match = _NAME.fullmatch(path.name)
+                if match and int(match[1]) < durable.slot and int(match[1]) not in self._kept:
                     path.unlink()
+                elif path.name.startswith("incoming-") and path.suffix == ".tmp":
+                    number = path.stem.removeprefix("incoming-")
+                    if number.isdecimal() and int(number) <= durable.slot:
+                        path.unlink()
+
+    def forget_old(self, *, at_once: bool = False) -> bool:
+        """Delete the snapshot before the newest unless a peer fetches it; whether one was."""
+        old = sorted(slot for slot in self._kept if slot != self._current)
+        deleted = False
+        for slot in old:
+            descriptor, info = self._kept[slot]
+            fetched = time.monotonic() - self._read_at.get(slot, -FETCH_SECONDS) < FETCH_SECONDS
+            if (
+                slot == old[-1]
+                and fetched
+                and not at_once
+                and _free_bytes(descriptor) >= 2 * info.size + LOG_ROOM
+            ):
+                continue
+            os.close(descriptor)
+            del self._kept[slot]
+            self._read_at.pop(slot, None)
+            with contextlib.suppress(OSError):
+                self.path(slot).unlink(missing_ok=True)
+            deleted = True
+        return deleted
+
+    def make_room(self) -> bool:
+        """The log has none left: give up all but the snapshot that counts; whether that helped."""
+        helped = self._child is not None
+        self._abandon()
+        if self._incoming_file >= 0 and self._incoming is not None:
+            self._incoming_path(self._incoming.slot).unlink(missing_ok=True)
+            self._stop_receiving()
+            helped = True
+        return self.forget_old(at_once=True) or helped
 
     def read(self, slot: int, offset: int, size: int) -> bytes:
         held = self._kept.get(slot)
         if held is None or offset >= held[1].size:
             return b""
+        self._read_at[slot] = time.monotonic()
         size = min(size, held[1].size - offset)
         data = self._read_image(held[0], size, offset)
         if len(data) < size:
@@ -214,15 +267,9 @@ class SnapshotFiles:
 
     def image(self, info: SnapshotInfo) -> bytes:
         """All of a snapshot whose file has its name, though nobody counts on it yet."""
-        path = self.path(info.slot)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                return self._read_image(descriptor, info.size)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise StorageError(f"{path}: {in_words(error)}") from error
+        if self._adopted is None or self._adopted[0] != info.slot:
+            raise CorruptStorage(f"{self.path(info.slot)} was not received to its end")
+        return self._read_image(self._adopted[1], info.size)
 
     def _read_image(self, descriptor: int, size: int, offset: int = 0) -> bytes:
         """`size` bytes of an image from `offset` on, fewer if the file ends before."""
@@ -252,6 +299,7 @@ class SnapshotFiles:
 
         `prove`, in a child only, may raise to keep the image from being kept.
         """
+        self._drop_leftovers()
         if not self._fork:
             try:
                 self._ready = self._write(slot, produce)
@@ -265,7 +313,11 @@ class SnapshotFiles:
             self._failed(slot, "a log sink is blocked, and a fork would wait for it")
             return
         parent = os.getpid()
-        reader, writer = os.pipe()
+        try:
+            reader, writer = os.pipe()
+        except OSError as error:
+            self._failed(slot, in_words(error))
+            return
         os.set_blocking(reader, False)  # some other fork of this program may hold the writer
         collecting = gc.isenabled()
         gc.disable()  # a collection in the child would touch, and so copy, every page
@@ -282,6 +334,13 @@ class SnapshotFiles:
                 gc.enable()
             os.close(writer)
         self._child = (child, reader, slot)
+
+    def _drop_leftovers(self) -> None:
+        """Nobody takes a snapshot while one is on its way here: what came of one is of no use."""
+        self._stop_receiving()
+        with contextlib.suppress(OSError):
+            for path in list(self._directory.glob("incoming-*.tmp")):
+                path.unlink(missing_ok=True)
 
     def _run_child(
         self,
@@ -314,6 +373,8 @@ class SnapshotFiles:
         temporary = self._directory / f"snapshot-{slot}.tmp"
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
+            expected = self._kept[self._current][1].size if self._current in self._kept else 0
+            _reserve(descriptor, self._header_bytes + expected)
             os.lseek(descriptor, self._header_bytes, os.SEEK_SET)
             size = checksum = unsynced = 0
             for part in _in_parts(produce()):
@@ -326,9 +387,11 @@ class SnapshotFiles:
                 unsynced += len(part)
                 if unsynced >= SYNC_BYTES:
                     _sync_and_rest(descriptor, rest=parent > 0)
+                    _leave_room(descriptor)
                     unsynced = 0
             info = SnapshotInfo(slot, size, checksum)
             os.pwrite(descriptor, self._header(info), 0)
+            os.ftruncate(descriptor, self._header_bytes + size)  # gives back what was reserved
             os.fsync(descriptor)
             if prove is not None:
                 prove(self._read_image(descriptor, size))
@@ -378,7 +441,7 @@ class SnapshotFiles:
     # --- receiving one ---------------------------------------------------------------------------
 
     def receive(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
-        """Append a piece if it fits; returns the bytes held. Raises `StorageError`."""
+        """Append a piece if it fits; returns the bytes held, or -1 if the machine has no room."""
         try:
             if info != self._incoming:
                 self._start_receiving(info)
@@ -391,14 +454,29 @@ class SnapshotFiles:
                 if self._unsynced >= RECEIVED_SYNC_BYTES:
                     os.fdatasync(self._incoming_file)
                     self._unsynced = 0
-        except OSError as error:
-            raise StorageError(f"{self._incoming_path(info.slot)}: {in_words(error)}") from error
+        except (OSError, NoRoomError) as error:
+            self._not_received(info, error)
+            return -1
         return self._received
+
+    def _not_received(self, info: SnapshotInfo, error: Exception) -> None:
+        """Throw away what came of a snapshot, and say why."""
+        self._stop_receiving()
+        with contextlib.suppress(OSError):
+            self._incoming_path(info.slot).unlink(missing_ok=True)
+        logger.warning(
+            "server {} could not take in another's snapshot at slot {}: {}; it goes on and tries "
+            "again later",
+            self._server,
+            info.slot,
+            _describe(error),
+        )
 
     def _start_receiving(self, info: SnapshotInfo) -> None:
         """Go on with what is held of this very snapshot, or start afresh."""
         self._stop_receiving()
-        for path in self._directory.glob("incoming-*.tmp"):
+        self._abandon()  # the one to come is newer than any that is being taken
+        for path in list(self._directory.glob("incoming-*.tmp")):
             if path != self._incoming_path(info.slot):
                 path.unlink()
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
@@ -410,6 +488,7 @@ class SnapshotFiles:
         else:
             os.ftruncate(self._incoming_file, 0)
             os.pwrite(self._incoming_file, self._header(info), 0)
+        _reserve(self._incoming_file, self._header_bytes + info.size)
         self._incoming = info
 
     def _stop_receiving(self) -> None:
@@ -420,7 +499,7 @@ class SnapshotFiles:
         self._received = self._received_checksum = 0
 
     def finish(self, info: SnapshotInfo) -> bool:
-        """Give a received image its name, durably; False, and gone, if its checksum is wrong."""
+        """Give a received image its name, durably; False, and gone, if it cannot be had so."""
         if info != self._incoming:
             return False
         whole = (self._received, self._received_checksum) == (info.size, info.checksum)
@@ -430,30 +509,82 @@ class SnapshotFiles:
                 os.fsync(self._incoming_file)
                 path.rename(self.path(info.slot))
                 sync_directory(self._directory)
+                self._drop_adopted()
+                # It needs no second descriptor, of which there may be none.
+                self._adopted, self._incoming_file = (info.slot, self._incoming_file), -1
             else:
                 path.unlink()
         except OSError as error:
-            raise StorageError(f"{path}: {in_words(error)}") from error
+            self.path(info.slot).unlink(missing_ok=True)  # it counts only once that is committed
+            self._not_received(info, error)
+            return False
         finally:
             self._stop_receiving()
         return whole
 
+    def _drop_adopted(self) -> None:
+        if self._adopted is not None:
+            os.close(self._adopted[1])
+        self._adopted = None
+
+    def _abandon(self) -> None:
+        """End a child under way, and what it has written."""
+        if self._child is None:
+            return
+        child, reader, slot = self._child
+        self._child = None
+        # One that somebody else has reaped is gone, and its number may be a stranger's.
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(child, os.WNOHANG)[0] == 0:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+        os.close(reader)
+        (self._directory / f"snapshot-{slot}.tmp").unlink(missing_ok=True)
+
     def close(self) -> None:
         """Kill a child under way and close all files; safe to call twice."""
-        if self._child is not None:
-            child, reader, slot = self._child
-            self._child = None
-            # One that somebody else has reaped is gone, and its number may be a stranger's.
-            with contextlib.suppress(ChildProcessError):
-                if os.waitpid(child, os.WNOHANG)[0] == 0:
-                    os.kill(child, signal.SIGKILL)
-                    os.waitpid(child, 0)
-            os.close(reader)
-            (self._directory / f"snapshot-{slot}.tmp").unlink(missing_ok=True)
+        self._abandon()
         self._stop_receiving()
+        self._drop_adopted()
         for descriptor, _ in self._kept.values():
             os.close(descriptor)
         self._kept = {}
+
+
+_NO_ROOM = (
+    f"the disk is full: less than {LOG_ROOM >> 20} MiB would be left for the log, free some space"
+)
+
+
+class NoRoomError(Exception):
+    """A snapshot would take the disk's last bytes from the log; the text says so."""
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Have the disk promise room for a file of `size` bytes, beside what the log needs.
+
+    Raises `OSError` or `NoRoomError` before a byte is written in vain. The file's length stays as
+    it is. Without such a call (outside Linux, or on a file system that cannot) it promises nothing.
+    """
+    missing = size - os.fstat(descriptor).st_size
+    if missing > 0 and _free_bytes(descriptor) < missing + LOG_ROOM:
+        raise NoRoomError(_NO_ROOM)
+    if _fallocate is not None and missing > 0:
+        ctypes.set_errno(0)
+        result = _fallocate(descriptor, _KEEP_SIZE, ctypes.c_longlong(0), ctypes.c_longlong(size))
+        if result and ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _leave_room(descriptor: int) -> None:
+    """Raise `NoRoomError` if the log has too little room left beside this file."""
+    if _free_bytes(descriptor) < LOG_ROOM:
+        raise NoRoomError(_NO_ROOM)
+
+
+def _free_bytes(descriptor: int) -> int:
+    state = os.fstatvfs(descriptor)
+    return state.f_bavail * state.f_frsize
 
 
 def _write_all(descriptor: int, view: memoryview) -> None:
@@ -487,6 +618,8 @@ def _sync_and_rest(descriptor: int, *, rest: bool) -> None:
 
 
 def _describe(error: BaseException) -> str:
+    if isinstance(error, NoRoomError):
+        return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         return in_words(error)
     return f"{type(error).__name__}: {error}"

@@ -56,6 +56,14 @@ VACUUM_PAGES = 64
 """An idle server gives back this many pages a step."""
 
 
+CHECK_FILES_EVERY = 10
+"""An open server looks at every so many tidyings, about once a second, for its own files."""
+
+
+class DiskFullError(StorageError):
+    """A transaction that was rolled back because the disk has no room for it."""
+
+
 class SqliteStorage(CollectingStorage):
     """The durable state of one server in a directory of its own.
 
@@ -85,11 +93,14 @@ class SqliteStorage(CollectingStorage):
         self._sequence = 0
         self._log_pages = 0
         """About how many pages were added to the write-ahead log since the last checkpoint."""
+        self._tidyings = 0
         self._seen_commits = -1
         """`commits` when it might tidy last: a server without a new one since is idle."""
         self._spare = True
         """Whether the file may hold more free pages than it should."""
         self._found: list[Accepted] | None = []
+        self._size_bytes = 0
+        """What the directory took when it was last looked at."""
         self._files = SnapshotFiles(
             self._directory.path, cluster, server, fork=fork, lock=self._directory.lock
         )
@@ -131,6 +142,7 @@ class SqliteStorage(CollectingStorage):
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         directory.witness(self._sequence)
         directory.sync_witness()
+        directory.remember_files()
 
     def _kept_rows(self, accepted: list[Accepted]) -> list[Accepted]:
         """Those that do not merely wait for their deletion."""
@@ -147,6 +159,8 @@ class SqliteStorage(CollectingStorage):
         database.execute("PRAGMA secure_delete=OFF").fetchall()
         # Checkpoints are ours to time, and their errors ours to see: SQLite's own hide them.
         database.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+        # A transaction may need a descriptor for a temporary file when there is none left.
+        database.execute("PRAGMA temp_store=MEMORY").fetchall()
         database.execute(f"PRAGMA journal_size_limit={LOG_LIMIT_BYTES}").fetchall()
         return database
 
@@ -205,6 +219,25 @@ class SqliteStorage(CollectingStorage):
             self._checkpoint()
 
     def _transact(
+        self, write: Callable[[sqlite3.Cursor], None] | None, *, discarding: bool
+    ) -> None:
+        """One synced transaction, tried once more if snapshots can make room for it."""
+        before = self._row_count, self._rows_checksum, self._log_pages, self._discarding
+        try:
+            self._transact_once(write, discarding=discarding)
+        except DiskFullError:
+            # Rolled back as a whole, and nothing of it was synced.
+            if not self._files.make_room():
+                raise
+            self._row_count, self._rows_checksum, self._log_pages, self._discarding = before
+            logger.warning(
+                "server {}: the disk is full; gave up what a snapshot under way or an old one "
+                "took, for the log comes first: free some space",
+                self._directory.server,
+            )
+            self._transact_once(write, discarding=discarding)
+
+    def _transact_once(
         self, write: Callable[[sqlite3.Cursor], None] | None, *, discarding: bool
     ) -> None:
         """One synced transaction, which always writes `meta` with a new commit number."""
@@ -295,7 +328,11 @@ class SqliteStorage(CollectingStorage):
         idle = tidy and self.commits == self._seen_commits
         if tidy:
             self._seen_commits = self.commits
+            self._tidyings += 1
         try:
+            if tidy and self._tidyings % CHECK_FILES_EVERY == 0:
+                self._directory.check_files()
+                self._files.forget_old()
             if self._log_pages >= CHECKPOINT_PAGES:
                 self._checkpoint()
             elif idle and self._discarding and not self._dirty and not self._lazy:
@@ -381,9 +418,13 @@ class SqliteStorage(CollectingStorage):
 
     def size_bytes(self) -> int:
         total = 0
-        for entry in self._directory.path.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # a snapshot's child renames its file
-                total += entry.stat().st_blocks * 512
+        try:
+            for entry in self._directory.path.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # a snapshot's child renames its file
+                    total += entry.stat().st_blocks * 512
+        except OSError:  # no descriptor is left, for one: what it was before is near enough
+            return self._size_bytes
+        self._size_bytes = total
         return total
 
     def close(self) -> None:
@@ -406,7 +447,7 @@ class SqliteStorage(CollectingStorage):
             return StorageError(f"{self._name()}: {in_words(error)}")
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
-            return StorageError(
+            return DiskFullError(
                 f"{self._name()}: the disk is full: free some space and start the server again"
             )
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

@@ -135,6 +135,8 @@ class Storage(Protocol):
     def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
         """Append a piece of another server's snapshot; returns how many bytes are held now.
 
+        -1: none, for want of disk or descriptors, which is logged; try again later.
+
         A piece of another snapshot than the one under way starts afresh; one at another offset than
         what is held is ignored.
         """

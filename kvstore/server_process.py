@@ -31,7 +31,13 @@ from paxon.kvstore.node import (
     start_server,
 )
 from paxon.kvstore.spawning import die_with_parent, open_standard_descriptors
-from paxon.transport import CurveKeys, CurveSecurity, TransportError
+from paxon.transport import (
+    CurveKeys,
+    CurveSecurity,
+    TransportError,
+    check_descriptor_limit,
+    raise_descriptor_limit,
+)
 from paxon.transport.log import log_in_background, logger
 
 __all__ = [
@@ -110,6 +116,7 @@ def run_server(
     stops by itself; nothing but warnings of `stderr_level` and above is printed here.
     """
     open_standard_descriptors()
+    raise_descriptor_limit()
     ending = _Ending(signals)
     try:
         return _run_until(ending, plan, report, log_level, stderr_level)
@@ -149,6 +156,10 @@ def _run_until(
         return EXIT_USAGE
     except (ServerStartError, TransportError) as error:
         report(Report(False, str(error)))
+        return EXIT_FAILED
+    if too_few := check_descriptor_limit(len(plan.settings.peers)):
+        reference.stop()
+        report(Report(False, too_few))
         return EXIT_FAILED
     _settle_garbage_collector()
     logger.info(

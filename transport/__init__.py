@@ -5,6 +5,7 @@ from __future__ import annotations
 from paxon.transport.burst import Burst
 from paxon.transport.codec import HEADER_BYTES, MAX_FRAME_BYTES, FrameCodec
 from paxon.transport.context import Context
+from paxon.transport.descriptors import check_descriptor_limit, raise_descriptor_limit
 from paxon.transport.endpoint import ZmqEndpoint
 from paxon.transport.errors import (
     ForeignFrame,
@@ -45,6 +46,8 @@ __all__ = [
     "require_curve",
     "LinkMonitor",
     "end_when_vanished",
+    "raise_descriptor_limit",
+    "check_descriptor_limit",
     "Context",
     "BurstInbox",
     "BurstSource",

@@ -22,6 +22,7 @@ from paxon.transport.addresses import bind, connect
 from paxon.transport.burst import Burst
 from paxon.transport.codec import FrameCodec
 from paxon.transport.context import Context
+from paxon.transport.descriptors import DescriptorGuard
 from paxon.transport.errors import (
     ForeignFrame,
     FrameError,
@@ -131,6 +132,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         """
         self._options = options or EndpointOptions()
         self._ledger = Ledger(monotonic)
+        self._guard = DescriptorGuard(self._ledger, monotonic)
         self._large = LargeFrames(self._options.large_queue_bytes)
         self._security = security
         self._peer_codec = peer_codec
@@ -232,6 +234,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             self._keep_house()
         if self._redial_at:
             self._redial()
+        if self._guard.look_at is not None:
+            self._guard.look()
         # One look at both ports costs less than an `Again` from each that turns out empty.
         ready = self._ready or zmq.zmq_poll(self._ports, 0)
         self._ready = ()
@@ -286,11 +290,10 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         if wake_fd != self._wake_fd:
             self._wake_fd = wake_fd
             self._awaited = [*self._ports, *self._watched, (wake_fd, _POLLIN)]
-        if self._redial_at:
-            until_redial = max(0.0, min(self._redial_at.values()) - self._monotonic())
-            timeout_seconds = min(
-                until_redial, math.inf if timeout_seconds is None else timeout_seconds
-            )
+        if self._redial_at or self._guard.look_at is not None:
+            times = [*self._redial_at.values(), self._guard.look_at or math.inf]
+            until = max(0.0, min(times) - self._monotonic())
+            timeout_seconds = min(until, math.inf if timeout_seconds is None else timeout_seconds)
         timeout_ms = -1 if timeout_seconds is None else max(0, math.ceil(timeout_seconds * 1000))
         ready = []
         ports = self._peers.socket, self._clients.socket
@@ -403,12 +406,13 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         socket.setsockopt(zmq.SNDHWM, queue_frames)
         # Report what cannot be sent instead of dropping it in silence.
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._monitors.append(PortMonitor(socket, name, self._ledger))
+        self._monitors.append(PortMonitor(socket, name, self._ledger, self._guard))
         secure = False
         if self._security is not None:
             secure_port(socket, self._security.keys, name)
             secure = 0 not in senders
         bind(socket, address, name)
+        self._monitors[-1].drain()  # that it listens: nobody need wake up for that
         self._ports.append((socket, _POLLIN))
         self._watched.append((_descriptor(self._monitors[-1].socket), _POLLIN))
         return _Port(socket, codec, senders, name, secure)

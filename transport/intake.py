@@ -40,6 +40,8 @@ class Counters:
     """Refused for their size, whether received or about to be sent."""
     handshake_failures: int = 0
     """Connections that ended before they spoke ZeroMQ's protocol properly."""
+    refused_connections: int = 0
+    """Connections ended at once because only a reserve of descriptors was left."""
     disconnects: int = 0
     """Connections to our ports that ended later, for whatever reason."""
 

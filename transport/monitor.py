@@ -8,11 +8,13 @@ import struct
 
 import zmq
 
+from paxon.transport.descriptors import DescriptorGuard
 from paxon.transport.intake import Ledger
 
 __all__ = ["PortMonitor", "LinkMonitor"]
 
 _EVENT = struct.Struct("=hi")
+_LISTENING = int(zmq.EVENT_LISTENING)
 _ACCEPTED = int(zmq.EVENT_ACCEPTED)
 _SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 _DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
@@ -35,20 +37,32 @@ class PortMonitor:
     stays pending.
     """
 
-    def __init__(self, port: zmq.Socket[bytes], name: str, ledger: Ledger) -> None:
+    def __init__(
+        self, port: zmq.Socket[bytes], name: str, ledger: Ledger, guard: DescriptorGuard
+    ) -> None:
+        """Make one before the port is bound; `guard` may refuse connections."""
         self._port = port
         self._name = name
         self._ledger = ledger
+        self._guard = guard
         self._pending: dict[int, None] = {}
+        self._refused: set[int] = set()
+        """Descriptors of connections that the guard has ended."""
         self._failed = False
-        self.socket = _events_of(port, _ACCEPTED | _SUCCEEDED | _DISCONNECTED | _FAILED)
+        events = _LISTENING | _ACCEPTED | _SUCCEEDED | _DISCONNECTED | _FAILED
+        self.socket = _events_of(port, events)
 
     def drain(self) -> None:
         """Take in all events that have happened."""
         while self.socket.poll(0):
             event, value = _EVENT.unpack(self.socket.recv_multipart()[0])
             if event == _ACCEPTED:
-                self._pending[value] = None
+                if self._guard.refuses(self._name, value):
+                    self._refused.add(value)
+                else:
+                    self._pending[value] = None
+            elif event == _LISTENING:
+                self._guard.listening(self._name, value)
             elif event == _SUCCEEDED:
                 if self._pending:
                     self._pending.popitem()
@@ -58,6 +72,10 @@ class PortMonitor:
                 self._ended(value)
 
     def _ended(self, descriptor: int) -> None:
+        if descriptor in self._refused:
+            self._refused.discard(descriptor)
+            self._failed = False
+            return
         unfinished = descriptor in self._pending
         self._pending.pop(descriptor, None)
         if not unfinished and not self._failed:

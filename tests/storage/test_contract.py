@@ -295,15 +295,16 @@ def test_an_uncommitted_snapshot_is_lost_in_a_crash(engine: Engine) -> None:
     assert storage.read_snapshot(7, 0, 10) == b"again"
 
 
-def test_the_snapshot_before_the_newest_is_still_kept(engine: Engine) -> None:
+def test_the_snapshot_before_the_newest_is_kept_while_a_peer_fetches_it(engine: Engine) -> None:
     storage = engine.storage
     for slot in (3, 6, 9):
         take_snapshot(storage, slot, b"state %d" % slot)
         storage.commit()
+        assert storage.read_snapshot(slot, 0, 100) == b"state %d" % slot
+    assert storage.read_snapshot(6, 0, 100) == b"state 6"
+    assert storage.read_snapshot(3, 0, 100) == b""
     for opened in now_and_after_a_crash(engine):
         assert opened.read_snapshot(9, 0, 100) == b"state 9"
-        assert opened.read_snapshot(6, 0, 100) == b"state 6"
-        assert opened.read_snapshot(3, 0, 100) == b""
 
 
 def test_taking_the_same_snapshot_again_changes_nothing(engine: Engine) -> None:
