@@ -12,6 +12,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from tests.faults.crowds import CROWDS, crowds
 from tests.faults.disks import disk_full, flipped_byte, no_small_disks
 from tests.faults.kernel_scenarios import partitions_by_kernel, weather_by_kernel
 from tests.faults.namespaces import no_namespaces, no_netem
@@ -20,7 +21,7 @@ from tests.faults.pauses import pauses
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.trial import Outcome
 
-OTHERS = ("pauses", "disk-full", "flipped-byte", "by-kernel", "netem")
+OTHERS = ("pauses", "crowds", "disk-full", "flipped-byte", "by-kernel", "netem")
 """Those that make their own cluster; the others get one behind the relay."""
 
 Run = Callable[[], list[Outcome]]
@@ -37,6 +38,7 @@ def runs(directory: Path, long: bool) -> Iterator[tuple[str, str, Run]]:
     for name in SCENARIOS:
         yield name, "", lambda name=name: behind_relay(name)  # type: ignore[misc]  # lambda
     yield "pauses", "", lambda: [pauses(directory, long)]
+    yield "crowds", "", lambda: [crowds(name, directory / "crowds", long) for name in CROWDS]
     yield "disk-full", no_small_disks(), lambda: [disk_full(directory, long)]
     yield "flipped-byte", "", lambda: [flipped_byte(directory, long)]
     yield "by-kernel", no_namespaces(), lambda: partitions_by_kernel(directory / "kernel", long)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.crowds import CROWDS, crowds
 from tests.faults.disks import disk_full, flipped_byte, no_small_disks
 from tests.faults.kernel_scenarios import partitions_by_kernel, weather_by_kernel
 from tests.faults.namespaces import no_namespaces, no_netem
@@ -40,6 +41,13 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayedCluster]:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_survived(name: str, three: RelayedCluster, tmp_path: Path) -> None:
     judge(SCENARIOS[name](three, tmp_path, SOAK))
+
+
+@pytest.mark.parametrize(
+    "name", CROWDS if SOAK else ["64 descriptors, clients", "1,024 descriptors"]
+)
+def test_a_crowd_takes_no_server_down(name: str, tmp_path: Path) -> None:
+    judge(crowds(name, tmp_path, SOAK))
 
 
 def test_full_disks_are_survived(tmp_path: Path) -> None:
