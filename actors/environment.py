@@ -25,13 +25,12 @@ ServerBurst = Burst[PeerMessage, ClientMessage]
 
 
 class Clock(Protocol):
-    """Two clocks, in seconds."""
+    """The one clock that a server looks at, in seconds."""
 
     def monotonic(self) -> float:
-        """Never goes back; only differences mean anything. For timeouts and leases."""
-
-    def wall(self) -> float:
-        """Seconds since 1970, may jump. Only for the expiry of idle sessions and uptime."""
+        """Never goes back, and runs on while the machine is suspended; only differences mean
+        anything. For timeouts, leases and the log's time: a machine that wakes must find its lease
+        over, which a clock that had slept with it would not tell (docs/settings.md)."""
 
 
 class Random(Protocol):

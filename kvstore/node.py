@@ -63,11 +63,18 @@ class MachineError(PaxonError):
     """A state machine cannot be found or made from its module:class name."""
 
 
-class SystemClock:
-    """The clocks of this machine, in seconds."""
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux's clock that counts the time in which the machine was suspended. macOS has none of that
+name, and its CLOCK_MONOTONIC does."""
 
-    monotonic = staticmethod(time.monotonic)
-    wall = staticmethod(time.time)
+
+class SystemClock:
+    """The clock of this machine, in seconds."""
+
+    @staticmethod
+    def monotonic() -> float:
+        """Seconds since the machine was booted, suspended ones included."""
+        return time.clock_gettime(_BOOT_CLOCK)
 
 
 def load_machine(name: str) -> StateMachine:

@@ -68,9 +68,6 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
-    def wall(self) -> float:
-        return 1_000_000.0 + self.now
-
 
 @dataclass(slots=True)
 class Packet:

@@ -43,7 +43,6 @@ PATIENCE = 10.0
 
 class RealClock:
     monotonic = staticmethod(time.monotonic)
-    wall = staticmethod(time.time)
 
 
 class Crew:

@@ -89,9 +89,6 @@ class StandingClock:
     def monotonic(self) -> float:
         return self.now
 
-    def wall(self) -> float:
-        return self.now
-
 
 class NoChance:
     """Every random draw comes out the same: nobody's timer fires unless the search says so."""

@@ -1,0 +1,410 @@
+"""What execution depends on is agreed: in force by slot, in snapshots, the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+from loguru import logger
+
+from paxon.actors import Limit, UnknownSetting
+from paxon.actors.agreed import (
+    BEFORE,
+    DEFAULTS,
+    KNOWS,
+    NAMES,
+    RANGES,
+    Agreed,
+    Change,
+    Limits,
+    agreed_values,
+    apply_change,
+    check_values,
+    decode_agreed,
+    encode_agreed,
+    encode_change,
+    first_agreed,
+)
+from paxon.actors.application import Application, encode_batch
+from paxon.actors.features import Features
+from paxon.actors.messages import (
+    NO_OP,
+    SETTINGS,
+    Batch,
+    ChangeSettings,
+    Entry,
+    HeartbeatReply,
+    PreVoteReply,
+    QueryReply,
+    ReplyStatus,
+)
+from paxon.kvstore.operations import Append, Put, decode_results, encode_operations
+from paxon.kvstore.store import KVStore
+from paxon.transport import MAX_FRAME_BYTES
+from tests.harness import Cluster, Register
+
+OPEN = Entry(0, 1, 0, 0, b"")
+
+
+class Bounded(Register):
+    """A state machine with limits of its own."""
+
+    limits: ClassVar[Limits] = {
+        "most": Limit(default=10, least=1, most=100, before=3),
+        "depth": Limit(default=5, least=1, most=9, before=5),
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[dict[str, int]] = []
+
+    def agree(self, limits: Mapping[str, int]) -> None:
+        self.told.append(dict(limits))
+
+    def apply(self, command: bytes) -> bytes:
+        assert self.told, "told before anything is executed"
+        if len(self.applied) >= self.told[-1]["most"]:
+            raise ValueError("full")
+        return super().apply(command)
+
+    def restore(self, snapshot: bytes) -> None:
+        self.told_at_restore = dict(self.told[-1])
+        super().restore(snapshot)
+
+
+def application(machine: Any = None, **given: float) -> Application:
+    chosen = machine if machine is not None else Register()
+    return Application(chosen, first_agreed(given, chosen.limits))
+
+
+def change(since: int, **values: float) -> Entry:
+    return Entry(0, 7, SETTINGS, 0, encode_change(Change(since, values)))
+
+
+Ended = tuple[ReplyStatus, bytes]
+
+
+def execute(app: Application, *entries: Entry, time: float = 0.0) -> list[Ended]:
+    value = encode_batch(Batch(time, list(entries)))
+    return [(r.status, r.payload) for _, r in app.execute(app.executed + 1, value)]
+
+
+# --- in force by slot ----------------------------------------------------------------------------
+
+
+def test_a_change_is_in_force_from_the_slot_after_it() -> None:
+    app = application()
+    ((status, payload), *_) = execute(app, change(0, max_sessions=1), OPEN, OPEN)
+    assert status == ReplyStatus.OK
+    assert decode_agreed(payload, {}).changed_at == 1
+    assert len(app.sessions) == 2  # the rest of its own slot was executed as before
+    execute(app, OPEN)
+    assert len(app.sessions) == 1
+
+
+def test_sessions_expire_by_the_time_to_live_that_is_agreed() -> None:
+    app = application(session_ttl=100.0)
+    execute(app, OPEN, time=1.0)
+    execute(app, change(0, session_ttl=5.0), time=50.0)
+    assert len(app.sessions) == 1
+    execute(app, time=50.0)
+    assert len(app.sessions) == 0
+
+
+def test_a_change_that_is_agreed_already_is_none() -> None:
+    """Whoever asks again, since the answer was lost, is told the slot of the first."""
+    app = application()
+    first = execute(app, change(0, max_sessions=5))
+    assert execute(app, change(0, max_sessions=5)) == first
+    assert app.agreed.changed_at == 1
+
+
+def test_a_late_copy_of_a_change_undoes_nothing() -> None:
+    app = application()
+    execute(app, change(0, max_sessions=5))
+    execute(app, change(1, max_sessions=6))
+    ((status, payload),) = execute(app, change(0, max_sessions=5))
+    assert status == ReplyStatus.FAILED
+    assert b"changed meanwhile, in slot 2" in payload
+    assert app.agreed.max_sessions == 6
+
+
+def test_two_changes_in_one_slot_build_on_each_other() -> None:
+    app = application()
+    execute(app, change(0, max_sessions=5), change(1, session_ttl=9.0), change(0, max_sessions=8))
+    assert (app.agreed.max_sessions, app.agreed.session_ttl) == (5, 9.0)
+    assert app.agreed.changed_at == 1
+
+
+def test_an_empty_change_tells_what_is_in_force() -> None:
+    app = application(max_sessions=77)
+    ((status, payload),) = execute(app, change(0))
+    assert status == ReplyStatus.OK
+    assert decode_agreed(payload, {}) == app.agreed
+    assert app.agreed.changed_at == 0
+
+
+def test_settings_are_part_of_the_digest() -> None:
+    one, other = application(), application()
+    execute(one, change(0, max_sessions=5))
+    execute(other, change(0))
+    assert one.digest() != other.digest()
+
+
+# --- snapshots and older images ------------------------------------------------------------------
+
+
+def test_a_snapshot_carries_them_whatever_the_server_was_told() -> None:
+    """The scenario that split states: all restart with another limit, one has a fresh snapshot."""
+    app = application(max_sessions=3)
+    execute(app, OPEN, OPEN, OPEN)
+    other = application(max_sessions=20)
+    other.restore(b"".join(app.image()))
+    assert other.agreed == app.agreed
+    for _ in range(3):
+        execute(app, OPEN)
+        execute(other, OPEN)
+    assert other.digest() == app.digest()
+    assert len(other.sessions) == 3
+
+
+def test_a_value_that_an_image_lacks_is_that_of_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = msgspec.msgpack.decode(encode_agreed(application().agreed))
+    del whole["max_outstanding"], whole["digest_version"]
+    monkeypatch.setitem(DEFAULTS, "max_outstanding", 5)  # a later release's default
+    found = decode_agreed(msgspec.msgpack.encode(whole), Bounded.limits)
+    assert found.max_outstanding == BEFORE["max_outstanding"] == 1024
+    assert found.machine == {"most": 3, "depth": 5}  # and not the machine's own default
+
+
+def test_every_setting_has_all_that_it_needs() -> None:
+    assert set(BEFORE) | {"machine"} == set(Agreed.__struct_fields__)
+    assert set(RANGES) == set(DEFAULTS) == set(NAMES)
+    for values in (DEFAULTS, BEFORE):
+        checked = {name: value for name, value in values.items() if name in RANGES}
+        assert check_values(checked, {}) == ""
+    for limit in KVStore.limits.values():
+        assert limit.least <= limit.before <= limit.most
+        assert limit.least <= limit.default <= limit.most
+
+
+def test_a_frame_holds_the_largest_command_and_the_largest_reply() -> None:
+    spare = 1 << 20
+    assert RANGES["max_command_bytes"][1] + spare < MAX_FRAME_BYTES
+    limits = KVStore.limits
+    reply = limits["max_reply_bytes"].most + limits["max_key_bytes"].most
+    assert reply + spare < MAX_FRAME_BYTES
+    scan = limits["max_scan_bytes"].most + limits["max_value_bytes"].most
+    assert scan + spare < MAX_FRAME_BYTES
+
+
+@pytest.mark.parametrize("where", ["top", "machine"])
+def test_a_setting_that_this_release_does_not_know_is_no_default(where: str) -> None:
+    whole = msgspec.msgpack.decode(encode_agreed(application().agreed))
+    (whole if where == "top" else whole["machine"])["patience"] = 3
+    with pytest.raises(UnknownSetting, match="'patience' that neither this release nor"):
+        decode_agreed(msgspec.msgpack.encode(whole), {})
+    with pytest.raises(UnknownSetting, match="patience"):
+        apply_change(application().agreed, Change(0, {"patience": 3}), 1, {})
+
+
+# --- a state machine's own limits ----------------------------------------------------------------
+
+
+def test_a_state_machine_is_told_its_limits_before_anything_else() -> None:
+    machine = Bounded()
+    app = application(machine, most=2)
+    assert machine.told == [{"most": 2, "depth": 5}]
+    own = [Entry(0, n, 0, 0, b"c") for n in range(3)]
+    assert [status for status, _ in execute(app, *own)] == [0, 0, ReplyStatus.FAILED]
+    execute(app, change(0, most=3), own[0])
+    assert machine.told[1:] == [{"most": 3, "depth": 5}]
+    assert len(machine.applied) == 2
+    execute(app, own[0])
+    assert len(machine.applied) == 3
+    late = Bounded()
+    late_app = application(late, most=99)
+    late_app.restore(b"".join(app.image()))
+    assert late.told_at_restore == {"most": 3, "depth": 5}
+
+
+def test_the_stores_limits_are_agreed() -> None:
+    store = KVStore()
+    app = application(store, max_value_bytes=4, max_key_bytes=8)
+
+    def run(*operations: Any) -> list[Any]:
+        ((status, payload),) = execute(app, Entry(0, 1, 0, 0, encode_operations(operations)))
+        assert status == ReplyStatus.OK
+        return decode_results(payload)
+
+    assert run(Put("k", b"1234")) == [None]
+    assert "longer than 4 bytes" in run(Append("k", b"5"))[0]["error"]
+    assert "longer than 8 bytes" in run(Put("k" * 9, b""))[0]["error"]
+    execute(app, change(0, max_value_bytes=5))
+    assert run(Append("k", b"5")) == [5]
+    execute(app, change(app.agreed.changed_at, max_value_bytes=2))
+    assert "longer than 2 bytes" in run(Append("k", b""))[0]["error"]
+    assert store.query(encode_operations([])) == encode_operations([])
+    assert store._data == {"k": b"12345"}  # what is there stays
+
+
+# --- by way of servers ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="WARNING", format="{message}")
+    yield lines
+    logger.remove(sink)
+
+
+def served(size: int = 3, **options: Any) -> Cluster:
+    cluster = Cluster(size, machine=Bounded, options=options).start()
+    cluster.lead(1)
+    cluster.pass_time(0.1)
+    return cluster
+
+
+def ask(cluster: Cluster, server: int = 1, since: int = 0, **values: float) -> QueryReply | None:
+    number = len(cluster.replies) + 1000
+    cluster.request(server, ChangeSettings(number, since, values))
+    cluster.stabilize()
+    return next((a for a in cluster.answers() if a.id == number), None)
+
+
+def test_a_change_by_way_of_the_leader() -> None:
+    cluster = served()
+    reply = ask(cluster, max_sessions=5, most=7)
+    assert reply is not None and reply.status == ReplyStatus.OK
+    told = decode_agreed(reply.payload, Bounded.limits)
+    cluster.pass_time(0.1)
+    for server in cluster.servers.values():
+        assert server.application.agreed == told
+        assert server.describe().agreed["max_sessions"] == 5
+        assert server.describe().agreed["most"] == 7
+        assert server.describe().agreed_from == told.changed_at + 1
+    assert ask(cluster, server=2, max_sessions=6) is None  # it points to the leader
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"max_session": 5}, "there is no agreed setting 'max_session'; there are session_ttl"),
+        ({"max_sessions": 0}, "max_sessions = 0: must be from 1 to 1000000"),
+        ({"max_sessions": 1.5}, "max_sessions = 1.5: must be a whole number"),
+        ({"max_command_bytes": 17 << 20}, "must be from 1 to 16777216"),
+        ({"digest_version": 99}, "digest_version = 99: must be from"),
+        ({"session_ttl": float("nan")}, "session_ttl = nan: must be from"),
+        ({"most": 101}, "most = 101: must be from 1 to 100"),
+        ({"max_sessions": 4, "most": 101}, "most = 101"),
+    ],
+)
+def test_what_is_refused_before_it_enters_the_log(values: dict[str, float], text: str) -> None:
+    cluster = served()
+    last = cluster.servers[1].log.last
+    reply = ask(cluster, **values)
+    assert reply is not None and reply.status == ReplyStatus.INVALID
+    assert text in reply.payload.decode()
+    assert cluster.servers[1].log.last == last
+
+
+def test_nothing_is_changed_before_all_voters_have_said_that_they_know_it() -> None:
+    cluster = Cluster(5, machine=Bounded)
+    cluster.start(1, 2, 3)
+    cluster.lead(1)
+    reply = ask(cluster, max_sessions=5)
+    assert reply is not None and reply.status == ReplyStatus.INVALID
+    assert b"servers 4, 5 are not heard of since this leader started" in reply.payload
+    asked = ask(cluster)
+    assert asked is not None and asked.status == ReplyStatus.OK  # asking changes nothing
+    cluster.start(4, 5)
+    cluster.pass_time(0.2)
+    reply = ask(cluster, max_sessions=5)
+    assert reply is not None and reply.status == ReplyStatus.OK
+
+
+def test_a_voter_of_an_older_release_keeps_a_change_out() -> None:
+    cluster = served()
+    ballot, limits = cluster.servers[1].promised, cluster.servers[2]._features.limits
+    old = HeartbeatReply(ballot, 1, 0, 0)  # as a release before sends it
+    cluster.hand(1, 3, old)
+    reply = ask(cluster, max_sessions=5)
+    assert reply is not None and reply.status == ReplyStatus.INVALID
+    assert b"server 3 is running a release that does not know this" in reply.payload
+    cluster.hand(1, 3, HeartbeatReply(ballot, 1, 0, 0, KNOWS, limits + 1))
+    reply = ask(cluster, most=5)
+    assert reply is not None and b"server 3 is running a state machine" in reply.payload
+    reply = ask(cluster, max_sessions=5)
+    assert reply is not None and reply.status == ReplyStatus.OK  # the machine has no part in it
+
+
+def test_what_voters_know_is_remembered_from_pre_votes_too() -> None:
+    cluster = Cluster(3, machine=Bounded).start()
+    features = cluster.servers[1]._features
+    assert "servers 2, 3 are not heard" in features.obstacle(1, machine=True)
+    for server in (2, 3):
+        reply = PreVoteReply(99, False, cluster.servers[1].promised, 0, 0, KNOWS, features.limits)
+        cluster.hand(1, server, reply)
+    assert features.obstacle(KNOWS, machine=True) == ""
+    assert "servers 2, 3 are running a release" in features.obstacle(KNOWS + 1, machine=False)
+    assert Features((), {}).obstacle(KNOWS, machine=True) == ""
+
+
+def test_a_change_asked_for_again_at_the_next_leader_is_made_once() -> None:
+    cluster = served()
+    cluster.request(1, ChangeSettings(5, 0, {"max_sessions": 9}))
+    cluster.stabilize()
+    made = cluster.servers[1].application.agreed
+    cluster.crash(1)
+    cluster.pass_time(2.0)
+    cluster.restart(1)
+    cluster.pass_time(0.2)
+    (leader,) = [s for s, server in cluster.servers.items() if server.role == "leader"]
+    assert leader != 1
+    cluster.request(leader, ChangeSettings(5, 0, {"max_sessions": 9}))
+    cluster.stabilize()
+    assert cluster.servers[leader].application.agreed == made
+    assert [a.status for a in cluster.answers() if a.id == 5] == [ReplyStatus.OK] * 2
+
+
+def test_who_contends_keeps_a_change_until_it_leads_again() -> None:
+    cluster = Cluster(3, options={"policy": "immediate", "contend": True}).start()
+    cluster.lead(1)
+    cluster.pass_time(0.1)
+    cluster.request(1, ChangeSettings(5, 0, {"max_sessions": 9}))
+    server = cluster.servers[1]
+    server.adopt(server.promised.next_for(2))
+    held = [message for _, message in server._held]
+    assert held == [ChangeSettings(5, 0, {"max_sessions": 9})]
+
+
+def test_settings_that_differ_from_what_is_agreed_are_a_warning(warnings: list[str]) -> None:
+    cluster = served()
+    ask(cluster, max_sessions=9)
+    cluster.pass_time(0.1)
+    warnings.clear()
+    restarted = cluster.restart(3, max_sessions=5, session_ttl=3600.0)
+    cluster.pass_time(0.2)
+    assert restarted.application.agreed.max_sessions == 9
+    told = [line for line in warnings if "by agreement" in line]
+    assert len(told) == 1
+    assert "server 3: max_sessions is 9 by agreement and 5 here" in told[0]
+    assert "session_ttl" not in told[0]
+    assert "paxon settings set" in told[0]
+
+
+def test_a_no_op_changes_nothing() -> None:
+    app = application()
+    before = app.agreed
+    app.execute(1, NO_OP)
+    assert app.agreed is before
+
+
+def test_values_in_one_mapping() -> None:
+    app = application(Bounded())
+    found = agreed_values(app.agreed)
+    assert set(found) == {*NAMES, "most", "depth"}
+    assert found["most"] == 10
