@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from paxon.kvstore.errors import (
+    ClientBusy,
     ClientClosed,
     ClusterUnavailable,
     InvalidRequest,
@@ -44,6 +45,7 @@ __all__ = [
     "NotLeader",
     "PipelineError",
     "ClientClosed",
+    "ClientBusy",
     "ClusterError",
     "ServerStartError",
 ]

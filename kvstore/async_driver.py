@@ -27,6 +27,8 @@ class AsyncDriver:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watched: list[Link] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        """When it fires: not every loop's handles can tell (uvloop's cannot)."""
         self._pump_planned = False
         self._unusable = ""
 
@@ -112,12 +114,12 @@ class AsyncDriver:
             self.plan_pump()
         due = core.next_deadline()
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._timer_at <= due:
                 return  # it may fire early, which costs less than a new one each time
             self._timer.cancel()
             self._timer = None
         if due < math.inf:
-            self._timer = loop.call_at(due, self._on_timer)
+            self._timer, self._timer_at = loop.call_at(due, self._on_timer), due
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -98,6 +98,7 @@ class Future(Generic[T]):
         An exception from it surfaces in that thread.
         """
         driver = self._driver
+        driver.enter()
         with driver.lock:
             if not self._ticket.done:
                 driver.watch(self._ticket, lambda: callback(self))
@@ -149,6 +150,7 @@ class _BlockingClient:
         """
         limit = check_timeout(timeout, 1.0)
         driver = self._driver
+        driver.enter()
         with driver.lock:
             driver.check()
             now = time.monotonic()
@@ -189,6 +191,7 @@ class _BlockingClient:
     ) -> ClusterSettings:
         limit = check_timeout(timeout, self._timeout)
         body, driver = settings_request(known, new), self._driver
+        driver.enter()
         with driver.lock:
             driver.check()
             now = time.monotonic()
@@ -254,6 +257,7 @@ class CommandClient(_BlockingClient):
         check_payload(payload)
         limit = check_timeout(timeout, self._timeout)
         driver = self._driver
+        driver.enter()
         with driver.lock:
             driver.check()
             now = time.monotonic()
@@ -394,6 +398,7 @@ class Client(_BlockingClient):
     ) -> KVTicket:
         limit = check_timeout(timeout, self._timeout)
         driver, core = self._driver, self._core
+        driver.enter()
         with driver.lock:
             driver.check()
             now = time.monotonic()
@@ -534,6 +539,7 @@ class Pipeline(BasePipeline):
 
     def _submit_what_may(self) -> None:
         driver = self._driver
+        driver.enter()
         with driver.lock:
             driver.check()
             self._submit_held(time.monotonic())

@@ -11,6 +11,7 @@ __all__ = [
     "OutcomeUnknown",
     "NotLeader",
     "ClientClosed",
+    "ClientBusy",
     "PipelineError",
 ]
 
@@ -65,6 +66,13 @@ class NotLeader(PaxonError):
 
 class ClientClosed(PaxonError):
     """The client was closed, or inherited by a forked child process: open a new one."""
+
+
+class ClientBusy(PaxonError):
+    """The client is at work in this very thread, which a signal handler or finalizer interrupts.
+
+    The call had no effect. Use another client there, or have another thread call.
+    """
 
 
 class PipelineError(PaxonError):

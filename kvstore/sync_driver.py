@@ -5,10 +5,15 @@ threads that wait, one at a time is the *driver*: it sleeps on the sockets' file
 in what comes, completes everybody's tickets and, once its own is done, hands the role to another.
 Sockets and core are touched only under the lock, which the driver does not hold while it sleeps, so
 that any thread can send at once.
+
+A signal handler or a finalizer may use the client in the midst of a call. Where it strikes while
+the lock is held, what the lock guards is half done: the call is refused at once (`ClientBusy`).
+Where the thread sleeps as the driver, the handler's wait drives in its place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import select
@@ -21,7 +26,7 @@ from typing import Any
 from paxon.actors.messages import ServerReply
 from paxon.kvstore.client_requests import Ticket
 from paxon.kvstore.command_core import CommandCore
-from paxon.kvstore.errors import ClientClosed
+from paxon.kvstore.errors import ClientBusy, ClientClosed
 from paxon.kvstore.links import Link, Links, Secure
 
 __all__ = ["SyncDriver"]
@@ -35,8 +40,10 @@ class SyncDriver:
     """Sockets, lock and waiting threads of one blocking client."""
 
     def __init__(self, core: CommandCore[Any, Any], *, secure: Secure | None = None) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         """Guards the core, the sockets and all below. Never held while waiting or calling users."""
+        self.held: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
+        """Whether this very thread holds the lock: ask before taking it, or `enter`."""
         self._core = core
         self._links = Links(self._on_open, self._receive, secure=secure)
         self._poll = select.poll()
@@ -60,6 +67,14 @@ class SyncDriver:
         _drivers.add(self)
 
     # --- for clients -------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Raise `ClientBusy` where a handler or finalizer has interrupted this thread inside."""
+        if self.held():
+            raise ClientBusy(
+                "the client is at work in this very thread, which a signal handler or finalizer "
+                "interrupts: use another client there; this call had no effect"
+            )
 
     def check(self) -> None:
         """Raise `ClientClosed` if the client can no longer be used."""
@@ -88,6 +103,7 @@ class SyncDriver:
 
     def look(self) -> None:
         """Take in what is there and send what is gathered, without waiting. Without the lock."""
+        self.enter()
         with self.lock:
             if self._unusable:
                 return
@@ -110,6 +126,8 @@ class SyncDriver:
         """
         gate: threading.Lock | None = None
         drives: int | None = None
+        me = threading.get_ident()
+        self.enter()
         try:
             while not ticket.done:
                 with self.lock:
@@ -118,9 +136,12 @@ class SyncDriver:
                     if self._released:
                         raise ClientClosed(self._unusable)
                     ticket.on_done = self._on_done
+                    interrupted = self._driven_for if self._driver == me else None
                     if self._driver is None:
-                        gate, drives = None, threading.get_ident()
-                        self._driver, self._driven_for = drives, ticket
+                        gate, drives = None, me
+                        self._driver, self._driven_for = me, ticket
+                    elif interrupted is not None:
+                        gate, self._driven_for = None, ticket
                     else:
                         gate = threading.Lock()
                         gate.acquire()
@@ -128,7 +149,7 @@ class SyncDriver:
                 if gate is not None:
                     self._wait_at(gate, ticket, until)
                 else:
-                    self._drive(ticket, until)
+                    self._drive(ticket, until, interrupted)
                     if self._callbacks:
                         self.call_back()
                 if not ticket.done and time.monotonic() >= until:
@@ -153,6 +174,7 @@ class SyncDriver:
 
     def close(self) -> None:
         """Fail everything that is waited for and close the sockets; may be called twice."""
+        self.enter()
         with self.lock:
             if self._unusable:
                 return
@@ -214,8 +236,11 @@ class SyncDriver:
 
     # --- driving -----------------------------------------------------------------------------
 
-    def _drive(self, ticket: AnyTicket, until: float) -> None:
-        """Do the client's I/O until the ticket is done or the time has come."""
+    def _drive(self, ticket: AnyTicket, until: float, interrupted: AnyTicket | None) -> None:
+        """Do the client's I/O until the ticket is done or the time has come.
+
+        `interrupted`: this thread drove for that ticket already, and goes on when we return.
+        """
         ready: Sequence[tuple[int, int]] = ()
         try:
             while True:
@@ -233,11 +258,23 @@ class SyncDriver:
                     if self._callbacks:
                         return  # they may wait for something themselves, which needs a driver
                     sleep = self._plan_sleep(until)
-                ready = self._poll.poll(sleep)
+                    poll = self._poll if interrupted is None else self._another_poll()
+                ready = poll.poll(sleep)
         finally:
             with self.lock:
-                self._step_down()
-                self._hand_over()
+                if interrupted is None:
+                    self._step_down()
+                    self._hand_over()
+                else:
+                    self._driven_for = interrupted
+                    self._poke()  # its answer may have come meanwhile
+
+    def _another_poll(self) -> select.poll:
+        """For a handler's turn: the interrupted one sleeps in the first."""
+        poll = select.poll()
+        for fd in (self._wake_read, *self._by_fd, *self._by_lost_fd):
+            poll.register(fd, select.POLLIN)
+        return poll
 
     def _step_down(self) -> None:
         """Leave the sockets to others, or close them if that has been asked for. With the lock."""
@@ -255,7 +292,8 @@ class SyncDriver:
     def _take_in(self, ready: Sequence[tuple[int, int]]) -> None:
         for fd, _ in ready:
             if fd == self._wake_read:
-                os.read(fd, 4096)
+                with contextlib.suppress(BlockingIOError):  # a handler's turn has read it
+                    os.read(fd, 4096)
                 continue
             link = self._by_fd.get(fd)
             if link is not None:
@@ -276,8 +314,13 @@ class SyncDriver:
 
     def _wake(self) -> None:
         """Make the driver look again."""
-        if self._driver is None or self._driver == threading.get_ident():
+        if self._driver is None:
             return
+        if self._driver == threading.get_ident() and self._sleeps_until == -math.inf:
+            return  # it is looking: only below a signal handler it may be asleep
+        self._poke()
+
+    def _poke(self) -> None:
         self._sleeps_until = -math.inf
         try:
             os.write(self._wake_write, b"!")
@@ -296,7 +339,8 @@ class SyncDriver:
 
     def forked(self) -> None:
         """In a forked child: the sockets are the parent's, and the lock may be held for ever."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self.held = self.lock._is_owned  # type: ignore[attr-defined]
         self._driver = None
         self._released = True
         self._unusable = (

@@ -1,0 +1,134 @@
+"""A client used by a signal handler or finalizer in the midst of its own thread's call."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from paxon.kvstore import Client, ClientBusy, ClientClosed, PaxonError
+from paxon.kvstore.sync_driver import SyncDriver
+from tests.interrupts import ends
+from tests.kvstore.fake_cluster import SocketCluster
+
+
+@contextmanager
+def at_each_step(handler: Callable[[], None]) -> Iterator[None]:
+    """Run `handler` once at each place where the interpreter would run a signal's.
+
+    A profile function is not called below itself, so no handler interrupts another.
+    """
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        if event in ("call", "c_return") and "paxon" in frame.f_globals.get("__name__", ""):
+            handler()
+
+    sys.setprofile(profile)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+def test_at_every_step_a_handler_is_answered_or_refused_at_once(servers: SocketCluster) -> None:
+    outcomes: dict[str, int] = {"answered": 0, "busy": 0}
+
+    def handler() -> None:
+        try:
+            assert client.get("key") == b"value"
+            outcomes["answered"] += 1
+        except ClientBusy:
+            outcomes["busy"] += 1
+
+    def run() -> None:
+        with at_each_step(handler):
+            client.put("other", "value")
+            assert client.get("key") == b"value"
+
+    with Client(servers.addresses, timeout=20) as client:
+        client.put("key", "value")
+        assert ends(run)
+    assert outcomes["answered"] > 20
+    assert outcomes["busy"] > 20
+
+
+def test_a_handler_works_while_its_thread_sleeps(servers: SocketCluster) -> None:
+    """And takes in the sleeper's own answer too, which is not left asleep by that."""
+    seen: list[object] = []
+    before = signal.getsignal(signal.SIGALRM)
+    with Client(servers.addresses, timeout=20) as client:
+        client.put("key", "value")
+
+        def handler(number: int, frame: FrameType | None) -> None:
+            servers.drop = lambda _: False
+            seen.append(client.get("key"))
+
+        signal.signal(signal.SIGALRM, handler)
+        try:
+            servers.drop = lambda _: True
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            client.put("other", "value")
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert seen == [b"value"]
+        assert client.get("other") == b"value"
+
+
+def test_a_handler_closes_the_client_of_its_thread(servers: SocketCluster) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    client = Client(servers.addresses, timeout=20)
+    client.put("key", "value")
+    signal.signal(signal.SIGALRM, lambda *_: client.close())
+    try:
+        servers.drop = lambda _: True
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        began = time.monotonic()
+        with pytest.raises(ClientClosed):
+            client.put("other", "value")
+        assert time.monotonic() - began < 15
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_other_threads_are_served_on(servers: SocketCluster) -> None:
+    """A handler that was refused, or drove for a moment, leaves no driver behind."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                client.put("theirs", "value")
+        except BaseException as error:
+            failures.append(error)
+
+    def handler() -> None:
+        try:
+            client.get("key", timeout=20)
+        except PaxonError as error:
+            assert isinstance(error, ClientBusy)
+
+    with Client(servers.addresses, timeout=20) as client:
+        client.put("key", "value")
+        workers = [threading.Thread(target=work) for _ in range(3)]
+        for worker in workers:
+            worker.start()
+        try:
+            with at_each_step(handler):
+                for _ in range(5):
+                    client.put("ours", "value")
+        finally:
+            stop.set()
+            for worker in workers:
+                worker.join(60)
+        assert not failures
+        driver: SyncDriver = client._driver
+        assert driver._driver is None
+        assert not driver._gates
