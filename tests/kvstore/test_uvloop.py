@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -42,3 +43,34 @@ def test_a_client_whose_loop_was_closed_can_be_closed(servers: SocketCluster) ->
         loop.run_until_complete(client.put("key", "value"))
         loop.close()
         asyncio.run(client.close())
+
+
+class _Handle:
+    """All that the clients may count on."""
+
+    def __init__(self, inner: asyncio.TimerHandle) -> None:
+        self.cancel = inner.cancel
+
+
+class _PoorLoop(asyncio.SelectorEventLoop):
+    """Hands out timers that do not say when they fire, as older releases of uvloop do."""
+
+    def call_at(self, when: float, callback: Any, *arguments: Any, **more: Any) -> Any:
+        return _Handle(super().call_at(when, callback, *arguments, **more))
+
+
+def test_a_loop_whose_timers_do_not_say_when(servers: SocketCluster) -> None:
+    loop = _PoorLoop()
+    failures: list[object] = []
+    loop.set_exception_handler(lambda _, context: failures.append(context))
+
+    async def work() -> None:
+        async with AsyncClient(servers.addresses, timeout=20) as client:
+            for n in range(20):
+                await client.put(f"k{n}", str(n))
+
+    try:
+        loop.run_until_complete(work())
+    finally:
+        loop.close()
+    assert not failures
