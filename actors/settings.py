@@ -8,6 +8,7 @@ import msgspec
 
 from paxon.actors.agreed import NAMES, Number, check_values
 from paxon.actors.ballot import ServerId
+from paxon.actors.field_types import wrong_field
 
 __all__ = ["Settings", "SettingsError", "PolicyName"]
 
@@ -94,6 +95,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if not condition:
                 raise SettingsError(text)
 
+        wrong_type = wrong_field(self)
+        require(not wrong_type, wrong_type)
         require(bool(self.cluster), "cluster: the id must not be empty")
         require(len(self.servers) > 0, "servers: at least one server id is needed")
         require(

@@ -54,6 +54,8 @@ def check_address(address: str) -> str:
 
     The forms are tcp://HOST:PORT (IPv6 hosts in brackets) and ipc://PATH.
     """
+    if type(address) is not str:
+        raise ValueError(f"{address!r} is no address: write 'tcp://HOST:PORT' or 'ipc://PATH'")
     tcp = _TCP.fullmatch(address)
     if tcp is not None:
         if not 0 < int(tcp["port"]) <= _HIGHEST_PORT:

@@ -19,6 +19,7 @@ from paxon.kvstore.async_driver import AsyncDriver
 from paxon.kvstore.checks import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
+    check_client,
     check_limit,
     check_mode,
     check_payload,
@@ -76,7 +77,9 @@ class _AsyncClient:
         """What each server says of itself, by its address; see `Client.status`."""
         limit = check_timeout(timeout, 1.0)
         now = self._driver.enter()
-        addresses = [server] if server is not None else list(self._core.search.servers)
+        addresses = (
+            server_addresses(server) if server is not None else list(self._core.search.servers)
+        )
         asked = {a: self._core.ask(a, now=now, deadline=now + limit) for a in addresses}
         self._driver.plan_pump()
         answers: dict[str, StatusReply] = {}
@@ -129,6 +132,7 @@ class AsyncCommandClient(_AsyncClient):
     ) -> None:
         """See `Client`."""
         self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
+        check_client(redirect, options, secure)
         self._core: RawCore = RawCore(
             server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
         )
@@ -175,6 +179,7 @@ class AsyncClient(_AsyncClient):
     ) -> None:
         """See `Client`."""
         self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
+        check_client(redirect, options, secure)
         self._core: ClientCore = ClientCore(
             server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
         )

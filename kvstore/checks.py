@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import cast
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.errors import ClusterUnavailable, InvalidRequest
+from paxon.kvstore.leader_search import CoreOptions
 
 __all__ = [
     "DEFAULT_TIMEOUT",
@@ -15,11 +17,15 @@ __all__ = [
     "check_mode",
     "check_limit",
     "check_payload",
+    "check_wait",
+    "check_in_flight",
+    "check_client",
     "unreachable",
 ]
 
 DEFAULT_TIMEOUT = 10.0
 """Seconds."""
+_FOR_EVER = 1e9
 DEFAULT_IN_FLIGHT = 4096
 """Operations of a pipeline under way."""
 
@@ -28,9 +34,34 @@ def check_timeout(timeout: float | None, default: float) -> float:
     """A timeout in seconds, or the default. Raises `InvalidRequest`."""
     if timeout is None:
         return default
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not number or not timeout > 0:
         raise InvalidRequest(f"the timeout has to be a number of seconds above 0, not {timeout!r}")
-    return float(timeout)
+    return float(timeout) if timeout < _FOR_EVER else math.inf
+
+
+def check_wait(timeout: float | None) -> float | None:
+    """How long to wait for a future, in seconds; 0 only looks. Raises `InvalidRequest`."""
+    if timeout is None or (timeout == 0 and type(timeout) is not bool):
+        return timeout
+    return check_timeout(timeout, 0.0)
+
+
+def check_in_flight(number: object) -> int:
+    """How many operations of a pipeline may be under way. Raises `InvalidRequest`."""
+    if type(number) is not int or number < 1:
+        raise InvalidRequest(f"max_in_flight has to be an int from 1, not {number!r}")
+    return number
+
+
+def check_client(redirect: object, options: object, secure: object) -> None:
+    """The arguments that a client is made with. Raises `InvalidRequest`."""
+    if type(redirect) is not bool:
+        raise InvalidRequest(f"redirect has to be True or False, not {redirect!r}")
+    if options is not None and not isinstance(options, CoreOptions):
+        raise InvalidRequest(f"options have to be CoreOptions(…), not {options!r}")
+    if secure is not None and not callable(secure):
+        raise InvalidRequest(f"secure has to be a function, such as secure_with(…), not {secure!r}")
 
 
 def check_mode(mode: str) -> ReadMode:

@@ -19,10 +19,12 @@ from paxon.kvstore.agreement import (
 from paxon.kvstore.checks import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
+    check_client,
     check_limit,
     check_mode,
     check_payload,
     check_timeout,
+    check_wait,
     unreachable,
 )
 from paxon.kvstore.client_core import ClientCore, CoreOptions, KVTicket, RawCore, RawTicket
@@ -106,6 +108,7 @@ class Future(Generic[T]):
         callback(self)
 
     def _wait(self, timeout: float | None) -> None:
+        timeout = check_wait(timeout)
         if self._ticket.done:
             return
         if timeout is None:
@@ -154,7 +157,9 @@ class _BlockingClient:
         with driver.lock:
             driver.check()
             now = time.monotonic()
-            addresses = [server] if server is not None else list(self._core.search.servers)
+            addresses = (
+                server_addresses(server) if server is not None else list(self._core.search.servers)
+            )
             asked = {a: self._core.ask(a, now=now, deadline=now + limit) for a in addresses}
             driver.pump()
         answers: dict[str, StatusReply] = {}
@@ -220,6 +225,7 @@ class CommandClient(_BlockingClient):
     ) -> None:
         """See `Client`."""
         self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
+        check_client(redirect, options, secure)
         self._core: RawCore = RawCore(
             server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
         )
@@ -299,6 +305,7 @@ class Client(_BlockingClient):
             InvalidRequest: an address or the timeout is wrong.
         """
         self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
+        check_client(redirect, options, secure)
         self._core: ClientCore = ClientCore(
             server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
         )

@@ -58,9 +58,20 @@ def server_addresses(servers: str | Iterable[str]) -> list[str]:
     try:
         if isinstance(servers, str):
             return split_addresses(servers)
-        return [address for text in servers for address in split_addresses(text)]
-    except (ValueError, TypeError, AttributeError) as error:
+        texts = list(servers)
+    except TypeError:
+        texts = [servers]  # type: ignore[list-item]  # whatever it is, it is named below
+    except ValueError as error:
         raise InvalidRequest(f"servers: {error}") from None
+    found: list[str] = []
+    for text in texts:
+        if not isinstance(text, str):
+            raise InvalidRequest(f"servers: an address has to be text, not {servers!r}")
+        try:
+            found += split_addresses(text)
+        except ValueError as error:
+            raise InvalidRequest(f"servers: {error}") from None
+    return found
 
 
 class Link:

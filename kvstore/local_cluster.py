@@ -6,6 +6,7 @@ How it starts, supervises and ends them is told in docs/local-cluster.md.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import signal
@@ -113,10 +114,14 @@ class LocalCluster:
                 'each server: put what starts the cluster under `if __name__ == "__main__":`, or '
                 "the class into a module of its own"
             )
-        if servers < 1:
-            raise ClusterOptionError(f"servers = {servers}: a cluster has at least one server")
+        if type(servers) is not int or servers < 1:
+            raise ClusterOptionError(
+                f"servers = {servers!r}: must be a number of servers, at least one"
+            )
+        if port is not None and type(port) is not int:
+            raise ClusterOptionError(f"port = {port!r}: must be a number, or None")
         self._ids: list[ServerId] = list(range(1, servers + 1))
-        self._given_directory = None if directory is None else Path(directory).absolute()
+        self._given_directory = None if directory is None else _usable_path(directory)
         self._directory: Path | None = None
         self._base_port = port
         if transport not in ("tcp", "ipc"):
@@ -384,8 +389,7 @@ class LocalCluster:
         """The cluster's directory; noted in `temporary` if it is."""
         directory = self._given_directory
         if directory is None:
-            directory = Path(tempfile.mkdtemp(prefix="paxon-cluster-"))
-            temporary.append(directory)
+            directory = _temporary("paxon-cluster-", temporary)
         try:
             make_directory(directory)
         except OSError as error:
@@ -401,9 +405,7 @@ class LocalCluster:
         """
         if self._transport == "tcp":
             return None
-        sockets = Path(tempfile.mkdtemp(prefix="paxon-"))
-        temporary.append(sockets)
-        return sockets
+        return _temporary("paxon-", temporary)
 
     def _draw_ports(self) -> list[int] | None:
         if self._base_port is not None:
@@ -471,6 +473,38 @@ class LocalCluster:
             ) from None
 
 
+def _temporary(prefix: str, temporary: list[Path]) -> Path:
+    """A new temporary directory, noted in `temporary`. Raises `ClusterError`."""
+    try:
+        path = Path(tempfile.mkdtemp(prefix=prefix))
+    except OSError as error:
+        raise ClusterError(
+            f"no temporary directory can be made: {error.strerror} (TMPDIR says where; "
+            "a directory of your own does as well)"
+        ) from None
+    temporary.append(path)
+    return _usable_path(path)
+
+
+def _usable_path(directory: object) -> Path:
+    """An absolute path whose name can be written down. Raises `ClusterOptionError`."""
+    if not isinstance(directory, str | os.PathLike):
+        raise ClusterOptionError(f"directory = {directory!r}: must be text or a Path")
+    try:
+        path = Path(directory).absolute()
+        str(path).encode("utf-8")
+        if "\0" in str(path):
+            raise ValueError("a null character is in its name")
+    except UnicodeEncodeError:
+        raise ClusterOptionError(
+            f"the directory {os.fsencode(path)!r} has a name that is not UTF-8, which the cluster "
+            "file cannot hold: use another"
+        ) from None
+    except (TypeError, ValueError, OSError) as error:  # bytes; a null; a working directory gone
+        raise ClusterOptionError(f"the directory {directory!r} cannot be used: {error}") from None
+    return path
+
+
 class _PortTaken(ClusterError):
     """Somebody took a port between our drawing it and the server's binding it."""
 
@@ -480,8 +514,9 @@ def _machine_name(machine: type[StateMachine] | None) -> tuple[str, bool]:
     if machine is None:
         return STORE_MACHINE, False
     if not (isinstance(machine, type) and issubclass(machine, StateMachine)):
-        raise ClusterError(
-            f"machine = {machine!r}: must be a subclass of paxon.actors.StateMachine"
+        hint = f": give the class, {type(machine).__name__}" * isinstance(machine, StateMachine)
+        raise ClusterOptionError(
+            f"machine = {machine!r}: must be a subclass of paxon.actors.StateMachine{hint}"
         )
     if "<locals>" in machine.__qualname__:
         raise ClusterError(

@@ -87,7 +87,7 @@ class _ToLoguru(logging.Handler):
 def check_log_level(level: str) -> str:
     """A level's name, in capitals. Raises `OptionError` if there is no such level."""
     levels = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
-    if level.upper() not in levels:
+    if not isinstance(level, str) or level.upper() not in levels:
         raise OptionError(f"log level {level!r}: must be one of {', '.join(levels)}")
     return level.upper()
 

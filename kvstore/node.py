@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias, cast, get_args
 
 from paxon.actors import PaxosServer, ServerId, ServerRef, Settings, StateMachine
 from paxon.actors.environment import Environment, Network
@@ -134,6 +134,7 @@ def start_server(
 
     Raises `ServerStartError`.
     """
+    _check_types(settings, machine, peers, durability)
     bind = _checked_binds(settings, peers, peer_bind, client_bind)
     started = threading.Event()
     failures: list[BaseException] = []
@@ -205,6 +206,21 @@ def reason_in_words(error: BaseException | None) -> str:
     return f"an internal error stopped the server ({type(error).__name__}: {error})"
 
 
+def _check_types(settings: object, machine: object, peers: object, durability: object) -> None:
+    """Raise `ServerStartError` for what no server can be made of, whatever type checkers said."""
+    if not isinstance(settings, Settings):
+        raise ServerStartError(f"settings: give Settings(…), not {settings!r}")
+    if isinstance(machine, type):
+        name = machine.__name__
+        raise ServerStartError(f"machine: give a state machine, {name}(…), not the class {name}")
+    if not isinstance(machine, StateMachine):
+        raise ServerStartError(f"machine: {machine!r} is not a paxon.actors.StateMachine")
+    if not isinstance(peers, Mapping):
+        raise ServerStartError(f"peers: give the servers' addresses by id, not {peers!r}")
+    if durability not in get_args(Durability):
+        raise ServerStartError(f"durability = {durability!r}: must be 'disk' or 'memory'")
+
+
 def _checked_binds(
     settings: Settings, peers: Mapping[ServerId, str], peer_bind: str | None, client_bind: str
 ) -> str:
@@ -212,9 +228,15 @@ def _checked_binds(
     missing = [server for server in settings.servers if server not in peers]
     if missing:
         raise ServerStartError(f"peers: no address is given for server {missing[0]}")
+    missing = [server for server in settings.peers if server not in settings.client_addresses]
+    if missing:
+        raise ServerStartError(
+            f"settings: client_addresses has none for server {missing[0]}, to which clients are "
+            "sent while it leads: give one for each server"
+        )
     bind = peer_bind if peer_bind is not None else peers[settings.server]
     try:
-        for address in (*peers.values(), bind, client_bind):
+        for address in (*peers.values(), bind, client_bind, *settings.client_addresses.values()):
             check_address(address)
     except ValueError as error:
         raise ServerStartError(str(error)) from None
@@ -302,6 +324,9 @@ def _data_directory(directory: str | Path | None, durability: Durability) -> Pat
     """Where the server's data goes; None for memory."""
     if durability == "memory":
         return None
-    if directory is None:
+    if not isinstance(directory, str | os.PathLike):
         raise ServerStartError("directory: a server with durability 'disk' needs a data directory")
-    return Path(directory)
+    try:
+        return Path(directory)
+    except TypeError:
+        raise ServerStartError(f"directory: {directory!r} is neither text nor a Path") from None

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from paxon.actors.messages import ReadMode
+from paxon.kvstore.checks import check_in_flight
 from paxon.kvstore.client_core import ClientCore, KVTicket
 from paxon.kvstore.errors import InvalidRequest, PaxonError, PipelineError
 from paxon.kvstore.operations import (
@@ -53,10 +54,8 @@ class BasePipeline:
     def __init__(
         self, core: ClientCore, *, max_in_flight: int, timeout: float, mode: ReadMode
     ) -> None:
-        if max_in_flight < 1:
-            raise InvalidRequest(f"max_in_flight has to be at least 1, not {max_in_flight}")
         self._core = core
-        self._max_in_flight = max_in_flight
+        self._max_in_flight = check_in_flight(max_in_flight)
         self._timeout = timeout
         self._mode: ReadMode = mode
         self._chunk_operations = min(_CHUNK_OPERATIONS, max_in_flight)

@@ -1,0 +1,169 @@
+"""What no argument may be is refused at once, with one sentence that names it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paxon.actors import Settings, SettingsError, StateMachine
+from paxon.kvstore import (
+    AsyncClient,
+    AsyncCommandClient,
+    Client,
+    ClusterError,
+    CommandClient,
+    InvalidRequest,
+    KVStore,
+    LocalCluster,
+    ServerStartError,
+    start_server,
+)
+from tests.kvstore.fake_cluster import SocketCluster
+
+ONE = "tcp://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"window": "a"}, "window = 'a': must be a whole number"),
+        ({"window": 1.5}, "window = 1.5: must be a whole number"),
+        ({"window": True}, "window = True: must be a whole number"),
+        ({"window": None}, "window = None"),
+        ({"heartbeat_interval": "0.1"}, "heartbeat_interval = '0.1': must be a number"),
+        ({"heartbeat_interval": math.nan}, "heartbeat_interval = nan: must be a finite number"),
+        ({"session_ttl": math.inf}, "session_ttl = inf: must be a finite number"),
+        ({"policy": "brave"}, "policy = 'brave': must be one of 'stable'"),
+        ({"leases": 1}, "leases = 1: must be True or False"),
+        ({"cluster": b"bytes"}, "cluster = b'bytes': must be text"),
+        ({"servers": 3}, "servers = 3: must be a list of whole numbers"),
+        ({"servers": ("1",)}, "servers = "),
+        ({"server": "1"}, "server = '1': must be a whole number"),
+        ({"client_addresses": [ONE]}, "client_addresses = "),
+        ({"client_addresses": {"1": ONE}}, "client_addresses = "),
+    ],
+)
+def test_settings(wrong: dict[str, Any], named: str) -> None:
+    right: dict[str, Any] = {"cluster": "c", "server": 1, "servers": (1,)}
+    with pytest.raises(SettingsError) as refused:
+        Settings(**right | wrong)
+    assert named in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [Client, CommandClient, AsyncClient, AsyncCommandClient])
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"servers": 7111}, "an address has to be text, not 7111"),
+        ({"servers": b"127.0.0.1:7111"}, "has to be text"),
+        ({"servers": [None]}, "has to be text"),
+        ({"servers": []}, "at least one server"),
+        ({"servers": {}}, "at least one server"),
+        ({"servers": ""}, "no address given"),
+        ({"servers": "udp://host:1"}, "is no address"),
+        ({"timeout": "1"}, "the timeout has to be a number"),
+        ({"timeout": math.nan}, "the timeout has to be a number"),
+        ({"timeout": -1}, "the timeout has to be a number"),
+        ({"timeout": 0}, "the timeout has to be a number"),
+        ({"timeout": True}, "the timeout has to be a number"),
+        ({"redirect": "no"}, "redirect has to be True or False"),
+        ({"options": {"window": 1}}, "options have to be CoreOptions"),
+        ({"secure": "key"}, "secure has to be a function"),
+    ],
+)
+def test_clients(kind: Callable[..., Any], wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        kind(**{"servers": ONE} | wrong)
+    assert named in str(refused.value)
+
+
+def test_operations(servers: SocketCluster) -> None:
+    with Client(servers.addresses, timeout=20) as kv:
+        for wrong in ("1", math.nan, -1, 0, True, [1]):
+            with pytest.raises(InvalidRequest, match="the timeout has to be"):
+                kv.get("key", timeout=wrong)  # type: ignore[arg-type]
+            with pytest.raises(InvalidRequest, match="the timeout has to be"):
+                kv.pipeline(timeout=wrong)  # type: ignore[arg-type]
+            with pytest.raises(InvalidRequest, match="the timeout has to be"):
+                kv.status(timeout=wrong)  # type: ignore[arg-type]
+        for wrong in ("1", math.nan, -1, True):
+            with pytest.raises(InvalidRequest, match="the timeout has to be"):
+                kv.submit_get("key").result(timeout=wrong)  # type: ignore[arg-type]
+        for wrong in (0, -1, "2", 2.0, None, True):
+            with pytest.raises(InvalidRequest, match="max_in_flight has to be an int"):
+                kv.pipeline(max_in_flight=wrong)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match="has to be text"):
+            kv.status(1)  # type: ignore[arg-type]
+        assert kv.get("key", timeout=10**400) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"servers": "3"}, "servers = '3'"),
+        ({"servers": 0}, "servers = 0"),
+        ({"servers": True}, "servers = True"),
+        ({"servers": 2.0}, "servers = 2.0"),
+        ({"port": "7100"}, "port = '7100'"),
+        ({"directory": 5}, "directory = 5"),
+        ({"directory": b"bytes"}, "directory = b'bytes'"),
+        ({"directory": "a\0b"}, "directory"),
+        ({"machine": KVStore()}, "give the class, KVStore"),
+        ({"machine": 1}, "machine = 1"),
+        ({"durability": "tape"}, "durability = 'tape'"),
+        ({"transport": None}, "transport = None"),
+        ({"log_level": 10}, "log level 10"),
+        ({"window": "a"}, "window = 'a'"),
+        ({"windw": 1}, "did you mean 'window'"),
+    ],
+)
+def test_local_cluster(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(ClusterError) as refused:
+        LocalCluster(**wrong)
+    assert named in str(refused.value)
+
+
+def test_a_directory_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    """It cannot be written into the cluster file; `start` hung instead of saying so."""
+    place = Path(os.fsdecode(bytes(tmp_path) + b"/\xff"))
+    with pytest.raises(ClusterError, match=r"\\xff.* is not UTF-8"):
+        LocalCluster(3, place)
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"machine": KVStore}, "give a state machine, KVStore(…), not the class"),
+        ({"machine": object()}, "is not a paxon.actors.StateMachine"),
+        ({"peers": {}}, "peers: no address is given for server 1"),
+        ({"peers": [ONE]}, "peers: give the servers' addresses by id"),
+        ({"peers": {1: 7110, 2: ONE}}, "7110 is no address"),
+        ({"client_bind": None}, "None is no address"),
+        ({"settings": {"server": 1}}, "give Settings"),
+        ({"settings": Settings(cluster="c", server=1, servers=(1, 2))}, "none for server 2"),
+        ({"durability": "tape"}, "durability = 'tape'"),
+        ({"directory": None}, "needs a data directory"),
+        ({"directory": 7}, "needs a data directory"),
+    ],
+)
+def test_start_server(wrong: dict[str, Any], named: str, tmp_path: Path) -> None:
+    right: dict[str, Any] = {
+        "settings": Settings(
+            cluster="c", server=1, servers=(1, 2), client_addresses={1: ONE, 2: ONE}
+        ),
+        "machine": KVStore(),
+        "peers": {1: ONE, 2: ONE},
+        "client_bind": ONE,
+        "directory": tmp_path,
+    }
+    with pytest.raises(ServerStartError) as refused:
+        start_server(**right | wrong)
+    assert named in str(refused.value)
+    assert issubclass(KVStore, StateMachine)
+    assert not list(tmp_path.iterdir())
