@@ -14,6 +14,7 @@ from paxon.actors.agreed import (
     decode_change,
     encode_agreed,
 )
+from paxon.actors.digests import HashChain
 from paxon.actors.invariants import invariant
 from paxon.actors.machine_errors import (
     ExecutionFailed,
@@ -56,6 +57,9 @@ class _Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     slot: int
     sessions: bytes
     agreed: bytes
+    digest_version: int
+    digest: bytes
+    """The hash after `slot` (actors/digests.py)."""
 
 
 _head_decoder = msgspec.msgpack.Decoder(_Head)
@@ -75,6 +79,9 @@ class Application:
         self.machine = machine
         self.sessions = SessionTable(agreed.session_ttl, agreed.max_sessions, identity)
         self.executed = 0
+        self.chain = HashChain(agreed.digest_version)
+        self._all_went_well = True
+        """In the slot being executed every reply is OK."""
         self._agree(agreed)
 
     def _agree(self, agreed: Agreed) -> None:
@@ -86,6 +93,7 @@ class Application:
         """These are the settings with which the cluster was made; nothing is executed yet."""
         invariant(self.executed == 0, "made anew after slot %d", self.executed)
         self._agree(agreed)
+        self.chain.begin(agreed.digest_version, 0)
 
     def execute(self, slot: int, value: bytes, batch: Batch | None = None) -> list[Executed]:
         """Execute the chosen value of the next slot; `batch` is its decoded form if at hand.
@@ -94,32 +102,48 @@ class Application:
         """
         invariant(slot == self.executed + 1, "slot %d executed after %d", slot, self.executed)
         self.executed = slot
-        if value == NO_OP:
-            return []
-        if batch is None:
-            batch = decode_batch(value)
-        return with_allowance(self._execute_batch, slot, batch)
+        results: list[Executed] = []
+        if value != NO_OP:
+            if batch is None:
+                batch = decode_batch(value)
+            self._all_went_well = True
+            results = with_allowance(self._execute_batch, slot, batch)
+        self.chain.extend(slot, value, self._outcome(results))
+        if self._agreed_next is not self.agreed:
+            self._agree(self._agreed_next)  # in force from the next slot on
+            if self.agreed.digest_version != self.chain.version:
+                self.chain.begin(self.agreed.digest_version, slot)
+        return results
 
     def _execute_batch(self, slot: int, batch: Batch) -> list[Executed]:
         self.sessions.advance(batch.time)
-        results = [
+        return [
             (entry, self._execute_entry(slot, index, entry))
             for index, entry in enumerate(batch.entries)
         ]
-        if self._agreed_next is not self.agreed:
-            self._agree(self._agreed_next)  # in force from the next slot on
-        return results
+
+    def _outcome(self, results: list[Executed]) -> bytes:
+        """What enters the chain of hashes: the replies, but of an error no more than its class.
+
+        Its text may well hold an address in memory, or read otherwise in another Python.
+        """
+        if self._all_went_well:
+            return _encoder.encode([reply.payload for _, reply in results])
+        return _encoder.encode([_comparable(reply) for _, reply in results])
 
     def _execute_entry(self, slot: int, index: int, entry: Entry) -> Reply:
         if entry.session == 0:
             return self._execute_sessionless(slot, index, entry)
         session = self.sessions.touch(entry)
         if session is None:
+            self._all_went_well = False
             return EXPIRED
         known = session.known(entry.seq)
         if known is not None:
+            self._all_went_well = False
             return known
         if entry.after and not session.executed(entry.after):
+            self._all_went_well = False
             return OUT_OF_ORDER
         reply = self._apply(entry.command)
         session.replies[entry.seq] = reply
@@ -140,6 +164,7 @@ class Application:
         before = self._agreed_next
         after = apply_change(before, decode_change(body), slot, self.machine.limits)
         if after is None:
+            self._all_went_well = False
             text = f"the settings were changed meanwhile, in slot {before.changed_at}: look at them"
             return Reply(ReplyStatus.FAILED, text.encode())
         self._agreed_next = after
@@ -151,6 +176,7 @@ class Application:
         except Exception as error:  # the user's code may raise anything: it is the command's reply
             if depends_on_process(error):
                 raise ExecutionFailed(self.machine, self.executed, error) from error
+            self._all_went_well = False
             if isinstance(error, RecursionError):
                 return RECURSED
             return Reply(ReplyStatus.FAILED, describe(error))
@@ -161,6 +187,7 @@ class Application:
         try:
             return Reply(ReplyStatus.OK, bytes_from(self.machine, "apply", payload))
         except TypeError as error:
+            self._all_went_well = False
             return Reply(ReplyStatus.FAILED, describe(error))
 
     def check(self, command: bytes) -> bytes:
@@ -193,7 +220,10 @@ class Application:
 
     def image(self) -> Iterable[bytes]:
         """The pieces of a snapshot of the state now; restore with `restore`."""
-        head = _Head(self.executed, self.sessions.dump(), encode_agreed(self.agreed))
+        head = _Head(
+            self.executed, self.sessions.dump(), encode_agreed(self.agreed),
+            self.chain.version, self.chain.head,
+        )  # fmt: skip
         return self._pieces(_encoder.encode(head))
 
     def _pieces(self, head: bytes) -> Iterator[bytes]:
@@ -210,6 +240,8 @@ class Application:
         self._restore_machine(head.slot, state)
         self.sessions.load(head.sessions)
         self.executed = head.slot
+        self.chain.begin(head.digest_version, head.slot, head.digest)
+        self.chain.pin()
 
     def _restore_machine(self, slot: int, state: bytes) -> None:
         try:
@@ -236,6 +268,12 @@ class Application:
         rest = hashlib.blake2b(self.sessions.dump(), digest_size=8)
         rest.update(encode_agreed(self.agreed))
         return f"{state}-{rest.hexdigest()}"
+
+
+def _comparable(reply: Reply) -> tuple[int, bytes]:
+    if reply.status == ReplyStatus.FAILED:
+        return reply.status, reply.payload.partition(b": ")[0]
+    return reply.status, reply.payload
 
 
 def _split(image: bytes) -> tuple[_Head, bytes]:

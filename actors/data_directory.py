@@ -24,6 +24,8 @@ STOPPED_NAME = "paxon.stopped"
 """Names the slot whose execution stopped this server, and why, in plain text."""
 APPLICATION_ID = 0x5041584F
 """Marks the file as Paxon's in SQLite's header ("PAXO")."""
+CONDEMNED_NAME = "paxon.diverged"
+"""Says why nothing in this directory counts any more (docs/digests.md)."""
 FIRST_COMMIT = 1
 """The number of the commit with which a database is made."""
 
@@ -114,6 +116,7 @@ class DataDirectory:
             raise StorageError(
                 f"data directory {self.path}: there is a file of that name; give a directory"
             )
+        self._refuse_if_condemned()
         self.exists = self._check_identity()
         make_directory(self.path, 0o700)
         self._acquire_lock()
@@ -247,6 +250,19 @@ class DataDirectory:
             replace_file(self.path / STOPPED_NAME, f"slot {slot}\n{reason}\n".encode())
         except OSError as error:
             logger.error("{}: {}", self.path / STOPPED_NAME, in_words(error))
+
+    def condemn(self, reason: str) -> None:
+        """Refuse this directory from now on, with this sentence."""
+        try:
+            replace_file(self.path / CONDEMNED_NAME, f"{reason}\n".encode())
+        except OSError as error:
+            logger.error("{}: {}", self.path / CONDEMNED_NAME, in_words(error))
+
+    def _refuse_if_condemned(self) -> None:
+        path = self.path / CONDEMNED_NAME
+        if path.exists():
+            reason = path.read_text(errors="replace").strip()
+            raise StorageError(f"data directory {self.path}: {reason}")
 
     def stopped_at(self) -> int:
         """The slot in the note; 0 if there is none."""

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
-from paxon.actors.agreed import agreed_values, differences, first_agreed
+from paxon.actors.agreed import differences, first_agreed
 from paxon.actors.application import Application
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.bounds import (
@@ -21,10 +21,9 @@ from paxon.actors.bounds import (
 )
 from paxon.actors.environment import ClientToken, Environment, ServerBurst
 from paxon.actors.features import Features
+from paxon.actors.introspection import Introspection
 from paxon.actors.invariants import invariant
 from paxon.actors.leases import Grants
-from paxon.actors.lifecycle import ServerLifecycle
-from paxon.actors.log import SlotStatus
 from paxon.actors.messages import (
     P1A,
     SETTINGS,
@@ -32,16 +31,16 @@ from paxon.actors.messages import (
     CatchUp,
     CatchUpRequest,
     CommandReply,
+    DigestReply,
+    DigestRequest,
     Entry,
     PeerMessage,
     QueryReply,
     SessionOpened,
-    SlotReply,
     SlotRequest,
     SnapshotChunk,
     SnapshotOffer,
     SnapshotRequest,
-    StatusReply,
     StatusRequest,
 )
 from paxon.actors.retry import Retry
@@ -61,7 +60,7 @@ MOST_PATIENCE = 5
 """A silent sender of a snapshot is waited for at most so many doublings longer."""
 
 
-class Learner(ServerLifecycle):
+class Learner(Introspection):
     """Knows and executes what is chosen."""
 
     def __init__(self, settings: Settings, machine: StateMachine, environment: Environment) -> None:
@@ -113,6 +112,8 @@ class Learner(ServerLifecycle):
             SnapshotOffer: self.on_snapshot_offer,
             SnapshotRequest: self.on_snapshot_request,
             SnapshotChunk: self.on_snapshot_chunk,
+            DigestRequest: self.on_digest_request,
+            DigestReply: self.on_digest_reply,
         }
         self._client_handlers: dict[type, Callable[[Any, ClientToken], None]] = {
             StatusRequest: self.on_status_request,
@@ -421,7 +422,12 @@ class Learner(ServerLifecycle):
             # All had executed these slots, so nobody kept them for a server that lost its disk.
             self._begin_snapshot()
             return
-        self._send(server, SnapshotOffer(snapshot.slot, snapshot.size, snapshot.checksum))
+        chain, slot = self.application.chain, snapshot.slot
+        offer = SnapshotOffer(
+            slot, snapshot.size, snapshot.checksum,
+            chain.version, chain.at(slot), self._comparison.vouchers(slot),
+        )  # fmt: skip
+        self._send(server, offer)
 
     def on_snapshot_offer(self, offer: SnapshotOffer, sender: ServerId) -> None:
         """Fetch it piece by piece, from where an earlier transfer of the same one stopped."""
@@ -437,6 +443,7 @@ class Learner(ServerLifecycle):
         self._incoming = SnapshotInfo(offer.slot, offer.size, offer.checksum)
         self._catch_up_from = sender
         self._hear_of_commit(offer.slot, sender)
+        self._check_snapshot(offer, sender)
         self._receive_piece(self._incoming, 0, b"", sender)
 
     def on_snapshot_request(self, request: SnapshotRequest, sender: ServerId) -> None:
@@ -470,11 +477,24 @@ class Learner(ServerLifecycle):
         grown = held > self._incoming_bytes
         self._incoming_bytes = held
         if held >= info.size:
-            self._adopt_snapshot(info)
+            self._adopt_if_uncontested(info)
             return
         if grown or not data:  # else it is of another image of that slot: not to be asked on from
             self._send(sender, SnapshotRequest(info.slot, held))
             self._catch_up_at = self._now + self._catch_up_interval()
+
+    def _adopt_if_uncontested(self, info: SnapshotInfo) -> None:
+        """Only while no voter that answers holds another hash for its slot (docs/digests.md)."""
+        check = self._snapshot_check
+        if self._snapshot_is_contested():
+            self._incoming = None
+            self._snapshot_check = None
+            self._catch_up_at = self._now + self._catch_up_interval()
+        elif check is not None and check.unheard and self._now < check.until:
+            self._catch_up_at = check.until
+        else:
+            self._snapshot_check = None
+            self._adopt_snapshot(info)
 
     def _adopt_snapshot(self, info: SnapshotInfo) -> None:
         self._incoming = None
@@ -520,6 +540,7 @@ class Learner(ServerLifecycle):
         application = self.application
         prove = application.prove if application.proves_images else None
         self._storage.begin_snapshot(application.executed, application.image, prove)
+        application.chain.pin()
         self._snapshot_poll_at = self._now
 
     def _poll_snapshot(self) -> None:
@@ -557,7 +578,10 @@ class Learner(ServerLifecycle):
     # --- timers ----------------------------------------------------------------------------------
 
     def _learner_deadline(self) -> float:
-        deadline = min(self._snapshot_poll_at, self._watermark_at, self._grants.forget_at)
+        deadline = min(
+            self._snapshot_poll_at, self._watermark_at, self._grants.forget_at,
+            self._inquiry_deadline(),
+        )  # fmt: skip
         return min(deadline, self._catch_up_at) if self._is_behind() else deadline
 
     def _on_learner_timers(self) -> None:
@@ -565,6 +589,7 @@ class Learner(ServerLifecycle):
             self._storage.save_lease(self._grants.forget())
         if self._now >= self._snapshot_poll_at:
             self._poll_snapshot()
+        self._on_inquiry_timer()
         if self._is_behind() and self._now >= self._catch_up_at:
             self._ask_to_catch_up()
         if self._now >= self._watermark_at:
@@ -631,70 +656,3 @@ class Learner(ServerLifecycle):
             self._reply(client, opened)
             return
         self._reply(client, CommandReply(entry.session, entry.seq, reply.status, reply.payload))
-
-    def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
-        self._reply(client, self.describe(request.id))
-
-    def _leading_us(self) -> int:
-        """Microseconds of the present reign; 0 while not leading."""
-        return round((self._now - self._leading_since) * 1e6) if self.role == "leader" else 0
-
-    def describe(self, request_id: int = 0) -> StatusReply:
-        """This server's state now, as `paxon status` shows it."""
-        snapshot = self._storage.snapshot
-        return StatusReply(
-            id=request_id,
-            server=self.settings.server,
-            cluster=self.settings.cluster,
-            role=self.role,
-            ballot=self.promised,
-            leader=self.leader,
-            accepted=self.log.last,
-            chosen=self.log.chosen_to,
-            executed=self.application.executed,
-            discarded=self.log.discarded,
-            snapshot=0 if snapshot is None else snapshot.slot,
-            uptime=self._clock.monotonic() - self._started_at,
-            disk_bytes=self._storage.size_bytes(),
-            state_digest=self.application.digest(),
-            counters={
-                **self._counters,
-                "leading_us": self._counters["leading_us"] + self._leading_us(),
-                **self._network.counters(),
-                "log_slots": len(self.log),
-                "log_bytes": self.log.value_bytes,
-                "session_reply_bytes": self.application.sessions.reply_bytes(),
-            },
-            policy=self.settings.policy,
-            sessions=len(self.application.sessions),
-            agreed=agreed_values(self.application.agreed),
-            agreed_from=self.application.agreed.changed_at + 1,
-        )
-
-    def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:
-        self._reply(
-            client,
-            SlotReply(
-                request.id, request.slot, self.status(request.slot),
-                self.command(request.slot) or b"",
-                self.first_non_cleared(), self.last_non_empty(),
-            ),
-        )  # fmt: skip
-
-    # The four read-only probes, all that tests look at (also by pykka's proxies).
-
-    def status(self, slot: int) -> SlotStatus:
-        """EMPTY, ACCEPTED, CHOSEN or CLEARED (discarded)."""
-        return self.log.status(slot)
-
-    def command(self, slot: int) -> bytes | None:
-        """The value in `slot`; None if it is empty or cleared."""
-        return self.log.command(slot)
-
-    def first_non_cleared(self) -> int:
-        """The first slot not discarded."""
-        return self.log.first_non_cleared()
-
-    def last_non_empty(self) -> int:
-        """The highest slot in which anything was accepted; 0 if there is none."""
-        return self.log.last_non_empty()

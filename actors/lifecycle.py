@@ -16,7 +16,7 @@ from paxon.actors.ballot import NO_BALLOT, ServerId
 from paxon.actors.embedding import ServerRef
 from paxon.actors.environment import ClientToken, Environment, Network, ServerBurst
 from paxon.actors.invariants import invariant
-from paxon.actors.log import SlotLog
+from paxon.actors.log import SlotLog, SlotStatus
 from paxon.actors.machine_errors import ExecutionFailed, MachineFailure
 from paxon.actors.messages import P2A, PeerMessage, ServerReply
 from paxon.actors.settings import Settings
@@ -32,6 +32,7 @@ COUNTERS = (
     "commands_executed", "queries_answered", "read_rounds", "lease_reads", "syncs", "bursts",
     "peer_messages_received", "client_messages_received", "retransmissions", "catch_ups",
     "snapshots_taken", "snapshots_received", "refused_incarnations", "malformed_messages",
+    "inquiries", "digest_alarms",
     "refused_numbers", "commits_denied",
 )  # fmt: skip
 """What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds."""
@@ -242,6 +243,24 @@ class ServerLifecycle(pykka.ThreadingActor):
         if frame:
             self._broadcast_p2as(frame)
         self._early = []
+
+    # The four read-only probes, all that tests look at (also by pykka's proxies).
+
+    def status(self, slot: int) -> SlotStatus:
+        """EMPTY, ACCEPTED, CHOSEN or CLEARED (discarded)."""
+        return self.log.status(slot)
+
+    def command(self, slot: int) -> bytes | None:
+        """The value in `slot`; None if it is empty or cleared."""
+        return self.log.command(slot)
+
+    def first_non_cleared(self) -> int:
+        """The first slot not discarded."""
+        return self.log.first_non_cleared()
+
+    def last_non_empty(self) -> int:
+        """The highest slot in which anything was accepted; 0 if there is none."""
+        return self.log.last_non_empty()
 
     # --- what the protocol brings ----------------------------------------------------------------
 

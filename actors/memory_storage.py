@@ -10,7 +10,7 @@ from typing import Self
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.messages import Accepted
-from paxon.actors.storage import Recovered, SnapshotInfo
+from paxon.actors.storage import Recovered, SnapshotInfo, StorageError
 from paxon.actors.storage_base import CollectingStorage
 from paxon.transport.log import logger
 
@@ -40,6 +40,8 @@ class MemoryStorage(CollectingStorage):
         self._received = bytearray()
         self.stop_note: tuple[int, str] | None = None
         """The slot that stopped its server, and why."""
+        self.condemned = ""
+        """Why nothing of this counts any more."""
 
     def crash(self, keep_pending: bool = False) -> Self:
         """The storage as a restarted server finds it; this one is closed.
@@ -79,6 +81,8 @@ class MemoryStorage(CollectingStorage):
         self._keep_images()
 
     def load(self) -> Recovered:
+        if self.condemned:
+            raise StorageError(self.condemned)
         self._unusable = ""
         recovered = self._recovered()
         recovered.stopped_at = 0 if self.stop_note is None else self.stop_note[0]
@@ -161,6 +165,9 @@ class MemoryStorage(CollectingStorage):
 
     def forget_stop(self) -> None:
         self.stop_note = None
+
+    def condemn(self, reason: str) -> None:
+        self.condemned = reason
 
     def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
         if info != self._incoming:

@@ -37,6 +37,8 @@ __all__ = [
     "SnapshotOffer",
     "SnapshotRequest",
     "SnapshotChunk",
+    "DigestRequest",
+    "DigestReply",
     "PeerMessage",
     "OpenSession",
     "Command",
@@ -188,6 +190,9 @@ class HeartbeatReply(Wire, frozen=True, tag=6):
     """What the follower's release knows (actors/features.py)."""
     limits: int = 0
     """Checksum over the limits that its state machine knows."""
+    digest_version: int = 0
+    digest: bytes = b""
+    """Its hash after slot `executed` (actors/digests.py); b"" if it is not kept any more."""
 
 
 class PreVote(Wire, frozen=True, tag=7):
@@ -242,6 +247,11 @@ class SnapshotOffer(Wire, frozen=True, tag=11):
     """Bytes in all."""
     checksum: int
     """CRC-32 of the whole image."""
+    digest_version: int = 0
+    digest: bytes = b""
+    """The hash after that slot."""
+    vouched: tuple[ServerId, ...] = ()
+    """Who has told the sender that very hash, or one after a later slot that the sender has too."""
 
 
 class SnapshotRequest(Wire, frozen=True, tag=12):
@@ -259,6 +269,27 @@ class SnapshotChunk(Wire, frozen=True, tag=13):
     data: bytes
 
 
+class DigestRequest(Wire, frozen=True, tag=14):
+    """Any server → others: which hashes do you have after these slots (actors/comparing.py)?"""
+
+    version: int
+    first_slot: int
+    last_slot: int
+    slot: int
+    digest: bytes
+    """The sender's own hash after `slot`; b"": it says none."""
+
+
+class DigestReply(Wire, frozen=True, tag=15):
+    """Answer to `DigestRequest`: what is known of it."""
+
+    version: int
+    first_slot: int
+    hashes: bytes
+    """Those after `first_slot` and the slots that follow, 16 bytes each; b"" if none is known."""
+    voting: bool
+
+
 PeerMessage: TypeAlias = (
     P1A
     | P1B
@@ -273,6 +304,8 @@ PeerMessage: TypeAlias = (
     | SnapshotOffer
     | SnapshotRequest
     | SnapshotChunk
+    | DigestRequest
+    | DigestReply
 )
 
 
@@ -310,6 +343,10 @@ class StatusRequest(Wire, frozen=True, tag=4):
     """Anyone → server: how are you? Answered at once by every server."""
 
     id: int
+    digest_slot: int = 0
+    """Say the hash after this slot; 0: after the last one executed."""
+    state: bool = False
+    """Also compute `state_digest`, for which the server may stand still for 20 ms."""
 
 
 class SlotRequest(Wire, frozen=True, tag=5):
@@ -412,7 +449,8 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     """Seconds since the server started."""
     disk_bytes: int
     state_digest: str
-    """Fingerprint of state and sessions at `executed`, "" if the state machine offers none."""
+    """Fingerprint of state and sessions at `executed`, "" if it was not asked for or the state
+    machine offers none."""
     counters: dict[str, int]
     """What happened so far: elections, preemptions, syncs, messages, dropped frames, …"""
     policy: str = ""
@@ -422,6 +460,14 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     """The settings in force after `executed` (docs/settings.md) …"""
     agreed_from: int = 0
     """… and the slot from which on they are."""
+    voting: bool = True
+    """False while it rejoins after a lost disk."""
+    digest_version: int = 0
+    digest_slot: int = 0
+    digest: str = ""
+    """The hash after `digest_slot`, hexadecimal (docs/digests.md); "" if it is not known."""
+    alarm: str = ""
+    """What is wrong, if servers have executed different things."""
 
 
 class SlotReply(Wire, frozen=True, tag=6):

@@ -18,6 +18,7 @@ from paxon.actors.agreed import KNOWS, Change, check_values, decode_change, enco
 from paxon.actors.application import decode_batch, encode_batch
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.bounds import is_plausible_command
+from paxon.actors.digests import Comparison
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.embedding import Execute, NotLeading
 from paxon.actors.environment import ClientToken, Environment
@@ -114,6 +115,7 @@ class Proposer(Learner):
         """How long this leader may count on what the confirmed rounds asked for."""
         self._lease_wanted_until = 0.0
         self._executed_by: dict[ServerId, int] = {}
+        self._comparison = Comparison()
         self._heartbeat_at = 0.0
         self._retransmit_at = 0.0
         self._retransmit_below = 0
@@ -345,6 +347,7 @@ class Proposer(Learner):
             return
         self._features.heard(sender, reply.knows, reply.limits)
         self._executed_by[sender] = max(reply.executed, self._executed_by.get(sender, 0))
+        self._compare(sender, reply.digest_version, reply.executed, reply.digest)
         if reply.round > self._confirmed_by.get(sender, 0):
             if self._thrift.choosing and reply.round > self._confirmed:
                 self._thrift.count_useful(sender)

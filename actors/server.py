@@ -477,9 +477,10 @@ class PaxosServer(Proposer):
             self._discard(min(heartbeat.discard_to, self.application.executed))
         if not self.voting:
             return  # a reply confirms a leader's reads, and who lost its promise cannot vouch
+        executed, chain = self._executed_durably(), self.application.chain
         reply = HeartbeatReply(
-            self.promised, heartbeat.round, self._executed_durably(), self.log.last,
-            self._features.knows, self._features.limits,
+            self.promised, heartbeat.round, executed, self.log.last,
+            self._features.knows, self._features.limits, chain.version, chain.at(executed),
         )  # fmt: skip
         self._send(sender, reply)
 

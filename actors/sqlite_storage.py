@@ -414,6 +414,9 @@ class SqliteStorage(CollectingStorage):
     def forget_stop(self) -> None:
         self._directory.forget_stop()
 
+    def condemn(self, reason: str) -> None:
+        self._directory.condemn(reason)
+
     # --- the rest --------------------------------------------------------------------------------
 
     def size_bytes(self) -> int:

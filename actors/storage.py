@@ -158,6 +158,9 @@ class Storage(Protocol):
     def forget_stop(self) -> None:
         """That slot could be executed since: the note is history."""
 
+    def condemn(self, reason: str) -> None:
+        """Mark all of this as wrong, durably: it is refused from now on, with this sentence."""
+
     def maintain(self, *, tidy: bool = True) -> None:
         """A bounded piece of housekeeping that no commit should wait for; cheap if none is due.
 

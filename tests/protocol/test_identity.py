@@ -182,7 +182,7 @@ def test_a_restart_in_the_middle_of_rejoining_gives_no_vote() -> None:
     cluster.crash(3)
     cluster.replace_disk(2)
     cluster.start(2, rejoin=True)
-    cluster.pass_time(1.0, 0.05)
+    cluster.pass_time(2.0, 0.05)
     assert cluster.servers[2].describe().counters["elections"] > 0  # it has tried
     assert cluster.restart(2).voting is False
     assert cluster.restart(2, rejoin=True).voting is False

@@ -22,6 +22,8 @@ from paxon.actors.messages import (
     ChangeSettings,
     ClientMessage,
     Command,
+    DigestReply,
+    DigestRequest,
     Heartbeat,
     HeartbeatReply,
     OpenSession,
@@ -260,6 +262,8 @@ class _Fuzz:
             SnapshotOffer: lambda: SnapshotOffer(n(near), n(100) or 1, n(7)),
             SnapshotRequest: lambda: SnapshotRequest(n(near), n(0)),
             SnapshotChunk: lambda: SnapshotChunk(n(near), n(0), b"x" * 10),
+            DigestRequest: lambda: DigestRequest(n(1), n(near), n(near), n(near), b"x" * 16),
+            DigestReply: lambda: DigestReply(n(1), n(near), b"x" * 32, True),
         }  # fmt: skip
         return made[kind]()  # type: ignore[no-any-return]
 

@@ -12,6 +12,7 @@ from collections import deque
 from typing import Any
 
 from paxon.actors import Ballot, PaxosServer
+from paxon.actors.digests import Comparison, HashChain, Inquiry, SnapshotCheck
 from paxon.actors.leases import Grants
 from paxon.actors.log import Slot, SlotLog
 from paxon.actors.memory_storage import MemoryStorage
@@ -20,10 +21,12 @@ from paxon.actors.messages import (
     Accepted,
     Batch,
     Command,
+    DigestReply,
     Entry,
     OpenSession,
     Query,
     ReplyStatus,
+    SnapshotOffer,
 )
 from paxon.actors.phase1 import Candidacy
 from paxon.actors.reads import ReadQueue
@@ -39,7 +42,7 @@ Image = tuple[Any, ...]
 
 ATOMS = {
     int, float, str, bytes, bool, type(None), Ballot, Accepted, SnapshotInfo, Entry, Command,
-    OpenSession, Query, P2A, Reply, ReplyStatus,
+    OpenSession, Query, P2A, Reply, ReplyStatus, DigestReply, SnapshotOffer,
 }  # fmt: skip
 """Immutable and hashable as they are."""
 
@@ -69,6 +72,10 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "round",
         "round_due_at",
     ),
+    HashChain: ("version", "last", "_kept", "_pinned"),
+    Comparison: ("equal", "early"),
+    SnapshotCheck: ("offer", "unheard", "until", "objections"),
+    Inquiry: ("until", "answers"),
     Marks: ("promised", "chosen_to", "discarded", "voting", "lease", "snapshot"),
     Grants: ("until", "forget_at", "_stored", "_longest"),
 }
@@ -144,6 +151,7 @@ def freeze_server(server: PaxosServer) -> Image:
     return (
         tuple(own),
         application.executed,
+        freeze(application.chain),
         tuple(machine.applied),
         sessions.time,
         # The longest idle session comes first: their order matters.
@@ -153,13 +161,14 @@ def freeze_server(server: PaxosServer) -> Image:
 
 def thaw_server(image: Image, server: PaxosServer) -> None:
     """Make `server` what `image` is of."""
-    own, executed, applied, time, sessions = image
+    own, executed, chain, applied, time, sessions = image
     for name, value in own:
         setattr(server, name, thaw(value))
     application = server.application
     machine, table = application.machine, application.sessions
     assert isinstance(machine, Register)
     application.executed = executed
+    application.chain = thaw(chain)
     machine.applied = list(applied)
     _set_sessions(table, time, {number: thaw(session) for number, session in sessions})
 

@@ -220,6 +220,9 @@ class SimulatedDisk:
     def note_stop(self, slot: int, reason: str) -> None:
         self._inner.note_stop(slot, reason)
 
+    def condemn(self, reason: str) -> None:
+        self._inner.condemn(reason)
+
     def forget_stop(self) -> None:
         self._inner.forget_stop()
 

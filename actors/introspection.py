@@ -1,0 +1,78 @@
+"""What a server says of itself when it is asked: its status, and what is in a slot."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from paxon.actors.agreed import agreed_values
+from paxon.actors.ballot import ServerId
+from paxon.actors.comparing import Comparing
+from paxon.actors.environment import ClientToken
+from paxon.actors.messages import SlotReply, SlotRequest, StatusReply, StatusRequest
+from paxon.actors.version import VERSION
+
+__all__ = ["Introspection"]
+
+
+class Introspection(Comparing):
+    """Answers questions and changes nothing."""
+
+    role: Literal["leader", "candidate", "follower"]
+    leader: ServerId
+    _leading_since: float
+
+    def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
+        self._reply(client, self.describe(request))
+
+    def _leading_us(self) -> int:
+        """Microseconds of the present reign; 0 while not leading."""
+        return round((self._now - self._leading_since) * 1e6) if self.role == "leader" else 0
+
+    def describe(self, request: StatusRequest = StatusRequest(0)) -> StatusReply:  # noqa: B008
+        """This server's state now, as `paxon status` shows it."""
+        snapshot, chain = self._storage.snapshot, self.application.chain
+        digest_slot = request.digest_slot or chain.last
+        return StatusReply(
+            id=request.id,
+            server=self.settings.server,
+            cluster=self.settings.cluster,
+            role=self.role,
+            ballot=self.promised,
+            leader=self.leader,
+            accepted=self.log.last,
+            chosen=self.log.chosen_to,
+            executed=self.application.executed,
+            discarded=self.log.discarded,
+            snapshot=0 if snapshot is None else snapshot.slot,
+            uptime=self._clock.monotonic() - self._started_at,
+            disk_bytes=self._storage.size_bytes(),
+            state_digest=self.application.digest() if request.state else "",
+            counters={
+                **self._counters,
+                "leading_us": self._counters["leading_us"] + self._leading_us(),
+                **self._network.counters(),
+                "log_slots": len(self.log),
+                "log_bytes": self.log.value_bytes,
+                "session_reply_bytes": self.application.sessions.reply_bytes(),
+            },
+            policy=self.settings.policy,
+            sessions=len(self.application.sessions),
+            agreed=agreed_values(self.application.agreed),
+            agreed_from=self.application.agreed.changed_at + 1,
+            version=VERSION,
+            voting=self.voting,
+            digest_version=chain.version,
+            digest_slot=digest_slot,
+            digest=chain.at(digest_slot).hex(),
+            alarm=self.alarm,
+        )
+
+    def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:
+        self._reply(
+            client,
+            SlotReply(
+                request.id, request.slot, self.status(request.slot),
+                self.command(request.slot) or b"",
+                self.first_non_cleared(), self.last_non_empty(),
+            ),
+        )  # fmt: skip
