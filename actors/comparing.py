@@ -39,8 +39,21 @@ class Comparing(ServerLifecycle):
         self._inquire_again_at = -NEVER
         self._inquiry_gap = FIRST_GAP
         self._snapshot_check: SnapshotCheck | None = None
-        self.alarm = ""
-        """What is wrong, if servers differ and this one goes on; a sentence for `paxon status`."""
+        self._alarm = ""
+        self._alarm_until = -NEVER
+
+    @property
+    def alarm(self) -> str:
+        """What is wrong, if servers differ and this one goes on: a sentence for `paxon status`.
+
+        While a difference stays it is found again and again.
+        """
+        return self._alarm if self._clock.monotonic() < self._alarm_until else ""
+
+    def _raise_alarm(self, text: str) -> None:
+        self._counters["digest_alarms"] += 1
+        self._alarm = text
+        self._alarm_until = self._now + 2 * self._inquiry_gap
 
     def _compare(self, server: ServerId, version: int, slot: int, digest: bytes) -> None:
         """A follower says its hash after `slot`."""
@@ -84,11 +97,10 @@ class Comparing(ServerLifecycle):
         self._inquiry = None
         self._inquire_again_at = self._now + self._inquiry_gap
         if not verdict.differ:
-            self._inquiry_gap, self.alarm = FIRST_GAP, ""
+            self._inquiry_gap, self._alarm = FIRST_GAP, ""
             return
         self._inquiry_gap = min(2 * self._inquiry_gap, LONGEST_GAP)
-        self._counters["digest_alarms"] += 1
-        self.alarm = (
+        self._raise_alarm(
             f"{_servers(verdict.differ)} executed something else than server "
             f"{self.settings.server} {_since(verdict)}"
         )
@@ -134,14 +146,13 @@ class Comparing(ServerLifecycle):
         check = self._snapshot_check
         if check is None or not check.objections:
             return False
-        self._counters["digest_alarms"] += 1
-        self.alarm = (
+        self._raise_alarm(
             f"{_servers(sorted(check.objections))} executed something else up to slot "
             f"{check.offer.slot} than the sender of a snapshot: it is not taken over"
         )
         if self._now >= self._inquire_again_at:
             self._inquire_again_at = self._now + FIRST_GAP
-            logger.error("ALARM: {}", self.alarm)
+            logger.error("ALARM: {}", self._alarm)
         return True
 
 

@@ -209,25 +209,35 @@ def status(
     timeout: Annotated[
         float, typer.Option("--timeout", "-t", min=0.001, help="Seconds to wait for answers.")
     ] = 1.0,
+    state: Annotated[
+        bool,
+        typer.Option("--state", help="Also compute a fingerprint of each state: up to 20 ms each."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show role, ballot, slots, disk of every server. Exit code 1 unless a majority answers."""
+    """Show role, ballot, slots, disk of every server, and what is wrong.
+
+    Exit code 1 if no majority answers, servers have executed different things, none or several
+    say that they lead, or a server has no vote.
+    """
+    from paxon.kvstore.cluster_health import problems  # noqa: PLC0415
     from paxon.kvstore.cluster_status import look_around  # noqa: PLC0415
     from paxon.kvstore.live_view import status_json  # noqa: PLC0415
 
     target = find_target(cluster, key_file)
-    rows = look_around(target.addresses, timeout, target.secure)
+    rows = look_around(target.addresses, timeout, target.secure, state=state)
     if as_json:
         sys.stdout.write(json.dumps(status_json(rows), ensure_ascii=False) + "\n")
     else:
-        _print_table(rows)
-    answering = sum(row.reply is not None for row in rows)
-    if answering <= len(rows) // 2:
-        sys.stderr.write(f"paxon: only {answering} of {len(rows)} servers answer\n")
+        _print_table(rows, state=state)
+    found = problems(rows)
+    for problem in found:
+        sys.stderr.write(f"paxon: {problem}\n")
+    if found:
         raise typer.Exit(1)
 
 
-def _print_table(rows: list[ServerStatus]) -> None:
+def _print_table(rows: list[ServerStatus], *, state: bool) -> None:
     from rich.console import Console  # noqa: PLC0415
 
     from paxon.kvstore.live_view import status_table  # noqa: PLC0415
@@ -235,7 +245,7 @@ def _print_table(rows: list[ServerStatus]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160  # logs and pipes need no folded lines
-    console.print(status_table(rows, width=console.width))
+    console.print(status_table(rows, width=console.width, digest=state))
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import zmq
@@ -22,7 +22,7 @@ from paxon.kvstore.links import Secure
 from paxon.kvstore.supervisor import ProcessState
 from paxon.transport import Context, FrameCodec, FrameError
 
-__all__ = ["ServerStatus", "StatusProbe", "agreed_leader", "look_around"]
+__all__ = ["ServerStatus", "StatusProbe", "agreed_leader", "comparable_slot", "look_around"]
 
 
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,10 +53,21 @@ class StatusProbe:
         )
         self._numbers = itertools.count(1)
 
-    def ask(self, addresses: Mapping[ServerId, str], timeout: float) -> dict[ServerId, StatusReply]:
-        """The answers that came within `timeout` seconds, by the keys of `addresses`."""
+    def ask(
+        self,
+        addresses: Mapping[ServerId, str],
+        timeout: float,
+        *,
+        state: bool = False,
+        digest_slot: int = 0,
+    ) -> dict[ServerId, StatusReply]:
+        """The answers that came within `timeout` seconds, by the keys of `addresses`.
+
+        `state`: each also computes its state's fingerprint; `digest_slot`: the slot after which to
+        say the hash of what was executed, if not the last one.
+        """
         number = next(self._numbers)
-        question = self._codec.encode([StatusRequest(number)])
+        question = self._codec.encode([StatusRequest(number, digest_slot, state)])
         poller = zmq.Poller()
         asked: dict[zmq.Socket[bytes], ServerId] = {}
         for server, address in addresses.items():
@@ -121,13 +132,30 @@ def agreed_leader(answers: Mapping[ServerId, StatusReply]) -> ServerId | None:
     return max(leaders, key=lambda reply: reply.ballot).server
 
 
+def comparable_slot(replies: Iterable[StatusReply]) -> int:
+    """The last slot that all of these servers have executed: there their hashes can be compared."""
+    return min((reply.executed for reply in replies), default=0)
+
+
 def look_around(
-    addresses: Mapping[ServerId, str], timeout: float, secure: Secure | None = None
+    addresses: Mapping[ServerId, str],
+    timeout: float,
+    secure: Secure | None = None,
+    *,
+    state: bool = False,
 ) -> list[ServerStatus]:
-    """A row for every address; servers that answer say themselves which they are."""
+    """A row for every address; servers that answer say themselves which they are.
+
+    Under load no two have executed equally far, so they are asked a second time, for their hashes
+    after one slot.
+    """
     probe = StatusProbe(secure)
     try:
-        answers = probe.ask(addresses, timeout)
+        answers = probe.ask(addresses, timeout, state=state)
+        slot = comparable_slot(answers.values())
+        if slot and any(reply.digest_slot != slot for reply in answers.values()):
+            asked = {server: addresses[server] for server in answers}
+            answers |= probe.ask(asked, timeout, state=state, digest_slot=slot)
     finally:
         probe.close()
     rows = []

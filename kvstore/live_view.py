@@ -73,14 +73,16 @@ def _name(row: ServerStatus) -> str:
 def _condition(row: ServerStatus) -> str:
     """Role of a server that answers, else what is known of its process."""
     if row.reply is not None:
-        return row.reply.role
+        return row.reply.role if row.reply.voting else "rejoins"
     if row.state is None or row.state == "running":
         return "no answer"
     return row.state
 
 
 _WIDE = 118
-"""Columns of a terminal from which all of a table fits."""
+"""Columns of a terminal from which nearly all of a table fits …"""
+_WIDEST = 140
+"""… and from which all of it does."""
 
 
 def status_table(
@@ -98,7 +100,7 @@ def status_table(
         width: of the terminal; if it is narrow, what matters less is left out.
         digest: whether to show the fingerprint of each server's state.
     """
-    columns = ["role", "ballot", "chosen", "executed"]
+    columns = ["role", "ballot", "chosen", "executed", "lag"]
     if rates is not None:
         columns.append("cmd/s")
     columns.append("disk")
@@ -107,14 +109,19 @@ def status_table(
     else:
         columns.append("discarded")
     if width >= _WIDE:
-        columns += ["accepted", "leader", "uptime", "clients"]
+        columns += ["hash", "leader", "uptime", "clients"]
+    if width >= _WIDEST:
+        columns.append("accepted")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("server", justify="right", no_wrap=True)
     for name in columns:
         justify: Literal["left", "right"] = "left" if name in _LEFT else "right"
         table.add_column(name, justify=justify, no_wrap=True)
+    most_chosen = max((row.reply.chosen for row in rows if row.reply is not None), default=0)
     for row in rows:
         cells = _cells(row, None if rates is None else rates.get(row.server))
+        if row.reply is not None:
+            cells["lag"] = f"{max(0, most_chosen - row.reply.executed):,}"
         style = _ROLE_STYLES.get(cells["role"], "red")
         table.add_row(
             _name(row),
@@ -126,7 +133,7 @@ def status_table(
 _DIGEST_LETTERS = 12
 """So much of a fingerprint tells stores apart well enough for people."""
 
-_LEFT = ("role", "state", "clients")
+_LEFT = ("role", "state", "clients", "hash")
 
 
 def _cells(row: ServerStatus, rate: float | None) -> dict[str, str]:
@@ -138,7 +145,7 @@ def _cells(row: ServerStatus, rate: float | None) -> dict[str, str]:
         cells |= {
             "ballot": str(reply.ballot) if reply.ballot.round else "none",
             "leader": str(reply.leader) if reply.leader else "none",
-            "accepted": f"{reply.accepted:,}",
+            "hash": f"{reply.digest[:6]}@{reply.digest_slot}" if reply.digest else "",
             "chosen": f"{reply.chosen:,}",
             "executed": f"{reply.executed:,}",
             "discarded": f"{reply.discarded:,}",

@@ -291,8 +291,12 @@ class LocalCluster:
         self._check(server)
         return Path(self._described().servers[server].directory) / LOG_NAME
 
-    def status(self, timeout: float = 1.0) -> list[ServerStatus]:
-        """A row for every server; those that do not answer within `timeout` s have no `reply`."""
+    def status(self, timeout: float = 1.0, *, state: bool = True) -> list[ServerStatus]:
+        """A row for every server; those that do not answer within `timeout` s have no `reply`.
+
+        With `state` each also computes its state's fingerprint (`StatusReply.state_digest`), for
+        which it stands still for up to 20 ms.
+        """
         supervisor = self._running()
         described = self._described()
         alive = {
@@ -300,7 +304,7 @@ class LocalCluster:
             for server in self._ids
             if supervisor.info(server).state in ("running", "stopping")
         }
-        replies = self._ask(alive, timeout)
+        replies = self._ask(alive, timeout, state=state)
         rows = []
         for server in self._ids:
             info = supervisor.info(server)
@@ -323,7 +327,7 @@ class LocalCluster:
         """
         end = time.monotonic() + timeout
         while True:
-            replies = {row.server: row.reply for row in self.status(0.3) if row.reply is not None}
+            replies = {row.server: row.reply for row in self.status(0.3, state=False) if row.reply}
             leader = agreed_leader(replies)
             if leader is not None:
                 return leader
@@ -352,11 +356,13 @@ class LocalCluster:
 
         return AsyncClient(self.addresses, **options)
 
-    def _ask(self, addresses: dict[ServerId, str], timeout: float) -> dict[ServerId, Any]:
+    def _ask(
+        self, addresses: dict[ServerId, str], timeout: float, *, state: bool = False
+    ) -> dict[ServerId, Any]:
         # A probe of its own for each question: sockets belong to one thread.
         probe = StatusProbe()
         try:
-            return dict(probe.ask(addresses, timeout))
+            return dict(probe.ask(addresses, timeout, state=state))
         finally:
             probe.close()
 

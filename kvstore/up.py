@@ -68,7 +68,7 @@ def _watch_live(console: Console, cluster: LocalCluster) -> int:
     rates = Rates()
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
-            rows = cluster.status(timeout=_LIVE_SECONDS / 2)
+            rows = cluster.status(timeout=_LIVE_SECONDS / 2, state=False)
             notes = [Text(note, style="red") for note in _notes(rows)]
             live.update(
                 Group(status_table(rows, rates.update(rows), width=console.width), *notes),
@@ -85,7 +85,7 @@ def _watch_plainly(console: Console, cluster: LocalCluster) -> int:
     printed_at = float("-inf")
     shown: list[tuple[object, ...]] = []
     while True:
-        rows = cluster.status(timeout=_LIVE_SECONDS / 2)
+        rows = cluster.status(timeout=_LIVE_SECONDS / 2, state=False)
         state: list[tuple[object, ...]] = [
             (row.server, row.state, None if row.reply is None else row.reply.role) for row in rows
         ]

@@ -111,7 +111,7 @@ class FakeCluster:
             snapshot=0,
             uptime=1.0,
             disk_bytes=0,
-            state_digest=self.application.digest(),
+            state_digest=self.application.digest() if request.state else "",
             counters={},
         )
 

@@ -87,7 +87,7 @@ OMITTED = {
     "_client_handlers", "_policy", "_contends", "_all_bits", "_futures", "_log_at", "_storage",
     "_network", "application", "_round_guard",
     "_peers", "_synced", "_others", "_majority", "_tidy_at",
-    "_stopped_at", "_features", "_warned_of",
+    "_stopped_at", "_features", "_warned_of", "_alarm", "_alarm_until",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 
