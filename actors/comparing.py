@@ -7,6 +7,8 @@ decides for itself alone: it stops if a majority of voters agree on another hash
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from paxon.actors.application import Application
 from paxon.actors.ballot import ServerId
 from paxon.actors.digests import Comparison, Diverged, Inquiry, SnapshotCheck, Verdict
@@ -80,8 +82,11 @@ class Comparing(ServerLifecycle):
 
     def on_digest_reply(self, reply: DigestReply, sender: ServerId) -> None:
         """An answer to an inquiry, or about a snapshot that is being fetched."""
-        if self._snapshot_check is not None:
-            self._snapshot_check.heard(sender, reply)
+        check = self._snapshot_check
+        if check is not None:
+            check.heard(sender, reply)
+            if check.objections or not check.unheard:
+                self._snapshot_settled()
         inquiry = self._inquiry
         if inquiry is None:
             return
@@ -117,6 +122,10 @@ class Comparing(ServerLifecycle):
         )
         self._storage.condemn(reason)
         raise Diverged(reason)
+
+    @abstractmethod
+    def _snapshot_settled(self) -> None:
+        """All have said what they know of the snapshot that is being fetched."""
 
     def _inquiry_deadline(self) -> float:
         return NEVER if self._inquiry is None else self._inquiry.until

@@ -496,6 +496,11 @@ class Learner(Introspection):
             self._snapshot_check = None
             self._adopt_snapshot(info)
 
+    def _snapshot_settled(self) -> None:
+        info = self._incoming
+        if info is not None and self._incoming_bytes >= info.size:
+            self._adopt_if_uncontested(info)
+
     def _adopt_snapshot(self, info: SnapshotInfo) -> None:
         self._incoming = None
         self._patience = 0
