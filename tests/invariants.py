@@ -56,6 +56,7 @@ PREDICATES = {
     "nothing needed discarded": "what a server may still need stays, or a snapshot covers it",
     "restart loses nothing": "a restarted server finds all that was durable",
     "acknowledged is durable": "a client is told of a write only after it is chosen for good",
+    "equal settings": "after equal slots the same settings are in force on all servers",
     "snapshots agree": "a snapshot's state is the one that its slot's prefix leads to",
     "equal states": "servers that executed equally far have equal states",
     "linearizable": "the clients' history has an order that explains all results",
@@ -118,6 +119,8 @@ class ClusterWatch:
         """The slot that opened each session."""
         """Per session and sequence number the slot, and place in it, where it took effect."""
         self._digests: dict[int, str] = {}
+        self._agreed: dict[int, bytes] = {}
+        """By slot the settings in force after it."""
         self._position: dict[ServerId, int] = dict.fromkeys(self.servers, 0)
         self._seen_promise: dict[ServerId, Ballot] = dict.fromkeys(self.servers, NO_BALLOT)
         self._seen_discarded: dict[ServerId, int] = dict.fromkeys(self.servers, 0)
@@ -462,6 +465,14 @@ class ClusterWatch:
         require(
             position == len(applied), "at most once",
             "server %d carried out more than slot %d's commands", server, slot,
+        )  # fmt: skip
+
+    def on_agreed(self, server: ServerId, slot: int, agreed: bytes) -> None:
+        """These settings are in force at a server that has executed up to `slot`."""
+        known = self._agreed.setdefault(slot, agreed)
+        require(
+            known == agreed, "equal settings",
+            "after slot %d server %d has agreed on %r, another on %r", slot, server, agreed, known,
         )  # fmt: skip
 
     def on_snapshot_taken(self, server: ServerId, slot: int, digest: str) -> None:

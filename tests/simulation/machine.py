@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from paxon.actors import Ballot, ServerId
+from paxon.actors.agreed import encode_agreed
 from paxon.actors.application import Application, Executed
 from paxon.actors.memory_storage import MemoryStorage
 from paxon.actors.messages import Batch
@@ -42,11 +43,13 @@ def tap(application: Application, server: ServerId, watch: ClusterWatch) -> None
         store.applied = []
         results = execute(slot, value, batch)
         watch.on_execute(server, slot, value, results, store.applied)
+        watch.on_agreed(server, slot, encode_agreed(application.agreed))
         return results
 
     def watched_restore(data: bytes) -> None:
         restore(data)
         watch.on_restore(server, application.executed, application.digest())
+        watch.on_agreed(server, application.executed, encode_agreed(application.agreed))
 
     def watched_image() -> Iterable[bytes]:
         watch.on_snapshot_taken(server, application.executed, application.digest())

@@ -100,6 +100,11 @@ class Node:
         """Start the process; it may die at once if its disk will not do."""
         if self.server is not None:
             return
+        own = self.world.plan.own
+        if own:
+            lives = own[self.id - 1]
+            changed = lives[self._life % len(lives)]
+            self.settings = msgspec.structs.replace(self.settings, **changed)
         self._life += 1
         self.clock.origin += self.random.uniform(0, 100)  # as after a reboot
         environment = Environment(
@@ -131,6 +136,12 @@ class Node:
         self.world.connections_end(self.id)
         if isinstance(server.actor_inbox, BurstInbox):
             server.actor_inbox.close()
+
+    def ask_for_change(self, message: ClientMessage) -> None:
+        """An operator's request arrives; the first client gets the answer, and wonders."""
+        if self.server is not None:
+            self._burst.clients.append((b"1", [message]))
+            self.wake()
 
     def _survives(self, run: object, *arguments: object) -> bool:
         """Run a piece of the server; False if the process died of it."""

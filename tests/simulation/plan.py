@@ -14,6 +14,7 @@ from typing import Any, get_args
 import msgspec
 
 from paxon.actors.settings import PolicyName
+from tests.simulation.variety import draw_changes, draw_own
 
 __all__ = ["Fault", "Plan", "NetworkPlan", "ClientPlan", "FAULT_KINDS", "draw_plan"]
 
@@ -111,6 +112,8 @@ class Plan(msgspec.Struct):
     faults: list[Fault]
     clock_rates: list[float]
     """Per server how many seconds its clock counts in a second."""
+    own: list[list[dict[str, Any]]] = []
+    """Per server the settings of its own, for each of its lives in turn; empty: all are alike."""
 
     @property
     def demands_progress(self) -> bool:
@@ -137,7 +140,11 @@ def draw_plan(seed: int, steps: int) -> Plan:
     if settings["leases"] and policy == "stable":  # they count on clocks that keep their pace
         faults = [fault for fault in faults if fault.kind != "leap"]
     rates = _draw_clocks(random, servers, settings, policy)
-    return Plan(seed, steps, servers, policy, settings, network, clients, faults, rates)
+    plan = Plan(seed, steps, servers, policy, settings, network, clients, faults, rates)
+    plan.own = draw_own(plan)
+    plan.faults += draw_changes(plan, Fault)
+    plan.faults.sort(key=lambda fault: fault.step)
+    return plan
 
 
 def _draw_settings(random: Random, policy: PolicyName) -> dict[str, Any]:

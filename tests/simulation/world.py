@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from paxon.actors import Settings
+from paxon.actors.messages import ChangeSettings
 from paxon.transport import Burst
 from tests.invariants import ClusterWatch
 from tests.linearizability import Recorder
@@ -17,6 +18,7 @@ from tests.simulation.network import SimulatedNetwork
 from tests.simulation.node import CLUSTER, Node
 from tests.simulation.plan import LEADER, Fault, Plan
 from tests.simulation.trace import Trace
+from tests.simulation.variety import new_values
 
 __all__ = ["World"]
 
@@ -270,6 +272,14 @@ class World:
         node.crash("its disk is lost")
         node.replace_disk()
         self._later(fault, self._start, node)
+
+    def _fault_change_settings(self, fault: Fault) -> None:
+        """What all servers agree on is changed, if whoever is asked leads and all are known."""
+        node = self._node(fault)
+        if node.server is None:
+            return
+        since, values = new_values(self.plan, fault.amount, node.server.application.agreed)
+        node.ask_for_change(ChangeSettings(node.random.getrandbits(63), since, values))
 
     def _fault_restart_client(self, fault: Fault) -> None:
         number = fault.server or 1
