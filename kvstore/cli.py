@@ -1,4 +1,4 @@
-"""The command `paxon`. Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 130 Ctrl-C.
+"""The command `paxon`. Its exit codes: paxon.kvstore.exit_codes.
 
 Commands import what they need when they run: `paxon get` must not wait for plots and tables.
 """
@@ -12,13 +12,14 @@ from typing import Annotated, NoReturn, TextIO
 
 import typer
 
-from paxon.kvstore import cli_cluster, cli_settings, cli_store
+from paxon.kvstore import cli_cluster, cli_settings, cli_store, exit_codes
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="paxon",
     help="A durable, replicated key-value store: Multi-Paxos between a few servers.",
+    epilog=exit_codes.TABLE.replace("\n", " "),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -162,7 +163,7 @@ def _explain(error: Exception) -> int:
         return 2
     if isinstance(error, PaxonError | TransportError):
         _say(str(error))
-        return 1
+        return exit_codes.code_of(error)
     if os.environ.get("PAXON_DEBUG"):
         raise error
     kind = type(error).__name__

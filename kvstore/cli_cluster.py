@@ -12,6 +12,7 @@ import typer
 
 from paxon.kvstore.addresses import DEFAULT_BASE_PORT, DEFAULT_CLIENTS
 from paxon.kvstore.cli_store import ClusterOption, JsonOption, KeyOption, find_target
+from paxon.kvstore.exit_codes import FAILED, UNAVAILABLE
 
 if TYPE_CHECKING:
     from paxon.kvstore.cluster_file import ServerPlan
@@ -217,8 +218,8 @@ def status(
 ) -> None:
     """Show role, ballot, slots, disk of every server, and what is wrong.
 
-    Exit code 1 if no majority answers, servers have executed different things, none or several
-    say that they lead, or a server has no vote.
+    Exit code 5 if no majority answers; 1 if servers have executed different things, none or
+    several say that they lead, or a server has no vote.
     """
     from paxon.kvstore.cluster_health import problems  # noqa: PLC0415
     from paxon.kvstore.cluster_status import look_around  # noqa: PLC0415
@@ -234,7 +235,8 @@ def status(
     for problem in found:
         sys.stderr.write(f"paxon: {problem}\n")
     if found:
-        raise typer.Exit(1)
+        answering = sum(row.reply is not None for row in rows)
+        raise typer.Exit(UNAVAILABLE if answering <= len(rows) // 2 else FAILED)
 
 
 def _print_table(rows: list[ServerStatus], *, state: bool) -> None:

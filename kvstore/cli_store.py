@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from paxon.kvstore.addresses import DEFAULT_CLIENTS
+from paxon.kvstore.exit_codes import NO_SUCH_KEY, NOT_AS_EXPECTED
 
 if TYPE_CHECKING:
     from paxon.kvstore.client import Client
@@ -69,6 +70,8 @@ _Value = Annotated[
     str, typer.Argument(help="The value; - reads it from stdin.", show_default=False)
 ]
 _TIMEOUT = 10.0
+_LARGEST_VALUE = 8 << 20
+"""Bytes, as of `paxon.kvstore.operations`, which takes longer to import."""
 _NO_SERVER_KEYS = (
     "a key (--key or PAXON_KEY) takes a cluster file (--cluster FILE.toml) "
     "with the servers' public keys"
@@ -132,7 +135,18 @@ def _client(cluster: str, key_file: str | None, timeout: float) -> Client:
 
 def _value(argument: str) -> bytes:
     """A value's bytes; arguments that are not UTF-8 come back as the shell passed them."""
-    return sys.stdin.buffer.read() if argument == "-" else os.fsencode(argument)
+    if argument != "-":
+        return os.fsencode(argument)
+    if sys.stdin.isatty():
+        sys.stderr.write("paxon: reading the value from the terminal; Ctrl-D ends it\n")
+    try:
+        # Not all of it: it may be a device that never ends, and such a value is refused anyway.
+        value: bytes = sys.stdin.buffer.read(_LARGEST_VALUE + 1)
+    except OSError as error:
+        raise typer.BadParameter(f"stdin cannot be read: {error.strerror}") from None
+    if len(value) > _LARGEST_VALUE:
+        raise typer.BadParameter(f"what stdin brings is larger than {_LARGEST_VALUE} bytes")
+    return value
 
 
 def _jsonable(value: bytes | None) -> object:
@@ -148,9 +162,9 @@ def _print_json(what: object) -> None:
     sys.stdout.write(json.dumps(what, ensure_ascii=False) + "\n")
 
 
-def _fail(sentence: str) -> typer.Exit:
+def _fail(sentence: str, code: int) -> typer.Exit:
     sys.stderr.write(f"paxon: {sentence}\n")
-    return typer.Exit(1)
+    return typer.Exit(code)
 
 
 def get(
@@ -161,7 +175,7 @@ def get(
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the value of a key, byte for byte. Exit code 1 if there is none."""
+    """Print the value of a key, byte for byte. Exit code 3 if there is none."""
     with _client(cluster, key_file, timeout) as store:
         value = store.get(key)
     if as_json:
@@ -173,7 +187,7 @@ def get(
             sys.stdout.buffer.write(b"\n")
         sys.stdout.buffer.flush()
     if value is None:
-        raise _fail(f"no such key: {key!r}")
+        raise _fail(f"no such key: {key!r}", NO_SUCH_KEY)
 
 
 def put(
@@ -218,13 +232,13 @@ def delete(
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a key. Exit code 1 if there was none."""
+    """Remove a key. Exit code 3 if there was none."""
     with _client(cluster, key_file, timeout) as store:
         existed = store.delete(key)
     if as_json:
         _print_json({"deleted": existed})
     if not existed:
-        raise _fail(f"no such key: {key!r}")
+        raise _fail(f"no such key: {key!r}", NO_SUCH_KEY)
 
 
 def cas(
@@ -234,7 +248,7 @@ def cas(
         list[str],
         typer.Argument(
             metavar="[EXPECTED] VALUE",
-            help="What it must be now, and what it becomes; - reads VALUE from stdin.",
+            help="What it must be now, and what it becomes; - reads either from stdin.",
             show_default=False,
         ),
     ],
@@ -247,21 +261,24 @@ def cas(
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare and set: replace the value if it is the expected one. Exit code 1 if it is not."""
+    """Compare and set: replace the value if it is the expected one. Exit code 4 if it is not."""
     wanted = 1 if absent else 2
     if len(expected_and_value) != wanted:
         raise typer.BadParameter(
             "with --absent give VALUE alone" if absent else "give EXPECTED and VALUE",
             param_hint="[EXPECTED] VALUE",
         )
-    before = None if absent else os.fsencode(expected_and_value[0])
+    if not absent and expected_and_value == ["-", "-"]:
+        raise typer.BadParameter("stdin can be only one of them", param_hint="[EXPECTED] VALUE")
+    before = None if absent else _value(expected_and_value[0])
     data = _value(expected_and_value[-1])
     with _client(cluster, key_file, timeout) as store:
         swapped = store.compare_and_set(key, before, data)
     if as_json:
         _print_json({"swapped": swapped})
     if not swapped:
-        raise _fail(f"not changed: {key!r} has another value than the expected one")
+        why = "exists" if absent else "is missing, or has another value than the expected one"
+        raise _fail(f"not changed: {key!r} {why}", NOT_AS_EXPECTED)
 
 
 def scan(

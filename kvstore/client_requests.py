@@ -330,6 +330,7 @@ def timeout_error(
     request = ticket.request
     # With others in its request it may yet be sent, for their sake.
     sent = request is not None and (request.undecided > 0 or len(request.tickets) > 1)
+    unknown = sent and ticket.mode is None
     seconds = f"{ticket.deadline - ticket.submitted:.3g} s"
     outcome = ""
     if ticket.mode is None:
@@ -344,8 +345,9 @@ def timeout_error(
             f"no server answered within {seconds} (asked {asked}): "
             f"check that they are running and reachable{outcome}",
             sent=sent,
+            unknown=unknown,
         )
-    return errors.RequestTimeout(f"no answer within {seconds}{outcome}", sent=sent)
+    return errors.RequestTimeout(f"no answer within {seconds}{outcome}", sent=sent, unknown=unknown)
 
 
 def refusal_error(status: ReplyStatus, payload: bytes) -> PaxonError:

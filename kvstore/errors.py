@@ -35,14 +35,16 @@ class RequestTimeout(PaxonError, TimeoutError):
     says whether it had been; a write that never left this client has no effect, ever.
     """
 
-    def __init__(self, text: str, *, sent: bool = True) -> None:
+    def __init__(self, text: str, *, sent: bool = True, unknown: bool | None = None) -> None:
         super().__init__(text)
         self.sent = sent
         """False if the request never left the client."""
+        self.unknown = sent if unknown is None else unknown
+        """Whether a write may have taken effect, or still may; never of a read."""
 
 
 class ClusterUnavailable(RequestTimeout):
-    """No server at all answered within the time given."""
+    """No server answered in time, or no leader did; the text says who and why."""
 
 
 class OutcomeUnknown(RequestTimeout):

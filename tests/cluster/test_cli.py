@@ -7,7 +7,6 @@ import os
 import shlex
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,16 +51,16 @@ def test_put_get_append_delete(at: tuple[str, str]) -> None:
     assert json.loads(done.stdout) == "fewer dictators, more quorums"
     assert json.loads(paxon("delete", "motto", "--json", *at).stdout) == {"deleted": True}
     done = paxon("delete", "motto", *at)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert one_sentence(done) == "paxon: no such key: 'motto'"
 
 
 def test_a_missing_key(at: tuple[str, str]) -> None:
     done = paxon_here("get", "nobody", *at)
-    assert (done.returncode, done.stdout) == (1, b"")
+    assert (done.returncode, done.stdout) == (3, b"")
     assert one_sentence(done) == "paxon: no such key: 'nobody'"
     done = paxon_here("get", "nobody", "--json", *at)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert json.loads(done.stdout) is None
 
 
@@ -83,13 +82,21 @@ def test_values_are_bytes(at: tuple[str, str]) -> None:
 def test_compare_and_set(at: tuple[str, str]) -> None:
     assert paxon_here("cas", "owner", "me", "--absent", *at).returncode == 0
     done = paxon_here("cas", "owner", "you", "--absent", *at)
-    assert done.returncode == 1
-    assert one_sentence(done).startswith("paxon: not changed: 'owner'")
+    assert done.returncode == 4
+    assert one_sentence(done) == "paxon: not changed: 'owner' exists"
     assert json.loads(paxon_here("cas", "owner", "me", "you", "--json", *at).stdout) == {
         "swapped": True
     }
     done = paxon_here("cas", "owner", "me", "they", "--json", *at)
-    assert (done.returncode, json.loads(done.stdout)) == (1, {"swapped": False})
+    assert (done.returncode, json.loads(done.stdout)) == (4, {"swapped": False})
+    assert paxon("cas", "owner", "-", "bytes", *at, stdin=b"you").returncode == 0
+    assert paxon("cas", "owner", "bytes", "-", *at, stdin=b"\xff\0\n").returncode == 0
+    assert paxon("append", "owner", "-", *at, stdin=b"\xfe").returncode == 0
+    assert paxon_here("get", "owner", *at).stdout == b"\xff\0\n\xfe"
+    assert paxon_here("cas", "owner", "-", "-", *at).returncode == 2
+    assert paxon("cas", "other", "-", "--absent", *at, stdin=b"\xff").returncode == 0
+    assert paxon("put", "owner", "-", *at, stdin=bytes((8 << 20) + 1)).returncode == 2
+    paxon_here("put", "owner", "you", *at)
     assert paxon_here("get", "owner", *at).stdout == b"you"
     for wrong in (("cas", "owner", "one"), ("cas", "owner", "a", "b", "c"), ("cas", "owner")):
         assert paxon_here(*wrong, *at).returncode == 2
@@ -136,7 +143,7 @@ def test_status_of_a_cluster_file_and_of_a_partly_dead_cluster(cluster: LocalClu
     done = paxon(
         "status", "--json", "-t", "0.3", "--cluster", ",".join([cluster.addresses[0], *nobody])
     )
-    assert done.returncode == 1
+    assert done.returncode == 5
     rows = json.loads(done.stdout)
     assert [row["answers"] for row in rows] == [True, False, False]
     assert rows[1]["role"] is None
@@ -152,8 +159,11 @@ def test_the_environment_names_the_cluster(cluster: LocalCluster) -> None:
 def test_nobody_there() -> None:
     (port,) = free_ports(1)
     done = paxon("get", "key", "--cluster", f"127.0.0.1:{port}", "--timeout", "0.3")
-    assert done.returncode == 1
+    assert done.returncode == 5
     one_sentence(done)
+    done = paxon("put", "key", "v", "--cluster", f"127.0.0.1:{port}", "--timeout", "0.3")
+    assert done.returncode == 5  # nothing was sent
+    assert "no effect" in one_sentence(done)
 
 
 def test_wrong_usage_is_2(at: tuple[str, str]) -> None:
@@ -233,7 +243,12 @@ def test_ctrl_c_while_waiting_for_a_cluster() -> None:
         stderr=subprocess.PIPE,
         env=environment(),
     )
-    time.sleep(1)  # well into the waiting; earlier it would be the interpreter that is interrupted
+
+    def waits() -> bool:
+        """ZeroMQ's threads are there; earlier it would be the interpreter that is interrupted."""
+        return len(list(Path(f"/proc/{process.pid}/task").iterdir())) > 2
+
+    wait_until(waits, "the command waits", 60)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130

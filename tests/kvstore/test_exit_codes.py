@@ -1,0 +1,44 @@
+"""Each end of a command has a number of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from paxon.kvstore import Client, OutcomeUnknown, RequestTimeout, exit_codes
+from paxon.kvstore.errors import InvalidRequest, OperationFailed
+from tests.cluster.helpers import paxon_here
+from tests.kvstore.fake_cluster import SocketCluster
+
+
+def test_they_are_distinct_and_told() -> None:
+    names = [name for name in exit_codes.__all__ if name.isupper() and name != "TABLE"]
+    codes = [getattr(exit_codes, name) for name in names]
+    assert sorted(codes) == list(range(len(codes)))
+    shown = " ".join(paxon_here("--help").stdout.decode().split())
+    for code in codes:
+        assert f"{code} " in exit_codes.TABLE.replace("\n", " ")
+    assert "6 outcome unknown" in shown
+
+
+def test_of_errors() -> None:
+    assert exit_codes.code_of(InvalidRequest("")) == exit_codes.USAGE
+    assert exit_codes.code_of(OperationFailed("")) == exit_codes.FAILED
+    assert exit_codes.code_of(OutcomeUnknown("")) == exit_codes.OUTCOME_UNKNOWN
+
+
+def test_a_write_whose_outcome_is_unknown_and_a_read_without_one(servers: SocketCluster) -> None:
+    at = ("--cluster", servers.addresses[0], "--timeout", "0.5")
+    servers.lose_replies = set(servers.addresses)
+    with Client(servers.addresses[0], timeout=20) as client:
+        with pytest.raises(RequestTimeout) as read:
+            client.get("key", timeout=0.3)
+        assert not read.value.unknown
+        servers.lose_replies = set()
+        client.put("key", "value")
+        servers.lose_replies = set(servers.addresses)
+        with pytest.raises(RequestTimeout) as write:
+            client.put("key", "value", timeout=0.3)
+        assert write.value.unknown
+    assert paxon_here("get", "key", *at).returncode == exit_codes.UNAVAILABLE
+    # The session was never opened, for all that this client knows: so nothing was sent.
+    assert paxon_here("put", "key", "value", *at).returncode == exit_codes.UNAVAILABLE
