@@ -89,9 +89,10 @@ class Application:
         self.sessions.agree(agreed.session_ttl, agreed.max_sessions)
         self.machine.agree(dict(agreed.machine))
 
-    def begin_with(self, agreed: Agreed) -> None:
-        """These are the settings with which the cluster was made; nothing is executed yet."""
+    def begin_with(self, agreed: Agreed, identity: int) -> None:
+        """The cluster was made with these settings and is this one; nothing is executed yet."""
         invariant(self.executed == 0, "made anew after slot %d", self.executed)
+        self.sessions.identify(identity)
         self._agree(agreed)
         self.chain.begin(agreed.digest_version, 0)
 

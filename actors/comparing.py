@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from paxon.actors.application import Application
 from paxon.actors.ballot import ServerId
 from paxon.actors.digests import Comparison, Diverged, Inquiry, SnapshotCheck, Verdict
 from paxon.actors.environment import Environment
-from paxon.actors.lifecycle import ServerLifecycle
+from paxon.actors.membership import Membership
 from paxon.actors.messages import DigestReply, DigestRequest, SnapshotOffer
 from paxon.actors.settings import Settings
+from paxon.actors.state_machine import StateMachine
 from paxon.transport.log import logger
 
 __all__ = ["Comparing"]
@@ -28,14 +28,11 @@ FIRST_GAP, LONGEST_GAP = 1.0, 60.0
 """Seconds between two inquiries about a difference that stays: each time twice as long."""
 
 
-class Comparing(ServerLifecycle):
+class Comparing(Membership):
     """Knows how its execution compares with the others'."""
 
-    application: Application
-    voting: bool
-
-    def __init__(self, settings: Settings, environment: Environment) -> None:
-        super().__init__(settings, environment)
+    def __init__(self, settings: Settings, machine: StateMachine, environment: Environment) -> None:
+        super().__init__(settings, machine, environment)
         self._comparison = Comparison()
         self._inquiry: Inquiry | None = None
         self._inquire_again_at = -NEVER

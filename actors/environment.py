@@ -51,6 +51,9 @@ class Network(Protocol):
 
     def reply(self, client: ClientToken, messages: Sequence[ServerReply]) -> None: ...
 
+    def identify(self, identity: int, *, in_force: bool) -> None:
+        """Name this cluster in every frame to servers, and once it is in force to clients too."""
+
     def counters(self) -> dict[str, int]:
         """Messages, bytes and dropped frames so far, by name, for `paxon status`."""
 

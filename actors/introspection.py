@@ -65,6 +65,9 @@ class Introspection(Comparing):
             digest_slot=digest_slot,
             digest=chain.at(digest_slot).hex(),
             alarm=self.alarm,
+            identity=self.making.made.identity if self.making.made and self._in_force else 0,
+            members=() if self.making.made is None else self.making.made.servers,
+            waits_for=self.making.waits_for(),
         )
 
     def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:

@@ -7,11 +7,9 @@ belongs to whom is said at the head of actors/server.py.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from paxon.actors.agreed import differences, first_agreed
-from paxon.actors.application import Application
+from paxon.actors.agreed import differences
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.bounds import (
     MAX_SLOTS_AHEAD,
@@ -24,8 +22,8 @@ from paxon.actors.features import Features
 from paxon.actors.introspection import Introspection
 from paxon.actors.invariants import invariant
 from paxon.actors.leases import Grants
+from paxon.actors.membership import NEVER
 from paxon.actors.messages import (
-    P1A,
     SETTINGS,
     Accepted,
     CatchUp,
@@ -34,7 +32,7 @@ from paxon.actors.messages import (
     DigestReply,
     DigestRequest,
     Entry,
-    PeerMessage,
+    Made,
     QueryReply,
     SessionOpened,
     SlotRequest,
@@ -47,12 +45,10 @@ from paxon.actors.retry import Retry
 from paxon.actors.sessions import Reply
 from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
-from paxon.actors.storage import SnapshotInfo, StorageError
+from paxon.actors.storage import SnapshotInfo
 from paxon.transport.log import logger
 
 __all__ = ["Learner"]
-
-NEVER = float("inf")
 
 WATERMARK_DELAY = 1.0
 """Seconds after which the chosen watermark is synced even if nothing else has to be."""
@@ -64,18 +60,14 @@ class Learner(Introspection):
     """Knows and executes what is chosen."""
 
     def __init__(self, settings: Settings, machine: StateMachine, environment: Environment) -> None:
-        super().__init__(settings, environment)
+        super().__init__(settings, machine, environment)
         self.role: Literal["leader", "candidate", "follower"] = "follower"
         self._leading_since = 0.0
         self.leader: ServerId = 0
         """Who leads, as far as this server knows; 0 if nobody."""
-        self.voting = True
-        """False while rejoining after a lost disk."""
-        self.application = Application(machine, first_agreed(settings.agreed_given, machine.limits))
         self._features = Features(self._others, machine.limits)
         self._warned_of: list[str] = []
         """How this server's own settings differ from what is agreed, as it was said last."""
-        self._peers: dict[ServerId, int] = {}
         self._known_commit = 0
         """The highest commit index heard of from anyone: what to catch up to."""
         self._leader_commit = 0
@@ -106,23 +98,30 @@ class Learner(Introspection):
         self._incoming_retry = Retry()
         """… or not be received, for want of disk or descriptors."""
         self._watermark_at = NEVER
-        self._peer_handlers: dict[type, Callable[[Any, ServerId], None]] = {
-            CatchUpRequest: self.on_catch_up_request,
-            CatchUp: self.on_catch_up,
-            SnapshotOffer: self.on_snapshot_offer,
-            SnapshotRequest: self.on_snapshot_request,
-            SnapshotChunk: self.on_snapshot_chunk,
-            DigestRequest: self.on_digest_request,
-            DigestReply: self.on_digest_reply,
-        }
-        self._client_handlers: dict[type, Callable[[Any, ClientToken], None]] = {
-            StatusRequest: self.on_status_request,
-            SlotRequest: self.on_slot_request,
-        }
+        self._peer_handlers.update(
+            {
+                CatchUpRequest: self.on_catch_up_request,
+                CatchUp: self.on_catch_up,
+                SnapshotOffer: self.on_snapshot_offer,
+                SnapshotRequest: self.on_snapshot_request,
+                SnapshotChunk: self.on_snapshot_chunk,
+                DigestRequest: self.on_digest_request,
+                DigestReply: self.on_digest_reply,
+            }
+        )
+        self._client_handlers.update(
+            {
+                StatusRequest: self.on_status_request,
+                SlotRequest: self.on_slot_request,
+            }
+        )
 
     # --- a burst ---------------------------------------------------------------------------------
 
     def _handle(self, burst: ServerBurst) -> None:
+        if not self._in_force:
+            self._handle_before(burst)
+            return
         for sender, incarnation, received in burst.peers:
             known = self._peers.get(sender) == incarnation
             messages = received if known else self._admit(sender, incarnation, received)
@@ -135,72 +134,6 @@ class Learner(Introspection):
             self._counters["client_messages_received"] += len(requests)
             for request in requests:
                 self._client_handlers[type(request)](request, client)
-
-    def _admit(
-        self, sender: ServerId, incarnation: int, messages: list[PeerMessage]
-    ) -> list[PeerMessage]:
-        """Know each server by its disk: one that lost it may not vote as if nothing happened.
-
-        A server seen for the first time is remembered (durably, before any reply). From one that
-        comes with another disk only that is let through which changes nothing (asking for missing
-        slots), and the forced P1A of a rejoining server, which replaces the old disk
-        (docs/rejoin.md).
-        """
-        if sender not in self._others:
-            return []
-        # (A late copy of an earlier rejoining's P1A is not above the promise and changes nothing.)
-        rejoins = any(type(m) is P1A and m.forced and m.ballot > self.promised for m in messages)
-        if sender not in self._peers or rejoins:
-            self._peers[sender] = incarnation
-            self._storage.save_peer(sender, incarnation)
-            return messages
-        if self._counters["refused_incarnations"] % 1000 == 0:
-            logger.warning(
-                "server {} comes with another disk than before and is refused: give it its old "
-                "data directory back, or start it with --rejoin",
-                sender,
-            )
-        self._counters["refused_incarnations"] += 1
-        return [
-            m
-            for m in messages
-            if type(m) in (CatchUpRequest, SnapshotRequest)
-            # Too low a ballot is answered with the higher one, so that it rejoins above that.
-            or (type(m) is P1A and m.forced and m.ballot < self.promised)
-        ]
-
-    def _malformed(self, message: PeerMessage, sender: ServerId) -> None:
-        """Count a message that no server in its right mind sends, and say so now and then."""
-        if self._counters["malformed_messages"] % 1000 == 0:
-            logger.warning(
-                "a malformed message of server {} is ignored: {!r:.200}", sender, message
-            )
-        self._counters["malformed_messages"] += 1
-
-    def _refuse_number(self, sender: ServerId, name: str, value: object) -> None:
-        """Count a number that is too far from what is known here, and say so now and then."""
-        if self._counters["refused_numbers"] % 1000 == 0:
-            logger.warning(
-                "server {} tells of {} {}, which is too far beyond what is known here to be taken "
-                "over at once (docs/numbers.md)", sender, name, value,
-            )  # fmt: skip
-        self._counters["refused_numbers"] += 1
-
-    def _compare_disks(self, incarnations: list[tuple[ServerId, int]]) -> None:
-        """Stop if the cluster knows this server by another disk: it must not vote (rule 11)."""
-        for server, incarnation in incarnations:
-            if server != self.settings.server:
-                if server not in self._peers and server in self._others:
-                    # Two followers may never talk until the leader is gone: know each other by
-                    # then, or a disk replaced meanwhile would pass for the one that voted.
-                    self._peers[server] = incarnation
-                    self._storage.save_peer(server, incarnation)
-                continue
-            if incarnation != self._storage.incarnation and self.voting:
-                raise StorageError(
-                    f"server {server}'s data directory is not the one that the cluster knows: give "
-                    f"the old one back, or empty it and start once with --rejoin"
-                )
 
     def _after_flush(self) -> None:
         self._execute_chosen()
@@ -260,6 +193,10 @@ class Learner(Introspection):
                 break
             log.choose(slot)
         self._storage.save_chosen_to(log.chosen_to)
+
+    def _join(self, made: Made) -> None:
+        super()._join(made)
+        self._features = Features(self._others, self.application.machine.limits)
 
     def _execute_chosen(self) -> None:
         """Execute what is chosen and was not executed when it became so.
@@ -583,6 +520,8 @@ class Learner(Introspection):
     # --- timers ----------------------------------------------------------------------------------
 
     def _learner_deadline(self) -> float:
+        if not self._in_force:
+            return self._introduce_at
         deadline = min(
             self._snapshot_poll_at, self._watermark_at, self._grants.forget_at,
             self._inquiry_deadline(),
@@ -590,6 +529,10 @@ class Learner(Introspection):
         return min(deadline, self._catch_up_at) if self._is_behind() else deadline
 
     def _on_learner_timers(self) -> None:
+        if not self._in_force:
+            if self._now >= self._introduce_at:
+                self._on_making_timer()
+            return
         if self._now >= self._grants.forget_at:
             self._storage.save_lease(self._grants.forget())
         if self._now >= self._snapshot_poll_at:
@@ -610,11 +553,17 @@ class Learner(Introspection):
         self.promised = self._durable_promise = found.promised
         self.voting = found.voting
         self._grants.recover(found.lease, self._now)
-        self._peers = dict(found.peers)
-        fresh = found.promised == NO_BALLOT and not found.accepted and found.snapshot is None
-        if self.settings.rejoin and fresh:
-            self.voting = False
-            self._storage.save_voting(False)
+        self.making.recover(
+            self._storage.incarnation, found.made,
+            in_force=found.in_force, rejoin=self.settings.rejoin,
+        )  # fmt: skip
+        invariant(
+            found.in_force or found.promised == NO_BALLOT, "promised before a cluster is in force"
+        )
+        if found.made is not None:
+            self._agree(found.made)
+            if found.in_force:
+                self._join(found.made)
         if found.snapshot is not None:
             info = found.snapshot
             self.application.restore(self._storage.read_snapshot(info.slot, 0, info.size))
@@ -633,6 +582,7 @@ class Learner(Introspection):
             logger.warning("executing slot {} stopped this server before", found.stopped_at)
         self._execute()
         self._warn_of_differences()
+        fresh = found.promised == NO_BALLOT and not found.accepted and found.snapshot is None
         self._on_recovered(fresh=fresh)
 
     def _warn_of_differences(self) -> None:
@@ -645,10 +595,6 @@ class Learner(Introspection):
                 self.settings.server, ", ".join(found),
             )  # fmt: skip
         self._warned_of = found
-
-    @abstractmethod
-    def _on_recovered(self, *, fresh: bool) -> None:
-        """Disk replayed; `fresh` if there was nothing on it."""
 
     # --- replies and introspection ---------------------------------------------------------------
 

@@ -31,9 +31,8 @@ COUNTERS = (
     "leading_us", "p2a_sent", "p2b_rejected", "slots_proposed", "slots_chosen", "slots_executed",
     "commands_executed", "queries_answered", "read_rounds", "lease_reads", "syncs", "bursts",
     "peer_messages_received", "client_messages_received", "retransmissions", "catch_ups",
-    "snapshots_taken", "snapshots_received", "refused_incarnations", "malformed_messages",
-    "inquiries", "digest_alarms",
-    "refused_numbers", "commits_denied",
+    "snapshots_taken", "snapshots_received", "refused_incarnations", "refused_clients",
+    "malformed_messages", "inquiries", "digest_alarms", "refused_numbers", "commits_denied",
 )  # fmt: skip
 """What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds."""
 
@@ -51,8 +50,9 @@ class ServerLifecycle(pykka.ThreadingActor):
         super().__init__()
         self._actor_ref = ServerRef(self)
         self.settings = settings
-        self._others = settings.peers
-        self._majority = settings.majority
+        self._others: tuple[ServerId, ...] = ()
+        """The other members, once the cluster is in force; nobody before."""
+        self._majority = len(settings.servers)  # (of no use before)
         self._environment = environment
         self._clock = environment.clock
         self._random = environment.random
@@ -152,6 +152,7 @@ class ServerLifecycle(pykka.ThreadingActor):
             self._storage.close()
             raise
         self._open = True
+        self._on_open()
         self._flush()
         self._storage.maintain(tidy=False)
 
@@ -275,6 +276,10 @@ class ServerLifecycle(pykka.ThreadingActor):
     @abstractmethod
     def _recover(self) -> None:
         """Take up what the disk holds."""
+
+    @abstractmethod
+    def _on_open(self) -> None:
+        """Disk and sockets are open."""
 
     @abstractmethod
     def _handle(self, burst: ServerBurst) -> None:

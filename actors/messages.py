@@ -39,6 +39,8 @@ __all__ = [
     "SnapshotChunk",
     "DigestRequest",
     "DigestReply",
+    "Introduction",
+    "Made",
     "PeerMessage",
     "OpenSession",
     "Command",
@@ -46,6 +48,7 @@ __all__ = [
     "StatusRequest",
     "SlotRequest",
     "ChangeSettings",
+    "Stranger",
     "ClientMessage",
     "ReplyStatus",
     "ReadMode",
@@ -55,6 +58,7 @@ __all__ = [
     "NotLeader",
     "StatusReply",
     "SlotReply",
+    "OtherCluster",
     "ServerReply",
 ]
 
@@ -106,6 +110,51 @@ class Accepted(Wire, frozen=True):
     slot: int
     ballot: Ballot
     value: bytes
+
+
+class Made(Wire, frozen=True):
+    """What a cluster's servers agreed on when they made it (docs/making-a-cluster.md)."""
+
+    identity: int
+    """Random 62-bit number from 1: which cluster this is, whatever its name."""
+    name: str
+    """What people call it; names may be given twice."""
+    members: tuple[tuple[ServerId, int], ...]
+    """Each server's id with the incarnation of its data directory, in the order of ids."""
+    agreed: bytes
+    """The first settings that execution depends on (actors/agreed.py)."""
+
+    @property
+    def servers(self) -> tuple[ServerId, ...]:
+        """The members' ids."""
+        return tuple(server for server, _ in self.members)
+
+    @property
+    def majority(self) -> int:
+        """How many of the members make a quorum."""
+        return len(self.members) // 2 + 1
+
+    @property
+    def plausible(self) -> bool:
+        """Whether its numbers can be those of a cluster: it may come from anybody."""
+        ids = self.servers
+        numbers = (self.identity, *(incarnation for _, incarnation in self.members))
+        return (
+            0 < len(ids) <= 63
+            and ids == tuple(sorted(set(ids)))
+            and 1 <= ids[0] <= ids[-1] <= 63
+            and all(0 <= number < 1 << 63 for number in numbers)
+            and self.identity > 0
+        )
+
+    def incarnation(self, server: ServerId) -> int | None:
+        """By which directory a member is known; None for anybody else."""
+        return dict(self.members).get(server)
+
+    def replacing(self, server: ServerId, incarnation: int) -> Made:
+        """The same cluster, with another directory in the place of a lost one."""
+        members = tuple((s, incarnation if s == server else i) for s, i in self.members)
+        return msgspec.structs.replace(self, members=members)
 
 
 # --- between servers -----------------------------------------------------------------------------
@@ -290,6 +339,31 @@ class DigestReply(Wire, frozen=True, tag=15):
     voting: bool
 
 
+class Introduction(Wire, frozen=True, tag=16):
+    """Server → others: who I am, and what I hold of the making of our cluster.
+
+    Sent again and again by a server whose cluster is not in force yet, and in answer to such. The
+    only message that passes between servers of different clusters, or of none yet.
+    """
+
+    incarnation: int
+    """Of the sender's data directory."""
+    to: int
+    """In an answer the receiver's incarnation, as it named it; else 0."""
+    asks: bool
+    """Whether it wants an answer."""
+    name: str
+    """The cluster's name in the sender's file."""
+    servers: tuple[ServerId, ...]
+    """The ids in the sender's file."""
+    rejoins: bool = False
+    """The sender was told that its directory is in the place of a lost one."""
+    made: Made | None = None
+    """What the sender has stored, durably; None: its directory is fresh."""
+    in_force: bool = False
+    """The sender knows that every member has stored `made`."""
+
+
 PeerMessage: TypeAlias = (
     P1A
     | P1B
@@ -306,6 +380,7 @@ PeerMessage: TypeAlias = (
     | SnapshotChunk
     | DigestRequest
     | DigestReply
+    | Introduction
 )
 
 
@@ -366,8 +441,15 @@ class ChangeSettings(Wire, frozen=True, tag=6):
     values: dict[str, int | float]
 
 
+class Stranger(Wire, frozen=True, tag=7):
+    """In place of a frame whose header names another cluster: nothing in it counts here."""
+
+    identity: int
+    """The cluster that the client takes this for."""
+
+
 ClientMessage: TypeAlias = (
-    OpenSession | Command | Query | StatusRequest | SlotRequest | ChangeSettings
+    OpenSession | Command | Query | StatusRequest | SlotRequest | ChangeSettings | Stranger
 )
 
 
@@ -468,6 +550,12 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     """The hash after `digest_slot`, hexadecimal (docs/digests.md); "" if it is not known."""
     alarm: str = ""
     """What is wrong, if servers have executed different things."""
+    identity: int = 0
+    """The cluster's identity; 0 while it is not in force here."""
+    members: tuple[ServerId, ...] = ()
+    """The ids of the cluster's servers, as its directory has them; empty while it has none."""
+    waits_for: str = ""
+    """What stands between this server and its cluster, in a sentence; "" once it is in force."""
 
 
 class SlotReply(Wire, frozen=True, tag=6):
@@ -481,6 +569,17 @@ class SlotReply(Wire, frozen=True, tag=6):
     last_non_empty: int
 
 
+class OtherCluster(Wire, frozen=True, tag=7):
+    """Server → a client of another cluster: nothing that you sent was taken in here."""
+
+    name: str
+    """The name of the server's cluster."""
+    identity: int
+    """Its identity."""
+    asked: int
+    """The identity of the cluster that the client named."""
+
+
 ServerReply: TypeAlias = (
-    SessionOpened | CommandReply | QueryReply | NotLeader | StatusReply | SlotReply
+    SessionOpened | CommandReply | QueryReply | NotLeader | StatusReply | SlotReply | OtherCluster
 )

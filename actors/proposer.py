@@ -23,8 +23,9 @@ from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.embedding import Execute, NotLeading
 from paxon.actors.environment import ClientToken, Environment
 from paxon.actors.invariants import invariant
-from paxon.actors.learner import NEVER, Learner
+from paxon.actors.learner import Learner
 from paxon.actors.leases import LONGEST_LEASE, counted
+from paxon.actors.membership import NEVER
 from paxon.actors.messages import (
     NO_OP,
     P2A,
@@ -37,6 +38,7 @@ from paxon.actors.messages import (
     Entry,
     Heartbeat,
     HeartbeatReply,
+    Made,
     NotLeader,
     OpenSession,
     Query,
@@ -71,7 +73,8 @@ class Proposer(Learner):
         super().__init__(settings, machine, environment)
         self._policy = policy if policy is not None else make_policy(settings)
         self._contends = settings.contend and not self._policy.courteous
-        self._all_bits = {server: 1 << server for server in settings.servers}
+        self._all_bits: dict[ServerId, int] = {}
+        """Each member's vote: a bit at its position in the configuration."""
         self._reset_proposer()
         self._held: list[tuple[ClientToken, Held]] = []
         """Requests kept until this server serves (it leads, but has not executed the takeover)."""
@@ -87,6 +90,11 @@ class Proposer(Learner):
                 ChangeSettings: self.on_change_settings,
             }
         )
+
+    def _join(self, made: Made) -> None:
+        super()._join(made)
+        self._all_bits = {server: 1 << place for place, server in enumerate(made.servers)}
+        self._thrift = Thrift(self.settings, self._others)
 
     @abstractmethod
     def _accept(self, slot: int, ballot: Ballot, value: bytes) -> None:
@@ -120,7 +128,7 @@ class Proposer(Learner):
         self._retransmit_at = 0.0
         self._retransmit_below = 0
         self._time_base = 0.0
-        self._thrift = Thrift(self.settings)
+        self._thrift = Thrift(self.settings, self._others)
 
     def _propose_waiting(self) -> None:
         """Fill the window: first what was taken over, then all waiting commands, packed."""

@@ -37,8 +37,8 @@ from paxon.actors.bounds import MAX_SLOTS_AHEAD, RoundGuard, is_dense
 from paxon.actors.election import ElectionPolicy
 from paxon.actors.environment import Environment
 from paxon.actors.invariants import invariant
-from paxon.actors.learner import NEVER
 from paxon.actors.leases import sensible
+from paxon.actors.membership import NEVER
 from paxon.actors.messages import (
     P1A,
     P1B,
@@ -125,6 +125,7 @@ class PaxosServer(Proposer):
         return False
 
     def _promise(self, ballot: Ballot) -> None:
+        invariant(self._in_force, "a promise before the cluster is in force")
         invariant(ballot > self.promised, "promise %s would not rise to %s", self.promised, ballot)
         self.promised = ballot
         self._storage.save_promise(ballot)
@@ -444,7 +445,12 @@ class PaxosServer(Proposer):
 
         Not while behind: such a server could not lead, and would keep the others from it.
         """
-        return bool(self._held) and self.role == "follower" and not self._is_behind()
+        return (
+            bool(self._held)
+            and self._in_force
+            and self.role == "follower"
+            and not self._is_behind()
+        )
 
     def _after_sync(self) -> None:
         unsynced, self._unsynced = self._unsynced, []
@@ -504,6 +510,8 @@ class PaxosServer(Proposer):
     def next_deadline(self) -> float:
         """When to step even if nothing arrives: monotonic seconds."""
         deadline = self._learner_deadline()
+        if not self._in_force:
+            return deadline
         if self.role == "leader":
             thrift = self._thrift
             return min(
@@ -519,6 +527,8 @@ class PaxosServer(Proposer):
     def _on_timers(self) -> None:
         now = self._now
         self._on_learner_timers()
+        if not self._in_force:
+            return
         if self.role == "leader":
             if now - self._confirmed_at > self.settings.election_timeout_max:
                 self._lose_quorum()

@@ -62,7 +62,7 @@ class SessionTable:
         """Args: what is agreed (`Agreed.session_ttl`, in seconds, and `Agreed.max_sessions`), and
         the cluster's identity."""
         self.agree(ttl, max_sessions)
-        self._identity = msgspec.msgpack.encode(identity)
+        self.identify(identity)
         self._sessions: dict[int, Session] = {}
         self.time = 0.0
         """The log's time, seconds: runs with the leader's clock, stands while nobody leads."""
@@ -71,6 +71,10 @@ class SessionTable:
         """These are in force from the next slot on."""
         self._ttl = ttl
         self._max_sessions = max_sessions
+
+    def identify(self, identity: int) -> None:
+        """The cluster is this one, from before the first session on."""
+        self._identity = msgspec.msgpack.encode(identity)
 
     def __len__(self) -> int:
         return len(self._sessions)

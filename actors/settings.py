@@ -26,11 +26,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """All that a `PaxosServer` is told at its start. Times are seconds, sizes are bytes."""
 
     cluster: str
-    """The cluster's id: servers and data directories of another cluster are refused."""
+    """The cluster's name: data directories of a cluster of another name are refused."""
     server: ServerId
     """This server's id, from 1."""
     servers: tuple[ServerId, ...]
-    """The ids of all servers, this one included."""
+    """The ids of all servers that make the cluster, this one included. Once it is made, its members
+    come from the data directory and from nowhere else (docs/making-a-cluster.md)."""
     client_addresses: dict[ServerId, str] = {}
     """Where clients reach each server: what `NotLeader` answers point to."""
 
@@ -142,11 +143,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {name: value for name, value in found.items() if value is not None}
 
     @property
-    def majority(self) -> int:
-        """How many servers make a quorum."""
-        return len(self.servers) // 2 + 1
-
-    @property
     def peers(self) -> tuple[ServerId, ...]:
-        """All servers but this one."""
+        """All servers listed but this one. (Whose votes count, the data directory says.)"""
         return tuple(s for s in self.servers if s != self.server)

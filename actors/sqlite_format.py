@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from paxon.actors.ballot import Ballot, ServerId
-from paxon.actors.data_directory import FORMAT_VERSION
-from paxon.actors.messages import Accepted
+from paxon.actors.data_directory import DATABASE_NAME, FORMAT_VERSION
+from paxon.actors.messages import Accepted, Made
 from paxon.actors.storage import CorruptStorage, SnapshotInfo
 from paxon.actors.storage_base import Marks
 from paxon.actors.write_ahead_log import WriteAheadLog
@@ -28,6 +30,7 @@ __all__ = [
     "MetaColumns",
     "row_checksum",
     "inspect",
+    "made_in",
     "read_accepted",
 ]
 
@@ -37,7 +40,8 @@ CREATE TABLE meta (
     cluster TEXT NOT NULL,
     server INTEGER NOT NULL,
     incarnation INTEGER NOT NULL,
-    peers TEXT NOT NULL,
+    made TEXT NOT NULL,
+    in_force INTEGER NOT NULL,
     commits INTEGER NOT NULL,
     promise_round INTEGER NOT NULL,
     promise_leader INTEGER NOT NULL,
@@ -60,18 +64,18 @@ CREATE TABLE accepted (
     checksum INTEGER NOT NULL
 );
 """
-INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 18)})"
+INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 19)})"
 UPDATE_META = (
-    "UPDATE meta SET peers=?, commits=?, promise_round=?, promise_leader=?, chosen_to=?, "
-    "discarded=?, voting=?, lease=?, snapshot_slot=?, snapshot_size=?, snapshot_checksum=?, "
-    "rows=?, rows_checksum=?, checksum=?"
+    "UPDATE meta SET made=?, in_force=?, commits=?, promise_round=?, promise_leader=?, "
+    "chosen_to=?, discarded=?, voting=?, lease=?, snapshot_slot=?, snapshot_size=?, "
+    "snapshot_checksum=?, rows=?, rows_checksum=?, checksum=?"
 )
 PUT_ACCEPTED = "INSERT OR REPLACE INTO accepted VALUES (?,?,?,?,?)"
 
 REMEDY = "empty the directory and start once with --rejoin"
 
 _NO_SNAPSHOT = SnapshotInfo(0, 0, 0)
-_NUMBERS = struct.Struct("<12q")
+_NUMBERS = struct.Struct("<13q")
 _SLOT_AND_BALLOT = struct.Struct("<3q")
 
 
@@ -115,28 +119,54 @@ class MetaColumns:
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._peers: dict[ServerId, int] | None = None
-        self._peers_column = ""
-        self._text_checksum = 0
+        self._made: Made | None = None
+        self._made_column = ""
+        self._text_checksum = _text_checksum(identity, "")
 
     def make(self, marks: Marks, commits: int, rows: int, rows_checksum: int) -> tuple[Any, ...]:
-        if marks.peers is not self._peers:
-            self._peers = marks.peers
-            pairs = sorted(marks.peers.items())
-            self._peers_column = ",".join(f"{server}={number}" for server, number in pairs)
-            self._text_checksum = _text_checksum(self._identity, self._peers_column)
+        if marks.made is not self._made:
+            self._made = marks.made
+            self._made_column = "" if marks.made is None else _encode_made(marks.made)
+            self._text_checksum = _text_checksum(self._identity, self._made_column)
         snapshot = marks.snapshot or _NO_SNAPSHOT
         numbers = (
-            commits, marks.promised.round, marks.promised.leader, marks.chosen_to, marks.discarded,
-            int(marks.voting), marks.lease, snapshot.slot, snapshot.size, snapshot.checksum, rows,
-            rows_checksum,
+            int(marks.in_force), commits, marks.promised.round, marks.promised.leader,
+            marks.chosen_to, marks.discarded, int(marks.voting), marks.lease,
+            snapshot.slot, snapshot.size, snapshot.checksum, rows, rows_checksum,
         )  # fmt: skip
         checksum = zlib.crc32(_NUMBERS.pack(*numbers), self._text_checksum)
-        return (self._peers_column, *numbers, checksum)
+        return (self._made_column, *numbers, checksum)
 
 
-def _text_checksum(identity: Identity, peers: str) -> int:
-    return zlib.crc32(f"{identity.columns()}{peers}".encode())
+def _text_checksum(identity: Identity, made: str) -> int:
+    return zlib.crc32(f"{identity.columns()}{made}".encode())
+
+
+def _encode_made(made: Made) -> str:
+    """As JSON, so that people can read it with any tool for SQLite."""
+    return msgspec.json.encode(msgspec.structs.asdict(made)).decode()
+
+
+def _decode_made(text: str) -> Made | None:
+    if not text:
+        return None
+    return msgspec.convert(tuple(msgspec.json.decode(text).values()), Made)
+
+
+def made_in(directory: Path) -> Made | None:
+    """Which cluster a data directory belongs to, without opening it as its server does.
+
+    None if it belongs to none yet, or is no data directory that this release reads.
+    """
+    path = directory / DATABASE_NAME
+    if not path.exists():
+        return None
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
+            return _decode_made(*database.execute("SELECT made FROM meta").fetchone())
+    except (sqlite3.Error, TypeError, ValueError):
+        return None
 
 
 def inspect(path: Path, identity: Identity, witnessed: int) -> Contents:
@@ -180,18 +210,20 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
     found = database.execute("SELECT * FROM meta").fetchall()
     try:
         (row,) = found
-        owner, (peers, *numbers, checksum) = row[:4], row[4:]
-        whole = zlib.crc32(_NUMBERS.pack(*numbers), _text_checksum(identity, peers)) == checksum
+        owner, (made_column, *numbers, checksum) = row[:4], row[4:]
+        whole = (
+            zlib.crc32(_NUMBERS.pack(*numbers), _text_checksum(identity, made_column)) == checksum
+        )
         whole = whole and owner == identity.columns()
+        made = _decode_made(made_column) if whole else None
     except (ValueError, TypeError, struct.error):
         whole = False
     if not whole:
         raise CorruptStorage(
             f"{path}, table meta: the only row is damaged (its checksum is wrong); {REMEDY}"
         )
-    commits, round_, leader, chosen_to, discarded, voting, lease, *rest = numbers
+    in_force, commits, round_, leader, chosen_to, discarded, voting, lease, *rest = numbers
     slot, size, image_checksum, rows, rows_checksum = rest
-    pairs = [pair.split("=") for pair in peers.split(",") if pair]
     marks = Marks(
         promised=Ballot(round_, leader),
         chosen_to=chosen_to,
@@ -199,7 +231,8 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
         voting=bool(voting),
         lease=lease,
         snapshot=SnapshotInfo(slot, size, image_checksum) if slot else None,
-        peers={int(server): int(incarnation) for server, incarnation in pairs},
+        made=made,
+        in_force=bool(in_force),
     )
     return Contents(marks, commits, rows, rows_checksum)
 

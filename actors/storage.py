@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
-from paxon.actors.messages import Accepted
+from paxon.actors.ballot import NO_BALLOT, Ballot
+from paxon.actors.messages import Accepted, Made
 
 __all__ = ["Storage", "StorageError", "CorruptStorage", "Recovered", "SnapshotInfo"]
 
@@ -45,8 +45,11 @@ class Recovered:
     discarded: int = 0
     """Rows up to here were deleted; a snapshot covers them."""
     snapshot: SnapshotInfo | None = None
-    peers: dict[ServerId, int] = field(default_factory=dict)
-    """The incarnation (see `Storage.incarnation`) by which each other server is known."""
+    made: Made | None = None
+    """Which cluster this directory belongs to, with the incarnation (see `Storage.incarnation`) by
+    which each member is known; None if it is fresh."""
+    in_force: bool = False
+    """Every member is known to have stored `made`."""
     lease: int = 0
     """Microseconds for which a leader may count on what this server granted at most."""
     voting: bool = True
@@ -76,7 +79,11 @@ class Storage(Protocol):
     def save_chosen_to(self, slot: int, *, lazily: bool = True) -> None:
         """Remember; lazily means with the next commit, without making the storage dirty."""
 
-    def save_peer(self, server: ServerId, incarnation: int) -> None: ...
+    def save_made(self, made: Made, *, in_force: bool) -> None:
+        """Belong to a cluster, or know one of its members by another directory from now on.
+
+        A directory never changes its cluster, and none that is in force ceases to be.
+        """
 
     def save_voting(self, voting: bool) -> None: ...
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
+from paxon.actors.ballot import NO_BALLOT, Ballot
 from paxon.actors.invariants import invariant
+from paxon.actors.messages import Made
 from paxon.actors.storage import Recovered, SnapshotInfo, StorageError
 
 __all__ = ["CollectingStorage", "Marks"]
@@ -26,19 +27,11 @@ class Marks:
     voting: bool = True
     lease: int = 0
     snapshot: SnapshotInfo | None = None
-    peers: dict[ServerId, int] = field(default_factory=dict)
-    """Never changed, only replaced: copies share it."""
+    made: Made | None = None
+    in_force: bool = False
 
     def copy(self) -> Marks:
-        return Marks(
-            self.promised,
-            self.chosen_to,
-            self.discarded,
-            self.voting,
-            self.lease,
-            self.snapshot,
-            self.peers,
-        )
+        return replace(self)
 
 
 class CollectingStorage(ABC):
@@ -109,9 +102,16 @@ class CollectingStorage(ABC):
         if not lazily and self._marks.chosen_to > self._durable.chosen_to:
             self._dirty = True
 
-    def save_peer(self, server: ServerId, incarnation: int) -> None:
-        if self._marks.peers.get(server) != incarnation:
-            self._marks.peers = {**self._marks.peers, server: incarnation}
+    def save_made(self, made: Made, *, in_force: bool) -> None:
+        marks = self._marks
+        held = marks.made
+        if held is not None:
+            same = (held.identity, held.servers) == (made.identity, made.servers)
+            invariant(same, "the directory of %s would change over to %s", held, made)
+        invariant(in_force or not marks.in_force, "cluster %s would cease to be in force", held)
+        invariant(0 < made.identity < INTEGER_LIMIT, "identity %d", made.identity)
+        if (held, marks.in_force) != (made, in_force):
+            marks.made, marks.in_force = made, in_force
             self._dirty = True
 
     def save_voting(self, voting: bool) -> None:
@@ -243,7 +243,8 @@ class CollectingStorage(ABC):
             chosen_to=marks.chosen_to,
             discarded=marks.discarded,
             snapshot=marks.snapshot,
-            peers=dict(marks.peers),
+            made=marks.made,
+            in_force=marks.in_force,
             voting=marks.voting,
             lease=marks.lease,
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paxon.actors.ballot import ServerId
-from paxon.actors.learner import NEVER
+from paxon.actors.membership import NEVER
 from paxon.actors.messages import P2A
 from paxon.actors.settings import Settings
 
@@ -35,12 +35,12 @@ MOST_BYTES = 256 << 10
 class Thrift:
     """Plain bookkeeping of one reign; the server sends, and tells what happened."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, others: Sequence[ServerId] = ()) -> None:
         # A heartbeat takes with it what was put off: with a longer delay hardly anything would be
         # left of which to see whether the prompt servers are in time.
         self._delay = min(settings.thrifty_delay, settings.heartbeat_interval / 2)
-        self._others = settings.peers
-        self._needed = settings.majority - 1
+        self._others = tuple(others)
+        self._needed = (len(others) + 1) // 2
         self._used = self._delay > 0 and 0 < self._needed < len(self._others)
         self._trial = FIRST_TRIAL
         self.put_off: list[P2A] = []

@@ -11,16 +11,11 @@ import msgspec
 import zmq
 
 from paxon.actors import ServerId
-from paxon.actors.messages import (
-    PROTOCOL_VERSION,
-    ClientMessage,
-    ServerReply,
-    StatusReply,
-    StatusRequest,
-)
+from paxon.actors.codecs import client_codec
+from paxon.actors.messages import StatusReply, StatusRequest
 from paxon.kvstore.links import Secure
 from paxon.kvstore.supervisor import ProcessState
-from paxon.transport import Context, FrameCodec, FrameError
+from paxon.transport import Context, FrameError
 
 __all__ = ["ServerStatus", "StatusProbe", "agreed_leader", "comparable_slot", "look_around"]
 
@@ -48,9 +43,7 @@ class StatusProbe:
         self._secure = secure
         self._context = Context()
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
-        self._codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
-            ClientMessage, ServerReply, protocol_version=PROTOCOL_VERSION
-        )
+        self._codec = client_codec(pins=False)
         self._numbers = itertools.count(1)
 
     def ask(

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import zmq
 
-from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, ServerReply
+from paxon.actors.codecs import client_codec
+from paxon.actors.messages import ServerReply
 from paxon.kvstore.addresses import check_address, split_addresses
 from paxon.kvstore.client_requests import Outgoing
 from paxon.kvstore.errors import InvalidRequest
-from paxon.transport import Context, FrameCodec, FrameError, LinkMonitor, end_when_vanished
+from paxon.transport import Context, FrameError, LinkMonitor, end_when_vanished
 from paxon.transport.log import background as logger
 
 __all__ = ["Link", "Links", "Receive", "Secure", "server_addresses"]
@@ -138,9 +139,7 @@ class Links:
         self._on_open = on_open
         self._receive = receive
         self._secure = secure
-        self._codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
-            ClientMessage, ServerReply, protocol_version=PROTOCOL_VERSION
-        )
+        self._codec = client_codec()
 
     def send(self, outgoing: Iterable[Outgoing], epoch: int) -> list[Link]:
         """Send frames, or keep them until the connection is there; returns the links used.

@@ -25,6 +25,8 @@ import msgspec
 
 from paxon.actors import ServerId, SettingsError, StateMachine
 from paxon.actors.data_directory import make_directory, replace_file
+from paxon.actors.making import in_list
+from paxon.actors.sqlite_format import made_in
 from paxon.kvstore.addresses import client_port, free_ports, peer_port, with_port
 from paxon.kvstore.cluster_file import (
     STORE_MACHINE,
@@ -40,6 +42,7 @@ from paxon.kvstore.options import Durability, OptionError
 from paxon.kvstore.server_process import LOG_NAME
 from paxon.kvstore.spawning import being_imported_by_spawn
 from paxon.kvstore.supervisor import STOP_SECONDS, Supervisor
+from paxon.transport.log import logger
 
 if TYPE_CHECKING:
     from paxon.kvstore.async_client import AsyncClient
@@ -54,6 +57,8 @@ CLUSTER_FILE = "cluster.toml"
 """Describes the cluster, in its directory; `paxon server --cluster` takes it too."""
 
 _HOST = "127.0.0.1"
+_FORCE_SECONDS = 60.0
+"""How long `start` waits for the servers to make their cluster."""
 _PORT_ATTEMPTS = 4
 """How often to draw other ports if somebody takes one between drawing and binding."""
 
@@ -95,7 +100,7 @@ class LocalCluster:
         Args:
             servers: how many, with the ids 1, 2, …
             directory: for data and logs, made if missing and kept; by default a temporary one that
-                `stop` removes. A directory that was used before must be used with as many servers.
+                `stop` removes. A directory that was used before brings its members with it.
             port: base port: server N listens at port + 10·N for servers and one above for clients.
                 By default free ports are chosen.
             durability: "disk", or "memory" for tests and benches: then `stop`, `kill` and
@@ -120,7 +125,8 @@ class LocalCluster:
             )
         if port is not None and type(port) is not int:
             raise ClusterOptionError(f"port = {port!r}: must be a number, or None")
-        self._ids: list[ServerId] = list(range(1, servers + 1))
+        self._wanted: list[ServerId] = list(range(1, servers + 1))
+        self._ids = self._wanted
         self._given_directory = None if directory is None else _usable_path(directory)
         self._directory: Path | None = None
         self._base_port = port
@@ -167,6 +173,7 @@ class LocalCluster:
         temporary: list[Path] = []
         try:
             directory = self._make_directory(temporary)
+            self._ids = self._members_in(directory)
             sockets = self._make_socket_directory(temporary)
             self._description = self._describe(directory, sockets, ports=self._draw_ports())
             known = self._settle_identity(directory)
@@ -180,6 +187,7 @@ class LocalCluster:
             self._start_servers(supervisor)
             if known:  # not before: another program may have been running the cluster all along
                 self._write_cluster_file(directory)
+            self._await_force()
         except BaseException:
             self.stop()
             _remove(temporary)
@@ -195,6 +203,51 @@ class LocalCluster:
         if failures:
             taken = self._base_port is None and any("in use:" in text for text in failures)
             raise (_PortTaken if taken else ClusterError)(failures[0])
+
+    def _members_in(self, directory: Path) -> list[ServerId]:
+        """The servers that the data directories name as members; those asked for if there are none.
+
+        Members come from there and from nowhere else (docs/making-a-cluster.md).
+        """
+        held = (made_in(path) for path in sorted(directory.glob("server-*")))
+        made = next((made for made in held if made is not None), None)
+        if made is None:
+            return self._wanted
+        members = list(made.servers)
+        if len(members) != len(self._wanted):
+            logger.warning(
+                "servers = {}, but the cluster in {} has {} members: {} are started",
+                len(self._wanted), directory, len(members), in_list(members),
+            )  # fmt: skip
+        return members
+
+    def _await_force(self) -> None:
+        """Wait until the servers have made the cluster, or know it from their directories.
+
+        One whose directory was lost keeps nobody else from it: it says so and stops.
+        """
+        end = time.monotonic() + _FORCE_SECONDS
+        while True:
+            rows = self.status(0.5)
+            gone = [row for row in rows if row.state == "failed"]
+            waiting = [row for row in rows if row.reply is not None and row.reply.waits_for]
+            silent = [row for row in rows if row.reply is None and row not in gone]
+            if not waiting and not silent and 2 * len(gone) < len(rows):
+                for row in gone:
+                    logger.warning("server {} does not take part: {}", row.server, row.reason)
+                return
+            if gone and not waiting and not silent:
+                raise ClusterError(f"server {gone[0].server}: {gone[0].reason}")
+            if time.monotonic() >= end:
+                said = [
+                    f"server {row.server}: {row.reply.waits_for}" for row in waiting if row.reply
+                ]
+                said += [f"server {row.server}: {row.reason}" for row in gone]
+                said += [f"server {row.server} does not answer" for row in silent]
+                raise ClusterError(
+                    f"the cluster is not in force after {_FORCE_SECONDS:g} s: {'; '.join(said)}"
+                )
+            time.sleep(0.01)
 
     def stop(self) -> None:
         """Stop all servers (SIGTERM, in the end SIGKILL) and remove a temporary directory.
@@ -459,11 +512,6 @@ class LocalCluster:
                 before = ClusterDescription.read(path)
             except ClusterFileError as error:
                 raise ClusterError(str(error)) from None
-            if list(before.servers) != self._ids:
-                raise ClusterError(
-                    f"{directory} holds a cluster of {len(before.servers)} servers, not of "
-                    f"{len(self._ids)}: use as many, or another directory"
-                )
             self._description = msgspec.structs.replace(self._described(), id=before.id)
         else:
             self._write_cluster_file(directory)

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TypeAlias, cast, get_args
 
 from paxon.actors import PaxosServer, ServerId, ServerRef, Settings, StateMachine
+from paxon.actors.codecs import peer_codec, port_codec
 from paxon.actors.environment import Environment, Network
 from paxon.actors.machine_errors import MachineFailure
 from paxon.actors.memory_storage import MemoryStorage
-from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, PeerMessage, ServerReply
+from paxon.actors.messages import ClientMessage, PeerMessage, ServerReply
 from paxon.actors.sqlite_storage import SqliteStorage
 from paxon.actors.storage import Storage, StorageError
 from paxon.kvstore.addresses import check_address
@@ -31,7 +32,6 @@ from paxon.kvstore.options import Durability
 from paxon.kvstore.spawning import open_standard_descriptors
 from paxon.transport import (
     CurveSecurity,
-    FrameCodec,
     TransportError,
     ZmqEndpoint,
 )
@@ -258,7 +258,7 @@ class _World:
         on_opened: Callable[[], None] | None,
     ) -> None:
         self._settings = settings
-        self._peers = {server: peers[server] for server in settings.peers}
+        self._peers = {s: peers[s] for s in settings.servers if s != settings.server}
         self._peer_bind = peer_bind
         self._client_bind = client_bind
         self._directory = directory
@@ -293,29 +293,13 @@ class _World:
 
     def network(self) -> ServerSockets:
         """The sockets, whose frames say which disk this server is running on."""
-        settings = self._settings
-        peer_codec: FrameCodec[PeerMessage, PeerMessage] = FrameCodec(
-            PeerMessage,
-            PeerMessage,
-            protocol_version=PROTOCOL_VERSION,
-            cluster=settings.cluster,
-            sender=settings.server,
-            incarnation=self._incarnation,
-        )
-        client_codec: FrameCodec[ServerReply, ClientMessage] = FrameCodec(
-            ServerReply,
-            ClientMessage,
-            protocol_version=PROTOCOL_VERSION,
-            cluster=settings.cluster,
-            sender=settings.server,
-            accept_any_cluster=True,
-        )
+        server = self._settings.server
         return ZmqEndpoint(
             peer_address=self._peer_bind,
             client_address=self._client_bind,
             peers=self._peers,
-            peer_codec=peer_codec,
-            client_codec=client_codec,
+            peer_codec=peer_codec(server, self._incarnation),
+            client_codec=port_codec(server),
             security=self._security,
         )
 

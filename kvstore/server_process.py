@@ -157,7 +157,7 @@ def _run_until(
     except (ServerStartError, TransportError) as error:
         report(Report(False, str(error)))
         return EXIT_FAILED
-    if too_few := check_descriptor_limit(len(plan.settings.peers)):
+    if too_few := check_descriptor_limit(len(plan.settings.servers) - 1):
         reference.stop()
         report(Report(False, too_few))
         return EXIT_FAILED

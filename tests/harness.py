@@ -7,11 +7,12 @@ says which messages arrive, which are lost and when time passes, so a scenario r
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from paxon.actors import Ballot, Environment, PaxosServer, ServerId, Settings, StateMachine
+from paxon.actors.agreed import NAMES, Agreed, encode_agreed, first_agreed
 from paxon.actors.application import decode_batch, encode_batch
 from paxon.actors.memory_storage import MemoryStorage
 from paxon.actors.messages import (
@@ -20,6 +21,8 @@ from paxon.actors.messages import (
     Command,
     CommandReply,
     Entry,
+    Introduction,
+    Made,
     OpenSession,
     PeerMessage,
     Query,
@@ -27,9 +30,12 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
+from paxon.actors.storage import Storage
 from paxon.transport import Burst
 
 CLIENT = b"client"
+IDENTITY = 0x5EED
+"""Of clusters that are in force before a test begins."""
 
 M = TypeVar("M")
 
@@ -99,6 +105,9 @@ class Wire:
     def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
         self.cluster.replies.extend((self.server, client, m) for m in messages)
 
+    def identify(self, identity: int, *, in_force: bool) -> None:
+        """Frames are not encoded here."""
+
     def counters(self) -> dict[str, int]:
         return {}
 
@@ -118,10 +127,15 @@ class Cluster:
     clock: Clock = field(default_factory=Clock)
     wire: type[Wire] = Wire
     """What servers get for their network."""
+    made: bool = True
+    """Whether the cluster is in force from the beginning; else the servers have to make it."""
 
     def __post_init__(self) -> None:
         self.ids = tuple(range(1, self.size + 1))
         self.storages = {server: self.new_disk(server) for server in self.ids}
+        if self.made:
+            given = {name: self.options[name] for name in NAMES if name in self.options}
+            make_cluster(self.storages, first_agreed(given, self.machine().limits))
         self.servers: dict[ServerId, PaxosServer] = {}
         self.cut: set[frozenset[ServerId]] = set()
         self._sequence = 0
@@ -175,6 +189,16 @@ class Cluster:
 
     def new_disk(self, server: ServerId) -> MemoryStorage:
         return MemoryStorage(cluster="test", server=server)
+
+    def rejoining(self, *servers: ServerId) -> None:
+        """Lose these servers' disks, and start them on empty ones that know the cluster again."""
+        for server in servers:
+            self.replace_disk(server)
+            self.start(server, rejoin=True)
+            others = [other for other in self.ids if other != server and other in self.servers]
+            for other in others[:1]:
+                self.hand(server, other, self.servers[other].making.introduction())
+            self.drop(Introduction)
 
     def accepted(self, server: ServerId, ballot: Ballot, **values: bytes) -> None:
         """Before the start: this server has promised `ballot` and accepted `slot_N=value` in it."""
@@ -339,6 +363,23 @@ class Cluster:
         machine = self.servers[server].application.machine
         assert isinstance(machine, Register)
         return machine.applied
+
+
+def make_cluster(
+    storages: Mapping[ServerId, Storage],
+    agreed: Agreed,
+    *,
+    in_force: bool = True,
+    identity: int = IDENTITY,
+) -> Made:
+    """Have these directories make a cluster, as if their servers had done so before."""
+    members = tuple((server, storages[server].incarnation) for server in sorted(storages))
+    made = Made(identity, "test", members, encode_agreed(agreed))
+    for force in (False, True) if in_force else (False,):  # in force once all have stored it
+        for storage in storages.values():
+            storage.save_made(made, in_force=force)
+            storage.commit()
+    return made
 
 
 def value_of(command: bytes) -> bytes:

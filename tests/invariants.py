@@ -25,6 +25,7 @@ from paxon.actors.messages import (
     CommandReply,
     Heartbeat,
     HeartbeatReply,
+    Made,
     PeerMessage,
     PreVote,
     PreVoteReply,
@@ -32,6 +33,7 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
+from tests.making_books import MakingBooks
 
 if TYPE_CHECKING:
     from paxon.actors import PaxosServer
@@ -57,6 +59,7 @@ PREDICATES = {
     "restart loses nothing": "a restarted server finds all that was durable",
     "acknowledged is durable": "a client is told of a write only after it is chosen for good",
     "equal settings": "after equal slots the same settings are in force on all servers",
+    "made once": "a cluster is in force only once all members have stored that, and only one is",
     "snapshots agree": "a snapshot's state is the one that its slot's prefix leads to",
     "equal states": "servers that executed equally far have equal states",
     "linearizable": "the clients' history has an order that explains all results",
@@ -109,6 +112,7 @@ class ClusterWatch:
         self.servers = tuple(servers)
         self.majority = len(self.servers) // 2 + 1
         self.disks = {server: DiskBooks() for server in self.servers}
+        self.making = MakingBooks()
         self.chosen: dict[int, bytes] = {}
         """Per slot the value that a majority of disks accepted in one ballot."""
         self._votes: dict[tuple[int, Ballot], int] = {}
@@ -127,6 +131,16 @@ class ClusterWatch:
         self.acknowledged = 0
 
     # --- what became durable ---------------------------------------------------------------------
+
+    def on_made_durable(
+        self, server: ServerId, incarnation: int, made: Made, *, in_force: bool
+    ) -> None:
+        wrong = self.making.on_made((server, incarnation), made, in_force=in_force)
+        require(not wrong, "made once", "%s", wrong)
+
+    def on_first_promise(self, server: ServerId, incarnation: int) -> None:
+        wrong = self.making.on_promise((server, incarnation))
+        require(not wrong, "made once", "%s", wrong)
 
     def on_promise_durable(self, server: ServerId, ballot: Ballot) -> None:
         disk = self.disks[server]

@@ -8,11 +8,13 @@ from paxon.transport.context import Context
 from paxon.transport.descriptors import check_descriptor_limit, raise_descriptor_limit
 from paxon.transport.endpoint import ZmqEndpoint
 from paxon.transport.errors import (
+    ForeignCluster,
     ForeignFrame,
     FrameError,
     MalformedFrame,
     OversizedFrame,
     TransportError,
+    cluster_name,
 )
 from paxon.transport.inbox import BurstInbox, BurstSource
 from paxon.transport.intake import Counters
@@ -55,5 +57,7 @@ __all__ = [
     "FrameError",
     "MalformedFrame",
     "ForeignFrame",
+    "ForeignCluster",
+    "cluster_name",
     "OversizedFrame",
 ]

@@ -7,30 +7,33 @@ Header, big-endian, 24 bytes:
 | 4 | magic | `PAXN` |
 | 2 | version | protocol version; a receiver refuses any other |
 | 2 | sender | the sending server's id; 0 for a client |
-| 8 | cluster | BLAKE2b of the cluster id; all zeros: "any cluster" (clients that do not know it) |
+| 8 | cluster | the cluster's identity; 0: none yet, or not known |
 | 8 | incarnation | which disk the sender is running on; 0 for a client |
 """
 
 from __future__ import annotations
 
-import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from paxon.transport.errors import ForeignFrame, MalformedFrame, OversizedFrame
+from paxon.transport.errors import (
+    ForeignCluster,
+    ForeignFrame,
+    MalformedFrame,
+    OversizedFrame,
+)
 
-__all__ = ["FrameCodec", "HEADER_BYTES", "MAGIC", "MAX_FRAME_BYTES", "cluster_hash"]
+__all__ = ["FrameCodec", "HEADER_BYTES", "MAGIC", "MAX_FRAME_BYTES"]
 
 SendT = TypeVar("SendT")
 ReceiveT = TypeVar("ReceiveT")
 
 MAGIC = b"PAXN"
-_HEADER = struct.Struct("!4sHH8sQ")
+_HEADER = struct.Struct("!4sHHQQ")
 HEADER_BYTES = _HEADER.size
-_ANY_CLUSTER = bytes(8)
 _KNOWN_HEADERS = 1024
 """How many checked headers a codec remembers, so that a flood of made-up ones costs no memory."""
 
@@ -39,15 +42,12 @@ MAX_FRAME_BYTES = 32 << 20
 that a cluster may agree on (16 MiB) and what else its frame may carry."""
 
 
-def cluster_hash(cluster: str) -> bytes:
-    """The 8 bytes that stand for a cluster id in a header; zeros for "", any cluster."""
-    if not cluster:
-        return _ANY_CLUSTER
-    return hashlib.blake2b(cluster.encode(), digest_size=8).digest()
-
-
 class FrameCodec(Generic[SendT, ReceiveT]):
     """Encodes messages of one union of tagged msgspec structs and decodes those of another.
+
+    A frame counts only between members of one cluster, whose identity is told by `identify` once
+    it is known. What may pass without is said at the construction: *introductions* between servers,
+    and the frames of clients that know no cluster yet.
 
     Servers among each other use one union for both; a server's client port encodes replies and
     decodes requests, a client the other way round. Built once, used for every frame, by one thread
@@ -56,12 +56,17 @@ class FrameCodec(Generic[SendT, ReceiveT]):
 
     __slots__ = (
         "_accept_any_cluster",
-        "_cluster",
         "_decode",
         "_encode_into",
         "_header",
+        "_incarnation",
+        "_introductions",
         "_known",
+        "_pins",
+        "_sender",
+        "_stranger",
         "_version",
+        "identity",
         "max_frame_bytes",
     )
 
@@ -71,10 +76,13 @@ class FrameCodec(Generic[SendT, ReceiveT]):
         decodes: Any,
         *,
         protocol_version: int,
-        cluster: str = "",
+        identity: int = 0,
         sender: int = 0,
         incarnation: int = 0,
         accept_any_cluster: bool = False,
+        pins: bool = False,
+        introductions: tuple[type, ...] = (),
+        stranger: Callable[[int], ReceiveT] | None = None,
         max_frame_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         """Build encoder, decoder and header.
@@ -83,26 +91,40 @@ class FrameCodec(Generic[SendT, ReceiveT]):
             encodes: the union of structs that `encode` takes (`SendT`).
             decodes: the union of structs that `decode` gives (`ReceiveT`).
             protocol_version: sent, and demanded of what is received.
-            cluster: the cluster's id; "" for a client that takes any (then nothing is compared).
+            identity: the cluster's, if it is known already.
             sender: this server's id; 0 for a client.
             incarnation: which disk this server is running on; 0 for a client.
-            accept_any_cluster: take frames that name no cluster (a server's client port).
+            accept_any_cluster: take frames that name no cluster, and while our own is not known
+                those of any (clients, and a server's client port).
+            pins: belong to the cluster of the first frame that names one, from then on (a client).
+            introductions: types of messages that pass whatever the clusters of both sides.
+            stranger: what to hand over in place of a frame of another cluster, given its identity.
             max_frame_bytes: limit on a whole frame, both ways.
 
         Raises:
             TypeError: a union's structs cannot be told apart (each needs a `tag` of its own).
         """
         self._version = protocol_version
-        self._cluster = cluster_hash(cluster)
+        self._sender = sender
+        self._incarnation = incarnation
         self._accept_any_cluster = accept_any_cluster
+        self._pins = pins
+        self._introductions = introductions
+        self._stranger = stranger
         self.max_frame_bytes = max_frame_bytes
-        self._header = _HEADER.pack(MAGIC, protocol_version, sender, self._cluster, incarnation)
         self._encode_into = msgspec.msgpack.Encoder().encode_into
         decoder: msgspec.msgpack.Decoder[list[ReceiveT]] = msgspec.msgpack.Decoder(list[decodes])
         self._decode = decoder.decode
         # Encoding needs no type, but the receiver will: find out here that tags are missing.
         msgspec.msgpack.Decoder(list[encodes])
         self._known: dict[bytes, tuple[int, int]] = {}
+        self.identify(identity)
+
+    def identify(self, identity: int) -> None:
+        """Belong to the cluster of this identity from now on; 0: to none."""
+        self.identity = identity
+        self._header = _HEADER.pack(MAGIC, self._version, self._sender, identity, self._incarnation)
+        self._known.clear()
 
     def encode(self, messages: Sequence[SendT]) -> bytes:
         """One frame with these messages. Raises `OversizedFrame`."""
@@ -137,37 +159,58 @@ class FrameCodec(Generic[SendT, ReceiveT]):
             )
         header = bytes(view[:HEADER_BYTES])
         origin = self._known.get(header)
-        if origin is None:
-            origin = self._check(header)
+        if origin is not None:
+            return (*origin, self._decode_body(view))
+        sender, identity, incarnation = self._check(header)
+        if self._passes(identity):
+            if len(self._known) >= _KNOWN_HEADERS:
+                self._known.clear()
+            self._known[header] = (sender, incarnation)
+            return sender, incarnation, self._decode_body(view)
+        if self._stranger is not None:
+            return sender, incarnation, [self._stranger(identity)]
+        return sender, incarnation, self._introduced(sender, identity, self._decode_body(view))
+
+    def _decode_body(self, view: memoryview) -> list[ReceiveT]:
         try:
-            return (*origin, self._decode(view[HEADER_BYTES:]))
+            return self._decode(view[HEADER_BYTES:])
         except Exception as error:
             # A decoder of untrusted bytes may raise DecodeError, ValidationError, RecursionError,
             # UnicodeDecodeError or what a struct's own __post_init__ raises: all mean the same.
             raise MalformedFrame(f"the frame's body cannot be decoded: {error}") from error
 
-    def _check(self, header: bytes) -> tuple[int, int]:
-        """Compare a header seen for the first time with what this codec expects."""
+    def _check(self, header: bytes) -> tuple[int, int, int]:
+        """Sender, cluster and incarnation in a header that is not known yet."""
         if len(header) < HEADER_BYTES:
             raise MalformedFrame(
                 f"a frame of {len(header)} bytes is shorter than a header ({HEADER_BYTES} bytes)"
             )
-        magic, version, sender, cluster, incarnation = _HEADER.unpack(header)
+        magic, version, sender, identity, incarnation = _HEADER.unpack(header)
         if magic != MAGIC:
             raise MalformedFrame(f"a frame begins with {magic!r} instead of {MAGIC!r}")
-        who = f"server {sender}" if sender else "a client"
         if version != self._version:
             raise ForeignFrame(
-                f"{who} speaks protocol version {version}, this is version {self._version}: "
-                "run the same release on both sides"
+                f"{_who(sender)} speaks protocol version {version}, this is version "
+                f"{self._version}: run the same release on both sides"
             )
-        anonymous = cluster == _ANY_CLUSTER and self._accept_any_cluster
-        if self._cluster not in (cluster, _ANY_CLUSTER) and not anonymous:
-            raise ForeignFrame(
-                f"{who} belongs to another cluster (hash {cluster.hex()}, ours is "
-                f"{self._cluster.hex()}): correct its cluster id or the address that it calls"
-            )
-        if len(self._known) >= _KNOWN_HEADERS:
-            self._known.clear()
-        self._known[header] = (sender, incarnation)
-        return sender, incarnation
+        return sender, identity, incarnation
+
+    def _passes(self, identity: int) -> bool:
+        """Whether frames of this cluster count here."""
+        if identity == self.identity:
+            return True
+        if self._pins and not self.identity:
+            self.identify(identity)
+            return True
+        return self._accept_any_cluster and not (identity and self.identity)
+
+    def _introduced(self, sender: int, identity: int, messages: list[ReceiveT]) -> list[ReceiveT]:
+        """What passes of a frame that is not of our cluster; nothing else in it counts."""
+        kept = [message for message in messages if isinstance(message, self._introductions)]
+        if kept or (not self.identity and self._introductions):
+            return kept
+        raise ForeignCluster(_who(sender), identity, self.identity)
+
+
+def _who(sender: int) -> str:
+    return f"server {sender}" if sender else "a client"

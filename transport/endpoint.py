@@ -181,7 +181,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             return
         body = self._take_buffer()
         for server in servers:
-            if self._push(self._dealers[server], server, body):
+            dealer = self._dealers.get(server)
+            if dealer is not None and self._push(dealer, server, body):
                 self._ledger.sent(len(messages), len(body))
             else:
                 self._ledger.counters.dropped_frames += 1
@@ -336,6 +337,12 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
     def client_address(self) -> str:
         """Where the client port really listens."""
         return self._clients.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def identify(self, identity: int, *, in_force: bool) -> None:
+        """Name this cluster to servers from now on, and once it is in force to clients too."""
+        self._peer_codec.identify(identity)
+        if in_force:
+            self._client_codec.identify(identity)
 
     def connect(self, server: int, address: str) -> None:
         """Take `server` for a peer that listens at `address`. Raises `TransportError`."""

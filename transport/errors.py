@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["TransportError", "FrameError", "MalformedFrame", "ForeignFrame", "OversizedFrame"]
+__all__ = [
+    "TransportError",
+    "FrameError",
+    "MalformedFrame",
+    "ForeignFrame",
+    "ForeignCluster",
+    "OversizedFrame",
+    "cluster_name",
+]
 
 
 class TransportError(Exception):
@@ -23,3 +31,22 @@ class OversizedFrame(FrameError):
 
 class ForeignFrame(FrameError):
     """A proper frame that is not for us: of another version, cluster, setting or sender."""
+
+
+class ForeignCluster(ForeignFrame):
+    """A frame of another cluster than ours, or of a server that belongs to none yet."""
+
+    def __init__(self, who: str, identity: int, ours: int) -> None:
+        super().__init__(
+            f"{who} belongs to {cluster_name(identity)}, and this is {cluster_name(ours)}: correct "
+            "the address that it calls, or give it its own data directory"
+        )
+        self.identity = identity
+        """The cluster that the frame names; 0: none."""
+
+
+def cluster_name(identity: int, name: str = "") -> str:
+    """A cluster in words: its name, if known, and its identity in hexadecimal digits."""
+    if not identity:
+        return "no cluster yet"
+    return f"cluster {name!r} ({identity:016x})" if name else f"cluster {identity:016x}"

@@ -210,6 +210,12 @@ class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
         if not self._peer_port and not self._client_port:
             _poll((self._waker.descriptor, wake_fd), timeout_seconds)
 
+    def identify(self, identity: int, *, in_force: bool) -> None:
+        """Name this cluster to servers from now on, and once it is in force to clients too."""
+        self._peer_codec.identify(identity)
+        if in_force:
+            self._client_codec.identify(identity)
+
     def counters(self) -> dict[str, int]:
         """Totals by name (`paxon.transport.intake.Counters`)."""
         return self._ledger.as_dict()

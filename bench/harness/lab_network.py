@@ -90,6 +90,8 @@ class Sockets(Protocol):
 
     def wait(self, timeout_seconds: float | None, wake_fd: int) -> None: ...
 
+    def identify(self, identity: int, *, in_force: bool) -> None: ...
+
     def counters(self) -> dict[str, int]: ...
 
     def close(self) -> None: ...
@@ -135,6 +137,10 @@ class LabNetwork:
     def reply(self, client: ClientToken, messages: Sequence[ServerReply]) -> None:
         """The same: clients are near by."""
         self._sockets.reply(client, messages)
+
+    def identify(self, identity: int, *, in_force: bool) -> None:
+        """The same."""
+        self._sockets.identify(identity, in_force=in_force)
 
     def counters(self) -> dict[str, int]:
         """The same."""

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
+from paxon.actors.codecs import client_codec
 from paxon.actors.messages import (
-    PROTOCOL_VERSION,
     ClientMessage,
     Command,
     CommandReply,
@@ -29,7 +29,7 @@ from paxon.bench.harness.load_process import Job
 from paxon.bench.harness.workloads import WorkloadData
 from paxon.kvstore.errors import PaxonError, RequestTimeout
 from paxon.kvstore.operations import Put, encode_operations
-from paxon.transport import Context, FrameCodec
+from paxon.transport import Context
 
 __all__ = ["SessionLoop", "open_sessions"]
 
@@ -50,9 +50,7 @@ class _Link:
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(address)
-        self._codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
-            ClientMessage, ServerReply, protocol_version=PROTOCOL_VERSION
-        )
+        self._codec = client_codec()
 
     def send(self, messages: Sequence[ClientMessage]) -> None:
         self._socket.send(self._codec.encode(messages))

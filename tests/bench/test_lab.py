@@ -48,6 +48,9 @@ class FakeSockets:
         self.waits.append(timeout_seconds)
         self.now += 60.0 if timeout_seconds is None else timeout_seconds
 
+    def identify(self, identity: int, *, in_force: bool) -> None:
+        """Not of interest here."""
+
     def counters(self) -> dict[str, int]:
         return {"bytes": 7}
 

@@ -10,9 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
+
+from loguru import logger
 
 from paxon.kvstore import cli
 from paxon.kvstore.addresses import free_ports
@@ -133,3 +136,14 @@ def write_cluster_file(
         ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+@contextmanager
+def captured_logs() -> Iterator[list[str]]:
+    """The lines of warnings and above that this process logs meanwhile."""
+    lines: list[str] = []
+    sink = logger.add(lambda text: lines.append(str(text)), level="WARNING", format="{message}")
+    try:
+        yield lines
+    finally:
+        logger.remove(sink)

@@ -211,7 +211,7 @@ def throw_bytes(address: str, draw: random.Random) -> None:
 def throw_frames(address: str, draw: random.Random) -> None:
     """Well-formed ZeroMQ with nonsense inside."""
     codec: FrameCodec[object, object] = FrameCodec(
-        object, object, protocol_version=PROTOCOL_VERSION, cluster="another", sender=2
+        object, object, protocol_version=PROTOCOL_VERSION, identity=77, sender=2
     )
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.setsockopt(zmq.LINGER, 2000)
@@ -219,7 +219,7 @@ def throw_frames(address: str, draw: random.Random) -> None:
         proper = codec.encode([])
         for _ in range(20):
             dealer.send(draw.randbytes(draw.randint(0, 300)))
-        for cut in (1, 10, 27):
+        for cut in (1, 10, 23):
             dealer.send(proper[:cut])
         dealer.send(proper)
         dealer.send(proper[:28] + os.urandom(100))

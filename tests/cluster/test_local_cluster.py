@@ -24,7 +24,7 @@ from paxon.kvstore import local_cluster
 from paxon.kvstore.addresses import free_ports
 from paxon.kvstore.local_cluster import ClusterError, LocalCluster
 from paxon.kvstore.supervisor import Supervisor
-from tests.cluster.helpers import environment, pid_is_alive, wait_until
+from tests.cluster.helpers import captured_logs, environment, pid_is_alive, wait_until
 from tests.interrupts import interrupt_in
 
 pytestmark = pytest.mark.process
@@ -138,8 +138,14 @@ def test_a_directory_keeps_its_cluster(tmp_path: Path) -> None:
             assert identity(cluster)[0] == name
     with LocalCluster(3, tmp_path) as again:
         assert identity(again) > (name, ballot)
-    with pytest.raises(ClusterError, match="holds a cluster of 3 servers, not of 5"):
-        LocalCluster(5, tmp_path).start()
+    with captured_logs() as lines, LocalCluster(5, tmp_path) as other:
+        assert other.servers == [1, 2, 3]  # members come from the directories alone
+        assert identity(other)[0] == name
+    assert any("servers = 5, but the cluster in" in line for line in lines)
+    # Asked for fewer, it starts all members too: two of three would go on, but one alone never.
+    with LocalCluster(1, tmp_path) as other:
+        assert other.servers == [1, 2, 3]
+        assert identity(other)[0] == name
 
 
 def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path) -> None:

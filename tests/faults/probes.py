@@ -14,14 +14,11 @@ from dataclasses import dataclass, field
 import zmq
 
 from paxon.actors import ServerId
+from paxon.actors.codecs import client_codec
 from paxon.actors.messages import (
-    PROTOCOL_VERSION,
-    ClientMessage,
-    ServerReply,
     SlotReply,
     SlotRequest,
 )
-from paxon.transport import FrameCodec
 
 __all__ = ["Log", "LogProbe", "check_logs"]
 
@@ -70,9 +67,7 @@ class LogProbe:
     def __init__(self, addresses: Sequence[str]) -> None:
         """Args: `addresses` are those for clients, in the order of the servers' ids."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
-            ClientMessage, ServerReply, protocol_version=PROTOCOL_VERSION
-        )
+        self._codec = client_codec()
         self._sockets: dict[ServerId, zmq.Socket[bytes]] = {}
         for server, address in enumerate(addresses, start=1):
             socket = self._context.socket(zmq.DEALER)

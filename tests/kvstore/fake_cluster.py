@@ -16,8 +16,8 @@ import zmq
 from paxon.actors.agreed import first_agreed
 from paxon.actors.application import Application, encode_batch
 from paxon.actors.ballot import Ballot
+from paxon.actors.codecs import ClientPortCodec, port_codec
 from paxon.actors.messages import (
-    PROTOCOL_VERSION,
     Batch,
     ClientMessage,
     Command,
@@ -35,7 +35,6 @@ from paxon.actors.messages import (
 )
 from paxon.actors.state_machine import StateMachine
 from paxon.kvstore.store import KVStore
-from paxon.transport import FrameCodec
 
 
 class FakeCluster:
@@ -148,10 +147,7 @@ class SocketCluster:
         return self.cluster.addresses
 
     def _run(self) -> None:
-        codec: FrameCodec[ServerReply, ClientMessage] = FrameCodec(
-            ServerReply, ClientMessage, protocol_version=PROTOCOL_VERSION, cluster="fake",
-            sender=1, accept_any_cluster=True,
-        )  # fmt: skip
+        codec = port_codec(1)
         stop = self._context.socket(zmq.PAIR)
         stop.connect("inproc://stop")
         poller = zmq.Poller()
@@ -174,7 +170,7 @@ class SocketCluster:
         self,
         router: zmq.Socket[bytes],
         address: str,
-        codec: FrameCodec[ServerReply, ClientMessage],
+        codec: ClientPortCodec,
     ) -> None:
         token, frame = router.recv_multipart()
         _, _, messages = codec.decode(frame)

@@ -26,7 +26,7 @@ from paxon.actors.storage import SnapshotInfo
 from paxon.actors.storage_base import Marks
 from tests.powercuts.planted import by_name
 from tests.powercuts.recorder import mark, open_log
-from tests.storage.engines import open_sqlite, wait_for_snapshot
+from tests.storage.engines import MADE, open_sqlite, wait_for_snapshot
 
 __all__ = ["describe", "image", "main"]
 
@@ -126,7 +126,9 @@ class Process:
             self.storage.save_chosen_to(self.random.randint(now, last))
 
     def know(self) -> None:
-        self.storage.save_peer(self.random.choice((2, 3)), self.random.getrandbits(20))
+        made = self.storage._marks.made or MADE
+        made = made.replacing(self.random.choice((2, 3)), self.random.getrandbits(20))
+        self.storage.save_made(made, in_force=self.storage._marks.in_force or made is not MADE)
 
     def snapshot(self) -> None:
         slot = self.storage._marks.chosen_to

@@ -135,7 +135,7 @@ def test_a_majority_that_cannot_be_heard_stops_nobody_until_it_is() -> None:
     change_mood(cluster, 1)
     cluster.isolate(4, 5)
     cluster.execute(1, session, b"one")
-    assert run(cluster, 1.5) == {}  # two others agree, and three would be the majority
+    assert run(cluster, 2.5) == {}  # two others agree, and three would be the majority
     assert cluster.servers[1].describe().alarm
     cluster.heal()
     assert set(run(cluster, 6.0)) == {1}

@@ -26,6 +26,8 @@ from paxon.actors.messages import (
     DigestRequest,
     Heartbeat,
     HeartbeatReply,
+    Introduction,
+    Made,
     OpenSession,
     PeerMessage,
     PreVote,
@@ -264,6 +266,10 @@ class _Fuzz:
             SnapshotChunk: lambda: SnapshotChunk(n(near), n(0), b"x" * 10),
             DigestRequest: lambda: DigestRequest(n(1), n(near), n(near), n(near), b"x" * 16),
             DigestReply: lambda: DigestReply(n(1), n(near), b"x" * 32, True),
+            Introduction: lambda: Introduction(
+                n(1), n(1), flag, "test", (1, n(2)), flag,
+                Made(n(1), "test", ((1, n(1)), (n(2), n(2))), b"nonsense"), flag,
+            ),
         }  # fmt: skip
         return made[kind]()  # type: ignore[no-any-return]
 

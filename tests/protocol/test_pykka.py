@@ -21,10 +21,11 @@ from paxon.actors import (
     Settings,
     StorageError,
 )
+from paxon.actors.agreed import first_agreed
+from paxon.actors.codecs import client_codec, peer_codec, port_codec
 from paxon.actors.memory_storage import MemoryStorage
 from paxon.actors.messages import (
     P2A,
-    PROTOCOL_VERSION,
     ClientMessage,
     Command,
     CommandReply,
@@ -34,8 +35,8 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
-from paxon.transport import FrameCodec, MemoryClient, MemoryEndpoint, MemoryHub
-from tests.harness import Register, value_of
+from paxon.transport import MemoryClient, MemoryEndpoint, MemoryHub
+from tests.harness import IDENTITY, Register, make_cluster, value_of
 
 PATIENCE = 10.0
 """Seconds after which a test gives up on what should happen at once."""
@@ -52,6 +53,7 @@ class Crew:
         self.ids = tuple(range(1, size + 1))
         self.hub = MemoryHub()
         self.disks = {s: MemoryStorage("test", s) for s in self.ids}
+        make_cluster(self.disks, first_agreed({}, {}))
         self.machines = {s: Register() for s in self.ids}
         self.endpoints: dict[int, MemoryEndpoint[PeerMessage, ClientMessage, ServerReply]] = {}
         self.failures: dict[int, BaseException] = {}
@@ -68,24 +70,8 @@ class Crew:
             election_timeout_max=0.3,
         )
 
-    def codec(self, server: int) -> FrameCodec[PeerMessage, PeerMessage]:
-        return FrameCodec(
-            PeerMessage, PeerMessage, protocol_version=PROTOCOL_VERSION, cluster="test",
-            sender=server, incarnation=self.disks[server].incarnation,
-        )  # fmt: skip
-
-    def client_port_codec(self, server: int) -> FrameCodec[ServerReply, ClientMessage]:
-        return FrameCodec(
-            ServerReply, ClientMessage, protocol_version=PROTOCOL_VERSION, cluster="test",
-            sender=server, incarnation=0,
-        )  # fmt: skip
-
     def client(self, server: int) -> MemoryClient[ClientMessage, ServerReply]:
-        codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
-            ClientMessage, ServerReply, protocol_version=PROTOCOL_VERSION, cluster="test",
-            sender=0, incarnation=0,
-        )  # fmt: skip
-        return MemoryClient(self.hub, server, codec)
+        return MemoryClient(self.hub, server, client_codec())
 
     def start(self, *servers: int) -> Crew:
         for server in servers or self.ids:
@@ -97,8 +83,9 @@ class Crew:
 
         def network() -> MemoryEndpoint[PeerMessage, ClientMessage, ServerReply]:
             endpoint = MemoryEndpoint(
-                self.hub, server, peers=self.settings(server).peers,
-                peer_codec=self.codec(server), client_codec=self.client_port_codec(server),
+                self.hub, server, peers=[other for other in self.ids if other != server],
+                peer_codec=peer_codec(server, self.disks[server].incarnation),
+                client_codec=port_codec(server),
             )  # fmt: skip
             self.endpoints[server] = endpoint
             return endpoint
@@ -265,8 +252,10 @@ def test_an_exception_in_the_protocol_stops_the_actor(crew: Make) -> None:
     """Crash, not corruption: it is gone at once, with the reason, and has released everything."""
     three = crew(3).start(1)
     ballot = Ballot(5, 2)
+    codec = peer_codec(2, three.disks[2].incarnation)
+    codec.identify(IDENTITY)
     for text in (b"A", b"B"):  # two values in one ballot: somebody is not Paxos
-        three.hub.to_server(1, three.codec(2).encode([P2A(ballot, 1, value_of(text), 0)]))
+        three.hub.to_server(1, codec.encode([P2A(ballot, 1, value_of(text), 0)]))
     assert three.failed.wait(PATIENCE)
     assert isinstance(three.failures[1], InvariantViolation)
     eventually(lambda: not three.references[1].is_alive())

@@ -321,7 +321,7 @@ def test_who_does_not_lead_points_to_the_leader() -> None:
 def test_a_server_without_a_vote_confirms_no_leader() -> None:
     """It lost what it had promised: another may lead already, with its promise."""
     cluster = Cluster(3, options={"policy": "random"}).start(1, 2)
-    cluster.start(3, rejoin=True)
+    cluster.rejoining(3)
     cluster.campaign(1)
     cluster.deliver(P1A, target=2)
     cluster.deliver(P1B)

@@ -23,6 +23,7 @@ from paxon.actors.messages import (
     Command,
     DigestReply,
     Entry,
+    Made,
     OpenSession,
     Query,
     ReplyStatus,
@@ -79,7 +80,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     Marks: ("promised", "chosen_to", "discarded", "voting", "lease", "snapshot"),
     Grants: ("until", "forget_at", "_stored", "_longest"),
 }
-"""What an object of each class consists of. (All know each other's disks from the start.)"""
+"""What an object of each class consists of. (The cluster is in force from the start.)"""
 
 OMITTED = {
     "actor_urn", "actor_inbox", "actor_stopped", "_actor_ref", "settings", "_environment",
@@ -88,6 +89,7 @@ OMITTED = {
     "_network", "application", "_round_guard",
     "_peers", "_synced", "_others", "_majority", "_tidy_at",
     "_stopped_at", "_features", "_warned_of", "_alarm", "_alarm_until",
+    "making", "_in_force", "_introduce_at", "_said", "_say_at",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 
@@ -182,8 +184,9 @@ def freeze_disk(disk: MemoryStorage) -> Image:
     return tuple(freeze(getattr(disk, name)) for name in DISK)
 
 
-def thaw_disk(image: Image, disk: MemoryStorage, peers: dict[int, int]) -> None:
-    """Make `disk` what `image` is of; `peers` are the disks that it knows."""
+def thaw_disk(image: Image, disk: MemoryStorage, made: Made) -> None:
+    """Make `disk` what `image` is of; `made` is the cluster that it belongs to."""
     for name, value in zip(DISK, image, strict=True):
         setattr(disk, name, thaw(value))
-    disk._durable.peers, disk._marks.peers = dict(peers), dict(peers)
+    for marks in (disk._durable, disk._marks):
+        marks.made, marks.in_force = made, True

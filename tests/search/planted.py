@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from paxon.actors import NO_BALLOT, Ballot, PaxosServer, Settings
+from paxon.actors import NO_BALLOT, Ballot, PaxosServer
 from paxon.actors.application import Application
 from paxon.actors.election import RandomTimeout
 from paxon.actors.learner import Learner
 from paxon.actors.lifecycle import ServerLifecycle
-from paxon.actors.messages import P1B, P2A, P2B, Query
+from paxon.actors.messages import P1B, P2A, P2B, Made, Query
 from paxon.actors.phase1 import Candidacy
 from paxon.actors.proposer import Proposer
 from paxon.actors.sessions import Session, SessionTable
@@ -167,13 +167,13 @@ plant(
 
 
 def _smaller_majority(original: property) -> Any:
-    return property(lambda self: max(1, len(self.servers) // 2))
+    return property(lambda self: max(1, len(self.members) // 2))
 
 
 plant(
     "half is enough",
     "a quorum is half of the servers, rounded down",
-    (Settings, "majority", _smaller_majority),
+    (Made, "majority", _smaller_majority),
 )
 
 
@@ -326,9 +326,9 @@ plant(
 
 def _majority_executed(original: Original) -> Any:
     def executed_by_all(self: PaxosServer) -> int:
-        executed = [self._executed_by.get(server, 0) for server in self.settings.peers]
+        executed = [self._executed_by.get(server, 0) for server in self._others]
         executed.append(self._executed_durably())
-        return sorted(executed, reverse=True)[self.settings.majority - 1]
+        return sorted(executed, reverse=True)[self._majority - 1]
 
     return executed_by_all
 

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
+from paxon.actors.agreed import NAMES, encode_agreed, first_agreed
 from paxon.actors.application import Executed
-from paxon.actors.learner import NEVER
+from paxon.actors.membership import NEVER
 from paxon.actors.memory_storage import MemoryStorage
 from paxon.actors.messages import (
     Batch,
     ClientMessage,
     CommandReply,
+    Made,
     PeerMessage,
     QueryReply,
     ReplyStatus,
@@ -145,6 +147,9 @@ class _Wire:
             elif isinstance(message, SessionOpened):
                 self.steps.effects.append(("acknowledged", message.session, 0))
 
+    def identify(self, identity: int, *, in_force: bool) -> None:
+        """Nothing is encoded here."""
+
     def counters(self) -> dict[str, int]:
         return {}
 
@@ -169,6 +174,10 @@ class Steps:
         self._numbers: dict[State, int] = {}
         self._states: list[State] = []
         self._known: dict[tuple[ServerId, int, Event], Outcome] = {}
+        agreed = encode_agreed(
+            first_agreed({name: options[name] for name in NAMES if name in options}, {})
+        )
+        self.made = Made(1, "search", tuple((s, s) for s in self.ids), agreed)
         self._disks = {s: self._new_disk(s) for s in self.ids}
         self._servers = {s: self._new_server(s, options) for s in self.ids}
         self._unopened = {s: freeze_server(server) for s, server in self._servers.items()}
@@ -176,9 +185,7 @@ class Steps:
     def _new_disk(self, server: ServerId) -> RecordingDisk:
         disk = RecordingDisk("search", server, incarnation=server)
         disk.effects = self.effects
-        for other in self.ids:
-            if other != server:
-                disk.save_peer(other, other)
+        disk.save_made(self.made, in_force=True)
         disk.commit()
         return disk
 
@@ -195,6 +202,8 @@ class Steps:
         made = PaxosServer(settings, Register(), environment)
         assert isinstance(made.actor_inbox, BurstInbox)
         made.actor_inbox.close()
+        made.making.recover(server, self.made, in_force=True, rejoin=False)
+        made._join(self.made)
         self._watch_execution(made)
         return made
 
@@ -272,11 +281,10 @@ class Steps:
     def _load(self, server: ServerId, image: int) -> None:
         _, running, disk = self._states[image]
         live = self._servers[server]
-        peers = {other: other for other in self.ids if other != server}
-        thaw_disk(disk, self._disks[server], peers)
+        thaw_disk(disk, self._disks[server], self.made)
         thaw_server(self._unopened[server] if running is None else running, live)
         live._storage = self._disks[server]
-        live._peers = peers
+        live._peers = {other: other for other in self.ids if other != server}
         live._now = self.clock.now
         live._log_at = float("inf")
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from paxon.actors.messages import PROTOCOL_VERSION, ClientMessage, ReadMode, ServerReply
+from paxon.actors.codecs import client_codec
+from paxon.actors.messages import ClientMessage, ReadMode
 from paxon.kvstore.client_core import ClientCore, CoreOptions, KVTicket
 from paxon.kvstore.client_requests import Ticket
 from paxon.kvstore.operations import (
@@ -20,7 +21,6 @@ from paxon.kvstore.operations import (
     is_read,
     is_refusal,
 )
-from paxon.transport import FrameCodec
 from tests import linearizability
 from tests.invariants import InvariantBroken
 from tests.simulation.node import CLIENT_PLACE
@@ -50,9 +50,7 @@ class SimulatedClient:
             for _ in range(weight)
             if role == "mixed" or (kind in {"get", "scan"}) == (role == "reader")
         ] or ["get"]
-        self._codec: FrameCodec[ClientMessage, ServerReply] = FrameCodec(
-            ClientMessage, ServerReply, protocol_version=PROTOCOL_VERSION
-        )
+        self._codec = client_codec()
         self._token = str(number).encode()
         self._lives = 0
         self._written = 0

@@ -9,7 +9,7 @@ from paxon.actors import Ballot, ServerId
 from paxon.actors.agreed import encode_agreed
 from paxon.actors.application import Application, Executed
 from paxon.actors.memory_storage import MemoryStorage
-from paxon.actors.messages import Batch
+from paxon.actors.messages import Batch, Made
 from paxon.actors.storage import Recovered, SnapshotInfo
 from paxon.kvstore.store import KVStore
 from tests.invariants import ClusterWatch
@@ -116,6 +116,7 @@ class SimulatedDisk:
         self._world = world
         self._watch = watch
         self._promise: Ballot | None = None
+        self._made: tuple[Made, bool] | None = None
         self._rows: list[tuple[int, Ballot, bytes]] = []
         self._lazy: list[tuple[Callable[[ServerId, int], None], int]] = []
 
@@ -134,8 +135,9 @@ class SimulatedDisk:
     def load(self) -> Recovered:
         return self._inner.load()
 
-    def save_peer(self, server: ServerId, incarnation: int) -> None:
-        self._inner.save_peer(server, incarnation)
+    def save_made(self, made: Made, *, in_force: bool) -> None:
+        self._made = (made, in_force)
+        self._inner.save_made(made, in_force=in_force)
 
     def save_voting(self, voting: bool) -> None:
         self._inner.save_voting(voting)
@@ -171,7 +173,12 @@ class SimulatedDisk:
 
     def _tell_watch(self) -> None:
         watch, server = self._watch, self._server
+        if self._made is not None:
+            made, in_force = self._made
+            watch.on_made_durable(server, self.incarnation, made, in_force=in_force)
+            self._made = None
         if self._promise is not None:
+            watch.on_first_promise(server, self.incarnation)
             watch.on_promise_durable(server, self._promise)
             self._promise = None
         for slot, ballot, value in self._rows:
@@ -183,7 +190,7 @@ class SimulatedDisk:
 
     def crash(self) -> None:
         """Lose exactly what was not synced."""
-        self._promise = None
+        self._promise = self._made = None
         self._rows.clear()
         self._lazy.clear()
         self._inner = self._inner.crash()

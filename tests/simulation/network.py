@@ -100,6 +100,11 @@ class NodeNetwork:
         self._node.watch.on_reply(self._node.id, messages)
         self._node.transmit_reply(client, messages)
 
+    def identify(self, identity: int, *, in_force: bool) -> None:
+        self._node.peer_codec.identify(identity)
+        if in_force:
+            self._node.client_codec.identify(identity)
+
     def counters(self) -> dict[str, int]:
         return {}
 

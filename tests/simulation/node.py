@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
+from paxon.actors.codecs import peer_codec, port_codec
 from paxon.actors.messages import (
-    PROTOCOL_VERSION,
     ClientMessage,
     PeerMessage,
     ServerReply,
 )
-from paxon.transport import Burst, BurstInbox, FrameCodec
+from paxon.transport import Burst, BurstInbox, ForeignCluster
 from tests.invariants import InvariantBroken
 from tests.simulation.machine import (
     SimulatedClock,
@@ -74,21 +74,19 @@ class Node:
         """An empty disk, and codecs that put its incarnation into every frame."""
         incarnation = self._disk_random.getrandbits(63)
         self.disk = SimulatedDisk(CLUSTER, self.id, incarnation, self, self.watch)
-        self.peer_codec: FrameCodec[PeerMessage, PeerMessage] = FrameCodec(
-            PeerMessage, PeerMessage, protocol_version=PROTOCOL_VERSION, cluster=CLUSTER,
-            sender=self.id, incarnation=incarnation,
-        )  # fmt: skip
-        self.client_codec: FrameCodec[ServerReply, ClientMessage] = FrameCodec(
-            ServerReply, ClientMessage, protocol_version=PROTOCOL_VERSION, cluster=CLUSTER,
-            sender=self.id, incarnation=incarnation,
-            accept_any_cluster=True,
-        )  # fmt: skip
+        self.peer_codec = peer_codec(self.id, incarnation)
+        self.client_codec = port_codec(self.id)
 
-    def replace_disk(self) -> None:
-        """The disk is lost; the server will start with an empty one, told to rejoin."""
+    def replace_disk(self, *, rejoin: bool = True) -> None:
+        """The disk is lost; the server will start with an empty one, told to rejoin or not."""
         self.watch.on_disk_lost(self.id)
-        self.settings = msgspec.structs.replace(self.settings, rejoin=True)
+        self.settings = msgspec.structs.replace(self.settings, rejoin=rejoin)
         self._new_disk()
+
+    def knows(self, disk: SimulatedDisk) -> bool:
+        """Whether the cluster that is stored here has this disk among its members'."""
+        made = self.disk.load().made
+        return made is not None and disk.incarnation in dict(made.members).values()
 
     @property
     def up(self) -> bool:
@@ -106,6 +104,8 @@ class Node:
             changed = lives[self._life % len(lives)]
             self.settings = msgspec.structs.replace(self.settings, **changed)
         self._life += 1
+        self.peer_codec.identify(0)
+        self.client_codec.identify(0)
         self.clock.origin += self.random.uniform(0, 100)  # as after a reboot
         environment = Environment(
             clock=self.clock,
@@ -168,7 +168,10 @@ class Node:
         if self.server is None or len(self._burst.peers) > INBOX_FRAMES:
             return
         assert isinstance(frame, bytes)
-        self._burst.peers.append(self.peer_codec.decode(frame))
+        try:
+            self._burst.peers.append(self.peer_codec.decode(frame))
+        except ForeignCluster:
+            return
         self.wake()
 
     def deliver_client(self, frame: object) -> None:

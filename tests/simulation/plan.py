@@ -26,6 +26,12 @@ FAULT_KINDS = (
 )  # fmt: skip
 """Every kind of fault that is scheduled; the network's own faults are rates in `NetworkPlan`."""
 
+EARLY_KINDS = (
+    "crash", "crash_before_sync", "crash_after_sync", "crash_all", "pause", "partition", "isolate",
+    "cut_one_way", "stall", "lossy", "full_disk", "lose_disk", "lose_disk",
+)  # fmt: skip
+"""What strikes while a cluster is made."""
+
 LEADER = 0
 """As a fault's server: whoever leads when it strikes."""
 
@@ -114,6 +120,8 @@ class Plan(msgspec.Struct):
     """Per server how many seconds its clock counts in a second."""
     own: list[list[dict[str, Any]]] = []
     """Per server the settings of its own, for each of its lives in turn; empty: all are alike."""
+    made: bool = True
+    """Whether the cluster is in force before the run begins; else the servers have to make it."""
 
     @property
     def demands_progress(self) -> bool:
@@ -140,7 +148,11 @@ def draw_plan(seed: int, steps: int) -> Plan:
     if settings["leases"] and policy == "stable":  # they count on clocks that keep their pace
         faults = [fault for fault in faults if fault.kind != "leap"]
     rates = _draw_clocks(random, servers, settings, policy)
-    plan = Plan(seed, steps, servers, policy, settings, network, clients, faults, rates)
+    random = Random(f"making {seed}")
+    made = random.random() < 0.5
+    if not made:
+        faults = _draw_early_faults(random, servers) + faults
+    plan = Plan(seed, steps, servers, policy, settings, network, clients, faults, rates, made=made)
     plan.own = draw_own(plan)
     plan.faults += draw_changes(plan, Fault)
     plan.faults.sort(key=lambda fault: fault.step)
@@ -242,6 +254,17 @@ def _draw_faults(random: Random, servers: int, steps: int, clients: int) -> list
         faults.append(Fault(step, kind, server, seconds, amount, random.getrandbits(servers) << 1))
         step += 1 + int(random.expovariate(1 / gap))
     return faults
+
+
+def _draw_early_faults(random: Random, servers: int) -> list[Fault]:
+    """What may go wrong while the servers make their cluster: they need few steps for it."""
+    faults = []
+    for _ in range(random.choice((0, 1, 3, 6))):
+        kind = random.choice(EARLY_KINDS)
+        step, seconds = random.randint(0, 12 * servers), round(random.uniform(0.0, 1.0), 4)
+        amount, group = round(random.random(), 4), random.getrandbits(servers) << 1
+        faults.append(Fault(step, kind, random.randint(1, servers), seconds, amount, group))
+    return sorted(faults, key=lambda fault: fault.step)
 
 
 def _draw_clocks(

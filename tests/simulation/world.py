@@ -9,8 +9,11 @@ from random import Random
 from typing import Any
 
 from paxon.actors import Settings
+from paxon.actors.agreed import first_agreed
 from paxon.actors.messages import ChangeSettings
+from paxon.kvstore.store import KVStore
 from paxon.transport import Burst
+from tests.harness import make_cluster
 from tests.invariants import ClusterWatch
 from tests.linearizability import Recorder
 from tests.simulation.client import SimulatedClient
@@ -48,6 +51,10 @@ class World:
         self.clients = {
             number: SimulatedClient(self, number) for number in range(1, plan.clients.clients + 1)
         }
+        if plan.made:
+            disks = {server: node.disk for server, node in self.nodes.items()}
+            settings = self.nodes[1].settings
+            make_cluster(disks, first_agreed(settings.agreed_given, KVStore.limits))
         self.healing = False
         self.answered = 0
         self.unanswered = 0
@@ -263,9 +270,10 @@ class World:
         that is lost, and no other is.
         """
         node = self._node(fault)
-        known = all(
-            node.id in other.disk.load().peers for other in self.nodes.values() if other is not node
-        )
+        if not self.watch.making.in_force:
+            self._empty_all(fault, node)
+            return
+        known = all(other.knows(node.disk) for other in self.nodes.values())
         if not known or not self.watch.may_lose_disk(node.id):
             self.note(node.id, "keeps its disk: the cluster could not afford to lose it now")
             return
@@ -280,6 +288,30 @@ class World:
             return
         since, values = new_values(self.plan, fault.amount, node.server.application.agreed)
         node.ask_for_change(ChangeSettings(node.random.getrandbits(63), since, values))
+
+    def _empty_all(self, fault: Fault, node: Node) -> None:
+        """A disk is lost before the cluster is in force: nothing was acknowledged.
+
+        The server begins again with an empty one. Where the lost disk had a part in the making, it
+        cannot come into force any more, and servers say so: after a while somebody empties those
+        that hold it, as they are told to.
+        """
+        lost = node.disk
+        node.crash("its disk is lost")
+        node.replace_disk(rejoin=False)
+        self._later(fault, self._start, node)
+
+        def remedy(_: object) -> None:
+            if self.watch.making.in_force:
+                return
+            for other in self.nodes.values():
+                if other.knows(lost):
+                    other.crash("its directory is emptied")
+                    other.replace_disk(rejoin=False)
+                    self._later(fault, self._start, other)
+            self.schedule(self.now + 1.0, remedy, None)  # what is under way may be taken in yet
+
+        self.schedule(self.now + 2 * fault.seconds, remedy, None)
 
     def _fault_restart_client(self, fault: Fault) -> None:
         number = fault.server or 1

@@ -12,11 +12,14 @@ from typing import Any, Protocol
 
 from paxon.actors import Ballot
 from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.messages import Made
 from paxon.actors.sqlite_storage import SqliteStorage
 from paxon.actors.storage import Recovered, SnapshotInfo, Storage
 
 CLUSTER = "test"
 SERVER = 1
+MADE = Made(1 << 62, CLUSTER, ((1, 5), (2, (1 << 63) - 1), (3, 7)), b"agreed")
+"""A cluster that a directory belongs to."""
 FIRST = Ballot(1, 1)
 SECOND = Ballot(2, 3)
 

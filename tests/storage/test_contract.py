@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from paxon.actors import Ballot, InvariantViolation, StorageError
 from paxon.actors.storage import Recovered, Storage
 from tests.storage.engines import (
     FIRST,
+    MADE,
     SECOND,
     Engine,
     MemoryEngine,
@@ -58,8 +60,8 @@ def test_all_that_was_committed_is_there_again(engine: Engine, ending: str) -> N
     storage = engine.storage
     accept(storage, 1, 2, 4)
     storage.save_chosen_to(2)
-    storage.save_peer(2, 1 << 62)
-    storage.save_peer(3, 7)
+    storage.save_made(MADE, in_force=False)
+    storage.save_made(MADE, in_force=True)
     storage.save_voting(False)
     assert storage.dirty
     storage.commit()
@@ -68,7 +70,7 @@ def test_all_that_was_committed_is_there_again(engine: Engine, ending: str) -> N
     storage.commit()
     found = getattr(engine, ending)().load()
     assert without_rows(found) == Recovered(
-        promised=SECOND, chosen_to=2, peers={2: 1 << 62, 3: 7}, voting=False
+        promised=SECOND, chosen_to=2, made=MADE, in_force=True, voting=False
     )
     assert [(a.slot, a.ballot, a.value) for a in found.accepted] == [
         (1, FIRST, value(1)),
@@ -84,7 +86,7 @@ def test_what_was_not_committed_is_lost(engine: Engine, ending: str) -> None:
     engine.storage.commit()
     accept(engine.storage, 1, 2, ballot=SECOND)
     engine.storage.save_chosen_to(1)
-    engine.storage.save_peer(2, 5)
+    engine.storage.save_made(MADE, in_force=False)
     engine.storage.save_voting(False)
     storage = getattr(engine, ending)()
     found = storage.load()
@@ -92,6 +94,32 @@ def test_what_was_not_committed_is_lost(engine: Engine, ending: str) -> None:
     assert [(a.slot, a.ballot) for a in found.accepted] == [(1, FIRST)]
     storage.save_accepted(1, FIRST, b"again")  # the lost ballot binds nobody
     storage.commit()
+
+
+def test_a_directory_belongs_to_one_cluster_for_good(engine: Engine) -> None:
+    storage = engine.storage
+    assert storage.load().made is None
+    storage.save_made(MADE, in_force=False)
+    storage.commit()
+    storage = engine.restart()
+    assert (storage.load().made, storage.load().in_force) == (MADE, False)
+    for other in (replace(MADE, identity=7), replace(MADE, members=MADE.members[:2])):
+        with pytest.raises(InvariantViolation, match="would change over"):
+            storage.save_made(other, in_force=True)
+    storage.save_made(MADE, in_force=True)
+    storage.commit()
+    with pytest.raises(InvariantViolation, match="cease to be in force"):
+        storage.save_made(MADE, in_force=False)
+    replaced = MADE.replacing(2, 9)
+    assert replaced.members == ((1, 5), (2, 9), (3, 7))
+    storage.save_made(replaced, in_force=True)
+    storage.commit()
+    found = engine.crash().load()
+    assert (found.made, found.in_force) == (replaced, True)
+    storage = engine.storage
+    assert not storage.dirty
+    storage.save_made(replaced, in_force=True)  # nothing new
+    assert not storage.dirty
 
 
 def test_the_last_write_to_a_slot_wins(engine: Engine) -> None:
@@ -117,7 +145,7 @@ def test_lazy_writes_ride_on_the_next_commit(engine: Engine) -> None:
     storage.commit()
     storage.save_chosen_to(1)
     assert not storage.dirty
-    storage.save_peer(2, 9)
+    storage.save_made(MADE, in_force=False)
     storage.commit()
     assert engine.crash().load().chosen_to == 1
 
@@ -233,7 +261,7 @@ def test_discarded_rows_are_gone_after_the_next_commit(engine: Engine) -> None:
     storage.commit()
     storage.discard_to(800)
     assert not storage.dirty
-    storage.save_peer(2, 2)
+    storage.save_made(MADE, in_force=False)
     storage.commit()
     found = engine.crash().load()
     assert found.discarded == 800

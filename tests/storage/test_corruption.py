@@ -12,6 +12,7 @@ import pytest
 from paxon.actors import CorruptStorage, StorageError
 from paxon.actors.storage import Recovered
 from tests.storage.engines import (
+    MADE,
     SECOND,
     SqliteEngine,
     accept,
@@ -32,7 +33,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     engine = SqliteEngine(tmp_path_factory.mktemp("disk"))
     storage = engine.storage
     accept(storage, *range(1, 301))
-    storage.save_peer(2, 12345)
+    storage.save_made(MADE, in_force=True)
     storage.commit()
     take_snapshot(storage, 200, b"the state" * 500)
     storage.commit()
@@ -109,14 +110,14 @@ def test_row_and_table_are_named(killed: Path, tmp_path: Path) -> None:
 
 
 def test_the_marks_are_checked(killed: Path, tmp_path: Path) -> None:
-    """Flip a peer's incarnation in each copy of the page that holds it."""
+    """Change a member's incarnation in each copy of the page that holds it."""
     copy_disk(killed, tmp_path / "disk")
     storage = open_sqlite(tmp_path / "disk")
     storage.close()
     path = tmp_path / "disk" / "paxon.db"
     data = path.read_bytes()
-    assert data.count(b"2=12345") == 1
-    path.write_bytes(data.replace(b"2=12345", b"2=12355"))
+    assert data.count(b"[3,7]") == 1
+    path.write_bytes(data.replace(b"[3,7]", b"[3,8]"))
     with pytest.raises(CorruptStorage, match="table meta"):
         look(tmp_path / "disk")
 

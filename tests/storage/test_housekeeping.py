@@ -15,7 +15,7 @@ from paxon.actors.sqlite_storage import (
     SPARE_PAGES,
     SqliteStorage,
 )
-from tests.storage.engines import FIRST, accept, accepted_slots, open_sqlite, take_snapshot
+from tests.storage.engines import FIRST, MADE, accept, accepted_slots, open_sqlite, take_snapshot
 
 MIB = 1 << 20
 
@@ -125,7 +125,7 @@ def test_housekeeping_leaves_collected_writes_alone(storage: SqliteStorage) -> N
     storage.discard_to(1000)
     storage.commit()
     storage.maintain()
-    storage.save_peer(2, 5)
+    storage.save_made(MADE, in_force=True)
     before = storage._sequence
     for _ in range(5):
         storage.maintain()

@@ -13,9 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from paxon.actors import NO_BALLOT, Ballot
 from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.messages import Made
 from paxon.actors.storage import Storage
 from tests.storage.engines import (
     CLUSTER,
+    MADE,
     SERVER,
     Engine,
     SqliteEngine,
@@ -38,7 +40,8 @@ class Disk:
     chosen_to: int = 0
     discarded: int = 0
     voting: bool = True
-    peers: dict[int, int] = field(default_factory=dict)
+    made: Made | None = None
+    in_force: bool = False
     image: tuple[int, bytes] | None = None
 
     def drop(self) -> None:
@@ -97,9 +100,17 @@ class StorageMachine(RuleBasedStateMachine):
         self.pending.chosen_to = max(slot, self.pending.chosen_to)
 
     @rule(server=st.integers(2, 4), incarnation=st.integers(0, (1 << 63) - 1))
-    def know_peer(self, server: int, incarnation: int) -> None:
-        self.storage.save_peer(server, incarnation)
-        self.pending.peers[server] = incarnation
+    def belong(self, server: int, incarnation: int) -> None:
+        made = (self.pending.made or MADE).replacing(server, incarnation)
+        self.storage.save_made(made, in_force=self.pending.in_force)
+        self.pending.made = made
+
+    @rule()
+    def come_into_force(self) -> None:
+        made = self.pending.made
+        if made is not None:
+            self.storage.save_made(made, in_force=True)
+            self.pending.in_force = True
 
     @rule(voting=st.booleans())
     def vote(self, voting: bool) -> None:
@@ -167,7 +178,7 @@ class StorageMachine(RuleBasedStateMachine):
         assert found.chosen_to == durable.chosen_to
         assert found.discarded == durable.discarded
         assert found.voting == durable.voting
-        assert found.peers == durable.peers
+        assert (found.made, found.in_force) == (durable.made, durable.in_force)
         assert found.snapshot == (info_of(*durable.image) if durable.image else None)
         assert [(held.slot, held.ballot, held.value) for held in found.accepted] == [
             (slot, *durable.accepted[slot]) for slot in sorted(durable.accepted)

@@ -27,7 +27,7 @@ from paxon.transport import (
 )
 
 VERSION = 3
-CLUSTER = "harness"
+IDENTITY = 0xC1A5
 PATIENCE = 10.0
 """Seconds after which a test gives up; no test waits this long when all is well."""
 
@@ -59,13 +59,13 @@ class Shapes:
     Ask = Ask
     Answer = Answer
     version = VERSION
-    cluster = CLUSTER
+    identity = IDENTITY
 
     @staticmethod
     def peer_codec(server: int, **changes: Any) -> FrameCodec[Ping | Note, Ping | Note]:
         arguments: dict[str, Any] = {
             "protocol_version": VERSION,
-            "cluster": CLUSTER,
+            "identity": IDENTITY,
             "sender": server,
             "incarnation": 1000 + server,
         } | changes
@@ -75,7 +75,7 @@ class Shapes:
     def server_codec(server: int, **changes: Any) -> FrameCodec[Answer, Ask]:
         arguments: dict[str, Any] = {
             "protocol_version": VERSION,
-            "cluster": CLUSTER,
+            "identity": IDENTITY,
             "sender": server,
             "accept_any_cluster": True,
         } | changes
@@ -83,7 +83,10 @@ class Shapes:
 
     @staticmethod
     def client_codec(**changes: Any) -> FrameCodec[Ask, Answer]:
-        arguments: dict[str, Any] = {"protocol_version": VERSION} | changes
+        arguments: dict[str, Any] = {
+            "protocol_version": VERSION,
+            "accept_any_cluster": True,
+        } | changes
         return FrameCodec(Ask, Answer, **arguments)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from paxon.transport import (
     HEADER_BYTES,
+    ForeignCluster,
     ForeignFrame,
     FrameCodec,
     MalformedFrame,
@@ -50,7 +51,7 @@ Message = One | Two | Fussy
 def codec(**changes: Any) -> FrameCodec[Message, Message]:
     arguments: dict[str, Any] = {
         "protocol_version": 1,
-        "cluster": "alpha",
+        "identity": 0x0A0B0C0D0E0F1011,
         "sender": 3,
         "incarnation": 0x1122334455667788,
     } | changes
@@ -63,7 +64,7 @@ def test_golden_bytes() -> None:
     assert HEADER_BYTES == 24
     assert header.hex(" ") == (
         "50 41 58 4e 00 01 00 03 "  # PAXN, version 1, sender 3
-        "53 06 d2 20 ea c8 08 9a "  # BLAKE2b-64 of "alpha"
+        "0a 0b 0c 0d 0e 0f 10 11 "  # the cluster's identity
         "11 22 33 44 55 66 77 88"  # incarnation
     )
     assert body.hex(" ") == (
@@ -186,8 +187,8 @@ def test_malformed_bodies(body: bytes) -> None:
     ("changes", "reason"),
     [
         ({"protocol_version": 2}, "protocol version 2, this is version 1: run the same release"),
-        ({"cluster": "beta"}, "server 3 belongs to another cluster"),
-        ({"cluster": ""}, "server 3 belongs to another cluster"),
+        ({"identity": 5}, "server 3 belongs to cluster 0000000000000005, and this is cluster 0a0b"),
+        ({"identity": 0}, "server 3 belongs to no cluster yet, and this is cluster 0a0b"),
     ],
 )
 def test_foreign_frames(changes: dict[str, Any], reason: str) -> None:
@@ -201,15 +202,50 @@ def test_foreign_frames(changes: dict[str, Any], reason: str) -> None:
 
 def test_what_is_not_compared() -> None:
     knows_cluster = codec(sender=0, incarnation=0)
-    knows_none = codec(cluster="", sender=0, incarnation=0)
+    knows_none = codec(identity=0, sender=0, incarnation=0, accept_any_cluster=True)
     client_port = codec(accept_any_cluster=True)
     for client in (knows_cluster, knows_none):
         assert client_port.decode(client.encode([Fussy(1)])) == (0, 0, [Fussy(1)])
         assert client.decode(client_port.encode([Fussy(1)]))[0] == 3
     with pytest.raises(ForeignFrame):
-        client_port.decode(codec(cluster="beta", sender=0).encode([]))
+        client_port.decode(codec(identity=5, sender=0).encode([]))
     with pytest.raises(ForeignFrame):
-        codec(cluster="beta", sender=0).decode(client_port.encode([]))
+        codec(identity=5, sender=0).decode(client_port.encode([]))
+
+
+def test_a_client_belongs_to_the_cluster_that_answers_first() -> None:
+    client = codec(identity=0, sender=0, incarnation=0, accept_any_cluster=True, pins=True)
+    undecided, first, second = codec(identity=0), codec(identity=1), codec(identity=2)
+    client.decode(undecided.encode([Fussy(1)]))
+    assert client.identity == 0
+    client.decode(first.encode([Fussy(2)]))
+    assert client.identity == 1
+    for _ in range(2):
+        with pytest.raises(ForeignCluster) as caught:
+            client.decode(second.encode([Fussy(3)]))
+        assert caught.value.identity == 2
+    assert client.decode(first.encode([Fussy(4)]))[2] == [Fussy(4)]
+    assert client.decode(undecided.encode([Fussy(5)]))[2] == [Fussy(5)]  # it serves nobody yet
+    # What it sends names the cluster from now on.
+    port = codec(identity=2, accept_any_cluster=True, stranger=Fussy)
+    assert port.decode(client.encode([Fussy(6), Fussy(7)]))[2] == [Fussy(1)]
+    assert codec(identity=1, accept_any_cluster=True).decode(client.encode([]))[2] == []
+
+
+def test_introductions_pass_between_clusters_and_nothing_else_does() -> None:
+    ours = codec(identity=1, introductions=(One,))
+    fresh = codec(identity=0, introductions=(One,))
+    word, other = One(1, []), Two("t", 1.0, {})
+    for theirs in (codec(identity=2), codec(identity=0)):
+        assert ours.decode(theirs.encode([other, word]))[2] == [word]
+        with pytest.raises(ForeignFrame):
+            ours.decode(theirs.encode([other]))
+        assert ours.decode(theirs.encode([word]))[2] == [word]
+    # Whoever belongs to no cluster yet is sent what members are sent, and has no complaint.
+    assert fresh.decode(ours.encode([other, word]))[2] == [word]
+    assert fresh.decode(ours.encode([other]))[2] == []
+    fresh.identify(1)
+    assert fresh.decode(ours.encode([other]))[2] == [other]
 
 
 def test_two_unions() -> None:

@@ -202,8 +202,8 @@ def foreign_frames(shapes: Any) -> list[tuple[str, bytes]]:
 
     return [
         ("protocol version 9", frame(2, protocol_version=9)),
-        ("another cluster", frame(2, cluster="elsewhere")),
-        ("another cluster", frame(2, cluster="")),
+        ("belongs to cluster 0000000000000005", frame(2, identity=5)),
+        ("belongs to no cluster yet", frame(2, identity=0)),
         ("server 44 is not expected", frame(44)),
         ("a client is not expected", frame(0)),
         ("server 1 is not expected", frame(1)),
@@ -227,9 +227,9 @@ def test_foreign_frames_at_the_client_port(wire: Any, shapes: Any, log_lines: li
     server = wire.servers(2)[1]
     client = wire.client(1)
     client.send_frame(shapes.client_codec(protocol_version=9).encode([shapes.Ask(1)]))
-    client.send_frame(shapes.client_codec(cluster="elsewhere").encode([shapes.Ask(1)]))
+    client.send_frame(shapes.client_codec(identity=5).encode([shapes.Ask(1)]))
     client.send_frame(shapes.peer_codec(2).encode([shapes.Ping(1)]))
-    client.send_frame(shapes.client_codec(cluster=shapes.cluster).encode([shapes.Ask(2)]))
+    client.send_frame(shapes.client_codec(identity=shapes.identity).encode([shapes.Ask(2)]))
     burst = wire.receive(server, lambda b: b.clients)
     assert [messages for _, messages in burst.clients] == [[shapes.Ask(2)]]
     assert server.counters()["foreign_frames"] == 3

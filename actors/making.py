@@ -1,0 +1,237 @@
+"""How the servers of a file become a cluster, once: plain bookkeeping (docs/making-a-cluster.md).
+
+*All* servers make it, not a majority. A server with a fresh directory asks all others and names
+its directory's incarnation. Once each has answered that very incarnation as fresh, the lowest id
+stores what makes the cluster, a `Made`, and tells it. The others store it if it names their own
+directories and their file lists the same servers, never a second one, and tell all. It is *in
+force* at a server that has heard that every member stored it. Nobody promises, accepts or serves
+clients before.
+
+Were a majority enough, two servers of which one has lost its directory could make a second cluster
+beside the first, and what was acknowledged there would be gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.invariants import invariant
+from paxon.actors.messages import Introduction, Made
+from paxon.actors.settings import Settings
+from paxon.actors.storage import StorageError
+from paxon.transport import cluster_name
+
+__all__ = ["Making", "NotAMember", "in_list"]
+
+
+class NotAMember(StorageError):
+    """The cluster is in force, and this directory is not one of its members'."""
+
+
+class Making:
+    """What one server knows of the making of its cluster; the server stores, sends and waits."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.name = settings.cluster
+        self.server = settings.server
+        self.listed = tuple(sorted(settings.servers))
+        """The servers of this server's file: those that make the cluster."""
+        self.incarnation = 0
+        self.rejoins = False
+        """Told that its fresh directory is in the place of a lost one."""
+        self.made: Made | None = None
+        """What is stored here."""
+        self.in_force = False
+        self._fresh: dict[ServerId, int] = {}
+        """Who has answered our incarnation as fresh, with a file like ours: its incarnation."""
+        self._stored: set[ServerId] = set()
+        """Who has told that it stored what is stored here."""
+        self._heard: set[ServerId] = set()
+        self._obstacles: dict[ServerId, str] = {}
+        """What is wrong with somebody's last word, and what to do."""
+
+    def recover(self, incarnation: int, made: Made | None, *, in_force: bool, rejoin: bool) -> None:
+        """Take up what the directory holds."""
+        self.incarnation = incarnation
+        self.made = made
+        self.in_force = in_force
+        self.rejoins = rejoin and made is None
+
+    @property
+    def audience(self) -> list[ServerId]:
+        """Whom to ask: all that should have a part in the cluster, but this server."""
+        servers = {*self.listed, *(() if self.made is None else self.made.servers)}
+        return sorted(servers - {self.server})
+
+    def introduction(self, *, to: int = 0, asks: bool = False) -> Introduction:
+        """What to tell another server."""
+        return Introduction(
+            self.incarnation, to, asks, self.name, self.listed, self.rejoins, self.made,
+            self.in_force,
+        )  # fmt: skip
+
+    # --- making ----------------------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        """Whether this server is the one to make the cluster, and may do so now."""
+        return (
+            self.made is None
+            and not self.rejoins
+            and self.server == self.listed[0]
+            and all(server in self._fresh for server in self.listed[1:])
+        )
+
+    def make(self, identity: int, agreed: bytes) -> Made:
+        """What to store then."""
+        invariant(self.ready(), "server %d makes a cluster too early", self.server)
+        members = {**self._fresh, self.server: self.incarnation}
+        return Made(identity, self.name, tuple((s, members[s]) for s in self.listed), agreed)
+
+    def store(self, made: Made) -> None:
+        """It is stored here (or will be before anything that is sent from now on)."""
+        invariant(self.made is None, "server %d stores a second making", self.server)
+        invariant(
+            made.incarnation(self.server) == self.incarnation,
+            "server %d stores a making of another directory", self.server,
+        )  # fmt: skip
+        self.made = made
+        self._obstacles.clear()
+
+    def complete(self) -> bool:
+        """Whether all members are known to have stored what is stored here."""
+        return self.made is not None and self._stored | {self.server} >= set(self.made.servers)
+
+    def replace(self, server: ServerId, incarnation: int) -> Made:
+        """A member comes with another directory in place of a lost one (docs/rejoin.md)."""
+        assert self.made is not None
+        self.made = self.made.replacing(server, incarnation)
+        return self.made
+
+    # --- hearing ---------------------------------------------------------------------------------
+
+    def hear(self, said: Introduction, sender: ServerId) -> Made | None:
+        """Take in what another server says; the making to store because of it, if any.
+
+        Raises `NotAMember` if the cluster is in force without this directory.
+        """
+        self._heard.add(sender)
+        self._obstacles.pop(sender, None)
+        if self.made is not None:
+            self._hear_as_holder(self.made, said, sender)
+            return None
+        if said.name != self.name:
+            self._fresh.pop(sender, None)
+            self._obstacles[sender] = (
+                f"server {sender} belongs to {cluster_name(_identity(said), said.name)}, and this "
+                f"one is to belong to {self.name!r}: give both the same name, or correct the "
+                f"address of server {sender}"
+            )
+            return None
+        if said.made is None:
+            self._hear_fresh(said, sender)
+            return None
+        self._fresh.pop(sender, None)
+        return self._hear_holder(said.made, said, sender)
+
+    def _hear_as_holder(self, made: Made, said: Introduction, sender: ServerId) -> None:
+        known = made.incarnation(sender)
+        if known is None:
+            return  # it will find out by our answer
+        if said.made is None and said.incarnation == known:
+            return  # it has not heard of the making yet
+        if said.made is not None and said.made.identity == made.identity:
+            if said.incarnation == known:
+                self._stored.add(sender)
+            if said.in_force:  # then all have stored it, some perhaps lost their directories since
+                self._stored.update(made.servers)
+            return
+        holders = in_list(sorted({self.server, *self._stored}))
+        what = (
+            "has a directory that was emptied since the cluster was made"
+            if said.made is None
+            else f"holds the making of {cluster_name(said.made.identity, said.made.name)}"
+        )
+        self._obstacles[sender] = (
+            f"server {sender} {what}, while {holders} made "
+            f"{cluster_name(made.identity, made.name)}: nothing was acknowledged yet, so empty the "
+            f"directories of {holders} and of server {sender}, and start all again"
+        )
+
+    def _hear_fresh(self, said: Introduction, sender: ServerId) -> None:
+        self._fresh.pop(sender, None)
+        if said.rejoins:
+            self._obstacles[sender] = (
+                f"server {sender} was started with --rejoin, and nobody knows a cluster that it "
+                "could come back to: start it without"
+            )
+        elif tuple(sorted(said.servers)) != self.listed:
+            self._obstacles[sender] = (
+                f"the file of server {sender} lists {in_list(said.servers)}, and this one's lists "
+                f"{in_list(self.listed)}: give all the same list"
+            )
+        elif said.to == self.incarnation:
+            self._fresh[sender] = said.incarnation
+
+    def _hear_holder(self, made: Made, said: Introduction, sender: ServerId) -> Made | None:
+        """Another server holds a making, and this one's directory is fresh."""
+        where = f"{cluster_name(made.identity, made.name)} of {in_list(made.servers)}"
+        known = made.incarnation(self.server)
+        if known is None:
+            sentence = (
+                f"server {self.server} is not a member of {where}, which server {sender} belongs "
+                "to: members come from their data directories, whatever a file lists; take server "
+                f"{self.server} out of the file"
+            )
+        elif self.rejoins and said.in_force:
+            return made.replacing(self.server, self.incarnation)
+        elif known == self.incarnation and not said.in_force and not self.rejoins:
+            if made.servers == self.listed:
+                return made
+            sentence = (
+                f"server {sender} made {where}, and the file of this server lists "
+                f"{in_list(self.listed)}: give all the same list"
+            )
+        elif said.in_force:
+            sentence = (
+                f"the data directory of server {self.server} is not the one that {where} knows: "
+                "give the old one back, or empty it and start once with --rejoin"
+            )
+        else:
+            sentence = (
+                f"server {sender} made {where} with another directory of server {self.server}: "
+                "nothing was acknowledged yet, so empty the directories of all servers that hold "
+                "it, and start them again"
+            )
+        if said.in_force:
+            raise NotAMember(sentence)
+        self._obstacles[sender] = sentence
+        return None
+
+    # --- for people ------------------------------------------------------------------------------
+
+    def waits_for(self) -> str:
+        """What stands in the way, in a sentence; "" once the cluster is in force."""
+        if self.in_force:
+            return ""
+        if self._obstacles:
+            return "; ".join(text for _, text in sorted(self._obstacles.items()))
+        if self.made is None:
+            missing = [s for s in self.listed if s != self.server and s not in self._fresh]
+            if not missing:
+                return f"waits for server {self.listed[0]} to make the cluster"
+            what = "know the cluster" if self.rejoins else "make the cluster"
+            return f"waits for {in_list(missing)} to {what}"
+        missing = [s for s in self.made.servers if s != self.server and s not in self._stored]
+        return f"waits for {in_list(missing)} to store the making of the cluster"
+
+
+def in_list(servers: Sequence[ServerId]) -> str:
+    """Servers in words."""
+    if len(servers) == 1:
+        return f"server {servers[0]}"
+    return f"servers {', '.join(map(str, servers[:-1]))} and {servers[-1]}" if servers else "nobody"
+
+
+def _identity(said: Introduction) -> int:
+    return 0 if said.made is None else said.made.identity
