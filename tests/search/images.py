@@ -31,6 +31,7 @@ from paxon.actors.messages import (
 )
 from paxon.actors.phase1 import Candidacy
 from paxon.actors.reads import ReadQueue
+from paxon.actors.retry import Retry
 from paxon.actors.sessions import Reply, Session, SessionTable
 from paxon.actors.storage import SnapshotInfo
 from paxon.actors.storage_base import Marks
@@ -73,6 +74,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "round",
         "round_due_at",
     ),
+    Retry: ("_pause", "_at"),
     HashChain: ("version", "last", "_kept", "_pinned"),
     Comparison: ("equal", "early"),
     SnapshotCheck: ("offer", "unheard", "until", "objections"),
