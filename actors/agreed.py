@@ -81,6 +81,12 @@ class Agreed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Longer commands are refused before they enter the log."""
     max_outstanding: int
     """Commands that a session may have unacknowledged."""
+    session_min_idle: float
+    """Only a session idle for so many seconds makes room for another when there are too many."""
+    max_kept_each: int
+    """Bytes of unacknowledged replies kept for one session; beyond it, it executes nothing."""
+    max_kept: int
+    """The same for all sessions together; beyond it only those go on that have few."""
     digest_version: int
     """By which rule servers hash what they execute, to compare it."""
     machine: dict[str, int]
@@ -94,6 +100,9 @@ DEFAULTS: dict[str, Number] = {
     "max_sessions": 20_000,
     "max_command_bytes": 16 << 20,
     "max_outstanding": 1024,
+    "session_min_idle": 10.0,
+    "max_kept_each": 16 << 20,
+    "max_kept": 256 << 20,
     "digest_version": 1,
 }
 """What a new cluster begins with unless it is told otherwise. A release may change these."""
@@ -103,6 +112,9 @@ BEFORE: dict[str, Number] = {
     "max_sessions": 20_000,
     "max_command_bytes": 16 << 20,
     "max_outstanding": 1024,
+    "session_min_idle": 10.0,
+    "max_kept_each": 16 << 20,
+    "max_kept": 256 << 20,
     "digest_version": 1,
     "changed_at": 0,
 }
@@ -114,6 +126,9 @@ RANGES: dict[str, tuple[Number, Number]] = {
     "max_sessions": (1, 1_000_000),
     "max_command_bytes": (1, 16 << 20),
     "max_outstanding": (1, 65_536),
+    "session_min_idle": (0.0, 3.2e8),
+    "max_kept_each": (1, 1 << 40),
+    "max_kept": (1, 1 << 40),
     "digest_version": (1, 1),
 }
 """The least and the most of each. A command of the most fits into a frame (`MAX_FRAME_BYTES`)."""

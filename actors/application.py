@@ -14,6 +14,12 @@ from paxon.actors.agreed import (
     decode_change,
     encode_agreed,
 )
+from paxon.actors.allowances import (
+    LARGE_REPLY,
+    MESSAGE_BYTES,
+    SLOT_REPLIES,
+    SLOT_REPLIES_AT_MOST,
+)
 from paxon.actors.digests import HashChain
 from paxon.actors.invariants import invariant
 from paxon.actors.machine_errors import (
@@ -25,7 +31,15 @@ from paxon.actors.machine_errors import (
 )
 from paxon.actors.messages import NO_OP, SETTINGS, Batch, Entry, ReplyStatus
 from paxon.actors.recursion import ALLOWANCE, with_allowance
-from paxon.actors.sessions import EXPIRED, OUT_OF_ORDER, Reply, SessionTable
+from paxon.actors.sessions import (
+    EXPIRED,
+    NO_ROOM,
+    NOT_ACKNOWLEDGED,
+    OUT_OF_ORDER,
+    SLOT_IS_FULL,
+    Reply,
+    SessionTable,
+)
 from paxon.actors.state_machine import StateMachine
 
 __all__ = ["Application", "Executed", "encode_batch", "decode_batch"]
@@ -77,16 +91,20 @@ class Application:
         """Args: a fresh state machine, the settings with which the cluster was made, and the
         cluster's identity, so that its sessions' ids are no other cluster's."""
         self.machine = machine
-        self.sessions = SessionTable(agreed.session_ttl, agreed.max_sessions, identity)
+        self.sessions = SessionTable(agreed, identity)
         self.executed = 0
         self.chain = HashChain(agreed.digest_version)
         self._all_went_well = True
         """In the slot being executed every reply is OK."""
+        self._slot_bytes = 0
+        """What the replies of the slot at hand have come to so far."""
+        self._large: set[int] = set()
+        """Sessions that had a large reply in it."""
         self._agree(agreed)
 
     def _agree(self, agreed: Agreed) -> None:
         self.agreed = self._agreed_next = agreed
-        self.sessions.agree(agreed.session_ttl, agreed.max_sessions)
+        self.sessions.agree(agreed)
         self.machine.agree(dict(agreed.machine))
 
     def begin_with(self, agreed: Agreed, identity: int) -> None:
@@ -118,6 +136,8 @@ class Application:
 
     def _execute_batch(self, slot: int, batch: Batch) -> list[Executed]:
         self.sessions.advance(batch.time)
+        self._slot_bytes = 0
+        self._large.clear()
         return [
             (entry, self._execute_entry(slot, index, entry))
             for index, entry in enumerate(batch.entries)
@@ -135,7 +155,8 @@ class Application:
     def _execute_entry(self, slot: int, index: int, entry: Entry) -> Reply:
         if entry.session == 0:
             return self._execute_sessionless(slot, index, entry)
-        session = self.sessions.touch(entry)
+        sessions = self.sessions
+        session = sessions.touch(entry)
         if session is None:
             self._all_went_well = False
             return EXPIRED
@@ -146,8 +167,15 @@ class Application:
         if entry.after and not session.executed(entry.after):
             self._all_went_well = False
             return OUT_OF_ORDER
+        if sessions.is_full(session):
+            return self._put_off(NOT_ACKNOWLEDGED)
+        if self._slot_bytes >= SLOT_REPLIES and self._slot_is_full(entry):
+            return self._put_off(SLOT_IS_FULL)
         reply = self._apply(entry.command)
-        session.replies[entry.seq] = reply
+        size = sessions.keep(session, entry.seq, reply)
+        self._slot_bytes += size
+        if size >= LARGE_REPLY:
+            self._large.add(entry.session)
         return reply
 
     def _execute_sessionless(self, slot: int, index: int, entry: Entry) -> Reply:
@@ -155,10 +183,16 @@ class Application:
             return self._change_settings(slot, entry.command)
         # Nothing enters the log before all servers know it, so this one would be of an old release.
         invariant(entry.acked == 0, "slot %d has an entry of unknown kind %d", slot, entry.acked)
-        if entry.command:
-            return self._apply(entry.command)
-        session_id = self.sessions.open(slot, index, entry.seq)
-        return Reply(ReplyStatus.OK, session_id.to_bytes(8, "big"))
+        if not entry.command:
+            session_id = self.sessions.open(slot, index, entry.seq)
+            if session_id is None:
+                return self._put_off(NO_ROOM)
+            return Reply(ReplyStatus.OK, session_id.to_bytes(8, "big"))
+        if self._slot_bytes >= SLOT_REPLIES and self._slot_is_full(entry):
+            return self._put_off(SLOT_IS_FULL)
+        reply = self._apply(entry.command)
+        self._slot_bytes += len(reply.payload) + MESSAGE_BYTES
+        return reply
 
     def _change_settings(self, slot: int, body: bytes) -> Reply:
         """Decide about a change of what is agreed; the answer is what is agreed then."""
@@ -170,6 +204,15 @@ class Application:
             return Reply(ReplyStatus.FAILED, text.encode())
         self._agreed_next = after
         return Reply(ReplyStatus.OK, encode_agreed(after))
+
+    def _put_off(self, refusal: Reply) -> Reply:
+        """Refuse what may well be executed when it comes again."""
+        self._all_went_well = False
+        return refusal
+
+    def _slot_is_full(self, entry: Entry) -> bool:
+        """Whether this command has to wait for another slot, so that no slot takes long."""
+        return entry.session in self._large or self._slot_bytes >= SLOT_REPLIES_AT_MOST
 
     def _apply(self, command: bytes) -> Reply:
         try:
@@ -266,7 +309,7 @@ class Application:
         state = self.machine.digest()
         if not state:
             return ""
-        rest = hashlib.blake2b(self.sessions.dump(), digest_size=8)
+        rest = hashlib.blake2b(self.sessions.summary(), digest_size=8)
         rest.update(encode_agreed(self.agreed))
         return f"{state}-{rest.hexdigest()}"
 

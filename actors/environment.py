@@ -54,6 +54,9 @@ class Network(Protocol):
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Name this cluster in every frame to servers, and once it is in force to clients too."""
 
+    def congested(self, client: ClientToken) -> bool:
+        """Whether a client has so much to read that what it asks for had better wait."""
+
     def counters(self) -> dict[str, int]:
         """Messages, bytes and dropped frames so far, by name, for `paxon status`."""
 

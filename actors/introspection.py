@@ -13,6 +13,9 @@ from paxon.actors.version import VERSION
 
 __all__ = ["Introspection"]
 
+STATUS_BYTES = 2048
+"""What a status reply counts for, about."""
+
 
 class Introspection(Comparing):
     """Answers questions and changes nothing."""
@@ -23,6 +26,7 @@ class Introspection(Comparing):
 
     def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
         self._reply(client, self.describe(request))
+        self._count_work(client, STATUS_BYTES)
 
     def _leading_us(self) -> int:
         """Microseconds of the present reign; 0 while not leading."""
@@ -53,7 +57,8 @@ class Introspection(Comparing):
                 **self._network.counters(),
                 "log_slots": len(self.log),
                 "log_bytes": self.log.value_bytes,
-                "session_reply_bytes": self.application.sessions.reply_bytes(),
+                "session_reply_bytes": self.application.sessions.kept,
+                "client_requests_waiting": self._turns.messages,
             },
             policy=self.settings.policy,
             sessions=len(self.application.sessions),
@@ -71,11 +76,12 @@ class Introspection(Comparing):
         )
 
     def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:
+        value = self.command(request.slot) or b""
         self._reply(
             client,
             SlotReply(
-                request.id, request.slot, self.status(request.slot),
-                self.command(request.slot) or b"",
+                request.id, request.slot, self.status(request.slot), value,
                 self.first_non_cleared(), self.last_non_empty(),
             ),
         )  # fmt: skip
+        self._count_work(client, len(value))

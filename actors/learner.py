@@ -17,24 +17,19 @@ from paxon.actors.bounds import (
     is_plausible_offer,
     is_plausible_request,
 )
-from paxon.actors.environment import ClientToken, Environment, ServerBurst
+from paxon.actors.environment import Environment, ServerBurst
 from paxon.actors.features import Features
 from paxon.actors.introspection import Introspection
 from paxon.actors.invariants import invariant
 from paxon.actors.leases import Grants
 from paxon.actors.membership import NEVER
 from paxon.actors.messages import (
-    SETTINGS,
     Accepted,
     CatchUp,
     CatchUpRequest,
-    CommandReply,
     DigestReply,
     DigestRequest,
-    Entry,
     Made,
-    QueryReply,
-    SessionOpened,
     SlotRequest,
     SnapshotChunk,
     SnapshotOffer,
@@ -42,7 +37,6 @@ from paxon.actors.messages import (
     StatusRequest,
 )
 from paxon.actors.retry import Retry
-from paxon.actors.sessions import Reply
 from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
 from paxon.actors.storage import SnapshotInfo
@@ -130,13 +124,11 @@ class Learner(Introspection):
                 self._peer_handlers[type(message)](message, sender)
         for server in burst.lost:
             self.on_connection_lost(server)
-        for client, requests in burst.clients:
-            self._counters["client_messages_received"] += len(requests)
-            for request in requests:
-                self._client_handlers[type(request)](request, client)
+        self._serve_clients(burst)
 
     def _after_flush(self) -> None:
-        self._execute_chosen()
+        if self.log.chosen_to > self.application.executed:
+            self._execute(least=1)
 
     # --- learning what is chosen (rule 4) --------------------------------------------------------
 
@@ -222,11 +214,14 @@ class Learner(Introspection):
             self._storage.save_accepted(accepted.slot, held.ballot, held.value)
         return True
 
-    def _execute(self) -> None:
-        """Execute the chosen prefix, in order."""
+    def _execute(self, least: int = 0) -> None:
+        """Execute the chosen prefix, in order; or, if that takes long, as much as this step may."""
         application = self.application
         agreed = application.agreed
         while application.executed < self.log.chosen_to:
+            if least <= 0 and self._clock.monotonic() >= self._execute_until:
+                break
+            least -= 1
             slot = application.executed + 1
             held = self.log.get(slot)
             invariant(held is not None and held.chosen, "slot %d executed unchosen", slot)
@@ -326,6 +321,8 @@ class Learner(Introspection):
         if request.first_slot <= self.log.discarded:
             self._offer_snapshot(sender)
             return
+        if not self._may_transfer(sender, self.settings.transfer_bytes):
+            return
         accepted: list[Accepted] = []
         size = 0
         for slot in range(request.first_slot, self.log.chosen_to + 1):
@@ -386,6 +383,8 @@ class Learner(Introspection):
     def on_snapshot_request(self, request: SnapshotRequest, sender: ServerId) -> None:
         if not is_plausible_request(request):
             self._malformed(request, sender)
+            return
+        if not self._may_transfer(sender, self.settings.transfer_bytes):
             return
         data = self._storage.read_snapshot(
             request.slot, request.offset, self.settings.transfer_bytes
@@ -522,10 +521,14 @@ class Learner(Introspection):
     def _learner_deadline(self) -> float:
         if not self._in_force:
             return self._introduce_at
+        if self.application.executed < self.log.chosen_to or self._to_client:
+            return -NEVER  # the last step left something over
         deadline = min(
             self._snapshot_poll_at, self._watermark_at, self._grants.forget_at,
             self._inquiry_deadline(),
         )  # fmt: skip
+        if self._turns:
+            deadline = min(deadline, self._turns.due())
         return min(deadline, self._catch_up_at) if self._is_behind() else deadline
 
     def _on_learner_timers(self) -> None:
@@ -597,13 +600,3 @@ class Learner(Introspection):
         self._warned_of = found
 
     # --- replies and introspection ---------------------------------------------------------------
-
-    def _answer(self, client: ClientToken, entry: Entry, reply: Reply) -> None:
-        if entry.session == 0:
-            if entry.acked == SETTINGS:
-                self._reply(client, QueryReply(entry.seq, reply.status, reply.payload))
-                return
-            opened = SessionOpened(entry.seq, int.from_bytes(reply.payload, "big"))
-            self._reply(client, opened)
-            return
-        self._reply(client, CommandReply(entry.session, entry.seq, reply.status, reply.payload))

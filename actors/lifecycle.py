@@ -12,6 +12,12 @@ from typing import Any
 
 import pykka
 
+from paxon.actors.allowances import (
+    EXECUTE_SECONDS,
+    FRAME_BYTES,
+    MESSAGE_BYTES,
+    TRANSFERS_PER_PEER,
+)
 from paxon.actors.ballot import NO_BALLOT, ServerId
 from paxon.actors.embedding import ServerRef
 from paxon.actors.environment import ClientToken, Environment, Network, ServerBurst
@@ -33,11 +39,10 @@ COUNTERS = (
     "peer_messages_received", "client_messages_received", "retransmissions", "catch_ups",
     "snapshots_taken", "snapshots_received", "refused_incarnations", "refused_clients",
     "malformed_messages", "inquiries", "digest_alarms", "refused_numbers", "commits_denied",
+    "overloaded",
 )  # fmt: skip
-"""What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds."""
-
-FRAME_BYTES = 4 << 20
-"""P2As are split over frames of about this size."""
+"""What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds,
+`overloaded` requests (and whole frames) that were refused for a bound."""
 
 TIDY_INTERVAL = 0.1
 """Seconds between two pieces of a storage's tidying: readers of an idle disk notice each."""
@@ -74,6 +79,12 @@ class ServerLifecycle(pykka.ThreadingActor):
         self._to_all: list[PeerMessage] = []
         self._to_peer: dict[ServerId, list[PeerMessage]] = {}
         self._to_client: dict[ClientToken, list[ServerReply]] = {}
+        self._transferred: dict[ServerId, int] = {}
+        """Bytes of log and snapshots for each peer in this step."""
+        self._replied_bytes = 0
+        """What large replies and those to queries have come to in this step."""
+        self._execute_until = float("inf")
+        """No further slot is executed in this step after that time."""
 
     # --- pykka's hooks ---------------------------------------------------------------------------
 
@@ -159,6 +170,7 @@ class ServerLifecycle(pykka.ThreadingActor):
     def step(self, burst: ServerBurst) -> None:
         """Handle all of a burst and the timers that are due, then flush once."""
         self._now = self._clock.monotonic()
+        self._execute_until = self._now + EXECUTE_SECONDS
         self._counters["bursts"] += 1
         self._handle(burst)
         if self._now >= self.next_deadline():
@@ -188,6 +200,18 @@ class ServerLifecycle(pykka.ThreadingActor):
         """Queue for one peer, after the sync."""
         self._to_peer.setdefault(server, []).append(message)
 
+    def _may_transfer(self, server: ServerId, size: int) -> bool:
+        """Whether a peer may have so much more of log and snapshot in this step.
+
+        What it asked for beyond that is not answered: it asks again for what it still needs.
+        """
+        sent = self._transferred.get(server, 0)
+        if sent and sent + size > TRANSFERS_PER_PEER:
+            self._counters["overloaded"] += 1
+            return False
+        self._transferred[server] = sent + size
+        return True
+
     def _reply(self, client: ClientToken, reply: ServerReply) -> None:
         """Queue for a client, after the sync."""
         self._to_client.setdefault(client, []).append(reply)
@@ -215,9 +239,30 @@ class ServerLifecycle(pykka.ThreadingActor):
                 self._network.send(server, messages)
             self._to_peer = {}
         if self._to_client:
-            for client, replies in self._to_client.items():
-                self._network.reply(client, replies)
+            if self._replied_bytes < FRAME_BYTES:
+                for client, replies in self._to_client.items():
+                    self._network.reply(client, replies)
+            else:
+                self._reply_in_parts()
             self._to_client = {}
+        self._replied_bytes = 0
+        if self._transferred:
+            self._transferred = {}
+
+    def _reply_in_parts(self) -> None:
+        """There is much to say: in frames of bounded size, none of which is encoded twice."""
+        for client, replies in self._to_client.items():
+            frame: list[ServerReply] = []
+            size = 0
+            for reply in replies:
+                frame.append(reply)
+                content: bytes = getattr(reply, "payload", b"") or getattr(reply, "value", b"")
+                size += len(content) + MESSAGE_BYTES
+                if size >= FRAME_BYTES:
+                    self._network.reply(client, frame)
+                    frame, size = [], 0
+            if frame:
+                self._network.reply(client, frame)
 
     def _commit(self) -> None:
         """Make all that was collected durable, in one transaction."""

@@ -14,7 +14,6 @@ from paxon.actors.agreed import decode_agreed, encode_agreed, first_agreed
 from paxon.actors.application import Application
 from paxon.actors.ballot import ServerId
 from paxon.actors.environment import ClientToken, Environment, ServerBurst
-from paxon.actors.lifecycle import ServerLifecycle
 from paxon.actors.making import Making, in_list
 from paxon.actors.messages import (
     P1A,
@@ -28,6 +27,7 @@ from paxon.actors.messages import (
     StatusRequest,
     Stranger,
 )
+from paxon.actors.reception import Reception
 from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
 from paxon.actors.storage import StorageError
@@ -43,7 +43,7 @@ SAY_AGAIN = 30.0
 """… and says the same again."""
 
 
-class Membership(ServerLifecycle):
+class Membership(Reception):
     """Belongs to a cluster, or makes one with the others."""
 
     def __init__(self, settings: Settings, machine: StateMachine, environment: Environment) -> None:
@@ -63,9 +63,7 @@ class Membership(ServerLifecycle):
         self._peer_handlers: dict[type, Callable[[Any, ServerId], None]] = {
             Introduction: self.on_introduction,
         }
-        self._client_handlers: dict[type, Callable[[Any, ClientToken], None]] = {
-            Stranger: self.on_stranger,
-        }
+        self._client_handlers[Stranger] = self.on_stranger
 
     # --- members, known by their disks -----------------------------------------------------------
 
@@ -143,9 +141,10 @@ class Membership(ServerLifecycle):
             for message in received:
                 if type(message) is Introduction and not self._in_force:
                     self.on_introduction(message, sender)
+        self._allow_time()
         for client, requests in burst.clients:
             for request in requests:
-                if type(request) in (StatusRequest, SlotRequest):
+                if type(request) in (StatusRequest, SlotRequest) and not self._spent:
                     self._client_handlers[type(request)](request, client)
                 else:
                     self._refuse(client)

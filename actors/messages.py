@@ -56,10 +56,13 @@ __all__ = [
     "CommandReply",
     "QueryReply",
     "NotLeader",
+    "Overloaded",
     "StatusReply",
     "SlotReply",
     "OtherCluster",
     "ServerReply",
+    "overloaded",
+    "retry_after",
 ]
 
 PROTOCOL_VERSION = 2
@@ -465,14 +468,25 @@ class ReplyStatus(IntEnum):
     """The state machine raised; the payload is its message, the same on every server."""
     EXPIRED = 2
     """The session is unknown: it expired or never was. Not executed now; earlier tries may have."""
-    BUSY = 3
-    """Not taken in: too much is waiting. Try again a little later."""
+    OVERLOADED = 3
+    """Not executed: some bound is reached. The payload says when to come again, and why
+    (`overloaded`, `retry_after`)."""
     FORGOTTEN = 4
     """Executed before, and the client had said that it has the reply."""
     OUT_OF_ORDER = 5
     """Not executed: the command named in its `after` has not been. Send both again, in order."""
     INVALID = 6
     """Refused for its form or size; the payload says why."""
+
+
+def overloaded(reason: str, seconds: float) -> bytes:
+    """The payload of a reply with status OVERLOADED: milliseconds in four bytes, then the text."""
+    return min(round(seconds * 1000), 0xFFFF_FFFF).to_bytes(4, "big") + reason.encode()
+
+
+def retry_after(payload: bytes) -> tuple[float, str]:
+    """Seconds to wait and the reason, of the payload of a reply with status OVERLOADED."""
+    return int.from_bytes(payload[:4], "big") / 1000, payload[4:].decode(errors="replace")
 
 
 class SessionOpened(Wire, frozen=True, tag=1):
@@ -580,6 +594,24 @@ class OtherCluster(Wire, frozen=True, tag=7):
     """The identity of the cluster that the client named."""
 
 
+class Overloaded(Wire, frozen=True, tag=8):
+    """Server → client: I have thrown away something that you sent; send what is unanswered again.
+
+    Not before the time given. For what has no reply with a status of its own, and for many
+    messages at once.
+    """
+
+    retry_after_ms: int
+    reason: str = ""
+
+
 ServerReply: TypeAlias = (
-    SessionOpened | CommandReply | QueryReply | NotLeader | StatusReply | SlotReply | OtherCluster
+    SessionOpened
+    | CommandReply
+    | QueryReply
+    | NotLeader
+    | StatusReply
+    | SlotReply
+    | OtherCluster
+    | Overloaded
 )

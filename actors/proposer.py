@@ -15,9 +15,11 @@ from typing import Any, TypeAlias
 import pykka
 
 from paxon.actors.agreed import KNOWS, Change, check_values, decode_change, encode_change
+from paxon.actors.allowances import COST_PER_SLOT, IN_FLIGHT_BYTES, RETRY_AFTER
 from paxon.actors.application import decode_batch, encode_batch
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.bounds import is_plausible_command
+from paxon.actors.costs import Costs
 from paxon.actors.digests import Comparison
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.embedding import Execute, NotLeading
@@ -33,6 +35,7 @@ from paxon.actors.messages import (
     SETTINGS,
     Batch,
     ChangeSettings,
+    ClientMessage,
     Command,
     CommandReply,
     Entry,
@@ -41,14 +44,17 @@ from paxon.actors.messages import (
     Made,
     NotLeader,
     OpenSession,
+    Overloaded,
     Query,
     QueryReply,
     ReplyStatus,
+    overloaded,
 )
 from paxon.actors.reads import ReadQueue
 from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
 from paxon.actors.thrift import Thrift
+from paxon.actors.turns import Openings
 from paxon.transport.log import logger
 
 __all__ = ["Proposer"]
@@ -58,6 +64,14 @@ Held: TypeAlias = Command | OpenSession | Query | ChangeSettings
 
 LEASE_IN_USE = 5.0
 """Seconds for which heartbeats ask for a lease after a client's last lease read."""
+ENTRY_BYTES = 16
+"""What an entry takes in a slot's value beside its command, about."""
+MAX_PENDING = 16_384
+"""While so many commands wait for a slot, clients' further requests wait in their own queues."""
+MAX_READS = 16_384
+"""Reads that may wait to be confirmed …"""
+MAX_READ_BYTES = 32 << 20
+"""… and their bytes."""
 
 
 class Proposer(Learner):
@@ -79,6 +93,7 @@ class Proposer(Learner):
         self._held: list[tuple[ClientToken, Held]] = []
         """Requests kept until this server serves (it leads, but has not executed the takeover)."""
         self._held_bytes = 0
+        self._openings = Openings()
         self._tried: set[tuple[int, int]] = set()
         """Held commands that this server has proposed before: they may have been executed."""
         self._peer_handlers.update({P2B: self.on_p2b, HeartbeatReply: self.on_heartbeat_reply})
@@ -110,6 +125,7 @@ class Proposer(Learner):
         self._batches: dict[int, Batch] = {}
         self._pending: deque[Entry] = deque()
         self._pending_bytes = 0
+        self._costs = Costs(self.application.machine)
         self._waiting: dict[tuple[int, int], ClientToken] = {}
         self._futures: dict[int, pykka.Future[bytes]] = {}
         self._reads = ReadQueue()
@@ -132,7 +148,7 @@ class Proposer(Learner):
 
     def _propose_waiting(self) -> None:
         """Fill the window: first what was taken over, then all waiting commands, packed."""
-        while len(self._votes) < self.settings.window:
+        while len(self._votes) < self.settings.window and not self._much_in_flight():
             if self._takeover:
                 slot, value = self._takeover.popleft()
                 held = self.log.get(slot)
@@ -146,22 +162,33 @@ class Proposer(Learner):
             else:
                 return
 
+    def _much_in_flight(self) -> bool:
+        """Whether so many bytes are being chosen that more would only make others wait longer."""
+        flying, log = self._votes, self.log
+        if len(flying) < 2 or self._pending_bytes < IN_FLIGHT_BYTES // self.settings.window:
+            return False
+        held = (log.get(slot) for slot in flying)
+        return sum(len(one.value) for one in held if one is not None) >= IN_FLIGHT_BYTES
+
     def _pack(self) -> list[Entry]:
-        """Take the commands that waited, up to the size of a batch, at least one."""
+        """Take the commands that waited, up to the size and cost of a batch, at least one."""
         pending = self._pending
-        if self._pending_bytes <= self.settings.batch_bytes:
-            entries = list(pending)
+        entries: list[Entry] = []
+        if self._pending_bytes <= self.settings.batch_bytes and not self._costs:
+            entries.extend(pending)
             pending.clear()
             self._pending_bytes = 0
             return entries
-        entries, size = [], 0
+        size = cost = 0
         while pending:
-            size += len(pending[0].command)
-            if entries and size > self.settings.batch_bytes:
+            entry = pending[0]
+            taken = len(entry.command) + ENTRY_BYTES
+            size, cost = size + taken, cost + self._costs.of(entry)
+            if entries and (size > self.settings.batch_bytes or cost > COST_PER_SLOT):
                 break
-            entry = pending.popleft()
-            self._pending_bytes -= len(entry.command)
-            entries.append(entry)
+            entries.append(pending.popleft())
+            self._pending_bytes -= taken
+            self._costs.forget(entry)
         return entries
 
     def _propose(self, slot: int, value: bytes) -> None:
@@ -379,8 +406,15 @@ class Proposer(Learner):
         lease = min(lease, min((later for _, _, later in self._round_sent), default=lease))
         if lease:
             self._lease_until = max(self._lease_until, self._confirmed_at + lease)
-        for client, query in self._reads.ready(confirmed, self.application.executed):
-            self._answer_query(client, query)
+        ready = self._reads.ready(confirmed, self.application.executed)
+        if ready:
+            self._allow_time()
+        for client, query in ready:
+            if not self._spent:
+                self._answer_query(client, query)
+            elif not self._turns.add(client, [Query(query.id, "stale", query.query)]):
+                # (It was confirmed: from now on any state here is new enough.)
+                self._throw_away(client, "too many reads are waiting")
 
     def _start_read_round(self) -> None:
         """One round at a time; the reads that come meanwhile share the next one."""
@@ -430,7 +464,7 @@ class Proposer(Learner):
         self._pending.append(
             Entry(command.session, command.seq, command.acked, command.after, command.command)
         )
-        self._pending_bytes += len(command.command)
+        self._pending_bytes += len(command.command) + ENTRY_BYTES
 
     def _refusal(self, command: Command) -> CommandReply | None:
         """Why a command does not get into the log now; None if it does."""
@@ -459,9 +493,21 @@ class Proposer(Learner):
         ):
             return refuse(ReplyStatus.OUT_OF_ORDER, b"send the one before first")
         if self._pending_bytes >= self.settings.max_pending_bytes:
-            return refuse(ReplyStatus.BUSY, b"too much is waiting")
+            return self._overloaded(command, "too much is waiting")
+        if session.kept >= self.application.sessions.max_kept_each and (
+            command.acked <= session.floor
+        ):
+            return self._overloaded(command, "acknowledge some replies first")
         reason = self.application.check(command.command)
+        if reason:
+            return refuse(ReplyStatus.INVALID, reason)
+        reason = self._costs.refusal(command)
         return refuse(ReplyStatus.INVALID, reason) if reason else None
+
+    def _overloaded(self, command: Command, reason: str) -> CommandReply:
+        self._counters["overloaded"] += 1
+        payload = overloaded(reason, RETRY_AFTER)
+        return CommandReply(command.session, command.seq, ReplyStatus.OVERLOADED, payload)
 
     def on_open_session(self, request: OpenSession, client: ClientToken) -> None:
         """A session is opened by a command in the log, so that every server knows it."""
@@ -474,7 +520,14 @@ class Proposer(Learner):
             return
         key = (0, request.nonce)
         if key not in self._waiting:
+            wait = self._openings.wait(client, self._now)
+            if wait > 0 or self._pending_bytes >= self.settings.max_pending_bytes:
+                self._counters["overloaded"] += 1
+                retry_after_ms = round(max(wait, RETRY_AFTER) * 1000)
+                self._reply(client, Overloaded(retry_after_ms, "it opens too many sessions"))
+                return
             self._pending.append(Entry(0, request.nonce, 0, 0, b""))
+            self._pending_bytes += ENTRY_BYTES
         self._waiting[key] = client
 
     def on_change_settings(self, change: ChangeSettings, client: ClientToken) -> None:
@@ -492,10 +545,22 @@ class Proposer(Learner):
             return
         key = (0, change.id)
         if key not in self._waiting:
+            if self._pending_bytes >= self.settings.max_pending_bytes:
+                payload = overloaded("too much is waiting", RETRY_AFTER)
+                self._reply(client, QueryReply(change.id, ReplyStatus.OVERLOADED, payload))
+                return
             command = encode_change(Change(change.changed_at, change.values))
             self._pending.append(Entry(0, change.id, SETTINGS, 0, command))
-            self._pending_bytes += len(command)
+            self._pending_bytes += len(command) + ENTRY_BYTES
         self._waiting[key] = client
+
+    def _takes_in(self, request: ClientMessage) -> bool:
+        """Whether a request that waits for its turn can be handled now."""
+        if isinstance(request, Command | OpenSession | ChangeSettings):
+            return (
+                len(self._pending) < MAX_PENDING and self._pending_bytes < self.settings.batch_bytes
+            ) or self.role != "leader"
+        return len(self._reads) < MAX_READS or not isinstance(request, Query)
 
     def on_query(self, query: Query, client: ClientToken) -> None:
         """Answer a read; which way, the client says (rule 9)."""
@@ -506,6 +571,10 @@ class Proposer(Learner):
         elif query.mode == "lease" and self._lease_holds():
             self._counters["lease_reads"] += 1
             self._answer_query(client, query)
+        elif len(self._reads) >= MAX_READS or self._reads.bytes >= MAX_READ_BYTES:
+            self._counters["overloaded"] += 1
+            payload = overloaded("too many reads are waiting", RETRY_AFTER)
+            self._reply(client, QueryReply(query.id, ReplyStatus.OVERLOADED, payload))
         else:
             self._reads.add(self._round + 1, self.log.chosen_to, client, query)
 
@@ -513,6 +582,7 @@ class Proposer(Learner):
         reply = self.application.query(query.query)
         self._counters["queries_answered"] += 1
         self._reply(client, QueryReply(query.id, reply.status, reply.payload))
+        self._count_work(client, len(reply.payload))
 
     def _hold_or_refuse(self, client: ClientToken, message: Held, size: int) -> None:
         """A new leader keeps requests until it serves; anyone else points to the leader."""
@@ -578,6 +648,9 @@ class Proposer(Learner):
         if error is not None:
             _fail_future(future, error)
             return future
+        if self._pending_bytes >= self.settings.max_pending_bytes:
+            _resolve(future, ReplyStatus.OVERLOADED, overloaded("too much is waiting", RETRY_AFTER))
+            return future
         reason = self.application.check(message.command)
         if reason:
             _resolve(future, ReplyStatus.INVALID, reason)
@@ -585,12 +658,21 @@ class Proposer(Learner):
         number = self._random.getrandbits(62)
         self._futures[number] = future
         self._pending.append(Entry(0, number, 0, 0, message.command))
-        self._pending_bytes += len(message.command)
+        self._pending_bytes += len(message.command) + ENTRY_BYTES
         self._now = self._clock.monotonic()
         self._before_flush()
         self._flush()
         self._storage.maintain(tidy=False)
         return future
+
+    def _execute_refusal(self, message: Execute) -> str:
+        """Why a command of this process is not even tried; empty if it is."""
+        size, limit = len(message.command), self.application.agreed.max_command_bytes
+        if size > limit:
+            return f"the command has {size} bytes; at most {limit} are allowed"
+        if self._pending_bytes >= self.settings.max_pending_bytes:
+            return "too much is waiting: try again a little later"
+        return ""
 
 
 def _as_request(entry: Entry) -> OpenSession | ChangeSettings:
@@ -607,7 +689,8 @@ def _resolve(future: pykka.Future[bytes] | None, status: ReplyStatus, payload: b
     if status == ReplyStatus.OK:
         future.set(payload)
     else:
-        error = RuntimeError(payload.decode(errors="replace"))
+        text = payload[4:] if status == ReplyStatus.OVERLOADED else payload
+        error = RuntimeError(text.decode(errors="replace"))
         future.set_exception((RuntimeError, error, None))
 
 

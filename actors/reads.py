@@ -18,11 +18,13 @@ class ReadQueue:
 
     def __init__(self) -> None:
         self._waiting: deque[WaitingRead] = deque()
+        self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, round_number: int, commit: int, client: ClientToken, query: Query) -> None:
+        self.bytes += len(query.query)
         self._waiting.append((round_number, commit, client, query))
 
     def ready(self, confirmed: int, executed: int) -> list[tuple[ClientToken, Query]]:
@@ -33,6 +35,7 @@ class ReadQueue:
             if round_number > confirmed or commit > executed:
                 break
             answers.append((client, query))
+            self.bytes -= len(query.query)
             self._waiting.popleft()
         return answers
 
@@ -40,4 +43,5 @@ class ReadQueue:
         """Take out all, unanswered."""
         reads = [(client, query) for _, _, client, query in self._waiting]
         self._waiting.clear()
+        self.bytes = 0
         return reads

@@ -145,7 +145,8 @@ class PaxosServer(Proposer):
             return
         if p1a.ballot > self.promised and not self._follows(p1a.ballot, sender):
             return
-        self._send(sender, self._p1b(p1a.first_slot))
+        if self._may_transfer(sender, self.settings.transfer_bytes):
+            self._send(sender, self._p1b(p1a.first_slot))
 
     def _p1b(self, first_slot: int) -> P1B:
         invariant(not self._lease_may_hold(), "a promise under a lease that was granted here")

@@ -9,7 +9,9 @@ import hashlib
 
 import msgspec
 
-from paxon.actors.messages import Entry, ReplyStatus
+from paxon.actors.agreed import Agreed
+from paxon.actors.allowances import KEPT_SHARE, MESSAGE_BYTES, RETRY_AFTER
+from paxon.actors.messages import Entry, ReplyStatus, overloaded
 
 __all__ = ["Reply", "Session", "SessionTable"]
 
@@ -24,6 +26,16 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unkno
 FORGOTTEN = Reply(ReplyStatus.FORGOTTEN, b"executed before; the client had acknowledged its reply")
 OUT_OF_ORDER = Reply(ReplyStatus.OUT_OF_ORDER, b"the command that this one follows did not execute")
 EXPIRED = Reply(ReplyStatus.EXPIRED, b"the session is unknown here: it expired or never was opened")
+NOT_ACKNOWLEDGED = Reply(
+    ReplyStatus.OVERLOADED,
+    overloaded("too many replies are kept that no client has acknowledged", RETRY_AFTER),
+)
+SLOT_IS_FULL = Reply(
+    ReplyStatus.OVERLOADED, overloaded("the commands before it had too large replies", RETRY_AFTER)
+)
+NO_ROOM = Reply(
+    ReplyStatus.OVERLOADED, overloaded("there are too many sessions, all of them in use", 1.0)
+)
 
 
 class Session(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -35,6 +47,8 @@ class Session(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """The log's time of its last command, in seconds."""
     replies: dict[int, Reply]
     """By sequence number, from `floor` on."""
+    kept: int = 0
+    """What these replies count for, in bytes."""
 
     def known(self, seq: int) -> Reply | None:
         """The reply if command `seq` took effect before."""
@@ -49,6 +63,7 @@ class Session(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 class _Dump(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     time: float
     sessions: dict[int, Session]
+    unused: dict[int, Session]
 
 
 class SessionTable:
@@ -58,54 +73,80 @@ class SessionTable:
     count: both are functions of the executed prefix alone.
     """
 
-    def __init__(self, ttl: float, max_sessions: int, identity: int = 0) -> None:
-        """Args: what is agreed (`Agreed.session_ttl`, in seconds, and `Agreed.max_sessions`), and
-        the cluster's identity."""
-        self.agree(ttl, max_sessions)
+    def __init__(self, agreed: Agreed, identity: int = 0) -> None:
+        """Args: what is agreed, and the cluster's identity."""
+        self.agree(agreed)
         self.identify(identity)
         self._sessions: dict[int, Session] = {}
+        """Those that a command has come in."""
+        self._unused: dict[int, Session] = {}
+        """The others. They are the first to go: else one client that opens sessions by the thousand
+        would end everybody's."""
+        self.kept = 0
+        """What all replies kept count for, in bytes."""
         self.time = 0.0
         """The log's time, seconds: runs with the leader's clock, stands while nobody leads."""
 
-    def agree(self, ttl: float, max_sessions: int) -> None:
+    def agree(self, agreed: Agreed) -> None:
         """These are in force from the next slot on."""
-        self._ttl = ttl
-        self._max_sessions = max_sessions
+        self._ttl = agreed.session_ttl
+        self._max_sessions = agreed.max_sessions
+        self._min_idle = agreed.session_min_idle
+        self.max_kept_each = agreed.max_kept_each
+        """Bytes of replies kept for one session; the last one may go over it."""
+        self._max_kept = agreed.max_kept
 
     def identify(self, identity: int) -> None:
         """The cluster is this one, from before the first session on."""
         self._identity = msgspec.msgpack.encode(identity)
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return len(self._sessions) + len(self._unused)
 
     def get(self, session: int) -> Session | None:
-        return self._sessions.get(session)
+        return self._sessions.get(session) or self._unused.get(session)
 
     def advance(self, time: float) -> None:
         """A slot with this time is executed next: expire what has been idle for too long."""
         self.time = max(self.time, time)
-        while self._sessions:
-            oldest = next(iter(self._sessions))
-            if self._sessions[oldest].last_seen >= self.time - self._ttl:
-                return
-            del self._sessions[oldest]
+        for sessions in (self._sessions, self._unused):
+            while sessions:
+                oldest = next(iter(sessions))
+                if sessions[oldest].last_seen >= self.time - self._ttl:
+                    break
+                self._drop(sessions, oldest)
 
-    def open(self, slot: int, index: int, nonce: int) -> int:
+    def open(self, slot: int, index: int, nonce: int) -> int | None:
         """A new session for the request in this place of the log; returns its id.
 
         Ids are unique over clusters and their lives, and nobody guesses one: a hash over the place,
         the client's random number and the cluster's identity.
+
+        None if there are too many sessions and each of them has been in use just now.
         """
-        while len(self._sessions) >= self._max_sessions:  # several if fewer are allowed now
-            del self._sessions[next(iter(self._sessions))]
+        while len(self) >= self._max_sessions:  # several if fewer are allowed now
+            if not self._make_room():
+                return None
         attempt = 0
         session = self._id(slot, index, nonce, attempt)
-        while session == 0 or session in self._sessions:  # 0 stands for "no session"
+        while session == 0 or self.get(session) is not None:  # 0 stands for "no session"
             attempt += 1
             session = self._id(slot, index, nonce, attempt)
-        self._sessions[session] = Session(1, self.time, {})
+        self._unused[session] = Session(1, self.time, {})
         return session
+
+    def _make_room(self) -> bool:
+        if self._unused:
+            self._drop(self._unused, next(iter(self._unused)))
+            return True
+        oldest = next(iter(self._sessions))
+        if self._sessions[oldest].last_seen > self.time - self._min_idle:
+            return False
+        self._drop(self._sessions, oldest)
+        return True
+
+    def _drop(self, sessions: dict[int, Session], session: int) -> None:
+        self.kept -= sessions.pop(session).kept
 
     def _id(self, *place: int) -> int:
         text = msgspec.msgpack.encode(place)
@@ -114,28 +155,56 @@ class SessionTable:
 
     def touch(self, entry: Entry) -> Session | None:
         """The session of a command about to execute, acknowledged replies dropped; None if gone."""
-        session = self._sessions.pop(entry.session, None)
+        session = self._sessions.pop(entry.session, None) or self._unused.pop(entry.session, None)
         if session is None:
             return None
         self._sessions[entry.session] = session  # now the most recently seen
         session.last_seen = self.time
         if entry.acked > session.floor:
-            for seq in [seq for seq in session.replies if seq < entry.acked]:
-                del session.replies[seq]
-            session.floor = entry.acked
+            self._acknowledge(session, entry.acked)
         return session
+
+    def _acknowledge(self, session: Session, acked: int) -> None:
+        replies = session.replies
+        freed = 0
+        # Most often one or two numbers; but a client may leap over any range.
+        passed = acked - session.floor
+        gone = range(session.floor, acked) if passed <= len(replies) else list(replies)
+        for seq in gone:
+            if seq < acked and (reply := replies.pop(seq, None)) is not None:
+                freed += len(reply.payload) + MESSAGE_BYTES
+        session.floor = acked
+        session.kept -= freed
+        self.kept -= freed
+
+    def is_full(self, session: Session) -> bool:
+        """Whether no more replies are kept for this session until some are acknowledged."""
+        return session.kept >= self.max_kept_each or (
+            self.kept >= self._max_kept and session.kept >= KEPT_SHARE
+        )
+
+    def keep(self, session: Session, seq: int, reply: Reply) -> int:
+        """Keep a command's reply; returns what it counts for."""
+        size = len(reply.payload) + MESSAGE_BYTES
+        session.replies[seq] = reply
+        session.kept += size
+        self.kept += size
+        return size
+
+    def summary(self) -> bytes:
+        """A fingerprint that costs next to nothing, however many sessions and replies there are."""
+        last = next(reversed(self._sessions), 0)
+        floor = self._sessions[last].floor if last else 0
+        parts = (self.time, len(self), self.kept, last, floor, next(reversed(self._unused), 0))
+        return repr(parts).encode()
 
     def dump(self) -> bytes:
         """For the snapshot."""
-        return msgspec.msgpack.encode(_Dump(self.time, self._sessions))
+        return msgspec.msgpack.encode(_Dump(self.time, self._sessions, self._unused))
 
     def load(self, dump: bytes) -> None:
         loaded = msgspec.msgpack.decode(dump, type=_Dump)
         self.time = loaded.time
         self._sessions = loaded.sessions
-
-    def reply_bytes(self) -> int:
-        """The size of all replies kept."""
-        return sum(
-            len(reply.payload) for s in self._sessions.values() for reply in s.replies.values()
-        )
+        self._unused = loaded.unused
+        self.kept = sum(session.kept for session in self._sessions.values())

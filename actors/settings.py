@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from paxon.actors.agreed import NAMES, Number, check_values
+from paxon.actors.allowances import MAX_TRANSFER_BYTES
 from paxon.actors.ballot import ServerId
 from paxon.actors.field_types import wrong_field
 
@@ -61,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     batch_bytes: int = 1 << 20
     """Commands are packed into one slot up to this size (one larger command goes alone)."""
     max_pending_bytes: int = 64 << 20
-    """Commands waiting at the leader beyond this are answered BUSY."""
+    """Commands waiting at the leader beyond this are answered OVERLOADED."""
     thrifty_delay: float = 0.0
     """Seconds by which a leader asks the servers beyond a majority later (docs/thrift.md); 0: all
     at once. At most half the heartbeat interval. `LocalCluster`, whose servers share one machine,
@@ -74,7 +75,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     session_ttl: float | None = None
     """A session idle for this long in the log's time expires."""
     max_sessions: int | None = None
-    """Beyond this the longest idle session expires first."""
+    """Beyond this the longest idle session expires first …"""
+    session_min_idle: float | None = None
+    """… if it has been idle for so long; else no session is opened."""
+    max_kept_each: int | None = None
+    """Bytes of replies that a session may leave unacknowledged."""
+    max_kept: int | None = None
+    """The same for all sessions together."""
     max_command_bytes: int | None = None
     max_outstanding: int | None = None
     """Commands a session may have unacknowledged."""
@@ -133,6 +140,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "retain_bytes", "snapshot_bytes", "snapshot_slots", "transfer_bytes",
         ):  # fmt: skip
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("batch_bytes", "transfer_bytes"):
+            require(
+                getattr(self, name) <= MAX_TRANSFER_BYTES,
+                f"{name} must be at most {MAX_TRANSFER_BYTES}, got {getattr(self, name)}: more "
+                "would not go into one frame",
+            )
         wrong = check_values(self.agreed_given, {})
         require(not wrong, wrong)
 

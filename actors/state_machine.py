@@ -73,6 +73,16 @@ class StateMachine(ABC):
         """Answer a read without changing any state; by default there are no queries."""
         raise ValueError(f"{type(self).__name__} answers no queries: override query()")
 
+    def cost(self, command: bytes) -> int:
+        """About how many bytes executing a command reads and writes, its reply included.
+
+        Asked by the leader, of the state as it is now, before the command enters the log: one that
+        costs too much is refused, and dear ones are spread over slots, so that no slot keeps a
+        server busy for long. Has to be much cheaper than the command itself. By default nothing is
+        known, and the length of commands alone is bounded.
+        """
+        return len(command)
+
     def digest(self) -> str:
         """A fingerprint of the state for comparing servers, "" if there is none.
 

@@ -33,11 +33,14 @@ __all__ = [
     "Outgoing",
     "Kind",
     "timeout_error",
+    "overloaded_error",
     "refusal_error",
     "not_leader_error",
     "not_followed",
 ]
 
+_FRAME_MESSAGES = 1024
+"""Messages in one frame (servers refuse frames of several thousand)."""
 _weight = attrgetter("weight")
 _size = attrgetter("size")
 
@@ -113,6 +116,7 @@ class Request:
         "kind",
         "number",
         "order",
+        "overloaded",
         "place",
         "sends",
         "sent_at",
@@ -148,6 +152,8 @@ class Request:
         self.order = 0
         """Numbers all sends, to know which of two was sent later."""
         self.sends = 0
+        self.overloaded: tuple[float, str] | None = None
+        """If the last answer was that a bound is reached: seconds to wait, and which."""
         self.undecided = 0
         """Sends of which no answer has said that they were not, and will not be, executed."""
 
@@ -312,8 +318,14 @@ class Outbox:
 
     def add(self, address: str, message: ClientMessage, size: int) -> None:
         """Put a message into the frame at hand, or begin a new one."""
-        if self.frames and self.frames[-1][0] == address and self._size + size <= self._limit:
-            self.frames[-1][1].append(message)
+        frames = self.frames
+        if (
+            frames
+            and frames[-1][0] == address
+            and self._size + size <= self._limit
+            and len(frames[-1][1]) < _FRAME_MESSAGES
+        ):
+            frames[-1][1].append(message)
             self._size += size
         else:
             self.frames.append((address, [message]))
@@ -323,13 +335,13 @@ class Outbox:
 # --- what callers are told -----------------------------------------------------------------------
 
 
-def timeout_error(
-    ticket: Ticket[Any, Any], heard_at: float, servers: Sequence[str]
-) -> errors.RequestTimeout:
+def timeout_error(ticket: Ticket[Any, Any], heard_at: float, servers: Sequence[str]) -> PaxonError:
     """The error of a ticket whose deadline has passed; `heard_at` is when any server last spoke."""
     request = ticket.request
     # With others in its request it may yet be sent, for their sake.
     sent = request is not None and (request.undecided > 0 or len(request.tickets) > 1)
+    if request is not None and request.overloaded is not None and not sent:
+        return overloaded_error(ticket, *request.overloaded)
     unknown = sent and ticket.mode is None
     seconds = f"{ticket.deadline - ticket.submitted:.3g} s"
     outcome = ""
@@ -348,6 +360,16 @@ def timeout_error(
             unknown=unknown,
         )
     return errors.RequestTimeout(f"no answer within {seconds}{outcome}", sent=sent, unknown=unknown)
+
+
+def overloaded_error(ticket: Ticket[Any, Any], retry_after: float, why: str) -> errors.Overloaded:
+    """The error of a ticket that was refused for some bound until its deadline had passed."""
+    return errors.Overloaded(
+        f"the servers are overloaded ({why}) and did not take it in within "
+        f"{ticket.deadline - ticket.submitted:.3g} s, so it has no effect; "
+        f"try again in {retry_after:g} s",
+        retry_after=retry_after,
+    )
 
 
 def refusal_error(status: ReplyStatus, payload: bytes) -> PaxonError:

@@ -33,6 +33,7 @@ from typing import Any, Generic, TypeVar
 from paxon.actors.messages import (
     CommandReply,
     NotLeader,
+    Overloaded,
     Query,
     QueryReply,
     ReadMode,
@@ -41,6 +42,7 @@ from paxon.actors.messages import (
     SessionOpened,
     SlotReply,
     StatusReply,
+    retry_after,
 )
 from paxon.kvstore import errors
 from paxon.kvstore.client_requests import (
@@ -292,6 +294,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
                     self._on_session_opened(address, reply)
                 case NotLeader():
                     self._on_not_leader(address, reply)
+                case Overloaded():
+                    self._on_overloaded(address, reply)
                 case StatusReply() | SlotReply():
                     self._side.told(address, reply)
 
@@ -457,8 +461,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self._settle(request)
             self._answered(request)
             self._deliver(request, reply.payload)
-        elif status == ReplyStatus.BUSY:
-            self._on_busy(request)
+        elif status == ReplyStatus.OVERLOADED:
+            self._on_busy(request, reply.payload)
         elif status == ReplyStatus.OUT_OF_ORDER:
             self._on_out_of_order(request)
         elif status == ReplyStatus.EXPIRED:
@@ -477,14 +481,15 @@ class CommandCore(Generic[PayloadT, ResultT]):
             return
         if request is not None:
             self._progress(address)
-            if reply.status == ReplyStatus.BUSY:
-                self._on_busy(request)
+            if reply.status == ReplyStatus.OVERLOADED:
+                request.undecided = 0
+                self._on_busy(request, reply.payload)
                 return
             del self._queries[reply.id]
             self._after_answer()
         else:
             request = self._side.get(reply.id)
-            if request is None or reply.status == ReplyStatus.BUSY:
+            if request is None or reply.status == ReplyStatus.OVERLOADED:
                 return  # late; or a busy server is asked again after the retry interval
             self._side.remove(reply.id)
         if reply.status != ReplyStatus.OK:
@@ -530,10 +535,22 @@ class CommandCore(Generic[PayloadT, ResultT]):
         for ticket in request.tickets:
             ticket.complete(None, error, executed)
 
-    def _on_busy(self, request: Request) -> None:
+    def _on_busy(self, request: Request, payload: bytes) -> None:
+        """A request was not taken in: it goes again a little later."""
+        request.overloaded = seconds, _ = retry_after(payload)
         request.sent_to = None
         self._resend = True
-        self.search.pause_busy(self._now)
+        self.search.pause_busy(self._now, seconds)
+
+    def _on_overloaded(self, address: str, reply: Overloaded) -> None:
+        """A server threw away something of ours, and does not say what."""
+        if address == self.search.target:
+            self.search.pause_busy(self._now, reply.retry_after_ms / 1000)
+        for request in self._unanswered():
+            if request.sent_to == address:
+                request.overloaded = reply.retry_after_ms / 1000, reply.reason
+                request.sent_to = None
+                self._resend = True
 
     def _on_out_of_order(self, request: Request) -> None:
         """The one before got lost or was refused: send both again, in order."""
@@ -545,7 +562,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             before = before.after
         self._resend = True
         if request.sends > 2:
-            self.search.pause_busy(self._now)
+            self.search.pause_busy(self._now, 0.0)
 
     def _on_expired(self, session: Session, request: Request) -> None:
         """The session is gone for good; what of the command's fate?"""

@@ -9,6 +9,7 @@ __all__ = [
     "RequestTimeout",
     "ClusterUnavailable",
     "OutcomeUnknown",
+    "Overloaded",
     "NotLeader",
     "ClientClosed",
     "ClientBusy",
@@ -53,6 +54,18 @@ class OutcomeUnknown(RequestTimeout):
     The client's session expired (idle for an hour by default) while the write was being retried.
     Read the key to find out.
     """
+
+
+class Overloaded(PaxonError):
+    """The servers refused a request until its time was up, for some bound was reached.
+
+    It had no effect. The client backed off and tried again by itself before it raised this.
+    """
+
+    def __init__(self, text: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+        """Seconds to wait before trying again."""
 
 
 class NotLeader(PaxonError):

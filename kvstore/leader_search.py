@@ -186,9 +186,9 @@ class LeaderSearch:
         self.seeking = False
         self.waiting_since = None
 
-    def pause_busy(self, now: float) -> None:
-        """The leader takes nothing more in for now."""
-        self.pause_until = max(self.pause_until, now + self._jittered(self._busy))
+    def pause_busy(self, now: float, seconds: float) -> None:
+        """The leader takes nothing more in for now, and says for how long at least."""
+        self.pause_until = max(self.pause_until, now + self._jittered(max(seconds, self._busy)))
         self._busy = min(self._busy * 2, self._options.busy_max)
         if self.waiting_since is not None:
             self.waiting_since = max(self.waiting_since, self.pause_until)

@@ -24,6 +24,7 @@ __all__ = [
     "MAX_VALUE_BYTES",
     "MAX_SCAN_ITEMS",
     "MAX_SCAN_BYTES",
+    "MAX_OPERATIONS",
     "MAX_REPLY_BYTES",
     "Put",
     "Get",
@@ -33,6 +34,7 @@ __all__ = [
     "Scan",
     "Operation",
     "Result",
+    "READS",
     "is_read",
     "only_reads",
     "operation_bytes",
@@ -58,6 +60,8 @@ MAX_SCAN_ITEMS = 10_000
 """A scan's limit is at most this."""
 MAX_SCAN_BYTES = 1 << 20
 """A scan stops, and says that there is more, once it has found this much."""
+MAX_OPERATIONS = 50_000
+"""In one command or query; so many take a server some 30 ms."""
 MAX_REPLY_BYTES = 16 << 20
 """Reads past this in one reply are refused; the first of a command is always answered."""
 
@@ -121,18 +125,18 @@ _encoder = msgspec.msgpack.Encoder()
 _operations_decoder = msgspec.msgpack.Decoder(list[Operation])
 _results_decoder = msgspec.msgpack.Decoder(list[Any])
 
-_READS = frozenset({Get, Scan})
+READS = frozenset({Get, Scan})
 _SETS_VALUE = (Put, Append)
 
 
 def is_read(operation: Operation) -> bool:
     """Whether the operation changes nothing, so that a query can answer it."""
-    return type(operation) in _READS
+    return type(operation) in READS
 
 
 def only_reads(operations: Sequence[Operation]) -> bool:
     """Whether all of them change nothing."""
-    return _READS.issuperset(map(type, operations))
+    return READS.issuperset(map(type, operations))
 
 
 def encode_operations(operations: Sequence[Operation]) -> bytes:
@@ -142,10 +146,19 @@ def encode_operations(operations: Sequence[Operation]) -> bytes:
 
 def decode_operations(command: bytes) -> list[Operation]:
     """The operations of a command or query. Raises ValueError if it is malformed."""
+    if len(command) > MAX_OPERATIONS and _count(command) > MAX_OPERATIONS:
+        raise ValueError(f"it holds more than {MAX_OPERATIONS} operations: send fewer at once")
     try:
         return _operations_decoder.decode(command)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a list of store operations: {error}") from None
+
+
+def _count(command: bytes) -> int:
+    """How many operations a command says that it holds (msgpack's head of a long array)."""
+    if command[:1] == b"\xdc":
+        return int.from_bytes(command[1:3], "big")
+    return int.from_bytes(command[1:5], "big") if command[:1] == b"\xdd" else 0
 
 
 def encode_results(results: Sequence[Result]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from itertools import islice
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import msgspec
 
@@ -18,6 +18,7 @@ from paxon.kvstore.operations import (
     MAX_SCAN_BYTES,
     MAX_SCAN_ITEMS,
     MAX_VALUE_BYTES,
+    READS,
     Append,
     CompareAndSet,
     Delete,
@@ -38,6 +39,12 @@ __all__ = ["KVStore"]
 _FORMAT = 1
 _MOST_SCAN_LIMIT = 10_000
 """Part of the language of operations, like their tags: not to be changed."""
+_SHORT_VALUE = 1024
+"""Values below this size are copied by an append: a bytearray takes more memory and time."""
+_FEW_OPERATIONS = 64
+"""The cost of a command with more is not looked into."""
+_SCAN_ITEM_BYTES = 512
+"""What an item of a scan counts for beside its size, for it takes about as long."""
 _INDEX_BACKLOG = 2048
 """Keys that may wait to be put in or taken out of the index, once there is one."""
 _DIGEST_KEYS = 50_000
@@ -82,7 +89,9 @@ class KVStore(StateMachine):
 
     def __init__(self) -> None:
         self.agree({name: limit.default for name, limit in self.limits.items()})
-        self._data: dict[str, bytes] = {}
+        self._data: dict[str, bytes | bytearray] = {}
+        """A value that was appended to is a bytearray: with `bytes` each append to a large value
+        would copy all of it, and a short command of many appends would stop the cluster."""
         self._checked: dict[int, tuple[bytes, list[Operation]]] = {}
         """What `check` decoded, by the identity of the command: most is executed here soon."""
         self._index: KeyIndex | None = None
@@ -118,6 +127,25 @@ class KVStore(StateMachine):
             if len(self._checked) >= _KEPT_COMMANDS:
                 self._checked.clear()
             self._checked[id(command)] = (command, operations)
+
+    def cost(self, command: bytes) -> int:
+        """About what the reads of a short command will take.
+
+        Of a long one its length says enough: what it reads is bounded by `max_reply_bytes`.
+        """
+        checked = self._checked.get(id(command))
+        if checked is None:
+            return len(command)
+        operations = checked[1]
+        if len(operations) > _FEW_OPERATIONS or READS.isdisjoint(map(type, operations)):
+            return len(command)
+        cost = 0
+        for operation in operations:
+            if type(operation) is Get:
+                cost += len(self._data.get(operation.key, b""))
+            elif type(operation) is Scan:
+                cost += min(operation.limit, len(self._data)) * _SCAN_ITEM_BYTES
+        return len(command) + min(cost, self._max_reply_bytes)
 
     def apply(self, command: bytes) -> bytes:
         """Execute a list of operations, return the list of their results.
@@ -163,7 +191,8 @@ class KVStore(StateMachine):
         return encode_results([self._execute(operation) for operation in operations])
 
     def snapshot(self) -> bytes:
-        return _encoder.encode(_Image(_FORMAT, self._data))
+        # Encoded alike, whether bytes or bytearray.
+        return _encoder.encode(_Image(_FORMAT, cast("dict[str, bytes]", self._data)))
 
     def restore(self, snapshot: bytes) -> None:
         """Become what `snapshot` holds. Raises ValueError if it is not a snapshot of a store."""
@@ -176,7 +205,7 @@ class KVStore(StateMachine):
                 f"the snapshot has format {image.format}, this release reads {_FORMAT}: "
                 "run the release that wrote it"
             )
-        self._data = image.data
+        self._data = dict(image.data)
         self._index = None
         self._unindexed = set()
         self._version += 1
@@ -246,9 +275,21 @@ class KVStore(StateMachine):
         return None
 
     def _append(self, key: str, value: bytes) -> Result:
-        new = self._data.get(key, b"") + value
-        refused = self._set(key, new)
-        return len(new) if refused is None else refused
+        held = self._data.get(key)
+        if held is None:
+            refused = self._set(key, value)
+            return len(value) if refused is None else refused
+        size = len(held) + len(value)
+        if size > self._max_value_bytes:
+            return self._long_value
+        if size < _SHORT_VALUE and type(held) is bytes:
+            self._data[key] = held + value
+            return size
+        if type(held) is bytes:
+            held = self._data[key] = bytearray(held)
+        assert type(held) is bytearray
+        held += value
+        return size
 
     def _delete(self, key: str) -> bool:
         if self._data.pop(key, None) is None:
@@ -272,11 +313,13 @@ class KVStore(StateMachine):
     def _scan(self, scan: Scan) -> Result:
         if not 1 <= scan.limit <= _MOST_SCAN_LIMIT:
             return refusal(f"a scan's limit has to be from 1 to {_MOST_SCAN_LIMIT}")
+        if self._reply_bytes >= self._max_reply_bytes:
+            return _LONG_REPLY  # without having looked for anything
         limit = min(scan.limit, self._max_scan_items)  # the page says that there is more
         prefix, data = scan.prefix, self._data
         after = scan.start_after >= prefix and scan.start_after != ""
         first = scan.start_after if after else prefix
-        found: list[tuple[str, bytes]] = []
+        found: list[tuple[str, bytes | bytearray]] = []
         size = 0
         for key in self._up_to_date_index().starting(first, after=after):
             if not key.startswith(prefix):
@@ -288,8 +331,9 @@ class KVStore(StateMachine):
             size += len(key) + len(value)
         return self._page(False, found, size)
 
-    def _page(self, more: bool, found: list[tuple[str, bytes]], size: int) -> Result:
-        return [more, found] if self._fits_reply(size) else _LONG_REPLY
+    def _page(self, more: bool, found: list[tuple[str, bytes | bytearray]], size: int) -> Result:
+        work = size + _SCAN_ITEM_BYTES * len(found)
+        return [more, found] if self._fits_reply(work) else _LONG_REPLY
 
     def _fits_reply(self, size: int) -> bool:
         """Whether a read of this size may still go into the reply; the first one always may."""

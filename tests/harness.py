@@ -108,6 +108,9 @@ class Wire:
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Frames are not encoded here."""
 
+    def congested(self, client: bytes) -> bool:
+        return False
+
     def counters(self) -> dict[str, int]:
         return {}
 

@@ -23,5 +23,8 @@ class Burst(Generic[PeerT, ClientT]):
     lost: list[int] = field(default_factory=list)
     """Servers whose connection has just ended: their process died, or the network cut it."""
 
+    refused: list[bytes] = field(default_factory=list)
+    """Clients of which a frame was thrown away, undecoded, for it holds too many messages."""
+
     def __bool__(self) -> bool:
-        return bool(self.peers or self.clients or self.lost)
+        return bool(self.peers or self.clients or self.lost or self.refused)

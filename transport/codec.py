@@ -145,6 +145,20 @@ class FrameCodec(Generic[SendT, ReceiveT]):
                 "send less at once"
             )
 
+    @staticmethod
+    def count(frame: bytes | bytearray | memoryview) -> int:
+        """How many messages a frame says that it holds; 0 if it says nothing of the kind."""
+        head = bytes(frame[HEADER_BYTES : HEADER_BYTES + 5])
+        if not head:
+            return 0
+        match head[0]:
+            case 0xDC:
+                return int.from_bytes(head[1:3], "big")
+            case 0xDD:
+                return int.from_bytes(head[1:5], "big")
+            case kind:
+                return kind & 0x0F if kind & 0xF0 == 0x90 else 0
+
     def decode(self, frame: bytes | bytearray | memoryview) -> tuple[int, int, list[ReceiveT]]:
         """Sender's id, sender's incarnation, and the messages of a frame; copies only byte fields.
 

@@ -30,7 +30,7 @@ from paxon.transport.errors import (
     OversizedFrame,
     TransportError,
 )
-from paxon.transport.intake import Ledger, check_sender
+from paxon.transport.intake import Ledger, Share, check_count, check_sender
 from paxon.transport.keys import CurveSecurity, KeyKeeper, require_curve, secure_client, secure_port
 from paxon.transport.monitor import LinkMonitor, PortMonitor
 from paxon.transport.options import EndpointOptions
@@ -48,13 +48,17 @@ _POLLIN = int(zmq.POLLIN)
 _MORE_NOBLOCK = int(zmq.NOBLOCK | zmq.SNDMORE)
 _PEER_PORT = "peer port"
 _CLIENT_PORT = "client port"
-_HARD_LIMIT_FACTOR = 4
+_HARD_LIMIT_FACTOR = 2
 """A frame of more than this many times `max_frame_bytes` ends its connection."""
 _BACKLOG = 1024
 """Connections that may knock at a port at once (all clients of a leader that died)."""
 _REDIAL_SECONDS = 1.0
 """How long to leave a server alone that has refused us."""
 
+_NOT_READING_SECONDS = 0.02
+"""For so long a client whose queue of replies was full gets no service."""
+_REMEMBERED = 4096
+"""Clients remembered as not reading."""
 _HOUSEKEEPING_EVERY = 64
 """Bursts between two looks at the monitors while the loop never sleeps."""
 
@@ -62,7 +66,7 @@ _HOUSEKEEPING_EVERY = 64
 class _Port:
     """One bound ROUTER: what is received on it, decoded by which codec, from whom."""
 
-    __slots__ = ("decode", "name", "secure", "senders", "socket")
+    __slots__ = ("count", "decode", "max_messages", "name", "secure", "senders", "socket")
 
     def __init__(
         self,
@@ -70,10 +74,14 @@ class _Port:
         codec: FrameCodec[Any, Any],
         senders: set[int],
         name: str,
+        *,
         secure: bool,
+        max_messages: int,
     ) -> None:
         self.socket = socket
         self.decode = codec.decode
+        self.count = codec.count
+        self.max_messages = max_messages
         self.senders = senders
         self.name = name
         self.secure = secure
@@ -84,6 +92,10 @@ class _Port:
         while self.socket.recv(_NOBLOCK, False).more:
             pass
         raise MalformedFrame("it has more than one part: send the header and body as one")
+
+    def check_count(self, buffer: memoryview) -> None:
+        """Raise `OversizedFrame` for a frame of too many messages: they take far more in memory."""
+        check_count(self.count(buffer), self.max_messages)
 
     def check_sender(self, sender: int, frame: zmq.Frame) -> None:
         """Raise `ForeignFrame` for a sender that may not speak here, or not under this key."""
@@ -134,6 +146,11 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._ledger = Ledger(monotonic)
         self._guard = DescriptorGuard(self._ledger, monotonic)
         self._large = LargeFrames(self._options.large_queue_bytes)
+        self._large_replies = LargeFrames(
+            self._options.client_large_queue_bytes, self._options.clients_queue_bytes
+        )
+        self._not_reading: dict[bytes, float] = {}
+        """Clients whose queue of replies was full, and until when they count as such."""
         self._security = security
         self._peer_codec = peer_codec
         self._client_codec = client_codec
@@ -195,11 +212,21 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             for part in self._ledger.split(messages, error):
                 self.reply(client, part)
             return
-        body = self._take_buffer()
-        if self._push(self._clients.socket, client, body):
-            self._ledger.sent(len(messages), len(body))
+        if self._push_reply(client, self._buffer):
+            self._ledger.sent(len(messages), len(self._buffer))
         else:
             self._ledger.counters.dropped_replies += 1
+        if len(self._buffer) >= self._options.client_large_frame_bytes:
+            self._buffer = bytearray()  # the other is ZeroMQ's from now on
+
+    def congested(self, client: bytes) -> bool:
+        """Whether a client has so much to read that what it asks for had better wait."""
+        until = self._not_reading.get(client)
+        if until is not None:
+            if self._monotonic() < until:
+                return True
+            del self._not_reading[client]
+        return not self._large_replies.has_room(client, 1)
 
     def _take_buffer(self) -> bytearray:
         """The encoded frame; a large one is ZeroMQ's from now on, so the next gets a new buffer."""
@@ -208,20 +235,38 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             self._buffer = bytearray()
         return body
 
-    def _push(self, socket: zmq.Socket[bytes], receiver: int | bytes, body: bytearray) -> bool:
-        """Queue a frame for a server (by id) or a client (by token); False: it cannot be sent."""
+    def _push(self, socket: zmq.Socket[bytes], server: int, body: bytearray) -> bool:
+        """Queue a frame for a server; False: it cannot be sent."""
         large = len(body) >= self._options.large_frame_bytes
-        if large and not self._large.has_room(receiver, len(body)):
+        if large and not self._large.has_room(server, len(body)):
             return False
         try:
-            if isinstance(receiver, bytes):
-                socket.send(receiver, _MORE_NOBLOCK)
             if large:
-                self._large.send(socket, receiver, body, _NOBLOCK)
+                self._large.send(socket, server, body, _NOBLOCK)
             else:
                 socket.send(body, _NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+            return False
+        return True
+
+    def _push_reply(self, client: bytes, body: bytearray) -> bool:
+        """Queue a frame for a client; False: it is gone, or has too much to read already."""
+        large = len(body) >= self._options.client_large_frame_bytes
+        if large and not self._large_replies.has_room(client, len(body)):
+            return False
+        socket = self._clients.socket
+        try:
+            socket.send(client, _MORE_NOBLOCK)
+            if large:
+                self._large_replies.send(socket, client, body, _NOBLOCK)
+            else:
+                socket.send(body, _NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EAGAIN:
+                self._not_reading[client] = self._monotonic() + _NOT_READING_SECONDS
+            elif error.errno != zmq.EHOSTUNREACH:
                 raise
             return False
         return True
@@ -245,12 +290,15 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             burst.lost, self._lost = self._lost, []
         for socket, _ in ready:
             if socket is self._peers.socket:
-                burst.peers = [decoded for _, decoded in self._drain(self._peers)]
+                burst.peers = [decoded for _, decoded in self._drain(self._peers, burst)]
             else:
-                burst.clients = [(token, what[2]) for token, what in self._drain(self._clients)]
+                drained = self._drain(self._clients, burst)
+                burst.clients = [(token, what[2]) for token, what in drained]
         return burst
 
-    def _drain(self, port: _Port) -> list[tuple[bytes, tuple[int, int, list[Any]]]]:
+    def _drain(
+        self, port: _Port, burst: Burst[PeerT, ClientT]
+    ) -> list[tuple[bytes, tuple[int, int, list[Any]]]]:
         """Take frames from a port until it has no more or the burst's limits are reached.
 
         Trying to receive and catching the final `Again` costs less than asking before each frame.
@@ -259,8 +307,10 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         """
         recv = port.socket.recv
         counters = self._ledger.counters
-        frames_left = self._options.burst_frames
-        bytes_left = self._options.burst_bytes
+        options = self._options
+        frames_left = options.burst_frames
+        bytes_left = options.burst_bytes
+        share = Share(options) if port is self._clients else None
         taken: list[tuple[bytes, tuple[int, int, list[Any]]]] = []
         try:
             while frames_left > 0 and bytes_left > 0:
@@ -272,18 +322,24 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                 try:
                     if frame.more:
                         port.skip_parts()
+                    if len(buffer) > port.max_messages:  # (each takes a byte at least)
+                        port.check_count(buffer)
                     decoded = port.decode(buffer)
                     if decoded[0] not in port.senders or port.secure:
                         port.check_sender(decoded[0], frame)
                 except FrameError as error:
                     self._ledger.refuse(error, port.origin(frame))
+                    if share is not None and isinstance(error, OversizedFrame):
+                        burst.refused.append(token)
                     continue
                 counters.messages_received += len(decoded[2])
                 taken.append((token, decoded))
+                if share is not None and share.is_spent(token, len(decoded[2])):
+                    break
         except zmq.Again:
             pass  # Nothing more to take: the usual end of a burst.
-        counters.frames_received += self._options.burst_frames - frames_left
-        counters.bytes_received += self._options.burst_bytes - bytes_left
+        counters.frames_received += options.burst_frames - frames_left
+        counters.bytes_received += options.burst_bytes - bytes_left
         return taken
 
     def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
@@ -318,6 +374,9 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             if link.refused and server not in self._redial_at:
                 self._redial_at[server] = self._monotonic() + _REDIAL_SECONDS
         self._large.prune()
+        self._large_replies.prune()
+        if len(self._not_reading) > _REMEMBERED:
+            self._not_reading.clear()
 
     def _redial(self) -> None:
         """Try servers again whose refusal is long enough ago: they may know our key by now."""
@@ -403,13 +462,16 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         socket = self._socket(zmq.ROUTER, codec.max_frame_bytes)
         if 0 in senders:
             queue_frames = options.client_queue_frames
+            intake_frames = options.client_intake_frames
+            max_messages = options.client_frame_messages
             end_when_vanished(socket, options.client_vanished_after)
             socket.setsockopt(zmq.LINGER, _ms(options.linger))
         else:
-            queue_frames = options.peer_queue_frames
+            queue_frames = intake_frames = options.peer_queue_frames
+            max_messages = options.peer_frame_messages
             end_when_vanished(socket, options.vanished_after)
         socket.setsockopt(zmq.BACKLOG, _BACKLOG)
-        socket.setsockopt(zmq.RCVHWM, queue_frames)
+        socket.setsockopt(zmq.RCVHWM, intake_frames)
         socket.setsockopt(zmq.SNDHWM, queue_frames)
         # Report what cannot be sent instead of dropping it in silence.
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -422,7 +484,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._monitors[-1].drain()  # that it listens: nobody need wake up for that
         self._ports.append((socket, _POLLIN))
         self._watched.append((_descriptor(self._monitors[-1].socket), _POLLIN))
-        return _Port(socket, codec, senders, name, secure)
+        return _Port(socket, codec, senders, name, secure=secure, max_messages=max_messages)
 
     def _socket(self, kind: int, max_frame_bytes: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)

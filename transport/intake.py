@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from paxon.transport.errors import ForeignFrame, FrameError, OversizedFrame
 from paxon.transport.log import logger
+from paxon.transport.options import EndpointOptions
 
-__all__ = ["Counters", "Ledger", "check_sender", "COMPLAINT_INTERVAL"]
+__all__ = ["Counters", "Ledger", "Share", "check_count", "check_sender", "COMPLAINT_INTERVAL"]
 
 T = TypeVar("T")
 
@@ -127,6 +128,31 @@ class Ledger:
             for key, complaint in self._recent.items()
             if now - complaint.last < COMPLAINT_INTERVAL
         }
+
+
+class Share:
+    """What clients have given to one burst, so that it takes no more than is good for all."""
+
+    __slots__ = ("_frames", "_messages_left", "_most")
+
+    def __init__(self, options: EndpointOptions) -> None:
+        self._frames: dict[bytes, int] = {}
+        self._most = options.client_burst_frames
+        self._messages_left = options.client_burst_messages
+
+    def is_spent(self, client: bytes, messages: int) -> bool:
+        """Count a frame; whether it was the burst's last."""
+        frames = self._frames[client] = self._frames.get(client, 0) + 1
+        self._messages_left -= messages
+        return frames >= self._most or self._messages_left <= 0
+
+
+def check_count(count: int, limit: int) -> None:
+    """Raise `OversizedFrame` for a frame of too many messages: they take far more in memory."""
+    if count > limit:
+        raise OversizedFrame(
+            f"a frame holds {count} messages; at most {limit} are allowed: send smaller frames"
+        )
 
 
 def check_sender(sender: int, senders: Collection[int], port_name: str) -> None:

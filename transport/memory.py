@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from paxon.transport.burst import Burst
 from paxon.transport.codec import FrameCodec
 from paxon.transport.errors import FrameError, OversizedFrame, TransportError
-from paxon.transport.intake import Ledger, check_sender
+from paxon.transport.intake import Ledger, Share, check_count, check_sender
 from paxon.transport.options import EndpointOptions
 from paxon.transport.wake import Waker
 
@@ -47,6 +47,11 @@ class _Mailbox:
             self._frames.append((token, frame))
             self._waker.wake()
             return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more gets in."""
+        return len(self._frames) >= self._capacity
 
     def pop(self) -> tuple[bytes, bytes] | None:
         """The oldest frame; None if there is none."""
@@ -86,6 +91,11 @@ class MemoryHub:
         """Put a raw frame into a client's queue; False if it is gone or its queue is full."""
         client = self._clients.get(token)
         return client is not None and client.push(b"", frame)
+
+    def is_full(self, token: bytes) -> bool:
+        """Whether a client's queue takes nothing more."""
+        client = self._clients.get(token)
+        return client is not None and client.is_full
 
     def open_server(self, server: int, peers: _Mailbox, clients: _Mailbox) -> None:
         """Register a server's ports. Raises `TransportError` if its id is taken."""
@@ -136,7 +146,7 @@ class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._waker = Waker()
         lock = threading.Lock()
         self._peer_port = _Mailbox(self._waker, lock, self._options.peer_queue_frames)
-        self._client_port = _Mailbox(self._waker, lock, self._options.client_queue_frames)
+        self._client_port = _Mailbox(self._waker, lock, _CLIENT_PORT_FRAMES)
         self._closed = False
         hub.open_server(server, self._peer_port, self._client_port)
 
@@ -173,19 +183,28 @@ class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
 
     def receive(self) -> Burst[PeerT, ClientT]:
         """All that has arrived, bounded on each port by itself. Never blocks."""
-        peers = self._drain(self._peer_port, self._peer_codec, self._senders, "peer port")
-        clients = self._drain(self._client_port, self._client_codec, _CLIENTS, "client port")
-        return Burst(
-            [decoded for _, decoded in peers], [(token, decoded[2]) for token, decoded in clients]
-        )
+        burst: Burst[PeerT, ClientT] = Burst()
+        peers = self._drain(self._peer_port, self._peer_codec, self._senders, burst)
+        clients = self._drain(self._client_port, self._client_codec, _CLIENTS, burst)
+        burst.peers = [decoded for _, decoded in peers]
+        burst.clients = [(token, decoded[2]) for token, decoded in clients]
+        return burst
 
     def _drain(
-        self, port: _Mailbox, codec: FrameCodec[Any, Any], senders: frozenset[int], name: str
+        self,
+        port: _Mailbox,
+        codec: FrameCodec[Any, Any],
+        senders: frozenset[int],
+        burst: Burst[PeerT, ClientT],
     ) -> list[tuple[bytes, tuple[int, int, list[Any]]]]:
         counters = self._ledger.counters
-        bytes_left = self._options.burst_bytes
+        options = self._options
+        bytes_left = options.burst_bytes
+        share = Share(options) if senders is _CLIENTS else None
+        most = options.peer_frame_messages if share is None else options.client_frame_messages
+        name = "peer port" if share is None else "client port"
         taken: list[tuple[bytes, tuple[int, int, list[Any]]]] = []
-        for _ in range(self._options.burst_frames):
+        for _ in range(options.burst_frames):
             arrived = port.pop() if bytes_left > 0 else None
             if arrived is None:
                 break
@@ -194,13 +213,18 @@ class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
             counters.frames_received += 1
             counters.bytes_received += len(frame)
             try:
+                check_count(codec.count(frame), most)
                 decoded = codec.decode(frame)
                 check_sender(decoded[0], senders, name)
             except FrameError as error:
                 self._ledger.refuse(error, f"an unnamed sender ({name})")
+                if share is not None and isinstance(error, OversizedFrame):
+                    burst.refused.append(token)
                 continue
             counters.messages_received += len(decoded[2])
             taken.append((token, decoded))
+            if share is not None and share.is_spent(token, len(decoded[2])):
+                break
         return taken
 
     def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
@@ -215,6 +239,10 @@ class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._peer_codec.identify(identity)
         if in_force:
             self._client_codec.identify(identity)
+
+    def congested(self, client: bytes) -> bool:
+        """Whether a client has so much to read that what it asks for had better wait."""
+        return self._hub.is_full(client)
 
     def counters(self) -> dict[str, int]:
         """Totals by name (`paxon.transport.intake.Counters`)."""
@@ -272,6 +300,8 @@ class MemoryClient(Generic[ClientT, ReplyT]):
         self._waker.close()
 
 
+_CLIENT_PORT_FRAMES = 1024
+"""Frames of all clients that may wait for a server."""
 _CLIENTS = frozenset((0,))
 """What the header of a client's frame names as its sender."""
 

@@ -92,6 +92,8 @@ class Sockets(Protocol):
 
     def identify(self, identity: int, *, in_force: bool) -> None: ...
 
+    def congested(self, client: bytes) -> bool: ...
+
     def counters(self) -> dict[str, int]: ...
 
     def close(self) -> None: ...
@@ -141,6 +143,10 @@ class LabNetwork:
     def identify(self, identity: int, *, in_force: bool) -> None:
         """The same."""
         self._sockets.identify(identity, in_force=in_force)
+
+    def congested(self, client: bytes) -> bool:
+        """The same."""
+        return self._sockets.congested(client)
 
     def counters(self) -> dict[str, int]:
         """The same."""

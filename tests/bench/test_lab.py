@@ -51,6 +51,9 @@ class FakeSockets:
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Not of interest here."""
 
+    def congested(self, client: bytes) -> bool:
+        return False
+
     def counters(self) -> dict[str, int]:
         return {"bytes": 7}
 

@@ -32,6 +32,7 @@ from paxon.actors.messages import (
     SessionOpened,
     StatusReply,
     StatusRequest,
+    overloaded,
 )
 from paxon.actors.state_machine import StateMachine
 from paxon.kvstore.store import KVStore
@@ -49,7 +50,7 @@ class FakeCluster:
         self.application = Application(replicated, first_agreed({}, replicated.limits))
         self.time = 0.0
         self.busy = 0
-        """So many commands are answered BUSY before the next is taken in."""
+        """So many commands are answered OVERLOADED before the next is taken in."""
         self.received: list[tuple[str, ClientMessage]] = []
 
     def serve(self, address: str, messages: Sequence[ClientMessage]) -> list[ServerReply]:
@@ -86,7 +87,8 @@ class FakeCluster:
             case Command(session, seq, acked, after, command):
                 if self.busy > 0:
                     self.busy -= 1
-                    return CommandReply(session, seq, ReplyStatus.BUSY, b"busy")
+                    payload = overloaded("busy", 0.0)
+                    return CommandReply(session, seq, ReplyStatus.OVERLOADED, payload)
                 reply = self.execute(Entry(session, seq, acked, after, command))
                 return CommandReply(session, seq, reply.status, reply.payload)
             case Query(number, _, query):

@@ -374,9 +374,14 @@ def test_an_image_that_cannot_be_restored_says_whose_fault_it_is() -> None:
 # --- sessions' ids --------------------------------------------------------------------------------
 
 
+def session_table(max_sessions: int, identity: int = 0) -> SessionTable:
+    return SessionTable(first_agreed({"max_sessions": max_sessions}, {}), identity)
+
+
 def ids(identity: int, slot: int, count: int, *, nonce: int = 5) -> list[int]:
-    table = SessionTable(3600.0, count, identity)
-    return [table.open(slot, index, nonce) for index in range(count)]
+    table = session_table(count, identity)
+    opened = [table.open(slot, index, nonce) for index in range(count)]
+    return [number for number in opened if number is not None]
 
 
 def test_sessions_of_two_clusters_and_of_two_lives_have_nothing_in_common() -> None:
@@ -390,13 +395,13 @@ def test_sessions_of_two_clusters_and_of_two_lives_have_nothing_in_common() -> N
 
 def test_a_slot_takes_more_sessions_than_fit_into_twenty_bits() -> None:
     count = (1 << 20) + 50
-    table = SessionTable(3600.0, 2 * count)
-    table._sessions = _Numbers()
+    table = session_table(2 * count)
+    table._unused = _Numbers()
     for index in range(count):
         table.open(7, index, 5)
     for index in range(100):
         table.open(8, index, 5)
-    assert len(table._sessions) == count + 100
+    assert len(table._unused) == count + 100
 
 
 class _Numbers(dict[int, Any]):
@@ -410,7 +415,7 @@ class _Numbers(dict[int, Any]):
 def test_an_id_that_a_live_session_has_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
     place = SessionTable._id
     monkeypatch.setattr(SessionTable, "_id", lambda self, *p: place(self, *p) % 3)
-    table = SessionTable(3600.0, 2)
+    table = session_table(2)
     first, second = table.open(1, 0, 5), table.open(1, 1, 5)
     assert {first, second} == {1, 2}
     assert table.open(1, 2, 5) == first  # whose session made room

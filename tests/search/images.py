@@ -32,10 +32,11 @@ from paxon.actors.messages import (
 from paxon.actors.phase1 import Candidacy
 from paxon.actors.reads import ReadQueue
 from paxon.actors.retry import Retry
-from paxon.actors.sessions import Reply, Session, SessionTable
+from paxon.actors.sessions import Reply, Session
 from paxon.actors.storage import SnapshotInfo
 from paxon.actors.storage_base import Marks
 from paxon.actors.thrift import Thrift
+from paxon.actors.turns import Openings
 from tests.harness import Register
 
 __all__ = ["Image", "freeze_disk", "freeze_server", "thaw_disk", "thaw_server"]
@@ -52,8 +53,8 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     Slot: ("ballot", "value", "chosen"),
     SlotLog: ("_slots", "discarded", "chosen_to", "last", "value_bytes"),
     Candidacy: ("ballot", "first_slot", "promised", "_expected", "_reported"),
-    ReadQueue: ("_waiting",),
-    Session: ("floor", "last_seen", "replies"),
+    ReadQueue: ("_waiting", "bytes"),
+    Session: ("floor", "last_seen", "replies", "kept"),
     Batch: ("time", "entries"),
     Thrift: (
         "_delay",
@@ -92,6 +93,8 @@ OMITTED = {
     "_peers", "_synced", "_others", "_majority", "_tidy_at",
     "_stopped_at", "_features", "_warned_of", "_alarm", "_alarm_until",
     "making", "_in_force", "_introduce_at", "_said", "_say_at",
+    "_turns", "_openings", "_spent", "_clients_until", "_worked_at",
+    "_execute_until", "_replied_bytes", "_transferred", "_costs",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 
@@ -159,27 +162,29 @@ def freeze_server(server: PaxosServer) -> Image:
         tuple(machine.applied),
         sessions.time,
         # The longest idle session comes first: their order matters.
-        tuple((number, freeze(session)) for number, session in sessions._sessions.items()),
+        *(
+            tuple((number, freeze(session)) for number, session in table.items())
+            for table in (sessions._sessions, sessions._unused)
+        ),
     )
 
 
 def thaw_server(image: Image, server: PaxosServer) -> None:
     """Make `server` what `image` is of."""
-    own, executed, chain, applied, time, sessions = image
+    own, executed, chain, applied, time, used, unused = image
     for name, value in own:
         setattr(server, name, thaw(value))
+    server._openings = Openings()
     application = server.application
     machine, table = application.machine, application.sessions
     assert isinstance(machine, Register)
     application.executed = executed
     application.chain = thaw(chain)
     machine.applied = list(applied)
-    _set_sessions(table, time, {number: thaw(session) for number, session in sessions})
-
-
-def _set_sessions(table: SessionTable, time: float, sessions: dict[int, Session]) -> None:
     table.time = time
-    table._sessions = sessions
+    table._sessions = {number: thaw(session) for number, session in used}
+    table._unused = {number: thaw(session) for number, session in unused}
+    table.kept = sum(session.kept for session in table._sessions.values())
 
 
 def freeze_disk(disk: MemoryStorage) -> Image:

@@ -309,7 +309,7 @@ plant(
 def _no_sessions(original: Original) -> Any:
     def load(self: SessionTable, dump: bytes) -> None:
         original(self, dump)
-        self._sessions = {}
+        self._sessions, self._unused = {}, {}
 
     return load
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from paxon.actors import ServerId
+from paxon.actors.agreed import first_agreed
 from paxon.actors.messages import (
     P1A,
     P1B,
@@ -24,7 +25,7 @@ from tests.search.world import Budget, Fact, Search, World
 
 __all__ = ["STARTS", "Start", "Story"]
 
-SESSION = SessionTable(1.0, 1).open(1, 0, 1)
+SESSION = SessionTable(first_agreed({}, {})).open(1, 0, 1) or 0
 """The session that every story opens first: slot 1 holds that."""
 
 

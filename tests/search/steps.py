@@ -150,6 +150,9 @@ class _Wire:
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Nothing is encoded here."""
 
+    def congested(self, client: bytes) -> bool:
+        return False
+
     def counters(self) -> dict[str, int]:
         return {}
 

@@ -105,6 +105,9 @@ class NodeNetwork:
         if in_force:
             self._node.client_codec.identify(identity)
 
+    def congested(self, client: bytes) -> bool:
+        return False
+
     def counters(self) -> dict[str, int]:
         return {}
 

@@ -183,6 +183,7 @@ def _draw_settings(random: Random, policy: PolicyName) -> dict[str, Any]:
         settings["session_ttl"] = random.choice((0.3, 1.0))
     if random.random() < 0.1:
         settings["max_sessions"] = random.choice((1, 2, 4))
+        settings["session_min_idle"] = 0.0
     if random.random() < 0.1:
         settings["max_pending_bytes"] = 200
     return settings

@@ -185,7 +185,10 @@ def test_large_frames_for_a_stopped_reader_are_bounded_in_bytes(tcp_wire: Any, s
 
 
 def test_last_replies_leave_before_the_end(zmq_wire: Any, shapes: Any) -> None:
-    server = zmq_wire.servers(1, EndpointOptions(linger=5.0))[1]
+    patient = EndpointOptions(
+        linger=5.0, client_queue_frames=1000, client_large_queue_bytes=64 << 20
+    )
+    server = zmq_wire.servers(1, patient)[1]
     client = zmq_wire.client(1)
     client.send([shapes.Ask(1)])
     token = zmq_wire.receive(server, lambda b: b.clients).clients[0][0]

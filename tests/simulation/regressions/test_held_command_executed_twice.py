@@ -23,7 +23,8 @@ PLAN = r"""
     "heartbeat_interval": 0.1,
     "election_timeout_min": 0.12,
     "election_timeout_max": 2.0,
-    "max_sessions": 1
+    "max_sessions": 1,
+    "session_min_idle": 0.0
   },
   "network": {
     "latency": 0.01,

@@ -1,0 +1,65 @@
+"""How much one client, command, session or burst may take (docs/overload.md has the table).
+
+What decides how a command ends is the same on every server: constants here that belong to the
+format, and values of `Agreed`. Times are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from paxon.transport import MAX_FRAME_BYTES
+
+__all__ = [
+    "CLIENT_SECONDS",
+    "COST_PER_SLOT",
+    "EXECUTE_SECONDS",
+    "FRAME_BYTES",
+    "IN_FLIGHT_BYTES",
+    "KEPT_SHARE",
+    "LARGE_REPLY",
+    "MAX_TRANSFER_BYTES",
+    "MESSAGE_BYTES",
+    "RETRY_AFTER",
+    "TRANSFERS_PER_PEER",
+    "SLOT_REPLIES",
+    "SLOT_REPLIES_AT_MOST",
+]
+
+MESSAGE_BYTES = 64
+"""What a message counts for beside its content, wherever bytes are counted."""
+
+RETRY_AFTER = 0.05
+"""When a client that was refused had better come again, if nothing better is known."""
+
+# --- a burst -------------------------------------------------------------------------------------
+
+CLIENT_SECONDS = 0.001
+"""For so long a step serves clients; what is left waits in its client's queue for the next."""
+EXECUTE_SECONDS = 0.05
+"""For so long a step executes chosen slots (at least one); the others wait for the next step."""
+FRAME_BYTES = 4 << 20
+"""Messages for one receiver are split over frames of about this size, and a step whose replies
+come to this much serves no more clients."""
+IN_FLIGHT_BYTES = 4 << 20
+"""Beyond this much in slots not yet chosen no further slot is proposed (one always may be)."""
+TRANSFERS_PER_PEER = 4 << 20
+"""Log and snapshot pieces that one peer is sent in a step; it asks again for the rest."""
+MAX_TRANSFER_BYTES = MAX_FRAME_BYTES // 4
+"""`transfer_bytes` and `batch_bytes` are at most this: a frame has room for a piece of the log, and
+since its last value may overrun it, for the largest command."""
+
+# --- a slot and what it leaves behind (the same on every server) ---------------------------------
+
+COST_PER_SLOT = 64 << 20
+"""Commands are packed into one slot up to this cost (see `StateMachine.cost`), and one alone that
+would cost more is refused."""
+
+
+SLOT_REPLIES = 32 << 20
+"""Once the replies of one slot come to this, sessions that had a large one in it have to wait for a
+later slot (their commands are answered OVERLOADED and leave no trace) …"""
+SLOT_REPLIES_AT_MOST = 4 * SLOT_REPLIES
+"""… and at this all others too."""
+LARGE_REPLY = 64 << 10
+"""From this size on a reply is a large one."""
+KEPT_SHARE = 64 << 10
+"""When `Agreed.max_kept` is reached, sessions with less than this kept still go on."""
