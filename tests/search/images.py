@@ -81,6 +81,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     SnapshotCheck: ("offer", "unheard", "until", "objections"),
     Inquiry: ("until", "answers"),
     Marks: ("promised", "chosen_to", "discarded", "voting", "lease", "snapshot"),
+    Retry: ("_pause", "_at"),
     Grants: ("until", "forget_at", "_stored", "_longest"),
 }
 """What an object of each class consists of. (The cluster is in force from the start.)"""

@@ -12,12 +12,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from paxon.actors import NO_BALLOT, Ballot, PaxosServer
 from paxon.actors.application import Application
 from paxon.actors.election import RandomTimeout
 from paxon.actors.learner import Learner
 from paxon.actors.lifecycle import ServerLifecycle
-from paxon.actors.messages import P1B, P2A, P2B, Made, Query
+from paxon.actors.messages import P1B, P2A, P2B, Heartbeat, Made, Query
 from paxon.actors.phase1 import Candidacy
 from paxon.actors.proposer import Proposer
 from paxon.actors.sessions import Session, SessionTable
@@ -501,4 +503,50 @@ plant(
     "never wait after a preemption",
     "two candidates may preempt each other for ever under every policy",
     (RandomTimeout, "retry_delay", _never_wait),
+)
+
+
+# --- leases among servers of other settings (docs/settings.md) -----------------------------------
+
+
+def _grant_without_disk(original: Original) -> Any:
+    def grant(self: PaxosServer, heartbeat: Heartbeat) -> None:
+        self._grants.grant(heartbeat.lease, heartbeat.drift, self._now)
+
+    return grant
+
+
+plant(
+    "grant a lease in memory only",
+    "a server that grants a lease does not write it to its disk before it says so",
+    (PaxosServer, "_grant", _grant_without_disk),
+)
+
+
+def _grant_own_length(original: Original) -> Any:
+    def grant(self: PaxosServer, heartbeat: Heartbeat) -> None:
+        own = msgspec.structs.replace(heartbeat, lease=self.settings.election_timeout_min)
+        original(self, own)
+
+    return grant
+
+
+plant(
+    "grant a lease of one's own length",
+    "a server grants a lease as long as its own timeout, not as was asked for",
+    (PaxosServer, "_grant", _grant_own_length),
+)
+
+
+def _grant_for_courtesy(original: Original) -> Any:
+    def may_hold(self: PaxosServer) -> bool:
+        return self._policy.courteous and bool(original(self))
+
+    return may_hold
+
+
+plant(
+    "keep a lease only where courtesy is the policy",
+    "a server whose policy knows no courtesy forgets what it has granted",
+    (PaxosServer, "_lease_may_hold", _grant_for_courtesy),
 )

@@ -449,6 +449,28 @@ def a_lease_that_a_restarted_server_has_granted() -> tuple[Search, World]:
     return search, world._replace(budget=Budget((0, 1, 0), reads=1))
 
 
+@start(20_000)
+def a_lease_among_servers_of_other_settings() -> tuple[Search, World]:
+    """Server 1 has asked for a lease of 3 s; the others' timeout is 0.3 s, under other policies.
+
+    0.6 s ago servers 2 and 3 granted it, fell and came back. Server 2 tries to lead.
+    """
+    search = Search(
+        3, policy="random", reads=LEASE_READ,
+        own={1: {"policy": "stable", "election_timeout_min": 3.0, "election_timeout_max": 4.0}},
+    )  # fmt: skip
+    story = _lease(search)
+    story.beat(1)
+    story.settle()
+    story.lose()
+    for server in (2, 3):
+        story._happen(server, "crash")
+        story._happen(server, "restart")
+    story.wait(0.6)
+    world = search.say(story.world, 2, command(2))
+    return search, world._replace(budget=Budget((0, 1, 0), reads=1))
+
+
 @start(
     20_000,
     goals=[

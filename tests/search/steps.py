@@ -7,7 +7,7 @@ what became of each pair. Millions of orders of the same few steps cost a look i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -167,7 +167,9 @@ State = tuple[bool, Image | None, Image]
 class Steps:
     """The servers of one search, one live object for each, and all that was ever computed."""
 
-    def __init__(self, size: int, options: dict[str, Any]) -> None:
+    def __init__(
+        self, size: int, options: dict[str, Any], own: Mapping[ServerId, dict[str, Any]]
+    ) -> None:
         self.ids = tuple(range(1, size + 1))
         self.messages = Messages()
         self.clock = StandingClock()
@@ -182,7 +184,7 @@ class Steps:
         )
         self.made = Made(1, "search", tuple((s, s) for s in self.ids), agreed)
         self._disks = {s: self._new_disk(s) for s in self.ids}
-        self._servers = {s: self._new_server(s, options) for s in self.ids}
+        self._servers = {s: self._new_server(s, {**options, **own.get(s, {})}) for s in self.ids}
         self._unopened = {s: freeze_server(server) for s, server in self._servers.items()}
 
     def _new_disk(self, server: ServerId) -> RecordingDisk:
@@ -331,12 +333,10 @@ class Steps:
             live.step(burst)
             return
         now = self.clock.now
-        if name == "campaign" and live._policy.courteous:
-            live._election_at = now  # it asks the others first
-        elif name == "campaign":
-            if live.role == "leader":
+        if name == "campaign":  # a courteous one asks the others first
+            if live.role == "leader" and not live._policy.courteous:
                 live._lose_quorum()
-            live.campaign()
+            live._election_at = now
         elif name == "beat":
             live._heartbeat_at = now
         elif name == "thrift":  # what the prompt servers were asked is due

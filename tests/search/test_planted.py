@@ -33,6 +33,9 @@ SEARCHED = {
     "promise at once after a restart": "a lease that a restarted server has granted",
     "send before the sync": "a leader dies in a sync",
     "apply a stale snapshot": "a late server and its snapshot",
+    "grant a lease in memory only": "a lease among servers of other settings",
+    "grant a lease of one's own length": "a lease among servers of other settings",
+    "keep a lease only where courtesy is the policy": "a lease among servers of other settings",
 }
 """Bugs that the search from this start finds; the others are left to the walks."""
 

@@ -6,7 +6,7 @@ every order, loss and duplication without saying so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import permutations
 from typing import Any, NamedTuple
 
@@ -66,6 +66,7 @@ class Search:
         runs: Iterable[ServerId] = (),
         dies_in_sync: bool = False,
         in_order: bool = False,
+        own: Mapping[ServerId, dict[str, Any]] | None = None,
         **options: Any,
     ) -> None:
         """Rules for `size` servers with `options` beside the default settings.
@@ -75,9 +76,10 @@ class Search:
             reads: what clients may ask once each, and which server.
             runs: the only servers that ever run; by default all.
             in_order: each command names the one before it in its `after`.
+            own: settings of single servers beside those of all.
             dies_in_sync: whether crashes may also strike in the middle of a sync.
         """
-        self.steps = Steps(size, options)
+        self.steps = Steps(size, options, own or {})
         self.ids = self.steps.ids
         self.runs = frozenset(runs) or frozenset(self.ids)
         self.majority = size // 2 + 1
