@@ -75,7 +75,6 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "round",
         "round_due_at",
     ),
-    Retry: ("_pause", "_at"),
     HashChain: ("version", "last", "_kept", "_pinned"),
     Comparison: ("equal", "early"),
     SnapshotCheck: ("offer", "unheard", "until", "objections"),

@@ -21,11 +21,12 @@ from paxon.actors.messages import (
 )
 from paxon.actors.sessions import SessionTable
 from tests.search.breadth import Goal
+from tests.search.steps import IDENTITY
 from tests.search.world import Budget, Fact, Search, World
 
 __all__ = ["STARTS", "Start", "Story"]
 
-SESSION = SessionTable(first_agreed({}, {})).open(1, 0, 1) or 0
+SESSION = SessionTable(first_agreed({}, {}), identity=IDENTITY).open(1, 0, 1) or 0
 """The session that every story opens first: slot 1 holds that."""
 
 

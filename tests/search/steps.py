@@ -40,10 +40,13 @@ from tests.search.images import (
     thaw_server,
 )
 
-__all__ = ["CLIENT", "Event", "Messages", "Outcome", "Steps"]
+__all__ = ["CLIENT", "IDENTITY", "Event", "Messages", "Outcome", "Steps"]
 
 CLIENT: ServerId = 0
 """As the sender of a message: the clients."""
+
+IDENTITY = 1
+"""Of the cluster that is searched."""
 
 Event = tuple[str, int]
 """What happens to a server: its name, and for "deliver" the message's number, else 0."""
@@ -182,7 +185,7 @@ class Steps:
         agreed = encode_agreed(
             first_agreed({name: options[name] for name in NAMES if name in options}, {})
         )
-        self.made = Made(1, "search", tuple((s, s) for s in self.ids), agreed)
+        self.made = Made(IDENTITY, "search", tuple((s, s) for s in self.ids), agreed)
         self._disks = {s: self._new_disk(s) for s in self.ids}
         self._servers = {s: self._new_server(s, {**options, **own.get(s, {})}) for s in self.ids}
         self._unopened = {s: freeze_server(server) for s, server in self._servers.items()}
