@@ -73,6 +73,7 @@ class Introspection(Comparing):
             identity=self.making.made.identity if self.making.made and self._in_force else 0,
             members=() if self.making.made is None else self.making.made.servers,
             waits_for=self.making.waits_for(),
+            addresses=self.settings.client_addresses,
         )
 
     def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:

@@ -520,6 +520,8 @@ class NotLeader(Wire, frozen=True, tag=4):
     """Who the sender thinks leads; 0 if it knows nobody."""
     address: str
     """That server's client address; empty if unknown."""
+    servers: int = 0
+    """How many servers the cluster has; 0: the sender does not say."""
 
 
 class StatusReply(Wire, frozen=True, gc=True, tag=5):
@@ -570,6 +572,8 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     """The ids of the cluster's servers, as its directory has them; empty while it has none."""
     waits_for: str = ""
     """What stands between this server and its cluster, in a sentence; "" once it is in force."""
+    addresses: dict[ServerId, str] = {}
+    """Where clients reach each server of the cluster, as far as the sender knows."""
 
 
 class SlotReply(Wire, frozen=True, tag=6):

@@ -634,7 +634,7 @@ class Proposer(Learner):
         if not queued or type(queued[-1]) is not NotLeader:
             leader = self.leader if self.leader != self.settings.server else 0
             address = self.settings.client_addresses.get(leader, "")
-            queued.append(NotLeader(leader, address))
+            queued.append(NotLeader(leader, address, len(self.settings.servers)))
 
     def on_local(self, message: Any) -> Any:
         """The application asks in process: `Execute` a command, or nothing that we know."""

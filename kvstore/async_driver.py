@@ -23,7 +23,9 @@ class AsyncDriver:
 
     def __init__(self, core: CommandCore[Any, Any], *, secure: Secure | None = None) -> None:
         self._core = core
-        self._links = Links(self._on_open, self._receive, secure=secure)
+        self._links = Links(
+            self._on_open, self._receive, trouble=core.sightings.trouble, secure=secure
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watched: list[Link] = []
         self._timer: asyncio.TimerHandle | None = None

@@ -23,6 +23,7 @@ from paxon.actors.messages import (
 )
 from paxon.kvstore import errors
 from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.sightings import Sightings
 
 __all__ = [
     "Ticket",
@@ -335,7 +336,9 @@ class Outbox:
 # --- what callers are told -----------------------------------------------------------------------
 
 
-def timeout_error(ticket: Ticket[Any, Any], heard_at: float, servers: Sequence[str]) -> PaxonError:
+def timeout_error(
+    ticket: Ticket[Any, Any], heard_at: float, servers: Sequence[str], sightings: Sightings
+) -> PaxonError:
     """The error of a ticket whose deadline has passed; `heard_at` is when any server last spoke."""
     request = ticket.request
     # With others in its request it may yet be sent, for their sake.
@@ -352,14 +355,21 @@ def timeout_error(ticket: Ticket[Any, Any], heard_at: float, servers: Sequence[s
             else "; the write has not been taken in, so it has no effect"
         )
     if heard_at < ticket.submitted:
-        asked = request.address if request is not None and request.address else ", ".join(servers)
+        if request is not None and request.address:
+            servers = [request.address]
+        asked = sightings.silence(ticket.submitted, servers)
         return errors.ClusterUnavailable(
-            f"no server answered within {seconds} (asked {asked}): "
+            f"no server answered within {seconds} ({asked}): "
             f"check that they are running and reachable{outcome}",
             sent=sent,
             unknown=unknown,
         )
-    return errors.RequestTimeout(f"no answer within {seconds}{outcome}", sent=sent, unknown=unknown)
+    why = sightings.why(ticket.submitted, servers)
+    return errors.RequestTimeout(
+        f"no answer within {seconds}{': ' if why else ''}{why}{outcome}",
+        sent=sent,
+        unknown=unknown,
+    )
 
 
 def overloaded_error(ticket: Ticket[Any, Any], retry_after: float, why: str) -> errors.Overloaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -102,10 +103,12 @@ class StatusProbe:
             socket.setsockopt(zmq.SNDHWM, 16)
             socket.setsockopt(zmq.RECONNECT_IVL, 50)
             socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-            if self._secure is not None:
-                self._secure(socket, address)
-            socket.connect(address)
             self._sockets[address] = socket
+            # A server may tell any address of others: one without a key, or of a wrong form.
+            with contextlib.suppress(ValueError, zmq.ZMQError):
+                if self._secure is not None:
+                    self._secure(socket, address)
+                socket.connect(address)
         return socket
 
     def close(self) -> None:
@@ -130,6 +133,19 @@ def comparable_slot(replies: Iterable[StatusReply]) -> int:
     return min((reply.executed for reply in replies), default=0)
 
 
+def _told_of(
+    addresses: Mapping[ServerId, str], answers: Mapping[ServerId, StatusReply]
+) -> dict[ServerId, str]:
+    """Servers that those who answered know of, and of whom nobody thought before."""
+    answered = {reply.server for reply in answers.values()}
+    found: dict[ServerId, str] = {}
+    for reply in answers.values():
+        for server, address in reply.addresses.items():
+            if server not in answered | set(addresses) and address not in addresses.values():
+                found.setdefault(server, address)
+    return found
+
+
 def look_around(
     addresses: Mapping[ServerId, str],
     timeout: float,
@@ -145,6 +161,10 @@ def look_around(
     probe = StatusProbe(secure)
     try:
         answers = probe.ask(addresses, timeout, state=state)
+        others = _told_of(addresses, answers)
+        if others:  # those whom the ones asked know of
+            addresses = {**addresses, **others}
+            answers |= probe.ask(others, timeout, state=state)
         slot = comparable_slot(answers.values())
         if slot and any(reply.digest_slot != slot for reply in answers.values()):
             asked = {server: addresses[server] for server in answers}

@@ -33,6 +33,7 @@ from typing import Any, Generic, TypeVar
 from paxon.actors.messages import (
     CommandReply,
     NotLeader,
+    OtherCluster,
     Overloaded,
     Query,
     QueryReply,
@@ -60,6 +61,7 @@ from paxon.kvstore.client_requests import (
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.leader_search import CoreOptions, CoreRandom, LeaderSearch
 from paxon.kvstore.side_requests import SideRequests
+from paxon.kvstore.sightings import Sightings
 
 __all__ = ["CommandCore"]
 
@@ -93,6 +95,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._random = random
         self._now = -math.inf
         self._heard_at = -math.inf
+        self.sightings = Sightings()
+        """What errors tell of the servers."""
         self.search = LeaderSearch(servers, random, self.options, redirect=redirect)
         """Who leads; for drivers and tests to read."""
         reachable = self.search.servers if redirect else self.search.servers[:1]
@@ -283,7 +287,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
     def receive(self, address: str, replies: Iterable[ServerReply], now: float) -> None:
         """Take in a frame from the server at `address`; `poll` afterwards."""
         self._now = now
-        self._heard_at = now
+        self._heard_at = self.sightings.heard[address] = now
         for reply in replies:
             match reply:
                 case CommandReply():
@@ -292,6 +296,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
                     self._on_query_reply(address, reply)
                 case SessionOpened():
                     self._on_session_opened(address, reply)
+                case OtherCluster():
+                    self.sightings.other_cluster(address, reply)
+                    self.lost(address, now)  # somebody else has to do it
                 case NotLeader():
                     self._on_not_leader(address, reply)
                 case Overloaded():
@@ -509,6 +516,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """A server does what only a leader does."""
         if self.search.answered(address, self._now):
             self._resend = True
+            self.sightings.leads(address)
 
     def _settle(self, request: Request) -> None:
         """A command was executed: it is no longer outstanding, and others may follow it."""
@@ -594,6 +602,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 outbox.add(server, Query(self._probe_id, "linearizable", self._probe), 64)
 
     def _on_not_leader(self, address: str, reply: NotLeader) -> None:
+        self.sightings.not_leader(address, reply, self._now)
         for request in self._unanswered():
             if request.sent_to == address:
                 request.sent_to = None  # it has dropped all that it had of us
@@ -630,7 +639,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """Complete the tickets whose deadline has passed; forget what nobody waits for."""
         expired = [t for t in self._all_tickets() if not t.done and t.deadline <= self._now]
         for ticket in expired:
-            error = timeout_error(ticket, self._heard_at, self.search.servers)
+            error = timeout_error(ticket, self._heard_at, self.search.servers, self.sightings)
             ticket.complete(None, error, False)
         if expired:
             self._forget_done()

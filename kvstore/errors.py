@@ -45,7 +45,7 @@ class RequestTimeout(PaxonError, TimeoutError):
 
 
 class ClusterUnavailable(RequestTimeout):
-    """No server answered in time, or no leader did; the text says who and why."""
+    """No server at all answered within the time given."""
 
 
 class OutcomeUnknown(RequestTimeout):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paxon.kvstore.errors import InvalidRequest, RequestTimeout
+from paxon.kvstore.errors import InvalidRequest, Overloaded, RequestTimeout
 
 __all__ = [
     "FAILED",
@@ -37,4 +37,4 @@ def code_of(error: Exception) -> int:
         return USAGE
     if isinstance(error, RequestTimeout):
         return OUTCOME_UNKNOWN if error.unknown else UNAVAILABLE
-    return FAILED
+    return UNAVAILABLE if isinstance(error, Overloaded) else FAILED

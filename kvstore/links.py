@@ -21,12 +21,14 @@ from paxon.kvstore.addresses import check_address, split_addresses
 from paxon.kvstore.client_requests import Outgoing
 from paxon.kvstore.errors import InvalidRequest
 from paxon.transport import Context, FrameError, LinkMonitor, end_when_vanished
-from paxon.transport.log import background as logger
 
 __all__ = ["Link", "Links", "Receive", "Secure", "server_addresses"]
 
 Receive = Callable[[str, Sequence[ServerReply]], None]
 """Takes in a frame: the server's address and its messages."""
+
+Trouble = Callable[[str, str], bool]
+"""Is told of a server's address and what is wrong with it; says whether that is news."""
 
 Secure = Callable[["zmq.Socket[bytes]", str], None]
 """Prepares a socket for encryption before it connects to the address."""
@@ -123,6 +125,7 @@ class Links:
         on_open: Callable[[Link], None],
         receive: Receive,
         *,
+        trouble: Trouble,
         secure: Secure | None = None,
     ) -> None:
         """Open nothing yet.
@@ -130,6 +133,7 @@ class Links:
         Args:
             on_open: told of each new link, whose `fd` has to be waited for.
             receive: gets what comes in.
+            trouble: told what is wrong with a server's address; says whether that is news.
             secure: prepares each socket for encryption.
         """
         self._context = Context()
@@ -138,6 +142,7 @@ class Links:
         self._release = weakref.finalize(self, _close_all, self._links, self._context, os.getpid())
         self._on_open = on_open
         self._receive = receive
+        self._tell_trouble = trouble
         self._secure = secure
         self._codec = client_codec()
 
@@ -186,6 +191,8 @@ class Links:
             ended |= link.monitor.drain()
         if link.monitor.refused and not link.redial_at:
             link.redial_at = time.monotonic() + _REDIAL_SECONDS
+            own = "the key of this client" if self._secure is not None else "a client without a key"
+            self._tell_trouble(link.address, f"it refuses {own} (docs/keys.md)")
         return ended
 
     def _take(self, link: Link, frame: bytes) -> None:
@@ -193,12 +200,7 @@ class Links:
             _, _, replies = self._codec.decode(frame)
         except FrameError as error:
             link.bad_frames += 1
-            if link.bad_frames == 1:
-                logger.warning(
-                    "Ignored what came from {}, and will ignore more of it in silence: {}",
-                    link.address,
-                    error,
-                )
+            self._tell_trouble(link.address, f"what it sends cannot be read ({error})")
             return
         self._receive(link.address, replies)
 
@@ -224,7 +226,7 @@ class Links:
                 self._secure(link.socket, address)
             link.socket.connect(address)
         except (ValueError, zmq.ZMQError) as error:
-            logger.warning("Cannot connect to {}: {}", address, error)
+            self._tell_trouble(address, f"it cannot be connected to ({error})")
             if link is not None:
                 link.close()
             return None

@@ -45,7 +45,9 @@ class SyncDriver:
         self.held: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         """Whether this very thread holds the lock: ask before taking it, or `enter`."""
         self._core = core
-        self._links = Links(self._on_open, self._receive, secure=secure)
+        self._links = Links(
+            self._on_open, self._receive, trouble=core.sightings.trouble, secure=secure
+        )
         self._poll = select.poll()
         self._by_fd: dict[int, Link] = {}
         self._by_lost_fd: dict[int, Link] = {}

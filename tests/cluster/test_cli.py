@@ -135,19 +135,44 @@ def test_status(cluster: LocalCluster, at: tuple[str, str]) -> None:
     assert "leader" in text and cluster.addresses[0] in text
 
 
+def test_status_of_one_server_finds_the_others(cluster: LocalCluster) -> None:
+    for address in cluster.addresses:
+        done = paxon_here("status", "--json", "--cluster", address)
+        rows = json.loads(done.stdout)
+        assert [(row["server"], row["address"]) for row in rows] == list(
+            enumerate(cluster.addresses, start=1)
+        )
+        assert done.returncode == 0
+
+
+def test_no_majority_says_so_and_status_by_one_server_is_not_content(tmp_path: Path) -> None:
+    with LocalCluster(3, tmp_path / "data") as three:
+        three.leader()
+        three.kill(1)
+        three.kill(2)
+        wait_until(lambda: three.status()[2].reply.leader == 0, "it has lost its leader")  # type: ignore[union-attr]
+        at = ("--cluster", three.addresses[2])
+        done = paxon_here("status", *at, "--timeout", "0.5")
+        assert done.returncode == 5
+        assert "only 1 of 3 servers answer" in done.stderr.decode()
+        done = paxon_here("get", "key", *at, "--timeout", "1")
+        assert done.returncode == 5
+        assert "1 of 3 servers answered, none leads, 2 are needed" in one_sentence(done)
+
+
 def test_status_of_a_cluster_file_and_of_a_partly_dead_cluster(cluster: LocalCluster) -> None:
     file = str(cluster.directory / "cluster.toml")
     assert paxon("status", "--cluster", file).returncode == 0
     assert paxon("put", "by", "file", "--cluster", file).returncode == 0
-    nobody = [f"tcp://127.0.0.1:{port}" for port in free_ports(2)]
+    nobody = [f"tcp://127.0.0.1:{port}" for port in free_ports(4)]
     done = paxon(
         "status", "--json", "-t", "0.3", "--cluster", ",".join([cluster.addresses[0], *nobody])
     )
-    assert done.returncode == 5
     rows = json.loads(done.stdout)
-    assert [row["answers"] for row in rows] == [True, False, False]
-    assert rows[1]["role"] is None
-    assert "only 1 of 3 servers answer" in done.stderr.decode()
+    assert [row["answers"] for row in rows] == [True] * 3 + [False] * 4
+    assert rows[3]["role"] is None
+    assert done.returncode == 5
+    assert "only 3 of 7 servers answer" in done.stderr.decode()
 
 
 def test_the_environment_names_the_cluster(cluster: LocalCluster) -> None:

@@ -28,7 +28,11 @@ def test_a_servers_sockets(tcp_wire: Any) -> None:
 
 def test_a_clients_sockets() -> None:
     with ExitStack() as stack:
-        links = Links(lambda link: None, lambda address, replies: None)
+        links = Links(
+            lambda link: None,
+            lambda address, replies: None,
+            trouble=lambda address, text: False,
+        )
         stack.callback(links.close)
         (link,) = links.send([("tcp://127.0.0.1:9", [])], 0)
         check(link.socket)

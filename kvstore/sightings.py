@@ -1,0 +1,99 @@
+"""What a client knows of each server when it gives up: who answered, who leads, what was wrong.
+
+So that an error says why: that no server answered is another thing than that none leads, that the
+leader cannot be reached from here, or that a server refuses this client's key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paxon.actors.messages import NotLeader, OtherCluster
+
+__all__ = ["Sightings"]
+
+_MOST = 256
+"""Addresses remembered; a server may hint at any."""
+
+
+class Sightings:
+    """By a server's address. Times are the driver's, in seconds."""
+
+    __slots__ = ("_pointers", "_size", "_troubles", "heard")
+
+    def __init__(self) -> None:
+        self.heard: dict[str, float] = {}
+        """When each server last said anything."""
+        self._pointers: dict[str, tuple[float, NotLeader]] = {}
+        """When each server last said that it does not lead, and who does."""
+        self._troubles: dict[str, str] = {}
+        """What was last wrong with the connection to a server, as the end of a sentence."""
+        self._size = 0
+        """How many servers the cluster has, as far as one has said; else 0."""
+
+    def not_leader(self, address: str, reply: NotLeader, now: float) -> None:
+        """A server says that it does not lead."""
+        self._size = reply.servers or self._size
+        if address in self._pointers or len(self._pointers) < _MOST:
+            self._pointers[address] = (now, reply)
+
+    def leads(self, address: str) -> None:
+        """A server has done what only a leader does."""
+        self._pointers.pop(address, None)
+        self._troubles.pop(address, None)
+
+    def trouble(self, address: str, text: str) -> bool:
+        """Something is wrong with a server's address; whether that is news."""
+        if address not in self._troubles and len(self._troubles) >= _MOST:
+            return False
+        news = self._troubles.get(address) != text
+        self._troubles[address] = text
+        return news
+
+    def other_cluster(self, address: str, reply: OtherCluster) -> None:
+        """A server of another cluster has taken in nothing."""
+        self.heard.pop(address, None)
+        self.trouble(
+            address,
+            f"it is a server of another cluster, {reply.name!r} ({reply.identity:x}), than the one "
+            f"that this client has spoken to ({reply.asked:x}): make a new client for it",
+        )
+
+    def silence(self, since: float, servers: Sequence[str]) -> str:
+        """Why no server has answered since then, in brackets after "no server answered"."""
+        told = self._told_troubles(servers)
+        return f"asked {', '.join(servers)}" + (f"; {told}" if told else "")
+
+    def why(self, since: float, servers: Sequence[str]) -> str:
+        """Why there was no leader's answer, though servers did answer; "" if nobody knows."""
+        told = {
+            address: reply
+            for address, (at, reply) in self._pointers.items()
+            if at >= since and self.heard.get(address, at) >= since
+        }
+        if not told:
+            return self._told_troubles(servers)
+        size = max(self._size, len(told), 1 if self._size else len(servers))
+        for address, reply in told.items():
+            if reply.leader and not reply.address:
+                return (
+                    f"the server at {address} says that server {reply.leader} leads, but not where "
+                    "clients reach that one: give its address too (servers' client_addresses)"
+                )
+            if reply.address and reply.address not in told and self._unheard(reply.address, since):
+                wrong = self._troubles.get(reply.address, "which does not answer")
+                return (
+                    f"the server at {address} says that server {reply.leader} leads at "
+                    f"{reply.address}: {wrong}; check that this address can be reached from here"
+                )
+        if any(reply.address for reply in told.values()):
+            return ""  # they point at each other: an election is under way
+        counted = f"{len(told)} of {size} servers answered" if size > 1 else "the server answered"
+        return f"{counted}, none leads, {size // 2 + 1} {'are' if size > 1 else 'is'} needed"
+
+    def _told_troubles(self, servers: Sequence[str]) -> str:
+        wrong = [server for server in servers if server in self._troubles]
+        return "; ".join(f"{server}: {self._troubles[server]}" for server in wrong)
+
+    def _unheard(self, address: str, since: float) -> bool:
+        return self.heard.get(address, -1.0) < since

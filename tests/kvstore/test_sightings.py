@@ -1,0 +1,118 @@
+"""Why a client had no answer: a sentence for each cause."""
+
+from __future__ import annotations
+
+import random
+
+import loguru
+import pytest
+import zmq
+
+from paxon.actors.messages import NotLeader, OtherCluster
+from paxon.kvstore import Client, RequestTimeout
+from paxon.kvstore.addresses import free_ports
+from paxon.kvstore.client_core import RawCore
+from paxon.kvstore.sightings import Sightings
+from tests.kvstore.fake_cluster import SocketCluster
+
+A, B, C = "tcp://a:1", "tcp://b:1", "tcp://c:1"
+
+
+def seen(**replies: NotLeader) -> Sightings:
+    sightings = Sightings()
+    for name, reply in replies.items():
+        address = {"a": A, "b": B, "c": C}[name]
+        sightings.heard[address] = 5.0
+        sightings.not_leader(address, reply, 5.0)
+    return sightings
+
+
+def test_no_majority() -> None:
+    assert seen(a=NotLeader(0, "", 3)).why(1.0, [A]) == (
+        "1 of 3 servers answered, none leads, 2 are needed"
+    )
+    two = seen(a=NotLeader(0, "", 5), b=NotLeader(0, "", 5))
+    assert two.why(1.0, [A, B, C]) == "2 of 5 servers answered, none leads, 3 are needed"
+
+
+def test_a_leader_that_cannot_be_reached() -> None:
+    sightings = seen(a=NotLeader(2, B, 3))
+    why = sightings.why(1.0, [A, B])
+    assert f"server 2 leads at {B}: which does not answer" in why
+    sightings.trouble(B, "it cannot be connected to (no public key is known for this address)")
+    assert "no public key" in sightings.why(1.0, [A, B])
+    sightings.heard[B] = 4.0
+    assert sightings.why(1.0, [A, B]) == ""  # it does answer: something else is slow
+
+
+def test_a_leader_whose_address_nobody_knows() -> None:
+    assert "server 2 leads, but not where clients" in seen(a=NotLeader(2, "", 3)).why(1.0, [A])
+
+
+def test_what_was_long_ago_explains_nothing() -> None:
+    assert seen(a=NotLeader(0, "", 3)).why(6.0, [A]) == ""
+    assert Sightings().why(1.0, [A]) == ""
+
+
+def test_a_server_of_another_cluster() -> None:
+    core = RawCore([A], random.Random(1))
+    ticket = core.submit(b"q", now=1.0, deadline=2.0, mode="linearizable")
+    core.poll(1.0)
+    core.receive(A, [OtherCluster("orders", 0xAB, 0xCD)], 1.5)
+    core.poll(2.5)
+    assert "another cluster, 'orders' (ab)" in str(ticket.error)
+
+
+def test_a_client_says_so(servers: SocketCluster) -> None:
+    with Client(servers.addresses, timeout=20) as client:
+        client.put("key", "value")
+        servers.cluster.hint = ""
+        servers.cluster.leader = "nobody"
+        with pytest.raises(RequestTimeout, match=r"3 of 3 servers answered, none leads, 2 are"):
+            client.get("key", timeout=0.6)
+        with pytest.raises(RequestTimeout, match="none leads") as write:
+            client.put("key", "value", timeout=0.6)
+        assert "outcome is unknown" in str(write.value)
+
+
+def test_a_client_that_reaches_followers_but_not_the_leader(servers: SocketCluster) -> None:
+    leader, *others = servers.addresses
+    servers.silent = {leader}
+    with Client(others, timeout=0.8) as client:
+        with pytest.raises(RequestTimeout, match=f"server 1 leads at {leader}") as refused:
+            client.get("key")
+        assert "does not answer" in str(refused.value)
+
+
+def test_a_leader_whose_key_is_not_known(servers: SocketCluster) -> None:
+    leader, *others = servers.addresses
+
+    def secure(socket: zmq.Socket[bytes], address: str) -> None:
+        if address == leader:
+            raise ValueError("no public key is known for this address")
+
+    lines: list[str] = []
+    sink = loguru.logger.add(lines.append, level="INFO")
+    try:
+        with (
+            Client(others, timeout=1.5, secure=secure) as client,
+            pytest.raises(RequestTimeout, match=f"leads at {leader}.*no public key is known"),
+        ):
+            client.get("key")
+    finally:
+        loguru.logger.remove(sink)
+    assert lines == []  # the error says it all
+
+
+def test_servers_that_have_moved_print_nothing() -> None:
+    lines: list[str] = []
+    sink = loguru.logger.add(lines.append, level="INFO")
+    nobody = [f"tcp://127.0.0.1:{port}" for port in free_ports(3)]
+    try:
+        with Client(nobody, timeout=0.8) as client:
+            for _ in range(2):
+                with pytest.raises(RequestTimeout, match="no server answered"):
+                    client.put("key", "value")
+    finally:
+        loguru.logger.remove(sink)
+    assert lines == []
