@@ -96,7 +96,6 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._now = -math.inf
         self._heard_at = -math.inf
         self.sightings = Sightings()
-        """What errors tell of the servers."""
         self.search = LeaderSearch(servers, random, self.options, redirect=redirect)
         """Who leads; for drivers and tests to read."""
         reachable = self.search.servers if redirect else self.search.servers[:1]
@@ -116,8 +115,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._sessions: dict[int, Session] = {}
         """The current one, and expired ones that have commands unanswered."""
         self._queries: dict[int, Request] = {}
-        self._query_id = random.getrandbits(16)
-        self._probe_id = self._query_id
+        self._query_id = self._probe_id = random.getrandbits(16)
         self._sends = 0
         self._next_expiry = math.inf
         """No deadline is earlier than this."""
@@ -534,7 +532,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self._sessions.pop(session.id, None)
 
     def _after_answer(self) -> None:
-        """The target may owe nothing now; then there is nothing to wait for."""
+        """If the target owes nothing now, there is nothing to wait for."""
         if next(self._unanswered(), None) is None:
             self.search.all_answered()
             self._aged_at = math.inf
