@@ -79,17 +79,20 @@ def _condition(row: ServerStatus) -> str:
     return row.state
 
 
-_WIDE = 118
-"""Columns of a terminal from which nearly all of a table fits …"""
-_WIDEST = 140
-"""… and from which all of it does."""
+_NARROW = ("role", "ballot", "chosen", "executed", "lag", "cmd/s", "disk", "state", "discarded")
+_WIDE = (*_NARROW, "hash", "leader", "uptime", "clients", "accepted")
+_LEAST_FIRST = (
+    "accepted", "hash", "uptime", "discarded", "leader", "disk", "clients", "lag", "state",
+    "ballot", "chosen", "cmd/s",
+)  # fmt: skip
+"""What is left out for the others to be readable, in this order."""
 
 
 def status_table(
     rows: Sequence[ServerStatus],
     rates: dict[ServerId, float] | None = None,
     *,
-    width: int = _WIDE,
+    width: int,
     digest: bool = False,
 ) -> Table:
     """One line a server.
@@ -97,35 +100,47 @@ def status_table(
     Args:
         rows: what is known of each server.
         rates: commands a second, for a column of them.
-        width: of the terminal; if it is narrow, what matters less is left out.
+        width: of the terminal; what matters less is left out until the rest fits. 0: little is
+            shown, whatever its width.
         digest: whether to show the fingerprint of each server's state.
     """
-    columns = ["role", "ballot", "chosen", "executed", "lag"]
-    if rates is not None:
-        columns.append("cmd/s")
-    columns.append("disk")
-    if digest:
-        columns.append("state")
-    else:
-        columns.append("discarded")
-    if width >= _WIDE:
-        columns += ["hash", "leader", "uptime", "clients"]
-    if width >= _WIDEST:
-        columns.append("accepted")
+    hidden = {"discarded" if digest else "state"} | ({"cmd/s"} if rates is None else set())
+    columns = [name for name in (_WIDE if width else _NARROW) if name not in hidden]
+    most_chosen = max((row.reply.chosen for row in rows if row.reply is not None), default=0)
+    lines: list[tuple[str, dict[str, str]]] = []
+    for row in rows:
+        cells = _cells(row, None if rates is None else rates.get(row.server))
+        if row.reply is not None:
+            cells["lag"] = f"{max(0, most_chosen - row.reply.executed):,}"
+        lines.append((_name(row), cells))
+
+    def columns_width() -> int:
+        return (
+            1
+            + len("server")
+            + sum(
+                3 + max([len(name), *(len(cells[name]) for _, cells in lines)]) for name in columns
+            )
+        )
+
+    for name in _LEAST_FIRST:
+        if not width or columns_width() <= width:
+            break
+        if name in columns:
+            columns.remove(name)
+    return _table(lines, columns)
+
+
+def _table(lines: Sequence[tuple[str, dict[str, str]]], columns: Sequence[str]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("server", justify="right", no_wrap=True)
     for name in columns:
         justify: Literal["left", "right"] = "left" if name in _LEFT else "right"
         table.add_column(name, justify=justify, no_wrap=True)
-    most_chosen = max((row.reply.chosen for row in rows if row.reply is not None), default=0)
-    for row in rows:
-        cells = _cells(row, None if rates is None else rates.get(row.server))
-        if row.reply is not None:
-            cells["lag"] = f"{max(0, most_chosen - row.reply.executed):,}"
+    for server, cells in lines:
         style = _ROLE_STYLES.get(cells["role"], "red")
         table.add_row(
-            _name(row),
-            *(Text(cells[name], style=style if name == "role" else "") for name in columns),
+            server, *(Text(cells[name], style=style if name == "role" else "") for name in columns)
         )
     return table
 
