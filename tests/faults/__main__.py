@@ -19,9 +19,10 @@ from tests.faults.namespaces import no_namespaces, no_netem
 from tests.faults.network import RelayedCluster
 from tests.faults.pauses import pauses
 from tests.faults.scenarios import SCENARIOS
+from tests.faults.surroundings import surroundings
 from tests.faults.trial import Outcome
 
-OTHERS = ("pauses", "crowds", "disk-full", "flipped-byte", "by-kernel", "netem")
+OTHERS = ("pauses", "crowds", "surroundings", "disk-full", "flipped-byte", "by-kernel", "netem")
 """Those that make their own cluster; the others get one behind the relay."""
 
 Run = Callable[[], list[Outcome]]
@@ -39,6 +40,7 @@ def runs(directory: Path, long: bool) -> Iterator[tuple[str, str, Run]]:
         yield name, "", lambda name=name: behind_relay(name)  # type: ignore[misc]  # lambda
     yield "pauses", "", lambda: [pauses(directory, long)]
     yield "crowds", "", lambda: [crowds(name, directory / "crowds", long) for name in CROWDS]
+    yield "surroundings", "", lambda: [surroundings(directory, long)]
     yield "disk-full", no_small_disks(), lambda: [disk_full(directory, long)]
     yield "flipped-byte", "", lambda: [flipped_byte(directory, long)]
     yield "by-kernel", no_namespaces(), lambda: partitions_by_kernel(directory / "kernel", long)

@@ -13,6 +13,7 @@ from tests.faults.kernel_scenarios import partitions_by_kernel, weather_by_kerne
 from tests.faults.namespaces import no_namespaces, no_netem
 from tests.faults.network import RelayedCluster
 from tests.faults.scenarios import SCENARIOS
+from tests.faults.surroundings import surroundings
 from tests.faults.trial import Outcome
 from tests.soak import SOAK
 
@@ -48,6 +49,10 @@ def test_survived(name: str, three: RelayedCluster, tmp_path: Path) -> None:
 )
 def test_a_crowd_takes_no_server_down(name: str, tmp_path: Path) -> None:
     judge(crowds(name, tmp_path, SOAK))
+
+
+def test_what_the_program_around_a_cluster_does_is_survived(tmp_path: Path) -> None:
+    judge(surroundings(tmp_path, SOAK))
 
 
 def test_full_disks_are_survived(tmp_path: Path) -> None:
