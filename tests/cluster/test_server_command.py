@@ -33,7 +33,11 @@ class RunningServer:
             env=env if env is not None else environment(),
         )
         assert self.process.stderr is not None
+        self.warnings: list[str] = []
         self.greeting = self.process.stderr.readline()
+        while "WARNING" in self.greeting:
+            self.warnings.append(self.greeting)
+            self.greeting = self.process.stderr.readline()
         self.address = ClusterDescription.read(file).client_addresses[number]
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:

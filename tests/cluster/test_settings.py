@@ -1,0 +1,150 @@
+"""Agreed settings on real processes: what flags and files say later splits and isolates nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from paxon.kvstore import AsyncClient, Client, InvalidRequest, PaxonError
+from paxon.kvstore.local_cluster import LocalCluster
+from tests.cluster.helpers import one_sentence, paxon, wait_until, write_cluster_file
+from tests.cluster.test_server_command import serving
+
+pytestmark = pytest.mark.process
+
+LONG = 60.0
+"""Seconds that a busy machine may take for what takes one."""
+
+
+def in_step(addresses: list[str], servers: int = 3) -> bool:
+    """Whether all servers answer and have executed the same, and (asserted) come to the same."""
+    with Client(addresses) as kv:
+        try:
+            replies = list(kv.status(timeout=2.0).values())
+        except PaxonError:
+            return False
+    if len(replies) < servers or len({reply.executed for reply in replies}) > 1:
+        return False
+    assert len({reply.state_digest for reply in replies}) == 1, replies
+    assert len({tuple(sorted(reply.agreed.items())) for reply in replies}) == 1, replies
+    return True
+
+
+def use_sessions(addresses: list[str], clients: int, rounds: int) -> None:
+    """Each client has a session of its own and writes in it."""
+    with ExitStack() as stack:
+        stores = [stack.enter_context(Client(addresses, timeout=LONG)) for _ in range(clients)]
+        for number in range(rounds):
+            for index, store in enumerate(stores):
+                store.put(f"key-{index}", str(number))
+
+
+def test_another_limit_at_a_restart_of_all_where_one_has_a_fresher_snapshot(
+    tmp_path: Path,
+) -> None:
+    """Servers 1 and 2 start from a snapshot, server 3 from its log; all are told another limit.
+
+    Six sessions are opened in all: with room for two, as told, the last would push others out.
+    """
+    options = {"snapshot_slots": 40, "retain_slots": 1000}
+    with LocalCluster(3, directory=tmp_path, max_sessions=6, **options) as cluster:
+        use_sessions(cluster.addresses, clients=2, rounds=10)
+        cluster.kill(3)
+        use_sessions(cluster.addresses, clients=2, rounds=40)
+        with Client(cluster.addresses) as kv:
+            wait_until(
+                lambda: all(r.snapshot > 0 for r in kv.status(timeout=2.0).values()),
+                "servers 1 and 2 have a snapshot", LONG,
+            )  # fmt: skip
+    with LocalCluster(3, directory=tmp_path, max_sessions=2, **options) as cluster:
+        use_sessions(cluster.addresses, clients=2, rounds=10)
+        wait_until(lambda: in_step(cluster.addresses), "all servers are in step", LONG)
+        with cluster.client() as kv:
+            assert kv.settings(timeout=LONG)["max_sessions"] == 6
+        told = cluster.log_path(3).read_text()
+        assert "max_sessions is 6 by agreement and 2 here" in told
+
+
+def test_a_changed_file_server_by_server_isolates_nobody(tmp_path: Path) -> None:
+    """Each is restarted with another `session_ttl`, and serves in a majority of old and new."""
+    file = write_cluster_file(tmp_path / "three.toml")
+    with ExitStack() as stack:
+        servers = {n: stack.enter_context(serving(file, n)) for n in (1, 2, 3)}
+        addresses = [server.address for server in servers.values()]
+        use_sessions(addresses, clients=2, rounds=2)
+        for number in (1, 2, 3):
+            assert servers[number].end()[0] == 0
+            more = ("--set", "session_ttl=17", "--set", "election_timeout_min=0.4")
+            servers[number] = stack.enter_context(serving(file, number, *more))
+            assert "session_ttl is 3600 by agreement and 17 here" in servers[number].warnings[0]
+            other = number % 3 + 1  # now the restarted one is needed for a majority
+            assert servers[other].end()[0] == 0
+            use_sessions(addresses, clients=1, rounds=2)
+            servers[other] = stack.enter_context(serving(file, other))
+        wait_until(lambda: in_step(addresses), "all servers are in step", LONG)
+        with Client(addresses, timeout=LONG) as kv:
+            assert kv.settings()["session_ttl"] == 3600.0
+
+
+def test_settings_are_changed_while_the_cluster_serves_and_outlive_restarts(
+    tmp_path: Path,
+) -> None:
+    with LocalCluster(3, directory=tmp_path) as cluster:
+        at = ("--cluster", ",".join(cluster.addresses))
+        cluster.leader()
+        wait_until(
+            lambda: paxon("settings", "set", "max_value_bytes", "5", *at).returncode == 0,
+            "the leader has heard of all", LONG,
+        )  # fmt: skip
+        with cluster.client() as kv:
+            with pytest.raises(InvalidRequest, match="longer than 5 bytes"):
+                kv.put("key", b"123456", timeout=LONG)
+            changed = kv.change_settings(max_value_bytes=6, session_ttl=50, timeout=LONG)
+            assert changed["max_value_bytes"] == 6
+            kv.put("key", b"123456", timeout=LONG)
+            assert kv.settings(timeout=LONG) == changed
+
+        async def ask() -> None:
+            async with AsyncClient(cluster.addresses, timeout=LONG) as kv:
+                assert await kv.settings() == changed
+                again = await kv.change_settings(max_value_bytes=6)
+                assert again == changed  # what is agreed already is no change
+
+        asyncio.run(ask())
+        shown = json.loads(paxon("settings", "--json", *at).stdout)
+        assert shown == {"settings": changed.values, "from_slot": changed.from_slot}
+        assert b"max_value_bytes" in paxon("settings", *at).stdout
+    with LocalCluster(3, directory=tmp_path) as cluster, cluster.client() as kv:
+        assert kv.settings(timeout=LONG) == changed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("set", "max_session", "5"), 2, "there is no agreed setting 'max_session'"),
+        (("set", "max_sessions", "0"), 2, "max_sessions = 0: must be from 1 to 1000000"),
+        (("set", "max_sessions", "1.5"), 2, "max_sessions = 1.5: must be a whole number"),
+    ],
+)
+def test_what_the_command_refuses(
+    one: LocalCluster, arguments: tuple[str, ...], code: int, text: str
+) -> None:
+    done = paxon("settings", *arguments, "--cluster", ",".join(one.addresses))
+    assert done.returncode == code
+    assert text in one_sentence(done)
+
+
+@pytest.mark.parametrize("arguments", [("set",), ("set", "max_sessions"), ("get", "x", "1")])
+def test_wrong_usage_of_the_command(arguments: tuple[str, ...]) -> None:
+    assert paxon("settings", *arguments).returncode == 2
+
+
+@pytest.fixture(scope="module")
+def one() -> object:
+    with LocalCluster(1) as cluster:
+        cluster.leader()
+        yield cluster
