@@ -36,7 +36,7 @@ from paxon.actors.messages import (
     SnapshotRequest,
     StatusRequest,
 )
-from paxon.actors.retry import Retry
+from paxon.actors.retry import Retry, snapshot_growth
 from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
 from paxon.actors.storage import SnapshotInfo
@@ -464,7 +464,7 @@ class Learner(Introspection):
         """Take a snapshot when enough was executed since the last, in relation to its size."""
         snapshot = self._storage.snapshot
         size, since = (0, 0) if snapshot is None else (snapshot.size, snapshot.slot)
-        growth = max(1.0, size / self.settings.snapshot_bytes)
+        growth = snapshot_growth(size, self.settings.snapshot_bytes)
         slots = self.application.executed - since
         if (
             self._executed_bytes >= self.settings.snapshot_bytes * growth

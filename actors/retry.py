@@ -1,15 +1,29 @@
-"""When to try again what the machine had no room for: later each time it fails."""
+"""When to take a snapshot, and when to try again what the machine had no room for."""
 
 from __future__ import annotations
 
-__all__ = ["Retry"]
+__all__ = ["Retry", "snapshot_growth"]
+
+LOG_PART = 8
+"""A large state's log may take one part of so many of its size before the next snapshot."""
 
 FIRST_SECONDS = 1.0
 LONGEST_SECONDS = 60.0
 
 
+def snapshot_growth(size: int, snapshot_bytes: int) -> float:
+    """How many times `snapshot_bytes` may be executed after a snapshot of `size` bytes.
+
+    While a snapshot is taken the disk holds the one before, this one, and the log since. So of a
+    large state's disk the log may take a small part only.
+    """
+    if size <= snapshot_bytes:
+        return 1.0
+    return max(size / LOG_PART / snapshot_bytes, 0.5)
+
+
 class Retry:
-    """Times are seconds on the monotonic clock that the caller reads."""
+    """Puts off what failed, longer each time. Times are seconds of the caller's clock."""
 
     def __init__(self) -> None:
         self._pause = 0.0

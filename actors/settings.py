@@ -91,8 +91,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """While a server is down, the log keeps at most about this many slots …"""
     retain_bytes: int = 64 << 20
     """… and bytes; past either it is cut at a durable snapshot."""
-    snapshot_bytes: int = 64 << 20
-    """A snapshot is taken when this much was executed since the last …"""
+    snapshot_bytes: int = 8 << 20
+    """A snapshot is taken when this much was executed since the last (of a state that is larger,
+    an eighth of it or half of this: docs/real-resources.md) …"""
     snapshot_slots: int = 50_000
     """… or this many slots, so that the disk can be given back and replay stays short."""
     transfer_bytes: int = 1 << 20

@@ -28,7 +28,7 @@ __all__ = ["SnapshotFiles"]
 FETCH_SECONDS = 10.0
 """The snapshot before the newest is kept while a peer fetches it, that is for so long after it was
 last asked for; but not on a disk that has little room."""
-LOG_ROOM = 4 << 20
+LOG_ROOM = 1 << 20
 """Bytes of the disk that are left to the log: a snapshot that would take them is given up."""
 
 MAGIC = b"PAXONSNP"
@@ -44,6 +44,11 @@ SYNC_BYTES = PIECE_BYTES
 """An image is synced whenever so much was written, so that no single sync takes long …"""
 RECEIVED_SYNC_BYTES = 8 << 20
 """… one that is received less often: the server itself waits for these syncs."""
+LEAST_BESIDE, BESIDE_PART = 4 << 20, 10
+"""While a snapshot is taken the log may grow by so many bytes, or one part of so many of a large
+state's size, at any rate …"""
+BESIDE_RATE = 4 << 20
+"""… and by so many bytes a second beyond that."""
 LONGEST_REST = 0.1
 """Seconds for which a child leaves the disk to the server after a sync, at most."""
 CHILD_NICENESS = 10
@@ -94,6 +99,8 @@ class SnapshotFiles:
         self._child: tuple[int, int, int] | None = None
         """Process id, end of the report pipe and slot of the snapshot being taken."""
         self._ready: SnapshotInfo | None = None
+        self._beside = 0
+        """Bytes that were written to the log since the snapshot under way was begun."""
         self._read_at: dict[int, float] = {}
         """When each kept snapshot was last read by a peer, in seconds of the monotonic clock."""
         self._adopted: tuple[int, int] | None = None
@@ -300,6 +307,7 @@ class SnapshotFiles:
         `prove`, in a child only, may raise to keep the image from being kept.
         """
         self._drop_leftovers()
+        self._beside = 0
         if not self._fork:
             try:
                 self._ready = self._write(slot, produce)
@@ -334,6 +342,16 @@ class SnapshotFiles:
                 gc.enable()
             os.close(writer)
         self._child = (child, reader, slot)
+
+    def beside(self, size: int) -> None:
+        """The log has grown by `size` bytes beside a snapshot under way; let that one catch up.
+
+        The server would fill the disk with what only the snapshot's end allows to delete.
+        """
+        self._beside += size
+        held = self._kept.get(self._current)
+        if held is not None and self._beside > max(LEAST_BESIDE, held[1].size // BESIDE_PART):
+            time.sleep(min(size / BESIDE_RATE, LONGEST_REST))
 
     def _drop_leftovers(self) -> None:
         """Nobody takes a snapshot while one is on its way here: what came of one is of no use."""
@@ -387,7 +405,8 @@ class SnapshotFiles:
                 unsynced += len(part)
                 if unsynced >= SYNC_BYTES:
                     _sync_and_rest(descriptor, rest=parent > 0)
-                    _leave_room(descriptor)
+                    if size > expected:  # what was promised is no longer the log's to take
+                        _leave_room(descriptor)
                     unsynced = 0
             info = SnapshotInfo(slot, size, checksum)
             os.pwrite(descriptor, self._header(info), 0)

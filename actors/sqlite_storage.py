@@ -41,7 +41,8 @@ __all__ = ["SqliteStorage"]
 DISCARD_ROWS = 128
 """A commit deletes at most so many discarded rows …"""
 DISCARD_BYTES = 256 << 10
-"""… and stops after so many bytes of values: deleting walks over each page of a value."""
+"""… and stops after so many bytes of values, for deleting walks over each page of a value; or after
+four times as many as the commit writes, for the file grows while deleting is the slower."""
 
 CHECKPOINT_PAGES = 1000
 """`maintain` copies the log into the database when it has about so many pages (docs/storage.md);"""
@@ -217,6 +218,8 @@ class SqliteStorage(CollectingStorage):
         self._transact(self._write_rows if self._rows else None, discarding=discarding)
         if self._log_pages >= FORCED_CHECKPOINT_PAGES:
             self._checkpoint()
+        if self._files.taking:
+            self._files.beside(sum(len(value) for _, value in self._rows.values()))
 
     def _transact(
         self, write: Callable[[sqlite3.Cursor], None] | None, *, discarding: bool
@@ -291,6 +294,7 @@ class SqliteStorage(CollectingStorage):
 
     def _delete_rows(self, cursor: sqlite3.Cursor) -> None:
         """Delete a bounded number of discarded rows; the next commits delete more."""
+        enough = max(DISCARD_BYTES, 4 * sum(len(value) for _, value in self._rows.values()))
         oldest = self._query(
             "SELECT slot, checksum, length(value) FROM accepted WHERE slot<=? "
             "ORDER BY slot LIMIT ?", self._marks.discarded, DISCARD_ROWS,
@@ -302,9 +306,9 @@ class SqliteStorage(CollectingStorage):
             total += checksum
             size += length
             self._ballots.pop(slot, None)
-            if size >= DISCARD_BYTES:
+            if size >= enough:
                 break
-        self._discarding = count == DISCARD_ROWS or size >= DISCARD_BYTES
+        self._discarding = count == DISCARD_ROWS or size >= enough
         if count:
             cursor.execute("DELETE FROM accepted WHERE slot<=?", (last,))
             self._row_count -= count

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.crowds import CROWDS, crowds
-from tests.faults.disks import disk_full, flipped_byte, no_small_disks
+from tests.faults.disks import disk_full, flipped_byte, no_small_disks, tight_disks
 from tests.faults.kernel_scenarios import partitions_by_kernel, weather_by_kernel
 from tests.faults.namespaces import no_namespaces, no_netem
 from tests.faults.network import RelayedCluster
@@ -58,6 +58,11 @@ def test_what_the_program_around_a_cluster_does_is_survived(tmp_path: Path) -> N
 def test_full_disks_are_survived(tmp_path: Path) -> None:
     skip_for(no_small_disks())
     judge(disk_full(tmp_path, SOAK))
+
+
+def test_a_large_state_fits_on_disks_of_three_times_its_size(tmp_path: Path) -> None:
+    skip_for(no_small_disks())
+    judge(tight_disks(tmp_path, SOAK))
 
 
 def test_flipped_bytes_are_refused_or_harmless(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +123,44 @@ def test_a_full_disk_loses_nothing_that_was_committed(small_disk: Path) -> None:
     assert accepted_slots(storage) == list(range(1, last + 1))
     storage.save_accepted(last + 1, FIRST, b"y")
     storage.commit()
+    storage.close()
+
+
+@pytest.mark.parametrize("what", ["taken", "received"])
+def test_snapshots_make_way_for_a_commit(small_disk: Path, what: str) -> None:
+    from tests.storage.engines import info_of
+
+    storage = open_sqlite(small_disk / "data")
+    accept(storage, 1)
+    storage.commit()
+    image = b"x" * (3 * MIB)
+
+    def slowly() -> Iterator[bytes]:
+        yield image
+        time.sleep(60)
+
+    if what == "taken":
+        storage.begin_snapshot(1, slowly)
+        deadline = time.monotonic() + 30
+        while sum(p.stat().st_size for p in (small_disk / "data").glob("*.tmp")) < len(image):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    else:
+        assert storage.receive_snapshot(info_of(9, image * 2), 0, image) == len(image)
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message}")
+    for slot in range(2, 100):
+        storage.save_accepted(slot, FIRST, b"y" * 100_000)
+        storage.commit()
+        if not list((small_disk / "data").glob("*.tmp")):
+            break
+    logger.remove(sink)
+    assert any("the disk is full; gave up" in text for text in lines)
+    assert not storage.taking_snapshot
+    storage.close()
+    subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
+    storage = open_sqlite(small_disk / "data")
+    assert accepted_slots(storage) == list(range(1, slot + 1))
     storage.close()
 
 

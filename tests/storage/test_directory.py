@@ -218,3 +218,46 @@ def test_without_syncs_it_says_so(tmp_path: Path) -> None:
     storage.close()
     assert len(lines) == 1
     assert lines[0].startswith("WARNING server 1 does not sync its disk")
+
+
+@pytest.mark.parametrize("name", ["paxon.db", "paxon.db-wal", "paxon.witness", "paxon.lock"])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_that_is_deleted_under_a_running_server(
+    tmp_path: Path, name: str, replaced: bool
+) -> None:
+    storage = open_sqlite(tmp_path)
+    for _ in range(20):
+        storage.maintain()
+    file = tmp_path / name
+    content = file.read_bytes()
+    file.rename(tmp_path / "elsewhere")
+    if replaced:
+        file.write_bytes(content)
+    with pytest.raises(StorageError, match=f"{name} was deleted or replaced") as caught:
+        for _ in range(20):
+            storage.maintain()
+    assert "\n" not in str(caught.value)
+    storage.close()
+
+
+def test_the_witness_is_one_write_of_one_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[tuple[int, int]] = []
+    real = os.pwrite
+
+    def noted(descriptor: int, data: bytes, offset: int) -> int:
+        if b"commits" in data:
+            writes.append((len(data), offset))
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", noted)
+    storage = open_sqlite(tmp_path)
+    for slot in range(1, 20):
+        accept(storage, slot)
+        storage.commit()
+        storage.maintain()
+    storage.close()
+    assert len(writes) > 10
+    assert {offset for _, offset in writes} == {0}
+    assert len({length for length, _ in writes}) == 1 and writes[0][0] <= 512
