@@ -16,7 +16,7 @@ from paxon.actors.codecs import client_codec
 from paxon.actors.messages import StatusReply, StatusRequest
 from paxon.kvstore.links import Secure
 from paxon.kvstore.supervisor import ProcessState
-from paxon.transport import Context, FrameError
+from paxon.transport import Context, FrameError, dialled, takes_ipv6
 
 __all__ = ["ServerStatus", "StatusProbe", "agreed_leader", "comparable_slot", "look_around"]
 
@@ -108,7 +108,8 @@ class StatusProbe:
             with contextlib.suppress(ValueError, zmq.ZMQError):
                 if self._secure is not None:
                     self._secure(socket, address)
-                socket.connect(address)
+                socket.setsockopt(zmq.IPV6, int(takes_ipv6(address)))
+                socket.connect(dialled(address))
         return socket
 
     def close(self) -> None:

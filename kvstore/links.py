@@ -20,7 +20,13 @@ from paxon.actors.messages import ServerReply
 from paxon.kvstore.addresses import check_address, split_addresses
 from paxon.kvstore.client_requests import Outgoing
 from paxon.kvstore.errors import InvalidRequest
-from paxon.transport import Context, FrameError, LinkMonitor, end_when_vanished
+from paxon.transport import (
+    Context,
+    FrameError,
+    LinkMonitor,
+    TransportError,
+    end_when_vanished,
+)
 
 __all__ = ["Link", "Links", "Receive", "Secure", "server_addresses"]
 
@@ -40,6 +46,8 @@ _POLLOUT = int(zmq.POLLOUT)
 _REDIAL_SECONDS = 0.5
 """How long to leave a server alone that has refused us."""
 
+_OTHER_ADDRESS_SECONDS = 0.1
+"""How long to try one address of a name before the next."""
 _VANISHED_AFTER = 6.0
 """Seconds after which a server's machine that answers nothing counts as gone."""
 
@@ -159,7 +167,9 @@ class Links:
                 continue
             if link.redial_at and time.monotonic() >= link.redial_at:
                 link.redial_at = 0.0
-                link.monitor.redial(address)  # it may know our key by now
+                link.monitor.drain()
+                if link.monitor.refused or link.monitor.in_vain:
+                    link.monitor.redial(address)  # it may know our key by now, or be elsewhere
             if link.epoch != epoch:
                 link.backlog.clear()
                 link.epoch = epoch
@@ -189,8 +199,10 @@ class Links:
         # The monitor's descriptor is signalled by edges too: see to it that no edge is left over.
         while int(link.monitor.socket.getsockopt(zmq.EVENTS)) & _POLLIN:
             ended |= link.monitor.drain()
-        if link.monitor.refused and not link.redial_at:
-            link.redial_at = time.monotonic() + _REDIAL_SECONDS
+        if not link.redial_at and (link.monitor.refused or link.monitor.in_vain):
+            pause = _REDIAL_SECONDS if link.monitor.refused else _OTHER_ADDRESS_SECONDS
+            link.redial_at = time.monotonic() + pause
+        if link.monitor.refused:
             own = "the key of this client" if self._secure is not None else "a client without a key"
             self._tell_trouble(link.address, f"it refuses {own} (docs/keys.md)")
         return ended
@@ -224,8 +236,8 @@ class Links:
             end_when_vanished(link.socket, _VANISHED_AFTER)
             if self._secure is not None:
                 self._secure(link.socket, address)
-            link.socket.connect(address)
-        except (ValueError, zmq.ZMQError) as error:
+            link.monitor.dial(address)
+        except (ValueError, zmq.ZMQError, TransportError) as error:
             self._tell_trouble(address, f"it cannot be connected to ({error})")
             if link is not None:
                 link.close()

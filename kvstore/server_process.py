@@ -36,6 +36,7 @@ from paxon.transport import (
     CurveSecurity,
     TransportError,
     check_descriptor_limit,
+    in_ephemeral_range,
     raise_descriptor_limit,
 )
 from paxon.transport.log import log_in_background, logger
@@ -161,6 +162,7 @@ def _run_until(
         reference.stop()
         report(Report(False, too_few))
         return EXIT_FAILED
+    _warn_of_ports(plan)
     _settle_garbage_collector()
     logger.info(
         "server {} of cluster {} serves clients at {} and servers at {}",
@@ -199,6 +201,18 @@ def _log_in(directory: Path, level: str) -> None:
         raise StorageError(
             f"the log file {directory / LOG_NAME} cannot be opened: {error.strerror}"
         ) from error
+
+
+def _warn_of_ports(plan: ServerPlan) -> None:
+    """Ports that a killed server may find taken when it comes back, by any outgoing connection."""
+    for address in (plan.entry.peer_bind, plan.entry.client_bind):
+        if in_ephemeral_range(address):
+            logger.warning(
+                "server {} listens at {}, a port that the kernel also gives to outgoing "
+                "connections: while this server is down another program may be given it; choose "
+                "one outside net.ipv4.ip_local_port_range",
+                plan.entry.id, address,
+            )  # fmt: skip
 
 
 def _settle_garbage_collector() -> None:

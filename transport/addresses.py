@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket as sockets
+import sys
 from pathlib import Path
+from typing import Any
 
 import zmq
 
 from paxon.transport.errors import TransportError
 
-__all__ = ["bind", "connect"]
+__all__ = ["bind", "dial", "dialled", "in_ephemeral_range", "is_host_name", "takes_ipv6"]
 
+_SOURCE = "127.0.0.2"
+_USUAL_RANGE = (32768, 60999)
+"""The kernel's default of ports for outgoing connections, where it does not tell."""
 _FORM = "write it as tcp://host:port or ipc://path"
 _ADVICE = {
     errno.EADDRINUSE: "it is in use: stop the program that listens there or choose another port",
@@ -33,21 +39,104 @@ def bind(socket: zmq.Socket[bytes], address: str, name: str) -> None:
         _check_form(address)
         if address.startswith("ipc://"):
             _refuse_taken_path(address)
-        if address.startswith("tcp://["):  # an IPv4 port opened with it would be a mapped one
-            socket.setsockopt(zmq.IPV6, 1)
-        socket.bind(address)
+        for each in _all_of(address):
+            # An IPv4 port opened with it would be a mapped one.
+            socket.setsockopt(zmq.IPV6, int(each.startswith("tcp://[")))
+            socket.bind(each)
     except (OSError, zmq.ZMQError) as error:
         raise _explain(f"cannot open the {name} at {address}", error.errno, str(error)) from error
 
 
-def connect(socket: zmq.Socket[bytes], address: str) -> None:
-    """Start connecting `socket`. Raises `TransportError` for an address of the wrong form."""
+def dial(socket: zmq.Socket[bytes], address: str, turn: int = 0) -> None:
+    """Start connecting `socket`. Raises `TransportError` for an address of the wrong form.
+
+    libzmq takes one address of a host name, of IPv6 if there is one, and stays with it. So `turn`
+    says which kind: odd turns ask for IPv4 alone.
+    """
     try:
         _check_form(address)
-        socket.setsockopt(zmq.IPV6, 1)
-        socket.connect(address)
+        socket.setsockopt(zmq.IPV6, int(turn % 2 == 0 or not is_host_name(address)))
+        socket.connect(dialled(address))
     except zmq.ZMQError as error:
         raise _explain(f"cannot connect to {address}", error.errno, str(error)) from error
+
+
+def dialled(address: str) -> str:
+    """What libzmq is told to dial for `address`: with a source where the target could be it.
+
+    Whoever dials a port of this machine on which nobody listens may be given that very port to dial
+    from, if it lies in the range for outgoing connections: TCP then connects it to itself, and
+    nobody else can listen there. From another loopback address that cannot happen.
+    """
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if sys.platform != "linux" or not host.startswith("127.") or not in_ephemeral_range(address):
+        return address
+    source = _SOURCE if host != _SOURCE else "127.0.0.3"
+    return f"tcp://{source}:0;{host}:{port}"
+
+
+def in_ephemeral_range(address: str) -> bool:
+    """Whether a tcp address has a port that the kernel also gives to outgoing connections."""
+    port = address.rpartition(":")[2]
+    if not address.startswith("tcp://") or not port.isdigit():
+        return False
+    try:
+        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii")
+        low, high = (int(number) for number in text.split())
+    except (OSError, ValueError):
+        low, high = _USUAL_RANGE
+    return low <= int(port) <= high
+
+
+def is_host_name(address: str) -> bool:
+    """Whether a tcp address has a name, which may stand for several addresses, and not a number."""
+    host = address.removeprefix("tcp://").rpartition(":")[0]
+    if not address.startswith("tcp://") or host == "*" or host.startswith("["):
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
+def takes_ipv6(address: str) -> bool:
+    """Whether a tcp address can be reached by IPv6 alone, as far as its name is known now."""
+    if not is_host_name(address):
+        return address.startswith("tcp://[")
+    try:
+        host = address.removeprefix("tcp://").rpartition(":")[0]
+        found = sockets.getaddrinfo(host, None, type=sockets.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(family == sockets.AF_INET6 for family, *_ in found)
+
+
+def _all_of(address: str) -> list[str]:
+    """Every address that a name stands for on this machine; others as they are."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if not is_host_name(address) or port in ("0", "*"):
+        return [address]
+    try:
+        found = sockets.getaddrinfo(host, int(port), type=sockets.SOCK_STREAM)
+    except OSError:
+        return [address]  # an interface's name, or one that libzmq explains
+    addresses = []
+    for family, _, _, _, where in found:
+        each = f"[{where[0]}]" if family == sockets.AF_INET6 else str(where[0])
+        if _is_here(family, where) and f"tcp://{each}:{port}" not in addresses:
+            addresses.append(f"tcp://{each}:{port}")
+    return addresses or [address]
+
+
+def _is_here(family: int, where: tuple[Any, ...]) -> bool:
+    """Whether an interface of this machine has the address."""
+    try:
+        with sockets.socket(family, sockets.SOCK_STREAM) as probe:
+            probe.bind((where[0], 0, *where[2:]))
+    except OSError:
+        return False
+    return True
 
 
 def _check_form(address: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import zmq
 
-from paxon.transport.addresses import bind, connect
+from paxon.transport.addresses import bind
 from paxon.transport.burst import Burst
 from paxon.transport.codec import FrameCodec
 from paxon.transport.context import Context
@@ -54,6 +54,8 @@ _BACKLOG = 1024
 """Connections that may knock at a port at once (all clients of a leader that died)."""
 _REDIAL_SECONDS = 1.0
 """How long to leave a server alone that has refused us."""
+_OTHER_ADDRESS_SECONDS = 0.2
+"""How long to try one address of a name before the next."""
 
 _NOT_READING_SECONDS = 0.02
 """For so long a client whose queue of replies was full gets no service."""
@@ -371,8 +373,9 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         for server, link in self._links.items():
             if link.drain():
                 self._lost.append(server)
-            if link.refused and server not in self._redial_at:
-                self._redial_at[server] = self._monotonic() + _REDIAL_SECONDS
+            if server not in self._redial_at and (link.refused or link.in_vain):
+                pause = _REDIAL_SECONDS if link.refused else _OTHER_ADDRESS_SECONDS
+                self._redial_at[server] = self._monotonic() + pause
         self._large.prune()
         self._large_replies.prune()
         if len(self._not_reading) > _REMEMBERED:
@@ -383,7 +386,11 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         now = self._monotonic()
         for server in [server for server, at in self._redial_at.items() if at <= now]:
             del self._redial_at[server]
-            self._links[server].redial(self._addresses[server])
+            link = self._links[server]
+            if link.drain():
+                self._lost.append(server)
+            if link.refused or link.in_vain:  # else it has found the other end by itself
+                link.redial(self._addresses[server])
 
     # --- the rest ----------------------------------------------------------------------------
 
@@ -422,7 +429,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._links[server] = LinkMonitor(dealer)
         self._watched.append((_descriptor(self._links[server].socket), _POLLIN))
         self._wake_fd = -1  # what `wait` looks at has changed
-        connect(dealer, address)
+        self._links[server].dial(address)
         self._peers.senders.add(server)
 
     def counters(self) -> dict[str, int]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import socket
 import struct
 
 import zmq
 
+from paxon.transport.addresses import dial, dialled, is_host_name
 from paxon.transport.descriptors import DescriptorGuard
 from paxon.transport.intake import Ledger
 
@@ -23,6 +26,8 @@ _FAILED = int(
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
+_CONNECTED = int(zmq.EVENT_CONNECTED)
+_RETRIED = int(zmq.EVENT_CONNECT_RETRIED)
 _REFUSED = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 _numbers = itertools.count()
 
@@ -97,42 +102,72 @@ class PortMonitor:
 
 
 class LinkMonitor:
-    """Tells when the connection to a peer has ended.
+    """Dials a server, and tells when the connection to it has ended.
 
     When a process dies its kernel closes its connections at once, long before a timeout says so.
 
     A refused handshake (a key that is not known, no key where one is wanted) is told apart, for
-    libzmq takes it for final: only whoever made the link can try again, by `redial`.
+    libzmq takes it for final: only whoever made the link can try again, by `redial`. So is a host's
+    name that is tried in vain: it may have another address that answers.
     """
 
     def __init__(self, link: zmq.Socket[bytes]) -> None:
         self._link = link
+        self._turn = 0
+        self._by_name = False
         self.refused = False
         """Whether the other end has refused us since the last `redial`."""
-        self.socket = _events_of(link, _DISCONNECTED | _REFUSED)
+        self.in_vain = False
+        """Whether no connection came about, to one of several addresses."""
+        self.socket = _events_of(
+            link, _DISCONNECTED | _REFUSED | _CONNECTED | _SUCCEEDED | _RETRIED
+        )
 
     def drain(self) -> bool:
         """Whether the connection has ended since the last call."""
         ended = False
         while self.socket.poll(0):
-            event, _ = _EVENT.unpack(self.socket.recv_multipart()[0])
+            event, value = _EVENT.unpack(self.socket.recv_multipart()[0])
             if event & _REFUSED:
                 self.refused = True
+            elif event == _CONNECTED:
+                _end_if_with_itself(value)
+            elif event == _SUCCEEDED:
+                self.in_vain = False
+            elif event == _RETRIED:
+                self.in_vain = self._by_name
             else:
                 ended = True
         return ended
 
+    def dial(self, address: str) -> None:
+        """Start to connect. Raises `TransportError` for an address of the wrong form."""
+        self._by_name = is_host_name(address)
+        dial(self._link, address, self._turn)
+
     def redial(self, address: str) -> None:
         """Connect to `address` anew, where the other end may know our key by now."""
-        self.refused = False
+        if self.in_vain:
+            self._turn += 1
+        self.refused = self.in_vain = False
         with contextlib.suppress(zmq.ZMQError):  # nothing is left of the old one
-            self._link.disconnect(address)
-        self._link.connect(address)
+            self._link.disconnect(dialled(address))
+        self.dial(address)
 
     def close(self) -> None:
         """Stop watching; the link itself stays open."""
         self._link.disable_monitor()
         self.socket.close(0)
+
+
+def _end_if_with_itself(descriptor: int) -> None:
+    """End a connection whose two ends are one: TCP makes such if nobody listens (see `dialled`)."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as link:
+            if link.getsockname() == link.getpeername():
+                link.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it has ended already, or is of another kind
 
 
 def _events_of(watched: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:

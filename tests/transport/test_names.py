@@ -1,0 +1,122 @@
+"""Names with several addresses, and ports that a dialler could be given itself."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import time
+from typing import Any
+
+import pytest
+import zmq
+
+from paxon.kvstore.addresses import free_ports
+from paxon.transport import Context, LinkMonitor, addresses
+from paxon.transport.addresses import bind, dialled, in_ephemeral_range, is_host_name
+from tests.cluster.helpers import wait_until
+from tests.faults.namespaces import Switch, inside, no_namespaces
+
+BOTH = [
+    (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+    (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+    (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0)),  # of no interface here
+]
+
+
+def no_ipv6() -> str:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return "this machine has no IPv6"
+    return ""
+
+
+def test_which_are_names() -> None:
+    assert is_host_name("tcp://localhost:7110")
+    assert is_host_name("tcp://db-1.example:7110")
+    for other in ("tcp://127.0.0.1:7110", "tcp://[::1]:7110", "tcp://*:7110", "ipc:///tmp/x"):
+        assert not is_host_name(other)
+
+
+def test_a_name_is_bound_at_all_of_its_addresses_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    if no_ipv6():
+        pytest.skip(no_ipv6())
+    real = socket.getaddrinfo
+
+    def found(host: str, *arguments: Any, **options: Any) -> Any:
+        return BOTH if host == "both.test" else real(host, *arguments, **options)
+
+    monkeypatch.setattr(addresses.sockets, "getaddrinfo", found)
+    (port,) = free_ports(1)
+    context = Context()
+    try:
+        bind(context.socket(zmq.ROUTER), f"tcp://both.test:{port}", "port")
+        for host in ("::1", "127.0.0.1"):
+            socket.create_connection((host, port), timeout=10).close()
+    finally:
+        context.destroy(linger=0)
+
+
+def test_from_where_a_port_is_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses.sys, "platform", "linux")
+    monkeypatch.setattr(addresses, "in_ephemeral_range", lambda address: ":7110" not in address)
+    assert dialled("tcp://127.0.0.1:40000") == "tcp://127.0.0.2:0;127.0.0.1:40000"
+    assert dialled("tcp://127.0.0.2:40000") == "tcp://127.0.0.3:0;127.0.0.2:40000"
+    for unchanged in ("tcp://127.0.0.1:7110", "tcp://10.0.0.1:40000", "ipc:///tmp/x"):
+        assert dialled(unchanged) == unchanged
+
+
+def test_the_usual_ports_are_outside_the_range() -> None:
+    assert not in_ephemeral_range("tcp://127.0.0.1:7110")
+    assert not in_ephemeral_range("ipc:///tmp/x:40000")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_nobody_connects_to_himself(host: str) -> None:
+    """A range of few ports makes sure that a dialler would soon be given the one that it dials."""
+    if no_namespaces() or no_ipv6():
+        pytest.skip(no_namespaces() or no_ipv6())
+    address = f"tcp://{host}:40004"
+    with Switch(["a"]) as switch, contextlib.ExitStack() as stack:
+        namespace = switch.namespace("a")
+        small = ["sysctl", "-w", "net.ipv4.ip_local_port_range=40000 40010"]
+        subprocess.run(["ip", "netns", "exec", namespace, *small], check=True, capture_output=True)
+        context = inside(namespace, lambda: _begun(Context()))
+        stack.callback(context.destroy, linger=0)
+        link = context.socket(zmq.DEALER)
+        link.setsockopt(zmq.RECONNECT_IVL, 1)
+        link.setsockopt(zmq.IMMEDIATE, 1)
+        monitor = LinkMonitor(link)
+        stack.callback(monitor.close)
+        monitor.dial(address)
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:  # some hundred attempts
+            monitor.drain()
+            time.sleep(0.001)
+        port = context.socket(zmq.ROUTER)
+
+        def bound() -> bool:
+            monitor.drain()
+            with contextlib.suppress(Exception):
+                inside(namespace, lambda: bind(port, address, "port"))
+                return True
+            return False
+
+        wait_until(bound, "the port can be opened", 10.0)
+
+        def heard() -> bool:
+            monitor.drain()
+            with contextlib.suppress(zmq.Again):
+                link.send(b"hello", zmq.NOBLOCK)
+            return bool(port.poll(10))
+
+        wait_until(heard, "the one who dials has found the port", 20.0)
+
+
+def _begun(context: Context) -> Context:
+    """Its threads, which dial, begin with the first socket."""
+    context.socket(zmq.PAIR).close()
+    return context
