@@ -202,9 +202,9 @@ class Links:
         if not link.redial_at and (link.monitor.refused or link.monitor.in_vain):
             pause = _REDIAL_SECONDS if link.monitor.refused else _OTHER_ADDRESS_SECONDS
             link.redial_at = time.monotonic() + pause
-        if link.monitor.refused:
-            own = "the key of this client" if self._secure is not None else "a client without a key"
-            self._tell_trouble(link.address, f"it refuses {own} (docs/keys.md)")
+            if link.monitor.refused:
+                own = "the key of this client" if self._secure else "a client without a key"
+                self._tell_trouble(link.address, f"it refuses {own} (docs/keys.md)")
         return ended
 
     def _take(self, link: Link, frame: bytes) -> None:

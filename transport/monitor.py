@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import os
 import socket
@@ -29,6 +30,8 @@ _FAILED = int(
 _CONNECTED = int(zmq.EVENT_CONNECTED)
 _RETRIED = int(zmq.EVENT_CONNECT_RETRIED)
 _REFUSED = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+SOCKADDR_BYTES = 16
+_libc = ctypes.CDLL(None)
 _numbers = itertools.count()
 
 
@@ -165,7 +168,9 @@ def _end_if_with_itself(descriptor: int) -> None:
     try:
         with socket.socket(fileno=os.dup(descriptor)) as link:
             if link.getsockname() == link.getpeername():
-                link.shutdown(socket.SHUT_RDWR)
+                # Not in good order, after which the port would stay taken for a minute.
+                nowhere = ctypes.create_string_buffer(SOCKADDR_BYTES)
+                _libc.connect(link.fileno(), nowhere, SOCKADDR_BYTES)
     except OSError:
         pass  # it has ended already, or is of another kind
 

@@ -87,13 +87,13 @@ def test_nobody_connects_to_himself(host: str) -> None:
         context = inside(namespace, lambda: _begun(Context()))
         stack.callback(context.destroy, linger=0)
         link = context.socket(zmq.DEALER)
-        link.setsockopt(zmq.RECONNECT_IVL, 1)
+        link.setsockopt(zmq.RECONNECT_IVL, 20)
         link.setsockopt(zmq.IMMEDIATE, 1)
         monitor = LinkMonitor(link)
         stack.callback(monitor.close)
         monitor.dial(address)
-        end = time.monotonic() + 1.0
-        while time.monotonic() < end:  # some hundred attempts
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end:  # some dozens of attempts
             monitor.drain()
             time.sleep(0.001)
         port = context.socket(zmq.ROUTER)
