@@ -57,16 +57,20 @@ class Comparing(Membership):
     def _compare(self, server: ServerId, version: int, slot: int, digest: bytes) -> None:
         """A follower says its hash after `slot`."""
         if self._comparison.heard(server, version, slot, digest, self.application.chain):
-            self._inquire()
+            self._inquire(slot)
 
-    def _inquire(self) -> None:
-        """Ask everybody for everything, but not all the time."""
+    def _inquire(self, slot: int) -> None:
+        """Ask everybody for everything, but not all the time.
+
+        Our own hash after `slot`, where somebody was found to differ, lets others find out that
+        they do: the last one that we have they may not have reached.
+        """
         if self._inquiry is not None or self._now < self._inquire_again_at:
             return
         self._counters["inquiries"] += 1
         self._inquiry = Inquiry(self._now + ANSWER_SECONDS)
         chain = self.application.chain
-        question = DigestRequest(chain.version, chain.first, chain.last, chain.last, chain.head)
+        question = DigestRequest(chain.version, chain.first, chain.last, slot, chain.at(slot))
         self._to_all.append(question)
 
     def on_digest_request(self, request: DigestRequest, sender: ServerId) -> None:
@@ -75,7 +79,7 @@ class Comparing(Membership):
         first, hashes = chain.between(request.first_slot, request.last_slot)
         self._send(sender, DigestReply(chain.version, first, hashes, self.voting))
         if chain.differs(request.version, request.slot, request.digest):
-            self._inquire()
+            self._inquire(request.slot)
 
     def on_digest_reply(self, reply: DigestReply, sender: ServerId) -> None:
         """An answer to an inquiry, or about a snapshot that is being fetched."""

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["PREDICATES", "ClusterWatch", "DiskBooks", "InvariantBroken"]
 
 PREDICATES = {
+    "none contradicted": "a majority contradicts no server whose state machine is not at fault",
     "one value per slot": "no two servers choose different values for a slot",
     "chosen stays": "a value once accepted by a majority of disks is the only one ever chosen",
     "executes only chosen": "a server executes only what a majority of disks has accepted",

@@ -10,6 +10,7 @@ import msgspec
 
 from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
 from paxon.actors.codecs import peer_codec, port_codec
+from paxon.actors.digests import Diverged
 from paxon.actors.messages import (
     ClientMessage,
     PeerMessage,
@@ -150,6 +151,11 @@ class Node:
             run(*arguments)
         except SimulatedCrash:
             self.world.down(self, "in a sync")
+        except Diverged as error:
+            if self.id not in self.world.fickle:
+                raise InvariantBroken("none contradicted", str(error)) from error
+            self.world.contradicted[self.id] = str(error)
+            self.crash("contradicted by a majority")  # for good: its disk is marked
         except StorageError as error:
             self.world.down(self, str(error))
         except InvariantBroken:

@@ -56,6 +56,10 @@ class World:
             settings = self.nodes[1].settings
             make_cluster(disks, first_agreed(settings.agreed_given, KVStore.limits))
         self.healing = False
+        self.fickle: set[int] = set()
+        """Servers whose state machine is at fault (tests/simulation/test_divergence.py)."""
+        self.contradicted: dict[int, str] = {}
+        """Of these, who has stopped because a majority executed something else; and why."""
         self.answered = 0
         self.unanswered = 0
         self.faults: Counter[str] = Counter()
