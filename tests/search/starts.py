@@ -341,7 +341,7 @@ def reads_while_the_leader_changes() -> tuple[Search, World]:
     return search, world._replace(budget=Budget(beats=1, reads=3))
 
 
-@start(80_000)
+@start(160_000)
 def a_late_server_and_its_snapshot() -> tuple[Search, World]:
     """Server 3 lacks slots that the others have discarded; it may also try to lead."""
     search = Search(3, reads=[(3, Query(1, "linearizable", b""))], snapshot_slots=2, retain_slots=1)
