@@ -235,6 +235,7 @@ class HeartbeatReply(Wire, frozen=True, tag=6):
     ballot: Ballot
     """The follower's promise: above the leader's if it no longer follows."""
     round: int
+    """The round that this answers; 0 if the heartbeat's ballot is not the one promised."""
     executed: int
     accepted_to: int
     """The highest slot that the follower has accepted anything in (for the live view)."""

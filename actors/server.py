@@ -484,9 +484,12 @@ class PaxosServer(Proposer):
             self._discard(min(heartbeat.discard_to, self.application.executed))
         if not self.voting:
             return  # a reply confirms a leader's reads, and who lost its promise cannot vouch
+        # A late heartbeat of an earlier reign may be of the very leader that we have promised now,
+        # and rounds are numbered anew in each: its number must confirm none of this reign's.
+        answered = heartbeat.round if heartbeat.ballot == self.promised else 0
         executed, chain = self._executed_durably(), self.application.chain
         reply = HeartbeatReply(
-            self.promised, heartbeat.round, executed, self.log.last,
+            self.promised, answered, executed, self.log.last,
             self._features.knows, self._features.limits, chain.version, chain.at(executed),
         )  # fmt: skip
         self._send(sender, reply)

@@ -33,6 +33,7 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
+from tests.lease_books import Age, LeaseBooks
 from tests.making_books import MakingBooks
 
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ PREDICATES = {
     "promise never falls": "an acceptor's durable ballot never falls, nor does it forget one",
     "accepts under promise": "nothing is accepted in a ballot above the durable promise",
     "durable before sent": "a message leaves only after what it relies on is durable",
+    "answers under promise": "nothing is answered in a ballot below the promise of before",
+    "follows its promise": "a server follows only the leader of the ballot that it has promised",
+    "no vote without a disk": "who lost its disk answers nothing that counts until it has rejoined",
+    "leads by whole promises": "a leader has a majority's promises in its ballot, each whole",
+    "lease kept": "who granted a lease neither promises nor campaigns before it has run out",
+    "lease covered": "a leader reads by lease only while a majority keeps others from leading",
     "promise reports all": "a promise reports everything that its acceptor has accepted",
     "equal prefixes": "all servers execute the same values with the same results",
     "in order": "slots are executed in order, each once in a server's life",
@@ -109,8 +116,21 @@ class DiskBooks:
 class ClusterWatch:
     """Books over all servers of one cluster, and the predicates on them."""
 
-    def __init__(self, servers: Iterable[ServerId]) -> None:
+    def __init__(
+        self,
+        servers: Iterable[ServerId],
+        age: Age = lambda _server: 0.0,
+        lease_length: float = 0.3,
+    ) -> None:
+        """Empty books; of leases only with `age`, and `lease_length` where nothing else is said."""
         self.servers = tuple(servers)
+        self.leases = LeaseBooks(self.servers, age, lease_length)
+        self._live: dict[ServerId, PaxosServer] = {}
+        self._campaigns: dict[Ballot, int] = {}
+        """Per ballot from which slot on its candidate has to know what was accepted."""
+        self._promises: dict[Ballot, dict[ServerId, dict[int, set[int]]]] = {}
+        """Per ballot and acceptor the pieces of its promise: from which slot to which."""
+        self._leading: set[Ballot] = set()
         self.majority = len(self.servers) // 2 + 1
         self.disks = {server: DiskBooks() for server in self.servers}
         self.making = MakingBooks()
@@ -243,11 +263,14 @@ class ClusterWatch:
     def on_disk_lost(self, server: ServerId) -> None:
         """A server's disk is gone; it will come back with an empty one, and rejoin."""
         self.disks[server] = DiskBooks(replaced=True)
+        self.leases.on_disk_lost(server)
 
     # --- starting and stepping -------------------------------------------------------------------
 
     def on_start(self, server: ServerId) -> None:
         """A server process is about to open its disk; it has executed nothing yet."""
+        self._live.pop(server, None)
+        self.leases.begin_step(server)
         self._position[server] = 0
         self.disks[server].fresh.clear()
         self._seen_promise[server] = NO_BALLOT
@@ -256,6 +279,7 @@ class ClusterWatch:
     def on_opened(self, server_id: ServerId, server: PaxosServer) -> None:
         """It has recovered: what was durable must be back."""
         disk = self.disks[server_id]
+        self._live[server_id] = server
         require(
             server.promised >= disk.promised, "restart loses nothing",
             "server %d promised %s and came back with %s",
@@ -268,12 +292,16 @@ class ClusterWatch:
         )  # fmt: skip
         self.after_step(server_id, server)
 
+    def begin_step(self, server: ServerId) -> None:
+        """A burst is about to be handled."""
+        self.leases.begin_step(server)
+
     def after_step(self, server_id: ServerId, server: PaxosServer) -> None:
         """A burst was handled: what the server holds in memory is still possible."""
         disk = self.disks[server_id]
         disk.fresh.clear()
-        if disk.replaced and server.voting:
-            disk.replaced = False
+        if disk.replaced and server.voting and server._in_force:
+            disk.replaced = False  # (before it hears of the cluster, one that rejoins is no voter)
         promised = server.promised
         if promised != self._seen_promise[server_id]:
             require(
@@ -282,6 +310,11 @@ class ClusterWatch:
                 server_id, self._seen_promise[server_id], promised,
             )  # fmt: skip
             self._seen_promise[server_id] = promised
+        require(
+            server.leader in (0, promised.leader), "follows its promise",
+            "server %d takes %d for the leader and has promised %s",
+            server_id, server.leader, promised,
+        )  # fmt: skip
         discarded = server.log.discarded
         if discarded != self._seen_discarded[server_id]:
             self._seen_discarded[server_id] = discarded
@@ -301,10 +334,14 @@ class ClusterWatch:
 
     # --- what is sent ----------------------------------------------------------------------------
 
-    def on_send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
+    def on_send(
+        self, server: ServerId, messages: Sequence[PeerMessage], targets: Sequence[ServerId]
+    ) -> None:
         """Messages leave a server: what they rely on must be durable now (rule 10)."""
         disk = self.disks[server]
+        self.leases.note_sent(server, messages, targets)
         for message in messages:
+            self._check_answer(server, disk, message)
             if isinstance(message, P2B):
                 self._check_p2b(server, disk, message)
                 continue
@@ -328,7 +365,61 @@ class ClusterWatch:
                 "server %d, which durably promised %s, sent %r", server, disk.promised, message,
             )  # fmt: skip
 
+    def _check_answer(self, server: ServerId, disk: DiskBooks, message: PeerMessage) -> None:
+        """Who answers may do so, and does not take back what it promised."""
+        if isinstance(message, P1A):
+            self._campaigns.setdefault(message.ballot, message.first_slot)
+        elif isinstance(message, P1B):
+            pieces = self._promises.setdefault(message.ballot, {}).setdefault(server, {})
+            pieces.setdefault(message.first_slot, set()).add(message.next_slot)
+        yes = (
+            isinstance(message, P1B | HeartbeatReply)
+            or (isinstance(message, P2B) and message.promised is None)
+            or (isinstance(message, PreVoteReply) and message.granted)
+        )
+        live = self._live.get(server)
+        if yes and disk.replaced and (live is None or not (live.voting and live._in_force)):
+            require(False, "no vote without a disk", "server %d sent %r", server, message)
+        if isinstance(message, P1B | P2B | HeartbeatReply) and yes:
+            before = self._seen_promise[server]
+            require(
+                message.ballot >= before, "answers under promise",
+                "server %d, which had promised %s, sent %r", server, before, message,
+            )  # fmt: skip
+        if isinstance(message, P1B) or (isinstance(message, P1A) and not message.forced):
+            grant = self.leases.binding(server)
+            require(
+                grant is None or message.ballot <= grant.ballot, "lease kept",
+                "server %d, whose lease to %s binds it, sent %r",
+                server, grant.ballot if grant else None, message,
+            )  # fmt: skip
+
+    def on_lease_used(self, leader: ServerId, ballot: Ballot) -> None:
+        """A leader counts on its lease to answer a read."""
+        covering = self.leases.covering(leader, ballot)
+        require(
+            len(covering) >= self.majority, "lease covered",
+            "server %d reads by a lease in %s that only %s keep", leader, ballot, covering,
+        )  # fmt: skip
+
+    def _check_promises(self, leader: ServerId, ballot: Ballot) -> None:
+        """The first that is heard of a new leader: were the promises for its ballot whole?"""
+        self._leading.add(ballot)
+        first = self._campaigns.get(ballot, 0)
+        promised = [
+            server
+            for server, pieces in self._promises.get(ballot, {}).items()
+            if server != leader and _is_whole(pieces, first)
+        ]
+        require(
+            len(promised) + 1 >= self.majority, "leads by whole promises",
+            "server %d leads in %s, and only %s have promised all from slot %d on",
+            leader, ballot, promised, first,
+        )  # fmt: skip
+
     def _check_lead(self, server: ServerId, message: P2A | Heartbeat) -> None:
+        if message.ballot not in self._leading:
+            self._check_promises(server, message.ballot)
         require(message.ballot.leader == server, "own ballot", "server %d sent %r", server, message)
         require(
             message.commit == 0 or message.commit in self.chosen, "executes only chosen",
@@ -524,3 +615,16 @@ class ClusterWatch:
                 "after slot %d server %d has %s and server %d %s",
                 executed, known[1], known[0], mine[1], mine[0],
             )  # fmt: skip
+
+
+def _is_whole(pieces: dict[int, set[int]], first: int) -> bool:
+    """Whether pieces of a promise reach from slot `first` to the end."""
+    reached, left = {first}, [first]
+    while left:
+        for following in pieces.get(left.pop(), ()):
+            if following == 0:
+                return True
+            if following not in reached:
+                reached.add(following)
+                left.append(following)
+    return False

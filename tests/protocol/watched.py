@@ -17,7 +17,7 @@ from paxon.transport import Burst
 from tests.harness import Cluster, Register, Wire
 from tests.invariants import ClusterWatch
 
-__all__ = ["Died", "WatchedCluster", "WatchedDisk"]
+__all__ = ["Died", "WatchedCluster", "WatchedDisk", "tap_leases"]
 
 
 class Died(BaseException):
@@ -59,7 +59,7 @@ class WatchedWire(Wire):
     """Checks each message as it leaves."""
 
     def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
-        watched(self.cluster).watch.on_send(self.server, messages)
+        watched(self.cluster).watch.on_send(self.server, messages, (server,))
         super().send(server, messages)
 
     def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
@@ -78,7 +78,7 @@ class WatchedCluster(Cluster):
     watch: ClusterWatch
 
     def __init__(self, size: int = 3, **options: Any) -> None:
-        self.watch = ClusterWatch(range(1, size + 1))
+        self.watch = ClusterWatch(range(1, size + 1), lambda _server: self.clock.now)
         super().__init__(size, options, wire=WatchedWire)
 
     def new_disk(self, server: ServerId) -> MemoryStorage:
@@ -102,6 +102,7 @@ class WatchedCluster(Cluster):
         self.watch.on_opened(server, self.servers[server])
 
     def step(self, server: ServerId, burst: Burst[Any, Any] | None = None) -> None:
+        self.watch.begin_step(server)
         super().step(server, burst)
         self.watch.after_step(server, self.servers[server])
 
@@ -127,7 +128,21 @@ def tap(server: PaxosServer, number: ServerId, watch: ClusterWatch) -> None:
         watch.on_snapshot_taken(number, application.executed, application.digest())
         return image()
 
+    tap_leases(server, number, watch)
     for name, function in (
         ("execute", watched_execute), ("restore", watched_restore), ("image", watched_image),
     ):  # fmt: skip
         setattr(application, name, function)
+
+
+def tap_leases(server: PaxosServer, number: ServerId, watch: ClusterWatch) -> None:
+    """Tell `watch` whenever a server counts on its lease."""
+    holds = server._lease_holds
+
+    def watched_holds() -> bool:
+        held = holds()
+        if held:
+            watch.on_lease_used(number, server.promised)
+        return held
+
+    server._lease_holds = watched_holds  # type: ignore[method-assign]

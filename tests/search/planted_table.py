@@ -1,7 +1,8 @@
 """`python -m tests.search.planted_table`: who catches which planted bug, and how soon.
 
-Each bug is planted in the real code and hunted three times: by the breadth-first searches, by the
-random walks and by the simulator. It counts as caught if any of them finds something wrong.
+Each bug is planted in the real code and hunted by the breadth-first searches, by the random
+walks, by the simulator and by its runs about leases. It counts as caught if any of them finds
+something wrong.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ class Caught:
     search: str = ""
     walks: str = ""
     simulator: str = ""
+    leases: str = ""
+    """By the simulator's runs about leases alone."""
     seen: list[str] = field(default_factory=list)
     """What was found wrong, in the words of whoever found it."""
 
     def __bool__(self) -> bool:
-        return bool(self.search or self.walks or self.simulator)
+        return bool(self.search or self.walks or self.simulator or self.leases)
 
 
 def hunt(bug: PlantedBug, seeds: int) -> Caught:
@@ -45,7 +48,8 @@ def hunt(bug: PlantedBug, seeds: int) -> Caught:
     with bug.apply():
         _search(caught)
         _walk(caught, seeds)
-        _simulate(caught, seeds)
+        caught.simulator = _simulate(caught, seeds, None)
+        caught.leases = _simulate(caught, seeds, True)
     return caught
 
 
@@ -73,13 +77,13 @@ def _walk(caught: Caught, seeds: int) -> None:
             return
 
 
-def _simulate(caught: Caught, seeds: int) -> None:
+def _simulate(caught: Caught, seeds: int, about_leases: bool | None) -> str:
     for seed in range(1, seeds + 1):
-        outcome = run(draw_plan(seed, STEPS))
+        outcome = run(draw_plan(seed, STEPS, about_leases=about_leases))
         if outcome.broken:
-            caught.simulator = str(seed)
             caught.seen.append(outcome.text)
-            return
+            return str(seed)
+    return ""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,15 +94,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bug", help="only bugs whose name contains this")
     parser.add_argument("--why", action="store_true", help="also say what was found wrong")
     chosen = parser.parse_args(arguments)
-    print("| planted bug | state search | walks needed | simulator seeds needed |")
-    print("|---|---|---|---|")
+    print("| planted bug | state search | walks needed | simulator: seeds | about leases |")
+    print("|---|---|---|---|---|")
     escaped = 0
     for bug in PLANTED:
         if chosen.bug and chosen.bug not in bug.name:
             continue
         caught = hunt(bug, chosen.seeds)
         escaped += not caught
-        cells = [caught.search or "-", caught.walks or "-", caught.simulator or "-"]
+        cells = [caught.search or "-", caught.walks or "-", caught.simulator or "-",
+                 caught.leases or "-"]  # fmt: skip
         print(f"| **{bug.name}**: {bug.description} | {' | '.join(cells)} |", flush=True)
         for text in caught.seen if chosen.why else ():
             print(f"    {text[:200]}")

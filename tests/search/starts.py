@@ -324,6 +324,42 @@ def reads_from_a_leader_that_was_deposed() -> tuple[Search, World]:
     return search, world._replace(budget=Budget(beats=1, reads=3))
 
 
+@start(10_000, goals=[("server 2 acknowledges command 2", acknowledged(2))])
+def answers_to_an_older_reign() -> tuple[Search, World]:
+    """Server 1 leads for the second time; server 2 leads by now, and server 1 has not heard of it.
+
+    What was answered to heartbeats of server 1's first reign, of which there were more than of the
+    second, is still under way: before server 3 had heard of the second reign, and after. None of it
+    may confirm anything now.
+    """
+    search = Search(3, reads=[(1, Query(1, "linearizable", b""))])
+    story = Story(search)
+    story.lead(1)
+    story.request(1, command(1))
+    story.settle()
+    story.beat(1)
+    story.deliver(Heartbeat, to=(2, 3), by=(1,))
+    story.keep(HeartbeatReply)
+    answers = story.world.network
+    story.lose()
+    story.beat(1)
+    late = story.world.network
+    story.lose()
+    story.campaign(1)
+    story.settle()
+    story.lose()
+    story.world = story.world._replace(network=late)
+    story.deliver(Heartbeat, to=(3,))
+    story.keep(HeartbeatReply)
+    answers |= story.world.network
+    story.lose()
+    story.campaign(2)
+    story.settle(2, 3)
+    story.lose()
+    world = search.say(story.world, 2, command(2))
+    return search, world._replace(network=world.network | answers, budget=Budget(beats=1, reads=1))
+
+
 @start(60_000)
 def reads_while_the_leader_changes() -> tuple[Search, World]:
     """Command 1 is acknowledged; a read may be asked of the old leader and of the new one."""
@@ -488,3 +524,29 @@ def a_leader_that_asks_a_majority_first() -> tuple[Search, World]:
     story.be_thrifty(1, (2,))
     world = search.say(story.world, 1, command(1), command(2))
     return search, world._replace(budget=Budget(campaigns=(0, 1, 0), beats=1, reads=1))
+
+
+@start(5_000, goals=[("server 3 takes over slot 2", accepted_by(3, 2))])
+def a_candidate_that_raises_its_ballot_amid_chunks() -> tuple[Search, World]:
+    """Promises come in chunks of one value. Server 3 has the first chunk of server 2's.
+
+    Server 2 had slots 3 and 4 then and not slot 2, which it has accepted since, in a ballot of
+    server 1's; so slot 2 is chosen. Now server 3 raises its ballot: it must begin from slot 2.
+    """
+    search = Search(3, transfer_bytes=1)
+    story = Story(search)
+    story.lead(1)
+    story.request(1, command(1))
+    story.lose()
+    story.request(1, command(2))
+    story.request(1, command(3))
+    story.deliver(P2A, to=(2,))
+    story.lose()
+    story.campaign(3)
+    story.deliver(P1A, to=(2,), by=(3,))
+    story.deliver(P1B, to=(3,))
+    story.lose()
+    story.campaign(1)
+    story.settle(1, 2)
+    story.lose()
+    return search, story.world._replace(budget=Budget((0, 0, 1), agains=1))

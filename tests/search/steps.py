@@ -348,4 +348,6 @@ class Steps:
             thrift.round_due_at = now if thrift.round_due_at < NEVER else NEVER
         elif name == "sync":
             live._watermark_at = now
+        elif name == "ask again":  # a candidate, for promises that have not come
+            live._retransmit_at = now
         live.step(Burst())

@@ -34,6 +34,8 @@ class Budget(NamedTuple):
     """Bits of the reads that clients have still to ask for."""
     syncs: int = 0
     """How often a chosen watermark may be synced by its timer."""
+    agains: int = 0
+    """How often a candidate may ask again for promises."""
 
 
 class World(NamedTuple):
@@ -145,11 +147,16 @@ class Search:
                 yield server, ("thrift", 0)
             if budget.syncs:
                 yield server, ("sync", 0)
+            if budget.agains and self._is_candidate(world, server):
+                yield server, ("ask again", 0)
             if budget.crashes:
                 yield server, ("crash", 0)
         for index in range(len(self.reads)):
             if budget.reads & 1 << index:
                 yield CLIENT, ("ask", index)
+
+    def _is_candidate(self, world: World, server: ServerId) -> bool:
+        return self.steps.attributes(world.images[server - 1]).get("role") == "candidate"
 
     def leads(self, world: World, server: ServerId) -> bool:
         return self.steps.attributes(world.images[server - 1]).get("role") == "leader"
@@ -185,6 +192,8 @@ class Search:
             return budget._replace(beats=budget.beats - 1)
         if name == "sync":
             return budget._replace(syncs=budget.syncs - 1)
+        if name == "ask again":
+            return budget._replace(agains=budget.agains - 1)
         return budget
 
     def _ask(self, world: World, index: int) -> World:

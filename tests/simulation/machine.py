@@ -62,28 +62,42 @@ def tap(application: Application, server: ServerId, watch: ClusterWatch) -> None
 
 
 class SimulatedClock:
-    """A server's two clocks: they run at a rate of their own; the wall clock may jump."""
+    """A server's two clocks: they run at a rate that may change; the wall clock may jump."""
 
-    __slots__ = ("_elapsed", "_now", "origin", "rate", "wall_offset")
+    __slots__ = ("_counted", "_elapsed", "_now", "_since", "origin", "rate", "wall_offset")
 
     def __init__(
         self, now: Callable[[], float], elapsed: Callable[[], float], origin: float, rate: float
     ) -> None:
         self._now = now
         self._elapsed = elapsed
+        self._since = self._counted = 0.0
+        """When the rate changed last, and what the clock had counted by then."""
         self.origin = origin
         self.rate = rate
         self.wall_offset = 1_600_000_000.0
 
+    def age(self) -> float:
+        """What the clock has counted since the run began: no reboot sets that back."""
+        return self._counted + (self._now() + self._elapsed() - self._since) * self.rate
+
     def monotonic(self) -> float:
-        return self.origin + (self._now() + self._elapsed()) * self.rate
+        return self.origin + self.age()
 
     def wall(self) -> float:
         return self.monotonic() + self.wall_offset
 
     def when(self, local: float) -> float:
         """The simulated time at which the monotonic clock has passed `local`."""
-        return (local - self.origin) / self.rate + 1e-7
+        return self._since + (local - self.origin - self._counted) / self.rate + 1e-7
+
+    def run_at(self, rate: float) -> None:
+        """From now on the clock counts so many seconds in a second."""
+        self._counted, self._since = self.age(), self._now() + self._elapsed()
+        self.rate = rate
+
+    def sleep_through(self, seconds: float) -> None:
+        """The machine was suspended for so long. This clock ran on: it is CLOCK_BOOTTIME."""
 
 
 class DiskWorld(Protocol):

@@ -89,7 +89,7 @@ class NodeNetwork:
 
     def broadcast(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None:
         node = self._node
-        node.watch.on_send(node.id, messages)
+        node.watch.on_send(node.id, messages, servers)
         if node.world.network.plan.split:
             for message in messages:
                 node.transmit(servers, (message,))

@@ -18,6 +18,7 @@ from paxon.actors.messages import (
 )
 from paxon.transport import Burst, BurstInbox, ForeignCluster
 from tests.invariants import InvariantBroken
+from tests.protocol.watched import tap_leases
 from tests.simulation.machine import (
     SimulatedClock,
     SimulatedCrash,
@@ -61,6 +62,8 @@ class Node:
         self.busy_until = 0.0
         self.paused = 0
         """Pauses under way; they may overlap."""
+        self.asleep = 0
+        """How often its machine was suspended and has not woken up yet."""
         self._waking_at = float("inf")
         self._timer_at = float("inf")
         self._life = 0
@@ -116,6 +119,7 @@ class Node:
         )
         server = PaxosServer(self.settings, WatchedStore(), environment)
         tap(server.application, self.id, self.watch)
+        tap_leases(server, self.id, self.watch)
         self.watch.on_start(self.id)
         self.server = server
         self.elapsed = 0.0
@@ -171,7 +175,7 @@ class Node:
     # --- steps -----------------------------------------------------------------------------------
 
     def deliver_peer(self, frame: object) -> None:
-        if self.server is None or len(self._burst.peers) > INBOX_FRAMES:
+        if self.server is None or self.asleep or len(self._burst.peers) > INBOX_FRAMES:
             return
         assert isinstance(frame, bytes)
         try:
@@ -181,7 +185,7 @@ class Node:
         self.wake()
 
     def deliver_client(self, frame: object) -> None:
-        if self.server is None or len(self._burst.clients) > INBOX_FRAMES:
+        if self.server is None or self.asleep or len(self._burst.clients) > INBOX_FRAMES:
             return
         assert isinstance(frame, tuple)
         client, data = frame
@@ -218,6 +222,7 @@ class Node:
         burst, self._burst = self._burst, Burst()
         self.elapsed = 0.0
         self.world.on_step(self.id, burst)
+        self.watch.begin_step(self.id)
         if self._survives(server.step, burst):
             self.watch.after_step(self.id, server)
             self._after_step()
@@ -249,6 +254,20 @@ class Node:
         else:
             self._timer_at = due
             self.world.schedule(due, self._on_timer, (self._life, due))
+
+    def suspend(self) -> None:
+        """The machine sleeps: nothing runs, what the network brings is lost."""
+        self.paused += 1
+        self.asleep += 1
+
+    def wake_up(self, seconds: object) -> None:
+        """The machine runs again after so many seconds."""
+        if not self.asleep:
+            return  # the healing of all faults came first
+        assert isinstance(seconds, float)
+        self.asleep -= 1
+        self.clock.sleep_through(seconds)
+        self.resume()
 
     def resume(self) -> None:
         """A pause is over; the server finds all that came meanwhile at once."""

@@ -22,7 +22,7 @@ FAULT_KINDS = (
     "crash", "crash_before_sync", "crash_after_sync", "crash_all", "pause", "partition",
     "isolate", "cut_one_way", "cut_two_way", "bridge", "stall", "disconnect", "lossy",
     "slow_disk", "full_disk", "slow_server", "jump_clock", "leap", "lose_disk",
-    "restart_client",
+    "restart_client", "suspend", "drift", "sever",
 )  # fmt: skip
 """Every kind of fault that is scheduled; the network's own faults are rates in `NetworkPlan`."""
 
@@ -31,6 +31,17 @@ EARLY_KINDS = (
     "cut_one_way", "stall", "lossy", "full_disk", "lose_disk", "lose_disk",
 )  # fmt: skip
 """What strikes while a cluster is made."""
+
+LEASE_FAULTS = (
+    "sever", "sever", "isolate", "cut_one_way", "stall", "crash", "pause", "suspend", "drift",
+    "disconnect", "lose_disk", "lossy", "jump_clock", "crash_after_sync",
+)  # fmt: skip
+"""What befalls those who hold leases and those who have granted them."""
+LEASES_SHARE = 0.25
+"""So many of all runs are about leases."""
+LEASED_RATES = (0.95, 1.05)
+"""How fast clocks may be where leases count on them: `Settings.max_clock_drift` off at most."""
+WILD_RATES = (0.7, 1.4)
 
 LEADER = 0
 """As a fault's server: whoever leads when it strikes."""
@@ -117,7 +128,11 @@ class Plan(msgspec.Struct):
     clients: ClientPlan
     faults: list[Fault]
     clock_rates: list[float]
-    """Per server how many seconds its clock counts in a second."""
+    """Per server how many seconds its clock counts in a second, at first."""
+    clock_range: tuple[float, float] = (1.0, 1.0)
+    """The slowest and the fastest that a clock may become."""
+    lease_in_use: float = 0.0
+    """Seconds for which a leader asks for leases after one was used; 0: as in real life."""
     own: list[list[dict[str, Any]]] = []
     """Per server the settings of its own, for each of its lives in turn; empty: all are alike."""
     made: bool = True
@@ -134,8 +149,8 @@ class Plan(msgspec.Struct):
         return self.policy != "immediate" and self.clients.clients <= sessions
 
 
-def draw_plan(seed: int, steps: int) -> Plan:
-    """The plan of a seed."""
+def draw_plan(seed: int, steps: int, *, about_leases: bool | None = None) -> Plan:
+    """The plan of a seed; `about_leases` says whether it is one of the runs about leases."""
     random = Random(f"plan {seed}")
     servers = random.choice((3, 3, 5, 5, 7))
     policy: PolicyName = random.choice(("stable", *get_args(PolicyName)))
@@ -153,10 +168,87 @@ def draw_plan(seed: int, steps: int) -> Plan:
     if not made:
         faults = _draw_early_faults(random, servers) + faults
     plan = Plan(seed, steps, servers, policy, settings, network, clients, faults, rates, made=made)
-    plan.own = draw_own(plan)
+    # Drawn apart, too.
+    clocks = Random(f"clocks {seed}")
+    plan.clock_range = LEASED_RATES if _leased(plan) else WILD_RATES
+    plan.faults += _draw_clock_faults(clocks, plan)
+    chance = clocks.random() < LEASES_SHARE
+    if chance if about_leases is None else about_leases:
+        _draw_leases(clocks, plan)
+    plan.own = [] if plan.lease_in_use else draw_own(plan)  # (all clocks are within 5 % there)
     plan.faults += draw_changes(plan, Fault)
     plan.faults.sort(key=lambda fault: fault.step)
     return plan
+
+
+def _leased(plan: Plan) -> bool:
+    """Whether reads may be answered by lease, so that clocks must keep their pace."""
+    return bool(plan.settings["leases"]) and plan.policy == "stable"
+
+
+def _draw_clock_faults(random: Random, plan: Plan) -> list[Fault]:
+    """Clocks that change their pace and machines that sleep, each in some runs."""
+    kinds = [kind for kind in ("suspend", "drift", "sever") if random.random() < 0.3]
+    return _strew(random, plan, kinds, 150.0, 1.0) if plan.faults and kinds else []
+
+
+def _draw_leases(random: Random, plan: Plan) -> None:
+    """Make it a run that is about leases: many read by lease, and faults hit whoever grants them.
+
+    What can go wrong takes a leader that is cut off while clients still reach it, and others that
+    lead before its lease has run out; left to chance altogether, that is rare.
+    """
+    plan.policy = "stable"
+    plan.made = True
+    plan.servers = random.choice((3, 3, 3, 5))
+    plan.settings |= {
+        "leases": True, "contend": False, "election_timeout_min": random.choice((0.12, 0.3)),
+        "heartbeat_interval": random.choice((0.02, 0.05, 0.1)),
+    }  # fmt: skip
+    plan.settings["election_timeout_max"] = (
+        random.choice((1.1, 1.5, 3)) * (plan.settings["election_timeout_min"])
+    )
+    plan.settings["thrifty_delay"] = min(plan.settings["thrifty_delay"], 0.01)
+    plan.settings.pop("max_pending_bytes", None)
+    plan.lease_in_use = random.choice((0.05, 0.2, 5.0))
+    drift = plan.settings["max_clock_drift"] = random.choice((0.05, 0.2))
+    plan.clock_range = (1 - drift, 1 + drift)
+    plan.clock_rates = [random.choice((*plan.clock_range, 1.0)) for _ in range(plan.servers)]
+    clients = plan.clients
+    clients.clients = random.choice((2, 3, 4))
+    clients.lease = random.choice((0.7, 1.0))
+    clients.stale = 0.0
+    clients.roles = True
+    clients.keys = 1
+    clients.seek = random.choice((0.02, 0.05))
+    clients.think = random.choice((0.01, 0.03, 0.1))
+    clients.weights |= {"get": 6, "put": 3, "scan": 0}
+    plan.network.sync = min(plan.network.sync, 0.001)
+    plan.network.drop = random.choice((0.0, 0.0, plan.network.drop))
+    plan.network.straggle = random.choice((0.0, 0.2, 0.5))  # answers come late
+    plan.network.straggle_time = random.choice((0.05, 0.1, 0.2))
+    kinds = [kind for kind in LEASE_FAULTS if random.random() < 0.4] or ["sever"]
+    plan.faults[:] = _strew(random, plan, kinds, random.choice((60.0, 120.0)), 1.0)
+    for fault in list(plan.faults):  # and whoever has granted the lease falls at that moment
+        if fault.kind == "sever" and random.random() < 0.5:
+            server, seconds = random.randint(1, plan.servers), round(random.uniform(0, 0.05), 4)
+            step = fault.step + random.randint(0, 6)
+            plan.faults.append(Fault(step, "crash", server, seconds, 0.0, 0))
+
+
+def _strew(random: Random, plan: Plan, kinds: list[str], gap: float, longest: float) -> list[Fault]:
+    """Faults of these kinds, so many steps apart on average, most of them on the leader."""
+    faults = []
+    gap *= plan.servers / 3
+    step = 30 + int(random.expovariate(1 / gap))
+    while step < plan.steps:
+        server = random.choice((LEADER, LEADER, random.randint(1, plan.servers)))
+        seconds = round(random.uniform(0.05, longest), 4)
+        amount = random.choice((0.0, 1.0, round(random.random(), 4)))
+        group = random.getrandbits(plan.servers) << 1
+        faults.append(Fault(step, random.choice(kinds), server, seconds, amount, group))
+        step += 1 + int(random.expovariate(1 / gap))
+    return faults
 
 
 def _draw_settings(random: Random, policy: PolicyName) -> dict[str, Any]:

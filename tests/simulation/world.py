@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
-from paxon.actors import Settings
+from paxon.actors import Settings, proposer
 from paxon.actors.agreed import first_agreed
 from paxon.actors.messages import ChangeSettings
 from paxon.kvstore.store import KVStore
@@ -40,7 +40,9 @@ class World:
         self._events: list[tuple[float, int, Action, object]] = []
         self._scheduled = 0
         ids = tuple(range(1, plan.servers + 1))
-        self.watch = ClusterWatch(ids)
+        self.watch = ClusterWatch(
+            ids, lambda s: self.nodes[s].clock.age(), plan.settings.get("election_timeout_min", 0.3)
+        )
         self.history = Recorder(lambda: self.now)
         self.network = SimulatedNetwork(plan.network, Random(f"network {plan.seed}"), self.schedule)
         self.addresses = {server: f"sim-{server}" for server in ids}
@@ -55,6 +57,9 @@ class World:
             disks = {server: node.disk for server, node in self.nodes.items()}
             settings = self.nodes[1].settings
             make_cluster(disks, first_agreed(settings.agreed_given, KVStore.limits))
+        if plan.lease_in_use:
+            self._lease_in_use = proposer.LEASE_IN_USE
+            proposer.LEASE_IN_USE = plan.lease_in_use
         self.healing = False
         self.fickle: set[int] = set()
         """Servers whose state machine is at fault (tests/simulation/test_divergence.py)."""
@@ -167,6 +172,28 @@ class World:
         node = self._node(fault)
         node.paused += 1
         self._later(fault, lambda _: node.resume(), None)
+
+    def _fault_suspend(self, fault: Fault) -> None:
+        """A whole machine sleeps, and wakes up with all that it knew."""
+        node = self._node(fault)
+        node.suspend()
+        self._later(fault, node.wake_up, fault.seconds)
+
+    def _fault_drift(self, fault: Fault) -> None:
+        """A clock is faster or slower from now on, within what the run allows."""
+        slowest, fastest = self.plan.clock_range
+        node = self._node(fault)
+        node.clock.run_at(slowest + fault.amount * (fastest - slowest))
+        if node.up:
+            node.look_at_clock()
+
+    def _fault_sever(self, fault: Fault) -> None:
+        """A server's connections break, some others notice, and none comes back for a while."""
+        node = self._node(fault).id
+        for other in self.nodes.values():
+            if other.id != node and fault.group >> other.id & 1:
+                self.schedule(self.now + self.plan.network.latency, other.lose_connection, node)
+        self._cut(fault, [link for o in self.nodes if o != node for link in ((node, o), (o, node))])
 
     def _fault_partition(self, fault: Fault) -> None:
         """Two groups that do not hear each other, clients falling on either side."""
@@ -330,6 +357,8 @@ class World:
         for node in self.nodes.values():
             self._mend(node)
             node.crash_point = ""
+            while node.asleep:
+                node.wake_up(0.0)
             while node.paused:
                 node.resume()
             self._start(node)
@@ -338,3 +367,5 @@ class World:
         """Give back what the servers hold of the real machine."""
         for node in self.nodes.values():
             node.crash("the run is over")
+        if self.plan.lease_in_use:
+            proposer.LEASE_IN_USE = self._lease_in_use
