@@ -8,7 +8,9 @@ from paxon.actors.agreed import agreed_values
 from paxon.actors.ballot import ServerId
 from paxon.actors.comparing import Comparing
 from paxon.actors.environment import ClientToken
+from paxon.actors.making import in_list
 from paxon.actors.messages import SlotReply, SlotRequest, StatusReply, StatusRequest
+from paxon.actors.phase1 import Candidacy
 from paxon.actors.version import VERSION
 
 __all__ = ["Introspection"]
@@ -23,6 +25,8 @@ class Introspection(Comparing):
     role: Literal["leader", "candidate", "follower"]
     leader: ServerId
     _leading_since: float
+    _candidacy: Candidacy | None
+    _known_commit: int
 
     def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
         self._reply(client, self.describe(request))
@@ -31,6 +35,17 @@ class Introspection(Comparing):
     def _leading_us(self) -> int:
         """Microseconds of the present reign; 0 while not leading."""
         return round((self._now - self._leading_since) * 1e6) if self.role == "leader" else 0
+
+    def rejoining(self) -> str:
+        """Where this server stands on its way back to its vote; "" if it votes."""
+        if self.voting:
+            return ""
+        if self.log.chosen_to < self._known_commit:
+            return f"is catching up, at slot {self.log.chosen_to:,} of {self._known_commit:,}"
+        if self._candidacy is None:
+            return "waits for its turn to ask all other servers for their promises"
+        missing = [s for s in self._others if s not in self._candidacy.promised]
+        return f"waits for the promise of {in_list(missing)}, for all others have to give theirs"
 
     def describe(self, request: StatusRequest = StatusRequest(0)) -> StatusReply:  # noqa: B008
         """This server's state now, as `paxon status` shows it."""
@@ -73,6 +88,7 @@ class Introspection(Comparing):
             identity=self.making.made.identity if self.making.made and self._in_force else 0,
             members=() if self.making.made is None else self.making.made.servers,
             waits_for=self.making.waits_for(),
+            rejoining=self.rejoining(),
             addresses=self.settings.client_addresses,
         )
 

@@ -573,6 +573,8 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     """The ids of the cluster's servers, as its directory has them; empty while it has none."""
     waits_for: str = ""
     """What stands between this server and its cluster, in a sentence; "" once it is in force."""
+    rejoining: str = ""
+    """Where it stands while it rejoins after a lost disk, in a sentence; "" while it votes."""
     addresses: dict[ServerId, str] = {}
     """Where clients reach each server of the cluster, as far as the sender knows."""
 

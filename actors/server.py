@@ -79,6 +79,7 @@ class PaxosServer(Proposer):
         self._pre_vote_round = 0
         self._pre_votes: set[ServerId] = set()
         self._candidacy: Candidacy | None = None
+        self._rejoin_said = ""
         self._round_guard = RoundGuard(settings.servers)
         self._peer_handlers.update(
             {
@@ -314,6 +315,10 @@ class PaxosServer(Proposer):
         self._election_at = self._now + self._policy.follower_timeout(self._random)
         if not self._is_behind():
             self.campaign(forced=True)
+        standing = self.rejoining()
+        if standing != self._rejoin_said:
+            self._rejoin_said = standing
+            logger.info("server {} rejoins: it {}", self.settings.server, standing)
 
     def on_connection_lost(self, server: ServerId) -> None:
         """The leader's process has died, or the network lost it: no need to wait for the timeout.

@@ -22,6 +22,7 @@ def problems(rows: Sequence[ServerStatus]) -> list[str]:
     found += _leaders(replies)
     found += [
         f"server {reply.server} has no vote: it rejoins after a lost disk (docs/rejoin.md)"
+        + (f" and {reply.rejoining}" if reply.rejoining else "")
         for reply in replies
         if not reply.voting
     ]

@@ -17,6 +17,7 @@ from paxon.actors.messages import (
     PreVote,
     PreVoteReply,
 )
+from paxon.actors.phase1 import Candidacy
 from paxon.transport import Burst
 from tests.harness import Cluster, value_of
 
@@ -136,9 +137,22 @@ def test_a_rejoining_server_needs_all_of_the_others() -> None:
     cluster.rejoining(2)
     cluster.pass_time(3.0, 0.05)
     assert cluster.servers[2].voting is False
+    server = cluster.servers[2]
+    server._candidacy = None
+    assert server.describe().rejoining.startswith("waits for its turn")
+    server._candidacy = Candidacy(server.promised, 1)
+    server._candidacy.promised.add(1)
+    assert server.describe().rejoining == (
+        "waits for the promise of server 3, for all others have to give theirs"
+    )
+    server._candidacy = None
+    server._known_commit = 7
+    assert server.describe().rejoining == "is catching up, at slot 2 of 7"
+    server._known_commit = 2
     cluster.start(3)
     cluster.pass_time(3.0, 0.05)
     assert cluster.servers[2].voting is True
+    assert cluster.servers[2].describe().rejoining == ""
 
 
 def test_with_five_servers_too_a_majority_of_the_others_is_not_enough() -> None:
