@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from paxon.kvstore import PaxonError
 from tests.faults.crowds import CROWDS, crowds
 from tests.faults.disks import disk_full, flipped_byte, no_small_disks, tight_disks
 from tests.faults.kernel_scenarios import partitions_by_kernel, weather_by_kernel
 from tests.faults.namespaces import no_namespaces, no_netem
 from tests.faults.network import RelayedCluster
-from tests.faults.scenarios import SCENARIOS
+from tests.faults.scenarios import OUTSIDE, SCENARIOS
 from tests.faults.surroundings import surroundings
 from tests.faults.trial import Outcome
 from tests.soak import SOAK
@@ -42,6 +43,24 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayedCluster]:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_survived(name: str, three: RelayedCluster, tmp_path: Path) -> None:
     judge(SCENARIOS[name](three, tmp_path, SOAK))
+
+
+def test_a_leader_that_a_client_alone_cannot_reach_is_named(three: RelayedCluster) -> None:
+    """The followers answer it, and all is well among the servers."""
+    leader = three.leader()
+    with three.client(OUTSIDE, timeout=20) as client:
+        client.put("reached", b"yes")
+        three.network.cut(leader, OUTSIDE)
+        try:
+            with pytest.raises(PaxonError) as caught:
+                client.get("reached", timeout=8)
+            sentence = str(caught.value)
+            assert f"server {leader} leads at tcp://" in sentence, sentence
+            assert "which does not answer" in sentence, sentence
+            assert three.leader() == leader
+        finally:
+            three.network.heal()
+        assert client.get("reached", timeout=30) == b"yes"
 
 
 @pytest.mark.parametrize(
