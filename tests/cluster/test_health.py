@@ -1,0 +1,53 @@
+"""What `paxon status` finds wrong with a cluster, from its servers' rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from paxon.actors import Ballot
+from paxon.actors.messages import StatusReply
+from paxon.kvstore.cluster_health import problems
+from paxon.kvstore.cluster_status import ServerStatus
+
+
+def row(server: int, **told: Any) -> ServerStatus:
+    said: dict[str, Any] = {
+        "id": 1, "server": server, "cluster": "c", "role": "leader" if server == 1 else "follower",
+        "ballot": Ballot(3, 1), "leader": 1, "accepted": 9, "chosen": 9, "executed": 9,
+        "discarded": 0, "snapshot": 0, "uptime": 1.0, "disk_bytes": 0, "state_digest": "",
+        "counters": {}, "digest_version": 1, "digest_slot": 9, "digest": "aa" * 16, **told,
+    }  # fmt: skip
+    return ServerStatus(server=server, address=f"tcp://{server}", reply=StatusReply(**said))
+
+
+DOWN = ServerStatus(server=3, address="tcp://3")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([row(1), row(2), row(3)], []),
+        ([row(1), row(2), DOWN], []),
+        ([row(2), DOWN], ["only 1 of 2 servers answer"]),
+        ([row(1), row(2, digest="bb" * 16), row(3)], [
+            "servers have executed different things up to slot 9: "
+            "aaaaaaaa on servers 1, 3, bbbbbbbb on server 2"]),
+        ([row(1), row(2, digest="bb" * 16, digest_slot=8), row(3)], []),
+        ([row(1), row(2, digest="bb" * 16, digest_version=2), row(3)], []),
+        ([row(1), row(2, digest=""), row(3)], []),
+        ([row(1), row(2, alarm="so and so"), row(3)], ["server 2 says: so and so"]),
+        ([row(1), row(2, voting=False), row(3)], [
+            "server 2 has no vote: it rejoins after a lost disk (docs/rejoin.md)"]),
+        ([row(1), row(2, role="leader", ballot=Ballot(4, 2)), row(3)], [
+            "server 1 in 3.1 and server 2 in 4.2 say that they lead; "
+            "one may not have heard of the other yet: look again"]),
+        ([row(1, role="follower"), row(2), row(3)], ["none leads"]),
+        ([row(2, leader=0), row(3, leader=0)], ["none leads"]),
+    ],
+)  # fmt: skip
+def test_each_thing_that_is_wrong_has_its_sentence(
+    rows: list[ServerStatus], said: list[str]
+) -> None:
+    assert problems(rows) == said
