@@ -31,6 +31,11 @@ __all__ = [
     "Outgoing",
 ]
 
+_OTHER_MACHINE = (
+    "the servers do not answer as the key-value store does: if their cluster runs another state "
+    "machine, use a CommandClient; what came is malformed: "
+)
+
 RawTicket: TypeAlias = Ticket[bytes, bytes]
 KVTicket: TypeAlias = Ticket[Sequence[Operation], list[Result]]
 
@@ -139,12 +144,10 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
         try:
             results = decode_results(payload)
         except ValueError as error:
-            self._complete(
-                request, OperationFailed(f"a reply is malformed: {error}"), executed=True
-            )
+            self._complete(request, OperationFailed(_OTHER_MACHINE + str(error)), executed=True)
             return
         if len(results) != request.weight:
-            wrong = OperationFailed("a reply has another number of results than operations sent")
+            wrong = OperationFailed(_OTHER_MACHINE + "another number of results than of operations")
             self._complete(request, wrong, executed=True)
             return
         if len(tickets) == 1 and request.kind == "command":

@@ -151,7 +151,10 @@ def decode_operations(command: bytes) -> list[Operation]:
     try:
         return _operations_decoder.decode(command)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"not a list of store operations: {error}") from None
+        raise ValueError(
+            f"not a list of store operations (this cluster runs the key-value store: use Client): "
+            f"{error}"
+        ) from None
 
 
 def _count(command: bytes) -> int:

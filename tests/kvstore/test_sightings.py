@@ -9,7 +9,14 @@ import pytest
 import zmq
 
 from paxon.actors.messages import NotLeader, OtherCluster
-from paxon.kvstore import Client, RequestTimeout
+from paxon.actors.state_machine import StateMachine
+from paxon.kvstore import (
+    Client,
+    CommandClient,
+    InvalidRequest,
+    OperationFailed,
+    RequestTimeout,
+)
 from paxon.kvstore.addresses import free_ports
 from paxon.kvstore.client_core import RawCore
 from paxon.kvstore.sightings import Sightings
@@ -116,3 +123,37 @@ def test_servers_that_have_moved_print_nothing() -> None:
     finally:
         loguru.logger.remove(sink)
     assert lines == []
+
+
+class Echo(StateMachine):
+    """Some other state machine."""
+
+    def apply(self, command: bytes) -> bytes:
+        return b"done"
+
+    def query(self, query: bytes) -> bytes:
+        return b"answer"
+
+    def snapshot(self) -> bytes:
+        return b""
+
+    def restore(self, snapshot: bytes) -> None:
+        pass
+
+
+def test_a_client_of_the_store_at_another_state_machine() -> None:
+    servers = SocketCluster(1, Echo())
+    try:
+        with Client(servers.addresses, timeout=20) as client:
+            for operation in (lambda: client.put("key", "value"), lambda: client.get("key")):
+                with pytest.raises(OperationFailed, match="use a CommandClient"):
+                    operation()
+    finally:
+        servers.close()
+
+
+def test_a_command_client_at_the_store(servers: SocketCluster) -> None:
+    with CommandClient(servers.addresses, timeout=20) as client:
+        for operation in (client.execute, client.query):
+            with pytest.raises((InvalidRequest, OperationFailed), match="use Client"):
+                operation(b"add 1")
