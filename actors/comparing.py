@@ -10,9 +10,9 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from paxon.actors.ballot import ServerId
+from paxon.actors.confirming import Confirming
 from paxon.actors.digests import Comparison, Diverged, Inquiry, SnapshotCheck, Verdict
 from paxon.actors.environment import Environment
-from paxon.actors.membership import Membership
 from paxon.actors.messages import DigestReply, DigestRequest, SnapshotOffer
 from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
@@ -28,7 +28,7 @@ FIRST_GAP, LONGEST_GAP = 1.0, 60.0
 """Seconds between two inquiries about a difference that stays: each time twice as long."""
 
 
-class Comparing(Membership):
+class Comparing(Confirming):
     """Knows how its execution compares with the others'."""
 
     def __init__(self, settings: Settings, machine: StateMachine, environment: Environment) -> None:

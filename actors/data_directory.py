@@ -31,7 +31,7 @@ FIRST_COMMIT = 1
 
 _WITNESS = re.compile(
     rb"paxon data directory\nformat (?P<format>\d+)\ncluster (?P<cluster>[^\n]*)\n"
-    rb"server (?P<server>\d+)\nincarnation (?P<incarnation>\d+)\n"
+    rb"server (?P<server>\d+)\nincarnation (?P<incarnation>\d+)\ninode (?P<inode>\d{20})\n"
     rb"commits (?P<commits>\d{20})\nchecksum (?P<checksum>[0-9a-f]{8})\n"
 )
 
@@ -96,6 +96,10 @@ class DataDirectory:
         self.database = path / DATABASE_NAME
         self.incarnation = 0
         self.commits = 0
+        self._inode = 0
+        self.moved = False
+        """Whether the database is another file than the one that was written last: a directory was
+        put back or copied. (The device is not compared: its number may change with a reboot.)"""
         self.lock = -1
         self._witness = -1
         self._files: dict[Path, tuple[int, int]] = {}
@@ -207,18 +211,26 @@ class DataDirectory:
             )
         self.incarnation = int(found["incarnation"])
         self.commits = int(found["commits"])
+        self._inode = int(found["inode"])
+        self.moved = self._inode != self._inode_of(self.database)
         self._set_identity()
+
+    @staticmethod
+    def _inode_of(path: Path) -> int:
+        return path.stat().st_ino
 
     def _set_identity(self) -> None:
         self._identity = (
             f"paxon data directory\nformat {FORMAT_VERSION}\ncluster {self.cluster}\n"
-            f"server {self.server}\nincarnation {self.incarnation}\ncommits "
+            f"server {self.server}\nincarnation {self.incarnation}\n"
+            f"inode {self._inode:020d}\ncommits "
         ).encode()
         self._identity_checksum = zlib.crc32(self._identity)
 
-    def create_witness(self, incarnation: int) -> None:
+    def create_witness(self, incarnation: int, database: Path) -> None:
         """Write the witness of a new directory, durably, before the database gets its name."""
         self.incarnation = incarnation
+        self._inode = self._inode_of(database)
         self._set_identity()
         self._witness = os.open(
             self.path / WITNESS_NAME, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
@@ -240,6 +252,14 @@ class DataDirectory:
         if os.pwrite(self._witness, record, 0) < len(record):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.commits = commits
+
+    def take_over(self) -> None:
+        """The database is this directory's, although it is another file than before."""
+        if self.moved:
+            self.moved = False
+            self._inode = self._inode_of(self.database)
+            self._set_identity()
+            self.witness(self.commits)
 
     def sync_witness(self) -> None:
         os.fdatasync(self._witness)

@@ -87,7 +87,7 @@ class Introspection(Comparing):
             alarm=self.alarm,
             identity=self.making.made.identity if self.making.made and self._in_force else 0,
             members=() if self.making.made is None else self.making.made.servers,
-            waits_for=self.making.waits_for(),
+            waits_for=self.waits_for() if self._in_force else self.making.waits_for(),
             rejoining=self.rejoining(),
             addresses=self.settings.client_addresses,
         )

@@ -116,6 +116,9 @@ class Learner(Introspection):
         if not self._in_force:
             self._handle_before(burst)
             return
+        if self._confirmation.pending:
+            self._handle_unconfirmed(burst)
+            return
         for sender, incarnation, received in burst.peers:
             known = self._peers.get(sender) == incarnation
             messages = received if known else self._admit(sender, incarnation, received)
@@ -462,6 +465,8 @@ class Learner(Introspection):
 
     def _maybe_snapshot(self) -> None:
         """Take a snapshot when enough was executed since the last, in relation to its size."""
+        if self._confirmation.pending:
+            return  # it is taken once that is over
         snapshot = self._storage.snapshot
         size, since = (0, 0) if snapshot is None else (snapshot.size, snapshot.slot)
         growth = snapshot_growth(size, self.settings.snapshot_bytes)
@@ -583,6 +588,8 @@ class Learner(Introspection):
         if found.stopped_at:
             self._stopped_at = found.stopped_at
             logger.warning("executing slot {} stopped this server before", found.stopped_at)
+        self._counts = dict.fromkeys(self._others, 0) | found.counts
+        self._begin_confirmation(in_force=found.in_force)
         self._execute()
         self._warn_of_differences()
         fresh = found.promised == NO_BALLOT and not found.accepted and found.snapshot is None

@@ -19,6 +19,7 @@ from paxon.actors.allowances import (
     TRANSFERS_PER_PEER,
 )
 from paxon.actors.ballot import NO_BALLOT, ServerId
+from paxon.actors.counts import Confirmation
 from paxon.actors.embedding import ServerRef
 from paxon.actors.environment import ClientToken, Environment, Network, ServerBurst
 from paxon.actors.invariants import invariant
@@ -69,9 +70,15 @@ class ServerLifecycle(pykka.ThreadingActor):
         self.promised = NO_BALLOT
         """The acceptor's ballot (PMMC §2.2)."""
         self.log = SlotLog()
+        self._counts: dict[ServerId, int] = {}
+        """The highest commit number that each other server's directory was heard to have."""
         self._durable_promise = NO_BALLOT
         self._durable_chosen_to = 0
         """As far as a restart replays by itself: what others may rely on as executed here."""
+        self._confirmation = Confirmation(0, 0.0, pending=False)
+        """Whether the others have confirmed that this directory is not an old copy."""
+        self._next_count = 0
+        """The number that the coming commit will have."""
         self._synced = False
         """Something was committed that `_after_sync` has not looked at yet."""
         # The outbox of this burst.
@@ -163,9 +170,11 @@ class ServerLifecycle(pykka.ThreadingActor):
             self._storage.close()
             raise
         self._open = True
+        self._next_count = self._storage.count + 1
         self._on_open()
         self._flush()
-        self._storage.maintain(tidy=False)
+        if not self._confirmation.pending:
+            self._storage.maintain(tidy=False)
 
     def step(self, burst: ServerBurst) -> None:
         """Handle all of a burst and the timers that are due, then flush once."""
@@ -177,11 +186,14 @@ class ServerLifecycle(pykka.ThreadingActor):
             self._on_timers()
         self._before_flush()
         self._flush()
+        if self._confirmation.pending:
+            return  # nothing that it found on its disk may change
         # What no message should wait for.
         tidy = self._now >= self._tidy_at
         if tidy:
             self._tidy_at = self._now + TIDY_INTERVAL
         self._storage.maintain(tidy=tidy)
+        self._next_count = self._storage.count + 1
         self._after_flush()
 
     def close(self) -> None:
@@ -215,6 +227,13 @@ class ServerLifecycle(pykka.ThreadingActor):
     def _reply(self, client: ClientToken, reply: ServerReply) -> None:
         """Queue for a client, after the sync."""
         self._to_client.setdefault(client, []).append(reply)
+
+    def _count(self) -> int:
+        """The number of the commit that all of this server's state so far is, or will be, in.
+
+        What carries it leaves after that commit: nobody hears of one that is not durable.
+        """
+        return self._next_count if self._storage.dirty else self._next_count - 1
 
     def _flush(self) -> None:
         """Persist before send (rule 10): P2As may leave first, all else waits for the sync.
@@ -266,8 +285,15 @@ class ServerLifecycle(pykka.ThreadingActor):
 
     def _commit(self) -> None:
         """Make all that was collected durable, in one transaction."""
+        confirmation = self._confirmation
+        invariant(
+            confirmation.may_store or not confirmation.pending,
+            "stored before the count was confirmed",
+        )
         promise, chosen_to = self.promised, self.log.chosen_to
+        self._storage.save_counts(self._counts)
         self._storage.commit()
+        self._next_count = self._storage.count + 1
         self._counters["syncs"] += 1
         self._durable_promise = promise
         self._durable_chosen_to = chosen_to

@@ -18,6 +18,8 @@ from paxon.actors.making import Making, in_list
 from paxon.actors.messages import (
     P1A,
     CatchUpRequest,
+    CountAnswer,
+    CountQuestion,
     Introduction,
     Made,
     OtherCluster,
@@ -30,7 +32,6 @@ from paxon.actors.messages import (
 from paxon.actors.reception import Reception
 from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
-from paxon.actors.storage import StorageError
 from paxon.transport.log import logger
 
 __all__ = ["Membership", "NEVER"]
@@ -41,6 +42,10 @@ SAY_FIRST = 2.0
 """Seconds after which a server that waits for others to make its cluster says so …"""
 SAY_AGAIN = 30.0
 """… and says the same again."""
+
+
+HARMLESS = frozenset((CatchUpRequest, SnapshotRequest, Introduction, CountQuestion, CountAnswer))
+"""Messages that are let through from a member that comes with another directory than is known."""
 
 
 class Membership(Reception):
@@ -82,6 +87,7 @@ class Membership(Reception):
         rejoins = any(type(m) is P1A and m.forced and m.ballot > self.promised for m in messages)
         if rejoins:
             self._peers[sender] = incarnation
+            self._counts[sender] = 0  # of another directory
             self._storage.save_made(self.making.replace(sender, incarnation), in_force=True)
             return messages
         introductions: list[PeerMessage] = [m for m in messages if type(m) is Introduction]
@@ -97,7 +103,7 @@ class Membership(Reception):
         return [
             m
             for m in messages
-            if type(m) in (CatchUpRequest, SnapshotRequest, Introduction)
+            if type(m) in HARMLESS
             # Too low a ballot is answered with the higher one, so that it rejoins above that.
             or (type(m) is P1A and m.forced and m.ballot < self.promised)
         ]
@@ -118,17 +124,6 @@ class Membership(Reception):
                 "over at once (docs/numbers.md)", sender, name, value,
             )  # fmt: skip
         self._counters["refused_numbers"] += 1
-
-    def _compare_disks(self, incarnations: list[tuple[ServerId, int]]) -> None:
-        """Stop if the cluster knows this server by another disk: it must not vote (rule 11)."""
-        for server, incarnation in incarnations:
-            if server != self.settings.server:
-                continue
-            if incarnation != self._storage.incarnation and self.voting:
-                raise StorageError(
-                    f"server {server}'s data directory is not the one that the cluster knows: give "
-                    f"the old one back, or empty it and start once with --rejoin"
-                )
 
     # --- making the cluster (rule 11) ------------------------------------------------------------
 

@@ -30,6 +30,7 @@ class MemoryStorage(CollectingStorage):
         self, cluster: str = "memory", server: ServerId = 0, *, incarnation: int | None = None
     ) -> None:
         super().__init__(secrets.randbits(63) if incarnation is None else incarnation)
+        self._created = True
         self.cluster = cluster
         self.server = server
         self._accepted: dict[int, Accepted] = {}
@@ -49,8 +50,15 @@ class MemoryStorage(CollectingStorage):
         What was not committed is lost, or with `keep_pending` has reached the disk just before the
         crash, all of it: a transaction is never torn.
         """
+        found = self.duplicate(keep_pending=keep_pending)
+        self.close()
+        return found
+
+    def duplicate(self, keep_pending: bool = False) -> Self:
+        """A copy of the directory as it is on the disk, without what was not committed."""
         found = copy.copy(self)
         found._unusable = ""
+        found._created = False
         found._durable = self._durable.copy()
         found._marks = self._durable.copy()
         found._accepted = dict(self._accepted)
@@ -63,13 +71,17 @@ class MemoryStorage(CollectingStorage):
             found._rows = dict(self._rows)
             found._write()
             found._durable, found._rows = found._marks.copy(), {}
+            found.commits += 1
             found._received = bytearray(self._received)
         else:
             found._incoming, found._received = None, bytearray()
         found._ballots = {slot: held.ballot for slot, held in found._accepted.items()}
         found._keep_images()
-        self.close()
         return found
+
+    @property
+    def count(self) -> int:
+        return self.commits
 
     def close(self) -> None:
         """Lose what was not committed; `load` opens the storage again, as a restart would."""

@@ -41,6 +41,8 @@ __all__ = [
     "DigestReply",
     "Introduction",
     "Made",
+    "CountQuestion",
+    "CountAnswer",
     "PeerMessage",
     "OpenSession",
     "Command",
@@ -188,6 +190,9 @@ class P1B(Wire, frozen=True, tag=2):
     executed: int
     discarded: int
     """Slots up to here are gone at the sender: chosen, executed and covered by a snapshot."""
+    count: int = 0
+    """The number of the commit in the sender's directory that this relies on (docs/old-copies.md).
+    """
 
 
 class P2A(Wire, frozen=True, tag=3):
@@ -209,6 +214,9 @@ class P2B(Wire, frozen=True, tag=4):
     last: int
     promised: Ballot | None = None
     """Set when the P2As were rejected: the higher ballot that the acceptor has promised."""
+    count: int = 0
+    """The number of the commit in the sender's directory that this relies on (docs/old-copies.md).
+    """
 
 
 class Heartbeat(Wire, frozen=True, tag=5):
@@ -220,8 +228,9 @@ class Heartbeat(Wire, frozen=True, tag=5):
     commit: int
     discard_to: int
     """The lowest last-executed slot of all servers."""
-    incarnations: list[tuple[ServerId, int]] = []
-    """Which disk (see `Storage.incarnation`) the leader knows each server by."""
+    incarnations: list[tuple[ServerId, int, int]] = []
+    """Which disk (see `Storage.incarnation`) the leader knows each server by, and of how many of
+    that disk's commits it has been told."""
     lease: float = 0.0
     """Seconds for which the leader may answer reads on the strength of this round alone, without
     another: whoever answers it helps no other to lead for so long, by its own clock. 0: none."""
@@ -246,6 +255,9 @@ class HeartbeatReply(Wire, frozen=True, tag=6):
     digest_version: int = 0
     digest: bytes = b""
     """Its hash after slot `executed` (actors/digests.py); b"" if it is not kept any more."""
+    count: int = 0
+    """The number of the commit in the sender's directory that this relies on (docs/old-copies.md).
+    """
 
 
 class PreVote(Wire, frozen=True, tag=7):
@@ -274,6 +286,9 @@ class PreVoteReply(Wire, frozen=True, tag=8):
     knows: int = 0
     """As in `HeartbeatReply`, and so is the next."""
     limits: int = 0
+    count: int = 0
+    """The number of the commit in the sender's directory that this relies on (docs/old-copies.md).
+    """
 
 
 class CatchUpRequest(Wire, frozen=True, tag=9):
@@ -368,6 +383,31 @@ class Introduction(Wire, frozen=True, tag=16):
     """The sender knows that every member has stored `made`."""
 
 
+class CountQuestion(Wire, frozen=True, tag=17):
+    """Started server → all: this is my directory; have you heard of a later state of it?
+
+    Nothing is stored and nobody is answered until a majority has said that it has not.
+    """
+
+    life: int
+    """Random: comes back in the answers."""
+    incarnation: int
+    count: int
+    """The number of its last commit."""
+    running: bool = False
+    """The sender takes part already, and has heard that others remember more than it ever told."""
+
+
+class CountAnswer(Wire, frozen=True, tag=18):
+    """Any server → one that asks: what I know of your directory."""
+
+    life: int
+    incarnation: int
+    """The directory that the sender knows the asker by; 0: none yet."""
+    remembered: int
+    """The highest count that it was told by that very directory; 0: none."""
+
+
 PeerMessage: TypeAlias = (
     P1A
     | P1B
@@ -385,6 +425,8 @@ PeerMessage: TypeAlias = (
     | DigestRequest
     | DigestReply
     | Introduction
+    | CountQuestion
+    | CountAnswer
 )
 
 

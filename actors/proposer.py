@@ -248,6 +248,7 @@ class Proposer(Learner):
 
     def on_p2b(self, p2b: P2B, sender: ServerId) -> None:
         """Count an acceptance, for exactly the ballot and slots that it names (rule 2)."""
+        self._note_count(sender, p2b.count)
         if p2b.promised is not None:
             if p2b.promised > self.promised:
                 self._follows(p2b.promised, sender)  # it promised a higher ballot: preempted
@@ -362,8 +363,7 @@ class Proposer(Learner):
         self._round_sent.append((self._round, self._now, counted(lease, drift)))
         return Heartbeat(
             self.promised, self._round, self.log.chosen_to, self._executed_by_all(),
-            [(self.settings.server, self._storage.incarnation), *self._peers.items()],
-            lease, drift,
+            self._disks_known(), lease, drift,
         )  # fmt: skip
 
     def _executed_by_all(self) -> int:
@@ -375,6 +375,7 @@ class Proposer(Learner):
 
     def on_heartbeat_reply(self, reply: HeartbeatReply, sender: ServerId) -> None:
         """Count a follower for its round, and note how far it has executed."""
+        self._note_count(sender, reply.count)
         if reply.ballot > self.promised:
             self._follows(reply.ballot, sender)
             return

@@ -162,7 +162,7 @@ class PaxosServer(Proposer):
             size += len(value.value) + 16
         return P1B(
             self.promised, first_slot, next_slot, accepted,
-            self.log.chosen_to, self.application.executed, self.log.discarded,
+            self.log.chosen_to, self.application.executed, self.log.discarded, self._count(),
         )  # fmt: skip
 
     def on_p2a(self, p2a: P2A, sender: ServerId) -> None:
@@ -176,7 +176,7 @@ class PaxosServer(Proposer):
             return
         if ballot < self.promised:
             self._counters["p2b_rejected"] += 1
-            self._send(sender, P2B(ballot, p2a.slot, p2a.slot, self.promised))
+            self._send(sender, P2B(ballot, p2a.slot, p2a.slot, self.promised, self._count()))
             return
         if ballot > self.promised and not self._follows(ballot, sender):
             return
@@ -199,6 +199,8 @@ class PaxosServer(Proposer):
 
     def _acknowledge(self, leader: ServerId, ballot: Ballot, slot: int) -> None:
         """Queue a P2B; a run of slots in one ballot becomes one P2B for the range."""
+        # (Not `_count()`, which would take a call a slot: only a discarded slot is not stored.)
+        count = self._next_count - (slot <= self.log.discarded)
         queued = self._to_peer.setdefault(leader, [])
         if queued:
             last = queued[-1]
@@ -208,9 +210,9 @@ class PaxosServer(Proposer):
                 and last.ballot == ballot
                 and last.promised is None
             ):
-                queued[-1] = P2B(ballot, last.first, slot)
+                queued[-1] = P2B(ballot, last.first, slot, None, count)
                 return
-        queued.append(P2B(ballot, slot, slot))
+        queued.append(P2B(ballot, slot, slot, None, count))
 
     def _lease_may_hold(self) -> bool:
         """Whether some leader may still answer reads by a lease that this server granted."""
@@ -263,13 +265,14 @@ class PaxosServer(Proposer):
         )
         reply = PreVoteReply(
             question.round, granted, self.promised, self.log.chosen_to, self.log.discarded,
-            self._features.knows, self._features.limits,
+            self._features.knows, self._features.limits, self._count(),
         )  # fmt: skip
         self._send(sender, reply)
 
     def on_pre_vote_reply(self, reply: PreVoteReply, sender: ServerId) -> None:
         """Count a pre-vote; with a majority raise the ballot."""
         self._features.heard(sender, reply.knows, reply.limits)
+        self._note_count(sender, reply.count)
         if reply.discarded > self.log.chosen_to:
             self._fall_behind(reply.chosen_to, sender)  # we cannot lead from here
         if reply.round != self._pre_vote_round or not self._pre_votes or self.role == "leader":
@@ -340,6 +343,7 @@ class PaxosServer(Proposer):
 
     def on_p1b(self, p1b: P1B, sender: ServerId) -> None:
         """Count a promise; with a majority take over (PMMC §2.2, scout)."""
+        self._note_count(sender, p1b.count)
         if p1b.ballot > self.promised:
             self._follows(p1b.ballot, sender)
             return
@@ -496,6 +500,7 @@ class PaxosServer(Proposer):
         reply = HeartbeatReply(
             self.promised, answered, executed, self.log.last,
             self._features.knows, self._features.limits, chain.version, chain.at(executed),
+            self._count(),
         )  # fmt: skip
         self._send(sender, reply)
 
@@ -518,6 +523,8 @@ class PaxosServer(Proposer):
 
     def next_deadline(self) -> float:
         """When to step even if nothing arrives: monotonic seconds."""
+        if self._confirmation.pending and self._in_force:
+            return self._confirmation.ask_at
         deadline = self._learner_deadline()
         if not self._in_force:
             return deadline
@@ -535,6 +542,9 @@ class PaxosServer(Proposer):
 
     def _on_timers(self) -> None:
         now = self._now
+        if self._confirmation.pending and self._in_force:
+            self._ask_for_confirmation()
+            return
         self._on_learner_timers()
         if not self._in_force:
             return
@@ -567,6 +577,10 @@ class PaxosServer(Proposer):
             if server not in candidacy.promised:
                 first = candidacy.next_chunk(server)
                 self._send(server, P1A(candidacy.ballot, first, not self.voting))
+
+    def _on_confirmed(self) -> None:
+        if self._election_at <= self._now:  # it took long: the others should come first
+            self._election_at = self._now + self._policy.follower_timeout(self._random)
 
     def _on_recovered(self, *, fresh: bool) -> None:
         """Restarted (or new): never propose in an old ballot; wait before the first candidacy."""

@@ -145,27 +145,31 @@ class SnapshotFiles:
     # --- at the start ----------------------------------------------------------------------------
 
     def recover(self, durable: SnapshotInfo | None) -> None:
-        """Remove what never counted, and open what is kept; `CorruptStorage` if it is gone."""
-        found = {}
-        for path in self._directory.iterdir():
-            match = _NAME.fullmatch(path.name)
-            if match:
-                found[int(match[1])] = path
-            elif path.name.startswith("snapshot-") and path.suffix == ".tmp":
-                path.unlink()
-        last = 0 if durable is None else durable.slot
-        for slot, path in found.items():
-            if slot > last:
-                path.unlink()  # renamed, but its commit never came
+        """Open what is kept, and change nothing; `CorruptStorage` if it is gone."""
         if durable is None:
             return
-        if durable.slot not in found:
+        if durable.slot not in self._found():
             raise CorruptStorage(
                 f"{self.path(durable.slot)} is missing, although {durable.slot} is this server's "
                 f"snapshot: put it back, or empty the directory and start once with --rejoin"
             )
-        self._current = 0
-        self.keep(durable)
+        self._open(durable.slot)
+
+    def _found(self) -> dict[int, Path]:
+        matches = ((_NAME.fullmatch(path.name), path) for path in self._directory.iterdir())
+        return {int(match[1]): path for match, path in matches if match}
+
+    def tidy(self, durable: SnapshotInfo | None) -> None:
+        """Remove what never counted."""
+        last = 0 if durable is None else durable.slot
+        for slot, path in self._found().items():
+            if slot > last:
+                path.unlink()  # renamed, but its commit never came
+        for path in self._directory.glob("snapshot-*.tmp"):
+            path.unlink()
+        if durable is not None:
+            self._current = 0
+            self.keep(durable)
 
     def _open(self, slot: int) -> None:
         if self._adopted is not None and self._adopted[0] == slot:

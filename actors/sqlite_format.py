@@ -41,6 +41,7 @@ CREATE TABLE meta (
     server INTEGER NOT NULL,
     incarnation INTEGER NOT NULL,
     made TEXT NOT NULL,
+    counts TEXT NOT NULL,
     in_force INTEGER NOT NULL,
     commits INTEGER NOT NULL,
     promise_round INTEGER NOT NULL,
@@ -64,9 +65,9 @@ CREATE TABLE accepted (
     checksum INTEGER NOT NULL
 );
 """
-INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 19)})"
+INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 20)})"
 UPDATE_META = (
-    "UPDATE meta SET made=?, in_force=?, commits=?, promise_round=?, promise_leader=?, "
+    "UPDATE meta SET made=?, counts=?, in_force=?, commits=?, promise_round=?, promise_leader=?, "
     "chosen_to=?, discarded=?, voting=?, lease=?, snapshot_slot=?, snapshot_size=?, "
     "snapshot_checksum=?, rows=?, rows_checksum=?, checksum=?"
 )
@@ -122,20 +123,36 @@ class MetaColumns:
         self._made: Made | None = None
         self._made_column = ""
         self._text_checksum = _text_checksum(identity, "")
+        self._counts: dict[ServerId, int] | None = None
+        self._counts_column = ""
 
     def make(self, marks: Marks, commits: int, rows: int, rows_checksum: int) -> tuple[Any, ...]:
         if marks.made is not self._made:
             self._made = marks.made
             self._made_column = "" if marks.made is None else _encode_made(marks.made)
             self._text_checksum = _text_checksum(self._identity, self._made_column)
+        if marks.counts is not self._counts:
+            self._counts = marks.counts
+            self._counts_column = _pairs(marks.counts)
         snapshot = marks.snapshot or _NO_SNAPSHOT
         numbers = (
             int(marks.in_force), commits, marks.promised.round, marks.promised.leader,
             marks.chosen_to, marks.discarded, int(marks.voting), marks.lease,
             snapshot.slot, snapshot.size, snapshot.checksum, rows, rows_checksum,
         )  # fmt: skip
-        checksum = zlib.crc32(_NUMBERS.pack(*numbers), self._text_checksum)
-        return (self._made_column, *numbers, checksum)
+        checksum = zlib.crc32(self._counts_column.encode(), self._text_checksum)
+        checksum = zlib.crc32(_NUMBERS.pack(*numbers), checksum)
+        return (self._made_column, self._counts_column, *numbers, checksum)
+
+
+def _pairs(numbers: dict[ServerId, int]) -> str:
+    """A number a server, as people can read it: "2=17,3=19"."""
+    return ",".join([f"{server}={numbers[server]}" for server in sorted(numbers)])
+
+
+def _from_pairs(column: str) -> dict[ServerId, int]:
+    pairs = [pair.split("=") for pair in column.split(",") if pair]
+    return {int(server): int(number) for server, number in pairs}
 
 
 def _text_checksum(identity: Identity, made: str) -> int:
@@ -210,13 +227,12 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
     found = database.execute("SELECT * FROM meta").fetchall()
     try:
         (row,) = found
-        owner, (made_column, *numbers, checksum) = row[:4], row[4:]
-        whole = (
-            zlib.crc32(_NUMBERS.pack(*numbers), _text_checksum(identity, made_column)) == checksum
-        )
+        owner, (made_column, counts, *numbers, checksum) = row[:4], row[4:]
+        texts = zlib.crc32(counts.encode(), _text_checksum(identity, made_column))
+        whole = zlib.crc32(_NUMBERS.pack(*numbers), texts) == checksum
         whole = whole and owner == identity.columns()
         made = _decode_made(made_column) if whole else None
-    except (ValueError, TypeError, struct.error):
+    except (ValueError, TypeError, AttributeError, struct.error):
         whole = False
     if not whole:
         raise CorruptStorage(
@@ -233,6 +249,7 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
         snapshot=SnapshotInfo(slot, size, image_checksum) if slot else None,
         made=made,
         in_force=bool(in_force),
+        counts=_from_pairs(counts),
     )
     return Contents(marks, commits, rows, rows_checksum)
 

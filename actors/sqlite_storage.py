@@ -138,12 +138,25 @@ class SqliteStorage(CollectingStorage):
         self._found = self._kept_rows(contents.accepted)
         self._discarding = len(self._found) < contents.rows
         self._files.recover(self._durable.snapshot)
-        database = self._connect(directory.database)
-        # What a crashed server wrote last may be in the cache only; now it is in the database.
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        directory.witness(self._sequence)
-        directory.sync_witness()
-        directory.remember_files()
+        if self._created:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Change what was found, for the first time: only once this server may."""
+        if self._database is not None:
+            return
+        directory = self._directory
+        try:
+            database = self._connect(directory.database)
+            # What a crashed server wrote last may be in the cache only; now it is in the database.
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            directory.take_over()
+            directory.witness(self._sequence)
+            directory.sync_witness()
+            directory.remember_files()
+            self._files.tidy(self._durable.snapshot)
+        except (sqlite3.Error, OSError) as error:
+            raise self._in_words(error) from error
 
     def _kept_rows(self, accepted: list[Accepted]) -> list[Accepted]:
         """Those that do not merely wait for their deletion."""
@@ -170,8 +183,8 @@ class SqliteStorage(CollectingStorage):
         temporary = self._directory.path / (DATABASE_NAME + ".tmp")
         for suffix in ("", "-wal", "-shm", "-journal"):
             temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
-        self._directory.create_witness(secrets.randbits(63))
-        self._incarnation = self._directory.incarnation
+        self._created = True
+        self._incarnation = self._directory.incarnation = secrets.randbits(63)
         identity = Identity(self._directory.cluster, self._directory.server, self._incarnation)
         database = sqlite3.connect(temporary, isolation_level=None)
         with contextlib.closing(database):
@@ -185,8 +198,17 @@ class SqliteStorage(CollectingStorage):
             columns = MetaColumns(identity).make(Marks(), FIRST_COMMIT, 0, 0)
             database.execute(INSERT_META, (*identity.columns(), *columns))
             database.execute("COMMIT")
+        self._directory.create_witness(self._incarnation, temporary)
         temporary.rename(self._directory.database)
         sync_directory(self._directory.path)
+
+    @property
+    def moved(self) -> bool:
+        return self._directory.moved
+
+    @property
+    def count(self) -> int:
+        return self._sequence
 
     def _query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         assert self._database is not None
@@ -203,6 +225,8 @@ class SqliteStorage(CollectingStorage):
         return recovered
 
     def _read_accepted(self) -> list[Accepted]:
+        if not self._unusable:
+            self._begin()
         assert self._database is not None
         try:
             return read_accepted(
@@ -214,6 +238,7 @@ class SqliteStorage(CollectingStorage):
     # --- committing ------------------------------------------------------------------------------
 
     def _write(self) -> None:
+        self._begin()
         discarding = self._discarding or self._marks.discarded > self._durable.discarded
         self._transact(self._write_rows if self._rows else None, discarding=discarding)
         if self._log_pages >= FORCED_CHECKPOINT_PAGES:
@@ -329,6 +354,7 @@ class SqliteStorage(CollectingStorage):
     def maintain(self, *, tidy: bool = True) -> None:
         if self._unusable:
             return
+        self._begin()
         idle = tidy and self.commits == self._seen_commits
         if tidy:
             self._seen_commits = self.commits
@@ -389,6 +415,7 @@ class SqliteStorage(CollectingStorage):
         produce: Callable[[], Iterable[bytes]],
         prove: Callable[[bytes], None] | None,
     ) -> None:
+        self._begin()
         newest = self._marks.snapshot
         if newest is not None and slot == newest.slot:
             self._files.repeat(newest)
@@ -405,6 +432,7 @@ class SqliteStorage(CollectingStorage):
         return self._files.image(info)
 
     def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
+        self._begin()
         return self._files.receive(info, offset, data)
 
     def _finish_received(self, info: SnapshotInfo) -> bool:

@@ -6,11 +6,11 @@ Writes are only collected until `commit`, which makes all of them durable in one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from paxon.actors.ballot import NO_BALLOT, Ballot
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.messages import Accepted, Made
 
 __all__ = ["Storage", "StorageError", "CorruptStorage", "Recovered", "SnapshotInfo"]
@@ -52,6 +52,8 @@ class Recovered:
     """Every member is known to have stored `made`."""
     lease: int = 0
     """Microseconds for which a leader may count on what this server granted at most."""
+    counts: dict[ServerId, int] = field(default_factory=dict)
+    """The highest commit number that each other server's directory was heard to have."""
     voting: bool = True
     """False while this server rejoins after a lost disk (docs/rejoin.md)."""
     stopped_at: int = 0
@@ -66,11 +68,27 @@ class Storage(Protocol):
         """Random 63-bit number drawn when the data directory was made: which disk this is."""
 
     @property
+    def created(self) -> bool:
+        """Whether this object made the directory: nothing can be missing in it then."""
+
+    @property
+    def moved(self) -> bool:
+        """Whether the database is another file than was written last: put back, or copied."""
+
+    @property
+    def count(self) -> int:
+        """The number of the last durable commit: each has the next one. Never falls."""
+
+    @property
     def dirty(self) -> bool:
         """Whether anything waits for `commit` that must be durable before it is relied on."""
 
     def load(self) -> Recovered:
-        """All that is on disk. Raises `CorruptStorage` if any checksum is wrong."""
+        """All that is on disk. Raises `CorruptStorage` if any checksum is wrong.
+
+        Opening and loading change nothing that was found: the first commit, snapshot or `maintain`
+        does.
+        """
 
     def save_promise(self, ballot: Ballot) -> None: ...
 
@@ -84,6 +102,9 @@ class Storage(Protocol):
 
         A directory never changes its cluster, and none that is in force ceases to be.
         """
+
+    def save_counts(self, counts: Mapping[ServerId, int]) -> None:
+        """Remember others' counts with the next commit, without making the storage dirty."""
 
     def save_voting(self, voting: bool) -> None: ...
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
-from paxon.actors.ballot import NO_BALLOT, Ballot
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.invariants import invariant
 from paxon.actors.messages import Made
 from paxon.actors.storage import Recovered, SnapshotInfo, StorageError
@@ -30,6 +30,9 @@ class Marks:
     made: Made | None = None
     in_force: bool = False
 
+    counts: dict[ServerId, int] = field(default_factory=dict)
+    """Never changed, only replaced: copies share it."""
+
     def copy(self) -> Marks:
         return replace(self)
 
@@ -43,6 +46,7 @@ class CollectingStorage(ABC):
 
     def __init__(self, incarnation: int) -> None:
         self._incarnation = incarnation
+        self._created = False
         self._durable = Marks()
         self._marks = Marks()
         self._rows: dict[int, tuple[Ballot, bytes]] = {}
@@ -63,6 +67,19 @@ class CollectingStorage(ABC):
     @property
     def incarnation(self) -> int:
         return self._incarnation
+
+    @property
+    def created(self) -> bool:
+        return self._created
+
+    @property
+    def moved(self) -> bool:
+        return False
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """The number of the last durable commit."""
 
     @property
     def dirty(self) -> bool:
@@ -113,6 +130,11 @@ class CollectingStorage(ABC):
         if (held, marks.in_force) != (made, in_force):
             marks.made, marks.in_force = made, in_force
             self._dirty = True
+
+    def save_counts(self, counts: Mapping[ServerId, int]) -> None:
+        if counts != self._marks.counts:
+            self._marks.counts = dict(counts)
+            self._lazy = True
 
     def save_voting(self, voting: bool) -> None:
         if self._marks.voting != voting:
@@ -245,6 +267,7 @@ class CollectingStorage(ABC):
             snapshot=marks.snapshot,
             made=marks.made,
             in_force=marks.in_force,
+            counts=dict(marks.counts),
             voting=marks.voting,
             lease=marks.lease,
         )

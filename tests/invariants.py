@@ -10,9 +10,9 @@ Every method looks only at what changed, so that a step stays cheap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from paxon.actors import NO_BALLOT, Ballot, ServerId
 from paxon.actors.messages import (
@@ -23,8 +23,11 @@ from paxon.actors.messages import (
     Accepted,
     CatchUp,
     CommandReply,
+    CountAnswer,
+    CountQuestion,
     Heartbeat,
     HeartbeatReply,
+    Introduction,
     Made,
     PeerMessage,
     PreVote,
@@ -74,6 +77,10 @@ PREDICATES = {
     "progress": "once all faults are healed, everything asked for is answered in bounded time",
     "memory falls back": "once all are in step again, the logs are short again",
     "no failure": "a server stops only for its disk",
+    "confirmed first": "a started server stores and answers nothing before a majority confirms it",
+    "old copies stay out": "an old copy of a directory that enough others know newer never votes",
+    "counts are told": "what is remembered of a directory's commits, its confirmed server told",
+    "counts are handed on": "in the end all remember what each directory's server has told",
 }
 """Every invariant by name, with the sentence that it stands for."""
 
@@ -94,6 +101,9 @@ def require(condition: object, predicate: str, text: str, *values: object) -> No
 
 Row = tuple[Ballot, bytes]
 
+COUNTED = (P1B, P2B, HeartbeatReply, PreVoteReply)
+"""Messages in which a server tells of its commits, besides heartbeats."""
+
 
 @dataclass(slots=True)
 class DiskBooks:
@@ -111,6 +121,15 @@ class DiskBooks:
     """It is empty in place of a lost one, and its server has not rejoined yet."""
     fresh: set[int] = field(default_factory=set)
     """Slots whose rows became durable in the step at hand."""
+    incarnation: int = 0
+    count: int = 0
+    """The number of the last commit."""
+    old: bool = False
+    """It is an old copy of what the server had, and enough others know that."""
+
+    def copy(self) -> DiskBooks:
+        """The books of a copy of the disk."""
+        return replace(self, rows=dict(self.rows), fresh=set())
 
 
 class ClusterWatch:
@@ -150,6 +169,91 @@ class ClusterWatch:
         self._seen_promise: dict[ServerId, Ballot] = dict.fromkeys(self.servers, NO_BALLOT)
         self._seen_discarded: dict[ServerId, int] = dict.fromkeys(self.servers, 0)
         self.acknowledged = 0
+        self._asks: dict[ServerId, int | None] = dict.fromkeys(self.servers)
+        """The question of a started server that must not take part yet; None: it may."""
+        self._makes = dict.fromkeys(self.servers, True)
+        self._confirmers: dict[ServerId, set[ServerId]] = {s: set() for s in self.servers}
+        self.told: dict[tuple[ServerId, int], int] = {}
+        """The highest count that each directory's server has told."""
+
+    # --- counts of commits (docs/old-copies.md) --------------------------------------------------
+
+    def on_life(
+        self, server: ServerId, *, made_disk: bool, incarnation: int, count: int,
+        in_force: bool = True,
+    ) -> None:  # fmt: skip
+        """A server process starts; it has to be confirmed unless it makes its disk just now.
+
+        Before its cluster is in force it may store what belongs to making it.
+        """
+        disk = self.disks[server]
+        if disk.incarnation != incarnation:
+            disk.incarnation, disk.count = incarnation, count
+        self._makes[server] = not in_force
+        self._asks[server] = None if made_disk or self.majority == 1 else 0
+        self._confirmers[server] = set()
+
+    def on_commit(self, server: ServerId, count: int) -> None:
+        """A transaction became durable."""
+        if not self._makes[server]:
+            self._require_confirmed(server, "stored something")
+        require(
+            count > self.disks[server].count, "restart loses nothing",
+            "server %d's commit %d comes after %d", server, count, self.disks[server].count,
+        )  # fmt: skip
+        self.disks[server].count = count
+
+    def on_answer(self, server: ServerId, sender: ServerId, answer: CountAnswer) -> None:
+        """An answer about its directory reaches a started server."""
+        if answer.life == self._asks[server]:
+            self._confirmers[server].add(sender)
+
+    def _require_confirmed(self, server: ServerId, deed: str) -> None:
+        require(
+            self._asks[server] is None or len(self._confirmers[server]) + 1 >= self.majority,
+            "confirmed first",
+            "server %d %s, and only %s have confirmed its directory",
+            server, deed, self._confirmers[server],
+        )  # fmt: skip
+        require(
+            not self.disks[server].old, "old copies stay out",
+            "server %d %s, on an old copy of its directory", server, deed,
+        )  # fmt: skip
+
+    def _note_told(self, server: ServerId, message: PeerMessage) -> None:
+        """A count leaves a server, in a message that only one that takes part may send."""
+        self._require_confirmed(server, f"sent {message!r:.80}")
+        disk = self.disks[server]
+        count = message.count if isinstance(message, COUNTED) else 0
+        if isinstance(message, Heartbeat):
+            count = max(c for s, i, c in message.incarnations if s == server)
+        require(
+            count <= disk.count, "durable before sent",
+            "server %d, whose last commit is %d, sent %r", server, disk.count, message,
+        )  # fmt: skip
+        key = (server, disk.incarnation)
+        self.told[key] = max(count, self.told.get(key, 0))
+
+    def _check_remembered(self, server_id: ServerId, server: PaxosServer) -> None:
+        for other, count in server._counts.items():
+            known = server._peers.get(other)
+            if known is not None:
+                require(
+                    count <= self.told.get((other, known), 0), "counts are told",
+                    "server %d remembers commit %d of server %d, which told of %d at most",
+                    server_id, count, other, self.told.get((other, known), 0),
+                )  # fmt: skip
+
+    def check_handed_on(self, servers: Iterable[PaxosServer], told: Mapping[Any, int]) -> None:
+        """All servers run, and heartbeats went round since `told` was noted: all remember that."""
+        for server in servers:
+            for other, known in server._peers.items():
+                before = told.get((other, known), 0)
+                require(
+                    server._counts.get(other, 0) >= before, "counts are handed on",
+                    "server %d remembers commit %d of server %d, which told of %d",
+                    server.settings.server, server._counts.get(other, 0), other, before,
+                )  # fmt: skip
 
     # --- what became durable ---------------------------------------------------------------------
 
@@ -247,7 +351,7 @@ class ClusterWatch:
         No other disk is lost, and a majority of disks holds every chosen value: then enough of the
         others do after the loss, too.
         """
-        if any(disk.replaced for disk in self.disks.values()):
+        if any(disk.replaced or disk.old for disk in self.disks.values()):
             return False
         level = min(disk.replayable for disk in self.disks.values())
         return all(
@@ -302,6 +406,7 @@ class ClusterWatch:
         disk.fresh.clear()
         if disk.replaced and server.voting and server._in_force:
             disk.replaced = False  # (before it hears of the cluster, one that rejoins is no voter)
+        self._check_remembered(server_id, server)
         promised = server.promised
         if promised != self._seen_promise[server_id]:
             require(
@@ -326,7 +431,8 @@ class ClusterWatch:
         for other, disk in self.disks.items():
             # (A lost disk needs everything again: whoever still has a state makes a snapshot.)
             require(
-                disk.replaced or disk.replayable >= discarded, "nothing needed discarded",
+                disk.replaced or disk.old or disk.replayable >= discarded,
+                "nothing needed discarded",
                 "server %d discarded up to %d, its snapshot is at %d, and server %d's disk "
                 "holds only up to %d",
                 server_id, discarded, self.disks[server_id].snapshot, other, disk.replayable,
@@ -342,6 +448,10 @@ class ClusterWatch:
         self.leases.note_sent(server, messages, targets)
         for message in messages:
             self._check_answer(server, disk, message)
+            if isinstance(message, CountQuestion) and self._asks[server] is not None:
+                self._asks[server] = message.life
+            elif not isinstance(message, CountQuestion | CountAnswer | Introduction):
+                self._note_told(server, message)
             if isinstance(message, P2B):
                 self._check_p2b(server, disk, message)
                 continue

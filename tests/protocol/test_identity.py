@@ -98,9 +98,12 @@ def test_a_server_that_the_cluster_knows_by_another_disk_stops_and_says_what_to_
     """Its place was taken: its old directory is put back after another one has rejoined."""
     cluster = acquainted()
     promised = cluster.servers[1].promised
-    heartbeat = Heartbeat(promised, 99, 2, 0, [(1, cluster.storages[1].incarnation), (2, 5)])
+    mine = cluster.storages[1].incarnation
+    for other in (1, 3):
+        cluster.servers[other]._peers[2] = 5
+    cluster.hand(2, 1, Heartbeat(promised, 99, 2, 0, [(1, mine, 0), (2, 5, 0)]))
     with pytest.raises(StorageError, match="--rejoin"):
-        cluster.hand(2, 1, heartbeat)
+        cluster.stabilize()  # it asks the others, and both know it by that disk
 
 
 def test_a_server_without_a_vote_answers_no_candidate_and_accepts_nothing() -> None:

@@ -22,6 +22,8 @@ from paxon.actors.messages import (
     ChangeSettings,
     ClientMessage,
     Command,
+    CountAnswer,
+    CountQuestion,
     DigestReply,
     DigestRequest,
     Heartbeat,
@@ -237,7 +239,7 @@ class _Fuzz:
         last = max(s.log.last for s in self.cluster.servers.values())
         return slot if slot > last + 50 or slot < 1 else last + 50
 
-    def message(self, sender: int, kind: type) -> PeerMessage:
+    def message(self, sender: int, target: int, kind: type) -> PeerMessage:
         server = self.cluster.servers[sender]
         near, n = server.log.chosen_to, self.number
         flag = self.random.random() < 0.5
@@ -246,19 +248,19 @@ class _Fuzz:
             P1A: lambda: P1A(ballot, n(near), flag),
             P1B: lambda: P1B(
                 ballot, n(near + 1), self.random.choice((0, n(near))),
-                self.accepted(sender, near), min(n(near), near), n(near), n(near),
+                self.accepted(sender, near), min(n(near), near), n(near), n(near), n(9),
             ),
             P2A: lambda: P2A(ballot, self._free(n(near)), b"", n(near)),
             P2B: lambda: P2B(
-                ballot, self._free(n(near)), n(near), self.ballot(sender) if flag else None
+                ballot, self._free(n(near)), n(near), self.ballot(sender) if flag else None, n(9)
             ),
             Heartbeat: lambda: Heartbeat(
-                ballot, n(1), n(near), n(near), [], self.random.choice(TIMES),
-                self.random.choice(TIMES),
+                ballot, n(1), n(near), n(near), [(n(target), n(5), n(9))],
+                self.random.choice(TIMES), self.random.choice(TIMES),
             ),
-            HeartbeatReply: lambda: HeartbeatReply(ballot, n(10**6), n(near), n(near)),
+            HeartbeatReply: lambda: HeartbeatReply(ballot, n(10**6), n(near), n(near), n(9)),
             PreVote: lambda: PreVote(n(1), ballot, n(near)),
-            PreVoteReply: lambda: PreVoteReply(n(10**6), flag, ballot, n(near), n(near)),
+            PreVoteReply: lambda: PreVoteReply(n(10**6), flag, ballot, n(near), n(near), n(9)),
             CatchUpRequest: lambda: CatchUpRequest(n(near)),
             CatchUp: lambda: CatchUp([], n(near)),
             SnapshotOffer: lambda: SnapshotOffer(n(near), n(100) or 1, n(7)),
@@ -270,6 +272,8 @@ class _Fuzz:
                 n(1), n(1), flag, "test", (1, n(2)), flag,
                 Made(n(1), "test", ((1, n(1)), (n(2), n(2))), b"nonsense"), flag,
             ),
+            CountQuestion: lambda: CountQuestion(n(5), n(5), n(5)),
+            CountAnswer: lambda: CountAnswer(n(5), n(5), n(5)),
         }  # fmt: skip
         return made[kind]()  # type: ignore[no-any-return]
 
@@ -284,7 +288,7 @@ def test_extreme_numbers_in_every_message_between_servers(kind: type, policy: st
         for _ in range(40):
             sender, target = fuzz.random.sample(cluster.ids, 2)
             before = cluster.servers[target].promised.round
-            cluster.hand(target, sender, fuzz.message(sender, kind))
+            cluster.hand(target, sender, fuzz.message(sender, target, kind))
             assert cluster.servers[target].promised.round - before <= MAX_ROUND_JUMP
             if fuzz.random.random() < 0.2:
                 cluster.pass_time(0.1, 0.05)

@@ -43,6 +43,7 @@ class WatchedDisk(MemoryStorage):
         before = self._durable
         super().commit()
         watch, server = self.cluster_watch, self.server
+        watch.on_commit(server, self.count)
         watch.on_promise_durable(server, marks.promised)
         for slot, (ballot, value) in rows.items():
             watch.on_row_durable(server, slot, ballot, value)
@@ -98,6 +99,8 @@ class WatchedCluster(Cluster):
 
     def open(self, server: ServerId) -> None:
         self.watch.on_start(server)
+        disk = self.storages[server]
+        self.watch.on_life(server, made_disk=True, incarnation=disk.incarnation, count=disk.count)
         super().open(server)
         self.watch.on_opened(server, self.servers[server])
 

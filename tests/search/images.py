@@ -79,7 +79,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     Comparison: ("equal", "early"),
     SnapshotCheck: ("offer", "unheard", "until", "objections"),
     Inquiry: ("until", "answers"),
-    Marks: ("promised", "chosen_to", "discarded", "voting", "lease", "snapshot"),
+    Marks: ("promised", "chosen_to", "discarded", "voting", "lease", "snapshot", "counts"),
     Retry: ("_pause", "_at"),
     Grants: ("until", "forget_at", "_stored", "_longest"),
 }
@@ -89,7 +89,8 @@ OMITTED = {
     "actor_urn", "actor_inbox", "actor_stopped", "_actor_ref", "settings", "_environment",
     "_clock", "_random", "_now", "_started_at", "_failure", "_counters", "_peer_handlers",
     "_client_handlers", "_policy", "_contends", "_all_bits", "_futures", "_log_at", "_storage",
-    "_network", "application", "_round_guard", "_features",
+    "_network", "application", "_round_guard", "_features", "_count", "_note_count",
+    "_counts", "_next_count", "_confirmation",
     "_peers", "_synced", "_others", "_majority", "_tidy_at",
     "_stopped_at", "_warned_of", "_alarm", "_alarm_until",
     "making", "_in_force", "_introduce_at", "_said", "_say_at",

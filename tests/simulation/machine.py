@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from paxon.actors import Ballot, ServerId
@@ -126,6 +126,8 @@ class SimulatedDisk:
     ) -> None:  # fmt: skip
         self._inner = MemoryStorage(cluster, server, incarnation=incarnation)
         self.incarnation = incarnation
+        self.moved = False
+        """Whether it was put back from a copy."""
         self._server = server
         self._world = world
         self._watch = watch
@@ -133,6 +135,14 @@ class SimulatedDisk:
         self._made: tuple[Made, bool] | None = None
         self._rows: list[tuple[int, Ballot, bytes]] = []
         self._lazy: list[tuple[Callable[[ServerId, int], None], int]] = []
+
+    @property
+    def created(self) -> bool:
+        return self._inner.created
+
+    @property
+    def count(self) -> int:
+        return self._inner.count
 
     @property
     def dirty(self) -> bool:
@@ -152,6 +162,9 @@ class SimulatedDisk:
     def save_made(self, made: Made, *, in_force: bool) -> None:
         self._made = (made, in_force)
         self._inner.save_made(made, in_force=in_force)
+
+    def save_counts(self, counts: Mapping[ServerId, int]) -> None:
+        self._inner.save_counts(counts)
 
     def save_voting(self, voting: bool) -> None:
         self._inner.save_voting(voting)
@@ -180,7 +193,10 @@ class SimulatedDisk:
         if point == "before":
             raise SimulatedCrash
         self._world.on_sync()
+        count = self._inner.count
         self._inner.commit()
+        if self._inner.count > count:
+            self._watch.on_commit(self._server, self._inner.count)
         self._tell_watch()
         if point == "after":
             raise SimulatedCrash
@@ -201,6 +217,21 @@ class SimulatedDisk:
             tell(server, number)
         self._rows.clear()
         self._lazy.clear()
+
+    def copy(self) -> SimulatedDisk:
+        """A copy of what is durable, for putting it back later."""
+        found = SimulatedDisk(
+            self._inner.cluster, self._server, self.incarnation, self._world, self._watch
+        )
+        found._inner = self._inner.duplicate()
+        found.moved = True
+        return found
+
+    def remembers(self) -> dict[ServerId, tuple[int, int]]:
+        """Per other server by which directory, and how many commits of it, it is known here."""
+        marks = self._inner._durable
+        members = () if marks.made is None else marks.made.members
+        return {s: (number, marks.counts.get(s, 0)) for s, number in members}
 
     def crash(self) -> None:
         """Lose exactly what was not synced."""

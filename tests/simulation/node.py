@@ -13,11 +13,12 @@ from paxon.actors.codecs import peer_codec, port_codec
 from paxon.actors.digests import Diverged
 from paxon.actors.messages import (
     ClientMessage,
+    CountAnswer,
     PeerMessage,
     ServerReply,
 )
 from paxon.transport import Burst, BurstInbox, ForeignCluster
-from tests.invariants import InvariantBroken
+from tests.invariants import DiskBooks, InvariantBroken
 from tests.protocol.watched import tap_leases
 from tests.simulation.machine import (
     SimulatedClock,
@@ -73,6 +74,8 @@ class Node:
         self.service_time = world.plan.network.service
         self.disk_full = False
         self._snapshot_at = 0.0
+        self.newest: tuple[SimulatedDisk, DiskBooks] | None = None
+        """What an old copy has taken the place of, and its books."""
 
     def _new_disk(self) -> None:
         """An empty disk, and codecs that put its incarnation into every frame."""
@@ -91,6 +94,22 @@ class Node:
         """Whether the cluster that is stored here has this disk among its members'."""
         made = self.disk.load().made
         return made is not None and disk.incarnation in dict(made.members).values()
+
+    def put_back(self, copy: SimulatedDisk, books: DiskBooks, *, old: bool) -> None:
+        """Somebody puts back a copy of the directory: of an earlier state, or of the newest."""
+        self.crash("a copy of its directory is put back")
+        if self.newest is None and old:
+            self.newest = (self.disk, self.watch.disks[self.id])
+        self.disk = copy
+        self.watch.disks[self.id] = books.copy()
+        self.watch.disks[self.id].old = old
+
+    def remedy(self, rejoin: bool) -> None:
+        """The server has refused an old copy: its newest directory, or an empty one, comes back."""
+        assert self.newest is not None
+        (self.disk, self.watch.disks[self.id]), self.newest = self.newest, None
+        if rejoin:
+            self.replace_disk()
 
     @property
     def up(self) -> bool:
@@ -121,6 +140,10 @@ class Node:
         tap(server.application, self.id, self.watch)
         tap_leases(server, self.id, self.watch)
         self.watch.on_start(self.id)
+        self.watch.on_life(
+            self.id, made_disk=self.disk.created, incarnation=self.disk.incarnation,
+            count=self.disk.count, in_force=self.disk.load().in_force,
+        )  # fmt: skip
         self.server = server
         self.elapsed = 0.0
         self.busy_until = 0.0
@@ -223,6 +246,10 @@ class Node:
         self.elapsed = 0.0
         self.world.on_step(self.id, burst)
         self.watch.begin_step(self.id)
+        for sender, _, messages in burst.peers:
+            for message in messages:
+                if isinstance(message, CountAnswer):
+                    self.watch.on_answer(self.id, sender, message)
         if self._survives(server.step, burst):
             self.watch.after_step(self.id, server)
             self._after_step()

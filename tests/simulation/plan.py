@@ -160,6 +160,7 @@ def draw_plan(seed: int, steps: int, *, about_leases: bool | None = None) -> Pla
     clients = _draw_clients(random, settings)
     network = _draw_network(random)
     faults = _draw_faults(random, servers, steps, clients.clients)
+    faults = _with_old_copies(faults, seed, servers, steps)
     if settings["leases"] and policy == "stable":  # they count on clocks that keep their pace
         faults = [fault for fault in faults if fault.kind != "leap"]
     rates = _draw_clocks(random, servers, settings, policy)
@@ -358,6 +359,24 @@ def _draw_early_faults(random: Random, servers: int) -> list[Fault]:
         amount, group = round(random.random(), 4), random.getrandbits(servers) << 1
         faults.append(Fault(step, kind, random.randint(1, servers), seconds, amount, group))
     return sorted(faults, key=lambda fault: fault.step)
+
+
+def _with_old_copies(faults: list[Fault], seed: int, servers: int, steps: int) -> list[Fault]:
+    """Add copies of directories that are put back later, one or several; drawn apart, as above."""
+    random = Random(f"old copies {seed}")
+    if random.random() < 0.5:
+        return faults
+    added = []
+    for _ in range(random.choice((1, 2, 4))):
+        server = random.choice((LEADER, random.randint(1, servers)))
+        seconds = round(random.choice((0.2, 1.0, 3.0)) * random.random(), 4)
+        group = random.getrandbits(servers) << 1
+        step = random.randrange(steps)
+        added.append(Fault(step, "old_copy", server, seconds, round(random.random(), 4), group))
+        if random.random() < 0.3:  # two at once
+            other = random.randint(1, servers)
+            added.append(Fault(step, "old_copy", other, seconds, 1.0, 0))
+    return sorted([*faults, *added], key=lambda fault: fault.step)
 
 
 def _draw_clocks(

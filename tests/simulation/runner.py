@@ -99,6 +99,13 @@ def _heal(world: World) -> None:
         if not _advance(world, end):
             _demand(world, f"the servers are not in step after {SETTLE_SECONDS} s: {_stand(world)}")
             return
+    told = dict(world.watch.told)
+    end = world.now + 1.0  # some heartbeats, and their replies
+    while _advance(world, end):
+        pass
+    if world.plan.demands_progress:
+        servers = [n.server for n in world.nodes.values() if n.server is not None]
+        world.watch.check_handed_on(servers, told)
     world.watch.check_states(n.server for n in world.nodes.values() if n.server is not None)
 
 

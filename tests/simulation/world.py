@@ -17,6 +17,7 @@ from tests.harness import make_cluster
 from tests.invariants import ClusterWatch
 from tests.linearizability import Recorder
 from tests.simulation.client import SimulatedClient
+from tests.simulation.machine import SimulatedDisk
 from tests.simulation.network import SimulatedNetwork
 from tests.simulation.node import CLUSTER, Node
 from tests.simulation.plan import LEADER, Fault, Plan
@@ -138,6 +139,8 @@ class World:
     def down(self, node: Node, why: str) -> None:
         """A process died of something: somebody starts it again a little later."""
         node.crash(why)
+        if "is an old copy" in why:
+            self._remedy(node)
         self.schedule(self.now + 0.01 + node.random.random() * 0.5, self._start, node)
 
     def connections_end(self, server: int) -> None:
@@ -301,11 +304,12 @@ class World:
         that is lost, and no other is.
         """
         node = self._node(fault)
+        if node.newest is not None:
+            return
         if not self.watch.making.in_force:
             self._empty_all(fault, node)
             return
-        known = all(other.knows(node.disk) for other in self.nodes.values())
-        if not known or not self.watch.may_lose_disk(node.id):
+        if not self._knows_all(node) or not self.watch.may_lose_disk(node.id):
             self.note(node.id, "keeps its disk: the cluster could not afford to lose it now")
             return
         node.crash("its disk is lost")
@@ -344,6 +348,69 @@ class World:
 
         self.schedule(self.now + 2 * fault.seconds, remedy, None)
 
+    def _fault_old_copy(self, fault: Fault) -> None:
+        """Somebody copies a server's directory, to put it back later."""
+        node = self._node(fault)
+        books = self.watch.disks[node.id].copy()
+        self._later(fault, self._put_back, (node, node.disk.copy(), books, fault))
+
+    def _put_back(self, what: object) -> None:
+        """The copy takes the directory's place, if the cluster promises to notice (old-copies.md).
+
+        That is when those who remember a later state, on their disks, meet every majority: then
+        whatever they forget in crashes, one of them is among those that have to confirm. So it is
+        for every old copy that is put back at the moment. A copy of the newest state is always
+        fine. Others may go down in the same moment.
+        """
+        node, copy, books, fault = what  # type: ignore[misc] # as scheduled above
+        stale = copy.count < node.disk.count
+        if not copy.load().in_force:  # (then it is refused, too: actors/making.py)
+            return
+        if self.healing or node.newest is not None or copy.incarnation != node.disk.incarnation:
+            return
+        if stale and not self._notices(node, copy):
+            self.note(node.id, "keeps its directory: too few know of a later state than the copy's")
+            return
+        self.faults["old_copy_put_back" if stale else "newest_copy_put_back"] += 1
+        node.put_back(copy, books, old=stale)
+        self.schedule(self.now + 0.05, self._start, node)
+        for other in self.nodes.values():
+            if other is not node and fault.group >> other.id & 1 and fault.amount < 0.4:
+                other.crash("goes down while an old copy comes up")
+                self._later(fault, self._start, other)
+
+    def _notices(self, node: Node, copy: SimulatedDisk) -> bool:
+        disks = {n.id: n.disk for n in self.nodes.values()} | {node.id: copy}
+        old = [n.id for n in self.nodes.values() if n.newest is not None] + [node.id]
+        enough = len(disks) - (len(disks) // 2 + 1) + 1
+        if any(self.watch.disks[server].replaced for server in disks):
+            return False
+        return all(
+            sum(
+                disk.remembers().get(server) is not None
+                and disk.remembers()[server][0] == disks[server].incarnation
+                and disk.remembers()[server][1] > disks[server].count
+                for other, disk in disks.items()
+                if other != server
+            )
+            >= enough
+            for server in old
+        )
+
+    def _remedy(self, node: Node) -> None:
+        """What the sentence tells an operator to do, one or the other."""
+        others_old = any(n.newest is not None for n in self.nodes.values() if n is not node)
+        assert node.newest is not None
+        old_books = self.watch.disks[node.id]
+        self.watch.disks[node.id] = node.newest[1]
+        afford = not self.healing and not others_old and self.watch.may_lose_disk(node.id)
+        self.watch.disks[node.id] = old_books
+        node.remedy(rejoin=afford and self._knows_all(node) and node.random.random() < 0.3)
+        self.faults["old_copy_refused"] += 1
+
+    def _knows_all(self, node: Node) -> bool:
+        return all(other.knows(node.disk) for other in self.nodes.values())
+
     def _fault_restart_client(self, fault: Fault) -> None:
         number = fault.server or 1
         if number in self.clients:
@@ -361,6 +428,7 @@ class World:
                 node.wake_up(0.0)
             while node.paused:
                 node.resume()
+        for node in self.nodes.values():
             self._start(node)
 
     def close(self) -> None:

@@ -63,6 +63,13 @@ def look(directory: Path) -> tuple[Recovered, bytes]:
         storage.close()
 
 
+def begin(directory: Path) -> None:
+    """What a server does once it takes part."""
+    storage = open_sqlite(directory)
+    storage.maintain()
+    storage.close()
+
+
 def damaged(killed: Path, target: Path, name: str, offset: int, mask: int) -> Path:
     copy_disk(killed, target)
     path = target / name
@@ -112,8 +119,7 @@ def test_row_and_table_are_named(killed: Path, tmp_path: Path) -> None:
 def test_the_marks_are_checked(killed: Path, tmp_path: Path) -> None:
     """Change a member's incarnation in each copy of the page that holds it."""
     copy_disk(killed, tmp_path / "disk")
-    storage = open_sqlite(tmp_path / "disk")
-    storage.close()
+    begin(tmp_path / "disk")
     path = tmp_path / "disk" / "paxon.db"
     data = path.read_bytes()
     assert data.count(b"[3,7]") == 1
@@ -252,8 +258,8 @@ def test_the_witness_may_lag_but_not_lead(killed: Path, tmp_path: Path) -> None:
     commits = witnessed(killed)
     copy_disk(killed, tmp_path / "lags")
     forget_witness(tmp_path / "lags", 2)
-    look(tmp_path / "lags")
-    assert witnessed(tmp_path / "lags") == commits  # opening has caught it up
+    begin(tmp_path / "lags")
+    assert witnessed(tmp_path / "lags") == commits  # it has caught up
     copy_disk(killed, tmp_path / "leads")
     forget_witness(tmp_path / "leads", commits + 1)
     with pytest.raises(CorruptStorage, match=f"ends at commit {commits}, but {commits + 1} were"):
@@ -262,7 +268,7 @@ def test_the_witness_may_lag_but_not_lead(killed: Path, tmp_path: Path) -> None:
 
 def test_a_log_header_of_zeros_is_an_empty_log(killed: Path, tmp_path: Path) -> None:
     copy_disk(killed, tmp_path / "disk")
-    look(tmp_path / "disk")  # puts the log into the database
+    begin(tmp_path / "disk")  # puts the log into the database
     (tmp_path / "disk" / "paxon.db-wal").write_bytes(bytes(LOG_HEADER_BYTES))
     look(tmp_path / "disk")
 
