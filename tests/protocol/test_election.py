@@ -477,5 +477,5 @@ def test_contention_mode_does_nothing_under_stable() -> None:
     cluster = led("stable", contend=True)
     session = cluster.open_session(1)
     cluster.request(2, Command(session, 1, 1, 0, b"x"))
-    assert cluster.told(NotLeader) == [NotLeader(1, "tcp://server-1")]
+    assert cluster.told(NotLeader) == [NotLeader(1, "tcp://server-1", 3)]
     assert cluster.sent(P1A) == []

@@ -61,7 +61,7 @@ def test_who_leads_stops_when_it_hears_of_a_higher_ballot(message: PeerMessage) 
     assert cluster.servers[1].promised == HIGH
     assert cluster.servers[1].role == "follower"
     # The client that waits is told where to go: nothing is dropped in silence.
-    assert cluster.told(NotLeader)[-1] == NotLeader(2, "tcp://server-2")
+    assert cluster.told(NotLeader)[-1] == NotLeader(2, "tcp://server-2", 3)
 
 
 @pytest.mark.parametrize("message", [P1A(HIGH, 1), P1B(HIGH, 1, 0, [], 0, 0, 0)])

@@ -315,7 +315,7 @@ def test_who_does_not_lead_points_to_the_leader() -> None:
     cluster.query(3)
     cluster.query(3, 2, "lease")
     assert cluster.answers() == []
-    assert cluster.told(NotLeader) == [NotLeader(1, "tcp://server-1")] * 2
+    assert cluster.told(NotLeader) == [NotLeader(1, "tcp://server-1", 3)] * 2
 
 
 def test_a_server_without_a_vote_confirms_no_leader() -> None:
