@@ -137,7 +137,8 @@ class Application:
     def _execute_batch(self, slot: int, batch: Batch) -> list[Executed]:
         self.sessions.advance(batch.time)
         self._slot_bytes = 0
-        self._large.clear()
+        if self._large:
+            self._large.clear()
         return [
             (entry, self._execute_entry(slot, index, entry))
             for index, entry in enumerate(batch.entries)
@@ -167,7 +168,9 @@ class Application:
         if entry.after and not session.executed(entry.after):
             self._all_went_well = False
             return OUT_OF_ORDER
-        if sessions.is_full(session):
+        if (
+            session.kept >= sessions.max_kept_each or sessions.kept >= sessions.max_kept
+        ) and sessions.is_full(session):
             return self._put_off(NOT_ACKNOWLEDGED)
         if self._slot_bytes >= SLOT_REPLIES and self._slot_is_full(entry):
             return self._put_off(SLOT_IS_FULL)

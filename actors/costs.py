@@ -18,12 +18,8 @@ class Costs:
         known = type(machine).cost is not StateMachine.cost
         self._cost: Callable[[bytes], int] | None = machine.cost if known else None
         """None if the state machine does not say: then their length is all that is known."""
-        self._dear: dict[tuple[int, int], int] = {}
+        self.dear: dict[tuple[int, int], int] = {}
         """What those waiting cost that cost more than they are long."""
-
-    def __bool__(self) -> bool:
-        """Whether a dear one waits."""
-        return bool(self._dear)
 
     def refusal(self, command: Command) -> bytes:
         """Why a command is too dear; empty if it is not. It has been checked."""
@@ -37,17 +33,17 @@ class Costs:
                 f"it would cost about {cost} bytes of work; {COST_PER_SLOT} are allowed: split it"
             )
             return text.encode()
-        self._dear[command.session, command.seq] = cost
+        self.dear[command.session, command.seq] = cost
         return b""
 
     def of(self, entry: Entry) -> int:
         """What a waiting entry costs; 0 if it is not dear."""
-        return self._dear.get((entry.session, entry.seq), 0)
+        return self.dear.get((entry.session, entry.seq), 0)
 
     def forget(self, entry: Entry) -> None:
         """It has got its slot."""
-        self._dear.pop((entry.session, entry.seq), None)
+        self.dear.pop((entry.session, entry.seq), None)
 
     def clear(self) -> None:
         """Nothing waits any more."""
-        self._dear.clear()
+        self.dear.clear()

@@ -127,11 +127,15 @@ class Learner(Introspection):
                 self._peer_handlers[type(message)](message, sender)
         for server in burst.lost:
             self.on_connection_lost(server)
-        self._serve_clients(burst)
+        if burst.clients or burst.refused or self._turns.waiting:
+            self._serve_clients(burst)
 
     def _after_flush(self) -> None:
         if self.log.chosen_to > self.application.executed:
             self._execute(least=1)
+            self._left_over = bool(
+                self.log.chosen_to > self.application.executed or self._to_client
+            )
 
     # --- learning what is chosen (rule 4) --------------------------------------------------------
 
@@ -526,13 +530,13 @@ class Learner(Introspection):
     def _learner_deadline(self) -> float:
         if not self._in_force:
             return self._introduce_at
-        if self.application.executed < self.log.chosen_to or self._to_client:
-            return -NEVER  # the last step left something over
+        if self._left_over:
+            return -NEVER
         deadline = min(
             self._snapshot_poll_at, self._watermark_at, self._grants.forget_at,
             self._inquiry_deadline(),
         )  # fmt: skip
-        if self._turns:
+        if self._turns.waiting:
             deadline = min(deadline, self._turns.due())
         return min(deadline, self._catch_up_at) if self._is_behind() else deadline
 

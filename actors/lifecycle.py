@@ -90,6 +90,8 @@ class ServerLifecycle(pykka.ThreadingActor):
         """Bytes of log and snapshots for each peer in this step."""
         self._replied_bytes = 0
         """What large replies and those to queries have come to in this step."""
+        self._left_over = False
+        """The last step left slots to execute, or replies to send: the next follows at once."""
         self._execute_until = float("inf")
         """No further slot is executed in this step after that time."""
 
@@ -180,6 +182,7 @@ class ServerLifecycle(pykka.ThreadingActor):
         """Handle all of a burst and the timers that are due, then flush once."""
         self._now = self._clock.monotonic()
         self._execute_until = self._now + EXECUTE_SECONDS
+        self._left_over = False
         self._counters["bursts"] += 1
         self._handle(burst)
         if self._now >= self.next_deadline():

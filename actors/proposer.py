@@ -148,13 +148,15 @@ class Proposer(Learner):
 
     def _propose_waiting(self) -> None:
         """Fill the window: first what was taken over, then all waiting commands, packed."""
-        while len(self._votes) < self.settings.window and not self._much_in_flight():
+        while len(self._votes) < self.settings.window:
             if self._takeover:
                 slot, value = self._takeover.popleft()
                 held = self.log.get(slot)
                 if slot > self.log.chosen_to and (held is None or not held.chosen):
                     self._propose(slot, value)
             elif self._pending:
+                if len(self._votes) > 1 and self._much_in_flight():
+                    return
                 batch = Batch(self._time_base + self._now, self._pack())
                 self._batches[self._next_slot] = batch
                 self._propose(self._next_slot, encode_batch(batch))
@@ -165,7 +167,7 @@ class Proposer(Learner):
     def _much_in_flight(self) -> bool:
         """Whether so many bytes are being chosen that more would only make others wait longer."""
         flying, log = self._votes, self.log
-        if len(flying) < 2 or self._pending_bytes < IN_FLIGHT_BYTES // self.settings.window:
+        if self._pending_bytes < IN_FLIGHT_BYTES // self.settings.window:
             return False
         held = (log.get(slot) for slot in flying)
         return sum(len(one.value) for one in held if one is not None) >= IN_FLIGHT_BYTES
@@ -174,7 +176,7 @@ class Proposer(Learner):
         """Take the commands that waited, up to the size and cost of a batch, at least one."""
         pending = self._pending
         entries: list[Entry] = []
-        if self._pending_bytes <= self.settings.batch_bytes and not self._costs:
+        if self._pending_bytes <= self.settings.batch_bytes and not self._costs.dear:
             entries.extend(pending)
             pending.clear()
             self._pending_bytes = 0

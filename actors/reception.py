@@ -66,21 +66,21 @@ class Reception(ServerLifecycle):
         for client in burst.refused:
             self._throw_away(client, "a frame holds too many messages")
         clients = burst.clients
-        if not clients and not self._turns:
-            return
         self._allow_time()
         handled = 0
         for _, requests in clients:
             handled += len(requests)
         self._counters["client_messages_received"] += handled
-        if handled > BURST_MESSAGES or self._turns:
+        if handled > BURST_MESSAGES or self._turns.waiting:
             self._let_wait(clients)
             self._take_turns()
             return
-        if clients:  # the usual case: all of it at once
-            self._turns.heard(clients[0][0], self._now)
+        if not clients:
+            return
+        self._turns.heard(clients[0][0], self._now)
+        if len(clients) > 1:
             self._turns.heard(clients[-1][0], self._now)
-        handlers = self._client_handlers
+        handlers = self._client_handlers  # the usual case: all of it at once
         for index, (client, requests) in enumerate(clients):
             left = iter(requests)
             for request in left:
@@ -91,7 +91,7 @@ class Reception(ServerLifecycle):
 
     def _allow_time(self) -> None:
         """From now on clients are served for a moment."""
-        self._spent = False
+        self._spent = self._replied_bytes >= FRAME_BYTES
         self._worked_at = self._clock.monotonic()
         self._clients_until = self._worked_at + CLIENT_SECONDS
 

@@ -94,7 +94,7 @@ class SessionTable:
         self._min_idle = agreed.session_min_idle
         self.max_kept_each = agreed.max_kept_each
         """Bytes of replies kept for one session; the last one may go over it."""
-        self._max_kept = agreed.max_kept
+        self.max_kept = agreed.max_kept
 
     def identify(self, identity: int) -> None:
         """The cluster is this one, from before the first session on."""
@@ -180,7 +180,7 @@ class SessionTable:
     def is_full(self, session: Session) -> bool:
         """Whether no more replies are kept for this session until some are acknowledged."""
         return session.kept >= self.max_kept_each or (
-            self.kept >= self._max_kept and session.kept >= KEPT_SHARE
+            self.kept >= self.max_kept and session.kept >= KEPT_SHARE
         )
 
     def keep(self, session: Session, seq: int, reply: Reply) -> int:

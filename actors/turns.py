@@ -54,34 +54,33 @@ class ClientTurns:
     """A queue for each client that has to wait."""
 
     def __init__(self) -> None:
-        self._waiting: dict[ClientToken, Waiting] = {}
-        """In the order of their turns."""
+        self.waiting: dict[ClientToken, Waiting] = {}
+        """In the order of their turns; who has nothing waiting in it sits out."""
         self.messages = 0
         self.bytes = 0
-        self._heard: list[tuple[ClientToken, float]] = [(b"", -NEVER), (b"", -NEVER)]
+        self._last, self._last_at = b"", -NEVER
+        self._before, self._before_at = b"", -NEVER
         """The two clients heard last, and when: is anybody else there?"""
-
-    def __bool__(self) -> bool:
-        """Whether anybody waits or sits out."""
-        return bool(self._waiting)
 
     def heard(self, client: ClientToken, now: float) -> None:
         """A frame of this client has come."""
-        last, before = self._heard
-        self._heard = [(client, now), before if client == last[0] else last]
+        if client != self._last:
+            self._before, self._before_at = self._last, self._last_at
+            self._last = client
+        self._last_at = now
 
     def _others_present(self, client: ClientToken, now: float) -> bool:
-        others = (at for other, at in self._heard if other not in (client, b""))
-        return max(others, default=-NEVER) > now - PRESENT_SECONDS
+        heard_at = self._before_at if client == self._last else self._last_at
+        return heard_at > now - PRESENT_SECONDS
 
     def add(self, client: ClientToken, requests: Sequence[ClientMessage]) -> bool:
         """Take in a client's requests, all or none: False if a bound would be passed."""
         size = sum(map(request_bytes, requests))
-        waiting = self._waiting.get(client)
+        waiting = self.waiting.get(client)
         if not self._has_room(waiting, len(requests), size):
             return False
         if waiting is None:
-            waiting = self._waiting[client] = Waiting()
+            waiting = self.waiting[client] = Waiting()
         waiting.requests.extend(requests)
         waiting.bytes += size
         self.messages += len(requests)
@@ -91,10 +90,10 @@ class ClientTurns:
     def _has_room(self, waiting: Waiting | None, messages: int, size: int) -> bool:
         if waiting is None:
             have_messages = have_bytes = 0
-            clients = len(self._waiting) + 1
+            clients = len(self.waiting) + 1
         else:
             have_messages, have_bytes = len(waiting.requests), waiting.bytes
-            clients = len(self._waiting)
+            clients = len(self.waiting)
             if have_messages + messages > MAX_MESSAGES or have_bytes + size > MAX_BYTES:
                 return False
         if self.messages + messages > MAX_TOTAL_MESSAGES:
@@ -105,12 +104,12 @@ class ClientTurns:
 
     def next(self, now: float) -> tuple[ClientToken, Waiting] | None:
         """Whose turn it is; that client then goes to the end. None if all sit out."""
-        for client, waiting in list(self._waiting.items()):
+        for client, waiting in list(self.waiting.items()):
             if waiting.not_before > now:
                 continue
-            del self._waiting[client]
+            del self.waiting[client]
             if waiting.requests:
-                self._waiting[client] = waiting
+                self.waiting[client] = waiting
                 return client, waiting
         return None
 
@@ -128,17 +127,17 @@ class ClientTurns:
 
         So they get half of the time at least, and one that is alone gets all of it.
         """
-        others = any(w.requests and c != client for c, w in self._waiting.items())
+        others = any(w.requests and c != client for c, w in self.waiting.items())
         if not (others or self._others_present(client, now)):
             seconds = 0.0
-        waiting = self._waiting.get(client)
+        waiting = self.waiting.get(client)
         if waiting is None:
-            waiting = self._waiting[client] = Waiting()
+            waiting = self.waiting[client] = Waiting()
         waiting.not_before = now + seconds
 
     def due(self) -> float:
         """When somebody's turn comes; infinity if nobody waits."""
-        return min((w.not_before for w in self._waiting.values() if w.requests), default=NEVER)
+        return min((w.not_before for w in self.waiting.values() if w.requests), default=NEVER)
 
 
 def request_bytes(request: ClientMessage) -> int:

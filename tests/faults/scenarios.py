@@ -15,6 +15,7 @@ from paxon.kvstore.client import Future
 from paxon.kvstore.leader_search import CoreOptions
 from paxon.kvstore.local_cluster import LocalCluster
 from tests.cluster.helpers import wait_until
+from tests.faults.floods import floods
 from tests.faults.network import MAIN, RelayedCluster
 from tests.faults.trial import Faulty, Outcome, Trial, at_once
 
@@ -266,4 +267,5 @@ SCENARIOS: dict[str, Scenario] = {
     "loss-and-jitter": bad_weather,
     "all-killed": all_killed,
     "storm": storm,
+    "floods": floods,
 }

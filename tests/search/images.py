@@ -95,7 +95,7 @@ OMITTED = {
     "_stopped_at", "_warned_of", "_alarm", "_alarm_until",
     "making", "_in_force", "_introduce_at", "_said", "_say_at",
     "_turns", "_openings", "_spent", "_clients_until", "_worked_at",
-    "_execute_until", "_replied_bytes", "_transferred", "_costs",
+    "_execute_until", "_replied_bytes", "_transferred", "_costs", "_left_over",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 

@@ -1,0 +1,62 @@
+"""One client floods the leader: the others go on, nobody is elected, no memory runs away.
+
+How much the others get is counted in operations; how long it takes depends on the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from paxon.kvstore import Client, LocalCluster
+from tests.faults.floods import FLOODS, FULL, LARGE, MEMORY, Flood, memory_watched
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+OPERATIONS = 60
+"""Writes of the others while the flood goes on."""
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    patient = {"election_timeout_min": 3.0, "election_timeout_max": 4.0}
+    with LocalCluster(3, tmp_path_factory.mktemp("floods"), **patient) as cluster:
+        with cluster.client() as client:
+            client.put(LARGE, bytes(1 << 20))
+            client.put(FULL, bytes(8 << 20))
+            for number in range(20):
+                client.put(f"key-{number}", b"value" * 100)
+        yield cluster
+
+
+def elections(cluster: LocalCluster) -> int:
+    rows = [row.reply for row in cluster.status(10.0)]
+    return sum(reply.counters["elections"] for reply in rows if reply is not None)
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_one_clients_flood_takes_no_service_from_the_others(kind: str, three: LocalCluster) -> None:
+    leader = three.leader()
+    before = elections(three)
+    pids = [row.pid for row in three.status(10.0) if row.pid]
+    address = three.addresses[three.servers.index(leader)]
+    with (
+        three.client(timeout=30) as others,
+        memory_watched(pids) as most,
+        Flood(address, kind) as flood,
+    ):
+        work(others)
+        sent = flood.frames
+    print(f"{kind}: {sent} frames, {max(most.values()) >> 20} MiB at most")
+    assert sent > 0
+    assert max(most.values()) < MEMORY
+    assert three.leader(30.0) == leader
+    assert elections(three) == before
+    with three.client(timeout=30) as client:
+        assert client.get("others") == b"%d" % (OPERATIONS - 1)
+
+
+def work(client: Client) -> None:
+    for number in range(OPERATIONS):
+        client.put("others", b"%d" % number)
