@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from paxon.actors import messages as msgs
 from paxon.actors.messages import (
     ClientMessage,
     Command,
@@ -21,6 +22,7 @@ from paxon.kvstore.errors import (
     InvalidRequest,
     OperationFailed,
     OutcomeUnknown,
+    Overloaded,
     RequestTimeout,
 )
 from paxon.kvstore.operations import (
@@ -449,3 +451,25 @@ def test_the_same_seed_sends_the_same_messages() -> None:
         return world.cluster.received
 
     assert history() == history()
+
+
+def test_what_is_refused_until_its_time_is_up_raises_overloaded() -> None:
+    world = World()
+    world.cluster.busy = 10**9
+    ticket = world.submit(Put("k", b"v"))
+    world.pass_time(15.0)
+    assert isinstance(ticket.error, Overloaded)
+    assert world.executed("k") is None
+
+
+def test_thrown_away_requests_are_sent_again_not_before_the_time_given() -> None:
+    world = World()
+    world.submit(Put("before", b"v"))
+    world.exchange()
+    ticket = world.submit(Put("k", b"v"))
+    world.core.poll(world.now)  # gets lost at the server
+    world.answer(A, msgs.Overloaded(2000, "too many requests are waiting"))
+    world.pass_time(1.0)
+    assert not ticket.done
+    world.pass_time(2.0)
+    assert ticket.value() == [None]
