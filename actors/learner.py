@@ -121,7 +121,11 @@ class Learner(Introspection):
             return
         for sender, incarnation, received in burst.peers:
             known = self._peers.get(sender) == incarnation
-            messages = received if known else self._admit(sender, incarnation, received)
+            if known:
+                self._heard_from[sender] = self._now
+                messages = received
+            else:
+                messages = self._admit(sender, incarnation, received)
             self._counters["peer_messages_received"] += len(messages)
             for message in messages:
                 self._peer_handlers[type(message)](message, sender)

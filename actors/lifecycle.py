@@ -40,6 +40,7 @@ COUNTERS = (
     "peer_messages_received", "client_messages_received", "retransmissions", "catch_ups",
     "snapshots_taken", "snapshots_received", "refused_incarnations", "refused_clients",
     "malformed_messages", "inquiries", "digest_alarms", "refused_numbers", "commits_denied",
+    "refused_rejoins",
     "overloaded",
 )  # fmt: skip
 """What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds,

@@ -63,6 +63,8 @@ class Membership(Reception):
         self._said = ""
         self._say_at = NEVER
         """When to say next for whom or what this server waits."""
+        self._heard_from: dict[ServerId, float] = {}
+        """When each member was heard last, by the directory that it is known by."""
         self._peers: dict[ServerId, int] = {}
         """The other members, each by the incarnation of its data directory."""
         self._peer_handlers: dict[type, Callable[[Any, ServerId], None]] = {
@@ -85,6 +87,14 @@ class Membership(Reception):
             return [m for m in messages if type(m) is Introduction]
         # (A late copy of an earlier rejoining's P1A is not above the promise and changes nothing.)
         rejoins = any(type(m) is P1A and m.forced and m.ballot > self.promised for m in messages)
+        if rejoins and self._is_alive(sender):
+            if self._counters["refused_rejoins"] % 100 == 0:
+                logger.warning(
+                    "another process wants to rejoin as server {}, which is alive: it is refused; "
+                    "stop one of the two", sender,
+                )  # fmt: skip
+            self._counters["refused_rejoins"] += 1
+            return []
         if rejoins:
             self._peers[sender] = incarnation
             self._counts[sender] = 0  # of another directory
@@ -107,6 +117,10 @@ class Membership(Reception):
             # Too low a ballot is answered with the higher one, so that it rejoins above that.
             or (type(m) is P1A and m.forced and m.ballot < self.promised)
         ]
+
+    def _is_alive(self, server: ServerId) -> bool:
+        """Whether a member was heard just now: nobody may take its place then."""
+        return self._now - self._heard_from.get(server, -NEVER) < self.settings.election_timeout_max
 
     def _malformed(self, message: PeerMessage, sender: ServerId) -> None:
         """Count a message that no server in its right mind sends, and say so now and then."""

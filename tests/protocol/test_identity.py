@@ -265,3 +265,18 @@ def test_a_ballot_that_the_lost_disk_used_is_not_used_again() -> None:
     assert cluster.sent(P1B) == []
     cluster.hand(3, 2, P1A(Ballot(3, 2), 1, True))
     assert [p.ballot for p in cluster.sent(P1B)] == [Ballot(3, 2)]
+
+
+def test_a_second_process_with_a_live_servers_id_never_stops_the_real_one() -> None:
+    """Started with --rejoin on an empty directory it once took the place of the one that ran."""
+    cluster = acquainted()
+    real = cluster.storages[2].incarnation
+    for round_ in range(5, 8):
+        forced = P1A(Ballot(round_, 2), 1, True)
+        for target in (1, 3):
+            cluster.step(target, Burst(peers=[(2, real + 1, [forced])]))
+        cluster.pass_time(0.3)
+    assert cluster.servers[1]._peers[2] == real
+    assert cluster.servers[1].describe().counters["refused_rejoins"] >= 3
+    assert cluster.servers[2].voting
+    cluster.pass_time(1.0)
