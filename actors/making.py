@@ -217,11 +217,13 @@ class Making:
         if self._obstacles:
             return "; ".join(text for _, text in sorted(self._obstacles.items()))
         if self.made is None:
-            missing = [s for s in self.listed if s != self.server and s not in self._fresh]
+            others = [server for server in self.listed if server != self.server]
+            if self.rejoins:
+                return f"waits for {in_list(others)} to tell which cluster it rejoins"
+            missing = [server for server in others if server not in self._fresh]
             if not missing:
                 return f"waits for server {self.listed[0]} to make the cluster"
-            what = "know the cluster" if self.rejoins else "make the cluster"
-            return f"waits for {in_list(missing)} to {what}"
+            return f"waits for {in_list(missing)} to make the cluster"
         missing = [s for s in self.made.servers if s != self.server and s not in self._stored]
         return f"waits for {in_list(missing)} to store the making of the cluster"
 

@@ -17,6 +17,7 @@ from paxon.kvstore.errors import (
     PaxonError,
     PipelineError,
     RequestTimeout,
+    WrongCluster,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ __all__ = [
     "Overloaded",
     "OperationFailed",
     "NotLeader",
+    "WrongCluster",
     "PipelineError",
     "ClientClosed",
     "ClientBusy",

@@ -15,6 +15,7 @@ from paxon.actors.messages import (
     ClientMessage,
     Command,
     OpenSession,
+    OtherCluster,
     Query,
     ReadMode,
     ReplyStatus,
@@ -24,6 +25,7 @@ from paxon.actors.messages import (
 from paxon.kvstore import errors
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.sightings import Sightings
+from paxon.transport import cluster_name
 
 __all__ = [
     "Ticket",
@@ -35,6 +37,7 @@ __all__ = [
     "Kind",
     "timeout_error",
     "overloaded_error",
+    "wrong_cluster",
     "refusal_error",
     "not_leader_error",
     "not_followed",
@@ -398,6 +401,22 @@ def not_leader_error(target: str, leader: int, address: str) -> errors.NotLeader
     return errors.NotLeader(
         f"the server at {target} does not lead; the leader is {who}", leader=leader, address=address
     )
+
+
+def wrong_cluster(address: str, reply: OtherCluster, unknown: bool) -> errors.WrongCluster:
+    """The error of whatever is asked for when a server of another cluster has answered."""
+    outcome = (
+        "; the write may have taken effect in the client's own cluster: its outcome is unknown"
+        if unknown
+        else ""
+    )
+    return errors.WrongCluster(
+        f"the servers at {address} belong to another cluster, "
+        f"{cluster_name(reply.identity, reply.name)}, than this client, which belongs to "
+        f"{cluster_name(reply.asked)}: give it the servers of one cluster, and make a new client "
+        f"if that one was made anew{outcome}",
+        address=address, unknown=unknown,
+    )  # fmt: skip
 
 
 def not_followed(error: PaxonError | None, sent: bool = False) -> PaxonError:

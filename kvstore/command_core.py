@@ -35,6 +35,7 @@ from paxon.actors.messages import (
     NotLeader,
     OtherCluster,
     Overloaded,
+    OtherCluster,
     Query,
     QueryReply,
     ReadMode,
@@ -57,6 +58,7 @@ from paxon.kvstore.client_requests import (
     not_leader_error,
     refusal_error,
     timeout_error,
+    wrong_cluster,
 )
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.leader_search import CoreOptions, CoreRandom, LeaderSearch
@@ -303,6 +305,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
                     self._on_overloaded(address, reply)
                 case StatusReply() | SlotReply():
                     self._side.told(address, reply)
+                case OtherCluster():
+                    self._on_other_cluster(address, reply)
 
     def lost(self, address: str, now: float) -> None:
         """The connection to a server has ended, and with it what was under way; `poll` afterwards.
@@ -598,6 +602,17 @@ class CommandCore(Generic[PayloadT, ResultT]):
         elif self.search.round_due(self._now):
             for server in self.search.servers if self._redirect else [self.search.target]:
                 outbox.add(server, Query(self._probe_id, "linearizable", self._probe), 64)
+
+    def _on_other_cluster(self, address: str, reply: OtherCluster) -> None:
+        """A server of another cluster: whatever is asked for now fails, and says why.
+
+        What was sent to our own cluster may have been executed there.
+        """
+        for request in [*self._again, *self._unanswered(), *self._side]:
+            elsewhere = request.undecided - (request.sent_to == address)
+            unknown = request.kind == "command" and elsewhere > 0
+            self._complete(request, wrong_cluster(address, reply, unknown), executed=False)
+        self.fail_all(wrong_cluster(address, reply, unknown=False))
 
     def _on_not_leader(self, address: str, reply: NotLeader) -> None:
         self.sightings.not_leader(address, reply, self._now)

@@ -11,6 +11,7 @@ __all__ = [
     "OutcomeUnknown",
     "Overloaded",
     "NotLeader",
+    "WrongCluster",
     "ClientClosed",
     "ClientBusy",
     "PipelineError",
@@ -77,6 +78,21 @@ class NotLeader(PaxonError):
         """The id of the server that leads; 0 if the one asked knows none."""
         self.address = address
         """That server's address for clients; empty if unknown."""
+
+
+class WrongCluster(PaxonError):
+    """A server belongs to another cluster than the one that this client has talked to.
+
+    Its addresses lead to two clusters, or its cluster was made anew. Nothing of this client is
+    taken in there. A write that had been sent to its own cluster may have taken effect.
+    """
+
+    def __init__(self, text: str, *, address: str = "", unknown: bool = False) -> None:
+        super().__init__(text)
+        self.address = address
+        """Of the server."""
+        self.unknown = unknown
+        """Whether a write may have taken effect in the client's own cluster; never of a read."""
 
 
 class ClientClosed(PaxonError):

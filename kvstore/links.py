@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Sequence
 import zmq
 
 from paxon.actors.codecs import client_codec
-from paxon.actors.messages import ServerReply
+from paxon.actors.messages import OtherCluster, ServerReply
 from paxon.kvstore.addresses import check_address, split_addresses
 from paxon.kvstore.client_requests import Outgoing
 from paxon.kvstore.errors import InvalidRequest
 from paxon.transport import (
     Context,
+    ForeignCluster,
     FrameError,
     LinkMonitor,
     TransportError,
@@ -210,6 +211,9 @@ class Links:
     def _take(self, link: Link, frame: bytes) -> None:
         try:
             _, _, replies = self._codec.decode(frame)
+        except ForeignCluster as error:
+            self._receive(link.address, [OtherCluster("", error.identity, self._codec.identity)])
+            return
         except FrameError as error:
             link.bad_frames += 1
             self._tell_trouble(link.address, f"what it sends cannot be read ({error})")

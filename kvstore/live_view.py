@@ -72,6 +72,8 @@ def _name(row: ServerStatus) -> str:
 
 def _condition(row: ServerStatus) -> str:
     """Role of a server that answers, else what is known of its process."""
+    if row.reply is not None and row.reply.waits_for:
+        return "waits"
     if row.reply is not None:
         return row.reply.role if row.reply.voting else "rejoins"
     if row.state is None or row.state == "running":

@@ -61,7 +61,9 @@ def _all_failed(rows: list[ServerStatus]) -> bool:
 
 
 def _notes(rows: list[ServerStatus]) -> list[str]:
-    return [f"server {row.server} failed: {row.reason}" for row in rows if row.state == "failed"]
+    failed = [f"server {row.server} failed: {row.reason}" for row in rows if row.state == "failed"]
+    replies = [row.reply for row in rows if row.reply is not None]
+    return failed + [f"server {r.server} waits: {r.waits_for}" for r in replies if r.waits_for]
 
 
 def _watch_live(console: Console, cluster: LocalCluster) -> int:

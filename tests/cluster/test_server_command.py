@@ -89,8 +89,11 @@ def test_three_servers_from_a_file_serve_and_stop(tmp_path: Path) -> None:
         assert paxon("put", "key", "value", "--cluster", str(file)).returncode == 0
         assert paxon("get", "key", "--cluster", str(file)).stdout == b"value"
         assert paxon("status", "--cluster", str(file)).returncode == 0
-        assert one.end(signal.SIGTERM) == (0, "")
-        assert two.end(signal.SIGINT) == (0, "")
+        for server, number in ((one, signal.SIGTERM), (two, signal.SIGINT)):
+            code, said = server.end(number)
+            # On a busy machine the first may have waited for the others long enough to say so.
+            assert code == 0
+            assert all("its cluster is not in force" in line for line in said.splitlines())
         assert "stopped as asked" in (tmp_path / "server-1" / "server.log").read_text()
         assert three.process.poll() is None
 
