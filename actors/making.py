@@ -159,7 +159,7 @@ class Making:
         )
 
     def _hear_fresh(self, said: Introduction, sender: ServerId) -> None:
-        self._fresh.pop(sender, None)
+        before = self._fresh.pop(sender, None)
         if said.rejoins:
             self._obstacles[sender] = (
                 f"server {sender} was started with --rejoin, and nobody knows a cluster that it "
@@ -170,7 +170,7 @@ class Making:
                 f"the file of server {sender} lists {in_list(said.servers)}, and this one's lists "
                 f"{in_list(self.listed)}: give all the same list"
             )
-        elif said.to == self.incarnation:
+        elif said.to == self.incarnation or said.incarnation == before:
             self._fresh[sender] = said.incarnation
 
     def _hear_holder(self, made: Made, said: Introduction, sender: ServerId) -> Made | None:

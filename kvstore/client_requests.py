@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -403,20 +403,29 @@ def not_leader_error(target: str, leader: int, address: str) -> errors.NotLeader
     )
 
 
-def wrong_cluster(address: str, reply: OtherCluster, unknown: bool) -> errors.WrongCluster:
-    """The error of whatever is asked for when a server of another cluster has answered."""
-    outcome = (
-        "; the write may have taken effect in the client's own cluster: its outcome is unknown"
-        if unknown
-        else ""
-    )
-    return errors.WrongCluster(
+def wrong_cluster(
+    address: str, reply: OtherCluster, requests: Iterable[Request]
+) -> errors.WrongCluster:
+    """The error of all that is asked for when a server of another cluster has answered.
+
+    It takes in nothing, but what was sent to the client's own cluster may be executed: the requests
+    of which that is so end here, with an error that says it.
+    """
+    text = (
         f"the servers at {address} belong to another cluster, "
         f"{cluster_name(reply.identity, reply.name)}, than this client, which belongs to "
         f"{cluster_name(reply.asked)}: give it the servers of one cluster, and make a new client "
-        f"if that one was made anew{outcome}",
-        address=address, unknown=unknown,
-    )  # fmt: skip
+        "if that one was made anew"
+    )
+    outcome = (
+        "; the write may have taken effect in the client's own cluster: its outcome is unknown"
+    )
+    for request in requests:
+        if request.kind == "command" and request.undecided > (request.sent_to == address):
+            for ticket in request.tickets:
+                error = errors.WrongCluster(text + outcome, address=address, unknown=True)
+                ticket.complete(None, error, False)
+    return errors.WrongCluster(text, address=address)
 
 
 def not_followed(error: PaxonError | None, sent: bool = False) -> PaxonError:

@@ -35,7 +35,6 @@ from paxon.actors.messages import (
     NotLeader,
     OtherCluster,
     Overloaded,
-    OtherCluster,
     Query,
     QueryReply,
     ReadMode,
@@ -124,8 +123,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._aged_at = math.inf
         """When to look for single requests whose answers got lost."""
         self._freed = 0
-        """Operations answered together just now, less those submitted since: the caller is likely
-        to be submitting as many again."""
+        """Operations answered just now, less those submitted since: as many are likely to come."""
         self._freed_at = -math.inf
         """When: a caller that has not come back by `GRACE` later does something else."""
         self._may_pass = False
@@ -296,8 +294,6 @@ class CommandCore(Generic[PayloadT, ResultT]):
                     self._on_query_reply(address, reply)
                 case SessionOpened():
                     self._on_session_opened(address, reply)
-                case OtherCluster():
-                    self.sightings.other_cluster(address, reply)
                     self.lost(address, now)  # somebody else has to do it
                 case NotLeader():
                     self._on_not_leader(address, reply)
@@ -306,7 +302,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 case StatusReply() | SlotReply():
                     self._side.told(address, reply)
                 case OtherCluster():
-                    self._on_other_cluster(address, reply)
+                    self.fail_all(wrong_cluster(address, reply, list(self._unanswered())))
 
     def lost(self, address: str, now: float) -> None:
         """The connection to a server has ended, and with it what was under way; `poll` afterwards.
@@ -602,17 +598,6 @@ class CommandCore(Generic[PayloadT, ResultT]):
         elif self.search.round_due(self._now):
             for server in self.search.servers if self._redirect else [self.search.target]:
                 outbox.add(server, Query(self._probe_id, "linearizable", self._probe), 64)
-
-    def _on_other_cluster(self, address: str, reply: OtherCluster) -> None:
-        """A server of another cluster: whatever is asked for now fails, and says why.
-
-        What was sent to our own cluster may have been executed there.
-        """
-        for request in [*self._again, *self._unanswered(), *self._side]:
-            elsewhere = request.undecided - (request.sent_to == address)
-            unknown = request.kind == "command" and elsewhere > 0
-            self._complete(request, wrong_cluster(address, reply, unknown), executed=False)
-        self.fail_all(wrong_cluster(address, reply, unknown=False))
 
     def _on_not_leader(self, address: str, reply: NotLeader) -> None:
         self.sightings.not_leader(address, reply, self._now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paxon.actors.messages import NotLeader, OtherCluster
+from paxon.actors.messages import NotLeader
 
 __all__ = ["Sightings"]
 
@@ -49,15 +49,6 @@ class Sightings:
         news = self._troubles.get(address) != text
         self._troubles[address] = text
         return news
-
-    def other_cluster(self, address: str, reply: OtherCluster) -> None:
-        """A server of another cluster has taken in nothing."""
-        self.heard.pop(address, None)
-        self.trouble(
-            address,
-            f"it is a server of another cluster, {reply.name!r} ({reply.identity:x}), than the one "
-            f"that this client has spoken to ({reply.asked:x}): make a new client for it",
-        )
 
     def silence(self, since: float, servers: Sequence[str]) -> str:
         """Why no server has answered since then, in brackets after "no server answered"."""

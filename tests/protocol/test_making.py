@@ -176,6 +176,27 @@ def test_other_lists_and_names_are_named() -> None:
     assert all(server._in_force for server in cluster.servers.values())
 
 
+def test_whoever_has_answered_may_ask_too() -> None:
+    cluster = fresh().start(1, 2)
+    for _ in range(20):
+        cluster.clock.now += 0.06
+        cluster.step(2)
+        cluster.step(1)
+        cluster.drop(source=1)  # no more answers: 2 goes on asking
+        cluster.deliver()
+        if "server 3 to make" in waits(cluster, 1):
+            break
+        cluster.hand(2, 1, cluster.servers[1].making.introduction(asks=True))
+        cluster.deliver()
+        assert "waits for server 3 to make the cluster" in waits(cluster, 1)
+    for _ in range(20):
+        cluster.clock.now += 0.06
+        cluster.step(2)
+        cluster.deliver(target=1)
+        cluster.drop()
+        assert "waits for server 3 to make the cluster" in waits(cluster, 1)
+
+
 def test_rejoining_a_cluster_that_nobody_knows_is_named() -> None:
     cluster = fresh().start(1, 2)
     cluster.start(3, rejoin=True)

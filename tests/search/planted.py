@@ -25,7 +25,7 @@ from paxon.actors.proposer import Proposer
 from paxon.actors.sessions import Session, SessionTable
 from paxon.actors.storage_base import CollectingStorage
 
-__all__ = ["PLANTED", "PlantedBug", "by_name"]
+__all__ = ["PLANTED", "PlantedBug", "by_name", "planted"]
 
 Apply = Callable[[], AbstractContextManager[None]]
 
@@ -56,8 +56,8 @@ Patch = tuple[Any, str, Callable[[Original], Any]]
 """A class or module, the name of a function in it, and what makes the mutant of the original."""
 
 
-def plant(name: str, description: str, *patches: Patch) -> None:
-    """Add a bug that replaces methods while it is applied."""
+def planted(name: str, description: str, *patches: Patch) -> PlantedBug:
+    """A bug that replaces methods while it is applied."""
 
     @contextmanager
     def apply() -> Iterator[None]:
@@ -68,7 +68,12 @@ def plant(name: str, description: str, *patches: Patch) -> None:
                 stack.callback(setattr, owner, attribute, original)
             yield
 
-    PLANTED.append(PlantedBug(name, description, apply))
+    return PlantedBug(name, description, apply)
+
+
+def plant(name: str, description: str, *patches: Patch) -> None:
+    """Add a bug to the list."""
+    PLANTED.append(planted(name, description, *patches))
 
 
 def always(value: object) -> Callable[[Original], Any]:
