@@ -91,7 +91,7 @@ def test_nobody_takes_part_or_serves_before_it_is_in_force() -> None:
     assert cluster.packets == []
     cluster.request(1, OpenSession(1), Query(7, "stale", b""))
     assert cluster.told(QueryReply) == []  # an empty store would be read as one that lost all
-    assert cluster.told(NotLeader) == [NotLeader(0, "")]
+    assert [(told.leader, told.address) for told in cluster.told(NotLeader)] == [(0, "")]
     with pytest.raises(InvariantViolation, match="before the cluster is in force"):
         cluster.servers[1].campaign()
 
