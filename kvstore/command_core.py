@@ -294,7 +294,6 @@ class CommandCore(Generic[PayloadT, ResultT]):
                     self._on_query_reply(address, reply)
                 case SessionOpened():
                     self._on_session_opened(address, reply)
-                    self.lost(address, now)  # somebody else has to do it
                 case NotLeader():
                     self._on_not_leader(address, reply)
                 case Overloaded():
