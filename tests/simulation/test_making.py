@@ -9,7 +9,7 @@ from tests.search.planted_making import MAKING
 from tests.simulation.plan import draw_plan
 from tests.simulation.runner import run
 
-SEEDS = [seed for seed in range(1, 161) if not draw_plan(seed, 60).made]
+SEEDS = [seed for seed in range(1, 241) if not draw_plan(seed, 60).made]
 
 
 @pytest.mark.parametrize("bug", MAKING, ids=lambda bug: bug.name)
