@@ -11,6 +11,7 @@ import msgspec
 from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
 from paxon.actors.codecs import peer_codec, port_codec
 from paxon.actors.digests import Diverged
+from paxon.actors.making import NotAMember
 from paxon.actors.messages import (
     ClientMessage,
     CountAnswer,
@@ -182,6 +183,8 @@ class Node:
             self.world.contradicted[self.id] = str(error)
             self.crash("contradicted by a majority")  # for good: its disk is marked
         except StorageError as error:
+            if isinstance(error, NotAMember):  # somebody does what the sentence says
+                self.settings = msgspec.structs.replace(self.settings, rejoin=True)
             self.world.down(self, str(error))
         except InvariantBroken:
             raise
