@@ -141,6 +141,8 @@ class World:
         node.crash(why)
         if "is an old copy" in why:
             self._remedy(node)
+        elif "start once with --rejoin" in why:  # it came into force as this disk was being lost
+            node.replace_disk()
         self.schedule(self.now + 0.01 + node.random.random() * 0.5, self._start, node)
 
     def connections_end(self, server: int) -> None:
