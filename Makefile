@@ -16,11 +16,12 @@ BENCH_ARGS ?= --quick
 SOAK_SEEDS ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick lint format bench soak wheel clean compiled FORCE
+.PHONY: help demo test check lint format bench soak wheel clean compiled FORCE
 
 help:
 	@echo 'make demo    three durable servers lose their leader and go on, in under a minute'
 	@echo 'make test    the whole test suite, mypy --strict and ruff'
+	@echo 'make check   lint, types, and the tests that need no server processes, on all cores'
 	@echo 'make lint    mypy --strict and ruff alone'
 	@echo 'make bench   the benchmarks, quick form (BENCH_ARGS= for the long one)'
 	@echo 'make soak    the long runs of tests that `make test` runs in a short form'
@@ -34,8 +35,9 @@ demo: compiled
 test: lint compiled
 	$(RUN) -m pytest $(PYTEST_ARGS)
 
-test-quick: compiled
-	$(RUN) -m pytest -m 'not slow and not process' $(PYTEST_ARGS)
+# The loop of a working day: what needs no server processes, on all cores.
+check: lint compiled
+	$(RUN) -m pytest -m 'not slow and not process' -n auto $(PYTEST_ARGS)
 
 lint: $(VENV)/linked
 	$(RUN) -m ruff check .
