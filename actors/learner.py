@@ -168,19 +168,26 @@ class Learner(Introspection):
             self._known_commit = commit
             self._commit_teller = teller
 
-    def _judge_known_commit(self, taken_over: int) -> None:
-        """A majority's promises show all that can be chosen: more than that was never true.
+    def _misses_chosen(self, held_to: int) -> bool:
+        """Whether more was called chosen than a majority's promises hold.
 
-        Unless disks that voted came back without their votes (docs/old-copies.md): so it is said.
+        Then a frame was damaged, or disks that voted came back without their votes
+        (docs/old-copies.md). The promises cannot tell which. To lead would choose anew what may
+        have been acknowledged, so whoever told of it is asked: it sends the values, or takes it
+        back.
         """
-        if self._known_commit > taken_over:
-            self._counters["commits_denied"] += 1
+        if self._known_commit <= held_to:
+            return False
+        if self._counters["commits_denied"] % 100 == 0:
             logger.error(
-                "server {} was told by server {} that all up to slot {} is chosen, but a majority "
-                "holds nothing beyond {}: a frame was damaged, or disks have lost what they held",
-                self.settings.server, self._commit_teller, self._known_commit, taken_over,
+                "server {} does not lead: server {} told that all up to slot {} is chosen, but a "
+                "majority holds nothing beyond {}: a frame was damaged, or disks have lost what "
+                "they held; server {} is asked again",
+                self.settings.server, self._commit_teller, self._known_commit, held_to,
+                self._commit_teller,
             )  # fmt: skip
-            self._known_commit = taken_over
+        self._counters["commits_denied"] += 1
+        return True
 
     def _choose_known(self) -> None:
         """Choose what was accepted here in the very ballot of the leader that told the index.

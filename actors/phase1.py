@@ -46,10 +46,14 @@ class Candidacy:
         """Where to (re)start asking this server."""
         return self._expected.get(server, self.first_slot)
 
+    @property
+    def last(self) -> int:
+        """The highest slot that anything was reported for; 0 if there is none."""
+        return max(self._reported, default=0)
+
     def values(self, first: int) -> list[tuple[int, bytes]]:
         """What to propose from slot `first` on: the reported values, no-ops into the holes."""
-        last = max(self._reported, default=0)
         return [
             (slot, self._reported[slot].value if slot in self._reported else NO_OP)
-            for slot in range(first, last + 1)
+            for slot in range(first, self.last + 1)
         ]

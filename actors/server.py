@@ -380,6 +380,10 @@ class PaxosServer(Proposer):
         self._execute_chosen()
         for accepted in self.log.accepted_from(self.log.chosen_to + 1):
             candidacy.report(accepted)
+        if self._misses_chosen(max(self.log.last, candidacy.last)):
+            self._step_down()
+            self._fall_behind(self._known_commit, self._commit_teller)
+            return
         self.role = "leader"
         self._incoming = None  # what it lacks of the chosen slots it proposes again
         self.leader = self.settings.server
@@ -392,7 +396,7 @@ class PaxosServer(Proposer):
             if self.log.status(slot) != "CHOSEN"
         )
         self._takeover_end = max(self.log.last, self._takeover[-1][0] if self._takeover else 0)
-        self._judge_known_commit(self._takeover_end)
+        invariant(self._takeover_end >= self._known_commit, "took over less than is chosen")
         self._next_slot = self._takeover_end + 1
         if not self.voting:
             self._vote_again()

@@ -153,9 +153,7 @@ def test_the_last_slot_within_reach_is_accepted_and_a_leader_fills_the_hole() ->
     assert server.log.last == slot
 
 
-def test_a_commit_index_that_nobody_holds_neither_stops_a_server_nor_keeps_it_from_leading() -> (
-    None
-):
+def test_who_heard_of_more_than_a_majority_holds_asks_before_it_leads() -> None:
     cluster = running("random")
     ballot = cluster.servers[1].promised
     cluster.hand(2, 1, Heartbeat(ballot, 99, 2**62, 0))
@@ -163,8 +161,9 @@ def test_a_commit_index_that_nobody_holds_neither_stops_a_server_nor_keeps_it_fr
     cluster.campaign(2)
     cluster.drop(CatchUpRequest)
     cluster.stabilize()
-    assert cluster.servers[2].role == "leader"
-    assert cluster.servers[2].describe().counters["commits_denied"] == 1
+    assert cluster.servers[2].role != "leader"
+    assert cluster.servers[2].describe().counters["commits_denied"] >= 1
+    cluster.pass_time(1.0)  # server 1 is asked again, and takes it back
     serves(cluster)
 
 
