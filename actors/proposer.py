@@ -637,7 +637,7 @@ class Proposer(Learner):
         if not queued or type(queued[-1]) is not NotLeader:
             leader = self.leader if self.leader != self.settings.server else 0
             address = self.settings.client_addresses.get(leader, "")
-            queued.append(NotLeader(leader, address, len(self.settings.servers)))
+            queued.append(NotLeader(leader, address, 1 + len(self._others)))
 
     def on_local(self, message: Any) -> Any:
         """The application asks in process: `Execute` a command, or nothing that we know."""
@@ -667,15 +667,6 @@ class Proposer(Learner):
         self._flush()
         self._storage.maintain(tidy=False)
         return future
-
-    def _execute_refusal(self, message: Execute) -> str:
-        """Why a command of this process is not even tried; empty if it is."""
-        size, limit = len(message.command), self.application.agreed.max_command_bytes
-        if size > limit:
-            return f"the command has {size} bytes; at most {limit} are allowed"
-        if self._pending_bytes >= self.settings.max_pending_bytes:
-            return "too much is waiting: try again a little later"
-        return ""
 
 
 def _as_request(entry: Entry) -> OpenSession | ChangeSettings:
