@@ -176,7 +176,7 @@ def draw_plan(seed: int, steps: int, *, about_leases: bool | None = None) -> Pla
     chance = clocks.random() < LEASES_SHARE
     if chance if about_leases is None else about_leases:
         _draw_leases(clocks, plan)
-    plan.own = [] if plan.lease_in_use else draw_own(plan)  # (all clocks are within 5 % there)
+    plan.own = draw_own(plan)
     plan.faults += draw_changes(plan, Fault)
     plan.faults.sort(key=lambda fault: fault.step)
     return plan

@@ -28,11 +28,25 @@ def draw_own(plan: Plan) -> list[list[dict[str, Any]]]:
     leased = plan.settings["leases"] and plan.policy == "stable"
     if not leased or random.random() < 0.4:
         return []
-    return [[_own(random) for _ in range(3)] for _ in range(plan.servers)]
+    # Shorter ones depose leaders by their settings alone, for ever where there is no courtesy.
+    least = 3 * plan.settings.get("heartbeat_interval", 0.05)
+    own = [[_own(random, least) for _ in range(3)] for _ in range(plan.servers)]
+    # One server at most without courtesy: two might duel for long, which is no news. And none where
+    # a disk is lost: a leader without courtesy is back before those with it answer whoever rejoins,
+    # which is safe, and may go on for ever (docs/settings.md).
+    rude = random.randrange(plan.servers)
+    rejoins = any(fault.kind == "lose_disk" for fault in plan.faults)
+    for number, lives in enumerate(own):
+        for settings in lives:
+            if rejoins or number != rude:
+                settings["policy"] = "stable"
+            elif settings["policy"] == "stable":
+                settings["policy"] = random.choice(("stable", "random", "backoff"))
+    return own
 
 
-def _own(random: Random) -> dict[str, Any]:
-    shortest = random.choice((0.12, 0.3, 0.3, 1.0))
+def _own(random: Random, least: float) -> dict[str, Any]:
+    shortest = max(least, random.choice((0.12, 0.3, 0.3, 1.0)))
     return {
         "election_timeout_min": shortest,
         "election_timeout_max": round(shortest * random.choice((1.2, 1.5, 3.0)), 3),
