@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _OTHER_MACHINE = (
-    "the servers do not answer as the key-value store does: if their cluster runs another state "
+    "the reply is not one of the key-value store: if the cluster runs another state "
     "machine, use a CommandClient; what came is malformed: "
 )
 
