@@ -149,7 +149,7 @@ def test_a_directory_keeps_its_cluster(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="at least one server"):
+    with pytest.raises(ClusterError, match="must be a number of servers, at least one"):
         LocalCluster(0)
     with pytest.raises(ClusterError, match=r"unknown option 'windw' \(did you mean 'window'\?\)"):
         LocalCluster(windw=1)

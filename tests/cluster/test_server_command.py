@@ -118,8 +118,10 @@ def test_options_from_flag_and_environment(single: Path) -> None:
 
 def test_memory_warns_loudly(single: Path, tmp_path: Path) -> None:
     server = RunningServer(single, 1, "--durability", "memory")
-    assert "keeps nothing on disk" in server.greeting
-    assert server.end()[0] == 0
+    code, rest = server.end()
+    assert code == 0
+    # A server's thread hands its lines over: the greeting may come before them.
+    assert "keeps nothing on disk" in server.greeting + rest
     assert "keeps nothing on disk" in (tmp_path / "server-1" / "server.log").read_text()
 
 
