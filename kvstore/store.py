@@ -262,9 +262,9 @@ class KVStore(StateMachine):
 
     def _get(self, key: str) -> Result:
         value = self._data.get(key)
-        if value is not None and not self._fits_reply(len(value)):
-            return _LONG_REPLY
-        return value
+        if value is None:
+            return None
+        return _as_it_is(value) if self._fits_reply(len(value)) else _LONG_REPLY
 
     def _set(self, key: str, value: bytes) -> Result:
         if len(value) > self._max_value_bytes:
@@ -319,7 +319,7 @@ class KVStore(StateMachine):
         prefix, data = scan.prefix, self._data
         after = scan.start_after >= prefix and scan.start_after != ""
         first = scan.start_after if after else prefix
-        found: list[tuple[str, bytes | bytearray]] = []
+        found: list[tuple[str, bytes]] = []
         size = 0
         for key in self._up_to_date_index().starting(first, after=after):
             if not key.startswith(prefix):
@@ -327,11 +327,11 @@ class KVStore(StateMachine):
             if len(found) == limit or size >= self._max_scan_bytes:
                 return self._page(True, found, size)
             value = data[key]
-            found.append((key, value))
+            found.append((key, _as_it_is(value)))
             size += len(key) + len(value)
         return self._page(False, found, size)
 
-    def _page(self, more: bool, found: list[tuple[str, bytes | bytearray]], size: int) -> Result:
+    def _page(self, more: bool, found: list[tuple[str, bytes]], size: int) -> Result:
         work = size + _SCAN_ITEM_BYTES * len(found)
         return [more, found] if self._fits_reply(work) else _LONG_REPLY
 
@@ -363,3 +363,9 @@ class KVStore(StateMachine):
 
     def _too_long(self, key: str) -> bool:
         return len(key.encode()) > self._max_key_bytes
+
+
+def _as_it_is(value: bytes | bytearray) -> bytes:
+    """What a read has found. The command may append to the same value before its reply is encoded,
+    and whether that is done in place differs between servers: one may have restored a snapshot."""
+    return value if type(value) is bytes else bytes(value)

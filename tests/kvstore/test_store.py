@@ -323,3 +323,17 @@ def test_the_index_splits_and_drops_blocks() -> None:
     assert list(index.starting("", after=False)) == []
     index.add("again")
     assert list(index.starting("", after=False)) == ["again"]
+
+
+def test_what_a_read_has_found_stays_so_whatever_the_same_command_does_next() -> None:
+    """A value that was appended to is changed in place, and one from a snapshot is not."""
+    store = KVStore()
+    run(store, Put("k", b"v" * 2000))
+    run(store, Append("k", b"1"))
+    restored = KVStore()
+    restored.restore(store.snapshot())
+    operations = (Get("k"), Scan("", 10), Append("k", b"2"), Get("k"), Append("k", b"3"))
+    found = run(store, *operations)
+    assert found == run(restored, *operations)
+    first, second = b"v" * 2000 + b"1", b"v" * 2000 + b"12"
+    assert found == [first, [False, [["k", first]]], 2002, second, 2003]
