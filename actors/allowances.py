@@ -12,6 +12,7 @@ __all__ = [
     "CLIENT_SECONDS",
     "COST_PER_SLOT",
     "EXECUTE_SECONDS",
+    "FAILURE_BYTES",
     "FRAME_BYTES",
     "IN_FLIGHT_BYTES",
     "KEPT_SHARE",
@@ -61,5 +62,7 @@ SLOT_REPLIES_AT_MOST = 4 * SLOT_REPLIES
 """… and at this all others too."""
 LARGE_REPLY = 64 << 10
 """From this size on a reply is a large one."""
+FAILURE_BYTES = 4 << 10
+"""What the text of a command's exception counts for in a reply, however long it is."""
 KEPT_SHARE = 64 << 10
 """When `Agreed.max_kept` is reached, sessions with less than this kept still go on."""

@@ -16,7 +16,6 @@ from paxon.actors.agreed import (
 )
 from paxon.actors.allowances import (
     LARGE_REPLY,
-    MESSAGE_BYTES,
     SLOT_REPLIES,
     SLOT_REPLIES_AT_MOST,
 )
@@ -39,6 +38,7 @@ from paxon.actors.sessions import (
     SLOT_IS_FULL,
     Reply,
     SessionTable,
+    reply_bytes,
 )
 from paxon.actors.state_machine import StateMachine
 
@@ -147,11 +147,12 @@ class Application:
     def _outcome(self, results: list[Executed]) -> bytes:
         """What enters the chain of hashes: the replies, but of an error no more than its class.
 
-        Its text may well hold an address in memory, or read otherwise in another Python.
+        Its text may well hold an address in memory, or read otherwise in another Python. And
+        what is agreed is told with all the names that this release and its state machine know.
         """
         if self._all_went_well:
             return _encoder.encode([reply.payload for _, reply in results])
-        return _encoder.encode([_comparable(reply) for _, reply in results])
+        return _encoder.encode([_comparable(entry, reply) for entry, reply in results])
 
     def _execute_entry(self, slot: int, index: int, entry: Entry) -> Reply:
         if entry.session == 0:
@@ -194,15 +195,15 @@ class Application:
         if self._slot_bytes >= SLOT_REPLIES and self._slot_is_full(entry):
             return self._put_off(SLOT_IS_FULL)
         reply = self._apply(entry.command)
-        self._slot_bytes += len(reply.payload) + MESSAGE_BYTES
+        self._slot_bytes += reply_bytes(reply)
         return reply
 
     def _change_settings(self, slot: int, body: bytes) -> Reply:
         """Decide about a change of what is agreed; the answer is what is agreed then."""
         before = self._agreed_next
+        self._all_went_well = False  # what is answered is not compared as it is
         after = apply_change(before, decode_change(body), slot, self.machine.limits)
         if after is None:
-            self._all_went_well = False
             text = f"the settings were changed meanwhile, in slot {before.changed_at}: look at them"
             return Reply(ReplyStatus.FAILED, text.encode())
         self._agreed_next = after
@@ -317,7 +318,9 @@ class Application:
         return f"{state}-{rest.hexdigest()}"
 
 
-def _comparable(reply: Reply) -> tuple[int, bytes]:
+def _comparable(entry: Entry, reply: Reply) -> tuple[int, bytes]:
+    if entry.session == 0 and entry.acked == SETTINGS:
+        return reply.status, b""
     if reply.status == ReplyStatus.FAILED:
         return reply.status, reply.payload.partition(b": ")[0]
     return reply.status, reply.payload

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from paxon.actors.allowances import COST_PER_SLOT
+from paxon.actors.machine_errors import describe
 from paxon.actors.messages import Command, Entry
 from paxon.actors.state_machine import StateMachine
 
@@ -25,7 +26,12 @@ class Costs:
         """Why a command is too dear; empty if it is not. It has been checked."""
         if self._cost is None:
             return b""
-        cost = self._cost(command.command)
+        try:
+            cost = int(self._cost(command.command))
+        except MemoryError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            return describe(error)
         if cost <= len(command.command):
             return b""
         if cost > COST_PER_SLOT:

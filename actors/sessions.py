@@ -10,10 +10,10 @@ import hashlib
 import msgspec
 
 from paxon.actors.agreed import Agreed
-from paxon.actors.allowances import KEPT_SHARE, MESSAGE_BYTES, RETRY_AFTER
+from paxon.actors.allowances import FAILURE_BYTES, KEPT_SHARE, MESSAGE_BYTES, RETRY_AFTER
 from paxon.actors.messages import Entry, ReplyStatus, overloaded
 
-__all__ = ["Reply", "Session", "SessionTable"]
+__all__ = ["Reply", "Session", "SessionTable", "reply_bytes"]
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -58,6 +58,16 @@ class Session(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
     def executed(self, seq: int) -> bool:
         return seq < self.floor or seq in self.replies
+
+
+def reply_bytes(reply: Reply) -> int:
+    """What a reply counts for, the same on every server.
+
+    The text of an exception may be longer or shorter elsewhere: it may hold an address in memory,
+    or read otherwise in another Python. So a failure counts the same whatever its text.
+    """
+    failed = reply.status == ReplyStatus.FAILED
+    return (FAILURE_BYTES if failed else len(reply.payload)) + MESSAGE_BYTES
 
 
 class _Dump(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -172,7 +182,7 @@ class SessionTable:
         gone = range(session.floor, acked) if passed <= len(replies) else list(replies)
         for seq in gone:
             if seq < acked and (reply := replies.pop(seq, None)) is not None:
-                freed += len(reply.payload) + MESSAGE_BYTES
+                freed += reply_bytes(reply)
         session.floor = acked
         session.kept -= freed
         self.kept -= freed
@@ -185,7 +195,7 @@ class SessionTable:
 
     def keep(self, session: Session, seq: int, reply: Reply) -> int:
         """Keep a command's reply; returns what it counts for."""
-        size = len(reply.payload) + MESSAGE_BYTES
+        size = reply_bytes(reply)
         session.replies[seq] = reply
         session.kept += size
         self.kept += size

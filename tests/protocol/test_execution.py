@@ -419,3 +419,59 @@ def test_an_id_that_a_live_session_has_is_not_given_again(monkeypatch: pytest.Mo
     first, second = table.open(1, 0, 5), table.open(1, 1, 5)
     assert {first, second} == {1, 2}
     assert table.open(1, 2, 5) == first  # whose session made room
+
+
+class Wordy(Register):
+    """Refuses with a text that is as long as it happens to be on this server."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def apply(self, command: bytes) -> bytes:
+        if command == b"bad":
+            raise ValueError(self.text)
+        return b"ok"
+
+
+def test_how_long_an_errors_text_is_decides_nothing() -> None:
+    """It may hold an address in memory, or read otherwise in another Python."""
+    ends = []
+    for text in ("", "x" * 4000):
+        machine = Wordy(text)
+        agreed = first_agreed({"max_kept_each": 20_000}, machine.limits)
+        application = Application(machine, agreed)
+        opening = Batch(0.0, [Entry(0, 1, 0, 0, b"")])
+        [(_, opened)] = application.execute(1, encode_batch(opening))
+        session = int.from_bytes(opened.payload, "big")
+        statuses = []
+        for seq in range(1, 40):
+            batch = Batch(0.0, [Entry(session, seq, 1, 0, b"bad")])
+            [(_, reply)] = application.execute(1 + seq, encode_batch(batch))
+            statuses.append(reply.status)
+        full = application.sessions.kept
+        acknowledging = Batch(0.0, [Entry(session, 40, 40, 0, b"good")])
+        application.execute(41, encode_batch(acknowledging))
+        assert application.sessions.kept < 100
+        ends.append((statuses, full, application.chain.head))
+    assert ends[0] == ends[1]
+    assert ReplyStatus.OVERLOADED in ends[0][0]
+
+
+class Priceless(Register):
+    """Cannot say what commands cost."""
+
+    def cost(self, command: bytes) -> int:
+        raise KeyError("no price")
+
+
+def test_a_state_machine_that_cannot_tell_a_cost_stops_nobody() -> None:
+    cluster = Cluster(3, machine=Priceless).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    cluster.command(1, session, 1, b"c")
+    cluster.stabilize()
+    reply = cluster.reply_to(1)
+    assert reply is not None and reply.status == ReplyStatus.INVALID
+    assert b"KeyError: 'no price'" in reply.payload
+    assert cluster.servers[1].role == "leader"

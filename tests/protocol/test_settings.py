@@ -408,3 +408,23 @@ def test_values_in_one_mapping() -> None:
     found = agreed_values(app.agreed)
     assert set(found) == {*NAMES, "most", "depth"}
     assert found["most"] == 10
+
+
+def test_to_ask_what_is_agreed_makes_no_difference_between_releases() -> None:
+    """The answer names what the release that gives it knows."""
+
+    class Before(Bounded):
+        limits: ClassVar[Limits] = {"most": Bounded.limits["most"]}
+
+    begun = encode_agreed(first_agreed({}, Before.limits))
+    heads = []
+    for machine in (Before(), Bounded()):
+        app = Application(machine, decode_agreed(begun, machine.limits))
+        execute(app, change(0))
+        execute(app, change(0, most=4))
+        heads.append(app.chain.head)
+    assert heads[0] == heads[1]
+    different = Application(Bounded(), decode_agreed(begun, Bounded.limits))
+    execute(different, change(0))
+    execute(different, change(0, most=5))
+    assert different.chain.head != heads[0]

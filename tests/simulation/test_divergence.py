@@ -244,7 +244,7 @@ def test_texts_of_errors_are_no_difference(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_hashing_the_text_of_an_error_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def whole(_original: Any) -> Any:
-        return lambda reply: (reply.status, reply.payload)
+        return lambda _entry, reply: (reply.status, reply.payload)
 
     with (
         planted(application, "_comparable", whole),
