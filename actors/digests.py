@@ -216,6 +216,7 @@ class SnapshotCheck:
         if (
             answer.voting
             and answer.hashes
+            and offer.digest  # else the sender knows none itself
             and answer.version == offer.digest_version
             and answer.hashes != offer.digest
         ):

@@ -166,6 +166,8 @@ class ServerLifecycle(pykka.ThreadingActor):
         """
         self._now = self._started_at = self._clock.monotonic()
         self._storage: Storage = self._environment.storage()
+        # An earlier life may have granted a lease until its directory was free.
+        self._now = self._clock.monotonic()
         try:
             self._recover()
             self._network: Network = self._environment.network()
@@ -296,6 +298,7 @@ class ServerLifecycle(pykka.ThreadingActor):
         )
         promise, chosen_to = self.promised, self.log.chosen_to
         self._storage.save_counts(self._counts)
+        self._storage.save_chosen_to(chosen_to)
         self._storage.commit()
         self._next_count = self._storage.count + 1
         self._counters["syncs"] += 1

@@ -47,6 +47,7 @@ from paxon.actors.messages import (
     Accepted,
     Heartbeat,
     HeartbeatReply,
+    Made,
     PreVote,
     PreVoteReply,
 )
@@ -91,6 +92,10 @@ class PaxosServer(Proposer):
                 PreVoteReply: self.on_pre_vote_reply,
             }
         )
+
+    def _join(self, made: Made) -> None:
+        super()._join(made)
+        self._round_guard = RoundGuard(made.servers)
 
     # === acceptor (PMMC §2.2) ====================================================================
 

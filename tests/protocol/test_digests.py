@@ -13,7 +13,15 @@ from paxon.actors import StateMachine
 from paxon.actors.agreed import first_agreed
 from paxon.actors.application import Application, encode_batch
 from paxon.actors.data_directory import CONDEMNED_NAME
-from paxon.actors.digests import KEPT_SLOTS, Comparison, Diverged, HashChain, Inquiry
+from paxon.actors.digests import (
+    HASH_BYTES,
+    KEPT_SLOTS,
+    Comparison,
+    Diverged,
+    HashChain,
+    Inquiry,
+    SnapshotCheck,
+)
 from paxon.actors.messages import (
     Batch,
     DigestReply,
@@ -388,3 +396,10 @@ def test_the_status_says_the_hash_after_any_slot_and_the_state_only_when_asked()
 def test_the_release_is_the_one_that_is_built() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     assert project["project"]["version"] == VERSION
+
+
+def test_a_snapshot_whose_hash_its_sender_does_not_know_is_contradicted_by_nobody() -> None:
+    offer = SnapshotOffer(7, 10, 0, 1, b"", ())
+    check = SnapshotCheck(offer, [2], 1.0)
+    check.heard(2, DigestReply(1, 7, b"h" * HASH_BYTES, True))
+    assert not check.objections and not check.unheard

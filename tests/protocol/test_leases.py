@@ -10,6 +10,7 @@ import pytest
 from paxon.actors import Ballot
 from paxon.actors.leases import LONGEST_LEASE, Grants, counted
 from paxon.actors.messages import P1A, P1B, Heartbeat, HeartbeatReply, PreVote, QueryReply
+from paxon.actors.storage import Storage
 from tests.harness import Cluster
 
 SHORT = {"election_timeout_min": 0.3, "election_timeout_max": 0.5}
@@ -213,3 +214,22 @@ def test_lease_reads_are_answered_from_a_mixed_cluster() -> None:
     cluster = mixed(LONG, SHORT | {"policy": "random"})
     cluster.query(1, 7, "lease")
     assert [r.id for r in cluster.told(QueryReply)][-1] == 7
+
+
+def test_what_the_life_before_granted_counts_from_when_the_directory_was_free() -> None:
+    """It may have gone on granting until the very moment at which its lock was released."""
+    cluster = Cluster(3).start()
+    storage = cluster.storages[2]
+    storage.save_lease(300_000)
+    storage.commit()
+    cluster.crash(2)
+    server = cluster.make(2)
+    opened = server._environment.storage
+
+    def late() -> Storage:
+        cluster.clock.now += 5.0
+        return opened()
+
+    server._environment.storage = late
+    server.open()
+    assert server._grants.until == cluster.clock.now + 0.3

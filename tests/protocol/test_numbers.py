@@ -346,3 +346,24 @@ def test_a_nonce_that_does_not_fit_is_refused(nonce: int) -> None:
     cluster.request(1, OpenSession(nonce))
     assert cluster.servers[1].log.last == before
     assert cluster.reply_to(nonce) is not None
+
+
+def test_whose_ballots_are_followed_says_the_directory_and_no_file() -> None:
+    cluster = Cluster(3)
+    cluster.start(1, servers=(1, 2))
+    cluster.start(2, 3)
+    cluster.lead(3)
+    assert cluster.servers[1].leader == 3
+    assert cluster.servers[1].promised.leader == 3
+
+
+def test_what_a_server_says_to_know_of_its_disk_is_on_it() -> None:
+    """A transfer with a number out of bounds in it ends early, after what came before that."""
+    cluster = Cluster(3).start()
+    ballot = cluster.lead(1).promised
+    first = Accepted(1, ballot, value_of(b"c"))
+    far = Accepted(2 * MAX_SLOTS_AHEAD, ballot, value_of(b"c"))
+    cluster.hand(2, 1, CatchUp([first, far], 1))
+    server = cluster.servers[2]
+    assert server.log.chosen_to == server._durable_chosen_to == 1
+    assert cluster.storages[2].crash(keep_pending=False).load().chosen_to == 1
