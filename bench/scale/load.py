@@ -24,6 +24,7 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
+from paxon.actors.turns import OPENINGS
 from paxon.bench.harness.load import Loop, Outcome
 from paxon.bench.harness.load_process import Job
 from paxon.bench.harness.workloads import WorkloadData
@@ -33,7 +34,6 @@ from paxon.transport import Context
 
 __all__ = ["SessionLoop", "open_sessions"]
 
-_OPEN_AT_ONCE = 500
 _PATIENCE_SECONDS = 20.0
 _ELECTION_SECONDS = 0.05
 """How long to leave a server alone that knows no leader."""
@@ -90,10 +90,12 @@ class SessionLoop:
         found: list[int] = []
         give_up_at = clock() + _PATIENCE_SECONDS
         while len(found) < sessions:
-            wanted = min(_OPEN_AT_ONCE, sessions - len(found))
+            # As many as one client may open at once; the next ones as another client.
+            wanted = min(OPENINGS, sessions - len(found))
             refusal = self._open_at_once(found, wanted)
             if refusal is None:
                 give_up_at = clock() + _PATIENCE_SECONDS
+                self._dial(self._link.address)
             elif isinstance(refusal, NotLeader) and clock() < give_up_at:
                 self._follow(refusal)
             else:
@@ -116,6 +118,9 @@ class SessionLoop:
         address = refusal.address or self._link.address
         if not refusal.address:
             time.sleep(_ELECTION_SECONDS)
+        self._dial(address)
+
+    def _dial(self, address: str) -> None:
         self._link.close()
         self._link = _Link(address)
 
