@@ -17,6 +17,9 @@ __all__ = [
     "IN_FLIGHT_BYTES",
     "KEPT_SHARE",
     "LARGE_REPLY",
+    "MAX_PENDING",
+    "MAX_READS",
+    "MAX_READ_BYTES",
     "MAX_TRANSFER_BYTES",
     "MESSAGE_BYTES",
     "RETRY_AFTER",
@@ -47,6 +50,13 @@ TRANSFERS_PER_PEER = 4 << 20
 MAX_TRANSFER_BYTES = MAX_FRAME_BYTES // 4
 """`transfer_bytes` and `batch_bytes` are at most this: a frame has room for a piece of the log, and
 since its last value may overrun it, for the largest command."""
+
+MAX_PENDING = 16_384
+"""While so many commands wait for a slot, clients' further requests wait in their own queues."""
+MAX_READS = 16_384
+"""Reads that may wait to be confirmed …"""
+MAX_READ_BYTES = 32 << 20
+"""… and their bytes."""
 
 # --- a slot and what it leaves behind (the same on every server) ---------------------------------
 

@@ -15,7 +15,14 @@ from typing import Any, TypeAlias
 import pykka
 
 from paxon.actors.agreed import KNOWS, Change, check_values, decode_change, encode_change
-from paxon.actors.allowances import COST_PER_SLOT, IN_FLIGHT_BYTES, RETRY_AFTER
+from paxon.actors.allowances import (
+    COST_PER_SLOT,
+    IN_FLIGHT_BYTES,
+    MAX_PENDING,
+    MAX_READ_BYTES,
+    MAX_READS,
+    RETRY_AFTER,
+)
 from paxon.actors.application import decode_batch, encode_batch
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.bounds import is_plausible_command
@@ -66,12 +73,6 @@ LEASE_IN_USE = 5.0
 """Seconds for which heartbeats ask for a lease after a client's last lease read."""
 ENTRY_BYTES = 16
 """What an entry takes in a slot's value beside its command, about."""
-MAX_PENDING = 16_384
-"""While so many commands wait for a slot, clients' further requests wait in their own queues."""
-MAX_READS = 16_384
-"""Reads that may wait to be confirmed …"""
-MAX_READ_BYTES = 32 << 20
-"""… and their bytes."""
 
 
 class Proposer(Learner):

@@ -63,6 +63,8 @@ class Reception(ServerLifecycle):
 
     def _serve_clients(self, burst: ServerBurst) -> None:
         """Handle the burst's requests, or let them wait behind others, and those that waited."""
+        for client in burst.gone:
+            self._turns.drop(client)
         for client in burst.refused:
             self._throw_away(client, "a frame holds too many messages")
         clients = burst.clients

@@ -135,6 +135,13 @@ class ClientTurns:
             waiting = self.waiting[client] = Waiting()
         waiting.not_before = now + seconds
 
+    def drop(self, client: ClientToken) -> None:
+        """Nobody waits for these any more."""
+        waiting = self.waiting.pop(client, None)
+        if waiting is not None:
+            self.messages -= len(waiting.requests)
+            self.bytes -= waiting.bytes
+
     def due(self) -> float:
         """When somebody's turn comes; infinity if nobody waits."""
         return min((w.not_before for w in self.waiting.values() if w.requests), default=NEVER)

@@ -43,6 +43,7 @@ __all__ = [
     "check_optional_value",
     "check_scan",
     "encode_operations",
+    "count_operations",
     "decode_operations",
     "encode_results",
     "decode_results",
@@ -146,7 +147,7 @@ def encode_operations(operations: Sequence[Operation]) -> bytes:
 
 def decode_operations(command: bytes) -> list[Operation]:
     """The operations of a command or query. Raises ValueError if it is malformed."""
-    if len(command) > MAX_OPERATIONS and _count(command) > MAX_OPERATIONS:
+    if len(command) > MAX_OPERATIONS and count_operations(command) > MAX_OPERATIONS:
         raise ValueError(f"it holds more than {MAX_OPERATIONS} operations: send fewer at once")
     try:
         return _operations_decoder.decode(command)
@@ -157,7 +158,7 @@ def decode_operations(command: bytes) -> list[Operation]:
         ) from None
 
 
-def _count(command: bytes) -> int:
+def count_operations(command: bytes) -> int:
     """How many operations a command says that it holds (msgpack's head of a long array)."""
     if command[:1] == b"\xdc":
         return int.from_bytes(command[1:3], "big")

@@ -27,6 +27,7 @@ from paxon.kvstore.operations import (
     Put,
     Result,
     Scan,
+    count_operations,
     decode_operations,
     encode_results,
     only_reads,
@@ -41,6 +42,9 @@ _MOST_SCAN_LIMIT = 10_000
 """Part of the language of operations, like their tags: not to be changed."""
 _SHORT_VALUE = 1024
 """Values below this size are copied by an append: a bytearray takes more memory and time."""
+_MANY_OPERATIONS = 2000
+_OPERATION_BYTES = 1280
+"""What an operation counts for in a command of many: about as long as it takes to copy so much."""
 _FEW_OPERATIONS = 64
 """The cost of a command with more is not looked into."""
 _SCAN_ITEM_BYTES = 512
@@ -129,10 +133,14 @@ class KVStore(StateMachine):
             self._checked[id(command)] = (command, operations)
 
     def cost(self, command: bytes) -> int:
-        """About what the reads of a short command will take.
+        """About what the reads of a short command, or the operations of a long one, will take.
 
-        Of a long one its length says enough: what it reads is bounded by `max_reply_bytes`.
+        (What a command reads is bounded by `max_reply_bytes`, however long it is.)
         """
+        if len(command) > _MANY_OPERATIONS:
+            count = count_operations(command)
+            if count > _MANY_OPERATIONS:
+                return len(command) + count * _OPERATION_BYTES
         checked = self._checked.get(id(command))
         if checked is None:
             return len(command)

@@ -26,5 +26,8 @@ class Burst(Generic[PeerT, ClientT]):
     refused: list[bytes] = field(default_factory=list)
     """Clients of which a frame was thrown away, undecoded, for it holds too many messages."""
 
+    gone: list[bytes] = field(default_factory=list)
+    """Clients that are no longer there, as a reply to them showed."""
+
     def __bool__(self) -> bool:
         return bool(self.peers or self.clients or self.lost or self.refused)

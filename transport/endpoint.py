@@ -151,6 +151,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._large_replies = LargeFrames(
             self._options.client_large_queue_bytes, self._options.clients_queue_bytes
         )
+        self._gone: list[bytes] = []
         self._not_reading: dict[bytes, float] = {}
         """Clients whose queue of replies was full, and until when they count as such."""
         self._security = security
@@ -270,6 +271,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                 self._not_reading[client] = self._monotonic() + _NOT_READING_SECONDS
             elif error.errno != zmq.EHOSTUNREACH:
                 raise
+            elif len(self._gone) < _REMEMBERED:
+                self._gone.append(client)
             return False
         return True
 
@@ -288,6 +291,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         ready = self._ready or zmq.zmq_poll(self._ports, 0)
         self._ready = ()
         burst: Burst[PeerT, ClientT] = Burst()
+        if self._gone:
+            burst.gone, self._gone = self._gone, []
         if self._lost:
             burst.lost, self._lost = self._lost, []
         for socket, _ in ready:

@@ -173,6 +173,15 @@ def test_what_does_not_fit_into_a_clients_queue_is_thrown_away_and_said_so() -> 
     assert len(cluster.told(StatusReply, OTHER)) == 1
 
 
+def test_what_waits_for_a_client_that_has_gone_is_dropped() -> None:
+    cluster = led()
+    cluster.request(1, *[StatusRequest(n) for n in range(9000)], client=FLOODER)
+    answered = len(cluster.told(StatusReply, FLOODER))
+    cluster.step(1, Burst(gone=[FLOODER]))
+    assert serve_all(cluster) == []
+    assert len(cluster.told(StatusReply, FLOODER)) == answered
+
+
 def test_a_frame_of_too_many_messages_is_answered_in_one_word() -> None:
     cluster = led()
     cluster.step(1, Burst(refused=[FLOODER, FLOODER]))
@@ -301,6 +310,16 @@ def test_dear_commands_are_spread_over_slots() -> None:
     cluster.request(1, *[Command(session, seq, seq, 0, get) for seq in range(2, 22)])
     cluster.stabilize()
     assert cluster.servers[1].last_non_empty() - before >= 20 * (16 << 20) // (64 << 20)
+
+
+def test_commands_of_many_operations_are_spread_over_slots() -> None:
+    cluster = led(KVStore)
+    session = cluster.open_session(1)
+    before = cluster.servers[1].last_non_empty()
+    many = encode_operations([Append("k", b"x")] * 20_000)
+    cluster.request(1, *[Command(session, seq, 1, 0, many) for seq in range(1, 5)])
+    cluster.stabilize()
+    assert cluster.servers[1].last_non_empty() - before == 2
 
 
 def test_only_so_many_bytes_are_in_flight() -> None:
