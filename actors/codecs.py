@@ -11,6 +11,7 @@ from paxon.actors.messages import (
     Introduction,
     OtherCluster,
     PeerMessage,
+    PortOfServers,
     ServerReply,
     Stranger,
 )
@@ -62,5 +63,5 @@ def client_codec(*, pins: bool = True) -> ClientCodec:
         protocol_version=PROTOCOL_VERSION,
         accept_any_cluster=True,
         pins=pins,
-        introductions=(OtherCluster,),
+        introductions=(OtherCluster, PortOfServers),
     )

@@ -55,6 +55,7 @@ class Learner(Introspection):
 
     def __init__(self, settings: Settings, machine: StateMachine, environment: Environment) -> None:
         super().__init__(settings, machine, environment)
+        self._language = machine.language
         self.role: Literal["leader", "candidate", "follower"] = "follower"
         self._leading_since = 0.0
         self.leader: ServerId = 0

@@ -62,6 +62,7 @@ __all__ = [
     "StatusReply",
     "SlotReply",
     "OtherCluster",
+    "PortOfServers",
     "ServerReply",
     "overloaded",
     "retry_after",
@@ -537,6 +538,8 @@ class SessionOpened(Wire, frozen=True, tag=1):
 
     nonce: int
     session: int
+    language: str = ""
+    """In which the cluster's state machine takes commands (`StateMachine.language`)."""
 
 
 class CommandReply(Wire, frozen=True, tag=2):
@@ -654,6 +657,14 @@ class Overloaded(Wire, frozen=True, tag=8):
     reason: str = ""
 
 
+class PortOfServers(Wire, frozen=True, tag=9):
+    """Server → a client at the port where servers talk to each other: nothing was taken in."""
+
+    server: ServerId
+    address: str
+    """Where clients reach that server; empty if it does not know."""
+
+
 ServerReply: TypeAlias = (
     SessionOpened
     | CommandReply
@@ -663,4 +674,5 @@ ServerReply: TypeAlias = (
     | SlotReply
     | OtherCluster
     | Overloaded
+    | PortOfServers
 )

@@ -51,6 +51,8 @@ class Reception(ServerLifecycle):
         super().__init__(settings, environment)
         self._client_handlers: dict[type, RequestHandler] = {}
         self._turns = ClientTurns()
+        self._language = ""
+        """That of the state machine's commands."""
         self._spent = False
         """Clients have had their share of this step."""
         self._clients_until = 0.0
@@ -160,7 +162,8 @@ class Reception(ServerLifecycle):
                 seconds, reason = retry_after(reply.payload)
                 self._reply(client, Overloaded(round(seconds * 1000), reason))
                 return
-            opened = SessionOpened(entry.seq, int.from_bytes(reply.payload, "big"))
+            session = int.from_bytes(reply.payload, "big")
+            opened = SessionOpened(entry.seq, session, self._language)
             self._reply(client, opened)
             return
         self._reply(client, CommandReply(entry.session, entry.seq, reply.status, reply.payload))

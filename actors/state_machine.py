@@ -23,6 +23,10 @@ class StateMachine(ABC):
     know nothing of clients or retries.
     """
 
+    language: ClassVar[str] = ""
+    """What the language of its commands is called, "" if nobody need know. Told to a client with
+    its session: one made for another language says so and sends nothing that would be executed."""
+
     limits: ClassVar[Limits] = {}
     """Numbers on which execution depends, such as the longest value taken. A constant in the code
     would differ between servers of two releases: what is declared here is agreed by the cluster,

@@ -11,6 +11,7 @@ from paxon.kvstore.command_core import CommandCore
 from paxon.kvstore.errors import OperationFailed
 from paxon.kvstore.leader_search import CoreOptions, CoreRandom
 from paxon.kvstore.operations import (
+    LANGUAGE,
     Operation,
     Result,
     decode_results,
@@ -61,6 +62,7 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
     """Operations of the key-value store, those of many tickets packed into one request."""
 
     _probe = encode_operations(())
+    _language = LANGUAGE
 
     def submit_operation(
         self, operation: Operation, *, now: float, deadline: float, mode: ReadMode

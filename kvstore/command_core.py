@@ -28,13 +28,14 @@ import math
 from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 from paxon.actors.messages import (
     CommandReply,
     NotLeader,
     OtherCluster,
     Overloaded,
+    PortOfServers,
     Query,
     QueryReply,
     ReadMode,
@@ -45,20 +46,8 @@ from paxon.actors.messages import (
     StatusReply,
     retry_after,
 )
-from paxon.kvstore import errors
-from paxon.kvstore.client_requests import (
-    Outbox,
-    Outgoing,
-    Request,
-    Session,
-    Ticket,
-    TicketQueue,
-    not_followed,
-    not_leader_error,
-    refusal_error,
-    timeout_error,
-    wrong_cluster,
-)
+from paxon.kvstore import errors, outcomes
+from paxon.kvstore.client_requests import Outbox, Outgoing, Request, Session, Ticket, TicketQueue
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.leader_search import CoreOptions, CoreRandom, LeaderSearch
 from paxon.kvstore.side_requests import SideRequests
@@ -102,9 +91,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         reachable = self.search.servers if redirect else self.search.servers[:1]
         self._side = SideRequests(reachable, self.options, random.getrandbits(16))
         self._writes = TicketQueue()
-        self._reads: dict[ReadMode, TicketQueue] = {
-            "linearizable": TicketQueue(), "lease": TicketQueue(), "stale": TicketQueue(),
-        }  # fmt: skip
+        self._reads: dict[ReadMode, TicketQueue] = {m: TicketQueue() for m in get_args(ReadMode)}
         self._again: list[Request] = []
         """Commands refused by an expired session, for the next one."""
         self._fresh: list[Request] = []
@@ -131,6 +118,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     # --- hooks -------------------------------------------------------------------------------
 
+    _language = ""
+    """In which the subclass gives commands; "": in whatever the servers' state machine takes."""
     _probe = b""
     """A query that costs next to nothing; any answer will do, also that it is none."""
 
@@ -300,8 +289,12 @@ class CommandCore(Generic[PayloadT, ResultT]):
                     self._on_overloaded(address, reply)
                 case StatusReply() | SlotReply():
                     self._side.told(address, reply)
+                case PortOfServers():
+                    error = self.sightings.peer_port(address, reply, self.search.servers)
+                    if error is not None:
+                        self.fail_all(error)
                 case OtherCluster():
-                    self.fail_all(wrong_cluster(address, reply, list(self._unanswered())))
+                    self.fail_all(outcomes.wrong_cluster(address, reply, list(self._unanswered())))
 
     def lost(self, address: str, now: float) -> None:
         """The connection to a server has ended, and with it what was under way; `poll` afterwards.
@@ -374,7 +367,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 return
             before = ticket.after
             if before is not None and before.done and not before.executed:
-                queue.pop().complete(None, not_followed(before.error), False)
+                queue.pop().complete(None, outcomes.not_followed(before.error), False)
                 continue
             request_before = before.request if before is not None else None
             if request_before is not None and request_before.session is not session:
@@ -449,6 +442,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
         if self._opening is None or self._opening.number != reply.nonce:
             return
         self._opening = None
+        if self._language not in ("", reply.language):
+            self.fail_all(outcomes.other_machine(reply.language))
+            return
         self._session = self._sessions[reply.session] = Session(reply.session, self._now)
         self._progress(address)
         self._after_answer()
@@ -472,10 +468,10 @@ class CommandCore(Generic[PayloadT, ResultT]):
         elif status == ReplyStatus.EXPIRED:
             self._on_expired(session, request)
         elif status == ReplyStatus.INVALID:
-            self._give_up(request, refusal_error(status, reply.payload))
+            self._give_up(request, outcomes.refused(status, reply.payload))
         else:  # it failed when it was executed, or was executed before
             self._settle(request)
-            self._complete(request, refusal_error(status, reply.payload), executed=True)
+            self._complete(request, outcomes.refused(status, reply.payload), executed=True)
 
     def _on_query_reply(self, address: str, reply: QueryReply) -> None:
         request = self._queries.get(reply.id)
@@ -497,7 +493,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 return  # late; or a busy server is asked again after the retry interval
             self._side.remove(reply.id)
         if reply.status != ReplyStatus.OK:
-            self._complete(request, refusal_error(reply.status, reply.payload), executed=False)
+            error = outcomes.refused(reply.status, reply.payload)
+            self._complete(request, error, executed=False)
         elif request.kind == "settings":
             request.tickets[0].complete(reply.payload, None, True)
         else:
@@ -610,7 +607,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self._refuse_redirect(reply)
 
     def _refuse_redirect(self, reply: NotLeader) -> None:
-        error = not_leader_error(self.search.target, reply.leader, reply.address)
+        error = outcomes.not_leader(self.search.target, reply.leader, reply.address)
         for queue in (self._writes, self._reads["linearizable"], self._reads["lease"]):
             for ticket in queue:
                 ticket.complete(None, error, False)
@@ -636,7 +633,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """Complete the tickets whose deadline has passed; forget what nobody waits for."""
         expired = [t for t in self._all_tickets() if not t.done and t.deadline <= self._now]
         for ticket in expired:
-            error = timeout_error(ticket, self._heard_at, self.search.servers, self.sightings)
+            error = outcomes.timeout(ticket, self._heard_at, self.search.servers, self.sightings)
             ticket.complete(None, error, False)
         if expired:
             self._forget_done()
@@ -677,7 +674,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
         for other in chain:
             other.after = None
             sent = other.undecided > 0
-            self._complete(other, not_followed(request.tickets[0].error, sent), executed=False)
+            self._complete(
+                other, outcomes.not_followed(request.tickets[0].error, sent), executed=False
+            )
         session.give_up(chain)
         self._forget_again(chain)
         self._drop_if_done(session)
@@ -692,7 +691,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
             if request in chain:
                 continue
             if request.after in chain:
-                self._complete(request, not_followed(chain[0].tickets[0].error), executed=False)
+                self._complete(
+                    request, outcomes.not_followed(chain[0].tickets[0].error), executed=False
+                )
                 chain.append(request)
             else:
                 kept.append(request)

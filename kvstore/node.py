@@ -23,7 +23,7 @@ from paxon.actors.codecs import peer_codec, port_codec
 from paxon.actors.environment import Environment, Network
 from paxon.actors.machine_errors import MachineFailure
 from paxon.actors.memory_storage import MemoryStorage
-from paxon.actors.messages import ClientMessage, PeerMessage, ServerReply
+from paxon.actors.messages import ClientMessage, PeerMessage, PortOfServers, ServerReply
 from paxon.actors.sqlite_storage import SqliteStorage
 from paxon.actors.storage import Storage, StorageError
 from paxon.kvstore.addresses import check_address
@@ -215,6 +215,9 @@ def _check_types(settings: object, machine: object, peers: object, durability: o
         raise ServerStartError(f"machine: give a state machine, {name}(…), not the class {name}")
     if not isinstance(machine, StateMachine):
         raise ServerStartError(f"machine: {machine!r} is not a paxon.actors.StateMachine")
+    if not isinstance(machine.language, str):
+        name = type(machine).__name__
+        raise ServerStartError(f"machine: {name}.language has to be text, not {machine.language!r}")
     if not isinstance(peers, Mapping):
         raise ServerStartError(f"peers: give the servers' addresses by id, not {peers!r}")
     if durability not in get_args(Durability):
@@ -294,12 +297,14 @@ class _World:
     def network(self) -> ServerSockets:
         """The sockets, whose frames say which disk this server is running on."""
         server = self._settings.server
+        clients = self._settings.client_addresses.get(server, "")
         return ZmqEndpoint(
             peer_address=self._peer_bind,
             client_address=self._client_bind,
             peers=self._peers,
             peer_codec=peer_codec(server, self._incarnation),
             client_codec=port_codec(server),
+            at_peer_port=PortOfServers(server, clients),
             security=self._security,
         )
 

@@ -20,6 +20,7 @@ import msgspec
 from paxon.kvstore.errors import InvalidRequest
 
 __all__ = [
+    "LANGUAGE",
     "MAX_KEY_BYTES",
     "MAX_VALUE_BYTES",
     "MAX_SCAN_ITEMS",
@@ -52,6 +53,9 @@ __all__ = [
     "is_refusal",
     "is_split",
 ]
+
+LANGUAGE = "paxon-kv"
+"""By this name clients of the store know its servers from those of other state machines."""
 
 # The most that a cluster may agree on (`KVStore.limits`): clients and frames reckon with these.
 MAX_KEY_BYTES = 4096

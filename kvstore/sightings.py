@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paxon.actors.messages import NotLeader
+from paxon.actors.messages import NotLeader, PortOfServers
+from paxon.kvstore.errors import InvalidRequest
 
 __all__ = ["Sightings"]
 
@@ -19,7 +20,7 @@ _MOST = 256
 class Sightings:
     """By a server's address. Times are the driver's, in seconds."""
 
-    __slots__ = ("_pointers", "_size", "_troubles", "heard")
+    __slots__ = ("_peer_ports", "_pointers", "_size", "_troubles", "heard")
 
     def __init__(self) -> None:
         self.heard: dict[str, float] = {}
@@ -28,6 +29,7 @@ class Sightings:
         """When each server last said that it does not lead, and who does."""
         self._troubles: dict[str, str] = {}
         """What was last wrong with the connection to a server, as the end of a sentence."""
+        self._peer_ports: set[str] = set()
         self._size = 0
         """How many servers the cluster has, as far as one has said; else 0."""
 
@@ -49,6 +51,17 @@ class Sightings:
         news = self._troubles.get(address) != text
         self._troubles[address] = text
         return news
+
+    def peer_port(
+        self, address: str, reply: PortOfServers, servers: Sequence[str]
+    ) -> InvalidRequest | None:
+        """An address is that of a port for servers; the error of all, if all addresses are."""
+        where = f"; clients reach it at {reply.address}" if reply.address else ""
+        self.trouble(address, f"there server {reply.server} listens for other servers{where}")
+        self._peer_ports.add(address)
+        if not self._peer_ports.issuperset(servers):
+            return None
+        return InvalidRequest(f"no address is one for clients: {self._told_troubles(servers)}")
 
     def silence(self, since: float, servers: Sequence[str]) -> str:
         """Why no server has answered since then, in brackets after "no server answered"."""

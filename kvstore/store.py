@@ -13,6 +13,7 @@ from paxon.actors import Limit, StateMachine
 from paxon.actors.agreed import Limits
 from paxon.kvstore.key_index import KeyIndex
 from paxon.kvstore.operations import (
+    LANGUAGE,
     MAX_KEY_BYTES,
     MAX_REPLY_BYTES,
     MAX_SCAN_BYTES,
@@ -79,6 +80,7 @@ class KVStore(StateMachine):
     size does not keep the others from it.
     """
 
+    language = LANGUAGE
     snapshots_are_sound = True  # one dict of str and bytes, and nothing that restoring could refuse
 
     # Clients refuse what is beyond the most by themselves, before they send it. The numbers of

@@ -22,6 +22,7 @@ import msgspec
 from paxon.transport.errors import (
     ForeignCluster,
     ForeignFrame,
+    FrameError,
     MalformedFrame,
     OversizedFrame,
 )
@@ -158,6 +159,13 @@ class FrameCodec(Generic[SendT, ReceiveT]):
                 return int.from_bytes(head[1:5], "big")
             case kind:
                 return kind & 0x0F if kind & 0xF0 == 0x90 else 0
+
+    def sender(self, frame: bytes | bytearray | memoryview) -> int | None:
+        """Who a frame says that it is from; None if its header is none of this release."""
+        try:
+            return self._check(bytes(frame[:HEADER_BYTES]))[0]
+        except FrameError:
+            return None
 
     def decode(self, frame: bytes | bytearray | memoryview) -> tuple[int, int, list[ReceiveT]]:
         """Sender's id, sender's incarnation, and the messages of a frame; copies only byte fields.

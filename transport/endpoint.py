@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import zmq
@@ -30,7 +31,7 @@ from paxon.transport.errors import (
     OversizedFrame,
     TransportError,
 )
-from paxon.transport.intake import Ledger, Share, check_count, check_sender
+from paxon.transport.intake import Ledger, Share, check_count, check_sender, unexpected
 from paxon.transport.keys import CurveSecurity, KeyKeeper, require_curve, secure_client, secure_port
 from paxon.transport.monitor import LinkMonitor, PortMonitor
 from paxon.transport.options import EndpointOptions
@@ -68,7 +69,7 @@ _HOUSEKEEPING_EVERY = 64
 class _Port:
     """One bound ROUTER: what is received on it, decoded by which codec, from whom."""
 
-    __slots__ = ("count", "decode", "max_messages", "name", "secure", "senders", "socket")
+    __slots__ = ("count", "decode", "max_messages", "name", "secure", "sender", "senders", "socket")
 
     def __init__(
         self,
@@ -83,6 +84,7 @@ class _Port:
         self.socket = socket
         self.decode = codec.decode
         self.count = codec.count
+        self.sender = codec.sender
         self.max_messages = max_messages
         self.senders = senders
         self.name = name
@@ -105,6 +107,11 @@ class _Port:
         if self.secure and frame.get("User-Id") != str(sender):
             raise ForeignFrame(f"it names server {sender} as its sender, but has another's key")
 
+    def who_else(self, frame: zmq.Frame) -> int | None:
+        """Who sent a frame, if it is one of our own kind that has taken this port for another."""
+        sender = self.sender(frame.buffer)
+        return None if sender in self.senders else sender
+
     def origin(self, frame: zmq.Frame) -> str:
         """Who sent a frame, for the log: the remote host, as far as the transport tells."""
         try:
@@ -125,6 +132,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         peers: Mapping[int, str],
         peer_codec: FrameCodec[PeerT, PeerT],
         client_codec: FrameCodec[ReplyT, ClientT],
+        at_peer_port: ReplyT | None = None,
         options: EndpointOptions | None = None,
         security: CurveSecurity | None = None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -137,6 +145,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             peers: the other servers' ids and peer addresses.
             peer_codec: with this server as sender.
             client_codec: encodes replies, decodes requests.
+            at_peer_port: what a client is told that has dialled the port for servers.
             options: limits and times.
             security: keys; None: nothing is encrypted and everyone may connect.
             monotonic: clock in seconds, for the rate limit of log lines.
@@ -157,6 +166,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._security = security
         self._peer_codec = peer_codec
         self._client_codec = client_codec
+        self._at_peer_port = at_peer_port
         self._buffer = bytearray()
         self._dealers: dict[int, zmq.Socket[bytes]] = {}
         self._monitors: list[PortMonitor] = []
@@ -335,8 +345,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                     if decoded[0] not in port.senders or port.secure:
                         port.check_sender(decoded[0], frame)
                 except FrameError as error:
-                    self._ledger.refuse(error, port.origin(frame))
-                    if share is not None and isinstance(error, OversizedFrame):
+                    if self._refuse(port, token, frame, error) and share is not None:
                         burst.refused.append(token)
                     continue
                 counters.messages_received += len(decoded[2])
@@ -348,6 +357,22 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         counters.frames_received += options.burst_frames - frames_left
         counters.bytes_received += options.burst_bytes - bytes_left
         return taken
+
+    def _refuse(self, port: _Port, token: bytes, frame: zmq.Frame, error: FrameError) -> bool:
+        """Count and log a frame that cannot be taken in; whether it was merely too large.
+
+        A client that has dialled the port for servers is told so: else it would find out nothing.
+        """
+        oversized = isinstance(error, OversizedFrame)
+        sender = None if oversized else port.who_else(frame)
+        if sender is not None and isinstance(error, MalformedFrame):
+            error = unexpected(sender, port.name)
+        self._ledger.refuse(error, port.origin(frame))
+        if sender == 0 and self._at_peer_port is not None:
+            with suppress(zmq.ZMQError):  # it is gone, or reads nothing
+                port.socket.send(token, _MORE_NOBLOCK)
+                port.socket.send(self._client_codec.encode([self._at_peer_port]), _NOBLOCK)
+        return oversized
 
     def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
         """Sleep until something arrives, `wake_fd` is readable or the time is up (to 1 ms)."""

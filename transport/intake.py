@@ -10,7 +10,15 @@ from paxon.transport.errors import ForeignFrame, FrameError, OversizedFrame
 from paxon.transport.log import logger
 from paxon.transport.options import EndpointOptions
 
-__all__ = ["Counters", "Ledger", "Share", "check_count", "check_sender", "COMPLAINT_INTERVAL"]
+__all__ = [
+    "Counters",
+    "Ledger",
+    "Share",
+    "check_count",
+    "check_sender",
+    "unexpected",
+    "COMPLAINT_INTERVAL",
+]
 
 T = TypeVar("T")
 
@@ -158,7 +166,12 @@ def check_count(count: int, limit: int) -> None:
 def check_sender(sender: int, senders: Collection[int], port_name: str) -> None:
     """Raise `ForeignFrame` for a sender that may not speak on a port."""
     if sender not in senders:
-        who = f"server {sender}" if sender else "a client"
-        raise ForeignFrame(
-            f"{who} is not expected on the {port_name}: correct the address that it calls"
-        )
+        raise unexpected(sender, port_name)
+
+
+def unexpected(sender: int, port_name: str) -> ForeignFrame:
+    """The error of a frame whose sender has taken a port for another."""
+    who = f"server {sender}" if sender else "a client"
+    return ForeignFrame(
+        f"{who} is not expected on the {port_name}: correct the address that it calls"
+    )

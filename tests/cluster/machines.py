@@ -6,7 +6,7 @@ from pathlib import Path
 
 from paxon.actors import StateMachine
 
-__all__ = ["Recursing", "Moody", "Unrestorable"]
+__all__ = ["Recursing", "Moody", "Unrestorable", "Fragile"]
 
 
 class Recursing(StateMachine):
@@ -76,3 +76,36 @@ class Unrestorable(StateMachine):
 
     def restore(self, snapshot: bytes) -> None:
         self.total = int(snapshot)
+
+
+class Fragile(StateMachine):
+    """Counts; its methods that only ask fail in many ways."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def apply(self, command: bytes) -> bytes:
+        self.count += 1
+        return b"%d" % self.count
+
+    def check(self, command: bytes) -> None:
+        if command == b"check: memory":
+            raise MemoryError
+        if command == b"check: exit":
+            raise SystemExit(3)
+
+    def cost(self, command: bytes) -> int:
+        if command == b"cost: none":
+            return None  # type: ignore[return-value]
+        if command == b"cost: raises":
+            raise ValueError("priceless")
+        return len(command)
+
+    def digest(self) -> str:
+        raise ValueError("no digest")
+
+    def snapshot(self) -> bytes:
+        return b"%d" % self.count
+
+    def restore(self, snapshot: bytes) -> None:
+        self.count = int(snapshot)

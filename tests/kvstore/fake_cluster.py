@@ -83,7 +83,9 @@ class FakeCluster:
         match message:
             case OpenSession(nonce):
                 reply = self.execute(Entry(0, nonce, 0, 0, b""))
-                return SessionOpened(nonce, int.from_bytes(reply.payload, "big"))
+                return SessionOpened(
+                    nonce, int.from_bytes(reply.payload, "big"), self.application.machine.language
+                )
             case Command(session, seq, acked, after, command):
                 if self.busy > 0:
                     self.busy -= 1

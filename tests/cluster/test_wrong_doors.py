@@ -1,0 +1,55 @@
+"""Clients that knock where nobody can serve them are told so at once, and change nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paxon.kvstore import Client, InvalidRequest, OperationFailed
+from paxon.kvstore.local_cluster import LocalCluster
+from tests.cluster.helpers import one_sentence, paxon
+from tests.cluster.machines import Fragile
+
+pytestmark = pytest.mark.process
+
+
+def test_a_client_at_the_ports_for_servers(tmp_path: Path) -> None:
+    with LocalCluster(3, tmp_path) as cluster:
+        cluster.leader()
+        ports = cluster.peer_addresses
+        with Client(ports, timeout=300) as kv:
+            for call in (lambda: kv.put("k", "v"), lambda: kv.get("k")):
+                with pytest.raises(InvalidRequest, match="listens for other servers; clients") as e:
+                    call()
+                assert cluster.addresses[0] in str(e.value)
+        done = paxon("put", "k", "v", "-c", ",".join(ports), "--timeout", "300", timeout=120)
+        assert done.returncode == 2
+        assert "no address is one for clients" in one_sentence(done)
+        with Client([ports[0], *cluster.addresses], timeout=60) as kv:  # one wrong one is no matter
+            kv.put("k", "v")
+            assert kv.get("k") == b"v"
+
+
+def test_a_store_client_at_another_machine_changes_nothing(tmp_path: Path) -> None:
+    with LocalCluster(3, tmp_path, machine=Fragile) as cluster:
+        with cluster.client(timeout=60) as kv:
+            for _ in range(2):
+                with pytest.raises(
+                    OperationFailed, match=r"not the key-value store.*a CommandClient"
+                ):
+                    kv.put("k", "v")
+        with cluster.command_client(timeout=60) as client:
+            assert client.execute(b"ok") == b"1", "nothing was executed before"
+
+
+def test_methods_that_only_ask_stop_no_server(tmp_path: Path) -> None:
+    with LocalCluster(3, tmp_path, machine=Fragile) as cluster:
+        with cluster.command_client(timeout=60) as client:
+            for command in (b"check: memory", b"check: exit", b"cost: none", b"cost: raises"):
+                with pytest.raises((InvalidRequest, OperationFailed)):
+                    client.execute(command)
+            assert client.execute(b"ok") == b"1"
+        rows = cluster.status(10.0)
+        assert [row.state for row in rows] == ["running"] * 3
+        assert [row.reply.state_digest for row in rows if row.reply is not None] == [""] * 3
