@@ -185,7 +185,7 @@ class Confirming(Membership):
         known.append((self.settings.server, self._storage.incarnation, self._next_count - 1))
         return known
 
-    def _compare_disks(self, told: list[tuple[ServerId, int, int]]) -> None:
+    def _compare_disks(self, told: list[tuple[ServerId, int, int]], alive: list[ServerId]) -> None:
         """Learn from the leader what it knows of all directories, and doubt one's own if need be.
 
         Two followers may never talk until the leader is gone: by then they have to know how far
@@ -196,6 +196,8 @@ class Confirming(Membership):
                 if incarnation != self._storage.incarnation or count >= self._next_count:
                     self._doubt_own_disk()
                 continue
+            if server in alive and server in self._peers:
+                self._told_alive[server] = (incarnation, self._now)
             if self._peers.get(server) == incarnation:
                 self._note_count(server, count)
 

@@ -65,6 +65,8 @@ class Membership(Reception):
         """When to say next for whom or what this server waits."""
         self._heard_from: dict[ServerId, float] = {}
         """When each member was heard last, by the directory that it is known by."""
+        self._told_alive: dict[ServerId, tuple[int, float]] = {}
+        """By which directory, and when, the leader said last that it hears a member."""
         self._peers: dict[ServerId, int] = {}
         """The other members, each by the incarnation of its data directory."""
         self._peer_handlers: dict[type, Callable[[Any, ServerId], None]] = {
@@ -87,13 +89,7 @@ class Membership(Reception):
             return [m for m in messages if type(m) is Introduction]
         # (A late copy of an earlier rejoining's P1A is not above the promise and changes nothing.)
         rejoins = any(type(m) is P1A and m.forced and m.ballot > self.promised for m in messages)
-        if rejoins and self._is_alive(sender):
-            if self._counters["refused_rejoins"] % 100 == 0:
-                logger.warning(
-                    "another process wants to rejoin as server {}, which is alive: it is refused; "
-                    "stop one of the two", sender,
-                )  # fmt: skip
-            self._counters["refused_rejoins"] += 1
+        if rejoins and self._refuses_rejoin(sender, incarnation):
             return []
         if rejoins:
             self._peers[sender] = incarnation
@@ -118,9 +114,29 @@ class Membership(Reception):
             or (type(m) is P1A and m.forced and m.ballot < self.promised)
         ]
 
-    def _is_alive(self, server: ServerId) -> bool:
-        """Whether a member was heard just now: nobody may take its place then."""
-        return self._now - self._heard_from.get(server, -NEVER) < self.settings.election_timeout_max
+    def _refuses_rejoin(self, server: ServerId, incarnation: int) -> bool:
+        """Whether a member lives by another directory: none may take that one's place then.
+
+        Heard here, or by the leader: followers hardly hear each other, and one that took over an
+        impostor's directory would refuse the true one for good.
+        """
+        recently = self._now - self.settings.election_timeout_max
+        told, told_at = self._told_alive.get(server, (incarnation, 0.0))
+        heard = self._peers.get(server) != incarnation and self._heard_from[server] > recently
+        if not heard and not (told != incarnation and told_at > recently):
+            return False
+        if self._counters["refused_rejoins"] % 100 == 0:
+            logger.warning(
+                "another process wants to rejoin as server {}, which is alive: it is refused; "
+                "stop one of the two", server,
+            )  # fmt: skip
+        self._counters["refused_rejoins"] += 1
+        return True
+
+    def _heard_lately(self) -> list[ServerId]:
+        """Who lives, as far as is known here: for the others, in a leader's heartbeats."""
+        recently = self._now - self.settings.election_timeout_max
+        return [server for server, at in self._heard_from.items() if at > recently]
 
     def _malformed(self, message: PeerMessage, sender: ServerId) -> None:
         """Count a message that no server in its right mind sends, and say so now and then."""
@@ -218,6 +234,8 @@ class Membership(Reception):
         self._in_force = True
         self._peers = {server: number for server, number in made.members if server != me}
         self._others = tuple(self._peers)
+        # Whoever has just started has heard nobody, and does not know who lives.
+        self._heard_from = dict.fromkeys(self._others, self._now)
         self._majority = made.majority
         if set(made.servers) != set(self.settings.servers):
             logger.warning(

@@ -237,6 +237,8 @@ class Heartbeat(Wire, frozen=True, tag=5):
     another: whoever answers it helps no other to lead for so long, by its own clock. 0: none."""
     drift: float = 0.0
     """The fraction by which the leader takes clocks to differ, at most."""
+    alive: list[ServerId] = []
+    """The others that the leader heard just now, by the directories in `incarnations`."""
 
 
 class HeartbeatReply(Wire, frozen=True, tag=6):

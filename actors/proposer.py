@@ -366,7 +366,7 @@ class Proposer(Learner):
         self._round_sent.append((self._round, self._now, counted(lease, drift)))
         return Heartbeat(
             self.promised, self._round, self.log.chosen_to, self._executed_by_all(),
-            self._disks_known(), lease, drift,
+            self._disks_known(), lease, drift, self._heard_lately(),
         )  # fmt: skip
 
     def _executed_by_all(self) -> int:

@@ -143,16 +143,28 @@ class PaxosServer(Proposer):
             return
         if not self.voting:
             return
+        if p1a.forced and p1a.ballot > self.promised:
+            # A rejoining ends our following, or leading. A lease that we granted is waited for.
+            if self._refuses_rejoin(sender, self._peers[sender]):
+                return
+            if not self._follows(p1a.ballot, sender):
+                return
+            self._make_way()
+        # Rule 6: a live leader is not disturbed, and a lease that we granted stands.
         if self._lease_may_hold() or (self._policy.courteous and self._hears_leader()):
-            # Rule 6: a live leader is not disturbed, and a lease that we granted stands. A forced
-            # P1A ends our following, yet is answered only when asked again after the lease.
-            if p1a.forced and p1a.ballot > self.promised and self._follows(p1a.ballot, sender):
-                self._election_at += self.settings.election_timeout_min  # it has to wait, so do we
             return
         if p1a.ballot > self.promised and not self._follows(p1a.ballot, sender):
             return
         if self._may_transfer(sender, self.settings.transfer_bytes):
             self._send(sender, self._p1b(p1a.first_slot))
+
+    def _make_way(self) -> None:
+        """Who rejoins needs the promise of all, and of some only once their leases have run out.
+
+        A leader that was deposed for it must not be back before that: it would be so each time.
+        """
+        self._election_at += self.settings.election_timeout_min
+        self._retry_at = max(self._retry_at, self._election_at)
 
     def _p1b(self, first_slot: int) -> P1B:
         invariant(not self._lease_may_hold(), "a promise under a lease that was granted here")
@@ -493,7 +505,7 @@ class PaxosServer(Proposer):
         if heartbeat.ballot > self.promised and not self._follows(heartbeat.ballot, sender):
             return
         if heartbeat.ballot == self.promised:
-            self._compare_disks(heartbeat.incarnations)
+            self._compare_disks(heartbeat.incarnations, heartbeat.alive)
             self._heard_from_leader(sender)
             if heartbeat.lease and self.voting:
                 self._grant(heartbeat)

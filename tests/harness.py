@@ -200,8 +200,9 @@ class Cluster:
         """Crash a server if it runs, and give it an empty data directory."""
         self.servers.pop(server, None)
         self.storages[server] = self.new_disk(server)
-        for other in self.servers.values():
-            other._heard_from.pop(server, None)  # the old one has been silent for a while
+        for other in self.servers.values():  # the old one has been silent for a while
+            other._heard_from[server] = float("-inf")
+            other._told_alive.pop(server, None)
 
     def new_disk(self, server: ServerId) -> MemoryStorage:
         return MemoryStorage(cluster="test", server=server)

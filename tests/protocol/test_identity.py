@@ -280,3 +280,68 @@ def test_a_second_process_with_a_live_servers_id_never_stops_the_real_one() -> N
     assert cluster.servers[1].describe().counters["refused_rejoins"] >= 3
     assert cluster.servers[2].voting
     cluster.pass_time(1.0)
+
+
+def test_a_follower_that_never_hears_a_member_takes_no_second_process_for_it() -> None:
+    """It would refuse the true one for good; the leader tells which directory it hears."""
+    cluster = acquainted()
+    follower, real = cluster.servers[3], cluster.storages[2].incarnation
+    follower._heard_from[2] = float("-inf")
+    cluster.pass_time(0.3)  # heartbeats
+    follower._heard_from[2] = float("-inf")
+    before = follower.promised
+    cluster.step(3, Burst(peers=[(2, real + 1, [P1A(HIGH, 1, True)])]))
+    assert follower._peers[2] == real
+    assert follower.promised == before
+    assert follower.describe().counters["refused_rejoins"] == 1
+
+
+def test_a_second_process_once_taken_for_a_member_deposes_no_leader() -> None:
+    cluster = acquainted()
+    follower, real = cluster.servers[3], cluster.storages[2].incarnation
+    cluster.pass_time(0.3)
+    follower._peers[2] = real + 1  # as after a partition, on the other side of which it was
+    before = follower.promised
+    cluster.step(3, Burst(peers=[(2, real + 1, [P1A(HIGH, 1, True)])]))
+    assert follower.promised == before
+
+
+def test_whoever_has_just_started_lets_nobody_rejoin_before_it_could_hear_who_lives() -> None:
+    cluster = acquainted()
+    real = cluster.storages[2].incarnation
+    follower = cluster.restart(3)
+    forced = Burst(peers=[(2, real + 1, [P1A(HIGH, 1, True)])])
+    cluster.step(3, forced)
+    assert follower._peers[2] == real
+
+
+def test_a_member_that_is_really_gone_rejoins_once_it_has_been_silent() -> None:
+    cluster = acquainted()
+    cluster.pass_time(0.3)
+    cluster.servers.pop(2)
+    storage = cluster.storages[2] = cluster.new_disk(2)
+    cluster.pass_time(2 * cluster.servers[3].settings.election_timeout_max + 0.3)
+    high = Ballot(cluster.servers[3].promised.round + 1, 2)
+    for target in (1, 3):
+        cluster.step(target, Burst(peers=[(2, storage.incarnation, [P1A(high, 1, True)])]))
+        assert cluster.servers[target]._peers[2] == storage.incarnation
+        assert cluster.servers[target].promised == high
+
+
+def test_a_leader_deposed_by_a_rejoining_makes_way_for_it() -> None:
+    """It would be back before all had promised, again and again, and nobody ever rejoined."""
+    cluster = acquainted()
+    cluster.replace_disk(2)
+    leader = cluster.servers[1]
+    cluster.hand(1, 2, P1A(HIGH, 1, True))
+    least = leader._now + leader.settings.election_timeout_min
+    assert leader._election_at >= least
+    assert leader._retry_at >= least
+
+
+def test_a_forced_p1a_is_answered_at_once_where_no_lease_was_granted() -> None:
+    cluster = acquainted(policy="stable")
+    cluster.replace_disk(2)
+    cluster.drop()
+    cluster.hand(3, 2, P1A(HIGH, 1, True))
+    assert [p.ballot for p in cluster.sent(P1B)] == [HIGH]

@@ -105,10 +105,12 @@ class Node:
         self.watch.disks[self.id] = books.copy()
         self.watch.disks[self.id].old = old
 
-    def remedy(self) -> None:
-        """The server has refused an old copy: its newest directory comes back."""
+    def remedy(self, rejoin: bool) -> None:
+        """The server has refused an old copy: its newest directory, or an empty one, comes back."""
         assert self.newest is not None
         (self.disk, self.watch.disks[self.id]), self.newest = self.newest, None
+        if rejoin:
+            self.replace_disk()
 
     @property
     def up(self) -> bool:

@@ -400,8 +400,14 @@ class World:
         )
 
     def _remedy(self, node: Node) -> None:
-        """What the sentence tells an operator to do. (The other way is `lose_disk`'s.)"""
-        node.remedy()
+        """What the sentence tells an operator to do, one or the other."""
+        others_old = any(n.newest is not None for n in self.nodes.values() if n is not node)
+        assert node.newest is not None
+        old_books = self.watch.disks[node.id]
+        self.watch.disks[node.id] = node.newest[1]
+        afford = not self.healing and not others_old and self.watch.may_lose_disk(node.id)
+        self.watch.disks[node.id] = old_books
+        node.remedy(rejoin=afford and self._knows_all(node) and node.random.random() < 0.3)
         self.faults["old_copy_refused"] += 1
 
     def _knows_all(self, node: Node) -> bool:
