@@ -16,6 +16,7 @@ __all__ = [
     "FRAME_BYTES",
     "IN_FLIGHT_BYTES",
     "KEPT_SHARE",
+    "LARGEST_REPLY",
     "LARGE_REPLY",
     "MAX_PENDING",
     "MAX_READS",
@@ -70,6 +71,8 @@ SLOT_REPLIES = 32 << 20
 later slot (their commands are answered OVERLOADED and leave no trace) …"""
 SLOT_REPLIES_AT_MOST = 4 * SLOT_REPLIES
 """… and at this all others too."""
+LARGEST_REPLY = 31 << 20
+"""What a state machine answers beyond this does not fit into a frame, bytes."""
 LARGE_REPLY = 64 << 10
 """From this size on a reply is a large one."""
 FAILURE_BYTES = 4 << 10

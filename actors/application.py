@@ -16,6 +16,7 @@ from paxon.actors.agreed import (
 )
 from paxon.actors.allowances import (
     LARGE_REPLY,
+    LARGEST_REPLY,
     SLOT_REPLIES,
     SLOT_REPLIES_AT_MOST,
 )
@@ -258,6 +259,10 @@ class Application:
             payload = self.machine.query(query)
             if type(payload) is not bytes:
                 payload = bytes_from(self.machine, "query", payload)
+            if len(payload) > LARGEST_REPLY:
+                raise ValueError(
+                    f"the answer has {len(payload)} bytes; at most {LARGEST_REPLY} can be sent"
+                )
         except BaseException as error:
             return Reply(ReplyStatus.FAILED, describe(error))
         return Reply(ReplyStatus.OK, payload)

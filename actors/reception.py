@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from paxon.actors.allowances import CLIENT_SECONDS, FRAME_BYTES, RETRY_AFTER
+from paxon.actors.allowances import CLIENT_SECONDS, FRAME_BYTES, LARGEST_REPLY, RETRY_AFTER
 from paxon.actors.environment import ClientToken, Environment, ServerBurst
 from paxon.actors.lifecycle import ServerLifecycle
 from paxon.actors.messages import (
@@ -166,4 +166,7 @@ class Reception(ServerLifecycle):
             opened = SessionOpened(entry.seq, session, self._language)
             self._reply(client, opened)
             return
+        if len(reply.payload) > LARGEST_REPLY:  # executed, but the client can only be told that
+            text = b"the reply has %d bytes, too many to send" % len(reply.payload)
+            reply = Reply(ReplyStatus.FORGOTTEN, text)
         self._reply(client, CommandReply(entry.session, entry.seq, reply.status, reply.payload))

@@ -86,7 +86,10 @@ class Fragile(StateMachine):
 
     def apply(self, command: bytes) -> bytes:
         self.count += 1
-        return b"%d" % self.count
+        return bytes(40_000_000) if command == b"large" else b"%d" % self.count
+
+    def query(self, query: bytes) -> bytes:
+        return bytes(40_000_000)
 
     def check(self, command: bytes) -> None:
         if command == b"check: memory":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paxon.kvstore import Client, InvalidRequest, OperationFailed
+from paxon.kvstore import Client, InvalidRequest, OperationFailed, OutcomeUnknown
 from paxon.kvstore.local_cluster import LocalCluster
 from tests.cluster.helpers import one_sentence, paxon
 from tests.cluster.machines import Fragile
@@ -50,6 +50,11 @@ def test_methods_that_only_ask_stop_no_server(tmp_path: Path) -> None:
                 with pytest.raises((InvalidRequest, OperationFailed)):
                     client.execute(command)
             assert client.execute(b"ok") == b"1"
+            with pytest.raises(OperationFailed, match="40000000 bytes"):
+                client.query(b"large")  # no frame holds it: there was no answer at all
+            with pytest.raises(OutcomeUnknown, match="its reply is gone"):
+                client.execute(b"large")
+            assert client.execute(b"ok") == b"3"
         rows = cluster.status(10.0)
         assert [row.state for row in rows] == ["running"] * 3
         assert [row.reply.state_digest for row in rows if row.reply is not None] == [""] * 3
