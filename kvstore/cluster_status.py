@@ -13,7 +13,7 @@ import zmq
 
 from paxon.actors import ServerId
 from paxon.actors.codecs import client_codec
-from paxon.actors.messages import StatusReply, StatusRequest
+from paxon.actors.messages import PortOfServers, StatusReply, StatusRequest
 from paxon.kvstore.links import Secure
 from paxon.kvstore.supervisor import ProcessState
 from paxon.transport import Context, FrameError, dialled, takes_ipv6
@@ -46,6 +46,8 @@ class StatusProbe:
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._codec = client_codec(pins=False)
         self._numbers = itertools.count(1)
+        self.client_ports: dict[str, str] = {}
+        """Of addresses that turned out to be ports for servers: where clients reach those."""
 
     def ask(
         self,
@@ -74,17 +76,18 @@ class StatusProbe:
                 continue
         answers: dict[ServerId, StatusReply] = {}
         end = time.monotonic() + timeout
-        while len(answers) < len(asked):
+        wrong = self.client_ports
+        while len(answers) + sum(a in wrong for a in addresses.values()) < len(asked):
             remaining = end - time.monotonic()
             if remaining <= 0:
                 break
             for socket, _ in poller.poll(math.ceil(remaining * 1000)):
-                answer = self._receive(socket, number)
+                answer = self._receive(socket, number, addresses[asked[socket]])
                 if answer is not None:
                     answers[asked[socket]] = answer
         return answers
 
-    def _receive(self, socket: zmq.Socket[bytes], number: int) -> StatusReply | None:
+    def _receive(self, socket: zmq.Socket[bytes], number: int, address: str) -> StatusReply | None:
         """The answer to question `number` if it is next; anything else is of an earlier one."""
         try:
             _, _, messages = self._codec.decode(socket.recv(zmq.NOBLOCK))
@@ -93,6 +96,8 @@ class StatusProbe:
         for message in messages:
             if isinstance(message, StatusReply) and message.id == number:
                 return message
+            if isinstance(message, PortOfServers) and message.address:
+                self.client_ports[address] = message.address
         return None
 
     def _socket(self, address: str) -> zmq.Socket[bytes]:
@@ -162,6 +167,10 @@ def look_around(
     probe = StatusProbe(secure)
     try:
         answers = probe.ask(addresses, timeout, state=state)
+        if probe.client_ports:
+            mended = {s: probe.client_ports.get(a, a) for s, a in addresses.items()}
+            answers |= probe.ask({s: mended[s] for s in mended if s not in answers}, timeout)
+            addresses = mended
         others = _told_of(addresses, answers)
         if others:  # those whom the ones asked know of
             addresses = {**addresses, **others}

@@ -23,6 +23,9 @@ def test_a_client_at_the_ports_for_servers(tmp_path: Path) -> None:
                 with pytest.raises(InvalidRequest, match="listens for other servers; clients") as e:
                     call()
                 assert cluster.addresses[0] in str(e.value)
+        done = paxon("status", "-c", ports[1], "--timeout", "20", timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert all(address in done.stdout.decode() for address in cluster.addresses)
         done = paxon("put", "k", "v", "-c", ",".join(ports), "--timeout", "300", timeout=120)
         assert done.returncode == 2
         assert "no address is one for clients" in one_sentence(done)
