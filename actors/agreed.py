@@ -36,6 +36,7 @@ __all__ = [
     "differences",
     "encode_agreed",
     "encode_change",
+    "encode_in_short",
     "first_agreed",
     "limits_checksum",
     "plain",
@@ -152,6 +153,17 @@ def first_agreed(given: Mapping[str, Number], limits: Limits) -> Agreed:
 def encode_agreed(agreed: Agreed) -> bytes:
     """With the name of every value, so that a later release can tell which are missing."""
     return msgspec.msgpack.encode(agreed)
+
+
+def encode_in_short(agreed: Agreed, limits: Limits) -> bytes:
+    """The same without what `decode_agreed` adds: alike, and readable, in every release that knows
+    what was ever set to something else."""
+    whole: dict[str, Any] = msgspec.structs.asdict(agreed)
+    short = {name: value for name, value in whole.items() if value != BEFORE.get(name)}
+    short["machine"] = {
+        name: value for name, value in agreed.machine.items() if value != limits[name].before
+    }
+    return msgspec.msgpack.encode(short)
 
 
 def decode_agreed(data: bytes, limits: Limits) -> Agreed:

@@ -13,6 +13,7 @@ from paxon.actors.agreed import (
     decode_agreed,
     decode_change,
     encode_agreed,
+    encode_in_short,
 )
 from paxon.actors.allowances import (
     LARGE_REPLY,
@@ -272,7 +273,8 @@ class Application:
     def image(self) -> Iterable[bytes]:
         """The pieces of a snapshot of the state now; restore with `restore`."""
         head = _Head(
-            self.executed, self.sessions.dump(), encode_agreed(self.agreed),
+            self.executed, self.sessions.dump(),
+            encode_in_short(self.agreed, self.machine.limits),
             self.chain.version, self.chain.head,
         )  # fmt: skip
         return self._pieces(_encoder.encode(head))
@@ -320,7 +322,7 @@ class Application:
         if not state:
             return ""
         rest = hashlib.blake2b(self.sessions.summary(), digest_size=8)
-        rest.update(encode_agreed(self.agreed))
+        rest.update(encode_in_short(self.agreed, self.machine.limits))
         return f"{state}-{rest.hexdigest()}"
 
 

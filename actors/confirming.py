@@ -68,9 +68,10 @@ class Confirming(Membership):
                 member = kind in (CountQuestion, CountAnswer) and sender in self._others
                 if member or kind is Introduction:
                     self._peer_handlers[kind](message, sender)
+        self._allow_time()
         for client, requests in burst.clients:
             for request in requests:
-                if type(request) is StatusRequest or type(request) is SlotRequest:
+                if type(request) in (StatusRequest, SlotRequest) and not self._spent:
                     self._client_handlers[type(request)](request, client)
                 else:
                     self._refuse(client)

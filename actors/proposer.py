@@ -17,6 +17,7 @@ import pykka
 from paxon.actors.agreed import KNOWS, Change, check_values, decode_change, encode_change
 from paxon.actors.allowances import (
     COST_PER_SLOT,
+    EXECUTE_SECONDS,
     IN_FLIGHT_BYTES,
     MAX_PENDING,
     MAX_READ_BYTES,
@@ -664,6 +665,7 @@ class Proposer(Learner):
         self._pending.append(Entry(0, number, 0, 0, message.command))
         self._pending_bytes += len(message.command) + ENTRY_BYTES
         self._now = self._clock.monotonic()
+        self._execute_until = self._now + EXECUTE_SECONDS
         self._before_flush()
         self._flush()
         self._storage.maintain(tidy=False)

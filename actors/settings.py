@@ -19,6 +19,10 @@ MAX_SERVERS = 63
 """Votes are bits of an int; more servers than this make no sense anyway."""
 
 
+MAX_CLUSTER_BYTES = 200
+"""Of a cluster's name: it stands in the directory's witness, which is written in one piece."""
+
+
 class SettingsError(ValueError):
     """A setting is missing, of the wrong type or out of range; the text says which and why."""
 
@@ -107,6 +111,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         wrong_type = wrong_field(self)
         require(not wrong_type, wrong_type)
         require(bool(self.cluster), "cluster: the id must not be empty")
+        require(
+            self.cluster.isprintable() and len(self.cluster.encode()) <= MAX_CLUSTER_BYTES,
+            f"cluster: {self.cluster!r:.80} must be one line of printable text, of at most "
+            f"{MAX_CLUSTER_BYTES} bytes",
+        )
         require(len(self.servers) > 0, "servers: at least one server id is needed")
         require(
             all(1 <= s <= MAX_SERVERS for s in self.servers),

@@ -377,3 +377,31 @@ def test_a_status_sums_up_nothing() -> None:
     cluster.command(1, session, 1, b"1000", client=CLIENT)
     cluster.stabilize()
     assert cluster.servers[1].describe().counters["session_reply_bytes"] == 1064
+
+
+def test_who_is_not_confirmed_answers_no_more_at_once_than_anybody_else() -> None:
+    cluster = Cluster(3)
+    cluster.start()
+    cluster.confirms = False
+    cluster.restart(3)
+    cluster.servers[3]._confirmation.pending = True
+    cluster.replies.clear()
+    cluster.request(3, *(StatusRequest(n) for n in range(10_000)), client=FLOODER)
+    answered = [m for _, _, m in cluster.replies if isinstance(m, StatusReply)]
+    assert 0 < len(answered) <= FRAME_BYTES // 2048
+
+
+def test_what_this_process_executes_does_not_wait_for_the_next_step() -> None:
+    slow = {"heartbeat_interval": 0.2, "election_timeout_min": 1.0, "election_timeout_max": 2.0}
+    cluster = Cluster(1, options=slow).start()
+    cluster.lead(1)
+    cluster.clock.now += 0.15
+    future = cluster.servers[1].on_local(Execute(b"c"))
+    assert future.get(timeout=1.0) == b"c"
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\udc80", "x" * 201])
+def test_a_clusters_name_is_a_line(name: str) -> None:
+    """Directories say in plain text whose they are."""
+    with pytest.raises(SettingsError, match="one line of printable text"):
+        Settings(cluster=name, server=1, servers=(1,))

@@ -428,3 +428,28 @@ def test_to_ask_what_is_agreed_makes_no_difference_between_releases() -> None:
     execute(different, change(0))
     execute(different, change(0, most=5))
     assert different.chain.head != heads[0]
+
+
+def test_an_older_release_takes_over_the_snapshot_of_a_newer_one() -> None:
+    """What was never set to anything else does not occur in it."""
+
+    class Before(Bounded):
+        limits: ClassVar[Limits] = {"most": Bounded.limits["most"]}
+
+    begun = encode_agreed(first_agreed({}, Before.limits))
+    newer = Application(Bounded(), decode_agreed(begun, Bounded.limits))
+    older = Application(Before(), decode_agreed(begun, Before.limits))
+    for app in (newer, older):
+        execute(app, change(0, max_sessions=7, most=4))
+    assert newer.digest() == older.digest()
+    image = b"".join(newer.image())
+    assert image == b"".join(older.image())
+    late = Application(Before(), first_agreed({}, Before.limits))
+    late.restore(image)
+    assert late.agreed == older.agreed
+    again = Application(Bounded(), first_agreed({}, Bounded.limits))
+    again.restore(image)
+    assert again.agreed == newer.agreed
+    execute(newer, change(newer.agreed.changed_at, depth=6))
+    with pytest.raises(UnknownSetting, match="depth"):
+        late.restore(b"".join(newer.image()))
