@@ -10,9 +10,8 @@ Every method looks only at what changed, so that a step stays cheap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from paxon.actors import NO_BALLOT, Ballot, ServerId
 from paxon.actors.messages import (
@@ -36,103 +35,19 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
+from tests.count_books import CountBooks, DiskBooks
 from tests.lease_books import Age, LeaseBooks
 from tests.making_books import MakingBooks
+from tests.predicates import PREDICATES, InvariantBroken, require
 
 if TYPE_CHECKING:
     from paxon.actors import PaxosServer
     from paxon.actors.application import Executed
 
-__all__ = ["PREDICATES", "ClusterWatch", "DiskBooks", "InvariantBroken"]
-
-PREDICATES = {
-    "none contradicted": "a majority contradicts no server whose state machine is not at fault",
-    "one value per slot": "no two servers choose different values for a slot",
-    "chosen stays": "a value once accepted by a majority of disks is the only one ever chosen",
-    "executes only chosen": "a server executes only what a majority of disks has accepted",
-    "one value per ballot": "in one ballot only one value is proposed for a slot",
-    "own ballot": "only a ballot's leader proposes and sends heartbeats in it",
-    "promise never falls": "an acceptor's durable ballot never falls, nor does it forget one",
-    "accepts under promise": "nothing is accepted in a ballot above the durable promise",
-    "durable before sent": "a message leaves only after what it relies on is durable",
-    "answers under promise": "nothing is answered in a ballot below the promise of before",
-    "follows its promise": "a server follows only the leader of the ballot that it has promised",
-    "no vote without a disk": "who lost its disk answers nothing that counts until it has rejoined",
-    "leads by whole promises": "a leader has a majority's promises in its ballot, each whole",
-    "lease kept": "who granted a lease neither promises nor campaigns before it has run out",
-    "lease covered": "a leader reads by lease only while a majority keeps others from leading",
-    "promise reports all": "a promise reports everything that its acceptor has accepted",
-    "equal prefixes": "all servers execute the same values with the same results",
-    "in order": "slots are executed in order, each once in a server's life",
-    "at most once": "each command of a session takes effect at most once",
-    "order kept": "a command that follows another takes effect only after it",
-    "nothing needed discarded": "what a server may still need stays, or a snapshot covers it",
-    "restart loses nothing": "a restarted server finds all that was durable",
-    "acknowledged is durable": "a client is told of a write only after it is chosen for good",
-    "equal settings": "after equal slots the same settings are in force on all servers",
-    "made once": "a cluster is in force only once all members have stored that, and only one is",
-    "snapshots agree": "a snapshot's state is the one that its slot's prefix leads to",
-    "equal states": "servers that executed equally far have equal states",
-    "linearizable": "the clients' history has an order that explains all results",
-    "progress": "once all faults are healed, everything asked for is answered in bounded time",
-    "memory falls back": "once all are in step again, the logs are short again",
-    "no failure": "a server stops only for its disk",
-    "confirmed first": "a started server stores and answers nothing before a majority confirms it",
-    "old copies stay out": "an old copy of a directory that enough others know newer never votes",
-    "counts are told": "what is remembered of a directory's commits, its confirmed server told",
-    "counts are handed on": "in the end all remember what each directory's server has told",
-}
-"""Every invariant by name, with the sentence that it stands for."""
+__all__ = ["PREDICATES", "ClusterWatch", "DiskBooks", "InvariantBroken", "require"]
 
 
-class InvariantBroken(AssertionError):
-    """A predicate does not hold: its name, and what was seen."""
-
-    def __init__(self, predicate: str, text: str) -> None:
-        super().__init__(f"{predicate} ({PREDICATES[predicate]}): {text}")
-        self.predicate = predicate
-
-
-def require(condition: object, predicate: str, text: str, *values: object) -> None:
-    """Raise `InvariantBroken` unless `condition`; `text % values` is only built then."""
-    if not condition:
-        raise InvariantBroken(predicate, text % values if values else text)
-
-
-Row = tuple[Ballot, bytes]
-
-COUNTED = (P1B, P2B, HeartbeatReply, PreVoteReply)
-"""Messages in which a server tells of its commits, besides heartbeats."""
-
-
-@dataclass(slots=True)
-class DiskBooks:
-    """What one server's disk is known to hold, from the commits that were seen."""
-
-    promised: Ballot = NO_BALLOT
-    rows: dict[int, Row] = field(default_factory=dict)
-    chosen_to: int = 0
-    snapshot: int = 0
-    """Slot of the newest durable snapshot."""
-    discarded: int = 0
-    replayable: int = 0
-    """A restart executes again up to here, from snapshot and rows alone."""
-    replaced: bool = False
-    """It is empty in place of a lost one, and its server has not rejoined yet."""
-    fresh: set[int] = field(default_factory=set)
-    """Slots whose rows became durable in the step at hand."""
-    incarnation: int = 0
-    count: int = 0
-    """The number of the last commit."""
-    old: bool = False
-    """It is an old copy of what the server had, and enough others know that."""
-
-    def copy(self) -> DiskBooks:
-        """The books of a copy of the disk."""
-        return replace(self, rows=dict(self.rows), fresh=set())
-
-
-class ClusterWatch:
+class ClusterWatch(CountBooks):
     """Books over all servers of one cluster, and the predicates on them."""
 
     def __init__(
@@ -142,7 +57,7 @@ class ClusterWatch:
         lease_length: float = 0.3,
     ) -> None:
         """Empty books; of leases only with `age`, and `lease_length` where nothing else is said."""
-        self.servers = tuple(servers)
+        super().__init__(servers)
         self.leases = LeaseBooks(self.servers, age, lease_length)
         self._live: dict[ServerId, PaxosServer] = {}
         self._campaigns: dict[Ballot, int] = {}
@@ -150,8 +65,6 @@ class ClusterWatch:
         self._promises: dict[Ballot, dict[ServerId, dict[int, set[int]]]] = {}
         """Per ballot and acceptor the pieces of its promise: from which slot to which."""
         self._leading: set[Ballot] = set()
-        self.majority = len(self.servers) // 2 + 1
-        self.disks = {server: DiskBooks() for server in self.servers}
         self.making = MakingBooks()
         self.chosen: dict[int, bytes] = {}
         """Per slot the value that a majority of disks accepted in one ballot."""
@@ -169,91 +82,6 @@ class ClusterWatch:
         self._seen_promise: dict[ServerId, Ballot] = dict.fromkeys(self.servers, NO_BALLOT)
         self._seen_discarded: dict[ServerId, int] = dict.fromkeys(self.servers, 0)
         self.acknowledged = 0
-        self._asks: dict[ServerId, int | None] = dict.fromkeys(self.servers)
-        """The question of a started server that must not take part yet; None: it may."""
-        self._makes = dict.fromkeys(self.servers, True)
-        self._confirmers: dict[ServerId, set[ServerId]] = {s: set() for s in self.servers}
-        self.told: dict[tuple[ServerId, int], int] = {}
-        """The highest count that each directory's server has told."""
-
-    # --- counts of commits (docs/old-copies.md) --------------------------------------------------
-
-    def on_life(
-        self, server: ServerId, *, made_disk: bool, incarnation: int, count: int,
-        in_force: bool = True,
-    ) -> None:  # fmt: skip
-        """A server process starts; it has to be confirmed unless it makes its disk just now.
-
-        Before its cluster is in force it may store what belongs to making it.
-        """
-        disk = self.disks[server]
-        if disk.incarnation != incarnation:
-            disk.incarnation, disk.count = incarnation, count
-        self._makes[server] = not in_force
-        self._asks[server] = None if made_disk or self.majority == 1 else 0
-        self._confirmers[server] = set()
-
-    def on_commit(self, server: ServerId, count: int) -> None:
-        """A transaction became durable."""
-        if not self._makes[server]:
-            self._require_confirmed(server, "stored something")
-        require(
-            count > self.disks[server].count, "restart loses nothing",
-            "server %d's commit %d comes after %d", server, count, self.disks[server].count,
-        )  # fmt: skip
-        self.disks[server].count = count
-
-    def on_answer(self, server: ServerId, sender: ServerId, answer: CountAnswer) -> None:
-        """An answer about its directory reaches a started server."""
-        if answer.life == self._asks[server]:
-            self._confirmers[server].add(sender)
-
-    def _require_confirmed(self, server: ServerId, deed: str) -> None:
-        require(
-            self._asks[server] is None or len(self._confirmers[server]) + 1 >= self.majority,
-            "confirmed first",
-            "server %d %s, and only %s have confirmed its directory",
-            server, deed, self._confirmers[server],
-        )  # fmt: skip
-        require(
-            not self.disks[server].old, "old copies stay out",
-            "server %d %s, on an old copy of its directory", server, deed,
-        )  # fmt: skip
-
-    def _note_told(self, server: ServerId, message: PeerMessage) -> None:
-        """A count leaves a server, in a message that only one that takes part may send."""
-        self._require_confirmed(server, f"sent {message!r:.80}")
-        disk = self.disks[server]
-        count = message.count if isinstance(message, COUNTED) else 0
-        if isinstance(message, Heartbeat):
-            count = max(c for s, i, c in message.incarnations if s == server)
-        require(
-            count <= disk.count, "durable before sent",
-            "server %d, whose last commit is %d, sent %r", server, disk.count, message,
-        )  # fmt: skip
-        key = (server, disk.incarnation)
-        self.told[key] = max(count, self.told.get(key, 0))
-
-    def _check_remembered(self, server_id: ServerId, server: PaxosServer) -> None:
-        for other, count in server._counts.items():
-            known = server._peers.get(other)
-            if known is not None:
-                require(
-                    count <= self.told.get((other, known), 0), "counts are told",
-                    "server %d remembers commit %d of server %d, which told of %d at most",
-                    server_id, count, other, self.told.get((other, known), 0),
-                )  # fmt: skip
-
-    def check_handed_on(self, servers: Iterable[PaxosServer], told: Mapping[Any, int]) -> None:
-        """All servers run, and heartbeats went round since `told` was noted: all remember that."""
-        for server in servers:
-            for other, known in server._peers.items():
-                before = told.get((other, known), 0)
-                require(
-                    server._counts.get(other, 0) >= before, "counts are handed on",
-                    "server %d remembers commit %d of server %d, which told of %d",
-                    server.settings.server, server._counts.get(other, 0), other, before,
-                )  # fmt: skip
 
     # --- what became durable ---------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from collections import deque
 from typing import Any
 
 from paxon.actors import Ballot, PaxosServer
+from paxon.actors.counts import Confirmation
 from paxon.actors.digests import Comparison, HashChain, Inquiry, SnapshotCheck
 from paxon.actors.leases import Grants
 from paxon.actors.log import Slot, SlotLog
@@ -82,6 +83,18 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     Marks: ("promised", "chosen_to", "discarded", "voting", "lease", "snapshot", "counts"),
     Retry: ("_pause", "_at"),
     Grants: ("until", "forget_at", "_stored", "_longest"),
+    Confirmation: (
+        "life",
+        "count",
+        "pending",
+        "starting",
+        "may_store",
+        "confirmed_by",
+        "denied_by",
+        "ask_at",
+        "all_until",
+        "say_at",
+    ),
 }
 """What an object of each class consists of. (The cluster is in force from the start.)"""
 
@@ -99,10 +112,14 @@ OMITTED = {
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 
+COUNTED = {"_counts", "_next_count", "_confirmation"}
+"""What does matter where commits are counted."""
+
 DISK = (
     "_durable", "_marks", "_rows", "_ballots", "_replaced", "_dirty", "_lazy", "_accepted",
     "_images", "_ready", "_incoming", "_received", "_unusable",
 )  # fmt: skip
+COUNTED_DISK = (*DISK, "commits", "_created", "lives", "refused")
 
 
 def freeze(value: Any) -> Any:
@@ -147,13 +164,14 @@ def thaw(image: Any) -> Any:
     return made
 
 
-def freeze_server(server: PaxosServer) -> Image:
+def freeze_server(server: PaxosServer, *, counted: bool = False) -> Image:
     """The state of a running server, without its disk."""
     application = server.application
     machine, sessions = application.machine, application.sessions
     assert isinstance(machine, Register)
     # (One that is not thrifty keeps nothing there that changes.)
     omitted = OMITTED if server.settings.thrifty_delay else OMITTED | {"_thrift"}
+    omitted = omitted - COUNTED if counted else omitted
     own = [(name, freeze(value)) for name, value in server.__dict__.items() if name not in omitted]
     own.sort(key=_key)
     return (
@@ -188,13 +206,13 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
     table.kept = sum(session.kept for session in table._sessions.values())
 
 
-def freeze_disk(disk: MemoryStorage) -> Image:
-    return tuple(freeze(getattr(disk, name)) for name in DISK)
+def freeze_disk(disk: MemoryStorage, *, counted: bool = False) -> Image:
+    return tuple(freeze(getattr(disk, name)) for name in (COUNTED_DISK if counted else DISK))
 
 
 def thaw_disk(image: Image, disk: MemoryStorage, made: Made) -> None:
     """Make `disk` what `image` is of; `made` is the cluster that it belongs to."""
-    for name, value in zip(DISK, image, strict=True):
+    for name, value in zip(COUNTED_DISK, image, strict=False):  # (perhaps only the first of them)
         setattr(disk, name, thaw(value))
     for marks in (disk._durable, disk._marks):
         marks.made, marks.in_force = made, True

@@ -14,6 +14,8 @@ from paxon.actors.messages import (
     P2B,
     ClientMessage,
     Command,
+    CountAnswer,
+    CountQuestion,
     Heartbeat,
     HeartbeatReply,
     OpenSession,
@@ -550,3 +552,60 @@ def a_candidate_that_raises_its_ballot_amid_chunks() -> tuple[Search, World]:
     story.settle(1, 2)
     story.lose()
     return search, story.world._replace(budget=Budget((0, 0, 1), agains=1))
+
+
+def _put_back(search: Search, *, old: bool) -> World:
+    """Server 2's directory is replaced by a copy, and it has not been started since.
+
+    Slot 2 holds command 1, which 1 and 2 have accepted and a client knows of; slot 3 holds command
+    2, which 1 and 3 have accepted and nobody has heard of. Servers 1 and 3 were down, too.
+    """
+    story = Story(search)
+    story.lead(1)
+    copied = story.world.images[1]
+    story.request(1, command(1))
+    story.deliver(P2A, to=(2,))
+    story.deliver(P2B)
+    copied = copied if old else story.world.images[1]
+    story.lose()
+    story.beat(1)  # it hands on what it knows of server 2
+    story.deliver(Heartbeat, to=(3,))
+    story.lose()
+    story.request(1, command(2))
+    story.deliver(P2A, to=(3,))
+    story.lose()
+    for server in search.ids:
+        story._happen(server, "crash")
+    images = list(story.world.images)
+    images[1] = search.steps.put_back(2, copied)
+    story.world = story.world._replace(images=tuple(images))
+    for server in (1, 3):
+        story._happen(server, "restart")
+    while story.deliver(CountQuestion, CountAnswer, to=(1, 3), by=(1, 3)):
+        pass
+    story.lose()
+    return search.say(story.world, 3, command(3))
+
+
+@start(
+    20_000,
+    goals=[("slot 3 is executed", executed(3))],
+    never=[("the old copy votes", accepted_by(2, 3))],
+)
+def an_old_copy_of_a_directory_is_put_back() -> tuple[Search, World]:
+    """Server 2's directory is from before it accepted slot 2; servers 1 and 3 were restarted.
+
+    Server 3 has missed slot 2. It and the copy would be a majority that knows nothing of it. All
+    questions about counts, and answers, are really asked.
+    """
+    search = Search(3, counted=True)
+    world = _put_back(search, old=True)
+    return search, world._replace(budget=Budget((0, 0, 1)))
+
+
+@start(20_000, goals=[("server 2 accepts slot 3", accepted_by(2, 3))])
+def a_copy_of_the_newest_state_of_a_directory_is_put_back() -> tuple[Search, World]:
+    """The same with a copy of all that server 2 has accepted: it is confirmed and takes part."""
+    search = Search(3, counted=True)
+    world = _put_back(search, old=False)
+    return search, world._replace(budget=Budget((0, 0, 1)))

@@ -102,7 +102,10 @@ class NoChance:
         return b
 
     def getrandbits(self, k: int) -> int:
-        return 1
+        return self.bits
+
+    bits = 1
+    """Where commits are counted: another number in each life of a server, as in earnest."""
 
 
 class Died(BaseException):
@@ -132,6 +135,21 @@ class RecordingDisk(MemoryStorage):
             self.effects.append(("vote", slot, ballot, value))
         if self.fate == "dies after the sync":
             raise Died
+
+
+class CountingDisk(RecordingDisk):
+    """Counts its commits: its server has to be confirmed whenever it is started again."""
+
+    lives = 0
+    """How often it was opened."""
+    refused = False
+    """It is an old copy, and its server has said so and stopped."""
+
+    created = MemoryStorage.created  # type: ignore[assignment]
+    count = MemoryStorage.count  # type: ignore[assignment]
+
+    def save_counts(self, counts: Mapping[ServerId, int]) -> None:
+        MemoryStorage.save_counts(self, counts)
 
 
 class _Wire:
@@ -177,8 +195,15 @@ class Steps:
     """The servers of one search, one live object for each, and all that was ever computed."""
 
     def __init__(
-        self, size: int, options: dict[str, Any], own: Mapping[ServerId, dict[str, Any]]
+        self,
+        size: int,
+        options: dict[str, Any],
+        own: Mapping[ServerId, dict[str, Any]],
+        *,
+        counted: bool = False,
     ) -> None:
+        """Servers whose commits are `counted`, or as many of each as there may be are one."""
+        self.counted = counted
         self.ids = tuple(range(1, size + 1))
         self.messages = Messages()
         self.clock = StandingClock()
@@ -193,11 +218,19 @@ class Steps:
         )
         self.made = Made(IDENTITY, "search", tuple((s, s) for s in self.ids), agreed)
         self._disks = {s: self._new_disk(s) for s in self.ids}
+        self._chances = {s: NoChance() for s in self.ids}
         self._servers = {s: self._new_server(s, {**options, **own.get(s, {})}) for s in self.ids}
-        self._unopened = {s: freeze_server(server) for s, server in self._servers.items()}
+        self._unopened = {s: self._frozen(server) for s, server in self._servers.items()}
+
+    def _frozen(self, server: PaxosServer) -> Image:
+        return freeze_server(server, counted=self.counted)
+
+    def _frozen_disk(self, disk: MemoryStorage) -> Image:
+        return freeze_disk(disk, counted=self.counted)
 
     def _new_disk(self, server: ServerId) -> RecordingDisk:
-        disk = RecordingDisk("search", server, incarnation=server)
+        kind = CountingDisk if self.counted else RecordingDisk
+        disk = kind("search", server, incarnation=server)
         disk.effects = self.effects
         disk.save_made(self.made, in_force=True)
         disk.commit()
@@ -209,7 +242,7 @@ class Steps:
         )
         environment = Environment(
             clock=self.clock,
-            random=NoChance(),
+            random=self._chances[server],
             storage=lambda: self._disks[server],
             network=lambda: _Wire(self, server),
         )
@@ -218,8 +251,9 @@ class Steps:
         made.actor_inbox.close()
         made.making.recover(server, self.made, in_force=True, rejoin=False)
         made._join(self.made)
-        made._count = lambda: 0  # type: ignore[method-assign]
-        made._note_count = lambda server, count: None  # type: ignore[method-assign]
+        if not self.counted:
+            made._count = lambda: 0  # type: ignore[method-assign]
+            made._note_count = lambda server, count: None  # type: ignore[method-assign]
         self._watch_execution(made)
         return made
 
@@ -245,7 +279,12 @@ class Steps:
 
     def fresh(self, server: ServerId) -> int:
         """A server that has never run, on an empty disk."""
-        return self._number((False, None, freeze_disk(self._new_disk(server))))
+        return self._number((False, None, self._frozen_disk(self._new_disk(server))))
+
+    def put_back(self, server: ServerId, image: int) -> int:
+        """Its server stopped, on a copy of the directory that it had in that state."""
+        self._load(server, image)
+        return self._number((False, None, self._frozen_disk(self._disks[server].crash())))
 
     def _number(self, state: State) -> int:
         found = self._numbers.get(state)
@@ -282,7 +321,7 @@ class Steps:
         """The same state but for a change, for the story before a search."""
         change(self.peek(server, image))
         running, _, disk = self._states[image]
-        return self._number((running, freeze_server(self._servers[server]), disk))
+        return self._number((running, self._frozen(self._servers[server]), disk))
 
     # --- events ----------------------------------------------------------------------------------
 
@@ -303,6 +342,9 @@ class Steps:
         live._peers = {other: other for other in self.ids if other != server}
         live._now = self.clock.now
         live._log_at = float("inf")
+        disk_now = self._disks[server]
+        if isinstance(disk_now, CountingDisk):
+            self._chances[server].bits = disk_now.lives
 
     def _compute(self, server: ServerId, image: int, event: Event) -> Outcome:
         self.computed += 1
@@ -316,7 +358,7 @@ class Steps:
         runs = name != "crash"
         try:
             if name == "restart":
-                live.open()
+                self._open(live, disk)
             elif name != "crash":
                 self._step(live, name, number)
                 runs = not disk.fate
@@ -324,14 +366,27 @@ class Steps:
             runs = False
         except StorageError as error:
             runs, failure = False, str(error)
+            if isinstance(disk, CountingDisk) and "is an old copy" in failure:
+                disk.refused, failure = True, ""
         except Exception as error:
             runs, failure = False, f"{type(error).__name__}: {error}"
         disk.fate = ""
         if runs:
-            state: State = (True, freeze_server(live), freeze_disk(disk))
+            state: State = (True, self._frozen(live), self._frozen_disk(disk))
         else:
-            state = (False, None, freeze_disk(disk.crash()))
+            state = (False, None, self._frozen_disk(disk.crash()))
         return Outcome(self._number(state), self.sent, tuple(self.effects), failure)
+
+    def _open(self, live: PaxosServer, disk: RecordingDisk) -> None:
+        if not isinstance(disk, CountingDisk):
+            live.open()
+            return
+        if disk.refused:
+            raise Died  # nobody starts it again, and nobody gives back the newest directory
+        disk.lives += 1
+        self._chances[live.settings.server].bits = disk.lives
+        live.open()
+        live.step(Burst())  # it asks
 
     def _step(self, live: PaxosServer, name: str, number: int) -> None:
         if name == "deliver" or name.startswith("dies"):

@@ -68,6 +68,7 @@ class Search:
         runs: Iterable[ServerId] = (),
         dies_in_sync: bool = False,
         in_order: bool = False,
+        counted: bool = False,
         own: Mapping[ServerId, dict[str, Any]] | None = None,
         **options: Any,
     ) -> None:
@@ -78,10 +79,11 @@ class Search:
             reads: what clients may ask once each, and which server.
             runs: the only servers that ever run; by default all.
             in_order: each command names the one before it in its `after`.
+            counted: whether commits are counted, and started servers have to be confirmed.
             own: settings of single servers beside those of all.
             dies_in_sync: whether crashes may also strike in the middle of a sync.
         """
-        self.steps = Steps(size, options, own or {})
+        self.steps = Steps(size, options, own or {}, counted=counted)
         self.ids = self.steps.ids
         self.runs = frozenset(runs) or frozenset(self.ids)
         self.majority = size // 2 + 1

@@ -1,0 +1,58 @@
+"""The names of all that must hold, and what is raised when one does not."""
+
+from __future__ import annotations
+
+__all__ = ["PREDICATES", "InvariantBroken", "require"]
+
+PREDICATES = {
+    "none contradicted": "a majority contradicts no server whose state machine is not at fault",
+    "one value per slot": "no two servers choose different values for a slot",
+    "chosen stays": "a value once accepted by a majority of disks is the only one ever chosen",
+    "executes only chosen": "a server executes only what a majority of disks has accepted",
+    "one value per ballot": "in one ballot only one value is proposed for a slot",
+    "own ballot": "only a ballot's leader proposes and sends heartbeats in it",
+    "promise never falls": "an acceptor's durable ballot never falls, nor does it forget one",
+    "accepts under promise": "nothing is accepted in a ballot above the durable promise",
+    "durable before sent": "a message leaves only after what it relies on is durable",
+    "answers under promise": "nothing is answered in a ballot below the promise of before",
+    "follows its promise": "a server follows only the leader of the ballot that it has promised",
+    "no vote without a disk": "who lost its disk answers nothing that counts until it has rejoined",
+    "leads by whole promises": "a leader has a majority's promises in its ballot, each whole",
+    "lease kept": "who granted a lease neither promises nor campaigns before it has run out",
+    "lease covered": "a leader reads by lease only while a majority keeps others from leading",
+    "promise reports all": "a promise reports everything that its acceptor has accepted",
+    "equal prefixes": "all servers execute the same values with the same results",
+    "in order": "slots are executed in order, each once in a server's life",
+    "at most once": "each command of a session takes effect at most once",
+    "order kept": "a command that follows another takes effect only after it",
+    "nothing needed discarded": "what a server may still need stays, or a snapshot covers it",
+    "restart loses nothing": "a restarted server finds all that was durable",
+    "acknowledged is durable": "a client is told of a write only after it is chosen for good",
+    "equal settings": "after equal slots the same settings are in force on all servers",
+    "made once": "a cluster is in force only once all members have stored that, and only one is",
+    "snapshots agree": "a snapshot's state is the one that its slot's prefix leads to",
+    "equal states": "servers that executed equally far have equal states",
+    "linearizable": "the clients' history has an order that explains all results",
+    "progress": "once all faults are healed, everything asked for is answered in bounded time",
+    "memory falls back": "once all are in step again, the logs are short again",
+    "no failure": "a server stops only for its disk",
+    "confirmed first": "a started server stores and answers nothing before a majority confirms it",
+    "old copies stay out": "an old copy of a directory that enough others know newer never votes",
+    "counts are told": "what is remembered of a directory's commits, its confirmed server told",
+    "counts are handed on": "in the end all remember what each directory's server has told",
+}
+"""Every invariant by name, with the sentence that it stands for."""
+
+
+class InvariantBroken(AssertionError):
+    """A predicate does not hold: its name, and what was seen."""
+
+    def __init__(self, predicate: str, text: str) -> None:
+        super().__init__(f"{predicate} ({PREDICATES[predicate]}): {text}")
+        self.predicate = predicate
+
+
+def require(condition: object, predicate: str, text: str, *values: object) -> None:
+    """Raise `InvariantBroken` unless `condition`; `text % values` is only built then."""
+    if not condition:
+        raise InvariantBroken(predicate, text % values if values else text)

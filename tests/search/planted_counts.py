@@ -1,0 +1,139 @@
+"""Bugs to plant in the care for old copies of data directories (docs/old-copies.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from paxon.actors import PaxosServer, ServerId
+from paxon.actors.confirming import Confirming
+from paxon.actors.counts import Confirmation
+from paxon.actors.environment import ServerBurst
+from paxon.actors.messages import P1A, P2A, CountAnswer, CountQuestion, PreVote
+from paxon.actors.storage_base import CollectingStorage
+from tests.search.planted import Original, always, plant
+
+
+def _believe_questions(original: Original) -> Any:
+    def on_count_question(self: PaxosServer, question: CountQuestion, sender: ServerId) -> None:
+        original(self, question, sender)
+        if self._peers.get(sender) == question.incarnation:
+            self._note_count(sender, question.count)
+
+    return on_count_question
+
+
+plant(
+    "take a count from an unconfirmed server",
+    "the count in a question is remembered like one that a confirmed server tells",
+    (Confirming, "on_count_question", _believe_questions),
+)
+
+
+def _one_less(original: Original) -> Any:
+    def is_enough(
+        self: Confirmation, others: Sequence[ServerId], majority: int, now: float
+    ) -> bool:
+        return bool(original(self, others, majority - 1, now))
+
+    return is_enough
+
+
+plant(
+    "confirmation by a minority",
+    "a started server takes part when one less than a majority has confirmed its directory",
+    (Confirmation, "is_enough", _one_less),
+)
+
+
+def _let_through(*kinds: type) -> Any:
+    def mutate(original: Original) -> Any:
+        def handle_unconfirmed(self: PaxosServer, burst: ServerBurst) -> None:
+            original(self, burst)
+            self._confirmation.may_store = True  # its own check is not what is tried here
+            for sender, incarnation, received in burst.peers:
+                if self._peers.get(sender) == incarnation and self._confirmation.pending:
+                    for message in received:
+                        if isinstance(message, kinds):
+                            self._peer_handlers[type(message)](message, sender)
+
+        return handle_unconfirmed
+
+    return mutate
+
+
+plant(
+    "vote before confirmation",
+    "a started server promises and accepts although nobody has confirmed its directory yet",
+    (Confirming, "_handle_unconfirmed", _let_through(P1A, P2A)),
+)
+plant(
+    "grant a pre-vote before confirmation",
+    "a started server helps others to campaign although nobody has confirmed its directory yet",
+    (Confirming, "_handle_unconfirmed", _let_through(PreVote)),
+)
+
+
+def _note_the_start(original: Original) -> Any:
+    def on_recovered(self: PaxosServer, *, fresh: bool) -> None:
+        original(self, fresh=fresh)
+        if not fresh:
+            self._confirmation.may_store = True  # (as above)
+            self._storage.save_lease(self._storage.load().lease + 1)
+
+    return on_recovered
+
+
+plant(
+    "store before confirmation",
+    "a started server commits to its directory before others have confirmed it",
+    (PaxosServer, "_on_recovered", _note_the_start),
+)
+
+
+def _own_alone(original: Original) -> Any:
+    def disks_known(self: PaxosServer) -> list[tuple[ServerId, int, int]]:
+        me = self.settings.server
+        return [(s, number, count if s == me else 0) for s, number, count in original(self)]
+
+    return disks_known
+
+
+plant(
+    "keep what is known of counts",
+    "a leader tells of its own commits, and does not hand on what it knows of the others'",
+    (Confirming, "_disks_known", _own_alone),
+)
+
+
+def _unwritten(_original: Original) -> Any:
+    def save_counts(self: CollectingStorage, counts: Mapping[ServerId, int]) -> None:
+        del self, counts
+
+    return save_counts
+
+
+plant(
+    "remember counts in memory only",
+    "what others told of their commits is gone after a restart",
+    (CollectingStorage, "save_counts", _unwritten),
+)
+
+
+def _never_too_late(original: Original) -> Any:
+    def on_count_answer(self: PaxosServer, answer: CountAnswer, sender: ServerId) -> None:
+        original(self, CountAnswer(answer.life, answer.incarnation, 0), sender)
+
+    return on_count_answer
+
+
+plant(
+    "go on with an old copy",
+    "a started server does not care that others remember a later commit than its directory has",
+    (Confirming, "on_count_answer", _never_too_late),
+)
+plant(
+    "forget what is told of commits",
+    "counts in votes and heartbeats are not remembered",
+    (Confirming, "_note_count", always(None)),
+)
