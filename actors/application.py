@@ -141,10 +141,12 @@ class Application:
         self._slot_bytes = 0
         if self._large:
             self._large.clear()
-        return [
-            (entry, self._execute_entry(slot, index, entry))
-            for index, entry in enumerate(batch.entries)
-        ]
+        results: list[Executed] = []
+        # No comprehension: Python 3.11 gives it a frame of its own, later ones do not, and commands
+        # are to have the same room on every server.
+        for index, entry in enumerate(batch.entries):
+            results.append((entry, self._execute_entry(slot, index, entry)))
+        return results
 
     def _outcome(self, results: list[Executed]) -> bytes:
         """What enters the chain of hashes: the replies, but of an error no more than its class.

@@ -378,6 +378,8 @@ class PaxosServer(Proposer):
         for accepted in p1b.accepted:
             if accepted.slot <= p1b.chosen_to and not self._learn(accepted, sender):
                 return
+        if self._candidacy is not candidacy:
+            return  # one of these was accepted in a ballot above ours: it is adopted now
         self._execute_chosen()
         more = candidacy.take(p1b, sender)
         if more:

@@ -236,7 +236,7 @@ class LocalCluster:
                 for row in gone:
                     logger.warning("server {} does not take part: {}", row.server, row.reason)
                 return
-            if gone and not waiting and not silent:
+            if 2 * len(gone) >= len(rows):  # without a majority it never will be
                 raise ClusterError(f"server {gone[0].server}: {gone[0].reason}")
             if time.monotonic() >= end:
                 said = [

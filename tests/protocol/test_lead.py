@@ -45,6 +45,17 @@ def test_a_promise_for_another_ballot_does_not_count() -> None:
     assert cluster.servers[1].role == "candidate"
 
 
+def test_a_promise_that_tells_of_a_higher_ballot_ends_the_candidacy() -> None:
+    """No acceptor in its right mind reports a value above its own promise; a damaged frame may."""
+    cluster = plain().start()
+    cluster.campaign(1)
+    mine = cluster.servers[1].promised
+    above = Ballot(mine.round + 1, 3)
+    cluster.hand(1, 2, P1B(mine, 1, 0, [Accepted(1, above, value_of(b"x"))], 1, 0, 0))
+    assert cluster.servers[1].promised == above
+    assert cluster.servers[1].role == "follower"
+
+
 def test_a_candidate_counts_its_own_promise_only_once_it_is_synced() -> None:
     """One server alone is a majority, yet it leads only after the sync (rule 10)."""
     cluster = plain(1).start()
