@@ -441,7 +441,9 @@ class Learner(Introspection):
     def _adopt_if_uncontested(self, info: SnapshotInfo) -> None:
         """Only while no voter that answers holds another hash for its slot (docs/digests.md)."""
         check = self._snapshot_check
-        if self._snapshot_is_contested():
+        if info.slot <= self.log.chosen_to:  # its slots came meanwhile, one by one
+            self._incoming = self._snapshot_check = None
+        elif self._snapshot_is_contested():
             self._incoming = None
             self._snapshot_check = None
             self._catch_up_at = self._now + self._catch_up_interval()

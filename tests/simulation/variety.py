@@ -36,8 +36,11 @@ def draw_own(plan: Plan) -> list[list[dict[str, Any]]]:
     # which is safe, and may go on for ever (docs/settings.md).
     rude = random.randrange(plan.servers)
     rejoins = any(fault.kind == "lose_disk" for fault in plan.faults)
+    promised = plan.settings.get("max_clock_drift", 0.05)
     for number, lives in enumerate(own):
         for settings in lives:
+            # Clocks may differ by what the run says: none is told of less than there is.
+            settings["max_clock_drift"] = max(settings["max_clock_drift"], promised)
             if rejoins or number != rude:
                 settings["policy"] = "stable"
             elif settings["policy"] == "stable":
