@@ -25,6 +25,11 @@ from paxon.transport import cluster_name
 __all__ = ["Making", "NotAMember", "in_list"]
 
 
+FRESH_FOR = 4
+"""How often this server asks again before an answer as fresh is too old to count. It may have been
+given by a directory that was emptied since, and a cluster made with that one could never serve."""
+
+
 class NotAMember(StorageError):
     """The cluster is in force, and this directory is not one of its members'."""
 
@@ -45,6 +50,8 @@ class Making:
         self.in_force = False
         self._fresh: dict[ServerId, int] = {}
         """Who has answered our incarnation as fresh, with a file like ours: its incarnation."""
+        self._asked_since: dict[ServerId, int] = {}
+        """How often this server has asked since they answered so."""
         self._stored: set[ServerId] = set()
         """Who has told that it stored what is stored here."""
         self._heard: set[ServerId] = set()
@@ -81,6 +88,17 @@ class Making:
             and self.server == self.listed[0]
             and all(server in self._fresh for server in self.listed[1:])
         )
+
+    def ask_again(self) -> None:
+        """All are asked once more: who does not answer soon is not known as fresh any longer."""
+        for server in list(self._fresh):
+            self._asked_since[server] += 1
+            if self._asked_since[server] > FRESH_FOR:
+                self.forget(server)
+
+    def forget(self, server: ServerId) -> None:
+        """Its connection has ended: it may come back with another directory."""
+        self._fresh.pop(server, None)
 
     def make(self, identity: int, agreed: bytes) -> Made:
         """What to store then."""
@@ -172,6 +190,7 @@ class Making:
             )
         elif said.to == self.incarnation or said.incarnation == before:
             self._fresh[sender] = said.incarnation
+            self._asked_since[sender] = 0
 
     def _hear_holder(self, made: Made, said: Introduction, sender: ServerId) -> Made | None:
         """Another server holds a making, and this one's directory is fresh."""

@@ -162,6 +162,8 @@ class Membership(Reception):
 
         Clients are told that nobody leads: what is executed here is not yet anybody's state.
         """
+        for server in burst.lost:
+            self.making.forget(server)
         for sender, _, received in burst.peers:
             for message in received:
                 if type(message) is Introduction and not self._in_force:
@@ -253,6 +255,7 @@ class Membership(Reception):
 
     def _on_making_timer(self) -> None:
         """Ask all others once more, and say now and then for whom or what this server waits."""
+        self.making.ask_again()
         self._introduce(asks=True)
         text = self.making.waits_for()
         if text != self._said:

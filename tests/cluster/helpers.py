@@ -104,7 +104,7 @@ def one_sentence(done: subprocess.CompletedProcess[bytes]) -> str:
     return lines[0]
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Look often until `condition` holds; fail if it does not within the time."""
     end = time.monotonic() + seconds
     while not condition():

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from paxon.actors import Ballot, InvariantViolation, StorageError
+from paxon.actors.making import FRESH_FOR, Making
 from paxon.actors.messages import (
     P1A,
     P2A,
@@ -67,6 +68,35 @@ def test_a_server_alone_makes_a_cluster_at_once() -> None:
     assert waits(cluster, 1) == ""
     cluster.pass_time(1.0)
     assert cluster.servers[1].role == "leader"
+
+
+def told_fresh(making: Making, server: int, incarnation: int) -> None:
+    """`server` answers that its directory is fresh."""
+    said = Introduction(incarnation, making.incarnation, False, making.name, making.listed)
+    assert making.hear(said, server) is None
+
+
+def test_an_answer_of_a_while_ago_counts_no_more() -> None:
+    """Server 2 answered and was emptied; made with the old directory, the cluster never served."""
+    cluster = fresh().start(1)
+    making = cluster.servers[1].making
+    told_fresh(making, 2, 20)
+    for _ in range(FRESH_FOR + 1):
+        making.ask_again()
+    told_fresh(making, 3, 30)
+    assert not making.ready()
+    told_fresh(making, 2, 21)
+    assert making.ready()
+    assert (2, 21) in making.make(7, b"").members
+
+
+def test_whose_connection_has_ended_has_to_answer_again() -> None:
+    cluster = fresh().start(1)
+    making = cluster.servers[1].making
+    told_fresh(making, 2, 20)
+    cluster.servers[1].step(Burst(lost=[2]))
+    told_fresh(making, 3, 30)
+    assert not making.ready()
 
 
 def test_a_majority_makes_no_cluster() -> None:
