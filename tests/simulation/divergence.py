@@ -34,7 +34,11 @@ def plans(servers: int, count: int = 4) -> list[Plan]:
         plan = draw_plan(seed, 300)
         if plan.servers == servers and plan.policy == "stable" and not plan.network.moving:
             plan.faults = [f for f in plan.faults if f.kind in ("slow_disk", "jump_clock")]
-            for name in ("session_ttl", "max_sessions", "max_pending_bytes"):
+            # Who lags must execute what it missed: a snapshot would make its wrong state good.
+            for name in (
+                "session_ttl", "max_sessions", "max_pending_bytes",
+                "transfer_bytes", "retain_slots", "snapshot_slots",
+            ):  # fmt: skip
                 plan.settings.pop(name, None)
             plan.clients.weights = {"append": 3, "get": 1}
             plan.clients.think = min(plan.clients.think, 0.02)
