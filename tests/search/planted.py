@@ -385,6 +385,17 @@ def _any_chunk(original: Original) -> Any:
     return on_snapshot_chunk
 
 
+def _however_late(original: Original) -> Any:
+    def adopt_if_uncontested(self: PaxosServer, info: Any) -> None:
+        if info.slot > self.log.chosen_to:
+            original(self, info)
+            return
+        self._snapshot_check = None
+        self._adopt_snapshot(info)
+
+    return adopt_if_uncontested
+
+
 def _any_image(original: Original) -> Any:
     def restore(self: Application, image: bytes) -> None:
         executed, self.executed = self.executed, 0
@@ -398,6 +409,7 @@ plant(
     "apply a stale snapshot",
     "a snapshot that arrives late replaces a state that has gone further by then",
     (Learner, "on_snapshot_chunk", _any_chunk),
+    (Learner, "_adopt_if_uncontested", _however_late),
     (Application, "restore", _any_image),
 )
 
