@@ -180,9 +180,12 @@ third rejoins, and clients wait for longer than the simulator allows."""
 def test_a_thousand_seeds_are_clean() -> None:
     """`make soak` runs a night's worth of them instead."""
     totals = run_campaign(1_000_000, SEEDS, 1000)
-    assert not [failure for failure in totals.failures if failure[0] not in OPEN_SEEDS], (
-        totals.failures[:5]
-    )
+    unknown = [
+        (seed, text)
+        for seed, text in totals.failures
+        if seed not in OPEN_SEEDS or not text.startswith("progress")  # safety is never excused
+    ]
+    assert not unknown, unknown[:5]
     assert len(totals.undecided) <= SEEDS / 100
     # For each seed about 23 answers and 4,000 frames here: far fewer, and it would prove little.
     assert totals.answered > 20 * SEEDS
