@@ -26,8 +26,12 @@ class ElectionPolicy(Protocol):
     def retry_delay(self, random: Random) -> float:
         """Seconds until the next try after being preempted by a higher ballot."""
 
-    def won(self) -> None:
-        """This server leads now."""
+    def reigned(self, seconds: float) -> None:
+        """A reign of this server's has ended that got something done, after so many seconds.
+
+        One that was over before anything was chosen in it is not told of: it shows nothing but
+        that it was too short.
+        """
 
 
 class RandomTimeout:
@@ -45,7 +49,7 @@ class RandomTimeout:
     def retry_delay(self, random: Random) -> float:
         return self.follower_timeout(random)
 
-    def won(self) -> None:
+    def reigned(self, seconds: float) -> None:
         """Nothing to remember."""
 
 
@@ -70,7 +74,12 @@ class Immediate(RandomTimeout):
 
 
 class Backoff(RandomTimeout):
-    """`backoff`: exponential with full jitter and a cap, eased by leading."""
+    """`backoff`: exponential with full jitter and a cap, eased by reigns that get something done.
+
+    Winning phase 1 eases nothing. Where a round of phases 1 and 2 takes longer than the waits, each
+    of two candidates wins, is deposed before anything is chosen, and wins again: it is that very
+    wait that has to grow until one of them is left alone for long enough.
+    """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -83,9 +92,12 @@ class Backoff(RandomTimeout):
         self._preemptions += 1
         return random.uniform(0.0, ceiling)
 
-    def won(self) -> None:
-        # One step down, not to zero: under lasting contention a short reign is no proof of peace.
-        self._preemptions = max(0, self._preemptions - 1)
+    def reigned(self, seconds: float) -> None:
+        # One step, which the preemption that ended the reign takes back: waits that let something
+        # get done stay as they are. None waits for longer than the cap, so that a reign of more
+        # than that, and of another candidacy's time, was disturbed by nobody.
+        peace = seconds > 2 * self._cap
+        self._preemptions = 0 if peace else max(0, self._preemptions - 1)
 
 
 def make_policy(settings: Settings) -> ElectionPolicy:

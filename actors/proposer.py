@@ -120,6 +120,8 @@ class Proposer(Learner):
     def _reset_proposer(self) -> None:
         """The proposer's state, as one who neither leads nor ever did."""
         self._next_slot = 0
+        self._chosen_before = self._counters["slots_chosen"]
+        """How many slots were chosen here, ever, when this reign began."""
         self._takeover: deque[tuple[int, bytes]] = deque()
         self._takeover_end = 0
         self._votes: dict[int, int] = {}

@@ -422,7 +422,6 @@ class PaxosServer(Proposer):
         self._time_base = self.application.sessions.time - self._now
         self._confirmed_at = self._now  # the promises: a majority was alive just now
         self._retransmit_at = self._now + self.settings.retransmit_interval
-        self._policy.won()
         if self._now >= self._log_at:  # in a duel of leaders not each of them is news
             self._log_at = self._now + 1.0
             logger.info("server {} leads in ballot {}", self.settings.server, self.promised)
@@ -444,6 +443,8 @@ class PaxosServer(Proposer):
         if self.role == "leader":
             self._counters["step_downs"] += 1
             self._counters["leading_us"] += self._leading_us()
+            if self._got_something_done():
+                self._policy.reigned(self._now - self._leading_since)
         self.role = "follower"
         self._candidacy = None
         self._pre_votes = set()
@@ -459,6 +460,11 @@ class PaxosServer(Proposer):
             self._held, self._held_bytes = [], 0
         for client in clients:
             self._refuse(client)
+
+    def _got_something_done(self) -> bool:
+        """Whether this reign chose a slot, or had none to choose and a majority confirmed it."""
+        chosen = self._counters["slots_chosen"] > self._chosen_before
+        return chosen or (self._confirmed > 0 and not self._votes)
 
     # === proposer: phase 2 (PMMC §2.3, commander) =================================================
 

@@ -13,6 +13,7 @@ from paxon.actors.messages import (
     P1A,
     P1B,
     P2A,
+    P2B,
     Command,
     CommandReply,
     Heartbeat,
@@ -66,7 +67,7 @@ def test_immediate_goes_back_to_phase_1_at_once_and_random_waits_like_a_follower
     assert max(waits) <= 0.5
 
 
-def test_backoff_is_exponential_with_full_jitter_and_a_cap_and_eases_by_winning() -> None:
+def test_backoff_is_exponential_with_full_jitter_and_a_cap_and_eases_by_reigns() -> None:
     class Highest(random.Random):
         def uniform(self, a: float, b: float) -> float:
             assert a == 0.0  # full jitter
@@ -76,8 +77,12 @@ def test_backoff_is_exponential_with_full_jitter_and_a_cap_and_eases_by_winning(
     source = Highest()
     assert [policy.retry_delay(source) for _ in range(6)] == [0.01, 0.02, 0.04, 0.08, 0.1, 0.1]
     for _ in range(5):
-        policy.won()
+        policy.reigned(0.05)
     assert policy.retry_delay(source) == pytest.approx(0.02)
+    for _ in range(4):
+        policy.retry_delay(source)
+    policy.reigned(0.3)  # nobody tried for longer than anybody waits
+    assert policy.retry_delay(source) == pytest.approx(0.01)
 
 
 def test_a_thousand_preemptions_do_not_overflow() -> None:
@@ -165,6 +170,56 @@ def test_a_preempted_server_under_backoff_tries_again_within_its_wait() -> None:
     cluster.clock.now += 0.02
     cluster.step(1)
     assert len(cluster.sent(P1A)) == 2
+
+
+@pytest.fixture
+def reigns(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The length of each reign that counts as one under `backoff`."""
+    told: list[float] = []
+    monkeypatch.setattr(Backoff, "reigned", lambda self, seconds: told.append(seconds))
+    return told
+
+
+def test_a_reign_in_which_nothing_was_chosen_eases_no_backoff(reigns: list[float]) -> None:
+    """Else two that win in turns, each for too short a time, would never wait for longer."""
+    cluster = Cluster(3, options={"policy": "backoff"}).start()
+    cluster.accepted(1, Ballot(1, 3), slot_1=b"x")
+    cluster.restart(1)
+    for server in (1, 2, 1, 2):
+        cluster.campaign(server)
+        cluster.deliver(P1A)
+        cluster.deliver(P1B)
+        assert cluster.servers[server].role == "leader"
+        assert cluster.sent(P2A, server)  # still under way when the other deposes it
+    assert cluster.servers[1].describe().counters["preemptions"] == 2
+    assert reigns == []
+
+
+def test_a_reign_in_which_a_slot_was_chosen_eases_backoff(reigns: list[float]) -> None:
+    cluster = Cluster(3, options={"policy": "backoff"}).start()
+    cluster.accepted(1, Ballot(1, 3), slot_1=b"x")
+    cluster.restart(1)
+    cluster.campaign(1)
+    for kind in (P1A, P1B, P2A, P2B):
+        cluster.deliver(kind)
+    assert cluster.servers[1].log.chosen_to == 1
+    cluster.clock.now += 0.25
+    cluster.hand(1, 3, P1A(HIGH, 1))
+    assert reigns == [pytest.approx(0.25)]
+
+
+def test_a_reign_without_anything_to_choose_counts_once_it_is_confirmed(
+    reigns: list[float],
+) -> None:
+    cluster = Cluster(3, options={"policy": "backoff"}).start()
+    cluster.campaign(1)
+    cluster.deliver(P1A)
+    cluster.deliver(P1B)
+    cluster.hand(1, 3, P1A(Ballot(5, 3), 1))
+    assert reigns == []
+    cluster.lead(1)
+    cluster.hand(1, 3, P1A(HIGH, 1))
+    assert len(reigns) == 1
 
 
 # --- the two courtesies of `stable` --------------------------------------------------------------
