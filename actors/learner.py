@@ -304,6 +304,10 @@ class Learner(Introspection):
         peers = self._others
         if not self._is_behind() or not peers:
             return
+        if self._snapshot_check is not None and self._has_whole_image():
+            # Asked for again it would be offered in other words, and checked anew, without end.
+            self._snapshot_settled()  # whoever might have objected has had its time
+            return
         self._counters["catch_ups"] += 1
         progress = (self.log.chosen_to, self._incoming_bytes)
         silent = progress == self._catch_up_progress and self._catch_up_from == self._catch_up_asked
@@ -453,10 +457,13 @@ class Learner(Introspection):
             self._snapshot_check = None
             self._adopt_snapshot(info)
 
+    def _has_whole_image(self) -> bool:
+        """Whether all of the snapshot has come, and it has not been taken over yet."""
+        return self._incoming is not None and self._incoming_bytes >= self._incoming.size
+
     def _snapshot_settled(self) -> None:
-        info = self._incoming
-        if info is not None and self._incoming_bytes >= info.size:
-            self._adopt_if_uncontested(info)
+        if self._incoming is not None and self._has_whole_image():
+            self._adopt_if_uncontested(self._incoming)
 
     def _adopt_snapshot(self, info: SnapshotInfo) -> None:
         self._incoming = None

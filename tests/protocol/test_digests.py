@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -353,6 +354,19 @@ def test_one_that_all_who_answer_agree_on_is() -> None:
 def test_who_does_not_answer_is_not_waited_for_for_ever() -> None:
     cluster = late(5)
     just_taken_over(cluster)
+    cluster.crash(4)
+    cluster.start(5)
+    run(cluster, 2.0)
+    assert cluster.servers[5].application.executed == cluster.servers[1].application.executed
+
+
+def test_nor_is_it_though_each_offer_names_other_vouchers() -> None:
+    """What is offered again in other words would be checked anew, each time (seed 2000238)."""
+    cluster = late(5)
+    names = itertools.cycle([(), (2,), (3,), (2, 3)])
+    for server in (1, 2, 3):
+        comparison = cluster.servers[server]._comparison
+        comparison.vouchers = lambda _slot: next(names)  # type: ignore[method-assign]
     cluster.crash(4)
     cluster.start(5)
     run(cluster, 2.0)

@@ -58,5 +58,5 @@ PLAN = r"""
 """
 
 
-def test_backoff_that_never_grew() -> None:
+def test_backoff_grows_until_somebody_gets_through() -> None:
     replay(PLAN)
