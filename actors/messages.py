@@ -68,7 +68,7 @@ __all__ = [
     "retry_after",
 ]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Goes into every frame's header; a server refuses frames of any other version."""
 
 NO_OP = b""

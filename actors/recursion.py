@@ -15,19 +15,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from paxon.actors.machine_errors import MachineFailure
 
 __all__ = ["ALLOWANCE", "RecursionLimitError", "with_allowance"]
 
-P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 
 ALLOWANCE = 1000
 """Calls that may nest in a state machine's method, Python's usual limit."""
-_MARGIN = 32
-"""The limit is raised by so much more than needed, so that it is seldom raised again."""
 MOST = 20_000
 """A limit above this is refused: using up what it leaves would take milliseconds each time."""
 
@@ -36,8 +34,12 @@ class RecursionLimitError(MachineFailure):
     """This process has raised Python's recursion limit too far; the text says what to do."""
 
 
-def with_allowance(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call with room for exactly `ALLOWANCE` nested calls, the called one included."""
+def with_allowance(call: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Call with room for exactly `ALLOWANCE` nested calls, the called one included.
+
+    The limit is raised to what the deepest caller so far has needed, so there is little to use up:
+    in a server's own thread the difference between its few ways to get here.
+    """
     while True:
         limit = sys.getrecursionlimit()
         if limit > MOST:
@@ -48,8 +50,8 @@ def with_allowance(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
             )
         spare = limit - _depth() - ALLOWANCE
         if spare >= 0:
-            return _sink(spare, call, args, kwargs)
-        sys.setrecursionlimit(limit - spare + _MARGIN)
+            return _sink(spare, call, args)
+        sys.setrecursionlimit(limit - spare)
 
 
 def _depth() -> int:
@@ -64,7 +66,7 @@ def _depth() -> int:
     raise RecursionLimitError("this Python does not say how deep its calls nest")
 
 
-def _sink(levels: int, call: Callable[..., T], args: tuple[object, ...], kwargs: object) -> T:
+def _sink(levels: int, call: Callable[..., T], args: tuple[Any, ...]) -> T:
     if levels:
-        return _sink(levels - 1, call, args, kwargs)
-    return call(*args, **kwargs)  # type: ignore[arg-type]
+        return _sink(levels - 1, call, args)
+    return call(*args)

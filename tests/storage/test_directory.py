@@ -83,8 +83,8 @@ def test_another_server(used: Path) -> None:
 
 
 def test_another_format_version(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paxon.actors.data_directory.FORMAT_VERSION", 3)
-    refused(used, "has format version 2, this Paxon reads 3")
+    monkeypatch.setattr("paxon.actors.data_directory.FORMAT_VERSION", 4)
+    refused(used, "has format version 3, this Paxon reads 4")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database at all" * 10])
