@@ -69,6 +69,8 @@ class Learner(Introspection):
         self._leader_commit_ballot = NO_BALLOT
         """The highest ballot in which a leader spoke here, and the commit index that it told."""
         self._heard_at = -NEVER
+        self._busy = self._heard_busy = 0.0
+        """Seconds that long steps have taken so far; and until the leader was heard last."""
         self._grants = Grants()
         """No promise and no candidacy while they hold: a leader may answer reads by a lease."""
         self._commit_teller: ServerId = 0

@@ -201,6 +201,9 @@ class ServerLifecycle(pykka.ThreadingActor):
         self._storage.maintain(tidy=tidy)
         self._next_count = self._storage.count + 1
         self._after_flush()
+        took = self._clock.monotonic() - self._now
+        if took > self.settings.heartbeat_interval:
+            self._was_busy(took)
 
     def close(self) -> None:
         """Release disk and sockets; both endings call it, and it may be called twice."""
@@ -374,6 +377,10 @@ class ServerLifecycle(pykka.ThreadingActor):
     @abstractmethod
     def _after_flush(self) -> None:
         """All is sent: do what nobody waits for."""
+
+    @abstractmethod
+    def _was_busy(self, seconds: float) -> None:
+        """The step took so long, and what others sent meanwhile is still to be read."""
 
     @abstractmethod
     def _after_sync(self) -> None:

@@ -72,6 +72,8 @@ Held: TypeAlias = Command | OpenSession | Query | ChangeSettings
 
 LEASE_IN_USE = 5.0
 """Seconds for which heartbeats ask for a lease after a client's last lease read."""
+RETRANSMITTED_BYTES = 1 << 20
+"""For each so many in flight their votes are waited for one interval longer."""
 ENTRY_BYTES = 16
 """What an entry takes in a slot's value beside its command, about."""
 
@@ -134,11 +136,13 @@ class Proposer(Learner):
         self._futures: dict[int, pykka.Future[bytes]] = {}
         self._reads = ReadQueue()
         self._round = 0
-        self._round_sent: deque[tuple[int, float, float]] = deque()
-        """Rounds not confirmed yet: number, when sent, seconds to count on the lease asked for."""
+        self._round_sent: deque[tuple[int, float, float, float]] = deque()
+        """Rounds not confirmed yet: number, when sent, seconds to count on the lease asked for, and
+        `_busy` when sent."""
         self._confirmed = 0
         self._confirmed_by: dict[ServerId, int] = {}
         self._confirmed_at = 0.0
+        self._confirmed_busy = 0.0
         self._lease_until = -NEVER
         """How long this leader may count on what the confirmed rounds asked for."""
         self._lease_wanted_until = 0.0
@@ -154,12 +158,14 @@ class Proposer(Learner):
         """Fill the window: first what was taken over, then all waiting commands, packed."""
         while len(self._votes) < self.settings.window:
             if self._takeover:
+                if self._votes and self._bytes_in_flight() >= IN_FLIGHT_BYTES:
+                    return
                 slot, value = self._takeover.popleft()
                 held = self.log.get(slot)
                 if slot > self.log.chosen_to and (held is None or not held.chosen):
                     self._propose(slot, value)
             elif self._pending:
-                if len(self._votes) > 1 and self._much_in_flight():
+                if self._votes and self._much_in_flight():
                     return
                 batch = Batch(self._time_base + self._now, self._pack())
                 self._batches[self._next_slot] = batch
@@ -170,11 +176,20 @@ class Proposer(Learner):
 
     def _much_in_flight(self) -> bool:
         """Whether so many bytes are being chosen that more would only make others wait longer."""
-        flying, log = self._votes, self.log
         if self._pending_bytes < IN_FLIGHT_BYTES // self.settings.window:
             return False
-        held = (log.get(slot) for slot in flying)
-        return sum(len(one.value) for one in held if one is not None) >= IN_FLIGHT_BYTES
+        return self._bytes_in_flight() >= IN_FLIGHT_BYTES
+
+    def _bytes_in_flight(self) -> int:
+        """Bytes in slots that are proposed and not yet chosen."""
+        log = self.log
+        held = (log.get(slot) for slot in self._votes)
+        return sum(len(one.value) for one in held if one is not None)
+
+    def _retransmit_later(self) -> None:
+        """What is large takes its time to the others' disks: it is not sent so soon again."""
+        patience = 1 + self._bytes_in_flight() // RETRANSMITTED_BYTES
+        self._retransmit_at = self._now + patience * self.settings.retransmit_interval
 
     def _pack(self) -> list[Entry]:
         """Take the commands that waited, up to the size and cost of a batch, at least one."""
@@ -366,7 +381,7 @@ class Proposer(Learner):
         if self._now < self._lease_wanted_until:
             lease = min(self.settings.election_timeout_min, LONGEST_LEASE)
             drift = self.settings.max_clock_drift
-        self._round_sent.append((self._round, self._now, counted(lease, drift)))
+        self._round_sent.append((self._round, self._now, counted(lease, drift), self._busy))
         return Heartbeat(
             self.promised, self._round, self.log.chosen_to, self._executed_by_all(),
             self._disks_known(), lease, drift, self._heard_lately(),
@@ -407,10 +422,10 @@ class Proposer(Learner):
         self._confirmed = confirmed
         lease = 0.0
         while self._round_sent and self._round_sent[0][0] <= confirmed:
-            _, self._confirmed_at, lease = self._round_sent.popleft()
+            _, self._confirmed_at, lease, self._confirmed_busy = self._round_sent.popleft()
         # Each of the majority replied to this round or to a later one, and may have missed any
         # other: no more is granted than the shortest lease that any of these asked for.
-        lease = min(lease, min((later for _, _, later in self._round_sent), default=lease))
+        lease = min(lease, min((later for _, _, later, _ in self._round_sent), default=lease))
         if lease:
             self._lease_until = max(self._lease_until, self._confirmed_at + lease)
         ready = self._reads.ready(confirmed, self.application.executed)

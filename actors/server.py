@@ -59,6 +59,9 @@ from paxon.transport.log import logger
 
 __all__ = ["PaxosServer"]
 
+EXCUSED = 4
+"""A silence is excused by this server's own long steps up to so many election timeouts."""
+
 
 class PaxosServer(Proposer):
     """A server of a Paxon cluster: `PaxosServer.start(settings, machine, environment)`.
@@ -239,8 +242,22 @@ class PaxosServer(Proposer):
         """Whether a leader, this server included, was alive within the minimum timeout."""
         recent = self._now - self.settings.election_timeout_min
         if self.role == "leader":
-            return self._confirmed_at > recent
-        return self._heard_at > recent
+            return self._confirmed_at + self._excused(self._confirmed_busy) > recent
+        return self._heard_at + self._excused(self._heard_busy) > recent
+
+    def _excused(self, busy_before: float) -> float:
+        """Seconds by which a silence seems longer than it is; `busy_before` is of its beginning.
+
+        Whoever was busy could not listen, and nobody was heard meanwhile, alive or not. Else
+        servers that store several megabytes at the same time would take each other for dead. Not
+        for ever: somebody may really be dead, and this server be kept busy by its clients.
+        """
+        return min(self._busy - busy_before, EXCUSED * self.settings.election_timeout_max)
+
+    def _was_busy(self, seconds: float) -> None:
+        before = self._excused(self._heard_busy)
+        self._busy += seconds
+        self._election_at += self._excused(self._heard_busy) - before
 
     # === proposer: getting to lead (PMMC §2.2 scout, §2.3 leader) =================================
 
@@ -421,6 +438,7 @@ class PaxosServer(Proposer):
             self._vote_again()
         self._time_base = self.application.sessions.time - self._now
         self._confirmed_at = self._now  # the promises: a majority was alive just now
+        self._confirmed_busy = self._busy
         self._retransmit_at = self._now + self.settings.retransmit_interval
         if self._now >= self._log_at:  # in a duel of leaders not each of them is news
             self._log_at = self._now + 1.0
@@ -542,6 +560,7 @@ class PaxosServer(Proposer):
     def _heard_from_leader(self, leader: ServerId) -> None:
         self.leader = leader
         self._heard_at = self._now
+        self._heard_busy = self._busy
         self._pre_votes = set()
         if self.voting:  # a rejoining server waits for no leader to fail
             self._election_at = self._now + self._policy.follower_timeout(self._random)
@@ -578,14 +597,15 @@ class PaxosServer(Proposer):
         if not self._in_force:
             return
         if self.role == "leader":
-            if now - self._confirmed_at > self.settings.election_timeout_max:
+            silence = now - self._confirmed_at - self._excused(self._confirmed_busy)
+            if silence > self.settings.election_timeout_max:
                 self._lose_quorum()
                 return
             self._on_thrift_timers()
             if now >= self._heartbeat_at:
                 self._beat()
             if now >= self._retransmit_at:
-                self._retransmit_at = now + self.settings.retransmit_interval
+                self._retransmit_later()
                 self._retransmit_p2as()
             return
         if now >= self._election_at:

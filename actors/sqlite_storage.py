@@ -46,7 +46,7 @@ four times as many as the commit writes, for the file grows while deleting is th
 
 CHECKPOINT_PAGES = 1000
 """`maintain` copies the log into the database when it has about so many pages (docs/storage.md);"""
-FORCED_CHECKPOINT_PAGES = 2000
+FORCED_CHECKPOINT_PAGES = 8000
 """a commit does so itself if `maintain` is never called."""
 LOG_LIMIT_BYTES = 16 << 20
 """The log's file is cut to this size when a huge commit made it larger."""

@@ -47,7 +47,9 @@ def test_another_leads_while_the_disk_hangs_and_nothing_is_lost_or_done_twice(
     cluster.pass_time(0.5)
     assert cluster.servers[1].role == "follower"
     assert cluster.servers[1].leader == leader
-    assert any(isinstance(reply, NotLeader) for _, _, reply in cluster.replies)
+    # The votes that waited for it may be enough for the slot; else its client is sent on.
+    told = [reply for _, _, reply in cluster.replies if isinstance(reply, NotLeader)]
+    assert told or cluster.reply_to(2) is not None
 
     # The P2A had left before the sync, so what it proposed is taken over; asked again, the client
     # gets the answer of the one execution.

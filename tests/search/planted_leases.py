@@ -30,8 +30,8 @@ plant(
 
 def _from_confirmation(original: Original) -> Any:
     def confirm_rounds(self: PaxosServer) -> None:
-        for number, (round_number, _, lease) in enumerate(self._round_sent):
-            self._round_sent[number] = (round_number, self._now, lease)
+        for number, (round_number, _, lease, busy) in enumerate(self._round_sent):
+            self._round_sent[number] = (round_number, self._now, lease, busy)
         original(self)
 
     return confirm_rounds
@@ -46,9 +46,9 @@ plant(
 
 def _not_asked(original: Original) -> Any:
     def confirm_rounds(self: PaxosServer) -> None:
-        asked = max((lease for _, _, lease in self._round_sent), default=0)
-        for number, (round_number, sent, _) in enumerate(self._round_sent):
-            self._round_sent[number] = (round_number, sent, asked)
+        asked = max((lease for _, _, lease, _ in self._round_sent), default=0)
+        for number, (round_number, sent, _, busy) in enumerate(self._round_sent):
+            self._round_sent[number] = (round_number, sent, asked, busy)
         original(self)
 
     return confirm_rounds

@@ -1,0 +1,236 @@
+"""One client that floods a server, as a process of its own: what a raw socket can send.
+
+`python -m tests.faults.flooder ADDRESS KIND` says "ready" once it has a session, floods from the
+first line of its standard input to the end of it, and then says what it sent and got.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import zmq
+
+from paxon.actors.codecs import client_codec
+from paxon.actors.messages import (
+    ChangeSettings,
+    ClientMessage,
+    Command,
+    OpenSession,
+    Query,
+    ReadMode,
+    SessionOpened,
+    SlotRequest,
+    StatusRequest,
+)
+from paxon.kvstore.operations import Append, CompareAndSet, Get, Put, Scan, encode_operations
+
+__all__ = ["FLOODS", "FULL", "LARGE", "MIB", "Kind"]
+
+MIB = 1 << 20
+LARGE = "floods/large"
+"""A key that holds a megabyte."""
+FULL = "floods/full"
+"""A key whose value is as long as may be, less what one append adds."""
+
+Frames = Iterator[list[ClientMessage]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A way to flood."""
+
+    make: Callable[[int], Frames]
+    """What it sends in which session, frame by frame."""
+    reads: bool = True
+    """Whether it reads what is answered."""
+    at_once: int = 0
+    """So many frames may be unanswered; 0: as many as are taken."""
+
+
+def _again(messages: list[ClientMessage]) -> Frames:
+    return itertools.repeat(messages)
+
+
+def _queries(key: str, mode: ReadMode, a_frame: int, gets: int = 1) -> Callable[[int], Frames]:
+    query = encode_operations([Get(key)] * gets)
+    return lambda _: _again([Query(n, mode, query) for n in range(a_frame)])
+
+
+def _slots(_session: int) -> Frames:
+    return _again([SlotRequest(n, slot) for n, slot in enumerate(list(range(1, 20)) * 200)])
+
+
+def _statuses(_session: int) -> Frames:
+    yield [StatusRequest(n) for n in range(200_000)]
+    yield from _again([StatusRequest(n) for n in range(4000)])
+
+
+def _digests(_session: int) -> Frames:
+    return _again([StatusRequest(n, 0, True) for n in range(100)])
+
+
+def _tiny(_session: int) -> Frames:
+    return _again([StatusRequest(1)])
+
+
+def _scans(_session: int) -> Frames:
+    query = encode_operations([Scan("", 10_000)] * 20)
+    return _again([Query(n, "stale", query) for n in range(50)])
+
+
+def _openings(_session: int) -> Frames:
+    nonces = itertools.count(1)
+    yield [OpenSession(next(nonces)) for _ in range(700_000)]
+    while True:
+        yield [OpenSession(next(nonces)) for _ in range(2000)]
+
+
+def _settings(_session: int) -> Frames:
+    numbers = itertools.count(1)
+    while True:
+        yield [ChangeSettings(n, 0, {"session_ttl": 3600.0}) for n in itertools.islice(numbers, 50)]
+
+
+def _unacknowledged(session: int) -> Frames:
+    """A thousand replies of a megabyte, none of which is ever acknowledged; over and over."""
+    get = encode_operations([Get(LARGE)])
+    while True:
+        for first in range(1, 1001, 100):
+            yield [Command(session, seq, 1, 0, get) for seq in range(first, first + 100)]
+
+
+def _commands(make: Callable[[int], bytes], behind: int = 20) -> Callable[[int], Frames]:
+    """One command a frame; those more than `behind` back are acknowledged."""
+
+    def frames(session: int) -> Frames:
+        for seq in itertools.count(1):
+            yield [Command(session, seq, max(1, seq - behind), 0, make(seq))]
+
+    return frames
+
+
+def _always(command: bytes) -> Callable[[int], bytes]:
+    return lambda _: command
+
+
+def _appends(session: int) -> Frames:
+    """Each twenty thousand to a value that is as long as may be."""
+    return _commands(_always(encode_operations([Append(FULL, b"x")] * 20_000)))(session)
+
+
+def _append(seq: int) -> bytes:
+    """A megabyte to a value that grows to seven, and then is made anew."""
+    value = bytes(MIB)
+    operation = Append("floods/grows", value) if seq % 7 else Put("floods/grows", value)
+    return encode_operations([operation])
+
+
+def _execute(_seq: int) -> bytes:
+    return encode_operations([Put(f"floods/{number % 100}", b"x") for number in range(20_000)])
+
+
+_CAS = encode_operations([CompareAndSet(LARGE, b"y" + bytes(MIB - 1), b"x")])
+_PUT = encode_operations([Put("floods/put", bytes(MIB))])
+_PUT8 = encode_operations([Put("floods/put", bytes(8 * MIB))])
+
+FLOODS = {
+    "slot requests": Kind(_slots, reads=False),
+    "status requests": Kind(_statuses, reads=False),
+    "status with digest": Kind(_digests),
+    "tiny frames": Kind(_tiny),
+    "stale gets of 1 MiB, not read": Kind(_queries(LARGE, "stale", 500), reads=False),
+    "stale gets of 1 MiB": Kind(_queries(LARGE, "stale", 100)),
+    "stale gets of 15 MiB": Kind(_queries(LARGE, "stale", 20, 15)),
+    "lease gets of 15 MiB": Kind(_queries(LARGE, "lease", 20, 15)),
+    "reads of 1 MiB, not read": Kind(_queries(LARGE, "linearizable", 500), reads=False),
+    "reads of 15 MiB": Kind(_queries(LARGE, "linearizable", 20, 15)),
+    "scans": Kind(_scans),
+    "openings": Kind(_openings, reads=False),
+    "settings": Kind(_settings),
+    "20,000 appends a command": Kind(_appends, at_once=20),
+    "20,000 puts a command": Kind(_commands(_execute)),
+    "unacknowledged replies": Kind(_unacknowledged, reads=False),
+    "cas of 1 MiB": Kind(_commands(_always(_CAS))),
+    "appends of 1 MiB": Kind(_commands(_append)),
+    "puts of 1 MiB": Kind(_commands(_always(_PUT))),
+    "puts of 8 MiB": Kind(_commands(_always(_PUT8))),
+    "puts of 8 MiB, one at a time": Kind(_commands(_always(_PUT8)), at_once=1),
+}
+
+
+class Flooder:
+    """A raw client."""
+
+    def __init__(self, address: str) -> None:
+        self._codec = client_codec()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 16)
+        self._socket.setsockopt(zmq.RCVHWM, 16)
+        self._socket.connect(address)
+        self._over = threading.Event()
+        self.sent = self.got = self.got_bytes = 0
+        """Frames, and bytes in those that came."""
+
+    def open_session(self) -> int:
+        nonce = int.from_bytes(os.urandom(6), "big") | 1 << 50
+        self._socket.send(self._codec.encode([OpenSession(nonce)]))
+        while self._socket.poll(20_000):
+            for reply in self._codec.decode(self._socket.recv())[2]:
+                if isinstance(reply, SessionOpened):
+                    return reply.session
+        raise SystemExit("the server opened no session")
+
+    def stop_at_end_of_input(self) -> None:
+        def wait() -> None:
+            sys.stdin.read()
+            self._over.set()
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    def flood(self, kind: Kind, session: int) -> None:
+        """Send until the end of the input."""
+        before: list[ClientMessage] = []
+        frame = b""
+        for messages in kind.make(session):
+            if messages is not before:
+                frame, before = bytes(self._codec.encode(messages)), messages
+            while not self._may_send(kind):
+                if self._over.is_set():
+                    return
+            self._socket.send(frame, copy=len(frame) < MIB)
+            self.sent += 1
+        self._over.wait()
+
+    def _may_send(self, kind: Kind) -> bool:
+        if kind.reads:
+            while self._socket.poll(0):
+                self.got += 1
+                self.got_bytes += len(self._socket.recv())
+        if kind.at_once and self.sent - self.got >= kind.at_once:
+            self._socket.poll(20)
+            return False
+        waits_for = zmq.POLLOUT | (zmq.POLLIN if kind.reads else 0)
+        return bool(self._socket.poll(20, waits_for) & zmq.POLLOUT) and not self._over.is_set()
+
+
+def main() -> None:
+    address, kind = sys.argv[1:]
+    flooder = Flooder(address)
+    session = flooder.open_session()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    flooder.stop_at_end_of_input()
+    flooder.flood(FLOODS[kind], session)
+    print(flooder.sent, flooder.got, flooder.got_bytes, flush=True)
+    os._exit(0)  # whatever is still queued
+
+
+if __name__ == "__main__":
+    main()
