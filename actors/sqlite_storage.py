@@ -46,8 +46,8 @@ four times as many as the commit writes, for the file grows while deleting is th
 
 CHECKPOINT_PAGES = 1000
 """`maintain` copies the log into the database when it has about so many pages (docs/storage.md);"""
-FORCED_CHECKPOINT_PAGES = 8000
-"""a commit does so itself if `maintain` is never called."""
+FORCED_CHECKPOINT_PAGES = 2000
+"""the next commit does so itself if `maintain` is never called."""
 LOG_LIMIT_BYTES = 16 << 20
 """The log's file is cut to this size when a huge commit made it larger."""
 PAGE_BYTES = 4096
@@ -239,10 +239,10 @@ class SqliteStorage(CollectingStorage):
 
     def _write(self) -> None:
         self._begin()
-        discarding = self._discarding or self._marks.discarded > self._durable.discarded
-        self._transact(self._write_rows if self._rows else None, discarding=discarding)
         if self._log_pages >= FORCED_CHECKPOINT_PAGES:
             self._checkpoint()
+        discarding = self._discarding or self._marks.discarded > self._durable.discarded
+        self._transact(self._write_rows if self._rows else None, discarding=discarding)
         if self._files.taking:
             self._files.beside(sum(len(value) for _, value in self._rows.values()))
 
