@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from paxon.actors.ballot import ServerId
 
-__all__ = ["Confirmation", "in_list"]
+__all__ = ["SAY_AGAIN", "SAY_FIRST", "Confirmation"]
 
 SAY_FIRST = 2.0
 """Seconds after which a server that waits for confirmation says so …"""
@@ -62,11 +62,3 @@ class Confirmation:
     def unanswered(self, others: Sequence[ServerId]) -> list[ServerId]:
         answered = self.confirmed_by | self.denied_by
         return [server for server in others if server not in answered]
-
-
-def in_list(servers: Sequence[ServerId]) -> str:
-    """Ids for people: "server 2", "servers 2, 3 and 5"."""
-    names = [str(server) for server in servers]
-    if len(names) < 2:
-        return f"server {''.join(names)}"
-    return f"servers {', '.join(names[:-1])} and {names[-1]}"

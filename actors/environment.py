@@ -15,7 +15,18 @@ from paxon.actors.messages import ClientMessage, PeerMessage, ServerReply
 from paxon.actors.storage import Storage
 from paxon.transport import Burst
 
-__all__ = ["Clock", "Random", "Network", "Environment", "ServerBurst", "ClientToken"]
+__all__ = [
+    "NEVER",
+    "ClientToken",
+    "Clock",
+    "Environment",
+    "Network",
+    "Random",
+    "ServerBurst",
+]
+
+NEVER = float("inf")
+"""A time that does not come, in the clock's seconds; `-NEVER` lies before all others."""
 
 ClientToken = bytes
 """Names the connection that a client's message came in on, to send the reply back on."""

@@ -341,7 +341,7 @@ class SnapshotChunk(Wire, frozen=True, tag=13):
 
 
 class DigestRequest(Wire, frozen=True, tag=14):
-    """Any server → others: which hashes do you have after these slots (actors/comparing.py)?"""
+    """Any server → others: which hashes do you have after these slots (docs/digests.md)?"""
 
     version: int
     first_slot: int

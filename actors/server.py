@@ -4,9 +4,9 @@ THEORY OF OPERATION
 
 A server handles *bursts*. `step` runs the handler of each message of a burst to completion, in
 order; handlers change state, collect what is to be stored, and queue what is to be sent; then one
-flush (actors/lifecycle.py) writes all of it in one synced transaction and only then sends. A
-handler never blocks, sleeps, starts threads, reads a clock or draws randomness but through what the
-server was given, and never sends to itself: what a server tells itself is a method call.
+flush (actors/actor.py) writes all of it in one synced transaction and only then sends. A handler
+never blocks, sleeps, starts threads, reads a clock or draws randomness but through what the server
+was given, and never sends to itself: what a server tells itself is a method call.
 
 Which state belongs to which role:
 
@@ -23,6 +23,11 @@ the promise never falls; one ballot proposes one value a slot; a chosen value ne
 are executed in order, each command at most once; nothing is discarded before it is executed by all
 or covered by a durable snapshot; nothing leaves that relies on what is not synced.
 
+The sections are in the order in which a command travels: a burst comes in; the acceptor; getting to
+lead; leading; reads; clients; learning and executing; catching up; snapshots and discarding; then
+what goes on beside it: comparing what was executed, the cluster's members and how they came
+together, the care for old copies of a data directory, timers, and what a server says of itself.
+
 Sources: van Renesse & Altinbuken, "Paxos Made Moderately Complex" (PMMC), whose acceptor, leader,
 scout and commander are sections of this one class; Ongaro's Raft thesis for pre-votes (§9.6),
 reads by one heartbeat round (§6.4) and sessions (§6.3).
@@ -31,52 +36,231 @@ reads by one heartbeat round (§6.4) and sessions (§6.3).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
 
-from paxon.actors.ballot import Ballot, ServerId
-from paxon.actors.bounds import MAX_SLOTS_AHEAD, RoundGuard, is_dense
-from paxon.actors.election import ElectionPolicy
-from paxon.actors.environment import Environment
+import pykka
+
+from paxon.actors.actor import BurstActor
+from paxon.actors.agreed import (
+    KNOWS,
+    Change,
+    agreed_values,
+    check_values,
+    decode_agreed,
+    decode_change,
+    differences,
+    encode_agreed,
+    encode_change,
+    first_agreed,
+)
+from paxon.actors.allowances import (
+    CLIENT_SECONDS,
+    COST_PER_SLOT,
+    EXECUTE_SECONDS,
+    FRAME_BYTES,
+    IN_FLIGHT_BYTES,
+    LARGEST_REPLY,
+    MAX_PENDING,
+    MAX_READ_BYTES,
+    MAX_READS,
+    RETRY_AFTER,
+)
+from paxon.actors.application import Application, decode_batch, encode_batch
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
+from paxon.actors.bounds import (
+    MAX_COUNT_JUMP,
+    MAX_SLOTS_AHEAD,
+    RoundGuard,
+    is_dense,
+    is_plausible_accepted,
+    is_plausible_command,
+    is_plausible_offer,
+    is_plausible_request,
+)
+from paxon.actors.costs import Costs
+from paxon.actors.counts import SAY_AGAIN, SAY_FIRST, Confirmation
+from paxon.actors.digests import Comparison, Diverged, Inquiry, SnapshotCheck, Verdict
+from paxon.actors.election import ElectionPolicy, make_policy
+from paxon.actors.embedding import Execute, NotLeading
+from paxon.actors.environment import NEVER, ClientToken, Environment, ServerBurst
+from paxon.actors.features import Features
 from paxon.actors.invariants import invariant
-from paxon.actors.leases import sensible
-from paxon.actors.membership import NEVER
+from paxon.actors.leases import LONGEST_LEASE, Grants, counted, sensible
+from paxon.actors.log import SlotLog, SlotStatus
+from paxon.actors.making import Making, in_list
 from paxon.actors.messages import (
+    NO_OP,
     P1A,
     P1B,
     P2A,
     P2B,
+    SETTINGS,
     Accepted,
+    Batch,
+    CatchUp,
+    CatchUpRequest,
+    ChangeSettings,
+    ClientMessage,
+    Command,
+    CommandReply,
+    CountAnswer,
+    CountQuestion,
+    DigestReply,
+    DigestRequest,
+    Entry,
     Heartbeat,
     HeartbeatReply,
+    Introduction,
     Made,
+    NotLeader,
+    OpenSession,
+    OtherCluster,
+    Overloaded,
+    PeerMessage,
     PreVote,
     PreVoteReply,
+    Query,
+    QueryReply,
+    ReplyStatus,
+    SessionOpened,
+    SlotReply,
+    SlotRequest,
+    SnapshotChunk,
+    SnapshotOffer,
+    SnapshotRequest,
+    StatusReply,
+    StatusRequest,
+    Stranger,
+    overloaded,
+    retry_after,
 )
 from paxon.actors.phase1 import Candidacy
-from paxon.actors.proposer import Proposer
+from paxon.actors.reads import ReadQueue
+from paxon.actors.retry import Retry, snapshot_growth
+from paxon.actors.sessions import Reply
 from paxon.actors.settings import Settings
 from paxon.actors.state_machine import StateMachine
+from paxon.actors.storage import SnapshotInfo, StorageError
+from paxon.actors.thrift import Thrift
+from paxon.actors.turns import ClientTurns, Openings, Waiting
+from paxon.actors.version import VERSION
 from paxon.transport.log import logger
 
-__all__ = ["PaxosServer"]
+__all__ = ["COUNTERS", "PaxosServer"]
 
+COUNTERS = (
+    "elections", "pre_votes", "phase1_rounds", "preemptions", "leaderships", "step_downs",
+    "leading_us", "p2a_sent", "p2b_rejected", "slots_proposed", "slots_chosen", "slots_executed",
+    "commands_executed", "queries_answered", "read_rounds", "lease_reads", "syncs", "bursts",
+    "peer_messages_received", "client_messages_received", "retransmissions", "catch_ups",
+    "snapshots_taken", "snapshots_received", "refused_incarnations", "refused_clients",
+    "malformed_messages", "inquiries", "digest_alarms", "refused_numbers", "commits_denied",
+    "refused_rejoins",
+    "overloaded",
+)  # fmt: skip
+"""What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds,
+`overloaded` requests (and whole frames) that were refused for a bound."""
+
+BURST_MESSAGES = 1024
+"""Requests that one step handles at most."""
+TURN_MESSAGES = 32
+"""Requests of one client that are handled in a row while others wait."""
+PAUSE = 0.001
+"""Seconds after which a client is looked at again that could not be served."""
+SLOW_READER_PAUSE = 0.02
+"""The same for a client that does not read its replies."""
+LARGE_REPLY = 4096
+"""Replies to commands from this size on count towards what a step replies, in bytes."""
+STATUS_BYTES = 2048
+"""What a status reply counts for, about."""
+RETRANSMITTED_BYTES = 1 << 20
+"""For each so many in flight their votes are waited for one interval longer."""
+ENTRY_BYTES = 16
+"""What an entry takes in a slot's value beside its command, about."""
 EXCUSED = 4
 """A silence is excused by this server's own long steps up to so many election timeouts."""
+LEASE_IN_USE = 5.0
+"""Seconds for which heartbeats ask for a lease after a client's last lease read."""
+WATERMARK_DELAY = 1.0
+"""Seconds after which the chosen watermark is synced even if nothing else has to be."""
+MOST_PATIENCE = 5
+"""A silent sender of a snapshot is waited for at most so many doublings longer."""
+ANSWER_SECONDS = 1.0
+"""How long an inquiry about hashes waits for those who do not answer."""
+FIRST_GAP, LONGEST_GAP = 1.0, 60.0
+"""Seconds between two inquiries about a difference that stays: each time twice as long."""
+DOUBT_INTERVAL = 1.0
+"""Seconds between two questions of a server that was told of another directory than its own."""
+HARMLESS = frozenset((CatchUpRequest, SnapshotRequest, Introduction, CountQuestion, CountAnswer))
+"""Messages that are let through from a member that comes with another directory than is known."""
+
+Held: TypeAlias = Command | OpenSession | Query | ChangeSettings
+"""What a new leader keeps until it serves."""
 
 
-class PaxosServer(Proposer):
+class PaxosServer(BurstActor):
     """A server of a Paxon cluster: `PaxosServer.start(settings, machine, environment)`.
 
     `paxon.kvstore.start_server` makes the real environment for embedders.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 # (declares all of a server's state)
         self,
         settings: Settings,
         machine: StateMachine,
         environment: Environment,
         policy: ElectionPolicy | None = None,
     ) -> None:
-        super().__init__(settings, machine, environment, policy)
+        super().__init__(settings, environment, COUNTERS)
+        self._peer_handlers: dict[type, Callable[[Any, ServerId], None]] = {
+            P1A: self.on_p1a,
+            P1B: self.on_p1b,
+            P2A: self.on_p2a,
+            P2B: self.on_p2b,
+            Heartbeat: self.on_heartbeat,
+            HeartbeatReply: self.on_heartbeat_reply,
+            PreVote: self.on_pre_vote,
+            PreVoteReply: self.on_pre_vote_reply,
+            CatchUpRequest: self.on_catch_up_request,
+            CatchUp: self.on_catch_up,
+            SnapshotOffer: self.on_snapshot_offer,
+            SnapshotRequest: self.on_snapshot_request,
+            SnapshotChunk: self.on_snapshot_chunk,
+            DigestRequest: self.on_digest_request,
+            DigestReply: self.on_digest_reply,
+            Introduction: self.on_introduction,
+            CountQuestion: self.on_count_question,
+            CountAnswer: self.on_count_answer,
+        }
+        self._client_handlers: dict[type, Callable[[Any, ClientToken], None]] = {
+            OpenSession: self.on_open_session,
+            Command: self.on_command,
+            Query: self.on_query,
+            ChangeSettings: self.on_change_settings,
+            StatusRequest: self.on_status_request,
+            SlotRequest: self.on_slot_request,
+            Stranger: self.on_stranger,
+        }
+        self._policy = policy if policy is not None else make_policy(settings)
+        self._contends = settings.contend and not self._policy.courteous
+        self.role: Literal["leader", "candidate", "follower"] = "follower"
+        self.leader: ServerId = 0
+        """Who leads, as far as this server knows; 0 if nobody."""
+        # The acceptor.
+        self.promised = NO_BALLOT
+        """The acceptor's ballot (PMMC §2.2)."""
+        self._durable_promise = NO_BALLOT
+        self.log = SlotLog()
+        self.voting = True
+        """False while rejoining after a lost disk."""
+        self._grants = Grants()
+        """No promise and no candidacy while they hold: a leader may answer reads by a lease."""
+        self._heard_at = -NEVER
+        """When the leader that this server follows was heard last."""
+        self._busy = self._heard_busy = 0.0
+        """Seconds that long steps have taken so far; and until the leader was heard last."""
+        # Getting to lead.
         self._election_at = 0.0
         self._retry_at = 0.0
         self._log_at = 0.0
@@ -85,22 +269,241 @@ class PaxosServer(Proposer):
         self._candidacy: Candidacy | None = None
         self._rejoin_said = ""
         self._round_guard = RoundGuard(settings.servers)
-        self._peer_handlers.update(
-            {
-                P1A: self.on_p1a,
-                P1B: self.on_p1b,
-                P2A: self.on_p2a,
-                Heartbeat: self.on_heartbeat,
-                PreVote: self.on_pre_vote,
-                PreVoteReply: self.on_pre_vote_reply,
-            }
+        # Learning, and executing.
+        limits = machine.limits
+        self.application = Application(machine, first_agreed(settings.agreed_given, limits))
+        self._durable_chosen_to = 0
+        """As far as a restart replays by itself: what others may rely on as executed here."""
+        self._known_commit = 0
+        """The highest commit index heard of from anyone: what to catch up to."""
+        self._commit_teller: ServerId = 0
+        """Who told of `_known_commit`."""
+        self._leader_commit = 0
+        self._leader_commit_ballot = NO_BALLOT
+        """The highest ballot in which a leader spoke here, and the commit index that it told."""
+        self._execute_until = NEVER
+        """No further slot is executed in this step after that time."""
+        self._left_over = False
+        """The last step left slots to execute, or replies to send: the next follows at once."""
+        self._executed_bytes = 0
+        """Since the last snapshot."""
+        self._watermark_at = NEVER
+        self._stopped_at = 0
+        """The slot whose execution stopped this server last time, until it has been executed."""
+        self._warned_of: list[str] = []
+        """How this server's own settings differ from what is agreed, as it was said last."""
+        # Catching up, and snapshots.
+        self._catch_up_from: ServerId = 0
+        self._catch_up_asked: ServerId = 0
+        """Whom we asked last."""
+        self._catch_up_turn = 0
+        """Counts through the servers when whoever should know does not answer."""
+        self._catch_up_at = 0.0
+        self._catch_up_progress = (-1, -1)
+        self._patience = 0
+        """How often a snapshot's transfer was given up for silence: each time twice as late."""
+        self._incoming: SnapshotInfo | None = None
+        self._incoming_bytes = 0
+        self._snapshot_poll_at = NEVER
+        self._snapshot_retry = Retry()
+        """For a snapshot that could not be taken …"""
+        self._incoming_retry = Retry()
+        """… or not be received, for want of disk or descriptors."""
+        # Comparing what was executed.
+        self._inquiry: Inquiry | None = None
+        self._inquire_again_at = -NEVER
+        self._inquiry_gap = FIRST_GAP
+        self._snapshot_check: SnapshotCheck | None = None
+        self._alarm = ""
+        self._alarm_until = -NEVER
+        # The cluster and its members.
+        self.making = Making(settings)
+        """Which cluster this server belongs to; nothing else goes on before it is in force."""
+        self._in_force = False
+        self._introduce_at = 0.0
+        self._said = ""
+        self._say_at = NEVER
+        """When to say next for whom or what this server waits."""
+        self._majority = len(settings.servers)  # (of no use before)
+        self._all_bits: dict[ServerId, int] = {}
+        """Each member's vote: a bit at its position in the configuration."""
+        self._peers: dict[ServerId, int] = {}
+        """The other members, each by the incarnation of its data directory."""
+        self._heard_from: dict[ServerId, float] = {}
+        """When each member was heard last, by the directory that it is known by."""
+        self._told_alive: dict[ServerId, tuple[int, float]] = {}
+        """By which directory, and when, the leader said last that it hears a member."""
+        self._features = Features(self._others, limits)
+        self._counts: dict[ServerId, int] = {}
+        """The highest commit number that each other server's directory was heard to have."""
+        self._confirmation = Confirmation(0, 0.0, pending=False)
+        """Whether the others have confirmed that this directory is not an old copy."""
+        # Clients.
+        self._turns = ClientTurns()
+        self._openings = Openings()
+        self._language = machine.language
+        """That of the state machine's commands."""
+        self._spent = False
+        """Clients have had their share of this step."""
+        self._clients_until = 0.0
+        self._worked_at = 0.0
+        """When the request before was done, as far as the clock was read."""
+        self._held: list[tuple[ClientToken, Held]] = []
+        """Requests kept until this server serves (it leads, but has not executed the takeover)."""
+        self._held_bytes = 0
+        self._tried: set[tuple[int, int]] = set()
+        """Held commands that this server has proposed before: they may have been executed."""
+        # Leading.
+        self._leading_since = 0.0
+        self._reset_proposer()
+
+    def _reset_proposer(self) -> None:
+        """The proposer's state, as one who neither leads nor ever did."""
+        self._next_slot = 0
+        self._chosen_before = self._counters["slots_chosen"]
+        """How many slots were chosen here, ever, when this reign began."""
+        self._takeover: deque[tuple[int, bytes]] = deque()
+        self._takeover_end = 0
+        self._votes: dict[int, int] = {}
+        self._unsynced: list[int] = []
+        self._batches: dict[int, Batch] = {}
+        self._pending: deque[Entry] = deque()
+        self._pending_bytes = 0
+        self._costs = Costs(self.application.machine)
+        self._waiting: dict[tuple[int, int], ClientToken] = {}
+        self._futures: dict[int, pykka.Future[bytes]] = {}
+        self._reads = ReadQueue()
+        self._round = 0
+        self._round_sent: deque[tuple[int, float, float, float]] = deque()
+        """Rounds not confirmed yet: number, when sent, seconds to count on the lease asked for, and
+        `_busy` when sent."""
+        self._confirmed = 0
+        self._confirmed_by: dict[ServerId, int] = {}
+        self._confirmed_at = 0.0
+        self._confirmed_busy = 0.0
+        self._lease_until = -NEVER
+        """How long this leader may count on what the confirmed rounds asked for."""
+        self._lease_wanted_until = 0.0
+        self._executed_by: dict[ServerId, int] = {}
+        self._comparison = Comparison()
+        self._heartbeat_at = 0.0
+        self._retransmit_at = 0.0
+        self._retransmit_below = 0
+        self._time_base = 0.0
+        self._thrift = Thrift(self.settings, self._others)
+
+    # === a burst ==================================================================================
+
+    def _handle(self, burst: ServerBurst) -> None:
+        self._execute_until = self._now + EXECUTE_SECONDS
+        self._left_over = False
+        if not self._in_force:
+            self._handle_before(burst)
+            return
+        if self._confirmation.pending:
+            self._handle_unconfirmed(burst)
+            return
+        for sender, incarnation, received in burst.peers:
+            known = self._peers.get(sender) == incarnation
+            if known:
+                self._heard_from[sender] = self._now
+                messages = received
+            else:
+                messages = self._admit(sender, incarnation, received)
+            self._counters["peer_messages_received"] += len(messages)
+            for message in messages:
+                self._peer_handlers[type(message)](message, sender)
+        for server in burst.lost:
+            self.on_connection_lost(server)
+        if burst.clients or burst.refused or self._turns.waiting:
+            self._serve_clients(burst)
+
+    def _before_flush(self) -> None:
+        if self.role == "leader":
+            self._release_held()
+            self._propose_waiting()
+            self._start_read_round()
+        elif self._contends_now() and self._now >= self._retry_at:
+            if self._lease_may_hold():  # our policy is another than the leader's
+                self._retry_at = self._grants.until
+            else:
+                self.campaign()
+
+    def _contends_now(self) -> bool:
+        """Whether to try to lead for the clients' requests held here (none where none contend).
+
+        Not while behind: such a server could not lead, and would keep the others from it.
+        """
+        return (
+            bool(self._held)
+            and self._in_force
+            and self.role == "follower"
+            and not self._is_behind()
         )
 
-    def _join(self, made: Made) -> None:
-        super()._join(made)
-        self._round_guard = RoundGuard(made.servers)
+    def _send_early(self) -> None:
+        """P2As rely on the ballot alone, and that was synced before phase 1 began (rule 10)."""
+        frame: list[P2A] = []
+        size = 0
+        for p2a in self._early:
+            invariant(p2a.ballot == self._durable_promise, "P2A in ballot %s", p2a.ballot)
+            frame.append(p2a)
+            size += len(p2a.value)
+            if size >= FRAME_BYTES:
+                self._broadcast_p2as(frame)
+                frame, size = [], 0
+        if frame:
+            self._broadcast_p2as(frame)
+        self._early = []
 
-    # === acceptor (PMMC §2.2) ====================================================================
+    def _commit(self) -> None:
+        """Make all that was collected durable, in one transaction."""
+        confirmation = self._confirmation
+        invariant(
+            confirmation.may_store or not confirmation.pending,
+            "stored before the count was confirmed",
+        )
+        promise, chosen_to = self.promised, self.log.chosen_to
+        self._storage.save_counts(self._counts)
+        self._storage.save_chosen_to(chosen_to)
+        self._storage.commit()
+        self._next_count = self._storage.count + 1
+        self._counters["syncs"] += 1
+        self._durable_promise = promise
+        self._durable_chosen_to = chosen_to
+        self._synced = True
+
+    def _after_sync(self) -> None:
+        unsynced, self._unsynced = self._unsynced, []
+        for slot in unsynced:
+            self._count_vote(slot, self.settings.server)
+        candidacy = self._candidacy
+        if candidacy is not None and candidacy.ballot == self._durable_promise and self.voting:
+            candidacy.promised.add(self.settings.server)
+            if self._has_quorum(candidacy.promised):
+                self._take_over(candidacy)
+        if self.role == "leader":
+            self._propose_waiting()  # what this accepts waits for the next sync, so it comes last
+
+    def _before_sending(self) -> None:
+        invariant(self._durable_promise == self.promised, "a promise would leave unsynced")
+        if self._to_all:
+            self._send_put_off()  # whose slots a heartbeat's commit index speaks of
+
+    def _after_flush(self) -> None:
+        if self._confirmation.pending:
+            return  # nothing that it found on its disk may change
+        self._maintain()
+        if self.log.chosen_to > self.application.executed:
+            self._execute(least=1)
+            self._left_over = bool(
+                self.log.chosen_to > self.application.executed or self._to_client
+            )
+        took = self._clock.monotonic() - self._now
+        if took > self.settings.heartbeat_interval:  # what was sent meanwhile is still to be read
+            self._was_busy(took)
+
+    # === acceptor (PMMC §2.2) =====================================================================
 
     def adopt(self, ballot: Ballot) -> None:
         """Promise a higher ballot (rule 1): durably before any reply, and stop leading."""
@@ -234,6 +637,48 @@ class PaxosServer(Proposer):
                 return
         queued.append(P2B(ballot, slot, slot, None, count))
 
+    def on_heartbeat(self, heartbeat: Heartbeat, sender: ServerId) -> None:
+        """Follow the leader: adopt its ballot, learn what is chosen, discard what all executed."""
+        if heartbeat.ballot.leader != sender or not sensible(heartbeat.lease, heartbeat.drift):
+            self._malformed(heartbeat, sender)
+            return
+        if heartbeat.ballot > self.promised and not self._follows(heartbeat.ballot, sender):
+            return
+        if heartbeat.ballot == self.promised:
+            self._compare_disks(heartbeat.incarnations, heartbeat.alive)
+            self._heard_from_leader(sender)
+            if heartbeat.lease and self.voting:
+                self._grant(heartbeat)
+            self._note_commit(heartbeat.commit, heartbeat.ballot, sender)
+            self._execute_chosen()
+            self._discard(min(heartbeat.discard_to, self.application.executed))
+        if not self.voting:
+            return  # a reply confirms a leader's reads, and who lost its promise cannot vouch
+        # A late heartbeat of an earlier reign may be of the very leader that we have promised now,
+        # and rounds are numbered anew in each: its number must confirm none of this reign's.
+        answered = heartbeat.round if heartbeat.ballot == self.promised else 0
+        executed, chain = self._executed_durably(), self.application.chain
+        reply = HeartbeatReply(
+            self.promised, answered, executed, self.log.last,
+            self._features.knows, self._features.limits, chain.version, chain.at(executed),
+            self._count(),
+        )  # fmt: skip
+        self._send(sender, reply)
+
+    def _grant(self, heartbeat: Heartbeat) -> None:
+        """Grant the lease that a heartbeat asks for, whatever our own settings are."""
+        to_store = self._grants.grant(heartbeat.lease, heartbeat.drift, self._now)
+        if to_store:  # durable before the reply: a restart has to know of it
+            self._storage.save_lease(to_store)
+
+    def _heard_from_leader(self, leader: ServerId) -> None:
+        self.leader = leader
+        self._heard_at = self._now
+        self._heard_busy = self._busy
+        self._pre_votes = set()
+        if self.voting:  # a rejoining server waits for no leader to fail
+            self._election_at = self._now + self._policy.follower_timeout(self._random)
+
     def _lease_may_hold(self) -> bool:
         """Whether some leader may still answer reads by a lease that this server granted."""
         return self._grants.hold(self._now)
@@ -259,7 +704,7 @@ class PaxosServer(Proposer):
         self._busy += seconds
         self._election_at += self._excused(self._heard_busy) - before
 
-    # === proposer: getting to lead (PMMC §2.2 scout, §2.3 leader) =================================
+    # === getting to lead (PMMC §2.2 scout, §2.3 leader) ===========================================
 
     def _on_election_timeout(self) -> None:
         if not self.voting:
@@ -272,6 +717,21 @@ class PaxosServer(Proposer):
             self._ask_for_pre_votes()
         else:
             self.campaign()
+
+    def on_connection_lost(self, server: ServerId) -> None:
+        """The leader's process has died, or the network lost it: no need to wait for the timeout.
+
+        Only a hint. Under `stable` a majority has to have lost it too before a ballot rises, and a
+        lease that was granted still runs out first.
+        """
+        if server in self._others and self._thrift.forget(server):
+            self._ask_everyone()  # it will not answer what it was asked
+        if self.role == "follower" and server == self.leader and self.voting:
+            self.leader = 0
+            self._heard_at = -NEVER
+            # Not at once: the others, whom we have to ask, notice it in these moments too.
+            soon = self._now + self._random.uniform(0.1, 1.0) * self.settings.heartbeat_interval
+            self._election_at = min(self._election_at, soon)
 
     def _ask_for_pre_votes(self) -> None:
         """Raft thesis §9.6: find out, changing no state, whether an election is wanted."""
@@ -339,6 +799,12 @@ class PaxosServer(Proposer):
         """Ask again often enough to be heard before others try to lead, seconds."""
         return min(self.settings.retransmit_interval, self.settings.election_timeout_min / 3)
 
+    def _retransmit_p1as(self, candidacy: Candidacy) -> None:
+        for server in self._others:
+            if server not in candidacy.promised:
+                first = candidacy.next_chunk(server)
+                self._send(server, P1A(candidacy.ballot, first, not self.voting))
+
     def _rejoin(self) -> None:
         """Get the vote back after a lost disk (docs/rejoin.md).
 
@@ -356,21 +822,6 @@ class PaxosServer(Proposer):
         if standing != self._rejoin_said:
             self._rejoin_said = standing
             logger.info("server {} rejoins: it {}", self.settings.server, standing)
-
-    def on_connection_lost(self, server: ServerId) -> None:
-        """The leader's process has died, or the network lost it: no need to wait for the timeout.
-
-        Only a hint. Under `stable` a majority has to have lost it too before a ballot rises, and a
-        lease that was granted still runs out first.
-        """
-        if server in self._others and self._thrift.forget(server):
-            self._ask_everyone()  # it will not answer what it was asked
-        if self.role == "follower" and server == self.leader and self.voting:
-            self.leader = 0
-            self._heard_at = -NEVER
-            # Not at once: the others, whom we have to ask, notice it in these moments too.
-            soon = self._now + self._random.uniform(0.1, 1.0) * self.settings.heartbeat_interval
-            self._election_at = min(self._election_at, soon)
 
     def _has_quorum(self, servers: set[ServerId]) -> bool:
         return len(servers) >= self._majority
@@ -484,90 +935,1608 @@ class PaxosServer(Proposer):
         chosen = self._counters["slots_chosen"] > self._chosen_before
         return chosen or (self._confirmed > 0 and not self._votes)
 
-    # === proposer: phase 2 (PMMC §2.3, commander) =================================================
+    # === leading: phase 2 (PMMC §2.3, commander) ==================================================
 
-    def _before_flush(self) -> None:
-        if self.role == "leader":
-            self._release_held()
-            self._propose_waiting()
-            self._start_read_round()
-        elif self._contends_now() and self._now >= self._retry_at:
-            if self._lease_may_hold():  # our policy is another than the leader's
-                self._retry_at = self._grants.until
+    def _propose_waiting(self) -> None:
+        """Fill the window: first what was taken over, then all waiting commands, packed."""
+        while len(self._votes) < self.settings.window:
+            if self._takeover:
+                if self._votes and self._bytes_in_flight() >= IN_FLIGHT_BYTES:
+                    return
+                slot, value = self._takeover.popleft()
+                held = self.log.get(slot)
+                if slot > self.log.chosen_to and (held is None or not held.chosen):
+                    self._propose(slot, value)
+            elif self._pending:
+                if self._votes and self._much_in_flight():
+                    return
+                batch = Batch(self._time_base + self._now, self._pack())
+                self._batches[self._next_slot] = batch
+                self._propose(self._next_slot, encode_batch(batch))
+                self._next_slot += 1
             else:
-                self.campaign()
+                return
 
-    def _contends_now(self) -> bool:
-        """Whether to try to lead for the clients' requests held here (none where none contend).
+    def _much_in_flight(self) -> bool:
+        """Whether so many bytes are being chosen that more would only make others wait longer."""
+        if self._pending_bytes < IN_FLIGHT_BYTES // self.settings.window:
+            return False
+        return self._bytes_in_flight() >= IN_FLIGHT_BYTES
 
-        Not while behind: such a server could not lead, and would keep the others from it.
+    def _bytes_in_flight(self) -> int:
+        """Bytes in slots that are proposed and not yet chosen."""
+        log = self.log
+        held = (log.get(slot) for slot in self._votes)
+        return sum(len(one.value) for one in held if one is not None)
+
+    def _pack(self) -> list[Entry]:
+        """Take the commands that waited, up to the size and cost of a batch, at least one."""
+        pending = self._pending
+        entries: list[Entry] = []
+        if self._pending_bytes <= self.settings.batch_bytes and not self._costs.dear:
+            entries.extend(pending)
+            pending.clear()
+            self._pending_bytes = 0
+            return entries
+        size = cost = 0
+        while pending:
+            entry = pending[0]
+            taken = len(entry.command) + ENTRY_BYTES
+            size, cost = size + taken, cost + self._costs.of(entry)
+            if entries and (size > self.settings.batch_bytes or cost > COST_PER_SLOT):
+                break
+            entries.append(pending.popleft())
+            self._pending_bytes -= taken
+            self._costs.forget(entry)
+        return entries
+
+    def _propose(self, slot: int, value: bytes) -> None:
+        """Queue a P2A; our own acceptance counts once it is synced (rule 10)."""
+        self._accept(slot, self.promised, value)
+        self._votes[slot] = 0
+        self._unsynced.append(slot)
+        self._early.append(P2A(self.promised, slot, value, self.log.chosen_to))
+        self._counters["slots_proposed"] += 1
+
+    def on_p2b(self, p2b: P2B, sender: ServerId) -> None:
+        """Count an acceptance, for exactly the ballot and slots that it names (rule 2)."""
+        self._note_count(sender, p2b.count)
+        if p2b.promised is not None:
+            if p2b.promised > self.promised:
+                self._follows(p2b.promised, sender)  # it promised a higher ballot: preempted
+            return
+        if self.role != "leader" or p2b.ballot != self.promised:
+            return  # a late vote, for a ballot that we no longer lead
+        if p2b.first == p2b.last:
+            useful = self._count_vote(p2b.first, sender)
+        else:
+            useful = False
+            for slot in [slot for slot in self._votes if p2b.first <= slot <= p2b.last]:
+                # A plain loop: what may execute a slot is called by Python code alone (recursion).
+                useful = self._count_vote(slot, sender) or useful
+        if useful and self._thrift.choosing:
+            self._thrift.count_useful(sender)
+
+    def _count_vote(self, slot: int, sender: ServerId) -> bool:
+        """Count one vote for one slot; False if it had come before, or comes too late to matter."""
+        votes = self._votes.get(slot)
+        if votes is None:  # chosen already
+            return False
+        bit = self._all_bits[sender]
+        new = not votes & bit
+        votes |= bit
+        if votes.bit_count() < self._majority:
+            self._votes[slot] = votes
+            return new
+        del self._votes[slot]
+        self.log.choose(slot)
+        self._counters["slots_chosen"] += 1
+        if self.log.chosen_to > self.application.executed:
+            self._execute()
+        return new
+
+    def _retransmit_later(self) -> None:
+        """What is large takes its time to the others' disks: it is not sent so soon again."""
+        patience = 1 + self._bytes_in_flight() // RETRANSMITTED_BYTES
+        self._retransmit_at = self._now + patience * self.settings.retransmit_interval
+
+    def _retransmit_p2as(self) -> None:
+        """Send again what was in flight at the last tick already, to those who have not voted."""
+        self._send_put_off()  # these tell a commit index as well
+        size = 0
+        for slot in sorted(self._votes):
+            if slot >= self._retransmit_below or size > self.settings.transfer_bytes:
+                break
+            held = self.log.get(slot)
+            if held is None:
+                continue
+            p2a = P2A(self.promised, slot, held.value, self.log.chosen_to)
+            for server in self._others:
+                if not self._votes[slot] & self._all_bits[server]:
+                    self._send(server, p2a)
+                    self._counters["retransmissions"] += 1
+            size += len(held.value)
+        self._retransmit_below = self._next_slot
+
+    # --- some get a P2A a little later (docs/thrift.md) ------------------------------------------
+
+    def _broadcast_p2as(self, frame: Sequence[P2A]) -> None:
+        """Send a frame of P2As to the prompt servers, and to the spare ones a little later."""
+        thrift = self._thrift
+        self._counters["p2a_sent"] += len(frame) * len(thrift.prompt)
+        self._network.broadcast(thrift.prompt, frame)
+        if thrift.spare and thrift.put_off_p2as(frame, self._clock.monotonic()):
+            self._send_put_off()
+
+    def _send_put_off(self) -> None:
+        """Send the spare servers what they have not got yet.
+
+        Like any P2A it relies on the ballot alone. Before anything else that tells them a commit
+        index, or they would ask for slots that are about to reach them.
         """
-        return (
-            bool(self._held)
-            and self._in_force
-            and self.role == "follower"
-            and not self._is_behind()
+        thrift = self._thrift
+        p2as = thrift.take()
+        if p2as:
+            invariant(p2as[0].ballot == self._durable_promise, "P2A in ballot %s", p2as[0].ballot)
+            self._counters["p2a_sent"] += len(p2as) * len(thrift.spare)
+            self._network.broadcast(thrift.spare, p2as)
+
+    def _ask_everyone(self) -> None:
+        """Keep nothing from the spare servers any more, until the prompt ones are chosen anew."""
+        self._send_put_off()
+        unconfirmed = self._thrift.round > self._confirmed
+        self._thrift.ask_everyone()
+        if unconfirmed:
+            self._beat()
+
+    def _on_thrift_timers(self) -> None:
+        """The spare servers get what was put off; if it is still undecided, their answers count."""
+        thrift, late = self._thrift, False
+        if self._now < min(thrift.p2as_due_at, thrift.round_due_at):
+            return
+        if self._now >= thrift.p2as_due_at:
+            thrift.p2as_due_at = NEVER
+            late = thrift.first_slot in self._votes
+            self._send_put_off()
+        if self._now >= thrift.round_due_at:
+            thrift.round_due_at = NEVER
+            late = late or thrift.round > self._confirmed
+        if not late:
+            thrift.were_in_time()
+        else:
+            thrift.were_late()
+            self._ask_everyone()
+
+    # --- heartbeats ------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        """Start a heartbeat round with all: I lead, this is chosen, this may be discarded."""
+        self._heartbeat_at = self._now + self.settings.heartbeat_interval
+        self._discard(self._executed_by_all())
+        self._to_all.append(self._begin_round())
+        if self._majority == 1:
+            self._confirm_rounds()
+        if self._thrift.count_beat():
+            self._send_put_off()
+            self._thrift.ask_everyone()  # as this very round does
+
+    def _begin_round(self) -> Heartbeat:
+        self._round += 1
+        lease = drift = 0.0
+        if self._now < self._lease_wanted_until:
+            lease = min(self.settings.election_timeout_min, LONGEST_LEASE)
+            drift = self.settings.max_clock_drift
+        self._round_sent.append((self._round, self._now, counted(lease, drift), self._busy))
+        return Heartbeat(
+            self.promised, self._round, self.log.chosen_to, self._executed_by_all(),
+            self._disks_known(), lease, drift, self._heard_lately(),
+        )  # fmt: skip
+
+    def _executed_by_all(self) -> int:
+        """The lowest last-executed slot of *all* servers (rule 7); 0 while any is unheard of."""
+        executed = self._executed_durably()
+        for server in self._others:
+            executed = min(executed, self._executed_by.get(server, 0))
+        return executed
+
+    def on_heartbeat_reply(self, reply: HeartbeatReply, sender: ServerId) -> None:
+        """Count a follower for its round, and note how far it has executed."""
+        self._note_count(sender, reply.count)
+        if reply.ballot > self.promised:
+            self._follows(reply.ballot, sender)
+            return
+        if self.role != "leader" or reply.ballot != self.promised:
+            return
+        self._features.heard(sender, reply.knows, reply.limits)
+        self._executed_by[sender] = max(reply.executed, self._executed_by.get(sender, 0))
+        self._compare(sender, reply.digest_version, reply.executed, reply.digest)
+        if reply.round > self._confirmed_by.get(sender, 0):
+            if self._thrift.choosing and reply.round > self._confirmed:
+                self._thrift.count_useful(sender)
+            self._confirmed_by[sender] = min(reply.round, self._round)
+            self._confirm_rounds()
+
+    def _lose_quorum(self) -> None:
+        """Nobody but a minority answers: stop, so that clients look elsewhere."""
+        logger.info("server {} lost its majority and stops leading", self.settings.server)
+        self._step_down()
+        self.leader = 0
+        self._election_at = self._now + self._policy.follower_timeout(self._random)
+
+    # === reads (rule 9) ===========================================================================
+
+    def on_query(self, query: Query, client: ClientToken) -> None:
+        """Answer a read; which way, the client says (rule 9)."""
+        if query.mode == "stale":
+            self._answer_query(client, query)
+        elif not self._serves():
+            self._hold_or_refuse(client, query, len(query.query))
+        elif query.mode == "lease" and self._lease_holds():
+            self._counters["lease_reads"] += 1
+            self._answer_query(client, query)
+        elif len(self._reads) >= MAX_READS or self._reads.bytes >= MAX_READ_BYTES:
+            self._counters["overloaded"] += 1
+            payload = overloaded("too many reads are waiting", RETRY_AFTER)
+            self._reply(client, QueryReply(query.id, ReplyStatus.OVERLOADED, payload))
+        else:
+            self._reads.add(self._round + 1, self.log.chosen_to, client, query)
+
+    def _start_read_round(self) -> None:
+        """One round at a time; the reads that come meanwhile share the next one."""
+        if len(self._reads) and self._confirmed == self._round:
+            self._counters["read_rounds"] += 1
+            if not self._thrift.spare:
+                self._beat()
+                return
+            heartbeat = self._begin_round()
+            for server in self._thrift.prompt:
+                self._send(server, heartbeat)
+            self._thrift.expect_round(self._round, self._clock.monotonic())
+
+    def _confirm_rounds(self) -> None:
+        """A round that a majority (the leader included) replied to proves the leader led then."""
+        replied = sorted([self._round, *self._confirmed_by.values()], reverse=True)
+        if len(replied) < self._majority:
+            return
+        confirmed = replied[self._majority - 1]
+        if confirmed <= self._confirmed:
+            return
+        self._confirmed = confirmed
+        lease = 0.0
+        while self._round_sent and self._round_sent[0][0] <= confirmed:
+            _, self._confirmed_at, lease, self._confirmed_busy = self._round_sent.popleft()
+        # Each of the majority replied to this round or to a later one, and may have missed any
+        # other: no more is granted than the shortest lease that any of these asked for.
+        lease = min(lease, min((later for _, _, later, _ in self._round_sent), default=lease))
+        if lease:
+            self._lease_until = max(self._lease_until, self._confirmed_at + lease)
+        ready = self._reads.ready(confirmed, self.application.executed)
+        if ready:
+            self._allow_time()
+        for client, query in ready:
+            if not self._spent:
+                self._answer_query(client, query)
+            elif not self._turns.add(client, [Query(query.id, "stale", query.query)]):
+                # (It was confirmed: from now on any state here is new enough.)
+                self._throw_away(client, "too many reads are waiting")
+
+    def _lease_holds(self) -> bool:
+        """No other can lead yet: who granted the lease promises nothing before it has run out.
+
+        Counted from when the confirmed heartbeat was *sent*, and shortened by the clock drift that
+        it told (leases.py). Heartbeats ask for leases only while clients use them: otherwise a dead
+        leader's lease would hold up its successor.
+        """
+        if not self.settings.leases or not self._policy.courteous:
+            return False
+        now = self._clock.monotonic()
+        self._lease_wanted_until = now + LEASE_IN_USE
+        return now < self._lease_until
+
+    def _answer_query(self, client: ClientToken, query: Query) -> None:
+        reply = self.application.query(query.query)
+        self._counters["queries_answered"] += 1
+        self._reply(client, QueryReply(query.id, reply.status, reply.payload))
+        self._count_work(client, len(reply.payload))
+
+    # === clients (rule 5) =========================================================================
+
+    def _serve_clients(self, burst: ServerBurst) -> None:
+        """Handle the burst's requests, or let them wait behind others, and those that waited."""
+        for client in burst.gone:
+            self._turns.drop(client)
+        for client in burst.refused:
+            self._throw_away(client, "a frame holds too many messages")
+        clients = burst.clients
+        self._allow_time()
+        handled = 0
+        for _, requests in clients:
+            handled += len(requests)
+        self._counters["client_messages_received"] += handled
+        if handled > BURST_MESSAGES or self._turns.waiting:
+            self._let_wait(clients)
+            self._take_turns()
+            return
+        if not clients:
+            return
+        self._turns.heard(clients[0][0], self._now)
+        if len(clients) > 1:
+            self._turns.heard(clients[-1][0], self._now)
+        handlers = self._client_handlers  # the usual case: all of it at once
+        for index, (client, requests) in enumerate(clients):
+            left = iter(requests)
+            for request in left:
+                handlers[type(request)](request, client)
+                if self._spent:
+                    self._let_wait([(client, list(left)), *clients[index + 1 :]])
+                    return
+
+    def _allow_time(self) -> None:
+        """From now on clients are served for a moment."""
+        self._spent = self._replied_bytes >= FRAME_BYTES
+        self._worked_at = self._clock.monotonic()
+        self._clients_until = self._worked_at + CLIENT_SECONDS
+
+    def _count_work(self, client: ClientToken, size: int) -> None:
+        """A request was answered at once, with so many bytes: is the step's share spent?"""
+        now = self._clock.monotonic()
+        took, self._worked_at = now - self._worked_at, now
+        self._replied_bytes += size
+        if now >= self._clients_until or self._replied_bytes >= FRAME_BYTES:
+            self._spent = True
+            if took >= CLIENT_SECONDS / 2:
+                self._turns.took(client, took, now)
+
+    def _let_wait(self, clients: Sequence[tuple[ClientToken, Sequence[ClientMessage]]]) -> None:
+        for client, requests in clients:
+            self._turns.heard(client, self._now)
+            if requests and not self._turns.add(client, requests):
+                self._throw_away(client, "too many requests are waiting")
+
+    def _throw_away(self, client: ClientToken, reason: str) -> None:
+        """Say that something was, once a burst for each client."""
+        self._counters["overloaded"] += 1
+        queued = self._to_client.setdefault(client, [])
+        if not queued or type(queued[-1]) is not Overloaded:
+            queued.append(Overloaded(round(RETRY_AFTER * 1000), reason))
+
+    def _take_turns(self) -> None:
+        """Serve those that waited, in turns, until the step's share is spent."""
+        turns = self._turns
+        handled = 0
+        now = self._worked_at
+        while not self._spent and (turn := turns.next(now)) is not None:
+            client, waiting = turn
+            if self._network.congested(client):
+                waiting.not_before = now + SLOW_READER_PAUSE
+                continue
+            began = now
+            served = self._serve_turn(client, waiting)
+            handled += served
+            now = self._worked_at = self._clock.monotonic()
+            turns.took(client, now - began, now)
+            if served == 0:  # it has to wait for something
+                waiting.not_before = now + PAUSE
+            if now >= self._clients_until or handled >= BURST_MESSAGES:
+                self._spent = True
+
+    def _serve_turn(self, client: ClientToken, waiting: Waiting) -> int:
+        """Handle some of one client's requests; returns how many."""
+        for served in range(TURN_MESSAGES):
+            if not waiting.requests or not self._takes_in(waiting.requests[0]) or self._spent:
+                return served
+            request = self._turns.take(waiting)
+            self._client_handlers[type(request)](request, client)
+        return TURN_MESSAGES
+
+    def _takes_in(self, request: ClientMessage) -> bool:
+        """Whether a request that waits for its turn can be handled now."""
+        if isinstance(request, Command | OpenSession | ChangeSettings):
+            return (
+                len(self._pending) < MAX_PENDING and self._pending_bytes < self.settings.batch_bytes
+            ) or self.role != "leader"
+        return len(self._reads) < MAX_READS or not isinstance(request, Query)
+
+    # --- their commands --------------------------------------------------------------------------
+
+    def _serves(self) -> bool:
+        """Leading, with every slot taken over executed: state and sessions are current."""
+        return self.role == "leader" and self.application.executed >= self._takeover_end
+
+    def on_command(self, command: Command, client: ClientToken) -> None:
+        """Propose a command unless it is proposed, chosen or executed already (rule 5)."""
+        if not self._serves():
+            self._hold_or_refuse(client, command, len(command.command))
+            return
+        key = (command.session, command.seq)
+        if key in self._waiting:
+            self._waiting[key] = client  # asked again; the answer goes where it was asked last
+            return
+        refusal = self._refusal(command)
+        if refusal is not None:
+            self._answer_command(client, key, refusal.status, refusal.payload)
+            return
+        self._waiting[key] = client
+        self._pending.append(
+            Entry(command.session, command.seq, command.acked, command.after, command.command)
+        )
+        self._pending_bytes += len(command.command) + ENTRY_BYTES
+
+    def _refusal(self, command: Command) -> CommandReply | None:
+        """Why a command does not get into the log now; None if it does."""
+
+        def refuse(status: ReplyStatus, payload: bytes) -> CommandReply:
+            return CommandReply(command.session, command.seq, status, payload)
+
+        session = self.application.sessions.get(command.session)
+        if session is None:
+            return refuse(ReplyStatus.EXPIRED, b"unknown session")
+        known = session.known(command.seq)
+        if known is not None:
+            return refuse(known.status, known.payload)
+        agreed = self.application.agreed
+        if len(command.command) > agreed.max_command_bytes:
+            limit = agreed.max_command_bytes
+            return refuse(ReplyStatus.INVALID, b"the command exceeds %d bytes" % limit)
+        if command.seq - max(command.acked, session.floor) >= agreed.max_outstanding:
+            return refuse(ReplyStatus.INVALID, b"too many commands unacknowledged")
+        if not is_plausible_command(command):
+            return refuse(ReplyStatus.INVALID, b"acked and after must be from 0 to below seq")
+        if (
+            command.after
+            and not session.executed(command.after)
+            and (command.session, command.after) not in self._waiting
+        ):
+            return refuse(ReplyStatus.OUT_OF_ORDER, b"send the one before first")
+        if self._pending_bytes >= self.settings.max_pending_bytes:
+            return self._overloaded(command, "too much is waiting")
+        if session.kept >= self.application.sessions.max_kept_each and (
+            command.acked <= session.floor
+        ):
+            return self._overloaded(command, "acknowledge some replies first")
+        reason = self.application.check(command.command)
+        if reason:
+            return refuse(ReplyStatus.INVALID, reason)
+        reason = self._costs.refusal(command)
+        return refuse(ReplyStatus.INVALID, reason) if reason else None
+
+    def _overloaded(self, command: Command, reason: str) -> CommandReply:
+        self._counters["overloaded"] += 1
+        payload = overloaded(reason, RETRY_AFTER)
+        return CommandReply(command.session, command.seq, ReplyStatus.OVERLOADED, payload)
+
+    def on_open_session(self, request: OpenSession, client: ClientToken) -> None:
+        """A session is opened by a command in the log, so that every server knows it."""
+        if not self._serves():
+            self._hold_or_refuse(client, request, 0)
+            return
+        if not 0 <= request.nonce < 1 << 63:
+            text = b"the nonce must be from 0 to below 2^63"
+            self._reply(client, CommandReply(0, request.nonce, ReplyStatus.INVALID, text))
+            return
+        key = (0, request.nonce)
+        if key not in self._waiting:
+            wait = self._openings.wait(client, self._now)
+            if wait > 0 or self._pending_bytes >= self.settings.max_pending_bytes:
+                self._counters["overloaded"] += 1
+                retry_after_ms = round(max(wait, RETRY_AFTER) * 1000)
+                self._reply(client, Overloaded(retry_after_ms, "it opens too many sessions"))
+                return
+            self._pending.append(Entry(0, request.nonce, 0, 0, b""))
+            self._pending_bytes += ENTRY_BYTES
+        self._waiting[key] = client
+
+    def on_change_settings(self, change: ChangeSettings, client: ClientToken) -> None:
+        """What is agreed changes by an entry of the log; an empty change only tells what it is."""
+        if not self._serves():
+            self._hold_or_refuse(client, change, 64 * len(change.values))
+            return
+        limits = self.application.machine.limits
+        obstacle = check_values(change.values, limits)
+        if change.values and not obstacle:
+            machine = any(name in limits for name in change.values)
+            obstacle = self._features.obstacle(KNOWS, machine=machine)
+        if obstacle:
+            self._reply(client, QueryReply(change.id, ReplyStatus.INVALID, obstacle.encode()))
+            return
+        key = (0, change.id)
+        if key not in self._waiting:
+            if self._pending_bytes >= self.settings.max_pending_bytes:
+                payload = overloaded("too much is waiting", RETRY_AFTER)
+                self._reply(client, QueryReply(change.id, ReplyStatus.OVERLOADED, payload))
+                return
+            command = encode_change(Change(change.changed_at, change.values))
+            self._pending.append(Entry(0, change.id, SETTINGS, 0, command))
+            self._pending_bytes += len(command) + ENTRY_BYTES
+        self._waiting[key] = client
+
+    def on_stranger(self, request: Stranger, client: ClientToken) -> None:
+        """A client of another cluster: it must not take our answers for that one's."""
+        made = self.making.made
+        assert made is not None  # frames of any cluster pass while this server belongs to none
+        self._counters["refused_clients"] += 1
+        self._reply(client, OtherCluster(made.name, made.identity, request.identity))
+
+    def _answer(self, client: ClientToken, entry: Entry, reply: Reply) -> None:
+        if len(reply.payload) > LARGE_REPLY:
+            self._replied_bytes += len(reply.payload)
+        if entry.session == 0:
+            if entry.acked == SETTINGS:
+                self._reply(client, QueryReply(entry.seq, reply.status, reply.payload))
+                return
+            if reply.status != ReplyStatus.OK:
+                seconds, reason = retry_after(reply.payload)
+                self._reply(client, Overloaded(round(seconds * 1000), reason))
+                return
+            session = int.from_bytes(reply.payload, "big")
+            opened = SessionOpened(entry.seq, session, self._language)
+            self._reply(client, opened)
+            return
+        if len(reply.payload) > LARGEST_REPLY:  # executed, but the client can only be told that
+            text = b"the reply has %d bytes, too many to send" % len(reply.payload)
+            reply = Reply(ReplyStatus.FORGOTTEN, text)
+        self._reply(client, CommandReply(entry.session, entry.seq, reply.status, reply.payload))
+
+    def _answer_command(
+        self, client: ClientToken, key: tuple[int, int], status: ReplyStatus, payload: bytes
+    ) -> None:
+        """Say how a command ended, but not "expired" of one that we proposed more than once.
+
+        The client takes that for "not executed" if it sent the command once, and it may have been
+        executed at our first try. Asking again it counts one more send, and knows that it may.
+        """
+        if key in self._tried:
+            self._tried.remove(key)
+            if status == ReplyStatus.EXPIRED:
+                self._refuse(client)
+                return
+        self._reply(client, CommandReply(*key, status, payload))
+
+    def _refuse(self, client: ClientToken) -> None:
+        """Say who leads, once a burst for each client; nothing is dropped in silence (rule 5)."""
+        queued = self._to_client.setdefault(client, [])
+        if not queued or type(queued[-1]) is not NotLeader:
+            leader = self.leader if self.leader != self.settings.server else 0
+            address = self.settings.client_addresses.get(leader, "")
+            queued.append(NotLeader(leader, address, 1 + len(self._others)))
+
+    # --- kept until this server serves -----------------------------------------------------------
+
+    def _hold_or_refuse(self, client: ClientToken, message: Held, size: int) -> None:
+        """A new leader keeps requests until it serves; anyone else points to the leader."""
+        waits = self.role == "leader" or self._contends
+        if waits and self._held_bytes + size <= self.settings.max_pending_bytes:
+            self._held.append((client, message))
+            self._held_bytes += size + 64
+        else:
+            self._refuse(client)
+
+    def _hold_again(self) -> None:
+        """Policy benches: keep the clients' commands until we lead again (PMMC §2.3, replica)."""
+        for entry in [e for b in self._batches.values() for e in b.entries] + list(self._pending):
+            client = self._waiting.pop((entry.session, entry.seq), None)
+            if client is None:
+                continue
+            if entry.session == 0:
+                self._held.append((client, _as_request(entry)))
+            else:
+                self._tried.add((entry.session, entry.seq))
+                command = Command(entry.session, entry.seq, entry.acked, entry.after, entry.command)
+                self._held.append((client, command))
+        self._held.extend(self._reads.clear())
+
+    def _release_held(self) -> None:
+        if self._held and self._serves():
+            held, self._held, self._held_bytes = self._held, [], 0
+            for client, message in held:
+                self._client_handlers[type(message)](message, client)
+
+    # --- the application, in process -------------------------------------------------------------
+
+    def on_local(self, message: Any) -> Any:
+        """The application asks in process: `Execute` a command, or nothing that we know."""
+        if not isinstance(message, Execute):
+            logger.warning("server {}: unexpected message {!r}", self.settings.server, message)
+            return None
+        future: pykka.Future[bytes] = self._create_future()
+        error = message.refusal(self.application.agreed.max_command_bytes)
+        if error is None and not (self._open and self._serves()):
+            error = self._not_leading(tried=False)
+        if error is not None:
+            _fail_future(future, error)
+            return future
+        if self._pending_bytes >= self.settings.max_pending_bytes:
+            _resolve(future, ReplyStatus.OVERLOADED, overloaded("too much is waiting", RETRY_AFTER))
+            return future
+        reason = self.application.check(message.command)
+        if reason:
+            _resolve(future, ReplyStatus.INVALID, reason)
+            return future
+        number = self._random.getrandbits(62)
+        self._futures[number] = future
+        self._pending.append(Entry(0, number, 0, 0, message.command))
+        self._pending_bytes += len(message.command) + ENTRY_BYTES
+        self._now = self._clock.monotonic()
+        self._execute_until = self._now + EXECUTE_SECONDS
+        self._before_flush()
+        self._flush()
+        self._storage.maintain(tidy=False)
+        return future
+
+    def _not_leading(self, *, tried: bool) -> NotLeading:
+        leader = self.leader
+        address = self.settings.client_addresses.get(leader, "")
+        return NotLeading(self.settings.server, leader, address, tried=tried)
+
+    def _fail_futures(self) -> None:
+        futures, self._futures = self._futures, {}
+        for future in futures.values():
+            _fail_future(future, self._not_leading(tried=True))
+
+    def close(self) -> None:
+        """Release all; whoever still waits for a command's future is told."""
+        super().close()
+        self._fail_futures()
+
+    # === learning what is chosen, and executing it (rule 4) =======================================
+
+    def _note_commit(self, commit: int, ballot: Ballot, sender: ServerId) -> None:
+        """A leader says that all up to `commit` is chosen.
+
+        Only what was accepted here in that very ballot is known to be the chosen value; anything
+        else has to be asked for.
+        """
+        if commit - self.log.chosen_to > MAX_SLOTS_AHEAD:
+            pass  # nothing is accepted here so far ahead that could be chosen by it
+        elif ballot > self._leader_commit_ballot:
+            self._leader_commit_ballot = ballot
+            self._leader_commit = commit
+        elif ballot == self._leader_commit_ballot and commit > self._leader_commit:
+            self._leader_commit = commit
+        if self.log.chosen_to < commit or self.log.chosen_to < self._leader_commit:
+            self._hear_of_commit(commit, sender)
+            self._choose_known()
+            if self.log.chosen_to < self._known_commit and self._incoming is None:
+                self._catch_up_from = sender
+
+    def _hear_of_commit(self, commit: int, teller: ServerId) -> None:
+        """Somebody says that all up to `commit` is chosen: what to catch up to."""
+        if commit > self._known_commit:
+            self._known_commit = commit
+            self._commit_teller = teller
+
+    def _misses_chosen(self, held_to: int) -> bool:
+        """Whether more was called chosen than a majority's promises hold.
+
+        Then a frame was damaged, or disks that voted came back without their votes
+        (docs/old-copies.md). The promises cannot tell which. To lead would choose anew what may
+        have been acknowledged, so whoever told of it is asked: it sends the values, or takes it
+        back.
+        """
+        if self._known_commit <= held_to:
+            return False
+        if self._counters["commits_denied"] % 100 == 0:
+            logger.error(
+                "server {} does not lead: server {} told that all up to slot {} is chosen, but a "
+                "majority holds nothing beyond {}: a frame was damaged, or disks have lost what "
+                "they held; server {} is asked again",
+                self.settings.server, self._commit_teller, self._known_commit, held_to,
+                self._commit_teller,
+            )  # fmt: skip
+        self._counters["commits_denied"] += 1
+        return True
+
+    def _choose_known(self) -> None:
+        """Choose what was accepted here in the very ballot of the leader that told the index.
+
+        An index told in another ballot, or by a server that does not lead, must not be mixed in: a
+        slot below it may have been chosen in a later ballot than the one accepted here.
+        """
+        log = self.log
+        while log.chosen_to < self._leader_commit:
+            slot = log.chosen_to + 1
+            held = log.get(slot)
+            if held is None or held.ballot != self._leader_commit_ballot:
+                break
+            log.choose(slot)
+        self._storage.save_chosen_to(log.chosen_to)
+
+    def _learn(self, accepted: Accepted, teller: ServerId) -> bool:
+        """Another server knows this value as chosen; False if its numbers are out of bounds."""
+        if not is_plausible_accepted(accepted, self.log.chosen_to):
+            self._refuse_number(teller, "slot", accepted.slot)
+            return False
+        # An accepted ballot is never above the promise.
+        if accepted.ballot > self.promised and not self._follows(accepted.ballot, teller):
+            return False
+        if not self.log.learn(accepted.slot, accepted.ballot, accepted.value):
+            return True
+        held = self.log.get(accepted.slot)
+        invariant(held is not None, "slot %d vanished", accepted.slot)
+        if held is not None:
+            self._storage.save_accepted(accepted.slot, held.ballot, held.value)
+        return True
+
+    def _execute_chosen(self) -> None:
+        """Execute what is chosen and was not executed when it became so.
+
+        A follower does so after its acknowledgements are sent: no one waits for its execution.
+        """
+        if self.log.chosen_to > self.application.executed:
+            self._execute()
+
+    def _execute(self, least: int = 0) -> None:
+        """Execute the chosen prefix, in order; or, if that takes long, as much as this step may."""
+        application = self.application
+        agreed = application.agreed
+        while application.executed < self.log.chosen_to:
+            if least <= 0 and self._clock.monotonic() >= self._execute_until:
+                break
+            least -= 1
+            slot = application.executed + 1
+            held = self.log.get(slot)
+            invariant(held is not None and held.chosen, "slot %d executed unchosen", slot)
+            if held is not None:
+                self._executed_bytes += len(held.value)
+                self._deliver(slot, held.value)
+        if 0 < self._stopped_at <= application.executed:
+            self._stopped_at = 0
+            self._storage.forget_stop()
+        if application.agreed is not agreed:
+            logger.info(
+                "server {}: settings were changed in slot {}",
+                self.settings.server, application.agreed.changed_at,
+            )  # fmt: skip
+            self._warn_of_differences()
+        if not self._is_behind():
+            self._patience = 0
+        self._storage.save_chosen_to(self.log.chosen_to)
+        if self._watermark_at == NEVER:
+            self._watermark_at = self._now + WATERMARK_DELAY
+        self._maybe_snapshot()
+
+    def _deliver(self, slot: int, value: bytes) -> None:
+        """Execute a slot and answer the clients that wait here."""
+        # A leader that was behind may learn from others what it is still gathering votes for.
+        self._votes.pop(slot, None)
+        batch = self._batches.pop(slot, None)
+        if batch is None and value != NO_OP:
+            batch = decode_batch(value)
+        results = self.application.execute(slot, value, batch)
+        self._counters["slots_executed"] += 1
+        self._counters["commands_executed"] += len(results)
+        if not self._waiting and not self._futures:
+            return
+        for entry, reply in results:
+            if entry.session == 0 and entry.command and entry.acked != SETTINGS:
+                _resolve(self._futures.pop(entry.seq, None), reply.status, reply.payload)
+                continue
+            key = (entry.session, entry.seq)
+            client = self._waiting.pop(key, None)
+            if client is None:
+                continue
+            if key in self._tried:
+                self._answer_command(client, key, ReplyStatus(reply.status), reply.payload)
+            else:
+                self._answer(client, entry, reply)
+
+    def _executed_durably(self) -> int:
+        """How far this server has executed and would again after a restart, by itself.
+
+        What others hear, and discard by: a slot that only memory knows as chosen is still needed.
+        """
+        return min(self.application.executed, self._durable_chosen_to)
+
+    # === catching up (rule 8) =====================================================================
+
+    def _is_behind(self) -> bool:
+        return self.log.chosen_to < self._known_commit
+
+    def _fall_behind(self, commit: int, server: ServerId) -> None:
+        """`server` has discarded what we miss: get it before anything else."""
+        self._hear_of_commit(commit, server)
+        if self._incoming is None:  # else the transfer under way goes on
+            self._catch_up_from = server
+            self._catch_up_at = self._now
+
+    def _ask_to_catch_up(self) -> None:
+        """Ask for the missing slots, or go on with a snapshot; again if no answer comes."""
+        self._catch_up_at = self._now + self._catch_up_interval()
+        peers = self._others
+        if not self._is_behind() or not peers:
+            return
+        if self._snapshot_check is not None and self._has_whole_image():
+            # Asked for again it would be offered in other words, and checked anew, without end.
+            self._snapshot_settled()  # whoever might have objected has had its time
+            return
+        self._counters["catch_ups"] += 1
+        progress = (self.log.chosen_to, self._incoming_bytes)
+        silent = progress == self._catch_up_progress and self._catch_up_from == self._catch_up_asked
+        if silent or self._catch_up_from not in peers:
+            # Somebody else may know (a snapshot starts over from what is held). The leader's next
+            # heartbeat names the leader again: so it is asked in between, every other time.
+            self._catch_up_turn += 1
+            self._catch_up_from = peers[self._catch_up_turn % len(peers)]
+            if self._incoming is not None:
+                self._incoming = None
+                self._patience = min(self._patience + 1, MOST_PATIENCE)
+        self._catch_up_progress = progress
+        self._catch_up_asked = self._catch_up_from
+        if self._incoming is not None and self._incoming.slot > self.log.chosen_to:
+            request = SnapshotRequest(self._incoming.slot, self._incoming_bytes)
+            self._send(self._catch_up_from, request)
+            return
+        self._send(self._catch_up_from, CatchUpRequest(self.log.chosen_to + 1))
+
+    def _catch_up_interval(self) -> float:
+        """Seconds of silence after which somebody else is asked.
+
+        Longer after a snapshot's transfer was given up: on a slow network its pieces take longer
+        than any fixed time, and going from server to server each would begin anew.
+        """
+        patience = self._patience if self._incoming is not None else 0
+        return 2 * self.settings.retransmit_interval * (1 << patience)
+
+    def on_catch_up_request(self, request: CatchUpRequest, sender: ServerId) -> None:
+        """Send chosen values, a bounded chunk of them; a snapshot where the log is cut."""
+        if request.first_slot < 1:
+            self._malformed(request, sender)
+            return
+        if request.first_slot <= self.log.discarded:
+            self._offer_snapshot(sender)
+            return
+        if not self._may_transfer(sender, self.settings.transfer_bytes):
+            return
+        accepted: list[Accepted] = []
+        size = 0
+        for slot in range(request.first_slot, self.log.chosen_to + 1):
+            held = self.log.get(slot)
+            if held is None or size >= self.settings.transfer_bytes:
+                break
+            accepted.append(Accepted(slot, held.ballot, held.value))
+            size += len(held.value) + 16
+        self._send(sender, CatchUp(accepted, self.log.chosen_to))
+
+    def on_catch_up(self, catch_up: CatchUp, sender: ServerId) -> None:
+        """Take over chosen values, execute them, ask for more."""
+        before = self.log.chosen_to
+        for accepted in catch_up.accepted:
+            if not self._learn(accepted, sender):
+                return
+        if sender == self._commit_teller and catch_up.chosen_to < self._known_commit:
+            # Who told of more says that there is not: an old answer, or that frame was damaged.
+            self._known_commit = max(catch_up.chosen_to, self.log.chosen_to)
+        self._hear_of_commit(catch_up.chosen_to, sender)
+        self._choose_known()
+        self._execute_chosen()
+        # Only for what is new: were copies answered too, each would bring ever more of them.
+        if self.log.chosen_to > before and self._is_behind():
+            self._catch_up_from = sender
+            self._ask_to_catch_up()
+
+    def _offer_snapshot(self, server: ServerId) -> None:
+        snapshot = self._storage.snapshot
+        if snapshot is None or snapshot.slot < self.log.discarded:
+            # All had executed these slots, so nobody kept them for a server that lost its disk.
+            self._begin_snapshot()
+            return
+        chain, slot = self.application.chain, snapshot.slot
+        offer = SnapshotOffer(
+            slot, snapshot.size, snapshot.checksum,
+            chain.version, chain.at(slot), self._comparison.vouchers(slot),
+        )  # fmt: skip
+        self._send(server, offer)
+
+    def on_snapshot_offer(self, offer: SnapshotOffer, sender: ServerId) -> None:
+        """Fetch it piece by piece, from where an earlier transfer of the same one stopped."""
+        if not is_plausible_offer(offer):
+            self._malformed(offer, sender)
+            return
+        if offer.slot <= self.log.chosen_to or self.role == "leader":
+            return  # a leader has in its log what it proposes: nothing may be cut away under it
+        if self._incoming is not None and sender != self._catch_up_from:
+            return  # changing over would throw away what has come; only silence makes us do it
+        if not self._incoming_retry.due(self._now):
+            return  # there was no room for it a moment ago
+        self._incoming = SnapshotInfo(offer.slot, offer.size, offer.checksum)
+        self._catch_up_from = sender
+        self._hear_of_commit(offer.slot, sender)
+        self._check_snapshot(offer, sender)
+        self._receive_piece(self._incoming, 0, b"", sender)
+
+    def on_snapshot_request(self, request: SnapshotRequest, sender: ServerId) -> None:
+        if not is_plausible_request(request):
+            self._malformed(request, sender)
+            return
+        if not self._may_transfer(sender, self.settings.transfer_bytes):
+            return
+        data = self._storage.read_snapshot(
+            request.slot, request.offset, self.settings.transfer_bytes
+        )
+        if data:
+            self._send(sender, SnapshotChunk(request.slot, request.offset, data))
+        else:
+            self._offer_snapshot(sender)  # that one is gone; there is a newer one
+
+    def on_snapshot_chunk(self, chunk: SnapshotChunk, sender: ServerId) -> None:
+        """Add a piece; with the last one become the state that it describes."""
+        info = self._incoming
+        if info is None or chunk.slot != info.slot or info.slot <= self.log.chosen_to:
+            return
+        if chunk.offset == self._incoming_bytes:  # else a copy, which must not be asked on from
+            self._receive_piece(info, chunk.offset, chunk.data, sender)
+
+    def _receive_piece(
+        self, info: SnapshotInfo, offset: int, data: bytes, sender: ServerId
+    ) -> None:
+        held = self._storage.receive_snapshot(info, offset, data)
+        if held < 0:
+            self._incoming = None
+            self._incoming_retry.failed(self._now)
+            return
+        grown = held > self._incoming_bytes
+        self._incoming_bytes = held
+        if held >= info.size:
+            self._adopt_if_uncontested(info)
+            return
+        if grown or not data:  # else it is of another image of that slot: not to be asked on from
+            self._send(sender, SnapshotRequest(info.slot, held))
+            self._catch_up_at = self._now + self._catch_up_interval()
+
+    def _adopt_if_uncontested(self, info: SnapshotInfo) -> None:
+        """Only while no voter that answers holds another hash for its slot (docs/digests.md)."""
+        check = self._snapshot_check
+        if info.slot <= self.log.chosen_to:  # its slots came meanwhile, one by one
+            self._incoming = self._snapshot_check = None
+        elif self._snapshot_is_contested():
+            self._incoming = None
+            self._snapshot_check = None
+            self._catch_up_at = self._now + self._catch_up_interval()
+        elif check is not None and check.unheard and self._now < check.until:
+            self._catch_up_at = check.until
+        else:
+            self._snapshot_check = None
+            self._adopt_snapshot(info)
+
+    def _has_whole_image(self) -> bool:
+        """Whether all of the snapshot has come, and it has not been taken over yet."""
+        return self._incoming is not None and self._incoming_bytes >= self._incoming.size
+
+    def _snapshot_settled(self) -> None:
+        if self._incoming is not None and self._has_whole_image():
+            self._adopt_if_uncontested(self._incoming)
+
+    def _adopt_snapshot(self, info: SnapshotInfo) -> None:
+        self._incoming = None
+        self._patience = 0
+        if not self._storage.adopt_snapshot(info):
+            logger.warning("a snapshot at slot {} arrived damaged and is fetched again", info.slot)
+            return
+        # Before it counts: whoever cannot restore it would find nothing else at a restart.
+        self.application.restore(self._storage.adopted_image(info))
+        self._commit()
+        self._incoming_retry.succeeded()
+        self._counters["snapshots_received"] += 1
+        self.log.restart_at(info.slot)
+        # Synced above: else the others would hear of it only after the next commit, if any.
+        self._durable_chosen_to = max(self._durable_chosen_to, info.slot)
+        self._executed_bytes = 0
+        logger.info("server {} took over a snapshot at {}", self.settings.server, info.slot)
+        self._warn_of_differences()
+        self._choose_known()
+        self._execute_chosen()
+        self._catch_up_at = self._now
+
+    # === snapshots and discarding (rule 7) ========================================================
+
+    def _maybe_snapshot(self) -> None:
+        """Take a snapshot when enough was executed since the last, in relation to its size."""
+        if self._confirmation.pending:
+            return  # it is taken once that is over
+        snapshot = self._storage.snapshot
+        size, since = (0, 0) if snapshot is None else (snapshot.size, snapshot.slot)
+        growth = snapshot_growth(size, self.settings.snapshot_bytes)
+        slots = self.application.executed - since
+        if (
+            self._executed_bytes >= self.settings.snapshot_bytes * growth
+            or slots >= self.settings.snapshot_slots * growth
+        ):
+            self._begin_snapshot()
+
+    def _begin_snapshot(self) -> None:
+        if self._storage.taking_snapshot or not self._snapshot_retry.due(self._now):
+            return
+        if self._incoming is not None and self._incoming.slot > self.log.chosen_to:
+            return  # a newer one is on its way, and the disk need not hold three
+        self._executed_bytes = 0
+        application = self.application
+        prove = application.prove if application.proves_images else None
+        self._storage.begin_snapshot(application.executed, application.image, prove)
+        application.chain.pin()
+        self._snapshot_poll_at = self._now
+
+    def _poll_snapshot(self) -> None:
+        info = self._storage.poll_snapshot()
+        if self._storage.taking_snapshot:
+            self._snapshot_poll_at = self._now + self.settings.heartbeat_interval
+            return
+        self._snapshot_poll_at = NEVER
+        if info is None:  # it failed (the storage said why), or one received has overtaken it
+            self._snapshot_retry.failed(self._now)
+            return
+        self._snapshot_retry.succeeded()
+        self._counters["snapshots_taken"] += 1
+        self._commit()
+        self._discard(self.log.discarded)
+
+    def _discard(self, executed_by_all: int) -> None:
+        """Forget what nobody needs any more: executed by all, or past the retention limit.
+
+        In memory everything that all servers have executed goes. On disk, rows stay until a durable
+        snapshot of our own covers them, for a restart replays them. Past the retention limit the
+        snapshot's slot is the limit in memory too: a late server gets that snapshot.
+        """
+        target = min(executed_by_all, self.application.executed)
+        snapshot = self._storage.snapshot
+        covered = 0 if snapshot is None else min(snapshot.slot, self.application.executed)
+        settings = self.settings
+        if len(self.log) > settings.retain_slots or self.log.value_bytes > settings.retain_bytes:
+            target = max(target, covered)
+        if target > self.log.discarded:
+            self.log.discard_to(target)
+        if covered:
+            self._storage.discard_to(min(covered, self.log.discarded))
+
+    # === comparing what was executed (docs/digests.md) ============================================
+
+    def _compare(self, server: ServerId, version: int, slot: int, digest: bytes) -> None:
+        """A follower says its hash after `slot`."""
+        if self._comparison.heard(server, version, slot, digest, self.application.chain):
+            self._inquire(slot)
+
+    def _inquire(self, slot: int) -> None:
+        """Ask everybody for everything, but not all the time.
+
+        Our own hash after `slot`, where somebody was found to differ, lets others find out that
+        they do: the last one that we have they may not have reached.
+        """
+        if self._inquiry is not None or self._now < self._inquire_again_at:
+            return
+        self._counters["inquiries"] += 1
+        self._inquiry = Inquiry(self._now + ANSWER_SECONDS)
+        chain = self.application.chain
+        question = DigestRequest(chain.version, chain.first, chain.last, slot, chain.at(slot))
+        self._to_all.append(question)
+
+    def on_digest_request(self, request: DigestRequest, sender: ServerId) -> None:
+        """Say what is known; if the sender's own hash is another than ours, ask on."""
+        chain = self.application.chain
+        first, hashes = chain.between(request.first_slot, request.last_slot)
+        self._send(sender, DigestReply(chain.version, first, hashes, self.voting))
+        if chain.differs(request.version, request.slot, request.digest):
+            self._inquire(request.slot)
+
+    def on_digest_reply(self, reply: DigestReply, sender: ServerId) -> None:
+        """An answer to an inquiry, or about a snapshot that is being fetched."""
+        check = self._snapshot_check
+        if check is not None:
+            check.heard(sender, reply)
+            if check.objections or not check.unheard:
+                self._snapshot_settled()
+        inquiry = self._inquiry
+        if inquiry is None:
+            return
+        inquiry.answers[sender] = reply
+        verdict = inquiry.verdict(self.application.chain, self._majority)
+        if verdict.contradicted:
+            self._stop_as_contradicted(verdict)
+        if len(inquiry.answers) == len(self._others):
+            self._conclude(verdict)
+
+    def _conclude(self, verdict: Verdict) -> None:
+        """Nobody else is waited for, and no majority contradicts this server."""
+        self._inquiry = None
+        self._inquire_again_at = self._now + self._inquiry_gap
+        if not verdict.differ:
+            self._inquiry_gap, self._alarm = FIRST_GAP, ""
+            return
+        self._inquiry_gap = min(2 * self._inquiry_gap, LONGEST_GAP)
+        self._raise_alarm(
+            f"{_servers(verdict.differ)} executed something else than server "
+            f"{self.settings.server} {_since(verdict)}"
+        )
+        logger.error(
+            "ALARM: {}; no majority says that this one is wrong, so it goes on", self.alarm
         )
 
-    def _after_sync(self) -> None:
-        unsynced, self._unsynced = self._unsynced, []
-        for slot in unsynced:
-            self._count_vote(slot, self.settings.server)
-        candidacy = self._candidacy
-        if candidacy is not None and candidacy.ballot == self._durable_promise and self.voting:
-            candidacy.promised.add(self.settings.server)
-            if self._has_quorum(candidacy.promised):
-                self._take_over(candidacy)
-        if self.role == "leader":
-            self._propose_waiting()  # what this accepts waits for the next sync, so it comes last
+    def _stop_as_contradicted(self, verdict: Verdict) -> None:
+        reason = (
+            f"server {self.settings.server} executed something else {_since(verdict)} than "
+            f"{_servers(verdict.differ)}, and they are the majority: its state is wrong. Empty its "
+            f"directory and start it once with --rejoin; if it happens again, its memory is "
+            f"faulty or the state machine is not deterministic"
+        )
+        self._storage.condemn(reason)
+        raise Diverged(reason)
 
-    # === proposer: heartbeats and reads ==========================================================
+    def _inquiry_deadline(self) -> float:
+        return NEVER if self._inquiry is None else self._inquiry.until
 
-    def on_heartbeat(self, heartbeat: Heartbeat, sender: ServerId) -> None:
-        """Follow the leader: adopt its ballot, learn what is chosen, discard what all executed."""
-        if heartbeat.ballot.leader != sender or not sensible(heartbeat.lease, heartbeat.drift):
-            self._malformed(heartbeat, sender)
-            return
-        if heartbeat.ballot > self.promised and not self._follows(heartbeat.ballot, sender):
-            return
-        if heartbeat.ballot == self.promised:
-            self._compare_disks(heartbeat.incarnations, heartbeat.alive)
-            self._heard_from_leader(sender)
-            if heartbeat.lease and self.voting:
-                self._grant(heartbeat)
-            self._note_commit(heartbeat.commit, heartbeat.ballot, sender)
-            self._execute_chosen()
-            self._discard(min(heartbeat.discard_to, self.application.executed))
-        if not self.voting:
-            return  # a reply confirms a leader's reads, and who lost its promise cannot vouch
-        # A late heartbeat of an earlier reign may be of the very leader that we have promised now,
-        # and rounds are numbered anew in each: its number must confirm none of this reign's.
-        answered = heartbeat.round if heartbeat.ballot == self.promised else 0
-        executed, chain = self._executed_durably(), self.application.chain
-        reply = HeartbeatReply(
-            self.promised, answered, executed, self.log.last,
-            self._features.knows, self._features.limits, chain.version, chain.at(executed),
-            self._count(),
+    def _on_inquiry_timer(self) -> None:
+        inquiry = self._inquiry
+        if inquiry is not None and self._now >= inquiry.until:
+            self._conclude(inquiry.verdict(self.application.chain, self._majority))
+
+    def _check_snapshot(self, offer: SnapshotOffer, sender: ServerId) -> None:
+        """Ask those who have not vouched for a snapshot whether they know another hash for it."""
+        held = self._snapshot_check
+        if held is not None and held.offer == offer and held.unheard:
+            ask = sorted(held.unheard)
+        else:
+            ask = [s for s in self._others if s != sender and s not in offer.vouched]
+            wait = self.settings.election_timeout_min
+            self._snapshot_check = SnapshotCheck(offer, ask, self._now + wait)
+        question = DigestRequest(offer.digest_version, offer.slot, offer.slot, 0, b"")
+        for server in ask:
+            self._send(server, question)
+
+    def _snapshot_is_contested(self) -> bool:
+        """Whether a voter holds another hash for the snapshot that has come: alarm if so."""
+        check = self._snapshot_check
+        if check is None or not check.objections:
+            return False
+        self._raise_alarm(
+            f"{_servers(sorted(check.objections))} executed something else up to slot "
+            f"{check.offer.slot} than the sender of a snapshot: it is not taken over"
+        )
+        if self._now >= self._inquire_again_at:
+            self._inquire_again_at = self._now + FIRST_GAP
+            logger.error("ALARM: {}", self._alarm)
+        return True
+
+    @property
+    def alarm(self) -> str:
+        """What is wrong, if servers differ and this one goes on: a sentence for `paxon status`.
+
+        While a difference stays it is found again and again.
+        """
+        return self._alarm if self._clock.monotonic() < self._alarm_until else ""
+
+    def _raise_alarm(self, text: str) -> None:
+        self._counters["digest_alarms"] += 1
+        self._alarm = text
+        self._alarm_until = self._now + 2 * self._inquiry_gap
+
+    # === opening: disk, cluster, members (rule 11, docs/making-a-cluster.md) ======================
+
+    def _recover(self) -> None:
+        """Replay the disk: snapshot, then the chosen slots after it; the rest comes from peers."""
+        found = self._storage.load()
+        self.promised = self._durable_promise = found.promised
+        self.voting = found.voting
+        self._grants.recover(found.lease, self._now)
+        self.making.recover(
+            self._storage.incarnation, found.made,
+            in_force=found.in_force, rejoin=self.settings.rejoin,
         )  # fmt: skip
-        self._send(sender, reply)
+        invariant(
+            found.in_force or found.promised == NO_BALLOT, "promised before a cluster is in force"
+        )
+        if found.made is not None:
+            self._agree(found.made)
+            if found.in_force:
+                self._join(found.made)
+        if found.snapshot is not None:
+            info = found.snapshot
+            self.application.restore(self._storage.read_snapshot(info.slot, 0, info.size))
+            self.log.restart_at(info.slot)
+        invariant(found.discarded <= self.log.discarded, "slots up to %d are gone", found.discarded)
+        for accepted in found.accepted:
+            if accepted.slot > self.log.discarded:
+                self.log.accept(accepted.slot, accepted.ballot, accepted.value)
+        for slot in range(self.log.chosen_to + 1, found.chosen_to + 1):
+            if self.log.get(slot) is None:
+                break
+            self.log.choose(slot)
+        self._known_commit = self._durable_chosen_to = self.log.chosen_to
+        if found.stopped_at:
+            self._stopped_at = found.stopped_at
+            logger.warning("executing slot {} stopped this server before", found.stopped_at)
+        self._counts = dict.fromkeys(self._others, 0) | found.counts
+        self._begin_confirmation(in_force=found.in_force)
+        self._execute()
+        self._warn_of_differences()
+        fresh = found.promised == NO_BALLOT and not found.accepted and found.snapshot is None
+        self._on_recovered(fresh=fresh)
 
-    def _grant(self, heartbeat: Heartbeat) -> None:
-        """Grant the lease that a heartbeat asks for, whatever our own settings are."""
-        to_store = self._grants.grant(heartbeat.lease, heartbeat.drift, self._now)
-        if to_store:  # durable before the reply: a restart has to know of it
-            self._storage.save_lease(to_store)
+    def _warn_of_differences(self) -> None:
+        """Say which of the settings given to this server count for nothing (rule 15)."""
+        found = differences(self.application.agreed, self.settings.agreed_given)
+        if found and found != self._warned_of:
+            logger.warning(
+                "server {}: {}: the agreed value stays; to change it for all servers use "
+                "`paxon settings set`",
+                self.settings.server, ", ".join(found),
+            )  # fmt: skip
+        self._warned_of = found
 
-    def _heard_from_leader(self, leader: ServerId) -> None:
-        self.leader = leader
-        self._heard_at = self._now
-        self._heard_busy = self._busy
-        self._pre_votes = set()
-        if self.voting:  # a rejoining server waits for no leader to fail
+    def _on_recovered(self, *, fresh: bool) -> None:
+        """Restarted (or new): never propose in an old ballot; wait before the first candidacy."""
+        settings = self.settings
+        if fresh:
+            delay = self._random.uniform(settings.heartbeat_interval, settings.election_timeout_min)
+        else:
+            delay = self._policy.follower_timeout(self._random)
+        self._election_at = self._now + delay
+
+    def _on_open(self) -> None:
+        made = self.making.made
+        if made is not None:
+            self._network.identify(made.identity, in_force=self._in_force)
+        if not self._in_force:
+            self._make_on()  # a server alone waits for nobody
+            self._introduce(asks=True)
+
+    def _after_opening(self) -> None:
+        if not self._confirmation.pending:
+            self._storage.maintain(tidy=False)
+
+    def _join(self, made: Made) -> None:
+        """Be one of these members: majorities, votes and everything else count them alone."""
+        me = self.settings.server
+        self._in_force = True
+        self._peers = {server: number for server, number in made.members if server != me}
+        self._others = tuple(self._peers)
+        # Whoever has just started has heard nobody, and does not know who lives.
+        self._heard_from = dict.fromkeys(self._others, self._now)
+        self._majority = made.majority
+        if set(made.servers) != set(self.settings.servers):
+            logger.warning(
+                "server {} was told of {}, but the members of its cluster are {}: these stay in "
+                "force, since members come from the data directory (docs/making-a-cluster.md)",
+                me, in_list(sorted(self.settings.servers)), in_list(made.servers),
+            )  # fmt: skip
+        self._features = Features(self._others, self.application.machine.limits)
+        self._all_bits = {server: 1 << place for place, server in enumerate(made.servers)}
+        self._thrift = Thrift(self.settings, self._others)
+        self._round_guard = RoundGuard(made.servers)
+
+    # --- making the cluster ----------------------------------------------------------------------
+
+    def _handle_before(self, burst: ServerBurst) -> None:
+        """The cluster is not in force: servers may introduce themselves, and nothing else counts.
+
+        Clients are told that nobody leads: what is executed here is not yet anybody's state.
+        """
+        for server in burst.lost:
+            self.making.forget(server)
+        for sender, _, received in burst.peers:
+            for message in received:
+                if type(message) is Introduction and not self._in_force:
+                    self.on_introduction(message, sender)
+        self._allow_time()
+        for client, requests in burst.clients:
+            for request in requests:
+                if type(request) in (StatusRequest, SlotRequest) and not self._spent:
+                    self._client_handlers[type(request)](request, client)
+                else:
+                    self._refuse(client)
+
+    def on_introduction(self, said: Introduction, sender: ServerId) -> None:
+        """Make the cluster together, or tell a server that does not know it which one this is."""
+        if said.made is not None and not said.made.plausible:
+            self._malformed(said, sender)
+            return
+        if not self._in_force and sender != self.settings.server:
+            found = self.making.hear(said, sender)
+            if found is not None:
+                self._store_made(found, in_force=self.making.rejoins)
+            self._make_on()
+        if said.asks:
+            self._send(sender, self.making.introduction(to=said.incarnation))
+
+    def _make_on(self) -> None:
+        """Make the cluster if that is up to this server, and note when it has come into force."""
+        making = self.making
+        if making.ready():
+            identity = 1 + self._random.getrandbits(62)
+            agreed = encode_agreed(self.application.agreed)
+            self._store_made(making.make(identity, agreed), in_force=False)
+        if not making.in_force and making.complete():
+            assert making.made is not None
+            self._storage.save_made(making.made, in_force=True)
+            self._come_into_force(making.made)
+
+    def _store_made(self, made: Made, *, in_force: bool) -> None:
+        """Belong to this cluster from now on, and tell all, so that it may come into force."""
+        self._agree(made)
+        self.making.store(made)
+        self._storage.save_made(made, in_force=in_force)
+        self._network.identify(made.identity, in_force=False)
+        if in_force:  # (a lost disk's place is taken: others have been voting all along)
+            self.voting = False
+            self._storage.save_voting(False)
+            self._come_into_force(made)
+        self._introduce_at = self._now
+
+    def _agree(self, made: Made) -> None:
+        """Execute by what was agreed when the cluster was made, whatever this server was told."""
+        limits = self.application.machine.limits
+        self.application.begin_with(decode_agreed(made.agreed, limits), made.identity)
+
+    def _come_into_force(self, made: Made) -> None:
+        """Every member has stored it: from here on this server takes part."""
+        self.making.in_force = True
+        self._join(made)
+        self._network.identify(made.identity, in_force=True)
+        self._introduce(asks=False)  # so that the others need not ask again
+        self._on_recovered(fresh=True)
+        logger.info(
+            "server {}: cluster {!r} ({:016x}) of {} is in force",
+            self.settings.server, made.name, made.identity, in_list(made.servers),
+        )  # fmt: skip
+
+    def _introduce(self, *, asks: bool) -> None:
+        """Say who this is, and what it holds, to all that should have a part in the cluster."""
+        self._introduce_at = self._now + self.settings.heartbeat_interval
+        said = self.making.introduction(asks=asks)
+        for server in self.making.audience:
+            self._send(server, said)
+
+    def _on_making_timer(self) -> None:
+        """Ask all others once more, and say now and then for whom or what this server waits."""
+        self.making.ask_again()
+        self._introduce(asks=True)
+        text = self.making.waits_for()
+        if text != self._said:
+            self._said = text
+            self._say_at = min(self._say_at, self._now + SAY_FIRST)
+        if self._now >= self._say_at:
+            self._say_at = self._now + SAY_AGAIN
+            logger.warning("server {}: its cluster is not in force: {}", self.settings.server, text)
+
+    # --- members, known by their disks -----------------------------------------------------------
+
+    def _admit(
+        self, sender: ServerId, incarnation: int, messages: list[PeerMessage]
+    ) -> list[PeerMessage]:
+        """Know each member by its disk: one that lost it may not vote as if nothing happened.
+
+        From one that comes with another disk only that is let through which changes nothing (asking
+        for missing slots or for the cluster), and the forced P1A of a rejoining server, which
+        replaces the old disk (docs/rejoin.md).
+        """
+        if sender not in self._peers:  # no member: it may ask which cluster this is
+            return [m for m in messages if type(m) is Introduction]
+        # (A late copy of an earlier rejoining's P1A is not above the promise and changes nothing.)
+        rejoins = any(type(m) is P1A and m.forced and m.ballot > self.promised for m in messages)
+        if rejoins and self._refuses_rejoin(sender, incarnation):
+            return []
+        if rejoins:
+            self._peers[sender] = incarnation
+            self._counts[sender] = 0  # of another directory
+            self._storage.save_made(self.making.replace(sender, incarnation), in_force=True)
+            return messages
+        introductions: list[PeerMessage] = [m for m in messages if type(m) is Introduction]
+        if len(introductions) == len(messages):
+            return introductions
+        if self._counters["refused_incarnations"] % 1000 == 0:
+            logger.warning(
+                "server {} comes with another disk than before and is refused: give it its old "
+                "data directory back, or start it with --rejoin",
+                sender,
+            )
+        self._counters["refused_incarnations"] += 1
+        return [
+            m
+            for m in messages
+            if type(m) in HARMLESS
+            # Too low a ballot is answered with the higher one, so that it rejoins above that.
+            or (type(m) is P1A and m.forced and m.ballot < self.promised)
+        ]
+
+    def _refuses_rejoin(self, server: ServerId, incarnation: int) -> bool:
+        """Whether a member lives by another directory: none may take that one's place then.
+
+        Heard here, or by the leader: followers hardly hear each other, and one that took over an
+        impostor's directory would refuse the true one for good.
+        """
+        recently = self._now - self.settings.election_timeout_max
+        told, told_at = self._told_alive.get(server, (incarnation, 0.0))
+        heard = self._peers.get(server) != incarnation and self._heard_from[server] > recently
+        if not heard and not (told != incarnation and told_at > recently):
+            return False
+        if self._counters["refused_rejoins"] % 100 == 0:
+            logger.warning(
+                "another process wants to rejoin as server {}, which is alive: it is refused; "
+                "stop one of the two", server,
+            )  # fmt: skip
+        self._counters["refused_rejoins"] += 1
+        return True
+
+    def _heard_lately(self) -> list[ServerId]:
+        """Who lives, as far as is known here: for the others, in a leader's heartbeats."""
+        recently = self._now - self.settings.election_timeout_max
+        return [server for server, at in self._heard_from.items() if at > recently]
+
+    def _malformed(self, message: PeerMessage, sender: ServerId) -> None:
+        """Count a message that no server in its right mind sends, and say so now and then."""
+        if self._counters["malformed_messages"] % 1000 == 0:
+            logger.warning(
+                "a malformed message of server {} is ignored: {!r:.200}", sender, message
+            )
+        self._counters["malformed_messages"] += 1
+
+    def _refuse_number(self, sender: ServerId, name: str, value: object) -> None:
+        """Count a number that is too far from what is known here, and say so now and then."""
+        if self._counters["refused_numbers"] % 1000 == 0:
+            logger.warning(
+                "server {} tells of {} {}, which is too far beyond what is known here to be taken "
+                "over at once (docs/numbers.md)", sender, name, value,
+            )  # fmt: skip
+        self._counters["refused_numbers"] += 1
+
+    # === an old copy of a data directory must not vote (docs/old-copies.md) =======================
+
+    def _begin_confirmation(self, *, in_force: bool) -> None:
+        """Ask the others about this directory before anything is stored or answered."""
+        storage, now = self._storage, self._now
+        pending = not storage.created and not (in_force and self._majority == 1)
+        self._confirmation = Confirmation(
+            storage.count, now, pending=pending, may_store=not in_force
+        )
+        if storage.moved:
+            logger.warning(
+                "server {}: its database is another file than the one that it wrote last: a copy "
+                "was put back. It serves once all other servers have said that they know of no "
+                "later state of it, or after {} s a majority",
+                self.settings.server, self.settings.election_timeout_max,
+            )  # fmt: skip
+            self._confirmation.all_until = now + self.settings.election_timeout_max
+
+    def _handle_unconfirmed(self, burst: ServerBurst) -> None:
+        """Answer and take in what concerns counts; nothing else changes or leaves this server.
+
+        Clients are sent elsewhere, stale reads too: this state may be older than its name says.
+        """
+        for sender, _, received in burst.peers:
+            for message in received:
+                kind = type(message)
+                # (To tell a server which cluster this is changes nothing here.)
+                member = kind in (CountQuestion, CountAnswer) and sender in self._others
+                if member or kind is Introduction:
+                    self._peer_handlers[kind](message, sender)
+        self._allow_time()
+        for client, requests in burst.clients:
+            for request in requests:
+                if type(request) in (StatusRequest, SlotRequest) and not self._spent:
+                    self._client_handlers[type(request)](request, client)
+                else:
+                    self._refuse(client)
+
+    def _ask_for_confirmation(self) -> None:
+        """Ask whoever has not answered yet; a time may have passed that changes how many must."""
+        confirmation = self._confirmation
+        self._settle_confirmation()
+        if not confirmation.pending:
+            return
+        confirmation.ask_at = self._now + self.settings.retransmit_interval
+        self._ask_for_counts()
+        if self._now >= confirmation.say_at:
+            confirmation.say_at = self._now + SAY_AGAIN
+            logger.warning("server {} {}", self.settings.server, self.waits_for())
+
+    def _ask_for_counts(self) -> None:
+        confirmation = self._confirmation
+        if not confirmation.life:
+            confirmation.life = 1 + self._random.getrandbits(62)
+        starting = confirmation.starting
+        count = confirmation.count if starting else self._storage.count
+        question = CountQuestion(confirmation.life, self._storage.incarnation, count, not starting)
+        for server in confirmation.unanswered(self._others):
+            self._send(server, question)
+
+    def on_count_question(self, question: CountQuestion, sender: ServerId) -> None:
+        """Say what is known here of a server's directory."""
+        known = self._peers.get(sender, 0)
+        remembered = self._counts.get(sender, 0) if known == question.incarnation else 0
+        if question.running and question.count < remembered:
+            # It was confirmed and runs, so that it knows best: the higher number came in a frame
+            # that was damaged, or not its own. It must not be refused for that when it restarts.
+            self._counts[sender] = max(question.count, remembered - MAX_COUNT_JUMP)
+        self._send(sender, CountAnswer(question.life, known, remembered))
+
+    def on_count_answer(self, answer: CountAnswer, sender: ServerId) -> None:
+        """Stop if this directory is not what the others know; else take part with a majority.
+
+        An answer to the question of the start counts even if a majority was quicker with theirs.
+        """
+        confirmation = self._confirmation
+        if answer.life != confirmation.life or not confirmation.life:
+            return
+        mine = self._storage.incarnation
+        # What was told since the question may be remembered by now, and is on this disk.
+        held = confirmation.count if confirmation.pending else self._storage.count
+        if confirmation.starting and answer.incarnation == mine and answer.remembered > held:
+            raise StorageError(
+                f"server {self.settings.server}'s data directory is an old copy: it ends at commit "
+                f"{held}, and server {sender} was told of commit {answer.remembered}. Nothing was "
+                f"changed in it: bring back the newest one, or empty it and start once with "
+                f"--rejoin"
+            )
+        if answer.incarnation in (0, mine) or not self.voting:
+            confirmation.confirmed_by.add(sender)
+        else:
+            confirmation.denied_by.add(sender)
+            if confirmation.is_hopeless(self._others, self._majority):
+                raise StorageError(
+                    f"server {self.settings.server}'s data directory is not the one that the "
+                    f"cluster knows: give that one back, or empty it and start once with --rejoin"
+                )
+        self._settle_confirmation()
+
+    def _settle_confirmation(self) -> None:
+        confirmation = self._confirmation
+        if not confirmation.pending:
+            return
+        if not confirmation.is_enough(self._others, self._majority, self._now):
+            if confirmation.all_until > self._now:
+                confirmation.ask_at = min(confirmation.ask_at, confirmation.all_until)
+            return
+        confirmation.pending = False
+        # Before anything leaves: what was found may not have been synced (a crash in a commit).
+        self._storage.maintain(tidy=False)
+        self._next_count = self._storage.count + 1
+        self._on_confirmed()
+        self._maybe_snapshot()
+
+    def _on_confirmed(self) -> None:
+        if self._election_at <= self._now:  # it took long: the others should come first
             self._election_at = self._now + self._policy.follower_timeout(self._random)
 
-    # === clients =================================================================================
+    def _note_count(self, server: ServerId, count: int) -> None:
+        """A server that was confirmed itself tells of a commit of its directory.
 
-    # === timers ==================================================================================
+        Remembered on disk with the next commit. At most so much a message: see actors/bounds.py.
+        """
+        known = self._counts.get(server, 0)
+        if count > known:
+            self._counts[server] = min(count, known + MAX_COUNT_JUMP)
+
+    def _disks_known(self) -> list[tuple[ServerId, int, int]]:
+        """By which directory, and how many commits of it, each server is known here."""
+        counts = self._counts
+        known = [(server, number, counts.get(server, 0)) for server, number in self._peers.items()]
+        known.append((self.settings.server, self._storage.incarnation, self._next_count - 1))
+        return known
+
+    def _compare_disks(self, told: list[tuple[ServerId, int, int]], alive: list[ServerId]) -> None:
+        """Learn from the leader what it knows of all directories, and doubt one's own if need be.
+
+        Two followers may never talk until the leader is gone: by then they have to know how far
+        each other's directories are, or an old one would pass for the one that voted.
+        """
+        for server, incarnation, count in told:
+            if server == self.settings.server:
+                if incarnation != self._storage.incarnation or count >= self._next_count:
+                    self._doubt_own_disk()
+                continue
+            if server in alive and server in self._peers:
+                self._told_alive[server] = (incarnation, self._now)
+            if self._peers.get(server) == incarnation:
+                self._note_count(server, count)
+
+    def _doubt_own_disk(self) -> None:
+        """One message is no proof: ask all whether they know this server by another directory.
+
+        A majority's answers, and not one frame, stop it. A count too high it contradicts.
+        """
+        if self.voting and self._now >= self._confirmation.ask_at:
+            self._confirmation.ask_at = self._now + DOUBT_INTERVAL
+            self._confirmation.ask_anew()
+            self._ask_for_counts()
+
+    # === timers ===================================================================================
 
     def next_deadline(self) -> float:
         """When to step even if nothing arrives: monotonic seconds."""
@@ -587,6 +2556,19 @@ class PaxosServer(Proposer):
         if self._contends_now():
             return min(deadline, self._election_at, self._retry_at)
         return min(deadline, self._election_at)
+
+    def _learner_deadline(self) -> float:
+        if not self._in_force:
+            return self._introduce_at
+        if self._left_over:
+            return -NEVER
+        deadline = min(
+            self._snapshot_poll_at, self._watermark_at, self._grants.forget_at,
+            self._inquiry_deadline(),
+        )  # fmt: skip
+        if self._turns.waiting:
+            deadline = min(deadline, self._turns.due())
+        return min(deadline, self._catch_up_at) if self._is_behind() else deadline
 
     def _on_timers(self) -> None:
         now = self._now
@@ -614,28 +2596,158 @@ class PaxosServer(Proposer):
             self._retransmit_at = now + self._phase1_interval()
             self._retransmit_p1as(self._candidacy)
 
-    def _lose_quorum(self) -> None:
-        """Nobody but a minority answers: stop, so that clients look elsewhere."""
-        logger.info("server {} lost its majority and stops leading", self.settings.server)
-        self._step_down()
-        self.leader = 0
-        self._election_at = self._now + self._policy.follower_timeout(self._random)
+    def _on_learner_timers(self) -> None:
+        if not self._in_force:
+            if self._now >= self._introduce_at:
+                self._on_making_timer()
+            return
+        if self._now >= self._grants.forget_at:
+            self._storage.save_lease(self._grants.forget())
+        if self._now >= self._snapshot_poll_at:
+            self._poll_snapshot()
+        self._on_inquiry_timer()
+        if self._is_behind() and self._now >= self._catch_up_at:
+            self._ask_to_catch_up()
+        if self._now >= self._watermark_at:
+            self._watermark_at = NEVER
+            if self._durable_chosen_to < self.log.chosen_to:
+                self._storage.save_chosen_to(self.log.chosen_to, lazily=False)
 
-    def _retransmit_p1as(self, candidacy: Candidacy) -> None:
-        for server in self._others:
-            if server not in candidacy.promised:
-                first = candidacy.next_chunk(server)
-                self._send(server, P1A(candidacy.ballot, first, not self.voting))
+    # === introspection ============================================================================
 
-    def _on_confirmed(self) -> None:
-        if self._election_at <= self._now:  # it took long: the others should come first
-            self._election_at = self._now + self._policy.follower_timeout(self._random)
+    # The four read-only probes, all that tests look at (also by pykka's proxies).
 
-    def _on_recovered(self, *, fresh: bool) -> None:
-        """Restarted (or new): never propose in an old ballot; wait before the first candidacy."""
-        settings = self.settings
-        if fresh:
-            delay = self._random.uniform(settings.heartbeat_interval, settings.election_timeout_min)
-        else:
-            delay = self._policy.follower_timeout(self._random)
-        self._election_at = self._now + delay
+    def status(self, slot: int) -> SlotStatus:
+        """EMPTY, ACCEPTED, CHOSEN or CLEARED (discarded)."""
+        return self.log.status(slot)
+
+    def command(self, slot: int) -> bytes | None:
+        """The value in `slot`; None if it is empty or cleared."""
+        return self.log.command(slot)
+
+    def first_non_cleared(self) -> int:
+        """The first slot not discarded."""
+        return self.log.first_non_cleared()
+
+    def last_non_empty(self) -> int:
+        """The highest slot in which anything was accepted; 0 if there is none."""
+        return self.log.last_non_empty()
+
+    def describe(self, request: StatusRequest = StatusRequest(0)) -> StatusReply:  # noqa: B008
+        """This server's state now, as `paxon status` shows it."""
+        snapshot, chain = self._storage.snapshot, self.application.chain
+        digest_slot = request.digest_slot or chain.last
+        return StatusReply(
+            id=request.id,
+            server=self.settings.server,
+            cluster=self.settings.cluster,
+            role=self.role,
+            ballot=self.promised,
+            leader=self.leader,
+            accepted=self.log.last,
+            chosen=self.log.chosen_to,
+            executed=self.application.executed,
+            discarded=self.log.discarded,
+            snapshot=0 if snapshot is None else snapshot.slot,
+            uptime=self._clock.monotonic() - self._started_at,
+            disk_bytes=self._storage.size_bytes(),
+            state_digest=self.application.digest() if request.state else "",
+            counters={
+                **self._counters,
+                "leading_us": self._counters["leading_us"] + self._leading_us(),
+                **self._network.counters(),
+                "log_slots": len(self.log),
+                "log_bytes": self.log.value_bytes,
+                "session_reply_bytes": self.application.sessions.kept,
+                "client_requests_waiting": self._turns.messages,
+            },
+            policy=self.settings.policy,
+            sessions=len(self.application.sessions),
+            agreed=agreed_values(self.application.agreed),
+            agreed_from=self.application.agreed.changed_at + 1,
+            version=VERSION,
+            voting=self.voting,
+            digest_version=chain.version,
+            digest_slot=digest_slot,
+            digest=chain.at(digest_slot).hex(),
+            alarm=self.alarm,
+            identity=self.making.made.identity if self.making.made and self._in_force else 0,
+            members=() if self.making.made is None else self.making.made.servers,
+            waits_for=self.waits_for() if self._in_force else self.making.waits_for(),
+            rejoining=self.rejoining(),
+            addresses=self.settings.client_addresses,
+        )
+
+    def rejoining(self) -> str:
+        """Where this server stands on its way back to its vote; "" if it votes."""
+        if self.voting:
+            return ""
+        if self.log.chosen_to < self._known_commit:
+            return f"is catching up, at slot {self.log.chosen_to:,} of {self._known_commit:,}"
+        if self._candidacy is None:
+            return "waits for its turn to ask all other servers for their promises"
+        missing = [s for s in self._others if s not in self._candidacy.promised]
+        return f"waits for the promise of {in_list(missing)}, for all others have to give theirs"
+
+    def waits_for(self) -> str:
+        """What keeps this server from taking part, for people; "" if nothing does."""
+        confirmation = self._confirmation
+        if not confirmation.pending:
+            return ""
+        return (
+            f"waits for confirmation by {in_list(confirmation.unanswered(self._others))} that its "
+            f"data directory is not an old copy (docs/old-copies.md)"
+        )
+
+    def _leading_us(self) -> int:
+        """Microseconds of the present reign; 0 while not leading."""
+        return round((self._now - self._leading_since) * 1e6) if self.role == "leader" else 0
+
+    def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
+        self._reply(client, self.describe(request))
+        self._count_work(client, STATUS_BYTES)
+
+    def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:
+        value = self.command(request.slot) or b""
+        self._reply(
+            client,
+            SlotReply(
+                request.id, request.slot, self.status(request.slot), value,
+                self.first_non_cleared(), self.last_non_empty(),
+            ),
+        )  # fmt: skip
+        self._count_work(client, len(value))
+
+
+def _as_request(entry: Entry) -> OpenSession | ChangeSettings:
+    """The request that became this entry of no session."""
+    if entry.acked == SETTINGS:
+        change = decode_change(entry.command)
+        return ChangeSettings(entry.seq, change.changed_at, change.values)
+    return OpenSession(entry.seq)
+
+
+def _resolve(future: pykka.Future[bytes] | None, status: ReplyStatus, payload: bytes) -> None:
+    if future is None:
+        return
+    if status == ReplyStatus.OK:
+        future.set(payload)
+    else:
+        text = payload[4:] if status == ReplyStatus.OVERLOADED else payload
+        error = RuntimeError(text.decode(errors="replace"))
+        future.set_exception((RuntimeError, error, None))
+
+
+def _fail_future(future: pykka.Future[bytes], error: Exception) -> None:
+    future.set_exception((type(error), error, None))
+
+
+def _since(verdict: Verdict) -> str:
+    return f"from slot {verdict.from_slot} on" if verdict.exact else (
+        f"from slot {verdict.from_slot} on or earlier"
+    )  # fmt: skip
+
+
+def _servers(servers: list[ServerId]) -> str:
+    numbers = ", ".join(map(str, servers))
+    return f"server {numbers}" if len(servers) == 1 else f"servers {numbers}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paxon.actors.ballot import ServerId
-from paxon.actors.membership import NEVER
+from paxon.actors.environment import NEVER
 from paxon.actors.messages import P2A
 from paxon.actors.settings import Settings
 

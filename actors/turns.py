@@ -12,12 +12,10 @@ from collections import deque
 from collections.abc import Sequence
 
 from paxon.actors.allowances import MESSAGE_BYTES
-from paxon.actors.environment import ClientToken
+from paxon.actors.environment import NEVER, ClientToken
 from paxon.actors.messages import ClientMessage, Command, Query
 
-__all__ = ["ClientTurns", "Openings", "Waiting", "NEVER"]
-
-NEVER = float("inf")
+__all__ = ["ClientTurns", "Openings", "Waiting"]
 
 MAX_MESSAGES = 16_384
 """Requests that may wait for one client …"""

@@ -137,7 +137,7 @@ def _run_until(
     loguru.logger.remove()
     if stderr_level is not None:
         # Why the server's actor stops is reported, once, and not as a line of the log.
-        log_to_stderr(stderr_level, hide="paxon.actors.lifecycle")
+        log_to_stderr(stderr_level, hide="paxon.actors.actor")
     try:
         security = _security(plan)
         reference = start_server(

@@ -29,6 +29,8 @@ WORLD = {
 """Clocks, chance, threads, network and disk: the protocol gets them from its `Environment`."""
 
 MAX_LINES = 700
+ON_ONE_PAGE = ROOT / "actors" / "server.py"
+"""The one exception (DESIGN §1): the whole protocol is read from top to bottom in one file."""
 
 
 def sources(folder: str) -> list[Path]:
@@ -183,7 +185,8 @@ def _top_level_names(tree: ast.Module) -> set[str]:
 
 @pytest.mark.parametrize("path", [*all_sources(), *sources("tests")], ids=name_of)
 def test_no_file_is_too_long_to_be_read_in_a_sitting(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+    if path != ON_ONE_PAGE:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
 def test_every_package_is_typed_and_in_the_wheel() -> None:

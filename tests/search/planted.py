@@ -15,13 +15,11 @@ from typing import Any
 import msgspec
 
 from paxon.actors import NO_BALLOT, Ballot, PaxosServer
+from paxon.actors.actor import BurstActor
 from paxon.actors.application import Application
 from paxon.actors.election import RandomTimeout
-from paxon.actors.learner import Learner
-from paxon.actors.lifecycle import ServerLifecycle
 from paxon.actors.messages import P1B, P2A, P2B, Heartbeat, Made, Query
 from paxon.actors.phase1 import Candidacy
-from paxon.actors.proposer import Proposer
 from paxon.actors.sessions import Session, SessionTable
 from paxon.actors.storage_base import CollectingStorage
 
@@ -153,7 +151,7 @@ def _any_ballot(original: Original) -> Any:
 plant(
     "count a P2B of any ballot",
     "a leader counts a vote for its slot without comparing the ballot that it names",
-    (Proposer, "on_p2b", _any_ballot),
+    (PaxosServer, "on_p2b", _any_ballot),
 )
 
 
@@ -169,7 +167,7 @@ def _rejection_counts(original: Original) -> Any:
 plant(
     "treat a rejected P2B as accepted",
     "a rejection that names the ballot now led is counted as a vote in it",
-    (Proposer, "on_p2b", _rejection_counts),
+    (PaxosServer, "on_p2b", _rejection_counts),
 )
 
 
@@ -314,7 +312,7 @@ def _index_says_it_all(original: Original) -> Any:
 plant(
     "choose by the index alone",
     "a follower takes what it accepted in whatever ballot for chosen up to the commit index",
-    (Learner, "_choose_known", _index_says_it_all),
+    (PaxosServer, "_choose_known", _index_says_it_all),
 )
 
 
@@ -362,7 +360,7 @@ def _majority_executed(original: Original) -> Any:
 plant(
     "discard at the majority's executed slot",
     "slots go when a majority, not all, have executed them",
-    (Proposer, "_executed_by_all", _majority_executed),
+    (PaxosServer, "_executed_by_all", _majority_executed),
 )
 
 
@@ -373,7 +371,7 @@ def _executed_in_memory(original: Original) -> Any:
 plant(
     "report what only memory has executed",
     "a follower lets others discard slots that it would need again after a restart",
-    (Learner, "_executed_durably", _executed_in_memory),
+    (PaxosServer, "_executed_durably", _executed_in_memory),
 )
 
 
@@ -408,8 +406,8 @@ def _any_image(original: Original) -> Any:
 plant(
     "apply a stale snapshot",
     "a snapshot that arrives late replaces a state that has gone further by then",
-    (Learner, "on_snapshot_chunk", _any_chunk),
-    (Learner, "_adopt_if_uncontested", _however_late),
+    (PaxosServer, "on_snapshot_chunk", _any_chunk),
+    (PaxosServer, "_adopt_if_uncontested", _however_late),
     (Application, "restore", _any_image),
 )
 
@@ -430,7 +428,7 @@ def _no_round(original: Original) -> Any:
 plant(
     "read without a round",
     "a leader answers a linearizable read without asking whether it still leads",
-    (Proposer, "on_query", _no_round),
+    (PaxosServer, "on_query", _no_round),
 )
 
 
@@ -448,7 +446,7 @@ def _earlier_round(original: Original) -> Any:
 plant(
     "read by a round begun before",
     "a read is confirmed by replies to heartbeats that were sent before it arrived",
-    (Proposer, "on_query", _earlier_round),
+    (PaxosServer, "on_query", _earlier_round),
 )
 
 
@@ -459,7 +457,7 @@ def _leads(original: Original) -> Any:
 plant(
     "read before the takeover is executed",
     "a new leader serves before it has executed the slots that it took over",
-    (Proposer, "_serves", _leads),
+    (PaxosServer, "_serves", _leads),
 )
 
 
@@ -479,7 +477,7 @@ def _send_first(original: Original) -> Any:
 plant(
     "send before the sync",
     "P1Bs and P2Bs leave before what they tell of is on the disk",
-    (ServerLifecycle, "_flush", _send_first),
+    (BurstActor, "_flush", _send_first),
 )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paxon.actors import PaxosServer, ServerId
-from paxon.actors.confirming import Confirming
 from paxon.actors.counts import Confirmation
 from paxon.actors.environment import ServerBurst
 from paxon.actors.messages import P1A, P2A, CountAnswer, CountQuestion, PreVote
@@ -26,7 +25,7 @@ def _believe_questions(original: Original) -> Any:
 plant(
     "take a count from an unconfirmed server",
     "the count in a question is remembered like one that a confirmed server tells",
-    (Confirming, "on_count_question", _believe_questions),
+    (PaxosServer, "on_count_question", _believe_questions),
 )
 
 
@@ -65,12 +64,12 @@ def _let_through(*kinds: type) -> Any:
 plant(
     "vote before confirmation",
     "a started server promises and accepts although nobody has confirmed its directory yet",
-    (Confirming, "_handle_unconfirmed", _let_through(P1A, P2A)),
+    (PaxosServer, "_handle_unconfirmed", _let_through(P1A, P2A)),
 )
 plant(
     "grant a pre-vote before confirmation",
     "a started server helps others to campaign although nobody has confirmed its directory yet",
-    (Confirming, "_handle_unconfirmed", _let_through(PreVote)),
+    (PaxosServer, "_handle_unconfirmed", _let_through(PreVote)),
 )
 
 
@@ -102,7 +101,7 @@ def _own_alone(original: Original) -> Any:
 plant(
     "keep what is known of counts",
     "a leader tells of its own commits, and does not hand on what it knows of the others'",
-    (Confirming, "_disks_known", _own_alone),
+    (PaxosServer, "_disks_known", _own_alone),
 )
 
 
@@ -130,10 +129,10 @@ def _never_too_late(original: Original) -> Any:
 plant(
     "go on with an old copy",
     "a started server does not care that others remember a later commit than its directory has",
-    (Confirming, "on_count_answer", _never_too_late),
+    (PaxosServer, "on_count_answer", _never_too_late),
 )
 plant(
     "forget what is told of commits",
     "counts in votes and heartbeats are not remembered",
-    (Confirming, "_note_count", always(None)),
+    (PaxosServer, "_note_count", always(None)),
 )

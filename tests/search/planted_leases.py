@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from paxon.actors import PaxosServer, proposer
+from paxon.actors import PaxosServer
+from paxon.actors import server as server_module
 from paxon.actors.messages import P1A, Heartbeat, HeartbeatReply
-from paxon.actors.proposer import Proposer
 from tests.search.planted import Original, plant
 from tests.simulation.machine import SimulatedClock
 
@@ -24,7 +24,7 @@ def _own_lease(original: Original) -> Any:
 plant(
     "extend a lease by one's own heartbeat",
     "a leader's lease counts from heartbeats that nobody has answered",
-    (Proposer, "_beat", _own_lease),
+    (PaxosServer, "_beat", _own_lease),
 )
 
 
@@ -40,7 +40,7 @@ def _from_confirmation(original: Original) -> Any:
 plant(
     "count a lease from its confirmation",
     "a leader's lease counts from when a majority's answers arrived, not from when it asked",
-    (Proposer, "_confirm_rounds", _from_confirmation),
+    (PaxosServer, "_confirm_rounds", _from_confirmation),
 )
 
 
@@ -57,14 +57,14 @@ def _not_asked(original: Original) -> Any:
 plant(
     "a lease from those who were not asked",
     "of the rounds that a majority may have answered one asked for a lease, and that counts",
-    (Proposer, "_confirm_rounds", _not_asked),
+    (PaxosServer, "_confirm_rounds", _not_asked),
 )
 
 
 plant(
     "count on a lease for all of its length",
     "a leader counts on a lease for as long as it was granted, whatever the clocks do",
-    (proposer, "counted", lambda _original: lambda length, _drift: length),
+    (server_module, "counted", lambda _original: lambda length, _drift: length),
 )
 
 
@@ -94,7 +94,7 @@ def _older_reign(original: Original) -> Any:
 plant(
     "count replies of an older reign",
     "a leader's round is confirmed by an answer to a round of the same number in an older ballot",
-    (Proposer, "on_heartbeat_reply", _older_reign),
+    (PaxosServer, "on_heartbeat_reply", _older_reign),
 )
 
 

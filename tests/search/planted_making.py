@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from paxon.actors import PaxosServer
 from paxon.actors.making import Making
-from paxon.actors.membership import Membership
 from paxon.actors.messages import Introduction, Made
 from paxon.actors.storage_base import CollectingStorage
 from tests.search.planted import Original, PlantedBug, planted
@@ -88,7 +88,7 @@ MAKING.append(
 
 
 def _joins_at_once(original: Original) -> Any:
-    def store_made(self: Membership, made: Made, *, in_force: bool) -> None:
+    def store_made(self: PaxosServer, made: Made, *, in_force: bool) -> None:
         original(self, made, in_force=in_force)
         self._join(made)
 
@@ -99,6 +99,6 @@ MAKING.append(
     planted(
         "promise before it is in force",
         "a server takes part as soon as it has stored the making",
-        (Membership, "_store_made", _joins_at_once),
+        (PaxosServer, "_store_made", _joins_at_once),
     )
 )

@@ -15,7 +15,7 @@ import msgspec
 from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
 from paxon.actors.agreed import NAMES, encode_agreed, first_agreed
 from paxon.actors.application import Executed
-from paxon.actors.membership import NEVER
+from paxon.actors.environment import NEVER
 from paxon.actors.memory_storage import MemoryStorage
 from paxon.actors.messages import (
     Batch,

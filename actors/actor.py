@@ -1,7 +1,8 @@
-"""How a server lives: pykka's hooks, the outbox and the flush (DESIGN §2).
+"""An actor whose inbox is its sockets, and whose output waits for the sync (DESIGN §2).
 
-`PaxosServer` (actors/server.py) adds the protocol. This half knows that messages come in bursts,
-that what they change is synced once a burst, and that replies leave only after that.
+This half of a server knows pykka's hooks, that messages come in bursts, that what they change is
+synced once a burst, and that what relies on it leaves only after that. It knows no protocol:
+`PaxosServer` (actors/server.py) brings that, through the methods named at the end.
 """
 
 from __future__ import annotations
@@ -12,18 +13,10 @@ from typing import Any
 
 import pykka
 
-from paxon.actors.allowances import (
-    EXECUTE_SECONDS,
-    FRAME_BYTES,
-    MESSAGE_BYTES,
-    TRANSFERS_PER_PEER,
-)
-from paxon.actors.ballot import NO_BALLOT, ServerId
-from paxon.actors.counts import Confirmation
+from paxon.actors.allowances import FRAME_BYTES, MESSAGE_BYTES, TRANSFERS_PER_PEER
+from paxon.actors.ballot import ServerId
 from paxon.actors.embedding import ServerRef
 from paxon.actors.environment import ClientToken, Environment, Network, ServerBurst
-from paxon.actors.invariants import invariant
-from paxon.actors.log import SlotLog, SlotStatus
 from paxon.actors.machine_errors import ExecutionFailed, MachineFailure
 from paxon.actors.messages import P2A, PeerMessage, ServerReply
 from paxon.actors.settings import Settings
@@ -31,35 +24,23 @@ from paxon.actors.storage import Storage, StorageError
 from paxon.transport import Burst, BurstInbox, BurstSource, TransportError
 from paxon.transport.log import log_in_background, logger
 
-__all__ = ["ServerLifecycle", "COUNTERS"]
-
-COUNTERS = (
-    "elections", "pre_votes", "phase1_rounds", "preemptions", "leaderships", "step_downs",
-    "leading_us", "p2a_sent", "p2b_rejected", "slots_proposed", "slots_chosen", "slots_executed",
-    "commands_executed", "queries_answered", "read_rounds", "lease_reads", "syncs", "bursts",
-    "peer_messages_received", "client_messages_received", "retransmissions", "catch_ups",
-    "snapshots_taken", "snapshots_received", "refused_incarnations", "refused_clients",
-    "malformed_messages", "inquiries", "digest_alarms", "refused_numbers", "commits_denied",
-    "refused_rejoins",
-    "overloaded",
-)  # fmt: skip
-"""What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds,
-`overloaded` requests (and whole frames) that were refused for a bound."""
+__all__ = ["BurstActor"]
 
 TIDY_INTERVAL = 0.1
 """Seconds between two pieces of a storage's tidying: readers of an idle disk notice each."""
 
 
-class ServerLifecycle(pykka.ThreadingActor):
-    """An actor whose inbox is its sockets, and whose output waits for the sync."""
+class BurstActor(pykka.ThreadingActor):
+    """Handles a burst, makes what it changed durable in one transaction, and only then sends."""
 
-    def __init__(self, settings: Settings, environment: Environment) -> None:
+    def __init__(
+        self, settings: Settings, environment: Environment, counters: Sequence[str]
+    ) -> None:
         super().__init__()
         self._actor_ref = ServerRef(self)
         self.settings = settings
         self._others: tuple[ServerId, ...] = ()
         """The other members, once the cluster is in force; nobody before."""
-        self._majority = len(settings.servers)  # (of no use before)
         self._environment = environment
         self._clock = environment.clock
         self._random = environment.random
@@ -67,23 +48,14 @@ class ServerLifecycle(pykka.ThreadingActor):
         self._started_at = 0.0
         self._open = False
         self._failure: BaseException | None = None
-        self._counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
-        self.promised = NO_BALLOT
-        """The acceptor's ballot (PMMC §2.2)."""
-        self.log = SlotLog()
-        self._counts: dict[ServerId, int] = {}
-        """The highest commit number that each other server's directory was heard to have."""
-        self._durable_promise = NO_BALLOT
-        self._durable_chosen_to = 0
-        """As far as a restart replays by itself: what others may rely on as executed here."""
-        self._confirmation = Confirmation(0, 0.0, pending=False)
-        """Whether the others have confirmed that this directory is not an old copy."""
+        self._counters: dict[str, int] = dict.fromkeys(counters, 0)
         self._next_count = 0
         """The number that the coming commit will have."""
         self._synced = False
         """Something was committed that `_after_sync` has not looked at yet."""
         # The outbox of this burst.
         self._early: list[P2A] = []
+        """What relies on nothing that this burst changes, and may leave before the sync."""
         self._to_all: list[PeerMessage] = []
         self._to_peer: dict[ServerId, list[PeerMessage]] = {}
         self._to_client: dict[ClientToken, list[ServerReply]] = {}
@@ -91,10 +63,6 @@ class ServerLifecycle(pykka.ThreadingActor):
         """Bytes of log and snapshots for each peer in this step."""
         self._replied_bytes = 0
         """What large replies and those to queries have come to in this step."""
-        self._left_over = False
-        """The last step left slots to execute, or replies to send: the next follows at once."""
-        self._execute_until = float("inf")
-        """No further slot is executed in this step after that time."""
 
     # --- pykka's hooks ---------------------------------------------------------------------------
 
@@ -178,32 +146,26 @@ class ServerLifecycle(pykka.ThreadingActor):
         self._next_count = self._storage.count + 1
         self._on_open()
         self._flush()
-        if not self._confirmation.pending:
-            self._storage.maintain(tidy=False)
+        self._after_opening()
 
     def step(self, burst: ServerBurst) -> None:
         """Handle all of a burst and the timers that are due, then flush once."""
         self._now = self._clock.monotonic()
-        self._execute_until = self._now + EXECUTE_SECONDS
-        self._left_over = False
         self._counters["bursts"] += 1
         self._handle(burst)
         if self._now >= self.next_deadline():
             self._on_timers()
         self._before_flush()
         self._flush()
-        if self._confirmation.pending:
-            return  # nothing that it found on its disk may change
-        # What no message should wait for.
+        self._after_flush()
+
+    def _maintain(self) -> None:
+        """Let the storage do what no message should wait for."""
         tidy = self._now >= self._tidy_at
         if tidy:
             self._tidy_at = self._now + TIDY_INTERVAL
         self._storage.maintain(tidy=tidy)
         self._next_count = self._storage.count + 1
-        self._after_flush()
-        took = self._clock.monotonic() - self._now
-        if took > self.settings.heartbeat_interval:
-            self._was_busy(took)
 
     def close(self) -> None:
         """Release disk and sockets; both endings call it, and it may be called twice."""
@@ -251,15 +213,15 @@ class ServerLifecycle(pykka.ThreadingActor):
         loop; the bounded window ends it.
         """
         while self._early or self._storage.dirty or self._synced:
-            self._send_early()
+            if self._early:
+                self._send_early()
             if self._storage.dirty:
                 self._commit()
             if self._synced:  # here, or by a handler that could not go on without
                 self._synced = False
                 self._after_sync()
-        invariant(self._durable_promise == self.promised, "a promise would leave unsynced")
+        self._before_sending()
         if self._to_all:
-            self._send_put_off()  # whose slots a heartbeat's commit index speaks of
             self._network.broadcast(self._others, self._to_all)
             self._to_all = []
         if self._to_peer:
@@ -292,67 +254,7 @@ class ServerLifecycle(pykka.ThreadingActor):
             if frame:
                 self._network.reply(client, frame)
 
-    def _commit(self) -> None:
-        """Make all that was collected durable, in one transaction."""
-        confirmation = self._confirmation
-        invariant(
-            confirmation.may_store or not confirmation.pending,
-            "stored before the count was confirmed",
-        )
-        promise, chosen_to = self.promised, self.log.chosen_to
-        self._storage.save_counts(self._counts)
-        self._storage.save_chosen_to(chosen_to)
-        self._storage.commit()
-        self._next_count = self._storage.count + 1
-        self._counters["syncs"] += 1
-        self._durable_promise = promise
-        self._durable_chosen_to = chosen_to
-        self._synced = True
-
-    def _send_early(self) -> None:
-        """P2As rely on the ballot alone, and that was synced before phase 1 began (rule 10)."""
-        if not self._early:
-            return
-        frame: list[P2A] = []
-        size = 0
-        for p2a in self._early:
-            invariant(p2a.ballot == self._durable_promise, "P2A in ballot %s", p2a.ballot)
-            frame.append(p2a)
-            size += len(p2a.value)
-            if size >= FRAME_BYTES:
-                self._broadcast_p2as(frame)
-                frame, size = [], 0
-        if frame:
-            self._broadcast_p2as(frame)
-        self._early = []
-
-    # The four read-only probes, all that tests look at (also by pykka's proxies).
-
-    def status(self, slot: int) -> SlotStatus:
-        """EMPTY, ACCEPTED, CHOSEN or CLEARED (discarded)."""
-        return self.log.status(slot)
-
-    def command(self, slot: int) -> bytes | None:
-        """The value in `slot`; None if it is empty or cleared."""
-        return self.log.command(slot)
-
-    def first_non_cleared(self) -> int:
-        """The first slot not discarded."""
-        return self.log.first_non_cleared()
-
-    def last_non_empty(self) -> int:
-        """The highest slot in which anything was accepted; 0 if there is none."""
-        return self.log.last_non_empty()
-
-    # --- what the protocol brings ----------------------------------------------------------------
-
-    @abstractmethod
-    def _broadcast_p2as(self, frame: Sequence[P2A]) -> None:
-        """Send a frame of P2As, to some perhaps a little later."""
-
-    @abstractmethod
-    def _send_put_off(self) -> None:
-        """Send now what was to be sent a little later."""
+    # --- what the protocol brings, in the order in which it is asked -----------------------------
 
     @abstractmethod
     def _recover(self) -> None:
@@ -363,8 +265,20 @@ class ServerLifecycle(pykka.ThreadingActor):
         """Disk and sockets are open."""
 
     @abstractmethod
+    def _after_opening(self) -> None:
+        """What `_on_open` had to say is sent."""
+
+    @abstractmethod
     def _handle(self, burst: ServerBurst) -> None:
         """Run the handler of each message."""
+
+    @abstractmethod
+    def on_local(self, message: Any) -> Any:
+        """A message that the application told or asked this actor."""
+
+    @abstractmethod
+    def next_deadline(self) -> float:
+        """When to step even if nothing arrives: monotonic seconds."""
 
     @abstractmethod
     def _on_timers(self) -> None:
@@ -375,21 +289,21 @@ class ServerLifecycle(pykka.ThreadingActor):
         """The burst is handled: propose what waits, queue acknowledgements."""
 
     @abstractmethod
-    def _after_flush(self) -> None:
-        """All is sent: do what nobody waits for."""
+    def _send_early(self) -> None:
+        """Send what may leave before the sync, and empty `_early`."""
 
     @abstractmethod
-    def _was_busy(self, seconds: float) -> None:
-        """The step took so long, and what others sent meanwhile is still to be read."""
+    def _commit(self) -> None:
+        """Make all that was collected durable, in one transaction, and set `_synced`."""
 
     @abstractmethod
     def _after_sync(self) -> None:
         """What was collected is on disk now: this server's own votes count."""
 
     @abstractmethod
-    def next_deadline(self) -> float:
-        """When to step even if nothing arrives: monotonic seconds."""
+    def _before_sending(self) -> None:
+        """All is durable: a last look, before what relies on it leaves."""
 
     @abstractmethod
-    def on_local(self, message: Any) -> Any:
-        """A message that the application told or asked this actor."""
+    def _after_flush(self) -> None:
+        """All is sent: do what nobody waits for."""
