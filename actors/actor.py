@@ -162,10 +162,10 @@ class BurstActor(pykka.ThreadingActor):
     def _maintain(self) -> None:
         """Let the storage do what no message should wait for."""
         tidy = self._now >= self._tidy_at
-        if tidy:
-            self._tidy_at = self._now + TIDY_INTERVAL
         self._storage.maintain(tidy=tidy)
-        self._next_count = self._storage.count + 1
+        if tidy:  # only then it may have committed something
+            self._tidy_at = self._now + TIDY_INTERVAL
+            self._next_count = self._storage.count + 1
 
     def close(self) -> None:
         """Release disk and sockets; both endings call it, and it may be called twice."""

@@ -25,9 +25,9 @@ KEPT_SLOTS = 4096
 PINNED_SLOTS = 4
 """… and for so many of the last snapshots."""
 HASH_BYTES = 16
-_LINK = struct.Struct(f"<{HASH_BYTES}sQQLQL")
-"""What is hashed for a slot: the hash before, its number, and length and CRC-32 of its value and of
-its replies. A checksum finds what went wrong by accident as well as a hash of all bytes would, at a
+_LINK = struct.Struct(f"<{HASH_BYTES}sQLL")
+"""What is hashed for a slot: the hash before, its number, and the CRC-32 of its value and of its
+replies. A checksum finds what went wrong by accident as well as a hash of all bytes would, at a
 quarter of the time; nobody is to be kept from making two values alike, for a slot has but one."""
 
 
@@ -64,9 +64,7 @@ class HashChain:
 
     def extend(self, slot: int, value: bytes, replies: bytes) -> None:
         """Slot `slot`, the next one, held `value` and came to `replies` (of any encoding)."""
-        link = _LINK.pack(
-            self._kept[-1], slot, len(value), crc32(value), len(replies), crc32(replies)
-        )
+        link = _LINK.pack(self._kept[-1], slot, crc32(value), crc32(replies))
         self.last = slot
         self._kept.append(blake2b(link, digest_size=HASH_BYTES).digest())
 

@@ -2059,9 +2059,6 @@ class PaxosServer(BurstActor):
         self._storage.condemn(reason)
         raise Diverged(reason)
 
-    def _inquiry_deadline(self) -> float:
-        return NEVER if self._inquiry is None else self._inquiry.until
-
     def _on_inquiry_timer(self) -> None:
         inquiry = self._inquiry
         if inquiry is not None and self._now >= inquiry.until:
@@ -2562,10 +2559,9 @@ class PaxosServer(BurstActor):
             return self._introduce_at
         if self._left_over:
             return -NEVER
-        deadline = min(
-            self._snapshot_poll_at, self._watermark_at, self._grants.forget_at,
-            self._inquiry_deadline(),
-        )  # fmt: skip
+        deadline = min(self._snapshot_poll_at, self._watermark_at, self._grants.forget_at)
+        if self._inquiry is not None:
+            deadline = min(deadline, self._inquiry.until)
         if self._turns.waiting:
             deadline = min(deadline, self._turns.due())
         return min(deadline, self._catch_up_at) if self._is_behind() else deadline

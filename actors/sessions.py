@@ -60,14 +60,16 @@ class Session(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
         return seq < self.floor or seq in self.replies
 
 
+_FAILED = ReplyStatus.FAILED
+
+
 def reply_bytes(reply: Reply) -> int:
     """What a reply counts for, the same on every server.
 
     The text of an exception may be longer or shorter elsewhere: it may hold an address in memory,
     or read otherwise in another Python. So a failure counts the same whatever its text.
     """
-    failed = reply.status == ReplyStatus.FAILED
-    return (FAILURE_BYTES if failed else len(reply.payload)) + MESSAGE_BYTES
+    return (FAILURE_BYTES if reply.status is _FAILED else len(reply.payload)) + MESSAGE_BYTES
 
 
 class _Dump(msgspec.Struct, array_like=True, forbid_unknown_fields=True):

@@ -147,7 +147,7 @@ class MetaColumns:
 
 def _pairs(numbers: dict[ServerId, int]) -> str:
     """A number a server, as people can read it: "2=17,3=19"."""
-    return ",".join([f"{server}={numbers[server]}" for server in sorted(numbers)])
+    return ",".join([f"{server}={number}" for server, number in numbers.items()])
 
 
 def _from_pairs(column: str) -> dict[ServerId, int]:

@@ -238,7 +238,8 @@ class SqliteStorage(CollectingStorage):
     # --- committing ------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        self._begin()
+        if self._database is None:
+            self._begin()
         if self._log_pages >= FORCED_CHECKPOINT_PAGES:
             self._checkpoint()
         discarding = self._discarding or self._marks.discarded > self._durable.discarded
@@ -354,7 +355,8 @@ class SqliteStorage(CollectingStorage):
     def maintain(self, *, tidy: bool = True) -> None:
         if self._unusable:
             return
-        self._begin()
+        if self._database is None:
+            self._begin()
         idle = tidy and self.commits == self._seen_commits
         if tidy:
             self._seen_commits = self.commits

@@ -182,7 +182,10 @@ class FrameCodec(Generic[SendT, ReceiveT]):
         header = bytes(view[:HEADER_BYTES])
         origin = self._known.get(header)
         if origin is not None:
-            return (*origin, self._decode_body(view))
+            try:
+                return (*origin, self._decode(view[HEADER_BYTES:]))
+            except Exception as error:
+                raise _undecodable(error) from error
         sender, identity, incarnation = self._check(header)
         if self._passes(identity):
             if len(self._known) >= _KNOWN_HEADERS:
@@ -197,9 +200,7 @@ class FrameCodec(Generic[SendT, ReceiveT]):
         try:
             return self._decode(view[HEADER_BYTES:])
         except Exception as error:
-            # A decoder of untrusted bytes may raise DecodeError, ValidationError, RecursionError,
-            # UnicodeDecodeError or what a struct's own __post_init__ raises: all mean the same.
-            raise MalformedFrame(f"the frame's body cannot be decoded: {error}") from error
+            raise _undecodable(error) from error
 
     def _check(self, header: bytes) -> tuple[int, int, int]:
         """Sender, cluster and incarnation in a header that is not known yet."""
@@ -232,6 +233,12 @@ class FrameCodec(Generic[SendT, ReceiveT]):
         if kept or (not self.identity and self._introductions):
             return kept
         raise ForeignCluster(_who(sender), identity, self.identity)
+
+
+def _undecodable(error: Exception) -> MalformedFrame:
+    """A decoder of untrusted bytes may raise DecodeError, ValidationError, RecursionError,
+    UnicodeDecodeError or what a struct's own __post_init__ raises: all mean the same."""
+    return MalformedFrame(f"the frame's body cannot be decoded: {error}")
 
 
 def _who(sender: int) -> str:
