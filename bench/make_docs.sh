@@ -1,27 +1,30 @@
 #!/bin/sh
-# Measures on this machine and fills docs/benchmarks.md: tables between its marks, pictures in
-# docs/plots/, all figures in docs/plots/*.json. Leave the machine alone meanwhile (six minutes for
-# `compare`, three for `scale`).
+# Measures on this machine and fills README.md and docs/benchmarks.md: tables between their marks,
+# pictures in docs/plots/. All figures go to build/bench/*.json, which git does not keep. Leave the
+# machine alone meanwhile (two minutes for `contention`, six for `compare`, three for `scale`).
 #
-#   bench/make_docs.sh              both
+#   bench/make_docs.sh              all of them
 #   bench/make_docs.sh compare      one of them
 #
 # PYTHON names the interpreter that has Paxon and matplotlib; by default that of .venv.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-[ $# -gt 0 ] || set -- compare scale
-mkdir -p docs/plots
+[ $# -gt 0 ] || set -- contention compare scale
+mkdir -p build/bench
 for bench in "$@"; do
+    page=docs/benchmarks.md
+    flags=
     case $bench in
+    contention) page=README.md ;;
     compare) flags='--seconds 0.6 --warmup 0.2 --repeat 3' ;;
-    scale) flags='' ;;
+    scale) ;;
     *)
-        echo "$0: there is no '$bench': write compare or scale" >&2
+        echo "$0: there is no '$bench': write contention, compare or scale" >&2
         exit 2
         ;;
     esac
     # $flags is several words on purpose.
     "$PYTHON" -m paxon.kvstore.cli bench "$bench" $flags \
-        --json "docs/plots/$bench.json" --plots docs/plots --page docs/benchmarks.md
+        --json "build/bench/$bench.json" --plots docs/plots --page "$page"
 done

@@ -1,8 +1,4 @@
-"""The command line of the benches: options, and what is printed, written and drawn.
-
-`app` has the commands; `common` what their options share; `compare` and `scale` those of the two
-largest benches; `plots` the pictures of the others.
-"""
+"""The command line of the benches: `app` makes a command of each."""
 
 from __future__ import annotations
 

@@ -1,55 +1,48 @@
-"""`paxon bench …`: the benchmarks' command line. Tables go to stdout, progress to stderr."""
+"""`paxon bench …`: the benchmarks' command line. Tables go to stdout, progress to stderr.
+
+Each command is made of its bench's settings (see `Bench`): a flag for each field, then the flags
+that say where the figures go.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from typer.models import OptionInfo
 
-from paxon.actors.settings import PolicyName
-from paxon.bench.cli import compare as cli_compare
-from paxon.bench.cli import plots
-from paxon.bench.cli import scale as cli_scale
-from paxon.bench.cli.common import (
-    MAX_SERVERS,
-    Assignments,
-    DurabilityOption,
-    JsonFile,
-    PlotFile,
-    Quick,
-    Repeat,
-    Seconds,
-    Seed,
-    Servers,
-    TransportOption,
-    ValueSize,
-    Warmup,
-    check_outputs,
-    finish,
-    known_policies,
-    known_proposers,
-    progress_bar,
-    server_options,
-    wide_console,
+from paxon.bench.contention.compare_run import COMPARE, CONTENTION
+from paxon.bench.harness.flags import Assignments, Names, chosen_names, server_options
+from paxon.bench.harness.plot_style import PLOT_FORMATS, check_plot, make_directory, save_plot
+from paxon.bench.harness.report import (
+    Bench,
+    Report,
+    check_page,
+    check_writable,
+    fill_page,
+    markdown,
+    read_json,
+    rich_table,
+    write_json,
 )
-from paxon.bench.contention import contention as contention_bench
-from paxon.bench.harness.report import check_writable
-from paxon.bench.peers import plan as peers_plan
-from paxon.bench.peers import run as peers_bench
-from paxon.bench.peers import table as peers_tables
-from paxon.bench.peers.figures import PeersSettings
-from paxon.bench.peers.plot import plot_peers
-from paxon.bench.peers.programs import Programs, default_directory
-from paxon.bench.stable import failover as failover_bench
-from paxon.bench.stable import pair as pair_bench
-from paxon.bench.stable import pause as pause_bench
-from paxon.bench.stable import pythons as pythons_bench
-from paxon.bench.stable import stable as stable_bench
-from paxon.bench.stable import steady as steady_bench
-from paxon.kvstore.options import Durability
+from paxon.bench.peers.run import PEERS
+from paxon.bench.scale.run import SCALE
+from paxon.bench.stable.failover import FAILOVER
+from paxon.bench.stable.pair import PAIR
+from paxon.bench.stable.stable import STABLE
 
-__all__ = ["app"]
+__all__ = ["app", "BENCHES"]
+
+BENCHES: tuple[Bench, ...] = (STABLE, CONTENTION, COMPARE, SCALE, FAILOVER, PAIR, PEERS)
+
+_annotated: Any = Annotated  # for types that are known at run time only
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 app = typer.Typer(
     help="Measure Paxon on this machine: servers, clients and the floor share its cores.",
@@ -59,359 +52,176 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command()(cli_compare.compare)
-app.command()(cli_scale.scale)
 
+class Outputs(NamedTuple):
+    """Where the figures of a run go, beside the terminal."""
 
-@app.command()
-def stable(
-    *,
-    servers: Servers = 3,
-    seconds: Seconds = 5.0,
-    warmup: Warmup = 1.0,
-    repeat: Repeat = 3,
-    value_size: ValueSize = 64,
-    durability: DurabilityOption = "disk",
-    transport: TransportOption = "tcp",
-    seed: Seed = 1,
-    floor: Annotated[
-        bool, typer.Option("--floor/--no-floor", help="Measure the floor beside each load.")
-    ] = True,
-    quick: Quick = False,
-    options: Assignments = [],  # noqa: B006 (typer's way to say "several, none by default")
-    json: JsonFile = None,
-    plot: PlotFile = None,
-) -> None:
-    """One leader: throughput, latency and cost of an operation, beside the floor."""
-    settings = stable_bench.StableSettings(
-        servers=servers,
-        durability=durability,
-        transport=transport,
-        value_bytes=value_size,
-        seconds=min(seconds, 1.0) if quick else seconds,
-        warmup=min(warmup, 0.5) if quick else warmup,
-        repeat=min(repeat, 2) if quick else repeat,
-        seed=seed,
-        quick=quick,
-        floor=floor,
-        options=server_options(options),
-    )
-    check_outputs(json, plot)
-    with progress_bar("stable", stable_bench.steps_of(settings)) as progress:
-        report = stable_bench.run_stable(settings, progress)
-    finish(report, stable_bench.stable_table(report), json)
-    if plot is not None:
-        plots.save_plot(plots.plot_stable(report), plot)
-
-
-@app.command()
-def contention(
-    *,
-    policies: Annotated[
-        list[str],
-        typer.Option(
-            "--policy",
-            metavar="|".join(get_args(PolicyName)),
-            help="What a preempted server does; may be given several times. The stable leader is "
-            "always measured beside.",
-        ),
-    ] = ["immediate", "random", "backoff"],  # noqa: B006 (see above)
-    proposers: Annotated[
-        list[int],
-        typer.Option(min=1, help="How many servers try to lead; may be given several times."),
-    ] = [2, 3],  # noqa: B006 (see above)
-    outstanding: Annotated[
-        int, typer.Option(min=1, max=1024, help="Operations under way for each proposer.")
-    ] = 8,
-    servers: Servers = 3,
-    seconds: Seconds = 3.0,
-    warmup: Warmup = 0.5,
-    repeat: Repeat = 3,
-    value_size: ValueSize = 64,
-    durability: DurabilityOption = "disk",
-    transport: TransportOption = "tcp",
-    seed: Seed = 1,
-    quick: Quick = False,
-    options: Assignments = [],  # noqa: B006 (see above)
-    json: JsonFile = None,
-    plot: PlotFile = None,
-) -> None:
-    """Several servers try to lead: what each election policy makes of it."""
-    settings = contention_bench.ContentionSettings(
-        policies=known_policies(policies),
-        proposers=known_proposers(proposers[-1:] if quick else proposers, servers),
-        servers=servers,
-        outstanding=outstanding,
-        durability=durability,
-        transport=transport,
-        value_bytes=value_size,
-        seconds=min(seconds, 1.0) if quick else seconds,
-        warmup=min(warmup, 0.3) if quick else warmup,
-        repeat=min(repeat, 2) if quick else repeat,
-        seed=seed,
-        timeline=plot is not None and not quick,
-        options=server_options(options, "policy", "contend"),
-    )
-    check_outputs(json, plot)
-    with progress_bar("contention", contention_bench.steps_of(settings)) as progress:
-        report = contention_bench.run_contention(settings, progress)
-    finish(report, contention_bench.contention_table(report), json)
-    if plot is not None:
-        plots.save_plot(plots.plot_contention(report), plot)
-
-
-@app.command()
-def failover(
-    *,
-    runs: Annotated[int, typer.Option(min=1, help="How often the leader is killed.")] = 10,
-    servers: Annotated[
-        int, typer.Option("--servers", "-s", min=3, max=MAX_SERVERS, help="How many servers.")
-    ] = 3,
-    value_size: ValueSize = 64,
-    durability: Annotated[
-        Durability, typer.Option(help="With memory a restarted server rejoins empty.")
-    ] = "disk",
-    transport: TransportOption = "tcp",
-    seed: Seed = 1,
-    quick: Annotated[bool, typer.Option("--quick", help="At most three kills.")] = False,
-    options: Assignments = [],  # noqa: B006 (see above)
-    json: JsonFile = None,
-    plot: PlotFile = None,
-) -> None:
-    """From kill -9 of the leader to the next acknowledged write."""
-    settings = failover_bench.FailoverSettings(
-        servers=servers,
-        runs=min(runs, 3) if quick else runs,
-        durability=durability,
-        transport=transport,
-        value_bytes=value_size,
-        seed=seed,
-        options=server_options(options),
-    )
-    check_outputs(json, plot)
-    with progress_bar("failover", settings.runs) as progress:
-        report = failover_bench.run_failover(settings, progress)
-    finish(report, failover_bench.failover_table(report), json)
-    if plot is not None:
-        plots.save_plot(plots.plot_failover(report), plot)
-
-
-@app.command()
-def pause(
-    *,
-    servers: Servers = 1,
-    size: Annotated[int, typer.Option(min=1, help="MiB of values in the store.")] = 1024,
-    value_size: ValueSize = 4096,
-    seconds: Annotated[
-        float, typer.Option(min=0.5, max=8.0, help="How long to watch before the snapshot.")
-    ] = 5.0,
-    seed: Seed = 1,
-    quick: Annotated[bool, typer.Option("--quick", help="At most 32 MiB.")] = False,
-    options: Assignments = [],  # noqa: B006 (see above)
-    json: JsonFile = None,
-) -> None:
-    """How long a server stands still while it takes a snapshot of a big store."""
-    settings = pause_bench.PauseSettings(
-        servers=servers,
-        store_bytes=(min(size, 32) if quick else size) << 20,
-        value_bytes=value_size,
-        seconds=min(seconds, 1.0) if quick else seconds,
-        seed=seed,
-        options=server_options(options),
-    )
-    check_outputs(json, None)
-    with progress_bar("pause", 1 + len(pause_bench.PHASES)) as progress:
-        report = pause_bench.run_pause(settings, progress)
-    finish(report, pause_bench.pause_table(report), json)
-
-
-@app.command()
-def pair(
-    *,
-    first: Annotated[
-        list[str],
-        typer.Option(
-            "--a",
-            metavar="NAME=VALUE",
-            help="An option of the first cluster's servers.",
-            show_default=False,
-        ),
-    ] = [],  # noqa: B006 (see above)
-    second: Annotated[
-        list[str],
-        typer.Option(
-            "--b",
-            metavar="NAME=VALUE",
-            help="An option of the second cluster's servers.",
-            show_default=False,
-        ),
-    ] = [],  # noqa: B006 (see above)
-    servers: Servers = 3,
-    seconds: Seconds = 0.5,
-    warmup: Warmup = 0.5,
-    turns: Annotated[int, typer.Option(min=1, help="How often each load takes turns.")] = 20,
-    value_size: ValueSize = 64,
-    durability: DurabilityOption = "disk",
-    seed: Seed = 1,
-    quick: Quick = False,
-    json: JsonFile = None,
-) -> None:
-    """Two settings of the servers under the same loads in turns: which is better, and by how much?
-
-    For example `paxon bench pair --a thrifty_delay=0.01 --b thrifty_delay=0`.
-    """
-    settings = pair_bench.PairSettings(
-        first=server_options(first),
-        second=server_options(second),
-        servers=servers,
-        durability=durability,
-        value_bytes=value_size,
-        seconds=seconds,
-        warmup=min(warmup, 0.3) if quick else warmup,
-        turns=min(turns, 10) if quick else turns,
-        seed=seed,
-        quick=quick,
-    )
-    check_outputs(json, None)
-    with progress_bar("pair", pair_bench.steps_of(settings)) as progress:
-        report = pair_bench.run_pair(settings, progress)
-    finish(report, pair_bench.pair_table(report), json)
-
-
-@app.command()
-def pythons(
-    interpreters: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PYTHON…",
-            help="Interpreters with Paxon installed; the first is what others are compared with.",
-        ),
-    ],
-    *,
-    servers: Servers = 3,
-    seconds: Annotated[
-        float, typer.Option(min=0.1, max=1.0, help="Seconds of each measurement.")
-    ] = 1.0,
-    warmup: Annotated[
-        float, typer.Option(min=0.0, max=0.5, help="Seconds of load before each measurement.")
-    ] = 0.5,
-    turns: Annotated[int, typer.Option(min=1, help="How often each has its turn.")] = 5,
-    seed: Seed = 1,
-    json: JsonFile = None,
-) -> None:
-    """The same loads under several Python interpreters, in turns."""
-    settings = pythons_bench.PythonsSettings(
-        names=[pythons_bench.interpreter_name(python) for python in interpreters],
-        servers=servers,
-        seconds=seconds,
-        warmup=warmup,
-        turns=turns,
-        seed=seed,
-    )
-    check_outputs(json, None)
-    with progress_bar("pythons", turns * len(interpreters)) as progress:
-        report = pythons_bench.run_pythons(interpreters, settings, progress)
-    finish(report, pythons_bench.pythons_table(report), json)
-
-
-@app.command()
-def steady(
-    *,
-    servers: Servers = 3,
-    minutes: Annotated[float, typer.Option(min=0.02, help="How long.")] = 10.0,
-    value_size: ValueSize = 64,
-    durability: DurabilityOption = "disk",
-    seed: Seed = 1,
-    quick: Annotated[bool, typer.Option("--quick", help="At most ten seconds.")] = False,
-    options: Assignments = [],  # noqa: B006 (see above)
-    json: JsonFile = None,
-) -> None:
-    """Whether the leader keeps leading while all cores are busy for long."""
-    stretches = 2 if quick else 10
-    total = minutes * 60
-    settings = steady_bench.SteadySettings(
-        servers=servers,
-        durability=durability,
-        value_bytes=value_size,
-        stretches=stretches,
-        seconds=(min(total, 10.0) if quick else total) / stretches,
-        seed=seed,
-        options=server_options(options),
-    )
-    check_outputs(json, None)
-    with progress_bar("steady", stretches) as progress:
-        report = steady_bench.run_steady(settings, progress)
-    finish(report, steady_bench.steady_table(report), json)
-
-
-@app.command()
-def peers(
-    *,
-    only: Annotated[
-        str, typer.Option(metavar="NAME,…", help="Leave out all peers but these.")
-    ] = "etcd,redis,pysyncobj",
-    install: Annotated[
-        bool, typer.Option("--install", help="Fetch the peers from Debian and PyPI, then end.")
-    ] = False,
-    directory: Annotated[
+    json: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write all figures to this file."),
+    ] = None
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the figures (.png, .svg or .pdf)."),
+    ] = None
+    plots: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Draw all pictures as SVG and PNG into this directory."),
+    ] = None
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Put the tables between the marks of this page."),
+    ] = None
+    source: Annotated[
         Path | None,
         typer.Option(
-            help="Where they are put and looked for, before PATH; by default $PAXON_PEERS or a "
-            "folder in ~/.cache.",
-            show_default=False,
+            "--from", metavar="FILE", exists=True, dir_okay=False,
+            help="Measure nothing: show a run that --json has kept.",
         ),
-    ] = None,
-    servers: Annotated[
-        int, typer.Option("--servers", "-s", min=3, max=MAX_SERVERS, help="How many servers.")
-    ] = 3,
-    seconds: Seconds = 3.0,
-    warmup: Warmup = 1.0,
-    repeat: Repeat = 5,
-    kills: Annotated[
-        int, typer.Option(min=0, help="How often leaders are killed in each repeat.")
-    ] = 4,
-    value_size: ValueSize = 64,
-    seed: Seed = 1,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer and shorter loads: about two minutes.")
-    ] = False,
-    options: Assignments = [],  # noqa: B006 (see above)
-    json: JsonFile = None,
-    plot: PlotFile = None,
-    markdown: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write the tables for a document.", show_default=False),
-    ] = None,
-) -> None:
-    """Paxon beside etcd, Redis and PySyncObj in one run, taking turns: ratios."""
-    programs = Programs((directory or default_directory()).absolute())
-    if install:
-        programs.install()
-        return
+    ] = None  # fmt: skip
+
+    def check(self, bench: Bench) -> None:
+        """Raise `BenchError` before anything is measured for nothing."""
+        if self.json is not None:
+            check_writable(self.json)
+        if self.plot is not None:
+            check_plot(self.plot)
+            check_writable(self.plot)
+        if self.plots is not None:
+            make_directory(self.plots)
+            check_plot(self.plots / f"{bench.name}{PLOT_FORMATS[0]}")
+        if self.page is not None:
+            check_page(self.page, bench.name)
+
+    def write(self, bench: Bench, report: Report[Any, Any]) -> None:
+        """Write what was asked for. Raises `BenchError`."""
+        if self.json is not None:
+            write_json(report, self.json)
+        if self.page is not None:
+            text = markdown(report, bench.sections(report), bench.notes(report))
+            fill_page(self.page, bench.name, text)
+        if bench.plots is None or (self.plot is None and self.plots is None):
+            return
+        pictures = bench.plots(report)
+        if self.plot is not None:
+            save_plot(next(iter(pictures.values())), self.plot)
+        for name, picture in pictures.items() if self.plots is not None else ():
+            for form in PLOT_FORMATS:
+                save_plot(picture, Path(self.plots or ".") / f"{name}{form}")
+
+
+def carry_out(bench: Bench, settings: Any, outputs: Outputs) -> None:
+    """Run a bench, or show what an earlier run has kept."""
+    outputs.check(bench)
+    if outputs.source is not None:
+        report = read_json(outputs.source, bench.report)
+    else:
+        with _progress_bar(bench.name, bench.steps(settings)) as progress:
+            report = bench.run(settings, progress)
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no edge, so that nothing is cut off
+        console = Console(width=220)
+    for section in bench.sections(report):
+        console.print(rich_table(section))
+    for line in (*bench.notes(report), report.machine.sentence()):
+        console.print(line, style="dim", highlight=False)
+    outputs.write(bench, report)
+
+
+@contextmanager
+def _progress_bar(title: str, steps: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr, if that is a terminal; hands out what is to be called before each step."""
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn(title),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("starting", total=steps)
+        begun = 0
+
+        def step(what: str) -> None:
+            nonlocal begun
+            bar.update(task, description=what, completed=begun)
+            begun += 1
+
+        yield step
+
+
+# --- a command of each bench ---------------------------------------------------------------------
+
+
+def _flags(of: type[Any], defaults: dict[str, Any]) -> list[inspect.Parameter]:
+    """A flag for each field that has a `typer.Option`."""
+    flags = []
+    for name, hint in get_type_hints(of, include_extras=True).items():
+        known = getattr(hint, "__metadata__", ())
+        option = next((one for one in known if isinstance(one, OptionInfo)), None)
+        if option is None:
+            continue
+        kind, default, words = get_args(hint)[0], defaults[name], _words(known)
+        if words is not None:
+            kind, default = list[str], list(default)
+        if isinstance(words, Names):
+            option.metavar = option.metavar or "|".join(words.known)
+        annotation = _annotated[kind, option]
+        flags.append(inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation))
+    return flags
+
+
+def _words(known: tuple[Any, ...]) -> Any:
+    """How a list of words becomes the value of a field; None if the field is no such thing."""
+    return next((one for one in known if isinstance(one, Names | Assignments)), None)
+
+
+def settings_from(of: type[Any], given: dict[str, Any]) -> Any:
+    """The settings that flags say. Raises typer.BadParameter for what makes no sense."""
+    values = {}
+    for name, hint in get_type_hints(of, include_extras=True).items():
+        if name not in given:
+            continue
+        value = given[name]
+        words = _words(getattr(hint, "__metadata__", ()))
+        try:
+            if isinstance(words, Names):
+                value = chosen_names(value, words.known)
+            elif isinstance(words, Assignments):
+                value = server_options(value, getattr(of, "DECIDED", ()))
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint=f"--{name}") from None
+        values[name] = value
+    if values.get("quick"):
+        for name, most in of.QUICK.items():
+            values[name] = min(values[name], most)
     try:
-        names = peers_plan.parse_peers(only)
+        return of(**values)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
-    settings = PeersSettings(
-        only=names,
-        servers=servers,
-        value_bytes=value_size,
-        seconds=min(seconds, 1.0) if quick else seconds,
-        warmup=min(warmup, 0.3) if quick else warmup,
-        repeat=min(repeat, 2) if quick else repeat,
-        kills=min(kills, 1) if quick else kills,
-        seed=seed,
-        quick=quick,
-        options=server_options(options),
-    )
-    check_outputs(json, plot)
-    if markdown is not None:
-        check_writable(markdown)
-    with progress_bar("peers", peers_bench.steps_of(settings, programs)) as progress:
-        report = peers_bench.run_peers(settings, programs, progress)
-    finish(report, peers_tables.peers_table(report), json)
-    peers_tables.print_rest(report, wide_console())
-    if markdown is not None:
-        peers_tables.write_markdown(report, markdown)
-    if plot is not None:
-        plots.save_plot(plot_peers(report), plot)
+        raise typer.BadParameter(str(error)) from None
+
+
+def command_of(bench: Bench) -> Callable[..., None]:
+    """The command of a bench, as typer wants it: a function with a signature."""
+    defaults = {
+        field: getattr(bench.settings(), field) for field in bench.settings.__struct_fields__
+    }
+
+    def command(**given: Any) -> None:
+        outputs = Outputs(**{name: given.pop(name, None) for name in Outputs._fields})
+        carry_out(bench, settings_from(bench.settings, given), outputs)
+
+    flags = _flags(bench.settings, defaults)
+    wanted = [name for name in Outputs._fields if bench.plots or not name.startswith("plot")]
+    flags += [flag for flag in _flags(Outputs, Outputs._field_defaults) if flag.name in wanted]
+    command.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+    command.__annotations__ = {flag.name: flag.annotation for flag in flags}
+    command.__doc__ = bench.help
+    return command
+
+
+for _bench in BENCHES:
+    app.command(_bench.name)(command_of(_bench))

@@ -6,21 +6,29 @@ one or two others between its lines. Points that several sweeps share are measur
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
+import typer
 
 from paxon.actors import Settings
 from paxon.actors.settings import PolicyName
+from paxon.bench.harness.flags import (
+    Names,
+    Outstanding,
+    Policies,
+    RepeatedSettings,
+    Seconds,
+    Warmup,
+)
 from paxon.bench.harness.workloads import Workload
-from paxon.kvstore.local_cluster import Transport
-from paxon.kvstore.options import Durability
 
 __all__ = [
     "SweepName",
     "SWEEPS",
     "CompareSettings",
+    "ContentionSettings",
     "Point",
     "Line",
     "Sweep",
@@ -29,9 +37,10 @@ __all__ = [
 ]
 
 SweepName: TypeAlias = Literal[
-    "proposers", "load", "backoff", "servers", "value", "rtt", "batch", "window"
+    "contention", "proposers", "load", "backoff", "servers", "value", "rtt", "batch", "window"
 ]
 SWEEPS: tuple[SweepName, ...] = get_args(SweepName)
+_QUICK_SWEEPS: tuple[SweepName, ...] = ("contention", "load")
 
 _DEFAULTS: dict[str, Any] = {
     field.name: field.default for field in msgspec.structs.fields(Settings)
@@ -40,30 +49,45 @@ _UNDER_WAY = 64
 """Operations for each client where batching or the window is the question."""
 
 
-class CompareSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured. Times are seconds."""
+class CompareSettings(RepeatedSettings, frozen=True, kw_only=True):
+    """What is measured, where it is not swept over."""
 
-    sweeps: tuple[SweepName, ...] = SWEEPS
-    policies: tuple[PolicyName, ...] = ("stable", "backoff", "random", "immediate")
-    servers: int = 3
-    """Of all sweeps but those over servers, and over more proposers than that."""
-    proposers: int = 3
-    """Of all sweeps but that over proposers."""
-    outstanding: int = 8
-    """Operations that each proposer's client has under way, where they are not swept over."""
-    value_bytes: int = 64
-    durability: Durability = "disk"
-    transport: Transport = "tcp"
-    seconds: float = 1.0
-    warmup: float = 0.3
-    repeat: int = 3
-    seed: int = 1
+    QUICK: ClassVar[dict[str, float]] = {"seconds": 0.5, "warmup": 0.2, "repeat": 2}
+    DECIDED: ClassVar[tuple[str, ...]] = ("policy", "contend")
+
+    sweep: Annotated[
+        tuple[SweepName, ...],
+        Names(SWEEPS),
+        typer.Option(
+            help="What to sweep over; separated by commas or given several times. All by default, "
+            "with --quick " + " and ".join(_QUICK_SWEEPS) + ".",
+        ),
+    ] = ()
+    policies: Policies = ("stable", "backoff", "random", "immediate")
+    proposers: Annotated[int, typer.Option(min=1, help="How many servers try to lead.")] = 3
+    """In the sweep `contention` from 2 up to so many."""
+    outstanding: Outstanding = 8
+    """Operations that each proposer's client has under way."""
     duels: bool = True
     """Record what servers send in a duel too, in extra runs that are not measured."""
-    quick: bool = False
-    """Few points in each sweep."""
-    options: dict[str, Any] = {}
-    """Of all servers, beside their defaults and what a sweep sets."""
+
+    def __post_init__(self) -> None:
+        if self.proposers > self.servers:
+            raise ValueError(f"{self.proposers} of {self.servers} servers cannot try to lead")
+
+    @property
+    def sweeps(self) -> tuple[SweepName, ...]:
+        """Those asked for, or all."""
+        return self.sweep or (_QUICK_SWEEPS if self.quick else SWEEPS)
+
+
+class ContentionSettings(CompareSettings, frozen=True, kw_only=True):
+    """The preset: one setting of one's choice, measured for longer."""
+
+    sweep: tuple[SweepName, ...] = ("contention",)
+    seconds: Seconds = 3.0
+    warmup: Warmup = 0.5
+    duels: bool = False
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,183 +170,137 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     lines: list[Line]
 
 
-class _Maker:
-    """Makes points that differ from the settings' own in what is swept."""
+class _Lines(NamedTuple):
+    """Lines of a sweep that have something in common, one for each of these policies."""
 
-    def __init__(self, settings: CompareSettings) -> None:
-        self.settings = settings
-        self.quick = settings.quick
-
-    def point(self, policy: PolicyName, **changes: Any) -> Point:
-        settings = self.settings
-        chosen = {**_DEFAULTS, **settings.options}
-        waits = chosen if policy == "backoff" else _DEFAULTS
-        base = Point(
-            policy=policy,
-            servers=settings.servers,
-            proposers=min(settings.proposers, settings.servers),
-            outstanding=settings.outstanding,
-            value_bytes=settings.value_bytes,
-            window=chosen["window"],
-            batch_bytes=chosen["batch_bytes"],
-            backoff_base=waits["backoff_base"],
-            backoff_cap=waits["backoff_cap"],
-        )
-        return msgspec.structs.replace(base, **changes)
-
-    def line(
-        self,
-        policy: PolicyName,
-        name: str,
-        values: Iterable[float],
-        label: str = "",
-        **fixed: Any,
-    ) -> Line:
-        """A line along which the point's field `name` takes these values."""
-        return Line(
-            label or policy,
-            policy,
-            [(value, self.point(policy, **fixed, **{name: value})) for value in values],
-        )
-
-    def policies(self, *wanted: PolicyName) -> list[PolicyName]:
-        """Of the policies asked for, those that a sweep is about, in the order asked for."""
-        return [policy for policy in self.settings.policies if not wanted or policy in wanted]
+    policies: tuple[PolicyName, ...]
+    label: str = "{policy}"
+    fixed: Mapping[str, Any] = {}
+    """Fields of all their points."""
 
 
-def _proposers(make: _Maker) -> Sweep:
-    values = (1, 3) if make.quick else (1, 2, 3, 4, 5)
-    servers = max(make.settings.servers, *values)
-    return Sweep(
-        name="proposers",
-        title=f"Servers that try to lead, of {servers}",
-        x_label="servers that try to lead (stable: clients)",
-        lines=[make.line(p, "proposers", values, servers=servers) for p in make.policies()],
-    )
+class _Plan(NamedTuple):
+    """A sweep before it is known what is asked for."""
+
+    title: str
+    x_label: str
+    field: str
+    """Of `Point`, which takes these values along each line."""
+    values: tuple[float, ...]
+    quick: tuple[float, ...]
+    lines: tuple[_Lines, ...]
+    scale: float = 1.0
+    logarithmic: bool = False
 
 
-def _load(make: _Maker) -> Sweep:
-    values = (1, 64) if make.quick else (1, 8, 64, 256)
-    return Sweep(
-        name="load",
-        title="Latency against throughput",
-        x_label="operations under way for each client",
+_ALL: tuple[PolicyName, ...] = get_args(PolicyName)
+_PROPOSERS = "servers that try to lead (stable: clients)"
+_CAPS = (0.01, 0.1, 1.0)
+_BUSY = {"outstanding": _UNDER_WAY}
+_LONE = {**_BUSY, "proposers": 1, "packing": 1}
+_PLANS: dict[SweepName, _Plan] = {
+    "contention": _Plan(
+        "A stable leader's phase 2 alone, against several servers that try to lead", _PROPOSERS,
+        "proposers", (), (), (_Lines(_ALL),),  # as many as are asked for
+    ),
+    "proposers": _Plan(
+        "Servers that try to lead, of 5", _PROPOSERS, "proposers", (1, 2, 3, 4, 5), (1, 3),
+        (_Lines(_ALL, fixed={"servers": 5}),),
+    ),
+    "load": _Plan(
+        "Latency against throughput", "operations under way for each client", "outstanding",
+        (1, 8, 64, 256), (1, 64),
+        (_Lines(("stable", "backoff", "random")),),  # a livelock has no latency
         logarithmic=True,
-        lines=[
-            make.line(p, "outstanding", values)
-            for p in make.policies("stable", "backoff", "random")  # a livelock has no latency
-        ],
-    )
-
-
-def _backoff(make: _Maker) -> Sweep:
-    bases = (0.001, 0.1) if make.quick else (0.001, 0.01, 0.1)
-    caps = (0.1, 1.0) if make.quick else (0.01, 0.1, 1.0)
-    return Sweep(
-        name="backoff",
-        title="How long backoff waits",
-        x_label="backoff_base, ms",
+    ),
+    "backoff": _Plan(
+        "How long backoff waits", "backoff_base, ms", "backoff_base", (0.001, 0.01, 0.1),
+        (0.001, 0.1),
+        tuple(_Lines(("backoff",), f"cap {cap * 1e3:g} ms", {"backoff_cap": cap}) for cap in _CAPS),
+        scale=1e3, logarithmic=True,
+    ),
+    "servers": _Plan(
+        "Servers", "servers", "servers", (3, 5, 7), (3, 5),
+        (_Lines(("stable", "backoff", "immediate"), fixed={"proposers": 3}),),
+    ),
+    "value": _Plan(
+        "Size of values", "bytes of each value", "value_bytes", (16, 256, 4096, 65536),
+        (16, 65536), (_Lines(("stable", "backoff")),), logarithmic=True,
+    ),
+    "rtt": _Plan(
+        "Round-trip time between servers", "ms between servers and back, added", "round_trip",
+        (0.0, 0.002, 0.01, 0.05), (0.0, 0.01), (_Lines(("stable", "backoff", "random")),),
         scale=1e3,
+    ),
+    "batch": _Plan(
+        f"Batching, {_UNDER_WAY} operations under way for each client",
+        "operations in a client's request", "packing", (1, 4, 16), (1, 16),
+        (
+            _Lines(("stable", "backoff"), "{policy}, a slot takes all that waits", _BUSY),
+            _Lines(("stable",), "{policy}, a slot for each request", {**_BUSY, "batch_bytes": 1}),
+        ),
         logarithmic=True,
-        lines=[
-            make.line(
-                p, "backoff_base", [base for base in bases if base <= cap],
-                f"cap {cap * 1e3:g} ms", backoff_cap=cap,
-            )
-            for p in make.policies("backoff")
-            for cap in caps
-        ],
-    )  # fmt: skip
-
-
-def _servers(make: _Maker) -> Sweep:
-    values = (3, 5) if make.quick else (3, 5, 7)
-    return Sweep(
-        name="servers",
-        title="Servers",
-        x_label="servers",
-        lines=[
-            make.line(p, "servers", values, proposers=3)
-            for p in make.policies("stable", "backoff", "immediate")
-        ],
-    )
-
-
-def _value(make: _Maker) -> Sweep:
-    values = (16, 65536) if make.quick else (16, 256, 4096, 65536)
-    return Sweep(
-        name="value",
-        title="Size of values",
-        x_label="bytes of each value",
+    ),
+    "window": _Plan(
+        f"Slots in flight, {_UNDER_WAY} operations under way", "window: slots in flight at most",
+        "window", (1, 4, 16, 64), (1, 16),
+        (
+            _Lines(("stable",), "a slot takes all that waits", _LONE),
+            _Lines(("stable",), "a slot for each operation", {**_LONE, "batch_bytes": 1}),
+            _Lines(
+                ("stable",), "a slot for each, 10 ms round trip",
+                {**_LONE, "batch_bytes": 1, "round_trip": 0.01},
+            ),
+        ),
         logarithmic=True,
-        lines=[make.line(p, "value_bytes", values) for p in make.policies("stable", "backoff")],
-    )
-
-
-def _round_trip(make: _Maker) -> Sweep:
-    values = (0.0, 0.01) if make.quick else (0.0, 0.002, 0.01, 0.05)
-    return Sweep(
-        name="rtt",
-        title="Round-trip time between servers",
-        x_label="ms between servers and back, added",
-        scale=1e3,
-        lines=[
-            make.line(p, "round_trip", values) for p in make.policies("stable", "backoff", "random")
-        ],
-    )
-
-
-def _batch(make: _Maker) -> Sweep:
-    values = (1, 16) if make.quick else (1, 4, 16)
-    fixed = {"outstanding": _UNDER_WAY}
-    lines = []
-    for policy in make.policies("stable", "backoff"):
-        lines.append(
-            make.line(policy, "packing", values, f"{policy}, a slot takes all that waits", **fixed)
-        )
-        if policy == "stable":
-            label = f"{policy}, a slot for each request"
-            lines.append(make.line(policy, "packing", values, label, batch_bytes=1, **fixed))
-    return Sweep(
-        name="batch",
-        title=f"Batching, {_UNDER_WAY} operations under way for each client",
-        x_label="operations in a client's request",
-        logarithmic=True,
-        lines=lines,
-    )
-
-
-def _window(make: _Maker) -> Sweep:
-    values = (1, 16) if make.quick else (1, 4, 16, 64)
-    fixed = {"proposers": 1, "outstanding": _UNDER_WAY, "packing": 1}
-    lines = []
-    for policy in make.policies("stable"):
-        alone = {**fixed, "batch_bytes": 1}
-        far = {**alone, "round_trip": 0.01}
-        lines += [
-            make.line(policy, "window", values, "a slot takes all that waits", **fixed),
-            make.line(policy, "window", values, "a slot for each operation", **alone),
-            make.line(policy, "window", values, "a slot for each, 10 ms round trip", **far),
-        ]
-    return Sweep(
-        name="window",
-        title=f"Slots in flight, {_UNDER_WAY} operations under way",
-        x_label="window: slots in flight at most",
-        logarithmic=True,
-        lines=lines,
-    )
-
-
-_MAKERS = {
-    "proposers": _proposers, "load": _load, "backoff": _backoff, "servers": _servers,
-    "value": _value, "rtt": _round_trip, "batch": _batch, "window": _window,
+    ),
 }  # fmt: skip
+
+
+def _point(settings: CompareSettings, policy: PolicyName, **changes: Any) -> Point:
+    """A point that differs from the settings' own in what is swept."""
+    chosen = {**_DEFAULTS, **settings.options}
+    waits = chosen if policy == "backoff" else _DEFAULTS
+    base = Point(
+        policy=policy,
+        servers=settings.servers,
+        proposers=settings.proposers,
+        outstanding=settings.outstanding,
+        value_bytes=settings.value_bytes,
+        window=chosen["window"],
+        batch_bytes=chosen["batch_bytes"],
+        backoff_base=waits["backoff_base"],
+        backoff_cap=waits["backoff_cap"],
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def _sweep(settings: CompareSettings, name: SweepName) -> Sweep:
+    plan = _PLANS[name]
+    values = plan.quick if settings.quick else plan.values
+    if name == "contention":
+        most = settings.proposers
+        values = (most,) if settings.quick else tuple(range(min(2, most), most + 1))
+    lines = []
+    for policy in settings.policies:
+        for like in plan.lines:
+            if policy not in like.policies:
+                continue
+            points = [
+                (value, _point(settings, policy, **{**like.fixed, plan.field: value}))
+                for value in values
+                if plan.field != "backoff_base" or value <= like.fixed["backoff_cap"]
+            ]
+            lines.append(Line(like.label.format(policy=policy), policy, points))
+    return Sweep(
+        name=name, title=plan.title, x_label=plan.x_label, scale=plan.scale,
+        logarithmic=plan.logarithmic, lines=lines,
+    )  # fmt: skip
 
 
 def sweeps_of(settings: CompareSettings) -> list[Sweep]:
     """What is asked for. A sweep without any line (no policy that it is about) is left out."""
-    make = _Maker(settings)
-    sweeps = [_MAKERS[name](make) for name in settings.sweeps]
+    sweeps = [_sweep(settings, name) for name in settings.sweeps]
     return [sweep for sweep in sweeps if sweep.lines]
 
 

@@ -7,16 +7,27 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from paxon.bench.contention.compare import Line, Sweep
-from paxon.bench.contention.compare_run import CompareReport, PointRow
 from paxon.bench.contention.duels import Duel
-from paxon.bench.harness.plot_style import GREY, POLICY_COLOURS, SERVER_COLOURS, new_figure, tidy
+from paxon.bench.contention.rows import CompareReport, PointRow
+from paxon.bench.harness.plot_style import (
+    GREY,
+    POLICY_COLOURS,
+    SERVER_COLOURS,
+    new_figure,
+    panels,
+    plain_numbers,
+    spread_line,
+    ticks_at,
+    tidy,
+    whiskers,
+)
 from paxon.bench.harness.summary import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["compare_plots", "plot_proposers", "plot_load", "plot_sweeps", "plot_duels"]
+__all__ = ["compare_plots"]
 
 _SHADES = (1.0, 0.6, 0.35)
 """How strong the lines of one policy in a sweep are, from the first on."""
@@ -35,6 +46,8 @@ def compare_plots(report: CompareReport) -> dict[str, Figure]:
     """All pictures by name, of what was measured."""
     plots: dict[str, Figure] = {}
     sweeps = {sweep.name: sweep for sweep in report.sweeps}
+    if "contention" in sweeps:
+        plots["contention"] = plot_contention(report, sweeps.pop("contention"))
     if "proposers" in sweeps:
         plots["compare-proposers"] = plot_proposers(report, sweeps.pop("proposers"))
     if "load" in sweeps:
@@ -53,49 +66,21 @@ def _draw(
     figure_of: Callable[[PointRow], Spread | None],
     scale: float = 1.0,
 ) -> list[float]:
-    """The sweep's lines: medians, and the range of the repeats; what has no figure is left out.
-
-    Returns the medians.
-    """
+    """The sweep's lines, and ticks where it was measured. Returns the medians."""
     rows = report.by_point
     drawn: dict[str, int] = {}
     medians: list[float] = []
     for line in sweep.lines:
         shade = _SHADES[drawn.get(line.policy, 0) % len(_SHADES)]
         drawn[line.policy] = drawn.get(line.policy, 0) + 1
-        known = [
-            (value * sweep.scale, spread)
-            for value, point in line.points
-            if (spread := figure_of(rows[point])) is not None
-        ]
-        if not known:
-            continue
-        medians += [spread.median * scale for _, spread in known]
-        axes.errorbar(
-            [value for value, _ in known],
-            [spread.median * scale for _, spread in known],
-            yerr=[
-                [(spread.median - spread.low) * scale for _, spread in known],
-                [(spread.high - spread.median) * scale for _, spread in known],
-            ],
-            color=POLICY_COLOURS[line.policy], alpha=shade, marker="o", markersize=4, capsize=2,
-            label=line.label,
+        medians += spread_line(
+            axes, [value * sweep.scale for value, _ in line.points],
+            [figure_of(rows[point]) for _, point in line.points],
+            label=line.label, colour=POLICY_COLOURS[line.policy], scale=scale, alpha=shade,
         )  # fmt: skip
-    return medians
-
-
-def _x_axis(axes: Axes, sweep: Sweep, *, label: bool = True) -> None:
-    """Ticks at the values that were measured, in plain numbers."""
-    from matplotlib.ticker import FixedLocator, NullLocator  # noqa: PLC0415 (see plot_style.py)
-
     values = sorted({value * sweep.scale for line in sweep.lines for value, _ in line.points})
-    if sweep.logarithmic:
-        axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(values))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{value:,.12g}" for value in values])
-    if label:
-        axes.set_xlabel(sweep.x_label, fontsize=9)
+    ticks_at(axes, values, logarithmic=sweep.logarithmic, label=sweep.x_label)
+    return medians
 
 
 def _y_axis(axes: Axes, title: str, values: Sequence[float]) -> None:
@@ -103,37 +88,71 @@ def _y_axis(axes: Axes, title: str, values: Sequence[float]) -> None:
 
     A logarithmic axis starts at a power of ten, so that steepness can be compared by eye.
     """
-    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415 (see plot_style.py)
-
     low, high = min(values, default=0.0), max(values, default=0.0)
     if low > 0 and high > _ONE_MAGNITUDE * low:
         axes.set_yscale("log")
         axes.set_ylim(10 ** math.floor(math.log10(low)), None)
     else:
         axes.set_ylim(0, 1.08 * high if high > 0 else 1.0)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    plain_numbers(axes.yaxis)
     axes.set_title(title, fontsize=10, loc="left")
     tidy(axes)
 
 
+def plot_contention(report: CompareReport, sweep: Sweep) -> Figure:
+    """The policies side by side: what gets through, and what phase 1 it takes."""
+    figure = new_figure(9, 0.9 + 0.3 * sum(len(line.points) for line in sweep.lines), "")
+    figure.supxlabel(report.machine.sentence(), fontsize=7, color=GREY)
+    bars = [(line, point) for line in sweep.lines for _, point in line.points]
+    rows = [report.by_point[point] for _, point in bars]
+    colours = [POLICY_COLOURS[line.policy] for line, _ in bars]
+    grid = figure.subplots(1, 3, sharey=True)
+    for axes, (title, spreads) in zip(
+        grid,
+        (
+            ("operations a second", [row.rate for row in rows]),
+            ("phase-1 rounds a second", [row.per_second("phase1_rounds") for row in rows]),
+            ("preemptions a second", [row.per_second("preemptions") for row in rows]),
+        ),
+        strict=True,
+    ):
+        medians = [spread.median for spread in spreads]
+        places = range(len(rows))
+        axes.barh(
+            places, medians, color=colours, xerr=whiskers(spreads),
+            error_kw={"ecolor": GREY, "capsize": 2},
+        )  # fmt: skip
+        most = max(medians) or 1.0
+        for place, spread in zip(places, spreads, strict=True):
+            axes.annotate(
+                f"{spread.median:,.0f}", (spread.high, place), va="center", fontsize=8,
+                textcoords="offset points", xytext=(4, 0),
+            )  # fmt: skip
+        axes.set_xlim(0, 1.3 * most)
+        axes.set_title(title, fontsize=10, loc="left")
+        plain_numbers(axes.xaxis)
+        axes.tick_params(labelsize=8)
+        tidy(axes)
+    grid[0].set_yticks(range(len(rows)), [point.name for _, point in bars])
+    grid[0].invert_yaxis()
+    return figure
+
+
 def plot_proposers(report: CompareReport, sweep: Sweep) -> Figure:
     """What more proposers do under each policy: throughput, and what it costs."""
-    figure = new_figure(10, 7, report.machine.sentence())
-    panels: list[tuple[str, Callable[[PointRow], Spread | None], float]] = [
+    figure, grid = panels(4, report.machine.sentence())
+    kinds: list[tuple[str, Callable[[PointRow], Spread | None], float]] = [
         ("operations a second", lambda row: row.rate, 1.0),
         ("share of time without a leader, %", lambda row: row.leaderless, 100.0),
-        ("preemptions a second", lambda row: row.preemptions_per_second, 1.0),
+        ("preemptions a second", lambda row: row.per_second("preemptions"), 1.0),
         ("99 % of what was answered took up to … ms", lambda row: row.p99, 1e3),
     ]
-    grid = figure.subplots(2, 2)
-    for axes, (title, figure_of, scale) in zip(grid.flat, panels, strict=True):
-        values = _draw(axes, report, sweep, figure_of, scale)
-        _x_axis(axes, sweep)
-        _y_axis(axes, title, values)
+    for axes, (title, figure_of, scale) in zip(grid, kinds, strict=True):
+        _y_axis(axes, title, _draw(axes, report, sweep, figure_of, scale))
     # A livelock's thousands beside a handful: what is 0 cannot be on a scale of powers.
-    grid[1, 0].set_yscale("symlog", linthresh=1)
-    grid[1, 0].yaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
-    grid[0, 0].legend(fontsize=8)
+    grid[2].set_yscale("symlog", linthresh=1)
+    plain_numbers(grid[2].yaxis)
+    grid[0].legend(fontsize=8)
     figure.suptitle(f"A stable leader against contention: {sweep.title.lower()}")
     return figure
 
@@ -147,8 +166,8 @@ def plot_load(report: CompareReport, sweep: Sweep) -> Figure:
         _load_line(axes, line, [(value, rows[point]) for value, point in line.points])
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+    plain_numbers(axes.xaxis)
+    plain_numbers(axes.yaxis)
     axes.set_xlabel("operations a second")
     axes.set_ylabel("milliseconds")
     axes.legend(fontsize=8)
@@ -189,18 +208,11 @@ def _load_line(axes: Axes, line: Line, rows: Sequence[tuple[float, PointRow]]) -
 
 def plot_sweeps(report: CompareReport, sweeps: Sequence[Sweep]) -> Figure:
     """Throughput over what else was swept, a panel each."""
-    columns = min(2, len(sweeps))
-    rows = math.ceil(len(sweeps) / columns)
-    figure = new_figure(5.2 * columns, 3.4 * rows + 0.4, report.machine.sentence())
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, sweep in zip(grid.flat, sweeps, strict=False):
-        values = _draw(axes, report, sweep, lambda row: row.rate)
-        _x_axis(axes, sweep)
-        _y_axis(axes, sweep.title, values)
+    figure, grid = panels(len(sweeps), report.machine.sentence())
+    for axes, sweep in zip(grid, sweeps, strict=True):
+        _y_axis(axes, sweep.title, _draw(axes, report, sweep, lambda row: row.rate))
         axes.set_ylabel("operations a second", fontsize=8)
         axes.legend(fontsize=7)
-    for axes in list(grid.flat)[len(sweeps) :]:
-        axes.set_axis_off()
     return figure
 
 

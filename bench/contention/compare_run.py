@@ -2,6 +2,8 @@
 
 Every measurement has a fresh cluster (bench/harness/lab.py). All points are measured once, in
 random order, before any is measured again: a machine that slows down meanwhile hits all alike.
+
+`paxon bench contention` is the same with one sweep, measured for longer.
 """
 
 from __future__ import annotations
@@ -9,49 +11,44 @@ from __future__ import annotations
 import datetime
 import random
 import time
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Sequence
 
 import msgspec
 
-from paxon.bench.contention.compare import CompareSettings, Point, Sweep, points_of, sweeps_of
+from paxon.bench.contention.compare import (
+    CompareSettings,
+    ContentionSettings,
+    Point,
+    Sweep,
+    points_of,
+    sweeps_of,
+)
+from paxon.bench.contention.compare_plots import compare_plots
 from paxon.bench.contention.duels import Duel, duel_of
-from paxon.bench.harness.costs import Costs, costs_of
+from paxon.bench.contention.rows import CompareReport, PointRow, rows_of
 from paxon.bench.harness.lab import LabCluster, ServerHosts
 from paxon.bench.harness.load_process import LoadProcesses
-from paxon.bench.harness.machine import describe_machine
-from paxon.bench.harness.measure import ClusterWatch, Measurement, measure, proposer_jobs
-from paxon.bench.harness.report import Report
+from paxon.bench.harness.measure import (
+    ClusterWatch,
+    Measurement,
+    measure,
+    prepare,
+    proposer_jobs,
+)
+from paxon.bench.harness.report import (
+    Bench,
+    Progress,
+    Section,
+    count,
+    milliseconds,
+    new_report,
+    ratio,
+    small,
+)
 
-__all__ = ["PointRow", "CompareReport", "Progress", "steps_of", "run_compare", "rows_of"]
+__all__ = ["COMPARE", "CONTENTION", "steps_of", "run_compare", "compare_sections"]
 
 _DUEL_SECONDS = 1.0
-
-Progress: TypeAlias = Callable[[str], None]
-"""Called before each step of a run, with what it is."""
-
-
-class PointRow(Costs, frozen=True, kw_only=True):
-    """One point over all repeats."""
-
-    point: Point
-    of_stable: float | None
-    """The rate as a fraction of the stable leader's under the same load; None if not measured."""
-    repeats: list[Measurement]
-    """All that was measured."""
-
-
-class CompareReport(Report[CompareSettings, PointRow], frozen=True, kw_only=True):
-    """A whole run."""
-
-    sweeps: list[Sweep]
-    """Which rows belong together."""
-    duels: list[Duel]
-
-    @property
-    def by_point(self) -> dict[Point, PointRow]:
-        """The rows by what they are of."""
-        return {row.point: row for row in self.rows}
 
 
 def steps_of(settings: CompareSettings) -> int:
@@ -75,33 +72,9 @@ def run_compare(settings: CompareSettings, progress: Progress) -> CompareReport:
         for point in _duels(settings):
             progress(f"messages of {point.name}")
             duels.append(_record(settings, point, hosts, processes))
-    return CompareReport(
-        bench="compare",
-        started=started.isoformat(timespec="seconds"),
-        machine=describe_machine(),
-        settings=settings,
-        rows=rows_of(measured),
-        sweeps=sweeps,
-        duels=duels,
-    )
-
-
-def rows_of(measured: Mapping[Point, list[Measurement]]) -> list[PointRow]:
-    """A row for each point, beside its stable leader if that was measured too."""
-    costs = {point: costs_of(repeats, point.servers) for point, repeats in measured.items()}
-    rows = []
-    for point, repeats in measured.items():
-        stable = costs.get(point.with_stable_leader())
-        ratio = None
-        if stable is not None and stable.rate.median > 0:
-            ratio = costs[point].rate.median / stable.rate.median
-        rows.append(
-            PointRow(
-                point=point, of_stable=ratio, repeats=[m.slim() for m in repeats],
-                **msgspec.structs.asdict(costs[point]),
-            )
-        )  # fmt: skip
-    return rows
+    name = "contention" if isinstance(settings, ContentionSettings) else "compare"
+    rows = rows_of(measured)
+    return new_report(CompareReport, name, settings, rows, started, sweeps=sweeps, duels=duels)
 
 
 def _cluster(
@@ -142,7 +115,7 @@ def _duels(settings: CompareSettings) -> list[Point]:
     """For each policy a duel of three servers."""
     if not settings.duels:
         return []
-    only = msgspec.structs.replace(settings, sweeps=("proposers",), quick=True)
+    only = msgspec.structs.replace(settings, sweep=("contention",), quick=True)
     return [line.points[-1][1] for sweep in sweeps_of(only) for line in sweep.lines]
 
 
@@ -158,10 +131,7 @@ def _record(
             warmup=0.0, seed=settings.seed,
         )  # fmt: skip
         taken = processes.take(point.proposers)
-        for process, job in zip(taken, jobs, strict=True):
-            process.prepare(job)
-        for process in taken:
-            process.wait_ready(0.0)
+        prepare(taken, jobs)
         begin = time.monotonic()
         for process in taken:
             process.go(_DUEL_SECONDS)
@@ -173,3 +143,85 @@ def _record(
         events, policy=point.policy, proposers=point.proposers, servers=point.servers,
         begin=begin, seconds=_DUEL_SECONDS,
     )  # fmt: skip
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+_FEW_COLUMNS = (
+    "op/s", "of\nstable", "phase-1\nrounds/s", "preemptions\n/s", "no leader\n%", "p50\nms",
+    "p99\nms", "longest\nwait ms", "failed",
+)  # fmt: skip
+_COLUMNS = (
+    "op/s", "of\nstable", "p50\nms", "p99\nms", "p99.9\nms", "longest\nwait ms", "no leader\n%",
+    "phase 1\n/s", "ops\n/slot", "phase 1\n/slot", "preempted\n/slot", "wasted\nP2A/slot",
+    "syncs\n/slot", "msgs\n/slot", "failed",
+)  # fmt: skip
+
+
+def _few_cells(row: PointRow) -> list[str]:
+    return [
+        count(row.rate), ratio(row.of_stable), count(row.per_second("phase1_rounds")),
+        count(row.per_second("preemptions")), f"{row.leaderless.median * 100:.0f}",
+        milliseconds(row.p50), milliseconds(row.p99), f"{row.longest_wait * 1e3:,.0f}",
+        str(row.failed),
+    ]  # fmt: skip
+
+
+def _cells(row: PointRow) -> list[str]:
+    return [
+        count(row.rate), ratio(row.of_stable), milliseconds(row.p50), milliseconds(row.p99),
+        milliseconds(row.p999), f"{row.longest_wait * 1e3:,.0f}",
+        f"{row.leaderless.median * 100:.0f}", count(row.per_second("phase1_rounds")),
+        small(row.operations_per_slot), small(row.per_slot("phase1_rounds")),
+        small(row.per_slot("preemptions")), small(row.wasted_p2a), small(row.per_slot("syncs")),
+        small(row.per_slot("peer_messages_received")), str(row.failed),
+    ]  # fmt: skip
+
+
+def _conditions(settings: CompareSettings) -> str:
+    return (
+        f"{settings.servers} servers, durability {settings.durability}, {settings.proposers} "
+        f"proposers with {settings.outstanding} operations under way each, values of "
+        f"{settings.value_bytes} bytes, where not swept over; median of {settings.repeat} x "
+        f"{settings.seconds:g} s, ± half the range"
+    )
+
+
+def compare_sections(report: CompareReport) -> list[Section]:
+    """A table for each sweep: on a page the first one open, the others folded up."""
+    return [
+        _section(report, sweep, f"{_conditions(report.settings)}\n\n" if number == 0 else "")
+        for number, sweep in enumerate(report.sweeps)
+    ]
+
+
+def _section(report: CompareReport, sweep: Sweep, head: str) -> Section:
+    few = sweep.name == "contention"
+    rows = report.by_point
+    cells: list[Sequence[str]] = []
+    blocks = []
+    for line in sweep.lines:
+        for value, point in line.points:
+            figures = _few_cells(rows[point]) if few else _cells(rows[point])
+            cells.append([line.label, f"{value * sweep.scale:,.12g}", *figures])
+        blocks.append(len(cells))
+    x_label = sweep.x_label.replace(", ", ",\n").replace(" (", "\n(")
+    columns = ["who leads", x_label, *(_FEW_COLUMNS if few else _COLUMNS)]
+    return Section(head + sweep.title, columns, cells, folded=not head, blocks=blocks)
+
+
+COMPARE = Bench(
+    name="compare",
+    help="A stable leader against contention, in one run: what policies give, and what it costs.",
+    settings=CompareSettings,
+    report=CompareReport,
+    steps=steps_of,
+    run=run_compare,
+    sections=compare_sections,
+    plots=compare_plots,
+)
+CONTENTION = COMPARE._replace(
+    name="contention",
+    help="Several servers try to lead, beside a stable leader: `compare --sweep contention`.",
+    settings=ContentionSettings,
+)

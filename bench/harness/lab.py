@@ -9,16 +9,13 @@ then the next. What is measured is the same as on a `LocalCluster`.
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import secrets
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -27,6 +24,7 @@ from loguru import logger
 
 from paxon.actors import PaxosServer, ServerId, Settings, SettingsError
 from paxon.actors.environment import Network
+from paxon.bench.harness.child import Child, Children, Failed, hear, say
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.lab_network import Event, LabNetwork, Recorder
 from paxon.kvstore.addresses import free_ports
@@ -34,13 +32,10 @@ from paxon.kvstore.cluster_status import StatusProbe, agreed_leader
 from paxon.kvstore.local_cluster import Transport
 from paxon.kvstore.node import ServerSockets, ServerStartError, start_server
 from paxon.kvstore.options import Durability
-from paxon.kvstore.spawning import die_with_parent, start_process
 from paxon.kvstore.store import KVStore
 
 __all__ = ["ServerHosts", "LabCluster"]
 
-_GRACE_SECONDS = 60.0
-"""A host that has not answered by then counts as stuck (a start may replay a large log)."""
 _LEADER_SECONDS = 20.0
 _PORT_ATTEMPTS = 4
 
@@ -71,80 +66,14 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """From being told to having done it."""
 
 
-class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The server could not be started."""
-
-    sentence: str
-
-
 _requests: msgspec.msgpack.Decoder[Start | Stop] = msgspec.msgpack.Decoder(Start | Stop)
-_answers: msgspec.msgpack.Decoder[Done | Failed] = msgspec.msgpack.Decoder(Done | Failed)
-_encoder = msgspec.msgpack.Encoder()
 
 
-class _Host:
-    """A process that runs one server after the other."""
+class ServerHosts(Children[Child]):
+    """As many server processes as the largest cluster needs."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        start_process(self._process)
-        theirs.close()
-        if self._process.pid is None:
-            raise AssertionError("unreachable: it was just started")
-        self.pid = self._process.pid
-
-    def tell(self, request: Start | Stop) -> None:
-        """Have it start or stop a server; see `answer`."""
-        try:
-            self._pipe.send_bytes(_encoder.encode(request))
-        except OSError:
-            raise BenchError("a server process has died; run the benchmark again") from None
-
-    def answer(self) -> Done:
-        """Wait until it has. Raises `BenchError` with the server's sentence if it could not."""
-        try:
-            if not self._pipe.poll(_GRACE_SECONDS):
-                raise BenchError(f"a server process has not answered for {_GRACE_SECONDS:g} s")
-            answer = _answers.decode(self._pipe.recv_bytes())
-        except EOFError:
-            raise BenchError("a server process has died; run the benchmark again") from None
-        if isinstance(answer, Failed):
-            raise BenchError(answer.sentence)
-        return answer
-
-    def close(self) -> None:
-        self._pipe.close()
-        self._process.join(2.0)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-
-
-class ServerHosts:
-    """As many server processes as the largest cluster needs; use it in a `with` statement."""
-
-    def __init__(self) -> None:
-        self._hosts: list[_Host] = []
-
-    def take(self, count: int) -> list[_Host]:
-        """The first `count` of them, started as needed."""
-        while len(self._hosts) < count:
-            self._hosts.append(_Host())
-        return self._hosts[:count]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        for host in self._hosts:
-            host.close()
+        super().__init__(lambda: Child("a server process", _serve))
 
 
 class LabCluster:
@@ -185,7 +114,7 @@ class LabCluster:
         self._options = options
         self._scratch: Path | None = None
         self._starts: dict[ServerId, Start] = {}
-        self._running: dict[ServerId, _Host] = {}
+        self._running: dict[ServerId, Child] = {}
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -256,13 +185,13 @@ class LabCluster:
         """Stop one server in order."""
         host = self._running.pop(server)
         host.tell(Stop())
-        host.answer()
+        host.answer(Done)
 
     def start_server(self, server: ServerId) -> float:
         """Start a stopped server again; seconds until it serves, replay included."""
         host = self._hosts.take(len(self.servers))[server - 1]
         host.tell(self._starts[server])
-        done = host.answer()
+        done = host.answer(Done)
         self._running[server] = host
         return done.seconds
 
@@ -272,7 +201,7 @@ class LabCluster:
         failures: list[BenchError] = []
         for server in servers:
             try:
-                done.append(self._running[server].answer())
+                done.append(self._running[server].answer(Done))
             except BenchError as error:
                 failures.append(error)
         if failures:
@@ -282,12 +211,7 @@ class LabCluster:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     # --- where it is -----------------------------------------------------------------------------
@@ -323,8 +247,6 @@ class LabCluster:
 
 def _serve(pipe: Connection) -> None:
     """Main function of a host: run servers until the other end of the pipe is closed."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the pipe
     logger.remove()
     # As in a server process of its own (paxon.kvstore.server_process).
     gc.collect()
@@ -332,34 +254,29 @@ def _serve(pipe: Connection) -> None:
     gc.set_threshold(50_000, 20, 100)
     server: pykka.ActorRef[PaxosServer] | None = None
     recorder: Recorder | None = None
-    while True:
-        try:
-            request = _requests.decode(pipe.recv_bytes())
-        except (EOFError, ConnectionError):
-            break
-        answer: Done | Failed
-        begin = time.monotonic()
-        if isinstance(request, Start):
-            recorder = Recorder(request.settings.server) if request.trace else None
-            try:
-                server = _run(request, recorder)
-                answer = Done(seconds=time.monotonic() - begin)
-            except ServerStartError as error:
-                answer = Failed(f"server {request.settings.server} did not start: {error}")
-        else:
+    try:
+        while True:
+            request = hear(pipe, _requests)
+            begin = time.monotonic()
+            if isinstance(request, Start):
+                recorder = Recorder(request.settings.server) if request.trace else None
+                try:
+                    server = _run(request, recorder)
+                except ServerStartError as error:
+                    say(pipe, Failed(f"server {request.settings.server} did not start: {error}"))
+                    continue
+                say(pipe, Done(seconds=time.monotonic() - begin))
+                continue
             if server is not None:
                 server.stop()
                 server = None
                 gc.collect()  # what the next server has to live with is not this one's garbage
             events = recorder.events if recorder is not None else []
             recorder = None
-            answer = Done(events=events, seconds=time.monotonic() - begin)
-        try:
-            pipe.send_bytes(_encoder.encode(answer))
-        except ConnectionError:
-            break
-    if server is not None:
-        server.stop()
+            say(pipe, Done(events=events, seconds=time.monotonic() - begin))
+    finally:
+        if server is not None:
+            server.stop()
 
 
 def _run(start: Start, recorder: Recorder | None) -> pykka.ActorRef[PaxosServer]:

@@ -1,17 +1,16 @@
-"""The loops that put load on a cluster, run inside a client process (see load_process.py)."""
+"""The loops that put load on a system, run inside a client process (see load_process.py)."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from paxon.bench.harness.workloads import Workload, WorkloadData
 from paxon.kvstore.client import Client, Future
 from paxon.kvstore.errors import PaxonError
 
-__all__ = ["Outcome", "Loop", "make_loop"]
+__all__ = ["Outcome", "Loop", "Link", "Answer", "ClosedLoop", "ClientLink", "PipelinedLoop"]
 
 clock = time.perf_counter
 
@@ -20,6 +19,9 @@ _DRAIN_SECONDS = 0.5
 a duel nothing may be) stays under way, and counts in the next stretch."""
 _STRIDE = 64
 """A pipeline is timed at every 64th operation, so that timing costs next to nothing."""
+
+Answer = tuple[float, PaxonError | None]
+"""How many seconds an operation took, and why it failed if it did."""
 
 
 class Outcome:
@@ -51,100 +53,108 @@ class Loop(Protocol):
         """Put load on for so long."""
 
 
-def make_loop(client: Client, workload: Workload, seed: int) -> Loop:
-    """The loop that a workload asks for."""
-    data = WorkloadData(workload, seed)
-    if workload.pipelined:
-        return PipelinedLoop(client, workload, data)
-    return ClosedLoop(client, workload, data)
+class Link(Protocol):
+    """A way to a system, Paxon or another, with a fixed number of single operations under way."""
+
+    def top_up(self, now: float) -> None:
+        """Submit operations until as many are under way as should be."""
+
+    def take(self, seconds: float) -> list[Answer]:
+        """What has been answered, waiting so long for the first. Raises TimeoutError."""
+
+    def under_way(self) -> list[float]:
+        """When each operation was submitted whose answer was not taken yet."""
 
 
 class ClosedLoop:
-    """A fixed number of single operations under way: each answer lets the next one go."""
+    """Each answer lets the next operation go."""
 
-    def __init__(self, client: Client, workload: Workload, data: WorkloadData) -> None:
-        self._outstanding = workload.outstanding
-        self._submit = _submitter(client, workload, data)
-        self._pending: deque[tuple[float, Future[Any]]] = deque()
-        """What is under way, with the time of its start."""
+    def __init__(self, link: Link) -> None:
+        self._link = link
 
     def run(self, seconds: float) -> Outcome:
         """See `Loop`. What is under way at the end is waited for, but not counted."""
         outcome = Outcome()
-        latencies = outcome.latencies
-        submit = self._submit
-        begin = clock()
+        link, latencies = self._link, outcome.latencies
+        begin = now = clock()
         end = begin + seconds
-        pending = self._pending
-        while len(pending) < self._outstanding:
-            pending.append((clock(), submit()))
+        link.top_up(now)
         try:
-            while (now := clock()) < end:
-                pending[0][1].exception(end - now)
-                now = clock()
-                answered = 0
-                # Answers come nearly in order: whatever is done is at the front.
-                while pending and pending[0][1].done():
-                    started, future = pending.popleft()
-                    answered += 1
-                    error = future.exception()
+            while now < end:
+                for taken, error in link.take(end - now):
                     if error is None:
-                        latencies.append(now - started)
+                        latencies.append(taken)
                     else:
                         outcome.note(error)
-                for _ in range(answered):
-                    pending.append((now, submit()))
-        except TimeoutError:  # the time is up; the operation goes on
-            pass
-        now = clock()
-        waiting = [now - started for started, future in pending if not future.done()]
+                now = clock()
+                link.top_up(now)
+        except TimeoutError:  # the time is up; the operations go on
+            now = clock()
+        waiting = [now - started for started in link.under_way()]
         outcome.seconds = now - begin
         outcome.operations = len(latencies)
         outcome.unfinished = len(waiting)
         outcome.oldest = max(waiting, default=0.0)
-        self._drain()
+        self._drain(outcome)
         return outcome
 
-    def _drain(self) -> None:
+    def _drain(self, outcome: Outcome) -> None:
         """Wait for what is under way, for a while."""
-        pending = self._pending
         give_up = clock() + _DRAIN_SECONDS
         try:
-            while pending and (remaining := give_up - clock()) > 0:
-                pending[0][1].exception(remaining)
-                pending.popleft()
+            while self._link.under_way() and (remaining := give_up - clock()) > 0:
+                for _, error in self._link.take(remaining):
+                    if error is not None:
+                        outcome.note(error)
         except TimeoutError:
             return
 
 
-def _submitter(client: Client, workload: Workload, data: WorkloadData) -> Callable[[], Future[Any]]:
-    """A function that submits the next operation."""
-    keys, value = data.keys, data.value
-    place = -1
-    if workload.kind == "get":
+class ClientLink:
+    """Paxon's own client; see `Link`."""
 
-        def submit_get() -> Future[Any]:
-            nonlocal place
-            place = (place + 1) % len(keys)
-            return client.submit_get(keys[place], mode=workload.mode)
+    def __init__(self, client: Client, workload: Workload, seed: int) -> None:
+        self._client = client
+        self._workload = workload
+        self._data = WorkloadData(workload, seed)
+        self._place = -1
+        self._pending: deque[tuple[float, Future[Any]]] = deque()
 
-        return submit_get
+    def top_up(self, now: float) -> None:
+        """See `Link`."""
+        pending, client, workload = self._pending, self._client, self._workload
+        keys, value = self._data.keys, self._data.value
+        for _ in range(workload.outstanding - len(pending)):
+            self._place = place = (self._place + 1) % len(keys)
+            if workload.kind == "get":
+                pending.append((now, client.submit_get(keys[place], mode=workload.mode)))
+            else:
+                pending.append((now, client.submit_put(keys[place], value)))
 
-    def submit_put() -> Future[Any]:
-        nonlocal place
-        place = (place + 1) % len(keys)
-        return client.submit_put(keys[place], value)
+    def take(self, seconds: float) -> list[Answer]:
+        """See `Link`."""
+        pending = self._pending
+        pending[0][1].exception(seconds)
+        now = clock()
+        answers: list[Answer] = []
+        # Answers come nearly in order: whatever is done is at the front.
+        while pending and pending[0][1].done():
+            started, future = pending.popleft()
+            answers.append((now - started, future.exception()))
+        return answers
 
-    return submit_put
+    def under_way(self) -> list[float]:
+        """See `Link`."""
+        return [started for started, _ in self._pending]
 
 
 class PipelinedLoop:
     """One long pipeline: as many operations under way as it may have."""
 
-    def __init__(self, client: Client, workload: Workload, data: WorkloadData) -> None:
+    def __init__(self, client: Client, workload: Workload, seed: int) -> None:
         self._client = client
         self._workload = workload
-        self._data = data
+        self._data = WorkloadData(workload, seed)
 
     def run(self, seconds: float) -> Outcome:
         """See `Loop`. The time until the last answer counts."""

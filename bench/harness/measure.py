@@ -5,9 +5,8 @@ from __future__ import annotations
 import array
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Protocol, Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, Self
 
 import msgspec
 
@@ -17,13 +16,24 @@ from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.lab import LabCluster
 from paxon.bench.harness.load_process import Job, LoadProcess, Sample
 from paxon.bench.harness.machine import cpu_seconds
-from paxon.bench.harness.summary import Latency, latency_of
+from paxon.bench.harness.summary import (
+    Latency,
+    Spread,
+    latency_of,
+    quotients,
+    spread_of,
+    spread_or_none,
+)
 from paxon.bench.harness.workloads import Workload
 from paxon.kvstore.cluster_status import StatusProbe
 from paxon.kvstore.local_cluster import LocalCluster
 
 __all__ = [
     "Measurement",
+    "Figures",
+    "figures_of",
+    "Ratios",
+    "ratios_of",
     "Watch",
     "ClusterWatch",
     "ServerCounts",
@@ -60,16 +70,16 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     server_cpu: float
     """CPU seconds that all servers used."""
     counters: dict[str, int]
-    """What all servers together counted meanwhile (`paxon status --json` shows the names)."""
+    """What all servers together counted meanwhile (`paxon status --json` shows the names); those
+    that stood still may be left out."""
 
-    def slim(self) -> Measurement:
-        """Without the counters that stood still: for files that are kept."""
-        moved = {name: value for name, value in self.counters.items() if value}
-        return msgspec.structs.replace(self, counters=moved)
+    def each(self, figure: float) -> float | None:
+        """Of a figure, for each operation; None if there was no operation."""
+        return figure / self.operations if self.operations else None
 
     def per_operation(self, counter: str) -> float | None:
         """Of a counter, for each operation; None if there was no operation."""
-        return self.counters.get(counter, 0) / self.operations if self.operations else None
+        return self.each(self.counters.get(counter, 0))
 
     def per_second(self, counter: str) -> float:
         """Of a counter, for each second."""
@@ -79,6 +89,110 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
         """Of a counter, for each slot that was chosen; None if there was none."""
         slots = self.counters.get("slots_chosen", 0)
         return self.counters.get(counter, 0) / slots if slots else None
+
+    def leaderless(self) -> float:
+        """The share of the time in which nobody led, from 0 to 1.
+
+        Servers count the time for which they lead. A deposed leader that has not heard of it yet
+        counts on for a message's length, so this is a lower bound, never below 0.
+        """
+        return min(1.0, max(0.0, 1.0 - self.counters.get("leading_us", 0) / 1e6 / self.seconds))
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of load over all repeats. Latencies are seconds."""
+
+    rate: Spread
+    """Operations a second, of all clients together; 0 if nothing got through."""
+    p50: Spread | None
+    """This and the next two are None if no operation ever got its answer."""
+    p99: Spread | None
+    p999: Spread | None
+    longest_wait: float
+    """Of any operation in any repeat, whether or not it ever got its answer."""
+    failed: int
+    """Operations that got no answer in time, or an error."""
+    first_error: str
+    server_cpu: Spread | None
+    """CPU seconds of all servers together for each operation."""
+    client_cpu: Spread | None
+    repeats: list[Measurement]
+    """All that was measured."""
+
+    def over(self, figure: Callable[[Measurement], float | None]) -> Spread | None:
+        """Any other figure over the repeats that have it."""
+        return spread_or_none(map(figure, self.repeats))
+
+    def per_operation(self, counter: str) -> Spread | None:
+        """Of a counter."""
+        return self.over(lambda m: m.per_operation(counter))
+
+    def per_second(self, counter: str) -> Spread:
+        """Of a counter."""
+        return spread_of([m.per_second(counter) for m in self.repeats])
+
+    def per_slot(self, counter: str) -> Spread | None:
+        """Of a counter, for each chosen slot; None if there was none."""
+        return self.over(lambda m: m.per_slot(counter))
+
+    def total(self, counter: str) -> int:
+        """Of a counter, in all repeats together."""
+        return sum(m.counters.get(counter, 0) for m in self.repeats)
+
+
+def figures_of(measured: Sequence[Measurement]) -> dict[str, Any]:
+    """The fields of `Figures`, to make a row of. Raises ValueError for nothing measured."""
+
+    def over(figure: Callable[[Measurement], float | None]) -> Spread | None:
+        return spread_or_none(map(figure, measured))
+
+    # Counters that stood still need not be kept.
+    slim = [
+        msgspec.structs.replace(m, counters={name: n for name, n in m.counters.items() if n})
+        for m in measured
+    ]
+    return {
+        "rate": spread_of([m.rate for m in measured]),
+        "p50": over(lambda m: m.latency.p50),
+        "p99": over(lambda m: m.latency.p99),
+        "p999": over(lambda m: m.latency.p999),
+        "longest_wait": max(m.longest_wait for m in measured),
+        "failed": sum(m.failed for m in measured),
+        "first_error": next((m.first_error for m in measured if m.first_error), ""),
+        "server_cpu": over(lambda m: m.each(m.server_cpu)),
+        "client_cpu": over(lambda m: m.each(m.client_cpu)),
+        "repeats": slim,
+    }
+
+
+class Ratios(msgspec.Struct, frozen=True, kw_only=True):
+    """One side by another; each value is one pair of measurements, next to each other in time."""
+
+    rate: Spread | None = None
+    """Above 1 this side does more operations a second."""
+    p50: Spread | None = None
+    """Below 1 this side is quicker; likewise the next."""
+    p99: Spread | None = None
+    cpu: Spread | None = None
+    """Of servers' and clients' CPU for each operation: below 1 this side needs less."""
+
+    def shown(self) -> list[Spread | None]:
+        """In the order of tables."""
+        return [self.rate, self.p50, self.p99, self.cpu]
+
+
+def ratios_of(pairs: Sequence[tuple[Measurement, Measurement]]) -> Ratios:
+    """The first of each pair by the second."""
+
+    def ratio(figure: Callable[[Measurement], float | None]) -> Spread | None:
+        return quotients((figure(one), figure(other)) for one, other in pairs)
+
+    return Ratios(
+        rate=ratio(lambda m: m.rate),
+        p50=ratio(lambda m: m.latency.p50),
+        p99=ratio(lambda m: m.latency.p99),
+        cpu=ratio(lambda m: m.each(m.server_cpu + m.client_cpu)),
+    )
 
 
 class ServerCounts(msgspec.Struct, frozen=True):
@@ -132,30 +246,19 @@ class ClusterWatch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def measure(
-    watch: Watch,
-    processes: Sequence[LoadProcess],
-    jobs: Sequence[Job],
-    seconds: float,
-    *,
-    meanwhile: Callable[[], None] | None = None,
+    watch: Watch, processes: Sequence[LoadProcess], jobs: Sequence[Job], seconds: float
 ) -> Measurement:
     """Run a job in each client process at the same time, and count what the servers do.
 
-    `meanwhile` is called while the clients are at work. Raises `BenchError` if a client or server
-    fails.
+    Raises `BenchError` if a client or server fails.
     """
     prepare(processes, jobs)
-    return stretch(watch, processes, seconds, meanwhile=meanwhile)
+    return stretch(watch, processes, seconds)
 
 
 def prepare(processes: Sequence[LoadProcess], jobs: Sequence[Job]) -> None:
@@ -166,20 +269,12 @@ def prepare(processes: Sequence[LoadProcess], jobs: Sequence[Job]) -> None:
         process.wait_ready(job.warmup)
 
 
-def stretch(
-    watch: Watch,
-    processes: Sequence[LoadProcess],
-    seconds: float,
-    *,
-    meanwhile: Callable[[], None] | None = None,
-) -> Measurement:
+def stretch(watch: Watch, processes: Sequence[LoadProcess], seconds: float) -> Measurement:
     """Put the load of prepared clients on for so long; may be called again. See `measure`."""
     before = watch.counts()
     begin = time.perf_counter()
     for process in processes:
         process.go(seconds)
-    if meanwhile is not None:
-        meanwhile()
     samples = [process.result(seconds) for process in processes]
     elapsed = time.perf_counter() - begin
     return combine(samples, before, watch.counts(), elapsed)
@@ -214,33 +309,34 @@ def combine(
     )
 
 
-def jobs_for(workload: Workload, addresses: list[str], *, warmup: float, seed: int) -> list[Job]:
+def jobs_for(
+    workload: Workload, addresses: Sequence[str], *, warmup: float, seed: int
+) -> list[Job]:
     """A job for each client of a workload; all follow to the leader."""
-    return [
-        Job(
-            workload=workload,
-            addresses=addresses,
-            redirect=True,
-            warmup=warmup,
-            timeout=10.0,
-            seed=seed + number,
-        )
-        for number in range(workload.clients)
-    ]
+    return _jobs(workload, [list(addresses)] * workload.clients, warmup, seed, redirect=True)
 
 
 def proposer_jobs(
     workload: Workload, addresses: Sequence[str], *, follow: bool, warmup: float, seed: int
 ) -> list[Job]:
     """A job for each client: each stays with one server, or all `follow` to the leader."""
+    if follow:
+        return jobs_for(workload, addresses, warmup=warmup, seed=seed)
+    alone = [[address] for address in addresses[: workload.clients]]
+    return _jobs(workload, alone, warmup, seed, redirect=False)
+
+
+def _jobs(
+    workload: Workload, each: Iterable[list[str]], warmup: float, seed: int, *, redirect: bool
+) -> list[Job]:
     return [
         Job(
             workload=workload,
-            addresses=list(addresses) if follow else [addresses[number]],
-            redirect=follow,
+            addresses=addresses,
+            redirect=redirect,
             warmup=warmup,
-            timeout=_DUEL_SECONDS,
+            timeout=10.0 if redirect else _DUEL_SECONDS,
             seed=seed + number,
         )
-        for number in range(workload.clients)
+        for number, addresses in enumerate(each)
     ]

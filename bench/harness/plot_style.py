@@ -7,27 +7,39 @@ their functions.
 from __future__ import annotations
 
 import importlib.util
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.summary import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 __all__ = [
     "POLICY_COLOURS",
     "SERVER_COLOURS",
     "GREY",
+    "PLOT_FORMATS",
     "check_plot",
+    "make_directory",
     "save_plot",
     "new_figure",
+    "panels",
+    "spread_line",
+    "whiskers",
+    "ticks_at",
+    "plain_numbers",
     "tidy",
-    "log_axis",
 ]
 
 _FORMATS = (".png", ".svg", ".pdf")
+PLOT_FORMATS = (".svg", ".png")
+"""What each picture of a directory is drawn as."""
 POLICY_COLOURS = {
     "stable": "#0969da",
     "backoff": "#1a7f37",
@@ -54,6 +66,14 @@ def check_plot(path: Path) -> None:
         raise BenchError("plots need matplotlib: pip install 'paxon[bench]'")
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory if it is not there. Raises `BenchError`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"{path} cannot be made: {error.strerror}") from None
+
+
 def save_plot(figure: Figure, path: Path) -> None:
     """Write a picture in the format that its name says. Raises `BenchError`."""
     from matplotlib import rc_context  # noqa: PLC0415 (see the module's docstring)
@@ -76,17 +96,68 @@ def new_figure(width: float, height: float, caption: str) -> Figure:
     return figure
 
 
+def panels(count: int, caption: str) -> tuple[Figure, list[Axes]]:
+    """A picture of so many panels, two in a row."""
+    columns = min(2, count)
+    rows = math.ceil(count / columns)
+    figure = new_figure(5.2 * columns, 3.4 * rows + 0.4, caption)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    return figure, grid[:count]
+
+
+def spread_line(
+    axes: Axes,
+    xs: Sequence[float],
+    spreads: Sequence[Spread | None],
+    *,
+    label: str,
+    colour: str,
+    scale: float = 1.0,
+    alpha: float = 1.0,
+) -> list[float]:
+    """Medians, which it returns, and the range of the repeats; what has no figure is left out."""
+    known = [(x, spread) for x, spread in zip(xs, spreads, strict=True) if spread is not None]
+    medians = [spread.median * scale for _, spread in known]
+    if known:
+        axes.errorbar(
+            [x for x, _ in known], medians, yerr=whiskers([s for _, s in known], scale),
+            color=colour, alpha=alpha, marker="o", markersize=4, capsize=2, label=label,
+        )  # fmt: skip
+    return medians
+
+
+def whiskers(spreads: Sequence[Spread], scale: float = 1.0) -> list[list[float]]:
+    """How far the repeats go below and above their medians."""
+    return [
+        [(spread.median - spread.low) * scale for spread in spreads],
+        [(spread.high - spread.median) * scale for spread in spreads],
+    ]
+
+
+def ticks_at(axes: Axes, values: Sequence[float], *, logarithmic: bool, label: str = "") -> None:
+    """Ticks of the x axis at the values that were measured, in plain numbers."""
+    from matplotlib.ticker import FixedLocator, NullLocator  # noqa: PLC0415 (the same)
+
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(list(values)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{value:,.12g}" for value in values], fontsize=8)
+    axes.set_xlabel(label, fontsize=9)
+
+
+def plain_numbers(axis: Axis) -> None:
+    """1,000 instead of 10³."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter  # noqa: PLC0415 (the same)
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def tidy(axes: Axes) -> None:
+    """A light grid, and no frame."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, axis="both", color="#d0d7de", linewidth=0.5)
     axes.set_axisbelow(True)
-
-
-def log_axis(axes: Axes, label: str) -> None:
-    """A logarithmic x axis with plain numbers at powers of ten."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter  # noqa: PLC0415 (the same)
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(label)

@@ -1,28 +1,39 @@
-"""Results as JSON files and as lines for people; what all benches share."""
+"""Reports: JSON files, tables for a terminal and for a page, and what a bench is."""
 
 from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from rich.table import Table
 
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.machine import Machine, describe_machine
-from paxon.bench.harness.summary import Spread, spread_of
+from paxon.bench.harness.summary import Spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
+    "Progress",
     "Report",
-    "SCHEMA",
+    "Section",
+    "Bench",
     "new_report",
     "check_writable",
+    "write_text",
     "write_json",
     "read_json",
-    "spread_or_none",
-    "plain_table",
+    "rich_table",
+    "markdown_table",
+    "markdown",
+    "fill_page",
+    "splice",
+    "check_page",
     "count",
     "milliseconds",
     "microseconds",
@@ -34,8 +45,11 @@ __all__ = [
 SettingsT = TypeVar("SettingsT")
 RowT = TypeVar("RowT")
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised when the form of the files changes."""
+
+Progress: TypeAlias = Callable[[str], None]
+"""Called before each step of a run, with what it is."""
 
 
 class Report(msgspec.Struct, Generic[SettingsT, RowT], frozen=True, kw_only=True):
@@ -54,17 +68,59 @@ class Report(msgspec.Struct, Generic[SettingsT, RowT], frozen=True, kw_only=True
 ReportT = TypeVar("ReportT", bound=Report[Any, Any])
 
 
+class Section(NamedTuple):
+    """A table, for a terminal or a page."""
+
+    title: str
+    """With the conditions of the whole run and an empty line before it in the first table."""
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+    """So many columns are words, the others figures."""
+    folded: bool = False
+    """On a page: shown on demand."""
+    blocks: Sequence[int] = ()
+    """Rows after which a terminal gets a line."""
+
+
+class Bench(NamedTuple):
+    """One command of `paxon bench`. Its settings are its flags (flags.py)."""
+
+    name: str
+    help: str
+    settings: type[Any]
+    report: type[Any]
+    steps: Callable[[Any], int]
+    """How many times `run` reports progress."""
+    run: Callable[[Any, Progress], Any]
+    """Measures. Raises `PaxonError` if a cluster cannot be started or loaded."""
+    sections: Callable[[Any], Sequence[Section]]
+    plots: Callable[[Any], dict[str, Figure]] | None = None
+    """Pictures by file name; the first one is what --plot draws."""
+    notes: Callable[[Any], Sequence[str]] = lambda _report: ()
+    """Sentences below the tables."""
+
+
 def new_report(
-    bench: str, settings: SettingsT, rows: list[RowT], started: datetime.datetime
-) -> Report[SettingsT, RowT]:
+    kind: type[ReportT],
+    bench: str,
+    settings: Any,
+    rows: Sequence[Any],
+    started: datetime.datetime,
+    **more: Any,
+) -> ReportT:
     """The report of a run on this machine."""
-    return Report(
+    return kind(
         bench=bench,
         started=started.isoformat(timespec="seconds"),
         machine=describe_machine(),
         settings=settings,
-        rows=rows,
+        rows=list(rows),
+        **more,
     )
+
+
+# --- files ---------------------------------------------------------------------------------------
 
 
 def check_writable(path: Path) -> None:
@@ -81,13 +137,17 @@ def check_writable(path: Path) -> None:
         raise BenchError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def write_json(report: Report[Any, Any], path: Path, *, indent: int | None = 2) -> None:
-    """Write a report, on one line without `indent`. Raises `BenchError`."""
-    text = json.dumps(msgspec.to_builtins(report), indent=indent, ensure_ascii=False)
+def write_text(path: Path, text: str) -> None:
+    """Write a file. Raises `BenchError`."""
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BenchError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def write_json(report: Report[Any, Any], path: Path) -> None:
+    """Write a report, on one line. Raises `BenchError`."""
+    write_text(path, json.dumps(msgspec.to_builtins(report), ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path, kind: type[ReportT]) -> ReportT:
@@ -101,21 +161,82 @@ def read_json(path: Path, kind: type[ReportT]) -> ReportT:
     return report
 
 
-def spread_or_none(values: list[float | None]) -> Spread | None:
-    """The spread of those repeats that have the figure."""
-    known = [value for value in values if value is not None]
-    return spread_of(known) if known else None
+# --- tables --------------------------------------------------------------------------------------
 
 
-# --- for people ----------------------------------------------------------------------------------
-
-
-def plain_table(title: str, columns: list[str]) -> Table:
-    """A table with its first column to the left and figures to the right."""
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+def rich_table(section: Section) -> Table:
+    """For a terminal."""
+    table = Table(title=section.title, title_justify="left", header_style="bold")
+    for number, column in enumerate(section.columns):
+        table.add_column(column, justify="left" if number < section.left else "right")
+    for number, row in enumerate(section.rows):
+        table.add_row(*row, end_section=number + 1 in section.blocks)
     return table
+
+
+def markdown_table(section: Section) -> str:
+    """For a page, without its title."""
+    marks = ["---"] * section.left + ["---:"] * (len(section.columns) - section.left)
+    heads = [column.replace("\n", " ") for column in section.columns]
+    lines = [heads, marks, *section.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown(report: Report[Any, Any], sections: Sequence[Section], notes: Sequence[str]) -> str:
+    """A whole report for a page: what it was measured on, tables, sentences."""
+    parts = [f"Measured {report.started[:10]} on {report.machine.sentence()}."]
+    for section in sections:
+        head, _, title = section.title.rpartition("\n\n")
+        if head:
+            parts[0] += f" {head}."
+        table = markdown_table(section)
+        if section.folded:
+            parts += [f"<details><summary>{title}</summary>", table, "</details>"]
+        else:
+            parts += [f"**{title}**", table]
+    if notes:
+        parts.append("\n".join(f"- {note}" for note in notes))
+    return "\n\n".join(parts)
+
+
+# --- a page with a place for figures -------------------------------------------------------------
+
+_END = "<!-- end of figures -->"
+
+
+def splice(text: str, name: str, figures: str) -> str:
+    """The page with other figures between the marks of a name.
+
+    A mark is an HTML comment, so that a page shows nothing of it: `<!-- figures: compare -->`, then
+    what is replaced at each run, then `<!-- end of figures -->`. Raises `BenchError` if the page
+    has no such place.
+    """
+    mark = f"<!-- figures: {name} -->"
+    before, found, rest = text.partition(mark)
+    old, end, after = rest.partition(_END)
+    if not found or not end or "<!-- figures: " in old:
+        raise BenchError(f"the page has no place for figures: write {mark} and {_END} into it")
+    return f"{before}{mark}\n\n{figures.strip()}\n\n{end}{after}"
+
+
+def check_page(path: Path, name: str) -> None:
+    """Raise `BenchError` before anything is measured if the page could not be filled."""
+    splice(_read(path), name, "")
+
+
+def fill_page(path: Path, name: str, figures: str) -> None:
+    """Put figures into a page. Raises `BenchError`."""
+    write_text(path, splice(_read(path), name, figures))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BenchError(f"{path} cannot be read: {error.strerror}") from None
+
+
+# --- figures for people --------------------------------------------------------------------------
 
 
 def count(figure: Spread | None) -> str:

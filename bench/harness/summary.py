@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-__all__ = ["Latency", "Spread", "percentile", "latency_of", "spread_of", "quotient"]
+__all__ = [
+    "Latency",
+    "Spread",
+    "percentile",
+    "latency_of",
+    "spread_of",
+    "spread_or_none",
+    "quotients",
+]
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -74,6 +82,14 @@ def spread_of(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values), list(values))
 
 
-def quotient(first: float | None, second: float | None) -> float | None:
-    """Of two figures, if there are both; by one that did nothing nothing can be divided."""
-    return first / second if first is not None and second else None
+def spread_or_none(values: Iterable[float | None]) -> Spread | None:
+    """The spread of those repeats that have the figure."""
+    known = [value for value in values if value is not None]
+    return spread_of(known) if known else None
+
+
+def quotients(pairs: Iterable[tuple[float | None, float | None]]) -> Spread | None:
+    """Of the pairs that have both figures; by one that did nothing nothing can be divided."""
+    return spread_or_none(
+        first / second if first is not None and second else None for first, second in pairs
+    )

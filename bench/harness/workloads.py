@@ -63,6 +63,6 @@ def stable_workloads(*, value_bytes: int, quick: bool = False) -> list[Workload]
         Workload(name="reads, pipelined", kind="get", outstanding=4096, pipelined=True),
     ]
     if quick:
-        wanted = ("writes, 1 out", "writes, 64", "writes, pipelined", "reads, 64")
+        wanted = ("writes, 1 out", "writes, 64", "writes, 256", "writes, pipelined", "reads, 64")
         loads = [load for load in loads if load.name.startswith(wanted) and load.clients == 1]
     return [msgspec.structs.replace(load, value_bytes=value_bytes) for load in loads]

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import functools
+import random
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
+from paxon.actors import ServerId
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load_process import LoadProcess
 from paxon.bench.harness.measure import Measurement, ServerCounts, jobs_for, measure
+from paxon.bench.harness.report import Progress
 from paxon.bench.harness.workloads import Workload
-from paxon.bench.peers.etcd_load import Connections, call, open_etcd_load
-from paxon.bench.peers.programs import Program, Programs
-from paxon.bench.peers.protobuf import (
-    RANGE,
-    STATUS,
-    Status,
-    range_request,
-    read_header_revision,
-    read_status,
+from paxon.bench.peers.etcd_load import (
+    Connections,
+    GrpcSocket,
+    call,
+    open_etcd_load,
+    put_payload,
 )
+from paxon.bench.peers.etcd_messages import PUT, RANGE, STATUS, message
+from paxon.bench.peers.programs import Program, Programs
+from paxon.bench.stable.failover import Kill, kill_leaders
 from paxon.kvstore.addresses import free_ports
 
-__all__ = ["Etcd", "EtcdCluster"]
+__all__ = ["Etcd", "EtcdCluster", "PersistentWriter", "etcd_kills"]
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 30.0
 _CALL_SECONDS = 5.0
 _LOOKING_SECONDS = 0.02
+_ATTEMPT_SECONDS = 0.05
+"""After so long a client tries another member. etcd itself would keep a request for seconds that a
+member has passed on to a leader that is gone."""
+_PATIENCE_SECONDS = 30.0
+_PAUSE_SECONDS = 0.002
+"""Between two attempts, so that the client does not eat the election's CPU."""
 _QUOTA_BYTES = 8 << 30
 """So that a long run does not end at the default of 2 GiB."""
 
@@ -75,20 +84,21 @@ class EtcdCluster:
             log=self._directory / f"m{number}.log",
         )  # fmt: skip
 
-    def status(self, number: int) -> Status | None:
-        """What a member says; None if it does not answer."""
+    def _leads(self, number: int) -> bool:
+        """Whether a member says that it leads."""
         try:
-            return read_status(call(self.addresses[number], STATUS, b"", _CALL_SECONDS))
+            answer = call(self.addresses[number], STATUS, message("StatusRequest")(), _CALL_SECONDS)
         except BenchError:
-            return None
+            return False
+        status = message("StatusResponse").FromString(answer)
+        return bool(status.leader and status.leader == status.header.member_id)
 
     def leader(self, seconds: float = _START_SECONDS) -> int:
         """The member, from 0, that says it leads. Raises `BenchError` if none does in time."""
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up:
             for number, member in enumerate(self._members):
-                status = self.status(number) if member.alive() else None
-                if status is not None and status.leader == status.member:
+                if member.alive() and self._leads(number):
                     return number
             time.sleep(_LOOKING_SECONDS)
         dead = [member.obituary() for member in self._members if not member.alive()]
@@ -96,8 +106,9 @@ class EtcdCluster:
 
     def revision(self, number: int) -> int:
         """The store's revision, by a linearizable read. Raises `BenchError`."""
-        answer = call(self.addresses[number], RANGE, range_request(b"revision"), _CALL_SECONDS)
-        return read_header_revision(answer)
+        request = message("RangeRequest")(key=b"revision")
+        answer = call(self.addresses[number], RANGE, request, _CALL_SECONDS)
+        return int(message("RangeResponse").FromString(answer).header.revision)
 
     def kill(self, number: int) -> None:
         """kill -9."""
@@ -155,3 +166,85 @@ class Etcd:
         """See `System`."""
         self._process.close()
         self._cluster.close()
+
+
+# --- failovers -----------------------------------------------------------------------------------
+
+
+def etcd_kills(
+    programs: Programs,
+    servers: int,
+    *,
+    kills: int,
+    value: bytes,
+    chance: random.Random,
+    progress: Progress,
+) -> list[Kill]:
+    """Kill the leader so many times, each time with all members up. Raises `BenchError`."""
+    cluster = EtcdCluster(programs, servers)
+    try:
+        client = PersistentWriter(cluster.addresses, cluster.leader())
+        try:
+            return kill_leaders(
+                _Killable(cluster), client,
+                kills=kills, value=value, chance=chance, progress=progress,
+            )  # fmt: skip
+        finally:
+            client.close()
+    finally:
+        cluster.close()
+
+
+class _Killable:
+    """etcd's members with ids from 1."""
+
+    def __init__(self, cluster: EtcdCluster) -> None:
+        self._cluster = cluster
+
+    def leader(self) -> ServerId:
+        return self._cluster.leader() + 1
+
+    def kill(self, server: ServerId) -> None:
+        self._cluster.kill(server - 1)
+
+    def bring_back(self, server: ServerId) -> None:
+        self._cluster.restart(server - 1)
+
+
+class PersistentWriter:
+    """Writes one value at a time, to the next member whenever one fails or takes long."""
+
+    def __init__(self, addresses: list[str], first: int) -> None:
+        self._addresses = addresses
+        self._place = first
+        self._link: GrpcSocket | None = None
+
+    def put(self, key: str, value: bytes) -> None:
+        """See `Puts`. Raises `BenchError` after a long time without any success."""
+        payload = put_payload(key, value)
+        give_up = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < give_up:
+            if self._attempt(payload):
+                return
+            self._place = (self._place + 1) % len(self._addresses)
+            time.sleep(_PAUSE_SECONDS)
+        raise BenchError(f"etcd has acknowledged nothing for {_PATIENCE_SECONDS:g} s")
+
+    def _attempt(self, payload: bytes) -> bool:
+        """Whether the member at hand acknowledged it in time; else the connection is gone."""
+        try:
+            if self._link is None:
+                self._link = GrpcSocket(self._addresses[self._place], PUT)
+            if self._link.ask(payload, _ATTEMPT_SECONDS) is not None:
+                return True
+        except (BenchError, TimeoutError):
+            # Expected while there is no leader: the next member may know better.
+            pass
+        self.close()
+        return False
+
+    def close(self) -> None:
+        """Give up the connection at hand; may be called twice."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None

@@ -11,16 +11,16 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.load import Loop, Outcome
+from paxon.bench.harness.load import Answer, ClosedLoop, Loop
 from paxon.bench.harness.load_process import Job
 from paxon.bench.harness.workloads import WorkloadData
+from paxon.bench.peers.etcd_messages import PUT, RANGE, message
 from paxon.bench.peers.grpc_wire import GrpcConnection, frame_message
-from paxon.bench.peers.protobuf import PUT, RANGE, put_request, range_request
 
-__all__ = ["GrpcSocket", "Connections", "call", "open_etcd_load"]
+__all__ = ["GrpcSocket", "Connections", "GrpcLink", "call", "put_payload", "open_etcd_load"]
 
 Connections: TypeAlias = Literal["one", "each"]
 """How many a client process has: one for all operations under way, or one for each of them."""
@@ -28,7 +28,7 @@ Connections: TypeAlias = Literal["one", "each"]
 clock = time.perf_counter
 
 _CONNECT_SECONDS = 5.0
-_DRAIN_SECONDS = 5.0
+_FILL_SECONDS = 30.0
 _RECEIVE_BYTES = 1 << 18
 _FILL_OUTSTANDING = 256
 
@@ -50,6 +50,8 @@ class GrpcSocket:
         self._grpc = GrpcConnection(method, address)
         self.request = self._grpc.request
         self.room_for = self._grpc.room_for
+        self.started: dict[int, float] = {}
+        """When each call under way was made, by those who care."""
 
     def fileno(self) -> int:
         """For polling."""
@@ -79,161 +81,135 @@ class GrpcSocket:
             raise BenchError("the server has closed the connection")
         return self._grpc.feed(data)
 
+    def ask(self, payload: bytes, seconds: float) -> bytes | None:
+        """One call at a time: its answer, or None if it was refused.
+
+        Raises `BenchError`, and TimeoutError if no answer comes in time.
+        """
+        self.request(payload)
+        give_up = clock() + seconds
+        while (remaining := give_up - clock()) > 0:
+            self.flush()
+            for _, answer in self.receive(remaining):
+                return answer
+        raise TimeoutError
+
     def close(self) -> None:
         """Close the connection; may be called twice."""
         self._socket.close()
 
 
-def call(address: str, method: str, message: bytes, timeout: float) -> bytes:
+def call(address: str, method: str, request: Any, seconds: float) -> bytes:
     """One call on a connection of its own. Raises `BenchError` for any failure."""
     link = GrpcSocket(address, method)
     try:
-        link.request(frame_message(message))
-        give_up = clock() + timeout
-        while (remaining := give_up - clock()) > 0:
-            link.flush()
-            for _, answer in link.receive(remaining):
-                if answer is None:
-                    raise BenchError(f"the server at {address} refused {method}")
-                return answer
-        raise TimeoutError
+        answer = link.ask(frame_message(request.SerializeToString()), seconds)
     except TimeoutError:
-        raise BenchError(f"the server at {address} has not answered for {timeout:g} s") from None
+        raise BenchError(f"the server at {address} has not answered for {seconds:g} s") from None
     finally:
         link.close()
+    if answer is None:
+        raise BenchError(f"the server at {address} refused {method}")
+    return answer
 
 
-class _Lane:
-    """A connection with its share of the operations under way."""
-
-    def __init__(self, link: GrpcSocket, outstanding: int) -> None:
-        self.link = link
-        self.outstanding = outstanding
-        self.started: dict[int, float] = {}
-        """When each call under way was made."""
+def put_payload(key: str, value: bytes) -> bytes:
+    """A write, ready to be requested. Raises `BenchError` if protobuf is not installed."""
+    put = message("PutRequest")(key=key.encode(), value=value)
+    return frame_message(put.SerializeToString())
 
 
-class EtcdLoop:
-    """A fixed number of single operations under way, shared out to connections. See `Loop`."""
+class GrpcLink:
+    """Single operations, shared out to connections. See `Link`."""
 
     def __init__(
         self, links: Sequence[GrpcSocket], payloads: Sequence[bytes], outstanding: int
     ) -> None:
         """`payloads` are framed requests, taken in turn; no more links than are outstanding."""
-        self._lanes = [
-            _Lane(link, outstanding // len(links) + (number < outstanding % len(links)))
+        self._each = {
+            link: outstanding // len(links) + (number < outstanding % len(links))
             for number, link in enumerate(links)
-        ]
+        }
         self._payloads = payloads
         self._place = 0
-        self._by_file = {lane.link.fileno(): lane for lane in self._lanes}
+        self._ready = dict.fromkeys(links)
+        """Those that have said something since they were topped up."""
+        self._by_file = {link.fileno(): link for link in links}
         self._poll = select.poll()
         for file in self._by_file:
             self._poll.register(file, select.POLLIN)
 
-    def run(self, seconds: float) -> Outcome:
-        """Put load on for so long, then wait for what is under way. Raises `BenchError`."""
-        outcome = Outcome()
-        begin = clock()
-        end = begin + seconds
-        for lane in self._lanes:
-            self._top_up(lane, begin)
-        try:
-            while (now := clock()) < end:
-                for lane in self._ready(end - now):
-                    self._top_up(lane, self._take_in(lane, outcome))
-        except TimeoutError:  # the time is up; the operations go on
-            pass
-        now = clock()
-        waiting = [now - started for lane in self._lanes for started in lane.started.values()]
-        outcome.seconds = now - begin
-        outcome.operations = len(outcome.latencies)
-        outcome.unfinished = len(waiting)
-        outcome.oldest = max(waiting, default=0.0)
-        late = self._drain()  # the next stretch begins with nothing under way
-        outcome.failed += late.failed
-        outcome.first_error = outcome.first_error or late.first_error
-        return outcome
+    def top_up(self, now: float) -> None:
+        """See `Link`."""
+        payloads, total = self._payloads, len(self._payloads)
+        for link in self._ready:
+            for _ in range(self._each[link] - len(link.started)):
+                payload = payloads[self._place % total]
+                if not link.room_for(payload):
+                    break
+                self._place += 1
+                link.started[link.request(payload)] = now
+            link.flush()  # HTTP/2's own messages too
+        self._ready.clear()
 
-    def run_through(self) -> None:
-        """Make each request once. Raises `BenchError` if one is refused."""
-        outcome = Outcome()
-        total = len(self._payloads)
-        while self._place < total:
-            for lane in self._lanes:
-                self._top_up(lane, clock(), total - self._place)
-            for lane in self._ready(_DRAIN_SECONDS):
-                self._take_in(lane, outcome)
-        late = self._drain()
-        if outcome.failed or late.failed:
-            raise BenchError(outcome.first_error or late.first_error)
-
-    def _ready(self, timeout: float) -> Sequence[_Lane]:
-        """Connections that have something to say. Raises TimeoutError if none has."""
-        ready = self._poll.poll(timeout * 1e3)
+    def take(self, seconds: float) -> list[Answer]:
+        """See `Link`."""
+        ready = self._poll.poll(seconds * 1e3)
         if not ready:
             raise TimeoutError
-        return [self._by_file[file] for file, _ in ready]
+        answers: list[Answer] = []
+        for file, _ in ready:
+            link = self._by_file[file]
+            self._ready[link] = None
+            ended = link.receive(None)
+            now = clock()
+            for stream, answer in ended:
+                refused = BenchError("etcd refused an operation") if answer is None else None
+                answers.append((now - link.started.pop(stream), refused))
+        return answers
 
-    def _take_in(self, lane: _Lane, outcome: Outcome) -> float:
-        """Take in answers that have come; returns when that was."""
-        ended = lane.link.receive(None)
-        now = clock()
-        started, latencies = lane.started, outcome.latencies
-        for stream, answer in ended:
-            began = started.pop(stream)
-            if answer is None:
-                outcome.note(BenchError("etcd refused an operation"))
-            else:
-                latencies.append(now - began)
-        return now
-
-    def _top_up(self, lane: _Lane, now: float, most: int | None = None) -> None:
-        """Make requests until as many are under way as should be, or `most` have been made."""
-        link, started, payloads = lane.link, lane.started, self._payloads
-        free = lane.outstanding - len(started)
-        place, total = self._place, len(payloads)
-        for _ in range(free if most is None else min(free, most)):
-            payload = payloads[place % total]
-            if not link.room_for(payload):
-                break
-            place += 1
-            started[link.request(payload)] = now
-        self._place = place
-        link.flush()  # HTTP/2's own messages too
-
-    def _drain(self) -> Outcome:
-        """Wait until nothing is under way. Raises `BenchError` if that takes too long."""
-        late = Outcome()
-        give_up = clock() + _DRAIN_SECONDS
-        try:
-            while any(lane.started for lane in self._lanes):
-                for lane in self._ready(max(give_up - clock(), 0.001)):
-                    self._take_in(lane, late)
-                    lane.link.flush()
-        except TimeoutError:
-            raise BenchError(
-                f"etcd has left requests without an answer for {_DRAIN_SECONDS:g} s"
-            ) from None
-        return late
+    def under_way(self) -> list[float]:
+        """See `Link`."""
+        return [started for link in self._each for started in link.started.values()]
 
 
 def open_etcd_load(connections: Connections, job: Job) -> tuple[Loop, Callable[[], None]]:
     """Connect to the first address, the leader's, as a job says; see `OpenLoad`."""
     data = WorkloadData(job.workload, job.seed)
-    keys = [key.encode() for key in data.keys]
     address, outstanding = job.addresses[0], job.workload.outstanding
-    puts = [frame_message(put_request(key, data.value)) for key in keys]
+    puts = [put_payload(key, data.value) for key in data.keys]
     method, payloads = PUT, puts
     if job.workload.kind == "get":
-        filling = GrpcSocket(address, PUT)
-        EtcdLoop([filling], puts, _FILL_OUTSTANDING).run_through()
-        filling.close()
-        method, payloads = RANGE, [frame_message(range_request(key)) for key in keys]
+        _fill(address, puts)
+        of = message("RangeRequest")  # linearizable, as long as it does not say `serializable`
+        method = RANGE
+        payloads = [frame_message(of(key=key.encode()).SerializeToString()) for key in data.keys]
     links = [GrpcSocket(address, method) for _ in range(1 if connections == "one" else outstanding)]
 
     def close() -> None:
         for link in links:
             link.close()
 
-    return EtcdLoop(links, payloads, outstanding), close
+    return ClosedLoop(GrpcLink(links, payloads, outstanding)), close
+
+
+def _fill(address: str, puts: Sequence[bytes]) -> None:
+    """Make each write once. Raises `BenchError` if one is refused or late."""
+    link = GrpcSocket(address, PUT)
+    try:
+        place, missing = 0, set[int]()
+        while place < len(puts) or missing:
+            while place < len(puts) and len(missing) < _FILL_OUTSTANDING:
+                if not link.room_for(puts[place]):
+                    break
+                missing.add(link.request(puts[place]))
+                place += 1
+            link.flush()
+            for stream, answer in link.receive(_FILL_SECONDS):
+                if answer is None:
+                    raise BenchError("etcd refused a write")
+                missing.discard(stream)
+    except TimeoutError:
+        raise BenchError(f"etcd has answered nothing for {_FILL_SECONDS:g} s") from None
+    finally:
+        link.close()

@@ -1,17 +1,24 @@
-"""What comes out of measuring Paxon beside others: rows, and ratios of pairs."""
+"""What comes out of measuring Paxon beside others: rows, ratios of pairs, tables, a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, get_args
 
 import msgspec
+import typer
 
-from paxon.bench.harness.measure import Measurement
-from paxon.bench.harness.report import Report, spread_or_none
-from paxon.bench.harness.summary import Spread, quotient, spread_of
+from paxon.bench.harness import flags
+from paxon.bench.harness.flags import Names
+from paxon.bench.harness.measure import Figures, Measurement, Ratios, figures_of, ratios_of
+from paxon.bench.harness.plot_style import GREY, SERVER_COLOURS, new_figure, plain_numbers
+from paxon.bench.harness.report import Report, Section, count, milliseconds, ratios
+from paxon.bench.harness.summary import Spread, spread_of
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.stable.failover import Kill
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "Peer",
@@ -19,33 +26,50 @@ __all__ = [
     "PeerNote",
     "Taken",
     "SystemFigures",
-    "PairRow",
+    "PeerRow",
     "GapRow",
     "PeersReport",
-    "pair_row",
+    "peer_row",
     "gap_row",
+    "peers_sections",
+    "peers_notes",
+    "plot_peers",
 ]
 
 Peer: TypeAlias = Literal["etcd", "redis", "pysyncobj"]
+PEERS: tuple[Peer, ...] = get_args(Peer)
 
 
 class PeersSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What is measured. Times are seconds."""
 
-    only: tuple[Peer, ...] = ("etcd", "redis", "pysyncobj")
-    servers: int = 3
+    QUICK: ClassVar[dict[str, float]] = {"seconds": 1.0, "warmup": 0.3, "repeat": 2, "kills": 1}
+
+    only: Annotated[
+        tuple[Peer, ...], Names(PEERS), typer.Option(help="Leave out all peers but these.")
+    ] = PEERS
+    install: Annotated[
+        bool,
+        typer.Option(
+            "--install",
+            help="Fetch the peers from Debian and PyPI into $PAXON_PEERS or ~/.cache/paxon/peers, "
+            "then end.",
+        ),
+    ] = False
+    servers: flags.Several = 3
     """Of Paxon, of etcd and of PySyncObj."""
-    value_bytes: int = 64
-    seconds: float = 3.0
+    value_bytes: flags.ValueSize = 64
+    seconds: flags.Seconds = 3.0
     """Of each measurement."""
-    warmup: float = 1.0
-    repeat: int = 5
-    kills: int = 4
-    """Of the leader in each repeat; 0 for none."""
-    seed: int = 1
-    quick: bool = False
+    warmup: flags.Warmup = 1.0
+    repeat: flags.Repeat = 5
+    kills: Annotated[
+        int, typer.Option(min=0, help="How often leaders are killed in each repeat.")
+    ] = 4
+    seed: flags.Seed = 1
+    quick: flags.Quick = False
     """Fewer loads."""
-    options: dict[str, Any] = {}
+    options: flags.Options = {}
     """Of Paxon's servers, beside their defaults."""
 
 
@@ -53,7 +77,7 @@ class PeerNote(msgspec.Struct, frozen=True, kw_only=True, tag="note"):
     """A peer and how it was treated."""
 
     peer: str
-    version: str
+    version: str = ""
     """Empty if it is not installed."""
     skipped: str = ""
     """Why it was not measured, as a sentence."""
@@ -73,36 +97,21 @@ class Taken(msgspec.Struct, frozen=True):
     """CPU seconds a second that the servers of the *other* systems used meanwhile."""
 
 
-class SystemFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One system under one load, over all repeats. Latencies are seconds."""
+class SystemFigures(Figures, frozen=True, kw_only=True):
+    """One system under one load. Its clients' CPU is 0 where the load is made inside a server."""
 
     name: str
-    rate: Spread
-    """Operations a second."""
-    p50: Spread | None
-    p99: Spread | None
-    server_cpu: Spread | None
-    """CPU seconds of all servers for each operation."""
-    client_cpu: Spread | None
-    """The same of the clients; 0 where the load is made inside a server."""
     disturbance: Spread
     """Cores that the servers of the others, idle at that time, took."""
-    failed: int
-    first_error: str
-    repeats: list[Measurement]
 
 
-class PairRow(msgspec.Struct, frozen=True, kw_only=True, tag="pair"):
-    """Paxon and another under the same load. Each value of a ratio is one interleaved pair."""
+class PeerRow(msgspec.Struct, frozen=True, kw_only=True, tag="pair"):
+    """Paxon and another under the same load. Ratios are Paxon's figures by the other's."""
 
     load: Workload
     paxon: SystemFigures
     other: SystemFigures
-    rate_ratio: Spread
-    """Paxon's operations a second by the other's: above 1 Paxon does more."""
-    p50_ratio: Spread | None
-    """Paxon's median latency by the other's: below 1 Paxon is quicker."""
-    p99_ratio: Spread | None
+    ratios: Ratios
 
 
 class GapRow(msgspec.Struct, frozen=True, kw_only=True, tag="gap"):
@@ -115,29 +124,27 @@ class GapRow(msgspec.Struct, frozen=True, kw_only=True, tag="gap"):
     """Paxon's median by the other's."""
 
 
-PeersReport: TypeAlias = Report[PeersSettings, PeerNote | PairRow | GapRow]
+PeersReport: TypeAlias = Report[PeersSettings, PeerNote | PeerRow | GapRow]
 
 
-def pair_row(
+def peer_row(
     load: Workload, names: tuple[str, str], pairs: Sequence[tuple[Taken, Taken]]
-) -> PairRow:
+) -> PeerRow:
     """Sum up pairs of Paxon's and another's measurement. Raises ValueError for none."""
-
-    def ratios(figure: Callable[[Measurement], float | None]) -> Spread | None:
-        return spread_or_none(
-            [quotient(figure(ours.measured), figure(theirs.measured)) for ours, theirs in pairs]
-        )
-
-    rate_ratio = ratios(lambda measured: measured.rate)
-    if rate_ratio is None:
-        raise ValueError("no pair has two rates")
-    return PairRow(
+    ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
+    return PeerRow(
         load=load,
-        paxon=_figures(names[0], [ours for ours, _ in pairs]),
-        other=_figures(names[1], [theirs for _, theirs in pairs]),
-        rate_ratio=rate_ratio,
-        p50_ratio=ratios(lambda measured: measured.latency.p50),
-        p99_ratio=ratios(lambda measured: measured.latency.p99),
+        paxon=_system(names[0], ours),
+        other=_system(names[1], theirs),
+        ratios=ratios_of([(one.measured, other.measured) for one, other in pairs]),
+    )
+
+
+def _system(name: str, taken: Sequence[Taken]) -> SystemFigures:
+    return SystemFigures(
+        name=name,
+        disturbance=spread_of([one.idle_cores for one in taken]),
+        **figures_of([one.measured for one in taken]),
     )
 
 
@@ -149,21 +156,119 @@ def gap_row(other_name: str, ours: Sequence[Kill], theirs: Sequence[Kill]) -> Ga
     )
 
 
-def _figures(name: str, taken: Sequence[Taken]) -> SystemFigures:
-    measured = [one.measured for one in taken]
+# --- for people ----------------------------------------------------------------------------------
 
-    def cpu(which: Callable[[Measurement], float]) -> Spread | None:
-        return spread_or_none([which(m) / m.operations for m in measured if m.operations])
 
-    return SystemFigures(
-        name=name,
-        rate=spread_of([m.rate for m in measured]),
-        p50=spread_or_none([m.latency.p50 for m in measured]),
-        p99=spread_or_none([m.latency.p99 for m in measured]),
-        server_cpu=cpu(lambda m: m.server_cpu),
-        client_cpu=cpu(lambda m: m.client_cpu),
-        disturbance=spread_of([one.idle_cores for one in taken]),
-        failed=sum(m.failed for m in measured),
-        first_error=next((m.first_error for m in measured if m.first_error), ""),
-        repeats=list(measured),
+def _pairs(report: PeersReport) -> list[PeerRow]:
+    return [row for row in report.rows if isinstance(row, PeerRow)]
+
+
+def peers_sections(report: PeersReport) -> list[Section]:
+    """All pairs, and failovers if there were any."""
+    settings = report.settings
+    pairs = _pairs(report)
+    others = [row.other.name.partition(",")[0] for row in pairs]
+    title = (
+        f"{settings.servers} servers, values of {settings.value_bytes} bytes, median of "
+        f"{settings.repeat} x {settings.seconds:g} s; ratios are medians of neighbouring pairs, "
+        "with the least and the most"
     )
+    columns = [
+        "load", "beside", "Paxon\nop/s", "other\nop/s", "op/s\nratio", "Paxon\np50 ms",
+        "other\np50 ms", "p50\nratio", "p99\nratio", "Paxon µs/op\nservers + clients",
+        "other µs/op\nservers + clients",
+    ]  # fmt: skip
+    blocks = [n for n in range(1, len(others)) if others[n] != others[n - 1]]
+    sections = [Section(title, columns, list(map(_cells, pairs)), left=2, blocks=blocks)]
+    gaps = [row for row in report.rows if isinstance(row, GapRow)]
+    if gaps:
+        title = "kill -9 of the leader to the next acknowledged write"
+        columns = ["beside", "kills\neach", "Paxon\nms", "other\nms", "ratio"]
+        cells = [
+            [
+                row.other_name, str(len(row.paxon.values)), _gap(row.paxon), _gap(row.other),
+                f"{row.ratio:.2f}",
+            ]
+            for row in gaps
+        ]  # fmt: skip
+        sections.append(Section(title, columns, cells))
+    return sections
+
+
+def _cells(row: PeerRow) -> list[str]:
+    return [
+        row.load.name + _memory(row), row.other.name, count(row.paxon.rate), count(row.other.rate),
+        ratios(row.ratios.rate), milliseconds(row.paxon.p50), milliseconds(row.other.p50),
+        _median(row.ratios.p50), _median(row.ratios.p99), _cpu(row.paxon), _cpu(row.other),
+    ]  # fmt: skip
+
+
+def _memory(row: PeerRow) -> str:
+    return "" if row.paxon.name == "Paxon" else f" ({row.paxon.name})"
+
+
+def _gap(seconds: Spread) -> str:
+    """Median, and the least and most, in milliseconds."""
+    return f"{seconds.median * 1e3:.0f} ({seconds.low * 1e3:.0f} … {seconds.high * 1e3:.0f})"
+
+
+def _median(ratio: Spread | None) -> str:
+    return "-" if ratio is None else f"{ratio.median:.2f}"
+
+
+def _cpu(system: SystemFigures) -> str:
+    """Microseconds for each operation."""
+    if system.server_cpu is None or system.client_cpu is None:
+        return "-"
+    servers, clients = system.server_cpu.median * 1e6, system.client_cpu.median * 1e6
+    return f"{servers:.1f} + {clients:.1f}" if clients else f"{servers:.1f} in all"
+
+
+def peers_notes(report: PeersReport) -> list[str]:
+    """What a reader has to know about each peer, and what went wrong."""
+    lines = []
+    for note in (row for row in report.rows if isinstance(row, PeerNote)):
+        if note.skipped:
+            lines.append(note.skipped)
+            continue
+        lines.append(f"{note.peer} {note.version}: {note.driven}. Durability: {note.durability}.")
+        lines += [f"Left out, because it failed: {problem}" for problem in note.problems]
+    systems = [(row, system) for row in _pairs(report) for system in (row.paxon, row.other)]
+    lines += [
+        f"{system.name}, {row.load.name}: {system.failed} operations failed ({system.first_error})"
+        for row, system in systems
+        if system.failed
+    ]
+    if systems:
+        most = max(system.disturbance.high for _, system in systems)
+        lines.append(
+            f"Servers whose turn it was not took at most {most * 100:.1f} % of a core meanwhile."
+        )
+    return lines
+
+
+def plot_peers(report: PeersReport) -> Figure:
+    """A bar for each pair: how many times the other's operations a second Paxon does."""
+    rows = [(row, row.ratios.rate) for row in _pairs(report) if row.ratios.rate is not None]
+    figure = new_figure(9, 0.34 * len(rows) + 1.6, report.machine.sentence())
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    colours = dict(zip(("etcd", "Redis", "PySyncObj"), SERVER_COLOURS, strict=False))
+    for place, (row, ratio) in enumerate(rows):
+        colour = colours.get(row.other.name.partition(",")[0], GREY)
+        # From 1, the line of equals: to the right Paxon does more, to the left the other.
+        axes.barh(place, ratio.median - 1.0, left=1.0, color=colour)
+        axes.plot([ratio.low, ratio.high], [place, place], color=GREY, linewidth=1.5)
+        axes.annotate(
+            f"{ratio.median:.3g}", (max(1.0, ratio.high), place), va="center", fontsize=7,
+            xytext=(4, 0), textcoords="offset points",
+        )  # fmt: skip
+    names = [f"{row.load.name}{_memory(row)} / {row.other.name}" for row, _ in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.invert_yaxis()
+    plain_numbers(axes.xaxis)
+    axes.axvline(1.0, color=GREY, linewidth=1)
+    axes.margins(x=0.12)
+    axes.set_xlabel("Paxon's operations a second by the other's (median, least and most pair)")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -8,42 +8,252 @@ neighbouring measurements, so a machine that slows down meanwhile hits both side
 from __future__ import annotations
 
 import datetime
+import functools
 import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TypeAlias
+from typing import Any, Protocol
+
+import msgspec
 
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.report import new_report
+from paxon.bench.harness.load_process import LoadProcesses
+from paxon.bench.harness.measure import ClusterWatch, Measurement, jobs_for, measure
+from paxon.bench.harness.report import Bench, Progress, new_report
 from paxon.bench.harness.workloads import Workload
-from paxon.bench.peers.etcd_failover import etcd_kills
+from paxon.bench.peers.etcd import Etcd, etcd_kills
+from paxon.bench.peers.etcd_messages import message
 from paxon.bench.peers.figures import (
     GapRow,
-    PairRow,
+    Peer,
     PeerNote,
+    PeerRow,
     PeersReport,
     PeersSettings,
     Taken,
     gap_row,
-    pair_row,
+    peer_row,
+    peers_notes,
+    peers_sections,
+    plot_peers,
 )
-from paxon.bench.peers.plan import Block, blocks_of, look_around, start_peers
-from paxon.bench.peers.programs import Programs
-from paxon.bench.peers.systems import Paxon, System
-from paxon.bench.stable.failover import FailoverSettings, Kill, run_failover
+from paxon.bench.peers.programs import Programs, default_directory
+from paxon.bench.peers.pysyncobj import PySyncObj
+from paxon.bench.peers.redis import PIPELINE, Redis
+from paxon.bench.stable.failover import FailoverSettings, paxon_kills
 from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.options import Durability
 
-__all__ = ["run_peers", "steps_of"]
+__all__ = [
+    "PEERS",
+    "Block",
+    "System",
+    "Paxon",
+    "blocks_of",
+    "look_around",
+    "start_peers",
+    "run_peers",
+    "steps_of",
+]
 
-Progress: TypeAlias = Callable[[str], None]
-
+_START_ATTEMPTS = 3
+_REDIS_DEFAULT = 50 * PIPELINE
+"""In flight with redis-benchmark's own default of 50 connections. More is better for Redis too."""
 _SYSTEMS = {"etcd": 3, "redis": 2, "pysyncobj": 3}
 """In a block beside a peer, Paxon included."""
 
 
-def steps_of(settings: PeersSettings, programs: Programs) -> int:
+class System(Protocol):
+    """Servers that are up, and a way to put load on them."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in the table."""
+
+    def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
+        """Put on a load: for so long to warm up, then to be measured. Raises `PaxonError`."""
+
+    def cpu(self) -> float:
+        """CPU seconds that all its servers have used so far. Raises `PaxonError`."""
+
+    def close(self) -> None:
+        """End all its processes."""
+
+
+class Paxon:
+    """A local cluster and its own client; see `System`."""
+
+    def __init__(
+        self, servers: int, durability: Durability, options: dict[str, Any] | None = None
+    ) -> None:
+        """Start all. Raises `PaxonError`."""
+        self.name = "Paxon" if durability == "disk" else "Paxon in memory"
+        with ExitStack() as stack:
+            self._processes = stack.enter_context(LoadProcesses())
+            self._cluster = stack.enter_context(
+                LocalCluster(servers, durability=durability, log_level="WARNING", **(options or {}))
+            )
+            self._cluster.leader()
+            self._watch = stack.enter_context(ClusterWatch(self._cluster))
+            self.close = stack.pop_all().close
+
+    def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
+        """See `System`."""
+        jobs = jobs_for(load, self._cluster.addresses, warmup=warmup, seed=seed)
+        return measure(self._watch, self._processes.take(load.clients), jobs, seconds)
+
+    def cpu(self) -> float:
+        """See `System`."""
+        return sum(self._watch.counts().cpu.values())
+
+
+# --- which loads on which systems, and which of these are there ----------------------------------
+
+
+class Block(msgspec.Struct, frozen=True):
+    """Systems that are up at the same time and take turns."""
+
+    peer: Peer
+    durability: Durability
+    """Paxon's."""
+    loads: list[Workload]
+
+
+def blocks_of(settings: PeersSettings, peers: Sequence[Peer]) -> list[Block]:
+    """All that is measured beside these peers."""
+    few = settings.quick
+
+    def writes(*outstanding: int) -> list[Workload]:
+        return [Workload(name=f"writes, {n:,} outstanding", outstanding=n) for n in outstanding]
+
+    reads = [
+        Workload(name=f"reads, {n:,} outstanding", kind="get", outstanding=n)
+        for n in ((64,) if few else (1, 16, 64, 256))
+    ]
+    lease = Workload(name="lease reads, 64 outstanding", kind="get", outstanding=64, mode="lease")
+    pipelined = [
+        Workload(name=f"writes, pipelined, {n:,} in flight", outstanding=n, pipelined=True)
+        for n in ((4096,) if few else (_REDIS_DEFAULT, 4096))
+    ]
+    plans: list[tuple[Peer, Durability, list[Workload]]] = [
+        ("etcd", "disk", [*writes(*((1, 64) if few else (1, 64, 256))), *reads, lease]),
+        ("redis", "disk", [*writes(*((64,) if few else (1, 64, 256))), *pipelined]),
+        ("pysyncobj", "disk", writes(*((64, 1024) if few else (1, 64, 256, 1024, 8192)))),
+        ("pysyncobj", "memory", writes(1)),
+    ]
+    return [
+        Block(
+            peer, durability,
+            [msgspec.structs.replace(load, value_bytes=settings.value_bytes) for load in loads],
+        )
+        for peer, durability, loads in plans
+        if peer in peers
+    ]  # fmt: skip
+
+
+def start_peers(peer: Peer, programs: Programs, settings: PeersSettings) -> list[System]:
+    """The systems that a peer stands for. Raises `BenchError`."""
+    starts: list[Callable[[], System]]
+    if peer == "redis":
+        starts = [functools.partial(Redis, programs)]
+    elif peer == "etcd":
+        starts = [
+            functools.partial(Etcd, programs, settings.servers, "one"),
+            functools.partial(Etcd, programs, settings.servers, "each"),
+        ]
+    else:
+        starts = [
+            functools.partial(PySyncObj, programs, settings.servers, batching=True),
+            functools.partial(PySyncObj, programs, settings.servers, batching=False),
+        ]
+    with ExitStack() as stack:
+        systems = []
+        for start in starts:
+            systems.append(_started(start))
+            stack.callback(systems[-1].close)
+        stack.pop_all()
+    return systems
+
+
+def _started(start: Callable[[], System]) -> System:
+    """Start a system. Raises `BenchError` if that fails again and again."""
+    for _ in range(_START_ATTEMPTS - 1):
+        try:
+            return start()
+        except BenchError:
+            # Ports are drawn before the servers bind them: somebody else may have been quicker.
+            continue
+    return start()
+
+
+def look_around(settings: PeersSettings, programs: Programs) -> list[tuple[Peer, PeerNote]]:
+    """Each peer that is asked for, with its version, or a sentence on why it is skipped."""
+    notes = {"etcd": _etcd_note, "redis": _redis_note, "pysyncobj": _pysyncobj_note}
+    return [(peer, notes[peer](programs, settings.servers)) for peer in settings.only]
+
+
+def _etcd_note(programs: Programs, servers: int) -> PeerNote:
+    path = programs.find("etcd")
+    if path is None:
+        return _missing("etcd")
+    try:
+        message("PutRequest")
+    except BenchError as error:
+        return PeerNote(peer="etcd", skipped=f"etcd was left out: {error}")
+    first = next(iter(programs.output([path, "--version"]).splitlines()), "")
+    return PeerNote(
+        peer="etcd",
+        version=first.rpartition(" ")[2],
+        driven=f"{servers} members; gRPC straight to the leader from one client process, on one "
+        "connection or on one for each outstanding operation",
+        durability="synced to disk before it answers, as Paxon",
+    )
+
+
+def _redis_note(programs: Programs, _servers: int) -> PeerNote:
+    path = programs.find("redis-server")
+    if path is None or programs.find("redis-benchmark") is None:
+        return _missing("Redis")
+    words = programs.output([path, "--version"]).split()
+    version = next((word.removeprefix("v=") for word in words if word.startswith("v=")), "unknown")
+    return PeerNote(
+        peer="Redis",
+        version=version,
+        driven="one node that replicates nothing; redis-benchmark with a connection for each "
+        f"outstanding operation, pipelined with -P {PIPELINE}",
+        durability="appendfsync always: synced to disk before it answers, on one disk instead of "
+        "a majority's",
+    )
+
+
+def _pysyncobj_note(programs: Programs, servers: int) -> PeerNote:
+    version = programs.python_version("pysyncobj")
+    if version is None:
+        return _missing("PySyncObj")
+    return PeerNote(
+        peer="PySyncObj",
+        version=version,
+        driven=f"{servers} processes; the load is made inside the leader's by callbacks, so that "
+        "its cost is among the servers'; log compaction off, which is faster",
+        durability="journal in a memory-mapped file that is never synced: less than Paxon's",
+    )
+
+
+def _missing(name: str) -> PeerNote:
+    return PeerNote(
+        peer=name,
+        skipped=f"{name} is not installed and was left out; `paxon bench peers --install` gets it.",
+    )
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+def steps_of(settings: PeersSettings, programs: Programs | None = None) -> int:
     """How many times `run_peers` reports progress."""
+    programs = programs or Programs(default_directory())
     there = [peer for peer, note in look_around(settings, programs) if not note.skipped]
     measurements = sum(
         len(block.loads) * _SYSTEMS[block.peer] * settings.repeat
@@ -52,21 +262,24 @@ def steps_of(settings: PeersSettings, programs: Programs) -> int:
     return measurements + (2 * settings.kills * settings.repeat if "etcd" in there else 0)
 
 
-def run_peers(settings: PeersSettings, programs: Programs, progress: Progress) -> PeersReport:
+def run_peers(
+    settings: PeersSettings, progress: Progress, programs: Programs | None = None
+) -> PeersReport:
     """Measure all peers that are installed. Raises `PaxonError` if none is, or Paxon fails."""
     started = datetime.datetime.now(datetime.UTC)
+    programs = programs or Programs(default_directory())
     notes = dict(look_around(settings, programs))
     there = [peer for peer, note in notes.items() if not note.skipped]
     if not there:
         raise BenchError(
             f"nothing to compare with: {' '.join(note.skipped for note in notes.values())}"
         )
-    rows: list[PeerNote | PairRow | GapRow] = list(notes.values())
+    rows: list[PeerNote | PeerRow | GapRow] = list(notes.values())
     for block in blocks_of(settings, there):
         rows += _run_block(block, programs, settings, notes[block.peer].problems, progress)
     if "etcd" in there and settings.kills:
         rows.append(_run_gaps(programs, settings, progress))
-    return new_report("peers", settings, rows, started)
+    return new_report(PeersReport, "peers", settings, rows, started)
 
 
 def _run_block(
@@ -75,7 +288,7 @@ def _run_block(
     settings: PeersSettings,
     problems: list[str],
     progress: Progress,
-) -> list[PairRow]:
+) -> list[PeerRow]:
     """Measure all loads of a block; what fails is added to `problems`."""
     with ExitStack() as stack:
         paxon = Paxon(settings.servers, block.durability, settings.options)
@@ -100,7 +313,7 @@ def _run_block(
             ours, theirs = taken[load.name, paxon.name], taken[load.name, other.name]
             pairs = [(ours[repeat], theirs[repeat]) for repeat in ours if repeat in theirs]
             if pairs:
-                rows.append(pair_row(load, (paxon.name, other.name), pairs))
+                rows.append(peer_row(load, (paxon.name, other.name), pairs))
     return rows
 
 
@@ -118,24 +331,30 @@ def _take(
 
 def _run_gaps(programs: Programs, settings: PeersSettings, progress: Progress) -> GapRow:
     """Kill leaders of Paxon and of etcd in turn, each time on fresh clusters."""
-    ours: list[Kill] = []
-    theirs: list[Kill] = []
+    ours, theirs = [], []
     for repeat in range(settings.repeat):
         chance = random.Random(settings.seed + repeat)
-        report = run_failover(
-            FailoverSettings(
-                servers=settings.servers, runs=settings.kills, value_bytes=settings.value_bytes,
-                seed=settings.seed + repeat, options=settings.options,
-            ),
-            lambda what: progress(f"Paxon: {what}"),
+        failover = FailoverSettings(
+            servers=settings.servers, runs=settings.kills, value_bytes=settings.value_bytes,
+            seed=settings.seed + repeat, options=settings.options,
         )  # fmt: skip
-        for row in report.rows:
-            ours += [
-                Kill(*one) for one in zip(row.gap.values, row.killed, row.leaders, strict=True)
-            ]
+        ours += paxon_kills(failover, lambda what: progress(f"Paxon: {what}"))
         theirs += etcd_kills(
             programs, settings.servers, kills=settings.kills,
             value=chance.randbytes(settings.value_bytes), chance=chance,
             progress=lambda what: progress(f"etcd: {what}"),
         )  # fmt: skip
     return gap_row("etcd", ours, theirs)
+
+
+PEERS = Bench(
+    name="peers",
+    help="Paxon beside etcd, Redis and PySyncObj in one run, taking turns: ratios.",
+    settings=PeersSettings,
+    report=PeersReport,
+    steps=steps_of,
+    run=run_peers,
+    sections=peers_sections,
+    plots=lambda report: {"peers": plot_peers(report)},
+    notes=peers_notes,
+)

@@ -1,7 +1,7 @@
-"""How far it goes: many keys, large values, many sessions, long logs.
+"""How far it goes: many keys, large values, many sessions, long logs, big snapshots.
 
-`scale` says what is measured, `run` measures it, `load` makes the load, `table` and `plots` show
-it.
+`scale` says what is measured, `run` measures it, `load` and `pause` make the load, `table` and
+`plots` show it.
 """
 
 from __future__ import annotations

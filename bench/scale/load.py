@@ -25,14 +25,14 @@ from paxon.actors.messages import (
     SessionOpened,
 )
 from paxon.actors.turns import OPENINGS
-from paxon.bench.harness.load import Loop, Outcome
+from paxon.bench.harness.load import Answer, ClosedLoop, Loop
 from paxon.bench.harness.load_process import Job
 from paxon.bench.harness.workloads import WorkloadData
 from paxon.kvstore.errors import PaxonError, RequestTimeout
 from paxon.kvstore.operations import Put, encode_operations
 from paxon.transport import Context
 
-__all__ = ["SessionLoop", "open_sessions"]
+__all__ = ["SessionLink", "open_sessions"]
 
 _PATIENCE_SECONDS = 20.0
 _ELECTION_SECONDS = 0.05
@@ -56,9 +56,9 @@ class _Link:
         self._socket.send(self._codec.encode(messages))
 
     def receive(self, timeout: float) -> list[ServerReply]:
-        """The messages of one frame. Raises `RequestTimeout` if none comes."""
+        """The messages of one frame. Raises TimeoutError if none comes."""
         if not self._socket.poll(round(timeout * 1000)):
-            raise RequestTimeout(f"the leader has not answered for {timeout:g} s")
+            raise TimeoutError
         replies: list[ServerReply] = self._codec.decode(self._socket.recv())[2]
         return replies
 
@@ -66,8 +66,8 @@ class _Link:
         self._context.destroy()
 
 
-class SessionLoop:
-    """A closed loop of single writes, from many sessions in turn."""
+class SessionLink:
+    """Single writes, from many sessions in turn; see `Link`."""
 
     def __init__(self, job: Job, sessions: int) -> None:
         """Open the sessions at the first address, or where that says that the leader is.
@@ -107,7 +107,11 @@ class SessionLoop:
         reached = len(found) + wanted
         self._link.send([OpenSession(number + 1) for number in range(len(found), reached)])
         while len(found) < reached:
-            for reply in self._link.receive(_PATIENCE_SECONDS):
+            try:
+                replies = self._link.receive(_PATIENCE_SECONDS)
+            except TimeoutError:
+                raise RequestTimeout("the leader opens no session: it does not answer") from None
+            for reply in replies:
                 if not isinstance(reply, SessionOpened):
                     return reply
                 found.append(reply.session)
@@ -124,26 +128,10 @@ class SessionLoop:
         self._link.close()
         self._link = _Link(address)
 
-    def run(self, seconds: float) -> Outcome:
-        """See `Loop`. What is under way at the end is waited for, but not counted."""
-        outcome = Outcome()
-        begin = clock()
-        end = begin + seconds
-        self._send(self._outstanding)
-        while clock() < end:
-            self._send(self._take(outcome))
-        outcome.seconds = clock() - begin
-        outcome.operations = len(outcome.latencies)
-        rest = Outcome()
-        while self._started:
-            self._take(rest)
-        return outcome
-
-    def _send(self, count: int) -> None:
-        """The next commands, each from the next session."""
+    def top_up(self, now: float) -> None:
+        """See `Link`: the next commands, each from the next session."""
         turn, commands = self._turn, self._commands
-        now = clock()
-        for _ in range(count):
+        for _ in range(self._outstanding - len(self._started)):
             session = turn[0]
             turn.rotate(-1)
             seq = self._next_seq[session]
@@ -153,16 +141,21 @@ class SessionLoop:
             acked = self._answered[session] + 1
             self._link.send([Command(session, seq, acked, 0, commands[self._place])])
 
-    def _take(self, outcome: Outcome) -> int:
-        """The answers of one frame; returns how many."""
-        replies = self._link.receive(_PATIENCE_SECONDS)
+    def take(self, seconds: float) -> list[Answer]:
+        """See `Link`: the answers of one frame."""
+        replies = self._link.receive(seconds)
         now = clock()
+        answers: list[Answer] = []
         for reply in replies:
             if not isinstance(reply, CommandReply) or reply.status != ReplyStatus.OK:
                 raise PaxonError(f"the leader executes no command: {reply}")
-            outcome.latencies.append(now - self._started.pop((reply.session, reply.seq)))
+            answers.append((now - self._started.pop((reply.session, reply.seq)), None))
             self._answered[reply.session] = max(self._answered[reply.session], reply.seq)
-        return len(replies)
+        return answers
+
+    def under_way(self) -> list[float]:
+        """See `Link`."""
+        return list(self._started.values())
 
     def close(self) -> None:
         """Disconnect; the sessions stay until they expire."""
@@ -171,5 +164,5 @@ class SessionLoop:
 
 def open_sessions(job: Job, *, sessions: int) -> tuple[Loop, Callable[[], None]]:
     """The load of many sessions (see `load_process.OpenLoad`). Raises `PaxonError`."""
-    loop = SessionLoop(job, sessions)
-    return loop, loop.close
+    link = SessionLink(job, sessions)
+    return ClosedLoop(link), link.close

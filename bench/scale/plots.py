@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from paxon.bench.harness.plot_style import GREY, SERVER_COLOURS, new_figure, tidy
+from paxon.bench.harness.plot_style import (
+    GREY,
+    SERVER_COLOURS,
+    panels,
+    plain_numbers,
+    spread_line,
+    ticks_at,
+    tidy,
+    whiskers,
+)
+from paxon.bench.harness.summary import Spread
 from paxon.bench.scale.scale import CostRow, ScaleReport
 from paxon.bench.scale.table import TITLES
 
@@ -16,28 +25,22 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_scale"]
 
-_COLUMNS = 2
-
 
 def plot_scale(report: ScaleReport) -> Figure:
     """A panel for each part: what an operation costs the servers, memory, start-up, reads."""
-    panels: list[Callable[[Axes], None]] = []
+    drawn: list[Callable[[Axes], None]] = []
     for part in report.settings.parts:
         rows = [row for row in report.rows if row.part == part]
         if rows:
-            panels.append(_reads_panel(rows) if part == "reads" else _cost_panel(rows))
+            drawn.append(_reads_panel(rows) if part == "reads" else _cost_panel(rows))
     if report.memory:
-        panels.append(_memory_panel(report))
+        drawn.append(_memory_panel(report))
     if report.replay:
-        panels.append(_replay_panel(report))
-    height = math.ceil(len(panels) / _COLUMNS)
-    figure = new_figure(5.2 * _COLUMNS, 3.2 * height + 0.4, report.machine.sentence())
-    grid = list(figure.subplots(height, _COLUMNS, squeeze=False).flat)
-    for axes, draw in zip(grid, panels, strict=False):
+        drawn.append(_replay_panel(report))
+    figure, grid = panels(max(1, len(drawn)), report.machine.sentence())
+    for axes, draw in zip(grid, drawn, strict=False):
         draw(axes)
         tidy(axes)
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
     return figure
 
 
@@ -49,47 +52,27 @@ def _lines(rows: list[CostRow]) -> dict[str, list[CostRow]]:
     return found
 
 
-def _ticks(axes: Axes, values: list[int], *, logarithmic: bool) -> None:
-    from matplotlib.ticker import FixedLocator, NullLocator  # noqa: PLC0415 (see plot_style.py)
-
-    if logarithmic:
-        axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(values))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{value:,}" for value in values], fontsize=8)
-
-
 def _plot_lines(
-    axes: Axes, rows: list[CostRow], figure_of: Callable[[CostRow], tuple[float, float, float]]
+    axes: Axes, rows: list[CostRow], figure_of: Callable[[CostRow], Spread | None], scale: float
 ) -> None:
-    """Medians with the range of the repeats: `figure_of` gives median, least and most."""
     for number, (name, line) in enumerate(_lines(rows).items()):
-        figures = [figure_of(row) for row in line]
-        axes.errorbar(
-            [row.x for row in line], [median for median, _, _ in figures],
-            yerr=[[m - low for m, low, _ in figures], [high - m for m, _, high in figures]],
-            marker="o", markersize=4, capsize=2, label=name, color=SERVER_COLOURS[number],
+        spread_line(
+            axes, [row.x for row in line], [figure_of(row) for row in line],
+            label=name, colour=SERVER_COLOURS[number], scale=scale,
         )  # fmt: skip
     axes.legend(fontsize=8)
 
 
 def _cost_panel(rows: list[CostRow]) -> Callable[[Axes], None]:
-    def cost(row: CostRow) -> tuple[float, float, float]:
-        spread = row.server_cpu
-        if spread is None:
-            return 0.0, 0.0, 0.0
-        return spread.median * 1e6, spread.low * 1e6, spread.high * 1e6
-
     def draw(axes: Axes) -> None:
         title, x_label = TITLES[rows[0].part]
-        _plot_lines(axes, rows, cost)
-        _ticks(axes, sorted({row.x for row in rows}), logarithmic=True)
+        _plot_lines(axes, rows, lambda row: row.server_cpu, 1e6)
+        ticks_at(axes, sorted({row.x for row in rows}), logarithmic=True, label=x_label)
         axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xlabel(x_label, fontsize=9)
         axes.set_ylabel("CPU of all servers, µs/op", fontsize=8)
         if rows[0].part == "value":  # grows with the bytes, so by powers on both axes
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+            plain_numbers(axes.yaxis)
         else:
             axes.set_ylim(bottom=0)
 
@@ -99,12 +82,11 @@ def _cost_panel(rows: list[CostRow]) -> Callable[[Axes], None]:
 def _reads_panel(rows: list[CostRow]) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         title, x_label = TITLES["reads"]
-        _plot_lines(axes, rows, lambda row: (row.rate.median, row.rate.low, row.rate.high))
+        _plot_lines(axes, rows, lambda row: row.rate, 1.0)
         axes.set_ylim(bottom=0)
-        _ticks(axes, sorted({row.x for row in rows}), logarithmic=False)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+        ticks_at(axes, sorted({row.x for row in rows}), logarithmic=False, label=x_label)
+        plain_numbers(axes.yaxis)
         axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xlabel(x_label, fontsize=9)
         axes.set_ylabel("operations a second", fontsize=8)
 
     return draw
@@ -124,10 +106,9 @@ def _memory_panel(report: ScaleReport) -> Callable[[Axes], None]:
                 marker="o", markersize=4, color=colour, label=name,
             )  # fmt: skip
         axes.set_yscale("log")
-        _ticks(axes, keys, logarithmic=True)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+        ticks_at(axes, keys, logarithmic=True, label="keys")
+        plain_numbers(axes.yaxis)
         axes.set_title(f"Memory, values of {rows[0].value_bytes} bytes", fontsize=10, loc="left")
-        axes.set_xlabel("keys", fontsize=9)
         axes.set_ylabel("MiB", fontsize=8)
         axes.legend(fontsize=8)
 
@@ -141,10 +122,7 @@ def _replay_panel(report: ScaleReport) -> Callable[[Axes], None]:
         medians = [row.seconds.median for row in rows]
         axes.bar(
             names, medians, width=0.6, color=SERVER_COLOURS[0],
-            yerr=[
-                [row.seconds.median - row.seconds.low for row in rows],
-                [row.seconds.high - row.seconds.median for row in rows],
-            ],
+            yerr=whiskers([row.seconds for row in rows]),
             capsize=3,
         )  # fmt: skip
         for place, median in enumerate(medians):

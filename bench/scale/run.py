@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import datetime
 import functools
-import multiprocessing
 import random
 import tempfile
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from paxon.actors.messages import ReadMode
+from paxon.bench.harness.child import Child, say
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.lab import LabCluster, ServerHosts
 from paxon.bench.harness.load_process import Job, LoadProcess, LoadProcesses
 from paxon.bench.harness.machine import children_of, memory_bytes, peak_memory_bytes
 from paxon.bench.harness.measure import ClusterWatch, Measurement, jobs_for, measure
+from paxon.bench.harness.repeater import wait_until
+from paxon.bench.harness.report import Bench, Progress, new_report
 from paxon.bench.harness.summary import spread_of
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.scale.load import open_sessions
+from paxon.bench.scale.pause import watch_pauses
+from paxon.bench.scale.plots import plot_scale
 from paxon.bench.scale.scale import (
     KIB,
     READ_MODES,
@@ -29,17 +34,16 @@ from paxon.bench.scale.scale import (
     Lab,
     MemoryRow,
     PartName,
-    Progress,
+    PauseRow,
     ReplayRow,
     ScaleReport,
     ScaleSettings,
     cost_row,
-    new_scale_report,
     sizes_of,
 )
-from paxon.kvstore.spawning import die_with_parent, start_process
+from paxon.bench.scale.table import scale_sections
 
-__all__ = ["run_scale", "steps_of"]
+__all__ = ["SCALE", "run_scale", "steps_of"]
 
 _MOST_KEYS_USED = 100_000
 """A client goes round so many keys, spread over all that there are."""
@@ -61,6 +65,7 @@ def steps_of(settings: ScaleSettings) -> int:
         "value": settings.repeat * len(sizes.value),
         "reads": settings.repeat * len(sizes.readers) * len(READ_MODES),
         "replay": 3,
+        "pause": 3,
     }
     return sum(steps[part] for part in settings.parts)
 
@@ -71,6 +76,7 @@ def run_scale(settings: ScaleSettings, progress: Progress) -> ScaleReport:
     rows: list[CostRow] = []
     memory: list[MemoryRow] = []
     replay: list[ReplayRow] = []
+    pause: list[PauseRow] = []
     with LoadProcesses() as processes, ServerHosts() as hosts:
         lab = Lab(settings, hosts, processes, progress)
         parts: dict[PartName, Callable[[], list[CostRow]]] = {
@@ -80,10 +86,13 @@ def run_scale(settings: ScaleSettings, progress: Progress) -> ScaleReport:
             "value": lambda: _value(lab),
             "reads": lambda: _reads(lab),
             "replay": lambda: _replay(lab, replay),
+            "pause": lambda: watch_pauses(lab, pause),
         }
         for part in settings.parts:
             rows += parts[part]()
-    return new_scale_report(settings, started, rows, memory, replay)
+    return new_report(
+        ScaleReport, "scale", settings, rows, started, memory=memory, replay=replay, pause=pause
+    )
 
 
 def _measure(lab: Lab, cluster: LabCluster, workload: Workload, repeat: int) -> Measurement:
@@ -172,11 +181,10 @@ def _wait_for_snapshots(cluster: LabCluster) -> None:
 
     Raises `BenchError` if one does not come to its end.
     """
-    give_up = time.monotonic() + _SNAPSHOT_SECONDS
-    while any(children_of(pid) for pid in cluster.pids.values()):
-        if time.monotonic() > give_up:
-            raise BenchError(f"a snapshot was not written within {_SNAPSHOT_SECONDS:g} s")
-        time.sleep(0.05)
+    wait_until(
+        lambda: not any(children_of(pid) for pid in cluster.pids.values()),
+        "a snapshot was not written", _SNAPSHOT_SECONDS,
+    )  # fmt: skip
 
 
 def _with_keys(lab: Lab, cluster: LabCluster, keys: int) -> list[CostRow]:
@@ -193,35 +201,28 @@ def _with_keys(lab: Lab, cluster: LabCluster, keys: int) -> list[CostRow]:
     return [cost_row("keys", name, keys, figures) for name, figures in measured.items()]
 
 
+class _Held(msgspec.Struct, frozen=True, tag=True):
+    bytes: int
+
+
 def bare_dict_bytes(keys: int, value_bytes: int) -> int:
     """What a dict with so many keys takes in a process that has nothing else, resident.
 
     Raises `BenchError` if that process ends early.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_hold_dict, args=(theirs, keys, value_bytes), daemon=True)
-    start_process(process)
-    theirs.close()
+    child = Child("the process that fills a dict", _hold_dict, keys, value_bytes)
     try:
-        if not ours.poll(_DICT_SECONDS):
-            raise BenchError(f"a dict of {keys:,} keys was not filled within {_DICT_SECONDS:g} s")
-        return int.from_bytes(ours.recv_bytes(), "big")
-    except EOFError:
-        raise BenchError(f"the process that filled a dict of {keys:,} keys has died") from None
+        return child.answer(_Held, _DICT_SECONDS).bytes
     finally:
-        process.kill()
-        process.join()
-        ours.close()
+        child.close(0.0)
 
 
 def _hold_dict(pipe: Connection, keys: int, value_bytes: int) -> None:
     """Main function of the process with the dict."""
-    die_with_parent()
     chance = random.Random(1)
     before = memory_bytes()
     held = {f"key-{number:07}": chance.randbytes(value_bytes) for number in range(keys)}
-    pipe.send_bytes((memory_bytes() - before).to_bytes(8, "big"))
+    say(pipe, _Held(memory_bytes() - before))
     assert len(held) == keys  # and so it is still there
 
 
@@ -305,8 +306,6 @@ def _reads(lab: Lab) -> list[CostRow]:
 
 def _replay(lab: Lab, replay: list[ReplayRow]) -> list[CostRow]:
     """Servers that start with nothing, with a long log, and with a snapshot."""
-    if lab.settings.durability == "memory":
-        raise BenchError("there is nothing to replay in memory: leave the part 'replay' out")
     long_log = {"snapshot_bytes": _UNLIMITED, "snapshot_slots": _UNLIMITED}
     size = lab.sizes.replay_bytes
     kinds: list[tuple[Literal["empty", "log", "snapshot"], int, dict[str, Any]]] = [
@@ -352,3 +351,15 @@ def _restart(
 def _tree_bytes(directory: Path) -> int:
     """What a directory's files take."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+SCALE = Bench(
+    name="scale",
+    help="Cost of an operation as sessions, keys, log and values grow; memory, start-up, pauses.",
+    settings=ScaleSettings,
+    report=ScaleReport,
+    steps=steps_of,
+    run=run_scale,
+    sections=scale_sections,
+    plots=lambda report: {"scale": plot_scale(report)},
+)

@@ -6,24 +6,22 @@ as in `compare`. Keys and log grow on one cluster, and everything is measured at
 
 from __future__ import annotations
 
-import datetime
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 import msgspec
+import typer
 
 from paxon.actors.messages import ReadMode
+from paxon.bench.harness.flags import Names, Outstanding, Repeat, RepeatedSettings, Several
 from paxon.bench.harness.lab import LabCluster, ServerHosts
 from paxon.bench.harness.load_process import LoadProcesses
-from paxon.bench.harness.machine import describe_machine
-from paxon.bench.harness.measure import Measurement
-from paxon.bench.harness.report import Report, spread_or_none
-from paxon.bench.harness.summary import Spread, spread_of
+from paxon.bench.harness.measure import Figures, Measurement, figures_of
+from paxon.bench.harness.report import Progress, Report
+from paxon.bench.harness.summary import Latency, Spread
 from paxon.kvstore.client import Client
-from paxon.kvstore.local_cluster import Transport
-from paxon.kvstore.options import Durability
 
 __all__ = [
     "PartName",
@@ -32,15 +30,15 @@ __all__ = [
     "CostRow",
     "MemoryRow",
     "ReplayRow",
+    "PauseRow",
     "ScaleReport",
     "Lab",
     "Sizes",
     "sizes_of",
     "cost_row",
-    "new_scale_report",
 ]
 
-PartName: TypeAlias = Literal["sessions", "keys", "log", "value", "reads", "replay"]
+PartName: TypeAlias = Literal["sessions", "keys", "log", "value", "reads", "replay", "pause"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -48,25 +46,37 @@ _FILL_AT_ONCE = 50_000
 READ_MODES: tuple[ReadMode, ...] = ("linearizable", "lease", "stale")
 
 
-class ScaleSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured. Times are seconds."""
+class ScaleSettings(RepeatedSettings, frozen=True, kw_only=True):
+    """What is measured."""
 
-    parts: tuple[PartName, ...] = PARTS
-    servers: int = 3
-    outstanding: int = 64
-    """Operations under way for each client."""
-    value_bytes: int = 64
-    durability: Durability = "disk"
-    transport: Transport = "tcp"
-    seconds: float = 1.0
-    warmup: float = 0.3
-    repeat: int = 2
-    seed: int = 1
-    quick: bool = False
-    full: bool = False
-    """10⁷ keys and a data directory of 1 GiB too."""
-    options: dict[str, Any] = {}
-    """Of the servers, beside their defaults."""
+    QUICK: ClassVar[dict[str, float]] = {"seconds": 0.5, "warmup": 0.2, "repeat": 1}
+
+    part: Annotated[
+        tuple[PartName, ...],
+        Names(PARTS),
+        typer.Option(
+            help="What to let grow; separated by commas or given several times. All by default.",
+        ),
+    ] = ()
+    servers: Several = 3
+    outstanding: Outstanding = 64
+    repeat: Repeat = 2
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="10,000,000 keys; directories and a snapshot of 1 GiB too."),
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.quick and self.full:
+            raise ValueError("a run is either quick or full")
+
+    @property
+    def parts(self) -> tuple[PartName, ...]:
+        """Those asked for, or all; in memory there is nothing to start from or to snapshot."""
+        parts = self.part or PARTS
+        if self.durability == "memory":
+            return tuple(part for part in parts if part not in ("replay", "pause"))
+        return parts
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +91,8 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     """Client processes."""
     replay_bytes: int
     """About what each server's directory holds."""
+    pause_bytes: int
+    """Of the store whose snapshot is watched."""
 
 
 def sizes_of(settings: ScaleSettings) -> Sizes:
@@ -88,7 +100,7 @@ def sizes_of(settings: ScaleSettings) -> Sizes:
     if settings.quick:
         return Sizes(
             sessions=(1, 1_000), keys=(1_000, 10_000), log=(1_000, 3_000), value=(16, 65_536),
-            readers=(1, 2), replay_bytes=2 * MIB,
+            readers=(1, 2), replay_bytes=2 * MIB, pause_bytes=12 * MIB,
         )  # fmt: skip
     keys = (1_000, 10_000, 100_000, 1_000_000)
     return Sizes(
@@ -98,28 +110,18 @@ def sizes_of(settings: ScaleSettings) -> Sizes:
         value=(16, 256, 4 * KIB, 64 * KIB, MIB),
         readers=(1, 2, 4),
         replay_bytes=GIB if settings.full else 64 * MIB,
+        pause_bytes=GIB if settings.full else 64 * MIB,
     )
 
 
-class CostRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One size over all repeats. Latencies are seconds."""
+class CostRow(Figures, frozen=True, kw_only=True):
+    """One size over all repeats."""
 
     part: PartName
     line: str
     """What was done."""
     x: int
     """How many sessions, keys, slots, bytes or client processes."""
-    rate: Spread
-    p50: Spread | None
-    p99: Spread | None
-    p999: Spread | None
-    server_cpu: Spread | None
-    """CPU seconds for each operation, of all servers together."""
-    client_cpu: Spread | None
-    failed: int
-    snapshots: int
-    """Taken by all servers while it was measured."""
-    repeats: list[Measurement]
 
 
 class MemoryRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,14 +153,24 @@ class ReplayRow(msgspec.Struct, frozen=True, kw_only=True):
     it."""
 
 
+class PauseRow(msgspec.Struct, frozen=True):
+    """One server with a big store: what was seen before its snapshot, or until after it."""
+
+    phase: Literal["before", "snapshot"]
+    store_bytes: int
+    seconds: float
+    pings: Latency
+    """A `stale` read each millisecond: the longest is as long as the server ever stood still."""
+    writes: Latency
+    """One after another, at most 500 a second."""
+
+
 class ScaleReport(Report[ScaleSettings, CostRow], frozen=True, kw_only=True):
     """A whole run."""
 
     memory: list[MemoryRow]
     replay: list[ReplayRow]
-
-
-Progress: TypeAlias = Callable[[str], None]
+    pause: list[PauseRow]
 
 
 class Lab:
@@ -182,13 +194,14 @@ class Lab:
         self,
         hosts: ServerHosts | None = None,
         *,
+        servers: int | None = None,
         directory: Path | None = None,
         **options: Any,
     ) -> LabCluster:
         """A cluster as the settings say, with some of them changed."""
         return LabCluster(
             hosts if hosts is not None else self.hosts,
-            self.settings.servers,
+            servers if servers is not None else self.settings.servers,
             durability=self.settings.durability,
             transport=self.settings.transport,
             directory=directory,
@@ -207,42 +220,4 @@ class Lab:
 
 def cost_row(part: PartName, line: str, x: int, measured: Sequence[Measurement]) -> CostRow:
     """Medians over the repeats."""
-
-    def each(figure: Callable[[Measurement], float]) -> Spread | None:
-        return spread_or_none(
-            [figure(m) / m.operations if m.operations else None for m in measured]
-        )
-
-    return CostRow(
-        part=part,
-        line=line,
-        x=x,
-        rate=spread_of([m.rate for m in measured]),
-        p50=spread_or_none([m.latency.p50 for m in measured]),
-        p99=spread_or_none([m.latency.p99 for m in measured]),
-        p999=spread_or_none([m.latency.p999 for m in measured]),
-        server_cpu=each(lambda m: m.server_cpu),
-        client_cpu=each(lambda m: m.client_cpu),
-        failed=sum(m.failed for m in measured),
-        snapshots=sum(m.counters.get("snapshots_taken", 0) for m in measured),
-        repeats=[m.slim() for m in measured],
-    )
-
-
-def new_scale_report(
-    settings: ScaleSettings,
-    started: datetime.datetime,
-    rows: list[CostRow],
-    memory: list[MemoryRow],
-    replay: list[ReplayRow],
-) -> ScaleReport:
-    """The report of a run on this machine."""
-    return ScaleReport(
-        bench="scale",
-        started=started.isoformat(timespec="seconds"),
-        machine=describe_machine(),
-        settings=settings,
-        rows=rows,
-        memory=memory,
-        replay=replay,
-    )
+    return CostRow(part=part, line=line, x=x, **figures_of(measured))

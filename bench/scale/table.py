@@ -1,14 +1,11 @@
-"""The figures of `paxon bench scale` as tables, for a terminal and for a page."""
+"""The figures of `paxon bench scale` as tables."""
 
 from __future__ import annotations
 
-from rich.table import Table
-
-from paxon.bench.contention.compare_table import markdown_table
-from paxon.bench.harness.report import count, microseconds, milliseconds, plain_table
+from paxon.bench.harness.report import Section, count, microseconds, milliseconds
 from paxon.bench.scale.scale import CostRow, PartName, ScaleReport
 
-__all__ = ["Section", "sections", "scale_tables", "scale_markdown"]
+__all__ = ["TITLES", "scale_sections"]
 
 TITLES: dict[PartName, tuple[str, str]] = {
     "sessions": ("Sessions", "sessions"),
@@ -18,9 +15,6 @@ TITLES: dict[PartName, tuple[str, str]] = {
     "reads": ("Reads by client processes", "clients"),
 }
 """Of each part that measures what an operation costs: its title, and what its x is."""
-
-Section = tuple[str, list[str], list[list[str]]]
-"""Title, columns, rows."""
 
 
 def _mib(number: int) -> str:
@@ -37,13 +31,13 @@ def _costs(report: ScaleReport, part: PartName) -> Section:
         [
             row.line, f"{row.x:,}", count(row.rate), f"{_megabytes(report, row):,.1f}",
             milliseconds(row.p50), milliseconds(row.p99), milliseconds(row.p999),
-            microseconds(row.server_cpu), microseconds(row.client_cpu), str(row.snapshots),
-            str(row.failed),
+            microseconds(row.server_cpu), microseconds(row.client_cpu),
+            str(row.total("snapshots_taken")), str(row.failed),
         ]
         for row in report.rows
         if row.part == part
     ]  # fmt: skip
-    return title, columns, rows
+    return Section(title, columns, rows)
 
 
 def _megabytes(report: ScaleReport, row: CostRow) -> float:
@@ -65,7 +59,7 @@ def _memory(report: ScaleReport) -> Section:
         ]
         for row in report.memory
     ]  # fmt: skip
-    return "Memory of a server for its keys, beyond that of an empty one", columns, rows
+    return Section("Memory of a server for its keys, beyond that of an empty one", columns, rows)
 
 
 def _replay(report: ScaleReport) -> Section:
@@ -83,45 +77,46 @@ def _replay(report: ScaleReport) -> Section:
                 f"{seconds * 1e3:,.1f}", speed,
             ]
         )  # fmt: skip
-    return "Starting a server from its directory (without starting Python)", columns, rows
+    return Section("Starting a server from its directory (without starting Python)", columns, rows)
 
 
-def sections(report: ScaleReport) -> list[Section]:
+def _pause(report: ScaleReport) -> Section:
+    columns = [
+        "phase", "store MiB", "seconds", "pings", "p99 ms", "p99.9 ms", "longest ms", "writes",
+        "p99 ms", "longest ms",
+    ]  # fmt: skip
+    rows = [
+        [
+            row.phase, _mib(row.store_bytes), f"{row.seconds:.1f}", f"{row.pings.count:,}",
+            _ms(row.pings.p99), _ms(row.pings.p999), _ms(row.pings.worst),
+            f"{row.writes.count:,}", _ms(row.writes.p99), _ms(row.writes.worst),
+        ]
+        for row in report.pause
+    ]  # fmt: skip
+    title = "How long one server stands still for a snapshot; a ping is a stale read"
+    return Section(title, columns, rows)
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.1f}"
+
+
+def scale_sections(report: ScaleReport) -> list[Section]:
     """A table for each part that was measured."""
     found = [_costs(report, part) for part in report.settings.parts if part in TITLES]
     if report.memory:
         found.append(_memory(report))
     if report.replay:
         found.append(_replay(report))
+    if report.pause:
+        found.append(_pause(report))
+    if found:
+        settings = report.settings
+        conditions = (
+            f"{settings.servers} servers, durability {settings.durability}, "
+            f"{settings.outstanding} operations under way for each client, values of "
+            f"{settings.value_bytes} bytes, unless said otherwise; median of {settings.repeat} x "
+            f"{settings.seconds:g} s"
+        )
+        found[0] = found[0]._replace(title=f"{conditions}\n\n{found[0].title}")
     return found
-
-
-def _conditions(report: ScaleReport) -> str:
-    settings = report.settings
-    return (
-        f"{settings.servers} servers, durability {settings.durability}, {settings.outstanding} "
-        f"operations under way for each client, values of {settings.value_bytes} bytes, unless "
-        f"said otherwise; median of {settings.repeat} x {settings.seconds:g} s"
-    )
-
-
-def scale_tables(report: ScaleReport) -> list[Table]:
-    """All sections for people."""
-    tables = []
-    for number, (title, columns, rows) in enumerate(sections(report)):
-        head = title if number else f"{_conditions(report)}\n\n{title}"
-        table = plain_table(head, columns)
-        for row in rows:
-            table.add_row(*row)
-        tables.append(table)
-    return tables
-
-
-def scale_markdown(report: ScaleReport) -> str:
-    """All sections for a page."""
-    parts = [
-        f"Measured {report.started[:10]} on {report.machine.sentence()}: {_conditions(report)}."
-    ]
-    for title, columns, rows in sections(report):
-        parts += [f"**{title}**", markdown_table(columns, rows)]
-    return "\n\n".join(parts)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import datetime
 import random
-import threading
 import time
-from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Annotated, ClassVar, Protocol, TypeAlias
 
 import msgspec
-from rich.table import Table
+import typer
 
 from paxon.actors import ServerId
-from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.flags import BenchSettings, Several
 from paxon.bench.harness.measure import ClusterWatch
-from paxon.bench.harness.report import Report, new_report, plain_table
+from paxon.bench.harness.repeater import PATIENCE_SECONDS, Repeater, wait_until
+from paxon.bench.harness.report import Bench, Progress, Report, Section, new_report
 from paxon.bench.harness.summary import Spread, spread_of
-from paxon.kvstore.errors import PaxonError
-from paxon.kvstore.local_cluster import LocalCluster, Transport
-from paxon.kvstore.options import Durability
+from paxon.bench.stable.plots import plot_failover
+from paxon.kvstore.local_cluster import LocalCluster
 
 __all__ = [
+    "FAILOVER",
     "FailoverSettings",
     "FailoverRow",
     "FailoverReport",
@@ -29,26 +28,21 @@ __all__ = [
     "Puts",
     "Kill",
     "kill_leaders",
+    "paxon_kills",
     "run_failover",
-    "failover_table",
 ]
 
-_PATIENCE_SECONDS = 30.0
-"""A cluster that has not gone on by then counts as broken."""
 _STEADY_WRITES = 50
 """Acknowledged before the leader is killed."""
 
 
-class FailoverSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured."""
+class FailoverSettings(BenchSettings, frozen=True, kw_only=True):
+    """What is measured. Without a disk a restarted server rejoins empty."""
 
-    servers: int = 3
-    runs: int = 10
-    durability: Durability = "disk"
-    transport: Transport = "tcp"
-    value_bytes: int = 64
-    seed: int = 1
-    options: dict[str, Any] = {}
+    QUICK: ClassVar[dict[str, float]] = {"runs": 3}
+
+    servers: Several = 3
+    runs: Annotated[int, typer.Option(min=1, help="How often the leader is killed.")] = 10
 
 
 class FailoverRow(msgspec.Struct, frozen=True):
@@ -62,8 +56,6 @@ class FailoverRow(msgspec.Struct, frozen=True):
 
 
 FailoverReport: TypeAlias = Report[FailoverSettings, FailoverRow]
-
-Progress: TypeAlias = Callable[[str], None]
 
 
 class Killable(Protocol):
@@ -96,61 +88,20 @@ class Kill(msgspec.Struct, frozen=True):
     """Who led after it."""
 
 
-class _Writer(threading.Thread):
-    """Writes one value after the other and notes when each was acknowledged."""
-
-    def __init__(self, client: Puts, value: bytes) -> None:
-        super().__init__(name="failover-writer", daemon=True)
-        self._client = client
-        self._value = value
-        self._ending = False
-        self._moved = threading.Condition()
-        self._error: PaxonError | None = None
-        self.acknowledged: list[float] = []
-        """Times of the monotonic clock."""
-
-    def run(self) -> None:
-        try:
-            while not self._ending:
-                self._client.put("failover", self._value)
-                with self._moved:
-                    self.acknowledged.append(time.monotonic())
-                    self._moved.notify_all()
-        except PaxonError as error:
-            with self._moved:
-                self._error = error
-                self._moved.notify_all()
-
-    def wait_for(self, writes: int) -> None:
-        """Wait until so many writes more are acknowledged. Raises `BenchError`."""
-        with self._moved:
-            goal = len(self.acknowledged) + writes
-            self._moved.wait_for(
-                lambda: self._error is not None or len(self.acknowledged) >= goal,
-                _PATIENCE_SECONDS,
-            )
-            if self._error is not None:
-                raise BenchError(f"a write failed: {self._error}")
-            if len(self.acknowledged) < goal:
-                raise BenchError(f"no write was acknowledged for {_PATIENCE_SECONDS:g} s")
-
-    def first_after(self, moment: float) -> float:
-        """When the first write after a moment was acknowledged."""
-        with self._moved:
-            return next(time for time in self.acknowledged if time > moment)
-
-    def end(self) -> None:
-        """Finish the write under way."""
-        self._ending = True
-        self.join()
-
-
 def run_failover(settings: FailoverSettings, progress: Progress) -> FailoverReport:
     """Kill the leader again and again, each time with all servers up and level before.
 
     Raises `PaxonError` if the cluster does not go on.
     """
     started = datetime.datetime.now(datetime.UTC)
+    kills = paxon_kills(settings, progress)
+    gap = spread_of([kill.gap for kill in kills])
+    row = FailoverRow(gap, [kill.killed for kill in kills], [kill.leader for kill in kills])
+    return new_report(FailoverReport, "failover", settings, [row], started)
+
+
+def paxon_kills(settings: FailoverSettings, progress: Progress) -> list[Kill]:
+    """Kill leaders of a Paxon cluster. Raises `PaxonError`."""
     chance = random.Random(settings.seed)
     with (
         LocalCluster(
@@ -160,16 +111,13 @@ def run_failover(settings: FailoverSettings, progress: Progress) -> FailoverRepo
             log_level="WARNING",
             **settings.options,
         ) as cluster,
-        cluster.client(timeout=_PATIENCE_SECONDS) as client,
+        cluster.client(timeout=PATIENCE_SECONDS) as client,
     ):
         value = chance.randbytes(settings.value_bytes)
-        kills = kill_leaders(
+        return kill_leaders(
             _Killable(cluster), client,
             kills=settings.runs, value=value, chance=chance, progress=progress,
         )  # fmt: skip
-    gap = spread_of([kill.gap for kill in kills])
-    row = FailoverRow(gap, [kill.killed for kill in kills], [kill.leader for kill in kills])
-    return new_report("failover", settings, [row], started)
 
 
 def kill_leaders(
@@ -184,7 +132,7 @@ def kill_leaders(
     """Kill the leader so many times while a client writes. Raises `PaxonError`."""
     found: list[Kill] = []
     cluster.leader()
-    writer = _Writer(client, value)
+    writer = Repeater(lambda: client.put("failover", value))
     writer.start()
     try:
         for _ in range(kills):
@@ -201,14 +149,14 @@ def kill_leaders(
     return found
 
 
-def _kill(cluster: Killable, leader: ServerId, writer: _Writer) -> float:
+def _kill(cluster: Killable, leader: ServerId, writer: Repeater) -> float:
     """Kill the leader; seconds until the next acknowledgement."""
     moment = time.monotonic()
     cluster.kill(leader)
     # The process is gone: what is acknowledged from here on, another server has done.
     gone = time.monotonic()
     writer.wait_for(1)
-    return writer.first_after(gone) - moment
+    return writer.first_end_after(gone) - moment
 
 
 class _Killable:
@@ -216,39 +164,48 @@ class _Killable:
 
     def __init__(self, cluster: LocalCluster) -> None:
         self._cluster = cluster
-
-    def leader(self) -> ServerId:
-        return self._cluster.leader()
-
-    def kill(self, server: ServerId) -> None:
-        self._cluster.kill(server)
+        self.leader = cluster.leader
+        self.kill = cluster.kill
 
     def bring_back(self, server: ServerId) -> None:
         """Wait until it has executed what was chosen when it came back."""
         self._cluster.restart(server)
         with ClusterWatch(self._cluster) as watch:
             goal = max(reply.chosen for reply in watch.counts().replies.values())
-            give_up = time.monotonic() + _PATIENCE_SECONDS
-            while time.monotonic() < give_up:
+
+            def level() -> bool:
                 reply = watch.glance(1.0).get(server)
-                if reply is not None and reply.executed >= goal:
-                    return
-                time.sleep(0.02)
-        raise BenchError(f"server {server} has not caught up within {_PATIENCE_SECONDS:g} s")
+                return reply is not None and reply.executed >= goal
+
+            wait_until(level, f"server {server} has not caught up")
 
 
-def failover_table(report: FailoverReport) -> Table:
+def failover_sections(report: FailoverReport) -> list[Section]:
     """The row for people."""
     settings = report.settings
-    table = plain_table(
+    title = (
         f"failover: {settings.servers} servers, durability {settings.durability}; kill -9 of the "
-        "leader to the next acknowledged write",
-        ["kills", "median ms", "least ms", "most ms", "each ms"],
+        "leader to the next acknowledged write"
     )
-    for row in report.rows:
-        gap = row.gap
-        table.add_row(
+    columns = ["kills", "median ms", "least ms", "most ms", "each ms"]
+    gaps = [row.gap for row in report.rows]
+    cells = [
+        [
             str(len(gap.values)), f"{gap.median * 1e3:.0f}", f"{gap.low * 1e3:.0f}",
             f"{gap.high * 1e3:.0f}", " ".join(f"{value * 1e3:.0f}" for value in gap.values),
-        )  # fmt: skip
-    return table
+        ]
+        for gap in gaps
+    ]  # fmt: skip
+    return [Section(title, columns, cells)]
+
+
+FAILOVER = Bench(
+    name="failover",
+    help="From kill -9 of the leader to the next acknowledged write.",
+    settings=FailoverSettings,
+    report=FailoverReport,
+    steps=lambda settings: int(settings.runs),
+    run=run_failover,
+    sections=failover_sections,
+    plots=lambda report: {"failover": plot_failover(report.rows[0], report.machine.sentence())},
+)

@@ -10,32 +10,25 @@ the price of the protocol.
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
-import signal
 import sqlite3
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import msgspec
 import zmq
 
-from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.child import Child, hear, say
 from paxon.bench.harness.machine import cpu_seconds
 from paxon.bench.harness.summary import Latency, latency_of
 from paxon.kvstore.addresses import free_ports
-from paxon.kvstore.spawning import die_with_parent, start_process
 
 __all__ = ["Floor", "FloorFigures"]
 
-_START_SECONDS = 30.0
+_WHAT = "a process of the floor"
 _BURST_FRAMES = 256
 """Frames that one burst takes at most."""
 _ROWS = 1024
@@ -60,17 +53,24 @@ class FloorFigures(msgspec.Struct, frozen=True):
     """CPU seconds of all processes for each operation."""
 
 
-class _FloorJob(msgspec.Struct, frozen=True):
+class _Ready(msgspec.Struct, frozen=True, tag=True):
+    """A process of the floor is at work."""
+
+
+class _FloorJob(msgspec.Struct, frozen=True, tag=True):
     frames: int
     """Under way at any time."""
     frame_bytes: int
     seconds: float
 
 
-class _FloorResult(msgspec.Struct, frozen=True):
+class _FloorResult(msgspec.Struct, frozen=True, tag=True):
     seconds: float
     latencies: list[float]
     """Of each frame."""
+
+
+_jobs: msgspec.msgpack.Decoder[_FloorJob] = msgspec.msgpack.Decoder(_FloorJob)
 
 
 class Floor:
@@ -86,15 +86,14 @@ class Floor:
         addresses = [f"tcp://127.0.0.1:{port}" for port in free_ports(servers)]
         path = Path(self._temporary.name)
         files = [str(path / f"{number}.sqlite") if durable else "" for number in range(servers)]
-        self._processes: list[SpawnProcess] = []
-        self._pipes: list[Connection] = []
+        self._children: list[Child] = []
         try:
             for address, file in zip(addresses[1:], files[1:], strict=True):
-                self._start(_follow, address, file)
-            self._start(_lead, addresses[0], files[0], addresses[1:])
-            self._start(_load, addresses[0])
-            for pipe in self._pipes:
-                self._receive(pipe, _START_SECONDS)
+                self._children.append(Child(_WHAT, _follow, address, file))
+            self._children.append(Child(_WHAT, _lead, addresses[0], files[0], addresses[1:]))
+            self._children.append(Child(_WHAT, _load, addresses[0]))
+            for child in self._children:
+                child.answer(_Ready)
         except BaseException:
             self.close()
             raise
@@ -117,63 +116,31 @@ class Floor:
 
     def close(self) -> None:
         """End the processes and remove the files; may be called twice."""
-        for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            process.join()
-        for pipe in self._pipes:
-            pipe.close()
+        for child in self._children:
+            child.close(0.0)
         self._temporary.cleanup()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, target: Callable[..., None], *arguments: object) -> None:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
-        start_process(process)
-        theirs.close()
-        self._processes.append(process)
-        self._pipes.append(ours)
-
     def _stretch(self, job: _FloorJob) -> _FloorResult:
-        load = self._pipes[-1]
-        load.send_bytes(msgspec.msgpack.encode(job))
-        answer = self._receive(load, job.seconds + _START_SECONDS)
-        return msgspec.msgpack.decode(answer, type=_FloorResult)
-
-    @staticmethod
-    def _receive(pipe: Connection, timeout: float) -> bytes:
-        try:
-            if not pipe.poll(timeout):
-                raise BenchError(f"the floor's processes have not answered for {timeout:g} s")
-            return pipe.recv_bytes()
-        except EOFError:
-            raise BenchError("a process of the floor has died; run the benchmark again") from None
+        load = self._children[-1]
+        load.tell(job)
+        return load.answer(_FloorResult, job.seconds)
 
     def _cpu(self) -> float:
         """CPU seconds of all processes so far."""
-        pids = [process.pid for process in self._processes]
-        return sum(cpu_seconds(pid) for pid in pids if pid is not None)
+        return sum(cpu_seconds(child.pid) for child in self._children)
 
 
 # --- inside the processes ------------------------------------------------------------------------
 
 
 def _begin(pipe: Connection) -> zmq.Context[ZmqSocket]:
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.freeze()
-    pipe.send_bytes(b"ready")
+    say(pipe, _Ready())
     return zmq.Context()
 
 
@@ -271,11 +238,7 @@ def _load(pipe: Connection, address: str) -> None:
     socket = context.socket(zmq.DEALER)
     socket.connect(address)
     while True:
-        try:
-            job = msgspec.msgpack.decode(pipe.recv_bytes(), type=_FloorJob)
-        except EOFError:
-            return
-        pipe.send_bytes(msgspec.msgpack.encode(_closed_loop(socket, job)))
+        say(pipe, _closed_loop(socket, hear(pipe, _jobs)))
 
 
 def _closed_loop(socket: ZmqSocket, job: _FloorJob) -> _FloorResult:

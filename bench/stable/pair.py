@@ -1,125 +1,158 @@
-"""`paxon bench pair`: the same loads under two settings of the servers, in turns.
+"""`paxon bench pair`: the same loads on two sides or more, in turns.
 
-Two clusters are up together, and a load is put on the one, then on the other, for half a second
-each, again and again: a machine that slows down hits both sides of a pair, so that differences of a
-few percent show which no two runs one after the other would show.
+Sides are settings of the servers (`--a`, `--b`): clusters that are up together, with half a second
+of load on the one, then on the other, again and again. Or they are Python interpreters (`--python`,
+two or more), each with a Paxon of its own, so that they may be commits as well: a short `paxon
+bench stable` under each takes turns with the others. Either way a machine that slows down hits both
+sides of a pair, so that differences of a few percent show which no two runs one after the other
+would show.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+import os
+import string
+import subprocess
+import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple, TypeAlias
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import msgspec
-from rich.table import Table
+import typer
 
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.flags import Assignments, BenchSettings, Seconds, Warmup
 from paxon.bench.harness.load_process import LoadProcesses
-from paxon.bench.harness.measure import ClusterWatch, Measurement, jobs_for, prepare, stretch
+from paxon.bench.harness.measure import (
+    ClusterWatch,
+    Figures,
+    Measurement,
+    Ratios,
+    figures_of,
+    jobs_for,
+    prepare,
+    ratios_of,
+    stretch,
+)
 from paxon.bench.harness.report import (
+    Bench,
+    Progress,
     Report,
+    Section,
     count,
+    microseconds,
     milliseconds,
     new_report,
-    plain_table,
     ratios,
-    spread_or_none,
 )
-from paxon.bench.harness.summary import Spread, quotient, spread_of
 from paxon.bench.harness.workloads import Workload, stable_workloads
 from paxon.kvstore.local_cluster import LocalCluster
-from paxon.kvstore.options import Durability
 
-__all__ = ["PairSettings", "PairRow", "PairReport", "run_pair", "pair_table"]
+__all__ = ["PAIR", "PairSettings", "PairRow", "PairReport", "run_pair", "row_of"]
 
-
-class PairSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured. Times are seconds."""
-
-    first: dict[str, Any]
-    """Options of the servers of the first cluster, beside their defaults."""
-    second: dict[str, Any]
-    """Those of the second cluster."""
-    servers: int = 3
-    durability: Durability = "disk"
-    value_bytes: int = 64
-    seconds: float = 0.5
-    """Of a load on a cluster in each turn."""
-    warmup: float = 0.5
-    turns: int = 20
-    seed: int = 1
-    quick: bool = False
-    """Fewer loads."""
+_PROBE = """
+import sys, sysconfig, paxon.bench
+gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+build = "free-threaded" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+print(sys.version.split()[0], build, "" if gil or not build else "without the GIL")
+"""
+_GRACE_SECONDS = 120.0
+"""For starting and stopping a cluster, beyond the time that is measured."""
 
 
-class PairRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One load on both. Each value of a ratio is one pair: the first cluster by the second."""
+class PairSettings(BenchSettings, frozen=True, kw_only=True):
+    """What is measured. Times are seconds; `options` are of all sides."""
 
-    workload: Workload
-    rates: tuple[Spread, Spread]
-    """Operations a second."""
-    p50: tuple[Spread | None, Spread | None]
-    """Seconds."""
-    p99: tuple[Spread | None, Spread | None]
-    rate_ratio: Spread | None
-    """None if not one pair has two rates."""
-    p50_ratio: Spread | None
-    p99_ratio: Spread | None
-    cpu_ratio: Spread | None
-    """Of the servers' CPU for each operation."""
-    pairs: list[tuple[Measurement, Measurement]]
+    QUICK: ClassVar[dict[str, float]] = {"warmup": 0.3, "turns": 10}
+
+    first: Annotated[
+        dict[str, Any],
+        Assignments(),
+        typer.Option("--a", metavar="NAME=VALUE", help="An option of side A's servers."),
+    ] = {}  # noqa: RUF012 (msgspec copies it)
+    second: Annotated[
+        dict[str, Any],
+        Assignments(),
+        typer.Option("--b", metavar="NAME=VALUE", help="An option of side B's servers."),
+    ] = {}  # noqa: RUF012 (the same)
+    python: Annotated[
+        list[str],
+        typer.Option(
+            metavar="PATH",
+            help="An interpreter with Paxon installed; give two or more, instead of --a and --b.",
+        ),
+    ] = []  # noqa: RUF012 (the same)
+    """In a report their versions: paths are nobody else's business."""
+    seconds: Seconds = 0.5
+    """Of a load on a side in each turn."""
+    warmup: Warmup = 0.5
+    turns: Annotated[int, typer.Option(min=1, help="How often each load takes turns.")] = 20
+
+    def __post_init__(self) -> None:
+        if len(self.python) == 1:
+            raise ValueError("one --python has nothing to be compared with: give two or more")
+        if self.python and (self.first or self.second):
+            raise ValueError("--python goes without --a and --b")
+
+    def loads(self) -> list[Workload]:
+        """Those of `paxon bench stable`."""
+        return stable_workloads(value_bytes=self.value_bytes, quick=self.quick)
 
 
-PairReport: TypeAlias = Report[PairSettings, PairRow]
+class PairRow(Figures, frozen=True, kw_only=True):
+    """One load on one side."""
 
-Progress: TypeAlias = Callable[[str], None]
+    load: str
+    side: str
+    """Its letter."""
+    to_first: Ratios | None
+    """To side A in the same turn; of A itself none."""
 
 
-def loads_of(settings: PairSettings) -> list[Workload]:
-    """Those of `paxon bench stable`."""
-    return stable_workloads(value_bytes=settings.value_bytes, quick=settings.quick)
+class PairReport(Report[PairSettings, PairRow], frozen=True, kw_only=True):
+    """A whole run."""
+
+    sides: dict[str, str]
+    """What each letter stands for."""
+
+
+Taken = dict[str, list[list[Measurement]]]
+"""Of each load and each side: a measurement for each turn."""
 
 
 def steps_of(settings: PairSettings) -> int:
     """How many times `run_pair` reports progress."""
-    return settings.turns * len(loads_of(settings))
+    return settings.turns * (len(settings.python) or len(settings.loads()))
 
 
 def run_pair(settings: PairSettings, progress: Progress) -> PairReport:
     """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
     started = datetime.datetime.now(datetime.UTC)
-    loads = loads_of(settings)
-    rows = []
-    with ExitStack() as stack:
-        sides = []
-        for options in (settings.first, settings.second):
-            cluster = stack.enter_context(
-                LocalCluster(
-                    settings.servers,
-                    durability=settings.durability,
-                    log_level="WARNING",
-                    **options,
-                )
-            )
-            cluster.leader()
-            processes = stack.enter_context(LoadProcesses())
-            sides.append(_Side(cluster, stack.enter_context(ClusterWatch(cluster)), processes))
-        for load in loads:
-            for side in sides:
-                jobs = jobs_for(
-                    load, side.cluster.addresses, warmup=settings.warmup, seed=settings.seed
-                )
-                prepare(side.processes.take(load.clients), jobs)
-            pairs = []
-            for turn in range(settings.turns):
-                progress(load.name)
-                first, second = sides if turn % 2 == 0 else reversed(sides)
-                figures = [side.measure(load, settings.seconds) for side in (first, second)]
-                one, other = figures if turn % 2 == 0 else reversed(figures)
-                pairs.append((one, other))
-            rows.append(row_of(load, pairs))
-    return new_report("pair", settings, rows, started)
+    if settings.python:
+        names = [interpreter_name(Path(python)) for python in settings.python]
+        taken = _interpreters(settings, progress)
+        settings = msgspec.structs.replace(settings, python=names)
+    else:
+        names = [_named(settings.first), _named(settings.second)]
+        taken = _options(settings, progress)
+    sides = dict(zip(string.ascii_uppercase, names, strict=False))
+    rows = [
+        row_of(load, side, measured[place], measured[0] if place else None)
+        for load, measured in taken.items()
+        for place, side in enumerate(sides)
+    ]
+    return new_report(PairReport, "pair", settings, rows, started, sides=sides)
+
+
+def _order(turn: int, sides: int) -> list[int]:
+    """Each turn another side begins, so that none always follows the same neighbour's heat."""
+    return [(turn + place) % sides for place in range(sides)]
+
+
+# --- settings ------------------------------------------------------------------------------------
 
 
 class _Side(NamedTuple):
@@ -129,53 +162,164 @@ class _Side(NamedTuple):
     watch: ClusterWatch
     processes: LoadProcesses
 
-    def measure(self, load: Workload, seconds: float) -> Measurement:
-        return stretch(self.watch, self.processes.take(load.clients), seconds)
 
-
-def row_of(load: Workload, pairs: list[tuple[Measurement, Measurement]]) -> PairRow:
-    """Medians, and ratios of pairs."""
-    sides = ([first for first, _ in pairs], [second for _, second in pairs])
-
-    def of_pairs(figure: Callable[[Measurement], float | None]) -> Spread | None:
-        return spread_or_none([quotient(figure(first), figure(second)) for first, second in pairs])
-
-    def both(figure: Callable[[Measurement], float | None]) -> tuple[Spread | None, Spread | None]:
-        first, second = ([figure(m) for m in side] for side in sides)
-        return spread_or_none(first), spread_or_none(second)
-
-    return PairRow(
-        workload=load,
-        rates=(spread_of([m.rate for m in sides[0]]), spread_of([m.rate for m in sides[1]])),
-        p50=both(lambda m: m.latency.p50),
-        p99=both(lambda m: m.latency.p99),
-        rate_ratio=of_pairs(lambda m: m.rate),
-        p50_ratio=of_pairs(lambda m: m.latency.p50),
-        p99_ratio=of_pairs(lambda m: m.latency.p99),
-        cpu_ratio=of_pairs(lambda m: m.server_cpu / m.operations if m.operations else None),
-        pairs=pairs,
-    )
-
-
-def pair_table(report: PairReport) -> Table:
-    """The rows for people."""
-    settings = report.settings
-    table = plain_table(
-        f"A: {_named(settings.first)}\nB: {_named(settings.second)}\n"
-        f"{settings.servers} servers, durability {settings.durability}, values of "
-        f"{settings.value_bytes} bytes; medians of {settings.turns} pairs of "
-        f"{settings.seconds:g} s, least … most of the ratios",
-        ["load", "A\nop/s", "B\nop/s", "op/s\nA / B", "A p50\nms", "B p50\nms", "p50\nA / B",
-         "p99\nA / B", "servers' CPU\nA / B"],
-    )  # fmt: skip
-    for row in report.rows:
-        table.add_row(
-            row.workload.name, count(row.rates[0]), count(row.rates[1]), ratios(row.rate_ratio),
-            milliseconds(row.p50[0]), milliseconds(row.p50[1]), ratios(row.p50_ratio),
-            ratios(row.p99_ratio), ratios(row.cpu_ratio),
-        )  # fmt: skip
-    return table
+def _options(settings: PairSettings, progress: Progress) -> Taken:
+    """Two clusters that are up together."""
+    taken: Taken = {}
+    with ExitStack() as stack:
+        sides = []
+        for options in (settings.first, settings.second):
+            cluster = stack.enter_context(
+                LocalCluster(
+                    settings.servers,
+                    durability=settings.durability,
+                    transport=settings.transport,
+                    log_level="WARNING",
+                    **{**settings.options, **options},
+                )
+            )
+            cluster.leader()
+            processes = stack.enter_context(LoadProcesses())
+            sides.append(_Side(cluster, stack.enter_context(ClusterWatch(cluster)), processes))
+        for load in settings.loads():
+            for side in sides:
+                jobs = jobs_for(
+                    load, side.cluster.addresses, warmup=settings.warmup, seed=settings.seed
+                )
+                prepare(side.processes.take(load.clients), jobs)
+            measured: list[list[Measurement]] = [[] for _ in sides]
+            for turn in range(settings.turns):
+                progress(load.name)
+                for place in _order(turn, len(sides)):
+                    side = sides[place]
+                    clients = side.processes.take(load.clients)
+                    measured[place].append(stretch(side.watch, clients, settings.seconds))
+            taken[load.name] = measured
+    return taken
 
 
 def _named(options: dict[str, Any]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in options.items()) or "defaults"
+
+
+# --- interpreters --------------------------------------------------------------------------------
+
+
+class _Load(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _Row(msgspec.Struct, frozen=True):
+    workload: _Load
+    repeats: list[Measurement]
+
+
+class _Stable(msgspec.Struct, frozen=True):
+    """What is needed of a report of `paxon bench stable`, other versions' too."""
+
+    rows: list[_Row]
+
+
+def interpreter_name(python: Path) -> str:
+    """Version and kind of an interpreter. Raises `BenchError` if it cannot run Paxon."""
+    try:
+        probe = subprocess.run(
+            [python, "-c", _PROBE], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BenchError(f"{python} cannot be run: {error}") from None
+    if probe.returncode != 0:
+        reason = (probe.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise BenchError(f"{python} cannot run Paxon: install paxon there first ({reason})")
+    return "Python " + " ".join(probe.stdout.split())
+
+
+def _interpreters(settings: PairSettings, progress: Progress) -> Taken:
+    """A short run under each in turns. Raises `BenchError` if one fails."""
+    pythons = settings.python
+    runs: list[list[dict[str, Measurement]]] = [[] for _ in pythons]
+    with tempfile.TemporaryDirectory(prefix="paxon-") as directory:
+        for turn in range(settings.turns):
+            for place in _order(turn, len(pythons)):
+                progress(f"side {string.ascii_uppercase[place]}")
+                file = Path(directory) / f"{turn}-{place}.json"
+                runs[place].append(_run_stable(pythons[place], settings, turn, file))
+    common = [load for load in runs[0][0] if all(load in run[0] for run in runs)]
+    return {load: [[turn[load] for turn in run] for run in runs] for load in common}
+
+
+def _run_stable(
+    python: str, settings: PairSettings, turn: int, file: Path
+) -> dict[str, Measurement]:
+    arguments = [
+        "bench", "stable", "--no-floor", "--seconds", settings.seconds, "--warmup",
+        settings.warmup, "--repeat", 1, "--servers", settings.servers, "--durability",
+        settings.durability, "--transport", settings.transport,
+        "--value-size", settings.value_bytes, "--seed", settings.seed + turn,
+        "--json", file, *(["--quick"] if settings.quick else []),
+        *(f"--set={name}={value}" for name, value in settings.options.items()),
+    ]  # fmt: skip
+    done = subprocess.run(
+        [python, "-m", "paxon.kvstore.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=_GRACE_SECONDS + 20 * (settings.seconds + settings.warmup),
+        check=False,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+    )
+    if done.returncode != 0:
+        raise BenchError(f"the run under {python} failed: {done.stderr.strip()}")
+    try:
+        report = msgspec.json.decode(file.read_bytes(), type=_Stable)
+    except msgspec.DecodeError as error:
+        raise BenchError(f"{python} has a Paxon that is too old to be compared: {error}") from None
+    return {row.workload.name: row.repeats[0] for row in report.rows}
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def row_of(
+    load: str, side: str, mine: Sequence[Measurement], first: Sequence[Measurement] | None
+) -> PairRow:
+    """Medians, and ratios of pairs."""
+    ratios = None if first is None else ratios_of(list(zip(mine, first, strict=True)))
+    return PairRow(load=load, side=side, to_first=ratios, **figures_of(mine))
+
+
+def pair_sections(report: PairReport) -> list[Section]:
+    """The rows for people."""
+    settings = report.settings
+    sides = "\n".join(f"{letter}: {name}" for letter, name in report.sides.items())
+    title = (
+        f"{sides}\n{settings.servers} servers, durability {settings.durability}, values of "
+        f"{settings.value_bytes} bytes; medians of {settings.turns} turns of "
+        f"{settings.seconds:g} s; ratios to A in the same turn, least … most"
+    )
+    columns = [
+        "load, side", "op/s", "p50\nms", "p99\nms", "servers\nµs/op", "clients\nµs/op",
+        "op/s\nratio", "p50\nratio", "p99\nratio", "CPU\nratio",
+    ]  # fmt: skip
+    cells = [
+        [
+            f"{row.load}, {row.side}", count(row.rate), milliseconds(row.p50),
+            milliseconds(row.p99), microseconds(row.server_cpu), microseconds(row.client_cpu),
+            *(ratios(one) for one in (row.to_first or Ratios()).shown()),
+        ]
+        for row in report.rows
+    ]  # fmt: skip
+    blocks = range(len(report.sides), len(cells), len(report.sides))
+    return [Section(title, columns, cells, blocks=blocks)]
+
+
+PAIR = Bench(
+    name="pair",
+    help="Two settings of the servers, or several Pythons, under the same loads in turns.\n\n"
+    "For example `paxon bench pair --a thrifty_delay=0.01 --b thrifty_delay=0`, or "
+    "`paxon bench pair --python old/bin/python --python new/bin/python --turns 5 --seconds 1`.",
+    settings=PairSettings,
+    report=PairReport,
+    steps=steps_of,
+    run=run_pair,
+    sections=pair_sections,
+)

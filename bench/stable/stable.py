@@ -1,62 +1,96 @@
 """`paxon bench stable`: one leader, phase 2 only, beside the floor.
 
 All workloads run on one cluster, one after the other, and all of that is repeated: a machine that
-slows down during the run hits all of them alike.
+slows down during the run hits all of them alike. With `--minutes` it is one load that keeps all
+cores busy for so long: does the leader keep leading?
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 
 import msgspec
-from rich.table import Table
+import typer
 
+from paxon.bench.harness.flags import RepeatedSettings, Seconds, Warmup
 from paxon.bench.harness.load_process import LoadProcesses
-from paxon.bench.harness.measure import ClusterWatch, Measurement, jobs_for, measure
+from paxon.bench.harness.measure import (
+    ClusterWatch,
+    Figures,
+    Measurement,
+    figures_of,
+    jobs_for,
+    measure,
+)
 from paxon.bench.harness.report import (
+    Bench,
+    Progress,
     Report,
+    Section,
     count,
     microseconds,
     milliseconds,
     new_report,
-    plain_table,
     ratio,
     small,
-    spread_or_none,
 )
-from paxon.bench.harness.summary import Spread, spread_of
+from paxon.bench.harness.summary import Spread, spread_of, spread_or_none
 from paxon.bench.harness.workloads import Workload, stable_workloads
 from paxon.bench.stable.floor import Floor, FloorFigures
-from paxon.kvstore.local_cluster import LocalCluster, Transport
-from paxon.kvstore.options import Durability
+from paxon.bench.stable.plots import plot_stable
+from paxon.kvstore.local_cluster import LocalCluster
 
-__all__ = ["StableSettings", "StableRow", "StableReport", "FloorRow", "run_stable", "stable_table"]
+__all__ = ["STABLE", "StableSettings", "StableRow", "StableReport", "FloorRow", "run_stable"]
 
 _PATIENCE_SECONDS = 30.0
 """A cluster that does not serve by then, thawed again, counts as broken."""
+_STRETCHES = 10
+"""Of a long run."""
 
 
-class StableSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured. Times are seconds."""
+class StableSettings(RepeatedSettings, frozen=True, kw_only=True):
+    """What is measured."""
 
-    servers: int = 3
-    durability: Durability = "disk"
-    transport: Transport = "tcp"
-    value_bytes: int = 64
-    seconds: float = 5.0
+    QUICK: ClassVar[dict[str, float]] = {"seconds": 1.0, "warmup": 0.5, "repeat": 2}
+
+    seconds: Seconds = 5.0
     """Of each workload in each repeat."""
-    warmup: float = 1.0
-    repeat: int = 3
-    seed: int = 1
-    quick: bool = False
-    """Fewer workloads."""
-    floor: bool = True
-    """Whether the floor is measured too."""
-    options: dict[str, Any] = {}
-    """Of the servers, beside their defaults."""
+    warmup: Warmup = 1.0
+    minutes: Annotated[
+        float,
+        typer.Option(min=0.0, help="Keep all cores busy with one load for so long instead."),
+    ] = 0.0
+    """0 for the ordinary run."""
+    floor: Annotated[
+        bool, typer.Option("--floor/--no-floor", help="Measure the floor beside each load.")
+    ] = True
+
+    def loads(self) -> list[Workload]:
+        """What is put on the cluster."""
+        if self.minutes:
+            return [long_load(self.value_bytes)]
+        return stable_workloads(value_bytes=self.value_bytes, quick=self.quick)
+
+    def rounds(self) -> tuple[int, float]:
+        """How often each load is measured, and for how many seconds."""
+        if self.minutes:
+            return _STRETCHES, self.minutes * 60 / _STRETCHES
+        return self.repeat, self.seconds
+
+    def has_floor(self, load: Workload) -> bool:
+        """Lease reads have none: they take no messages between servers."""
+        return self.floor and not self.minutes and load.mode == "linearizable"
+
+
+def long_load(value_bytes: int) -> Workload:
+    """More than two cores can serve."""
+    return Workload(
+        name="writes, pipelined, 2 clients", outstanding=4096, pipelined=True, clients=2,
+        value_bytes=value_bytes,
+    )  # fmt: skip
 
 
 class FloorRow(msgspec.Struct, frozen=True):
@@ -76,62 +110,39 @@ class FloorRow(msgspec.Struct, frozen=True):
     """Paxon's p50 by the floor's."""
 
 
-class StableRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One workload over all repeats. Latencies are seconds, CPU is seconds for each operation."""
+class StableRow(Figures, frozen=True, kw_only=True):
+    """One workload over all repeats."""
 
     workload: Workload
-    rate: Spread
-    """Operations a second."""
-    p50: Spread | None
-    p99: Spread | None
-    p999: Spread | None
-    failed: int
-    first_error: str
-    slots_per_operation: Spread | None
-    syncs_per_operation: Spread | None
-    """Of all servers together."""
-    messages_per_operation: Spread | None
-    """Between servers."""
-    operations_per_request: Spread | None
-    """How many operations the client packs into a message."""
-    server_cpu: Spread | None
-    """Of all servers together."""
-    client_cpu: Spread | None
     floor: FloorRow | None
-    repeats: list[Measurement]
-    """All that was measured."""
+
+    @property
+    def operations_per_request(self) -> Spread | None:
+        """How many operations the client packs into a message."""
+        return self.over(operations_per_request)
+
+    @property
+    def cores_busy(self) -> Spread:
+        """Cores that servers and clients kept busy, on average."""
+        return spread_of([(m.server_cpu + m.client_cpu) / m.seconds for m in self.repeats])
 
 
 StableReport: TypeAlias = Report[StableSettings, StableRow]
 
-Progress: TypeAlias = Callable[[str], None]
-"""Called before each step of a run, with what it is."""
 
+class _Taken:
+    """What has been measured so far of one workload."""
 
-class _Run:
-    """What has been measured so far, by workload."""
-
-    def __init__(self, workloads: list[Workload]) -> None:
-        self.workloads = workloads
-        self.measured: dict[str, list[Measurement]] = {load.name: [] for load in workloads}
-        self.floors: dict[str, list[FloorFigures]] = {load.name: [] for load in workloads}
-        self.shapes: dict[str, tuple[int, int]] = {}
-        """Frames under way and operations in each, as the first repeat had them."""
-
-    def rows(self) -> list[StableRow]:
-        return [
-            row_of(
-                load, self.measured[load.name], self.floors[load.name],
-                self.shapes.get(load.name, (1, 1)),
-            )
-            for load in self.workloads
-        ]  # fmt: skip
+    def __init__(self) -> None:
+        self.measured: list[Measurement] = []
+        self.floors: list[FloorFigures] = []
+        self.shape = (1, 1)
+        """Frames under way and operations in each on the floor, as the first repeat had them."""
 
 
 def steps_of(settings: StableSettings) -> int:
     """How many times `run_stable` reports progress."""
-    loads = stable_workloads(value_bytes=settings.value_bytes, quick=settings.quick)
-    return settings.repeat * (len(loads) + sum(_has_floor(load, settings) for load in loads))
+    return settings.rounds()[0] * sum(1 + settings.has_floor(load) for load in settings.loads())
 
 
 def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
@@ -140,8 +151,9 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
     The servers' data, and that of the floor, go to temporary directories (TMPDIR says where).
     """
     started = datetime.datetime.now(datetime.UTC)
-    loads = stable_workloads(value_bytes=settings.value_bytes, quick=settings.quick)
-    run = _Run(loads)
+    loads = settings.loads()
+    taken = {load.name: _Taken() for load in loads}
+    rounds, seconds = settings.rounds()
     with ExitStack() as stack:
         processes = stack.enter_context(LoadProcesses())
         cluster = stack.enter_context(
@@ -157,33 +169,38 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
         durable = settings.durability == "disk"
         floors = {
             kind: stack.enter_context(Floor(settings.servers, durable=durable and kind == "put"))
-            for kind in (("put", "get") if settings.floor else ())
+            for kind in {load.kind for load in loads if settings.has_floor(load)}
         }
         cluster.leader()
-        for repeat in range(settings.repeat):
+        for repeat in range(rounds):
             for load in loads:
                 progress(load.name)
                 jobs = jobs_for(
                     load, cluster.addresses, warmup=settings.warmup,
                     seed=settings.seed + 1000 * repeat,
                 )  # fmt: skip
-                taken = processes.take(load.clients)
-                measured = measure(watch, taken, jobs, settings.seconds)
-                run.measured[load.name].append(measured)
-                if not _has_floor(load, settings):
+                measured = measure(watch, processes.take(load.clients), jobs, seconds)
+                mine = taken[load.name]
+                mine.measured.append(measured)
+                if not settings.has_floor(load):
                     continue
                 progress(f"floor of {load.name}")
-                frames, operations = run.shapes.setdefault(load.name, _shape(load, measured))
+                if not mine.floors:
+                    mine.shape = _shape(load, measured)
                 with _frozen(cluster):
                     figures = floors[load.kind].run(
-                        frames=frames,
-                        operations=operations,
+                        frames=mine.shape[0],
+                        operations=mine.shape[1],
                         value_bytes=load.value_bytes,
-                        seconds=settings.seconds,
+                        seconds=seconds,
                         warmup=settings.warmup / 2,
                     )
-                run.floors[load.name].append(figures)
-    return new_report("stable", settings, run.rows(), started)
+                mine.floors.append(figures)
+    rows = [
+        row_of(load, mine.measured, mine.floors, mine.shape)
+        for load, mine in zip(loads, taken.values(), strict=True)
+    ]
+    return new_report(StableReport, "stable", settings, rows, started)
 
 
 @contextmanager
@@ -198,11 +215,6 @@ def _frozen(cluster: LocalCluster) -> Iterator[None]:
             cluster.resume(server)
     with cluster.client(timeout=_PATIENCE_SECONDS) as client:
         client.get("is anybody there?")
-
-
-def _has_floor(load: Workload, settings: StableSettings) -> bool:
-    """A lease read has none: it takes no messages between servers and no sync."""
-    return settings.floor and load.mode == "linearizable"
 
 
 def operations_per_request(measured: Measurement) -> float | None:
@@ -225,75 +237,62 @@ def row_of(
     shape: tuple[int, int],
 ) -> StableRow:
     """Medians over the repeats."""
-    rate = spread_of([m.rate for m in measured])
-    p50 = spread_or_none([m.latency.p50 for m in measured])
-
-    def each(counter: str) -> Spread | None:
-        return spread_or_none([m.per_operation(counter) for m in measured])
-
-    def cpu(which: Callable[[Measurement], float]) -> Spread | None:
-        return spread_or_none([which(m) / m.operations for m in measured if m.operations])
-
-    return StableRow(
-        workload=load,
-        rate=rate,
-        p50=p50,
-        p99=spread_or_none([m.latency.p99 for m in measured]),
-        p999=spread_or_none([m.latency.p999 for m in measured]),
-        failed=sum(m.failed for m in measured),
-        first_error=next((m.first_error for m in measured if m.first_error), ""),
-        slots_per_operation=each("slots_chosen"),
-        syncs_per_operation=each("syncs"),
-        messages_per_operation=each("peer_messages_received"),
-        operations_per_request=spread_or_none([operations_per_request(m) for m in measured]),
-        server_cpu=cpu(lambda m: m.server_cpu),
-        client_cpu=cpu(lambda m: m.client_cpu),
-        floor=_floor_row(floors, shape, rate, p50),
-        repeats=measured,
-    )
-
-
-def _floor_row(
-    floors: list[FloorFigures], shape: tuple[int, int], rate: Spread, p50: Spread | None
-) -> FloorRow | None:
-    floor_p50 = spread_or_none([figures.latency.p50 for figures in floors])
-    if floor_p50 is None or p50 is None:
-        return None
+    row = StableRow(workload=load, floor=None, **figures_of(measured))
+    floor_p50 = spread_or_none(figures.latency.p50 for figures in floors)
+    if floor_p50 is None or row.p50 is None:
+        return row
     floor_rate = spread_of([figures.rate for figures in floors])
-    return FloorRow(
+    floor = FloorRow(
         frames=shape[0],
         operations=shape[1],
         rate=floor_rate,
         p50=floor_p50,
         cpu=spread_of([figures.cpu_per_operation for figures in floors]),
-        rate_ratio=floor_rate.median / rate.median,
-        latency_ratio=p50.median / floor_p50.median,
+        rate_ratio=floor_rate.median / row.rate.median,
+        latency_ratio=row.p50.median / floor_p50.median,
     )
+    return msgspec.structs.replace(row, floor=floor)
 
 
-def stable_table(report: StableReport) -> Table:
+def stable_sections(report: StableReport) -> list[Section]:
     """The rows for people. The ratio is of p50 for one operation at a time, else of rates."""
     settings = report.settings
-    table = plain_table(
+    repeat, seconds = settings.rounds()
+    title = (
         f"stable leader: {settings.servers} servers, durability {settings.durability}, "
         f"{settings.transport}, values of {settings.value_bytes} bytes; median of "
-        f"{settings.repeat} x {settings.seconds:g} s",
-        [
-            "load", "op/s", "p50\nms", "p99\nms", "p99.9\nms", "slots\n/op", "syncs\n/op",
-            "msgs\n/op", "servers\nµs/op", "clients\nµs/op", "floor\nop/s", "floor\np50 ms",
-            "to\nfloor",
-        ],
-    )  # fmt: skip
-    for row in report.rows:
-        floor = row.floor
-        single = row.workload.in_flight == 1
-        table.add_row(
-            row.workload.name + (f" ({row.failed} failed)" if row.failed else ""),
-            count(row.rate), milliseconds(row.p50), milliseconds(row.p99), milliseconds(row.p999),
-            small(row.slots_per_operation), small(row.syncs_per_operation),
-            small(row.messages_per_operation), microseconds(row.server_cpu),
-            microseconds(row.client_cpu),
-            count(floor.rate if floor else None), milliseconds(floor.p50 if floor else None),
-            ratio((floor.latency_ratio if single else floor.rate_ratio) if floor else None),
-        )  # fmt: skip
-    return table
+        f"{repeat} x {seconds:g} s"
+    )
+    columns = [
+        "load", "op/s", "p50\nms", "p99\nms", "p99.9\nms", "longest\nwait ms", "slots\n/op",
+        "syncs\n/op", "msgs\n/op", "servers\nµs/op", "clients\nµs/op", "cores\nbusy",
+        "pre-\nvotes", "elec-\ntions", "floor\nop/s", "floor\np50 ms", "to\nfloor",
+    ]  # fmt: skip
+    return [Section(title, columns, [_cells(row) for row in report.rows])]
+
+
+def _cells(row: StableRow) -> list[str]:
+    floor = row.floor
+    single = row.workload.in_flight == 1
+    return [
+        row.workload.name + (f" ({row.failed} failed)" if row.failed else ""),
+        count(row.rate), milliseconds(row.p50), milliseconds(row.p99), milliseconds(row.p999),
+        f"{row.longest_wait * 1e3:,.0f}", small(row.per_operation("slots_chosen")),
+        small(row.per_operation("syncs")), small(row.per_operation("peer_messages_received")),
+        microseconds(row.server_cpu), microseconds(row.client_cpu), small(row.cores_busy),
+        str(row.total("pre_votes")), str(row.total("elections")),
+        count(floor.rate if floor else None), milliseconds(floor.p50 if floor else None),
+        ratio((floor.latency_ratio if single else floor.rate_ratio) if floor else None),
+    ]  # fmt: skip
+
+
+STABLE = Bench(
+    name="stable",
+    help="One leader: throughput, latency and cost of an operation, beside the floor.",
+    settings=StableSettings,
+    report=StableReport,
+    steps=steps_of,
+    run=run_stable,
+    sections=stable_sections,
+    plots=lambda report: {"stable": plot_stable(report.rows, report.machine.sentence())},
+)

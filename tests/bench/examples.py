@@ -8,24 +8,26 @@ import datetime
 from paxon.actors import Ballot
 from paxon.actors.messages import StatusReply
 from paxon.actors.settings import PolicyName
-from paxon.bench.contention import compare_run, contention
-from paxon.bench.contention.compare import CompareSettings, points_of, sweeps_of
-from paxon.bench.contention.contention import BallotPoint, ContentionSettings, Variant
+from paxon.bench.contention.compare import SWEEPS, CompareSettings, points_of, sweeps_of
 from paxon.bench.contention.duels import Duel, Reign
+from paxon.bench.contention.rows import CompareReport, rows_of
 from paxon.bench.harness.lab_network import Event
 from paxon.bench.harness.load_process import Sample
-from paxon.bench.harness.machine import describe_machine
 from paxon.bench.harness.measure import Measurement, ServerCounts
 from paxon.bench.harness.report import new_report
 from paxon.bench.harness.summary import latency_of, spread_of
 from paxon.bench.harness.workloads import stable_workloads
-from paxon.bench.scale import scale
-from paxon.bench.scale.scale import MemoryRow, ReplayRow, ScaleSettings, cost_row
-from paxon.bench.stable import failover, pause, stable
-from paxon.bench.stable.failover import FailoverRow, FailoverSettings
+from paxon.bench.scale.scale import (
+    MemoryRow,
+    PauseRow,
+    ReplayRow,
+    ScaleReport,
+    ScaleSettings,
+    cost_row,
+)
+from paxon.bench.stable.failover import FailoverReport, FailoverRow, FailoverSettings
 from paxon.bench.stable.floor import FloorFigures
-from paxon.bench.stable.pause import PauseRow, PauseSettings
-from paxon.bench.stable.stable import StableSettings
+from paxon.bench.stable.stable import StableReport, StableSettings, row_of
 
 STARTED = datetime.datetime(2024, 2, 29, 12, 0, tzinfo=datetime.UTC)
 
@@ -82,7 +84,7 @@ def measurement(rate: float = 1000.0, *, operations: int = 2000, **counters: int
     )
 
 
-def stable_report() -> stable.StableReport:
+def stable_report() -> StableReport:
     """Two repeats of the quick workloads, twice as far from the floor as it could be."""
     settings = StableSettings(quick=True, repeat=2)
     floor = FloorFigures(rate=2000.0, latency=latency_of([0.0005]), cpu_per_operation=1e-4)
@@ -91,48 +93,21 @@ def stable_report() -> stable.StableReport:
         for rate in (900.0, 1100.0)
     ]
     rows = [
-        stable.row_of(load, measured, [floor, floor], (16, 4))
+        row_of(load, measured, [floor, floor], (16, 4))
         for load in stable_workloads(value_bytes=64, quick=True)
     ]
-    return new_report("stable", settings, rows, STARTED)
+    return new_report(StableReport, "stable", settings, rows, STARTED)
 
 
-def contention_report() -> contention.ContentionReport:
-    """A stable leader, a policy that gives half, and one that never chooses anything."""
-    settings = ContentionSettings(policies=("immediate", "backoff"), proposers=(2, 3))
-    timeline = [BallotPoint(0.1 * n, 1 + n % 3, n, 1 + n % 3, "candidate") for n in range(20)]
-    rows = []
-    measured: tuple[tuple[PolicyName, Measurement], ...] = (
-        ("stable", measurement(2000.0, slots_chosen=500, p2a_sent=1000)),
-        ("immediate", measurement(0.0, operations=0, phase1_rounds=900)),
-        ("backoff", measurement(1000.0, slots_chosen=500, p2a_sent=1250, phase1_rounds=50)),
-    )
-    for proposers in settings.proposers:
-        for policy, figures in measured:
-            variant = Variant(policy, proposers)
-            points = timeline if proposers == 3 and policy != "stable" else []
-            rows.append(contention.row_of(settings, variant, [figures], 2000.0, points))
-    return new_report("contention", settings, rows, STARTED)
-
-
-def failover_report() -> failover.FailoverReport:
+def failover_report() -> FailoverReport:
     """Three kills."""
     row = FailoverRow(spread_of([0.3, 0.2, 0.4]), [1, 2, 3], [2, 3, 1])
-    return new_report("failover", FailoverSettings(runs=3), [row], STARTED)
+    return new_report(FailoverReport, "failover", FailoverSettings(runs=3), [row], STARTED)
 
 
-def pause_report() -> pause.PauseReport:
-    """A ping of 3 ms before, of 20 ms meanwhile."""
-    rows = [
-        PauseRow("before", 5.0, latency_of([0.001, 0.003]), latency_of([0.002])),
-        PauseRow("snapshot", 10.0, latency_of([0.001, 0.02]), latency_of([0.04])),
-    ]
-    return new_report("pause", PauseSettings(), rows, STARTED)
-
-
-def compare_report() -> compare_run.CompareReport:
+def compare_report() -> CompareReport:
     """All sweeps in their quick form: stable gives 2,000, backoff half, immediate nothing."""
-    settings = CompareSettings(quick=True, repeat=2)
+    settings = CompareSettings(sweep=SWEEPS, quick=True, repeat=2)
     sweeps = sweeps_of(settings)
     kinds: dict[PolicyName, Measurement] = {
         "stable": measurement(
@@ -147,14 +122,9 @@ def compare_report() -> compare_run.CompareReport:
         "immediate": measurement(0.0, operations=0, phase1_rounds=900, preemptions=900),
     }  # fmt: skip
     measured = {point: [kinds[point.policy]] * 2 for point in points_of(sweeps)}
-    return compare_run.CompareReport(
-        bench="compare",
-        started=STARTED.isoformat(timespec="seconds"),
-        machine=describe_machine(),
-        settings=settings,
-        rows=compare_run.rows_of(measured),
-        sweeps=sweeps,
-        duels=[duel("stable"), duel("immediate")],
+    duels = [duel("stable"), duel("immediate")]
+    return new_report(
+        CompareReport, "compare", settings, rows_of(measured), STARTED, sweeps=sweeps, duels=duels
     )
 
 
@@ -180,7 +150,7 @@ def duel(policy: PolicyName) -> Duel:
     )
 
 
-def scale_report() -> scale.ScaleReport:
+def scale_report() -> ScaleReport:
     """Two sizes of each part."""
     settings = ScaleSettings(quick=True)
     rows = [
@@ -200,4 +170,10 @@ def scale_report() -> scale.ScaleReport:
             kind="log", disk_bytes=64 << 20, keys=65536, slots=128, seconds=spread_of([0.5, 0.5])
         ),
     ]
-    return scale.new_scale_report(settings, STARTED, rows, memory, replay)
+    pause = [
+        PauseRow("before", 64 << 20, 5.0, latency_of([0.001, 0.003]), latency_of([0.002])),
+        PauseRow("snapshot", 64 << 20, 10.0, latency_of([0.001, 0.02]), latency_of([0.04])),
+    ]
+    return new_report(
+        ScaleReport, "scale", settings, rows, STARTED, memory=memory, replay=replay, pause=pause
+    )

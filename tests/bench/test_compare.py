@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer
 
-from paxon.bench.cli.common import chosen_names
-from paxon.bench.contention.compare import SWEEPS, CompareSettings, points_of, sweeps_of
-from paxon.bench.contention.compare_run import rows_of, steps_of
-from paxon.bench.harness.costs import costs_of, leaderless_share
+from paxon.bench.contention.compare import (
+    SWEEPS,
+    CompareSettings,
+    ContentionSettings,
+    points_of,
+    sweeps_of,
+)
+from paxon.bench.contention.compare_run import steps_of
+from paxon.bench.contention.rows import rows_of
 from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.flags import chosen_names
 from paxon.bench.harness.load_process import client_options
 from paxon.bench.harness.measure import proposer_jobs
-from paxon.bench.harness.pages import check_page, fill_page, splice
+from paxon.bench.harness.report import check_page, fill_page, splice
 from paxon.bench.harness.workloads import Workload, WorkloadData
 from tests.bench.examples import measurement
 
@@ -23,9 +28,9 @@ def test_each_sweep_varies_one_setting_along_its_lines() -> None:
     sweeps = sweeps_of(CompareSettings())
     assert [sweep.name for sweep in sweeps] == list(SWEEPS)
     fields = {
-        "proposers": "proposers", "load": "outstanding", "backoff": "backoff_base",
-        "servers": "servers", "value": "value_bytes", "rtt": "round_trip", "batch": "packing",
-        "window": "window",
+        "contention": "proposers", "proposers": "proposers", "load": "outstanding",
+        "backoff": "backoff_base", "servers": "servers", "value": "value_bytes",
+        "rtt": "round_trip", "batch": "packing", "window": "window",
     }  # fmt: skip
     for sweep in sweeps:
         assert len({line.label for line in sweep.lines}) == len(sweep.lines)
@@ -39,7 +44,7 @@ def test_each_sweep_varies_one_setting_along_its_lines() -> None:
 
 
 def test_what_sweeps_have_in_common_is_measured_once() -> None:
-    settings = CompareSettings(sweeps=("load", "rtt", "value"), repeat=2, duels=False)
+    settings = CompareSettings(sweep=("load", "rtt", "value"), repeat=2, duels=False)
     points = points_of(sweeps_of(settings))
     assert len(set(points)) == len(points)
     shared = [p for p in points if p.outstanding == 8 and p.round_trip == 0 and p.value_bytes == 64]
@@ -48,13 +53,13 @@ def test_what_sweeps_have_in_common_is_measured_once() -> None:
 
 
 def test_only_the_policies_asked_for() -> None:
-    settings = CompareSettings(sweeps=("proposers", "window"), policies=("immediate",))
+    settings = CompareSettings(sweep=("proposers", "window"), policies=("immediate",))
     (sweep,) = sweeps_of(settings)  # a window without a stable leader is no question
     assert {line.policy for line in sweep.lines} == {"immediate"}
 
 
 def test_up_to_five_proposers_on_as_many_servers_all_with_the_same() -> None:
-    (sweep,) = sweeps_of(CompareSettings(sweeps=("proposers",)))
+    (sweep,) = sweeps_of(CompareSettings(sweep=("proposers",)))
     assert {point.servers for line in sweep.lines for _, point in line.points} == {5}
     assert {value for line in sweep.lines for value, _ in line.points} == {1, 2, 3, 4, 5}
 
@@ -71,7 +76,7 @@ def test_servers_are_told_what_a_point_says() -> None:
 
 
 def test_rows_stand_beside_the_stable_leader_under_the_same_load() -> None:
-    points = points_of(sweeps_of(CompareSettings(sweeps=("load",), quick=True)))
+    points = points_of(sweeps_of(CompareSettings(sweep=("load",), quick=True)))
     rates = {"stable": 2000.0, "backoff": 500.0, "random": 1000.0}
     rows = rows_of({p: [measurement(rates[p.policy], slots_chosen=10)] for p in points})
     ratios = {(row.point.policy, row.point.outstanding): row.of_stable for row in rows}
@@ -85,18 +90,42 @@ def test_costs_for_each_slot() -> None:
     figures = measurement(
         1000.0, slots_chosen=500, p2a_sent=2500, syncs=1000, phase1_rounds=50, preemptions=25
     )
-    costs = costs_of([figures], servers=5)
-    assert costs.wasted_p2a is not None
-    assert costs.wasted_p2a.median == 1.0  # 5 sent for each slot, 4 needed
-    assert costs.operations_per_slot is not None
-    assert costs.operations_per_slot.median == 4
-    assert costs.phase1_per_second.median == 25
-    assert costs.preemptions_per_second.median == 12.5
+    point = points_of(sweeps_of(CompareSettings(sweep=("proposers",))))[0]
+    assert point.servers == 5
+    (row,) = rows_of({point: [figures]})
+    assert row.wasted_p2a is not None
+    assert row.wasted_p2a.median == 1.0  # 5 sent for each slot, 4 needed
+    assert row.operations_per_slot is not None
+    assert row.operations_per_slot.median == 4
+    assert row.per_second("phase1_rounds").median == 25
+    assert row.per_second("preemptions").median == 12.5
+    phase1 = row.per_slot("phase1_rounds")
+    assert phase1 is not None
+    assert phase1.median == 0.1
+
+
+def test_a_livelock_has_rounds_but_no_figures_for_a_slot() -> None:
+    point = points_of(sweeps_of(CompareSettings(sweep=("proposers",))))[0]
+    nothing = measurement(0.0, operations=0, phase1_rounds=900)
+    (row,) = rows_of({point: [nothing]})
+    assert row.of_stable is None
+    assert row.per_second("phase1_rounds").median == 450
+    assert row.per_slot("phase1_rounds") is row.wasted_p2a is row.p50 is None
+
+
+def test_the_preset_is_one_sweep_up_to_as_many_proposers_as_asked_for() -> None:
+    (sweep,) = sweeps_of(ContentionSettings(proposers=3))
+    assert sweep.name == "contention"
+    assert [value for value, _ in sweep.lines[0].points] == [2, 3]
+    assert {point.servers for line in sweep.lines for _, point in line.points} == {3}
+    (sweep,) = sweeps_of(ContentionSettings(quick=True, policies=("stable",)))
+    assert [[value for value, _ in line.points] for line in sweep.lines] == [[3]]
+    assert steps_of(ContentionSettings(repeat=2)) == 2 * 8  # and nobody's messages are recorded
 
 
 @pytest.mark.parametrize(("led_us", "share"), [(0, 1.0), (500_000, 0.75), (2_100_000, 0.0)])
 def test_the_share_of_time_without_a_leader(led_us: int, share: float) -> None:
-    assert leaderless_share(measurement(leading_us=led_us)) == pytest.approx(share)
+    assert measurement(leading_us=led_us).leaderless() == pytest.approx(share)
 
 
 def test_proposers_jobs() -> None:
@@ -125,11 +154,11 @@ def test_keys_all_over_a_larger_store() -> None:
 
 
 def test_names_are_chosen_by_flags_and_commas() -> None:
-    assert chosen_names(["load, rtt", "load"], SWEEPS, "--sweep") == ("load", "rtt")
-    assert chosen_names([], SWEEPS, "--sweep") == SWEEPS
-    assert chosen_names([","], SWEEPS, "--sweep", default=("load",)) == ("load",)
-    with pytest.raises(typer.BadParameter, match="'lode' is none of proposers, load"):
-        chosen_names(["lode"], SWEEPS, "--sweep")
+    assert chosen_names(["load, rtt", "load"], SWEEPS) == ("load", "rtt")
+    assert chosen_names([","], SWEEPS) == ()
+    assert CompareSettings().sweeps == SWEEPS
+    with pytest.raises(ValueError, match="'lode' is none of contention, proposers, load"):
+        chosen_names(["lode"], SWEEPS)
 
 
 PAGE = """# Title

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from paxon.bench.harness.load import make_loop
-from paxon.bench.harness.load_process import Job, _do_jobs, _encoder
+from paxon.bench.harness.child import say
+from paxon.bench.harness.load import ClientLink, ClosedLoop, PipelinedLoop
+from paxon.bench.harness.load_process import Job, do_jobs
 from paxon.bench.harness.workloads import Workload
-from paxon.bench.scale.load import SessionLoop
+from paxon.bench.scale.load import SessionLink
 from paxon.kvstore import InvalidRequest, PaxonError
 from tests.kvstore.fake_cluster import SocketCluster
 
@@ -106,6 +107,13 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Any:
     return FakeClient(monkeypatch)
 
 
+def make_loop(client: Any, workload: Workload, seed: int) -> ClosedLoop | PipelinedLoop:
+    """As a client process does."""
+    if workload.pipelined:
+        return PipelinedLoop(client, workload, seed)
+    return ClosedLoop(ClientLink(client, workload, seed))
+
+
 def test_a_closed_loop_keeps_so_many_under_way(client: Any) -> None:
     outcome = make_loop(client, Workload(name="w", outstanding=8), seed=1).run(1.0)
     assert client.most_under_way == 8
@@ -196,9 +204,9 @@ def session_job(address: str) -> Job:
 
 
 def test_sessions_are_opened_where_the_leader_is_by_now(servers: SocketCluster) -> None:
-    loop = SessionLoop(session_job(servers.addresses[2]), 700)
-    outcome = loop.run(0.05)
-    loop.close()
+    link = SessionLink(session_job(servers.addresses[2]), 700)
+    outcome = ClosedLoop(link).run(0.05)
+    link.close()
     assert outcome.operations > 0
     assert not outcome.failed
 
@@ -207,9 +215,9 @@ def test_an_election_is_waited_for(servers: SocketCluster) -> None:
     servers.cluster.hint = "nobody yet"
     elected = threading.Timer(0.2, setattr, (servers.cluster, "hint", None))
     elected.start()
-    loop = SessionLoop(session_job(servers.addresses[1]), 3)
+    link = SessionLink(session_job(servers.addresses[1]), 3)
     assert servers.cluster.hint is None
-    loop.close()
+    link.close()
     elected.join()
 
 
@@ -227,10 +235,11 @@ def test_a_client_process_ends_in_silence_when_its_parent_is_gone(busy: bool) ->
         ours.close()
         return None, lambda: None
 
-    ours.send_bytes(_encoder.encode(session_job("tcp://127.0.0.1:9")))
+    say(ours, session_job("tcp://127.0.0.1:9"))
     if not busy:
         theirs.send_bytes(b"an answer that nobody read")
         theirs.recv_bytes()
         ours.close()
-    _do_jobs(theirs, open_load)
+    with pytest.raises((EOFError, ConnectionError)):  # after which a child just ends
+        do_jobs(theirs, open_load)
     assert len(opened) == busy

@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-from paxon.bench.contention import contention
-from paxon.bench.contention.contention import ContentionSettings, Variant
 from paxon.bench.harness.machine import (
     children_of,
     cpu_seconds,
@@ -17,7 +15,7 @@ from paxon.bench.harness.machine import (
     memory_bytes,
     peak_memory_bytes,
 )
-from paxon.bench.harness.measure import combine
+from paxon.bench.harness.measure import Figures, combine, figures_of, ratios_of
 from paxon.bench.harness.summary import latency_of
 from paxon.bench.harness.workloads import Workload, WorkloadData, stable_workloads
 from paxon.bench.stable import stable
@@ -64,9 +62,27 @@ def test_nothing_is_divided_by_nothing() -> None:
 
 
 def test_counters_that_stood_still_need_not_be_kept() -> None:
-    slim = measurement(syncs=5, elections=0).slim()
+    figures = Figures(**figures_of([measurement(syncs=5, elections=0)]))
+    (slim,) = figures.repeats
     assert slim.counters == {"syncs": 5}
     assert slim.per_operation("elections") == 0
+    assert figures.total("elections") == 0
+
+
+def test_a_ratio_is_of_neighbours_not_of_medians() -> None:
+    # The machine slows down to a tenth in the second repeat: both ratios are 2 all the same.
+    rates = [(2000.0, 1000.0), (200.0, 100.0), (30.0, 10.0)]
+    ratios = ratios_of([(measurement(one), measurement(other)) for one, other in rates])
+    assert ratios.rate is not None
+    assert ratios.rate.values == [2.0, 2.0, 3.0]
+    assert ratios.cpu is not None
+    assert ratios.cpu.median == 1.0
+
+
+def test_without_any_operation_there_is_no_ratio() -> None:
+    nothing = measurement(0.0, operations=0)
+    ratios = ratios_of([(measurement(1.0), nothing)])
+    assert ratios.rate is ratios.p50 is ratios.cpu is None
 
 
 def test_stable_row() -> None:
@@ -77,10 +93,12 @@ def test_stable_row() -> None:
     floors = [FloorFigures(rate, latency_of([0.0005]), 1e-4) for rate in (2000.0, 3000.0, 4000.0)]
     row = stable.row_of(Workload(name="w"), measured, floors, (16, 2))
     assert (row.rate.median, row.rate.low, row.rate.high) == (1000, 900, 1200)
-    assert row.slots_per_operation is not None
-    assert row.slots_per_operation.median == 0.25
-    assert row.syncs_per_operation is not None
-    assert row.syncs_per_operation.median == 3
+    slots, syncs = row.per_operation("slots_chosen"), row.per_operation("syncs")
+    assert slots is not None
+    assert slots.median == 0.25
+    assert syncs is not None
+    assert syncs.median == 3
+    assert row.cores_busy.median == pytest.approx(0.6)
     assert row.operations_per_request is not None
     assert row.operations_per_request.median == 2
     assert row.server_cpu is not None
@@ -89,50 +107,6 @@ def test_stable_row() -> None:
     assert row.floor.rate_ratio == 3  # Paxon is three times slower
     assert row.floor.latency_ratio == 2
     assert len(row.repeats) == 3
-
-
-def test_contention_row() -> None:
-    settings = ContentionSettings(servers=5)
-    figures = measurement(
-        500.0, slots_chosen=100, p2a_sent=600, phase1_rounds=50, preemptions=25, syncs=700
-    )
-    row = contention.row_of(settings, Variant("backoff", 2), [figures], 2000.0, [])
-    assert row.of_stable == 0.25
-    assert row.wasted_p2a is not None
-    assert row.wasted_p2a.median == 2  # six were sent for a slot where four would do
-    assert row.phase1_rounds is not None
-    assert row.phase1_rounds.median == 0.5
-    assert row.preemptions is not None
-    assert row.preemptions.median == 0.25
-    assert row.operations_per_slot is not None
-    assert row.operations_per_slot.median == 20
-    assert row.phase1_per_second.median == 25
-
-
-def test_a_livelock_has_rounds_but_no_figures_for_a_slot() -> None:
-    figures = measurement(0.0, operations=0, phase1_rounds=900)
-    row = contention.row_of(ContentionSettings(), Variant("immediate", 3), [figures], 100.0, [])
-    assert row.of_stable == 0
-    assert row.phase1_per_second.median == 450
-    assert row.phase1_rounds is row.wasted_p2a is row.p50 is None
-
-
-def test_every_number_of_proposers_has_its_stable_leader() -> None:
-    settings = ContentionSettings(policies=("backoff", "stable"), proposers=(1, 3))
-    assert contention.variants_of(settings) == [
-        Variant("stable", 1), Variant("backoff", 1), Variant("stable", 3), Variant("backoff", 3)
-    ]  # fmt: skip
-
-
-def test_in_a_duel_each_client_stays_with_its_server() -> None:
-    settings = ContentionSettings(outstanding=5)
-    jobs = contention.jobs_of(settings, Variant("random", 2), ["one", "two", "three"], 0)
-    assert [job.addresses for job in jobs] == [["one"], ["two"]]
-    assert not any(job.redirect for job in jobs)
-    assert {job.workload.outstanding for job in jobs} == {5}
-    assert jobs[0].seed != jobs[1].seed
-    with_leader = contention.jobs_of(settings, Variant("stable", 2), ["one", "two", "three"], 0)
-    assert all(job.redirect and len(job.addresses) == 3 for job in with_leader)
 
 
 def test_workloads() -> None:

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from rich.console import Console
 
-from paxon.bench.cli import plots
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.measure import Measurement
-from paxon.bench.harness.report import new_report, read_json, write_json
+from paxon.bench.harness.plot_style import save_plot
+from paxon.bench.harness.report import markdown, new_report, read_json, rich_table, write_json
 from paxon.bench.harness.summary import latency_of
 from paxon.bench.harness.workloads import Workload
-from paxon.bench.peers import plan, run, table
+from paxon.bench.peers import etcd_messages, run
 from paxon.bench.peers.figures import (
     GapRow,
-    PairRow,
+    Peer,
     PeerNote,
+    PeerRow,
     PeersReport,
     PeersSettings,
     Taken,
     gap_row,
-    pair_row,
+    peer_row,
+    peers_notes,
+    peers_sections,
+    plot_peers,
 )
-from paxon.bench.peers.plot import plot_peers
 from paxon.bench.peers.programs import INSTALL_SCRIPT, Program, Programs, default_directory
 from paxon.bench.peers.redis import Redis, parse_benchmark
-from paxon.bench.peers.systems import System
+from paxon.bench.peers.run import System
 from paxon.bench.stable.failover import Kill
 from tests.bench.examples import STARTED, measurement
 
@@ -52,48 +57,29 @@ def report() -> PeersReport:
     """Paxon does three times etcd's; Redis is not there; the other's clients are its servers."""
     pairs = [(taken(300.0, 0.001), taken(100.0, 0.004)), (taken(800.0, 0.001), taken(200.0, 0.002))]
     inside = Taken(msgspec.structs.replace(measurement(10.0), client_cpu=0.0), 0.02)
-    rows: list[PeerNote | PairRow | GapRow] = [
+    rows: list[PeerNote | PeerRow | GapRow] = [
         PeerNote(peer="etcd", version="3.4", driven="somehow", durability="synced"),
         PeerNote(peer="Redis", version="", skipped="Redis is not installed."),
-        pair_row(Workload(name="writes"), ("Paxon", "etcd"), pairs),
-        pair_row(Workload(name="writes"), ("Paxon in memory", "P, on"), [(taken(5.0), inside)]),
+        peer_row(Workload(name="writes"), ("Paxon", "etcd"), pairs),
+        peer_row(Workload(name="writes"), ("Paxon in memory", "P, on"), [(taken(5.0), inside)]),
         gap_row("etcd", [Kill(0.1, 1, 2), Kill(0.3, 2, 1)], [Kill(1.0, 1, 2)]),
     ]
-    return new_report("peers", PeersSettings(repeat=2), rows, STARTED)
+    return new_report(PeersReport, "peers", PeersSettings(repeat=2), rows, STARTED)
 
 
 # --- figures -------------------------------------------------------------------------------------
 
 
-def test_a_ratio_is_of_neighbours_not_of_medians() -> None:
-    # The machine slows down to a tenth in the second repeat: both ratios are 2 all the same.
-    pairs = [
-        (taken(2000.0), taken(1000.0)),
-        (taken(200.0), taken(100.0)),
-        (taken(30.0), taken(10.0)),
-    ]
-    row = pair_row(Workload(name="w"), ("Paxon", "etcd"), pairs)
-    assert row.rate_ratio.values == [2.0, 2.0, 3.0]
-    assert row.rate_ratio.median == 2.0
-    assert (row.paxon.rate.median, row.other.rate.median) == (200.0, 100.0)
-
-
 def test_latencies_and_cpu_of_a_pair() -> None:
-    row = pair_row(
+    row = peer_row(
         Workload(name="w"), ("Paxon", "etcd"), [(taken(9.0, 0.001, 0.25), taken(3.0, 0.004))]
     )
-    assert row.p50_ratio is not None
-    assert row.p50_ratio.median == pytest.approx(0.25)
+    assert row.ratios.p50 is not None
+    assert row.ratios.p50.median == pytest.approx(0.25)
     assert row.paxon.server_cpu is not None
     assert row.paxon.server_cpu.median == pytest.approx(1.0 / 2000)
     assert row.paxon.disturbance.median == 0.25
     assert row.other.name == "etcd"
-
-
-def test_without_any_operation_there_is_no_ratio() -> None:
-    nothing = Taken(measurement(0.0, operations=0), 0.0)
-    with pytest.raises(ValueError, match="no pair"):
-        pair_row(Workload(name="w"), ("Paxon", "etcd"), [(taken(1.0), nothing)])
 
 
 def test_the_gap_is_compared_by_medians() -> None:
@@ -120,7 +106,7 @@ def test_other_output_of_redis_benchmark_is_refused(text: str) -> None:
 
 
 def test_the_loads_beside_each_peer() -> None:
-    blocks = plan.blocks_of(PeersSettings(value_bytes=7), ["etcd", "redis", "pysyncobj"])
+    blocks = run.blocks_of(PeersSettings(value_bytes=7), ["etcd", "redis", "pysyncobj"])
     assert [(block.peer, block.durability) for block in blocks] == [
         ("etcd", "disk"), ("redis", "disk"), ("pysyncobj", "disk"), ("pysyncobj", "memory"),
     ]  # fmt: skip
@@ -134,15 +120,9 @@ def test_the_loads_beside_each_peer() -> None:
 
 
 def test_only_what_is_asked_for_is_planned() -> None:
-    assert {block.peer for block in plan.blocks_of(PeersSettings(), ["redis"])} == {"redis"}
-    few = plan.blocks_of(PeersSettings(quick=True), ["etcd"])[0].loads
-    assert len(few) < len(plan.blocks_of(PeersSettings(), ["etcd"])[0].loads)
-
-
-def test_peers_are_named_with_commas() -> None:
-    assert plan.parse_peers("redis, etcd,redis") == ("redis", "etcd")
-    with pytest.raises(ValueError, match="'zookeeper' is none of etcd, redis, pysyncobj"):
-        plan.parse_peers("etcd,zookeeper")
+    assert {block.peer for block in run.blocks_of(PeersSettings(), ["redis"])} == {"redis"}
+    few = run.blocks_of(PeersSettings(quick=True), ["etcd"])[0].loads
+    assert len(few) < len(run.blocks_of(PeersSettings(), ["etcd"])[0].loads)
 
 
 # --- what is installed ---------------------------------------------------------------------------
@@ -157,7 +137,7 @@ def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
 
 
 def test_what_is_not_installed_is_skipped_with_a_sentence(nothing: Programs) -> None:
-    notes = [note for _, note in plan.look_around(PeersSettings(), nothing)]
+    notes = [note for _, note in run.look_around(PeersSettings(), nothing)]
     assert [note.peer for note in notes] == ["etcd", "Redis", "PySyncObj"]
     for note in notes:
         assert note.skipped.startswith(f"{note.peer} is not installed")
@@ -170,7 +150,7 @@ def test_with_no_peer_at_all_nothing_is_started(
     monkeypatch.setattr(run, "Paxon", lambda *_: pytest.fail("Paxon was started"))
     settings = PeersSettings(only=("redis",))
     with pytest.raises(BenchError, match="nothing to compare with: Redis is not installed"):
-        run.run_peers(settings, nothing, lambda _: None)
+        run.run_peers(settings, lambda _: None, nothing)
     assert run.steps_of(settings, nothing) == 0
 
 
@@ -186,11 +166,25 @@ def test_a_peer_whose_port_was_taken_is_started_again(
             raise outcome
         return outcome
 
-    monkeypatch.setattr(plan, "Redis", start)
-    assert plan.start_peers("redis", nothing, PeersSettings()) == [redis]
+    monkeypatch.setattr(run, "Redis", start)
+    assert run.start_peers("redis", nothing, PeersSettings()) == [redis]
     with pytest.raises(BenchError, match="broken"):
-        plan.start_peers("redis", nothing, PeersSettings())
+        run.start_peers("redis", nothing, PeersSettings())
     assert not outcomes, "it is not tried for ever, nor given up too early"
+
+
+def test_without_protobuf_etcd_is_left_out_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    script(tmp_path / "root" / "usr" / "bin" / "etcd", "true")
+    etcd_messages.message.cache_clear()
+    monkeypatch.setattr(importlib, "import_module", missing)
+    ((_, note),) = run.look_around(PeersSettings(only=("etcd",)), Programs(tmp_path))
+    assert note.skipped.startswith("etcd was left out: the load on etcd needs protobuf")
+    assert "pip install 'paxon[bench]'" in note.skipped
 
 
 def script(path: Path, text: str) -> None:
@@ -214,7 +208,7 @@ def test_versions_are_what_the_programs_say(tmp_path: Path) -> None:
     script(bin_ / "etcd", "echo 'etcd Version: 3.4.23'; echo 'Git SHA: none'")
     script(bin_ / "redis-server", "echo 'Redis server v=7.0.15 sha=0:0 bits=64'")
     script(bin_ / "redis-benchmark", "true")
-    notes = dict(plan.look_around(PeersSettings(only=("etcd", "redis")), Programs(tmp_path)))
+    notes = dict(run.look_around(PeersSettings(only=("etcd", "redis")), Programs(tmp_path)))
     assert [notes["etcd"].version, notes["redis"].version] == ["3.4.23", "7.0.15"]
     assert not notes["etcd"].skipped
 
@@ -338,19 +332,20 @@ class Stage:
         monkeypatch.setattr(run, "look_around", lambda *_: [("etcd", note)])
         monkeypatch.setattr(run, "Paxon", lambda *_: self.paxon)
         monkeypatch.setattr(run, "start_peers", systems)
-        monkeypatch.setattr(run, "blocks_of", lambda *_: [plan.Block("etcd", "disk", [load])])
+        monkeypatch.setattr(run, "blocks_of", lambda *_: [run.Block("etcd", "disk", [load])])
 
     def run(self, repeat: int) -> PeersReport:
         settings = PeersSettings(only=("etcd",), repeat=repeat, kills=0, seed=1)
-        return run.run_peers(settings, Programs(Path("nowhere")), lambda _: None)
+        return run.run_peers(settings, lambda _: None, Programs(Path("nowhere")))
 
 
 def test_systems_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch)
     outcome = stage.run(repeat=2)
     assert stage.turns == ["Paxon 4 1", "etcd 4 1", "Paxon 4 2", "etcd 4 2"]
-    pair = next(row for row in outcome.rows if isinstance(row, PairRow))
-    assert pair.rate_ratio.values == [3.0, 3.0]
+    pair = next(row for row in outcome.rows if isinstance(row, PeerRow))
+    assert pair.ratios.rate is not None
+    assert pair.ratios.rate.values == [3.0, 3.0]
     idle = [*pair.paxon.disturbance.values, *pair.other.disturbance.values]
     assert idle == [0.0] * 4, "CPU is that of those whose turn it is not"
     assert stage.paxon.closed
@@ -361,9 +356,10 @@ def test_a_measurement_that_fails_costs_its_pair_only(monkeypatch: pytest.Monkey
     stage = Stage(monkeypatch)
     stage.etcd.failing = True
     outcome = stage.run(repeat=3)
-    pair = next(row for row in outcome.rows if isinstance(row, PairRow))
-    assert len(pair.rate_ratio.values) == 2
-    assert any("etcd, writes, repeat 2: it fell over" in line for line in table.sentences(outcome))
+    pair = next(row for row in outcome.rows if isinstance(row, PeerRow))
+    assert pair.ratios.rate is not None
+    assert len(pair.ratios.rate.values) == 2
+    assert any("etcd, writes, repeat 2: it fell over" in line for line in peers_notes(outcome))
 
 
 def test_all_systems_are_closed_if_the_run_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,19 +386,20 @@ def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_the_table_shows_ratios_and_where_the_load_is_made() -> None:
     text = io.StringIO()
     console = Console(file=text, width=220)
-    console.print(table.peers_table(report()))
-    table.print_rest(report(), console)
+    for section in peers_sections(report()):
+        console.print(rich_table(section))
     shown = text.getvalue()
     assert "3.50 (3.00 … 4.00)" in shown
     assert "(Paxon in memory)" in shown
     assert "500.0 in all" in shown
-    assert "Redis is not installed." in shown
     assert "200 (100 … 300)" in shown
-    assert "took at most 2.0 % of a core" in shown
+    notes = peers_notes(report())
+    assert "Redis is not installed." in notes
+    assert "took at most 2.0 % of a core" in notes[-1]
 
 
 def test_markdown_has_the_same_in_lines_of_equal_width() -> None:
-    text = table.markdown(report())
+    text = markdown(report(), peers_sections(report()), peers_notes(report()))
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == (2 + 2) + (2 + 1)
     assert len({line.count("|") for line in lines[:4]}) == 1
@@ -412,7 +409,7 @@ def test_markdown_has_the_same_in_lines_of_equal_width() -> None:
 
 def test_the_picture_has_a_bar_for_each_pair(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    plots.save_plot(plot_peers(report()), tmp_path / "p.svg")
+    save_plot(plot_peers(report()), tmp_path / "p.svg")
     drawn = (tmp_path / "p.svg").read_text(encoding="utf-8")
     assert "writes / etcd" in drawn
     assert "3.5" in drawn
@@ -423,13 +420,13 @@ def test_the_picture_has_a_bar_for_each_pair(tmp_path: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("peer", ["etcd", "redis", "pysyncobj"])
-def test_a_short_load_on_the_real_peer(peer: str) -> None:
+def test_a_short_load_on_the_real_peer(peer: Peer) -> None:
     programs = Programs(default_directory())
-    settings = PeersSettings(only=plan.parse_peers(peer))
-    ((name, note),) = plan.look_around(settings, programs)
+    settings = PeersSettings(only=(peer,))
+    ((name, note),) = run.look_around(settings, programs)
     if note.skipped:
         pytest.skip(note.skipped)
-    systems = plan.start_peers(name, programs, settings)
+    systems = run.start_peers(name, programs, settings)
     try:
         for system in systems:
             load = Workload(name="w", outstanding=16, pipelined=isinstance(system, Redis))

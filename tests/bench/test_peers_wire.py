@@ -6,25 +6,18 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from typing import Any
 
+import hpack
 import pytest
 
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load_process import Job
 from paxon.bench.harness.workloads import Workload, WorkloadData
-from paxon.bench.peers.etcd_failover import PersistentWriter
-from paxon.bench.peers.etcd_load import call, open_etcd_load
+from paxon.bench.peers.etcd import PersistentWriter
+from paxon.bench.peers.etcd_load import call, open_etcd_load, put_payload
+from paxon.bench.peers.etcd_messages import PUT, STATUS, message
 from paxon.bench.peers.grpc_wire import MAX_FRAME_BYTES, GrpcConnection, frame_message
-from paxon.bench.peers.protobuf import (
-    PUT,
-    STATUS,
-    Status,
-    fields_of,
-    put_request,
-    range_request,
-    read_header_revision,
-    read_status,
-)
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -69,31 +62,32 @@ def fresh() -> GrpcConnection:
 
 
 def test_a_put_is_encoded_as_the_format_has_it() -> None:
-    assert put_request(b"key", b"value") == b"\x0a\x03key\x12\x05value"
-    assert range_request(b"key") == b"\x0a\x03key"
-
-
-def test_lengths_over_127_take_two_bytes() -> None:
-    message = put_request(b"k", b"v" * 300)
-    assert message[3:6] == b"\x12\xac\x02"
-    assert dict(fields_of(message)) == {1: b"k", 2: b"v" * 300}
+    put, read = message("PutRequest"), message("RangeRequest")
+    assert put(key=b"key", value=b"value").SerializeToString() == b"\x0a\x03key\x12\x05value"
+    assert read(key=b"key").SerializeToString() == b"\x0a\x03key"
+    assert read(key=b"k", serializable=True).SerializeToString() == b"\x0a\x01k\x38\x01"
+    long = put(key=b"k", value=b"v" * 300).SerializeToString()
+    assert long[3:6] == b"\x12\xac\x02"  # a length over 127 takes two bytes
 
 
 def test_the_revision_is_found_in_an_answers_header() -> None:
     header = b"\x08\x05\x10\x06\x18\xac\x02\x20\x09"  # cluster 5, member 6, revision 300, term 9
-    assert read_header_revision(b"\x0a" + bytes([len(header)]) + header + b"\x18\x07") == 300
+    answer = b"\x0a" + bytes([len(header)]) + header + b"\x18\x07"  # and a field that nobody knows
+    assert message("RangeResponse").FromString(answer).header.revision == 300
 
 
 def test_a_status_says_who_leads() -> None:
-    message = b"\x0a\x02\x10\x07" + b"\x12\x053.4.2" + b"\x18\x01" + b"\x20\x07"
-    assert read_status(message) == Status(member=7, leader=7, version="3.4.2")
-    assert read_status(b"\x0a\x02\x10\x07").leader == 0
+    text = b"\x0a\x02\x10\x07" + b"\x12\x053.4.2" + b"\x18\x01" + b"\x20\x07"
+    status = message("StatusResponse").FromString(text)
+    assert (status.header.member_id, status.leader, status.version) == (7, 7, "3.4.2")
+    assert message("StatusResponse").FromString(b"\x0a\x02\x10\x07").leader == 0
 
 
-@pytest.mark.parametrize("message", [b"\x0a", b"\x0a\x05ab", b"\x08\x80", b"\x0b"])
-def test_what_is_no_message_is_refused(message: bytes) -> None:
-    with pytest.raises(ValueError, match=r"cut off|longer|kind"):
-        list(fields_of(message))
+def test_messages_meet_no_other_programs_classes_of_that_name() -> None:
+    from google.protobuf import descriptor_pool
+
+    with pytest.raises(KeyError):
+        descriptor_pool.Default().FindMessageTypeByName("etcdserverpb.PutRequest")
 
 
 # --- frames --------------------------------------------------------------------------------------
@@ -124,8 +118,9 @@ def test_later_headers_refer_to_the_first() -> None:
     first, _, later, _ = (payload for *_, payload in frames(bytes(connection.outgoing)))
     for text in (b"\x06/a.B/C", b"\x0bsomewhere:1", b"\x10application/grpc", b"\x02te\x08trailers"):
         assert text in first
-    # POST, http, then what was put into the table: the first put in has the highest place.
-    assert later == bytes([0x80 | 3, 0x80 | 6, 0x80 | 65, 0x80 | 64, 0x80 | 63, 0x80 | 62])
+    assert len(later) == 6  # a byte each, which names a place in the server's table
+    server = hpack.Decoder()
+    assert server.decode(first) == server.decode(later)
 
 
 def test_an_answer_is_found_however_it_is_cut() -> None:
@@ -179,8 +174,6 @@ def test_a_message_that_needs_two_frames_is_refused() -> None:
 def test_a_servers_goodbye_is_an_error_with_its_reason() -> None:
     with pytest.raises(BenchError, match="too_many_pings"):
         fresh().feed(frame(GOAWAY, 0, 0, bytes(8) + b"too_many_pings"))
-    with pytest.raises(BenchError, match="unexpected kind 5"):
-        fresh().feed(frame(5, 0, 2, bytes(4)))
     with pytest.raises(BenchError, match="does not speak HTTP/2"):
         fresh().feed(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
@@ -251,22 +244,28 @@ def fake() -> Iterator[FakeEtcd]:
     server.listener.close()
 
 
+def put_of(request: bytes) -> Any:
+    """What a write says."""
+    return message("PutRequest").FromString(request)
+
+
 def job(fake: FakeEtcd, workload: Workload) -> Job:
     return Job(workload, [fake.address], redirect=True, warmup=0.0, timeout=1.0, seed=1)
 
 
 def test_one_call_returns_its_answer(fake: FakeEtcd) -> None:
-    assert read_status(call(fake.address, STATUS, b"", 5.0)).member == 7
+    answer = call(fake.address, STATUS, message("StatusRequest")(), 5.0)
+    assert message("StatusResponse").FromString(answer).header.member_id == 7
 
 
 def test_a_call_that_is_refused_or_reaches_nobody_is_an_error(fake: FakeEtcd) -> None:
     fake.refused = frozenset({1})
     with pytest.raises(BenchError, match=f"refused {PUT}"):
-        call(fake.address, PUT, b"", 5.0)
+        call(fake.address, PUT, message("PutRequest")(), 5.0)
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     with pytest.raises(BenchError, match="cannot be reached"):
-        call(f"127.0.0.1:{port}", PUT, b"", 5.0)
+        call(f"127.0.0.1:{port}", PUT, message("PutRequest")(), 5.0)
 
 
 def test_writes_keep_as_many_under_way_as_asked_for(fake: FakeEtcd) -> None:
@@ -280,7 +279,7 @@ def test_writes_keep_as_many_under_way_as_asked_for(fake: FakeEtcd) -> None:
     assert outcome.operations + outcome.unfinished == len(fake.requests)
     assert fake.most_at_once <= 8
     value = WorkloadData(workload, 1).value
-    assert {dict(fields_of(request))[2] for request in fake.requests} == {value}
+    assert {put_of(request).value for request in fake.requests} == {value}
 
 
 def test_a_second_stretch_begins_with_nothing_under_way(fake: FakeEtcd) -> None:
@@ -296,13 +295,13 @@ def test_reads_are_of_keys_that_were_written(fake: FakeEtcd) -> None:
         "one", job(fake, Workload(name="r", kind="get", outstanding=2, keys=30))
     )
     filled = len(fake.requests)
-    written = {dict(fields_of(request))[1] for request in fake.requests}
+    written = {put_of(request).key for request in fake.requests}
     assert (filled, len(written)) == (30, 30)
     loop.run(0.1)
     close()
-    read = [dict(fields_of(request)) for request in fake.requests[filled:]]
-    assert {fields[1] for fields in read} <= written
-    assert all(set(fields) == {1} for fields in read)
+    read = [message("RangeRequest").FromString(request) for request in fake.requests[filled:]]
+    assert {request.key for request in read} <= written
+    assert not any(request.serializable for request in read)
 
 
 def test_refused_operations_are_counted_and_do_not_stop_the_load(fake: FakeEtcd) -> None:
@@ -320,11 +319,11 @@ def test_the_writer_of_the_failovers_goes_on_to_the_next_member(fake: FakeEtcd) 
         dead = f"127.0.0.1:{silent.getsockname()[1]}"
         writer = PersistentWriter([dead, fake.address], first=0)
         writer.put("key", b"value")
-        assert fake.requests == [put_request(b"key", b"value")]
+        assert fake.requests == [put_payload("key", b"value")[5:]]
         fake.refused = frozenset({3})  # its second call: a member without a leader says so
         writer.put("key", b"again")
         writer.close()
-    assert fake.requests[-1] == put_request(b"key", b"again")
+    assert fake.requests[-1] == put_payload("key", b"again")[5:]
     assert len(fake.requests) == 3
 
 

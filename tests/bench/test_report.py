@@ -12,33 +12,40 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from rich.table import Table
 
-from paxon.bench.cli import plots
-from paxon.bench.contention import compare_plots, compare_run, compare_table, contention
+from paxon.bench.contention import compare_plots
+from paxon.bench.contention.compare_run import compare_sections
+from paxon.bench.contention.rows import CompareReport
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.report import Report, check_writable, count, read_json, write_json
+from paxon.bench.harness.plot_style import check_plot, save_plot
+from paxon.bench.harness.report import (
+    Report,
+    Section,
+    check_writable,
+    count,
+    markdown,
+    read_json,
+    rich_table,
+    write_json,
+)
 from paxon.bench.harness.summary import spread_of
-from paxon.bench.scale import plots as scale_plots
-from paxon.bench.scale import scale
-from paxon.bench.scale import table as scale_table
-from paxon.bench.stable import failover, pause, stable
+from paxon.bench.scale.plots import plot_scale
+from paxon.bench.scale.scale import ScaleReport
+from paxon.bench.scale.table import scale_sections
+from paxon.bench.stable.failover import FAILOVER, FailoverReport, failover_sections
+from paxon.bench.stable.stable import STABLE, StableReport, stable_sections
 from tests.bench.examples import (
     compare_report,
-    contention_report,
     failover_report,
-    pause_report,
     scale_report,
     stable_report,
 )
 
 KINDS: list[tuple[Callable[[], Report[Any, Any]], Any]] = [
-    (stable_report, stable.StableReport),
-    (contention_report, contention.ContentionReport),
-    (failover_report, failover.FailoverReport),
-    (pause_report, pause.PauseReport),
-    (compare_report, compare_run.CompareReport),
-    (scale_report, scale.ScaleReport),
+    (stable_report, StableReport),
+    (failover_report, FailoverReport),
+    (compare_report, CompareReport),
+    (scale_report, ScaleReport),
 ]
 
 
@@ -54,7 +61,7 @@ def test_a_report_is_read_as_it_was_written(
 def test_a_report_says_what_it_was_measured_on(tmp_path: Path) -> None:
     write_json(stable_report(), tmp_path / "r.json")
     found = json.loads((tmp_path / "r.json").read_text())
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert found["bench"] == "stable"
     assert found["started"] == "2024-02-29T12:00:00+00:00"
     assert found["settings"]["seed"] == 1
@@ -64,10 +71,10 @@ def test_a_report_says_what_it_was_measured_on(tmp_path: Path) -> None:
 def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     with pytest.raises(BenchError, match="cannot be read"):
-        read_json(path, stable.StableReport)
+        read_json(path, StableReport)
     path.write_text('{"rows": 3}')
     with pytest.raises(BenchError, match="not such a report"):
-        read_json(path, stable.StableReport)
+        read_json(path, StableReport)
 
 
 def test_a_file_that_cannot_be_written_is_known_before(tmp_path: Path) -> None:
@@ -82,9 +89,9 @@ def test_a_file_that_cannot_be_written_is_known_before(tmp_path: Path) -> None:
     assert (tmp_path / "old.json").read_text() == "old"
 
 
-def shown(table: Table) -> str:
+def shown(section: Section) -> str:
     output = io.StringIO()
-    Console(width=220, file=output).print(table)
+    Console(width=240, file=output).print(rich_table(section))
     return output.getvalue()
 
 
@@ -95,68 +102,55 @@ def line_of(text: str, name: str) -> list[str]:
 
 
 def test_stable_table() -> None:
-    text = shown(stable.stable_table(stable_report()))
+    text = shown(stable_sections(stable_report())[0])
     # For one operation at a time the ratio is that of latencies, else that of rates.
     assert line_of(text, "writes, 1 outstanding") == [
-        "writes, 1 outstanding", "1,000 ±10 %", "1.00", "4.00", "8.00", "0.5", "1.5", "0",
-        "500.0", "100.0", "2,000 ±0 %", "0.50", "2.00x",
+        "writes, 1 outstanding", "1,000 ±10 %", "1.00", "4.00", "8.00", "8", "0.5", "1.5", "0",
+        "500.0", "100.0", "0.6", "0", "0", "2,000 ±0 %", "0.50", "2.00x",
     ]  # fmt: skip
-    assert len(re.findall("^│", text, re.MULTILINE)) == 4
-
-
-def test_contention_table() -> None:
-    text = shown(contention.contention_table(contention_report()))
-    cells = line_of(text, "immediate, 3 proposers")
-    assert cells[1:3] == ["0", "0.00x"]
-    assert cells[6:8] == ["100", "450"]
-    assert line_of(text, "backoff, 2 proposers")[1:4] == ["1,000", "0.50x", "1.00"]
+    assert len(re.findall("^│", text, re.MULTILINE)) == 5
 
 
 def test_failover_table() -> None:
-    text = shown(failover.failover_table(failover_report()))
+    text = shown(failover_sections(failover_report())[0])
     assert line_of(text, "3 ") == ["3", "300", "200", "400", "300 200 400"]
-
-
-def test_pause_table() -> None:
-    text = shown(pause.pause_table(pause_report()))
-    assert line_of(text, "before")[2:6] == ["2", "3.0", "3.0", "3.0"]
-    assert line_of(text, "snapshot")[5:] == ["20.0", "1", "40.0", "40.0"]
 
 
 def test_compare_tables() -> None:
     report = compare_report()
-    tables = {sweep.name: t for sweep, t in zip(
-        report.sweeps, compare_table.compare_tables(report), strict=True
-    )}  # fmt: skip
-    lines = [
-        [cell.strip() for cell in line.strip("│").split("│")]
-        for line in shown(tables["proposers"]).splitlines()
-        if line.startswith("│")
-    ]
-    by_name = {(cells[0], cells[1]): cells[2:] for cells in lines}
+    sections = {
+        sweep.name: section
+        for sweep, section in zip(report.sweeps, compare_sections(report), strict=True)
+    }
+    by_name = {(cells[0], cells[1]): cells[2:] for cells in sections["proposers"].rows}
     # Rate, of stable, p50, p99, p99.9, longest wait, no leader, phase 1/s, then by the slot:
     # operations, phase 1, preemptions, wasted P2As, syncs, messages; failures.
     assert by_name["backoff", "3"] == [
         "1,000 ±0 %", "0.50x", "1.00", "4.00", "8.00", "8", "25", "25 ±0 %",
-        "4", "0.1", "0.08", "0.5", "0", "0", "0",
+        "4", "0.1", "0.08", "0", "0", "0", "0",
     ]  # fmt: skip
     assert by_name["stable", "1"][:2] == ["2,000 ±0 %", "1.00x"]
     nothing = by_name["immediate", "3"]
     assert nothing[:8] == ["0", "0.00x", "-", "-", "-", "8", "100", "450 ±0 %"]
     assert set(nothing[8:14]) == {"-"}
-    assert "10 " in shown(tables["rtt"])  # milliseconds, though points have seconds
+    assert "10 " in shown(sections["rtt"])  # milliseconds, though points have seconds
+    # What the README shows: rate, of stable, phase-1 rounds and preemptions a second, no leader …
+    few = {cells[0]: cells[2:] for cells in sections["contention"].rows}
+    assert few["backoff"][:5] == ["1,000 ±0 %", "0.50x", "25 ±0 %", "20 ±0 %", "25"]
+    assert few["immediate"][:5] == ["0", "0.00x", "450 ±0 %", "450 ±0 %", "100"]
 
 
 def test_compare_for_a_page() -> None:
-    text = compare_table.compare_markdown(compare_report())
-    assert text.count("|---|") == text.count("<details>") + 1 == 8
-    assert "| immediate | 3 | 0 | 0.00x | - |" in text
+    text = markdown(compare_report(), compare_sections(compare_report()), ["A note."])
+    assert text.count("| --- |") == text.count("<details>") + 1 == 9
+    assert "| immediate | 3 | 0 | 0.00x | 450 ±0 % |" in text
     assert text.startswith("Measured 2024-02-29 on ")
+    assert text.endswith("- A note.")
 
 
 def test_scale_tables() -> None:
     report = scale_report()
-    sections = {title: rows for title, _, rows in scale_table.sections(report)}
+    sections = {section.title.splitlines()[-1]: section.rows for section in scale_sections(report)}
     # 1.0 s of CPU over 2,000 operations is 500 µs.
     assert sections["Sessions"][1] == [
         "writes", "1,000", "1,000", "0.1", "1.00", "4.00", "8.00", "500.0", "100.0", "1", "0",
@@ -168,8 +162,12 @@ def test_scale_tables() -> None:
     replay = sections["Starting a server from its directory (without starting Python)"]
     assert replay[0][-2:] == ["10.0", "-"]
     assert replay[1] == ["a log, no snapshot", "64.0", "65,536", "128", "500.0", "128"]
-    assert "│ a log, no snapshot" in "".join(shown(t) for t in scale_table.scale_tables(report))
-    assert scale_table.scale_markdown(report).count("|---|") == len(sections) == 7
+    before, snapshot = sections[
+        "How long one server stands still for a snapshot; a ping is a stale read"
+    ]
+    assert before[3:7] == ["2", "3.0", "3.0", "3.0"]
+    assert snapshot[6:] == ["20.0", "1", "40.0", "40.0"]
+    assert "│ a log, no snapshot" in "".join(shown(s) for s in scale_sections(report))
 
 
 def test_counts_show_their_spread_only_if_there_is_one() -> None:
@@ -183,13 +181,20 @@ def compare_plot(name: str) -> Callable[[], Any]:
     return lambda: compare_plots.compare_plots(compare_report())[name]
 
 
+def plot_stable() -> Any:
+    assert STABLE.plots is not None
+    return STABLE.plots(stable_report())["stable"]
+
+
+def plot_failover() -> Any:
+    assert FAILOVER.plots is not None
+    return FAILOVER.plots(failover_report())["failover"]
+
+
 PLOTS: list[tuple[Callable[[], Any], set[str]]] = [
-    (lambda: plots.plot_stable(stable_report()), {"writes, 64 outstanding", "p99.9", "Paxon"}),
-    (
-        lambda: plots.plot_contention(contention_report()),
-        {"backoff", "immediate", "stable", "ballots: immediate, 3 proposers"},
-    ),
-    (lambda: plots.plot_failover(failover_report()), {"milliseconds"}),
+    (plot_stable, {"writes, 64 outstanding", "p99.9", "Paxon"}),
+    (plot_failover, {"milliseconds"}),
+    (compare_plot("contention"), {"immediate, 3 proposers", "phase-1 rounds a second", "450"}),
     (compare_plot("compare-proposers"), {"stable", "immediate", "preemptions a second"}),
     (compare_plot("compare-latency"), {"stable, p50", "backoff, p99"}),
     (compare_plot("compare-sweeps"), {"How long backoff waits", "Size of values", "cap 100 ms"}),
@@ -197,42 +202,38 @@ PLOTS: list[tuple[Callable[[], Any], set[str]]] = [
         compare_plot("compare-ballots"),
         {"immediate: 2 ballots, 1 of which led; 3 slots proposed", "P1B: promise"},
     ),
-    (
-        lambda: scale_plots.plot_scale(scale_report()),
-        {"Sessions", "lease reads", "a bare dict", "0.5 s"},
-    ),
+    (lambda: plot_scale(scale_report()), {"Sessions", "lease reads", "a bare dict", "0.5 s"}),
 ]
 
 
 @pytest.mark.parametrize(("draw", "labels"), PLOTS)
 def test_plots(draw: Callable[[], Any], labels: set[str], tmp_path: Path) -> None:
-    plots.save_plot(draw(), tmp_path / "p.svg")
+    save_plot(draw(), tmp_path / "p.svg")
     text = (tmp_path / "p.svg").read_text()
     assert labels <= set(re.findall(r">([^<>]+)</text>", text))
 
 
 def test_a_plot_as_png(tmp_path: Path) -> None:
-    plots.save_plot(plots.plot_failover(failover_report()), tmp_path / "p.png")
+    save_plot(plot_failover(), tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_figures_give_the_same_picture(tmp_path: Path) -> None:
-    report = contention_report()
     for name in ("one.svg", "two.svg"):
-        plots.save_plot(plots.plot_contention(report), tmp_path / name)
+        save_plot(compare_plots.compare_plots(compare_report())["contention"], tmp_path / name)
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 
 def test_plots_that_cannot_be_made_are_known_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    plots.check_plot(Path("fine.png"))
+    check_plot(Path("fine.png"))
     with pytest.raises(BenchError, match=r"ends in one of \.png"):
-        plots.check_plot(Path("picture.gif"))
+        check_plot(Path("picture.gif"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(BenchError, match=r"pip install 'paxon\[bench\]'"):
-        plots.check_plot(Path("fine.png"))
+        check_plot(Path("fine.png"))
 
 
 def test_a_plot_that_cannot_be_written_says_so(tmp_path: Path) -> None:
-    figure = plots.plot_failover(failover_report())
+    figure = plot_failover()
     with pytest.raises(BenchError, match="cannot be written"):
-        plots.save_plot(figure, tmp_path / "missing" / "p.png")
+        save_plot(figure, tmp_path / "missing" / "p.png")

@@ -9,20 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from paxon.bench.contention.compare_run import CompareReport
-from paxon.bench.contention.contention import ContentionReport
+from paxon.bench.contention.rows import CompareReport
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.measure import Measurement
-from paxon.bench.harness.report import read_json
+from paxon.bench.harness.report import new_report, read_json, write_json
 from paxon.bench.harness.summary import Spread
+from paxon.bench.harness.workloads import Workload
 from paxon.bench.scale.scale import ScaleReport
 from paxon.bench.stable.failover import FailoverReport
 from paxon.bench.stable.floor import Floor
-from paxon.bench.stable.pair import PairReport
-from paxon.bench.stable.pause import PauseReport
-from paxon.bench.stable.pythons import PythonsReport, interpreter_name
-from paxon.bench.stable.stable import StableReport
-from paxon.bench.stable.steady import SteadyReport
+from paxon.bench.stable.pair import PairReport, interpreter_name
+from paxon.bench.stable.stable import StableReport, StableSettings, row_of
+from tests.bench.examples import STARTED, measurement
 from tests.cluster.helpers import paxon_here
 
 pytestmark = pytest.mark.process
@@ -48,14 +46,14 @@ def median(figure: Spread | None) -> float:
 
 def test_stable(tmp_path: Path) -> None:
     finished = bench(
-        "stable", "--quick", "--seconds", 0.4, "--warmup", 0.1, "--repeat", 1,
+        "stable", "--quick", "--seconds", 0.3, "--warmup", 0.1, "--repeat", 1,
         "--json", tmp_path / "r.json", "--plot", tmp_path / "p.svg",
     )  # fmt: skip
     report = read_json(tmp_path / "r.json", StableReport)
     rows = {row.workload.name: row for row in report.rows}
     assert set(rows) == {
-        "writes, 1 outstanding", "writes, 64 outstanding", "writes, pipelined",
-        "reads, 64 outstanding",
+        "writes, 1 outstanding", "writes, 64 outstanding", "writes, 256 outstanding",
+        "writes, pipelined", "reads, 64 outstanding",
     }  # fmt: skip
     for name, row in rows.items():
         assert name in finished.stdout
@@ -66,60 +64,48 @@ def test_stable(tmp_path: Path) -> None:
         assert row.floor.rate.median > 0
     # One operation at a time: a slot each; P2As and P2Bs; a sync at a majority at least.
     single = rows["writes, 1 outstanding"]
-    assert median(single.slots_per_operation) == pytest.approx(1, abs=0.2)
-    assert 1.9 < median(single.syncs_per_operation) < 4
-    assert 2.9 < median(single.messages_per_operation) < 8
+    assert median(single.per_operation("slots_chosen")) == pytest.approx(1, abs=0.2)
+    assert 1.9 < median(single.per_operation("syncs")) < 4
+    assert 2.9 < median(single.per_operation("peer_messages_received")) < 8
     assert single.floor is not None
     assert (single.floor.frames, single.floor.operations) == (1, 1)
     # Many at a time share slots, syncs and messages; reads need neither slots nor syncs.
-    assert median(rows["writes, 64 outstanding"].slots_per_operation) < 0.5
+    assert median(rows["writes, 64 outstanding"].per_operation("slots_chosen")) < 0.5
     assert median(rows["writes, pipelined"].operations_per_request) > 10
-    assert median(rows["reads, 64 outstanding"].slots_per_operation) == 0
+    assert median(rows["reads, 64 outstanding"].per_operation("slots_chosen")) == 0
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
-
-
-def test_contention(tmp_path: Path) -> None:
-    bench(
-        "contention", "--quick", "--policy", "backoff", "--proposers", 2, "--seconds", 0.6,
-        "--repeat", 1, "--durability", "memory", "--set", "backoff_cap=0.05",
-        "--json", tmp_path / "r.json",
-    )  # fmt: skip
-    report = read_json(tmp_path / "r.json", ContentionReport)
-    stable, backoff = report.rows
-    assert (stable.variant.policy, backoff.variant.policy) == ("stable", "backoff")
-    assert report.settings.options == {"backoff_cap": 0.05}
-    assert stable.rate.median > 0
-    assert stable.phase1_per_second.median == 0
-    assert stable.of_stable == 1
-    # Two servers do try to lead, again and again.
-    assert backoff.phase1_per_second.median > 0
-    assert backoff.repeats[0].counters["preemptions"] > 0
 
 
 def test_compare(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- figures: compare --><!-- end of figures -->")
     finished = bench(
-        "compare", "--quick", "--sweep", "rtt", "--policy", "stable", "--policy", "immediate",
-        "--seconds", 0.2, "--warmup", 0.1, "--repeat", 1, "--durability", "memory",
-        "--json", tmp_path / "r.json", "--plots", tmp_path / "plots", "--page", page,
+        "compare", "--quick", "--sweep", "contention,rtt", "--policy", "stable,backoff",
+        "--seconds", 0.3, "--warmup", 0.1, "--repeat", 1, "--durability", "memory", "--set",
+        "backoff_cap=0.05", "--json", tmp_path / "r.json", "--plots", tmp_path / "plots",
+        "--page", page,
     )  # fmt: skip
     report = read_json(tmp_path / "r.json", CompareReport)
-    assert [sweep.name for sweep in report.sweeps] == ["rtt"]
-    near, far = report.rows  # `immediate` has no line there
-    for row in report.rows:
+    assert [sweep.name for sweep in report.sweeps] == ["contention", "rtt"]
+    assert report.settings.options == {"backoff_cap": 0.05}
+    rows = {(row.point.policy, row.point.round_trip): row for row in report.rows}
+    near, far = rows["stable", 0.0], rows["stable", 0.01]
+    for row in (near, far):
         assert row.rate.median > 0
         assert row.leaderless.median < 0.2
-        assert row.phase1_per_second.median == 0
+        assert row.per_second("phase1_rounds").median == 0
         assert row.of_stable == 1
-    assert near.point.round_trip == 0
     assert median(far.p50) >= far.point.round_trip == 0.01
-    stable, immediate = report.duels
+    # Three servers do try to lead, again and again.
+    backoff = rows["backoff", 0.0]
+    assert backoff.per_second("phase1_rounds").median > 0
+    assert backoff.total("preemptions") > 0
+    stable, duel = report.duels
     assert sum(reign.slots for reign in stable.reigns) > 0
     assert len(stable.reigns) == 1
-    assert len(immediate.reigns) > 10
+    assert len(duel.reigns) > 1
     files = {path.name for path in (tmp_path / "plots").iterdir()}
-    names = {"compare-sweeps", "compare-ballots"}
+    names = {"contention", "compare-sweeps", "compare-ballots"}
     assert files == {f"{name}.{form}" for name in names for form in ("svg", "png")}
     assert "Round-trip time between servers" in finished.stdout
     assert "| stable | 10 |" in page.read_text()
@@ -130,17 +116,17 @@ def test_compare(tmp_path: Path) -> None:
 
 def test_scale(tmp_path: Path) -> None:
     finished = bench(
-        "scale", "--quick", "--part", "sessions,keys,replay", "--seconds", 0.2, "--warmup", 0.1,
-        "--json", tmp_path / "r.json", "--plots", tmp_path,
+        "scale", "--quick", "--part", "sessions,keys,replay,pause", "--seconds", 0.2,
+        "--warmup", 0.1, "--json", tmp_path / "r.json", "--plots", tmp_path,
     )  # fmt: skip
     report = read_json(tmp_path / "r.json", ScaleReport)
     assert [(row.part, row.x) for row in report.rows] == [
         ("sessions", 1), ("sessions", 1000),
         ("keys", 1000), ("keys", 1000), ("keys", 10000), ("keys", 10000),
     ]  # fmt: skip
-    for row in report.rows:
-        assert row.rate.median > 0
-        assert row.failed == 0
+    for cost in report.rows:
+        assert cost.rate.median > 0
+        assert cost.failed == 0
     assert [row.keys for row in report.memory] == [1000, 10000]
     # (A thousand keys may fit into pages that a process has to spare, so they prove nothing.)
     for memory in report.memory[1:]:
@@ -151,6 +137,14 @@ def test_scale(tmp_path: Path) -> None:
     assert empty.slots == 0 < log.slots
     assert log.disk_bytes >= log.keys * 1024 > empty.disk_bytes
     assert len(log.seconds.values) == 3
+    # A snapshot is taken while the second phase is watched, and not before.
+    before, during = report.pause
+    assert (before.phase, during.phase) == ("before", "snapshot")
+    for row in report.pause:
+        assert row.pings.count > 10  # how many depends on how busy the machine is
+        assert row.writes.count > 5
+        assert row.pings.worst is not None
+        assert 0 < row.pings.worst < row.seconds
     assert (tmp_path / "scale.svg").exists()
     assert "Keys in the store" in finished.stdout
 
@@ -164,65 +158,72 @@ def test_failover(tmp_path: Path) -> None:
     assert f"{row.gap.median * 1e3:.0f}" in finished.stdout
 
 
-def test_pause(tmp_path: Path) -> None:
-    """A snapshot is taken while the second phase is watched, and not before."""
-    quick = ("--quick", "--size", 12, "--set", "snapshot_slots=600")
-    finished = bench("pause", *quick, "--json", tmp_path / "r.json")
-    before, snapshot = read_json(tmp_path / "r.json", PauseReport).rows
-    assert (before.phase, snapshot.phase) == ("before", "snapshot")
-    for row in (before, snapshot):
-        assert row.pings.count > 10  # how many depends on how busy the machine is
-        assert row.writes.count > 5
-        assert row.pings.worst is not None
-        assert 0 < row.pings.worst < row.seconds
-    assert f"{snapshot.pings.count}" in finished.stdout
-
-
-def test_steady(tmp_path: Path) -> None:
-    finished = bench("steady", "--quick", "--minutes", 0.04, "--json", tmp_path / "r.json")
-    rows = read_json(tmp_path / "r.json", SteadyReport).rows
-    assert len(rows) == 2
-    for row in rows:
-        assert row.measured.operations > 100
-        assert row.busy > 0.01  # of the machine's cores: others may have them
-        assert row.elections == 0
-    assert "cores busy" in finished.stdout
+def test_a_long_run(tmp_path: Path) -> None:
+    """Ten stretches of one load, in which the leader keeps leading."""
+    finished = bench(
+        "stable", "--minutes", 0.03, "--warmup", 0, "--durability", "memory",
+        "--json", tmp_path / "r.json",
+    )  # fmt: skip
+    (row,) = read_json(tmp_path / "r.json", StableReport).rows
+    assert len(row.repeats) == 10
+    assert all(measured.operations > 100 for measured in row.repeats)
+    assert row.cores_busy.median > 0.01  # of the machine's cores: others may have them
+    assert row.total("elections") == 0
+    assert row.floor is None
+    assert "cores" in finished.stdout
 
 
 def test_pair(tmp_path: Path) -> None:
     options = ("--a", "thrifty_delay=0.01", "--b", "thrifty_delay=0")
-    quick = ("--quick", "--seconds", 0.3, "--warmup", 0.1, "--turns", 2)
+    quick = ("--quick", "--seconds", 0.2, "--warmup", 0.1, "--turns", 2)
     finished = bench("pair", *options, *quick, "--json", tmp_path / "r.json")
     report = read_json(tmp_path / "r.json", PairReport)
     assert report.settings.first == {"thrifty_delay": 0.01}
     assert report.settings.second == {"thrifty_delay": 0}
-    for row in report.rows:
-        rates = [(first.rate, second.rate) for first, second in row.pairs]
-        assert row.rate_ratio is not None
-        assert row.rate_ratio.values == [first / second for first, second in rates]
-        assert all(m.failed == 0 for pair in row.pairs for m in pair)
-    (single,) = (r for r in report.rows if r.workload.name == "writes, 1 outstanding")
-    for thrifty, eager in single.pairs:  # the sides are not mixed up, whoever begins
-        assert _syncs(thrifty) < _syncs(eager)
+    sides = {(row.load, row.side): row for row in report.rows}
+    for (load, side), row in sides.items():
+        assert row.failed == 0
+        if side == "A":
+            assert row.to_first is None
+            continue
+        assert row.to_first is not None
+        assert row.to_first.rate is not None
+        pairs = zip(row.repeats, sides[load, "A"].repeats, strict=True)
+        assert row.to_first.rate.values == [mine.rate / first.rate for mine, first in pairs]
+    thrifty, eager = (sides["writes, 1 outstanding", side] for side in "AB")
+    for one, other in zip(thrifty.repeats, eager.repeats, strict=True):
+        assert _syncs(one) < _syncs(other)  # the sides are not mixed up, whoever begins
     assert "thrifty_delay = 0.01" in finished.stdout
 
 
-def test_pythons(tmp_path: Path) -> None:
-    quick = ("--seconds", 0.2, "--warmup", 0.1, "--turns", 1)
-    finished = bench(
-        "pythons", sys.executable, sys.executable, *quick, "--json", tmp_path / "r.json"
+def fake_python(path: Path, rate: float) -> Path:
+    """An interpreter whose Paxon prints a report without measuring anything."""
+    rows = [row_of(Workload(name="w"), [measurement(rate)], [], (1, 1))]
+    report = new_report(StableReport, "stable", StableSettings(), rows, STARTED)
+    write_json(report, path.with_suffix(".json"))
+    path.write_text(
+        f"#!/bin/sh\n[ $1 = -c ] && echo 3.99.0 && exit\n"
+        f"while [ $1 != --json ]; do shift; done\ncp {path.with_suffix('.json')} $2\n"
     )
-    report = read_json(tmp_path / "r.json", PythonsReport)
-    version = sys.version.split()[0]
-    assert [name.split()[0] for name in report.settings.names] == [version] * 2
-    loads = {row.load for row in report.rows}
-    assert len(report.rows) == 2 * len(loads) >= 4
-    for first, second in zip(report.rows[::2], report.rows[1::2], strict=True):
-        assert first.load == second.load
-        assert first.rate is not None and second.rate is not None
-        assert second.rate_ratio is not None
-        assert second.rate_ratio.median == second.rate.median / first.rate.median
-    assert version in finished.stdout
+    path.chmod(0o755)
+    return path
+
+
+def test_pair_of_interpreters(tmp_path: Path) -> None:
+    pythons = [fake_python(tmp_path / name, rate) for name, rate in (("a", 100.0), ("b", 300.0))]
+    finished = bench(
+        "pair", *(f"--python={python}" for python in pythons), "--turns", 2,
+        "--json", tmp_path / "r.json",
+    )  # fmt: skip
+    report = read_json(tmp_path / "r.json", PairReport)
+    assert report.sides == {"A": "Python 3.99.0", "B": "Python 3.99.0"}, "told apart by letters"
+    assert str(tmp_path) not in (tmp_path / "r.json").read_text()
+    first, second = report.rows
+    assert (first.side, first.rate.values, first.to_first) == ("A", [100.0, 100.0], None)
+    assert second.to_first is not None
+    assert second.to_first.rate is not None
+    assert second.to_first.rate.values == [3.0, 3.0]
+    assert "w, B" in finished.stdout
 
 
 def test_pythons_says_which_interpreter_has_no_paxon(tmp_path: Path) -> None:
@@ -259,6 +260,8 @@ def test_the_floor_writes_the_same_bytes_on_every_disk(tmp_path: Path) -> None:
     ("arguments", "code", "sentence"),
     [
         (("contention", "--policy", "hope"), 2, "'hope' is none of stable, immediate"),
+        (("pair", "--python", "python3"), 2, "one --python has nothing to be compared with"),
+        (("peers", "--only", "etcd,zookeeper"), 2, "'zookeeper' is none of etcd, redis"),
         (("contention", "--proposers", "5"), 2, "5 of 3 servers cannot try to lead"),
         (("contention", "--set", "policy=random"), 2, "policy is not set like this"),
         (("stable", "--set", "durability=memory"), 2, "durability is not set like this"),
@@ -266,7 +269,7 @@ def test_the_floor_writes_the_same_bytes_on_every_disk(tmp_path: Path) -> None:
         (("stable", "--plot", "p.gif"), 1, "a plot's name ends in one of .png, .svg, .pdf"),
         (("stable", "--json", "/nowhere/r.json"), 1, "/nowhere/r.json cannot be written"),
         (("failover", "--servers", "2"), 2, "Invalid value for '--servers'"),
-        (("compare", "--sweep", "everything"), 2, "'everything' is none of proposers, load"),
+        (("compare", "--sweep", "everything"), 2, "'everything' is none of contention"),
         (("compare", "--set", "contend=true"), 2, "contend is not set like this"),
         (("compare", "--page", "pyproject.toml"), 1, "the page has no place for figures"),
         (("scale", "--quick", "--full"), 2, "a run is either quick or full"),
