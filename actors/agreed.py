@@ -123,16 +123,17 @@ BEFORE: dict[str, Number] = {
 format: a line here is never changed."""
 
 RANGES: dict[str, tuple[Number, Number]] = {
-    "session_ttl": (0.001, 3.2e8),
+    "session_ttl": (0.1, 3.2e8),
     "max_sessions": (1, 1_000_000),
-    "max_command_bytes": (1, 16 << 20),
+    "max_command_bytes": (2 << 20, 16 << 20),
     "max_outstanding": (1, 65_536),
     "session_min_idle": (0.0, 3.2e8),
     "max_kept_each": (1, 1 << 40),
     "max_kept": (1, 1 << 40),
     "digest_version": (1, 1),
 }
-"""The least and the most of each. A command of the most fits into a frame (`MAX_FRAME_BYTES`)."""
+"""The least and the most of each. What clients pack together by themselves is below the least of a
+command, and the most fits into a frame (`MAX_FRAME_BYTES`)."""
 
 NAMES = tuple(DEFAULTS)
 """The settings that are not a state machine's own."""

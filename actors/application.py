@@ -24,6 +24,7 @@ from paxon.actors.allowances import (
 from paxon.actors.digests import HashChain
 from paxon.actors.invariants import invariant
 from paxon.actors.machine_errors import (
+    AgreeFailed,
     ExecutionFailed,
     RestoreFailed,
     bytes_from,
@@ -107,7 +108,10 @@ class Application:
     def _agree(self, agreed: Agreed) -> None:
         self.agreed = self._agreed_next = agreed
         self.sessions.agree(agreed)
-        self.machine.agree(dict(agreed.machine))
+        try:
+            self.machine.agree(dict(agreed.machine))
+        except BaseException as error:  # the user's code may raise anything
+            raise AgreeFailed(self.machine, error) from error
 
     def begin_with(self, agreed: Agreed, identity: int) -> None:
         """The cluster was made with these settings and is this one; nothing is executed yet."""
@@ -225,15 +229,13 @@ class Application:
     def _apply(self, command: bytes) -> Reply:
         try:
             payload = self.machine.apply(command)
-        except Exception as error:  # the user's code may raise anything: it is the command's reply
+        except BaseException as error:  # the user's code may raise anything: the command's reply
             if depends_on_process(error):
                 raise ExecutionFailed(self.machine, self.executed, error) from error
             self._all_went_well = False
             if isinstance(error, RecursionError):
                 return RECURSED
             return Reply(ReplyStatus.FAILED, describe(error))
-        except BaseException as error:  # someone wants this process to end
-            raise ExecutionFailed(self.machine, self.executed, error) from error
         if type(payload) is bytes:
             return Reply(ReplyStatus.OK, payload)
         try:
@@ -301,7 +303,7 @@ class Application:
     def _restore_machine(self, slot: int, state: bytes) -> None:
         try:
             with_allowance(self.machine.restore, state)
-        except Exception as error:  # the user's code may raise anything
+        except BaseException as error:  # the user's code may raise anything
             raise RestoreFailed(self.machine, slot, error) from error
 
     @property

@@ -31,7 +31,8 @@ FIRST_COMMIT = 1
 
 _WITNESS = re.compile(
     rb"paxon data directory\nformat (?P<format>\d+)\ncluster (?P<cluster>[^\n]*)\n"
-    rb"server (?P<server>\d+)\nincarnation (?P<incarnation>\d+)\ninode (?P<inode>\d{20})\n"
+    rb"identity (?P<identity>[0-9a-f]{16})\nserver (?P<server>\d+)\n"
+    rb"incarnation (?P<incarnation>\d+)\ninode (?P<inode>\d{20})\n"
     rb"commits (?P<commits>\d{20})\nchecksum (?P<checksum>[0-9a-f]{8})\n"
 )
 
@@ -95,6 +96,8 @@ class DataDirectory:
         self.server = server
         self.database = path / DATABASE_NAME
         self.incarnation = 0
+        self.identity = 0
+        """The random number of the cluster that it belongs to; 0: none is known yet."""
         self.commits = 0
         self._inode = 0
         self.moved = False
@@ -211,6 +214,7 @@ class DataDirectory:
             )
         self.incarnation = int(found["incarnation"])
         self.commits = int(found["commits"])
+        self.identity = int(found["identity"], 16)
         self._inode = int(found["inode"])
         self.moved = self._inode != self._inode_of(self.database)
         self._set_identity()
@@ -222,7 +226,8 @@ class DataDirectory:
     def _set_identity(self) -> None:
         self._identity = (
             f"paxon data directory\nformat {FORMAT_VERSION}\ncluster {self.cluster}\n"
-            f"server {self.server}\nincarnation {self.incarnation}\n"
+            f"identity {self.identity:016x}\nserver {self.server}\n"
+            f"incarnation {self.incarnation}\n"
             f"inode {self._inode:020d}\ncommits "
         ).encode()
         self._identity_checksum = zlib.crc32(self._identity)
@@ -252,6 +257,21 @@ class DataDirectory:
         if os.pwrite(self._witness, record, 0) < len(record):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.commits = commits
+
+    def check_cluster(self, identity: int) -> None:
+        """The database belongs to this cluster: so does the witness, unless it lags behind."""
+        if self.identity not in (0, identity):
+            raise CorruptStorage(
+                f"data directory {self.path}: {WITNESS_NAME} is of cluster {self.identity:016x}, "
+                f"and {DATABASE_NAME} of cluster {identity:016x}: put together what belongs "
+                f"together, or empty the directory and start once with --rejoin"
+            )
+
+    def belong(self, identity: int) -> None:
+        """Name this cluster in the witness from its next writing on."""
+        if self.identity != identity:
+            self.identity = identity
+            self._set_identity()
 
     def take_over(self) -> None:
         """The database is this directory's, although it is another file than before."""
@@ -296,9 +316,9 @@ class DataDirectory:
         with contextlib.suppress(OSError):
             (self.path / STOPPED_NAME).unlink()
 
-    def remember_files(self) -> None:
-        """All files are open: note which they are, for `check_files`."""
-        for name in (DATABASE_NAME, DATABASE_NAME + "-wal", WITNESS_NAME, LOCK_NAME):
+    def remember_files(self, *names: str) -> None:
+        """These files are open, or all: note which they are, for `check_files`."""
+        for name in names or (DATABASE_NAME, DATABASE_NAME + "-wal", WITNESS_NAME, LOCK_NAME):
             path = self.path / name
             self._files[path] = _which(path)
 
@@ -307,13 +327,19 @@ class DataDirectory:
 
         What is written to it from then on nobody would find again at the next start.
         """
+        if missing := self.missing_file():
+            raise StorageError(missing)
+
+    def missing_file(self) -> str:
+        """What to say of a file that is not the one that is open here; "" if all are."""
         for path, which in self._files.items():
             if _which(path) != which:
-                raise StorageError(
+                return (
                     f"{path} was deleted or replaced while this server ran: it stops, for what it "
                     f"writes would be lost; put the file back, or empty the directory and start "
                     f"once with --rejoin"
                 )
+        return ""
 
     def close(self) -> None:
         """Release the lock; safe to call twice."""

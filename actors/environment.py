@@ -65,6 +65,12 @@ class Network(Protocol):
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Name this cluster in every frame to servers, and once it is in force to clients too."""
 
+    def reach(self, server: ServerId, addresses: Sequence[str]) -> None:
+        """A server may be at any of these addresses; the first are the likelier ones."""
+
+    def elsewhere(self, server: ServerId) -> None:
+        """A server does not answer where it is dialled: try another of its addresses."""
+
     def congested(self, client: ClientToken) -> bool:
         """Whether a client has so much to read that what it asks for had better wait."""
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from paxon.actors.agreed import DEFAULTS, Limit
 from paxon.actors.state_machine import StateMachine
 
 __all__ = [
     "MachineFailure",
     "ExecutionFailed",
     "RestoreFailed",
+    "AgreeFailed",
     "bytes_from",
+    "check_limits",
     "depends_on_process",
     "describe",
 ]
 
-PROCESS_ERRORS = (MemoryError, KeyboardInterrupt, SystemExit)
 MAX_TEXT = 4096
 """Characters of an exception's text that become part of a reply."""
 
@@ -48,10 +52,24 @@ class RestoreFailed(MachineFailure):
         )
 
 
+class AgreeFailed(MachineFailure):
+    """The state machine does not take the limits that are in force."""
+
+    def __init__(self, machine: StateMachine, error: BaseException) -> None:
+        name = type(machine).__name__
+        super().__init__(
+            f"{name}.agree() raised {_in_short(error)}: it has to take every value that "
+            f"{name}.limits allows"
+        )
+
+
 def depends_on_process(error: BaseException) -> bool:
     """Whether an exception comes of this process (being short of memory) and not of the command.
 
-    The state machine may have put other exceptions around that one.
+    The state machine may have put other exceptions around that one. Whatever else it raises is the
+    command's error, `SystemExit`, `GeneratorExit` and `KeyboardInterrupt` too: nobody outside can
+    make a server's thread raise them (Ctrl-C reaches the main thread alone), so they come of the
+    command, on every server.
     """
     seen: set[int] = set()
     ahead: list[BaseException | None] = [error]
@@ -59,7 +77,7 @@ def depends_on_process(error: BaseException) -> bool:
         next_one = ahead.pop()
         if next_one is None or id(next_one) in seen:
             continue
-        if isinstance(next_one, PROCESS_ERRORS):
+        if isinstance(next_one, MemoryError):
             return True
         seen.add(id(next_one))
         ahead += [next_one.__cause__, next_one.__context__]
@@ -90,3 +108,23 @@ def bytes_from(machine: StateMachine, method: str, result: object) -> bytes:
     raise TypeError(
         f"{type(machine).__name__}.{method}() returned {type(result).__name__}, not bytes"
     )
+
+
+def check_limits(machine: StateMachine | type[StateMachine]) -> str:
+    """What is wrong with the limits that a state machine declares, in a sentence; "" if nothing."""
+    limits: object = machine.limits
+    name = machine.__name__ if isinstance(machine, type) else type(machine).__name__
+    if not isinstance(limits, Mapping):
+        return f"{name}.limits has to be a dict of Limit(…) by name, not {limits!r:.80}"
+    for key, limit in limits.items():
+        where = f"{name}.limits[{key!r}]"
+        if not isinstance(key, str) or not key.isidentifier() or key in DEFAULTS:
+            return f"{where}: its name has to be a word of its own, and no setting of Paxon's"
+        if not isinstance(limit, Limit):
+            return f"{where} = {limit!r:.80}: write Limit(default=…, least=…, most=…, before=…)"
+        numbers = (limit.default, limit.least, limit.most, limit.before)
+        if any(type(number) is not int or abs(number) >= 1 << 63 for number in numbers):
+            return f"{where}: its values have to be whole numbers within 63 bits"
+        if not limit.least <= limit.default <= limit.most:
+            return f"{where}: default has to be from least ({limit.least}) to most ({limit.most})"
+    return ""

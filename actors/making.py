@@ -43,6 +43,7 @@ class Making:
         self.listed = tuple(sorted(settings.servers))
         """The servers of this server's file: those that make the cluster."""
         self.incarnation = 0
+        self.address = settings.peer_addresses.get(settings.server, "")
         self.rejoins = False
         """Told that its fresh directory is in the place of a lost one."""
         self.made: Made | None = None
@@ -75,7 +76,7 @@ class Making:
         """What to tell another server."""
         return Introduction(
             self.incarnation, to, asks, self.name, self.listed, self.rejoins, self.made,
-            self.in_force,
+            self.in_force, self.address,
         )  # fmt: skip
 
     # --- making ----------------------------------------------------------------------------------

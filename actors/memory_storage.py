@@ -147,9 +147,9 @@ class MemoryStorage(CollectingStorage):
         if held is None:
             try:
                 image = b"".join(produce())
-            except MemoryError:
+            except (MemoryError, KeyboardInterrupt):
                 raise
-            except Exception as error:  # the user's snapshot() may raise anything
+            except BaseException as error:  # the user's snapshot() may raise anything
                 logger.warning(
                     "server {} could not take a snapshot at slot {}: {}: {}; it goes on and tries "
                     "again later", self.server, slot, type(error).__name__, error,

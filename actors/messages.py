@@ -43,6 +43,8 @@ __all__ = [
     "Made",
     "CountQuestion",
     "CountAnswer",
+    "Place",
+    "Whereabouts",
     "PeerMessage",
     "OpenSession",
     "Command",
@@ -192,8 +194,7 @@ class P1B(Wire, frozen=True, tag=2):
     discarded: int
     """Slots up to here are gone at the sender: chosen, executed and covered by a snapshot."""
     count: int = 0
-    """The number of the commit in the sender's directory that this relies on (docs/old-copies.md).
-    """
+    """The number of the commit in the sender's directory that this relies on."""
 
 
 class P2A(Wire, frozen=True, tag=3):
@@ -216,8 +217,7 @@ class P2B(Wire, frozen=True, tag=4):
     promised: Ballot | None = None
     """Set when the P2As were rejected: the higher ballot that the acceptor has promised."""
     count: int = 0
-    """The number of the commit in the sender's directory that this relies on (docs/old-copies.md).
-    """
+    """The number of the commit in the sender's directory that this relies on."""
 
 
 class Heartbeat(Wire, frozen=True, tag=5):
@@ -259,8 +259,7 @@ class HeartbeatReply(Wire, frozen=True, tag=6):
     digest: bytes = b""
     """Its hash after slot `executed` (actors/digests.py); b"" if it is not kept any more."""
     count: int = 0
-    """The number of the commit in the sender's directory that this relies on (docs/old-copies.md).
-    """
+    """The number of the commit in the sender's directory that this relies on."""
 
 
 class PreVote(Wire, frozen=True, tag=7):
@@ -290,8 +289,7 @@ class PreVoteReply(Wire, frozen=True, tag=8):
     """As in `HeartbeatReply`, and so is the next."""
     limits: int = 0
     count: int = 0
-    """The number of the commit in the sender's directory that this relies on (docs/old-copies.md).
-    """
+    """The number of the commit in the sender's directory that this relies on."""
 
 
 class CatchUpRequest(Wire, frozen=True, tag=9):
@@ -364,8 +362,7 @@ class DigestReply(Wire, frozen=True, tag=15):
 class Introduction(Wire, frozen=True, tag=16):
     """Server → others: who I am, and what I hold of the making of our cluster.
 
-    Sent again and again by a server whose cluster is not in force yet, and in answer to such. The
-    only message that passes between servers of different clusters, or of none yet.
+    Sent until that is in force, and in answer. It alone passes between clusters, or where none is.
     """
 
     incarnation: int
@@ -384,13 +381,12 @@ class Introduction(Wire, frozen=True, tag=16):
     """What the sender has stored, durably; None: its directory is fresh."""
     in_force: bool = False
     """The sender knows that every member has stored `made`."""
+    address: str = ""
+    """Where servers reach the sender, by its own file."""
 
 
 class CountQuestion(Wire, frozen=True, tag=17):
-    """Started server → all: this is my directory; have you heard of a later state of it?
-
-    Nothing is stored and nobody is answered until a majority has said that it has not.
-    """
+    """Started server → all: have you heard of a later state of this directory? (old-copies.md)"""
 
     life: int
     """Random: comes back in the answers."""
@@ -409,6 +405,24 @@ class CountAnswer(Wire, frozen=True, tag=18):
     """The directory that the sender knows the asker by; 0: none yet."""
     remembered: int
     """The highest count that it was told by that very directory; 0: none."""
+
+
+class Place(Wire, frozen=True):
+    """Where a directory's server is reached, a hint; `moves` counts from 1 how often it moved."""
+
+    server: ServerId
+    incarnation: int
+    moves: int
+    peer: str
+    client: str
+
+
+class Whereabouts(Wire, frozen=True, tag=19):
+    """Server → other member: where I am, and the others; in an answer `to` is whom it answers."""
+
+    asks: bool
+    to: int
+    places: tuple[Place, ...]
 
 
 PeerMessage: TypeAlias = (
@@ -430,6 +444,7 @@ PeerMessage: TypeAlias = (
     | Introduction
     | CountQuestion
     | CountAnswer
+    | Whereabouts
 )
 
 
@@ -522,7 +537,9 @@ class ReplyStatus(IntEnum):
     OUT_OF_ORDER = 5
     """Not executed: the command named in its `after` has not been. Send both again, in order."""
     INVALID = 6
-    """Refused for its form or size; the payload says why."""
+    """Refused for its form; the payload says why."""
+    TOO_LARGE = 7
+    """Refused: longer than `max_command_bytes` allows by now."""
 
 
 def overloaded(reason: str, seconds: float) -> bytes:
@@ -542,6 +559,9 @@ class SessionOpened(Wire, frozen=True, tag=1):
     session: int
     language: str = ""
     """In which the cluster's state machine takes commands (`StateMachine.language`)."""
+    max_command_bytes: int = 0
+    """What is agreed now, so that the client packs no more together; 0: not told."""
+    max_outstanding: int = 0
 
 
 class CommandReply(Wire, frozen=True, tag=2):

@@ -132,10 +132,12 @@ from paxon.actors.messages import (
     StatusReply,
     StatusRequest,
     Stranger,
+    Whereabouts,
     overloaded,
     retry_after,
 )
 from paxon.actors.phase1 import Candidacy
+from paxon.actors.places import Places, plausible
 from paxon.actors.reads import ReadQueue
 from paxon.actors.retry import Retry, snapshot_growth
 from paxon.actors.sessions import Reply
@@ -192,7 +194,9 @@ FIRST_GAP, LONGEST_GAP = 1.0, 60.0
 """Seconds between two inquiries about a difference that stays: each time twice as long."""
 DOUBT_INTERVAL = 1.0
 """Seconds between two questions of a server that was told of another directory than its own."""
-HARMLESS = frozenset((CatchUpRequest, SnapshotRequest, Introduction, CountQuestion, CountAnswer))
+HARMLESS = frozenset(
+    (CatchUpRequest, SnapshotRequest, Introduction, CountQuestion, CountAnswer, Whereabouts)
+)
 """Messages that are let through from a member that comes with another directory than is known."""
 
 Held: TypeAlias = Command | OpenSession | Query | ChangeSettings
@@ -232,6 +236,7 @@ class PaxosServer(BurstActor):
             Introduction: self.on_introduction,
             CountQuestion: self.on_count_question,
             CountAnswer: self.on_count_answer,
+            Whereabouts: self.on_whereabouts,
         }
         self._client_handlers: dict[type, Callable[[Any, ClientToken], None]] = {
             OpenSession: self.on_open_session,
@@ -319,6 +324,8 @@ class PaxosServer(BurstActor):
         # The cluster and its members.
         self.making = Making(settings)
         """Which cluster this server belongs to; nothing else goes on before it is in force."""
+        self.places = Places(settings)
+        """Where the members are reached."""
         self._in_force = False
         self._introduce_at = 0.0
         self._said = ""
@@ -724,6 +731,7 @@ class PaxosServer(BurstActor):
         Only a hint. Under `stable` a majority has to have lost it too before a ballot rises, and a
         lease that was granted still runs out first.
         """
+        self.places.tell(server, self._now)
         if server in self._others and self._thrift.forget(server):
             self._ask_everyone()  # it will not answer what it was asked
         if self.role == "follower" and server == self.leader and self.voting:
@@ -1167,7 +1175,7 @@ class PaxosServer(BurstActor):
 
     def on_query(self, query: Query, client: ClientToken) -> None:
         """Answer a read; which way, the client says (rule 9)."""
-        if query.mode == "stale":
+        if query.mode == "stale" and self.voting:  # else the state may be far too old, or empty
             self._answer_query(client, query)
         elif not self._serves():
             self._hold_or_refuse(client, query, len(query.query))
@@ -1377,9 +1385,9 @@ class PaxosServer(BurstActor):
         agreed = self.application.agreed
         if len(command.command) > agreed.max_command_bytes:
             limit = agreed.max_command_bytes
-            return refuse(ReplyStatus.INVALID, b"the command exceeds %d bytes" % limit)
+            return refuse(ReplyStatus.TOO_LARGE, b"the command exceeds %d bytes" % limit)
         if command.seq - max(command.acked, session.floor) >= agreed.max_outstanding:
-            return refuse(ReplyStatus.INVALID, b"too many commands unacknowledged")
+            return self._overloaded(command, "too many commands are unacknowledged")
         if not is_plausible_command(command):
             return refuse(ReplyStatus.INVALID, b"acked and after must be from 0 to below seq")
         if (
@@ -1469,7 +1477,11 @@ class PaxosServer(BurstActor):
                 self._reply(client, Overloaded(round(seconds * 1000), reason))
                 return
             session = int.from_bytes(reply.payload, "big")
-            opened = SessionOpened(entry.seq, session, self._language)
+            agreed = self.application.agreed
+            opened = SessionOpened(
+                entry.seq, session, self._language, agreed.max_command_bytes,
+                agreed.max_outstanding,
+            )  # fmt: skip
             self._reply(client, opened)
             return
         if len(reply.payload) > LARGEST_REPLY:  # executed, but the client can only be told that
@@ -1497,7 +1509,7 @@ class PaxosServer(BurstActor):
         queued = self._to_client.setdefault(client, [])
         if not queued or type(queued[-1]) is not NotLeader:
             leader = self.leader if self.leader != self.settings.server else 0
-            address = self.settings.client_addresses.get(leader, "")
+            address = self.places.client_address(leader)
             queued.append(NotLeader(leader, address, 1 + len(self._others)))
 
     # --- kept until this server serves -----------------------------------------------------------
@@ -1565,7 +1577,7 @@ class PaxosServer(BurstActor):
 
     def _not_leading(self, *, tried: bool) -> NotLeading:
         leader = self.leader
-        address = self.settings.client_addresses.get(leader, "")
+        address = self.places.client_address(leader)
         return NotLeading(self.settings.server, leader, address, tried=tried)
 
     def _fail_futures(self) -> None:
@@ -2119,6 +2131,7 @@ class PaxosServer(BurstActor):
         invariant(
             found.in_force or found.promised == NO_BALLOT, "promised before a cluster is in force"
         )
+        self.places.recover(self._storage.incarnation, found.places)
         if found.made is not None:
             self._agree(found.made)
             if found.in_force:
@@ -2170,6 +2183,7 @@ class PaxosServer(BurstActor):
         made = self.making.made
         if made is not None:
             self._network.identify(made.identity, in_force=self._in_force)
+        self._dial_all()
         if not self._in_force:
             self._make_on()  # a server alone waits for nobody
             self._introduce(asks=True)
@@ -2187,6 +2201,7 @@ class PaxosServer(BurstActor):
         # Whoever has just started has heard nobody, and does not know who lives.
         self._heard_from = dict.fromkeys(self._others, self._now)
         self._majority = made.majority
+        self.places.join(made, self._now)
         if set(made.servers) != set(self.settings.servers):
             logger.warning(
                 "server {} was told of {}, but the members of its cluster are {}: these stay in "
@@ -2224,6 +2239,8 @@ class PaxosServer(BurstActor):
         if said.made is not None and not said.made.plausible:
             self._malformed(said, sender)
             return
+        if self._names_our_cluster(said) and self.places.hear_unknown(sender, said.address):
+            self._dial(sender)
         if not self._in_force and sender != self.settings.server:
             found = self.making.hear(said, sender)
             if found is not None:
@@ -2231,6 +2248,13 @@ class PaxosServer(BurstActor):
             self._make_on()
         if said.asks:
             self._send(sender, self.making.introduction(to=said.incarnation))
+
+    def _names_our_cluster(self, said: Introduction) -> bool:
+        """Whether it may come from a member, or one to be, as far as names tell."""
+        mine = self.making.made
+        if mine is not None and said.made is not None and said.made.identity != mine.identity:
+            return False
+        return said.name == self.making.name
 
     def _make_on(self) -> None:
         """Make the cluster if that is up to this server, and note when it has come into force."""
@@ -2267,6 +2291,8 @@ class PaxosServer(BurstActor):
         self._join(made)
         self._network.identify(made.identity, in_force=True)
         self._introduce(asks=False)  # so that the others need not ask again
+        self._dial_all()
+        self._save_places()
         self._on_recovered(fresh=True)
         logger.info(
             "server {}: cluster {!r} ({:016x}) of {} is in force",
@@ -2312,6 +2338,7 @@ class PaxosServer(BurstActor):
         if rejoins:
             self._peers[sender] = incarnation
             self._counts[sender] = 0  # of another directory
+            self.places.replace(sender, incarnation)
             self._storage.save_made(self.making.replace(sender, incarnation), in_force=True)
             return messages
         introductions: list[PeerMessage] = [m for m in messages if type(m) is Introduction]
@@ -2373,6 +2400,58 @@ class PaxosServer(BurstActor):
             )  # fmt: skip
         self._counters["refused_numbers"] += 1
 
+    # --- where they are: addresses are hints (docs/addresses.md) ---------------------------------
+
+    def on_whereabouts(self, said: Whereabouts, sender: ServerId) -> None:
+        """Remember where servers are, and dial them there if this server's own file is wrong."""
+        if not plausible(said):
+            self._malformed(said, sender)
+            return
+        places = self.places
+        asker = next((place for place in said.places if place.server == sender), None)
+        if asker is not None and self._peers.get(sender) == asker.incarnation:
+            changed = places.hear(said, sender)
+            for server in changed:
+                self._dial(server)
+            if changed:
+                self._save_places()
+            if self.settings.server in changed:
+                places.tell_all(self._now)
+        elif (
+            asker is not None
+            and not self._refuses_rejoin(sender, asker.incarnation)
+            and places.hear_unknown(sender, asker.peer)
+        ):
+            self._dial(sender)
+        if said.asks and asker is not None and places.active:
+            self._send(sender, places.telling(asks=False, to=asker.incarnation))
+
+    def _tell_where(self, servers: Sequence[ServerId]) -> None:
+        if servers and self.places.active:
+            said = self.places.telling(asks=True)
+            for server in servers:
+                self._send(server, said)
+
+    def _on_places_timer(self) -> None:
+        """Tell again whoever has not answered, and try elsewhere whoever never does."""
+        asked, silent = self.places.ask_again(self._now)
+        for server in silent:
+            self._network.elsewhere(server)
+        self._tell_where(asked)
+
+    def _dial(self, server: ServerId) -> None:
+        if server in self._peers or not self._in_force:
+            self._network.reach(server, self.places.addresses(server))
+
+    def _dial_all(self) -> None:
+        for server in self._others if self.places.active else ():
+            self._dial(server)
+
+    def _save_places(self) -> None:
+        """With the next commit; soon, unless nothing may be stored yet."""
+        if self.places.active:
+            self._storage.save_places(self.places.known, lazily=self._confirmation.pending)
+
     # === an old copy of a data directory must not vote (docs/old-copies.md) =======================
 
     def _begin_confirmation(self, *, in_force: bool) -> None:
@@ -2396,12 +2475,13 @@ class PaxosServer(BurstActor):
 
         Clients are sent elsewhere, stale reads too: this state may be older than its name says.
         """
-        for sender, _, received in burst.peers:
+        for sender, incarnation, received in burst.peers:
+            known = self._peers.get(sender) == incarnation
             for message in received:
                 kind = type(message)
                 # (To tell a server which cluster this is changes nothing here.)
                 member = kind in (CountQuestion, CountAnswer) and sender in self._others
-                if member or kind is Introduction:
+                if member or kind is Introduction or (kind is Whereabouts and known):
                     self._peer_handlers[kind](message, sender)
         self._allow_time()
         for client, requests in burst.clients:
@@ -2430,8 +2510,11 @@ class PaxosServer(BurstActor):
         starting = confirmation.starting
         count = confirmation.count if starting else self._storage.count
         question = CountQuestion(confirmation.life, self._storage.incarnation, count, not starting)
-        for server in confirmation.unanswered(self._others):
+        unanswered = confirmation.unanswered(self._others)
+        for server in unanswered:
             self._send(server, question)
+        if starting:  # it may have moved: the answers have to find it
+            self._tell_where(unanswered)
 
     def on_count_question(self, question: CountQuestion, sender: ServerId) -> None:
         """Say what is known here of a server's directory."""
@@ -2484,6 +2567,7 @@ class PaxosServer(BurstActor):
         # Before anything leaves: what was found may not have been synced (a crash in a commit).
         self._storage.maintain(tidy=False)
         self._next_count = self._storage.count + 1
+        self._save_places()
         self._on_confirmed()
         self._maybe_snapshot()
 
@@ -2559,7 +2643,9 @@ class PaxosServer(BurstActor):
             return self._introduce_at
         if self._left_over:
             return -NEVER
-        deadline = min(self._snapshot_poll_at, self._watermark_at, self._grants.forget_at)
+        deadline = min(
+            self._snapshot_poll_at, self._watermark_at, self._grants.forget_at, self.places.due
+        )
         if self._inquiry is not None:
             deadline = min(deadline, self._inquiry.until)
         if self._turns.waiting:
@@ -2602,6 +2688,8 @@ class PaxosServer(BurstActor):
         if self._now >= self._snapshot_poll_at:
             self._poll_snapshot()
         self._on_inquiry_timer()
+        if self._now >= self.places.due:
+            self._on_places_timer()
         if self._is_behind() and self._now >= self._catch_up_at:
             self._ask_to_catch_up()
         if self._now >= self._watermark_at:
@@ -2671,7 +2759,7 @@ class PaxosServer(BurstActor):
             members=() if self.making.made is None else self.making.made.servers,
             waits_for=self.waits_for() if self._in_force else self.making.waits_for(),
             rejoining=self.rejoining(),
-            addresses=self.settings.client_addresses,
+            addresses=self.places.client_addresses(),
         )
 
     def rejoining(self) -> str:

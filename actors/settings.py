@@ -39,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     come from the data directory and from nowhere else (docs/making-a-cluster.md)."""
     client_addresses: dict[ServerId, str] = {}
     """Where clients reach each server: what `NotLeader` answers point to."""
+    peer_addresses: dict[ServerId, str] = {}
+    """Where servers reach each other, as far as this one was told; hints (docs/addresses.md)."""
 
     # election (actors/election.py)
     policy: PolicyName = "stable"

@@ -315,7 +315,7 @@ class SnapshotFiles:
         if not self._fork:
             try:
                 self._ready = self._write(slot, produce)
-            except Exception as error:  # the user's snapshot() may raise anything
+            except BaseException as error:  # the user's snapshot() may raise anything
                 self._failed(slot, _describe(error))
             return
         if time.monotonic() < self._fork_again_at:

@@ -14,7 +14,7 @@ import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.data_directory import DATABASE_NAME, FORMAT_VERSION
-from paxon.actors.messages import Accepted, Made
+from paxon.actors.messages import Accepted, Made, Place
 from paxon.actors.storage import CorruptStorage, SnapshotInfo
 from paxon.actors.storage_base import Marks
 from paxon.actors.write_ahead_log import WriteAheadLog
@@ -42,6 +42,7 @@ CREATE TABLE meta (
     incarnation INTEGER NOT NULL,
     made TEXT NOT NULL,
     counts TEXT NOT NULL,
+    places TEXT NOT NULL,
     in_force INTEGER NOT NULL,
     commits INTEGER NOT NULL,
     promise_round INTEGER NOT NULL,
@@ -65,11 +66,11 @@ CREATE TABLE accepted (
     checksum INTEGER NOT NULL
 );
 """
-INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 20)})"
+INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 21)})"
 UPDATE_META = (
-    "UPDATE meta SET made=?, counts=?, in_force=?, commits=?, promise_round=?, promise_leader=?, "
-    "chosen_to=?, discarded=?, voting=?, lease=?, snapshot_slot=?, snapshot_size=?, "
-    "snapshot_checksum=?, rows=?, rows_checksum=?, checksum=?"
+    "UPDATE meta SET made=?, counts=?, places=?, in_force=?, commits=?, promise_round=?, "
+    "promise_leader=?, chosen_to=?, discarded=?, voting=?, lease=?, snapshot_slot=?, "
+    "snapshot_size=?, snapshot_checksum=?, rows=?, rows_checksum=?, checksum=?"
 )
 PUT_ACCEPTED = "INSERT OR REPLACE INTO accepted VALUES (?,?,?,?,?)"
 
@@ -125,6 +126,8 @@ class MetaColumns:
         self._text_checksum = _text_checksum(identity, "")
         self._counts: dict[ServerId, int] | None = None
         self._counts_column = ""
+        self._places: tuple[Place, ...] = ()
+        self._places_column = ""
 
     def make(self, marks: Marks, commits: int, rows: int, rows_checksum: int) -> tuple[Any, ...]:
         if marks.made is not self._made:
@@ -134,15 +137,20 @@ class MetaColumns:
         if marks.counts is not self._counts:
             self._counts = marks.counts
             self._counts_column = _pairs(marks.counts)
+        if marks.places is not self._places:
+            self._places = marks.places
+            self._places_column = _encode_places(marks.places)
         snapshot = marks.snapshot or _NO_SNAPSHOT
         numbers = (
             int(marks.in_force), commits, marks.promised.round, marks.promised.leader,
             marks.chosen_to, marks.discarded, int(marks.voting), marks.lease,
             snapshot.slot, snapshot.size, snapshot.checksum, rows, rows_checksum,
         )  # fmt: skip
-        checksum = zlib.crc32(self._counts_column.encode(), self._text_checksum)
+        checksum = zlib.crc32(
+            (self._counts_column + self._places_column).encode(), self._text_checksum
+        )
         checksum = zlib.crc32(_NUMBERS.pack(*numbers), checksum)
-        return (self._made_column, self._counts_column, *numbers, checksum)
+        return (self._made_column, self._counts_column, self._places_column, *numbers, checksum)
 
 
 def _pairs(numbers: dict[ServerId, int]) -> str:
@@ -168,6 +176,15 @@ def _decode_made(text: str) -> Made | None:
     if not text:
         return None
     return msgspec.convert(tuple(msgspec.json.decode(text).values()), Made)
+
+
+def _encode_places(places: tuple[Place, ...]) -> str:
+    return msgspec.json.encode([msgspec.structs.asdict(place) for place in places]).decode()
+
+
+def _decode_places(text: str) -> tuple[Place, ...]:
+    held = msgspec.json.decode(text) if text else []
+    return tuple(msgspec.convert(tuple(each.values()), Place) for each in held)
 
 
 def made_in(directory: Path) -> Made | None:
@@ -227,8 +244,8 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
     found = database.execute("SELECT * FROM meta").fetchall()
     try:
         (row,) = found
-        owner, (made_column, counts, *numbers, checksum) = row[:4], row[4:]
-        texts = zlib.crc32(counts.encode(), _text_checksum(identity, made_column))
+        owner, (made_column, counts, places, *numbers, checksum) = row[:4], row[4:]
+        texts = zlib.crc32((counts + places).encode(), _text_checksum(identity, made_column))
         whole = zlib.crc32(_NUMBERS.pack(*numbers), texts) == checksum
         whole = whole and owner == identity.columns()
         made = _decode_made(made_column) if whole else None
@@ -250,6 +267,7 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
         made=made,
         in_force=bool(in_force),
         counts=_from_pairs(counts),
+        places=_decode_places(places),
     )
     return Contents(marks, commits, rows, rows_checksum)
 

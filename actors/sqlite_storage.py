@@ -129,9 +129,12 @@ class SqliteStorage(CollectingStorage):
         identity = Identity(directory.cluster, directory.server, directory.incarnation)
         self._columns = MetaColumns(identity)
         contents = inspect(directory.database, identity, directory.commits)
+        made = contents.marks.made
+        directory.check_cluster(0 if made is None else made.identity)
         self._durable = contents.marks
         self._marks = contents.marks.copy()
         self._sequence = contents.commits
+        directory.remember_files(DATABASE_NAME)
         self._row_count = contents.rows
         self._rows_checksum = contents.rows_checksum
         self._ballots = {held.slot: held.ballot for held in contents.accepted}
@@ -146,6 +149,7 @@ class SqliteStorage(CollectingStorage):
         if self._database is not None:
             return
         directory = self._directory
+        directory.check_files()
         try:
             database = self._connect(directory.database)
             # What a crashed server wrote last may be in the cache only; now it is in the database.
@@ -153,6 +157,7 @@ class SqliteStorage(CollectingStorage):
             directory.take_over()
             directory.witness(self._sequence)
             directory.sync_witness()
+            directory.check_files()
             directory.remember_files()
             self._files.tidy(self._durable.snapshot)
         except (sqlite3.Error, OSError) as error:
@@ -164,7 +169,12 @@ class SqliteStorage(CollectingStorage):
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         # The server's one thread uses it, though another may close it.
-        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        database = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw",  # never make one
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
         self._database = database
         self._cursor = database.cursor()
         synchronous = "FULL" if self._durable_syncs else "OFF"
@@ -343,7 +353,9 @@ class SqliteStorage(CollectingStorage):
             self._spare = True
 
     def _on_committed(self) -> None:
-        durable = self._durable.snapshot
+        durable, made = self._durable.snapshot, self._durable.made
+        if made is not None:
+            self._directory.belong(made.identity)
         if durable is not None:
             try:
                 self._files.keep(durable)
@@ -482,6 +494,9 @@ class SqliteStorage(CollectingStorage):
         """An error of SQLite or of the operating system as one of ours."""
         if isinstance(error, OSError):
             return StorageError(f"{self._name()}: {in_words(error)}")
+        with contextlib.suppress(OSError):
+            if gone := self._directory.missing_file():
+                return StorageError(gone)
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return DiskFullError(

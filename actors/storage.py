@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
-from paxon.actors.messages import Accepted, Made
+from paxon.actors.messages import Accepted, Made, Place
 
 __all__ = ["Storage", "StorageError", "CorruptStorage", "Recovered", "SnapshotInfo"]
 
@@ -54,6 +54,8 @@ class Recovered:
     """Microseconds for which a leader may count on what this server granted at most."""
     counts: dict[ServerId, int] = field(default_factory=dict)
     """The highest commit number that each other server's directory was heard to have."""
+    places: tuple[Place, ...] = ()
+    """Where servers were reached."""
     voting: bool = True
     """False while this server rejoins after a lost disk (docs/rejoin.md)."""
     stopped_at: int = 0
@@ -105,6 +107,9 @@ class Storage(Protocol):
 
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:
         """Remember others' counts with the next commit, without making the storage dirty."""
+
+    def save_places(self, places: tuple[Place, ...], *, lazily: bool) -> None:
+        """Remember where servers are; lazily means without making the storage dirty."""
 
     def save_voting(self, voting: bool) -> None: ...
 

@@ -9,7 +9,7 @@ import msgspec
 
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.invariants import invariant
-from paxon.actors.messages import Made
+from paxon.actors.messages import Made, Place
 from paxon.actors.storage import Recovered, SnapshotInfo, StorageError
 
 __all__ = ["CollectingStorage", "Marks"]
@@ -29,6 +29,7 @@ class Marks(msgspec.Struct):
     snapshot: SnapshotInfo | None = None
     made: Made | None = None
     in_force: bool = False
+    places: tuple[Place, ...] = ()
     counts: dict[ServerId, int] = {}
     """Never changed, only replaced: copies share it."""
 
@@ -134,6 +135,13 @@ class CollectingStorage(ABC):
         if counts != self._marks.counts:
             self._marks.counts = dict(counts)
             self._lazy = True
+
+    def save_places(self, places: tuple[Place, ...], *, lazily: bool) -> None:
+        if places != self._marks.places:
+            self._marks.places = places
+            self._lazy = True
+        if not lazily and self._marks.places != self._durable.places:
+            self._dirty = True
 
     def save_voting(self, voting: bool) -> None:
         if self._marks.voting != voting:
@@ -267,6 +275,7 @@ class CollectingStorage(ABC):
             made=marks.made,
             in_force=marks.in_force,
             counts=dict(marks.counts),
+            places=marks.places,
             voting=marks.voting,
             lease=marks.lease,
         )

@@ -120,7 +120,7 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
         A ticket that has to follow one in another request takes only its own followers along: its
         request may have to wait or fail with that one, which is nobody else's concern.
         """
-        room_bytes, room_weight = self.options.batch_bytes, self.options.batch_weight
+        room_bytes, room_weight = self._fitted.batch_bytes, self.options.batch_weight
         waiting = iter(queue)
         last: KVTicket = next(waiting)
         tickets = [last]

@@ -155,6 +155,11 @@ class Request:
         """Whether anybody still waits for it."""
         return not all(ticket.done for ticket in self.tickets)
 
+    @property
+    def can_be_parted(self) -> bool:
+        """Whether it carries several submissions, and no copy of it is under way."""
+        return len(self.tickets) > 1 and self.undecided <= 0
+
     def message(self) -> ClientMessage:
         """What goes on the wire, now; only `acked` ever differs from an earlier time."""
         match self.kind:
@@ -217,6 +222,18 @@ class Session:
             if other.after in chain:
                 chain.append(other)
         return chain
+
+    def take_apart(self, request: Request) -> list[Ticket[Any, Any]]:
+        """The tickets of a command that was refused, and of those to follow it, from the last one.
+
+        It was never executed and never will be, so neither were they: none goes without it.
+        """
+        chain = self.followers(request)
+        self.give_up(chain)
+        tickets = [ticket for each in chain for ticket in each.tickets if not ticket.done]
+        for ticket in tickets:
+            ticket.request = None
+        return tickets[::-1]
 
     def give_up(self, chain: list[Request]) -> None:
         """Nobody waits for these any more: a command, and those that were to follow it.

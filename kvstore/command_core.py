@@ -3,8 +3,7 @@
 THEORY OF OPERATION
 
 `CommandCore` does no I/O and has no clock: whoever drives it says what time it is, carries what
-`poll` returns to the servers, and hands over what they answer. Sync and async clients and the
-simulator drive the same code, so the retry logic that users run is the one that is tested.
+`poll` returns to the servers, and hands over what they answer. All clients and the simulator do.
 
 A caller's submission is a *ticket*. Tickets wait in queues until they are put into *requests*, one
 or many tickets each: commands (numbered in the client's session; each takes effect at most once)
@@ -73,10 +72,10 @@ class CommandCore(Generic[PayloadT, ResultT]):
         options: CoreOptions | None = None,
         redirect: bool = True,
     ) -> None:
-        """Make a core that knows these server addresses and has sent nothing.
+        """Make a core that knows these addresses (else `InvalidRequest`) and has sent nothing.
 
         With `redirect` False it stays with the first address, and what that server will not do
-        because it does not lead fails with `NotLeader`. Raises `InvalidRequest` without a server.
+        because it does not lead fails with `NotLeader`.
         """
         if not servers:
             raise errors.InvalidRequest("give the address of at least one server")
@@ -92,29 +91,20 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._side = SideRequests(reachable, self.options, random.getrandbits(16))
         self._writes = TicketQueue()
         self._reads: dict[ReadMode, TicketQueue] = {m: TicketQueue() for m in get_args(ReadMode)}
-        self._again: list[Request] = []
-        """Commands refused by an expired session, for the next one."""
-        self._fresh: list[Request] = []
-        """Formed by this `poll` and not sent yet."""
-        self._resend = False
-        """Whether there may be more to send than what is fresh."""
+        self._again: list[Request] = []  # refused by an expired session, for the next one
+        self._fresh: list[Request] = []  # formed by this `poll` and not sent yet
+        self._resend = False  # there may be more to send than what is fresh
+        self._fitted = self.options  # to what the cluster takes
         self._opening: Request | None = None
         self._session: Session | None = None
-        self._sessions: dict[int, Session] = {}
-        """The current one, and expired ones that have commands unanswered."""
+        self._sessions: dict[int, Session] = {}  # and expired ones that have commands unanswered
         self._queries: dict[int, Request] = {}
         self._query_id = self._probe_id = random.getrandbits(16)
         self._sends = 0
-        self._next_expiry = math.inf
-        """No deadline is earlier than this."""
-        self._aged_at = math.inf
-        """When to look for single requests whose answers got lost."""
-        self._freed = 0
-        """Operations answered just now, less those submitted since: as many are likely to come."""
-        self._freed_at = -math.inf
-        """When: a caller that has not come back by `GRACE` later does something else."""
-        self._may_pass = False
-        """Whether a caller may look once more, at the batch's end, without having more sent."""
+        self._next_expiry = self._aged_at = math.inf  # (single requests may have to go again)
+        self._freed = 0  # operations answered just now, less those submitted since
+        self._freed_at = -math.inf  # a caller not back by `GRACE` later does something else
+        self._may_pass = False  # a caller may look once more without having more sent
 
     # --- hooks -------------------------------------------------------------------------------
 
@@ -360,7 +350,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self._enter(session, self._again.pop(0))
         queue = self._writes
         while queue and self._worth_sending(queue, session.outstanding):
-            if session.next_seq - session.floor >= options.window:
+            if session.next_seq - session.floor >= self._fitted.window:
                 return
             ticket = queue.first
             if session.outstanding and session.bytes + ticket.size > options.window_bytes:
@@ -377,7 +367,6 @@ class CommandCore(Generic[PayloadT, ResultT]):
             request.after = request_before
             for ticket in tickets:
                 ticket.request = request
-                ticket.after = None
             self._enter(session, request)
 
     def _enter(self, session: Session, request: Request) -> None:
@@ -446,6 +435,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self.fail_all(outcomes.other_machine(reply.language))
             return
         self._session = self._sessions[reply.session] = Session(reply.session, self._now)
+        self._fitted = self.options.fitted(reply.max_command_bytes, reply.max_outstanding)
         self._progress(address)
         self._after_answer()
 
@@ -467,11 +457,21 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self._on_out_of_order(request)
         elif status == ReplyStatus.EXPIRED:
             self._on_expired(session, request)
-        elif status == ReplyStatus.INVALID:
+        elif status == ReplyStatus.TOO_LARGE and request.can_be_parted and not self._again:
+            self._take_apart(session, request)
+        elif status in (ReplyStatus.INVALID, ReplyStatus.TOO_LARGE):
             self._give_up(request, outcomes.refused(status, reply.payload))
         else:  # it failed when it was executed, or was executed before
             self._settle(request)
             self._complete(request, outcomes.refused(status, reply.payload), executed=True)
+
+    def _take_apart(self, session: Session, request: Request) -> None:
+        """The cluster takes no more commands of that size: the same again, fewer at once."""
+        for ticket in session.take_apart(request):
+            self._writes.append_first(ticket)
+        self._session = None  # the next one tells what is agreed by now
+        self._drop_if_done(session)
+        self._after_answer()
 
     def _on_query_reply(self, address: str, reply: QueryReply) -> None:
         request = self._queries.get(reply.id)

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 __all__ = ["LeaderSearch", "CoreOptions", "CoreRandom"]
+
+_LIST_BYTES = 5
+"""What a list of operations takes beside them."""
 
 
 class CoreRandom(Protocol):
@@ -66,6 +69,18 @@ class CoreOptions:
     """After so long without commands a new session is opened: the old one may have expired."""
     known_servers: int = 64
     """Addresses remembered at most, the given ones included."""
+
+    def fitted(self, max_command_bytes: int, max_outstanding: int) -> Self:
+        """What the client packs together by itself is to be within what the cluster has agreed on.
+
+        0: that is not known.
+        """
+        most = max_command_bytes or self.batch_bytes + _LIST_BYTES
+        return replace(
+            self,
+            batch_bytes=min(self.batch_bytes, most - _LIST_BYTES),
+            window=min(self.window, max_outstanding or self.window),
+        )
 
 
 class LeaderSearch:

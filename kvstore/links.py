@@ -170,7 +170,7 @@ class Links:
                 link.redial_at = 0.0
                 link.monitor.drain()
                 if link.monitor.refused or link.monitor.in_vain:
-                    link.monitor.redial(address)  # it may know our key by now, or be elsewhere
+                    link.monitor.redial()  # it may know our key by now, or be elsewhere
             if link.epoch != epoch:
                 link.backlog.clear()
                 link.epoch = epoch

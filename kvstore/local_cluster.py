@@ -25,6 +25,7 @@ import msgspec
 
 from paxon.actors import ServerId, SettingsError, StateMachine
 from paxon.actors.data_directory import make_directory, replace_file
+from paxon.actors.machine_errors import check_limits
 from paxon.actors.making import in_list
 from paxon.actors.sqlite_format import made_in
 from paxon.kvstore.addresses import client_port, free_ports, peer_port, with_port
@@ -572,6 +573,8 @@ def _machine_name(machine: type[StateMachine] | None) -> tuple[str, bool]:
         raise ClusterOptionError(
             f"machine = {machine!r}: must be a subclass of paxon.actors.StateMachine{hint}"
         )
+    if wrong := check_limits(machine):
+        raise ClusterOptionError(f"machine: {wrong}")
     if "<locals>" in machine.__qualname__:
         raise ClusterError(
             f"machine = {machine.__qualname__}: a class made inside a function cannot be imported "

@@ -19,10 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, cast, get_args
 
+from msgspec import structs
+
 from paxon.actors import PaxosServer, ServerId, ServerRef, Settings, StateMachine
 from paxon.actors.codecs import peer_codec, port_codec
 from paxon.actors.environment import Environment, Network
-from paxon.actors.machine_errors import MachineFailure
+from paxon.actors.machine_errors import MachineFailure, check_limits
 from paxon.actors.memory_storage import MemoryStorage
 from paxon.actors.messages import ClientMessage, PeerMessage, PortOfServers, ServerReply
 from paxon.actors.sqlite_storage import SqliteStorage
@@ -146,6 +148,7 @@ def start_server(
         started.set()
 
     where = _data_directory(directory, durability)
+    settings = structs.replace(settings, peer_addresses=dict(peers))
     world = _World(
         settings,
         peers,
@@ -169,7 +172,11 @@ def start_server(
         on_failed=failed,
     )
     open_standard_descriptors()
-    reference = cast("ServerRef[PaxosServer]", PaxosServer.start(settings, machine, environment))
+    try:
+        actor = PaxosServer.start(settings, machine, environment)
+    except MachineFailure as error:
+        raise ServerStartError(str(error)) from error
+    reference = cast("ServerRef[PaxosServer]", actor)
     _running.add(reference)
     while not started.wait(_CHECK_SECONDS):
         if not reference.is_alive():
@@ -218,6 +225,8 @@ def _check_types(settings: object, machine: object, peers: object, durability: o
     if not isinstance(machine.language, str):
         name = type(machine).__name__
         raise ServerStartError(f"machine: {name}.language has to be text, not {machine.language!r}")
+    if wrong := check_limits(machine):
+        raise ServerStartError(f"machine: {wrong}")
     if not isinstance(peers, Mapping):
         raise ServerStartError(f"peers: give the servers' addresses by id, not {peers!r}")
     if durability not in get_args(Durability):

@@ -72,7 +72,7 @@ def overloaded(ticket: Ticket[Any, Any], retry_after: float, why: str) -> errors
 def refused(status: ReplyStatus, payload: bytes) -> PaxonError:
     """The error of a request that a server answered with this status, which is not OK."""
     text = payload.decode(errors="replace")
-    if status == ReplyStatus.INVALID:
+    if status in (ReplyStatus.INVALID, ReplyStatus.TOO_LARGE):
         return errors.InvalidRequest(text)
     if status == ReplyStatus.FORGOTTEN:
         return errors.OutcomeUnknown("the write was executed, but its reply is gone")

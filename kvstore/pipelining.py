@@ -123,6 +123,9 @@ class BasePipeline:
         return self._add(operation, operation_bytes(operation))
 
     def _add(self, operation: Operation, size: int) -> int:
+        if self._open_bytes + size > _CHUNK_BYTES and self._open:  # a large one goes alone
+            self._close_chunk()
+            self._chunk_closed()
         chunk = self._open
         chunk.append(operation)
         self._open_bytes += size

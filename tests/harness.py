@@ -110,6 +110,12 @@ class Wire:
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Frames are not encoded here."""
 
+    def reach(self, server: int, addresses: Sequence[str]) -> None:
+        """Nobody moves here."""
+
+    def elsewhere(self, server: int) -> None:
+        """The same."""
+
     def congested(self, client: bytes) -> bool:
         return False
 

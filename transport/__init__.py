@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paxon.transport.addresses import dialled, in_ephemeral_range, takes_ipv6
+from paxon.transport.addresses import dialled, in_ephemeral_range, is_dialable, takes_ipv6
 from paxon.transport.burst import Burst
 from paxon.transport.codec import HEADER_BYTES, MAX_FRAME_BYTES, FrameCodec
 from paxon.transport.context import Context
@@ -51,6 +51,7 @@ __all__ = [
     "end_when_vanished",
     "dialled",
     "in_ephemeral_range",
+    "is_dialable",
     "takes_ipv6",
     "raise_descriptor_limit",
     "check_descriptor_limit",

@@ -13,7 +13,15 @@ import zmq
 
 from paxon.transport.errors import TransportError
 
-__all__ = ["bind", "dial", "dialled", "in_ephemeral_range", "is_host_name", "takes_ipv6"]
+__all__ = [
+    "bind",
+    "dial",
+    "dialled",
+    "in_ephemeral_range",
+    "is_dialable",
+    "is_host_name",
+    "takes_ipv6",
+]
 
 _SOURCE = "127.0.0.2"
 _USUAL_RANGE = (32768, 60999)
@@ -86,6 +94,18 @@ def in_ephemeral_range(address: str) -> bool:
     except (OSError, ValueError):
         low, high = _USUAL_RANGE
     return low <= int(port) <= high
+
+
+def is_dialable(address: str) -> bool:
+    """Whether an address that was told by somebody has a form that can be dialled."""
+    try:
+        _check_form(address)
+    except zmq.ZMQError:
+        return False
+    if not address.startswith("tcp://"):
+        return "*" not in address
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    return bool(host) and host != "*" and port != "*" and int(port) > 0
 
 
 def is_host_name(address: str) -> bool:

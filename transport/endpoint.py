@@ -175,7 +175,6 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._monitors: list[PortMonitor] = []
         self._links: dict[int, LinkMonitor] = {}
         self._lost: list[int] = []
-        self._addresses: dict[int, str] = {}
         self._redial_at: dict[int, float] = {}
         """When to try servers again that have refused us."""
         self._monotonic = monotonic
@@ -428,7 +427,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             if link.drain():
                 self._lost.append(server)
             if link.refused or link.in_vain:  # else it has found the other end by itself
-                link.redial(self._addresses[server])
+                link.redial()
 
     # --- the rest ----------------------------------------------------------------------------
 
@@ -455,7 +454,6 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         options = self._options
         dealer = self._socket(zmq.DEALER, self._peer_codec.max_frame_bytes)
         self._dealers[server] = dealer
-        self._addresses[server] = address
         end_when_vanished(dealer, options.vanished_after)
         dealer.setsockopt(zmq.IMMEDIATE, 1)
         dealer.setsockopt(zmq.SNDHWM, options.peer_queue_frames)
@@ -469,6 +467,22 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._wake_fd = -1  # what `wait` looks at has changed
         self._links[server].dial(address)
         self._peers.senders.add(server)
+
+    def reach(self, server: int, addresses: Sequence[str]) -> None:
+        """A server may be at any of these addresses: dial them in turn until one answers."""
+        try:
+            if server in self._links:
+                self._links[server].reach(addresses)
+                return
+            self.connect(server, addresses[0])
+            self._links[server].reach(addresses)
+        except TransportError as error:
+            self._ledger.say("reach", str(server), f"Server {server} cannot be dialled: {error}")
+
+    def elsewhere(self, server: int) -> None:
+        """A server does not answer where it is dialled: try another of its addresses, if any."""
+        if server in self._links:
+            self._links[server].elsewhere()
 
     def counters(self) -> dict[str, int]:
         """Totals by name (`paxon.transport.intake.Counters`)."""

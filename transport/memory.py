@@ -240,6 +240,12 @@ class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
         if in_force:
             self._client_codec.identify(identity)
 
+    def reach(self, server: int, addresses: Sequence[str]) -> None:
+        """Nobody moves here."""
+
+    def elsewhere(self, server: int) -> None:
+        """The same."""
+
     def congested(self, client: bytes) -> bool:
         """Whether a client has so much to read that what it asks for had better wait."""
         return self._hub.is_full(client)

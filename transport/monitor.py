@@ -8,6 +8,7 @@ import itertools
 import os
 import socket
 import struct
+from collections.abc import Sequence
 
 import zmq
 
@@ -111,13 +112,15 @@ class LinkMonitor:
 
     A refused handshake (a key that is not known, no key where one is wanted) is told apart, for
     libzmq takes it for final: only whoever made the link can try again, by `redial`. So is a host's
-    name that is tried in vain: it may have another address that answers.
+    name that is tried in vain: it may have another address that answers. And a server may have been
+    told to be at several addresses: these are tried in turn.
     """
 
     def __init__(self, link: zmq.Socket[bytes]) -> None:
         self._link = link
-        self._turn = 0
-        self._by_name = False
+        self._ways: list[tuple[str, int]] = []
+        """What can be dialled: each address, and for a name which kind of its addresses."""
+        self._way = 0
         self.refused = False
         """Whether the other end has refused us since the last `redial`."""
         self.in_vain = False
@@ -138,29 +141,69 @@ class LinkMonitor:
             elif event == _SUCCEEDED:
                 self.in_vain = False
             elif event == _RETRIED:
-                self.in_vain = self._by_name
+                self.in_vain = len(self._ways) > 1
             else:
                 ended = True
         return ended
 
-    def dial(self, address: str) -> None:
-        """Start to connect. Raises `TransportError` for an address of the wrong form."""
-        self._by_name = is_host_name(address)
-        dial(self._link, address, self._turn)
+    def dial(self, *addresses: str) -> None:
+        """Start to connect, to the first. Raises `TransportError` for one of the wrong form."""
+        self._ways = _ways(addresses)
+        self._way = 0
+        self._dial()
 
-    def redial(self, address: str) -> None:
-        """Connect to `address` anew, where the other end may know our key by now."""
-        if self.in_vain:
-            self._turn += 1
+    def reach(self, addresses: Sequence[str]) -> None:
+        """From now on these are to be tried, without leaving the present one if it is among them.
+
+        One that stays the first again goes before a later one only when that fails.
+        """
+        ways = _ways(addresses)
+        if ways == self._ways:
+            return
+        present = self._ways[self._way]
+        self._ways = ways
+        if present in ways:
+            self._way = ways.index(present)
+        else:
+            self._leave(present)
+            self._way = 0
+            self._dial()
+
+    def redial(self) -> None:
+        """Connect anew, where the other end may know our key by now, or elsewhere."""
+        self._leave(self._ways[self._way])
+        if self.in_vain or self.refused:
+            self._way = (self._way + 1) % len(self._ways)
         self.refused = self.in_vain = False
-        with contextlib.suppress(zmq.ZMQError):  # nothing is left of the old one
-            self._link.disconnect(dialled(address))
-        self.dial(address)
+        self._dial()
+
+    def elsewhere(self) -> None:
+        """Whoever is there does not answer as it should: try another address, if there is one."""
+        if len(self._ways) > 1:
+            self.in_vain = True
+            self.redial()
+
+    def _dial(self) -> None:
+        address, turn = self._ways[self._way]
+        dial(self._link, address, turn)
+
+    def _leave(self, way: tuple[str, int]) -> None:
+        with contextlib.suppress(zmq.ZMQError):  # nothing is left of it
+            self._link.disconnect(dialled(way[0]))
 
     def close(self) -> None:
         """Stop watching; the link itself stays open."""
         self._link.disable_monitor()
         self.socket.close(0)
+
+
+def _ways(addresses: Sequence[str]) -> list[tuple[str, int]]:
+    """A name is tried with its IPv6 addresses and with IPv4 alone (see `dial`)."""
+    return [
+        (address, turn)
+        for address in addresses
+        for turn in ((0, 1) if is_host_name(address) else (0,))
+    ]
 
 
 def _end_if_with_itself(descriptor: int) -> None:

@@ -92,6 +92,10 @@ class Sockets(Protocol):
 
     def identify(self, identity: int, *, in_force: bool) -> None: ...
 
+    def reach(self, server: int, addresses: Sequence[str]) -> None: ...
+
+    def elsewhere(self, server: int) -> None: ...
+
     def congested(self, client: bytes) -> bool: ...
 
     def counters(self) -> dict[str, int]: ...
@@ -143,6 +147,14 @@ class LabNetwork:
     def identify(self, identity: int, *, in_force: bool) -> None:
         """The same."""
         self._sockets.identify(identity, in_force=in_force)
+
+    def reach(self, server: int, addresses: Sequence[str]) -> None:
+        """The same."""
+        self._sockets.reach(server, addresses)
+
+    def elsewhere(self, server: int) -> None:
+        """The same."""
+        self._sockets.elsewhere(server)
 
     def congested(self, client: bytes) -> bool:
         """The same."""

@@ -51,6 +51,12 @@ class FakeSockets:
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Not of interest here."""
 
+    def reach(self, server: int, addresses: Sequence[str]) -> None:
+        """Nobody moves here."""
+
+    def elsewhere(self, server: int) -> None:
+        """The same."""
+
     def congested(self, client: bytes) -> bool:
         return False
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from paxon.actors.agreed import NAMES
 from paxon.kvstore import AsyncClient, Client, InvalidRequest, PaxonError
 from paxon.kvstore.local_cluster import LocalCluster
 from tests.cluster.helpers import one_sentence, paxon, wait_until, write_cluster_file
@@ -161,3 +162,74 @@ def one() -> object:
     with LocalCluster(1) as cluster:
         cluster.leader()
         yield cluster
+
+
+SMALL: dict[str, float] = {
+    "max_command_bytes": 2 << 20, "max_outstanding": 2, "max_scan_items": 3, "max_scan_bytes": 10,
+    "max_reply_bytes": 64, "max_kept_each": 1, "max_kept": 1, "session_ttl": 0.5,
+}  # fmt: skip
+
+
+def use_ordinarily(kv: Client) -> None:
+    """What a client packs together by itself fits into what the cluster takes."""
+    with kv.pipeline(timeout=LONG) as pipeline:
+        for number in range(200):
+            pipeline.put(f"key/{number:03}", b"%40d" % number)
+    reads = kv.pipeline(timeout=LONG)
+    with reads:
+        for number in range(200):
+            reads.get(f"key/{number:03}")
+    assert [int(value) for value in reads.results] == list(range(200))
+    assert len(list(kv.scan("key/", timeout=LONG))) == 200
+    large = b"x" * 1_900_000
+    with kv.pipeline(timeout=LONG) as pipeline:
+        for number in range(6):  # each with a small one fits nowhere
+            pipeline.put(f"small/{number}", b"x" * 200_000)
+            pipeline.put(f"large/{number}", large)
+    assert kv.get("large/5", timeout=LONG) == large
+    with pytest.raises(InvalidRequest, match="the command exceeds 2097152 bytes"):
+        kv.put("key/000", b"x" * (2 << 20), timeout=LONG)
+
+
+def agree(kv: Client, values: dict[str, float]) -> None:
+    """As soon as the leader has heard of all that they know these settings."""
+
+    def agreed() -> bool:
+        with suppress(PaxonError):
+            kv.change_settings(timeout=LONG, **values)
+            return True
+        return False
+
+    wait_until(agreed, "all know the settings", LONG)
+
+
+def test_small_agreed_limits_fail_no_ordinary_use(tmp_path: Path) -> None:
+    own = {name: value for name, value in SMALL.items() if name in NAMES}
+    with LocalCluster(3, tmp_path, **own) as cluster, cluster.client() as kv:
+        agree(kv, {name: value for name, value in SMALL.items() if name not in NAMES})
+        use_ordinarily(kv)
+
+
+def test_limits_that_become_small_while_a_client_is_at_work(tmp_path: Path) -> None:
+    """Its session was told of larger ones: what was packed for those goes again, in parts."""
+    with (
+        LocalCluster(3, tmp_path) as cluster,
+        cluster.client() as kv,
+        cluster.client() as other,
+    ):
+        kv.put("a", b"1", timeout=LONG)
+        agree(other, SMALL)
+        use_ordinarily(kv)
+
+
+def test_async_clients_among_small_limits(tmp_path: Path) -> None:
+    async def use(cluster: LocalCluster) -> None:
+        async with AsyncClient(cluster.addresses, timeout=LONG) as kv:
+            await kv.put("a", b"1")
+            with cluster.client() as other:
+                agree(other, {"max_outstanding": 3})
+            await asyncio.gather(*(kv.append("log", b"%3d" % n) for n in range(300)))
+            assert len(await kv.get("log") or b"") == 900
+
+    with LocalCluster(3, tmp_path) as cluster:
+        asyncio.run(use(cluster))

@@ -22,6 +22,8 @@ from paxon.kvstore.local_cluster import LocalCluster
 __all__ = ["MAIN", "Network", "Node", "RelayedCluster"]
 
 ROOT = Path(__file__).parents[2]
+NOWHERE = "tcp://127.0.0.1:1"
+"""Nobody listens there."""
 MAIN = "main"
 """The group of clients that a client belongs to unless told otherwise."""
 
@@ -233,5 +235,6 @@ class RelayedCluster(LocalCluster):
         }
         fronts = dict(zip(self.servers, self._client_fronts(), strict=True))
         settings = msgspec.structs.replace(plan.settings, client_addresses=fronts)
-        mine = {server: plan.entry.peer}
+        # What it tells the others is of no use to them: they too are to dial the relay.
+        mine = {server: NOWHERE}
         return msgspec.structs.replace(plan, settings=settings, peers=peers | mine)

@@ -50,6 +50,8 @@ class FakeCluster:
         self.application = Application(replicated, first_agreed({}, replicated.limits))
         self.time = 0.0
         self.busy = 0
+        self.most = 0
+        """Longer commands are refused; 0: as agreed."""
         """So many commands are answered OVERLOADED before the next is taken in."""
         self.received: list[tuple[str, ClientMessage]] = []
 
@@ -83,14 +85,19 @@ class FakeCluster:
         match message:
             case OpenSession(nonce):
                 reply = self.execute(Entry(0, nonce, 0, 0, b""))
+                agreed = self.application.agreed
                 return SessionOpened(
-                    nonce, int.from_bytes(reply.payload, "big"), self.application.machine.language
-                )
+                    nonce, int.from_bytes(reply.payload, "big"),
+                    self.application.machine.language, self.most or agreed.max_command_bytes,
+                    agreed.max_outstanding,
+                )  # fmt: skip
             case Command(session, seq, acked, after, command):
                 if self.busy > 0:
                     self.busy -= 1
                     payload = overloaded("busy", 0.0)
                     return CommandReply(session, seq, ReplyStatus.OVERLOADED, payload)
+                if len(command) > self.most > 0:
+                    return CommandReply(session, seq, ReplyStatus.TOO_LARGE, b"too large")
                 reply = self.execute(Entry(session, seq, acked, after, command))
                 return CommandReply(session, seq, reply.status, reply.payload)
             case Query(number, _, query):

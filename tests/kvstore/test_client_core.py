@@ -17,7 +17,7 @@ from paxon.actors.messages import (
     ReplyStatus,
     SessionOpened,
 )
-from paxon.kvstore.client_core import CoreOptions, RawCore
+from paxon.kvstore.client_core import CoreOptions, KVTicket, RawCore
 from paxon.kvstore.errors import (
     InvalidRequest,
     OperationFailed,
@@ -420,6 +420,56 @@ def test_followers_of_an_invalid_command_are_not_executed() -> None:
     world.exchange()
     assert isinstance(tickets[2].error, OperationFailed)
     assert world.core.idle
+
+
+# --- limits that the cluster has agreed on --------------------------------------------------------
+
+
+def sizes(world: World) -> list[int]:
+    return [len(message.command) for message in commands(world)]
+
+
+def test_no_more_is_packed_together_than_the_cluster_takes() -> None:
+    world = World()
+    world.cluster.most = 100
+    tickets = [world.submit(Put(f"k{i}", b"v" * 30)) for i in range(9)]
+    world.exchange()
+    assert [ticket.value() for ticket in tickets] == [[None]] * 9
+    assert len(sizes(world)) == 9 and max(sizes(world)) <= 100
+    with pytest.raises(InvalidRequest, match="too large"):
+        one = world.submit(Put("k", b"v" * 100))
+        world.exchange()
+        one.value()
+
+
+def test_what_was_packed_for_larger_limits_goes_again_in_parts() -> None:
+    world = World()
+    open_session(world)
+    first = world.session
+    world.cluster.most = 100
+    log: list[KVTicket] = []
+    for i in range(9):
+        log.append(world.submit(Append("k", b"%9d" % i), after=log[-1] if log else None))
+    other = world.submit(Append("other", b"v" * 30))
+    world.exchange()
+    assert [ticket.value() for ticket in log] == [[9 * (i + 1)] for i in range(9)]
+    assert other.value() == [30]
+    assert max(sizes(world)[-4:]) <= 100 and world.session != first
+
+
+def test_what_may_be_executed_yet_is_not_parted() -> None:
+    """A copy of it is under way to another server, which may still take it in."""
+    world = World(options=CoreOptions(retry_first=0.1))
+    open_session(world)
+    lost: list[ClientMessage] = []
+    world.lost = lambda _address, message: isinstance(message, Command) and not lost.append(message)
+    tickets = [world.submit(Put(f"k{i}", b"v" * 60)) for i in range(4)]
+    world.pass_time(0.3)
+    assert lost
+    world.lost = lambda _address, _message: False
+    world.cluster.most = 100
+    world.pass_time(3.0)
+    assert all(isinstance(ticket.error, InvalidRequest) for ticket in tickets[1:])
 
 
 # --- raw commands ---------------------------------------------------------------------------------

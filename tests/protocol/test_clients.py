@@ -374,11 +374,11 @@ def test_a_bad_command_gets_the_same_error_reply_on_every_server() -> None:
 @pytest.mark.parametrize(
     ("command", "status"),
     [
-        (Command(0, 1, 1, 0, b"x" * 65), ReplyStatus.INVALID),
+        (Command(0, 1, 1, 0, b"x" * ((2 << 20) + 1)), ReplyStatus.TOO_LARGE),
         (Command(0, 5, 6, 0, b"x"), ReplyStatus.INVALID),
         (Command(0, 5, 1, 5, b"x"), ReplyStatus.INVALID),
         (Command(0, 5, 1, 7, b"x"), ReplyStatus.INVALID),
-        (Command(0, 9, 1, 0, b"x"), ReplyStatus.INVALID),
+        (Command(0, 9, 1, 0, b"x"), ReplyStatus.OVERLOADED),
         (Command(0, 0, 0, 0, b"x"), ReplyStatus.FORGOTTEN),
         (Command(0, -3, 0, 0, b"x"), ReplyStatus.FORGOTTEN),
     ],
@@ -387,7 +387,7 @@ def test_a_bad_command_gets_the_same_error_reply_on_every_server() -> None:
 def test_a_malformed_command_is_refused_and_stays_out_of_the_log(
     command: Command, status: ReplyStatus
 ) -> None:
-    cluster, session = led(max_command_bytes=64, max_outstanding=8)
+    cluster, session = led(max_command_bytes=2 << 20, max_outstanding=8)
     before = cluster.servers[1].log.last
     cluster.request(1, Command(session, command.seq, command.acked, command.after, command.command))
     assert statuses(cluster, command.seq) == [status]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +13,16 @@ import pytest
 
 from paxon.actors import Execute, Settings, StateMachine
 from paxon.actors import messages as wire
-from paxon.actors.agreed import Change, first_agreed
+from paxon.actors.agreed import Change, Limit, first_agreed
 from paxon.actors.application import Application, encode_batch
 from paxon.actors.data_directory import STOPPED_NAME
 from paxon.actors.machine_errors import ExecutionFailed, RestoreFailed
 from paxon.actors.messages import Batch, CommandReply, Entry, ReplyStatus
 from paxon.actors.recursion import ALLOWANCE, MOST, RecursionLimitError, with_allowance
 from paxon.actors.sessions import SessionTable
+from paxon.kvstore import ClusterError, LocalCluster
 from paxon.kvstore.addresses import free_ports
-from paxon.kvstore.node import start_server
+from paxon.kvstore.node import ServerStartError, start_server
 from paxon.kvstore.operations import Operation
 from paxon.kvstore.store import KVStore
 from tests.harness import Cluster, Register
@@ -235,7 +237,76 @@ def interrupted() -> None:
     raise KeyboardInterrupt
 
 
-KINDS = [direct, wrapped, hidden, grouped, twice, ended, interrupted]
+def closed() -> None:
+    raise GeneratorExit
+
+
+def cancelled() -> None:
+    raise asyncio.CancelledError
+
+
+def hidden_end() -> None:
+    try:
+        raise SystemExit(2)
+    except SystemExit as error:
+        raise ValueError("usage") from error
+
+
+KINDS = [direct, wrapped, hidden, grouped, twice]
+COMMANDS_OWN = [ended, closed, cancelled, hidden_end, interrupted]
+"""What nobody outside can make a server's thread raise."""
+
+
+@pytest.mark.parametrize("kind", COMMANDS_OWN)
+def test_whatever_else_is_raised_is_the_commands_error(kind: Callable[[], None]) -> None:
+    """Else it would stop one server after the other, and again at each start."""
+
+    class Fails(Register):
+        def apply(self, command: bytes) -> bytes:
+            kind()
+            return b""
+
+    cluster = Cluster(1, machine=Fails).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    cluster.command(1, session, 1, b"x")
+    assert [reply.status for reply in cluster.told(CommandReply)] == [ReplyStatus.FAILED]
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        ({"x": 3}, r"limits\['x'\] = 3: write Limit\("),
+        ([1], "has to be a dict of Limit"),
+        ({3: Limit(default=1, least=1, most=2, before=1)}, "its name has to be a word"),
+        ({"max_sessions": Limit(default=1, least=1, most=2, before=1)}, "no setting of Paxon's"),
+        ({"x": Limit(default=5, least=1, most=2, before=1)}, "default has to be from least"),
+        ({"x": Limit(default="5", least=1, most=2, before=1)}, "whole numbers"),  # type: ignore[arg-type]
+        ({"x": Limit(default=1, least=1, most=2**64, before=1)}, "within 63 bits"),
+    ],
+)
+def test_limits_that_are_none(limits: Any, text: str) -> None:
+    machine = type("Strange", (Register,), {"limits": limits})
+    with pytest.raises(ServerStartError, match=text):
+        start_server(
+            Settings(cluster="test", server=1, servers=(1,)), machine(),
+            peers={1: "tcp://127.0.0.1:1"}, client_bind="tcp://127.0.0.1:2", durability="memory",
+        )  # fmt: skip
+    with pytest.raises(ClusterError, match=text):
+        machine.__qualname__ = "Strange"
+        LocalCluster(1, machine=machine)
+
+
+def test_limits_that_the_machine_does_not_take() -> None:
+    class Choosy(Register):
+        def agree(self, limits: Any) -> None:
+            raise SystemExit(limits)
+
+    with pytest.raises(ServerStartError, match=r"Choosy.agree\(\) raised SystemExit"):
+        start_server(
+            Settings(cluster="test", server=1, servers=(1,)), Choosy(),
+            peers={1: "tcp://127.0.0.1:1"}, client_bind="tcp://127.0.0.1:2", durability="memory",
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -255,7 +326,7 @@ def test_an_error_that_depends_on_the_process_stops_the_server(kind: Callable[[]
     assert not cluster.told(CommandReply)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *COMMANDS_OWN])
 def test_in_a_query_it_is_an_answer(kind: Callable[[], None]) -> None:
     class Fails(Register):
         def query(self, query: bytes) -> bytes:

@@ -14,8 +14,11 @@ from paxon.actors.messages import (
     CatchUpRequest,
     Heartbeat,
     HeartbeatReply,
+    NotLeader,
     PreVote,
     PreVoteReply,
+    Query,
+    QueryReply,
 )
 from paxon.actors.phase1 import Candidacy
 from paxon.transport import Burst
@@ -345,3 +348,13 @@ def test_a_forced_p1a_is_answered_at_once_where_no_lease_was_granted() -> None:
     cluster.drop()
     cluster.hand(3, 2, P1A(HIGH, 1, True))
     assert [p.ballot for p in cluster.sent(P1B)] == [HIGH]
+
+
+def test_a_server_without_its_vote_answers_no_stale_reads() -> None:
+    """Its directory is empty yet, or far behind: it would show a state that its id never had."""
+    cluster = acquainted()
+    cluster.rejoining(3)
+    cluster.request(3, Query(5, "stale", b""))
+    cluster.step(3)
+    assert not cluster.told(QueryReply)
+    assert [reply.leader for reply in cluster.told(NotLeader)] == [cluster.servers[3].leader]

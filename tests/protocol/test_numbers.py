@@ -32,12 +32,14 @@ from paxon.actors.messages import (
     Made,
     OpenSession,
     PeerMessage,
+    Place,
     PreVote,
     PreVoteReply,
     ReplyStatus,
     SnapshotChunk,
     SnapshotOffer,
     SnapshotRequest,
+    Whereabouts,
 )
 from tests.harness import Cluster, value_of
 
@@ -273,6 +275,9 @@ class _Fuzz:
             ),
             CountQuestion: lambda: CountQuestion(n(5), n(5), n(5)),
             CountAnswer: lambda: CountAnswer(n(5), n(5), n(5)),
+            Whereabouts: lambda: Whereabouts(
+                flag, n(5), (Place(n(sender), n(5), n(2), "tcp://h:1", "tcp://h:*"),)
+            ),
         }  # fmt: skip
         return made[kind]()  # type: ignore[no-any-return]
 

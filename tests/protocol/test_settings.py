@@ -295,7 +295,7 @@ def test_a_change_by_way_of_the_leader() -> None:
         ({"max_session": 5}, "there is no agreed setting 'max_session'; there are session_ttl"),
         ({"max_sessions": 0}, "max_sessions = 0: must be from 1 to 1000000"),
         ({"max_sessions": 1.5}, "max_sessions = 1.5: must be a whole number"),
-        ({"max_command_bytes": 17 << 20}, "must be from 1 to 16777216"),
+        ({"max_command_bytes": 17 << 20}, "must be from 2097152 to 16777216"),
         ({"digest_version": 99}, "digest_version = 99: must be from"),
         ({"session_ttl": float("nan")}, "session_ttl = nan: must be from"),
         ({"most": 101}, "most = 101: must be from 1 to 100"),

@@ -106,7 +106,7 @@ OMITTED = {
     "_counts", "_next_count", "_confirmation", "_heard_from", "_told_alive",
     "_peers", "_synced", "_others", "_majority", "_tidy_at",
     "_stopped_at", "_warned_of", "_alarm", "_alarm_until",
-    "making", "_in_force", "_introduce_at", "_said", "_say_at",
+    "making", "places", "_in_force", "_introduce_at", "_said", "_say_at",
     "_turns", "_openings", "_spent", "_clients_until", "_worked_at",
     "_execute_until", "_replied_bytes", "_transferred", "_costs", "_left_over",
 }  # fmt: skip
@@ -158,6 +158,8 @@ def thaw(image: Any) -> Any:
         return kind(map(thaw, image[1:]))
     if kind is Session or kind is Batch:
         return kind(*map(thaw, image[1:]))
+    if kind is Marks:
+        return Marks(**dict(zip(OBJECTS[Marks], map(thaw, image[1:]), strict=True)))
     made = kind.__new__(kind)
     for name, held in zip(OBJECTS[kind], image[1:], strict=True):
         object.__setattr__(made, name, thaw(held))

@@ -177,6 +177,12 @@ class _Wire:
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Nothing is encoded here."""
 
+    def reach(self, server: int, addresses: Sequence[str]) -> None:
+        """Nobody moves here."""
+
+    def elsewhere(self, server: int) -> None:
+        """The same."""
+
     def congested(self, client: bytes) -> bool:
         return False
 

@@ -9,7 +9,7 @@ from paxon.actors import Ballot, ServerId
 from paxon.actors.agreed import encode_agreed
 from paxon.actors.application import Application, Executed
 from paxon.actors.memory_storage import MemoryStorage
-from paxon.actors.messages import Batch, Made
+from paxon.actors.messages import Batch, Made, Place
 from paxon.actors.storage import Recovered, SnapshotInfo
 from paxon.kvstore.store import KVStore
 from tests.invariants import ClusterWatch
@@ -165,6 +165,9 @@ class SimulatedDisk:
 
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:
         self._inner.save_counts(counts)
+
+    def save_places(self, places: tuple[Place, ...], *, lazily: bool) -> None:
+        self._inner.save_places(places, lazily=lazily)
 
     def save_voting(self, voting: bool) -> None:
         self._inner.save_voting(voting)

@@ -105,6 +105,12 @@ class NodeNetwork:
         if in_force:
             self._node.client_codec.identify(identity)
 
+    def reach(self, server: int, addresses: Sequence[str]) -> None:
+        """Nobody moves here."""
+
+    def elsewhere(self, server: int) -> None:
+        """The same."""
+
     def congested(self, client: bytes) -> bool:
         return False
 

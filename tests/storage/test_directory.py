@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from paxon.actors import CorruptStorage, StorageError
+from paxon.actors.messages import Made
 from paxon.actors.sqlite_storage import SqliteStorage
 from tests.storage.engines import accept, accepted_slots, open_sqlite, take_snapshot
 from tests.storage.processes import child, line
@@ -76,6 +78,49 @@ def test_a_file_in_its_place(tmp_path: Path) -> None:
 
 def test_another_cluster(used: Path) -> None:
     refused(used, "belongs to cluster 'test', not to 'other'", cluster="other")
+
+
+def test_the_witness_names_the_cluster_by_its_identity(tmp_path: Path) -> None:
+    """Two clusters may have one name, and a witness of the one does not vouch for the other."""
+    storage = open_sqlite(tmp_path)
+    made = Made(0xABC, "test", ((1, storage.incarnation),), b"")
+    storage.save_made(made, in_force=True)
+    storage.commit()
+    storage.maintain()
+    accept(storage, 1)
+    storage.commit()
+    storage.maintain()
+    storage.close()
+    witness = tmp_path / "paxon.witness"
+    text = witness.read_bytes()
+    assert b"\nidentity 0000000000000abc\n" in text
+    for identity, fits in ((b"0" * 16, True), (b"%016x" % 0xABD, False)):
+        head = text.replace(b"%016x" % 0xABC, identity).partition(b"checksum ")[0]
+        witness.write_bytes(head + b"checksum %08x\n" % zlib.crc32(head))
+        if fits:  # power was lost after the commit and before this note
+            open_sqlite(tmp_path).close()
+        else:
+            refused(tmp_path, r"is of cluster 0+abd, and paxon.db of cluster 0+abc")
+
+
+def test_a_database_deleted_right_after_the_start(used: Path) -> None:
+    """Before anything is written: SQLite would make an empty one in its place, and blame that."""
+    storage = open_sqlite(used)
+    (used / "paxon.db").unlink()
+    accept(storage, 4)
+    with pytest.raises(StorageError, match=r"paxon.db was deleted or replaced while this server"):
+        storage.commit()
+    storage.close()
+    assert not (used / "paxon.db").exists()
+
+
+def test_a_database_replaced_right_after_the_start(used: Path) -> None:
+    storage = open_sqlite(used)
+    (used / "paxon.db").rename(used / "gone")
+    (used / "paxon.db").write_bytes((used / "gone").read_bytes())
+    with pytest.raises(StorageError, match=r"paxon.db was deleted or replaced while this server"):
+        storage.maintain()
+    storage.close()
 
 
 def test_another_server(used: Path) -> None:

@@ -1,0 +1,193 @@
+"""Where servers are reached: plain bookkeeping of hints (docs/addresses.md).
+
+An address decides nothing. Who a server is, its directory says; the address is where it was last
+seen. So whoever moves tells the others, they remember it beside their own file's address and hand
+it on, and a wrong one costs a connection attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import structs
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.environment import NEVER
+from paxon.actors.messages import Made, Place, Whereabouts
+from paxon.actors.settings import Settings
+from paxon.transport import is_dialable
+
+__all__ = ["Places", "plausible"]
+
+ASK_AGAIN = 1.0
+"""Seconds after which a member is told again that has not answered."""
+ASKED_IN_VAIN = 3
+"""After so many unanswered tellings another address of that member is tried, if there is one."""
+MAX_ADDRESS_BYTES = 300
+"""A host's name has up to 253 bytes, a socket's path up to 107."""
+MAX_MOVES = 1 << 62
+
+
+class Places:
+    """What one server knows of where the members are; the server stores, sends and dials."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._server = settings.server
+        self._files = settings.peer_addresses
+        """Those of this server's own file …"""
+        self._files_clients = settings.client_addresses
+        self.active = settings.server in settings.peer_addresses
+        """False for a server that has no address to tell of (in the simulator)."""
+        self._told: dict[ServerId, Place] = {}
+        """What each member's directory was told to be reached at, this server included."""
+        self._unknown: dict[ServerId, str] = {}
+        """Where a member's new directory says that it is, before it is known."""
+        self._members: dict[ServerId, int] = {}
+        self._asked: dict[ServerId, int] = {}
+        """Members that do not know yet where this server is, and how often they were told."""
+        self.due = NEVER
+        """When to tell those again, monotonic seconds."""
+
+    # --- this server -----------------------------------------------------------------------------
+
+    def recover(self, incarnation: int, found: Iterable[Place]) -> None:
+        """Take up what the directory remembers, and note whether this server has moved since."""
+        if not self.active:
+            return
+        self._told = {place.server: place for place in found}
+        me, mine = self._server, self._told.get(self._server)
+        peer, client = self._files[me], self._files_clients.get(me, "")
+        if mine is None or mine.incarnation != incarnation:
+            self._told[me] = Place(me, incarnation, 1, peer, client)
+        elif (mine.peer, mine.client) != (peer, client):
+            self._told[me] = Place(me, incarnation, mine.moves + 1, peer, client)
+
+    def join(self, made: Made, now: float) -> None:
+        """These are the members, by these directories; tell all of them."""
+        if not self.active:
+            return
+        self._members = dict(made.members)
+        self._asked = dict.fromkeys((s for s in made.servers if s != self._server), 0)
+        self.due = now
+
+    @property
+    def known(self) -> tuple[Place, ...]:
+        """What to remember on the disk, and to tell."""
+        told = self._told
+        return tuple(
+            told[server] for server in sorted(told)
+            if told[server].incarnation == self._members.get(server)
+        )  # fmt: skip
+
+    # --- telling ---------------------------------------------------------------------------------
+
+    def telling(self, *, asks: bool, to: int = 0) -> Whereabouts:
+        return Whereabouts(asks, to, self.known)
+
+    def ask_again(self, now: float) -> tuple[list[ServerId], list[ServerId]]:
+        """Who has to be told (again), and which of them do not answer where they are dialled."""
+        asked = list(self._asked)
+        silent = []
+        for server in asked:
+            self._asked[server] += 1
+            if self._asked[server] > ASKED_IN_VAIN:
+                self._asked[server] = 1
+                silent.append(server)
+        self.due = now + ASK_AGAIN if asked else NEVER
+        return asked, silent
+
+    def tell(self, server: ServerId, now: float) -> None:
+        """A member has to hear (again) where this server is."""
+        if server in self._members and self.active:
+            self._asked.setdefault(server, 0)
+            self.due = min(self.due, now + ASK_AGAIN)
+
+    def tell_all(self, now: float) -> None:
+        """Something is known now that the others may not know."""
+        for server in self._members:
+            if server != self._server:
+                self._asked[server] = 0
+        self.due = now
+
+    # --- hearing ---------------------------------------------------------------------------------
+
+    def hear(self, said: Whereabouts, sender: ServerId) -> list[ServerId]:
+        """Take in what a member says; returns whose addresses have changed, perhaps our own.
+
+        A server's own word goes before what others remember of it, and of those the newest counts.
+        """
+        mine = self._told.get(self._server)
+        if mine is None:
+            return []
+        if said.to == mine.incarnation and mine in said.places:
+            self._asked.pop(sender, None)
+            if not self._asked:
+                self.due = NEVER
+        changed = []
+        for place in said.places:
+            server, held = place.server, self._told.get(place.server)
+            if server == self._server:
+                if place.incarnation == mine.incarnation and _contradicts(place, mine):
+                    self._told[server] = structs.replace(mine, moves=place.moves + 1)
+                    changed.append(server)
+            elif place.incarnation != self._members.get(server) or held == place:
+                continue
+            elif (
+                server == sender
+                or held is None
+                or held.incarnation != place.incarnation
+                or place.moves > held.moves
+            ):
+                self._told[server] = place
+                changed.append(server)
+        return changed
+
+    def hear_unknown(self, server: ServerId, address: str) -> bool:
+        """Somebody that is not known by its directory yet says where it is; whether that is new."""
+        if not (self.active and address) or self._unknown.get(server) == address:
+            return False
+        self._unknown[server] = address
+        return True
+
+    def replace(self, server: ServerId, incarnation: int) -> None:
+        """A member has another directory from now on."""
+        if server in self._members:
+            self._members[server] = incarnation
+
+    # --- dialling --------------------------------------------------------------------------------
+
+    def addresses(self, server: ServerId) -> list[str]:
+        """Where to dial a member: by the own file, as it said itself, as its new directory says."""
+        told = self._told.get(server)
+        found = [self._files.get(server, ""), "" if told is None else told.peer]
+        found.append(self._unknown.get(server, ""))
+        return [address for address in dict.fromkeys(found) if address]
+
+    def client_address(self, server: ServerId) -> str:
+        """Where clients reach a server: as it says itself, else by the own file; "" if unknown."""
+        told = self._told.get(server)
+        if told is not None and told.client and told.incarnation == self._members.get(server):
+            return told.client
+        return self._files_clients.get(server, "")
+
+    def client_addresses(self) -> dict[ServerId, str]:
+        """Those of all servers that are known."""
+        servers = sorted({*self._files_clients, *self._members})
+        found = {server: self.client_address(server) for server in servers}
+        return {server: address for server, address in found.items() if address}
+
+
+def _contradicts(place: Place, mine: Place) -> bool:
+    return place.moves >= mine.moves and place != mine
+
+
+def plausible(said: Whereabouts) -> bool:
+    """Whether addresses and numbers can be those of servers: a frame may be damaged."""
+    return len(said.places) <= 63 and all(
+        1 <= place.server <= 63
+        and 0 < place.moves < MAX_MOVES
+        and all(len(text.encode()) <= MAX_ADDRESS_BYTES for text in (place.peer, place.client))
+        and is_dialable(place.peer)
+        and (not place.client or is_dialable(place.client))
+        for place in said.places
+    )

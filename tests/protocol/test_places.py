@@ -1,0 +1,139 @@
+"""Addresses are hints (docs/addresses.md): who tells whom, who is believed, what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paxon.actors import Settings
+from paxon.actors.environment import NEVER
+from paxon.actors.messages import Made, Place, Whereabouts
+from paxon.actors.places import ASK_AGAIN, ASKED_IN_VAIN, Places, plausible
+from paxon.actors.sqlite_storage import SqliteStorage
+from paxon.transport import is_dialable
+
+MADE = Made(7, "test", ((1, 101), (2, 102), (3, 103)), b"")
+FILE = {server: f"tcp://host-{server}:7110" for server in (1, 2, 3)}
+CLIENTS = {server: f"tcp://host-{server}:7111" for server in (1, 2, 3)}
+
+
+def at(server: int, moves: int = 1, host: str = "new", incarnation: int | None = None) -> Place:
+    return Place(
+        server, incarnation or 100 + server, moves, f"tcp://{host}-{server}:1",
+        f"tcp://{host}-{server}:2",
+    )  # fmt: skip
+
+
+def places(*found: Place, file: dict[int, str] | None = None) -> Places:
+    made = Places(
+        Settings(
+            cluster="test", server=1, servers=(1, 2, 3), client_addresses=CLIENTS,
+            peer_addresses=FILE | (file or {}),
+        )
+    )  # fmt: skip
+    made.recover(101, found)
+    made.join(MADE, 0.0)
+    return made
+
+
+def told(*places: Place, to: int = 0, asks: bool = False) -> Whereabouts:
+    return Whereabouts(asks, to, places)
+
+
+def test_the_own_file_is_dialled_first_and_what_was_told_next() -> None:
+    known = places()
+    assert known.addresses(2) == [FILE[2]]
+    assert known.hear(told(at(2)), 2) == [2]
+    assert known.addresses(2) == [FILE[2], "tcp://new-2:1"]
+    assert known.client_address(2) == "tcp://new-2:2"
+    assert known.client_address(3) == CLIENTS[3]
+
+
+def test_an_own_word_goes_before_what_others_remember() -> None:
+    known = places(at(2, moves=9, host="remembered"))
+    assert known.hear(told(at(2, moves=2, host="own")), 2) == [2]
+    assert known.addresses(2)[1] == "tcp://own-2:1"
+    assert known.hear(told(at(2, moves=2, host="older")), 3) == []
+    assert known.hear(told(at(2, moves=3, host="later")), 3) == [2]
+    assert known.addresses(2)[1] == "tcp://later-2:1"
+
+
+def test_who_is_no_member_or_has_another_directory_is_not_remembered() -> None:
+    known = places()
+    assert known.hear(told(at(2, incarnation=5), at(4)), 3) == []
+    assert [place.server for place in known.known] == [1]
+    assert known.hear_unknown(2, "tcp://rejoins:1")
+    assert not known.hear_unknown(2, "tcp://rejoins:1")
+    assert known.addresses(2) == [FILE[2], "tcp://rejoins:1"]
+    assert [place.server for place in known.known] == [1]
+
+
+def test_a_move_is_counted_by_the_directory() -> None:
+    first = places().known[0]
+    assert (first.moves, first.peer) == (1, FILE[1])
+    assert places(first).known == (first,)
+    moved = places(first, file={1: "tcp://elsewhere:1"}).known[0]
+    assert (moved.moves, moved.peer) == (2, "tcp://elsewhere:1")
+
+
+def test_a_server_that_is_remembered_at_another_place_contradicts() -> None:
+    """Its own number of moves did not reach its disk, or the other's was damaged."""
+    known = places()
+    mine = at(1, moves=5, host="wrong")
+    assert known.hear(told(mine), 2) == [1]
+    assert (known.known[0].moves, known.known[0].peer) == (6, FILE[1])
+    assert known.hear(told(mine), 2) == []
+
+
+def test_telling_ends_with_an_answer_that_names_this_very_place() -> None:
+    known = places()
+    assert known.ask_again(0.0) == ([2, 3], [])
+    assert known.due == ASK_AGAIN
+    known.hear(told(at(2), to=101), 2)  # 2 does not know of us
+    known.hear(told(at(2), *known.known, to=102), 2)  # not an answer to us
+    assert known.ask_again(1.0) == ([2, 3], [])
+    known.hear(told(at(2), *known.known, to=101), 2)
+    assert known.ask_again(2.0) == ([3], [])
+    known.hear(told(*known.known, to=101), 3)
+    assert known.due == NEVER
+    known.tell(3, 10.0)  # its connection has ended
+    assert known.due == 10.0 + ASK_AGAIN
+
+
+def test_who_never_answers_is_looked_for_elsewhere() -> None:
+    known = places()
+    silent = [known.ask_again(float(turn))[1] for turn in range(2 * ASKED_IN_VAIN + 1)]
+    assert silent == [[], [], [], [2, 3], [], [], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        at(64), at(0), at(2, moves=0), at(2, moves=1 << 62), at(2, host="h" * 300),
+        Place(2, 1, 1, "", ""), Place(2, 1, 1, "tcp://*:5", ""), Place(2, 1, 1, "tcp://h:0", ""),
+        Place(2, 1, 1, "tcp://h:99999", ""), Place(2, 1, 1, "udp://h:1", ""),
+        Place(2, 1, 1, "tcp://h:1", "nonsense"), Place(2, 1, 1, "tcp://:1", ""),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_an_address_is_malformed(place: Place) -> None:
+    assert plausible(told(at(2)))
+    assert not plausible(told(at(2), place))
+
+
+def test_places_are_on_the_disk(tmp_path: Path) -> None:
+    storage = SqliteStorage(tmp_path, "test", 1)
+    storage.save_places((at(1), at(2, host="ünï")), lazily=False)
+    assert storage.dirty
+    storage.commit()
+    storage.save_places((at(1), at(2, host="ünï")), lazily=False)
+    assert not storage.dirty
+    storage.close()
+    again = SqliteStorage(tmp_path, "test", 1)
+    assert again.load().places == (at(1), at(2, host="ünï"))
+    again.close()
+
+
+def test_dialable() -> None:
+    assert is_dialable("tcp://h:1") and is_dialable("tcp://[::1]:1") and is_dialable("ipc:///a")
+    assert not is_dialable("tcp://*:1")
