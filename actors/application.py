@@ -179,7 +179,7 @@ class Application:
             return OUT_OF_ORDER
         if (
             session.kept >= sessions.max_kept_each or sessions.kept >= sessions.max_kept
-        ) and sessions.is_full(session):
+        ) and sessions.is_full(session, entry.seq):
             return self._put_off(NOT_ACKNOWLEDGED)
         if self._slot_bytes >= SLOT_REPLIES and self._slot_is_full(entry):
             return self._put_off(SLOT_IS_FULL)

@@ -1399,7 +1399,7 @@ class PaxosServer(BurstActor):
         if self._pending_bytes >= self.settings.max_pending_bytes:
             return self._overloaded(command, "too much is waiting")
         if session.kept >= self.application.sessions.max_kept_each and (
-            command.acked <= session.floor
+            command.acked <= session.floor != command.seq
         ):
             return self._overloaded(command, "acknowledge some replies first")
         reason = self.application.check(command.command)

@@ -189,8 +189,14 @@ class SessionTable:
         session.kept -= freed
         self.kept -= freed
 
-    def is_full(self, session: Session) -> bool:
-        """Whether no more replies are kept for this session until some are acknowledged."""
+    def is_full(self, session: Session, seq: int) -> bool:
+        """Whether this session executes no command `seq` until some replies are acknowledged.
+
+        The first command that is not acknowledged always is: later ones, executed before it, may
+        have filled the session, and none of their replies can be acknowledged before its own.
+        """
+        if seq == session.floor:
+            return False
         return session.kept >= self.max_kept_each or (
             self.kept >= self.max_kept and session.kept >= KEPT_SHARE
         )

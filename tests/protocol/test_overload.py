@@ -240,6 +240,26 @@ def test_replies_that_nobody_acknowledges_are_bounded_on_every_server() -> None:
     assert accepted.status == ReplyStatus.OK
 
 
+@pytest.mark.parametrize("bound", ["max_kept_each", "max_kept"])
+def test_replies_kept_to_later_commands_never_keep_out_an_earlier_one(bound: str) -> None:
+    """None of them can be acknowledged before its own: the session would be full for ever."""
+    cluster = led(**{bound: 100_000})
+    session = cluster.open_session(1)
+    for seq in range(2, 10):  # the frame with the first one was lost
+        cluster.command(1, session, seq, b"100000")
+        cluster.stabilize()
+    refused = cluster.reply_to(9)
+    assert refused is not None and refused.status == ReplyStatus.OVERLOADED
+    cluster.command(1, session, 1, b"10")
+    cluster.stabilize()
+    first = cluster.reply_to(1)
+    assert first is not None and first.status == ReplyStatus.OK
+    cluster.command(1, session, 9, b"10", acked=9)
+    cluster.stabilize()
+    last = cluster.reply_to(9)
+    assert last is not None and last.status == ReplyStatus.OK
+
+
 def test_the_bound_counts_when_a_batch_is_executed_too() -> None:
     cluster = led(max_kept_each=10_000)
     session = cluster.open_session(1)

@@ -2,7 +2,8 @@
 
 Each bug is planted in the real code and hunted by the breadth-first searches, by the random
 walks, by the simulator and by its runs about leases; those in the comparing of hashes by runs in
-which a state machine goes wrong. It counts as caught if any of them finds something wrong.
+which a state machine goes wrong, those in the bounds by runs about bounds. It counts as caught if
+any of them finds something wrong.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from loguru import logger
 
 from tests.search.__main__ import run_start
 from tests.search.planted import PLANTED, PlantedBug
+from tests.search.planted_bounds import BOUNDS
 from tests.search.planted_digests import DIGESTS
 from tests.search.planted_making import MAKING
 from tests.search.starts import STARTS
@@ -36,16 +38,16 @@ class Caught:
     simulator: str = ""
     leases: str = ""
     """By the simulator's runs about leases alone."""
-    fickle: str = ""
-    """By runs in which a state machine goes wrong."""
+    special: str = ""
+    """By runs in which a state machine goes wrong, or that are about bounds."""
     seen: list[str] = field(default_factory=list)
     """What was found wrong, in the words of whoever found it."""
 
     def __bool__(self) -> bool:
-        return any((self.search, self.walks, self.simulator, self.leases, self.fickle))
+        return any((self.search, self.walks, self.simulator, self.leases, self.special))
 
     def cells(self) -> list[str]:
-        found = (self.search, self.walks, self.simulator, self.leases, self.fickle)
+        found = (self.search, self.walks, self.simulator, self.leases, self.special)
         return [text or "-" for text in found]
 
 
@@ -57,16 +59,19 @@ def hunt(bug: PlantedBug, seeds: int, *, search: bool = True) -> Caught:
         if special.bug is bug:
             found = special.hunt()
             if found:
-                caught.fickle = str(found[0])
+                caught.special = str(found[0])
                 caught.seen.append(found[1])
             return caught
     with bug.apply():
+        if bug in BOUNDS:
+            caught.special = _simulate(caught, seeds, about_bounds=True)
+            return caught
         if bug not in MAKING:  # there the cluster is in force from the start
             if search:
                 _search(caught)
             _walk(caught, seeds)
-        caught.simulator = _simulate(caught, seeds, None)
-        caught.leases = _simulate(caught, seeds, True)
+        caught.simulator = _simulate(caught, seeds)
+        caught.leases = _simulate(caught, seeds, about_leases=True)
     return caught
 
 
@@ -94,9 +99,9 @@ def _walk(caught: Caught, seeds: int) -> None:
             return
 
 
-def _simulate(caught: Caught, seeds: int, about_leases: bool | None) -> str:
+def _simulate(caught: Caught, seeds: int, **about: bool) -> str:
     for seed in range(1, seeds + 1):
-        outcome = run(draw_plan(seed, STEPS, about_leases=about_leases))
+        outcome = run(draw_plan(seed, STEPS, **about))
         if outcome.broken:
             caught.seen.append(outcome.text)
             return str(seed)
@@ -113,10 +118,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--why", action="store_true", help="also say what was found wrong")
     chosen = parser.parse_args(arguments)
     print("| planted bug | state search | walks needed | simulator: seeds | about leases "
-          "| wrong machines |")  # fmt: skip
+          "| wrong machines, bounds |")  # fmt: skip
     print("|---|---|---|---|---|---|")
     escaped, hunted = 0, 0
-    for bug in [*PLANTED, *MAKING, *(special.bug for special in DIGESTS)]:
+    for bug in [*PLANTED, *MAKING, *BOUNDS, *(special.bug for special in DIGESTS)]:
         if chosen.bug and chosen.bug not in bug.name:
             continue
         caught = hunt(bug, chosen.seeds, search=not chosen.no_search)

@@ -10,6 +10,7 @@ from paxon.actors.codecs import client_codec
 from paxon.actors.messages import ClientMessage, ReadMode
 from paxon.kvstore.client_core import ClientCore, CoreOptions, KVTicket
 from paxon.kvstore.client_requests import Ticket
+from paxon.kvstore.errors import PaxonError, RequestTimeout, WrongCluster
 from paxon.kvstore.operations import (
     Append,
     CompareAndSet,
@@ -32,6 +33,13 @@ __all__ = ["SimulatedClient"]
 
 FOREVER = 1e9
 """Seconds."""
+
+
+def _says_no_effect(operation: Operation, error: PaxonError) -> bool:
+    """Whether a write's error says that it did not take effect, and never will."""
+    if is_read(operation):
+        return False
+    return not (isinstance(error, RequestTimeout | WrongCluster) and error.unknown)
 
 
 class SimulatedClient:
@@ -60,6 +68,9 @@ class SimulatedClient:
         self._timer_at = FOREVER
         self.pending = 0
         """Operations under way that somebody waits for."""
+        self._believes = not (self.plan.duplicates and world.plan.network.duplicate)
+        """Errors that say "no effect" are taken at their word. Where frames come twice they are
+        not: one that was refused may come again, and be taken in. TCP brings none twice."""
         self.core = self._new_core()
 
     def _new_core(self) -> ClientCore:
@@ -191,6 +202,8 @@ class SimulatedClient:
                 self._seen[operation.key] = result
         else:
             world.unanswered += 1
+            if recorded is not None and self._believes and _says_no_effect(operation, ticket.error):
+                world.history.failed(recorded)
         if not world.healing:
             self._think()
 

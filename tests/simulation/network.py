@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from paxon.actors import ServerId
 from paxon.actors.messages import PeerMessage, ServerReply
+from tests.simulation.bounds import UnreadFrames
 from tests.simulation.plan import NetworkPlan
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ class NodeNetwork:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._open = True
+        world = node.world
+        random = Random(f"unread {world.plan.seed} {node.id}")
+        self.unread = UnreadFrames(world.plan.bounds, random, lambda: world.now)
 
     def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
         self.broadcast((server,), messages)
@@ -92,13 +96,13 @@ class NodeNetwork:
         node.watch.on_send(node.id, messages, servers)
         if node.world.network.plan.split:
             for message in messages:
-                node.transmit(servers, (message,))
+                node.transmit(servers, (message,), self.unread)
         else:
-            node.transmit(servers, messages)
+            node.transmit(servers, messages, self.unread)
 
     def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
         self._node.watch.on_reply(self._node.id, messages)
-        self._node.transmit_reply(client, messages)
+        self._node.transmit_reply(client, messages, self.unread)
 
     def identify(self, identity: int, *, in_force: bool) -> None:
         self._node.peer_codec.identify(identity)
@@ -112,7 +116,7 @@ class NodeNetwork:
         """The same."""
 
     def congested(self, client: bytes) -> bool:
-        return False
+        return self.unread.congested(client)
 
     def counters(self) -> dict[str, int]:
         return {}

@@ -21,6 +21,7 @@ from paxon.actors.messages import (
 from paxon.transport import Burst, BurstInbox, ForeignCluster
 from tests.invariants import DiskBooks, InvariantBroken
 from tests.protocol.watched import tap_leases
+from tests.simulation.bounds import UnreadFrames
 from tests.simulation.machine import (
     SimulatedClock,
     SimulatedCrash,
@@ -309,23 +310,31 @@ class Node:
 
     # --- its network -----------------------------------------------------------------------------
 
-    def transmit(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None:
+    def transmit(
+        self, servers: Sequence[ServerId], messages: Sequence[PeerMessage], unread: UnreadFrames
+    ) -> None:
         world = self.world
         frame = self.peer_codec.encode(messages)
         at = world.now + self.elapsed
         if world.trace is not None:
             world.trace.sent(self.id, servers, messages)
         for server in servers:
+            if not unread.takes(server, frame):
+                continue
             target = world.nodes[server]
             world.network.transmit(self.id, server, at, target.deliver_peer, frame, twice=True)
 
-    def transmit_reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
+    def transmit_reply(
+        self, client: bytes, messages: Sequence[ServerReply], unread: UnreadFrames
+    ) -> None:
         world = self.world
         number = int(client)
         place = CLIENT_PLACE + number
         if world.trace is not None:
             world.trace.sent(self.id, (place,), messages)
         frame = (self.settings.client_addresses[self.id], self.client_codec.encode(messages))
+        if not unread.takes(client, frame[1]):
+            return  # it asks again
         world.network.transmit(
             self.id, place, world.now + self.elapsed, world.clients[number].deliver, frame,
             twice=world.plan.clients.duplicates,

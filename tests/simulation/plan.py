@@ -14,6 +14,7 @@ from typing import Any, get_args
 import msgspec
 
 from paxon.actors.settings import PolicyName
+from tests.simulation.bounds import draw_bounds
 from tests.simulation.variety import draw_changes, draw_own
 
 __all__ = ["Fault", "Plan", "NetworkPlan", "ClientPlan", "FAULT_KINDS", "draw_plan"]
@@ -135,6 +136,8 @@ class Plan(msgspec.Struct):
     """Seconds for which a leader asks for leases after one was used; 0: as in real life."""
     own: list[list[dict[str, Any]]] = []
     """Per server the settings of its own, for each of its lives in turn; empty: all are alike."""
+    bounds: dict[str, int | float] = {}
+    """Smaller bounds than in earnest, by name (tests/simulation/bounds.py)."""
     made: bool = True
     """Whether the cluster is in force before the run begins; else the servers have to make it."""
 
@@ -149,8 +152,10 @@ class Plan(msgspec.Struct):
         return self.policy != "immediate" and self.clients.clients <= sessions
 
 
-def draw_plan(seed: int, steps: int, *, about_leases: bool | None = None) -> Plan:
-    """The plan of a seed; `about_leases` says whether it is one of the runs about leases."""
+def draw_plan(
+    seed: int, steps: int, *, about_leases: bool | None = None, about_bounds: bool | None = None
+) -> Plan:
+    """The plan of a seed; it may be asked for as one about leases, or about bounds, or as none."""
     random = Random(f"plan {seed}")
     servers = random.choice((3, 3, 5, 5, 7))
     policy: PolicyName = random.choice(("stable", *get_args(PolicyName)))
@@ -176,6 +181,7 @@ def draw_plan(seed: int, steps: int, *, about_leases: bool | None = None) -> Pla
     chance = clocks.random() < LEASES_SHARE
     if chance if about_leases is None else about_leases:
         _draw_leases(clocks, plan)
+    draw_bounds(plan, about_bounds)
     plan.own = draw_own(plan)
     plan.faults += draw_changes(plan, Fault)
     plan.faults.sort(key=lambda fault: fault.step)

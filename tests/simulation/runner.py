@@ -11,6 +11,7 @@ from loguru import logger
 from paxon.kvstore.operations import Get, Put
 from tests.invariants import InvariantBroken, require
 from tests.linearizability import Verdict, check
+from tests.simulation.bounds import bounded
 from tests.simulation.client import FOREVER
 from tests.simulation.plan import Plan
 from tests.simulation.world import World
@@ -52,8 +53,9 @@ def run(plan: Plan, write_trace: Callable[[str], object] | None = None) -> Outco
     plan = msgspec.convert(msgspec.to_builtins(plan), Plan)  # a run changes its own copy only
     world = World(plan, write_trace)
     try:
-        _run_faults(world)
-        _heal(world)
+        with bounded(plan.bounds):
+            _run_faults(world)
+            _heal(world)
         _check_history(world, outcome)
     except InvariantBroken as error:
         outcome.broken, outcome.text = error.predicate, str(error)

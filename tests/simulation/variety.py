@@ -85,5 +85,7 @@ def new_values(plan: Plan, amount: float, agreed: Agreed) -> tuple[int, dict[str
         values["session_ttl"] = 0.3 + amount
     if "max_sessions" in plan.settings:
         values["max_sessions"] = plan.clients.clients + int(amount * 4)
+    if "max_kept_each" in plan.settings:
+        values["max_kept_each"] = 1 + int(amount * 300)
     since = agreed.changed_at
     return (max(0, since - 1) if amount < 0.2 else since), values

@@ -424,6 +424,7 @@ class World:
         self.note(0, "all faults are healed")
         self.healing = True
         self.network.calm()
+        self.plan.bounds.pop("unread_seconds", None)
         for node in self.nodes.values():
             self._mend(node)
             node.crash_point = ""
