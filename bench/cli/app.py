@@ -37,7 +37,7 @@ from paxon.bench.stable.failover import FAILOVER
 from paxon.bench.stable.pair import PAIR
 from paxon.bench.stable.stable import STABLE
 
-__all__ = ["app", "BENCHES"]
+__all__ = ["app"]
 
 BENCHES: tuple[Bench, ...] = (STABLE, CONTENTION, COMPARE, SCALE, FAILOVER, PAIR, PEERS)
 
@@ -57,12 +57,10 @@ class Outputs(NamedTuple):
     """Where the figures of a run go, beside the terminal."""
 
     json: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write all figures to this file."),
+        Path | None, typer.Option(metavar="FILE", help="Write all figures to this file.")
     ] = None
     plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Draw the figures (.png, .svg or .pdf)."),
+        Path | None, typer.Option(metavar="FILE", help="Draw the figures (.png, .svg or .pdf).")
     ] = None
     plots: Annotated[
         Path | None,

@@ -25,7 +25,6 @@ from paxon.bench.harness.flags import (
 from paxon.bench.harness.workloads import Workload
 
 __all__ = [
-    "SweepName",
     "SWEEPS",
     "CompareSettings",
     "ContentionSettings",
@@ -60,7 +59,7 @@ class CompareSettings(RepeatedSettings, frozen=True, kw_only=True):
         Names(SWEEPS),
         typer.Option(
             help="What to sweep over; separated by commas or given several times. All by default, "
-            "with --quick " + " and ".join(_QUICK_SWEEPS) + ".",
+            "with --quick " + " and ".join(_QUICK_SWEEPS) + "."
         ),
     ] = ()
     policies: Policies = ("stable", "backoff", "random", "immediate")

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from paxon.bench.contention.compare import Line, Sweep
-from paxon.bench.contention.duels import Duel
-from paxon.bench.contention.rows import CompareReport, PointRow
+from paxon.bench.contention.rows import CompareReport, Duel, PointRow
 from paxon.bench.harness.plot_style import (
     GREY,
     POLICY_COLOURS,

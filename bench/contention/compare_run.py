@@ -24,16 +24,16 @@ from paxon.bench.contention.compare import (
     sweeps_of,
 )
 from paxon.bench.contention.compare_plots import compare_plots
-from paxon.bench.contention.duels import Duel, duel_of
-from paxon.bench.contention.rows import CompareReport, PointRow, rows_of
+from paxon.bench.contention.rows import CompareReport, Duel, PointRow, duel_of, rows_of
 from paxon.bench.harness.lab import LabCluster, ServerHosts
 from paxon.bench.harness.load_process import LoadProcesses
 from paxon.bench.harness.measure import (
     ClusterWatch,
     Measurement,
+    jobs_for,
     measure,
     prepare,
-    proposer_jobs,
+    run_all,
 )
 from paxon.bench.harness.report import (
     Bench,
@@ -46,7 +46,7 @@ from paxon.bench.harness.report import (
     small,
 )
 
-__all__ = ["COMPARE", "CONTENTION", "steps_of", "run_compare", "compare_sections"]
+__all__ = ["COMPARE", "CONTENTION", "steps_of", "compare_sections"]
 
 _DUEL_SECONDS = 1.0
 
@@ -98,13 +98,10 @@ def _measure(
     processes: LoadProcesses,
     repeat: int,
 ) -> Measurement:
-    with (
-        _cluster(settings, point, hosts, trace=False) as cluster,
-        ClusterWatch(cluster) as watch,
-    ):
+    with _cluster(settings, point, hosts, trace=False) as cluster, ClusterWatch(cluster) as watch:
         cluster.leader()
         workload = point.workload
-        jobs = proposer_jobs(
+        jobs = jobs_for(
             workload, cluster.addresses, follow=point.policy == "stable",
             warmup=settings.warmup, seed=settings.seed + 1000 * repeat,
         )  # fmt: skip
@@ -126,17 +123,14 @@ def _record(
     cluster = _cluster(settings, point, hosts, trace=True).start()
     try:
         cluster.leader()
-        jobs = proposer_jobs(
+        jobs = jobs_for(
             point.workload, cluster.addresses, follow=point.policy == "stable",
             warmup=0.0, seed=settings.seed,
         )  # fmt: skip
         taken = processes.take(point.proposers)
         prepare(taken, jobs)
         begin = time.monotonic()
-        for process in taken:
-            process.go(_DUEL_SECONDS)
-        for process in taken:
-            process.result(_DUEL_SECONDS)
+        run_all(taken, _DUEL_SECONDS)
     finally:
         events = cluster.stop()
     return duel_of(

@@ -1,16 +1,119 @@
-"""The figures of `paxon bench compare`: a row for each point, all in one report."""
+"""The figures of `paxon bench compare`: a row for each point, and what happened in duels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import msgspec
+
+from paxon.actors import ServerId
+from paxon.actors.settings import PolicyName
 from paxon.bench.contention.compare import CompareSettings, Point, Sweep
-from paxon.bench.contention.duels import Duel
+from paxon.bench.harness.lab_network import Event
 from paxon.bench.harness.measure import Figures, Measurement, figures_of
 from paxon.bench.harness.report import Report
 from paxon.bench.harness.summary import Spread, spread_of
 
-__all__ = ["PointRow", "CompareReport", "rows_of"]
+__all__ = ["Reign", "Duel", "reigns_of", "duel_of", "PointRow", "CompareReport", "rows_of"]
+
+_CLOSE_UP_SECONDS = 0.025
+
+
+class Reign(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """One ballot of one server, from its first P1A. Times are seconds since the duel began."""
+
+    server: ServerId
+    round: int
+    asked: float
+    """When phase 1 began."""
+    led: float | None
+    """When a majority had promised; None if it never did."""
+    ended: float
+    """When the last message in this ballot was sent by its owner."""
+    slots: int
+    """Proposed in this ballot."""
+
+
+class Duel(msgspec.Struct, frozen=True, kw_only=True):
+    """A stretch of a duel: its ballots, and all its messages in a close-up."""
+
+    policy: PolicyName
+    proposers: int
+    servers: int
+    seconds: float
+    reigns: list[Reign]
+    close_up_from: float
+    close_up_seconds: float
+    close_up: list[Event]
+    """Messages in the close-up; times are since the duel began."""
+
+
+def reigns_of(events: Sequence[Event]) -> list[Reign]:
+    """A reign for each ballot that its own server spoke in, in the order of their beginnings.
+
+    One whose P1A lies before the first event counts from the first message that is there.
+    """
+    asked: dict[tuple[ServerId, int], float] = {}
+    led: dict[tuple[ServerId, int], float] = {}
+    ended: dict[tuple[ServerId, int], float] = {}
+    slots: dict[tuple[ServerId, int], set[int]] = {}
+    for event in events:
+        if event.owner != event.server or event.kind not in ("P1A", "P2A", "leads"):
+            continue
+        ballot = (event.server, event.round)
+        asked.setdefault(ballot, event.seconds)
+        ended[ballot] = event.seconds
+        if event.kind != "P1A":
+            led.setdefault(ballot, event.seconds)
+        if event.kind == "P2A":
+            slots.setdefault(ballot, set()).add(event.slot)
+    return [
+        Reign(
+            server=ballot[0],
+            round=ballot[1],
+            asked=asked[ballot],
+            led=led.get(ballot),
+            ended=ended[ballot],
+            slots=len(slots.get(ballot, ())),
+        )
+        for ballot in sorted(asked, key=lambda ballot: asked[ballot])
+    ]
+
+
+def duel_of(
+    events: Sequence[Event], *, policy: PolicyName, proposers: int, servers: int, begin: float,
+    seconds: float,
+) -> Duel:  # fmt: skip
+    """What is worth keeping of the `seconds` from `begin` on (of the events' clock)."""
+    moved = [
+        msgspec.structs.replace(event, seconds=event.seconds - begin)
+        for event in events
+        if begin <= event.seconds < begin + seconds
+    ]
+    start = _close_up_start(moved, seconds)
+    length = min(_CLOSE_UP_SECONDS, seconds)
+    return Duel(
+        policy=policy,
+        proposers=proposers,
+        servers=servers,
+        seconds=seconds,
+        reigns=reigns_of(moved),
+        close_up_from=start,
+        close_up_seconds=length,
+        close_up=[event for event in moved if start <= event.seconds < start + length],
+    )
+
+
+def _close_up_start(events: Sequence[Event], seconds: float) -> float:
+    """Shortly before a candidacy about the middle, where there is one; else the middle."""
+    middle = (seconds - _CLOSE_UP_SECONDS) / 2
+    candidacies = [event.seconds for event in events if event.kind == "P1A"]
+    nearest = min(candidacies, key=lambda moment: abs(moment - middle), default=middle)
+    start = nearest - _CLOSE_UP_SECONDS / 4
+    return max(0.0, min(start, seconds - _CLOSE_UP_SECONDS))
+
+
+# --- points --------------------------------------------------------------------------------------
 
 
 class PointRow(Figures, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ import msgspec
 from paxon.bench.harness.errors import BenchError
 from paxon.kvstore.spawning import die_with_parent, start_process
 
-__all__ = ["GRACE_SECONDS", "Child", "Children", "Failed", "say", "hear"]
+__all__ = ["Child", "Children", "Failed", "say", "hear"]
 
 GRACE_SECONDS = 60.0
 """How much longer than its job a child may take before it counts as stuck."""

@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from paxon.actors.settings import PolicyName
-from paxon.kvstore.local_cluster import Transport
+from paxon.kvstore.local_cluster import LocalCluster, Transport
 from paxon.kvstore.options import Durability, parse_assignments
 
 __all__ = [
@@ -108,6 +108,13 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Fewer and shorter measurements."""
     options: Options = {}
     """Of the servers, beside their defaults and what the bench decides."""
+
+    def cluster(self, **options: Any) -> LocalCluster:
+        """A cluster of public servers as they say, with more options."""
+        return LocalCluster(
+            self.servers, durability=self.durability, transport=self.transport,
+            log_level="WARNING", **{**self.options, **options},
+        )  # fmt: skip
 
 
 class RepeatedSettings(BenchSettings, frozen=True, kw_only=True):

@@ -10,16 +10,16 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
-from paxon.actors.environment import ClientToken
-from paxon.actors.messages import P1A, P1B, P2A, P2B, Heartbeat, PeerMessage, ServerReply
+from paxon.actors.messages import P1A, P1B, P2A, P2B, Heartbeat, PeerMessage
+from paxon.kvstore.node import ServerSockets
 from paxon.transport import Burst
 
-__all__ = ["EventKind", "Event", "Recorder", "Sockets", "LabNetwork"]
+__all__ = ["EventKind", "Event", "Recorder", "LabNetwork"]
 
 _MOST_EVENTS = 400_000
 """A recorder that has noted so many stops: a trace is of a second or two."""
@@ -79,36 +79,12 @@ class Recorder:
         self.events.append(Event(now, self._server, kind, ballot.round, ballot.leader, slot))
 
 
-class Sockets(Protocol):
-    """A server's endpoint: where messages go out, and where bursts come from."""
-
-    def broadcast(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None: ...
-
-    def reply(self, client: ClientToken, messages: Sequence[ServerReply]) -> None: ...
-
-    def receive(self) -> Burst[Any, Any]: ...
-
-    def wait(self, timeout_seconds: float | None, wake_fd: int) -> None: ...
-
-    def identify(self, identity: int, *, in_force: bool) -> None: ...
-
-    def reach(self, server: int, addresses: Sequence[str]) -> None: ...
-
-    def elsewhere(self, server: int) -> None: ...
-
-    def congested(self, client: bytes) -> bool: ...
-
-    def counters(self) -> dict[str, int]: ...
-
-    def close(self) -> None: ...
-
-
 class LabNetwork:
     """A server's `Network` and `BurstSource` around its sockets. One thread, as they."""
 
     def __init__(
         self,
-        sockets: Sockets,
+        sockets: ServerSockets,
         *,
         delay: float = 0.0,
         recorder: Recorder | None = None,
@@ -117,6 +93,10 @@ class LabNetwork:
     ) -> None:
         """`delay`: seconds that each message to another server takes, one way."""
         self._sockets = sockets
+        self.reply = sockets.reply  # clients are near by
+        self.identify, self.congested = sockets.identify, sockets.congested
+        self.reach, self.elsewhere = sockets.reach, sockets.elsewhere
+        self.counters = sockets.counters
         self._delay = delay
         self._recorder = recorder
         self._monotonic = monotonic
@@ -131,7 +111,6 @@ class LabNetwork:
         self.broadcast((server,), messages)
 
     def broadcast(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None:
-        """The same."""
         if self._recorder is not None:
             self._recorder.note(messages)
         if self._delay > 0:
@@ -139,30 +118,6 @@ class LabNetwork:
             self._under_way.append((due, servers, messages))
         else:
             self._sockets.broadcast(servers, messages)
-
-    def reply(self, client: ClientToken, messages: Sequence[ServerReply]) -> None:
-        """The same: clients are near by."""
-        self._sockets.reply(client, messages)
-
-    def identify(self, identity: int, *, in_force: bool) -> None:
-        """The same."""
-        self._sockets.identify(identity, in_force=in_force)
-
-    def reach(self, server: int, addresses: Sequence[str]) -> None:
-        """The same."""
-        self._sockets.reach(server, addresses)
-
-    def elsewhere(self, server: int) -> None:
-        """The same."""
-        self._sockets.elsewhere(server)
-
-    def congested(self, client: bytes) -> bool:
-        """The same."""
-        return self._sockets.congested(client)
-
-    def counters(self) -> dict[str, int]:
-        """The same."""
-        return self._sockets.counters()
 
     def close(self) -> None:
         """The same; what is under way is lost, as with a server that dies."""

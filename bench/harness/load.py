@@ -10,7 +10,7 @@ from paxon.bench.harness.workloads import Workload, WorkloadData
 from paxon.kvstore.client import Client, Future
 from paxon.kvstore.errors import PaxonError
 
-__all__ = ["Outcome", "Loop", "Link", "Answer", "ClosedLoop", "ClientLink", "PipelinedLoop"]
+__all__ = ["Outcome", "Loop", "Answer", "ClosedLoop", "ClientLink", "PipelinedLoop"]
 
 clock = time.perf_counter
 
@@ -121,7 +121,6 @@ class ClientLink:
         self._pending: deque[tuple[float, Future[Any]]] = deque()
 
     def top_up(self, now: float) -> None:
-        """See `Link`."""
         pending, client, workload = self._pending, self._client, self._workload
         keys, value = self._data.keys, self._data.value
         for _ in range(workload.outstanding - len(pending)):
@@ -132,7 +131,6 @@ class ClientLink:
                 pending.append((now, client.submit_put(keys[place], value)))
 
     def take(self, seconds: float) -> list[Answer]:
-        """See `Link`."""
         pending = self._pending
         pending[0][1].exception(seconds)
         now = clock()
@@ -144,7 +142,6 @@ class ClientLink:
         return answers
 
     def under_way(self) -> list[float]:
-        """See `Link`."""
         return [started for started, _ in self._pending]
 
 

@@ -17,7 +17,17 @@ from paxon.kvstore.client import Client
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.leader_search import CoreOptions
 
-__all__ = ["Job", "Sample", "OpenLoad", "LoadProcess", "LoadProcesses", "client_options"]
+__all__ = [
+    "Go",
+    "Job",
+    "LoadProcess",
+    "LoadProcesses",
+    "OpenLoad",
+    "Ready",
+    "Sample",
+    "client_options",
+    "do_jobs",
+]
 
 
 class Job(msgspec.Struct, frozen=True, tag=True):
@@ -98,26 +108,10 @@ def client_options(workload: Workload) -> CoreOptions | None:
 
 
 class LoadProcess(Child):
-    """A client process, kept for many jobs: `prepare`, `wait_ready`, `go`, `result`."""
+    """A client process: told a `Job` it gets `Ready`, told to `Go` it has a `Sample`."""
 
     def __init__(self, open_load: OpenLoad = open_client_load) -> None:
         super().__init__("a client process", do_jobs, open_load)
-
-    def prepare(self, job: Job) -> None:
-        """Make a client for the job and warm it up; see `wait_ready`."""
-        self.tell(job)
-
-    def wait_ready(self, warmup: float) -> None:
-        """Wait until a prepared client is warm. Raises `BenchError` if it cannot be."""
-        self.answer(Ready, warmup)
-
-    def go(self, seconds: float) -> None:
-        """Start measuring; see `result`."""
-        self.tell(Go(seconds))
-
-    def result(self, seconds: float) -> Sample:
-        """Wait for what was measured. Raises `BenchError`."""
-        return self.answer(Sample, seconds)
 
 
 class LoadProcesses(Children[LoadProcess]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
 import msgspec
@@ -14,7 +14,7 @@ from paxon.actors import ServerId
 from paxon.actors.messages import StatusReply
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.lab import LabCluster
-from paxon.bench.harness.load_process import Job, LoadProcess, Sample
+from paxon.bench.harness.load_process import Go, Job, LoadProcess, Ready, Sample
 from paxon.bench.harness.machine import cpu_seconds
 from paxon.bench.harness.summary import (
     Latency,
@@ -34,19 +34,19 @@ __all__ = [
     "figures_of",
     "Ratios",
     "ratios_of",
-    "Watch",
     "ClusterWatch",
     "ServerCounts",
     "measure",
     "prepare",
+    "run_all",
     "stretch",
     "combine",
     "jobs_for",
-    "proposer_jobs",
 ]
 
 _STATUS_SECONDS = 5.0
 _STATUS_ATTEMPTS = 3
+_PATIENCE_SECONDS = 10.0
 _DUEL_SECONDS = 5.0
 """A client of a proposer gives up an operation after so long; in a duel that does happen."""
 
@@ -264,20 +264,25 @@ def measure(
 def prepare(processes: Sequence[LoadProcess], jobs: Sequence[Job]) -> None:
     """Connect the clients and warm them up, all at the same time. Raises `BenchError`."""
     for process, job in zip(processes, jobs, strict=True):
-        process.prepare(job)
+        process.tell(job)
     for process, job in zip(processes, jobs, strict=True):
-        process.wait_ready(job.warmup)
+        process.answer(Ready, job.warmup)
 
 
 def stretch(watch: Watch, processes: Sequence[LoadProcess], seconds: float) -> Measurement:
     """Put the load of prepared clients on for so long; may be called again. See `measure`."""
     before = watch.counts()
     begin = time.perf_counter()
-    for process in processes:
-        process.go(seconds)
-    samples = [process.result(seconds) for process in processes]
+    samples = run_all(processes, seconds)
     elapsed = time.perf_counter() - begin
     return combine(samples, before, watch.counts(), elapsed)
+
+
+def run_all(processes: Sequence[LoadProcess], seconds: float) -> list[Sample]:
+    """Put the load of prepared clients on for so long. Raises `BenchError`."""
+    for process in processes:
+        process.tell(Go(seconds))
+    return [process.answer(Sample, seconds) for process in processes]
 
 
 def combine(
@@ -310,33 +315,17 @@ def combine(
 
 
 def jobs_for(
-    workload: Workload, addresses: Sequence[str], *, warmup: float, seed: int
+    workload: Workload, addresses: Sequence[str], *, warmup: float, seed: int, follow: bool = True
 ) -> list[Job]:
-    """A job for each client of a workload; all follow to the leader."""
-    return _jobs(workload, [list(addresses)] * workload.clients, warmup, seed, redirect=True)
-
-
-def proposer_jobs(
-    workload: Workload, addresses: Sequence[str], *, follow: bool, warmup: float, seed: int
-) -> list[Job]:
-    """A job for each client: each stays with one server, or all `follow` to the leader."""
-    if follow:
-        return jobs_for(workload, addresses, warmup=warmup, seed=seed)
-    alone = [[address] for address in addresses[: workload.clients]]
-    return _jobs(workload, alone, warmup, seed, redirect=False)
-
-
-def _jobs(
-    workload: Workload, each: Iterable[list[str]], warmup: float, seed: int, *, redirect: bool
-) -> list[Job]:
+    """A job for each client: all `follow` to the leader, or each stays with one server."""
     return [
         Job(
             workload=workload,
-            addresses=addresses,
-            redirect=redirect,
+            addresses=list(addresses) if follow else [addresses[number]],
+            redirect=follow,
             warmup=warmup,
-            timeout=10.0 if redirect else _DUEL_SECONDS,
+            timeout=_PATIENCE_SECONDS if follow else _DUEL_SECONDS,
             seed=seed + number,
         )
-        for number, addresses in enumerate(each)
+        for number in range(workload.clients)
     ]

@@ -46,15 +46,7 @@ POLICY_COLOURS = {
     "random": "#9a6700",
     "immediate": "#cf222e",
 }
-SERVER_COLOURS = (
-    "#0969da",
-    "#cf222e",
-    "#1a7f37",
-    "#9a6700",
-    "#8250df",
-    "#bf3989",
-    "#57606a",
-)
+SERVER_COLOURS = ("#0969da", "#cf222e", "#1a7f37", "#9a6700", "#8250df", "#bf3989", "#57606a")
 GREY = "#8c959f"
 
 

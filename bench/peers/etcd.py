@@ -15,19 +15,13 @@ from paxon.bench.harness.load_process import LoadProcess
 from paxon.bench.harness.measure import Measurement, ServerCounts, jobs_for, measure
 from paxon.bench.harness.report import Progress
 from paxon.bench.harness.workloads import Workload
-from paxon.bench.peers.etcd_load import (
-    Connections,
-    GrpcSocket,
-    call,
-    open_etcd_load,
-    put_payload,
-)
+from paxon.bench.peers.etcd_load import Connections, GrpcSocket, call, open_etcd_load, put_payload
 from paxon.bench.peers.etcd_messages import PUT, RANGE, STATUS, message
 from paxon.bench.peers.programs import Program, Programs
 from paxon.bench.stable.failover import Kill, kill_leaders
 from paxon.kvstore.addresses import free_ports
 
-__all__ = ["Etcd", "EtcdCluster", "PersistentWriter", "etcd_kills"]
+__all__ = ["Etcd", "PersistentWriter", "etcd_kills"]
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 30.0
@@ -44,7 +38,7 @@ _QUOTA_BYTES = 8 << 30
 
 
 class EtcdCluster:
-    """Members in a temporary directory. Use `close`."""
+    """Members in a temporary directory, with ids from 1; see `Killable`. Use `close`."""
 
     def __init__(self, programs: Programs, members: int) -> None:
         """Start them and wait until one leads. Raises `BenchError`."""
@@ -59,7 +53,7 @@ class EtcdCluster:
         self._directory = Path(tempfile.mkdtemp(prefix="paxon-etcd-"))
         self._members: list[Program] = []
         try:
-            for number in range(members):
+            for number in range(1, members + 1):
                 self._members.append(self._start(number))
             self.leader()
         except BaseException:
@@ -67,15 +61,14 @@ class EtcdCluster:
             raise
 
     def _start(self, number: int) -> Program:
-        client = f"http://{self.addresses[number]}"
-        cluster = ",".join(f"m{n}={peer}" for n, peer in enumerate(self._peers))
+        client, peer = f"http://{self.addresses[number - 1]}", self._peers[number - 1]
+        cluster = ",".join(f"m{n}={peer}" for n, peer in enumerate(self._peers, 1))
         return Program(
             [
                 self._path, "--name", f"m{number}",
                 "--data-dir", self._directory / f"m{number}",
                 "--listen-client-urls", client, "--advertise-client-urls", client,
-                "--listen-peer-urls", self._peers[number],
-                "--initial-advertise-peer-urls", self._peers[number],
+                "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
                 "--initial-cluster", cluster, "--initial-cluster-token", self._directory.name,
                 "--quota-backend-bytes", str(_QUOTA_BYTES),
                 "--logger", "zap", "--log-level", "error",
@@ -87,38 +80,38 @@ class EtcdCluster:
     def _leads(self, number: int) -> bool:
         """Whether a member says that it leads."""
         try:
-            answer = call(self.addresses[number], STATUS, message("StatusRequest")(), _CALL_SECONDS)
+            answer = call(
+                self.addresses[number - 1], STATUS, message("StatusRequest")(), _CALL_SECONDS
+            )
         except BenchError:
             return False
         status = message("StatusResponse").FromString(answer)
         return bool(status.leader and status.leader == status.header.member_id)
 
-    def leader(self, seconds: float = _START_SECONDS) -> int:
-        """The member, from 0, that says it leads. Raises `BenchError` if none does in time."""
-        give_up = time.monotonic() + seconds
+    def leader(self) -> ServerId:
+        """The member that says it leads. Raises `BenchError` if none does in time."""
+        give_up = time.monotonic() + _START_SECONDS
         while time.monotonic() < give_up:
-            for number, member in enumerate(self._members):
+            for number, member in enumerate(self._members, 1):
                 if member.alive() and self._leads(number):
                     return number
             time.sleep(_LOOKING_SECONDS)
         dead = [member.obituary() for member in self._members if not member.alive()]
-        raise BenchError(f"no member of etcd leads after {seconds:g} s {' '.join(dead)}".strip())
+        raise BenchError(f"no member leads after {_START_SECONDS:g} s {' '.join(dead)}".strip())
 
     def revision(self, number: int) -> int:
         """The store's revision, by a linearizable read. Raises `BenchError`."""
         request = message("RangeRequest")(key=b"revision")
-        answer = call(self.addresses[number], RANGE, request, _CALL_SECONDS)
+        answer = call(self.addresses[number - 1], RANGE, request, _CALL_SECONDS)
         return int(message("RangeResponse").FromString(answer).header.revision)
 
-    def kill(self, number: int) -> None:
-        """kill -9."""
-        self._members[number].kill()
+    def kill(self, server: ServerId) -> None:
+        self._members[server - 1].kill()
 
-    def restart(self, number: int) -> None:
-        """Start a killed member again and wait until it has caught up. Raises `BenchError`."""
-        self._members[number] = self._start(number)
+    def bring_back(self, server: ServerId) -> None:
         # A linearizable read through a member waits until it has applied what was committed.
-        self._members[number].wait_until(lambda: self._reads(number), _START_SECONDS)
+        self._members[server - 1] = self._start(server)
+        self._members[server - 1].wait_until(lambda: self._reads(server), _START_SECONDS)
 
     def _reads(self, number: int) -> bool:
         try:
@@ -151,7 +144,7 @@ class Etcd:
         """See `System`. Raises `BenchError` also if etcd has not done what its client counted."""
         leader = self._cluster.leader()
         before = self._cluster.revision(leader)
-        jobs = jobs_for(load, [self._cluster.addresses[leader]], warmup=warmup, seed=seed)
+        jobs = jobs_for(load, [self._cluster.addresses[leader - 1]], warmup=warmup, seed=seed)
         measured = measure(self._cluster, [self._process], jobs, seconds)
         done = self._cluster.revision(leader) - before
         if load.kind == "put" and done < measured.operations:
@@ -159,11 +152,9 @@ class Etcd:
         return measured
 
     def cpu(self) -> float:
-        """See `System`."""
         return sum(self._cluster.counts().cpu.values())
 
     def close(self) -> None:
-        """See `System`."""
         self._process.close()
         self._cluster.close()
 
@@ -183,32 +174,16 @@ def etcd_kills(
     """Kill the leader so many times, each time with all members up. Raises `BenchError`."""
     cluster = EtcdCluster(programs, servers)
     try:
-        client = PersistentWriter(cluster.addresses, cluster.leader())
+        client = PersistentWriter(cluster.addresses, cluster.leader() - 1)
         try:
             return kill_leaders(
-                _Killable(cluster), client,
+                cluster, client,
                 kills=kills, value=value, chance=chance, progress=progress,
             )  # fmt: skip
         finally:
             client.close()
     finally:
         cluster.close()
-
-
-class _Killable:
-    """etcd's members with ids from 1."""
-
-    def __init__(self, cluster: EtcdCluster) -> None:
-        self._cluster = cluster
-
-    def leader(self) -> ServerId:
-        return self._cluster.leader() + 1
-
-    def kill(self, server: ServerId) -> None:
-        self._cluster.kill(server - 1)
-
-    def bring_back(self, server: ServerId) -> None:
-        self._cluster.restart(server - 1)
 
 
 class PersistentWriter:

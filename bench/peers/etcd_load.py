@@ -20,7 +20,7 @@ from paxon.bench.harness.workloads import WorkloadData
 from paxon.bench.peers.etcd_messages import PUT, RANGE, message
 from paxon.bench.peers.grpc_wire import GrpcConnection, frame_message
 
-__all__ = ["GrpcSocket", "Connections", "GrpcLink", "call", "put_payload", "open_etcd_load"]
+__all__ = ["GrpcSocket", "Connections", "call", "put_payload", "open_etcd_load"]
 
 Connections: TypeAlias = Literal["one", "each"]
 """How many a client process has: one for all operations under way, or one for each of them."""
@@ -140,7 +140,6 @@ class GrpcLink:
             self._poll.register(file, select.POLLIN)
 
     def top_up(self, now: float) -> None:
-        """See `Link`."""
         payloads, total = self._payloads, len(self._payloads)
         for link in self._ready:
             for _ in range(self._each[link] - len(link.started)):
@@ -153,7 +152,6 @@ class GrpcLink:
         self._ready.clear()
 
     def take(self, seconds: float) -> list[Answer]:
-        """See `Link`."""
         ready = self._poll.poll(seconds * 1e3)
         if not ready:
             raise TimeoutError
@@ -169,7 +167,6 @@ class GrpcLink:
         return answers
 
     def under_way(self) -> list[float]:
-        """See `Link`."""
         return [started for link in self._each for started in link.started.values()]
 
 

@@ -25,7 +25,6 @@ __all__ = [
     "PeersSettings",
     "PeerNote",
     "Taken",
-    "SystemFigures",
     "PeerRow",
     "GapRow",
     "PeersReport",

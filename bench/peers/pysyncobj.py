@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import logging
 import shutil
 import sys
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -25,7 +26,8 @@ from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load import Loop, Outcome
 from paxon.bench.harness.load_process import Job, LoadProcess
 from paxon.bench.harness.machine import cpu_seconds
-from paxon.bench.harness.measure import Measurement, ServerCounts, jobs_for, measure
+from paxon.bench.harness.measure import Measurement, ServerCounts, jobs_for, measure, prepare
+from paxon.bench.harness.repeater import wait_until
 from paxon.bench.harness.workloads import Workload, WorkloadData
 from paxon.bench.peers.programs import Programs
 from paxon.kvstore.addresses import free_ports
@@ -36,7 +38,6 @@ clock = time.perf_counter
 
 _START_SECONDS = 30.0
 _DRAIN_SECONDS = 5.0
-_LOOKING_SECONDS = 0.02
 _NEVER = 10**9
 
 
@@ -69,10 +70,7 @@ class PySyncObj:
     def _start(self) -> None:
         # A server starts with its process' first job, and is ready for a load once one leads.
         job = jobs_for(Workload(name="none"), [], warmup=0.0, seed=0)[0]
-        for process in self._processes:
-            process.prepare(job)
-        for process in self._processes:
-            process.wait_ready(0.0)
+        prepare(self._processes, [job] * len(self._processes))
 
     def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
         """See `System`. All CPU counts as the servers': client and leader are one process."""
@@ -91,11 +89,9 @@ class PySyncObj:
         return ServerCounts({}, cpu)
 
     def cpu(self) -> float:
-        """See `System`."""
         return sum(self.counts().cpu.values())
 
     def close(self) -> None:
-        """See `System`."""
         for process in self._processes:
             process.close()
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -104,7 +100,7 @@ class PySyncObj:
 # --- inside a server process ---------------------------------------------------------------------
 
 
-class NodePlan(msgspec.Struct, frozen=True):
+class NodePlan(NamedTuple):
     """One server of a cluster."""
 
     address: str
@@ -128,37 +124,30 @@ class Node:
             batteries: Any = importlib.import_module("pysyncobj.batteries")
         except ImportError as error:
             raise BenchError(f"PySyncObj cannot be imported: {error}") from None
-        _keep_its_log(Path(plan.journal).with_suffix(".log"))
-        self._plan = plan
+        # Its many warnings go to a file instead of the terminal.
+        logger = logging.getLogger("pysyncobj")
+        logger.addHandler(logging.FileHandler(Path(plan.journal).with_suffix(".log")))
+        logger.propagate = False
+        self._address = plan.address
         self.store: Any = batteries.ReplDict()
         configuration = pysyncobj.SyncObjConf(
-            journalFile=plan.journal,
-            appendEntriesUseBatch=plan.batching,
+            journalFile=plan.journal, appendEntriesUseBatch=plan.batching,
             # With its default of 5,000 entries it rewrites its journal many times a second under
             # load, and sends whole dumps to followers that are a little late: docs/peers.md.
-            logCompactionMinEntries=_NEVER,
-            logCompactionMinTime=_NEVER,
-        )
+            logCompactionMinEntries=_NEVER, logCompactionMinTime=_NEVER,
+        )  # fmt: skip
         self._object: Any = pysyncobj.SyncObj(
             plan.address, plan.others, configuration, consumers=[self.store]
         )
 
     def leads(self) -> bool:
         """Whether this server leads, waiting until one does. Raises `BenchError`."""
-        give_up = time.monotonic() + _START_SECONDS
-        while time.monotonic() < give_up:
-            status = self._object.getStatus()
-            if status["leader"] is not None:
-                return str(status["leader"]) == self._plan.address
-            time.sleep(_LOOKING_SECONDS)
-        raise BenchError(f"no server of PySyncObj leads after {_START_SECONDS:g} s")
 
+        def leader() -> Any:
+            return self._object.getStatus()["leader"]
 
-def _keep_its_log(path: Path) -> None:
-    """Its many warnings go to a file instead of the terminal."""
-    logger = logging.getLogger("pysyncobj")
-    logger.addHandler(logging.FileHandler(path))
-    logger.propagate = False
+        wait_until(lambda: leader() is not None, "no server of PySyncObj leads", _START_SECONDS)
+        return str(leader()) == self._address
 
 
 _node: Node | None = None
@@ -170,23 +159,8 @@ def open_node_load(plan: NodePlan, job: Job) -> tuple[Loop, Callable[[], None]]:
     global _node  # noqa: PLW0603 (a process has one server, which outlives the jobs)
     if _node is None:
         _node = Node(plan)
-    if not _node.leads():
-        return _Idle(), _nothing
-    return NodeLoop(_node.store, job), _nothing
-
-
-def _nothing() -> None:
-    return
-
-
-class _Idle:
-    """What a follower does: see `Loop`."""
-
-    def run(self, seconds: float) -> Outcome:
-        time.sleep(seconds)
-        outcome = Outcome()
-        outcome.seconds = seconds
-        return outcome
+    loop = NodeLoop(_node.store, job, job.workload.outstanding if _node.leads() else 0)
+    return loop, lambda: None
 
 
 class NodeLoop:
@@ -196,12 +170,11 @@ class NodeLoop:
     written for this library. See `Loop`.
     """
 
-    def __init__(self, store: Any, job: Job) -> None:
+    def __init__(self, store: Any, job: Job, outstanding: int) -> None:
         data = WorkloadData(job.workload, job.seed)
         self._set: Callable[..., None] = store.set
-        self._keys, self._value = data.keys, data.value
-        self._outstanding = job.workload.outstanding
-        self._place = 0
+        self._keys, self._value = itertools.cycle(data.keys), data.value
+        self._outstanding = outstanding
 
     def run(self, seconds: float) -> Outcome:
         """Put load on for so long, then wait for what is under way.
@@ -209,49 +182,36 @@ class NodeLoop:
         What gets no answer even then counts as failed: PySyncObj loses callbacks if it changes its
         leader.
         """
+        outcome, over = Outcome(), threading.Event()
         begin = clock()
-        stretch = _Stretch(begin + seconds, self._outstanding)
+        under_way = self._outstanding
+
+        def done(started: float, _result: object, failure: int) -> None:
+            nonlocal under_way
+            now = clock()
+            if now >= begin + seconds:
+                under_way -= 1
+                if under_way == 0:
+                    over.set()
+                return
+            if failure == 0:
+                outcome.latencies.append(now - started)
+            else:
+                outcome.note(BenchError(f"PySyncObj failed with its reason {failure}"))
+            submit(now)
+
+        def submit(now: float) -> None:
+            self._set(next(self._keys), self._value, callback=functools.partial(done, now))
+
         for _ in range(self._outstanding):
-            self._submit(stretch, begin)
-        stretch.over.wait(seconds + _DRAIN_SECONDS)
-        lost = stretch.under_way
-        stretch.under_way = 0  # callbacks that come later find nothing to do
-        outcome = stretch.outcome
+            submit(begin)
+        over.wait(seconds + _DRAIN_SECONDS if self._outstanding else seconds)
+        lost, under_way = max(0, under_way), 0  # callbacks that come later find nothing to do
         outcome.seconds = seconds
         outcome.operations = len(outcome.latencies)
         outcome.unfinished = self._outstanding
-        if lost > 0:
-            outcome.failed += lost
-            outcome.first_error = outcome.first_error or (
-                f"PySyncObj has left operations without an answer for {_DRAIN_SECONDS:g} s"
-            )
+        if lost:
+            late = f"PySyncObj has left operations without an answer for {_DRAIN_SECONDS:g} s"
+            outcome.note(BenchError(late))
+            outcome.failed += lost - 1
         return outcome
-
-    def _submit(self, stretch: _Stretch, started: float) -> None:
-        place = self._place = (self._place + 1) % len(self._keys)
-
-        def done(_result: object, failure: int) -> None:
-            now = clock()
-            if now >= stretch.end:
-                stretch.under_way -= 1
-                if stretch.under_way == 0:
-                    stretch.over.set()
-                return
-            if failure == 0:
-                stretch.outcome.latencies.append(now - started)
-            else:
-                stretch.outcome.note(BenchError(f"PySyncObj failed with its reason {failure}"))
-            self._submit(stretch, now)
-
-        self._set(self._keys[place], self._value, callback=done)
-
-
-class _Stretch:
-    """One run of load."""
-
-    def __init__(self, end: float, under_way: int) -> None:
-        self.outcome = Outcome()
-        self.end = end
-        self.under_way = under_way
-        self.over = threading.Event()
-        """Set when everything has been answered after the end."""

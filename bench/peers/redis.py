@@ -19,7 +19,7 @@ from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.programs import Program, Programs
 from paxon.kvstore.addresses import free_ports
 
-__all__ = ["Redis", "BenchmarkResult", "parse_benchmark", "PIPELINE"]
+__all__ = ["Redis", "parse_benchmark", "PIPELINE"]
 
 PIPELINE = 16
 """Commands that redis-benchmark sends in one piece where Paxon uses its pipeline: `-P 16`."""
@@ -30,37 +30,22 @@ _TRIAL_REQUESTS_EACH = 40
 """For each connection, to find out how many requests a second of load takes."""
 
 
-class BenchmarkResult(msgspec.Struct, frozen=True):
-    """What redis-benchmark printed. Latencies are seconds."""
+def parse_benchmark(text: str) -> tuple[float, Latency]:
+    """Requests a second and latencies out of `redis-benchmark --csv` with one test.
 
-    rate: float
-    mean: float
-    p50: float
-    p99: float
-    worst: float
-
-
-def parse_benchmark(text: str) -> BenchmarkResult:
-    """Read the output of `redis-benchmark --csv` with one test. Raises `BenchError`."""
+    Raises `BenchError`.
+    """
     rows = list(csv.reader(line for line in text.splitlines() if line.startswith('"')))
     try:
-        header, row = rows[0], rows[1]
-        named = dict(zip(header, row, strict=True))
-        milliseconds = {
-            short: float(named[f"{short}_latency_ms"]) for short in ("avg", "p50", "p99", "max")
-        }
-        rate = float(named["rps"])
+        named = dict(zip(rows[0], rows[1], strict=True))
+        mean, p50, p99, worst = (
+            float(named[f"{short}_latency_ms"]) / 1e3 for short in ("avg", "p50", "p99", "max")
+        )
+        return float(named["rps"]), Latency(0, mean, p50, p99, None, worst)
     except (IndexError, KeyError, ValueError):
         raise BenchError(
             f"redis-benchmark's output is not understood; Redis 6.2 or newer is needed: {text!r}"
         ) from None
-    return BenchmarkResult(
-        rate=rate,
-        mean=milliseconds["avg"] / 1e3,
-        p50=milliseconds["p50"] / 1e3,
-        p99=milliseconds["p99"] / 1e3,
-        worst=milliseconds["max"] / 1e3,
-    )
 
 
 class Redis:
@@ -104,14 +89,14 @@ class Redis:
         """See `System`. `seed` is not used: redis-benchmark draws keys in its own way."""
         del seed
         if load.name not in self._rates:
-            trial = self._run(load, _TRIAL_REQUESTS_EACH * load.in_flight)
-            self._run(load, round(trial.rate * _TRIAL_SECONDS))
+            self._run(load, _TRIAL_REQUESTS_EACH * load.in_flight)
+            self._run(load, round(self._rates[load.name] * _TRIAL_SECONDS))
         if warmup > 0:
             self._run(load, round(self._rates[load.name] * warmup))
         requests = max(load.in_flight, round(self._rates[load.name] * seconds))
         server, ours = self._server.cpu(), _children_cpu()
         begin = time.perf_counter()
-        result = self._run(load, requests)
+        latency = self._run(load, requests)
         elapsed = time.perf_counter() - begin
         return Measurement(
             seconds=elapsed,
@@ -119,18 +104,15 @@ class Redis:
             failed=0,  # redis-benchmark ends at the first error, and so does `_run`
             first_error="",
             unfinished=0,
-            longest_wait=result.worst,
-            rate=result.rate,
-            latency=Latency(
-                count=requests, mean=result.mean, p50=result.p50, p99=result.p99, p999=None,
-                worst=result.worst,
-            ),
+            longest_wait=latency.worst or 0.0,
+            rate=self._rates[load.name],
+            latency=msgspec.structs.replace(latency, count=requests),
             client_cpu=_children_cpu() - ours,
             server_cpu=self._server.cpu() - server,
             counters={},
         )  # fmt: skip
 
-    def _run(self, load: Workload, requests: int) -> BenchmarkResult:
+    def _run(self, load: Workload, requests: int) -> Latency:
         """Run redis-benchmark once. Raises `BenchError`."""
         pipeline = PIPELINE if load.pipelined else 1
         command: list[str | Path] = [
@@ -139,16 +121,13 @@ class Redis:
             "-c", str(load.in_flight // pipeline), "-P", str(pipeline),
             "-d", str(load.value_bytes), "-r", str(load.keys), "--csv",
         ]  # fmt: skip
-        result = parse_benchmark(self._programs.output(command))
-        self._rates[load.name] = result.rate
-        return result
+        self._rates[load.name], latency = parse_benchmark(self._programs.output(command))
+        return latency
 
     def cpu(self) -> float:
-        """See `System`."""
         return self._server.cpu()
 
     def close(self) -> None:
-        """See `System`."""
         if hasattr(self, "_server"):
             self._server.kill()
         shutil.rmtree(self._directory, ignore_errors=True)

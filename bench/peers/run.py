@@ -50,7 +50,6 @@ __all__ = [
     "PEERS",
     "Block",
     "System",
-    "Paxon",
     "blocks_of",
     "look_around",
     "start_peers",
@@ -100,12 +99,10 @@ class Paxon:
             self.close = stack.pop_all().close
 
     def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
-        """See `System`."""
         jobs = jobs_for(load, self._cluster.addresses, warmup=warmup, seed=seed)
         return measure(self._watch, self._processes.take(load.clients), jobs, seconds)
 
     def cpu(self) -> float:
-        """See `System`."""
         return sum(self._watch.counts().cpu.values())
 
 
@@ -190,62 +187,56 @@ def _started(start: Callable[[], System]) -> System:
 
 def look_around(settings: PeersSettings, programs: Programs) -> list[tuple[Peer, PeerNote]]:
     """Each peer that is asked for, with its version, or a sentence on why it is skipped."""
-    notes = {"etcd": _etcd_note, "redis": _redis_note, "pysyncobj": _pysyncobj_note}
-    return [(peer, notes[peer](programs, settings.servers)) for peer in settings.only]
+    servers = settings.servers
+    names: dict[Peer, str] = {"etcd": "etcd", "redis": "Redis", "pysyncobj": "PySyncObj"}
+    ways: dict[Peer, tuple[str, str]] = {
+        "etcd": (
+            f"{servers} members; gRPC straight to the leader from one client process, on one "
+            "connection or on one for each outstanding operation",
+            "synced to disk before it answers, as Paxon",
+        ),
+        "redis": (
+            "one node that replicates nothing; redis-benchmark with a connection for each "
+            f"outstanding operation, pipelined with -P {PIPELINE}",
+            "appendfsync always: synced to disk before it answers, on one disk instead of a "
+            "majority's",
+        ),
+        "pysyncobj": (
+            f"{servers} processes; the load is made inside the leader's by callbacks, so that its "
+            "cost is among the servers'; log compaction off, which is faster",
+            "journal in a memory-mapped file that is never synced: less than Paxon's",
+        ),
+    }
+    found = []
+    for peer in settings.only:
+        name, (driven, durability) = names[peer], ways[peer]
+        try:
+            version = _version(peer, programs)
+        except BenchError as error:
+            found.append((peer, PeerNote(peer=name, skipped=f"{name} was left out: {error}")))
+            continue
+        note = PeerNote(peer=name, version=version, driven=driven, durability=durability)
+        found.append((peer, note))
+    return found
 
 
-def _etcd_note(programs: Programs, servers: int) -> PeerNote:
-    path = programs.find("etcd")
-    if path is None:
-        return _missing("etcd")
-    try:
-        message("PutRequest")
-    except BenchError as error:
-        return PeerNote(peer="etcd", skipped=f"etcd was left out: {error}")
-    first = next(iter(programs.output([path, "--version"]).splitlines()), "")
-    return PeerNote(
-        peer="etcd",
-        version=first.rpartition(" ")[2],
-        driven=f"{servers} members; gRPC straight to the leader from one client process, on one "
-        "connection or on one for each outstanding operation",
-        durability="synced to disk before it answers, as Paxon",
-    )
-
-
-def _redis_note(programs: Programs, _servers: int) -> PeerNote:
-    path = programs.find("redis-server")
-    if path is None or programs.find("redis-benchmark") is None:
-        return _missing("Redis")
-    words = programs.output([path, "--version"]).split()
-    version = next((word.removeprefix("v=") for word in words if word.startswith("v=")), "unknown")
-    return PeerNote(
-        peer="Redis",
-        version=version,
-        driven="one node that replicates nothing; redis-benchmark with a connection for each "
-        f"outstanding operation, pipelined with -P {PIPELINE}",
-        durability="appendfsync always: synced to disk before it answers, on one disk instead of "
-        "a majority's",
-    )
-
-
-def _pysyncobj_note(programs: Programs, servers: int) -> PeerNote:
-    version = programs.python_version("pysyncobj")
-    if version is None:
-        return _missing("PySyncObj")
-    return PeerNote(
-        peer="PySyncObj",
-        version=version,
-        driven=f"{servers} processes; the load is made inside the leader's by callbacks, so that "
-        "its cost is among the servers'; log compaction off, which is faster",
-        durability="journal in a memory-mapped file that is never synced: less than Paxon's",
-    )
-
-
-def _missing(name: str) -> PeerNote:
-    return PeerNote(
-        peer=name,
-        skipped=f"{name} is not installed and was left out; `paxon bench peers --install` gets it.",
-    )
+def _version(peer: Peer, programs: Programs) -> str:
+    """Of what is installed. Raises `BenchError` if it is not there."""
+    if peer == "pysyncobj":
+        version = programs.python_version("pysyncobj")
+        if version is not None:
+            return version
+    elif peer == "etcd":
+        path = programs.find("etcd")
+        if path is not None:
+            message("PutRequest")  # or else its client is missing
+            return programs.output([path, "--version"]).partition("\n")[0].rpartition(" ")[2]
+    else:
+        path = programs.find("redis-server")
+        if path is not None and programs.find("redis-benchmark") is not None:
+            words = programs.output([path, "--version"]).split()
+            return next((word[2:] for word in words if word.startswith("v=")), "unknown")
+    raise BenchError("it is not installed; `paxon bench peers --install` gets it")
 
 
 # --- a run ---------------------------------------------------------------------------------------

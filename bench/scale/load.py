@@ -154,7 +154,6 @@ class SessionLink:
         return answers
 
     def under_way(self) -> list[float]:
-        """See `Link`."""
         return list(self._started.values())
 
     def close(self) -> None:

@@ -16,8 +16,7 @@ from paxon.bench.harness.plot_style import (
     whiskers,
 )
 from paxon.bench.harness.summary import Spread
-from paxon.bench.scale.scale import CostRow, ScaleReport
-from paxon.bench.scale.table import TITLES
+from paxon.bench.scale.scale import TITLES, CostRow, ScaleReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

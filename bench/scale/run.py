@@ -39,11 +39,11 @@ from paxon.bench.scale.scale import (
     ScaleReport,
     ScaleSettings,
     cost_row,
+    scale_sections,
     sizes_of,
 )
-from paxon.bench.scale.table import scale_sections
 
-__all__ = ["SCALE", "run_scale", "steps_of"]
+__all__ = ["SCALE", "steps_of"]
 
 _MOST_KEYS_USED = 100_000
 """A client goes round so many keys, spread over all that there are."""

@@ -16,7 +16,6 @@ from paxon.bench.harness.measure import ClusterWatch
 from paxon.bench.harness.repeater import PATIENCE_SECONDS, Repeater, wait_until
 from paxon.bench.harness.report import Bench, Progress, Report, Section, new_report
 from paxon.bench.harness.summary import Spread, spread_of
-from paxon.bench.stable.plots import plot_failover
 from paxon.kvstore.local_cluster import LocalCluster
 
 __all__ = [
@@ -24,12 +23,9 @@ __all__ = [
     "FailoverSettings",
     "FailoverRow",
     "FailoverReport",
-    "Killable",
-    "Puts",
     "Kill",
     "kill_leaders",
     "paxon_kills",
-    "run_failover",
 ]
 
 _STEADY_WRITES = 50
@@ -104,13 +100,7 @@ def paxon_kills(settings: FailoverSettings, progress: Progress) -> list[Kill]:
     """Kill leaders of a Paxon cluster. Raises `PaxonError`."""
     chance = random.Random(settings.seed)
     with (
-        LocalCluster(
-            settings.servers,
-            durability=settings.durability,
-            transport=settings.transport,
-            log_level="WARNING",
-            **settings.options,
-        ) as cluster,
+        settings.cluster() as cluster,
         cluster.client(timeout=PATIENCE_SECONDS) as client,
     ):
         value = chance.randbytes(settings.value_bytes)
@@ -207,5 +197,4 @@ FAILOVER = Bench(
     steps=lambda settings: int(settings.runs),
     run=run_failover,
     sections=failover_sections,
-    plots=lambda report: {"failover": plot_failover(report.rows[0], report.machine.sentence())},
 )

@@ -51,7 +51,7 @@ from paxon.bench.harness.report import (
 from paxon.bench.harness.workloads import Workload, stable_workloads
 from paxon.kvstore.local_cluster import LocalCluster
 
-__all__ = ["PAIR", "PairSettings", "PairRow", "PairReport", "run_pair", "row_of"]
+__all__ = ["PAIR", "PairReport"]
 
 _PROBE = """
 import sys, sysconfig, paxon.bench
@@ -169,15 +169,7 @@ def _options(settings: PairSettings, progress: Progress) -> Taken:
     with ExitStack() as stack:
         sides = []
         for options in (settings.first, settings.second):
-            cluster = stack.enter_context(
-                LocalCluster(
-                    settings.servers,
-                    durability=settings.durability,
-                    transport=settings.transport,
-                    log_level="WARNING",
-                    **{**settings.options, **options},
-                )
-            )
+            cluster = stack.enter_context(settings.cluster(**options))
             cluster.leader()
             processes = stack.enter_context(LoadProcesses())
             sides.append(_Side(cluster, stack.enter_context(ClusterWatch(cluster)), processes))

@@ -1,4 +1,4 @@
-"""Pictures of the stable leader's figures and of failovers (see plot_style.py)."""
+"""The picture of the stable leader's figures (see plot_style.py)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from paxon.bench.stable.failover import FailoverRow
     from paxon.bench.stable.stable import StableRow
 
-__all__ = ["plot_stable", "plot_failover"]
+__all__ = ["plot_stable"]
 
 
 def plot_stable(rows: Sequence[StableRow], caption: str) -> Figure:
@@ -71,17 +70,3 @@ def _dots(
             xerr=whiskers([spread for _, spread in known], scale),
             color=colour, linestyle="none", marker="o", markersize=5, capsize=3, label=name,
         )  # fmt: skip
-
-
-def plot_failover(row: FailoverRow, caption: str) -> Figure:
-    """Each kill's gap, in order, and their median."""
-    figure = new_figure(7, 3.2, caption)
-    axes = figure.subplots()
-    values = [value * 1e3 for value in row.gap.values]
-    axes.bar(range(1, len(values) + 1), values, color=POLICY_COLOURS["stable"])
-    axes.axhline(row.gap.median * 1e3, color=POLICY_COLOURS["immediate"], linewidth=1)
-    axes.set_xlabel("kill")
-    axes.set_ylabel("milliseconds")
-    axes.set_title("kill -9 of the leader → next acknowledged write", fontsize=10)
-    tidy(axes)
-    return figure

@@ -43,7 +43,7 @@ from paxon.bench.stable.floor import Floor, FloorFigures
 from paxon.bench.stable.plots import plot_stable
 from paxon.kvstore.local_cluster import LocalCluster
 
-__all__ = ["STABLE", "StableSettings", "StableRow", "StableReport", "FloorRow", "run_stable"]
+__all__ = ["STABLE", "StableSettings", "StableRow", "StableReport"]
 
 _PATIENCE_SECONDS = 30.0
 """A cluster that does not serve by then, thawed again, counts as broken."""
@@ -60,8 +60,7 @@ class StableSettings(RepeatedSettings, frozen=True, kw_only=True):
     """Of each workload in each repeat."""
     warmup: Warmup = 1.0
     minutes: Annotated[
-        float,
-        typer.Option(min=0.0, help="Keep all cores busy with one load for so long instead."),
+        float, typer.Option(min=0.0, help="Keep all cores busy with one load for so long instead.")
     ] = 0.0
     """0 for the ordinary run."""
     floor: Annotated[
@@ -156,15 +155,7 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
     rounds, seconds = settings.rounds()
     with ExitStack() as stack:
         processes = stack.enter_context(LoadProcesses())
-        cluster = stack.enter_context(
-            LocalCluster(
-                settings.servers,
-                durability=settings.durability,
-                transport=settings.transport,
-                log_level="WARNING",
-                **settings.options,
-            )
-        )
+        cluster = stack.enter_context(settings.cluster())
         watch = stack.enter_context(ClusterWatch(cluster))
         durable = settings.durability == "disk"
         floors = {
@@ -231,10 +222,7 @@ def _shape(load: Workload, measured: Measurement) -> tuple[int, int]:
 
 
 def row_of(
-    load: Workload,
-    measured: list[Measurement],
-    floors: list[FloorFigures],
-    shape: tuple[int, int],
+    load: Workload, measured: list[Measurement], floors: list[FloorFigures], shape: tuple[int, int]
 ) -> StableRow:
     """Medians over the repeats."""
     row = StableRow(workload=load, floor=None, **figures_of(measured))

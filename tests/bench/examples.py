@@ -9,8 +9,7 @@ from paxon.actors import Ballot
 from paxon.actors.messages import StatusReply
 from paxon.actors.settings import PolicyName
 from paxon.bench.contention.compare import SWEEPS, CompareSettings, points_of, sweeps_of
-from paxon.bench.contention.duels import Duel, Reign
-from paxon.bench.contention.rows import CompareReport, rows_of
+from paxon.bench.contention.rows import CompareReport, Duel, Reign, rows_of
 from paxon.bench.harness.lab_network import Event
 from paxon.bench.harness.load_process import Sample
 from paxon.bench.harness.measure import Measurement, ServerCounts

@@ -18,7 +18,7 @@ from paxon.bench.contention.rows import rows_of
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.flags import chosen_names
 from paxon.bench.harness.load_process import client_options
-from paxon.bench.harness.measure import proposer_jobs
+from paxon.bench.harness.measure import jobs_for
 from paxon.bench.harness.report import check_page, fill_page, splice
 from paxon.bench.harness.workloads import Workload, WorkloadData
 from tests.bench.examples import measurement
@@ -130,10 +130,10 @@ def test_the_share_of_time_without_a_leader(led_us: int, share: float) -> None:
 
 def test_proposers_jobs() -> None:
     workload = Workload(name="w", clients=2, packing=4)
-    alone = proposer_jobs(workload, ["a", "b", "c"], follow=False, warmup=0.1, seed=5)
+    alone = jobs_for(workload, ["a", "b", "c"], follow=False, warmup=0.1, seed=5)
     assert [job.addresses for job in alone] == [["a"], ["b"]]
     assert not any(job.redirect for job in alone)
-    following = proposer_jobs(workload, ["a", "b", "c"], follow=True, warmup=0.1, seed=5)
+    following = jobs_for(workload, ["a", "b", "c"], follow=True, warmup=0.1, seed=5)
     assert all(job.redirect and len(job.addresses) == 3 for job in following)
     assert [job.seed for job in following] == [5, 6]
 

@@ -9,7 +9,7 @@ import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.messages import P1A, P1B, P2A, P2B, Heartbeat, HeartbeatReply
-from paxon.bench.contention.duels import Reign, duel_of, reigns_of
+from paxon.bench.contention.rows import Reign, duel_of, reigns_of
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.lab import LabCluster, ServerHosts
 from paxon.bench.harness.lab_network import Event, EventKind, LabNetwork, Recorder
@@ -69,8 +69,9 @@ class FakeSockets:
 
 def network(delay: float, recorder: Recorder | None = None) -> tuple[LabNetwork, FakeSockets]:
     sockets = FakeSockets()
+    endpoint: Any = sockets
     made = LabNetwork(
-        sockets, delay=delay, recorder=recorder, monotonic=sockets.monotonic, sleep=sockets.sleep
+        endpoint, delay=delay, recorder=recorder, monotonic=sockets.monotonic, sleep=sockets.sleep
     )
     return made, sockets
 

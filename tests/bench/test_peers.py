@@ -88,9 +88,9 @@ def test_the_gap_is_compared_by_medians() -> None:
 
 
 def test_the_output_of_redis_benchmark_is_read() -> None:
-    result = parse_benchmark("WARNING: Could not fetch server CONFIG\n" + CSV)
-    assert result.rate == 52784.0
-    seconds = [result.mean, result.p50, result.p99, result.worst]
+    rate, latency = parse_benchmark("WARNING: Could not fetch server CONFIG\n" + CSV)
+    assert rate == 52784.0
+    seconds = [latency.mean, latency.p50, latency.p99, latency.worst]
     assert seconds == pytest.approx([0.00091, 0.000863, 0.002111, 0.0075])
 
 
@@ -140,7 +140,7 @@ def test_what_is_not_installed_is_skipped_with_a_sentence(nothing: Programs) -> 
     notes = [note for _, note in run.look_around(PeersSettings(), nothing)]
     assert [note.peer for note in notes] == ["etcd", "Redis", "PySyncObj"]
     for note in notes:
-        assert note.skipped.startswith(f"{note.peer} is not installed")
+        assert note.skipped.startswith(f"{note.peer} was left out: it is not")
         assert "--install" in note.skipped
 
 
@@ -149,7 +149,7 @@ def test_with_no_peer_at_all_nothing_is_started(
 ) -> None:
     monkeypatch.setattr(run, "Paxon", lambda *_: pytest.fail("Paxon was started"))
     settings = PeersSettings(only=("redis",))
-    with pytest.raises(BenchError, match="nothing to compare with: Redis is not installed"):
+    with pytest.raises(BenchError, match="nothing to compare with: Redis was left out"):
         run.run_peers(settings, lambda _: None, nothing)
     assert run.steps_of(settings, nothing) == 0
 

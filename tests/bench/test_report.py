@@ -30,9 +30,8 @@ from paxon.bench.harness.report import (
 )
 from paxon.bench.harness.summary import spread_of
 from paxon.bench.scale.plots import plot_scale
-from paxon.bench.scale.scale import ScaleReport
-from paxon.bench.scale.table import scale_sections
-from paxon.bench.stable.failover import FAILOVER, FailoverReport, failover_sections
+from paxon.bench.scale.scale import ScaleReport, scale_sections
+from paxon.bench.stable.failover import FailoverReport, failover_sections
 from paxon.bench.stable.stable import STABLE, StableReport, stable_sections
 from tests.bench.examples import (
     compare_report,
@@ -186,14 +185,8 @@ def plot_stable() -> Any:
     return STABLE.plots(stable_report())["stable"]
 
 
-def plot_failover() -> Any:
-    assert FAILOVER.plots is not None
-    return FAILOVER.plots(failover_report())["failover"]
-
-
 PLOTS: list[tuple[Callable[[], Any], set[str]]] = [
     (plot_stable, {"writes, 64 outstanding", "p99.9", "Paxon"}),
-    (plot_failover, {"milliseconds"}),
     (compare_plot("contention"), {"immediate, 3 proposers", "phase-1 rounds a second", "450"}),
     (compare_plot("compare-proposers"), {"stable", "immediate", "preemptions a second"}),
     (compare_plot("compare-latency"), {"stable, p50", "backoff, p99"}),
@@ -214,7 +207,7 @@ def test_plots(draw: Callable[[], Any], labels: set[str], tmp_path: Path) -> Non
 
 
 def test_a_plot_as_png(tmp_path: Path) -> None:
-    save_plot(plot_failover(), tmp_path / "p.png")
+    save_plot(plot_stable(), tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -234,6 +227,6 @@ def test_plots_that_cannot_be_made_are_known_before(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_plot_that_cannot_be_written_says_so(tmp_path: Path) -> None:
-    figure = plot_failover()
+    figure = plot_stable()
     with pytest.raises(BenchError, match="cannot be written"):
         save_plot(figure, tmp_path / "missing" / "p.png")
