@@ -411,8 +411,7 @@ class PaxosServer(BurstActor):
             self._handle_unconfirmed(burst)
             return
         for sender, incarnation, received in burst.peers:
-            known = self._peers.get(sender) == incarnation
-            if known:
+            if self._peers.get(sender) == incarnation:
                 self._heard_from[sender] = self._now
                 messages = received
             else:
@@ -430,7 +429,7 @@ class PaxosServer(BurstActor):
             self._release_held()
             self._propose_waiting()
             self._start_read_round()
-        elif self._contends_now() and self._now >= self._retry_at:
+        elif self._held and self._contends_now() and self._now >= self._retry_at:
             if self._lease_may_hold():  # our policy is another than the leader's
                 self._retry_at = self._grants.until
             else:
@@ -465,11 +464,8 @@ class PaxosServer(BurstActor):
 
     def _commit(self) -> None:
         """Make all that was collected durable, in one transaction."""
-        confirmation = self._confirmation
-        invariant(
-            confirmation.may_store or not confirmation.pending,
-            "stored before the count was confirmed",
-        )
+        if self._confirmation.pending:
+            invariant(self._confirmation.may_store, "stored before the count was confirmed")
         promise, chosen_to = self.promised, self.log.chosen_to
         self._storage.save_counts(self._counts)
         self._storage.save_chosen_to(chosen_to)
@@ -493,7 +489,8 @@ class PaxosServer(BurstActor):
             self._propose_waiting()  # what this accepts waits for the next sync, so it comes last
 
     def _before_sending(self) -> None:
-        invariant(self._durable_promise == self.promised, "a promise would leave unsynced")
+        if self._durable_promise != self.promised:
+            invariant(False, "a promise would leave unsynced")
         if self._to_all:
             self._send_put_off()  # whose slots a heartbeat's commit index speaks of
 
@@ -623,7 +620,8 @@ class PaxosServer(BurstActor):
         self._note_commit(p2a.commit, ballot, sender)
 
     def _accept(self, slot: int, ballot: Ballot, value: bytes) -> None:
-        invariant(ballot == self.promised, "accepting %s under promise %s", ballot, self.promised)
+        if ballot != self.promised:
+            invariant(False, "accepting %s under promise %s", ballot, self.promised)
         self.log.accept(slot, ballot, value)
         self._storage.save_accepted(slot, ballot, value)
 
@@ -1008,7 +1006,8 @@ class PaxosServer(BurstActor):
 
     def on_p2b(self, p2b: P2B, sender: ServerId) -> None:
         """Count an acceptance, for exactly the ballot and slots that it names (rule 2)."""
-        self._note_count(sender, p2b.count)
+        if p2b.count > self._counts.get(sender, 0):
+            self._note_count(sender, p2b.count)
         if p2b.promised is not None:
             if p2b.promised > self.promised:
                 self._follows(p2b.promised, sender)  # it promised a higher ballot: preempted
@@ -1251,10 +1250,11 @@ class PaxosServer(BurstActor):
 
     def _serve_clients(self, burst: ServerBurst) -> None:
         """Handle the burst's requests, or let them wait behind others, and those that waited."""
-        for client in burst.gone:
-            self._turns.drop(client)
-        for client in burst.refused:
-            self._throw_away(client, "a frame holds too many messages")
+        if burst.gone or burst.refused:
+            for client in burst.gone:
+                self._turns.drop(client)
+            for client in burst.refused:
+                self._throw_away(client, "a frame holds too many messages")
         clients = burst.clients
         self._allow_time()
         handled = 0
@@ -1687,8 +1687,9 @@ class PaxosServer(BurstActor):
             least -= 1
             slot = application.executed + 1
             held = self.log.get(slot)
-            invariant(held is not None and held.chosen, "slot %d executed unchosen", slot)
-            if held is not None:
+            if held is None or not held.chosen:
+                invariant(False, "slot %d executed unchosen", slot)
+            else:
                 self._executed_bytes += len(held.value)
                 self._deliver(slot, held.value)
         if 0 < self._stopped_at <= application.executed:
@@ -2621,36 +2622,35 @@ class PaxosServer(BurstActor):
 
     def next_deadline(self) -> float:
         """When to step even if nothing arrives: monotonic seconds."""
-        if self._confirmation.pending and self._in_force:
-            return self._confirmation.ask_at
-        deadline = self._learner_deadline()
-        if not self._in_force:
-            return deadline
-        if self.role == "leader":
-            thrift = self._thrift
-            return min(
-                deadline, self._heartbeat_at, self._retransmit_at,
-                thrift.p2as_due_at, thrift.round_due_at,
-            )  # fmt: skip
-        if self.role == "candidate":
-            return min(deadline, self._election_at, self._retransmit_at)
-        if self._contends_now():
-            return min(deadline, self._election_at, self._retry_at)
-        return min(deadline, self._election_at)
-
-    def _learner_deadline(self) -> float:
         if not self._in_force:
             return self._introduce_at
+        if self._confirmation.pending:
+            return self._confirmation.ask_at
         if self._left_over:
             return -NEVER
-        deadline = min(
-            self._snapshot_poll_at, self._watermark_at, self._grants.forget_at, self.places.due
-        )
+        if self.role == "leader":
+            thrift = self._thrift
+            deadline = min(
+                self._heartbeat_at, self._retransmit_at, thrift.p2as_due_at, thrift.round_due_at,
+                self._snapshot_poll_at, self._watermark_at, self._grants.forget_at,
+                self.places.due,
+            )  # fmt: skip
+        else:
+            deadline = min(
+                self._election_at, self._snapshot_poll_at, self._watermark_at,
+                self._grants.forget_at, self.places.due,
+            )  # fmt: skip
+            if self.role == "candidate":
+                deadline = min(deadline, self._retransmit_at)
+            elif self._held and self._contends_now():
+                deadline = min(deadline, self._retry_at)
         if self._inquiry is not None:
             deadline = min(deadline, self._inquiry.until)
         if self._turns.waiting:
             deadline = min(deadline, self._turns.due())
-        return min(deadline, self._catch_up_at) if self._is_behind() else deadline
+        if self.log.chosen_to < self._known_commit:
+            deadline = min(deadline, self._catch_up_at)
+        return deadline
 
     def _on_timers(self) -> None:
         now = self._now

@@ -6,6 +6,8 @@ Part of the replicated state: changed only by executing slots, so it is the same
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterable
 
 import msgspec
 
@@ -98,6 +100,8 @@ class SessionTable:
         """What all replies kept count for, in bytes."""
         self.time = 0.0
         """The log's time, seconds: runs with the leader's clock, stands while nobody leads."""
+        self._seen_since = -math.inf
+        """No session was seen last before, so that not each slot need look for the oldest."""
 
     def agree(self, agreed: Agreed) -> None:
         """These are in force from the next slot on."""
@@ -121,10 +125,16 @@ class SessionTable:
     def advance(self, time: float) -> None:
         """A slot with this time is executed next: expire what has been idle for too long."""
         self.time = max(self.time, time)
+        expires = self.time - self._ttl
+        if self._seen_since >= expires:
+            return
+        self._seen_since = self.time
         for sessions in (self._sessions, self._unused):
             while sessions:
                 oldest = next(iter(sessions))
-                if sessions[oldest].last_seen >= self.time - self._ttl:
+                last_seen = sessions[oldest].last_seen
+                if last_seen >= expires:
+                    self._seen_since = min(self._seen_since, last_seen)
                     break
                 self._drop(sessions, oldest)
 
@@ -180,11 +190,15 @@ class SessionTable:
         replies = session.replies
         freed = 0
         # Most often one or two numbers; but a client may leap over any range.
-        passed = acked - session.floor
-        gone = range(session.floor, acked) if passed <= len(replies) else list(replies)
+        if acked - session.floor > len(replies):
+            gone: Iterable[int] = [seq for seq in replies if seq < acked]
+        else:
+            gone = range(session.floor, acked)
         for seq in gone:
-            if seq < acked and (reply := replies.pop(seq, None)) is not None:
-                freed += reply_bytes(reply)
+            reply = replies.pop(seq, None)
+            if reply is not None:  # (as `reply_bytes`, without a call)
+                freed += FAILURE_BYTES if reply.status is _FAILED else len(reply.payload)
+                freed += MESSAGE_BYTES
         session.floor = acked
         session.kept -= freed
         self.kept -= freed
@@ -203,7 +217,8 @@ class SessionTable:
 
     def keep(self, session: Session, seq: int, reply: Reply) -> int:
         """Keep a command's reply; returns what it counts for."""
-        size = reply_bytes(reply)
+        size = FAILURE_BYTES if reply.status is _FAILED else len(reply.payload)
+        size += MESSAGE_BYTES
         session.replies[seq] = reply
         session.kept += size
         self.kept += size
@@ -225,4 +240,5 @@ class SessionTable:
         self.time = loaded.time
         self._sessions = loaded.sessions
         self._unused = loaded.unused
+        self._seen_since = -math.inf
         self.kept = sum(session.kept for session in self._sessions.values())

@@ -258,28 +258,17 @@ class SqliteStorage(CollectingStorage):
             self._files.beside(sum(len(value) for _, value in self._rows.values()))
 
     def _transact(
-        self, write: Callable[[sqlite3.Cursor], None] | None, *, discarding: bool
+        self,
+        write: Callable[[sqlite3.Cursor], None] | None,
+        *,
+        discarding: bool,
+        again: bool = False,
     ) -> None:
-        """One synced transaction, tried once more if snapshots can make room for it."""
-        before = self._row_count, self._rows_checksum, self._log_pages, self._discarding
-        try:
-            self._transact_once(write, discarding=discarding)
-        except DiskFullError:
-            # Rolled back as a whole, and nothing of it was synced.
-            if not self._files.make_room():
-                raise
-            self._row_count, self._rows_checksum, self._log_pages, self._discarding = before
-            logger.warning(
-                "server {}: the disk is full; gave up what a snapshot under way or an old one "
-                "took, for the log comes first: free some space",
-                self._directory.server,
-            )
-            self._transact_once(write, discarding=discarding)
+        """One synced transaction, which always writes `meta` with a new commit number.
 
-    def _transact_once(
-        self, write: Callable[[sqlite3.Cursor], None] | None, *, discarding: bool
-    ) -> None:
-        """One synced transaction, which always writes `meta` with a new commit number."""
+        It is tried once more if snapshots can make room for it.
+        """
+        before = self._row_count, self._rows_checksum, self._log_pages, self._discarding
         cursor = self._cursor
         assert cursor is not None
         sequence = self._sequence + 1
@@ -299,7 +288,18 @@ class SqliteStorage(CollectingStorage):
         except (sqlite3.Error, OSError) as error:
             with contextlib.suppress(sqlite3.Error):
                 cursor.execute("ROLLBACK")
-            raise self._in_words(error) from error
+            failure = self._in_words(error)
+            # Rolled back as a whole, and nothing of it was synced.
+            if again or not isinstance(failure, DiskFullError) or not self._files.make_room():
+                raise failure from error
+            self._row_count, self._rows_checksum, self._log_pages, self._discarding = before
+            logger.warning(
+                "server {}: the disk is full; gave up what a snapshot under way or an old one "
+                "took, for the log comes first: free some space",
+                self._directory.server,
+            )
+            self._transact(write, discarding=discarding, again=True)
+            return
         self._log_pages += 4
 
     def _checkpoint(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+import msgspec
 
 __all__ = ["Burst"]
 
@@ -11,22 +12,21 @@ PeerT = TypeVar("PeerT")
 ClientT = TypeVar("ClientT")
 
 
-@dataclass(slots=True)
-class Burst(Generic[PeerT, ClientT]):
+class Burst(msgspec.Struct, Generic[PeerT, ClientT]):
     """All that could be received without blocking, bounded; empty when only a timer is due."""
 
-    peers: list[tuple[int, int, list[PeerT]]] = field(default_factory=list)
+    peers: list[tuple[int, int, list[PeerT]]] = []
     """From other servers, a frame each: sender's id, sender's incarnation, messages in order."""
-    clients: list[tuple[bytes, list[ClientT]]] = field(default_factory=list)
+    clients: list[tuple[bytes, list[ClientT]]] = []
     """From clients, a frame each: the token to reply to, messages in order."""
 
-    lost: list[int] = field(default_factory=list)
+    lost: list[int] = []
     """Servers whose connection has just ended: their process died, or the network cut it."""
 
-    refused: list[bytes] = field(default_factory=list)
+    refused: list[bytes] = []
     """Clients of which a frame was thrown away, undecoded, for it holds too many messages."""
 
-    gone: list[bytes] = field(default_factory=list)
+    gone: list[bytes] = []
     """Clients that are no longer there, as a reply to them showed."""
 
     def __bool__(self) -> bool:

@@ -212,12 +212,14 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                 self.broadcast(servers, part)
             return
         body = self._take_buffer()
+        sent = 0
         for server in servers:
             dealer = self._dealers.get(server)
             if dealer is not None and self._push(dealer, server, body):
-                self._ledger.sent(len(messages), len(body))
+                sent += 1
             else:
                 self._ledger.counters.dropped_frames += 1
+        self._ledger.sent(len(messages), len(body), sent)
 
     def reply(self, client: bytes, messages: Sequence[ReplyT]) -> None:
         """Send replies to the client that a burst's token names, or drop them if it is gone."""
@@ -308,16 +310,10 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         if self._lost:
             burst.lost, self._lost = self._lost, []
         for socket, _ in ready:
-            if socket is self._peers.socket:
-                burst.peers = [decoded for _, decoded in self._drain(self._peers, burst)]
-            else:
-                drained = self._drain(self._clients, burst)
-                burst.clients = [(token, what[2]) for token, what in drained]
+            self._drain(self._peers if socket is self._peers.socket else self._clients, burst)
         return burst
 
-    def _drain(
-        self, port: _Port, burst: Burst[PeerT, ClientT]
-    ) -> list[tuple[bytes, tuple[int, int, list[Any]]]]:
+    def _drain(self, port: _Port, burst: Burst[PeerT, ClientT]) -> None:
         """Take frames from a port until it has no more or the burst's limits are reached.
 
         To ask whether there is another frame takes a third of the time of the final `Again`: so a
@@ -326,23 +322,20 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         asking the socket for it costs more than the frame object.
         """
         recv, getsockopt = port.socket.recv, port.socket.getsockopt
-        counters = self._ledger.counters
         options = self._options
-        frames_left = options.burst_frames
-        bytes_left = options.burst_bytes
         share = Share(options) if port is self._clients else None
-        taken: list[tuple[bytes, tuple[int, int, list[Any]]]] = []
+        frames = size = messages = 0
         try:
-            while frames_left > 0 and bytes_left > 0:
+            while frames < options.burst_frames and size < options.burst_bytes:
                 token = recv(_NOBLOCK)
                 frame = recv(_NOBLOCK, False)
                 buffer = frame.buffer
-                frames_left -= 1
-                bytes_left -= len(buffer)
+                frames += 1
+                size += (length := len(buffer))
                 try:
                     if frame.more:
                         port.skip_parts()
-                    if len(buffer) > port.max_messages:  # (each takes a byte at least)
+                    if length > port.max_messages:  # (each takes a byte at least)
                         port.check_count(buffer)
                     decoded = port.decode(buffer)
                     if decoded[0] not in port.senders or port.secure:
@@ -351,19 +344,23 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                     if self._refuse(port, token, frame, error) and share is not None:
                         burst.refused.append(token)
                     continue
-                counters.messages_received += len(decoded[2])
-                taken.append((token, decoded))
-                if share is not None and share.is_spent(token, len(decoded[2])):
-                    break
-                if len(taken) <= _ASKED_FRAMES:
+                messages += (count := len(decoded[2]))
+                if share is None:
+                    burst.peers.append(decoded)
+                else:
+                    burst.clients.append((token, decoded[2]))
+                    if share.is_spent(token, count):
+                        break
+                if frames <= _ASKED_FRAMES:
                     events: int = getsockopt(_EVENTS)  # type: ignore[assignment]
                     if not events & _POLLIN:
                         break
         except zmq.Again:
             pass  # Nothing more to take: the usual end of a burst.
-        counters.frames_received += options.burst_frames - frames_left
-        counters.bytes_received += options.burst_bytes - bytes_left
-        return taken
+        counters = self._ledger.counters
+        counters.messages_received += messages
+        counters.frames_received += frames
+        counters.bytes_received += size
 
     def _refuse(self, port: _Port, token: bytes, frame: zmq.Frame, error: FrameError) -> bool:
         """Count and log a frame that cannot be taken in; whether it was merely too large.

@@ -80,12 +80,12 @@ class Ledger:
         """All counters by name."""
         return asdict(self.counters)
 
-    def sent(self, messages: int, size: int) -> None:
-        """Count a frame that left."""
+    def sent(self, messages: int, size: int, times: int = 1) -> None:
+        """Count a frame that left, perhaps for several."""
         counters = self.counters
-        counters.frames_sent += 1
-        counters.messages_sent += messages
-        counters.bytes_sent += size
+        counters.frames_sent += times
+        counters.messages_sent += times * messages
+        counters.bytes_sent += times * size
 
     def split(self, messages: Sequence[T], error: OversizedFrame) -> Sequence[Sequence[T]]:
         """Halve what is too large for one frame; one message that is too large is dropped."""
