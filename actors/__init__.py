@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from paxon.actors.agreed import Agreed, UnknownSetting
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
+from paxon.actors.disk.storage import CorruptStorage, Storage, StorageError
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.embedding import Execute, NotLeading, ServerRef
 from paxon.actors.environment import Environment
+from paxon.actors.execution.agreed import Agreed, UnknownSetting
+from paxon.actors.execution.state_machine import Limit, StateMachine
 from paxon.actors.invariants import InvariantViolation
 from paxon.actors.server import PaxosServer
 from paxon.actors.settings import Settings, SettingsError
-from paxon.actors.state_machine import Limit, StateMachine
-from paxon.actors.storage import CorruptStorage, Storage, StorageError
 
 __all__ = [
     "PaxosServer",

@@ -13,14 +13,14 @@ from typing import Any
 
 import pykka
 
-from paxon.actors.allowances import FRAME_BYTES, MESSAGE_BYTES, TRANSFERS_PER_PEER
 from paxon.actors.ballot import ServerId
+from paxon.actors.disk.storage import Storage, StorageError
 from paxon.actors.embedding import ServerRef
 from paxon.actors.environment import ClientToken, Environment, Network, ServerBurst
-from paxon.actors.machine_errors import ExecutionFailed, MachineFailure
+from paxon.actors.execution.machine_errors import ExecutionFailed, MachineFailure
+from paxon.actors.limits.allowances import FRAME_BYTES, MESSAGE_BYTES, TRANSFERS_PER_PEER
 from paxon.actors.messages import P2A, PeerMessage, ServerReply
 from paxon.actors.settings import Settings
-from paxon.actors.storage import Storage, StorageError
 from paxon.transport import Burst, BurstInbox, BurstSource, TransportError
 from paxon.transport.log import log_in_background, logger
 

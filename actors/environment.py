@@ -1,7 +1,7 @@
 """What a server is handed: clock, random numbers, network, storage (DESIGN: determinism).
 
-`PaxosServer` reaches the world through these alone. Users get real ones (`paxon.kvstore.node`);
-the simulator hands over its own.
+`PaxosServer` reaches the world through these alone. Users get real ones
+(`paxon.kvstore.cluster.node`); the simulator hands over its own.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from paxon.actors.ballot import ServerId
+from paxon.actors.disk.storage import Storage
 from paxon.actors.messages import ClientMessage, PeerMessage, ServerReply
-from paxon.actors.storage import Storage
 from paxon.transport import Burst
 
 __all__ = [
@@ -39,9 +39,12 @@ class Clock(Protocol):
     """The one clock that a server looks at, in seconds."""
 
     def monotonic(self) -> float:
-        """Never goes back, and runs on while the machine is suspended; only differences mean
-        anything. For timeouts, leases and the log's time: a machine that wakes must find its lease
-        over, which a clock that had slept with it would not tell (docs/settings.md)."""
+        """Seconds that never go back and run on while the machine is suspended.
+
+        Only differences mean anything. For timeouts, leases and the log's time: a machine that
+        wakes must find its lease over, which a clock that had slept with it would not tell
+        (docs/settings.md).
+        """
 
 
 class Random(Protocol):

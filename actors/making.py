@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paxon.actors.ballot import ServerId
+from paxon.actors.disk.storage import StorageError
 from paxon.actors.invariants import invariant
 from paxon.actors.messages import Introduction, Made
 from paxon.actors.settings import Settings
-from paxon.actors.storage import StorageError
 from paxon.transport import cluster_name
 
 __all__ = ["Making", "NotAMember", "in_list"]

@@ -84,7 +84,7 @@ class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 # --- what a slot holds ---------------------------------------------------------------------------
 
 SETTINGS = 1
-"""As `Entry.acked` of an entry of no session: its command is a `Change` (actors/agreed.py)."""
+"""As `Entry.acked` of an entry of no session: its command is a `Change` (execution/agreed.py)."""
 
 
 class Entry(Wire, frozen=True):
@@ -130,7 +130,7 @@ class Made(Wire, frozen=True):
     members: tuple[tuple[ServerId, int], ...]
     """Each server's id with the incarnation of its data directory, in the order of ids."""
     agreed: bytes
-    """The first settings that execution depends on (actors/agreed.py)."""
+    """The first settings that execution depends on (actors/execution/agreed.py)."""
 
     @property
     def servers(self) -> tuple[ServerId, ...]:
@@ -252,12 +252,12 @@ class HeartbeatReply(Wire, frozen=True, tag=6):
     accepted_to: int
     """The highest slot that the follower has accepted anything in (for the live view)."""
     knows: int = 0
-    """What the follower's release knows (actors/features.py)."""
+    """What the follower's release knows (actors/execution/features.py)."""
     limits: int = 0
     """Checksum over the limits that its state machine knows."""
     digest_version: int = 0
     digest: bytes = b""
-    """Its hash after slot `executed` (actors/digests.py); b"" if it is not kept any more."""
+    """Its hash after slot `executed` (execution/digests.py); b"" if it is not kept any more."""
     count: int = 0
     """The number of the commit in the sender's directory that this relies on."""
 
@@ -501,7 +501,7 @@ class ChangeSettings(Wire, frozen=True, tag=6):
     id: int
     """Random 63-bit number that ties the reply to the request."""
     changed_at: int
-    """See `Change` (actors/agreed.py), as the next."""
+    """See `Change` (actors/execution/agreed.py), as the next."""
     values: dict[str, int | float]
 
 

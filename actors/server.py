@@ -42,7 +42,13 @@ from typing import Any, Literal, TypeAlias
 import pykka
 
 from paxon.actors.actor import BurstActor
-from paxon.actors.agreed import (
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
+from paxon.actors.counts import SAY_AGAIN, SAY_FIRST, Confirmation
+from paxon.actors.disk.storage import SnapshotInfo, StorageError
+from paxon.actors.election import ElectionPolicy, make_policy
+from paxon.actors.embedding import Execute, NotLeading
+from paxon.actors.environment import NEVER, ClientToken, Environment, ServerBurst
+from paxon.actors.execution.agreed import (
     KNOWS,
     Change,
     agreed_values,
@@ -54,7 +60,14 @@ from paxon.actors.agreed import (
     encode_change,
     first_agreed,
 )
-from paxon.actors.allowances import (
+from paxon.actors.execution.application import Application, decode_batch, encode_batch
+from paxon.actors.execution.digests import Comparison, Diverged, Inquiry, SnapshotCheck, Verdict
+from paxon.actors.execution.features import Features
+from paxon.actors.execution.sessions import Reply
+from paxon.actors.execution.state_machine import StateMachine
+from paxon.actors.invariants import invariant
+from paxon.actors.leases import LONGEST_LEASE, Grants, counted, sensible
+from paxon.actors.limits.allowances import (
     CLIENT_SECONDS,
     COST_PER_SLOT,
     EXECUTE_SECONDS,
@@ -66,9 +79,7 @@ from paxon.actors.allowances import (
     MAX_READS,
     RETRY_AFTER,
 )
-from paxon.actors.application import Application, decode_batch, encode_batch
-from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
-from paxon.actors.bounds import (
+from paxon.actors.limits.bounds import (
     MAX_COUNT_JUMP,
     MAX_SLOTS_AHEAD,
     RoundGuard,
@@ -78,15 +89,8 @@ from paxon.actors.bounds import (
     is_plausible_offer,
     is_plausible_request,
 )
-from paxon.actors.costs import Costs
-from paxon.actors.counts import SAY_AGAIN, SAY_FIRST, Confirmation
-from paxon.actors.digests import Comparison, Diverged, Inquiry, SnapshotCheck, Verdict
-from paxon.actors.election import ElectionPolicy, make_policy
-from paxon.actors.embedding import Execute, NotLeading
-from paxon.actors.environment import NEVER, ClientToken, Environment, ServerBurst
-from paxon.actors.features import Features
-from paxon.actors.invariants import invariant
-from paxon.actors.leases import LONGEST_LEASE, Grants, counted, sensible
+from paxon.actors.limits.costs import Costs
+from paxon.actors.limits.turns import ClientTurns, Openings, Waiting
 from paxon.actors.log import SlotLog, SlotStatus
 from paxon.actors.making import Making, in_list
 from paxon.actors.messages import (
@@ -140,12 +144,8 @@ from paxon.actors.phase1 import Candidacy
 from paxon.actors.places import Places, plausible
 from paxon.actors.reads import ReadQueue
 from paxon.actors.retry import Retry, snapshot_growth
-from paxon.actors.sessions import Reply
 from paxon.actors.settings import Settings
-from paxon.actors.state_machine import StateMachine
-from paxon.actors.storage import SnapshotInfo, StorageError
 from paxon.actors.thrift import Thrift
-from paxon.actors.turns import ClientTurns, Openings, Waiting
 from paxon.actors.version import VERSION
 from paxon.transport.log import logger
 
@@ -528,7 +528,7 @@ class PaxosServer(BurstActor):
     def _follows(self, ballot: Ballot, teller: ServerId) -> bool:
         """Adopt a ballot above the promise, told by another server, unless it is out of bounds.
 
-        One that is goes unanswered. Whoever insists on it is come nearer to (actors/bounds.py).
+        One that is goes unanswered. Whoever insists on it is come nearer to (limits/bounds.py).
         """
         guard = self._round_guard
         if guard.admits(ballot, self.promised):
@@ -2579,7 +2579,7 @@ class PaxosServer(BurstActor):
     def _note_count(self, server: ServerId, count: int) -> None:
         """A server that was confirmed itself tells of a commit of its directory.
 
-        Remembered on disk with the next commit. At most so much a message: see actors/bounds.py.
+        Remembered on disk with the next commit. At most so much a message: limits/bounds.py.
         """
         known = self._counts.get(server, 0)
         if count > known:

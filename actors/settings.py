@@ -6,10 +6,10 @@ from typing import Literal
 
 import msgspec
 
-from paxon.actors.agreed import NAMES, Number, check_values
-from paxon.actors.allowances import MAX_TRANSFER_BYTES
 from paxon.actors.ballot import ServerId
+from paxon.actors.execution.agreed import NAMES, Number, check_values
 from paxon.actors.field_types import wrong_field
+from paxon.actors.limits.allowances import MAX_TRANSFER_BYTES
 
 __all__ = ["Settings", "SettingsError", "PolicyName"]
 
@@ -42,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     peer_addresses: dict[ServerId, str] = {}
     """Where servers reach each other, as far as this one was told; hints (docs/addresses.md)."""
 
-    # election (actors/election.py)
+    # Election: actors/election.py.
     policy: PolicyName = "stable"
     heartbeat_interval: float = 0.05
     election_timeout_min: float = 0.3
@@ -76,7 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retransmit_interval: float = 0.1
     """P2As and requests unanswered for this long are sent again."""
 
-    # What all servers agree on (actors/agreed.py, docs/settings.md). What is given here is what a
+    # What all servers agree on (docs/settings.md). What is given here is what a
     # new cluster begins with. Later it counts for nothing: a warning tells what is in force.
     session_ttl: float | None = None
     """A session idle for this long in the log's time expires."""

@@ -15,7 +15,7 @@ import pykka
 
 from paxon.actors import Execute, PaxosServer, Settings, StateMachine
 from paxon.kvstore import CommandClient, start_server
-from paxon.kvstore.addresses import free_ports
+from paxon.kvstore.client.addresses import free_ports
 
 SERVERS = (1, 2, 3)
 

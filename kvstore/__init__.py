@@ -1,4 +1,9 @@
-"""The linearizable key-value store: state machine, clients, local clusters, command line."""
+"""The linearizable key-value store: state machine, clients, local clusters, command line.
+
+Read `store` (the state machine), `client`, `cluster` (servers as processes) and `cli` (the command
+`paxon`), in that order: each may import those before it, and none of those after it. `errors`, what
+clients raise, is for all of them.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +26,11 @@ from paxon.kvstore.errors import (
 )
 
 if TYPE_CHECKING:
-    from paxon.kvstore.async_client import AsyncClient, AsyncCommandClient, AsyncPipeline
-    from paxon.kvstore.client import Client, CommandClient, Future, Pipeline
-    from paxon.kvstore.local_cluster import ClusterError, LocalCluster
-    from paxon.kvstore.node import ServerStartError, start_server
-    from paxon.kvstore.store import KVStore
+    from paxon.kvstore.client.async_client import AsyncClient, AsyncCommandClient, AsyncPipeline
+    from paxon.kvstore.client.client import Client, CommandClient, Future, Pipeline
+    from paxon.kvstore.cluster.local_cluster import ClusterError, LocalCluster
+    from paxon.kvstore.cluster.node import ServerStartError, start_server
+    from paxon.kvstore.store.store import KVStore
 
 __all__ = [
     "LocalCluster",
@@ -55,18 +60,18 @@ __all__ = [
 ]
 
 _LAZY = {
-    "LocalCluster": "local_cluster",
-    "ClusterError": "local_cluster",
-    "start_server": "node",
-    "ServerStartError": "node",
-    "Client": "client",
-    "AsyncClient": "async_client",
-    "AsyncCommandClient": "async_client",
-    "AsyncPipeline": "async_client",
-    "CommandClient": "client",
-    "Future": "client",
-    "Pipeline": "client",
-    "KVStore": "store",
+    "LocalCluster": "cluster.local_cluster",
+    "ClusterError": "cluster.local_cluster",
+    "start_server": "cluster.node",
+    "ServerStartError": "cluster.node",
+    "Client": "client.client",
+    "AsyncClient": "client.async_client",
+    "AsyncCommandClient": "client.async_client",
+    "AsyncPipeline": "client.async_client",
+    "CommandClient": "client.client",
+    "Future": "client.client",
+    "Pipeline": "client.client",
+    "KVStore": "store.store",
 }
 """Imported when first asked for, so that each command of the command line loads what it needs."""
 

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from paxon.actors import Ballot, Environment, PaxosServer, ServerId, Settings, StateMachine
-from paxon.actors.agreed import NAMES, Agreed, encode_agreed, first_agreed
-from paxon.actors.application import decode_batch, encode_batch
-from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.disk.memory_storage import MemoryStorage
+from paxon.actors.disk.storage import Storage
+from paxon.actors.execution.agreed import NAMES, Agreed, encode_agreed, first_agreed
+from paxon.actors.execution.application import decode_batch, encode_batch
 from paxon.actors.messages import (
     NO_OP,
     Batch,
@@ -32,7 +33,6 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
-from paxon.actors.storage import Storage
 from paxon.transport import Burst
 
 CLIENT = b"client"

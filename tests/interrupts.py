@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 __all__ = ["interrupted_at_each_step", "interrupt_in", "ends"]
 
@@ -27,7 +27,7 @@ class _Interrupt:
         self._when = when
         self.came = False
 
-    def __enter__(self) -> _Interrupt:
+    def __enter__(self) -> Self:
         sys.setprofile(self._profile)
         return self
 

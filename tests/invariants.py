@@ -42,7 +42,7 @@ from tests.predicates import PREDICATES, InvariantBroken, require
 
 if TYPE_CHECKING:
     from paxon.actors import PaxosServer
-    from paxon.actors.application import Executed
+    from paxon.actors.execution.application import Executed
 
 __all__ = ["PREDICATES", "ClusterWatch", "DiskBooks", "InvariantBroken", "require"]
 

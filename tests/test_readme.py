@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from paxon.kvstore.cli import app
+from paxon.kvstore.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,8 +1,15 @@
-"""Wire codec, ZeroMQ endpoints and the inbox that sockets feed. Knows nothing of Paxos."""
+"""Wire codec, ZeroMQ endpoints and the inbox that sockets feed. Knows nothing of Paxos.
+
+Read `burst` (what a server receives in one go) and `inbox` (one thread, one loop: the theory of
+operation), `codec` and `errors` (messages as bytes), then `endpoint` (a server's sockets) with its
+parts `options`, `binding`, `intake`, `outgoing`, `descriptors`, `monitor` and `vanished`. `memory`
+is the same contract without sockets. `keys` encrypts, `context` and `wake` are for clients' sockets
+too, `log` is how everything logs without waiting.
+"""
 
 from __future__ import annotations
 
-from paxon.transport.addresses import dialled, in_ephemeral_range, is_dialable, takes_ipv6
+from paxon.transport.binding import dialled, in_ephemeral_range, is_dialable, takes_ipv6
 from paxon.transport.burst import Burst
 from paxon.transport.codec import HEADER_BYTES, MAX_FRAME_BYTES, FrameCodec
 from paxon.transport.context import Context

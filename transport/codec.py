@@ -236,8 +236,11 @@ class FrameCodec(Generic[SendT, ReceiveT]):
 
 
 def _undecodable(error: Exception) -> MalformedFrame:
-    """A decoder of untrusted bytes may raise DecodeError, ValidationError, RecursionError,
-    UnicodeDecodeError or what a struct's own __post_init__ raises: all mean the same."""
+    """The one error for whatever a decoder of untrusted bytes raises.
+
+    That may be DecodeError, ValidationError, RecursionError, UnicodeDecodeError, or what a struct's
+    own __post_init__ raises: all mean the same.
+    """
     return MalformedFrame(f"the frame's body cannot be decoded: {error}")
 
 

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import zmq
 
-from paxon.transport.addresses import bind
+from paxon.transport.binding import bind
 from paxon.transport.burst import Burst
 from paxon.transport.codec import FrameCodec
 from paxon.transport.context import Context

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import zmq
 
-from paxon.transport.addresses import dial, dialled, is_host_name
+from paxon.transport.binding import dial, dialled, is_host_name
 from paxon.transport.descriptors import DescriptorGuard
 from paxon.transport.intake import Ledger
 

@@ -17,7 +17,7 @@ from typing import Any, Generic, Self, TypeVar
 import msgspec
 
 from paxon.bench.harness.errors import BenchError
-from paxon.kvstore.spawning import die_with_parent, start_process
+from paxon.kvstore.cluster.spawning import die_with_parent, start_process
 
 __all__ = ["Child", "Children", "Failed", "say", "hear"]
 

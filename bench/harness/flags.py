@@ -13,8 +13,8 @@ import msgspec
 import typer
 
 from paxon.actors.settings import PolicyName
-from paxon.kvstore.local_cluster import LocalCluster, Transport
-from paxon.kvstore.options import Durability, parse_assignments
+from paxon.kvstore.cluster.local_cluster import LocalCluster, Transport
+from paxon.kvstore.cluster.options import Durability, parse_assignments
 
 __all__ = [
     "BenchSettings",

@@ -27,12 +27,12 @@ from paxon.actors.environment import Network
 from paxon.bench.harness.child import Child, Children, Failed, hear, say
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.lab_network import Event, LabNetwork, Recorder
-from paxon.kvstore.addresses import free_ports
-from paxon.kvstore.cluster_status import StatusProbe, agreed_leader
-from paxon.kvstore.local_cluster import Transport
-from paxon.kvstore.node import ServerSockets, ServerStartError, start_server
-from paxon.kvstore.options import Durability
-from paxon.kvstore.store import KVStore
+from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.cluster.local_cluster import Transport
+from paxon.kvstore.cluster.node import ServerSockets, ServerStartError, start_server
+from paxon.kvstore.cluster.options import Durability
+from paxon.kvstore.cluster.status import StatusProbe, agreed_leader
+from paxon.kvstore.store.store import KVStore
 
 __all__ = ["ServerHosts", "LabCluster"]
 
@@ -248,7 +248,7 @@ class LabCluster:
 def _serve(pipe: Connection) -> None:
     """Main function of a host: run servers until the other end of the pipe is closed."""
     logger.remove()
-    # As in a server process of its own (paxon.kvstore.server_process).
+    # As in a server process of its own (paxon.kvstore.cluster.server_process).
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

@@ -16,7 +16,7 @@ import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.messages import P1A, P1B, P2A, P2B, Heartbeat, PeerMessage
-from paxon.kvstore.node import ServerSockets
+from paxon.kvstore.cluster.node import ServerSockets
 from paxon.transport import Burst
 
 __all__ = ["EventKind", "Event", "Recorder", "LabNetwork"]

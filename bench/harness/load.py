@@ -7,7 +7,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from paxon.bench.harness.workloads import Workload, WorkloadData
-from paxon.kvstore.client import Client, Future
+from paxon.kvstore.client.client import Client, Future
 from paxon.kvstore.errors import PaxonError
 
 __all__ = ["Outcome", "Loop", "Answer", "ClosedLoop", "ClientLink", "PipelinedLoop"]

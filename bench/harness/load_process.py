@@ -13,9 +13,9 @@ import msgspec
 from paxon.bench.harness.child import Child, Children, Failed, hear, say
 from paxon.bench.harness.load import ClientLink, ClosedLoop, Loop, PipelinedLoop
 from paxon.bench.harness.workloads import Workload
-from paxon.kvstore.client import Client
+from paxon.kvstore.client.client import Client
+from paxon.kvstore.client.leader_search import CoreOptions
 from paxon.kvstore.errors import PaxonError
-from paxon.kvstore.leader_search import CoreOptions
 
 __all__ = [
     "Go",

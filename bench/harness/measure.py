@@ -25,8 +25,8 @@ from paxon.bench.harness.summary import (
     spread_or_none,
 )
 from paxon.bench.harness.workloads import Workload
-from paxon.kvstore.cluster_status import StatusProbe
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.cluster.local_cluster import LocalCluster
+from paxon.kvstore.cluster.status import StatusProbe
 
 __all__ = [
     "Measurement",

@@ -19,7 +19,7 @@ from paxon.bench.peers.etcd_load import Connections, GrpcSocket, call, open_etcd
 from paxon.bench.peers.etcd_messages import PUT, RANGE, STATUS, message
 from paxon.bench.peers.programs import Program, Programs
 from paxon.bench.stable.failover import Kill, kill_leaders
-from paxon.kvstore.addresses import free_ports
+from paxon.kvstore.client.addresses import free_ports
 
 __all__ = ["Etcd", "PersistentWriter", "etcd_kills"]
 

@@ -30,7 +30,7 @@ from paxon.bench.harness.measure import Measurement, ServerCounts, jobs_for, mea
 from paxon.bench.harness.repeater import wait_until
 from paxon.bench.harness.workloads import Workload, WorkloadData
 from paxon.bench.peers.programs import Programs
-from paxon.kvstore.addresses import free_ports
+from paxon.kvstore.client.addresses import free_ports
 
 __all__ = ["PySyncObj"]
 

@@ -17,7 +17,7 @@ from paxon.bench.harness.measure import Measurement
 from paxon.bench.harness.summary import Latency
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.programs import Program, Programs
-from paxon.kvstore.addresses import free_ports
+from paxon.kvstore.client.addresses import free_ports
 
 __all__ = ["Redis", "parse_benchmark", "PIPELINE"]
 

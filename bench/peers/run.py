@@ -42,9 +42,9 @@ from paxon.bench.peers.programs import Programs, default_directory
 from paxon.bench.peers.pysyncobj import PySyncObj
 from paxon.bench.peers.redis import PIPELINE, Redis
 from paxon.bench.stable.failover import FailoverSettings, paxon_kills
+from paxon.kvstore.cluster.local_cluster import LocalCluster
+from paxon.kvstore.cluster.options import Durability
 from paxon.kvstore.errors import PaxonError
-from paxon.kvstore.local_cluster import LocalCluster
-from paxon.kvstore.options import Durability
 
 __all__ = [
     "PEERS",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import zmq
 
 from paxon.actors.codecs import client_codec
+from paxon.actors.limits.turns import OPENINGS
 from paxon.actors.messages import (
     ClientMessage,
     Command,
@@ -24,12 +25,11 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
-from paxon.actors.turns import OPENINGS
 from paxon.bench.harness.load import Answer, ClosedLoop, Loop
 from paxon.bench.harness.load_process import Job
 from paxon.bench.harness.workloads import WorkloadData
 from paxon.kvstore.errors import PaxonError, RequestTimeout
-from paxon.kvstore.operations import Put, encode_operations
+from paxon.kvstore.store.operations import Put, encode_operations
 from paxon.transport import Context
 
 __all__ = ["SessionLink", "open_sessions"]

@@ -17,7 +17,7 @@ from paxon.bench.harness.measure import ClusterWatch
 from paxon.bench.harness.repeater import PATIENCE_SECONDS, Repeater, wait_until
 from paxon.bench.harness.summary import latency_of
 from paxon.bench.scale.scale import CostRow, Lab, PauseRow
-from paxon.kvstore.client import Client
+from paxon.kvstore.client.client import Client
 
 __all__ = ["watch_pauses"]
 

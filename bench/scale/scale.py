@@ -28,7 +28,7 @@ from paxon.bench.harness.report import (
     milliseconds,
 )
 from paxon.bench.harness.summary import Latency, Spread
-from paxon.kvstore.client import Client
+from paxon.kvstore.client.client import Client
 
 __all__ = [
     "PartName",

@@ -16,7 +16,7 @@ from paxon.bench.harness.measure import ClusterWatch
 from paxon.bench.harness.repeater import PATIENCE_SECONDS, Repeater, wait_until
 from paxon.bench.harness.report import Bench, Progress, Report, Section, new_report
 from paxon.bench.harness.summary import Spread, spread_of
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 
 __all__ = [
     "FAILOVER",

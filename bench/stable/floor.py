@@ -24,7 +24,7 @@ import zmq
 from paxon.bench.harness.child import Child, hear, say
 from paxon.bench.harness.machine import cpu_seconds
 from paxon.bench.harness.summary import Latency, latency_of
-from paxon.kvstore.addresses import free_ports
+from paxon.kvstore.client.addresses import free_ports
 
 __all__ = ["Floor", "FloorFigures"]
 

@@ -49,7 +49,7 @@ from paxon.bench.harness.report import (
     ratios,
 )
 from paxon.bench.harness.workloads import Workload, stable_workloads
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 
 __all__ = ["PAIR", "PairReport"]
 

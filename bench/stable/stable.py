@@ -41,7 +41,7 @@ from paxon.bench.harness.summary import Spread, spread_of, spread_or_none
 from paxon.bench.harness.workloads import Workload, stable_workloads
 from paxon.bench.stable.floor import Floor, FloorFigures
 from paxon.bench.stable.plots import plot_stable
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 
 __all__ = ["STABLE", "StableSettings", "StableRow", "StableReport"]
 

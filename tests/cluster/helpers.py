@@ -17,8 +17,8 @@ from unittest import mock
 
 from loguru import logger
 
-from paxon.kvstore import cli
-from paxon.kvstore.addresses import free_ports
+from paxon.kvstore.cli import app as cli
+from paxon.kvstore.client.addresses import free_ports
 
 __all__ = [
     "PAXON",

@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from paxon.kvstore import Client, RequestTimeout
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import wait_until
 
 __all__ = ["Operation", "JournalLoad", "check_journal"]
@@ -48,7 +49,7 @@ class JournalLoad:
     _ending: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
-    def __enter__(self) -> JournalLoad:
+    def __enter__(self) -> Self:
         for number in range(self.clients):
             thread = threading.Thread(target=self._work, args=(number,), daemon=True)
             self._threads.append(thread)

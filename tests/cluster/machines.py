@@ -37,7 +37,8 @@ class Recursing(StateMachine):
 
 class Moody(StateMachine):
     """Not deterministic: a server in whose directory's parent lies a file `odd` + its directory's
-    name replies otherwise, which it finds out by what file its process has open."""
+    name replies otherwise, which it finds out by what file its process has open.
+    """
 
     def apply(self, command: bytes) -> bytes:
         return command + (b"!" if _marked() else b"")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from paxon.kvstore.addresses import free_ports
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import (
     PAXON,
     environment,
@@ -222,7 +222,7 @@ def test_version_and_help() -> None:
 def test_the_command_starts_quickly() -> None:
     """Neither plots nor, for `--help`, sockets are imported."""
     code = (
-        "import sys, paxon.kvstore.cli\n"
+        "import sys, paxon.kvstore.cli.app\n"
         "print(*sorted({name.split('.')[0] for name in sys.modules} "
         "& {'matplotlib', 'zmq', 'pykka', 'sqlite3', 'multiprocessing', 'asyncio'}))"
     )

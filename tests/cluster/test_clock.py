@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from paxon.kvstore.node import SystemClock
+from paxon.kvstore.cluster.node import SystemClock
 from tests.cluster.helpers import environment
 
 SLEPT = 86_400
 LOOK = (
-    "import time; from paxon.kvstore.node import SystemClock; "
+    "import time; from paxon.kvstore.cluster.node import SystemClock; "
     "print(round(SystemClock().monotonic() - time.monotonic()))"
 )
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from paxon.actors import SettingsError
-from paxon.kvstore.addresses import check_address, free_ports, split_addresses
-from paxon.kvstore.cluster_file import ClusterDescription, ClusterFileError
-from paxon.kvstore.options import OptionError, from_environment, parse_assignments
+from paxon.kvstore.client.addresses import check_address, free_ports, split_addresses
+from paxon.kvstore.cluster.cluster_file import ClusterDescription, ClusterFileError
+from paxon.kvstore.cluster.options import OptionError, from_environment, parse_assignments
 from tests.cluster.helpers import one_sentence, paxon, paxon_here
 
 GOOD = """

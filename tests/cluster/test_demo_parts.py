@@ -7,8 +7,8 @@ from typing import cast
 import pytest
 
 from paxon.kvstore import Client
-from paxon.kvstore.demo_load import Load, Worker, missing_writes, outage, sparkline
-from paxon.kvstore.live_view import in_bytes, in_time
+from paxon.kvstore.cli.demo_load import Load, Worker, missing_writes, outage, sparkline
+from paxon.kvstore.cli.live_view import in_bytes, in_time
 
 
 def test_the_outage_is_the_longest_pause_that_ends_after_the_kill() -> None:

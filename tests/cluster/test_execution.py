@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from paxon.actors.data_directory import CONDEMNED_NAME
-from paxon.actors.recursion import ALLOWANCE
+from paxon.actors.disk.data_directory import CONDEMNED_NAME
+from paxon.actors.execution.recursion import ALLOWANCE
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.kvstore.errors import InvalidRequest, OperationFailed
-from paxon.kvstore.local_cluster import LocalCluster
 from tests.cluster.helpers import paxon, wait_until
 from tests.cluster.machines import Moody, Recursing, Unrestorable
 

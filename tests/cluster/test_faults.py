@@ -15,7 +15,7 @@ import zmq
 
 from paxon.actors.messages import PROTOCOL_VERSION
 from paxon.kvstore import Client, NotLeader, PaxonError, RequestTimeout
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.transport import FrameCodec
 from tests.cluster.helpers import wait_until
 from tests.cluster.journal import JournalLoad

@@ -8,8 +8,8 @@ import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.messages import StatusReply
-from paxon.kvstore.cluster_health import problems
-from paxon.kvstore.cluster_status import ServerStatus
+from paxon.kvstore.cluster.health import problems
+from paxon.kvstore.cluster.status import ServerStatus
 
 
 def row(server: int, **told: Any) -> ServerStatus:

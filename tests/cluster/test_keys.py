@@ -9,8 +9,8 @@ import pytest
 import zmq
 
 from paxon.kvstore import Client, ClusterUnavailable, InvalidRequest, PaxonError
-from paxon.kvstore.client_keys import secure_with
-from paxon.kvstore.cluster_file import ClusterDescription
+from paxon.kvstore.client.keys import secure_with
+from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.transport import CurveKeys, TransportError
 from tests.cluster.helpers import one_sentence, paxon, paxon_here, write_cluster_file
 from tests.cluster.test_server_command import refused, serving

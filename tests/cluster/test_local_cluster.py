@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from paxon.actors import StateMachine
-from paxon.kvstore import local_cluster
-from paxon.kvstore.addresses import free_ports
-from paxon.kvstore.local_cluster import ClusterError, LocalCluster
-from paxon.kvstore.supervisor import Supervisor
+from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.cluster import local_cluster
+from paxon.kvstore.cluster.local_cluster import ClusterError, LocalCluster
+from paxon.kvstore.cluster.supervisor import Supervisor
 from tests.cluster.helpers import captured_logs, environment, pid_is_alive, wait_until
 from tests.interrupts import interrupt_in
 
@@ -241,7 +241,7 @@ def test_servers_outlive_the_thread_that_started_the_cluster() -> None:
 
 
 SCRIPT = """
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 print("script runs", flush=True)
 with LocalCluster(3) as cluster:
     print("leader", cluster.leader(), flush=True)
@@ -282,8 +282,8 @@ def test_a_script_needs_no_main_guard(way: str, tmp_path: Path) -> None:
 
 MACHINE = """
 from paxon.actors import StateMachine
-from paxon.kvstore import local_cluster
-from paxon.kvstore.addresses import free_ports
+from paxon.kvstore.cluster import local_cluster
+from paxon.kvstore.client.addresses import free_ports
 
 class Counter(StateMachine):
     total = 0
@@ -310,7 +310,7 @@ def test_a_state_machine_from_a_module_beside_the_script(tmp_path: Path) -> None
     (tmp_path / "counting.py").write_text(MACHINE)
     (tmp_path / "script.py").write_text(
         "from counting import Counter\n"
-        "from paxon.kvstore.local_cluster import LocalCluster\n" + USE + "main()\n"
+        "from paxon.kvstore.cluster.local_cluster import LocalCluster\n" + USE + "main()\n"
     )
     done = run_python("script.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -318,7 +318,7 @@ def test_a_state_machine_from_a_module_beside_the_script(tmp_path: Path) -> None
 
 
 def test_a_state_machine_from_the_script_itself_needs_the_guard(tmp_path: Path) -> None:
-    head = MACHINE + "from paxon.kvstore.local_cluster import LocalCluster\n" + USE
+    head = MACHINE + "from paxon.kvstore.cluster.local_cluster import LocalCluster\n" + USE
     (tmp_path / "guarded.py").write_text(head + 'if __name__ == "__main__":\n    main()\n')
     done = run_python("guarded.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -338,7 +338,7 @@ def test_ctrl_c_reaches_the_script_and_not_the_servers(tmp_path: Path) -> None:
     script = textwrap.dedent(
         """
         import time
-        from paxon.kvstore.local_cluster import LocalCluster
+        from paxon.kvstore.cluster.local_cluster import LocalCluster
         with LocalCluster(3) as cluster:
             cluster.leader()
             try:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from paxon.actors.sqlite_format import made_in
+from paxon.actors.disk.sqlite_format import made_in
 from paxon.kvstore import Client, ClusterError, LocalCluster, WrongCluster
-from paxon.kvstore.addresses import free_ports
-from paxon.kvstore.cluster_status import look_around
+from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.cluster.status import look_around
 from paxon.kvstore.errors import RequestTimeout
 from tests.cluster.helpers import captured_logs, wait_until
 

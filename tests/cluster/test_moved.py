@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from paxon.kvstore import Client
-from paxon.kvstore.addresses import free_ports
+from paxon.kvstore.client.addresses import free_ports
 from tests.cluster.test_making import PATIENCE, THREE, Ports, Servers, eventually, made_of_three
 
 pytestmark = pytest.mark.process

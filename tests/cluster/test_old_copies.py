@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paxon.kvstore.local_cluster import ClusterError, LocalCluster
+from paxon.kvstore.cluster.local_cluster import ClusterError, LocalCluster
 from tests.cluster.helpers import wait_until
 
 WRITES = 1000

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from paxon.kvstore import spawning
+from paxon.kvstore.cluster import spawning
 from tests.cluster.helpers import environment, pid_is_alive, wait_until
 
 pytestmark = pytest.mark.process
 
 PARENT = """
 import sys, time
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 cluster = LocalCluster(3, sys.argv[1]).start()
 cluster.pause(2)
 print(*(row.pid for row in cluster.status(0.2)), flush=True)
@@ -65,7 +65,7 @@ def test_a_parent_that_forgets_to_stop_leaves_no_server(then: str, tmp_path: Pat
 
 CHILD = """
 import os, time
-from paxon.kvstore import spawning
+from paxon.kvstore.cluster import spawning
 
 def run():
     spawning._PR_SET_PDEATHSIG = 0  # no such request: the kernel does not help
@@ -77,7 +77,7 @@ def run():
 PARENT_OF_ONE = """
 import multiprocessing, time
 from child import run
-from paxon.kvstore.spawning import start_process
+from paxon.kvstore.cluster.spawning import start_process
 
 process = multiprocessing.get_context("spawn").Process(target=run)
 start_process(process)
@@ -132,7 +132,7 @@ def run():
 PARENT_OF_MASKED = """
 import multiprocessing
 from child import interrupts_blocked, run
-from paxon.kvstore.spawning import start_process
+from paxon.kvstore.cluster.spawning import start_process
 
 for _ in range(2):
     process = multiprocessing.get_context("spawn").Process(target=run)

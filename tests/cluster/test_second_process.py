@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from paxon.kvstore.addresses import free_ports
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import PAXON, environment, wait_until
 
 pytestmark = pytest.mark.process

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from paxon.kvstore import Client, PaxonError
-from paxon.kvstore.cluster_file import ClusterDescription
+from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from tests.cluster.helpers import PAXON, environment, one_sentence, paxon, write_cluster_file
 
 pytestmark = pytest.mark.process

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from paxon.actors.agreed import NAMES
+from paxon.actors.execution.agreed import NAMES
 from paxon.kvstore import AsyncClient, Client, InvalidRequest, PaxonError
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import one_sentence, paxon, wait_until, write_cluster_file
 from tests.cluster.test_server_command import RunningServer, serving
 

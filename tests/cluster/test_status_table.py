@@ -9,8 +9,8 @@ from rich.console import Console
 
 from paxon.actors import Ballot
 from paxon.actors.messages import StatusReply
-from paxon.kvstore.cluster_status import ServerStatus
-from paxon.kvstore.live_view import status_table
+from paxon.kvstore.cli.live_view import status_table
+from paxon.kvstore.cluster.status import ServerStatus
 
 
 def row(server: int) -> ServerStatus:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from paxon.kvstore import Client
-from paxon.kvstore.cluster_file import ClusterDescription
+from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from tests.cluster.helpers import PAXON, environment, wait_until, write_cluster_file
 
 pytestmark = pytest.mark.process
@@ -269,7 +269,7 @@ import os, signal, sys, threading, time
 import loguru
 from paxon.actors import Settings
 from paxon.kvstore import Client, KVStore, PaxonError, start_server
-from paxon.kvstore.addresses import free_ports
+from paxon.kvstore.client.addresses import free_ports
 
 loguru.logger.remove()
 

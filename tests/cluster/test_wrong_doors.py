@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from paxon.kvstore import Client, InvalidRequest, OperationFailed, OutcomeUnknown
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import one_sentence, paxon
 from tests.cluster.machines import Fragile
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-from paxon.kvstore.cluster_status import ServerStatus
+from paxon.kvstore.cluster.status import ServerStatus
 from tests.cluster.helpers import wait_until
 from tests.faults.network import RelayedCluster
 from tests.faults.probes import LogProbe, check_logs

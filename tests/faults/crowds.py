@@ -11,12 +11,13 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import zmq
 
 from paxon.actors import ServerId
 from paxon.kvstore import Client
-from paxon.kvstore.cluster_status import ServerStatus, agreed_leader, look_around
+from paxon.kvstore.cluster.status import ServerStatus, agreed_leader, look_around
 from tests.cluster.helpers import PAXON, environment, wait_until, write_cluster_file
 from tests.faults.network import MAIN
 from tests.faults.pauses import WholeNetwork
@@ -43,7 +44,7 @@ class LimitedCluster:
         self.servers: list[ServerId] = [1, 2, 3]
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def __enter__(self) -> LimitedCluster:
+    def __enter__(self) -> Self:
         for server in self.servers:
             limited = ["sh", "-c", f'ulimit -n {self._limit}; exec "$@"', "sh"]
             command = [

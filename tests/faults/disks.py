@@ -16,7 +16,7 @@ from pathlib import Path
 from paxon.actors import ServerId
 from paxon.actors.messages import StatusReply
 from paxon.kvstore import PaxonError
-from paxon.kvstore.local_cluster import ClusterError
+from paxon.kvstore.cluster.local_cluster import ClusterError
 from tests.cluster.helpers import wait_until
 from tests.faults.network import RelayedCluster
 from tests.faults.trial import Outcome, Trial

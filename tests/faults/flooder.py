@@ -27,7 +27,7 @@ from paxon.actors.messages import (
     SlotRequest,
     StatusRequest,
 )
-from paxon.kvstore.operations import Append, CompareAndSet, Get, Put, Scan, encode_operations
+from paxon.kvstore.store.operations import Append, CompareAndSet, Get, Put, Scan, encode_operations
 
 __all__ = ["FLOODS", "FULL", "LARGE", "MIB", "Kind"]
 

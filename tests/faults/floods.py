@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import zmq
 
@@ -20,7 +21,7 @@ from paxon.actors.messages import (
     SlotRequest,
     StatusRequest,
 )
-from paxon.kvstore.operations import Append, Get, Scan, encode_operations
+from paxon.kvstore.store.operations import Append, Get, Scan, encode_operations
 from tests.faults.network import RelayedCluster
 from tests.faults.trial import Outcome, Trial
 
@@ -65,7 +66,7 @@ class Flood:
                     return reply.session
         raise AssertionError("the leader opened no session")
 
-    def __enter__(self) -> Flood:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from paxon.kvstore import Client, RequestTimeout
 from tests.cluster.helpers import wait_until
@@ -108,7 +109,7 @@ class Load:
         """A key that the test itself writes to, with `recorder`, is read in the end, too."""
         self._keys.append(key)
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for number in range(self._clients):
             thread = threading.Thread(target=self._work, args=(number,), daemon=True)
             self._threads.append(thread)

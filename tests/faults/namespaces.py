@@ -26,7 +26,7 @@ from typing import Self, TypeVar
 
 from paxon.actors import ServerId
 from paxon.kvstore import Client
-from paxon.kvstore.cluster_status import ServerStatus, agreed_leader, look_around
+from paxon.kvstore.cluster.status import ServerStatus, agreed_leader, look_around
 from tests.cluster.helpers import PAXON, environment, wait_until
 from tests.faults.network import MAIN, Node
 

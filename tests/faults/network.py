@@ -15,9 +15,9 @@ import zmq
 
 from paxon.actors import ServerId
 from paxon.kvstore import Client
-from paxon.kvstore.addresses import with_port
-from paxon.kvstore.cluster_file import ServerPlan
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.client.addresses import with_port
+from paxon.kvstore.cluster.cluster_file import ServerPlan
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 
 __all__ = ["MAIN", "Network", "Node", "RelayedCluster"]
 

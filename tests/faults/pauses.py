@@ -13,7 +13,7 @@ from typing import Any
 
 from paxon.actors import ServerId
 from paxon.kvstore import Client
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import wait_until
 from tests.faults.network import MAIN, Node
 from tests.faults.trial import Outcome, Trial

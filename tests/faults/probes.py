@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import zmq
 
@@ -76,7 +77,7 @@ class LogProbe:
             self._sockets[server] = socket
         self._number = 0
 
-    def __enter__(self) -> LogProbe:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:

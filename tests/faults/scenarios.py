@@ -11,9 +11,9 @@ from pathlib import Path
 
 from paxon.actors import ServerId
 from paxon.kvstore import Client
-from paxon.kvstore.client import Future
-from paxon.kvstore.leader_search import CoreOptions
-from paxon.kvstore.local_cluster import LocalCluster
+from paxon.kvstore.client.client import Future
+from paxon.kvstore.client.leader_search import CoreOptions
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import wait_until
 from tests.faults.floods import floods
 from tests.faults.network import MAIN, RelayedCluster

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pytest
 
@@ -31,7 +31,7 @@ class Store:
         """Keys that lose every write."""
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -107,7 +107,7 @@ class Store:
 
 def run(fault: str) -> tuple[Load, Client]:
     made = Store(fault)
-    store = cast(Any, made)
+    store = cast("Any", made)
     with Load(lambda _: store, clients=3, keys=3, pause=0.0005) as load:
         load.wait_for_more(300)
         if fault:

@@ -12,8 +12,8 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from paxon.actors import ServerId
 from paxon.kvstore import Client
-from paxon.kvstore.cluster_status import ServerStatus
-from paxon.kvstore.leader_search import CoreOptions
+from paxon.kvstore.client.leader_search import CoreOptions
+from paxon.kvstore.cluster.status import ServerStatus
 from tests.cluster.helpers import wait_until
 from tests.faults.load import Load, Verified
 from tests.faults.network import MAIN, Node

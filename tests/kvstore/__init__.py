@@ -1,0 +1,1 @@
+"""The store and its clients, without server processes."""

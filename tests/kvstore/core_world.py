@@ -10,8 +10,8 @@ from paxon.actors.messages import (
     Command,
     ServerReply,
 )
-from paxon.kvstore.client_core import ClientCore, CoreOptions, KVTicket
-from paxon.kvstore.operations import (
+from paxon.kvstore.client.core import ClientCore, CoreOptions, KVTicket
+from paxon.kvstore.store.operations import (
     Append,
     Get,
     Operation,
@@ -86,7 +86,7 @@ class World:
 
     def executed(self, key: str) -> bytes | None:
         """The key's value at the cluster, whatever the client knows."""
-        from paxon.kvstore.operations import decode_results, encode_operations
+        from paxon.kvstore.store.operations import decode_results, encode_operations
 
         reply = self.cluster.application.machine.query(encode_operations([Get(key)]))
         value: bytes | None = decode_results(reply)[0]

@@ -13,10 +13,11 @@ from typing import Any
 
 import zmq
 
-from paxon.actors.agreed import first_agreed
-from paxon.actors.application import Application, encode_batch
 from paxon.actors.ballot import Ballot
 from paxon.actors.codecs import ClientPortCodec, port_codec
+from paxon.actors.execution.agreed import first_agreed
+from paxon.actors.execution.application import Application, encode_batch
+from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.messages import (
     Batch,
     ClientMessage,
@@ -34,8 +35,7 @@ from paxon.actors.messages import (
     StatusRequest,
     overloaded,
 )
-from paxon.actors.state_machine import StateMachine
-from paxon.kvstore.store import KVStore
+from paxon.kvstore.store.store import KVStore
 
 
 class FakeCluster:

@@ -19,7 +19,7 @@ from paxon.kvstore import (
     PipelineError,
     RequestTimeout,
 )
-from paxon.kvstore.operations import MAX_VALUE_BYTES
+from paxon.kvstore.store.operations import MAX_VALUE_BYTES
 from tests.kvstore.fake_cluster import SocketCluster
 from tests.kvstore.test_client import Counter
 

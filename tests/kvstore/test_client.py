@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.messages import Command, OpenSession, Query, ReadMode
-from paxon.actors.state_machine import StateMachine
 from paxon.kvstore import (
     Client,
     ClusterUnavailable,
@@ -21,7 +21,7 @@ from paxon.kvstore import (
     PipelineError,
     RequestTimeout,
 )
-from paxon.kvstore.operations import MAX_KEY_BYTES, MAX_VALUE_BYTES
+from paxon.kvstore.store.operations import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from tests.kvstore.fake_cluster import SocketCluster
 
 MODES: tuple[ReadMode, ...] = ("linearizable", "lease", "stale")

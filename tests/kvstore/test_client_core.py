@@ -17,7 +17,7 @@ from paxon.actors.messages import (
     ReplyStatus,
     SessionOpened,
 )
-from paxon.kvstore.client_core import CoreOptions, KVTicket, RawCore
+from paxon.kvstore.client.core import CoreOptions, KVTicket, RawCore
 from paxon.kvstore.errors import (
     InvalidRequest,
     OperationFailed,
@@ -25,7 +25,7 @@ from paxon.kvstore.errors import (
     Overloaded,
     RequestTimeout,
 )
-from paxon.kvstore.operations import (
+from paxon.kvstore.store.operations import (
     MAX_VALUE_BYTES,
     Append,
     Get,

@@ -14,7 +14,7 @@ from paxon.kvstore import (
     ClientClosed,
     RequestTimeout,
 )
-from paxon.kvstore.client_core import CoreOptions
+from paxon.kvstore.client.core import CoreOptions
 from tests.kvstore.fake_cluster import SocketCluster
 
 

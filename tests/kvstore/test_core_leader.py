@@ -12,12 +12,12 @@ from paxon.actors.messages import (
     ServerReply,
     StatusReply,
 )
-from paxon.kvstore.client_core import CoreOptions
+from paxon.kvstore.client.core import CoreOptions
 from paxon.kvstore.errors import NotLeader as NotLeaderError
 from paxon.kvstore.errors import (
     RequestTimeout,
 )
-from paxon.kvstore.operations import (
+from paxon.kvstore.store.operations import (
     Append,
     Get,
     Put,

@@ -21,7 +21,7 @@ from paxon.kvstore.errors import (
     OutcomeUnknown,
     RequestTimeout,
 )
-from paxon.kvstore.operations import (
+from paxon.kvstore.store.operations import (
     Append,
     Get,
     Put,

@@ -8,9 +8,9 @@ from collections import deque
 import pytest
 
 from paxon.actors.messages import ClientMessage, ServerReply
-from paxon.kvstore.client_core import ClientCore, CoreOptions, KVTicket
+from paxon.kvstore.client.core import ClientCore, CoreOptions, KVTicket
 from paxon.kvstore.errors import RequestTimeout
-from paxon.kvstore.operations import Append, Get, decode_results, encode_operations
+from paxon.kvstore.store.operations import Append, Get, decode_results, encode_operations
 from tests.kvstore.core_world import A, B, C
 from tests.kvstore.fake_cluster import FakeCluster
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from paxon.kvstore import Client, OutcomeUnknown, RequestTimeout, exit_codes
+from paxon.kvstore import Client, OutcomeUnknown, RequestTimeout
+from paxon.kvstore.cli import exit_codes
 from paxon.kvstore.errors import InvalidRequest, OperationFailed
 from tests.cluster.helpers import paxon_here
 from tests.kvstore.fake_cluster import SocketCluster

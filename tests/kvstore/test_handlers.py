@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from paxon.kvstore import Client, ClientBusy, ClientClosed, PaxonError
-from paxon.kvstore.sync_driver import SyncDriver
+from paxon.kvstore.client.sync_driver import SyncDriver
 from tests.interrupts import ends
 from tests.kvstore.fake_cluster import SocketCluster
 

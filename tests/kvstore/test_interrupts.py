@@ -10,8 +10,8 @@ import pytest
 
 from paxon.actors.messages import Command
 from paxon.kvstore import Client
-from paxon.kvstore.cluster_status import StatusProbe
-from paxon.kvstore.sync_driver import SyncDriver
+from paxon.kvstore.client.sync_driver import SyncDriver
+from paxon.kvstore.cluster.status import StatusProbe
 from tests.interrupts import ends, interrupt_in, interrupted_at_each_step
 from tests.kvstore.fake_cluster import SocketCluster
 

@@ -8,8 +8,8 @@ import loguru
 import pytest
 import zmq
 
+from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.messages import NotLeader, OtherCluster
-from paxon.actors.state_machine import StateMachine
 from paxon.kvstore import (
     Client,
     CommandClient,
@@ -17,9 +17,9 @@ from paxon.kvstore import (
     OperationFailed,
     RequestTimeout,
 )
-from paxon.kvstore.addresses import free_ports
-from paxon.kvstore.client_core import RawCore
-from paxon.kvstore.sightings import Sightings
+from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.client.core import RawCore
+from paxon.kvstore.client.sightings import Sightings
 from tests.kvstore.fake_cluster import SocketCluster
 
 A, B, C = "tcp://a:1", "tcp://b:1", "tcp://c:1"

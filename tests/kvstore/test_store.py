@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paxon.kvstore.key_index import KeyIndex
-from paxon.kvstore.operations import (
+from paxon.kvstore.store.key_index import KeyIndex
+from paxon.kvstore.store.operations import (
     MAX_KEY_BYTES,
     MAX_REPLY_BYTES,
     MAX_SCAN_BYTES,
@@ -28,7 +28,7 @@ from paxon.kvstore.operations import (
     is_split,
     operation_bytes,
 )
-from paxon.kvstore.store import KVStore
+from paxon.kvstore.store.store import KVStore
 
 
 def run(store: KVStore, *operations: Operation) -> list[Any]:

@@ -176,8 +176,8 @@ def _operation(line: dict[str, Any]) -> Operation:
 
 def dump_history(operations: Iterable[Operation], file: TextIO) -> None:
     """Write one line per operation."""
-    for operation in operations:
-        file.write(json.dumps(_line(operation), ensure_ascii=False) + "\n")
+    lines = (json.dumps(_line(operation), ensure_ascii=False) for operation in operations)
+    file.writelines(line + "\n" for line in lines)
 
 
 def load_history(file: TextIO) -> list[Operation]:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SOURCE = (
     "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "Makefile",
-    "actors", "transport", "kvstore", "bench", "docs", "examples", "tests", ".ci",
+    "paxon", "actors", "transport", "kvstore", "bench", "docs", "examples", "tests", ".ci",
 )  # fmt: skip
 
 

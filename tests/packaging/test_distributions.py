@@ -14,6 +14,7 @@ from typing import Any
 from tests.packaging.conftest import ROOT, Distributions, Installed, run
 
 FOLDERS = ("actors", "transport", "kvstore", "bench")
+"""Each is a package of its name in `paxon`; the folder `paxon` is that package itself."""
 
 IMPORTED_AS = {"pyzmq": "zmq"}
 """Distributions whose module has another name."""
@@ -21,7 +22,7 @@ IMPORTED_AS = {"pyzmq": "zmq"}
 
 def source_modules() -> set[str]:
     """All source files, as the wheel names them."""
-    return {
+    return {"paxon/__init__.py", "paxon/py.typed"} | {
         "paxon/" + path.relative_to(ROOT).as_posix()
         for folder in FOLDERS
         for pattern in ("*.py", "py.typed", "install.sh")
@@ -41,7 +42,12 @@ def test_the_source_distribution_is_enough_to_build_and_test(distributions: Dist
     with tarfile.open(distributions.source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile", ".ci/run"}
-    wanted |= {module.removeprefix("paxon/") for module in source_modules()}
+    wanted |= {"paxon/__init__.py", "paxon/py.typed"}
+    wanted |= {
+        module.removeprefix("paxon/")
+        for module in source_modules()
+        if module.removeprefix("paxon/").startswith(FOLDERS)
+    }
     wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
     assert wanted <= names
     assert not {name for name in names if name.endswith(".pyc")}
@@ -52,7 +58,8 @@ def test_the_installation_adds_one_package_and_its_metadata(installed: Installed
     assert "paxon" in installed.added
     (other,) = installed.added - {"paxon"}
     assert re.fullmatch(rf"paxon-{version}\.dist-info", other)
-    assert {path.name for path in (installed.site_packages / "paxon").iterdir()} == set(FOLDERS)
+    inside = {path.name for path in (installed.site_packages / "paxon").iterdir()}
+    assert inside - {"__pycache__"} == {*FOLDERS, "__init__.py", "py.typed"}
     assert installed.command.exists()
 
 

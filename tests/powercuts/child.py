@@ -19,11 +19,11 @@ from random import Random
 from loguru import logger
 
 from paxon.actors import Ballot
-from paxon.actors import snapshot_files as snapshot_files_module
-from paxon.actors import sqlite_storage as sqlite_storage_module
-from paxon.actors.sqlite_storage import SqliteStorage
-from paxon.actors.storage import SnapshotInfo
-from paxon.actors.storage_base import Marks
+from paxon.actors.disk import snapshot_files as snapshot_files_module
+from paxon.actors.disk import sqlite_storage as sqlite_storage_module
+from paxon.actors.disk.sqlite_storage import SqliteStorage
+from paxon.actors.disk.storage import SnapshotInfo
+from paxon.actors.disk.storage_base import Marks
 from tests.powercuts.planted import by_name
 from tests.powercuts.recorder import mark, open_log
 from tests.storage.engines import MADE, open_sqlite, wait_for_snapshot

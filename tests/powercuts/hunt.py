@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 
 from paxon.actors import Ballot, StorageError
-from paxon.actors.sqlite_storage import SqliteStorage
+from paxon.actors.disk.sqlite_storage import SqliteStorage
 from tests.powercuts.child import describe, image
 from tests.powercuts.disks import FATES, Disk, Fate, draw_cuts
 from tests.powercuts.recorder import Call, Kind, Recorder

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 from paxon.actors import StorageError
-from paxon.actors.sqlite_storage import SqliteStorage
+from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.kvstore import LocalCluster
 from tests.powercuts.cluster_child import SETTINGS
 from tests.powercuts.disks import FATES, Disk, draw_cuts

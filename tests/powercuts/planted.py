@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from paxon.actors import data_directory, snapshot_files
-from paxon.actors.snapshot_files import SnapshotFiles
-from paxon.actors.sqlite_storage import SqliteStorage
+from paxon.actors.disk import data_directory, snapshot_files
+from paxon.actors.disk.snapshot_files import SnapshotFiles
+from paxon.actors.disk.sqlite_storage import SqliteStorage
 
 __all__ = ["PLANTED", "StorageBug", "by_name"]
 

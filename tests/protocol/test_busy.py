@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from paxon.actors import Ballot
-from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.messages import P1A, P1B, P2A, PreVote
 from tests.harness import Cluster
 

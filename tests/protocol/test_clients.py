@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paxon.actors.application import encode_batch
+from paxon.actors.execution.application import encode_batch
 from paxon.actors.messages import (
     P1A,
     P2A,

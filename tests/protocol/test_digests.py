@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from paxon.actors import StateMachine
-from paxon.actors.agreed import first_agreed
-from paxon.actors.application import Application, encode_batch
-from paxon.actors.data_directory import CONDEMNED_NAME
-from paxon.actors.digests import (
+from paxon.actors.disk.data_directory import CONDEMNED_NAME
+from paxon.actors.disk.sqlite_storage import SqliteStorage
+from paxon.actors.disk.storage import StorageError
+from paxon.actors.execution.agreed import first_agreed
+from paxon.actors.execution.application import Application, encode_batch
+from paxon.actors.execution.digests import (
     HASH_BYTES,
     KEPT_SLOTS,
     Comparison,
@@ -32,8 +34,6 @@ from paxon.actors.messages import (
     SnapshotOffer,
     StatusRequest,
 )
-from paxon.actors.sqlite_storage import SqliteStorage
-from paxon.actors.storage import StorageError
 from paxon.actors.version import VERSION
 from tests.harness import Cluster, Register
 

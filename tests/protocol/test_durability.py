@@ -10,7 +10,8 @@ from functools import partial
 import pytest
 
 from paxon.actors import Ballot, StorageError
-from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.disk.memory_storage import MemoryStorage
+from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.messages import (
     P1A,
     P1B,
@@ -24,7 +25,6 @@ from paxon.actors.messages import (
     ReplyStatus,
     SessionOpened,
 )
-from paxon.actors.storage import SnapshotInfo
 from tests.harness import Cluster
 from tests.protocol.watched import Died, WatchedCluster
 

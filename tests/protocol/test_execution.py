@@ -13,18 +13,18 @@ import pytest
 
 from paxon.actors import Execute, Settings, StateMachine
 from paxon.actors import messages as wire
-from paxon.actors.agreed import Change, Limit, first_agreed
-from paxon.actors.application import Application, encode_batch
-from paxon.actors.data_directory import STOPPED_NAME
-from paxon.actors.machine_errors import ExecutionFailed, RestoreFailed
+from paxon.actors.disk.data_directory import STOPPED_NAME
+from paxon.actors.execution.agreed import Change, Limit, first_agreed
+from paxon.actors.execution.application import Application, encode_batch
+from paxon.actors.execution.machine_errors import ExecutionFailed, RestoreFailed
+from paxon.actors.execution.recursion import ALLOWANCE, MOST, RecursionLimitError, with_allowance
+from paxon.actors.execution.sessions import SessionTable
 from paxon.actors.messages import Batch, CommandReply, Entry, ReplyStatus
-from paxon.actors.recursion import ALLOWANCE, MOST, RecursionLimitError, with_allowance
-from paxon.actors.sessions import SessionTable
 from paxon.kvstore import ClusterError, LocalCluster
-from paxon.kvstore.addresses import free_ports
-from paxon.kvstore.node import ServerStartError, start_server
-from paxon.kvstore.operations import Operation
-from paxon.kvstore.store import KVStore
+from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.cluster.node import ServerStartError, start_server
+from paxon.kvstore.store.operations import Operation
+from paxon.kvstore.store.store import KVStore
 from tests.harness import Cluster, Register
 
 

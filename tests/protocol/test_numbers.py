@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from paxon.actors import Ballot
-from paxon.actors.bounds import MAX_ROUND_JUMP, MAX_SLOTS_AHEAD
+from paxon.actors.limits.bounds import MAX_ROUND_JUMP, MAX_SLOTS_AHEAD
 from paxon.actors.messages import (
     P1A,
     P1B,

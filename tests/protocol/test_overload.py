@@ -8,9 +8,16 @@ from typing import Any, ClassVar
 import pytest
 
 from paxon.actors import Execute, Settings, SettingsError
-from paxon.actors.agreed import first_agreed
-from paxon.actors.allowances import FRAME_BYTES, IN_FLIGHT_BYTES, SLOT_REPLIES, TRANSFERS_PER_PEER
-from paxon.actors.application import Application, encode_batch
+from paxon.actors.execution.agreed import first_agreed
+from paxon.actors.execution.application import Application, encode_batch
+from paxon.actors.execution.sessions import SessionTable
+from paxon.actors.limits.allowances import (
+    FRAME_BYTES,
+    IN_FLIGHT_BYTES,
+    SLOT_REPLIES,
+    TRANSFERS_PER_PEER,
+)
+from paxon.actors.limits.turns import MAX_MESSAGES, OPENINGS
 from paxon.actors.messages import (
     P1A,
     P2A,
@@ -33,10 +40,8 @@ from paxon.actors.messages import (
     StatusRequest,
     retry_after,
 )
-from paxon.actors.sessions import SessionTable
-from paxon.actors.turns import MAX_MESSAGES, OPENINGS
-from paxon.kvstore.operations import Append, Get, Put, encode_operations
-from paxon.kvstore.store import KVStore
+from paxon.kvstore.store.operations import Append, Get, Put, encode_operations
+from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst
 from tests.harness import CLIENT, Cluster, Register, Wire
 

@@ -21,9 +21,9 @@ from paxon.actors import (
     Settings,
     StorageError,
 )
-from paxon.actors.agreed import first_agreed
 from paxon.actors.codecs import client_codec, peer_codec, port_codec
-from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.disk.memory_storage import MemoryStorage
+from paxon.actors.execution.agreed import first_agreed
 from paxon.actors.messages import (
     P2A,
     ClientMessage,

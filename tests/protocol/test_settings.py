@@ -10,7 +10,7 @@ import pytest
 from loguru import logger
 
 from paxon.actors import Limit, UnknownSetting
-from paxon.actors.agreed import (
+from paxon.actors.execution.agreed import (
     BEFORE,
     DEFAULTS,
     KNOWS,
@@ -27,8 +27,8 @@ from paxon.actors.agreed import (
     encode_change,
     first_agreed,
 )
-from paxon.actors.application import Application, encode_batch
-from paxon.actors.features import Features
+from paxon.actors.execution.application import Application, encode_batch
+from paxon.actors.execution.features import Features
 from paxon.actors.messages import (
     NO_OP,
     SETTINGS,
@@ -40,8 +40,8 @@ from paxon.actors.messages import (
     QueryReply,
     ReplyStatus,
 )
-from paxon.kvstore.operations import Append, Put, decode_results, encode_operations
-from paxon.kvstore.store import KVStore
+from paxon.kvstore.store.operations import Append, Put, decode_results, encode_operations
+from paxon.kvstore.store.store import KVStore
 from paxon.transport import MAX_FRAME_BYTES
 from tests.harness import Cluster, Register
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from paxon.actors import PaxosServer, ServerId
-from paxon.actors.application import Executed
-from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.disk.memory_storage import MemoryStorage
+from paxon.actors.execution.application import Executed
 from paxon.actors.messages import Batch, PeerMessage, ServerReply
 from paxon.transport import Burst
 from tests.harness import Cluster, Register, Wire

@@ -13,10 +13,14 @@ from typing import Any
 
 from paxon.actors import Ballot, PaxosServer
 from paxon.actors.counts import Confirmation
-from paxon.actors.digests import Comparison, HashChain, Inquiry, SnapshotCheck
+from paxon.actors.disk.memory_storage import MemoryStorage
+from paxon.actors.disk.storage import SnapshotInfo
+from paxon.actors.disk.storage_base import Marks
+from paxon.actors.execution.digests import Comparison, HashChain, Inquiry, SnapshotCheck
+from paxon.actors.execution.sessions import Reply, Session
 from paxon.actors.leases import Grants
+from paxon.actors.limits.turns import Openings
 from paxon.actors.log import Slot, SlotLog
-from paxon.actors.memory_storage import MemoryStorage
 from paxon.actors.messages import (
     P2A,
     Accepted,
@@ -33,11 +37,7 @@ from paxon.actors.messages import (
 from paxon.actors.phase1 import Candidacy
 from paxon.actors.reads import ReadQueue
 from paxon.actors.retry import Retry
-from paxon.actors.sessions import Reply, Session
-from paxon.actors.storage import SnapshotInfo
-from paxon.actors.storage_base import Marks
 from paxon.actors.thrift import Thrift
-from paxon.actors.turns import Openings
 from tests.harness import Register
 
 __all__ = ["Image", "freeze_disk", "freeze_server", "thaw_disk", "thaw_server"]

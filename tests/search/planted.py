@@ -16,12 +16,12 @@ import msgspec
 
 from paxon.actors import NO_BALLOT, Ballot, PaxosServer
 from paxon.actors.actor import BurstActor
-from paxon.actors.application import Application
+from paxon.actors.disk.storage_base import CollectingStorage
 from paxon.actors.election import RandomTimeout
+from paxon.actors.execution.application import Application
+from paxon.actors.execution.sessions import Session, SessionTable
 from paxon.actors.messages import P1B, P2A, P2B, Heartbeat, Made, Query
 from paxon.actors.phase1 import Candidacy
-from paxon.actors.sessions import Session, SessionTable
-from paxon.actors.storage_base import CollectingStorage
 
 __all__ = ["PLANTED", "PlantedBug", "by_name", "planted"]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from paxon.actors.allowances import RETRY_AFTER
-from paxon.actors.application import Application
+from paxon.actors.execution.application import Application
+from paxon.actors.execution.sessions import Reply, Session, SessionTable
+from paxon.actors.limits.allowances import RETRY_AFTER
+from paxon.actors.limits.turns import ClientTurns, Waiting
 from paxon.actors.messages import (
     ClientMessage,
     Command,
@@ -16,8 +18,6 @@ from paxon.actors.messages import (
     overloaded,
 )
 from paxon.actors.server import PaxosServer
-from paxon.actors.sessions import Reply, Session, SessionTable
-from paxon.actors.turns import ClientTurns, Waiting
 from tests.search.planted import Original, PlantedBug, planted
 
 __all__ = ["BOUNDS"]

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from paxon.actors import PaxosServer, application
-from paxon.actors.application import Application
+from paxon.actors import PaxosServer
+from paxon.actors.execution import application
+from paxon.actors.execution.application import Application
 from tests.invariants import InvariantBroken
 from tests.search.planted import Original, PlantedBug, planted
 from tests.simulation.divergence import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from paxon.actors import PaxosServer
+from paxon.actors.disk.storage_base import CollectingStorage
 from paxon.actors.making import Making
 from paxon.actors.messages import Introduction, Made
-from paxon.actors.storage_base import CollectingStorage
 from tests.search.planted import Original, PlantedBug, planted
 
 __all__ = ["MAKING"]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from paxon.actors import ServerId
-from paxon.actors.agreed import first_agreed
+from paxon.actors.execution.agreed import first_agreed
+from paxon.actors.execution.sessions import SessionTable
 from paxon.actors.messages import (
     P1A,
     P1B,
@@ -21,7 +22,6 @@ from paxon.actors.messages import (
     OpenSession,
     Query,
 )
-from paxon.actors.sessions import SessionTable
 from tests.search.breadth import Goal
 from tests.search.steps import IDENTITY
 from tests.search.world import Budget, Fact, Search, World

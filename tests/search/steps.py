@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
-from paxon.actors.agreed import NAMES, encode_agreed, first_agreed
-from paxon.actors.application import Executed
+from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.environment import NEVER
-from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.execution.agreed import NAMES, encode_agreed, first_agreed
+from paxon.actors.execution.application import Executed
 from paxon.actors.messages import (
     Batch,
     ClientMessage,

@@ -16,7 +16,7 @@ from random import Random
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from paxon.actors import allowances, turns
+from paxon.actors.limits import allowances, turns
 from paxon.transport.outgoing import LargeFrames
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from paxon.actors.codecs import client_codec
 from paxon.actors.messages import ClientMessage, ReadMode
-from paxon.kvstore.client_core import ClientCore, CoreOptions, KVTicket
-from paxon.kvstore.client_requests import Ticket
+from paxon.kvstore.client.core import ClientCore, CoreOptions, KVTicket
+from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.errors import PaxonError, RequestTimeout, WrongCluster
-from paxon.kvstore.operations import (
+from paxon.kvstore.store.operations import (
     Append,
     CompareAndSet,
     Delete,

@@ -55,7 +55,7 @@ def running(plan: Plan) -> World:
     for name in ("on_execute", "on_snapshot_taken", "on_restore"):
         _leave_out_the_fickle(world, name, getattr(watch, name))
     on_reply = watch.on_reply
-    watch.on_reply = lambda s, told: s in world.fickle or on_reply(s, told)  # type: ignore
+    watch.on_reply = lambda s, told: s in world.fickle or on_reply(s, told)  # type: ignore[method-assign]
     world.start()
     while world.steps < plan.steps and world.advance():
         world.run_faults()

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from paxon.actors import Ballot, ServerId
-from paxon.actors.agreed import encode_agreed
-from paxon.actors.application import Application, Executed
-from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.disk.memory_storage import MemoryStorage
+from paxon.actors.disk.storage import Recovered, SnapshotInfo
+from paxon.actors.execution.agreed import encode_agreed
+from paxon.actors.execution.application import Application, Executed
 from paxon.actors.messages import Batch, Made, Place
-from paxon.actors.storage import Recovered, SnapshotInfo
-from paxon.kvstore.store import KVStore
+from paxon.kvstore.store.store import KVStore
 from tests.invariants import ClusterWatch
 
 __all__ = ["SimulatedClock", "SimulatedCrash", "SimulatedDisk", "WatchedStore", "tap"]
@@ -114,7 +114,7 @@ class DiskWorld(Protocol):
 
     @property
     def crash_point(self) -> str:
-        """ "" or where in the next sync the process dies: "before" or "after"."""
+        """Where in the next sync the process dies, "before" or "after"; "" if it does not."""
 
 
 class SimulatedDisk:

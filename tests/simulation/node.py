@@ -10,7 +10,7 @@ import msgspec
 
 from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
 from paxon.actors.codecs import peer_codec, port_codec
-from paxon.actors.digests import Diverged
+from paxon.actors.execution.digests import Diverged
 from paxon.actors.making import NotAMember
 from paxon.actors.messages import (
     ClientMessage,

@@ -306,7 +306,7 @@ def _draw_clients(random: Random, settings: dict[str, Any]) -> ClientPlan:
         ordered=random.choice((0.0, 0.0, 0.5)),
         seek=random.choice((0.02, 0.2, 0.2, 0.2)),
         roles=random.random() < 0.5,
-        # A client counts the answers to a command of an expired session (kvstore/command_core.py);
+        # A client counts the answers to a command of an expired session (`CommandCore`);
         # TCP delivers none of them twice.
         duplicates="session_ttl" not in settings and "max_sessions" not in settings,
     )

@@ -8,7 +8,7 @@ from time import process_time
 import msgspec
 from loguru import logger
 
-from paxon.kvstore.operations import Get, Put
+from paxon.kvstore.store.operations import Get, Put
 from tests.invariants import InvariantBroken, require
 from tests.linearizability import Verdict, check
 from tests.simulation.bounds import bounded

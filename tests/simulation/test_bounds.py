@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from paxon.actors import allowances, turns
-from paxon.actors.application import Application
-from paxon.actors.sessions import NOT_ACKNOWLEDGED, SLOT_IS_FULL
-from paxon.actors.turns import ClientTurns
+from paxon.actors.execution.application import Application
+from paxon.actors.execution.sessions import NOT_ACKNOWLEDGED, SLOT_IS_FULL
+from paxon.actors.limits import allowances, turns
+from paxon.actors.limits.turns import ClientTurns
 from tests.search.planted import PlantedBug
 from tests.search.planted_bounds import BOUNDS
 from tests.simulation.bounds import BOUNDS as NAMES

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from paxon.actors import PaxosServer
-from paxon.kvstore.store import KVStore
+from paxon.kvstore.store.store import KVStore
 from tests.invariants import PREDICATES, InvariantBroken
 from tests.search.planted import by_name
 from tests.simulation import Outcome, Plan, draw_plan, run

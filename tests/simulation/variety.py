@@ -8,7 +8,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from paxon.actors.agreed import Agreed
+from paxon.actors.execution.agreed import Agreed
 
 if TYPE_CHECKING:
     from tests.simulation.plan import Fault, Plan

@@ -10,9 +10,9 @@ from typing import Any
 
 from paxon.actors import Settings
 from paxon.actors import server as server_module
-from paxon.actors.agreed import first_agreed
+from paxon.actors.execution.agreed import first_agreed
 from paxon.actors.messages import ChangeSettings
-from paxon.kvstore.store import KVStore
+from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst
 from tests.harness import make_cluster
 from tests.invariants import ClusterWatch

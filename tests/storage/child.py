@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from paxon.actors import Ballot, StorageError
-from paxon.actors.sqlite_storage import SqliteStorage
+from paxon.actors.disk.sqlite_storage import SqliteStorage
 
 MIB = 1 << 20
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from paxon.actors import Ballot
-from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.disk.memory_storage import MemoryStorage
+from paxon.actors.disk.sqlite_storage import SqliteStorage
+from paxon.actors.disk.storage import Recovered, SnapshotInfo, Storage
 from paxon.actors.messages import Made
-from paxon.actors.sqlite_storage import SqliteStorage
-from paxon.actors.storage import Recovered, SnapshotInfo, Storage
 
 CLUSTER = "test"
 SERVER = 1

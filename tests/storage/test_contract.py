@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from paxon.actors import Ballot, InvariantViolation, StorageError
-from paxon.actors.storage import Recovered, Storage
+from paxon.actors.disk.storage import Recovered, Storage
 from tests.storage.engines import (
     FIRST,
     MADE,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from paxon.actors import CorruptStorage, StorageError
-from paxon.actors.storage import Recovered
+from paxon.actors.disk.storage import Recovered
 from tests.storage.engines import (
     MADE,
     SECOND,

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from paxon.actors import CorruptStorage, StorageError
+from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.messages import Made
-from paxon.actors.sqlite_storage import SqliteStorage
 from tests.storage.engines import accept, accepted_slots, open_sqlite, take_snapshot
 from tests.storage.processes import child, line
 
@@ -128,7 +128,7 @@ def test_another_server(used: Path) -> None:
 
 
 def test_another_format_version(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paxon.actors.data_directory.FORMAT_VERSION", 4)
+    monkeypatch.setattr("paxon.actors.disk.data_directory.FORMAT_VERSION", 4)
     refused(used, "has format version 3, this Paxon reads 4")
 
 
@@ -203,7 +203,7 @@ def test_a_crash_while_the_directory_is_made(
     directory = tmp_path / "data"
     with monkeypatch.context() as patched:
         if last == "create_witness":
-            patched.setattr("paxon.actors.sqlite_storage.sqlite3.connect", _die)
+            patched.setattr("paxon.actors.disk.sqlite_storage.sqlite3.connect", _die)
         else:
             patched.setattr(Path, last, _die)
         with pytest.raises(KeyboardInterrupt):

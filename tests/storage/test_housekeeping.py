@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from paxon.actors import StorageError
-from paxon.actors.sqlite_storage import (
+from paxon.actors.disk.sqlite_storage import (
     DISCARD_BYTES,
     DISCARD_ROWS,
     LOG_LIMIT_BYTES,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from paxon.actors import NO_BALLOT, Ballot
-from paxon.actors.memory_storage import MemoryStorage
+from paxon.actors.disk.memory_storage import MemoryStorage
+from paxon.actors.disk.storage import Storage
 from paxon.actors.messages import Made
-from paxon.actors.storage import Storage
 from tests.storage.engines import (
     CLUSTER,
     MADE,

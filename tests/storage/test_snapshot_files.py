@@ -15,7 +15,7 @@ import zmq
 from loguru import logger
 
 from paxon.actors import CorruptStorage
-from paxon.actors.sqlite_storage import SqliteStorage
+from paxon.actors.disk.sqlite_storage import SqliteStorage
 from tests.storage.engines import (
     SqliteEngine,
     accept,

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import zmq
 
-from paxon.kvstore.addresses import free_ports
-from paxon.transport import Context, LinkMonitor, addresses
-from paxon.transport.addresses import bind, dialled, in_ephemeral_range, is_host_name
+from paxon.kvstore.client.addresses import free_ports
+from paxon.transport import Context, LinkMonitor, binding
+from paxon.transport.binding import bind, dialled, in_ephemeral_range, is_host_name
 from tests.cluster.helpers import wait_until
 from tests.faults.namespaces import Switch, inside, no_namespaces
 
@@ -48,7 +48,7 @@ def test_a_name_is_bound_at_all_of_its_addresses_here(monkeypatch: pytest.Monkey
     def found(host: str, *arguments: Any, **options: Any) -> Any:
         return BOTH if host == "both.test" else real(host, *arguments, **options)
 
-    monkeypatch.setattr(addresses.sockets, "getaddrinfo", found)
+    monkeypatch.setattr(binding.sockets, "getaddrinfo", found)
     (port,) = free_ports(1)
     context = Context()
     try:
@@ -60,8 +60,8 @@ def test_a_name_is_bound_at_all_of_its_addresses_here(monkeypatch: pytest.Monkey
 
 
 def test_from_where_a_port_is_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses.sys, "platform", "linux")
-    monkeypatch.setattr(addresses, "in_ephemeral_range", lambda address: ":7110" not in address)
+    monkeypatch.setattr(binding.sys, "platform", "linux")
+    monkeypatch.setattr(binding, "in_ephemeral_range", lambda address: ":7110" not in address)
     assert dialled("tcp://127.0.0.1:40000") == "tcp://127.0.0.2:0;127.0.0.1:40000"
     assert dialled("tcp://127.0.0.2:40000") == "tcp://127.0.0.3:0;127.0.0.2:40000"
     for unchanged in ("tcp://127.0.0.1:7110", "tcp://10.0.0.1:40000", "ipc:///tmp/x"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import zmq
 
-from paxon.kvstore.links import Links
+from paxon.kvstore.client.links import Links
 
 
 def check(socket: zmq.Socket[bytes]) -> None:

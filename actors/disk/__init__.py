@@ -1,0 +1,10 @@
+"""What a server keeps, and what it keeps it on.
+
+Read `storage` (the interface), `storage_base` (what every engine refuses), `memory_storage` (the
+shortest engine); then the one for users: `data_directory`, `sqlite_format`, `write_ahead_log`,
+`sqlite_storage`; and `snapshot_files`. The protocol knows `storage` alone (docs/storage.md).
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []

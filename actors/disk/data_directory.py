@@ -1,0 +1,358 @@
+"""A server's data directory: whose it is, who holds it, and how far it was ever synced."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import zlib
+from pathlib import Path
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.disk.storage import CorruptStorage, StorageError
+from paxon.transport.log import logger
+
+__all__ = ["DataDirectory", "in_words", "make_directory", "replace_file", "sync_directory"]
+
+FORMAT_VERSION = 3
+DATABASE_NAME = "paxon.db"
+LOCK_NAME = "paxon.lock"
+WITNESS_NAME = "paxon.witness"
+STOPPED_NAME = "paxon.stopped"
+"""Names the slot whose execution stopped this server, and why, in plain text."""
+APPLICATION_ID = 0x5041584F
+"""Marks the file as Paxon's in SQLite's header ("PAXO")."""
+CONDEMNED_NAME = "paxon.diverged"
+"""Says why nothing in this directory counts any more (docs/digests.md)."""
+FIRST_COMMIT = 1
+"""The number of the commit with which a database is made."""
+
+_WITNESS = re.compile(
+    rb"paxon data directory\nformat (?P<format>\d+)\ncluster (?P<cluster>[^\n]*)\n"
+    rb"identity (?P<identity>[0-9a-f]{16})\nserver (?P<server>\d+)\n"
+    rb"incarnation (?P<incarnation>\d+)\ninode (?P<inode>\d{20})\n"
+    rb"commits (?P<commits>\d{20})\nchecksum (?P<checksum>[0-9a-f]{8})\n"
+)
+
+
+def in_words(error: OSError) -> str:
+    """What an error of the operating system means, and what to do, in a few words."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: free some space and start the server again"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "permission is denied: give this user the right to write there"
+    if error.errno == errno.EROFS:
+        return "the file system is read-only: mount it writable or choose another directory"
+    if error.errno == errno.EIO:
+        return "the disk reports an input/output error: check the disk"
+    return f"{error.strerror or error}"
+
+
+def sync_directory(path: Path) -> None:
+    """Make names that were created, renamed or deleted in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path, mode: int = 0o777) -> None:
+    """Make a directory and what is missing above it, each name durably. Raises `OSError`."""
+    if path.is_dir():
+        return
+    if not path.parent.exists():
+        make_directory(path.parent)
+    path.mkdir(mode=mode, exist_ok=True)
+    sync_directory(path.parent)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Give a file new contents, durably; a crash leaves the old ones or these. Raises `OSError`."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_directory(path.parent)
+
+
+class DataDirectory:
+    """Opens a directory for one server: checks whose it is, then holds the lock until `close`.
+
+    Beside the database lies the *witness*, a small file that says in plain text whose directory
+    this is and how many commits were synced. Its count is written after each commit, without a sync
+    of its own: it may lag after a power failure and is never ahead of the database, so a database
+    that holds fewer commits than the witness counts has lost some (docs/storage.md).
+    """
+
+    def __init__(self, path: Path, cluster: str, server: ServerId) -> None:
+        """Raises `StorageError`, with nothing changed, if the directory cannot be this server's."""
+        self.path = path
+        self.cluster = cluster
+        self.server = server
+        self.database = path / DATABASE_NAME
+        self.incarnation = 0
+        self.identity = 0
+        """The random number of the cluster that it belongs to; 0: none is known yet."""
+        self.commits = 0
+        self._inode = 0
+        self.moved = False
+        """Whether the database is another file than the one that was written last: a directory was
+        put back or copied. (The device is not compared: its number may change with a reboot.)"""
+        self.lock = -1
+        self._witness = -1
+        self._files: dict[Path, tuple[int, int]] = {}
+        """Device and inode of each file that must stay the one that is open here."""
+        self._identity = b""
+        self._identity_checksum = 0
+        try:
+            self._open()
+        except OSError as error:
+            self.close()
+            raise StorageError(f"data directory {path}: {in_words(error)}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise StorageError(
+                f"data directory {self.path}: there is a file of that name; give a directory"
+            )
+        self._refuse_if_condemned()
+        self.exists = self._check_identity()
+        make_directory(self.path, 0o700)
+        self._acquire_lock()
+        # Another process may have made the database between our look and our lock.
+        self.exists = self._check_identity()
+        if self.exists:
+            self._witness = os.open(self.path / WITNESS_NAME, os.O_RDWR | os.O_CLOEXEC)
+
+    def _acquire_lock(self) -> None:
+        path = self.path / LOCK_NAME
+        self.lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self.lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise StorageError(
+                f"data directory {self.path} is in use by a live process (pid {holder}): "
+                f"stop that one first, or give this server a directory of its own"
+            ) from None
+        os.ftruncate(self.lock, 0)
+        os.pwrite(self.lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _check_identity(self) -> bool:
+        """Read the witness; False if there is no database yet. Changes nothing."""
+        witness = self.path / WITNESS_NAME
+        if not self.database.exists():
+            self._check_unused(witness)
+            return False
+        if not witness.exists():
+            self._check_foreign()
+            raise CorruptStorage(
+                f"data directory {self.path}: {WITNESS_NAME} is missing, so that nobody can tell "
+                f"whether {DATABASE_NAME} is complete; put it back, or empty the directory and "
+                f"start once with --rejoin"
+            )
+        self._parse(witness.read_bytes())
+        return True
+
+    def _check_unused(self, witness: Path) -> None:
+        """Refuse to make a new database where one must have been."""
+        commits = 0
+        if witness.exists():
+            found = _WITNESS.fullmatch(witness.read_bytes())
+            commits = FIRST_COMMIT + 1 if found is None else int(found["commits"])
+        leftover = self.database.with_name(DATABASE_NAME + "-wal").exists() or (
+            self.path.exists() and any(self.path.glob("snapshot-*.paxon"))
+        )
+        if leftover or commits > FIRST_COMMIT:
+            raise StorageError(
+                f"data directory {self.path}: {DATABASE_NAME} is missing although this directory "
+                f"was in use; put it back, or empty the directory and start once with --rejoin"
+            )
+
+    def _check_foreign(self) -> None:
+        with self.database.open("rb") as file:
+            head = file.read(100)
+        mark = int.from_bytes(head[68:72], "big")
+        if not head.startswith(b"SQLite format 3\0") or mark != APPLICATION_ID:
+            raise StorageError(
+                f"data directory {self.path}: {DATABASE_NAME} is not a Paxon database; "
+                f"give another directory"
+            )
+
+    def _parse(self, text: bytes) -> None:
+        found = _WITNESS.fullmatch(text)
+        head, _, _rest = text.partition(b"checksum ")
+        if found is None or zlib.crc32(head) != int(found["checksum"], 16):
+            raise CorruptStorage(
+                f"data directory {self.path}: {WITNESS_NAME} is damaged (its checksum is wrong); "
+                f"empty the directory and start once with --rejoin"
+            )
+        version, server = int(found["format"]), int(found["server"])
+        cluster = found["cluster"].decode(errors="replace")
+        if version != FORMAT_VERSION:
+            raise StorageError(
+                f"data directory {self.path} has format version {version}, this Paxon reads "
+                f"{FORMAT_VERSION}: use the Paxon that wrote it, or another directory"
+            )
+        if cluster != self.cluster:
+            raise StorageError(
+                f"data directory {self.path} belongs to cluster {cluster!r}, not to "
+                f"{self.cluster!r}: give this server its own directory"
+            )
+        if server != self.server:
+            raise StorageError(
+                f"data directory {self.path} belongs to server {server}, not to server "
+                f"{self.server}: give each server its own directory"
+            )
+        self.incarnation = int(found["incarnation"])
+        self.commits = int(found["commits"])
+        self.identity = int(found["identity"], 16)
+        self._inode = int(found["inode"])
+        self.moved = self._inode != self._inode_of(self.database)
+        self._set_identity()
+
+    @staticmethod
+    def _inode_of(path: Path) -> int:
+        return path.stat().st_ino
+
+    def _set_identity(self) -> None:
+        self._identity = (
+            f"paxon data directory\nformat {FORMAT_VERSION}\ncluster {self.cluster}\n"
+            f"identity {self.identity:016x}\nserver {self.server}\n"
+            f"incarnation {self.incarnation}\n"
+            f"inode {self._inode:020d}\ncommits "
+        ).encode()
+        self._identity_checksum = zlib.crc32(self._identity)
+
+    def create_witness(self, incarnation: int, database: Path) -> None:
+        """Write the witness of a new directory, durably, before the database gets its name."""
+        self.incarnation = incarnation
+        self._inode = self._inode_of(database)
+        self._set_identity()
+        self._witness = os.open(
+            self.path / WITNESS_NAME, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
+        )
+        self.witness(FIRST_COMMIT)
+        os.fsync(self._witness)
+        sync_directory(self.path)
+
+    def witness(self, commits: int) -> None:
+        """Note that so many commits are synced; itself not synced (see the class).
+
+        All of it in one write of always the same length, less than a sector of a disk: it is there
+        as a whole or not at all, and if not, its checksum says so.
+        """
+        count = b"%020d\n" % commits
+        checksum = zlib.crc32(count, self._identity_checksum)
+        line = b"%schecksum %08x\n" % (count, checksum)
+        record = self._identity + line
+        if os.pwrite(self._witness, record, 0) < len(record):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.commits = commits
+
+    def check_cluster(self, identity: int) -> None:
+        """The database belongs to this cluster: so does the witness, unless it lags behind."""
+        if self.identity not in (0, identity):
+            raise CorruptStorage(
+                f"data directory {self.path}: {WITNESS_NAME} is of cluster {self.identity:016x}, "
+                f"and {DATABASE_NAME} of cluster {identity:016x}: put together what belongs "
+                f"together, or empty the directory and start once with --rejoin"
+            )
+
+    def belong(self, identity: int) -> None:
+        """Name this cluster in the witness from its next writing on."""
+        if self.identity != identity:
+            self.identity = identity
+            self._set_identity()
+
+    def take_over(self) -> None:
+        """The database is this directory's, although it is another file than before."""
+        if self.moved:
+            self.moved = False
+            self._inode = self._inode_of(self.database)
+            self._set_identity()
+            self.witness(self.commits)
+
+    def sync_witness(self) -> None:
+        os.fdatasync(self._witness)
+
+    def note_stop(self, slot: int, reason: str) -> None:
+        """Name the slot that stopped this server; that the disk takes no note is not fatal too."""
+        try:
+            replace_file(self.path / STOPPED_NAME, f"slot {slot}\n{reason}\n".encode())
+        except OSError as error:
+            logger.error("{}: {}", self.path / STOPPED_NAME, in_words(error))
+
+    def condemn(self, reason: str) -> None:
+        """Refuse this directory from now on, with this sentence."""
+        try:
+            replace_file(self.path / CONDEMNED_NAME, f"{reason}\n".encode())
+        except OSError as error:
+            logger.error("{}: {}", self.path / CONDEMNED_NAME, in_words(error))
+
+    def _refuse_if_condemned(self) -> None:
+        path = self.path / CONDEMNED_NAME
+        if path.exists():
+            reason = path.read_text(errors="replace").strip()
+            raise StorageError(f"data directory {self.path}: {reason}")
+
+    def stopped_at(self) -> int:
+        """The slot in the note; 0 if there is none."""
+        try:
+            return int((self.path / STOPPED_NAME).read_text().split()[1])
+        except (OSError, ValueError, IndexError):
+            return 0
+
+    def forget_stop(self) -> None:
+        """Remove the note."""
+        with contextlib.suppress(OSError):
+            (self.path / STOPPED_NAME).unlink()
+
+    def remember_files(self, *names: str) -> None:
+        """These files are open, or all: note which they are, for `check_files`."""
+        for name in names or (DATABASE_NAME, DATABASE_NAME + "-wal", WITNESS_NAME, LOCK_NAME):
+            path = self.path / name
+            self._files[path] = _which(path)
+
+    def check_files(self) -> None:
+        """Raise `StorageError` if a file was deleted or replaced while it is open here.
+
+        What is written to it from then on nobody would find again at the next start.
+        """
+        if missing := self.missing_file():
+            raise StorageError(missing)
+
+    def missing_file(self) -> str:
+        """What to say of a file that is not the one that is open here; "" if all are."""
+        for path, which in self._files.items():
+            if _which(path) != which:
+                return (
+                    f"{path} was deleted or replaced while this server ran: it stops, for what it "
+                    f"writes would be lost; put the file back, or empty the directory and start "
+                    f"once with --rejoin"
+                )
+        return ""
+
+    def close(self) -> None:
+        """Release the lock; safe to call twice."""
+        for descriptor in (self._witness, self.lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._witness = self.lock = -1
+
+
+def _which(path: Path) -> tuple[int, int]:
+    """Which file a path names now; (0, 0) for none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino

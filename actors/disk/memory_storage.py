@@ -1,0 +1,197 @@
+"""Storage that keeps nothing on disk: for tests, benches and durability "memory"."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Self
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.disk.storage import Recovered, SnapshotInfo, StorageError
+from paxon.actors.disk.storage_base import CollectingStorage
+from paxon.actors.messages import Accepted
+from paxon.transport.log import logger
+
+__all__ = ["MemoryStorage"]
+
+KEPT_SNAPSHOTS = 2
+
+
+class MemoryStorage(CollectingStorage):
+    """The contract of `Storage` in a process's memory; all is lost when the process ends.
+
+    What was committed is kept apart from what is pending, so that tests can `crash` it. `cluster`
+    and `server` only say whose storage this is. An `incarnation` of None draws a random one.
+    """
+
+    def __init__(
+        self, cluster: str = "memory", server: ServerId = 0, *, incarnation: int | None = None
+    ) -> None:
+        super().__init__(secrets.randbits(63) if incarnation is None else incarnation)
+        self._created = True
+        self.cluster = cluster
+        self.server = server
+        self._accepted: dict[int, Accepted] = {}
+        self._images: dict[int, tuple[SnapshotInfo, bytes]] = {}
+        """Images by slot: the durable ones, and one that waits for its commit."""
+        self._ready: SnapshotInfo | None = None
+        self._incoming: SnapshotInfo | None = None
+        self._received = bytearray()
+        self.stop_note: tuple[int, str] | None = None
+        """The slot that stopped its server, and why."""
+        self.condemned = ""
+        """Why nothing of this counts any more."""
+
+    def crash(self, keep_pending: bool = False) -> Self:
+        """The storage as a restarted server finds it; this one is closed.
+
+        What was not committed is lost, or with `keep_pending` has reached the disk just before the
+        crash, all of it: a transaction is never torn.
+        """
+        found = self.duplicate(keep_pending=keep_pending)
+        self.close()
+        return found
+
+    def duplicate(self, keep_pending: bool = False) -> Self:
+        """A copy of the directory as it is on the disk, without what was not committed."""
+        found = copy.copy(self)
+        found._unusable = ""
+        found._created = False
+        found._durable = self._durable.copy()
+        found._marks = self._durable.copy()
+        found._accepted = dict(self._accepted)
+        found._images = dict(self._images)
+        found._rows, found._replaced = {}, set()
+        found._ready = None
+        found._dirty = found._lazy = False
+        if keep_pending and not self._unusable:
+            found._marks = self._marks.copy()
+            found._rows = dict(self._rows)
+            found._write()
+            found._durable, found._rows = found._marks.copy(), {}
+            found.commits += 1
+            found._received = bytearray(self._received)
+        else:
+            found._incoming, found._received = None, bytearray()
+        found._ballots = {slot: held.ballot for slot, held in found._accepted.items()}
+        found._keep_images()
+        return found
+
+    @property
+    def count(self) -> int:
+        return self.commits
+
+    def close(self) -> None:
+        """Lose what was not committed; `load` opens the storage again, as a restart would."""
+        super().close()
+        self._marks = self._durable.copy()
+        self._ballots = {slot: held.ballot for slot, held in self._accepted.items()}
+        self._replaced = set()
+        self._ready = None
+        self._keep_images()
+
+    def load(self) -> Recovered:
+        if self.condemned:
+            raise StorageError(self.condemned)
+        self._unusable = ""
+        recovered = self._recovered()
+        recovered.stopped_at = 0 if self.stop_note is None else self.stop_note[0]
+        recovered.accepted = [self._accepted[slot] for slot in sorted(self._accepted)]
+        return recovered
+
+    def maintain(self, *, tidy: bool = True) -> None:
+        """There is nothing to do."""
+
+    def size_bytes(self) -> int:
+        rows = sum(len(held.value) for held in self._accepted.values())
+        return rows + sum(info.size for info, _ in self._images.values()) + len(self._received)
+
+    def _write(self) -> None:
+        accepted = self._accepted
+        for slot, (ballot, value) in self._rows.items():
+            accepted[slot] = Accepted(slot, ballot, value)
+        discarded = self._marks.discarded
+        if discarded > self._durable.discarded:
+            for slot in [slot for slot in accepted if slot <= discarded]:
+                del accepted[slot]
+                self._ballots.pop(slot, None)
+
+    def _on_committed(self) -> None:
+        self._keep_images()
+
+    def _keep_images(self) -> None:
+        """Keep the durable snapshot and the one before; somebody may still be fetching that."""
+        durable = self._durable.snapshot
+        last = 0 if durable is None else durable.slot
+        kept = sorted(slot for slot in self._images if slot <= last)[-KEPT_SNAPSHOTS:]
+        waiting = {info.slot for info in (self._ready, self._marks.snapshot) if info is not None}
+        for slot in [slot for slot in self._images if slot not in kept and slot not in waiting]:
+            del self._images[slot]
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    @property
+    def taking_snapshot(self) -> bool:
+        return self._ready is not None
+
+    def _take(
+        self,
+        slot: int,
+        produce: Callable[[], Iterable[bytes]],
+        prove: Callable[[bytes], None] | None,
+    ) -> None:
+        """Without proof: there is no copy of the process that it could ruin."""
+        held = self._images.get(slot)
+        if held is None:
+            try:
+                image = b"".join(produce())
+            except (MemoryError, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # the user's snapshot() may raise anything
+                logger.warning(
+                    "server {} could not take a snapshot at slot {}: {}: {}; it goes on and tries "
+                    "again later", self.server, slot, type(error).__name__, error,
+                )  # fmt: skip
+                return
+            held = self._images[slot] = (SnapshotInfo(slot, len(image), zlib.crc32(image)), image)
+        self._ready = held[0]
+
+    def _taken(self) -> SnapshotInfo | None:
+        ready, self._ready = self._ready, None
+        return ready
+
+    def read_snapshot(self, slot: int, offset: int, size: int) -> bytes:
+        durable = self._durable.snapshot
+        held = self._images.get(slot)
+        if held is None or durable is None or slot > durable.slot:
+            return b""
+        return held[1][offset : offset + size]
+
+    def adopted_image(self, info: SnapshotInfo) -> bytes:
+        return self._images[info.slot][1]
+
+    def note_stop(self, slot: int, reason: str) -> None:
+        self.stop_note = (slot, reason)
+
+    def forget_stop(self) -> None:
+        self.stop_note = None
+
+    def condemn(self, reason: str) -> None:
+        self.condemned = reason
+
+    def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
+        if info != self._incoming:
+            self._incoming, self._received = info, bytearray()
+        if offset == len(self._received) and offset + len(data) <= info.size:
+            self._received += data
+        return len(self._received)
+
+    def _finish_received(self, info: SnapshotInfo) -> bool:
+        image = bytes(self._received) if info == self._incoming else b""
+        self._incoming, self._received = None, bytearray()
+        if len(image) != info.size or zlib.crc32(image) != info.checksum:
+            return False
+        self._images[info.slot] = (info, image)
+        return True

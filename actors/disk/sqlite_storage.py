@@ -1,0 +1,507 @@
+"""Storage on SQLite: one readable file, one synced transaction a burst (docs/storage.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.disk.data_directory import (
+    APPLICATION_ID,
+    DATABASE_NAME,
+    FIRST_COMMIT,
+    DataDirectory,
+    in_words,
+    sync_directory,
+)
+from paxon.actors.disk.snapshot_files import SnapshotFiles
+from paxon.actors.disk.sqlite_format import (
+    INSERT_META,
+    PUT_ACCEPTED,
+    REMEDY,
+    SCHEMA,
+    UPDATE_META,
+    Identity,
+    MetaColumns,
+    inspect,
+    read_accepted,
+    row_checksum,
+)
+from paxon.actors.disk.storage import CorruptStorage, Recovered, SnapshotInfo, StorageError
+from paxon.actors.disk.storage_base import CollectingStorage, Marks
+from paxon.actors.messages import Accepted
+from paxon.transport.log import logger
+
+__all__ = ["SqliteStorage"]
+
+DISCARD_ROWS = 128
+"""A commit deletes at most so many discarded rows …"""
+DISCARD_BYTES = 256 << 10
+"""… and stops after so many bytes of values, for deleting walks over each page of a value; or after
+four times as many as the commit writes, for the file grows while deleting is the slower."""
+
+CHECKPOINT_PAGES = 1000
+"""`maintain` copies the log into the database when it has about so many pages (docs/storage.md);"""
+FORCED_CHECKPOINT_PAGES = 2000
+"""the next commit does so itself if `maintain` is never called."""
+LOG_LIMIT_BYTES = 16 << 20
+"""The log's file is cut to this size when a huge commit made it larger."""
+PAGE_BYTES = 4096
+SPARE_PAGES = 1024
+"""So many free pages stay in the file for new rows; more are given back when the server idles."""
+VACUUM_PAGES = 64
+"""An idle server gives back this many pages a step."""
+
+
+CHECK_FILES_EVERY = 10
+"""An open server looks at every so many tidyings, about once a second, for its own files."""
+
+
+class DiskFullError(StorageError):
+    """A transaction that was rolled back because the disk has no room for it."""
+
+
+class SqliteStorage(CollectingStorage):
+    """The durable state of one server in a directory of its own.
+
+    Raises `StorageError` if the directory cannot be this server's, `CorruptStorage` if what is
+    there is not what was written.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        cluster: str,
+        server: ServerId,
+        durable: bool = True,
+        *,
+        fork: bool = True,
+    ) -> None:
+        """`durable=False` leaves out the syncs; `fork=False` takes snapshots at once."""
+        self._directory = DataDirectory(Path(directory), cluster, server)
+        super().__init__(self._directory.incarnation)
+        self._database: sqlite3.Connection | None = None
+        self._cursor: sqlite3.Cursor | None = None
+        """Of all commits: making one for each statement would cost as much as the statement."""
+        self._durable_syncs = durable
+        self._row_count = 0
+        self._rows_checksum = 0
+        self._discarding = False
+        self._sequence = 0
+        self._log_pages = 0
+        """About how many pages were added to the write-ahead log since the last checkpoint."""
+        self._tidyings = 0
+        self._seen_commits = -1
+        """`commits` when it might tidy last: a server without a new one since is idle."""
+        self._spare = True
+        """Whether the file may hold more free pages than it should."""
+        self._found: list[Accepted] | None = []
+        self._size_bytes = 0
+        """What the directory took when it was last looked at."""
+        self._files = SnapshotFiles(
+            self._directory.path, cluster, server, fork=fork, lock=self._directory.lock
+        )
+        if not durable:
+            logger.warning(
+                "server {} does not sync its disk (durable=False): what was acknowledged may be "
+                "lost in a power failure; use this for tests and benches only",
+                server,
+            )
+        try:
+            self._open()
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise self._in_words(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    # --- opening ---------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        directory = self._directory
+        if not directory.exists:
+            self._create()
+        identity = Identity(directory.cluster, directory.server, directory.incarnation)
+        self._columns = MetaColumns(identity)
+        contents = inspect(directory.database, identity, directory.commits)
+        made = contents.marks.made
+        directory.check_cluster(0 if made is None else made.identity)
+        self._durable = contents.marks
+        self._marks = contents.marks.copy()
+        self._sequence = contents.commits
+        directory.remember_files(DATABASE_NAME)
+        self._row_count = contents.rows
+        self._rows_checksum = contents.rows_checksum
+        self._ballots = {held.slot: held.ballot for held in contents.accepted}
+        self._found = self._kept_rows(contents.accepted)
+        self._discarding = len(self._found) < contents.rows
+        self._files.recover(self._durable.snapshot)
+        if self._created:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Change what was found, for the first time: only once this server may."""
+        if self._database is not None:
+            return
+        directory = self._directory
+        directory.check_files()
+        try:
+            database = self._connect(directory.database)
+            # What a crashed server wrote last may be in the cache only; now it is in the database.
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            directory.take_over()
+            directory.witness(self._sequence)
+            directory.sync_witness()
+            directory.check_files()
+            directory.remember_files()
+            self._files.tidy(self._durable.snapshot)
+        except (sqlite3.Error, OSError) as error:
+            raise self._in_words(error) from error
+
+    def _kept_rows(self, accepted: list[Accepted]) -> list[Accepted]:
+        """Those that do not merely wait for their deletion."""
+        return [held for held in accepted if held.slot > self._durable.discarded]
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        # The server's one thread uses it, though another may close it.
+        database = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw",  # never make one
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        self._database = database
+        self._cursor = database.cursor()
+        synchronous = "FULL" if self._durable_syncs else "OFF"
+        database.execute(f"PRAGMA synchronous={synchronous}")
+        # Debian's default overwrites what is deleted with zeros: a log's worth of writing again.
+        database.execute("PRAGMA secure_delete=OFF").fetchall()
+        # Checkpoints are ours to time, and their errors ours to see: SQLite's own hide them.
+        database.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+        # A transaction may need a descriptor for a temporary file when there is none left.
+        database.execute("PRAGMA temp_store=MEMORY").fetchall()
+        database.execute(f"PRAGMA journal_size_limit={LOG_LIMIT_BYTES}").fetchall()
+        return database
+
+    def _create(self) -> None:
+        """Make the database under another name: a crash leaves none or a whole one."""
+        temporary = self._directory.path / (DATABASE_NAME + ".tmp")
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
+        self._created = True
+        self._incarnation = self._directory.incarnation = secrets.randbits(63)
+        identity = Identity(self._directory.cluster, self._directory.server, self._incarnation)
+        database = sqlite3.connect(temporary, isolation_level=None)
+        with contextlib.closing(database):
+            temporary.chmod(0o600)
+            database.execute(f"PRAGMA page_size={PAGE_BYTES}")
+            database.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            database.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            database.execute("PRAGMA synchronous=FULL")
+            database.execute("PRAGMA journal_mode=WAL").fetchall()
+            database.executescript(f"BEGIN IMMEDIATE;{SCHEMA}")
+            columns = MetaColumns(identity).make(Marks(), FIRST_COMMIT, 0, 0)
+            database.execute(INSERT_META, (*identity.columns(), *columns))
+            database.execute("COMMIT")
+        self._directory.create_witness(self._incarnation, temporary)
+        temporary.rename(self._directory.database)
+        sync_directory(self._directory.path)
+
+    @property
+    def moved(self) -> bool:
+        return self._directory.moved
+
+    @property
+    def count(self) -> int:
+        return self._sequence
+
+    def _query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        assert self._database is not None
+        return self._database.execute(statement, parameters).fetchall()
+
+    def load(self) -> Recovered:
+        recovered = self._recovered()
+        recovered.stopped_at = self._directory.stopped_at()
+        self._files.verify(self._durable.snapshot)
+        if self._found is None:
+            recovered.accepted = self._kept_rows(self._read_accepted())
+        else:
+            recovered.accepted, self._found = self._found, None
+        return recovered
+
+    def _read_accepted(self) -> list[Accepted]:
+        if not self._unusable:
+            self._begin()
+        assert self._database is not None
+        try:
+            return read_accepted(
+                self._directory.database, self._database, self._row_count, self._rows_checksum
+            )
+        except sqlite3.Error as error:
+            raise self._in_words(error) from error
+
+    # --- committing ------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        if self._database is None:
+            self._begin()
+        if self._log_pages >= FORCED_CHECKPOINT_PAGES:
+            self._checkpoint()
+        discarding = self._discarding or self._marks.discarded > self._durable.discarded
+        self._transact(self._write_rows if self._rows else None, discarding=discarding)
+        if self._files.taking:
+            self._files.beside(sum(len(value) for _, value in self._rows.values()))
+
+    def _transact(
+        self,
+        write: Callable[[sqlite3.Cursor], None] | None,
+        *,
+        discarding: bool,
+        again: bool = False,
+    ) -> None:
+        """One synced transaction, which always writes `meta` with a new commit number.
+
+        It is tried once more if snapshots can make room for it.
+        """
+        before = self._row_count, self._rows_checksum, self._log_pages, self._discarding
+        cursor = self._cursor
+        assert cursor is not None
+        sequence = self._sequence + 1
+        self._found = None
+        try:
+            cursor.execute("BEGIN IMMEDIATE")
+            if write is not None:
+                write(cursor)
+            if discarding:
+                self._delete_rows(cursor)
+            columns = self._columns.make(
+                self._marks, sequence, self._row_count, self._rows_checksum
+            )
+            cursor.execute(UPDATE_META, columns)
+            cursor.execute("COMMIT")
+            self._sequence = sequence
+        except (sqlite3.Error, OSError) as error:
+            with contextlib.suppress(sqlite3.Error):
+                cursor.execute("ROLLBACK")
+            failure = self._in_words(error)
+            # Rolled back as a whole, and nothing of it was synced.
+            if again or not isinstance(failure, DiskFullError) or not self._files.make_room():
+                raise failure from error
+            self._row_count, self._rows_checksum, self._log_pages, self._discarding = before
+            logger.warning(
+                "server {}: the disk is full; gave up what a snapshot under way or an old one "
+                "took, for the log comes first: free some space",
+                self._directory.server,
+            )
+            self._transact(write, discarding=discarding, again=True)
+            return
+        self._log_pages += 4
+
+    def _checkpoint(self) -> None:
+        """Copy the log into the database, which lets the log begin anew."""
+        try:
+            self._directory.witness(self._sequence)
+            self._query("PRAGMA wal_checkpoint(PASSIVE)")
+            self._directory.sync_witness()
+        except (sqlite3.Error, OSError) as error:
+            raise self._in_words(error) from error
+        self._log_pages = 0
+
+    def _write_rows(self, cursor: sqlite3.Cursor) -> None:
+        for slot in self._replaced:
+            ((checksum,),) = self._query("SELECT checksum FROM accepted WHERE slot=?", slot)
+            self._rows_checksum -= checksum
+        rows = []
+        total = size = 0
+        for slot, (ballot, value) in self._rows.items():
+            checksum = row_checksum(slot, ballot.round, ballot.leader, value)
+            total += checksum
+            size += len(value)
+            rows.append((slot, ballot.round, ballot.leader, value, checksum))
+        cursor.executemany(PUT_ACCEPTED, rows)
+        self._log_pages += size // PAGE_BYTES
+        self._row_count += len(rows) - len(self._replaced)
+        self._rows_checksum += total
+
+    def _delete_rows(self, cursor: sqlite3.Cursor) -> None:
+        """Delete a bounded number of discarded rows; the next commits delete more."""
+        enough = max(DISCARD_BYTES, 4 * sum(len(value) for _, value in self._rows.values()))
+        oldest = self._query(
+            "SELECT slot, checksum, length(value) FROM accepted WHERE slot<=? "
+            "ORDER BY slot LIMIT ?", self._marks.discarded, DISCARD_ROWS,
+        )  # fmt: skip
+        last = count = size = total = 0
+        for slot, checksum, length in oldest:
+            last = slot
+            count += 1
+            total += checksum
+            size += length
+            self._ballots.pop(slot, None)
+            if size >= enough:
+                break
+        self._discarding = count == DISCARD_ROWS or size >= enough
+        if count:
+            cursor.execute("DELETE FROM accepted WHERE slot<=?", (last,))
+            self._row_count -= count
+            self._rows_checksum -= total
+            self._log_pages += 4
+            self._spare = True
+
+    def _on_committed(self) -> None:
+        durable, made = self._durable.snapshot, self._durable.made
+        if made is not None:
+            self._directory.belong(made.identity)
+        if durable is not None:
+            try:
+                self._files.keep(durable)
+            except OSError as error:
+                raise self._in_words(error) from error
+
+    # --- housekeeping ----------------------------------------------------------------------------
+
+    def maintain(self, *, tidy: bool = True) -> None:
+        if self._unusable:
+            return
+        if self._database is None:
+            self._begin()
+        idle = tidy and self.commits == self._seen_commits
+        if tidy:
+            self._seen_commits = self.commits
+            self._tidyings += 1
+        try:
+            if tidy and self._tidyings % CHECK_FILES_EVERY == 0:
+                self._directory.check_files()
+                self._files.forget_old()
+            if self._log_pages >= CHECKPOINT_PAGES:
+                self._checkpoint()
+            elif idle and self._discarding and not self._dirty and not self._lazy:
+                self._transact(None, discarding=True)
+            elif idle and self._spare:
+                self._give_back()
+            if self._directory.commits != self._sequence:
+                self._witness()
+        except StorageError as error:
+            self._fail(error)
+            raise
+
+    def _witness(self) -> None:
+        """Note the number of the last commit beside the database."""
+        try:
+            self._directory.witness(self._sequence)
+        except OSError as error:
+            raise self._in_words(error) from error
+
+    def _give_back(self) -> None:
+        """Shrink the file by a few pages if it has many free ones."""
+        try:
+            free = self._query("PRAGMA freelist_count")[0][0]
+            self._spare = free > SPARE_PAGES
+            if self._spare:
+                pages = min(VACUUM_PAGES, free - SPARE_PAGES)
+                assert self._database is not None
+                # It takes one step a page, and `execute` would take the first alone.
+                self._database.executescript(f"PRAGMA incremental_vacuum({pages})")
+                self._log_pages += 2 * pages
+        except sqlite3.Error as error:
+            raise self._in_words(error) from error
+        if not self._spare and self._log_pages:
+            self._checkpoint()  # the file shrinks only now
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    @property
+    def taking_snapshot(self) -> bool:
+        return self._files.taking
+
+    @property
+    def snapshot_failures(self) -> int:
+        """How many snapshots could not be taken since the start."""
+        return self._files.failures
+
+    def _take(
+        self,
+        slot: int,
+        produce: Callable[[], Iterable[bytes]],
+        prove: Callable[[bytes], None] | None,
+    ) -> None:
+        self._begin()
+        newest = self._marks.snapshot
+        if newest is not None and slot == newest.slot:
+            self._files.repeat(newest)
+        else:
+            self._files.take(slot, produce, prove)
+
+    def _taken(self) -> SnapshotInfo | None:
+        return self._files.taken()
+
+    def read_snapshot(self, slot: int, offset: int, size: int) -> bytes:
+        return self._files.read(slot, offset, size)
+
+    def adopted_image(self, info: SnapshotInfo) -> bytes:
+        return self._files.image(info)
+
+    def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
+        self._begin()
+        return self._files.receive(info, offset, data)
+
+    def _finish_received(self, info: SnapshotInfo) -> bool:
+        return self._files.finish(info)
+
+    # --- what stopped its server -----------------------------------------------------------------
+
+    def note_stop(self, slot: int, reason: str) -> None:
+        self._directory.note_stop(slot, reason)
+
+    def forget_stop(self) -> None:
+        self._directory.forget_stop()
+
+    def condemn(self, reason: str) -> None:
+        self._directory.condemn(reason)
+
+    # --- the rest --------------------------------------------------------------------------------
+
+    def size_bytes(self) -> int:
+        total = 0
+        try:
+            for entry in self._directory.path.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # a snapshot's child renames its file
+                    total += entry.stat().st_blocks * 512
+        except OSError:  # no descriptor is left, for one: what it was before is near enough
+            return self._size_bytes
+        self._size_bytes = total
+        return total
+
+    def close(self) -> None:
+        super().close()
+        self._files.close()
+        database, cursor = self._database, self._cursor
+        self._database = self._cursor = None
+        for handle in (cursor, database):  # with a statement open, the file would stay open
+            if handle is not None:
+                with contextlib.suppress(sqlite3.Error):  # all that counts is synced already
+                    handle.close()
+        self._directory.close()
+
+    def _name(self) -> str:
+        return str(self._directory.database)
+
+    def _in_words(self, error: sqlite3.Error | OSError) -> StorageError:
+        """An error of SQLite or of the operating system as one of ours."""
+        if isinstance(error, OSError):
+            return StorageError(f"{self._name()}: {in_words(error)}")
+        with contextlib.suppress(OSError):
+            if gone := self._directory.missing_file():
+                return StorageError(gone)
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return DiskFullError(
+                f"{self._name()}: the disk is full: free some space and start the server again"
+            )
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return CorruptStorage(f"{self._name()} is damaged ({error}): {REMEDY}")
+        return StorageError(f"{self._name()} cannot be used ({error}): check the disk")

@@ -1,0 +1,293 @@
+"""What execution depends on, agreed by all servers (DESIGN §3, rule 15; docs/settings.md).
+
+A server's `Settings` are its own; these are the cluster's. The first values are those with which
+the cluster was made. A command in the log changes them, from the slot after it on, so they are a
+function of the executed prefix like the state itself; snapshots carry them. What a file or a flag
+says later changes nothing and is answered by a warning.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from paxon.actors.disk.storage import StorageError
+
+__all__ = [
+    "Agreed",
+    "Change",
+    "Limit",
+    "Limits",
+    "Number",
+    "UnknownSetting",
+    "BEFORE",
+    "DEFAULTS",
+    "KNOWS",
+    "NAMES",
+    "RANGES",
+    "agreed_values",
+    "apply_change",
+    "check_values",
+    "decode_agreed",
+    "decode_change",
+    "differences",
+    "encode_agreed",
+    "encode_change",
+    "encode_in_short",
+    "first_agreed",
+    "limits_checksum",
+    "plain",
+    "range_error",
+]
+
+Number: TypeAlias = int | float
+
+KNOWS = 1
+"""The kinds of entries and the settings that this release knows, as a number that rises with each
+new one. Peers tell it (`HeartbeatReply`, `PreVoteReply`), and nothing new enters the log before all
+voters know it."""
+
+
+class UnknownSetting(StorageError):
+    """A value was agreed that this release does not know; the text says which and what to do."""
+
+
+class Limit(msgspec.Struct, frozen=True, kw_only=True):
+    """A number of a state machine's own that its execution depends on (`StateMachine.limits`)."""
+
+    default: int
+    """What a new cluster begins with."""
+    least: int
+    most: int
+    """Commands, replies and snapshots within it must fit into a frame (`MAX_FRAME_BYTES`)."""
+    before: int
+    """What held before there was this limit: in a cluster that was made without it. Never changed
+    again, whatever becomes of `default`."""
+
+
+Limits: TypeAlias = Mapping[str, Limit]
+
+
+class Agreed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings in force after some slot. There are no defaults here: see `BEFORE`."""
+
+    session_ttl: float
+    """A session idle for so many seconds of the log's time expires."""
+    max_sessions: int
+    """Beyond this the longest idle session expires first."""
+    max_command_bytes: int
+    """Longer commands are refused before they enter the log."""
+    max_outstanding: int
+    """Commands that a session may have unacknowledged."""
+    session_min_idle: float
+    """Only a session idle for so many seconds makes room for another when there are too many."""
+    max_kept_each: int
+    """Bytes of unacknowledged replies kept for one session; beyond it, it executes nothing."""
+    max_kept: int
+    """The same for all sessions together; beyond it only those go on that have few."""
+    digest_version: int
+    """By which rule servers hash what they execute, to compare it."""
+    machine: dict[str, int]
+    """The state machine's own limits, by name (`StateMachine.limits`). Never changed in place."""
+    changed_at: int
+    """The slot of the command that changed them last: in force from the one after; 0: as made."""
+
+
+DEFAULTS: dict[str, Number] = {
+    "session_ttl": 3600.0,
+    "max_sessions": 20_000,
+    "max_command_bytes": 16 << 20,
+    "max_outstanding": 1024,
+    "session_min_idle": 10.0,
+    "max_kept_each": 16 << 20,
+    "max_kept": 256 << 20,
+    "digest_version": 1,
+}
+"""What a new cluster begins with unless it is told otherwise. A release may change these."""
+
+BEFORE: dict[str, Number] = {
+    "session_ttl": 3600.0,
+    "max_sessions": 20_000,
+    "max_command_bytes": 16 << 20,
+    "max_outstanding": 1024,
+    "session_min_idle": 10.0,
+    "max_kept_each": 16 << 20,
+    "max_kept": 256 << 20,
+    "digest_version": 1,
+    "changed_at": 0,
+}
+"""What held before there was the setting: for clusters and snapshots that lack it. Part of the
+format: a line here is never changed."""
+
+RANGES: dict[str, tuple[Number, Number]] = {
+    "session_ttl": (0.1, 3.2e8),
+    "max_sessions": (1, 1_000_000),
+    "max_command_bytes": (2 << 20, 16 << 20),
+    "max_outstanding": (1, 65_536),
+    "session_min_idle": (0.0, 3.2e8),
+    "max_kept_each": (1, 1 << 40),
+    "max_kept": (1, 1 << 40),
+    "digest_version": (1, 1),
+}
+"""The least and the most of each. What clients pack together by themselves is below the least of a
+command, and the most fits into a frame (`MAX_FRAME_BYTES`)."""
+
+NAMES = tuple(DEFAULTS)
+"""The settings that are not a state machine's own."""
+
+_FIELDS = frozenset(Agreed.__struct_fields__)
+
+
+def first_agreed(given: Mapping[str, Number], limits: Limits) -> Agreed:
+    """What a new cluster begins with: the values given, defaults for the rest.
+
+    `given` holds names of `NAMES` and of `limits`, checked (`check_values`).
+    """
+    machine = {name: int(given.get(name, limit.default)) for name, limit in limits.items()}
+    own = {name: given.get(name, default) for name, default in DEFAULTS.items()}
+    return msgspec.convert({**own, "machine": machine, "changed_at": 0}, Agreed)
+
+
+def encode_agreed(agreed: Agreed) -> bytes:
+    """With the name of every value, so that a later release can tell which are missing."""
+    return msgspec.msgpack.encode(agreed)
+
+
+def encode_in_short(agreed: Agreed, limits: Limits) -> bytes:
+    """The same without what `decode_agreed` adds.
+
+    So it is alike, and readable, in every release that knows what was ever set to something else.
+    """
+    whole: dict[str, Any] = msgspec.structs.asdict(agreed)
+    short = {name: value for name, value in whole.items() if value != BEFORE.get(name)}
+    short["machine"] = {
+        name: value for name, value in agreed.machine.items() if value != limits[name].before
+    }
+    return msgspec.msgpack.encode(short)
+
+
+def decode_agreed(data: bytes, limits: Limits) -> Agreed:
+    """Read what `encode_agreed` wrote, in this release or an earlier one.
+
+    `limits` are those that the state machine knows. Raises `UnknownSetting`.
+    """
+    found: dict[str, Any] = msgspec.msgpack.decode(data, type=dict[str, Any])
+    machine = found.get("machine", {})
+    _all_known((*(name for name in found if name not in _FIELDS), *machine), limits)
+    before = {name: limit.before for name, limit in limits.items()}
+    return msgspec.convert({**BEFORE, **found, "machine": {**before, **machine}}, Agreed)
+
+
+def _all_known(names: Iterable[str], limits: Limits) -> None:
+    for name in names:
+        if name not in DEFAULTS and name not in limits:
+            raise UnknownSetting(
+                f"the cluster has agreed on a setting '{name}' that neither this release nor its "
+                "state machine knows: run what the other servers run"
+            )
+
+
+def agreed_value(agreed: Agreed, name: str) -> Number:
+    """A setting's value, the state machine's own among them. Raises `KeyError`."""
+    if name in DEFAULTS:
+        value: Number = getattr(agreed, name)
+        return value
+    return agreed.machine[name]
+
+
+def agreed_values(agreed: Agreed) -> dict[str, Number]:
+    """All settings in one mapping, by name."""
+    return {name: agreed_value(agreed, name) for name in (*NAMES, *agreed.machine)}
+
+
+def range_error(name: str, value: object, limits: Limits) -> str:
+    """Why `name` cannot be set to `value`, in one sentence; "" if it can."""
+    if name in RANGES:
+        least, most = RANGES[name]
+        whole = not isinstance(DEFAULTS[name], float)
+    elif name in limits:
+        least, most, whole = limits[name].least, limits[name].most, True
+    else:
+        return f"there is no agreed setting '{name}'; there are {', '.join((*NAMES, *limits))}"
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not number:
+        return f"{name} = {value!r}: must be {'a whole number' if whole else 'a number'}"
+    if not least <= value <= most:  # type: ignore[operator]
+        return f"{name} = {plain(value)}: must be from {plain(least)} to {plain(most)}"
+    return ""
+
+
+def check_values(new: Mapping[str, object], limits: Limits) -> str:
+    """What is wrong with the first of these values that is wrong, in one sentence; "" if none."""
+    return next(filter(None, (range_error(name, new[name], limits) for name in new)), "")
+
+
+def plain(number: object) -> str:
+    """A number as people write it."""
+    return f"{number:.10g}" if isinstance(number, float) else str(number)
+
+
+def differences(agreed: Agreed, given: Mapping[str, Number]) -> list[str]:
+    """What of the values given differs from what is agreed, one phrase each."""
+    known = agreed_values(agreed)
+    return [
+        f"{name} is {plain(known[name])} by agreement and {plain(value)} here"
+        for name, value in given.items()
+        if name in known and known[name] != value
+    ]
+
+
+def limits_checksum(limits: Limits) -> int:
+    """32 bits over the limits that a state machine knows: peers compare it before one is set."""
+    known = sorted((name, limit.least, limit.most, limit.before) for name, limit in limits.items())
+    return zlib.crc32(repr(known).encode())
+
+
+# --- changing them -------------------------------------------------------------------------------
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a settings entry of the log says. It was checked before it got there."""
+
+    changed_at: int
+    """The change counts only if the settings were changed last in this slot: a copy that comes
+    late undoes nothing that was decided since."""
+    values: dict[str, Number]
+    """Empty: nothing is changed, and the answer tells what is in force."""
+
+
+_change_encoder = msgspec.msgpack.Encoder()
+_change_decoder = msgspec.msgpack.Decoder(Change)
+
+
+def encode_change(change: Change) -> bytes:
+    """As it stands in the log."""
+    return _change_encoder.encode(change)
+
+
+def decode_change(data: bytes) -> Change:
+    """Raises `msgspec.DecodeError`."""
+    return _change_decoder.decode(data)
+
+
+def apply_change(agreed: Agreed, change: Change, slot: int, limits: Limits) -> Agreed | None:
+    """What is agreed after the change in `slot`; None if it was made for other settings.
+
+    A change to what is agreed already is no change: who asks again because the answer got lost is
+    told the slot in which it was made. Ranges are no concern of execution, which must come to the
+    same on servers of two releases. Raises `UnknownSetting`.
+    """
+    _all_known(change.values, limits)
+    known = agreed_values(agreed)
+    if all(known[name] == value for name, value in change.values.items()):
+        return agreed
+    if change.changed_at != agreed.changed_at:
+        return None
+    whole: dict[str, Any] = msgspec.structs.asdict(agreed)
+    whole["machine"] = dict(agreed.machine)
+    for name, value in change.values.items():
+        (whole if name in DEFAULTS else whole["machine"])[name] = value
+    return msgspec.convert({**whole, "changed_at": slot}, Agreed)

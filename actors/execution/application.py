@@ -1,0 +1,348 @@
+"""The user's state machine wrapped in sessions: executes slots, each command at most once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from paxon.actors.execution.agreed import (
+    Agreed,
+    apply_change,
+    decode_agreed,
+    decode_change,
+    encode_agreed,
+    encode_in_short,
+)
+from paxon.actors.execution.digests import HashChain
+from paxon.actors.execution.machine_errors import (
+    AgreeFailed,
+    ExecutionFailed,
+    RestoreFailed,
+    bytes_from,
+    depends_on_process,
+    describe,
+)
+from paxon.actors.execution.recursion import ALLOWANCE, with_allowance
+from paxon.actors.execution.sessions import (
+    EXPIRED,
+    NO_ROOM,
+    NOT_ACKNOWLEDGED,
+    OUT_OF_ORDER,
+    SLOT_IS_FULL,
+    Reply,
+    SessionTable,
+    reply_bytes,
+)
+from paxon.actors.execution.state_machine import StateMachine
+from paxon.actors.invariants import invariant
+from paxon.actors.limits.allowances import (
+    LARGE_REPLY,
+    LARGEST_REPLY,
+    SLOT_REPLIES,
+    SLOT_REPLIES_AT_MOST,
+)
+from paxon.actors.messages import NO_OP, SETTINGS, Batch, Entry, ReplyStatus
+
+__all__ = ["Application", "Executed", "encode_batch", "decode_batch"]
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Batch)
+
+Executed = tuple[Entry, Reply]
+"""A command of an executed slot and how it ended (for the client that waits, if any)."""
+
+RECURSED = Reply(
+    ReplyStatus.FAILED, b"RecursionError: the command nested more than %d calls" % ALLOWANCE
+)
+"""In our own words, the same on every server: Python's say where it happened to notice."""
+
+
+def encode_batch(batch: Batch) -> bytes:
+    """The value of a slot: encoded once, passed on as opaque bytes to followers and disk."""
+    return _encoder.encode(batch)
+
+
+def decode_batch(value: bytes) -> Batch:
+    """What a slot's value holds. Raises `msgspec.DecodeError`."""
+    return _decoder.decode(value)
+
+
+class _Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Leads a snapshot's image; the state machine's own bytes follow."""
+
+    slot: int
+    sessions: bytes
+    agreed: bytes
+    digest_version: int
+    digest: bytes
+    """The hash after `slot` (actors/execution/digests.py)."""
+
+
+_head_decoder = msgspec.msgpack.Decoder(_Head)
+
+
+class Application:
+    """State machine, sessions and what is agreed after executing slots 1 … `executed`, in order.
+
+    What a command comes to depends on the log alone (rule 15): the state machine's methods find the
+    same room for recursion on every server, and an error that depends on this process is no reply
+    but stops it (`MachineFailure`).
+    """
+
+    def __init__(self, machine: StateMachine, agreed: Agreed, identity: int = 0) -> None:
+        """Wrap a fresh state machine, under the settings with which the cluster was made.
+
+        `identity` is the cluster's, so that its sessions' ids are no other cluster's.
+        """
+        self.machine = machine
+        self.sessions = SessionTable(agreed, identity)
+        self.executed = 0
+        self.chain = HashChain(agreed.digest_version)
+        self._all_went_well = True
+        """In the slot being executed every reply is OK."""
+        self._slot_bytes = 0
+        """What the replies of the slot at hand have come to so far."""
+        self._large: set[int] = set()
+        """Sessions that had a large reply in it."""
+        self._agree(agreed)
+
+    def _agree(self, agreed: Agreed) -> None:
+        self.agreed = self._agreed_next = agreed
+        self.sessions.agree(agreed)
+        try:
+            self.machine.agree(dict(agreed.machine))
+        except BaseException as error:  # the user's code may raise anything
+            raise AgreeFailed(self.machine, error) from error
+
+    def begin_with(self, agreed: Agreed, identity: int) -> None:
+        """The cluster was made with these settings and is this one; nothing is executed yet."""
+        invariant(self.executed == 0, "made anew after slot %d", self.executed)
+        self.sessions.identify(identity)
+        self._agree(agreed)
+        self.chain.begin(agreed.digest_version, 0)
+
+    def execute(self, slot: int, value: bytes, batch: Batch | None = None) -> list[Executed]:
+        """Execute the chosen value of the next slot; `batch` is its decoded form if at hand.
+
+        Raises `ExecutionFailed`, after which nothing here may be relied on.
+        """
+        invariant(slot == self.executed + 1, "slot %d executed after %d", slot, self.executed)
+        self.executed = slot
+        results: list[Executed] = []
+        if value != NO_OP:
+            if batch is None:
+                batch = decode_batch(value)
+            self._all_went_well = True
+            results = with_allowance(self._execute_batch, slot, batch)
+        self.chain.extend(slot, value, self._outcome(results))
+        if self._agreed_next is not self.agreed:
+            self._agree(self._agreed_next)  # in force from the next slot on
+            if self.agreed.digest_version != self.chain.version:
+                self.chain.begin(self.agreed.digest_version, slot)
+        return results
+
+    def _execute_batch(self, slot: int, batch: Batch) -> list[Executed]:
+        self.sessions.advance(batch.time)
+        self._slot_bytes = 0
+        if self._large:
+            self._large.clear()
+        results: list[Executed] = []
+        # No comprehension: Python 3.11 gives it a frame of its own, later ones do not, and commands
+        # are to have the same room on every server.
+        for index, entry in enumerate(batch.entries):
+            results.append((entry, self._execute_entry(slot, index, entry)))
+        return results
+
+    def _outcome(self, results: list[Executed]) -> bytes:
+        """What enters the chain of hashes: the replies, but of an error no more than its class.
+
+        Its text may well hold an address in memory, or read otherwise in another Python. And
+        what is agreed is told with all the names that this release and its state machine know.
+        """
+        if self._all_went_well:
+            return _encoder.encode([reply.payload for _, reply in results])
+        return _encoder.encode([_comparable(entry, reply) for entry, reply in results])
+
+    def _execute_entry(self, slot: int, index: int, entry: Entry) -> Reply:
+        if entry.session == 0:
+            return self._execute_sessionless(slot, index, entry)
+        sessions = self.sessions
+        session = sessions.touch(entry)
+        if session is None:
+            self._all_went_well = False
+            return EXPIRED
+        known = session.known(entry.seq)
+        if known is not None:
+            self._all_went_well = False
+            return known
+        if entry.after and not session.executed(entry.after):
+            self._all_went_well = False
+            return OUT_OF_ORDER
+        if (
+            session.kept >= sessions.max_kept_each or sessions.kept >= sessions.max_kept
+        ) and sessions.is_full(session, entry.seq):
+            return self._put_off(NOT_ACKNOWLEDGED)
+        if self._slot_bytes >= SLOT_REPLIES and self._slot_is_full(entry):
+            return self._put_off(SLOT_IS_FULL)
+        reply = self._apply(entry.command)
+        size = sessions.keep(session, entry.seq, reply)
+        self._slot_bytes += size
+        if size >= LARGE_REPLY:
+            self._large.add(entry.session)
+        return reply
+
+    def _execute_sessionless(self, slot: int, index: int, entry: Entry) -> Reply:
+        if entry.acked == SETTINGS:
+            return self._change_settings(slot, entry.command)
+        # Nothing enters the log before all servers know it, so this one would be of an old release.
+        invariant(entry.acked == 0, "slot %d has an entry of unknown kind %d", slot, entry.acked)
+        if not entry.command:
+            session_id = self.sessions.open(slot, index, entry.seq)
+            if session_id is None:
+                return self._put_off(NO_ROOM)
+            return Reply(ReplyStatus.OK, session_id.to_bytes(8, "big"))
+        if self._slot_bytes >= SLOT_REPLIES and self._slot_is_full(entry):
+            return self._put_off(SLOT_IS_FULL)
+        reply = self._apply(entry.command)
+        self._slot_bytes += reply_bytes(reply)
+        return reply
+
+    def _change_settings(self, slot: int, body: bytes) -> Reply:
+        """Decide about a change of what is agreed; the answer is what is agreed then."""
+        before = self._agreed_next
+        self._all_went_well = False  # what is answered is not compared as it is
+        after = apply_change(before, decode_change(body), slot, self.machine.limits)
+        if after is None:
+            text = f"the settings were changed meanwhile, in slot {before.changed_at}: look at them"
+            return Reply(ReplyStatus.FAILED, text.encode())
+        self._agreed_next = after
+        return Reply(ReplyStatus.OK, encode_agreed(after))
+
+    def _put_off(self, refusal: Reply) -> Reply:
+        """Refuse what may well be executed when it comes again."""
+        self._all_went_well = False
+        return refusal
+
+    def _slot_is_full(self, entry: Entry) -> bool:
+        """Whether this command has to wait for another slot, so that no slot takes long."""
+        return entry.session in self._large or self._slot_bytes >= SLOT_REPLIES_AT_MOST
+
+    def _apply(self, command: bytes) -> Reply:
+        try:
+            payload = self.machine.apply(command)
+        except BaseException as error:  # the user's code may raise anything: the command's reply
+            if depends_on_process(error):
+                raise ExecutionFailed(self.machine, self.executed, error) from error
+            self._all_went_well = False
+            if isinstance(error, RecursionError):
+                return RECURSED
+            return Reply(ReplyStatus.FAILED, describe(error))
+        if type(payload) is bytes:
+            return Reply(ReplyStatus.OK, payload)
+        try:
+            return Reply(ReplyStatus.OK, bytes_from(self.machine, "apply", payload))
+        except TypeError as error:
+            self._all_went_well = False
+            return Reply(ReplyStatus.FAILED, describe(error))
+
+    def check(self, command: bytes) -> bytes:
+        """Why a command may not enter the log, for its client; b"" if it may.
+
+        At the leader alone, so nothing of it is replicated: whatever happens, it stops nobody.
+        """
+        try:
+            self.machine.check(command)
+        except BaseException as error:  # the user's code may raise anything
+            return describe(error)
+        return b""
+
+    def query(self, query: bytes) -> Reply:
+        """Answer a read from the state as it is.
+
+        An answer is no part of the state: whatever happens, it stops nobody.
+        """
+        try:
+            payload = self.machine.query(query)
+            if type(payload) is not bytes:
+                payload = bytes_from(self.machine, "query", payload)
+            if len(payload) > LARGEST_REPLY:
+                raise ValueError(
+                    f"the answer has {len(payload)} bytes; at most {LARGEST_REPLY} can be sent"
+                )
+        except BaseException as error:
+            return Reply(ReplyStatus.FAILED, describe(error))
+        return Reply(ReplyStatus.OK, payload)
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    def image(self) -> Iterable[bytes]:
+        """The pieces of a snapshot of the state now; restore with `restore`."""
+        head = _Head(
+            self.executed, self.sessions.dump(),
+            encode_in_short(self.agreed, self.machine.limits),
+            self.chain.version, self.chain.head,
+        )  # fmt: skip
+        return self._pieces(_encoder.encode(head))
+
+    def _pieces(self, head: bytes) -> Iterator[bytes]:
+        yield len(head).to_bytes(8, "big") + head
+        state = with_allowance(self.machine.snapshot)
+        yield bytes_from(self.machine, "snapshot", state)
+
+    def restore(self, image: bytes) -> None:
+        """Become the state that `image` describes.
+
+        Raises `RestoreFailed`, after which all of this is in an unknown state.
+        """
+        head, state = _split(image)
+        invariant(head.slot >= self.executed, "snapshot at %d is behind", head.slot)
+        self._agree(decode_agreed(head.agreed, self.machine.limits))
+        self._restore_machine(head.slot, state)
+        self.sessions.load(head.sessions)
+        self.executed = head.slot
+        self.chain.begin(head.digest_version, head.slot, head.digest)
+        self.chain.pin()
+
+    def _restore_machine(self, slot: int, state: bytes) -> None:
+        try:
+            with_allowance(self.machine.restore, state)
+        except BaseException as error:  # the user's code may raise anything
+            raise RestoreFailed(self.machine, slot, error) from error
+
+    @property
+    def proves_images(self) -> bool:
+        """Whether an image has to be restored once before it may be kept (`prove`)."""
+        return not self.machine.snapshots_are_sound
+
+    def prove(self, image: bytes) -> None:
+        """Restore an image in a copy of the process that ends soon. Raises `RestoreFailed`."""
+        head, state = _split(image)
+        self._agree(decode_agreed(head.agreed, self.machine.limits))
+        self._restore_machine(head.slot, state)
+
+    def digest(self) -> str:
+        """Fingerprint of state, sessions and settings, "" if the state machine offers none."""
+        try:
+            state = self.machine.digest()
+        except BaseException:  # the user's code may raise anything: asking stops nobody
+            return ""
+        if not state:
+            return ""
+        rest = hashlib.blake2b(self.sessions.summary(), digest_size=8)
+        rest.update(encode_in_short(self.agreed, self.machine.limits))
+        return f"{state}-{rest.hexdigest()}"
+
+
+def _comparable(entry: Entry, reply: Reply) -> tuple[int, bytes]:
+    if entry.session == 0 and entry.acked == SETTINGS:
+        return reply.status, b""
+    if reply.status == ReplyStatus.FAILED:
+        return reply.status, reply.payload.partition(b": ")[0]
+    return reply.status, reply.payload
+
+
+def _split(image: bytes) -> tuple[_Head, bytes]:
+    length = int.from_bytes(image[:8], "big")
+    return _head_decoder.decode(memoryview(image)[8 : 8 + length]), image[8 + length :]

@@ -1,0 +1,224 @@
+"""Hashes of what was executed, chained slot by slot, to tell servers apart (docs/digests.md).
+
+Plain data: the chain of one server, what a leader has heard of the others', and the answers to a
+server that asks everybody.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Sequence
+from hashlib import blake2b
+from zlib import crc32
+
+import msgspec
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.disk.storage import StorageError
+from paxon.actors.messages import DigestReply, SnapshotOffer
+
+__all__ = ["Comparison", "Diverged", "HashChain", "Inquiry", "SnapshotCheck", "Verdict"]
+
+KEPT_SLOTS = 4096
+"""Hashes are kept for so many slots …"""
+PINNED_SLOTS = 4
+"""… and for so many of the last snapshots."""
+HASH_BYTES = 16
+_LINK = struct.Struct(f"<{HASH_BYTES}sQLL")
+"""What is hashed for a slot: the hash before, its number, and the CRC-32 of its value and of its
+replies. A checksum finds what went wrong by accident as well as a hash of all bytes would, at a
+quarter of the time; nobody is to be kept from making two values alike, for a slot has but one."""
+
+
+class Diverged(StorageError):
+    """A majority has executed something else than this server; the text says from where on."""
+
+
+class HashChain:
+    """The hash after each of the last slots: over the one before, the slot's value and its replies.
+
+    Equal hashes after a slot mean that all slots up to it came to the same, back to where a chain
+    of that version began.
+    """
+
+    def __init__(self, version: int) -> None:
+        self.begin(version, 0)
+
+    def begin(self, version: int, slot: int, head: bytes = bytes(HASH_BYTES)) -> None:
+        """The hash after `slot` is `head`; of the slots before none is known in this version."""
+        self.version = version
+        self.last = slot
+        self._kept: deque[bytes] = deque([head], maxlen=KEPT_SLOTS)
+        self._pinned: dict[int, bytes] = {}
+
+    @property
+    def first(self) -> int:
+        """The first slot of those kept without a gap."""
+        return self.last - len(self._kept) + 1
+
+    @property
+    def head(self) -> bytes:
+        """The hash after slot `last`."""
+        return self._kept[-1]
+
+    def extend(self, slot: int, value: bytes, replies: bytes) -> None:
+        """Slot `slot`, the next one, held `value` and came to `replies` (of any encoding)."""
+        link = _LINK.pack(self._kept[-1], slot, crc32(value), crc32(replies))
+        self.last = slot
+        self._kept.append(blake2b(link, digest_size=HASH_BYTES).digest())
+
+    def pin(self) -> None:
+        """A snapshot is taken of the state now: keep this hash for longer."""
+        self._pinned[self.last] = self.head
+        for slot in sorted(self._pinned)[:-PINNED_SLOTS]:
+            del self._pinned[slot]
+
+    def at(self, slot: int) -> bytes:
+        """The hash after `slot`; b"" if it is not known."""
+        if self.first <= slot <= self.last:
+            return self._kept[slot - self.first]
+        return self._pinned.get(slot, b"")
+
+    def between(self, first: int, last: int) -> tuple[int, bytes]:
+        """What is known of these slots: the first slot, and the hashes after it and those after."""
+        if first == last:
+            return first, self.at(first)
+        first, last = max(first, self.first), min(last, self.last)
+        return first, b"".join(self.at(slot) for slot in range(first, last + 1))
+
+    def differs(self, version: int, slot: int, digest: bytes) -> bool:
+        """Whether another server's hash after `slot` can be compared, and is not ours."""
+        own = self.at(slot) if version == self.version and digest else b""
+        return bool(own) and own != digest
+
+
+class Comparison:
+    """What a leader has heard of the others' hashes."""
+
+    def __init__(self) -> None:
+        self.equal: dict[ServerId, int] = {}
+        """The last slot after which a server had the hash that this one has."""
+        self.early: dict[ServerId, tuple[int, int, bytes]] = {}
+        """Of a server that is ahead: version, slot and hash, until this one gets there."""
+
+    def heard(
+        self, server: ServerId, version: int, slot: int, digest: bytes, chain: HashChain
+    ) -> bool:
+        """A server says its hash after `slot`. True if it, or one told before, is not ours."""
+        held = self.early.get(server)
+        differs = False
+        if held is not None and held[1] <= chain.last:
+            del self.early[server]
+            differs = self._compare(server, *held, chain)
+        if slot > chain.last:
+            self.early.setdefault(server, (version, slot, digest))
+            return differs
+        return self._compare(server, version, slot, digest, chain) or differs
+
+    def _compare(
+        self, server: ServerId, version: int, slot: int, digest: bytes, chain: HashChain
+    ) -> bool:
+        if chain.differs(version, slot, digest):
+            return True
+        if version == chain.version and digest and digest == chain.at(slot):
+            self.equal[server] = max(slot, self.equal.get(server, 0))
+        return False
+
+    def vouchers(self, slot: int) -> tuple[ServerId, ...]:
+        """Who has had this server's hash after `slot` or a later one."""
+        return tuple(server for server, equal in self.equal.items() if equal >= slot)
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the answers come to."""
+
+    differ: list[ServerId]
+    """Whose hashes are not this server's."""
+    from_slot: int
+    """The first slot after which a hash is known to differ …"""
+    exact: bool
+    """… and whether the slot before is known to be equal."""
+    contradicted: bool
+    """A majority of voters agree on another hash than this server's."""
+
+
+class Inquiry:
+    """A server has found a difference and asked all others for all the hashes that they keep."""
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        """When to conclude although not all have answered."""
+        self.answers: dict[ServerId, DigestReply] = {}
+
+    def verdict(self, chain: HashChain, majority: int) -> Verdict:
+        """Compare what was answered so far with this server's own chain."""
+        tops: dict[ServerId, int] = {}
+        from_slot, exact = 0, False
+        for server, answer in self.answers.items():
+            found = _compare_chains(chain, answer)
+            if found is not None:
+                tops[server], first, known = found
+                if not from_slot or first < from_slot:
+                    from_slot, exact = first, known
+        contradicted = any(self._majority_at(slot, chain, majority) for slot in tops.values())
+        return Verdict(sorted(tops), from_slot, exact, contradicted)
+
+    def _majority_at(self, slot: int, chain: HashChain, majority: int) -> bool:
+        votes: dict[bytes, int] = {}
+        for answer in self.answers.values():
+            digest = _at(answer, slot)
+            if answer.voting and chain.differs(answer.version, slot, digest):
+                votes[digest] = votes.get(digest, 0) + 1
+        return max(votes.values(), default=0) >= majority
+
+
+def _at(answer: DigestReply, slot: int) -> bytes:
+    place = (slot - answer.first_slot) * HASH_BYTES
+    return answer.hashes[place : place + HASH_BYTES] if place >= 0 else b""
+
+
+def _compare_chains(chain: HashChain, answer: DigestReply) -> tuple[int, int, bool] | None:
+    """Where two chains part, None if nothing differs.
+
+    That is the last slot that both know, at which they differ; the first at which they do; and
+    whether the slot before that is known to be equal.
+    """
+    last = answer.first_slot + len(answer.hashes) // HASH_BYTES - 1
+    top, low = min(last, chain.last), max(answer.first_slot, chain.first)
+    if top < low or not chain.differs(answer.version, top, _at(answer, top)):
+        return None
+    bottom = low
+    high = top  # differs at `high`; a chain that differs once differs ever after
+    while low < high:
+        middle = (low + high) // 2
+        if chain.at(middle) == _at(answer, middle):
+            low = middle + 1
+        else:
+            high = middle
+    return top, high, high > bottom
+
+
+class SnapshotCheck:
+    """Whether any voter that answers holds another hash for a snapshot that is offered."""
+
+    def __init__(self, offer: SnapshotOffer, ask: Sequence[ServerId], until: float) -> None:
+        self.offer = offer
+        self.unheard = set(ask)
+        self.until = until
+        """How long to wait for those who do not answer."""
+        self.objections: set[ServerId] = set()
+
+    def heard(self, server: ServerId, answer: DigestReply) -> None:
+        offer = self.offer
+        if answer.first_slot != offer.slot or len(answer.hashes) > HASH_BYTES:
+            return  # not about this
+        self.unheard.discard(server)
+        if (
+            answer.voting
+            and answer.hashes
+            and offer.digest  # else the sender knows none itself
+            and answer.version == offer.digest_version
+            and answer.hashes != offer.digest
+        ):
+            self.objections.add(server)

@@ -1,0 +1,63 @@
+"""Which kinds of entries and settings the servers know: nothing enters the log before all do.
+
+An entry that some server cannot execute would stop that server. So each says what it knows in its
+replies to heartbeats and pre-votes, and the leader remembers the last word of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.execution.agreed import KNOWS, Limits, limits_checksum
+
+__all__ = ["Features"]
+
+
+class Features:
+    """What this server knows, and what it has heard that the others do."""
+
+    def __init__(self, others: Sequence[ServerId], limits: Limits) -> None:
+        self._others = others
+        self.knows = KNOWS
+        self.limits = limits_checksum(limits)
+        """Over the limits that this server's state machine knows."""
+        self._heard: dict[ServerId, tuple[int, int]] = {}
+
+    def heard(self, server: ServerId, knows: int, limits: int) -> None:
+        """A server says what it knows; it may have been replaced by another release meanwhile."""
+        self._heard[server] = (knows, limits)
+
+    def obstacle(self, level: int, *, machine: bool) -> str:
+        """Who keeps something of this level, or a limit of the state machine's, out of the log.
+
+        One sentence that names the servers; "" if all know it.
+        """
+        silent = [server for server in self._others if server not in self._heard]
+        old = [s for s in self._others if s in self._heard and self._heard[s][0] < level]
+        other = [
+            server
+            for server in self._others
+            if machine and server in self._heard and self._heard[server][1] != self.limits
+        ]
+        if silent:
+            return (
+                f"{_names(silent)} not heard of since this leader started: start all servers first"
+            )
+        if old:
+            return (
+                f"{_names(old)} running a release that does not know this: run this release "
+                "everywhere first"
+            )
+        if other:
+            return (
+                f"{_names(other)} running a state machine with other limits: run the same one "
+                "everywhere first"
+            )
+        return ""
+
+
+def _names(servers: Sequence[ServerId]) -> str:
+    if len(servers) == 1:
+        return f"server {servers[0]} is"
+    return f"servers {', '.join(map(str, servers))} are"

@@ -1,0 +1,130 @@
+"""What a state machine's method may raise or return, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from paxon.actors.execution.agreed import DEFAULTS, Limit
+from paxon.actors.execution.state_machine import StateMachine
+
+__all__ = [
+    "MachineFailure",
+    "ExecutionFailed",
+    "RestoreFailed",
+    "AgreeFailed",
+    "bytes_from",
+    "check_limits",
+    "depends_on_process",
+    "describe",
+]
+
+MAX_TEXT = 4096
+"""Characters of an exception's text that become part of a reply."""
+
+
+class MachineFailure(Exception):
+    """The state machine keeps this server from going on; the text is one sentence for people."""
+
+    slot = 0
+    """The slot whose execution, or whose snapshot, it was; 0 if it was none."""
+
+
+class ExecutionFailed(MachineFailure):
+    """Executing a slot ended in an error that depends on this process, not on the log alone."""
+
+    def __init__(self, machine: StateMachine, slot: int, error: BaseException) -> None:
+        self.slot = slot
+        super().__init__(
+            f"executing slot {slot} stopped this server: {type(machine).__name__}.apply() ended in "
+            f"{_in_short(error)}, which other servers may not see; start it again (with more "
+            f"memory, if that was short): it goes on from its disk"
+        )
+
+
+class RestoreFailed(MachineFailure):
+    """A snapshot cannot be restored."""
+
+    def __init__(self, machine: StateMachine, slot: int, error: BaseException) -> None:
+        self.slot = slot
+        super().__init__(
+            f"the snapshot at slot {slot} cannot be restored: {type(machine).__name__}.restore() "
+            f"raised {_in_short(error)}; it has to take what snapshot() returns"
+        )
+
+
+class AgreeFailed(MachineFailure):
+    """The state machine does not take the limits that are in force."""
+
+    def __init__(self, machine: StateMachine, error: BaseException) -> None:
+        name = type(machine).__name__
+        super().__init__(
+            f"{name}.agree() raised {_in_short(error)}: it has to take every value that "
+            f"{name}.limits allows"
+        )
+
+
+def depends_on_process(error: BaseException) -> bool:
+    """Whether an exception comes of this process (being short of memory) and not of the command.
+
+    The state machine may have put other exceptions around that one. Whatever else it raises is the
+    command's error, `SystemExit`, `GeneratorExit` and `KeyboardInterrupt` too: nobody outside can
+    make a server's thread raise them (Ctrl-C reaches the main thread alone), so they come of the
+    command, on every server.
+    """
+    seen: set[int] = set()
+    ahead: list[BaseException | None] = [error]
+    while ahead:
+        next_one = ahead.pop()
+        if next_one is None or id(next_one) in seen:
+            continue
+        if isinstance(next_one, MemoryError):
+            return True
+        seen.add(id(next_one))
+        ahead += [next_one.__cause__, next_one.__context__]
+        if isinstance(next_one, BaseExceptionGroup):
+            ahead += next_one.exceptions
+    return False
+
+
+def describe(error: BaseException) -> bytes:
+    """An error reply: the exception's class and text."""
+    return _in_short(error).encode(errors="replace")
+
+
+def _in_short(error: BaseException) -> str:
+    try:
+        text = str(error)[:MAX_TEXT]
+    except MemoryError:
+        raise
+    except Exception:  # the user's own __str__
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def bytes_from(machine: StateMachine, method: str, result: object) -> bytes:
+    """What a method returned, which has to be bytes. Raises `TypeError`."""
+    if isinstance(result, bytes):
+        return bytes(result)
+    raise TypeError(
+        f"{type(machine).__name__}.{method}() returned {type(result).__name__}, not bytes"
+    )
+
+
+def check_limits(machine: StateMachine | type[StateMachine]) -> str:
+    """What is wrong with the limits that a state machine declares, in a sentence; "" if nothing."""
+    limits: object = machine.limits
+    name = machine.__name__ if isinstance(machine, type) else type(machine).__name__
+    if not isinstance(limits, Mapping):
+        return f"{name}.limits has to be a dict of Limit(…) by name, not {limits!r:.80}"
+    for key, limit in limits.items():
+        where = f"{name}.limits[{key!r}]"
+        if not isinstance(key, str) or not key.isidentifier() or key in DEFAULTS:
+            return f"{where}: its name has to be a word of its own, and no setting of Paxon's"
+        if not isinstance(limit, Limit):
+            return f"{where} = {limit!r:.80}: write Limit(default=…, least=…, most=…, before=…)"
+        numbers = (limit.default, limit.least, limit.most, limit.before)
+        if any(type(number) is not int or abs(number) >= 1 << 63 for number in numbers):
+            return f"{where}: its values have to be whole numbers within 63 bits"
+        if not limit.least <= limit.default <= limit.most:
+            return f"{where}: default has to be from least ({limit.least}) to most ({limit.most})"
+    return ""

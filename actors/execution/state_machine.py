@@ -1,0 +1,96 @@
+"""What Paxon replicates: the user's own state machine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from paxon.actors.execution.agreed import Limit, Limits
+
+__all__ = ["StateMachine", "Limit"]
+
+
+class StateMachine(ABC):
+    """Subclass this to replicate your own application (an embedder's one obligation).
+
+    Every server executes the same commands in the same order, so `apply` has to be *deterministic*:
+    its reply and the new state depend on the old state and the command alone, not on clocks, random
+    numbers, the environment, or the iteration order of sets. All methods are called from the
+    server's one thread, one at a time; none should block.
+
+    Paxon makes sure that each client command is applied at most once; the state machine itself need
+    know nothing of clients or retries.
+    """
+
+    language: ClassVar[str] = ""
+    """What the language of its commands is called, "" if nobody need know. Told to a client with
+    its session: one made for another language says so and sends nothing that would be executed."""
+
+    limits: ClassVar[Limits] = {}
+    """Numbers on which execution depends, such as the longest value taken. A constant in the code
+    would differ between servers of two releases: what is declared here is agreed by the cluster,
+    kept in snapshots and changed with `paxon settings set` (docs/settings.md)."""
+
+    def agree(self, limits: Mapping[str, int]) -> None:  # noqa: B027 (most have no limits)
+        """These limits are in force from now on: a value for each name in `limits`.
+
+        Called before anything is executed or restored, and again when they change, on every server
+        between the same two commands.
+        """
+
+    snapshots_are_sound: ClassVar[bool] = False
+    """True spares what each new snapshot costs to be restored once, in a forked child, before it is
+    kept: say so if you know that `restore` takes whatever `snapshot` returns."""
+
+    @abstractmethod
+    def apply(self, command: bytes) -> bytes:
+        """Execute a command, return the reply for the client, which has to be bytes.
+
+        An exception is the command's error reply, on every server alike: raise before changing any
+        state. It does not stop the server. Calls may nest 1,000 deep, from here, on every server;
+        what nests deeper is the command's error too. Running out of memory is not: that happens to
+        one server and not to the others, so it stops the server, even inside another exception.
+        """
+
+    @abstractmethod
+    def snapshot(self) -> bytes:
+        """The whole state as bytes. May run in a forked child process: it must change nothing."""
+
+    @abstractmethod
+    def restore(self, snapshot: bytes) -> None:
+        """Replace the whole state by that of `snapshot`, as `snapshot()` once returned it.
+
+        Also called with each new snapshot in the forked child that took it: one that raises here is
+        never kept.
+        """
+
+    def check(self, command: bytes) -> None:  # noqa: B027 (there is nothing that everyone must check)
+        """Raise to keep a command out of the log: its client is told why. By default all may enter.
+
+        Called by the leader before it proposes. Whether a command is refused must depend on the
+        command alone, and nothing may be changed. `apply` has to be ready for any bytes all the
+        same.
+        """
+
+    def query(self, query: bytes) -> bytes:
+        """Answer a read without changing any state; by default there are no queries."""
+        raise ValueError(f"{type(self).__name__} answers no queries: override query()")
+
+    def cost(self, command: bytes) -> int:
+        """About how many bytes executing a command reads and writes, its reply included.
+
+        Asked by the leader, of the state as it is now, before the command enters the log: one that
+        costs too much is refused, and dear ones are spread over slots, so that no slot keeps a
+        server busy for long. Has to be much cheaper than the command itself. By default nothing is
+        known, and the length of commands alone is bounded.
+        """
+        return len(command)
+
+    def digest(self) -> str:
+        """A fingerprint of the state for comparing servers, "" if there is none.
+
+        Computed when somebody asks for it, while the server stands still. Whether servers have
+        executed the same is compared without it (docs/digests.md).
+        """
+        return ""

@@ -1,0 +1,53 @@
+"""What commands cost before they are executed: an estimate, at the leader alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from paxon.actors.execution.machine_errors import describe
+from paxon.actors.execution.state_machine import StateMachine
+from paxon.actors.limits.allowances import COST_PER_SLOT
+from paxon.actors.messages import Command, Entry
+
+__all__ = ["Costs"]
+
+
+class Costs:
+    """Refuses what is too dear for a slot, and remembers what the dear ones cost."""
+
+    def __init__(self, machine: StateMachine) -> None:
+        known = type(machine).cost is not StateMachine.cost
+        self._cost: Callable[[bytes], int] | None = machine.cost if known else None
+        """None if the state machine does not say: then their length is all that is known."""
+        self.dear: dict[tuple[int, int], int] = {}
+        """What those waiting cost that cost more than they are long."""
+
+    def refusal(self, command: Command) -> bytes:
+        """Why a command is too dear; empty if it is not. It has been checked."""
+        if self._cost is None:
+            return b""
+        try:
+            cost = int(self._cost(command.command))
+        except BaseException as error:  # the user's code may raise anything: it stops nobody
+            return describe(error)
+        if cost <= len(command.command):
+            return b""
+        if cost > COST_PER_SLOT:
+            text = (
+                f"it would cost about {cost} bytes of work; {COST_PER_SLOT} are allowed: split it"
+            )
+            return text.encode()
+        self.dear[command.session, command.seq] = cost
+        return b""
+
+    def of(self, entry: Entry) -> int:
+        """What a waiting entry costs; 0 if it is not dear."""
+        return self.dear.get((entry.session, entry.seq), 0)
+
+    def forget(self, entry: Entry) -> None:
+        """It has got its slot."""
+        self.dear.pop((entry.session, entry.seq), None)
+
+    def clear(self) -> None:
+        """Nothing waits any more."""
+        self.dear.clear()

@@ -1,0 +1,172 @@
+"""Clients' requests that wait: who gets how much of the server, and what is thrown away.
+
+A step serves clients for a moment only (`CLIENT_SECONDS`), so that peers, heartbeats and the sync
+come round again. What is left waits here, in a queue for each client, bounded. Clients take turns.
+One whose requests have taken long sits out as long again if others are there: however much it
+sends, and however dear each request is, the others find the server free half of the time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from paxon.actors.environment import NEVER, ClientToken
+from paxon.actors.limits.allowances import MESSAGE_BYTES
+from paxon.actors.messages import ClientMessage, Command, Query
+
+__all__ = ["ClientTurns", "Openings", "Waiting"]
+
+MAX_MESSAGES = 16_384
+"""Requests that may wait for one client …"""
+MAX_BYTES = 32 << 20
+"""… and their bytes; …"""
+MAX_TOTAL_MESSAGES = 131_072
+"""… for all clients together, of which each that has more than its share …"""
+MAX_TOTAL_BYTES = 256 << 20
+"""… gets no more in."""
+PRESENT_SECONDS = 0.1
+"""A client counts as present for so long after it was heard."""
+
+OPENINGS = 64
+"""Sessions that a client may open at once; it may open …"""
+OPENINGS_PER_SECOND = 8.0
+"""… so many more each second."""
+REMEMBERED_CLIENTS = 4096
+"""Clients whose openings are counted, the last ones heard."""
+
+
+class Waiting:
+    """One client's queue."""
+
+    __slots__ = ("bytes", "not_before", "requests")
+
+    def __init__(self) -> None:
+        self.requests: deque[ClientMessage] = deque()
+        self.bytes = 0
+        self.not_before = -NEVER
+        """It sits out until then."""
+
+
+class ClientTurns:
+    """A queue for each client that has to wait."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[ClientToken, Waiting] = {}
+        """In the order of their turns; who has nothing waiting in it sits out."""
+        self.messages = 0
+        self.bytes = 0
+        self._last, self._last_at = b"", -NEVER
+        self._before, self._before_at = b"", -NEVER
+        """The two clients heard last, and when: is anybody else there?"""
+
+    def heard(self, client: ClientToken, now: float) -> None:
+        """A frame of this client has come."""
+        if client != self._last:
+            self._before, self._before_at = self._last, self._last_at
+            self._last = client
+        self._last_at = now
+
+    def _others_present(self, client: ClientToken, now: float) -> bool:
+        heard_at = self._before_at if client == self._last else self._last_at
+        return heard_at > now - PRESENT_SECONDS
+
+    def add(self, client: ClientToken, requests: Sequence[ClientMessage]) -> bool:
+        """Take in a client's requests, all or none: False if a bound would be passed."""
+        size = sum(map(request_bytes, requests))
+        waiting = self.waiting.get(client)
+        if not self._has_room(waiting, len(requests), size):
+            return False
+        if waiting is None:
+            waiting = self.waiting[client] = Waiting()
+        waiting.requests.extend(requests)
+        waiting.bytes += size
+        self.messages += len(requests)
+        self.bytes += size
+        return True
+
+    def _has_room(self, waiting: Waiting | None, messages: int, size: int) -> bool:
+        if waiting is None:
+            have_messages = have_bytes = 0
+            clients = len(self.waiting) + 1
+        else:
+            have_messages, have_bytes = len(waiting.requests), waiting.bytes
+            clients = len(self.waiting)
+            if have_messages + messages > MAX_MESSAGES or have_bytes + size > MAX_BYTES:
+                return False
+        if self.messages + messages > MAX_TOTAL_MESSAGES:
+            return have_messages + messages <= MAX_TOTAL_MESSAGES // clients // 2
+        if self.bytes + size > MAX_TOTAL_BYTES:
+            return have_bytes + size <= MAX_TOTAL_BYTES // clients // 2
+        return True
+
+    def next(self, now: float) -> tuple[ClientToken, Waiting] | None:
+        """Whose turn it is; that client then goes to the end. None if all sit out."""
+        for client, waiting in list(self.waiting.items()):
+            if waiting.not_before > now:
+                continue
+            del self.waiting[client]
+            if waiting.requests:
+                self.waiting[client] = waiting
+                return client, waiting
+        return None
+
+    def take(self, waiting: Waiting) -> ClientMessage:
+        """The next request of a client whose turn it is."""
+        request = waiting.requests.popleft()
+        size = request_bytes(request)
+        waiting.bytes -= size
+        self.messages -= 1
+        self.bytes -= size
+        return request
+
+    def took(self, client: ClientToken, seconds: float, now: float) -> None:
+        """This client's requests have taken so long: it sits out as long again if others are there.
+
+        So they get half of the time at least, and one that is alone gets all of it.
+        """
+        others = any(w.requests and c != client for c, w in self.waiting.items())
+        if not (others or self._others_present(client, now)):
+            seconds = 0.0
+        waiting = self.waiting.get(client)
+        if waiting is None:
+            waiting = self.waiting[client] = Waiting()
+        waiting.not_before = now + seconds
+
+    def drop(self, client: ClientToken) -> None:
+        """Nobody waits for these any more."""
+        waiting = self.waiting.pop(client, None)
+        if waiting is not None:
+            self.messages -= len(waiting.requests)
+            self.bytes -= waiting.bytes
+
+    def due(self) -> float:
+        """When somebody's turn comes; infinity if nobody waits."""
+        return min((w.not_before for w in self.waiting.values() if w.requests), default=NEVER)
+
+
+def request_bytes(request: ClientMessage) -> int:
+    """What a request counts for."""
+    if isinstance(request, Command):
+        return len(request.command) + MESSAGE_BYTES
+    if isinstance(request, Query):
+        return len(request.query) + MESSAGE_BYTES
+    return MESSAGE_BYTES
+
+
+class Openings:
+    """How many sessions each client has opened lately."""
+
+    def __init__(self) -> None:
+        self._left: dict[ClientToken, tuple[float, float]] = {}
+        """What each may still open, and as of when."""
+
+    def wait(self, client: ClientToken, now: float) -> float:
+        """Count one opening; or the seconds until this client may open a session again."""
+        left, at = self._left.pop(client, (float(OPENINGS), now))
+        left = min(float(OPENINGS), left + (now - at) * OPENINGS_PER_SECOND)
+        allowed = left >= 1.0
+        self._left[client] = (left - 1.0 if allowed else left, now)
+        if len(self._left) > REMEMBERED_CLIENTS:
+            del self._left[next(iter(self._left))]
+        return 0.0 if allowed else (1.0 - left) / OPENINGS_PER_SECOND

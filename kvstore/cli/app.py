@@ -1,0 +1,174 @@
+"""The command `paxon`. Its exit codes: paxon.kvstore.cli.exit_codes.
+
+Commands import what they need when they run: `paxon get` must not wait for plots and tables.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, NoReturn, TextIO
+
+import typer
+
+from paxon.kvstore.cli import cluster, exit_codes, settings, store
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="paxon",
+    help="A durable, replicated key-value store: Multi-Paxos between a few servers.",
+    epilog=exit_codes.TABLE.replace("\n", " "),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cluster.add_commands(app)
+settings.add_commands(app)
+store.add_commands(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 (it takes a while to import)
+
+        typer.echo(f"paxon {version('paxon')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version_wanted: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Options of the command as a whole."""
+
+
+@app.command(
+    "bench",
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+    rich_help_panel="Benchmarks",
+    help="Measure throughput, latency and failover: see paxon bench --help.",
+)
+def bench(context: typer.Context) -> None:
+    """Hand over to the benches, which bring imports that no other command should wait for.
+
+    They stand above this folder and are found by the name that the installation gives them.
+    """
+    from importlib.metadata import entry_points  # noqa: PLC0415 (see above)
+
+    (benches,) = entry_points(group="paxon.commands", name="bench")
+    benches.load()(args=context.args, prog_name="paxon bench")
+
+
+def main() -> NoReturn:
+    """Run the command line; whatever goes wrong is one sentence on stderr and an exit code."""
+    _open_streams()
+    # A terminal that closes, and `kill`, end us like Ctrl-C does: with everything tidied up.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _terminate)
+    sys.exit(run())
+
+
+def _open_streams() -> None:
+    """Have streams where we were started with some closed: to use those is an error, not a bug."""
+    if sys.stdin is not None and sys.stdout is not None and sys.stderr is not None:
+        return
+    from paxon.kvstore.cluster.spawning import open_standard_descriptors  # noqa: PLC0415 (rarely needed)
+
+    open_standard_descriptors()
+    if sys.stdin is None:
+        sys.stdin = open(0)  # noqa: SIM115 (for as long as we live)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w")  # noqa: SIM115
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def run() -> int:
+    """What `main` does, but for signals and the end: the exit code of what `sys.argv` says."""
+    try:
+        app(prog_name="paxon")
+    except SystemExit as ending:
+        return _exit_code(ending)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return _reader_gone()
+    except Exception as error:  # the last resort: no traceback ever reaches a user
+        return _explain(error)
+    return 0
+
+
+def _exit_code(ending: SystemExit) -> int:
+    """The code that it carries, once what was printed has left."""
+    if isinstance(ending.code, str):
+        _say(ending.code)
+        return 1
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _reader_gone()
+    except OSError as error:
+        _say(f"the output cannot be written: {error.strerror}")
+        _give_up(sys.stdout)
+        return 1
+    return ending.code if isinstance(ending.code, int) else 0
+
+
+def _reader_gone() -> int:
+    """Whoever read our output (`| head`) has seen enough."""
+    _give_up(sys.stdout)
+    return 1
+
+
+def _give_up(stream: TextIO) -> None:
+    # Python flushes it at its end; what is left there must not complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _say(sentence: str) -> None:
+    """Put a sentence on stderr, if anybody reads there: the exit code is told in any case."""
+    try:
+        sys.stderr.write(f"paxon: {sentence}\n")
+        sys.stderr.flush()
+    except OSError:
+        _give_up(sys.stderr)
+
+
+def _explain(error: Exception) -> int:
+    from paxon.actors import SettingsError  # noqa: PLC0415 (only where something went wrong)
+    from paxon.kvstore.cluster.cluster_file import ClusterFileError  # noqa: PLC0415
+    from paxon.kvstore.cluster.local_cluster import ClusterOptionError  # noqa: PLC0415
+    from paxon.kvstore.cluster.options import OptionError  # noqa: PLC0415
+    from paxon.kvstore.errors import InvalidRequest, PaxonError  # noqa: PLC0415
+    from paxon.transport import TransportError  # noqa: PLC0415
+
+    usage = (SettingsError, ClusterFileError, OptionError, ClusterOptionError, InvalidRequest)
+    if isinstance(error, usage):
+        _say(str(error))
+        return 2
+    if isinstance(error, PaxonError | TransportError):
+        _say(str(error))
+        return exit_codes.code_of(error)
+    if os.environ.get("PAXON_DEBUG"):
+        raise error
+    kind = type(error).__name__
+    if isinstance(error, OSError):
+        _say(str(error))
+    else:
+        _say(f"an internal error ({kind}: {error}); PAXON_DEBUG=1 shows where")
+    return 1

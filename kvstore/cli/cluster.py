@@ -1,0 +1,256 @@
+"""`paxon demo`, `up`, `server`, `keygen`, `status`: clusters from a shell."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paxon.kvstore.cli.exit_codes import FAILED, UNAVAILABLE
+from paxon.kvstore.cli.store import ClusterOption, JsonOption, KeyOption, find_target
+from paxon.kvstore.client.addresses import DEFAULT_BASE_PORT, DEFAULT_CLIENTS
+
+if TYPE_CHECKING:
+    from paxon.kvstore.cluster.cluster_file import ServerPlan
+    from paxon.kvstore.cluster.server_process import Report
+    from paxon.kvstore.cluster.status import ServerStatus
+
+__all__ = ["add_commands"]
+
+_PANEL = "Clusters"
+
+_Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Set an option, such as heartbeat_interval=0.1; may be given several times.",
+        show_default=False,
+    ),
+]
+_Durability = Annotated[
+    str | None,
+    typer.Option(
+        "--durability",
+        metavar="[disk|memory]",
+        help="disk syncs before answering; memory forgets all, for tests.",
+        show_default=False,
+    ),
+]
+
+
+def demo(
+    servers: Annotated[
+        int, typer.Option("--servers", "-s", min=1, max=9, help="How many servers.")
+    ] = 3,
+    seconds: Annotated[
+        float, typer.Option(min=0.5, max=60, help="Seconds of load before and after the kill.")
+    ] = 3.0,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir",
+            "-d",
+            help="Keep data and logs here, instead of removing them at the end.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """See it work: a cluster, real data, the leader killed, failover, equal logs; in a minute."""
+    from paxon.kvstore.cli.demo import run_demo  # noqa: PLC0415 (keeps other commands quick)
+
+    raise typer.Exit(run_demo(servers, seconds, directory))
+
+
+def up(
+    *,
+    servers: Annotated[
+        int, typer.Option("--servers", "-s", min=1, max=63, help="How many servers.")
+    ] = 3,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir",
+            "-d",
+            help="Where data and logs go; by default a temporary directory, removed at the end.",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port",
+            "-p",
+            envvar="PAXON_PORT",
+            min=1,
+            max=65_000,
+            help="Base port: server N takes base+10·N for servers and one above for clients.",
+        ),
+    ] = DEFAULT_BASE_PORT,
+    durability: _Durability = None,
+    settings: _Settings = [],  # noqa: B006 (typer's way to say "several, none by default")
+) -> None:
+    """Run a cluster on this machine, in the foreground, until Ctrl-C."""
+    import os  # noqa: PLC0415
+
+    from paxon.kvstore.cli.up import run_up  # noqa: PLC0415
+    from paxon.kvstore.cluster.options import (  # noqa: PLC0415
+        from_environment,
+        parse_assignments,
+        parse_option,
+    )
+
+    options = from_environment(os.environ) | parse_assignments(settings)
+    if durability is not None:
+        options["durability"] = parse_option("durability", durability)
+    raise typer.Exit(run_up(servers, directory, port, options))
+
+
+def server(
+    *,
+    cluster: Annotated[
+        Path,
+        typer.Option(
+            "--cluster",
+            "-c",
+            envvar="PAXON_CLUSTER_FILE",
+            metavar="FILE",
+            help="The cluster file (TOML).",
+            show_default=False,
+        ),
+    ],
+    number: Annotated[
+        int,
+        typer.Option(
+            "--id", "-i", envvar="PAXON_SERVER_ID", help="Which of its servers this is.",
+            show_default=False,
+        ),
+    ],
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", "-d", help="Its data directory, if not as in the file."),
+    ] = None,
+    durability: _Durability = None,
+    rejoin: Annotated[
+        bool,
+        typer.Option(
+            "--rejoin", help="Its directory was lost: come back with an empty one, as a new disk."
+        ),
+    ] = False,
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:CLASS", help="A state machine of your own instead of the store."
+        ),
+    ] = None,
+    log_level: Annotated[
+        str, typer.Option(envvar="PAXON_LOG_LEVEL", help="Of the log in its directory.")
+    ] = "INFO",
+    settings: _Settings = [],  # noqa: B006 (see up)
+) -> None:  # fmt: skip
+    """Run one server of a cluster that a TOML file describes, until SIGTERM or Ctrl-C."""
+    import os  # noqa: PLC0415
+
+    from paxon.kvstore.cluster.cluster_file import STORE_MACHINE, ClusterDescription  # noqa: PLC0415
+    from paxon.kvstore.cluster.logs import check_log_level  # noqa: PLC0415
+    from paxon.kvstore.cluster.options import parse_assignments, parse_option  # noqa: PLC0415
+    from paxon.kvstore.cluster.server_process import run_server  # noqa: PLC0415
+
+    flags = parse_assignments(settings)
+    if durability is not None:
+        flags["durability"] = parse_option("durability", durability)
+    if rejoin:
+        flags["rejoin"] = True
+    description = ClusterDescription.read(cluster)
+    plan = description.plan(number, flags, os.environ, machine or STORE_MACHINE)
+    if directory is not None:
+        plan = plan.moved_to(directory)
+
+    if machine is not None:
+        sys.path.insert(0, str(Path.cwd()))  # it may well be beside the cluster file
+    raise typer.Exit(run_server(plan, _reporter(plan), log_level=check_log_level(log_level)))
+
+
+def _reporter(plan: ServerPlan) -> Callable[[Report], None]:
+    """Tells people on stderr that the server serves, or why it stops; never waits for them."""
+    from paxon.kvstore.cluster.logs import say  # noqa: PLC0415
+
+    number, cluster = plan.entry.id, plan.settings.cluster
+
+    def report(what: Report) -> None:
+        if what.ready:
+            say(
+                f"paxon: server {number} of cluster '{cluster}' serves clients at "
+                f"{plan.entry.client}; its data and log are in {plan.entry.directory}\n"
+            )
+        else:
+            say(f"paxon: server {number}: {what.sentence}\n")
+
+    return report
+
+
+def keygen(
+    file: Annotated[
+        Path, typer.Argument(help="Where the pair is, or is to be kept.", show_default=False)
+    ],
+) -> None:
+    """Make a key pair, if the file is not there yet, and print its public key."""
+    from paxon.transport import CurveKeys  # noqa: PLC0415
+
+    sys.stdout.write(f'public_key = "{CurveKeys.load_or_generate(file).public}"\n')
+
+
+def status(
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", "-t", min=0.001, help="Seconds to wait for answers.")
+    ] = 1.0,
+    state: Annotated[
+        bool,
+        typer.Option("--state", help="Also compute a fingerprint of each state: up to 20 ms each."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show role, ballot, slots, disk of every server, and what is wrong.
+
+    Exit code 5 if no majority answers; 1 if servers have executed different things, none or
+    several say that they lead, or a server has no vote.
+    """
+    from paxon.kvstore.cli.live_view import status_json  # noqa: PLC0415
+    from paxon.kvstore.cluster.health import problems  # noqa: PLC0415
+    from paxon.kvstore.cluster.status import look_around  # noqa: PLC0415
+
+    target = find_target(cluster, key_file)
+    rows = look_around(target.addresses, timeout, target.secure, state=state)
+    if as_json:
+        sys.stdout.write(json.dumps(status_json(rows), ensure_ascii=False) + "\n")
+    else:
+        _print_table(rows, state=state)
+    found = problems(rows)
+    for problem in found:
+        sys.stderr.write(f"paxon: {problem}\n")
+    if found:
+        answering = sum(row.reply is not None for row in rows)
+        raise typer.Exit(UNAVAILABLE if answering <= len(rows) // 2 else FAILED)
+
+
+def _print_table(rows: list[ServerStatus], *, state: bool) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from paxon.kvstore.cli.live_view import status_table  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # logs and pipes need no folded lines
+    console.print(status_table(rows, width=console.width, digest=state))
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Mount the commands of this module."""
+    for command in (demo, up, server, keygen, status):
+        app.command(rich_help_panel=_PANEL)(command)

@@ -1,0 +1,95 @@
+"""`paxon settings`: what the servers of a cluster agree on, shown and changed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paxon.kvstore.cli.store import ClusterOption, JsonOption, KeyOption, TimeoutOption, find_target
+from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
+
+if TYPE_CHECKING:
+    from paxon.kvstore.client.agreement import ClusterSettings
+
+__all__ = ["add_commands"]
+
+_TIMEOUT = 10.0
+
+
+def settings(
+    *,
+    assignments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[set NAME VALUE …]",
+            help="Which settings to change, and to what; nothing: show all.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 (typer's way to say "several, none by default")
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: TimeoutOption = _TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Show or change the settings that all servers agree on; needs a leader, no restart."""
+    new = _new_values(assignments)
+    target = find_target(cluster, key_file)
+    from paxon.kvstore.client.client import Client  # noqa: PLC0415 (after the arguments are known good)
+
+    addresses = list(target.addresses.values())
+    with Client(addresses, timeout=timeout, secure=target.secure) as store:
+        agreed = store.change_settings(**new) if new else store.settings()
+    if as_json:
+        described = {"settings": agreed.values, "from_slot": agreed.from_slot}
+        sys.stdout.write(json.dumps(described) + "\n")
+    elif new:
+        sys.stdout.write(f"{_line(agreed, list(new))} (from slot {agreed.from_slot} on)\n")
+    else:
+        width = max(map(len, agreed.values))
+        for name in agreed.values:
+            sys.stdout.write(f"{name:{width}}  {_shown(agreed, name)}\n")
+        sys.stdout.write(f"in force from slot {agreed.from_slot} on\n")
+
+
+def _new_values(arguments: list[str]) -> dict[str, float]:
+    """What `set NAME VALUE …` says; empty without it. Raises typer.BadParameter."""
+    hint = "set NAME VALUE …"
+    if not arguments:
+        return {}
+    if arguments[0] != "set":
+        raise typer.BadParameter(f"{arguments[0]!r}: only 'set' may follow", param_hint=hint)
+    rest = arguments[1:]
+    if not rest or len(rest) % 2:
+        raise typer.BadParameter("give names and values in turns", param_hint=hint)
+    new: dict[str, float] = {}
+    for name, text in zip(rest[::2], rest[1::2], strict=True):
+        if name in new:
+            raise typer.BadParameter(f"{name} is given twice", param_hint=hint)
+        new[name.replace("-", "_")] = _number(name, text)
+    return new
+
+
+def _number(name: str, text: str) -> float:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise typer.BadParameter(f"{name} = {text!r}: must be a number", param_hint="set NAME VALUE …")
+
+
+def _line(agreed: ClusterSettings, names: list[str]) -> str:
+    return ", ".join(f"{name} = {_shown(agreed, name)}" for name in names)
+
+
+def _shown(agreed: ClusterSettings, name: str) -> str:
+    value = agreed[name]
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Mount the command of this module."""
+    app.command(rich_help_panel="Clusters")(settings)

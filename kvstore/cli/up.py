@@ -1,0 +1,102 @@
+"""`paxon up`: a local cluster in the foreground, with a live view where there is a terminal."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from loguru import logger
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from paxon.kvstore.cli.live_view import Rates, status_line, status_table
+from paxon.kvstore.cli.outlet import Outlet
+from paxon.kvstore.client.addresses import DEFAULT_BASE_PORT
+from paxon.kvstore.cluster.local_cluster import LocalCluster
+from paxon.kvstore.cluster.status import ServerStatus
+
+__all__ = ["run_up"]
+
+_LIVE_SECONDS = 0.5
+_PLAIN_SECONDS = 10.0
+
+
+def run_up(servers: int, directory: Path | None, port: int, options: Mapping[str, object]) -> int:
+    """Run until Ctrl-C (exit code 0) or until every server has failed (exit code 1)."""
+    out = cast("TextIO", Outlet(sys.stdout.fileno()))  # serving is not to wait for a reader
+    console = Console(file=out, highlight=False, soft_wrap=True)
+    logger.remove()  # the view below says all that the supervisor would log
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    cluster = LocalCluster(servers, directory, port=port, **cast("dict[str, Any]", options))
+    try:
+        with cluster:
+            _introduce(console, cluster, directory, port)
+            watch = _watch_live if console.is_terminal else _watch_plainly
+            return watch(console, cluster)
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return 0
+
+
+def _introduce(console: Console, cluster: LocalCluster, directory: Path | None, port: int) -> None:
+    count = len(cluster.servers)
+    console.print(f"[bold]Paxon[/bold]: {count} servers on this machine; Ctrl-C stops them all")
+    if directory is None:
+        console.print("data: in a temporary directory, removed at the end (--dir DIR keeps it)")
+    else:
+        console.print(f"data and logs: {cluster.directory}", markup=False)
+    addresses = ",".join(cluster.addresses)
+    option = "" if port == DEFAULT_BASE_PORT and count == 3 else f" --cluster {addresses}"
+    console.print(f"shell:  paxon put motto 'fewer dictators'{option}", markup=False)
+    console.print(f'Python: from paxon.kvstore import Client; Client("{addresses}")', markup=False)
+
+
+def _all_failed(rows: list[ServerStatus]) -> bool:
+    return all(row.state == "failed" for row in rows)
+
+
+def _notes(rows: list[ServerStatus]) -> list[str]:
+    failed = [f"server {row.server} failed: {row.reason}" for row in rows if row.state == "failed"]
+    replies = [row.reply for row in rows if row.reply is not None]
+    return failed + [f"server {r.server} waits: {r.waits_for}" for r in replies if r.waits_for]
+
+
+def _watch_live(console: Console, cluster: LocalCluster) -> int:
+    rates = Rates()
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+        while True:
+            rows = cluster.status(timeout=_LIVE_SECONDS / 2, state=False)
+            notes = [Text(note, style="red") for note in _notes(rows)]
+            live.update(
+                Group(status_table(rows, rates.update(rows), width=console.width), *notes),
+                refresh=True,
+            )
+            if _all_failed(rows):
+                return 1
+            time.sleep(_LIVE_SECONDS)
+
+
+def _watch_plainly(console: Console, cluster: LocalCluster) -> int:
+    """A line whenever something has changed but the figures, and now and then anyway."""
+    rates = Rates()
+    printed_at = float("-inf")
+    shown: list[tuple[object, ...]] = []
+    while True:
+        rows = cluster.status(timeout=_LIVE_SECONDS / 2, state=False)
+        state: list[tuple[object, ...]] = [
+            (row.server, row.state, None if row.reply is None else row.reply.role) for row in rows
+        ]
+        now = time.monotonic()
+        if state != shown or now >= printed_at + _PLAIN_SECONDS:
+            console.print(status_line(rows, rates.update(rows)), markup=False)
+            for note in _notes(rows):
+                console.print(note, markup=False)
+            shown, printed_at = state, now
+        if _all_failed(rows):
+            return 1
+        time.sleep(_LIVE_SECONDS)

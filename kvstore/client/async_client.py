@@ -1,0 +1,339 @@
+"""`AsyncClient`: the store's client for asyncio; `AsyncCommandClient`: of any state machine."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from paxon.actors.execution.agreed import Number
+from paxon.actors.messages import ReadMode, StatusReply
+from paxon.kvstore.client.agreement import (
+    ClusterSettings,
+    check_new_values,
+    decode_settings,
+    settings_request,
+)
+from paxon.kvstore.client.async_driver import AsyncDriver
+from paxon.kvstore.client.checks import (
+    DEFAULT_IN_FLIGHT,
+    DEFAULT_TIMEOUT,
+    check_client,
+    check_limit,
+    check_mode,
+    check_payload,
+    check_timeout,
+    unreachable,
+)
+from paxon.kvstore.client.core import ClientCore, CoreOptions, RawCore, RawTicket
+from paxon.kvstore.client.links import Secure, server_addresses
+from paxon.kvstore.client.pipelining import BasePipeline, in_users_terms
+from paxon.kvstore.errors import RequestTimeout
+from paxon.kvstore.store.operations import (
+    MAX_SCAN_ITEMS,
+    Append,
+    CompareAndSet,
+    Delete,
+    Get,
+    Operation,
+    Put,
+    Result,
+    Scan,
+    check_key,
+    check_optional_value,
+    check_scan,
+    check_value,
+)
+
+__all__ = ["AsyncClient", "AsyncCommandClient", "AsyncPipeline"]
+
+
+class _AsyncClient:
+    """What both asyncio clients are: a core, a driver, a default timeout."""
+
+    _core: ClientCore | RawCore
+    _driver: AsyncDriver
+    _timeout: float
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections. Calls under way in other tasks fail with `ClientClosed`."""
+        self._driver.close()
+
+    async def status(
+        self, server: str | None = None, *, timeout: float | None = None
+    ) -> dict[str, StatusReply]:
+        """What each server says of itself, by its address; see `Client.status`."""
+        limit = check_timeout(timeout, 1.0)
+        now = self._driver.enter()
+        addresses = (
+            server_addresses(server) if server is not None else list(self._core.search.servers)
+        )
+        asked = {a: self._core.ask(a, now=now, deadline=now + limit) for a in addresses}
+        self._driver.plan_pump()
+        answers: dict[str, StatusReply] = {}
+        for address, ticket in asked.items():
+            await self._driver.wait(ticket)
+            if ticket.error is None:
+                answers[address] = ticket.value()
+            elif not isinstance(ticket.error, RequestTimeout):
+                raise ticket.error
+        if not answers:
+            raise unreachable(addresses, limit)
+        return answers
+
+    async def settings(self, *, timeout: float | None = None) -> ClusterSettings:
+        """What all servers agree on; see `Client.settings`."""
+        return await self._ask_for_settings(None, {}, timeout)
+
+    async def change_settings(
+        self, *, timeout: float | None = None, **new: float
+    ) -> ClusterSettings:
+        """Have all servers agree on new values; see `Client.change_settings`."""
+        values = check_new_values(new)
+        known = await self._ask_for_settings(None, {}, timeout)
+        return await self._ask_for_settings(known, values, timeout)
+
+    async def _ask_for_settings(
+        self, known: ClusterSettings | None, new: Mapping[str, Number], timeout: float | None
+    ) -> ClusterSettings:
+        limit = check_timeout(timeout, self._timeout)
+        now = self._driver.enter()
+        ticket = self._core.ask_for_settings(
+            settings_request(known, new), now=now, deadline=now + limit, changes=bool(new)
+        )
+        self._driver.plan_pump()
+        await self._driver.wait(ticket)
+        return decode_settings(ticket.value())
+
+
+class AsyncCommandClient(_AsyncClient):
+    """Client of a cluster that replicates an embedder's own `StateMachine`; see `CommandClient`."""
+
+    def __init__(
+        self,
+        servers: str | Iterable[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        redirect: bool = True,
+        options: CoreOptions | None = None,
+        secure: Secure | None = None,
+    ) -> None:
+        """See `Client`."""
+        self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
+        check_client(redirect, options, secure)
+        self._core: RawCore = RawCore(
+            server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
+        )
+        self._driver = AsyncDriver(self._core, secure=secure)
+
+    async def execute(self, command: bytes, *, timeout: float | None = None) -> bytes:
+        """Have a command executed; see `CommandClient.execute`."""
+        return await self._call(command, None, timeout)
+
+    async def query(
+        self, query: bytes, *, mode: ReadMode = "linearizable", timeout: float | None = None
+    ) -> bytes:
+        """Have a query answered from the state; see `CommandClient.query`."""
+        return await self._call(query, check_mode(mode), timeout)
+
+    async def _call(self, payload: bytes, mode: ReadMode | None, timeout: float | None) -> bytes:
+        check_payload(payload)
+        limit = check_timeout(timeout, self._timeout)
+        now = self._driver.enter()
+        ticket: RawTicket = self._core.submit(
+            payload, now=now, deadline=now + limit, mode=mode, size=len(payload)
+        )
+        self._driver.plan_pump()
+        await self._driver.wait(ticket)
+        return ticket.value()
+
+
+class AsyncClient(_AsyncClient):
+    """Client of the replicated key-value store for asyncio; any number of tasks may share it.
+
+    Belongs to the event loop in which it is first used. What tasks submit in the same turn of the
+    loop, or while answers are awaited, travels together. A task that is cancelled while it waits
+    does not call its operation back: a write may still take effect.
+    """
+
+    def __init__(
+        self,
+        servers: str | Iterable[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        redirect: bool = True,
+        options: CoreOptions | None = None,
+        secure: Secure | None = None,
+    ) -> None:
+        """See `Client`."""
+        self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
+        check_client(redirect, options, secure)
+        self._core: ClientCore = ClientCore(
+            server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
+        )
+        self._driver = AsyncDriver(self._core, secure=secure)
+
+    async def get(
+        self, key: str, *, mode: ReadMode = "linearizable", timeout: float | None = None
+    ) -> bytes | None:
+        """The key's value, None if it is missing; see `Client.get`."""
+        result: bytes | None = await self._call(Get(check_key(key)), timeout, check_mode(mode))
+        return result
+
+    async def put(self, key: str, value: bytes | str, *, timeout: float | None = None) -> None:
+        """Set the key's value; a str is encoded as UTF-8."""
+        await self._call(Put(check_key(key), check_value(value)), timeout)
+
+    async def append(self, key: str, value: bytes | str, *, timeout: float | None = None) -> int:
+        """Append to the key's value (a missing one counts as empty); the new length in bytes."""
+        result: int = await self._call(Append(check_key(key), check_value(value)), timeout)
+        return result
+
+    async def delete(self, key: str, *, timeout: float | None = None) -> bool:
+        """Remove the key; whether it was there."""
+        result: bool = await self._call(Delete(check_key(key)), timeout)
+        return result
+
+    async def compare_and_set(
+        self,
+        key: str,
+        expected: bytes | str | None,
+        new: bytes | str | None,
+        *,
+        timeout: float | None = None,
+    ) -> bool:
+        """Replace the key's value if it is the expected one; see `Client.compare_and_set`."""
+        operation = CompareAndSet(
+            check_key(key),
+            check_optional_value(expected, "expected value"),
+            check_optional_value(new, "new value"),
+        )
+        result: bool = await self._call(operation, timeout)
+        return result
+
+    cas = compare_and_set
+
+    async def scan(
+        self,
+        prefix: str = "",
+        *,
+        limit: int = 1000,
+        start_after: str = "",
+        mode: ReadMode = "linearizable",
+        timeout: float | None = None,
+    ) -> list[tuple[str, bytes]]:
+        """Keys that begin with `prefix`, with their values, in order; see `Client.scan`."""
+        checked = check_mode(mode)
+        check_scan(prefix, 1, start_after)
+        check_limit(limit)
+        found: list[tuple[str, bytes]] = []
+        while True:
+            page = Scan(prefix, min(limit - len(found), MAX_SCAN_ITEMS), start_after)
+            more, pairs = await self._call_raw(page, timeout, checked)
+            found.extend((key, value) for key, value in pairs)
+            if not more or len(found) >= limit:
+                return found
+            start_after = found[-1][0]
+
+    def pipeline(
+        self,
+        *,
+        max_in_flight: int = DEFAULT_IN_FLIGHT,
+        timeout: float | None = None,
+        mode: ReadMode = "linearizable",
+    ) -> AsyncPipeline:
+        """Many operations in flight, executed in order; see `Client.pipeline`.
+
+            async with kv.pipeline() as p:
+                for i in range(1000):
+                    p.put(f"k{i}", b"v")
+            p.results           # 1000 times None
+
+        Queueing never waits: beyond `max_in_flight` operations are kept until the block's end, or
+        `await p.execute()`.
+        """
+        return AsyncPipeline(
+            self._driver,
+            self._core,
+            max_in_flight=max_in_flight,
+            timeout=check_timeout(timeout, self._timeout),
+            mode=check_mode(mode),
+        )
+
+    async def _call(
+        self, operation: Operation, timeout: float | None, mode: ReadMode = "linearizable"
+    ) -> Any:
+        return in_users_terms(operation, await self._call_raw(operation, timeout, mode))
+
+    async def _call_raw(
+        self, operation: Operation, timeout: float | None, mode: ReadMode
+    ) -> Result:
+        limit = check_timeout(timeout, self._timeout)
+        now = self._driver.enter()
+        ticket = self._core.submit_operation(operation, now=now, deadline=now + limit, mode=mode)
+        self._driver.plan_pump()
+        await self._driver.wait(ticket)
+        return ticket.value()[0]
+
+
+class AsyncPipeline(BasePipeline):
+    """See `AsyncClient.pipeline`. Used by one task."""
+
+    def __init__(
+        self,
+        driver: AsyncDriver,
+        core: ClientCore,
+        *,
+        max_in_flight: int,
+        timeout: float,
+        mode: ReadMode,
+    ) -> None:
+        super().__init__(core, max_in_flight=max_in_flight, timeout=timeout, mode=mode)
+        self._driver = driver
+
+    async def execute(self) -> list[Result]:
+        """Send what is queued, wait for all answers, and return the results in order.
+
+        Raises:
+            PipelineError: some operations failed; `results` has the outcomes of all.
+        """
+        self._close_chunk()
+        while self._held or self._in_flight:
+            self._submit_what_may()
+            await self._driver.wait(self._in_flight[0][0])
+            self._collect()
+        return self._finish()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Execute, unless the block raised: then what has not been sent yet never is."""
+        if kind is None:
+            await self.execute()
+
+    def _chunk_closed(self) -> None:
+        while self._in_flight and self._in_flight[0][0].done:
+            self._collect()
+        self._submit_what_may()
+
+    def _submit_what_may(self) -> None:
+        self._submit_held(self._driver.enter())
+        self._driver.plan_pump()

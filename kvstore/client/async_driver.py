@@ -1,0 +1,128 @@
+"""Drives a client core inside an asyncio event loop: no thread, no polling."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from paxon.actors.messages import ServerReply
+from paxon.kvstore.client.command_core import CommandCore
+from paxon.kvstore.client.links import Link, Links, Secure
+from paxon.kvstore.client.requests import Ticket
+from paxon.kvstore.errors import ClientClosed
+
+__all__ = ["AsyncDriver"]
+
+AnyTicket = Ticket[Any, Any]
+
+
+class AsyncDriver:
+    """Sockets and timer of one asyncio client; all in the thread of its event loop."""
+
+    def __init__(self, core: CommandCore[Any, Any], *, secure: Secure | None = None) -> None:
+        self._core = core
+        self._links = Links(
+            self._on_open, self._receive, trouble=core.sightings.trouble, secure=secure
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watched: list[Link] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        """When it fires: not every loop's handles can tell (uvloop's cannot)."""
+        self._pump_planned = False
+        self._unusable = ""
+
+    def enter(self) -> float:
+        """Begin an operation: the loop's time, in seconds.
+
+        Raises `ClientClosed` if the client is closed, or was used in another event loop before.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise ClientClosed("an AsyncClient belongs to one event loop: make one in each")
+            self._loop = loop
+        if self._unusable:
+            raise ClientClosed(self._unusable)
+        return loop.time()
+
+    def plan_pump(self) -> None:
+        """Send once the tasks that are ready now have had their turn: theirs travels along."""
+        if not self._pump_planned and self._loop is not None:
+            self._pump_planned = True
+            self._loop.call_soon(self._pump)
+
+    async def wait(self, ticket: AnyTicket) -> None:
+        """Wait until the ticket is done. If cancelled, the operation goes on by itself."""
+        if ticket.done:
+            return
+        future = asyncio.get_running_loop().create_future()
+
+        def done(_: AnyTicket) -> None:
+            if not future.done():
+                future.set_result(None)
+
+        ticket.on_done = done
+        await future
+
+    def close(self) -> None:
+        """Fail everything that is waited for and close the sockets; may be called twice."""
+        if self._unusable:
+            return
+        self._unusable = "the client is closed: make a new one"
+        self._core.fail_all(ClientClosed(self._unusable))
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._loop is not None and not self._loop.is_closed():
+            for link in self._watched:
+                self._loop.remove_reader(link.fd)
+                self._loop.remove_reader(link.lost_fd)
+        self._links.close()
+
+    def _on_open(self, link: Link) -> None:
+        assert self._loop is not None
+        self._watched.append(link)
+        self._loop.add_reader(link.fd, self._on_readable, link)
+        self._loop.add_reader(link.lost_fd, self._on_ended, link)
+
+    def _on_readable(self, link: Link) -> None:
+        if self._links.drain(link):
+            self.plan_pump()  # after the tasks that this wakes have submitted what comes next
+
+    def _on_ended(self, link: Link) -> None:
+        assert self._loop is not None
+        if self._links.ended(link):
+            self._core.lost(link.address, self._loop.time())
+            self.plan_pump()
+
+    def _receive(self, address: str, replies: Sequence[ServerReply]) -> None:
+        assert self._loop is not None
+        self._core.receive(address, replies, self._loop.time())
+
+    def _pump(self) -> None:
+        """Send what the core wants sent, take in what is there, and set the timer."""
+        self._pump_planned = False
+        loop = self._loop
+        if loop is None or self._unusable:
+            return
+        core = self._core
+        outgoing = core.poll(loop.time())
+        came = False
+        for link in self._links.send(outgoing, core.search.changes):
+            came |= self._links.drain(link)
+        if came:
+            self.plan_pump()
+        due = core.next_deadline()
+        if self._timer is not None:
+            if self._timer_at <= due:
+                return  # it may fire early, which costs less than a new one each time
+            self._timer.cancel()
+            self._timer = None
+        if due < math.inf:
+            self._timer, self._timer_at = loop.call_at(due, self._on_timer), due
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._pump()

@@ -1,0 +1,93 @@
+"""Arguments that the clients share: checked before anything is sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import cast
+
+from paxon.actors.messages import ReadMode
+from paxon.kvstore.client.leader_search import CoreOptions
+from paxon.kvstore.errors import ClusterUnavailable, InvalidRequest
+
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "DEFAULT_IN_FLIGHT",
+    "check_timeout",
+    "check_mode",
+    "check_limit",
+    "check_payload",
+    "check_wait",
+    "check_in_flight",
+    "check_client",
+    "unreachable",
+]
+
+DEFAULT_TIMEOUT = 10.0
+"""Seconds."""
+_FOR_EVER = 1e9
+DEFAULT_IN_FLIGHT = 4096
+"""Operations of a pipeline under way."""
+
+
+def check_timeout(timeout: float | None, default: float) -> float:
+    """A timeout in seconds, or the default. Raises `InvalidRequest`."""
+    if timeout is None:
+        return default
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not number or not timeout > 0:
+        raise InvalidRequest(f"the timeout has to be a number of seconds above 0, not {timeout!r}")
+    return float(timeout) if timeout < _FOR_EVER else math.inf
+
+
+def check_wait(timeout: float | None) -> float | None:
+    """How long to wait for a future, in seconds; 0 only looks. Raises `InvalidRequest`."""
+    if timeout is None or (timeout == 0 and type(timeout) is not bool):
+        return timeout
+    return check_timeout(timeout, 0.0)
+
+
+def check_in_flight(number: object) -> int:
+    """How many operations of a pipeline may be under way. Raises `InvalidRequest`."""
+    if type(number) is not int or number < 1:
+        raise InvalidRequest(f"max_in_flight has to be an int from 1, not {number!r}")
+    return number
+
+
+def check_client(redirect: object, options: object, secure: object) -> None:
+    """The arguments that a client is made with. Raises `InvalidRequest`."""
+    if type(redirect) is not bool:
+        raise InvalidRequest(f"redirect has to be True or False, not {redirect!r}")
+    if options is not None and not isinstance(options, CoreOptions):
+        raise InvalidRequest(f"options have to be CoreOptions(…), not {options!r}")
+    if secure is not None and not callable(secure):
+        raise InvalidRequest(f"secure has to be a function, such as secure_with(…), not {secure!r}")
+
+
+def check_mode(mode: str) -> ReadMode:
+    """A read mode. Raises `InvalidRequest`."""
+    if mode not in ("linearizable", "lease", "stale"):
+        raise InvalidRequest(f'the mode is "linearizable", "lease" or "stale", not {mode!r}')
+    return cast("ReadMode", mode)
+
+
+def check_limit(limit: object) -> None:
+    """Raise `InvalidRequest` for what is no limit of a scan over several requests."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise InvalidRequest(f"the limit has to be an int from 1, not {limit!r}")
+
+
+def check_payload(payload: object) -> None:
+    """Raise `InvalidRequest` for what cannot be a command or query."""
+    if type(payload) is not bytes:
+        raise InvalidRequest(f"a command has to be bytes, not {type(payload).__name__}")
+    if not payload:
+        raise InvalidRequest("a command must not be empty")
+
+
+def unreachable(addresses: Iterable[str], seconds: float) -> ClusterUnavailable:
+    """The error of a question that none of these servers answered."""
+    return ClusterUnavailable(
+        f"no server answered within {seconds:g} s (asked {', '.join(addresses)}): "
+        "check that they are running and reachable"
+    )

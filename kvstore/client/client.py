@@ -1,0 +1,557 @@
+"""`Client`: the blocking client of the key-value store; `CommandClient`: of any state machine."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from paxon.actors.execution.agreed import Number
+from paxon.actors.messages import ReadMode, StatusReply
+from paxon.kvstore.client.agreement import (
+    ClusterSettings,
+    check_new_values,
+    decode_settings,
+    settings_request,
+)
+from paxon.kvstore.client.checks import (
+    DEFAULT_IN_FLIGHT,
+    DEFAULT_TIMEOUT,
+    check_client,
+    check_limit,
+    check_mode,
+    check_payload,
+    check_timeout,
+    check_wait,
+    unreachable,
+)
+from paxon.kvstore.client.core import ClientCore, CoreOptions, KVTicket, RawCore, RawTicket
+from paxon.kvstore.client.links import Secure, server_addresses
+from paxon.kvstore.client.pipelining import BasePipeline, in_users_terms
+from paxon.kvstore.client.requests import Ticket
+from paxon.kvstore.client.sync_driver import SyncDriver
+from paxon.kvstore.errors import PaxonError, RequestTimeout
+from paxon.kvstore.store.operations import (
+    MAX_SCAN_ITEMS,
+    Append,
+    CompareAndSet,
+    Delete,
+    Get,
+    Operation,
+    Put,
+    Result,
+    Scan,
+    check_key,
+    check_optional_value,
+    check_scan,
+    check_value,
+)
+
+__all__ = ["Client", "CommandClient", "Future", "Pipeline"]
+
+T = TypeVar("T")
+
+
+class Future(Generic[T]):
+    """The outcome of an operation that was submitted without waiting.
+
+    Like `concurrent.futures.Future`, but with no thread behind it: answers are taken in while some
+    thread is inside a call of the client (waiting for this or anything else).
+    """
+
+    __slots__ = ("_driver", "_ticket", "_value")
+
+    def __init__(
+        self, driver: SyncDriver, ticket: Ticket[Any, Any], value: Callable[[Any], T]
+    ) -> None:
+        self._driver = driver
+        self._ticket = ticket
+        self._value = value
+
+    def done(self) -> bool:
+        """Whether the outcome is known; takes in what answers are there, without waiting."""
+        if not self._ticket.done:
+            self._driver.look()
+        return self._ticket.done
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the outcome; raises what the operation raises.
+
+        With a `timeout` (seconds) below what is left of the operation's own, TimeoutError means
+        that it is still going on.
+        """
+        self._wait(timeout)
+        return self._value(self._ticket.value())
+
+    def exception(self, timeout: float | None = None) -> PaxonError | None:
+        """Wait for the outcome; the error, or None if there is none. See `result`."""
+        self._wait(timeout)
+        try:
+            self._value(self._ticket.value())
+        except PaxonError as error:
+            return error
+        return None
+
+    def add_done_callback(self, callback: Callable[[Future[T]], object]) -> None:
+        """Call `callback` with this future once it is done, in the thread that finds out; or now.
+
+        An exception from it surfaces in that thread.
+        """
+        driver = self._driver
+        driver.enter()
+        with driver.lock:
+            if not self._ticket.done:
+                driver.watch(self._ticket, lambda: callback(self))
+                return
+        callback(self)
+
+    def _wait(self, timeout: float | None) -> None:
+        timeout = check_wait(timeout)
+        if self._ticket.done:
+            return
+        if timeout is None:
+            self._driver.wait(self._ticket)
+        elif not self._driver.wait(self._ticket, time.monotonic() + timeout):
+            raise TimeoutError(f"not done after {timeout:g} s; the operation is still going on")
+
+
+class _BlockingClient:
+    """What both blocking clients are: a core, a driver, a default timeout."""
+
+    _core: ClientCore | RawCore
+    _driver: SyncDriver
+    _timeout: float
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. Calls under way in other threads fail with `ClientClosed`."""
+        self._driver.close()
+
+    def status(
+        self, server: str | None = None, *, timeout: float | None = None
+    ) -> dict[str, StatusReply]:
+        """What each server says of itself, by its address; those that do not answer are missing.
+
+        Args:
+            server: ask the one at this address only.
+            timeout: seconds to wait for the answers.
+
+        Raises:
+            ClusterUnavailable: none answered.
+        """
+        limit = check_timeout(timeout, 1.0)
+        driver = self._driver
+        driver.enter()
+        with driver.lock:
+            driver.check()
+            now = time.monotonic()
+            addresses = (
+                server_addresses(server) if server is not None else list(self._core.search.servers)
+            )
+            asked = {a: self._core.ask(a, now=now, deadline=now + limit) for a in addresses}
+            driver.pump()
+        answers: dict[str, StatusReply] = {}
+        for address, ticket in asked.items():
+            driver.wait(ticket)
+            if ticket.error is None:
+                answers[address] = ticket.value()
+            elif not isinstance(ticket.error, RequestTimeout):
+                raise ticket.error
+        if not answers:
+            raise unreachable(addresses, limit)
+        return answers
+
+    def settings(self, *, timeout: float | None = None) -> ClusterSettings:
+        """What all servers agree on (docs/settings.md), as the leader knows it."""
+        return self._ask_for_settings(None, {}, timeout)
+
+    def change_settings(self, *, timeout: float | None = None, **new: float) -> ClusterSettings:
+        """Have all servers agree on new values, such as `max_sessions=1000`, while they serve.
+
+        Returns what is agreed then; `from_slot` is the slot from which on it is in force.
+
+        Raises:
+            InvalidRequest: a name is unknown or a value out of range, or not all servers run a
+                release that knows the setting; the text says which.
+            OperationFailed: somebody else changed settings meanwhile.
+            RequestTimeout: no answer in time; the outcome is unknown, asking again does no harm.
+        """
+        values = check_new_values(new)
+        return self._ask_for_settings(self._ask_for_settings(None, {}, timeout), values, timeout)
+
+    def _ask_for_settings(
+        self, known: ClusterSettings | None, new: Mapping[str, Number], timeout: float | None
+    ) -> ClusterSettings:
+        limit = check_timeout(timeout, self._timeout)
+        body, driver = settings_request(known, new), self._driver
+        driver.enter()
+        with driver.lock:
+            driver.check()
+            now = time.monotonic()
+            ticket = self._core.ask_for_settings(
+                body, now=now, deadline=now + limit, changes=bool(new)
+            )
+            driver.pump()
+        driver.wait(ticket)
+        return decode_settings(ticket.value())
+
+
+class CommandClient(_BlockingClient):
+    """Client of a cluster that replicates an embedder's own `StateMachine`. Threads may share it.
+
+    Each command is executed at most once, however often it has to be sent.
+    """
+
+    def __init__(
+        self,
+        servers: str | Iterable[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        redirect: bool = True,
+        options: CoreOptions | None = None,
+        secure: Secure | None = None,
+    ) -> None:
+        """See `Client`."""
+        self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
+        check_client(redirect, options, secure)
+        self._core: RawCore = RawCore(
+            server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
+        )
+        self._driver = SyncDriver(self._core, secure=secure)
+
+    def execute(self, command: bytes, *, timeout: float | None = None) -> bytes:
+        """Have a command executed; the state machine's reply.
+
+        Raises:
+            OperationFailed: the state machine raised; the text is its error.
+            RequestTimeout: no answer in time; the outcome is unknown.
+            InvalidRequest: the command is empty, not bytes, or too large for the servers.
+        """
+        return self.submit_execute(command, timeout=timeout).result()
+
+    def query(
+        self, query: bytes, *, mode: ReadMode = "linearizable", timeout: float | None = None
+    ) -> bytes:
+        """Have a query answered from the state; the state machine's answer. Errors as above."""
+        return self.submit_query(query, mode=mode, timeout=timeout).result()
+
+    def submit_execute(self, command: bytes, *, timeout: float | None = None) -> Future[bytes]:
+        """`execute` without waiting."""
+        return self._submit(command, None, timeout)
+
+    def submit_query(
+        self, query: bytes, *, mode: ReadMode = "linearizable", timeout: float | None = None
+    ) -> Future[bytes]:
+        """`query` without waiting."""
+        return self._submit(query, check_mode(mode), timeout)
+
+    def _submit(
+        self, payload: bytes, mode: ReadMode | None, timeout: float | None
+    ) -> Future[bytes]:
+        check_payload(payload)
+        limit = check_timeout(timeout, self._timeout)
+        driver = self._driver
+        driver.enter()
+        with driver.lock:
+            driver.check()
+            now = time.monotonic()
+            ticket: RawTicket = self._core.submit(
+                payload, now=now, deadline=now + limit, mode=mode, size=len(payload)
+            )
+            driver.pump()
+        return Future(driver, ticket, bytes)
+
+
+class Client(_BlockingClient):
+    """Client of the replicated key-value store. Threads may share it; a forked child may not.
+
+    Finds the leader by itself, tries again by itself, and has each write take effect at most once.
+    What several threads submit meanwhile travels together.
+    """
+
+    def __init__(
+        self,
+        servers: str | Iterable[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        redirect: bool = True,
+        options: CoreOptions | None = None,
+        secure: Secure | None = None,
+    ) -> None:
+        """Make a client; nothing is sent before the first operation.
+
+        Args:
+            servers: client addresses of one or more servers of the cluster, as a list or separated
+                by commas; the others are learnt from them.
+            timeout: seconds that an operation may take by default.
+            redirect: whether to follow to the leader; if not, what the first server will not do
+                fails with `NotLeader`.
+            options: tunables, for special needs.
+            secure: prepares each socket for encryption before it connects.
+
+        Raises:
+            InvalidRequest: an address or the timeout is wrong.
+        """
+        self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
+        check_client(redirect, options, secure)
+        self._core: ClientCore = ClientCore(
+            server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
+        )
+        self._driver = SyncDriver(self._core, secure=secure)
+
+    # --- operations --------------------------------------------------------------------------
+    # Each raises InvalidRequest (before anything is sent), RequestTimeout (for writes: outcome
+    # unknown), ClusterUnavailable (no server answered), and PaxonError's other children.
+
+    def get(
+        self, key: str, *, mode: ReadMode = "linearizable", timeout: float | None = None
+    ) -> bytes | None:
+        """The key's value, None if it is missing.
+
+        `mode` "linearizable" sees every write that was acknowledged before; "lease" saves a round
+        between servers and relies on their clocks' speeds; "stale" may be old, from any server.
+        """
+        result: bytes | None = self._call(Get(check_key(key)), timeout, check_mode(mode))
+        return result
+
+    def put(self, key: str, value: bytes | str, *, timeout: float | None = None) -> None:
+        """Set the key's value; a str is encoded as UTF-8."""
+        self._call(Put(check_key(key), check_value(value)), timeout)
+
+    def append(self, key: str, value: bytes | str, *, timeout: float | None = None) -> int:
+        """Append to the key's value (a missing one counts as empty); the new length in bytes."""
+        result: int = self._call(Append(check_key(key), check_value(value)), timeout)
+        return result
+
+    def delete(self, key: str, *, timeout: float | None = None) -> bool:
+        """Remove the key; whether it was there."""
+        result: bool = self._call(Delete(check_key(key)), timeout)
+        return result
+
+    def compare_and_set(
+        self,
+        key: str,
+        expected: bytes | str | None,
+        new: bytes | str | None,
+        *,
+        timeout: float | None = None,
+    ) -> bool:
+        """Replace the key's value if it is the expected one; whether it was.
+
+        `expected` None: the key has to be missing. `new` None: remove the key.
+        """
+        operation = CompareAndSet(
+            check_key(key),
+            check_optional_value(expected, "expected value"),
+            check_optional_value(new, "new value"),
+        )
+        result: bool = self._call(operation, timeout)
+        return result
+
+    cas = compare_and_set
+
+    def scan(
+        self,
+        prefix: str = "",
+        *,
+        limit: int = 1000,
+        start_after: str = "",
+        mode: ReadMode = "linearizable",
+        timeout: float | None = None,
+    ) -> list[tuple[str, bytes]]:
+        """Keys that begin with `prefix`, with their values, in the order of keys.
+
+        At most `limit` of them, and only those after `start_after` if that is given: pass the last
+        key of one call to the next to read on. What exceeds 10,000 keys or about 1 MiB is fetched
+        in several requests; each of them sees the store at one moment, not all the same one.
+        """
+        checked = check_mode(mode)
+        check_scan(prefix, 1, start_after)
+        check_limit(limit)
+        found: list[tuple[str, bytes]] = []
+        while True:
+            page = Scan(prefix, min(limit - len(found), MAX_SCAN_ITEMS), start_after)
+            more, pairs = self._call_raw(page, timeout, checked)
+            found.extend((key, value) for key, value in pairs)
+            if not more or len(found) >= limit:
+                return found
+            start_after = found[-1][0]
+
+    def _call(
+        self, operation: Operation, timeout: float | None, mode: ReadMode = "linearizable"
+    ) -> Any:
+        return in_users_terms(operation, self._call_raw(operation, timeout, mode))
+
+    def _call_raw(self, operation: Operation, timeout: float | None, mode: ReadMode) -> Result:
+        ticket = self._submit(operation, timeout, mode)
+        if not ticket.done:
+            self._driver.wait(ticket)
+        return ticket.value()[0]
+
+    def _submit(
+        self, operation: Operation, timeout: float | None, mode: ReadMode, *, at_once: bool = True
+    ) -> KVTicket:
+        limit = check_timeout(timeout, self._timeout)
+        driver, core = self._driver, self._core
+        driver.enter()
+        with driver.lock:
+            driver.check()
+            now = time.monotonic()
+            ticket = core.submit_operation(operation, now=now, deadline=now + limit, mode=mode)
+            if at_once or not core.gathering:
+                driver.pump()
+            else:
+                driver.nudge()
+        return ticket
+
+    # --- many at once ------------------------------------------------------------------------
+
+    def submit_get(
+        self, key: str, *, mode: ReadMode = "linearizable", timeout: float | None = None
+    ) -> Future[bytes | None]:
+        """`get` without waiting.
+
+        Operations submitted like this may be executed in any order: use a pipeline for order.
+        """
+        return self._future(Get(check_key(key)), timeout, check_mode(mode))
+
+    def submit_put(
+        self, key: str, value: bytes | str, *, timeout: float | None = None
+    ) -> Future[None]:
+        """`put` without waiting; see `submit_get`."""
+        return self._future(Put(check_key(key), check_value(value)), timeout)
+
+    def submit_append(
+        self, key: str, value: bytes | str, *, timeout: float | None = None
+    ) -> Future[int]:
+        """`append` without waiting; see `submit_get`."""
+        return self._future(Append(check_key(key), check_value(value)), timeout)
+
+    def submit_delete(self, key: str, *, timeout: float | None = None) -> Future[bool]:
+        """`delete` without waiting; see `submit_get`."""
+        return self._future(Delete(check_key(key)), timeout)
+
+    def submit_compare_and_set(
+        self,
+        key: str,
+        expected: bytes | str | None,
+        new: bytes | str | None,
+        *,
+        timeout: float | None = None,
+    ) -> Future[bool]:
+        """`compare_and_set` without waiting; see `submit_get`."""
+        operation = CompareAndSet(
+            check_key(key),
+            check_optional_value(expected, "expected value"),
+            check_optional_value(new, "new value"),
+        )
+        return self._future(operation, timeout)
+
+    def _future(
+        self, operation: Operation, timeout: float | None, mode: ReadMode = "linearizable"
+    ) -> Future[Any]:
+        ticket = self._submit(operation, timeout, mode, at_once=False)
+        return Future(self._driver, ticket, lambda results: in_users_terms(operation, results[0]))
+
+    def pipeline(
+        self,
+        *,
+        max_in_flight: int = DEFAULT_IN_FLIGHT,
+        timeout: float | None = None,
+        mode: ReadMode = "linearizable",
+    ) -> Pipeline:
+        """Many operations in flight, executed in the order in which they are queued.
+
+            with kv.pipeline() as p:
+                for i in range(1000):
+                    p.put(f"k{i}", b"v")
+            p.results           # 1000 times None
+
+        Args:
+            max_in_flight: operations under way at most; queueing more waits for answers.
+            timeout: seconds that each operation may take once it is under way.
+            mode: how reads are answered in a pipeline that has had no writes so far. (Reads after
+                writes are executed with them, in order.)
+        """
+        return Pipeline(
+            self._driver,
+            self._core,
+            max_in_flight=max_in_flight,
+            timeout=check_timeout(timeout, self._timeout),
+            mode=check_mode(mode),
+        )
+
+
+class Pipeline(BasePipeline):
+    """See `Client.pipeline`. Used by one thread."""
+
+    def __init__(
+        self,
+        driver: SyncDriver,
+        core: ClientCore,
+        *,
+        max_in_flight: int,
+        timeout: float,
+        mode: ReadMode,
+    ) -> None:
+        super().__init__(core, max_in_flight=max_in_flight, timeout=timeout, mode=mode)
+        self._driver = driver
+
+    def execute(self) -> list[Result]:
+        """Send what is queued, wait for all answers, and return the results in order.
+
+        Raises:
+            PipelineError: some operations failed; `results` has the outcomes of all.
+        """
+        self._close_chunk()
+        while self._held or self._in_flight:
+            self._submit_what_may()
+            self._wait_for_oldest()
+        return self._finish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Execute, unless the block raised: then what has not been sent yet never is."""
+        if kind is None:
+            self.execute()
+
+    def _chunk_closed(self) -> None:
+        while True:
+            self._submit_what_may()
+            while self._in_flight and self._in_flight[0][0].done:
+                self._collect()
+            if not self._held:
+                return
+            if self._in_flight:
+                self._wait_for_oldest()
+
+    def _submit_what_may(self) -> None:
+        driver = self._driver
+        driver.enter()
+        with driver.lock:
+            driver.check()
+            self._submit_held(time.monotonic())
+            driver.pump()
+
+    def _wait_for_oldest(self) -> None:
+        self._driver.wait(self._in_flight[0][0])
+        self._collect()

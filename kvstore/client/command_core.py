@@ -1,0 +1,700 @@
+"""The heart of all clients: who leads, what is unanswered, what to send again, what to give up.
+
+THEORY OF OPERATION
+
+`CommandCore` does no I/O and has no clock: whoever drives it says what time it is, carries what
+`poll` returns to the servers, and hands over what they answer. All clients and the simulator do.
+
+A caller's submission is a *ticket*. Tickets wait in queues until they are put into *requests*, one
+or many tickets each: commands (numbered in the client's session; each takes effect at most once)
+and queries (which change nothing and may be asked any number of times). All requests but stale
+reads go to the server thought to lead (leader_search.py). Each remembers where it was sent last:
+what was sent to another server than that one has to be sent there.
+
+What must hold for at-most-once:
+
+- a command keeps its session, number and bytes however often it is sent;
+- `acked` passes a command only when it is answered or given up; one that was given up is never sent
+  again, and servers refuse copies of it that come late;
+- a command refused because its session expired goes into a new session only if all that was ever
+  sent of it was refused so; else it may have been executed, and its outcome is unknown. This counts
+  on a connection not delivering one message twice, as TCP does not.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Generic, TypeVar, get_args
+
+from paxon.actors.messages import (
+    CommandReply,
+    NotLeader,
+    OtherCluster,
+    Overloaded,
+    PortOfServers,
+    Query,
+    QueryReply,
+    ReadMode,
+    ReplyStatus,
+    ServerReply,
+    SessionOpened,
+    SlotReply,
+    StatusReply,
+    retry_after,
+)
+from paxon.kvstore import errors
+from paxon.kvstore.client import outcomes
+from paxon.kvstore.client.leader_search import CoreOptions, CoreRandom, LeaderSearch
+from paxon.kvstore.client.requests import Outbox, Outgoing, Request, Session, Ticket, TicketQueue
+from paxon.kvstore.client.side_requests import SideRequests
+from paxon.kvstore.client.sightings import Sightings
+
+__all__ = ["CommandCore"]
+
+PayloadT = TypeVar("PayloadT")
+ResultT = TypeVar("ResultT")
+
+GRACE = 0.005
+"""Seconds after a batch's answers in which what is submitted counts as its successor."""
+
+
+class CommandCore(Generic[PayloadT, ResultT]):
+    """Sessions, retries and redirects. Subclasses say what a request holds (see the two hooks)."""
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        random: CoreRandom,
+        *,
+        options: CoreOptions | None = None,
+        redirect: bool = True,
+    ) -> None:
+        """Make a core that knows these addresses (else `InvalidRequest`) and has sent nothing.
+
+        With `redirect` False it stays with the first address, and what that server will not do
+        because it does not lead fails with `NotLeader`.
+        """
+        if not servers:
+            raise errors.InvalidRequest("give the address of at least one server")
+        self.options = options or CoreOptions()
+        self._redirect = redirect
+        self._random = random
+        self._now = -math.inf
+        self._heard_at = -math.inf
+        self.sightings = Sightings()
+        self.search = LeaderSearch(servers, random, self.options, redirect=redirect)
+        """Who leads; for drivers and tests to read."""
+        reachable = self.search.servers if redirect else self.search.servers[:1]
+        self._side = SideRequests(reachable, self.options, random.getrandbits(16))
+        self._writes = TicketQueue()
+        self._reads: dict[ReadMode, TicketQueue] = {m: TicketQueue() for m in get_args(ReadMode)}
+        self._again: list[Request] = []  # refused by an expired session, for the next one
+        self._fresh: list[Request] = []  # formed by this `poll` and not sent yet
+        self._resend = False  # there may be more to send than what is fresh
+        self._fitted = self.options  # to what the cluster takes
+        self._opening: Request | None = None
+        self._session: Session | None = None
+        self._sessions: dict[int, Session] = {}  # and expired ones that have commands unanswered
+        self._queries: dict[int, Request] = {}
+        self._query_id = self._probe_id = random.getrandbits(16)
+        self._sends = 0
+        self._next_expiry = self._aged_at = math.inf  # (single requests may have to go again)
+        self._freed = 0  # operations answered just now, less those submitted since
+        self._freed_at = -math.inf  # a caller not back by `GRACE` later does something else
+        self._may_pass = False  # a caller may look once more without having more sent
+
+    # --- hooks -------------------------------------------------------------------------------
+
+    _language = ""
+    """In which the subclass gives commands; "": in whatever the servers' state machine takes."""
+    _probe = b""
+    """A query that costs next to nothing; any answer will do, also that it is none."""
+
+    def _take_batch(self, queue: TicketQueue) -> tuple[bytes, list[Ticket[PayloadT, ResultT]]]:
+        """Take the tickets of the next request off the queue; at least one."""
+        raise NotImplementedError
+
+    def _deliver(self, request: Request, payload: bytes) -> None:
+        """Complete the request's tickets from the state machine's answer."""
+        raise NotImplementedError
+
+    # --- for callers -------------------------------------------------------------------------
+
+    def submit(
+        self,
+        payload: PayloadT,
+        *,
+        now: float,
+        deadline: float,
+        mode: ReadMode | None = None,
+        after: Ticket[PayloadT, ResultT] | None = None,
+        weight: int = 1,
+        size: int = 0,
+    ) -> Ticket[PayloadT, ResultT]:
+        """Take in a command (`mode` None) or query. Nothing is sent before the next `poll`.
+
+        Args:
+            payload: what to do; what it is, the subclass says.
+            now: seconds of the driver's clock.
+            deadline: when the caller gives up, on the same clock.
+            mode: how a query is to be answered.
+            after: a command that has to be executed before this command.
+            weight: operations in the payload.
+            size: bytes of the payload, about.
+        """
+        ticket: Ticket[PayloadT, ResultT] = Ticket(
+            payload,
+            mode=mode,
+            weight=weight,
+            size=size,
+            submitted=now,
+            deadline=deadline,
+            after=after,
+        )
+        self._next_expiry = min(self._next_expiry, deadline)
+        if self._freed:
+            still_due = self._freed > weight and now < self._freed_at + GRACE
+            self._freed = self._freed - weight if still_due else 0
+        (self._writes if mode is None else self._reads[mode]).append(ticket)
+        return ticket
+
+    def ask(
+        self, address: str, *, now: float, deadline: float, slot: int | None = None
+    ) -> Ticket[Any, Any]:
+        """Ask one server how it is, or what is in one of its slots; the result is its reply."""
+        ticket: Ticket[Any, Any] = Ticket(
+            None, mode="stale", weight=1, size=0, submitted=now, deadline=deadline
+        )
+        self._next_expiry = min(self._next_expiry, deadline)
+        self._query_id += 1
+        self._side.ask(address, self._query_id, ticket, slot)
+        return ticket
+
+    def ask_for_settings(
+        self, body: bytes, *, now: float, deadline: float, changes: bool
+    ) -> Ticket[Any, Any]:
+        """Ask the leader for a change of what is agreed (agreement.py); its result is the answer.
+
+        Servers make one change of however many copies of the request, so it is sent again like a
+        query. `changes`: whether it changes anything, so that its outcome may be unknown.
+        """
+        ticket: Ticket[Any, Any] = Ticket(
+            None, mode=None if changes else "linearizable", weight=1, size=len(body),
+            submitted=now, deadline=deadline,
+        )  # fmt: skip
+        self._next_expiry = min(self._next_expiry, deadline)
+        request = Request("settings", self._random.getrandbits(63), body, [ticket])
+        ticket.request = request
+        self._queries[request.number] = request
+        self._fresh.append(request)
+        return ticket
+
+    def fail_all(self, error: errors.PaxonError) -> None:
+        """Complete every ticket with this error, as when the client closes."""
+        for ticket in list(self._all_tickets()):
+            ticket.complete(None, error, False)
+        self._forget_done()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is asked for at all."""
+        return not (self._side or self._reads["stale"] or self._wants_leader)
+
+    @property
+    def _wants_leader(self) -> bool:
+        """Whether anything is asked for that only a leader does."""
+        return bool(
+            self._writes or self._again or self._queries or self._opening
+            or self._reads["linearizable"] or self._reads["lease"]
+            or any(session.outstanding for session in self._sessions.values())
+        )  # fmt: skip
+
+    @property
+    def gathering(self) -> bool:
+        """Whether what is submitted now may as well wait for more.
+
+        Something is under way, or the answers of a whole batch have just come and the caller goes
+        on: two halves of a batch that follow each other would stay halves.
+        """
+        return (
+            self.search.waiting_since is not None or self._freed > 0
+        ) and self._writes.weight + self._reads["linearizable"].weight < self.options.full_weight
+
+    def holds_back(self, now: float) -> bool:
+        """Whether a caller who only looks for answers had better submit first what it has.
+
+        Once for each batch of answers: whoever looks again is waiting.
+        """
+        may_pass, self._may_pass = self._may_pass, False
+        due = self._resend or now >= self._next_expiry
+        return may_pass and self._freed > 1 and not due and now < self._freed_at + GRACE
+
+    # --- for drivers -------------------------------------------------------------------------
+
+    def poll(self, now: float) -> list[Outgoing]:
+        """What to send now, after whatever is due by now (deadlines, retries) was done."""
+        self._now = now
+        self._freed = 0
+        if now >= self._next_expiry:
+            self._expire()
+        outbox = Outbox(self.options.frame_bytes)
+        if now >= self.search.pause_until:
+            self._watch()
+            if self.search.seeking:
+                self._seek(outbox)
+            else:
+                self._form_requests()
+                self._send_to_target(outbox)
+        if self._side or self._reads["stale"]:
+            self._send_aside(outbox)
+        return outbox.frames
+
+    def next_deadline(self) -> float:
+        """When to `poll` even if nothing has come; infinity if never."""
+        if self.idle:
+            return math.inf
+        due = min(self._next_expiry, self.search.due(self._now))
+        if self._now >= self.search.pause_until:
+            due = min(due, self._aged_at)
+        return min(due, self._side.due()) if self._side else due
+
+    def receive(self, address: str, replies: Iterable[ServerReply], now: float) -> None:
+        """Take in a frame from the server at `address`; `poll` afterwards."""
+        self._now = now
+        self._heard_at = self.sightings.heard[address] = now
+        for reply in replies:
+            match reply:
+                case CommandReply():
+                    self._on_command_reply(address, reply)
+                case QueryReply():
+                    self._on_query_reply(address, reply)
+                case SessionOpened():
+                    self._on_session_opened(address, reply)
+                case NotLeader():
+                    self._on_not_leader(address, reply)
+                case Overloaded():
+                    self._on_overloaded(address, reply)
+                case StatusReply() | SlotReply():
+                    self._side.told(address, reply)
+                case PortOfServers():
+                    error = self.sightings.peer_port(address, reply, self.search.servers)
+                    if error is not None:
+                        self.fail_all(error)
+                case OtherCluster():
+                    self.fail_all(outcomes.wrong_cluster(address, reply, list(self._unanswered())))
+
+    def lost(self, address: str, now: float) -> None:
+        """The connection to a server has ended, and with it what was under way; `poll` afterwards.
+
+        A server that died is noticed by this at once, long before its silence would be.
+        """
+        self._now = now
+        for request in self._unanswered():
+            if request.sent_to == address:
+                request.sent_to = None
+                self._resend = True
+        if self._redirect:
+            self.search.lost(address, now)
+
+    # --- forming requests --------------------------------------------------------------------
+
+    def _form_requests(self) -> None:
+        if self._writes or self._again:
+            session = self._usable_session()
+            if session is not None:
+                self._form_commands(session)
+        for mode in ("linearizable", "lease"):
+            queue = self._reads[mode]
+            while queue and self._worth_sending(queue, self._queries):
+                request = self._form_query(mode, queue)
+                self._queries[request.number] = request
+                self._fresh.append(request)
+
+    def _worth_sending(self, queue: TicketQueue, in_flight: Mapping[int, Request]) -> bool:
+        """Whether to send what is queued, or to let more gather until an answer comes.
+
+        With much under way, only what is much more goes at once: each request costs the servers
+        about the same, whatever is in it, so two of one size had better be one.
+        """
+        options = self.options
+        if not in_flight or queue.weight >= options.full_weight or queue.size >= options.full_bytes:
+            return True
+        if len(in_flight) >= options.eager:
+            return False
+        if queue.first.after is not None:
+            return True  # a pipeline's last piece is not one of two halves that take turns
+        under_way = sum(request.weight for request in in_flight.values())
+        return under_way < options.eager_weight or queue.weight >= 4 * under_way
+
+    def _usable_session(self) -> Session | None:
+        session = self._session
+        if session is not None and session.idle(self._now, self.options.session_idle):
+            del self._sessions[session.id]
+            session = self._session = None
+        if session is None and self._opening is None:
+            self._opening = Request("open", self._random.getrandbits(63), b"", [])
+            self._fresh.append(self._opening)
+        return session
+
+    def _form_commands(self, session: Session) -> None:
+        options = self.options
+        while self._again and session.next_seq - session.floor < options.window:
+            request = self._again[0]
+            if request.after is not None and request.after.executed:
+                request.after = None
+            if request.after is not None and request.after.session is not session:
+                break  # its predecessor has not been decided yet
+            self._enter(session, self._again.pop(0))
+        queue = self._writes
+        while queue and self._worth_sending(queue, session.outstanding):
+            if session.next_seq - session.floor >= self._fitted.window:
+                return
+            ticket = queue.first
+            if session.outstanding and session.bytes + ticket.size > options.window_bytes:
+                return
+            before = ticket.after
+            if before is not None and before.done and not before.executed:
+                queue.pop().complete(None, outcomes.not_followed(before.error), False)
+                continue
+            request_before = before.request if before is not None else None
+            if request_before is not None and request_before.session is not session:
+                return
+            body, tickets = self._take_batch(queue)
+            request = Request("command", 0, body, tickets)
+            request.after = request_before
+            for ticket in tickets:
+                ticket.request = request
+            self._enter(session, request)
+
+    def _enter(self, session: Session, request: Request) -> None:
+        """Number a command in this session; from here on its message is fixed."""
+        session.add(request)
+        session.used_at = self._now
+        request.after_seq = request.after.number if request.after is not None else 0
+        self._fresh.append(request)
+
+    def _form_query(self, mode: ReadMode, queue: TicketQueue) -> Request:
+        body, tickets = self._take_batch(queue)
+        self._query_id += 1
+        request = Request(mode, self._query_id, body, tickets)
+        for ticket in tickets:
+            ticket.request = request
+        return request
+
+    # --- sending -----------------------------------------------------------------------------
+
+    def _unanswered(self) -> Iterator[Request]:
+        """All that the target owes an answer, in the order in which it is to be sent."""
+        if self._opening is not None:
+            yield self._opening
+        for session in self._sessions.values():
+            yield from session.outstanding.values()
+        yield from self._queries.values()
+
+    def _send_to_target(self, outbox: Outbox) -> None:
+        target = self.search.target
+        if self._resend:
+            self._resend = False
+            requests = [r for r in self._unanswered() if r.sent_to != target]
+        elif self._fresh:
+            requests = self._fresh
+        else:
+            return
+        self._fresh = []
+        for request in requests:
+            self._send(outbox, target, request)
+        if requests:
+            self.search.sent(self._now)
+            self._aged_at = min(self._aged_at, self._now + self.options.resend_after / 2)
+
+    def _send_aside(self, outbox: Outbox) -> None:
+        queue = self._reads["stale"]
+        while queue and self._worth_sending(queue, self._side.reads()):
+            self._side.add(self._form_query("stale", queue))
+        self._side.send(self._now, lambda server, request: self._send(outbox, server, request))
+
+    def _send(self, outbox: Outbox, address: str, request: Request) -> None:
+        self._sends += 1
+        request.order = self._sends
+        request.sent_to = address
+        request.sent_at = self._now
+        request.sends += 1
+        request.undecided += 1
+        outbox.add(address, request.message(), request.size)
+
+    # --- answers -----------------------------------------------------------------------------
+
+    def _on_session_opened(self, address: str, reply: SessionOpened) -> None:
+        if self._opening is None or self._opening.number != reply.nonce:
+            return
+        self._opening = None
+        if self._language not in ("", reply.language):
+            self.fail_all(outcomes.other_machine(reply.language))
+            return
+        self._session = self._sessions[reply.session] = Session(reply.session, self._now)
+        self._fitted = self.options.fitted(reply.max_command_bytes, reply.max_outstanding)
+        self._progress(address)
+        self._after_answer()
+
+    def _on_command_reply(self, address: str, reply: CommandReply) -> None:
+        session = self._sessions.get(reply.session)
+        request = session.outstanding.get(reply.seq) if session is not None else None
+        if session is None or request is None:
+            return  # late, a second time, or for a command given up
+        self._progress(address)
+        request.undecided -= 1
+        status = reply.status
+        if status == ReplyStatus.OK:
+            self._settle(request)
+            self._answered(request)
+            self._deliver(request, reply.payload)
+        elif status == ReplyStatus.OVERLOADED:
+            self._on_busy(request, reply.payload)
+        elif status == ReplyStatus.OUT_OF_ORDER:
+            self._on_out_of_order(request)
+        elif status == ReplyStatus.EXPIRED:
+            self._on_expired(session, request)
+        elif status == ReplyStatus.TOO_LARGE and request.can_be_parted and not self._again:
+            self._take_apart(session, request)
+        elif status in (ReplyStatus.INVALID, ReplyStatus.TOO_LARGE):
+            self._give_up(request, outcomes.refused(status, reply.payload))
+        else:  # it failed when it was executed, or was executed before
+            self._settle(request)
+            self._complete(request, outcomes.refused(status, reply.payload), executed=True)
+
+    def _take_apart(self, session: Session, request: Request) -> None:
+        """The cluster takes no more commands of that size: the same again, fewer at once."""
+        for ticket in session.take_apart(request):
+            self._writes.append_first(ticket)
+        self._session = None  # the next one tells what is agreed by now
+        self._drop_if_done(session)
+        self._after_answer()
+
+    def _on_query_reply(self, address: str, reply: QueryReply) -> None:
+        request = self._queries.get(reply.id)
+        if reply.id == self._probe_id:
+            self._progress(address)
+            self._after_answer()
+            return
+        if request is not None:
+            self._progress(address)
+            if reply.status == ReplyStatus.OVERLOADED:
+                request.undecided = 0
+                self._on_busy(request, reply.payload)
+                return
+            del self._queries[reply.id]
+            self._after_answer()
+        else:
+            request = self._side.get(reply.id)
+            if request is None or reply.status == ReplyStatus.OVERLOADED:
+                return  # late; or a busy server is asked again after the retry interval
+            self._side.remove(reply.id)
+        if reply.status != ReplyStatus.OK:
+            error = outcomes.refused(reply.status, reply.payload)
+            self._complete(request, error, executed=False)
+        elif request.kind == "settings":
+            request.tickets[0].complete(reply.payload, None, True)
+        else:
+            self._answered(request)
+            self._deliver(request, reply.payload)
+
+    def _answered(self, request: Request) -> None:
+        self._freed += request.weight
+        self._freed_at = self._now
+        self._may_pass = True
+
+    def _progress(self, address: str) -> None:
+        """A server does what only a leader does."""
+        if self.search.answered(address, self._now):
+            self._resend = True
+            self.sightings.leads(address)
+
+    def _settle(self, request: Request) -> None:
+        """A command was executed: it is no longer outstanding, and others may follow it."""
+        session = request.session
+        assert session is not None
+        request.executed = True
+        request.after = None
+        session.remove(request)
+        self.search.not_busy()
+        self._drop_if_done(session)
+        self._after_answer()
+
+    def _drop_if_done(self, session: Session) -> None:
+        if session is not self._session and not session.outstanding:
+            self._sessions.pop(session.id, None)
+
+    def _after_answer(self) -> None:
+        """If the target owes nothing now, there is nothing to wait for."""
+        if next(self._unanswered(), None) is None:
+            self.search.all_answered()
+            self._aged_at = math.inf
+
+    def _complete(self, request: Request, error: errors.PaxonError, *, executed: bool) -> None:
+        for ticket in request.tickets:
+            ticket.complete(None, error, executed)
+
+    def _on_busy(self, request: Request, payload: bytes) -> None:
+        """A request was not taken in: it goes again a little later."""
+        request.overloaded = seconds, _ = retry_after(payload)
+        request.sent_to = None
+        self._resend = True
+        self.search.pause_busy(self._now, seconds)
+
+    def _on_overloaded(self, address: str, reply: Overloaded) -> None:
+        """A server threw away something of ours, and does not say what."""
+        if address == self.search.target:
+            self.search.pause_busy(self._now, reply.retry_after_ms / 1000)
+        for request in self._unanswered():
+            if request.sent_to == address:
+                request.overloaded = reply.retry_after_ms / 1000, reply.reason
+                request.sent_to = None
+                self._resend = True
+
+    def _on_out_of_order(self, request: Request) -> None:
+        """The one before got lost or was refused: send both again, in order."""
+        last_sent = request.order
+        request.sent_to = None
+        before = request.after
+        while before is not None and not before.executed and before.order < last_sent:
+            before.sent_to = None
+            before = before.after
+        self._resend = True
+        if request.sends > 2:
+            self.search.pause_busy(self._now, 0.0)
+
+    def _on_expired(self, session: Session, request: Request) -> None:
+        """The session is gone for good; what of the command's fate?"""
+        if session is self._session:
+            self._session = None
+        if request.undecided > 0:
+            self._give_up(
+                request,
+                errors.OutcomeUnknown(
+                    "the client's session expired while the write was being retried: "
+                    "it may or may not have taken effect; read to find out"
+                ),
+            )
+            return
+        session.remove(request)
+        self._drop_if_done(session)
+        request.place = (session.id, request.number)
+        request.session = None
+        request.sent_to = None
+        insort(self._again, request, key=attrgetter("place"))  # refusals may come in any order
+        self._after_answer()
+
+    def _seek(self, outbox: Outbox) -> None:
+        """Ask every server for an answer that only a leader gives."""
+        if not self._wants_leader:
+            self.search.rest()
+        elif self.search.round_due(self._now):
+            for server in self.search.servers if self._redirect else [self.search.target]:
+                outbox.add(server, Query(self._probe_id, "linearizable", self._probe), 64)
+
+    def _on_not_leader(self, address: str, reply: NotLeader) -> None:
+        self.sightings.not_leader(address, reply, self._now)
+        for request in self._unanswered():
+            if request.sent_to == address:
+                request.sent_to = None  # it has dropped all that it had of us
+        if self._redirect:
+            self.search.not_leader(address, reply.address, self._now)
+            self._resend = True
+        elif address == self.search.target:
+            self._refuse_redirect(reply)
+
+    def _refuse_redirect(self, reply: NotLeader) -> None:
+        error = outcomes.not_leader(self.search.target, reply.leader, reply.address)
+        for queue in (self._writes, self._reads["linearizable"], self._reads["lease"]):
+            for ticket in queue:
+                ticket.complete(None, error, False)
+        for request in [*self._again, *self._unanswered()]:
+            self._complete(request, error, executed=False)
+        self._forget_done()
+
+    def _watch(self) -> None:
+        """Act on the target's silence, and on single requests whose answers got lost."""
+        if self.search.too_silent(self._now):
+            self.search.silent(self._now)
+        if self._now >= self._aged_at:
+            self._aged_at = self._now + self.options.resend_after / 2
+            for request in self._unanswered():
+                age = self._now - request.sent_at
+                if age >= self.options.resend_after * 2.0 ** min(request.sends - 1, 3):
+                    request.sent_to = None
+                    self._resend = True
+
+    # --- giving up ---------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        """Complete the tickets whose deadline has passed; forget what nobody waits for."""
+        expired = [t for t in self._all_tickets() if not t.done and t.deadline <= self._now]
+        for ticket in expired:
+            error = outcomes.timeout(ticket, self._heard_at, self.search.servers, self.sightings)
+            ticket.complete(None, error, False)
+        if expired:
+            self._forget_done()
+        self._next_expiry = min(
+            (t.deadline for t in self._all_tickets() if not t.done), default=math.inf
+        )
+
+    def _all_tickets(self) -> Iterator[Ticket[Any, Any]]:
+        for queue in (self._writes, *self._reads.values()):
+            yield from queue
+        for request in [*self._again, *self._unanswered(), *self._side]:
+            yield from request.tickets
+
+    def _forget_done(self) -> None:
+        """Drop what has only completed tickets."""
+        for queue in (self._writes, *self._reads.values()):
+            queue.drop_done()
+        self._forget_again([request for request in self._again if not request.live])
+        for session in list(self._sessions.values()):
+            for request in list(session.outstanding.values()):
+                if not request.live and request.number in session.outstanding:
+                    self._give_up(request, None)
+        for request in [*self._queries.values(), *self._side]:
+            if not request.live:
+                self._queries.pop(request.number, None)
+                self._side.remove(request.number)
+        if self._opening is not None and not (self._writes or self._again):
+            self._opening = None
+        self._after_answer()
+
+    def _give_up(self, request: Request, error: errors.PaxonError | None) -> None:
+        """A command will not be asked for again, nor can those that were to follow it be."""
+        session = request.session
+        assert session is not None
+        chain = session.followers(request)
+        if error is not None:
+            self._complete(request, error, executed=False)
+        for other in chain:
+            other.after = None
+            sent = other.undecided > 0
+            self._complete(
+                other, outcomes.not_followed(request.tickets[0].error, sent), executed=False
+            )
+        session.give_up(chain)
+        self._forget_again(chain)
+        self._drop_if_done(session)
+        self._after_answer()
+
+    def _forget_again(self, chain: list[Request]) -> None:
+        """Of the commands that wait for a new session drop these, and those that follow them."""
+        if not chain:
+            return
+        kept = []
+        for request in self._again:
+            if request in chain:
+                continue
+            if request.after in chain:
+                self._complete(
+                    request, outcomes.not_followed(chain[0].tickets[0].error), executed=False
+                )
+                chain.append(request)
+            else:
+                kept.append(request)
+        self._again = kept

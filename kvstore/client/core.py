@@ -1,0 +1,188 @@
+"""What clients of the store and of embedders' own state machines add to `CommandCore`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from paxon.actors.messages import ReadMode
+from paxon.kvstore.client.command_core import CommandCore
+from paxon.kvstore.client.leader_search import CoreOptions, CoreRandom
+from paxon.kvstore.client.requests import Outgoing, Request, Ticket, TicketQueue
+from paxon.kvstore.errors import OperationFailed
+from paxon.kvstore.store.operations import (
+    LANGUAGE,
+    Operation,
+    Result,
+    decode_results,
+    encode_operations,
+    is_read,
+    is_split,
+    only_reads,
+    operation_bytes,
+)
+
+__all__ = [
+    "ClientCore",
+    "RawCore",
+    "KVTicket",
+    "RawTicket",
+    "CoreOptions",
+    "CoreRandom",
+    "Outgoing",
+]
+
+_OTHER_MACHINE = (
+    "the reply is not one of the key-value store: if the cluster runs another state "
+    "machine, use a CommandClient; what came is malformed: "
+)
+
+RawTicket: TypeAlias = Ticket[bytes, bytes]
+KVTicket: TypeAlias = Ticket[Sequence[Operation], list[Result]]
+
+
+class RawCore(CommandCore[bytes, bytes]):
+    """Commands and queries of any state machine: each submission is a request of its own."""
+
+    def _take_batch(self, queue: TicketQueue) -> tuple[bytes, list[RawTicket]]:
+        ticket: RawTicket = queue.pop()
+        return ticket.payload, [ticket]
+
+    def _worth_sending(self, queue: TicketQueue, in_flight: Mapping[int, Request]) -> bool:
+        return True
+
+    def holds_back(self, now: float) -> bool:
+        return False
+
+    def _deliver(self, request: Request, payload: bytes) -> None:
+        request.tickets[0].complete(payload, None, True)
+
+
+class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
+    """Operations of the key-value store, those of many tickets packed into one request."""
+
+    _probe = encode_operations(())
+    _language = LANGUAGE
+
+    def submit_operation(
+        self, operation: Operation, *, now: float, deadline: float, mode: ReadMode
+    ) -> KVTicket:
+        """Take in one operation alone; see `submit_operations`."""
+        return self.submit(
+            (operation,),
+            now=now,
+            deadline=deadline,
+            mode=mode if is_read(operation) else None,
+            size=operation_bytes(operation),
+        )
+
+    def submit_operations(
+        self,
+        operations: Sequence[Operation],
+        *,
+        now: float,
+        deadline: float,
+        ordered_after: KVTicket | None = None,
+        command: bool = False,
+        mode: ReadMode = "linearizable",
+        size: int | None = None,
+    ) -> KVTicket:
+        """Take in operations that are to be executed together and in order.
+
+        Only gets and scans with nothing to be ordered after become a query, answered as `mode`
+        says; anything else becomes a command. The operations have been checked by the caller.
+
+        Args:
+            operations: at least one; the list must not change afterwards.
+            now: seconds of the driver's clock.
+            deadline: when the caller gives up, on the same clock.
+            ordered_after: a ticket of a command that has to be executed before this one.
+            command: make it a command even if it holds only reads.
+            mode: how a query is to be answered.
+            size: their size in bytes if known, so that it need not be added up again.
+        """
+        reads = not command and ordered_after is None and only_reads(operations)
+        if size is None:
+            size = sum(map(operation_bytes, operations))
+        return self.submit(
+            operations,
+            now=now,
+            deadline=deadline,
+            mode=mode if reads else None,
+            after=ordered_after,
+            weight=len(operations),
+            size=size,
+        )
+
+    def _take_batch(self, queue: TicketQueue) -> tuple[bytes, list[KVTicket]]:
+        """Pack tickets up to the bounds.
+
+        A ticket that has to follow one in another request takes only its own followers along: its
+        request may have to wait or fail with that one, which is nobody else's concern.
+        """
+        room_bytes, room_weight = self._fitted.batch_bytes, self.options.batch_weight
+        waiting = iter(queue)
+        last: KVTicket = next(waiting)
+        tickets = [last]
+        operations = list(last.payload)
+        size, weight = last.size, last.weight
+        bound = last.after is not None and not last.after.done
+        for ticket in waiting:
+            before = ticket.after
+            if before is not last and (bound or (before is not None and not _free(before))):
+                break
+            size += ticket.size
+            weight += ticket.weight
+            if size > room_bytes or weight > room_weight:
+                break
+            operations += ticket.payload
+            tickets.append(ticket)
+            last = ticket
+        queue.drop_first(tickets)
+        return encode_operations(operations), tickets
+
+    def _deliver(self, request: Request, payload: bytes) -> None:
+        tickets: list[KVTicket] = request.tickets
+        try:
+            results = decode_results(payload)
+        except ValueError as error:
+            self._complete(request, OperationFailed(_OTHER_MACHINE + str(error)), executed=True)
+            return
+        if len(results) != request.weight:
+            wrong = OperationFailed(_OTHER_MACHINE + "another number of results than of operations")
+            self._complete(request, wrong, executed=True)
+            return
+        if len(tickets) == 1 and request.kind == "command":
+            tickets[0].complete(results, None, True)
+            return
+        start = 0
+        for ticket in tickets:
+            end = start + ticket.weight
+            part = results[start:end]
+            start = end
+            if ticket.mode is None:
+                ticket.complete(part, None, True)
+            elif not ticket.done:
+                self._deliver_read(ticket, part)
+
+    def _deliver_read(self, ticket: KVTicket, results: list[Result]) -> None:
+        """Complete a read, or ask again for what did not fit into the reply with all the others."""
+        if ticket.result is not None:
+            results = ticket.result + results
+        fitted = next((i for i, result in enumerate(results) if is_split(result)), len(results))
+        if fitted == len(results):
+            ticket.result = None
+            ticket.complete(results, None, True)
+            return
+        ticket.result = results[:fitted]
+        rest = ticket.payload[fitted - (len(results) - ticket.weight) :]
+        ticket.payload = rest
+        ticket.weight = len(rest)
+        ticket.request = None
+        assert ticket.mode is not None
+        self._reads[ticket.mode].append_first(ticket)
+
+
+def _free(before: Ticket[Any, Any]) -> bool:
+    """Whether what has to follow this ticket need not wait for it any more."""
+    return before.done and before.executed

@@ -1,0 +1,135 @@
+"""What callers are told: the error of each way in which a request can end badly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from paxon.actors.messages import OtherCluster, ReplyStatus
+from paxon.kvstore import errors
+from paxon.kvstore.client.requests import Request, Ticket
+from paxon.kvstore.client.sightings import Sightings
+from paxon.kvstore.errors import PaxonError
+from paxon.transport import cluster_name
+
+__all__ = [
+    "timeout",
+    "overloaded",
+    "wrong_cluster",
+    "refused",
+    "not_leader",
+    "other_machine",
+    "not_followed",
+]
+
+
+def timeout(
+    ticket: Ticket[Any, Any], heard_at: float, servers: Sequence[str], sightings: Sightings
+) -> PaxonError:
+    """The error of a ticket whose deadline has passed; `heard_at` is when any server last spoke."""
+    request = ticket.request
+    # With others in its request it may yet be sent, for their sake.
+    sent = request is not None and (request.undecided > 0 or len(request.tickets) > 1)
+    if request is not None and request.overloaded is not None and not sent:
+        return overloaded(ticket, *request.overloaded)
+    unknown = sent and ticket.mode is None
+    seconds = f"{ticket.deadline - ticket.submitted:.3g} s"
+    outcome = ""
+    if ticket.mode is None:
+        outcome = (
+            "; the write may or may not have taken effect: its outcome is unknown"
+            if sent
+            else "; the write has not been taken in, so it has no effect"
+        )
+    if heard_at < ticket.submitted:
+        if request is not None and request.address:
+            servers = [request.address]
+        asked = sightings.silence(ticket.submitted, servers)
+        return errors.ClusterUnavailable(
+            f"no server answered within {seconds} ({asked}): "
+            f"check that they are running and reachable{outcome}",
+            sent=sent,
+            unknown=unknown,
+        )
+    why = sightings.why(ticket.submitted, servers)
+    return errors.RequestTimeout(
+        f"no answer within {seconds}{': ' if why else ''}{why}{outcome}",
+        sent=sent,
+        unknown=unknown,
+    )
+
+
+def overloaded(ticket: Ticket[Any, Any], retry_after: float, why: str) -> errors.Overloaded:
+    """The error of a ticket that was refused for some bound until its deadline had passed."""
+    return errors.Overloaded(
+        f"the servers are overloaded ({why}) and did not take it in within "
+        f"{ticket.deadline - ticket.submitted:.3g} s, so it has no effect; "
+        f"try again in {retry_after:g} s",
+        retry_after=retry_after,
+    )
+
+
+def refused(status: ReplyStatus, payload: bytes) -> PaxonError:
+    """The error of a request that a server answered with this status, which is not OK."""
+    text = payload.decode(errors="replace")
+    if status in (ReplyStatus.INVALID, ReplyStatus.TOO_LARGE):
+        return errors.InvalidRequest(text)
+    if status == ReplyStatus.FORGOTTEN:
+        return errors.OutcomeUnknown("the write was executed, but its reply is gone")
+    return errors.OperationFailed(text)
+
+
+def not_leader(target: str, leader: int, address: str) -> errors.NotLeader:
+    """The error of what `target` will not do because `leader` (0: unknown) leads."""
+    who = f"server {leader} at {address}" if leader else "none that it knows of"
+    return errors.NotLeader(
+        f"the server at {target} does not lead; the leader is {who}", leader=leader, address=address
+    )
+
+
+def other_machine(language: str) -> errors.OperationFailed:
+    """The error of all that a client of the store asks of another state machine."""
+    takes = f" (it takes commands in {language!r})" if language else ""
+    return errors.OperationFailed(
+        f"the servers' state machine is not the key-value store{takes}, so nothing was sent that "
+        "it would execute: use a CommandClient"
+    )
+
+
+def wrong_cluster(
+    address: str, reply: OtherCluster, requests: Iterable[Request]
+) -> errors.WrongCluster:
+    """The error of all that is asked for when a server of another cluster has answered.
+
+    It takes in nothing, but what was sent to the client's own cluster may be executed: the requests
+    of which that is so end here, with an error that says it.
+    """
+    text = (
+        f"the servers at {address} belong to another cluster, "
+        f"{cluster_name(reply.identity, reply.name)}, than this client, which belongs to "
+        f"{cluster_name(reply.asked)}: give it the servers of one cluster, and make a new client "
+        "if that one was made anew"
+    )
+    outcome = (
+        "; the write may have taken effect in the client's own cluster: its outcome is unknown"
+    )
+    for request in requests:
+        if request.kind == "command" and request.undecided > (request.sent_to == address):
+            for ticket in request.tickets:
+                error = errors.WrongCluster(text + outcome, address=address, unknown=True)
+                ticket.complete(None, error, False)
+    return errors.WrongCluster(text, address=address)
+
+
+def not_followed(error: PaxonError | None, sent: bool = False) -> PaxonError:
+    """The error of a command that was to follow one that failed with `error`."""
+    if isinstance(error, errors.NotLeader | errors.ClientClosed):
+        return error
+    if sent:
+        return errors.OutcomeUnknown(
+            f"it was to follow an operation that failed ({error}); "
+            "it may have taken effect if that one did"
+        )
+    return errors.OperationFailed(
+        f"it was not executed, since an operation before it failed ({error})"
+    )

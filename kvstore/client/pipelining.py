@@ -1,0 +1,208 @@
+"""Pipelines: many operations in flight, executed in order, results in order.
+
+Operations are gathered into chunks. Every chunk is one submission that has to be executed after the
+one before, so that order survives lost messages and changes of leader.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from paxon.actors.messages import ReadMode
+from paxon.kvstore.client.checks import check_in_flight
+from paxon.kvstore.client.core import ClientCore, KVTicket
+from paxon.kvstore.errors import InvalidRequest, PaxonError, PipelineError
+from paxon.kvstore.store.operations import (
+    MAX_KEY_BYTES,
+    MAX_VALUE_BYTES,
+    Append,
+    CompareAndSet,
+    Delete,
+    Get,
+    Operation,
+    Put,
+    Result,
+    Scan,
+    check_key,
+    check_optional_value,
+    check_scan,
+    check_value,
+    is_refusal,
+    operation_bytes,
+)
+
+__all__ = ["BasePipeline", "in_users_terms"]
+
+_CHUNK_OPERATIONS = 256
+_CHUNK_BYTES = 256 << 10
+_SAFE_KEY_LENGTH = MAX_KEY_BYTES // 4
+
+
+def in_users_terms(operation: Operation, result: Result) -> Result:
+    """A result as users see it. Raises `InvalidRequest` if the operation was refused."""
+    if is_refusal(result):
+        raise InvalidRequest(str(result.get("error", "refused")))
+    if type(operation) is Scan:
+        return [(key, value) for key, value in result[1]]
+    return result
+
+
+class BasePipeline:
+    """What blocking and asyncio pipelines share: everything but waiting."""
+
+    def __init__(
+        self, core: ClientCore, *, max_in_flight: int, timeout: float, mode: ReadMode
+    ) -> None:
+        self._core = core
+        self._max_in_flight = check_in_flight(max_in_flight)
+        self._timeout = timeout
+        self._mode: ReadMode = mode
+        self._chunk_operations = min(_CHUNK_OPERATIONS, max_in_flight)
+        self._open: list[Operation] = []
+        """The chunk that is being gathered."""
+        self._open_bytes = 0
+        self._held: deque[tuple[list[Operation], int]] = deque()
+        """Chunks that may not be submitted yet, with their bytes."""
+        self._in_flight: deque[tuple[KVTicket, list[Operation]]] = deque()
+        self._flying = 0
+        """Operations in flight."""
+        self._last: KVTicket | None = None
+        """The last write chunk."""
+        self._results: list[Result] = []
+        self._errors: dict[int, PaxonError] = {}
+        self._count = 0
+
+    # --- operations: each returns its index in the results ------------------------------------
+
+    def put(self, key: str, value: bytes | str) -> int:
+        """Queue setting a value; the result is None."""
+        if type(key) is not str or len(key) > _SAFE_KEY_LENGTH or not key.isascii():
+            key = check_key(key)
+        if type(value) is not bytes or len(value) > MAX_VALUE_BYTES:
+            value = check_value(value)
+        return self._add(Put(key, value), 4 * len(key) + len(value) + 16)
+
+    def get(self, key: str) -> int:
+        """Queue reading a value; the result is the value or None."""
+        if type(key) is not str or len(key) > _SAFE_KEY_LENGTH or not key.isascii():
+            key = check_key(key)
+        return self._add(Get(key), 4 * len(key) + 16)
+
+    def append(self, key: str, value: bytes | str) -> int:
+        """Queue appending to a value; the result is the new length in bytes."""
+        return self._queue(Append(check_key(key), check_value(value)))
+
+    def delete(self, key: str) -> int:
+        """Queue removing a key; the result says whether it was there."""
+        return self._queue(Delete(check_key(key)))
+
+    def compare_and_set(
+        self, key: str, expected: bytes | str | None, new: bytes | str | None
+    ) -> int:
+        """Queue replacing a value if it is the expected one; the result says whether it was."""
+        return self._queue(
+            CompareAndSet(
+                check_key(key),
+                check_optional_value(expected, "expected value"),
+                check_optional_value(new, "new value"),
+            )
+        )
+
+    cas = compare_and_set
+
+    def scan(self, prefix: str = "", *, limit: int = 1000, start_after: str = "") -> int:
+        """Queue a scan; the result is a list of pairs, cut at `limit` or about 1 MiB."""
+        return self._queue(check_scan(prefix, limit, start_after))
+
+    def __len__(self) -> int:
+        """Operations queued so far."""
+        return self._count
+
+    def _queue(self, operation: Operation) -> int:
+        return self._add(operation, operation_bytes(operation))
+
+    def _add(self, operation: Operation, size: int) -> int:
+        if self._open_bytes + size > _CHUNK_BYTES and self._open:  # a large one goes alone
+            self._close_chunk()
+            self._chunk_closed()
+        chunk = self._open
+        chunk.append(operation)
+        self._open_bytes += size
+        self._count += 1
+        if len(chunk) >= self._chunk_operations or self._open_bytes >= _CHUNK_BYTES:
+            self._close_chunk()
+            self._chunk_closed()
+        return self._count - 1
+
+    def _chunk_closed(self) -> None:
+        """A chunk is full: send it, and wait if too much is in flight."""
+        raise NotImplementedError
+
+    # --- chunks --------------------------------------------------------------------------------
+
+    def _close_chunk(self) -> None:
+        if self._open:
+            self._held.append((self._open, self._open_bytes))
+            self._open, self._open_bytes = [], 0
+
+    def _submit_held(self, now: float) -> None:
+        """Give the core what it may have now."""
+        while self._held:
+            operations, size = self._held[0]
+            if self._flying and self._flying + len(operations) > self._max_in_flight:
+                return
+            reads = self._last is None and all(type(o) in (Get, Scan) for o in operations)
+            if not reads and self._last is None and self._in_flight:
+                return  # the reads in flight are not to see what this chunk writes
+            self._held.popleft()
+            ticket = self._core.submit_operations(
+                operations,
+                now=now,
+                deadline=now + self._timeout,
+                ordered_after=self._last,
+                command=not reads,
+                mode=self._mode,
+                size=size,
+            )
+            if not reads:
+                self._last = ticket
+            self._in_flight.append((ticket, operations))
+            self._flying += len(operations)
+
+    def _collect(self) -> None:
+        """Take over the results of the oldest chunk, which is done."""
+        ticket, operations = self._in_flight.popleft()
+        self._flying -= len(operations)
+        results = self._results
+        if ticket.error is not None:
+            for _ in operations:
+                self._errors[len(results)] = ticket.error
+                results.append(ticket.error)
+            return
+        for operation, result in zip(operations, ticket.value(), strict=True):
+            if result is None or type(result) in (bytes, int, bool):
+                results.append(result)
+                continue
+            try:
+                results.append(in_users_terms(operation, result))
+            except InvalidRequest as error:
+                self._errors[len(results)] = error
+                results.append(error)
+
+    def _finish(self) -> list[Result]:
+        """All is collected: the results, or the errors. Raises `PipelineError`."""
+        if self._errors:
+            raise PipelineError(dict(self._errors))
+        return self._results
+
+    @property
+    def results(self) -> list[Result]:
+        """What is known so far, in the order of the operations; complete after `execute`.
+
+        An operation that failed has its error here.
+        """
+        return self._results
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self._results)

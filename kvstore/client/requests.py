@@ -1,0 +1,342 @@
+"""What a client core keeps: tickets of callers, requests on the wire, sessions."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from paxon.actors.execution.agreed import decode_change
+from paxon.actors.messages import (
+    ChangeSettings,
+    ClientMessage,
+    Command,
+    OpenSession,
+    Query,
+    ReadMode,
+    SlotRequest,
+    StatusRequest,
+)
+from paxon.kvstore.errors import PaxonError
+
+__all__ = [
+    "Ticket",
+    "Request",
+    "Session",
+    "TicketQueue",
+    "Outbox",
+    "Outgoing",
+    "Kind",
+]
+
+_FRAME_MESSAGES = 1024
+"""Messages in one frame (servers refuse frames of several thousand)."""
+_weight = attrgetter("weight")
+_size = attrgetter("size")
+
+PayloadT = TypeVar("PayloadT")
+ResultT = TypeVar("ResultT")
+
+Outgoing = tuple[str, list[ClientMessage]]
+"""One frame: the server's address and the messages for it, in order."""
+
+Kind: TypeAlias = Literal["open", "command", "status", "slot", "settings"] | ReadMode
+"""What a request is: a query is named by its read mode."""
+
+
+class Ticket(msgspec.Struct, Generic[PayloadT, ResultT], eq=False):
+    """One submission of a caller: pending, then done with a result or an error."""
+
+    payload: PayloadT
+    mode: ReadMode | None
+    """None: a command; else how to answer the query."""
+    weight: int
+    """Operations."""
+    size: int
+    """Bytes, about."""
+    submitted: float
+    deadline: float
+    after: Ticket[PayloadT, ResultT] | None = None
+    """Execute only after this one, which has to be executed."""
+    request: Request | None = None
+    """What carries it, once formed and until done."""
+    done: bool = False
+    executed: bool = False
+    """Whether it certainly was executed, whatever came of it."""
+    result: ResultT | None = None
+    error: PaxonError | None = None
+    on_done: Callable[[Ticket[PayloadT, ResultT]], None] | None = None
+    """Called once it is done; must neither raise nor block."""
+
+    def __repr__(self) -> str:
+        """Without the payload, which may be megabytes, and the tickets before it."""
+        kind = "command" if self.mode is None else f"{self.mode} query"
+        return f"<Ticket: {kind}, {self.weight} operations, {'done' if self.done else 'pending'}>"
+
+    def complete(self, result: ResultT | None, error: PaxonError | None, executed: bool) -> None:
+        """Make it done. Does nothing if it is (a ticket that timed out stays so)."""
+        if self.done:
+            return
+        self.done = True
+        self.executed = executed
+        self.result = result
+        self.error = error
+        self.after = None
+        self.request = None
+        if self.on_done is not None:
+            self.on_done(self)
+
+    def value(self) -> ResultT:
+        """The result. Raises the error instead if there is one."""
+        if self.error is not None:
+            raise self.error
+        assert self.result is not None
+        return self.result
+
+
+class Request:
+    """One message that waits for its answer, for one or many tickets."""
+
+    __slots__ = (
+        "address",
+        "after",
+        "after_seq",
+        "body",
+        "executed",
+        "kind",
+        "number",
+        "order",
+        "overloaded",
+        "place",
+        "sends",
+        "sent_at",
+        "sent_to",
+        "session",
+        "size",
+        "tickets",
+        "undecided",
+        "weight",
+    )
+
+    def __init__(self, kind: Kind, number: int, body: bytes, tickets: list[Ticket[Any, Any]]):
+        self.kind = kind
+        self.number = number
+        """Sequence number of a command, nonce of an opening, id of anything else."""
+        self.body = body
+        self.tickets = tickets
+        self.size = len(body) + 64
+        self.weight: int = sum(map(_weight, tickets))
+        """Operations in it."""
+        self.session: Session | None = None
+        self.after: Request | None = None
+        """The command that has to be executed before this one, while it is unanswered."""
+        self.after_seq = 0
+        self.address = ""
+        """The one server that it is for; empty: any, or the leader."""
+        self.executed = False
+        self.sent_to: str | None = None
+        """Where it was sent last; None: it has to be sent (again)."""
+        self.sent_at = 0.0
+        self.place = (0, 0)
+        """Session and number under which it was refused, to keep the order in the next session."""
+        self.order = 0
+        """Numbers all sends, to know which of two was sent later."""
+        self.sends = 0
+        self.overloaded: tuple[float, str] | None = None
+        """If the last answer was that a bound is reached: seconds to wait, and which."""
+        self.undecided = 0
+        """Sends of which no answer has said that they were not, and will not be, executed."""
+
+    @property
+    def live(self) -> bool:
+        """Whether anybody still waits for it."""
+        return not all(ticket.done for ticket in self.tickets)
+
+    @property
+    def can_be_parted(self) -> bool:
+        """Whether it carries several submissions, and no copy of it is under way."""
+        return len(self.tickets) > 1 and self.undecided <= 0
+
+    def message(self) -> ClientMessage:
+        """What goes on the wire, now; only `acked` ever differs from an earlier time."""
+        match self.kind:
+            case "command":
+                assert self.session is not None
+                return Command(
+                    self.session.id, self.number, self.session.floor, self.after_seq, self.body
+                )
+            case "open":
+                return OpenSession(self.number)
+            case "status":
+                return StatusRequest(self.number)
+            case "slot":
+                return SlotRequest(self.number, int.from_bytes(self.body, "big"))
+            case "settings":
+                change = decode_change(self.body)
+                return ChangeSettings(self.number, change.changed_at, change.values)
+            case mode:
+                return Query(self.number, mode, self.body)
+
+
+class Session:
+    """A session of the cluster, as its one client sees it."""
+
+    def __init__(self, session_id: int, now: float) -> None:
+        self.id = session_id
+        self.used_at = now
+        """When it last carried a command, seconds."""
+        self.next_seq = 1
+        self.floor = 1
+        """Every command below is answered or given up: what `acked` says."""
+        self.outstanding: dict[int, Request] = {}
+        """By sequence number, in its order."""
+        self.bytes = 0
+        self._given_up: list[tuple[int, int]] = []
+        """Chains of commands given up: lowest and highest sequence number of each."""
+
+    def idle(self, now: float, seconds: float) -> bool:
+        """Whether nothing is outstanding, and it has carried no command for so long."""
+        return not self.outstanding and now - self.used_at > seconds
+
+    def add(self, request: Request) -> None:
+        """Give a command the next sequence number."""
+        request.number = self.next_seq
+        request.session = self
+        self.next_seq += 1
+        self.outstanding[request.number] = request
+        self.bytes += request.size
+
+    def remove(self, request: Request) -> None:
+        """A command is answered."""
+        del self.outstanding[request.number]
+        self.bytes -= request.size
+        self._raise_floor()
+
+    def followers(self, request: Request) -> list[Request]:
+        """The request, and all that are to be executed only after it."""
+        chain = [request]
+        for other in self.outstanding.values():
+            if other.after in chain:
+                chain.append(other)
+        return chain
+
+    def take_apart(self, request: Request) -> list[Ticket[Any, Any]]:
+        """The tickets of a command that was refused, and of those to follow it, from the last one.
+
+        It was never executed and never will be, so neither were they: none goes without it.
+        """
+        chain = self.followers(request)
+        self.give_up(chain)
+        tickets = [ticket for each in chain for ticket in each.tickets if not ticket.done]
+        for ticket in tickets:
+            ticket.request = None
+        return tickets[::-1]
+
+    def give_up(self, chain: list[Request]) -> None:
+        """Nobody waits for these any more: a command, and those that were to follow it.
+
+        The floor passes all of them in one step. Would it pass the first alone, the servers would
+        take that one for executed, and a late copy of the next, which was to be executed only after
+        it, would be executed without it.
+        """
+        for request in chain:
+            del self.outstanding[request.number]
+            self.bytes -= request.size
+        if len(chain) > 1:
+            self._given_up.append((chain[0].number, chain[-1].number))
+        self._raise_floor()
+
+    def _raise_floor(self) -> None:
+        floor = next(iter(self.outstanding), self.next_seq)
+        if self._given_up:
+            self._given_up.sort(reverse=True)
+            for low, high in self._given_up:
+                if low < floor <= high:
+                    floor = low
+            self._given_up = [(low, high) for low, high in self._given_up if high >= floor]
+        self.floor = floor
+
+
+class TicketQueue:
+    """Tickets that wait to be put into a request."""
+
+    __slots__ = ("_tickets", "size", "weight")
+
+    def __init__(self) -> None:
+        self._tickets: deque[Ticket[Any, Any]] = deque()
+        self.weight = 0
+        self.size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._tickets)
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def __iter__(self) -> Iterator[Ticket[Any, Any]]:
+        return iter(self._tickets)
+
+    @property
+    def first(self) -> Ticket[Any, Any]:
+        return self._tickets[0]
+
+    def append(self, ticket: Ticket[Any, Any]) -> None:
+        self._tickets.append(ticket)
+        self.weight += ticket.weight
+        self.size += ticket.size
+
+    def append_first(self, ticket: Ticket[Any, Any]) -> None:
+        self._tickets.appendleft(ticket)
+        self.weight += ticket.weight
+        self.size += ticket.size
+
+    def pop(self) -> Ticket[Any, Any]:
+        ticket = self._tickets.popleft()
+        self.weight -= ticket.weight
+        self.size -= ticket.size
+        return ticket
+
+    def drop_first(self, tickets: Sequence[Ticket[Any, Any]]) -> None:
+        """Take off these, which are the first."""
+        drop = self._tickets.popleft
+        for _ in tickets:
+            drop()
+        self.weight -= sum(map(_weight, tickets))
+        self.size -= sum(map(_size, tickets))
+
+    def drop_done(self) -> None:
+        """Forget those that are done already."""
+        kept = [ticket for ticket in self._tickets if not ticket.done]
+        self._tickets.clear()
+        self.weight = self.size = 0
+        for ticket in kept:
+            self.append(ticket)
+
+
+class Outbox:
+    """Packs messages into frames."""
+
+    __slots__ = ("_limit", "_size", "frames")
+
+    def __init__(self, limit: int) -> None:
+        self.frames: list[Outgoing] = []
+        self._limit = limit
+        self._size = 0
+
+    def add(self, address: str, message: ClientMessage, size: int) -> None:
+        """Put a message into the frame at hand, or begin a new one."""
+        frames = self.frames
+        if (
+            frames
+            and frames[-1][0] == address
+            and self._size + size <= self._limit
+            and len(frames[-1][1]) < _FRAME_MESSAGES
+        ):
+            frames[-1][1].append(message)
+            self._size += size
+        else:
+            self.frames.append((address, [message]))
+            self._size = size

@@ -1,0 +1,367 @@
+"""Drives a client core for threads that block: whoever waits does the I/O, for all.
+
+There is no thread of the client's own, hence no hop between threads for a caller alone. Of the
+threads that wait, one at a time is the *driver*: it sleeps on the sockets' file descriptors, takes
+in what comes, completes everybody's tickets and, once its own is done, hands the role to another.
+Sockets and core are touched only under the lock, which the driver does not hold while it sleeps, so
+that any thread can send at once.
+
+A signal handler or a finalizer may use the client in the midst of a call. Where it strikes while
+the lock is held, what the lock guards is half done: the call is refused at once (`ClientBusy`).
+Where the thread sleeps as the driver, the handler's wait drives in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from paxon.actors.messages import ServerReply
+from paxon.kvstore.client.command_core import CommandCore
+from paxon.kvstore.client.links import Link, Links, Secure
+from paxon.kvstore.client.requests import Ticket
+from paxon.kvstore.errors import ClientBusy, ClientClosed
+
+__all__ = ["SyncDriver"]
+
+AnyTicket = Ticket[Any, Any]
+
+_LONGEST_SLEEP_MS = 60_000.0
+
+
+class SyncDriver:
+    """Sockets, lock and waiting threads of one blocking client."""
+
+    def __init__(self, core: CommandCore[Any, Any], *, secure: Secure | None = None) -> None:
+        self.lock = threading.RLock()
+        """Guards the core, the sockets and all below. Never held while waiting or calling users."""
+        self.held: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
+        """Whether this very thread holds the lock: ask before taking it, or `enter`."""
+        self._core = core
+        self._links = Links(
+            self._on_open, self._receive, trouble=core.sightings.trouble, secure=secure
+        )
+        self._poll = select.poll()
+        self._by_fd: dict[int, Link] = {}
+        self._by_lost_fd: dict[int, Link] = {}
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._poll.register(self._wake_read, select.POLLIN)
+        self._driver: int | None = None
+        """The thread that drives, if any does."""
+        self._driven_for: AnyTicket | None = None
+        self._sleeps_until = -math.inf
+        self._gates: dict[AnyTicket, list[threading.Lock]] = {}
+        """Threads that wait without driving, by ticket; opening a gate wakes one."""
+        self._watched: dict[AnyTicket, list[Callable[[], object]]] = {}
+        self._callbacks: list[Callable[[], object]] = []
+        """Due; run by whichever thread next holds no lock."""
+        self._unusable: str = ""
+        self._released = False
+        _drivers.add(self)
+
+    # --- for clients -------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Raise `ClientBusy` where a handler or finalizer has interrupted this thread inside."""
+        if self.held():
+            raise ClientBusy(
+                "the client is at work in this very thread, which a signal handler or finalizer "
+                "interrupts: use another client there; this call had no effect"
+            )
+
+    def check(self) -> None:
+        """Raise `ClientClosed` if the client can no longer be used."""
+        if self._unusable:
+            raise ClientClosed(self._unusable)
+
+    def pump(self) -> None:
+        """Send what the core wants sent, take in what is there. With the lock held."""
+        core = self._core
+        while True:
+            outgoing = core.poll(time.monotonic())
+            if not outgoing:
+                break
+            came = False
+            for link in self._links.send(outgoing, core.search.changes):
+                came |= self._links.drain(link)
+            if not came:
+                break
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Wake the driver if it would sleep past something that is due. With the lock held."""
+        sleeping = self._driver is not None and self._sleeps_until > -math.inf
+        if sleeping and self._sleeps_until > self._core.next_deadline():
+            self._wake()
+
+    def look(self) -> None:
+        """Take in what is there and send what is gathered, without waiting. Without the lock."""
+        self.enter()
+        with self.lock:
+            if self._unusable:
+                return
+            for link in self._by_fd.values():
+                self._links.drain(link)
+            others_wait = self._driver is not None or self._gates
+            if others_wait or not self._core.holds_back(time.monotonic()):
+                self.pump()
+        self.call_back()
+
+    def watch(self, ticket: AnyTicket, callback: Callable[[], object]) -> None:
+        """Call back, without the lock, in whichever thread completes the ticket. With the lock."""
+        self._watched.setdefault(ticket, []).append(callback)
+        ticket.on_done = self._on_done
+
+    def wait(self, ticket: AnyTicket, until: float = math.inf) -> bool:
+        """Wait until the ticket is done, or this time has come; whether it is done.
+
+        Raises `ClientClosed` in a forked child.
+        """
+        gate: threading.Lock | None = None
+        drives: int | None = None
+        me = threading.get_ident()
+        self.enter()
+        try:
+            while not ticket.done:
+                with self.lock:
+                    if ticket.done:
+                        break
+                    if self._released:
+                        raise ClientClosed(self._unusable)
+                    ticket.on_done = self._on_done
+                    interrupted = self._driven_for if self._driver == me else None
+                    if self._driver is None:
+                        gate, drives = None, me
+                        self._driver, self._driven_for = me, ticket
+                    elif interrupted is not None:
+                        gate, self._driven_for = None, ticket
+                    else:
+                        gate = threading.Lock()
+                        gate.acquire()
+                        self._gates.setdefault(ticket, []).append(gate)
+                if gate is not None:
+                    self._wait_at(gate, ticket, until)
+                else:
+                    self._drive(ticket, until, interrupted)
+                    if self._callbacks:
+                        self.call_back()
+                if not ticket.done and time.monotonic() >= until:
+                    break
+        except BaseException:
+            self._abandon(gate, drives, ticket)
+            raise
+        if gate is not None and self._gates:
+            with self.lock:
+                self._hand_over()  # we may have been woken to drive, and will not
+        if self._callbacks:
+            self.call_back()
+        return ticket.done
+
+    def call_back(self) -> None:
+        """Run the callbacks of completed tickets. Without the lock."""
+        while self._callbacks:
+            with self.lock:
+                callbacks, self._callbacks = self._callbacks, []
+            for callback in callbacks:
+                callback()
+
+    def close(self) -> None:
+        """Fail everything that is waited for and close the sockets; may be called twice."""
+        self.enter()
+        with self.lock:
+            if self._unusable:
+                return
+            self._unusable = "the client is closed: make a new one"
+            self._core.fail_all(ClientClosed(self._unusable))
+            if self._driver is None:
+                self._release()
+            else:
+                self._wake()  # the driver closes the sockets when it has left them
+        self.call_back()
+
+    # --- waiting -----------------------------------------------------------------------------
+
+    def _on_done(self, ticket: AnyTicket) -> None:
+        """A ticket that somebody waits for is done (called by the core, with the lock held)."""
+        for gate in self._gates.pop(ticket, ()):
+            gate.release()
+        self._callbacks.extend(self._watched.pop(ticket, ()))
+        if ticket is self._driven_for:
+            self._wake()
+
+    def _wait_at(self, gate: threading.Lock, ticket: AnyTicket, until: float) -> None:
+        """Sleep until the gate is opened: the ticket is done, or it is our turn to drive."""
+        if gate.acquire(timeout=_seconds(min(until, ticket.deadline))):
+            return
+        with self.lock:
+            self._leave(gate, ticket)
+            if not self._unusable:
+                self.pump()  # the ticket's deadline may have passed
+
+    def _leave(self, gate: threading.Lock, ticket: AnyTicket) -> None:
+        """Nobody is to be woken at this gate any more. With the lock."""
+        gates = self._gates.get(ticket, [])
+        if gate in gates:
+            gates.remove(gate)
+            if not gates:
+                del self._gates[ticket]
+        else:
+            self._hand_over()  # it was opened meanwhile, maybe for us to drive
+
+    def _abandon(self, gate: threading.Lock | None, drives: int | None, ticket: AnyTicket) -> None:
+        """An exception ends our waiting, at whatever step: leave nothing that others wait for."""
+        with self.lock:
+            if gate is not None:
+                self._leave(gate, ticket)
+            if drives is not None and self._driver == drives:
+                self._step_down()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Wake one waiting thread, which finds that nobody drives and does."""
+        if self._driver is not None:
+            return
+        for ticket, gates in self._gates.items():
+            gates.pop().release()
+            if not gates:
+                del self._gates[ticket]
+            return
+
+    # --- driving -----------------------------------------------------------------------------
+
+    def _drive(self, ticket: AnyTicket, until: float, interrupted: AnyTicket | None) -> None:
+        """Do the client's I/O until the ticket is done or the time has come.
+
+        `interrupted`: this thread drove for that ticket already, and goes on when we return.
+        """
+        ready: Sequence[tuple[int, int]] = ()
+        try:
+            while True:
+                with self.lock:
+                    self._sleeps_until = -math.inf
+                    self._take_in(ready)
+                    if self._unusable:
+                        return
+                    # Even if our caller has pumped: another driver may have taken in answers since
+                    # and left, and what waited for those would stay unsent.
+                    if not ticket.done or self._gates:
+                        self.pump()
+                    if ticket.done or time.monotonic() >= until:
+                        return
+                    if self._callbacks:
+                        return  # they may wait for something themselves, which needs a driver
+                    sleep = self._plan_sleep(until)
+                    poll = self._poll if interrupted is None else self._another_poll()
+                ready = poll.poll(sleep)
+        finally:
+            with self.lock:
+                if interrupted is None:
+                    self._step_down()
+                    self._hand_over()
+                else:
+                    self._driven_for = interrupted
+                    self._poke()  # its answer may have come meanwhile
+
+    def _another_poll(self) -> select.poll:
+        """For a handler's turn: the interrupted one sleeps in the first."""
+        poll = select.poll()
+        for fd in (self._wake_read, *self._by_fd, *self._by_lost_fd):
+            poll.register(fd, select.POLLIN)
+        return poll
+
+    def _step_down(self) -> None:
+        """Leave the sockets to others, or close them if that has been asked for. With the lock."""
+        self._sleeps_until = -math.inf
+        self._driver = self._driven_for = None
+        if self._unusable:
+            self._release()
+
+    def _plan_sleep(self, until: float) -> float:
+        """How long to sleep, in milliseconds."""
+        due = min(self._core.next_deadline(), until)
+        self._sleeps_until = due
+        return min(math.ceil(_seconds(due) * 1000), _LONGEST_SLEEP_MS)
+
+    def _take_in(self, ready: Sequence[tuple[int, int]]) -> None:
+        for fd, _ in ready:
+            if fd == self._wake_read:
+                with contextlib.suppress(BlockingIOError):  # a handler's turn has read it
+                    os.read(fd, 4096)
+                continue
+            link = self._by_fd.get(fd)
+            if link is not None:
+                self._links.drain(link)
+            elif self._links.ended(self._by_lost_fd[fd]):
+                self._core.lost(self._by_lost_fd[fd].address, time.monotonic())
+
+    def _on_open(self, link: Link) -> None:
+        self._by_fd[link.fd] = link
+        self._poll.register(link.fd, select.POLLIN)
+        self._by_lost_fd[link.lost_fd] = link
+        self._poll.register(link.lost_fd, select.POLLIN)
+        if self._driver is not None:
+            self._wake()
+
+    def _receive(self, address: str, replies: Sequence[ServerReply]) -> None:
+        self._core.receive(address, replies, time.monotonic())
+
+    def _wake(self) -> None:
+        """Make the driver look again."""
+        if self._driver is None:
+            return
+        if self._driver == threading.get_ident() and self._sleeps_until == -math.inf:
+            return  # it is looking: only below a signal handler it may be asleep
+        self._poke()
+
+    def _poke(self) -> None:
+        self._sleeps_until = -math.inf
+        try:
+            os.write(self._wake_write, b"!")
+        except BlockingIOError:
+            return  # the pipe is full of wake-ups not yet seen: one more makes no difference
+
+    def _release(self) -> None:
+        if self._released:
+            return
+        self._released = True
+        self._links.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    # --- forks -------------------------------------------------------------------------------
+
+    def forked(self) -> None:
+        """In a forked child: the sockets are the parent's, and the lock may be held for ever."""
+        self.lock = threading.RLock()
+        self.held = self.lock._is_owned  # type: ignore[attr-defined]
+        self._driver = None
+        self._released = True
+        self._unusable = (
+            "the client was made in the parent process and cannot be used after a fork: "
+            "make a new one in this process"
+        )
+
+
+def _seconds(due: float) -> float:
+    """From now until then, never negative, and short enough for any system call."""
+    return min(max(0.0, due - time.monotonic()), _LONGEST_SLEEP_MS / 1000)
+
+
+_drivers: weakref.WeakSet[SyncDriver] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for driver in list(_drivers):
+        driver.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

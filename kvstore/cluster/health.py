@@ -1,0 +1,64 @@
+"""What is wrong with a cluster, told from its servers' rows: for people, and for exit codes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from paxon.actors import ServerId
+from paxon.actors.messages import StatusReply
+from paxon.kvstore.cluster.status import ServerStatus
+
+__all__ = ["problems"]
+
+
+def problems(rows: Sequence[ServerStatus]) -> list[str]:
+    """A sentence for each thing that is wrong; a server that is down is not, while most are up."""
+    replies = [row.reply for row in rows if row.reply is not None]
+    found = []
+    if len(replies) <= len(rows) // 2:
+        found.append(f"only {len(replies)} of {len(rows)} servers answer")
+    found += _differences(replies)
+    found += _leaders(replies)
+    found += [
+        f"server {reply.server} has no vote: it rejoins after a lost disk (docs/rejoin.md)"
+        + (f" and {reply.rejoining}" if reply.rejoining else "")
+        for reply in replies
+        if not reply.voting
+    ]
+    found += [
+        f"server {r.server} is in no cluster yet: {r.waits_for}" for r in replies if r.waits_for
+    ]
+    return found
+
+
+def _differences(replies: Sequence[StatusReply]) -> list[str]:
+    """Servers that executed something else than others, by hashes after one slot."""
+    by_slot: dict[tuple[int, int], dict[str, list[ServerId]]] = {}
+    for reply in replies:
+        if reply.digest:
+            there = by_slot.setdefault((reply.digest_version, reply.digest_slot), defaultdict(list))
+            there[reply.digest].append(reply.server)
+    found = [
+        f"servers have executed different things up to slot {slot}: "
+        + ", ".join(f"{digest[:8]} on {_names(who)}" for digest, who in sorted(there.items()))
+        for (_, slot), there in by_slot.items()
+        if len(there) > 1
+    ]
+    return found + [f"server {r.server} says: {r.alarm}" for r in replies if r.alarm]
+
+
+def _leaders(replies: Sequence[StatusReply]) -> list[str]:
+    leaders = [reply for reply in replies if reply.role == "leader"]
+    if len(leaders) > 1:
+        said = " and ".join(f"server {reply.server} in {reply.ballot}" for reply in leaders)
+        return [f"{said} say that they lead; one may not have heard of the other yet: look again"]
+    answering = {reply.server for reply in replies}
+    absent = {reply.leader for reply in replies} - answering - {0}
+    if replies and not leaders and not absent:
+        return ["none leads"]
+    return []
+
+
+def _names(servers: Sequence[ServerId]) -> str:
+    return ("server " if len(servers) == 1 else "servers ") + ", ".join(map(str, servers))

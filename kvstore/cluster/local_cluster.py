@@ -1,0 +1,623 @@
+"""`LocalCluster`: some server processes on this machine, for tests, benches and trying things out.
+
+How it starts, supervises and ends them is told in docs/local-cluster.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import msgspec
+
+from paxon.actors import ServerId, SettingsError, StateMachine
+from paxon.actors.disk.data_directory import make_directory, replace_file
+from paxon.actors.disk.sqlite_format import made_in
+from paxon.actors.execution.machine_errors import check_limits
+from paxon.actors.making import in_list
+from paxon.kvstore.client.addresses import client_port, free_ports, peer_port, with_port
+from paxon.kvstore.cluster.cluster_file import (
+    STORE_MACHINE,
+    ClusterDescription,
+    ClusterFileError,
+    ServerEntry,
+    ServerPlan,
+)
+from paxon.kvstore.cluster.logs import check_log_level
+from paxon.kvstore.cluster.options import Durability, OptionError
+from paxon.kvstore.cluster.server_process import LOG_NAME
+from paxon.kvstore.cluster.spawning import being_imported_by_spawn
+from paxon.kvstore.cluster.status import ServerStatus, StatusProbe, agreed_leader
+from paxon.kvstore.cluster.supervisor import STOP_SECONDS, Supervisor
+from paxon.kvstore.errors import PaxonError
+from paxon.transport.log import logger
+
+if TYPE_CHECKING:
+    from paxon.kvstore.client.async_client import AsyncClient
+    from paxon.kvstore.client.client import Client, CommandClient
+
+__all__ = ["ClusterError", "LocalCluster", "Transport"]
+
+Transport = Literal["tcp", "ipc"]
+"""What servers talk to each other over. Clients always use tcp on loopback."""
+
+CLUSTER_FILE = "cluster.toml"
+"""Describes the cluster, in its directory; `paxon server --cluster` takes it too."""
+
+_HOST = "127.0.0.1"
+_FORCE_SECONDS = 60.0
+"""How long `start` waits for the servers to make their cluster."""
+_PORT_ATTEMPTS = 4
+"""How often to draw other ports if somebody takes one between drawing and binding."""
+
+
+class ClusterError(PaxonError):
+    """A local cluster cannot do what was asked; the text is one sentence for people."""
+
+
+class ClusterOptionError(ClusterError):
+    """An argument or option makes no sense, whatever the state of the machine."""
+
+
+THRIFTY_DELAY = 0.01
+"""Seconds. Servers on one machine compete for its cores and its disk, so that the work of those
+beyond a majority slows down the majority (docs/thrift.md); `thrifty_delay=0` switches it off."""
+
+
+class LocalCluster:
+    """Server processes on this machine, started by multiprocessing's spawn and supervised.
+
+    Use it in a `with` statement, or call `start` and `stop`. Whatever happens to this process, the
+    servers end with it. Any thread may call any method.
+    """
+
+    def __init__(
+        self,
+        servers: int = 3,
+        directory: str | Path | None = None,
+        *,
+        port: int | None = None,
+        durability: Durability = "disk",
+        transport: Transport = "tcp",
+        machine: type[StateMachine] | None = None,
+        log_level: str = "INFO",
+        **settings: Any,
+    ) -> None:
+        """Describe the cluster; no process is started yet.
+
+        Args:
+            servers: how many, with the ids 1, 2, …
+            directory: for data and logs, made if missing and kept; by default a temporary one that
+                `stop` removes. A directory that was used before brings its members with it.
+            port: base port: server N listens at port + 10·N for servers and one above for clients.
+                By default free ports are chosen.
+            durability: "disk", or "memory" for tests and benches: then `stop`, `kill` and
+                `restart` lose what a server knew.
+            transport: what servers talk to each other over: "tcp", or "ipc" (Unix sockets).
+            machine: the replicated state machine's class, importable by its module and name; by
+                default the key-value store.
+            log_level: of the servers' logs.
+            **settings: any field of `Settings` for all servers, such as `election_timeout_min`.
+
+        Raises `ClusterError` for what cannot be.
+        """
+        if being_imported_by_spawn():
+            raise ClusterError(
+                "the state machine's class is in the main script, which therefore is imported by "
+                'each server: put what starts the cluster under `if __name__ == "__main__":`, or '
+                "the class into a module of its own"
+            )
+        if type(servers) is not int or servers < 1:
+            raise ClusterOptionError(
+                f"servers = {servers!r}: must be a number of servers, at least one"
+            )
+        if port is not None and type(port) is not int:
+            raise ClusterOptionError(f"port = {port!r}: must be a number, or None")
+        self._wanted: list[ServerId] = list(range(1, servers + 1))
+        self._ids = self._wanted
+        self._given_directory = None if directory is None else _usable_path(directory)
+        self._directory: Path | None = None
+        self._base_port = port
+        if transport not in ("tcp", "ipc"):
+            raise ClusterOptionError(f"transport = {transport!r}: must be 'tcp' or 'ipc'")
+        self._transport = transport
+        self._machine, self._import_main = _machine_name(machine)
+        try:
+            self._log_level = check_log_level(log_level)
+        except OptionError as error:
+            raise ClusterOptionError(str(error)) from None
+        self._options: dict[str, object] = {
+            "durability": durability,
+            "thrifty_delay": THRIFTY_DELAY,
+            **settings,
+        }
+        self._description: ClusterDescription | None = None
+        self._supervisor: Supervisor | None = None
+        self._temporary: list[Path] = []
+        self._stopping = threading.RLock()
+        self._finalizer: weakref.finalize[[Supervisor, list[Path]], LocalCluster] | None = None
+        self._describe(Path("/unused"), None, ports=None)  # wrong settings show here
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Start all servers and wait until each serves (not until one leads: see `leader`).
+
+        Raises `ClusterError` with the server's own sentence if one cannot start; then none is left.
+        """
+        if self._supervisor is not None:
+            raise ClusterError("the cluster is started already")
+        for attempt in range(1, _PORT_ATTEMPTS + 1):
+            try:
+                self._start_once()
+                return self
+            except _PortTaken as error:
+                if attempt == _PORT_ATTEMPTS:
+                    raise ClusterError(str(error)) from None
+        raise AssertionError("unreachable: the loop returns or raises")
+
+    def _start_once(self) -> None:
+        """Start everything, or raise with nothing left running."""
+        temporary: list[Path] = []
+        try:
+            directory = self._make_directory(temporary)
+            self._ids = self._members_in(directory)
+            sockets = self._make_socket_directory(temporary)
+            self._description = self._describe(directory, sockets, ports=self._draw_ports())
+            known = self._settle_identity(directory)
+            supervisor = Supervisor(
+                self._ids, import_main=self._import_main, log_level=self._log_level
+            )
+            self._directory, self._temporary = directory, temporary
+            self._supervisor = supervisor
+            # Also runs when the program ends without `stop`, or drops the cluster.
+            self._finalizer = weakref.finalize(self, _end, supervisor, temporary)
+            self._start_servers(supervisor)
+            if known:  # not before: another program may have been running the cluster all along
+                self._write_cluster_file(directory)
+            self._await_force()
+        except BaseException:
+            self.stop()
+            _remove(temporary)
+            raise
+
+    def _start_servers(self, supervisor: Supervisor) -> None:
+        starts = {server: supervisor.start(self._plan(server)) for server in self._ids}
+        failures: list[str] = []
+        for server, started in starts.items():
+            problem = started.exception()
+            if problem is not None:
+                failures.append(f"server {server} did not start: {problem}")
+        if failures:
+            taken = self._base_port is None and any("in use:" in text for text in failures)
+            raise (_PortTaken if taken else ClusterError)(failures[0])
+
+    def _members_in(self, directory: Path) -> list[ServerId]:
+        """The servers that the data directories name as members; those asked for if there are none.
+
+        Members come from there and from nowhere else (docs/making-a-cluster.md).
+        """
+        held = (made_in(path) for path in sorted(directory.glob("server-*")))
+        made = next((made for made in held if made is not None), None)
+        if made is None:
+            return self._wanted
+        members = list(made.servers)
+        if len(members) != len(self._wanted):
+            logger.warning(
+                "servers = {}, but the cluster in {} has {} members: {} are started",
+                len(self._wanted), directory, len(members), in_list(members),
+            )  # fmt: skip
+        return members
+
+    def _await_force(self) -> None:
+        """Wait until the servers have made the cluster, or know it from their directories.
+
+        One whose directory was lost keeps nobody else from it: it says so and stops.
+        """
+        end = time.monotonic() + _FORCE_SECONDS
+        while True:
+            rows = self.status(0.5)
+            gone = [row for row in rows if row.state == "failed"]
+            waiting = [row for row in rows if row.reply is not None and row.reply.waits_for]
+            silent = [row for row in rows if row.reply is None and row not in gone]
+            if not waiting and not silent and 2 * len(gone) < len(rows):
+                for row in gone:
+                    logger.warning("server {} does not take part: {}", row.server, row.reason)
+                return
+            if 2 * len(gone) >= len(rows):  # without a majority it never will be
+                raise ClusterError(f"server {gone[0].server}: {gone[0].reason}")
+            if time.monotonic() >= end:
+                said = [
+                    f"server {row.server}: {row.reply.waits_for}" for row in waiting if row.reply
+                ]
+                said += [f"server {row.server}: {row.reason}" for row in gone]
+                said += [f"server {row.server} does not answer" for row in silent]
+                raise ClusterError(
+                    f"the cluster is not in force after {_FORCE_SECONDS:g} s: {'; '.join(said)}"
+                )
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Stop all servers (SIGTERM, in the end SIGKILL) and remove a temporary directory.
+
+        The cluster can be started again: from its directory if it was given one, else empty.
+        """
+        with self._stopping:
+            if self._supervisor is not None:
+                _end(self._supervisor, self._temporary)
+            if self._finalizer is not None:
+                self._finalizer.detach()  # not before: what Ctrl-C cuts short is done at the exit
+            self._supervisor = None
+            self._finalizer = None
+
+    def __enter__(self) -> Self:
+        return self if self._supervisor is not None else self.start()
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # --- one server ------------------------------------------------------------------------------
+
+    def kill(self, server: ServerId) -> None:
+        """End a server by SIGKILL, without any chance to tidy up, and wait until it is gone."""
+        self._signal(server, signal.SIGKILL)
+
+    def stop_server(self, server: ServerId) -> None:
+        """Have a server stop in order (SIGTERM) and wait until it has."""
+        self._signal(server, signal.SIGTERM)
+
+    def restart(self, server: ServerId, *, rejoin: bool = False) -> None:
+        """Start a server again that was killed, was stopped or failed; wait until it serves.
+
+        A server that is running is stopped in order first. `rejoin` is for one whose directory was
+        lost: it comes back with an empty one (docs/rejoin.md). With durability "memory" that is
+        always so. Raises `ClusterError` with the server's own sentence if it does not start.
+        """
+        self.stop_server(server)
+        flags: dict[str, object] = {"rejoin": True} if rejoin or self._forgets else {}
+        self._result(server, self._running().start(self._plan(server, flags)), "did not restart")
+
+    def pause(self, server: ServerId) -> None:
+        """Freeze a server's process by SIGSTOP: it holds its connections and does nothing."""
+        self._signal(server, signal.SIGSTOP)
+
+    def resume(self, server: ServerId) -> None:
+        """Let a paused server go on (SIGCONT)."""
+        self._signal(server, signal.SIGCONT)
+
+    def _signal(self, server: ServerId, number: signal.Signals) -> None:
+        self._check(server)
+        done = self._running().send(server, number)
+        self._result(server, done, f"got no {number.name}", timeout=STOP_SECONDS + 5.0)
+
+    def _result(
+        self, server: ServerId, done: Future[None], what: str, timeout: float | None = None
+    ) -> None:
+        problem = done.exception(timeout)
+        if problem is not None:
+            raise ClusterError(f"server {server} {what}: {problem}") from None
+
+    # --- all of them -----------------------------------------------------------------------------
+
+    @property
+    def servers(self) -> list[ServerId]:
+        """The ids of all servers, running or not."""
+        return list(self._ids)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where clients reach the servers, in the order of their ids."""
+        return list(self._described().client_addresses.values())
+
+    @property
+    def peer_addresses(self) -> list[str]:
+        """Where servers reach each other, in the order of their ids."""
+        return [entry.peer for entry in self._described().servers.values()]
+
+    @property
+    def directory(self) -> Path:
+        """Where data and logs are; a temporary one is gone after `stop`."""
+        self._described()
+        if self._directory is None:
+            raise ClusterError("the cluster is not started")
+        return self._directory
+
+    def log_path(self, server: ServerId) -> Path:
+        """The log file of a server."""
+        self._check(server)
+        return Path(self._described().servers[server].directory) / LOG_NAME
+
+    def status(self, timeout: float = 1.0, *, state: bool = True) -> list[ServerStatus]:
+        """A row for every server; those that do not answer within `timeout` s have no `reply`.
+
+        With `state` each also computes its state's fingerprint (`StatusReply.state_digest`), for
+        which it stands still for up to 20 ms.
+        """
+        supervisor = self._running()
+        described = self._described()
+        alive = {
+            server: described.servers[server].client
+            for server in self._ids
+            if supervisor.info(server).state in ("running", "stopping")
+        }
+        replies = self._ask(alive, timeout, state=state)
+        rows = []
+        for server in self._ids:
+            info = supervisor.info(server)
+            rows.append(
+                ServerStatus(
+                    server=server,
+                    address=described.servers[server].client,
+                    state=info.state,
+                    pid=info.pid,
+                    reason=info.reason,
+                    reply=replies.get(server),
+                )
+            )
+        return rows
+
+    def leader(self, timeout: float = 10.0) -> ServerId:
+        """The server that leads, waiting up to `timeout` seconds for one to be elected.
+
+        Raises `ClusterError` if none is by then.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            replies = {row.server: row.reply for row in self.status(0.3, state=False) if row.reply}
+            leader = agreed_leader(replies)
+            if leader is not None:
+                return leader
+            if time.monotonic() >= end:
+                raise ClusterError(
+                    f"no server leads after {timeout:g} s; {len(replies)} of {len(self._ids)} "
+                    "servers answer, and it takes a majority"
+                )
+            time.sleep(0.02)
+
+    def client(self, **options: Any) -> Client:
+        """A new client of this cluster; `options` are those of `Client`."""
+        from paxon.kvstore.client.client import Client  # noqa: PLC0415 (keeps the command line quick)
+
+        return Client(self.addresses, **options)
+
+    def command_client(self, **options: Any) -> CommandClient:
+        """A new client of this cluster for a state machine of one's own; see `CommandClient`."""
+        from paxon.kvstore.client.client import CommandClient  # noqa: PLC0415 (the same)
+
+        return CommandClient(self.addresses, **options)
+
+    def async_client(self, **options: Any) -> AsyncClient:
+        """A new asyncio client of this cluster; `options` are those of `AsyncClient`."""
+        from paxon.kvstore.client.async_client import AsyncClient  # noqa: PLC0415 (the same)
+
+        return AsyncClient(self.addresses, **options)
+
+    def _ask(
+        self, addresses: dict[ServerId, str], timeout: float, *, state: bool = False
+    ) -> dict[ServerId, Any]:
+        # A probe of its own for each question: sockets belong to one thread.
+        probe = StatusProbe()
+        try:
+            return dict(probe.ask(addresses, timeout, state=state))
+        finally:
+            probe.close()
+
+    # --- inner parts -----------------------------------------------------------------------------
+
+    @property
+    def _forgets(self) -> bool:
+        return self._options["durability"] == "memory"
+
+    def _check(self, server: ServerId) -> None:
+        if server not in self._ids:
+            raise ClusterError(
+                f"there is no server {server}; the ids run from 1 to {len(self._ids)}"
+            )
+
+    def _running(self) -> Supervisor:
+        if self._supervisor is None:
+            raise ClusterError("the cluster is not started")
+        return self._supervisor
+
+    def _described(self) -> ClusterDescription:
+        if self._description is None:
+            raise ClusterError("the cluster is not started")
+        return self._description
+
+    def _plan(self, server: ServerId, flags: dict[str, object] | None = None) -> ServerPlan:
+        return self._described().plan(server, flags, machine=self._machine)
+
+    def _make_directory(self, temporary: list[Path]) -> Path:
+        """The cluster's directory; noted in `temporary` if it is."""
+        directory = self._given_directory
+        if directory is None:
+            directory = _temporary("paxon-cluster-", temporary)
+        try:
+            make_directory(directory)
+        except OSError as error:
+            raise ClusterError(
+                f"the directory {directory} cannot be used: {error.strerror}"
+            ) from None
+        return directory
+
+    def _make_socket_directory(self, temporary: list[Path]) -> Path | None:
+        """A temporary directory for Unix sockets, None if there are to be none.
+
+        The limit on the path of a Unix socket is tight, and the cluster's directory may be deep.
+        """
+        if self._transport == "tcp":
+            return None
+        return _temporary("paxon-", temporary)
+
+    def _draw_ports(self) -> list[int] | None:
+        if self._base_port is not None:
+            return None
+        return free_ports(2 * len(self._ids))
+
+    def _describe(
+        self, directory: Path, sockets: Path | None, ports: list[int] | None
+    ) -> ClusterDescription:
+        """The cluster with a new id; checks all that the user gave. Raises `ClusterError`."""
+        base = self._base_port if self._base_port is not None else 0
+        entries: dict[ServerId, ServerEntry] = {}
+        try:
+            for index, server in enumerate(self._ids):
+                peer_number, client_number = (
+                    (ports[2 * index], ports[2 * index + 1])
+                    if ports is not None
+                    else (peer_port(base, server), client_port(base, server))
+                )
+                peer = with_port(_HOST, peer_number)
+                if sockets is not None:
+                    peer = f"ipc://{sockets}/{server}"
+                client = with_port(_HOST, client_number)
+                entries[server] = ServerEntry(
+                    id=server, peer=peer, client=client, peer_bind=peer, client_bind=client,
+                    directory=str(directory / f"server-{server}"),
+                )  # fmt: skip
+            description = ClusterDescription(
+                id=f"local-{secrets.token_hex(4)}", servers=entries, options=self._options
+            )
+            description.plan(self._ids[0])
+        except (OptionError, SettingsError, ValueError) as error:
+            raise ClusterOptionError(str(error)) from None
+        return description
+
+    def _settle_identity(self, directory: Path) -> bool:
+        """Keep the id of a cluster that lived in this directory before; whether there was one.
+
+        A new id is written down before any server uses it.
+        """
+        path = directory / CLUSTER_FILE
+        known = path.exists()
+        if known:
+            try:
+                before = ClusterDescription.read(path)
+            except ClusterFileError as error:
+                raise ClusterError(str(error)) from None
+            self._description = msgspec.structs.replace(self._described(), id=before.id)
+        else:
+            self._write_cluster_file(directory)
+        return known
+
+    def _write_cluster_file(self, directory: Path) -> None:
+        """Write down where the cluster is reached now."""
+        try:
+            replace_file(directory / CLUSTER_FILE, self._described().to_toml().encode())
+        except OSError as error:
+            raise ClusterError(
+                f"the directory {directory} cannot be used: {error.strerror}"
+            ) from None
+
+
+def _temporary(prefix: str, temporary: list[Path]) -> Path:
+    """A new temporary directory, noted in `temporary`. Raises `ClusterError`."""
+    try:
+        path = Path(tempfile.mkdtemp(prefix=prefix))
+    except OSError as error:
+        raise ClusterError(
+            f"no temporary directory can be made: {error.strerror} (TMPDIR says where; "
+            "a directory of your own does as well)"
+        ) from None
+    temporary.append(path)
+    return _usable_path(path)
+
+
+def _usable_path(directory: object) -> Path:
+    """An absolute path whose name can be written down. Raises `ClusterOptionError`."""
+    if not isinstance(directory, str | os.PathLike):
+        raise ClusterOptionError(f"directory = {directory!r}: must be text or a Path")
+    try:
+        path = Path(directory).absolute()
+        str(path).encode("utf-8")
+        if "\0" in str(path):
+            raise ValueError("a null character is in its name")
+    except UnicodeEncodeError:
+        raise ClusterOptionError(
+            f"the directory {os.fsencode(path)!r} has a name that is not UTF-8, which the cluster "
+            "file cannot hold: use another"
+        ) from None
+    except (TypeError, ValueError, OSError) as error:  # bytes; a null; a working directory gone
+        raise ClusterOptionError(f"the directory {directory!r} cannot be used: {error}") from None
+    return path
+
+
+class _PortTaken(ClusterError):
+    """Somebody took a port between our drawing it and the server's binding it."""
+
+
+def _machine_name(machine: type[StateMachine] | None) -> tuple[str, bool]:
+    """A state machine's class as module:class, and whether servers must import the main script."""
+    if machine is None:
+        return STORE_MACHINE, False
+    if not (isinstance(machine, type) and issubclass(machine, StateMachine)):
+        hint = f": give the class, {type(machine).__name__}" * isinstance(machine, StateMachine)
+        raise ClusterOptionError(
+            f"machine = {machine!r}: must be a subclass of paxon.actors.StateMachine{hint}"
+        )
+    if wrong := check_limits(machine):
+        raise ClusterOptionError(f"machine: {wrong}")
+    if "<locals>" in machine.__qualname__:
+        raise ClusterError(
+            f"machine = {machine.__qualname__}: a class made inside a function cannot be imported "
+            "by the servers; define it at the top of a module"
+        )
+    if machine.__module__ == "__main__":
+        main = sys.modules["__main__"]
+        if (
+            getattr(main, "__spec__", None) is None
+            and not Path(getattr(main, "__file__", None) or "<stdin>").exists()
+        ):
+            raise ClusterError(
+                f"machine = {machine.__qualname__}: a class typed at a prompt cannot be imported "
+                "by the servers; put it into a module"
+            )
+        return f"__mp_main__:{machine.__qualname__}", True
+    return f"{machine.__module__}:{machine.__qualname__}", False
+
+
+def _end(supervisor: Supervisor, temporary: Sequence[Path]) -> None:
+    """Stop the servers, then remove what was only lent; in a fork of their owner do nothing."""
+    if not supervisor.is_ours():
+        return
+    try:
+        try:
+            supervisor.close()
+        finally:
+            # Has servers left only if Ctrl-C came meanwhile; then without further patience.
+            supervisor.close(signal.SIGKILL)
+    finally:
+        _remove(temporary)
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    """Remove these directories, as far as they exist."""
+    try:
+        for path in paths:
+            _remove_tree(path)
+    finally:
+        for path in paths:  # gone already, unless Ctrl-C came meanwhile
+            _remove_tree(path)
+
+
+def _remove_tree(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)

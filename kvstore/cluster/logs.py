@@ -1,0 +1,115 @@
+"""Where the processes of Paxon log: a bounded file for the whole story, stderr for warnings only.
+
+Libraries leave logging to the application, so none of this is called but in processes of our own.
+Nothing here waits for whoever reads stderr: a pipe that is full, or closed, must not keep a server
+from serving, nor from stopping (docs/interrupts.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from paxon.kvstore.cluster.options import OptionError
+from paxon.transport.log import BackgroundWriter, background, flush_log
+
+if TYPE_CHECKING:
+    from loguru import Record
+
+__all__ = [
+    "LOG_BYTES",
+    "LOG_FILES",
+    "check_log_level",
+    "log_to_file",
+    "log_to_stderr",
+    "say",
+    "flush_all",
+]
+
+LOG_BYTES = 10 << 20
+"""A log file of this size is put aside and a new one begun."""
+
+LOG_FILES = 4
+"""How many files put aside are kept."""
+
+_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level:<8} {name}:{line} {message}"
+
+
+def _write_to_stderr(text: str) -> None:
+    data = text.encode("utf-8", "backslashreplace")
+    while data:
+        data = data[os.write(2, data) :]  # not by `sys.stderr`: its lock outlives a blocked writer
+
+
+_stderr = BackgroundWriter[str](
+    _write_to_stderr, lambda count: _write_to_stderr(f"paxon: {count} lines were left out\n")
+)
+
+
+def say(text: str) -> None:
+    """Put a text, with its newline, on stderr, without waiting for whoever reads it."""
+    _stderr.put(text)
+
+
+def flush_all() -> None:
+    """Wait a moment for what is still to be logged or said: before the process ends."""
+    flush_log()
+    _stderr.flush()
+
+
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """A rotated file that says once, in one sentence, when it can no longer be written."""
+
+    _complained = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """A full disk must not bring a traceback on stderr for each line that is logged."""
+        if self._complained:
+            return
+        self._complained = True
+        say(f"paxon: the log file {self.baseFilename} cannot be written: {sys.exc_info()[1]}\n")
+
+
+class _ToLoguru(logging.Handler):
+    """Passes on what libraries (pykka) log by the standard library."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        background.opt(exception=error).log(record.levelname, "{}", record.getMessage())
+
+
+def check_log_level(level: str) -> str:
+    """A level's name, in capitals. Raises `OptionError` if there is no such level."""
+    levels = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
+    if not isinstance(level, str) or level.upper() not in levels:
+        raise OptionError(f"log level {level!r}: must be one of {', '.join(levels)}")
+    return level.upper()
+
+
+def log_to_file(path: Path, level: str = "INFO") -> None:
+    """Log to a file, too, from now on. Raises OSError if it cannot be opened."""
+    sink = _LogFile(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    logger.add(sink, level=level, format=_FORMAT, backtrace=False, diagnose=False)
+    logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
+
+
+def log_to_stderr(level: str = "WARNING", *, hide: str = "") -> None:
+    """Show warnings on stderr as well, a line each and without tracebacks.
+
+    Errors that the module `hide` logs are left out: somebody else tells people about them.
+    """
+
+    def line(record: Record) -> str:
+        # The exception, if any, goes to the file: a format function decides what is appended.
+        return "paxon: {level}: {message}\n" if record["message"] else ""
+
+    def shown(record: Record) -> bool:
+        return record["name"] != hide or record["level"].no < logging.ERROR
+
+    logger.add(say, level=level, format=line, filter=shown, backtrace=False, diagnose=False)

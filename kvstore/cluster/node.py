@@ -1,0 +1,328 @@
+"""A server with the real world around it: system clocks, random numbers, SQLite, ZeroMQ.
+
+`start_server` is for embedders: one call starts a `PaxosServer` actor in this process. For a
+process of its own see paxon.kvstore.cluster.server_process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias, cast, get_args
+
+from msgspec import structs
+
+from paxon.actors import PaxosServer, ServerId, ServerRef, Settings, StateMachine
+from paxon.actors.codecs import peer_codec, port_codec
+from paxon.actors.disk.memory_storage import MemoryStorage
+from paxon.actors.disk.sqlite_storage import SqliteStorage
+from paxon.actors.disk.storage import Storage, StorageError
+from paxon.actors.environment import Environment, Network
+from paxon.actors.execution.machine_errors import MachineFailure, check_limits
+from paxon.actors.messages import ClientMessage, PeerMessage, PortOfServers, ServerReply
+from paxon.kvstore.client.addresses import check_address
+from paxon.kvstore.cluster.options import Durability
+from paxon.kvstore.cluster.spawning import open_standard_descriptors
+from paxon.kvstore.errors import PaxonError
+from paxon.transport import (
+    CurveSecurity,
+    TransportError,
+    ZmqEndpoint,
+)
+from paxon.transport.log import logger
+
+__all__ = [
+    "ServerStartError",
+    "MachineError",
+    "ServerSockets",
+    "load_machine",
+    "start_server",
+    "reason_in_words",
+]
+
+ServerSockets: TypeAlias = ZmqEndpoint[PeerMessage, ClientMessage, ServerReply]
+
+_STOP_SECONDS = 10.0
+"""How long the end of the program waits for each of its servers."""
+
+_CHECK_SECONDS = 0.5
+"""How often to look whether an actor that has not reported yet is still alive."""
+
+
+class ServerStartError(PaxonError):
+    """A server could not start; the text is one sentence that says why and what to do."""
+
+
+class MachineError(PaxonError):
+    """A state machine cannot be found or made from its module:class name."""
+
+
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux's clock that counts the time in which the machine was suspended. macOS has none of that
+name, and its CLOCK_MONOTONIC does."""
+
+
+class SystemClock:
+    """The clock of this machine, in seconds."""
+
+    monotonic: Callable[[], float] = staticmethod(partial(time.clock_gettime, _BOOT_CLOCK))
+    """Seconds since the machine was booted, suspended ones included. (Without a frame of Python's:
+    a step asks several times.)"""
+
+
+def load_machine(name: str) -> StateMachine:
+    """A new state machine of the class named module:class. Raises `MachineError`."""
+    module_name, colon, class_name = name.partition(":")
+    if not colon:
+        raise MachineError(f"state machine {name!r}: write module:class, such as counter:Counter")
+    try:
+        found: object = importlib.import_module(module_name)
+        for part in class_name.split("."):
+            found = getattr(found, part)
+    except ImportError as error:
+        raise MachineError(f"state machine {name!r} cannot be imported: {error}") from error
+    except AttributeError:
+        raise MachineError(
+            f"state machine {name!r}: module {module_name} has no {class_name}"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, StateMachine)):
+        raise MachineError(f"{name!r} is not a subclass of paxon.actors.StateMachine")
+    try:
+        return found()
+    except TypeError as error:
+        raise MachineError(f"state machine {name!r} cannot be made: {error}") from error
+
+
+def start_server(
+    settings: Settings,
+    machine: StateMachine,
+    *,
+    peers: Mapping[ServerId, str],
+    client_bind: str,
+    peer_bind: str | None = None,
+    directory: str | Path | None = None,
+    durability: Durability = "disk",
+    security: CurveSecurity | None = None,
+    on_failed: Callable[[BaseException], None] | None = None,
+    on_opened: Callable[[], None] | None = None,
+    around_network: Callable[[ServerSockets], Network] | None = None,
+) -> ServerRef[PaxosServer]:
+    """Start a server in this process and wait until it serves (not until anyone leads).
+
+    Args:
+        settings: what the server is told; its `client_addresses` are what clients are sent to.
+        machine: a fresh state machine, from now on used by the server's thread alone.
+        peers: where each server of the cluster listens for the others.
+        client_bind: where this server listens for clients.
+        peer_bind: where it listens for the other servers, if not at `peers[settings.server]`.
+        directory: its data directory, made if missing; needed with durability "disk".
+        durability: "disk" syncs all that safety rests on; "memory" forgets all at its end.
+        security: keys for encrypted connections; None: nothing is encrypted, anyone may connect.
+        on_failed: called in the server's thread if it stops by itself later, with the reason.
+        on_opened: called in the server's thread once its data directory is known to be its own.
+        around_network: puts something before the sockets, such as a delay (benches).
+
+    Stop it with the reference's `stop()`, or use the reference in a `with` statement. When the
+    program ends, whatever its main thread was doing, servers that still run are stopped in order.
+    Raises `ServerStartError`.
+    """
+    _check_types(settings, machine, peers, durability)
+    bind = _checked_binds(settings, peers, peer_bind, client_bind)
+    started = threading.Event()
+    failures: list[BaseException] = []
+
+    def failed(error: BaseException) -> None:
+        failures.append(error)
+        if started.is_set() and on_failed is not None:
+            on_failed(error)
+        started.set()
+
+    settings = structs.replace(settings, peer_addresses=dict(peers))
+    where = _data_directory(directory, durability)
+    world = _World(
+        settings, peers, bind, client_bind, directory=where, security=security, on_opened=on_opened
+    )
+
+    def network() -> Network:
+        sockets = world.network()
+        return sockets if around_network is None else around_network(sockets)
+
+    environment = Environment(
+        clock=SystemClock(),
+        random=random.Random(),  # seeded from the operating system
+        storage=world.storage,
+        network=network,
+        on_ready=started.set,
+        on_failed=failed,
+    )
+    open_standard_descriptors()
+    reference = _start_actor(settings, machine, environment)
+    while reference.is_alive() and not started.wait(_CHECK_SECONDS):
+        pass
+    reason = failures[0] if failures else None
+    if reason is not None or not started.is_set():
+        raise ServerStartError(reason_in_words(reason)) from reason
+    return reference
+
+
+def _start_actor(
+    settings: Settings, machine: StateMachine, environment: Environment
+) -> ServerRef[PaxosServer]:
+    try:
+        actor = PaxosServer.start(settings, machine, environment)
+    except MachineFailure as error:
+        raise ServerStartError(str(error)) from error
+    reference = cast("ServerRef[PaxosServer]", actor)
+    _running.add(reference)
+    return reference
+
+
+_running: weakref.WeakSet[ServerRef[PaxosServer]] = weakref.WeakSet()
+"""The servers that this program has started and that may still run."""
+
+
+def _stop_all() -> None:
+    """The program ends: stop what still runs, so that it need not recover at the next start."""
+    stopping = [server.stop(block=False) for server in list(_running) if server.is_alive()]
+    for stopped in stopping:
+        with suppress(Exception):  # a hung disk: as good as a crash, which it survives
+            stopped.get(timeout=_STOP_SECONDS)
+
+
+atexit.register(_stop_all)
+os.register_at_fork(after_in_child=_running.clear)  # their threads are not in a fork
+
+
+def reason_in_words(error: BaseException | None) -> str:
+    """Why a server stopped, as a sentence for people."""
+    if error is None:
+        return "the server's thread ended without saying why"
+    if isinstance(error, StorageError | TransportError | MachineFailure | PaxonError):
+        return str(error)
+    return f"an internal error stopped the server ({type(error).__name__}: {error})"
+
+
+def _check_types(settings: object, machine: object, peers: object, durability: object) -> None:
+    """Raise `ServerStartError` for what no server can be made of, whatever type checkers said."""
+    if not isinstance(settings, Settings):
+        raise ServerStartError(f"settings: give Settings(…), not {settings!r}")
+    if isinstance(machine, type):
+        name = machine.__name__
+        raise ServerStartError(f"machine: give a state machine, {name}(…), not the class {name}")
+    if not isinstance(machine, StateMachine):
+        raise ServerStartError(f"machine: {machine!r} is not a paxon.actors.StateMachine")
+    if not isinstance(machine.language, str):
+        name = type(machine).__name__
+        raise ServerStartError(f"machine: {name}.language has to be text, not {machine.language!r}")
+    if wrong := check_limits(machine):
+        raise ServerStartError(f"machine: {wrong}")
+    if not isinstance(peers, Mapping):
+        raise ServerStartError(f"peers: give the servers' addresses by id, not {peers!r}")
+    if durability not in get_args(Durability):
+        raise ServerStartError(f"durability = {durability!r}: must be 'disk' or 'memory'")
+
+
+def _checked_binds(
+    settings: Settings, peers: Mapping[ServerId, str], peer_bind: str | None, client_bind: str
+) -> str:
+    """The address to listen on for peers; all addresses are checked on the way."""
+    missing = [server for server in settings.servers if server not in peers]
+    if missing:
+        raise ServerStartError(f"peers: no address is given for server {missing[0]}")
+    missing = [server for server in settings.peers if server not in settings.client_addresses]
+    if missing:
+        raise ServerStartError(
+            f"settings: client_addresses has none for server {missing[0]}, to which clients are "
+            "sent while it leads: give one for each server"
+        )
+    bind = peer_bind if peer_bind is not None else peers[settings.server]
+    try:
+        for address in (*peers.values(), bind, client_bind, *settings.client_addresses.values()):
+            check_address(address)
+    except ValueError as error:
+        raise ServerStartError(str(error)) from None
+    return bind
+
+
+class _World:
+    """Opens a server's disk and sockets; both are called in the server's thread, in this order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        peers: Mapping[ServerId, str],
+        peer_bind: str,
+        client_bind: str,
+        *,
+        directory: Path | None,
+        security: CurveSecurity | None,
+        on_opened: Callable[[], None] | None,
+    ) -> None:
+        self._settings = settings
+        self._peers = {s: peers[s] for s in settings.servers if s != settings.server}
+        self._peer_bind = peer_bind
+        self._client_bind = client_bind
+        self._directory = directory
+        self._security = security
+        self._on_opened = on_opened
+        self._incarnation = 0
+
+    def storage(self) -> Storage:
+        """The disk, or memory if there is no directory."""
+        settings = self._settings
+        storage: Storage
+        if self._directory is None:
+            storage = MemoryStorage(settings.cluster, settings.server)
+        else:
+            storage = SqliteStorage(
+                self._directory, cluster=settings.cluster, server=settings.server
+            )
+        self._incarnation = storage.incarnation
+        if self._on_opened is not None:
+            try:
+                self._on_opened()
+            except BaseException:
+                storage.close()
+                raise
+        if self._directory is None:
+            logger.warning(
+                "server {} keeps nothing on disk (durability = memory): what was acknowledged is "
+                "lost when servers stop; use this for tests and benches only",
+                settings.server,
+            )
+        return storage
+
+    def network(self) -> ServerSockets:
+        """The sockets, whose frames say which disk this server is running on."""
+        server = self._settings.server
+        clients = self._settings.client_addresses.get(server, "")
+        return ZmqEndpoint(
+            peer_address=self._peer_bind,
+            client_address=self._client_bind,
+            peers=self._peers,
+            peer_codec=peer_codec(server, self._incarnation),
+            client_codec=port_codec(server),
+            at_peer_port=PortOfServers(server, clients),
+            security=self._security,
+        )
+
+
+def _data_directory(directory: str | Path | None, durability: Durability) -> Path | None:
+    """Where the server's data goes; None for memory."""
+    if durability == "memory":
+        return None
+    if not isinstance(directory, str | os.PathLike):
+        raise ServerStartError("directory: a server with durability 'disk' needs a data directory")
+    try:
+        return Path(directory)
+    except TypeError:
+        raise ServerStartError(f"directory: {directory!r} is neither text nor a Path") from None
