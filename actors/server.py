@@ -2750,7 +2750,7 @@ class PaxosServer(BurstActor):
             agreed=agreed_values(self.application.agreed),
             agreed_from=self.application.agreed.changed_at + 1,
             version=VERSION,
-            voting=self.voting,
+            voting=self.voting and (self._in_force or not self.making.rejoins),
             digest_version=chain.version,
             digest_slot=digest_slot,
             digest=chain.at(digest_slot).hex(),

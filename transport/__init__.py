@@ -2,9 +2,9 @@
 
 Read `burst` (what a server receives in one go) and `inbox` (one thread, one loop: the theory of
 operation), `codec` and `errors` (messages as bytes), then `endpoint` (a server's sockets) with its
-parts `options`, `binding`, `intake`, `outgoing`, `descriptors`, `monitor` and `vanished`. `memory`
-is the same contract without sockets. `keys` encrypts, `context` and `wake` are for clients' sockets
-too, `log` is how everything logs without waiting.
+parts `options`, `binding`, `intake`, `outgoing`, `descriptors`, `inherited` (what no fork is to
+keep), `monitor` and `vanished`. `memory` is the same contract without sockets. `keys` encrypts,
+`context` and `wake` are for clients' sockets too, `log` is how everything logs without waiting.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from paxon.transport.errors import (
     cluster_name,
 )
 from paxon.transport.inbox import BurstInbox, BurstSource
+from paxon.transport.inherited import closed_here, keep_from_forks
 from paxon.transport.intake import Counters
 from paxon.transport.keys import (
     CurveKeys,
@@ -63,6 +64,8 @@ __all__ = [
     "raise_descriptor_limit",
     "check_descriptor_limit",
     "Context",
+    "keep_from_forks",
+    "closed_here",
     "BurstInbox",
     "BurstSource",
     "TransportError",

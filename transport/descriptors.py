@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from paxon.transport.inherited import closed_here, keep_from_forks
 from paxon.transport.intake import Ledger
 
 __all__ = ["DescriptorGuard", "check_descriptor_limit", "raise_descriptor_limit"]
@@ -89,6 +90,14 @@ class DescriptorGuard:
     def listening(self, port: str, descriptor: int) -> None:
         """`descriptor` is a listening socket of the port."""
         self._listeners.setdefault(port, []).append(descriptor)
+        keep_from_forks(descriptor)
+
+    def close(self) -> None:
+        """The ports are about to be closed."""
+        for listeners in self._listeners.values():
+            for descriptor in listeners:
+                closed_here(descriptor)
+        self._listeners = {}
 
     def _bound(self, port: str) -> int:
         """Connections of this port may have descriptors below this number.

@@ -492,6 +492,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         if self._closed:
             return
         self._closed = True
+        self._guard.close()
         if self._keeper is not None:
             self._keeper.close()
         for monitor in self._monitors:

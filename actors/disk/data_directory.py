@@ -12,6 +12,7 @@ from pathlib import Path
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.disk.storage import CorruptStorage, StorageError
+from paxon.transport import closed_here, keep_from_forks
 from paxon.transport.log import logger
 
 __all__ = ["DataDirectory", "in_words", "make_directory", "replace_file", "sync_directory"]
@@ -135,6 +136,7 @@ class DataDirectory:
     def _acquire_lock(self) -> None:
         path = self.path / LOCK_NAME
         self.lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        keep_from_forks(self.lock)
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -343,6 +345,7 @@ class DataDirectory:
 
     def close(self) -> None:
         """Release the lock; safe to call twice."""
+        closed_here(self.lock)
         for descriptor in (self._witness, self.lock):
             if descriptor >= 0:
                 os.close(descriptor)

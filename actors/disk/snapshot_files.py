@@ -656,7 +656,8 @@ def _detach(lock: int) -> None:
     there.
     """
     if lock >= 0:
-        os.close(lock)
+        with contextlib.suppress(OSError):  # every fork of this process closes it
+            os.close(lock)
     for entry in list(Path("/dev/fd").iterdir()):
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(entry.stat().st_mode):

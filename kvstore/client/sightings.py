@@ -90,9 +90,12 @@ class Sightings:
                     f"the server at {address} says that server {reply.leader} leads at "
                     f"{reply.address}: {wrong}; check that this address can be reached from here"
                 )
-        if any(reply.address for reply in told.values()):
-            return ""  # they point at each other: an election is under way
         counted = f"{len(told)} of {size} servers answered" if size > 1 else "the server answered"
+        named = {reply.address for reply in told.values()} - {""}
+        if named & set(told):  # they point at each other
+            return f"{counted}, and whom they name does not lead: see what `paxon status` says"
+        if named:
+            return ""  # whoever leads is merely slow
         return f"{counted}, none leads, {size // 2 + 1} {'are' if size > 1 else 'is'} needed"
 
     def _told_troubles(self, servers: Sequence[str]) -> str:

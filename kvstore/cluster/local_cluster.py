@@ -60,6 +60,10 @@ CLUSTER_FILE = "cluster.toml"
 _HOST = "127.0.0.1"
 _FORCE_SECONDS = 60.0
 """How long `start` waits for the servers to make their cluster."""
+_LONGEST_TMPDIR = 80
+"""Bytes. In a deeper one a Unix socket finds no room, so that it goes to …"""
+_TMPDIR = "/tmp"
+"""… this."""
 _PORT_ATTEMPTS = 4
 """How often to draw other ports if somebody takes one between drawing and binding."""
 
@@ -465,7 +469,8 @@ class LocalCluster:
         """
         if self._transport == "tcp":
             return None
-        return _temporary("paxon-", temporary)
+        short = len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TMPDIR
+        return _temporary("paxon-", temporary, where=None if short else _TMPDIR)
 
     def _draw_ports(self) -> list[int] | None:
         if self._base_port is not None:
@@ -528,10 +533,10 @@ class LocalCluster:
             ) from None
 
 
-def _temporary(prefix: str, temporary: list[Path]) -> Path:
+def _temporary(prefix: str, temporary: list[Path], where: str | None = None) -> Path:
     """A new temporary directory, noted in `temporary`. Raises `ClusterError`."""
     try:
-        path = Path(tempfile.mkdtemp(prefix=prefix))
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
     except OSError as error:
         raise ClusterError(
             f"no temporary directory can be made: {error.strerror} (TMPDIR says where; "
@@ -551,9 +556,16 @@ def _usable_path(directory: object) -> Path:
         if "\0" in str(path):
             raise ValueError("a null character is in its name")
     except UnicodeEncodeError:
+        name = os.fsencode(path)
+        why = "has a name that is not UTF-8, which the cluster file cannot hold: use another"
+        with contextlib.suppress(UnicodeDecodeError):
+            name.decode("utf-8")
+            why = "needs a UTF-8 locale, in which this program does not run: LC_ALL=C.UTF-8 is one"
+        raise ClusterOptionError(f"the directory {name!r} {why}") from None
+    except FileNotFoundError:
         raise ClusterOptionError(
-            f"the directory {os.fsencode(path)!r} has a name that is not UTF-8, which the cluster "
-            "file cannot hold: use another"
+            f"the directory {directory!r} cannot be used: the working directory is deleted, so "
+            "change to one that exists"
         ) from None
     except (TypeError, ValueError, OSError) as error:  # bytes; a null; a working directory gone
         raise ClusterOptionError(f"the directory {directory!r} cannot be used: {error}") from None

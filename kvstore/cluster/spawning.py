@@ -27,6 +27,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any
 
 __all__ = [
@@ -50,6 +51,10 @@ def start_process(process: SpawnProcess, *, import_main: bool = False) -> None:
     Call it from a thread that lives at least as long as the process should: `die_with_parent`
     ends the process when the *thread* that started it ends (prctl(2), PR_SET_PDEATHSIG).
     """
+    try:
+        Path.cwd()  # which the new process begins in
+    except FileNotFoundError:
+        raise OSError("the working directory is deleted: change to one that exists") from None
     with _interrupts_blocked():
         if import_main:
             process.start()

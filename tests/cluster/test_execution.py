@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,21 @@ def test_a_server_that_executes_otherwise_stops_and_says_so(tmp_path: Path, lead
         assert (tmp_path / f"server-{odd}" / CONDEMNED_NAME).exists()
         with pytest.raises(Exception, match="executed something else from slot"):
             cluster.restart(odd)
+        with pytest.raises(Exception, match="executed something else from slot"):
+            cluster.restart(odd, rejoin=True)  # the directory has to be emptied first
+        # What the sentence says to do: and then it counts for a majority again.
+        shutil.rmtree(tmp_path / f"server-{odd}")
+        cluster.restart(odd, rejoin=True)
+
+        def votes() -> bool:
+            replies = {row.server: row.reply for row in cluster.status() if row.reply is not None}
+            return odd in replies and replies[odd].voting and not replies[odd].alarm
+
+        wait_until(votes, "the odd server votes again", 60)
+        cluster.kill(next(s for s in cluster.servers if s not in (odd, cluster.leader())))
+        with cluster.command_client(timeout=60) as client:
+            assert client.execute(b"d") == b"d"
+        assert failed(cluster) == {}
 
 
 def test_of_two_that_differ_both_go_on_and_the_status_tells(tmp_path: Path) -> None:

@@ -336,6 +336,103 @@ def test_a_fork_of_a_program_with_a_server(tmp_path: Path) -> None:
     assert ran(embedding(code), tmp_path) == "value012\n"
 
 
+def test_a_fork_that_outlives_a_server_keeps_nothing_of_it(tmp_path: Path) -> None:
+    """Neither lock nor port, whoever forked: the server starts again, and clients are told."""
+    code = """
+    server, address = start(sys.argv[1])
+    client = Client(address, timeout=60)
+    client.put("key", "value")
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    server.stop()
+    server, address = start(sys.argv[1])
+    print(client.get("key").decode())
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    """
+    assert ran("import signal\n" + embedding(code), tmp_path) == "value\n"
+
+
+LOCAL = """
+import sys
+from paxon.kvstore import LocalCluster
+
+{beforehand}
+with LocalCluster(3, {directory}, transport="{transport}") as cluster, cluster.client() as client:
+    client.put("\\xfcn\\xef", "value", timeout=60)
+    print(client.get("\\xfcn\\xef", timeout=60).decode())
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "beforehand"),
+    [
+        ({}, "import os; os.umask(0o077)"),
+        ({}, "import os; os.umask(0)"),
+        ({"HOME": None}, ""),
+        ({"HOME": "/nonexistent"}, ""),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, ""),
+        ({"TMPDIR": "/nonexistent"}, ""),
+        ({"PATH": None}, ""),
+    ],
+)
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_a_local_cluster_in_strange_surroundings(
+    tmp_path: Path, transport: str, variables: dict[str, str | None], beforehand: str
+) -> None:
+    kept = {name: value for name, value in environment().items() if name not in variables}
+    changed = kept | {name: value for name, value in variables.items() if value is not None}
+    code = LOCAL.format(beforehand=beforehand, directory="sys.argv[1]", transport=transport)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "data")],
+        capture_output=True, env=changed, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, b"value\n"), done.stderr.decode()
+    assert (tmp_path / "data" / "server-1").stat().st_mode & 0o777 == 0o700
+
+
+def test_deep_directories_leave_room_for_unix_sockets(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 90) / ("e" * 90)
+    deep.mkdir(parents=True)
+    code = LOCAL.format(beforehand="", directory="sys.argv[1]", transport="ipc")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(deep / "data")],
+        capture_output=True, env=environment(TMPDIR=str(deep)), timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, b"value\n"), done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("variables", "beforehand", "directory", "sentence"),
+    [
+        (
+            {}, "import os; os.mkdir(sys.argv[1]); os.chdir(sys.argv[1]); os.rmdir(sys.argv[1])",
+            "None", "the working directory is deleted: change to one that exists",
+        ),
+        (
+            {}, "import os; os.mkdir(sys.argv[1]); os.chdir(sys.argv[1]); os.rmdir(sys.argv[1])",
+            "'data'", "the working directory is deleted, so change to one that exists",
+        ),
+        (
+            {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "",
+            "sys.argv[1] + b'/\\xc3\\xbc'.decode('ascii', 'surrogateescape')",
+            "needs a UTF-8 locale, in which this program does not run",
+        ),
+    ],
+)  # fmt: skip
+def test_a_local_cluster_says_what_keeps_it_from_starting(
+    tmp_path: Path, variables: dict[str, str], beforehand: str, directory: str, sentence: str
+) -> None:
+    code = LOCAL.format(beforehand=beforehand, directory=directory, transport="tcp")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "d")],
+        capture_output=True, env=environment(**variables), timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert sentence in done.stderr.decode().splitlines()[-1]
+
+
 @pytest.mark.parametrize("reaping", ["signal.signal(signal.SIGCHLD, signal.SIG_IGN)", "reaper()"])
 def test_snapshots_whoever_reaps_their_children(reaping: str, tmp_path: Path) -> None:
     code = f"""

@@ -52,6 +52,13 @@ def test_a_leader_that_cannot_be_reached() -> None:
     assert sightings.why(1.0, [A, B]) == ""  # it does answer: something else is slow
 
 
+def test_servers_that_point_at_each_other() -> None:
+    two = seen(a=NotLeader(2, B, 3), b=NotLeader(1, A, 3))
+    assert two.why(1.0, [A, B, C]).startswith(
+        "2 of 3 servers answered, and whom they name does not lead"
+    )
+
+
 def test_a_leader_whose_address_nobody_knows() -> None:
     assert "server 2 leads, but not where clients" in seen(a=NotLeader(2, "", 3)).why(1.0, [A])
 
