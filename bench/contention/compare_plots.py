@@ -121,7 +121,7 @@ def plot_contention(report: CompareReport, sweep: Sweep) -> Figure:
             places, medians, color=colours, xerr=whiskers(spreads),
             error_kw={"ecolor": GREY, "capsize": 2},
         )  # fmt: skip
-        most = max(medians) or 1.0
+        most = max(spread.high for spread in spreads) or 1.0
         for place, spread in zip(places, spreads, strict=True):
             axes.annotate(
                 f"{spread.median:,.0f}", (spread.high, place), va="center", fontsize=8,

@@ -9,9 +9,9 @@ random order, before any is measured again: a machine that slows down meanwhile 
 from __future__ import annotations
 
 import datetime
+import itertools
 import random
 import time
-from collections.abc import Sequence
 
 import msgspec
 
@@ -24,7 +24,8 @@ from paxon.bench.contention.compare import (
     sweeps_of,
 )
 from paxon.bench.contention.compare_plots import compare_plots
-from paxon.bench.contention.rows import CompareReport, Duel, PointRow, duel_of, rows_of
+from paxon.bench.contention.rows import CompareReport, Duel, duel_of, rows_of
+from paxon.bench.harness import columns as col
 from paxon.bench.harness.lab import LabCluster, ServerHosts
 from paxon.bench.harness.load_process import LoadProcesses
 from paxon.bench.harness.measure import (
@@ -35,16 +36,7 @@ from paxon.bench.harness.measure import (
     prepare,
     run_all,
 )
-from paxon.bench.harness.report import (
-    Bench,
-    Progress,
-    Section,
-    count,
-    milliseconds,
-    new_report,
-    ratio,
-    small,
-)
+from paxon.bench.harness.report import Bench, Column, Progress, Section, new_report, ratio, small
 
 __all__ = ["COMPARE", "CONTENTION", "steps_of", "compare_sections"]
 
@@ -141,35 +133,21 @@ def _record(
 
 # --- tables --------------------------------------------------------------------------------------
 
-_FEW_COLUMNS = (
-    "op/s", "of\nstable", "phase-1\nrounds/s", "preemptions\n/s", "no leader\n%", "p50\nms",
-    "p99\nms", "longest\nwait ms", "failed",
-)  # fmt: skip
-_COLUMNS = (
-    "op/s", "of\nstable", "p50\nms", "p99\nms", "p99.9\nms", "longest\nwait ms", "no leader\n%",
-    "phase 1\n/s", "ops\n/slot", "phase 1\n/slot", "preempted\n/slot", "wasted\nP2A/slot",
-    "syncs\n/slot", "msgs\n/slot", "failed",
-)  # fmt: skip
-
-
-def _few_cells(row: PointRow) -> list[str]:
-    return [
-        count(row.rate), ratio(row.of_stable), count(row.per_second("phase1_rounds")),
-        count(row.per_second("preemptions")), f"{row.leaderless.median * 100:.0f}",
-        milliseconds(row.p50), milliseconds(row.p99), f"{row.longest_wait * 1e3:,.0f}",
-        str(row.failed),
-    ]  # fmt: skip
-
-
-def _cells(row: PointRow) -> list[str]:
-    return [
-        count(row.rate), ratio(row.of_stable), milliseconds(row.p50), milliseconds(row.p99),
-        milliseconds(row.p999), f"{row.longest_wait * 1e3:,.0f}",
-        f"{row.leaderless.median * 100:.0f}", count(row.per_second("phase1_rounds")),
-        small(row.operations_per_slot), small(row.per_slot("phase1_rounds")),
-        small(row.per_slot("preemptions")), small(row.wasted_p2a), small(row.per_slot("syncs")),
-        small(row.per_slot("peer_messages_received")), str(row.failed),
-    ]  # fmt: skip
+_OF_STABLE = Column("of\nstable", lambda row: ratio(row.of_stable))
+_NO_LEADER = Column("no leader\n%", lambda row: f"{row.leaderless.median * 100:.0f}")
+_FEW_COLUMNS = [
+    col.RATE, _OF_STABLE, col.per_second("phase1_rounds", "phase-1\nrounds"),
+    col.per_second("preemptions", "preemptions"), _NO_LEADER, col.P50, col.P99,
+    col.LONGEST_WAIT, col.FAILED,
+]  # fmt: skip
+_COLUMNS = [
+    col.RATE, _OF_STABLE, col.P50, col.P99, col.P999, col.LONGEST_WAIT, _NO_LEADER,
+    col.per_second("phase1_rounds", "phase 1"),
+    Column("ops\n/slot", lambda row: small(row.operations_per_slot)),
+    col.per_slot("phase1_rounds", "phase 1"), col.per_slot("preemptions", "preempted"),
+    Column("wasted\nP2A/slot", lambda row: small(row.wasted_p2a)),
+    col.per_slot("syncs", "syncs"), col.per_slot("peer_messages_received", "msgs"), col.FAILED,
+]  # fmt: skip
 
 
 def _conditions(settings: CompareSettings) -> str:
@@ -190,18 +168,17 @@ def compare_sections(report: CompareReport) -> list[Section]:
 
 
 def _section(report: CompareReport, sweep: Sweep, head: str) -> Section:
-    few = sweep.name == "contention"
-    rows = report.by_point
-    cells: list[Sequence[str]] = []
-    blocks = []
-    for line in sweep.lines:
-        for value, point in line.points:
-            figures = _few_cells(rows[point]) if few else _cells(rows[point])
-            cells.append([line.label, f"{value * sweep.scale:,.12g}", *figures])
-        blocks.append(len(cells))
+    columns = _FEW_COLUMNS if sweep.name == "contention" else _COLUMNS
+    points = [(line.label, value, point) for line in sweep.lines for value, point in line.points]
+    table = col.table_of(head + sweep.title, columns, [report.by_point[p] for _, _, p in points])
+    cells = [
+        [label, f"{value * sweep.scale:,.12g}", *row]
+        for (label, value, _), row in zip(points, table.rows, strict=True)
+    ]
     x_label = sweep.x_label.replace(", ", ",\n").replace(" (", "\n(")
-    columns = ["who leads", x_label, *(_FEW_COLUMNS if few else _COLUMNS)]
-    return Section(head + sweep.title, columns, cells, folded=not head, blocks=blocks)
+    blocks = list(itertools.accumulate(len(line.points) for line in sweep.lines))
+    heads = ["who leads", x_label, *table.columns]
+    return Section(table.title, heads, cells, folded=not head, blocks=blocks)
 
 
 COMPARE = Bench(

@@ -176,10 +176,6 @@ class Ratios(msgspec.Struct, frozen=True, kw_only=True):
     cpu: Spread | None = None
     """Of servers' and clients' CPU for each operation: below 1 this side needs less."""
 
-    def shown(self) -> list[Spread | None]:
-        """In the order of tables."""
-        return [self.rate, self.p50, self.p99, self.cpu]
-
 
 def ratios_of(pairs: Sequence[tuple[Measurement, Measurement]]) -> Ratios:
     """The first of each pair by the second."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Progress",
     "Report",
+    "Column",
     "Section",
     "Bench",
     "new_report",
@@ -64,6 +65,13 @@ class Report(msgspec.Struct, Generic[SettingsT, RowT], frozen=True, kw_only=True
 
 
 ReportT = TypeVar("ReportT", bound=Report[Any, Any])
+
+
+class Column(NamedTuple):
+    """Its head, and how it shows a row."""
+
+    head: str
+    cell: Callable[[Any], str]
 
 
 class Section(NamedTuple):

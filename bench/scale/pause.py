@@ -37,7 +37,7 @@ _QUICK_SLOTS = 400
 _UNLIMITED = 1 << 40
 
 
-def watch_pauses(lab: Lab, rows: list[PauseRow]) -> list[CostRow]:
+def watch_pauses(lab: Lab) -> list[CostRow]:
     """Fill a store, then watch it before and during a snapshot. Raises `PaxonError`."""
     quick = lab.settings.quick
     slots = _QUICK_SLOTS if quick else _SLOTS
@@ -74,7 +74,7 @@ def watch_pauses(lab: Lab, rows: list[PauseRow]) -> list[CostRow]:
                 wait()
                 seconds = time.perf_counter() - begun
                 pings, writes = latency_of(pinger.take()), latency_of(writer.take())
-                rows.append(PauseRow(phase, lab.sizes.pause_bytes, seconds, pings, writes))
+                lab.pause.append(PauseRow(phase, lab.sizes.pause_bytes, seconds, pings, writes))
         finally:
             pinger.end()
             writer.end()

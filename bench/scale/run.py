@@ -17,7 +17,7 @@ from paxon.actors.messages import ReadMode
 from paxon.bench.harness.child import Child, say
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.lab import LabCluster, ServerHosts
-from paxon.bench.harness.load_process import Job, LoadProcess, LoadProcesses
+from paxon.bench.harness.load_process import LoadProcess, LoadProcesses
 from paxon.bench.harness.machine import children_of, memory_bytes, peak_memory_bytes
 from paxon.bench.harness.measure import ClusterWatch, Measurement, jobs_for, measure
 from paxon.bench.harness.repeater import wait_until
@@ -34,7 +34,6 @@ from paxon.bench.scale.scale import (
     Lab,
     MemoryRow,
     PartName,
-    PauseRow,
     ReplayRow,
     ScaleReport,
     ScaleSettings,
@@ -73,37 +72,17 @@ def steps_of(settings: ScaleSettings) -> int:
 def run_scale(settings: ScaleSettings, progress: Progress) -> ScaleReport:
     """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
     started = datetime.datetime.now(datetime.UTC)
-    rows: list[CostRow] = []
-    memory: list[MemoryRow] = []
-    replay: list[ReplayRow] = []
-    pause: list[PauseRow] = []
+    parts: dict[PartName, Callable[[Lab], list[CostRow]]] = {
+        "sessions": _sessions, "keys": _keys, "log": _log, "value": _value, "reads": _reads,
+        "replay": _replay, "pause": watch_pauses,
+    }  # fmt: skip
     with LoadProcesses() as processes, ServerHosts() as hosts:
         lab = Lab(settings, hosts, processes, progress)
-        parts: dict[PartName, Callable[[], list[CostRow]]] = {
-            "sessions": lambda: _sessions(lab),
-            "keys": lambda: _keys(lab, memory),
-            "log": lambda: _log(lab),
-            "value": lambda: _value(lab),
-            "reads": lambda: _reads(lab),
-            "replay": lambda: _replay(lab, replay),
-            "pause": lambda: watch_pauses(lab, pause),
-        }
-        for part in settings.parts:
-            rows += parts[part]()
+        rows = [row for part in settings.parts for row in parts[part](lab)]
     return new_report(
-        ScaleReport, "scale", settings, rows, started, memory=memory, replay=replay, pause=pause
-    )
-
-
-def _measure(lab: Lab, cluster: LabCluster, workload: Workload, repeat: int) -> Measurement:
-    """A workload of ordinary clients on a cluster that runs."""
-    jobs = jobs_for(
-        workload, cluster.addresses, warmup=lab.settings.warmup,
-        seed=lab.settings.seed + 1000 * repeat,
+        ScaleReport, "scale", settings, rows, started,
+        memory=lab.memory, replay=lab.replay, pause=lab.pause,
     )  # fmt: skip
-    with ClusterWatch(cluster) as watch:
-        taken = lab.processes.take(workload.clients)
-        return measure(watch, taken, jobs, lab.settings.seconds)
 
 
 # --- sessions ------------------------------------------------------------------------------------
@@ -111,42 +90,27 @@ def _measure(lab: Lab, cluster: LabCluster, workload: Workload, repeat: int) -> 
 
 def _sessions(lab: Lab) -> list[CostRow]:
     """The same load from ever more sessions."""
-    counts = lab.sizes.sessions
-    measured: dict[int, list[Measurement]] = {count: [] for count in counts}
-    for repeat in range(lab.settings.repeat):
-        for count in lab.order.sample(counts, len(counts)):
-            lab.progress(f"{count:,} sessions")
-            measured[count].append(_many_sessions(lab, count, repeat))
-    return [cost_row("sessions", "writes", count, measured[count]) for count in counts]
 
+    def one(sessions: int, repeat: int) -> Measurement:
+        process = LoadProcess(functools.partial(open_sessions, sessions=sessions))
+        try:
+            with lab.cluster() as cluster, ClusterWatch(cluster) as watch:
+                jobs = jobs_for(
+                    lab.load("sessions"), [cluster.addresses[cluster.leader() - 1]],
+                    warmup=lab.settings.warmup, seed=lab.settings.seed + repeat,
+                )  # fmt: skip
+                return measure(watch, [process], jobs, lab.settings.seconds)
+        finally:
+            process.close()
 
-def _many_sessions(lab: Lab, count: int, repeat: int) -> Measurement:
-    settings = lab.settings
-    workload = Workload(
-        name="sessions", outstanding=settings.outstanding, value_bytes=settings.value_bytes
-    )
-    process = LoadProcess(functools.partial(open_sessions, sessions=count))
-    try:
-        with lab.cluster() as cluster:
-            leader = cluster.leader()
-            job = Job(
-                workload=workload,
-                addresses=[cluster.addresses[leader - 1]],
-                redirect=False,
-                warmup=settings.warmup,
-                timeout=10.0,
-                seed=settings.seed + repeat,
-            )
-            with ClusterWatch(cluster) as watch:
-                return measure(watch, [process], [job], settings.seconds)
-    finally:
-        process.close()
+    measured = lab.interleaved(lab.sizes.sessions, "sessions", one)
+    return [cost_row("sessions", "writes", count, taken) for count, taken in measured.items()]
 
 
 # --- keys ----------------------------------------------------------------------------------------
 
 
-def _keys(lab: Lab, memory: list[MemoryRow]) -> list[CostRow]:
+def _keys(lab: Lab) -> list[CostRow]:
     """A store that grows: writes and reads of keys all over it, and what it takes in memory."""
     rows: list[CostRow] = []
     settings = lab.settings
@@ -160,44 +124,35 @@ def _keys(lab: Lab, memory: list[MemoryRow]) -> list[CostRow]:
             lab.fill(cluster.addresses, held, keys, settings.value_bytes)
             held = keys
             lab.progress(f"{keys:,} keys")
-            _wait_for_snapshots(cluster)
+            # Snapshots that the filling asked for are not the load's.
+            pids = cluster.pids.values()
+            wait_until(
+                lambda: not any(map(children_of, pids)),  # noqa: B023 (called at once)
+                "a snapshot was not written", _SNAPSHOT_SECONDS,
+            )  # fmt: skip
             rows += _with_keys(lab, cluster, keys)
-            memory.append(
+            lab.memory.append(
                 MemoryRow(
                     keys=keys,
                     value_bytes=settings.value_bytes,
                     server=max(memory_bytes(pid) - start for pid, start in before.items()),
-                    server_peak=max(
-                        peak_memory_bytes(pid) - start for pid, start in before.items()
-                    ),
+                    server_peak=max(peak_memory_bytes(p) - start for p, start in before.items()),
                     bare=bare_dict_bytes(keys, settings.value_bytes),
                 )
             )
     return rows
 
 
-def _wait_for_snapshots(cluster: LabCluster) -> None:
-    """Wait until no server's child writes a snapshot: the filling asked for it, not the load.
-
-    Raises `BenchError` if one does not come to its end.
-    """
-    wait_until(
-        lambda: not any(children_of(pid) for pid in cluster.pids.values()),
-        "a snapshot was not written", _SNAPSHOT_SECONDS,
-    )  # fmt: skip
-
-
 def _with_keys(lab: Lab, cluster: LabCluster, keys: int) -> list[CostRow]:
     used = min(keys, _MOST_KEYS_USED)
-    kinds: dict[str, Literal["put", "get"]] = {"writes": "put", "linearizable reads": "get"}
-    measured: dict[str, list[Measurement]] = {name: [] for name in kinds}
+    places = {"fill": False, "keys": used, "stride": keys // used}
+    loads = [
+        lab.load("writes", **places), lab.load("linearizable reads", kind="get", **places),
+    ]  # fmt: skip
+    measured: dict[str, list[Measurement]] = {load.name: [] for load in loads}
     for repeat in range(lab.settings.repeat):
-        for name, kind in kinds.items():
-            workload = Workload(
-                name=name, kind=kind, outstanding=lab.settings.outstanding, fill=False,
-                value_bytes=lab.settings.value_bytes, keys=used, stride=keys // used,
-            )  # fmt: skip
-            measured[name].append(_measure(lab, cluster, workload, repeat))
+        for load in loads:
+            measured[load.name].append(lab.measure(cluster, load, repeat))
     return [cost_row("keys", name, keys, figures) for name, figures in measured.items()]
 
 
@@ -232,19 +187,14 @@ def _hold_dict(pipe: Connection, keys: int, value_bytes: int) -> None:
 def _log(lab: Lab) -> list[CostRow]:
     """A log that cannot be discarded, because one server is down: a slot for each write."""
     rows = []
-    settings = lab.settings
-    workload = Workload(
-        name="log", outstanding=settings.outstanding, packing=1, value_bytes=settings.value_bytes
-    )
+    load = lab.load("log", packing=1)
     with lab.cluster(batch_bytes=1, retain_slots=_UNLIMITED, retain_bytes=_UNLIMITED) as cluster:
         leader = cluster.leader()
         cluster.stop_server(next(server for server in cluster.servers if server != leader))
         for length in lab.sizes.log:
             lab.progress(f"a log of {length:,} slots")
-            _grow(lab, cluster, workload, length)
-            measured = [
-                _measure(lab, cluster, workload, repeat) for repeat in range(settings.repeat)
-            ]
+            _grow(lab, cluster, load, length)
+            measured = [lab.measure(cluster, load, n) for n in range(lab.settings.repeat)]
             rows.append(cost_row("log", "writes, a slot each", length, measured))
     return rows
 
@@ -265,46 +215,39 @@ def _grow(lab: Lab, cluster: LabCluster, workload: Workload, slots: int) -> None
 
 
 def _value(lab: Lab) -> list[CostRow]:
-    sizes = lab.sizes.value
-    measured: dict[int, list[Measurement]] = {size: [] for size in sizes}
-    for repeat in range(lab.settings.repeat):
-        for size in lab.order.sample(sizes, len(sizes)):
-            lab.progress(f"values of {size:,} bytes")
-            # As many keys as make 16 MiB at most: what is measured is the way, not the store.
-            keys = max(16, min(10_000, (16 << 20) // size))
-            workload = Workload(name="value", outstanding=16, value_bytes=size, keys=keys)
-            with lab.cluster() as cluster:
-                cluster.leader()
-                measured[size].append(_measure(lab, cluster, workload, repeat))
-    return [cost_row("value", "writes", size, measured[size]) for size in sizes]
+    def one(size: int, repeat: int) -> Measurement:
+        # As many keys as make 16 MiB at most: what is measured is the way, not the store.
+        keys = max(16, min(10_000, (16 << 20) // size))
+        with lab.cluster() as cluster:
+            cluster.leader()
+            load = lab.load("value", outstanding=16, value_bytes=size, keys=keys)
+            return lab.measure(cluster, load, repeat)
+
+    measured = lab.interleaved(lab.sizes.value, "bytes of each value", one)
+    return [cost_row("value", "writes", size, taken) for size, taken in measured.items()]
 
 
 def _reads(lab: Lab) -> list[CostRow]:
     """Reads of each mode from ever more client processes."""
-    kinds: list[tuple[int, ReadMode]] = [
-        (clients, mode) for mode in READ_MODES for clients in lab.sizes.readers
-    ]
-    measured: dict[tuple[int, ReadMode], list[Measurement]] = {kind: [] for kind in kinds}
+    kinds = [(mode, clients) for mode in READ_MODES for clients in lab.sizes.readers]
     with lab.cluster() as cluster:
         cluster.leader()
-        for repeat in range(lab.settings.repeat):
-            for clients, mode in lab.order.sample(kinds, len(kinds)):
-                lab.progress(f"{mode} reads, {clients} clients")
-                workload = Workload(
-                    name=mode, kind="get", mode=mode, clients=clients,
-                    outstanding=lab.settings.outstanding, value_bytes=lab.settings.value_bytes,
-                )  # fmt: skip
-                measured[clients, mode].append(_measure(lab, cluster, workload, repeat))
+
+        def one(kind: tuple[ReadMode, int], repeat: int) -> Measurement:
+            load = lab.load(kind[0], kind="get", mode=kind[0], clients=kind[1])
+            return lab.measure(cluster, load, repeat)
+
+        measured = lab.interleaved(kinds, "reads", one)
     return [
-        cost_row("reads", f"{mode} reads", clients, measured[clients, mode])
-        for clients, mode in kinds
+        cost_row("reads", f"{mode} reads", clients, taken)
+        for (mode, clients), taken in measured.items()
     ]
 
 
 # --- starting from a directory -------------------------------------------------------------------
 
 
-def _replay(lab: Lab, replay: list[ReplayRow]) -> list[CostRow]:
+def _replay(lab: Lab) -> list[CostRow]:
     """Servers that start with nothing, with a long log, and with a snapshot."""
     long_log = {"snapshot_bytes": _UNLIMITED, "snapshot_slots": _UNLIMITED}
     size = lab.sizes.replay_bytes
@@ -316,7 +259,7 @@ def _replay(lab: Lab, replay: list[ReplayRow]) -> list[CostRow]:
     for kind, wanted, options in kinds:
         lab.progress(f"starting with {kind}, {wanted >> 20} MiB")
         with tempfile.TemporaryDirectory(prefix="paxon-scale-") as directory:
-            replay.append(_restart(lab, kind, wanted, Path(directory), options))
+            lab.replay.append(_restart(lab, kind, wanted, Path(directory), options))
     return []
 
 

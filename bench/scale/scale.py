@@ -7,27 +7,29 @@ as in `compare`. Keys and log grow on one cluster, and everything is measured at
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 import typer
 
 from paxon.actors.messages import ReadMode
+from paxon.bench.harness import columns as col
 from paxon.bench.harness.flags import Names, Outstanding, Repeat, RepeatedSettings, Several
 from paxon.bench.harness.lab import LabCluster, ServerHosts
 from paxon.bench.harness.load_process import LoadProcesses
-from paxon.bench.harness.measure import Figures, Measurement, figures_of
-from paxon.bench.harness.report import (
-    Progress,
-    Report,
-    Section,
-    count,
-    microseconds,
-    milliseconds,
+from paxon.bench.harness.measure import (
+    ClusterWatch,
+    Figures,
+    Measurement,
+    figures_of,
+    jobs_for,
+    measure,
 )
+from paxon.bench.harness.report import Column, Progress, Report, Section
 from paxon.bench.harness.summary import Latency, Spread
+from paxon.bench.harness.workloads import Workload
 from paxon.kvstore.client.client import Client
 
 __all__ = [
@@ -180,8 +182,11 @@ class ScaleReport(Report[ScaleSettings, CostRow], frozen=True, kw_only=True):
     pause: list[PauseRow]
 
 
+K = TypeVar("K")
+
+
 class Lab:
-    """What all parts of a run share."""
+    """What all parts of a run share, and what some of them find beside costs."""
 
     def __init__(
         self,
@@ -196,6 +201,33 @@ class Lab:
         self.processes = processes
         self.progress = progress
         self.order = random.Random(settings.seed)
+        self.memory: list[MemoryRow] = []
+        self.replay: list[ReplayRow] = []
+        self.pause: list[PauseRow] = []
+
+    def load(self, name: str, **changes: Any) -> Workload:
+        """A workload as the settings say, with some of it changed."""
+        settings = self.settings
+        usual = {"outstanding": settings.outstanding, "value_bytes": settings.value_bytes}
+        return Workload(name=name, **{**usual, **changes})
+
+    def measure(self, cluster: LabCluster, load: Workload, repeat: int) -> Measurement:
+        """A workload of ordinary clients on a cluster that runs. Raises `PaxonError`."""
+        seed = self.settings.seed + 1000 * repeat
+        jobs = jobs_for(load, cluster.addresses, warmup=self.settings.warmup, seed=seed)
+        with ClusterWatch(cluster) as watch:
+            return measure(watch, self.processes.take(load.clients), jobs, self.settings.seconds)
+
+    def interleaved(
+        self, kinds: Sequence[K], what: str, one: Callable[[K, int], Measurement]
+    ) -> dict[K, list[Measurement]]:
+        """Every kind once, in random order, then every kind again: `one` takes kind and repeat."""
+        measured: dict[K, list[Measurement]] = {kind: [] for kind in kinds}
+        for repeat in range(self.settings.repeat):
+            for kind in self.order.sample(kinds, len(kinds)):
+                self.progress(f"{what}: {kind}")
+                measured[kind].append(one(kind, repeat))
+        return measured
 
     def cluster(
         self,
@@ -242,99 +274,84 @@ TITLES: dict[PartName, tuple[str, str]] = {
 """Of each part that measures what an operation costs: its title, and what its x is."""
 
 
-def _mib(number: int) -> str:
-    return f"{number / 2**20:,.1f}"
-
-
 def _costs(report: ScaleReport, part: PartName) -> Section:
     title, x_label = TITLES[part]
+
+    def megabytes(row: CostRow) -> str:
+        """Values moved in a second, in megabytes."""
+        size = row.x if part == "value" else report.settings.value_bytes
+        return f"{row.rate.median * size / 1e6:,.1f}"
+
     columns = [
-        "", x_label, "op/s", "MB/s", "p50\nms", "p99\nms", "p99.9\nms", "servers\nµs/op",
-        "clients\nµs/op", "snapshots", "failed",
+        Column("", lambda row: row.line),
+        Column(x_label, lambda row: f"{row.x:,}"),
+        col.RATE, Column("MB/s", megabytes), col.P50, col.P99, col.P999,
+        col.SERVER_CPU, col.CLIENT_CPU,
+        Column("snapshots", lambda row: str(row.total("snapshots_taken"))), col.FAILED,
     ]  # fmt: skip
-    rows = [
-        [
-            row.line, f"{row.x:,}", count(row.rate), f"{_megabytes(report, row):,.1f}",
-            milliseconds(row.p50), milliseconds(row.p99), milliseconds(row.p999),
-            microseconds(row.server_cpu), microseconds(row.client_cpu),
-            str(row.total("snapshots_taken")), str(row.failed),
-        ]
-        for row in report.rows
-        if row.part == part
-    ]  # fmt: skip
-    return Section(title, columns, rows)
+    return col.table_of(title, columns, [row for row in report.rows if row.part == part])
 
 
-def _megabytes(report: ScaleReport, row: CostRow) -> float:
-    """Values moved in a second, in megabytes."""
-    size = row.x if row.part == "value" else report.settings.value_bytes
-    return row.rate.median * size / 1e6
+def _mib(head: str, field: str) -> Column:
+    return Column(head, lambda row: f"{getattr(row, field) / 2**20:,.1f}")
 
 
-def _memory(report: ScaleReport) -> Section:
-    columns = [
-        "keys", "value bytes", "server\nMiB", "most\nMiB", "bare dict\nMiB",
-        "server\nbytes/key", "dict\nbytes/key", "ratio",
-    ]  # fmt: skip
-    rows = [
-        [
-            f"{row.keys:,}", str(row.value_bytes), _mib(row.server), _mib(row.server_peak),
-            _mib(row.bare), f"{row.server / row.keys:,.0f}", f"{row.bare / row.keys:,.0f}",
-            f"{row.server / row.bare:.2f}x" if row.bare else "-",
-        ]
-        for row in report.memory
-    ]  # fmt: skip
-    return Section("Memory of a server for its keys, beyond that of an empty one", columns, rows)
+def _whole(head: str, field: str) -> Column:
+    return Column(head, lambda row: f"{getattr(row, field):,}")
 
 
-def _replay(report: ScaleReport) -> Section:
-    columns = ["directory holds", "MiB on disk", "keys of 1 KiB", "slots", "start ms", "MiB/s"]
-    words = {
-        "empty": "nothing", "log": "a log, no snapshot", "snapshot": "a snapshot and a short log",
-    }  # fmt: skip
-    rows = []
-    for row in report.replay:
-        seconds = row.seconds.median
-        speed = f"{row.disk_bytes / 2**20 / seconds:,.0f}" if row.keys and seconds else "-"
-        rows.append(
-            [
-                words[row.kind], _mib(row.disk_bytes), f"{row.keys:,}", f"{row.slots:,}",
-                f"{seconds * 1e3:,.1f}", speed,
-            ]
-        )  # fmt: skip
-    return Section("Starting a server from its directory (without starting Python)", columns, rows)
+def _ms(head: str, latency: str, figure: str) -> Column:
+    """A figure of a `Latency`, seconds in milliseconds."""
+
+    def cell(row: PauseRow) -> str:
+        seconds = getattr(getattr(row, latency), figure)
+        return "-" if seconds is None else f"{seconds * 1e3:.1f}"
+
+    return Column(head, cell)
 
 
-def _pause(report: ScaleReport) -> Section:
-    columns = [
-        "phase", "store MiB", "seconds", "pings", "p99 ms", "p99.9 ms", "longest ms", "writes",
-        "p99 ms", "longest ms",
-    ]  # fmt: skip
-    rows = [
-        [
-            row.phase, _mib(row.store_bytes), f"{row.seconds:.1f}", f"{row.pings.count:,}",
-            _ms(row.pings.p99), _ms(row.pings.p999), _ms(row.pings.worst),
-            f"{row.writes.count:,}", _ms(row.writes.p99), _ms(row.writes.worst),
-        ]
-        for row in report.pause
-    ]  # fmt: skip
-    title = "How long one server stands still for a snapshot; a ping is a stale read"
-    return Section(title, columns, rows)
-
-
-def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:.1f}"
+_MEMORY = [
+    _whole("keys", "keys"), _whole("value bytes", "value_bytes"), _mib("server\nMiB", "server"),
+    _mib("most\nMiB", "server_peak"), _mib("bare dict\nMiB", "bare"),
+    Column("server\nbytes/key", lambda row: f"{row.server / row.keys:,.0f}"),
+    Column("dict\nbytes/key", lambda row: f"{row.bare / row.keys:,.0f}"),
+    Column("ratio", lambda row: f"{row.server / row.bare:.2f}x" if row.bare else "-"),
+]  # fmt: skip
+_HOLDS = {
+    "empty": "nothing", "log": "a log, no snapshot", "snapshot": "a snapshot and a short log",
+}  # fmt: skip
+_REPLAY = [
+    Column("directory holds", lambda row: _HOLDS[row.kind]), _mib("MiB on disk", "disk_bytes"),
+    _whole("keys of 1 KiB", "keys"), _whole("slots", "slots"),
+    Column("start ms", lambda row: f"{row.seconds.median * 1e3:,.1f}"),
+    Column(
+        "MiB/s",
+        lambda row: f"{row.disk_bytes / 2**20 / row.seconds.median:,.0f}" if row.keys else "-",
+    ),
+]  # fmt: skip
+_PAUSE = [
+    Column("phase", lambda row: row.phase), _mib("store MiB", "store_bytes"),
+    Column("seconds", lambda row: f"{row.seconds:.1f}"),
+    Column("pings", lambda row: f"{row.pings.count:,}"), _ms("p99 ms", "pings", "p99"),
+    _ms("p99.9 ms", "pings", "p999"), _ms("longest ms", "pings", "worst"),
+    Column("writes", lambda row: f"{row.writes.count:,}"), _ms("p99 ms", "writes", "p99"),
+    _ms("longest ms", "writes", "worst"),
+]  # fmt: skip
 
 
 def scale_sections(report: ScaleReport) -> list[Section]:
     """A table for each part that was measured."""
     found = [_costs(report, part) for part in report.settings.parts if part in TITLES]
-    if report.memory:
-        found.append(_memory(report))
-    if report.replay:
-        found.append(_replay(report))
-    if report.pause:
-        found.append(_pause(report))
+    for title, columns, rows in (
+        ("Memory of a server for its keys, beyond that of an empty one", _MEMORY, report.memory),
+        ("Starting a server from its directory (without starting Python)", _REPLAY, report.replay),
+        (
+            "How long one server stands still for a snapshot; a ping is a stale read", _PAUSE,
+            report.pause,
+        ),
+    ):  # fmt: skip
+        if rows:
+            found.append(col.table_of(title, columns, rows))
     if found:
         settings = report.settings
         conditions = (

@@ -99,10 +99,7 @@ def run_failover(settings: FailoverSettings, progress: Progress) -> FailoverRepo
 def paxon_kills(settings: FailoverSettings, progress: Progress) -> list[Kill]:
     """Kill leaders of a Paxon cluster. Raises `PaxonError`."""
     chance = random.Random(settings.seed)
-    with (
-        settings.cluster() as cluster,
-        cluster.client(timeout=PATIENCE_SECONDS) as client,
-    ):
+    with settings.cluster() as cluster, cluster.client(timeout=PATIENCE_SECONDS) as client:
         value = chance.randbytes(settings.value_bytes)
         return kill_leaders(
             _Killable(cluster), client,

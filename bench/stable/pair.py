@@ -23,6 +23,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import msgspec
 import typer
 
+from paxon.bench.harness import columns as col
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.flags import Assignments, BenchSettings, Seconds, Warmup
 from paxon.bench.harness.load_process import LoadProcesses
@@ -37,17 +38,7 @@ from paxon.bench.harness.measure import (
     ratios_of,
     stretch,
 )
-from paxon.bench.harness.report import (
-    Bench,
-    Progress,
-    Report,
-    Section,
-    count,
-    microseconds,
-    milliseconds,
-    new_report,
-    ratios,
-)
+from paxon.bench.harness.report import Bench, Column, Progress, Report, Section, new_report, ratios
 from paxon.bench.harness.workloads import Workload, stable_workloads
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 
@@ -289,19 +280,21 @@ def pair_sections(report: PairReport) -> list[Section]:
         f"{settings.seconds:g} s; ratios to A in the same turn, least … most"
     )
     columns = [
-        "load, side", "op/s", "p50\nms", "p99\nms", "servers\nµs/op", "clients\nµs/op",
-        "op/s\nratio", "p50\nratio", "p99\nratio", "CPU\nratio",
+        Column("load, side", lambda row: f"{row.load}, {row.side}"),
+        col.RATE, col.P50, col.P99, col.SERVER_CPU, col.CLIENT_CPU,
+        *(_ratio(figure) for figure in ("rate", "p50", "p99", "cpu")),
     ]  # fmt: skip
-    cells = [
-        [
-            f"{row.load}, {row.side}", count(row.rate), milliseconds(row.p50),
-            milliseconds(row.p99), microseconds(row.server_cpu), microseconds(row.client_cpu),
-            *(ratios(one) for one in (row.to_first or Ratios()).shown()),
-        ]
-        for row in report.rows
-    ]  # fmt: skip
-    blocks = range(len(report.sides), len(cells), len(report.sides))
-    return [Section(title, columns, cells, blocks=blocks)]
+    blocks = range(len(report.sides), len(report.rows), len(report.sides))
+    return [col.table_of(title, columns, report.rows, blocks=blocks)]
+
+
+def _ratio(figure: str) -> Column:
+    head = {"rate": "op/s", "cpu": "CPU"}.get(figure, figure)
+
+    def cell(row: PairRow) -> str:
+        return ratios(getattr(row.to_first, figure) if row.to_first else None)
+
+    return Column(f"{head}\nratio", cell)
 
 
 PAIR = Bench(

@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, TypeAlias
 import msgspec
 import typer
 
+from paxon.bench.harness import columns as col
 from paxon.bench.harness.flags import RepeatedSettings, Seconds, Warmup
 from paxon.bench.harness.load_process import LoadProcesses
 from paxon.bench.harness.measure import (
@@ -27,11 +28,11 @@ from paxon.bench.harness.measure import (
 )
 from paxon.bench.harness.report import (
     Bench,
+    Column,
     Progress,
     Report,
     Section,
     count,
-    microseconds,
     milliseconds,
     new_report,
     ratio,
@@ -242,8 +243,31 @@ def row_of(
     return msgspec.structs.replace(row, floor=floor)
 
 
+def _to_floor(row: StableRow) -> str:
+    """The ratio of p50 for one operation at a time, else of rates."""
+    floor = row.floor
+    single = row.workload.in_flight == 1
+    return ratio((floor.latency_ratio if single else floor.rate_ratio) if floor else None)
+
+
+_COLUMNS = [
+    Column("load", lambda row: row.workload.name + (f" ({row.failed} failed)" * (row.failed > 0))),
+    col.RATE, col.P50, col.P99, col.P999, col.LONGEST_WAIT,
+    col.per_operation("slots_chosen", "slots"),
+    col.per_operation("syncs", "syncs"),
+    col.per_operation("peer_messages_received", "msgs"),
+    col.SERVER_CPU, col.CLIENT_CPU,
+    Column("cores\nbusy", lambda row: small(row.cores_busy)),
+    Column("pre-\nvotes", lambda row: str(row.total("pre_votes"))),
+    Column("elec-\ntions", lambda row: str(row.total("elections"))),
+    Column("floor\nop/s", lambda row: count(row.floor.rate if row.floor else None)),
+    Column("floor\np50 ms", lambda row: milliseconds(row.floor.p50 if row.floor else None)),
+    Column("to\nfloor", _to_floor),
+]  # fmt: skip
+
+
 def stable_sections(report: StableReport) -> list[Section]:
-    """The rows for people. The ratio is of p50 for one operation at a time, else of rates."""
+    """The rows for people."""
     settings = report.settings
     repeat, seconds = settings.rounds()
     title = (
@@ -251,27 +275,7 @@ def stable_sections(report: StableReport) -> list[Section]:
         f"{settings.transport}, values of {settings.value_bytes} bytes; median of "
         f"{repeat} x {seconds:g} s"
     )
-    columns = [
-        "load", "op/s", "p50\nms", "p99\nms", "p99.9\nms", "longest\nwait ms", "slots\n/op",
-        "syncs\n/op", "msgs\n/op", "servers\nµs/op", "clients\nµs/op", "cores\nbusy",
-        "pre-\nvotes", "elec-\ntions", "floor\nop/s", "floor\np50 ms", "to\nfloor",
-    ]  # fmt: skip
-    return [Section(title, columns, [_cells(row) for row in report.rows])]
-
-
-def _cells(row: StableRow) -> list[str]:
-    floor = row.floor
-    single = row.workload.in_flight == 1
-    return [
-        row.workload.name + (f" ({row.failed} failed)" if row.failed else ""),
-        count(row.rate), milliseconds(row.p50), milliseconds(row.p99), milliseconds(row.p999),
-        f"{row.longest_wait * 1e3:,.0f}", small(row.per_operation("slots_chosen")),
-        small(row.per_operation("syncs")), small(row.per_operation("peer_messages_received")),
-        microseconds(row.server_cpu), microseconds(row.client_cpu), small(row.cores_busy),
-        str(row.total("pre_votes")), str(row.total("elections")),
-        count(floor.rate if floor else None), milliseconds(floor.p50 if floor else None),
-        ratio((floor.latency_ratio if single else floor.rate_ratio) if floor else None),
-    ]  # fmt: skip
+    return [col.table_of(title, _COLUMNS, report.rows)]
 
 
 STABLE = Bench(
