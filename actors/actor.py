@@ -1,4 +1,4 @@
-"""An actor whose inbox is its sockets, and whose output waits for the sync (DESIGN §2).
+"""An actor whose inbox is its sockets, and whose output waits for the sync.
 
 This half of a server knows pykka's hooks, that messages come in bursts, that what they change is
 synced once a burst, and that what relies on it leaves only after that. It knows no protocol:

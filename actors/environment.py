@@ -1,4 +1,4 @@
-"""What a server is handed: clock, random numbers, network, storage (DESIGN: determinism).
+"""What a server is handed: clock, random numbers, network, storage.
 
 `PaxosServer` reaches the world through these alone. Users get real ones
 (`paxon.kvstore.cluster.node`); the simulator hands over its own.

@@ -28,7 +28,7 @@ class Slot:
 class SlotLog:
     """Slots `discarded + 1` … `last`, of which those up to `chosen_to` are chosen without a gap.
 
-    Slots become chosen in any order; a gap only holds up `chosen_to` (DESIGN §3, rule 4).
+    Slots become chosen in any order; a gap only holds up `chosen_to` (rule 4).
     """
 
     def __init__(self) -> None:

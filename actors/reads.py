@@ -1,4 +1,4 @@
-"""Reads that wait until the leader knows that it still leads (DESIGN §3, rule 9)."""
+"""Reads that wait until the leader knows that it still leads (rule 9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold over a whole cluster, as named predicates (DESIGN §3, last paragraph).
+"""What must hold over a whole cluster, as named predicates (docs/ARCHITECTURE.md).
 
 `ClusterWatch` looks on from outside. It is told of everything that crosses a server's border, that
 is what became durable on a disk, what was sent, what was executed and what clients were told, and

@@ -295,13 +295,3 @@ def test_every_package_is_typed_and_in_the_wheel() -> None:
 def test_the_changelog_has_a_place_for_the_next_release() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(r"^## \[Unreleased\]$", text, re.MULTILINE)
-
-
-def test_links_between_the_documents_lead_somewhere() -> None:
-    broken = []
-    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
-            local = target.split("#")[0]
-            if local and "://" not in target and not (path.parent / local).exists():
-                broken.append(f"{name_of(path)}: {target}")
-    assert not broken

@@ -1,4 +1,4 @@
-"""Client sessions: at-most-once for many outstanding commands (DESIGN §3, rule 5).
+"""Client sessions: at-most-once for many outstanding commands (rule 5).
 
 Part of the replicated state: changed only by executing slots, so it is the same on every server.
 """

@@ -38,7 +38,7 @@ class PlantedBug:
 
 
 PLANTED: list[PlantedBug] = []
-"""All of them, in the order of DESIGN §3's rules."""
+"""All of them, in the order of the rules (docs/ARCHITECTURE.md)."""
 
 
 def by_name(name: str) -> PlantedBug:

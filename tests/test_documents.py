@@ -1,0 +1,129 @@
+"""The documents say what is so: functions, files, messages and links that they name are there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from paxon.actors.messages import ClientMessage, PeerMessage, ServerReply
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").glob("*.md")]
+)
+ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def section(title: str) -> str:
+    """The text below a heading of ARCHITECTURE.md, up to the next of its level."""
+    level = title.split(" ", maxsplit=1)[0]
+    after = ARCHITECTURE.split(f"\n{title}\n")[1]
+    return re.split(rf"^{level} ", after, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+@pytest.mark.parametrize(
+    ("title", "union"),
+    [
+        ("### Between servers", PeerMessage),
+        ("### From clients", ClientMessage),
+        ("### To clients", ServerReply),
+    ],
+)
+def test_the_table_of_messages_names_each_of_them(title: str, union: object) -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", section(title), re.MULTILINE)
+    assert rows == [message.__name__ for message in get_args(union)]
+
+
+def test_every_function_of_the_trace_is_there() -> None:
+    steps = re.findall(
+        r"^\| `([\w/]+\.py)` \| `(\w+)\.(\w+)` \|", section("## One put, traced"), re.MULTILINE
+    )
+    assert len(steps) >= 15
+    missing = []
+    for file, owner, function in steps:
+        classes = {
+            node.name: node
+            for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+            if isinstance(node, ast.ClassDef)
+        }
+        inside = classes[owner].body if owner in classes else []
+        if not any(isinstance(n, ast.FunctionDef) and n.name == function for n in inside):
+            missing.append(f"{file}: {owner}.{function}")
+    assert not missing
+
+
+def test_the_rules_are_numbered_without_a_gap() -> None:
+    numbers = re.findall(r"^(\d+)\. \*\*", section("## The rules"), re.MULTILINE)
+    assert [int(number) for number in numbers] == list(range(1, 17))
+
+
+def test_code_cites_rules_that_there_are() -> None:
+    """And this page, not one that is not in the repository."""
+    wrong = []
+    for path in ROOT.rglob("*.py"):
+        relative = path.relative_to(ROOT)
+        if relative.parts[0] not in {"paxon", "transport", "actors", "kvstore", "bench", "tests"}:
+            continue
+        text = path.read_text(encoding="utf-8")
+        if path != Path(__file__) and re.search(r"\bDESIGN\b", text):
+            wrong.append(f"{relative} cites DESIGN")
+        wrong += [
+            f"{relative} cites rule {number}"
+            for number in re.findall(r"\brule (\d+)", text)
+            if not 1 <= int(number) <= 16
+        ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_files_that_a_document_names_are_there(path: Path) -> None:
+    named = re.findall(
+        r"`((?:paxon|transport|actors|kvstore|bench|tests|docs|examples)/[\w./-]*)`",
+        path.read_text(encoding="utf-8"),
+    )
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_links_between_the_documents_lead_somewhere(path: Path) -> None:
+    """To a file, and to a heading of it where the link names one."""
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        file, _, heading = target.partition("#")
+        other = path.parent / file if file else path
+        if not other.exists() or (heading and heading not in headings(other)):
+            broken.append(target)
+    assert not broken
+
+
+def headings(path: Path) -> set[str]:
+    """Of a document, as links name them."""
+    found = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_python_blocks_are_python(path: Path) -> None:
+    """They compile; what they import is there. README's blocks are run as well (test_readme.py)."""
+    for block in re.findall(
+        r"^```python\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    ):
+        tree = ast.parse(block.replace("…", "..."))
+        compile(tree, name_of(path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        imported = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("paxon")
+        ]
+        for node in imported:
+            exec(compile(ast.Module([node], []), name_of(path), "exec"), {})
