@@ -393,8 +393,8 @@ class CountQuestion(Wire, frozen=True, tag=17):
     incarnation: int
     count: int
     """The number of its last commit."""
-    running: bool = False
-    """The sender takes part already, and has heard that others remember more than it ever told."""
+    denies: int = 0
+    """If not 0: the sender, which takes part, was answered with this and never told so much."""
 
 
 class CountAnswer(Wire, frozen=True, tag=18):

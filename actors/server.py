@@ -343,6 +343,8 @@ class PaxosServer(BurstActor):
         self._features = Features(self._others, limits)
         self._counts: dict[ServerId, int] = {}
         """The highest commit number that each other server's directory was heard to have."""
+        self._answered_count: dict[ServerId, tuple[int, int]] = {}
+        """What each server that asked about its directory was answered last, and in which life."""
         self._confirmation = Confirmation(0, 0.0, pending=False)
         """Whether the others have confirmed that this directory is not an old copy."""
         # Clients.
@@ -2510,7 +2512,7 @@ class PaxosServer(BurstActor):
             confirmation.life = 1 + self._random.getrandbits(62)
         starting = confirmation.starting
         count = confirmation.count if starting else self._storage.count
-        question = CountQuestion(confirmation.life, self._storage.incarnation, count, not starting)
+        question = CountQuestion(confirmation.life, self._storage.incarnation, count)
         unanswered = confirmation.unanswered(self._others)
         for server in unanswered:
             self._send(server, question)
@@ -2521,11 +2523,16 @@ class PaxosServer(BurstActor):
         """Say what is known here of a server's directory."""
         known = self._peers.get(sender, 0)
         remembered = self._counts.get(sender, 0) if known == question.incarnation else 0
-        if question.running and question.count < remembered:
+        if not question.denies:
+            self._answered_count[sender] = (question.life, remembered)
+            self._send(sender, CountAnswer(question.life, known, remembered))
+        elif self._answered_count.pop(sender, (0, 0)) == (question.life, remembered) and (
+            question.count < remembered == question.denies
+        ):
             # It was confirmed and runs, so that it knows best: the higher number came in a frame
             # that was damaged, or not its own. It must not be refused for that when it restarts.
+            # (A denial that comes late denies what was remembered once, and not what is now.)
             self._counts[sender] = max(question.count, remembered - MAX_COUNT_JUMP)
-        self._send(sender, CountAnswer(question.life, known, remembered))
 
     def on_count_answer(self, answer: CountAnswer, sender: ServerId) -> None:
         """Stop if this directory is not what the others know; else take part with a majority.
@@ -2545,6 +2552,10 @@ class PaxosServer(BurstActor):
                 f"changed in it: bring back the newest one, or empty it and start once with "
                 f"--rejoin"
             )
+        if not confirmation.starting and answer.remembered >= self._next_count:
+            denial = CountQuestion(answer.life, mine, self._count(), denies=answer.remembered)
+            if answer.incarnation == mine:
+                self._send(sender, denial)
         if answer.incarnation in (0, mine) or not self.voting:
             confirmation.confirmed_by.add(sender)
         else:

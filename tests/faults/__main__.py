@@ -13,7 +13,13 @@ from pathlib import Path
 from loguru import logger
 
 from tests.faults.crowds import CROWDS, crowds
-from tests.faults.disks import disk_full, flipped_byte, no_small_disks, tight_disks
+from tests.faults.disks import (
+    disk_full,
+    flipped_byte,
+    no_small_disks,
+    tight_disks,
+    tight_disks_with_one_down,
+)
 from tests.faults.kernel_scenarios import partitions_by_kernel, weather_by_kernel
 from tests.faults.namespaces import no_namespaces, no_netem
 from tests.faults.network import RelayedCluster
@@ -45,7 +51,11 @@ def runs(directory: Path, long: bool) -> Iterator[tuple[str, str, Run]]:
     yield "crowds", "", lambda: [crowds(name, directory / "crowds", long) for name in CROWDS]
     yield "surroundings", "", lambda: [surroundings(directory, long)]
     yield "disk-full", no_small_disks(), lambda: [disk_full(directory, long)]
-    yield "tight-disks", no_small_disks(), lambda: [tight_disks(directory, long)]
+    yield (
+        "tight-disks",
+        no_small_disks(),
+        lambda: [tight_disks(directory, long), tight_disks_with_one_down(directory, long)],
+    )
     yield "flipped-byte", "", lambda: [flipped_byte(directory, long)]
     yield "by-kernel", no_namespaces(), lambda: partitions_by_kernel(directory / "kernel", long)
     yield "netem", no_netem(), lambda: [weather_by_kernel(directory / "netem", long)]

@@ -21,7 +21,13 @@ from tests.cluster.helpers import wait_until
 from tests.faults.network import RelayedCluster
 from tests.faults.trial import Outcome, Trial
 
-__all__ = ["disk_full", "flipped_byte", "no_small_disks", "tight_disks"]
+__all__ = [
+    "disk_full",
+    "flipped_byte",
+    "no_small_disks",
+    "tight_disks",
+    "tight_disks_with_one_down",
+]
 
 SMALL_DISK = 32 << 20
 ROOM_LEFT = 256 << 10
@@ -92,16 +98,16 @@ def disk_full(directory: Path, long: bool) -> Outcome:
 
 
 STATE_BYTES, VALUE_BYTES = 40_000_000, 100_000
-THREE_TIMES = 3 * STATE_BYTES
-"""Enough for the state's two snapshots and its log; it took 4.5 times once."""
+TIGHT_DISK = STATE_BYTES * 5 // 2
+"""Enough for the state's two snapshots and some log; it took 4.5 times once."""
 
 
 def tight_disks(directory: Path, long: bool) -> Outcome:
-    """A state of 40 MB is written over and over on disks of three times its size."""
+    """A state of 40 MB is written over and over on disks of two and a half times its size."""
     data = directory / "tight-disks"
     with ExitStack() as stack:
         for server in (1, 2, 3):
-            stack.enter_context(small_disk(data / f"server-{server}", THREE_TIMES))
+            stack.enter_context(small_disk(data / f"server-{server}", TIGHT_DISK))
         cluster = stack.enter_context(RelayedCluster(3, data))
         with Trial("tight-disks", cluster, directory, long=long, pause=0.02) as trial:
             with cluster.client(timeout=60) as client:
@@ -111,6 +117,32 @@ def tight_disks(directory: Path, long: bool) -> Outcome:
             trial.fault()
             failed = [row for row in cluster.status() if row.state == "failed"]
             assert not failed, failed[0].reason
+            trial.load.wait_for_more(100)
+        return trial.verify()
+
+
+A_SERVER_DOWN = STATE_BYTES * 17 // 4
+"""Beside that the log keeps up to `retain_bytes` for the one that is down."""
+
+
+def tight_disks_with_one_down(directory: Path, long: bool) -> Outcome:
+    """As `tight_disks`, while a server is down and the log is kept for it; it comes back."""
+    data = directory / "one-down"
+    with ExitStack() as stack:
+        for server in (1, 2, 3):
+            stack.enter_context(small_disk(data / f"server-{server}", A_SERVER_DOWN))
+        cluster = stack.enter_context(RelayedCluster(3, data))
+        with Trial("one-down", cluster, directory, long=long, pause=0.02) as trial:
+            down = trial.draw.choice(trial.followers())
+            cluster.kill(down)
+            with cluster.client(timeout=60) as client:
+                for number in range(trial.sized(4, 20) * STATE_BYTES // VALUE_BYTES):
+                    key = f"filler/{number % (STATE_BYTES // VALUE_BYTES)}"
+                    client.put(key, os.urandom(VALUE_BYTES))
+            trial.fault()
+            failed = [row for row in cluster.status() if row.state == "failed"]
+            assert not failed, failed[0].reason
+            cluster.restart(down)
             trial.load.wait_for_more(100)
         return trial.verify()
 

@@ -177,6 +177,51 @@ def test_who_told_of_a_commit_index_takes_it_back() -> None:
     assert not cluster.servers[2]._is_behind()
 
 
+def told_too_much(cluster: Cluster, count: int) -> CountQuestion:
+    """The leader, 1, was told so high a count of 2's; what 2 says to that, not delivered."""
+    cluster.hand(1, 2, HeartbeatReply(cluster.servers[1].promised, 0, 0, 0, count=count))
+    assert cluster.servers[1]._counts[2] == count
+    for _ in range(100):
+        cluster.clock.now += 0.02
+        for server in cluster.ids:
+            cluster.step(server)
+        denials = [
+            packet for packet in cluster.packets
+            if isinstance(packet.message, CountQuestion) and packet.message.denies
+            and (packet.source, packet.target) == (2, 1)
+        ]  # fmt: skip
+        if denials:
+            cluster.packets.remove(denials[0])
+            assert isinstance(denials[0].message, CountQuestion)
+            return denials[0].message
+        cluster.deliver()
+    raise AssertionError("server 2 denies nothing")
+
+
+def test_a_count_that_was_never_told_is_denied() -> None:
+    cluster = running()
+    bogus = cluster.storages[2].count + 1000
+    denial = told_too_much(cluster, bogus)
+    assert (denial.denies, denial.count) == (bogus, cluster.storages[2].count)
+    cluster.hand(1, 2, denial)
+    assert cluster.servers[1]._counts[2] == denial.count
+
+
+def test_a_denial_that_comes_late_lowers_no_newer_count() -> None:
+    """Lowered, an old copy of 2's directory would be confirmed, and vote without its votes."""
+    cluster = running()
+    bogus = cluster.storages[2].count + 5
+    denial = told_too_much(cluster, bogus)
+    for count in (bogus + 1, bogus + 700):  # told by now, in good order
+        cluster.hand(1, 2, HeartbeatReply(cluster.servers[1].promised, 0, 0, 0, count=count))
+        cluster.hand(1, 2, denial)
+        assert cluster.servers[1]._counts[2] == count
+    again = told_too_much(cluster, bogus + 2000)
+    for late in (denial, msgspec.structs.replace(again, life=denial.life)):
+        cluster.hand(1, 2, late)
+        assert cluster.servers[1]._counts[2] == bogus + 2000
+
+
 def test_a_promise_with_a_hole_out_of_bounds_is_ignored() -> None:
     cluster = Cluster(3, options={"policy": "random"}).start()
     cluster.campaign(1)
@@ -273,7 +318,7 @@ class _Fuzz:
                 n(1), n(1), flag, "test", (1, n(2)), flag,
                 Made(n(1), "test", ((1, n(1)), (n(2), n(2))), b"nonsense"), flag,
             ),
-            CountQuestion: lambda: CountQuestion(n(5), n(5), n(5)),
+            CountQuestion: lambda: CountQuestion(n(5), n(5), n(5), self.random.choice((0, n(5)))),
             CountAnswer: lambda: CountAnswer(n(5), n(5), n(5)),
             Whereabouts: lambda: Whereabouts(
                 flag, n(5), (Place(n(sender), n(5), n(2), "tcp://h:1", "tcp://h:*"),)

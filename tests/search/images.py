@@ -103,7 +103,7 @@ OMITTED = {
     "_clock", "_random", "_now", "_started_at", "_failure", "_counters", "_peer_handlers",
     "_client_handlers", "_policy", "_contends", "_all_bits", "_futures", "_log_at", "_storage",
     "_network", "application", "_round_guard", "_features", "_count", "_note_count",
-    "_counts", "_next_count", "_confirmation", "_heard_from", "_told_alive",
+    "_counts", "_next_count", "_confirmation", "_answered_count", "_heard_from", "_told_alive",
     "_peers", "_synced", "_others", "_majority", "_tidy_at",
     "_stopped_at", "_warned_of", "_alarm", "_alarm_until",
     "making", "places", "_in_force", "_introduce_at", "_said", "_say_at",
@@ -112,7 +112,7 @@ OMITTED = {
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 
-COUNTED = {"_counts", "_next_count", "_confirmation"}
+COUNTED = {"_counts", "_next_count", "_confirmation", "_answered_count"}
 """What does matter where commits are counted."""
 
 DISK = (
