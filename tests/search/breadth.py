@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from tests.search.making import MakingSearch, MakingWorld
 from tests.search.world import Fact, Happening, Search, Violation, World
 
 __all__ = ["Found", "Goal", "breadth_first"]
@@ -41,7 +42,13 @@ Goal = tuple[str, Callable[[frozenset[Fact]], bool]]
 
 
 class _BreadthFirst:
-    def __init__(self, search: Search, start: World, goals: list[Goal], never: list[Goal]) -> None:
+    def __init__(
+        self,
+        search: Search | MakingSearch,
+        start: World | MakingWorld,
+        goals: list[Goal],
+        never: list[Goal],
+    ) -> None:
         self.search = search
         self.found = Found(states=1)
         self.visited = {search.key(start)}
@@ -98,8 +105,8 @@ class _BreadthFirst:
 
 
 def breadth_first(
-    search: Search,
-    start: World,
+    search: Search | MakingSearch,
+    start: World | MakingWorld,
     *,
     max_states: int,
     max_depth: int = 10_000,

@@ -19,7 +19,7 @@ from tests.search.planted import PLANTED, PlantedBug
 from tests.search.planted_bounds import BOUNDS
 from tests.search.planted_digests import DIGESTS
 from tests.search.planted_making import MAKING
-from tests.search.starts import STARTS
+from tests.search.starts import MAKING_STARTS, STARTS
 from tests.search.walks import walk
 from tests.search.world import Violation
 from tests.simulation.plan import draw_plan
@@ -66,17 +66,19 @@ def hunt(bug: PlantedBug, seeds: int, *, search: bool = True) -> Caught:
         if bug in BOUNDS:
             caught.special = _simulate(caught, seeds, about_bounds=True)
             return caught
+        if search:
+            _search(caught, making=bug in MAKING)
         if bug not in MAKING:  # there the cluster is in force from the start
-            if search:
-                _search(caught)
             _walk(caught, seeds)
         caught.simulator = _simulate(caught, seeds)
-        caught.leases = _simulate(caught, seeds, about_leases=True)
+        caught.leases = _simulate(caught, 2 * seeds, about_leases=True)  # orders are rarer there
     return caught
 
 
-def _search(caught: Caught) -> None:
+def _search(caught: Caught, *, making: bool) -> None:
     for start in STARTS:
+        if (start.name in MAKING_STARTS) != making:
+            continue
         try:
             found = run_start(start, start.states)
         except Violation as violation:

@@ -23,10 +23,11 @@ from paxon.actors.messages import (
     Query,
 )
 from tests.search.breadth import Goal
+from tests.search.making import MakingBudget, MakingSearch, MakingWorld, made_by_the_first
 from tests.search.steps import IDENTITY
 from tests.search.world import Budget, Fact, Search, World
 
-__all__ = ["STARTS", "Start", "Story"]
+__all__ = ["MAKING_STARTS", "STARTS", "Start", "Story"]
 
 SESSION = SessionTable(first_agreed({}, {}), identity=IDENTITY).open(1, 0, 1) or 0
 """The session that every story opens first: slot 1 holds that."""
@@ -125,13 +126,16 @@ class Story:
         self.lose()
 
 
+Make = Callable[[], tuple[Search, World] | tuple[MakingSearch, MakingWorld]]
+
+
 @dataclass(frozen=True)
 class Start:
     """A search to run."""
 
     name: str
     story: str
-    make: Callable[[], tuple[Search, World]]
+    make: Make
     states: int
     """How many states the short run visits."""
     goals: list[Goal] = field(default_factory=list)
@@ -140,8 +144,6 @@ class Start:
 
 
 STARTS: list[Start] = []
-
-Make = Callable[[], tuple[Search, World]]
 
 
 def start(
@@ -609,3 +611,33 @@ def a_copy_of_the_newest_state_of_a_directory_is_put_back() -> tuple[Search, Wor
     search = Search(3, counted=True)
     world = _put_back(search, old=False)
     return search, world._replace(budget=Budget((0, 0, 1)))
+
+
+def in_force(servers: int) -> Callable[[frozenset[Fact]], bool]:
+    return lambda facts: sum(fact[0] == "in force" for fact in facts) >= servers
+
+
+@start(20_000, goals=[("the cluster is in force on all three", in_force(3))])
+def a_cluster_is_made_from_fresh_directories() -> tuple[MakingSearch, MakingWorld]:
+    """Three servers have just been started with empty directories."""
+    search = MakingSearch(3)
+    return search, search.start(MakingBudget(asks=0, crashes=0, losses=0, campaigns=1))
+
+
+@start(40_000)
+def a_directory_is_lost_before_the_making() -> tuple[MakingSearch, MakingWorld]:
+    """The same, while any server may fall, and any one may lose its directory."""
+    search = MakingSearch(3)
+    return search, search.start(MakingBudget(asks=1, crashes=1, losses=1, campaigns=1))
+
+
+@start(20_000, goals=[("the cluster is in force on all three", in_force(3))])
+def a_directory_is_lost_amid_the_making() -> tuple[MakingSearch, MakingWorld]:
+    """Server 1 has made the cluster and the others do not know; any one may lose its directory."""
+    search = MakingSearch(3)
+    world = made_by_the_first(search)
+    return search, world._replace(budget=MakingBudget(0, crashes=0, losses=1, campaigns=1))
+
+
+MAKING_STARTS = tuple(start.name for start in STARTS[-3:])
+"""Those that begin before the cluster is in force."""
