@@ -26,9 +26,6 @@ from paxon.transport.log import log_in_background, logger
 
 __all__ = ["BurstActor"]
 
-TIDY_INTERVAL = 0.1
-"""Seconds between two pieces of a storage's tidying: readers of an idle disk notice each."""
-
 
 class BurstActor(pykka.ThreadingActor):
     """Handles a burst, makes what it changed durable in one transaction, and only then sends."""
@@ -44,7 +41,7 @@ class BurstActor(pykka.ThreadingActor):
         self._environment = environment
         self._clock = environment.clock
         self._random = environment.random
-        self._now = self._tidy_at = 0.0
+        self._now = 0.0
         self._started_at = 0.0
         self._open = False
         self._failure: BaseException | None = None
@@ -158,14 +155,6 @@ class BurstActor(pykka.ThreadingActor):
         self._before_flush()
         self._flush()
         self._after_flush()
-
-    def _maintain(self) -> None:
-        """Let the storage do what no message should wait for."""
-        tidy = self._now >= self._tidy_at
-        self._storage.maintain(tidy=tidy)
-        if tidy:  # only then it may have committed something
-            self._tidy_at = self._now + TIDY_INTERVAL
-            self._next_count = self._storage.count + 1
 
     def close(self) -> None:
         """Release disk and sockets; both endings call it, and it may be called twice."""

@@ -186,6 +186,8 @@ LEASE_IN_USE = 5.0
 """Seconds for which heartbeats ask for a lease after a client's last lease read."""
 WATERMARK_DELAY = 1.0
 """Seconds after which the chosen watermark is synced even if nothing else has to be."""
+TIDY_INTERVAL = 0.1
+"""Seconds between two pieces of a storage's tidying: readers of an idle disk notice each."""
 MOST_PATIENCE = 5
 """A silent sender of a snapshot is waited for at most so many doublings longer."""
 ANSWER_SECONDS = 1.0
@@ -315,6 +317,7 @@ class PaxosServer(BurstActor):
         self._incoming_retry = Retry()
         """… or not be received, for want of disk or descriptors."""
         # Comparing what was executed.
+        self._tidy_at = 0.0
         self._inquiry: Inquiry | None = None
         self._inquire_again_at = -NEVER
         self._inquiry_gap = FIRST_GAP
@@ -499,7 +502,11 @@ class PaxosServer(BurstActor):
     def _after_flush(self) -> None:
         if self._confirmation.pending:
             return  # nothing that it found on its disk may change
-        self._maintain()
+        tidy = self._now >= self._tidy_at
+        self._storage.maintain(tidy=tidy)  # what no message should wait for
+        if tidy:  # only then it may have committed something
+            self._tidy_at = self._now + TIDY_INTERVAL
+            self._next_count = self._storage.count + 1
         if self.log.chosen_to > self.application.executed:
             self._execute(least=1)
             self._left_over = bool(
@@ -1008,7 +1015,9 @@ class PaxosServer(BurstActor):
 
     def on_p2b(self, p2b: P2B, sender: ServerId) -> None:
         """Count an acceptance, for exactly the ballot and slots that it names (rule 2)."""
-        if p2b.count > self._counts.get(sender, 0):
+        if self._counts.get(sender, -1) + 1 == p2b.count:  # the usual case, without a call
+            self._counts[sender] = p2b.count
+        else:
             self._note_count(sender, p2b.count)
         if p2b.promised is not None:
             if p2b.promised > self.promised:
@@ -1653,7 +1662,6 @@ class PaxosServer(BurstActor):
             if held is None or held.ballot != self._leader_commit_ballot:
                 break
             log.choose(slot)
-        self._storage.save_chosen_to(log.chosen_to)
 
     def _learn(self, accepted: Accepted, teller: ServerId) -> bool:
         """Another server knows this value as chosen; False if its numbers are out of bounds."""

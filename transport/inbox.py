@@ -9,6 +9,9 @@ over. `get` goes round this loop:
 3. an empty burst if the deadline has passed;
 4. else sleep until a socket, the deadline or a `put` wakes it.
 
+After a small burst there is most often no other yet: step 2 is left out then, for to sleep looks as
+well.
+
 Turns alternate: after a burst local envelopes go first, after a few of those the sockets are asked,
 so neither can starve the other. A timer that falls due while bursts keep coming gets no empty burst
 of its own: the actor looks at its timers at every burst anyway.
@@ -33,6 +36,8 @@ from paxon.transport.wake import Waker
 
 __all__ = ["BurstInbox", "BurstSource"]
 
+_SMALL_BURST = 2
+"""Frames; a server that is busy gets more at once."""
 _LOCAL_TURNS = 16
 """Local envelopes handed out in a row before the sockets are asked again."""
 
@@ -61,6 +66,8 @@ class BurstInbox:
         self._deadline: Callable[[], float | None] = _never
         self._monotonic: Callable[[], float] = _zero
         self._waker = Waker()
+        self._look_first = True
+        """Whether to look for the next burst before going to sleep."""
 
     # --- pykka's protocol --------------------------------------------------------------------
 
@@ -86,18 +93,25 @@ class BurstInbox:
                 if not self._local:
                     self._sleep(None, None)
                 continue
-            burst = source.receive()
-            if burst:
-                return Envelope(burst)
+            if self._look_first:
+                burst = source.receive()
+                if burst:
+                    return Envelope(burst)
+            self._look_first = True
             deadline = self._deadline()
             if deadline is None:
                 remaining = None
             else:
                 remaining = deadline - self._monotonic()
                 if remaining <= 0:
-                    return Envelope(burst)
+                    return Envelope(source.receive())
             if not self._local:
                 self._sleep(source, remaining)
+                burst = source.receive()
+                if burst:
+                    # After a small burst there is most often none yet, which waiting finds out too.
+                    self._look_first = len(burst.peers) + len(burst.clients) > _SMALL_BURST
+                    return Envelope(burst)
 
     def empty(self) -> bool:
         """Whether no local envelope waits (sockets do not count). Never blocks."""

@@ -94,7 +94,7 @@ class SnapshotFiles:
         self._lock = lock
         self._kept: dict[int, tuple[int, SnapshotInfo]] = {}
         """Descriptor and info of each durable snapshot kept, by slot."""
-        self._current = 0
+        self.current = 0
         """The slot of the durable snapshot."""
         self._child: tuple[int, int, int] | None = None
         """Process id, end of the report pipe and slot of the snapshot being taken."""
@@ -168,7 +168,7 @@ class SnapshotFiles:
         for path in self._directory.glob("snapshot-*.tmp"):
             path.unlink()
         if durable is not None:
-            self._current = 0
+            self.current = 0
             self.keep(durable)
 
     def _open(self, slot: int) -> None:
@@ -213,7 +213,7 @@ class SnapshotFiles:
 
     def keep(self, durable: SnapshotInfo) -> None:
         """`durable` counts now; delete the files that nobody needs any more."""
-        if durable.slot == self._current:
+        if durable.slot == self.current:
             return
         try:
             self._open(durable.slot)
@@ -221,7 +221,7 @@ class SnapshotFiles:
             if error.errno not in SHORTAGES:
                 raise
             return  # the next commit tries again
-        self._current = durable.slot
+        self.current = durable.slot
         self.forget_old()
         with contextlib.suppress(OSError):  # what is left over may stay until the next time
             for path in list(self._directory.iterdir()):
@@ -235,7 +235,7 @@ class SnapshotFiles:
 
     def forget_old(self, *, at_once: bool = False) -> bool:
         """Delete the snapshot before the newest unless a peer fetches it; whether one was."""
-        old = sorted(slot for slot in self._kept if slot != self._current)
+        old = sorted(slot for slot in self._kept if slot != self.current)
         deleted = False
         for slot in old:
             descriptor, info = self._kept[slot]
@@ -353,7 +353,7 @@ class SnapshotFiles:
         The server would fill the disk with what only the snapshot's end allows to delete.
         """
         self._beside += size
-        held = self._kept.get(self._current)
+        held = self._kept.get(self.current)
         if held is not None and self._beside > max(LEAST_BESIDE, held[1].size // BESIDE_PART):
             time.sleep(min(size / BESIDE_RATE, LONGEST_REST))
 
@@ -395,7 +395,7 @@ class SnapshotFiles:
         temporary = self._directory / f"snapshot-{slot}.tmp"
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            expected = self._kept[self._current][1].size if self._current in self._kept else 0
+            expected = self._kept[self.current][1].size if self.current in self._kept else 0
             _reserve(descriptor, self._header_bytes + expected)
             os.lseek(descriptor, self._header_bytes, os.SEEK_SET)
             size = checksum = unsynced = 0

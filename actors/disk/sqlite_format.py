@@ -123,34 +123,37 @@ class MetaColumns:
         self._identity = identity
         self._made: Made | None = None
         self._made_column = ""
-        self._text_checksum = _text_checksum(identity, "")
+        self._places: tuple[Place, ...] | None = None
+        self._places_column = ""
+        self._text_checksum = 0
         self._counts: dict[ServerId, int] | None = None
         self._counts_column = ""
-        self._places: tuple[Place, ...] = ()
-        self._places_column = ""
+        self._checksum = 0
+        """Of identity and texts together."""
 
     def make(self, marks: Marks, commits: int, rows: int, rows_checksum: int) -> tuple[Any, ...]:
-        if marks.made is not self._made:
-            self._made = marks.made
-            self._made_column = "" if marks.made is None else _encode_made(marks.made)
-            self._text_checksum = _text_checksum(self._identity, self._made_column)
+        if marks.made is not self._made or marks.places is not self._places:
+            self._encode_texts(marks)
         if marks.counts is not self._counts:
             self._counts = marks.counts
             self._counts_column = _pairs(marks.counts)
-        if marks.places is not self._places:
-            self._places = marks.places
-            self._places_column = _encode_places(marks.places)
+            self._checksum = zlib.crc32(self._counts_column.encode(), self._text_checksum)
         snapshot = marks.snapshot or _NO_SNAPSHOT
         numbers = (
-            int(marks.in_force), commits, marks.promised.round, marks.promised.leader,
-            marks.chosen_to, marks.discarded, int(marks.voting), marks.lease,
+            marks.in_force, commits, marks.promised.round, marks.promised.leader,
+            marks.chosen_to, marks.discarded, marks.voting, marks.lease,
             snapshot.slot, snapshot.size, snapshot.checksum, rows, rows_checksum,
         )  # fmt: skip
-        checksum = zlib.crc32(
-            (self._counts_column + self._places_column).encode(), self._text_checksum
-        )
-        checksum = zlib.crc32(_NUMBERS.pack(*numbers), checksum)
+        checksum = zlib.crc32(_NUMBERS.pack(*numbers), self._checksum)
         return (self._made_column, self._counts_column, self._places_column, *numbers, checksum)
+
+    def _encode_texts(self, marks: Marks) -> None:
+        """What seldom changes."""
+        self._made, self._places = marks.made, marks.places
+        self._made_column = "" if marks.made is None else _encode_made(marks.made)
+        self._places_column = _encode_places(marks.places)
+        self._text_checksum = _text_checksum(self._identity, self._made_column, self._places_column)
+        self._counts = None
 
 
 def _pairs(numbers: dict[ServerId, int]) -> str:
@@ -163,8 +166,8 @@ def _from_pairs(column: str) -> dict[ServerId, int]:
     return {int(server): int(number) for server, number in pairs}
 
 
-def _text_checksum(identity: Identity, made: str) -> int:
-    return zlib.crc32(f"{identity.columns()}{made}".encode())
+def _text_checksum(identity: Identity, made: str, places: str) -> int:
+    return zlib.crc32(f"{identity.columns()}{made}{places}".encode())
 
 
 def _encode_made(made: Made) -> str:
@@ -245,7 +248,7 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
     try:
         (row,) = found
         owner, (made_column, counts, places, *numbers, checksum) = row[:4], row[4:]
-        texts = zlib.crc32((counts + places).encode(), _text_checksum(identity, made_column))
+        texts = zlib.crc32(counts.encode(), _text_checksum(identity, made_column, places))
         whole = zlib.crc32(_NUMBERS.pack(*numbers), texts) == checksum
         whole = whole and owner == identity.columns()
         made = _decode_made(made_column) if whole else None

@@ -354,9 +354,9 @@ class SqliteStorage(CollectingStorage):
 
     def _on_committed(self) -> None:
         durable, made = self._durable.snapshot, self._durable.made
-        if made is not None:
+        if made is not None and made.identity != self._directory.identity:
             self._directory.belong(made.identity)
-        if durable is not None:
+        if durable is not None and durable.slot != self._files.current:
             try:
                 self._files.keep(durable)
             except OSError as error:
@@ -369,25 +369,29 @@ class SqliteStorage(CollectingStorage):
             return
         if self._database is None:
             self._begin()
-        idle = tidy and self.commits == self._seen_commits
-        if tidy:
-            self._seen_commits = self.commits
-            self._tidyings += 1
         try:
-            if tidy and self._tidyings % CHECK_FILES_EVERY == 0:
-                self._directory.check_files()
-                self._files.forget_old()
             if self._log_pages >= CHECKPOINT_PAGES:
                 self._checkpoint()
-            elif idle and self._discarding and not self._dirty and not self._lazy:
-                self._transact(None, discarding=True)
-            elif idle and self._spare:
-                self._give_back()
+            if tidy:
+                self._tidy()
             if self._directory.commits != self._sequence:
                 self._witness()
         except StorageError as error:
             self._fail(error)
             raise
+
+    def _tidy(self) -> None:
+        """Now and then: look at the files and, if nobody is kept waiting, at what they take."""
+        idle = self.commits == self._seen_commits
+        self._seen_commits = self.commits
+        self._tidyings += 1
+        if self._tidyings % CHECK_FILES_EVERY == 0:
+            self._directory.check_files()
+            self._files.forget_old()
+        if idle and self._discarding and not self._dirty and not self._lazy:
+            self._transact(None, discarding=True)
+        elif idle and self._spare:
+            self._give_back()
 
     def _witness(self) -> None:
         """Note the number of the last commit beside the database."""

@@ -48,25 +48,24 @@ def with_allowance(call: Callable[[*Ts], T], *args: *Ts) -> T:
                 f"machine may not fail here where it fails on other servers: set it to at most "
                 f"{MOST}, or run the server in a process of its own"
             )
-        spare = limit - _depth() - ALLOWANCE
-        if spare >= 0:
+        # How deep the interpreter stands, by its own count, in which C's calls may have a part, it
+        # says when it is asked for a limit that would already be passed; it changes nothing then.
+        try:
+            sys.setrecursionlimit(1)
+        except RecursionError as error:
+            text: str = error.args[0]
+            depth = int(text[text.rindex("depth ") + 6 : text.rindex(":")])
+        else:
+            raise RecursionLimitError("this Python does not say how deep its calls nest")
+        spare = limit - depth - ALLOWANCE
+        if spare == 0:
+            return call(*args)
+        if spare > 0:
             return _sink(spare, call, args)
         sys.setrecursionlimit(limit - spare)
 
 
-def _depth() -> int:
-    """How deep the interpreter stands, by its own count, in which C's calls may have a part.
-
-    It says so when it is asked for a limit that would already be passed, and changes nothing.
-    """
-    try:
-        sys.setrecursionlimit(1)
-    except RecursionError as error:
-        return int(str(error).rpartition("depth ")[2].partition(":")[0])
-    raise RecursionLimitError("this Python does not say how deep its calls nest")
-
-
 def _sink(levels: int, call: Callable[..., T], args: tuple[Any, ...]) -> T:
-    if levels:
+    if levels > 1:
         return _sink(levels - 1, call, args)
     return call(*args)
