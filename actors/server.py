@@ -2003,8 +2003,12 @@ class PaxosServer(BurstActor):
         snapshot = self._storage.snapshot
         covered = 0 if snapshot is None else min(snapshot.slot, self.application.executed)
         settings = self.settings
-        if len(self.log) > settings.retain_slots or self.log.value_bytes > settings.retain_bytes:
-            target = max(target, covered)
+        if covered > target and (
+            len(self.log) > settings.retain_slots
+            or self.log.value_bytes > settings.retain_bytes
+            or self._storage.is_tight
+        ):
+            target = covered
         if target > self.log.discarded:
             self.log.discard_to(target)
         if covered:

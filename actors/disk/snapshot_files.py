@@ -30,6 +30,8 @@ FETCH_SECONDS = 10.0
 last asked for; but not on a disk that has little room."""
 LOG_ROOM = 1 << 20
 """Bytes of the disk that are left to the log: a snapshot that would take them is given up."""
+TIGHT_BYTES = 32 << 20
+"""With less than this beside twice a snapshot's size nothing is kept for a server that is down."""
 
 MAGIC = b"PAXONSNP"
 _HEADER = struct.Struct("<8sHHQQQI")
@@ -254,6 +256,15 @@ class SnapshotFiles:
                 self.path(slot).unlink(missing_ok=True)
             deleted = True
         return deleted
+
+    def is_tight(self, newest: SnapshotInfo | None) -> bool:
+        """Whether the next snapshot, and the log until it is there, may find no room any more."""
+        size = 0 if newest is None else newest.size
+        try:
+            state = os.statvfs(self._directory)
+        except OSError:
+            return False
+        return state.f_bavail * state.f_frsize < 2 * size + TIGHT_BYTES
 
     def make_room(self) -> bool:
         """The log has none left: give up all but the snapshot that counts; whether that helped."""

@@ -469,6 +469,10 @@ class SqliteStorage(CollectingStorage):
 
     # --- the rest --------------------------------------------------------------------------------
 
+    @property
+    def is_tight(self) -> bool:
+        return self._files.is_tight(self._durable.snapshot)
+
     def size_bytes(self) -> int:
         total = 0
         try:

@@ -202,6 +202,10 @@ class Storage(Protocol):
         ever. Raises `StorageError` like `commit`.
         """
 
+    @property
+    def is_tight(self) -> bool:
+        """Whether the disk has so little room that nothing should be kept which could go."""
+
     def size_bytes(self) -> int:
         """What the data directory takes on disk, in bytes."""
 

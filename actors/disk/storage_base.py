@@ -77,6 +77,10 @@ class CollectingStorage(ABC):
         return False
 
     @property
+    def is_tight(self) -> bool:
+        return False
+
+    @property
     @abstractmethod
     def count(self) -> int:
         """The number of the last durable commit."""

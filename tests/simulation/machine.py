@@ -287,6 +287,10 @@ class SimulatedDisk:
     def maintain(self, *, tidy: bool = True) -> None:
         self._inner.maintain(tidy=tidy)
 
+    @property
+    def is_tight(self) -> bool:
+        return False
+
     def size_bytes(self) -> int:
         return 0
 
