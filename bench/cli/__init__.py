@@ -1,4 +1,4 @@
-"""The command line of the benches: `app` makes a command of each."""
+"""The command line of the benches: `app` makes the commands, `figures` is the README's table."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from typer.models import OptionInfo
 
+from paxon.bench.cli.figures import FIGURES
 from paxon.bench.contention.compare_run import COMPARE, CONTENTION
 from paxon.bench.harness.flags import Assignments, Names, chosen_names, server_options
 from paxon.bench.harness.plot_style import PLOT_FORMATS, check_plot, make_directory, save_plot
@@ -39,7 +40,9 @@ from paxon.bench.stable.stable import STABLE
 
 __all__ = ["app"]
 
-BENCHES: tuple[Bench, ...] = (STABLE, CONTENTION, COMPARE, SCALE, FAILOVER, PAIR, PEERS)
+BENCHES: tuple[Bench, ...] = (
+    FIGURES, STABLE, CONTENTION, COMPARE, SCALE, FAILOVER, PAIR, PEERS,
+)  # fmt: skip
 
 _annotated: Any = Annotated  # for types that are known at run time only
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY

@@ -206,7 +206,12 @@ def test_a_page_is_filled(tmp_path: Path) -> None:
         check_page(tmp_path / "missing.md", "scale")
 
 
-def test_the_benchmarks_page_has_its_places() -> None:
-    page = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-    for name in ("compare", "scale"):
-        check_page(page, name)
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        ("README.md", "figures"), ("README.md", "contention"), ("docs/benchmarks.md", "compare"),
+        ("docs/benchmarks.md", "scale"), ("docs/peers.md", "peers"),
+    ],
+)  # fmt: skip
+def test_pages_have_places_for_their_figures(page: str, name: str) -> None:
+    check_page(Path(__file__).parents[2] / page, name)

@@ -10,13 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
+from paxon.bench.cli.figures import FIGURES, figures_report, figures_sections
 from paxon.bench.contention import compare_plots
 from paxon.bench.contention.compare_run import compare_sections
 from paxon.bench.contention.rows import CompareReport
 from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.measure import ratios_of
 from paxon.bench.harness.plot_style import check_plot, save_plot
 from paxon.bench.harness.report import (
     Report,
@@ -24,18 +27,23 @@ from paxon.bench.harness.report import (
     check_writable,
     count,
     markdown,
+    new_report,
     read_json,
     rich_table,
     write_json,
 )
 from paxon.bench.harness.summary import spread_of
+from paxon.bench.harness.workloads import Workload
+from paxon.bench.peers.figures import GapRow, PeersReport, PeersSettings, Taken, peer_row
 from paxon.bench.scale.plots import plot_scale
 from paxon.bench.scale.scale import ScaleReport, scale_sections
 from paxon.bench.stable.failover import FailoverReport, failover_sections
 from paxon.bench.stable.stable import STABLE, StableReport, stable_sections
 from tests.bench.examples import (
+    STARTED,
     compare_report,
     failover_report,
+    measurement,
     scale_report,
     stable_report,
 )
@@ -108,6 +116,27 @@ def test_stable_table() -> None:
         "500.0", "100.0", "0.6", "0", "0", "2,000 ±0 %", "0.50", "2.00x",
     ]  # fmt: skip
     assert len(re.findall("^│", text, re.MULTILINE)) == 5
+
+
+def test_the_table_of_the_readme() -> None:
+    etcd = [ratios_of([(measurement(300.0), measurement(rate))]) for rate in (100.0, 50.0)]
+    paxon, other = spread_of([0.08, 0.2, 0.05]), spread_of([1.1])
+    load = Workload(name="writes, 64 outstanding")
+    taken = Taken(measurement(), 0.0)
+    pairs = [
+        msgspec.structs.replace(peer_row(load, ("Paxon", name), [(taken, taken)]), ratios=ratios)
+        for name, ratios in zip(("etcd, one", "etcd, each"), etcd, strict=True)
+    ]
+    gap = GapRow(other_name="etcd", paxon=paxon, other=other, ratio=0.07)
+    peers = new_report(PeersReport, "peers", PeersSettings(), [*pairs, gap], STARTED)
+    report = figures_report(
+        FIGURES.settings(repeat=2), stable_report(), peers, failover_report().rows[0].gap, STARTED
+    )
+    (section,) = figures_sections(report)
+    rows = {row[0]: row[1:] for row in section.rows}
+    assert rows["writes, 1 outstanding"] == ["1,000 ±10 %", "1.00", "4.00", "2.00x", ""]
+    assert rows["writes, 64 outstanding"][3:] == ["2.00x", "3.00x, 6.00x"]
+    assert section.rows[-1][1:] == ["", "300.0", "most 400", "", "etcd: 1,100 ms"]
 
 
 def test_failover_table() -> None:

@@ -1,0 +1,165 @@
+"""`paxon bench figures`: the README's table. Each load beside the floor and beside etcd.
+
+It is three benches in one run: `stable`, `peers` with etcd alone if that is installed, `failover`.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from paxon.bench.harness.flags import RepeatedSettings, Seconds, Several, Warmup
+from paxon.bench.harness.report import Bench, Progress, Report, Section, count, new_report
+from paxon.bench.harness.summary import Spread
+from paxon.bench.peers.figures import GapRow, PeerRow, PeersReport, PeersSettings
+from paxon.bench.peers.programs import Programs, default_directory
+from paxon.bench.peers.run import look_around, run_peers
+from paxon.bench.peers.run import steps_of as peers_steps
+from paxon.bench.stable.failover import FailoverSettings, run_failover
+from paxon.bench.stable.stable import StableReport, StableRow, StableSettings, run_stable
+from paxon.bench.stable.stable import steps_of as stable_steps
+from paxon.kvstore.cluster.options import Durability
+
+__all__ = ["FIGURES", "FiguresReport", "figures_report", "figures_sections"]
+
+_KILLS = 20
+_LOADS = {
+    "writes, 1 outstanding": "writes, 1 outstanding",
+    "writes, 64 outstanding": "writes, 64 outstanding",
+    "writes, 256 outstanding": "writes, 256 outstanding",
+    "writes, pipelined": "writes, pipelined (up to 4,096)",
+    "reads, 1 outstanding": "linearizable reads, 1 outstanding",
+    "reads, 64 outstanding": "linearizable reads, 64 outstanding",
+    "lease reads, 64 outstanding": "lease reads, 64 outstanding",
+}
+"""Those that are shown, and how they are called."""
+
+
+class FiguresSettings(RepeatedSettings, frozen=True, kw_only=True):
+    """How long each load is measured."""
+
+    QUICK: ClassVar[dict[str, float]] = {"seconds": 0.5, "warmup": 0.2, "repeat": 1}
+
+    servers: Several = 3
+    seconds: Seconds = 2.0
+    warmup: Warmup = 1.0
+    durability: Durability = "disk"
+    """Not a flag: all is synced."""
+
+    def parts(self) -> tuple[StableSettings, PeersSettings | None, FailoverSettings]:
+        """What is run, one after the other; no peers if etcd is not installed."""
+        shared: dict[str, Any] = {
+            "servers": self.servers, "value_bytes": self.value_bytes, "seed": self.seed,
+            "options": self.options,
+        }  # fmt: skip
+        times: dict[str, Any] = {
+            "seconds": self.seconds, "warmup": self.warmup, "repeat": self.repeat,
+        }  # fmt: skip
+        peers = PeersSettings(only=("etcd",), kills=0 if self.quick else 4, **shared, **times)
+        ((_, note),) = look_around(peers, Programs(default_directory()))
+        return (
+            StableSettings(transport=self.transport, **shared, **times),
+            None if note.skipped else peers,
+            FailoverSettings(runs=2 if self.quick else _KILLS, **shared),
+        )
+
+
+class FiguresReport(Report[FiguresSettings, StableRow], frozen=True, kw_only=True):
+    """A whole run."""
+
+    etcd: dict[str, list[Spread]]
+    """By load: Paxon's operations a second by etcd's, on one connection and on one for each."""
+    gap: Spread
+    """Seconds from kill -9 of the leader to the next acknowledged write."""
+    etcd_gap: Spread | None
+
+
+def steps_of(settings: FiguresSettings) -> int:
+    """How many times `run_figures` reports progress."""
+    stable, peers, failover = settings.parts()
+    return stable_steps(stable) + (peers_steps(peers) if peers else 0) + failover.runs
+
+
+def run_figures(settings: FiguresSettings, progress: Progress) -> FiguresReport:
+    """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
+    started = datetime.datetime.now(datetime.UTC)
+    stable, peers, failover = settings.parts()
+    taken = run_stable(stable, progress)
+    beside = run_peers(peers, progress) if peers else None
+    gap = run_failover(failover, progress).rows[0].gap
+    return figures_report(settings, taken, beside, gap, started)
+
+
+def figures_report(
+    settings: FiguresSettings,
+    stable: StableReport,
+    peers: PeersReport | None,
+    gap: Spread,
+    started: datetime.datetime,
+) -> FiguresReport:
+    """What the three have found, in one."""
+    etcd: dict[str, list[Spread]] = {}
+    etcd_gap = None
+    for row in peers.rows if peers else ():
+        if isinstance(row, PeerRow) and row.ratios.rate is not None:
+            etcd.setdefault(row.load.name, []).append(row.ratios.rate)
+        elif isinstance(row, GapRow):
+            etcd_gap = row.other
+    return new_report(
+        FiguresReport, "figures", settings, stable.rows, started,
+        etcd=etcd, gap=gap, etcd_gap=etcd_gap,
+    )  # fmt: skip
+
+
+def _short(number: float) -> str:
+    return f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+
+
+def _milliseconds(figure: Spread | None) -> str:
+    return "" if figure is None else _short(figure.median * 1e3)
+
+
+def _times(ratios: Sequence[Spread]) -> str:
+    return ", ".join(f"{_short(ratio.median)}x" for ratio in ratios)
+
+
+def figures_sections(report: FiguresReport) -> list[Section]:
+    """One table."""
+    settings = report.settings
+    title = (
+        f"{settings.servers} servers, each write synced by a majority, values of "
+        f"{settings.value_bytes} bytes; median of {settings.repeat} x {settings.seconds:g} s, "
+        "± half the range"
+    )
+    columns = ["load", "op/s", "p50 ms", "p99 ms", "to the floor", "beside etcd"]
+    cells = []
+    for row in report.rows:
+        if row.workload.name not in _LOADS:
+            continue
+        floor = row.floor
+        single = row.workload.in_flight == 1
+        ratio = (floor.latency_ratio if single else floor.rate_ratio) if floor else None
+        cells.append(
+            [
+                _LOADS[row.workload.name], count(row.rate), _milliseconds(row.p50),
+                _milliseconds(row.p99), "" if ratio is None else f"{_short(ratio)}x",
+                _times(report.etcd.get(row.workload.name, ())),
+            ]
+        )  # fmt: skip
+    gap, other = report.gap, report.etcd_gap
+    beside = "" if other is None else f"etcd: {other.median * 1e3:,.0f} ms"
+    kills = f"`kill -9` of the leader → next acknowledged write ({len(gap.values)} times)"
+    cells.append([kills, "", _milliseconds(gap), f"most {gap.high * 1e3:.0f}", "", beside])
+    return [Section(title, columns, cells)]
+
+
+FIGURES = Bench(
+    name="figures",
+    help="The README's table: what a stable leader does, beside its floor and beside etcd.",
+    settings=FiguresSettings,
+    report=FiguresReport,
+    steps=steps_of,
+    run=run_figures,
+    sections=figures_sections,
+)
