@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from paxon.kvstore import AsyncClient, LocalCluster
+from paxon import AsyncClient, LocalCluster
 
 TASKS = 50
 ROUNDS = 20

@@ -11,10 +11,15 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import pykka
-
-from paxon.actors import Execute, PaxosServer, Settings, StateMachine
-from paxon.kvstore import CommandClient, start_server
+from paxon import (
+    CommandClient,
+    Execute,
+    PaxosServer,
+    ServerRef,
+    Settings,
+    StateMachine,
+    start_server,
+)
 from paxon.kvstore.client.addresses import free_ports
 
 SERVERS = (1, 2, 3)
@@ -42,7 +47,7 @@ class Counter(StateMachine):
         self.total = int(snapshot)
 
 
-def start_all(directory: Path) -> tuple[list[pykka.ActorRef[PaxosServer]], list[str]]:
+def start_all(directory: Path) -> tuple[list[ServerRef[PaxosServer]], list[str]]:
     """Start three servers; their references, and where clients reach them."""
     ports = free_ports(2 * len(SERVERS))
     peers = {server: f"tcp://127.0.0.1:{ports[server - 1]}" for server in SERVERS}

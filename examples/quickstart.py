@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from paxon.kvstore import LocalCluster
+from paxon import LocalCluster
 
 # Three server processes on this machine, with their data in a temporary directory. Give
 # `directory="data"` to keep it.

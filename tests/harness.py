@@ -258,8 +258,9 @@ class Cluster:
         for packet in taken:
             if packet.target in self.servers and not self._is_cut(packet):
                 incarnation = self.storages[packet.source].incarnation
-                burst = Burst(peers=[(packet.source, incarnation, [packet.message])])
-                self.step(packet.target, burst)
+                self.step(
+                    packet.target, Burst(peers=[(packet.source, incarnation, [packet.message])])
+                )
                 arrived.append(packet)
         return arrived
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from typer.core import TyperGroup
 
 from paxon.kvstore.cli.app import app
 
@@ -51,6 +52,7 @@ def test_make_targets_exist() -> None:
 
 def test_commands_of_the_table_exist() -> None:
     command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
     known = set(command.commands)
     rows = re.findall(r"^\| (`paxon .*?) \|", TEXT, re.MULTILINE)
     assert rows

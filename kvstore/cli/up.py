@@ -53,7 +53,7 @@ def _introduce(console: Console, cluster: LocalCluster, directory: Path | None, 
     addresses = ",".join(cluster.addresses)
     option = "" if port == DEFAULT_BASE_PORT and count == 3 else f" --cluster {addresses}"
     console.print(f"shell:  paxon put motto 'fewer dictators'{option}", markup=False)
-    console.print(f'Python: from paxon.kvstore import Client; Client("{addresses}")', markup=False)
+    console.print(f'Python: from paxon import Client; Client("{addresses}")', markup=False)
 
 
 def _all_failed(rows: list[ServerStatus]) -> bool:

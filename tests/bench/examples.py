@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import datetime
+from typing import cast
 
 from paxon.actors import Ballot
 from paxon.actors.messages import StatusReply
@@ -18,6 +19,7 @@ from paxon.bench.harness.summary import latency_of, spread_of
 from paxon.bench.harness.workloads import stable_workloads
 from paxon.bench.scale.scale import (
     MemoryRow,
+    PartName,
     PauseRow,
     ReplayRow,
     ScaleReport,
@@ -153,7 +155,7 @@ def scale_report() -> ScaleReport:
     """Two sizes of each part."""
     settings = ScaleSettings(quick=True)
     rows = [
-        cost_row(part, line, x, [measurement(1000.0, snapshots_taken=1)])
+        cost_row(cast("PartName", part), line, x, [measurement(1000.0, snapshots_taken=1)])
         for part, line in (
             ("sessions", "writes"), ("keys", "writes"), ("keys", "linearizable reads"),
             ("log", "writes, a slot each"), ("value", "writes"), ("reads", "lease reads"),

@@ -6,6 +6,7 @@ How much the others get is counted in operations; how long it takes depends on t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ OPERATIONS = 60
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    patient = {"election_timeout_min": 3.0, "election_timeout_max": 4.0}
+    patient: dict[str, Any] = {"election_timeout_min": 3.0, "election_timeout_max": 4.0}
     with LocalCluster(3, tmp_path_factory.mktemp("floods"), **patient) as cluster:
         with cluster.client() as client:
             client.put(LARGE, bytes(1 << 20))

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -69,7 +69,7 @@ def test_a_temporary_directory_is_removed_at_the_end() -> None:
 
 @pytest.mark.parametrize("transport", ["tcp", "ipc"])
 def test_two_clusters_run_side_by_side(transport: str) -> None:
-    kind = "ipc" if transport == "ipc" else "tcp"
+    kind: Literal["tcp", "ipc"] = "ipc" if transport == "ipc" else "tcp"
     with LocalCluster(3, transport=kind) as one, LocalCluster(3, transport=kind) as other:
         one.leader()
         other.leader()
@@ -162,7 +162,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path) -> Non
     with pytest.raises(ClusterError, match="ports run from 1 to 65535"):
         LocalCluster(3, port=65_530)
     with pytest.raises(ClusterError, match=r"subclass of paxon\.actors\.StateMachine"):
-        LocalCluster(machine=int)  # type: ignore[type-var, arg-type]  # the mistake under test
+        LocalCluster(machine=int)  # type: ignore[arg-type]  # the mistake under test
     (tmp_path / "file").write_text("")
     with pytest.raises(ClusterError, match="cannot be used: Not a directory"):
         LocalCluster(3, tmp_path / "file" / "data").start()

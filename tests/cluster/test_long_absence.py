@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +22,8 @@ from tests.soak import sized
 
 MISSED = sized(20_000, 1_000_000)
 RETAINED = 5_000
-LIMITS = {"retain_slots": RETAINED, "snapshot_slots": 4_000}
-A_SLOT_EACH = {"batch_bytes": 1, "window": 256}
+LIMITS: dict[str, Any] = {"retain_slots": RETAINED, "snapshot_slots": 4_000}
+A_SLOT_EACH: dict[str, Any] = {"batch_bytes": 1, "window": 256}
 A_COMMAND_EACH = CoreOptions(eager=1024, batch_weight=1)
 OUTSTANDING = 512
 

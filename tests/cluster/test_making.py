@@ -224,7 +224,7 @@ def test_a_client_that_outlives_its_cluster_is_told(tmp_path: Path) -> None:
     port = free_base_port()
     with LocalCluster(3, tmp_path / "one", port=port) as first:
         client = first.client(timeout=PATIENCE)
-        assert client.put("k", "old") is None
+        client.put("k", "old")
     with LocalCluster(3, tmp_path / "two", port=port) as second, client:
         for attempt in (lambda: client.append("k", "!"), lambda: client.get("k")):
             with pytest.raises(WrongCluster, match="belong to another cluster, cluster 'local-"):

@@ -6,6 +6,7 @@ import asyncio
 import json
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -204,7 +205,7 @@ def agree(kv: Client, values: dict[str, float]) -> None:
 
 
 def test_small_agreed_limits_fail_no_ordinary_use(tmp_path: Path) -> None:
-    own = {name: value for name, value in SMALL.items() if name in NAMES}
+    own: dict[str, Any] = {name: value for name, value in SMALL.items() if name in NAMES}
     with LocalCluster(3, tmp_path, **own) as cluster, cluster.client() as kv:
         agree(kv, {name: value for name, value in SMALL.items() if name not in NAMES})
         use_ordinarily(kv)

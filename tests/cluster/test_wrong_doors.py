@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ def test_a_client_at_the_ports_for_servers(tmp_path: Path) -> None:
         cluster.leader()
         ports = cluster.peer_addresses
         with Client(ports, timeout=300) as kv:
-            for call in (lambda: kv.put("k", "v"), lambda: kv.get("k")):
+            calls: list[Callable[[], object]] = [lambda: kv.put("k", "v"), lambda: kv.get("k")]
+            for call in calls:
                 with pytest.raises(InvalidRequest, match="listens for other servers; clients") as e:
                     call()
                 assert cluster.addresses[0] in str(e.value)

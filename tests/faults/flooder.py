@@ -204,7 +204,7 @@ class Flooder:
             while not self._may_send(kind):
                 if self._over.is_set():
                     return
-            self._socket.send(frame, copy=len(frame) < MIB)
+            self._socket.send(frame, 0, len(frame) < MIB)
             self.sent += 1
         self._over.wait()
 

@@ -31,7 +31,11 @@ def _children_reaped_by_the_kernel() -> Iterator[None]:
 def _sink_blocked() -> Iterator[None]:
     """A log sink that takes a line and does not come back before the end."""
     end = threading.Event()
-    sink = loguru.logger.add(lambda _: end.wait(), level="DEBUG")
+
+    def sink_line(_line: object) -> None:
+        end.wait()
+
+    sink = loguru.logger.add(sink_line, level="DEBUG")
     try:
         yield
     finally:

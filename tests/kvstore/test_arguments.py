@@ -94,9 +94,9 @@ def test_operations(servers: SocketCluster) -> None:
         for wrong in ("1", math.nan, -1, True):
             with pytest.raises(InvalidRequest, match="the timeout has to be"):
                 kv.submit_get("key").result(timeout=wrong)  # type: ignore[arg-type]
-        for wrong in (0, -1, "2", 2.0, None, True):
+        for odd in (0, -1, "2", 2.0, None, True):
             with pytest.raises(InvalidRequest, match="max_in_flight has to be an int"):
-                kv.pipeline(max_in_flight=wrong)  # type: ignore[arg-type]
+                kv.pipeline(max_in_flight=odd)  # type: ignore[arg-type]
         with pytest.raises(InvalidRequest, match="has to be text"):
             kv.status(1)  # type: ignore[arg-type]
         assert kv.get("key", timeout=10**400) is None

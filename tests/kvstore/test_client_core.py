@@ -462,7 +462,13 @@ def test_what_may_be_executed_yet_is_not_parted() -> None:
     world = World(options=CoreOptions(retry_first=0.1))
     open_session(world)
     lost: list[ClientMessage] = []
-    world.lost = lambda _address, message: isinstance(message, Command) and not lost.append(message)
+
+    def is_lost(_address: str, message: ClientMessage) -> bool:
+        if isinstance(message, Command):
+            lost.append(message)
+        return isinstance(message, Command)
+
+    world.lost = is_lost
     tickets = [world.submit(Put(f"k{i}", b"v" * 60)) for i in range(4)]
     world.pass_time(0.3)
     assert lost

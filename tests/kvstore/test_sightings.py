@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import loguru
 import pytest
@@ -152,7 +153,11 @@ def test_a_client_of_the_store_at_another_state_machine() -> None:
     servers = SocketCluster(1, Echo())
     try:
         with Client(servers.addresses, timeout=20) as client:
-            for operation in (lambda: client.put("key", "value"), lambda: client.get("key")):
+            calls: list[Callable[[], object]] = [
+                lambda: client.put("key", "value"),
+                lambda: client.get("key"),
+            ]
+            for operation in calls:
                 with pytest.raises(OperationFailed, match="use a CommandClient"):
                     operation()
     finally:

@@ -55,7 +55,9 @@ class _Handle:
 class _PoorLoop(asyncio.SelectorEventLoop):
     """Hands out timers that do not say when they fire, as older releases of uvloop do."""
 
-    def call_at(self, when: float, callback: Any, *arguments: Any, **more: Any) -> Any:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *arguments: Any, **more: Any
+    ) -> Any:
         return _Handle(super().call_at(when, callback, *arguments, **more))
 
 

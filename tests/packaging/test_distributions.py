@@ -83,7 +83,8 @@ def test_the_command_knows_its_version(installed: Installed, tmp_path: Path) -> 
 def project() -> dict[str, Any]:
     """The table [project] of pyproject.toml."""
     with (ROOT / "pyproject.toml").open("rb") as file:
-        return tomllib.load(file)["project"]
+        table: dict[str, Any] = tomllib.load(file)["project"]
+    return table
 
 
 def declared(requirements: list[str]) -> set[str]:

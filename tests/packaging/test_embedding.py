@@ -16,7 +16,7 @@ APPLICATION = {
     "kvstore/shelf.py": "class Shelf(dict):\n    pass\n",
     "bench.py": "SEATS = 4\n",
     "ledger.py": """
-from paxon.actors import StateMachine
+from paxon import StateMachine
 
 
 class Ledger(StateMachine):
@@ -49,7 +49,7 @@ import paxon.actors
 import paxon.kvstore
 import transport
 from ledger import Ledger
-from paxon.kvstore import CommandClient, LocalCluster
+from paxon import CommandClient, LocalCluster
 
 HERE = Path(__file__).resolve().parent
 
@@ -89,14 +89,16 @@ def test_an_application_with_folders_named_like_ours(installed: Installed, tmp_p
 def test_type_checkers_follow_the_imports(installed: Installed, tmp_path: Path) -> None:
     """`py.typed` is in place: a wrong argument is found, a right one passes."""
     (tmp_path / "right.py").write_text(
-        "from paxon.actors import Ballot, StateMachine\n"
+        "from paxon import Client, StateMachine\n"
+        "from paxon.actors import Ballot\n"
+        "def length(client: Client) -> int: return len(client.get('key') or b'')\n"
         "first: Ballot = Ballot(1, 2)\n"
         "class Mine(StateMachine): pass\n"
     )
     (tmp_path / "wrong.py").write_text(
-        "from paxon.actors import Ballot\nfirst: Ballot = Ballot('one', 2)\n"
+        "from paxon import Client\ndef length(client: Client) -> int: return client.get('key')\n"
     )
     command = (sys.executable, "-m", "mypy", "--python-executable", installed.python)
     run(*command, "right.py", cwd=tmp_path)
-    with pytest.raises(AssertionError, match="arg-type"):
+    with pytest.raises(AssertionError, match="return-value"):
         run(*command, "wrong.py", cwd=tmp_path)

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from random import Random
+from types import ModuleType
 
 from loguru import logger
 
@@ -32,7 +33,7 @@ __all__ = ["describe", "image", "main"]
 
 STEPS = 70
 
-SMALLER = {
+SMALLER: dict[ModuleType, dict[str, int | float]] = {
     sqlite_storage_module: {
         "CHECKPOINT_PAGES": 60, "FORCED_CHECKPOINT_PAGES": 150, "LOG_LIMIT_BYTES": 64 << 10,
         "SPARE_PAGES": 4, "VACUUM_PAGES": 8, "DISCARD_ROWS": 6, "DISCARD_BYTES": 16 << 10,
@@ -66,7 +67,7 @@ def describe(marks: Marks, rows: Rows) -> str:
     """All that a disk says of a server, to be compared."""
     fields = {
         name: dict(sorted(held.items())) if isinstance(held, dict) else held
-        for name in Marks.__slots__
+        for name in Marks.__struct_fields__
         for held in (getattr(marks, name),)
     }
     kept = sorted((slot, str(ballot), value) for slot, ballot, value in rows)

@@ -58,7 +58,7 @@ class _WithoutSyncs:
 def _without_syncs(owner: type, *methods: str) -> None:
     """Leave out the syncs of files in these methods."""
     proxy = _WithoutSyncs()
-    snapshot_files.os = proxy  # type: ignore[assignment]
+    vars(snapshot_files)["os"] = proxy
     for method in methods:
         _surround(owner, method, proxy)
 
@@ -98,12 +98,11 @@ def a_snapshots_name_is_not_synced() -> None:
     original = SnapshotFiles._write
 
     def write(*arguments: Any) -> Any:
-        synced = snapshot_files.sync_directory
-        snapshot_files.sync_directory = lambda _path: None
+        vars(snapshot_files)["sync_directory"] = lambda _path: None
         try:
             return original(*arguments)
         finally:
-            snapshot_files.sync_directory = synced
+            vars(snapshot_files)["sync_directory"] = data_directory.sync_directory
 
     SnapshotFiles._write = write  # type: ignore[method-assign,assignment]
 
@@ -118,12 +117,11 @@ def a_received_snapshots_name_is_not_synced() -> None:
     original = SnapshotFiles.finish
 
     def finish(self: SnapshotFiles, info: Any) -> bool:
-        synced = snapshot_files.sync_directory
-        snapshot_files.sync_directory = lambda _path: None
+        vars(snapshot_files)["sync_directory"] = lambda _path: None
         try:
             return original(self, info)
         finally:
-            snapshot_files.sync_directory = synced
+            vars(snapshot_files)["sync_directory"] = data_directory.sync_directory
 
     SnapshotFiles.finish = finish  # type: ignore[method-assign]
 

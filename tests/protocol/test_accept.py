@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paxon.actors import Ballot, ServerId
+from paxon.actors.environment import ServerBurst
 from paxon.actors.invariants import InvariantViolation
 from paxon.actors.messages import P1A, P2A, P2B, HeartbeatReply
 from paxon.transport import Burst
@@ -78,7 +79,7 @@ def test_a_burst_of_p2as_is_answered_by_ranges_that_never_span_ballots_or_gaps()
 def test_a_rejection_within_a_range_is_told_apart() -> None:
     cluster = plain()
     incarnations = {s: cluster.storages[s].incarnation for s in cluster.ids}
-    burst = Burst(
+    burst: ServerBurst = Burst(
         peers=[
             (2, incarnations[2], [P2A(MIDDLE, 1, A, 0)]),
             (3, incarnations[3], [P1A(HIGH, 1)]),

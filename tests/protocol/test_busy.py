@@ -41,7 +41,8 @@ class SlowDisks(Cluster):
 
 @pytest.fixture
 def led() -> SlowDisks:
-    cluster = SlowDisks(3, options={"max_pending_bytes": 64 * MIB}).start()
+    cluster = SlowDisks(3, options={"max_pending_bytes": 64 * MIB})
+    cluster.start()
     cluster.lead(1)
     return cluster
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paxon.actors.messages import Heartbeat, PreVote
 from paxon.transport import Burst
-from tests.harness import Cluster, Packet
+from tests.harness import Cluster
 
 
 def led_by_1(**options: object) -> Cluster:
@@ -62,16 +62,16 @@ def test_a_lease_that_was_granted_runs_out_before_another_leads() -> None:
 
 def test_heartbeats_ask_for_leases_only_while_clients_use_them() -> None:
     cluster = led_by_1()
-    assert not any(p.message.lease for p in _heartbeats(cluster))
+    assert not any(beat.lease for beat in _heartbeats(cluster))
     cluster.query(1, 1, "lease")
-    assert any(p.message.lease for p in _heartbeats(cluster))
+    assert any(beat.lease for beat in _heartbeats(cluster))
     cluster.pass_time(6.0)
-    assert not any(p.message.lease for p in _heartbeats(cluster))
+    assert not any(beat.lease for beat in _heartbeats(cluster))
 
 
-def _heartbeats(cluster: Cluster) -> list[Packet]:
+def _heartbeats(cluster: Cluster) -> list[Heartbeat]:
     cluster.clock.now += 0.06
     cluster.step(1)
-    beats = [p for p in cluster.packets if type(p.message) is Heartbeat]
+    beats = [p.message for p in cluster.packets if isinstance(p.message, Heartbeat)]
     cluster.stabilize()
     return beats

@@ -110,10 +110,10 @@ def test_a_leader_counts_its_own_acceptance_only_after_the_sync() -> None:
     counted: list[int] = []
     count = server._count_vote
 
-    def checked(slot: int, sender: int) -> None:
+    def checked(slot: int, sender: int) -> bool:
         assert disk._accepted[slot].ballot == server.promised, f"slot {slot} is not synced yet"
         counted.append(slot)
-        count(slot, sender)
+        return count(slot, sender)
 
     server._count_vote = checked  # type: ignore[method-assign]
     cluster.campaign(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paxon.actors import Ballot, StorageError
+from paxon.actors.environment import ServerBurst
 from paxon.actors.messages import (
     P1A,
     P1B,
@@ -313,7 +314,7 @@ def test_whoever_has_just_started_lets_nobody_rejoin_before_it_could_hear_who_li
     cluster = acquainted()
     real = cluster.storages[2].incarnation
     follower = cluster.restart(3)
-    forced = Burst(peers=[(2, real + 1, [P1A(HIGH, 1, True)])])
+    forced: ServerBurst = Burst(peers=[(2, real + 1, [P1A(HIGH, 1, True)])])
     cluster.step(3, forced)
     assert follower._peers[2] == real
 

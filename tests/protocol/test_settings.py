@@ -305,7 +305,7 @@ def test_a_change_by_way_of_the_leader() -> None:
 def test_what_is_refused_before_it_enters_the_log(values: dict[str, float], text: str) -> None:
     cluster = served()
     last = cluster.servers[1].log.last
-    reply = ask(cluster, **values)
+    reply = ask(cluster, **values)  # type: ignore[arg-type] # (`id` is none of them)
     assert reply is not None and reply.status == ReplyStatus.INVALID
     assert text in reply.payload.decode()
     assert cluster.servers[1].log.last == last

@@ -33,7 +33,7 @@ def _boundless_first(original: Original) -> Any:
     def recover(self: PaxosServer) -> None:
         original(self)
         if self.settings.server == 1:
-            self.application.sessions.is_full = lambda _session, _seq: False  # type: ignore[method-assign]
+            self.application.sessions.is_full = lambda session, seq: False  # type: ignore[method-assign]
 
     return recover
 

@@ -118,8 +118,8 @@ class RecordingDisk(MemoryStorage):
     effects: list[Effect]
     fate: str = ""
 
-    created = True  # type: ignore[assignment] # a restarted server need not ask whether it may vote
-    count = 0  # type: ignore[assignment] # states that differ in it alone are one
+    created = True  # a restarted server need not ask whether it may vote
+    count = 0  # states that differ in it alone are one
 
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:
         """As above."""
@@ -145,8 +145,8 @@ class CountingDisk(RecordingDisk):
     refused = False
     """It is an old copy, and its server has said so and stopped."""
 
-    created = MemoryStorage.created  # type: ignore[assignment]
-    count = MemoryStorage.count  # type: ignore[assignment]
+    created = MemoryStorage.created
+    count = MemoryStorage.count
 
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:
         MemoryStorage.save_counts(self, counts)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
 import msgspec
 
+from paxon.actors import ServerId
+from paxon.actors.messages import ServerReply
 from tests.simulation.machine import WatchedStore
 from tests.simulation.node import Node
 from tests.simulation.plan import Plan, draw_plan
@@ -55,7 +57,12 @@ def running(plan: Plan) -> World:
     for name in ("on_execute", "on_snapshot_taken", "on_restore"):
         _leave_out_the_fickle(world, name, getattr(watch, name))
     on_reply = watch.on_reply
-    watch.on_reply = lambda s, told: s in world.fickle or on_reply(s, told)  # type: ignore[method-assign]
+
+    def unless_fickle(server: ServerId, told: Sequence[ServerReply]) -> None:
+        if server not in world.fickle:
+            on_reply(server, told)
+
+    watch.on_reply = unless_fickle  # type: ignore[method-assign, assignment]
     world.start()
     while world.steps < plan.steps and world.advance():
         world.run_faults()

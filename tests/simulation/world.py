@@ -357,7 +357,7 @@ class World:
         books = self.watch.disks[node.id].copy()
         self._later(fault, self._put_back, (node, node.disk.copy(), books, fault))
 
-    def _put_back(self, what: object) -> None:
+    def _put_back(self, what: Any) -> None:
         """The copy takes the directory's place, if the cluster promises to notice (old-copies.md).
 
         That is when those who remember a later state, on their disks, meet every majority: then
@@ -365,7 +365,7 @@ class World:
         for every old copy that is put back at the moment. A copy of the newest state is always
         fine. Others may go down in the same moment.
         """
-        node, copy, books, fault = what  # type: ignore[misc] # as scheduled above
+        node, copy, books, fault = what  # as scheduled above
         stale = copy.count < node.disk.count
         if not copy.load().in_force:  # (then it is refused, too: actors/making.py)
             return

@@ -166,7 +166,7 @@ def test_large_frames_for_a_stopped_reader_are_bounded_in_bytes(tcp_wire: Any, s
         sent += 1
         assert sent < 100, "the bound in bytes does not hold"
     assert sent > 3  # Three frames fit for sure.
-    numbers = []
+    numbers: list[int] = []
     while len(numbers) < sent - 1:
         assert sink.poll(5000)
         frame = sink.recv_multipart()[1]
@@ -195,7 +195,7 @@ def test_last_replies_leave_before_the_end(zmq_wire: Any, shapes: Any) -> None:
     for number in range(300):  # More than the kernel takes at once.
         server.reply(token, [shapes.Answer(number, bytes(100_000))])
     server.close()
-    numbers = []
+    numbers: list[int] = []
     while len(numbers) < 300:
         answers = client.receive(5.0)
         assert answers is not None

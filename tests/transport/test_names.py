@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
+import sys
 import time
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_a_name_is_bound_at_all_of_its_addresses_here(monkeypatch: pytest.Monkey
     def found(host: str, *arguments: Any, **options: Any) -> Any:
         return BOTH if host == "both.test" else real(host, *arguments, **options)
 
-    monkeypatch.setattr(binding.sockets, "getaddrinfo", found)
+    monkeypatch.setattr(socket, "getaddrinfo", found)
     (port,) = free_ports(1)
     context = Context()
     try:
@@ -60,7 +61,7 @@ def test_a_name_is_bound_at_all_of_its_addresses_here(monkeypatch: pytest.Monkey
 
 
 def test_from_where_a_port_is_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binding.sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(binding, "in_ephemeral_range", lambda address: ":7110" not in address)
     assert dialled("tcp://127.0.0.1:40000") == "tcp://127.0.0.2:0;127.0.0.1:40000"
     assert dialled("tcp://127.0.0.2:40000") == "tcp://127.0.0.3:0;127.0.0.2:40000"
