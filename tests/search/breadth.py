@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any, TypeAlias
 
 from tests.search.making import MakingSearch, MakingWorld
 from tests.search.world import Fact, Happening, Search, Violation, World
@@ -41,11 +42,15 @@ Goal = tuple[str, Callable[[frozenset[Fact]], bool]]
 """What must be reachable, or must not be: in words, and of what was seen."""
 
 
+AnyWorld: TypeAlias = Any
+"""A world of the kind that the search knows."""
+
+
 class _BreadthFirst:
     def __init__(
         self,
-        search: Search | MakingSearch,
-        start: World | MakingWorld,
+        search: Any,
+        start: AnyWorld,
         goals: list[Goal],
         never: list[Goal],
     ) -> None:
@@ -58,7 +63,7 @@ class _BreadthFirst:
         self.judged: set[int] = set()
         """Facts that goals were looked at for."""
 
-    def expand(self, world: World, index: int) -> list[tuple[World, int]]:
+    def expand(self, world: AnyWorld, index: int) -> list[tuple[AnyWorld, int]]:
         """All new worlds that one event leads to; stops at a violation."""
         search, found, visited = self.search, self.found, self.visited
         following = []
@@ -83,7 +88,7 @@ class _BreadthFirst:
             found.states += 1
         return following
 
-    def judge(self, world: World) -> None:
+    def judge(self, world: AnyWorld) -> None:
         self.judged.add(world.facts)
         facts = self.search.facts(world)
         for text, holds in self.never:
@@ -118,9 +123,9 @@ def breadth_first(
     running = _BreadthFirst(search, start, list(goals), list(never))
     found = running.found
     begun = perf_counter()
-    level: list[tuple[World, int]] = [(start, 0)]
+    level: list[tuple[AnyWorld, int]] = [(start, 0)]
     while level and found.depth < max_depth:
-        following: list[tuple[World, int]] = []
+        following: list[tuple[AnyWorld, int]] = []
         whole = True
         for world, index in level:
             following += running.expand(world, index)

@@ -59,8 +59,8 @@ class _Disk(MemoryStorage):
     """Tells what becomes durable."""
 
     effects: list[Fact]
-    created = True  # type: ignore[assignment] # a restarted server need not be confirmed
-    count = 0  # type: ignore[assignment]
+    created = True  # a restarted server need not be confirmed
+    count = 0
 
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:
         """Of no matter here."""
@@ -105,6 +105,12 @@ class _Wire:
 
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Nothing is encoded here."""
+
+    def reach(self, server: ServerId, addresses: Sequence[str]) -> None:
+        """Nobody is dialled here."""
+
+    def elsewhere(self, server: ServerId) -> None:
+        """As above."""
 
     def congested(self, client: bytes) -> bool:
         return False
