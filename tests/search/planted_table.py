@@ -64,7 +64,7 @@ def hunt(bug: PlantedBug, seeds: int, *, search: bool = True) -> Caught:
             return caught
     with bug.apply():
         if bug in BOUNDS:
-            caught.special = _simulate(caught, seeds, about_bounds=True)
+            caught.special = _simulate(caught, 2 * seeds, about_bounds=True)
             return caught
         if search:
             _search(caught, making=bug in MAKING)
