@@ -103,6 +103,8 @@ class Bench(NamedTuple):
     sections: Callable[[Any], Sequence[Section]]
     plots: Callable[[Any], dict[str, Figure]] | None = None
     """Pictures by file name; the first one is what --plot draws."""
+    instead: Callable[[Any], bool] = lambda _settings: False
+    """Does something else that was asked for; whether that was all."""
     notes: Callable[[Any], Sequence[str]] = lambda _report: ()
     """Sentences below the tables."""
 

@@ -338,6 +338,13 @@ def _run_gaps(programs: Programs, settings: PeersSettings, progress: Progress) -
     return gap_row("etcd", ours, theirs)
 
 
+def install_peers(settings: PeersSettings) -> bool:
+    """Fetch the peers, if that is wanted. Raises `BenchError` if it fails."""
+    if settings.install:
+        Programs(default_directory()).install()
+    return settings.install
+
+
 PEERS = Bench(
     name="peers",
     help="Paxon beside etcd, Redis and PySyncObj in one run, taking turns: ratios.",
@@ -347,5 +354,6 @@ PEERS = Bench(
     run=run_peers,
     sections=peers_sections,
     plots=lambda report: {"peers": plot_peers(report)},
+    instead=install_peers,
     notes=peers_notes,
 )

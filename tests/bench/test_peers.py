@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from paxon.bench.cli.app import Outputs, carry_out
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.measure import Measurement
 from paxon.bench.harness.plot_style import save_plot
@@ -253,6 +254,15 @@ def test_a_program_that_ends_at_once_says_why(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"etcd has ended \(exit code 3\): no such flag"):
         program.wait_until(lambda: False, 10.0)
     program.kill()
+
+
+def test_installing_is_all_that_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    installed: list[Path] = []
+    monkeypatch.setenv("PAXON_PEERS", str(tmp_path))
+    monkeypatch.setattr(Programs, "install", lambda self: installed.append(self.directory))
+    monkeypatch.setattr(run, "run_peers", lambda *_: pytest.fail("something was measured"))
+    carry_out(run.PEERS, PeersSettings(install=True), Outputs())
+    assert installed == [tmp_path]
 
 
 @pytest.mark.process
