@@ -238,14 +238,22 @@ class Making:
             return "; ".join(text for _, text in sorted(self._obstacles.items()))
         if self.made is None:
             others = [server for server in self.listed if server != self.server]
+            nobody = "" if self._heard else self._why_nobody()
             if self.rejoins:
-                return f"waits for {in_list(others)} to tell which cluster it rejoins"
+                return f"waits for {in_list(others)} to tell which cluster it rejoins{nobody}"
             missing = [server for server in others if server not in self._fresh]
             if not missing:
                 return f"waits for server {self.listed[0]} to make the cluster"
-            return f"waits for {in_list(missing)} to make the cluster"
+            return f"waits for {in_list(missing)} to make the cluster{nobody}"
         missing = [s for s in self.made.servers if s != self.server and s not in self._stored]
         return f"waits for {in_list(missing)} to store the making of the cluster"
+
+    def _why_nobody(self) -> str:
+        return (
+            ", none of which has answered: they are down, cannot be reached, or take another "
+            f"process for server {self.server}, at another address than "
+            f"{self.address or 'this one'}"
+        )
 
 
 def in_list(servers: Sequence[ServerId]) -> str:

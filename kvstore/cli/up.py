@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -23,7 +23,27 @@ from paxon.kvstore.cluster.status import ServerStatus
 __all__ = ["run_up"]
 
 _LIVE_SECONDS = 0.5
+_PATIENCE_SECONDS = 3.0
+"""After so long a start says what it waits for."""
 _PLAIN_SECONDS = 10.0
+
+
+class _Shown(LocalCluster):
+    """Shows for whom its start waits."""
+
+    console: Console
+    _started_waiting = 0.0
+    _shown: Sequence[str] = ()
+
+    def _waiting_to_start(self, rows: list[ServerStatus]) -> None:
+        now = time.monotonic()
+        self._started_waiting = self._started_waiting or now
+        silent = [row.server for row in rows if row.reply is None and row.state != "failed"]
+        notes = _notes(rows) + [f"server {server} does not answer yet" for server in silent]
+        if now - self._started_waiting >= _PATIENCE_SECONDS and notes != self._shown:
+            self._shown = notes
+            for note in notes:
+                self.console.print(note, markup=False)
 
 
 def run_up(servers: int, directory: Path | None, port: int, options: Mapping[str, object]) -> int:
@@ -32,7 +52,8 @@ def run_up(servers: int, directory: Path | None, port: int, options: Mapping[str
     console = Console(file=out, highlight=False, soft_wrap=True)
     logger.remove()  # the view below says all that the supervisor would log
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    cluster = LocalCluster(servers, directory, port=port, **cast("dict[str, Any]", options))
+    cluster = _Shown(servers, directory, port=port, **cast("dict[str, Any]", options))
+    cluster.console = console
     try:
         with cluster:
             _introduce(console, cluster, directory, port)

@@ -241,6 +241,7 @@ class LocalCluster:
                 for row in gone:
                     logger.warning("server {} does not take part: {}", row.server, row.reason)
                 return
+            self._waiting_to_start(rows)
             if 2 * len(gone) >= len(rows):  # without a majority it never will be
                 raise ClusterError(f"server {gone[0].server}: {gone[0].reason}")
             if time.monotonic() >= end:
@@ -253,6 +254,9 @@ class LocalCluster:
                     f"the cluster is not in force after {_FORCE_SECONDS:g} s: {'; '.join(said)}"
                 )
             time.sleep(0.01)
+
+    def _waiting_to_start(self, rows: list[ServerStatus]) -> None:
+        """Looked at again and again while `start` waits (for `paxon up`, to show it)."""
 
     def stop(self) -> None:
         """Stop all servers (SIGTERM, in the end SIGKILL) and remove a temporary directory.

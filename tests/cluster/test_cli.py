@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -11,9 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from paxon.actors import NO_BALLOT
+from paxon.actors.messages import StatusReply
+from paxon.kvstore.cli import up
 from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.cluster.local_cluster import LocalCluster
+from paxon.kvstore.cluster.status import ServerStatus
 from tests.cluster.helpers import (
     PAXON,
     environment,
@@ -410,3 +416,25 @@ def test_demo_ends_on_ctrl_c_with_nothing_left() -> None:
     assert process.returncode == 130
     assert errors == ""
     assert not any(pid_is_alive(pid) for pid in servers)
+
+
+def test_up_shows_whom_its_start_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its live view begins only once the cluster is in force."""
+    monkeypatch.setattr(up, "_PATIENCE_SECONDS", -1.0)
+    out = io.StringIO()
+    cluster = up._Shown(3)
+    cluster.console = Console(file=out, width=200)
+    waits = StatusReply(
+        id=0, server=1, cluster="c", role="follower", ballot=NO_BALLOT, leader=0, accepted=0,
+        chosen=0, executed=0, discarded=0, snapshot=0, uptime=0.0, disk_bytes=0, state_digest="",
+        counters={}, waits_for="waits for server 2 to make the cluster",
+    )  # fmt: skip
+    rows = [
+        ServerStatus(server=1, address="a", reply=waits, state="running"),
+        ServerStatus(server=2, address="b", state="running"),
+    ]
+    for _ in range(3):
+        cluster._waiting_to_start(rows)
+    assert out.getvalue().splitlines() == [
+        "server 1 waits: waits for server 2 to make the cluster", "server 2 does not answer yet",
+    ]  # fmt: skip

@@ -54,6 +54,8 @@ def test_the_real_one_and_its_cluster_go_on(
             assert "Traceback" not in text
             if second.poll() is not None:
                 assert second.returncode != 0, text
+            if other_ports:
+                assert "or take another process for server 2, at another address than" in text
             if not other_ports:
                 assert second.wait(60) != 0
                 assert "port" in text or "address" in text, text
