@@ -65,7 +65,7 @@ class MemoryStorage(CollectingStorage):
         found._images = dict(self._images)
         found._rows, found._replaced = {}, set()
         found._ready = None
-        found._dirty = found._lazy = False
+        found.dirty = found._lazy = False
         if keep_pending and not self._unusable:
             found._marks = self._marks.copy()
             found._rows = dict(self._rows)

@@ -388,7 +388,7 @@ class SqliteStorage(CollectingStorage):
         if self._tidyings % CHECK_FILES_EVERY == 0:
             self._directory.check_files()
             self._files.forget_old()
-        if idle and self._discarding and not self._dirty and not self._lazy:
+        if idle and self._discarding and not self.dirty and not self._lazy:
             self._transact(None, discarding=True)
         elif idle and self._spare:
             self._give_back()

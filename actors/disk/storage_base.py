@@ -55,7 +55,9 @@ class CollectingStorage(ABC):
         """The ballot of each row on the disk or collected."""
         self._replaced: set[int] = set()
         """Slots whose row is on the disk and is written again."""
-        self._dirty = False
+        self.dirty = False
+        """Whether something was collected that a message may rely on. (No property: each step asks
+        several times.)"""
         self._lazy = False
         self._unusable = ""
         """Why nothing can be committed any more: closed, or a commit failed."""
@@ -86,10 +88,6 @@ class CollectingStorage(ABC):
         """The number of the last durable commit."""
 
     @property
-    def dirty(self) -> bool:
-        return self._dirty
-
-    @property
     def snapshot(self) -> SnapshotInfo | None:
         return self._durable.snapshot
 
@@ -99,7 +97,7 @@ class CollectingStorage(ABC):
         invariant(ballot.round < INTEGER_LIMIT, "the ballot's round is beyond 63 bits: %s", ballot)
         if ballot != promised:
             self._marks.promised = ballot
-            self._dirty = True
+            self.dirty = True
 
     def save_accepted(self, slot: int, ballot: Ballot, value: bytes) -> None:
         held = self._ballots.get(slot)
@@ -114,14 +112,14 @@ class CollectingStorage(ABC):
             invariant(False, "slot %d accepted in %s, above the promise", slot, ballot)
         self._ballots[slot] = ballot
         self._rows[slot] = (ballot, value)
-        self._dirty = True
+        self.dirty = True
 
     def save_chosen_to(self, slot: int, *, lazily: bool = True) -> None:
         if slot > self._marks.chosen_to:
             self._marks.chosen_to = slot
             self._lazy = True
         if not lazily and self._marks.chosen_to > self._durable.chosen_to:
-            self._dirty = True
+            self.dirty = True
 
     def save_made(self, made: Made, *, in_force: bool) -> None:
         marks = self._marks
@@ -133,7 +131,7 @@ class CollectingStorage(ABC):
         invariant(0 < made.identity < INTEGER_LIMIT, "identity %d", made.identity)
         if (held, marks.in_force) != (made, in_force):
             marks.made, marks.in_force = made, in_force
-            self._dirty = True
+            self.dirty = True
 
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:
         if counts != self._marks.counts:
@@ -145,17 +143,17 @@ class CollectingStorage(ABC):
             self._marks.places = places
             self._lazy = True
         if not lazily and self._marks.places != self._durable.places:
-            self._dirty = True
+            self.dirty = True
 
     def save_voting(self, voting: bool) -> None:
         if self._marks.voting != voting:
             self._marks.voting = voting
-            self._dirty = True
+            self.dirty = True
 
     def save_lease(self, microseconds: int) -> None:
         longer = microseconds > self._marks.lease
         self._lazy = self._lazy or microseconds != self._marks.lease
-        self._dirty = self._dirty or longer
+        self.dirty = self.dirty or longer
         self._marks.lease = microseconds
 
     def discard_to(self, slot: int) -> None:
@@ -174,7 +172,7 @@ class CollectingStorage(ABC):
     def commit(self) -> None:
         if self._unusable:
             raise StorageError(self._unusable)
-        if not self._dirty and not self._lazy:
+        if not self.dirty and not self._lazy:
             return
         try:
             self._write()
@@ -182,7 +180,7 @@ class CollectingStorage(ABC):
             self._durable = self._marks.copy()
             self._rows = {}
             self._replaced = set()
-            self._dirty = self._lazy = False
+            self.dirty = self._lazy = False
             self._on_committed()
         except StorageError as error:
             self._fail(error)
@@ -206,7 +204,7 @@ class CollectingStorage(ABC):
     def close(self) -> None:
         self._unusable = self._unusable or "the storage is closed"
         self._rows = {}
-        self._dirty = self._lazy = False
+        self.dirty = self._lazy = False
 
     # --- snapshots -------------------------------------------------------------------------------
 
@@ -245,7 +243,7 @@ class CollectingStorage(ABC):
             return None  # an adopted snapshot has overtaken it
         if info != newest:
             self._marks.snapshot = info
-            self._dirty = True
+            self.dirty = True
         return info
 
     @abstractmethod
@@ -261,7 +259,7 @@ class CollectingStorage(ABC):
         marks.snapshot = info
         marks.discarded = max(marks.discarded, info.slot)
         marks.chosen_to = max(marks.chosen_to, info.slot)
-        self._dirty = True
+        self.dirty = True
         return True
 
     @abstractmethod

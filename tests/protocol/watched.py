@@ -35,7 +35,7 @@ class WatchedDisk(MemoryStorage):
     """May raise `Died`: the transaction is durable, and nobody has heard of it."""
 
     def commit(self) -> None:
-        if not self._dirty and not self._lazy:
+        if not self.dirty and not self._lazy:
             super().commit()
             return
         self.before_commit()

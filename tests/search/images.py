@@ -116,7 +116,7 @@ COUNTED = {"_counts", "_next_count", "_confirmation", "_answered_count"}
 """What does matter where commits are counted."""
 
 DISK = (
-    "_durable", "_marks", "_rows", "_ballots", "_replaced", "_dirty", "_lazy", "_accepted",
+    "_durable", "_marks", "_rows", "_ballots", "_replaced", "dirty", "_lazy", "_accepted",
     "_images", "_ready", "_incoming", "_received", "_unusable",
 )  # fmt: skip
 COUNTED_DISK = (*DISK, "commits", "_created", "lives", "refused")

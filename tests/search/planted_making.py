@@ -40,7 +40,7 @@ def _unchecked_store(original: Original) -> Any:
 def _unchecked_save(original: Original) -> Any:
     def save_made(self: CollectingStorage, made: Made, *, in_force: bool) -> None:
         self._marks.made, self._marks.in_force = made, in_force
-        self._dirty = True
+        self.dirty = True
 
     return save_made
 

@@ -125,7 +125,7 @@ class RecordingDisk(MemoryStorage):
         """As above."""
 
     def commit(self) -> None:
-        if not self._dirty and not self._lazy:
+        if not self.dirty and not self._lazy:
             return
         if self.fate == "dies before the sync":
             raise Died
