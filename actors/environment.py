@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -73,6 +73,9 @@ class Network(Protocol):
 
     def elsewhere(self, server: ServerId) -> None:
         """A server does not answer where it is dialled: try another of its addresses."""
+
+    def ignore(self, clients: Collection[ClientToken]) -> None:
+        """What these clients send counts for nothing, as long as they are in this set."""
 
     def congested(self, client: ClientToken) -> bool:
         """Whether a client has so much to read that what it asks for had better wait."""

@@ -60,7 +60,7 @@ from paxon.actors.execution.agreed import (
     encode_change,
     first_agreed,
 )
-from paxon.actors.execution.application import Application, decode_batch, encode_batch
+from paxon.actors.execution.application import Application, Executed, decode_batch, encode_batch
 from paxon.actors.execution.digests import Comparison, Diverged, Inquiry, SnapshotCheck, Verdict
 from paxon.actors.execution.features import Features
 from paxon.actors.execution.sessions import Reply
@@ -68,6 +68,7 @@ from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.invariants import invariant
 from paxon.actors.leases import LONGEST_LEASE, Grants, counted, sensible
 from paxon.actors.limits.allowances import (
+    CHARGED_BYTES,
     CLIENT_SECONDS,
     COST_PER_SLOT,
     EXECUTE_SECONDS,
@@ -77,7 +78,10 @@ from paxon.actors.limits.allowances import (
     MAX_PENDING,
     MAX_READ_BYTES,
     MAX_READS,
+    MESSAGE_BYTES,
     RETRY_AFTER,
+    SECONDS_PER_BYTE,
+    TURN_BYTES,
 )
 from paxon.actors.limits.bounds import (
     MAX_COUNT_JUMP,
@@ -178,10 +182,16 @@ STATUS_BYTES = 2048
 """What a status reply counts for, about."""
 RETRANSMITTED_BYTES = 1 << 20
 """For each so many in flight their votes are waited for one interval longer."""
+SMALL_COMMAND = 16 << 10
+"""Commands up to this size go on into a slot although large ones wait for theirs."""
 ENTRY_BYTES = 16
 """What an entry takes in a slot's value beside its command, about."""
 EXCUSED = 4
 """A silence is excused by this server's own long steps up to so many election timeouts."""
+LARGE_VALUE = 256 << 10
+"""While a value from this size on is stored …"""
+SECONDS_PER_STORED_BYTE = 0.125 / (1 << 20)
+"""… nobody expects to hear from its leader, or the leader from others, for so much longer."""
 LEASE_IN_USE = 5.0
 """Seconds for which heartbeats ask for a lease after a client's last lease read."""
 WATERMARK_DELAY = 1.0
@@ -358,6 +368,8 @@ class PaxosServer(BurstActor):
         self._spent = False
         """Clients have had their share of this step."""
         self._clients_until = 0.0
+        self._sent_seconds = 0.0
+        """What sending the replies of the present turn takes, as estimated from their sizes."""
         self._worked_at = 0.0
         """When the request before was done, as far as the clock was read."""
         self._held: list[tuple[ClientToken, Held]] = []
@@ -381,7 +393,12 @@ class PaxosServer(BurstActor):
         self._batches: dict[int, Batch] = {}
         self._pending: deque[Entry] = deque()
         self._pending_bytes = 0
-        self._costs = Costs(self.application.machine)
+        self._costs = Costs(self.application.machine, self._enough_is_dear)
+        self._large_slots: dict[int, float] = {}
+        """When those were proposed whose time is charged to their clients."""
+        self._charged_at = 0.0
+        """When the last of them was executed."""
+        self._turns.let_go(self._now)
         self._waiting: dict[tuple[int, int], ClientToken] = {}
         self._futures: dict[int, pykka.Future[bytes]] = {}
         self._reads = ReadQueue()
@@ -617,6 +634,8 @@ class PaxosServer(BurstActor):
         if ballot > self.promised and not self._follows(ballot, sender):
             return
         self._heard_from_leader(sender)
+        if len(p2a.value) >= LARGE_VALUE:
+            self._was_busy(len(p2a.value) * SECONDS_PER_STORED_BYTE)  # for so is the leader now
         if p2a.slot - self.log.chosen_to > MAX_SLOTS_AHEAD:
             self._refuse_number(sender, "slot", p2a.slot)
             self._note_commit(p2a.commit, ballot, sender)
@@ -714,6 +733,7 @@ class PaxosServer(BurstActor):
         return min(self._busy - busy_before, EXCUSED * self.settings.election_timeout_max)
 
     def _was_busy(self, seconds: float) -> None:
+        """Who leads this server, or follows it, is excused for so much more silence."""
         before = self._excused(self._heard_busy)
         self._busy += seconds
         self._election_at += self._excused(self._heard_busy) - before
@@ -965,9 +985,13 @@ class PaxosServer(BurstActor):
             elif self._pending:
                 if self._votes and self._much_in_flight():
                     return
+                dear = bool(self._costs.dear)
                 batch = Batch(self._time_base + self._now, self._pack())
                 self._batches[self._next_slot] = batch
-                self._propose(self._next_slot, encode_batch(batch))
+                value = encode_batch(batch)
+                if dear or len(value) >= CHARGED_BYTES:
+                    self._large_slots[self._next_slot] = self._clock.monotonic()
+                self._propose(self._next_slot, value)
                 self._next_slot += 1
             else:
                 return
@@ -1011,6 +1035,8 @@ class PaxosServer(BurstActor):
         self._votes[slot] = 0
         self._unsynced.append(slot)
         self._early.append(P2A(self.promised, slot, value, self.log.chosen_to))
+        if len(value) >= LARGE_VALUE:
+            self._was_busy(len(value) * SECONDS_PER_STORED_BYTE)  # for so are those who get it
         self._counters["slots_proposed"] += 1
 
     def on_p2b(self, p2b: P2B, sender: ServerId) -> None:
@@ -1261,18 +1287,20 @@ class PaxosServer(BurstActor):
 
     def _serve_clients(self, burst: ServerBurst) -> None:
         """Handle the burst's requests, or let them wait behind others, and those that waited."""
-        if burst.gone or burst.refused:
+        if burst.gone or burst.refused or burst.ignored:
             for client in burst.gone:
                 self._turns.drop(client)
             for client in burst.refused:
                 self._throw_away(client, "a frame holds too many messages")
+            for client in burst.ignored:
+                self._throw_away(client, "too many requests are waiting")
         clients = burst.clients
         self._allow_time()
         handled = 0
         for _, requests in clients:
             handled += len(requests)
         self._counters["client_messages_received"] += handled
-        if handled > BURST_MESSAGES or self._turns.waiting:
+        if handled > BURST_MESSAGES or self._turns.waiting or burst.client_bytes >= TURN_BYTES:
             self._let_wait(clients)
             self._take_turns()
             return
@@ -1301,16 +1329,21 @@ class PaxosServer(BurstActor):
         now = self._clock.monotonic()
         took, self._worked_at = now - self._worked_at, now
         self._replied_bytes += size
+        if size > LARGE_REPLY:
+            took += size * SECONDS_PER_BYTE
+            self._sent_seconds += size * SECONDS_PER_BYTE
         if now >= self._clients_until or self._replied_bytes >= FRAME_BYTES:
             self._spent = True
-            if took >= CLIENT_SECONDS / 2:
-                self._turns.took(client, took, now)
+            if took >= CLIENT_SECONDS / 2 and self._others_present(client, now - took):
+                self._turns.sit_out(client, now + took)
 
     def _let_wait(self, clients: Sequence[tuple[ClientToken, Sequence[ClientMessage]]]) -> None:
         for client, requests in clients:
             self._turns.heard(client, self._now)
             if requests and not self._turns.add(client, requests):
                 self._throw_away(client, "too many requests are waiting")
+            if self._turns.is_much(client) and self._others_present(client, self._now):
+                self._turns.ignored.add(client)
 
     def _throw_away(self, client: ClientToken, reason: str) -> None:
         """Say that something was, once a burst for each client."""
@@ -1329,32 +1362,66 @@ class PaxosServer(BurstActor):
             if self._network.congested(client):
                 waiting.not_before = now + SLOW_READER_PAUSE
                 continue
-            began = now
+            began, before = now, self._waiting_work()
+            self._sent_seconds = 0.0
             served = self._serve_turn(client, waiting)
             handled += served
+            if turns.ignored:
+                turns.listen(client)
             now = self._worked_at = self._clock.monotonic()
-            turns.took(client, now - began, now)
             if served == 0:  # it has to wait for something
-                waiting.not_before = now + PAUSE
+                turns.sit_out(client, now + PAUSE)
+            elif not self._others_present(client, began):
+                turns.sit_out(client, now)
+            elif self._waiting_work() - before >= TURN_BYTES:
+                last = self._pending[-1]
+                turns.hold_back(client, (last.session, last.seq), now)
+            else:
+                seconds = now - began + self._sent_seconds
+                turns.sit_out(client, now + seconds if seconds >= CLIENT_SECONDS / 2 else now)
             if now >= self._clients_until or handled >= BURST_MESSAGES:
                 self._spent = True
 
     def _serve_turn(self, client: ClientToken, waiting: Waiting) -> int:
         """Handle some of one client's requests; returns how many."""
+        enough = self._waiting_work() + TURN_BYTES
         for served in range(TURN_MESSAGES):
             if not waiting.requests or not self._takes_in(waiting.requests[0]) or self._spent:
                 return served
             request = self._turns.take(waiting)
             self._client_handlers[type(request)](request, client)
+            if self._waiting_work() >= enough:
+                return served + 1
         return TURN_MESSAGES
 
     def _takes_in(self, request: ClientMessage) -> bool:
         """Whether a request that waits for its turn can be handled now."""
         if isinstance(request, Command | OpenSession | ChangeSettings):
-            return (
-                len(self._pending) < MAX_PENDING and self._pending_bytes < self.settings.batch_bytes
-            ) or self.role != "leader"
+            if self.role != "leader":
+                return True
+            work = self._waiting_work()
+            if isinstance(request, Command) and len(request.command) > SMALL_COMMAND:
+                return work < self.settings.batch_bytes
+            return len(self._pending) < MAX_PENDING and work < IN_FLIGHT_BYTES
         return len(self._reads) < MAX_READS or not isinstance(request, Query)
+
+    def _waiting_work(self) -> int:
+        """What waits for a slot, in bytes and cost."""
+        return self._pending_bytes + self._costs.total
+
+    def _others_present(self, client: ClientToken, since: float) -> bool:
+        """Whether anybody but this client has asked for something since then, or waits.
+
+        (Who waits longest may have been quiet for long, and is the first or last in line.)
+        """
+        if self._turns.others_present(client, since):
+            return True
+        inside = self._waiting.values()
+        return bool(inside) and not client == next(iter(inside)) == next(reversed(inside))
+
+    def _enough_is_dear(self) -> None:
+        """Dear commands have come: what else clients want waits, in turns."""
+        self._spent = True
 
     # --- their commands --------------------------------------------------------------------------
 
@@ -1730,6 +1797,8 @@ class PaxosServer(BurstActor):
         self._counters["commands_executed"] += len(results)
         if not self._waiting and not self._futures:
             return
+        if self._turns.held_back or self._large_slots:
+            self._charge(slot, results)
         for entry, reply in results:
             if entry.session == 0 and entry.command and entry.acked != SETTINGS:
                 _resolve(self._futures.pop(entry.seq, None), reply.status, reply.payload)
@@ -1742,6 +1811,30 @@ class PaxosServer(BurstActor):
                 self._answer_command(client, key, ReplyStatus(reply.status), reply.payload)
             else:
                 self._answer(client, entry, reply)
+
+    def _charge(self, slot: int, results: Sequence[Executed]) -> None:
+        """A slot is executed: who waited for it goes on, who filled it sits out for its time."""
+        waiting, turns = self._waiting, self._turns
+        began = self._large_slots.pop(slot, None)
+        sizes: dict[ClientToken, int] = {}
+        for entry, reply in results:
+            client = waiting.get((entry.session, entry.seq))
+            if client is None:
+                continue
+            if turns.held_back.pop((entry.session, entry.seq), None) is not None:
+                turns.sit_out(client, self._now)
+            if began is not None:
+                size = len(entry.command) + len(reply.payload) + MESSAGE_BYTES
+                sizes[client] = sizes.get(client, 0) + size
+        if began is None:
+            return
+        now = self._clock.monotonic()
+        began, self._charged_at = max(began, self._charged_at), now
+        total = sum(sizes.values())
+        for client, size in sizes.items():
+            took = (now - began) * size / total + size * SECONDS_PER_BYTE
+            if took >= CLIENT_SECONDS and self._others_present(client, began):
+                turns.sit_out(client, now + took)
 
     def _executed_durably(self) -> int:
         """How far this server has executed and would again after a restart, by itself.
@@ -2195,6 +2288,7 @@ class PaxosServer(BurstActor):
         self._election_at = self._now + delay
 
     def _on_open(self) -> None:
+        self._network.ignore(self._turns.ignored)
         made = self.making.made
         if made is not None:
             self._network.identify(made.identity, in_force=self._in_force)

@@ -7,7 +7,7 @@ says which messages arrive, which are lost and when time passes, so a scenario r
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -115,6 +115,9 @@ class Wire:
 
     def elsewhere(self, server: int) -> None:
         """The same."""
+
+    def ignore(self, clients: Collection[bytes]) -> None:
+        """Nobody sends so much here."""
 
     def congested(self, client: bytes) -> bool:
         return False

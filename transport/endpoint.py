@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -164,6 +164,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             self._options.client_large_queue_bytes, self._options.clients_queue_bytes
         )
         self._gone: list[bytes] = []
+        self._ignored: Collection[bytes] = frozenset()
         self._not_reading: dict[bytes, float] = {}
         """Clients whose queue of replies was full, and until when they count as such."""
         self._security = security
@@ -235,6 +236,10 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             self._ledger.counters.dropped_replies += 1
         if len(self._buffer) >= self._options.client_large_frame_bytes:
             self._buffer = bytearray()  # the other is ZeroMQ's from now on
+
+    def ignore(self, clients: Collection[bytes]) -> None:
+        """From now on throw away, undecoded, what those clients send that are in this set then."""
+        self._ignored = clients
 
     def congested(self, client: bytes) -> bool:
         """Whether a client has so much to read that what it asks for had better wait."""
@@ -324,6 +329,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         recv, getsockopt = port.socket.recv, port.socket.getsockopt
         options = self._options
         share = Share(options) if port is self._clients else None
+        ignored = self._ignored if port is self._clients else ()
         frames = size = messages = 0
         try:
             while frames < options.burst_frames and size < options.burst_bytes:
@@ -335,6 +341,11 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                 try:
                     if frame.more:
                         port.skip_parts()
+                    if ignored and token in ignored and share is not None:
+                        burst.ignored.add(token)
+                        if share.is_spent(token, 0):
+                            break
+                        continue
                     if length > port.max_messages:  # (each takes a byte at least)
                         port.check_count(buffer)
                     decoded = port.decode(buffer)
@@ -361,6 +372,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         counters.messages_received += messages
         counters.frames_received += frames
         counters.bytes_received += size
+        if share is not None:
+            burst.client_bytes = size
 
     def _refuse(self, port: _Port, token: bytes, frame: zmq.Frame, error: FrameError) -> bool:
         """Count and log a frame that cannot be taken in; whether it was merely too large.

@@ -12,7 +12,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from paxon.transport.burst import Burst
@@ -245,6 +245,9 @@ class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
 
     def elsewhere(self, server: int) -> None:
         """The same."""
+
+    def ignore(self, clients: Collection[bytes]) -> None:
+        """Nobody sends so much here."""
 
     def congested(self, client: bytes) -> bool:
         """Whether a client has so much to read that what it asks for had better wait."""

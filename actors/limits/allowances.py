@@ -9,6 +9,7 @@ from __future__ import annotations
 from paxon.transport import MAX_FRAME_BYTES
 
 __all__ = [
+    "CHARGED_BYTES",
     "CLIENT_SECONDS",
     "COST_PER_SLOT",
     "EXECUTE_SECONDS",
@@ -24,7 +25,9 @@ __all__ = [
     "MAX_TRANSFER_BYTES",
     "MESSAGE_BYTES",
     "RETRY_AFTER",
+    "SECONDS_PER_BYTE",
     "TRANSFERS_PER_PEER",
+    "TURN_BYTES",
     "SLOT_REPLIES",
     "SLOT_REPLIES_AT_MOST",
 ]
@@ -51,6 +54,14 @@ TRANSFERS_PER_PEER = 4 << 20
 MAX_TRANSFER_BYTES = MAX_FRAME_BYTES // 4
 """`transfer_bytes` and `batch_bytes` are at most this: a frame has room for a piece of the log, and
 since its last value may overrun it, for the largest command."""
+
+TURN_BYTES = 512 << 10
+"""A client that has got so much into the log, in bytes or cost, lets others go first until it is
+executed, and then for as long again; a burst with so much from clients is served in turns."""
+CHARGED_BYTES = 128 << 10
+"""The time that a slot of this size takes is charged to the clients whose commands fill it."""
+SECONDS_PER_BYTE = 1e-9
+"""What a byte of a large reply takes to be encoded and sent, about: charged like time."""
 
 MAX_PENDING = 16_384
 """While so many commands wait for a slot, clients' further requests wait in their own queues."""

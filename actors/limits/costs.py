@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from paxon.actors.execution.machine_errors import describe
 from paxon.actors.execution.state_machine import StateMachine
-from paxon.actors.limits.allowances import COST_PER_SLOT
+from paxon.actors.limits.allowances import COST_PER_SLOT, TURN_BYTES
 from paxon.actors.messages import Command, Entry
 
 __all__ = ["Costs"]
@@ -15,12 +15,16 @@ __all__ = ["Costs"]
 class Costs:
     """Refuses what is too dear for a slot, and remembers what the dear ones cost."""
 
-    def __init__(self, machine: StateMachine) -> None:
+    def __init__(self, machine: StateMachine, on_dear: Callable[[], None]) -> None:
+        """`on_dear` is called whenever dear ones wait for their slot that cost `TURN_BYTES`."""
         known = type(machine).cost is not StateMachine.cost
         self._cost: Callable[[bytes], int] | None = machine.cost if known else None
         """None if the state machine does not say: then their length is all that is known."""
         self.dear: dict[tuple[int, int], int] = {}
-        """What those waiting cost that cost more than they are long."""
+        """What those waiting cost that cost more than they are long, and …"""
+        self.total = 0
+        """… all of these together."""
+        self._on_dear = on_dear
 
     def refusal(self, command: Command) -> bytes:
         """Why a command is too dear; empty if it is not. It has been checked."""
@@ -38,6 +42,9 @@ class Costs:
             )
             return text.encode()
         self.dear[command.session, command.seq] = cost
+        self.total += cost
+        if self.total >= TURN_BYTES:
+            self._on_dear()
         return b""
 
     def of(self, entry: Entry) -> int:
@@ -46,8 +53,4 @@ class Costs:
 
     def forget(self, entry: Entry) -> None:
         """It has got its slot."""
-        self.dear.pop((entry.session, entry.seq), None)
-
-    def clear(self) -> None:
-        """Nothing waits any more."""
-        self.dear.clear()
+        self.total -= self.dear.pop((entry.session, entry.seq), 0)

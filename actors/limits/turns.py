@@ -25,8 +25,11 @@ MAX_TOTAL_MESSAGES = 131_072
 """… for all clients together, of which each that has more than its share …"""
 MAX_TOTAL_BYTES = 256 << 20
 """… gets no more in."""
-PRESENT_SECONDS = 0.1
-"""A client counts as present for so long after it was heard."""
+PRESENT_SECONDS = 0.5
+"""A client counts as present for so long after it was heard, and as long as it had to wait."""
+
+HELD_SECONDS = 10.0
+"""A client is held back at most so long for what it got into the log."""
 
 OPENINGS = 64
 """Sessions that a client may open at once; it may open …"""
@@ -56,6 +59,10 @@ class ClientTurns:
         """In the order of their turns; who has nothing waiting in it sits out."""
         self.messages = 0
         self.bytes = 0
+        self.ignored: set[ClientToken] = set()
+        """Clients that are not listened to, for too much of what they want waits already."""
+        self.held_back: dict[tuple[int, int], ClientToken] = {}
+        """Clients that wait until a command of theirs is executed, by its session and number."""
         self._last, self._last_at = b"", -NEVER
         self._before, self._before_at = b"", -NEVER
         """The two clients heard last, and when: is anybody else there?"""
@@ -67,9 +74,19 @@ class ClientTurns:
             self._last = client
         self._last_at = now
 
-    def _others_present(self, client: ClientToken, now: float) -> bool:
+    def others_present(self, client: ClientToken, since: float) -> bool:
+        """Whether anybody but this client waits, or was heard since then or a little before."""
         heard_at = self._before_at if client == self._last else self._last_at
-        return heard_at > now - PRESENT_SECONDS
+        return heard_at > since - PRESENT_SECONDS or any(
+            w.requests and c != client for c, w in self.waiting.items()
+        )
+
+    def is_much(self, client: ClientToken) -> bool:
+        """Whether so much waits for this client that it need not be listened to for a while."""
+        waiting = self.waiting.get(client)
+        return waiting is not None and (
+            len(waiting.requests) > MAX_MESSAGES // 2 or waiting.bytes > MAX_BYTES // 2
+        )
 
     def add(self, client: ClientToken, requests: Sequence[ClientMessage]) -> bool:
         """Take in a client's requests, all or none: False if a bound would be passed."""
@@ -120,22 +137,33 @@ class ClientTurns:
         self.bytes -= size
         return request
 
-    def took(self, client: ClientToken, seconds: float, now: float) -> None:
-        """This client's requests have taken so long: it sits out as long again if others are there.
+    def listen(self, client: ClientToken) -> None:
+        """Listen to a client again unless it still has much that waits."""
+        if not self.is_much(client):
+            self.ignored.discard(client)
 
-        So they get half of the time at least, and one that is alone gets all of it.
-        """
-        others = any(w.requests and c != client for c, w in self.waiting.items())
-        if not (others or self._others_present(client, now)):
-            seconds = 0.0
+    def hold_back(self, client: ClientToken, key: tuple[int, int], now: float) -> None:
+        """It has got much into the log: others go first until the last of it is executed."""
+        self.held_back[key] = client
+        self.sit_out(client, now + HELD_SECONDS)
+
+    def let_go(self, now: float) -> None:
+        """Nothing that anybody was held back for will be executed here any more."""
+        for client in self.held_back.values():
+            self.sit_out(client, now)
+        self.held_back.clear()
+
+    def sit_out(self, client: ClientToken, until: float) -> None:
+        """It is not this client's turn before that time."""
         waiting = self.waiting.get(client)
         if waiting is None:
             waiting = self.waiting[client] = Waiting()
-        waiting.not_before = now + seconds
+        waiting.not_before = until
 
     def drop(self, client: ClientToken) -> None:
         """Nobody waits for these any more."""
         waiting = self.waiting.pop(client, None)
+        self.ignored.discard(client)
         if waiting is not None:
             self.messages -= len(waiting.requests)
             self.bytes -= waiting.bytes

@@ -7,7 +7,7 @@ what became of each pair. Millions of orders of the same few steps cost a look i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -182,6 +182,9 @@ class _Wire:
 
     def elsewhere(self, server: int) -> None:
         """The same."""
+
+    def ignore(self, clients: Collection[bytes]) -> None:
+        """Nobody sends so much here."""
 
     def congested(self, client: bytes) -> bool:
         return False

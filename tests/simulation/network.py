@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -114,6 +114,9 @@ class NodeNetwork:
 
     def elsewhere(self, server: int) -> None:
         """The same."""
+
+    def ignore(self, clients: Collection[bytes]) -> None:
+        """Nobody sends so much here."""
 
     def congested(self, client: bytes) -> bool:
         return self.unread.congested(client)
