@@ -94,7 +94,8 @@ class LabNetwork:
         """`delay`: seconds that each message to another server takes, one way."""
         self._sockets = sockets
         self.reply = sockets.reply  # clients are near by
-        self.identify, self.congested = sockets.identify, sockets.congested
+        self.identify, self.ignore = sockets.identify, sockets.ignore
+        self.congested = sockets.congested
         self.reach, self.elsewhere = sockets.reach, sockets.elsewhere
         self.counters = sockets.counters
         self._delay = delay

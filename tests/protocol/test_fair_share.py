@@ -1,0 +1,137 @@
+"""Who floods a server with what is large or dear lets others go first (docs/overload.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from paxon.actors.limits.turns import MAX_BYTES
+from paxon.actors.messages import P2A, Command, CommandReply, Overloaded, Query, StatusRequest
+from paxon.kvstore.store.operations import Get, Put, encode_operations
+from paxon.kvstore.store.store import KVStore
+from paxon.transport import Burst
+from tests.harness import Cluster
+
+MIB = 1 << 20
+FLOODER, OTHER = b"flooder", b"other"
+
+
+@pytest.fixture
+def led() -> Cluster:
+    cluster = Cluster(3, machine=KVStore).start()
+    cluster.lead(1)
+    return cluster
+
+
+def put(session: int, seq: int, size: int) -> Command:
+    command = encode_operations([Put("k", bytes(size))])
+    return Command(session, seq, max(1, seq - 1), 0, command)
+
+
+def arrives(cluster: Cluster, *frames: tuple[bytes, list[Any]]) -> None:
+    """These frames arrive at the leader in one burst."""
+    sizes = [len(getattr(m, "command", b"")) for _, messages in frames for m in messages]
+    cluster.step(1, Burst(clients=list(frames), client_bytes=sum(sizes)))
+
+
+def answered(cluster: Cluster, client: bytes) -> int:
+    return len(cluster.told(CommandReply, client))
+
+
+def test_whoever_has_much_in_the_log_lets_others_go_first(led: Cluster) -> None:
+    flooder, other = led.open_session(1, FLOODER), led.open_session(1, OTHER)
+    arrives(
+        led,
+        (FLOODER, [put(flooder, 1, 2 * MIB), put(flooder, 2, 2 * MIB)]),
+        (OTHER, [put(other, 1, 10)]),
+    )
+    arrives(led, (FLOODER, [put(flooder, 3, 2 * MIB)]))
+    values = [len(p2a.value) for p2a in led.sent(P2A, target=2)]
+    assert sum(size > MIB for size in values) == 1
+    led.stabilize()
+    led.step(1)
+    assert answered(led, OTHER) == 1
+
+
+def test_it_then_sits_out_for_as_long_as_its_slot_took(led: Cluster) -> None:
+    flooder, other = led.open_session(1, FLOODER), led.open_session(1, OTHER)
+    arrives(
+        led,
+        (FLOODER, [put(flooder, 1, 2 * MIB), put(flooder, 2, 2 * MIB)]),
+        (OTHER, [put(other, 1, 10)]),
+    )
+    led.clock.now += 0.2  # for so long it is stored
+    led.stabilize()
+    led.step(1)
+    assert answered(led, FLOODER) == 1
+    for seq in range(2, 20):
+        led.clock.now += 0.01
+        arrives(led, (OTHER, [put(other, seq, 10)]))
+        led.stabilize()
+        assert answered(led, FLOODER) == 1
+        assert answered(led, OTHER) == seq  # at once, each time
+    led.clock.now += 0.05
+    led.step(1)
+    led.stabilize()
+    assert answered(led, FLOODER) == 2
+
+
+def test_who_is_alone_never_sits_out(led: Cluster) -> None:
+    flooder = led.open_session(1, FLOODER)
+    led.pass_time(1.0)
+    for seq in range(1, 5):
+        arrives(led, (FLOODER, [put(flooder, seq, 2 * MIB)]))
+        led.clock.now += 0.02
+        led.stabilize()
+        led.step(1)
+        led.stabilize()
+    assert answered(led, FLOODER) == 4
+
+
+def test_a_few_dear_commands_in_a_small_frame_count_as_well(led: Cluster) -> None:
+    flooder, other = led.open_session(1, FLOODER), led.open_session(1, OTHER)
+    led.request(1, put(other, 1, 4 * MIB), client=OTHER)
+    led.stabilize()
+    get = encode_operations([Get("k")])
+    led.request(1, *[Command(flooder, n, n, 0, get) for n in range(1, 50)], client=FLOODER)
+    assert len({p2a.slot for p2a in led.sent(P2A)}) == 1
+    assert led.servers[1]._turns.messages >= 40
+
+
+def test_large_replies_count_like_the_time_that_sending_them_takes(led: Cluster) -> None:
+    other = led.open_session(1, OTHER)
+    led.request(1, put(other, 1, 4 * MIB), client=OTHER)
+    led.stabilize()
+    led.request(1, StatusRequest(1), client=OTHER)
+    get = encode_operations([Get("k")])
+    led.request(1, *[Query(n, "stale", get) for n in range(20)], client=FLOODER)
+    assert led.servers[1]._turns.waiting[FLOODER].not_before >= led.clock.now + 0.004
+
+
+def test_who_has_much_waiting_is_not_listened_to_while_others_are_there(led: Cluster) -> None:
+    flooder, other = led.open_session(1, FLOODER), led.open_session(1, OTHER)
+    turns = led.servers[1]._turns
+    large = MAX_BYTES // 4
+    arrives(led, (OTHER, [put(other, 1, 10)]))
+    for seq in range(1, 5):
+        arrives(led, (FLOODER, [put(flooder, seq, large)]))
+    assert FLOODER in turns.ignored
+    led.step(1, Burst(ignored={FLOODER}))
+    assert led.told(Overloaded, FLOODER)
+    for _ in range(40):
+        led.stabilize()
+        led.clock.now += 1.0
+        led.step(1)
+    assert answered(led, FLOODER) >= 3
+    assert FLOODER not in turns.ignored
+
+
+def test_a_leader_that_steps_down_holds_nobody_back(led: Cluster) -> None:
+    flooder, other = led.open_session(1, FLOODER), led.open_session(1, OTHER)
+    arrives(led, (OTHER, [put(other, 1, 10)]), (FLOODER, [put(flooder, 1, 2 * MIB)]))
+    assert led.servers[1]._turns.held_back
+    led.isolate(1)
+    led.pass_time(3.0)
+    assert led.servers[1].role == "follower"
+    assert not led.servers[1]._turns.held_back
