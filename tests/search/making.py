@@ -10,7 +10,7 @@ nothing can be left out of an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -111,6 +111,9 @@ class _Wire:
 
     def elsewhere(self, server: ServerId) -> None:
         """As above."""
+
+    def ignore(self, clients: Collection[bytes]) -> None:
+        """Nobody sends so much here."""
 
     def congested(self, client: bytes) -> bool:
         return False
