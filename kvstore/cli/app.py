@@ -5,6 +5,7 @@ Commands import what they need when they run: `paxon get` must not wait for plot
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -73,6 +74,7 @@ def main() -> NoReturn:
     """Run the command line; whatever goes wrong is one sentence on stderr and an exit code."""
     _open_streams()
     # A terminal that closes, and `kill`, end us like Ctrl-C does: with everything tidied up.
+    _write_utf8()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, _terminate)
@@ -92,6 +94,13 @@ def _open_streams() -> None:
         sys.stdout = open(1, "w")  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(2, "w")  # noqa: SIM115
+
+
+def _write_utf8() -> None:
+    """Keys and values are shown as they are stored, in a locale without UTF-8 too."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() in ("ascii", "646"):
+            stream.reconfigure(encoding="utf-8")
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:

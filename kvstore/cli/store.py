@@ -65,7 +65,17 @@ TimeoutOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-_Key = Annotated[str, typer.Argument(help="The key, text of at most 4 KiB.", show_default=False)]
+
+
+def _as_typed(text: str) -> str:
+    """A key's text is UTF-8, whatever locale Python has read the arguments in (C, for one)."""
+    return os.fsencode(text).decode("utf-8", "surrogateescape")
+
+
+_Key = Annotated[
+    str,
+    typer.Argument(help="The key, text of at most 4 KiB.", show_default=False, callback=_as_typed),
+]
 _Value = Annotated[
     str, typer.Argument(help="The value; - reads it from stdin.", show_default=False)
 ]
@@ -282,7 +292,9 @@ def cas(
 
 
 def scan(
-    prefix: Annotated[str, typer.Argument(help="Keys that begin with this.")] = "",
+    prefix: Annotated[
+        str, typer.Argument(help="Keys that begin with this.", callback=_as_typed)
+    ] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 1000,
     *,
     cluster: ClusterOption = DEFAULT_CLIENTS,

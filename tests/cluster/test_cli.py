@@ -418,6 +418,16 @@ def test_demo_ends_on_ctrl_c_with_nothing_left() -> None:
     assert not any(pid_is_alive(pid) for pid in servers)
 
 
+def test_keys_are_utf8_in_any_locale(tmp_path: Path) -> None:
+    plain = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    with LocalCluster(1, tmp_path) as cluster:
+        at = ("--cluster", ",".join(cluster.addresses))
+        assert paxon("put", "ü", "é", *at, env=plain).returncode == 0
+        assert paxon("get", "ü", *at).stdout == "é".encode()
+        assert paxon("get", "ü", *at, env=plain).stdout == "é".encode()
+        assert paxon("scan", "ü", *at, env=plain).stdout == "ü\té\n".encode()
+
+
 def test_up_shows_whom_its_start_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its live view begins only once the cluster is in force."""
     monkeypatch.setattr(up, "_PATIENCE_SECONDS", -1.0)
