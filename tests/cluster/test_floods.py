@@ -1,5 +1,7 @@
 """One client floods the leader: the others go on, nobody is elected, no memory runs away.
 
+With the timeouts that everybody has by default.
+
 How much the others get is counted in operations; how long it takes depends on the machine.
 """
 
@@ -11,11 +13,11 @@ from typing import Any
 import pytest
 
 from paxon.kvstore import Client, LocalCluster
-from tests.faults.floods import FLOODS, FULL, LARGE, MEMORY, Flood, memory_watched
+from tests.faults.floods import FLOODS, FULL, LARGE, MEMORY, MIB, Flood, memory_watched
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
-OPERATIONS = 60
+OPERATIONS = 20
 """Writes of the others while the flood goes on."""
 
 
@@ -24,8 +26,8 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     patient: dict[str, Any] = {"election_timeout_min": 3.0, "election_timeout_max": 4.0}
     with LocalCluster(3, tmp_path_factory.mktemp("floods"), **patient) as cluster:
         with cluster.client() as client:
-            client.put(LARGE, bytes(1 << 20))
-            client.put(FULL, bytes(8 << 20))
+            client.put(LARGE, bytes(MIB))
+            client.put(FULL, bytes(8 * MIB))
             for number in range(20):
                 client.put(f"key-{number}", b"value" * 100)
         yield cluster
@@ -48,7 +50,7 @@ def test_one_clients_flood_takes_no_service_from_the_others(kind: str, three: Lo
         Flood(address, kind) as flood,
     ):
         work(others)
-        sent = flood.frames
+    sent = flood.frames
     print(f"{kind}: {sent} frames, {max(most.values()) >> 20} MiB at most")
     assert sent > 0
     assert max(most.values()) < MEMORY
@@ -61,3 +63,14 @@ def test_one_clients_flood_takes_no_service_from_the_others(kind: str, three: Lo
 def work(client: Client) -> None:
     for number in range(OPERATIONS):
         client.put("others", b"%d" % number)
+
+
+def test_values_of_the_largest_size_depose_nobody(three: LocalCluster) -> None:
+    leader, before = three.leader(), elections(three)
+    with three.client(timeout=60) as client:
+        for _ in range(3):
+            client.put("largest", bytes(8 * MIB))
+        for put in [client.submit_put(f"largest-{number}", bytes(8 * MIB)) for number in range(8)]:
+            put.result(60)
+    assert three.leader(30.0) == leader
+    assert elections(three) == before
