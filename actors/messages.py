@@ -190,7 +190,6 @@ class P1B(Wire, frozen=True, tag=2):
     accepted: list[Accepted]
     chosen_to: int
     """All slots up to here are known chosen by the sender, and its values for them are final."""
-    executed: int
     discarded: int
     """Slots up to here are gone at the sender: chosen, executed and covered by a snapshot."""
     count: int = 0
@@ -249,8 +248,6 @@ class HeartbeatReply(Wire, frozen=True, tag=6):
     round: int
     """The round that this answers; 0 if the heartbeat's ballot is not the one promised."""
     executed: int
-    accepted_to: int
-    """The highest slot that the follower has accepted anything in (for the live view)."""
     knows: int = 0
     """What the follower's release knows (actors/execution/features.py)."""
     limits: int = 0
@@ -270,8 +267,6 @@ class PreVote(Wire, frozen=True, tag=7):
 
     round: int
     """Numbers the sender's attempts, to match replies."""
-    ballot: Ballot
-    """The sender's promise."""
     first_slot: int
     """The sender's first slot not known chosen."""
 
@@ -281,8 +276,6 @@ class PreVoteReply(Wire, frozen=True, tag=8):
 
     round: int
     granted: bool
-    ballot: Ballot
-    """The sender's promise: whoever it follows is in there."""
     chosen_to: int
     discarded: int
     knows: int = 0

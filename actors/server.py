@@ -615,7 +615,7 @@ class PaxosServer(BurstActor):
             size += len(value.value) + 16
         return P1B(
             self.promised, first_slot, next_slot, accepted,
-            self.log.chosen_to, self.application.executed, self.log.discarded, self._count(),
+            self.log.chosen_to, self.log.discarded, self._count(),
         )  # fmt: skip
 
     def on_p2a(self, p2a: P2A, sender: ServerId) -> None:
@@ -692,9 +692,8 @@ class PaxosServer(BurstActor):
         answered = heartbeat.round if heartbeat.ballot == self.promised else 0
         executed, chain = self._executed_durably(), self.application.chain
         reply = HeartbeatReply(
-            self.promised, answered, executed, self.log.last,
-            self._features.knows, self._features.limits, chain.version, chain.at(executed),
-            self._count(),
+            self.promised, answered, executed, self._features.knows, self._features.limits,
+            chain.version, chain.at(executed), self._count(),
         )  # fmt: skip
         self._send(sender, reply)
 
@@ -781,7 +780,7 @@ class PaxosServer(BurstActor):
         if self._has_quorum(self._pre_votes):
             self.campaign()
             return
-        question = PreVote(self._pre_vote_round, self.promised, self.log.chosen_to + 1)
+        question = PreVote(self._pre_vote_round, self.log.chosen_to + 1)
         self._to_all.append(question)
 
     def on_pre_vote(self, question: PreVote, sender: ServerId) -> None:
@@ -793,7 +792,7 @@ class PaxosServer(BurstActor):
             and question.first_slot > self.log.discarded
         )
         reply = PreVoteReply(
-            question.round, granted, self.promised, self.log.chosen_to, self.log.discarded,
+            question.round, granted, self.log.chosen_to, self.log.discarded,
             self._features.knows, self._features.limits, self._count(),
         )  # fmt: skip
         self._send(sender, reply)

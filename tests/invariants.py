@@ -29,7 +29,6 @@ from paxon.actors.messages import (
     Introduction,
     Made,
     PeerMessage,
-    PreVote,
     PreVoteReply,
     ReplyStatus,
     ServerReply,
@@ -296,7 +295,7 @@ class ClusterWatch(CountBooks):
             elif isinstance(message, CatchUp):
                 self._check_told(server, message.accepted, message.chosen_to)
                 continue
-            elif not isinstance(message, P1A | PreVote | PreVoteReply):
+            elif not isinstance(message, P1A):  # (pre-votes rely on nothing)
                 continue
             require(
                 message.ballot <= disk.promised, "durable before sent",

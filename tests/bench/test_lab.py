@@ -137,7 +137,7 @@ def test_a_recorder_takes_down_what_tells_of_a_duel() -> None:
     recorder = Recorder(1, monotonic=lambda: 5.0)
     lab, _ = network(0.0, recorder)
     lab.broadcast((2, 3), [P1A(ONE, 1, False)])
-    lab.send(2, [P1B(TWO, 1, 0, [], 0, 0, 0), HeartbeatReply(TWO, 1, 0, 0)])
+    lab.send(2, [P1B(TWO, 1, 0, [], 0, 0), HeartbeatReply(TWO, 1, 0)])
     lab.send(2, [P2B(ONE, 1, 1), P2B(ONE, 1, 1, TWO)])
     lab.broadcast((2, 3), [P2A(ONE, 9, b"v", 8), Heartbeat(ONE, 1, 8, 0, [], False)])
     assert recorder.events == [

@@ -74,7 +74,7 @@ def describe(message: PeerMessage) -> str:
     match message:
         case P1A(ballot, first_slot, forced):
             return f"P1A {ballot} from slot {first_slot}" + (" (forced)" if forced else "")
-        case P1B(ballot, _, _, accepted, chosen_to, _, discarded):
+        case P1B(ballot, _, _, accepted, chosen_to, discarded):
             known = f", chosen to {chosen_to}" if chosen_to else ""
             gone = f", discarded to {discarded}" if discarded else ""
             return f"P1B {ballot}: {_values(accepted)}{known}{gone}"
@@ -89,7 +89,7 @@ def describe(message: PeerMessage) -> str:
             return f"heartbeat {ballot} round {number}, commit {commit}, discard to {discard_to}"
         case HeartbeatReply(ballot, number, executed):
             return f"heartbeat-reply {ballot} round {number}, executed {executed}"
-        case PreVote(number, _, first_slot):
+        case PreVote(number, first_slot):
             return f"pre-vote {number} from slot {first_slot}"
         case PreVoteReply(number, granted):
             return f"pre-vote-reply {number}: {'yes' if granted else 'no'}"

@@ -279,7 +279,7 @@ def test_asking_changes_no_state() -> None:
         cluster.step(server)
     before = [(s.promised, s.role, s._election_at) for s in cluster.servers.values()]
     for server in (1, 2):
-        cluster.hand(server, 3, PreVote(1, HIGH, 1))
+        cluster.hand(server, 3, PreVote(1, 1))
     after = [(s.promised, s.role, s._election_at) for s in cluster.servers.values()]
     assert before == after
     assert not any(storage.dirty for storage in cluster.storages.values())
@@ -321,7 +321,7 @@ def test_pre_votes_of_less_than_a_majority_and_of_earlier_rounds_do_not_count() 
     cluster.drop()
 
     def grant(server: int, round_number: int, granted: bool = True) -> None:
-        cluster.hand(2, server, PreVoteReply(round_number, granted, HIGH, 0, 0))
+        cluster.hand(2, server, PreVoteReply(round_number, granted, 0, 0))
 
     grant(3, round_now)
     grant(3, round_now)
@@ -341,7 +341,7 @@ def test_who_hears_the_leader_again_stops_asking() -> None:
     round_now = cluster.sent(PreVote, source=2)[0].round
     cluster.heal()
     cluster.hand(2, 1, Heartbeat(cluster.servers[1].promised, 100, 0, 0))
-    cluster.hand(2, 3, PreVoteReply(round_now, True, HIGH, 0, 0))
+    cluster.hand(2, 3, PreVoteReply(round_now, True, 0, 0))
     assert cluster.servers[2].role == "follower"
 
 
@@ -354,8 +354,8 @@ def test_no_pre_vote_for_one_who_lacks_what_we_have_discarded() -> None:
     assert cluster.servers[2].first_non_cleared() == 4
     cluster.crash(1)
     cluster.clock.now += 0.6
-    cluster.hand(2, 3, PreVote(1, HIGH, 3))
-    cluster.hand(2, 3, PreVote(2, HIGH, 4))
+    cluster.hand(2, 3, PreVote(1, 3))
+    cluster.hand(2, 3, PreVote(2, 4))
     assert [r.granted for r in cluster.sent(PreVoteReply)] == [False, True]
 
 
@@ -364,7 +364,7 @@ def test_one_that_lacks_discarded_slots_learns_so_from_the_answer_and_catches_up
     cluster.clock.now += 0.6
     cluster.step(3)
     question = cluster.sent(PreVote, source=3)[0]
-    cluster.hand(3, 2, PreVoteReply(question.round, False, HIGH, 20, 12))
+    cluster.hand(3, 2, PreVoteReply(question.round, False, 20, 12))
     assert cluster.servers[3]._is_behind()
 
 
@@ -384,7 +384,7 @@ def test_a_restarted_server_withholds_its_promise_for_the_longest_lease() -> Non
     start = cluster.clock.now
     cluster.clock.now = start + 0.32
     cluster.hand(2, 3, P1A(HIGH, 1))
-    cluster.hand(2, 3, PreVote(7, HIGH, 1))
+    cluster.hand(2, 3, PreVote(7, 1))
     assert cluster.sent(P1B) == []
     assert [r.granted for r in cluster.sent(PreVoteReply)] == [False]
     assert server.promised != HIGH
@@ -496,7 +496,7 @@ def test_old_replies_do_not_keep_a_leader_going() -> None:
     for _ in range(60):
         cluster.clock.now += 0.01
         for peer in (2, 3):
-            cluster.hand(1, peer, HeartbeatReply(server.promised, 1, 0, 0))
+            cluster.hand(1, peer, HeartbeatReply(server.promised, 1, 0))
     assert server.role != "leader"
 
 

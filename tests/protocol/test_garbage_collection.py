@@ -45,7 +45,7 @@ def replied(cluster: Cluster, **executed: int) -> int:
     leader = cluster.servers[1]
     for name, slot in executed.items():
         server = int(name.removeprefix("server_"))
-        cluster.hand(1, server, HeartbeatReply(leader.promised, leader._round, slot, slot))
+        cluster.hand(1, server, HeartbeatReply(leader.promised, leader._round, slot))
     cluster.drop()
     cluster.clock.now += 0.06
     cluster.step(1)

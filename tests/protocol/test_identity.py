@@ -115,7 +115,7 @@ def test_a_server_without_a_vote_answers_no_candidate_and_accepts_nothing() -> N
     cluster.rejoining(2)
     cluster.hand(2, 1, P1A(Ballot(9, 1), 1))
     cluster.hand(2, 1, P2A(Ballot(9, 1), 1, value_of(b"x"), 0))
-    cluster.hand(2, 1, PreVote(1, Ballot(9, 1), 1))
+    cluster.hand(2, 1, PreVote(1, 1))
     cluster.hand(2, 1, Heartbeat(Ballot(9, 1), 1, 0, 0))
     assert cluster.contents(2) == {}
     assert cluster.sent(P1B) == cluster.sent(P2B) == cluster.sent(HeartbeatReply) == []

@@ -28,7 +28,7 @@ def test_no_server_leads_without_a_majority_of_promises() -> None:
     cluster.deliver(P1A, target=2)
     cluster.deliver(P1B)
     assert cluster.servers[1].role == "candidate"  # its own promise and one other: 2 of 5
-    cluster.hand(1, 2, P1B(cluster.servers[1].promised, 1, 0, [], 0, 0, 0))
+    cluster.hand(1, 2, P1B(cluster.servers[1].promised, 1, 0, [], 0, 0))
     assert cluster.servers[1].role == "candidate"  # the same promise twice
     cluster.deliver(P1A, target=3)
     cluster.deliver(P1B)
@@ -41,7 +41,7 @@ def test_a_promise_for_another_ballot_does_not_count() -> None:
     first = cluster.servers[1].promised
     cluster.drop()
     cluster.campaign(1)
-    cluster.hand(1, 2, P1B(first, 1, 0, [], 0, 0, 0))
+    cluster.hand(1, 2, P1B(first, 1, 0, [], 0, 0))
     assert cluster.servers[1].role == "candidate"
 
 
@@ -51,7 +51,7 @@ def test_a_promise_that_tells_of_a_higher_ballot_ends_the_candidacy() -> None:
     cluster.campaign(1)
     mine = cluster.servers[1].promised
     above = Ballot(mine.round + 1, 3)
-    cluster.hand(1, 2, P1B(mine, 1, 0, [Accepted(1, above, value_of(b"x"))], 1, 0, 0))
+    cluster.hand(1, 2, P1B(mine, 1, 0, [Accepted(1, above, value_of(b"x"))], 1, 0))
     assert cluster.servers[1].promised == above
     assert cluster.servers[1].role == "follower"
 
@@ -210,7 +210,7 @@ def test_a_candidate_that_lacks_discarded_slots_does_not_lead() -> None:
     ballot = cluster.servers[3].promised
     cluster.drop()
     behind = cluster.servers[3].log.chosen_to
-    cluster.hand(3, 2, P1B(ballot, behind + 1, 0, [], behind + 5, behind + 5, behind + 5))
+    cluster.hand(3, 2, P1B(ballot, behind + 1, 0, [], behind + 5, behind + 5))
     assert cluster.servers[3].role == "follower"
     assert cluster.sent(P2A, source=3) == []
     cluster.clock.now += 0.01
@@ -320,7 +320,7 @@ def test_a_leader_that_learns_from_others_stops_gathering_votes_for_it() -> None
     cluster.campaign(2)
     ballot = cluster.servers[2].promised
     cluster.drop()
-    cluster.hand(2, 3, P1B(ballot, 2, 0, [], 1, 1, 0))
+    cluster.hand(2, 3, P1B(ballot, 2, 0, [], 1, 0))
     leader = cluster.servers[2]
     assert leader.role == "leader"
     assert leader.status(2) == "ACCEPTED"
@@ -328,9 +328,9 @@ def test_a_leader_that_learns_from_others_stops_gathering_votes_for_it() -> None
     cluster.hand(2, 1, CatchUp([Accepted(2, Ballot(1, 1), value)], 2))
     assert cluster.applied(2) == [b"a"]
     for server in (1, 3):
-        cluster.hand(2, server, HeartbeatReply(ballot, 1, 2, 2))
+        cluster.hand(2, server, HeartbeatReply(ballot, 1, 2))
     cluster.pass_time(1.2)  # its own watermark is synced; the round that discards has begun
-    cluster.hand(2, 3, HeartbeatReply(ballot, 2, 2, 2))
+    cluster.hand(2, 3, HeartbeatReply(ballot, 2, 2))
     cluster.hand(2, 1, P2B(ballot, 2, 2))
     assert leader.role == "leader"
     cluster.command(2, session, 2, b"b")

@@ -182,14 +182,14 @@ def test_a_lease_counts_for_no_longer_than_the_shortest_round_that_may_have_been
     cluster = mixed(LONG, SHORT)
     server = cluster.servers[1]
     cluster.clock.now += 3.0
-    cluster.hand(1, 2, HeartbeatReply(server.promised, server._round, 2, 2))
+    cluster.hand(1, 2, HeartbeatReply(server.promised, server._round, 2))
     server._lease_until = 0.0
     cluster.drop()
     first, sent = server._round + 1, cluster.clock.now
     server._round_sent.extend([(first, sent, 2.7, 0.0), (first + 1, sent + 0.05, 0.27, 0.0)])
     server._round += 2
     cluster.clock.now += 0.1
-    cluster.hand(1, 2, HeartbeatReply(server.promised, first, 2, 2))
+    cluster.hand(1, 2, HeartbeatReply(server.promised, first, 2))
     assert server._lease_until == pytest.approx(sent + 0.27)
 
 

@@ -114,7 +114,7 @@ def test_nobody_takes_part_or_serves_before_it_is_in_force() -> None:
     cluster.pass_time(0.3)
     ballot = Ballot(1, 2)
     for message in (
-        P1A(ballot, 1), P2A(ballot, 1, value_of(b"x"), 0), PreVote(1, ballot, 1),
+        P1A(ballot, 1), P2A(ballot, 1, value_of(b"x"), 0), PreVote(1, 1),
         Heartbeat(ballot, 1, 0, 0, [], 0, 0),
     ):  # fmt: skip
         cluster.hand(1, 2, message)

@@ -124,9 +124,9 @@ def test_two_accidents_far_apart_are_no_insistence() -> None:
 def test_a_ballot_of_nobody_is_not_adopted(leader: int) -> None:
     cluster = running()
     server = cluster.servers[1]
-    cluster.hand(1, 3, HeartbeatReply(Ballot(5, leader), 1, 0, 0))
+    cluster.hand(1, 3, HeartbeatReply(Ballot(5, leader), 1, 0))
     cluster.hand(1, 3, P2B(server.promised, 1, 1, Ballot(5, leader)))
-    cluster.hand(1, 3, P1B(Ballot(5, leader), 1, 0, [], 0, 0, 0))
+    cluster.hand(1, 3, P1B(Ballot(5, leader), 1, 0, [], 0, 0))
     assert server.promised == Ballot(1, 1)
     serves(cluster)
 
@@ -179,7 +179,7 @@ def test_who_told_of_a_commit_index_takes_it_back() -> None:
 
 def told_too_much(cluster: Cluster, count: int) -> CountQuestion:
     """The leader, 1, was told so high a count of 2's; what 2 says to that, not delivered."""
-    cluster.hand(1, 2, HeartbeatReply(cluster.servers[1].promised, 0, 0, 0, count=count))
+    cluster.hand(1, 2, HeartbeatReply(cluster.servers[1].promised, 0, 0, count=count))
     assert cluster.servers[1]._counts[2] == count
     for _ in range(100):
         cluster.clock.now += 0.02
@@ -213,7 +213,7 @@ def test_a_denial_that_comes_late_lowers_no_newer_count() -> None:
     bogus = cluster.storages[2].count + 5
     denial = told_too_much(cluster, bogus)
     for count in (bogus + 1, bogus + 700):  # told by now, in good order
-        cluster.hand(1, 2, HeartbeatReply(cluster.servers[1].promised, 0, 0, 0, count=count))
+        cluster.hand(1, 2, HeartbeatReply(cluster.servers[1].promised, 0, 0, count=count))
         cluster.hand(1, 2, denial)
         assert cluster.servers[1]._counts[2] == count
     again = told_too_much(cluster, bogus + 2000)
@@ -228,8 +228,8 @@ def test_a_promise_with_a_hole_out_of_bounds_is_ignored() -> None:
     ballot = cluster.servers[1].promised
     for slot in (0, -5, MAX_SLOTS_AHEAD + 1, 2**40, 2**64 - 1):
         far = [Accepted(slot, Ballot(0, 1), b"")]
-        cluster.hand(1, 2, P1B(ballot, 1, 0, far, 0, 0, 0))
-        cluster.hand(1, 2, P1B(ballot, 1, max(slot, 1), far, 0, 0, 0))
+        cluster.hand(1, 2, P1B(ballot, 1, 0, far, 0, 0))
+        cluster.hand(1, 2, P1B(ballot, 1, max(slot, 1), far, 0, 0))
     assert cluster.servers[1].role == "candidate"
     assert cluster.servers[1].describe().counters["malformed_messages"] == 10
     cluster.stabilize()
@@ -294,7 +294,7 @@ class _Fuzz:
             P1A: lambda: P1A(ballot, n(near), flag),
             P1B: lambda: P1B(
                 ballot, n(near + 1), self.random.choice((0, n(near))),
-                self.accepted(sender, near), min(n(near), near), n(near), n(near), n(9),
+                self.accepted(sender, near), min(n(near), near), n(near), n(9),
             ),
             P2A: lambda: P2A(ballot, self._free(n(near)), b"", n(near)),
             P2B: lambda: P2B(
@@ -304,9 +304,9 @@ class _Fuzz:
                 ballot, n(1), n(near), n(near), [(n(target), n(5), n(9))],
                 self.random.choice(TIMES), self.random.choice(TIMES),
             ),
-            HeartbeatReply: lambda: HeartbeatReply(ballot, n(10**6), n(near), n(near), n(9)),
-            PreVote: lambda: PreVote(n(1), ballot, n(near)),
-            PreVoteReply: lambda: PreVoteReply(n(10**6), flag, ballot, n(near), n(near), n(9)),
+            HeartbeatReply: lambda: HeartbeatReply(ballot, n(10**6), n(near), n(9)),
+            PreVote: lambda: PreVote(n(1), n(near)),
+            PreVoteReply: lambda: PreVoteReply(n(10**6), flag, n(near), n(near), n(9)),
             CatchUpRequest: lambda: CatchUpRequest(n(near)),
             CatchUp: lambda: CatchUp([], n(near)),
             SnapshotOffer: lambda: SnapshotOffer(n(near), n(100) or 1, n(7)),

@@ -213,9 +213,9 @@ def test_a_scout_needs_a_majority_in_its_own_ballot() -> None:
     cluster.campaign(1)
     ballot = cluster.servers[1].promised
     for server in (2, 2, 2):
-        cluster.hand(1, server, P1B(ballot, 1, 0, [], 0, 0, 0))
+        cluster.hand(1, server, P1B(ballot, 1, 0, [], 0, 0))
         assert cluster.servers[1].role == "candidate"
-    cluster.hand(1, 3, P1B(ballot, 1, 0, [], 0, 0, 0))
+    cluster.hand(1, 3, P1B(ballot, 1, 0, [], 0, 0))
     assert cluster.servers[1].role == "leader"
 
 

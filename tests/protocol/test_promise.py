@@ -46,9 +46,9 @@ def test_a_higher_ballot_is_adopted_and_survives_a_restart(message: PeerMessage)
         P1A(HIGH, 1),
         P2A(HIGH, 9, A, 0),
         Heartbeat(HIGH, 1, 0, 0),
-        P1B(HIGH, 1, 0, [], 0, 0, 0),
+        P1B(HIGH, 1, 0, [], 0, 0),
         P2B(Ballot(1, 1), 1, 1, HIGH),
-        HeartbeatReply(HIGH, 1, 0, 0),
+        HeartbeatReply(HIGH, 1, 0),
     ],
     ids=["P1A", "P2A", "heartbeat", "refused P1A", "rejected P2A", "heartbeat reply"],
 )
@@ -64,14 +64,14 @@ def test_who_leads_stops_when_it_hears_of_a_higher_ballot(message: PeerMessage) 
     assert cluster.told(NotLeader)[-1] == NotLeader(2, "tcp://server-2", 3)
 
 
-@pytest.mark.parametrize("message", [P1A(HIGH, 1), P1B(HIGH, 1, 0, [], 0, 0, 0)])
+@pytest.mark.parametrize("message", [P1A(HIGH, 1), P1B(HIGH, 1, 0, [], 0, 0)])
 def test_who_tries_to_lead_stops_when_it_hears_of_a_higher_ballot(message: PeerMessage) -> None:
     cluster = plain()
     cluster.campaign(1)
     own = cluster.servers[1].promised
     cluster.hand(1, 2, message)
     assert cluster.servers[1].role == "follower"
-    cluster.hand(1, 3, P1B(own, 1, 0, [], 0, 0, 0))  # a promise for the ballot that was given up
+    cluster.hand(1, 3, P1B(own, 1, 0, [], 0, 0))  # a promise for the ballot that was given up
     assert cluster.servers[1].role == "follower"
 
 
@@ -101,10 +101,10 @@ def test_p1b_reports_what_was_accepted_from_the_slot_asked_for_on() -> None:
     (p1b,) = cluster.sent(P1B, target=2)
     assert [(a.slot, a.ballot) for a in p1b.accepted] == [(2, Ballot(2, 2)), (3, Ballot(1, 2))]
     assert (p1b.first_slot, p1b.next_slot) == (2, 0)
-    assert (p1b.chosen_to, p1b.executed, p1b.discarded) == (0, 0, 0)
+    assert (p1b.chosen_to, p1b.discarded) == (0, 0)
 
 
-def test_p1b_says_how_far_the_acceptor_executed_and_discarded() -> None:
+def test_p1b_says_how_far_the_acceptor_knows_slots_chosen_and_discarded() -> None:
     cluster = plain()
     cluster.lead(1)
     session = cluster.open_session(1)
@@ -112,7 +112,7 @@ def test_p1b_says_how_far_the_acceptor_executed_and_discarded() -> None:
     cluster.pass_time(2.0)  # executed by all: discarded by all
     cluster.hand(2, 3, P1A(Ballot(9, 3), 4))
     p1b = cluster.sent(P1B, source=2)[-1]
-    assert (p1b.chosen_to, p1b.executed, p1b.discarded) == (3, 3, 3)
+    assert (p1b.chosen_to, p1b.discarded) == (3, 3)
 
 
 def test_p1bs_come_in_bounded_chunks_and_only_whole_ones_count() -> None:
@@ -138,9 +138,9 @@ def test_a_chunk_out_of_turn_changes_nothing() -> None:
     cluster.campaign(1)
     ballot = cluster.servers[1].promised
     accepted = [Accepted(slot, Ballot(1, 2), A) for slot in (1, 2, 3)]
-    first = P1B(ballot, 1, 2, accepted[:1], 0, 0, 0)
-    second = P1B(ballot, 2, 3, accepted[1:2], 0, 0, 0)
-    last = P1B(ballot, 3, 0, accepted[2:], 0, 0, 0)
+    first = P1B(ballot, 1, 2, accepted[:1], 0, 0)
+    second = P1B(ballot, 2, 3, accepted[1:2], 0, 0)
+    last = P1B(ballot, 3, 0, accepted[2:], 0, 0)
     for chunk in (last, first, last, first):
         cluster.hand(1, 2, chunk)
         assert cluster.servers[1].role == "candidate"
@@ -199,6 +199,6 @@ def test_a_candidate_that_hears_of_a_stray_ballot_of_its_own_starts_over() -> No
     cluster = plain()
     cluster.campaign(1)
     own = cluster.servers[1].promised
-    cluster.hand(1, 3, P1B(Ballot(9, 1), 1, 0, [], 0, 0, 0))
-    cluster.hand(1, 2, P1B(own, 1, 0, [], 0, 0, 0))
+    cluster.hand(1, 3, P1B(Ballot(9, 1), 1, 0, [], 0, 0))
+    cluster.hand(1, 2, P1B(own, 1, 0, [], 0, 0))
     assert cluster.servers[1].role == "follower"

@@ -49,14 +49,14 @@ def test_a_read_waits_for_a_majority_of_a_round_begun_after_it_arrived() -> None
     cluster.query(1)
     ballot = cluster.servers[1].promised
     for server in (2, 3, 4, 5):
-        cluster.hand(1, server, HeartbeatReply(ballot, number.round, 2, 2))
+        cluster.hand(1, server, HeartbeatReply(ballot, number.round, 2))
     assert answers(cluster) == []  # all replied, but to the round before
     (begun,) = {h.round for h in cluster.sent(Heartbeat)}
     assert begun > number.round
-    cluster.hand(1, 2, HeartbeatReply(ballot, begun, 2, 2))
-    cluster.hand(1, 2, HeartbeatReply(ballot, begun, 2, 2))
+    cluster.hand(1, 2, HeartbeatReply(ballot, begun, 2))
+    cluster.hand(1, 2, HeartbeatReply(ballot, begun, 2))
     assert answers(cluster) == []  # one other, twice: 2 of 5
-    cluster.hand(1, 3, HeartbeatReply(ballot, begun, 2, 2))
+    cluster.hand(1, 3, HeartbeatReply(ballot, begun, 2))
     assert answers(cluster) == [b"a"]
 
 
@@ -75,10 +75,10 @@ def test_a_reply_that_names_another_ballot_confirms_nothing() -> None:
     cluster = served()
     cluster.query(1)
     begun = cluster.sent(Heartbeat)[0].round
-    cluster.hand(1, 2, HeartbeatReply(Ballot(0, 2), begun, 2, 2))
+    cluster.hand(1, 2, HeartbeatReply(Ballot(0, 2), begun, 2))
     assert answers(cluster) == []
     assert cluster.servers[1].role == "leader"
-    cluster.hand(1, 2, HeartbeatReply(Ballot(9, 2), begun, 2, 2))
+    cluster.hand(1, 2, HeartbeatReply(Ballot(9, 2), begun, 2))
     assert answers(cluster) == []
     assert cluster.servers[1].role == "follower"
     assert cluster.told(NotLeader) != []
@@ -89,7 +89,7 @@ def test_a_reply_to_a_round_that_was_never_sent_confirms_only_what_was() -> None
     cluster.query(1)
     begun = cluster.sent(Heartbeat)[0].round
     for server in (2, 3):
-        cluster.hand(1, server, HeartbeatReply(cluster.servers[1].promised, begun + 50, 2, 2))
+        cluster.hand(1, server, HeartbeatReply(cluster.servers[1].promised, begun + 50, 2))
     assert answers(cluster) == [b"a"]
     cluster.query(1, 2)
     assert len(answers(cluster)) == 1
@@ -250,7 +250,7 @@ def test_a_lease_is_held_only_by_rounds_that_asked_for_it() -> None:
     cluster = with_lease()
     server = cluster.servers[1]
     cluster.clock.now += 0.3
-    cluster.hand(1, 2, HeartbeatReply(server.promised, server._round, 2, 2))
+    cluster.hand(1, 2, HeartbeatReply(server.promised, server._round, 2))
     cluster.step(1)
     assert {h.lease for h in cluster.sent(Heartbeat)} == {0.3}
     cluster.drop(Heartbeat)
@@ -276,8 +276,8 @@ def test_a_lease_needs_a_majority_that_was_asked_for_it() -> None:
     later = cluster.sent(Heartbeat)[-1]
     assert (asking.lease, later.lease) == (0.3, 0.0)
     cluster.drop()
-    cluster.hand(1, 2, HeartbeatReply(server.promised, asking.round, 2, 2))
-    cluster.hand(1, 3, HeartbeatReply(server.promised, later.round, 2, 2))
+    cluster.hand(1, 2, HeartbeatReply(server.promised, asking.round, 2))
+    cluster.hand(1, 3, HeartbeatReply(server.promised, later.round, 2))
     assert not server._lease_holds()
 
 

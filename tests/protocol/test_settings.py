@@ -329,12 +329,12 @@ def test_nothing_is_changed_before_all_voters_have_said_that_they_know_it() -> N
 def test_a_voter_of_an_older_release_keeps_a_change_out() -> None:
     cluster = served()
     ballot, limits = cluster.servers[1].promised, cluster.servers[2]._features.limits
-    old = HeartbeatReply(ballot, 1, 0, 0)  # as a release before sends it
+    old = HeartbeatReply(ballot, 1, 0)  # as a release before sends it
     cluster.hand(1, 3, old)
     reply = ask(cluster, max_sessions=5)
     assert reply is not None and reply.status == ReplyStatus.INVALID
     assert b"server 3 is running a release that does not know this" in reply.payload
-    cluster.hand(1, 3, HeartbeatReply(ballot, 1, 0, 0, KNOWS, limits + 1))
+    cluster.hand(1, 3, HeartbeatReply(ballot, 1, 0, KNOWS, limits + 1))
     reply = ask(cluster, most=5)
     assert reply is not None and b"server 3 is running a state machine" in reply.payload
     reply = ask(cluster, max_sessions=5)
@@ -346,7 +346,7 @@ def test_what_voters_know_is_remembered_from_pre_votes_too() -> None:
     features = cluster.servers[1]._features
     assert "servers 2, 3 are not heard" in features.obstacle(1, machine=True)
     for server in (2, 3):
-        reply = PreVoteReply(99, False, cluster.servers[1].promised, 0, 0, KNOWS, features.limits)
+        reply = PreVoteReply(99, False, 0, 0, KNOWS, features.limits)
         cluster.hand(1, server, reply)
     assert features.obstacle(KNOWS, machine=True) == ""
     assert "servers 2, 3 are running a release" in features.obstacle(KNOWS + 1, machine=False)

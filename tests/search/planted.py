@@ -123,7 +123,7 @@ def _report_nothing(original: Original) -> Any:
         full: P1B = original(self, first_slot)
         return P1B(
             full.ballot, full.first_slot, 0, full.accepted[1:],
-            full.chosen_to, full.executed, full.discarded,
+            full.chosen_to, full.discarded,
         )  # fmt: skip
 
     return p1b
@@ -252,9 +252,7 @@ plant(
 
 def _lead_over_discarded(original: Original) -> Any:
     def on_p1b(self: PaxosServer, p1b: P1B, sender: int) -> None:
-        told = P1B(
-            p1b.ballot, p1b.first_slot, p1b.next_slot, p1b.accepted, p1b.chosen_to, p1b.executed, 0
-        )
+        told = P1B(p1b.ballot, p1b.first_slot, p1b.next_slot, p1b.accepted, p1b.chosen_to, 0)
         original(self, told, sender)
 
     return on_p1b
