@@ -567,7 +567,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self.search.pause_busy(self._now, 0.0)
 
     def _on_expired(self, session: Session, request: Request) -> None:
-        """The session is gone for good; what of the command's fate?"""
+        """The session is gone for good: say whether the command may have been executed."""
         if session is self._session:
             self._session = None
         if request.undecided > 0:
