@@ -91,9 +91,8 @@ class Entry(Wire, frozen=True):
     """One client command inside a slot's value."""
 
     session: int
-    """The session that submitted it; 0: it is in none. Then `seq` is a nonce, and `acked` says what
-    it is: 0 opens a session or, with a `command`, executes one of the server's own process, which
-    is never tried again; `SETTINGS` changes what is agreed."""
+    """The session that submitted it; 0: none. Then `seq` is a nonce, and `acked` says what it is: 0
+    opens a session, or executes a server's own `command`; `SETTINGS` changes what is agreed."""
     seq: int
     """Its sequence number in the session, from 1: each takes effect at most once."""
     acked: int
@@ -194,6 +193,7 @@ class P1B(Wire, frozen=True, tag=2):
     """Slots up to here are gone at the sender: chosen, executed and covered by a snapshot."""
     count: int = 0
     """The number of the commit in the sender's directory that this relies on."""
+    to: int = 0  # the candidate's directory (0: any): a lost one may have used the same ballot
 
 
 class P2A(Wire, frozen=True, tag=3):

@@ -592,7 +592,7 @@ class PaxosServer(BurstActor):
         if p1a.ballot > self.promised and not self._follows(p1a.ballot, sender):
             return
         if self._may_transfer(sender, self.settings.transfer_bytes):
-            self._send(sender, self._p1b(p1a.first_slot))
+            self._send(sender, self._p1b(p1a.first_slot, self._peers[sender]))
 
     def _make_way(self) -> None:
         """Who rejoins needs the promise of all, and of some only once their leases have run out.
@@ -602,7 +602,7 @@ class PaxosServer(BurstActor):
         self._election_at += self.settings.election_timeout_min
         self._retry_at = max(self._retry_at, self._election_at)
 
-    def _p1b(self, first_slot: int) -> P1B:
+    def _p1b(self, first_slot: int, to: int) -> P1B:
         invariant(not self._lease_may_hold(), "a promise under a lease that was granted here")
         accepted: list[Accepted] = []
         size = 0
@@ -615,7 +615,7 @@ class PaxosServer(BurstActor):
             size += len(value.value) + 16
         return P1B(
             self.promised, first_slot, next_slot, accepted,
-            self.log.chosen_to, self.log.discarded, self._count(),
+            self.log.chosen_to, self.log.discarded, self._count(), to,
         )  # fmt: skip
 
     def on_p2a(self, p2a: P2A, sender: ServerId) -> None:
@@ -869,6 +869,8 @@ class PaxosServer(BurstActor):
         candidacy = self._candidacy
         if candidacy is None or p1b.ballot != candidacy.ballot:
             return
+        if p1b.to not in (0, self._storage.incarnation):
+            return  # a promise to the disk that was lost: its sender may not know this one
         if p1b.discarded > self.log.chosen_to:
             # What it discarded is chosen, and we do not have it: no no-ops into those slots.
             self._step_down()

@@ -271,6 +271,30 @@ def test_a_ballot_that_the_lost_disk_used_is_not_used_again() -> None:
     assert [p.ballot for p in cluster.sent(P1B)] == [Ballot(3, 2)]
 
 
+def test_a_promise_to_the_lost_disk_is_none_to_the_new_one() -> None:
+    """Counted, it would bring the vote back though server 2 knows the lost disk alone.
+
+    And server 2 would count what that one promised: both could lead, and choose two values.
+    """
+    cluster = Cluster(3, options={"policy": "random"}).start()
+    cluster.campaign(1)
+    cluster.deliver(P1A, target=2)
+    [late] = cluster.drop(P1B, source=2, target=1)
+    cluster.drop()
+    cluster.rejoining(1)
+    cluster.servers[1].campaign(forced=True)
+    cluster.step(1)
+    assert cluster.servers[1].promised == cluster.servers[2].promised  # the same number again
+    cluster.deliver(P1A, target=3)
+    cluster.deliver(P1B, source=3)
+    cluster.hand(1, 2, late.message)
+    assert cluster.servers[1].role == "candidate"
+    assert not cluster.servers[1].voting
+    cluster.pass_time(5.0)
+    assert cluster.servers[1].voting
+    assert cluster.servers[2]._peers[1] == cluster.storages[1].incarnation
+
+
 def test_a_second_process_with_a_live_servers_id_never_stops_the_real_one() -> None:
     """Started with --rejoin on an empty directory it once took the place of the one that ran."""
     cluster = acquainted()

@@ -119,8 +119,8 @@ plant(
 
 
 def _report_nothing(original: Original) -> Any:
-    def p1b(self: PaxosServer, first_slot: int) -> P1B:
-        full: P1B = original(self, first_slot)
+    def p1b(self: PaxosServer, first_slot: int, to: int) -> P1B:
+        full: P1B = original(self, first_slot, to)
         return P1B(
             full.ballot, full.first_slot, 0, full.accepted[1:],
             full.chosen_to, full.discarded,
