@@ -490,7 +490,7 @@ def a_lease_that_a_restarted_server_has_granted() -> tuple[Search, World]:
     return search, world._replace(budget=Budget((0, 1, 0), reads=1))
 
 
-@start(20_000)
+@start(40_000)
 def a_lease_among_servers_of_other_settings() -> tuple[Search, World]:
     """Server 1 has asked for a lease of 3 s; the others' timeout is 0.3 s, under other policies.
 
