@@ -67,12 +67,12 @@ def fill(path: Path, leave: int) -> Path:
     ballast = path / "ballast"
     state = os.statvfs(path)
     size = state.f_bavail * state.f_frsize - leave
-    with ballast.open("wb") as file:
-        try:
+    try:
+        with ballast.open("wb") as file:
             file.write(bytes(max(0, size)))
-        except OSError as error:  # somebody else took the room meanwhile: full is full
-            if error.errno != errno.ENOSPC:
-                raise
+    except OSError as error:  # somebody else took the room meanwhile: full is full
+        if error.errno != errno.ENOSPC:
+            raise
     return ballast
 
 

@@ -1,7 +1,8 @@
 """One client that floods a server, as a process of its own: what a raw socket can send.
 
 `python -m tests.faults.flooder ADDRESS KIND` says "ready" once it has a session, floods from the
-first line of its standard input to the end of it, and then says what it sent and got.
+first line of its standard input to the end of it, says "floods" once its first frame is on its way,
+and in the end what it sent and got.
 """
 
 from __future__ import annotations
@@ -206,6 +207,8 @@ class Flooder:
                     return
             self._socket.send(frame, 0, len(frame) < MIB)
             self.sent += 1
+            if self.sent == 1:  # some first frames take seconds to make
+                print("floods", flush=True)
         self._over.wait()
 
     def _may_send(self, kind: Kind) -> bool:

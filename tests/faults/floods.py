@@ -47,8 +47,10 @@ class Flood:
 
     def __enter__(self) -> Self:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
+        assert self._process.stdout.readline() == "floods\n", "the flooder sent nothing"
         return self
 
     def __exit__(self, *_exception: object) -> None:
