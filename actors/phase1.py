@@ -11,11 +11,13 @@ __all__ = ["Candidacy"]
 class Candidacy:
     """The promises for one ballot and, per slot, the value accepted at the highest ballot."""
 
-    def __init__(self, ballot: Ballot, first_slot: int) -> None:
+    def __init__(self, ballot: Ballot, first_slot: int, ask_again_at: float = 0.0) -> None:
         self.ballot = ballot
         self.first_slot = first_slot
         self.promised: set[ServerId] = set()
         """Servers whose P1B arrived whole."""
+        self.ask_again_at = ask_again_at
+        """When to ask those again whose promises have not come, monotonic seconds."""
         self._expected: dict[ServerId, int] = {}
         """Per server the slot at which its next chunk has to start."""
         self._reported: dict[int, Accepted] = {}

@@ -13,11 +13,11 @@ Which state belongs to which role:
 - acceptor: `promised` (an acceptor's ballot never falls) and the accepted values in `log`;
 - learner: what of `log` is chosen, `application` (the user's state machine and the sessions, as of
   slot `application.executed`), and `_known_commit`, the highest commit index heard of;
-- proposer: `role`, `_candidacy` while trying to lead; while leading `_next_slot`, `_votes` (slots
-  in flight), `_pending` (commands waiting for a slot), `_waiting` (clients waiting for replies),
-  `_reads`, and what followers report in `_executed_by` and `_confirmed_by`.
+- proposer: `_candidacy` while trying to lead, and `_reign` while leading (slots in flight, commands
+  that wait for a slot, clients and reads that wait for an answer, what followers report); each is
+  None otherwise, and `role` says which there is.
 
-Stepping down drops the proposer's state and nothing else. What must hold throughout is asserted
+Stepping down drops these two and nothing else. What must hold throughout is asserted
 with `invariant` here, in the log and in the storage, and watched from outside by the simulator:
 the promise never falls; one ballot proposes one value a slot; a chosen value never changes; slots
 are executed in order, each command at most once; nothing is discarded before it is executed by all
@@ -35,7 +35,6 @@ reads by one heartbeat round (§6.4) and sessions (§6.3).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -61,7 +60,7 @@ from paxon.actors.execution.agreed import (
     first_agreed,
 )
 from paxon.actors.execution.application import Application, Executed, decode_batch, encode_batch
-from paxon.actors.execution.digests import Comparison, Diverged, Inquiry, SnapshotCheck, Verdict
+from paxon.actors.execution.digests import Diverged, Inquiry, SnapshotCheck, Verdict
 from paxon.actors.execution.features import Features
 from paxon.actors.execution.sessions import Reply
 from paxon.actors.execution.state_machine import StateMachine
@@ -70,7 +69,6 @@ from paxon.actors.leases import LONGEST_LEASE, Grants, counted, sensible
 from paxon.actors.limits.allowances import (
     CHARGED_BYTES,
     CLIENT_SECONDS,
-    COST_PER_SLOT,
     EXECUTE_SECONDS,
     FRAME_BYTES,
     IN_FLIGHT_BYTES,
@@ -93,7 +91,6 @@ from paxon.actors.limits.bounds import (
     is_plausible_offer,
     is_plausible_request,
 )
-from paxon.actors.limits.costs import Costs
 from paxon.actors.limits.turns import ClientTurns, Openings, Waiting
 from paxon.actors.log import SlotLog, SlotStatus
 from paxon.actors.making import Making, in_list
@@ -146,10 +143,10 @@ from paxon.actors.messages import (
 )
 from paxon.actors.phase1 import Candidacy
 from paxon.actors.places import Places, plausible
-from paxon.actors.reads import ReadQueue
+from paxon.actors.reign import ENTRY_BYTES, Pending, Reign
 from paxon.actors.retry import Retry, snapshot_growth
+from paxon.actors.rounds import Rounds
 from paxon.actors.settings import Settings
-from paxon.actors.thrift import Thrift
 from paxon.actors.version import VERSION
 from paxon.transport.log import logger
 
@@ -184,16 +181,12 @@ RETRANSMITTED_BYTES = 1 << 20
 """For each so many in flight their votes are waited for one interval longer."""
 SMALL_COMMAND = 16 << 10
 """Commands up to this size go on into a slot although large ones wait for theirs."""
-ENTRY_BYTES = 16
-"""What an entry takes in a slot's value beside its command, about."""
 EXCUSED = 4
 """A silence is excused by this server's own long steps up to so many election timeouts."""
 LARGE_VALUE = 256 << 10
 """While a value from this size on is stored …"""
 SECONDS_PER_STORED_BYTE = 0.125 / (1 << 20)
 """… nobody expects to hear from its leader, or the leader from others, for so much longer."""
-LEASE_IN_USE = 5.0
-"""Seconds for which heartbeats ask for a lease after a client's last lease read."""
 WATERMARK_DELAY = 1.0
 """Seconds after which the chosen watermark is synced even if nothing else has to be."""
 TIDY_INTERVAL = 0.1
@@ -261,7 +254,6 @@ class PaxosServer(BurstActor):
         }
         self._policy = policy if policy is not None else make_policy(settings)
         self._contends = settings.contend and not self._policy.courteous
-        self.role: Literal["leader", "candidate", "follower"] = "follower"
         self.leader: ServerId = 0
         """Who leads, as far as this server knows; 0 if nobody."""
         # The acceptor.
@@ -378,48 +370,16 @@ class PaxosServer(BurstActor):
         self._tried: set[tuple[int, int]] = set()
         """Held commands that this server has proposed before: they may have been executed."""
         # Leading.
+        self._reign: Reign | None = None
+        """What a leader knows; None while this server does not lead."""
         self._leading_since = 0.0
-        self._reset_proposer()
 
-    def _reset_proposer(self) -> None:
-        """The proposer's state, as one who neither leads nor ever did."""
-        self._next_slot = 0
-        self._chosen_before = self._counters["slots_chosen"]
-        """How many slots were chosen here, ever, when this reign began."""
-        self._takeover: deque[tuple[int, bytes]] = deque()
-        self._takeover_end = 0
-        self._votes: dict[int, int] = {}
-        self._unsynced: list[int] = []
-        self._batches: dict[int, Batch] = {}
-        self._pending: deque[Entry] = deque()
-        self._pending_bytes = 0
-        self._costs = Costs(self.application.machine, self._enough_is_dear)
-        self._large_slots: dict[int, float] = {}
-        """When those were proposed whose time is charged to their clients."""
-        self._charged_at = 0.0
-        """When the last of them was executed."""
-        self._turns.let_go(self._now)
-        self._waiting: dict[tuple[int, int], ClientToken] = {}
-        self._futures: dict[int, pykka.Future[bytes]] = {}
-        self._reads = ReadQueue()
-        self._round = 0
-        self._round_sent: deque[tuple[int, float, float, float]] = deque()
-        """Rounds not confirmed yet: number, when sent, seconds to count on the lease asked for, and
-        `_busy` when sent."""
-        self._confirmed = 0
-        self._confirmed_by: dict[ServerId, int] = {}
-        self._confirmed_at = 0.0
-        self._confirmed_busy = 0.0
-        self._lease_until = -NEVER
-        """How long this leader may count on what the confirmed rounds asked for."""
-        self._lease_wanted_until = 0.0
-        self._executed_by: dict[ServerId, int] = {}
-        self._comparison = Comparison()
-        self._heartbeat_at = 0.0
-        self._retransmit_at = 0.0
-        self._retransmit_below = 0
-        self._time_base = 0.0
-        self._thrift = Thrift(self.settings, self._others)
+    @property
+    def role(self) -> Literal["leader", "candidate", "follower"]:
+        """What this server is beside acceptor and learner."""
+        if self._reign is not None:
+            return "leader"
+        return "follower" if self._candidacy is None else "candidate"
 
     # === a burst ==================================================================================
 
@@ -447,10 +407,11 @@ class PaxosServer(BurstActor):
             self._serve_clients(burst)
 
     def _before_flush(self) -> None:
-        if self.role == "leader":
+        reign = self._reign
+        if reign is not None:
             self._release_held()
-            self._propose_waiting()
-            self._start_read_round()
+            self._propose_waiting(reign)
+            self._start_read_round(reign)
         elif self._held and self._contends_now() and self._now >= self._retry_at:
             if self._lease_may_hold():  # our policy is another than the leader's
                 self._retry_at = self._grants.until
@@ -471,6 +432,10 @@ class PaxosServer(BurstActor):
 
     def _send_early(self) -> None:
         """P2As rely on the ballot alone, and that was synced before phase 1 began (rule 10)."""
+        reign = self._reign
+        invariant(reign is not None, "P2As of a server that does not lead")
+        if reign is None:
+            return
         frame: list[P2A] = []
         size = 0
         for p2a in self._early:
@@ -478,10 +443,10 @@ class PaxosServer(BurstActor):
             frame.append(p2a)
             size += len(p2a.value)
             if size >= FRAME_BYTES:
-                self._broadcast_p2as(frame)
+                self._broadcast_p2as(reign, frame)
                 frame, size = [], 0
         if frame:
-            self._broadcast_p2as(frame)
+            self._broadcast_p2as(reign, frame)
         self._early = []
 
     def _commit(self) -> None:
@@ -499,22 +464,24 @@ class PaxosServer(BurstActor):
         self._synced = True
 
     def _after_sync(self) -> None:
-        unsynced, self._unsynced = self._unsynced, []
-        for slot in unsynced:
-            self._count_vote(slot, self.settings.server)
+        reign = self._reign
+        if reign is not None:
+            unsynced, reign.unsynced = reign.unsynced, []
+            for slot in unsynced:
+                self._count_vote(reign, slot, self.settings.server)
         candidacy = self._candidacy
         if candidacy is not None and candidacy.ballot == self._durable_promise and self.voting:
             candidacy.promised.add(self.settings.server)
             if self._has_quorum(candidacy.promised):
                 self._take_over(candidacy)
-        if self.role == "leader":
-            self._propose_waiting()  # what this accepts waits for the next sync, so it comes last
+        if self._reign is not None:  # what this accepts waits for the next sync, so it comes last
+            self._propose_waiting(self._reign)
 
     def _before_sending(self) -> None:
         if self._durable_promise != self.promised:
             invariant(False, "a promise would leave unsynced")
-        if self._to_all:
-            self._send_put_off()  # whose slots a heartbeat's commit index speaks of
+        if self._to_all and self._reign is not None:
+            self._send_put_off(self._reign)  # whose slots a heartbeat's commit index speaks of
 
     def _after_flush(self) -> None:
         if self._confirmation.pending:
@@ -718,8 +685,9 @@ class PaxosServer(BurstActor):
     def _hears_leader(self) -> bool:
         """Whether a leader, this server included, was alive within the minimum timeout."""
         recent = self._now - self.settings.election_timeout_min
-        if self.role == "leader":
-            return self._confirmed_at + self._excused(self._confirmed_busy) > recent
+        if self._reign is not None:
+            rounds = self._reign.rounds
+            return rounds.confirmed_at + self._excused(rounds.confirmed_busy) > recent
         return self._heard_at + self._excused(self._heard_busy) > recent
 
     def _excused(self, busy_before: float) -> float:
@@ -758,8 +726,9 @@ class PaxosServer(BurstActor):
         lease that was granted still runs out first.
         """
         self.places.tell(server, self._now)
-        if server in self._others and self._thrift.forget(server):
-            self._ask_everyone()  # it will not answer what it was asked
+        reign = self._reign
+        if reign is not None and server in self._others and reign.thrift.forget(server):
+            self._ask_everyone(reign)  # it will not answer what it was asked
         if self.role == "follower" and server == self.leader and self.voting:
             self.leader = 0
             self._heard_at = -NEVER
@@ -803,7 +772,7 @@ class PaxosServer(BurstActor):
         self._note_count(sender, reply.count)
         if reply.discarded > self.log.chosen_to:
             self._fall_behind(reply.chosen_to, sender)  # we cannot lead from here
-        if reply.round != self._pre_vote_round or not self._pre_votes or self.role == "leader":
+        if reply.round != self._pre_vote_round or not self._pre_votes or self._reign is not None:
             return
         if reply.granted and not self._hears_leader():
             self._pre_votes.add(sender)
@@ -812,21 +781,21 @@ class PaxosServer(BurstActor):
 
     def campaign(self, *, forced: bool = False) -> None:
         """Start phase 1 in a ballot of our own above all that we know of."""
-        if self.role == "leader":
+        if self._reign is not None:
             return
         # Who rejoins has granted nothing that counts: it answers no heartbeat.
         invariant(forced or not self._lease_may_hold(), "a candidacy under a lease granted here")
         self._pre_votes = set()
         self._promise(self.promised.next_for(self.settings.server))
         self.leader = 0
-        self.role = "candidate"
         self._counters["elections"] += 1
         self._counters["phase1_rounds"] += 1
-        self._candidacy = Candidacy(self.promised, self.log.chosen_to + 1)
+        self._candidacy = Candidacy(
+            self.promised, self.log.chosen_to + 1, self._now + self._phase1_interval()
+        )
         self._election_at = self._now + self._policy.follower_timeout(self._random)
         if forced:  # answered only once the leases that were granted have run out
             self._election_at += self.settings.election_timeout_min
-        self._retransmit_at = self._now + self._phase1_interval()
         self._to_all.append(P1A(self.promised, self._candidacy.first_slot, forced))
 
     def _phase1_interval(self) -> float:
@@ -899,7 +868,7 @@ class PaxosServer(BurstActor):
         """Lead: propose again what may have been chosen, no-ops into the holes (rule 3)."""
         invariant(candidacy.ballot == self.promised, "led without own promise")
         self._candidacy = None
-        self._reset_proposer()
+        self._turns.let_go(self._now)
         self._execute_chosen()
         for accepted in self.log.accepted_from(self.log.chosen_to + 1):
             candidacy.report(accepted)
@@ -907,32 +876,33 @@ class PaxosServer(BurstActor):
             self._step_down()
             self._fall_behind(self._known_commit, self._commit_teller)
             return
-        self.role = "leader"
+        reign = self._reign = Reign(
+            self.settings, self._others, Pending(self.application.machine, self._enough_is_dear),
+            Rounds(self._now, self._busy), self._counters["slots_chosen"],
+        )  # fmt: skip
         self._incoming = None  # what it lacks of the chosen slots it proposes again
         self.leader = self.settings.server
         self._counters["leaderships"] += 1
         self._leading_since = self._now
         first = self.log.chosen_to + 1
-        self._takeover = deque(
+        reign.takeover.extend(
             (slot, value)
             for slot, value in candidacy.values(first)
             if self.log.status(slot) != "CHOSEN"
         )
-        self._takeover_end = max(self.log.last, self._takeover[-1][0] if self._takeover else 0)
-        invariant(self._takeover_end >= self._known_commit, "took over less than is chosen")
-        self._next_slot = self._takeover_end + 1
+        reign.takeover_end = max(self.log.last, reign.takeover[-1][0] if reign.takeover else 0)
+        invariant(reign.takeover_end >= self._known_commit, "took over less than is chosen")
+        reign.next_slot = reign.takeover_end + 1
         if not self.voting:
-            self._vote_again()
-        self._time_base = self.application.sessions.time - self._now
-        self._confirmed_at = self._now  # the promises: a majority was alive just now
-        self._confirmed_busy = self._busy
-        self._retransmit_at = self._now + self.settings.retransmit_interval
+            self._vote_again(reign)
+        reign.time_base = self.application.sessions.time - self._now
+        reign.retransmit_at = self._now + self.settings.retransmit_interval
         if self._now >= self._log_at:  # in a duel of leaders not each of them is news
             self._log_at = self._now + 1.0
             logger.info("server {} leads in ballot {}", self.settings.server, self.promised)
-        self._beat()
+        self._beat(reign)
 
-    def _vote_again(self) -> None:
+    def _vote_again(self, reign: Reign) -> None:
         """A majority of the others has promised: take part again (docs/rejoin.md).
 
         What the lost disk may have helped to choose is accepted at once and in the same
@@ -940,25 +910,26 @@ class PaxosServer(BurstActor):
         """
         self.voting = True
         self._storage.save_voting(True)
-        for slot, value in self._takeover:
+        for slot, value in reign.takeover:
             self._accept(slot, self.promised, value)
 
     def _step_down(self) -> None:
         """Stop leading or trying to; tell the waiting clients where to go."""
-        if self.role == "leader":
-            self._counters["step_downs"] += 1
-            self._counters["leading_us"] += self._leading_us()
-            if self._got_something_done():
-                self._policy.reigned(self._now - self._leading_since)
-        self.role = "follower"
+        clients: dict[ClientToken, None] = {}
         self._candidacy = None
         self._pre_votes = set()
-        if self._contends:
-            self._hold_again()
-        clients = dict.fromkeys(self._waiting.values())
-        clients.update((client, None) for client, _ in self._reads.clear())
-        self._fail_futures()
-        self._reset_proposer()
+        if self._reign is not None:
+            self._counters["step_downs"] += 1
+            self._counters["leading_us"] += self._leading_us()
+            reign, self._reign = self._reign, None
+            if reign.got_something_done(self._counters["slots_chosen"]):
+                self._policy.reigned(self._now - self._leading_since)
+            if self._contends:
+                self._hold_again(reign)
+            clients.update(dict.fromkeys(reign.waiting.values()))
+            clients.update((client, None) for client, _ in reign.reads.clear())
+            self._fail_futures(reign)
+        self._turns.let_go(self._now)
         if not self._contends:
             for client, _ in self._held:
                 clients[client] = None
@@ -966,75 +937,39 @@ class PaxosServer(BurstActor):
         for client in clients:
             self._refuse(client)
 
-    def _got_something_done(self) -> bool:
-        """Whether this reign chose a slot, or had none to choose and a majority confirmed it."""
-        chosen = self._counters["slots_chosen"] > self._chosen_before
-        return chosen or (self._confirmed > 0 and not self._votes)
-
     # === leading: phase 2 (PMMC §2.3, commander) ==================================================
 
-    def _propose_waiting(self) -> None:
+    def _propose_waiting(self, reign: Reign) -> None:
         """Fill the window: first what was taken over, then all waiting commands, packed."""
-        while len(self._votes) < self.settings.window:
-            if self._takeover:
-                if self._votes and self._bytes_in_flight() >= IN_FLIGHT_BYTES:
+        window = self.settings.window
+        while len(reign.votes) < window:
+            if reign.takeover:
+                if reign.votes and reign.bytes_in_flight(self.log) >= IN_FLIGHT_BYTES:
                     return
-                slot, value = self._takeover.popleft()
+                slot, value = reign.takeover.popleft()
                 held = self.log.get(slot)
                 if slot > self.log.chosen_to and (held is None or not held.chosen):
-                    self._propose(slot, value)
-            elif self._pending:
-                if self._votes and self._much_in_flight():
+                    self._propose(reign, slot, value)
+            elif reign.pending.entries:
+                if reign.votes and reign.is_full(self.log, window):
                     return
-                dear = bool(self._costs.dear)
-                batch = Batch(self._time_base + self._now, self._pack())
-                self._batches[self._next_slot] = batch
+                dear = bool(reign.pending.costs.dear)
+                entries = reign.pending.pack(self.settings.batch_bytes)
+                batch = Batch(reign.time_base + self._now, entries)
+                reign.batches[reign.next_slot] = batch
                 value = encode_batch(batch)
                 if dear or len(value) >= CHARGED_BYTES:
-                    self._large_slots[self._next_slot] = self._clock.monotonic()
-                self._propose(self._next_slot, value)
-                self._next_slot += 1
+                    reign.large_slots[reign.next_slot] = self._clock.monotonic()
+                self._propose(reign, reign.next_slot, value)
+                reign.next_slot += 1
             else:
                 return
 
-    def _much_in_flight(self) -> bool:
-        """Whether so many bytes are being chosen that more would only make others wait longer."""
-        if self._pending_bytes < IN_FLIGHT_BYTES // self.settings.window:
-            return False
-        return self._bytes_in_flight() >= IN_FLIGHT_BYTES
-
-    def _bytes_in_flight(self) -> int:
-        """Bytes in slots that are proposed and not yet chosen."""
-        log = self.log
-        held = (log.get(slot) for slot in self._votes)
-        return sum(len(one.value) for one in held if one is not None)
-
-    def _pack(self) -> list[Entry]:
-        """Take the commands that waited, up to the size and cost of a batch, at least one."""
-        pending = self._pending
-        entries: list[Entry] = []
-        if self._pending_bytes <= self.settings.batch_bytes and not self._costs.dear:
-            entries.extend(pending)
-            pending.clear()
-            self._pending_bytes = 0
-            return entries
-        size = cost = 0
-        while pending:
-            entry = pending[0]
-            taken = len(entry.command) + ENTRY_BYTES
-            size, cost = size + taken, cost + self._costs.of(entry)
-            if entries and (size > self.settings.batch_bytes or cost > COST_PER_SLOT):
-                break
-            entries.append(pending.popleft())
-            self._pending_bytes -= taken
-            self._costs.forget(entry)
-        return entries
-
-    def _propose(self, slot: int, value: bytes) -> None:
+    def _propose(self, reign: Reign, slot: int, value: bytes) -> None:
         """Queue a P2A; our own acceptance counts once it is synced (rule 10)."""
         self._accept(slot, self.promised, value)
-        self._votes[slot] = 0
-        self._unsynced.append(slot)
+        reign.votes[slot] = 0
+        reign.unsynced.append(slot)
         self._early.append(P2A(self.promised, slot, value, self.log.chosen_to))
         if len(value) >= LARGE_VALUE:
             self._was_busy(len(value) * SECONDS_PER_STORED_BYTE)  # for so are those who get it
@@ -1050,139 +985,137 @@ class PaxosServer(BurstActor):
             if p2b.promised > self.promised:
                 self._follows(p2b.promised, sender)  # it promised a higher ballot: preempted
             return
-        if self.role != "leader" or p2b.ballot != self.promised:
+        reign = self._reign
+        if reign is None or p2b.ballot != self.promised:
             return  # a late vote, for a ballot that we no longer lead
         if p2b.first == p2b.last:
-            useful = self._count_vote(p2b.first, sender)
+            useful = self._count_vote(reign, p2b.first, sender)
         else:
             useful = False
-            for slot in [slot for slot in self._votes if p2b.first <= slot <= p2b.last]:
+            for slot in [slot for slot in reign.votes if p2b.first <= slot <= p2b.last]:
                 # A plain loop: what may execute a slot is called by Python code alone (recursion).
-                useful = self._count_vote(slot, sender) or useful
-        if useful and self._thrift.choosing:
-            self._thrift.count_useful(sender)
+                useful = self._count_vote(reign, slot, sender) or useful
+        if useful and reign.thrift.choosing:
+            reign.thrift.count_useful(sender)
 
-    def _count_vote(self, slot: int, sender: ServerId) -> bool:
+    def _count_vote(self, reign: Reign, slot: int, sender: ServerId) -> bool:
         """Count one vote for one slot; False if it had come before, or comes too late to matter."""
-        votes = self._votes.get(slot)
+        votes = reign.votes.get(slot)
         if votes is None:  # chosen already
             return False
         bit = self._all_bits[sender]
         new = not votes & bit
         votes |= bit
         if votes.bit_count() < self._majority:
-            self._votes[slot] = votes
+            reign.votes[slot] = votes
             return new
-        del self._votes[slot]
+        del reign.votes[slot]
         self.log.choose(slot)
         self._counters["slots_chosen"] += 1
         if self.log.chosen_to > self.application.executed:
             self._execute()
         return new
 
-    def _retransmit_later(self) -> None:
+    def _retransmit_later(self, reign: Reign) -> None:
         """What is large takes its time to the others' disks: it is not sent so soon again."""
-        patience = 1 + self._bytes_in_flight() // RETRANSMITTED_BYTES
-        self._retransmit_at = self._now + patience * self.settings.retransmit_interval
+        patience = 1 + reign.bytes_in_flight(self.log) // RETRANSMITTED_BYTES
+        reign.retransmit_at = self._now + patience * self.settings.retransmit_interval
 
-    def _retransmit_p2as(self) -> None:
+    def _retransmit_p2as(self, reign: Reign) -> None:
         """Send again what was in flight at the last tick already, to those who have not voted."""
-        self._send_put_off()  # these tell a commit index as well
+        self._send_put_off(reign)  # these tell a commit index as well
         size = 0
-        for slot in sorted(self._votes):
-            if slot >= self._retransmit_below or size > self.settings.transfer_bytes:
+        for slot in sorted(reign.votes):
+            if slot >= reign.retransmit_below or size > self.settings.transfer_bytes:
                 break
             held = self.log.get(slot)
             if held is None:
                 continue
             p2a = P2A(self.promised, slot, held.value, self.log.chosen_to)
             for server in self._others:
-                if not self._votes[slot] & self._all_bits[server]:
+                if not reign.votes[slot] & self._all_bits[server]:
                     self._send(server, p2a)
                     self._counters["retransmissions"] += 1
             size += len(held.value)
-        self._retransmit_below = self._next_slot
+        reign.retransmit_below = reign.next_slot
 
     # --- some get a P2A a little later (docs/thrift.md) ------------------------------------------
 
-    def _broadcast_p2as(self, frame: Sequence[P2A]) -> None:
+    def _broadcast_p2as(self, reign: Reign, frame: Sequence[P2A]) -> None:
         """Send a frame of P2As to the prompt servers, and to the spare ones a little later."""
-        thrift = self._thrift
+        thrift = reign.thrift
         self._counters["p2a_sent"] += len(frame) * len(thrift.prompt)
         self._network.broadcast(thrift.prompt, frame)
         if thrift.spare and thrift.put_off_p2as(frame, self._clock.monotonic()):
-            self._send_put_off()
+            self._send_put_off(reign)
 
-    def _send_put_off(self) -> None:
+    def _send_put_off(self, reign: Reign) -> None:
         """Send the spare servers what they have not got yet.
 
         Like any P2A it relies on the ballot alone. Before anything else that tells them a commit
         index, or they would ask for slots that are about to reach them.
         """
-        thrift = self._thrift
+        thrift = reign.thrift
         p2as = thrift.take()
         if p2as:
             invariant(p2as[0].ballot == self._durable_promise, "P2A in ballot %s", p2as[0].ballot)
             self._counters["p2a_sent"] += len(p2as) * len(thrift.spare)
             self._network.broadcast(thrift.spare, p2as)
 
-    def _ask_everyone(self) -> None:
+    def _ask_everyone(self, reign: Reign) -> None:
         """Keep nothing from the spare servers any more, until the prompt ones are chosen anew."""
-        self._send_put_off()
-        unconfirmed = self._thrift.round > self._confirmed
-        self._thrift.ask_everyone()
+        self._send_put_off(reign)
+        unconfirmed = reign.thrift.round > reign.rounds.confirmed
+        reign.thrift.ask_everyone()
         if unconfirmed:
-            self._beat()
+            self._beat(reign)
 
-    def _on_thrift_timers(self) -> None:
+    def _on_thrift_timers(self, reign: Reign) -> None:
         """The spare servers get what was put off; if it is still undecided, their answers count."""
-        thrift, late = self._thrift, False
+        thrift, late = reign.thrift, False
         if self._now < min(thrift.p2as_due_at, thrift.round_due_at):
             return
         if self._now >= thrift.p2as_due_at:
             thrift.p2as_due_at = NEVER
-            late = thrift.first_slot in self._votes
-            self._send_put_off()
+            late = thrift.first_slot in reign.votes
+            self._send_put_off(reign)
         if self._now >= thrift.round_due_at:
             thrift.round_due_at = NEVER
-            late = late or thrift.round > self._confirmed
+            late = late or thrift.round > reign.rounds.confirmed
         if not late:
             thrift.were_in_time()
         else:
             thrift.were_late()
-            self._ask_everyone()
+            self._ask_everyone(reign)
 
     # --- heartbeats ------------------------------------------------------------------------------
 
-    def _beat(self) -> None:
+    def _beat(self, reign: Reign) -> None:
         """Start a heartbeat round with all: I lead, this is chosen, this may be discarded."""
-        self._heartbeat_at = self._now + self.settings.heartbeat_interval
-        self._discard(self._executed_by_all())
-        self._to_all.append(self._begin_round())
+        reign.heartbeat_at = self._now + self.settings.heartbeat_interval
+        self._discard(self._executed_by_all(reign))
+        self._to_all.append(self._begin_round(reign))
         if self._majority == 1:
-            self._confirm_rounds()
-        if self._thrift.count_beat():
-            self._send_put_off()
-            self._thrift.ask_everyone()  # as this very round does
+            self._confirm_rounds(reign)
+        if reign.thrift.count_beat():
+            self._send_put_off(reign)
+            reign.thrift.ask_everyone()  # as this very round does
 
-    def _begin_round(self) -> Heartbeat:
-        self._round += 1
+    def _begin_round(self, reign: Reign) -> Heartbeat:
         lease = drift = 0.0
-        if self._now < self._lease_wanted_until:
+        if self._now < reign.rounds.lease_wanted_until:
             lease = min(self.settings.election_timeout_min, LONGEST_LEASE)
             drift = self.settings.max_clock_drift
-        self._round_sent.append((self._round, self._now, counted(lease, drift), self._busy))
+        number = reign.rounds.begin(self._now, counted(lease, drift), self._busy)
         return Heartbeat(
-            self.promised, self._round, self.log.chosen_to, self._executed_by_all(),
+            self.promised, number, self.log.chosen_to, self._executed_by_all(reign),
             self._disks_known(), lease, drift, self._heard_lately(),
         )  # fmt: skip
 
-    def _executed_by_all(self) -> int:
+    def _executed_by_all(self, reign: Reign) -> int:
         """The lowest last-executed slot of *all* servers (rule 7); 0 while any is unheard of."""
         executed = self._executed_durably()
-        for server in self._others:
-            executed = min(executed, self._executed_by.get(server, 0))
-        return executed
+        return min([executed, *[follower.executed for follower in reign.followers.values()]])
 
     def on_heartbeat_reply(self, reply: HeartbeatReply, sender: ServerId) -> None:
         """Count a follower for its round, and note how far it has executed."""
@@ -1190,16 +1123,18 @@ class PaxosServer(BurstActor):
         if reply.ballot > self.promised:
             self._follows(reply.ballot, sender)
             return
-        if self.role != "leader" or reply.ballot != self.promised:
+        reign = self._reign
+        if reign is None or reply.ballot != self.promised:
             return
         self._features.heard(sender, reply.knows, reply.limits)
-        self._executed_by[sender] = max(reply.executed, self._executed_by.get(sender, 0))
-        self._compare(sender, reply.digest_version, reply.executed, reply.digest)
-        if reply.round > self._confirmed_by.get(sender, 0):
-            if self._thrift.choosing and reply.round > self._confirmed:
-                self._thrift.count_useful(sender)
-            self._confirmed_by[sender] = min(reply.round, self._round)
-            self._confirm_rounds()
+        follower = reign.followers[sender]
+        follower.executed = max(reply.executed, follower.executed)
+        self._compare(reign, sender, reply.digest_version, reply.executed, reply.digest)
+        if reply.round > follower.answered:
+            if reign.thrift.choosing and reply.round > reign.rounds.confirmed:
+                reign.thrift.count_useful(sender)
+            follower.answered = min(reply.round, reign.rounds.last)
+            self._confirm_rounds(reign)
 
     def _lose_quorum(self) -> None:
         """Nobody but a minority answers: stop, so that clients look elsewhere."""
@@ -1214,48 +1149,37 @@ class PaxosServer(BurstActor):
         """Answer a read; which way, the client says (rule 9)."""
         if query.mode == "stale" and self.voting:  # else the state may be far too old, or empty
             self._answer_query(client, query)
-        elif not self._serves():
+        elif (reign := self._serves()) is None:
             self._hold_or_refuse(client, query, len(query.query))
         elif query.mode == "lease" and self._lease_holds():
             self._counters["lease_reads"] += 1
             self._answer_query(client, query)
-        elif len(self._reads) >= MAX_READS or self._reads.bytes >= MAX_READ_BYTES:
+        elif len(reign.reads) >= MAX_READS or reign.reads.bytes >= MAX_READ_BYTES:
             self._counters["overloaded"] += 1
             payload = overloaded("too many reads are waiting", RETRY_AFTER)
             self._reply(client, QueryReply(query.id, ReplyStatus.OVERLOADED, payload))
         else:
-            self._reads.add(self._round + 1, self.log.chosen_to, client, query)
+            reign.reads.add(reign.rounds.last + 1, self.log.chosen_to, client, query)
 
-    def _start_read_round(self) -> None:
+    def _start_read_round(self, reign: Reign) -> None:
         """One round at a time; the reads that come meanwhile share the next one."""
-        if len(self._reads) and self._confirmed == self._round:
+        if len(reign.reads) and reign.rounds.confirmed == reign.rounds.last:
             self._counters["read_rounds"] += 1
-            if not self._thrift.spare:
-                self._beat()
+            if not reign.thrift.spare:
+                self._beat(reign)
                 return
-            heartbeat = self._begin_round()
-            for server in self._thrift.prompt:
+            heartbeat = self._begin_round(reign)
+            for server in reign.thrift.prompt:
                 self._send(server, heartbeat)
-            self._thrift.expect_round(self._round, self._clock.monotonic())
+            reign.thrift.expect_round(reign.rounds.last, self._clock.monotonic())
 
-    def _confirm_rounds(self) -> None:
-        """A round that a majority (the leader included) replied to proves the leader led then."""
-        replied = sorted([self._round, *self._confirmed_by.values()], reverse=True)
-        if len(replied) < self._majority:
+    def _confirm_rounds(self, reign: Reign) -> None:
+        """Answer the reads that a round was waited for which a majority has replied to."""
+        rounds = reign.rounds
+        answered = [follower.answered for follower in reign.followers.values()]
+        if not rounds.confirm(answered, self._majority):
             return
-        confirmed = replied[self._majority - 1]
-        if confirmed <= self._confirmed:
-            return
-        self._confirmed = confirmed
-        lease = 0.0
-        while self._round_sent and self._round_sent[0][0] <= confirmed:
-            _, self._confirmed_at, lease, self._confirmed_busy = self._round_sent.popleft()
-        # Each of the majority replied to this round or to a later one, and may have missed any
-        # other: no more is granted than the shortest lease that any of these asked for.
-        lease = min(lease, min((later for _, _, later, _ in self._round_sent), default=lease))
-        if lease:
-            self._lease_until = max(self._lease_until, self._confirmed_at + lease)
-        ready = self._reads.ready(confirmed, self.application.executed)
+        ready = reign.reads.ready(rounds.confirmed, self.application.executed)
         if ready:
             self._allow_time()
         for client, query in ready:
@@ -1266,17 +1190,13 @@ class PaxosServer(BurstActor):
                 self._throw_away(client, "too many reads are waiting")
 
     def _lease_holds(self) -> bool:
-        """No other can lead yet: who granted the lease promises nothing before it has run out.
-
-        Counted from when the confirmed heartbeat was *sent*, and shortened by the clock drift that
-        it told (leases.py). Heartbeats ask for leases only while clients use them: otherwise a dead
-        leader's lease would hold up its successor.
-        """
-        if not self.settings.leases or not self._policy.courteous:
-            return False
-        now = self._clock.monotonic()
-        self._lease_wanted_until = now + LEASE_IN_USE
-        return now < self._lease_until
+        """Whether this leader may answer reads by what it was granted (rounds.py)."""
+        return (
+            self._reign is not None
+            and self.settings.leases
+            and self._policy.courteous
+            and self._reign.rounds.lease_holds(self._clock.monotonic())
+        )
 
     def _answer_query(self, client: ClientToken, query: Query) -> None:
         reply = self.application.query(query.query)
@@ -1374,8 +1294,8 @@ class PaxosServer(BurstActor):
                 turns.sit_out(client, now + PAUSE)
             elif not self._others_present(client, began):
                 turns.sit_out(client, now)
-            elif self._waiting_work() - before >= TURN_BYTES:
-                last = self._pending[-1]
+            elif self._reign is not None and self._waiting_work() - before >= TURN_BYTES:
+                last = self._reign.pending.entries[-1]
                 turns.hold_back(client, (last.session, last.seq), now)
             else:
                 seconds = now - began + self._sent_seconds
@@ -1397,18 +1317,22 @@ class PaxosServer(BurstActor):
 
     def _takes_in(self, request: ClientMessage) -> bool:
         """Whether a request that waits for its turn can be handled now."""
+        reign = self._reign
+        if reign is None:
+            return True
         if isinstance(request, Command | OpenSession | ChangeSettings):
-            if self.role != "leader":
-                return True
             work = self._waiting_work()
             if isinstance(request, Command) and len(request.command) > SMALL_COMMAND:
                 return work < self.settings.batch_bytes
-            return len(self._pending) < MAX_PENDING and work < IN_FLIGHT_BYTES
-        return len(self._reads) < MAX_READS or not isinstance(request, Query)
+            return len(reign.pending.entries) < MAX_PENDING and work < IN_FLIGHT_BYTES
+        return len(reign.reads) < MAX_READS or not isinstance(request, Query)
 
     def _waiting_work(self) -> int:
         """What waits for a slot, in bytes and cost."""
-        return self._pending_bytes + self._costs.total
+        if self._reign is None:
+            return 0
+        pending = self._reign.pending
+        return pending.bytes + pending.costs.total
 
     def _others_present(self, client: ClientToken, since: float) -> bool:
         """Whether anybody but this client has asked for something since then, or waits.
@@ -1417,7 +1341,7 @@ class PaxosServer(BurstActor):
         """
         if self._turns.others_present(client, since):
             return True
-        inside = self._waiting.values()
+        inside = self._reign.waiting.values() if self._reign is not None else ()
         return bool(inside) and not client == next(iter(inside)) == next(reversed(inside))
 
     def _enough_is_dear(self) -> None:
@@ -1426,30 +1350,39 @@ class PaxosServer(BurstActor):
 
     # --- their commands --------------------------------------------------------------------------
 
-    def _serves(self) -> bool:
-        """Leading, with every slot taken over executed: state and sessions are current."""
-        return self.role == "leader" and self.application.executed >= self._takeover_end
+    def _serves(self) -> Reign | None:
+        """The reign of one that has executed every slot taken over: state and sessions are current.
+
+        None while this server does not lead, or has not got so far.
+        """
+        reign = self._reign
+        if reign is None or self.application.executed < reign.takeover_end:
+            return None
+        return reign
 
     def on_command(self, command: Command, client: ClientToken) -> None:
         """Propose a command unless it is proposed, chosen or executed already (rule 5)."""
-        if not self._serves():
+        reign = self._serves()
+        if reign is None:
             self._hold_or_refuse(client, command, len(command.command))
             return
         key = (command.session, command.seq)
-        if key in self._waiting:
-            self._waiting[key] = client  # asked again; the answer goes where it was asked last
+        waiting = reign.waiting
+        if key in waiting:
+            waiting[key] = client  # asked again; the answer goes where it was asked last
             return
-        refusal = self._refusal(command)
+        refusal = self._refusal(reign, command)
         if refusal is not None:
             self._answer_command(client, key, refusal.status, refusal.payload)
             return
-        self._waiting[key] = client
-        self._pending.append(
+        waiting[key] = client
+        pending = reign.pending
+        pending.entries.append(
             Entry(command.session, command.seq, command.acked, command.after, command.command)
         )
-        self._pending_bytes += len(command.command) + ENTRY_BYTES
+        pending.bytes += len(command.command) + ENTRY_BYTES
 
-    def _refusal(self, command: Command) -> CommandReply | None:
+    def _refusal(self, reign: Reign, command: Command) -> CommandReply | None:
         """Why a command does not get into the log now; None if it does."""
 
         def refuse(status: ReplyStatus, payload: bytes) -> CommandReply:
@@ -1472,10 +1405,10 @@ class PaxosServer(BurstActor):
         if (
             command.after
             and not session.executed(command.after)
-            and (command.session, command.after) not in self._waiting
+            and (command.session, command.after) not in reign.waiting
         ):
             return refuse(ReplyStatus.OUT_OF_ORDER, b"send the one before first")
-        if self._pending_bytes >= self.settings.max_pending_bytes:
+        if reign.pending.bytes >= self.settings.max_pending_bytes:
             return self._overloaded(command, "too much is waiting")
         if session.kept >= self.application.sessions.max_kept_each and (
             command.acked <= session.floor != command.seq
@@ -1484,7 +1417,7 @@ class PaxosServer(BurstActor):
         reason = self.application.check(command.command)
         if reason:
             return refuse(ReplyStatus.INVALID, reason)
-        reason = self._costs.refusal(command)
+        reason = reign.pending.costs.refusal(command)
         return refuse(ReplyStatus.INVALID, reason) if reason else None
 
     def _overloaded(self, command: Command, reason: str) -> CommandReply:
@@ -1494,7 +1427,8 @@ class PaxosServer(BurstActor):
 
     def on_open_session(self, request: OpenSession, client: ClientToken) -> None:
         """A session is opened by a command in the log, so that every server knows it."""
-        if not self._serves():
+        reign = self._serves()
+        if reign is None:
             self._hold_or_refuse(client, request, 0)
             return
         if not 0 <= request.nonce < 1 << 63:
@@ -1502,20 +1436,20 @@ class PaxosServer(BurstActor):
             self._reply(client, CommandReply(0, request.nonce, ReplyStatus.INVALID, text))
             return
         key = (0, request.nonce)
-        if key not in self._waiting:
+        if key not in reign.waiting:
             wait = self._openings.wait(client, self._now)
-            if wait > 0 or self._pending_bytes >= self.settings.max_pending_bytes:
+            if wait > 0 or reign.pending.bytes >= self.settings.max_pending_bytes:
                 self._counters["overloaded"] += 1
                 retry_after_ms = round(max(wait, RETRY_AFTER) * 1000)
                 self._reply(client, Overloaded(retry_after_ms, "it opens too many sessions"))
                 return
-            self._pending.append(Entry(0, request.nonce, 0, 0, b""))
-            self._pending_bytes += ENTRY_BYTES
-        self._waiting[key] = client
+            reign.pending.add(Entry(0, request.nonce, 0, 0, b""))
+        reign.waiting[key] = client
 
     def on_change_settings(self, change: ChangeSettings, client: ClientToken) -> None:
         """What is agreed changes by an entry of the log; an empty change only tells what it is."""
-        if not self._serves():
+        reign = self._serves()
+        if reign is None:
             self._hold_or_refuse(client, change, 64 * len(change.values))
             return
         limits = self.application.machine.limits
@@ -1527,15 +1461,14 @@ class PaxosServer(BurstActor):
             self._reply(client, QueryReply(change.id, ReplyStatus.INVALID, obstacle.encode()))
             return
         key = (0, change.id)
-        if key not in self._waiting:
-            if self._pending_bytes >= self.settings.max_pending_bytes:
+        if key not in reign.waiting:
+            if reign.pending.bytes >= self.settings.max_pending_bytes:
                 payload = overloaded("too much is waiting", RETRY_AFTER)
                 self._reply(client, QueryReply(change.id, ReplyStatus.OVERLOADED, payload))
                 return
             command = encode_change(Change(change.changed_at, change.values))
-            self._pending.append(Entry(0, change.id, SETTINGS, 0, command))
-            self._pending_bytes += len(command) + ENTRY_BYTES
-        self._waiting[key] = client
+            reign.pending.add(Entry(0, change.id, SETTINGS, 0, command))
+        reign.waiting[key] = client
 
     def on_stranger(self, request: Stranger, client: ClientToken) -> None:
         """A client of another cluster: it must not take our answers for that one's."""
@@ -1595,17 +1528,17 @@ class PaxosServer(BurstActor):
 
     def _hold_or_refuse(self, client: ClientToken, message: Held, size: int) -> None:
         """A new leader keeps requests until it serves; anyone else points to the leader."""
-        waits = self.role == "leader" or self._contends
+        waits = self._reign is not None or self._contends
         if waits and self._held_bytes + size <= self.settings.max_pending_bytes:
             self._held.append((client, message))
             self._held_bytes += size + 64
         else:
             self._refuse(client)
 
-    def _hold_again(self) -> None:
+    def _hold_again(self, reign: Reign) -> None:
         """Policy benches: keep the clients' commands until we lead again (PMMC §2.3, replica)."""
-        for entry in [e for b in self._batches.values() for e in b.entries] + list(self._pending):
-            client = self._waiting.pop((entry.session, entry.seq), None)
+        for entry in reign.unexecuted():
+            client = reign.waiting.pop((entry.session, entry.seq), None)
             if client is None:
                 continue
             if entry.session == 0:
@@ -1614,7 +1547,7 @@ class PaxosServer(BurstActor):
                 self._tried.add((entry.session, entry.seq))
                 command = Command(entry.session, entry.seq, entry.acked, entry.after, entry.command)
                 self._held.append((client, command))
-        self._held.extend(self._reads.clear())
+        self._held.extend(reign.reads.clear())
 
     def _release_held(self) -> None:
         if self._held and self._serves():
@@ -1631,12 +1564,11 @@ class PaxosServer(BurstActor):
             return None
         future: pykka.Future[bytes] = self._create_future()
         error = message.refusal(self.application.agreed.max_command_bytes)
-        if error is None and not (self._open and self._serves()):
-            error = self._not_leading(tried=False)
-        if error is not None:
-            _fail_future(future, error)
+        reign = self._serves() if self._open else None
+        if error is not None or reign is None:
+            _fail_future(future, error or self._not_leading(tried=False))
             return future
-        if self._pending_bytes >= self.settings.max_pending_bytes:
+        if reign.pending.bytes >= self.settings.max_pending_bytes:
             _resolve(future, ReplyStatus.OVERLOADED, overloaded("too much is waiting", RETRY_AFTER))
             return future
         reason = self.application.check(message.command)
@@ -1644,9 +1576,8 @@ class PaxosServer(BurstActor):
             _resolve(future, ReplyStatus.INVALID, reason)
             return future
         number = self._random.getrandbits(62)
-        self._futures[number] = future
-        self._pending.append(Entry(0, number, 0, 0, message.command))
-        self._pending_bytes += len(message.command) + ENTRY_BYTES
+        reign.futures[number] = future
+        reign.pending.add(Entry(0, number, 0, 0, message.command))
         self._now = self._clock.monotonic()
         self._execute_until = self._now + EXECUTE_SECONDS
         self._before_flush()
@@ -1659,15 +1590,16 @@ class PaxosServer(BurstActor):
         address = self.places.client_address(leader)
         return NotLeading(self.settings.server, leader, address, tried=tried)
 
-    def _fail_futures(self) -> None:
-        futures, self._futures = self._futures, {}
+    def _fail_futures(self, reign: Reign) -> None:
+        futures, reign.futures = reign.futures, {}
         for future in futures.values():
             _fail_future(future, self._not_leading(tried=True))
 
     def close(self) -> None:
         """Release all; whoever still waits for a command's future is told."""
         super().close()
-        self._fail_futures()
+        if self._reign is not None:
+            self._fail_futures(self._reign)
 
     # === learning what is chosen, and executing it (rule 4) =======================================
 
@@ -1788,24 +1720,26 @@ class PaxosServer(BurstActor):
 
     def _deliver(self, slot: int, value: bytes) -> None:
         """Execute a slot and answer the clients that wait here."""
-        # A leader that was behind may learn from others what it is still gathering votes for.
-        self._votes.pop(slot, None)
-        batch = self._batches.pop(slot, None)
+        reign, batch = self._reign, None
+        if reign is not None:
+            # A leader that was behind may learn from others what it is still gathering votes for.
+            reign.votes.pop(slot, None)
+            batch = reign.batches.pop(slot, None)
         if batch is None and value != NO_OP:
             batch = decode_batch(value)
         results = self.application.execute(slot, value, batch)
         self._counters["slots_executed"] += 1
         self._counters["commands_executed"] += len(results)
-        if not self._waiting and not self._futures:
+        if reign is None or (not reign.waiting and not reign.futures):
             return
-        if self._turns.held_back or self._large_slots:
-            self._charge(slot, results)
+        if self._turns.held_back or reign.large_slots:
+            self._charge(reign, slot, results)
         for entry, reply in results:
             if entry.session == 0 and entry.command and entry.acked != SETTINGS:
-                _resolve(self._futures.pop(entry.seq, None), reply.status, reply.payload)
+                _resolve(reign.futures.pop(entry.seq, None), reply.status, reply.payload)
                 continue
             key = (entry.session, entry.seq)
-            client = self._waiting.pop(key, None)
+            client = reign.waiting.pop(key, None)
             if client is None:
                 continue
             if key in self._tried:
@@ -1813,10 +1747,10 @@ class PaxosServer(BurstActor):
             else:
                 self._answer(client, entry, reply)
 
-    def _charge(self, slot: int, results: Sequence[Executed]) -> None:
+    def _charge(self, reign: Reign, slot: int, results: Sequence[Executed]) -> None:
         """A slot is executed: who waited for it goes on, who filled it sits out for its time."""
-        waiting, turns = self._waiting, self._turns
-        began = self._large_slots.pop(slot, None)
+        waiting, turns = reign.waiting, self._turns
+        began = reign.large_slots.pop(slot, None)
         sizes: dict[ClientToken, int] = {}
         for entry, reply in results:
             client = waiting.get((entry.session, entry.seq))
@@ -1830,7 +1764,7 @@ class PaxosServer(BurstActor):
         if began is None:
             return
         now = self._clock.monotonic()
-        began, self._charged_at = max(began, self._charged_at), now
+        began, reign.charged_at = max(began, reign.charged_at), now
         total = sum(sizes.values())
         for client, size in sizes.items():
             took = (now - began) * size / total + size * SECONDS_PER_BYTE
@@ -1938,9 +1872,10 @@ class PaxosServer(BurstActor):
             self._begin_snapshot()
             return
         chain, slot = self.application.chain, snapshot.slot
+        vouchers = self._reign.comparison.vouchers(slot) if self._reign is not None else ()
         offer = SnapshotOffer(
             slot, snapshot.size, snapshot.checksum,
-            chain.version, chain.at(slot), self._comparison.vouchers(slot),
+            chain.version, chain.at(slot), vouchers,
         )  # fmt: skip
         self._send(server, offer)
 
@@ -1949,7 +1884,7 @@ class PaxosServer(BurstActor):
         if not is_plausible_offer(offer):
             self._malformed(offer, sender)
             return
-        if offer.slot <= self.log.chosen_to or self.role == "leader":
+        if offer.slot <= self.log.chosen_to or self._reign is not None:
             return  # a leader has in its log what it proposes: nothing may be cut away under it
         if self._incoming is not None and sender != self._catch_up_from:
             return  # changing over would throw away what has come; only silence makes us do it
@@ -2110,9 +2045,11 @@ class PaxosServer(BurstActor):
 
     # === comparing what was executed (docs/digests.md) ============================================
 
-    def _compare(self, server: ServerId, version: int, slot: int, digest: bytes) -> None:
+    def _compare(
+        self, reign: Reign, server: ServerId, version: int, slot: int, digest: bytes
+    ) -> None:
         """A follower says its hash after `slot`."""
-        if self._comparison.heard(server, version, slot, digest, self.application.chain):
+        if reign.comparison.heard(server, version, slot, digest, self.application.chain):
             self._inquire(slot)
 
     def _inquire(self, slot: int) -> None:
@@ -2320,7 +2257,6 @@ class PaxosServer(BurstActor):
             )  # fmt: skip
         self._features = Features(self._others, self.application.machine.limits)
         self._all_bits = {server: 1 << place for place, server in enumerate(made.servers)}
-        self._thrift = Thrift(self.settings, self._others)
         self._round_guard = RoundGuard(made.servers)
 
     # --- making the cluster ----------------------------------------------------------------------
@@ -2746,10 +2682,11 @@ class PaxosServer(BurstActor):
             return self._confirmation.ask_at
         if self._left_over:
             return -NEVER
-        if self.role == "leader":
-            thrift = self._thrift
+        reign = self._reign
+        if reign is not None:
+            thrift = reign.thrift
             deadline = min(
-                self._heartbeat_at, self._retransmit_at, thrift.p2as_due_at, thrift.round_due_at,
+                reign.heartbeat_at, reign.retransmit_at, thrift.p2as_due_at, thrift.round_due_at,
                 self._snapshot_poll_at, self._watermark_at, self._grants.forget_at,
                 self.places.due,
             )  # fmt: skip
@@ -2758,8 +2695,8 @@ class PaxosServer(BurstActor):
                 self._election_at, self._snapshot_poll_at, self._watermark_at,
                 self._grants.forget_at, self.places.due,
             )  # fmt: skip
-            if self.role == "candidate":
-                deadline = min(deadline, self._retransmit_at)
+            if self._candidacy is not None:
+                deadline = min(deadline, self._candidacy.ask_again_at)
             elif self._held and self._contends_now():
                 deadline = min(deadline, self._retry_at)
         if self._inquiry is not None:
@@ -2778,22 +2715,24 @@ class PaxosServer(BurstActor):
         self._on_learner_timers()
         if not self._in_force:
             return
-        if self.role == "leader":
-            silence = now - self._confirmed_at - self._excused(self._confirmed_busy)
+        reign = self._reign
+        if reign is not None:
+            rounds = reign.rounds
+            silence = now - rounds.confirmed_at - self._excused(rounds.confirmed_busy)
             if silence > self.settings.election_timeout_max:
                 self._lose_quorum()
                 return
-            self._on_thrift_timers()
-            if now >= self._heartbeat_at:
-                self._beat()
-            if now >= self._retransmit_at:
-                self._retransmit_later()
-                self._retransmit_p2as()
+            self._on_thrift_timers(reign)
+            if now >= reign.heartbeat_at:
+                self._beat(reign)
+            if now >= reign.retransmit_at:
+                self._retransmit_later(reign)
+                self._retransmit_p2as(reign)
             return
         if now >= self._election_at:
             self._on_election_timeout()
-        elif self._candidacy is not None and now >= self._retransmit_at:
-            self._retransmit_at = now + self._phase1_interval()
+        elif self._candidacy is not None and now >= self._candidacy.ask_again_at:
+            self._candidacy.ask_again_at = now + self._phase1_interval()
             self._retransmit_p1as(self._candidacy)
 
     def _on_learner_timers(self) -> None:
@@ -2903,7 +2842,7 @@ class PaxosServer(BurstActor):
 
     def _leading_us(self) -> int:
         """Microseconds of the present reign; 0 while not leading."""
-        return round((self._now - self._leading_since) * 1e6) if self.role == "leader" else 0
+        return round((self._now - self._leading_since) * 1e6) if self._reign is not None else 0
 
     def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
         self._reply(client, self.describe(request))

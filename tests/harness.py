@@ -33,6 +33,7 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
+from paxon.actors.reign import Reign
 from paxon.transport import Burst
 
 CLIENT = b"client"
@@ -65,6 +66,12 @@ class Register(StateMachine):
 
     def digest(self) -> str:
         return str(len(self.applied))
+
+
+def reign_of(server: PaxosServer) -> Reign:
+    """What a server that leads knows."""
+    assert server._reign is not None
+    return server._reign
 
 
 class Clock:

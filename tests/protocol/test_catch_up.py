@@ -11,7 +11,7 @@ from paxon.actors.messages import (
     Heartbeat,
     HeartbeatReply,
 )
-from tests.harness import Cluster, value_of
+from tests.harness import Cluster, reign_of, value_of
 
 
 def missed(commands: int, **options: object) -> Cluster:
@@ -142,7 +142,7 @@ def test_only_chosen_values_are_handed_out() -> None:
 def test_learned_values_are_on_disk_before_anyone_hears_that_they_are_executed() -> None:
     cluster = missed(3)
     cluster.pass_time(2.0)
-    assert cluster.servers[1]._executed_by[3] == 4
+    assert reign_of(cluster.servers[1]).followers[3].executed == 4
     restarted = cluster.restart(3)
     assert restarted.application.executed == 4
 

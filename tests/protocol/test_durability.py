@@ -25,6 +25,7 @@ from paxon.actors.messages import (
     ReplyStatus,
     SessionOpened,
 )
+from paxon.actors.reign import Reign
 from tests.harness import Cluster
 from tests.protocol.watched import Died, WatchedCluster
 
@@ -110,10 +111,10 @@ def test_a_leader_counts_its_own_acceptance_only_after_the_sync() -> None:
     counted: list[int] = []
     count = server._count_vote
 
-    def checked(slot: int, sender: int) -> bool:
+    def checked(reign: Reign, slot: int, sender: int) -> bool:
         assert disk._accepted[slot].ballot == server.promised, f"slot {slot} is not synced yet"
         counted.append(slot)
-        return count(slot, sender)
+        return count(reign, slot, sender)
 
     server._count_vote = checked  # type: ignore[method-assign]
     cluster.campaign(1)

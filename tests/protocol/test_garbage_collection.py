@@ -16,7 +16,8 @@ from paxon.actors.messages import (
     SnapshotOffer,
     SnapshotRequest,
 )
-from tests.harness import Cluster, value_of
+from paxon.actors.reign import Progress
+from tests.harness import Cluster, reign_of, value_of
 
 
 def ran(commands: int, size: int = 3, **options: object) -> Cluster:
@@ -45,7 +46,7 @@ def replied(cluster: Cluster, **executed: int) -> int:
     leader = cluster.servers[1]
     for name, slot in executed.items():
         server = int(name.removeprefix("server_"))
-        cluster.hand(1, server, HeartbeatReply(leader.promised, leader._round, slot))
+        cluster.hand(1, server, HeartbeatReply(leader.promised, reign_of(leader).rounds.last, slot))
     cluster.drop()
     cluster.clock.now += 0.06
     cluster.step(1)
@@ -59,14 +60,16 @@ def replied(cluster: Cluster, **executed: int) -> int:
 def test_the_minimum_over_all_servers_goes(executed: tuple[int, int, int], goes: int) -> None:
     cluster = ran(3)
     cluster.pass_time(1.2)
-    cluster.servers[1]._executed_by.clear()
+    reign = reign_of(cluster.servers[1])
+    reign.followers = {server: Progress() for server in reign.followers}
     assert replied(cluster, server_2=executed[1], server_3=executed[2]) == goes
 
 
 def test_a_server_that_was_never_heard_counts_as_having_executed_nothing() -> None:
     cluster = ran(3, size=5)
     cluster.pass_time(1.2)
-    cluster.servers[1]._executed_by.clear()
+    reign = reign_of(cluster.servers[1])
+    reign.followers = {server: Progress() for server in reign.followers}
     assert replied(cluster, server_2=4, server_3=4, server_4=4) == 0
     assert replied(cluster, server_5=2) == 2
 
@@ -74,7 +77,8 @@ def test_a_server_that_was_never_heard_counts_as_having_executed_nothing() -> No
 def test_a_majority_is_not_enough() -> None:
     cluster = ran(3, size=5)
     cluster.pass_time(1.2)
-    cluster.servers[1]._executed_by.clear()
+    reign = reign_of(cluster.servers[1])
+    reign.followers = {server: Progress() for server in reign.followers}
     assert replied(cluster, server_2=4, server_3=4, server_4=1, server_5=1) == 1
 
 

@@ -11,7 +11,7 @@ from paxon.actors import Ballot
 from paxon.actors.disk.storage import Storage
 from paxon.actors.leases import LONGEST_LEASE, Grants, counted
 from paxon.actors.messages import P1A, P1B, Heartbeat, HeartbeatReply, PreVote, QueryReply
-from tests.harness import Cluster
+from tests.harness import Cluster, reign_of
 
 SHORT = {"election_timeout_min": 0.3, "election_timeout_max": 0.5}
 LONG = {"election_timeout_min": 3.0, "election_timeout_max": 5.0}
@@ -172,7 +172,7 @@ def test_a_lease_that_nobody_may_ask_for_is_not_answered(lease: float, drift: fl
 def test_nobody_asks_for_more_than_the_longest() -> None:
     settings = {"election_timeout_min": 90.0, "election_timeout_max": 95.0}
     cluster = mixed(settings, settings)
-    cluster.servers[1]._heartbeat_at = 0.0
+    reign_of(cluster.servers[1]).heartbeat_at = 0.0
     cluster.step(1)
     assert {h.lease for h in cluster.sent(Heartbeat)} == {LONGEST_LEASE}
 
@@ -182,15 +182,17 @@ def test_a_lease_counts_for_no_longer_than_the_shortest_round_that_may_have_been
     cluster = mixed(LONG, SHORT)
     server = cluster.servers[1]
     cluster.clock.now += 3.0
-    cluster.hand(1, 2, HeartbeatReply(server.promised, server._round, 2))
-    server._lease_until = 0.0
+    cluster.hand(1, 2, HeartbeatReply(server.promised, reign_of(server).rounds.last, 2))
+    reign_of(server).rounds.lease_until = 0.0
     cluster.drop()
-    first, sent = server._round + 1, cluster.clock.now
-    server._round_sent.extend([(first, sent, 2.7, 0.0), (first + 1, sent + 0.05, 0.27, 0.0)])
-    server._round += 2
+    first, sent = reign_of(server).rounds.last + 1, cluster.clock.now
+    reign_of(server).rounds.sent.extend(
+        [(first, sent, 2.7, 0.0), (first + 1, sent + 0.05, 0.27, 0.0)]
+    )
+    reign_of(server).rounds.last += 2
     cluster.clock.now += 0.1
     cluster.hand(1, 2, HeartbeatReply(server.promised, first, 2))
-    assert server._lease_until == pytest.approx(sent + 0.27)
+    assert reign_of(server).rounds.lease_until == pytest.approx(sent + 0.27)
 
 
 def test_grants_by_themselves() -> None:

@@ -14,7 +14,7 @@ from paxon.actors.messages import (
     QueryReply,
     ReplyStatus,
 )
-from tests.harness import Cluster, Register
+from tests.harness import Cluster, Register, reign_of
 
 
 def served(size: int = 3, **options: object) -> Cluster:
@@ -166,7 +166,7 @@ def test_a_lease_read_too_waits_for_the_taken_over_slots() -> None:
     cluster.deliver(P1A)
     cluster.deliver(P1B)
     leader = cluster.servers[2]
-    leader._lease_wanted_until = float("inf")
+    reign_of(leader).rounds.lease_wanted_until = float("inf")
     cluster.clock.now += 0.06
     cluster.step(2)
     cluster.deliver(Heartbeat)
@@ -250,11 +250,12 @@ def test_a_lease_is_held_only_by_rounds_that_asked_for_it() -> None:
     cluster = with_lease()
     server = cluster.servers[1]
     cluster.clock.now += 0.3
-    cluster.hand(1, 2, HeartbeatReply(server.promised, server._round, 2))
+    cluster.hand(1, 2, HeartbeatReply(server.promised, reign_of(server).rounds.last, 2))
     cluster.step(1)
     assert {h.lease for h in cluster.sent(Heartbeat)} == {0.3}
     cluster.drop(Heartbeat)
-    server._lease_wanted_until = cluster.clock.now  # nobody has read by lease for a while
+    # Nobody has read by lease for a while.
+    reign_of(server).rounds.lease_wanted_until = cluster.clock.now
     cluster.clock.now += 0.05
     cluster.step(1)
     assert {h.lease for h in cluster.sent(Heartbeat)} == {0.0}
@@ -267,7 +268,7 @@ def test_a_lease_needs_a_majority_that_was_asked_for_it() -> None:
     """Of five, server 2 heard the round that asked, server 3 only the next one, which did not."""
     cluster = served(5, policy="stable")
     server = cluster.servers[1]
-    server._lease_wanted_until = cluster.clock.now + 0.06
+    reign_of(server).rounds.lease_wanted_until = cluster.clock.now + 0.06
     cluster.clock.now += 0.055
     cluster.step(1)
     asking = cluster.sent(Heartbeat)[0]

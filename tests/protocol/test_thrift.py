@@ -19,7 +19,7 @@ from paxon.actors.messages import (
 )
 from paxon.actors.thrift import FIRST_TRIAL, LONGEST_TRIAL, MOST_BYTES, RECONSIDER_BEATS
 from paxon.transport import Burst
-from tests.harness import Cluster
+from tests.harness import Cluster, reign_of
 
 DELAY = 1 / 128
 """Exact in binary, so that times add up."""
@@ -179,10 +179,10 @@ def test_losing_a_spare_server_changes_nothing() -> None:
 def test_a_heartbeat_never_overtakes_the_slots_that_it_speaks_of() -> None:
     cluster, session = thrifty()
     leader = cluster.servers[1]
-    cluster.clock.now = leader._heartbeat_at - DELAY / 2
+    cluster.clock.now = reign_of(leader).heartbeat_at - DELAY / 2
     put(cluster, session, 1)
     cluster.stabilize()
-    cluster.clock.now = leader._heartbeat_at
+    cluster.clock.now = reign_of(leader).heartbeat_at
     cluster.step(1)  # a heartbeat to all is due, and what was put off not yet
     to_3 = [type(p.message) for p in cluster.packets if p.target == 3]
     assert to_3 == [P2A, Heartbeat]
@@ -255,7 +255,7 @@ def test_copies_of_an_answer_count_once() -> None:
     cluster = Cluster(5, options={"thrifty_delay": DELAY}).start()
     cluster.lead(1)
     session = cluster.open_session(1)
-    thrift = cluster.servers[1]._thrift
+    thrift = reign_of(cluster.servers[1]).thrift
     cluster.command(1, session, 1, b"a")
     p2a = cluster.sent(P2A, target=5)[-1]
     before = dict(thrift._useful)
@@ -268,7 +268,7 @@ def test_what_was_put_off_is_dropped_with_the_leadership() -> None:
     """It is in a ballot that counts no more; whoever leads next proposes what may be chosen."""
     cluster, session = thrifty(policy="random")
     put(cluster, session, 1)
-    put_off = cluster.servers[1]._thrift.put_off
+    put_off = reign_of(cluster.servers[1]).thrift.put_off
     assert put_off
     cluster.campaign(2)
     cluster.stabilize()
@@ -276,7 +276,7 @@ def test_what_was_put_off_is_dropped_with_the_leadership() -> None:
     contents = cluster.contents(2)
     assert contents[max(contents)] == "x*"  # server 2 had accepted it from server 1
     cluster.lead(1)  # … and again: nothing is left of its first time
-    assert not cluster.servers[1]._thrift.put_off
+    assert not reign_of(cluster.servers[1]).thrift.put_off
     cluster.clock.now += DELAY
     cluster.step(1)
     assert all(p2a.ballot == cluster.servers[1].promised for p2a in cluster.sent(P2A))
@@ -369,7 +369,7 @@ def test_a_restarted_spare_server_catches_up_among_slots_that_are_put_off() -> N
 
 def test_a_server_that_never_answered_is_not_relied_upon() -> None:
     """Until enough servers have answered at all, everybody is asked."""
-    thrift = thrifty(5)[0].servers[1]._thrift
+    thrift = reign_of(thrifty(5)[0].servers[1]).thrift
     thrift.ask_everyone()
     thrift.forget(2)
     for _ in range(2 * FIRST_TRIAL):
@@ -383,7 +383,7 @@ def test_one_answer_for_many_slots_counts_once() -> None:
     cluster = Cluster(5, options={"thrifty_delay": DELAY, "window": 16}).start()
     cluster.lead(1)
     session = cluster.open_session(1)
-    thrift = cluster.servers[1]._thrift
+    thrift = reign_of(cluster.servers[1]).thrift
     for seq in range(1, 9):
         cluster.command(1, session, seq, b"a")
     p2as = cluster.sent(P2A, target=5)
@@ -404,7 +404,7 @@ def test_a_large_value_may_take_longer_than_the_delay() -> None:
 
 def test_a_slot_lost_before_the_choice_is_not_held_against_the_chosen() -> None:
     cluster, session = thrifty()
-    thrift = cluster.servers[1]._thrift
+    thrift = reign_of(cluster.servers[1]).thrift
     thrift.ask_everyone()
     put(cluster, session, 1)
     cluster.drop(P2A)  # nobody gets this one, until it is sent again
@@ -420,12 +420,12 @@ def test_a_new_choice_is_judged_by_its_own_slots() -> None:
     cluster, session = thrifty()
     put(cluster, session, 1)
     cluster.step(1, Burst(lost=[2]))
-    assert cluster.servers[1]._thrift.p2as_due_at > cluster.clock.now + 10 * DELAY
+    assert reign_of(cluster.servers[1]).thrift.p2as_due_at > cluster.clock.now + 10 * DELAY
 
 
 def test_an_idle_leader_forgets_no_lateness() -> None:
     cluster, _ = thrifty()
-    thrift = cluster.servers[1]._thrift
+    thrift = reign_of(cluster.servers[1]).thrift
     thrift.were_late()
     thrift.rely_on((2,))
     thrift._in_time = False
@@ -486,7 +486,7 @@ def test_now_and_then_the_prompt_servers_are_chosen_anew() -> None:
 
 def test_a_server_that_was_never_late_for_long_has_its_lateness_forgotten() -> None:
     cluster, session = thrifty()
-    thrift = cluster.servers[1]._thrift
+    thrift = reign_of(cluster.servers[1]).thrift
     for _ in range(3):
         thrift.were_late()
     for _ in range(RECONSIDER_BEATS):
@@ -502,7 +502,7 @@ def test_a_server_that_was_never_late_for_long_has_its_lateness_forgotten() -> N
 
 def test_lateness_never_ends_thrift_for_good() -> None:
     cluster, _ = thrifty()
-    thrift = cluster.servers[1]._thrift
+    thrift = reign_of(cluster.servers[1]).thrift
     for _ in range(100):
         thrift.were_late()
     thrift.ask_everyone()

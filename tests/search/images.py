@@ -19,6 +19,7 @@ from paxon.actors.disk.storage_base import Marks
 from paxon.actors.execution.digests import Comparison, HashChain, Inquiry, SnapshotCheck
 from paxon.actors.execution.sessions import Reply, Session
 from paxon.actors.leases import Grants
+from paxon.actors.limits.costs import Costs
 from paxon.actors.limits.turns import Openings
 from paxon.actors.log import Slot, SlotLog
 from paxon.actors.messages import (
@@ -36,7 +37,9 @@ from paxon.actors.messages import (
 )
 from paxon.actors.phase1 import Candidacy
 from paxon.actors.reads import ReadQueue
+from paxon.actors.reign import Pending, Progress, Reign
 from paxon.actors.retry import Retry
+from paxon.actors.rounds import Rounds
 from paxon.actors.thrift import Thrift
 from tests.harness import Register
 
@@ -53,10 +56,43 @@ ATOMS = {
 OBJECTS: dict[type, tuple[str, ...]] = {
     Slot: ("ballot", "value", "chosen"),
     SlotLog: ("_slots", "discarded", "chosen_to", "last", "value_bytes"),
-    Candidacy: ("ballot", "first_slot", "promised", "_expected", "_reported"),
+    Candidacy: ("ballot", "first_slot", "promised", "_expected", "_reported", "ask_again_at"),
     ReadQueue: ("_waiting", "bytes"),
     Session: ("floor", "last_seen", "replies", "kept"),
     Batch: ("time", "entries"),
+    Reign: (
+        "_chosen_before",
+        "takeover",
+        "takeover_end",
+        "next_slot",
+        "votes",
+        "unsynced",
+        "batches",
+        "large_slots",
+        "charged_at",
+        "retransmit_at",
+        "retransmit_below",
+        "thrift",
+        "pending",
+        "waiting",
+        "reads",
+        "time_base",
+        "followers",
+        "rounds",
+        "heartbeat_at",
+        "comparison",
+    ),
+    Rounds: (
+        "last",
+        "confirmed",
+        "confirmed_at",
+        "confirmed_busy",
+        "sent",
+        "lease_until",
+        "lease_wanted_until",
+    ),
+    Pending: ("entries", "bytes"),
+    Progress: ("executed", "answered"),
     Thrift: (
         "_delay",
         "_others",
@@ -101,14 +137,14 @@ OBJECTS: dict[type, tuple[str, ...]] = {
 OMITTED = {
     "actor_urn", "actor_inbox", "actor_stopped", "_actor_ref", "settings", "_environment",
     "_clock", "_random", "_now", "_started_at", "_failure", "_counters", "_peer_handlers",
-    "_client_handlers", "_policy", "_contends", "_all_bits", "_futures", "_log_at", "_storage",
+    "_client_handlers", "_policy", "_contends", "_all_bits", "_log_at", "_storage",
     "_network", "application", "_round_guard", "_features", "_count", "_note_count",
     "_counts", "_next_count", "_confirmation", "_answered_count", "_heard_from", "_told_alive",
     "_peers", "_synced", "_others", "_majority", "_tidy_at",
     "_stopped_at", "_warned_of", "_alarm", "_alarm_until",
     "making", "places", "_in_force", "_introduce_at", "_said", "_say_at",
     "_turns", "_openings", "_spent", "_clients_until", "_worked_at",
-    "_execute_until", "_replied_bytes", "_transferred", "_costs", "_left_over",
+    "_execute_until", "_replied_bytes", "_transferred", "_left_over",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 
@@ -171,9 +207,7 @@ def freeze_server(server: PaxosServer, *, counted: bool = False) -> Image:
     application = server.application
     machine, sessions = application.machine, application.sessions
     assert isinstance(machine, Register)
-    # (One that is not thrifty keeps nothing there that changes.)
-    omitted = OMITTED if server.settings.thrifty_delay else OMITTED | {"_thrift"}
-    omitted = omitted - COUNTED if counted else omitted
+    omitted = OMITTED - COUNTED if counted else OMITTED
     own = [(name, freeze(value)) for name, value in server.__dict__.items() if name not in omitted]
     own.sort(key=_key)
     return (
@@ -197,6 +231,9 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
         setattr(server, name, thaw(value))
     server._openings = Openings()
     application = server.application
+    if server._reign is not None:  # (nothing is left of what the image leaves out)
+        server._reign.futures = {}
+        server._reign.pending.costs = Costs(application.machine, server._enough_is_dear)
     machine, table = application.machine, application.sessions
     assert isinstance(machine, Register)
     application.executed = executed

@@ -22,6 +22,7 @@ from paxon.actors.execution.application import Application
 from paxon.actors.execution.sessions import Session, SessionTable
 from paxon.actors.messages import P1B, P2A, P2B, Heartbeat, Made, Query
 from paxon.actors.phase1 import Candidacy
+from paxon.actors.reign import Reign
 
 __all__ = ["PLANTED", "PlantedBug", "by_name", "planted"]
 
@@ -347,8 +348,8 @@ plant(
 
 
 def _majority_executed(original: Original) -> Any:
-    def executed_by_all(self: PaxosServer) -> int:
-        executed = [self._executed_by.get(server, 0) for server in self._others]
+    def executed_by_all(self: PaxosServer, reign: Reign) -> int:
+        executed = [follower.executed for follower in reign.followers.values()]
         executed.append(self._executed_durably())
         return sorted(executed, reverse=True)[self._majority - 1]
 
@@ -432,11 +433,15 @@ plant(
 
 def _earlier_round(original: Original) -> Any:
     def on_query(self: PaxosServer, query: Query, client: bytes) -> None:
-        self._round -= 1
+        reign = self._reign
+        if reign is None:
+            original(self, query, client)
+            return
+        reign.rounds.last -= 1
         try:
             original(self, query, client)
         finally:
-            self._round += 1
+            reign.rounds.last += 1
 
     return on_query
 
@@ -449,7 +454,7 @@ plant(
 
 
 def _leads(original: Original) -> Any:
-    return lambda self: self.role == "leader"
+    return lambda self: self._reign
 
 
 plant(

@@ -47,12 +47,15 @@ _plant(
 
 def _refuse_late(original: Original) -> Any:
     def on_command(self: PaxosServer, command: Command, client: bytes) -> None:
-        before = self._pending_bytes
+        reign = self._reign
+        before = 0 if reign is None else reign.pending.bytes
         original(self, command, client)
         key = (command.session, command.seq)
         session = self.application.sessions.get(command.session)
-        if self._pending_bytes > before and session is not None and session.kept:
-            del self._waiting[key]
+        if reign is None or session is None:
+            return
+        if reign.pending.bytes > before and session.kept:
+            del reign.waiting[key]
             payload = overloaded("acknowledge some replies first", RETRY_AFTER)
             self._reply(client, CommandReply(*key, ReplyStatus.OVERLOADED, payload))
 

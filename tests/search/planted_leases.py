@@ -9,14 +9,15 @@ import msgspec
 from paxon.actors import PaxosServer
 from paxon.actors import server as server_module
 from paxon.actors.messages import P1A, Heartbeat, HeartbeatReply
+from paxon.actors.reign import Reign
 from tests.search.planted import Original, plant
 from tests.simulation.machine import SimulatedClock
 
 
 def _own_lease(original: Original) -> Any:
-    def beat(self: PaxosServer) -> None:
-        original(self)
-        self._lease_until = self._now + self.settings.election_timeout_min
+    def beat(self: PaxosServer, reign: Reign) -> None:
+        original(self, reign)
+        reign.rounds.lease_until = self._now + self.settings.election_timeout_min
 
     return beat
 
@@ -29,10 +30,10 @@ plant(
 
 
 def _from_confirmation(original: Original) -> Any:
-    def confirm_rounds(self: PaxosServer) -> None:
-        for number, (round_number, _, lease, busy) in enumerate(self._round_sent):
-            self._round_sent[number] = (round_number, self._now, lease, busy)
-        original(self)
+    def confirm_rounds(self: PaxosServer, reign: Reign) -> None:
+        for number, (round_number, _, lease, busy) in enumerate(reign.rounds.sent):
+            reign.rounds.sent[number] = (round_number, self._now, lease, busy)
+        original(self, reign)
 
     return confirm_rounds
 
@@ -45,11 +46,11 @@ plant(
 
 
 def _not_asked(original: Original) -> Any:
-    def confirm_rounds(self: PaxosServer) -> None:
-        asked = max((lease for _, _, lease, _ in self._round_sent), default=0)
-        for number, (round_number, sent, _, busy) in enumerate(self._round_sent):
-            self._round_sent[number] = (round_number, sent, asked, busy)
-        original(self)
+    def confirm_rounds(self: PaxosServer, reign: Reign) -> None:
+        asked = max((lease for _, _, lease, _ in reign.rounds.sent), default=0)
+        for number, (round_number, sent, _, busy) in enumerate(reign.rounds.sent):
+            reign.rounds.sent[number] = (round_number, sent, asked, busy)
+        original(self, reign)
 
     return confirm_rounds
 

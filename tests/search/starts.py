@@ -22,6 +22,7 @@ from paxon.actors.messages import (
     OpenSession,
     Query,
 )
+from tests.harness import reign_of
 from tests.search.breadth import Goal
 from tests.search.making import MakingBudget, MakingSearch, MakingWorld, made_by_the_first
 from tests.search.steps import IDENTITY
@@ -111,7 +112,7 @@ class Story:
         """The leader `server` has found out who answers soonest."""
         images = list(self.world.images)
         images[server - 1] = self.search.steps.changed(
-            server, images[server - 1], lambda live: live._thrift.rely_on(prompt)
+            server, images[server - 1], lambda live: reign_of(live).thrift.rely_on(prompt)
         )
         self.world = self.world._replace(images=tuple(images))
 

@@ -28,9 +28,10 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
+from paxon.actors.reign import Reign
 from paxon.actors.thrift import Thrift
 from paxon.transport import Burst, BurstInbox
-from tests.harness import Register
+from tests.harness import Register, reign_of
 from tests.search.images import (
     OBJECTS,
     Image,
@@ -315,9 +316,10 @@ class Steps:
 
     def thrift_is_armed(self, image: int) -> bool:
         """Whether something that the prompt servers were asked will be looked at."""
-        thrift = self.attributes(image).get("_thrift")
-        if thrift is None:
+        reign = self.attributes(image).get("_reign")
+        if reign is None:
             return False
+        thrift = dict(zip(OBJECTS[Reign], reign[1:], strict=True))["thrift"]
         held = dict(zip(OBJECTS[Thrift], thrift[1:], strict=True))
         return bool(min(held["p2as_due_at"], held["round_due_at"]) < NEVER)
 
@@ -413,13 +415,14 @@ class Steps:
                 live._lose_quorum()
             live._election_at = now
         elif name == "beat":
-            live._heartbeat_at = now
+            reign_of(live).heartbeat_at = now
         elif name == "thrift":  # what the prompt servers were asked is due
-            thrift = live._thrift
+            thrift = reign_of(live).thrift
             thrift.p2as_due_at = now if thrift.p2as_due_at < NEVER else NEVER
             thrift.round_due_at = now if thrift.round_due_at < NEVER else NEVER
         elif name == "sync":
             live._watermark_at = now
         elif name == "ask again":  # a candidate, for promises that have not come
-            live._retransmit_at = now
+            assert live._candidacy is not None
+            live._candidacy.ask_again_at = now
         live.step(Burst())

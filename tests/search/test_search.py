@@ -12,6 +12,7 @@ from loguru import logger
 
 from paxon.actors.messages import OpenSession
 from paxon.actors.thrift import Thrift
+from tests.harness import reign_of
 from tests.search.__main__ import main, run_start
 from tests.search.breadth import breadth_first
 from tests.search.images import OBJECTS, freeze, thaw
@@ -72,7 +73,7 @@ def test_an_image_of_thrift_leaves_nothing_out() -> None:
     story = Story(search)
     story.lead(1)
     live = search.steps.peek(1, story.world.images[0])
-    assert set(vars(live._thrift)) == set(OBJECTS[Thrift])
+    assert set(vars(reign_of(live).thrift)) == set(OBJECTS[Thrift])
 
 
 def test_an_image_of_a_server_makes_the_same_server() -> None:

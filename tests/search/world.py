@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from paxon.actors import Ballot, ServerId
 from paxon.actors.messages import ClientMessage, Command, OpenSession, PeerMessage, Query
+from paxon.actors.reign import Reign
 from tests.harness import text_of
+from tests.search.images import OBJECTS
 from tests.search.steps import CLIENT, Effect, Event, Outcome, Steps
 
 __all__ = ["Budget", "Fact", "Happening", "Search", "Violation", "World"]
@@ -158,10 +160,10 @@ class Search:
                 yield CLIENT, ("ask", index)
 
     def _is_candidate(self, world: World, server: ServerId) -> bool:
-        return self.steps.attributes(world.images[server - 1]).get("role") == "candidate"
+        return self.steps.attributes(world.images[server - 1]).get("_candidacy") is not None
 
     def leads(self, world: World, server: ServerId) -> bool:
-        return self.steps.attributes(world.images[server - 1]).get("role") == "leader"
+        return self.steps.attributes(world.images[server - 1]).get("_reign") is not None
 
     def happen(self, world: World, happening: Happening) -> World:
         """The world after it. Raises `Violation`."""
@@ -337,17 +339,22 @@ class Search:
         own = []
         for name, value in server[0]:
             renamed = value
-            if name in ("_executed_by", "_confirmed_by"):
-                renamed = frozenset((renaming[peer], held) for peer, held in value[1:])
-            elif name == "_votes":
-                renamed = frozenset((slot, _rename_bits(b, renaming)) for slot, b in value[1:])
+            if name == "_reign" and value is not None:
+                fields = dict(zip(OBJECTS[Reign], value[1:], strict=True))
+                fields["followers"] = frozenset(
+                    (renaming[peer], held) for peer, held in fields["followers"][1:]
+                )
+                fields["votes"] = frozenset(
+                    (slot, _rename_bits(bits, renaming)) for slot, bits in fields["votes"][1:]
+                )
+                renamed = tuple(fields.values())
             elif name == "_catch_up_from":
                 renamed = renaming.get(value, value)
             elif name == "_candidacy" and value is not None:
-                kind, ballot, first, promised, expected, reported = value
+                kind, ballot, first, promised, expected, reported, again = value
                 renamed = (
                     kind, ballot, first, frozenset(renaming[s] for s in promised[1]),
-                    frozenset((renaming[s], slot) for s, slot in expected[1:]), reported,
+                    frozenset((renaming[s], slot) for s, slot in expected[1:]), reported, again,
                 )  # fmt: skip
             own.append((name, renamed))
         return hash((runs, tuple(own), server[1:], disk))

@@ -8,8 +8,7 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
-from paxon.actors import Settings
-from paxon.actors import server as server_module
+from paxon.actors import Settings, rounds
 from paxon.actors.execution.agreed import first_agreed
 from paxon.actors.messages import ChangeSettings
 from paxon.kvstore.store.store import KVStore
@@ -60,8 +59,8 @@ class World:
             settings = self.nodes[1].settings
             make_cluster(disks, first_agreed(settings.agreed_given, KVStore.limits))
         if plan.lease_in_use:
-            self._lease_in_use = server_module.LEASE_IN_USE
-            server_module.LEASE_IN_USE = plan.lease_in_use
+            self._lease_in_use = rounds.LEASE_IN_USE
+            rounds.LEASE_IN_USE = plan.lease_in_use
         self.healing = False
         self.fickle: set[int] = set()
         """Servers whose state machine is at fault (tests/simulation/test_divergence.py)."""
@@ -440,4 +439,4 @@ class World:
         for node in self.nodes.values():
             node.crash("the run is over")
         if self.plan.lease_in_use:
-            server_module.LEASE_IN_USE = self._lease_in_use
+            rounds.LEASE_IN_USE = self._lease_in_use

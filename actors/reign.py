@@ -1,0 +1,143 @@
+"""What a leader knows and does in one ballot: plain data, dropped when it stops leading."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import pykka
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.environment import ClientToken
+from paxon.actors.execution.digests import Comparison
+from paxon.actors.execution.state_machine import StateMachine
+from paxon.actors.limits.allowances import COST_PER_SLOT, IN_FLIGHT_BYTES
+from paxon.actors.limits.costs import Costs
+from paxon.actors.log import SlotLog
+from paxon.actors.messages import Batch, Entry
+from paxon.actors.reads import ReadQueue
+from paxon.actors.rounds import Rounds
+from paxon.actors.settings import Settings
+from paxon.actors.thrift import Thrift
+
+__all__ = ["ENTRY_BYTES", "Pending", "Progress", "Reign"]
+
+ENTRY_BYTES = 16
+"""What an entry takes in a slot's value beside its command, about."""
+
+
+class Pending:
+    """Commands that wait for a slot, in the order of their arrival."""
+
+    def __init__(self, machine: StateMachine, on_dear: Callable[[], None]) -> None:
+        """`on_dear` is called whenever dear ones wait that cost `TURN_BYTES` (limits/costs.py)."""
+        self.entries: deque[Entry] = deque()
+        self.bytes = 0
+        """What they will take in slots' values, about."""
+        self.costs = Costs(machine, on_dear)
+
+    def add(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        self.bytes += len(entry.command) + ENTRY_BYTES
+
+    def pack(self, most_bytes: int) -> list[Entry]:
+        """Take out what waited longest, up to the size and cost of a batch, at least one."""
+        pending, costs = self.entries, self.costs
+        entries: list[Entry] = []
+        if self.bytes <= most_bytes and not costs.dear:
+            entries.extend(pending)
+            pending.clear()
+            self.bytes = 0
+            return entries
+        size = cost = 0
+        while pending:
+            entry = pending[0]
+            taken = len(entry.command) + ENTRY_BYTES
+            size, cost = size + taken, cost + costs.of(entry)
+            if entries and (size > most_bytes or cost > COST_PER_SLOT):
+                break
+            entries.append(pending.popleft())
+            self.bytes -= taken
+            costs.forget(entry)
+        return entries
+
+
+class Progress:
+    """How far a follower has come, as it told this leader."""
+
+    __slots__ = ("answered", "executed")
+
+    def __init__(self) -> None:
+        self.executed = 0
+        """The last slot that it has executed, and would again after a restart."""
+        self.answered = 0
+        """The last round that it replied to."""
+
+
+class Reign:
+    """One reign, from the takeover to the stepping down."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        others: Sequence[ServerId],
+        pending: Pending,
+        rounds: Rounds,
+        slots_chosen: int,
+    ) -> None:
+        self._chosen_before = slots_chosen
+        """How many slots were chosen here, ever, when this reign began."""
+        # Phase 2.
+        self.takeover: deque[tuple[int, bytes]] = deque()
+        """What was taken over and is still to be proposed again: slot and value."""
+        self.takeover_end = 0
+        """The last slot that was taken over: who has executed that is current, and serves."""
+        self.next_slot = 0
+        self.votes: dict[int, int] = {}
+        """Slots in flight: the bits of those who have accepted each."""
+        self.unsynced: list[int] = []
+        """Slots that were accepted here and not synced yet: the own vote counts after that."""
+        self.batches: dict[int, Batch] = {}
+        """What was proposed in each slot that is not executed yet."""
+        self.large_slots: dict[int, float] = {}
+        """When those were proposed whose time is charged to their clients."""
+        self.charged_at = 0.0
+        """When the last of them was executed."""
+        self.retransmit_at = 0.0
+        self.retransmit_below = 0
+        """Slots below it were in flight at the last tick already."""
+        self.thrift = Thrift(settings, others)
+        # Clients.
+        self.pending = pending
+        self.waiting: dict[tuple[int, int], ClientToken] = {}
+        """Where to answer each command, named by session and number."""
+        self.futures: dict[int, pykka.Future[bytes]] = {}
+        """The same for those that the application gave in process."""
+        self.reads = ReadQueue()
+        self.time_base = 0.0
+        """What makes the log's time of this server's clock (rule 13)."""
+        # Followers.
+        self.followers = {server: Progress() for server in others}
+        self.rounds = rounds
+        self.heartbeat_at = 0.0
+        self.comparison = Comparison()
+
+    def bytes_in_flight(self, log: SlotLog) -> int:
+        """Bytes in slots that are proposed and not yet chosen."""
+        held = (log.get(slot) for slot in self.votes)
+        return sum(len(one.value) for one in held if one is not None)
+
+    def is_full(self, log: SlotLog, window: int) -> bool:
+        """Whether so many bytes are being chosen that more would only make others wait longer."""
+        if self.pending.bytes < IN_FLIGHT_BYTES // window:
+            return False
+        return self.bytes_in_flight(log) >= IN_FLIGHT_BYTES
+
+    def got_something_done(self, slots_chosen: int) -> bool:
+        """Whether it chose a slot, or had none to choose and a majority confirmed it."""
+        return slots_chosen > self._chosen_before or (self.rounds.confirmed > 0 and not self.votes)
+
+    def unexecuted(self) -> list[Entry]:
+        """Commands that were proposed or wait for a slot, and have not been executed."""
+        proposed = [entry for batch in self.batches.values() for entry in batch.entries]
+        return proposed + list(self.pending.entries)
