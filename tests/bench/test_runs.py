@@ -158,7 +158,7 @@ def test_failover(tmp_path: Path) -> None:
 
 
 def test_a_long_run(tmp_path: Path) -> None:
-    """Ten stretches of one load, in which the leader keeps leading."""
+    """Ten stretches of one load. Whether the leader stayed is for quiet machines to judge."""
     finished = bench(
         "stable", "--minutes", 0.03, "--warmup", 0, "--durability", "memory",
         "--json", tmp_path / "r.json",
