@@ -42,7 +42,6 @@ import pykka
 
 from paxon.actors.actor import BurstActor
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
-from paxon.actors.counts import SAY_AGAIN, SAY_FIRST, Confirmation
 from paxon.actors.disk.storage import SnapshotInfo, StorageError
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.embedding import Execute, NotLeading
@@ -65,7 +64,6 @@ from paxon.actors.execution.features import Features
 from paxon.actors.execution.sessions import Reply
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.invariants import invariant
-from paxon.actors.leases import LONGEST_LEASE, Grants, counted, sensible
 from paxon.actors.limits.allowances import (
     CHARGED_BYTES,
     CLIENT_SECONDS,
@@ -93,7 +91,6 @@ from paxon.actors.limits.bounds import (
 )
 from paxon.actors.limits.turns import ClientTurns, Openings, Waiting
 from paxon.actors.log import SlotLog, SlotStatus
-from paxon.actors.making import Making, in_list
 from paxon.actors.messages import (
     NO_OP,
     P1A,
@@ -141,11 +138,14 @@ from paxon.actors.messages import (
     overloaded,
     retry_after,
 )
-from paxon.actors.phase1 import Candidacy
-from paxon.actors.places import Places, plausible
-from paxon.actors.reign import ENTRY_BYTES, Pending, Reign
-from paxon.actors.retry import Retry, snapshot_growth
-from paxon.actors.rounds import Rounds
+from paxon.actors.records.candidacy import Candidacy
+from paxon.actors.records.confirmation import SAY_AGAIN, SAY_FIRST, Confirmation
+from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
+from paxon.actors.records.making import Making, in_list
+from paxon.actors.records.places import Places, plausible
+from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign
+from paxon.actors.records.rounds import Rounds
+from paxon.actors.records.snapshots import Retry, snapshot_growth
 from paxon.actors.settings import Settings
 from paxon.actors.version import VERSION
 from paxon.transport.log import logger

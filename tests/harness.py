@@ -33,7 +33,7 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
-from paxon.actors.reign import Reign
+from paxon.actors.records.reign import Reign
 from paxon.transport import Burst
 
 CLIENT = b"client"

@@ -50,9 +50,6 @@ LONG_FILES = {"actors/server.py"}
 LONG_FUNCTIONS = {("actors/server.py", "__init__")}
 """Declares all state of a server, a line or two each."""
 
-CROWDED_FOLDERS = {"actors"}
-"""Still to be grouped."""
-
 
 def sources(folder: str) -> list[Path]:
     """All modules of a folder, sub-packages included."""
@@ -254,18 +251,14 @@ def test_no_function_is_too_long_to_be_read_at_once() -> None:
 def test_no_folder_holds_too_much_to_be_overlooked() -> None:
     folders = {path.parent for path in all_sources()}
     counts = {name_of(folder): len(list(folder.glob("*.py"))) for folder in folders}
-    assert not {
-        name: count
-        for name, count in counts.items()
-        if count > MAX_FILES and name not in CROWDED_FOLDERS
-    }
+    assert not {name: count for name, count in counts.items() if count > MAX_FILES}
 
 
 def test_every_folder_says_in_which_order_to_read_it() -> None:
     """Each `__init__` names all its modules and packages, but for those that start it."""
     wrong = []
     for init in (path for path in all_sources() if path.name == "__init__.py"):
-        if name_of(init.parent) in CROWDED_FOLDERS or init.is_relative_to(ROOT / "bench"):
+        if init.is_relative_to(ROOT / "bench"):
             continue
         text = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
         inside = [path.parent.name for path in init.parent.glob("*/__init__.py")]

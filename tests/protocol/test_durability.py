@@ -25,7 +25,7 @@ from paxon.actors.messages import (
     ReplyStatus,
     SessionOpened,
 )
-from paxon.actors.reign import Reign
+from paxon.actors.records.reign import Reign
 from tests.harness import Cluster
 from tests.protocol.watched import Died, WatchedCluster
 

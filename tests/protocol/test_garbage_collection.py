@@ -16,7 +16,7 @@ from paxon.actors.messages import (
     SnapshotOffer,
     SnapshotRequest,
 )
-from paxon.actors.reign import Progress
+from paxon.actors.records.reign import Progress
 from tests.harness import Cluster, reign_of, value_of
 
 

@@ -21,7 +21,7 @@ from paxon.actors.messages import (
     Query,
     QueryReply,
 )
-from paxon.actors.phase1 import Candidacy
+from paxon.actors.records.candidacy import Candidacy
 from paxon.transport import Burst
 from tests.harness import Cluster, value_of
 

@@ -9,8 +9,8 @@ import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.disk.storage import Storage
-from paxon.actors.leases import LONGEST_LEASE, Grants, counted
 from paxon.actors.messages import P1A, P1B, Heartbeat, HeartbeatReply, PreVote, QueryReply
+from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted
 from tests.harness import Cluster, reign_of
 
 SHORT = {"election_timeout_min": 0.3, "election_timeout_max": 0.5}

@@ -7,7 +7,6 @@ import random
 import pytest
 
 from paxon.actors import Ballot, InvariantViolation, StorageError
-from paxon.actors.making import FRESH_FOR, Making
 from paxon.actors.messages import (
     P1A,
     P2A,
@@ -21,6 +20,7 @@ from paxon.actors.messages import (
     QueryReply,
     Stranger,
 )
+from paxon.actors.records.making import FRESH_FOR, Making
 from paxon.transport import Burst
 from tests.harness import IDENTITY, Cluster, value_of
 from tests.making_books import MakingBooks

@@ -10,7 +10,7 @@ from paxon.actors import Settings
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.environment import NEVER
 from paxon.actors.messages import Made, Place, Whereabouts
-from paxon.actors.places import ASK_AGAIN, ASKED_IN_VAIN, Places, plausible
+from paxon.actors.records.places import ASK_AGAIN, ASKED_IN_VAIN, Places, plausible
 from paxon.transport import is_dialable
 
 MADE = Made(7, "test", ((1, 101), (2, 102), (3, 103)), b"")

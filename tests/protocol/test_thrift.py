@@ -17,7 +17,7 @@ from paxon.actors.messages import (
     HeartbeatReply,
     Query,
 )
-from paxon.actors.thrift import FIRST_TRIAL, LONGEST_TRIAL, MOST_BYTES, RECONSIDER_BEATS
+from paxon.actors.records.thrift import FIRST_TRIAL, LONGEST_TRIAL, MOST_BYTES, RECONSIDER_BEATS
 from paxon.transport import Burst
 from tests.harness import Cluster, reign_of
 

@@ -12,13 +12,11 @@ from collections import deque
 from typing import Any
 
 from paxon.actors import Ballot, PaxosServer
-from paxon.actors.counts import Confirmation
 from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.disk.storage_base import Marks
 from paxon.actors.execution.digests import Comparison, HashChain, Inquiry, SnapshotCheck
 from paxon.actors.execution.sessions import Reply, Session
-from paxon.actors.leases import Grants
 from paxon.actors.limits.costs import Costs
 from paxon.actors.limits.turns import Openings
 from paxon.actors.log import Slot, SlotLog
@@ -35,12 +33,14 @@ from paxon.actors.messages import (
     ReplyStatus,
     SnapshotOffer,
 )
-from paxon.actors.phase1 import Candidacy
-from paxon.actors.reads import ReadQueue
-from paxon.actors.reign import Pending, Progress, Reign
-from paxon.actors.retry import Retry
-from paxon.actors.rounds import Rounds
-from paxon.actors.thrift import Thrift
+from paxon.actors.records.candidacy import Candidacy
+from paxon.actors.records.confirmation import Confirmation
+from paxon.actors.records.leases import Grants
+from paxon.actors.records.reads import ReadQueue
+from paxon.actors.records.reign import Pending, Progress, Reign
+from paxon.actors.records.rounds import Rounds
+from paxon.actors.records.snapshots import Retry
+from paxon.actors.records.thrift import Thrift
 from tests.harness import Register
 
 __all__ = ["Image", "freeze_disk", "freeze_server", "thaw_disk", "thaw_server"]

@@ -17,8 +17,8 @@ import msgspec
 
 from paxon.actors import Environment, PaxosServer, ServerId, Settings
 from paxon.actors.disk.memory_storage import MemoryStorage
-from paxon.actors.making import NotAMember
 from paxon.actors.messages import Introduction, Made, PeerMessage, ServerReply
+from paxon.actors.records.making import NotAMember
 from paxon.transport import Burst, BurstInbox
 from tests.harness import Register
 from tests.making_books import MakingBooks

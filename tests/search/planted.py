@@ -21,8 +21,8 @@ from paxon.actors.election import RandomTimeout
 from paxon.actors.execution.application import Application
 from paxon.actors.execution.sessions import Session, SessionTable
 from paxon.actors.messages import P1B, P2A, P2B, Heartbeat, Made, Query
-from paxon.actors.phase1 import Candidacy
-from paxon.actors.reign import Reign
+from paxon.actors.records.candidacy import Candidacy
+from paxon.actors.records.reign import Reign
 
 __all__ = ["PLANTED", "PlantedBug", "by_name", "planted"]
 

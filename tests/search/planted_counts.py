@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paxon.actors import PaxosServer, ServerId
-from paxon.actors.counts import Confirmation
 from paxon.actors.disk.storage_base import CollectingStorage
 from paxon.actors.environment import ServerBurst
 from paxon.actors.messages import P1A, P2A, CountAnswer, CountQuestion, PreVote
+from paxon.actors.records.confirmation import Confirmation
 from tests.search.planted import Original, always, plant
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from paxon.actors import PaxosServer
 from paxon.actors.disk.storage_base import CollectingStorage
-from paxon.actors.making import Making
 from paxon.actors.messages import Introduction, Made
+from paxon.actors.records.making import Making
 from tests.search.planted import Original, PlantedBug, planted
 
 __all__ = ["MAKING"]

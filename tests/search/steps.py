@@ -28,8 +28,8 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
-from paxon.actors.reign import Reign
-from paxon.actors.thrift import Thrift
+from paxon.actors.records.reign import Reign
+from paxon.actors.records.thrift import Thrift
 from paxon.transport import Burst, BurstInbox
 from tests.harness import Register, reign_of
 from tests.search.images import (

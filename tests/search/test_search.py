@@ -11,7 +11,7 @@ import pytest
 from loguru import logger
 
 from paxon.actors.messages import OpenSession
-from paxon.actors.thrift import Thrift
+from paxon.actors.records.thrift import Thrift
 from tests.harness import reign_of
 from tests.search.__main__ import main, run_start
 from tests.search.breadth import breadth_first

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from paxon.actors import Ballot, ServerId
 from paxon.actors.messages import ClientMessage, Command, OpenSession, PeerMessage, Query
-from paxon.actors.reign import Reign
+from paxon.actors.records.reign import Reign
 from tests.harness import text_of
 from tests.search.images import OBJECTS
 from tests.search.steps import CLIENT, Effect, Event, Outcome, Steps

@@ -11,13 +11,13 @@ import msgspec
 from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
 from paxon.actors.codecs import peer_codec, port_codec
 from paxon.actors.execution.digests import Diverged
-from paxon.actors.making import NotAMember
 from paxon.actors.messages import (
     ClientMessage,
     CountAnswer,
     PeerMessage,
     ServerReply,
 )
+from paxon.actors.records.making import NotAMember
 from paxon.transport import Burst, BurstInbox, ForeignCluster
 from tests.invariants import DiskBooks, InvariantBroken
 from tests.protocol.watched import tap_leases

@@ -8,9 +8,10 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
-from paxon.actors import Settings, rounds
+from paxon.actors import Settings
 from paxon.actors.execution.agreed import first_agreed
 from paxon.actors.messages import ChangeSettings
+from paxon.actors.records import rounds
 from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst
 from tests.harness import make_cluster
@@ -366,7 +367,7 @@ class World:
         """
         node, copy, books, fault = what  # as scheduled above
         stale = copy.count < node.disk.count
-        if not copy.load().in_force:  # (then it is refused, too: actors/making.py)
+        if not copy.load().in_force:  # (then it is refused, too: actors/records/making.py)
             return
         if self.healing or node.newest is not None or copy.incarnation != node.disk.incarnation:
             return

@@ -15,10 +15,10 @@ from paxon.actors.limits.allowances import COST_PER_SLOT, IN_FLIGHT_BYTES
 from paxon.actors.limits.costs import Costs
 from paxon.actors.log import SlotLog
 from paxon.actors.messages import Batch, Entry
-from paxon.actors.reads import ReadQueue
-from paxon.actors.rounds import Rounds
+from paxon.actors.records.reads import ReadQueue
+from paxon.actors.records.rounds import Rounds
+from paxon.actors.records.thrift import Thrift
 from paxon.actors.settings import Settings
-from paxon.actors.thrift import Thrift
 
 __all__ = ["ENTRY_BYTES", "Pending", "Progress", "Reign"]
 
