@@ -44,6 +44,7 @@ from paxon.actors.limits.allowances import (
     SLOT_REPLIES_AT_MOST,
 )
 from paxon.actors.messages import NO_OP, SETTINGS, Batch, Entry, ReplyStatus
+from paxon.transport.log import logger
 
 __all__ = ["Application", "Executed", "encode_batch", "decode_batch"]
 
@@ -67,6 +68,10 @@ def encode_batch(batch: Batch) -> bytes:
 def decode_batch(value: bytes) -> Batch:
     """What a slot's value holds. Raises `msgspec.DecodeError`."""
     return _decoder.decode(value)
+
+
+NANOSECONDS = 1_000_000_000
+"""In a second."""
 
 
 class _Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -97,6 +102,7 @@ class Application:
         `identity` is the cluster's, so that its sessions' ids are no other cluster's.
         """
         self.machine = machine
+        self._tells_time = type(machine).advance is not StateMachine.advance
         self.sessions = SessionTable(agreed, identity)
         self.executed = 0
         self.chain = HashChain(agreed.digest_version)
@@ -145,6 +151,8 @@ class Application:
 
     def _execute_batch(self, slot: int, batch: Batch) -> list[Executed]:
         self.sessions.advance(batch.time)
+        if self._tells_time:
+            self._advance_machine(slot)
         self._slot_bytes = 0
         if self._large:
             self._large.clear()
@@ -154,6 +162,15 @@ class Application:
         for index, entry in enumerate(batch.entries):
             results.append((entry, self._execute_entry(slot, index, entry)))
         return results
+
+    def _advance_machine(self, slot: int) -> None:
+        try:
+            self.machine.advance(int(self.sessions.time * NANOSECONDS))
+        except Exception as error:  # the user's code may raise anything: it is nobody's command
+            if depends_on_process(error):
+                raise ExecutionFailed(self.machine, slot, error) from error
+            kind = type(self.machine).__name__
+            logger.error("{}.advance() raised in slot {}: {!r}", kind, slot, error)
 
     def _outcome(self, results: list[Executed]) -> bytes:
         """What enters the chain of hashes: the replies, but of an error no more than its class.

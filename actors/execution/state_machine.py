@@ -43,6 +43,14 @@ class StateMachine(ABC):
     """True spares what each new snapshot costs to be restored once, in a forked child, before it is
     kept: say so if you know that `restore` takes whatever `snapshot` returns."""
 
+    def advance(self, time: int) -> None:  # noqa: B027 (most have no use for time)
+        """What comes next is executed at this time of the log, in nanoseconds.
+
+        Called before the commands of each slot. The log's time runs with the leader's clock and
+        stands still while nobody leads; it is the same on every server and never falls. An
+        exception is logged and has no other consequence.
+        """
+
     @abstractmethod
     def apply(self, command: bytes) -> bytes:
         """Execute a command, return the reply for the client, which has to be bytes.

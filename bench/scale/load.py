@@ -77,7 +77,7 @@ class SessionLink:
         self._link = _Link(job.addresses[0])
         self._outstanding = job.workload.outstanding
         data = WorkloadData(job.workload, job.seed)
-        self._commands = [encode_operations([Put(key, data.value)]) for key in data.keys]
+        self._commands = [encode_operations([Put(key.encode(), data.value)]) for key in data.keys]
         self._place = 0
         self._turn: deque[int] = deque(self._open(sessions))
         """Sessions, the next one first."""

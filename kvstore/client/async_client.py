@@ -15,6 +15,14 @@ from paxon.kvstore.client.agreement import (
     decode_settings,
     settings_request,
 )
+from paxon.kvstore.client.arguments import (
+    Key,
+    as_text,
+    check_key,
+    check_optional_value,
+    check_prefix,
+    check_value,
+)
 from paxon.kvstore.client.async_driver import AsyncDriver
 from paxon.kvstore.client.checks import (
     DEFAULT_IN_FLIGHT,
@@ -40,10 +48,6 @@ from paxon.kvstore.store.operations import (
     Put,
     Result,
     Scan,
-    check_key,
-    check_optional_value,
-    check_scan,
-    check_value,
 )
 
 __all__ = ["AsyncClient", "AsyncCommandClient", "AsyncPipeline"]
@@ -186,29 +190,30 @@ class AsyncClient(_AsyncClient):
         self._driver = AsyncDriver(self._core, secure=secure)
 
     async def get(
-        self, key: str, *, mode: ReadMode = "linearizable", timeout: float | None = None
+        self, key: Key, *, mode: ReadMode = "linearizable", timeout: float | None = None
     ) -> bytes | None:
         """The key's value, None if it is missing; see `Client.get`."""
         result: bytes | None = await self._call(Get(check_key(key)), timeout, check_mode(mode))
         return result
 
-    async def put(self, key: str, value: bytes | str, *, timeout: float | None = None) -> None:
-        """Set the key's value; a str is encoded as UTF-8."""
-        await self._call(Put(check_key(key), check_value(value)), timeout)
+    async def put(self, key: Key, value: bytes | str, *, timeout: float | None = None) -> int:
+        """Set the key's value; a str is encoded as UTF-8. Returns the store's revision then."""
+        result: int = await self._call(Put(check_key(key), check_value(value)), timeout)
+        return result
 
-    async def append(self, key: str, value: bytes | str, *, timeout: float | None = None) -> int:
+    async def append(self, key: Key, value: bytes | str, *, timeout: float | None = None) -> int:
         """Append to the key's value (a missing one counts as empty); the new length in bytes."""
         result: int = await self._call(Append(check_key(key), check_value(value)), timeout)
         return result
 
-    async def delete(self, key: str, *, timeout: float | None = None) -> bool:
+    async def delete(self, key: Key, *, timeout: float | None = None) -> bool:
         """Remove the key; whether it was there."""
         result: bool = await self._call(Delete(check_key(key)), timeout)
         return result
 
     async def compare_and_set(
         self,
-        key: str,
+        key: Key,
         expected: bytes | str | None,
         new: bytes | str | None,
         *,
@@ -227,25 +232,25 @@ class AsyncClient(_AsyncClient):
 
     async def scan(
         self,
-        prefix: str = "",
+        prefix: Key = "",
         *,
         limit: int = 1000,
-        start_after: str = "",
+        start_after: Key = "",
         mode: ReadMode = "linearizable",
         timeout: float | None = None,
     ) -> list[tuple[str, bytes]]:
         """Keys that begin with `prefix`, with their values, in order; see `Client.scan`."""
         checked = check_mode(mode)
-        check_scan(prefix, 1, start_after)
         check_limit(limit)
+        first, after = check_prefix(prefix), check_prefix(start_after, "start_after")
         found: list[tuple[str, bytes]] = []
         while True:
-            page = Scan(prefix, min(limit - len(found), MAX_SCAN_ITEMS), start_after)
+            page = Scan(first, min(limit - len(found), MAX_SCAN_ITEMS), after)
             more, pairs = await self._call_raw(page, timeout, checked)
-            found.extend((key, value) for key, value in pairs)
+            found.extend((as_text(key), value) for key, value in pairs)
             if not more or len(found) >= limit:
                 return found
-            start_after = found[-1][0]
+            after = pairs[-1][0]
 
     def pipeline(
         self,

@@ -16,6 +16,14 @@ from paxon.kvstore.client.agreement import (
     decode_settings,
     settings_request,
 )
+from paxon.kvstore.client.arguments import (
+    Key,
+    as_text,
+    check_key,
+    check_optional_value,
+    check_prefix,
+    check_value,
+)
 from paxon.kvstore.client.checks import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
@@ -43,10 +51,6 @@ from paxon.kvstore.store.operations import (
     Put,
     Result,
     Scan,
-    check_key,
-    check_optional_value,
-    check_scan,
-    check_value,
 )
 
 __all__ = ["Client", "CommandClient", "Future", "Pipeline"]
@@ -316,7 +320,7 @@ class Client(_BlockingClient):
     # unknown), ClusterUnavailable (no server answered), and PaxonError's other children.
 
     def get(
-        self, key: str, *, mode: ReadMode = "linearizable", timeout: float | None = None
+        self, key: Key, *, mode: ReadMode = "linearizable", timeout: float | None = None
     ) -> bytes | None:
         """The key's value, None if it is missing.
 
@@ -326,23 +330,24 @@ class Client(_BlockingClient):
         result: bytes | None = self._call(Get(check_key(key)), timeout, check_mode(mode))
         return result
 
-    def put(self, key: str, value: bytes | str, *, timeout: float | None = None) -> None:
-        """Set the key's value; a str is encoded as UTF-8."""
-        self._call(Put(check_key(key), check_value(value)), timeout)
+    def put(self, key: Key, value: bytes | str, *, timeout: float | None = None) -> int:
+        """Set the key's value; a str is encoded as UTF-8. Returns the store's revision then."""
+        result: int = self._call(Put(check_key(key), check_value(value)), timeout)
+        return result
 
-    def append(self, key: str, value: bytes | str, *, timeout: float | None = None) -> int:
+    def append(self, key: Key, value: bytes | str, *, timeout: float | None = None) -> int:
         """Append to the key's value (a missing one counts as empty); the new length in bytes."""
         result: int = self._call(Append(check_key(key), check_value(value)), timeout)
         return result
 
-    def delete(self, key: str, *, timeout: float | None = None) -> bool:
+    def delete(self, key: Key, *, timeout: float | None = None) -> bool:
         """Remove the key; whether it was there."""
         result: bool = self._call(Delete(check_key(key)), timeout)
         return result
 
     def compare_and_set(
         self,
-        key: str,
+        key: Key,
         expected: bytes | str | None,
         new: bytes | str | None,
         *,
@@ -364,10 +369,10 @@ class Client(_BlockingClient):
 
     def scan(
         self,
-        prefix: str = "",
+        prefix: Key = "",
         *,
         limit: int = 1000,
-        start_after: str = "",
+        start_after: Key = "",
         mode: ReadMode = "linearizable",
         timeout: float | None = None,
     ) -> list[tuple[str, bytes]]:
@@ -378,16 +383,16 @@ class Client(_BlockingClient):
         in several requests; each of them sees the store at one moment, not all the same one.
         """
         checked = check_mode(mode)
-        check_scan(prefix, 1, start_after)
         check_limit(limit)
+        first, after = check_prefix(prefix), check_prefix(start_after, "start_after")
         found: list[tuple[str, bytes]] = []
         while True:
-            page = Scan(prefix, min(limit - len(found), MAX_SCAN_ITEMS), start_after)
+            page = Scan(first, min(limit - len(found), MAX_SCAN_ITEMS), after)
             more, pairs = self._call_raw(page, timeout, checked)
-            found.extend((key, value) for key, value in pairs)
+            found.extend((as_text(key), value) for key, value in pairs)
             if not more or len(found) >= limit:
                 return found
-            start_after = found[-1][0]
+            after = pairs[-1][0]
 
     def _call(
         self, operation: Operation, timeout: float | None, mode: ReadMode = "linearizable"
@@ -419,7 +424,7 @@ class Client(_BlockingClient):
     # --- many at once ------------------------------------------------------------------------
 
     def submit_get(
-        self, key: str, *, mode: ReadMode = "linearizable", timeout: float | None = None
+        self, key: Key, *, mode: ReadMode = "linearizable", timeout: float | None = None
     ) -> Future[bytes | None]:
         """`get` without waiting.
 
@@ -428,24 +433,24 @@ class Client(_BlockingClient):
         return self._future(Get(check_key(key)), timeout, check_mode(mode))
 
     def submit_put(
-        self, key: str, value: bytes | str, *, timeout: float | None = None
-    ) -> Future[None]:
+        self, key: Key, value: bytes | str, *, timeout: float | None = None
+    ) -> Future[int]:
         """`put` without waiting; see `submit_get`."""
         return self._future(Put(check_key(key), check_value(value)), timeout)
 
     def submit_append(
-        self, key: str, value: bytes | str, *, timeout: float | None = None
+        self, key: Key, value: bytes | str, *, timeout: float | None = None
     ) -> Future[int]:
         """`append` without waiting; see `submit_get`."""
         return self._future(Append(check_key(key), check_value(value)), timeout)
 
-    def submit_delete(self, key: str, *, timeout: float | None = None) -> Future[bool]:
+    def submit_delete(self, key: Key, *, timeout: float | None = None) -> Future[bool]:
         """`delete` without waiting; see `submit_get`."""
         return self._future(Delete(check_key(key)), timeout)
 
     def submit_compare_and_set(
         self,
-        key: str,
+        key: Key,
         expected: bytes | str | None,
         new: bytes | str | None,
         *,

@@ -10,11 +10,18 @@ from collections import deque
 from collections.abc import Iterator
 
 from paxon.actors.messages import ReadMode
+from paxon.kvstore.client.arguments import (
+    Key,
+    as_text,
+    check_key,
+    check_optional_value,
+    check_scan,
+    check_value,
+)
 from paxon.kvstore.client.checks import check_in_flight
 from paxon.kvstore.client.core import ClientCore, KVTicket
 from paxon.kvstore.errors import InvalidRequest, PaxonError, PipelineError
 from paxon.kvstore.store.operations import (
-    MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
     Append,
     CompareAndSet,
@@ -24,10 +31,6 @@ from paxon.kvstore.store.operations import (
     Put,
     Result,
     Scan,
-    check_key,
-    check_optional_value,
-    check_scan,
-    check_value,
     is_refusal,
     operation_bytes,
 )
@@ -36,7 +39,6 @@ __all__ = ["BasePipeline", "in_users_terms"]
 
 _CHUNK_OPERATIONS = 256
 _CHUNK_BYTES = 256 << 10
-_SAFE_KEY_LENGTH = MAX_KEY_BYTES // 4
 
 
 def in_users_terms(operation: Operation, result: Result) -> Result:
@@ -44,7 +46,7 @@ def in_users_terms(operation: Operation, result: Result) -> Result:
     if is_refusal(result):
         raise InvalidRequest(str(result.get("error", "refused")))
     if type(operation) is Scan:
-        return [(key, value) for key, value in result[1]]
+        return [(as_text(key), value) for key, value in result[1]]
     return result
 
 
@@ -75,30 +77,28 @@ class BasePipeline:
 
     # --- operations: each returns its index in the results ------------------------------------
 
-    def put(self, key: str, value: bytes | str) -> int:
-        """Queue setting a value; the result is None."""
-        if type(key) is not str or len(key) > _SAFE_KEY_LENGTH or not key.isascii():
-            key = check_key(key)
+    def put(self, key: Key, value: bytes | str) -> int:
+        """Queue setting a value; the result is the store's revision then."""
+        encoded = check_key(key)
         if type(value) is not bytes or len(value) > MAX_VALUE_BYTES:
             value = check_value(value)
-        return self._add(Put(key, value), 4 * len(key) + len(value) + 16)
+        return self._add(Put(encoded, value), len(encoded) + len(value) + 16)
 
-    def get(self, key: str) -> int:
+    def get(self, key: Key) -> int:
         """Queue reading a value; the result is the value or None."""
-        if type(key) is not str or len(key) > _SAFE_KEY_LENGTH or not key.isascii():
-            key = check_key(key)
-        return self._add(Get(key), 4 * len(key) + 16)
+        encoded = check_key(key)
+        return self._add(Get(encoded), len(encoded) + 24)
 
-    def append(self, key: str, value: bytes | str) -> int:
+    def append(self, key: Key, value: bytes | str) -> int:
         """Queue appending to a value; the result is the new length in bytes."""
         return self._queue(Append(check_key(key), check_value(value)))
 
-    def delete(self, key: str) -> int:
+    def delete(self, key: Key) -> int:
         """Queue removing a key; the result says whether it was there."""
         return self._queue(Delete(check_key(key)))
 
     def compare_and_set(
-        self, key: str, expected: bytes | str | None, new: bytes | str | None
+        self, key: Key, expected: bytes | str | None, new: bytes | str | None
     ) -> int:
         """Queue replacing a value if it is the expected one; the result says whether it was."""
         return self._queue(
@@ -111,7 +111,7 @@ class BasePipeline:
 
     cas = compare_and_set
 
-    def scan(self, prefix: str = "", *, limit: int = 1000, start_after: str = "") -> int:
+    def scan(self, prefix: Key = "", *, limit: int = 1000, start_after: Key = "") -> int:
         """Queue a scan; the result is a list of pairs, cut at `limit` or about 1 MiB."""
         return self._queue(check_scan(prefix, limit, start_after))
 

@@ -2,22 +2,25 @@
 
 A command (or query) is a msgpack list of operations, each a tagged array; the reply is the msgpack
 list of their results in the same order. Packing many operations into one command is what makes
-clients fast: decoding a list costs some 70 ns an operation.
+clients fast: decoding a list costs some 70 ns an operation. Every operation that writes is a
+revision of its own, a transaction with all that it does is one.
 
-Results by operation: put nil; get the value or nil; append the new length; delete and
-compare-and-set a boolean; scan `[more, [[key, value], …]]`. An operation that was refused, alone of
-its command, has the map `{"error": "…"}` for a result; with `"split": true` in it if it is a read
-that would have made the reply too large, and will be answered in a smaller request.
+The result of each operation stands in its docstring. One that was refused, alone of its command,
+has the map `{"error": "…"}` for a result, which changed nothing; `"kind"` in it says what callers
+may want to tell apart (`Refused`); with `"split": true` it is a read that would have made the reply
+too large, and will be answered in a smaller request.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from paxon.kvstore.errors import InvalidRequest
+from paxon.kvstore.store.doubled import Writes, either, joined
+from paxon.kvstore.store.items import Item
+from paxon.kvstore.store.spans import TO_THE_END
 
 __all__ = [
     "LANGUAGE",
@@ -27,22 +30,39 @@ __all__ = [
     "MAX_SCAN_BYTES",
     "MAX_OPERATIONS",
     "MAX_REPLY_BYTES",
+    "MAX_NUMBER",
+    "MAX_TXN_DEPTH",
+    "MAX_TXN_OPERATIONS",
     "Put",
     "Get",
     "Append",
     "Delete",
     "CompareAndSet",
     "Scan",
+    "PutItem",
+    "Range",
+    "DeleteRange",
+    "Compare",
+    "Inner",
+    "Txn",
+    "Compact",
+    "Increment",
+    "Grant",
+    "KeepAlive",
+    "Revoke",
+    "TimeLeft",
+    "Leases",
+    "Events",
     "Operation",
+    "Executable",
+    "Refused",
     "Result",
+    "Relation",
+    "Target",
     "READS",
     "is_read",
     "only_reads",
     "operation_bytes",
-    "check_key",
-    "check_value",
-    "check_optional_value",
-    "check_scan",
     "encode_operations",
     "count_operations",
     "decode_operations",
@@ -59,16 +79,28 @@ LANGUAGE = "paxon-kv"
 
 # The most that a cluster may agree on (`KVStore.limits`): clients and frames reckon with these.
 MAX_KEY_BYTES = 4096
-"""A key's UTF-8 form is at most this long."""
 MAX_VALUE_BYTES = 8 << 20
 MAX_SCAN_ITEMS = 10_000
 """A scan's limit is at most this."""
 MAX_SCAN_BYTES = 1 << 20
-"""A scan stops, and says that there is more, once it has found this much."""
+"""A scan or range stops, and says that there is more, once it has found this much."""
 MAX_OPERATIONS = 50_000
-"""In one command or query; so many take a server some 30 ms."""
+"""In one command or query, those of transactions included; so many take a server some 30 ms."""
 MAX_REPLY_BYTES = 16 << 20
 """Reads past this in one reply are refused; the first of a command is always answered."""
+MAX_TXN_OPERATIONS = 10_000
+"""Comparisons and operations in a transaction, with all that is nested in it."""
+MAX_TXN_DEPTH = 8
+"""Transactions in one another, the outermost included."""
+MAX_NUMBER = (1 << 63) - 1
+"""Revisions, versions and lease ids, and the numbers that `Increment` counts with."""
+
+Refused: TypeAlias = Literal["compacted", "future", "lease", "exists", "missing", "large", ""]
+"""Why: the revision is gone, or not there yet; no such lease; the lease's id is taken; the key to
+be kept is missing; too much for one revision or reply; "": anything else."""
+Target: TypeAlias = Literal["value", "version", "created", "modified", "lease"]
+"""What is compared; ranges are sorted by these too, a lease excepted."""
+Relation: TypeAlias = Literal["=", "!=", "<", ">"]
 
 
 class _Operation(
@@ -78,35 +110,35 @@ class _Operation(
 
 
 class Put(_Operation, frozen=True, tag=1):
-    """Set a key's value."""
+    """Set a key's value, without a lease. Result: the revision."""
 
-    key: str
+    key: bytes
     value: bytes
 
 
 class Get(_Operation, frozen=True, tag=2):
-    """Read a key's value; nil if it is missing."""
+    """Read a key's value. Result: the value, nil if the key is missing."""
 
-    key: str
+    key: bytes
 
 
 class Append(_Operation, frozen=True, tag=3):
-    """Append to a key's value, a missing one counting as empty."""
+    """Append to a key's value, a missing one counting as empty. Result: the new length."""
 
-    key: str
+    key: bytes
     value: bytes
 
 
 class Delete(_Operation, frozen=True, tag=4):
-    """Remove a key; says whether it was there."""
+    """Remove a key. Result: whether it was there."""
 
-    key: str
+    key: bytes
 
 
 class CompareAndSet(_Operation, frozen=True, tag=5):
-    """Replace a key's value if it is what is expected."""
+    """Replace a key's value if it is what is expected. Result: whether it was."""
 
-    key: str
+    key: bytes
     expected: bytes | None
     """None: the key has to be missing."""
     new: bytes | None
@@ -114,34 +146,237 @@ class CompareAndSet(_Operation, frozen=True, tag=5):
 
 
 class Scan(_Operation, frozen=True, tag=6):
-    """The keys that begin with a prefix, in order (of code points, which is that of UTF-8)."""
+    """The keys that begin with a prefix, in order. Result: `[more, [[key, value], …]]`."""
 
-    prefix: str
+    prefix: bytes
     limit: int
-    start_after: str = ""
+    start_after: bytes = b""
     """Only keys after this one."""
 
 
-Operation: TypeAlias = Put | Get | Append | Delete | CompareAndSet | Scan
+class PutItem(_Operation, frozen=True, tag=7):
+    """`Put` with all that etcd's has. Result: `[revision, previous]`, the item as it was or nil."""
+
+    key: bytes
+    value: bytes | None
+    """None: the value stays, and the key has to be there."""
+    lease: int | None = 0
+    """0: none; None: the lease stays, and the key has to be there."""
+    previous: bool = False
+    """Whether to answer what the key was before."""
+
+
+class Range(_Operation, frozen=True, tag=8):
+    """Items of a key or span. Result: `[revision, count, more, items, rest]`.
+
+    `revision` is the store's; `count` is of all keys there, whatever the limit and filters; `more`
+    says that the limit cut something off; `rest` is nil, or where the answer had to be cut for its
+    size: the first key, backward the end, to go on with.
+    """
+
+    key: bytes
+    end: bytes | None = None
+    """As in spans.py; None: the one key."""
+    limit: int = 0
+    """0: no limit."""
+    revision: int = 0
+    """The store as it was after this revision; 0: as it is."""
+    order: Literal["key", "value", "version", "created", "modified"] = "key"
+    """Equal ones are in the order of keys."""
+    backward: bool = False
+    keys_only: bool = False
+    count_only: bool = False
+    min_modified: int = 0
+    max_modified: int = 0
+    min_created: int = 0
+    max_created: int = 0
+    """Filters by revision, both ends included; 0: none."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.limit <= MAX_NUMBER or not 0 <= self.revision <= MAX_NUMBER:
+            raise ValueError("the limit and the revision of a range are from 0 to 2^63 - 1")
+
+
+class DeleteRange(_Operation, frozen=True, tag=9):
+    """Remove a key or span. Result: `[revision, deleted, previous items]`."""
+
+    key: bytes
+    end: bytes | None = None
+    previous: bool = False
+
+
+class Compare(_Operation, frozen=True):
+    """A comparison of a transaction: true if it is of each key of the span.
+
+    Where there is none, numbers compare as 0 and a comparison of the value is false.
+    """
+
+    key: bytes
+    target: Target
+    relation: Relation
+    operand: bytes | int
+    end: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.operand, bytes) != (self.target == "value"):
+            raise ValueError("a value is compared with bytes, everything else with a number")
+
+
+class Txn(_Operation, frozen=True, tag=10):
+    """Comparisons, and what is done if all are true, or if not; all of it or nothing.
+
+    Result: `[succeeded, revision, results]`, those of the branch that was taken; the revision is
+    the store's afterwards.
+    """
+
+    compare: Annotated[list[Compare], msgspec.Meta(max_length=MAX_TXN_OPERATIONS)]
+    then: Annotated[list[Inner], msgspec.Meta(max_length=MAX_TXN_OPERATIONS)]
+    otherwise: Annotated[list[Inner], msgspec.Meta(max_length=MAX_TXN_OPERATIONS)]
+
+    def __post_init__(self) -> None:
+        """Refuse what is wrong with a transaction whatever is in the store.
+
+        So clients refuse it when they make it, and servers when they decode it.
+        """
+        if self.depth() > MAX_TXN_DEPTH:
+            raise ValueError(f"transactions are nested more than {MAX_TXN_DEPTH} deep")
+        if self.weight() > MAX_TXN_OPERATIONS:
+            raise ValueError(f"a transaction has more than {MAX_TXN_OPERATIONS} operations")
+        _all_writes(self.then)
+        _all_writes(self.otherwise)
+
+    def depth(self) -> int:
+        """Transactions in one another, this one included."""
+        depth = 0
+        for operations in (self.then, self.otherwise):
+            for operation in operations:
+                if type(operation) is Txn:
+                    depth = max(depth, operation.depth())
+        return depth + 1
+
+    def weight(self) -> int:
+        """Comparisons and operations in it, nested ones included."""
+        weight = len(self.compare) + len(self.then) + len(self.otherwise)
+        for operations in (self.then, self.otherwise):
+            for operation in operations:
+                if type(operation) is Txn:
+                    weight += operation.weight()
+        return weight
+
+
+class Compact(_Operation, frozen=True, tag=11):
+    """Forget history before a revision. Result: the oldest revision kept."""
+
+    revision: int
+
+
+class Increment(_Operation, frozen=True, tag=12):
+    """Add to a value that is a number in decimal, a missing one counting as 0. Result: the sum."""
+
+    key: bytes
+    by: int
+
+
+class Grant(_Operation, frozen=True, tag=13):
+    """Make a lease. Result: the time to live granted, in ms."""
+
+    lease: int
+    ttl: int
+    """Milliseconds."""
+
+
+class KeepAlive(_Operation, frozen=True, tag=14):
+    """Let a lease live for its whole time again. Result: that time, in ms."""
+
+    lease: int
+
+
+class Revoke(_Operation, frozen=True, tag=15):
+    """End a lease: its keys go, in one revision. Result: the store's revision."""
+
+    lease: int
+
+
+class TimeLeft(_Operation, frozen=True, tag=16):
+    """Result: `[left in ms, granted in ms, keys]`, nil if there is no such lease."""
+
+    lease: int
+    keys: bool = False
+
+
+class Leases(_Operation, frozen=True, tag=17):
+    """Result: the ids of all leases, in order."""
+
+
+class Events(_Operation, frozen=True, tag=18):
+    """What happened to keys after a revision. Result: `[through, events]`.
+
+    All revisions up to `through` are answered completely, none in part. An event is `[item,
+    previous]`: the item as the revision `modified` left it, its version 0 if it was deleted then.
+    """
+
+    after: int
+    spans: Annotated[list[tuple[bytes, bytes | None]], msgspec.Meta(max_length=1000)]
+    puts: bool = True
+    deletes: bool = True
+    previous: bool = False
+    """Whether to answer what each key was before, nil if it was missing."""
+
+
+Inner: TypeAlias = Put | Get | Delete | PutItem | Range | DeleteRange | Txn
+"""What a transaction may do."""
+Operation: TypeAlias = (
+    Put | Get | Append | Delete | CompareAndSet | Scan | PutItem | Range | DeleteRange | Txn
+    | Compact | Increment | Grant | KeepAlive | Revoke | TimeLeft | Leases | Events
+)  # fmt: skip
+Executable: TypeAlias = (
+    Item | Get | Append | Delete | CompareAndSet | Scan | PutItem | Range | DeleteRange | Txn
+    | Compact | Increment | Grant | KeepAlive | Revoke | TimeLeft | Leases | Events
+)  # fmt: skip
+"""An operation as a server decodes it: a put is the item that it makes."""
 Result: TypeAlias = Any
-"""What an operation came to, as the module's docstring lists it."""
+
+_AFTER_ALL = b"\xff" * (MAX_KEY_BYTES + 1)
+
+
+def _all_writes(operations: Sequence[Inner]) -> Writes:
+    return joined([_writes(operation) for operation in operations])
+
+
+def _writes(operation: Inner) -> Writes:
+    match operation:
+        case Put(key) | PutItem(key):
+            return Writes({key: None}, [])
+        case Delete(key) | DeleteRange(key, None):
+            return Writes({}, [(key, key + b"\0")])
+        case DeleteRange(key, bytes(end)):
+            return Writes({}, [(key, _AFTER_ALL if end == TO_THE_END else end)])
+        case Txn(_, then, otherwise):
+            return either(_all_writes(then), _all_writes(otherwise))
+        case _:
+            return Writes({}, [])
+
 
 _encoder = msgspec.msgpack.Encoder()
-_operations_decoder = msgspec.msgpack.Decoder(list[Operation])
+_operations_decoder = msgspec.msgpack.Decoder(list[Executable])
 _results_decoder = msgspec.msgpack.Decoder(list[Any])
 
-READS = frozenset({Get, Scan})
-_SETS_VALUE = (Put, Append)
+READS = frozenset({Get, Scan, Range, TimeLeft, Leases, Events})
+"""Those that never change anything; a transaction does not if all in it are of these."""
 
 
-def is_read(operation: Operation) -> bool:
+def is_read(operation: Operation | Executable | Inner) -> bool:
     """Whether the operation changes nothing, so that a query can answer it."""
+    if type(operation) is Txn:
+        return all(map(is_read, operation.then)) and all(map(is_read, operation.otherwise))
     return type(operation) in READS
 
 
-def only_reads(operations: Sequence[Operation]) -> bool:
+def only_reads(operations: Sequence[Operation | Executable]) -> bool:
     """Whether all of them change nothing."""
-    return READS.issuperset(map(type, operations))
+    if READS.issuperset(kinds := set(map(type, operations))):
+        return True
+    return READS.issuperset(kinds - {Txn}) and all(map(is_read, operations))
 
 
 def encode_operations(operations: Sequence[Operation]) -> bytes:
@@ -149,17 +384,27 @@ def encode_operations(operations: Sequence[Operation]) -> bytes:
     return _encoder.encode(operations)
 
 
-def decode_operations(command: bytes) -> list[Operation]:
+def decode_operations(command: bytes) -> list[Executable]:
     """The operations of a command or query. Raises ValueError if it is malformed."""
-    if len(command) > MAX_OPERATIONS and count_operations(command) > MAX_OPERATIONS:
+    long = len(command) > MAX_OPERATIONS
+    if long and count_operations(command) > MAX_OPERATIONS:
         raise ValueError(f"it holds more than {MAX_OPERATIONS} operations: send fewer at once")
     try:
-        return _operations_decoder.decode(command)
+        operations = _operations_decoder.decode(command)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(
             f"not a list of store operations (this cluster runs the key-value store: use Client): "
             f"{error}"
         ) from None
+    if long and _inner_weight(operations) > MAX_OPERATIONS:
+        raise ValueError(
+            f"its transactions hold more than {MAX_OPERATIONS} operations: send fewer at once"
+        )
+    return operations
+
+
+def _inner_weight(operations: list[Executable]) -> int:
+    return sum(operation.weight() for operation in operations if type(operation) is Txn)
 
 
 def count_operations(command: bytes) -> int:
@@ -182,9 +427,9 @@ def decode_results(reply: bytes) -> list[Result]:
         raise ValueError(f"not a list of results: {error}") from None
 
 
-def refusal(text: str) -> Result:
+def refusal(text: str, kind: Refused = "", **more: int) -> Result:
     """The result of an operation that was refused."""
-    return {"error": text}
+    return {"error": text, "kind": kind, **more} if kind else {"error": text}
 
 
 def split_refusal() -> Result:
@@ -199,77 +444,34 @@ def is_refusal(result: Result) -> bool:
 
 
 def is_split(result: Result) -> bool:
-    """Whether it was refused because another command has to do it (`split`)."""
+    """Whether it was refused for want of room in the reply alone."""
     return type(result) is dict and "split" in result
 
 
-def operation_bytes(operation: Operation) -> int:
+def operation_bytes(operation: Operation | Compare) -> int:
     """About what the operation takes in a command, in bytes, never less than it does."""
-    if isinstance(operation, _SETS_VALUE):
-        return 4 * len(operation.key) + len(operation.value) + 16
     match operation:
+        case Put(key, value) | Append(key, value):
+            return len(key) + len(value) + 16
+        case PutItem(key, value):
+            return len(key) + len(value or b"") + 32
         case CompareAndSet(key, expected, new):
-            return 4 * len(key) + len(expected or b"") + len(new or b"") + 24
+            return len(key) + len(expected or b"") + len(new or b"") + 24
         case Scan(prefix, _, start_after):
-            return 4 * (len(prefix) + len(start_after)) + 32
+            return len(prefix) + len(start_after) + 32
+        case Range(key, end):
+            return len(key) + len(end or b"") + 96
+        case DeleteRange(key, end):
+            return len(key) + len(end or b"") + 16
+        case Compare(key, _, _, operand, end):
+            size = len(operand) if isinstance(operand, bytes) else 0
+            return len(key) + len(end or b"") + size + 48
+        case Txn():
+            parts = (*operation.compare, *operation.then, *operation.otherwise)
+            return sum(map(operation_bytes, parts)) + 24
+        case Events():
+            return sum(len(key) + len(end or b"") + 16 for key, end in operation.spans) + 32
+        case Get() | Delete() | Increment():
+            return len(operation.key) + 24
         case _:
-            return 4 * len(operation.key) + 16
-
-
-# --- what clients check before anything is sent --------------------------------------------------
-
-
-def check_key(key: object, what: str = "key") -> str:
-    """Return a proper key, else raise `InvalidRequest`."""
-    if type(key) is not str:
-        if not isinstance(key, str):
-            raise InvalidRequest(f"the {what} has to be a str, not {type(key).__name__}")
-        key = str(key)
-    if len(key) > MAX_KEY_BYTES // 4 or not key.isascii():
-        _check_encoded(key, what)
-    return key
-
-
-def _check_encoded(key: str, what: str) -> None:
-    try:
-        size = len(key.encode())
-    except UnicodeEncodeError:
-        raise InvalidRequest(f"the {what} cannot be written as UTF-8: {key!r}") from None
-    if size > MAX_KEY_BYTES:
-        raise InvalidRequest(f"the {what} has {size} bytes; at most {MAX_KEY_BYTES} are allowed")
-
-
-def check_value(value: object, what: str = "value") -> bytes:
-    """Return a value as bytes (a str becomes UTF-8), else raise `InvalidRequest`."""
-    if type(value) is not bytes:
-        if isinstance(value, str):
-            try:
-                value = value.encode()
-            except UnicodeEncodeError:
-                raise InvalidRequest(f"the {what} cannot be written as UTF-8") from None
-        elif isinstance(value, bytes | bytearray | memoryview):
-            value = bytes(value)
-        else:
-            raise InvalidRequest(
-                f"the {what} has to be bytes (or a str, which becomes UTF-8), "
-                f"not {type(value).__name__}"
-            )
-    if len(value) > MAX_VALUE_BYTES:
-        raise InvalidRequest(
-            f"the {what} has {len(value)} bytes; at most {MAX_VALUE_BYTES} are allowed"
-        )
-    return value
-
-
-def check_optional_value(value: object, what: str) -> bytes | None:
-    """Like `check_value`; None passes."""
-    return None if value is None else check_value(value, what)
-
-
-def check_scan(prefix: object, limit: object, start_after: object) -> Scan:
-    """A scan with proper arguments, else `InvalidRequest`."""
-    if isinstance(limit, bool) or not isinstance(limit, int):
-        raise InvalidRequest(f"the limit has to be an int, not {type(limit).__name__}")
-    if not 1 <= limit <= MAX_SCAN_ITEMS:
-        raise InvalidRequest(f"the limit has to be from 1 to {MAX_SCAN_ITEMS}, not {limit}")
-    return Scan(check_key(prefix, "prefix"), limit, check_key(start_after, "start_after"))
+            return 40

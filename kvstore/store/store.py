@@ -1,87 +1,99 @@
-"""The replicated key-value store: a `StateMachine` over a dict, and nothing that knows of Paxos."""
+"""The replicated key-value store: a `StateMachine`, and nothing that knows of Paxos."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import ClassVar, cast
+from typing import Any, ClassVar
 
 import msgspec
 
 from paxon.actors import Limit, StateMachine
 from paxon.actors.execution.agreed import Limits
-from paxon.kvstore.store.key_index import KeyIndex
+from paxon.kvstore.store.events import read_events
+from paxon.kvstore.store.history import EVENT_BYTES
+from paxon.kvstore.store.image import decode_state, encode_history, encode_state
+from paxon.kvstore.store.items import Item, Prefix, as_bytes, value_bytes
+from paxon.kvstore.store.leases import MAX_LEASES, MAX_TTL_MS, MIN_TTL_MS, Lease
 from paxon.kvstore.store.operations import (
     LANGUAGE,
     MAX_KEY_BYTES,
+    MAX_NUMBER,
     MAX_REPLY_BYTES,
     MAX_SCAN_BYTES,
     MAX_SCAN_ITEMS,
     MAX_VALUE_BYTES,
-    READS,
     Append,
+    Compact,
     CompareAndSet,
     Delete,
+    DeleteRange,
+    Events,
+    Executable,
     Get,
-    Operation,
-    Put,
+    Grant,
+    Increment,
+    KeepAlive,
+    Leases,
+    PutItem,
+    Range,
     Result,
+    Revoke,
     Scan,
+    TimeLeft,
+    Txn,
     count_operations,
     decode_operations,
     encode_results,
     only_reads,
-    refusal,
-    split_refusal,
 )
+from paxon.kvstore.store.ranges import ROW_BYTES, read_range
+from paxon.kvstore.store.refusals import Refusal, Room, TooLong
+from paxon.kvstore.store.spans import prefix_span
+from paxon.kvstore.store.state import MAX_REVISION_BYTES, MAX_REVISION_EVENTS, State
+from paxon.kvstore.store.transactions import Bounds, Transaction
 
 __all__ = ["KVStore"]
 
-_FORMAT = 1
+# Parts of the language of operations, like their tags: not to be changed.
 _MOST_SCAN_LIMIT = 10_000
-"""Part of the language of operations, like their tags: not to be changed."""
 _SHORT_VALUE = 1024
 """Values below this size are copied by an append: a bytearray takes more memory and time."""
+_ENDED_AT_ONCE = 100
+"""Leases that one waking ends: the others keep their turn."""
+_NUMBER = re.compile(rb"-?[0-9]{1,19}")
+_MS = 1_000_000
+"""Nanoseconds."""
+
 _MANY_OPERATIONS = 2000
 _OPERATION_BYTES = 1280
 """What an operation counts for in a command of many: about as long as it takes to copy so much."""
 _FEW_OPERATIONS = 64
 """The cost of a command with more is not looked into."""
-_SCAN_ITEM_BYTES = 512
-"""What an item of a scan counts for beside its size, for it takes about as long."""
-_INDEX_BACKLOG = 2048
-"""Keys that may wait to be put in or taken out of the index, once there is one."""
-_DIGEST_KEYS = 50_000
-_DIGEST_PART_KEYS = 10_000
+_DIGEST_KEYS = 20_000
+_DIGEST_PART_KEYS = 5_000
 _DIGEST_BYTES = 8 << 20
 _KEPT_COMMANDS = 512
 """Commands whose decoded form is kept from the check to the execution …"""
 _KEPT_BYTES = 32 << 10
 """… each of at most so many bytes: of longer ones decoding is the smallest part."""
-_LONG_REPLY = split_refusal()
-
-
-class _Image(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """A snapshot. The map keeps the dict's order, on which the digest depends."""
-
-    format: int
-    data: dict[str, bytes]
-
+_CHEAP = frozenset({Item, Append, Delete, CompareAndSet, PutItem, Increment})
+"""What they cost is about what they are long."""
 
 _encoder = msgspec.msgpack.Encoder()
-_image_decoder = msgspec.msgpack.Decoder(_Image)
 
 
 class KVStore(StateMachine):
-    """Keys are str, values bytes. Commands and queries are lists of operations (operations.py).
+    """Keys and values are bytes. Commands and queries are lists of operations (operations.py).
 
-    All of a command's operations take effect together and in order; one that is refused for its
-    size does not keep the others from it.
+    All of a command's operations take effect together and in order, each that writes as a revision
+    of its own; one that is refused does not keep the others from it.
     """
 
     language = LANGUAGE
-    snapshots_are_sound = True  # one dict of str and bytes, and nothing that restoring could refuse
+    snapshots_are_sound = True  # plain data, and nothing that restoring could refuse
 
     # Clients refuse what is beyond the most by themselves, before they send it. The numbers of
     # `before` belong to the format of commands and snapshots: they stay.
@@ -94,37 +106,49 @@ class KVStore(StateMachine):
     }
 
     def __init__(self) -> None:
-        self.agree({name: limit.default for name, limit in self.limits.items()})
-        self._data: dict[str, bytes | bytearray] = {}
-        """A value that was appended to is a bytearray: with `bytes` each append to a large value
-        would copy all of it, and a short command of many appends would stop the cluster."""
-        self._checked: dict[int, tuple[bytes, list[Operation]]] = {}
+        self._state = State()
+        self._checked: dict[int, tuple[bytes, list[Executable]]] = {}
         """What `check` decoded, by the identity of the command: most is executed here soon."""
-        self._index: KeyIndex | None = None
-        """Built at the first scan and kept since; without scans it costs nothing."""
-        self._unindexed: set[str] = set()
-        """Keys put in or removed since the index was last brought up to date."""
         self._version = 0
         self._digest: tuple[int, str] = (-1, "")
-        self._reply_bytes = 0
+        self._room = Room()
         """What the reads of the command at hand have taken so far."""
+        self.agree({name: limit.default for name, limit in self.limits.items()})
+        self._execute_one: dict[type, Callable[[Any], Result]] = {
+            Item: self._put,
+            Get: self._get,
+            Append: self._append,
+            Delete: self._delete,
+            CompareAndSet: self._compare_and_set,
+            Scan: self._scan,
+            PutItem: self._transact,
+            Range: self._range,
+            DeleteRange: self._transact,
+            Txn: self._transact,
+            Compact: self._compact,
+            Increment: self._increment,
+            Grant: self._grant,
+            KeepAlive: self._keep_alive,
+            Revoke: self._revoke,
+            TimeLeft: self._time_left,
+            Leases: self._leases,
+            Events: self._events,
+        }
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self._state.data)
+
+    @property
+    def revision(self) -> int:
+        """Of the store: that of the last write."""
+        return self._state.revision
 
     # --- StateMachine ------------------------------------------------------------------------
 
     def agree(self, limits: Mapping[str, int]) -> None:
         """Take these limits from now on; what is in the store already stays."""
-        self._max_key_bytes = limits["max_key_bytes"]
-        self._safe_key_length = self._max_key_bytes // 4
-        """A key of so many characters cannot be too long in UTF-8."""
-        self._max_value_bytes = limits["max_value_bytes"]
-        self._max_scan_items = limits["max_scan_items"]
-        self._max_scan_bytes = limits["max_scan_bytes"]
-        self._max_reply_bytes = limits["max_reply_bytes"]
-        self._long_key = refusal(f"the key is longer than {self._max_key_bytes} bytes")
-        self._long_value = refusal(f"the value is longer than {self._max_value_bytes} bytes")
+        self._bounds = Bounds(**limits)
+        self._room.most = self._bounds.max_reply_bytes
 
     def check(self, command: bytes) -> None:
         """Raises ValueError for a command that is not a list of operations."""
@@ -147,15 +171,37 @@ class KVStore(StateMachine):
         if checked is None:
             return len(command)
         operations = checked[1]
-        if len(operations) > _FEW_OPERATIONS or READS.isdisjoint(map(type, operations)):
+        if len(operations) > _FEW_OPERATIONS or _CHEAP.issuperset(map(type, operations)):
             return len(command)
         cost = 0
         for operation in operations:
-            if type(operation) is Get:
-                cost += len(self._data.get(operation.key, b""))
-            elif type(operation) is Scan:
-                cost += min(operation.limit, len(self._data)) * _SCAN_ITEM_BYTES
-        return len(command) + min(cost, self._max_reply_bytes)
+            cost += self._cost(operation)
+        return len(command) + min(cost, self._bounds.max_reply_bytes)
+
+    def _cost(self, operation: Any) -> int:
+        data = self._state.data
+        match operation:
+            case Get(key):
+                item = data.get(key)
+                return 0 if item is None else value_bytes(item.value)
+            case Scan(_, limit):
+                return min(limit, len(data)) * ROW_BYTES
+            case Range(_, bytes(), limit):
+                return min(limit or len(data), len(data), self._bounds.max_scan_items) * ROW_BYTES
+            case DeleteRange(_, bytes()):
+                return min(len(data), MAX_REVISION_EVENTS) * ROW_BYTES
+            case Txn(compare, then, otherwise):
+                cost = len(compare) * ROW_BYTES
+                return cost + sum(map(self._cost, then)) + sum(map(self._cost, otherwise))
+            case Events() | Compact():
+                return min(len(self._state.history), _DIGEST_KEYS) * 64
+            case _:
+                return 0
+
+    def advance(self, time: int) -> None:
+        """What comes next is executed at this time of the log, in nanoseconds."""
+        self._version += 1
+        self._state.history.advance(time, self._state.revision)
 
     def apply(self, command: bytes) -> bytes:
         """Execute a list of operations, return the list of their results.
@@ -165,220 +211,342 @@ class KVStore(StateMachine):
         checked = self._checked.pop(id(command), None) if self._checked else None
         operations = decode_operations(command) if checked is None else checked[1]
         self._version += 1
-        self._reply_bytes = 0
-        data = self._data
-        safe_key_length, max_value_bytes = self._safe_key_length, self._max_value_bytes
-        indexed = self._index is not None
+        self._room.used = 0
+        large = len(command) > self._bounds.max_value_bytes
         results: list[Result] = []
-        done = results.append
-        for operation in operations:
-            if type(operation) is Put:  # by far the most frequent, so without a call
-                key = operation.key
-                if len(key) > safe_key_length and self._too_long(key):
-                    done(self._long_key)
-                    continue
-                value = operation.value
-                if len(value) > max_value_bytes:
-                    done(self._long_value)
-                    continue
-                if indexed and key not in data:
-                    self._unindexed.add(key)
-                data[key] = value
-                done(None)
-            else:
-                done(self._execute(operation))
-                indexed = self._index is not None  # a scan may have built it
-        if len(self._unindexed) > _INDEX_BACKLOG:
-            self._update_index()
+        rest = iter(operations)
+        at = 0
+        while True:
+            at, other = self._put_many(operations, at, rest, results, large=large)
+            if other is None:
+                break
+            results.append(self._execute(other))
+        self._state.keep_index()
         return encode_results(results)
 
+    def _put_many(
+        self,
+        operations: list[Executable],
+        at: int,
+        rest: Iterator[Executable],
+        results: list[Result],
+        *,
+        large: bool,
+    ) -> tuple[int, Executable | None]:
+        """Carry out puts, by far the most frequent operations, up to another operation.
+
+        That may be a put that has to do with leases, or is refused. Returns it (None: there is no
+        more), and the index of the one after it.
+
+        Args:
+            operations: all of the command.
+            at: the index of the next.
+            rest: gives those from there on.
+            results: takes those of the puts.
+            large: whether a value may be too long.
+        """
+        state = self._state
+        data, befores, bounds = state.data, state.history.befores, self._bounds
+        indexed, spent = state.index is not None, 0
+        revision = first = state.revision + 1
+        other: Executable | None = None
+        for put in rest:
+            if type(put) is not Item or put.lease:
+                other = put
+                break
+            key = put.key
+            held = data.get(key)
+            fits = 0 < len(key) <= bounds.max_key_bytes if held is None else not held.lease
+            if not fits or (large and len(put.value) > bounds.max_value_bytes):
+                other = put
+                break
+            if held is None:
+                put.created = revision
+                put.version = 1
+                if indexed:
+                    state.unindexed.add(key)
+            else:
+                put.key = held.key
+                put.created = held.created
+                put.version = held.version + 1
+                spent += len(held.value)
+            put.modified = revision
+            data[key] = put
+            befores.append(held)
+            revision += 1
+        done = revision - first
+        if done:
+            state.revision = revision - 1
+            puts = operations[at : at + done]
+            state.history.items += puts  # type: ignore[arg-type]
+            state.history.count(done, spent + done * EVENT_BYTES, revision - 1)
+            results += range(first, revision)
+        return at + done + 1, other
+
     def query(self, query: bytes) -> bytes:
-        """Answer a list of gets and scans. Raises ValueError for anything else."""
+        """Answer a list of reads. Raises ValueError for anything else."""
         operations = decode_operations(query)
         if not only_reads(operations):
-            raise ValueError("a query may only hold gets and scans: send writes as a command")
-        self._reply_bytes = 0
+            raise ValueError("a query may only hold reads: send writes as a command")
+        self._room.used = 0
         return encode_results([self._execute(operation) for operation in operations])
 
     def snapshot(self) -> bytes:
-        # Encoded alike, whether bytes or bytearray.
-        return _encoder.encode(_Image(_FORMAT, cast("dict[str, bytes]", self._data)))
+        return encode_state(self._state)
 
     def restore(self, snapshot: bytes) -> None:
         """Become what `snapshot` holds. Raises ValueError if it is not a snapshot of a store."""
-        try:
-            image = _image_decoder.decode(snapshot)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise ValueError(f"not a snapshot of a key-value store: {error}") from None
-        if image.format != _FORMAT:
-            raise ValueError(
-                f"the snapshot has format {image.format}, this release reads {_FORMAT}: "
-                "run the release that wrote it"
-            )
-        self._data = dict(image.data)
-        self._index = None
-        self._unindexed = set()
+        self._state = decode_state(snapshot)
         self._version += 1
+
+    def next_wakeup(self) -> int | None:
+        """When the next lease ends, by the log's time in nanoseconds; None if there is none."""
+        lease = self._state.leases.next_due()
+        return None if lease is None else lease.due
+
+    def wake(self, time: int) -> None:
+        """End leases that are due, each in a revision of its own.
+
+        So many that it is soon done; `next_wakeup` tells whether there are more.
+        """
+        self.advance(time)
+        state, size = self._state, 0
+        for _ in range(_ENDED_AT_ONCE):
+            lease = state.leases.next_due()
+            if lease is None or lease.due > time:
+                break
+            size += lease.bytes
+            if size > MAX_REVISION_BYTES and size > lease.bytes:
+                break
+            state.end_lease(lease.id)
+        state.keep_index()
 
     def digest(self) -> str:
         """A fingerprint of the state, the same on servers that executed the same commands.
 
-        It covers keys, values and the order in which keys came in (which is a function of the
-        commands executed, snapshots included), so nothing has to be sorted. Computed when asked for
-        and kept until the next command. Its cost is bounded by some 20 ms, for a server that is
-        asked for its status stands still meanwhile: of a store with more than 50,000 keys or 8 MiB
-        of values it covers the number of keys and what was put in last (10,000 of them), and begins
-        with "~" to say so.
+        It covers keys, all that belongs to them and the order in which they came in (which is a
+        function of the commands executed, snapshots included), so nothing has to be sorted; and
+        history, leases and the log's time. Computed when asked for and kept until the next command.
+        Its cost is bounded by some 20 ms, for a server that is asked for its status stands still
+        meanwhile: of a store with more than 20,000 keys and events or 8 MiB of values it covers the
+        numbers of all that and what was put in last (5,000 of each), and begins with "~".
         """
         if self._digest[0] != self._version:
             self._digest = (self._version, self._compute_digest())
         return self._digest[1]
 
     def _compute_digest(self) -> str:
-        data = self._data
-        whole = len(data) <= _DIGEST_KEYS and sum(map(len, data.values())) <= _DIGEST_BYTES
-        hashed = hashlib.blake2b(len(data).to_bytes(8, "big"), digest_size=16)
-        if whole:
-            hashed.update(_encoder.encode(data))
-            return hashed.hexdigest()
+        state = self._state
+        data, history = state.data, state.history
+        numbers = (
+            len(data), state.revision, history.oldest, history.compacted, history.now,
+            history.aged, history.bytes, len(history), len(state.leases),
+        )  # fmt: skip
+        hashed = hashlib.blake2b(_encoder.encode(numbers), digest_size=16)
+        if len(data) + len(history) <= _DIGEST_KEYS and history.bytes <= _DIGEST_BYTES:
+            size = sum(len(item.value) for item in data.values())
+            if size <= _DIGEST_BYTES:
+                hashed.update(encode_state(state))
+                return hashed.hexdigest()
         budget = _DIGEST_BYTES
         for key in islice(reversed(data), _DIGEST_PART_KEYS):
-            value = data[key]
-            hashed.update(_encoder.encode((key, value)))
-            budget -= len(value)
+            item = data[key]
+            hashed.update(_encoder.encode(item))
+            budget -= len(item.value)
             if budget < 0:
                 break
+        for revision, key, _ in encode_history(state, last=_DIGEST_PART_KEYS):
+            hashed.update(b"%d %b" % (revision, key))
         return "~" + hashed.hexdigest()
 
     # --- operations --------------------------------------------------------------------------
 
-    def _execute(self, operation: Operation) -> Result:
-        if isinstance(operation, Scan):
-            return self._scan(operation)
+    def _execute(self, operation: Executable) -> Result:
+        try:
+            return self._execute_one[type(operation)](operation)
+        except Refusal as refused:
+            return refused.result
+
+    def _get(self, operation: Get) -> Result:
         key = operation.key
-        if len(key) > self._safe_key_length and self._too_long(key):
-            return self._long_key
-        match operation:
-            case Get():
-                return self._get(key)
-            case Put(_, value):
-                return self._set(key, value)
-            case Append(_, value):
-                return self._append(key, value)
-            case Delete():
-                return self._delete(key)
-            case CompareAndSet():
-                return self._compare_and_set(operation)
-
-    def _get(self, key: str) -> Result:
-        value = self._data.get(key)
-        if value is None:
+        if len(key) > self._bounds.max_key_bytes:
+            self._bounds.check_key(key)
+        item = self._state.data.get(key)
+        if item is None:
             return None
-        return _as_it_is(value) if self._fits_reply(len(value)) else _LONG_REPLY
+        self._room.take(len(item.value))
+        return as_bytes(item.value)
 
-    def _set(self, key: str, value: bytes) -> Result:
-        if len(value) > self._max_value_bytes:
-            return self._long_value
-        if self._index is not None and key not in self._data:
-            self._unindexed.add(key)
-        self._data[key] = value
-        return None
+    def _put(self, operation: Item) -> Result:
+        if operation.lease:
+            raise Refusal("a put of this kind takes no lease")
+        self._write(operation.key, operation.value, 0)
+        return self._state.revision
 
-    def _append(self, key: str, value: bytes) -> Result:
-        held = self._data.get(key)
+    def _write(self, key: bytes, value: bytes, lease: int) -> None:
+        self._bounds.check_key(key)
+        self._bounds.check_value(len(value))
+        state = self._state
+        held = state.data.get(key)
+        revision = state.revision + 1
         if held is None:
-            refused = self._set(key, value)
-            return len(value) if refused is None else refused
-        size = len(held) + len(value)
-        if size > self._max_value_bytes:
-            return self._long_value
-        if size < _SHORT_VALUE and type(held) is bytes:
-            self._data[key] = held + value
-            return size
-        if type(held) is bytes:
-            held = self._data[key] = bytearray(held)
-        assert type(held) is bytearray
-        held += value
+            item = Item(key, value, revision, revision, 1, lease)
+        else:
+            item = Item(held.key, value, held.created, revision, held.version + 1, lease)
+        state.commit({item.key: item})
+
+    def _append(self, operation: Append) -> Result:
+        key, value = operation.key, operation.value
+        held = self._state.data.get(key)
+        if held is None:
+            self._write(key, value, 0)
+            return len(value)
+        size = len(held.value) + len(value)
+        self._bounds.check_value(size)
+        whole: bytes | bytearray = held.value
+        if size < _SHORT_VALUE and type(whole) is bytes:
+            self._write(key, whole + value, held.lease)
+        else:
+            self._extend(held, value)
         return size
 
-    def _delete(self, key: str) -> bool:
-        if self._data.pop(key, None) is None:
+    def _extend(self, held: Item, value: bytes) -> None:
+        """Append in place: what the key was shares its bytes with what it becomes."""
+        whole: bytes | bytearray = held.value
+        buffer = whole if type(whole) is bytearray else bytearray(whole)
+        before = len(whole)
+        buffer += value
+        revision = self._state.revision + 1
+        item = Item(held.key, buffer, held.created, revision, held.version + 1, held.lease)  # type: ignore[arg-type]
+        held.value = Prefix(buffer, before)  # type: ignore[assignment]
+        try:
+            self._state.commit({held.key: item})
+        except Refusal:
+            held.value = whole  # type: ignore[assignment]
+            del buffer[before:]
+            raise
+
+    def _delete(self, operation: Delete) -> Result:
+        key = operation.key
+        if len(key) > self._bounds.max_key_bytes:
+            self._bounds.check_key(key)
+        if key not in self._state.data:
             return False
-        if self._index is not None:
-            self._unindexed.add(key)
+        self._state.commit({key: None})
         return True
 
     def _compare_and_set(self, operation: CompareAndSet) -> Result:
         key, new = operation.key, operation.new
-        if new is not None and len(new) > self._max_value_bytes:
-            return self._long_value
-        if self._data.get(key) != operation.expected:
+        self._bounds.check_key(key)
+        if new is not None:
+            self._bounds.check_value(len(new))
+        held = self._state.data.get(key)
+        if (None if held is None else held.value) != operation.expected:
             return False
-        if new is None:
-            self._delete(key)
-        else:
-            self._set(key, new)
+        if new is not None:
+            self._write(key, new, 0)
+        elif held is not None:
+            self._state.commit({key: None})
         return True
 
-    def _scan(self, scan: Scan) -> Result:
-        if not 1 <= scan.limit <= _MOST_SCAN_LIMIT:
-            return refusal(f"a scan's limit has to be from 1 to {_MOST_SCAN_LIMIT}")
-        if self._reply_bytes >= self._max_reply_bytes:
-            return _LONG_REPLY  # without having looked for anything
-        limit = min(scan.limit, self._max_scan_items)  # the page says that there is more
-        prefix, data = scan.prefix, self._data
-        after = scan.start_after >= prefix and scan.start_after != ""
-        first = scan.start_after if after else prefix
-        found: list[tuple[str, bytes]] = []
-        size = 0
-        for key in self._up_to_date_index().starting(first, after=after):
-            if not key.startswith(prefix):
-                break
-            if len(found) == limit or size >= self._max_scan_bytes:
-                return self._page(True, found, size)
-            value = data[key]
-            found.append((key, _as_it_is(value)))
-            size += len(key) + len(value)
-        return self._page(False, found, size)
+    def _increment(self, operation: Increment) -> Result:
+        key, by = operation.key, operation.by
+        held = self._state.data.get(key)
+        text = b"0" if held is None else as_bytes(held.value) if len(held.value) <= 20 else b"long"
+        if not _NUMBER.fullmatch(text):
+            raise Refusal("the value is not a whole number, so nothing can be added to it")
+        total = int(text) + by
+        if not -MAX_NUMBER - 1 <= total <= MAX_NUMBER:
+            raise Refusal(f"{total} would not fit into 64 bits")
+        self._write(key, b"%d" % total, 0 if held is None else held.lease)
+        return total
 
-    def _page(self, more: bool, found: list[tuple[str, bytes]], size: int) -> Result:
-        work = size + _SCAN_ITEM_BYTES * len(found)
-        return [more, found] if self._fits_reply(work) else _LONG_REPLY
+    def _transact(self, operation: Txn | PutItem | DeleteRange) -> Result:
+        transaction = Transaction(self._state, self._bounds, self._room)
+        if isinstance(operation, Txn):
+            return transaction.run(operation)
+        return transaction.run_alone(operation)
 
-    def _fits_reply(self, size: int) -> bool:
-        """Whether a read of this size may still go into the reply; the first one always may."""
-        if self._reply_bytes and self._reply_bytes + size > self._max_reply_bytes:
-            return False
-        self._reply_bytes += size
-        return True
+    def _scan(self, operation: Scan) -> Result:
+        limit = operation.limit
+        if not 1 <= limit <= _MOST_SCAN_LIMIT:
+            raise Refusal(f"a scan's limit has to be from 1 to {_MOST_SCAN_LIMIT}")
+        first, end = prefix_span(operation.prefix)
+        after = operation.start_after
+        if after and after >= operation.prefix:
+            first = after + b"\0"
+        wanted = Range(first, end, limit=min(limit, self._bounds.max_scan_items))
+        _, _, more, rows, rest = self._range(wanted)
+        return [more or rest is not None, [(row[0], row[1]) for row in rows]]
 
-    # --- the index ---------------------------------------------------------------------------
+    def _range(self, operation: Range) -> Result:
+        if self._room.used >= self._room.most:
+            raise TooLong  # without having looked for anything
+        bounds, state = self._bounds, self._state
+        page = read_range(
+            state.at(operation.revision), operation,
+            max_items=bounds.max_scan_items, max_bytes=bounds.max_scan_bytes,
+        )  # fmt: skip
+        self._room.take(page.work)
+        return [state.revision, page.count, page.more, page.rows, page.rest]
 
-    def _up_to_date_index(self) -> KeyIndex:
-        if self._index is None:
-            self._index = KeyIndex(self._data)
-        elif self._unindexed:
-            self._update_index()
-        return self._index
+    def _compact(self, operation: Compact) -> Result:
+        state, history = self._state, self._state.history
+        if operation.revision <= max(history.compacted, history.oldest - 1):
+            raise state.compacted(operation.revision)
+        state.check_revision(operation.revision)
+        history.compact(operation.revision)
+        history.compacted = operation.revision
+        return history.oldest
 
-    def _update_index(self) -> None:
-        index, data = self._index, self._data
-        if index is not None:
-            for key in self._unindexed:
-                if key in data:
-                    index.add(key)
-                else:
-                    index.discard(key)
-        self._unindexed.clear()
+    def _events(self, operation: Events) -> Result:
+        if self._room.used >= self._room.most:
+            raise TooLong
+        through, events, size = read_events(self._state, operation, self._bounds.max_scan_bytes)
+        self._room.take(size)
+        return [through, events]
 
-    def _too_long(self, key: str) -> bool:
-        return len(key.encode()) > self._max_key_bytes
+    # --- leases ------------------------------------------------------------------------------
 
+    def _grant(self, operation: Grant) -> Result:
+        number, leases, now = operation.lease, self._state.leases, self._state.history.now
+        if not 0 < number <= MAX_NUMBER:
+            raise Refusal("a lease's id is a number from 1 to 2^63 - 1")
+        if not 0 < operation.ttl <= MAX_TTL_MS:
+            raise Refusal(f"a lease lives from 1 to {MAX_TTL_MS} ms")
+        if leases.get(number) is not None:
+            raise Refusal(f"there is a lease {number:x} already", "exists")
+        if len(leases) >= MAX_LEASES:
+            raise Refusal(f"there are {MAX_LEASES} leases already", "large")
+        ttl = max(operation.ttl, MIN_TTL_MS) * _MS
+        leases.add(Lease(number, ttl, now + ttl, {}))
+        return ttl // _MS
 
-def _as_it_is(value: bytes | bytearray) -> bytes:
-    """A copy of what a read has found, if it may change.
+    def _lease(self, number: int) -> Lease:
+        lease = self._state.leases.get(number)
+        if lease is None:
+            raise Refusal(f"there is no lease {number:x}: it has ended", "lease")
+        return lease
 
-    The command may append to the same value before its reply is encoded, and whether that is done
-    in place differs between servers: one may have restored a snapshot.
-    """
-    return value if type(value) is bytes else bytes(value)
+    def _keep_alive(self, operation: KeepAlive) -> Result:
+        lease = self._lease(operation.lease)
+        self._state.leases.renew(lease, self._state.history.now)
+        return lease.ttl // _MS
+
+    def _revoke(self, operation: Revoke) -> Result:
+        self._state.end_lease(self._lease(operation.lease).id)
+        return self._state.revision
+
+    def _time_left(self, operation: TimeLeft) -> Result:
+        lease = self._state.leases.get(operation.lease)
+        if lease is None:
+            return None
+        keys = sorted(lease.keys) if operation.keys else []
+        self._room.take(sum(map(len, keys)) + len(keys) * 16)
+        left = lease.left(self._state.history.now)
+        return [left // _MS, lease.ttl // _MS, keys]
+
+    def _leases(self, operation: Leases) -> Result:
+        ids = self._state.leases.ids()
+        self._room.take(len(ids) * 64)
+        return ids

@@ -88,13 +88,13 @@ class World:
         """The key's value at the cluster, whatever the client knows."""
         from paxon.kvstore.store.operations import decode_results, encode_operations
 
-        reply = self.cluster.application.machine.query(encode_operations([Get(key)]))
+        reply = self.cluster.application.machine.query(encode_operations([Get(key.encode())]))
         value: bytes | None = decode_results(reply)[0]
         return value
 
 
 def open_session(world: World) -> None:
-    world.submit(Put("warm", b""))
+    world.submit(Put(b"warm", b""))
     world.exchange()
     world.cluster.received.clear()
 
@@ -108,7 +108,7 @@ def chain(world: World, count: int, timeout: float = 10.0) -> list[KVTicket]:
     tickets: list[KVTicket] = []
     for i in range(count):
         before = tickets[-1] if tickets else None
-        tickets.append(world.submit(Append("k", b"%d" % i), timeout=timeout, after=before))
+        tickets.append(world.submit(Append(b"k", b"%d" % i), timeout=timeout, after=before))
     return tickets
 
 

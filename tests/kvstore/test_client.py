@@ -76,7 +76,7 @@ def test_scans_go_on_over_pages(servers: SocketCluster) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda kv: kv.put(b"k", b"v"),
+        lambda kv: kv.put("", b"v"),
         lambda kv: kv.put("k", 5),
         lambda kv: kv.put("k" * (MAX_KEY_BYTES + 1), b"v"),
         lambda kv: kv.put("é" * (MAX_KEY_BYTES // 2 + 1), b"v"),
@@ -122,8 +122,9 @@ def test_values_of_many_kinds(servers: SocketCluster) -> None:
             kv.put("k", value)  # type: ignore[arg-type]
             expected = value.encode() if isinstance(value, str) else bytes(value)
             assert kv.get("k") == expected
-        kv.put("", b"empty key")
-        assert kv.get("") == b"empty key"
+        kv.put(b"\xff\0", b"bytes for a key")
+        assert kv.get(b"\xff\0") == kv.get("\udcff\0") == b"bytes for a key"
+        assert kv.scan(b"\xff") == [("\udcff\0", b"bytes for a key")]
         kv.put("big", b"v" * MAX_VALUE_BYTES)
         assert len(kv.get("big") or b"") == MAX_VALUE_BYTES
         with pytest.raises(InvalidRequest, match="longer than"):
@@ -208,7 +209,7 @@ def test_a_server_that_comes_late_is_found(servers: SocketCluster) -> None:
 def test_futures(servers: SocketCluster) -> None:
     with Client(servers.addresses) as kv:
         futures = [kv.submit_put(f"k{i}", b"%d" % i) for i in range(100)]
-        assert [future.result() for future in futures] == [None] * 100
+        assert [future.result() for future in futures] == list(range(2, 102))
         reads = [kv.submit_get(f"k{i}") for i in range(100)]
         assert [future.result() for future in reads] == [b"%d" % i for i in range(100)]
         assert kv.submit_append("k0", b"x").result() == 2
@@ -232,9 +233,9 @@ def test_a_future_can_be_polled_and_calls_back(servers: SocketCluster) -> None:
         while not future.done() and time.monotonic() < end:
             threading.Event().wait(0.001)
         assert future.done()
-        assert called == [None]
+        assert called == [2]
         future.add_done_callback(lambda f: called.append(f.done()))
-        assert called == [None, True]
+        assert called == [2, True]
         chained: list[Any] = []
         first = kv.submit_get("k")
         first.add_done_callback(lambda f: chained.append(kv.get("k")))
@@ -301,7 +302,7 @@ def test_a_pipeline_of_everything(servers: SocketCluster) -> None:
         p.put("b", b"3")
         p.scan("")
         p.get("a")
-        assert p.execute() == [None, b"1", 2, True, False, None, [("b", b"3")], None]
+        assert p.execute() == [2, b"1", 2, True, False, 5, [("b", b"3")], None]
         p.get("b")
         assert p.execute()[-1] == b"3"
 
@@ -325,7 +326,7 @@ def test_reads_before_writes_do_not_see_them(servers: SocketCluster) -> None:
             p.put("k", b"v")
         for _ in range(600):
             p.get("k")
-    assert p.results == [None] * 1200 + [b"v"] * 600
+    assert p.results == [None] * 600 + list(range(2, 602)) + [b"v"] * 600
 
 
 def test_a_small_window_is_kept(servers: SocketCluster) -> None:
@@ -333,7 +334,7 @@ def test_a_small_window_is_kept(servers: SocketCluster) -> None:
         with kv.pipeline(max_in_flight=7) as p:
             for i in range(100):
                 p.put(f"k{i}", b"v")
-        assert p.results == [None] * 100
+        assert p.results == list(range(2, 102))
 
 
 def test_errors_in_a_pipeline_name_their_places(servers: SocketCluster) -> None:
@@ -347,7 +348,7 @@ def test_errors_in_a_pipeline_name_their_places(servers: SocketCluster) -> None:
             p.execute()
         assert list(caught.value.errors) == [1]
         assert isinstance(p.results[1], InvalidRequest)
-        assert (p.results[0], p.results[2]) == (None, None)
+        assert (p.results[0], p.results[2]) == (3, 4)
         assert kv.get("b") == b"2"
 
 

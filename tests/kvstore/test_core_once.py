@@ -34,7 +34,7 @@ def test_a_lost_reply_does_not_execute_twice() -> None:
     open_session(world)
     drops = iter([True, True, True])
     world.unheard = lambda _address, _reply: next(drops, False)
-    ticket = world.submit(Append("k", b"x"))
+    ticket = world.submit(Append(b"k", b"x"))
     world.pass_time(5.0)
     assert ticket.value() == [1]
     assert world.executed("k") == b"x"
@@ -45,16 +45,16 @@ def test_acked_follows_the_lowest_unanswered() -> None:
     open_session(world)
     hold = True
     world.unheard = lambda _a, reply: hold and isinstance(reply, CommandReply) and reply.seq == 2
-    slow = world.submit(Put("slow", b""))
+    slow = world.submit(Put(b"slow", b""))
     world.exchange()
     for i in range(3):
-        world.submit(Put(f"k{i}", b""))
+        world.submit(Put(b"k%d" % i, b""))
         world.exchange()
     assert [(c.seq, c.acked) for c in commands(world)] == [(2, 2), (3, 2), (4, 2), (5, 2)]
     hold = False
     world.pass_time(3.0)
     assert slow.done
-    world.submit(Put("last", b""))
+    world.submit(Put(b"last", b""))
     world.exchange()
     assert (commands(world)[-1].seq, commands(world)[-1].acked) == (6, 6)
 
@@ -64,7 +64,7 @@ def test_a_timeout_says_that_the_outcome_is_unknown_and_nothing_is_sent_again() 
     open_session(world)
     world.lost = lambda _address, message: isinstance(message, Command)
     world.cluster.hint = ""
-    ticket = world.submit(Append("k", b"x"), timeout=0.5)
+    ticket = world.submit(Append(b"k", b"x"), timeout=0.5)
     world.pass_time(0.2)
     world.answer(B, NotLeader(0, ""))  # somebody is alive
     world.pass_time(0.4)
@@ -76,7 +76,7 @@ def test_a_timeout_says_that_the_outcome_is_unknown_and_nothing_is_sent_again() 
     world.pass_time(5.0)
     assert world.executed("k") is None
     assert world.core.idle
-    later = world.submit(Append("k", b"y"))
+    later = world.submit(Append(b"k", b"y"))
     world.exchange()
     assert later.done
     assert commands(world)[-1].acked == commands(world)[-1].seq == 3, "given up counts as acked"
@@ -87,10 +87,10 @@ def test_a_late_copy_of_a_command_given_up_is_refused() -> None:
     open_session(world)
     caught: list[ClientMessage] = []
     world.lost = lambda _address, message: not caught.append(message)  # type: ignore[func-returns-value]
-    world.submit(Append("k", b"late"), timeout=0.1)
+    world.submit(Append(b"k", b"late"), timeout=0.1)
     world.pass_time(0.2)
     world.lost = lambda _address, _message: False
-    world.submit(Append("k", b"new"))
+    world.submit(Append(b"k", b"new"))
     world.pass_time(1.0)
     world.cluster.serve(A, caught)
     assert world.executed("k") == b"new"
@@ -99,7 +99,7 @@ def test_a_late_copy_of_a_command_given_up_is_refused() -> None:
 def test_a_timeout_before_anything_was_sent_says_so() -> None:
     world = World()
     world.lost = lambda _address, _message: True
-    ticket = world.submit(Put("k", b"v"), timeout=0.4)
+    ticket = world.submit(Put(b"k", b"v"), timeout=0.4)
     world.pass_time(1.0)
     with pytest.raises(ClusterUnavailable, match="has no effect") as caught:
         ticket.value()
@@ -113,7 +113,7 @@ def test_a_command_refused_at_its_only_try_by_an_expired_session_goes_into_a_new
     world.cluster.expire_sessions()
     tickets = []
     for value in (b"x", b"y"):
-        tickets.append(world.submit(Append("k", value)))
+        tickets.append(world.submit(Append(b"k", value)))
         world.core.poll(world.now) if value == b"" else None
     world.exchange()
     assert [ticket.value() for ticket in tickets] == [[1], [2]]
@@ -124,7 +124,7 @@ def test_a_command_tried_before_its_session_expired_has_an_unknown_outcome() -> 
     world = World()
     open_session(world)
     world.unheard = lambda _address, reply: isinstance(reply, CommandReply)
-    ticket = world.submit(Append("k", b"x"))
+    ticket = world.submit(Append(b"k", b"x"))
     world.exchange()  # executed; the reply is lost
     world.cluster.expire_sessions()
     world.unheard = lambda _address, _reply: False
@@ -132,7 +132,7 @@ def test_a_command_tried_before_its_session_expired_has_an_unknown_outcome() -> 
     with pytest.raises(OutcomeUnknown, match="may or may not"):
         ticket.value()
     assert world.executed("k") == b"x", "once"
-    again = world.submit(Append("k", b"y"))
+    again = world.submit(Append(b"k", b"y"))
     world.pass_time(1.0)
     assert again.value() == [2]
 
@@ -141,7 +141,7 @@ def test_a_busy_refusal_does_not_make_an_outcome_unknown() -> None:
     world = World()
     open_session(world)
     world.cluster.busy = 2
-    ticket = world.submit(Append("k", b"x"))
+    ticket = world.submit(Append(b"k", b"x"))
     world.exchange()
     world.cluster.expire_sessions()
     world.pass_time(1.0)
@@ -152,7 +152,7 @@ def test_an_idle_session_is_replaced_before_it_can_have_expired() -> None:
     world = World()
     open_session(world)
     world.now += 901
-    world.submit(Put("k", b"v"))
+    world.submit(Put(b"k", b"v"))
     world.exchange()
     assert [type(message) for _, message in world.cluster.received] == [OpenSession, Command]
 
@@ -161,7 +161,7 @@ def test_opening_a_session_is_repeated_with_the_same_nonce() -> None:
     world = World()
     drops = iter([True, True])
     world.unheard = lambda _address, reply: isinstance(reply, SessionOpened) and next(drops, False)
-    ticket = world.submit(Put("k", b"v"))
+    ticket = world.submit(Put(b"k", b"v"))
     world.pass_time(3.0)
     assert ticket.done
     nonces = [m.nonce for _, m in world.cluster.received if isinstance(m, OpenSession)]
@@ -187,7 +187,7 @@ def test_a_malformed_reply_is_an_error_of_that_request_only() -> None:
     world = World()
     open_session(world)
     for payload in (b"\xc1", b"\x90", b"\x92\xc0\xc0"):
-        ticket = world.submit(Put("k", b"v"))
+        ticket = world.submit(Put(b"k", b"v"))
         [(_, message)] = world.sends()
         assert isinstance(message, Command)
         world.answer(A, CommandReply(message.session, message.seq, ReplyStatus.OK, payload))
@@ -207,14 +207,14 @@ def test_a_malformed_reply_is_an_error_of_that_request_only() -> None:
 def test_refusals_become_errors(status: ReplyStatus, kind: type[Exception]) -> None:
     world = World()
     open_session(world)
-    ticket = world.submit(Put("k", b"v"))
+    ticket = world.submit(Put(b"k", b"v"))
     [(_, message)] = world.sends()
     assert isinstance(message, Command)
     world.answer(A, CommandReply(message.session, message.seq, status, b"because"))
     with pytest.raises(kind):
         ticket.value()
     assert world.core.idle
-    read = world.submit(Get("k"))
+    read = world.submit(Get(b"k"))
     world.exchange()
     assert read.value() == [None]
 
@@ -222,9 +222,9 @@ def test_refusals_become_errors(status: ReplyStatus, kind: type[Exception]) -> N
 def test_closing_fails_everything() -> None:
     world = World()
     open_session(world)
-    tickets = [world.submit(Put("k", b"v")), world.submit(Get("k"))]
+    tickets = [world.submit(Put(b"k", b"v")), world.submit(Get(b"k"))]
     world.core.poll(world.now)
-    tickets.append(world.submit(Put("k", b"w")))
+    tickets.append(world.submit(Put(b"k", b"w")))
     world.core.fail_all(ClientClosed("closed"))
     for ticket in tickets:
         with pytest.raises(ClientClosed):

@@ -63,7 +63,7 @@ class Storm:
         self.cluster.leader, self.cluster.hint, self.cluster.busy = C, None, 0
 
     def stored(self, key: str) -> list[int]:
-        reply = self.cluster.application.machine.query(encode_operations([Get(key)]))
+        reply = self.cluster.application.machine.query(encode_operations([Get(key.encode())]))
         value = decode_results(reply)[0] or b""
         return [int(token) for token in value.split()]
 
@@ -79,7 +79,7 @@ def test_outcomes_are_what_is_reported(block: int) -> None:
             if storm.random.random() < 0.3:
                 before = tickets[-1] if tickets and key != "loose" else None
                 timeout = storm.random.choice([0.3, 2.0, 20.0])
-                operation = Append(key, b"%d " % len(tickets))
+                operation = Append(key.encode(), b"%d " % len(tickets))
                 tickets.append(
                     storm.core.submit_operations(
                         [operation], now=storm.now, deadline=storm.now + timeout,

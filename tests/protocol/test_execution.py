@@ -23,7 +23,7 @@ from paxon.actors.messages import Batch, CommandReply, Entry, ReplyStatus
 from paxon.kvstore import ClusterError, LocalCluster
 from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.cluster.node import ServerStartError, start_server
-from paxon.kvstore.store.operations import Operation
+from paxon.kvstore.store.operations import Compare, Executable, Operation
 from paxon.kvstore.store.store import KVStore
 from tests.harness import Cluster, Register
 
@@ -33,8 +33,14 @@ def nested(depth: int) -> bytes:
     return b"\x91" * depth + b"\xc0"
 
 
-SURPLUS = [b"\x91\x94\x01\xa1k\xc4\x01v" + nested(depth) for depth in (1, 900, 980, 1100, 5000)]
+DEPTHS = (1, 900, 980, 1100, 5000)
+SURPLUS = [b"\x91\x98\x01\xc4\x01k\xc4\x01v\0\0\0\0" + nested(depth) for depth in DEPTHS]
 """Puts with an element too many, which nests so deep."""
+NESTED = [
+    b"\x91" + b"\x94\x0a\x90\x91" * depth + b"\x94\x0a\x90\x90\x90" + b"\x90" * depth
+    for depth in (8, *DEPTHS[1:])
+]
+"""Transactions in one another, too deep."""
 
 
 def application_of(machine: StateMachine) -> Application:
@@ -56,10 +62,10 @@ def applied(machine: Register, *commands: bytes) -> list[tuple[ReplyStatus, byte
 
 
 @pytest.mark.parametrize(
-    "union", [wire.PeerMessage, wire.ClientMessage, wire.ServerReply, Operation]
+    "union", [wire.PeerMessage, wire.ClientMessage, wire.ServerReply, Operation, Executable]
 )
 def test_nothing_that_is_decoded_has_room_for_more(union: Any) -> None:
-    for kind in (*get_args(union), wire.Entry, wire.Batch, wire.Accepted, Change):
+    for kind in (*get_args(union), wire.Entry, wire.Batch, wire.Accepted, Change, Compare):
         assert kind.__struct_config__.forbid_unknown_fields, kind
 
 
@@ -79,7 +85,7 @@ def test_a_command_that_the_store_could_not_execute_stays_out_of_the_log() -> No
     cluster.lead(1)
     session = cluster.open_session(1)
     before = cluster.servers[1].log.last
-    for seq, command in enumerate([*SURPLUS, b"", b"\xc1", b"\x91\x92\x09\xa1k"], 1):
+    for seq, command in enumerate([*SURPLUS, *NESTED, b"", b"\xc1", b"\x91\x92\x09\xa1k"], 1):
         cluster.command(1, session, seq, command)
         reply = cluster.reply_to(seq)
         assert reply is not None and reply.status == ReplyStatus.INVALID
@@ -94,22 +100,22 @@ def test_one_that_got_into_the_log_all_the_same_fails_alike_at_every_depth() -> 
         return at(depth - 1, call) if depth else call()
 
     store: Any = KVStore
-    seen = [at(depth, lambda: applied(store(), *SURPLUS)) for depth in (0, 50, 300)]
+    seen = [at(depth, lambda: applied(store(), *SURPLUS, *NESTED)) for depth in (0, 50, 300)]
     assert seen[0] == seen[1] == seen[2]
     assert {status for status, _ in seen[0]} == {ReplyStatus.FAILED}
 
 
 def test_what_the_check_decoded_is_what_is_executed() -> None:
     store = KVStore()
-    commands = [b"\x91\x93\x01\xa1k\xc4\x01" + bytes([n]) for n in range(200)]
+    commands = [b"\x91\x93\x01\xc4\x01k\xc4\x01" + bytes([n]) for n in range(200)]
     for command in commands:
         store.check(command)
-    for command in commands:
-        assert store.apply(command) == b"\x91\xc0"
+    for revision, command in enumerate(commands, 2):
+        assert msgspec.msgpack.decode(store.apply(command)) == [revision]
     assert not store._checked
-    assert store._data == {"k": bytes([199])}
+    assert store._state.data[b"k"].value == bytes([199])
     for n in range(2000):  # of commands that never come back not all are kept
-        store.check(b"\x91\x93\x01\xa1k\xc4\x02" + n.to_bytes(2, "big"))
+        store.check(b"\x91\x93\x01\xc4\x01k\xc4\x02" + n.to_bytes(2, "big"))
     assert len(store._checked) <= 512
 
 

@@ -317,22 +317,23 @@ def test_one_slot_replies_only_so_much_and_leaves_the_others_in_peace() -> None:
 
 def test_twenty_thousand_appends_copy_the_value_once() -> None:
     store = KVStore()
-    store.apply(encode_operations([Put("k", bytes((8 << 20) - 30_000))]))
-    store.apply(encode_operations([Append("k", b"x")] * 20_000))
-    held = store._data["k"]
-    store.apply(encode_operations([Append("k", b"x")]))
-    assert store._data["k"] is held  # grown in place
-    assert store.query(encode_operations([Get("k")]))[-1:] == b"x"
+    store.apply(encode_operations([Put(b"k", bytes((8 << 20) - 30_000))]))
+    store.apply(encode_operations([Append(b"k", b"x")] * 20_000))
+    held = store._state.data[b"k"].value
+    store.apply(encode_operations([Append(b"k", b"x")]))
+    assert store._state.data[b"k"].value is held  # grown in place
+    assert store._state.history.bytes < 4 << 20  # the same bytes, not twenty thousand copies
+    assert store.query(encode_operations([Get(b"k")]))[-1:] == b"x"
 
 
 def test_dear_commands_are_spread_over_slots() -> None:
     cluster = led(KVStore)
     session = cluster.open_session(1)
-    put = encode_operations([Put("k", bytes(8 << 20))])
+    put = encode_operations([Put(b"k", bytes(8 << 20))])
     cluster.command(1, session, 1, put)
     cluster.stabilize()
     before = cluster.servers[1].last_non_empty()
-    get = encode_operations([Get("k"), Get("k")])
+    get = encode_operations([Get(b"k"), Get(b"k")])
     cluster.request(1, *[Command(session, seq, seq, 0, get) for seq in range(2, 22)])
     cluster.stabilize()
     assert cluster.servers[1].last_non_empty() - before >= 20 * (16 << 20) // (64 << 20)
@@ -342,7 +343,7 @@ def test_commands_of_many_operations_are_spread_over_slots() -> None:
     cluster = led(KVStore)
     session = cluster.open_session(1)
     before = cluster.servers[1].last_non_empty()
-    many = encode_operations([Append("k", b"x")] * 20_000)
+    many = encode_operations([Append(b"k", b"x")] * 20_000)
     cluster.request(1, *[Command(session, seq, 1, 0, many) for seq in range(1, 5)])
     cluster.stabilize()
     assert cluster.servers[1].last_non_empty() - before >= 2

@@ -239,15 +239,15 @@ def test_the_stores_limits_are_agreed() -> None:
         assert status == ReplyStatus.OK
         return decode_results(payload)
 
-    assert run(Put("k", b"1234")) == [None]
-    assert "longer than 4 bytes" in run(Append("k", b"5"))[0]["error"]
-    assert "longer than 8 bytes" in run(Put("k" * 9, b""))[0]["error"]
+    assert run(Put(b"k", b"1234")) == [2]
+    assert "longer than 4 bytes" in run(Append(b"k", b"5"))[0]["error"]
+    assert "longer than 8 bytes" in run(Put(b"k" * 9, b""))[0]["error"]
     execute(app, change(0, max_value_bytes=5))
-    assert run(Append("k", b"5")) == [5]
+    assert run(Append(b"k", b"5")) == [5]
     execute(app, change(app.agreed.changed_at, max_value_bytes=2))
-    assert "longer than 2 bytes" in run(Append("k", b""))[0]["error"]
+    assert "longer than 2 bytes" in run(Append(b"k", b""))[0]["error"]
     assert store.query(encode_operations([])) == encode_operations([])
-    assert store._data == {"k": b"12345"}  # what is there stays
+    assert store._state.data[b"k"].value == b"12345"  # what is there stays
 
 
 # --- by way of servers ---------------------------------------------------------------------------

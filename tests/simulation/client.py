@@ -62,7 +62,7 @@ class SimulatedClient:
         self._token = str(number).encode()
         self._lives = 0
         self._written = 0
-        self._seen: dict[str, bytes | None] = {}
+        self._seen: dict[bytes, bytes | None] = {}
         """Per key the last value that it read, to have some luck with compare-and-set."""
         self._last_write: KVTicket | None = None
         self._timer_at = FOREVER
@@ -110,7 +110,7 @@ class SimulatedClient:
     def _draw(self) -> Operation:
         random = self.random
         kind = random.choice(self._kinds)
-        key = f"k{random.randrange(self.plan.keys)}"
+        key = b"k%d" % random.randrange(self.plan.keys)
         self._written += 1
         value = b"%d.%d " % (self.number, self._written)
         match kind:
@@ -123,7 +123,7 @@ class SimulatedClient:
             case "cas":
                 return CompareAndSet(key, self._seen.get(key), value)
             case "scan":
-                return Scan(random.choice(("", "k", key)), random.choice((1, 2, 100)))
+                return Scan(random.choice((b"", b"k", key)), random.choice((1, 2, 100)))
             case _:
                 return Get(key)
 
@@ -147,12 +147,12 @@ class SimulatedClient:
         )
         if not is_read(operation):
             self._last_write = ticket
-        life = self._lives
+        life, floor = self._lives, self.world.revision
 
         def done(ticket: Ticket[Any, Any]) -> None:
             if life == self._lives:
                 self.pending -= 1
-                self._answered(operation, recorded, ticket)
+                self._answered(operation, recorded, floor, ticket)
 
         ticket.on_done = done
         self.pending += 1
@@ -163,22 +163,23 @@ class SimulatedClient:
         call = self.world.history.call
         match operation:
             case Put(key, value):
-                return call(self.number, "put", key, value)
+                return call(self.number, "put", key.decode(), value)
             case Append(key, value):
-                return call(self.number, "append", key, value)
+                return call(self.number, "append", key.decode(), value)
             case CompareAndSet(key, expected, new):
-                return call(self.number, "cas", key, new, expected=expected)
+                return call(self.number, "cas", key.decode(), new, expected=expected)
             case Delete(key):
-                return call(self.number, "delete", key)
+                return call(self.number, "delete", key.decode())
             case Scan(prefix, limit):
-                return call(self.number, "scan", prefix, limit=limit)
+                return call(self.number, "scan", prefix.decode(), limit=limit)
             case Get(key):
-                return call(self.number, "get", key)
+                return call(self.number, "get", key.decode())
 
     def _answered(
         self,
         operation: Operation,
         recorded: linearizability.Operation | None,
+        floor: int,
         ticket: Ticket[Any, Any],
     ) -> None:
         world = self.world
@@ -193,9 +194,12 @@ class SimulatedClient:
                 raise InvariantBroken("no failure", f"the store refused {operation!r}: {result}")
             if isinstance(operation, Scan):
                 more, pairs = result
-                result = tuple((key, value) for key, value in pairs)
+                result = tuple((key.decode(), value) for key, value in pairs)
                 if not more and recorded is not None:
                     recorded.limit = None  # it saw all there is
+            if isinstance(operation, Put):
+                self._check_revision(operation, floor, result)
+                result = None
             if recorded is not None:
                 world.history.ok(recorded, result)
             if isinstance(operation, Get):
@@ -206,6 +210,14 @@ class SimulatedClient:
                 world.history.failed(recorded)
         if not world.healing:
             self._think()
+
+    def _check_revision(self, operation: Put, floor: int, revision: int) -> None:
+        """No revision is told twice, and each is above all that were told before it was asked."""
+        world = self.world
+        if revision <= floor or revision in world.revisions:
+            raise InvariantBroken("revisions", f"{operation!r} is said to be revision {revision}")
+        world.revisions.add(revision)
+        world.revision = max(world.revision, revision)
 
     # --- driving the core ------------------------------------------------------------------------
 

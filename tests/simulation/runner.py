@@ -89,8 +89,8 @@ def _heal(world: World) -> None:
     world.heal()
     end = world.now + (HEAL_SECONDS if world.plan.demands_progress else 1.0)
     for client in world.clients.values():
-        client.ask(Put(f"last{client.number}", b"%d" % client.number), FOREVER)
-        client.ask(Get("k0"), FOREVER)
+        client.ask(Put(b"last%d" % client.number, b"%d" % client.number), FOREVER)
+        client.ask(Get(b"k0"), FOREVER)
     while any(client.pending for client in world.clients.values()):
         if not _advance(world, end):
             waiting = [c.number for c in world.clients.values() if c.pending]

@@ -46,6 +46,10 @@ class World:
             ids, lambda s: self.nodes[s].clock.age(), plan.settings.get("election_timeout_min", 0.3)
         )
         self.history = Recorder(lambda: self.now)
+        self.revisions: set[int] = set()
+        """Those of the puts that were acknowledged …"""
+        self.revision = 0
+        """… and the highest of them."""
         self.network = SimulatedNetwork(plan.network, Random(f"network {plan.seed}"), self.schedule)
         self.addresses = {server: f"sim-{server}" for server in ids}
         self.nodes = {

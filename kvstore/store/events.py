@@ -1,0 +1,64 @@
+"""What happened to keys after a revision: what watches ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from paxon.kvstore.store.items import Row, row, value_bytes
+from paxon.kvstore.store.operations import Events
+from paxon.kvstore.store.spans import contains
+from paxon.kvstore.store.state import State
+
+__all__ = ["read_events"]
+
+_LOOKED_AT = 20_000
+"""Events that one answer looks at; whole revisions, at least one."""
+_EVENT_BYTES = 256
+"""What an event counts for beside its keys and values."""
+
+Event = tuple[Row, Row | None]
+
+
+def read_events(state: State, wanted: Events, max_bytes: int) -> tuple[int, list[Event], int]:
+    """Through which revision this is complete, the events up to there, and their bytes.
+
+    Cut between revisions once it holds `max_bytes`, or has looked at enough. A position beyond the
+    store's own is answered with itself: there is nothing yet. Raises `Refusal` if history does not
+    reach back to the revision after `wanted.after`.
+    """
+    history = state.history
+    if wanted.after >= state.revision:
+        return wanted.after, [], 0
+    if wanted.after + 1 < history.oldest:
+        raise state.compacted(wanted.after + 1)
+    start = index = history.index_after(wanted.after)
+    items, befores, end = history.items, history.befores, len(history.items)
+    matches = _matcher(wanted.spans)
+    found: list[Event] = []
+    through, size = wanted.after, 0
+    while index < end:
+        item = items[index]
+        if item.modified != through:
+            if index > start and (size >= max_bytes or index - start >= _LOOKED_AT):
+                return through, found, size
+            through = item.modified
+        before = befores[index]
+        index += 1
+        if not (wanted.puts if item.version else wanted.deletes) or not matches(item.key):
+            continue
+        size += _EVENT_BYTES + len(item.key) + value_bytes(item.value)
+        previous = None
+        if wanted.previous and before is not None:
+            previous = row(before)
+            size += value_bytes(before.value)
+        found.append((row(item), previous))
+    return state.revision, found, size
+
+
+def _matcher(spans: list[tuple[bytes, bytes | None]]) -> Callable[[bytes], bool]:
+    """Whether a key is in one of the spans."""
+    single = frozenset(key for key, end in spans if end is None)
+    ranges = [(key, end) for key, end in spans if end is not None]
+    if not ranges:
+        return single.__contains__
+    return lambda key: key in single or any(contains(key_, end, key) for key_, end in ranges)

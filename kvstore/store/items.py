@@ -1,0 +1,68 @@
+"""What the store keeps of a key, and how a value is shared between what it was and what it is."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["Item", "Prefix", "Row", "as_bytes", "row", "tombstone", "value_bytes"]
+
+
+class Item(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True, tag=1):
+    """A key with all that belongs to it.
+
+    Once it is in the store nothing of it changes (but how its value is held, see `Prefix`): a write
+    makes a new one, and history keeps the old one.
+
+    It has the tag of the operation `Put`: of a command, a put is decoded as the item that it makes,
+    which spares every write an object.
+    """
+
+    key: bytes
+    value: bytes
+    """Bytes; a bytearray if it is current and was appended to, which later appends extend in place
+    (with `bytes` each of them would copy all of it); in history a `Prefix` of such a one."""
+    created: int = 0
+    """The revision that made the key."""
+    modified: int = 0
+    """The revision of its last write."""
+    version: int = 0
+    """How many writes since it was made, from 1; 0: the key was deleted in revision `modified`."""
+    lease: int = 0
+    """The lease that it goes with; 0: none."""
+
+
+class Prefix(msgspec.Struct, gc=False):
+    """A value that was appended to: the first bytes of what became of it."""
+
+    whole: bytes | bytearray
+    size: int
+
+
+Row = tuple[bytes, bytes, int, int, int, int]
+"""An item as it is answered: key, value, created, modified, version, lease."""
+
+
+def tombstone(key: bytes, revision: int) -> Item:
+    """What a deletion leaves in history."""
+    return Item(key, b"", 0, revision, 0, 0)
+
+
+def as_bytes(value: bytes | bytearray | Prefix) -> bytes:
+    """A value that nothing changes any more, whatever the store does with it next."""
+    if type(value) is bytes:
+        return value
+    if type(value) is Prefix:
+        return bytes(memoryview(value.whole)[: value.size])
+    assert type(value) is bytearray
+    return bytes(value)
+
+
+def value_bytes(value: bytes | bytearray | Prefix) -> int:
+    """The length of a value."""
+    return value.size if type(value) is Prefix else len(value)  # type: ignore[arg-type]
+
+
+def row(item: Item, *, keys_only: bool = False) -> Row:
+    """The item as it is answered: no later operation of the same command changes it."""
+    value = b"" if keys_only else as_bytes(item.value)
+    return item.key, value, item.created, item.modified, item.version, item.lease

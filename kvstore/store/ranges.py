@@ -1,0 +1,114 @@
+"""Reading a range: limits, order, filters, and where a long answer is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from paxon.kvstore.store.items import Item, Row, as_bytes, row, value_bytes
+from paxon.kvstore.store.operations import Range
+from paxon.kvstore.store.past import View
+from paxon.kvstore.store.refusals import Refusal
+
+__all__ = ["MAX_SORTED", "ROW_BYTES", "Page", "read_range"]
+
+MAX_SORTED = 20_000
+"""Keys of a range in another order than that of keys. Part of the format."""
+ROW_BYTES = 512
+"""What a row counts for beside its size, for it takes about as long."""
+
+_ORDERS: dict[str, Callable[[Item], Any]] = {
+    "value": lambda item: as_bytes(item.value),
+    "version": lambda item: item.version,
+    "created": lambda item: item.created,
+    "modified": lambda item: item.modified,
+}
+
+
+class Page(msgspec.Struct, gc=False):
+    """What was found."""
+
+    count: int
+    more: bool
+    rows: list[Row]
+    rest: bytes | None = None
+    """Where to go on if it was cut; see `Range`."""
+    work: int = 0
+    """Bytes that it counts for in a reply."""
+
+
+def read_range(view: View, wanted: Range, *, max_items: int, max_bytes: int) -> Page:
+    """Answer a range from a view. Raises `Refusal` if it is too large to be put in order.
+
+    The page is cut after `max_items` keys looked at, or once it holds `max_bytes`; what is sorted
+    otherwise than by keys never is.
+    """
+    first, end = wanted.key, wanted.end
+    if end is None:
+        item = view.get(first)
+        count = 0 if item is None else 1
+    else:
+        item = None
+        count = view.count(first, end)
+    if wanted.count_only or not count:
+        return Page(count, False, [], work=ROW_BYTES)
+    if end is None:
+        assert item is not None
+        items: Iterator[Item] = iter((item,))
+    elif wanted.order != "key":
+        items = _sorted(view, wanted, count)
+        max_items = max_bytes = 1 << 62
+    else:
+        items = view.items(first, end, backward=wanted.backward)
+    return _page(items, wanted, count, max_items, max_bytes)
+
+
+def _page(items: Iterator[Item], wanted: Range, count: int, max_items: int, max_bytes: int) -> Page:
+    page = Page(count, False, [])
+    rows, size, looked = page.rows, 0, 0
+    passes = _filter(wanted)
+    for item in items:
+        if looked >= max_items or size >= max_bytes:
+            page.rest = item.key + b"\0" if wanted.backward else item.key
+            break
+        looked += 1
+        if passes is not None and not passes(item):
+            continue
+        if wanted.limit and len(rows) == wanted.limit:
+            page.more = True
+            break
+        rows.append(row(item, keys_only=wanted.keys_only))
+        size += len(item.key) + (0 if wanted.keys_only else value_bytes(item.value))
+    page.work = size + ROW_BYTES * max(1, looked)
+    return page
+
+
+def _sorted(view: View, wanted: Range, count: int) -> Iterator[Item]:
+    if count > MAX_SORTED:
+        raise Refusal(
+            f"the range has {count} keys; at most {MAX_SORTED} can be put in the order of their "
+            f"{wanted.order}: read them in the order of keys, or a part of them",
+            "large",
+        )
+    assert wanted.end is not None
+    items = view.items(wanted.key, wanted.end, backward=False)
+    return iter(sorted(items, key=_ORDERS[wanted.order], reverse=wanted.backward))
+
+
+def _filter(wanted: Range) -> Callable[[Item], bool] | None:
+    least_modified, most_modified = wanted.min_modified, wanted.max_modified
+    least_created, most_created = wanted.min_created, wanted.max_created
+    if not (least_modified or most_modified or least_created or most_created):
+        return None
+
+    def passes(item: Item) -> bool:
+        return (
+            item.modified >= least_modified
+            and (not most_modified or item.modified <= most_modified)
+            and item.created >= least_created
+            and (not most_created or item.created <= most_created)
+        )
+
+    return passes
