@@ -45,7 +45,7 @@ def test_a_server_that_was_away_for_very_many_slots(tmp_path: Path) -> None:
         away = 1 + leader % 3
         cluster.kill(away)
         begun = time.monotonic()
-        waiting: deque[Future[None]] = deque()
+        waiting: deque[Future[int]] = deque()
         for number in range(MISSED):
             waiting.append(client.submit_put(f"key/{number % 1000}", f"{number}"))
             if len(waiting) == OUTSTANDING:

@@ -58,7 +58,7 @@ def _again(messages: list[ClientMessage]) -> Frames:
 
 
 def _queries(key: str, mode: ReadMode, a_frame: int, gets: int = 1) -> Callable[[int], Frames]:
-    query = encode_operations([Get(key)] * gets)
+    query = encode_operations([Get(key.encode())] * gets)
     return lambda _: _again([Query(n, mode, query) for n in range(a_frame)])
 
 
@@ -80,7 +80,7 @@ def _tiny(_session: int) -> Frames:
 
 
 def _scans(_session: int) -> Frames:
-    query = encode_operations([Scan("", 10_000)] * 20)
+    query = encode_operations([Scan(b"", 10_000)] * 20)
     return _again([Query(n, "stale", query) for n in range(50)])
 
 
@@ -99,7 +99,7 @@ def _settings(_session: int) -> Frames:
 
 def _unacknowledged(session: int) -> Frames:
     """A thousand replies of a megabyte, none of which is ever acknowledged; over and over."""
-    get = encode_operations([Get(LARGE)])
+    get = encode_operations([Get(LARGE.encode())])
     while True:
         for first in range(1, 1001, 100):
             yield [Command(session, seq, 1, 0, get) for seq in range(first, first + 100)]
@@ -121,23 +121,23 @@ def _always(command: bytes) -> Callable[[int], bytes]:
 
 def _appends(session: int) -> Frames:
     """Each twenty thousand to a value that is as long as may be."""
-    return _commands(_always(encode_operations([Append(FULL, b"x")] * 20_000)))(session)
+    return _commands(_always(encode_operations([Append(FULL.encode(), b"x")] * 20_000)))(session)
 
 
 def _append(seq: int) -> bytes:
     """A megabyte to a value that grows to seven, and then is made anew."""
     value = bytes(MIB)
-    operation = Append("floods/grows", value) if seq % 7 else Put("floods/grows", value)
+    operation = Append(b"floods/grows", value) if seq % 7 else Put(b"floods/grows", value)
     return encode_operations([operation])
 
 
 def _execute(_seq: int) -> bytes:
-    return encode_operations([Put(f"floods/{number % 100}", b"x") for number in range(20_000)])
+    return encode_operations([Put(b"floods/%d" % (number % 100), b"x") for number in range(20_000)])
 
 
-_CAS = encode_operations([CompareAndSet(LARGE, b"y" + bytes(MIB - 1), b"x")])
-_PUT = encode_operations([Put("floods/put", bytes(MIB))])
-_PUT8 = encode_operations([Put("floods/put", bytes(8 * MIB))])
+_CAS = encode_operations([CompareAndSet(LARGE.encode(), b"y" + bytes(MIB - 1), b"x")])
+_PUT = encode_operations([Put(b"floods/put", bytes(MIB))])
+_PUT8 = encode_operations([Put(b"floods/put", bytes(8 * MIB))])
 
 FLOODS = {
     "slot requests": Kind(_slots, reads=False),

@@ -291,7 +291,7 @@ class Model:
 
     def range(self, op: Range) -> Any:
         state = self.states[op.revision] if op.revision else self.next
-        items = [[k, *state[k]] for k in self.keys(state, op.key, op.end)]
+        items: list[list[Any]] = [[k, *state[k]] for k in self.keys(state, op.key, op.end)]
         count = len(items)
         if op.count_only:
             return [self.so_far, count, False, [], None]

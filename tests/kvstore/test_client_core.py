@@ -432,12 +432,12 @@ def sizes(world: World) -> list[int]:
 def test_no_more_is_packed_together_than_the_cluster_takes() -> None:
     world = World()
     world.cluster.most = 100
-    tickets = [world.submit(Put(f"k{i}", b"v" * 30)) for i in range(9)]
+    tickets = [world.submit(Put(b"k%d" % i, b"v" * 30)) for i in range(9)]
     world.exchange()
-    assert [ticket.value() for ticket in tickets] == [[None]] * 9
+    assert [ticket.value() for ticket in tickets] == [[n] for n in range(2, 11)]
     assert len(sizes(world)) == 9 and max(sizes(world)) <= 100
     with pytest.raises(InvalidRequest, match="too large"):
-        one = world.submit(Put("k", b"v" * 100))
+        one = world.submit(Put(b"k", b"v" * 100))
         world.exchange()
         one.value()
 
@@ -449,8 +449,8 @@ def test_what_was_packed_for_larger_limits_goes_again_in_parts() -> None:
     world.cluster.most = 100
     log: list[KVTicket] = []
     for i in range(9):
-        log.append(world.submit(Append("k", b"%9d" % i), after=log[-1] if log else None))
-    other = world.submit(Append("other", b"v" * 30))
+        log.append(world.submit(Append(b"k", b"%9d" % i), after=log[-1] if log else None))
+    other = world.submit(Append(b"other", b"v" * 30))
     world.exchange()
     assert [ticket.value() for ticket in log] == [[9 * (i + 1)] for i in range(9)]
     assert other.value() == [30]
@@ -469,7 +469,7 @@ def test_what_may_be_executed_yet_is_not_parted() -> None:
         return isinstance(message, Command)
 
     world.lost = is_lost
-    tickets = [world.submit(Put(f"k{i}", b"v" * 60)) for i in range(4)]
+    tickets = [world.submit(Put(b"k%d" % i, b"v" * 60)) for i in range(4)]
     world.pass_time(0.3)
     assert lost
     world.lost = lambda _address, _message: False

@@ -229,7 +229,7 @@ def test_operation_bytes_never_understates() -> None:
         Delete(b""),
         CompareAndSet(b"k", None, b"v" * 300),
         CompareAndSet(b"k", b"v" * 300, None),
-        Scan(b"p" * 40, 10_000, "s" * 40),
+        Scan(b"p" * 40, 10_000, b"s" * 40),
     ):
         assert len(encode_operations([operation])) <= operation_bytes(operation) + 5
 

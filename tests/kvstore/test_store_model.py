@@ -90,7 +90,7 @@ def txns(draw: st.DrawFn, depth: int = 2) -> Txn:
     try:
         return Txn(compare, then, otherwise)
     except ValueError:  # a key is written twice
-        reads = [op for op in then + otherwise if isinstance(op, Get | Range)]
+        reads: list[Any] = [op for op in then + otherwise if isinstance(op, Get | Range)]
         return Txn(compare, reads, [])
 
 

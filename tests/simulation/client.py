@@ -174,6 +174,8 @@ class SimulatedClient:
                 return call(self.number, "scan", prefix.decode(), limit=limit)
             case Get(key):
                 return call(self.number, "get", key.decode())
+            case _:
+                raise AssertionError(f"nobody asks for {operation!r}")
 
     def _answered(
         self,

@@ -66,7 +66,7 @@ def running(plan: Plan) -> World:
     world.start()
     while world.steps < plan.steps and world.advance():
         world.run_faults()
-    while not all(_store(node)._data for node in world.nodes.values()):
+    while not all(_store(node)._state.data for node in world.nodes.values()):
         assert world.advance()
     return world
 
@@ -110,8 +110,8 @@ def forget_to_be_deterministic(node: Node) -> None:
 def flip_bits(node: Node) -> None:
     """Memory fails: every value that is held has a byte more."""
     store = _store(node)
-    for key in store._data:
-        store._data[key] += b"?"
+    for item in store._state.data.values():
+        item.value += b"?"
 
 
 def found_out(world: World, who: list[int], go_wrong: Callable[[Node], None]) -> set[int]:
