@@ -25,7 +25,7 @@ def led() -> Cluster:
 
 
 def put(session: int, seq: int, size: int) -> Command:
-    command = encode_operations([Put("k", bytes(size))])
+    command = encode_operations([Put(b"k", bytes(size))])
     return Command(session, seq, max(1, seq - 1), 0, command)
 
 
@@ -93,7 +93,7 @@ def test_a_few_dear_commands_in_a_small_frame_count_as_well(led: Cluster) -> Non
     flooder, other = led.open_session(1, FLOODER), led.open_session(1, OTHER)
     led.request(1, put(other, 1, 4 * MIB), client=OTHER)
     led.stabilize()
-    get = encode_operations([Get("k")])
+    get = encode_operations([Get(b"k")])
     led.request(1, *[Command(flooder, n, n, 0, get) for n in range(1, 50)], client=FLOODER)
     assert len({p2a.slot for p2a in led.sent(P2A)}) == 1
     assert led.servers[1]._turns.messages >= 40
@@ -104,7 +104,7 @@ def test_large_replies_count_like_the_time_that_sending_them_takes(led: Cluster)
     led.request(1, put(other, 1, 4 * MIB), client=OTHER)
     led.stabilize()
     led.request(1, StatusRequest(1), client=OTHER)
-    get = encode_operations([Get("k")])
+    get = encode_operations([Get(b"k")])
     led.request(1, *[Query(n, "stale", get) for n in range(20)], client=FLOODER)
     assert led.servers[1]._turns.waiting[FLOODER].not_before >= led.clock.now + 0.004
 
