@@ -264,7 +264,7 @@ class AsyncClient(_AsyncClient):
             async with kv.pipeline() as p:
                 for i in range(1000):
                     p.put(f"k{i}", b"v")
-            p.results           # 1000 times None
+            p.results           # the revision of each put
 
         Queueing never waits: beyond `max_in_flight` operations are kept until the block's end, or
         `await p.execute()`.

@@ -482,7 +482,7 @@ class Client(_BlockingClient):
             with kv.pipeline() as p:
                 for i in range(1000):
                     p.put(f"k{i}", b"v")
-            p.results           # 1000 times None
+            p.results           # the revision of each put
 
         Args:
             max_in_flight: operations under way at most; queueing more waits for answers.
