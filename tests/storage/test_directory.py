@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from paxon.actors import CorruptStorage, StorageError
+from paxon.actors.disk.data_directory import FORMAT_VERSION
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.messages import Made
 from tests.storage.engines import accept, accepted_slots, open_sqlite, take_snapshot
@@ -128,8 +129,9 @@ def test_another_server(used: Path) -> None:
 
 
 def test_another_format_version(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paxon.actors.disk.data_directory.FORMAT_VERSION", 4)
-    refused(used, "has format version 3, this Paxon reads 4")
+    later = FORMAT_VERSION + 1
+    monkeypatch.setattr("paxon.actors.disk.data_directory.FORMAT_VERSION", later)
+    refused(used, f"has format version {FORMAT_VERSION}, this Paxon reads {later}")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database at all" * 10])
