@@ -8,6 +8,7 @@ All that an application needs is here:
 - `StateMachine` is what you write to have something of your own replicated; `start_server` puts a
   server into your own process.
 - Every error that a client raises is a `PaxonError`.
+- `testing` runs a cluster inside your tests, in memory.
 
 Names are imported when they are first asked for, so that `import paxon` costs next to nothing.
 The packages behind them, in the order in which to read them: `paxon.transport`, `paxon.actors`,

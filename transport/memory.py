@@ -12,7 +12,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from paxon.transport.burst import Burst
@@ -301,6 +301,17 @@ class MemoryClient(Generic[ClientT, ReplyT]):
             if remaining <= 0:
                 return None
             _poll((self._waker.descriptor,), remaining)
+
+    @property
+    def descriptor(self) -> int:
+        """Readable once something has come; until `frames` is asked."""
+        return self._waker.descriptor
+
+    def frames(self) -> Iterator[bytes]:
+        """The frames that have come, as they came. Never blocks."""
+        self._waker.clear()
+        while (arrived := self._mailbox.pop()) is not None:
+            yield arrived[1]
 
     def close(self) -> None:
         """Leave the hub. May be called twice."""

@@ -29,6 +29,7 @@ _TCP = re.compile(
     r"tcp://(?P<host>\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?\]|\*|[A-Za-z0-9_.-]+):(?P<port>\d{1,5})"
 )
 _IPC = re.compile(r"ipc://(?P<path>.+)")
+_MEMORY = re.compile(r"memory://[A-Za-z0-9_.-]+")
 _IPC_LIMIT = 107
 """Bytes that Linux has for the path of a Unix socket."""
 
@@ -72,12 +73,15 @@ def check_address(address: str) -> str:
 
 
 def split_addresses(text: str) -> list[str]:
-    """The addresses of a comma-separated list; a bare HOST:PORT means tcp. Raises ValueError."""
+    """The addresses of a comma-separated list; a bare HOST:PORT means tcp. Raises ValueError.
+
+    For clients, which reach servers of paxon.testing too, at memory://NAME.
+    """
     parts = [part.strip() for part in text.split(",")]
     found = [part if "://" in part else f"tcp://{part}" for part in parts if part]
     if not found:
         raise ValueError("no address given: write tcp://HOST:PORT[,tcp://HOST:PORT…]")
-    return [check_address(address) for address in found]
+    return [part if _MEMORY.fullmatch(part) else check_address(part) for part in found]
 
 
 def with_port(host: str, port: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from paxon.actors.messages import ServerReply
 from paxon.kvstore.client.command_core import CommandCore
-from paxon.kvstore.client.links import Link, Links, Secure
+from paxon.kvstore.client.links import Link, Secure, links_to
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.errors import ClientClosed
 
@@ -23,7 +23,8 @@ class AsyncDriver:
 
     def __init__(self, core: CommandCore[Any, Any], *, secure: Secure | None = None) -> None:
         self._core = core
-        self._links = Links(
+        links = links_to(core.search.servers)
+        self._links = links(
             self._on_open, self._receive, trouble=core.sightings.trouble, secure=secure
         )
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -29,7 +29,7 @@ from paxon.transport import (
     end_when_vanished,
 )
 
-__all__ = ["Link", "Links", "Receive", "Secure", "server_addresses"]
+__all__ = ["Link", "Links", "MEMORY", "Receive", "Secure", "links_to", "server_addresses"]
 
 Receive = Callable[[str, Sequence[ServerReply]], None]
 """Takes in a frame: the server's address and its messages."""
@@ -255,13 +255,25 @@ class Links:
         self._release()
 
 
+MEMORY: list[type[Links]] = []
+"""What reaches servers in this process, whose addresses are memory://NAME (paxon.testing)."""
+
+
+def links_to(servers: Iterable[str]) -> type[Links]:
+    """What connects to these servers. Raises `InvalidRequest` for what nothing connects to."""
+    in_memory = sum(address.startswith("memory://") for address in servers)
+    if in_memory and not MEMORY:
+        raise InvalidRequest("memory://… is a server of paxon.testing, which is not imported here")
+    return MEMORY[0] if in_memory else Links
+
+
 def _close_all(links: dict[str, Link], context: Context, owner: int) -> None:
     """Close all sockets and the context, unless they are a parent process's."""
     if os.getpid() != owner:
         return
     try:
         for link in links.values():
-            link.monitor.close()
+            link.close()
     finally:
         links.clear()
         context.destroy(linger=0)

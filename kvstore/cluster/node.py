@@ -45,6 +45,7 @@ __all__ = [
     "MachineError",
     "ServerSockets",
     "load_machine",
+    "start_actor",
     "start_server",
     "reason_in_words",
 ]
@@ -165,7 +166,7 @@ def start_server(
         on_failed=failed,
     )
     open_standard_descriptors()
-    reference = _start_actor(settings, machine, environment)
+    reference = start_actor(settings, machine, environment)
     while reference.is_alive() and not started.wait(_CHECK_SECONDS):
         pass
     reason = failures[0] if failures else None
@@ -174,9 +175,13 @@ def start_server(
     return reference
 
 
-def _start_actor(
+def start_actor(
     settings: Settings, machine: StateMachine, environment: Environment
 ) -> ServerRef[PaxosServer]:
+    """Start a server in a world of the caller's; the end of the program stops it if nobody does.
+
+    It may not serve yet. Raises `ServerStartError`.
+    """
     try:
         actor = PaxosServer.start(settings, machine, environment)
     except MachineFailure as error:

@@ -1,0 +1,5 @@
+"""Your own class, replicated (docs/objects.md)."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

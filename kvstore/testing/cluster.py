@@ -1,0 +1,91 @@
+"""`MemoryCluster`: what a test holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from paxon.actors import StateMachine
+from paxon.kvstore.client.async_client import AsyncClient, AsyncCommandClient
+from paxon.kvstore.client.client import Client, CommandClient
+from paxon.kvstore.client.links import MEMORY
+from paxon.kvstore.store.store import KVStore
+from paxon.kvstore.testing.links import MemoryLinks
+from paxon.kvstore.testing.server import MemoryServer
+
+__all__ = ["MemoryCluster"]
+
+MEMORY[:] = [MemoryLinks]
+
+
+class MemoryCluster:
+    """A cluster of one server in this process: the real protocol and clients, nothing on disk.
+
+    It serves as soon as it is made. Use it in a `with` statement, or `stop` it.
+    """
+
+    def __init__(self, machine: Callable[[], StateMachine] = KVStore, **settings: Any) -> None:
+        """Start the server.
+
+        Args:
+            machine: makes the state machine; its class, for one. By default the key-value store.
+            **settings: any field of `Settings`, such as `session_ttl`.
+
+        Raises `ServerStartError`.
+        """
+        self._machine = machine
+        self._server = MemoryServer(machine(), settings)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where clients of this process reach it: `Client(cluster.addresses)`."""
+        return [self._server.address]
+
+    def client(self, **options: Any) -> Client:
+        """A new client of the store; `options` are those of `Client`."""
+        return Client(self.addresses, **options)
+
+    def command_client(self, **options: Any) -> CommandClient:
+        """A new client of a state machine of your own; see `CommandClient`."""
+        return CommandClient(self.addresses, **options)
+
+    def async_client(self, **options: Any) -> AsyncClient:
+        """A new asyncio client of the store; `options` are those of `AsyncClient`."""
+        return AsyncClient(self.addresses, **options)
+
+    def async_command_client(self, **options: Any) -> AsyncCommandClient:
+        """The same of a state machine of your own."""
+        return AsyncCommandClient(self.addresses, **options)
+
+    def restart(self) -> None:
+        """Stop the server and start it from what it stored, with a new state machine.
+
+        What was acknowledged is there again; clients go on by themselves.
+        """
+        self._server.stop()
+        self._server.start(self._machine())
+
+    def let_pass(self, seconds: float) -> None:
+        """Let so much time pass at once for the server: what is due by then happens now."""
+        self._server.let_pass(seconds)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the server has stopped by itself, None while it serves."""
+        return self._server.failure
+
+    def stop(self) -> None:
+        """Stop the server. May be called twice."""
+        self._server.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()

@@ -1,0 +1,136 @@
+"""`paxon.testing`: a cluster in the test's own process, and pytest's fixtures."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import paxon
+from paxon.actors.execution.state_machine import StateMachine
+from paxon.testing import MemoryCluster
+
+pytest_plugins = ("pytester",)
+
+
+def test_a_client_writes_and_reads(paxon_client: paxon.Client) -> None:
+    paxon_client.put("motto", b"fewer dictators")
+    assert paxon_client.get("motto") == b"fewer dictators"
+    with paxon_client.pipeline() as p:
+        for number in range(1000):
+            p.put(f"key/{number}", b"x")
+    assert len(paxon_client.scan("key/")) == 1000
+
+
+def test_two_clients_of_one_cluster_see_the_same(paxon_cluster: MemoryCluster) -> None:
+    with paxon_cluster.client() as one, paxon.Client(paxon_cluster.addresses) as other:
+        one.put("a", b"1")
+        assert other.get("a") == b"1"
+    [status] = paxon_cluster.client().status().values()
+    assert status.role == "leader"
+
+
+def test_the_asyncio_client_too(paxon_cluster: MemoryCluster) -> None:
+    async def main() -> list[bytes | None]:
+        async with paxon_cluster.async_client() as kv:
+            await asyncio.gather(*(kv.append("all", f"{n},") for n in range(50)))
+            return [await kv.get("all")]
+
+    [value] = asyncio.run(main())
+    assert value is not None
+    assert sorted(value.split(b",")[:-1]) == sorted(b"%d" % n for n in range(50))
+
+
+def test_what_was_acknowledged_survives_a_restart(paxon_cluster: MemoryCluster) -> None:
+    with paxon_cluster.client() as kv:
+        kv.put("a", b"1")
+        paxon_cluster.restart()
+        assert kv.get("a") == b"1"
+        kv.put("a", b"2")
+        paxon_cluster.restart()
+        kv.append("a", b"3")
+        assert kv.get("a") == b"23"
+
+
+def test_time_passes_as_the_test_says(paxon_cluster: MemoryCluster) -> None:
+    with MemoryCluster(session_ttl=60.0) as cluster, cluster.command_client() as client:
+        opened = cluster.client()
+        opened.put("a", b"1")
+        before = next(iter(opened.status().values())).sessions
+        cluster.let_pass(61.0)
+        client.execute(b"\x90")  # an empty list of operations, in a session of its own
+        assert next(iter(opened.status().values())).sessions == before
+
+
+class Sum(StateMachine):
+    def __init__(self) -> None:
+        self.total = 0
+
+    def apply(self, command: bytes) -> bytes:
+        if command == b"stop":
+            raise MemoryError
+        self.total += int(command)
+        return b"%d" % self.total
+
+    def query(self, query: bytes) -> bytes:
+        return b"%d" % self.total
+
+    def snapshot(self) -> bytes:
+        return b"%d" % self.total
+
+    def restore(self, snapshot: bytes) -> None:
+        self.total = int(snapshot)
+
+
+def test_a_machine_of_ones_own() -> None:
+    with MemoryCluster(Sum) as cluster, cluster.command_client() as client:
+        assert client.execute(b"3") == b"3"
+        cluster.restart()
+        assert client.execute(b"4") == b"7"
+        with pytest.raises(paxon.OperationFailed, match="ValueError"):
+            client.execute(b"four")
+        assert cluster.failure is None
+
+
+def test_a_server_that_stops_says_why_and_its_clients_do_not_hang() -> None:
+    with MemoryCluster(Sum) as cluster, cluster.command_client() as client:
+        with pytest.raises(paxon.RequestTimeout):
+            client.execute(b"stop", timeout=0.3)
+        assert "MemoryError" in str(cluster.failure)
+
+
+def test_a_server_that_is_gone_is_named() -> None:
+    cluster = MemoryCluster()
+    cluster.stop()
+    cluster.stop()
+    with (
+        cluster.client() as kv,
+        pytest.raises(paxon.ClusterUnavailable, match="no server of that name is open"),
+    ):
+        kv.get("a", timeout=0.1)
+
+
+def test_wrong_settings_are_named() -> None:
+    with pytest.raises(paxon.SettingsError, match="window must be above 0"):
+        MemoryCluster(window=0)
+    with pytest.raises(TypeError, match="windwo"):
+        MemoryCluster(windwo=1)
+
+
+def test_pytest_finds_the_fixtures_of_an_installed_paxon(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        def test_put(paxon_client):
+            paxon_client.put("a", b"1")
+            assert paxon_client.get("a") == b"1"
+
+        def test_each_test_has_a_cluster_of_its_own(paxon_client, paxon_cluster):
+            assert paxon_client.get("a") is None
+            with paxon_cluster.client() as other:
+                other.put("b", b"2")
+            assert paxon_client.get("b") == b"2"
+        """
+    )
+    # In a process of its own, where nothing but the entry point brings the plugin.
+    result = pytester.runpytest_subprocess("-p", "no:hypothesispytest", "-p", "no:xdist")
+    result.assert_outcomes(passed=2)
