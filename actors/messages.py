@@ -18,59 +18,18 @@ import msgspec
 from paxon.actors.ballot import Ballot, ServerId
 
 __all__ = [
-    "PROTOCOL_VERSION",
-    "NO_OP",
-    "SETTINGS",
-    "Accepted",
-    "Entry",
-    "Batch",
-    "P1A",
-    "P1B",
-    "P2A",
-    "P2B",
-    "Heartbeat",
-    "HeartbeatReply",
-    "PreVote",
-    "PreVoteReply",
-    "CatchUpRequest",
-    "CatchUp",
-    "SnapshotOffer",
-    "SnapshotRequest",
-    "SnapshotChunk",
-    "DigestRequest",
-    "DigestReply",
-    "Introduction",
-    "Made",
-    "CountQuestion",
-    "CountAnswer",
-    "Place",
-    "Whereabouts",
-    "PeerMessage",
-    "OpenSession",
-    "Command",
-    "Query",
-    "StatusRequest",
-    "SlotRequest",
-    "ChangeSettings",
-    "Stranger",
-    "ClientMessage",
-    "ReplyStatus",
-    "ReadMode",
-    "SessionOpened",
-    "CommandReply",
-    "QueryReply",
-    "NotLeader",
-    "Overloaded",
-    "StatusReply",
-    "SlotReply",
-    "OtherCluster",
-    "PortOfServers",
-    "ServerReply",
-    "overloaded",
-    "retry_after",
-]
+    "PROTOCOL_VERSION", "NO_OP", "SETTINGS", "Accepted", "Entry", "Batch", "P1A", "P1B", "P2A",
+    "P2B", "Heartbeat", "HeartbeatReply", "PreVote", "PreVoteReply", "CatchUpRequest",
+    "CatchUp", "SnapshotOffer", "SnapshotRequest", "SnapshotChunk", "DigestRequest",
+    "DigestReply", "Introduction", "Made", "CountQuestion", "CountAnswer", "Place",
+    "Whereabouts", "CommitNote", "PeerMessage", "OpenSession", "Command", "Query",
+    "StatusRequest", "SlotRequest", "ChangeSettings", "Stranger", "Watch", "Unwatch",
+    "WatchCheck", "ClientMessage", "ReplyStatus", "ReadMode", "SessionOpened", "CommandReply",
+    "QueryReply", "NotLeader", "Overloaded", "StatusReply", "SlotReply", "OtherCluster",
+    "PortOfServers", "WatchesHeld", "ServerReply", "overloaded", "retry_after",
+]  # fmt: skip
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Goes into every frame's header; a server refuses frames of any other version."""
 
 NO_OP = b""
@@ -257,6 +216,8 @@ class HeartbeatReply(Wire, frozen=True, tag=6):
     """Its hash after slot `executed` (execution/digests.py); b"" if it is not kept any more."""
     count: int = 0
     """The number of the commit in the sender's directory that this relies on."""
+    watches: bool = False
+    """Whether this server holds any, and so wants to hear of commits at once (`CommitNote`)."""
 
 
 class PreVote(Wire, frozen=True, tag=7):
@@ -418,27 +379,22 @@ class Whereabouts(Wire, frozen=True, tag=19):
     places: tuple[Place, ...]
 
 
+class CommitNote(Wire, frozen=True, tag=20):
+    """Leader → servers that hold watches: this is chosen, and I have nothing else to send now.
+
+    (Heartbeats would tell of it later.) Not answered.
+    """
+
+    ballot: Ballot
+    commit: int
+    """All up to this slot is chosen."""
+
+
 PeerMessage: TypeAlias = (
-    P1A
-    | P1B
-    | P2A
-    | P2B
-    | Heartbeat
-    | HeartbeatReply
-    | PreVote
-    | PreVoteReply
-    | CatchUpRequest
-    | CatchUp
-    | SnapshotOffer
-    | SnapshotRequest
-    | SnapshotChunk
-    | DigestRequest
-    | DigestReply
-    | Introduction
-    | CountQuestion
-    | CountAnswer
-    | Whereabouts
-)
+    P1A | P1B | P2A | P2B | Heartbeat | HeartbeatReply | PreVote | PreVoteReply | CatchUpRequest
+    | CatchUp | SnapshotOffer | SnapshotRequest | SnapshotChunk | DigestRequest | DigestReply
+    | Introduction | CountQuestion | CountAnswer | Whereabouts | CommitNote
+)  # fmt: skip
 
 
 # --- clients to servers --------------------------------------------------------------------------
@@ -505,9 +461,36 @@ class Stranger(Wire, frozen=True, tag=7):
     """The cluster that the client takes this for."""
 
 
+class Watch(Wire, frozen=True, tag=8):
+    """Client → any server: a read that waits until there is something to answer (rule 14).
+
+    Answered by a `QueryReply`, once; then the client asks on from there, here or elsewhere. One
+    with the id of another that is held takes its place.
+    """
+
+    id: int
+    query: bytes
+
+
+class Unwatch(Wire, frozen=True, tag=9):
+    """Client → server: these watches are wanted no more. Not answered."""
+
+    ids: list[int]
+
+
+class WatchCheck(Wire, frozen=True, tag=10):
+    """Client → server that holds its watches: do you still? Answered by `WatchesHeld`.
+
+    The watches of a client that does not ask for 30 seconds are dropped.
+    """
+
+    id: int
+
+
 ClientMessage: TypeAlias = (
     OpenSession | Command | Query | StatusRequest | SlotRequest | ChangeSettings | Stranger
-)
+    | Watch | Unwatch | WatchCheck
+)  # fmt: skip
 
 
 # --- servers to clients --------------------------------------------------------------------------
@@ -533,6 +516,8 @@ class ReplyStatus(IntEnum):
     """Refused for its form; the payload says why."""
     TOO_LARGE = 7
     """Refused: longer than `max_command_bytes` allows by now."""
+    NOT_CURRENT = 8
+    """This server hears no leader, or is far behind: the client watches elsewhere."""
 
 
 def overloaded(reason: str, seconds: float) -> bytes:
@@ -680,14 +665,19 @@ class PortOfServers(Wire, frozen=True, tag=9):
     """Where clients reach that server; empty if it does not know."""
 
 
+class WatchesHeld(Wire, frozen=True, tag=10):
+    """Server → client: so many of your watches are held here; no others are."""
+
+    id: int
+    """As in the `WatchCheck`."""
+    held: int
+    through: bytes
+    """How far all of them are complete, as the state machine says it."""
+    current: bool = True
+    """False: this server hears no leader or is far behind, and holds none."""
+
+
 ServerReply: TypeAlias = (
-    SessionOpened
-    | CommandReply
-    | QueryReply
-    | NotLeader
-    | StatusReply
-    | SlotReply
-    | OtherCluster
-    | Overloaded
-    | PortOfServers
-)
+    SessionOpened | CommandReply | QueryReply | NotLeader | StatusReply | SlotReply
+    | OtherCluster | Overloaded | PortOfServers | WatchesHeld
+)  # fmt: skip

@@ -63,6 +63,7 @@ from paxon.actors.execution.digests import Diverged, Inquiry, SnapshotCheck, Ver
 from paxon.actors.execution.features import Features
 from paxon.actors.execution.sessions import Reply
 from paxon.actors.execution.state_machine import StateMachine
+from paxon.actors.execution.watching import FAR_BEHIND, Watching
 from paxon.actors.invariants import invariant
 from paxon.actors.limits.allowances import (
     CHARGED_BYTES,
@@ -106,6 +107,7 @@ from paxon.actors.messages import (
     ClientMessage,
     Command,
     CommandReply,
+    CommitNote,
     CountAnswer,
     CountQuestion,
     DigestReply,
@@ -134,6 +136,10 @@ from paxon.actors.messages import (
     StatusReply,
     StatusRequest,
     Stranger,
+    Unwatch,
+    Watch,
+    WatchCheck,
+    WatchesHeld,
     Whereabouts,
     overloaded,
     retry_after,
@@ -160,7 +166,7 @@ COUNTERS = (
     "snapshots_taken", "snapshots_received", "refused_incarnations", "refused_clients",
     "malformed_messages", "inquiries", "digest_alarms", "refused_numbers", "commits_denied",
     "refused_rejoins",
-    "overloaded",
+    "watches_answered", "overloaded",
 )  # fmt: skip
 """What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds,
 `overloaded` requests (and whole frames) that were refused for a bound."""
@@ -242,6 +248,7 @@ class PaxosServer(BurstActor):
             CountQuestion: self.on_count_question,
             CountAnswer: self.on_count_answer,
             Whereabouts: self.on_whereabouts,
+            CommitNote: self.on_commit_note,
         }
         self._client_handlers: dict[type, Callable[[Any, ClientToken], None]] = {
             OpenSession: self.on_open_session,
@@ -251,6 +258,9 @@ class PaxosServer(BurstActor):
             StatusRequest: self.on_status_request,
             SlotRequest: self.on_slot_request,
             Stranger: self.on_stranger,
+            Watch: self.on_watch,
+            Unwatch: self.on_unwatch,
+            WatchCheck: self.on_watch_check,
         }
         self._policy = policy if policy is not None else make_policy(settings)
         self._contends = settings.contend and not self._policy.courteous
@@ -369,6 +379,8 @@ class PaxosServer(BurstActor):
         self._held_bytes = 0
         self._tried: set[tuple[int, int]] = set()
         """Held commands that this server has proposed before: they may have been executed."""
+        self._watching = Watching()
+        """Reads that wait here (rule 14)."""
         # Leading.
         self._reign: Reign | None = None
         """What a leader knows; None while this server does not lead."""
@@ -403,7 +415,7 @@ class PaxosServer(BurstActor):
                 self._peer_handlers[type(message)](message, sender)
         for server in burst.lost:
             self.on_connection_lost(server)
-        if burst.clients or burst.refused or self._turns.waiting:
+        if burst.clients or burst.refused or burst.gone or self._turns.waiting:
             self._serve_clients(burst)
 
     def _before_flush(self) -> None:
@@ -480,8 +492,14 @@ class PaxosServer(BurstActor):
     def _before_sending(self) -> None:
         if self._durable_promise != self.promised:
             invariant(False, "a promise would leave unsynced")
-        if self._to_all and self._reign is not None:
-            self._send_put_off(self._reign)  # whose slots a heartbeat's commit index speaks of
+        if self._watching.held:
+            self._look_after_watches()
+        reign = self._reign
+        if reign is not None:
+            if reign.told_commit != self.log.chosen_to:
+                self._tell_of_commits(reign)
+            if self._to_all:
+                self._send_put_off(reign)  # whose slots a heartbeat's commit index speaks of
 
     def _after_flush(self) -> None:
         if self._confirmation.pending:
@@ -494,7 +512,9 @@ class PaxosServer(BurstActor):
         if self.log.chosen_to > self.application.executed:
             self._execute(least=1)
             self._left_over = bool(
-                self.log.chosen_to > self.application.executed or self._to_client
+                self.log.chosen_to > self.application.executed
+                or self._to_client
+                or self._watching.held
             )
         took = self._clock.monotonic() - self._now
         if took > self.settings.heartbeat_interval:  # what was sent meanwhile is still to be read
@@ -660,7 +680,7 @@ class PaxosServer(BurstActor):
         executed, chain = self._executed_durably(), self.application.chain
         reply = HeartbeatReply(
             self.promised, answered, executed, self._features.knows, self._features.limits,
-            chain.version, chain.at(executed), self._count(),
+            chain.version, chain.at(executed), self._count(), bool(self._watching.held),
         )  # fmt: skip
         self._send(sender, reply)
 
@@ -971,6 +991,7 @@ class PaxosServer(BurstActor):
         reign.votes[slot] = 0
         reign.unsynced.append(slot)
         self._early.append(P2A(self.promised, slot, value, self.log.chosen_to))
+        reign.told_commit = self.log.chosen_to
         if len(value) >= LARGE_VALUE:
             self._was_busy(len(value) * SECONDS_PER_STORED_BYTE)  # for so are those who get it
         self._counters["slots_proposed"] += 1
@@ -1129,6 +1150,7 @@ class PaxosServer(BurstActor):
         self._features.heard(sender, reply.knows, reply.limits)
         follower = reign.followers[sender]
         follower.executed = max(reply.executed, follower.executed)
+        follower.watches = reply.watches
         self._compare(reign, sender, reply.digest_version, reply.executed, reply.digest)
         if reply.round > follower.answered:
             if reign.thrift.choosing and reply.round > reign.rounds.confirmed:
@@ -1204,6 +1226,124 @@ class PaxosServer(BurstActor):
         self._reply(client, QueryReply(query.id, reply.status, reply.payload))
         self._count_work(client, len(reply.payload))
 
+    # === watches: reads that wait (rule 14, docs/watches.md) ======================================
+
+    def _is_current(self) -> bool:
+        """Whether this server may hold watches: it would hear, soon, of whatever is chosen."""
+        silent_since = self._now - 2 * self.settings.election_timeout_max
+        if self._reign is not None:
+            rounds = self._reign.rounds
+            heard = rounds.confirmed_at + self._excused(rounds.confirmed_busy)
+            known = self.log.chosen_to
+        else:
+            heard = self._heard_at + self._excused(self._heard_busy)
+            known = max(self._known_commit, self.log.chosen_to)
+        return (
+            self.voting
+            and heard > silent_since
+            and known - self.application.executed <= FAR_BEHIND
+            and (self._reign is None or self.application.executed >= self._reign.takeover_end)
+        )
+
+    def on_watch(self, watch: Watch, client: ClientToken) -> None:
+        """Answer at once what has happened, or keep the watch until something does."""
+        if not self._is_current():
+            self._reply(client, QueryReply(watch.id, ReplyStatus.NOT_CURRENT, b""))
+            return
+        watching = self._watching
+        reason = watching.refusal(client, len(watch.query))
+        if reason:
+            self._counters["overloaded"] += 1
+            payload = overloaded(reason, RETRY_AFTER)
+            self._reply(client, QueryReply(watch.id, ReplyStatus.OVERLOADED, payload))
+            return
+        if not watching.held:
+            watching.seen = self.application.executed
+        number, before = watching.add(client, watch.id, len(watch.query), self._now)
+        if before is not None:
+            self.application.unwatch(before)
+        reply = self.application.watch(number, watch.query)
+        if reply is not None:
+            watching.take(number)
+            self._counters["watches_answered"] += 1
+            self._reply(client, QueryReply(watch.id, ReplyStatus(reply.status), reply.payload))
+            self._count_work(client, len(reply.payload))
+
+    def on_unwatch(self, unwatch: Unwatch, client: ClientToken) -> None:
+        """Forget watches that a client does not want any more."""
+        for number in self._watching.drop(client, unwatch.ids):
+            self.application.unwatch(number)
+
+    def on_watch_check(self, check: WatchCheck, client: ClientToken) -> None:
+        """Say how many of a client's watches are held, and how far they are complete.
+
+        Whatever happened up to there was answered before: on one connection, in this order.
+        """
+        self._look_after_watches()
+        held = self._watching.asked(client, self._now)
+        through = self.application.watched_through()
+        self._reply(client, WatchesHeld(check.id, held, through, self._is_current()))
+
+    def _forget_watches(self, client: ClientToken) -> None:
+        for number in self._watching.drop(client):
+            self.application.unwatch(number)
+
+    def _look_after_watches(self) -> None:
+        """Answer those for which something has happened; let go of what must not wait here."""
+        watching = self._watching
+        executed = self.application.executed
+        if watching.seen < executed:
+            watching.seen = executed
+            happened = self.application.happened()
+            if happened is None:
+                self._release_watches(ReplyStatus.NOT_CURRENT)
+                return
+            self._answer_watches(happened)
+        if not self._is_current():  # else a server cut off would keep them for ever
+            self._release_watches(ReplyStatus.NOT_CURRENT)
+        elif self._now >= watching.tidy_at:
+            for client in watching.gone(self._now):
+                self._forget_watches(client)
+
+    def _answer_watches(self, happened: Sequence[tuple[int, Reply]]) -> None:
+        """Something has happened for these. A client that does not read has to ask again."""
+        self._counters["watches_answered"] += len(happened)
+        sizes: dict[ClientToken, int] = {}
+        for number, reply in happened:
+            client, watch = self._watching.take(number)
+            if client not in sizes:
+                sizes[client] = FRAME_BYTES if self._network.congested(client) else 0
+            if sizes[client] >= FRAME_BYTES:
+                busy = overloaded("this client has much to read", RETRY_AFTER)
+                self._reply(client, QueryReply(watch, ReplyStatus.OVERLOADED, busy))
+                continue
+            size = len(reply.payload) + MESSAGE_BYTES
+            sizes[client] += size
+            self._replied_bytes += size
+            self._reply(client, QueryReply(watch, ReplyStatus(reply.status), reply.payload))
+
+    def _release_watches(self, status: ReplyStatus) -> None:
+        """Their clients have to ask elsewhere."""
+        for number in list(self._watching.held):
+            client, watch = self._watching.take(number)
+            self.application.unwatch(number)
+            self._reply(client, QueryReply(watch, status, b""))
+
+    def _tell_of_commits(self, reign: Reign) -> None:
+        """Followers that hold watches hear at once what is chosen, unless a P2A tells them."""
+        commit = reign.told_commit = self.log.chosen_to
+        watchers = [s for s, follower in reign.followers.items() if follower.watches]
+        if watchers:
+            self._send_put_off(reign)  # who has not got the slot would ask for it
+            for server in watchers:
+                self._send(server, CommitNote(self.promised, commit))
+
+    def on_commit_note(self, note: CommitNote, sender: ServerId) -> None:
+        """Take in what is chosen, as from a heartbeat (rule 4); it is no heartbeat else."""
+        if note.ballot == self.promised and note.ballot.leader == sender:
+            self._note_commit(note.commit, note.ballot, sender)
+            self._execute_chosen()
+
     # === clients (rule 5) =========================================================================
 
     def _serve_clients(self, burst: ServerBurst) -> None:
@@ -1211,6 +1351,7 @@ class PaxosServer(BurstActor):
         if burst.gone or burst.refused or burst.ignored:
             for client in burst.gone:
                 self._turns.drop(client)
+                self._forget_watches(client)
             for client in burst.refused:
                 self._throw_away(client, "a frame holds too many messages")
             for client in burst.ignored:

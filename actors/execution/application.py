@@ -281,16 +281,61 @@ class Application:
         An answer is no part of the state: whatever happens, it stops nobody.
         """
         try:
-            payload = self.machine.query(query)
-            if type(payload) is not bytes:
-                payload = bytes_from(self.machine, "query", payload)
-            if len(payload) > LARGEST_REPLY:
-                raise ValueError(
-                    f"the answer has {len(payload)} bytes; at most {LARGEST_REPLY} can be sent"
-                )
+            payload = self._readable("query", self.machine.query(query))
         except BaseException as error:
             return Reply(ReplyStatus.FAILED, describe(error))
         return Reply(ReplyStatus.OK, payload)
+
+    # --- reads that wait: no part of the state, so whatever happens in them stops nobody ---------
+
+    def watch(self, number: int, query: bytes) -> Reply | None:
+        """Answer a read that waits, or have the state machine keep it."""
+        try:
+            payload = self.machine.watch(number, query)
+            if payload is None:
+                return None
+            return Reply(ReplyStatus.OK, self._readable("watch", payload))
+        except BaseException as error:
+            return Reply(ReplyStatus.FAILED, describe(error))
+
+    def unwatch(self, number: int) -> None:
+        """Nobody waits for this read any more."""
+        try:
+            self.machine.unwatch(number)
+        except BaseException as error:
+            self._complain(error)
+
+    def happened(self) -> list[tuple[int, Reply]] | None:
+        """Reads that waited, with their answers; None if the state machine's method failed."""
+        try:
+            return [
+                (number, Reply(ReplyStatus.OK, self._readable("happened", payload)))
+                for number, payload in self.machine.happened()
+            ]
+        except BaseException as error:
+            self._complain(error)
+            return None
+
+    def watched_through(self) -> bytes:
+        """As far as the reads that wait are complete."""
+        try:
+            return self._readable("watched_through", self.machine.watched_through())
+        except BaseException as error:
+            self._complain(error)
+            return b""
+
+    def _complain(self, error: BaseException) -> None:
+        text = describe(error).decode(errors="replace")
+        logger.error("watches of {}: {}", type(self.machine).__name__, text)
+
+    def _readable(self, method: str, payload: object) -> bytes:
+        """What a read is answered. Raises if it is no bytes, or more than can be sent."""
+        answer = payload if type(payload) is bytes else bytes_from(self.machine, method, payload)
+        if len(answer) > LARGEST_REPLY:
+            raise ValueError(
+                f"the answer has {len(answer)} bytes; at most {LARGEST_REPLY} can be sent"
+            )
+        return answer
 
     # --- snapshots -------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from paxon.actors.execution.agreed import Limit, Limits
@@ -84,6 +84,32 @@ class StateMachine(ABC):
     def query(self, query: bytes) -> bytes:
         """Answer a read without changing any state; by default there are no queries."""
         raise ValueError(f"{type(self).__name__} answers no queries: override query()")
+
+    # --- reads that wait (docs/watches.md) -------------------------------------------------------
+    # What is watched is no part of the state: it differs between servers, and snapshots know
+    # nothing of it.
+
+    def watch(self, number: int, query: bytes) -> bytes | None:
+        """Answer a read that waits for something to happen; None if nothing has happened yet.
+
+        Then keep it by its number until `unwatch`, or until `happened` answers it. By default there
+        are no watches.
+        """
+        raise ValueError(f"{type(self).__name__} holds no watches: override watch()")
+
+    def unwatch(self, number: int) -> None:  # noqa: B027 (what holds none has none to forget)
+        """Forget a watch; nobody waits for its answer any more."""
+
+    def happened(self) -> Iterable[tuple[int, bytes]]:
+        """Answers to watches kept, for which something has happened; those are kept no more.
+
+        Called, while any are kept, after commands were executed or another state was restored.
+        """
+        return ()
+
+    def watched_through(self) -> bytes:
+        """As far as all watches kept are complete: their clients go on from there, elsewhere."""
+        return b""
 
     def cost(self, command: bytes) -> int:
         """About how many bytes executing a command reads and writes, its reply included.

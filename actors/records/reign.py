@@ -65,13 +65,15 @@ class Pending:
 class Progress:
     """How far a follower has come, as it told this leader."""
 
-    __slots__ = ("answered", "executed")
+    __slots__ = ("answered", "executed", "watches")
 
     def __init__(self) -> None:
         self.executed = 0
         """The last slot that it has executed, and would again after a restart."""
         self.answered = 0
         """The last round that it replied to."""
+        self.watches = False
+        """Whether it holds watches, and so has to hear of commits at once."""
 
 
 class Reign:
@@ -120,6 +122,8 @@ class Reign:
         self.followers = {server: Progress() for server in others}
         self.rounds = rounds
         self.heartbeat_at = 0.0
+        self.told_commit = 0
+        """The commit index that all followers were sent last."""
         self.comparison = Comparison()
 
     def bytes_in_flight(self, log: SlotLog) -> int:

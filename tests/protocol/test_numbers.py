@@ -22,6 +22,7 @@ from paxon.actors.messages import (
     ChangeSettings,
     ClientMessage,
     Command,
+    CommitNote,
     CountAnswer,
     CountQuestion,
     DigestReply,
@@ -39,6 +40,8 @@ from paxon.actors.messages import (
     SnapshotChunk,
     SnapshotOffer,
     SnapshotRequest,
+    Unwatch,
+    Watch,
     Whereabouts,
 )
 from tests.harness import Cluster, value_of
@@ -323,6 +326,7 @@ class _Fuzz:
             Whereabouts: lambda: Whereabouts(
                 flag, n(5), (Place(n(sender), n(5), n(2), "tcp://h:1", "tcp://h:*"),)
             ),
+            CommitNote: lambda: CommitNote(ballot, n(near)),
         }  # fmt: skip
         return made[kind]()  # type: ignore[no-any-return]
 
@@ -359,6 +363,10 @@ def test_extreme_numbers_in_every_clients_message(kind: type) -> None:
             values["command"] = b"c"
         elif kind is ChangeSettings:
             values["values"] = {"session_ttl": random_.choice(EXTREMES), "max_sessions": 2}
+        elif kind is Watch:
+            values["query"] = b"0"
+        elif kind is Unwatch:
+            values["ids"] = [random_.choice(EXTREMES) for _ in range(3)]
         elif "mode" in kind.__struct_fields__:  # type: ignore[attr-defined]
             values |= {"mode": "linearizable", "query": b""}
         elif "values" in kind.__struct_fields__:  # type: ignore[attr-defined]

@@ -1,0 +1,115 @@
+"""Reads that wait (rule 14): who asked for them, and since when nobody has asked again.
+
+Plain data: what each waits for, the state machine keeps by its number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from paxon.actors.environment import ClientToken
+
+__all__ = ["Held", "Watching"]
+
+EACH = 20_000
+"""Watches that a server holds for one client …"""
+ALL = 200_000
+"""… and for all of them."""
+QUERY_BYTES = 64 << 10
+"""What a watch asks may take so much …"""
+HELD_BYTES = 64 << 20
+"""… and those of all clients together this."""
+FORGOTTEN = 30.0
+"""Seconds after which a client that has not asked how its watches are counts as gone: ZeroMQ does
+not tell of every connection that ends."""
+FAR_BEHIND = 1000
+"""Slots that a server may be behind what it was told is chosen, and still hold watches."""
+
+Held = tuple[ClientToken, int]
+"""A client, and its number for a watch."""
+
+
+class _Client:
+    __slots__ = ("asked_at", "numbers")
+
+    def __init__(self) -> None:
+        self.asked_at = 0.0
+        self.numbers: dict[int, int] = {}
+        """Its ids, and the server's numbers for them."""
+
+
+class Watching:
+    """The watches that a server holds."""
+
+    __slots__ = ("_bytes", "_clients", "_next", "held", "seen", "tidy_at")
+
+    def __init__(self) -> None:
+        self.held: dict[int, tuple[ClientToken, int, int]] = {}
+        """Of each, by number: the client, its id, and bytes."""
+        self._clients: dict[ClientToken, _Client] = {}
+        self._next = 0
+        self._bytes = 0
+        self.seen = 0
+        """The state machine was asked for what happened up to this slot."""
+        self.tidy_at = 0.0
+        """When to look for clients that are gone, monotonic seconds."""
+
+    def refusal(self, client: ClientToken, size: int) -> str:
+        """Why one more cannot be held for a client; empty if it can."""
+        one = self._clients.get(client)
+        if size > QUERY_BYTES:
+            return f"a watch may take {QUERY_BYTES} bytes"
+        if one is not None and len(one.numbers) >= EACH:
+            return f"a client may have {EACH} watches at one server"
+        if len(self.held) >= ALL or self._bytes + size > HELD_BYTES:
+            return "this server holds as many watches as it can"
+        return ""
+
+    def add(self, client: ClientToken, watch: int, size: int, now: float) -> tuple[int, int | None]:
+        """A number for a client's watch; and that of the one with the same id, held no more."""
+        one = self._clients.get(client)
+        if one is None:
+            one = self._clients[client] = _Client()
+        one.asked_at = now
+        self._next += 1
+        before = one.numbers.get(watch)
+        if before is not None:
+            self._bytes -= self.held.pop(before)[2]
+        one.numbers[watch] = self._next
+        self.held[self._next] = (client, watch, size)
+        self._bytes += size
+        return self._next, before
+
+    def take(self, number: int) -> Held:
+        """A watch is held no more: whose it was."""
+        client, watch, size = self.held.pop(number)
+        self._bytes -= size
+        one = self._clients[client]
+        del one.numbers[watch]
+        if not one.numbers:
+            del self._clients[client]
+        return client, watch
+
+    def drop(self, client: ClientToken, watches: Iterable[int] | None = None) -> list[int]:
+        """A client wants these no more (None: it is gone); their numbers."""
+        one = self._clients.get(client)
+        if one is None:
+            return []
+        wanted = list(one.numbers) if watches is None else watches
+        dropped = [one.numbers[watch] for watch in dict.fromkeys(wanted) if watch in one.numbers]
+        for number in dropped:
+            self.take(number)
+        return dropped
+
+    def asked(self, client: ClientToken, now: float) -> int:
+        """A client asks how its watches are: how many there are."""
+        one = self._clients.get(client)
+        if one is None:
+            return 0
+        one.asked_at = now
+        return len(one.numbers)
+
+    def gone(self, now: float) -> list[ClientToken]:
+        """Those of whom nothing was heard for long."""
+        self.tidy_at = now + FORGOTTEN / 10
+        return [client for client, one in self._clients.items() if one.asked_at < now - FORGOTTEN]

@@ -1,0 +1,415 @@
+"""A watch is a read that waits (rule 14): any server answers it from what it has executed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from paxon.actors import Ballot
+from paxon.actors.execution import watching
+from paxon.actors.execution.watching import ALL, EACH, FAR_BEHIND, FORGOTTEN, QUERY_BYTES
+from paxon.actors.messages import (
+    P2A,
+    CatchUp,
+    CatchUpRequest,
+    CommitNote,
+    Heartbeat,
+    HeartbeatReply,
+    QueryReply,
+    ReplyStatus,
+    Unwatch,
+    Watch,
+    WatchCheck,
+    WatchesHeld,
+    retry_after,
+)
+from paxon.transport import Burst
+from tests.harness import CLIENT, Cluster, Register, Wire
+
+OTHER = b"another client"
+
+
+class Watched(Register):
+    """A register of which one may ask what came after the first so many commands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[int, int] = {}
+
+    def watch(self, number: int, query: bytes) -> bytes | None:
+        if query == b"nonsense":
+            raise ValueError("no such watch")
+        after = int(query)
+        if after < len(self.applied):
+            return b" ".join(self.applied[after:])
+        self.kept[number] = after
+        return None
+
+    def unwatch(self, number: int) -> None:
+        del self.kept[number]
+
+    def happened(self) -> Iterable[tuple[int, bytes]]:
+        due = {n: after for n, after in self.kept.items() if after < len(self.applied)}
+        for number, after in due.items():
+            del self.kept[number]
+            yield number, b" ".join(self.applied[after:])
+
+    def watched_through(self) -> bytes:
+        return b"%d" % len(self.applied)
+
+
+def running(size: int = 3, **options: Any) -> tuple[Cluster, int]:
+    """Server 1 leads and has executed `a`; and a session."""
+    cluster = Cluster(size, machine=Watched, options=options).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    cluster.execute(1, session, b"a")
+    cluster.pass_time(0.2)
+    return cluster, session
+
+
+def told(cluster: Cluster, watch: int, client: bytes = CLIENT) -> list[tuple[ReplyStatus, bytes]]:
+    """What a watch was answered."""
+    replies = [reply for reply in cluster.told(QueryReply, client) if reply.id == watch]
+    return [(ReplyStatus(reply.status), reply.payload) for reply in replies]
+
+
+def kept(cluster: Cluster, server: int) -> int:
+    """How many watches the state machine of a server keeps; its server has to hold as many."""
+    machine = cluster.servers[server].application.machine
+    assert isinstance(machine, Watched)
+    assert list(machine.kept) == list(cluster.servers[server]._watching.held)
+    return len(machine.kept)
+
+
+@pytest.mark.parametrize("server", [1, 2, 3])
+def test_what_has_happened_is_answered_at_once_by_any_server(server: int) -> None:
+    cluster, _ = running()
+    cluster.request(server, Watch(7, b"0"))
+    assert told(cluster, 7) == [(ReplyStatus.OK, b"a")]
+    assert kept(cluster, server) == 0
+
+
+@pytest.mark.parametrize("server", [1, 2, 3])
+def test_what_has_not_happened_is_waited_for(server: int) -> None:
+    cluster, session = running()
+    cluster.request(server, Watch(7, b"1"))
+    cluster.pass_time(1.0)
+    assert told(cluster, 7) == []
+    cluster.execute(1, session, b"b", first=2)
+    cluster.pass_time(0.2)
+    assert told(cluster, 7) == [(ReplyStatus.OK, b"b")]
+    cluster.execute(1, session, b"c", first=3)
+    cluster.pass_time(0.2)
+    assert len(told(cluster, 7)) == 1, "it was answered, and is held no more"
+
+
+def test_an_answer_leaves_only_when_the_value_is_chosen() -> None:
+    """What a leader has merely proposed nobody may see."""
+    cluster, session = running()
+    cluster.request(1, Watch(7, b"1"))
+    cluster.isolate(1)
+    cluster.command(1, session, 2, b"b")
+    cluster.step(1)
+    assert told(cluster, 7) == []
+
+
+def test_all_watches_hear_of_one_command() -> None:
+    cluster, session = running()
+    cluster.request(2, *(Watch(n, b"1") for n in range(1000)))
+    cluster.request(2, *(Watch(n, b"1") for n in range(1000)), client=OTHER)
+    assert kept(cluster, 2) == 2000
+    cluster.execute(1, session, b"b", first=2)
+    cluster.pass_time(0.2)
+    for client in (CLIENT, OTHER):
+        assert all(told(cluster, n, client) == [(ReplyStatus.OK, b"b")] for n in range(1000))
+
+
+def test_a_server_with_watches_hears_of_a_commit_at_once() -> None:
+    """Else its clients would hear of it with the next heartbeat, 25 ms later."""
+    cluster, session = running()
+    cluster.request(2, Watch(7, b"1"))
+    cluster.pass_time(0.2)  # a heartbeat's reply says that server 2 holds watches
+    cluster.command(1, session, 2, b"b")
+    cluster.deliver(P2A)
+    cluster.deliver()
+    assert cluster.sent(CommitNote, target=2)
+    assert not cluster.sent(CommitNote, target=3), "which holds none"
+    cluster.deliver(CommitNote)
+    assert told(cluster, 7) == [(ReplyStatus.OK, b"b")]
+
+
+def test_no_note_is_sent_where_a_p2a_tells_of_the_commit() -> None:
+    cluster, session = running()
+    cluster.request(2, Watch(7, b"1"))
+    cluster.pass_time(0.2)
+    for seq in range(2, 2 + 3 * cluster.servers[1].settings.window):
+        cluster.command(1, session, seq, b"b")
+    cluster.deliver(P2A)
+    votes = cluster.packets
+    cluster.packets = []
+    for packet in votes[: len(votes) // 2]:
+        incarnation = cluster.storages[packet.source].incarnation
+        cluster.step(1, Burst(peers=[(packet.source, incarnation, [packet.message])]))
+        if cluster.sent(P2A):
+            assert not cluster.sent(CommitNote)
+            break
+    else:
+        raise AssertionError("nothing more was proposed")
+
+
+def test_who_lacks_the_slot_that_a_thrifty_leader_puts_off_gets_it_before_the_note() -> None:
+    cluster, session = running(thrifty_delay=0.01)
+    for seq in range(2, 40):
+        cluster.execute(1, session, b"b", first=seq)
+    cluster.pass_time(0.2)
+    for server in (2, 3):
+        cluster.request(server, Watch(7, b"39"))
+    cluster.pass_time(0.2)
+    cluster.command(1, session, 40, b"last")
+    arrived = []
+    while cluster.packets:
+        arrived += cluster.deliver()
+    assert not [p for p in arrived if isinstance(p.message, CatchUpRequest | CatchUp)]
+    assert told(cluster, 7) == 2 * [(ReplyStatus.OK, b"last")]
+
+
+def test_a_note_counts_only_in_the_ballot_that_it_names() -> None:
+    """What was accepted in another ballot may be another value (rule 4)."""
+    cluster, session = running()
+    cluster.request(2, Watch(7, b"1"))
+    cluster.command(1, session, 2, b"b")
+    cluster.deliver(P2A, target=2)
+    ballot = cluster.servers[1].promised
+    slot = cluster.servers[2].log.last
+    for wrong in (Ballot(ballot.round - 1, 2), Ballot(ballot.round, 3)):
+        cluster.hand(2, 3, CommitNote(wrong, slot))
+    cluster.hand(2, 3, CommitNote(ballot, slot))  # it is not server 3's ballot
+    assert told(cluster, 7) == []
+    cluster.hand(2, 1, CommitNote(ballot, slot))
+    cluster.step(2)
+    assert told(cluster, 7) == [(ReplyStatus.OK, b"b")]
+
+
+def test_a_server_that_hears_no_leader_lets_go_of_its_watches() -> None:
+    """Cut from its peers, but not from its client, it would keep a lock's waiter for ever."""
+    cluster, _ = running()
+    cluster.request(3, Watch(7, b"1"))
+    cluster.isolate(3)
+    cluster.pass_time(2.0, 0.05)
+    assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
+    assert kept(cluster, 3) == 0
+    cluster.request(3, Watch(8, b"1"), Watch(9, b"0"))
+    assert [told(cluster, n)[0][0] for n in (8, 9)] == 2 * [ReplyStatus.NOT_CURRENT]
+
+
+def test_a_leader_that_was_cut_off_lets_go_of_its_watches() -> None:
+    cluster, _ = running()
+    cluster.request(1, Watch(7, b"1"))
+    cluster.isolate(1)
+    cluster.pass_time(3.0, 0.05)
+    assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
+
+
+def test_a_server_that_is_far_behind_holds_none() -> None:
+    cluster, _ = running()
+    server = cluster.servers[3]
+    ballot = server.promised
+    beat = Heartbeat(ballot, 1000, server.log.chosen_to + FAR_BEHIND + 1, 0)
+    cluster.request(3, Watch(7, b"1"))
+    cluster.hand(3, 1, beat)
+    assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
+
+
+def test_a_server_without_its_vote_holds_none() -> None:
+    cluster, _ = running()
+    cluster.rejoining(3)
+    cluster.request(3, Watch(7, b"0"))
+    assert ReplyStatus.OK not in [status for status, _ in told(cluster, 7)]
+
+
+def test_watches_outlive_a_change_of_leader_where_it_is_short() -> None:
+    cluster, session = running()
+    cluster.request(3, Watch(7, b"1"))
+    cluster.crash(1)
+    for _ in range(100):
+        cluster.pass_time(0.05)
+        if cluster.servers[2].role == "leader" or cluster.servers[3].role == "leader":
+            break
+    leader = next(s for s in (2, 3) if cluster.servers[s].role == "leader")
+    cluster.command(leader, session, 2, b"b")
+    cluster.pass_time(0.2)
+    assert told(cluster, 7) == [(ReplyStatus.OK, b"b")]
+
+
+def test_a_server_that_took_over_a_snapshot_answers_each_watch_from_its_own_position() -> None:
+    cluster, session = running(snapshot_slots=2, retain_slots=2)
+    cluster.request(3, Watch(7, b"1"), Watch(8, b"3"), Watch(9, b"99"))
+    cluster.isolate(3)
+    for seq in range(2, 12):
+        cluster.execute(1, session, b"x", first=seq)
+    while not cluster.servers[1].log.discarded:  # time stands: server 3 misses no leader
+        for server in cluster.ids:
+            cluster.step(server)
+        cluster.stabilize()
+        cluster.execute(1, session, b"x", first=(seq := seq + 1))
+        cluster.clock.now += 0.001
+    cluster.heal()
+    cluster.pass_time(0.3)
+    assert cluster.servers[3].describe().counters["snapshots_received"] == 1
+    count = len(cluster.applied(3))
+    assert told(cluster, 7) == [(ReplyStatus.OK, b" ".join((count - 1) * [b"x"]))]
+    assert told(cluster, 8) == [(ReplyStatus.OK, b" ".join((count - 3) * [b"x"]))]
+    assert kept(cluster, 3) == 1
+
+
+def test_a_watch_with_the_number_of_another_takes_its_place() -> None:
+    cluster, session = running()
+    cluster.request(2, Watch(7, b"1"), Watch(7, b"2"))
+    assert kept(cluster, 2) == 1
+    cluster.execute(1, session, b"b", first=2)
+    cluster.pass_time(0.2)
+    assert told(cluster, 7) == []
+    cluster.execute(1, session, b"c", first=3)
+    cluster.pass_time(0.2)
+    assert told(cluster, 7) == [(ReplyStatus.OK, b"c")]
+
+
+def test_what_nobody_wants_any_more_is_forgotten() -> None:
+    cluster, session = running()
+    cluster.request(2, Watch(7, b"1"), Watch(8, b"1"))
+    cluster.request(2, Unwatch([7, 7, 99]))
+    cluster.request(2, Unwatch([8]), client=OTHER)  # not its own
+    assert kept(cluster, 2) == 1
+    cluster.execute(1, session, b"b", first=2)
+    cluster.pass_time(0.2)
+    assert told(cluster, 7) == []
+    assert told(cluster, 8) == [(ReplyStatus.OK, b"b")]
+
+
+def test_a_client_learns_what_is_held_and_how_far_it_is_complete() -> None:
+    cluster, session = running()
+    cluster.request(2, Watch(7, b"5"), Watch(8, b"6"))
+    cluster.request(2, WatchCheck(1))
+    cluster.request(2, WatchCheck(1), client=OTHER)
+    cluster.execute(1, session, b"b", first=2)
+    cluster.pass_time(0.2)
+    cluster.request(2, WatchCheck(2))
+    assert cluster.told(WatchesHeld) == [WatchesHeld(1, 2, b"1"), WatchesHeld(2, 2, b"2")]
+    assert cluster.told(WatchesHeld, OTHER) == [WatchesHeld(1, 0, b"1")]
+
+
+def test_what_happened_is_answered_before_it_is_said_how_far_all_is_complete() -> None:
+    """A client that took the second for the first would skip an event."""
+    cluster, session = running()
+    cluster.request(1, Watch(7, b"1"))
+    cluster.command(1, session, 2, b"b")
+    cluster.deliver(P2A)
+    votes = [
+        (p.source, cluster.storages[p.source].incarnation, [p.message]) for p in cluster.packets
+    ]
+    cluster.packets = []
+    cluster.step(1, Burst(peers=votes, clients=[(CLIENT, [WatchCheck(1)])]))
+    cluster.pass_time(0.1)
+    kinds = [type(r) for _, _, r in cluster.replies if isinstance(r, QueryReply | WatchesHeld)]
+    assert kinds == [QueryReply, WatchesHeld]
+    assert cluster.told(WatchesHeld)[0].through == b"2"
+
+
+def test_a_client_of_which_nothing_is_heard_is_forgotten() -> None:
+    cluster, _ = running()
+    cluster.request(2, Watch(7, b"1"))
+    cluster.request(2, Watch(7, b"1"), client=OTHER)
+    for _ in range(5):
+        cluster.pass_time(FORGOTTEN / 4, 0.1)
+        cluster.request(2, WatchCheck(1), client=OTHER)
+    assert kept(cluster, 2) == 1
+    assert cluster.told(WatchesHeld, OTHER)[-1].held == 1
+
+
+def test_a_client_whose_connection_ended_is_forgotten_at_once() -> None:
+    cluster, _ = running()
+    cluster.request(2, Watch(7, b"1"))
+    cluster.step(2, Burst(gone=[CLIENT]))
+    assert kept(cluster, 2) == 0
+
+
+def test_watches_are_bounded_for_each_client_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (EACH, ALL) == (20_000, 200_000)
+    monkeypatch.setattr(watching, "EACH", 3)
+    monkeypatch.setattr(watching, "ALL", 5)
+    cluster, _ = running()
+    cluster.request(2, *(Watch(n, b"1") for n in range(4)))
+    cluster.request(2, *(Watch(n, b"1") for n in range(3)), client=OTHER)
+    assert kept(cluster, 2) == 5
+    assert [status for status, _ in told(cluster, 3)] == [ReplyStatus.OVERLOADED]
+    assert [status for status, _ in told(cluster, 2, OTHER)] == [ReplyStatus.OVERLOADED]
+    cluster.request(2, Watch(9, b"9" * (QUERY_BYTES + 1)), client=OTHER)
+    ((status, payload),) = told(cluster, 9, OTHER)
+    assert status == ReplyStatus.OVERLOADED
+    assert "bytes" in retry_after(payload)[1]
+
+
+def test_their_bytes_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "HELD_BYTES", 100)
+    cluster, _ = running()
+    cluster.request(2, *(Watch(n, b"%040d" % 5) for n in range(3)))
+    assert kept(cluster, 2) == 2
+    cluster.request(2, Unwatch([0]), Watch(5, b"%040d" % 5))
+    assert kept(cluster, 2) == 2
+
+
+def test_a_client_that_does_not_read_is_told_to_ask_again() -> None:
+    """Else its answers would fill the server's memory. It asks from where it was: none is lost."""
+
+    class Full(Wire):
+        def congested(self, client: bytes) -> bool:
+            return client == CLIENT
+
+    cluster = Cluster(machine=Watched, wire=Full).start()
+    cluster.lead(1)
+    session = cluster.open_session(1, client=OTHER)
+    cluster.request(2, Watch(7, b"0"))
+    cluster.request(2, Watch(7, b"0"), client=OTHER)
+    cluster.pass_time(0.1)
+    cluster.command(1, session, 1, b"a", client=OTHER)
+    cluster.pass_time(0.2)
+    assert told(cluster, 7, OTHER) == [(ReplyStatus.OK, b"a")]
+    assert [status for status, _ in told(cluster, 7)] == [ReplyStatus.OVERLOADED]
+
+
+def test_a_machine_that_fails_at_watches_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Watched):
+        def happened(self) -> Iterable[tuple[int, bytes]]:
+            raise RuntimeError("a bug")
+
+    cluster = Cluster(machine=Failing).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    cluster.request(1, Watch(6, b"nonsense"), Watch(7, b"0"))
+    assert told(cluster, 6) == [(ReplyStatus.FAILED, b"ValueError: no such watch")]
+    cluster.execute(1, session, b"a")
+    assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
+    assert cluster.applied(1) == [b"a"]
+
+
+def test_a_machine_without_watches_says_so() -> None:
+    cluster = Cluster().start()
+    cluster.lead(1)
+    cluster.pass_time(0.1)
+    cluster.request(1, Watch(7, b"0"))
+    ((status, payload),) = told(cluster, 7)
+    assert status == ReplyStatus.FAILED
+    assert b"Register holds no watches" in payload
+
+
+def test_followers_say_whether_they_hold_watches() -> None:
+    cluster, _ = running()
+    cluster.request(2, Watch(7, b"1"))
+    cluster.clock.now += 0.1
+    cluster.step(1)
+    cluster.deliver(Heartbeat)
+    assert [r.watches for r in cluster.sent(HeartbeatReply, source=2)] == [True]
+    assert [r.watches for r in cluster.sent(HeartbeatReply, source=3)] == [False]
