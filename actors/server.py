@@ -63,7 +63,7 @@ from paxon.actors.execution.digests import Diverged, Inquiry, SnapshotCheck, Ver
 from paxon.actors.execution.features import Features
 from paxon.actors.execution.sessions import Reply
 from paxon.actors.execution.state_machine import StateMachine
-from paxon.actors.execution.watching import FAR_BEHIND, Watching
+from paxon.actors.records.watching import FAR_BEHIND, Watching
 from paxon.actors.invariants import invariant
 from paxon.actors.limits.allowances import (
     CHARGED_BYTES,

@@ -3,7 +3,7 @@
 Read `state_machine` (what users write), `sessions` (each command at most once), `application`
 (both together: what executes a slot), then what keeps servers alike: `agreed` and `features` (what
 execution depends on), `machine_errors` and `recursion` (what a machine may do wrong), `digests`
-(comparing what was executed), and `watching` (reads that wait).
+(comparing what was executed).
 """
 
 from __future__ import annotations

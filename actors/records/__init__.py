@@ -7,7 +7,8 @@ Read them in the order in which a server needs them. How servers come together: 
 cluster), `places` (where they are), `confirmation` (this directory is not an old copy). To follow:
 `leases` (what was granted). To lead: `candidacy` (the promises of one ballot), `reign` (all that a
 leader knows), and its parts: `rounds` (heartbeats answered), `reads` (those that wait), `thrift`
-(whom to ask a little later). Beside it: `snapshots` (when to take one).
+(whom to ask a little later). Beside it: `watching` (reads that wait for something to happen),
+`snapshots` (when to take one).
 """
 
 from __future__ import annotations

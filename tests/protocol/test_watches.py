@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from paxon.actors import Ballot
-from paxon.actors.execution import watching
-from paxon.actors.execution.watching import ALL, EACH, FAR_BEHIND, FORGOTTEN, QUERY_BYTES
+from paxon.actors.records import watching
+from paxon.actors.records.watching import ALL, EACH, FAR_BEHIND, FORGOTTEN, QUERY_BYTES
 from paxon.actors.messages import (
     P2A,
     CatchUp,
