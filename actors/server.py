@@ -63,7 +63,6 @@ from paxon.actors.execution.digests import Diverged, Inquiry, SnapshotCheck, Ver
 from paxon.actors.execution.features import Features
 from paxon.actors.execution.sessions import Reply
 from paxon.actors.execution.state_machine import StateMachine
-from paxon.actors.records.watching import FAR_BEHIND, Watching
 from paxon.actors.invariants import invariant
 from paxon.actors.limits.allowances import (
     CHARGED_BYTES,
@@ -152,6 +151,7 @@ from paxon.actors.records.places import Places, plausible
 from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign
 from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.snapshots import Retry, snapshot_growth
+from paxon.actors.records.watching import FAR_BEHIND, Watching
 from paxon.actors.settings import Settings
 from paxon.actors.version import VERSION
 from paxon.transport.log import logger

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 
 from paxon.actors import Ballot
-from paxon.actors.records import watching
-from paxon.actors.records.watching import ALL, EACH, FAR_BEHIND, FORGOTTEN, QUERY_BYTES
 from paxon.actors.messages import (
     P2A,
     CatchUp,
@@ -25,6 +23,8 @@ from paxon.actors.messages import (
     WatchesHeld,
     retry_after,
 )
+from paxon.actors.records import watching
+from paxon.actors.records.watching import ALL, EACH, FAR_BEHIND, FORGOTTEN, QUERY_BYTES
 from paxon.transport import Burst
 from tests.harness import CLIENT, Cluster, Register, Wire
 
