@@ -150,7 +150,7 @@ class FrameCodec(Generic[SendT, ReceiveT]):
     def count(frame: bytes | bytearray | memoryview) -> int:
         """How many messages a frame says that it holds; 0 if it says nothing of the kind."""
         head = bytes(frame[HEADER_BYTES : HEADER_BYTES + 5])
-        if not head:
+        if not head or frame[: len(MAGIC)] != MAGIC:
             return 0
         match head[0]:
             case 0xDC:

@@ -43,6 +43,8 @@ def test_raw_bytes_count_as_a_failed_handshake(
     zmq_wire: Any, shapes: Any, log_lines: list[str], raw: str, port: int
 ) -> None:
     servers = zmq_wire.servers(2)
+    # A finished handshake does not say whose it is: no other may be under way (`PortMonitor`).
+    zmq_wire.introduce(servers[2], servers[1], 1)
     with call(zmq_wire.addresses[1][port]) as caller:
         try:
             caller.sendall(RAW[raw])

@@ -183,14 +183,15 @@ def test_malformed_frames_are_counted_and_service_goes_on(
     server = wire.servers(2)[1]
     good = shapes.client_codec().encode([shapes.Ask(7)])
     client = wire.client(1)
-    for frame in (b"", b"\x00", os.urandom(500), good[:20], good[:-1], good + b"\x00"):
+    noise = bytes(24) + b"\xdd" + b"\xff" * 475  # whose body would be 2^32 messages
+    for frame in (b"", b"\x00", noise, noise * 20, good[:20], good[:-1], good + b"\x00"):
         client.send_frame(frame)
     client.send([shapes.Ask(8)])
     burst = wire.receive(server, lambda b: b.clients)
     assert [messages for _, messages in burst.clients] == [[shapes.Ask(8)]]
-    assert server.counters()["malformed_frames"] == 6
-    wire.send_to_peer_port(1, os.urandom(500))
-    wire.until(server, lambda: server.counters()["malformed_frames"] == 7)
+    assert server.counters()["malformed_frames"] == 7
+    wire.send_to_peer_port(1, noise)
+    wire.until(server, lambda: server.counters()["malformed_frames"] == 8)
     assert sum("malformed" in line and "client port" in line for line in log_lines) == 1
     assert sum("malformed" in line and "peer port" in line for line in log_lines) == 1
 
