@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.disk.memory_storage import MemoryStorage
-from paxon.actors.messages import P1A, P1B, P2A, PreVote
-from tests.harness import Cluster
+from paxon.actors.limits.allowances import EXECUTE_SECONDS
+from paxon.actors.messages import P1A, P1B, P2A, P2B, CatchUp, Command, PreVote
+from tests.harness import Clock, Cluster, Register, reign_of
 
 MIB = 1 << 20
 
@@ -128,3 +129,82 @@ def test_large_values_are_not_sent_again_while_they_are_being_stored(led: SlowDi
     assert not led.sent(P2A)
     assert led.servers[1]._counters["retransmissions"] == 0
     assert held_back
+
+
+@pytest.mark.parametrize("size", [8 * MIB, 100])
+def test_a_follower_that_was_sent_much_excuses_a_leader_that_now_stores_it(
+    led: SlowDisks, size: int
+) -> None:
+    """Its own disk may be the faster one: then nothing but the size tells it."""
+    session = led.open_session(1)
+    put(led, session, 1, size)
+    led.deliver(P2A, target=2)
+    led.packets.clear()
+    led.isolate(1)
+    began = led.clock.now
+    while not led.sent(PreVote, source=2):
+        led.clock.now += 0.01
+        led.step(2)
+    silent = led.clock.now - began
+    assert (silent > 1.0) == (size > MIB)
+    assert silent < 2.5
+
+
+class Slow(Register):
+    """Each command takes 20 ms."""
+
+    clock: ClassVar[Clock]
+
+    def apply(self, command: bytes) -> bytes:
+        self.clock.now += 0.02
+        return super().apply(command)
+
+
+A_STEP = round(EXECUTE_SECONDS / 0.02 + 0.5) + 1
+"""So many commands of 20 ms may be executed in a step, and one slot more."""
+
+
+def slow_cluster() -> Cluster:
+    """A leader with twenty slots in flight, of a command each."""
+    cluster = Cluster(3, machine=Slow, options={"window": 64})
+    Slow.clock = cluster.clock
+    cluster.start().lead(1)
+    session = cluster.open_session(1)
+    for seq in range(1, 21):
+        cluster.request(1, Command(session, seq, 1, 0, b"%d" % seq))
+    cluster.drop()
+    assert len(reign_of(cluster.servers[1]).votes) == 20
+    return cluster
+
+
+def executed_until_done(cluster: Cluster, server: int) -> list[int]:
+    """How many of twenty commands each further step executed, with nothing more to receive."""
+    steps = []
+    before = len(cluster.applied(server))
+    while before < 20:
+        assert cluster.servers[server].next_deadline() <= cluster.clock.now, "it would sleep"
+        cluster.step(server)
+        steps.append(len(cluster.applied(server)) - before)
+        before += steps[-1]
+        assert steps[-1]
+    return steps
+
+
+def test_a_leader_executes_for_a_moment_and_then_listens() -> None:
+    cluster = slow_cluster()
+    leader = cluster.servers[1]
+    first, *_, last = sorted(reign_of(leader).votes)
+    cluster.hand(1, 2, P2B(leader.promised, first, last, None, 0))  # all are chosen in one burst
+    assert leader.log.chosen_to == last
+    assert 1 <= len(cluster.applied(1)) <= A_STEP
+    assert max(executed_until_done(cluster, 1)) <= A_STEP
+
+
+def test_a_follower_that_catches_up_executes_for_a_moment_and_then_listens() -> None:
+    cluster = slow_cluster()
+    log = cluster.servers[1].log
+    chosen = list(log.accepted_from(cluster.servers[3].log.chosen_to + 1))
+    cluster.hand(3, 1, CatchUp(chosen, chosen[-1].slot))
+    assert cluster.servers[3].log.chosen_to == chosen[-1].slot
+    assert 1 <= len(cluster.applied(3)) <= A_STEP
+    assert max(executed_until_done(cluster, 3)) <= A_STEP

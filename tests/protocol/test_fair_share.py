@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from paxon.actors.limits.allowances import CLIENT_SECONDS
 from paxon.actors.limits.turns import MAX_BYTES
-from paxon.actors.messages import P2A, Command, CommandReply, Overloaded, Query, StatusRequest
+from paxon.actors.messages import (
+    P2A,
+    Command,
+    CommandReply,
+    Overloaded,
+    Query,
+    QueryReply,
+    StatusRequest,
+)
 from paxon.kvstore.store.operations import Get, Put, encode_operations
 from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst
-from tests.harness import Cluster
+from tests.harness import Clock, Cluster, Register
 
 MIB = 1 << 20
 FLOODER, OTHER = b"flooder", b"other"
@@ -93,10 +102,67 @@ def test_a_few_dear_commands_in_a_small_frame_count_as_well(led: Cluster) -> Non
     flooder, other = led.open_session(1, FLOODER), led.open_session(1, OTHER)
     led.request(1, put(other, 1, 4 * MIB), client=OTHER)
     led.stabilize()
+    turns = led.servers[1]._turns
+    led.clock.now += 1.0
+    led.step(1)
+    assert not turns.waiting  # what comes now is handled at once
     get = encode_operations([Get(b"k")])
-    led.request(1, *[Command(flooder, n, n, 0, get) for n in range(1, 50)], client=FLOODER)
+    gets = [Command(flooder, n, n, 0, get) for n in range(1, 50)]
+    arrives(led, (FLOODER, gets), (OTHER, [put(other, 2, 10)]))
     assert len({p2a.slot for p2a in led.sent(P2A)}) == 1
-    assert led.servers[1]._turns.messages >= 40
+    assert turns.messages >= 40
+    for _ in range(3):
+        led.step(1)
+    assert OTHER not in turns.waiting
+    assert len(turns.waiting[FLOODER].requests) >= 40
+
+
+class Slow(Register):
+    """Each command and query takes so many seconds as it says in milliseconds."""
+
+    clock: ClassVar[Clock]
+
+    def apply(self, command: bytes) -> bytes:
+        self.clock.now += int(command) / 1000
+        return command
+
+    def query(self, query: bytes) -> bytes:
+        return self.apply(query)
+
+
+@pytest.fixture
+def slow() -> Cluster:
+    cluster = Cluster(3, machine=Slow)
+    Slow.clock = cluster.clock
+    cluster.start().lead(1)
+    return cluster
+
+
+def test_whoever_asked_for_what_takes_long_sits_out_for_as_long(slow: Cluster) -> None:
+    """Turn by turn: 300 reads of 10 ms each wait, and others find the server free half the time."""
+    slow.request(1, StatusRequest(1), client=OTHER)
+    slow.request(1, *[Query(n, "stale", b"10") for n in range(300)], client=FLOODER)
+    flooder = slow.servers[1]._turns.waiting[FLOODER]
+    served = len(slow.told(QueryReply, FLOODER))
+    for turn in range(20):
+        now = slow.clock.now
+        assert flooder.not_before >= now + 0.01 * (1 if turn else 0)
+        slow.request(1, StatusRequest(turn), client=OTHER)  # at once, and none of the reads
+        assert len(slow.told(QueryReply, FLOODER)) == served
+        assert slow.servers[1].next_deadline() <= flooder.not_before
+        slow.clock.now = max(now, flooder.not_before)
+        slow.step(1)
+        assert len(slow.told(QueryReply, FLOODER)) > served
+        served = len(slow.told(QueryReply, FLOODER))
+
+
+def test_who_asked_for_what_takes_no_time_does_not_sit_out(slow: Cluster) -> None:
+    slow.request(1, StatusRequest(1), client=OTHER)
+    slow.request(1, *[Query(n, "stale", b"0") for n in range(3000)], client=FLOODER)
+    while slow.servers[1]._turns.messages:
+        slow.step(1)
+    assert len(slow.told(QueryReply, FLOODER)) == 3000
+    assert slow.clock.now < 100.0 + CLIENT_SECONDS
 
 
 def test_large_replies_count_like_the_time_that_sending_them_takes(led: Cluster) -> None:

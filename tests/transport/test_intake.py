@@ -1,0 +1,118 @@
+"""What one receiver, client, frame or burst may take of an endpoint (docs/overload.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import zmq
+
+from paxon.transport import EndpointOptions
+from paxon.transport.intake import Share
+from paxon.transport.outgoing import LargeFrames
+
+MIB = 1 << 20
+
+
+class Tracker:
+    """Tells whether ZeroMQ has let go of a frame."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+
+class Socket:
+    """Takes frames and lets go of them when told."""
+
+    def __init__(self) -> None:
+        self.sent: list[Tracker] = []
+
+    def send(self, _frame: zmq.Frame, _flags: int, **_options: bool) -> Tracker:
+        self.sent.append(Tracker())
+        return self.sent[-1]
+
+
+def send(frames: LargeFrames, socket: Any, receiver: str, size: int) -> bool:
+    """Send a frame if there is room for it."""
+    if not frames.has_room(receiver, size):
+        return False
+    frames.send(socket, receiver, bytearray(size), 0)
+    return True
+
+
+def test_what_waits_for_one_receiver_is_bounded() -> None:
+    frames, socket = LargeFrames(4 * MIB), Socket()
+    assert [send(frames, socket, "slow", MIB) for _ in range(6)] == [True] * 4 + [False] * 2
+    assert send(frames, socket, "other", 6 * MIB)  # alone, a larger one may wait
+    assert not send(frames, socket, "other", 1)
+    socket.sent[0].done = True
+    assert [send(frames, socket, "slow", MIB) for _ in range(2)] == [True, False]
+
+
+def test_what_waits_for_all_receivers_together_is_bounded() -> None:
+    frames, socket = LargeFrames(4 * MIB, 10 * MIB), Socket()
+    sent = [send(frames, socket, f"client {n}", MIB) for n in range(20)]
+    assert sent == [True] * 10 + [False] * 10
+    assert frames.bytes == 10 * MIB
+    for tracker in socket.sent[:3]:  # of any of them
+        tracker.done = True
+    sent = [send(frames, socket, f"another {n}", MIB) for n in range(4)]
+    assert sent == [True] * 3 + [False]
+    for tracker in socket.sent:
+        tracker.done = True
+    assert send(frames, socket, "the last", 11 * MIB)  # for nothing else waits
+    frames.prune()
+    assert frames.bytes == 11 * MIB
+
+
+@pytest.mark.parametrize(
+    ("frames", "messages", "spent"),
+    [(31, 1, False), (32, 1, True), (3, 1000, True), (2, 1000, False)],
+)
+def test_a_burst_ends_after_so_many_frames_of_one_client_or_messages_of_all(
+    frames: int, messages: int, spent: bool
+) -> None:
+    share = Share(EndpointOptions())
+    assert [share.is_spent(b"client", messages) for _ in range(frames)][-1] == spent
+    others = Share(EndpointOptions())
+    found = [others.is_spent(b"client %d" % n, messages) for n in range(frames)]
+    assert found[-1] == (spent and messages > 1)
+
+
+def test_a_burst_takes_only_so_many_frames_of_one_client(wire: Any, shapes: Any) -> None:
+    server = wire.servers(1, EndpointOptions(client_burst_frames=4))[1]
+    client = wire.client(1)
+    for number in range(12):
+        client.send([shapes.Ask(number)])
+    bursts: list[int] = []
+
+    def taken() -> int:
+        return sum(bursts)
+
+    def note(burst: Any) -> bool:
+        bursts.append(len(burst.clients) - taken())
+        return len(burst.clients) == 12
+
+    wire.receive(server, note)
+    assert max(bursts) <= 4
+
+
+def test_a_clients_frame_of_too_many_messages_is_refused_undecoded(wire: Any, shapes: Any) -> None:
+    server = wire.servers(1, EndpointOptions(client_frame_messages=100))[1]
+    client = wire.client(1)
+    client.send([shapes.Ask(number) for number in range(101)])
+    client.send([shapes.Ask(number) for number in range(100)])
+    burst = wire.receive(server, lambda burst: burst.clients)
+    assert [len(messages) for _, messages in burst.clients] == [100]
+    assert server.counters()["oversized_frames"] == 1
+    assert server.counters()["messages_received"] == 100
+
+
+def test_a_servers_frame_of_too_many_messages_is_refused_undecoded(wire: Any, shapes: Any) -> None:
+    servers = wire.servers(2, EndpointOptions(peer_frame_messages=100))
+    wire.introduce(servers[1], servers[2], 2)
+    servers[1].send(2, [shapes.Ping(number) for number in range(101)])
+    servers[1].send(2, [shapes.Ping(number) for number in range(100)])
+    burst = wire.receive(servers[2], lambda burst: burst.peers)
+    assert [len(messages) for _, _, messages in burst.peers] == [100]
+    assert servers[2].counters()["oversized_frames"] == 1
