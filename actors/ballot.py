@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-__all__ = ["Ballot", "ServerId", "NO_BALLOT"]
+__all__ = ["Ballot", "ServerId", "NO_BALLOT", "in_list"]
 
 ServerId = int
 """A server's number in its cluster, from 1. In a frame's header 0 stands for a client."""
@@ -34,3 +36,10 @@ class Ballot(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False)
 
 NO_BALLOT = Ballot(0, 0)
 """Below every real ballot: what an acceptor has promised before its first message."""
+
+
+def in_list(servers: Sequence[ServerId]) -> str:
+    """Servers in words."""
+    if len(servers) == 1:
+        return f"server {servers[0]}"
+    return f"servers {', '.join(map(str, servers[:-1]))} and {servers[-1]}" if servers else "nobody"

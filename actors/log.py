@@ -13,6 +13,9 @@ __all__ = ["Slot", "SlotLog", "SlotStatus"]
 
 SlotStatus = Literal["EMPTY", "ACCEPTED", "CHOSEN", "CLEARED"]
 
+SLOT_BYTES = 16
+"""What a slot takes in a message beside its value, about."""
+
 
 class Slot:
     """One position of the log: the last accepted value, its ballot, and whether it is chosen."""
@@ -97,6 +100,21 @@ class SlotLog:
             invariant(held.value == value, "slot %d: chosen value not carried upward", slot)
         self.choose(slot)
         return True
+
+    def chunk(self, first: int, last: int, size: int) -> tuple[list[Accepted], int]:
+        """What is accepted from slot `first` to `last`, up to `size` bytes; and the next slot.
+
+        0 as the next slot: that is all.
+        """
+        taken: list[Accepted] = []
+        for accepted in self.accepted_from(first):
+            if accepted.slot > last:
+                break
+            if size <= 0:
+                return taken, accepted.slot
+            taken.append(accepted)
+            size -= len(accepted.value) + SLOT_BYTES
+        return taken, 0
 
     def accepted_from(self, first: int) -> Iterator[Accepted]:
         """What is accepted from slot `first` on, in order."""

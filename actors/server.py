@@ -12,7 +12,7 @@ Which state belongs to which role:
 
 - acceptor: `promised` (an acceptor's ballot never falls) and the accepted values in `log`;
 - learner: what of `log` is chosen, `application` (the user's state machine and the sessions, as of
-  slot `application.executed`), and `_known_commit`, the highest commit index heard of;
+  slot `application.executed`), and in `_catching_up` the highest commit index heard of;
 - proposer: `_candidacy` while trying to lead, and `_reign` while leading (slots in flight, commands
   that wait for a slot, clients and reads that wait for an answer, what followers report); each is
   None otherwise, and `role` says which there is.
@@ -41,7 +41,7 @@ from typing import Any, Literal, TypeAlias
 import pykka
 
 from paxon.actors.actor import BurstActor
-from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, in_list
 from paxon.actors.disk.storage import SnapshotInfo, StorageError
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.embedding import Execute, NotLeading
@@ -59,7 +59,7 @@ from paxon.actors.execution.agreed import (
     first_agreed,
 )
 from paxon.actors.execution.application import Application, Executed, decode_batch, encode_batch
-from paxon.actors.execution.digests import Diverged, Inquiry, SnapshotCheck, Verdict
+from paxon.actors.execution.digests import Diverged, Doubts, SnapshotCheck, Verdict
 from paxon.actors.execution.features import Features
 from paxon.actors.execution.sessions import Reply
 from paxon.actors.execution.state_machine import StateMachine
@@ -80,7 +80,6 @@ from paxon.actors.limits.allowances import (
     TURN_BYTES,
 )
 from paxon.actors.limits.bounds import (
-    MAX_COUNT_JUMP,
     MAX_SLOTS_AHEAD,
     RoundGuard,
     is_dense,
@@ -144,9 +143,11 @@ from paxon.actors.messages import (
     retry_after,
 )
 from paxon.actors.records.candidacy import Candidacy
+from paxon.actors.records.catching_up import CatchingUp
 from paxon.actors.records.confirmation import SAY_AGAIN, SAY_FIRST, Confirmation
+from paxon.actors.records.disks import KnownDisks
 from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
-from paxon.actors.records.making import Making, in_list
+from paxon.actors.records.making import Making
 from paxon.actors.records.places import Places, plausible
 from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign
 from paxon.actors.records.rounds import Rounds
@@ -197,12 +198,6 @@ WATERMARK_DELAY = 1.0
 """Seconds after which the chosen watermark is synced even if nothing else has to be."""
 TIDY_INTERVAL = 0.1
 """Seconds between two pieces of a storage's tidying: readers of an idle disk notice each."""
-MOST_PATIENCE = 5
-"""A silent sender of a snapshot is waited for at most so many doublings longer."""
-ANSWER_SECONDS = 1.0
-"""How long an inquiry about hashes waits for those who do not answer."""
-FIRST_GAP, LONGEST_GAP = 1.0, 60.0
-"""Seconds between two inquiries about a difference that stays: each time twice as long."""
 DOUBT_INTERVAL = 1.0
 """Seconds between two questions of a server that was told of another directory than its own."""
 HARMLESS = frozenset(
@@ -293,13 +288,8 @@ class PaxosServer(BurstActor):
         self.application = Application(machine, first_agreed(settings.agreed_given, limits))
         self._durable_chosen_to = 0
         """As far as a restart replays by itself: what others may rely on as executed here."""
-        self._known_commit = 0
-        """The highest commit index heard of from anyone: what to catch up to."""
-        self._commit_teller: ServerId = 0
-        """Who told of `_known_commit`."""
-        self._leader_commit = 0
-        self._leader_commit_ballot = NO_BALLOT
-        """The highest ballot in which a leader spoke here, and the commit index that it told."""
+        self._catching_up = CatchingUp()
+        """What it misses, and how it gets it."""
         self._execute_until = NEVER
         """No further slot is executed in this step after that time."""
         self._left_over = False
@@ -311,31 +301,13 @@ class PaxosServer(BurstActor):
         """The slot whose execution stopped this server last time, until it has been executed."""
         self._warned_of: list[str] = []
         """How this server's own settings differ from what is agreed, as it was said last."""
-        # Catching up, and snapshots.
-        self._catch_up_from: ServerId = 0
-        self._catch_up_asked: ServerId = 0
-        """Whom we asked last."""
-        self._catch_up_turn = 0
-        """Counts through the servers when whoever should know does not answer."""
-        self._catch_up_at = 0.0
-        self._catch_up_progress = (-1, -1)
-        self._patience = 0
-        """How often a snapshot's transfer was given up for silence: each time twice as late."""
-        self._incoming: SnapshotInfo | None = None
-        self._incoming_bytes = 0
+        # Snapshots.
         self._snapshot_poll_at = NEVER
         self._snapshot_retry = Retry()
-        """For a snapshot that could not be taken …"""
-        self._incoming_retry = Retry()
-        """… or not be received, for want of disk or descriptors."""
+        """For a snapshot that could not be taken for want of disk or descriptors."""
         # Comparing what was executed.
         self._tidy_at = 0.0
-        self._inquiry: Inquiry | None = None
-        self._inquire_again_at = -NEVER
-        self._inquiry_gap = FIRST_GAP
-        self._snapshot_check: SnapshotCheck | None = None
-        self._alarm = ""
-        self._alarm_until = -NEVER
+        self._doubts = Doubts()
         # The cluster and its members.
         self.making = Making(settings)
         """Which cluster this server belongs to; nothing else goes on before it is in force."""
@@ -349,17 +321,9 @@ class PaxosServer(BurstActor):
         self._majority = len(settings.servers)  # (of no use before)
         self._all_bits: dict[ServerId, int] = {}
         """Each member's vote: a bit at its position in the configuration."""
-        self._peers: dict[ServerId, int] = {}
-        """The other members, each by the incarnation of its data directory."""
-        self._heard_from: dict[ServerId, float] = {}
-        """When each member was heard last, by the directory that it is known by."""
-        self._told_alive: dict[ServerId, tuple[int, float]] = {}
-        """By which directory, and when, the leader said last that it hears a member."""
+        self.disks = KnownDisks()
+        """The other members, each by its data directory."""
         self._features = Features(self._others, limits)
-        self._counts: dict[ServerId, int] = {}
-        """The highest commit number that each other server's directory was heard to have."""
-        self._answered_count: dict[ServerId, tuple[int, int]] = {}
-        """What each server that asked about its directory was answered last, and in which life."""
         self._confirmation = Confirmation(0, 0.0, pending=False)
         """Whether the others have confirmed that this directory is not an old copy."""
         # Clients.
@@ -404,9 +368,10 @@ class PaxosServer(BurstActor):
         if self._confirmation.pending:
             self._handle_unconfirmed(burst)
             return
+        disks = self.disks
         for sender, incarnation, received in burst.peers:
-            if self._peers.get(sender) == incarnation:
-                self._heard_from[sender] = self._now
+            if disks.incarnations.get(sender) == incarnation:
+                disks.heard_at[sender] = self._now
                 messages = received
             else:
                 messages = self._admit(sender, incarnation, received)
@@ -466,7 +431,7 @@ class PaxosServer(BurstActor):
         if self._confirmation.pending:
             invariant(self._confirmation.may_store, "stored before the count was confirmed")
         promise, chosen_to = self.promised, self.log.chosen_to
-        self._storage.save_counts(self._counts)
+        self._storage.save_counts(self.disks.counts)
         self._storage.save_chosen_to(chosen_to)
         self._storage.commit()
         self._next_count = self._storage.count + 1
@@ -568,7 +533,7 @@ class PaxosServer(BurstActor):
             return
         if p1a.forced and p1a.ballot > self.promised:
             # A rejoining ends our following, or leading. A lease that we granted is waited for.
-            if self._refuses_rejoin(sender, self._peers[sender]):
+            if self._refuses_rejoin(sender, self.disks.incarnations[sender]):
                 return
             if not self._follows(p1a.ballot, sender):
                 return
@@ -579,7 +544,7 @@ class PaxosServer(BurstActor):
         if p1a.ballot > self.promised and not self._follows(p1a.ballot, sender):
             return
         if self._may_transfer(sender, self.settings.transfer_bytes):
-            self._send(sender, self._p1b(p1a.first_slot, self._peers[sender]))
+            self._send(sender, self._p1b(p1a.first_slot, sender))
 
     def _make_way(self) -> None:
         """Who rejoins needs the promise of all, and of some only once their leases have run out.
@@ -589,20 +554,14 @@ class PaxosServer(BurstActor):
         self._election_at += self.settings.election_timeout_min
         self._retry_at = max(self._retry_at, self._election_at)
 
-    def _p1b(self, first_slot: int, to: int) -> P1B:
+    def _p1b(self, first_slot: int, sender: ServerId) -> P1B:
         invariant(not self._lease_may_hold(), "a promise under a lease that was granted here")
-        accepted: list[Accepted] = []
-        size = 0
-        next_slot = 0
-        for value in self.log.accepted_from(first_slot):
-            if size >= self.settings.transfer_bytes:
-                next_slot = value.slot
-                break
-            accepted.append(value)
-            size += len(value.value) + 16
+        accepted, next_slot = self.log.chunk(
+            first_slot, self.log.last, self.settings.transfer_bytes
+        )
         return P1B(
             self.promised, first_slot, next_slot, accepted,
-            self.log.chosen_to, self.log.discarded, self._count(), to,
+            self.log.chosen_to, self.log.discarded, self._count(), self.disks.incarnations[sender],
         )  # fmt: skip
 
     def on_p2a(self, p2a: P2A, sender: ServerId) -> None:
@@ -665,7 +624,7 @@ class PaxosServer(BurstActor):
         if heartbeat.ballot > self.promised and not self._follows(heartbeat.ballot, sender):
             return
         if heartbeat.ballot == self.promised:
-            self._compare_disks(heartbeat.incarnations, heartbeat.alive)
+            self._compare_disks(heartbeat)
             self._heard_from_leader(sender)
             if heartbeat.lease and self.voting:
                 self._grant(heartbeat)
@@ -789,9 +748,10 @@ class PaxosServer(BurstActor):
     def on_pre_vote_reply(self, reply: PreVoteReply, sender: ServerId) -> None:
         """Count a pre-vote; with a majority raise the ballot."""
         self._features.heard(sender, reply.knows, reply.limits)
-        self._note_count(sender, reply.count)
+        self.disks.note_count(sender, reply.count)
         if reply.discarded > self.log.chosen_to:
-            self._fall_behind(reply.chosen_to, sender)  # we cannot lead from here
+            # We cannot lead from here.
+            self._catching_up.fall_behind(reply.chosen_to, sender, self._now)
         if reply.round != self._pre_vote_round or not self._pre_votes or self._reign is not None:
             return
         if reply.granted and not self._hears_leader():
@@ -851,7 +811,7 @@ class PaxosServer(BurstActor):
 
     def on_p1b(self, p1b: P1B, sender: ServerId) -> None:
         """Count a promise; with a majority take over (PMMC §2.2, scout)."""
-        self._note_count(sender, p1b.count)
+        self.disks.note_count(sender, p1b.count)
         if p1b.ballot > self.promised:
             self._follows(p1b.ballot, sender)
             return
@@ -863,7 +823,7 @@ class PaxosServer(BurstActor):
         if p1b.discarded > self.log.chosen_to:
             # What it discarded is chosen, and we do not have it: no no-ops into those slots.
             self._step_down()
-            self._fall_behind(p1b.chosen_to, sender)
+            self._catching_up.fall_behind(p1b.chosen_to, sender, self._now)
             return
         if not is_dense(p1b):
             self._malformed(p1b, sender)
@@ -892,15 +852,16 @@ class PaxosServer(BurstActor):
         self._execute_chosen()
         for accepted in self.log.accepted_from(self.log.chosen_to + 1):
             candidacy.report(accepted)
+        known = self._catching_up
         if self._misses_chosen(max(self.log.last, candidacy.last)):
             self._step_down()
-            self._fall_behind(self._known_commit, self._commit_teller)
+            known.fall_behind(known.known_commit, known.teller, self._now)
             return
         reign = self._reign = Reign(
             self.settings, self._others, Pending(self.application.machine, self._enough_is_dear),
             Rounds(self._now, self._busy), self._counters["slots_chosen"],
         )  # fmt: skip
-        self._incoming = None  # what it lacks of the chosen slots it proposes again
+        known.incoming = None  # what it lacks of the chosen slots it proposes again
         self.leader = self.settings.server
         self._counters["leaderships"] += 1
         self._leading_since = self._now
@@ -911,7 +872,7 @@ class PaxosServer(BurstActor):
             if self.log.status(slot) != "CHOSEN"
         )
         reign.takeover_end = max(self.log.last, reign.takeover[-1][0] if reign.takeover else 0)
-        invariant(reign.takeover_end >= self._known_commit, "took over less than is chosen")
+        invariant(reign.takeover_end >= known.known_commit, "took over less than is chosen")
         reign.next_slot = reign.takeover_end + 1
         if not self.voting:
             self._vote_again(reign)
@@ -998,10 +959,11 @@ class PaxosServer(BurstActor):
 
     def on_p2b(self, p2b: P2B, sender: ServerId) -> None:
         """Count an acceptance, for exactly the ballot and slots that it names (rule 2)."""
-        if self._counts.get(sender, -1) + 1 == p2b.count:  # the usual case, without a call
-            self._counts[sender] = p2b.count
+        disks = self.disks
+        if disks.counts.get(sender, -1) + 1 == p2b.count:  # the usual case, without a call
+            disks.counts[sender] = p2b.count
         else:
-            self._note_count(sender, p2b.count)
+            disks.note_count(sender, p2b.count)
         if p2b.promised is not None:
             if p2b.promised > self.promised:
                 self._follows(p2b.promised, sender)  # it promised a higher ballot: preempted
@@ -1130,7 +1092,8 @@ class PaxosServer(BurstActor):
         number = reign.rounds.begin(self._now, counted(lease, drift), self._busy)
         return Heartbeat(
             self.promised, number, self.log.chosen_to, self._executed_by_all(reign),
-            self._disks_known(), lease, drift, self._heard_lately(),
+            self._disks_known(), lease, drift,
+            self.disks.heard_since(self._now - self.settings.election_timeout_max),
         )  # fmt: skip
 
     def _executed_by_all(self, reign: Reign) -> int:
@@ -1140,7 +1103,7 @@ class PaxosServer(BurstActor):
 
     def on_heartbeat_reply(self, reply: HeartbeatReply, sender: ServerId) -> None:
         """Count a follower for its round, and note how far it has executed."""
-        self._note_count(sender, reply.count)
+        self.disks.note_count(sender, reply.count)
         if reply.ballot > self.promised:
             self._follows(reply.ballot, sender)
             return
@@ -1237,7 +1200,7 @@ class PaxosServer(BurstActor):
             known = self.log.chosen_to
         else:
             heard = self._heard_at + self._excused(self._heard_busy)
-            known = max(self._known_commit, self.log.chosen_to)
+            known = max(self._catching_up.known_commit, self.log.chosen_to)
         return (
             self.voting
             and heard > silent_since
@@ -1750,24 +1713,19 @@ class PaxosServer(BurstActor):
         Only what was accepted here in that very ballot is known to be the chosen value; anything
         else has to be asked for.
         """
-        if commit - self.log.chosen_to > MAX_SLOTS_AHEAD:
+        known, log = self._catching_up, self.log
+        if commit - log.chosen_to > MAX_SLOTS_AHEAD:
             pass  # nothing is accepted here so far ahead that could be chosen by it
-        elif ballot > self._leader_commit_ballot:
-            self._leader_commit_ballot = ballot
-            self._leader_commit = commit
-        elif ballot == self._leader_commit_ballot and commit > self._leader_commit:
-            self._leader_commit = commit
-        if self.log.chosen_to < commit or self.log.chosen_to < self._leader_commit:
-            self._hear_of_commit(commit, sender)
+        elif ballot > known.leader_ballot:
+            known.leader_ballot = ballot
+            known.leader_commit = commit
+        elif ballot == known.leader_ballot and commit > known.leader_commit:
+            known.leader_commit = commit
+        if log.chosen_to < commit or log.chosen_to < known.leader_commit:
+            known.hear(commit, sender)
             self._choose_known()
-            if self.log.chosen_to < self._known_commit and self._incoming is None:
-                self._catch_up_from = sender
-
-    def _hear_of_commit(self, commit: int, teller: ServerId) -> None:
-        """Somebody says that all up to `commit` is chosen: what to catch up to."""
-        if commit > self._known_commit:
-            self._known_commit = commit
-            self._commit_teller = teller
+            if log.chosen_to < known.known_commit and known.incoming is None:
+                known.source = sender
 
     def _misses_chosen(self, held_to: int) -> bool:
         """Whether more was called chosen than a majority's promises hold.
@@ -1777,15 +1735,15 @@ class PaxosServer(BurstActor):
         have been acknowledged, so whoever told of it is asked: it sends the values, or takes it
         back.
         """
-        if self._known_commit <= held_to:
+        known = self._catching_up
+        if known.known_commit <= held_to:
             return False
         if self._counters["commits_denied"] % 100 == 0:
             logger.error(
                 "server {} does not lead: server {} told that all up to slot {} is chosen, but a "
                 "majority holds nothing beyond {}: a frame was damaged, or disks have lost what "
                 "they held; server {} is asked again",
-                self.settings.server, self._commit_teller, self._known_commit, held_to,
-                self._commit_teller,
+                self.settings.server, known.teller, known.known_commit, held_to, known.teller,
             )  # fmt: skip
         self._counters["commits_denied"] += 1
         return True
@@ -1796,11 +1754,11 @@ class PaxosServer(BurstActor):
         An index told in another ballot, or by a server that does not lead, must not be mixed in: a
         slot below it may have been chosen in a later ballot than the one accepted here.
         """
-        log = self.log
-        while log.chosen_to < self._leader_commit:
+        log, known = self.log, self._catching_up
+        while log.chosen_to < known.leader_commit:
             slot = log.chosen_to + 1
             held = log.get(slot)
-            if held is None or held.ballot != self._leader_commit_ballot:
+            if held is None or held.ballot != known.leader_ballot:
                 break
             log.choose(slot)
 
@@ -1853,7 +1811,7 @@ class PaxosServer(BurstActor):
             )  # fmt: skip
             self._warn_of_differences()
         if not self._is_behind():
-            self._patience = 0
+            self._catching_up.patience = 0
         self._storage.save_chosen_to(self.log.chosen_to)
         if self._watermark_at == NEVER:
             self._watermark_at = self._now + WATERMARK_DELAY
@@ -1922,52 +1880,21 @@ class PaxosServer(BurstActor):
     # === catching up (rule 8) =====================================================================
 
     def _is_behind(self) -> bool:
-        return self.log.chosen_to < self._known_commit
-
-    def _fall_behind(self, commit: int, server: ServerId) -> None:
-        """`server` has discarded what we miss: get it before anything else."""
-        self._hear_of_commit(commit, server)
-        if self._incoming is None:  # else the transfer under way goes on
-            self._catch_up_from = server
-            self._catch_up_at = self._now
+        return self.log.chosen_to < self._catching_up.known_commit
 
     def _ask_to_catch_up(self) -> None:
         """Ask for the missing slots, or go on with a snapshot; again if no answer comes."""
-        self._catch_up_at = self._now + self._catch_up_interval()
-        peers = self._others
-        if not self._is_behind() or not peers:
+        late = self._catching_up
+        late.ask_at = self._now + late.interval(self.settings.retransmit_interval)
+        if not self._is_behind() or not self._others:
             return
-        if self._snapshot_check is not None and self._has_whole_image():
+        if late.check is not None and late.is_whole():
             # Asked for again it would be offered in other words, and checked anew, without end.
             self._snapshot_settled()  # whoever might have objected has had its time
             return
         self._counters["catch_ups"] += 1
-        progress = (self.log.chosen_to, self._incoming_bytes)
-        silent = progress == self._catch_up_progress and self._catch_up_from == self._catch_up_asked
-        if silent or self._catch_up_from not in peers:
-            # Somebody else may know (a snapshot starts over from what is held). The leader's next
-            # heartbeat names the leader again: so it is asked in between, every other time.
-            self._catch_up_turn += 1
-            self._catch_up_from = peers[self._catch_up_turn % len(peers)]
-            if self._incoming is not None:
-                self._incoming = None
-                self._patience = min(self._patience + 1, MOST_PATIENCE)
-        self._catch_up_progress = progress
-        self._catch_up_asked = self._catch_up_from
-        if self._incoming is not None and self._incoming.slot > self.log.chosen_to:
-            request = SnapshotRequest(self._incoming.slot, self._incoming_bytes)
-            self._send(self._catch_up_from, request)
-            return
-        self._send(self._catch_up_from, CatchUpRequest(self.log.chosen_to + 1))
-
-    def _catch_up_interval(self) -> float:
-        """Seconds of silence after which somebody else is asked.
-
-        Longer after a snapshot's transfer was given up: on a slow network its pieces take longer
-        than any fixed time, and going from server to server each would begin anew.
-        """
-        patience = self._patience if self._incoming is not None else 0
-        return 2 * self.settings.retransmit_interval * (1 << patience)
+        request = late.next_request(self.log.chosen_to, self._others)
+        self._send(late.source, request)
 
     def on_catch_up_request(self, request: CatchUpRequest, sender: ServerId) -> None:
         """Send chosen values, a bounded chunk of them; a snapshot where the log is cut."""
@@ -1979,15 +1906,9 @@ class PaxosServer(BurstActor):
             return
         if not self._may_transfer(sender, self.settings.transfer_bytes):
             return
-        accepted: list[Accepted] = []
-        size = 0
-        for slot in range(request.first_slot, self.log.chosen_to + 1):
-            held = self.log.get(slot)
-            if held is None or size >= self.settings.transfer_bytes:
-                break
-            accepted.append(Accepted(slot, held.ballot, held.value))
-            size += len(held.value) + 16
-        self._send(sender, CatchUp(accepted, self.log.chosen_to))
+        chosen_to = self.log.chosen_to
+        accepted, _ = self.log.chunk(request.first_slot, chosen_to, self.settings.transfer_bytes)
+        self._send(sender, CatchUp(accepted, chosen_to))
 
     def on_catch_up(self, catch_up: CatchUp, sender: ServerId) -> None:
         """Take over chosen values, execute them, ask for more."""
@@ -1995,15 +1916,14 @@ class PaxosServer(BurstActor):
         for accepted in catch_up.accepted:
             if not self._learn(accepted, sender):
                 return
-        if sender == self._commit_teller and catch_up.chosen_to < self._known_commit:
-            # Who told of more says that there is not: an old answer, or that frame was damaged.
-            self._known_commit = max(catch_up.chosen_to, self.log.chosen_to)
-        self._hear_of_commit(catch_up.chosen_to, sender)
+        late = self._catching_up
+        late.takes_back(catch_up.chosen_to, sender, self.log.chosen_to)
+        late.hear(catch_up.chosen_to, sender)
         self._choose_known()
         self._execute_chosen()
         # Only for what is new: were copies answered too, each would bring ever more of them.
         if self.log.chosen_to > before and self._is_behind():
-            self._catch_up_from = sender
+            late.source = sender
             self._ask_to_catch_up()
 
     def _offer_snapshot(self, server: ServerId) -> None:
@@ -2027,15 +1947,15 @@ class PaxosServer(BurstActor):
             return
         if offer.slot <= self.log.chosen_to or self._reign is not None:
             return  # a leader has in its log what it proposes: nothing may be cut away under it
-        if self._incoming is not None and sender != self._catch_up_from:
+        late = self._catching_up
+        if late.incoming is not None and sender != late.source:
             return  # changing over would throw away what has come; only silence makes us do it
-        if not self._incoming_retry.due(self._now):
+        if not late.retry.due(self._now):
             return  # there was no room for it a moment ago
-        self._incoming = SnapshotInfo(offer.slot, offer.size, offer.checksum)
-        self._catch_up_from = sender
-        self._hear_of_commit(offer.slot, sender)
+        info = SnapshotInfo(offer.slot, offer.size, offer.checksum)
+        late.begin(info, sender)
         self._check_snapshot(offer, sender)
-        self._receive_piece(self._incoming, 0, b"", sender)
+        self._receive_piece(info, 0, b"", sender)
 
     def on_snapshot_request(self, request: SnapshotRequest, sender: ServerId) -> None:
         if not is_plausible_request(request):
@@ -2053,62 +1973,62 @@ class PaxosServer(BurstActor):
 
     def on_snapshot_chunk(self, chunk: SnapshotChunk, sender: ServerId) -> None:
         """Add a piece; with the last one become the state that it describes."""
-        info = self._incoming
+        info = self._catching_up.incoming
         if info is None or chunk.slot != info.slot or info.slot <= self.log.chosen_to:
             return
-        if chunk.offset == self._incoming_bytes:  # else a copy, which must not be asked on from
+        # Else it is a copy, which must not be asked on from.
+        if chunk.offset == self._catching_up.received:
             self._receive_piece(info, chunk.offset, chunk.data, sender)
 
     def _receive_piece(
         self, info: SnapshotInfo, offset: int, data: bytes, sender: ServerId
     ) -> None:
+        late = self._catching_up
         held = self._storage.receive_snapshot(info, offset, data)
         if held < 0:
-            self._incoming = None
-            self._incoming_retry.failed(self._now)
+            late.incoming = None
+            late.retry.failed(self._now)
             return
-        grown = held > self._incoming_bytes
-        self._incoming_bytes = held
+        grown = held > late.received
+        late.received = held
         if held >= info.size:
             self._adopt_if_uncontested(info)
             return
         if grown or not data:  # else it is of another image of that slot: not to be asked on from
             self._send(sender, SnapshotRequest(info.slot, held))
-            self._catch_up_at = self._now + self._catch_up_interval()
+            late.ask_at = self._now + late.interval(self.settings.retransmit_interval)
 
     def _adopt_if_uncontested(self, info: SnapshotInfo) -> None:
         """Only while no voter that answers holds another hash for its slot (docs/digests.md)."""
-        check = self._snapshot_check
+        late, check = self._catching_up, self._catching_up.check
         if info.slot <= self.log.chosen_to:  # its slots came meanwhile, one by one
-            self._incoming = self._snapshot_check = None
-        elif self._snapshot_is_contested():
-            self._incoming = None
-            self._snapshot_check = None
-            self._catch_up_at = self._now + self._catch_up_interval()
+            late.give_up()
+        elif check is not None and check.objections:
+            self._say_contested(check)
+            late.give_up()
+            late.ask_at = self._now + late.interval(self.settings.retransmit_interval)
         elif check is not None and check.unheard and self._now < check.until:
-            self._catch_up_at = check.until
+            late.ask_at = check.until
         else:
-            self._snapshot_check = None
+            late.give_up()
             self._adopt_snapshot(info)
 
-    def _has_whole_image(self) -> bool:
-        """Whether all of the snapshot has come, and it has not been taken over yet."""
-        return self._incoming is not None and self._incoming_bytes >= self._incoming.size
-
     def _snapshot_settled(self) -> None:
-        if self._incoming is not None and self._has_whole_image():
-            self._adopt_if_uncontested(self._incoming)
+        info = self._catching_up.incoming
+        if info is not None and self._catching_up.is_whole():
+            self._adopt_if_uncontested(info)
 
     def _adopt_snapshot(self, info: SnapshotInfo) -> None:
-        self._incoming = None
-        self._patience = 0
+        late = self._catching_up
+        late.incoming = None
+        late.patience = 0
         if not self._storage.adopt_snapshot(info):
             logger.warning("a snapshot at slot {} arrived damaged and is fetched again", info.slot)
             return
         # Before it counts: whoever cannot restore it would find nothing else at a restart.
         self.application.restore(self._storage.adopted_image(info))
         self._commit()
-        self._incoming_retry.succeeded()
+        late.retry.succeeded()
         self._counters["snapshots_received"] += 1
         self.log.restart_at(info.slot)
         # Synced above: else the others would hear of it only after the next commit, if any.
@@ -2118,7 +2038,7 @@ class PaxosServer(BurstActor):
         self._warn_of_differences()
         self._choose_known()
         self._execute_chosen()
-        self._catch_up_at = self._now
+        late.ask_at = self._now
 
     # === snapshots and discarding (rule 7) ========================================================
 
@@ -2139,7 +2059,7 @@ class PaxosServer(BurstActor):
     def _begin_snapshot(self) -> None:
         if self._storage.taking_snapshot or not self._snapshot_retry.due(self._now):
             return
-        if self._incoming is not None and self._incoming.slot > self.log.chosen_to:
+        if self._catching_up.fetches_beyond(self.log.chosen_to):
             return  # a newer one is on its way, and the disk need not hold three
         self._executed_bytes = 0
         application = self.application
@@ -2199,13 +2119,10 @@ class PaxosServer(BurstActor):
         Our own hash after `slot`, where somebody was found to differ, lets others find out that
         they do: the last one that we have they may not have reached.
         """
-        if self._inquiry is not None or self._now < self._inquire_again_at:
-            return
-        self._counters["inquiries"] += 1
-        self._inquiry = Inquiry(self._now + ANSWER_SECONDS)
-        chain = self.application.chain
-        question = DigestRequest(chain.version, chain.first, chain.last, slot, chain.at(slot))
-        self._to_all.append(question)
+        question = self._doubts.ask(slot, self.application.chain, self._now)
+        if question is not None:
+            self._counters["inquiries"] += 1
+            self._to_all.append(question)
 
     def on_digest_request(self, request: DigestRequest, sender: ServerId) -> None:
         """Say what is known; if the sender's own hash is another than ours, ask on."""
@@ -2217,12 +2134,12 @@ class PaxosServer(BurstActor):
 
     def on_digest_reply(self, reply: DigestReply, sender: ServerId) -> None:
         """An answer to an inquiry, or about a snapshot that is being fetched."""
-        check = self._snapshot_check
+        check = self._catching_up.check
         if check is not None:
             check.heard(sender, reply)
             if check.objections or not check.unheard:
                 self._snapshot_settled()
-        inquiry = self._inquiry
+        inquiry = self._doubts.inquiry
         if inquiry is None:
             return
         inquiry.answers[sender] = reply
@@ -2234,61 +2151,40 @@ class PaxosServer(BurstActor):
 
     def _conclude(self, verdict: Verdict) -> None:
         """Nobody else is waited for, and no majority contradicts this server."""
-        self._inquiry = None
-        self._inquire_again_at = self._now + self._inquiry_gap
-        if not verdict.differ:
-            self._inquiry_gap, self._alarm = FIRST_GAP, ""
-            return
-        self._inquiry_gap = min(2 * self._inquiry_gap, LONGEST_GAP)
-        self._raise_alarm(
-            f"{_servers(verdict.differ)} executed something else than server "
-            f"{self.settings.server} {_since(verdict)}"
-        )
-        logger.error(
-            "ALARM: {}; no majority says that this one is wrong, so it goes on", self.alarm
-        )
+        if self._doubts.conclude(verdict, self.settings.server, self._now):
+            self._counters["digest_alarms"] += 1
+            logger.error(
+                "ALARM: {}; no majority says that this one is wrong, so it goes on", self.alarm
+            )
 
     def _stop_as_contradicted(self, verdict: Verdict) -> None:
-        reason = (
-            f"server {self.settings.server} executed something else {_since(verdict)} than "
-            f"{_servers(verdict.differ)}, and they are the majority: its state is wrong. Empty its "
-            f"directory and start it once with --rejoin; if it happens again, its memory is "
-            f"faulty or the state machine is not deterministic"
-        )
+        reason = verdict.why_stopped(self.settings.server)
         self._storage.condemn(reason)
         raise Diverged(reason)
 
     def _on_inquiry_timer(self) -> None:
-        inquiry = self._inquiry
+        inquiry = self._doubts.inquiry
         if inquiry is not None and self._now >= inquiry.until:
             self._conclude(inquiry.verdict(self.application.chain, self._majority))
 
     def _check_snapshot(self, offer: SnapshotOffer, sender: ServerId) -> None:
         """Ask those who have not vouched for a snapshot whether they know another hash for it."""
-        held = self._snapshot_check
-        if held is not None and held.offer == offer and held.unheard:
-            ask = sorted(held.unheard)
+        late = self._catching_up
+        if late.check is not None and late.check.offer == offer and late.check.unheard:
+            ask = sorted(late.check.unheard)
         else:
             ask = [s for s in self._others if s != sender and s not in offer.vouched]
             wait = self.settings.election_timeout_min
-            self._snapshot_check = SnapshotCheck(offer, ask, self._now + wait)
+            late.check = SnapshotCheck(offer, ask, self._now + wait)
         question = DigestRequest(offer.digest_version, offer.slot, offer.slot, 0, b"")
         for server in ask:
             self._send(server, question)
 
-    def _snapshot_is_contested(self) -> bool:
-        """Whether a voter holds another hash for the snapshot that has come: alarm if so."""
-        check = self._snapshot_check
-        if check is None or not check.objections:
-            return False
-        self._raise_alarm(
-            f"{_servers(sorted(check.objections))} executed something else up to slot "
-            f"{check.offer.slot} than the sender of a snapshot: it is not taken over"
-        )
-        if self._now >= self._inquire_again_at:
-            self._inquire_again_at = self._now + FIRST_GAP
-            logger.error("ALARM: {}", self._alarm)
-        return True
+    def _say_contested(self, check: SnapshotCheck) -> None:
+        """A voter holds another hash for the snapshot that has come."""
+        self._counters["digest_alarms"] += 1
+        if self._doubts.contest(check, self._now):
+            logger.error("ALARM: {}", self.alarm)
 
     @property
     def alarm(self) -> str:
@@ -2296,12 +2192,7 @@ class PaxosServer(BurstActor):
 
         While a difference stays it is found again and again.
         """
-        return self._alarm if self._clock.monotonic() < self._alarm_until else ""
-
-    def _raise_alarm(self, text: str) -> None:
-        self._counters["digest_alarms"] += 1
-        self._alarm = text
-        self._alarm_until = self._now + 2 * self._inquiry_gap
+        return self._doubts.alarm(self._clock.monotonic())
 
     # === opening: disk, cluster, members (rule 11, docs/making-a-cluster.md) ======================
 
@@ -2335,11 +2226,11 @@ class PaxosServer(BurstActor):
             if self.log.get(slot) is None:
                 break
             self.log.choose(slot)
-        self._known_commit = self._durable_chosen_to = self.log.chosen_to
+        self._catching_up.known_commit = self._durable_chosen_to = self.log.chosen_to
         if found.stopped_at:
             self._stopped_at = found.stopped_at
             logger.warning("executing slot {} stopped this server before", found.stopped_at)
-        self._counts = dict.fromkeys(self._others, 0) | found.counts
+        self.disks.recover(found.counts)
         self._begin_confirmation(in_force=found.in_force)
         self._execute()
         self._warn_of_differences()
@@ -2384,10 +2275,8 @@ class PaxosServer(BurstActor):
         """Be one of these members: majorities, votes and everything else count them alone."""
         me = self.settings.server
         self._in_force = True
-        self._peers = {server: number for server, number in made.members if server != me}
-        self._others = tuple(self._peers)
-        # Whoever has just started has heard nobody, and does not know who lives.
-        self._heard_from = dict.fromkeys(self._others, self._now)
+        self.disks.join({s: number for s, number in made.members if s != me}, self._now)
+        self._others = tuple(self.disks.incarnations)
         self._majority = made.majority
         self.places.join(made, self._now)
         if set(made.servers) != set(self.settings.servers):
@@ -2516,15 +2405,14 @@ class PaxosServer(BurstActor):
         for missing slots or for the cluster), and the forced P1A of a rejoining server, which
         replaces the old disk (docs/rejoin.md).
         """
-        if sender not in self._peers:  # no member: it may ask which cluster this is
+        if sender not in self.disks.incarnations:  # no member: it may ask which cluster this is
             return [m for m in messages if type(m) is Introduction]
         # (A late copy of an earlier rejoining's P1A is not above the promise and changes nothing.)
         rejoins = any(type(m) is P1A and m.forced and m.ballot > self.promised for m in messages)
         if rejoins and self._refuses_rejoin(sender, incarnation):
             return []
         if rejoins:
-            self._peers[sender] = incarnation
-            self._counts[sender] = 0  # of another directory
+            self.disks.replace(sender, incarnation)
             self.places.replace(sender, incarnation)
             self._storage.save_made(self.making.replace(sender, incarnation), in_force=True)
             return messages
@@ -2547,15 +2435,9 @@ class PaxosServer(BurstActor):
         ]
 
     def _refuses_rejoin(self, server: ServerId, incarnation: int) -> bool:
-        """Whether a member lives by another directory: none may take that one's place then.
-
-        Heard here, or by the leader: followers hardly hear each other, and one that took over an
-        impostor's directory would refuse the true one for good.
-        """
+        """Whether a member lives by another directory than the one that wants its place."""
         recently = self._now - self.settings.election_timeout_max
-        told, told_at = self._told_alive.get(server, (incarnation, 0.0))
-        heard = self._peers.get(server) != incarnation and self._heard_from[server] > recently
-        if not heard and not (told != incarnation and told_at > recently):
+        if not self.disks.lives_by_another(server, incarnation, recently):
             return False
         if self._counters["refused_rejoins"] % 100 == 0:
             logger.warning(
@@ -2564,11 +2446,6 @@ class PaxosServer(BurstActor):
             )  # fmt: skip
         self._counters["refused_rejoins"] += 1
         return True
-
-    def _heard_lately(self) -> list[ServerId]:
-        """Who lives, as far as is known here: for the others, in a leader's heartbeats."""
-        recently = self._now - self.settings.election_timeout_max
-        return [server for server, at in self._heard_from.items() if at > recently]
 
     def _malformed(self, message: PeerMessage, sender: ServerId) -> None:
         """Count a message that no server in its right mind sends, and say so now and then."""
@@ -2596,7 +2473,7 @@ class PaxosServer(BurstActor):
             return
         places = self.places
         asker = next((place for place in said.places if place.server == sender), None)
-        if asker is not None and self._peers.get(sender) == asker.incarnation:
+        if asker is not None and self.disks.incarnations.get(sender) == asker.incarnation:
             changed = places.hear(said, sender)
             for server in changed:
                 self._dial(server)
@@ -2627,7 +2504,7 @@ class PaxosServer(BurstActor):
         self._tell_where(asked)
 
     def _dial(self, server: ServerId) -> None:
-        if server in self._peers or not self._in_force:
+        if server in self.disks.incarnations or not self._in_force:
             self._network.reach(server, self.places.addresses(server))
 
     def _dial_all(self) -> None:
@@ -2663,7 +2540,7 @@ class PaxosServer(BurstActor):
         Clients are sent elsewhere, stale reads too: this state may be older than its name says.
         """
         for sender, incarnation, received in burst.peers:
-            known = self._peers.get(sender) == incarnation
+            known = self.disks.incarnations.get(sender) == incarnation
             for message in received:
                 kind = type(message)
                 # (To tell a server which cluster this is changes nothing here.)
@@ -2705,18 +2582,9 @@ class PaxosServer(BurstActor):
 
     def on_count_question(self, question: CountQuestion, sender: ServerId) -> None:
         """Say what is known here of a server's directory."""
-        known = self._peers.get(sender, 0)
-        remembered = self._counts.get(sender, 0) if known == question.incarnation else 0
-        if not question.denies:
-            self._answered_count[sender] = (question.life, remembered)
-            self._send(sender, CountAnswer(question.life, known, remembered))
-        elif self._answered_count.pop(sender, (0, 0)) == (question.life, remembered) and (
-            question.count < remembered == question.denies
-        ):
-            # It was confirmed and runs, so that it knows best: the higher number came in a frame
-            # that was damaged, or not its own. It must not be refused for that when it restarts.
-            # (A denial that comes late denies what was remembered once, and not what is now.)
-            self._counts[sender] = max(question.count, remembered - MAX_COUNT_JUMP)
+        answer = self.disks.answer(question, sender)
+        if answer is not None:
+            self._send(sender, answer)
 
     def on_count_answer(self, answer: CountAnswer, sender: ServerId) -> None:
         """Stop if this directory is not what the others know; else take part with a majority.
@@ -2771,37 +2639,19 @@ class PaxosServer(BurstActor):
         if self._election_at <= self._now:  # it took long: the others should come first
             self._election_at = self._now + self._policy.follower_timeout(self._random)
 
-    def _note_count(self, server: ServerId, count: int) -> None:
-        """A server that was confirmed itself tells of a commit of its directory.
-
-        Remembered on disk with the next commit. At most so much a message: limits/bounds.py.
-        """
-        known = self._counts.get(server, 0)
-        if count > known:
-            self._counts[server] = min(count, known + MAX_COUNT_JUMP)
-
     def _disks_known(self) -> list[tuple[ServerId, int, int]]:
         """By which directory, and how many commits of it, each server is known here."""
-        counts = self._counts
-        known = [(server, number, counts.get(server, 0)) for server, number in self._peers.items()]
-        known.append((self.settings.server, self._storage.incarnation, self._next_count - 1))
-        return known
+        own = (self.settings.server, self._storage.incarnation, self._next_count - 1)
+        return [*self.disks.told(), own]
 
-    def _compare_disks(self, told: list[tuple[ServerId, int, int]], alive: list[ServerId]) -> None:
-        """Learn from the leader what it knows of all directories, and doubt one's own if need be.
-
-        Two followers may never talk until the leader is gone: by then they have to know how far
-        each other's directories are, or an old one would pass for the one that voted.
-        """
-        for server, incarnation, count in told:
-            if server == self.settings.server:
-                if incarnation != self._storage.incarnation or count >= self._next_count:
-                    self._doubt_own_disk()
-                continue
-            if server in alive and server in self._peers:
-                self._told_alive[server] = (incarnation, self._now)
-            if self._peers.get(server) == incarnation:
-                self._note_count(server, count)
+    def _compare_disks(self, heartbeat: Heartbeat) -> None:
+        """Learn from the leader how far all directories are, and doubt one's own if need be."""
+        self.disks.hear(heartbeat.incarnations, heartbeat.alive, self._now)
+        for server, incarnation, count in heartbeat.incarnations:
+            if server == self.settings.server and (
+                incarnation != self._storage.incarnation or count >= self._next_count
+            ):
+                self._doubt_own_disk()
 
     def _doubt_own_disk(self) -> None:
         """One message is no proof: ask all whether they know this server by another directory.
@@ -2840,12 +2690,12 @@ class PaxosServer(BurstActor):
                 deadline = min(deadline, self._candidacy.ask_again_at)
             elif self._held and self._contends_now():
                 deadline = min(deadline, self._retry_at)
-        if self._inquiry is not None:
-            deadline = min(deadline, self._inquiry.until)
+        if self._doubts.inquiry is not None:
+            deadline = min(deadline, self._doubts.inquiry.until)
         if self._turns.waiting:
             deadline = min(deadline, self._turns.due())
-        if self.log.chosen_to < self._known_commit:
-            deadline = min(deadline, self._catch_up_at)
+        if self.log.chosen_to < self._catching_up.known_commit:
+            deadline = min(deadline, self._catching_up.ask_at)
         return deadline
 
     def _on_timers(self) -> None:
@@ -2888,7 +2738,7 @@ class PaxosServer(BurstActor):
         self._on_inquiry_timer()
         if self._now >= self.places.due:
             self._on_places_timer()
-        if self._is_behind() and self._now >= self._catch_up_at:
+        if self._is_behind() and self._now >= self._catching_up.ask_at:
             self._ask_to_catch_up()
         if self._now >= self._watermark_at:
             self._watermark_at = NEVER
@@ -2964,8 +2814,9 @@ class PaxosServer(BurstActor):
         """Where this server stands on its way back to its vote; "" if it votes."""
         if self.voting:
             return ""
-        if self.log.chosen_to < self._known_commit:
-            return f"is catching up, at slot {self.log.chosen_to:,} of {self._known_commit:,}"
+        if self._is_behind():
+            known = self._catching_up.known_commit
+            return f"is catching up, at slot {self.log.chosen_to:,} of {known:,}"
         if self._candidacy is None:
             return "waits for its turn to ask all other servers for their promises"
         missing = [s for s in self._others if s not in self._candidacy.promised]
@@ -3022,14 +2873,3 @@ def _resolve(future: pykka.Future[bytes] | None, status: ReplyStatus, payload: b
 
 def _fail_future(future: pykka.Future[bytes], error: Exception) -> None:
     future.set_exception((type(error), error, None))
-
-
-def _since(verdict: Verdict) -> str:
-    return f"from slot {verdict.from_slot} on" if verdict.exact else (
-        f"from slot {verdict.from_slot} on or earlier"
-    )  # fmt: skip
-
-
-def _servers(servers: list[ServerId]) -> str:
-    numbers = ", ".join(map(str, servers))
-    return f"server {numbers}" if len(servers) == 1 else f"servers {numbers}"

@@ -127,8 +127,8 @@ class CountBooks:
         self.told[key] = max(count, self.told.get(key, 0))
 
     def _check_remembered(self, server_id: ServerId, server: PaxosServer) -> None:
-        for other, count in server._counts.items():
-            known = server._peers.get(other)
+        for other, count in server.disks.counts.items():
+            known = server.disks.incarnations.get(other)
             if known is not None:
                 require(
                     count <= self.told.get((other, known), 0), "counts are told",
@@ -139,10 +139,10 @@ class CountBooks:
     def check_handed_on(self, servers: Iterable[PaxosServer], told: Mapping[Any, int]) -> None:
         """All servers run, and heartbeats went round since `told` was noted: all remember that."""
         for server in servers:
-            for other, known in server._peers.items():
+            for other, known in server.disks.incarnations.items():
                 before = told.get((other, known), 0)
                 require(
-                    server._counts.get(other, 0) >= before, "counts are handed on",
+                    server.disks.counts.get(other, 0) >= before, "counts are handed on",
                     "server %d remembers commit %d of server %d, which told of %d",
-                    server.settings.server, server._counts.get(other, 0), other, before,
+                    server.settings.server, server.disks.counts.get(other, 0), other, before,
                 )  # fmt: skip

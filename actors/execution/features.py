@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paxon.actors.ballot import ServerId
+from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.execution.agreed import KNOWS, Limits, limits_checksum
 
 __all__ = ["Features"]
@@ -41,23 +41,19 @@ class Features:
             if machine and server in self._heard and self._heard[server][1] != self.limits
         ]
         if silent:
-            return (
-                f"{_names(silent)} not heard of since this leader started: start all servers first"
-            )
+            return f"{_are(silent)} not heard of since this leader started: start all servers first"
         if old:
             return (
-                f"{_names(old)} running a release that does not know this: run this release "
+                f"{_are(old)} running a release that does not know this: run this release "
                 "everywhere first"
             )
         if other:
             return (
-                f"{_names(other)} running a state machine with other limits: run the same one "
+                f"{_are(other)} running a state machine with other limits: run the same one "
                 "everywhere first"
             )
         return ""
 
 
-def _names(servers: Sequence[ServerId]) -> str:
-    if len(servers) == 1:
-        return f"server {servers[0]} is"
-    return f"servers {', '.join(map(str, servers))} are"
+def _are(servers: Sequence[ServerId]) -> str:
+    return f"{in_list(servers)} {'is' if len(servers) == 1 else 'are'}"

@@ -13,16 +13,14 @@ beside the first, and what was acknowledged there would be gone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from paxon.actors.ballot import ServerId
+from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.disk.storage import StorageError
 from paxon.actors.invariants import invariant
 from paxon.actors.messages import Introduction, Made
 from paxon.actors.settings import Settings
 from paxon.transport import cluster_name
 
-__all__ = ["Making", "NotAMember", "in_list"]
+__all__ = ["Making", "NotAMember"]
 
 
 FRESH_FOR = 4
@@ -254,13 +252,6 @@ class Making:
             f"process for server {self.server}, at another address than "
             f"{self.address or 'this one'}"
         )
-
-
-def in_list(servers: Sequence[ServerId]) -> str:
-    """Servers in words."""
-    if len(servers) == 1:
-        return f"server {servers[0]}"
-    return f"servers {', '.join(map(str, servers[:-1]))} and {servers[-1]}" if servers else "nobody"
 
 
 def _identity(said: Introduction) -> int:

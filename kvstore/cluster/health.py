@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from paxon.actors import ServerId
+from paxon.actors.ballot import in_list
 from paxon.actors.messages import StatusReply
 from paxon.kvstore.cluster.status import ServerStatus
 
@@ -41,7 +42,7 @@ def _differences(replies: Sequence[StatusReply]) -> list[str]:
             there[reply.digest].append(reply.server)
     found = [
         f"servers have executed different things up to slot {slot}: "
-        + ", ".join(f"{digest[:8]} on {_names(who)}" for digest, who in sorted(there.items()))
+        + ", ".join(f"{digest[:8]} on {in_list(who)}" for digest, who in sorted(there.items()))
         for (_, slot), there in by_slot.items()
         if len(there) > 1
     ]
@@ -58,7 +59,3 @@ def _leaders(replies: Sequence[StatusReply]) -> list[str]:
     if replies and not leaders and not absent:
         return ["none leads"]
     return []
-
-
-def _names(servers: Sequence[ServerId]) -> str:
-    return ("server " if len(servers) == 1 else "servers ") + ", ".join(map(str, servers))

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import msgspec
 
 from paxon.actors import ServerId, SettingsError, StateMachine
+from paxon.actors.ballot import in_list
 from paxon.actors.disk.data_directory import make_directory, replace_file
 from paxon.actors.disk.sqlite_format import made_in
 from paxon.actors.execution.machine_errors import check_limits
-from paxon.actors.records.making import in_list
 from paxon.kvstore.client.addresses import client_port, free_ports, peer_port, with_port
 from paxon.kvstore.cluster.cluster_file import (
     STORE_MACHINE,

@@ -33,7 +33,7 @@ DOWN = ServerStatus(server=3, address="tcp://3")
         ([row(2), DOWN], ["only 1 of 2 servers answer"]),
         ([row(1), row(2, digest="bb" * 16), row(3)], [
             "servers have executed different things up to slot 9: "
-            "aaaaaaaa on servers 1, 3, bbbbbbbb on server 2"]),
+            "aaaaaaaa on servers 1 and 3, bbbbbbbb on server 2"]),
         ([row(1), row(2, digest="bb" * 16, digest_slot=8), row(3)], []),
         ([row(1), row(2, digest="bb" * 16, digest_version=2), row(3)], []),
         ([row(1), row(2, digest=""), row(3)], []),

@@ -40,7 +40,9 @@ def acquainted(size: int = 3, **options: object) -> Cluster:
 
 def test_members_are_known_by_their_disks_before_they_are_heard() -> None:
     cluster = Cluster(3, options={"policy": "random"}).start(1)
-    assert cluster.servers[1]._peers == {s: cluster.storages[s].incarnation for s in (2, 3)}
+    assert cluster.servers[1].disks.incarnations == {
+        s: cluster.storages[s].incarnation for s in (2, 3)
+    }
 
 
 def test_messages_from_another_disk_are_refused_and_counted() -> None:
@@ -104,7 +106,7 @@ def test_a_server_that_the_cluster_knows_by_another_disk_stops_and_says_what_to_
     promised = cluster.servers[1].promised
     mine = cluster.storages[1].incarnation
     for other in (1, 3):
-        cluster.servers[other]._peers[2] = 5
+        cluster.servers[other].disks.incarnations[2] = 5
     cluster.hand(2, 1, Heartbeat(promised, 99, 2, 0, [(1, mine, 0), (2, 5, 0)]))
     with pytest.raises(StorageError, match="--rejoin"):
         cluster.stabilize()  # it asks the others, and both know it by that disk
@@ -153,9 +155,9 @@ def test_a_rejoining_server_needs_all_of_the_others() -> None:
         "waits for the promise of server 3, for all others have to give theirs"
     )
     server._candidacy = None
-    server._known_commit = 7
+    server._catching_up.known_commit = 7
     assert server.describe().rejoining == "is catching up, at slot 2 of 7"
-    server._known_commit = 2
+    server._catching_up.known_commit = 2
     cluster.start(3)
     cluster.pass_time(3.0, 0.05)
     assert cluster.servers[2].voting is True
@@ -173,7 +175,7 @@ def test_with_five_servers_too_a_majority_of_the_others_is_not_enough() -> None:
     cluster.pass_time(3.0, 0.05)
     assert cluster.servers[2].voting is True
     assert all(
-        cluster.servers[server]._peers[2] == cluster.storages[2].incarnation
+        cluster.servers[server].disks.incarnations[2] == cluster.storages[2].incarnation
         for server in (1, 3, 4, 5)
     )
 
@@ -242,7 +244,7 @@ def test_a_forced_p1a_of_the_new_disk_replaces_the_old_one() -> None:
     old = cluster.storages[2].incarnation
     cluster.replace_disk(2)
     cluster.hand(1, 2, P1A(HIGH, 1, True))
-    assert cluster.servers[1]._peers[2] == cluster.storages[2].incarnation
+    assert cluster.servers[1].disks.incarnations[2] == cluster.storages[2].incarnation
     cluster.drop()
     cluster.step(1, Burst(peers=[(2, old, [P1A(Ballot(10, 2), 1)])]))
     assert cluster.servers[1].promised == HIGH
@@ -255,7 +257,7 @@ def test_a_late_copy_of_an_earlier_rejoining_brings_no_old_disk_back() -> None:
     cluster.replace_disk(2)
     cluster.hand(1, 2, P1A(Ballot(20, 2), 1, True))
     cluster.step(1, Burst(peers=[(2, first, [P1A(Ballot(15, 2), 1, True)])]))
-    assert cluster.servers[1]._peers[2] == cluster.storages[2].incarnation
+    assert cluster.servers[1].disks.incarnations[2] == cluster.storages[2].incarnation
 
 
 def test_a_ballot_that_the_lost_disk_used_is_not_used_again() -> None:
@@ -292,7 +294,7 @@ def test_a_promise_to_the_lost_disk_is_none_to_the_new_one() -> None:
     assert not cluster.servers[1].voting
     cluster.pass_time(5.0)
     assert cluster.servers[1].voting
-    assert cluster.servers[2]._peers[1] == cluster.storages[1].incarnation
+    assert cluster.servers[2].disks.incarnations[1] == cluster.storages[1].incarnation
 
 
 def test_a_second_process_with_a_live_servers_id_never_stops_the_real_one() -> None:
@@ -304,7 +306,7 @@ def test_a_second_process_with_a_live_servers_id_never_stops_the_real_one() -> N
         for target in (1, 3):
             cluster.step(target, Burst(peers=[(2, real + 1, [forced])]))
         cluster.pass_time(0.3)
-    assert cluster.servers[1]._peers[2] == real
+    assert cluster.servers[1].disks.incarnations[2] == real
     assert cluster.servers[1].describe().counters["refused_rejoins"] >= 3
     assert cluster.servers[2].voting
     cluster.pass_time(1.0)
@@ -314,12 +316,12 @@ def test_a_follower_that_never_hears_a_member_takes_no_second_process_for_it() -
     """It would refuse the true one for good; the leader tells which directory it hears."""
     cluster = acquainted()
     follower, real = cluster.servers[3], cluster.storages[2].incarnation
-    follower._heard_from[2] = float("-inf")
+    follower.disks.heard_at[2] = float("-inf")
     cluster.pass_time(0.3)  # heartbeats
-    follower._heard_from[2] = float("-inf")
+    follower.disks.heard_at[2] = float("-inf")
     before = follower.promised
     cluster.step(3, Burst(peers=[(2, real + 1, [P1A(HIGH, 1, True)])]))
-    assert follower._peers[2] == real
+    assert follower.disks.incarnations[2] == real
     assert follower.promised == before
     assert follower.describe().counters["refused_rejoins"] == 1
 
@@ -328,7 +330,8 @@ def test_a_second_process_once_taken_for_a_member_deposes_no_leader() -> None:
     cluster = acquainted()
     follower, real = cluster.servers[3], cluster.storages[2].incarnation
     cluster.pass_time(0.3)
-    follower._peers[2] = real + 1  # as after a partition, on the other side of which it was
+    # As after a partition, on the other side of which it was.
+    follower.disks.incarnations[2] = real + 1
     before = follower.promised
     cluster.step(3, Burst(peers=[(2, real + 1, [P1A(HIGH, 1, True)])]))
     assert follower.promised == before
@@ -340,7 +343,7 @@ def test_whoever_has_just_started_lets_nobody_rejoin_before_it_could_hear_who_li
     follower = cluster.restart(3)
     forced: ServerBurst = Burst(peers=[(2, real + 1, [P1A(HIGH, 1, True)])])
     cluster.step(3, forced)
-    assert follower._peers[2] == real
+    assert follower.disks.incarnations[2] == real
 
 
 def test_a_member_that_is_really_gone_rejoins_once_it_has_been_silent() -> None:
@@ -352,7 +355,7 @@ def test_a_member_that_is_really_gone_rejoins_once_it_has_been_silent() -> None:
     high = Ballot(cluster.servers[3].promised.round + 1, 2)
     for target in (1, 3):
         cluster.step(target, Burst(peers=[(2, storage.incarnation, [P1A(high, 1, True)])]))
-        assert cluster.servers[target]._peers[2] == storage.incarnation
+        assert cluster.servers[target].disks.incarnations[2] == storage.incarnation
         assert cluster.servers[target].promised == high
 
 

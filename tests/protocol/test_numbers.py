@@ -183,7 +183,7 @@ def test_who_told_of_a_commit_index_takes_it_back() -> None:
 def told_too_much(cluster: Cluster, count: int) -> CountQuestion:
     """The leader, 1, was told so high a count of 2's; what 2 says to that, not delivered."""
     cluster.hand(1, 2, HeartbeatReply(cluster.servers[1].promised, 0, 0, count=count))
-    assert cluster.servers[1]._counts[2] == count
+    assert cluster.servers[1].disks.counts[2] == count
     for _ in range(100):
         cluster.clock.now += 0.02
         for server in cluster.ids:
@@ -207,7 +207,7 @@ def test_a_count_that_was_never_told_is_denied() -> None:
     denial = told_too_much(cluster, bogus)
     assert (denial.denies, denial.count) == (bogus, cluster.storages[2].count)
     cluster.hand(1, 2, denial)
-    assert cluster.servers[1]._counts[2] == denial.count
+    assert cluster.servers[1].disks.counts[2] == denial.count
 
 
 def test_a_denial_that_comes_late_lowers_no_newer_count() -> None:
@@ -218,11 +218,11 @@ def test_a_denial_that_comes_late_lowers_no_newer_count() -> None:
     for count in (bogus + 1, bogus + 700):  # told by now, in good order
         cluster.hand(1, 2, HeartbeatReply(cluster.servers[1].promised, 0, 0, count=count))
         cluster.hand(1, 2, denial)
-        assert cluster.servers[1]._counts[2] == count
+        assert cluster.servers[1].disks.counts[2] == count
     again = told_too_much(cluster, bogus + 2000)
     for late in (denial, msgspec.structs.replace(again, life=denial.life)):
         cluster.hand(1, 2, late)
-        assert cluster.servers[1]._counts[2] == bogus + 2000
+        assert cluster.servers[1].disks.counts[2] == bogus + 2000
 
 
 def test_a_promise_with_a_hole_out_of_bounds_is_ignored() -> None:

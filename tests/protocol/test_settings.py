@@ -317,7 +317,7 @@ def test_nothing_is_changed_before_all_voters_have_said_that_they_know_it() -> N
     cluster.lead(1)
     reply = ask(cluster, max_sessions=5)
     assert reply is not None and reply.status == ReplyStatus.INVALID
-    assert b"servers 4, 5 are not heard of since this leader started" in reply.payload
+    assert b"servers 4 and 5 are not heard of since this leader started" in reply.payload
     asked = ask(cluster)
     assert asked is not None and asked.status == ReplyStatus.OK  # asking changes nothing
     cluster.start(4, 5)
@@ -344,12 +344,12 @@ def test_a_voter_of_an_older_release_keeps_a_change_out() -> None:
 def test_what_voters_know_is_remembered_from_pre_votes_too() -> None:
     cluster = Cluster(3, machine=Bounded).start()
     features = cluster.servers[1]._features
-    assert "servers 2, 3 are not heard" in features.obstacle(1, machine=True)
+    assert "servers 2 and 3 are not heard" in features.obstacle(1, machine=True)
     for server in (2, 3):
         reply = PreVoteReply(99, False, 0, 0, KNOWS, features.limits)
         cluster.hand(1, server, reply)
     assert features.obstacle(KNOWS, machine=True) == ""
-    assert "servers 2, 3 are running a release" in features.obstacle(KNOWS + 1, machine=False)
+    assert "servers 2 and 3 are running a release" in features.obstacle(KNOWS + 1, machine=False)
     assert Features((), {}).obstacle(KNOWS, machine=True) == ""
 
 

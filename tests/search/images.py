@@ -15,7 +15,7 @@ from paxon.actors import Ballot, PaxosServer
 from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.disk.storage_base import Marks
-from paxon.actors.execution.digests import Comparison, HashChain, Inquiry, SnapshotCheck
+from paxon.actors.execution.digests import Comparison, Doubts, HashChain, Inquiry, SnapshotCheck
 from paxon.actors.execution.sessions import Reply, Session
 from paxon.actors.limits.costs import Costs
 from paxon.actors.limits.turns import Openings
@@ -34,6 +34,7 @@ from paxon.actors.messages import (
     SnapshotOffer,
 )
 from paxon.actors.records.candidacy import Candidacy
+from paxon.actors.records.catching_up import CatchingUp
 from paxon.actors.records.confirmation import Confirmation
 from paxon.actors.records.leases import Grants
 from paxon.actors.records.reads import ReadQueue
@@ -116,8 +117,25 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     Comparison: ("equal", "early"),
     SnapshotCheck: ("offer", "unheard", "until", "objections"),
     Inquiry: ("until", "answers"),
+    Doubts: ("inquiry", "_again_at", "_gap", "_alarm", "_alarm_until"),
     Marks: ("promised", "chosen_to", "discarded", "voting", "lease", "snapshot", "counts"),
     Retry: ("_pause", "_at"),
+    CatchingUp: (
+        "known_commit",
+        "teller",
+        "leader_commit",
+        "leader_ballot",
+        "source",
+        "asked",
+        "turn",
+        "ask_at",
+        "progress",
+        "patience",
+        "incoming",
+        "received",
+        "check",
+        "retry",
+    ),
     Grants: ("until", "forget_at", "_stored", "_longest"),
     Confirmation: (
         "life",
@@ -138,18 +156,18 @@ OMITTED = {
     "actor_urn", "actor_inbox", "actor_stopped", "_actor_ref", "settings", "_environment",
     "_clock", "_random", "_now", "_started_at", "_failure", "_counters", "_peer_handlers",
     "_client_handlers", "_policy", "_contends", "_all_bits", "_log_at", "_storage",
-    "_network", "application", "_round_guard", "_features", "_count", "_note_count",
-    "_counts", "_next_count", "_confirmation", "_answered_count", "_heard_from", "_told_alive",
-    "_peers", "_synced", "_others", "_majority", "_tidy_at",
-    "_stopped_at", "_warned_of", "_alarm", "_alarm_until",
+    "_network", "application", "_round_guard", "_features", "_count",
+    "_next_count", "_confirmation", "disks", "_synced", "_others", "_majority", "_tidy_at",
+    "_stopped_at", "_warned_of",
     "making", "places", "_in_force", "_introduce_at", "_said", "_say_at",
     "_turns", "_openings", "_spent", "_clients_until", "_worked_at",
     "_execute_until", "_replied_bytes", "_transferred", "_left_over",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 
-COUNTED = {"_counts", "_next_count", "_confirmation", "_answered_count"}
-"""What does matter where commits are counted."""
+COUNTED = {"_next_count", "_confirmation"}
+COUNTED_DISKS = ("counts", "answered")
+"""What does matter where commits are counted: of the server, and of what it knows of disks."""
 
 DISK = (
     "_durable", "_marks", "_rows", "_ballots", "_replaced", "dirty", "_lazy", "_accepted",
@@ -209,6 +227,8 @@ def freeze_server(server: PaxosServer, *, counted: bool = False) -> Image:
     assert isinstance(machine, Register)
     omitted = OMITTED - COUNTED if counted else OMITTED
     own = [(name, freeze(value)) for name, value in server.__dict__.items() if name not in omitted]
+    if counted:
+        own += [(name, freeze(getattr(server.disks, name))) for name in COUNTED_DISKS]
     own.sort(key=_key)
     return (
         tuple(own),
@@ -228,7 +248,7 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
     """Make `server` what `image` is of."""
     own, executed, chain, applied, time, used, unused = image
     for name, value in own:
-        setattr(server, name, thaw(value))
+        setattr(server.disks if name in COUNTED_DISKS else server, name, thaw(value))
     server._openings = Openings()
     application = server.application
     if server._reign is not None:  # (nothing is left of what the image leaves out)

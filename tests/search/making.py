@@ -256,7 +256,7 @@ def _image(disk: _Disk, server: PaxosServer | None) -> Any:
     return (
         *durable, making.made, making.in_force, server._in_force, server.promised,
         frozenset(making._fresh.items()), frozenset(making._asked_since.items()),
-        frozenset(making._stored), frozenset(server._peers.items()),
+        frozenset(making._stored), frozenset(server.disks.incarnations.items()),
     )  # fmt: skip
 
 

@@ -300,7 +300,7 @@ plant(
 def _index_says_it_all(original: Original) -> Any:
     def choose_known(self: PaxosServer) -> None:
         held = self.log.get(self.log.chosen_to + 1)
-        while self.log.chosen_to < self._leader_commit and held is not None:
+        while self.log.chosen_to < self._catching_up.leader_commit and held is not None:
             self.log.choose(self.log.chosen_to + 1)
             held = self.log.get(self.log.chosen_to + 1)
         original(self)
@@ -376,8 +376,9 @@ plant(
 
 def _any_chunk(original: Original) -> Any:
     def on_snapshot_chunk(self: PaxosServer, chunk: Any, sender: int) -> None:
-        if self._incoming is not None and chunk.slot == self._incoming.slot:
-            self._receive_piece(self._incoming, chunk.offset, chunk.data, sender)
+        info = self._catching_up.incoming
+        if info is not None and chunk.slot == info.slot:
+            self._receive_piece(info, chunk.offset, chunk.data, sender)
 
     return on_snapshot_chunk
 
@@ -387,7 +388,7 @@ def _however_late(original: Original) -> Any:
         if info.slot > self.log.chosen_to:
             original(self, info)
             return
-        self._snapshot_check = None
+        self._catching_up.check = None
         self._adopt_snapshot(info)
 
     return adopt_if_uncontested

@@ -10,14 +10,15 @@ from paxon.actors.disk.storage_base import CollectingStorage
 from paxon.actors.environment import ServerBurst
 from paxon.actors.messages import P1A, P2A, CountAnswer, CountQuestion, PreVote
 from paxon.actors.records.confirmation import Confirmation
+from paxon.actors.records.disks import KnownDisks
 from tests.search.planted import Original, always, plant
 
 
 def _believe_questions(original: Original) -> Any:
     def on_count_question(self: PaxosServer, question: CountQuestion, sender: ServerId) -> None:
         original(self, question, sender)
-        if self._peers.get(sender) == question.incarnation:
-            self._note_count(sender, question.count)
+        if self.disks.incarnations.get(sender) == question.incarnation:
+            self.disks.note_count(sender, question.count)
 
     return on_count_question
 
@@ -51,7 +52,10 @@ def _let_through(*kinds: type) -> Any:
             original(self, burst)
             self._confirmation.may_store = True  # its own check is not what is tried here
             for sender, incarnation, received in burst.peers:
-                if self._peers.get(sender) == incarnation and self._confirmation.pending:
+                if (
+                    self.disks.incarnations.get(sender) == incarnation
+                    and self._confirmation.pending
+                ):
                     for message in received:
                         if isinstance(message, kinds):
                             self._peer_handlers[type(message)](message, sender)
@@ -134,5 +138,5 @@ plant(
 plant(
     "forget what is told of commits",
     "counts in votes and heartbeats are not remembered",
-    (PaxosServer, "_note_count", always(None)),
+    (KnownDisks, "note_count", always(None)),
 )

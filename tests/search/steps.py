@@ -263,7 +263,7 @@ class Steps:
         made._join(self.made)
         if not self.counted:
             made._count = lambda: 0  # type: ignore[method-assign]
-            made._note_count = lambda server, count: None  # type: ignore[method-assign]
+            made.disks.note_count = lambda server, count: None  # type: ignore[method-assign]
         self._watch_execution(made)
         return made
 
@@ -350,7 +350,7 @@ class Steps:
         thaw_disk(disk, self._disks[server], self.made)
         thaw_server(self._unopened[server] if running is None else running, live)
         live._storage = self._disks[server]
-        live._peers = {other: other for other in self.ids if other != server}
+        live.disks.incarnations = {other: other for other in self.ids if other != server}
         live._now = self.clock.now
         live._log_at = float("inf")
         disk_now = self._disks[server]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from paxon.actors import Ballot, ServerId
 from paxon.actors.messages import ClientMessage, Command, OpenSession, PeerMessage, Query
+from paxon.actors.records.catching_up import CatchingUp
 from paxon.actors.records.reign import Reign
 from tests.harness import text_of
 from tests.search.images import OBJECTS
@@ -348,8 +349,10 @@ class Search:
                     (slot, _rename_bits(bits, renaming)) for slot, bits in fields["votes"][1:]
                 )
                 renamed = tuple(fields.values())
-            elif name == "_catch_up_from":
-                renamed = renaming.get(value, value)
+            elif name == "_catching_up":
+                fields = dict(zip(OBJECTS[CatchingUp], value[1:], strict=True))
+                fields["source"] = renaming.get(fields["source"], fields["source"])
+                renamed = tuple(fields.values())
             elif name == "_candidacy" and value is not None:
                 kind, ballot, first, promised, expected, reported, again = value
                 renamed = (

@@ -1,0 +1,117 @@
+"""What a server misses of the chosen slots, and how it gets it: plain data (rule 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paxon.actors.ballot import NO_BALLOT, ServerId
+from paxon.actors.disk.storage import SnapshotInfo
+from paxon.actors.execution.digests import SnapshotCheck
+from paxon.actors.messages import CatchUpRequest, SnapshotRequest
+from paxon.actors.records.snapshots import Retry
+
+__all__ = ["CatchingUp"]
+
+MOST_PATIENCE = 5
+"""A silent sender of a snapshot is waited for at most so many doublings longer."""
+
+
+class CatchingUp:
+    """How far others say that slots are chosen, whom to ask for them, and what has come so far."""
+
+    def __init__(self) -> None:
+        self.known_commit = 0
+        """The highest commit index heard of from anyone: what to catch up to."""
+        self.teller: ServerId = 0
+        """Who told of it."""
+        self.leader_commit = 0
+        self.leader_ballot = NO_BALLOT
+        """The highest ballot in which a leader spoke here, and the commit index that it told."""
+        self.source: ServerId = 0
+        """Whom to ask."""
+        self.asked: ServerId = 0
+        """Whom we asked last."""
+        self.turn = 0
+        """Counts through the servers when whoever should know does not answer."""
+        self.ask_at = 0.0
+        """When to ask (again), monotonic seconds."""
+        self.progress = (-1, -1)
+        """How far this server was when it asked last."""
+        self.patience = 0
+        """How often a snapshot's transfer was given up for silence: each time twice as late."""
+        self.incoming: SnapshotInfo | None = None
+        """The snapshot that is being fetched …"""
+        self.received = 0
+        """… and how many bytes of it, or of the last one, have come."""
+        self.check: SnapshotCheck | None = None
+        """Whether others hold another hash for it."""
+        self.retry = Retry()
+        """For one that there was no room for."""
+
+    def hear(self, commit: int, teller: ServerId) -> None:
+        """Somebody says that all up to `commit` is chosen: what to catch up to."""
+        if commit > self.known_commit:
+            self.known_commit = commit
+            self.teller = teller
+
+    def fall_behind(self, commit: int, server: ServerId, now: float) -> None:
+        """`server` has discarded what we miss: get it before anything else."""
+        self.hear(commit, server)
+        if self.incoming is None:  # else the transfer under way goes on
+            self.source = server
+            self.ask_at = now
+
+    def takes_back(self, commit: int, sender: ServerId, chosen_to: int) -> None:
+        """Who told of more says that there is not: an old answer, or that frame was damaged."""
+        if sender == self.teller and commit < self.known_commit:
+            self.known_commit = max(commit, chosen_to)
+
+    def interval(self, retransmit_interval: float) -> float:
+        """Seconds of silence after which somebody else is asked.
+
+        Longer after a snapshot's transfer was given up: on a slow network its pieces take longer
+        than any fixed time, and going from server to server each would begin anew.
+        """
+        patience = self.patience if self.incoming is not None else 0
+        return 2 * retransmit_interval * (1 << patience)
+
+    def next_request(
+        self, chosen_to: int, peers: Sequence[ServerId]
+    ) -> CatchUpRequest | SnapshotRequest:
+        """What to ask `source` for, which is another server if the last one was silent."""
+        progress = (chosen_to, self.received)
+        silent = progress == self.progress and self.source == self.asked
+        if silent or self.source not in peers:
+            # Somebody else may know (a snapshot starts over from what is held). The leader's next
+            # heartbeat names the leader again: so it is asked in between, every other time.
+            self.turn += 1
+            self.source = peers[self.turn % len(peers)]
+            if self.incoming is not None:
+                self.incoming = None
+                self.patience = min(self.patience + 1, MOST_PATIENCE)
+        self.progress = progress
+        self.asked = self.source
+        if self.fetches_beyond(chosen_to):
+            assert self.incoming is not None
+            return SnapshotRequest(self.incoming.slot, self.received)
+        return CatchUpRequest(chosen_to + 1)
+
+    # --- a snapshot that comes -------------------------------------------------------------------
+
+    def fetches_beyond(self, slot: int) -> bool:
+        """Whether a snapshot is on its way that reaches further than `slot`."""
+        return self.incoming is not None and self.incoming.slot > slot
+
+    def begin(self, info: SnapshotInfo, sender: ServerId) -> None:
+        """Fetch this one, from who offers it."""
+        self.incoming = info
+        self.source = sender
+        self.hear(info.slot, sender)
+
+    def is_whole(self) -> bool:
+        """Whether all of the snapshot has come, and it has not been taken over yet."""
+        return self.incoming is not None and self.received >= self.incoming.size
+
+    def give_up(self) -> None:
+        """Fetch that snapshot no longer, and ask nobody any more what it should be."""
+        self.incoming = self.check = None

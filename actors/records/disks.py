@@ -1,0 +1,112 @@
+"""By which data directory each other member is known: plain data (docs/rejoin.md, old-copies.md).
+
+A member is its directory: a server that comes with another one may not vote as if nothing had
+happened. And each commit of a directory has a number, of which the others remember the highest that
+they were told: one that starts with less is an old copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.limits.bounds import MAX_COUNT_JUMP
+from paxon.actors.messages import CountAnswer, CountQuestion
+
+__all__ = ["KnownDisks"]
+
+
+class KnownDisks:
+    """What one server knows of the others' directories; all times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.incarnations: dict[ServerId, int] = {}
+        """The other members, each by the incarnation of its data directory."""
+        self.counts: dict[ServerId, int] = {}
+        """The highest commit number that each one's directory was heard to have."""
+        self.heard_at: dict[ServerId, float] = {}
+        """When each was heard last, by the directory that it is known by."""
+        self.told_alive: dict[ServerId, tuple[int, float]] = {}
+        """By which directory, and when, the leader said last that it hears a member."""
+        self.answered: dict[ServerId, tuple[int, int]] = {}
+        """What each that asked about its directory was answered last, and in which life."""
+
+    def join(self, incarnations: dict[ServerId, int], now: float) -> None:
+        """These are the others. (Who has just started heard nobody, and knows not who lives.)"""
+        self.incarnations = incarnations
+        self.heard_at = dict.fromkeys(incarnations, now)
+
+    def recover(self, counts: Mapping[ServerId, int]) -> None:
+        """Take up what this server's directory remembers."""
+        self.counts = dict.fromkeys(self.incarnations, 0) | dict(counts)
+
+    def replace(self, server: ServerId, incarnation: int) -> None:
+        """A member has another directory from now on."""
+        self.incarnations[server] = incarnation
+        self.counts[server] = 0
+
+    # --- who lives -------------------------------------------------------------------------------
+
+    def heard_since(self, since: float) -> list[ServerId]:
+        """Who lives, as far as is known here: for the others, in a leader's heartbeats."""
+        return [server for server, at in self.heard_at.items() if at > since]
+
+    def lives_by_another(self, server: ServerId, incarnation: int, since: float) -> bool:
+        """Whether a member lives by another directory: none may take that one's place then.
+
+        Heard here, or by the leader: followers hardly hear each other, and one that took over an
+        impostor's directory would refuse the true one for good.
+        """
+        told, told_at = self.told_alive.get(server, (incarnation, 0.0))
+        heard = self.incarnations.get(server) != incarnation and self.heard_at[server] > since
+        return heard or (told != incarnation and told_at > since)
+
+    # --- how far their directories are -----------------------------------------------------------
+
+    def note_count(self, server: ServerId, count: int) -> None:
+        """A server that was confirmed itself tells of a commit of its directory.
+
+        Remembered on disk with the next commit. At most so much a message: limits/bounds.py.
+        """
+        known = self.counts.get(server, 0)
+        if count > known:
+            self.counts[server] = min(count, known + MAX_COUNT_JUMP)
+
+    def told(self) -> list[tuple[ServerId, int, int]]:
+        """By which directory, and how many commits of it, each other server is known here."""
+        counts = self.counts
+        return [
+            (server, number, counts.get(server, 0)) for server, number in self.incarnations.items()
+        ]
+
+    def hear(
+        self, told: list[tuple[ServerId, int, int]], alive: list[ServerId], now: float
+    ) -> None:
+        """Learn from the leader what it knows of all directories.
+
+        Two followers may never talk until the leader is gone: by then they have to know how far
+        each other's directories are, or an old one would pass for the one that voted.
+        """
+        for server, incarnation, count in told:
+            if server not in self.incarnations:
+                continue
+            if server in alive:
+                self.told_alive[server] = (incarnation, now)
+            if self.incarnations[server] == incarnation:
+                self.note_count(server, count)
+
+    def answer(self, question: CountQuestion, sender: ServerId) -> CountAnswer | None:
+        """What is known here of a server's directory; nothing to who denies what it was told."""
+        known = self.incarnations.get(sender, 0)
+        remembered = self.counts.get(sender, 0) if known == question.incarnation else 0
+        if not question.denies:
+            self.answered[sender] = (question.life, remembered)
+            return CountAnswer(question.life, known, remembered)
+        if self.answered.pop(sender, (0, 0)) == (question.life, remembered) and (
+            question.count < remembered == question.denies
+        ):
+            # It was confirmed and runs, so that it knows best: the higher number came in a frame
+            # that was damaged, or not its own. It must not be refused for that when it restarts.
+            # (A denial that comes late denies what was remembered once, and not what is now.)
+            self.counts[sender] = max(question.count, remembered - MAX_COUNT_JUMP)
+        return None
