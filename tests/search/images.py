@@ -161,19 +161,22 @@ OMITTED = {
     "_stopped_at", "_warned_of",
     "making", "places", "_in_force", "_introduce_at", "_said", "_say_at",
     "_turns", "_openings", "_spent", "_clients_until", "_worked_at",
-    "_execute_until", "_replied_bytes", "_transferred", "_left_over",
+    "_execute_until", "_replied_bytes", "_transferred", "_left_over", "_watching",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 
 COUNTED = {"_next_count", "_confirmation"}
 COUNTED_DISKS = ("counts", "answered")
 """What does matter where commits are counted: of the server, and of what it knows of disks."""
+LOSABLE_DISKS = ("incarnations",)
+"""What a server knows of disks that does matter where they may be lost."""
 
 DISK = (
     "_durable", "_marks", "_rows", "_ballots", "_replaced", "dirty", "_lazy", "_accepted",
     "_images", "_ready", "_incoming", "_received", "_unusable",
 )  # fmt: skip
 COUNTED_DISK = (*DISK, "commits", "_created", "lives", "refused")
+LOSABLE_DISK = (*DISK, "_incarnation", "members")
 
 
 def freeze(value: Any) -> Any:
@@ -220,15 +223,15 @@ def thaw(image: Any) -> Any:
     return made
 
 
-def freeze_server(server: PaxosServer, *, counted: bool = False) -> Image:
+def freeze_server(server: PaxosServer, *, counted: bool = False, losable: bool = False) -> Image:
     """The state of a running server, without its disk."""
     application = server.application
     machine, sessions = application.machine, application.sessions
     assert isinstance(machine, Register)
     omitted = OMITTED - COUNTED if counted else OMITTED
     own = [(name, freeze(value)) for name, value in server.__dict__.items() if name not in omitted]
-    if counted:
-        own += [(name, freeze(getattr(server.disks, name))) for name in COUNTED_DISKS]
+    known = COUNTED_DISKS if counted else LOSABLE_DISKS if losable else ()
+    own += [(name, freeze(getattr(server.disks, name))) for name in known]
     own.sort(key=_key)
     return (
         tuple(own),
@@ -248,7 +251,8 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
     """Make `server` what `image` is of."""
     own, executed, chain, applied, time, used, unused = image
     for name, value in own:
-        setattr(server.disks if name in COUNTED_DISKS else server, name, thaw(value))
+        of_disks = name in COUNTED_DISKS or name in LOSABLE_DISKS
+        setattr(server.disks if of_disks else server, name, thaw(value))
     server._openings = Openings()
     application = server.application
     if server._reign is not None:  # (nothing is left of what the image leaves out)
@@ -265,13 +269,15 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
     table.kept = sum(session.kept for session in table._sessions.values())
 
 
-def freeze_disk(disk: MemoryStorage, *, counted: bool = False) -> Image:
-    return tuple(freeze(getattr(disk, name)) for name in (COUNTED_DISK if counted else DISK))
+def freeze_disk(disk: MemoryStorage, *, counted: bool = False, losable: bool = False) -> Image:
+    names = COUNTED_DISK if counted else LOSABLE_DISK if losable else DISK
+    return tuple(freeze(getattr(disk, name)) for name in names)
 
 
-def thaw_disk(image: Image, disk: MemoryStorage, made: Made) -> None:
+def thaw_disk(image: Image, disk: MemoryStorage, made: Made, *, losable: bool = False) -> None:
     """Make `disk` what `image` is of; `made` is the cluster that it belongs to."""
-    for name, value in zip(COUNTED_DISK, image, strict=False):  # (perhaps only the first of them)
+    names = LOSABLE_DISK if losable else COUNTED_DISK  # (perhaps only the first of these)
+    for name, value in zip(names, image, strict=False):
         setattr(disk, name, thaw(value))
     for marks in (disk._durable, disk._marks):
         marks.made, marks.in_force = made, True

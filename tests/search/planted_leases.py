@@ -8,7 +8,7 @@ import msgspec
 
 from paxon.actors import PaxosServer
 from paxon.actors import server as server_module
-from paxon.actors.messages import P1A, Heartbeat, HeartbeatReply
+from paxon.actors.messages import P1A, P1B, Heartbeat, HeartbeatReply
 from paxon.actors.records.reign import Reign
 from tests.search.planted import Original, plant
 from tests.simulation.machine import SimulatedClock
@@ -232,6 +232,37 @@ def _as_a_voter(original: Original) -> Any:
     return handler
 
 
+def _to_any_disk(original: Original) -> Any:
+    def on_p1b(self: PaxosServer, p1b: P1B, sender: int) -> None:
+        original(self, msgspec.structs.replace(p1b, to=0), sender)
+
+    return on_p1b
+
+
+plant(
+    "count a promise to the lost disk",
+    "a rejoining server counts a promise that was given to the disk that it lost",
+    (PaxosServer, "on_p1b", _to_any_disk),
+)
+
+
+def _by_a_majority(original: Original) -> Any:
+    def on_p1b(self: PaxosServer, p1b: P1B, sender: int) -> None:
+        original(self, p1b, sender)
+        candidacy = self._candidacy
+        if candidacy is None or self.voting:
+            return
+        if self._has_quorum(candidacy.promised | {self.settings.server}):
+            self._take_over(candidacy)
+
+    return on_p1b
+
+
+plant(
+    "rejoin by a majority",
+    "a server that lost its disk votes again once a majority, itself included, has promised",
+    (PaxosServer, "on_p1b", _by_a_majority),
+)
 plant(
     "promise without a vote",
     "a server that lost its disk answers P1As before it has rejoined",

@@ -41,10 +41,13 @@ from tests.search.images import (
     thaw_server,
 )
 
-__all__ = ["CLIENT", "IDENTITY", "Event", "Messages", "Outcome", "Steps"]
+__all__ = ["CLIENT", "IDENTITY", "NEW_DISK", "Event", "Messages", "Outcome", "Steps"]
 
 CLIENT: ServerId = 0
 """As the sender of a message: the clients."""
+
+NEW_DISK = 100
+"""What a server sends is from its disk: that has its number, and if it replaced one, 100 more."""
 
 IDENTITY = 1
 """Of the cluster that is searched."""
@@ -153,14 +156,27 @@ class CountingDisk(RecordingDisk):
         MemoryStorage.save_counts(self, counts)
 
 
+class LosableDisk(RecordingDisk):
+    """May be lost, and a new one put in its place: what each server knows of that matters."""
+
+    members: tuple[tuple[ServerId, int], ...] = ()
+    """All servers, and by which disk each is known on this one."""
+
+    def commit(self) -> None:
+        super().commit()
+        assert self._durable.made is not None
+        self.members = self._durable.made.members
+
+
 class _Wire:
     def __init__(self, steps: Steps, server: ServerId) -> None:
         self.steps = steps
         self.server = server
 
     def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
+        source = self.steps.incarnation(self.server)
         for message in messages:
-            self.steps.sent |= 1 << self.steps.messages.number(self.server, server, message)
+            self.steps.sent |= 1 << self.steps.messages.number(source, server, message)
 
     def broadcast(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None:
         for server in servers:
@@ -211,9 +227,14 @@ class Steps:
         own: Mapping[ServerId, dict[str, Any]],
         *,
         counted: bool = False,
+        losable: bool = False,
     ) -> None:
-        """Servers whose commits are `counted`, or as many of each as there may be are one."""
+        """Servers whose commits are `counted`, or as many of each as there may be are one.
+
+        Where disks are `losable`, servers know each other by them.
+        """
         self.counted = counted
+        self.losable = losable
         self.ids = tuple(range(1, size + 1))
         self.messages = Messages()
         self.clock = StandingClock()
@@ -233,13 +254,13 @@ class Steps:
         self._unopened = {s: self._frozen(server) for s, server in self._servers.items()}
 
     def _frozen(self, server: PaxosServer) -> Image:
-        return freeze_server(server, counted=self.counted)
+        return freeze_server(server, counted=self.counted, losable=self.losable)
 
     def _frozen_disk(self, disk: MemoryStorage) -> Image:
-        return freeze_disk(disk, counted=self.counted)
+        return freeze_disk(disk, counted=self.counted, losable=self.losable)
 
     def _new_disk(self, server: ServerId) -> RecordingDisk:
-        kind = CountingDisk if self.counted else RecordingDisk
+        kind = CountingDisk if self.counted else LosableDisk if self.losable else RecordingDisk
         disk = kind("search", server, incarnation=server)
         disk.effects = self.effects
         disk.save_made(self.made, in_force=True)
@@ -296,6 +317,19 @@ class Steps:
         self._load(server, image)
         return self._number((False, None, self._frozen_disk(self._disks[server].crash())))
 
+    def lost(self, server: ServerId) -> int:
+        """Its server stopped, on an empty disk that knows the cluster and has no vote yet."""
+        disk = self._new_disk(server)
+        disk._incarnation = NEW_DISK + server
+        disk.save_made(self.made.replacing(server, disk.incarnation), in_force=True)
+        disk.save_voting(False)
+        disk.commit()
+        return self._number((False, None, self._frozen_disk(disk)))
+
+    def incarnation(self, server: ServerId) -> int:
+        """Of the disk that it has in the state loaded last: its number, or that and `NEW_DISK`."""
+        return self._disks[server].incarnation
+
     def _number(self, state: State) -> int:
         found = self._numbers.get(state)
         if found is None:
@@ -347,13 +381,22 @@ class Steps:
     def _load(self, server: ServerId, image: int) -> None:
         _, running, disk = self._states[image]
         live = self._servers[server]
-        thaw_disk(disk, self._disks[server], self.made)
+        disk_now = self._disks[server]
+        made = self.made
+        thaw_disk(disk, disk_now, made, losable=self.losable)
+        if isinstance(disk_now, LosableDisk):
+            made = msgspec.structs.replace(made, members=disk_now.members)
+            thaw_disk(disk, disk_now, made, losable=True)
         thaw_server(self._unopened[server] if running is None else running, live)
-        live._storage = self._disks[server]
-        live.disks.incarnations = {other: other for other in self.ids if other != server}
+        live._storage = disk_now
+        if self.losable:
+            live.making.recover(disk_now.incarnation, made, in_force=True, rejoin=False)
+            live.disks.heard_at = dict.fromkeys(live._others, -NEVER)  # a lost disk is silent
+            live.disks.told_alive = {}
+        else:
+            live.disks.incarnations = {other: other for other in self.ids if other != server}
         live._now = self.clock.now
         live._log_at = float("inf")
-        disk_now = self._disks[server]
         if isinstance(disk_now, CountingDisk):
             self._chances[server].bits = disk_now.lives
 
@@ -406,7 +449,7 @@ class Steps:
             if source == CLIENT:
                 burst.clients.append((b"client", [message]))
             else:
-                burst.peers.append((source, source, [message]))
+                burst.peers.append((source % NEW_DISK, source, [message]))
             live.step(burst)
             return
         now = self.clock.now

@@ -45,6 +45,8 @@ SEARCHED = {
     "grant a lease of one's own length": "a lease among servers of other settings",
     "keep a lease only where courtesy is the policy": "a lease among servers of other settings",
     "never wait after a preemption": "a value seen on 1 and 2 is seen on 1 and 3",
+    "count a promise to the lost disk": "a promise to a lost disk",
+    "rejoin by a majority": "a promise to a lost disk",
     "confirmation by a minority": "an old copy of a directory is put back",
     "vote before confirmation": "an old copy of a directory is put back",
     "keep what is known of counts": "an old copy of a directory is put back",

@@ -72,6 +72,7 @@ class Search:
         dies_in_sync: bool = False,
         in_order: bool = False,
         counted: bool = False,
+        losable: bool = False,
         own: Mapping[ServerId, dict[str, Any]] | None = None,
         **options: Any,
     ) -> None:
@@ -83,10 +84,11 @@ class Search:
             runs: the only servers that ever run; by default all.
             in_order: each command names the one before it in its `after`.
             counted: whether commits are counted, and started servers have to be confirmed.
+            losable: whether a disk is replaced, and servers know each other by their disks.
             own: settings of single servers beside those of all.
             dies_in_sync: whether crashes may also strike in the middle of a sync.
         """
-        self.steps = Steps(size, options, own or {}, counted=counted)
+        self.steps = Steps(size, options, own or {}, counted=counted, losable=losable)
         self.ids = self.steps.ids
         self.runs = frozenset(runs) or frozenset(self.ids)
         self.majority = size // 2 + 1
