@@ -81,6 +81,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "followers",
         "rounds",
         "heartbeat_at",
+        "told_commit",
         "comparison",
     ),
     Rounds: (
@@ -93,7 +94,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "lease_wanted_until",
     ),
     Pending: ("entries", "bytes"),
-    Progress: ("executed", "answered"),
+    Progress: ("executed", "answered", "watches"),
     Thrift: (
         "_delay",
         "_others",
