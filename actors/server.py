@@ -303,6 +303,7 @@ class PaxosServer(BurstActor):
         """How this server's own settings differ from what is agreed, as it was said last."""
         # Snapshots.
         self._snapshot_poll_at = NEVER
+        self._snapshot_began = 0.0
         self._snapshot_retry = Retry()
         """For a snapshot that could not be taken for want of disk or descriptors."""
         # Comparing what was executed.
@@ -1866,6 +1867,7 @@ class PaxosServer(BurstActor):
         began, reign.charged_at = max(began, reign.charged_at), now
         total = sum(sizes.values())
         for client, size in sizes.items():
+            reign.stored[client] = reign.stored.get(client, 0) + size
             took = (now - began) * size / total + size * SECONDS_PER_BYTE
             if took >= CLIENT_SECONDS and self._others_present(client, began):
                 turns.sit_out(client, now + took)
@@ -2061,12 +2063,27 @@ class PaxosServer(BurstActor):
             return
         if self._catching_up.fetches_beyond(self.log.chosen_to):
             return  # a newer one is on its way, and the disk need not hold three
+        self._blame_for_snapshot()
         self._executed_bytes = 0
         application = self.application
         prove = application.prove if application.proves_images else None
         self._storage.begin_snapshot(application.executed, application.image, prove)
         application.chain.pin()
-        self._snapshot_poll_at = self._now
+        self._snapshot_poll_at = self._snapshot_began = self._now
+
+    def _blame_for_snapshot(self) -> None:
+        """Whoever has stored much makes a snapshot due, and lets others go first until it is taken.
+
+        It takes disks and cores from them here and at the followers, that are due as well.
+        """
+        if self._reign is None:
+            return
+        stored, self._reign.stored = self._reign.stored, {}
+        total = max(self._executed_bytes, sum(stored.values()))
+        parts = {client: size / total for client, size in stored.items() if size >= TURN_BYTES}
+        for client in [c for c in parts if not self._others_present(c, self._now)]:
+            del parts[client]
+        self._turns.hold_for_snapshot(parts, self._now)
 
     def _poll_snapshot(self) -> None:
         info = self._storage.poll_snapshot()
@@ -2074,6 +2091,8 @@ class PaxosServer(BurstActor):
             self._snapshot_poll_at = self._now + self.settings.heartbeat_interval
             return
         self._snapshot_poll_at = NEVER
+        if self._turns.blamed:
+            self._turns.snapshot_taken(self._now - self._snapshot_began, self._now)
         if info is None:  # it failed (the storage said why), or one received has overtaken it
             self._snapshot_retry.failed(self._now)
             return

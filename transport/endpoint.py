@@ -343,7 +343,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                         port.skip_parts()
                     if ignored and token in ignored and share is not None:
                         burst.ignored.add(token)
-                        if share.is_spent(token, 0):
+                        if share.is_wasted():
                             break
                         continue
                     if length > port.max_messages:  # (each takes a byte at least)
@@ -352,8 +352,9 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                     if decoded[0] not in port.senders or port.secure:
                         port.check_sender(decoded[0], frame)
                 except FrameError as error:
-                    if self._refuse(port, token, frame, error) and share is not None:
-                        burst.refused.append(token)
+                    self._refuse(port, token, frame, error, burst)
+                    if share is not None and share.is_wasted():
+                        break
                     continue
                 messages += (count := len(decoded[2]))
                 if share is None:
@@ -375,8 +376,15 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         if share is not None:
             burst.client_bytes = size
 
-    def _refuse(self, port: _Port, token: bytes, frame: zmq.Frame, error: FrameError) -> bool:
-        """Count and log a frame that cannot be taken in; whether it was merely too large.
+    def _refuse(
+        self,
+        port: _Port,
+        token: bytes,
+        frame: zmq.Frame,
+        error: FrameError,
+        burst: Burst[PeerT, ClientT],
+    ) -> None:
+        """Count and log a frame that cannot be taken in; note a client's that is merely too large.
 
         A client that has dialled the port for servers is told so: else it would find out nothing.
         """
@@ -389,7 +397,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             with suppress(zmq.ZMQError):  # it is gone, or reads nothing
                 port.socket.send(token, _MORE_NOBLOCK)
                 port.socket.send(self._client_codec.encode([self._at_peer_port]), _NOBLOCK)
-        return oversized
+        if oversized and port is self._clients:
+            burst.refused.append(token)
 
     def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
         """Sleep until something arrives, `wake_fd` is readable or the time is up (to 1 ms)."""

@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 COMPLAINT_INTERVAL = 5.0
 """Seconds between two log lines of the same kind about the same peer."""
+_WASTED_FRAMES = 2
+"""After so many frames of clients that were thrown away a burst takes no more of them. A ROUTER
+gives those of all in turns: whoever else had one has given it, and need not wait for the rest."""
 _REMEMBERED_PEERS = 256
 """Distinct (kind, peer) pairs with a line of their own; beyond it they share one per kind."""
 
@@ -141,11 +144,12 @@ class Ledger:
 class Share:
     """What clients have given to one burst, so that it takes no more than is good for all."""
 
-    __slots__ = ("_frames", "_messages_left", "_most")
+    __slots__ = ("_frames", "_messages_left", "_most", "_wasted")
 
     def __init__(self, options: EndpointOptions) -> None:
         self._frames: dict[bytes, int] = {}
         self._most = options.client_burst_frames
+        self._wasted = 0
         self._messages_left = options.client_burst_messages
 
     def is_spent(self, client: bytes, messages: int) -> bool:
@@ -153,6 +157,11 @@ class Share:
         frames = self._frames[client] = self._frames.get(client, 0) + 1
         self._messages_left -= messages
         return frames >= self._most or self._messages_left <= 0
+
+    def is_wasted(self) -> bool:
+        """Count a frame that is thrown away; whether it was the burst's last."""
+        self._wasted += 1
+        return self._wasted >= _WASTED_FRAMES
 
 
 def check_count(count: int, limit: int) -> None:

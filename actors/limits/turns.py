@@ -9,7 +9,7 @@ sends, and however dear each request is, the others find the server free half of
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from paxon.actors.environment import NEVER, ClientToken
 from paxon.actors.limits.allowances import MESSAGE_BYTES
@@ -63,6 +63,8 @@ class ClientTurns:
         """Clients that are not listened to, for too much of what they want waits already."""
         self.held_back: dict[tuple[int, int], ClientToken] = {}
         """Clients that wait until a command of theirs is executed, by its session and number."""
+        self.blamed: dict[ClientToken, float] = {}
+        """Clients whose values made the snapshot due that is being taken, and which part each."""
         self._last, self._last_at = b"", -NEVER
         self._before, self._before_at = b"", -NEVER
         """The two clients heard last, and when: is anybody else there?"""
@@ -149,16 +151,31 @@ class ClientTurns:
 
     def let_go(self, now: float) -> None:
         """Nothing that anybody was held back for will be executed here any more."""
-        for client in self.held_back.values():
-            self.sit_out(client, now)
+        held = {*self.held_back.values(), *self.blamed}
         self.held_back.clear()
+        self.blamed.clear()
+        for client in held:
+            self.sit_out(client, now)
+
+    def hold_for_snapshot(self, parts: Mapping[ClientToken, float], now: float) -> None:
+        """What these clients stored makes a snapshot due: they wait until it is taken."""
+        for client, part in parts.items():
+            self.sit_out(client, now + HELD_SECONDS)
+            self.blamed[client] = part
+
+    def snapshot_taken(self, seconds: float, now: float) -> None:
+        """It has taken so long: for their part of that they let others go first."""
+        blamed, self.blamed = self.blamed, {}
+        for client, part in blamed.items():
+            self.sit_out(client, now + min(seconds * part, HELD_SECONDS))
 
     def sit_out(self, client: ClientToken, until: float) -> None:
         """It is not this client's turn before that time."""
         waiting = self.waiting.get(client)
         if waiting is None:
             waiting = self.waiting[client] = Waiting()
-        waiting.not_before = until
+        if client not in self.blamed or until > waiting.not_before:
+            waiting.not_before = until
 
     def drop(self, client: ClientToken) -> None:
         """Nobody waits for these any more."""

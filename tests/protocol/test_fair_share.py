@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from paxon.actors.disk.memory_storage import MemoryStorage
+from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.limits.allowances import CLIENT_SECONDS
-from paxon.actors.limits.turns import MAX_BYTES
+from paxon.actors.limits.turns import MAX_BYTES, ClientTurns
 from paxon.actors.messages import (
     P2A,
     Command,
@@ -201,3 +203,88 @@ def test_a_leader_that_steps_down_holds_nobody_back(led: Cluster) -> None:
     led.pass_time(3.0)
     assert led.servers[1].role == "follower"
     assert not led.servers[1]._turns.held_back
+
+
+class SlowSnapshots(MemoryStorage):
+    """Its snapshots are not ready before this is told."""
+
+    ready = False
+
+    def _taken(self) -> SnapshotInfo | None:
+        return super()._taken() if self.ready else None
+
+
+class SlowSnapshotCluster(Cluster):
+    def new_disk(self, server: int) -> MemoryStorage:
+        return SlowSnapshots(cluster="test", server=server)
+
+
+@pytest.fixture
+def snapshots() -> Cluster:
+    cluster = SlowSnapshotCluster(3, machine=KVStore, options={"snapshot_bytes": 4 * MIB})
+    cluster.start().lead(1)
+    return cluster
+
+
+def due(cluster: Cluster, *, others: bool = True) -> tuple[int, int]:
+    """The flooder's second value of 2 MiB makes a snapshot due; both clients' sessions."""
+    flooder, other = cluster.open_session(1, FLOODER), cluster.open_session(1, OTHER)
+    cluster.pass_time(1.0)
+    for seq in (1, 2):
+        if others:
+            arrives(cluster, (OTHER, [put(other, seq, 10)]))
+            cluster.stabilize()
+        arrives(cluster, (FLOODER, [put(flooder, seq, 2 * MIB)]))
+        cluster.stabilize()
+        cluster.clock.now += 0.01
+        cluster.step(1)  # others went first
+        cluster.stabilize()
+    assert cluster.storages[1].taking_snapshot
+    return flooder, other
+
+
+def test_whoever_makes_a_snapshot_due_waits_for_it_and_as_long_again(snapshots: Cluster) -> None:
+    flooder, other = due(snapshots)
+    arrives(snapshots, (FLOODER, [put(flooder, 3, 2 * MIB)]))
+    for seq in range(3, 23):  # for 0.4 s it is being taken, for another 0.4 s the others go first
+        storage = snapshots.storages[1]
+        assert isinstance(storage, SlowSnapshots)
+        storage.ready = seq > 12
+        snapshots.clock.now += 0.04
+        arrives(snapshots, (OTHER, [put(other, seq, 10)]))
+        snapshots.stabilize()
+        assert answered(snapshots, OTHER) == seq  # at once, each time
+        assert answered(snapshots, FLOODER) == 2
+    snapshots.clock.now += 0.2
+    snapshots.step(1)
+    snapshots.stabilize()
+    assert answered(snapshots, FLOODER) == 3
+
+
+def test_alone_nobody_waits_for_a_snapshot(snapshots: Cluster) -> None:
+    flooder, _ = due(snapshots, others=False)
+    arrives(snapshots, (FLOODER, [put(flooder, 3, 2 * MIB)]))
+    snapshots.stabilize()
+    assert answered(snapshots, FLOODER) == 3
+
+
+def test_a_leader_that_steps_down_holds_nobody_back_for_its_snapshot(snapshots: Cluster) -> None:
+    due(snapshots)
+    turns = snapshots.servers[1]._turns
+    assert turns.waiting[FLOODER].not_before > snapshots.clock.now + 1.0
+    snapshots.isolate(1)
+    snapshots.pass_time(3.0)
+    assert snapshots.servers[1].role == "follower"
+    assert not turns.blamed
+    assert all(w.not_before <= snapshots.clock.now for w in turns.waiting.values())
+
+
+def test_what_else_it_has_in_the_log_lets_nobody_go_before_the_snapshot_is_taken() -> None:
+    turns = ClientTurns()
+    turns.hold_for_snapshot({FLOODER: 0.5}, 100.0)
+    turns.sit_out(FLOODER, 100.5)
+    assert turns.waiting[FLOODER].not_before == 110.0
+    turns.snapshot_taken(2.0, 102.0)
+    assert turns.waiting[FLOODER].not_before == 103.0
+    turns.sit_out(FLOODER, 102.5)
+    assert turns.waiting[FLOODER].not_before == 102.5

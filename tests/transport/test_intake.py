@@ -116,3 +116,29 @@ def test_a_servers_frame_of_too_many_messages_is_refused_undecoded(wire: Any, sh
     burst = wire.receive(servers[2], lambda burst: burst.peers)
     assert [len(messages) for _, _, messages in burst.peers] == [100]
     assert servers[2].counters()["oversized_frames"] == 1
+
+
+@pytest.mark.parametrize("kind", ["ignored", "of too many messages"])
+def test_what_is_thrown_away_keeps_nobody_waiting(tcp_wire: Any, shapes: Any, kind: str) -> None:
+    """A burst takes a frame of every client, and then no more of what it throws away."""
+    limit = 100 if kind == "of too many messages" else 4096
+    server = tcp_wire.servers(1, EndpointOptions(client_frame_messages=limit))[1]
+    flooder, other = tcp_wire.client(1), tcp_wire.client(1)
+    flooder.send([shapes.Ask(0)])
+    token = tcp_wire.receive(server, lambda burst: burst.clients).clients[0][0]
+    server.ignore({token} if kind == "ignored" else ())
+    flood = [shapes.Ask(number) for number in range(101)]
+    for _ in range(200):
+        flooder.send(flood)
+    other.send([shapes.Ask(7)])
+    before = server.counters()["frames_received"]
+    bursts = 0
+
+    def note(burst: Any) -> bool:
+        nonlocal bursts
+        bursts += 1
+        assert server.counters()["frames_received"] - before <= 3 * bursts
+        return bool(burst.clients) and server.counters()["frames_received"] - before == 201
+
+    burst = tcp_wire.receive(server, note)
+    assert burst.clients == [(burst.clients[0][0], [shapes.Ask(7)])]
