@@ -50,6 +50,7 @@ from paxon.actors.execution.agreed import (
     KNOWS,
     Change,
     agreed_values,
+    check_rising,
     check_values,
     decode_agreed,
     decode_change,
@@ -1558,7 +1559,9 @@ class PaxosServer(BurstActor):
             self._hold_or_refuse(client, change, 64 * len(change.values))
             return
         limits = self.application.machine.limits
-        obstacle = check_values(change.values, limits)
+        obstacle = check_values(change.values, limits) or check_rising(
+            self.application.agreed, change.values, limits
+        )
         if change.values and not obstacle:
             machine = any(name in limits for name in change.values)
             obstacle = self._features.obstacle(KNOWS, machine=machine)

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from paxon.kvstore.errors import (
+    CallFailed,
     ClientBusy,
     ClientClosed,
     ClusterUnavailable,
@@ -31,6 +32,16 @@ if TYPE_CHECKING:
     from paxon.kvstore.client.client import Client, CommandClient, Future, Pipeline
     from paxon.kvstore.cluster.local_cluster import ClusterError, LocalCluster
     from paxon.kvstore.cluster.node import ServerStartError, start_server
+    from paxon.kvstore.objects.async_proxy import async_proxy
+    from paxon.kvstore.objects.fields import since
+    from paxon.kvstore.objects.proxy import calls, proxy
+    from paxon.kvstore.objects.ready import (
+        ReplicatedCounter,
+        ReplicatedDict,
+        ReplicatedList,
+        ReplicatedSet,
+    )
+    from paxon.kvstore.objects.replicated import Replicated, command, query
     from paxon.kvstore.store.store import KVStore
 
 __all__ = [
@@ -43,6 +54,17 @@ __all__ = [
     "Pipeline",
     "AsyncPipeline",
     "KVStore",
+    "Replicated",
+    "command",
+    "query",
+    "since",
+    "proxy",
+    "async_proxy",
+    "calls",
+    "ReplicatedDict",
+    "ReplicatedSet",
+    "ReplicatedList",
+    "ReplicatedCounter",
     "start_server",
     "PaxonError",
     "InvalidRequest",
@@ -51,6 +73,7 @@ __all__ = [
     "OutcomeUnknown",
     "Overloaded",
     "OperationFailed",
+    "CallFailed",
     "NotLeader",
     "WrongCluster",
     "PipelineError",
@@ -73,6 +96,17 @@ _LAZY = {
     "Future": "client.client",
     "Pipeline": "client.client",
     "KVStore": "store.store",
+    "Replicated": "objects.replicated",
+    "command": "objects.replicated",
+    "query": "objects.replicated",
+    "since": "objects.fields",
+    "proxy": "objects.proxy",
+    "calls": "objects.proxy",
+    "async_proxy": "objects.async_proxy",
+    "ReplicatedDict": "objects.ready",
+    "ReplicatedSet": "objects.ready",
+    "ReplicatedList": "objects.ready",
+    "ReplicatedCounter": "objects.ready",
 }
 """Imported when first asked for, so that each command of the command line loads what it needs."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = [
     "PaxonError",
     "InvalidRequest",
     "OperationFailed",
+    "CallFailed",
     "RequestTimeout",
     "ClusterUnavailable",
     "OutcomeUnknown",
@@ -28,6 +31,18 @@ class InvalidRequest(PaxonError):
 
 class OperationFailed(PaxonError):
     """The operation was refused or the state machine raised. It had no effect."""
+
+
+class CallFailed(OperationFailed):
+    """A method of a replicated class raised an exception that it does not declare.
+
+    What it had changed before it raised stays changed, on every server alike.
+    """
+
+    def __init__(self, text: str, *, name: str = "") -> None:
+        super().__init__(text)
+        self.name = name
+        """The exception's class."""
 
 
 class RequestTimeout(PaxonError, TimeoutError):
@@ -109,7 +124,7 @@ class ClientBusy(PaxonError):
 class PipelineError(PaxonError):
     """One or more operations of a pipeline failed; the others took effect."""
 
-    def __init__(self, errors: dict[int, PaxonError]) -> None:
+    def __init__(self, errors: Mapping[int, Exception]) -> None:
         first = min(errors)
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         super().__init__(f"operation {first} of the pipeline failed: {errors[first]}{more}")

@@ -5,8 +5,9 @@ All that an application needs is here:
 - `Client` and `AsyncClient` talk to a cluster's key-value store; `CommandClient` and
   `AsyncCommandClient` to a state machine of your own.
 - `LocalCluster` runs a few servers on this machine, each a process of its own.
-- `StateMachine` is what you write to have something of your own replicated; `start_server` puts a
-  server into your own process.
+- `Replicated` is what you subclass to have a class of your own replicated, with `command` and
+  `query`; `proxy` calls it. `StateMachine` is the same with bytes, for full control.
+- `start_server` puts a server into your own process.
 - Every error that a client raises is a `PaxonError`.
 - `testing` runs a cluster inside your tests, in memory.
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         AsyncClient,
         AsyncCommandClient,
         AsyncPipeline,
+        CallFailed,
         Client,
         ClientBusy,
         ClientClosed,
@@ -53,9 +55,20 @@ if TYPE_CHECKING:
         PaxonError,
         Pipeline,
         PipelineError,
+        Replicated,
+        ReplicatedCounter,
+        ReplicatedDict,
+        ReplicatedList,
+        ReplicatedSet,
         RequestTimeout,
         ServerStartError,
         WrongCluster,
+        async_proxy,
+        calls,
+        command,
+        proxy,
+        query,
+        since,
         start_server,
     )
 
@@ -73,6 +86,17 @@ __all__ = [
     "StateMachine",
     "Limit",
     "KVStore",
+    "Replicated",
+    "command",
+    "query",
+    "since",
+    "proxy",
+    "async_proxy",
+    "calls",
+    "ReplicatedDict",
+    "ReplicatedSet",
+    "ReplicatedList",
+    "ReplicatedCounter",
     "start_server",
     "ServerRef",
     "Execute",
@@ -86,6 +110,7 @@ __all__ = [
     "OutcomeUnknown",
     "Overloaded",
     "OperationFailed",
+    "CallFailed",
     "NotLeader",
     "WrongCluster",
     "PipelineError",

@@ -30,6 +30,7 @@ __all__ = [
     "RANGES",
     "agreed_values",
     "apply_change",
+    "check_rising",
     "check_values",
     "decode_agreed",
     "decode_change",
@@ -66,6 +67,8 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
     before: int
     """What held before there was this limit: in a cluster that was made without it. Never changed
     again, whatever becomes of `default`."""
+    rises: bool = False
+    """It is never set to less than what is in force."""
 
 
 Limits: TypeAlias = Mapping[str, Limit]
@@ -223,6 +226,14 @@ def range_error(name: str, value: object, limits: Limits) -> str:
 def check_values(new: Mapping[str, object], limits: Limits) -> str:
     """What is wrong with the first of these values that is wrong, in one sentence; "" if none."""
     return next(filter(None, (range_error(name, new[name], limits) for name in new)), "")
+
+
+def check_rising(agreed: Agreed, new: Mapping[str, Number], limits: Limits) -> str:
+    """Which of these values may not fall and would, in one sentence; "" if none."""
+    for name, value in new.items():
+        if name in limits and limits[name].rises and value < agreed.machine[name]:
+            return f"{name} is {agreed.machine[name]} and is never set to less"
+    return ""
 
 
 def plain(number: object) -> str:

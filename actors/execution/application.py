@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -19,6 +19,7 @@ from paxon.actors.execution.digests import HashChain
 from paxon.actors.execution.machine_errors import (
     AgreeFailed,
     ExecutionFailed,
+    MachineFailure,
     RestoreFailed,
     bytes_from,
     depends_on_process,
@@ -103,6 +104,9 @@ class Application:
         """
         self.machine = machine
         self._tells_time = type(machine).advance is not StateMachine.advance
+        kind = type(machine)
+        self._enters = kind.enter is not StateMachine.enter
+        self._compares_part = kind.comparable is not StateMachine.comparable
         self.sessions = SessionTable(agreed, identity)
         self.executed = 0
         self.chain = HashChain(agreed.digest_version)
@@ -112,6 +116,7 @@ class Application:
         """What the replies of the slot at hand have come to so far."""
         self._large: set[int] = set()
         """Sessions that had a large reply in it."""
+        self.machine.made(identity)
         self._agree(agreed)
 
     def _agree(self, agreed: Agreed) -> None:
@@ -119,6 +124,8 @@ class Application:
         self.sessions.agree(agreed)
         try:
             self.machine.agree(dict(agreed.machine))
+        except MachineFailure:
+            raise
         except BaseException as error:  # the user's code may raise anything
             raise AgreeFailed(self.machine, error) from error
 
@@ -126,6 +133,7 @@ class Application:
         """The cluster was made with these settings and is this one; nothing is executed yet."""
         invariant(self.executed == 0, "made anew after slot %d", self.executed)
         self.sessions.identify(identity)
+        self.machine.made(identity)
         self._agree(agreed)
         self.chain.begin(agreed.digest_version, 0)
 
@@ -136,6 +144,8 @@ class Application:
         """
         invariant(slot == self.executed + 1, "slot %d executed after %d", slot, self.executed)
         self.executed = slot
+        if self._enters:
+            self.machine.enter(slot)
         results: list[Executed] = []
         if value != NO_OP:
             if batch is None:
@@ -178,9 +188,10 @@ class Application:
         Its text may well hold an address in memory, or read otherwise in another Python. And
         what is agreed is told with all the names that this release and its state machine know.
         """
-        if self._all_went_well:
+        part = self.machine.comparable if self._compares_part else None
+        if self._all_went_well and part is None:
             return _encoder.encode([reply.payload for _, reply in results])
-        return _encoder.encode([_comparable(entry, reply) for entry, reply in results])
+        return _encoder.encode([_comparable(entry, reply, part) for entry, reply in results])
 
     def _execute_entry(self, slot: int, index: int, entry: Entry) -> Reply:
         if entry.session == 0:
@@ -397,11 +408,15 @@ class Application:
         return f"{state}-{rest.hexdigest()}"
 
 
-def _comparable(entry: Entry, reply: Reply) -> tuple[int, bytes]:
+def _comparable(
+    entry: Entry, reply: Reply, part: Callable[[bytes], bytes] | None
+) -> tuple[int, bytes]:
     if entry.session == 0 and entry.acked == SETTINGS:
         return reply.status, b""
     if reply.status == ReplyStatus.FAILED:
         return reply.status, reply.payload.partition(b": ")[0]
+    if part is not None and entry.command and reply.status == ReplyStatus.OK:
+        return reply.status, part(reply.payload)
     return reply.status, reply.payload
 
 

@@ -85,6 +85,24 @@ class StateMachine(ABC):
         """Answer a read without changing any state; by default there are no queries."""
         raise ValueError(f"{type(self).__name__} answers no queries: override query()")
 
+    def comparable(self, reply: bytes) -> bytes:
+        """What of a reply is the same on every server: by default, all of it.
+
+        Servers compare it with others (docs/digests.md). A text that may hold an address in memory,
+        or read otherwise in another Python, is best left out.
+        """
+        return reply
+
+    def made(self, number: int) -> None:  # noqa: B027 (most need none)
+        """The cluster was made, and this 64-bit number drawn then: to seed random numbers with.
+
+        Called before anything is executed. A cluster made anew from a snapshot has another number:
+        keep this one in the state.
+        """
+
+    def enter(self, slot: int) -> None:  # noqa: B027 (most need not know)
+        """What is executed next is in this slot. Must not raise."""
+
     # --- reads that wait (docs/watches.md) -------------------------------------------------------
     # What is watched is no part of the state: it differs between servers, and snapshots know
     # nothing of it.

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import msgspec
 
@@ -43,11 +43,15 @@ from paxon.kvstore.cluster.spawning import being_imported_by_spawn
 from paxon.kvstore.cluster.status import ServerStatus, StatusProbe, agreed_leader
 from paxon.kvstore.cluster.supervisor import STOP_SECONDS, Supervisor
 from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.objects.replicated import Replicated
 from paxon.transport.log import logger
 
 if TYPE_CHECKING:
     from paxon.kvstore.client.async_client import AsyncClient
     from paxon.kvstore.client.client import Client, CommandClient
+    from paxon.kvstore.objects.async_proxy import AsyncProxy
+
+R = TypeVar("R", bound=Replicated)
 
 __all__ = ["ClusterError", "LocalCluster", "Transport"]
 
@@ -96,7 +100,7 @@ class LocalCluster:
         port: int | None = None,
         durability: Durability = "disk",
         transport: Transport = "tcp",
-        machine: type[StateMachine] | None = None,
+        machine: type[StateMachine | Replicated] | None = None,
         log_level: str = "INFO",
         **settings: Any,
     ) -> None:
@@ -111,8 +115,8 @@ class LocalCluster:
             durability: "disk", or "memory" for tests and benches: then `stop`, `kill` and
                 `restart` lose what a server knew.
             transport: what servers talk to each other over: "tcp", or "ipc" (Unix sockets).
-            machine: the replicated state machine's class, importable by its module and name; by
-                default the key-value store.
+            machine: your `Replicated` class, or a state machine's, importable by its module and
+                name; by default the key-value store.
             log_level: of the servers' logs.
             **settings: any field of `Settings` for all servers, such as `election_timeout_min`.
 
@@ -412,6 +416,18 @@ class LocalCluster:
 
         return CommandClient(self.addresses, **options)
 
+    def proxy(self, cls: type[R], **options: Any) -> R:
+        """A new proxy of this cluster's `Replicated` class; `options` are those of `proxy`."""
+        from paxon.kvstore.objects.proxy import proxy  # noqa: PLC0415 (the same)
+
+        return proxy(self.addresses, cls, **options)
+
+    def async_proxy(self, cls: type[R], **options: Any) -> AsyncProxy[R]:
+        """The same for asyncio; `options` are those of `async_proxy`."""
+        from paxon.kvstore.objects.async_proxy import async_proxy  # noqa: PLC0415 (the same)
+
+        return async_proxy(self.addresses, cls, **options)
+
     def async_client(self, **options: Any) -> AsyncClient:
         """A new asyncio client of this cluster; `options` are those of `AsyncClient`."""
         from paxon.kvstore.client.async_client import AsyncClient  # noqa: PLC0415 (the same)
@@ -580,16 +596,18 @@ class _PortTaken(ClusterError):
     """Somebody took a port between our drawing it and the server's binding it."""
 
 
-def _machine_name(machine: type[StateMachine] | None) -> tuple[str, bool]:
+def _machine_name(machine: type[StateMachine | Replicated] | None) -> tuple[str, bool]:
     """A state machine's class as module:class, and whether servers must import the main script."""
     if machine is None:
         return STORE_MACHINE, False
-    if not (isinstance(machine, type) and issubclass(machine, StateMachine)):
-        hint = f": give the class, {type(machine).__name__}" * isinstance(machine, StateMachine)
+    if not (isinstance(machine, type) and issubclass(machine, StateMachine | Replicated)):
+        one = isinstance(machine, StateMachine | Replicated)
+        hint = f": give the class, {type(machine).__name__}" * one
         raise ClusterOptionError(
-            f"machine = {machine!r}: must be a subclass of paxon.actors.StateMachine{hint}"
+            f"machine = {machine!r}: must be a subclass of paxon.StateMachine or "
+            f"paxon.Replicated{hint}"
         )
-    if wrong := check_limits(machine):
+    if issubclass(machine, StateMachine) and (wrong := check_limits(machine)):
         raise ClusterOptionError(f"machine: {wrong}")
     if "<locals>" in machine.__qualname__:
         raise ClusterError(

@@ -33,6 +33,8 @@ from paxon.kvstore.client.addresses import check_address
 from paxon.kvstore.cluster.options import Durability
 from paxon.kvstore.cluster.spawning import open_standard_descriptors
 from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.objects.machine import machine_of
+from paxon.kvstore.objects.replicated import Replicated
 from paxon.transport import (
     CurveSecurity,
     TransportError,
@@ -95,17 +97,17 @@ def load_machine(name: str) -> StateMachine:
         raise MachineError(
             f"state machine {name!r}: module {module_name} has no {class_name}"
         ) from None
-    if not (isinstance(found, type) and issubclass(found, StateMachine)):
-        raise MachineError(f"{name!r} is not a subclass of paxon.actors.StateMachine")
+    if not (isinstance(found, type) and issubclass(found, StateMachine | Replicated)):
+        raise MachineError(f"{name!r} is not a subclass of paxon.StateMachine or paxon.Replicated")
     try:
-        return found()
+        return _checked_machine(found())
     except TypeError as error:
         raise MachineError(f"state machine {name!r} cannot be made: {error}") from error
 
 
 def start_server(
     settings: Settings,
-    machine: StateMachine,
+    machine: StateMachine | Replicated,
     *,
     peers: Mapping[ServerId, str],
     client_bind: str,
@@ -121,7 +123,7 @@ def start_server(
 
     Args:
         settings: what the server is told; its `client_addresses` are what clients are sent to.
-        machine: a fresh state machine, from now on used by the server's thread alone.
+        machine: a fresh state machine or `Replicated`, from now on used by its own thread alone.
         peers: where each server of the cluster listens for the others.
         client_bind: where this server listens for clients.
         peer_bind: where it listens for the other servers, if not at `peers[settings.server]`.
@@ -136,7 +138,7 @@ def start_server(
     program ends, whatever its main thread was doing, servers that still run are stopped in order.
     Raises `ServerStartError`.
     """
-    _check_types(settings, machine, peers, durability)
+    _check_types(settings, peers, durability)
     bind = _checked_binds(settings, peers, peer_bind, client_bind)
     started = threading.Event()
     failures: list[BaseException] = []
@@ -166,7 +168,7 @@ def start_server(
         on_failed=failed,
     )
     open_standard_descriptors()
-    reference = start_actor(settings, machine, environment)
+    reference = start_actor(settings, _checked_machine(machine), environment)
     while reference.is_alive() and not started.wait(_CHECK_SECONDS):
         pass
     reason = failures[0] if failures else None
@@ -216,20 +218,30 @@ def reason_in_words(error: BaseException | None) -> str:
     return f"an internal error stopped the server ({type(error).__name__}: {error})"
 
 
-def _check_types(settings: object, machine: object, peers: object, durability: object) -> None:
-    """Raise `ServerStartError` for what no server can be made of, whatever type checkers said."""
-    if not isinstance(settings, Settings):
-        raise ServerStartError(f"settings: give Settings(…), not {settings!r}")
+def _checked_machine(machine: object) -> StateMachine:
+    """Raise `ServerStartError` for what is no state machine."""
     if isinstance(machine, type):
         name = machine.__name__
         raise ServerStartError(f"machine: give a state machine, {name}(…), not the class {name}")
+    if isinstance(machine, Replicated):
+        try:
+            return machine_of(machine)
+        except TypeError as error:
+            raise ServerStartError(f"machine: {error}") from None
     if not isinstance(machine, StateMachine):
-        raise ServerStartError(f"machine: {machine!r} is not a paxon.actors.StateMachine")
+        raise ServerStartError(f"machine: {machine!r} is not a paxon.StateMachine")
     if not isinstance(machine.language, str):
         name = type(machine).__name__
         raise ServerStartError(f"machine: {name}.language has to be text, not {machine.language!r}")
     if wrong := check_limits(machine):
         raise ServerStartError(f"machine: {wrong}")
+    return machine
+
+
+def _check_types(settings: object, peers: object, durability: object) -> None:
+    """Raise `ServerStartError` for what no server can be made of, whatever type checkers said."""
+    if not isinstance(settings, Settings):
+        raise ServerStartError(f"settings: give Settings(…), not {settings!r}")
     if not isinstance(peers, Mapping):
         raise ServerStartError(f"peers: give the servers' addresses by id, not {peers!r}")
     if durability not in get_args(Durability):

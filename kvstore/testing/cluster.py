@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from paxon.actors import StateMachine
 from paxon.kvstore.client.async_client import AsyncClient, AsyncCommandClient
 from paxon.kvstore.client.client import Client, CommandClient
 from paxon.kvstore.client.links import MEMORY
+from paxon.kvstore.objects.async_proxy import AsyncProxy, async_proxy
+from paxon.kvstore.objects.machine import machine_of
+from paxon.kvstore.objects.proxy import proxy
+from paxon.kvstore.objects.replicated import Replicated
 from paxon.kvstore.store.store import KVStore
 from paxon.kvstore.testing.links import MemoryLinks
 from paxon.kvstore.testing.server import MemoryServer
 
 __all__ = ["MemoryCluster"]
+
+R = TypeVar("R", bound=Replicated)
 
 MEMORY[:] = [MemoryLinks]
 
@@ -25,17 +31,24 @@ class MemoryCluster:
     It serves as soon as it is made. Use it in a `with` statement, or `stop` it.
     """
 
-    def __init__(self, machine: Callable[[], StateMachine] = KVStore, **settings: Any) -> None:
+    def __init__(
+        self, machine: Callable[[], StateMachine | Replicated] = KVStore, **settings: Any
+    ) -> None:
         """Start the server.
 
         Args:
-            machine: makes the state machine; its class, for one. By default the key-value store.
+            machine: your `Replicated` class, a state machine's, or a function that makes one. By
+                default the key-value store.
             **settings: any field of `Settings`, such as `session_ttl`.
 
         Raises `ServerStartError`.
         """
         self._machine = machine
-        self._server = MemoryServer(machine(), settings)
+        self._server = MemoryServer(self._new(), settings)
+
+    def _new(self) -> StateMachine:
+        made = self._machine()
+        return machine_of(made) if isinstance(made, Replicated) else made
 
     @property
     def addresses(self) -> list[str]:
@@ -58,13 +71,21 @@ class MemoryCluster:
         """The same of a state machine of your own."""
         return AsyncCommandClient(self.addresses, **options)
 
+    def proxy(self, cls: type[R], **options: Any) -> R:
+        """A new proxy of your `Replicated` class; `options` are those of `paxon.proxy`."""
+        return proxy(self.addresses, cls, **options)
+
+    def async_proxy(self, cls: type[R], **options: Any) -> AsyncProxy[R]:
+        """The same for asyncio."""
+        return async_proxy(self.addresses, cls, **options)
+
     def restart(self) -> None:
         """Stop the server and start it from what it stored, with a new state machine.
 
         What was acknowledged is there again; clients go on by themselves.
         """
         self._server.stop()
-        self._server.start(self._machine())
+        self._server.start(self._new())
 
     def let_pass(self, seconds: float) -> None:
         """Let so much time pass at once for the server: what is due by then happens now."""

@@ -1,0 +1,240 @@
+"""`async_proxy`: your class on the servers, from asyncio."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from paxon.actors.messages import ReadMode
+from paxon.kvstore.client.async_client import AsyncCommandClient
+from paxon.kvstore.client.async_driver import AsyncDriver
+from paxon.kvstore.client.checks import DEFAULT_TIMEOUT, check_client, check_mode, check_timeout
+from paxon.kvstore.client.core import CoreOptions, RawTicket
+from paxon.kvstore.client.links import Secure, server_addresses
+from paxon.kvstore.errors import PaxonError, PipelineError
+from paxon.kvstore.objects.calls import encode
+from paxon.kvstore.objects.definition import Body, Definition
+from paxon.kvstore.objects.replicated import Replicated
+from paxon.kvstore.objects.requests import (
+    Gathered,
+    Later,
+    ObjectCore,
+    body_of,
+    definition_of,
+    outcomes_of,
+    prepare,
+    value_of,
+)
+
+__all__ = ["AsyncProxy", "async_proxy"]
+
+R = TypeVar("R", bound=Replicated)
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def async_proxy(
+    servers: str | Iterable[str],
+    cls: type[R],
+    *,
+    timeout: float = DEFAULT_TIMEOUT,
+    mode: ReadMode = "linearizable",
+    options: CoreOptions | None = None,
+    secure: Secure | None = None,
+) -> AsyncProxy[R]:
+    """Your class on the servers, for one event loop; arguments and errors as for `proxy`.
+
+    async with async_proxy("127.0.0.1:7111", Flags) as flags:
+        await flags.set("dark", True)
+        await flags.call(Flags.set, "dark", True)     # the same, and type checkers see it
+    """
+
+    def connect(definition: Definition) -> _ObjectClient:
+        return _ObjectClient(servers, definition, timeout, options, secure)
+
+    return AsyncProxy(cls, mode, connect)
+
+
+class _ObjectClient(AsyncCommandClient):
+    """A client that waits for nothing by itself."""
+
+    def __init__(
+        self,
+        servers: str | Iterable[str],
+        definition: Definition,
+        timeout: float,
+        options: CoreOptions | None,
+        secure: Secure | None,
+    ) -> None:
+        self.timeout = self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
+        check_client(True, options, secure)
+        core = ObjectCore(server_addresses(servers), random.SystemRandom(), options=options)
+        core.speak(definition)
+        self._core = core
+        self._driver = AsyncDriver(core, secure=secure)
+
+    def send(
+        self, payload: bytes, mode: ReadMode | None, timeout: float, after: RawTicket | None = None
+    ) -> RawTicket:
+        """Send calls, without waiting."""
+        now = self._driver.enter()
+        ticket: RawTicket = self._core.submit(
+            payload, now=now, deadline=now + timeout, mode=mode, after=after, size=len(payload)
+        )
+        self._driver.plan_pump()
+        return ticket
+
+    async def wait(self, ticket: RawTicket) -> bytes:
+        """The reply, once it is there."""
+        await self._driver.wait(ticket)
+        return ticket.value()
+
+
+class AsyncProxy(Generic[R]):
+    """See `async_proxy`. A task that is cancelled in a call does not call it back."""
+
+    def __init__(
+        self, cls: type[R], mode: ReadMode, connect: Callable[[Definition], _ObjectClient]
+    ) -> None:
+        self._definition = definition_of(cls)
+        self._mode: ReadMode = check_mode(mode)
+        self._client = connect(self._definition)
+
+    async def call(
+        self, method: Callable[Concatenate[R, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call a method of the class: `await flags.call(Flags.set, "dark", True)`."""
+        result: T = await self._call(self._body(method), args, kwargs)
+        return result
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        """A command or query of the class: `await flags.set("dark", True)`."""
+        if name.startswith("__") and name not in self._definition.attributes:
+            raise AttributeError(name)
+        body = body_of(self._definition, name)
+
+        def call(*args: Any, **kwargs: Any) -> Awaitable[Any]:
+            return self._call(body, args, kwargs)
+
+        return call
+
+    async def _call(self, body: Body, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        definition, client = self._definition, self._client
+        _, record = prepare(definition, body, args, kwargs)
+        mode = self._mode if body.kind == "query" else None
+        payload = await client.wait(client.send(encode([record]), mode, client.timeout))
+        return value_of(definition, body, outcomes_of(payload, 1)[0])
+
+    def batch(self, *, timeout: float | None = None) -> AsyncBatch[R]:
+        """Calls that are executed together, in order; see `Calls.batch`.
+
+        async with flags.batch() as batch:
+            first = batch.add(Flags.set, "dark", True)
+        first.result()
+        """
+        limit = check_timeout(timeout, self._client.timeout)
+        return AsyncBatch(self._definition, self._client, limit)
+
+    def pipeline(self, *, timeout: float | None = None) -> AsyncPipelineOfCalls[R]:
+        """Calls that are executed in the order in which they are added; see `Calls.pipeline`."""
+        limit = check_timeout(timeout, self._client.timeout)
+        return AsyncPipelineOfCalls(self._definition, self._client, limit)
+
+    def _body(self, method: Callable[..., Any]) -> Body:
+        return body_of(self._definition, getattr(method, "__name__", repr(method)))
+
+    async def close(self) -> None:
+        """Close the connections. Calls under way in other tasks fail with `ClientClosed`."""
+        await self._client.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class AsyncBatch(Generic[R]):
+    """See `AsyncProxy.batch`."""
+
+    def __init__(self, definition: Definition, client: _ObjectClient, timeout: float) -> None:
+        self._definition = definition
+        self._client = client
+        self._timeout = timeout
+        self._gathered = Gathered(definition)
+
+    def add(
+        self, method: Callable[Concatenate[R, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Later[T]:
+        """Another call."""
+        body = body_of(self._definition, getattr(method, "__name__", repr(method)))
+        return self._gathered.take(body, args, kwargs)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Send all, unless the block raised: then nothing is sent."""
+        if kind is None and len(self._gathered):
+            ticket = self._client.send(self._gathered.payload(), None, self._timeout)
+            self._gathered.deliver(await self._client.wait(ticket))
+
+
+class AsyncPipelineOfCalls(Generic[R]):
+    """See `AsyncProxy.pipeline`. Used by one task."""
+
+    def __init__(self, definition: Definition, client: _ObjectClient, timeout: float) -> None:
+        self._definition = definition
+        self._client = client
+        self._timeout = timeout
+        self._last: RawTicket | None = None
+        self._sent: list[tuple[Body, RawTicket, Later[Any]]] = []
+
+    def add(
+        self, method: Callable[Concatenate[R, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Later[T]:
+        """Send another call, to be executed after the one before."""
+        definition = self._definition
+        body = body_of(definition, getattr(method, "__name__", repr(method)))
+        _, record = prepare(definition, body, args, kwargs)
+        later: Later[T] = Later()
+        self._last = self._client.send(encode([record]), None, self._timeout, self._last)
+        self._sent.append((body, self._last, later))
+        return later
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait for all answers. Raises `PipelineError` if any call failed."""
+        errors: dict[int, Exception] = {}
+        for index, (body, ticket, later) in enumerate(self._sent):
+            with suppress(PaxonError):  # which is asked for again below
+                await self._client.wait(ticket)
+            later.value = lambda body=body, ticket=ticket: value_of(
+                self._definition, body, outcomes_of(ticket.value(), 1)[0]
+            )
+            try:
+                later.value()
+            except Exception as failed:
+                errors[index] = failed
+        if errors and kind is None:
+            raise PipelineError(errors)

@@ -1,0 +1,94 @@
+"""What travels: calls to the servers, outcomes back. Plain data."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+__all__ = [
+    "CallRecord",
+    "Outcome",
+    "Answer",
+    "RETURNED",
+    "RAISED",
+    "REFUSED",
+    "comparable",
+    "decode_answer",
+    "decode_calls",
+    "decode_value",
+    "encode",
+    "encode_answer",
+    "no_value",
+]
+
+
+class CallRecord(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """One call. A command or query is a list of them, executed in order."""
+
+    method: str
+    arguments: msgspec.Raw
+    """A map of those that were given, by name: a server of another version of the class finds
+    those that its own body has."""
+
+
+RETURNED: Final = 0
+RAISED: Final = 1
+REFUSED: Final = 2
+"""The call fits no method: nothing was executed."""
+
+
+class Outcome(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """How a call ended."""
+
+    kind: int
+    value: msgspec.Raw
+    """The result; of a declared exception its arguments, a list."""
+    name: str = ""
+    """The exception's class, "" if none was raised."""
+    text: str = ""
+    """For people. Not compared among servers: it may hold an address in memory."""
+    declared: bool = False
+    """The method says that it raises this, so it comes back as itself."""
+
+
+class Answer(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """The reply to a list of calls."""
+
+    failed: bool
+    """Whether any of them did not return."""
+    outcomes: list[Outcome]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_calls = msgspec.msgpack.Decoder(list[CallRecord])
+_answer = msgspec.msgpack.Decoder(Answer)
+_value = msgspec.msgpack.Decoder()
+_TRUE = 0xC3
+_NOTHING = msgspec.Raw(_encoder.encode(None))
+
+encode = _encoder.encode
+decode_calls = _calls.decode
+"""Raises `msgspec.DecodeError`, as all of these do."""
+decode_answer = _answer.decode
+decode_value = _value.decode
+
+
+def encode_answer(outcomes: list[Outcome]) -> bytes:
+    """The reply to the calls that ended so."""
+    return encode(Answer(any(outcome.kind != RETURNED for outcome in outcomes), outcomes))
+
+
+def comparable(reply: bytes) -> bytes:
+    """What of a reply is the same on every server: all but the texts of errors."""
+    if reply[1] != _TRUE:
+        return reply
+    answer = decode_answer(reply)
+    for outcome in answer.outcomes:
+        outcome.text = ""
+    return encode(answer)
+
+
+def no_value() -> msgspec.Raw:
+    """For an outcome that has none."""
+    return _NOTHING

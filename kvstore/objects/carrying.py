@@ -1,0 +1,196 @@
+"""What can be carried between servers and to disk, and what is wrong with the rest.
+
+msgspec does the carrying, by annotations. What it would carry changed is refused here: a set's
+order differs from process to process, and what is annotated as Any arrives as plain data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from msgspec import inspect as shapes
+
+__all__ = [
+    "Shape",
+    "check_plain",
+    "keeping_ints",
+    "shared_part",
+    "shape_of",
+    "substitute",
+    "where_in",
+]
+
+_CHANGING = (shapes.ListType, shapes.DictType, shapes.StructType, shapes.DataclassType)
+
+PLAIN = (type(None), bool, int, float, str, bytes)
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What is worth knowing of an annotation."""
+
+    wrong: str = ""
+    """Why it cannot be carried, "" if it can."""
+    has_set: bool = False
+    has_any: bool = False
+    """Somewhere in it is a value of which nothing is known."""
+    deep: bool = False
+    """What can change may hold more of what can."""
+
+
+def shape_of(annotation: Any) -> Shape:
+    """Look all through an annotation."""
+    try:
+        msgspec.msgpack.Decoder(annotation)
+        root = shapes.type_info(annotation)
+    except (TypeError, ValueError, AttributeError, NameError) as error:
+        return Shape(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    has_set = has_any = False
+    changing = 0
+    for found in _parts(root):
+        if isinstance(found, shapes.SetType | shapes.FrozenSetType):
+            has_set = True
+        elif isinstance(found, shapes.AnyType):
+            has_any = True
+        elif isinstance(found, _CHANGING):
+            changing += 1
+        elif isinstance(found, shapes.CustomType | shapes.RawType | shapes.ExtType):
+            name = getattr(getattr(found, "cls", None), "__qualname__", type(found).__name__)
+            return Shape(f"{name} is no dataclass, no msgspec.Struct and nothing built in")
+    return Shape("", has_set, has_any, has_any or changing > 1)
+
+
+def _parts(root: Any) -> Iterator[Any]:
+    """All types within one."""
+    seen: set[int] = set()
+    kept: list[Any] = []
+    ahead = [root]
+    while ahead:
+        part = ahead.pop()
+        if isinstance(part, tuple | list):
+            ahead += part
+        elif isinstance(part, shapes.Type | shapes.Field):
+            key = id(getattr(part, "cls", part))
+            if key in seen and not isinstance(part, shapes.Field):
+                continue
+            seen.add(key)
+            kept.append(part)
+            if isinstance(part, shapes.Type):
+                yield part
+            ahead += [
+                getattr(part, name)
+                for name in part.__struct_fields__
+                if name not in {"cls", "default", "default_factory"}
+            ]
+
+
+def substitute(annotation: Any, known: dict[Any, Any]) -> Any:
+    """With type variables replaced by what a subclass has put in; Any for those left open."""
+    if isinstance(annotation, TypeVar):
+        return known.get(annotation, Any)
+    parameters = getattr(annotation, "__parameters__", ())
+    if not parameters or isinstance(annotation, type):
+        return annotation
+    return annotation[tuple(known.get(each, Any) for each in parameters)]
+
+
+def keeping_ints(annotation: Any) -> Any:
+    """With int | float for each float.
+
+    An int may stand where a float is declared, and has to be an int again after a restart: 3 and
+    3.0 are equal and do not read the same.
+    """
+    if annotation is float:
+        return int | float
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is None or not args:
+        return annotation
+    if origin is Annotated:
+        # What bounds a float would not take the int beside it.
+        return annotation
+    if origin in (Union, types.UnionType):
+        return Union[tuple(keeping_ints(each) for each in args)]  # noqa: UP007 (made at run time)
+    if origin in (list, dict, tuple):
+        return origin[tuple(keeping_ints(each) if each is not Ellipsis else each for each in args)]
+    return annotation
+
+
+def check_plain(value: object) -> None:
+    """Raise `TypeError` for a value, annotated as Any, that would arrive as something else."""
+    ahead = [value]
+    while ahead:
+        each = ahead.pop()
+        kind = type(each)
+        if kind in PLAIN:
+            if kind is int and not -(1 << 63) <= each < 1 << 64:  # type: ignore[operator]
+                raise TypeError(f"{each} is an int of more than 64 bits")
+        elif kind is list:
+            ahead += each  # type: ignore[arg-type]
+        elif kind is dict:
+            ahead += each.keys()  # type: ignore[attr-defined]
+            ahead += each.values()  # type: ignore[attr-defined]
+        else:
+            raise TypeError(
+                f"a {kind.__name__} is no plain data (None, bool, int, float, str, bytes, list, "
+                "dict): annotate its type"
+            )
+
+
+def shared_part(fields: Mapping[str, object], deep: Collection[str]) -> str:
+    """What two places of a state share and could change, in words; "" if there is nothing.
+
+    Kept as bytes it would be two things afterwards, of which only one changes. Looks into those
+    fields that are `deep`.
+    """
+    places: dict[int, str] = {}
+    for name, value in fields.items():
+        ahead = [value]
+        while ahead:
+            each = ahead.pop()
+            parts, changes = _contents(each, name in deep)
+            if changes:
+                if id(each) in places:
+                    other = places[id(each)]
+                    where = f"{other} and {name} share" if other != name else f"{name} holds twice"
+                    return f"{where} one {type(each).__name__}"
+                places[id(each)] = name
+            ahead += parts
+    return ""
+
+
+def _contents(value: object, wanted: bool) -> tuple[Iterable[object], bool]:
+    """What is in it, if that is wanted, and whether it can change."""
+    if not wanted:
+        return (), not isinstance(value, (*PLAIN, tuple))
+    if isinstance(value, list | tuple):
+        return value, isinstance(value, list)
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()], True
+    if isinstance(value, msgspec.Struct):
+        names = value.__struct_fields__
+        return [getattr(value, name) for name in names], not value.__struct_config__.frozen
+    if dataclasses.is_dataclass(value):
+        frozen: bool = getattr(value, "__dataclass_params__").frozen  # noqa: B009 (typeshed hides it)
+        return [getattr(value, field.name) for field in dataclasses.fields(value)], not frozen
+    return (), isinstance(value, bytearray)
+
+
+_PLACE = re.compile(r" - at `\$(?:\.(?P<name>\w+))?(?P<rest>[^`]*)`$")
+
+
+def where_in(error: Exception) -> tuple[str, str]:
+    """The argument or field that a decoding error is about ("" if none) and what is wrong."""
+    text = str(error)
+    found = _PLACE.search(text)
+    if found is None:
+        return "", _lower(text)
+    place = f" at {found['rest']}" if found["rest"] else ""
+    return found["name"] or "", _lower(text[: found.start()]) + place
+
+
+def _lower(text: str) -> str:
+    return (text[:1].lower() + text[1:]).replace("`", "")

@@ -1,0 +1,324 @@
+"""The state machine around a user's object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, ClassVar, cast
+
+import msgspec
+
+from paxon.actors import Limit, StateMachine
+from paxon.actors.execution.machine_errors import MachineFailure, depends_on_process, describe
+from paxon.actors.limits.allowances import LARGEST_REPLY
+from paxon.kvstore.objects.calls import (
+    RAISED,
+    REFUSED,
+    RETURNED,
+    CallRecord,
+    Outcome,
+    comparable,
+    decode_calls,
+    encode,
+    encode_answer,
+    no_value,
+)
+from paxon.kvstore.objects.carrying import check_plain, shared_part, where_in
+from paxon.kvstore.objects.definition import Body, Definition
+from paxon.kvstore.objects.moment import Timer
+from paxon.kvstore.objects.replicated import Replicated, moment_of
+from paxon.transport.log import logger
+
+__all__ = ["ObjectMachine", "VERSION", "language_of", "machine_of"]
+
+VERSION = "version"
+"""The agreed setting that says which version of the class is in force (docs/settings.md)."""
+
+_ROOM = 1 << 16
+"""Bytes that a reply takes beside what a call returns, generously."""
+
+
+class TooOld(MachineFailure):
+    """The version of the class in force is one that this server does not have."""
+
+
+class _Image(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A snapshot of the machine."""
+
+    seed: int
+    next_timer: int
+    timers: list[Timer]
+    state: bytes
+    """As the class's own `snapshot` gives it, or its fields by name."""
+
+
+_image = msgspec.msgpack.Decoder(_Image)
+
+
+def language_of(definition: Definition) -> str:
+    """What the servers tell clients that they take."""
+    return f"paxon.objects/{definition.name}"
+
+
+def machine_of(replicated: Replicated) -> ObjectMachine:
+    """The state machine around an object, called as its class is."""
+    definition = replicated.__paxon_definition__
+    newest = definition.newest
+    body = {
+        "language": language_of(definition),
+        "limits": {VERSION: Limit(default=newest, least=1, most=newest, before=1, rises=True)},
+    }
+    machine = type(definition.cls.__name__, (ObjectMachine,), body)
+    return cast("ObjectMachine", machine(replicated))
+
+
+class ObjectMachine(StateMachine):
+    """Executes calls on one object; `machine_of` makes it."""
+
+    limits: ClassVar[Mapping[str, Limit]]
+    now: int = 0
+
+    def __init__(self, replicated: Replicated) -> None:
+        self.object = replicated
+        self._definition = definition = replicated.__paxon_definition__
+        self._moment = moment_of(replicated)
+        self._moment.timers.bind(self._encode_timer)
+        self.failed_timers = 0
+        """Timers that raised."""
+        self._initial: dict[str, bytes] = {}
+        for name in definition.fields:
+            if name not in replicated.__dict__ and not hasattr(type(replicated), name):
+                raise TypeError(
+                    f"{definition.name}.__init__ does not set self.{name}, which it annotates"
+                )
+            self._initial[name] = self._encode_field(name)
+        self._be_in(definition.newest)
+
+    # --- what the core tells ---------------------------------------------------------------------
+
+    def made(self, number: int) -> None:
+        self._moment.seed = number
+
+    def enter(self, slot: int) -> None:
+        self._moment.slot = slot
+        self._moment.position = 0
+
+    def agree(self, limits: Mapping[str, int]) -> None:
+        version, definition = limits[VERSION], self._definition
+        if version > definition.newest:
+            raise TooOld(
+                f"version {version} of {definition.name} is in force and this server has version "
+                f"{definition.newest}: start it with the code that the other servers run"
+            )
+        self._be_in(version)
+
+    def _be_in(self, version: int) -> None:
+        self.version = version
+        """Of the class, in force now."""
+        definition = self._definition
+        self._bodies = definition.bodies_of(version)
+        self._fields = definition.fields_in(version)
+        members: list[Any] = [(field.name, field.annotation) for field in self._fields]
+        state = msgspec.defstruct("State", members, forbid_unknown_fields=True)
+        self._state = msgspec.msgpack.Decoder(state)
+
+    # --- calls -----------------------------------------------------------------------------------
+
+    def check(self, command: bytes) -> None:
+        decode_calls(command)
+
+    def apply(self, command: bytes) -> bytes:
+        return self._run_all(decode_calls(command), is_query=False)
+
+    def query(self, query: bytes) -> bytes:
+        try:
+            return self._run_all(decode_calls(query), is_query=True)
+        finally:
+            self._moment.querying = False
+
+    def comparable(self, reply: bytes) -> bytes:
+        return comparable(reply)
+
+    def _run_all(self, calls: list[CallRecord], *, is_query: bool) -> bytes:
+        self._moment.now = self.now
+        outcomes: list[Outcome] = []
+        room = LARGEST_REPLY - _ROOM
+        # A loop, for each call to have the same room for recursion (actors/execution/recursion.py).
+        for call in calls:
+            outcome = self._run(call, is_query)
+            room -= len(outcome.value) + len(outcome.text)
+            if room < 0:
+                outcome = _raised("ValueError", "ValueError: its result is too large to be sent")
+            outcomes.append(outcome)
+        return encode_answer(outcomes)
+
+    def _run(self, call: CallRecord, is_query: bool) -> Outcome:
+        body = self._bodies.get(call.method)
+        if body is None or (is_query and body.kind == "command"):
+            return self._refused(call.method, self._why_not(call.method))
+        try:
+            arguments = body.arguments.decode(call.arguments)
+        except msgspec.DecodeError as error:
+            return self._refused(call.method, wrong_arguments(error))
+        given: dict[str, Any] = {}
+        for name in body.parameters:
+            value = getattr(arguments, name)
+            if value is not msgspec.UNSET:
+                given[name] = value
+        moment = self._moment
+        moment.next_call()
+        moment.querying = body.kind == "query"
+        try:
+            result = body.function(self.object, **given)
+            if body.result_shape.has_any:
+                check_plain(result)
+            return Outcome(RETURNED, msgspec.Raw(body.encode(result)))
+        except BaseException as error:  # the user's code may raise anything
+            if depends_on_process(error):
+                raise
+            return _outcome_of(body, error)
+        finally:
+            moment.querying = False
+
+    def _why_not(self, method: str) -> str:
+        known = self._definition.bodies.get(method)
+        if known is None:
+            return "there is no such method; the proxy's class is not the servers'"
+        if known[0].kind == "command":
+            return "it is a command, and was sent as a query"
+        return (
+            f"it is there from version {known[-1].since} on, and version {self.version} is in force"
+        )
+
+    def _refused(self, method: str, why: str) -> Outcome:
+        text = f"{self._definition.name}.{method:.100}: {why}"
+        return Outcome(REFUSED, no_value(), text=text)
+
+    # --- timers ----------------------------------------------------------------------------------
+
+    def next_wakeup(self) -> int | None:
+        waiting = self._moment.timers.waiting
+        return waiting[0].due if waiting else None
+
+    def wake(self, time: int) -> None:
+        """Run what is due, each taken off first; what it sets for now waits for the next slot."""
+        timers = self._moment.timers
+        self._moment.now = time
+        for timer in [each for each in timers.waiting if each.due <= time]:
+            if not timers.cancel(timer.id):
+                continue  # by one that ran before it
+            outcome = self._run(CallRecord(timer.method, msgspec.Raw(timer.arguments)), False)
+            if outcome.kind != RETURNED:
+                self.failed_timers += 1
+                logger.error(
+                    "{}: the timer {} for {} at {} failed: {}",
+                    self._definition.name, timer.id, timer.method, timer.due, outcome.text,
+                )  # fmt: skip
+
+    def _encode_timer(
+        self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[str, bytes]:
+        name = getattr(method, "__name__", "")
+        body = self._definition.attributes.get(name)
+        if body is None or body.kind != "command":
+            raise TypeError(f"timers call commands of {self._definition.name}, not {method!r}")
+        given = body.signature.bind(self.object, *args, **kwargs).arguments
+        arguments = encode({key: given[key] for key in body.parameters if key in given})
+        body.arguments.decode(arguments)
+        return body.name, arguments
+
+    # --- state -----------------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        timers = self._moment.timers
+        return encode(
+            _Image(self._moment.seed, timers.next_id, timers.waiting, self._state_bytes())
+        )
+
+    def _state_bytes(self) -> bytes:
+        if self._definition.own_snapshot:
+            return self.object.snapshot()
+        fields = {field.name: getattr(self.object, field.name) for field in self._fields}
+        deep = {field.name for field in self._fields if field.shape.deep}
+        if shared := shared_part(fields, deep):
+            raise TypeError(
+                f"{self._definition.name}: {shared}, which would be two after a restart: keep it "
+                "in one place, or make its class frozen"
+            )
+        for field in self._fields:
+            if field.shape.has_any:
+                check_plain(fields[field.name])
+        return encode(fields)
+
+    def restore(self, snapshot: bytes) -> None:
+        image = _image.decode(snapshot)
+        if self._definition.own_snapshot:
+            self.object.restore(image.state)
+        else:
+            self._restore_fields(image.state)
+        self._moment.seed = image.seed
+        timers = self._moment.timers
+        timers.waiting = image.timers
+        timers.next_id = image.next_timer
+
+    def _restore_fields(self, state: bytes) -> None:
+        try:
+            found = self._state.decode(state)
+        except msgspec.DecodeError as error:
+            name, wrong = where_in(error)
+            raise ValueError(
+                f"{self._definition.name}{'.' if name else ''}{name}: {wrong} (a field that is new "
+                "needs a version: Annotated[…, since(N)])"
+            ) from None
+        for field in self._definition.fields.values():
+            if field in self._fields:
+                value = getattr(found, field.name)
+            else:
+                initial = self._initial[field.name]
+                value = msgspec.msgpack.decode(initial, type=field.annotation)
+            object.__setattr__(self.object, field.name, value)
+
+    def _encode_field(self, name: str) -> bytes:
+        field = self._definition.fields[name]
+        value = encode(getattr(self.object, name))
+        try:
+            msgspec.msgpack.decode(value, type=field.annotation)
+        except msgspec.DecodeError as error:
+            raise TypeError(f"{self._definition.name}.{name}: {where_in(error)[1]}") from None
+        return value
+
+    def digest(self) -> str:
+        head = encode([self._moment.seed, self.version])
+        return blake2b(head + self.snapshot(), digest_size=16).hexdigest()
+
+
+def wrong_arguments(error: Exception) -> str:
+    """What is wrong with the arguments of a call, for people."""
+    name, wrong = where_in(error)
+    if name:
+        return f"argument {name!r}: {wrong}"
+    return wrong.replace("object contains unknown field", "it has no argument").replace(
+        "object missing required field", "it lacks the argument"
+    )
+
+
+def _outcome_of(body: Body, error: BaseException) -> Outcome:
+    if isinstance(error, RecursionError):
+        return _raised("RecursionError", "RecursionError: it nested too deep")
+    declared = next(
+        (kind for kind in body.raises if type(error) is kind),
+        next((kind for kind in body.raises if isinstance(error, kind)), None),
+    )
+    text = describe(error).decode()
+    if declared is None:
+        return _raised(type(error).__name__, text)
+    arguments = list(error.args)
+    try:
+        check_plain(arguments)
+    except TypeError:
+        arguments = [text]
+    return Outcome(RAISED, msgspec.Raw(encode(arguments)), declared.__name__, text, True)
+
+
+def _raised(name: str, text: str) -> Outcome:
+    return Outcome(RAISED, no_value(), name, text)

@@ -1,0 +1,217 @@
+"""What a class may look like; whatever cannot work is refused when it is defined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import pytest
+
+from paxon import Replicated, command, query, since
+from paxon.kvstore.objects.machine import machine_of
+
+
+class Plain:
+    pass
+
+
+def refused(text: str, define: Callable[[], object]) -> None:
+    with pytest.raises(TypeError) as caught:
+        define()
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_carried_is_refused_with_the_arguments_name() -> None:
+    def one() -> None:
+        class Bad(Replicated):
+            @command
+            def put(self, key: str, what: Plain) -> None: ...
+
+    def two() -> None:
+        class Bad(Replicated):
+            @command
+            def put(self, key: str, each: list[Callable[[], None]]) -> None: ...
+
+    def three() -> None:
+        class Bad(Replicated):
+            @command
+            def put(self, key: str) -> Plain:
+                return Plain()
+
+    refused("Bad.put: argument 'what' cannot be carried: Plain is no dataclass", one)
+    refused("Bad.put: argument 'each' cannot be carried", two)
+    refused("Bad.put: its result cannot be carried", three)
+
+
+def test_what_has_no_annotation_is_refused() -> None:
+    def argument() -> None:
+        class Bad(Replicated):
+            @command
+            def put(self, key) -> None: ...  # type: ignore[no-untyped-def]
+
+    def result() -> None:
+        class Bad(Replicated):
+            @command
+            def put(self, key: str): ...  # type: ignore[no-untyped-def]
+
+    def field() -> None:
+        class Bad(Replicated):
+            def __init__(self) -> None:
+                self.count = 0
+
+    def stars() -> None:
+        class Bad(Replicated):
+            @command
+            def put(self, *keys: str) -> None: ...
+
+    def nonsense() -> None:
+        class Bad(Replicated):
+            @command
+            def put(self, key: NoSuchThing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    refused("Bad.put: argument 'key' has no annotation", argument)
+    refused("Bad.put: its result has no annotation", result)
+    refused("Bad.__init__ sets self.count without an annotation", field)
+    refused("Bad.put: *keys cannot be carried", stars)
+    refused("Bad.put(key): its annotation 'NoSuchThing' means nothing here", nonsense)
+
+
+def test_a_set_in_the_state_is_refused_wherever_it_is() -> None:
+    @dataclass
+    class Team:
+        names: set[str]
+
+    def plain() -> None:
+        class Bad(Replicated):
+            def __init__(self) -> None:
+                self.members: set[str] = set()
+
+    def inside() -> None:
+        class Bad(Replicated):
+            def __init__(self) -> None:
+                self.teams: dict[str, Team] = {}
+
+    def argument() -> None:
+        class Bad(Replicated):
+            @command
+            def put(self, names: frozenset[str]) -> None: ...
+
+    refused("Bad.members holds a set, whose order differs from server to server: use a dict", plain)
+    refused("Bad.teams holds a set", inside)
+    refused("Bad.put: argument 'names' is a set", argument)
+
+
+def test_names_and_versions_that_clash_are_refused() -> None:
+    def taken() -> None:
+        class Bad(Replicated):
+            @command
+            def random(self) -> None: ...  # type: ignore[override]
+
+    def twice() -> None:
+        class Bad(Replicated):
+            @command
+            def put(self) -> None: ...
+
+            @command(name="put")
+            def put_again(self) -> None: ...
+
+    def half() -> None:
+        class Bad(Replicated):
+            def snapshot(self) -> bytes:
+                return b""
+
+    def arguments() -> None:
+        command(raises=(int,))  # type: ignore[arg-type]
+
+    refused("Bad.random: the name belongs to Replicated", taken)
+    refused("Bad.put has two bodies since version 1", twice)
+    refused("define both snapshot and restore", half)
+    refused("give a tuple of classes of exceptions", arguments)
+    refused("a version is an int from 1", lambda: command(since=0))
+    refused("a version is an int from 1", lambda: since(0))
+
+
+def test_fields_of_body_and_init_and_of_the_classes_above() -> None:
+    class Base(Replicated):
+        limit: int = 3
+        shared: ClassVar[list[int]] = []
+
+        def __init__(self) -> None:
+            self.__hidden: list[int] = []
+            super().__init__()
+
+    class Other(Base):
+        def __init__(self) -> None:
+            super().__init__()
+            self.newer: Annotated[float, since(3)] = 0
+            self.any: dict[str, Any] = {}
+
+    fields = Other.__paxon_definition__.fields
+    assert list(fields) == ["limit", "_Base__hidden", "newer", "any"]
+    assert fields["newer"].since == 3
+    assert Other.__paxon_definition__.newest == 3
+    assert machine_of(Other()).snapshot()
+
+
+def test_what_is_no_field_cannot_be_set() -> None:
+    class Counter(Replicated):
+        def __init__(self) -> None:
+            self.count: int = 0
+
+        @command
+        def add(self) -> None:
+            self.cuont = 1
+
+        @query
+        def look(self) -> None:
+            self.count += 1
+
+    counter = Counter()
+    with pytest.raises(AttributeError, match=r"Counter.cuont is no field of the state"):
+        counter.add()
+    counter.look()  # (an object by itself is a plain one)
+    assert counter.count == 1
+
+
+def test_a_field_that_init_leaves_out_or_fills_wrongly_is_refused() -> None:
+    class Absent(Replicated):
+        count: int
+
+    class Wrong(Replicated):
+        def __init__(self) -> None:
+            self.count: int = "three"  # type: ignore[assignment]
+
+    refused("Absent.__init__ does not set self.count", lambda: machine_of(Absent()))
+    refused("Wrong.count: expected int, got str", lambda: machine_of(Wrong()))
+
+
+def test_a_class_of_a_function_finds_what_is_defined_there() -> None:
+    @dataclass
+    class Local:
+        name: str
+
+    class Keeper(Replicated):
+        def __init__(self) -> None:
+            self.kept: list[Local] = []
+
+        @command
+        def keep(self, what: Local) -> None:
+            self.kept.append(what)
+
+    assert Keeper.__paxon_definition__.fields["kept"].annotation == list[Local]
+
+
+def test_an_object_by_itself_is_a_plain_python_object() -> None:
+    class Dice(Replicated):
+        def __init__(self) -> None:
+            self.last: int = 0
+
+        @command
+        def roll(self) -> int:
+            self.last = self.random.randint(1, 6)
+            return self.last
+
+    assert Dice().roll() == Dice().roll()
+    assert Dice().now == 0
