@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paxon.actors import Ballot
+from paxon.actors.log import SlotLog
 from paxon.actors.messages import P2A, P2B, Accepted, CatchUp, CatchUpRequest, Heartbeat
 from tests.harness import Cluster, value_of
 
@@ -136,3 +137,28 @@ def test_a_value_learned_as_chosen_replaces_one_accepted_below_it() -> None:
     restarted = cluster.restart(3)
     assert restarted.promised == NEW
     assert restarted.command(1) == B
+
+
+def test_the_log_counts_the_bytes_that_it_holds() -> None:
+    log = SlotLog()
+    log.accept(1, Ballot(1, 1), b"four")
+    log.accept(2, Ballot(1, 1), b"ten bytes.")
+    log.accept(1, Ballot(2, 2), b"eleven b...")
+    assert log.value_bytes == 21
+    log.choose(1)
+    log.discard_to(1)
+    assert log.value_bytes == 10
+    log.restart_at(2)
+    assert log.value_bytes == 0
+
+
+def test_what_is_known_as_chosen_is_not_learned_again() -> None:
+    log = SlotLog()
+    assert log.learn(1, Ballot(2, 2), b"x")
+    assert not log.learn(1, Ballot(3, 3), b"x")
+    held = log.get(1)
+    assert held is not None
+    assert held.ballot == Ballot(2, 2)
+    log.discard_to(1)
+    assert not log.learn(1, Ballot(3, 3), b"x")
+    assert log.get(1) is None

@@ -235,3 +235,22 @@ def test_what_the_life_before_granted_counts_from_when_the_directory_was_free() 
     server._environment.storage = late
     server.open()
     assert server._grants.until == cluster.clock.now + 0.3
+
+
+def test_a_disk_that_knows_of_no_lease_leaves_nothing_to_wait_for_or_to_forget() -> None:
+    grants = Grants()
+    grants.recover(0, 50.0)
+    assert grants.until == -math.inf
+    assert grants.forget_at == math.inf
+
+
+def test_the_leases_of_an_earlier_life_are_forgotten_once() -> None:
+    grants = Grants()
+    grants.recover(3_000_000, 50.0)
+    assert grants.hold(52.9)
+    assert grants.forget_at == 53.0
+    assert grants.grant(0.5, 0.0, 51.0) == 0  # the disk knows of a longer one
+    assert grants.forget() == 500_000
+    assert grants.forget_at == math.inf
+    assert grants.grant(0.5, 0.0, 54.0) == 0
+    assert grants.grant(0.6, 0.0, 54.0) == 600_000
