@@ -36,14 +36,19 @@ ServerBurst = Burst[PeerMessage, ClientMessage]
 
 
 class Clock(Protocol):
-    """The one clock that a server looks at, in seconds."""
+    """The two clocks that a server looks at."""
 
     def monotonic(self) -> float:
         """Seconds that never go back and run on while the machine is suspended.
 
-        Only differences mean anything. For timeouts, leases and the log's time: a machine that
-        wakes must find its lease over, which a clock that had slept with it would not tell
-        (docs/settings.md).
+        Only differences mean anything. For timeouts and leases: a machine that wakes must find its
+        lease over, which a clock that had slept with it would not tell (docs/settings.md).
+        """
+
+    def awake(self) -> int:
+        """Nanoseconds that never go back and stand still while the machine is suspended.
+
+        For the log's time, which must not run on while no leader serves (docs/time.md).
         """
 
 

@@ -16,14 +16,15 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.slot_values import NO_OP, RENEWAL, SETTINGS, Accepted, Batch, Entry
 
 __all__ = [
-    "PROTOCOL_VERSION", "NO_OP", "SETTINGS", "Accepted", "Entry", "Batch", "P1A", "P1B", "P2A",
-    "P2B", "Heartbeat", "HeartbeatReply", "PreVote", "PreVoteReply", "CatchUpRequest",
+    "PROTOCOL_VERSION", "NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Entry", "Batch", "P1A", "P1B",
+    "P2A", "P2B", "Heartbeat", "HeartbeatReply", "PreVote", "PreVoteReply", "CatchUpRequest",
     "CatchUp", "SnapshotOffer", "SnapshotRequest", "SnapshotChunk", "DigestRequest",
     "DigestReply", "Introduction", "Made", "CountQuestion", "CountAnswer", "Place",
     "Whereabouts", "CommitNote", "PeerMessage", "OpenSession", "Command", "Query",
-    "StatusRequest", "SlotRequest", "ChangeSettings", "Stranger", "Watch", "Unwatch",
+    "StatusRequest", "SlotRequest", "ChangeSettings", "Renew", "Stranger", "Watch", "Unwatch",
     "WatchCheck", "ClientMessage", "ReplyStatus", "ReadMode", "SessionOpened", "CommandReply",
     "QueryReply", "NotLeader", "Overloaded", "StatusReply", "SlotReply", "OtherCluster",
     "PortOfServers", "WatchesHeld", "ServerReply", "overloaded", "retry_after",
@@ -32,50 +33,12 @@ __all__ = [
 PROTOCOL_VERSION = 4
 """Goes into every frame's header; a server refuses frames of any other version."""
 
-NO_OP = b""
-"""The value that a new leader proposes into a hole: executing it does nothing (PMMC §2.3)."""
-
 
 class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """What all of them have in common: an array of just their fields."""
 
 
-# --- what a slot holds ---------------------------------------------------------------------------
-
-SETTINGS = 1
-"""As `Entry.acked` of an entry of no session: its command is a `Change` (execution/agreed.py)."""
-
-
-class Entry(Wire, frozen=True):
-    """One client command inside a slot's value."""
-
-    session: int
-    """The session that submitted it; 0: none. Then `seq` is a nonce, and `acked` says what it is: 0
-    opens a session, or executes a server's own `command`; `SETTINGS` changes what is agreed."""
-    seq: int
-    """Its sequence number in the session, from 1: each takes effect at most once."""
-    acked: int
-    """The client has the replies of all its commands below this number; they may be forgotten."""
-    after: int
-    """Execute only if this earlier command of the session was executed; 0: no such condition."""
-    command: bytes
-    """Opaque to Paxon: the user's `StateMachine` decodes it."""
-
-
-class Batch(Wire, frozen=True, gc=True):
-    """The decoded value of a slot: the commands that waited at the leader, in order."""
-
-    time: float
-    """The log's time, seconds: runs with the leader's clock and stands while nobody leads."""
-    entries: list[Entry]
-
-
-class Accepted(Wire, frozen=True):
-    """A value that an acceptor has accepted for a slot, and in which ballot."""
-
-    slot: int
-    ballot: Ballot
-    value: bytes
+# --- between servers -----------------------------------------------------------------------------
 
 
 class Made(Wire, frozen=True):
@@ -121,9 +84,6 @@ class Made(Wire, frozen=True):
         """The same cluster, with another directory in the place of a lost one."""
         members = tuple((s, incarnation if s == server else i) for s, i in self.members)
         return msgspec.structs.replace(self, members=members)
-
-
-# --- between servers -----------------------------------------------------------------------------
 
 
 class P1A(Wire, frozen=True, tag=1):
@@ -197,6 +157,8 @@ class Heartbeat(Wire, frozen=True, tag=5):
     """The fraction by which the leader takes clocks to differ, at most."""
     alive: list[ServerId] = []
     """The others that the leader heard just now, by the directories in `incarnations`."""
+    time: int = 0
+    """The log's time at the leader, nanoseconds."""
 
 
 class HeartbeatReply(Wire, frozen=True, tag=6):
@@ -454,6 +416,19 @@ class ChangeSettings(Wire, frozen=True, tag=6):
     values: dict[str, int | float]
 
 
+class Renew(Wire, frozen=True, tag=11):
+    """Client → leader: let these leases live on. Answered by a `QueryReply`.
+
+    It belongs to no session: executed as often as it comes, it is answered anew each time. A reply
+    kept from the first time would make a client believe in a lease that has ended since.
+    """
+
+    id: int
+    """Random 63-bit number that ties the reply to the request."""
+    command: bytes
+    """For the state machine, which has to know it for a renewal (`StateMachine.renews`)."""
+
+
 class Stranger(Wire, frozen=True, tag=7):
     """In place of a frame whose header names another cluster: nothing in it counts here."""
 
@@ -488,7 +463,7 @@ class WatchCheck(Wire, frozen=True, tag=10):
 
 
 ClientMessage: TypeAlias = (
-    OpenSession | Command | Query | StatusRequest | SlotRequest | ChangeSettings | Stranger
+    OpenSession | Command | Query | StatusRequest | SlotRequest | ChangeSettings | Renew | Stranger
     | Watch | Unwatch | WatchCheck
 )  # fmt: skip
 
@@ -622,6 +597,8 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     """Where it stands while it rejoins after a lost disk, in a sentence; "" while it votes."""
     addresses: dict[ServerId, str] = {}
     """Where clients reach each server of the cluster, as far as the sender knows."""
+    time: int = 0
+    """The log's time as far as the sender knows it, nanoseconds (docs/time.md)."""
 
 
 class SlotReply(Wire, frozen=True, tag=6):

@@ -91,12 +91,14 @@ from paxon.actors.limits.bounds import (
 )
 from paxon.actors.limits.turns import ClientTurns, Openings, Waiting
 from paxon.actors.log import SlotLog, SlotStatus
+from paxon.actors.log_time import LogTime
 from paxon.actors.messages import (
     NO_OP,
     P1A,
     P1B,
     P2A,
     P2B,
+    RENEWAL,
     SETTINGS,
     Accepted,
     Batch,
@@ -125,6 +127,7 @@ from paxon.actors.messages import (
     PreVoteReply,
     Query,
     QueryReply,
+    Renew,
     ReplyStatus,
     SessionOpened,
     SlotReply,
@@ -167,7 +170,7 @@ COUNTERS = (
     "peer_messages_received", "client_messages_received", "retransmissions", "catch_ups",
     "snapshots_taken", "snapshots_received", "refused_incarnations", "refused_clients",
     "malformed_messages", "inquiries", "digest_alarms", "refused_numbers", "commits_denied",
-    "refused_rejoins",
+    "refused_rejoins", "renewals", "times_proposed",
     "watches_answered", "overloaded",
 )  # fmt: skip
 """What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds,
@@ -206,7 +209,7 @@ HARMLESS = frozenset(
 )
 """Messages that are let through from a member that comes with another directory than is known."""
 
-Held: TypeAlias = Command | OpenSession | Query | ChangeSettings
+Held: TypeAlias = Command | OpenSession | Query | ChangeSettings | Renew
 """What a new leader keeps until it serves."""
 
 
@@ -251,6 +254,7 @@ class PaxosServer(BurstActor):
             Command: self.on_command,
             Query: self.on_query,
             ChangeSettings: self.on_change_settings,
+            Renew: self.on_renew,
             StatusRequest: self.on_status_request,
             SlotRequest: self.on_slot_request,
             Stranger: self.on_stranger,
@@ -348,6 +352,8 @@ class PaxosServer(BurstActor):
         self._watching = Watching()
         """Reads that wait here (rule 14)."""
         # Leading.
+        self.log_time = LogTime()
+        """The log's time as this server knows it (rule 13)."""
         self._reign: Reign | None = None
         """What a leader knows; None while this server does not lead."""
         self._leading_since = 0.0
@@ -388,6 +394,9 @@ class PaxosServer(BurstActor):
     def _before_flush(self) -> None:
         reign = self._reign
         if reign is not None:
+            if not self.log_time.runs and self._serves():
+                self.log_time.run(self.application.time, self._clock.awake())
+                self._plan_chores(reign)
             self._release_held()
             self._propose_waiting(reign)
             self._start_read_round(reign)
@@ -627,6 +636,7 @@ class PaxosServer(BurstActor):
             return
         if heartbeat.ballot == self.promised:
             self._compare_disks(heartbeat)
+            self.log_time.hear(heartbeat.time, self.application.time)
             self._heard_from_leader(sender)
             if heartbeat.lease and self.voting:
                 self._grant(heartbeat)
@@ -862,6 +872,7 @@ class PaxosServer(BurstActor):
         reign = self._reign = Reign(
             self.settings, self._others, Pending(self.application.machine, self._enough_is_dear),
             Rounds(self._now, self._busy), self._counters["slots_chosen"],
+            time=self.application.time,
         )  # fmt: skip
         known.incoming = None  # what it lacks of the chosen slots it proposes again
         self.leader = self.settings.server
@@ -878,7 +889,6 @@ class PaxosServer(BurstActor):
         reign.next_slot = reign.takeover_end + 1
         if not self.voting:
             self._vote_again(reign)
-        reign.time_base = self.application.sessions.time - self._now
         reign.retransmit_at = self._now + self.settings.retransmit_interval
         if self._now >= self._log_at:  # in a duel of leaders not each of them is news
             self._log_at = self._now + 1.0
@@ -905,6 +915,7 @@ class PaxosServer(BurstActor):
             self._counters["step_downs"] += 1
             self._counters["leading_us"] += self._leading_us()
             reign, self._reign = self._reign, None
+            self.log_time.stop()
             if reign.got_something_done(self._counters["slots_chosen"]):
                 self._policy.reigned(self._now - self._leading_since)
             if self._contends:
@@ -933,20 +944,54 @@ class PaxosServer(BurstActor):
                 held = self.log.get(slot)
                 if slot > self.log.chosen_to and (held is None or not held.chosen):
                     self._propose(reign, slot, value)
-            elif reign.pending.entries:
-                if reign.votes and reign.is_full(self.log, window):
-                    return
+            elif reign.pending.entries and not (reign.votes and reign.is_full(self.log, window)):
                 dear = bool(reign.pending.costs.dear)
                 entries = reign.pending.pack(self.settings.batch_bytes)
-                batch = Batch(reign.time_base + self._now, entries)
-                reign.batches[reign.next_slot] = batch
-                value = encode_batch(batch)
-                if dear or len(value) >= CHARGED_BYTES:
-                    reign.large_slots[reign.next_slot] = self._clock.monotonic()
-                self._propose(reign, reign.next_slot, value)
-                reign.next_slot += 1
+                self._propose_batch(reign, entries, dear=dear)
+            elif reign.chores.wanted and self._time_is_due(reign):
+                self._counters["times_proposed"] += 1
+                self._propose_batch(reign, [], dear=False)
+                self._plan_chores(reign)
             else:
                 return
+
+    def _propose_batch(self, reign: Reign, entries: list[Entry], *, dear: bool) -> None:
+        """Propose these commands, after all renewals that wait, at the log's present time."""
+        invariant(self.log_time.runs, "a time was stamped before what was taken over is executed")
+        slot, chores = reign.next_slot, reign.chores
+        if chores.renewals:
+            entries = chores.take() + entries
+        batch = Batch(self.log_time.now(self._clock.awake()), entries)
+        chores.stamped, chores.last_slot = batch.time, slot
+        reign.batches[slot] = batch
+        value = encode_batch(batch)
+        if dear or len(value) >= CHARGED_BYTES:
+            reign.large_slots[slot] = self._clock.monotonic()
+        self._propose(reign, slot, value)
+        reign.next_slot += 1
+
+    def _time_is_due(self, reign: Reign) -> bool:
+        """Whether a slot is wanted for its time, or for renewals, though no command waits."""
+        chores = reign.chores
+        chores.wanted = False
+        self._plan_chores(reign)
+        return chores.at <= self._now
+
+    def _plan_chores(self, reign: Reign) -> None:
+        """Say when to look again whether something is due, other than a command."""
+        application, chores = self.application, reign.chores
+        if not self.log_time.runs:
+            return
+        chores.wakeup = application.timer.due
+        due = chores.due(
+            timed=application.timer.next is not None,
+            sessions=len(application.sessions) > 0,
+            executed=application.executed,
+        )
+        chores.at = chores.renew_at
+        if due is not None:
+            seconds = self.log_time.seconds_to(due, self._clock.awake())
+            chores.at = min(chores.at, self._now + seconds)
 
     def _propose(self, reign: Reign, slot: int, value: bytes) -> None:
         """Queue a P2A; our own acceptance counts once it is synced (rule 10)."""
@@ -1078,6 +1123,7 @@ class PaxosServer(BurstActor):
     def _beat(self, reign: Reign) -> None:
         """Start a heartbeat round with all: I lead, this is chosen, this may be discarded."""
         reign.heartbeat_at = self._now + self.settings.heartbeat_interval
+        self._plan_chores(reign)
         self._discard(self._executed_by_all(reign))
         self._to_all.append(self._begin_round(reign))
         if self._majority == 1:
@@ -1096,6 +1142,7 @@ class PaxosServer(BurstActor):
             self.promised, number, self.log.chosen_to, self._executed_by_all(reign),
             self._disks_known(), lease, drift,
             self.disks.heard_since(self._now - self.settings.election_timeout_max),
+            self.log_time.now(self._clock.awake()),
         )  # fmt: skip
 
     def _executed_by_all(self, reign: Reign) -> int:
@@ -1166,6 +1213,8 @@ class PaxosServer(BurstActor):
         answered = [follower.answered for follower in reign.followers.values()]
         if not rounds.confirm(answered, self._majority):
             return
+        ago = self._clock.monotonic() - rounds.confirmed_at
+        self.log_time.confirmed(self._clock.awake(), ago, self.settings.election_timeout_min)
         ready = reign.reads.ready(rounds.confirmed, self.application.executed)
         if ready:
             self._allow_time()
@@ -1186,7 +1235,8 @@ class PaxosServer(BurstActor):
         )
 
     def _answer_query(self, client: ClientToken, query: Query) -> None:
-        reply = self.application.query(query.query)
+        time = self.log_time.now(self._clock.awake())
+        reply = self.application.query(query.query, time)
         self._counters["queries_answered"] += 1
         self._reply(client, QueryReply(query.id, reply.status, reply.payload))
         self._count_work(client, len(reply.payload))
@@ -1365,12 +1415,24 @@ class PaxosServer(BurstActor):
                 self._turns.sit_out(client, now + took)
 
     def _let_wait(self, clients: Sequence[tuple[ClientToken, Sequence[ClientMessage]]]) -> None:
-        for client, requests in clients:
+        for client, came in clients:
             self._turns.heard(client, self._now)
+            requests = self._renew_first(client, came)
             if requests and not self._turns.add(client, requests):
                 self._throw_away(client, "too many requests are waiting")
             if self._turns.is_much(client) and self._others_present(client, self._now):
                 self._turns.ignored.add(client)
+
+    def _renew_first(
+        self, client: ClientToken, requests: Sequence[ClientMessage]
+    ) -> Sequence[ClientMessage]:
+        """Renewals wait behind nobody's commands, nor behind their own client's."""
+        renewals = [request for request in requests if type(request) is Renew]
+        if not renewals:
+            return requests
+        for request in renewals:
+            self.on_renew(request, client)
+        return [request for request in requests if type(request) is not Renew]
 
     def _throw_away(self, client: ClientToken, reason: str) -> None:
         """Say that something was, once a burst for each client."""
@@ -1578,6 +1640,29 @@ class PaxosServer(BurstActor):
             reign.pending.add(Entry(0, change.id, SETTINGS, 0, command))
         reign.waiting[key] = client
 
+    def on_renew(self, request: Renew, client: ClientToken) -> None:
+        """Leases are to live on: they have a budget of their own, and go before all commands."""
+        reign = self._serves()
+        if reign is None:
+            self._hold_or_refuse(client, request, len(request.command))
+            return
+        key = (0, request.id)
+        if key not in reign.waiting:
+            if len(request.command) > self.settings.batch_bytes or not self.application.renews(
+                request.command
+            ):
+                payload = b"this is no renewal: send it as a command"
+                self._reply(client, QueryReply(request.id, ReplyStatus.INVALID, payload))
+                return
+            if reign.chores.full:
+                self._counters["overloaded"] += 1
+                payload = overloaded("too many renewals are waiting", RETRY_AFTER)
+                self._reply(client, QueryReply(request.id, ReplyStatus.OVERLOADED, payload))
+                return
+            self._counters["renewals"] += 1
+            reign.chores.add(Entry(0, request.id, RENEWAL, 0, request.command), self._now)
+        reign.waiting[key] = client
+
     def on_stranger(self, request: Stranger, client: ClientToken) -> None:
         """A client of another cluster: it must not take our answers for that one's."""
         made = self.making.made
@@ -1589,7 +1674,7 @@ class PaxosServer(BurstActor):
         if len(reply.payload) > LARGE_REPLY:
             self._replied_bytes += len(reply.payload)
         if entry.session == 0:
-            if entry.acked == SETTINGS:
+            if entry.acked in (SETTINGS, RENEWAL):
                 self._reply(client, QueryReply(entry.seq, reply.status, reply.payload))
                 return
             if reply.status != ReplyStatus.OK:
@@ -1816,6 +1901,10 @@ class PaxosServer(BurstActor):
             self._warn_of_differences()
         if not self._is_behind():
             self._catching_up.patience = 0
+        if self._reign is not None and (
+            application.timer.due is not None or self._reign.chores.wakeup is not None
+        ):
+            self._plan_chores(self._reign)
         self._storage.save_chosen_to(self.log.chosen_to)
         if self._watermark_at == NEVER:
             self._watermark_at = self._now + WATERMARK_DELAY
@@ -1838,7 +1927,7 @@ class PaxosServer(BurstActor):
         if self._turns.held_back or reign.large_slots:
             self._charge(reign, slot, results)
         for entry, reply in results:
-            if entry.session == 0 and entry.command and entry.acked != SETTINGS:
+            if entry.session == 0 and entry.command and entry.acked == 0:
                 _resolve(reign.futures.pop(entry.seq, None), reply.status, reply.payload)
                 continue
             key = (entry.session, entry.seq)
@@ -2701,7 +2790,7 @@ class PaxosServer(BurstActor):
             deadline = min(
                 reign.heartbeat_at, reign.retransmit_at, thrift.p2as_due_at, thrift.round_due_at,
                 self._snapshot_poll_at, self._watermark_at, self._grants.forget_at,
-                self.places.due,
+                self.places.due, reign.chores.at,
             )  # fmt: skip
         else:
             deadline = min(
@@ -2736,6 +2825,8 @@ class PaxosServer(BurstActor):
                 self._lose_quorum()
                 return
             self._on_thrift_timers(reign)
+            if now >= reign.chores.at:
+                reign.chores.at, reign.chores.wanted = NEVER, True
             if now >= reign.heartbeat_at:
                 self._beat(reign)
             if now >= reign.retransmit_at:
@@ -2814,6 +2905,8 @@ class PaxosServer(BurstActor):
                 "log_bytes": self.log.value_bytes,
                 "session_reply_bytes": self.application.sessions.kept,
                 "client_requests_waiting": self._turns.messages,
+                "wake_ups": self.application.timer.woken,
+                "failed_wake_ups": self.application.timer.failed,
             },
             policy=self.settings.policy,
             sessions=len(self.application.sessions),
@@ -2830,6 +2923,7 @@ class PaxosServer(BurstActor):
             waits_for=self.waits_for() if self._in_force else self.making.waits_for(),
             rejoining=self.rejoining(),
             addresses=self.places.client_addresses(),
+            time=max(self.log_time.now(self._clock.awake()), self.application.time),
         )
 
     def rejoining(self) -> str:
@@ -2874,8 +2968,10 @@ class PaxosServer(BurstActor):
         self._count_work(client, len(value))
 
 
-def _as_request(entry: Entry) -> OpenSession | ChangeSettings:
+def _as_request(entry: Entry) -> OpenSession | ChangeSettings | Renew:
     """The request that became this entry of no session."""
+    if entry.acked == RENEWAL:
+        return Renew(entry.seq, entry.command)
     if entry.acked == SETTINGS:
         change = decode_change(entry.command)
         return ChangeSettings(entry.seq, change.changed_at, change.values)

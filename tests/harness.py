@@ -83,6 +83,9 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
+    def awake(self) -> int:
+        return int(self.now * 1e9)
+
 
 @dataclass(slots=True)
 class Packet:
@@ -429,7 +432,7 @@ def value_of(command: bytes) -> bytes:
     """A slot's value with one command that belongs to no session; b"" is a no-op."""
     if not command:
         return NO_OP
-    return encode_batch(Batch(0.0, [Entry(0, 1, 0, 0, command)]))
+    return encode_batch(Batch(0, [Entry(0, 1, 0, 0, command)]))
 
 
 def text_of(value: bytes) -> str:

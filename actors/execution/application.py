@@ -37,6 +37,7 @@ from paxon.actors.execution.sessions import (
     reply_bytes,
 )
 from paxon.actors.execution.state_machine import StateMachine
+from paxon.actors.execution.timer import MachineTimer
 from paxon.actors.invariants import invariant
 from paxon.actors.limits.allowances import (
     LARGE_REPLY,
@@ -44,7 +45,7 @@ from paxon.actors.limits.allowances import (
     SLOT_REPLIES,
     SLOT_REPLIES_AT_MOST,
 )
-from paxon.actors.messages import NO_OP, SETTINGS, Batch, Entry, ReplyStatus
+from paxon.actors.messages import NO_OP, RENEWAL, SETTINGS, Batch, Entry, ReplyStatus
 from paxon.transport.log import logger
 
 __all__ = ["Application", "Executed", "encode_batch", "decode_batch"]
@@ -71,10 +72,6 @@ def decode_batch(value: bytes) -> Batch:
     return _decoder.decode(value)
 
 
-NANOSECONDS = 1_000_000_000
-"""In a second."""
-
-
 class _Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """Leads a snapshot's image; the state machine's own bytes follow."""
 
@@ -84,6 +81,8 @@ class _Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     digest_version: int
     digest: bytes
     """The hash after `slot` (actors/execution/digests.py)."""
+    tired: bool
+    """See `MachineTimer`."""
 
 
 _head_decoder = msgspec.msgpack.Decoder(_Head)
@@ -103,7 +102,9 @@ class Application:
         `identity` is the cluster's, so that its sessions' ids are no other cluster's.
         """
         self.machine = machine
-        self._tells_time = type(machine).advance is not StateMachine.advance
+        self.timer = MachineTimer(machine)
+        self._rang = b""
+        """What came of waking the machine in the slot being executed."""
         kind = type(machine)
         self._enters = kind.enter is not StateMachine.enter
         self._compares_part = kind.comparable is not StateMachine.comparable
@@ -118,6 +119,11 @@ class Application:
         """Sessions that had a large reply in it."""
         self.machine.made(identity)
         self._agree(agreed)
+
+    @property
+    def time(self) -> int:
+        """The log's time as of the last slot executed, nanoseconds."""
+        return self.sessions.time
 
     def _agree(self, agreed: Agreed) -> None:
         self.agreed = self._agreed_next = agreed
@@ -146,6 +152,7 @@ class Application:
         self.executed = slot
         if self._enters:
             self.machine.enter(slot)
+        self._rang = b""
         results: list[Executed] = []
         if value != NO_OP:
             if batch is None:
@@ -160,27 +167,39 @@ class Application:
         return results
 
     def _execute_batch(self, slot: int, batch: Batch) -> list[Executed]:
+        """Renewals, then what is due, then the rest: one that comes in time is never too late."""
+        entries, timer = batch.entries, self.timer
         self.sessions.advance(batch.time)
-        if self._tells_time:
-            self._advance_machine(slot)
+        time = self.machine.now = self.sessions.time
+        if timer.tells:
+            timer.advance(slot, time)
         self._slot_bytes = 0
         if self._large:
             self._large.clear()
         results: list[Executed] = []
+        first = 0
+        if timer.next is not None and timer.next <= time:
+            first = self._execute_renewals(slot, entries, results)
+            if timer.due is not None and timer.due <= time:
+                self._rang = timer.ring(slot, time)
         # No comprehension: Python 3.11 gives it a frame of its own, later ones do not, and commands
         # are to have the same room on every server.
-        for index, entry in enumerate(batch.entries):
+        for index, entry in enumerate(entries[first:] if first else entries, first):
             results.append((entry, self._execute_entry(slot, index, entry)))
+        if timer.asks:
+            timer.look(slot, commands=first < len(entries))
         return results
 
-    def _advance_machine(self, slot: int) -> None:
-        try:
-            self.machine.advance(int(self.sessions.time * NANOSECONDS))
-        except Exception as error:  # the user's code may raise anything: it is nobody's command
-            if depends_on_process(error):
-                raise ExecutionFailed(self.machine, slot, error) from error
-            kind = type(self.machine).__name__
-            logger.error("{}.advance() raised in slot {}: {!r}", kind, slot, error)
+    def _execute_renewals(self, slot: int, entries: list[Entry], results: list[Executed]) -> int:
+        """Execute those that come first in a slot; how many they are."""
+        first = 0
+        while first < len(entries) and entries[first].session == 0:
+            if entries[first].acked != RENEWAL:
+                break
+            results.append((entries[first], self._execute_entry(slot, first, entries[first])))
+            first += 1
+        self.timer.look(slot, commands=first > 0)
+        return first
 
     def _outcome(self, results: list[Executed]) -> bytes:
         """What enters the chain of hashes: the replies, but of an error no more than its class.
@@ -190,8 +209,10 @@ class Application:
         """
         part = self.machine.comparable if self._compares_part else None
         if self._all_went_well and part is None:
-            return _encoder.encode([reply.payload for _, reply in results])
-        return _encoder.encode([_comparable(entry, reply, part) for entry, reply in results])
+            replies = _encoder.encode([reply.payload for _, reply in results])
+        else:
+            replies = _encoder.encode([_comparable(entry, reply, part) for entry, reply in results])
+        return replies + self._rang
 
     def _execute_entry(self, slot: int, index: int, entry: Entry) -> Reply:
         if entry.session == 0:
@@ -225,7 +246,8 @@ class Application:
         if entry.acked == SETTINGS:
             return self._change_settings(slot, entry.command)
         # Nothing enters the log before all servers know it, so this one would be of an old release.
-        invariant(entry.acked == 0, "slot %d has an entry of unknown kind %d", slot, entry.acked)
+        known = entry.acked in {0, RENEWAL}
+        invariant(known, "slot %d has an entry of unknown kind %d", slot, entry.acked)
         if not entry.command:
             session_id = self.sessions.open(slot, index, entry.seq)
             if session_id is None:
@@ -286,11 +308,20 @@ class Application:
             return describe(error)
         return b""
 
-    def query(self, query: bytes) -> Reply:
-        """Answer a read from the state as it is.
+    def renews(self, command: bytes) -> bool:
+        """Whether a command may go before all others, into no session. At the leader alone."""
+        try:
+            self.machine.check(command)
+            return bool(self.machine.renews(command))
+        except BaseException:  # the user's code may raise anything
+            return False
+
+    def query(self, query: bytes, time: int = 0) -> Reply:
+        """Answer a read from the state as it is, at a time of the log (at least the state's).
 
         An answer is no part of the state: whatever happens, it stops nobody.
         """
+        self.machine.now = max(time, self.sessions.time)
         try:
             payload = self._readable("query", self.machine.query(query))
         except BaseException as error:
@@ -355,7 +386,7 @@ class Application:
         head = _Head(
             self.executed, self.sessions.dump(),
             encode_in_short(self.agreed, self.machine.limits),
-            self.chain.version, self.chain.head,
+            self.chain.version, self.chain.head, self.timer.tired,
         )  # fmt: skip
         return self._pieces(_encoder.encode(head))
 
@@ -374,9 +405,14 @@ class Application:
         self._agree(decode_agreed(head.agreed, self.machine.limits))
         self._restore_machine(head.slot, state)
         self.sessions.load(head.sessions)
+        with_allowance(self._look_at_timer, head)
         self.executed = head.slot
         self.chain.begin(head.digest_version, head.slot, head.digest)
         self.chain.pin()
+
+    def _look_at_timer(self, head: _Head) -> None:
+        self.machine.now = self.sessions.time
+        self.timer.restored(head.slot, tired=head.tired)
 
     def _restore_machine(self, slot: int, state: bytes) -> None:
         try:

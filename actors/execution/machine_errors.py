@@ -32,11 +32,13 @@ class MachineFailure(Exception):
 class ExecutionFailed(MachineFailure):
     """Executing a slot ended in an error that depends on this process, not on the log alone."""
 
-    def __init__(self, machine: StateMachine, slot: int, error: BaseException) -> None:
+    def __init__(
+        self, machine: StateMachine, slot: int, error: BaseException, method: str = "apply"
+    ) -> None:
         self.slot = slot
         super().__init__(
-            f"executing slot {slot} stopped this server: {type(machine).__name__}.apply() ended in "
-            f"{_in_short(error)}, which other servers may not see; start it again (with more "
+            f"executing slot {slot} stopped this server: {type(machine).__name__}.{method}() ended "
+            f"in {_in_short(error)}, which other servers may not see; start it again (with more "
             f"memory, if that was short): it goes on from its disk"
         )
 

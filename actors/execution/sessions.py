@@ -6,7 +6,6 @@ Part of the replicated state: changed only by executing slots, so it is the same
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable
 
 import msgspec
@@ -45,8 +44,8 @@ class Session(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
     floor: int
     """All sequence numbers below are acknowledged: their replies are gone."""
-    last_seen: float
-    """The log's time of its last command, in seconds."""
+    last_seen: int
+    """The log's time of its last command, in nanoseconds."""
     replies: dict[int, Reply]
     """By sequence number, from `floor` on."""
     kept: int = 0
@@ -63,6 +62,8 @@ class Session(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 _FAILED = ReplyStatus.FAILED
+_NANOSECONDS = 1_000_000_000
+_BEFORE_ALL = -(1 << 63)
 
 
 def reply_bytes(reply: Reply) -> int:
@@ -75,7 +76,7 @@ def reply_bytes(reply: Reply) -> int:
 
 
 class _Dump(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    time: float
+    time: int
     sessions: dict[int, Session]
     unused: dict[int, Session]
 
@@ -98,16 +99,16 @@ class SessionTable:
         would end everybody's."""
         self.kept = 0
         """What all replies kept count for, in bytes."""
-        self.time = 0.0
-        """The log's time, seconds: runs with the leader's clock, stands while nobody leads."""
-        self._seen_since = -math.inf
+        self.time = 0
+        """The log's time, nanoseconds: runs with the leader's clock, stands while nobody leads."""
+        self._seen_since = _BEFORE_ALL
         """No session was seen last before, so that not each slot need look for the oldest."""
 
     def agree(self, agreed: Agreed) -> None:
         """These are in force from the next slot on."""
-        self._ttl = agreed.session_ttl
+        self._ttl = int(agreed.session_ttl * _NANOSECONDS)
         self._max_sessions = agreed.max_sessions
-        self._min_idle = agreed.session_min_idle
+        self._min_idle = int(agreed.session_min_idle * _NANOSECONDS)
         self.max_kept_each = agreed.max_kept_each
         """Bytes of replies kept for one session; the last one may go over it."""
         self.max_kept = agreed.max_kept
@@ -122,7 +123,7 @@ class SessionTable:
     def get(self, session: int) -> Session | None:
         return self._sessions.get(session) or self._unused.get(session)
 
-    def advance(self, time: float) -> None:
+    def advance(self, time: int) -> None:
         """A slot with this time is executed next: expire what has been idle for too long."""
         self.time = max(self.time, time)
         expires = self.time - self._ttl
@@ -240,5 +241,5 @@ class SessionTable:
         self.time = loaded.time
         self._sessions = loaded.sessions
         self._unused = loaded.unused
-        self._seen_since = -math.inf
+        self._seen_since = _BEFORE_ALL
         self.kept = sum(session.kept for session in self._sessions.values())

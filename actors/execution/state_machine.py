@@ -39,17 +39,47 @@ class StateMachine(ABC):
         between the same two commands.
         """
 
-    snapshots_are_sound: ClassVar[bool] = False
-    """True spares what each new snapshot costs to be restored once, in a forked child, before it is
-    kept: say so if you know that `restore` takes whatever `snapshot` returns."""
+    now: int = 0
+    """The log's time, nanoseconds, set before each of the methods below is called. It is the same
+    on every server: it runs with the leader's clock and stands still while nobody leads. A query is
+    told the leader's time at that moment. Never ask any other clock."""
 
     def advance(self, time: int) -> None:  # noqa: B027 (most have no use for time)
         """What comes next is executed at this time of the log, in nanoseconds.
 
-        Called before the commands of each slot. The log's time runs with the leader's clock and
-        stands still while nobody leads; it is the same on every server and never falls. An
-        exception is logged and has no other consequence.
+        Called before the commands of each slot; times never fall. An exception is logged and has no
+        other consequence.
         """
+
+    def next_wakeup(self) -> int | None:
+        """The time of the log, in nanoseconds, at which `wake` is to be called; None: never.
+
+        A function of the state alone, asked after each slot. The log is told its time at least once
+        a second while there is such a time.
+        """
+        return None
+
+    def wake(self, time: int) -> bool:
+        """The time that `next_wakeup` gave has come: it is `time` now, the same on every server.
+
+        Called before a slot's commands, once a slot. Take the timer off before anything that could
+        raise: an exception is logged and counted. Return whether there is more to do than one slot
+        should: the next slot, which comes at once, goes on with it. A machine that is still due
+        afterwards without having said so is not woken again before its next command.
+        """
+        return False
+
+    def renews(self, command: bytes) -> bool:
+        """Whether a command does nothing but let leases, or whatever times out, live on.
+
+        Such commands may come in as renewals: they go before all others in their slot, and before
+        what is due in it, and belong to no session: they may be executed more than once.
+        """
+        return False
+
+    snapshots_are_sound: ClassVar[bool] = False
+    """True spares what each new snapshot costs to be restored once, in a forked child, before it is
+    kept: say so if you know that `restore` takes whatever `snapshot` returns."""
 
     @abstractmethod
     def apply(self, command: bytes) -> bytes:

@@ -22,6 +22,8 @@ __all__ = [
     "MAX_PENDING",
     "MAX_READS",
     "MAX_READ_BYTES",
+    "MAX_RENEWALS",
+    "MAX_RENEWAL_BYTES",
     "MAX_TRANSFER_BYTES",
     "MESSAGE_BYTES",
     "RETRY_AFTER",
@@ -68,6 +70,11 @@ MAX_PENDING = 16_384
 MAX_READS = 16_384
 """Reads that may wait to be confirmed …"""
 MAX_READ_BYTES = 32 << 20
+"""… and their bytes."""
+MAX_RENEWALS = 65_536
+"""Renewals that may wait for the next slot: a budget of their own, so that nobody's commands, many
+as they may be, keep anybody's leases from being renewed …"""
+MAX_RENEWAL_BYTES = 16 << 20
 """… and their bytes."""
 
 # --- a slot and what it leaves behind (the same on every server) ---------------------------------

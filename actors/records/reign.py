@@ -14,6 +14,7 @@ from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.limits.allowances import COST_PER_SLOT, IN_FLIGHT_BYTES
 from paxon.actors.limits.costs import Costs
 from paxon.actors.log import SlotLog
+from paxon.actors.log_time import Chores
 from paxon.actors.messages import Batch, Entry
 from paxon.actors.records.reads import ReadQueue
 from paxon.actors.records.rounds import Rounds
@@ -86,7 +87,10 @@ class Reign:
         pending: Pending,
         rounds: Rounds,
         slots_chosen: int,
+        *,
+        time: int,
     ) -> None:
+        """`time` is the log's, as of the last slot executed."""
         self._chosen_before = slots_chosen
         """How many slots were chosen here, ever, when this reign began."""
         # Phase 2.
@@ -118,8 +122,8 @@ class Reign:
         self.futures: dict[int, pykka.Future[bytes]] = {}
         """The same for those that the application gave in process."""
         self.reads = ReadQueue()
-        self.time_base = 0.0
-        """What makes the log's time of this server's clock (rule 13)."""
+        self.chores = Chores(time)
+        """What is proposed because time goes on (rule 13)."""
         # Followers.
         self.followers = {server: Progress() for server in others}
         self.rounds = rounds
@@ -146,4 +150,4 @@ class Reign:
     def unexecuted(self) -> list[Entry]:
         """Commands that were proposed or wait for a slot, and have not been executed."""
         proposed = [entry for batch in self.batches.values() for entry in batch.entries]
-        return proposed + list(self.pending.entries)
+        return proposed + self.chores.renewals + list(self.pending.entries)

@@ -75,11 +75,13 @@ name, and its CLOCK_MONOTONIC does."""
 
 
 class SystemClock:
-    """The clock of this machine, in seconds."""
+    """The clocks of this machine."""
 
     monotonic: Callable[[], float] = staticmethod(partial(time.clock_gettime, _BOOT_CLOCK))
     """Seconds since the machine was booted, suspended ones included. (Without a frame of Python's:
     a step asks several times.)"""
+    awake: Callable[[], int] = staticmethod(time.monotonic_ns)
+    """Nanoseconds, without those in which the machine was suspended."""
 
 
 def load_machine(name: str) -> StateMachine:

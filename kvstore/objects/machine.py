@@ -200,7 +200,7 @@ class ObjectMachine(StateMachine):
         waiting = self._moment.timers.waiting
         return waiting[0].due if waiting else None
 
-    def wake(self, time: int) -> None:
+    def wake(self, time: int) -> bool:
         """Run what is due, each taken off first; what it sets for now waits for the next slot."""
         timers = self._moment.timers
         self._moment.now = time
@@ -214,6 +214,7 @@ class ObjectMachine(StateMachine):
                     "{}: the timer {} for {} at {} failed: {}",
                     self._definition.name, timer.id, timer.method, timer.due, outcome.text,
                 )  # fmt: skip
+        return bool(timers.waiting) and timers.waiting[0].due <= time
 
     def _encode_timer(
         self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -304,10 +304,10 @@ class KVStore(StateMachine):
         lease = self._state.leases.next_due()
         return None if lease is None else lease.due
 
-    def wake(self, time: int) -> None:
-        """End leases that are due, each in a revision of its own.
+    def wake(self, time: int) -> bool:
+        """End leases that are due, each in a revision of its own, as many as are soon done.
 
-        So many that it is soon done; `next_wakeup` tells whether there are more.
+        Returns whether there are more.
         """
         self.advance(time)
         state, size = self._state, 0
@@ -320,6 +320,14 @@ class KVStore(StateMachine):
                 break
             state.end_lease(lease.id)
         state.keep_index()
+        lease = state.leases.next_due()
+        return lease is not None and lease.due <= time
+
+    def renews(self, command: bytes) -> bool:
+        """Whether it is a list of nothing but `KeepAlive`."""
+        checked = self._checked.get(id(command))
+        operations = decode_operations(command) if checked is None else checked[1]
+        return bool(operations) and {KeepAlive}.issuperset(map(type, operations))
 
     def digest(self) -> str:
         """A fingerprint of the state, the same on servers that executed the same commands.
@@ -543,7 +551,7 @@ class KVStore(StateMachine):
             return None
         keys = sorted(lease.keys) if operation.keys else []
         self._room.take(sum(map(len, keys)) + len(keys) * 16)
-        left = lease.left(self._state.history.now)
+        left = lease.left(max(self.now, self._state.history.now))
         return [left // _MS, lease.ttl // _MS, keys]
 
     def _leases(self, operation: Leases) -> Result:

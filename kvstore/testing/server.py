@@ -38,7 +38,7 @@ def server_at(address: str) -> MemoryServer | None:
 
 
 class Clock:
-    """The machine's clock, and what a test has let pass besides; in seconds."""
+    """The machine's clocks, and what a test has let pass besides (`ahead`, seconds)."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -46,6 +46,10 @@ class Clock:
     def monotonic(self) -> float:
         """Seconds that never go back."""
         return time.monotonic() + self.ahead
+
+    def awake(self) -> int:
+        """The same in nanoseconds: no test lets the machine sleep."""
+        return time.monotonic_ns() + int(self.ahead * 1e9)
 
 
 class MemoryServer:

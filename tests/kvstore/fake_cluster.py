@@ -48,7 +48,7 @@ class FakeCluster:
         """Where followers point to; None: to the leader."""
         replicated = machine or KVStore()
         self.application = Application(replicated, first_agreed({}, replicated.limits))
-        self.time = 0.0
+        self.time = 0
         self.busy = 0
         self.most = 0
         """Longer commands are refused; 0: as agreed."""
@@ -71,7 +71,7 @@ class FakeCluster:
         return self.application.execute(slot, encode_batch(batch), batch)[0][1]
 
     def expire_sessions(self) -> None:
-        self.time += 2 * 3600.0
+        self.time += 2 * 3600 * 10**9
 
     def _answer(self, address: str, message: ClientMessage) -> ServerReply:
         if isinstance(message, StatusRequest):

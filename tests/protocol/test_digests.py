@@ -251,7 +251,7 @@ def test_a_new_version_begins_anew() -> None:
 def head_after(machine: StateMachine, *commands: bytes) -> bytes:
     application = Application(machine, first_agreed({}, {}))
     for slot, command in enumerate(commands, 1):
-        application.execute(slot, encode_batch(Batch(0.0, [Entry(0, slot, 0, 0, command)])))
+        application.execute(slot, encode_batch(Batch(0, [Entry(0, slot, 0, 0, command)])))
     return application.chain.head
 
 
@@ -274,12 +274,12 @@ def test_of_a_failed_command_the_class_counts_and_not_the_text() -> None:
 def test_a_snapshot_carries_the_hash() -> None:
     first = Application(Register(), first_agreed({}, {}))
     for slot in range(1, 6):
-        first.execute(slot, encode_batch(Batch(0.0, [Entry(0, slot, 0, 0, b"x")])))
+        first.execute(slot, encode_batch(Batch(0, [Entry(0, slot, 0, 0, b"x")])))
     image = b"".join(first.image())
     second = Application(Register(), first_agreed({}, {}))
     second.restore(image)
     assert second.chain.head == first.chain.head and second.chain.at(5)
-    value = encode_batch(Batch(0.0, [Entry(0, 6, 0, 0, b"y")]))
+    value = encode_batch(Batch(0, [Entry(0, 6, 0, 0, b"y")]))
     first.execute(6, value)
     second.execute(6, value)
     assert second.chain.head == first.chain.head

@@ -52,7 +52,7 @@ def applied(machine: Register, *commands: bytes) -> list[tuple[ReplyStatus, byte
     application = application_of(machine)
     replies = []
     for slot, command in enumerate(commands, 1):
-        batch = Batch(0.0, [Entry(0, 1, 0, 0, command)])
+        batch = Batch(0, [Entry(0, 1, 0, 0, command)])
         [(_, reply)] = application.execute(slot, encode_batch(batch))
         replies.append((ReplyStatus(reply.status), reply.payload))
     return replies
@@ -518,16 +518,16 @@ def test_how_long_an_errors_text_is_decides_nothing() -> None:
         machine = Wordy(text)
         agreed = first_agreed({"max_kept_each": 20_000}, machine.limits)
         application = Application(machine, agreed)
-        opening = Batch(0.0, [Entry(0, 1, 0, 0, b"")])
+        opening = Batch(0, [Entry(0, 1, 0, 0, b"")])
         [(_, opened)] = application.execute(1, encode_batch(opening))
         session = int.from_bytes(opened.payload, "big")
         statuses = []
         for seq in range(1, 40):
-            batch = Batch(0.0, [Entry(session, seq, 1, 0, b"bad")])
+            batch = Batch(0, [Entry(session, seq, 1, 0, b"bad")])
             [(_, reply)] = application.execute(1 + seq, encode_batch(batch))
             statuses.append(reply.status)
         full = application.sessions.kept
-        acknowledging = Batch(0.0, [Entry(session, 40, 40, 0, b"good")])
+        acknowledging = Batch(0, [Entry(session, 40, 40, 0, b"good")])
         application.execute(41, encode_batch(acknowledging))
         assert application.sessions.kept < 100
         ends.append((statuses, full, application.chain.head))

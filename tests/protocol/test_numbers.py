@@ -36,6 +36,7 @@ from paxon.actors.messages import (
     Place,
     PreVote,
     PreVoteReply,
+    Renew,
     ReplyStatus,
     SnapshotChunk,
     SnapshotOffer,
@@ -359,7 +360,7 @@ def test_extreme_numbers_in_every_clients_message(kind: type) -> None:
         values: dict[str, Any] = {f.name: random_.choice(EXTREMES) for f in fields}
         if "session" in values and random_.random() < 0.7:
             values["session"] = session
-        if kind is Command:
+        if kind in (Command, Renew):
             values["command"] = b"c"
         elif kind is ChangeSettings:
             values["values"] = {"session_ttl": random_.choice(EXTREMES), "max_sessions": 2}

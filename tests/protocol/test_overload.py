@@ -221,7 +221,7 @@ def test_sessions_never_used_make_room_first_and_those_in_use_never() -> None:
         assert number is not None
         table.touch(Entry(number, 1, 1, 0, b"x"))
     assert table.open(3, 0, 1) is None
-    table.advance(11.0)
+    table.advance(11 * 10**9)
     assert table.open(3, 0, 1) is not None
     assert table.get(used) is None
 
@@ -285,7 +285,7 @@ def test_all_sessions_together_are_bounded() -> None:
     def execute(*entries: Entry) -> list[Any]:
         nonlocal slot
         slot += 1
-        return application.execute(slot, encode_batch(Batch(1.0, list(entries))))
+        return application.execute(slot, encode_batch(Batch(1_000_000_000, list(entries))))
 
     opened = execute(*[Entry(0, n, 0, 0, b"") for n in range(1, 41)])
     sessions = [int.from_bytes(reply.payload, "big") for _, reply in opened]
@@ -299,16 +299,16 @@ def test_all_sessions_together_are_bounded() -> None:
 def test_one_slot_replies_only_so_much_and_leaves_the_others_in_peace() -> None:
     application = Application(Sized(), first_agreed({"max_kept_each": 1 << 40}, {}))
     opened = application.execute(
-        1, encode_batch(Batch(1.0, [Entry(0, n, 0, 0, b"") for n in (1, 2)]))
+        1, encode_batch(Batch(1_000_000_000, [Entry(0, n, 0, 0, b"") for n in (1, 2)]))
     )
     flooder, other = [int.from_bytes(reply.payload, "big") for _, reply in opened]
     entries = [Entry(flooder, n, 1, 0, b"8000000") for n in range(1, 50)]
     entries.append(Entry(other, 1, 1, 0, b"10"))
-    results = application.execute(2, encode_batch(Batch(1.0, entries)))
+    results = application.execute(2, encode_batch(Batch(1_000_000_000, entries)))
     assert sum(len(reply.payload) for _, reply in results) < SLOT_REPLIES + 9_000_000
     assert results[-1][1].status == ReplyStatus.OK
     assert results[-2][1].status == ReplyStatus.OVERLOADED
-    again = application.execute(3, encode_batch(Batch(1.0, [entries[-2]])))
+    again = application.execute(3, encode_batch(Batch(1_000_000_000, [entries[-2]])))
     assert again[0][1].status == ReplyStatus.OK
 
 

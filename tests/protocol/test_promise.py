@@ -116,7 +116,7 @@ def test_p1b_says_how_far_the_acceptor_knows_slots_chosen_and_discarded() -> Non
 
 
 def test_p1bs_come_in_bounded_chunks_and_only_whole_ones_count() -> None:
-    cluster = Cluster(3, options={"policy": "random", "transfer_bytes": 60})
+    cluster = Cluster(3, options={"policy": "random", "transfer_bytes": 50})
     cluster.accepted(1, Ballot(1, 2), **{f"slot_{slot}": b"v" * 30 for slot in range(1, 6)})
     cluster.start()
     cluster.isolate(3)
@@ -151,7 +151,7 @@ def test_a_chunk_out_of_turn_changes_nothing() -> None:
 
 
 def test_a_lost_chunk_is_asked_for_again_from_where_it_was() -> None:
-    cluster = Cluster(3, options={"policy": "random", "transfer_bytes": 60})
+    cluster = Cluster(3, options={"policy": "random", "transfer_bytes": 50})
     cluster.accepted(1, Ballot(1, 2), **{f"slot_{slot}": b"v" * 30 for slot in range(1, 6)})
     cluster.start()
     cluster.isolate(3)

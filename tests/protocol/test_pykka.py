@@ -44,6 +44,7 @@ PATIENCE = 10.0
 
 class RealClock:
     monotonic = staticmethod(time.monotonic)
+    awake = staticmethod(time.monotonic_ns)
 
 
 class Crew:

@@ -86,7 +86,7 @@ def change(since: int, **values: float) -> Entry:
 Ended = tuple[ReplyStatus, bytes]
 
 
-def execute(app: Application, *entries: Entry, time: float = 0.0) -> list[Ended]:
+def execute(app: Application, *entries: Entry, time: int = 0) -> list[Ended]:
     value = encode_batch(Batch(time, list(entries)))
     return [(r.status, r.payload) for _, r in app.execute(app.executed + 1, value)]
 
@@ -106,10 +106,10 @@ def test_a_change_is_in_force_from_the_slot_after_it() -> None:
 
 def test_sessions_expire_by_the_time_to_live_that_is_agreed() -> None:
     app = application(session_ttl=100.0)
-    execute(app, OPEN, time=1.0)
-    execute(app, change(0, session_ttl=5.0), time=50.0)
+    execute(app, OPEN, time=1 * 10**9)
+    execute(app, change(0, session_ttl=5.0), time=50 * 10**9)
     assert len(app.sessions) == 1
-    execute(app, time=50.0)
+    execute(app, time=50 * 10**9)
     assert len(app.sessions) == 0
 
 

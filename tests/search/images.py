@@ -20,6 +20,7 @@ from paxon.actors.execution.sessions import Reply, Session
 from paxon.actors.limits.costs import Costs
 from paxon.actors.limits.turns import Openings
 from paxon.actors.log import Slot, SlotLog
+from paxon.actors.log_time import Chores, LogTime
 from paxon.actors.messages import (
     P2A,
     Accepted,
@@ -77,13 +78,15 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "pending",
         "waiting",
         "reads",
-        "time_base",
+        "chores",
         "followers",
         "rounds",
         "heartbeat_at",
         "told_commit",
         "comparison",
     ),
+    Chores: ("at", "wanted", "wakeup", "renewals", "bytes", "renew_at", "stamped", "last_slot"),
+    LogTime: ("latest", "runs", "_offset", "_until"),
     Rounds: (
         "last",
         "confirmed",

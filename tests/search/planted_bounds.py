@@ -127,6 +127,7 @@ def _never_reset(original: Original) -> Any:
         results = []
         for index, entry in enumerate(batch.entries):
             results.append((entry, self._execute_entry(slot, index, entry)))
+        self.timer.look(slot, commands=True)
         return results
 
     return execute_batch

@@ -98,6 +98,9 @@ class StandingClock:
     def monotonic(self) -> float:
         return self.now
 
+    def awake(self) -> int:
+        return int(self.now * 1e9)
+
 
 class NoChance:
     """Every random draw comes out the same: nobody's timer fires unless the search says so."""

@@ -64,7 +64,9 @@ def tap(application: Application, server: ServerId, watch: ClusterWatch) -> None
 class SimulatedClock:
     """A server's two clocks: they run at a rate that may change; the wall clock may jump."""
 
-    __slots__ = ("_counted", "_elapsed", "_now", "_since", "origin", "rate", "wall_offset")
+    __slots__ = (
+        "_counted", "_elapsed", "_now", "_since", "_slept", "origin", "rate", "wall_offset",
+    )  # fmt: skip
 
     def __init__(
         self, now: Callable[[], float], elapsed: Callable[[], float], origin: float, rate: float
@@ -73,6 +75,7 @@ class SimulatedClock:
         self._elapsed = elapsed
         self._since = self._counted = 0.0
         """When the rate changed last, and what the clock had counted by then."""
+        self._slept = 0.0
         self.origin = origin
         self.rate = rate
         self.wall_offset = 1_600_000_000.0
@@ -83,6 +86,9 @@ class SimulatedClock:
 
     def monotonic(self) -> float:
         return self.origin + self.age()
+
+    def awake(self) -> int:
+        return int((self.age() - self._slept) * 1e9)
 
     def wall(self) -> float:
         return self.monotonic() + self.wall_offset
@@ -97,7 +103,8 @@ class SimulatedClock:
         self.rate = rate
 
     def sleep_through(self, seconds: float) -> None:
-        """The machine was suspended for so long. This clock ran on: it is CLOCK_BOOTTIME."""
+        """The machine was suspended for so long: one clock ran on, the other stood still."""
+        self._slept += seconds * self.rate
 
 
 class DiskWorld(Protocol):

@@ -1,0 +1,148 @@
+"""The log's time: what a server knows of it, and what a leader proposes because time goes on.
+
+Plain data (rule 13, docs/time.md). All times are integers, nanoseconds: sums of floats would land
+just before the time that something is due at, and the wake-up would find nothing to do.
+"""
+
+from __future__ import annotations
+
+from paxon.actors.environment import NEVER
+from paxon.actors.limits.allowances import MAX_RENEWAL_BYTES, MAX_RENEWALS, MESSAGE_BYTES
+from paxon.actors.messages import Entry
+
+__all__ = ["IDLE_INTERVAL", "LogTime", "MAX_TIME_JUMP", "NANOSECONDS", "TIMED_INTERVAL", "Chores"]
+
+NANOSECONDS = 1_000_000_000
+"""In a second."""
+MAX_TIME_JUMP = NANOSECONDS
+"""One heartbeat moves what a follower knows by at most so much, or a damaged one would end all
+leases. It is less than the shortest lease, and followers make up for an hour in some minutes."""
+TIMED_INTERVAL = NANOSECONDS
+"""While a lease or a timer runs, the log is told its time at least so often …"""
+IDLE_INTERVAL = 60 * NANOSECONDS
+"""… and so often while there are only sessions: else a change of leader would set them back."""
+RENEWAL_DELAY = 0.05
+"""Seconds for which renewals wait for others, to share a slot, if nothing else wants one."""
+_LATE = 1e-6
+"""Seconds that a timer is set later than it need be, so that rounding never makes it too early."""
+
+
+class LogTime:
+    """The log's time as one server knows it.
+
+    While this server leads and serves, it runs with its clock from the highest time that it has
+    executed or heard of. It stands still at all other times: at followers, while nobody leads,
+    while the leader's machine sleeps (the clock is one that sleeps with it), and from one minimum
+    election timeout after the last round that confirmed that this server leads. So a leader that
+    was paused stamps no time of the pause before a fresh round has told it that it still leads.
+    """
+
+    __slots__ = ("_offset", "_until", "latest", "runs")
+
+    def __init__(self) -> None:
+        self.latest = 0
+        """The highest time heard of, or told to others."""
+        self.runs = False
+        """Whether this server's clock moves the log's time."""
+        self._offset = 0
+        """What makes the log's time of this server's clock, while it does."""
+        self._until = 0
+        """The clock's reading up to which this server is known to lead."""
+
+    def hear(self, time: int, executed: int) -> None:
+        """The leader tells its time; `executed` is what the log holds here."""
+        known = max(self.latest, executed)
+        self.latest = max(known, min(time, known + MAX_TIME_JUMP))
+
+    def run(self, executed: int, clock: int) -> None:
+        """This server serves from now on: all that it took over is executed."""
+        self.latest = max(self.latest, executed)
+        self._offset = self.latest - clock
+        self._until = clock
+        self.runs = True
+
+    def stop(self) -> None:
+        """This server does not lead any more."""
+        self.runs = False
+
+    def confirmed(self, clock: int, ago: float, lasts: float) -> None:
+        """A round sent `ago` seconds before has confirmed that this server leads.
+
+        Nobody else can have been elected for `lasts` seconds from then on.
+        """
+        self._until = max(self._until, clock + int((lasts - ago) * NANOSECONDS))
+
+    def now(self, clock: int) -> int:
+        """The log's time by this server's clock, or as it was heard last."""
+        if self.runs:
+            self.latest = max(self.latest, self._offset + min(clock, self._until))
+        return self.latest
+
+    def seconds_to(self, due: int, clock: int) -> float:
+        """Seconds until it will be that late; never while it stands still."""
+        if not self.runs or clock >= self._until:
+            return NEVER
+        wait = due - self.now(clock)
+        return wait / NANOSECONDS + _LATE if wait > 0 else 0.0
+
+
+class Chores:
+    """What a leader proposes though no command waits: renewals, wake-ups, the time itself."""
+
+    __slots__ = ("at", "bytes", "last_slot", "renew_at", "renewals", "stamped", "wakeup", "wanted")
+
+    def __init__(self, stamped: int) -> None:
+        """`stamped` is the time of the last slot that was executed."""
+        self.at = NEVER
+        """When to look whether something is due, monotonic seconds …"""
+        self.wanted = False
+        """… and whether that time has come."""
+        self.wakeup: int | None = None
+        """When the state machine wants to be woken, as `at` was computed for."""
+        self.renewals: list[Entry] = []
+        """Those that wait for the next slot."""
+        self.bytes = 0
+        self.renew_at = NEVER
+        """When renewals that wait are proposed at the latest, seconds."""
+        self.stamped = stamped
+        """The time of the last batch that was proposed …"""
+        self.last_slot = 0
+        """… and its slot."""
+
+    @property
+    def full(self) -> bool:
+        """Whether no more renewals are taken in (limits/allowances.py)."""
+        return len(self.renewals) >= MAX_RENEWALS or self.bytes >= MAX_RENEWAL_BYTES
+
+    def add(self, renewal: Entry, now: float) -> None:
+        """A renewal waits for the next slot, whatever else is in it."""
+        self.renewals.append(renewal)
+        self.bytes += len(renewal.command) + MESSAGE_BYTES
+        self.renew_at = min(self.renew_at, now + RENEWAL_DELAY)
+        self.at = min(self.at, self.renew_at)
+
+    def take(self) -> list[Entry]:
+        """All renewals that wait, for the slot that is proposed now."""
+        taken, self.renewals = self.renewals, []
+        self.bytes = 0
+        self.renew_at = NEVER
+        return taken
+
+    def due(self, *, timed: bool, sessions: bool, executed: int) -> int | None:
+        """When the log is to be told its time: a time of the log, None if nothing depends on it.
+
+        Args:
+            timed: whether a lease or timer runs.
+            sessions: whether there are sessions.
+            executed: the last slot that was executed. (A batch in flight that is as late as the
+                wake-up runs it; one at most is under way.)
+        """
+        due, wakeup = None, self.wakeup
+        if timed:
+            due = self.stamped + TIMED_INTERVAL
+        elif sessions:
+            due = self.stamped + IDLE_INTERVAL
+        in_flight = executed < self.last_slot
+        if wakeup is not None and not (in_flight and wakeup <= self.stamped):
+            due = wakeup if due is None else min(due, wakeup)
+        return due

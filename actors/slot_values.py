@@ -1,0 +1,57 @@
+"""What a slot holds: the commands that a leader packed together, and the log's time."""
+
+from __future__ import annotations
+
+import msgspec
+
+from paxon.actors.ballot import Ballot
+
+__all__ = ["NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Batch", "Entry"]
+
+NO_OP = b""
+"""The value that a new leader proposes into a hole: executing it does nothing (PMMC §2.3)."""
+
+
+class _Value(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """An array of just its fields, as the messages are."""
+
+
+SETTINGS = 1
+"""As `Entry.acked` of an entry of no session: its command is a `Change` (execution/agreed.py)."""
+
+RENEWAL = 2
+"""The same of a renewal: executed before anything else in its slot (`StateMachine.renews`)."""
+
+
+class Entry(_Value, frozen=True):
+    """One client command inside a slot's value."""
+
+    session: int
+    """The session that submitted it; 0: none. Then `seq` is a nonce, and `acked` says what it is: 0
+    opens a session, or executes a server's own `command`; `SETTINGS` changes what is agreed, and
+    `RENEWAL` marks a renewal."""
+    seq: int
+    """Its sequence number in the session, from 1: each takes effect at most once."""
+    acked: int
+    """The client has the replies of all its commands below this number; they may be forgotten."""
+    after: int
+    """Execute only if this earlier command of the session was executed; 0: no such condition."""
+    command: bytes
+    """Opaque to Paxon: the user's `StateMachine` decodes it."""
+
+
+class Batch(_Value, frozen=True, gc=True):
+    """The decoded value of a slot: the commands that waited at the leader, in order."""
+
+    time: int
+    """The log's time, nanoseconds: runs with the leader's clock and stands while nobody leads."""
+    entries: list[Entry]
+    """Renewals first; none at all where the slot is proposed for its time."""
+
+
+class Accepted(_Value, frozen=True):
+    """A value that an acceptor has accepted for a slot, and in which ballot."""
+
+    slot: int
+    ballot: Ballot
+    value: bytes

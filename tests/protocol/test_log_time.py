@@ -1,0 +1,452 @@
+"""The log's time (rule 13, docs/time.md): who moves it, who hears of it, and who is woken by it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from paxon.actors import PaxosServer, StateMachine
+from paxon.actors.execution.application import decode_batch
+from paxon.actors.log_time import MAX_TIME_JUMP, NANOSECONDS, LogTime
+from paxon.actors.messages import (
+    P2A,
+    Batch,
+    Heartbeat,
+    HeartbeatReply,
+    OpenSession,
+    Query,
+    QueryReply,
+    Renew,
+    ReplyStatus,
+)
+from paxon.transport import Burst
+from tests.harness import CLIENT, Cluster, reign_of
+
+SECOND = NANOSECONDS
+SLOW: dict[str, object] = {
+    "heartbeat_interval": 0.5, "election_timeout_min": 2.0, "election_timeout_max": 3.0,
+}  # fmt: skip
+"""For tests in which minutes pass."""
+
+
+class Alarms(StateMachine):
+    """Wakes up where it was told to, and writes down when it did what."""
+
+    def __init__(self) -> None:
+        self.due: int | None = None
+        self.story: list[str] = []
+        self.lazy = False
+        """It does not take its timer off."""
+
+    def apply(self, command: bytes) -> bytes:
+        verb, _, argument = command.decode().partition(" ")
+        self.story.append(verb)
+        if verb in ("in", "renew"):
+            self.due = self.now + int(argument)
+        elif verb == "lazy":
+            self.lazy = True
+        return str(self.now).encode()
+
+    def renews(self, command: bytes) -> bool:
+        return command.startswith(b"renew")
+
+    def query(self, query: bytes) -> bytes:
+        return str(self.now).encode()
+
+    def next_wakeup(self) -> int | None:
+        return self.due
+
+    def wake(self, time: int) -> bool:
+        assert time == self.now
+        self.story.append("wake")
+        if self.story.count("more") > self.story.count("wake"):
+            return True
+        if not self.lazy:
+            self.due = None
+        if "raise" in self.story:
+            raise ValueError("it was told to")
+        return False
+
+    def snapshot(self) -> bytes:
+        return repr((self.due, self.story, self.lazy)).encode()
+
+    def restore(self, snapshot: bytes) -> None:
+        self.due, self.story, self.lazy = eval(snapshot)  # (its own words)
+
+
+def led(**options: object) -> tuple[Cluster, int]:
+    cluster = Cluster(options=options, machine=Alarms).start()
+    cluster.lead(1)
+    return cluster, cluster.open_session(1)
+
+
+def alarms(cluster: Cluster, server: int) -> Alarms:
+    machine = cluster.servers[server].application.machine
+    assert isinstance(machine, Alarms)
+    return machine
+
+
+def time_at(server: PaxosServer) -> int:
+    """The log's time as a server says it to whoever asks for its status."""
+    return server.describe().time
+
+
+def asked(cluster: Cluster, server: int, number: int) -> int:
+    """What a linearizable query is told."""
+    cluster.query(server, number)
+    cluster.stabilize()
+    return int(next(a.payload for a in cluster.answers() if a.id == number))
+
+
+# --- rule 1: the leader's clock ------------------------------------------------------------------
+
+
+def test_it_runs_with_the_leaders_clock_in_whole_nanoseconds() -> None:
+    cluster, session = led()
+    before = time_at(cluster.servers[1])
+    cluster.pass_time(3.0)
+    cluster.execute(1, session, b"note")
+    after = cluster.servers[1].application.time
+    assert type(after) is int
+    assert 3 * SECOND - SECOND // 10 <= after - before <= 3 * SECOND + SECOND // 10
+    assert cluster.servers[1].application.machine.now == after
+
+
+def test_a_leader_that_was_paused_stamps_nothing_of_the_pause_before_a_fresh_round() -> None:
+    """Paused for two seconds in which nobody else led: nobody could renew anything either."""
+    cluster, session = led()
+    cluster.pass_time(1.0)
+    before = time_at(cluster.servers[1])
+    leader = cluster.servers[1]
+    leader._busy += 3.0  # it is excused: it has not lost its majority by this silence
+    cluster.clock.now += 2.0
+    cluster.command(1, session, 1, b"note")
+    (p2a,) = [p for p in cluster.sent(P2A, target=2) if p.value]
+    assert before <= decode_batch(p2a.value).time < before + SECOND // 2
+    cluster.stabilize()
+    assert leader.role == "leader"
+    cluster.pass_time(0.2)  # rounds have confirmed it
+    assert time_at(leader) >= before + 2 * SECOND
+
+
+def test_it_stands_still_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = LogTime()
+    time.run(0, 1000)
+    time.confirmed(1000, 0.0, 1.0)
+    assert time.now(1000 + SECOND // 2) == SECOND // 2
+    # A lost second between the sending of the round and its answer was slept through.
+    time.confirmed(1000 + SECOND // 2, 1.2, 1.0)
+    assert time.now(1000 + 5 * SECOND) == SECOND
+
+
+def test_a_new_leader_goes_on_from_what_it_heard_and_not_before_it_serves() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, b"note")
+    cluster.pass_time(20.0)
+    told = time_at(cluster.servers[1])
+    logged = cluster.servers[2].application.time
+    assert told >= logged + 19 * SECOND
+    cluster.isolate(1)
+    cluster.pass_time(5.0)  # another one is elected
+    leader = cluster.servers[2] if cluster.servers[2].role == "leader" else cluster.servers[3]
+    assert leader.role == "leader"
+    assert told <= time_at(leader) <= told + 5 * SECOND
+
+
+def test_it_stands_still_while_nobody_leads() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, b"note")
+    cluster.pass_time(1.0)
+    told = time_at(cluster.servers[1])
+    cluster.isolate(1)
+    cluster.isolate(2)
+    cluster.pass_time(60.0, step=0.1)
+    assert all(s.role != "leader" for s in cluster.servers.values())
+    cluster.heal()
+    cluster.lead(3)
+    assert time_at(cluster.servers[3]) < told + 2 * SECOND
+
+
+def test_no_time_is_stamped_before_what_was_taken_over_is_executed() -> None:
+    cluster, session = led(policy="immediate")
+    cluster.pass_time(5.0)
+    cluster.command(1, session, 1, b"note")
+    cluster.deliver(P2A, target=2)  # accepted there, and chosen nowhere
+    stamped = reign_of(cluster.servers[1]).chores.stamped
+    cluster.drop()
+    cluster.crash(1)
+    cluster.campaign(2)
+    cluster.deliver()
+    cluster.deliver()
+    leader = cluster.servers[2]
+    assert leader.role == "leader" and not leader.log_time.runs
+    cluster.stabilize()
+    cluster.pass_time(0.1)
+    assert leader.log_time.runs
+    assert leader.application.time == stamped <= time_at(leader)
+
+
+def test_one_heartbeat_moves_it_by_no_more_than_a_second() -> None:
+    cluster, _ = led()
+    ballot = cluster.servers[1].promised
+    known = time_at(cluster.servers[2])
+    for time in (1 << 62, -5, 1 << 63):
+        beat = Heartbeat(ballot, 1, cluster.servers[1].log.chosen_to, 0, time=time)
+        cluster.hand(2, 1, beat)
+    assert time_at(cluster.servers[2]) <= known + 2 * MAX_TIME_JUMP
+
+
+# --- rule 2: into the log, and to whoever asks ---------------------------------------------------
+
+
+def batches(server: PaxosServer, after: int) -> list[Batch]:
+    return [decode_batch(a.value) for a in server.log.accepted_from(after + 1) if a.value]
+
+
+def test_the_log_is_told_once_a_second_while_a_timer_runs() -> None:
+    cluster, session = led(retain_slots=1000)
+    cluster.isolate(3)  # so that nothing is discarded
+    cluster.execute(1, session, b"in %d" % (3600 * SECOND))
+    last = cluster.servers[1].log.last
+    cluster.pass_time(10.0)
+    times = [batch.time for batch in batches(cluster.servers[1], last)]
+    assert 9 <= len(times) <= 10
+    assert all(a + SECOND <= b <= a + 1.1 * SECOND for a, b in pairwise(times))
+
+
+def test_the_log_is_told_once_a_minute_for_sessions_and_never_for_nobody() -> None:
+    cluster, _ = led(**SLOW)
+    last = cluster.servers[1].log.last
+    cluster.pass_time(190.0, step=0.5)
+    assert cluster.servers[1].log.last == last + 3
+    empty = Cluster(options=SLOW, machine=Alarms).start()
+    empty.lead(1)
+    empty.pass_time(190.0, step=0.5)
+    assert empty.servers[1].log.last == 0
+
+
+def test_a_cluster_that_restarts_all_the_time_still_comes_to_the_end_of_a_lease() -> None:
+    """A lease of 60 s, nobody who writes, and all servers start anew every ten seconds."""
+    cluster, session = led(**SLOW)
+    cluster.execute(1, session, b"in %d" % (60 * SECOND))
+    for _ in range(8):
+        cluster.pass_time(10.0, step=0.25)
+        for server in cluster.ids:
+            cluster.restart(server)
+        cluster.lead(2)
+    assert alarms(cluster, 2).story == ["in", "wake"]
+
+
+def test_a_query_is_answered_with_the_leaders_time_of_that_moment() -> None:
+    cluster, session = led(**SLOW)
+    cluster.execute(1, session, b"note")
+    logged = cluster.servers[1].application.time
+    cluster.pass_time(30.0, step=0.5)
+    assert asked(cluster, 1, 77) >= logged + 29 * SECOND
+    assert cluster.servers[1].application.time == logged  # and it changes nothing
+
+
+# --- rule 3: waking ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nanoseconds", [1, 7, 333_333_333, SECOND, SECOND + 1, 1_234_567_891])
+def test_a_machine_is_woken_at_its_time_on_every_server_in_the_same_slot(nanoseconds: int) -> None:
+    cluster, session = led()
+    cluster.execute(1, session, b"in %d" % nanoseconds)
+    due = alarms(cluster, 1).due
+    assert due is not None
+    cluster.pass_time(nanoseconds / SECOND + 0.2)
+    for server in cluster.ids:
+        assert alarms(cluster, server).story == ["in", "wake"]
+        assert cluster.servers[server].application.time >= due
+        assert cluster.servers[server].describe().counters["wake_ups"] == 1
+    heads = {cluster.servers[s].application.chain.head for s in cluster.ids}
+    assert len(heads) == 1
+
+
+def test_a_wake_up_is_not_lost_on_failover() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, b"in %d" % SECOND)
+    cluster.isolate(1)
+    cluster.pass_time(8.0)
+    assert [alarms(cluster, s).story for s in (2, 3)] == [["in", "wake"]] * 2
+
+
+def test_at_most_one_wake_up_is_in_flight() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, b"in %d" % SECOND)
+    cluster.pass_time(0.5)
+    proposed = cluster.servers[1].log.last
+    for _ in range(30):  # the others hear, and their votes do not come back
+        cluster.clock.now += 0.04
+        cluster.step(1)
+        cluster.deliver(Heartbeat)
+        cluster.deliver(HeartbeatReply)
+        cluster.drop()
+    assert cluster.servers[1].log.last == proposed + 1
+    cluster.pass_time(1.0)
+    assert alarms(cluster, 1).story == ["in", "wake"]
+
+
+def test_any_batch_that_is_late_enough_wakes_it() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, b"in %d" % (SECOND // 5))
+    cluster.pass_time(0.15)
+    slots = cluster.servers[1].log.last
+    cluster.clock.now += 0.1
+    cluster.command(1, session, 2, b"note")
+    cluster.stabilize()
+    assert alarms(cluster, 1).story == ["in", "wake", "note"]
+    assert cluster.servers[1].log.last == slots + 1
+
+
+def test_a_machine_that_raises_in_its_sleep_is_counted_and_lives_on() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, b"raise", b"in 5")
+    cluster.pass_time(0.5)
+    cluster.execute(1, session, b"note", first=3)
+    cluster.pass_time(0.2)
+    for server in cluster.ids:
+        assert alarms(cluster, server).story == ["raise", "in", "wake", "note"]
+        assert cluster.servers[server].describe().counters["failed_wake_ups"] == 1
+
+
+def test_a_machine_that_stays_due_is_woken_once_and_again_after_its_next_command() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, b"lazy", b"in 5")
+    cluster.pass_time(5.0)
+    assert alarms(cluster, 1).story == ["lazy", "in", "wake"]
+    cluster.execute(1, session, b"note", first=3)
+    cluster.pass_time(5.0)
+    assert alarms(cluster, 1).story == ["lazy", "in", "wake", "note", "wake"]
+
+
+def test_a_machine_with_more_to_do_goes_on_in_the_next_slots() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, *[b"more"] * 20, b"in %d" % (SECOND // 10))
+    before = cluster.servers[1].log.last
+    cluster.pass_time(0.5)
+    assert alarms(cluster, 2).story == ["more"] * 20 + ["in"] + ["wake"] * 20
+    assert cluster.servers[1].log.last == before + 20
+
+
+def test_whether_it_was_woken_in_vain_is_in_the_snapshot() -> None:
+    """A server that took over a snapshot must not wake what the others let sleep."""
+    cluster, session = led()
+    cluster.execute(1, session, b"lazy", b"in 5")
+    cluster.pass_time(1.0)
+    image = b"".join(cluster.servers[1].application.image())
+    fresh = cluster.make(2).application
+    fresh.restore(image)
+    assert fresh.timer.tired and fresh.timer.due is None and fresh.timer.next is not None
+
+
+def test_a_deadline_that_has_passed_is_no_reason_to_step_for_ever() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, b"lazy", b"in 5")
+    leader = cluster.servers[1]
+    for _ in range(200):
+        due = leader.next_deadline()
+        assert due > cluster.clock.now - 1.0
+        if due <= cluster.clock.now:
+            before = leader.log.last, leader.next_deadline()
+            cluster.step(1)
+            assert (leader.log.last, leader.next_deadline()) != before
+        cluster.clock.now = max(cluster.clock.now, due)
+        cluster.step(1)
+        cluster.stabilize()
+
+
+# --- rule 4: the order inside a slot -------------------------------------------------------------
+
+
+def renew(cluster: Cluster, number: int, nanoseconds: int, client: bytes = CLIENT) -> None:
+    cluster.request(1, Renew(number, b"renew %d" % nanoseconds), client=client)
+
+
+def test_a_renewal_in_the_slot_in_which_it_would_be_due_comes_in_time() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, b"in %d" % (SECOND // 5))
+    cluster.clock.now += 0.21
+    burst: Burst[Any, Any] = Burst(clients=[(CLIENT, [Renew(5, b"renew %d" % SECOND)])])
+    cluster.step(1, burst)
+    cluster.pass_time(0.3)
+    assert alarms(cluster, 1).story == ["in", "renew"]
+    assert [r.status for r in cluster.told(QueryReply)] == [ReplyStatus.OK]
+    cluster.pass_time(1.0)
+    assert alarms(cluster, 3).story == ["in", "renew", "wake"]
+
+
+def test_renewals_share_a_slot() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, b"in %d" % SECOND)
+    before = cluster.servers[1].log.last
+    for number in range(100):
+        renew(cluster, number, 5 * SECOND, client=b"%d" % number)
+    cluster.pass_time(0.1)
+    assert alarms(cluster, 2).story == ["in"] + ["renew"] * 100
+    assert cluster.servers[1].log.last == before + 1
+    assert all(len(cluster.told(QueryReply, b"%d" % n)) == 1 for n in range(100))
+
+
+def test_renewals_wait_for_nobodys_commands() -> None:
+    """Somebody's commands fill all that may wait; a renewal goes into the next slot."""
+    cluster, session = led(max_pending_bytes=1000, window=1, batch_bytes=1000)
+    cluster.execute(1, session, b"in %d" % SECOND)
+    for seq in range(2, 40):
+        cluster.command(1, session, seq, b"note" + b"x" * 300)
+    renew(cluster, 7, 5 * SECOND, client=b"other")
+    cluster.stabilize()
+    assert "renew" in alarms(cluster, 1).story[:8]
+    assert [r.status for r in cluster.told(QueryReply, b"other")] == [ReplyStatus.OK]
+
+
+def test_a_renewal_that_waits_its_turn_behind_its_clients_requests_does_not() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, b"in %d" % SECOND)
+    flood = [Query(n, "stale", b"") for n in range(3000)]
+    burst: Burst[Any, Any] = Burst(
+        clients=[(b"flood", [*flood, Renew(7, b"renew %d" % (5 * SECOND))])]
+    )
+    cluster.step(1, burst)
+    assert len(reign_of(cluster.servers[1]).chores.renewals) == 1
+
+
+def test_only_what_renews_goes_first() -> None:
+    cluster, _ = led()
+    cluster.request(1, Renew(7, b"note"))
+    cluster.stabilize()
+    assert [r.status for r in cluster.told(QueryReply)] == [ReplyStatus.INVALID]
+    assert alarms(cluster, 1).story == []
+
+
+def test_a_renewal_that_is_asked_again_is_answered_anew() -> None:
+    """No session keeps its answer: that would tell of a time that has passed since."""
+    cluster, session = led()
+    cluster.execute(1, session, b"in %d" % SECOND)
+    renew(cluster, 7, 5 * SECOND)
+    cluster.pass_time(0.5)
+    renew(cluster, 7, 5 * SECOND)
+    cluster.pass_time(0.5)
+    first, second = (int(r.payload) for r in cluster.told(QueryReply))
+    assert second >= first + SECOND // 2
+
+
+def test_renewals_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paxon.actors.log_time.MAX_RENEWALS", 10)
+    cluster, session = led()
+    cluster.execute(1, session, b"in %d" % SECOND)
+    for number in range(12):
+        renew(cluster, number, SECOND)
+    cluster.pass_time(0.2)
+    statuses = [r.status for r in cluster.told(QueryReply)]
+    assert statuses.count(ReplyStatus.OVERLOADED) == 2 and statuses.count(ReplyStatus.OK) == 10
+
+
+def test_whoever_leads_next_is_told_the_renewals_that_were_held() -> None:
+    cluster = Cluster(machine=Alarms).start()
+    cluster.request(2, Renew(7, b"renew 5"), OpenSession(1))
+    assert cluster.told(QueryReply) == []
+    assert len(cluster.replies) == 1  # "ask the leader", once for both
