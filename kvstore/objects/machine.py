@@ -184,7 +184,7 @@ class ObjectMachine(StateMachine):
         known = self._definition.bodies.get(method)
         if known is None:
             return "there is no such method; the proxy's class is not the servers'"
-        if known[0].kind == "command":
+        if method in self._bodies:
             return "it is a command, and was sent as a query"
         return (
             f"it is there from version {known[-1].since} on, and version {self.version} is in force"

@@ -86,7 +86,7 @@ DIGESTS.append(
 
 
 def _whole(_original: Original) -> Any:
-    return lambda _entry, reply: (reply.status, reply.payload)
+    return lambda _entry, reply, _part: (reply.status, reply.payload)
 
 
 DIGESTS.append(

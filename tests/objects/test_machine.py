@@ -1,0 +1,353 @@
+"""The state machine around an object: what is kept, time, chance, timers, and what stops it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from paxon import Replicated, command, query
+from paxon.kvstore.objects.calls import (
+    RAISED,
+    REFUSED,
+    RETURNED,
+    Outcome,
+    comparable,
+    decode_answer,
+    decode_value,
+    encode,
+)
+from paxon.kvstore.objects.machine import ObjectMachine, machine_of
+from paxon.kvstore.objects.moment import Chance
+from tests.objects.classes import Bank, Flags, Job, Jobs
+
+SECOND = 1_000_000_000
+
+
+def call(machine: ObjectMachine, method: str, **arguments: Any) -> Outcome:
+    [outcome] = decode_answer(machine.apply(encode([(method, arguments)]))).outcomes
+    return outcome
+
+
+def value(machine: ObjectMachine, method: str, **arguments: Any) -> Any:
+    outcome = call(machine, method, **arguments)
+    assert outcome.kind == RETURNED, outcome
+    return decode_value(outcome.value)
+
+
+def restored(machine: ObjectMachine, new: Replicated) -> ObjectMachine:
+    other = machine_of(new)
+    other.restore(machine.snapshot())
+    return other
+
+
+def test_the_state_comes_back_with_the_order_of_its_dicts() -> None:
+    machine = machine_of(Flags())
+    for name in ("z", "a", "m"):
+        value(machine, "set", name=name, value=True)
+    value(machine, "set", name="z", value=False)
+    other = restored(machine, Flags())
+    assert list(other.object.on) == ["z", "a", "m"]  # type: ignore[attr-defined]
+    assert other.digest() == machine.digest() != machine_of(Flags()).digest()
+    late = machine_of(Flags())
+    for name in ("a", "m", "z"):
+        value(late, "set", name=name, value=name != "z")
+    assert late.digest() != machine.digest()  # (in another order it is another state)
+
+
+def test_an_int_in_a_field_for_floats_stays_one() -> None:
+    class Sums(Replicated):
+        def __init__(self) -> None:
+            self.total: float = 0
+            self.each: dict[str, list[float]] = {}
+
+        @command
+        def add(self, name: str, by: float) -> str:
+            self.total += 1
+            self.each.setdefault(name, [0]).append(by)
+            return f"{self.total} {self.each}"
+
+    machine = machine_of(Sums())
+    assert value(machine, "add", name="a", by=2) == "1 {'a': [0, 2.0]}"
+    other = restored(machine, Sums())
+    assert value(other, "add", name="a", by=1) == value(machine, "add", name="a", by=1)
+
+
+def test_what_two_places_share_is_refused_before_it_becomes_two_things() -> None:
+    @dataclass
+    class Item:
+        name: str
+
+    class Shelf(Replicated):
+        def __init__(self) -> None:
+            self.row: list[Item] = []
+            self.by_name: dict[str, Item] = {}
+
+        @command
+        def put(self, item: Item, twice: bool) -> None:
+            self.row.append(item)
+            if twice:
+                self.by_name[item.name] = item
+
+    machine = machine_of(Shelf())
+    value(machine, "put", item=Item("a"), twice=False)
+    machine.snapshot()
+    value(machine, "put", item=Item("b"), twice=True)
+    with pytest.raises(
+        TypeError, match="Shelf: row and by_name share one Item, which would be two"
+    ):
+        machine.snapshot()
+
+
+def test_a_field_of_any_holds_plain_data_alone() -> None:
+    class Box(Replicated):
+        def __init__(self) -> None:
+            self.inside: dict[str, Any] = {}
+
+        @command
+        def put(self, what: Any) -> Any:
+            self.inside["a"] = what
+            return {1, 2} if what == "set" else what
+
+        @command
+        def spoil(self) -> None:
+            self.inside["b"] = (1, 2)
+
+    machine = machine_of(Box())
+    assert value(machine, "put", what=[1, {"b": 2.5}]) == [1, {"b": 2.5}]
+    assert "a set is no plain data" in call(machine, "put", what="set").text
+    assert restored(machine, Box()).digest() == machine.digest()
+    value(machine, "spoil")
+    with pytest.raises(TypeError, match="a tuple is no plain data"):
+        machine.snapshot()
+
+
+def test_a_snapshot_of_ones_own() -> None:
+    class Text(Replicated):
+        def __init__(self) -> None:
+            self.words = ["begin"]
+
+        @command
+        def say(self, word: str) -> int:
+            self.words.append(word)
+            return len(self.words)
+
+        def snapshot(self) -> bytes:
+            return " ".join(self.words).encode()
+
+        def restore(self, snapshot: bytes) -> None:
+            self.words = snapshot.decode().split(" ")
+
+    machine = machine_of(Text())
+    assert value(machine, "say", word="on") == 2
+    other = restored(machine, Text())
+    assert value(other, "say", word="end") == 3
+    assert other.digest() != machine.digest()
+
+
+def test_a_snapshot_that_cannot_be_restored_names_the_field() -> None:
+    class Flags(Replicated):
+        def __init__(self) -> None:
+            self.on: dict[str, int] = {}
+
+    machine = machine_of(Flags())
+    machine.object.on["a"] = True  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"Flags.on: expected int, got bool"):
+        restored(machine, Flags())
+
+    class More(Replicated, name="Flags"):
+        def __init__(self) -> None:
+            self.on: dict[str, int] = {}
+            self.off: dict[str, int] = {}
+
+    with pytest.raises(ValueError, match=r"a field that is new needs a version"):
+        restored(machine_of(Flags()), More())
+
+
+def test_calls_that_fit_no_method_are_refused_and_change_nothing() -> None:
+    machine = machine_of(Flags())
+    for method, arguments, text in (
+        ("drop", {}, "Flags.drop: there is no such method"),
+        ("set", {"name": "a", "value": 3}, "argument 'value': expected bool, got int"),
+        ("set", {"name": "a"}, "it lacks the argument value"),
+        ("set", {"name": "a", "value": True, "by": 1}, "it has no argument by"),
+    ):
+        outcome = call(machine, method, **arguments)
+        assert (outcome.kind, text in outcome.text) == (REFUSED, True), outcome
+    asked = machine.query(encode([("set", {"name": "a", "value": True})]))
+    assert "it is a command, and was sent as a query" in decode_answer(asked).outcomes[0].text
+    assert machine.object.on == {}  # type: ignore[attr-defined]
+    for malformed in (b"", b"\xc1", encode("set"), encode([("set",)])):
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            machine.check(malformed)
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            machine.apply(malformed)
+
+
+def test_a_query_sets_nothing() -> None:
+    class Sly(Replicated):
+        def __init__(self) -> None:
+            self.asked: int = 0
+
+        @query
+        def look(self) -> int:
+            self.asked += 1
+            return self.asked
+
+        @query
+        def chance(self) -> int:
+            return self.random.randrange(6)
+
+    machine = machine_of(Sly())
+    for method in ("look", "chance"):
+        outcome = call(machine, method)
+        assert (outcome.kind, outcome.name) == (RAISED, "RuntimeError")
+    assert machine.object.asked == 0  # type: ignore[attr-defined]
+
+
+def test_texts_of_errors_are_not_compared_and_all_else_is() -> None:
+    machine = machine_of(Bank())
+    replies = [machine.apply(encode([("fail", {"how": "zero"})])) for _ in range(2)]
+    assert "object object at 0x" in decode_answer(replies[0]).outcomes[0].text
+    assert comparable(replies[0]) == comparable(replies[1])
+    assert b"at 0x" not in comparable(replies[0])
+    good = machine.apply(encode([("pay_in", {"name": "ann"})]))
+    assert comparable(good) == good
+    missing = encode([("move", {"source": "eve", "target": "ann", "amount": 1})])
+    assert b"eve" in comparable(machine.apply(missing))  # what is declared comes back as it is
+
+
+def test_running_out_of_memory_is_no_reply() -> None:
+    class Greedy(Replicated):
+        @command
+        def grab(self) -> None:
+            raise ValueError from MemoryError()
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        call(machine_of(Greedy()), "grab")
+
+
+# --- chance --------------------------------------------------------------------------------------
+
+
+def test_random_numbers_follow_from_seed_slot_and_position() -> None:
+    def drawn(seed: int, slot: int, before: int) -> int:
+        machine = machine_of(Jobs())
+        machine.made(seed)
+        machine.enter(slot)
+        for _ in range(before):
+            value(machine, "names")
+        result: int = value(machine, "draw")
+        return result
+
+    assert drawn(7, 9, 0) == drawn(7, 9, 0)
+    assert len({drawn(7, 9, 0), drawn(8, 9, 0), drawn(7, 10, 0), drawn(7, 9, 1)}) == 4
+
+
+def test_the_seed_is_kept_in_snapshots_whatever_cluster_takes_them() -> None:
+    machine = machine_of(Jobs())
+    machine.made(7)
+    other = machine_of(Jobs())
+    other.made(8)
+    other.restore(machine.snapshot())
+    for each in (machine, other):
+        each.enter(5)
+    assert value(machine, "draw") == value(other, "draw")
+
+
+def test_random_numbers_are_the_same_in_every_process() -> None:
+    script = (
+        "from paxon.kvstore.objects.moment import Chance; c = Chance(1, 2, 3); "
+        "print(c.random(), c.randrange(1000), c.choice('abc'), c.sample(range(50), 3))"
+    )
+    run = [sys.executable, "-c", script]
+    printed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    chance = Chance(1, 2, 3)
+    found = (
+        chance.random(), chance.randrange(1000), chance.choice("abc"), chance.sample(range(50), 3),
+    )  # fmt: skip
+    # Part of the format: a change here makes servers of two releases differ.
+    assert printed.split() == " ".join(map(str, found)).split()
+    assert found == (0.9141280137658232, 249, "a", [37, 24, 19])
+
+
+def test_random_numbers_are_spread_evenly() -> None:
+    chance = Chance(1, 2, 3)
+    counts = [0] * 6
+    for _ in range(6000):
+        counts[chance.randint(1, 6) - 1] += 1
+    assert min(counts) > 850 and max(counts) < 1150
+    assert 0 <= min(chance.random() for _ in range(1000)) < 0.01
+    assert len(chance.randbytes(33)) == 33
+    deck = list(range(52))
+    chance.shuffle(deck)
+    assert sorted(deck) == list(range(52)) != deck
+    with pytest.raises(ValueError, match="no int from 0 to below 0"):
+        chance.randrange(0)
+    with pytest.raises(IndexError):
+        chance.choice([])
+
+
+# --- timers --------------------------------------------------------------------------------------
+
+
+def test_a_timer_runs_once_at_its_time() -> None:
+    machine = machine_of(Jobs())
+    value(machine, "put", job=Job("a"))
+    assert machine.next_wakeup() is None
+    machine.now = 5 * SECOND
+    value(machine, "take", seconds=2.5)
+    assert machine.next_wakeup() == 7_500_000_000
+    other = restored(machine, Jobs())
+    for each in (machine, other):
+        each.wake(7_500_000_000)
+        assert each.next_wakeup() is None
+        assert value(each, "names") == ["a"]
+    assert other.digest() == machine.digest()
+
+
+def test_a_timer_that_raises_is_counted_and_gone() -> None:
+    class Alarm(Replicated):
+        def __init__(self) -> None:
+            self.rung: list[str] = []
+
+        @command
+        def set(self, name: str, seconds: float) -> int:
+            return self.timers.after(seconds, self.ring, name)
+
+        @command
+        def ring(self, name: str) -> None:
+            if name == "broken":
+                raise ValueError(name)
+            if name == "again":
+                self.timers.after(0, self.ring, "once more")
+            self.rung.append(name)
+
+        @command
+        def cancel(self, timer: int) -> bool:
+            return self.timers.cancel(timer)
+
+        @command
+        def odd(self) -> None:
+            self.timers.at(1, print)
+
+        @query
+        def pending(self) -> int:
+            return len(self.timers)
+
+    machine = machine_of(Alarm())
+    for name in ("broken", "again", "late", "never"):
+        timer = value(machine, "set", name=name, seconds=5 if name == "late" else 1)
+    assert value(machine, "cancel", timer=timer) is True
+    assert value(machine, "cancel", timer=timer) is False
+    machine.wake(SECOND)
+    assert machine.object.rung == ["again"]  # type: ignore[attr-defined]
+    assert machine.failed_timers == 1
+    assert value(machine, "pending") == 2  # what was set for at once, and the late one
+    machine.wake(SECOND)
+    assert machine.object.rung == ["again", "once more"]  # type: ignore[attr-defined]
+    assert machine.next_wakeup() == 5 * SECOND
+    assert "timers call commands of Alarm" in call(machine, "odd").text
