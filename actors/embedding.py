@@ -9,8 +9,9 @@ import msgspec
 import pykka
 
 from paxon.actors.ballot import ServerId
+from paxon.actors.messages import ReplyStatus
 
-__all__ = ["Execute", "ServerRef", "NotLeading"]
+__all__ = ["Execute", "ServerRef", "NotLeading", "fail", "settle"]
 
 ActorT = TypeVar("ActorT", bound=pykka.Actor)
 
@@ -59,6 +60,22 @@ class NotLeading(RuntimeError):
         """Where that one serves clients; empty if unknown."""
         self.tried = tried
         """Whether the command may still take effect."""
+
+
+def settle(future: pykka.Future[bytes] | None, status: ReplyStatus, payload: bytes) -> None:
+    """Tell who waits in this process how its command ended."""
+    if future is None:
+        return
+    if status == ReplyStatus.OK:
+        future.set(payload)
+    else:
+        text = payload[4:] if status == ReplyStatus.OVERLOADED else payload
+        fail(future, RuntimeError(text.decode(errors="replace")))
+
+
+def fail(future: pykka.Future[bytes], error: Exception) -> None:
+    """Raise `error` where somebody in this process waits."""
+    future.set_exception((type(error), error, None))
 
 
 class ServerRef(pykka.ActorRef[ActorT], Generic[ActorT]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from paxon.actors.ballot import Ballot
@@ -131,6 +131,16 @@ class SlotLog:
             if held is not None:
                 self.value_bytes -= len(held.value)
         self.discarded = max(self.discarded, slot)
+
+    def recover(self, held: Iterable[Accepted], chosen_to: int) -> None:
+        """Take up what a disk holds beyond the snapshot; up to `chosen_to` it knew it as chosen."""
+        for accepted in held:
+            if accepted.slot > self.discarded:
+                self.accept(accepted.slot, accepted.ballot, accepted.value)
+        for slot in range(self.chosen_to + 1, chosen_to + 1):
+            if slot not in self._slots:
+                break
+            self.choose(slot)
 
     def restart_at(self, slot: int) -> None:
         """A snapshot of the state after `slot` replaces everything up to it."""

@@ -36,15 +36,15 @@ reads by one heartbeat round (§6.4) and sessions (§6.3).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import pykka
 
 from paxon.actors.actor import BurstActor
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, in_list
-from paxon.actors.disk.storage import SnapshotInfo, StorageError
+from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.election import ElectionPolicy, make_policy
-from paxon.actors.embedding import Execute, NotLeading
+from paxon.actors.embedding import Execute, NotLeading, fail, settle
 from paxon.actors.environment import NEVER, ClientToken, Environment, ServerBurst
 from paxon.actors.execution.agreed import (
     KNOWS,
@@ -53,13 +53,12 @@ from paxon.actors.execution.agreed import (
     check_rising,
     check_values,
     decode_agreed,
-    decode_change,
     differences,
     encode_agreed,
     encode_change,
     first_agreed,
 )
-from paxon.actors.execution.application import Application, Executed, decode_batch, encode_batch
+from paxon.actors.execution.application import Application, decode_batch, encode_batch
 from paxon.actors.execution.digests import Diverged, Doubts, SnapshotCheck, Verdict
 from paxon.actors.execution.features import Features
 from paxon.actors.execution.sessions import Reply
@@ -67,17 +66,13 @@ from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.invariants import invariant
 from paxon.actors.limits.allowances import (
     CHARGED_BYTES,
-    CLIENT_SECONDS,
     EXECUTE_SECONDS,
     FRAME_BYTES,
     IN_FLIGHT_BYTES,
-    LARGEST_REPLY,
-    MAX_PENDING,
     MAX_READ_BYTES,
     MAX_READS,
     MESSAGE_BYTES,
     RETRY_AFTER,
-    SECONDS_PER_BYTE,
     TURN_BYTES,
 )
 from paxon.actors.limits.bounds import (
@@ -85,11 +80,10 @@ from paxon.actors.limits.bounds import (
     RoundGuard,
     is_dense,
     is_plausible_accepted,
-    is_plausible_command,
     is_plausible_offer,
     is_plausible_request,
 )
-from paxon.actors.limits.turns import ClientTurns, Openings, Waiting
+from paxon.actors.limits.turns import Waiting
 from paxon.actors.log import SlotLog, SlotStatus
 from paxon.actors.log_time import LogTime
 from paxon.actors.messages import (
@@ -129,7 +123,6 @@ from paxon.actors.messages import (
     QueryReply,
     Renew,
     ReplyStatus,
-    SessionOpened,
     SlotReply,
     SlotRequest,
     SnapshotChunk,
@@ -144,18 +137,19 @@ from paxon.actors.messages import (
     WatchesHeld,
     Whereabouts,
     overloaded,
-    retry_after,
 )
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
-from paxon.actors.records.confirmation import SAY_AGAIN, SAY_FIRST, Confirmation
+from paxon.actors.records.confirmation import Confirmation
 from paxon.actors.records.disks import KnownDisks
+from paxon.actors.records.following import Following
 from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
 from paxon.actors.records.making import Making
 from paxon.actors.records.places import Places, plausible
-from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign
+from paxon.actors.records.reception import LARGE_REPLY, Held, HeldRequests, Reception
+from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign, answer_to
 from paxon.actors.records.rounds import Rounds
-from paxon.actors.records.snapshots import Retry, snapshot_growth
+from paxon.actors.records.snapshots import Snapshots
 from paxon.actors.records.watching import FAR_BEHIND, Watching
 from paxon.actors.settings import Settings
 from paxon.actors.version import VERSION
@@ -180,20 +174,10 @@ BURST_MESSAGES = 1024
 """Requests that one step handles at most."""
 TURN_MESSAGES = 32
 """Requests of one client that are handled in a row while others wait."""
-PAUSE = 0.001
-"""Seconds after which a client is looked at again that could not be served."""
-SLOW_READER_PAUSE = 0.02
-"""The same for a client that does not read its replies."""
-LARGE_REPLY = 4096
-"""Replies to commands from this size on count towards what a step replies, in bytes."""
 STATUS_BYTES = 2048
 """What a status reply counts for, about."""
 RETRANSMITTED_BYTES = 1 << 20
 """For each so many in flight their votes are waited for one interval longer."""
-SMALL_COMMAND = 16 << 10
-"""Commands up to this size go on into a slot although large ones wait for theirs."""
-EXCUSED = 4
-"""A silence is excused by this server's own long steps up to so many election timeouts."""
 LARGE_VALUE = 256 << 10
 """While a value from this size on is stored …"""
 SECONDS_PER_STORED_BYTE = 0.125 / (1 << 20)
@@ -209,9 +193,6 @@ HARMLESS = frozenset(
 )
 """Messages that are let through from a member that comes with another directory than is known."""
 
-Held: TypeAlias = Command | OpenSession | Query | ChangeSettings | Renew
-"""What a new leader keeps until it serves."""
-
 
 class PaxosServer(BurstActor):
     """A server of a Paxon cluster: `PaxosServer.start(settings, machine, environment)`.
@@ -219,7 +200,7 @@ class PaxosServer(BurstActor):
     `paxon.kvstore.start_server` makes the real environment for embedders.
     """
 
-    def __init__(  # noqa: PLR0915 # (declares all of a server's state)
+    def __init__(
         self,
         settings: Settings,
         machine: StateMachine,
@@ -227,7 +208,62 @@ class PaxosServer(BurstActor):
         policy: ElectionPolicy | None = None,
     ) -> None:
         super().__init__(settings, environment, COUNTERS)
-        self._peer_handlers: dict[type, Callable[[Any, ServerId], None]] = {
+        self._peer_handlers = self._handlers_of_peers()
+        self._client_handlers = self._handlers_of_clients()
+        self._policy = policy if policy is not None else make_policy(settings)
+        self._contends = settings.contend and not self._policy.courteous
+        # The acceptor.
+        self.promised = NO_BALLOT  # the acceptor's ballot (PMMC §2.2)
+        self._durable_promise = NO_BALLOT
+        self.log = SlotLog()
+        self.voting = True  # False while rejoining after a lost disk
+        self._round_guard = RoundGuard(settings.servers)
+        # Following: no promise and no candidacy while a lease that was granted may hold.
+        self.leader: ServerId = 0  # as far as this server knows; 0 if nobody leads
+        self._grants = Grants()
+        self._following = Following(settings)
+        # Getting to lead, and leading; each is None at other times.
+        self._candidacy: Candidacy | None = None
+        self._reign: Reign | None = None
+        self._leading_since = 0.0
+        # Clients.
+        self._reception = Reception()
+        self._held = HeldRequests()
+        self._watching = Watching()  # reads that wait here (rule 14)
+        # Learning and executing.
+        self.log_time = LogTime()  # as this server knows it (rule 13)
+        self.application = Application(machine, first_agreed(settings.agreed_given, machine.limits))
+        self._durable_chosen_to = 0
+        """As far as a restart replays by itself: what others may rely on as executed here."""
+        self._execute_until = NEVER  # no further slot is executed in this step after that time
+        self._left_over = False
+        """The last step left slots to execute, or replies to send: the next follows at once."""
+        self._watermark_at = NEVER
+        self._tidy_at = 0.0
+        self._stopped_at = 0
+        """The slot whose execution stopped this server last time, until it has been executed."""
+        # Catching up, snapshots, and comparing what was executed.
+        self._catching_up = CatchingUp()
+        self._snapshots = Snapshots()
+        self._doubts = Doubts()
+        # The cluster and its members; nothing else goes on before it is in force.
+        self.making = Making(settings)
+        self._in_force = False
+        self._majority = len(settings.servers)  # (of no use before)
+        self._all_bits: dict[ServerId, int] = {}
+        """Each member's vote: a bit at its position in the configuration."""
+        self.places = Places(settings)
+        self.disks = KnownDisks()
+        self._features = Features(self._others, machine.limits)
+        self._confirmation = Confirmation(settings.server, 0, 0, 0.0, pending=False)
+        # What was said last.
+        self._log_at = 0.0
+        self._rejoin_said = ""
+        self._warned_of: list[str] = []  # how own settings differ from what is agreed
+
+    def _handlers_of_peers(self) -> dict[type, Callable[[Any, ServerId], None]]:
+        """Who handles a message of another server."""
+        return {
             P1A: self.on_p1a,
             P1B: self.on_p1b,
             P2A: self.on_p2a,
@@ -249,7 +285,10 @@ class PaxosServer(BurstActor):
             Whereabouts: self.on_whereabouts,
             CommitNote: self.on_commit_note,
         }
-        self._client_handlers: dict[type, Callable[[Any, ClientToken], None]] = {
+
+    def _handlers_of_clients(self) -> dict[type, Callable[[Any, ClientToken], None]]:
+        """Who handles a message of a client."""
+        return {
             OpenSession: self.on_open_session,
             Command: self.on_command,
             Query: self.on_query,
@@ -262,101 +301,6 @@ class PaxosServer(BurstActor):
             Unwatch: self.on_unwatch,
             WatchCheck: self.on_watch_check,
         }
-        self._policy = policy if policy is not None else make_policy(settings)
-        self._contends = settings.contend and not self._policy.courteous
-        self.leader: ServerId = 0
-        """Who leads, as far as this server knows; 0 if nobody."""
-        # The acceptor.
-        self.promised = NO_BALLOT
-        """The acceptor's ballot (PMMC §2.2)."""
-        self._durable_promise = NO_BALLOT
-        self.log = SlotLog()
-        self.voting = True
-        """False while rejoining after a lost disk."""
-        self._grants = Grants()
-        """No promise and no candidacy while they hold: a leader may answer reads by a lease."""
-        self._heard_at = -NEVER
-        """When the leader that this server follows was heard last."""
-        self._busy = self._heard_busy = 0.0
-        """Seconds that long steps have taken so far; and until the leader was heard last."""
-        # Getting to lead.
-        self._election_at = 0.0
-        self._retry_at = 0.0
-        self._log_at = 0.0
-        self._pre_vote_round = 0
-        self._pre_votes: set[ServerId] = set()
-        self._candidacy: Candidacy | None = None
-        self._rejoin_said = ""
-        self._round_guard = RoundGuard(settings.servers)
-        # Learning, and executing.
-        limits = machine.limits
-        self.application = Application(machine, first_agreed(settings.agreed_given, limits))
-        self._durable_chosen_to = 0
-        """As far as a restart replays by itself: what others may rely on as executed here."""
-        self._catching_up = CatchingUp()
-        """What it misses, and how it gets it."""
-        self._execute_until = NEVER
-        """No further slot is executed in this step after that time."""
-        self._left_over = False
-        """The last step left slots to execute, or replies to send: the next follows at once."""
-        self._executed_bytes = 0
-        """Since the last snapshot."""
-        self._watermark_at = NEVER
-        self._stopped_at = 0
-        """The slot whose execution stopped this server last time, until it has been executed."""
-        self._warned_of: list[str] = []
-        """How this server's own settings differ from what is agreed, as it was said last."""
-        # Snapshots.
-        self._snapshot_poll_at = NEVER
-        self._snapshot_began = 0.0
-        self._snapshot_retry = Retry()
-        """For a snapshot that could not be taken for want of disk or descriptors."""
-        # Comparing what was executed.
-        self._tidy_at = 0.0
-        self._doubts = Doubts()
-        # The cluster and its members.
-        self.making = Making(settings)
-        """Which cluster this server belongs to; nothing else goes on before it is in force."""
-        self.places = Places(settings)
-        """Where the members are reached."""
-        self._in_force = False
-        self._introduce_at = 0.0
-        self._said = ""
-        self._say_at = NEVER
-        """When to say next for whom or what this server waits."""
-        self._majority = len(settings.servers)  # (of no use before)
-        self._all_bits: dict[ServerId, int] = {}
-        """Each member's vote: a bit at its position in the configuration."""
-        self.disks = KnownDisks()
-        """The other members, each by its data directory."""
-        self._features = Features(self._others, limits)
-        self._confirmation = Confirmation(0, 0.0, pending=False)
-        """Whether the others have confirmed that this directory is not an old copy."""
-        # Clients.
-        self._turns = ClientTurns()
-        self._openings = Openings()
-        self._language = machine.language
-        """That of the state machine's commands."""
-        self._spent = False
-        """Clients have had their share of this step."""
-        self._clients_until = 0.0
-        self._sent_seconds = 0.0
-        """What sending the replies of the present turn takes, as estimated from their sizes."""
-        self._worked_at = 0.0
-        """When the request before was done, as far as the clock was read."""
-        self._held: list[tuple[ClientToken, Held]] = []
-        """Requests kept until this server serves (it leads, but has not executed the takeover)."""
-        self._held_bytes = 0
-        self._tried: set[tuple[int, int]] = set()
-        """Held commands that this server has proposed before: they may have been executed."""
-        self._watching = Watching()
-        """Reads that wait here (rule 14)."""
-        # Leading.
-        self.log_time = LogTime()
-        """The log's time as this server knows it (rule 13)."""
-        self._reign: Reign | None = None
-        """What a leader knows; None while this server does not lead."""
-        self._leading_since = 0.0
 
     @property
     def role(self) -> Literal["leader", "candidate", "follower"]:
@@ -388,7 +332,7 @@ class PaxosServer(BurstActor):
                 self._peer_handlers[type(message)](message, sender)
         for server in burst.lost:
             self.on_connection_lost(server)
-        if burst.clients or burst.refused or burst.gone or self._turns.waiting:
+        if burst.clients or burst.refused or burst.gone or self._reception.turns.waiting:
             self._serve_clients(burst)
 
     def _before_flush(self) -> None:
@@ -400,9 +344,9 @@ class PaxosServer(BurstActor):
             self._release_held()
             self._propose_waiting(reign)
             self._start_read_round(reign)
-        elif self._held and self._contends_now() and self._now >= self._retry_at:
+        elif self._held.requests and self._contends_now() and self._now >= self._following.retry_at:
             if self._lease_may_hold():  # our policy is another than the leader's
-                self._retry_at = self._grants.until
+                self._following.retry_at = self._grants.until
             else:
                 self.campaign()
 
@@ -412,7 +356,7 @@ class PaxosServer(BurstActor):
         Not while behind: such a server could not lead, and would keep the others from it.
         """
         return (
-            bool(self._held)
+            bool(self._held.requests)
             and self._in_force
             and self.role == "follower"
             and not self._is_behind()
@@ -424,6 +368,7 @@ class PaxosServer(BurstActor):
         invariant(reign is not None, "P2As of a server that does not lead")
         if reign is None:
             return
+        thrift, sent = reign.thrift, 0
         frame: list[P2A] = []
         size = 0
         for p2a in self._early:
@@ -431,10 +376,11 @@ class PaxosServer(BurstActor):
             frame.append(p2a)
             size += len(p2a.value)
             if size >= FRAME_BYTES:
-                self._broadcast_p2as(reign, frame)
+                sent += thrift.send(self._network, frame, self._clock)
                 frame, size = [], 0
         if frame:
-            self._broadcast_p2as(reign, frame)
+            sent += thrift.send(self._network, frame, self._clock)
+        self._counters["p2a_sent"] += sent
         self._early = []
 
     def _commit(self) -> None:
@@ -494,7 +440,7 @@ class PaxosServer(BurstActor):
             )
         took = self._clock.monotonic() - self._now
         if took > self.settings.heartbeat_interval:  # what was sent meanwhile is still to be read
-            self._was_busy(took)
+            self._following.was_busy(took)
 
     # === acceptor (PMMC §2.2) =====================================================================
 
@@ -502,17 +448,17 @@ class PaxosServer(BurstActor):
         """Promise a higher ballot (rule 1): durably before any reply, and stop leading."""
         was_proposing = self.role != "follower"
         self._promise(ballot)
-        self._heard_at = -NEVER  # whom we heard does not lead us any more
+        self._following.heard_at = -NEVER  # whom we heard does not lead us any more
         # Our own ballot comes back to us when our lost disk had promised it (docs/rejoin.md): we
         # did not run phase 1 in it, so whatever we lead or try to lead ends as with any other.
         self.leader = ballot.leader if ballot.leader != self.settings.server else 0
         if was_proposing:
             self._counters["preemptions"] += 1
             self._step_down()
-            self._retry_at = self._now + self._policy.retry_delay(self._random)
-            self._election_at = self._retry_at
+            self._following.retry_at = self._now + self._policy.retry_delay(self._random)
+            self._following.election_at = self._following.retry_at
         else:
-            self._election_at = self._now + self._policy.follower_timeout(self._random)
+            self._await_leader()
 
     def _follows(self, ballot: Ballot, teller: ServerId) -> bool:
         """Adopt a ballot above the promise, told by another server, unless it is out of bounds.
@@ -562,8 +508,8 @@ class PaxosServer(BurstActor):
 
         A leader that was deposed for it must not be back before that: it would be so each time.
         """
-        self._election_at += self.settings.election_timeout_min
-        self._retry_at = max(self._retry_at, self._election_at)
+        self._following.election_at += self.settings.election_timeout_min
+        self._following.retry_at = max(self._following.retry_at, self._following.election_at)
 
     def _p1b(self, first_slot: int, sender: ServerId) -> P1B:
         invariant(not self._lease_may_hold(), "a promise under a lease that was granted here")
@@ -592,7 +538,8 @@ class PaxosServer(BurstActor):
             return
         self._heard_from_leader(sender)
         if len(p2a.value) >= LARGE_VALUE:
-            self._was_busy(len(p2a.value) * SECONDS_PER_STORED_BYTE)  # for so is the leader now
+            # For so is the leader now.
+            self._following.was_busy(len(p2a.value) * SECONDS_PER_STORED_BYTE)
         if p2a.slot - self.log.chosen_to > MAX_SLOTS_AHEAD:
             self._refuse_number(sender, "slot", p2a.slot)
             self._note_commit(p2a.commit, ballot, sender)
@@ -663,11 +610,17 @@ class PaxosServer(BurstActor):
 
     def _heard_from_leader(self, leader: ServerId) -> None:
         self.leader = leader
-        self._heard_at = self._now
-        self._heard_busy = self._busy
-        self._pre_votes = set()
+        following = self._following
+        following.heard_at = self._now
+        following.heard_busy = following.busy
+        if following.pre_votes:
+            following.pre_votes = set()
         if self.voting:  # a rejoining server waits for no leader to fail
-            self._election_at = self._now + self._policy.follower_timeout(self._random)
+            following.election_at = self._now + self._policy.follower_timeout(self._random)
+
+    def _await_leader(self) -> None:
+        """Nobody leads, or somebody is about to: do not try before a while has passed."""
+        self._following.election_at = self._now + self._policy.follower_timeout(self._random)
 
     def _lease_may_hold(self) -> bool:
         """Whether some leader may still answer reads by a lease that this server granted."""
@@ -675,26 +628,12 @@ class PaxosServer(BurstActor):
 
     def _hears_leader(self) -> bool:
         """Whether a leader, this server included, was alive within the minimum timeout."""
+        following = self._following
         recent = self._now - self.settings.election_timeout_min
         if self._reign is not None:
             rounds = self._reign.rounds
-            return rounds.confirmed_at + self._excused(rounds.confirmed_busy) > recent
-        return self._heard_at + self._excused(self._heard_busy) > recent
-
-    def _excused(self, busy_before: float) -> float:
-        """Seconds by which a silence seems longer than it is; `busy_before` is of its beginning.
-
-        Whoever was busy could not listen, and nobody was heard meanwhile, alive or not. Else
-        servers that store several megabytes at the same time would take each other for dead. Not
-        for ever: somebody may really be dead, and this server be kept busy by its clients.
-        """
-        return min(self._busy - busy_before, EXCUSED * self.settings.election_timeout_max)
-
-    def _was_busy(self, seconds: float) -> None:
-        """Who leads this server, or follows it, is excused for so much more silence."""
-        before = self._excused(self._heard_busy)
-        self._busy += seconds
-        self._election_at += self._excused(self._heard_busy) - before
+            return rounds.confirmed_at + following.excused(rounds.confirmed_busy) > recent
+        return following.heard_at + following.excused(following.heard_busy) > recent
 
     # === getting to lead (PMMC §2.2 scout, §2.3 leader) ===========================================
 
@@ -703,7 +642,7 @@ class PaxosServer(BurstActor):
             self._rejoin()
             return
         if self._lease_may_hold():  # our own promise counts like any other's
-            self._election_at = self._grants.until
+            self._following.election_at = self._grants.until
             return
         if self._policy.courteous:
             self._ask_for_pre_votes()
@@ -722,25 +661,25 @@ class PaxosServer(BurstActor):
             self._ask_everyone(reign)  # it will not answer what it was asked
         if self.role == "follower" and server == self.leader and self.voting:
             self.leader = 0
-            self._heard_at = -NEVER
+            self._following.heard_at = -NEVER
             # Not at once: the others, whom we have to ask, notice it in these moments too.
             soon = self._now + self._random.uniform(0.1, 1.0) * self.settings.heartbeat_interval
-            self._election_at = min(self._election_at, soon)
+            self._following.election_at = min(self._following.election_at, soon)
 
     def _ask_for_pre_votes(self) -> None:
         """Raft thesis §9.6: find out, changing no state, whether an election is wanted."""
         self._counters["pre_votes"] += 1
         self.leader = 0
-        self._pre_vote_round += 1
-        self._pre_votes = {self.settings.server}
+        self._following.round += 1
+        self._following.pre_votes = {self.settings.server}
         # Whoever asks in vain asks again soon: the question disturbs nobody.
-        self._election_at = self._now + self._random.uniform(0.15, 0.5) * (
+        self._following.election_at = self._now + self._random.uniform(0.15, 0.5) * (
             self.settings.election_timeout_min
         )
-        if self._has_quorum(self._pre_votes):
+        if self._has_quorum(self._following.pre_votes):
             self.campaign()
             return
-        question = PreVote(self._pre_vote_round, self.log.chosen_to + 1)
+        question = PreVote(self._following.round, self.log.chosen_to + 1)
         self._to_all.append(question)
 
     def on_pre_vote(self, question: PreVote, sender: ServerId) -> None:
@@ -764,11 +703,12 @@ class PaxosServer(BurstActor):
         if reply.discarded > self.log.chosen_to:
             # We cannot lead from here.
             self._catching_up.fall_behind(reply.chosen_to, sender, self._now)
-        if reply.round != self._pre_vote_round or not self._pre_votes or self._reign is not None:
+        following = self._following
+        if reply.round != following.round or not following.pre_votes or self._reign is not None:
             return
         if reply.granted and not self._hears_leader():
-            self._pre_votes.add(sender)
-            if self._has_quorum(self._pre_votes):
+            following.pre_votes.add(sender)
+            if self._has_quorum(following.pre_votes):
                 self.campaign()
 
     def campaign(self, *, forced: bool = False) -> None:
@@ -777,7 +717,7 @@ class PaxosServer(BurstActor):
             return
         # Who rejoins has granted nothing that counts: it answers no heartbeat.
         invariant(forced or not self._lease_may_hold(), "a candidacy under a lease granted here")
-        self._pre_votes = set()
+        self._following.pre_votes = set()
         self._promise(self.promised.next_for(self.settings.server))
         self.leader = 0
         self._counters["elections"] += 1
@@ -785,9 +725,9 @@ class PaxosServer(BurstActor):
         self._candidacy = Candidacy(
             self.promised, self.log.chosen_to + 1, self._now + self._phase1_interval()
         )
-        self._election_at = self._now + self._policy.follower_timeout(self._random)
+        self._await_leader()
         if forced:  # answered only once the leases that were granted have run out
-            self._election_at += self.settings.election_timeout_min
+            self._following.election_at += self.settings.election_timeout_min
         self._to_all.append(P1A(self.promised, self._candidacy.first_slot, forced))
 
     def _phase1_interval(self) -> float:
@@ -810,7 +750,7 @@ class PaxosServer(BurstActor):
         Leading in that ballot it proposes those values again, and from there on its vote counts
         like any other's.
         """
-        self._election_at = self._now + self._policy.follower_timeout(self._random)
+        self._await_leader()
         if not self._is_behind():
             self.campaign(forced=True)
         standing = self.rejoining()
@@ -860,7 +800,7 @@ class PaxosServer(BurstActor):
         """Lead: propose again what may have been chosen, no-ops into the holes (rule 3)."""
         invariant(candidacy.ballot == self.promised, "led without own promise")
         self._candidacy = None
-        self._turns.let_go(self._now)
+        self._reception.turns.let_go(self._now)
         self._execute_chosen()
         for accepted in self.log.accepted_from(self.log.chosen_to + 1):
             candidacy.report(accepted)
@@ -870,8 +810,9 @@ class PaxosServer(BurstActor):
             known.fall_behind(known.known_commit, known.teller, self._now)
             return
         reign = self._reign = Reign(
-            self.settings, self._others, Pending(self.application.machine, self._enough_is_dear),
-            Rounds(self._now, self._busy), self._counters["slots_chosen"],
+            self.settings, self._others,
+            Pending(self.application.machine, self._reception.end_share),
+            Rounds(self._now, self._following.busy), self._counters["slots_chosen"],
             time=self.application.time,
         )  # fmt: skip
         known.incoming = None  # what it lacks of the chosen slots it proposes again
@@ -910,7 +851,7 @@ class PaxosServer(BurstActor):
         """Stop leading or trying to; tell the waiting clients where to go."""
         clients: dict[ClientToken, None] = {}
         self._candidacy = None
-        self._pre_votes = set()
+        self._following.pre_votes = set()
         if self._reign is not None:
             self._counters["step_downs"] += 1
             self._counters["leading_us"] += self._leading_us()
@@ -919,15 +860,13 @@ class PaxosServer(BurstActor):
             if reign.got_something_done(self._counters["slots_chosen"]):
                 self._policy.reigned(self._now - self._leading_since)
             if self._contends:
-                self._hold_again(reign)
+                self._held.add_unfinished(reign)
             clients.update(dict.fromkeys(reign.waiting.values()))
             clients.update((client, None) for client, _ in reign.reads.clear())
             self._fail_futures(reign)
-        self._turns.let_go(self._now)
+        self._reception.turns.let_go(self._now)
         if not self._contends:
-            for client, _ in self._held:
-                clients[client] = None
-            self._held, self._held_bytes = [], 0
+            clients.update((client, None) for client, _ in self._held.take())
         for client in clients:
             self._refuse(client)
 
@@ -1001,7 +940,8 @@ class PaxosServer(BurstActor):
         self._early.append(P2A(self.promised, slot, value, self.log.chosen_to))
         reign.told_commit = self.log.chosen_to
         if len(value) >= LARGE_VALUE:
-            self._was_busy(len(value) * SECONDS_PER_STORED_BYTE)  # for so are those who get it
+            # For so are those who get it.
+            self._following.was_busy(len(value) * SECONDS_PER_STORED_BYTE)
         self._counters["slots_proposed"] += 1
 
     def on_p2b(self, p2b: P2B, sender: ServerId) -> None:
@@ -1046,13 +986,11 @@ class PaxosServer(BurstActor):
             self._execute()
         return new
 
-    def _retransmit_later(self, reign: Reign) -> None:
-        """What is large takes its time to the others' disks: it is not sent so soon again."""
-        patience = 1 + reign.bytes_in_flight(self.log) // RETRANSMITTED_BYTES
-        reign.retransmit_at = self._now + patience * self.settings.retransmit_interval
-
     def _retransmit_p2as(self, reign: Reign) -> None:
         """Send again what was in flight at the last tick already, to those who have not voted."""
+        # What is large takes its time to the others' disks: it is not sent so soon again.
+        patience = 1 + reign.bytes_in_flight(self.log) // RETRANSMITTED_BYTES
+        reign.retransmit_at = self._now + patience * self.settings.retransmit_interval
         self._send_put_off(reign)  # these tell a commit index as well
         size = 0
         for slot in sorted(reign.votes):
@@ -1071,26 +1009,10 @@ class PaxosServer(BurstActor):
 
     # --- some get a P2A a little later (docs/thrift.md) ------------------------------------------
 
-    def _broadcast_p2as(self, reign: Reign, frame: Sequence[P2A]) -> None:
-        """Send a frame of P2As to the prompt servers, and to the spare ones a little later."""
-        thrift = reign.thrift
-        self._counters["p2a_sent"] += len(frame) * len(thrift.prompt)
-        self._network.broadcast(thrift.prompt, frame)
-        if thrift.spare and thrift.put_off_p2as(frame, self._clock.monotonic()):
-            self._send_put_off(reign)
-
     def _send_put_off(self, reign: Reign) -> None:
-        """Send the spare servers what they have not got yet.
-
-        Like any P2A it relies on the ballot alone. Before anything else that tells them a commit
-        index, or they would ask for slots that are about to reach them.
-        """
-        thrift = reign.thrift
-        p2as = thrift.take()
-        if p2as:
-            invariant(p2as[0].ballot == self._durable_promise, "P2A in ballot %s", p2as[0].ballot)
-            self._counters["p2a_sent"] += len(p2as) * len(thrift.spare)
-            self._network.broadcast(thrift.spare, p2as)
+        self._counters["p2a_sent"] += reign.thrift.send_put_off(
+            self._network, self._durable_promise
+        )
 
     def _ask_everyone(self, reign: Reign) -> None:
         """Keep nothing from the spare servers any more, until the prompt ones are chosen anew."""
@@ -1102,20 +1024,9 @@ class PaxosServer(BurstActor):
 
     def _on_thrift_timers(self, reign: Reign) -> None:
         """The spare servers get what was put off; if it is still undecided, their answers count."""
-        thrift, late = reign.thrift, False
-        if self._now < min(thrift.p2as_due_at, thrift.round_due_at):
-            return
-        if self._now >= thrift.p2as_due_at:
-            thrift.p2as_due_at = NEVER
-            late = thrift.first_slot in reign.votes
+        if self._now >= reign.thrift.p2as_due_at:
             self._send_put_off(reign)
-        if self._now >= thrift.round_due_at:
-            thrift.round_due_at = NEVER
-            late = late or thrift.round > reign.rounds.confirmed
-        if not late:
-            thrift.were_in_time()
-        else:
-            thrift.were_late()
+        if reign.thrift.finds_late(self._now, reign.votes, reign.rounds.confirmed):
             self._ask_everyone(reign)
 
     # --- heartbeats ------------------------------------------------------------------------------
@@ -1137,7 +1048,7 @@ class PaxosServer(BurstActor):
         if self._now < reign.rounds.lease_wanted_until:
             lease = min(self.settings.election_timeout_min, LONGEST_LEASE)
             drift = self.settings.max_clock_drift
-        number = reign.rounds.begin(self._now, counted(lease, drift), self._busy)
+        number = reign.rounds.begin(self._now, counted(lease, drift), self._following.busy)
         return Heartbeat(
             self.promised, number, self.log.chosen_to, self._executed_by_all(reign),
             self._disks_known(), lease, drift,
@@ -1163,7 +1074,10 @@ class PaxosServer(BurstActor):
         follower = reign.followers[sender]
         follower.executed = max(reply.executed, follower.executed)
         follower.watches = reply.watches
-        self._compare(reign, sender, reply.digest_version, reply.executed, reply.digest)
+        if reign.comparison.heard(
+            sender, reply.digest_version, reply.executed, reply.digest, self.application.chain
+        ):
+            self._inquire(reply.executed)
         if reply.round > follower.answered:
             if reign.thrift.choosing and reply.round > reign.rounds.confirmed:
                 reign.thrift.count_useful(sender)
@@ -1175,7 +1089,7 @@ class PaxosServer(BurstActor):
         logger.info("server {} lost its majority and stops leading", self.settings.server)
         self._step_down()
         self.leader = 0
-        self._election_at = self._now + self._policy.follower_timeout(self._random)
+        self._await_leader()
 
     # === reads (rule 9) ===========================================================================
 
@@ -1219,9 +1133,9 @@ class PaxosServer(BurstActor):
         if ready:
             self._allow_time()
         for client, query in ready:
-            if not self._spent:
+            if not self._reception.spent:
                 self._answer_query(client, query)
-            elif not self._turns.add(client, [Query(query.id, "stale", query.query)]):
+            elif not self._reception.turns.add(client, [Query(query.id, "stale", query.query)]):
                 # (It was confirmed: from now on any state here is new enough.)
                 self._throw_away(client, "too many reads are waiting")
 
@@ -1248,10 +1162,10 @@ class PaxosServer(BurstActor):
         silent_since = self._now - 2 * self.settings.election_timeout_max
         if self._reign is not None:
             rounds = self._reign.rounds
-            heard = rounds.confirmed_at + self._excused(rounds.confirmed_busy)
+            heard = rounds.confirmed_at + self._following.excused(rounds.confirmed_busy)
             known = self.log.chosen_to
         else:
-            heard = self._heard_at + self._excused(self._heard_busy)
+            heard = self._following.heard_at + self._following.excused(self._following.heard_busy)
             known = max(self._catching_up.known_commit, self.log.chosen_to)
         return (
             self.voting
@@ -1365,7 +1279,7 @@ class PaxosServer(BurstActor):
         """Handle the burst's requests, or let them wait behind others, and those that waited."""
         if burst.gone or burst.refused or burst.ignored:
             for client in burst.gone:
-                self._turns.drop(client)
+                self._reception.turns.drop(client)
                 self._forget_watches(client)
             for client in burst.refused:
                 self._throw_away(client, "a frame holds too many messages")
@@ -1377,51 +1291,41 @@ class PaxosServer(BurstActor):
         for _, requests in clients:
             handled += len(requests)
         self._counters["client_messages_received"] += handled
-        if handled > BURST_MESSAGES or self._turns.waiting or burst.client_bytes >= TURN_BYTES:
+        reception, turns = self._reception, self._reception.turns
+        if handled > BURST_MESSAGES or turns.waiting or burst.client_bytes >= TURN_BYTES:
             self._let_wait(clients)
             self._take_turns()
             return
         if not clients:
             return
-        self._turns.heard(clients[0][0], self._now)
+        turns.heard(clients[0][0], self._now)
         if len(clients) > 1:
-            self._turns.heard(clients[-1][0], self._now)
+            turns.heard(clients[-1][0], self._now)
         handlers = self._client_handlers  # the usual case: all of it at once
         for index, (client, requests) in enumerate(clients):
             left = iter(requests)
             for request in left:
                 handlers[type(request)](request, client)
-                if self._spent:
+                if reception.spent:
                     self._let_wait([(client, list(left)), *clients[index + 1 :]])
                     return
 
     def _allow_time(self) -> None:
         """From now on clients are served for a moment."""
-        self._spent = self._replied_bytes >= FRAME_BYTES
-        self._worked_at = self._clock.monotonic()
-        self._clients_until = self._worked_at + CLIENT_SECONDS
+        self._reception.open(self._clock.monotonic(), spent=self._replied_bytes >= FRAME_BYTES)
 
     def _count_work(self, client: ClientToken, size: int) -> None:
         """A request was answered at once, with so many bytes: is the step's share spent?"""
-        now = self._clock.monotonic()
-        took, self._worked_at = now - self._worked_at, now
         self._replied_bytes += size
-        if size > LARGE_REPLY:
-            took += size * SECONDS_PER_BYTE
-            self._sent_seconds += size * SECONDS_PER_BYTE
-        if now >= self._clients_until or self._replied_bytes >= FRAME_BYTES:
-            self._spent = True
-            if took >= CLIENT_SECONDS / 2 and self._others_present(client, now - took):
-                self._turns.sit_out(client, now + took)
+        full = self._replied_bytes >= FRAME_BYTES
+        now = self._clock.monotonic()
+        self._reception.count_work(client, size, now, self._reign, full=full)
 
     def _let_wait(self, clients: Sequence[tuple[ClientToken, Sequence[ClientMessage]]]) -> None:
         for client, came in clients:
-            self._turns.heard(client, self._now)
             requests = self._renew_first(client, came)
-            if requests and not self._turns.add(client, requests):
+            if not self._reception.let_wait(client, requests, self._now, self._reign):
                 self._throw_away(client, "too many requests are waiting")
-            if self._turns.is_much(client) and self._others_present(client, self._now):
-                self._turns.ignored.add(client)
 
     def _renew_first(
         self, client: ClientToken, requests: Sequence[ClientMessage]
@@ -1443,78 +1347,39 @@ class PaxosServer(BurstActor):
 
     def _take_turns(self) -> None:
         """Serve those that waited, in turns, until the step's share is spent."""
-        turns = self._turns
+        reception = self._reception
         handled = 0
-        now = self._worked_at
-        while not self._spent and (turn := turns.next(now)) is not None:
+        while handled < BURST_MESSAGES and (turn := reception.next_turn()) is not None:
             client, waiting = turn
             if self._network.congested(client):
-                waiting.not_before = now + SLOW_READER_PAUSE
+                reception.put_off(waiting)
                 continue
-            began, before = now, self._waiting_work()
-            self._sent_seconds = 0.0
+            before = self._waiting_work()
             served = self._serve_turn(client, waiting)
             handled += served
-            if turns.ignored:
-                turns.listen(client)
-            now = self._worked_at = self._clock.monotonic()
-            if served == 0:  # it has to wait for something
-                turns.sit_out(client, now + PAUSE)
-            elif not self._others_present(client, began):
-                turns.sit_out(client, now)
-            elif self._reign is not None and self._waiting_work() - before >= TURN_BYTES:
-                last = self._reign.pending.entries[-1]
-                turns.hold_back(client, (last.session, last.seq), now)
-            else:
-                seconds = now - began + self._sent_seconds
-                turns.sit_out(client, now + seconds if seconds >= CLIENT_SECONDS / 2 else now)
-            if now >= self._clients_until or handled >= BURST_MESSAGES:
-                self._spent = True
+            queued = self._waiting_work() - before
+            reception.end_turn(client, served, queued, self._clock.monotonic(), self._reign)
+        if handled >= BURST_MESSAGES:
+            reception.spent = True
 
     def _serve_turn(self, client: ClientToken, waiting: Waiting) -> int:
         """Handle some of one client's requests; returns how many."""
+        reception, reign = self._reception, self._reign
         enough = self._waiting_work() + TURN_BYTES
         for served in range(TURN_MESSAGES):
-            if not waiting.requests or not self._takes_in(waiting.requests[0]) or self._spent:
+            if not waiting.requests or reception.spent:
                 return served
-            request = self._turns.take(waiting)
+            if reign is not None and not reign.takes_in(waiting.requests[0], self.settings):
+                return served
+            request = reception.turns.take(waiting)
             self._client_handlers[type(request)](request, client)
             if self._waiting_work() >= enough:
                 return served + 1
         return TURN_MESSAGES
 
-    def _takes_in(self, request: ClientMessage) -> bool:
-        """Whether a request that waits for its turn can be handled now."""
-        reign = self._reign
-        if reign is None:
-            return True
-        if isinstance(request, Command | OpenSession | ChangeSettings):
-            work = self._waiting_work()
-            if isinstance(request, Command) and len(request.command) > SMALL_COMMAND:
-                return work < self.settings.batch_bytes
-            return len(reign.pending.entries) < MAX_PENDING and work < IN_FLIGHT_BYTES
-        return len(reign.reads) < MAX_READS or not isinstance(request, Query)
-
     def _waiting_work(self) -> int:
         """What waits for a slot, in bytes and cost."""
-        if self._reign is None:
-            return 0
-        pending = self._reign.pending
-        return pending.bytes + pending.costs.total
-
-    def _others_present(self, client: ClientToken, since: float) -> bool:
-        """Whether anybody but this client has asked for something since then, or waits.
-
-        (Who waits longest may have been quiet for long, and is the first or last in line.)
-        """
-        if self._turns.others_present(client, since):
-            return True
-        inside = self._reign.waiting.values() if self._reign is not None else ()
-        return bool(inside) and not client == next(iter(inside)) == next(reversed(inside))
-
-    def _enough_is_dear(self) -> None:
-        """Dear commands have come: what else clients want waits, in turns."""
-        self._spent = True
+        return self._reign.pending.work if self._reign is not None else 0
 
     # --- their commands --------------------------------------------------------------------------
 
@@ -1539,8 +1404,10 @@ class PaxosServer(BurstActor):
         if key in waiting:
             waiting[key] = client  # asked again; the answer goes where it was asked last
             return
-        refusal = self._refusal(reign, command)
+        refusal = reign.refusal(command, self.application, self.settings.max_pending_bytes)
         if refusal is not None:
+            if refusal.status == ReplyStatus.OVERLOADED:
+                self._counters["overloaded"] += 1
             self._answer_command(client, key, refusal.status, refusal.payload)
             return
         waiting[key] = client
@@ -1549,49 +1416,6 @@ class PaxosServer(BurstActor):
             Entry(command.session, command.seq, command.acked, command.after, command.command)
         )
         pending.bytes += len(command.command) + ENTRY_BYTES
-
-    def _refusal(self, reign: Reign, command: Command) -> CommandReply | None:
-        """Why a command does not get into the log now; None if it does."""
-
-        def refuse(status: ReplyStatus, payload: bytes) -> CommandReply:
-            return CommandReply(command.session, command.seq, status, payload)
-
-        session = self.application.sessions.get(command.session)
-        if session is None:
-            return refuse(ReplyStatus.EXPIRED, b"unknown session")
-        known = session.known(command.seq)
-        if known is not None:
-            return refuse(known.status, known.payload)
-        agreed = self.application.agreed
-        if len(command.command) > agreed.max_command_bytes:
-            limit = agreed.max_command_bytes
-            return refuse(ReplyStatus.TOO_LARGE, b"the command exceeds %d bytes" % limit)
-        if command.seq - max(command.acked, session.floor) >= agreed.max_outstanding:
-            return self._overloaded(command, "too many commands are unacknowledged")
-        if not is_plausible_command(command):
-            return refuse(ReplyStatus.INVALID, b"acked and after must be from 0 to below seq")
-        if (
-            command.after
-            and not session.executed(command.after)
-            and (command.session, command.after) not in reign.waiting
-        ):
-            return refuse(ReplyStatus.OUT_OF_ORDER, b"send the one before first")
-        if reign.pending.bytes >= self.settings.max_pending_bytes:
-            return self._overloaded(command, "too much is waiting")
-        if session.kept >= self.application.sessions.max_kept_each and (
-            command.acked <= session.floor != command.seq
-        ):
-            return self._overloaded(command, "acknowledge some replies first")
-        reason = self.application.check(command.command)
-        if reason:
-            return refuse(ReplyStatus.INVALID, reason)
-        reason = reign.pending.costs.refusal(command)
-        return refuse(ReplyStatus.INVALID, reason) if reason else None
-
-    def _overloaded(self, command: Command, reason: str) -> CommandReply:
-        self._counters["overloaded"] += 1
-        payload = overloaded(reason, RETRY_AFTER)
-        return CommandReply(command.session, command.seq, ReplyStatus.OVERLOADED, payload)
 
     def on_open_session(self, request: OpenSession, client: ClientToken) -> None:
         """A session is opened by a command in the log, so that every server knows it."""
@@ -1605,7 +1429,7 @@ class PaxosServer(BurstActor):
             return
         key = (0, request.nonce)
         if key not in reign.waiting:
-            wait = self._openings.wait(client, self._now)
+            wait = self._reception.openings.wait(client, self._now)
             if wait > 0 or reign.pending.bytes >= self.settings.max_pending_bytes:
                 self._counters["overloaded"] += 1
                 retry_after_ms = round(max(wait, RETRY_AFTER) * 1000)
@@ -1670,30 +1494,6 @@ class PaxosServer(BurstActor):
         self._counters["refused_clients"] += 1
         self._reply(client, OtherCluster(made.name, made.identity, request.identity))
 
-    def _answer(self, client: ClientToken, entry: Entry, reply: Reply) -> None:
-        if len(reply.payload) > LARGE_REPLY:
-            self._replied_bytes += len(reply.payload)
-        if entry.session == 0:
-            if entry.acked in (SETTINGS, RENEWAL):
-                self._reply(client, QueryReply(entry.seq, reply.status, reply.payload))
-                return
-            if reply.status != ReplyStatus.OK:
-                seconds, reason = retry_after(reply.payload)
-                self._reply(client, Overloaded(round(seconds * 1000), reason))
-                return
-            session = int.from_bytes(reply.payload, "big")
-            agreed = self.application.agreed
-            opened = SessionOpened(
-                entry.seq, session, self._language, agreed.max_command_bytes,
-                agreed.max_outstanding,
-            )  # fmt: skip
-            self._reply(client, opened)
-            return
-        if len(reply.payload) > LARGEST_REPLY:  # executed, but the client can only be told that
-            text = b"the reply has %d bytes, too many to send" % len(reply.payload)
-            reply = Reply(ReplyStatus.FORGOTTEN, text)
-        self._reply(client, CommandReply(entry.session, entry.seq, reply.status, reply.payload))
-
     def _answer_command(
         self, client: ClientToken, key: tuple[int, int], status: ReplyStatus, payload: bytes
     ) -> None:
@@ -1702,8 +1502,8 @@ class PaxosServer(BurstActor):
         The client takes that for "not executed" if it sent the command once, and it may have been
         executed at our first try. Asking again it counts one more send, and knows that it may.
         """
-        if key in self._tried:
-            self._tried.remove(key)
+        if key in self._held.tried:
+            self._held.tried.remove(key)
             if status == ReplyStatus.EXPIRED:
                 self._refuse(client)
                 return
@@ -1722,30 +1522,13 @@ class PaxosServer(BurstActor):
     def _hold_or_refuse(self, client: ClientToken, message: Held, size: int) -> None:
         """A new leader keeps requests until it serves; anyone else points to the leader."""
         waits = self._reign is not None or self._contends
-        if waits and self._held_bytes + size <= self.settings.max_pending_bytes:
-            self._held.append((client, message))
-            self._held_bytes += size + 64
-        else:
+        most = self.settings.max_pending_bytes
+        if not waits or not self._held.add(client, message, size, most):
             self._refuse(client)
 
-    def _hold_again(self, reign: Reign) -> None:
-        """Policy benches: keep the clients' commands until we lead again (PMMC §2.3, replica)."""
-        for entry in reign.unexecuted():
-            client = reign.waiting.pop((entry.session, entry.seq), None)
-            if client is None:
-                continue
-            if entry.session == 0:
-                self._held.append((client, _as_request(entry)))
-            else:
-                self._tried.add((entry.session, entry.seq))
-                command = Command(entry.session, entry.seq, entry.acked, entry.after, entry.command)
-                self._held.append((client, command))
-        self._held.extend(reign.reads.clear())
-
     def _release_held(self) -> None:
-        if self._held and self._serves():
-            held, self._held, self._held_bytes = self._held, [], 0
-            for client, message in held:
+        if self._held.requests and self._serves():
+            for client, message in self._held.take():
                 self._client_handlers[type(message)](message, client)
 
     # --- the application, in process -------------------------------------------------------------
@@ -1759,14 +1542,14 @@ class PaxosServer(BurstActor):
         error = message.refusal(self.application.agreed.max_command_bytes)
         reign = self._serves() if self._open else None
         if error is not None or reign is None:
-            _fail_future(future, error or self._not_leading(tried=False))
+            fail(future, error or self._not_leading(tried=False))
             return future
         if reign.pending.bytes >= self.settings.max_pending_bytes:
-            _resolve(future, ReplyStatus.OVERLOADED, overloaded("too much is waiting", RETRY_AFTER))
+            settle(future, ReplyStatus.OVERLOADED, overloaded("too much is waiting", RETRY_AFTER))
             return future
         reason = self.application.check(message.command)
         if reason:
-            _resolve(future, ReplyStatus.INVALID, reason)
+            settle(future, ReplyStatus.INVALID, reason)
             return future
         number = self._random.getrandbits(62)
         reign.futures[number] = future
@@ -1786,7 +1569,7 @@ class PaxosServer(BurstActor):
     def _fail_futures(self, reign: Reign) -> None:
         futures, reign.futures = reign.futures, {}
         for future in futures.values():
-            _fail_future(future, self._not_leading(tried=True))
+            fail(future, self._not_leading(tried=True))
 
     def close(self) -> None:
         """Release all; whoever still waits for a command's future is told."""
@@ -1827,14 +1610,13 @@ class PaxosServer(BurstActor):
         known = self._catching_up
         if known.known_commit <= held_to:
             return False
-        if self._counters["commits_denied"] % 100 == 0:
+        if self._counts_first("commits_denied", 100):
             logger.error(
                 "server {} does not lead: server {} told that all up to slot {} is chosen, but a "
                 "majority holds nothing beyond {}: a frame was damaged, or disks have lost what "
                 "they held; server {} is asked again",
                 self.settings.server, known.teller, known.known_commit, held_to, known.teller,
             )  # fmt: skip
-        self._counters["commits_denied"] += 1
         return True
 
     def _choose_known(self) -> None:
@@ -1888,7 +1670,7 @@ class PaxosServer(BurstActor):
             if held is None or not held.chosen:
                 invariant(False, "slot %d executed unchosen", slot)
             else:
-                self._executed_bytes += len(held.value)
+                self._snapshots.executed_bytes += len(held.value)
                 self._deliver(slot, held.value)
         if 0 < self._stopped_at <= application.executed:
             self._stopped_at = 0
@@ -1924,45 +1706,23 @@ class PaxosServer(BurstActor):
         self._counters["commands_executed"] += len(results)
         if reign is None or (not reign.waiting and not reign.futures):
             return
-        if self._turns.held_back or reign.large_slots:
-            self._charge(reign, slot, results)
+        if self._reception.turns.held_back or reign.large_slots:
+            self._reception.charge(reign, slot, results, self._now, self._clock)
+        tried = self._held.tried
         for entry, reply in results:
             if entry.session == 0 and entry.command and entry.acked == 0:
-                _resolve(reign.futures.pop(entry.seq, None), reply.status, reply.payload)
+                settle(reign.futures.pop(entry.seq, None), reply.status, reply.payload)
                 continue
             key = (entry.session, entry.seq)
             client = reign.waiting.pop(key, None)
             if client is None:
                 continue
-            if key in self._tried:
+            if key in tried:
                 self._answer_command(client, key, ReplyStatus(reply.status), reply.payload)
-            else:
-                self._answer(client, entry, reply)
-
-    def _charge(self, reign: Reign, slot: int, results: Sequence[Executed]) -> None:
-        """A slot is executed: who waited for it goes on, who filled it sits out for its time."""
-        waiting, turns = reign.waiting, self._turns
-        began = reign.large_slots.pop(slot, None)
-        sizes: dict[ClientToken, int] = {}
-        for entry, reply in results:
-            client = waiting.get((entry.session, entry.seq))
-            if client is None:
                 continue
-            if turns.held_back.pop((entry.session, entry.seq), None) is not None:
-                turns.sit_out(client, self._now)
-            if began is not None:
-                size = len(entry.command) + len(reply.payload) + MESSAGE_BYTES
-                sizes[client] = sizes.get(client, 0) + size
-        if began is None:
-            return
-        now = self._clock.monotonic()
-        began, reign.charged_at = max(began, reign.charged_at), now
-        total = sum(sizes.values())
-        for client, size in sizes.items():
-            reign.stored[client] = reign.stored.get(client, 0) + size
-            took = (now - began) * size / total + size * SECONDS_PER_BYTE
-            if took >= CLIENT_SECONDS and self._others_present(client, began):
-                turns.sit_out(client, now + took)
+            if len(reply.payload) > LARGE_REPLY:
+                self._replied_bytes += len(reply.payload)
+            self._reply(client, answer_to(entry, reply, self.application))
 
     def _executed_durably(self) -> int:
         """How far this server has executed and would again after a restart, by itself.
@@ -2127,7 +1887,7 @@ class PaxosServer(BurstActor):
         self.log.restart_at(info.slot)
         # Synced above: else the others would hear of it only after the next commit, if any.
         self._durable_chosen_to = max(self._durable_chosen_to, info.slot)
-        self._executed_bytes = 0
+        self._snapshots.executed_bytes = 0
         logger.info("server {} took over a snapshot at {}", self.settings.server, info.slot)
         self._warn_of_differences()
         self._choose_known()
@@ -2140,55 +1900,38 @@ class PaxosServer(BurstActor):
         """Take a snapshot when enough was executed since the last, in relation to its size."""
         if self._confirmation.pending:
             return  # it is taken once that is over
-        snapshot = self._storage.snapshot
-        size, since = (0, 0) if snapshot is None else (snapshot.size, snapshot.slot)
-        growth = snapshot_growth(size, self.settings.snapshot_bytes)
-        slots = self.application.executed - since
-        if (
-            self._executed_bytes >= self.settings.snapshot_bytes * growth
-            or slots >= self.settings.snapshot_slots * growth
-        ):
+        executed = self.application.executed
+        if self._snapshots.is_due(executed, self._storage.snapshot, self.settings):
             self._begin_snapshot()
 
     def _begin_snapshot(self) -> None:
-        if self._storage.taking_snapshot or not self._snapshot_retry.due(self._now):
+        if self._storage.taking_snapshot or not self._snapshots.retry.due(self._now):
             return
         if self._catching_up.fetches_beyond(self.log.chosen_to):
             return  # a newer one is on its way, and the disk need not hold three
-        self._blame_for_snapshot()
-        self._executed_bytes = 0
+        if self._reign is not None:
+            executed_bytes = self._snapshots.executed_bytes
+            self._reception.blame_for_snapshot(self._reign, executed_bytes, self._now)
+        self._snapshots.executed_bytes = 0
         application = self.application
         prove = application.prove if application.proves_images else None
         self._storage.begin_snapshot(application.executed, application.image, prove)
         application.chain.pin()
-        self._snapshot_poll_at = self._snapshot_began = self._now
-
-    def _blame_for_snapshot(self) -> None:
-        """Whoever has stored much makes a snapshot due, and lets others go first until it is taken.
-
-        It takes disks and cores from them here and at the followers, that are due as well.
-        """
-        if self._reign is None:
-            return
-        stored, self._reign.stored = self._reign.stored, {}
-        total = max(self._executed_bytes, sum(stored.values()))
-        parts = {client: size / total for client, size in stored.items() if size >= TURN_BYTES}
-        for client in [c for c in parts if not self._others_present(c, self._now)]:
-            del parts[client]
-        self._turns.hold_for_snapshot(parts, self._now)
+        self._snapshots.poll_at = self._snapshots.began_at = self._now
 
     def _poll_snapshot(self) -> None:
         info = self._storage.poll_snapshot()
         if self._storage.taking_snapshot:
-            self._snapshot_poll_at = self._now + self.settings.heartbeat_interval
+            self._snapshots.poll_at = self._now + self.settings.heartbeat_interval
             return
-        self._snapshot_poll_at = NEVER
-        if self._turns.blamed:
-            self._turns.snapshot_taken(self._now - self._snapshot_began, self._now)
+        self._snapshots.poll_at = NEVER
+        if self._reception.turns.blamed:
+            seconds = self._now - self._snapshots.began_at
+            self._reception.turns.snapshot_taken(seconds, self._now)
         if info is None:  # it failed (the storage said why), or one received has overtaken it
-            self._snapshot_retry.failed(self._now)
+            self._snapshots.retry.failed(self._now)
             return
-        self._snapshot_retry.succeeded()
+        self._snapshots.retry.succeeded()
         self._counters["snapshots_taken"] += 1
         self._commit()
         self._discard(self.log.discarded)
@@ -2216,13 +1959,6 @@ class PaxosServer(BurstActor):
             self._storage.discard_to(min(covered, self.log.discarded))
 
     # === comparing what was executed (docs/digests.md) ============================================
-
-    def _compare(
-        self, reign: Reign, server: ServerId, version: int, slot: int, digest: bytes
-    ) -> None:
-        """A follower says its hash after `slot`."""
-        if reign.comparison.heard(server, version, slot, digest, self.application.chain):
-            self._inquire(slot)
 
     def _inquire(self, slot: int) -> None:
         """Ask everybody for everything, but not all the time.
@@ -2330,13 +2066,7 @@ class PaxosServer(BurstActor):
             self.application.restore(self._storage.read_snapshot(info.slot, 0, info.size))
             self.log.restart_at(info.slot)
         invariant(found.discarded <= self.log.discarded, "slots up to %d are gone", found.discarded)
-        for accepted in found.accepted:
-            if accepted.slot > self.log.discarded:
-                self.log.accept(accepted.slot, accepted.ballot, accepted.value)
-        for slot in range(self.log.chosen_to + 1, found.chosen_to + 1):
-            if self.log.get(slot) is None:
-                break
-            self.log.choose(slot)
+        self.log.recover(found.accepted, found.chosen_to)
         self._catching_up.known_commit = self._durable_chosen_to = self.log.chosen_to
         if found.stopped_at:
             self._stopped_at = found.stopped_at
@@ -2366,10 +2096,10 @@ class PaxosServer(BurstActor):
             delay = self._random.uniform(settings.heartbeat_interval, settings.election_timeout_min)
         else:
             delay = self._policy.follower_timeout(self._random)
-        self._election_at = self._now + delay
+        self._following.election_at = self._now + delay
 
     def _on_open(self) -> None:
-        self._network.ignore(self._turns.ignored)
+        self._network.ignore(self._reception.turns.ignored)
         made = self.making.made
         if made is not None:
             self._network.identify(made.identity, in_force=self._in_force)
@@ -2413,20 +2143,14 @@ class PaxosServer(BurstActor):
             for message in received:
                 if type(message) is Introduction and not self._in_force:
                     self.on_introduction(message, sender)
-        self._allow_time()
-        for client, requests in burst.clients:
-            for request in requests:
-                if type(request) in (StatusRequest, SlotRequest) and not self._spent:
-                    self._client_handlers[type(request)](request, client)
-                else:
-                    self._refuse(client)
+        self._tell_status(burst)
 
     def on_introduction(self, said: Introduction, sender: ServerId) -> None:
         """Make the cluster together, or tell a server that does not know it which one this is."""
         if said.made is not None and not said.made.plausible:
             self._malformed(said, sender)
             return
-        if self._names_our_cluster(said) and self.places.hear_unknown(sender, said.address):
+        if self.making.may_be_of(said) and self.places.hear_unknown(sender, said.address):
             self._dial(sender)
         if not self._in_force and sender != self.settings.server:
             found = self.making.hear(said, sender)
@@ -2435,13 +2159,6 @@ class PaxosServer(BurstActor):
             self._make_on()
         if said.asks:
             self._send(sender, self.making.introduction(to=said.incarnation))
-
-    def _names_our_cluster(self, said: Introduction) -> bool:
-        """Whether it may come from a member, or one to be, as far as names tell."""
-        mine = self.making.made
-        if mine is not None and said.made is not None and said.made.identity != mine.identity:
-            return False
-        return said.name == self.making.name
 
     def _make_on(self) -> None:
         """Make the cluster if that is up to this server, and note when it has come into force."""
@@ -2465,7 +2182,7 @@ class PaxosServer(BurstActor):
             self.voting = False
             self._storage.save_voting(False)
             self._come_into_force(made)
-        self._introduce_at = self._now
+        self.making.ask_at = self._now
 
     def _agree(self, made: Made) -> None:
         """Execute by what was agreed when the cluster was made, whatever this server was told."""
@@ -2488,7 +2205,7 @@ class PaxosServer(BurstActor):
 
     def _introduce(self, *, asks: bool) -> None:
         """Say who this is, and what it holds, to all that should have a part in the cluster."""
-        self._introduce_at = self._now + self.settings.heartbeat_interval
+        self.making.ask_at = self._now + self.settings.heartbeat_interval
         said = self.making.introduction(asks=asks)
         for server in self.making.audience:
             self._send(server, said)
@@ -2497,12 +2214,8 @@ class PaxosServer(BurstActor):
         """Ask all others once more, and say now and then for whom or what this server waits."""
         self.making.ask_again()
         self._introduce(asks=True)
-        text = self.making.waits_for()
-        if text != self._said:
-            self._said = text
-            self._say_at = min(self._say_at, self._now + SAY_FIRST)
-        if self._now >= self._say_at:
-            self._say_at = self._now + SAY_AGAIN
+        text = self.making.to_say(self._now)
+        if text:
             logger.warning("server {}: its cluster is not in force: {}", self.settings.server, text)
 
     # --- members, known by their disks -----------------------------------------------------------
@@ -2530,13 +2243,12 @@ class PaxosServer(BurstActor):
         introductions: list[PeerMessage] = [m for m in messages if type(m) is Introduction]
         if len(introductions) == len(messages):
             return introductions
-        if self._counters["refused_incarnations"] % 1000 == 0:
+        if self._counts_first("refused_incarnations", 1000):
             logger.warning(
                 "server {} comes with another disk than before and is refused: give it its old "
                 "data directory back, or start it with --rejoin",
                 sender,
             )
-        self._counters["refused_incarnations"] += 1
         return [
             m
             for m in messages
@@ -2550,30 +2262,32 @@ class PaxosServer(BurstActor):
         recently = self._now - self.settings.election_timeout_max
         if not self.disks.lives_by_another(server, incarnation, recently):
             return False
-        if self._counters["refused_rejoins"] % 100 == 0:
+        if self._counts_first("refused_rejoins", 100):
             logger.warning(
                 "another process wants to rejoin as server {}, which is alive: it is refused; "
                 "stop one of the two", server,
             )  # fmt: skip
-        self._counters["refused_rejoins"] += 1
         return True
+
+    def _counts_first(self, counter: str, every: int) -> bool:
+        """Count what should not happen; True for the first of so many, which is said."""
+        self._counters[counter] += 1
+        return self._counters[counter] % every == 1
 
     def _malformed(self, message: PeerMessage, sender: ServerId) -> None:
         """Count a message that no server in its right mind sends, and say so now and then."""
-        if self._counters["malformed_messages"] % 1000 == 0:
+        if self._counts_first("malformed_messages", 1000):
             logger.warning(
                 "a malformed message of server {} is ignored: {!r:.200}", sender, message
             )
-        self._counters["malformed_messages"] += 1
 
     def _refuse_number(self, sender: ServerId, name: str, value: object) -> None:
         """Count a number that is too far from what is known here, and say so now and then."""
-        if self._counters["refused_numbers"] % 1000 == 0:
+        if self._counts_first("refused_numbers", 1000):
             logger.warning(
                 "server {} tells of {} {}, which is too far beyond what is known here to be taken "
                 "over at once (docs/numbers.md)", sender, name, value,
             )  # fmt: skip
-        self._counters["refused_numbers"] += 1
 
     # --- where they are: addresses are hints (docs/addresses.md) ---------------------------------
 
@@ -2634,8 +2348,9 @@ class PaxosServer(BurstActor):
         storage, now = self._storage, self._now
         pending = not storage.created and not (in_force and self._majority == 1)
         self._confirmation = Confirmation(
-            storage.count, now, pending=pending, may_store=not in_force
-        )
+            self.settings.server, storage.incarnation, storage.count, now,
+            pending=pending, may_store=not in_force,
+        )  # fmt: skip
         if storage.moved:
             logger.warning(
                 "server {}: its database is another file than the one that it wrote last: a copy "
@@ -2658,13 +2373,7 @@ class PaxosServer(BurstActor):
                 member = kind in (CountQuestion, CountAnswer) and sender in self._others
                 if member or kind is Introduction or (kind is Whereabouts and known):
                     self._peer_handlers[kind](message, sender)
-        self._allow_time()
-        for client, requests in burst.clients:
-            for request in requests:
-                if type(request) in (StatusRequest, SlotRequest) and not self._spent:
-                    self._client_handlers[type(request)](request, client)
-                else:
-                    self._refuse(client)
+        self._tell_status(burst)
 
     def _ask_for_confirmation(self) -> None:
         """Ask whoever has not answered yet; a time may have passed that changes how many must."""
@@ -2674,9 +2383,9 @@ class PaxosServer(BurstActor):
             return
         confirmation.ask_at = self._now + self.settings.retransmit_interval
         self._ask_for_counts()
-        if self._now >= confirmation.say_at:
-            confirmation.say_at = self._now + SAY_AGAIN
-            logger.warning("server {} {}", self.settings.server, self.waits_for())
+        if confirmation.says_again(self._now):
+            text = confirmation.waits_for(self._others)
+            logger.warning("server {} {}", self.settings.server, text)
 
     def _ask_for_counts(self) -> None:
         confirmation = self._confirmation
@@ -2705,29 +2414,14 @@ class PaxosServer(BurstActor):
         confirmation = self._confirmation
         if answer.life != confirmation.life or not confirmation.life:
             return
-        mine = self._storage.incarnation
         # What was told since the question may be remembered by now, and is on this disk.
         held = confirmation.count if confirmation.pending else self._storage.count
-        if confirmation.starting and answer.incarnation == mine and answer.remembered > held:
-            raise StorageError(
-                f"server {self.settings.server}'s data directory is an old copy: it ends at commit "
-                f"{held}, and server {sender} was told of commit {answer.remembered}. Nothing was "
-                f"changed in it: bring back the newest one, or empty it and start once with "
-                f"--rejoin"
-            )
-        if not confirmation.starting and answer.remembered >= self._next_count:
-            denial = CountQuestion(answer.life, mine, self._count(), denies=answer.remembered)
-            if answer.incarnation == mine:
-                self._send(sender, denial)
-        if answer.incarnation in (0, mine) or not self.voting:
-            confirmation.confirmed_by.add(sender)
-        else:
-            confirmation.denied_by.add(sender)
-            if confirmation.is_hopeless(self._others, self._majority):
-                raise StorageError(
-                    f"server {self.settings.server}'s data directory is not the one that the "
-                    f"cluster knows: give that one back, or empty it and start once with --rejoin"
-                )
+        confirmation.check_count(answer, sender, held)
+        denial = confirmation.denial(answer, self._next_count, self._count())
+        if denial is not None:
+            self._send(sender, denial)
+        confirmation.hear(answer, sender, voting=self.voting)
+        confirmation.check_hope(self._others, self._majority)
         self._settle_confirmation()
 
     def _settle_confirmation(self) -> None:
@@ -2743,12 +2437,9 @@ class PaxosServer(BurstActor):
         self._storage.maintain(tidy=False)
         self._next_count = self._storage.count + 1
         self._save_places()
-        self._on_confirmed()
+        if self._following.election_at <= self._now:  # it took long: the others come first
+            self._await_leader()
         self._maybe_snapshot()
-
-    def _on_confirmed(self) -> None:
-        if self._election_at <= self._now:  # it took long: the others should come first
-            self._election_at = self._now + self._policy.follower_timeout(self._random)
 
     def _disks_known(self) -> list[tuple[ServerId, int, int]]:
         """By which directory, and how many commits of it, each server is known here."""
@@ -2779,7 +2470,7 @@ class PaxosServer(BurstActor):
     def next_deadline(self) -> float:
         """When to step even if nothing arrives: monotonic seconds."""
         if not self._in_force:
-            return self._introduce_at
+            return self.making.ask_at
         if self._confirmation.pending:
             return self._confirmation.ask_at
         if self._left_over:
@@ -2789,38 +2480,40 @@ class PaxosServer(BurstActor):
             thrift = reign.thrift
             deadline = min(
                 reign.heartbeat_at, reign.retransmit_at, thrift.p2as_due_at, thrift.round_due_at,
-                self._snapshot_poll_at, self._watermark_at, self._grants.forget_at,
+                self._snapshots.poll_at, self._watermark_at, self._grants.forget_at,
                 self.places.due, reign.chores.at,
             )  # fmt: skip
         else:
             deadline = min(
-                self._election_at, self._snapshot_poll_at, self._watermark_at,
+                self._following.election_at, self._snapshots.poll_at, self._watermark_at,
                 self._grants.forget_at, self.places.due,
             )  # fmt: skip
             if self._candidacy is not None:
                 deadline = min(deadline, self._candidacy.ask_again_at)
-            elif self._held and self._contends_now():
-                deadline = min(deadline, self._retry_at)
+            elif self._held.requests and self._contends_now():
+                deadline = min(deadline, self._following.retry_at)
         if self._doubts.inquiry is not None:
             deadline = min(deadline, self._doubts.inquiry.until)
-        if self._turns.waiting:
-            deadline = min(deadline, self._turns.due())
+        if self._reception.turns.waiting:
+            deadline = min(deadline, self._reception.turns.due())
         if self.log.chosen_to < self._catching_up.known_commit:
             deadline = min(deadline, self._catching_up.ask_at)
         return deadline
 
     def _on_timers(self) -> None:
         now = self._now
-        if self._confirmation.pending and self._in_force:
+        if not self._in_force:
+            if now >= self.making.ask_at:
+                self._on_making_timer()
+            return
+        if self._confirmation.pending:
             self._ask_for_confirmation()
             return
         self._on_learner_timers()
-        if not self._in_force:
-            return
         reign = self._reign
         if reign is not None:
             rounds = reign.rounds
-            silence = now - rounds.confirmed_at - self._excused(rounds.confirmed_busy)
+            silence = now - rounds.confirmed_at - self._following.excused(rounds.confirmed_busy)
             if silence > self.settings.election_timeout_max:
                 self._lose_quorum()
                 return
@@ -2830,23 +2523,18 @@ class PaxosServer(BurstActor):
             if now >= reign.heartbeat_at:
                 self._beat(reign)
             if now >= reign.retransmit_at:
-                self._retransmit_later(reign)
                 self._retransmit_p2as(reign)
             return
-        if now >= self._election_at:
+        if now >= self._following.election_at:
             self._on_election_timeout()
         elif self._candidacy is not None and now >= self._candidacy.ask_again_at:
             self._candidacy.ask_again_at = now + self._phase1_interval()
             self._retransmit_p1as(self._candidacy)
 
     def _on_learner_timers(self) -> None:
-        if not self._in_force:
-            if self._now >= self._introduce_at:
-                self._on_making_timer()
-            return
         if self._now >= self._grants.forget_at:
             self._storage.save_lease(self._grants.forget())
-        if self._now >= self._snapshot_poll_at:
+        if self._now >= self._snapshots.poll_at:
             self._poll_snapshot()
         self._on_inquiry_timer()
         if self._now >= self.places.due:
@@ -2904,7 +2592,7 @@ class PaxosServer(BurstActor):
                 "log_slots": len(self.log),
                 "log_bytes": self.log.value_bytes,
                 "session_reply_bytes": self.application.sessions.kept,
-                "client_requests_waiting": self._turns.messages,
+                "client_requests_waiting": self._reception.turns.messages,
                 "wake_ups": self.application.timer.woken,
                 "failed_wake_ups": self.application.timer.failed,
             },
@@ -2920,7 +2608,11 @@ class PaxosServer(BurstActor):
             alarm=self.alarm,
             identity=self.making.made.identity if self.making.made and self._in_force else 0,
             members=() if self.making.made is None else self.making.made.servers,
-            waits_for=self.waits_for() if self._in_force else self.making.waits_for(),
+            waits_for=(
+                self._confirmation.waits_for(self._others)
+                if self._in_force
+                else self.making.waits_for()
+            ),
             rejoining=self.rejoining(),
             addresses=self.places.client_addresses(),
             time=max(self.log_time.now(self._clock.awake()), self.application.time),
@@ -2938,19 +2630,19 @@ class PaxosServer(BurstActor):
         missing = [s for s in self._others if s not in self._candidacy.promised]
         return f"waits for the promise of {in_list(missing)}, for all others have to give theirs"
 
-    def waits_for(self) -> str:
-        """What keeps this server from taking part, for people; "" if nothing does."""
-        confirmation = self._confirmation
-        if not confirmation.pending:
-            return ""
-        return (
-            f"waits for confirmation by {in_list(confirmation.unanswered(self._others))} that its "
-            f"data directory is not an old copy (docs/old-copies.md)"
-        )
-
     def _leading_us(self) -> int:
         """Microseconds of the present reign; 0 while not leading."""
         return round((self._now - self._leading_since) * 1e6) if self._reign is not None else 0
+
+    def _tell_status(self, burst: ServerBurst) -> None:
+        """This server does not serve yet: it tells how it is, and sends clients elsewhere."""
+        self._allow_time()
+        for client, requests in burst.clients:
+            for request in requests:
+                if type(request) in (StatusRequest, SlotRequest) and not self._reception.spent:
+                    self._client_handlers[type(request)](request, client)
+                else:
+                    self._refuse(client)
 
     def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
         self._reply(client, self.describe(request))
@@ -2966,28 +2658,3 @@ class PaxosServer(BurstActor):
             ),
         )  # fmt: skip
         self._count_work(client, len(value))
-
-
-def _as_request(entry: Entry) -> OpenSession | ChangeSettings | Renew:
-    """The request that became this entry of no session."""
-    if entry.acked == RENEWAL:
-        return Renew(entry.seq, entry.command)
-    if entry.acked == SETTINGS:
-        change = decode_change(entry.command)
-        return ChangeSettings(entry.seq, change.changed_at, change.values)
-    return OpenSession(entry.seq)
-
-
-def _resolve(future: pykka.Future[bytes] | None, status: ReplyStatus, payload: bytes) -> None:
-    if future is None:
-        return
-    if status == ReplyStatus.OK:
-        future.set(payload)
-    else:
-        text = payload[4:] if status == ReplyStatus.OVERLOADED else payload
-        error = RuntimeError(text.decode(errors="replace"))
-        future.set_exception((RuntimeError, error, None))
-
-
-def _fail_future(future: pykka.Future[bytes], error: Exception) -> None:
-    future.set_exception((type(error), error, None))

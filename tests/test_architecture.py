@@ -45,11 +45,12 @@ MAX_FUNCTION_LINES = 70
 MAX_FILES = 20
 """In a folder, directly."""
 
-LONG_FILES = {"actors/server.py"}
-"""All of `PaxosServer`, to be read from top to bottom."""
+LONG_FILES = {"actors/server.py": 2700}
+"""All of `PaxosServer`, to be read from top to bottom, and the lines that it may have.
 
-LONG_FUNCTIONS = {("actors/server.py", "__init__")}
-"""Declares all state of a server, a line or two each."""
+1,200 were aimed at: "handlers alone". It has some 190 handlers and what they share, of 12 lines on
+average, and 150 lines of imports. What decides something without a message or the outbox is in
+`actors/records/`; to divide the handlers would divide the one place in which each is found."""
 
 
 def sources(folder: str) -> list[Path]:
@@ -233,8 +234,8 @@ def _top_level_names(tree: ast.Module) -> set[str]:
 
 @pytest.mark.parametrize("path", [*all_sources(), *sources("tests")], ids=name_of)
 def test_no_file_is_too_long_to_be_read_in_a_sitting(path: Path) -> None:
-    if name_of(path) not in LONG_FILES:
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= LONG_FILES.get(name_of(path), MAX_LINES)
 
 
 def test_no_function_is_too_long_to_be_read_at_once() -> None:
@@ -244,7 +245,6 @@ def test_no_function_is_too_long_to_be_read_at_once() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (node.end_lineno or node.lineno) - node.lineno >= MAX_FUNCTION_LINES
-        and (name_of(path), node.name) not in LONG_FUNCTIONS
     ]
     assert not wrong
 

@@ -5,11 +5,11 @@ what follows; `server.py` has the handlers, and acts. Each is None where it exis
 
 Read them in the order in which a server needs them. How servers come together: `making` (the
 cluster), `places` (where they are), `disks` (by which directory each is known), `confirmation`
-(this directory is not an old copy). To follow: `leases` (what was granted), `catching_up` (what
-is missing). To lead: `candidacy` (the promises of one ballot), `reign` (all that a leader knows),
-and its parts: `rounds` (heartbeats answered), `reads` (those that wait), `thrift` (whom to ask a
-little later). Beside it: `watching` (reads that wait for something to happen), `snapshots` (when
-to take one).
+(this directory is not an old copy). To follow: `following` (whether the leader lives), `leases`
+(what was granted), `catching_up` (what is missing). To lead: `candidacy` (the promises of one
+ballot), `reign` (all that a leader knows), and its parts: `rounds` (heartbeats answered), `reads`
+(those that wait), `thrift` (whom to ask a little later). Clients: `reception` (whose turn it is),
+`watching` (reads that wait for something to happen). Beside it: `snapshots` (when to take one).
 """
 
 from __future__ import annotations

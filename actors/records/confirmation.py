@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paxon.actors.ballot import ServerId
+from paxon.actors.ballot import ServerId, in_list
+from paxon.actors.disk.storage import StorageError
+from paxon.actors.messages import CountAnswer, CountQuestion
 
 __all__ = ["SAY_AGAIN", "SAY_FIRST", "Confirmation"]
 
@@ -22,7 +24,18 @@ SAY_AGAIN = 30.0
 class Confirmation:
     """A question about this directory's commits, and who has answered what."""
 
-    def __init__(self, count: int, now: float, *, pending: bool, may_store: bool = True) -> None:
+    def __init__(
+        self,
+        server: ServerId,
+        incarnation: int,
+        count: int,
+        now: float,
+        *,
+        pending: bool,
+        may_store: bool = True,
+    ) -> None:
+        self.server = server
+        self.incarnation = incarnation
         self.life = 0
         """A random number of this question: answers to another do not count. 0: not asked yet."""
         self.count = count
@@ -49,6 +62,58 @@ class Confirmation:
         self.starting = False
         self.confirmed_by = set()
         self.denied_by = set()
+
+    def says_again(self, now: float) -> bool:
+        """Whether it is time to say (again) that this server waits."""
+        if now < self.say_at:
+            return False
+        self.say_at = now + SAY_AGAIN
+        return True
+
+    def waits_for(self, others: Sequence[ServerId]) -> str:
+        """What keeps this server from taking part, for people; "" if nothing does."""
+        if not self.pending:
+            return ""
+        return (
+            f"waits for confirmation by {in_list(self.unanswered(others))} that its data directory "
+            f"is not an old copy (docs/old-copies.md)"
+        )
+
+    # --- answers ---------------------------------------------------------------------------------
+
+    def check_count(self, answer: CountAnswer, sender: ServerId, held: int) -> None:
+        """Raise `StorageError` if the others know a later state than this directory's at start."""
+        if self.starting and answer.incarnation == self.incarnation and answer.remembered > held:
+            raise StorageError(
+                f"server {self.server}'s data directory is an old copy: it ends at commit {held}, "
+                f"and server {sender} was told of commit {answer.remembered}. Nothing was changed "
+                f"in it: bring back the newest one, or empty it and start once with --rejoin"
+            )
+
+    def denial(self, answer: CountAnswer, next_count: int, count: int) -> CountQuestion | None:
+        """What to tell who remembers commits of a running server that it has not made yet."""
+        if (
+            self.starting
+            or answer.remembered < next_count
+            or answer.incarnation != self.incarnation
+        ):
+            return None
+        return CountQuestion(answer.life, self.incarnation, count, denies=answer.remembered)
+
+    def hear(self, answer: CountAnswer, sender: ServerId, *, voting: bool) -> None:
+        """Count an answer for this directory, or for another one."""
+        if answer.incarnation in (0, self.incarnation) or not voting:
+            self.confirmed_by.add(sender)
+        else:
+            self.denied_by.add(sender)
+
+    def check_hope(self, others: Sequence[ServerId], majority: int) -> None:
+        """Raise `StorageError` if so many know another directory that no majority is left."""
+        if self.is_hopeless(others, majority):
+            raise StorageError(
+                f"server {self.server}'s data directory is not the one that the cluster knows: "
+                f"give that one back, or empty it and start once with --rejoin"
+            )
 
     def is_enough(self, others: Sequence[ServerId], majority: int, now: float) -> bool:
         """Whether enough of the others have confirmed, this server itself being one."""

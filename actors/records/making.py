@@ -15,8 +15,10 @@ from __future__ import annotations
 
 from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.disk.storage import StorageError
+from paxon.actors.environment import NEVER
 from paxon.actors.invariants import invariant
 from paxon.actors.messages import Introduction, Made
+from paxon.actors.records.confirmation import SAY_AGAIN, SAY_FIRST
 from paxon.actors.settings import Settings
 from paxon.transport import cluster_name
 
@@ -56,6 +58,11 @@ class Making:
         self._heard: set[ServerId] = set()
         self._obstacles: dict[ServerId, str] = {}
         """What is wrong with somebody's last word, and what to do."""
+        self.ask_at = 0.0
+        """When to introduce this server (again), monotonic seconds."""
+        self._said = ""
+        self._say_at = NEVER
+        """When to say next for whom or what this server waits."""
 
     def recover(self, incarnation: int, made: Made | None, *, in_force: bool, rejoin: bool) -> None:
         """Take up what the directory holds."""
@@ -226,6 +233,13 @@ class Making:
         self._obstacles[sender] = sentence
         return None
 
+    def may_be_of(self, said: Introduction) -> bool:
+        """Whether it may come from a member, or one to be, as far as names tell."""
+        mine = self.made
+        if mine is not None and said.made is not None and said.made.identity != mine.identity:
+            return False
+        return said.name == self.name
+
     # --- for people ------------------------------------------------------------------------------
 
     def waits_for(self) -> str:
@@ -245,6 +259,17 @@ class Making:
             return f"waits for {in_list(missing)} to make the cluster{nobody}"
         missing = [s for s in self.made.servers if s != self.server and s not in self._stored]
         return f"waits for {in_list(missing)} to store the making of the cluster"
+
+    def to_say(self, now: float) -> str:
+        """What stands in the way, if it is time to say so (again); else ""."""
+        text = self.waits_for()
+        if text != self._said:
+            self._said = text
+            self._say_at = min(self._say_at, now + SAY_FIRST)
+        if now < self._say_at:
+            return ""
+        self._say_at = now + SAY_AGAIN
+        return text
 
     def _why_nobody(self) -> str:
         return (

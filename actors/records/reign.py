@@ -9,22 +9,71 @@ import pykka
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.environment import ClientToken
+from paxon.actors.execution.application import Application
 from paxon.actors.execution.digests import Comparison
+from paxon.actors.execution.sessions import Reply
 from paxon.actors.execution.state_machine import StateMachine
-from paxon.actors.limits.allowances import COST_PER_SLOT, IN_FLIGHT_BYTES
+from paxon.actors.limits.allowances import (
+    COST_PER_SLOT,
+    IN_FLIGHT_BYTES,
+    LARGEST_REPLY,
+    MAX_PENDING,
+    MAX_READS,
+    RETRY_AFTER,
+)
+from paxon.actors.limits.bounds import is_plausible_command
 from paxon.actors.limits.costs import Costs
 from paxon.actors.log import SlotLog
 from paxon.actors.log_time import Chores
-from paxon.actors.messages import Batch, Entry
+from paxon.actors.messages import (
+    RENEWAL,
+    SETTINGS,
+    Batch,
+    ChangeSettings,
+    ClientMessage,
+    Command,
+    CommandReply,
+    Entry,
+    OpenSession,
+    Overloaded,
+    Query,
+    QueryReply,
+    ReplyStatus,
+    ServerReply,
+    SessionOpened,
+    overloaded,
+    retry_after,
+)
 from paxon.actors.records.reads import ReadQueue
 from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.thrift import Thrift
 from paxon.actors.settings import Settings
 
-__all__ = ["ENTRY_BYTES", "Pending", "Progress", "Reign"]
+__all__ = ["ENTRY_BYTES", "Pending", "Progress", "Reign", "answer_to"]
 
+SMALL_COMMAND = 16 << 10
+"""Commands up to this size go on into a slot although large ones wait for theirs."""
 ENTRY_BYTES = 16
 """What an entry takes in a slot's value beside its command, about."""
+
+
+def answer_to(entry: Entry, reply: Reply, application: Application) -> ServerReply:
+    """What to tell the client whose request became this entry, now that it is executed."""
+    if entry.session:
+        if len(reply.payload) > LARGEST_REPLY:  # executed, but the client can only be told that
+            text = b"the reply has %d bytes, too many to send" % len(reply.payload)
+            reply = Reply(ReplyStatus.FORGOTTEN, text)
+        return CommandReply(entry.session, entry.seq, reply.status, reply.payload)
+    if entry.acked in (SETTINGS, RENEWAL):
+        return QueryReply(entry.seq, reply.status, reply.payload)
+    if reply.status != ReplyStatus.OK:
+        seconds, reason = retry_after(reply.payload)
+        return Overloaded(round(seconds * 1000), reason)
+    agreed = application.agreed
+    return SessionOpened(
+        entry.seq, int.from_bytes(reply.payload, "big"), application.machine.language,
+        agreed.max_command_bytes, agreed.max_outstanding,
+    )  # fmt: skip
 
 
 class Pending:
@@ -36,6 +85,11 @@ class Pending:
         self.bytes = 0
         """What they will take in slots' values, about."""
         self.costs = Costs(machine, on_dear)
+
+    @property
+    def work(self) -> int:
+        """What waits, in bytes and cost."""
+        return self.bytes + self.costs.total
 
     def add(self, entry: Entry) -> None:
         self.entries.append(entry)
@@ -142,6 +196,63 @@ class Reign:
         if self.pending.bytes < IN_FLIGHT_BYTES // window:
             return False
         return self.bytes_in_flight(log) >= IN_FLIGHT_BYTES
+
+    def others_wait(self, client: ClientToken) -> bool:
+        """Whether anybody but this client waits for a command.
+
+        (Who waits longest may have been quiet for long, and is the first or last in line.)
+        """
+        inside = self.waiting.values()
+        return bool(inside) and not client == next(iter(inside)) == next(reversed(inside))
+
+    def takes_in(self, request: ClientMessage, settings: Settings) -> bool:
+        """Whether a request that waits for its turn can be handled now."""
+        if isinstance(request, Command | OpenSession | ChangeSettings):
+            work = self.pending.work
+            if isinstance(request, Command) and len(request.command) > SMALL_COMMAND:
+                return work < settings.batch_bytes
+            return len(self.pending.entries) < MAX_PENDING and work < IN_FLIGHT_BYTES
+        return len(self.reads) < MAX_READS or not isinstance(request, Query)
+
+    def refusal(
+        self, command: Command, application: Application, most_pending_bytes: int
+    ) -> CommandReply | None:
+        """Why a command does not get into the log now; None if it does."""
+
+        def refuse(status: ReplyStatus, payload: bytes) -> CommandReply:
+            return CommandReply(command.session, command.seq, status, payload)
+
+        def put_off(reason: str) -> CommandReply:
+            return refuse(ReplyStatus.OVERLOADED, overloaded(reason, RETRY_AFTER))
+
+        session = application.sessions.get(command.session)
+        if session is None:
+            return refuse(ReplyStatus.EXPIRED, b"unknown session")
+        known = session.known(command.seq)
+        if known is not None:
+            return refuse(known.status, known.payload)
+        agreed = application.agreed
+        if len(command.command) > agreed.max_command_bytes:
+            limit = agreed.max_command_bytes
+            return refuse(ReplyStatus.TOO_LARGE, b"the command exceeds %d bytes" % limit)
+        if command.seq - max(command.acked, session.floor) >= agreed.max_outstanding:
+            return put_off("too many commands are unacknowledged")
+        if not is_plausible_command(command):
+            return refuse(ReplyStatus.INVALID, b"acked and after must be from 0 to below seq")
+        if (
+            command.after
+            and not session.executed(command.after)
+            and (command.session, command.after) not in self.waiting
+        ):
+            return refuse(ReplyStatus.OUT_OF_ORDER, b"send the one before first")
+        if self.pending.bytes >= most_pending_bytes:
+            return put_off("too much is waiting")
+        if session.kept >= application.sessions.max_kept_each and (
+            command.acked <= session.floor != command.seq
+        ):
+            return put_off("acknowledge some replies first")
+        reason = application.check(command.command) or self.pending.costs.refusal(command)
+        return refuse(ReplyStatus.INVALID, reason) if reason else None
 
     def got_something_done(self, slots_chosen: int) -> bool:
         """Whether it chose a slot, or had none to choose and a majority confirmed it."""

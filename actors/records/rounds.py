@@ -24,7 +24,7 @@ class Rounds:
         self.confirmed_at = now  # (the promises: a majority was alive just now)
         """… when it was sent, …"""
         self.confirmed_busy = busy
-        """… and for how long this server had been busy by then (`PaxosServer._excused`)."""
+        """… and for how long this server had been busy by then (`Following.excused`)."""
         self.sent: deque[tuple[int, float, float, float]] = deque()
         """Rounds not confirmed yet: number, when sent, seconds to count on the lease asked for, and
         how busy this server had been when it was sent."""

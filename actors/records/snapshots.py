@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Retry", "snapshot_growth"]
+from paxon.actors.disk.storage import SnapshotInfo
+from paxon.actors.environment import NEVER
+from paxon.actors.settings import Settings
+
+__all__ = ["Retry", "Snapshots", "snapshot_growth"]
 
 LOG_PART = 8
 """A large state's log may take one part of so many of its size before the next snapshot."""
@@ -42,3 +46,26 @@ class Retry:
         """It went well: the next failure is the first one."""
         self._pause = 0.0
         self._at = 0.0
+
+
+class Snapshots:
+    """The snapshots that one server takes; the storage writes them."""
+
+    def __init__(self) -> None:
+        self.executed_bytes = 0
+        """Of values, since the last one was begun or taken over."""
+        self.poll_at = NEVER
+        """When to see whether the one under way is done, monotonic seconds."""
+        self.began_at = 0.0
+        """When the last one was begun, monotonic seconds."""
+        self.retry = Retry()
+        """For one that could not be taken for want of disk or descriptors."""
+
+    def is_due(self, executed: int, last: SnapshotInfo | None, settings: Settings) -> bool:
+        """Whether enough was executed since the last one, in relation to its size."""
+        size, since = (0, 0) if last is None else (last.size, last.slot)
+        growth = snapshot_growth(size, settings.snapshot_bytes)
+        return (
+            self.executed_bytes >= settings.snapshot_bytes * growth
+            or executed - since >= settings.snapshot_slots * growth
+        )

@@ -12,10 +12,11 @@ acceptors that work only when others fail.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
-from paxon.actors.ballot import ServerId
-from paxon.actors.environment import NEVER
+from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.environment import NEVER, Clock, Network
+from paxon.actors.invariants import invariant
 from paxon.actors.messages import P2A
 from paxon.actors.settings import Settings
 
@@ -33,7 +34,7 @@ MOST_BYTES = 256 << 10
 
 
 class Thrift:
-    """Plain bookkeeping of one reign; the server sends, and tells what happened."""
+    """Of one reign: it delays some P2As, and is told what was answered. The rest is bookkeeping."""
 
     def __init__(self, settings: Settings, others: Sequence[ServerId] = ()) -> None:
         # A heartbeat takes with it what was put off: with a longer delay hardly anything would be
@@ -91,13 +92,29 @@ class Thrift:
         self._useful[server] = 0
         return bool(self.spare) and server in self.prompt
 
-    def were_late(self) -> None:
-        """The prompt servers did not answer within the delay: look longer before choosing again."""
-        self._trial = min(2 * self._trial, LONGEST_TRIAL)
+    def finds_late(self, now: float, undecided: Container[int], confirmed: int) -> bool:
+        """Look at what is due: whether the prompt servers have not answered within the delay.
 
-    def were_in_time(self) -> None:
-        """What the prompt servers were asked was decided within the delay."""
-        self._in_time = True
+        `undecided` are the slots that are not chosen yet, `confirmed` is the last confirmed round.
+        """
+        if now < min(self.p2as_due_at, self.round_due_at):
+            return False
+        late = False
+        if now >= self.p2as_due_at:
+            self.p2as_due_at = NEVER
+            late = self.first_slot in undecided
+        if now >= self.round_due_at:
+            self.round_due_at = NEVER
+            late = late or self.round > confirmed
+        if late:
+            self.were_late()
+        else:
+            self._in_time = True
+        return late
+
+    def were_late(self) -> None:
+        """The prompt servers did not answer in time: look longer before choosing again."""
+        self._trial = min(2 * self._trial, LONGEST_TRIAL)
 
     def count_beat(self) -> bool:
         """All are sent a heartbeat; True if it is time to choose the prompt servers anew."""
@@ -112,7 +129,32 @@ class Thrift:
 
     # --- what the spare servers get later --------------------------------------------------------
 
-    def put_off_p2as(self, p2as: Sequence[P2A], now: float) -> bool:
+    def send(self, network: Network, p2as: Sequence[P2A], clock: Clock) -> int:
+        """Send a frame to the prompt servers, and to the spare ones a little later.
+
+        Returns how many P2As have left.
+        """
+        network.broadcast(self.prompt, p2as)
+        sent = len(p2as) * len(self.prompt)
+        if self.spare and self._put_off_p2as(p2as, clock.monotonic()):
+            sent += self.send_put_off(network, p2as[0].ballot)
+        return sent
+
+    def send_put_off(self, network: Network, promise: Ballot) -> int:
+        """Send the spare servers what they have not got yet; returns how many P2As have left.
+
+        Like any P2A it relies on the ballot alone, which is the durable promise. Before anything
+        else that tells them a commit index, or they would ask for slots that are about to reach
+        them.
+        """
+        p2as, self.put_off = self.put_off, []
+        self._put_off_bytes = 0
+        if p2as:
+            invariant(p2as[0].ballot == promise, "P2A in ballot %s", p2as[0].ballot)
+            network.broadcast(self.spare, p2as)
+        return len(p2as) * len(self.spare)
+
+    def _put_off_p2as(self, p2as: Sequence[P2A], now: float) -> bool:
         """Keep them for the spare servers; whether so much waits that it has to leave now.
 
         `now` is when the prompt servers were sent them.
@@ -126,12 +168,6 @@ class Thrift:
             return False
         self.p2as_due_at = NEVER  # so much may take longer than the delay
         return True
-
-    def take(self) -> list[P2A]:
-        """Take out what was put off, to send it; `first_slot` is still to be chosen in time."""
-        taken, self.put_off = self.put_off, []
-        self._put_off_bytes = 0
-        return taken
 
     def expect_round(self, number: int, now: float) -> None:
         """Only the prompt servers are asked for a round. (There is one such round at a time.)"""

@@ -92,7 +92,7 @@ def test_a_busy_server_still_finds_out_that_its_leader_is_dead(led: SlowDisks) -
     while not led.sent(PreVote, source=2):
         led.step(2)
         led.clock.now += 0.06
-        follower._was_busy(0.06)
+        follower._following.was_busy(0.06)
         assert led.clock.now < began + 4.0
 
 

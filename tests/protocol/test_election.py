@@ -277,10 +277,10 @@ def test_asking_changes_no_state() -> None:
     cluster.clock.now += 0.6
     for server in (1, 2):
         cluster.step(server)
-    before = [(s.promised, s.role, s._election_at) for s in cluster.servers.values()]
+    before = [(s.promised, s.role, s._following.election_at) for s in cluster.servers.values()]
     for server in (1, 2):
         cluster.hand(server, 3, PreVote(1, 1))
-    after = [(s.promised, s.role, s._election_at) for s in cluster.servers.values()]
+    after = [(s.promised, s.role, s._following.election_at) for s in cluster.servers.values()]
     assert before == after
     assert not any(storage.dirty for storage in cluster.storages.values())
 

@@ -366,8 +366,8 @@ def test_a_leader_deposed_by_a_rejoining_makes_way_for_it() -> None:
     leader = cluster.servers[1]
     cluster.hand(1, 2, P1A(HIGH, 1, True))
     least = leader._now + leader.settings.election_timeout_min
-    assert leader._election_at >= least
-    assert leader._retry_at >= least
+    assert leader._following.election_at >= least
+    assert leader._following.retry_at >= least
 
 
 def test_a_forced_p1a_is_answered_at_once_where_no_lease_was_granted() -> None:

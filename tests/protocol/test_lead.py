@@ -363,7 +363,7 @@ def test_votes_are_counted_although_a_handler_has_synced_in_between() -> None:
     cluster.hand(1, 2, Heartbeat(Ballot(9, 2), 1, 0, 0))
     cluster.drop()
     server.campaign()
-    server._snapshot_poll_at = 0.0
+    server._snapshots.poll_at = 0.0
     server._begin_snapshot()
     cluster.step(1)
     cluster.deliver(P1A, target=3)

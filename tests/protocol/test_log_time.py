@@ -120,7 +120,7 @@ def test_a_leader_that_was_paused_stamps_nothing_of_the_pause_before_a_fresh_rou
     cluster.pass_time(1.0)
     before = time_at(cluster.servers[1])
     leader = cluster.servers[1]
-    leader._busy += 3.0  # it is excused: it has not lost its majority by this silence
+    leader._following.busy += 3.0  # it is excused: it has not lost its majority by this silence
     cluster.clock.now += 2.0
     cluster.command(1, session, 1, b"note")
     (p2a,) = [p for p in cluster.sent(P2A, target=2) if p.value]

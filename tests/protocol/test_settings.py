@@ -377,7 +377,7 @@ def test_who_contends_keeps_a_change_until_it_leads_again() -> None:
     cluster.request(1, ChangeSettings(5, 0, {"max_sessions": 9}))
     server = cluster.servers[1]
     server.adopt(server.promised.next_for(2))
-    held = [message for _, message in server._held]
+    held = [message for _, message in server._held.requests]
     assert held == [ChangeSettings(5, 0, {"max_sessions": 9})]
 
 

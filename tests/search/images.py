@@ -37,11 +37,13 @@ from paxon.actors.messages import (
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
 from paxon.actors.records.confirmation import Confirmation
+from paxon.actors.records.following import Following
 from paxon.actors.records.leases import Grants
 from paxon.actors.records.reads import ReadQueue
+from paxon.actors.records.reception import HeldRequests
 from paxon.actors.records.reign import Pending, Progress, Reign
 from paxon.actors.records.rounds import Rounds
-from paxon.actors.records.snapshots import Retry
+from paxon.actors.records.snapshots import Retry, Snapshots
 from paxon.actors.records.thrift import Thrift
 from tests.harness import Register
 
@@ -72,6 +74,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "batches",
         "large_slots",
         "charged_at",
+        "stored",
         "retransmit_at",
         "retransmit_below",
         "thrift",
@@ -124,6 +127,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     Doubts: ("inquiry", "_again_at", "_gap", "_alarm", "_alarm_until"),
     Marks: ("promised", "chosen_to", "discarded", "voting", "lease", "snapshot", "counts"),
     Retry: ("_pause", "_at"),
+    Snapshots: ("executed_bytes", "poll_at", "began_at", "retry"),
     CatchingUp: (
         "known_commit",
         "teller",
@@ -140,8 +144,21 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "check",
         "retry",
     ),
+    HeldRequests: ("requests", "_bytes", "tried"),
+    Following: (
+        "_most_excused",
+        "heard_at",
+        "busy",
+        "heard_busy",
+        "election_at",
+        "retry_at",
+        "round",
+        "pre_votes",
+    ),
     Grants: ("until", "forget_at", "_stored", "_longest"),
     Confirmation: (
+        "server",
+        "incarnation",
         "life",
         "count",
         "pending",
@@ -163,8 +180,7 @@ OMITTED = {
     "_network", "application", "_round_guard", "_features", "_count",
     "_next_count", "_confirmation", "disks", "_synced", "_others", "_majority", "_tidy_at",
     "_stopped_at", "_warned_of",
-    "making", "places", "_in_force", "_introduce_at", "_said", "_say_at",
-    "_turns", "_openings", "_spent", "_clients_until", "_worked_at",
+    "making", "places", "_in_force", "_reception",
     "_execute_until", "_replied_bytes", "_transferred", "_left_over", "_watching",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
@@ -257,11 +273,11 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
     for name, value in own:
         of_disks = name in COUNTED_DISKS or name in LOSABLE_DISKS
         setattr(server.disks if of_disks else server, name, thaw(value))
-    server._openings = Openings()
+    server._reception.openings = Openings()
     application = server.application
     if server._reign is not None:  # (nothing is left of what the image leaves out)
         server._reign.futures = {}
-        server._reign.pending.costs = Costs(application.machine, server._enough_is_dear)
+        server._reign.pending.costs = Costs(application.machine, server._reception.end_share)
     machine, table = application.machine, application.sessions
     assert isinstance(machine, Register)
     application.executed = executed

@@ -241,9 +241,9 @@ class MakingSteps:
             source, _, message = self.known[number]
             burst.peers.append((source % PLACE, source, [message]))
         elif name == "ask":
-            server._introduce_at = server._now
+            server.making.ask_at = server._now
         elif name == "campaign":
-            server._election_at = server._now
+            server._following.election_at = server._now
         server.step(burst)
 
 

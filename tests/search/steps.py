@@ -459,7 +459,7 @@ class Steps:
         if name == "campaign":  # a courteous one asks the others first
             if live.role == "leader" and not live._policy.courteous:
                 live._lose_quorum()
-            live._election_at = now
+            live._following.election_at = now
         elif name == "beat":
             reign_of(live).heartbeat_at = now
         elif name == "thrift":  # what the prompt servers were asked is due

@@ -1,0 +1,49 @@
+"""Whether a follower's leader lives, and when to try to lead: plain data (rule 6)."""
+
+from __future__ import annotations
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.environment import NEVER
+from paxon.actors.settings import Settings
+
+__all__ = ["Following"]
+
+EXCUSED = 4
+"""A silence is excused by this server's own long steps up to so many election timeouts."""
+
+
+class Following:
+    """What one server has heard of the leader, and asked the others about it.
+
+    All times are monotonic seconds.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._most_excused = EXCUSED * settings.election_timeout_max
+        self.heard_at = -NEVER
+        """When the leader that this server follows was heard last."""
+        self.busy = self.heard_busy = 0.0
+        """Seconds that long steps have taken so far; and until the leader was heard last."""
+        self.election_at = 0.0
+        """When to find out whether an election is wanted, unless the leader is heard."""
+        self.retry_at = 0.0
+        """When one that was preempted may try again for the clients that wait here."""
+        self.round = 0
+        """Of pre-votes."""
+        self.pre_votes: set[ServerId] = set()
+        """Who has lost the leader, too; empty while nobody is asked."""
+
+    def excused(self, busy_before: float) -> float:
+        """Seconds by which a silence seems longer than it is; `busy_before` is of its beginning.
+
+        Whoever was busy could not listen, and nobody was heard meanwhile, alive or not. Else
+        servers that store several megabytes at the same time would take each other for dead. Not
+        for ever: somebody may really be dead, and this server be kept busy by its clients.
+        """
+        return min(self.busy - busy_before, self._most_excused)
+
+    def was_busy(self, seconds: float) -> None:
+        """Who leads this server, or follows it, is excused for so much more silence."""
+        before = self.excused(self.heard_busy)
+        self.busy += seconds
+        self.election_at += self.excused(self.heard_busy) - before
