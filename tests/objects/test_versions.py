@@ -1,4 +1,4 @@
-"""Versions of a class: who raises them, when, and what is in force at a slot (rule 22)."""
+"""Versions of a class: who raises them, when, and what is in force at a slot."""
 
 from __future__ import annotations
 
