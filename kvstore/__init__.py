@@ -16,7 +16,11 @@ from paxon.kvstore.errors import (
     ClientBusy,
     ClientClosed,
     ClusterUnavailable,
+    Compacted,
+    Conflict,
+    FutureRevision,
     InvalidRequest,
+    LeaseExpired,
     NotLeader,
     OperationFailed,
     OutcomeUnknown,
@@ -24,11 +28,17 @@ from paxon.kvstore.errors import (
     PaxonError,
     PipelineError,
     RequestTimeout,
+    TooLarge,
     WrongCluster,
 )
 
 if TYPE_CHECKING:
     from paxon.kvstore.client.async_client import AsyncClient, AsyncCommandClient, AsyncPipeline
+    from paxon.kvstore.client.calls.answers import Entry, RangeResult, TxnResult
+    from paxon.kvstore.client.calls.async_faces import AsyncTransaction
+    from paxon.kvstore.client.calls.calls import Delete, Get, Put, Range, Txn
+    from paxon.kvstore.client.calls.conditions import Condition
+    from paxon.kvstore.client.calls.faces import Transaction
     from paxon.kvstore.client.client import Client, CommandClient, Future, Pipeline
     from paxon.kvstore.cluster.local_cluster import ClusterError, LocalCluster
     from paxon.kvstore.cluster.node import ServerStartError, start_server
@@ -53,6 +63,17 @@ __all__ = [
     "Future",
     "Pipeline",
     "AsyncPipeline",
+    "Put",
+    "Get",
+    "Delete",
+    "Range",
+    "Txn",
+    "Condition",
+    "Entry",
+    "RangeResult",
+    "TxnResult",
+    "Transaction",
+    "AsyncTransaction",
     "KVStore",
     "Replicated",
     "command",
@@ -68,6 +89,11 @@ __all__ = [
     "start_server",
     "PaxonError",
     "InvalidRequest",
+    "TooLarge",
+    "FutureRevision",
+    "Compacted",
+    "LeaseExpired",
+    "Conflict",
     "RequestTimeout",
     "ClusterUnavailable",
     "OutcomeUnknown",
@@ -95,6 +121,11 @@ _LAZY = {
     "CommandClient": "client.client",
     "Future": "client.client",
     "Pipeline": "client.client",
+    **dict.fromkeys(("Put", "Get", "Delete", "Range", "Txn"), "client.calls.calls"),
+    **dict.fromkeys(("Entry", "RangeResult", "TxnResult"), "client.calls.answers"),
+    "Condition": "client.calls.conditions",
+    "Transaction": "client.calls.faces",
+    "AsyncTransaction": "client.calls.async_faces",
     "KVStore": "store.store",
     "Replicated": "objects.replicated",
     "command": "objects.replicated",

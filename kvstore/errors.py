@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 __all__ = [
     "PaxonError",
     "InvalidRequest",
+    "TooLarge",
+    "FutureRevision",
+    "Compacted",
+    "LeaseExpired",
+    "Conflict",
     "OperationFailed",
     "CallFailed",
     "RequestTimeout",
@@ -29,6 +35,30 @@ class InvalidRequest(PaxonError):
     """A request of a wrong form, type or size. It had no effect; sending it again is no use."""
 
 
+class TooLarge(InvalidRequest):
+    """Too much for one transaction, revision or reply. It had no effect: do it in parts."""
+
+
+class FutureRevision(InvalidRequest):
+    """A revision was to be read that the store has not come to. Nothing was done."""
+
+    def __init__(self, text: str, *, revision: int = 0) -> None:
+        super().__init__(text)
+        self.revision = revision
+        """The store's."""
+
+
+class Compacted(PaxonError):
+    """The history before `oldest` is gone, and what was asked for is older. Nothing was done."""
+
+    def __init__(self, text: str, *, oldest: int = 0, revision: int = 0) -> None:
+        super().__init__(text)
+        self.oldest = oldest
+        """The oldest revision that can be read."""
+        self.revision = revision
+        """The store's."""
+
+
 class OperationFailed(PaxonError):
     """The operation was refused or the state machine raised. It had no effect."""
 
@@ -45,6 +75,17 @@ class CallFailed(OperationFailed):
         """The exception's class."""
 
 
+class LeaseExpired(OperationFailed):
+    """The lease has ended, or there never was one of that id. Nothing was done."""
+
+
+class Conflict(OperationFailed):
+    """A transaction found what it had read changed, again and again until its time was up.
+
+    Nothing was written.
+    """
+
+
 class RequestTimeout(PaxonError, TimeoutError):
     """No answer in time.
 
@@ -58,6 +99,30 @@ class RequestTimeout(PaxonError, TimeoutError):
         """False if the request never left the client."""
         self.unknown = sent if unknown is None else unknown
         """Whether a write may have taken effect, or still may; never of a read."""
+        self.kept: object = None
+        """Keeps the request, so that servers know it when it is asked for again."""
+        self.again: Callable[[float | None], Any] | None = None
+        """Asks for it again."""
+
+    def retry(self, timeout: float | None = None) -> Any:
+        """Ask for the very same write again, and return what it returns.
+
+        However often it is asked for, it takes effect once. (Calling the client's method again
+        would be a second write.) Of an `AsyncClient` it is to be awaited.
+
+        Args:
+            timeout: seconds to wait for the answer; None: the client's own.
+
+        Raises:
+            OutcomeUnknown: the servers cannot be asked any more, as the session has ended or too
+                many commands were sent since; read to find out.
+            InvalidRequest: the error is none of a write whose outcome is unknown: just call again.
+        """
+        if self.again is None:
+            raise InvalidRequest(
+                "there is no write of unknown outcome to ask for again: call the method again"
+            )
+        return self.again(timeout)
 
 
 class ClusterUnavailable(RequestTimeout):

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn, TextIO
 
 import typer
 
-from paxon.kvstore.cli import cluster, exit_codes, settings, store
+from paxon.kvstore.cli import cluster, exit_codes, settings, store, transactions
 
 __all__ = ["app", "main"]
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 cluster.add_commands(app)
 settings.add_commands(app)
 store.add_commands(app)
+transactions.add_commands(app)
 
 
 def _version(wanted: bool) -> None:

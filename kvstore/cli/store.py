@@ -1,7 +1,7 @@
 """`paxon get`, `put`, `append`, `delete`, `cas`, `scan`: the store from a shell.
 
-Keys are text. Values are bytes: an argument is taken as the shell passed it, `-` reads stdin, and
-what is printed is exactly the value. In JSON a value is a string if it is UTF-8 text, else an
+Keys and values are bytes: an argument is taken as the shell passed it, for a value `-` reads stdin,
+and what is printed is exactly the value. In JSON either is a string if it is UTF-8 text, else an
 object `{"base64": "…"}`.
 """
 
@@ -19,6 +19,7 @@ from paxon.kvstore.cli.exit_codes import NO_SUCH_KEY, NOT_AS_EXPECTED
 from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 
 if TYPE_CHECKING:
+    from paxon.kvstore.client.calls.answers import Entry
     from paxon.kvstore.client.client import Client
     from paxon.kvstore.client.links import Secure
     from paxon.kvstore.cluster.cluster_file import ClusterDescription
@@ -30,7 +31,15 @@ __all__ = [
     "TimeoutOption",
     "JsonOption",
     "Target",
+    "entry_as_json",
+    "fail",
     "find_target",
+    "line_of",
+    "open_client",
+    "print_json",
+    "typed_bytes",
+    "value_as_json",
+    "value_of",
 ]
 
 _PANEL = "The store"
@@ -136,14 +145,20 @@ def _secure(description: ClusterDescription, key_file: str | None) -> Secure:
     return secure_with(server_keys, CurveKeys.load(Path(key_file)) if key_file else None)
 
 
-def _client(cluster: str, key_file: str | None, timeout: float) -> Client:
+def open_client(cluster: str, key_file: str | None, timeout: float) -> Client:
+    """A client of the servers that `--cluster` and `--key` name."""
     target = find_target(cluster, key_file)
     from paxon.kvstore.client.client import Client  # noqa: PLC0415 (after the arguments are known good)
 
     return Client(list(target.addresses.values()), timeout=timeout, secure=target.secure)
 
 
-def _value(argument: str) -> bytes:
+def typed_bytes(key: str) -> bytes:
+    """The bytes of a key, as `_as_typed` and clients write it."""
+    return key.encode("utf-8", "surrogateescape")
+
+
+def value_of(argument: str) -> bytes:
     """A value's bytes; arguments that are not UTF-8 come back as the shell passed them."""
     if argument != "-":
         return os.fsencode(argument)
@@ -159,7 +174,8 @@ def _value(argument: str) -> bytes:
     return value
 
 
-def _jsonable(value: bytes | None) -> object:
+def value_as_json(value: bytes | None) -> object:
+    """A value or key in JSON."""
     if value is None:
         return None
     try:
@@ -168,28 +184,62 @@ def _jsonable(value: bytes | None) -> object:
         return {"base64": base64.b64encode(value).decode("ascii")}
 
 
-def _print_json(what: object) -> None:
+def entry_as_json(entry: Entry) -> dict[str, object]:
+    """A key with all that belongs to it, in JSON."""
+    return {
+        "key": value_as_json(typed_bytes(entry.key)),
+        "value": value_as_json(entry.value),
+        "created": entry.created,
+        "modified": entry.modified,
+        "version": entry.version,
+        "lease": f"{entry.lease:x}" if entry.lease else None,
+    }
+
+
+def print_json(what: object) -> None:
+    """One line of JSON on stdout."""
     sys.stdout.write(json.dumps(what, ensure_ascii=False) + "\n")
 
 
-def _fail(sentence: str, code: int) -> typer.Exit:
+def fail(sentence: str, code: int) -> typer.Exit:
+    """Say what is wrong; the exit to raise."""
     sys.stderr.write(f"paxon: {sentence}\n")
     return typer.Exit(code)
+
+
+_Revision = Annotated[
+    int, typer.Option("--revision", "-r", min=0, help="As it was after this revision; 0: as it is.")
+]
 
 
 def get(
     key: _Key,
     *,
+    prefix: Annotated[
+        bool, typer.Option("--prefix", help="All keys that begin with it, a line each, as scan.")
+    ] = False,
+    revision: _Revision = 0,
+    detail: Annotated[
+        bool, typer.Option("--detail", help="In JSON, with revisions, version and lease.")
+    ] = False,
     cluster: ClusterOption = DEFAULT_CLIENTS,
     key_file: KeyOption = None,
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the value of a key, byte for byte. Exit code 3 if there is none."""
-    with _client(cluster, key_file, timeout) as store:
-        value = store.get(key)
-    if as_json:
-        _print_json(_jsonable(value))
+    """Print the value of a key, byte for byte. Exit code 3 if there is none.
+
+    Examples: paxon get motto | paxon get motto --revision 7 | paxon get motto --detail |
+    paxon get jobs/ --prefix --json
+    """
+    with open_client(cluster, key_file, timeout) as store:
+        if prefix:
+            _print_entries(list(store.range(prefix=key, revision=revision)), detail or as_json)
+            return
+        entry = store.entry(key, revision=revision)
+    value = None if entry is None else entry.value
+    if as_json or detail:
+        print_json(entry_as_json(entry) if detail and entry else value_as_json(value))
     elif value is not None:
         sys.stdout.flush()
         sys.stdout.buffer.write(value)
@@ -197,7 +247,7 @@ def get(
             sys.stdout.buffer.write(b"\n")
         sys.stdout.buffer.flush()
     if value is None:
-        raise _fail(f"no such key: {key!r}", NO_SUCH_KEY)
+        raise fail(f"no such key: {_shown(key)}", NO_SUCH_KEY)
 
 
 def put(
@@ -209,12 +259,15 @@ def put(
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Set the value of a key."""
-    data = _value(value)
-    with _client(cluster, key_file, timeout) as store:
-        store.put(key, data)
+    """Set the value of a key.
+
+    Examples: paxon put motto "more quorums" | paxon put photo - < photo.jpg
+    """
+    data = value_of(value)
+    with open_client(cluster, key_file, timeout) as store:
+        revision = store.put(key, data)
     if as_json:
-        _print_json({"ok": True})
+        print_json({"ok": True, "revision": revision})
 
 
 def append(
@@ -227,28 +280,34 @@ def append(
     as_json: JsonOption = False,
 ) -> None:
     """Add bytes to the end of a key's value, which is empty if there is none yet."""
-    data = _value(value)
-    with _client(cluster, key_file, timeout) as store:
+    data = value_of(value)
+    with open_client(cluster, key_file, timeout) as store:
         length = store.append(key, data)
     if as_json:
-        _print_json({"length": length})
+        print_json({"length": length})
 
 
 def delete(
     key: _Key,
     *,
+    prefix: Annotated[
+        bool, typer.Option("--prefix", help="All keys that begin with it, in one revision.")
+    ] = False,
     cluster: ClusterOption = DEFAULT_CLIENTS,
     key_file: KeyOption = None,
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a key. Exit code 3 if there was none."""
-    with _client(cluster, key_file, timeout) as store:
-        existed = store.delete(key)
+    """Remove a key, or all with a prefix. Exit code 3 if there was none.
+
+    Examples: paxon delete motto | paxon delete jobs/ --prefix
+    """
+    with open_client(cluster, key_file, timeout) as store:
+        deleted = store.delete_prefix(key) if prefix else int(store.delete(key))
     if as_json:
-        _print_json({"deleted": existed})
-    if not existed:
-        raise _fail(f"no such key: {key!r}", NO_SUCH_KEY)
+        print_json({"deleted": deleted if prefix else bool(deleted)})
+    if not deleted:
+        raise fail(f"no such key: {_shown(key)}", NO_SUCH_KEY)
 
 
 def cas(
@@ -280,15 +339,15 @@ def cas(
         )
     if not absent and expected_and_value == ["-", "-"]:
         raise typer.BadParameter("stdin can be only one of them", param_hint="[EXPECTED] VALUE")
-    before = None if absent else _value(expected_and_value[0])
-    data = _value(expected_and_value[-1])
-    with _client(cluster, key_file, timeout) as store:
+    before = None if absent else value_of(expected_and_value[0])
+    data = value_of(expected_and_value[-1])
+    with open_client(cluster, key_file, timeout) as store:
         swapped = store.compare_and_set(key, before, data)
     if as_json:
-        _print_json({"swapped": swapped})
+        print_json({"swapped": swapped})
     if not swapped:
         why = "exists" if absent else "is missing, or has another value than the expected one"
-        raise _fail(f"not changed: {key!r} {why}", NOT_AS_EXPECTED)
+        raise fail(f"not changed: {_shown(key)} {why}", NOT_AS_EXPECTED)
 
 
 def scan(
@@ -297,6 +356,11 @@ def scan(
     ] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 1000,
     *,
+    revision: _Revision = 0,
+    reverse: Annotated[bool, typer.Option("--reverse", help="The last ones first.")] = False,
+    detail: Annotated[
+        bool, typer.Option("--detail", help="In JSON, with revisions, version and lease.")
+    ] = False,
     cluster: ClusterOption = DEFAULT_CLIENTS,
     key_file: KeyOption = None,
     timeout: TimeoutOption = _TIMEOUT,
@@ -305,15 +369,36 @@ def scan(
     r"""Print keys and values in the order of keys, a line each, with a tab between them.
 
     Control characters and bytes that are not UTF-8 are shown as in C (\n, \xff).
+
+    Examples: paxon scan jobs/ | paxon scan --reverse -n 1 | paxon scan --revision 7 --detail
     """
-    with _client(cluster, key_file, timeout) as store:
-        found = store.scan(prefix, limit=limit)
-    if as_json:
-        _print_json([{"key": key, "value": _jsonable(value)} for key, value in found])
+    with open_client(cluster, key_file, timeout) as store:
+        found = store.range(prefix=prefix, limit=limit, reverse=reverse, revision=revision)
+    if as_json and not detail:
+        print_json([{name: entry_as_json(entry)[name] for name in ("key", "value")}
+                    for entry in found])  # fmt: skip
+    else:
+        _print_entries(found.entries, detail)
+
+
+def _print_entries(entries: list[Entry], in_detail: bool) -> None:
+    if in_detail:
+        print_json(list(map(entry_as_json, entries)))
         return
-    for key, value in found:
-        text = value.decode("utf-8", "backslashreplace")
-        sys.stdout.write(f"{_printable(key)}\t{_printable(text)}\n")
+    for entry in entries:
+        sys.stdout.write(line_of(entry) + "\n")
+
+
+def line_of(entry: Entry) -> str:
+    """Key, tab, value."""
+    key = typed_bytes(entry.key).decode("utf-8", "backslashreplace")
+    value = entry.value.decode("utf-8", "backslashreplace")
+    return f"{_printable(key)}\t{_printable(value)}"
+
+
+def _shown(key: str) -> str:
+    """A key in a sentence."""
+    return repr(typed_bytes(key).decode("utf-8", "backslashreplace"))
 
 
 def _printable(text: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from paxon.actors.execution.agreed import Number
 from paxon.actors.messages import ReadMode, StatusReply
@@ -24,6 +26,10 @@ from paxon.kvstore.client.arguments import (
     check_value,
 )
 from paxon.kvstore.client.async_driver import AsyncDriver
+from paxon.kvstore.client.calls import calls
+from paxon.kvstore.client.calls.async_faces import AsyncStoreCalls
+from paxon.kvstore.client.calls.calls import Call, Steps
+from paxon.kvstore.client.calls.keys import Leased
 from paxon.kvstore.client.checks import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
@@ -51,6 +57,10 @@ from paxon.kvstore.store.operations import (
 )
 
 __all__ = ["AsyncClient", "AsyncCommandClient", "AsyncPipeline"]
+
+T = TypeVar("T")
+_LEAST_WAIT = 0.001
+"""Seconds that a later step of a call may take when the call's time is up already."""
 
 
 class _AsyncClient:
@@ -164,7 +174,7 @@ class AsyncCommandClient(_AsyncClient):
         return ticket.value()
 
 
-class AsyncClient(_AsyncClient):
+class AsyncClient(AsyncStoreCalls, _AsyncClient):
     """Client of the replicated key-value store for asyncio; any number of tasks may share it.
 
     Belongs to the event loop in which it is first used. What tasks submit in the same turn of the
@@ -190,14 +200,34 @@ class AsyncClient(_AsyncClient):
         self._driver = AsyncDriver(self._core, secure=secure)
 
     async def get(
-        self, key: Key, *, mode: ReadMode = "linearizable", timeout: float | None = None
+        self,
+        key: Key,
+        *,
+        revision: int = 0,
+        mode: ReadMode = "linearizable",
+        timeout: float | None = None,
     ) -> bytes | None:
         """The key's value, None if it is missing; see `Client.get`."""
+        if revision:
+            entry = await self.entry(key, revision=revision, mode=mode, timeout=timeout)
+            return None if entry is None else entry.value
         result: bytes | None = await self._call(Get(check_key(key)), timeout, check_mode(mode))
         return result
 
-    async def put(self, key: Key, value: bytes | str, *, timeout: float | None = None) -> int:
-        """Set the key's value; a str is encoded as UTF-8. Returns the store's revision then."""
+    async def put(
+        self,
+        key: Key,
+        value: bytes | str,
+        *,
+        lease: Leased | int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Set the key's value; a str is encoded as UTF-8. Returns the store's revision then.
+
+        With a `lease` the key goes when that ends; without, it loses the one it had.
+        """
+        if lease is not None:
+            return await self._do(calls.Put(key, value, lease=lease), timeout)
         result: int = await self._call(Put(check_key(key), check_value(value)), timeout)
         return result
 
@@ -288,9 +318,61 @@ class AsyncClient(_AsyncClient):
         limit = check_timeout(timeout, self._timeout)
         now = self._driver.enter()
         ticket = self._core.submit_operation(operation, now=now, deadline=now + limit, mode=mode)
+        ticket.keeps = True
         self._driver.plan_pump()
         await self._driver.wait(ticket)
-        return ticket.value()[0]
+        try:
+            return ticket.value()[0]
+        except RequestTimeout as error:
+            self._offer_retry(error, partial(in_users_terms, operation))
+            raise
+
+    async def _run(
+        self, steps: Steps[T], until: float, mode: ReadMode, call: Call[T] | None = None
+    ) -> T:
+        """See `AsyncStoreCalls`."""
+        try:
+            operations = next(steps)
+            while True:
+                operations = steps.send(await self._ask(operations, until, mode))
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+        except RequestTimeout as error:
+            if call is not None:
+                self._offer_retry(error, call.answer)
+            raise
+
+    async def _ask(
+        self, operations: Sequence[Operation], until: float, mode: ReadMode
+    ) -> list[Result]:
+        now = self._driver.enter()
+        deadline = now + max(until - time.monotonic(), _LEAST_WAIT)
+        ticket = self._core.submit_operations(operations, now=now, deadline=deadline, mode=mode)
+        ticket.keeps = True
+        self._driver.plan_pump()
+        await self._driver.wait(ticket)
+        return ticket.value()
+
+    def _offer_retry(self, error: RequestTimeout, answer: Callable[[Result], Any]) -> None:
+        """Have the error of a write of unknown outcome ask for it again."""
+        kept = error.kept
+        if kept is not None:
+            error.again = lambda timeout: self._ask_again(kept, timeout, answer)
+
+    async def _ask_again(
+        self, kept: object, timeout: float | None, answer: Callable[[Result], Any]
+    ) -> Any:
+        limit = check_timeout(timeout, self._timeout)
+        now = self._driver.enter()
+        ticket = self._core.ask_again(kept, now=now, deadline=now + limit)
+        self._driver.plan_pump()
+        await self._driver.wait(ticket)
+        try:
+            return answer(ticket.value()[0])
+        except RequestTimeout as error:
+            self._offer_retry(error, answer)
+            raise
 
 
 class AsyncPipeline(BasePipeline):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -24,6 +25,10 @@ from paxon.kvstore.client.arguments import (
     check_prefix,
     check_value,
 )
+from paxon.kvstore.client.calls import calls
+from paxon.kvstore.client.calls.calls import Call, Steps
+from paxon.kvstore.client.calls.faces import StoreCalls
+from paxon.kvstore.client.calls.keys import Leased
 from paxon.kvstore.client.checks import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
@@ -56,6 +61,8 @@ from paxon.kvstore.store.operations import (
 __all__ = ["Client", "CommandClient", "Future", "Pipeline"]
 
 T = TypeVar("T")
+_LEAST_WAIT = 0.001
+"""Seconds that a later step of a call may take when the call's time is up already."""
 
 
 class Future(Generic[T]):
@@ -278,7 +285,7 @@ class CommandClient(_BlockingClient):
         return Future(driver, ticket, bytes)
 
 
-class Client(_BlockingClient):
+class Client(StoreCalls, _BlockingClient):
     """Client of the replicated key-value store. Threads may share it; a forked child may not.
 
     Finds the leader by itself, tries again by itself, and has each write take effect at most once.
@@ -320,18 +327,39 @@ class Client(_BlockingClient):
     # unknown), ClusterUnavailable (no server answered), and PaxonError's other children.
 
     def get(
-        self, key: Key, *, mode: ReadMode = "linearizable", timeout: float | None = None
+        self,
+        key: Key,
+        *,
+        revision: int = 0,
+        mode: ReadMode = "linearizable",
+        timeout: float | None = None,
     ) -> bytes | None:
         """The key's value, None if it is missing.
 
         `mode` "linearizable" sees every write that was acknowledged before; "lease" saves a round
         between servers and relies on their clocks' speeds; "stale" may be old, from any server.
+        With a `revision` it is what the key was after that one (`entry` says what that may raise).
         """
+        if revision:
+            entry = self.entry(key, revision=revision, mode=mode, timeout=timeout)
+            return None if entry is None else entry.value
         result: bytes | None = self._call(Get(check_key(key)), timeout, check_mode(mode))
         return result
 
-    def put(self, key: Key, value: bytes | str, *, timeout: float | None = None) -> int:
-        """Set the key's value; a str is encoded as UTF-8. Returns the store's revision then."""
+    def put(
+        self,
+        key: Key,
+        value: bytes | str,
+        *,
+        lease: Leased | int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Set the key's value; a str is encoded as UTF-8. Returns the store's revision then.
+
+        With a `lease` the key goes when that ends; without, it loses the one it had.
+        """
+        if lease is not None:
+            return self._do(calls.Put(key, value, lease=lease), timeout)
         result: int = self._call(Put(check_key(key), check_value(value)), timeout)
         return result
 
@@ -401,9 +429,64 @@ class Client(_BlockingClient):
 
     def _call_raw(self, operation: Operation, timeout: float | None, mode: ReadMode) -> Result:
         ticket = self._submit(operation, timeout, mode)
-        if not ticket.done:
-            self._driver.wait(ticket)
-        return ticket.value()[0]
+        try:
+            if not ticket.done:
+                self._driver.wait(ticket)
+            return ticket.value()[0]
+        except RequestTimeout as error:
+            self._offer_retry(error, partial(in_users_terms, operation))
+            raise
+
+    def _run(self, steps: Steps[T], until: float, mode: ReadMode, call: Call[T] | None = None) -> T:
+        """See `StoreCalls`."""
+        try:
+            operations = next(steps)
+            while True:
+                operations = steps.send(self._ask(operations, until, mode))
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+        except RequestTimeout as error:
+            if call is not None:
+                self._offer_retry(error, call.answer)
+            raise
+
+    def _ask(self, operations: Sequence[Operation], until: float, mode: ReadMode) -> list[Result]:
+        driver = self._driver
+        driver.enter()
+        with driver.lock:
+            driver.check()
+            now = time.monotonic()
+            deadline = max(until, now + _LEAST_WAIT)
+            ticket = self._core.submit_operations(operations, now=now, deadline=deadline, mode=mode)
+            ticket.keeps = True
+            driver.pump()
+        driver.wait(ticket)
+        return ticket.value()
+
+    def _offer_retry(self, error: RequestTimeout, answer: Callable[[Result], Any]) -> None:
+        """Have the error of a write of unknown outcome ask for it again."""
+        kept = error.kept
+        if kept is not None:
+            error.again = lambda timeout: self._ask_again(kept, timeout, answer)
+
+    def _ask_again(
+        self, kept: object, timeout: float | None, answer: Callable[[Result], Any]
+    ) -> Any:
+        limit = check_timeout(timeout, self._timeout)
+        driver = self._driver
+        driver.enter()
+        with driver.lock:
+            driver.check()
+            now = time.monotonic()
+            ticket = self._core.ask_again(kept, now=now, deadline=now + limit)
+            driver.pump()
+        driver.wait(ticket)
+        try:
+            return answer(ticket.value()[0])
+        except RequestTimeout as error:
+            self._offer_retry(error, answer)
+            raise
 
     def _submit(
         self, operation: Operation, timeout: float | None, mode: ReadMode, *, at_once: bool = True
@@ -415,6 +498,7 @@ class Client(_BlockingClient):
             driver.check()
             now = time.monotonic()
             ticket = core.submit_operation(operation, now=now, deadline=now + limit, mode=mode)
+            ticket.keeps = True
             if at_once or not core.gathering:
                 driver.pump()
             else:
@@ -468,6 +552,7 @@ class Client(_BlockingClient):
         self, operation: Operation, timeout: float | None, mode: ReadMode = "linearizable"
     ) -> Future[Any]:
         ticket = self._submit(operation, timeout, mode, at_once=False)
+        ticket.keeps = False  # who has many under way has them in no order, and retries by itself
         return Future(self._driver, ticket, lambda results: in_users_terms(operation, results[0]))
 
     def pipeline(

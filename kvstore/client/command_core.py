@@ -146,14 +146,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
             size: bytes of the payload, about.
         """
         ticket: Ticket[PayloadT, ResultT] = Ticket(
-            payload,
-            mode=mode,
-            weight=weight,
-            size=size,
-            submitted=now,
-            deadline=deadline,
+            payload, mode=mode, weight=weight, size=size, submitted=now, deadline=deadline,
             after=after,
-        )
+        )  # fmt: skip
         self._next_expiry = min(self._next_expiry, deadline)
         if self._freed:
             still_due = self._freed > weight and now < self._freed_at + GRACE
@@ -190,6 +185,15 @@ class CommandCore(Generic[PayloadT, ResultT]):
         ticket.request = request
         self._queries[request.number] = request
         self._fresh.append(request)
+        return ticket
+
+    def ask_again(self, kept: Any, *, now: float, deadline: float) -> Ticket[PayloadT, ResultT]:
+        """Ask again for a command that timed out (`Kept`): with its session and number."""
+        ticket: Ticket[PayloadT, ResultT] | None = kept.resume(self._sessions, now, deadline)
+        if ticket is None:
+            raise outcomes.not_kept()
+        self._next_expiry = min(self._next_expiry, deadline)
+        self._resend = True
         return ticket
 
     def fail_all(self, error: errors.PaxonError) -> None:
@@ -351,7 +355,11 @@ class CommandCore(Generic[PayloadT, ResultT]):
         queue = self._writes
         while queue and self._worth_sending(queue, session.outstanding):
             if session.next_seq - session.floor >= self._fitted.window:
-                return
+                if not session.parked:
+                    return
+                for parked in list(session.parked.values()):
+                    self._give_up(parked, outcomes.not_kept())
+                continue
             ticket = queue.first
             if session.outstanding and session.bytes + ticket.size > options.window_bytes:
                 return
@@ -441,8 +449,10 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     def _on_command_reply(self, address: str, reply: CommandReply) -> None:
         session = self._sessions.get(reply.session)
-        request = session.outstanding.get(reply.seq) if session is not None else None
-        if session is None or request is None:
+        if session is None:
+            return
+        request = session.outstanding.get(reply.seq) or session.parked.get(reply.seq)
+        if request is None:
             return  # late, a second time, or for a command given up
         self._progress(address)
         request.undecided -= 1
@@ -634,6 +644,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
         expired = [t for t in self._all_tickets() if not t.done and t.deadline <= self._now]
         for ticket in expired:
             error = outcomes.timeout(ticket, self._heard_at, self.search.servers, self.sightings)
+            if ticket.keeps and ticket.request is not None:
+                outcomes.keep(error, ticket, ticket.request)
             ticket.complete(None, error, False)
         if expired:
             self._forget_done()
@@ -651,10 +663,15 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """Drop what has only completed tickets."""
         for queue in (self._writes, *self._reads.values()):
             queue.drop_done()
-        self._forget_again([request for request in self._again if not request.live])
+        dead = [request for request in self._again if not request.live]
+        self._again = outcomes.without_followers(self._again, dead)
         for session in list(self._sessions.values()):
             for request in list(session.outstanding.values()):
-                if not request.live and request.number in session.outstanding:
+                late = not request.live and request.number in session.outstanding
+                if late and not (request.kept and session.park(request)):
+                    self._give_up(request, None)
+            for request in list(session.parked.values()):
+                if not request.kept:
                     self._give_up(request, None)
         for request in [*self._queries.values(), *self._side]:
             if not request.live:
@@ -678,23 +695,6 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 other, outcomes.not_followed(request.tickets[0].error, sent), executed=False
             )
         session.give_up(chain)
-        self._forget_again(chain)
+        self._again = outcomes.without_followers(self._again, chain)
         self._drop_if_done(session)
         self._after_answer()
-
-    def _forget_again(self, chain: list[Request]) -> None:
-        """Of the commands that wait for a new session drop these, and those that follow them."""
-        if not chain:
-            return
-        kept = []
-        for request in self._again:
-            if request in chain:
-                continue
-            if request.after in chain:
-                self._complete(
-                    request, outcomes.not_followed(chain[0].tickets[0].error), executed=False
-                )
-                chain.append(request)
-            else:
-                kept.append(request)
-        self._again = kept

@@ -20,6 +20,9 @@ __all__ = [
     "not_leader",
     "other_machine",
     "not_followed",
+    "without_followers",
+    "keep",
+    "not_kept",
 ]
 
 
@@ -72,7 +75,9 @@ def overloaded(ticket: Ticket[Any, Any], retry_after: float, why: str) -> errors
 def refused(status: ReplyStatus, payload: bytes) -> PaxonError:
     """The error of a request that a server answered with this status, which is not OK."""
     text = payload.decode(errors="replace")
-    if status in (ReplyStatus.INVALID, ReplyStatus.TOO_LARGE):
+    if status == ReplyStatus.TOO_LARGE:
+        return errors.TooLarge(text)
+    if status == ReplyStatus.INVALID:
         return errors.InvalidRequest(text)
     if status == ReplyStatus.FORGOTTEN:
         return errors.OutcomeUnknown("the write was executed, but its reply is gone")
@@ -132,4 +137,36 @@ def not_followed(error: PaxonError | None, sent: bool = False) -> PaxonError:
         )
     return errors.OperationFailed(
         f"it was not executed, since an operation before it failed ({error})"
+    )
+
+
+def without_followers(waiting: list[Request], chain: list[Request]) -> list[Request]:
+    """Of commands that wait for a new session all but these, and those that follow them.
+
+    The latter fail, and join the chain.
+    """
+    kept = []
+    for request in waiting:
+        if request in chain:
+            continue
+        if request.after in chain:
+            for ticket in request.tickets:
+                ticket.complete(None, not_followed(chain[0].tickets[0].error), False)
+            chain.append(request)
+        else:
+            kept.append(request)
+    return kept
+
+
+def keep(error: PaxonError, ticket: Ticket[Any, Any], request: Request) -> None:
+    """Have a write's request kept for as long as this error is, if its outcome is unknown."""
+    if isinstance(error, errors.RequestTimeout) and error.unknown:
+        error.kept = request.keep(ticket)
+
+
+def not_kept() -> errors.OutcomeUnknown:
+    """The error of asking again for a write of which servers cannot be asked any more."""
+    return errors.OutcomeUnknown(
+        "the write cannot be asked for again: its session has ended, too much was asked since, or "
+        "it is being asked for already; it may or may not have taken effect; read to find out"
     )

@@ -7,7 +7,8 @@ one before, so that order survives lost messages and changes of leader.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.arguments import (
@@ -18,6 +19,18 @@ from paxon.kvstore.client.arguments import (
     check_scan,
     check_value,
 )
+from paxon.kvstore.client.calls.answers import accepted
+from paxon.kvstore.client.calls.calls import (
+    Call,
+    GetEntry,
+    GetMany,
+    Increment,
+    Put,
+    Txn,
+    TxnOperation,
+)
+from paxon.kvstore.client.calls.conditions import Conditions
+from paxon.kvstore.client.calls.keys import Leased
 from paxon.kvstore.client.checks import check_in_flight
 from paxon.kvstore.client.core import ClientCore, KVTicket
 from paxon.kvstore.errors import InvalidRequest, PaxonError, PipelineError
@@ -28,12 +41,13 @@ from paxon.kvstore.store.operations import (
     Delete,
     Get,
     Operation,
-    Put,
     Result,
     Scan,
     is_refusal,
+    only_reads,
     operation_bytes,
 )
+from paxon.kvstore.store.operations import Put as WirePut
 
 __all__ = ["BasePipeline", "in_users_terms"]
 
@@ -42,9 +56,9 @@ _CHUNK_BYTES = 256 << 10
 
 
 def in_users_terms(operation: Operation, result: Result) -> Result:
-    """A result as users see it. Raises `InvalidRequest` if the operation was refused."""
+    """A result as users see it. Raises the error that it stands for if it was refused."""
     if is_refusal(result):
-        raise InvalidRequest(str(result.get("error", "refused")))
+        accepted(result)
     if type(operation) is Scan:
         return [(as_text(key), value) for key, value in result[1]]
     return result
@@ -74,15 +88,19 @@ class BasePipeline:
         self._results: list[Result] = []
         self._errors: dict[int, PaxonError] = {}
         self._count = 0
+        self._calls: dict[int, Call[Any]] = {}
+        """By index in the results, those whose answers look otherwise than their results."""
 
     # --- operations: each returns its index in the results ------------------------------------
 
-    def put(self, key: Key, value: bytes | str) -> int:
+    def put(self, key: Key, value: bytes | str, *, lease: Leased | int | None = None) -> int:
         """Queue setting a value; the result is the store's revision then."""
+        if lease is not None:
+            return self.call(Put(key, value, lease=lease))
         encoded = check_key(key)
         if type(value) is not bytes or len(value) > MAX_VALUE_BYTES:
             value = check_value(value)
-        return self._add(Put(encoded, value), len(encoded) + len(value) + 16)
+        return self._add(WirePut(encoded, value), len(encoded) + len(value) + 16)
 
     def get(self, key: Key) -> int:
         """Queue reading a value; the result is the value or None."""
@@ -114,6 +132,30 @@ class BasePipeline:
     def scan(self, prefix: Key = "", *, limit: int = 1000, start_after: Key = "") -> int:
         """Queue a scan; the result is a list of pairs, cut at `limit` or about 1 MiB."""
         return self._queue(check_scan(prefix, limit, start_after))
+
+    def increment(self, key: Key, by: int = 1) -> int:
+        """Queue adding to a number; the result is the sum."""
+        return self.call(Increment(key, by))
+
+    def entry(self, key: Key, *, revision: int = 0) -> int:
+        """Queue reading a key with all that belongs to it; the result is an `Entry` or None."""
+        return self.call(GetEntry(key, revision))
+
+    def txn(
+        self,
+        if_: Conditions = (),
+        then: Sequence[TxnOperation] = (),
+        else_: Sequence[TxnOperation] = (),
+    ) -> int:
+        """Queue a transaction; the result is a `TxnResult`."""
+        return self.call(Txn(if_, then, else_))
+
+    def call(self, call: Call[Any]) -> int:
+        """Queue any request: `p.call(Range(prefix="a"))`. A range is cut at about 1 MiB here."""
+        if not isinstance(call, Call) or isinstance(call, GetMany):
+            raise InvalidRequest(f"a pipeline takes Put, Get, Delete, Range or Txn, not {call!r}")
+        self._calls[self._count] = call
+        return self._queue(call.operation)
 
     def __len__(self) -> int:
         """Operations queued so far."""
@@ -152,7 +194,7 @@ class BasePipeline:
             operations, size = self._held[0]
             if self._flying and self._flying + len(operations) > self._max_in_flight:
                 return
-            reads = self._last is None and all(type(o) in (Get, Scan) for o in operations)
+            reads = self._last is None and only_reads(operations)
             if not reads and self._last is None and self._in_flight:
                 return  # the reads in flight are not to see what this chunk writes
             self._held.popleft()
@@ -184,9 +226,12 @@ class BasePipeline:
             if result is None or type(result) in (bytes, int, bool):
                 results.append(result)
                 continue
+            call = self._calls.pop(len(results), None)
             try:
-                results.append(in_users_terms(operation, result))
-            except InvalidRequest as error:
+                results.append(
+                    in_users_terms(operation, result) if call is None else call.answer(result)
+                )
+            except PaxonError as error:
                 self._errors[len(results)] = error
                 results.append(error)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -24,6 +25,7 @@ from paxon.kvstore.errors import PaxonError
 
 __all__ = [
     "Ticket",
+    "Kept",
     "Request",
     "Session",
     "TicketQueue",
@@ -70,6 +72,10 @@ class Ticket(msgspec.Struct, Generic[PayloadT, ResultT], eq=False):
     error: PaxonError | None = None
     on_done: Callable[[Ticket[PayloadT, ResultT]], None] | None = None
     """Called once it is done; must neither raise nor block."""
+    keeps: bool = False
+    """Whether its command may be asked for again after a timeout (`Kept`)."""
+    kept: weakref.ref[Kept] | None = None
+    """Of one that timed out, which stands in its request for whoever may ask again."""
 
     def __repr__(self) -> str:
         """Without the payload, which may be megabytes, and the tickets before it."""
@@ -79,6 +85,8 @@ class Ticket(msgspec.Struct, Generic[PayloadT, ResultT], eq=False):
     def complete(self, result: ResultT | None, error: PaxonError | None, executed: bool) -> None:
         """Make it done. Does nothing if it is (a ticket that timed out stays so)."""
         if self.done:
+            if self.kept is not None:  # known now, should somebody ask again
+                self.result, self.error, self.executed = result, error, executed
             return
         self.done = True
         self.executed = executed
@@ -95,6 +103,45 @@ class Ticket(msgspec.Struct, Generic[PayloadT, ResultT], eq=False):
             raise self.error
         assert self.result is not None
         return self.result
+
+
+class Kept:
+    """Held by the error of a write that timed out: while it is, the request can be asked for again.
+
+    The session's floor does not pass the request until then, so servers still know its number.
+    """
+
+    __slots__ = ("__weakref__", "_request", "_ticket")
+
+    def __init__(self, request: Request, ticket: Ticket[Any, Any]) -> None:
+        self._request = request
+        self._ticket = ticket
+        """Stands in the request for the one that timed out; later the one that asks again."""
+
+    def resume(
+        self, sessions: Mapping[int, Session], now: float, deadline: float
+    ) -> Ticket[Any, Any] | None:
+        """A ticket that waits for the same command, or has its late answer; None: too late."""
+        old, request = self._ticket, self._request
+        ticket: Ticket[Any, Any] = Ticket(
+            old.payload, mode=None, weight=old.weight, size=old.size, submitted=now,
+            deadline=deadline, keeps=True,
+        )  # fmt: skip
+        session = request.session
+        if old.result is not None or old.error is not None:
+            ticket.complete(old.result, old.error, old.executed)
+        elif (
+            session is None
+            or sessions.get(session.id) is not session
+            or not old.done
+            or not session.resume(request)
+        ):
+            return None
+        else:
+            request.tickets[request.tickets.index(old)] = self._ticket = ticket
+            ticket.request = request
+            request.sent_to = None
+        return ticket
 
 
 class Request:
@@ -156,6 +203,25 @@ class Request:
         return not all(ticket.done for ticket in self.tickets)
 
     @property
+    def kept(self) -> bool:
+        """Whether somebody may still ask for it again."""
+        return any(ticket.kept is not None and ticket.kept() for ticket in self.tickets)
+
+    def keep(self, timed_out: Ticket[Any, Any]) -> Kept:
+        """Have a ticket that timed out replaced by one that holds neither its error nor callback.
+
+        (Else the error, held by the ticket, would be held for as long as the request is.)
+        """
+        ticket: Ticket[Any, Any] = Ticket(
+            timed_out.payload, mode=None, weight=timed_out.weight, size=timed_out.size,
+            submitted=timed_out.submitted, deadline=timed_out.deadline, done=True,
+        )  # fmt: skip
+        kept = Kept(self, ticket)
+        ticket.kept = weakref.ref(kept)
+        self.tickets[self.tickets.index(timed_out)] = ticket
+        return kept
+
+    @property
     def can_be_parted(self) -> bool:
         """Whether it carries several submissions, and no copy of it is under way."""
         return len(self.tickets) > 1 and self.undecided <= 0
@@ -193,6 +259,8 @@ class Session:
         """Every command below is answered or given up: what `acked` says."""
         self.outstanding: dict[int, Request] = {}
         """By sequence number, in its order."""
+        self.parked: dict[int, Request] = {}
+        """Commands that nobody waits for, and somebody may ask for again: not sent meanwhile."""
         self.bytes = 0
         self._given_up: list[tuple[int, int]] = []
         """Chains of commands given up: lowest and highest sequence number of each."""
@@ -211,9 +279,31 @@ class Session:
 
     def remove(self, request: Request) -> None:
         """A command is answered."""
-        del self.outstanding[request.number]
-        self.bytes -= request.size
+        self._drop(request)
         self._raise_floor()
+
+    def _drop(self, request: Request) -> None:
+        if self.parked.pop(request.number, None) is None:
+            del self.outstanding[request.number]
+            self.bytes -= request.size
+
+    def park(self, request: Request) -> bool:
+        """Set aside an outstanding command, unless the order of others depends on it."""
+        before = request.after
+        if len(self.followers(request)) > 1 or (before is not None and not before.executed):
+            return False
+        self._drop(request)
+        self.parked[request.number] = request
+        return True
+
+    def resume(self, request: Request) -> bool:
+        """Ask for a command again; whether that is possible."""
+        if self.parked.pop(request.number, None) is None:
+            return self.outstanding.get(request.number) is request
+        self.outstanding[request.number] = request
+        self.outstanding = dict(sorted(self.outstanding.items()))
+        self.bytes += request.size
+        return True
 
     def followers(self, request: Request) -> list[Request]:
         """The request, and all that are to be executed only after it."""
@@ -243,14 +333,13 @@ class Session:
         it, would be executed without it.
         """
         for request in chain:
-            del self.outstanding[request.number]
-            self.bytes -= request.size
+            self._drop(request)
         if len(chain) > 1:
             self._given_up.append((chain[0].number, chain[-1].number))
         self._raise_floor()
 
     def _raise_floor(self) -> None:
-        floor = next(iter(self.outstanding), self.next_seq)
+        floor = min(next(iter(self.outstanding), self.next_seq), *self.parked, self.next_seq)
         if self._given_up:
             self._given_up.sort(reverse=True)
             for low, high in self._given_up:

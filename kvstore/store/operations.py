@@ -44,6 +44,7 @@ __all__ = [
     "DeleteRange",
     "Compare",
     "Inner",
+    "LargeTxn",
     "Txn",
     "Compact",
     "Increment",
@@ -222,6 +223,10 @@ class Compare(_Operation, frozen=True):
             raise ValueError("a value is compared with bytes, everything else with a number")
 
 
+class LargeTxn(ValueError):
+    """A transaction is too large, whatever is in the store."""
+
+
 class Txn(_Operation, frozen=True, tag=10):
     """Comparisons, and what is done if all are true, or if not; all of it or nothing.
 
@@ -241,7 +246,7 @@ class Txn(_Operation, frozen=True, tag=10):
         if self.depth() > MAX_TXN_DEPTH:
             raise ValueError(f"transactions are nested more than {MAX_TXN_DEPTH} deep")
         if self.weight() > MAX_TXN_OPERATIONS:
-            raise ValueError(f"a transaction has more than {MAX_TXN_OPERATIONS} operations")
+            raise LargeTxn(f"a transaction has more than {MAX_TXN_OPERATIONS} operations")
         _all_writes(self.then)
         _all_writes(self.otherwise)
 

@@ -12,19 +12,20 @@ from paxon.kvstore.store.operations import Range
 from paxon.kvstore.store.past import View
 from paxon.kvstore.store.refusals import Refusal
 
-__all__ = ["MAX_SORTED", "ROW_BYTES", "Page", "read_range"]
+__all__ = ["MAX_SORTED", "ORDERS", "ROW_BYTES", "Page", "read_range"]
 
 MAX_SORTED = 20_000
 """Keys of a range in another order than that of keys. Part of the format."""
 ROW_BYTES = 512
 """What a row counts for beside its size, for it takes about as long."""
 
-_ORDERS: dict[str, Callable[[Item], Any]] = {
+ORDERS: dict[str, Callable[[Item], Any]] = {
     "value": lambda item: as_bytes(item.value),
     "version": lambda item: item.version,
     "created": lambda item: item.created,
     "modified": lambda item: item.modified,
 }
+"""What ranges can be sorted by, keys excepted."""
 
 
 class Page(msgspec.Struct, gc=False):
@@ -42,8 +43,8 @@ class Page(msgspec.Struct, gc=False):
 def read_range(view: View, wanted: Range, *, max_items: int, max_bytes: int) -> Page:
     """Answer a range from a view. Raises `Refusal` if it is too large to be put in order.
 
-    The page is cut after `max_items` keys looked at, or once it holds `max_bytes`; what is sorted
-    otherwise than by keys never is.
+    The page is cut after `max_items` keys looked at, or once it holds `max_bytes`. What is sorted
+    otherwise than by keys could not be read on from there, so it is refused.
     """
     first, end = wanted.key, wanted.end
     if end is None:
@@ -59,10 +60,17 @@ def read_range(view: View, wanted: Range, *, max_items: int, max_bytes: int) -> 
         items: Iterator[Item] = iter((item,))
     elif wanted.order != "key":
         items = _sorted(view, wanted, count)
-        max_items = max_bytes = 1 << 62
+        max_items = MAX_SORTED
     else:
         items = view.items(first, end, backward=wanted.backward)
-    return _page(items, wanted, count, max_items, max_bytes)
+    page = _page(items, wanted, count, max_items, max_bytes)
+    if page.rest is not None and wanted.order != "key":
+        raise Refusal(
+            f"the range has more than {max_bytes} bytes, too many to be put in the order of their "
+            f"{wanted.order}: read them in the order of keys, or a part of them",
+            "large",
+        )
+    return page
 
 
 def _page(items: Iterator[Item], wanted: Range, count: int, max_items: int, max_bytes: int) -> Page:
@@ -94,7 +102,7 @@ def _sorted(view: View, wanted: Range, count: int) -> Iterator[Item]:
         )
     assert wanted.end is not None
     items = view.items(wanted.key, wanted.end, backward=False)
-    return iter(sorted(items, key=_ORDERS[wanted.order], reverse=wanted.backward))
+    return iter(sorted(items, key=ORDERS[wanted.order], reverse=wanted.backward))
 
 
 def _filter(wanted: Range) -> Callable[[Item], bool] | None:

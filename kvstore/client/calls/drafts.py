@@ -1,0 +1,75 @@
+"""What `transact` keeps of one try: what was read, and is to be written if that still holds."""
+
+from __future__ import annotations
+
+from paxon.kvstore.client.arguments import Key, Value, as_text, check_key
+from paxon.kvstore.client.calls.answers import Entry
+from paxon.kvstore.client.calls.calls import Delete, Put, Range, Steps, Txn
+from paxon.kvstore.client.calls.conditions import Condition
+from paxon.kvstore.client.calls.keys import Bounds, Leased, span_of
+from paxon.kvstore.errors import InvalidRequest
+from paxon.kvstore.store.operations import Compare, PutItem
+from paxon.kvstore.store.operations import Put as WirePut
+from paxon.kvstore.store.spans import contains
+
+__all__ = ["Draft"]
+
+
+class Draft:
+    """All reads are of the revision of the first; a key's value is seen as written here."""
+
+    def __init__(self) -> None:
+        self._revision = 0
+        self._seen: dict[bytes, int] = {}
+        """Keys read, and the revisions of their last writes; 0: missing."""
+        self._spans: list[tuple[bytes, bytes | None]] = []
+        self._writes: dict[bytes, Put | Delete] = {}
+
+    def put(self, key: Key, value: Value, *, lease: Leased | int | None = None) -> None:
+        """Set a key's value when this is committed."""
+        self._writes[check_key(key)] = Put(key, value, lease=lease)
+
+    def delete(self, key: Key) -> None:
+        """Remove a key when this is committed."""
+        self._writes[check_key(key)] = Delete(key)
+
+    def _txn(self) -> Txn | None:
+        """What is to be done, if nothing that was read has changed; None: nothing."""
+        if not self._writes:
+            return None
+        compares = [
+            Compare(key, "modified", "=", modified) for key, modified in self._seen.items()
+        ] + [Compare(key, "modified", "<", self._revision + 1, end) for key, end in self._spans]
+        return Txn(list(map(Condition, compares)), list(self._writes.values()))
+
+    def _get(self, key: Key) -> Steps[bytes | None]:
+        written = self._writes.get(check_key(key))
+        if written is None:
+            entry = yield from self._entry(key)
+            return None if entry is None else entry.value
+        match written.operation:
+            case WirePut(_, value) | PutItem(_, bytes(value)):
+                return value
+            case _:
+                return None
+
+    def _entry(self, key: Key) -> Steps[Entry | None]:
+        found = yield from Range(key, revision=self._revision).steps()
+        self._revision = self._revision or found.revision
+        entry = next(iter(found), None)
+        self._seen[check_key(key)] = 0 if entry is None else entry.modified
+        return entry
+
+    def _range(self, prefix: Key | None, bounds: Bounds | None) -> Steps[list[Entry]]:
+        span = span_of(None, prefix, bounds)
+        for key in self._writes:
+            if contains(*span, key):
+                raise InvalidRequest(
+                    f"read a range before you write into it: {as_text(key)!r} was written already"
+                )
+        found = yield from Range(prefix=prefix, range=bounds, revision=self._revision).steps()
+        self._revision = self._revision or found.revision
+        self._spans.append(span)
+        for entry in found:
+            self._seen[check_key(entry.key)] = entry.modified
+        return found.entries
