@@ -27,6 +27,15 @@ EXPECTED = {
         "b'0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,'",
         "visits to the front page: b'5'",
     ],
+    "own_class.py": [
+        "one: 1",
+        "added up: 4951",
+        "without its leader: 4951",
+        "after a restart: b'fewer dictators' b'fewer dictators' None",
+        "taken: sweep cook",
+        "came back: sweep",
+        "then: pop from empty list",
+    ],
     "embedded_counter.py": [
         "add 3 → 6",
         "total: 6",

@@ -34,6 +34,7 @@ __all__ = ["ObjectMachine", "VERSION", "language_of", "machine_of"]
 VERSION = "version"
 """The agreed setting that says which version of the class is in force (docs/settings.md)."""
 
+_TIMERS_A_SLOT = 1000
 _ROOM = 1 << 16
 """Bytes that a reply takes beside what a call returns, generously."""
 
@@ -76,7 +77,6 @@ class ObjectMachine(StateMachine):
     """Executes calls on one object; `machine_of` makes it."""
 
     limits: ClassVar[Mapping[str, Limit]]
-    now: int = 0
 
     def __init__(self, replicated: Replicated) -> None:
         self.object = replicated
@@ -201,12 +201,13 @@ class ObjectMachine(StateMachine):
         return waiting[0].due if waiting else None
 
     def wake(self, time: int) -> bool:
-        """Run what is due, each taken off first; what it sets for now waits for the next slot."""
+        """Run what is due, each taken off first, as much of it as a slot should hold."""
         timers = self._moment.timers
         self._moment.now = time
-        for timer in [each for each in timers.waiting if each.due <= time]:
-            if not timers.cancel(timer.id):
-                continue  # by one that ran before it
+        for _ in range(_TIMERS_A_SLOT):
+            if not timers.waiting or timers.waiting[0].due > time:
+                return False
+            timer = timers.waiting.pop(0)
             outcome = self._run(CallRecord(timer.method, msgspec.Raw(timer.arguments)), False)
             if outcome.kind != RETURNED:
                 self.failed_timers += 1

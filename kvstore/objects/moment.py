@@ -17,6 +17,8 @@ P = ParamSpec("P")
 _NANOSECONDS = 1_000_000_000
 _BITS = 53
 MAX_TIMERS = 100_000
+SHORTEST = 1_000_000
+"""Nanoseconds from now to a timer at the least: one that sets itself anew keeps no server busy."""
 
 
 class Chance:
@@ -118,6 +120,7 @@ class Timers:
     def at(self, time: int, method: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> int:
         """Call a command of this object at a time of the log (see `now`); the timer's number.
 
+        Not before a millisecond from now, and when the log's time has come that far.
         What the command returns is dropped; what it raises is logged and changes nothing else.
         """
         if type(time) is not int:
@@ -127,7 +130,8 @@ class Timers:
         if len(self.waiting) >= MAX_TIMERS:
             raise ValueError(f"there are {MAX_TIMERS} timers already")
         name, arguments = self._encode(method, args, kwargs)
-        timer = Timer(time, self.next_id, name, arguments)
+        due = max(time, self._moment.now + SHORTEST)
+        timer = Timer(due, self.next_id, name, arguments)
         self.next_id += 1
         insort(self.waiting, timer)
         return timer.id

@@ -22,6 +22,7 @@ from paxon.kvstore.objects.calls import (
 )
 from paxon.kvstore.objects.machine import ObjectMachine, machine_of
 from paxon.kvstore.objects.moment import Chance
+from paxon.testing import MemoryCluster
 from tests.objects.classes import Bank, Flags, Job, Jobs
 
 SECOND = 1_000_000_000
@@ -347,7 +348,32 @@ def test_a_timer_that_raises_is_counted_and_gone() -> None:
     assert machine.object.rung == ["again"]  # type: ignore[attr-defined]
     assert machine.failed_timers == 1
     assert value(machine, "pending") == 2  # what was set for at once, and the late one
-    machine.wake(SECOND)
+    assert machine.next_wakeup() == SECOND + 1_000_000
+    machine.wake(SECOND + 1_000_000)
     assert machine.object.rung == ["again", "once more"]  # type: ignore[attr-defined]
     assert machine.next_wakeup() == 5 * SECOND
     assert "timers call commands of Alarm" in call(machine, "odd").text
+
+
+def test_a_timer_of_a_served_object_runs_when_the_logs_time_has_come() -> None:
+    with MemoryCluster(Jobs) as cluster, cluster.proxy(Jobs) as jobs:
+        jobs.put(Job("a"))
+        jobs.take(3600.0)
+        before = jobs.time()
+        cluster.let_pass(1800.0)
+        cluster.restart()
+        assert jobs.names() == []
+        assert 1800 * SECOND <= jobs.time() - before < 3600 * SECOND
+        cluster.let_pass(1801.0)
+        assert jobs.names() == ["a"]
+
+
+def test_as_many_timers_as_a_slot_should_hold_and_the_rest_in_the_next() -> None:
+    machine = machine_of(Jobs())
+    for number in range(1500):
+        value(machine, "put", job=Job(str(number)))
+        value(machine, "take", seconds=1.0)
+    assert machine.wake(2 * SECOND) is True
+    assert len(value(machine, "names")) == 1000
+    assert machine.wake(2 * SECOND) is False
+    assert len(value(machine, "names")) == 1500

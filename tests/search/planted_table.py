@@ -17,8 +17,9 @@ from loguru import logger
 from tests.search.__main__ import run_start
 from tests.search.planted import PLANTED, PlantedBug
 from tests.search.planted_bounds import BOUNDS
-from tests.search.planted_digests import DIGESTS
+from tests.search.planted_digests import DIGESTS, DigestBug
 from tests.search.planted_making import MAKING
+from tests.search.planted_objects import OBJECTS, ObjectBug
 from tests.search.starts import MAKING_STARTS, STARTS
 from tests.search.walks import walk
 from tests.search.world import Violation
@@ -27,6 +28,9 @@ from tests.simulation.runner import run
 
 STEPS = 1000
 """Steps of a simulated run, events of a walk."""
+
+
+SPECIAL: list[DigestBug | ObjectBug] = [*DIGESTS, *OBJECTS]
 
 
 @dataclass(slots=True)
@@ -55,7 +59,7 @@ def hunt(bug: PlantedBug, seeds: int, *, search: bool = True) -> Caught:
     """Plant a bug and look for it everywhere."""
     caught = Caught()
     logger.disable("paxon")  # a simulated run, when it ends, lets the servers speak again
-    for special in DIGESTS:
+    for special in SPECIAL:
         if special.bug is bug:
             found = special.hunt()
             if found:
@@ -123,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
           "| wrong machines, bounds |")  # fmt: skip
     print("|---|---|---|---|---|---|")
     escaped, hunted = 0, 0
-    for bug in [*PLANTED, *MAKING, *BOUNDS, *(special.bug for special in DIGESTS)]:
+    for bug in [*PLANTED, *MAKING, *BOUNDS, *(special.bug for special in SPECIAL)]:
         if chosen.bug and chosen.bug not in bug.name:
             continue
         caught = hunt(bug, chosen.seeds, search=not chosen.no_search)
