@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Literal
+from zlib import crc32
 
 from paxon.actors.ballot import Ballot
 from paxon.actors.invariants import invariant
@@ -20,11 +21,13 @@ SLOT_BYTES = 16
 class Slot:
     """One position of the log: the last accepted value, its ballot, and whether it is chosen."""
 
-    __slots__ = ("ballot", "chosen", "value")
+    __slots__ = ("ballot", "checksum", "chosen", "value")
 
     def __init__(self, ballot: Ballot, value: bytes) -> None:
         self.ballot = ballot
         self.value = value
+        self.checksum = crc32(value)
+        """CRC-32 of the value, taken once: for its row on the disk and for the chain of hashes."""
         self.chosen = False
 
 
@@ -51,15 +54,18 @@ class SlotLog:
     def __len__(self) -> int:
         return len(self._slots)
 
-    def accept(self, slot: int, ballot: Ballot, value: bytes) -> None:
-        """Take `value` as accepted in `ballot`. The caller has checked the promise."""
+    def accept(self, slot: int, ballot: Ballot, value: bytes) -> int:
+        """Take `value` as accepted in `ballot`, and return its checksum.
+
+        The caller has checked the promise.
+        """
         held = self._slots.get(slot)
         if held is None:
             invariant(slot > self.discarded, "slot %d accepted after its discarding", slot)
-            self._slots[slot] = Slot(ballot, value)
+            held = self._slots[slot] = Slot(ballot, value)
             self.value_bytes += len(value)
             self.last = max(self.last, slot)
-            return
+            return held.checksum
         invariant(ballot >= held.ballot, "the ballot accepted in slot %d would fall", slot)
         if held.value != value:
             # PMMC §2.2, invariant A4/A5: one ballot proposes one value a slot, and what is chosen
@@ -68,7 +74,9 @@ class SlotLog:
             invariant(ballot > held.ballot, "slot %d: two values in ballot %s", slot, ballot)
             self.value_bytes += len(value) - len(held.value)
             held.value = value
+            held.checksum = crc32(value)
         held.ballot = ballot
+        return held.checksum
 
     def choose(self, slot: int) -> None:
         """Mark the accepted value of `slot` as chosen, and move `chosen_to` over what is."""

@@ -554,8 +554,8 @@ class PaxosServer(BurstActor):
     def _accept(self, slot: int, ballot: Ballot, value: bytes) -> None:
         if ballot != self.promised:
             invariant(False, "accepting %s under promise %s", ballot, self.promised)
-        self.log.accept(slot, ballot, value)
-        self._storage.save_accepted(slot, ballot, value)
+        checksum = self.log.accept(slot, ballot, value)
+        self._storage.save_accepted(slot, ballot, value, checksum)
 
     def _acknowledge(self, leader: ServerId, ballot: Ballot, slot: int) -> None:
         """Queue a P2B; a run of slots in one ballot becomes one P2B for the range."""
@@ -1646,7 +1646,7 @@ class PaxosServer(BurstActor):
         held = self.log.get(accepted.slot)
         invariant(held is not None, "slot %d vanished", accepted.slot)
         if held is not None:
-            self._storage.save_accepted(accepted.slot, held.ballot, held.value)
+            self._storage.save_accepted(accepted.slot, held.ballot, held.value, held.checksum)
         return True
 
     def _execute_chosen(self) -> None:
@@ -1671,7 +1671,7 @@ class PaxosServer(BurstActor):
                 invariant(False, "slot %d executed unchosen", slot)
             else:
                 self._snapshots.executed_bytes += len(held.value)
-                self._deliver(slot, held.value)
+                self._deliver(slot, held.value, held.checksum)
         if 0 < self._stopped_at <= application.executed:
             self._stopped_at = 0
             self._storage.forget_stop()
@@ -1692,7 +1692,7 @@ class PaxosServer(BurstActor):
             self._watermark_at = self._now + WATERMARK_DELAY
         self._maybe_snapshot()
 
-    def _deliver(self, slot: int, value: bytes) -> None:
+    def _deliver(self, slot: int, value: bytes, checksum: int) -> None:
         """Execute a slot and answer the clients that wait here."""
         reign, batch = self._reign, None
         if reign is not None:
@@ -1701,7 +1701,7 @@ class PaxosServer(BurstActor):
             batch = reign.batches.pop(slot, None)
         if batch is None and value != NO_OP:
             batch = decode_batch(value)
-        results = self.application.execute(slot, value, batch)
+        results = self.application.execute(slot, value, batch, checksum)
         self._counters["slots_executed"] += 1
         self._counters["commands_executed"] += len(results)
         if reign is None or (not reign.waiting and not reign.futures):

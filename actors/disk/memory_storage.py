@@ -110,7 +110,7 @@ class MemoryStorage(CollectingStorage):
 
     def _write(self) -> None:
         accepted = self._accepted
-        for slot, (ballot, value) in self._rows.items():
+        for slot, (ballot, value, _) in self._rows.items():
             accepted[slot] = Accepted(slot, ballot, value)
         discarded = self._marks.discarded
         if discarded > self._durable.discarded:

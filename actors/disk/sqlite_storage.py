@@ -255,7 +255,7 @@ class SqliteStorage(CollectingStorage):
         discarding = self._discarding or self._marks.discarded > self._durable.discarded
         self._transact(self._write_rows if self._rows else None, discarding=discarding)
         if self._files.taking:
-            self._files.beside(sum(len(value) for _, value in self._rows.values()))
+            self._files.beside(sum(len(value) for _, value, _ in self._rows.values()))
 
     def _transact(
         self,
@@ -318,8 +318,8 @@ class SqliteStorage(CollectingStorage):
             self._rows_checksum -= checksum
         rows = []
         total = size = 0
-        for slot, (ballot, value) in self._rows.items():
-            checksum = row_checksum(slot, ballot.round, ballot.leader, value)
+        for slot, (ballot, value, inner) in self._rows.items():
+            checksum = row_checksum(slot, ballot.round, ballot.leader, inner)
             total += checksum
             size += len(value)
             rows.append((slot, ballot.round, ballot.leader, value, checksum))
@@ -330,7 +330,7 @@ class SqliteStorage(CollectingStorage):
 
     def _delete_rows(self, cursor: sqlite3.Cursor) -> None:
         """Delete a bounded number of discarded rows; the next commits delete more."""
-        enough = max(DISCARD_BYTES, 4 * sum(len(value) for _, value in self._rows.values()))
+        enough = max(DISCARD_BYTES, 4 * sum(len(value) for _, value, _ in self._rows.values()))
         oldest = self._query(
             "SELECT slot, checksum, length(value) FROM accepted WHERE slot<=? "
             "ORDER BY slot LIMIT ?", self._marks.discarded, DISCARD_ROWS,

@@ -94,7 +94,10 @@ class Storage(Protocol):
 
     def save_promise(self, ballot: Ballot) -> None: ...
 
-    def save_accepted(self, slot: int, ballot: Ballot, value: bytes) -> None: ...
+    def save_accepted(
+        self, slot: int, ballot: Ballot, value: bytes, checksum: int | None = None
+    ) -> None:
+        """Remember a value; `checksum` is its CRC-32 if that is at hand."""
 
     def save_chosen_to(self, slot: int, *, lazily: bool = True) -> None:
         """Remember; lazily means with the next commit, without making the storage dirty."""

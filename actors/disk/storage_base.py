@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from zlib import crc32
 
 import msgspec
 
@@ -49,8 +50,8 @@ class CollectingStorage(ABC):
         self._created = False
         self._durable = Marks()
         self._marks = Marks()
-        self._rows: dict[int, tuple[Ballot, bytes]] = {}
-        """Collected accepted values by slot; the last write to a slot wins."""
+        self._rows: dict[int, tuple[Ballot, bytes, int]] = {}
+        """Collected accepted values by slot, with their CRC-32; the last write to a slot wins."""
         self._ballots: dict[int, Ballot] = {}
         """The ballot of each row on the disk or collected."""
         self._replaced: set[int] = set()
@@ -99,7 +100,9 @@ class CollectingStorage(ABC):
             self._marks.promised = ballot
             self.dirty = True
 
-    def save_accepted(self, slot: int, ballot: Ballot, value: bytes) -> None:
+    def save_accepted(
+        self, slot: int, ballot: Ballot, value: bytes, checksum: int | None = None
+    ) -> None:
         held = self._ballots.get(slot)
         if held is not None and slot not in self._rows:
             self._replaced.add(slot)
@@ -111,7 +114,7 @@ class CollectingStorage(ABC):
             invariant(slot < INTEGER_LIMIT, "slot %d is beyond 63 bits", slot)
             invariant(False, "slot %d accepted in %s, above the promise", slot, ballot)
         self._ballots[slot] = ballot
-        self._rows[slot] = (ballot, value)
+        self._rows[slot] = (ballot, value, crc32(value) if checksum is None else checksum)
         self.dirty = True
 
     def save_chosen_to(self, slot: int, *, lazily: bool = True) -> None:

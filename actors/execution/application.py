@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from zlib import crc32
 
 import msgspec
 
@@ -143,9 +144,12 @@ class Application:
         self._agree(agreed)
         self.chain.begin(agreed.digest_version, 0)
 
-    def execute(self, slot: int, value: bytes, batch: Batch | None = None) -> list[Executed]:
-        """Execute the chosen value of the next slot; `batch` is its decoded form if at hand.
+    def execute(
+        self, slot: int, value: bytes, batch: Batch | None = None, checksum: int | None = None
+    ) -> list[Executed]:
+        """Execute the chosen value of the next slot.
 
+        `batch` is its decoded form and `checksum` its CRC-32, if they are at hand.
         Raises `ExecutionFailed`, after which nothing here may be relied on.
         """
         invariant(slot == self.executed + 1, "slot %d executed after %d", slot, self.executed)
@@ -159,7 +163,8 @@ class Application:
                 batch = decode_batch(value)
             self._all_went_well = True
             results = with_allowance(self._execute_batch, slot, batch)
-        self.chain.extend(slot, value, self._outcome(results))
+        checksum = crc32(value) if checksum is None else checksum
+        self.chain.extend(slot, checksum, self._outcome(results))
         if self._agreed_next is not self.agreed:
             self._agree(self._agreed_next)  # in force from the next slot on
             if self.agreed.digest_version != self.chain.version:

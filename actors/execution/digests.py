@@ -67,9 +67,12 @@ class HashChain:
         """The hash after slot `last`."""
         return self._kept[-1]
 
-    def extend(self, slot: int, value: bytes, replies: bytes) -> None:
-        """Slot `slot`, the next one, held `value` and came to `replies` (of any encoding)."""
-        link = _LINK.pack(self._kept[-1], slot, crc32(value), crc32(replies))
+    def extend(self, slot: int, checksum: int, replies: bytes) -> None:
+        """Slot `slot`, the next one, came to `replies`, of any encoding.
+
+        `checksum` is the CRC-32 of its value, which the log has taken already.
+        """
+        link = _LINK.pack(self._kept[-1], slot, checksum, crc32(replies))
         self.last = slot
         self._kept.append(blake2b(link, digest_size=HASH_BYTES).digest())
 

@@ -67,3 +67,24 @@ def test_a_commit_takes_no_more_calls_than_it_did(tmp_path: Path) -> None:
             storage.maintain(tidy=False)
     storage.close()
     assert calls.total() / PUTS <= COMMIT_CALLS, calls.most_common(40)
+
+
+def test_a_value_is_gone_through_once() -> None:
+    """Its row on the disk and the chain of hashes share a CRC-32 of all its bytes."""
+    passes = 0
+
+    def note(_frame: FrameType, event: str, function: object) -> None:
+        nonlocal passes
+        if event == "c_call" and getattr(function, "__name__", "") == "crc32":
+            passes += 1
+
+    cluster = Cluster().start(1, 2, 3)
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    sys.setprofile(note)
+    try:
+        cluster.command(1, session, 1, bytes(100_000))
+        cluster.stabilize()
+    finally:
+        sys.setprofile(None)
+    assert passes == 3 * 2, "a value and its replies, at each of three servers"

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -163,11 +164,11 @@ def test_equal_servers_never_ask() -> None:
 def test_a_follower_that_is_ahead_is_compared_later() -> None:
     chain, ahead = HashChain(1), HashChain(1)
     comparison = Comparison()
-    ahead.extend(1, b"x", b"")
+    ahead.extend(1, 1, b"")
     assert not comparison.heard(2, 1, 1, ahead.head, chain)
-    ahead.extend(2, b"x", b"")
+    ahead.extend(2, 1, b"")
     assert not comparison.heard(2, 1, 2, ahead.head, chain)
-    chain.extend(1, b"y", b"")
+    chain.extend(1, 2, b"")
     assert comparison.heard(2, 1, 2, ahead.head, chain), "what it said of slot 1 was kept"
 
 
@@ -177,7 +178,7 @@ def test_a_follower_that_is_ahead_is_compared_later() -> None:
 def chained(*slots: tuple[bytes, bytes]) -> HashChain:
     chain = HashChain(1)
     for slot, (value, replies) in enumerate(slots, 1):
-        chain.extend(slot, value, replies)
+        chain.extend(slot, crc32(value), replies)
     return chain
 
 
@@ -199,7 +200,7 @@ def test_hashes_are_kept_for_a_while_and_for_snapshots() -> None:
     chain = HashChain(1)
     heads = {}
     for slot in range(1, 3 * KEPT_SLOTS):
-        chain.extend(slot, b"v", b"r")
+        chain.extend(slot, 3, b"r")
         heads[slot] = chain.head
         if slot in (100, 200, 300, 400, 500):
             chain.pin()
@@ -215,8 +216,8 @@ def test_the_first_slot_that_differs_is_found_among_all_that_are_kept() -> None:
     for first in (1, 7, 4095, 4096):
         mine, theirs = HashChain(1), HashChain(1)
         for slot in range(1, KEPT_SLOTS + 1):
-            mine.extend(slot, b"v", b"r")
-            theirs.extend(slot, b"v", b"R" if slot == first else b"r")
+            mine.extend(slot, 3, b"r")
+            theirs.extend(slot, 3, b"R" if slot == first else b"r")
         inquiry = Inquiry(0.0)
         for server in (2, 3):
             inquiry.answers[server] = DigestReply(1, *theirs.between(0, 5000), True)
@@ -240,7 +241,7 @@ def test_who_does_not_vote_or_hashes_otherwise_does_not_count(reply: dict[str, A
 def test_a_new_version_begins_anew() -> None:
     chain = chained((b"v", b"r"))
     chain.begin(2, 1)
-    chain.extend(2, b"v", b"r")
+    chain.extend(2, 3, b"r")
     assert chain.at(1) != chained((b"v", b"r")).head
     assert not chain.differs(1, 2, b"x" * 16) and chain.differs(2, 2, b"x" * 16)
 

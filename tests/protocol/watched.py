@@ -45,7 +45,7 @@ class WatchedDisk(MemoryStorage):
         watch, server = self.cluster_watch, self.server
         watch.on_commit(server, self.count)
         watch.on_promise_durable(server, marks.promised)
-        for slot, (ballot, value) in rows.items():
+        for slot, (ballot, value, _) in rows.items():
             watch.on_row_durable(server, slot, ballot, value)
         if marks.snapshot is not None and marks.snapshot != before.snapshot:
             watch.on_snapshot_durable(server, marks.snapshot.slot)
@@ -117,9 +117,11 @@ def tap(server: PaxosServer, number: ServerId, watch: ClusterWatch) -> None:
     machine = application.machine
     assert isinstance(machine, Register)
 
-    def watched_execute(slot: int, value: bytes, batch: Batch | None = None) -> list[Executed]:
+    def watched_execute(
+        slot: int, value: bytes, batch: Batch | None = None, checksum: int | None = None
+    ) -> list[Executed]:
         before = len(machine.applied)
-        results = execute(slot, value, batch)
+        results = execute(slot, value, batch, checksum)
         watch.on_execute(number, slot, value, results, machine.applied[before:])
         return results
 

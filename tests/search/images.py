@@ -58,7 +58,7 @@ ATOMS = {
 """Immutable and hashable as they are."""
 
 OBJECTS: dict[type, tuple[str, ...]] = {
-    Slot: ("ballot", "value", "chosen"),
+    Slot: ("ballot", "value", "checksum", "chosen"),
     SlotLog: ("_slots", "discarded", "chosen_to", "last", "value_bytes"),
     Candidacy: ("ballot", "first_slot", "promised", "_expected", "_reported", "ask_again_at"),
     ReadQueue: ("_waiting", "bytes"),

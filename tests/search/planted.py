@@ -486,9 +486,11 @@ plant(
 
 
 def _forget_accepted(original: Original) -> Any:
-    def save_accepted(self: CollectingStorage, slot: int, ballot: Ballot, value: bytes) -> None:
+    def save_accepted(
+        self: CollectingStorage, slot: int, ballot: Ballot, value: bytes, checksum: int | None
+    ) -> None:
         if slot % 3:
-            original(self, slot, ballot, value)
+            original(self, slot, ballot, value, checksum)
 
     return save_accepted
 

@@ -138,7 +138,7 @@ class RecordingDisk(MemoryStorage):
             raise Died
         rows = dict(self._rows)
         super().commit()
-        for slot, (ballot, value) in rows.items():
+        for slot, (ballot, value, _) in rows.items():
             self.effects.append(("vote", slot, ballot, value))
         if self.fate == "dies after the sync":
             raise Died
@@ -297,8 +297,10 @@ class Steps:
         machine = application.machine
         assert isinstance(machine, Register)
 
-        def watched(slot: int, value: bytes, batch: Batch | None = None) -> list[Executed]:
-            results = execute(slot, value, batch)
+        def watched(
+            slot: int, value: bytes, batch: Batch | None = None, checksum: int | None = None
+        ) -> list[Executed]:
+            results = execute(slot, value, batch, checksum)
             self.effects.append(("executed", slot, value, tuple(machine.applied)))
             return results
 

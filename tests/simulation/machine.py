@@ -39,9 +39,11 @@ def tap(application: Application, server: ServerId, watch: ClusterWatch) -> None
     store = application.machine
     assert isinstance(store, WatchedStore)
 
-    def watched_execute(slot: int, value: bytes, batch: Batch | None = None) -> list[Executed]:
+    def watched_execute(
+        slot: int, value: bytes, batch: Batch | None = None, checksum: int | None = None
+    ) -> list[Executed]:
         store.applied = []
-        results = execute(slot, value, batch)
+        results = execute(slot, value, batch, checksum)
         watch.on_execute(server, slot, value, results, store.applied)
         watch.on_agreed(server, slot, encode_agreed(application.agreed))
         return results
@@ -186,9 +188,11 @@ class SimulatedDisk:
         self._promise = ballot
         self._inner.save_promise(ballot)
 
-    def save_accepted(self, slot: int, ballot: Ballot, value: bytes) -> None:
+    def save_accepted(
+        self, slot: int, ballot: Ballot, value: bytes, checksum: int | None = None
+    ) -> None:
         self._rows.append((slot, ballot, value))
-        self._inner.save_accepted(slot, ballot, value)
+        self._inner.save_accepted(slot, ballot, value, checksum)
 
     def save_chosen_to(self, slot: int, *, lazily: bool = True) -> None:
         self._lazy.append((self._watch.on_chosen_durable, slot))
