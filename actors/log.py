@@ -61,7 +61,8 @@ class SlotLog:
         """
         held = self._slots.get(slot)
         if held is None:
-            invariant(slot > self.discarded, "slot %d accepted after its discarding", slot)
+            if slot <= self.discarded:
+                invariant(False, "slot %d accepted after its discarding", slot)
             held = self._slots[slot] = Slot(ballot, value)
             self.value_bytes += len(value)
             self.last = max(self.last, slot)
@@ -81,8 +82,8 @@ class SlotLog:
     def choose(self, slot: int) -> None:
         """Mark the accepted value of `slot` as chosen, and move `chosen_to` over what is."""
         held = self._slots.get(slot)
-        invariant(held is not None, "slot %d chosen while empty", slot)
         if held is None:
+            invariant(False, "slot %d chosen while empty", slot)
             return
         held.chosen = True
         if slot != self.chosen_to + 1:

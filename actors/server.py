@@ -365,14 +365,15 @@ class PaxosServer(BurstActor):
     def _send_early(self) -> None:
         """P2As rely on the ballot alone, and that was synced before phase 1 began (rule 10)."""
         reign = self._reign
-        invariant(reign is not None, "P2As of a server that does not lead")
         if reign is None:
+            invariant(False, "P2As of a server that does not lead")
             return
         thrift, sent = reign.thrift, 0
         frame: list[P2A] = []
         size = 0
         for p2a in self._early:
-            invariant(p2a.ballot == self._durable_promise, "P2A in ballot %s", p2a.ballot)
+            if p2a.ballot != self._durable_promise:
+                invariant(False, "P2A in ballot %s", p2a.ballot)
             frame.append(p2a)
             size += len(p2a.value)
             if size >= FRAME_BYTES:

@@ -152,7 +152,8 @@ class Application:
         `batch` is its decoded form and `checksum` its CRC-32, if they are at hand.
         Raises `ExecutionFailed`, after which nothing here may be relied on.
         """
-        invariant(slot == self.executed + 1, "slot %d executed after %d", slot, self.executed)
+        if slot != self.executed + 1:
+            invariant(False, "slot %d executed after %d", slot, self.executed)
         self.executed = slot
         if self._enters:
             self.machine.enter(slot)
