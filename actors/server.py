@@ -1104,9 +1104,7 @@ class PaxosServer(BurstActor):
             self._counters["lease_reads"] += 1
             self._answer_query(client, query)
         elif len(reign.reads) >= MAX_READS or reign.reads.bytes >= MAX_READ_BYTES:
-            self._counters["overloaded"] += 1
-            payload = overloaded("too many reads are waiting", RETRY_AFTER)
-            self._reply(client, QueryReply(query.id, ReplyStatus.OVERLOADED, payload))
+            self._put_off(client, query.id, "too many reads are waiting")
         else:
             reign.reads.add(reign.rounds.last + 1, self.log.chosen_to, client, query)
 
@@ -1183,9 +1181,7 @@ class PaxosServer(BurstActor):
         watching = self._watching
         reason = watching.refusal(client, len(watch.query))
         if reason:
-            self._counters["overloaded"] += 1
-            payload = overloaded(reason, RETRY_AFTER)
-            self._reply(client, QueryReply(watch.id, ReplyStatus.OVERLOADED, payload))
+            self._put_off(client, watch.id, reason)
             return
         if not watching.held:
             watching.seen = self.application.executed
@@ -1244,8 +1240,7 @@ class PaxosServer(BurstActor):
             if client not in sizes:
                 sizes[client] = FRAME_BYTES if self._network.congested(client) else 0
             if sizes[client] >= FRAME_BYTES:
-                busy = overloaded("this client has much to read", RETRY_AFTER)
-                self._reply(client, QueryReply(watch, ReplyStatus.OVERLOADED, busy))
+                self._put_off(client, watch, "this client has much to read")
                 continue
             size = len(reply.payload) + MESSAGE_BYTES
             sizes[client] += size
@@ -1345,6 +1340,12 @@ class PaxosServer(BurstActor):
         queued = self._to_client.setdefault(client, [])
         if not queued or type(queued[-1]) is not Overloaded:
             queued.append(Overloaded(round(RETRY_AFTER * 1000), reason))
+
+    def _put_off(self, client: ClientToken, number: int, reason: str) -> None:
+        """This request is refused for a bound: the client may come again."""
+        self._counters["overloaded"] += 1
+        payload = overloaded(reason, RETRY_AFTER)
+        self._reply(client, QueryReply(number, ReplyStatus.OVERLOADED, payload))
 
     def _take_turns(self) -> None:
         """Serve those that waited, in turns, until the step's share is spent."""
@@ -1458,8 +1459,7 @@ class PaxosServer(BurstActor):
         key = (0, change.id)
         if key not in reign.waiting:
             if reign.pending.bytes >= self.settings.max_pending_bytes:
-                payload = overloaded("too much is waiting", RETRY_AFTER)
-                self._reply(client, QueryReply(change.id, ReplyStatus.OVERLOADED, payload))
+                self._put_off(client, change.id, "too much is waiting")
                 return
             command = encode_change(Change(change.changed_at, change.values))
             reign.pending.add(Entry(0, change.id, SETTINGS, 0, command))
@@ -1480,9 +1480,7 @@ class PaxosServer(BurstActor):
                 self._reply(client, QueryReply(request.id, ReplyStatus.INVALID, payload))
                 return
             if reign.chores.full:
-                self._counters["overloaded"] += 1
-                payload = overloaded("too many renewals are waiting", RETRY_AFTER)
-                self._reply(client, QueryReply(request.id, ReplyStatus.OVERLOADED, payload))
+                self._put_off(client, request.id, "too many renewals are waiting")
                 return
             self._counters["renewals"] += 1
             reign.chores.add(Entry(0, request.id, RENEWAL, 0, request.command), self._now)
