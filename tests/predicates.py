@@ -32,6 +32,8 @@ PREDICATES = {
     "made once": "a cluster is in force only once all members have stored that, and only one is",
     "snapshots agree": "a snapshot's state is the one that its slot's prefix leads to",
     "equal states": "servers that executed equally far have equal states",
+    "revisions": "each write's revision is its own, above all that were told before it was asked",
+    "transactions": "a transaction is seen whole, in one revision, and the past as it was",
     "linearizable": "the clients' history has an order that explains all results",
     "progress": "once all faults are healed, everything asked for is answered in bounded time",
     "memory falls back": "once all are in step again, the logs are short again",

@@ -36,6 +36,14 @@ EXPECTED = {
         "came back: sweep",
         "then: pop from empty list",
     ],
+    "transactions.py": [
+        "moved: True and both are of one revision: True",
+        "left: 50",
+        "before: {'alice': b'70', 'bob': b'30'}",
+        "now: {'alice': b'50', 'bob': b'50'}",
+        "unknown: True",
+        "visits: 1",
+    ],
     "embedded_counter.py": [
         "add 3 → 6",
         "total: 6",

@@ -13,18 +13,22 @@ from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.errors import PaxonError, RequestTimeout, WrongCluster
 from paxon.kvstore.store.operations import (
     Append,
+    Compare,
     CompareAndSet,
     Delete,
     Get,
     Operation,
     Put,
+    Range,
     Scan,
+    Txn,
     is_read,
     is_refusal,
 )
 from tests import linearizability
 from tests.invariants import InvariantBroken
 from tests.simulation.node import CLIENT_PLACE
+from tests.simulation.pairs import PAIRS, pair
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -122,6 +126,20 @@ class SimulatedClient:
                 return Delete(key)
             case "cas":
                 return CompareAndSet(key, self._seen.get(key), value)
+            case "swap":  # compare-and-set, as a transaction
+                seen = self._seen.get(key)
+                held = (
+                    Compare(key, "version", "=", 0)
+                    if seen is None
+                    else Compare(key, "value", "=", seen)
+                )
+                return Txn([held], [Put(key, value)], [Get(key)])
+            case "pair":
+                return pair(random.randrange(self.plan.keys), value)
+            case "pairs":
+                return random.choice((PAIRS, Txn([], [PAIRS], [])))
+            case "past":
+                return self.world.pairs.draw_past(random)
             case "scan":
                 return Scan(random.choice((b"", b"k", key)), random.choice((1, 2, 100)))
             case _:
@@ -159,7 +177,7 @@ class SimulatedClient:
         self.poll()
         return ticket
 
-    def _record(self, operation: Operation) -> linearizability.Operation:
+    def _record(self, operation: Operation) -> linearizability.Operation | None:
         call = self.world.history.call
         match operation:
             case Put(key, value):
@@ -174,6 +192,11 @@ class SimulatedClient:
                 return call(self.number, "scan", prefix.decode(), limit=limit)
             case Get(key):
                 return call(self.number, "get", key.decode())
+            case Txn([Compare(key, _, _, operand)], [Put(_, new), *_]):
+                expected = operand if isinstance(operand, bytes) else None
+                return call(self.number, "cas", key.decode(), new, expected=expected)
+            case Txn() | Range():
+                return None  # `Pairs` checks it
             case _:
                 raise AssertionError(f"nobody asks for {operation!r}")
 
@@ -192,7 +215,9 @@ class SimulatedClient:
             world.answered += 1
             assert ticket.result is not None
             result = ticket.result[0]
-            if is_refusal(result):
+            if isinstance(operation, Txn | Range):
+                result = self._check_transaction(operation, floor, result)
+            elif is_refusal(result):
                 raise InvariantBroken("no failure", f"the store refused {operation!r}: {result}")
             if isinstance(operation, Scan):
                 more, pairs = result
@@ -213,7 +238,27 @@ class SimulatedClient:
         if not world.healing:
             self._think()
 
-    def _check_revision(self, operation: Put, floor: int, revision: int) -> None:
+    def _check_transaction(self, operation: Txn | Range, floor: int, result: Any) -> Any:
+        """What it tells of revisions, and of pairs of keys; whether it succeeded."""
+        match operation:
+            case Txn([], [Put(key, value), *_]):
+                self._check_revision(operation, floor, result[1])
+                self.world.pairs.written(key, value, result)
+            case Txn([_], [Put(key), *_]):
+                if result[0]:
+                    self._check_revision(operation, floor, result[1])
+                else:
+                    self._seen[key] = result[2][0]
+                return result[0]
+            case Txn():
+                self.world.pairs.read(result[2][0], floor)
+            case Range(_, None):
+                self.world.pairs.read_past(operation, result)
+            case Range():
+                self.world.pairs.read(result, floor)
+        return None
+
+    def _check_revision(self, operation: Put | Txn, floor: int, revision: int) -> None:
         """No revision is told twice, and each is above all that were told before it was asked."""
         world = self.world
         if revision <= floor or revision in world.revisions:

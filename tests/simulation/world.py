@@ -21,6 +21,7 @@ from tests.simulation.client import SimulatedClient
 from tests.simulation.machine import SimulatedDisk
 from tests.simulation.network import SimulatedNetwork
 from tests.simulation.node import CLUSTER, Node
+from tests.simulation.pairs import Pairs
 from tests.simulation.plan import LEADER, Fault, Plan
 from tests.simulation.trace import Trace
 from tests.simulation.variety import new_values
@@ -50,6 +51,7 @@ class World:
         """Those of the puts that were acknowledged …"""
         self.revision = 0
         """… and the highest of them."""
+        self.pairs = Pairs()
         self.network = SimulatedNetwork(plan.network, Random(f"network {plan.seed}"), self.schedule)
         self.addresses = {server: f"sim-{server}" for server in ids}
         self.nodes = {
