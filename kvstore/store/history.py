@@ -124,8 +124,8 @@ class History:
             revision: the last of them.
         """
         blocks = self.blocks
-        if blocks and blocks[-1].events < _BLOCK_EVENTS and blocks[-1].bytes < _BLOCK_BYTES:
-            block = blocks[-1]
+        block = blocks[-1] if blocks else None
+        if block is not None and block.events < _BLOCK_EVENTS and block.bytes < _BLOCK_BYTES:
             block.events += events
             block.bytes += size
             block.last = revision
@@ -134,7 +134,7 @@ class History:
         self.bytes += size
         first = blocks[0]
         if self.bytes > KEPT_BYTES or (
-            first.last <= self.aged and len(self) - first.events >= KEPT_EVENTS
+            first.last <= self.aged and len(self.items) - self.start - first.events >= KEPT_EVENTS
         ):
             self._trim()
 

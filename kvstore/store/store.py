@@ -211,6 +211,8 @@ class KVStore(StateMachine):
         checked = self._checked.pop(id(command), None) if self._checked else None
         operations = decode_operations(command) if checked is None else checked[1]
         self._version += 1
+        if len(operations) == 1 and type(put := operations[0]) is Item and self._put_alone(put):
+            return _encoder.encode((self._state.revision,))
         self._room.used = 0
         large = len(command) > self._bounds.max_value_bytes
         results: list[Result] = []
@@ -223,6 +225,38 @@ class KVStore(StateMachine):
             results.append(self._execute(other))
         self._state.keep_index()
         return encode_results(results)
+
+    def _put_alone(self, put: Item) -> bool:
+        """Carry out a command's only put; False, and nothing is changed, if it is no plain one."""
+        state, bounds = self._state, self._bounds
+        key, held = put.key, state.data.get(put.key)
+        if (
+            put.lease
+            or not 0 < len(key) <= bounds.max_key_bytes
+            or len(put.value) > bounds.max_value_bytes
+        ):
+            return False
+        history, size = state.history, EVENT_BYTES
+        if held is None:
+            if state.index is not None:
+                state.unindexed.add(key)
+            put.created = put.modified = state.revision + 1
+            put.version = 1
+        elif held.lease:
+            return False
+        else:
+            key = put.key = held.key
+            put.created = held.created
+            put.modified = state.revision + 1
+            put.version = held.version + 1
+            size += len(held.value)
+        state.revision += 1
+        state.data[key] = put
+        history.items.append(put)
+        history.befores.append(held)
+        history.count(1, size, state.revision)
+        state.keep_index()
+        return True
 
     def _put_many(
         self,
