@@ -54,6 +54,7 @@ from paxon.kvstore.store.refusals import Refusal, Room, TooLong
 from paxon.kvstore.store.spans import prefix_span
 from paxon.kvstore.store.state import MAX_REVISION_BYTES, MAX_REVISION_EVENTS, State
 from paxon.kvstore.store.transactions import Bounds, Transaction
+from paxon.kvstore.store.watching import Watches
 
 __all__ = ["KVStore"]
 
@@ -109,6 +110,8 @@ class KVStore(StateMachine):
         self._state = State()
         self._checked: dict[int, tuple[bytes, list[Executable]]] = {}
         """What `check` decoded, by the identity of the command: most is executed here soon."""
+        self._watches = Watches()
+        """Those that this very server keeps: no part of the state."""
         self._version = 0
         self._digest: tuple[int, str] = (-1, "")
         self._room = Room()
@@ -325,6 +328,20 @@ class KVStore(StateMachine):
         self._room.used = 0
         return encode_results([self._execute(operation) for operation in operations])
 
+    def watch(self, number: int, query: bytes) -> bytes | None:
+        """Answer `Events` as a query does, or keep it until there are some."""
+        return self._watches.ask(number, query, self._state, self._bounds.max_scan_bytes)
+
+    def unwatch(self, number: int) -> None:
+        self._watches.drop(number)
+
+    def happened(self) -> list[tuple[int, bytes]]:
+        return self._watches.happened(self._state, self._bounds.max_scan_bytes)
+
+    def watched_through(self) -> bytes:
+        """The store's revision: as far as all watches kept are complete."""
+        return encode_results([self._state.revision])
+
     def snapshot(self) -> bytes:
         return encode_state(self._state)
 
@@ -332,6 +349,7 @@ class KVStore(StateMachine):
         """Become what `snapshot` holds. Raises ValueError if it is not a snapshot of a store."""
         self._state = decode_state(snapshot)
         self._version += 1
+        self._watches.start_anew()
 
     def next_wakeup(self) -> int | None:
         """When the next lease ends, by the log's time in nanoseconds; None if there is none."""
@@ -537,6 +555,7 @@ class KVStore(StateMachine):
         if operation.revision <= max(history.compacted, history.oldest - 1):
             raise state.compacted(operation.revision)
         state.check_revision(operation.revision)
+        self._watches.look(state, self._bounds.max_scan_bytes)
         history.compact(operation.revision)
         history.compacted = operation.revision
         return history.oldest

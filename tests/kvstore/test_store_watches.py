@@ -1,0 +1,240 @@
+"""Which watches an event concerns, and what they are answered: the store's half of rule 14."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paxon.kvstore.store.operations import (
+    Compact,
+    Delete,
+    DeleteRange,
+    Events,
+    Operation,
+    Put,
+    decode_results,
+    encode_operations,
+)
+from paxon.kvstore.store.spans import EVERYTHING, contains, prefix_span
+from paxon.kvstore.store.store import KVStore
+
+KEY = [(b"k", None)]
+
+
+def run(store: KVStore, *operations: Operation) -> list[Any]:
+    """Execute a command; its results."""
+    return decode_results(store.apply(encode_operations(operations)))
+
+
+def watch(store: KVStore, number: int, after: int, spans: Any = KEY, **options: Any) -> Any:
+    """What a watch is answered at once, None if it is kept."""
+    answer = store.watch(number, encode_operations([Events(after, spans, **options)]))
+    return None if answer is None else decode_results(answer)[0]
+
+
+def happened(store: KVStore) -> dict[int, Any]:
+    """The answers that are due, by the watches' numbers."""
+    return {number: decode_results(answer)[0] for number, answer in store.happened()}
+
+
+def keys(answer: Any) -> list[tuple[int, bytes, bool]]:
+    """Of the events in an answer: revision, key, and whether it was put."""
+    return [(item[3], item[0], item[4] > 0) for item, _ in answer[1]]
+
+
+def test_an_event_answers_the_watches_of_its_key_and_no_others() -> None:
+    store = KVStore()
+    assert watch(store, 1, 1) is None
+    assert watch(store, 2, 1, [(b"other", None)]) is None
+    run(store, Put(b"k", b"v"))
+    answers = happened(store)
+    assert list(answers) == [1]
+    assert answers[1][0] == 2
+    assert keys(answers[1]) == [(2, b"k", True)]
+    run(store, Put(b"k", b"w"))
+    assert happened(store) == {}, "it was answered, and is kept no more"
+
+
+def test_what_happened_before_is_answered_at_once() -> None:
+    store = KVStore()
+    run(store, Put(b"k", b"1"), Put(b"x", b"2"), Put(b"k", b"3"))
+    assert keys(watch(store, 1, 1)) == [(2, b"k", True), (4, b"k", True)]
+    assert keys(watch(store, 1, 2)) == [(4, b"k", True)]
+    assert watch(store, 1, 4) is None
+
+
+def test_a_start_above_the_stores_revision_waits_and_nothing_up_to_it_is_told() -> None:
+    """Rule 13: a server that is late would tell 91 to 100 twice."""
+    store = KVStore()
+    assert watch(store, 1, 4) is None
+    run(store, Put(b"k", b"1"))
+    run(store, Put(b"k", b"2"), Put(b"k", b"3"))
+    assert happened(store) == {}
+    run(store, Put(b"k", b"4"))
+    assert keys(happened(store)[1]) == [(5, b"k", True)]
+
+
+def test_a_revision_is_told_whole() -> None:
+    store = KVStore()
+    run(store, *(Put(b"k%d" % n, b"") for n in range(5)))
+    watch(store, 1, store.revision, [prefix_span(b"k")])
+    run(store, DeleteRange(*prefix_span(b"k")))
+    assert keys(happened(store)[1]) == [(7, b"k%d" % n, False) for n in range(5)]
+
+
+def test_puts_alone_deletes_alone_and_what_was_before() -> None:
+    store = KVStore()
+    for number, options in enumerate(({"deletes": False}, {"puts": False}, {"previous": True})):
+        assert watch(store, number, 1, **options) is None
+    run(store, Put(b"k", b"v"))
+    assert list(happened(store)) == [0, 2]
+    run(store, Delete(b"k"))
+    assert keys(happened(store)[1]) == [(3, b"k", False)]
+    ((_, previous),) = watch(store, 3, 2, previous=True)[1]
+    assert previous[1] == b"v"
+
+
+def test_one_watch_of_several_spans_is_told_of_an_event_once() -> None:
+    store = KVStore()
+    watch(store, 1, 1, [(b"k", None), (b"k", None), prefix_span(b"k"), (b"a", b"z"), EVERYTHING])
+    run(store, Put(b"k", b"v"))
+    assert keys(happened(store)[1]) == [(2, b"k", True)]
+
+
+def test_what_is_dropped_is_told_nothing() -> None:
+    store = KVStore()
+    spans = [(b"k", None), prefix_span(b"k"), (b"a", b"z")]
+    watch(store, 1, 1, spans)
+    watch(store, 2, 1, spans)
+    store.unwatch(1)
+    store.unwatch(1)
+    run(store, Put(b"k", b"v"))
+    assert list(happened(store)) == [2]
+    assert vars(store._watches)["_by_key"] == vars(store._watches)["_by_prefix"] == {}
+    assert vars(store._watches)["_by_span"] == vars(store._watches)["_lengths"] == {}
+
+
+def test_compaction_takes_no_event_from_a_watch_that_waits() -> None:
+    """Only who really missed something is told so, even if it happens in one command."""
+    store = KVStore()
+    run(store, Put(b"k", b"0"))
+    watch(store, 1, 2)
+    run(store, Put(b"k", b"1"), Delete(b"k"), Put(b"x", b""), Compact(5))
+    assert keys(happened(store)[1]) == [(3, b"k", True), (4, b"k", False)]
+    refused = watch(store, 1, 2)
+    assert refused["kind"] == "compacted"
+    assert refused["oldest"] == 5
+    assert watch(store, 1, 4) is None, "what follows 4 is all there"
+
+
+def test_a_quiet_watch_is_not_overtaken_by_compaction() -> None:
+    store = KVStore()
+    watch(store, 1, 1)
+    for _ in range(3):
+        run(store, *(Put(b"x", b"") for _ in range(10)), Compact(store.revision or 1))
+        assert happened(store) == {}
+    run(store, Put(b"k", b"v"))
+    assert keys(happened(store)[1]) == [(store.revision, b"k", True)]
+
+
+def test_after_a_snapshot_each_watch_goes_on_from_its_own_position() -> None:
+    """Rule 15: of what happened between, nothing is lost and nothing told twice."""
+    late, current = KVStore(), KVStore()
+    for store in (late, current):
+        run(store, Put(b"k", b"1"), Put(b"k", b"2"))
+    watch(late, 1, 3)
+    watch(late, 2, 5)
+    watch(late, 3, 3, [(b"quiet", None)])
+    run(current, Put(b"k", b"3"), Put(b"k", b"4"), Put(b"k", b"5"))
+    late.restore(current.snapshot())
+    answers = happened(late)
+    assert keys(answers[1]) == [(4, b"k", True), (5, b"k", True), (6, b"k", True)]
+    assert keys(answers[2]) == [(6, b"k", True)]
+    assert list(answers) == [1, 2]
+    run(late, Put(b"quiet", b""))
+    assert keys(happened(late)[3]) == [(7, b"quiet", True)]
+
+
+def test_a_snapshot_without_what_a_watch_waits_for_says_so() -> None:
+    late, current = KVStore(), KVStore()
+    watch(late, 1, 1)
+    run(current, Put(b"k", b"1"), Put(b"k", b"2"), Compact(3))
+    late.restore(current.snapshot())
+    assert happened(late)[1]["kind"] == "compacted"
+
+
+def test_watches_are_no_part_of_the_state() -> None:
+    store, other = KVStore(), KVStore()
+    watch(store, 1, 1)
+    for one in (store, other):
+        run(one, Put(b"k", b"v"))
+    assert store.snapshot() == other.snapshot()
+    assert store.digest() == other.digest()
+    happened(store)
+    assert store.snapshot() == other.snapshot()
+
+
+@pytest.mark.parametrize("query", [b"", b"\x90", encode_operations([Put(b"k", b"v")]), b"\xc1"])
+def test_what_is_no_watch_is_refused(query: bytes) -> None:
+    with pytest.raises(ValueError, match=r"list of store operations|a watch is one"):
+        KVStore().watch(1, query)
+
+
+def test_a_thousand_watches_of_one_key_share_one_answer() -> None:
+    store = KVStore()
+    for number in range(1000):
+        watch(store, number, 1)
+    run(store, Put(b"k", b"v"))
+    answers = [answer for _, answer in store.happened()]
+    assert len(answers) == 1000
+    assert len(set(map(id, answers))) == 1
+
+
+small_keys = st.sampled_from([b"", b"a", b"ab", b"a\xff", b"a\xff\xff", b"b", b"\xff", b"\xff\xff"])
+spans = st.one_of(
+    st.tuples(small_keys, st.none()),
+    small_keys.map(prefix_span),
+    st.tuples(small_keys, small_keys),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    wanted=st.lists(st.tuples(st.lists(spans, max_size=3), st.integers(0, 8)), max_size=6),
+    writes=st.lists(st.tuples(small_keys.filter(len), st.booleans()), max_size=12),
+    cuts=st.sets(st.integers(0, 12)),
+)
+def test_who_waits_is_told_what_a_read_would_tell(
+    wanted: list[tuple[list[Any], int]], writes: list[tuple[bytes, bool]], cuts: set[int]
+) -> None:
+    """The index finds exactly the watches whose spans hold a key that was written."""
+    store = KVStore()
+    told: dict[int, list[Any]] = {n: [] for n in range(len(wanted))}
+    position = {n: after for n, (_, after) in enumerate(wanted)}
+
+    def take(number: int, answer: Any) -> None:
+        while answer is not None:
+            through, _ = answer
+            told[number] += keys(answer)
+            position[number] = max(position[number], through)
+            answer = watch(store, number, position[number], wanted[number][0])
+
+    for number, (these, after) in enumerate(wanted):
+        take(number, watch(store, number, after, these))
+    for index, (key, puts) in enumerate(writes):
+        run(store, Put(key, b"") if puts else Delete(key))
+        if index in cuts:
+            for number, answer in happened(store).items():
+                take(number, answer)
+    for number, answer in happened(store).items():
+        take(number, answer)
+    everything = keys(watch(store, 99, 0, [EVERYTHING])) if store.revision > 1 else []
+    for number, (these, after) in enumerate(wanted):
+        due = [
+            event for event in everything
+            if event[0] > after and any(contains(first, end, event[1]) for first, end in these)
+        ]  # fmt: skip
+        assert told[number] == due
