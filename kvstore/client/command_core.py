@@ -43,6 +43,7 @@ from paxon.actors.messages import (
     SessionOpened,
     SlotReply,
     StatusReply,
+    WatchesHeld,
     retry_after,
 )
 from paxon.kvstore import errors
@@ -51,6 +52,7 @@ from paxon.kvstore.client.leader_search import CoreOptions, CoreRandom, LeaderSe
 from paxon.kvstore.client.requests import Outbox, Outgoing, Request, Session, Ticket, TicketQueue
 from paxon.kvstore.client.side_requests import SideRequests
 from paxon.kvstore.client.sightings import Sightings
+from paxon.kvstore.client.watches.side import WatchSide
 
 __all__ = ["CommandCore"]
 
@@ -89,6 +91,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """Who leads; for drivers and tests to read."""
         reachable = self.search.servers if redirect else self.search.servers[:1]
         self._side = SideRequests(reachable, self.options, random.getrandbits(16))
+        self.watches = WatchSide(reachable, random.getrandbits(16))
         self._writes = TicketQueue()
         self._reads: dict[ReadMode, TicketQueue] = {m: TicketQueue() for m in get_args(ReadMode)}
         self._again: list[Request] = []  # refused by an expired session, for the next one
@@ -198,6 +201,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     def fail_all(self, error: errors.PaxonError) -> None:
         """Complete every ticket with this error, as when the client closes."""
+        self.watches.fail(error)
         for ticket in list(self._all_tickets()):
             ticket.complete(None, error, False)
         self._forget_done()
@@ -205,7 +209,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
     @property
     def idle(self) -> bool:
         """Whether nothing is asked for at all."""
-        return not (self._side or self._reads["stale"] or self._wants_leader)
+        return not (self._side or self._reads["stale"] or self.watches or self._wants_leader)
 
     @property
     def _wants_leader(self) -> bool:
@@ -254,6 +258,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 self._send_to_target(outbox)
         if self._side or self._reads["stale"]:
             self._send_aside(outbox)
+        if self.watches:
+            self.watches.send(now, outbox.add)
         return outbox.frames
 
     def next_deadline(self) -> float:
@@ -263,7 +269,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
         due = min(self._next_expiry, self.search.due(self._now))
         if self._now >= self.search.pause_until:
             due = min(due, self._aged_at)
-        return min(due, self._side.due()) if self._side else due
+        due = min(due, self._side.due()) if self._side else due
+        return min(due, self.watches.next_deadline()) if self.watches else due
 
     def receive(self, address: str, replies: Iterable[ServerReply], now: float) -> None:
         """Take in a frame from the server at `address`; `poll` afterwards."""
@@ -283,6 +290,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
                     self._on_overloaded(address, reply)
                 case StatusReply() | SlotReply():
                     self._side.told(address, reply)
+                case WatchesHeld():
+                    self.watches.on_held(address, reply, now)
                 case PortOfServers():
                     error = self.sightings.peer_port(address, reply, self.search.servers)
                     if error is not None:
@@ -300,6 +309,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             if request.sent_to == address:
                 request.sent_to = None
                 self._resend = True
+        self.watches.lost(address, now)
         if self._redirect:
             self.search.lost(address, now)
 
@@ -498,6 +508,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
             del self._queries[reply.id]
             self._after_answer()
         else:
+            if self.watches.on_reply(address, reply, self._now):
+                return
             request = self._side.get(reply.id)
             if request is None or reply.status == ReplyStatus.OVERLOADED:
                 return  # late; or a busy server is asked again after the retry interval
@@ -658,6 +670,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             yield from queue
         for request in [*self._again, *self._unanswered(), *self._side]:
             yield from request.tickets
+        yield from self.watches.tickets()
 
     def _forget_done(self) -> None:
         """Drop what has only completed tickets."""

@@ -9,9 +9,11 @@ from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.command_core import CommandCore
 from paxon.kvstore.client.leader_search import CoreOptions, CoreRandom
 from paxon.kvstore.client.requests import Outgoing, Request, Ticket, TicketQueue
+from paxon.kvstore.client.watches.side import Watched
 from paxon.kvstore.errors import OperationFailed
 from paxon.kvstore.store.operations import (
     LANGUAGE,
+    Events,
     Operation,
     Result,
     decode_results,
@@ -113,6 +115,24 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
             weight=len(operations),
             size=size,
         )
+
+    def start_watch(self, wanted: Events) -> Watched:
+        """Begin a watch; not at the leader, which has enough to do, if another is known."""
+        servers = self.search.servers
+        first = self._random.getrandbits(16)
+        if servers[first % len(servers)] == self.search.target:
+            first += 1
+        self.watches.begin(first)
+        return self.watches.add(wanted)
+
+    def next_answer(self, watched: Watched, *, now: float, deadline: float) -> Ticket[Any, Any]:
+        """A ticket for what a watch is answered next."""
+        ticket: Ticket[Any, Any] = Ticket(
+            None, mode="stale", weight=0, size=0, submitted=now, deadline=deadline
+        )
+        self._next_expiry = min(self._next_expiry, deadline)
+        self.watches.next_answer(watched, ticket)
+        return ticket
 
     def _take_batch(self, queue: TicketQueue) -> tuple[bytes, list[KVTicket]]:
         """Pack tickets up to the bounds.

@@ -19,6 +19,7 @@ __all__ = [
     "refused",
     "not_leader",
     "other_machine",
+    "not_the_store",
     "not_followed",
     "without_followers",
     "keep",
@@ -98,6 +99,14 @@ def other_machine(language: str) -> errors.OperationFailed:
     return errors.OperationFailed(
         f"the servers' state machine is not the key-value store{takes}, so nothing was sent that "
         "it would execute: use a CommandClient"
+    )
+
+
+def not_the_store(text: str) -> errors.OperationFailed:
+    """The error of a watch that was answered in another language than the store's."""
+    return errors.OperationFailed(
+        "the reply is not one of the key-value store: if the cluster runs another state machine, "
+        f"it holds no watches of keys; what came is malformed: {text}"
     )
 
 

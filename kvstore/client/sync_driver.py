@@ -98,6 +98,11 @@ class SyncDriver:
                 break
         self.nudge()
 
+    def pump_if_usable(self) -> None:
+        """`pump`, unless the client is closed. With the lock held."""
+        if not self._unusable:
+            self.pump()
+
     def nudge(self) -> None:
         """Wake the driver if it would sleep past something that is due. With the lock held."""
         sleeping = self._driver is not None and self._sleeps_until > -math.inf

@@ -1,0 +1,118 @@
+"""What a watch tells, as callers see it, and how far it has told all."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from paxon.kvstore.client.arguments import Key, as_text
+from paxon.kvstore.client.calls.answers import accepted
+from paxon.kvstore.client.calls.keys import Bounds, check_number, span_of
+from paxon.kvstore.client.requests import Ticket
+from paxon.kvstore.client.watches.side import Answer, Watched
+from paxon.kvstore.errors import InvalidRequest, PaxonError
+from paxon.kvstore.store.items import Row
+from paxon.kvstore.store.operations import Events
+
+__all__ = ["Event", "Told", "events_wanted"]
+
+Kind: TypeAlias = Literal["put", "delete"]
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A key was written or deleted."""
+
+    kind: Kind
+    key: str
+    """Bytes that are not UTF-8 stand in it as surrogates, as in file names (`surrogateescape`)."""
+    value: bytes
+    """What was written; empty if the key was deleted."""
+    revision: int
+    """Of this change; all events of one transaction have the same."""
+    created: int
+    """The revision that made the key; 0 if it was deleted."""
+    version: int
+    """Writes since the key was made, from 1; 0 if it was deleted."""
+    lease: int
+    """The id of the lease with which the key goes; 0: none."""
+    previous: bytes | None = None
+    """The value before, where the watch asks for `previous` and the key was there."""
+
+
+def _event(row: Row, previous: Row | None) -> Event:
+    key, value, created, modified, version, lease = row
+    before = None if previous is None else previous[1]
+    if version:
+        return Event("put", as_text(key), value, modified, created, version, lease, before)
+    return Event("delete", as_text(key), b"", modified, 0, 0, 0, before)
+
+
+def events_wanted(
+    key: Key | None,
+    prefix: Key | None,
+    range_: Bounds | None,
+    *,
+    after: int,
+    puts: bool,
+    deletes: bool,
+    previous: bool,
+) -> Events:
+    """The question of a watch. Raises `InvalidRequest` for wrong arguments."""
+    span = span_of(key, prefix, range_)
+    for name, value in (("puts", puts), ("deletes", deletes), ("previous", previous)):
+        if not isinstance(value, bool):
+            raise InvalidRequest(f"{name} has to be True or False, not {value!r}")
+    if not puts and not deletes:
+        raise InvalidRequest("a watch of neither puts nor deletes would tell nothing")
+    return Events(check_number(after, "revision"), [span], puts, deletes, previous)
+
+
+class Told:
+    """Events that have come and were not told yet, and how far all was told."""
+
+    def __init__(self, watched: Watched) -> None:
+        self.watched = watched
+        self._events: deque[Event] = deque()
+        self.error: PaxonError | None = None
+        """Why there will be no more, such as `Compacted`."""
+
+    @property
+    def revision(self) -> int:
+        """Every event up to this revision was told: a watch after it goes on without a gap."""
+        if self._events:
+            return self._events[0].revision - 1
+        return self.watched.position
+
+    def settle(self, ticket: Ticket[Any, Any]) -> None:
+        """Whoever waited for the ticket goes on: what has come by then is kept."""
+        if not ticket.done:
+            self.watched.ticket = None
+        elif ticket.error is not None:
+            self.error = ticket.error
+        else:
+            self._take_in(ticket.value())
+
+    def _take_in(self, answer: Answer) -> None:
+        """An answer has come: events, or `error`."""
+        try:
+            _, events = accepted(answer)
+        except PaxonError as error:
+            self.error = error
+        else:
+            self._events.extend(_event(row, previous) for row, previous in events)
+
+    def __bool__(self) -> bool:
+        """Whether there are events that were not told yet."""
+        return bool(self._events)
+
+    def next_event(self) -> Event:
+        """The next one of those that are there."""
+        return self._events.popleft()
+
+    def rest_of_revisions(self) -> list[Event]:
+        """All that are there: whole revisions."""
+        events = list(self._events)
+        self._events.clear()
+        return events

@@ -1,0 +1,245 @@
+"""`Mirror` and `AsyncMirror`: mappings that follow the keys with a prefix."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+from paxon.kvstore.client.arguments import Key, as_text, check_prefix
+from paxon.kvstore.client.calls.answers import RangeResult
+from paxon.kvstore.client.checks import check_wait
+from paxon.kvstore.client.watches.async_watch import AsyncWatch
+from paxon.kvstore.client.watches.events import Event
+from paxon.kvstore.client.watches.watch import Watch
+from paxon.kvstore.errors import ClientClosed, Compacted, PaxonError
+
+__all__ = ["AsyncMirror", "Mirror", "Reflection"]
+
+T = TypeVar("T")
+
+_MARK_SECONDS = 1.0
+"""How often who waits looks again although nothing has happened: `revision` rises all the same."""
+
+
+class Reflection(Mapping[str, bytes]):
+    """The keys with a prefix and their values, as of `revision`. Reading it asks nobody."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+        self.revision = 0
+        """The store's, as of which this is true; it was true of all keys together."""
+
+    def __getitem__(self, key: str | bytes) -> bytes:
+        return self._values[as_text(check_prefix(key, "key"))]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._values))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def replace(self, read: RangeResult) -> None:
+        """Become what was read."""
+        self._values = {entry.key: entry.value for entry in read}
+        self.revision = read.revision
+
+    def follow(self, events: Iterable[Event], revision: int) -> None:
+        """Take in events of whole revisions, the last of which are up to this one."""
+        values = dict(self._values) if events else self._values
+        for event in events:
+            if event.kind == "put":
+                values[event.key] = event.value
+            else:
+                values.pop(event.key, None)
+        self._values = values  # in one step: readers see no revision in part
+        self.revision = max(self.revision, revision)
+
+
+class _Store(Protocol):
+    def range(self, *, prefix: Key) -> RangeResult: ...
+
+    def watch(self, *, prefix: Key, after: int) -> Watch: ...
+
+
+class Mirror(Reflection):
+    """A mapping that follows the keys with a prefix; made by `Client.mirror`.
+
+    A thread of its own keeps it up to date, with each revision at once. Threads may share it.
+    """
+
+    def __init__(self, store: _Store, prefix: Key) -> None:
+        super().__init__()
+        self._store, self._prefix = store, prefix
+        self._changed = threading.Condition()
+        self._error: PaxonError | None = None
+        self._watch = self._begin()
+        self._thread = threading.Thread(target=self._run, name="paxon mirror", daemon=True)
+        self._thread.start()
+
+    def _begin(self) -> Watch:
+        read = self._store.range(prefix=self._prefix)
+        self.replace(read)
+        return self._store.watch(prefix=self._prefix, after=read.revision)
+
+    def wait(self, condition: Callable[[Self], T], timeout: float | None = None) -> T:
+        """Wait until `condition(mirror)` is true; returns what it returned.
+
+        It is called with each change, in the caller's thread; it may look at `revision`.
+
+        Args:
+            condition: what is waited for.
+            timeout: seconds; None: for ever.
+
+        Raises:
+            TimeoutError: it did not become true in that time.
+            ClientClosed: the mirror, or its client, was closed.
+        """
+        timeout = check_wait(timeout)
+
+        def look() -> tuple[T | None]:
+            found = condition(self)
+            if not found and self._error is not None:
+                raise self._error
+            return (found,) if found else ()  # type: ignore[return-value]
+
+        with self._changed:
+            answer = self._changed.wait_for(look, timeout)
+        if not answer:
+            raise TimeoutError(f"the condition did not become true within {timeout:g} s")
+        return answer[0]  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Follow no more; what it holds stays readable. May be called twice."""
+        self._watch.close()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        while self._error is None:
+            error: PaxonError | None = None
+            try:
+                self._follow_once()
+            except Compacted:  # it was away for longer than history reaches back
+                try:
+                    with self._changed:
+                        self._watch = self._begin()
+                except PaxonError as ended:
+                    error = ended
+            except PaxonError as ended:
+                error = ended
+            with self._changed:
+                if isinstance(error, ClientClosed):
+                    error = ClientClosed("the mirror is closed")
+                self._error = error
+                self._changed.notify_all()
+
+    def _follow_once(self) -> None:
+        try:
+            events = self._watch.batch(_MARK_SECONDS)
+        except TimeoutError:
+            events = []
+        with self._changed:
+            self.follow(events, self._watch.revision)
+
+
+class _AsyncStore(Protocol):
+    async def range(self, *, prefix: Key) -> RangeResult: ...
+
+    def watch(self, *, prefix: Key, after: int) -> AsyncWatch: ...
+
+
+class AsyncMirror(Reflection):
+    """The same for asyncio; made by `AsyncClient.mirror`. A task keeps it up to date."""
+
+    def __init__(self, store: _AsyncStore, prefix: Key) -> None:
+        super().__init__()
+        self._store, self._prefix = store, prefix
+        self._changed = asyncio.Condition()
+        self._error: PaxonError | None = None
+        self._watch: AsyncWatch | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def wait(self, condition: Callable[[Self], T], timeout: float | None = None) -> T:  # noqa: ASYNC109
+        """Wait until `condition(mirror)` is true; see `Mirror.wait`."""
+        timeout = check_wait(timeout)
+        try:
+            async with asyncio.timeout(timeout), self._changed:
+                while True:
+                    found = condition(self)
+                    if found:
+                        return found
+                    if self._error is not None:
+                        raise self._error
+                    await self._changed.wait()
+        except TimeoutError:
+            raise TimeoutError(f"the condition did not become true within {timeout:g} s") from None
+
+    async def __aenter__(self) -> Self:
+        await self._begin()
+        self._task = asyncio.create_task(self._run(), name="paxon mirror")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Follow no more; what it holds stays readable. May be called twice."""
+        if self._watch is not None:
+            await self._watch.close()
+        if self._task is not None and self._task is not asyncio.current_task():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _begin(self) -> None:
+        read = await self._store.range(prefix=self._prefix)
+        self.replace(read)
+        self._watch = await self._store.watch(
+            prefix=self._prefix, after=read.revision
+        ).__aenter__()
+
+    async def _run(self) -> None:
+        while self._error is None:
+            error: PaxonError | None = None
+            try:
+                await self._follow_once()
+            except Compacted:  # it was away for longer than history reaches back
+                try:
+                    await self._begin()
+                except PaxonError as ended:
+                    error = ended
+            except PaxonError as ended:
+                error = ended
+            async with self._changed:
+                if isinstance(error, ClientClosed):
+                    error = ClientClosed("the mirror is closed")
+                self._error = error
+                self._changed.notify_all()
+
+    async def _follow_once(self) -> None:
+        assert self._watch is not None
+        try:
+            events = await self._watch.batch(_MARK_SECONDS)
+        except TimeoutError:
+            events = []
+        async with self._changed:
+            self.follow(events, self._watch.revision)

@@ -1,0 +1,300 @@
+"""Which server holds a client's watches, and how they go on elsewhere. No I/O, no clock.
+
+All watches of a client are at one server, its *home*. What happens there is answered once for each
+watch; when the caller has taken the answer, the watch is asked for again from where that ended. The
+client moves with all of them when its home is not current, or is silent: it is asked every
+`_CHECK_SECONDS` how many it holds. So what its position says is all that has to be remembered, and
+nothing is told twice or left out, wherever the next server is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from paxon.actors.messages import (
+    ClientMessage,
+    QueryReply,
+    ReplyStatus,
+    Unwatch,
+    Watch,
+    WatchCheck,
+    WatchesHeld,
+    retry_after,
+)
+from paxon.kvstore.client import outcomes
+from paxon.kvstore.client.requests import Ticket
+from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.store.operations import Events, Result, decode_results, encode_operations
+
+__all__ = ["Watched", "WatchSide"]
+
+_CHECK_SECONDS = 2.0
+"""How often the home is asked for its watches, at most …"""
+_SILENT_SECONDS = 1.5
+"""… and how long it may owe the answer."""
+_FIRST_ORDER = 1 << 40
+"""Above the numbers of a client's queries."""
+_PAUSE_FIRST, _PAUSE_MAX = 0.05, 0.5
+"""Once no server would hold them, they are offered again after so many seconds, growing."""
+
+Answer = Result
+"""`[through, events]`, or a refusal."""
+
+
+class Watched:
+    """One watch: what is waited for, how far it has come, and at most one answer not yet taken."""
+
+    __slots__ = (
+        "answer", "error", "not_before", "number", "order", "position", "sent", "ticket", "wanted"
+    )  # fmt: skip
+
+    def __init__(self, number: int, wanted: Events) -> None:
+        self.number = number
+        self.wanted = wanted
+        self.position = wanted.after
+        """Everything up to this revision has been answered; it never falls."""
+        self.answer: Answer | None = None
+        self.error: PaxonError | None = None
+        """It cannot go on."""
+        self.ticket: Ticket[Any, Any] | None = None
+        """The caller that waits for the next answer."""
+        self.sent = False
+        """Its home has been asked, and has not answered."""
+        self.order = 0
+        """Of its last asking: askings and checks are numbered together."""
+        self.not_before = -math.inf
+
+    @property
+    def due(self) -> bool:
+        """Whether it has to be asked for."""
+        return not self.sent and self.answer is None and self.error is None
+
+    def message(self) -> Watch:
+        """The question, from its position on."""
+        wanted = self.wanted
+        if wanted.after != self.position:
+            wanted = self.wanted = msgspec.structs.replace(wanted, after=self.position)
+        return Watch(self.order, encode_operations((wanted,)))
+
+
+class WatchSide:
+    """All watches of one client."""
+
+    def __init__(self, servers: Sequence[str], first: int) -> None:
+        """Args: the client's list of addresses (it may grow), and with which server to begin."""
+        self._servers = servers
+        self._turn = first
+        self._watches: dict[int, Watched] = {}
+        """By a number of this client's."""
+        self._asked: dict[int, Watched] = {}
+        """By the number of their last asking: an answer to an earlier one, from a server that they
+        have left and come back to, would tell again what others have told."""
+        self._abandoned: deque[Watched] = deque()
+        """Those whose callers have let go of them, in whatever thread the collector ran."""
+        self._dropped: list[int] = []
+        """Askings that the home may hold for nobody."""
+        self._order = _FIRST_ORDER
+        self._check: tuple[int, float] | None = None
+        """Order and time of the check that the home owes an answer to."""
+        self._check_at = math.inf
+        self._moves = 0
+        """Since a home did as it was asked."""
+        self._not_before = -math.inf
+        self._changed = False
+        """There may be something to send at once."""
+
+    def __bool__(self) -> bool:
+        return bool(self._watches or self._dropped)
+
+    @property
+    def home(self) -> str:
+        """The server that holds the watches."""
+        return self._servers[self._turn % len(self._servers)]
+
+    def begin(self, first: int) -> None:
+        """A client with no watches so far begins with this server."""
+        if not self._watches:
+            self._turn = first
+
+    # --- for callers -------------------------------------------------------------------------
+
+    def add(self, wanted: Events) -> Watched:
+        """Begin a watch."""
+        self._order += 1
+        watched = self._watches[self._order] = Watched(self._order, wanted)
+        self._changed = True
+        return watched
+
+    def drop(self, watched: Watched, error: PaxonError | None = None) -> None:
+        """End a watch; who waits for it gets the error."""
+        if self._watches.pop(watched.number, None) is None:
+            return
+        watched.error = watched.error or error
+        self._forget_asking(watched)
+        if not self._watches:
+            self._check, self._check_at, self._moves = None, math.inf, 0
+        self._tell(watched)
+
+    def abandon(self, watched: Watched) -> None:
+        """End a watch soon. (Of all methods this one needs no lock.)"""
+        self._abandoned.append(watched)
+
+    def _forget_asking(self, watched: Watched) -> None:
+        """Have the home forget it, too."""
+        if watched.sent:
+            watched.sent = False
+            del self._asked[watched.order]
+            self._dropped.append(watched.order)
+
+    def next_answer(self, watched: Watched, ticket: Ticket[Any, Any]) -> None:
+        """Complete the ticket with the next answer, now or when it comes.
+
+        The answer is taken by that, and the watch goes on behind it.
+        """
+        watched.ticket = ticket
+        self._tell(watched)
+
+    def _tell(self, watched: Watched) -> None:
+        """Give what there is to whoever waits for it; the watch goes on behind that."""
+        ticket = watched.ticket
+        if ticket is None or (watched.answer is None and watched.error is None):
+            return
+        watched.ticket = None
+        if watched.answer is not None:
+            answer, watched.answer = watched.answer, None
+            self._changed = True
+            ticket.complete(answer, None, True)
+        else:
+            ticket.complete(None, watched.error, False)
+
+    def tickets(self) -> list[Ticket[Any, Any]]:
+        """Those that wait."""
+        return [w.ticket for w in self._watches.values() if w.ticket is not None]
+
+    def fail(self, error: PaxonError) -> None:
+        """All watches end."""
+        for watched in list(self._watches.values()):
+            self.drop(watched, error)
+        self._dropped.clear()
+
+    # --- for the core ------------------------------------------------------------------------
+
+    def next_deadline(self) -> float:
+        """When to send something even if nothing comes."""
+        if self._dropped:
+            return -math.inf
+        if not self._watches:
+            return math.inf
+        due = self._check_at if self._check is None else self._check[1] + _SILENT_SECONDS
+        waiting = [w.not_before for w in self._watches.values() if w.due] if self._changed else []
+        return min(due, max(self._not_before, min(waiting, default=math.inf)))
+
+    def send(self, now: float, send: Callable[[str, ClientMessage, int], None]) -> None:
+        """Ask for what is to be asked for, and how the home is."""
+        while self._abandoned:
+            self.drop(self._abandoned.popleft())
+        if self._check is not None and now >= self._check[1] + _SILENT_SECONDS:
+            self.move(now)
+        if self._dropped:
+            send(self.home, Unwatch(self._dropped), 16 * len(self._dropped))
+            self._dropped = []
+        if now < self._not_before:
+            return
+        if self._changed:
+            self._changed = False
+            for watched in self._watches.values():
+                if not watched.due:
+                    continue
+                if now < watched.not_before:
+                    self._changed = True
+                    continue
+                self._order += 1
+                watched.order, watched.sent = self._order, True
+                self._asked[self._order] = watched
+                message = watched.message()
+                send(self.home, message, len(message.query) + 32)
+                self._check_at = min(self._check_at, now + _CHECK_SECONDS)
+        if self._check is None and now >= self._check_at:
+            self._order += 1
+            self._check, self._check_at = (self._order, now), math.inf
+            send(self.home, WatchCheck(self._order), 32)
+
+    def move(self, now: float) -> None:
+        """Go on elsewhere, from each watch's own position."""
+        self._moves += 1
+        self._turn += 1
+        self._check, self._check_at = None, math.inf
+        self._dropped.clear()
+        self._asked.clear()
+        self._changed = True
+        for watched in self._watches.values():
+            watched.sent = False
+        rounds, rest = divmod(self._moves, len(self._servers))
+        if rounds and not rest:
+            self._not_before = now + min(_PAUSE_FIRST * 2.0 ** min(rounds - 1, 8), _PAUSE_MAX)
+
+    def lost(self, address: str, now: float) -> None:
+        """The connection to a server has ended, and what it held is gone."""
+        if self._watches and address == self.home:
+            self.move(now)
+
+    def on_reply(self, address: str, reply: QueryReply, now: float) -> bool:
+        """A server answers a watch; False if this is none of ours."""
+        watched = self._asked.get(reply.id)
+        if watched is None or address != self.home:
+            return reply.id > _FIRST_ORDER  # (late: it was asked for elsewhere meanwhile)
+        del self._asked[reply.id]
+        watched.sent = False
+        if reply.status == ReplyStatus.NOT_CURRENT:
+            self.move(now)
+        elif reply.status == ReplyStatus.OVERLOADED:
+            watched.not_before = now + max(retry_after(reply.payload)[0], _PAUSE_FIRST)
+            self._changed = True
+        elif reply.status != ReplyStatus.OK:
+            watched.error = outcomes.refused(reply.status, reply.payload)
+        else:
+            self._moves = 0
+            self._take(watched, reply.payload)
+        self._tell(watched)
+        return True
+
+    def _take(self, watched: Watched, payload: bytes) -> None:
+        try:
+            answer = decode_results(payload)[0]
+            through = answer[0] if type(answer) is list else watched.position
+        except (ValueError, LookupError) as error:
+            watched.error = outcomes.not_the_store(str(error))
+            return
+        if type(answer) is list:
+            if through <= watched.position:  # (never: a server waits until it is past that)
+                self._changed = True
+                return
+            watched.position = through
+            if not answer[1]:
+                self._changed = True  # nothing yet, but so far it has looked
+                return
+        watched.answer = answer
+
+    def on_held(self, address: str, reply: WatchesHeld, now: float) -> None:
+        """The home says how many watches it holds, and how far they are complete."""
+        if self._check is None or self._check[0] != reply.id or address != self.home:
+            return
+        order = self._check[0]
+        self._check, self._check_at = None, now + _CHECK_SECONDS
+        asked = [w for w in self._watches.values() if w.sent and w.order < order]
+        if not reply.current:
+            self.move(now)
+        elif reply.held < len(asked):  # it was started again, or a message was lost
+            for watched in asked:
+                self._forget_asking(watched)
+            self._changed = True
+        elif asked:
+            through: int = decode_results(reply.through)[0]
+            self._moves = 0
+            for watched in asked:
+                watched.position = max(watched.position, through)
