@@ -2587,6 +2587,7 @@ class PaxosServer(BurstActor):
             counters={
                 **self._counters,
                 "leading_us": self._counters["leading_us"] + self._leading_us(),
+                "watches": len(self._watching.held),
                 **self._network.counters(),
                 "log_slots": len(self.log),
                 "log_bytes": self.log.value_bytes,

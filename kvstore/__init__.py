@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from paxon.kvstore.client.calls.conditions import Condition
     from paxon.kvstore.client.calls.faces import Transaction
     from paxon.kvstore.client.client import Client, CommandClient, Future, Pipeline
+    from paxon.kvstore.client.watches.async_watch import AsyncWatch
+    from paxon.kvstore.client.watches.events import Event
+    from paxon.kvstore.client.watches.mirror import AsyncMirror, Mirror
+    from paxon.kvstore.client.watches.watch import Watch
     from paxon.kvstore.cluster.local_cluster import ClusterError, LocalCluster
     from paxon.kvstore.cluster.node import ServerStartError, start_server
     from paxon.kvstore.objects.async_proxy import async_proxy
@@ -74,6 +78,11 @@ __all__ = [
     "TxnResult",
     "Transaction",
     "AsyncTransaction",
+    "Event",
+    "Watch",
+    "AsyncWatch",
+    "Mirror",
+    "AsyncMirror",
     "KVStore",
     "Replicated",
     "command",
@@ -126,6 +135,11 @@ _LAZY = {
     "Condition": "client.calls.conditions",
     "Transaction": "client.calls.faces",
     "AsyncTransaction": "client.calls.async_faces",
+    "Event": "client.watches.events",
+    "Watch": "client.watches.watch",
+    "AsyncWatch": "client.watches.async_watch",
+    "Mirror": "client.watches.mirror",
+    "AsyncMirror": "client.watches.mirror",
     "KVStore": "store.store",
     "Replicated": "objects.replicated",
     "command": "objects.replicated",

@@ -43,6 +43,7 @@ from paxon.kvstore.client.checks import (
 from paxon.kvstore.client.core import ClientCore, CoreOptions, RawCore, RawTicket
 from paxon.kvstore.client.links import Secure, server_addresses
 from paxon.kvstore.client.pipelining import BasePipeline, in_users_terms
+from paxon.kvstore.client.watches.faces import AsyncWatchCalls
 from paxon.kvstore.errors import RequestTimeout
 from paxon.kvstore.store.operations import (
     MAX_SCAN_ITEMS,
@@ -174,7 +175,7 @@ class AsyncCommandClient(_AsyncClient):
         return ticket.value()
 
 
-class AsyncClient(AsyncStoreCalls, _AsyncClient):
+class AsyncClient(AsyncStoreCalls, AsyncWatchCalls, _AsyncClient):
     """Client of the replicated key-value store for asyncio; any number of tasks may share it.
 
     Belongs to the event loop in which it is first used. What tasks submit in the same turn of the

@@ -45,6 +45,7 @@ from paxon.kvstore.client.links import Secure, server_addresses
 from paxon.kvstore.client.pipelining import BasePipeline, in_users_terms
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.client.sync_driver import SyncDriver
+from paxon.kvstore.client.watches.faces import WatchCalls
 from paxon.kvstore.errors import PaxonError, RequestTimeout
 from paxon.kvstore.store.operations import (
     MAX_SCAN_ITEMS,
@@ -285,7 +286,7 @@ class CommandClient(_BlockingClient):
         return Future(driver, ticket, bytes)
 
 
-class Client(StoreCalls, _BlockingClient):
+class Client(StoreCalls, WatchCalls, _BlockingClient):
     """Client of the replicated key-value store. Threads may share it; a forked child may not.
 
     Finds the leader by itself, tries again by itself, and has each write take effect at most once.

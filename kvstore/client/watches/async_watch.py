@@ -68,11 +68,11 @@ class AsyncWatch:
                 raise StopAsyncIteration from None
             raise
 
-    async def next(self, timeout: float | None = None) -> Event:  # noqa: ASYNC109 (as everywhere)
+    async def next(self, timeout: float | None = None) -> Event:
         """Wait for the next event; see `Watch.next`. One that is cancelled takes none along."""
         return (await self._wait(timeout)).next_event()
 
-    async def batch(self, timeout: float | None = None) -> list[Event]:  # noqa: ASYNC109
+    async def batch(self, timeout: float | None = None) -> list[Event]:
         """Wait until something happens: all events that have come, of whole revisions."""
         return (await self._wait(timeout)).rest_of_revisions()
 
@@ -95,7 +95,7 @@ class AsyncWatch:
     ) -> None:
         await self.close()
 
-    async def _wait(self, timeout: float | None) -> Told:  # noqa: ASYNC109
+    async def _wait(self, timeout: float | None) -> Told:
         """Return once there is an event that was not told yet."""
         timeout = check_wait(timeout)
         if self._closed:

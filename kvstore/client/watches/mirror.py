@@ -174,7 +174,7 @@ class AsyncMirror(Reflection):
         self._watch: AsyncWatch | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def wait(self, condition: Callable[[Self], T], timeout: float | None = None) -> T:  # noqa: ASYNC109
+    async def wait(self, condition: Callable[[Self], T], timeout: float | None = None) -> T:
         """Wait until `condition(mirror)` is true; see `Mirror.wait`."""
         timeout = check_wait(timeout)
         try:
@@ -213,9 +213,7 @@ class AsyncMirror(Reflection):
     async def _begin(self) -> None:
         read = await self._store.range(prefix=self._prefix)
         self.replace(read)
-        self._watch = await self._store.watch(
-            prefix=self._prefix, after=read.revision
-        ).__aenter__()
+        self._watch = await self._store.watch(prefix=self._prefix, after=read.revision).__aenter__()
 
     async def _run(self) -> None:
         while self._error is None:

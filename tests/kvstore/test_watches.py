@@ -1,0 +1,353 @@
+"""Watches as callers see them: iterators, callbacks, mirrors; on one server in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from paxon import AsyncClient, Client, ClientClosed, Compacted, Event, InvalidRequest
+from paxon.testing import MemoryCluster
+
+SOON = 20.0
+"""Seconds in which what has to happen does, however busy the machine is."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[MemoryCluster]:
+    with MemoryCluster() as memory:
+        yield memory
+
+
+@pytest.fixture
+def kv(cluster: MemoryCluster) -> Iterator[Client]:
+    with cluster.client() as client:
+        client.delete_prefix("")
+        yield client
+
+
+@pytest.fixture
+def other(cluster: MemoryCluster) -> Iterator[Client]:
+    with cluster.client() as client:
+        yield client
+
+
+def held(cluster: MemoryCluster) -> int:
+    """How many watches the server holds."""
+    with cluster.client() as client:
+        (status,) = client.status().values()
+    return status.counters["watches"]
+
+
+def test_a_loop_over_what_happens(kv: Client, other: Client) -> None:
+    with kv.watch(prefix="jobs/") as events:
+        other.put("jobs/1", b"paint")
+        other.put("elsewhere", b"")
+        revision = other.put("jobs/2", b"dry")
+        other.delete("jobs/1")
+        told = [next(events) for _ in range(3)]
+    assert [(e.kind, e.key, e.value) for e in told] == [
+        ("put", "jobs/1", b"paint"), ("put", "jobs/2", b"dry"), ("delete", "jobs/1", b""),
+    ]  # fmt: skip
+    assert told[1].revision == revision
+    assert told[0].version == 1
+    assert told[2].version == 0
+
+
+def test_without_after_it_begins_with_what_is_not_there_yet(kv: Client) -> None:
+    kv.put("k", b"before")
+    with kv.watch("k") as events:
+        kv.put("k", b"after")
+        assert next(events).value == b"after"
+
+
+def test_after_a_revision_it_tells_what_was_missed(kv: Client) -> None:
+    first = kv.put("k", b"1")
+    kv.put("k", b"2")
+    with kv.watch("k", after=first) as events:
+        assert [event.value for event in events.batch()] == [b"2"]
+
+
+def test_it_goes_on_where_another_ended(kv: Client) -> None:
+    """Even in the midst of a revision: all of it comes again, for it was not told whole."""
+    with kv.watch(prefix="k") as events:
+        kv.put_many({"k1": b"", "k2": b"", "k3": b""})
+        first = next(events)
+        assert events.revision == first.revision - 1
+        next(events)
+        next(events)
+        assert events.revision >= first.revision
+    kv.put("k1", b"again")
+    with kv.watch(prefix="k", after=events.revision) as events:
+        assert next(events).value == b"again"
+
+
+def test_a_batch_is_made_of_whole_revisions(kv: Client) -> None:
+    with kv.watch(prefix="") as events:
+        for n in range(20):
+            kv.put_many({f"a{n}": b"", f"b{n}": b""})
+        told: list[Event] = []
+        while len(told) < 40:
+            batch = events.batch(SOON)
+            assert len({event.revision for event in batch}) * 2 == len(batch)
+            told += batch
+    assert [e.key for e in told] == [f"{letter}{n}" for n in range(20) for letter in "ab"]
+
+
+def test_a_range_and_what_was_before(kv: Client) -> None:
+    kv.put("b", b"old")
+    with kv.watch(range=("b", "c"), previous=True, puts=False) as events:
+        kv.put("b", b"new")
+        kv.put("c", b"")
+        kv.delete("c")
+        kv.delete("b")
+        event = next(events)
+    assert (event.kind, event.key, event.previous) == ("delete", "b", b"new")
+
+
+def test_nothing_happens_in_the_time_given(kv: Client) -> None:
+    with kv.watch("k") as events:
+        with pytest.raises(TimeoutError, match="nothing has happened within 0"):
+            events.next(0.01)
+        with pytest.raises(TimeoutError):
+            events.batch(0)
+        kv.put("k", b"late")
+        assert events.next(SOON).value == b"late"
+
+
+def test_what_is_gone_from_history_is_said_and_ends_it(kv: Client) -> None:
+    first = kv.put("k", b"1")
+    kv.put("k", b"2")
+    last = kv.put("k", b"3")
+    kv.compact(last)
+    with kv.watch("k", after=first) as events, pytest.raises(Compacted) as gone:
+        next(events)
+    assert gone.value.oldest == last
+    with pytest.raises(ClientClosed):
+        events.next()
+    with kv.watch("k", after=last - 1) as events:
+        assert next(events).value == b"3"
+
+
+def test_another_thread_ends_the_loop(kv: Client) -> None:
+    events = kv.watch("k")
+    told: list[Event] = []
+    loop = threading.Thread(target=lambda: told.extend(events))
+    loop.start()
+    kv.put("k", b"v")
+    while not told:
+        time.sleep(0.001)
+    events.close()
+    loop.join(SOON)
+    assert not loop.is_alive()
+    events.close()
+    with pytest.raises(ClientClosed, match="the watch is closed"):
+        events.next()
+
+
+def test_a_closed_client_ends_its_watches_with_an_error(cluster: MemoryCluster) -> None:
+    client = cluster.client()
+    events = client.watch("k", after=0)
+    client.close()
+    with pytest.raises(ClientClosed, match="the client is closed"):
+        list(events)
+
+
+def test_an_interrupt_loses_no_event(kv: Client, other: Client) -> None:
+    """Ctrl-C while it waits: what had come by then is told to the next call."""
+    with kv.watch("k") as events:
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            next(events)
+        other.put("k", b"1")
+        assert events.next(SOON).value == b"1"
+
+
+def test_callbacks_come_in_order_and_the_end_is_told(kv: Client) -> None:
+    told: list[Event] = []
+    ends: list[object] = []
+    events = kv.watch(prefix="k")
+    thread = events.call(told.append, ends.append)
+    for n in range(100):
+        kv.put(f"k{n % 3}", b"%d" % n)
+    while len(told) < 100:
+        time.sleep(0.001)
+    events.close()
+    thread.join(SOON)
+    assert [event.value for event in told] == [b"%d" % n for n in range(100)]
+    assert ends == [None]
+
+
+def test_the_end_says_why(kv: Client) -> None:
+    first = kv.put("k", b"")
+    kv.put("k", b"")
+    kv.compact(kv.put("k", b""))
+    ends: list[object] = []
+    kv.watch("k", after=first).call(lambda event: None, ends.append).join(SOON)
+    assert isinstance(ends[0], Compacted)
+
+
+def test_one_that_nobody_holds_is_forgotten(cluster: MemoryCluster, kv: Client) -> None:
+    before = held(cluster)
+    events = kv.watch("k")
+    kv.put("x", b"")
+    assert held(cluster) == before + 1
+    del events
+    gc.collect()
+    kv.put("x", b"")
+    assert held(cluster) == before
+
+
+def test_many_watches_of_one_client(kv: Client) -> None:
+    watches = [kv.watch(f"k{n}") for n in range(300)]
+    kv.put_many({f"k{n}": b"%d" % n for n in range(300)})
+    assert [events.next(SOON).value for events in watches] == [b"%d" % n for n in range(300)]
+    for events in watches:
+        events.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({}, "give one of"),
+        ({"key": "k", "prefix": "k"}, "give one of"),
+        ({"key": ""}, "empty"),
+        ({"key": 1}, "str or bytes"),
+        ({"range": "ab"}, "pair"),
+        ({"key": "k", "after": -1}, "from 0"),
+        ({"key": "k", "after": "1"}, "int"),
+        ({"key": "k", "after": True}, "int"),
+        ({"key": "k", "puts": False, "deletes": False}, "neither puts nor deletes"),
+        ({"key": "k", "puts": 1}, "True or False"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_once(
+    kv: Client, arguments: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=why):
+        kv.watch(**arguments)
+
+
+# --- mirrors -------------------------------------------------------------------------------------
+
+
+def test_a_mirror_is_a_mapping_that_follows(kv: Client, other: Client) -> None:
+    other.put("flags/dark", b"off")
+    with kv.mirror("flags/") as flags:
+        assert isinstance(flags, Mapping)
+        assert dict(flags) == {"flags/dark": b"off"}
+        revision = other.put("flags/new", b"on")
+        assert flags.wait(lambda flags: flags.get("flags/new"), SOON) == b"on"
+        assert flags.revision >= revision
+        other.delete("flags/dark")
+        flags.wait(lambda flags: "flags/dark" not in flags, SOON)
+        assert list(flags) == ["flags/new"]
+        with pytest.raises(TimeoutError, match="did not become true within 0"):
+            flags.wait(lambda flags: "never" in flags, 0.01)
+    assert flags["flags/new"] == b"on", "what it holds stays readable"
+    with pytest.raises(ClientClosed, match="the mirror is closed"):
+        flags.wait(lambda flags: "never" in flags)
+
+
+def test_a_mirror_shows_no_revision_in_part(kv: Client, other: Client) -> None:
+    other.put_many({"m/a": b"0", "m/b": b"0"})
+    with kv.mirror("m/") as mirror:
+        for n in range(1, 200):
+            other.put_many({"m/a": b"%d" % n, "m/b": b"%d" % n})
+            assert len(set(dict(mirror).values())) == 1
+        mirror.wait(lambda mirror: mirror["m/a"] == b"199", SOON)
+
+
+def test_a_mirror_moves_on_while_nothing_happens_to_its_keys(kv: Client, other: Client) -> None:
+    with kv.mirror("m/") as mirror:
+        revision = other.put("elsewhere", b"")
+        mirror.wait(lambda mirror: mirror.revision >= revision, SOON)
+
+
+# --- asyncio -------------------------------------------------------------------------------------
+
+
+def test_an_asynchronous_loop(cluster: MemoryCluster, kv: Client) -> None:
+    async def main(client: AsyncClient) -> list[Event]:
+        told = []
+        async with client.watch(prefix="jobs/") as events:
+            await client.put("jobs/1", b"paint")
+            await client.put("jobs/2", b"dry")
+            async for event in events:
+                told.append(event)
+                if len(told) == 2:
+                    break
+        return told
+
+    assert [e.value for e in asyncio.run(with_client(cluster, main))] == [b"paint", b"dry"]
+
+
+async def with_client(cluster: MemoryCluster, main: Any) -> Any:
+    async with cluster.async_client() as client:
+        return await main(client)
+
+
+def test_a_cancelled_task_takes_no_event_along(cluster: MemoryCluster, kv: Client) -> None:
+    async def main(client: AsyncClient) -> list[bytes]:
+        told = []
+        async with client.watch("k") as events:
+            for n in range(30):
+                task = asyncio.create_task(events.next())
+                put = asyncio.create_task(client.put("k", b"%d" % n))
+                await asyncio.sleep(0.0005 * (n % 3))
+                task.cancel()
+                await put
+                try:
+                    told.append((await task).value)
+                except asyncio.CancelledError:
+                    told.append((await events.next(SOON)).value)
+        return told
+
+    assert asyncio.run(with_client(cluster, main)) == [b"%d" % n for n in range(30)]
+
+
+def test_an_asynchronous_watch_times_out_ends_and_says_what_is_gone(
+    cluster: MemoryCluster, kv: Client
+) -> None:
+    first = kv.put("k", b"1")
+    kv.put("k", b"2")
+    kv.compact(kv.put("k", b"3"))
+
+    async def main(client: AsyncClient) -> None:
+        async with client.watch("k") as events:
+            with pytest.raises(TimeoutError, match="the watch goes on"):
+                await events.next(0.01)
+            loop = asyncio.create_task(_collect(events))
+            await asyncio.sleep(0)
+            await events.close()
+            assert await loop == []
+        with pytest.raises(Compacted):
+            await client.watch("k", after=first).next()
+
+    asyncio.run(with_client(cluster, main))
+
+
+async def _collect(events: Any) -> list[Event]:
+    return [event async for event in events]
+
+
+def test_an_asynchronous_mirror(cluster: MemoryCluster, kv: Client) -> None:
+    async def main(client: AsyncClient) -> None:
+        await client.put("flags/dark", b"off")
+        async with client.mirror("flags/") as flags:
+            assert dict(flags) == {"flags/dark": b"off"}
+            await client.put("flags/dark", b"on")
+            await flags.wait(lambda flags: flags["flags/dark"] == b"on", SOON)
+            with pytest.raises(TimeoutError):
+                await flags.wait(lambda flags: "never" in flags, 0.01)
+        with pytest.raises(ClientClosed, match="the mirror is closed"):
+            await flags.wait(lambda flags: "never" in flags)
+
+    asyncio.run(with_client(cluster, main))
