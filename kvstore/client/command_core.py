@@ -163,10 +163,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self, address: str, *, now: float, deadline: float, slot: int | None = None
     ) -> Ticket[Any, Any]:
         """Ask one server how it is, or what is in one of its slots; the result is its reply."""
-        ticket: Ticket[Any, Any] = Ticket(
-            None, mode="stale", weight=1, size=0, submitted=now, deadline=deadline
-        )
-        self._next_expiry = min(self._next_expiry, deadline)
+        ticket = self._ticket("stale", 0, now, deadline)
         self._query_id += 1
         self._side.ask(address, self._query_id, ticket, slot)
         return ticket
@@ -179,16 +176,19 @@ class CommandCore(Generic[PayloadT, ResultT]):
         Servers make one change of however many copies of the request, so it is sent again like a
         query. `changes`: whether it changes anything, so that its outcome may be unknown.
         """
-        ticket: Ticket[Any, Any] = Ticket(
-            None, mode=None if changes else "linearizable", weight=1, size=len(body),
-            submitted=now, deadline=deadline,
-        )  # fmt: skip
-        self._next_expiry = min(self._next_expiry, deadline)
+        ticket = self._ticket(None if changes else "linearizable", len(body), now, deadline)
         request = Request("settings", self._random.getrandbits(63), body, [ticket])
         ticket.request = request
         self._queries[request.number] = request
         self._fresh.append(request)
         return ticket
+
+    def _ticket(
+        self, mode: ReadMode | None, size: int, now: float, deadline: float
+    ) -> Ticket[Any, Any]:
+        """One for a request that is not packed with others."""
+        self._next_expiry = min(self._next_expiry, deadline)
+        return Ticket(None, mode, 1, size, submitted=now, deadline=deadline)
 
     def ask_again(self, kept: Any, *, now: float, deadline: float) -> Ticket[PayloadT, ResultT]:
         """Ask again for a command that timed out (`Kept`): with its session and number."""
@@ -578,12 +578,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     def _on_out_of_order(self, request: Request) -> None:
         """The one before got lost or was refused: send both again, in order."""
-        last_sent = request.order
-        request.sent_to = None
-        before = request.after
-        while before is not None and not before.executed and before.order < last_sent:
-            before.sent_to = None
-            before = before.after
+        request.send_again_with_those_before()
         self._resend = True
         if request.sends > 2:
             self.search.pause_busy(self._now, 0.0)
@@ -593,13 +588,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         if session is self._session:
             self._session = None
         if request.undecided > 0:
-            self._give_up(
-                request,
-                errors.OutcomeUnknown(
-                    "the client's session expired while the write was being retried: "
-                    "it may or may not have taken effect; read to find out"
-                ),
-            )
+            self._give_up(request, outcomes.session_expired())
             return
         session.remove(request)
         self._drop_if_done(session)

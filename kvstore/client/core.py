@@ -127,10 +127,7 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
 
     def next_answer(self, watched: Watched, *, now: float, deadline: float) -> Ticket[Any, Any]:
         """A ticket for what a watch is answered next."""
-        ticket: Ticket[Any, Any] = Ticket(
-            None, mode="stale", weight=0, size=0, submitted=now, deadline=deadline
-        )
-        self._next_expiry = min(self._next_expiry, deadline)
+        ticket = self._ticket("stale", 0, now, deadline)
         self.watches.next_answer(watched, ticket)
         return ticket
 

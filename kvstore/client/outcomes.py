@@ -19,6 +19,7 @@ __all__ = [
     "refused",
     "not_leader",
     "other_machine",
+    "session_expired",
     "not_the_store",
     "not_followed",
     "without_followers",
@@ -99,6 +100,14 @@ def other_machine(language: str) -> errors.OperationFailed:
     return errors.OperationFailed(
         f"the servers' state machine is not the key-value store{takes}, so nothing was sent that "
         "it would execute: use a CommandClient"
+    )
+
+
+def session_expired() -> errors.OutcomeUnknown:
+    """The error of a write whose session is gone, and of which a copy may have been executed."""
+    return errors.OutcomeUnknown(
+        "the client's session expired while the write was being retried: "
+        "it may or may not have taken effect; read to find out"
     )
 
 

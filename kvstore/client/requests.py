@@ -226,6 +226,15 @@ class Request:
         """Whether it carries several submissions, and no copy of it is under way."""
         return len(self.tickets) > 1 and self.undecided <= 0
 
+    def send_again_with_those_before(self) -> None:
+        """It has to be sent again, and so do those before it that were sent no later."""
+        last_sent = self.order
+        self.sent_to = None
+        before = self.after
+        while before is not None and not before.executed and before.order < last_sent:
+            before.sent_to = None
+            before = before.after
+
     def message(self) -> ClientMessage:
         """What goes on the wire, now; only `acked` ever differs from an earlier time."""
         match self.kind:
