@@ -58,6 +58,7 @@ __all__ = ["CommandCore"]
 
 PayloadT = TypeVar("PayloadT")
 ResultT = TypeVar("ResultT")
+_Alone = Ticket[Any, Any]
 
 GRACE = 0.005
 """Seconds after a batch's answers in which what is submitted counts as its successor."""
@@ -149,9 +150,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
             size: bytes of the payload, about.
         """
         ticket: Ticket[PayloadT, ResultT] = Ticket(
-            payload, mode=mode, weight=weight, size=size, submitted=now, deadline=deadline,
-            after=after,
-        )  # fmt: skip
+            payload, mode, weight, size, submitted=now, deadline=deadline, after=after
+        )
         self._next_expiry = min(self._next_expiry, deadline)
         if self._freed:
             still_due = self._freed > weight and now < self._freed_at + GRACE
@@ -183,9 +183,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._fresh.append(request)
         return ticket
 
-    def _ticket(
-        self, mode: ReadMode | None, size: int, now: float, deadline: float
-    ) -> Ticket[Any, Any]:
+    def _ticket(self, mode: ReadMode | None, size: int, now: float, deadline: float) -> _Alone:
         """One for a request that is not packed with others."""
         self._next_expiry = min(self._next_expiry, deadline)
         return Ticket(None, mode, 1, size, submitted=now, deadline=deadline)
@@ -269,8 +267,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
         due = min(self._next_expiry, self.search.due(self._now))
         if self._now >= self.search.pause_until:
             due = min(due, self._aged_at)
-        due = min(due, self._side.due()) if self._side else due
-        return min(due, self.watches.next_deadline()) if self.watches else due
+        watches = self.watches.next_deadline() if self.watches else math.inf
+        return min(due, watches, self._side.due() if self._side else math.inf)
 
     def receive(self, address: str, replies: Iterable[ServerReply], now: float) -> None:
         """Take in a frame from the server at `address`; `poll` afterwards."""
