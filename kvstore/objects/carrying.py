@@ -7,8 +7,11 @@ order differs from process to process, and what is annotated as Any arrives as p
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import decimal
 import re
 import types
+import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -27,6 +30,18 @@ __all__ = [
 
 _CHANGING = (shapes.ListType, shapes.DictType, shapes.StructType, shapes.DataclassType)
 
+_KINDS: dict[type, type] = {
+    shapes.TupleType: tuple,
+    shapes.VarTupleType: tuple,
+    shapes.ByteArrayType: bytearray,
+    shapes.DateTimeType: datetime.datetime,
+    shapes.DateType: datetime.date,
+    shapes.TimeType: datetime.time,
+    shapes.TimeDeltaType: datetime.timedelta,
+    shapes.UUIDType: uuid.UUID,
+    shapes.DecimalType: decimal.Decimal,
+}
+
 PLAIN = (type(None), bool, int, float, str, bytes)
 
 
@@ -38,6 +53,8 @@ class Shape(msgspec.Struct, frozen=True):
     has_set: bool = False
     has_any: bool = False
     """Somewhere in it is a value of which nothing is known."""
+    kinds: tuple[type, ...] = ()
+    """Classes that it names beside plain data."""
     deep: bool = False
     """What can change may hold more of what can."""
 
@@ -51,6 +68,7 @@ def shape_of(annotation: Any) -> Shape:
         return Shape(str(error).splitlines()[0] if str(error) else type(error).__name__)
     has_set = has_any = False
     changing = 0
+    kinds: list[type] = []
     for found in _parts(root):
         if isinstance(found, shapes.SetType | shapes.FrozenSetType):
             has_set = True
@@ -58,10 +76,13 @@ def shape_of(annotation: Any) -> Shape:
             has_any = True
         elif isinstance(found, _CHANGING):
             changing += 1
+            kinds += [found.cls] if hasattr(found, "cls") else []
         elif isinstance(found, shapes.CustomType | shapes.RawType | shapes.ExtType):
             name = getattr(getattr(found, "cls", None), "__qualname__", type(found).__name__)
             return Shape(f"{name} is no dataclass, no msgspec.Struct and nothing built in")
-    return Shape("", has_set, has_any, has_any or changing > 1)
+        else:
+            kinds.append(getattr(found, "cls", _KINDS.get(type(found), int)))
+    return Shape("", has_set, has_any, tuple(kinds), has_any or changing > 1)
 
 
 def _parts(root: Any) -> Iterator[Any]:
@@ -119,8 +140,11 @@ def keeping_ints(annotation: Any) -> Any:
     return annotation
 
 
-def check_plain(value: object) -> None:
-    """Raise `TypeError` for a value, annotated as Any, that would arrive as something else."""
+def check_plain(value: object, kinds: tuple[type, ...] = ()) -> None:
+    """Raise `TypeError` for a value, annotated as Any, that would arrive as something else.
+
+    What the annotation names beside is taken, too.
+    """
     ahead = [value]
     while ahead:
         each = ahead.pop()
@@ -133,6 +157,8 @@ def check_plain(value: object) -> None:
         elif kind is dict:
             ahead += each.keys()  # type: ignore[attr-defined]
             ahead += each.values()  # type: ignore[attr-defined]
+        elif kind in kinds:
+            ahead += [] if kind is bytearray else _contents(each, True)[0]
         else:
             raise TypeError(
                 f"a {kind.__name__} is no plain data (None, bool, int, float, str, bytes, list, "
@@ -179,7 +205,7 @@ def _contents(value: object, wanted: bool) -> tuple[Iterable[object], bool]:
     return (), isinstance(value, bytearray)
 
 
-_PLACE = re.compile(r" - at `\$(?:\.(?P<name>\w+))?(?P<rest>[^`]*)`$")
+_PLACE = re.compile(r" - at (?P<key>`key` in )?`\$(?:\.(?P<name>\w+))?(?P<rest>[^`]*)`$")
 
 
 def where_in(error: Exception) -> tuple[str, str]:
@@ -189,6 +215,7 @@ def where_in(error: Exception) -> tuple[str, str]:
     if found is None:
         return "", _lower(text)
     place = f" at {found['rest']}" if found["rest"] else ""
+    place += " in a key" if found["key"] else ""
     return found["name"] or "", _lower(text[: found.start()]) + place
 
 

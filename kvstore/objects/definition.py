@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
@@ -41,8 +41,8 @@ class Body:
         self.function = function
         self.raises = mark.raises
         self.parameters: tuple[str, ...] = ()
-        self.takes_any: tuple[str, ...] = ()
-        """Those annotated as Any, or with Any in them."""
+        self.takes_any: dict[str, tuple[type, ...]] = {}
+        """Those annotated as Any, or with Any in them, and what classes are named beside."""
         self.arguments: msgspec.msgpack.Decoder[Any]
         self.result: msgspec.msgpack.Decoder[Any]
         self.result_shape = Shape()
@@ -141,12 +141,19 @@ def _type_arguments(cls: type) -> dict[Any, Any]:
             origin = get_origin(base)
             if origin is None or origin is Generic:
                 continue
-            parameters = getattr(origin, "__parameters__", ())
-            for parameter, argument in zip(parameters, get_args(base), strict=False):
+            for parameter, argument in zip(_parameters(origin), get_args(base), strict=False):
                 value = substitute(argument, known)
                 if not (isinstance(argument, TypeVar) and argument not in known):
                     known.setdefault(parameter, value)
     return known
+
+
+def _parameters(cls: Any) -> Iterable[Any]:
+    """The type variables of a class; one made of `collections.abc` alone does not say them."""
+    if hasattr(cls, "__parameters__"):
+        return tuple(cls.__parameters__)
+    bases = getattr(cls, "__orig_bases__", ())
+    return dict.fromkeys(each for base in bases for each in getattr(base, "__parameters__", ()))
 
 
 def _read_signature(
@@ -158,7 +165,7 @@ def _read_signature(
     space = _namespace(owner, names)
     parameters = list(body.signature.parameters.values())[1:]
     members: list[tuple[str, Any, Any] | tuple[str, Any]] = []
-    takes_any = []
+    takes_any: dict[str, tuple[type, ...]] = {}
     for parameter in parameters:
         name = parameter.name
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -181,13 +188,13 @@ def _read_signature(
                 "take a list"
             )
         if shape.has_any:
-            takes_any.append(name)
+            takes_any[name] = shape.kinds
         if parameter.default is parameter.empty:
             members.append((name, annotation))
         else:
             members.append((name, annotation | msgspec.UnsetType, msgspec.UNSET))
     body.parameters = tuple(parameter.name for parameter in parameters)
-    body.takes_any = tuple(takes_any)
+    body.takes_any = takes_any
     members.sort(key=len)  # (what has a default comes last; they are found by name)
     carried = msgspec.defstruct(body.name, members, forbid_unknown_fields=True)
     body.arguments = msgspec.msgpack.Decoder(carried)

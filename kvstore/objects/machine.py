@@ -171,7 +171,7 @@ class ObjectMachine(StateMachine):
         try:
             result = body.function(self.object, **given)
             if body.result_shape.has_any:
-                check_plain(result)
+                check_plain(result, body.result_shape.kinds)
             return Outcome(RETURNED, msgspec.Raw(body.encode(result)))
         except BaseException as error:  # the user's code may raise anything
             if depends_on_process(error):
@@ -249,7 +249,7 @@ class ObjectMachine(StateMachine):
             )
         for field in self._fields:
             if field.shape.has_any:
-                check_plain(fields[field.name])
+                check_plain(fields[field.name], field.shape.kinds)
         return encode(fields)
 
     def restore(self, snapshot: bytes) -> None:

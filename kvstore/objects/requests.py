@@ -84,9 +84,9 @@ def prepare(
             raise InvalidRequest(f"{where}: {name} {what}")
         given[name] = value
     try:
-        for name in body.takes_any:
+        for name, kinds in body.takes_any.items():
             if name in given:
-                check_plain(given[name])
+                check_plain(given[name], kinds)
         arguments = encode(given)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidRequest(f"{where}: {error}") from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
@@ -115,6 +117,14 @@ def test_wrong_settings_are_named() -> None:
         MemoryCluster(window=0)
     with pytest.raises(TypeError, match="windwo"):
         MemoryCluster(windwo=1)
+
+
+def test_the_plugin_costs_other_projects_next_to_nothing() -> None:
+    """Pytest loads it in every run."""
+    script = "import sys, paxon.kvstore.testing.plugin; print(*sys.modules)"
+    run = [sys.executable, "-c", script]
+    loaded = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"zmq", "pykka", "msgspec", "sqlite3", "asyncio", "paxon.actors"} & set(loaded)
 
 
 def test_pytest_finds_the_fixtures_of_an_installed_paxon(pytester: pytest.Pytester) -> None:

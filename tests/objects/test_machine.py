@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import paxon
 from paxon import Replicated, command, query
 from paxon.kvstore.objects.calls import (
     RAISED,
@@ -377,3 +378,26 @@ def test_as_many_timers_as_a_slot_should_hold_and_the_rest_in_the_next() -> None
     assert len(value(machine, "names")) == 1000
     assert machine.wake(2 * SECOND) is False
     assert len(value(machine, "names")) == 1500
+
+
+def test_what_is_typed_beside_any_is_taken_as_it_is() -> None:
+    @dataclass
+    class Event:
+        name: str
+        payload: Any
+
+    class Diary(Replicated):
+        def __init__(self) -> None:
+            self.events: list[Event] = []
+
+        @command
+        def note(self, event: Event) -> tuple[int, Event]:
+            self.events.append(event)
+            return len(self.events), event
+
+    with MemoryCluster(Diary) as cluster, cluster.proxy(Diary) as diary:
+        assert diary.note(Event("a", [1])) == (1, Event("a", [1]))
+        with pytest.raises(paxon.InvalidRequest, match="a tuple is no plain data"):
+            diary.note(Event("a", (1,)))
+        cluster.restart()
+        assert diary.note(Event("b", None)) == (2, Event("b", None))

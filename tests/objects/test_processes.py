@@ -1,0 +1,47 @@
+"""A replicated class on real processes: killed leaders, restarts, equal states."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+import paxon
+from paxon import LocalCluster, calls
+from tests.objects.classes import Job, Jobs
+
+pytestmark = pytest.mark.process
+
+PATIENCE = 30.0
+"""Seconds."""
+
+
+def test_commands_chance_and_timers_through_a_failover_and_a_restart() -> None:
+    with (
+        LocalCluster(3, machine=Jobs, snapshot_slots=20) as cluster,
+        cluster.proxy(Jobs, timeout=PATIENCE) as jobs,
+    ):
+        jobs.put(Job("a", 1.5))
+        with calls(jobs).pipeline() as pipeline:
+            drawn = [pipeline.add(jobs.draw) for _ in range(100)]
+        assert len({future.result() for future in drawn}) > 90
+        jobs.take(1.0)
+        killed = cluster.leader()
+        cluster.kill(killed)
+        jobs.draw()
+        end = time.monotonic() + PATIENCE
+        while jobs.names() != ["a"]:  # the new leader's log goes on, and the timer runs
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        cluster.restart(killed)
+        while True:
+            jobs.draw()
+            rows = [row.reply for row in cluster.status() if row.reply is not None]
+            by_slot = {(row.executed, row.state_digest) for row in rows}
+            if len(rows) == 3 and len({executed for executed, _ in by_slot}) == 1:
+                break
+            assert time.monotonic() < end + PATIENCE
+        assert len(by_slot) == 1
+        assert not any(row.alarm for row in rows)
+        with pytest.raises(paxon.InvalidRequest, match="argument 'job'"):
+            jobs.put("b")  # type: ignore[arg-type]
