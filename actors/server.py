@@ -1613,7 +1613,8 @@ class PaxosServer(BurstActor):
             logger.error(
                 "server {} does not lead: server {} told that all up to slot {} is chosen, but a "
                 "majority holds nothing beyond {}: a frame was damaged, or disks have lost what "
-                "they held; server {} is asked again",
+                "they held; server {} is asked again (if it is gone for good and no disk was lost, "
+                "restart this server: it forgets what it was told)",
                 self.settings.server, known.teller, known.known_commit, held_to, known.teller,
             )  # fmt: skip
         return True

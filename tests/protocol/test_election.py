@@ -534,3 +534,23 @@ def test_contention_mode_does_nothing_under_stable() -> None:
     cluster.request(2, Command(session, 1, 1, 0, b"x"))
     assert cluster.told(NotLeader) == [NotLeader(1, "tcp://server-1", 3)]
     assert cluster.sent(P1A) == []
+
+
+def test_a_minute_under_load_elects_nobody() -> None:
+    """Snapshots, discarding, sessions that come and go, bursts and silence: one reign."""
+    cluster = Cluster(3, options={"snapshot_slots": 100, "retain_slots": 50})
+    cluster.start().lead(1)
+    ballot = cluster.servers[1].promised
+    counted = ("elections", "pre_votes", "step_downs", "preemptions", "retransmissions")
+    before = [[cluster.servers[s].describe().counters[c] for c in counted] for s in cluster.ids]
+    for turn in range(60):
+        session = cluster.open_session(1)
+        for seq in range(1, 21):
+            burst = [Command(session, seq * 3 + n, 1, 0, b"c") for n in range(3)]
+            cluster.request(1, *burst)
+            cluster.pass_time(0.01 if turn % 3 else 0.04)
+        cluster.pass_time(0.8 if turn % 3 else 0.2, step=0.05)
+    after = [[cluster.servers[s].describe().counters[c] for c in counted] for s in cluster.ids]
+    assert after == before
+    assert {server.promised for server in cluster.servers.values()} == {ballot}
+    assert all(s.describe().counters["snapshots_taken"] >= 5 for s in cluster.servers.values())

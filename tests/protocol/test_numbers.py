@@ -173,6 +173,42 @@ def test_who_heard_of_more_than_a_majority_holds_asks_before_it_leads() -> None:
     serves(cluster)
 
 
+def told_by_one_that_is_gone(*servers: int) -> Cluster:
+    """Server 1 tells these of slots that nobody has, in a damaged frame, and never comes back."""
+    cluster = running()
+    for server in servers:
+        cluster.hand(server, 1, Heartbeat(cluster.servers[1].promised, 99, 50, 0))
+    cluster.crash(1)
+    cluster.drop()
+    cluster.pass_time(5.0)
+    return cluster
+
+
+def test_a_teller_that_never_returns_keeps_back_only_who_heard_it() -> None:
+    cluster = told_by_one_that_is_gone(2)
+    assert cluster.servers[3].role == "leader"
+    assert cluster.servers[2].leader == 3
+    session = cluster.open_session(3)
+    for seq in range(1, 60):  # past what it told of, server 2 is like any other
+        cluster.command(3, session, seq, b"c", acked=seq)
+        cluster.stabilize()
+    assert not cluster.servers[2]._is_behind()
+    cluster.restart(1)
+    cluster.isolate(3)
+    denied = cluster.servers[2].describe().counters["commits_denied"]
+    cluster.pass_time(5.0)
+    assert "leader" in {cluster.servers[1].role, cluster.servers[2].role}
+    assert cluster.servers[2].describe().counters["commits_denied"] == denied
+
+
+def test_where_a_majority_heard_it_a_restart_forgets_it() -> None:
+    cluster = told_by_one_that_is_gone(2, 3)
+    assert {cluster.servers[server].role for server in (2, 3)} <= {"follower", "candidate"}
+    cluster.restart(2)
+    cluster.pass_time(5.0)
+    assert cluster.servers[2].role == "leader"
+
+
 def test_who_told_of_a_commit_index_takes_it_back() -> None:
     cluster = running()
     ballot = cluster.servers[1].promised
