@@ -62,8 +62,9 @@ TURN_BYTES = 512 << 10
 executed, and then for as long again; a burst with so much from clients is served in turns."""
 CHARGED_BYTES = 128 << 10
 """The time that a slot of this size takes is charged to the clients whose commands fill it."""
-SECONDS_PER_BYTE = 1e-9
-"""What a byte of a large reply takes to be encoded and sent, about: charged like time."""
+SECONDS_PER_BYTE = 2e-9
+"""What a byte of a large reply or command takes beside the handling, about: charged like time. Half
+of it is encoding and ZeroMQ's thread here, half the copies in the kernel and at the other end."""
 
 MAX_PENDING = 16_384
 """While so many commands wait for a slot, clients' further requests wait in their own queues."""

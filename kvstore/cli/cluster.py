@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -245,8 +246,8 @@ def _print_table(rows: list[ServerStatus], *, state: bool) -> None:
     from paxon.kvstore.cli.live_view import status_table  # noqa: PLC0415
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160  # logs and pipes need no folded lines
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120  # what is piped is read on a terminal in the end
     console.print(status_table(rows, width=console.width, digest=state))
 
 

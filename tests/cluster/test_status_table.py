@@ -9,6 +9,7 @@ from rich.console import Console
 
 from paxon.actors import Ballot
 from paxon.actors.messages import StatusReply
+from paxon.kvstore.cli.cluster import _print_table
 from paxon.kvstore.cli.live_view import status_table
 from paxon.kvstore.cluster.status import ServerStatus
 
@@ -36,3 +37,22 @@ def test_nothing_is_cut(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     for name in ("role", "executed", *(("clients", "lag") if width >= 118 else ())):
         assert name in text
+
+
+@pytest.mark.parametrize("columns", [None, 80, 160])
+def test_what_is_piped_is_as_wide_as_is_said_or_120(
+    columns: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", str(columns))
+    rows = [
+        row(1),
+        row(2),
+        ServerStatus(server=3, address="tcp://paxon-three.example.org:7131", reply=None),
+    ]
+    _print_table(rows, state=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= (columns or 120)
+    assert len(lines) == 7  # no line is folded
+    assert not any("…" in line for line in lines)

@@ -16,6 +16,7 @@ import pytest
 from paxon.kvstore import Client
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from tests.cluster.helpers import PAXON, environment, wait_until, write_cluster_file
+from tests.soak import sized
 
 pytestmark = pytest.mark.process
 
@@ -365,18 +366,25 @@ with LocalCluster(3, {directory}, transport="{transport}") as cluster, cluster.c
 """
 
 
-@pytest.mark.parametrize(
-    ("variables", "beforehand"),
-    [
-        ({}, "import os; os.umask(0o077)"),
-        ({}, "import os; os.umask(0)"),
-        ({"HOME": None}, ""),
-        ({"HOME": "/nonexistent"}, ""),
-        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, ""),
-        ({"TMPDIR": "/nonexistent"}, ""),
-        ({"PATH": None}, ""),
-    ],
-)
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+AT_ONCE: list[tuple[dict[str, str | None], str]] = [
+    ({"HOME": None, "PATH": None, **C_LOCALE}, "import os; os.umask(0o077)"),
+    ({"HOME": "/nonexistent", "TMPDIR": "/nonexistent"}, "import os; os.umask(0)"),
+]
+"""All strange surroundings, in two runs."""
+ONE_BY_ONE: list[tuple[dict[str, str | None], str]] = [
+    ({}, "import os; os.umask(0o077)"),
+    ({}, "import os; os.umask(0)"),
+    ({"HOME": None}, ""),
+    ({"HOME": "/nonexistent"}, ""),
+    ({**C_LOCALE}, ""),
+    ({"TMPDIR": "/nonexistent"}, ""),
+    ({"PATH": None}, ""),
+]
+"""Each by itself."""
+
+
+@pytest.mark.parametrize(("variables", "beforehand"), sized(AT_ONCE, AT_ONCE + ONE_BY_ONE))
 @pytest.mark.parametrize("transport", ["tcp", "ipc"])
 def test_a_local_cluster_in_strange_surroundings(
     tmp_path: Path, transport: str, variables: dict[str, str | None], beforehand: str
