@@ -103,7 +103,7 @@ def share_line(kind: str, operations: int, alone: float, beside: float, most: in
     )
 
 
-def seconds_for(trial: Trial, operations: int) -> float:
+def seconds_for(trial: Trial[RelayedCluster], operations: int) -> float:
     """How long the others take for so many more."""
     began = time.monotonic()
     trial.load.wait_for_more(operations)
