@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from paxon.kvstore.client.calls.conditions import Condition
     from paxon.kvstore.client.calls.faces import Transaction
     from paxon.kvstore.client.client import Client, CommandClient, Future, Pipeline
+    from paxon.kvstore.client.leases.async_lease import AsyncLease
+    from paxon.kvstore.client.leases.lease import Lease
+    from paxon.kvstore.client.leases.requests import LeaseInfo
     from paxon.kvstore.client.watches.async_watch import AsyncWatch
     from paxon.kvstore.client.watches.events import Event
     from paxon.kvstore.client.watches.mirror import AsyncMirror, Mirror
@@ -83,6 +86,9 @@ __all__ = [
     "AsyncWatch",
     "Mirror",
     "AsyncMirror",
+    "Lease",
+    "AsyncLease",
+    "LeaseInfo",
     "KVStore",
     "Replicated",
     "command",
@@ -140,6 +146,9 @@ _LAZY = {
     "AsyncWatch": "client.watches.async_watch",
     "Mirror": "client.watches.mirror",
     "AsyncMirror": "client.watches.mirror",
+    "Lease": "client.leases.lease",
+    "AsyncLease": "client.leases.async_lease",
+    "LeaseInfo": "client.leases.requests",
     "KVStore": "store.store",
     "Replicated": "objects.replicated",
     "command": "objects.replicated",

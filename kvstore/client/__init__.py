@@ -3,8 +3,9 @@
 Read `requests` (what a client keeps), `command_core` (the core: who leads, what is unanswered, what
 to send again) with its parts `leader_search`, `side_requests`, `sightings` and `outcomes`, and
 `core` (what the store's clients add). Then `links` (sockets), `sync_driver` and `async_driver`
-(threads, asyncio), what the store may be asked for in `calls`, `watches` (reads that wait), and the
-faces that users see: `client`, `async_client`, `pipelining`, `agreement`. `addresses`, `arguments`,
+(threads, asyncio), what the store may be asked for in `calls`, `watches` (reads that wait) and
+`leases` (kept alive), and the faces that users see: `client`, `async_client`, `pipelining`,
+`agreement`. `addresses`, `arguments`,
 `checks` and `keys` look at what users pass.
 """
 

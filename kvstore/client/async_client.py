@@ -41,6 +41,7 @@ from paxon.kvstore.client.checks import (
     unreachable,
 )
 from paxon.kvstore.client.core import ClientCore, CoreOptions, RawCore, RawTicket
+from paxon.kvstore.client.leases.async_lease import AsyncLeaseCalls
 from paxon.kvstore.client.links import Secure, server_addresses
 from paxon.kvstore.client.pipelining import BasePipeline, in_users_terms
 from paxon.kvstore.client.watches.faces import AsyncWatchCalls
@@ -125,8 +126,12 @@ class _AsyncClient:
     ) -> ClusterSettings:
         limit = check_timeout(timeout, self._timeout)
         now = self._driver.enter()
-        ticket = self._core.ask_for_settings(
-            settings_request(known, new), now=now, deadline=now + limit, changes=bool(new)
+        ticket = self._core.ask_leader(
+            "settings",
+            settings_request(known, new),
+            now=now,
+            deadline=now + limit,
+            changes=bool(new),
         )
         self._driver.plan_pump()
         await self._driver.wait(ticket)
@@ -175,7 +180,7 @@ class AsyncCommandClient(_AsyncClient):
         return ticket.value()
 
 
-class AsyncClient(AsyncStoreCalls, AsyncWatchCalls, _AsyncClient):
+class AsyncClient(AsyncStoreCalls, AsyncLeaseCalls, AsyncWatchCalls, _AsyncClient):
     """Client of the replicated key-value store for asyncio; any number of tasks may share it.
 
     Belongs to the event loop in which it is first used. What tasks submit in the same turn of the
@@ -327,6 +332,15 @@ class AsyncClient(AsyncStoreCalls, AsyncWatchCalls, _AsyncClient):
         except RequestTimeout as error:
             self._offer_retry(error, partial(in_users_terms, operation))
             raise
+
+    async def _ask_to_renew(self, body: bytes, timeout: float | None) -> bytes:
+        limit = check_timeout(timeout, self._timeout)
+        now = self._driver.enter()
+        ticket = self._core.ask_leader("renew", body, now=now, deadline=now + limit)
+        self._driver.plan_pump()
+        await self._driver.wait(ticket)
+        payload: bytes = ticket.value()
+        return payload
 
     async def _run(
         self, steps: Steps[T], until: float, mode: ReadMode, call: Call[T] | None = None

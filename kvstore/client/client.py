@@ -41,6 +41,7 @@ from paxon.kvstore.client.checks import (
     unreachable,
 )
 from paxon.kvstore.client.core import ClientCore, CoreOptions, KVTicket, RawCore, RawTicket
+from paxon.kvstore.client.leases.lease import LeaseCalls
 from paxon.kvstore.client.links import Secure, server_addresses
 from paxon.kvstore.client.pipelining import BasePipeline, in_users_terms
 from paxon.kvstore.client.requests import Ticket
@@ -212,8 +213,8 @@ class _BlockingClient:
         with driver.lock:
             driver.check()
             now = time.monotonic()
-            ticket = self._core.ask_for_settings(
-                body, now=now, deadline=now + limit, changes=bool(new)
+            ticket = self._core.ask_leader(
+                "settings", body, now=now, deadline=now + limit, changes=bool(new)
             )
             driver.pump()
         driver.wait(ticket)
@@ -286,7 +287,7 @@ class CommandClient(_BlockingClient):
         return Future(driver, ticket, bytes)
 
 
-class Client(StoreCalls, WatchCalls, _BlockingClient):
+class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
     """Client of the replicated key-value store. Threads may share it; a forked child may not.
 
     Finds the leader by itself, tries again by itself, and has each write take effect at most once.
@@ -437,6 +438,19 @@ class Client(StoreCalls, WatchCalls, _BlockingClient):
         except RequestTimeout as error:
             self._offer_retry(error, partial(in_users_terms, operation))
             raise
+
+    def _ask_to_renew(self, body: bytes, timeout: float | None) -> bytes:
+        limit = check_timeout(timeout, self._timeout)
+        driver = self._driver
+        driver.enter()
+        with driver.lock:
+            driver.check()
+            now = time.monotonic()
+            ticket = self._core.ask_leader("renew", body, now=now, deadline=now + limit)
+            driver.pump()
+        driver.wait(ticket)
+        payload: bytes = ticket.value()
+        return payload
 
     def _run(self, steps: Steps[T], until: float, mode: ReadMode, call: Call[T] | None = None) -> T:
         """See `StoreCalls`."""

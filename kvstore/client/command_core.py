@@ -168,16 +168,12 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._side.ask(address, self._query_id, ticket, slot)
         return ticket
 
-    def ask_for_settings(
-        self, body: bytes, *, now: float, deadline: float, changes: bool
+    def ask_leader(
+        self, kind: Any, body: bytes, *, now: float, deadline: float, changes: bool = False
     ) -> Ticket[Any, Any]:
-        """Ask the leader for a change of what is agreed (agreement.py); its result is the answer.
-
-        Servers make one change of however many copies of the request, so it is sent again like a
-        query. `changes`: whether it changes anything, so that its outcome may be unknown.
-        """
+        """Change "settings" or "renew" leases; `changes`: its outcome may be unknown."""
         ticket = self._ticket(None if changes else "linearizable", len(body), now, deadline)
-        request = Request("settings", self._random.getrandbits(63), body, [ticket])
+        request = Request(kind, self._random.getrandbits(63), body, [ticket])
         ticket.request = request
         self._queries[request.number] = request
         self._fresh.append(request)
@@ -515,7 +511,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         if reply.status != ReplyStatus.OK:
             error = outcomes.refused(reply.status, reply.payload)
             self._complete(request, error, executed=False)
-        elif request.kind == "settings":
+        elif request.kind in {"settings", "renew"}:
             request.tickets[0].complete(reply.payload, None, True)
         else:
             self._answered(request)

@@ -18,6 +18,7 @@ from paxon.actors.messages import (
     OpenSession,
     Query,
     ReadMode,
+    Renew,
     SlotRequest,
     StatusRequest,
 )
@@ -45,7 +46,7 @@ ResultT = TypeVar("ResultT")
 Outgoing = tuple[str, list[ClientMessage]]
 """One frame: the server's address and the messages for it, in order."""
 
-Kind: TypeAlias = Literal["open", "command", "status", "slot", "settings"] | ReadMode
+Kind: TypeAlias = Literal["open", "command", "status", "slot", "settings", "renew"] | ReadMode
 """What a request is: a query is named by its read mode."""
 
 
@@ -252,6 +253,8 @@ class Request:
             case "settings":
                 change = decode_change(self.body)
                 return ChangeSettings(self.number, change.changed_at, change.values)
+            case "renew":
+                return Renew(self.number, self.body)
             case mode:
                 return Query(self.number, mode, self.body)
 

@@ -30,6 +30,7 @@ from paxon.actors.environment import Environment, Network
 from paxon.actors.execution.machine_errors import MachineFailure, check_limits
 from paxon.actors.messages import ClientMessage, PeerMessage, PortOfServers, ServerReply
 from paxon.kvstore.client.addresses import check_address
+from paxon.kvstore.client.leases.clock import BOOT_CLOCK
 from paxon.kvstore.cluster.options import Durability
 from paxon.kvstore.cluster.spawning import open_standard_descriptors
 from paxon.kvstore.errors import PaxonError
@@ -69,15 +70,10 @@ class MachineError(PaxonError):
     """A state machine cannot be found or made from its module:class name."""
 
 
-_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Linux's clock that counts the time in which the machine was suspended. macOS has none of that
-name, and its CLOCK_MONOTONIC does."""
-
-
 class SystemClock:
     """The clocks of this machine."""
 
-    monotonic: Callable[[], float] = staticmethod(partial(time.clock_gettime, _BOOT_CLOCK))
+    monotonic: Callable[[], float] = staticmethod(partial(time.clock_gettime, BOOT_CLOCK))
     """Seconds since the machine was booted, suspended ones included. (Without a frame of Python's:
     a step asks several times.)"""
     awake: Callable[[], int] = staticmethod(time.monotonic_ns)

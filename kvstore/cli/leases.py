@@ -1,0 +1,153 @@
+"""`paxon lease`: grant, keep, revoke, list, ttl."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from paxon.kvstore.cli.exit_codes import NOT_AS_EXPECTED
+from paxon.kvstore.cli.store import (
+    ClusterOption,
+    JsonOption,
+    KeyOption,
+    TimeoutOption,
+    fail,
+    open_client,
+    print_json,
+)
+from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
+from paxon.kvstore.errors import LeaseExpired
+
+__all__ = ["app"]
+
+_TIMEOUT = 10.0
+
+app = typer.Typer(
+    help="Leases: the keys that are put with one go when it ends.",
+    no_args_is_help=True,
+)
+_Id = Annotated[str, typer.Argument(metavar="ID", help="The lease's id, as grant prints it.")]
+
+
+def _number(lease: str) -> int:
+    try:
+        number = int(lease, 16)
+    except ValueError:
+        number = 0
+    if not 0 < number < 1 << 63:
+        raise typer.BadParameter(f"{lease!r} is no id of a lease: write it as grant prints it")
+    return number
+
+
+@app.command()
+def grant(
+    ttl: Annotated[float, typer.Argument(metavar="SECONDS", help="How long it lives unrenewed.")],
+    *,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: TimeoutOption = _TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a lease and print its id. It is not kept: see `paxon lease keep`.
+
+    Example: id=$(paxon lease grant 60)
+    """
+    with open_client(cluster, key_file, timeout) as client:
+        lease = client.lease(ttl)
+    if as_json:
+        print_json({"id": f"{lease.id:x}", "ttl": lease.ttl})
+    else:
+        sys.stdout.write(f"{lease.id:x}\n")
+
+
+@app.command()
+def keep(
+    lease: _Id,
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Renew it once and return.")] = False,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: TimeoutOption = _TIMEOUT,
+) -> None:
+    """Renew a lease until Ctrl-C, at each third of its time; fails when it has ended.
+
+    Example: paxon lease keep 1371b806266c8cd0
+    """
+    number = _number(lease)
+    with open_client(cluster, key_file, timeout) as client:
+        try:
+            while True:
+                ttl = client.renew(number)
+                if once:
+                    return
+                time.sleep(ttl / 3)
+        except LeaseExpired as error:
+            raise fail(str(error), NOT_AS_EXPECTED) from None
+
+
+@app.command()
+def revoke(
+    lease: _Id,
+    *,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: TimeoutOption = _TIMEOUT,
+) -> None:
+    """End a lease, and all keys that go with it.
+
+    Example: paxon lease revoke 1371b806266c8cd0
+    """
+    number = _number(lease)
+    with open_client(cluster, key_file, timeout) as client:
+        try:
+            client.revoke(number)
+        except LeaseExpired as error:
+            raise fail(str(error), NOT_AS_EXPECTED) from None
+
+
+@app.command(name="list")
+def list_(
+    *,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: TimeoutOption = _TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the ids of all leases.
+
+    Example: paxon lease list --json
+    """
+    with open_client(cluster, key_file, timeout) as client:
+        ids = [f"{number:x}" for number in client.leases()]
+    if as_json:
+        print_json(ids)
+    else:
+        sys.stdout.writelines(number + "\n" for number in ids)
+
+
+@app.command()
+def ttl(
+    lease: _Id,
+    *,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: TimeoutOption = _TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how long a lease lives on, and which keys go with it.
+
+    Example: paxon lease ttl 1371b806266c8cd0
+    """
+    number = _number(lease)
+    with open_client(cluster, key_file, timeout) as client:
+        found = client.lease_info(number)
+    if found is None:
+        raise fail(f"there is no lease {number:x}: it has ended", NOT_AS_EXPECTED)
+    if as_json:
+        print_json({"id": f"{number:x}", "ttl": found.ttl, "left": found.left, "keys": found.keys})
+    else:
+        keys = "".join(f"\n  {key}" for key in found.keys)
+        sys.stdout.write(f"{found.left:.1f} s left of {found.ttl:g} s{keys}\n")

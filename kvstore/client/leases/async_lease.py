@@ -1,0 +1,243 @@
+"""Leases for asyncio: `AsyncClient.lease`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from paxon.actors.messages import ReadMode
+from paxon.kvstore.client.calls.calls import Call
+from paxon.kvstore.client.calls.keys import Leased, check_lease
+from paxon.kvstore.client.leases.clock import boot_seconds
+from paxon.kvstore.client.leases.keeping import TOO_LATE, Held, plan
+from paxon.kvstore.client.leases.requests import (
+    Grant,
+    LeaseIds,
+    LeaseInfo,
+    ReadLease,
+    Revoke,
+    new_id,
+    renewal,
+    still_alive,
+)
+from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError
+
+__all__ = ["AsyncLease", "AsyncLeaseCalls", "AsyncLost"]
+
+T = TypeVar("T")
+_LEAST_SECONDS = 0.05
+"""How long a renewal waits for its answer at least."""
+
+
+class AsyncLost:
+    """Set once a lease is lost; like `asyncio.Event`, but only the lease sets it."""
+
+    def __init__(self, lease: AsyncLease) -> None:
+        self._lease = weakref.ref(lease)
+        self._event = asyncio.Event()
+
+    def is_set(self) -> bool:
+        """Whether the lease is lost, by the clock of this very moment."""
+        lease = self._lease()
+        if lease is not None:
+            lease.is_over(boot_seconds())
+        return self._event.is_set()
+
+    async def wait(self) -> bool:
+        """Wait until the lease is lost."""
+        return await self._event.wait()
+
+    def set(self) -> None:
+        """For the lease alone."""
+        self._event.set()
+
+
+class AsyncLease(Held):
+    """The twin of `Lease`."""
+
+    def __init__(self, calls: AsyncLeaseCalls, number: int, ttl: float, sent: float) -> None:
+        self._calls = calls
+        self.lost = AsyncLost(self)
+        """Set once it is lost: before its time to live has run out by this machine's clock."""
+        super().__init__(number, ttl, sent)
+
+    def __repr__(self) -> str:
+        return f"<AsyncLease {self.id:x}: {self.reason or 'alive'}>"
+
+    def _tell(self) -> None:
+        self.lost.set()
+
+    def time_left(self) -> float:
+        """Seconds for which it certainly lives on; 0 if it may have ended."""
+        now = boot_seconds()
+        return 0.0 if self.is_over(now) else self.deadline - now
+
+    def check(self) -> None:
+        """Raise `LeaseExpired` if it is lost."""
+        if self.is_over(boot_seconds()):
+            raise self.error()
+
+    async def keep_alive(self, *, timeout: float | None = None) -> float:
+        """Renew it now; see `Lease.keep_alive`."""
+        self.check()
+        await self._calls._renew([self], timeout)
+        self.check()
+        return self.time_left()
+
+    async def revoke(self, *, timeout: float | None = None) -> None:
+        """End it, and with it all keys that go with it. One that has ended is no error."""
+        self.lose("it was revoked")
+        with contextlib.suppress(LeaseExpired):
+            await self._calls._do(Revoke(self.id), timeout)
+
+
+class _Granting:
+    """What `AsyncClient.lease` returns: to be awaited, or for `async with`."""
+
+    def __init__(self, grant: Callable[[], Any]) -> None:
+        self._grant = grant
+        self._lease: AsyncLease | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncLease]:
+        lease: AsyncLease = yield from self._grant().__await__()
+        return lease
+
+    async def __aenter__(self) -> AsyncLease:
+        self._lease = await self
+        return self._lease
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Revoke it; if that fails, it ends by itself."""
+        if self._lease is not None:
+            with contextlib.suppress(PaxonError):
+                await self._lease.revoke()
+
+
+class AsyncLeaseCalls:
+    """What a client of asyncio knows of leases."""
+
+    _timeout: float
+    _leases: weakref.WeakSet[AsyncLease] | None = None
+    _keeping: asyncio.Task[None] | None = None
+    _added: asyncio.Event | None = None
+
+    async def _do(self, call: Call[T], timeout: float | None, mode: ReadMode = "linearizable") -> T:
+        raise NotImplementedError
+
+    async def _ask_to_renew(self, body: bytes, timeout: float | None) -> bytes:
+        """Ask the leader; a request of no session."""
+        raise NotImplementedError
+
+    def lease(
+        self,
+        ttl: float,
+        *,
+        id: int | None = None,  # noqa: A002
+        on_lost: Callable[[], object] | None = None,
+        timeout: float | None = None,
+    ) -> _Granting:
+        """A new lease, kept alive while it is held: await it, or use it in `async with`.
+
+        See `Client.lease`.
+        """
+        number = new_id() if id is None else check_lease(id)
+        call = Grant(number, ttl)
+
+        async def grant() -> AsyncLease:
+            sent = boot_seconds()
+            lease = AsyncLease(self, number, await self._do(call, timeout), sent)
+            if on_lost is not None:
+                lease.when_lost(on_lost)
+            self._keep(lease)
+            return lease
+
+        return _Granting(grant)
+
+    async def leases(
+        self, *, mode: ReadMode = "linearizable", timeout: float | None = None
+    ) -> list[int]:
+        """The ids of all leases that there are."""
+        return await self._do(LeaseIds(), timeout, mode)
+
+    async def lease_info(
+        self, lease: Leased | int, *, mode: ReadMode = "linearizable", timeout: float | None = None
+    ) -> LeaseInfo | None:
+        """A lease as the store has it, with its keys; None if there is none of that id."""
+        return await self._do(ReadLease(lease), timeout, mode)
+
+    async def revoke(self, lease: Leased | int, *, timeout: float | None = None) -> int:
+        """End a lease that anybody holds; the store's revision. Raises `LeaseExpired`."""
+        return await self._do(Revoke(lease), timeout)
+
+    async def renew(self, lease: Leased | int, *, timeout: float | None = None) -> float:
+        """Let a lease live on that nobody here keeps; see `Client.renew`."""
+        number = check_lease(lease)
+        [alive] = still_alive(await self._ask_to_renew(renewal([number]), timeout), [number])
+        if isinstance(alive, LeaseExpired):
+            raise alive
+        return alive
+
+    async def _renew(self, leases: Sequence[AsyncLease], timeout: float | None) -> None:
+        """Renew these, and note what comes of it. Each call is a new request (rule 7)."""
+        numbers = [lease.id for lease in leases]
+        sent = boot_seconds()
+        answers = still_alive(await self._ask_to_renew(renewal(numbers), timeout), numbers)
+        now = boot_seconds()
+        for lease, alive in zip(leases, answers, strict=True):
+            if isinstance(alive, LeaseExpired):
+                lease.lose("it has ended")
+            elif not lease.is_over(now):
+                lease.renewed(sent)
+
+    # --- in the background -----------------------------------------------------------------------
+
+    def _keep(self, lease: AsyncLease) -> None:
+        if self._leases is None or self._added is None:
+            self._leases, self._added = weakref.WeakSet(), asyncio.Event()
+        self._leases.add(lease)
+        self._added.set()
+        if self._keeping is None or self._keeping.done():
+            self._keeping = asyncio.create_task(_keep_all(self._leases, self._added))
+
+
+async def _keep_all(leases: weakref.WeakSet[AsyncLease], added: asyncio.Event) -> None:
+    """Renew all leases of a client, while anybody holds one (it holds none of them itself)."""
+    while held := [lease for lease in leases if lease.wants_care]:
+        due, next_look = plan(held, boot_seconds())
+        if due:
+            await _renew_all(due)
+        for lease in held:
+            if lease.reason == TOO_LATE:
+                lease.ended = True
+                with contextlib.suppress(PaxonError):
+                    await lease._calls._do(Revoke(lease.id), _LEAST_SECONDS)
+            del lease
+        del held, due
+        added.clear()
+        with contextlib.suppress(TimeoutError):
+            seconds = min(1.0, max(0.0, next_look - boot_seconds()))
+            await asyncio.wait_for(added.wait(), seconds)
+
+
+async def _renew_all(due: list[AsyncLease]) -> None:
+    now = boot_seconds()
+    patience = min(min(lease.ttl / 3, lease.deadline - now) for lease in due)
+    try:
+        await due[0]._calls._renew(due, max(_LEAST_SECONDS, patience))
+    except ClientClosed:
+        for lease in due:
+            lease.lose("its client is closed")
+    except PaxonError:
+        now = boot_seconds()
+        for lease in due:
+            if not lease.is_over(now):
+                lease.tried(now)

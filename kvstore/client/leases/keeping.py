@@ -1,0 +1,100 @@
+"""When a lease is renewed, and when its owner has to take it for lost. No I/O, no threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from paxon.kvstore.errors import LeaseExpired
+
+__all__ = ["CLOCK_DRIFT", "TOO_LATE", "Held", "plan"]
+
+CLOCK_DRIFT = 0.05
+"""The fraction by which the speeds of two clocks may differ, either way."""
+TOO_LATE = "it could not be renewed in time"
+_COUNTED = (1 - CLOCK_DRIFT) / (1 + CLOCK_DRIFT)
+
+
+class Held:
+    """A lease, as far as its owner can know. Times are seconds of the owner's boot clock."""
+
+    def __init__(self, number: int, ttl: float, sent: float) -> None:
+        """`sent` is when the grant was sent first, `ttl` what was granted, seconds."""
+        self.id = number
+        """What the store knows it by."""
+        self.ttl = ttl
+        """Seconds that it lives from each renewal."""
+        self.reason = ""
+        """Why it is lost; "" while it is not."""
+        self.deadline = 0.0
+        """When the servers may have ended it at the earliest."""
+        self.renew_at = 0.0
+        self.ended = False
+        """Whether the store was asked to end it, once it was lost."""
+        self._on_lost: list[Callable[[], object]] = []
+        self.renewed(sent)
+
+    def renewed(self, sent: float) -> None:
+        """A renewal was granted that was sent then, for the first time.
+
+        Counted from the sending, for nobody knows when the servers counted from, and shortened by
+        what their clocks may be faster.
+        """
+        deadline = sent + self.ttl * _COUNTED
+        if not self.reason and deadline > self.deadline:
+            self.deadline = deadline
+            self.renew_at = sent + self.ttl / 3
+
+    def tried(self, now: float) -> None:
+        """A renewal was not answered: soon again."""
+        self.renew_at = now + min(0.2, self.ttl / 20)
+
+    def is_over(self, now: float) -> bool:
+        """Whether it is lost, or has to be taken for it now."""
+        if not self.reason and now >= self.deadline:
+            self.lose(TOO_LATE)
+        return bool(self.reason)
+
+    @property
+    def wants_care(self) -> bool:
+        """Whether it is to be renewed, or revoked."""
+        return not self.reason or (self.reason == TOO_LATE and not self.ended)
+
+    def lose(self, reason: str) -> None:
+        """It is lost, for good: whatever the servers say later, its owner has been told."""
+        if self.reason:
+            return
+        self.reason = reason
+        self._tell()
+        callbacks, self._on_lost = self._on_lost, []
+        for callback in callbacks:
+            callback()
+
+    def _tell(self) -> None:
+        """Wake whoever waits for its loss."""
+
+    def when_lost(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once it is lost, from the background; now if it is. It must not block."""
+        if self.reason:
+            callback()
+        else:
+            self._on_lost.append(callback)
+
+    def error(self) -> LeaseExpired:
+        """What is raised once it is lost."""
+        return LeaseExpired(f"lease {self.id:x} is lost: {self.reason}")
+
+
+H = TypeVar("H", bound=Held)
+
+
+def plan(leases: Iterable[H], now: float) -> tuple[list[H], float]:
+    """Those to be renewed now, and when to look again; what is over by now is lost."""
+    due, next_look = [], float("inf")
+    for lease in leases:
+        if lease.is_over(now):
+            continue
+        if lease.renew_at <= now:
+            due.append(lease)
+        next_look = min(next_look, lease.deadline, max(lease.renew_at, now))
+    return due, next_look

@@ -1,0 +1,255 @@
+"""Leases for threads: `Client.lease`."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+from paxon.actors.messages import ReadMode
+from paxon.kvstore.client.calls.calls import Call
+from paxon.kvstore.client.calls.keys import Leased, check_lease
+from paxon.kvstore.client.leases.clock import boot_seconds
+from paxon.kvstore.client.leases.keeping import TOO_LATE, Held, plan
+from paxon.kvstore.client.leases.requests import (
+    Grant,
+    LeaseIds,
+    LeaseInfo,
+    ReadLease,
+    Revoke,
+    new_id,
+    renewal,
+    still_alive,
+)
+from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError
+
+__all__ = ["Lease", "LeaseCalls", "Lost"]
+
+T = TypeVar("T")
+_LEAST_SECONDS = 0.05
+"""How long a renewal waits for its answer at least."""
+
+
+class Lost:
+    """Set once a lease is lost; like `threading.Event`, but only the lease sets it."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = weakref.ref(lease)
+        self._event = threading.Event()
+
+    def is_set(self) -> bool:
+        """Whether the lease is lost, by the clock of this very moment."""
+        lease = self._lease()
+        if lease is not None:
+            lease.is_over(boot_seconds())
+        return self._event.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the lease is lost, at most so many seconds; whether it is."""
+        return self._event.wait(timeout)
+
+    def set(self) -> None:
+        """For the lease alone."""
+        self._event.set()
+
+
+class Lease(Held):
+    """Keys put with it go when it ends. Renewed in the background while anybody holds it.
+
+    In a `with` statement it is revoked at the end. One that is thrown away is not renewed any more.
+    """
+
+    def __init__(self, calls: LeaseCalls, number: int, ttl: float, sent: float) -> None:
+        self._calls = calls
+        self.lost = Lost(self)
+        """Set once it is lost: before its time to live has run out by this machine's clock."""
+        super().__init__(number, ttl, sent)
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.id:x}: {self.reason or 'alive'}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Revoke it; if that fails, it ends by itself."""
+        with contextlib.suppress(PaxonError):
+            self.revoke()
+
+    def _tell(self) -> None:
+        self.lost.set()
+
+    def time_left(self) -> float:
+        """Seconds for which it certainly lives on; 0 if it may have ended."""
+        now = boot_seconds()
+        return 0.0 if self.is_over(now) else self.deadline - now
+
+    def check(self) -> None:
+        """Raise `LeaseExpired` if it is lost."""
+        if self.is_over(boot_seconds()):
+            raise self.error()
+
+    def keep_alive(self, *, timeout: float | None = None) -> float:
+        """Renew it now (the background does so at each third of its time); seconds left then.
+
+        Raises:
+            LeaseExpired: it is lost.
+        """
+        self.check()
+        self._calls._renew([self], timeout)
+        self.check()
+        return self.time_left()
+
+    def revoke(self, *, timeout: float | None = None) -> None:
+        """End it, and with it all keys that go with it. One that has ended is no error."""
+        self.lose("it was revoked")
+        with contextlib.suppress(LeaseExpired):
+            self._calls._do(Revoke(self.id), timeout)
+
+
+class _Keeper:
+    """One thread that renews all leases of a client. Holds none of them: who drops one, ends it."""
+
+    def __init__(self) -> None:
+        self._leases: weakref.WeakSet[Lease] = weakref.WeakSet()
+        self._changed = threading.Condition()
+        self._runs = False
+
+    def add(self, lease: Lease) -> None:
+        with self._changed:
+            self._leases.add(lease)
+            if not self._runs:
+                self._runs = True
+                threading.Thread(target=self._run, name="paxon-leases", daemon=True).start()
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not (held := [lease for lease in self._leases if lease.wants_care]):
+                    self._runs = False
+                    return
+            now = boot_seconds()
+            due, next_look = plan(held, now)
+            if due:
+                _renew(due)
+            _revoke(held)
+            del held, due  # nothing is held while nothing is done
+            with self._changed:
+                # (Not for long: this clock may stand while the machine sleeps, the other does not.)
+                self._changed.wait(min(1.0, max(0.0, next_look - boot_seconds())))
+
+
+def _renew(due: list[Lease]) -> None:
+    """Renew leases, all in one request; whatever goes wrong is tried again, or ends them."""
+    now = boot_seconds()
+    patience = min(min(lease.ttl / 3, lease.deadline - now) for lease in due)
+    try:
+        due[0]._calls._renew(due, max(_LEAST_SECONDS, patience))
+    except ClientClosed:
+        for lease in due:
+            lease.lose("its client is closed")
+    except PaxonError:
+        now = boot_seconds()
+        for lease in due:
+            if not lease.is_over(now):
+                lease.tried(now)
+
+
+def _revoke(held: list[Lease]) -> None:
+    """End what was lost just now: nobody need wait for what only its owner takes for ended."""
+    for lease in held:
+        if lease.reason == TOO_LATE:
+            lease.ended = True
+            with contextlib.suppress(PaxonError):
+                lease._calls._do(Revoke(lease.id), _LEAST_SECONDS)
+
+
+class LeaseCalls:
+    """What a client of threads knows of leases."""
+
+    _timeout: float
+    _keeper: _Keeper | None = None
+
+    def _do(self, call: Call[T], timeout: float | None, mode: ReadMode = "linearizable") -> T:
+        raise NotImplementedError
+
+    def _ask_to_renew(self, body: bytes, timeout: float | None) -> bytes:
+        """Ask the leader; a request of no session."""
+        raise NotImplementedError
+
+    def lease(
+        self,
+        ttl: float,
+        *,
+        id: int | None = None,  # noqa: A002
+        on_lost: Callable[[], object] | None = None,
+        timeout: float | None = None,
+    ) -> Lease:
+        """A new lease, kept alive in the background while it is held.
+
+        Args:
+            ttl: seconds that it lives from each renewal, at least 2 are granted.
+            id: by which the store is to know it; None: one that is drawn.
+            on_lost: called, from the background, once it is lost.
+            timeout: seconds.
+
+        Raises:
+            RequestTimeout: no answer in time; if there is such a lease now, it ends by itself.
+        """
+        number = new_id() if id is None else check_lease(id)
+        call = Grant(number, ttl)
+        sent = boot_seconds()
+        lease = Lease(self, number, self._do(call, timeout), sent)
+        if on_lost is not None:
+            lease.when_lost(on_lost)
+        if self._keeper is None:
+            self._keeper = _Keeper()
+        self._keeper.add(lease)
+        return lease
+
+    def leases(self, *, mode: ReadMode = "linearizable", timeout: float | None = None) -> list[int]:
+        """The ids of all leases that there are."""
+        return self._do(LeaseIds(), timeout, mode)
+
+    def lease_info(
+        self, lease: Leased | int, *, mode: ReadMode = "linearizable", timeout: float | None = None
+    ) -> LeaseInfo | None:
+        """A lease as the store has it, with its keys; None if there is none of that id."""
+        return self._do(ReadLease(lease), timeout, mode)
+
+    def revoke(self, lease: Leased | int, *, timeout: float | None = None) -> int:
+        """End a lease that anybody holds; the store's revision. Raises `LeaseExpired`."""
+        return self._do(Revoke(lease), timeout)
+
+    def renew(self, lease: Leased | int, *, timeout: float | None = None) -> float:
+        """Let a lease live on that nobody here keeps; its time to live, in seconds.
+
+        Raises:
+            LeaseExpired: it has ended.
+        """
+        number = check_lease(lease)
+        [alive] = still_alive(self._ask_to_renew(renewal([number]), timeout), [number])
+        if isinstance(alive, LeaseExpired):
+            raise alive
+        return alive
+
+    def _renew(self, leases: Sequence[Lease], timeout: float | None) -> None:
+        """Renew these, and note what comes of it. Each call is a new request (rule 7)."""
+        numbers = [lease.id for lease in leases]
+        sent = boot_seconds()
+        answers = still_alive(self._ask_to_renew(renewal(numbers), timeout), numbers)
+        now = boot_seconds()
+        for lease, alive in zip(leases, answers, strict=True):
+            if isinstance(alive, LeaseExpired):
+                lease.lose("it has ended")
+            elif not lease.is_over(now):
+                lease.renewed(sent)

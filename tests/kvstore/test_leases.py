@@ -1,0 +1,181 @@
+"""Leases as their owners see them: when they are renewed, and when they are lost."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from paxon import InvalidRequest, LeaseExpired, RequestTimeout
+from paxon.kvstore.client.leases import lease as threads
+from paxon.kvstore.client.leases.keeping import CLOCK_DRIFT, Held, plan
+from paxon.kvstore.client.leases.lease import Lease
+from paxon.testing import MemoryCluster as Cluster
+
+
+def test_the_deadline_counts_from_the_first_sending_and_allows_for_drift() -> None:
+    held = Held(7, 10.0, sent=100.0)
+    assert held.deadline == 100.0 + 10.0 * (1 - CLOCK_DRIFT) / (1 + CLOCK_DRIFT)
+    held.renewed(103.0)
+    assert held.deadline == 103.0 + 10.0 * (1 - CLOCK_DRIFT) / (1 + CLOCK_DRIFT)
+    held.renewed(101.0)  # an answer that was overtaken
+    assert held.deadline > 112.0
+
+
+def test_it_is_renewed_at_each_third_and_soon_again_without_an_answer() -> None:
+    held = Held(7, 9.0, sent=100.0)
+    assert plan([held], 102.9) == ([], 103.0)
+    assert plan([held], 103.0)[0] == [held]
+    held.tried(106.0)
+    due, next_look = plan([held], 106.1)
+    assert not due and 106.1 < next_look <= 106.5
+
+
+def test_what_is_lost_stays_lost_and_says_so_once() -> None:
+    """A laptop that slept: the answer to its renewal comes after its time was up."""
+    held, told = Held(7, 10.0, sent=100.0), []
+    held.when_lost(lambda: told.append(1))
+    assert plan([held], 200.0) == ([], float("inf"))
+    held.renewed(199.0)
+    assert held.is_over(199.5) and told == [1]
+    held.when_lost(lambda: told.append(2))  # too late to wait for it
+    assert told == [1, 2]
+    with pytest.raises(LeaseExpired, match=r"lease 7 is lost: it could not be renewed in time"):
+        raise held.error()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as made:
+        yield made
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it never happened")
+
+
+def test_its_keys_go_with_it(cluster: Cluster) -> None:
+    with cluster.client() as kv:
+        with kv.lease(ttl=10) as lease:
+            kv.put("a", b"1", lease=lease)
+            assert kv.leases() == [lease.id]
+            info = kv.lease_info(lease)
+            assert info is not None and info.keys == ["a"] and 0 < info.left <= info.ttl == 10.0
+            assert 0 < lease.time_left() < 10.0 and not lease.lost.is_set()
+            assert lease.keep_alive() > 8.0
+        assert kv.get("a") is None and kv.leases() == []
+        assert lease.lost.is_set() and lease.time_left() == 0.0
+        with pytest.raises(LeaseExpired, match="it was revoked"):
+            lease.keep_alive()
+        with pytest.raises(LeaseExpired):
+            kv.put("a", b"1", lease=lease)
+        with pytest.raises(LeaseExpired):
+            kv.renew(lease)
+
+
+def test_it_ends_by_the_logs_time_and_its_owner_hears_of_it(cluster: Cluster) -> None:
+    with cluster.client() as kv:
+        told: list[int] = []
+        lease = kv.lease(ttl=3, on_lost=lambda: told.append(1))
+        kv.put("a", b"1", lease=lease)
+        cluster.let_pass(4.0)  # for the servers: its owner had no time to renew it
+        eventually(lambda: kv.get("a") is None)
+        assert lease.lost.wait(30) and told == [1]
+        assert "ended" in lease.reason
+
+
+def test_a_renewal_is_renewed_at_the_servers(cluster: Cluster) -> None:
+    with cluster.client() as kv:
+        number = kv.lease(ttl=60, id=77).id
+        cluster.let_pass(40.0)
+        assert kv.renew(number) == 60.0
+        cluster.let_pass(40.0)
+        info = kv.lease_info(number)
+        assert number == 77 and info is not None and 15.0 < info.left < 21.0
+
+
+def test_nobody_renews_what_nobody_owns(cluster: Cluster) -> None:
+    with cluster.client() as kv:
+        lease = kv.lease(ttl=2)
+        keeper = kv._keeper
+        assert keeper is not None
+        del lease
+        gc.collect()
+        eventually(lambda: not keeper._runs)
+        cluster.let_pass(3.0)
+        eventually(lambda: kv.leases() == [])
+
+
+def test_a_machine_that_slept_wakes_up_without_its_lease(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(threads, "boot_seconds", clock)
+    with cluster.client() as kv:
+        lease = kv.lease(ttl=60)
+        kv.put("a", b"1", lease=lease)
+        assert not lease.lost.is_set()
+        clock.now += 3600.0
+        assert lease.lost.is_set()
+        with pytest.raises(LeaseExpired):
+            lease.check()
+        eventually(lambda: kv.get("a") is None)  # and what it held is given up
+
+
+def test_a_failed_renewal_is_a_new_request_next_time(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its deadline must count from its own sending, not from that of one never answered."""
+    clock = Clock()
+    monkeypatch.setattr(threads, "boot_seconds", clock)
+    with cluster.client() as kv:
+        lease = Lease(kv, 5, 10.0, clock.now)
+        answers: list[bytes] = []
+
+        def ask(body: bytes, timeout: float | None) -> bytes:
+            clock.now += 3.0
+            if not answers:
+                answers.append(b"")
+                raise RequestTimeout("no answer")
+            return b"\x91\xcd\x27\x10"  # [10000]
+
+        monkeypatch.setattr(kv, "_ask_to_renew", ask)
+        first = clock.now
+        threads._renew([lease])
+        assert lease.deadline < first + 10.0
+        threads._renew([lease])
+        counted = 10.0 * (1 - CLOCK_DRIFT) / (1 + CLOCK_DRIFT)
+        assert lease.deadline == first + 3.0 + counted
+
+
+def test_a_closed_clients_leases_are_lost(cluster: Cluster) -> None:
+    kv = cluster.client()
+    lease = kv.lease(ttl=2)
+    kv.close()
+    assert lease.lost.wait(30)
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), "10", True, 1e12])
+def test_a_time_to_live_that_is_none(cluster: Cluster, ttl: float) -> None:
+    with cluster.client() as kv, pytest.raises(InvalidRequest, match="ttl"):
+        kv.lease(ttl=ttl)
+
+
+@pytest.mark.parametrize("number", [0, -1, 1 << 63, "a"])
+def test_an_id_that_is_none(cluster: Cluster, number: int) -> None:
+    with cluster.client() as kv, pytest.raises(InvalidRequest, match="lease"):
+        kv.lease(ttl=10, id=number)
