@@ -140,7 +140,7 @@ def test_a_directory_whose_name_is_not_utf_8(tmp_path: Path) -> None:
     ("wrong", "named"),
     [
         ({"machine": KVStore}, "give a state machine, KVStore(…), not the class"),
-        ({"machine": object()}, "is not a paxon.actors.StateMachine"),
+        ({"machine": object()}, "is not a paxon.StateMachine"),
         ({"peers": {}}, "peers: no address is given for server 1"),
         ({"peers": [ONE]}, "peers: give the servers' addresses by id"),
         ({"peers": {1: 7110, 2: ONE}}, "7110 is no address"),
