@@ -13,7 +13,9 @@ PACKAGES := paxon paxon.transport paxon.actors paxon.kvstore paxon.bench
 FOLDERS := paxon transport actors kvstore bench
 PYTEST_ARGS ?=
 BENCH_ARGS ?= --quick
+SEEDS ?= 300
 SOAK_SEEDS ?= 100000
+PROCESS_TESTS ?= 2
 COVERAGE_FLOOR ?= 60
 
 .DEFAULT_GOAL := help
@@ -21,10 +23,10 @@ COVERAGE_FLOOR ?= 60
 
 help:
 	@echo 'make demo    three durable servers lose their leader and go on, in under a minute'
-	@echo 'make test    the whole test suite, mypy --strict and ruff'
+	@echo 'make test    the whole test suite, and make lint'
 	@echo 'make check   lint, types, and the tests that need no server processes, on all cores'
 	@echo 'make coverage  what make check runs, and how much of the code it runs through'
-	@echo 'make lint    mypy --strict and ruff alone'
+	@echo 'make lint    mypy --strict, ruff and vulture alone'
 	@echo 'make bench   the benchmarks, quick form (BENCH_ARGS= for the long one)'
 	@echo 'make soak    the long runs of tests that `make test` runs in a short form'
 	@echo 'make wheel   build a wheel and a source distribution in dist/'
@@ -33,9 +35,11 @@ help:
 demo: compiled
 	$(RUN) -m paxon.kvstore.cli demo
 
-# Lint comes first, so that the last lines are pytest's summary.
+# What starts no server processes fills every core. The rest mostly waits for elections and for disks:
+# two such tests at a time. (Exit 5: PYTEST_ARGS names only tests of the other half.)
 test: lint compiled
-	$(RUN) -m pytest $(PYTEST_ARGS)
+	PAXON_SEEDS=$(SEEDS) $(RUN) -m pytest -m 'not process' -n auto --dist worksteal $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(RUN) -m pytest -m process -n $(PROCESS_TESTS) --dist worksteal $(PYTEST_ARGS) || [ $$? = 5 ]
 
 # The loop of a working day: what needs no server processes, on all cores.
 check: lint compiled
@@ -49,6 +53,7 @@ coverage: compiled
 lint: $(VENV)/linked
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m vulture
 	$(RUN) -m mypy $(addprefix -p ,$(PACKAGES))
 	@# (A step between two looks at a role changes it, which mypy does not know.)
 	$(RUN) -m mypy --disable-error-code comparison-overlap tests examples
@@ -63,7 +68,7 @@ bench: compiled
 	$(RUN) -m paxon.kvstore.cli bench failover $(BENCH_ARGS)
 
 soak: compiled
-	PAXON_SOAK=1 PAXON_SOAK_SEEDS=$(SOAK_SEEDS) $(RUN) -m pytest --timeout 7200 $(PYTEST_ARGS)
+	PAXON_SOAK=1 PAXON_SEEDS=$(SOAK_SEEDS) $(RUN) -m pytest --timeout 7200 $(PYTEST_ARGS)
 
 wheel: $(VENV)/linked
 	rm -rf build/lib build/bdist.* dist

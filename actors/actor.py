@@ -44,7 +44,6 @@ class BurstActor(pykka.ThreadingActor):
         self._now = 0.0
         self._started_at = 0.0
         self._open = False
-        self._failure: BaseException | None = None
         self._counters: dict[str, int] = dict.fromkeys(counters, 0)
         self._next_count = 0
         """The number that the coming commit will have."""
@@ -109,7 +108,6 @@ class BurstActor(pykka.ThreadingActor):
 
     def _fail(self, error: BaseException) -> None:
         """Stop at once, with the reason logged; nothing that waits for a sync is sent."""
-        self._failure = error
         if isinstance(error, ExecutionFailed):
             self._storage.note_stop(error.slot, str(error))
             cause = error.__cause__  # whose traceback begins where the user's code does

@@ -195,6 +195,11 @@ class ClusterWatch(CountBooks):
         """A server's disk is gone; it will come back with an empty one, and rejoin."""
         self.disks[server] = DiskBooks(replaced=True)
         self.leases.on_disk_lost(server)
+        # It may ask in the same ballot again (docs/rejoin.md): what it was promised so far is void.
+        for ballot in [ballot for ballot in self._campaigns if ballot.leader == server]:
+            del self._campaigns[ballot]
+            self._promises.pop(ballot, None)
+            self._leading.discard(ballot)
 
     # --- starting and stepping -------------------------------------------------------------------
 

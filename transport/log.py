@@ -180,9 +180,6 @@ class Logger:
         """The same, with an exception whose traceback is logged along."""
         return Logger(background=self._background, exception=exception)
 
-    def debug(self, text: str, *arguments: Any) -> None:
-        self._log("DEBUG", text, arguments)
-
     def info(self, text: str, *arguments: Any) -> None:
         self._log("INFO", text, arguments)
 

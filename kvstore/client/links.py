@@ -92,7 +92,6 @@ class Link:
     __slots__ = (
         "address",
         "backlog",
-        "bad_frames",
         "epoch",
         "fd",
         "lost_fd",
@@ -115,7 +114,6 @@ class Link:
         self.backlog: deque[bytes] = deque()
         """Frames that wait for the connection."""
         self.epoch = 0
-        self.bad_frames = 0
         """Frames that were not ones of a server of this release."""
         self.redial_at = 0.0
         """When to try a server again that has refused us; 0: it has not."""
@@ -215,7 +213,6 @@ class Links:
             self._receive(link.address, [OtherCluster("", error.identity, self._codec.identity)])
             return
         except FrameError as error:
-            link.bad_frames += 1
             self._tell_trouble(link.address, f"what it sends cannot be read ({error})")
             return
         self._receive(link.address, replies)

@@ -16,8 +16,6 @@ from tests.cluster.machines import Moody, Recursing, Unrestorable
 
 pytestmark = pytest.mark.process
 
-TOO_DEEP = "RecursionError: the command nested more than 1000 calls"
-
 
 def wait_until_equal(cluster: LocalCluster) -> None:
     def equal() -> bool:

@@ -64,11 +64,9 @@ def tap(application: Application, server: ServerId, watch: ClusterWatch) -> None
 
 
 class SimulatedClock:
-    """A server's two clocks: they run at a rate that may change; the wall clock may jump."""
+    """A server's clock; it runs at a rate that may change."""
 
-    __slots__ = (
-        "_counted", "_elapsed", "_now", "_since", "_slept", "origin", "rate", "wall_offset",
-    )  # fmt: skip
+    __slots__ = ("_counted", "_elapsed", "_now", "_since", "_slept", "origin", "rate")
 
     def __init__(
         self, now: Callable[[], float], elapsed: Callable[[], float], origin: float, rate: float
@@ -80,7 +78,6 @@ class SimulatedClock:
         self._slept = 0.0
         self.origin = origin
         self.rate = rate
-        self.wall_offset = 1_600_000_000.0
 
     def age(self) -> float:
         """What the clock has counted since the run began: no reboot sets that back."""
@@ -91,9 +88,6 @@ class SimulatedClock:
 
     def awake(self) -> int:
         return int((self.age() - self._slept) * 1e9)
-
-    def wall(self) -> float:
-        return self.monotonic() + self.wall_offset
 
     def when(self, local: float) -> float:
         """The simulated time at which the monotonic clock has passed `local`."""
