@@ -27,7 +27,6 @@ class MemoryLink(Link):
         self.lost_fd = self.lost.descriptor
         self.backlog: deque[bytes] = deque()
         self.epoch = 0
-        self.bad_frames = 0
         self.redial_at = 0.0
 
     def close(self) -> None:

@@ -103,8 +103,12 @@ def test_without_the_kernels_help_a_thread_watches_the_parent(tmp_path: Path) ->
     wait_until(lambda: not pid_is_alive(child), "the child is gone", 5)
 
 
-def test_only_the_servers_own_start_leaves_out_the_main_script() -> None:
+def test_only_the_servers_own_start_leaves_out_the_main_script(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Whatever other threads spawn meanwhile still imports the main script."""
+    # (A worker of pytest-xdist has none.)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
 
     def main_is_told() -> bool:
         told = multiprocessing.spawn.get_preparation_data("child")

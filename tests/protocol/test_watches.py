@@ -380,7 +380,7 @@ def test_a_client_that_does_not_read_is_told_to_ask_again() -> None:
     assert [status for status, _ in told(cluster, 7)] == [ReplyStatus.OVERLOADED]
 
 
-def test_a_machine_that_fails_at_watches_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_machine_that_fails_at_watches_stops_nobody() -> None:
     class Failing(Watched):
         def happened(self) -> Iterable[tuple[int, bytes]]:
             raise RuntimeError("a bug")
