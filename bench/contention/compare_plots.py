@@ -266,6 +266,7 @@ def _draw_ballots(axes: Axes, duel: Duel) -> None:
     axes.scatter(
         [reign.asked for reign in vain], [reign.round for reign in vain],
         c=[_colour(reign.server) for reign in vain], marker=".", s=10,
+        rasterized=True,  # thousands of them: as vectors they would make most of the file
     )  # fmt: skip
     won = [(reign, reign.led) for reign in duel.reigns if reign.led is not None]
     shortest = duel.seconds / 400  # else it could not be seen
