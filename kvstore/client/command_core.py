@@ -95,9 +95,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self.watches = WatchSide(reachable, random.getrandbits(16))
         self._writes = TicketQueue()
         self._reads: dict[ReadMode, TicketQueue] = {m: TicketQueue() for m in get_args(ReadMode)}
-        self._again: list[Request] = []  # refused by an expired session, for the next one
-        self._fresh: list[Request] = []  # formed by this `poll` and not sent yet
-        self._resend = False  # there may be more to send than what is fresh
+        self._to_resend: list[Request] = []  # refused by an expired session, for the next one
+        self._unsent: list[Request] = []  # formed by this `poll` and not sent yet
+        self._resend = False  # there may be more to send than what is unsent yet
         self._fitted = self.options  # to what the cluster takes
         self._opening: Request | None = None
         self._session: Session | None = None
@@ -106,9 +106,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._query_id = self._probe_id = random.getrandbits(16)
         self._sends = 0
         self._next_expiry = self._aged_at = math.inf  # (single requests may have to go again)
-        self._freed = 0  # operations answered just now, less those submitted since
-        self._freed_at = -math.inf  # a caller not back by `GRACE` later does something else
-        self._may_pass = False  # a caller may look once more without having more sent
+        self._just_answered = 0  # operations answered just now, less those submitted since
+        self._answered_at = -math.inf  # a caller not back by `GRACE` later does something else
+        self._may_look_again = False  # a caller may look once more without having more sent
 
     # --- hooks -------------------------------------------------------------------------------
 
@@ -153,9 +153,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
             payload, mode, weight, size, submitted=now, deadline=deadline, after=after
         )
         self._next_expiry = min(self._next_expiry, deadline)
-        if self._freed:
-            still_due = self._freed > weight and now < self._freed_at + GRACE
-            self._freed = self._freed - weight if still_due else 0
+        if self._just_answered:
+            still_due = self._just_answered > weight and now < self._answered_at + GRACE
+            self._just_answered = self._just_answered - weight if still_due else 0
         (self._writes if mode is None else self._reads[mode]).append(ticket)
         return ticket
 
@@ -176,7 +176,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         request = Request(kind, self._random.getrandbits(63), body, [ticket])
         ticket.request = request
         self._queries[request.number] = request
-        self._fresh.append(request)
+        self._unsent.append(request)
         return ticket
 
     def _ticket(self, mode: ReadMode | None, size: int, now: float, deadline: float) -> _Alone:
@@ -209,7 +209,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
     def _wants_leader(self) -> bool:
         """Whether anything is asked for that only a leader does."""
         return bool(
-            self._writes or self._again or self._queries or self._opening
+            self._writes or self._to_resend or self._queries or self._opening
             or self._reads["linearizable"] or self._reads["lease"]
             or any(session.outstanding for session in self._sessions.values())
         )  # fmt: skip
@@ -222,7 +222,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         on: two halves of a batch that follow each other would stay halves.
         """
         return (
-            self.search.waiting_since is not None or self._freed > 0
+            self.search.waiting_since is not None or self._just_answered > 0
         ) and self._writes.weight + self._reads["linearizable"].weight < self.options.full_weight
 
     def holds_back(self, now: float) -> bool:
@@ -230,16 +230,16 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
         Once for each batch of answers: whoever looks again is waiting.
         """
-        may_pass, self._may_pass = self._may_pass, False
+        may_look, self._may_look_again = self._may_look_again, False
         due = self._resend or now >= self._next_expiry
-        return may_pass and self._freed > 1 and not due and now < self._freed_at + GRACE
+        return may_look and self._just_answered > 1 and not due and now < self._answered_at + GRACE
 
     # --- for drivers -------------------------------------------------------------------------
 
     def poll(self, now: float) -> list[Outgoing]:
         """What to send now, after whatever is due by now (deadlines, retries) was done."""
         self._now = now
-        self._freed = 0
+        self._just_answered = 0
         if now >= self._next_expiry:
             self._expire()
         outbox = Outbox(self.options.frame_bytes)
@@ -310,7 +310,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
     # --- forming requests --------------------------------------------------------------------
 
     def _form_requests(self) -> None:
-        if self._writes or self._again:
+        if self._writes or self._to_resend:
             session = self._usable_session()
             if session is not None:
                 self._form_commands(session)
@@ -319,7 +319,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             while queue and self._worth_sending(queue, self._queries):
                 request = self._form_query(mode, queue)
                 self._queries[request.number] = request
-                self._fresh.append(request)
+                self._unsent.append(request)
 
     def _worth_sending(self, queue: TicketQueue, in_flight: Mapping[int, Request]) -> bool:
         """Whether to send what is queued, or to let more gather until an answer comes.
@@ -344,18 +344,18 @@ class CommandCore(Generic[PayloadT, ResultT]):
             session = self._session = None
         if session is None and self._opening is None:
             self._opening = Request("open", self._random.getrandbits(63), b"", [])
-            self._fresh.append(self._opening)
+            self._unsent.append(self._opening)
         return session
 
     def _form_commands(self, session: Session) -> None:
         options = self.options
-        while self._again and session.next_seq - session.floor < options.window:
-            request = self._again[0]
+        while self._to_resend and session.next_seq - session.floor < options.window:
+            request = self._to_resend[0]
             if request.after is not None and request.after.executed:
                 request.after = None
             if request.after is not None and request.after.session is not session:
                 break  # its predecessor has not been decided yet
-            self._enter(session, self._again.pop(0))
+            self._enter(session, self._to_resend.pop(0))
         queue = self._writes
         while queue and self._worth_sending(queue, session.outstanding):
             if session.next_seq - session.floor >= self._fitted.window:
@@ -386,7 +386,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         session.add(request)
         session.used_at = self._now
         request.after_seq = request.after.number if request.after is not None else 0
-        self._fresh.append(request)
+        self._unsent.append(request)
 
     def _form_query(self, mode: ReadMode, queue: TicketQueue) -> Request:
         body, tickets = self._take_batch(queue)
@@ -411,11 +411,11 @@ class CommandCore(Generic[PayloadT, ResultT]):
         if self._resend:
             self._resend = False
             requests = [r for r in self._unanswered() if r.sent_to != target]
-        elif self._fresh:
-            requests = self._fresh
+        elif self._unsent:
+            requests = self._unsent
         else:
             return
-        self._fresh = []
+        self._unsent = []
         for request in requests:
             self._send(outbox, target, request)
         if requests:
@@ -471,7 +471,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self._on_out_of_order(request)
         elif status == ReplyStatus.EXPIRED:
             self._on_expired(session, request)
-        elif status == ReplyStatus.TOO_LARGE and request.can_be_parted and not self._again:
+        elif status == ReplyStatus.TOO_LARGE and request.can_be_parted and not self._to_resend:
             self._take_apart(session, request)
         elif status in (ReplyStatus.INVALID, ReplyStatus.TOO_LARGE):
             self._give_up(request, outcomes.refused(status, reply.payload))
@@ -518,9 +518,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self._deliver(request, reply.payload)
 
     def _answered(self, request: Request) -> None:
-        self._freed += request.weight
-        self._freed_at = self._now
-        self._may_pass = True
+        self._just_answered += request.weight
+        self._answered_at = self._now
+        self._may_look_again = True
 
     def _progress(self, address: str) -> None:
         """A server does what only a leader does."""
@@ -589,7 +589,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         request.place = (session.id, request.number)
         request.session = None
         request.sent_to = None
-        insort(self._again, request, key=attrgetter("place"))  # refusals may come in any order
+        insort(self._to_resend, request, key=attrgetter("place"))  # refusals may come in any order
         self._after_answer()
 
     def _seek(self, outbox: Outbox) -> None:
@@ -616,7 +616,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         for queue in (self._writes, self._reads["linearizable"], self._reads["lease"]):
             for ticket in queue:
                 ticket.complete(None, error, False)
-        for request in [*self._again, *self._unanswered()]:
+        for request in [*self._to_resend, *self._unanswered()]:
             self._complete(request, error, executed=False)
         self._forget_done()
 
@@ -651,7 +651,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
     def _all_tickets(self) -> Iterator[Ticket[Any, Any]]:
         for queue in (self._writes, *self._reads.values()):
             yield from queue
-        for request in [*self._again, *self._unanswered(), *self._side]:
+        for request in [*self._to_resend, *self._unanswered(), *self._side]:
             yield from request.tickets
         yield from self.watches.tickets()
 
@@ -659,8 +659,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """Drop what has only completed tickets."""
         for queue in (self._writes, *self._reads.values()):
             queue.drop_done()
-        dead = [request for request in self._again if not request.live]
-        self._again = outcomes.without_followers(self._again, dead)
+        dead = [request for request in self._to_resend if not request.live]
+        self._to_resend = outcomes.without_followers(self._to_resend, dead)
         for session in list(self._sessions.values()):
             for request in list(session.outstanding.values()):
                 late = not request.live and request.number in session.outstanding
@@ -673,7 +673,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             if not request.live:
                 self._queries.pop(request.number, None)
                 self._side.remove(request.number)
-        if self._opening is not None and not (self._writes or self._again):
+        if self._opening is not None and not (self._writes or self._to_resend):
             self._opening = None
         self._after_answer()
 
@@ -691,6 +691,6 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 other, outcomes.not_followed(request.tickets[0].error, sent), executed=False
             )
         session.give_up(chain)
-        self._again = outcomes.without_followers(self._again, chain)
+        self._to_resend = outcomes.without_followers(self._to_resend, chain)
         self._drop_if_done(session)
         self._after_answer()

@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -19,6 +18,8 @@ from loguru import logger
 
 from paxon.kvstore.cli import app as cli
 from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.cluster.local_cluster import LocalCluster
+from tests.waiting import wait_until
 
 __all__ = [
     "PAXON",
@@ -27,6 +28,7 @@ __all__ = [
     "paxon_here",
     "one_sentence",
     "wait_until",
+    "wait_until_equal",
     "pid_is_alive",
     "write_cluster_file",
 ]
@@ -104,12 +106,15 @@ def one_sentence(done: subprocess.CompletedProcess[bytes]) -> str:
     return lines[0]
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    """Look often until `condition` holds; fail if it does not within the time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.01)
+def wait_until_equal(cluster: LocalCluster) -> None:
+    """All servers run and have executed the same slots to the same state."""
+
+    def equal() -> bool:
+        replies = [row.reply for row in cluster.status() if row.reply is not None]
+        seen = {(r.executed, r.state_digest, r.digest, r.alarm) for r in replies}
+        return len(replies) == len(cluster.servers) and len(seen) == 1
+
+    wait_until(equal, "all servers have executed the same to the same state")
 
 
 def pid_is_alive(pid: int) -> bool:

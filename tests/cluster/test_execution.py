@@ -11,19 +11,10 @@ from paxon.actors.disk.data_directory import CONDEMNED_NAME
 from paxon.actors.execution.recursion import ALLOWANCE
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.kvstore.errors import InvalidRequest, OperationFailed
-from tests.cluster.helpers import paxon, wait_until
+from tests.cluster.helpers import paxon, wait_until, wait_until_equal
 from tests.cluster.machines import Moody, Recursing, Unrestorable
 
 pytestmark = pytest.mark.process
-
-
-def wait_until_equal(cluster: LocalCluster) -> None:
-    def equal() -> bool:
-        replies = [row.reply for row in cluster.status() if row.reply is not None]
-        seen = {(r.executed, r.state_digest, r.digest, r.alarm) for r in replies}
-        return len(replies) == len(cluster.servers) and len(seen) == 1
-
-    wait_until(equal, "all servers have executed the same to the same state", 60)
 
 
 def restart_leader(cluster: LocalCluster) -> None:

@@ -17,21 +17,10 @@ from paxon.actors.messages import PROTOCOL_VERSION
 from paxon.kvstore import Client, NotLeader, PaxonError, RequestTimeout
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.transport import FrameCodec
-from tests.cluster.helpers import wait_until
+from tests.cluster.helpers import wait_until, wait_until_equal
 from tests.cluster.journal import JournalLoad
 
 pytestmark = pytest.mark.process
-
-
-def wait_until_equal(cluster: LocalCluster) -> None:
-    """All servers run and have executed the same slots to the same state."""
-
-    def equal() -> bool:
-        replies = [row.reply for row in cluster.status() if row.reply is not None]
-        states = {(reply.executed, reply.state_digest) for reply in replies}
-        return len(replies) == len(cluster.servers) and len(states) == 1
-
-    wait_until(equal, "all servers agree")
 
 
 def test_kill_9_of_the_leader_and_of_a_follower_under_load(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,10 +20,6 @@ from tests.cluster.helpers import captured_logs, wait_until
 pytestmark = pytest.mark.process
 
 PATIENCE = 60.0
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    wait_until(condition, "see the line of the test", PATIENCE)
 
 
 Ports = tuple[dict[int, int], dict[int, int]]
@@ -100,7 +95,7 @@ FIVE = (1, 2, 3, 4, 5)
 def made_of_three(servers: Servers) -> None:
     for server in THREE:
         servers.start(server, THREE)
-    eventually(lambda: servers.in_force(*THREE))
+    wait_until(lambda: servers.in_force(*THREE))
     with Client(servers.address(*THREE), timeout=PATIENCE) as client:
         client.put("k", "acknowledged")
 
@@ -109,8 +104,8 @@ def test_two_of_three_make_nothing_and_say_for_whom_they_wait(servers: Servers) 
     """Were they to make the cluster while 3 is off, 2 wiped and 3 could make a second one."""
     servers.start(1, THREE)
     servers.start(2, THREE)
-    eventually(lambda: len(servers.rows(1, 2)) == 2)
-    eventually(lambda: "waits for server 3 to make the cluster" in servers.said(1))
+    wait_until(lambda: len(servers.rows(1, 2)) == 2)
+    wait_until(lambda: "waits for server 3 to make the cluster" in servers.said(1))
     with Client(servers.address(1, 2), timeout=0.5) as client:
         with pytest.raises(RequestTimeout) as caught:
             client.put("k", "v")
@@ -121,7 +116,7 @@ def test_two_of_three_make_nothing_and_say_for_whom_they_wait(servers: Servers) 
     shutil.rmtree(servers.directory / "server-2")
     servers.start(2, THREE)
     servers.start(3, THREE)
-    eventually(lambda: servers.in_force(*THREE))
+    wait_until(lambda: servers.in_force(*THREE))
 
 
 def test_a_file_that_grows_from_three_to_five_serves_no_stranger(servers: Servers) -> None:
@@ -133,7 +128,7 @@ def test_a_file_that_grows_from_three_to_five_serves_no_stranger(servers: Server
         assert servers.processes[server].wait(PATIENCE) != 0
         assert f"server {server} is not a member of cluster 'made'" in servers.said(server)
         assert "Traceback" not in servers.said(server)
-    eventually(lambda: len(servers.rows(3)) == 1)
+    wait_until(lambda: len(servers.rows(3)) == 1)
     assert "the members of its cluster are servers 1, 2 and 3" in servers.said(3)
     with Client(servers.address(3, 4, 5), timeout=1.0) as client, pytest.raises(RequestTimeout):
         client.get("k")
@@ -147,8 +142,8 @@ def test_a_file_that_lists_only_the_server_itself_makes_no_second_leader(servers
     made_of_three(servers)
     servers.stop(1)
     servers.start(1, (1,))
-    eventually(lambda: 1 in servers.rows(1))
-    eventually(
+    wait_until(lambda: 1 in servers.rows(1))
+    wait_until(
         lambda: (
             "was told of server 1, but the members of its cluster are servers 1, 2 and 3"
             in servers.said(1)
@@ -156,9 +151,9 @@ def test_a_file_that_lists_only_the_server_itself_makes_no_second_leader(servers
     )
     with Client(servers.address(2, 3), timeout=PATIENCE) as client:
         client.put("k", "later")
-    eventually(lambda: len(servers.leaders(*THREE)) == 1)
+    wait_until(lambda: len(servers.leaders(*THREE)) == 1)
     # It remembers where the others are, so that it takes part as before.
-    eventually(lambda: getattr(servers.rows(1).get(1), "leader", 0) != 0)
+    wait_until(lambda: getattr(servers.rows(1).get(1), "leader", 0) != 0)
     servers.stop(1)
     servers.start(1, THREE)
     with Client(servers.address(*THREE), timeout=PATIENCE) as client:
@@ -169,7 +164,7 @@ def test_a_file_that_lists_only_the_server_itself_makes_no_second_leader(servers
         rows = servers.rows(*THREE)
         return len({reply.executed for reply in rows.values()}) == 1 and len(rows) == 3  # type: ignore[attr-defined]
 
-    eventually(level)
+    wait_until(level)
     assert len({r.state_digest for r in servers.rows(*THREE).values()}) == 1  # type: ignore[attr-defined]
 
 
@@ -182,13 +177,13 @@ def test_a_wiped_directory_comes_back_by_rejoin_alone(servers: Servers) -> None:
     assert "empty it and start once with --rejoin" in servers.said(2)
     shutil.rmtree(servers.directory / "server-2")
     servers.start(2, THREE, "--rejoin")
-    eventually(lambda: servers.in_force(*THREE))
+    wait_until(lambda: servers.in_force(*THREE))
 
     def votes() -> bool:
         rows = servers.rows(2)
         return bool(rows) and all(reply.voting for reply in rows.values())  # type: ignore[attr-defined]
 
-    eventually(votes)
+    wait_until(votes)
     incarnations = {
         made.members
         for made in (made_in(servers.directory / f"server-{server}") for server in THREE)
@@ -209,7 +204,7 @@ def test_all_killed_and_started_in_turns_lose_nothing(servers: Servers) -> None:
         with Client(servers.address(*early), timeout=PATIENCE) as client:
             client.append("k", f" {late}")
         servers.start(late, THREE)
-        eventually(lambda: len(servers.rows(*THREE)) == 3)
+        wait_until(lambda: len(servers.rows(*THREE)) == 3)
         after = {s: reply.ballot for s, reply in servers.rows(*THREE).items()}  # type: ignore[attr-defined]
         assert all(after[server] >= ballot for server, ballot in before.items())
     with Client(servers.address(*THREE), timeout=PATIENCE) as client:
@@ -285,7 +280,7 @@ def test_a_local_cluster_with_a_lost_directory_goes_on_and_says_so(tmp_path: Pat
             assert client.get("k") == b"v"
         shutil.rmtree(tmp_path / "server-2")
         cluster.restart(2, rejoin=True)
-        eventually(lambda: all(row.reply and row.reply.voting for row in cluster.status()))
+        wait_until(lambda: all(row.reply and row.reply.voting for row in cluster.status()))
     for server in (1, 2):
         shutil.rmtree(tmp_path / f"server-{server}")
     with pytest.raises(ClusterError, match=r"server 1: .* empty it and start once with --rejoin"):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 
 import pytest
 
@@ -14,6 +12,7 @@ from paxon.kvstore.client.sync_driver import SyncDriver
 from paxon.kvstore.cluster.status import StatusProbe
 from tests.interrupts import ends, interrupt_in, interrupted_at_each_step
 from tests.kvstore.fake_cluster import SocketCluster
+from tests.waiting import wait_until
 
 # Python says so where a generator or a finalizer swallowed the interrupt; then the step is passed.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -101,9 +100,3 @@ def test_a_thread_that_is_struck_as_it_begins_to_wait_is_not_woken(servers: Sock
         servers.silent.clear()
         drives.join(20.0)
         assert not drives.is_alive()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Look again and again; whoever calls this has a limit of its own."""
-    while not holds():
-        time.sleep(0.001)

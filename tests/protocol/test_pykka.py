@@ -37,6 +37,7 @@ from paxon.actors.messages import (
 )
 from paxon.transport import MemoryClient, MemoryEndpoint, MemoryHub
 from tests.harness import IDENTITY, Register, make_cluster, value_of
+from tests.waiting import wait_until
 
 PATIENCE = 10.0
 """Seconds after which a test gives up on what should happen at once."""
@@ -119,7 +120,7 @@ class Crew:
                     found[:] = [server]
             return bool(found)
 
-        eventually(look)
+        wait_until(look)
         return found[0]
 
     def execute(self, server: int, command: bytes) -> bytes:
@@ -127,13 +128,6 @@ class Crew:
         reply = future.get(timeout=PATIENCE)
         assert isinstance(reply, bytes)
         return reply
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.002)  # between two looks; how often we look decides nothing
 
 
 @pytest.fixture
@@ -187,7 +181,7 @@ def test_three_actors_agree(crew: Make) -> None:
     for n in range(20):
         three.execute(leader, b"%d" % n)
     expected = [b"%d" % n for n in range(20)]
-    eventually(lambda: all(m.applied == expected for m in three.machines.values()))
+    wait_until(lambda: all(m.applied == expected for m in three.machines.values()))
 
 
 def test_another_leads_when_the_leader_is_stopped(crew: Make) -> None:
@@ -197,7 +191,7 @@ def test_another_leads_when_the_leader_is_stopped(crew: Make) -> None:
     three.references[first].stop(timeout=PATIENCE)
     second = three.leader()
     assert second != first
-    eventually(lambda: three.machines[second].applied == [b"a"])
+    wait_until(lambda: three.machines[second].applied == [b"a"])
     assert three.execute(second, b"b") == b"a b"
 
 
@@ -259,7 +253,7 @@ def test_an_exception_in_the_protocol_stops_the_actor(crew: Make) -> None:
         three.hub.to_server(1, codec.encode([P2A(ballot, 1, value_of(text), 0)]))
     assert three.failed.wait(PATIENCE)
     assert isinstance(three.failures[1], InvariantViolation)
-    eventually(lambda: not three.references[1].is_alive())
+    wait_until(lambda: not three.references[1].is_alive())
     assert three.hub.to_server(1, b"") is False
     with pytest.raises(pykka.ActorDeadError):
         three.references[1].ask(Execute(b"x"), timeout=PATIENCE)
@@ -276,7 +270,7 @@ def test_an_exception_while_asked_goes_to_the_asker_and_stops_the_actor(crew: Ma
     with pytest.raises(StorageError, match="disk is full"):
         one.execute(1, b"x")
     assert one.failed.wait(PATIENCE)
-    eventually(lambda: not one.references[1].is_alive())
+    wait_until(lambda: not one.references[1].is_alive())
 
 
 def test_a_disk_that_cannot_be_opened_is_reported_and_stops_the_actor(crew: Make) -> None:
@@ -288,7 +282,7 @@ def test_a_disk_that_cannot_be_opened_is_reported_and_stops_the_actor(crew: Make
     one.disks[1].load = refuse  # type: ignore[method-assign, assignment]
     one.start()
     assert str(one.failures[1]) == "the data directory belongs to server 2"
-    eventually(lambda: not one.references[1].is_alive())
+    wait_until(lambda: not one.references[1].is_alive())
     assert one.endpoints == {}
 
 

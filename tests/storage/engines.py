@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import time
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +13,7 @@ from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.disk.storage import Recovered, SnapshotInfo, Storage
 from paxon.actors.messages import Made
+from tests.waiting import wait_until
 
 CLUSTER = "test"
 SERVER = 1
@@ -131,10 +130,3 @@ def info_of(slot: int, image: bytes) -> SnapshotInfo:
 
 def without_rows(recovered: Recovered) -> Recovered:
     return replace(recovered, accepted=[])
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.002)

@@ -21,9 +21,9 @@ from tests.storage.engines import (
     open_sqlite,
     take_snapshot,
     wait_for_snapshot,
-    wait_until,
 )
 from tests.storage.processes import child, line
+from tests.waiting import wait_until
 
 MIB = 1 << 20
 

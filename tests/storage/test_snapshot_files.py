@@ -23,8 +23,8 @@ from tests.storage.engines import (
     open_sqlite,
     take_snapshot,
     wait_for_snapshot,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 
 @pytest.fixture
