@@ -64,9 +64,11 @@ def tap(application: Application, server: ServerId, watch: ClusterWatch) -> None
 
 
 class SimulatedClock:
-    """A server's clock; it runs at a rate that may change."""
+    """A server's two clocks: they run at a rate that may change; the wall clock may jump."""
 
-    __slots__ = ("_counted", "_elapsed", "_now", "_since", "_slept", "origin", "rate")
+    __slots__ = (
+        "_counted", "_elapsed", "_now", "_since", "_slept", "origin", "rate", "wall_offset",
+    )  # fmt: skip
 
     def __init__(
         self, now: Callable[[], float], elapsed: Callable[[], float], origin: float, rate: float
@@ -78,6 +80,7 @@ class SimulatedClock:
         self._slept = 0.0
         self.origin = origin
         self.rate = rate
+        self.wall_offset = 1_600_000_000.0
 
     def age(self) -> float:
         """What the clock has counted since the run began: no reboot sets that back."""
@@ -88,6 +91,9 @@ class SimulatedClock:
 
     def awake(self) -> int:
         return int((self.age() - self._slept) * 1e9)
+
+    def wall(self) -> float:
+        return self.monotonic() + self.wall_offset
 
     def when(self, local: float) -> float:
         """The simulated time at which the monotonic clock has passed `local`."""

@@ -22,7 +22,7 @@ __all__ = ["Fault", "Plan", "NetworkPlan", "ClientPlan", "FAULT_KINDS", "draw_pl
 FAULT_KINDS = (
     "crash", "crash_before_sync", "crash_after_sync", "crash_all", "pause", "partition",
     "isolate", "cut_one_way", "cut_two_way", "bridge", "stall", "disconnect", "lossy",
-    "slow_disk", "full_disk", "slow_server", "leap", "lose_disk",
+    "slow_disk", "full_disk", "slow_server", "jump_clock", "leap", "lose_disk",
     "restart_client", "suspend", "drift", "sever",
 )  # fmt: skip
 """Every kind of fault that is scheduled; the network's own faults are rates in `NetworkPlan`."""
@@ -35,7 +35,7 @@ EARLY_KINDS = (
 
 LEASE_FAULTS = (
     "sever", "sever", "isolate", "cut_one_way", "stall", "crash", "pause", "suspend", "drift",
-    "disconnect", "lose_disk", "lossy", "crash_after_sync",
+    "disconnect", "lose_disk", "lossy", "jump_clock", "crash_after_sync",
 )  # fmt: skip
 """What befalls those who hold leases and those who have granted them."""
 LEASES_SHARE = 0.25
@@ -58,7 +58,7 @@ class Fault(msgspec.Struct, array_like=True, frozen=True):
     seconds: float
     """Simulated time until it is over (a crashed server is started again)."""
     amount: float
-    """How strong: seconds of a slow sync, a clock's leap, the share of messages lost, …"""
+    """How strong: seconds of a slow sync, a clock's jump, the share of messages lost, …"""
     group: int
     """Bits of servers, for partitions and the like."""
 

@@ -296,6 +296,9 @@ class World:
         node.sync_time = self.plan.network.sync
         node.service_time = self.plan.network.service
 
+    def _fault_jump_clock(self, fault: Fault) -> None:
+        self._node(fault).clock.wall_offset += (fault.amount - 0.5) * 2e6
+
     def _fault_leap(self, fault: Fault) -> None:
         """A server's monotonic clock leaps ahead, as of a virtual machine that was put aside."""
         node = self._node(fault)
