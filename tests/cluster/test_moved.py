@@ -10,7 +10,8 @@ import pytest
 
 from paxon.kvstore import Client
 from paxon.kvstore.client.addresses import free_ports
-from tests.cluster.test_making import PATIENCE, THREE, Ports, Servers, eventually, made_of_three
+from tests.cluster.test_making import PATIENCE, THREE, Ports, Servers, made_of_three
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.process
 
@@ -40,7 +41,7 @@ def move(servers: Servers, server: int, *tell: int) -> Ports:
         rows: dict[int, Any] = servers.rows(*tell)
         return all(s in rows and rows[s].addresses.get(server) == address for s in tell)
 
-    eventually(told)
+    wait_until(told)
     return moved
 
 
@@ -106,7 +107,7 @@ def test_a_lost_disk_comes_back_on_another_host(servers: Servers) -> None:
         reply = servers.rows(3).get(3)
         return reply is not None and reply.voting and not reply.waits_for  # type: ignore[attr-defined]
 
-    eventually(votes)
+    wait_until(votes)
     servers.stop(1)
     with Client(servers.address(2), timeout=PATIENCE) as client:
         client.put("k", "with the new disk")
