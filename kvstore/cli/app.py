@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn, TextIO
 
 import typer
 
-from paxon.kvstore.cli import cluster, exit_codes, leases, settings, store, transactions
+from paxon.kvstore.cli import cluster, exit_codes, leases, settings, store, transactions, watches
 
 __all__ = ["app", "main"]
 
@@ -30,6 +30,7 @@ cluster.add_commands(app)
 settings.add_commands(app)
 store.add_commands(app)
 transactions.add_commands(app)
+watches.add_commands(app)
 app.add_typer(leases.app, name="lease", rich_help_panel="The store")
 
 

@@ -31,12 +31,14 @@ __all__ = [
     "TimeoutOption",
     "JsonOption",
     "Target",
+    "as_typed",
     "entry_as_json",
     "fail",
     "find_target",
     "line_of",
     "open_client",
     "print_json",
+    "printable",
     "typed_bytes",
     "value_as_json",
     "value_of",
@@ -76,14 +78,14 @@ TimeoutOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
-def _as_typed(text: str) -> str:
+def as_typed(text: str) -> str:
     """A key's text is UTF-8, whatever locale Python has read the arguments in (C, for one)."""
     return os.fsencode(text).decode("utf-8", "surrogateescape")
 
 
 _Key = Annotated[
     str,
-    typer.Argument(help="The key, text of at most 4 KiB.", show_default=False, callback=_as_typed),
+    typer.Argument(help="The key, text of at most 4 KiB.", show_default=False, callback=as_typed),
 ]
 _Value = Annotated[
     str, typer.Argument(help="The value; - reads it from stdin.", show_default=False)
@@ -154,7 +156,7 @@ def open_client(cluster: str, key_file: str | None, timeout: float) -> Client:
 
 
 def typed_bytes(key: str) -> bytes:
-    """The bytes of a key, as `_as_typed` and clients write it."""
+    """The bytes of a key, as `as_typed` and clients write it."""
     return key.encode("utf-8", "surrogateescape")
 
 
@@ -352,7 +354,7 @@ def cas(
 
 def scan(
     prefix: Annotated[
-        str, typer.Argument(help="Keys that begin with this.", callback=_as_typed)
+        str, typer.Argument(help="Keys that begin with this.", callback=as_typed)
     ] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 1000,
     *,
@@ -393,7 +395,7 @@ def line_of(entry: Entry) -> str:
     """Key, tab, value."""
     key = typed_bytes(entry.key).decode("utf-8", "backslashreplace")
     value = entry.value.decode("utf-8", "backslashreplace")
-    return f"{_printable(key)}\t{_printable(value)}"
+    return f"{printable(key)}\t{printable(value)}"
 
 
 def _shown(key: str) -> str:
@@ -401,7 +403,7 @@ def _shown(key: str) -> str:
     return repr(typed_bytes(key).decode("utf-8", "backslashreplace"))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """One line of it: what would break the line or the terminal is escaped."""
     if text.isprintable():
         return text
