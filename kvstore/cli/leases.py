@@ -15,6 +15,7 @@ from paxon.kvstore.cli.store import (
     KeyOption,
     TimeoutOption,
     fail,
+    lease_number,
     open_client,
     print_json,
 )
@@ -30,16 +31,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The lease's id, as grant prints it.")]
-
-
-def _number(lease: str) -> int:
-    try:
-        number = int(lease, 16)
-    except ValueError:
-        number = 0
-    if not 0 < number < 1 << 63:
-        raise typer.BadParameter(f"{lease!r} is no id of a lease: write it as grant prints it")
-    return number
 
 
 @app.command()
@@ -76,7 +67,7 @@ def keep(
 
     Example: paxon lease keep 1371b806266c8cd0
     """
-    number = _number(lease)
+    number = lease_number(lease)
     with open_client(cluster, key_file, timeout) as client:
         try:
             while True:
@@ -100,7 +91,7 @@ def revoke(
 
     Example: paxon lease revoke 1371b806266c8cd0
     """
-    number = _number(lease)
+    number = lease_number(lease)
     with open_client(cluster, key_file, timeout) as client:
         try:
             client.revoke(number)
@@ -141,7 +132,7 @@ def ttl(
 
     Example: paxon lease ttl 1371b806266c8cd0
     """
-    number = _number(lease)
+    number = lease_number(lease)
     with open_client(cluster, key_file, timeout) as client:
         found = client.lease_info(number)
     if found is None:

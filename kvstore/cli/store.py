@@ -17,6 +17,7 @@ import typer
 
 from paxon.kvstore.cli.exit_codes import NO_SUCH_KEY, NOT_AS_EXPECTED
 from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
+from paxon.kvstore.errors import LeaseExpired
 
 if TYPE_CHECKING:
     from paxon.kvstore.client.calls.answers import Entry
@@ -35,6 +36,7 @@ __all__ = [
     "entry_as_json",
     "fail",
     "find_target",
+    "lease_number",
     "line_of",
     "open_client",
     "print_json",
@@ -155,6 +157,17 @@ def open_client(cluster: str, key_file: str | None, timeout: float) -> Client:
     return Client(list(target.addresses.values()), timeout=timeout, secure=target.secure)
 
 
+def lease_number(lease: str) -> int:
+    """A lease's id as it is printed. Raises typer.BadParameter."""
+    try:
+        number = int(lease, 16)
+    except ValueError:
+        number = 0
+    if not 0 < number < 1 << 63:
+        raise typer.BadParameter(f"{lease!r} is no id of a lease: write it as grant prints it")
+    return number
+
+
 def typed_bytes(key: str) -> bytes:
     """The bytes of a key, as `as_typed` and clients write it."""
     return key.encode("utf-8", "surrogateescape")
@@ -256,6 +269,10 @@ def put(
     key: _Key,
     value: _Value,
     *,
+    lease: Annotated[
+        str | None,
+        typer.Option("--lease", metavar="ID", help="The key goes when this lease ends."),
+    ] = None,
     cluster: ClusterOption = DEFAULT_CLIENTS,
     key_file: KeyOption = None,
     timeout: TimeoutOption = _TIMEOUT,
@@ -265,9 +282,13 @@ def put(
 
     Examples: paxon put motto "more quorums" | paxon put photo - < photo.jpg
     """
+    number = None if lease is None else lease_number(lease)
     data = value_of(value)
     with open_client(cluster, key_file, timeout) as store:
-        revision = store.put(key, data)
+        try:
+            revision = store.put(key, data, lease=number)
+        except LeaseExpired as error:
+            raise fail(str(error), NOT_AS_EXPECTED) from None
     if as_json:
         print_json({"ok": True, "revision": revision})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -135,6 +136,63 @@ def test_the_store_from_a_shell(at: tuple[str, str]) -> None:
     done = paxon_here("get", "motto", "--revision", str(revision), *at)
     assert done.returncode == 1 and "has been compacted" in one_sentence(done)
     assert paxon_here("delete", "mot", "--prefix", "--json", *at).stdout == b'{"deleted": 1}\n'
+
+
+def test_watches_from_a_shell(cluster: LocalCluster, at: tuple[str, str]) -> None:
+    with cluster.client() as kv:
+        first = kv.put("seen/a", "old")
+        kv.put("seen/a", "new")
+        kv.put("seen/b", "x\ty")
+        kv.delete("seen/a")
+    after = ("--after", str(first), "--count", "2")
+    done = paxon_here("watch", "seen/", "--prefix", *after, *at)
+    told = [f"{first + 1}\tput\tseen/a\tnew", f"{first + 2}\tput\tseen/b\tx\\ty"]
+    assert done.stdout.decode().splitlines() == told
+    done = paxon_here(
+        "watch", "seen/a", "--previous", "--no-puts", "--json", *after[:2], "-n1", *at
+    )
+    event = json.loads(done.stdout)
+    assert (event["event"], event["key"], event["value"]) == ("delete", "seen/a", None)
+    assert (event["revision"], event["previous"]) == (first + 3, "new")
+    paxon_here("compact", str(first + 3), *at)
+    done = paxon_here("watch", "seen/a", *after, *at)
+    assert done.returncode == 1 and "has been compacted" in one_sentence(done)
+    assert paxon_here("watch", "seen/a", "--no-puts", "--no-deletes", *at).returncode == 2
+    run = [*PAXON, "watch", "seen/a", *at]  # Ctrl-C ends it
+    with subprocess.Popen(run, env=environment(), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with cluster.client() as kv:
+            wait_until(lambda: kv.put("seen/a", "live") and watches(cluster) > 0, "it watches")
+            kv.put("seen/a", "live")
+        assert b"seen/a\tlive" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+
+def watches(cluster: LocalCluster) -> int:
+    """How many the servers hold."""
+    replies = [row.reply for row in cluster.status()]
+    return sum(reply.counters["watches"] for reply in replies if reply is not None)
+
+
+def test_leases_from_a_shell(at: tuple[str, str]) -> None:
+    lease = paxon_here("lease", "grant", "60", *at).stdout.decode().strip()
+    assert paxon_here("put", "leased", "v", "--lease", lease, *at).returncode == 0
+    assert lease in json.loads(paxon_here("lease", "list", "--json", *at).stdout)
+    told = json.loads(paxon_here("lease", "ttl", lease, "--json", *at).stdout)
+    assert (told["id"], told["ttl"], told["keys"]) == (lease, 60, ["leased"])
+    assert 0 < told["left"] <= 60
+    assert b"left of 60 s\n  leased\n" in paxon_here("lease", "ttl", lease, *at).stdout
+    assert paxon_here("lease", "keep", lease, "--once", *at).returncode == 0
+    assert paxon_here("lease", "revoke", lease, *at).returncode == 0
+    assert paxon_here("get", "leased", *at).returncode == 3
+    for command in (("revoke", lease), ("ttl", lease), ("keep", lease, "--once")):
+        done = paxon_here("lease", *command, *at)
+        assert done.returncode == 4 and lease in one_sentence(done)
+    done = paxon_here("put", "leased", "v", "--lease", lease, *at)
+    assert done.returncode == 4 and "lease" in one_sentence(done)
+    for wrong in ("x", "0", "-1"):
+        assert paxon_here("lease", "ttl", "--", wrong, *at).returncode == 2
 
 
 def test_keys_that_are_no_utf8_from_a_shell(cluster: LocalCluster, at: tuple[str, str]) -> None:

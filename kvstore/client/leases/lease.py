@@ -122,19 +122,34 @@ class _Keeper:
         self._leases: weakref.WeakSet[Lease] = weakref.WeakSet()
         self._changed = threading.Condition()
         self._runs = False
+        self._thread: threading.Thread | None = None
+        self._closed = False
 
     def add(self, lease: Lease) -> None:
         with self._changed:
             self._leases.add(lease)
             if not self._runs:
                 self._runs = True
-                threading.Thread(target=self._run, name="paxon-leases", daemon=True).start()
+                self._thread = threading.Thread(target=self._run, name="paxon-leases", daemon=True)
+                self._thread.start()
             self._changed.notify()
+
+    def close(self) -> None:
+        """The client is closed: its leases are lost to it, and the thread ends."""
+        with self._changed:
+            self._closed = True
+            held = list(self._leases)
+            self._changed.notify()
+        for lease in held:
+            lease.lose("its client is closed")
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                if not (held := [lease for lease in self._leases if lease.wants_care]):
+                held = [lease for lease in self._leases if lease.wants_care]
+                if self._closed or not held:
                     self._runs = False
                     return
             now = boot_seconds()
@@ -144,6 +159,8 @@ class _Keeper:
             _revoke(held)
             del held, due  # nothing is held while nothing is done
             with self._changed:
+                if self._closed:
+                    continue
                 # (Not for long: this clock may stand while the machine sleeps, the other does not.)
                 self._changed.wait(min(1.0, max(0.0, next_look - boot_seconds())))
 
@@ -215,6 +232,12 @@ class LeaseCalls:
             self._keeper = _Keeper()
         self._keeper.add(lease)
         return lease
+
+    def close(self) -> None:
+        """Close the client; see `_BlockingClient.close`."""
+        super().close()  # type: ignore[misc]  # (of whatever client this is part of)
+        if self._keeper is not None:
+            self._keeper.close()
 
     def leases(self, *, mode: ReadMode = "linearizable", timeout: float | None = None) -> list[int]:
         """The ids of all leases that there are."""
