@@ -27,6 +27,7 @@ __all__ = [
     "paxon",
     "paxon_here",
     "one_sentence",
+    "are_level",
     "wait_until",
     "wait_until_equal",
     "pid_is_alive",
@@ -104,6 +105,14 @@ def one_sentence(done: subprocess.CompletedProcess[bytes]) -> str:
     lines = [line for line in done.stderr.decode().splitlines() if line.strip()]
     assert len(lines) == 1, lines
     return lines[0]
+
+
+def are_level(cluster: LocalCluster) -> bool:
+    """Whether all servers answer, and have executed all that is chosen."""
+    replies = [row.reply for row in cluster.status()]
+    return len({None if r is None else (r.executed, r.chosen) for r in replies}) == 1 and all(
+        r is not None and r.executed == r.chosen for r in replies
+    )
 
 
 def wait_until_equal(cluster: LocalCluster) -> None:

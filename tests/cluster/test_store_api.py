@@ -10,7 +10,14 @@ from collections.abc import Iterator
 import pytest
 
 from paxon import Client, Delete, Get, LocalCluster, PaxonError, Put, RequestTimeout, TooLarge
-from tests.cluster.helpers import PAXON, environment, one_sentence, paxon_here, wait_until
+from tests.cluster.helpers import (
+    PAXON,
+    are_level,
+    environment,
+    one_sentence,
+    paxon_here,
+    wait_until,
+)
 from tests.kvstore.test_surface import KEYS
 from tests.soak import sized
 
@@ -155,6 +162,7 @@ def test_watches_from_a_shell(cluster: LocalCluster, at: tuple[str, str]) -> Non
     assert (event["event"], event["key"], event["value"]) == ("delete", "seen/a", None)
     assert (event["revision"], event["previous"]) == (first + 3, "new")
     paxon_here("compact", str(first + 3), *at)
+    wait_until(lambda: are_level(cluster), "all servers have executed it")
     done = paxon_here("watch", "seen/a", *after, *at)
     assert done.returncode == 1 and "has been compacted" in one_sentence(done)
     assert paxon_here("watch", "seen/a", "--no-puts", "--no-deletes", *at).returncode == 2
@@ -162,7 +170,7 @@ def test_watches_from_a_shell(cluster: LocalCluster, at: tuple[str, str]) -> Non
     with subprocess.Popen(run, env=environment(), stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         with cluster.client() as kv:
-            wait_until(lambda: kv.put("seen/a", "live") and watches(cluster) > 0, "it watches")
+            wait_until(lambda: kv.put("seen/a", "live") > 0 and watches(cluster) > 0, "it watches")
             kv.put("seen/a", "live")
         assert b"seen/a\tlive" in process.stdout.readline()
         process.send_signal(signal.SIGINT)

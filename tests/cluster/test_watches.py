@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from paxon import Client, ClientClosed, Compacted, Event, PaxonError, Watch
-from tests.cluster.helpers import wait_until
+from tests.cluster.helpers import are_level, wait_until
 from tests.faults.network import RelayedCluster
 from tests.soak import sized
 
@@ -46,14 +46,6 @@ def told(events: Watch, count: int) -> list[tuple[int, str]]:
     """The next so many events: revision and value."""
     found = [events.next(SOON) for _ in range(count)]
     return [(event.revision, event.value.decode()) for event in found]
-
-
-def are_level(cluster: RelayedCluster) -> bool:
-    """Whether all servers answer, and have executed all that is chosen."""
-    replies = [row.reply for row in cluster.status()]
-    return len({None if r is None else (r.executed, r.chosen) for r in replies}) == 1 and all(
-        r is not None and r.executed == r.chosen for r in replies
-    )
 
 
 def reset(cluster: RelayedCluster) -> None:
