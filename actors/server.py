@@ -752,12 +752,20 @@ class PaxosServer(BurstActor):
         like any other's.
         """
         self._await_leader()
-        if not self._is_behind():
+        if not self._is_behind() and not self._unheard():
             self.campaign(forced=True)
         standing = self.rejoining()
         if standing != self._rejoin_said:
             self._rejoin_said = standing
             logger.info("server {} rejoins: it {}", self.settings.server, standing)
+
+    def _unheard(self) -> list[ServerId]:
+        """Whom a live leader does not hear: without their promises it would be deposed in vain."""
+        if not self._hears_leader():
+            return []
+        since = self._now - self.settings.election_timeout_max
+        alive = self.disks.told_alive_since(since)
+        return [s for s in self._others if s != self.leader and s not in alive]
 
     def _has_quorum(self, servers: set[ServerId]) -> bool:
         return len(servers) >= self._majority
@@ -2626,6 +2634,11 @@ class PaxosServer(BurstActor):
         if self._is_behind():
             known = self._catching_up.known_commit
             return f"is catching up, at slot {self.log.chosen_to:,} of {known:,}"
+        if unheard := self._unheard():
+            return (
+                f"waits until the leader hears {in_list(unheard)} too, for all others have to give "
+                "their promise, and one that rejoins as well has none to give (docs/rejoin.md)"
+            )
         if self._candidacy is None:
             return "waits for its turn to ask all other servers for their promises"
         missing = [s for s in self._others if s not in self._candidacy.promised]

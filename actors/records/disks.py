@@ -51,6 +51,10 @@ class KnownDisks:
         """Who lives, as far as is known here: for the others, in a leader's heartbeats."""
         return [server for server, at in self.heard_at.items() if at > since]
 
+    def told_alive_since(self, since: float) -> set[ServerId]:
+        """Whom the leader has heard, by its heartbeats since then."""
+        return {server for server, (_, at) in self.told_alive.items() if at > since}
+
     def lives_by_another(self, server: ServerId, incarnation: int, since: float) -> bool:
         """Whether a member lives by another directory: none may take that one's place then.
 

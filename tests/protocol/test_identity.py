@@ -180,6 +180,43 @@ def test_with_five_servers_too_a_majority_of_the_others_is_not_enough() -> None:
     )
 
 
+def served(cluster: Cluster, steps: int) -> int:
+    """In how many of so many steps of 50 ms there is a leader that serves."""
+    count = 0
+    for _ in range(steps):
+        cluster.pass_time(0.05, 0.05)
+        count += any(server._serves() is not None for server in cluster.servers.values())
+    return count
+
+
+def test_whoever_rejoins_deposes_no_leader_while_somebody_is_down() -> None:
+    """The promise of all cannot be had. It asked all the same, and the rest hardly ever served."""
+    cluster = acquainted(5, policy="stable")
+    cluster.crash(5)
+    cluster.pass_time(1.0, 0.05)
+    cluster.rejoining(2)
+    cluster.pass_time(2.0, 0.05)
+    assert served(cluster, 100) == 100
+    assert (
+        cluster.servers[2].describe().rejoining.startswith("waits until the leader hears server 5")
+    )
+    cluster.start(5)
+    cluster.pass_time(3.0, 0.05)
+    assert cluster.servers[2].voting
+
+
+def test_two_that_rejoin_at_once_say_so_and_the_rest_serve_on() -> None:
+    """Each needs the promise of all others, and has none to give."""
+    cluster = acquainted(5, policy="stable")
+    cluster.rejoining(2, 4)
+    cluster.pass_time(4.0, 0.05)
+    assert served(cluster, 100) == 100
+    for server, other in ((2, 4), (4, 2)):
+        standing = cluster.servers[server].describe().rejoining
+        assert standing.startswith(f"waits until the leader hears server {other} too")
+        assert "one that rejoins as well has none to give" in standing
+
+
 def test_a_rejoining_server_hears_of_a_higher_ballot_and_goes_above_it() -> None:
     cluster = acquainted()
     cluster.replace_disk(2)

@@ -105,9 +105,9 @@ def _heal(world: World) -> None:
     end = world.now + 1.0  # some heartbeats, and their replies
     while _advance(world, end):
         pass
-    if world.plan.demands_progress:
-        servers = [n.server for n in world.nodes.values() if n.server is not None]
-        world.watch.check_handed_on(servers, told)
+    servers = [n.server for n in world.nodes.values() if n.server is not None]
+    if world.plan.demands_progress and all(server.voting for server in servers):
+        world.watch.check_handed_on(servers, told)  # (without a vote a server tells of no commits)
     world.watch.check_states(n.server for n in world.nodes.values() if n.server is not None)
 
 
@@ -121,17 +121,17 @@ def _demand(world: World, text: str) -> None:
 
 def _settled(world: World) -> bool:
     """All servers run and have executed, and discarded, the same."""
-    first = world.nodes[1].server
-    if first is None:
+    servers = [node.server for node in world.nodes.values() if node.server is not None]
+    executed = servers[0].application.executed if servers else 0
+    if len(servers) < len(world.nodes) or executed < max(world.watch.chosen, default=0):
         return False
-    executed = first.application.executed
-    for node in world.nodes.values():
-        server = node.server
-        if server is None or server.application.executed != executed or not server.voting:
-            return False
-        if server.log.discarded < executed:  # (beyond it a proposal that nobody took up may remain)
-            return False
-    return executed >= max(world.watch.chosen, default=0)
+    if any(server.application.executed != executed for server in servers):
+        return False
+    without = [server for server in servers if not server.voting]
+    if len(without) > 1:  # two disks were lost at once: the rest serve on (docs/rejoin.md)
+        return all("rejoins as well" in server.rejoining() for server in without)
+    # (Beyond it a proposal that nobody took up may remain.)
+    return not without and all(server.log.discarded >= executed for server in servers)
 
 
 def _stand(world: World) -> str:
