@@ -6,7 +6,8 @@ import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.log import SlotLog
-from paxon.actors.messages import P2A, P2B, Accepted, CatchUp, CatchUpRequest, Heartbeat
+from paxon.actors.messages import P2A, P2B, Accepted, CatchUp, CatchUpRequest, Heartbeat, Query
+from paxon.actors.records.reads import ReadQueue
 from tests.harness import Cluster, value_of
 
 OLD, NEW = Ballot(1, 1), Ballot(2, 2)
@@ -162,3 +163,35 @@ def test_what_is_known_as_chosen_is_not_learned_again() -> None:
     log.discard_to(1)
     assert not log.learn(1, Ballot(3, 3), b"x")
     assert log.get(1) is None
+
+
+def test_a_snapshot_joins_what_is_chosen_after_it_and_takes_nothing_back() -> None:
+    log = SlotLog()
+    for slot in (3, 4):
+        log.learn(slot, Ballot(1, 1), b"x")
+    assert log.chosen_to == 0
+    log.restart_at(2)
+    assert log.chosen_to == 4
+    log.restart_at(3)
+    assert (log.chosen_to, log.discarded, len(log)) == (4, 3, 1)
+    log.restart_at(1)
+    assert (log.chosen_to, log.discarded) == (4, 3)
+
+
+def test_reads_that_wait_are_counted_with_their_bytes() -> None:
+    reads = ReadQueue()
+    for number in (1, 2):
+        reads.add(number, 0, b"c", Query(number, "linearizable", b"four"))
+    assert reads.bytes == 8
+    assert [query.id for _, query in reads.ready(1, 0)] == [1]
+    assert (len(reads), reads.bytes) == (1, 4)
+    assert [query.id for _, query in reads.clear()] == [2]
+    assert (len(reads), reads.bytes, reads.clear()) == (0, 0, [])
+
+
+def test_there_is_no_slot_below_the_first() -> None:
+    cluster = plain()
+    cluster.hand(1, 2, P2A(Ballot(5, 2), 0, A, 0))
+    assert cluster.sent(P2B) == []
+    assert cluster.servers[1].promised != Ballot(5, 2)
+    assert cluster.servers[1].describe().counters["malformed_messages"] == 1

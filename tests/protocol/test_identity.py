@@ -401,6 +401,7 @@ def test_a_leader_deposed_by_a_rejoining_makes_way_for_it() -> None:
     cluster = acquainted()
     cluster.replace_disk(2)
     leader = cluster.servers[1]
+    leader._policy.retry_delay = lambda random: 0.0  # type: ignore[method-assign]
     cluster.hand(1, 2, P1A(HIGH, 1, True))
     least = leader._now + leader.settings.election_timeout_min
     assert leader._following.election_at >= least
