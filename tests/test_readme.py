@@ -24,9 +24,9 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("number", range(2))
+@pytest.mark.parametrize("number", range(4))
 def test_python_blocks_run_as_written(number: int, tmp_path: Path) -> None:
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 4
     script = tmp_path / "block.py"
     script.write_text(blocks("python")[number], encoding="utf-8")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PAXON_")}
