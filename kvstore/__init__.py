@@ -1,6 +1,7 @@
 """The linearizable key-value store: state machine, clients, local clusters, command line.
 
-Read `store` (the state machine), `client`, `objects` (your own class, replicated), `cluster`
+Read `store` (the state machine), `client`, `recipes` (locks),
+`objects` (your own class, replicated), `cluster`
 (servers as processes), `testing` (one server in memory) and `cli` (the command `paxon`), in that
 order: each may import those before it, and none of those after it. `errors`, what clients raise, is
 for all of them.
@@ -21,6 +22,8 @@ from paxon.kvstore.errors import (
     FutureRevision,
     InvalidRequest,
     LeaseExpired,
+    LockLost,
+    NotAcquired,
     NotLeader,
     OperationFailed,
     OutcomeUnknown,
@@ -33,13 +36,13 @@ from paxon.kvstore.errors import (
 )
 
 if TYPE_CHECKING:
-    from paxon.kvstore.client.async_client import AsyncClient, AsyncCommandClient, AsyncPipeline
+    from paxon.kvstore.client.async_client import AsyncCommandClient, AsyncPipeline
     from paxon.kvstore.client.calls.answers import Entry, RangeResult, TxnResult
     from paxon.kvstore.client.calls.async_faces import AsyncTransaction
     from paxon.kvstore.client.calls.calls import Delete, Get, Put, Range, Txn
     from paxon.kvstore.client.calls.conditions import Condition
     from paxon.kvstore.client.calls.faces import Transaction
-    from paxon.kvstore.client.client import Client, CommandClient, Future, Pipeline
+    from paxon.kvstore.client.client import CommandClient, Future, Pipeline
     from paxon.kvstore.client.leases.async_lease import AsyncLease
     from paxon.kvstore.client.leases.lease import Lease
     from paxon.kvstore.client.leases.requests import LeaseInfo
@@ -59,6 +62,11 @@ if TYPE_CHECKING:
         ReplicatedSet,
     )
     from paxon.kvstore.objects.replicated import Replicated, command, query
+    from paxon.kvstore.recipes.async_lock import AsyncLock
+    from paxon.kvstore.recipes.clients import AsyncClient, Client
+    from paxon.kvstore.recipes.contests import Contender
+    from paxon.kvstore.recipes.held import AsyncHeld, Held
+    from paxon.kvstore.recipes.lock import Lock
     from paxon.kvstore.store.store import KVStore
 
 __all__ = [
@@ -89,6 +97,11 @@ __all__ = [
     "Lease",
     "AsyncLease",
     "LeaseInfo",
+    "Lock",
+    "AsyncLock",
+    "Held",
+    "AsyncHeld",
+    "Contender",
     "KVStore",
     "Replicated",
     "command",
@@ -108,6 +121,8 @@ __all__ = [
     "FutureRevision",
     "Compacted",
     "LeaseExpired",
+    "LockLost",
+    "NotAcquired",
     "Conflict",
     "RequestTimeout",
     "ClusterUnavailable",
@@ -129,8 +144,11 @@ _LAZY = {
     "ClusterError": "cluster.local_cluster",
     "start_server": "cluster.node",
     "ServerStartError": "cluster.node",
-    "Client": "client.client",
-    "AsyncClient": "client.async_client",
+    **dict.fromkeys(("Client", "AsyncClient"), "recipes.clients"),
+    "Lock": "recipes.lock",
+    "AsyncLock": "recipes.async_lock",
+    **dict.fromkeys(("Held", "AsyncHeld"), "recipes.held"),
+    "Contender": "recipes.contests",
     "AsyncCommandClient": "client.async_client",
     "AsyncPipeline": "client.async_client",
     "CommandClient": "client.client",

@@ -12,6 +12,8 @@ __all__ = [
     "FutureRevision",
     "Compacted",
     "LeaseExpired",
+    "LockLost",
+    "NotAcquired",
     "Conflict",
     "OperationFailed",
     "CallFailed",
@@ -77,6 +79,14 @@ class CallFailed(OperationFailed):
 
 class LeaseExpired(OperationFailed):
     """The lease has ended, or there never was one of that id. Nothing was done."""
+
+
+class LockLost(OperationFailed):
+    """What was held (a lock, a leadership) is held no more, or its waiter lost its place."""
+
+
+class NotAcquired(PaxonError, TimeoutError):
+    """It was not to be had in the time given. Nothing is left of the attempt."""
 
 
 class Conflict(OperationFailed):

@@ -47,9 +47,9 @@ from paxon.kvstore.objects.replicated import Replicated
 from paxon.transport.log import logger
 
 if TYPE_CHECKING:
-    from paxon.kvstore.client.async_client import AsyncClient
-    from paxon.kvstore.client.client import Client, CommandClient
+    from paxon.kvstore.client.client import CommandClient
     from paxon.kvstore.objects.async_proxy import AsyncProxy
+    from paxon.kvstore.recipes.clients import AsyncClient, Client
 
 R = TypeVar("R", bound=Replicated)
 
@@ -406,7 +406,7 @@ class LocalCluster:
 
     def client(self, **options: Any) -> Client:
         """A new client of this cluster; `options` are those of `Client`."""
-        from paxon.kvstore.client.client import Client  # noqa: PLC0415 (keeps the command line quick)
+        from paxon.kvstore.recipes.clients import Client  # noqa: PLC0415 (keeps the command line quick)
 
         return Client(self.addresses, **options)
 
@@ -430,7 +430,7 @@ class LocalCluster:
 
     def async_client(self, **options: Any) -> AsyncClient:
         """A new asyncio client of this cluster; `options` are those of `AsyncClient`."""
-        from paxon.kvstore.client.async_client import AsyncClient  # noqa: PLC0415 (the same)
+        from paxon.kvstore.recipes.clients import AsyncClient  # noqa: PLC0415 (the same)
 
         return AsyncClient(self.addresses, **options)
 

@@ -7,13 +7,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from paxon.actors import StateMachine
-from paxon.kvstore.client.async_client import AsyncClient, AsyncCommandClient
-from paxon.kvstore.client.client import Client, CommandClient
+from paxon.kvstore.client.async_client import AsyncCommandClient
+from paxon.kvstore.client.client import CommandClient
 from paxon.kvstore.client.links import MEMORY
 from paxon.kvstore.objects.async_proxy import AsyncProxy, async_proxy
 from paxon.kvstore.objects.machine import machine_of
 from paxon.kvstore.objects.proxy import proxy
 from paxon.kvstore.objects.replicated import Replicated
+from paxon.kvstore.recipes.clients import AsyncClient, Client
 from paxon.kvstore.store.store import KVStore
 from paxon.kvstore.testing.links import MemoryLinks
 from paxon.kvstore.testing.server import MemoryServer

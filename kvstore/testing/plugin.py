@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from paxon.kvstore.client.client import Client
+    from paxon.kvstore.recipes.clients import Client
     from paxon.kvstore.testing.cluster import MemoryCluster
 
 __all__ = ["paxon_client", "paxon_cluster"]

@@ -1,0 +1,86 @@
+"""`AsyncLock`: for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from paxon.kvstore.client.arguments import Key
+from paxon.kvstore.client.async_client import AsyncClient
+from paxon.kvstore.recipes.async_taking import take
+from paxon.kvstore.recipes.contests import Contender, Contest, until_of
+from paxon.kvstore.recipes.held import AsyncHeld
+
+__all__ = ["AsyncLock"]
+
+
+class AsyncLock:
+    """The twin of `Lock`. Any task may use it."""
+
+    def __init__(
+        self, kv: AsyncClient, name: Key, *, ttl: float, timeout: float | None, reentrant: bool
+    ) -> None:
+        until_of(timeout)
+        self._kv = kv
+        self._contest = Contest(name, "lock", ttl)
+        self._timeout = timeout
+        self._reentrant = reentrant
+        self._of_task: weakref.WeakKeyDictionary[asyncio.Task[Any], AsyncHeld] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._entered: weakref.WeakKeyDictionary[asyncio.Task[Any], list[AsyncHeld]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._contest.name
+
+    async def acquire(self, *, timeout: float | None = None) -> AsyncHeld:
+        """Wait for one's turn; see `Lock.acquire`. A task that is cancelled leaves nothing."""
+        me = _this_task()
+        held = self._of_task.get(me) if self._reentrant else None
+        if held is not None:
+            await held.check()
+            held._again()
+            return held
+        wait = self._timeout if timeout is None else timeout
+        lease, fence = await take(self._kv, self._contest, b"", wait)
+        held = AsyncHeld(self._kv, self._contest, lease, fence)
+        if self._reentrant:
+            self._of_task[me] = held
+            held._forget = partial(self._of_task.pop, me, None)
+        return held
+
+    async def locked(self, *, timeout: float | None = None) -> bool:
+        """Whether anybody holds it."""
+        return bool(await self.contenders(timeout=timeout))
+
+    async def contenders(self, *, timeout: float | None = None) -> list[Contender]:
+        """Who holds it, and then who waits for it, in their order."""
+        found = await self._kv._do(self._contest.all(), timeout)
+        return self._contest.contenders(found)
+
+    async def __aenter__(self) -> AsyncHeld:
+        held = await self.acquire()
+        self._entered.setdefault(_this_task(), []).append(held)
+        return held
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Release it; if that fails, it ends with its lease."""
+        await self._entered[_this_task()].pop().__aexit__(kind, error, traceback)
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None  # a coroutine that awaits the store runs in one
+    return task

@@ -1,0 +1,71 @@
+"""How a task takes its turn; the twin of `taking`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TypeVar
+
+from paxon.kvstore.client.async_client import AsyncClient
+from paxon.kvstore.client.leases.async_lease import AsyncLease
+from paxon.kvstore.client.leases.requests import new_id
+from paxon.kvstore.errors import Compacted, PaxonError
+from paxon.kvstore.recipes.contests import Contest, Deleted, Plan, enter, patience, until_of
+from paxon.kvstore.recipes.taking import GIVE_UP_SECONDS
+
+__all__ = ["take"]
+
+T = TypeVar("T")
+_revoking: set[asyncio.Task[None]] = set()
+"""Held here, for the loop itself holds its tasks weakly."""
+
+
+async def take(
+    kv: AsyncClient,
+    contest: Contest,
+    value: bytes,
+    timeout: float | None,
+) -> tuple[AsyncLease, int]:
+    """Contend and wait for one's turn; see `taking.take`. A task that is cancelled gives up."""
+    until = until_of(timeout)
+    number = new_id()
+    try:
+        lease = await kv.lease(contest.ttl, id=number)
+        fence = await _run(kv, contest, enter(contest, number, value), lease, until)
+        if lease.time_left() <= 0:
+            raise contest.lost("its lease ended while it waited")
+    except BaseException:
+        task = asyncio.create_task(_give_up(kv, number))
+        _revoking.add(task)
+        task.add_done_callback(_revoking.discard)
+        await asyncio.shield(task)  # which goes on if this is cancelled once more
+        raise
+    return lease, fence
+
+
+async def _give_up(kv: AsyncClient, number: int) -> None:
+    with contextlib.suppress(PaxonError):
+        await kv.revoke(number, timeout=GIVE_UP_SECONDS)
+
+
+async def _run(
+    kv: AsyncClient, contest: Contest, plan: Plan[T], lease: AsyncLease, until: float
+) -> T:
+    try:
+        step = next(plan)
+        while True:
+            if isinstance(step, Deleted):
+                await _wait(kv, step, patience(contest, until, lease.time_left()))
+                step = next(plan)
+            else:
+                step = plan.send(await kv._do(step, None))
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+
+
+async def _wait(kv: AsyncClient, step: Deleted, seconds: float) -> None:
+    """Until it is deleted, or may have been, or the time is up: then one looks again."""
+    with contextlib.suppress(TimeoutError, Compacted):
+        async with kv.watch(step.key, after=step.after, puts=False) as watch:
+            await watch.next(seconds)

@@ -1,0 +1,55 @@
+"""`Client` and `AsyncClient` as users see them: those of the store, with the recipes."""
+
+from __future__ import annotations
+
+from paxon.kvstore.client import async_client, client
+from paxon.kvstore.client.arguments import Key
+from paxon.kvstore.recipes.async_lock import AsyncLock
+from paxon.kvstore.recipes.lock import Lock
+
+__all__ = ["AsyncClient", "Client"]
+
+_TTL = 10.0
+
+
+class Client(client.Client):
+    """Client of the replicated key-value store, with locks; any number of threads may share it."""
+
+    def lock(
+        self, name: Key, *, ttl: float = _TTL, timeout: float | None = None, reentrant: bool = False
+    ) -> Lock:
+        """A lock that at most one holds, and that frees itself when its holder dies.
+
+            with kv.lock("deploy", ttl=10, timeout=5) as held:
+                kv.txn(if_=[held], then=[...])
+
+        Fair: who asks first holds first. Each acquisition has a lease of its own, kept alive in the
+        background. A holder that stalls for longer than its lease lives is not alone any more when
+        it wakes up: what it writes must be guarded by `held`, or carry `held.fence` to a resource
+        that refuses lower ones (docs/recipes.md).
+
+        Args:
+            name: any two locks of one name exclude each other.
+            ttl: seconds after which it is free once its holder has died; at least 2.
+            timeout: seconds to wait for others; None: for ever.
+            reentrant: whether a thread that holds it may acquire this very object again.
+        """
+        return Lock(self, name, ttl=ttl, timeout=timeout, reentrant=reentrant)
+
+
+class AsyncClient(async_client.AsyncClient):
+    """The same for asyncio. It belongs to the event loop in which it is first used.
+
+    Any number of tasks may share it. A task that is cancelled while it waits does not call its
+    operation back: a write may still take effect. (A lock that it waits for is given up.)
+    """
+
+    def lock(
+        self, name: Key, *, ttl: float = _TTL, timeout: float | None = None, reentrant: bool = False
+    ) -> AsyncLock:
+        """A lock that at most one holds; see `Client.lock`.
+
+        async with kv.lock("deploy", ttl=10, timeout=5) as held:
+            await kv.txn(if_=[held], then=[...])
+        """
+        return AsyncLock(self, name, ttl=ttl, timeout=timeout, reentrant=reentrant)

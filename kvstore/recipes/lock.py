@@ -1,0 +1,90 @@
+"""`Lock`: for threads."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from types import TracebackType
+
+from paxon.kvstore.client.arguments import Key
+from paxon.kvstore.client.client import Client
+from paxon.kvstore.recipes.contests import Contender, Contest, until_of
+from paxon.kvstore.recipes.held import Held
+from paxon.kvstore.recipes.taking import take
+
+__all__ = ["Lock"]
+
+
+class Lock:
+    """At most one holds it; see `Client.lock`, which makes it. Any thread may use it."""
+
+    def __init__(
+        self, kv: Client, name: Key, *, ttl: float, timeout: float | None, reentrant: bool
+    ) -> None:
+        until_of(timeout)
+        self._kv = kv
+        self._contest = Contest(name, "lock", ttl)
+        self._timeout = timeout
+        self._reentrant = reentrant
+        self._of_thread: dict[int, Held] = {}  # where it is reentrant
+        self._entered = threading.local()
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._contest.name
+
+    def acquire(self, *, timeout: float | None = None) -> Held:
+        """Wait for one's turn: who asks first holds first.
+
+        Args:
+            timeout: seconds to wait for others, 0: not at all; None: as long as the lock was made
+                for. (Each request to the servers has the client's own timeout.)
+
+        Raises:
+            NotAcquired: others held it all the time.
+            LockLost: the lease ended, or the key was deleted, while it waited.
+            RequestTimeout: the servers did not answer.
+        Nothing is left of it then: what it had put goes at once, or with its lease at last.
+        """
+        me = threading.get_ident()
+        held = self._of_thread.get(me) if self._reentrant else None
+        if held is not None:
+            held.check()
+            held._again()
+            return held
+        wait = self._timeout if timeout is None else timeout
+        lease, fence = take(self._kv, self._contest, b"", wait)
+        held = Held(self._kv, self._contest, lease, fence)
+        if self._reentrant:
+            self._of_thread[me] = held
+            held._forget = partial(self._of_thread.pop, me, None)
+        return held
+
+    def locked(self, *, timeout: float | None = None) -> bool:
+        """Whether anybody holds it."""
+        return bool(self.contenders(timeout=timeout))
+
+    def contenders(self, *, timeout: float | None = None) -> list[Contender]:
+        """Who holds it, and then who waits for it, in their order."""
+        found = self._kv._do(self._contest.all(), timeout)
+        return self._contest.contenders(found)
+
+    def __enter__(self) -> Held:
+        held = self.acquire()
+        self._stack().append(held)
+        return held
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Release it; if that fails, it ends with its lease."""
+        self._stack().pop().__exit__(kind, error, traceback)
+
+    def _stack(self) -> list[Held]:
+        """What this thread has entered and not left."""
+        stack: list[Held] = self._entered.__dict__.setdefault("stack", [])
+        return stack

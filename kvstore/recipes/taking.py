@@ -1,0 +1,60 @@
+"""How a thread takes its turn."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TypeVar
+
+from paxon.kvstore.client.client import Client
+from paxon.kvstore.client.leases.lease import Lease
+from paxon.kvstore.client.leases.requests import new_id
+from paxon.kvstore.errors import Compacted, PaxonError
+from paxon.kvstore.recipes.contests import Contest, Deleted, Plan, enter, patience, until_of
+
+__all__ = ["GIVE_UP_SECONDS", "take"]
+
+T = TypeVar("T")
+GIVE_UP_SECONDS = 1.0
+"""How long who gives up tries to revoke the lease; else it ends by itself."""
+
+
+def take(kv: Client, contest: Contest, value: bytes, timeout: float | None) -> tuple[Lease, int]:
+    """Contend under a lease drawn for this alone, and wait for one's turn; the fence.
+
+    Whatever goes wrong, Ctrl-C too, the lease is revoked: a late put is refused for lack of it.
+    """
+    until = until_of(timeout)
+    number = new_id()
+    try:
+        lease = kv.lease(contest.ttl, id=number)
+        fence = _run(kv, contest, enter(contest, number, value), lease, until)
+        if lease.time_left() <= 0:
+            raise contest.lost("its lease ended while it waited")
+    except BaseException:
+        with contextlib.suppress(PaxonError):
+            kv.revoke(number, timeout=GIVE_UP_SECONDS)
+        raise
+    return lease, fence
+
+
+def _run(kv: Client, contest: Contest, plan: Plan[T], lease: Lease, until: float) -> T:
+    try:
+        step = next(plan)
+        while True:
+            if isinstance(step, Deleted):
+                _wait(kv, step, patience(contest, until, lease.time_left()))
+                step = next(plan)
+            else:
+                step = plan.send(kv._do(step, None))
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+
+
+def _wait(kv: Client, step: Deleted, seconds: float) -> None:
+    """Until it is deleted, or may have been, or the time is up: then one looks again."""
+    with (
+        contextlib.suppress(TimeoutError, Compacted),
+        kv.watch(step.key, after=step.after, puts=False) as watch,
+    ):
+        watch.next(seconds)

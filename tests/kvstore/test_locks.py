@@ -1,0 +1,304 @@
+"""Locks: fair, fenced, and nothing left of whoever gives up."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from paxon import (
+    AsyncHeld,
+    AsyncLock,
+    Client,
+    Held,
+    InvalidRequest,
+    Lock,
+    LockLost,
+    NotAcquired,
+    Put,
+    RequestTimeout,
+)
+from paxon.kvstore.recipes import async_taking, taking
+from paxon.testing import MemoryCluster
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def cluster() -> Iterator[MemoryCluster]:
+    with MemoryCluster() as made:
+        yield made
+
+
+@pytest.fixture
+def kv(cluster: MemoryCluster) -> Iterator[Client]:
+    with cluster.client() as made:
+        yield made
+
+
+class Other:
+    """Somebody else who acquires it, in a thread and with a client of its own."""
+
+    def __init__(self, cluster: MemoryCluster, act: Callable[[Client], object]) -> None:
+        self.result: object = None
+        self.error: BaseException | None = None
+        self._client = cluster.client()
+        self._act = act
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._act(self._client)
+        except BaseException as error:
+            self.error = error
+
+    def join(self) -> object:
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+        return self.result
+
+
+def test_it_is_held_once_and_in_the_layout_of_etcd(kv: Client) -> None:
+    lock = kv.lock("deploy")
+    assert not lock.locked() and lock.name == "deploy"
+    with lock as held:
+        assert held.key == f"deploy/{held.lease.id:x}"
+        entry = kv.entry(held.key)
+        assert entry is not None and (entry.created, entry.value) == (held.fence, b"")
+        assert entry.lease == held.lease.id
+        assert lock.locked()
+        assert [each.key for each in lock.contenders()] == [held.key]
+        held.check()
+        with pytest.raises(NotAcquired, match="lock 'deploy' was not to be had"):
+            lock.acquire(timeout=0)
+        assert kv.leases() == [held.lease.id]  # nothing is left of the second
+        assert kv.txn(if_=[held], then=[Put("guarded", "yes")]).succeeded
+    assert not lock.locked() and kv.leases() == []
+    assert held.lost.is_set()
+    assert not kv.txn(if_=[held], then=[Put("guarded", "no")]).succeeded
+    with pytest.raises(LockLost, match="it was revoked"):
+        held.check()
+
+
+def test_who_asks_first_holds_first_and_fences_rise(cluster: MemoryCluster, kv: Client) -> None:
+    order: list[tuple[int, int]] = []
+
+    def turn(number: int) -> Callable[[Client], object]:
+        def act(client: Client) -> None:
+            with client.lock("a") as held:
+                order.append((number, held.fence))
+
+        return act
+
+    lock = kv.lock("a")
+    others = []
+    with lock as held:
+        for number in range(5):
+            others.append(Other(cluster, turn(number)))
+            wait_until(lambda: len(lock.contenders()) == 2 + number)  # noqa: B023
+        assert order == []
+    for other in others:
+        other.join()
+    assert [number for number, _ in order] == list(range(5))
+    fences = [held.fence, *(fence for _, fence in order)]
+    assert fences == sorted(set(fences)) and kv.leases() == []
+
+
+def test_a_waiter_in_the_middle_that_goes_lets_nobody_in(
+    cluster: MemoryCluster, kv: Client
+) -> None:
+    lock = kv.lock("a")
+    with lock:
+        middle = Other(cluster, lambda client: client.lock("a", ttl=2).acquire())
+        wait_until(lambda: len(lock.contenders()) == 2)
+        last = Other(cluster, lambda client: client.lock("a").acquire())
+        wait_until(lambda: len(lock.contenders()) == 3)
+        kv.revoke(lock.contenders()[1].lease)
+        middle.join()
+        assert isinstance(middle.error, LockLost)
+        wait_until(lambda: len(lock.contenders()) == 2)
+        with pytest.raises(NotAcquired):
+            lock.acquire(timeout=0.01)
+        assert last.thread.is_alive()
+    held = last.join()
+    assert isinstance(held, Held)
+    held.release()
+
+
+def test_other_names_and_other_keys_below_a_name_do_not_matter(kv: Client) -> None:
+    with kv.lease(10) as lease:
+        kv.put("a/config", "x", lease=lease)
+        kv.put(f"a/{lease.id:x}x", "", lease=lease)
+        kv.put("a/7", "")  # looks like a contender, and is none: it has no lease
+        with kv.lock("a", timeout=0), kv.lock("a/b", timeout=0), kv.lock("ab", timeout=0):
+            assert len(kv.lock("a").contenders()) == 1
+
+
+def test_many_odd_keys_do_not_hide_who_holds(kv: Client) -> None:
+    with kv.lock("a") as held:
+        for number in range(9):
+            kv.put(f"a/odd{number}", "")
+        with pytest.raises(NotAcquired):
+            kv.lock("a").acquire(timeout=0)
+        assert [each.fence for each in kv.lock("a").contenders()] == [held.fence]
+
+
+def test_it_is_reentrant_only_where_asked_for(cluster: MemoryCluster, kv: Client) -> None:
+    lock = kv.lock("a", timeout=0, reentrant=True)
+    with lock as outer:
+        with lock as inner:
+            assert inner is outer
+        outer.check()
+        other = Other(cluster, lambda _: lock.acquire())  # another thread
+        other.join()
+        assert isinstance(other.error, NotAcquired)
+    assert not lock.locked()
+    with lock as again:
+        assert again is not outer and again.fence > outer.fence
+        kv.revoke(again.lease)
+        with pytest.raises(LockLost, match="lock 'a' is lost: its key is gone"):
+            lock.acquire()
+
+
+def test_a_holder_learns_that_its_key_is_gone(cluster: MemoryCluster, kv: Client) -> None:
+    with kv.lock("a") as held:
+        kv.delete(held.key)
+        with pytest.raises(LockLost):
+            held.check()
+        kv.put(held.key, "", lease=held.lease)  # a key of the same name is not the same
+        with pytest.raises(LockLost):
+            held.check()
+        assert not kv.txn(if_=[held], then=[Put("x", "")]).succeeded
+
+
+def test_one_that_is_let_go_twice_frees_nobody_elses(kv: Client) -> None:
+    held = kv.lock("a").acquire()
+    held.release()
+    with kv.lock("a") as second:
+        held.release()
+        second.check()
+
+
+def test_the_lease_that_ends_frees_it(cluster: MemoryCluster, kv: Client) -> None:
+    """A holder that is dropped is not renewed any more: as if its process had died."""
+    fence = kv.lock("a", ttl=2).acquire().fence
+    other = Other(cluster, lambda client: client.lock("a").acquire())
+    wait_until(lambda: len(kv.lock("a").contenders()) == 2)
+    held = other.join()
+    assert isinstance(held, Held) and held.fence > fence
+    held.release()
+
+
+def test_a_put_of_unknown_outcome_leaves_nothing(
+    kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The put arrives after its client gave up: the lease is gone, so it is refused."""
+    late = []
+
+    def cut(*args: object) -> int:
+        plan = args[2]
+        late.append(next(plan))  # type: ignore[call-overload]
+        raise RequestTimeout("no answer")
+
+    monkeypatch.setattr(taking, "_run", cut)
+    with pytest.raises(RequestTimeout):
+        kv.lock("a").acquire(timeout=1)
+    assert kv.leases() == []
+    with pytest.raises(Exception, match="lease"):
+        kv._do(late[0], None)
+    assert not kv.lock("a").locked()
+
+
+def test_ctrl_c_leaves_nothing(cluster: MemoryCluster, kv: Client) -> None:
+    lock = kv.lock("a")
+    with lock:
+
+        def interrupt(client: Client) -> None:
+            wait_until(lambda: len(client.lock("a").contenders()) == 2)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        other = Other(cluster, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            lock.acquire()
+        other.join()
+        assert len(lock.contenders()) == 1 and len(kv.leases()) == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda kv: kv.lock(""),
+        lambda kv: kv.lock(7),
+        lambda kv: kv.lock("a", ttl=0),
+        lambda kv: kv.lock("a", ttl="1"),
+        lambda kv: kv.lock("a", timeout=-1),
+        lambda kv: kv.lock("a").acquire(timeout="x"),
+    ],
+)
+def test_wrong_arguments_are_refused(kv: Client, make: Callable[[Client], Lock]) -> None:
+    with pytest.raises(InvalidRequest):
+        make(kv)
+    assert kv.leases() == []
+
+
+async def contenders(lock: AsyncLock, number: int) -> None:
+    """Wait until there are so many."""
+    for _ in range(6000):
+        if len(await lock.contenders()) == number:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"there were never {number} contenders")
+
+
+def test_the_async_lock_does_the_same(cluster: MemoryCluster) -> None:
+    async def main() -> None:
+        async with cluster.async_client() as kv:
+            lock = kv.lock("a", reentrant=True)
+            order = []
+
+            async def turn(number: int) -> None:
+                async with kv.lock("a") as held:
+                    order.append((number, held.fence))
+
+            async with lock as held, lock as again:
+                assert again is held and await lock.locked() and lock.name == "a"
+                tasks = []
+                for number in range(3):
+                    tasks.append(asyncio.create_task(turn(number)))
+                    await contenders(lock, 2 + number)
+                with pytest.raises(NotAcquired):
+                    await kv.lock("a").acquire(timeout=0)
+                cancelled = tasks.pop(1)
+                cancelled.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await cancelled
+                assert len(await lock.contenders()) == 3 == len(await kv.leases())
+                await held.check()
+                assert (await kv.txn(if_=[held], then=[Put("x", "1")])).succeeded
+            await asyncio.gather(*tasks)
+            assert [number for number, _ in order] == [0, 2] and order[0][1] > held.fence
+            assert not await lock.locked() and await kv.leases() == [] and held.lost.is_set()
+            with pytest.raises(LockLost):
+                await held.check()
+            assert not async_taking._revoking
+
+    asyncio.run(main())
+
+
+def test_one_cancelled_twice_leaves_nothing_either(cluster: MemoryCluster) -> None:
+    async def main() -> None:
+        async with cluster.async_client() as kv, kv.lock("a") as held:
+            waiting: asyncio.Task[AsyncHeld] = asyncio.create_task(kv.lock("a").acquire())
+            await contenders(kv.lock("a"), 2)
+            waiting.cancel()
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await contenders(kv.lock("a"), 1)
+            assert await kv.leases() == [held.lease.id]
+
+    asyncio.run(main())
