@@ -176,9 +176,9 @@ class History:
             self.dropped += at
             self.start = 0
             return
-        for index in range(self.start, at):
-            self.items[index] = _GONE
-            self.befores[index] = None
+        count = at - self.start
+        self.items[self.start : at] = [_GONE] * count
+        self.befores[self.start : at] = [None] * count
         self.start = at
 
     def index_after(self, revision: int) -> int:

@@ -31,6 +31,13 @@ class Item(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True
     """The lease that it goes with; 0: none."""
 
 
+# Every write sets fields of items. msgspec's own way of setting one minds the garbage collector,
+# which does not track these; with the plain way the interpreter stores straight into the slot, at a
+# tenth of the instructions. (The metaclass would undo it in the class's body.)
+Item.__setattr__ = object.__setattr__  # type: ignore[method-assign]
+Item.__delattr__ = object.__delattr__  # type: ignore[method-assign]
+
+
 class Prefix(msgspec.Struct, gc=False):
     """A value that was appended to: the first bytes of what became of it."""
 

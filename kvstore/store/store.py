@@ -78,8 +78,8 @@ _DIGEST_PART_KEYS = 5_000
 _DIGEST_BYTES = 8 << 20
 _KEPT_COMMANDS = 512
 """Commands whose decoded form is kept from the check to the execution …"""
-_KEPT_BYTES = 32 << 10
-"""… each of at most so many bytes: of longer ones decoding is the smallest part."""
+_KEPT_BYTES = 8 << 20
+"""… or so many bytes of them, whichever is less: then all are let go of."""
 _CHEAP = frozenset({Item, Append, Delete, CompareAndSet, PutItem, Increment})
 """What they cost is about what they are long."""
 
@@ -110,6 +110,8 @@ class KVStore(StateMachine):
         self._state = State()
         self._checked: dict[int, tuple[bytes, list[Executable]]] = {}
         """What `check` decoded, by the identity of the command: most is executed here soon."""
+        self._checked_bytes = 0
+        """Bytes of the commands checked since it was last emptied."""
         self._watches = Watches()
         """Those that this very server keeps: no part of the state."""
         self._version = 0
@@ -156,10 +158,11 @@ class KVStore(StateMachine):
     def check(self, command: bytes) -> None:
         """Raises ValueError for a command that is not a list of operations."""
         operations = decode_operations(command)
-        if len(command) <= _KEPT_BYTES:
-            if len(self._checked) >= _KEPT_COMMANDS:
-                self._checked.clear()
-            self._checked[id(command)] = (command, operations)
+        self._checked_bytes += len(command)
+        if self._checked_bytes > _KEPT_BYTES or len(self._checked) >= _KEPT_COMMANDS:
+            self._checked.clear()
+            self._checked_bytes = len(command)
+        self._checked[id(command)] = (command, operations)
 
     def cost(self, command: bytes) -> int:
         """About what the reads of a short command, or the operations of a long one, will take.
@@ -217,15 +220,19 @@ class KVStore(StateMachine):
         if len(operations) == 1 and type(put := operations[0]) is Item and self._put_alone(put):
             return _encoder.encode((self._state.revision,))
         self._room.used = 0
-        large = len(command) > self._bounds.max_value_bytes
         results: list[Result] = []
-        rest = iter(operations)
-        at = 0
-        while True:
-            at, other = self._put_many(operations, at, rest, results, large=large)
-            if other is None:
-                break
-            results.append(self._execute(other))
+        most = self._bounds.max_value_bytes
+        if len(command) > most and any(
+            type(operation) is Item and len(operation.value) > most for operation in operations
+        ):
+            results += map(self._execute, operations)
+        else:
+            rest, at = iter(operations), 0
+            while True:
+                at, other = self._put_many(operations, at, rest, results)
+                if other is None:
+                    break
+                results.append(self._execute(other))
         self._state.keep_index()
         return encode_results(results)
 
@@ -267,54 +274,52 @@ class KVStore(StateMachine):
         at: int,
         rest: Iterator[Executable],
         results: list[Result],
-        *,
-        large: bool,
     ) -> tuple[int, Executable | None]:
         """Carry out puts, by far the most frequent operations, up to another operation.
 
         That may be a put that has to do with leases, or is refused. Returns it (None: there is no
-        more), and the index of the one after it.
+        more), and the index of the one after it. No value may be too long.
 
         Args:
             operations: all of the command.
             at: the index of the next.
             rest: gives those from there on.
             results: takes those of the puts.
-            large: whether a value may be too long.
         """
         state = self._state
         data, befores, bounds = state.data, state.history.befores, self._bounds
-        indexed, spent = state.index is not None, 0
+        leased, spent = len(state.leases) > 0, 0
         revision = first = state.revision + 1
         other: Executable | None = None
         for put in rest:
             if type(put) is not Item or put.lease:
                 other = put
                 break
-            key = put.key
-            held = data.get(key)
-            fits = 0 < len(key) <= bounds.max_key_bytes if held is None else not held.lease
-            if not fits or (large and len(put.value) > bounds.max_value_bytes):
-                other = put
-                break
+            held = data.get(put.key)
             if held is None:
+                if not 0 < len(put.key) <= bounds.max_key_bytes:
+                    other = put
+                    break
                 put.created = revision
                 put.version = 1
-                if indexed:
-                    state.unindexed.add(key)
+                if state.index is not None:
+                    state.unindexed.add(put.key)
+            elif leased and held.lease:
+                other = put
+                break
             else:
-                put.key = held.key
+                put.key = held.key  # one object of each key, which as itself is soon found
                 put.created = held.created
                 put.version = held.version + 1
                 spent += len(held.value)
             put.modified = revision
-            data[key] = put
+            data[put.key] = put
             befores.append(held)
             revision += 1
         done = revision - first
         if done:
             state.revision = revision - 1
-            puts = operations[at : at + done]
+            puts = operations[at : at + done] if done < len(operations) else operations
             state.history.items += puts  # type: ignore[arg-type]
             state.history.count(done, spent + done * EVENT_BYTES, revision - 1)
             results += range(first, revision)

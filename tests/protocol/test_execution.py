@@ -23,7 +23,13 @@ from paxon.actors.messages import Batch, CommandReply, Entry, ReplyStatus
 from paxon.kvstore import ClusterError, LocalCluster
 from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.cluster.node import ServerStartError, start_server
-from paxon.kvstore.store.operations import Compare, Executable, Operation
+from paxon.kvstore.store.operations import (
+    Compare,
+    Executable,
+    Operation,
+    Put,
+    encode_operations,
+)
 from paxon.kvstore.store.store import KVStore
 from tests.harness import Cluster, Register
 
@@ -117,6 +123,13 @@ def test_what_the_check_decoded_is_what_is_executed() -> None:
     for n in range(2000):  # of commands that never come back not all are kept
         store.check(b"\x91\x93\x01\xc4\x01k\xc4\x02" + n.to_bytes(2, "big"))
     assert len(store._checked) <= 512
+    long = [encode_operations([Put(b"k", bytes([n]) * (1 << 20))]) for n in range(20)]
+    for command in long:
+        store.check(command)
+        kept = [command for command, _ in store._checked.values()]
+        assert command in kept and sum(map(len, kept)) <= 8 << 20
+    store.apply(long[-1])
+    assert long[-1] not in [command for command, _ in store._checked.values()]
 
 
 def test_the_application_in_the_same_process_is_told_too() -> None:
