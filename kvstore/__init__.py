@@ -1,6 +1,6 @@
 """The linearizable key-value store: state machine, clients, local clusters, command line.
 
-Read `store` (the state machine), `client`, `recipes` (locks),
+Read `store` (the state machine), `client`, `recipes` (locks and elections),
 `objects` (your own class, replicated), `cluster`
 (servers as processes), `testing` (one server in memory) and `cli` (the command `paxon`), in that
 order: each may import those before it, and none of those after it. `errors`, what clients raise, is
@@ -62,9 +62,11 @@ if TYPE_CHECKING:
         ReplicatedSet,
     )
     from paxon.kvstore.objects.replicated import Replicated, command, query
+    from paxon.kvstore.recipes.async_election import AsyncElection, AsyncLeadership
     from paxon.kvstore.recipes.async_lock import AsyncLock
     from paxon.kvstore.recipes.clients import AsyncClient, Client
     from paxon.kvstore.recipes.contests import Contender
+    from paxon.kvstore.recipes.election import Election, Leadership
     from paxon.kvstore.recipes.held import AsyncHeld, Held
     from paxon.kvstore.recipes.lock import Lock
     from paxon.kvstore.store.store import KVStore
@@ -101,6 +103,10 @@ __all__ = [
     "AsyncLock",
     "Held",
     "AsyncHeld",
+    "Election",
+    "AsyncElection",
+    "Leadership",
+    "AsyncLeadership",
     "Contender",
     "KVStore",
     "Replicated",
@@ -148,6 +154,8 @@ _LAZY = {
     "Lock": "recipes.lock",
     "AsyncLock": "recipes.async_lock",
     **dict.fromkeys(("Held", "AsyncHeld"), "recipes.held"),
+    **dict.fromkeys(("Election", "Leadership"), "recipes.election"),
+    **dict.fromkeys(("AsyncElection", "AsyncLeadership"), "recipes.async_election"),
     "Contender": "recipes.contests",
     "AsyncCommandClient": "client.async_client",
     "AsyncPipeline": "client.async_client",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from paxon.kvstore.client import async_client, client
 from paxon.kvstore.client.arguments import Key
+from paxon.kvstore.recipes.async_election import AsyncElection
 from paxon.kvstore.recipes.async_lock import AsyncLock
+from paxon.kvstore.recipes.election import Election
 from paxon.kvstore.recipes.lock import Lock
 
 __all__ = ["AsyncClient", "Client"]
@@ -36,6 +38,20 @@ class Client(client.Client):
         """
         return Lock(self, name, ttl=ttl, timeout=timeout, reentrant=reentrant)
 
+    def election(self, name: Key, *, ttl: float = _TTL) -> Election:
+        """An election: at most one leads, and when it dies the next one does.
+
+            with kv.election("cron").campaign("worker 7") as leading:
+                kv.txn(if_=[leading], then=[...])
+
+        What `lock` says of a holder that stalls is true of a leader.
+
+        Args:
+            name: of what is to be led.
+            ttl: seconds after which a leader that has died leads no more; at least 2.
+        """
+        return Election(self, name, ttl=ttl)
+
 
 class AsyncClient(async_client.AsyncClient):
     """The same for asyncio. It belongs to the event loop in which it is first used.
@@ -53,3 +69,11 @@ class AsyncClient(async_client.AsyncClient):
             await kv.txn(if_=[held], then=[...])
         """
         return AsyncLock(self, name, ttl=ttl, timeout=timeout, reentrant=reentrant)
+
+    def election(self, name: Key, *, ttl: float = _TTL) -> AsyncElection:
+        """An election; see `Client.election`.
+
+        async with await kv.election("cron").campaign("worker 7") as leading:
+            await kv.txn(if_=[leading], then=[...])
+        """
+        return AsyncElection(self, name, ttl=ttl)

@@ -128,6 +128,17 @@ def test_a_waiter_in_the_middle_that_goes_lets_nobody_in(
     held.release()
 
 
+def test_a_waiter_whose_key_was_deleted_does_not_hold(cluster: MemoryCluster, kv: Client) -> None:
+    lock = kv.lock("a")
+    with lock:
+        other = Other(cluster, lambda client: client.lock("a").acquire())
+        wait_until(lambda: len(lock.contenders()) == 2)
+        kv.delete(lock.contenders()[1].key)
+    other.join()
+    assert isinstance(other.error, LockLost) and "deleted while it waited" in str(other.error)
+    assert kv.leases() == []
+
+
 def test_other_names_and_other_keys_below_a_name_do_not_matter(kv: Client) -> None:
     with kv.lease(10) as lease:
         kv.put("a/config", "x", lease=lease)
@@ -291,10 +302,14 @@ def test_the_async_lock_does_the_same(cluster: MemoryCluster) -> None:
 def test_one_cancelled_twice_leaves_nothing_either(cluster: MemoryCluster) -> None:
     async def main() -> None:
         async with cluster.async_client() as kv, kv.lock("a") as held:
-            waiting: asyncio.Task[AsyncHeld] = asyncio.create_task(kv.lock("a").acquire())
+            other = kv.lock("a", ttl=3600)  # so long that only a revocation ends it
+            waiting: asyncio.Task[AsyncHeld] = asyncio.create_task(other.acquire())
             await contenders(kv.lock("a"), 2)
             waiting.cancel()
-            await asyncio.sleep(0)
+            for _ in range(1000):
+                if async_taking._revoking:
+                    break
+                await asyncio.sleep(0)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting

@@ -1,0 +1,98 @@
+"""`AsyncElection`: for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+from paxon.kvstore.client.arguments import Key, Value
+from paxon.kvstore.client.async_client import AsyncClient
+from paxon.kvstore.errors import Compacted
+from paxon.kvstore.recipes.async_taking import take
+from paxon.kvstore.recipes.contests import (
+    Contender,
+    Contest,
+    Standing,
+    check_proposal,
+    proclamation,
+)
+from paxon.kvstore.recipes.held import AsyncHeld
+
+__all__ = ["AsyncElection", "AsyncLeadership"]
+
+T = TypeVar("T")
+
+
+class AsyncLeadership(AsyncHeld):
+    """The twin of `Leadership`."""
+
+    async def proclaim(self, value: Value, *, timeout: float | None = None) -> int:
+        """Let all know another value; see `Leadership.proclaim`."""
+        done = await self._kv._do(proclamation(self, value), timeout)
+        if not done.succeeded:
+            raise self._contest.lost("its key is gone")
+        return done.revision
+
+    async def resign(self, *, timeout: float | None = None) -> None:
+        """Lead no more: the next one does. May be called again, such as after `RequestTimeout`."""
+        await self.release(timeout=timeout)
+
+
+class AsyncElection:
+    """The twin of `Election`. Any task may use it."""
+
+    def __init__(self, kv: AsyncClient, name: Key, *, ttl: float) -> None:
+        self._kv = kv
+        self._contest = Contest(name, "election", ttl)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._contest.name
+
+    async def campaign(self, value: Value, *, timeout: float | None = None) -> AsyncLeadership:
+        """Wait until one leads; see `Election.campaign`. A task that is cancelled leaves nothing.
+
+        async with await kv.election("cron").campaign("worker 7") as leading:
+            ...
+        """
+        lease, fence = await take(self._kv, self._contest, check_proposal(value), timeout)
+        return AsyncLeadership(self._kv, self._contest, lease, fence)
+
+    async def run(
+        self,
+        function: Callable[[AsyncLeadership], Awaitable[T]],
+        value: Value = "leader",
+        *,
+        timeout: float | None = None,
+    ) -> T:
+        """Campaign, await the function while one leads, and resign; see `Election.run`."""
+        async with await self.campaign(value, timeout=timeout) as leading:
+            return await function(leading)
+
+    async def leader(self, *, timeout: float | None = None) -> Contender | None:
+        """Who leads; None: nobody."""
+        contenders = await self.contenders(timeout=timeout)
+        return contenders[0] if contenders else None
+
+    async def contenders(self, *, timeout: float | None = None) -> list[Contender]:
+        """Who leads, and then who waits for it, in their order."""
+        found = await self._kv._do(self._contest.all(), timeout)
+        return self._contest.contenders(found)
+
+    async def observe(self) -> AsyncIterator[Contender | None]:
+        """Who leads now, and then each change, for ever; see `Election.observe`."""
+        standing = Standing(self._contest)
+        while True:
+            found = await self._kv._do(self._contest.all(), None)
+            for change in standing.begin(found):
+                yield change
+            try:
+                async with self._kv.watch(
+                    prefix=f"{self._contest.name}/", after=found.revision
+                ) as watch:
+                    while True:
+                        for change in standing.after(await watch.batch()):
+                            yield change
+            except Compacted:
+                continue

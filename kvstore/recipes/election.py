@@ -1,0 +1,116 @@
+"""`Election`: for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from paxon.kvstore.client.arguments import Key, Value
+from paxon.kvstore.client.client import Client
+from paxon.kvstore.errors import Compacted
+from paxon.kvstore.recipes.contests import (
+    Contender,
+    Contest,
+    Standing,
+    check_proposal,
+    proclamation,
+)
+from paxon.kvstore.recipes.held import Held
+from paxon.kvstore.recipes.taking import take
+
+__all__ = ["Election", "Leadership"]
+
+T = TypeVar("T")
+
+
+class Leadership(Held):
+    """An election that was won; see `Held`. `fence` rises from leader to leader."""
+
+    def proclaim(self, value: Value, *, timeout: float | None = None) -> int:
+        """Let all know another value, without a new election; the store's revision.
+
+        Raises:
+            LockLost: it leads no more; nothing was written.
+        """
+        done = self._kv._do(proclamation(self, value), timeout)
+        if not done.succeeded:
+            raise self._contest.lost("its key is gone")
+        return done.revision
+
+    def resign(self, *, timeout: float | None = None) -> None:
+        """Lead no more: the next one does. May be called again, such as after `RequestTimeout`."""
+        self.release(timeout=timeout)
+
+
+class Election:
+    """At most one leads; see `Client.election`, which makes it. Any thread may use it."""
+
+    def __init__(self, kv: Client, name: Key, *, ttl: float) -> None:
+        self._kv = kv
+        self._contest = Contest(name, "election", ttl)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._contest.name
+
+    def campaign(self, value: Value, *, timeout: float | None = None) -> Leadership:
+        """Wait until one leads: who asks first leads first.
+
+            with kv.election("cron").campaign("worker 7") as leading:
+                while not leading.lost.is_set():
+                    ...
+
+        Args:
+            value: what all others see of the leader, such as its address; not empty.
+            timeout: seconds to wait for others, 0: not at all; None: for ever.
+
+        Raises:
+            NotAcquired: others led all the time.
+            LockLost: the lease ended, or the key was deleted, while it waited.
+            RequestTimeout: the servers did not answer.
+        Nothing is left of it then: what it had put goes at once, or with its lease at last.
+        """
+        lease, fence = take(self._kv, self._contest, check_proposal(value), timeout)
+        return Leadership(self._kv, self._contest, lease, fence)
+
+    def run(
+        self,
+        function: Callable[[Leadership], T],
+        value: Value = "leader",
+        *,
+        timeout: float | None = None,
+    ) -> T:
+        """Campaign, call the function while one leads, and resign; what it returned.
+
+        The function has to look at `lost` from time to time: nothing can stop it from outside.
+        """
+        with self.campaign(value, timeout=timeout) as leading:
+            return function(leading)
+
+    def leader(self, *, timeout: float | None = None) -> Contender | None:
+        """Who leads; None: nobody."""
+        contenders = self.contenders(timeout=timeout)
+        return contenders[0] if contenders else None
+
+    def contenders(self, *, timeout: float | None = None) -> list[Contender]:
+        """Who leads, and then who waits for it, in their order."""
+        found = self._kv._do(self._contest.all(), timeout)
+        return self._contest.contenders(found)
+
+    def observe(self) -> Iterator[Contender | None]:
+        """Who leads now, and then each change, for ever: a leader, its new value, None for nobody.
+
+        Each change is told once, in order. Who was cut off for longer than history reaches back is
+        told who leads then.
+        """
+        standing = Standing(self._contest)
+        while True:
+            found = self._kv._do(self._contest.all(), None)
+            yield from standing.begin(found)
+            try:
+                with self._kv.watch(prefix=f"{self._contest.name}/", after=found.revision) as watch:
+                    while True:
+                        yield from standing.after(watch.batch())
+            except Compacted:
+                continue

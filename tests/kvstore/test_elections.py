@@ -1,0 +1,197 @@
+"""Elections: one leads, the next one follows, and whoever observes is told each change."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from paxon import (
+    AsyncElection,
+    AsyncLeadership,
+    Client,
+    Contender,
+    Event,
+    InvalidRequest,
+    Leadership,
+    LockLost,
+    NotAcquired,
+    Put,
+    RangeResult,
+)
+from paxon.kvstore.recipes.contests import Contest, Standing
+from paxon.testing import MemoryCluster
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def cluster() -> Iterator[MemoryCluster]:
+    with MemoryCluster() as made:
+        yield made
+
+
+@pytest.fixture
+def kv(cluster: MemoryCluster) -> Iterator[Client]:
+    with cluster.client() as made:
+        yield made
+
+
+def value_of(leader: Contender | None) -> bytes | None:
+    return None if leader is None else leader.value
+
+
+def test_one_leads_until_it_resigns(cluster: MemoryCluster, kv: Client) -> None:
+    election = kv.election("cron")
+    assert election.leader() is None and election.name == "cron"
+    first = election.campaign("one")
+    leader = election.leader()
+    assert leader is not None
+    assert leader == Contender(first.key, b"one", first.lease.id, first.fence)
+    assert first.key == f"cron/{first.lease.id:x}"
+    with pytest.raises(NotAcquired, match="election 'cron' was not to be had"):
+        election.campaign("two", timeout=0)
+
+    won: list[Leadership] = []
+    done = threading.Event()
+
+    def follow() -> None:
+        with cluster.client() as other:
+            won.append(other.election("cron").campaign("two"))
+            done.wait(60)
+            won[0].resign()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    wait_until(lambda: len(election.contenders()) == 2)
+    assert first.proclaim("uno") > first.fence
+    assert value_of(election.leader()) == b"uno"
+    assert kv.txn(if_=[first], then=[Put("x", "1")]).succeeded
+    first.resign()
+    first.resign()
+    wait_until(lambda: bool(won))
+    assert won[0].fence > first.fence and value_of(election.leader()) == b"two"
+    with pytest.raises(LockLost, match="election 'cron' is lost"):
+        first.proclaim("again")
+    assert not kv.txn(if_=[first], then=[Put("x", "2")]).succeeded
+    done.set()
+    thread.join(60)
+    assert election.leader() is None and kv.leases() == []
+
+
+def test_observers_are_told_each_change_and_of_nobody(kv: Client) -> None:
+    election = kv.election("cron")
+    told = election.observe()
+    assert next(told) is None
+    with election.campaign("one") as leading:
+        assert value_of(next(told)) == b"one"
+        kv.put("cron/config", "x")  # is no contender
+        leading.proclaim("uno")
+        assert value_of(next(told)) == b"uno"
+        late = election.observe()
+        assert value_of(next(late)) == b"uno"
+    assert next(told) is None and next(late) is None
+
+
+def test_no_leader_is_left_out_where_events_come_together() -> None:
+    contest = Contest("cron", "election", 10.0)
+    standing = Standing(contest)
+    assert standing.begin(RangeResult([], 0, False, 4)) == [None]
+    first, second = contest.key(1), contest.key(2)
+    events = [
+        Event("put", first, b"one", 5, 5, 1, 1),
+        Event("put", second, b"two", 6, 6, 1, 2),
+        Event("delete", first, b"", 7, 0, 0, 0),
+        Event("delete", second, b"", 8, 0, 0, 0),
+        Event("put", second, b"zwei", 8, 8, 1, 2),
+    ]
+    assert list(map(value_of, standing.after(events))) == [b"one", b"two", b"zwei"]
+    assert standing.after([]) == []
+
+
+def test_observers_go_on_after_history_was_cut(kv: Client) -> None:
+    election = kv.election("cron")
+    told = election.observe()
+    assert next(told) is None
+    leading = election.campaign("one")
+    assert value_of(next(told)) == b"one"
+    for number in range(5):
+        leading.proclaim(f"{number}")
+    kv.compact(kv.put("x", ""))
+    assert value_of(next(told)) in {b"0", b"4"}  # as far as it was told by then
+    told.close()  # type: ignore[attr-defined]
+
+
+def test_a_lock_and_an_election_of_one_name_do_not_touch(kv: Client) -> None:
+    with kv.lock("a", timeout=0), kv.election("a").campaign("me", timeout=0):
+        assert len(kv.lock("a").contenders()) == 1 == len(kv.election("a").contenders())
+
+
+def test_names_that_begin_alike_are_others(kv: Client) -> None:
+    kv.put("xyz", "1")
+    with kv.election("xy").campaign("me", timeout=0) as leading:
+        assert [each.key for each in kv.election("xy").contenders()] == [leading.key]
+
+
+def test_it_runs_a_function_and_resigns(kv: Client) -> None:
+    election = kv.election("cron")
+    assert election.run(lambda leading: leading.fence) > 0
+
+    def fail(_: Leadership) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        election.run(fail, "me")
+    assert election.leader() is None and kv.leases() == []
+
+
+def test_a_value_is_needed(kv: Client) -> None:
+    with pytest.raises(InvalidRequest, match="an election's value is not empty"):
+        kv.election("cron").campaign("")
+    with kv.election("cron").campaign("me") as leading, pytest.raises(InvalidRequest):
+        leading.proclaim(b"")
+    with pytest.raises(InvalidRequest):
+        kv.election("cron", ttl=-1)
+
+
+async def contend(election: AsyncElection, number: int) -> None:
+    """Wait until so many do."""
+    for _ in range(6000):
+        if len(await election.contenders()) == number:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"there were never {number} contenders")
+
+
+def test_the_async_election_does_the_same(cluster: MemoryCluster) -> None:
+    async def main() -> None:
+        async with cluster.async_client() as kv:
+            election = kv.election("cron")
+            told = election.observe()
+            assert await anext(told) is None and election.name == "cron"
+            async with await election.campaign("one") as leading:
+                assert value_of(await anext(told)) == b"one"
+                await leading.proclaim("uno")
+                assert value_of(await anext(told)) == b"uno"
+                with pytest.raises(NotAcquired):
+                    await election.campaign("two", timeout=0)
+                waiting = asyncio.create_task(election.campaign("two"))
+                await contend(election, 2)
+                assert value_of(await election.leader()) == b"uno"
+            second = await waiting
+            assert value_of(await anext(told)) == b"two" and second.fence > leading.fence
+            with pytest.raises(LockLost):
+                await leading.proclaim("again")
+            await second.resign()
+            assert await anext(told) is None
+
+            async def act(leading: AsyncLeadership) -> int:
+                await leading.check()
+                return leading.fence
+
+            assert await election.run(act) > second.fence
+            assert await kv.leases() == []
+            await told.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(main())
