@@ -29,12 +29,15 @@ async def take(
     """Contend and wait for one's turn; see `taking.take`. A task that is cancelled gives up."""
     until = until_of(timeout)
     number = new_id()
+    lease: AsyncLease | None = None
     try:
         lease = await kv.lease(contest.ttl, id=number)
         fence = await _run(kv, contest, enter(contest, number, value), lease, until)
         if lease.time_left() <= 0:
             raise contest.lost("its lease ended while it waited")
     except BaseException:
+        if lease is not None:
+            lease.lose("it was given up")  # the error keeps this frame, which keeps the lease
         task = asyncio.create_task(_give_up(kv, number))
         _revoking.add(task)
         task.add_done_callback(_revoking.discard)

@@ -25,12 +25,15 @@ def take(kv: Client, contest: Contest, value: bytes, timeout: float | None) -> t
     """
     until = until_of(timeout)
     number = new_id()
+    lease: Lease | None = None
     try:
         lease = kv.lease(contest.ttl, id=number)
         fence = _run(kv, contest, enter(contest, number, value), lease, until)
         if lease.time_left() <= 0:
             raise contest.lost("its lease ended while it waited")
     except BaseException:
+        if lease is not None:
+            lease.lose("it was given up")  # the error keeps this frame, which keeps the lease
         with contextlib.suppress(PaxonError):
             kv.revoke(number, timeout=GIVE_UP_SECONDS)
         raise

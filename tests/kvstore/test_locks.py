@@ -223,6 +223,22 @@ def test_a_put_of_unknown_outcome_leaves_nothing(
     assert not kv.lock("a").locked()
 
 
+def test_who_gives_up_and_cannot_revoke_does_not_renew_either(
+    cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error lives on in its caller's hands; the lease must not, for all that."""
+
+    def cut(*_: object, **__: object) -> int:
+        raise RequestTimeout("no answer")
+
+    with kv.lock("a"):
+        monkeypatch.setattr(kv, "revoke", cut)
+        with pytest.raises(NotAcquired) as kept:
+            kv.lock("a").acquire(timeout=0)
+        assert kept.traceback and kv._keeper is not None
+        assert [lease.reason for lease in kv._keeper._leases].count("") == 1
+
+
 def test_ctrl_c_leaves_nothing(cluster: MemoryCluster, kv: Client) -> None:
     lock = kv.lock("a")
     with lock:
