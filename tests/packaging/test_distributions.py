@@ -20,9 +20,12 @@ IMPORTED_AS = {"pyzmq": "zmq"}
 """Distributions whose module has another name."""
 
 
+PYTEST_PLUGIN = ROOT / "kvstore/testing/plugin.py"
+
+
 def source_modules() -> set[str]:
     """All source files, as the wheel names them."""
-    return {"paxon/__init__.py", "paxon/py.typed"} | {
+    return {"paxon/__init__.py", "paxon/testing.py", "paxon/py.typed"} | {
         "paxon/" + path.relative_to(ROOT).as_posix()
         for folder in FOLDERS
         for pattern in ("*.py", "py.typed", "install.sh")
@@ -59,7 +62,7 @@ def test_the_installation_adds_one_package_and_its_metadata(installed: Installed
     (other,) = installed.added - {"paxon"}
     assert re.fullmatch(rf"paxon-{version}\.dist-info", other)
     inside = {path.name for path in (installed.site_packages / "paxon").iterdir()}
-    assert inside - {"__pycache__"} == {*FOLDERS, "__init__.py", "py.typed"}
+    assert inside - {"__pycache__"} == {*FOLDERS, "__init__.py", "testing.py", "py.typed"}
     assert installed.command.exists()
 
 
@@ -71,6 +74,8 @@ def test_every_library_that_is_imported_is_declared() -> None:
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
             known = required | (optional if folder == "bench" else set())
+            if path == PYTEST_PLUGIN:  # loaded by pytest alone
+                known |= {"pytest"}
             unknown = libraries(path) - known - set(sys.stdlib_module_names) - {"paxon"}
             wrong += [f"{path.relative_to(ROOT)}: {name}" for name in unknown]
     assert not wrong

@@ -22,7 +22,7 @@ from paxon.transport.outgoing import LargeFrames
 if TYPE_CHECKING:
     from tests.simulation.plan import Plan
 
-__all__ = ["BOUNDS", "UnreadFrames", "bounded", "draw_bounds"]
+__all__ = ["BOUNDS", "UNREAD", "UnreadFrames", "bounded", "draw_bounds"]
 
 SHARE = 0.25
 """So many of all runs are about bounds."""
