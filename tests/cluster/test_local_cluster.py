@@ -161,7 +161,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path) -> Non
         LocalCluster(window=0)
     with pytest.raises(ClusterError, match="ports run from 1 to 65535"):
         LocalCluster(3, port=65_530)
-    with pytest.raises(ClusterError, match=r"subclass of paxon\.actors\.StateMachine"):
+    with pytest.raises(ClusterError, match=r"subclass of paxon\.StateMachine"):
         LocalCluster(machine=int)  # type: ignore[arg-type]  # the mistake under test
     (tmp_path / "file").write_text("")
     with pytest.raises(ClusterError, match="cannot be used: Not a directory"):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from paxon.actors import ServerId
 from paxon.actors.messages import StatusReply
-from paxon.kvstore import PaxonError
+from paxon.kvstore import Client, PaxonError
 from paxon.kvstore.cluster.local_cluster import ClusterError
 from tests.cluster.helpers import wait_until
 from tests.faults.network import RelayedCluster
@@ -98,8 +98,19 @@ def disk_full(directory: Path, long: bool) -> Outcome:
 
 
 STATE_BYTES, VALUE_BYTES = 40_000_000, 100_000
-TIGHT_DISK = STATE_BYTES * 5 // 2
+HISTORY_BYTES = 1_000_000
+"""What was replaced is part of the state, too, until it is compacted away: after so much of it."""
+TIGHT_DISK = (STATE_BYTES + HISTORY_BYTES) * 5 // 2
 """Enough for the state's two snapshots and some log; it took 4.5 times once."""
+
+
+def write_over_and_over(client: Client, times: int) -> None:
+    """The whole state so many times; of what was there before no more than so much is kept."""
+    for number in range(times * STATE_BYTES // VALUE_BYTES):
+        key = f"filler/{number % (STATE_BYTES // VALUE_BYTES)}"
+        revision = client.put(key, os.urandom(VALUE_BYTES))
+        if number % (HISTORY_BYTES // VALUE_BYTES) == 0:
+            client.compact(revision)
 
 
 def tight_disks(directory: Path, long: bool) -> Outcome:
@@ -111,9 +122,7 @@ def tight_disks(directory: Path, long: bool) -> Outcome:
         cluster = stack.enter_context(RelayedCluster(3, data))
         with Trial("tight-disks", cluster, directory, long=long, pause=0.02) as trial:
             with cluster.client(timeout=60) as client:
-                for number in range(trial.sized(3, 20) * STATE_BYTES // VALUE_BYTES):
-                    key = f"filler/{number % (STATE_BYTES // VALUE_BYTES)}"
-                    client.put(key, os.urandom(VALUE_BYTES))
+                write_over_and_over(client, trial.sized(3, 20))
             trial.fault()
             failed = [row for row in cluster.status() if row.state == "failed"]
             assert not failed, failed[0].reason
@@ -136,9 +145,7 @@ def tight_disks_with_one_down(directory: Path, long: bool) -> Outcome:
             down = trial.draw.choice(trial.followers())
             cluster.kill(down)
             with cluster.client(timeout=60) as client:
-                for number in range(trial.sized(4, 20) * STATE_BYTES // VALUE_BYTES):
-                    key = f"filler/{number % (STATE_BYTES // VALUE_BYTES)}"
-                    client.put(key, os.urandom(VALUE_BYTES))
+                write_over_and_over(client, trial.sized(4, 20))
             trial.fault()
             failed = [row for row in cluster.status() if row.state == "failed"]
             assert not failed, failed[0].reason
