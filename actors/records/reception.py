@@ -9,6 +9,7 @@ from paxon.actors.environment import ClientToken, Clock
 from paxon.actors.execution.agreed import decode_change
 from paxon.actors.execution.application import Executed
 from paxon.actors.limits.allowances import (
+    CHARGED_BYTES,
     CLIENT_SECONDS,
     MESSAGE_BYTES,
     SECONDS_PER_BYTE,
@@ -157,13 +158,14 @@ class Reception:
             if began is not None:
                 size = len(entry.command) + len(reply.payload) + MESSAGE_BYTES
                 sizes[client] = sizes.get(client, 0) + size
+                if size >= CHARGED_BYTES:  # (a pipeline of small ones harms nobody as much)
+                    reign.stored[client] = reign.stored.get(client, 0) + size
         if began is None:
             return
         now = clock.monotonic()
         began, reign.charged_at = max(began, reign.charged_at), now
         total = sum(sizes.values())
         for client, size in sizes.items():
-            reign.stored[client] = reign.stored.get(client, 0) + size
             took = (now - began) * size / total + size * SECONDS_PER_BYTE
             if took >= CLIENT_SECONDS and self._others_present(client, began, reign):
                 turns.sit_out(client, now + took)

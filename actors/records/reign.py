@@ -164,7 +164,7 @@ class Reign:
         self.charged_at = 0.0
         """When the last of them was executed."""
         self.stored: dict[ClientToken, int] = {}
-        """Bytes of clients in such slots since the last snapshot was begun."""
+        """Bytes of clients in large commands since the last snapshot was begun."""
         self.retransmit_at = 0.0
         self.retransmit_below = 0
         """Slots below it were in flight at the last tick already."""

@@ -31,7 +31,7 @@ KEPT_EVENTS = 100_000
 """So many of the last events are kept …"""
 KEPT_NS = 10_000_000_000
 """… and all that are younger than this by the log's time, nanoseconds …"""
-KEPT_BYTES = 64 << 20
+KEPT_BYTES = 16 << 20
 """… but no more than this in bytes, the newest revision excepted, which is always kept."""
 EVENT_BYTES = 128
 """What an event counts for beside the value that it replaced, and the key that it deleted."""

@@ -268,6 +268,23 @@ def test_alone_nobody_waits_for_a_snapshot(snapshots: Cluster) -> None:
     assert answered(snapshots, FLOODER) == 3
 
 
+def test_a_pipeline_of_small_commands_waits_for_no_snapshot(snapshots: Cluster) -> None:
+    """Else the ordinary load of a busy store would stand still twice a second."""
+    flooder, other = snapshots.open_session(1, FLOODER), snapshots.open_session(1, OTHER)
+    seq = 0
+    while not snapshots.storages[1].taking_snapshot:
+        seq += 1
+        arrives(snapshots, (OTHER, [put(other, seq, 10)]))
+        pipeline = [put(flooder, 4 * seq - n, 100 << 10) for n in (3, 2, 1, 0)]
+        arrives(snapshots, (FLOODER, pipeline))
+        snapshots.stabilize()
+        snapshots.clock.now += 0.01
+        snapshots.step(1)
+        snapshots.stabilize()
+        assert seq < 50
+    assert not snapshots.servers[1]._reception.turns.blamed
+
+
 def test_a_leader_that_steps_down_holds_nobody_back_for_its_snapshot(snapshots: Cluster) -> None:
     due(snapshots)
     turns = snapshots.servers[1]._reception.turns
