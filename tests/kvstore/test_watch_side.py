@@ -181,9 +181,11 @@ class Caller:
                     None, mode="stale", weight=0, size=0, submitted=0, deadline=float("inf")
                 )
                 self.world.side.next_answer(self.watched, self.ticket)
-            if not self.ticket.done:
+            if not self.ticket.done or self.ticket.error is not None:
                 return
-            answer, self.ticket = self.ticket.value(), None
+            answer: Any = self.watched.answer
+            self.ticket = None
+            self.world.side.taken(self.watched)
             if isinstance(answer, dict):
                 self.refused = answer
                 return

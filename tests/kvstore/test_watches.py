@@ -170,6 +170,17 @@ def test_an_interrupt_loses_no_event(kv: Client, other: Client) -> None:
         assert events.next(SOON).value == b"1"
 
 
+def test_an_answer_that_nobody_has_looked_at_was_not_told(kv: Client) -> None:
+    """Whoever goes on from `revision` elsewhere would miss it."""
+    with kv.watch("k") as events:
+        first = kv.put("k", b"1")
+        with pytest.raises(TimeoutError):  # it comes while another call waits
+            kv.watch("other").next(0.2)
+        assert events.revision < first
+        assert events.next(SOON).value == b"1"
+        assert events.revision >= first
+
+
 def test_callbacks_come_in_order_and_the_end_is_told(kv: Client) -> None:
     told: list[Event] = []
     ends: list[object] = []

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from paxon.kvstore.client.arguments import Key, as_text
 from paxon.kvstore.client.calls.answers import accepted
 from paxon.kvstore.client.calls.keys import Bounds, check_number, span_of
-from paxon.kvstore.client.requests import Ticket
-from paxon.kvstore.client.watches.side import Answer, Watched
+from paxon.kvstore.client.watches.side import Watched, WatchSide
 from paxon.kvstore.errors import InvalidRequest, PaxonError
 from paxon.kvstore.store.items import Row
 from paxon.kvstore.store.operations import Events
@@ -83,25 +82,28 @@ class Told:
         """Every event up to this revision was told: a watch after it goes on without a gap."""
         if self._events:
             return self._events[0].revision - 1
+        answer = self.watched.answer
+        if isinstance(answer, list):  # it has come, and nobody has looked
+            first: int = answer[1][0][0][3]
+            return first - 1
         return self.watched.position
 
-    def settle(self, ticket: Ticket[Any, Any]) -> None:
-        """Whoever waited for the ticket goes on: what has come by then is kept."""
-        if not ticket.done:
-            self.watched.ticket = None
-        elif ticket.error is not None:
-            self.error = ticket.error
-        else:
-            self._take_in(ticket.value())
-
-    def _take_in(self, answer: Answer) -> None:
-        """An answer has come: events, or `error`."""
+    def settle(self, side: WatchSide) -> None:
+        """Whoever waited goes on: take in what has come by then."""
+        watched = self.watched
+        watched.ticket = None
+        if watched.answer is None:
+            self.error = watched.error
+            return
         try:
-            _, events = accepted(answer)
+            _, rows = accepted(watched.answer)
         except PaxonError as error:
             self.error = error
-        else:
-            self._events.extend(_event(row, previous) for row, previous in events)
+            return
+        events = deque(_event(row, previous) for row, previous in rows)
+        self._events = events  # (it was empty; and no interrupt comes between this …
+        watched.answer = None  # … and this)
+        side.taken(watched)
 
     def __bool__(self) -> bool:
         """Whether there are events that were not told yet."""

@@ -152,25 +152,22 @@ class WatchSide:
             self._dropped.append(watched.order)
 
     def next_answer(self, watched: Watched, ticket: Ticket[Any, Any]) -> None:
-        """Complete the ticket with the next answer, now or when it comes.
-
-        The answer is taken by that, and the watch goes on behind it.
-        """
+        """Complete the ticket once there is an answer, now or when it comes."""
         watched.ticket = ticket
         self._tell(watched)
 
     def _tell(self, watched: Watched) -> None:
-        """Give what there is to whoever waits for it; the watch goes on behind that."""
+        """Wake whoever waits. The answer stays until it is `taken`: no interrupt loses it."""
         ticket = watched.ticket
         if ticket is None or (watched.answer is None and watched.error is None):
             return
         watched.ticket = None
-        if watched.answer is not None:
-            answer, watched.answer = watched.answer, None
-            self._changed = True
-            ticket.complete(answer, None, True)
-        else:
-            ticket.complete(None, watched.error, False)
+        ticket.complete(None, None if watched.answer is not None else watched.error, True)
+
+    def taken(self, watched: Watched) -> None:
+        """The caller has the answer: the watch goes on behind it."""
+        watched.answer = None
+        self._changed = True
 
     def tickets(self) -> list[Ticket[Any, Any]]:
         """Those that wait."""

@@ -151,9 +151,10 @@ class Watch:
             driver.pump()
         try:
             driver.wait(ticket, until)
-        finally:  # also where a signal's handler raises: what has come by then is kept
+        finally:  # also where a signal's handler raises: what has come is kept
             with driver.lock:
-                self._told.settle(ticket)
+                self._told.settle(self._core.watches)
+                driver.pump_if_usable()
         if self._told.error is not None:
             error = self._told.error
             self.close()  # it cannot go on
