@@ -1230,11 +1230,11 @@ class PaxosServer(BurstActor):
             watching.seen = executed
             happened = self.application.happened()
             if happened is None:
-                self._release_watches(ReplyStatus.NOT_CURRENT)
+                self._release_watches()
                 return
             self._answer_watches(happened)
         if not self._is_current():  # else a server cut off would keep them for ever
-            self._release_watches(ReplyStatus.NOT_CURRENT)
+            self._release_watches()
         elif self._now >= watching.tidy_at:
             for client in watching.gone(self._now):
                 self._forget_watches(client)
@@ -1255,12 +1255,12 @@ class PaxosServer(BurstActor):
             self._replied_bytes += size
             self._reply(client, QueryReply(watch, ReplyStatus(reply.status), reply.payload))
 
-    def _release_watches(self, status: ReplyStatus) -> None:
+    def _release_watches(self) -> None:
         """Their clients have to ask elsewhere."""
         for number in list(self._watching.held):
             client, watch = self._watching.take(number)
             self.application.unwatch(number)
-            self._reply(client, QueryReply(watch, status, b""))
+            self._reply(client, QueryReply(watch, ReplyStatus.NOT_CURRENT, b""))
 
     def _tell_of_commits(self, reign: Reign) -> None:
         """Followers that hold watches hear at once what is chosen, unless a P2A tells them."""
