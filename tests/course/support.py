@@ -35,9 +35,14 @@ def together(works: Iterable[Callable[[], None]], seconds: float = 60.0) -> None
 
 
 def rows(cluster: RelayedCluster) -> list[ServerStatus]:
-    """All servers' status; each has to answer."""
-    found = cluster.status()
-    assert all(row.reply is not None for row in found), found
+    """All servers' status, once each has answered: a busy one may take longer than a look lasts."""
+    found: list[ServerStatus] = []
+
+    def all_answer() -> bool:
+        found[:] = cluster.status()
+        return all(row.reply is not None for row in found)
+
+    wait_until(all_answer, "all servers say how they are")
     return found
 
 
