@@ -152,6 +152,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
         ticket: Ticket[PayloadT, ResultT] = Ticket(
             payload, mode, weight, size, submitted=now, deadline=deadline, after=after
         )
+        if size > outcomes.MOST_BYTES:
+            ticket.complete(None, outcomes.too_large(size), False)
+            return ticket
         self._next_expiry = min(self._next_expiry, deadline)
         if self._just_answered:
             still_due = self._just_answered > weight and now < self._answered_at + GRACE

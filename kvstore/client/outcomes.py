@@ -10,13 +10,15 @@ from paxon.kvstore import errors
 from paxon.kvstore.client.requests import Request, Ticket
 from paxon.kvstore.client.sightings import Sightings
 from paxon.kvstore.errors import PaxonError
-from paxon.transport import cluster_name
+from paxon.transport import MAX_FRAME_BYTES, cluster_name
 
 __all__ = [
+    "MOST_BYTES",
     "timeout",
     "overloaded",
     "wrong_cluster",
     "refused",
+    "too_large",
     "not_leader",
     "other_machine",
     "session_expired",
@@ -26,6 +28,9 @@ __all__ = [
     "keep",
     "not_kept",
 ]
+
+MOST_BYTES = MAX_FRAME_BYTES - (64 << 10)
+"""A request of more fits into no frame. (Servers take less still, and say how much.)"""
 
 
 def timeout(
@@ -84,6 +89,14 @@ def refused(status: ReplyStatus, payload: bytes) -> PaxonError:
     if status == ReplyStatus.FORGOTTEN:
         return errors.OutcomeUnknown("the write was executed, but its reply is gone")
     return errors.OperationFailed(text)
+
+
+def too_large(size: int) -> errors.TooLarge:
+    """The error of what no server would take, so that it is not even sent."""
+    return errors.TooLarge(
+        f"the request has about {size} bytes, which is more than servers take at once: "
+        "do it in parts"
+    )
 
 
 def not_leader(target: str, leader: int, address: str) -> errors.NotLeader:

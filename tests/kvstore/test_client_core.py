@@ -24,6 +24,7 @@ from paxon.kvstore.errors import (
     OutcomeUnknown,
     Overloaded,
     RequestTimeout,
+    TooLarge,
 )
 from paxon.kvstore.store.operations import (
     MAX_VALUE_BYTES,
@@ -529,3 +530,16 @@ def test_thrown_away_requests_are_sent_again_not_before_the_time_given() -> None
     assert not ticket.done
     world.pass_time(2.0)
     assert ticket.value() == [3]
+
+
+def test_what_fits_into_no_frame_is_refused_before_it_is_sent() -> None:
+    """It raised the transport's error in the midst of sending, and stayed to raise it again."""
+    world = World()
+    open_session(world)
+    large = world.submit(*[Put(b"k", bytes(MAX_VALUE_BYTES))] * 4)
+    with pytest.raises(TooLarge, match="about 33554500 bytes, which is more than servers take"):
+        large.value()
+    assert world.exchange() == 0
+    after = world.submit(Put(b"k", b""))
+    world.exchange()
+    assert after.value()

@@ -1,0 +1,364 @@
+"""What befalls clients alone, on real servers: their links swallow requests, answers, or all.
+
+These cases break no server, so all of them go on at once, each with clients and names of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from paxon import (
+    Client,
+    Contender,
+    Held,
+    LeaseExpired,
+    LockLost,
+    NotAcquired,
+    Put,
+    RequestTimeout,
+)
+from paxon.kvstore.client.calls.calls import Txn
+from paxon.kvstore.client.leases.requests import Grant, Revoke, new_id
+from tests.cluster.helpers import wait_until
+from tests.coordination.clocks import Clocks
+from tests.faults.network import RelayedCluster
+
+pytestmark = pytest.mark.process
+
+SOON = 60.0
+LONG_TTL = 600.0
+"""So long that nothing here ends by itself."""
+Case = Callable[[RelayedCluster, Clocks], None]
+CASES: list[Case] = []
+
+
+def case(function: Case) -> Case:
+    """One of those that go on at once."""
+    CASES.append(function)
+    return function
+
+
+def test_all_cases(cluster: RelayedCluster, clocks: Clocks) -> None:
+    errors: list[Exception] = []
+
+    def run(work: Case) -> None:
+        try:
+            work(cluster, clocks)
+        except Exception as error:
+            error.add_note(f"in the case {work.__name__}")
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in CASES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(3 * SOON)
+        assert not thread.is_alive()
+    if errors:
+        raise ExceptionGroup("cases that failed", errors)
+
+
+class Aside(threading.Thread):
+    """A call that goes on in a thread of its own."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self._call = call
+        self._outcome: Any = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._outcome = self._call()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Any:
+        self.join(SOON)
+        assert not self.is_alive()
+        if self._error is not None:
+            raise self._error
+        return self._outcome
+
+
+@contextmanager
+def cut_off(cluster: RelayedCluster, group: str, *, answers_only: bool = False) -> Iterator[None]:
+    """Nothing gets to the servers and back; or nothing back alone."""
+    for server in cluster.servers:
+        cluster.network.cut(server, group, one_way=answers_only)
+    try:
+        yield
+    finally:
+        for server in cluster.servers:
+            cluster.network.mend(server, group)
+
+
+class Unheard:
+    """From the first call of a kind on, a client of the group hears nothing more."""
+
+    def __init__(self, cluster: RelayedCluster, client: Client, group: str, kind: type) -> None:
+        self._cluster, self._client, self._group, self._kind = cluster, client, group, kind
+        self._cut = False
+        self._do = client._do
+        client._do = self.do  # type: ignore[method-assign]
+
+    def do(self, call: Any, timeout: float | None, mode: Any = "linearizable") -> Any:
+        if isinstance(call, self._kind) and not self._cut:
+            self._cut = True
+            for server in self._cluster.servers:
+                self._cluster.network.cut(server, self._group, one_way=True)
+        return self._do(call, timeout, mode)
+
+    def end(self) -> None:
+        assert self._cut
+        del self._client._do
+        for server in self._cluster.servers:
+            self._cluster.network.mend(server, self._group)
+
+
+# --- locks -------------------------------------------------------------------------------------
+
+
+def a_try_that_failed(cluster: RelayedCluster, wait: float, kind: type, error: type) -> None:
+    """A holds, B tries and hears nothing from then on; A lets go, and C gets it."""
+    group = f"tries for {wait:g} s, unheard from {kind.__name__} on"
+    name = f"lock of {group}"
+    with (
+        cluster.client(timeout=SOON) as a,
+        cluster.client(group, timeout=1.0) as b,
+        cluster.client(timeout=SOON) as c,
+    ):
+        held = a.lock(name, ttl=LONG_TTL).acquire()
+        unheard = Unheard(cluster, b, group, kind)
+        with a.watch(prefix=f"{name}/", after=held.fence) as events:
+            with pytest.raises(error):
+                b.lock(name, ttl=LONG_TTL).acquire(timeout=wait)
+            if kind is not Grant:  # its requests came through, and it took back what it had put
+                assert [events.next(SOON).kind for _ in range(2)] == ["put", "delete"]
+        unheard.end()
+        held.release()
+        with c.lock(name, ttl=LONG_TTL).acquire(timeout=SOON) as second:
+            assert second.fence > held.fence
+            assert [each.key for each in c.lock(name).contenders()] == [second.key]
+            assert b.get(second.key) == b"", "B is alive, and its client works"
+
+
+@case
+def unheard_when_it_contends(cluster: RelayedCluster, _clocks: Clocks) -> None:
+    """kazoo #732, #429, the answer to the creation is lost."""
+    a_try_that_failed(cluster, 0.0, Txn, RequestTimeout)
+
+
+@case
+def unheard_when_it_contends_for_a_while(cluster: RelayedCluster, _clocks: Clocks) -> None:
+    a_try_that_failed(cluster, 1.0, Txn, RequestTimeout)
+
+
+@case
+def unheard_when_it_gives_up(cluster: RelayedCluster, _clocks: Clocks) -> None:
+    """kazoo #732, #429, the answer to the deletion is lost."""
+    a_try_that_failed(cluster, 0.0, Revoke, NotAcquired)
+
+
+@case
+def unheard_when_it_gives_up_after_a_while(cluster: RelayedCluster, _clocks: Clocks) -> None:
+    a_try_that_failed(cluster, 1.0, Revoke, NotAcquired)
+
+
+@case
+def unheard_from_the_grant_on(cluster: RelayedCluster, _clocks: Clocks) -> None:
+    a_try_that_failed(cluster, 0.0, Grant, RequestTimeout)
+
+
+@case
+def names_that_begin_alike(cluster: RelayedCluster, _clocks: Clocks) -> None:
+    """etcd #6278: a key or a name that begins with another name blocks nobody."""
+    with cluster.client(timeout=SOON) as kv:
+        kv.put("xyz", "7")
+        kv.put("xy/z", "7")
+        with kv.election("xy").campaign("me", timeout=0) as leading:
+            assert [each.key for each in kv.election("xy").contenders()] == [leading.key]
+            assert kv.election("x").leader() is None
+        names = ("n", "nb", "n/b", "n/b/c")
+        holders = [kv.lock(name, ttl=LONG_TTL).acquire(timeout=0) for name in names]
+        for name in names:
+            with pytest.raises(NotAcquired):
+                kv.lock(name).acquire(timeout=0)
+        for held in holders:
+            held.check()
+            held.release()
+
+
+@case
+def a_holder_that_nobody_hears(cluster: RelayedCluster, _clocks: Clocks) -> None:
+    """consul #1843, PR 4935: its link swallows all, without a reset."""
+    group, name = "isolated", "isolated/lock"
+    told: list[float] = []
+    with cluster.client(group, timeout=SOON) as a, cluster.client(timeout=SOON) as b:
+        held = a.lock(name, ttl=2).acquire()
+        held.lease.when_lost(lambda: told.append(time.monotonic()))
+        next_one = Aside(b.lock(name, ttl=LONG_TTL).acquire)
+        wait_until(lambda: len(b.lock(name).contenders()) == 2)
+        with cut_off(cluster, group):
+            second: Held = next_one.result()
+            assert held.lost.is_set(), "another holds, and the first was not told"
+            assert told
+        assert not a.txn(if_=[held], then=[Put("isolated/guarded", "late")]).succeeded
+        with pytest.raises(LockLost):
+            held.check()
+        assert b.txn(if_=[second], then=[Put("isolated/guarded", "good")]).succeeded
+        second.release()
+
+
+@case
+def a_cut_shorter_than_the_lease(cluster: RelayedCluster, _clocks: Clocks) -> None:
+    """consul #1843: nobody is stuck afterwards, neither who holds nor who waits."""
+    holds, waits, name = "briefly cut, holds", "briefly cut, waits", "brief/lock"
+    with cluster.client(holds, timeout=SOON) as a, cluster.client(waits, timeout=SOON) as b:
+        held = a.lock(name, ttl=LONG_TTL).acquire()
+        next_one = Aside(b.lock(name, ttl=LONG_TTL).acquire)
+        wait_until(lambda: len(a.lock(name).contenders()) == 2)
+        with cut_off(cluster, holds), cut_off(cluster, waits), pytest.raises(RequestTimeout):
+            held.lease.keep_alive(timeout=0.5)
+        assert held.lease.keep_alive(timeout=SOON) > 0
+        held.check()
+        held.release()
+        with next_one.result() as second:
+            second.check()
+
+
+# --- elections ---------------------------------------------------------------------------------
+
+
+@case
+def resigning_twice(cluster: RelayedCluster, _clocks: Clocks) -> None:
+    """etcd #22123, #21128; trillian PR 1388: a resignation that fails is made again."""
+    group, name = "resigns", "resigning"
+    with cluster.client(group, timeout=SOON) as a, cluster.client(timeout=SOON) as b:
+        first = a.election(name, ttl=LONG_TTL).campaign("first")
+        told: list[Contender | None] = []
+        changes = b.election(name).observe()
+        told.append(next(changes))
+        follower = Aside(lambda: b.election(name, ttl=LONG_TTL).campaign("second"))
+        wait_until(lambda: len(b.election(name).contenders()) == 2)
+        with cut_off(cluster, group), pytest.raises(RequestTimeout):
+            first.resign(timeout=0.5)
+        first.resign()
+        second = follower.result()
+        told.append(next(changes))
+        second.resign()
+        told.append(next(changes))
+        assert [each and each.value for each in told] == [b"first", b"second", None]
+
+
+# --- leases ------------------------------------------------------------------------------------
+
+
+@case
+def renewed_as_soon_as_granted(cluster: RelayedCluster, _clocks: Clocks) -> None:
+    """etcd #6978, #6537: ten threads at each server; never 0, never "not found"."""
+
+    def grant_and_renew(client: Client) -> None:
+        for _ in range(5):
+            number = new_id()
+            assert client._do(Grant(number, 2.0), SOON) == 2.0
+            assert client.renew(number, timeout=SOON) == 2.0
+            found = client.lease_info(number, timeout=SOON)
+            assert found is not None and 0 < found.left <= 2.0
+            client.revoke(number, timeout=SOON)
+            with pytest.raises(LeaseExpired):
+                client.renew(number, timeout=SOON)
+
+    for server in cluster.servers:
+        front = cluster._client_fronts()[server - 1]
+        with Client(front, timeout=SOON) as client:
+            asides = [Aside(lambda: grant_and_renew(client)) for _ in range(10)]
+            for aside in asides:
+                aside.result()
+
+
+@case
+def what_is_left_through_the_end(cluster: RelayedCluster, _clocks: Clocks) -> None:
+    """etcd #12381: 0…TTL, or not found; a renewal after the end says that it has ended."""
+    with cluster.client(timeout=SOON) as kv:
+        number = new_id()
+        began = time.monotonic()
+        kv._do(Grant(number, 2.0), SOON)
+        kv.put("left/key", "", lease=number)
+        before = 2.0
+        while (found := kv.lease_info(number)) is not None:
+            assert 0 <= found.left <= before
+            before = found.left
+        assert time.monotonic() - began >= 2.0, "it ended early"
+        assert kv.get("left/key") is None
+        for _ in range(2):
+            with pytest.raises(LeaseExpired):
+                kv.renew(number)
+
+
+KEEPER = """
+import sys, time
+from paxon import Client
+with Client(sys.argv[1], timeout=60) as kv, kv.lease(3) as lease:
+    kv.put(sys.argv[2], "", lease=lease)
+    print(time.time(), flush=True)
+    for line in sys.stdin:
+        print(time.time(), not lease.lost.is_set() and lease.keep_alive() > 0, flush=True)
+"""
+
+
+@case
+def wall_clocks_that_jump(cluster: RelayedCluster, clocks: Clocks) -> None:
+    """etcd #12291, #6700: alive at half its time, gone soon after it, kept where it is kept."""
+    if clocks.missing:
+        return
+    pids = [row.pid for row in cluster.status(state=False) if row.pid]
+    keeper = subprocess.Popen(
+        [sys.executable, "-c", KEEPER, ",".join(cluster._client_fronts()), "jumps/kept"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | clocks.environment(),
+    )
+    assert keeper.stdin is not None and keeper.stdout is not None
+    try:
+        told = float(keeper.stdout.readline())
+        with cluster.client(timeout=SOON) as kv:
+            number = new_id()
+            began = time.monotonic()
+            kv._do(Grant(number, 3.0), SOON)
+            kv.put("jumps/left", "", lease=number)
+            for process, seconds in zip(
+                [*pids, keeper.pid], (3600, -3600, 3600, 3600), strict=True
+            ):
+                clocks.jump(process, seconds)
+            keeper.stdin.write("\n")
+            keeper.stdin.flush()
+            now, alive = keeper.stdout.readline().split()
+            assert float(now) - told > 3500, "the clock did not jump"
+            assert alive == "True"
+            clocks.jump(keeper.pid, -3600)
+            wait_until(lambda: kv.get("jumps/left") is None)
+            assert time.monotonic() - began >= 3.0, "it ended early"
+            assert kv.get("jumps/kept") == b""
+            for process in pids:
+                clocks.jump(process, 0)
+            keeper.stdin.write("\n")
+            keeper.stdin.flush()
+            assert keeper.stdout.readline().split()[1] == "True"
+            keeper.stdin.close()
+            wait_until(lambda: kv.get("jumps/kept") is None)  # it let go in order
+    finally:
+        keeper.kill()
+        keeper.wait()
+        keeper.stdout.close()
