@@ -1,8 +1,9 @@
 #!/bin/sh
-# Measures on this machine and fills README.md and docs/benchmarks.md: tables between their marks,
-# pictures in docs/plots/. All figures go to build/bench/*.json, which git does not keep. Leave the
-# machine alone meanwhile: ten minutes for `figures`, which wants etcd (paxon bench peers --install),
-# two for `contention`, six for `compare`, three for `scale`.
+# Measures on this machine and fills README.md, docs/benchmarks.md and docs/coordination.md: tables
+# between their marks, pictures in docs/plots/. All figures go to build/bench/*.json, which git does
+# not keep. Leave the machine alone meanwhile: ten minutes for `figures` and six for `coordination`,
+# which want etcd (paxon bench peers --install), two for `contention`, six for `compare`, three for
+# `scale`.
 #
 #   bench/make_docs.sh              all of them
 #   bench/make_docs.sh compare      one of them
@@ -11,17 +12,18 @@
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
-[ $# -gt 0 ] || set -- figures contention compare scale
+[ $# -gt 0 ] || set -- figures contention compare scale coordination
 mkdir -p build/bench
 for bench in "$@"; do
     page=docs/benchmarks.md
     flags=
     case $bench in
     figures | contention) page=README.md ;;
+    coordination) page=docs/coordination.md ;;
     compare) flags='--seconds 0.6 --warmup 0.2 --repeat 3' ;;
     scale) ;;
     *)
-        echo "$0: there is no '$bench': write figures, contention, compare or scale" >&2
+        echo "$0: there is no '$bench': write figures, contention, compare, scale or coordination" >&2
         exit 2
         ;;
     esac

@@ -19,6 +19,7 @@ from typer.models import OptionInfo
 
 from paxon.bench.cli.figures import FIGURES
 from paxon.bench.contention.compare_run import COMPARE, CONTENTION
+from paxon.bench.coordination.run import COORDINATION
 from paxon.bench.harness.flags import Assignments, Names, chosen_names, server_options
 from paxon.bench.harness.plot_style import PLOT_FORMATS, check_plot, make_directory, save_plot
 from paxon.bench.harness.report import (
@@ -41,7 +42,7 @@ from paxon.bench.stable.stable import STABLE
 __all__ = ["app"]
 
 BENCHES: tuple[Bench, ...] = (
-    FIGURES, STABLE, CONTENTION, COMPARE, SCALE, FAILOVER, PAIR, PEERS,
+    FIGURES, STABLE, CONTENTION, COMPARE, SCALE, FAILOVER, PAIR, PEERS, COORDINATION,
 )  # fmt: skip
 
 _annotated: Any = Annotated  # for types that are known at run time only

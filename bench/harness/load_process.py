@@ -27,6 +27,7 @@ __all__ = [
     "Sample",
     "client_options",
     "do_jobs",
+    "open_client_load",
 ]
 
 
@@ -117,8 +118,8 @@ class LoadProcess(Child):
 class LoadProcesses(Children[LoadProcess]):
     """As many client processes as the largest workload needs."""
 
-    def __init__(self) -> None:
-        super().__init__(LoadProcess)
+    def __init__(self, open_load: OpenLoad = open_client_load) -> None:
+        super().__init__(lambda: LoadProcess(open_load))
 
 
 # --- inside the client process -------------------------------------------------------------------

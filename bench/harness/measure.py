@@ -69,6 +69,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """CPU seconds that all clients used."""
     server_cpu: float
     """CPU seconds that all servers used."""
+    busiest_cpu: float = 0.0
+    """CPU seconds of the server that used most."""
     counters: dict[str, int]
     """What all servers together counted meanwhile (`paxon status --json` shows the names); those
     that stood still may be left out."""
@@ -294,6 +296,7 @@ def combine(
         for name, value in reply.counters.items():
             counters[name] += value - earlier.get(name, 0)
     latency = latency_of(latencies)
+    used = [after.cpu[server] - before.cpu[server] for server in after.cpu]
     oldest = max(sample.oldest for sample in samples)
     return Measurement(
         seconds=elapsed,
@@ -305,7 +308,8 @@ def combine(
         rate=sum(s.operations / s.seconds for s in samples if s.seconds > 0),
         latency=latency,
         client_cpu=sum(sample.cpu_seconds for sample in samples),
-        server_cpu=sum(after.cpu[s] - before.cpu[s] for s in after.cpu),
+        server_cpu=sum(used),
+        busiest_cpu=max(used),
         counters=dict(counters),
     )
 

@@ -16,10 +16,12 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of load. Every client is a process of its own."""
 
     name: str
-    kind: Literal["put", "get"] = "put"
+    kind: Literal["put", "get", "txn", "lock", "watch", "renew"] = "put"
+    """The last four are those of `paxon bench coordination`."""
     clients: int = 1
     outstanding: int = 1
-    """Operations that each client has under way at any time (closed loop)."""
+    """Operations that each client has under way at any time (closed loop); contenders of a lock;
+    leases that are kept alive."""
     pipelined: bool = False
     """Through `Client.pipeline`, which sends many operations in one message; else each operation is
     submitted by itself, and the client packs them as it does for any caller."""
@@ -30,6 +32,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     keys: int = 10_000
     stride: int = 1
     """Every so manieth key of a larger store is used."""
+    watches: int = 0
+    """Of `watch`: of the key that is written; of writes: of other keys."""
+    seconds: float = 0.0
+    """For so long it is measured, and its leases live; 0: as long as all loads."""
     fill: bool = True
     """Whether a client of reads first writes what it will read."""
 

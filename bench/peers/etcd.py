@@ -11,7 +11,7 @@ from pathlib import Path
 
 from paxon.actors import ServerId
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.load_process import LoadProcess
+from paxon.bench.harness.load_process import LoadProcess, OpenLoad
 from paxon.bench.harness.measure import Measurement, ServerCounts, jobs_for, measure
 from paxon.bench.harness.report import Progress
 from paxon.bench.harness.workloads import Workload
@@ -134,11 +134,16 @@ class EtcdCluster:
 class Etcd:
     """A cluster and a client process; see `System`."""
 
-    def __init__(self, programs: Programs, servers: int, connections: Connections) -> None:
-        """Start all. Raises `BenchError`."""
-        self.name = f"etcd, {'one connection' if connections == 'one' else 'a connection each'}"
+    def __init__(
+        self, programs: Programs, servers: int, connections: Connections | None,
+        open_load: OpenLoad | None = None,
+    ) -> None:  # fmt: skip
+        """Start all, for the usual loads or others. Raises `BenchError`."""
+        ways = {"one": ", one connection", "each": ", a connection each"}
+        self.name = f"etcd{ways.get(connections or '', '')}"
         self._cluster = EtcdCluster(programs, servers)
-        self._process = LoadProcess(functools.partial(open_etcd_load, connections))
+        usual = functools.partial(open_etcd_load, connections or "one")
+        self._process = LoadProcess(open_load or usual)
 
     def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
         """See `System`. Raises `BenchError` also if etcd has not done what its client counted."""

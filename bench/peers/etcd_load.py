@@ -20,7 +20,10 @@ from paxon.bench.harness.workloads import WorkloadData
 from paxon.bench.peers.etcd_messages import PUT, RANGE, message
 from paxon.bench.peers.grpc_wire import GrpcConnection, frame_message
 
-__all__ = ["GrpcSocket", "Connections", "call", "put_payload", "open_etcd_load"]
+__all__ = [
+    "Connections", "GrpcLink", "GrpcSocket", "ask_all", "call", "framed", "open_etcd_load",
+    "put_payload",
+]  # fmt: skip
 
 Connections: TypeAlias = Literal["one", "each"]
 """How many a client process has: one for all operations under way, or one for each of them."""
@@ -49,6 +52,7 @@ class GrpcSocket:
         self._poll.register(self._socket, select.POLLIN)
         self._grpc = GrpcConnection(method, address)
         self.request = self._grpc.request
+        self.say = self._grpc.say
         self.room_for = self._grpc.room_for
         self.started: dict[int, float] = {}
         """When each call under way was made, by those who care."""
@@ -113,10 +117,40 @@ def call(address: str, method: str, request: Any, seconds: float) -> bytes:
     return answer
 
 
+def framed(name: str, /, **fields: Any) -> bytes:
+    """A message, ready to be requested. Raises `BenchError` if protobuf is not installed."""
+    return frame_message(message(name)(**fields).SerializeToString())
+
+
 def put_payload(key: str, value: bytes) -> bytes:
-    """A write, ready to be requested. Raises `BenchError` if protobuf is not installed."""
-    put = message("PutRequest")(key=key.encode(), value=value)
-    return frame_message(put.SerializeToString())
+    """A write, ready to be requested."""
+    return framed("PutRequest", key=key.encode(), value=value)
+
+
+def ask_all(
+    link: GrpcSocket, payloads: Sequence[bytes], ask: Callable[[bytes], object]
+) -> list[bytes]:
+    """Ask for each of these, many at a time; their answers, as they come.
+
+    Raises `BenchError` if one is refused or late.
+    """
+    answers: list[bytes] = []
+    asked = 0
+    try:
+        while len(answers) < len(payloads):
+            while asked < min(len(payloads), len(answers) + _FILL_OUTSTANDING):
+                if not link.room_for(payloads[asked]):
+                    break
+                ask(payloads[asked])
+                asked += 1
+            link.flush()
+            for _, answer in link.receive(_FILL_SECONDS):
+                if answer is None:
+                    raise BenchError("etcd refused what a load begins with")
+                answers.append(answer)
+    except TimeoutError:
+        raise BenchError(f"etcd has answered nothing for {_FILL_SECONDS:g} s") from None
+    return answers
 
 
 class GrpcLink:
@@ -177,10 +211,11 @@ def open_etcd_load(connections: Connections, job: Job) -> tuple[Loop, Callable[[
     puts = [put_payload(key, data.value) for key in data.keys]
     method, payloads = PUT, puts
     if job.workload.kind == "get":
-        _fill(address, puts)
-        of = message("RangeRequest")  # linearizable, as long as it does not say `serializable`
-        method = RANGE
-        payloads = [frame_message(of(key=key.encode()).SerializeToString()) for key in data.keys]
+        filling = GrpcSocket(address, PUT)
+        ask_all(filling, puts, filling.request)
+        filling.close()
+        method = RANGE  # linearizable, as long as it does not say `serializable`
+        payloads = [framed("RangeRequest", key=key.encode()) for key in data.keys]
     links = [GrpcSocket(address, method) for _ in range(1 if connections == "one" else outstanding)]
 
     def close() -> None:
@@ -188,25 +223,3 @@ def open_etcd_load(connections: Connections, job: Job) -> tuple[Loop, Callable[[
             link.close()
 
     return ClosedLoop(GrpcLink(links, payloads, outstanding)), close
-
-
-def _fill(address: str, puts: Sequence[bytes]) -> None:
-    """Make each write once. Raises `BenchError` if one is refused or late."""
-    link = GrpcSocket(address, PUT)
-    try:
-        place, missing = 0, set[int]()
-        while place < len(puts) or missing:
-            while place < len(puts) and len(missing) < _FILL_OUTSTANDING:
-                if not link.room_for(puts[place]):
-                    break
-                missing.add(link.request(puts[place]))
-                place += 1
-            link.flush()
-            for stream, answer in link.receive(_FILL_SECONDS):
-                if answer is None:
-                    raise BenchError("etcd refused a write")
-                missing.discard(stream)
-    except TimeoutError:
-        raise BenchError(f"etcd has answered nothing for {_FILL_SECONDS:g} s") from None
-    finally:
-        link.close()

@@ -24,11 +24,13 @@ __all__ = [
     "Peer",
     "PeersSettings",
     "PeerNote",
+    "SystemFigures",
     "Taken",
     "PeerRow",
     "GapRow",
     "PeersReport",
     "peer_row",
+    "system_figures",
     "gap_row",
     "peers_sections",
     "peers_notes",
@@ -133,13 +135,14 @@ def peer_row(
     ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
     return PeerRow(
         load=load,
-        paxon=_system(names[0], ours),
-        other=_system(names[1], theirs),
+        paxon=system_figures(names[0], ours),
+        other=system_figures(names[1], theirs),
         ratios=ratios_of([(one.measured, other.measured) for one, other in pairs]),
     )
 
 
-def _system(name: str, taken: Sequence[Taken]) -> SystemFigures:
+def system_figures(name: str, taken: Sequence[Taken]) -> SystemFigures:
+    """One system under one load."""
     return SystemFigures(
         name=name,
         disturbance=spread_of([one.idle_cores for one in taken]),

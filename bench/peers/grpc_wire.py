@@ -68,7 +68,9 @@ class GrpcConnection:
         self._next_stream = 1
         self._incoming = b""
         self._answers: dict[int, bytes] = {}
-        """Messages of calls that have not ended."""
+        """What has come of calls that have not ended."""
+        self._open: set[int] = set()
+        """Calls with any number of messages, either way."""
         self._window = _DEFAULT_WINDOW
         """Bytes of DATA that the server still takes."""
         self._received = 0
@@ -83,21 +85,34 @@ class GrpcConnection:
         """Whether the server takes another request now; else wait for what it sends."""
         return len(payload) <= self._window
 
-    def request(self, payload: bytes) -> int:
-        """Queue a call with a framed message; returns the number that its end will have."""
+    def request(self, payload: bytes, *, stays_open: bool = False) -> int:
+        """Queue a call with a framed message; returns the number that its end will have.
+
+        One that stays open is answered by any number of messages, and may `say` more.
+        """
         stream = self._next_stream
         self._next_stream += 2
-        self._window -= len(payload)
         self._say(self._frames.HeadersFrame(stream, self._block, flags=("END_HEADERS",)))
-        self._say(self._frames.DataFrame(stream, payload, flags=("END_STREAM",)))
         self._block = self._later_block
+        if stays_open:
+            self._open.add(stream)
+        self.say(stream, payload)
         return stream
+
+    def say(self, stream: int, payload: bytes) -> None:
+        """Queue a framed message of a call.
+
+        Only the connection's window is watched: who says much on one stream waits for answers.
+        """
+        self._window -= len(payload)
+        flags = () if stream in self._open else ("END_STREAM",)
+        self._say(self._frames.DataFrame(stream, payload, flags=flags))
 
     def feed(self, data: bytes) -> list[tuple[int, bytes | None]]:
         """Take in what was received: the calls that have ended, each with its answer.
 
-        The answer is None for a call that the server refused. Raises `BenchError` if the server
-        closes the connection or speaks no HTTP/2.
+        The answer is None for a call that the server refused, or an open one that it ended. Raises
+        `BenchError` if the server closes the connection or speaks no HTTP/2.
         """
         incoming = memoryview(self._incoming + data)
         ended: list[tuple[int, bytes | None]] = []
@@ -128,6 +143,8 @@ class GrpcConnection:
             case kinds.DataFrame():
                 self._received += size
                 self._answers[stream] = self._answers.get(stream, b"") + frame.data
+                if stream in self._open:
+                    self._split(stream, ended)
             case kinds.WindowUpdateFrame():
                 if stream == 0:
                     self._window += frame.window_increment
@@ -144,3 +161,15 @@ class GrpcConnection:
         if "END_STREAM" in frame.flags:
             answer = self._answers.pop(stream, None)
             ended.append((stream, answer[_PREFIX_BYTES:] if answer else None))
+
+    def _split(self, stream: int, found: list[tuple[int, bytes | None]]) -> None:
+        """The whole messages of a call that stays open."""
+        data, place = self._answers[stream], 0
+        while len(data) - place >= _PREFIX_BYTES:
+            start = place + _PREFIX_BYTES
+            end = start + int.from_bytes(data[place + 1 : start], "big")
+            if end > len(data):
+                break
+            found.append((stream, data[start:end]))
+            place = end
+        self._answers[stream] = data[place:]

@@ -13,12 +13,13 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.load_process import LoadProcesses
+from paxon.bench.harness.flags import RepeatedSettings
+from paxon.bench.harness.load_process import LoadProcesses, OpenLoad, open_client_load
 from paxon.bench.harness.measure import ClusterWatch, Measurement, jobs_for, measure
 from paxon.bench.harness.report import Bench, Progress, new_report
 from paxon.bench.harness.workloads import Workload
@@ -49,10 +50,15 @@ from paxon.kvstore.errors import PaxonError
 __all__ = [
     "PEERS",
     "Block",
+    "Paxon",
     "System",
+    "Turns",
     "blocks_of",
     "look_around",
+    "paired",
     "start_peers",
+    "started",
+    "take_turns",
     "run_peers",
     "steps_of",
 ]
@@ -85,14 +91,15 @@ class Paxon:
     """A local cluster and its own client; see `System`."""
 
     def __init__(
-        self, servers: int, durability: Durability, options: dict[str, Any] | None = None
-    ) -> None:
+        self, servers: int, durability: Durability, options: dict[str, Any],
+        open_load: OpenLoad = open_client_load,
+    ) -> None:  # fmt: skip
         """Start all. Raises `PaxonError`."""
         self.name = "Paxon" if durability == "disk" else "Paxon in memory"
         with ExitStack() as stack:
-            self._processes = stack.enter_context(LoadProcesses())
+            self._processes = stack.enter_context(LoadProcesses(open_load))
             self._cluster = stack.enter_context(
-                LocalCluster(servers, durability=durability, log_level="WARNING", **(options or {}))
+                LocalCluster(servers, durability=durability, log_level="WARNING", **options)
             )
             self._cluster.leader()
             self._watch = stack.enter_context(ClusterWatch(self._cluster))
@@ -168,13 +175,13 @@ def start_peers(peer: Peer, programs: Programs, settings: PeersSettings) -> list
     with ExitStack() as stack:
         systems = []
         for start in starts:
-            systems.append(_started(start))
+            systems.append(started(start))
             stack.callback(systems[-1].close)
         stack.pop_all()
     return systems
 
 
-def _started(start: Callable[[], System]) -> System:
+def started(start: Callable[[], System]) -> System:
     """Start a system. Raises `BenchError` if that fails again and again."""
     for _ in range(_START_ATTEMPTS - 1):
         try:
@@ -287,34 +294,58 @@ def _run_block(
         others = start_peers(block.peer, programs, settings)
         for other in others:
             stack.callback(other.close)
-        taken: dict[tuple[str, str], dict[int, Taken]] = {}
-        for repeat in range(settings.repeat):
-            for load in block.loads:
-                for system in (paxon, *others):
-                    progress(f"{system.name}: {load.name}")
-                    idle = [other for other in (paxon, *others) if other is not system]
-                    series = taken.setdefault((load.name, system.name), {})
-                    try:
-                        series[repeat] = _take(system, idle, load, settings, repeat)
-                    except PaxonError as error:
-                        problems.append(f"{system.name}, {load.name}, repeat {repeat + 1}: {error}")
+        taken = take_turns((paxon, *others), block.loads, settings, problems, progress)
     rows = []
     for load in block.loads:
         for other in others:
-            ours, theirs = taken[load.name, paxon.name], taken[load.name, other.name]
-            pairs = [(ours[repeat], theirs[repeat]) for repeat in ours if repeat in theirs]
+            pairs = paired(taken[load.name, paxon.name], taken[load.name, other.name])
             if pairs:
                 rows.append(peer_row(load, (paxon.name, other.name), pairs))
     return rows
 
 
+Turns: TypeAlias = dict[tuple[str, str], dict[int, Taken]]
+"""By load and system: what was measured, by the number of the repeat."""
+
+
+def take_turns(
+    systems: Sequence[System],
+    loads: Sequence[Workload],
+    settings: PeersSettings | RepeatedSettings,
+    problems: list[str],
+    progress: Progress,
+) -> Turns:
+    """Put each load on one system after the other, again and again; failures go to `problems`."""
+    taken: Turns = {(load.name, system.name): {} for load in loads for system in systems}
+    for repeat in range(settings.repeat):
+        for load in loads:
+            for system in systems:
+                progress(f"{system.name}: {load.name}")
+                idle = [other for other in systems if other is not system]
+                try:
+                    measured = _take(system, idle, load, settings, repeat)
+                    taken[load.name, system.name][repeat] = measured
+                except PaxonError as error:
+                    problems.append(f"{system.name}, {load.name}, repeat {repeat + 1}: {error}")
+    return taken
+
+
+def paired(ours: dict[int, Taken], theirs: dict[int, Taken]) -> list[tuple[Taken, Taken]]:
+    """What was measured in the same repeat."""
+    return [(ours[repeat], theirs[repeat]) for repeat in ours if repeat in theirs]
+
+
 def _take(
-    system: System, idle: Sequence[System], load: Workload, settings: PeersSettings, repeat: int
-) -> Taken:
+    system: System, idle: Sequence[System], load: Workload,
+    settings: PeersSettings | RepeatedSettings, repeat: int,
+) -> Taken:  # fmt: skip
     """Measure one system while the others idle. Raises `PaxonError`."""
     before, begin = sum(other.cpu() for other in idle), time.monotonic()
     measured = system.measure(
-        load, seconds=settings.seconds, warmup=settings.warmup, seed=settings.seed + repeat
+        load,
+        seconds=load.seconds or settings.seconds,
+        warmup=settings.warmup,
+        seed=settings.seed + repeat,
     )
     used, elapsed = sum(other.cpu() for other in idle) - before, time.monotonic() - begin
     return Taken(measured, used / elapsed)

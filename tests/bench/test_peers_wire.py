@@ -211,7 +211,10 @@ class FakeEtcd(threading.Thread):
             assert stream.read(len(PREFACE)) == PREFACE
             link.sendall(frame(SETTINGS, 0, 0, b""))
             while True:
-                chunk = stream.read1(1 << 16)
+                try:
+                    chunk = stream.read1(1 << 16)
+                except ConnectionResetError:  # a client that left with something unread
+                    return
                 if not chunk:
                     return
                 data += chunk

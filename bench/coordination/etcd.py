@@ -1,0 +1,281 @@
+"""etcd's side of `paxon bench coordination`: its own gRPC services, called from one thread.
+
+Locks are taken through its lock service, which is the quickest way that it offers: the contender's
+member does there what etcd's clients do else, and a contender makes two calls in all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import select
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from paxon.bench.coordination.loads import OTHER_KEY, WATCHED_KEY, doubled
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.load import Answer, ClosedLoop, Loop, Outcome, clock
+from paxon.bench.harness.load_process import Job
+from paxon.bench.harness.workloads import WorkloadData
+from paxon.bench.peers import etcd_messages as api
+from paxon.bench.peers.etcd_load import (
+    GrpcLink,
+    GrpcSocket,
+    ask_all,
+    call,
+    framed,
+    open_etcd_load,
+    put_payload,
+)
+
+__all__ = ["open_etcd"]
+
+_CALL_SECONDS = 5.0
+_LONG_LEASE_SECONDS = 600
+"""Of contenders for a lock: longer than any run."""
+_ROUNDS = 3
+"""A lease is renewed so many times while it lives, as by Paxon's client."""
+_GREATER, _VERSION = 1, 0
+"""What a comparison of a transaction is called on the wire."""
+
+
+def open_etcd(job: Job) -> tuple[Loop, Callable[[], None]]:
+    """Connect as a job says; see `OpenLoad`. Raises `BenchError`."""
+    load, address = job.workload, job.addresses[0]
+    if load.kind == "lock":
+        locks = LockLink(address, load.outstanding)
+        return ClosedLoop(locks), locks.close
+    if load.kind == "watch":
+        watches = WatchLink(job)
+        return ClosedLoop(watches), watches.close
+    if load.kind == "renew":
+        leases = RenewLoop(address, load.outstanding, load.seconds)
+        return leases, leases.close
+    if load.kind == "txn":
+        link = GrpcSocket(address, api.TXN)
+        return ClosedLoop(GrpcLink([link], _transactions(job), load.outstanding)), link.close
+    idle = _watch(address, [OTHER_KEY % number for number in range(load.watches)])
+    loop, close = open_etcd_load("one", job)
+
+    def close_all() -> None:
+        idle.close()
+        close()
+
+    return loop, close_all
+
+
+def _transactions(job: Job) -> list[bytes]:
+    """If the key is there it is written, else it is written too: each is a write."""
+    data, made = WorkloadData(job.workload, job.seed), []
+    for key in data.keys:
+        compare = api.message("Compare")(
+            result=_GREATER, target=_VERSION, key=key.encode(), version=0
+        )
+        put = api.message("RequestOp")(
+            request_put=api.message("PutRequest")(key=key.encode(), value=data.value)
+        )
+        made.append(framed("TxnRequest", compare=[compare], success=[put], failure=[put]))
+    return made
+
+
+def _watch(address: str, keys: Sequence[bytes]) -> GrpcSocket:
+    """A connection that watches each of these, in one stream, from now on."""
+    link, stream = GrpcSocket(address, api.WATCH), 0
+
+    def ask(payload: bytes) -> None:
+        nonlocal stream
+        if stream:
+            link.say(stream, payload)
+        else:
+            stream = link.request(payload, stays_open=True)
+
+    create = api.message("WatchCreateRequest")
+    ask_all(link, [framed("WatchRequest", create_request=create(key=key)) for key in keys], ask)
+    return link
+
+
+class WatchLink:
+    """A writer, and so many watchers of what it writes on a connection of their own; see `Link`."""
+
+    def __init__(self, job: Job) -> None:
+        address, load = job.addresses[0], job.workload
+        self._watchers = load.watches
+        self._watching = _watch(address, [WATCHED_KEY.encode()] * load.watches)
+        self._writing = GrpcSocket(address, api.PUT)
+        self._put = put_payload(WATCHED_KEY, WorkloadData(load, job.seed).value)
+        self._by_file = {link.fileno(): link for link in (self._watching, self._writing)}
+        self._poll = select.poll()
+        for file in self._by_file:
+            self._poll.register(file, select.POLLIN)
+        self._started: float | None = None
+        self._put_at = 0
+        """The revision of the write under way, once it is known."""
+        self._told: dict[int, int] = {}
+        """By watcher: the revision that it was told of."""
+
+    def top_up(self, now: float) -> None:
+        if self._started is None:
+            self._started = now
+            self._writing.request(self._put)
+        self._writing.flush()
+        self._watching.flush()
+
+    def take(self, seconds: float) -> list[Answer]:
+        ready = self._poll.poll(seconds * 1e3)
+        if not ready:
+            raise TimeoutError
+        for file, _ in ready:
+            link = self._by_file[file]
+            for _, answer in link.receive(None):
+                if answer is None:
+                    raise BenchError("etcd has ended a watch, or refused a write")
+                if link is self._writing:
+                    self._put_at = api.message("PutResponse").FromString(answer).header.revision
+                else:
+                    self._hear(api.message("WatchResponse").FromString(answer))
+        if not self._put_at or len(self._told) < self._watchers or self._started is None:
+            return []
+        if set(self._told.values()) != {self._put_at}:
+            raise BenchError("a watcher of etcd was not told of the write")
+        taken, self._started, self._put_at = self._all_at - self._started, None, 0
+        self._told.clear()
+        return [(taken, None)]
+
+    def _hear(self, response: Any) -> None:
+        for event in response.events:
+            if response.watch_id in self._told:
+                raise doubled("etcd")
+            self._told[response.watch_id] = event.kv.mod_revision
+        self._all_at = clock()
+
+    def under_way(self) -> list[float]:
+        return [] if self._started is None else [self._started]
+
+    def close(self) -> None:
+        """Disconnect; etcd forgets the watches then."""
+        self._watching.close()
+        self._writing.close()
+
+
+class _Contender:
+    """One that locks and unlocks, with connections and a lease of its own."""
+
+    def __init__(self, address: str) -> None:
+        grant = api.message("LeaseGrantRequest")(TTL=_LONG_LEASE_SECONDS)
+        answer = call(address, api.GRANT, grant, _CALL_SECONDS)
+        self.lease = int(api.message("LeaseGrantResponse").FromString(answer).ID)
+        self.locking, self.unlocking = (
+            GrpcSocket(address, name) for name in (api.LOCK, api.UNLOCK)
+        )
+        self.ask = framed("LockRequest", name=b"lock", lease=self.lease)
+        self.since: float | None = None
+        """When it asked; None: it neither waits nor holds."""
+
+
+class LockLink:
+    """So many contend for one lock, which each gives up as soon as it has it; see `Link`.
+
+    What is timed is a handover: from giving it up to the next one's having it.
+    """
+
+    def __init__(self, address: str, contenders: int) -> None:
+        self._address = address
+        self._all = [_Contender(address) for _ in range(contenders)]
+        self._released = 0.0
+        self._poll = select.poll()
+        self._by_file = {}
+        for one in self._all:
+            for link in (one.locking, one.unlocking):
+                self._by_file[link.fileno()] = (one, link)
+                self._poll.register(link.fileno(), select.POLLIN)
+
+    def top_up(self, now: float) -> None:
+        idle = [one for one in self._all if one.since is None]
+        if len(idle) == len(self._all):
+            self._released = 0.0  # nobody holds it: the first does not take over
+        for one in idle:
+            one.since = now
+            one.locking.request(one.ask)
+            one.locking.flush()
+
+    def take(self, seconds: float) -> list[Answer]:
+        ready = self._poll.poll(seconds * 1e3)
+        if not ready:
+            raise TimeoutError
+        answers: list[Answer] = []
+        for file, _ in ready:
+            one, link = self._by_file[file]
+            for _, answer in link.receive(None):
+                if answer is None:
+                    answers.append((0.0, BenchError("etcd refused a lock")))
+                elif link is one.locking:
+                    now = clock()
+                    if self._released:
+                        answers.append((now - self._released, None))
+                    key = api.message("LockResponse").FromString(answer).key
+                    one.unlocking.request(framed("UnlockRequest", key=key))
+                    self._released = clock()
+                    one.unlocking.flush()
+                    continue
+                one.since = None
+            link.flush()
+        return answers
+
+    def under_way(self) -> list[float]:
+        return [one.since for one in self._all if one.since is not None]
+
+    def close(self) -> None:
+        """Disconnect, and end the leases."""
+        for one in self._all:
+            revoke = api.message("LeaseRevokeRequest")(ID=one.lease)
+            call(self._address, api.REVOKE, revoke, _CALL_SECONDS)
+            one.locking.close()
+            one.unlocking.close()
+
+
+class RenewLoop:
+    """Keeps leases alive on one stream, each three times in its life; see `Loop`."""
+
+    def __init__(self, address: str, leases: int, seconds: float) -> None:
+        self._address = address
+        self._lives = seconds
+        grants = [framed("LeaseGrantRequest", TTL=round(seconds))] * leases
+        link = GrpcSocket(address, api.GRANT)
+        answers = ask_all(link, grants, link.request)
+        link.close()
+        self._ids = [api.message("LeaseGrantResponse").FromString(answer).ID for answer in answers]
+        self._renewals = [framed("LeaseKeepAliveRequest", ID=number) for number in self._ids]
+        self._link = GrpcSocket(address, api.KEEP_ALIVE)
+        self._stream = self._link.request(self._renewals[0], stays_open=True)
+
+    def run(self, seconds: float) -> Outcome:
+        """Renew them evenly."""
+        outcome = Outcome()
+        interval = self._lives / _ROUNDS / len(self._renewals)
+        due = itertools.cycle(self._renewals)
+        began, sent = clock(), 0
+        while (now := clock()) < began + seconds:
+            for _ in range(round((now - began) / interval) - sent):
+                self._link.say(self._stream, next(due))
+                sent += 1
+            self._link.flush()
+            try:
+                found = self._link.receive(0.0)
+            except TimeoutError:
+                time.sleep(0.01)
+                continue
+            for _, answer in found:
+                alive = answer and api.message("LeaseKeepAliveResponse").FromString(answer)
+                if not alive or alive.TTL <= 0:
+                    raise BenchError("etcd let a lease end that was renewed in time")
+                outcome.operations += 1
+        outcome.seconds = clock() - began
+        return outcome
+
+    def close(self) -> None:
+        """End the leases."""
+        self._link.close()
+        link = GrpcSocket(self._address, api.REVOKE)
+        revocations = [framed("LeaseRevokeRequest", ID=number) for number in self._ids]
+        ask_all(link, revocations, link.request)
+        link.close()

@@ -1,0 +1,266 @@
+"""Paxon's side of `paxon bench coordination`: the clients that users have, in a client process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.load import Answer, ClosedLoop, Loop, Outcome, clock
+from paxon.bench.harness.load_process import Job, open_client_load
+from paxon.bench.harness.workloads import WorkloadData
+from paxon.kvstore.client.calls.calls import Put
+from paxon.kvstore.client.client import Future
+from paxon.kvstore.client.leases.async_lease import AsyncLease
+from paxon.kvstore.client.watches.watch import Watch
+from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.recipes.clients import AsyncClient, Client
+
+__all__ = ["OTHER_KEY", "WATCHED_KEY", "doubled", "open_paxon"]
+
+WATCHED_KEY = "watched"
+OTHER_KEY = b"other/%07d"
+"""What idle watches watch: nobody writes it."""
+
+S = TypeVar("S")
+T = TypeVar("T")
+_AT_ONCE = 256
+"""Leases are granted and revoked so many at a time."""
+_LOOK_SECONDS = 0.5
+"""How often renewals are counted: less than a lease takes to its next one."""
+
+
+def open_paxon(job: Job) -> tuple[Loop, Callable[[], None]]:
+    """Connect as a job says; see `OpenLoad`. Raises `PaxonError`."""
+    load = job.workload
+    loop: LockLoop | TxnLoop | RenewLoop
+    if load.kind == "lock":
+        loop = LockLoop(job)
+    elif load.kind == "txn":
+        loop = TxnLoop(job)
+    elif load.kind == "renew":
+        loop = RenewLoop(job)
+    elif load.kind == "watch":
+        watches = WatchLink(job)
+        return ClosedLoop(watches), watches.close
+    else:
+        idle = Client(job.addresses, timeout=job.timeout)
+        now = idle.range(OTHER_KEY).revision
+        held = [idle.watch(OTHER_KEY % number, after=now) for number in range(load.watches)]
+        for watch in held[:1]:
+            watch.call(bool)  # a thread that looks after the connection for all of them
+        plain, close = open_client_load(job)
+
+        def close_all() -> None:
+            idle.close()
+            held.clear()
+            close()
+
+        return plain, close_all
+    return loop, loop.close
+
+
+def doubled(who: str) -> BenchError:
+    """What is raised where an event comes twice."""
+    return BenchError(f"a watcher of {who} was told of a write twice")
+
+
+class WatchLink:
+    """A writer, and so many watchers of what it writes, with a client of their own; see `Link`.
+
+    An operation is a write that all watchers have been told of, each exactly once.
+    """
+
+    def __init__(self, job: Job) -> None:
+        load = job.workload
+        self._writing, self._watching = (
+            Client(job.addresses, timeout=job.timeout) for _ in range(2)
+        )
+        self._value = WorkloadData(load, job.seed).value
+        now = self._writing.put(WATCHED_KEY, self._value)
+        self._watches: list[Watch] = [
+            self._watching.watch(WATCHED_KEY, after=now) for _ in range(load.watches)
+        ]
+        self._put: Future[int] | None = None
+        self._started = 0.0
+        self._told: list[int] = []
+        """The revisions that watchers were told of, in their order."""
+
+    def top_up(self, now: float) -> None:
+        if self._put is None:
+            self._started = now
+            self._put = self._writing.submit_put(WATCHED_KEY, self._value)
+
+    def take(self, seconds: float) -> list[Answer]:
+        put, until = self._put, clock() + seconds
+        if put is None:
+            raise TimeoutError
+        while len(self._told) < len(self._watches):
+            watch = self._watches[len(self._told)]
+            self._told += [event.revision for event in watch.batch(max(0.0, until - clock()))]
+        taken = clock() - self._started
+        if set(self._told) != {put.result()} or len(self._told) > len(self._watches):
+            raise doubled("Paxon")
+        self._put = None
+        self._told.clear()
+        return [(taken, None)]
+
+    def under_way(self) -> list[float]:
+        return [] if self._put is None else [self._started]
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._watching.close()
+        self._writing.close()
+
+
+class LockLoop:
+    """Threads that contend for one lock, each with a client of its own; see `Loop`.
+
+    Who has it gives it up at once. What is timed is a handover: from giving it up to the next one's
+    having it.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._clients = [
+            Client(job.addresses, timeout=job.timeout) for _ in range(job.workload.outstanding)
+        ]
+        self._released = 0.0
+
+    def run(self, seconds: float) -> Outcome:
+        """See `Loop`."""
+        outcome = Outcome()
+        self._released = 0.0
+        begin = clock()
+        threads = [
+            threading.Thread(target=self._contend, args=(client, begin + seconds, outcome))
+            for client in self._clients
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        outcome.seconds = seconds
+        outcome.operations = len(outcome.latencies)
+        return outcome
+
+    def _contend(self, client: Client, end: float, outcome: Outcome) -> None:
+        lock = client.lock("lock")
+        while clock() < end:
+            try:
+                with lock:
+                    now = clock()
+                    if self._released and now < end:
+                        outcome.latencies.append(now - self._released)
+                    self._released = clock()
+            except PaxonError as error:
+                outcome.note(error)
+
+    def close(self) -> None:
+        """Disconnect."""
+        for client in self._clients:
+            client.close()
+
+
+class _Tasks:
+    """An event loop that runs while something is asked of it."""
+
+    def __init__(self, job: Job) -> None:
+        self._runner = asyncio.Runner()
+        self._job = job
+        self.client = self.do(self._open())
+
+    async def _open(self) -> AsyncClient:
+        return AsyncClient(self._job.addresses, timeout=self._job.timeout)
+
+    def do(self, what: Coroutine[Any, Any, T]) -> T:
+        """Run it to its end."""
+        return self._runner.run(what)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self.do(self.client.close())
+        self._runner.close()
+
+
+class TxnLoop(_Tasks):
+    """Tasks of which each has one transaction under way; see `Loop`."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self._data = WorkloadData(job.workload, job.seed)
+        self._place = 0
+
+    def run(self, seconds: float) -> Outcome:
+        """See `Loop`."""
+        return self.do(self._run(seconds))
+
+    async def _run(self, seconds: float) -> Outcome:
+        outcome, begin = Outcome(), clock()
+        end = begin + seconds
+        tasks = [self._go_on(end, outcome) for _ in range(self._job.workload.outstanding)]
+        await asyncio.gather(*tasks)
+        outcome.seconds = seconds
+        outcome.operations = len(outcome.latencies)
+        return outcome
+
+    async def _go_on(self, end: float, outcome: Outcome) -> None:
+        client, keys, value = self.client, self._data.keys, self._data.value
+        started = clock()
+        while started < end:
+            self._place = place = (self._place + 1) % len(keys)
+            put = Put(keys[place], value)
+            try:
+                await client.txn(if_=[client.version(keys[place]) > 0], then=[put], else_=[put])
+            except PaxonError as error:
+                outcome.note(error)
+            now = clock()
+            if now < end:
+                outcome.latencies.append(now - started)
+            started = now
+
+
+class RenewLoop(_Tasks):
+    """Leases that the client keeps alive by itself; see `Loop`."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self._leases = self.do(self._some(self._lease, range(job.workload.outstanding)))
+
+    async def _lease(self, _: int) -> AsyncLease:
+        return await self.client.lease(self._job.workload.seconds)
+
+    async def _some(
+        self, make: Callable[[S], Coroutine[Any, Any, T]], things: Sequence[S]
+    ) -> list[T]:
+        """One of each, so many at a time."""
+        made: list[T] = []
+        for place in range(0, len(things), _AT_ONCE):
+            made += await asyncio.gather(*map(make, things[place : place + _AT_ONCE]))
+        return made
+
+    def run(self, seconds: float) -> Outcome:
+        """See `Loop`."""
+        return self.do(self._watch(seconds))
+
+    async def _watch(self, seconds: float) -> Outcome:
+        """Count the renewals that the client makes."""
+        outcome, begin = Outcome(), clock()
+        known = [lease.deadline for lease in self._leases]
+        while (left := begin + seconds - clock()) > 0:
+            await asyncio.sleep(min(left, _LOOK_SECONDS))
+            deadlines = [lease.deadline for lease in self._leases]
+            outcome.operations += sum(map(float.__ne__, known, deadlines))
+            known = deadlines
+        lost = sum(lease.lost.is_set() for lease in self._leases)
+        if lost:
+            raise BenchError(f"{lost} leases ended that were kept alive")
+        outcome.seconds = clock() - begin
+        return outcome
+
+    def close(self) -> None:
+        """End the leases and disconnect."""
+        self.do(self._some(AsyncLease.revoke, self._leases))
+        super().close()

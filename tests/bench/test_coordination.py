@@ -1,0 +1,211 @@
+"""`paxon bench coordination`: what it shows, etcd's side against a few lines, and a short run."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from paxon.bench.coordination.etcd import open_etcd
+from paxon.bench.coordination.run import (
+    BESIDE_IDLE,
+    FAN_OUT,
+    HANDOVER,
+    RENEWALS,
+    TXN,
+    WATCH,
+    WRITES,
+    CoordinationReport,
+    CoordinationRow,
+    CoordinationSettings,
+    coordination_notes,
+    coordination_sections,
+)
+from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.load_process import Job
+from paxon.bench.harness.measure import ratios_of
+from paxon.bench.harness.report import markdown, new_report, read_json
+from paxon.bench.harness.workloads import Workload
+from paxon.bench.peers.etcd_load import framed
+from paxon.bench.peers.etcd_messages import message
+from paxon.bench.peers.figures import PeerNote, system_figures
+from tests.bench.examples import STARTED
+from tests.bench.test_peers import taken
+from tests.bench.test_peers_wire import (
+    DATA,
+    HEADERS,
+    FakeEtcd,
+    answer,
+    frame,
+    frames,
+    fresh,
+)
+from tests.bench.test_runs import bench
+
+# --- what is shown -------------------------------------------------------------------------------
+
+
+def report(paxon_p50: float, *, etcd: bool = True) -> CoordinationReport:
+    """Paxon does 300 operations a second and etcd 100, in 4 ms at the median."""
+    rows = []
+    for load in CoordinationSettings(quick=True).loads():
+        ours, theirs = taken(300.0, paxon_p50), taken(100.0, 0.004)
+        rows.append(
+            CoordinationRow(
+                load=load,
+                paxon=system_figures("Paxon", [ours]),
+                etcd=system_figures("etcd", [theirs]) if etcd else None,
+                ratios=ratios_of([(ours.measured, theirs.measured)] if etcd else []),
+            )
+        )
+    note = PeerNote(peer="etcd", skipped="" if etcd else "etcd was left out: so it is.")
+    settings = CoordinationSettings(quick=True)
+    return new_report(CoordinationReport, "coordination", settings, rows, STARTED, peer=note)
+
+
+def wanted(shown: CoordinationReport) -> dict[str, tuple[str, str]]:
+    """What was found of each target, and whether it is met."""
+    *_, table = coordination_sections(shown)
+    return {row[0].partition(":")[0]: (row[2], row[3]) for row in table.rows}
+
+
+def test_targets_are_judged_by_the_ratios() -> None:
+    quick = wanted(report(0.002))
+    assert quick[HANDOVER] == ("2.00", "yes"), "half of its time is twice its speed"
+    assert quick[WATCH] == ("0.50", "yes")
+    assert quick[TXN] == ("3.00", "yes")
+    assert quick[BESIDE_IDLE] == ("1.00", "yes")
+    slow = wanted(report(0.005))
+    assert slow[HANDOVER] == ("0.80", "NO")
+    assert slow[WATCH] == ("1.25", "NO")
+
+
+def test_without_etcd_the_reason_stands_there_and_nothing_is_judged_by_it() -> None:
+    alone = report(0.002, etcd=False)
+    assert "etcd was left out: so it is." in coordination_notes(alone)
+    assert wanted(alone)[HANDOVER] == ("-", "-")
+    assert wanted(alone)[BESIDE_IDLE] == ("1.00", "yes")
+    text = markdown(alone, coordination_sections(alone), coordination_notes(alone))
+    assert "| lock handover (4 contenders) | 300 | 2.00 | 2.00 | 0.000 | - | - | - | - |" in text
+
+
+# --- etcd's side ---------------------------------------------------------------------------------
+
+
+def test_a_call_that_stays_open_is_answered_message_by_message() -> None:
+    connection = fresh()
+    stream = connection.request(b"\0\0\0\0\1a", stays_open=True)
+    connection.say(stream, b"\0\0\0\0\1b")
+    sent = [(kind, flags) for kind, flags, *_ in frames(bytes(connection.outgoing))]
+    assert sent == [(HEADERS, 0x4), (DATA, 0), (DATA, 0)]
+    told = b"".join(b"\0" + struct.pack(">L", len(text)) + text for text in (b"one", b"", b"two"))
+    for cut in range(len(told)):
+        connection = fresh()
+        connection.request(b"", stays_open=True)
+        data = frame(DATA, 0, 1, told[:cut]) + frame(DATA, 0, 1, told[cut:])
+        assert connection.feed(data) == [(1, b"one"), (1, b""), (1, b"two")]
+        assert connection.feed(frame(HEADERS, 0x5, 1, b"\x88")) == [(1, None)]
+
+
+class FakeWatches(FakeEtcd):
+    """Takes watches on one connection and writes on the other, and tells of them."""
+
+    def __init__(self, *, twice: bool = False) -> None:
+        self.watches = 0
+        self.revision = 0
+        self.watching: socket.socket | None = None
+        self.twice = twice
+        super().__init__()
+
+    def answer(self, link: socket.socket, calls: list[tuple[int, bytes]]) -> None:
+        for stream, body in calls:
+            if not body[5:].startswith(b"\x0a\x07watched"):  # a write begins so: its key
+                self.watching = link
+                self.watches += 1
+                link.sendall(frame(DATA, 0, 1, framed("WatchResponse", created=True)))
+                continue
+            self.revision += 1
+            header = message("ResponseHeader")(revision=self.revision)
+            done = message("PutResponse")(header=header).SerializeToString()
+            link.sendall(answer(stream, done))
+            event = message("Event")(kv=message("KeyValue")(mod_revision=self.revision))
+            for number in range(self.watches):
+                told = framed("WatchResponse", watch_id=number, events=[event] * (1 + self.twice))
+                assert self.watching is not None
+                self.watching.sendall(frame(DATA, 0, 1, told))
+
+
+@pytest.fixture
+def locks() -> Iterator[FakeEtcd]:
+    server = FakeEtcd(message("LockResponse")(key=b"lock/1").SerializeToString())
+    yield server
+    server.listener.close()
+
+
+def job(fake: FakeEtcd, workload: Workload) -> Job:
+    return Job(workload, [fake.address], redirect=True, warmup=0.0, timeout=1.0, seed=1)
+
+
+def test_a_handover_is_from_one_holders_release_to_the_next_ones_lock(locks: FakeEtcd) -> None:
+    loop, close = open_etcd(job(locks, Workload(name="l", kind="lock", outstanding=2)))
+    outcome = loop.run(0.2)
+    close()
+    assert outcome.failed == 0
+    assert outcome.operations > 10
+    unlocks = locks.requests.count(message("UnlockRequest")(key=b"lock/1").SerializeToString())
+    assert unlocks >= outcome.operations
+
+
+def test_an_event_counts_once_all_watchers_have_it() -> None:
+    fake = FakeWatches()
+    loop, close = open_etcd(job(fake, Workload(name="f", kind="watch", watches=3)))
+    outcome = loop.run(0.2)
+    close()
+    fake.listener.close()
+    assert fake.watches == 3
+    assert 0 < outcome.operations <= fake.revision <= outcome.operations + 1
+
+
+def test_an_event_that_comes_twice_is_an_error() -> None:
+    fake = FakeWatches(twice=True)
+    loop, close = open_etcd(job(fake, Workload(name="f", kind="watch", watches=1)))
+    with pytest.raises(BenchError, match="twice"):
+        loop.run(0.2)
+    close()
+    fake.listener.close()
+
+
+def test_transactions_compare_and_write(locks: FakeEtcd) -> None:
+    loop, close = open_etcd(job(locks, Workload(name="t", kind="txn", outstanding=4, keys=5)))
+    assert loop.run(0.1).operations > 0
+    close()
+    txn = message("TxnRequest").FromString(locks.requests[0])
+    assert [(each.result, each.target) for each in txn.compare] == [(1, 0)]
+    assert txn.success == txn.failure
+    assert txn.success[0].request_put.key == txn.compare[0].key
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.process
+def test_a_short_run(tmp_path: Path) -> None:
+    """In memory; etcd is in it where it is installed."""
+    finished = bench(
+        "coordination", "--quick", "--durability", "memory", "--seconds", 0.2, "--warmup", 0,
+        "--watchers", 5, "--idle", 50, "--leases", 20, "--json", tmp_path / "r.json",
+    )  # fmt: skip
+    kept = read_json(tmp_path / "r.json", CoordinationReport)
+    assert [row.load.name for row in kept.rows] == [
+        HANDOVER, WATCH, FAN_OUT, TXN, WRITES, BESIDE_IDLE, RENEWALS,
+    ]  # fmt: skip
+    assert not kept.peer.problems
+    assert (kept.peer.skipped or f"etcd {kept.peer.version}: ") in finished.stdout
+    for row in kept.rows:
+        assert (row.etcd is None) == bool(kept.peer.skipped)
+        for system in (row.paxon, row.etcd):
+            assert system is None or (system.rate.median > 0 and system.failed == 0), row.load.name
+    assert 20 <= kept.rows[-1].paxon.repeats[0].operations <= 4 * 20, "each three times in its life"
