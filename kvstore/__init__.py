@@ -63,12 +63,12 @@ if TYPE_CHECKING:
     )
     from paxon.kvstore.objects.replicated import Replicated, command, query
     from paxon.kvstore.recipes.async_election import AsyncElection, AsyncLeadership
-    from paxon.kvstore.recipes.async_lock import AsyncLock
+    from paxon.kvstore.recipes.async_lock import AsyncLock, AsyncRWLock, AsyncSemaphore
     from paxon.kvstore.recipes.clients import AsyncClient, Client
     from paxon.kvstore.recipes.contests import Contender
     from paxon.kvstore.recipes.election import Election, Leadership
     from paxon.kvstore.recipes.held import AsyncHeld, Held
-    from paxon.kvstore.recipes.lock import Lock
+    from paxon.kvstore.recipes.lock import Lock, RWLock, Semaphore
     from paxon.kvstore.store.store import KVStore
 
 __all__ = [
@@ -101,6 +101,10 @@ __all__ = [
     "LeaseInfo",
     "Lock",
     "AsyncLock",
+    "Semaphore",
+    "AsyncSemaphore",
+    "RWLock",
+    "AsyncRWLock",
     "Held",
     "AsyncHeld",
     "Election",
@@ -151,8 +155,8 @@ _LAZY = {
     "start_server": "cluster.node",
     "ServerStartError": "cluster.node",
     **dict.fromkeys(("Client", "AsyncClient"), "recipes.clients"),
-    "Lock": "recipes.lock",
-    "AsyncLock": "recipes.async_lock",
+    **dict.fromkeys(("Lock", "Semaphore", "RWLock"), "recipes.lock"),
+    **dict.fromkeys(("AsyncLock", "AsyncSemaphore", "AsyncRWLock"), "recipes.async_lock"),
     **dict.fromkeys(("Held", "AsyncHeld"), "recipes.held"),
     **dict.fromkeys(("Election", "Leadership"), "recipes.election"),
     **dict.fromkeys(("AsyncElection", "AsyncLeadership"), "recipes.async_election"),

@@ -7,13 +7,12 @@ from typing import TypeVar
 
 from paxon.kvstore.client.arguments import Key, Value
 from paxon.kvstore.client.async_client import AsyncClient
-from paxon.kvstore.errors import Compacted
-from paxon.kvstore.recipes.async_taking import take
+from paxon.kvstore.recipes.async_taking import observe, take
 from paxon.kvstore.recipes.contests import (
     Contender,
     Contest,
-    Standing,
     check_proposal,
+    first_of,
     proclamation,
 )
 from paxon.kvstore.recipes.held import AsyncHeld
@@ -72,27 +71,13 @@ class AsyncElection:
 
     async def leader(self, *, timeout: float | None = None) -> Contender | None:
         """Who leads; None: nobody."""
-        contenders = await self.contenders(timeout=timeout)
-        return contenders[0] if contenders else None
+        return first_of(await self.contenders(timeout=timeout))
 
     async def contenders(self, *, timeout: float | None = None) -> list[Contender]:
         """Who leads, and then who waits for it, in their order."""
         found = await self._kv._do(self._contest.all(), timeout)
         return self._contest.contenders(found)
 
-    async def observe(self) -> AsyncIterator[Contender | None]:
+    def observe(self) -> AsyncIterator[Contender | None]:
         """Who leads now, and then each change, for ever; see `Election.observe`."""
-        standing = Standing(self._contest)
-        while True:
-            found = await self._kv._do(self._contest.all(), None)
-            for change in standing.begin(found):
-                yield change
-            try:
-                async with self._kv.watch(
-                    prefix=f"{self._contest.name}/", after=found.revision
-                ) as watch:
-                    while True:
-                        for change in standing.after(await watch.batch()):
-                            yield change
-            except Compacted:
-                continue
+        return observe(self._kv, self._contest, first_of)

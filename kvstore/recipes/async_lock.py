@@ -1,4 +1,4 @@
-"""`AsyncLock`: for asyncio."""
+"""`AsyncLock`, `AsyncSemaphore`, `AsyncRWLock`: for asyncio."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.recipes.async_taking import take
 from paxon.kvstore.recipes.contests import Contender, Contest, until_of
 from paxon.kvstore.recipes.held import AsyncHeld
+from paxon.kvstore.recipes.sharing import Permits, Sharing
 
-__all__ = ["AsyncLock"]
+__all__ = ["AsyncLock", "AsyncRWLock", "AsyncSemaphore"]
 
 
 class AsyncLock:
     """The twin of `Lock`. Any task may use it."""
 
+    _contest: Contest
+
     def __init__(
-        self, kv: AsyncClient, name: Key, *, ttl: float, timeout: float | None, reentrant: bool
+        self, kv: AsyncClient, contest: Contest, *, timeout: float | None, reentrant: bool = False
     ) -> None:
         until_of(timeout)
         self._kv = kv
-        self._contest = Contest(name, "lock", ttl)
+        self._contest = contest
         self._timeout = timeout
         self._reentrant = reentrant
         self._of_task: weakref.WeakKeyDictionary[asyncio.Task[Any], AsyncHeld] = (
@@ -49,7 +52,7 @@ class AsyncLock:
             held._again()
             return held
         wait = self._timeout if timeout is None else timeout
-        lease, fence = await take(self._kv, self._contest, b"", wait)
+        lease, fence = await take(self._kv, self._contest, self._contest.value, wait)
         held = AsyncHeld(self._kv, self._contest, lease, fence)
         if self._reentrant:
             self._of_task[me] = held
@@ -57,8 +60,12 @@ class AsyncLock:
         return held
 
     async def locked(self, *, timeout: float | None = None) -> bool:
-        """Whether anybody holds it."""
-        return bool(await self.contenders(timeout=timeout))
+        """Whether others hold it, so that who comes now has to wait."""
+        return self._contest.waits(await self.contenders(timeout=timeout))
+
+    async def holders(self, *, timeout: float | None = None) -> list[Contender]:
+        """Who holds it."""
+        return list(self._contest.holding(await self.contenders(timeout=timeout)))
 
     async def contenders(self, *, timeout: float | None = None) -> list[Contender]:
         """Who holds it, and then who waits for it, in their order."""
@@ -78,6 +85,40 @@ class AsyncLock:
     ) -> None:
         """Release it; if that fails, it ends with its lease."""
         await self._entered[_this_task()].pop().__aexit__(kind, error, traceback)
+
+
+class AsyncSemaphore(AsyncLock):
+    """The twin of `Semaphore`."""
+
+    _contest: Permits
+
+    @property
+    def limit(self) -> int:
+        """How many hold it at most."""
+        return self._contest.limit
+
+
+class AsyncRWLock:
+    """The twin of `RWLock`."""
+
+    def __init__(self, kv: AsyncClient, name: Key, *, ttl: float, timeout: float | None) -> None:
+        self.read = AsyncLock(kv, Sharing(name, "read", ttl), timeout=timeout)
+        """Held together with other readers."""
+        self.write = AsyncLock(kv, Sharing(name, "write", ttl), timeout=timeout)
+        """Held alone."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.read.name
+
+    async def holders(self, *, timeout: float | None = None) -> list[Contender]:
+        """Who holds it; see `RWLock.holders`."""
+        return await self.read.holders(timeout=timeout)
+
+    async def contenders(self, *, timeout: float | None = None) -> list[Contender]:
+        """Who holds it, and then who waits for it, in their order."""
+        return await self.read.contenders(timeout=timeout)
 
 
 def _this_task() -> asyncio.Task[Any]:

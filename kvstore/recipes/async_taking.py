@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.leases.async_lease import AsyncLease
 from paxon.kvstore.client.leases.requests import new_id
+from paxon.kvstore.client.watches.async_watch import AsyncWatch
 from paxon.kvstore.errors import Compacted, PaxonError
-from paxon.kvstore.recipes.contests import Contest, Deleted, Plan, enter, patience, until_of
+from paxon.kvstore.recipes.contests import (
+    Contender,
+    Contest,
+    Plan,
+    Standing,
+    Until,
+    enter,
+    patience,
+    until_of,
+)
 from paxon.kvstore.recipes.taking import GIVE_UP_SECONDS
 
-__all__ = ["take"]
+__all__ = ["observe", "take"]
 
 T = TypeVar("T")
 _revoking: set[asyncio.Task[None]] = set()
@@ -34,7 +45,7 @@ async def take(
         lease = await kv.lease(contest.ttl, id=number)
         fence = await _run(kv, contest, enter(contest, number, value), lease, until)
         if lease.time_left() <= 0:
-            raise contest.lost("its lease ended while it waited")
+            raise contest.expired()
     except BaseException:
         if lease is not None:
             lease.lose("it was given up")  # the error keeps this frame, which keeps the lease
@@ -57,8 +68,8 @@ async def _run(
     try:
         step = next(plan)
         while True:
-            if isinstance(step, Deleted):
-                await _wait(kv, step, patience(contest, until, lease.time_left()))
+            if isinstance(step, Until):
+                await _wait(kv, contest, step, lease, until)
                 step = next(plan)
             else:
                 step = plan.send(await kv._do(step, None))
@@ -67,8 +78,32 @@ async def _run(
         return value
 
 
-async def _wait(kv: AsyncClient, step: Deleted, seconds: float) -> None:
-    """Until it is deleted, or may have been, or the time is up: then one looks again."""
-    with contextlib.suppress(TimeoutError, Compacted):
-        async with kv.watch(step.key, after=step.after, puts=False) as watch:
-            await watch.next(seconds)
+async def _wait(
+    kv: AsyncClient, contest: Contest, step: Until, lease: AsyncLease, until: float
+) -> None:
+    """Until it is over, or may be, or the time is up: then one looks again."""
+    with contextlib.suppress(Compacted):
+        async with AsyncWatch(kv._core, kv._driver, step.wanted, None) as watch:
+            while True:
+                seconds = patience(contest, until, lease.time_left())
+                try:
+                    if step.over(await watch.batch(seconds)):
+                        return
+                except TimeoutError:
+                    return
+
+
+async def observe(
+    kv: AsyncClient, contest: Contest, view: Callable[[list[Contender]], T]
+) -> AsyncIterator[T]:
+    """What contenders come to now, and then each change; see `taking.observe`."""
+    standing = Standing(contest, view)
+    while True:
+        found = await kv._do(contest.all(), None)
+        for change in standing.begin(found):
+            yield change
+        with contextlib.suppress(Compacted):
+            async with kv.watch(prefix=contest.prefix, after=found.revision) as watch:
+                while True:
+                    for change in standing.after(await watch.batch()):
+                        yield change

@@ -5,9 +5,11 @@ from __future__ import annotations
 from paxon.kvstore.client import async_client, client
 from paxon.kvstore.client.arguments import Key
 from paxon.kvstore.recipes.async_election import AsyncElection
-from paxon.kvstore.recipes.async_lock import AsyncLock
+from paxon.kvstore.recipes.async_lock import AsyncLock, AsyncRWLock, AsyncSemaphore
+from paxon.kvstore.recipes.contests import Contest
 from paxon.kvstore.recipes.election import Election
-from paxon.kvstore.recipes.lock import Lock
+from paxon.kvstore.recipes.lock import Lock, RWLock, Semaphore
+from paxon.kvstore.recipes.sharing import Permits
 
 __all__ = ["AsyncClient", "Client"]
 
@@ -36,7 +38,41 @@ class Client(client.Client):
             timeout: seconds to wait for others; None: for ever.
             reentrant: whether a thread that holds it may acquire this very object again.
         """
-        return Lock(self, name, ttl=ttl, timeout=timeout, reentrant=reentrant)
+        return Lock(self, Contest(name, "lock", ttl), timeout=timeout, reentrant=reentrant)
+
+    def semaphore(
+        self, name: Key, limit: int, *, ttl: float = _TTL, timeout: float | None = None
+    ) -> Semaphore:
+        """A lock that at most `limit` hold at once.
+
+            with kv.semaphore("gpu", 4) as held:
+                kv.txn(if_=[held], then=[...])
+
+        All that `lock` says is true of it, but that fences do not tell who holds: of two holders
+        the one with the lower fence may well hold longer (docs/recipes.md).
+
+        Args:
+            name: of what there are so many.
+            limit: how many hold it at most; the same for all who contend for it.
+            ttl, timeout: as those of `lock`.
+
+        Raises:
+            InvalidRequest: (when it is acquired) others contend for it with another limit.
+        """
+        return Semaphore(self, Permits(name, limit, ttl), timeout=timeout)
+
+    def rwlock(self, name: Key, *, ttl: float = _TTL, timeout: float | None = None) -> RWLock:
+        """A lock that many readers hold together, or one writer alone.
+
+            with kv.rwlock("catalogue").read as held:
+                ...
+            with kv.rwlock("catalogue", timeout=5).write as held:
+                kv.txn(if_=[held], then=[...])
+
+        `read` and `write` are locks, each as `lock` makes them. Fair: who comes later waits for who
+        came earlier, so readers do not keep a writer out.
+        """
+        return RWLock(self, name, ttl=ttl, timeout=timeout)
 
     def election(self, name: Key, *, ttl: float = _TTL) -> Election:
         """An election: at most one leads, and when it dies the next one does.
@@ -68,7 +104,25 @@ class AsyncClient(async_client.AsyncClient):
         async with kv.lock("deploy", ttl=10, timeout=5) as held:
             await kv.txn(if_=[held], then=[...])
         """
-        return AsyncLock(self, name, ttl=ttl, timeout=timeout, reentrant=reentrant)
+        return AsyncLock(self, Contest(name, "lock", ttl), timeout=timeout, reentrant=reentrant)
+
+    def semaphore(
+        self, name: Key, limit: int, *, ttl: float = _TTL, timeout: float | None = None
+    ) -> AsyncSemaphore:
+        """A lock that at most `limit` hold at once; see `Client.semaphore`.
+
+        async with kv.semaphore("gpu", 4) as held:
+            await kv.txn(if_=[held], then=[...])
+        """
+        return AsyncSemaphore(self, Permits(name, limit, ttl), timeout=timeout)
+
+    def rwlock(self, name: Key, *, ttl: float = _TTL, timeout: float | None = None) -> AsyncRWLock:
+        """A lock that many readers hold together, or one writer alone; see `Client.rwlock`.
+
+        async with kv.rwlock("catalogue").read as held:
+            ...
+        """
+        return AsyncRWLock(self, name, ttl=ttl, timeout=timeout)
 
     def election(self, name: Key, *, ttl: float = _TTL) -> AsyncElection:
         """An election; see `Client.election`.

@@ -3,14 +3,14 @@
 A contender is a key `name/<lease id in hex>` that goes with this very lease: the layout of etcd's
 own client. They hold in the order of the revisions that made their keys. A lock's contenders have
 an empty value and an election's have another, so that a lock and an election of one name do not
-touch each other.
+touch each other. The keys of all other recipes stand in a segment of their own below the name.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -21,18 +21,21 @@ from paxon.kvstore.client.calls.comparing import Comparing
 from paxon.kvstore.client.calls.conditions import Guard
 from paxon.kvstore.client.calls.keys import Leased
 from paxon.kvstore.client.checks import check_wait
-from paxon.kvstore.client.leases.requests import Grant
+from paxon.kvstore.client.leases.requests import Grant, LeaseInfo, ReadLease
 from paxon.kvstore.client.watches.events import Event
-from paxon.kvstore.errors import InvalidRequest, LockLost, NotAcquired
+from paxon.kvstore.errors import InvalidRequest, LeaseExpired, LockLost, NotAcquired
+from paxon.kvstore.store.operations import Events
+from paxon.kvstore.store.spans import prefix_span
 
 __all__ = [
     "Contender",
     "Contest",
-    "Deleted",
     "Plan",
     "Standing",
+    "Until",
     "check_proposal",
     "enter",
+    "first_of",
     "patience",
     "proclamation",
     "until_of",
@@ -40,7 +43,7 @@ __all__ = [
 
 T = TypeVar("T")
 _FEW = 4
-"""So many earlier keys are read at first: one of them is a contender, but for odd other keys."""
+"""So many more keys are read at first than decide: one's own, and odd other ones."""
 
 
 class Contender(msgspec.Struct, frozen=True):
@@ -66,36 +69,87 @@ class Leading(Guard, Protocol):
         """With which the key goes."""
 
 
-class Deleted(NamedTuple):
-    """A step of a plan: wait until this key is deleted after that revision."""
+class Until:
+    """A step of a plan: wait until few enough of these keys are left, or one's own is gone."""
 
-    key: str
-    after: int
+    def __init__(
+        self, contest: Contest, own: str, keys: Iterable[str], most: int, revision: int
+    ) -> None:
+        """The keys were there in that revision; `most` of them may stay."""
+        self._own = own
+        self._keys = set(keys)
+        self._most = most
+        spans: list[tuple[bytes, bytes | None]]
+        if len(self._keys) == 1:  # the one before: nobody else's end wakes who waits
+            spans = [(check_key(key), None) for key in (own, *self._keys)]
+        else:
+            spans = [prefix_span(check_key(contest.prefix))]
+        self.wanted = Events(revision, spans, puts=False)
+        """The deletions to wait for."""
+
+    def over(self, events: Iterable[Event]) -> bool:
+        """Whether it is time to look again, now that these were told too."""
+        gone = {event.key for event in events}
+        self._keys -= gone
+        return self._own in gone or len(self._keys) <= self._most
 
 
-Plan: TypeAlias = Generator[Call[Any] | Deleted, Any, T]
+Plan: TypeAlias = Generator[Call[Any] | Until, Any, T]
 """What to ask the store for, or to wait for, step by step; is given the answers."""
 
 
 class Contest:
-    """A name that processes contend for."""
+    """A name that processes contend for.
 
-    def __init__(self, name: Key, kind: Literal["lock", "election"], ttl: float) -> None:
+    Of locks and elections the oldest contender holds, and each other waits for the one before it.
+    """
+
+    value = b""
+    """What a contender's key has, but for elections."""
+    nearest = True
+    """Whether the contender just before one decides alone."""
+    reading = 1
+    """So many contenders are read at first."""
+
+    def __init__(self, name: Key, kind: str, ttl: float, segment: str = "") -> None:
+        """`segment`: below which the keys stand, with a slash at its end."""
         self.name = as_text(check_key(name))
         self.kind = kind
         self.ttl = ttl
+        self.prefix = f"{self.name}/{segment}"
         Grant(1, ttl)  # raises InvalidRequest
         check_key(self.key(1 << 62))
 
     def key(self, number: int) -> str:
         """Of the contender with this lease."""
-        return f"{self.name}/{number:x}"
+        return f"{self.prefix}{number:x}"
+
+    def _is_ours(self, value: bytes) -> bool:
+        """Whether a contender of this kind has such a value."""
+        return bool(value) is (self.kind == "election")
+
+    def holding(self, contenders: Sequence[Contender]) -> Sequence[Contender]:
+        """Those among all contenders, in their order, that hold."""
+        return contenders[:1]
+
+    def before(self, earlier: Sequence[Contender]) -> tuple[Sequence[Contender], int]:
+        """For whose ends a new contender waits, and how many of them may stay; none: it holds.
+
+        Raises:
+            InvalidRequest: it does not agree with them on what they contend for.
+        """
+        return earlier[-1:], 0
+
+    def waits(self, contenders: Sequence[Contender]) -> bool:
+        """Whether who comes after all these has to wait."""
+        others, most = self.before(contenders)
+        return len(others) > most
 
     def contender(self, entry: Entry) -> Contender | None:
         """Who that is; None for a key of something else below the name."""
         if not entry.lease or entry.key != self.key(entry.lease):
             return None
-        if bool(entry.value) is not (self.kind == "election"):
+        if not self._is_ours(entry.value):
             return None
         return Contender(entry.key, entry.value, entry.lease, entry.created)
 
@@ -106,25 +160,30 @@ class Contest:
 
     def all(self) -> Range:
         """Asks for all of them."""
-        return Range(prefix=f"{self.name}/", sort="created")
+        return Range(prefix=self.prefix, sort="created")
 
     def upto(self, fence: int, limit: int) -> Range:
         """Asks for the last ones that were made up to a revision; 0: for the very last."""
         return Range(
-            prefix=f"{self.name}/", sort="created", reverse=True, limit=limit, max_created=fence
+            prefix=self.prefix, sort="created", reverse=True, limit=limit, max_created=fence
         )
 
     def lost(self, why: str) -> LockLost:
         """What is raised to a holder that holds no more."""
         return LockLost(f"{self.kind} {self.name!r} is lost: {why}")
 
+    def expired(self) -> LeaseExpired:
+        """What is raised to who waits when its lease has ended, or was revoked."""
+        return LeaseExpired(f"the place in {self.kind} {self.name!r} is lost: its lease has ended")
+
 
 def enter(contest: Contest, number: int, value: bytes) -> Plan[int]:
     """Contend under a lease and wait for one's turn; the fence."""
     key = contest.key(number)
+    some = contest.reading + _FEW
     put = Txn(
         [Comparing.created(key) == 0],
-        [Put(key, value, lease=number), contest.upto(0, 1 + _FEW)],
+        [Put(key, value, lease=number), contest.upto(0, some)],
     )
     done = yield put
     if not done.succeeded:
@@ -132,23 +191,22 @@ def enter(contest: Contest, number: int, value: bytes) -> Plan[int]:
     fence: int = done.revision
     found: RangeResult = done.results[1]
     while True:
-        before = _predecessor(contest, key, fence, found)
-        if before is None and found.more:
+        earlier = contest.contenders(found)
+        own = earlier.pop() if earlier else None
+        if own is None or own.key != key or own.fence != fence:
+            # Asked only now: the lease of a key that is there was alive then.
+            lease: LeaseInfo | None = yield ReadLease(number)
+            if lease is None or not lease.left:
+                raise contest.expired()
+            raise contest.lost("its key was deleted while it waited")
+        if found.more and not (contest.nearest and earlier):
             found = yield contest.upto(fence, 0)
-            before = _predecessor(contest, key, fence, found)
-        if before is None:
+            continue
+        others, most = contest.before(earlier)
+        if len(others) <= most:
             return fence
-        yield Deleted(before.key, found.revision)
-        found = yield contest.upto(fence, 1 + _FEW)
-
-
-def _predecessor(contest: Contest, key: str, fence: int, found: RangeResult) -> Contender | None:
-    """Who is to hold just before; None: nobody. Raises `LockLost` if one's own key is gone."""
-    contenders = contest.contenders(found)
-    if not any(each.key == key and each.fence == fence for each in contenders):
-        raise contest.lost("its key was deleted while it waited")
-    earlier = [each for each in contenders if each.fence < fence]
-    return earlier[-1] if earlier else None
+        yield Until(contest, key, (each.key for each in others), most, found.revision)
+        found = yield contest.upto(fence, some)
 
 
 def check_proposal(value: Value) -> bytes:
@@ -175,11 +233,11 @@ def patience(contest: Contest, until: float, lease_left: float) -> float:
     """Seconds to wait for a deletion before one looks again.
 
     Raises:
-        LockLost: the lease has not lived to see its turn.
+        LeaseExpired: the lease has not lived to see its turn.
         NotAcquired: the time is up.
     """
     if lease_left <= 0:
-        raise contest.lost("its lease ended while it waited")
+        raise contest.expired()
     left = until - time.monotonic()
     if left <= 0:
         raise NotAcquired(
@@ -188,23 +246,24 @@ def patience(contest: Contest, until: float, lease_left: float) -> float:
     return min(left, lease_left)
 
 
-class Standing:
-    """Who leads, as events tell. Begins with what was read, and can begin again."""
+class Standing(Generic[T]):
+    """What contenders come to, as events tell. Begins with what was read, and can begin again."""
 
-    def __init__(self, contest: Contest) -> None:
+    def __init__(self, contest: Contest, view: Callable[[list[Contender]], T]) -> None:
+        """`view`: what is told of the contenders, who are in their order."""
         self._contest = contest
+        self._view = view
         self._contenders: dict[str, Contender] = {}
-        self._told: Contender | None = None
-        self._begun = False
+        self._told: list[T] = []
 
-    def begin(self, found: RangeResult) -> list[Contender | None]:
-        """All were read; whom to tell of: nobody, if that is known."""
+    def begin(self, found: RangeResult) -> list[T]:
+        """All were read; what to tell: nothing, if that is known."""
         self._contenders = {each.key: each for each in self._contest.contenders(found)}
         return self._changes()
 
-    def after(self, events: Iterable[Event]) -> list[Contender | None]:
-        """Events have come; whom to tell of, for each revision in which that changed."""
-        changes: list[Contender | None] = []
+    def after(self, events: Iterable[Event]) -> list[T]:
+        """Events have come; what to tell, for each revision in which that changed."""
+        changes: list[T] = []
         revision = 0
         for event in events:
             if event.revision != revision:
@@ -223,9 +282,14 @@ class Standing:
             if contender is not None:
                 self._contenders[event.key] = contender
 
-    def _changes(self) -> list[Contender | None]:
-        leader = min(self._contenders.values(), key=lambda each: each.fence, default=None)
-        if self._begun and leader == self._told:
+    def _changes(self) -> list[T]:
+        now = [self._view(sorted(self._contenders.values(), key=lambda each: each.fence))]
+        if now == self._told:
             return []
-        self._begun, self._told = True, leader
-        return [leader]
+        self._told = now
+        return now
+
+
+def first_of(contenders: Sequence[Contender]) -> Contender | None:
+    """Who leads an election; None: nobody."""
+    return contenders[0] if contenders else None

@@ -7,16 +7,15 @@ from typing import TypeVar
 
 from paxon.kvstore.client.arguments import Key, Value
 from paxon.kvstore.client.client import Client
-from paxon.kvstore.errors import Compacted
 from paxon.kvstore.recipes.contests import (
     Contender,
     Contest,
-    Standing,
     check_proposal,
+    first_of,
     proclamation,
 )
 from paxon.kvstore.recipes.held import Held
-from paxon.kvstore.recipes.taking import take
+from paxon.kvstore.recipes.taking import observe, take
 
 __all__ = ["Election", "Leadership"]
 
@@ -67,7 +66,8 @@ class Election:
 
         Raises:
             NotAcquired: others led all the time.
-            LockLost: the lease ended, or the key was deleted, while it waited.
+            LeaseExpired: its lease ended, or was revoked, while it waited.
+            LockLost: its key was deleted while it waited.
             RequestTimeout: the servers did not answer.
         Nothing is left of it then: what it had put goes at once, or with its lease at last.
         """
@@ -90,8 +90,7 @@ class Election:
 
     def leader(self, *, timeout: float | None = None) -> Contender | None:
         """Who leads; None: nobody."""
-        contenders = self.contenders(timeout=timeout)
-        return contenders[0] if contenders else None
+        return first_of(self.contenders(timeout=timeout))
 
     def contenders(self, *, timeout: float | None = None) -> list[Contender]:
         """Who leads, and then who waits for it, in their order."""
@@ -104,13 +103,4 @@ class Election:
         Each change is told once, in order. Who was cut off for longer than history reaches back is
         told who leads then.
         """
-        standing = Standing(self._contest)
-        while True:
-            found = self._kv._do(self._contest.all(), None)
-            yield from standing.begin(found)
-            try:
-                with self._kv.watch(prefix=f"{self._contest.name}/", after=found.revision) as watch:
-                    while True:
-                        yield from standing.after(watch.batch())
-            except Compacted:
-                continue
+        return observe(self._kv, self._contest, first_of)

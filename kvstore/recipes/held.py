@@ -35,7 +35,7 @@ class Kept(Generic[L]):
         self.key = contest.key(lease.id)
         """Its key in the store."""
         self.fence = fence
-        """The revision that made its key. Every later holder has a greater one."""
+        """The revision that made its key. Whoever came later has a greater one."""
 
     def conditions(self) -> Sequence[Condition]:
         """True in the store while it is held: for `if_=[held]` of a transaction."""

@@ -1,4 +1,4 @@
-"""`Lock`: for threads."""
+"""`Lock`, and `Semaphore`, `RWLock`, which are made of such: for threads."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from paxon.kvstore.client.arguments import Key
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.recipes.contests import Contender, Contest, until_of
 from paxon.kvstore.recipes.held import Held
+from paxon.kvstore.recipes.sharing import Permits, Sharing
 from paxon.kvstore.recipes.taking import take
 
-__all__ = ["Lock"]
+__all__ = ["Lock", "RWLock", "Semaphore"]
 
 
 class Lock:
     """At most one holds it; see `Client.lock`, which makes it. Any thread may use it."""
 
+    _contest: Contest
+
     def __init__(
-        self, kv: Client, name: Key, *, ttl: float, timeout: float | None, reentrant: bool
+        self, kv: Client, contest: Contest, *, timeout: float | None, reentrant: bool = False
     ) -> None:
         until_of(timeout)
         self._kv = kv
-        self._contest = Contest(name, "lock", ttl)
+        self._contest = contest
         self._timeout = timeout
         self._reentrant = reentrant
         self._of_thread: dict[int, Held] = {}  # where it is reentrant
@@ -43,7 +46,8 @@ class Lock:
 
         Raises:
             NotAcquired: others held it all the time.
-            LockLost: the lease ended, or the key was deleted, while it waited.
+            LeaseExpired: its lease ended, or was revoked, while it waited.
+            LockLost: its key was deleted while it waited.
             RequestTimeout: the servers did not answer.
         Nothing is left of it then: what it had put goes at once, or with its lease at last.
         """
@@ -54,7 +58,7 @@ class Lock:
             held._again()
             return held
         wait = self._timeout if timeout is None else timeout
-        lease, fence = take(self._kv, self._contest, b"", wait)
+        lease, fence = take(self._kv, self._contest, self._contest.value, wait)
         held = Held(self._kv, self._contest, lease, fence)
         if self._reentrant:
             self._of_thread[me] = held
@@ -62,8 +66,12 @@ class Lock:
         return held
 
     def locked(self, *, timeout: float | None = None) -> bool:
-        """Whether anybody holds it."""
-        return bool(self.contenders(timeout=timeout))
+        """Whether others hold it, so that who comes now has to wait."""
+        return self._contest.waits(self.contenders(timeout=timeout))
+
+    def holders(self, *, timeout: float | None = None) -> list[Contender]:
+        """Who holds it."""
+        return list(self._contest.holding(self.contenders(timeout=timeout)))
 
     def contenders(self, *, timeout: float | None = None) -> list[Contender]:
         """Who holds it, and then who waits for it, in their order."""
@@ -88,3 +96,37 @@ class Lock:
         """What this thread has entered and not left."""
         stack: list[Held] = self._entered.__dict__.setdefault("stack", [])
         return stack
+
+
+class Semaphore(Lock):
+    """A lock that so many hold at once; see `Client.semaphore`, which makes it."""
+
+    _contest: Permits
+
+    @property
+    def limit(self) -> int:
+        """How many hold it at most."""
+        return self._contest.limit
+
+
+class RWLock:
+    """Many read or one writes; see `Client.rwlock`, which makes it. Any thread may use it."""
+
+    def __init__(self, kv: Client, name: Key, *, ttl: float, timeout: float | None) -> None:
+        self.read = Lock(kv, Sharing(name, "read", ttl), timeout=timeout)
+        """Held together with other readers."""
+        self.write = Lock(kv, Sharing(name, "write", ttl), timeout=timeout)
+        """Held alone."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.read.name
+
+    def holders(self, *, timeout: float | None = None) -> list[Contender]:
+        """Who holds it; the value of each is `b"read"` or `b"write"`."""
+        return self.read.holders(timeout=timeout)
+
+    def contenders(self, *, timeout: float | None = None) -> list[Contender]:
+        """Who holds it, and then who waits for it, in their order."""
+        return self.read.contenders(timeout=timeout)

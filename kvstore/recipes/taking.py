@@ -1,17 +1,28 @@
-"""How a thread takes its turn."""
+"""How a thread takes its turn, and observes who does."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.leases.lease import Lease
 from paxon.kvstore.client.leases.requests import new_id
+from paxon.kvstore.client.watches.watch import Watch
 from paxon.kvstore.errors import Compacted, PaxonError
-from paxon.kvstore.recipes.contests import Contest, Deleted, Plan, enter, patience, until_of
+from paxon.kvstore.recipes.contests import (
+    Contender,
+    Contest,
+    Plan,
+    Standing,
+    Until,
+    enter,
+    patience,
+    until_of,
+)
 
-__all__ = ["GIVE_UP_SECONDS", "take"]
+__all__ = ["GIVE_UP_SECONDS", "observe", "take"]
 
 T = TypeVar("T")
 GIVE_UP_SECONDS = 1.0
@@ -30,7 +41,7 @@ def take(kv: Client, contest: Contest, value: bytes, timeout: float | None) -> t
         lease = kv.lease(contest.ttl, id=number)
         fence = _run(kv, contest, enter(contest, number, value), lease, until)
         if lease.time_left() <= 0:
-            raise contest.lost("its lease ended while it waited")
+            raise contest.expired()
     except BaseException:
         if lease is not None:
             lease.lose("it was given up")  # the error keeps this frame, which keeps the lease
@@ -44,8 +55,8 @@ def _run(kv: Client, contest: Contest, plan: Plan[T], lease: Lease, until: float
     try:
         step = next(plan)
         while True:
-            if isinstance(step, Deleted):
-                _wait(kv, step, patience(contest, until, lease.time_left()))
+            if isinstance(step, Until):
+                _wait(kv, contest, step, lease, until)
                 step = next(plan)
             else:
                 step = plan.send(kv._do(step, None))
@@ -54,10 +65,27 @@ def _run(kv: Client, contest: Contest, plan: Plan[T], lease: Lease, until: float
         return value
 
 
-def _wait(kv: Client, step: Deleted, seconds: float) -> None:
-    """Until it is deleted, or may have been, or the time is up: then one looks again."""
-    with (
-        contextlib.suppress(TimeoutError, Compacted),
-        kv.watch(step.key, after=step.after, puts=False) as watch,
-    ):
-        watch.next(seconds)
+def _wait(kv: Client, contest: Contest, step: Until, lease: Lease, until: float) -> None:
+    """Until it is over, or may be, or the time is up: then one looks again."""
+    with contextlib.suppress(Compacted), Watch(kv._core, kv._driver, step.wanted) as watch:
+        while True:
+            seconds = patience(contest, until, lease.time_left())
+            try:
+                if step.over(watch.batch(seconds)):
+                    return
+            except TimeoutError:
+                return
+
+
+def observe(kv: Client, contest: Contest, view: Callable[[list[Contender]], T]) -> Iterator[T]:
+    """What contenders come to now, and then each change, once and in order, for ever."""
+    standing = Standing(contest, view)
+    while True:
+        found = kv._do(contest.all(), None)
+        yield from standing.begin(found)
+        with (
+            contextlib.suppress(Compacted),
+            kv.watch(prefix=contest.prefix, after=found.revision) as watch,
+        ):
+            while True:
+                yield from standing.after(watch.batch())

@@ -21,7 +21,7 @@ from paxon import (
     Put,
     RangeResult,
 )
-from paxon.kvstore.recipes.contests import Contest, Standing
+from paxon.kvstore.recipes.contests import Contest, Standing, first_of
 from paxon.testing import MemoryCluster
 from tests.waiting import wait_until
 
@@ -96,7 +96,7 @@ def test_observers_are_told_each_change_and_of_nobody(kv: Client) -> None:
 
 def test_no_leader_is_left_out_where_events_come_together() -> None:
     contest = Contest("cron", "election", 10.0)
-    standing = Standing(contest)
+    standing = Standing(contest, first_of)
     assert standing.begin(RangeResult([], 0, False, 4)) == [None]
     first, second = contest.key(1), contest.key(2)
     events = [

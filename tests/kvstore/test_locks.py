@@ -15,6 +15,7 @@ from paxon import (
     Client,
     Held,
     InvalidRequest,
+    LeaseExpired,
     Lock,
     LockLost,
     NotAcquired,
@@ -118,7 +119,7 @@ def test_a_waiter_in_the_middle_that_goes_lets_nobody_in(
         wait_until(lambda: len(lock.contenders()) == 3)
         kv.revoke(lock.contenders()[1].lease)
         middle.join()
-        assert isinstance(middle.error, LockLost)
+        assert isinstance(middle.error, LeaseExpired)
         wait_until(lambda: len(lock.contenders()) == 2)
         with pytest.raises(NotAcquired):
             lock.acquire(timeout=0.01)

@@ -1,0 +1,178 @@
+"""Contests without threads: all plans over one store, in whatever order chance has them go on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from paxon import Contender, LeaseExpired
+from paxon.kvstore.client.calls.answers import accepted
+from paxon.kvstore.client.calls.calls import Call
+from paxon.kvstore.client.leases.requests import Grant, Revoke
+from paxon.kvstore.client.watches.events import Event
+from paxon.kvstore.recipes.contests import Contest, Until, enter
+from paxon.kvstore.recipes.sharing import Permits, Sharing
+from paxon.kvstore.store.operations import decode_results, encode_operations
+from paxon.kvstore.store.store import KVStore
+
+
+def do(store: KVStore, call: Call[Any]) -> Any:
+    """What a client's `_do` does."""
+    steps = call.steps()
+    operations = next(steps)
+    try:
+        while True:
+            operations = steps.send(
+                decode_results(store.apply(encode_operations(list(operations))))
+            )
+    except StopIteration as stop:
+        return stop.value
+
+
+class Contending:
+    """One that contends, step by step."""
+
+    def __init__(self, store: KVStore, contest: Contest, number: int) -> None:
+        self.contest = contest
+        self.fence = 0
+        self.error: Exception | None = None
+        self.reads = 0
+        self.revoked = False
+        self._store, self._number = store, number
+        do(store, Grant(number, 3600.0))
+        self._plan = enter(contest, number, contest.value)
+        self._step = next(self._plan)
+
+    @property
+    def contends(self) -> bool:
+        """Whether it has neither come in nor given up."""
+        return not self.fence and self.error is None
+
+    def go_on(self) -> bool:
+        """One step more; whether there was one to make."""
+        answer = None
+        if not self.contends:
+            return False
+        if isinstance(self._step, Until):
+            query = encode_operations([self._step.wanted])
+            _, rows = accepted(decode_results(self._store.query(query))[0])
+            gone = [Event("delete", row[0].decode(), b"", row[3], 0, 0, 0) for row, _ in rows]
+            if not self._step.over(gone):
+                return False
+        else:
+            answer = do(self._store, self._step)
+            self.reads += 1
+        try:
+            self._step = self._plan.send(answer)
+        except StopIteration as stop:
+            self.fence = stop.value
+        except LeaseExpired as error:
+            self.error = error
+        return True
+
+    def revoke(self) -> None:
+        """It leaves, or is thrown out."""
+        self.revoked = True
+        do(self._store, Revoke(self._number))
+
+
+class World:
+    """Some that contend over one store, and those of them that have come in and not left."""
+
+    def __init__(self, seed: int, make: Callable[[int], Contest]) -> None:
+        self.chance, self.store, self.make = random.Random(seed), KVStore(), make
+        self.everybody: list[Contending] = []
+        self.inside: list[Contending] = []
+
+    def arrive(self) -> None:
+        number = len(self.everybody) + 1
+        self.everybody.append(Contending(self.store, self.make(number), number))
+
+    def go_on(self, one: Contending) -> bool:
+        moved = one.go_on()
+        if moved and one.fence:
+            earlier = [each for each in self.everybody if 0 < each.fence < one.fence]
+            assert all(each not in self.waiting() for each in earlier)
+            if not one.revoked:  # (else it came in by what it had read before)
+                self.inside.append(one)
+                assert is_allowed([each.contest for each in self.inside])
+        return moved
+
+    def waiting(self) -> list[Contending]:
+        return [each for each in self.everybody if each.contends]
+
+    def leave(self) -> None:
+        self.inside.pop(self.chance.randrange(len(self.inside))).revoke()
+
+
+def is_allowed(inside: list[Contest]) -> bool:
+    """Whether all these may hold at once."""
+    if isinstance(inside[0], Permits):
+        return len(inside) <= inside[0].limit
+    return len(inside) == 1 or all(contest.value == b"read" for contest in inside)
+
+
+KINDS: list[Callable[[int], Contest]] = [
+    lambda _: Contest("a", "lock", 10.0),
+    lambda _: Permits("a", 1, 10.0),
+    lambda _: Permits("a", 3, 10.0),
+    lambda number: Sharing("a", "read" if number % 3 else "write", 10.0),
+]
+
+
+@pytest.mark.parametrize("make", KINDS, ids=["lock", "one", "three", "rwlock"])
+@pytest.mark.parametrize("seed", range(12))
+def test_never_too_many_hold_and_everybody_has_its_turn(
+    make: Callable[[int], Contest], seed: int
+) -> None:
+    world = World(seed, make)
+    for _ in range(400):
+        match world.chance.randrange(20):
+            case 0 | 1 if len(world.everybody) < 30:
+                world.arrive()
+            case 2 | 3 if world.inside:
+                world.leave()
+            case 4 if waiting := [w for w in world.waiting() if w.reads and not w.revoked]:
+                world.chance.choice(waiting).revoke()
+            case _ if world.everybody:
+                world.go_on(world.chance.choice(world.everybody))
+    while world.waiting():
+        if not any(world.go_on(one) for one in world.everybody):
+            world.leave()
+    assert len(world.everybody) > 20
+    for one in world.everybody:
+        assert one.fence or (one.revoked and "its lease has ended" in str(one.error))
+        # Its put, what it reads when it is its turn, and a little more where others gave up.
+        assert one.reads <= (25 if isinstance(one.contest, Sharing) else 12)
+
+
+def test_who_waits_for_a_semaphore_reads_once_however_many_leave_before() -> None:
+    world = World(1, lambda _: Permits("a", 3, 10.0))
+    for _ in range(40):
+        world.arrive()
+        while world.go_on(world.everybody[-1]):
+            pass
+    while world.inside:
+        world.leave()
+        while any(world.go_on(one) for one in world.everybody):
+            pass
+    assert all(one.fence for one in world.everybody)
+    assert sum(one.reads for one in world.everybody) == 40 + 37 + 33  # put, turn, more than fit
+
+
+@pytest.mark.parametrize("make", KINDS, ids=["lock", "one", "three", "rwlock"])
+@pytest.mark.parametrize("seed", range(12))
+def test_who_holds_and_who_waits_are_the_same_rule(
+    make: Callable[[int], Contest], seed: int
+) -> None:
+    chance = random.Random(seed)
+    contests = [make(number) for number in range(chance.randrange(1, 9))]
+    all_ = [Contender(f"a/{n}", each.value, n, n + 1) for n, each in enumerate(contests)]
+    holding = contests[0].holding(all_)
+    for index, contest in enumerate(contests):
+        others, most = contest.before(all_[:index])
+        assert (all_[index] in holding) is (len(others) <= most)
+        assert contest.waits(all_[:index]) is (len(others) > most)
