@@ -16,10 +16,10 @@ import pykka
 from paxon.actors.ballot import ServerId
 from paxon.actors.disk.storage import Storage, StorageError
 from paxon.actors.embedding import ServerRef
-from paxon.actors.environment import ClientToken, Environment, Network, ServerBurst
+from paxon.actors.environment import Environment, Network, ServerBurst
 from paxon.actors.execution.machine_errors import ExecutionFailed, MachineFailure
-from paxon.actors.limits.allowances import FRAME_BYTES, MESSAGE_BYTES, TRANSFERS_PER_PEER
-from paxon.actors.messages import P2A, PeerMessage, ServerReply
+from paxon.actors.limits.allowances import FRAME_BYTES
+from paxon.actors.outbox import Outbox
 from paxon.actors.settings import Settings
 from paxon.transport import Burst, BurstInbox, BurstSource, TransportError
 from paxon.transport.log import log_in_background, logger
@@ -49,16 +49,7 @@ class BurstActor(pykka.ThreadingActor):
         """The number that the coming commit will have."""
         self._synced = False
         """Something was committed that `_after_sync` has not looked at yet."""
-        # The outbox of this burst.
-        self._early: list[P2A] = []
-        """What relies on nothing that this burst changes, and may leave before the sync."""
-        self._to_all: list[PeerMessage] = []
-        self._to_peer: dict[ServerId, list[PeerMessage]] = {}
-        self._to_client: dict[ClientToken, list[ServerReply]] = {}
-        self._transferred: dict[ServerId, int] = {}
-        """Bytes of log and snapshots for each peer in this step."""
-        self._replied_bytes = 0
-        """What large replies and those to queries have come to in this step."""
+        self._outbox = Outbox(self._counters)
 
     # --- pykka's hooks ---------------------------------------------------------------------------
 
@@ -127,13 +118,14 @@ class BurstActor(pykka.ThreadingActor):
 
         Raises `StorageError` or `TransportError`, with everything released again.
         """
-        self._now = self._started_at = self._clock.monotonic()
+        self._started_at = self._clock.monotonic()
         self._storage: Storage = self._environment.storage()
         # An earlier life may have granted a lease until its directory was free.
-        self._now = self._clock.monotonic()
+        self._now = self._outbox.now = self._clock.monotonic()
         try:
             self._recover()
             self._network: Network = self._environment.network()
+            self._outbox.network = self._network
         except BaseException:
             self._storage.close()
             raise
@@ -145,7 +137,7 @@ class BurstActor(pykka.ThreadingActor):
 
     def step(self, burst: ServerBurst) -> None:
         """Handle all of a burst and the timers that are due, then flush once."""
-        self._now = self._clock.monotonic()
+        self._now = self._outbox.now = self._clock.monotonic()
         self._counters["bursts"] += 1
         self._handle(burst)
         if self._now >= self.next_deadline():
@@ -164,27 +156,7 @@ class BurstActor(pykka.ThreadingActor):
         self._network.close()
         self._storage.close()
 
-    # --- the outbox ------------------------------------------------------------------------------
-
-    def _send(self, server: ServerId, message: PeerMessage) -> None:
-        """Queue for one peer, after the sync."""
-        self._to_peer.setdefault(server, []).append(message)
-
-    def _may_transfer(self, server: ServerId, size: int) -> bool:
-        """Whether a peer may have so much more of log and snapshot in this step.
-
-        What it asked for beyond that is not answered: it asks again for what it still needs.
-        """
-        sent = self._transferred.get(server, 0)
-        if sent and sent + size > TRANSFERS_PER_PEER:
-            self._counters["overloaded"] += 1
-            return False
-        self._transferred[server] = sent + size
-        return True
-
-    def _reply(self, client: ClientToken, reply: ServerReply) -> None:
-        """Queue for a client, after the sync."""
-        self._to_client.setdefault(client, []).append(reply)
+    # --- the flush -------------------------------------------------------------------------------
 
     def _count(self) -> int:
         """The number of the commit that all of this server's state so far is, or will be, in.
@@ -199,8 +171,9 @@ class BurstActor(pykka.ThreadingActor):
         Counting one's own vote after the sync may choose slots and let more be proposed, hence the
         loop; the bounded window ends it.
         """
-        while self._early or self._storage.dirty or self._synced:
-            if self._early:
+        outbox = self._outbox
+        while outbox.early or self._storage.dirty or self._synced:
+            if outbox.early:
                 self._send_early()
             if self._storage.dirty:
                 self._commit()
@@ -208,38 +181,24 @@ class BurstActor(pykka.ThreadingActor):
                 self._synced = False
                 self._after_sync()
         self._before_sending()
-        if self._to_all:
-            self._network.broadcast(self._others, self._to_all)
-            self._to_all = []
-        if self._to_peer:
-            for server, messages in self._to_peer.items():
-                self._network.send(server, messages)
-            self._to_peer = {}
-        if self._to_client:
-            if self._replied_bytes < FRAME_BYTES:
-                for client, replies in self._to_client.items():
-                    self._network.reply(client, replies)
+        network = self._network
+        if outbox.to_all:
+            network.broadcast(self._others, outbox.to_all)
+            outbox.to_all = []
+        if outbox.to_peer:
+            for server, messages in outbox.to_peer.items():
+                network.send(server, messages)
+            outbox.to_peer = {}
+        if outbox.to_client:
+            if outbox.replied_bytes < FRAME_BYTES:
+                for client, replies in outbox.to_client.items():
+                    network.reply(client, replies)
             else:
-                self._reply_in_parts()
-            self._to_client = {}
-        self._replied_bytes = 0
-        if self._transferred:
-            self._transferred = {}
-
-    def _reply_in_parts(self) -> None:
-        """There is much to say: in frames of bounded size, none of which is encoded twice."""
-        for client, replies in self._to_client.items():
-            frame: list[ServerReply] = []
-            size = 0
-            for reply in replies:
-                frame.append(reply)
-                content: bytes = getattr(reply, "payload", b"") or getattr(reply, "value", b"")
-                size += len(content) + MESSAGE_BYTES
-                if size >= FRAME_BYTES:
-                    self._network.reply(client, frame)
-                    frame, size = [], 0
-            if frame:
-                self._network.reply(client, frame)
+                outbox.reply_in_parts()
+            outbox.to_client = {}
+        outbox.replied_bytes = 0
+        if outbox.transferred:
+            outbox.transferred = {}
 
     # --- what the protocol brings, in the order in which it is asked -----------------------------
 
@@ -277,7 +236,7 @@ class BurstActor(pykka.ThreadingActor):
 
     @abstractmethod
     def _send_early(self) -> None:
-        """Send what may leave before the sync, and empty `_early`."""
+        """Send what may leave before the sync, and empty `early`."""
 
     @abstractmethod
     def _commit(self) -> None:

@@ -371,7 +371,7 @@ class PaxosServer(BurstActor):
         thrift, sent = reign.thrift, 0
         frame: list[P2A] = []
         size = 0
-        for p2a in self._early:
+        for p2a in self._outbox.early:
             if p2a.ballot != self._durable_promise:
                 invariant(False, "P2A in ballot %s", p2a.ballot)
             frame.append(p2a)
@@ -382,7 +382,7 @@ class PaxosServer(BurstActor):
         if frame:
             sent += thrift.send(self._network, frame, self._clock)
         self._counters["p2a_sent"] += sent
-        self._early = []
+        self._outbox.early = []
 
     def _commit(self) -> None:
         """Make all that was collected durable, in one transaction."""
@@ -421,7 +421,7 @@ class PaxosServer(BurstActor):
         if reign is not None:
             if reign.told_commit != self.log.chosen_to:
                 self._tell_of_commits(reign)
-            if self._to_all:
+            if self._outbox.to_all:
                 self._send_put_off(reign)  # whose slots a heartbeat's commit index speaks of
 
     def _after_flush(self) -> None:
@@ -436,7 +436,7 @@ class PaxosServer(BurstActor):
             self._execute(least=1)
             self._left_over = bool(
                 self.log.chosen_to > self.application.executed
-                or self._to_client
+                or self._outbox.to_client
                 or self._watching.held
             )
         took = self._clock.monotonic() - self._now
@@ -501,8 +501,8 @@ class PaxosServer(BurstActor):
             return
         if p1a.ballot > self.promised and not self._follows(p1a.ballot, sender):
             return
-        if self._may_transfer(sender, self.settings.transfer_bytes):
-            self._send(sender, self._p1b(p1a.first_slot, sender))
+        if self._outbox.may_transfer(sender, self.settings.transfer_bytes):
+            self._outbox.send(sender, self._p1b(p1a.first_slot, sender))
 
     def _make_way(self) -> None:
         """Who rejoins needs the promise of all, and of some only once their leases have run out.
@@ -533,7 +533,7 @@ class PaxosServer(BurstActor):
             return
         if ballot < self.promised:
             self._counters["p2b_rejected"] += 1
-            self._send(sender, P2B(ballot, p2a.slot, p2a.slot, self.promised, self._count()))
+            self._outbox.send(sender, P2B(ballot, p2a.slot, p2a.slot, self.promised, self._count()))
             return
         if ballot > self.promised and not self._follows(ballot, sender):
             return
@@ -562,7 +562,7 @@ class PaxosServer(BurstActor):
         """Queue a P2B; a run of slots in one ballot becomes one P2B for the range."""
         # (Not `_count()`, which would take a call a slot: only a discarded slot is not stored.)
         count = self._next_count - (slot <= self.log.discarded)
-        queued = self._to_peer.setdefault(leader, [])
+        queued = self._outbox.to_peer.setdefault(leader, [])
         if queued:
             last = queued[-1]
             if (
@@ -601,7 +601,7 @@ class PaxosServer(BurstActor):
             self.promised, answered, executed, self._features.knows, self._features.limits,
             chain.version, chain.at(executed), self._count(), bool(self._watching.held),
         )  # fmt: skip
-        self._send(sender, reply)
+        self._outbox.send(sender, reply)
 
     def _grant(self, heartbeat: Heartbeat) -> None:
         """Grant the lease that a heartbeat asks for, whatever our own settings are."""
@@ -681,7 +681,7 @@ class PaxosServer(BurstActor):
             self.campaign()
             return
         question = PreVote(self._following.round, self.log.chosen_to + 1)
-        self._to_all.append(question)
+        self._outbox.to_all.append(question)
 
     def on_pre_vote(self, question: PreVote, sender: ServerId) -> None:
         """Say whether we too have lost the leader, and could bring the sender up."""
@@ -695,7 +695,7 @@ class PaxosServer(BurstActor):
             question.round, granted, self.log.chosen_to, self.log.discarded,
             self._features.knows, self._features.limits, self._count(),
         )  # fmt: skip
-        self._send(sender, reply)
+        self._outbox.send(sender, reply)
 
     def on_pre_vote_reply(self, reply: PreVoteReply, sender: ServerId) -> None:
         """Count a pre-vote; with a majority raise the ballot."""
@@ -729,7 +729,7 @@ class PaxosServer(BurstActor):
         self._await_leader()
         if forced:  # answered only once the leases that were granted have run out
             self._following.election_at += self.settings.election_timeout_min
-        self._to_all.append(P1A(self.promised, self._candidacy.first_slot, forced))
+        self._outbox.to_all.append(P1A(self.promised, self._candidacy.first_slot, forced))
 
     def _phase1_interval(self) -> float:
         """Ask again often enough to be heard before others try to lead, seconds."""
@@ -739,7 +739,7 @@ class PaxosServer(BurstActor):
         for server in self._others:
             if server not in candidacy.promised:
                 first = candidacy.next_chunk(server)
-                self._send(server, P1A(candidacy.ballot, first, not self.voting))
+                self._outbox.send(server, P1A(candidacy.ballot, first, not self.voting))
 
     def _rejoin(self) -> None:
         """Get the vote back after a lost disk (docs/rejoin.md).
@@ -797,7 +797,7 @@ class PaxosServer(BurstActor):
         self._execute_chosen()
         more = candidacy.take(p1b, sender)
         if more:
-            self._send(sender, P1A(candidacy.ballot, more, not self.voting))
+            self._outbox.send(sender, P1A(candidacy.ballot, more, not self.voting))
         elif self.voting and self._has_quorum(candidacy.promised):
             self._take_over(candidacy)
         elif len(candidacy.promised) == len(self._others):
@@ -946,7 +946,7 @@ class PaxosServer(BurstActor):
         self._accept(slot, self.promised, value)
         reign.votes[slot] = 0
         reign.unsynced.append(slot)
-        self._early.append(P2A(self.promised, slot, value, self.log.chosen_to))
+        self._outbox.early.append(P2A(self.promised, slot, value, self.log.chosen_to))
         reign.told_commit = self.log.chosen_to
         if len(value) >= LARGE_VALUE:
             # For so are those who get it.
@@ -1011,7 +1011,7 @@ class PaxosServer(BurstActor):
             p2a = P2A(self.promised, slot, held.value, self.log.chosen_to)
             for server in self._others:
                 if not reign.votes[slot] & self._all_bits[server]:
-                    self._send(server, p2a)
+                    self._outbox.send(server, p2a)
                     self._counters["retransmissions"] += 1
             size += len(held.value)
         reign.retransmit_below = reign.next_slot
@@ -1045,7 +1045,7 @@ class PaxosServer(BurstActor):
         reign.heartbeat_at = self._now + self.settings.heartbeat_interval
         self._plan_chores(reign)
         self._discard(self._executed_by_all(reign))
-        self._to_all.append(self._begin_round(reign))
+        self._outbox.to_all.append(self._begin_round(reign))
         if self._majority == 1:
             self._confirm_rounds(reign)
         if reign.thrift.count_beat():
@@ -1112,7 +1112,7 @@ class PaxosServer(BurstActor):
             self._counters["lease_reads"] += 1
             self._answer_query(client, query)
         elif len(reign.reads) >= MAX_READS or reign.reads.bytes >= MAX_READ_BYTES:
-            self._put_off(client, query.id, "too many reads are waiting")
+            self._outbox.put_off(client, query.id, "too many reads are waiting")
         else:
             reign.reads.add(reign.rounds.last + 1, self.log.chosen_to, client, query)
 
@@ -1125,7 +1125,7 @@ class PaxosServer(BurstActor):
                 return
             heartbeat = self._begin_round(reign)
             for server in reign.thrift.prompt:
-                self._send(server, heartbeat)
+                self._outbox.send(server, heartbeat)
             reign.thrift.expect_round(reign.rounds.last, self._clock.monotonic())
 
     def _confirm_rounds(self, reign: Reign) -> None:
@@ -1144,7 +1144,7 @@ class PaxosServer(BurstActor):
                 self._answer_query(client, query)
             elif not self._reception.turns.add(client, [Query(query.id, "stale", query.query)]):
                 # (It was confirmed: from now on any state here is new enough.)
-                self._throw_away(client, "too many reads are waiting")
+                self._outbox.throw_away(client, "too many reads are waiting")
 
     def _lease_holds(self) -> bool:
         """Whether this leader may answer reads by what it was granted (rounds.py)."""
@@ -1159,7 +1159,7 @@ class PaxosServer(BurstActor):
         time = self.log_time.now(self._clock.awake())
         reply = self.application.query(query.query, time)
         self._counters["queries_answered"] += 1
-        self._reply(client, QueryReply(query.id, reply.status, reply.payload))
+        self._outbox.reply(client, QueryReply(query.id, reply.status, reply.payload))
         self._count_work(client, len(reply.payload))
 
     # === watches: reads that wait (rule 14, docs/watches.md) ======================================
@@ -1184,12 +1184,12 @@ class PaxosServer(BurstActor):
     def on_watch(self, watch: Watch, client: ClientToken) -> None:
         """Answer at once what has happened, or keep the watch until something does."""
         if not self._is_current():
-            self._reply(client, QueryReply(watch.id, ReplyStatus.NOT_CURRENT, b""))
+            self._outbox.reply(client, QueryReply(watch.id, ReplyStatus.NOT_CURRENT, b""))
             return
         watching = self._watching
         reason = watching.refusal(client, len(watch.query))
         if reason:
-            self._put_off(client, watch.id, reason)
+            self._outbox.put_off(client, watch.id, reason)
             return
         if not watching.held:
             watching.seen = self.application.executed
@@ -1200,7 +1200,9 @@ class PaxosServer(BurstActor):
         if reply is not None:
             watching.take(number)
             self._counters["watches_answered"] += 1
-            self._reply(client, QueryReply(watch.id, ReplyStatus(reply.status), reply.payload))
+            self._outbox.reply(
+                client, QueryReply(watch.id, ReplyStatus(reply.status), reply.payload)
+            )
             self._count_work(client, len(reply.payload))
 
     def on_unwatch(self, unwatch: Unwatch, client: ClientToken) -> None:
@@ -1216,7 +1218,7 @@ class PaxosServer(BurstActor):
         self._look_after_watches()
         held = self._watching.asked(client, self._now)
         through = self.application.watched_through()
-        self._reply(client, WatchesHeld(check.id, held, through, self._is_current()))
+        self._outbox.reply(client, WatchesHeld(check.id, held, through, self._is_current()))
 
     def _forget_watches(self, client: ClientToken) -> None:
         for number in self._watching.drop(client):
@@ -1248,19 +1250,19 @@ class PaxosServer(BurstActor):
             if client not in sizes:
                 sizes[client] = FRAME_BYTES if self._network.congested(client) else 0
             if sizes[client] >= FRAME_BYTES:
-                self._put_off(client, watch, "this client has much to read")
+                self._outbox.put_off(client, watch, "this client has much to read")
                 continue
             size = len(reply.payload) + MESSAGE_BYTES
             sizes[client] += size
-            self._replied_bytes += size
-            self._reply(client, QueryReply(watch, ReplyStatus(reply.status), reply.payload))
+            self._outbox.replied_bytes += size
+            self._outbox.reply(client, QueryReply(watch, ReplyStatus(reply.status), reply.payload))
 
     def _release_watches(self) -> None:
         """Their clients have to ask elsewhere."""
         for number in list(self._watching.held):
             client, watch = self._watching.take(number)
             self.application.unwatch(number)
-            self._reply(client, QueryReply(watch, ReplyStatus.NOT_CURRENT, b""))
+            self._outbox.reply(client, QueryReply(watch, ReplyStatus.NOT_CURRENT, b""))
 
     def _tell_of_commits(self, reign: Reign) -> None:
         """Followers that hold watches hear at once what is chosen, unless a P2A tells them."""
@@ -1269,7 +1271,7 @@ class PaxosServer(BurstActor):
         if watchers:
             self._send_put_off(reign)  # who has not got the slot would ask for it
             for server in watchers:
-                self._send(server, CommitNote(self.promised, commit))
+                self._outbox.send(server, CommitNote(self.promised, commit))
 
     def on_commit_note(self, note: CommitNote, sender: ServerId) -> None:
         """Take in what is chosen, as from a heartbeat (rule 4); it is no heartbeat else."""
@@ -1286,9 +1288,9 @@ class PaxosServer(BurstActor):
                 self._reception.turns.drop(client)
                 self._forget_watches(client)
             for client in burst.refused:
-                self._throw_away(client, "a frame holds too many messages")
+                self._outbox.throw_away(client, "a frame holds too many messages")
             for client in burst.ignored:
-                self._throw_away(client, "too many requests are waiting")
+                self._outbox.throw_away(client, "too many requests are waiting")
         clients = burst.clients
         self._allow_time()
         handled = 0
@@ -1316,12 +1318,14 @@ class PaxosServer(BurstActor):
 
     def _allow_time(self) -> None:
         """From now on clients are served for a moment."""
-        self._reception.open(self._clock.monotonic(), spent=self._replied_bytes >= FRAME_BYTES)
+        self._reception.open(
+            self._clock.monotonic(), spent=self._outbox.replied_bytes >= FRAME_BYTES
+        )
 
     def _count_work(self, client: ClientToken, size: int) -> None:
         """A request was answered at once, with so many bytes: is the step's share spent?"""
-        self._replied_bytes += size
-        full = self._replied_bytes >= FRAME_BYTES
+        self._outbox.replied_bytes += size
+        full = self._outbox.replied_bytes >= FRAME_BYTES
         now = self._clock.monotonic()
         self._reception.count_work(client, size, now, self._reign, full=full)
 
@@ -1329,7 +1333,7 @@ class PaxosServer(BurstActor):
         for client, came in clients:
             requests = self._renew_first(client, came)
             if not self._reception.let_wait(client, requests, self._now, self._reign):
-                self._throw_away(client, "too many requests are waiting")
+                self._outbox.throw_away(client, "too many requests are waiting")
 
     def _renew_first(
         self, client: ClientToken, requests: Sequence[ClientMessage]
@@ -1341,19 +1345,6 @@ class PaxosServer(BurstActor):
         for request in renewals:
             self.on_renew(request, client)
         return [request for request in requests if type(request) is not Renew]
-
-    def _throw_away(self, client: ClientToken, reason: str) -> None:
-        """Say that something was, once a burst for each client."""
-        self._counters["overloaded"] += 1
-        queued = self._to_client.setdefault(client, [])
-        if not queued or type(queued[-1]) is not Overloaded:
-            queued.append(Overloaded(round(RETRY_AFTER * 1000), reason))
-
-    def _put_off(self, client: ClientToken, number: int, reason: str) -> None:
-        """This request is refused for a bound: the client may come again."""
-        self._counters["overloaded"] += 1
-        payload = overloaded(reason, RETRY_AFTER)
-        self._reply(client, QueryReply(number, ReplyStatus.OVERLOADED, payload))
 
     def _take_turns(self) -> None:
         """Serve those that waited, in turns, until the step's share is spent."""
@@ -1435,7 +1426,7 @@ class PaxosServer(BurstActor):
             return
         if not 0 <= request.nonce < 1 << 63:
             text = b"the nonce must be from 0 to below 2^63"
-            self._reply(client, CommandReply(0, request.nonce, ReplyStatus.INVALID, text))
+            self._outbox.reply(client, CommandReply(0, request.nonce, ReplyStatus.INVALID, text))
             return
         key = (0, request.nonce)
         if key not in reign.waiting:
@@ -1443,7 +1434,7 @@ class PaxosServer(BurstActor):
             if wait > 0 or reign.pending.bytes >= self.settings.max_pending_bytes:
                 self._counters["overloaded"] += 1
                 retry_after_ms = round(max(wait, RETRY_AFTER) * 1000)
-                self._reply(client, Overloaded(retry_after_ms, "it opens too many sessions"))
+                self._outbox.reply(client, Overloaded(retry_after_ms, "it opens too many sessions"))
                 return
             reign.pending.add(Entry(0, request.nonce, 0, 0, b""))
         reign.waiting[key] = client
@@ -1462,12 +1453,14 @@ class PaxosServer(BurstActor):
             machine = any(name in limits for name in change.values)
             obstacle = self._features.obstacle(KNOWS, machine=machine)
         if obstacle:
-            self._reply(client, QueryReply(change.id, ReplyStatus.INVALID, obstacle.encode()))
+            self._outbox.reply(
+                client, QueryReply(change.id, ReplyStatus.INVALID, obstacle.encode())
+            )
             return
         key = (0, change.id)
         if key not in reign.waiting:
             if reign.pending.bytes >= self.settings.max_pending_bytes:
-                self._put_off(client, change.id, "too much is waiting")
+                self._outbox.put_off(client, change.id, "too much is waiting")
                 return
             command = encode_change(Change(change.changed_at, change.values))
             reign.pending.add(Entry(0, change.id, SETTINGS, 0, command))
@@ -1485,10 +1478,10 @@ class PaxosServer(BurstActor):
                 request.command
             ):
                 payload = b"this is no renewal: send it as a command"
-                self._reply(client, QueryReply(request.id, ReplyStatus.INVALID, payload))
+                self._outbox.reply(client, QueryReply(request.id, ReplyStatus.INVALID, payload))
                 return
             if reign.chores.full:
-                self._put_off(client, request.id, "too many renewals are waiting")
+                self._outbox.put_off(client, request.id, "too many renewals are waiting")
                 return
             self._counters["renewals"] += 1
             reign.chores.add(Entry(0, request.id, RENEWAL, 0, request.command), self._now)
@@ -1499,7 +1492,7 @@ class PaxosServer(BurstActor):
         made = self.making.made
         assert made is not None  # frames of any cluster pass while this server belongs to none
         self._counters["refused_clients"] += 1
-        self._reply(client, OtherCluster(made.name, made.identity, request.identity))
+        self._outbox.reply(client, OtherCluster(made.name, made.identity, request.identity))
 
     def _answer_command(
         self, client: ClientToken, key: tuple[int, int], status: ReplyStatus, payload: bytes
@@ -1514,11 +1507,11 @@ class PaxosServer(BurstActor):
             if status == ReplyStatus.EXPIRED:
                 self._refuse(client)
                 return
-        self._reply(client, CommandReply(*key, status, payload))
+        self._outbox.reply(client, CommandReply(*key, status, payload))
 
     def _refuse(self, client: ClientToken) -> None:
         """Say who leads, once a burst for each client; nothing is dropped in silence (rule 5)."""
-        queued = self._to_client.setdefault(client, [])
+        queued = self._outbox.to_client.setdefault(client, [])
         if not queued or type(queued[-1]) is not NotLeader:
             leader = self.leader if self.leader != self.settings.server else 0
             address = self.places.client_address(leader)
@@ -1561,7 +1554,7 @@ class PaxosServer(BurstActor):
         number = self._random.getrandbits(62)
         reign.futures[number] = future
         reign.pending.add(Entry(0, number, 0, 0, message.command))
-        self._now = self._clock.monotonic()
+        self._now = self._outbox.now = self._clock.monotonic()
         self._execute_until = self._now + EXECUTE_SECONDS
         self._before_flush()
         self._flush()
@@ -1729,8 +1722,8 @@ class PaxosServer(BurstActor):
                 self._answer_command(client, key, ReplyStatus(reply.status), reply.payload)
                 continue
             if len(reply.payload) > LARGE_REPLY:
-                self._replied_bytes += len(reply.payload)
-            self._reply(client, answer_to(entry, reply, self.application))
+                self._outbox.replied_bytes += len(reply.payload)
+            self._outbox.reply(client, answer_to(entry, reply, self.application))
 
     def _executed_durably(self) -> int:
         """How far this server has executed and would again after a restart, by itself.
@@ -1756,7 +1749,7 @@ class PaxosServer(BurstActor):
             return
         self._counters["catch_ups"] += 1
         request = late.next_request(self.log.chosen_to, self._others)
-        self._send(late.source, request)
+        self._outbox.send(late.source, request)
 
     def on_catch_up_request(self, request: CatchUpRequest, sender: ServerId) -> None:
         """Send chosen values, a bounded chunk of them; a snapshot where the log is cut."""
@@ -1766,11 +1759,11 @@ class PaxosServer(BurstActor):
         if request.first_slot <= self.log.discarded:
             self._offer_snapshot(sender)
             return
-        if not self._may_transfer(sender, self.settings.transfer_bytes):
+        if not self._outbox.may_transfer(sender, self.settings.transfer_bytes):
             return
         chosen_to = self.log.chosen_to
         accepted, _ = self.log.chunk(request.first_slot, chosen_to, self.settings.transfer_bytes)
-        self._send(sender, CatchUp(accepted, chosen_to))
+        self._outbox.send(sender, CatchUp(accepted, chosen_to))
 
     def on_catch_up(self, catch_up: CatchUp, sender: ServerId) -> None:
         """Take over chosen values, execute them, ask for more."""
@@ -1800,7 +1793,7 @@ class PaxosServer(BurstActor):
             slot, snapshot.size, snapshot.checksum,
             chain.version, chain.at(slot), vouchers,
         )  # fmt: skip
-        self._send(server, offer)
+        self._outbox.send(server, offer)
 
     def on_snapshot_offer(self, offer: SnapshotOffer, sender: ServerId) -> None:
         """Fetch it piece by piece, from where an earlier transfer of the same one stopped."""
@@ -1823,13 +1816,13 @@ class PaxosServer(BurstActor):
         if not is_plausible_request(request):
             self._malformed(request, sender)
             return
-        if not self._may_transfer(sender, self.settings.transfer_bytes):
+        if not self._outbox.may_transfer(sender, self.settings.transfer_bytes):
             return
         data = self._storage.read_snapshot(
             request.slot, request.offset, self.settings.transfer_bytes
         )
         if data:
-            self._send(sender, SnapshotChunk(request.slot, request.offset, data))
+            self._outbox.send(sender, SnapshotChunk(request.slot, request.offset, data))
         else:
             self._offer_snapshot(sender)  # that one is gone; there is a newer one
 
@@ -1857,7 +1850,7 @@ class PaxosServer(BurstActor):
             self._adopt_if_uncontested(info)
             return
         if grown or not data:  # else it is of another image of that slot: not to be asked on from
-            self._send(sender, SnapshotRequest(info.slot, held))
+            self._outbox.send(sender, SnapshotRequest(info.slot, held))
             late.ask_at = self._now + late.interval(self.settings.retransmit_interval)
 
     def _adopt_if_uncontested(self, info: SnapshotInfo) -> None:
@@ -1977,13 +1970,13 @@ class PaxosServer(BurstActor):
         question = self._doubts.ask(slot, self.application.chain, self._now)
         if question is not None:
             self._counters["inquiries"] += 1
-            self._to_all.append(question)
+            self._outbox.to_all.append(question)
 
     def on_digest_request(self, request: DigestRequest, sender: ServerId) -> None:
         """Say what is known; if the sender's own hash is another than ours, ask on."""
         chain = self.application.chain
         first, hashes = chain.between(request.first_slot, request.last_slot)
-        self._send(sender, DigestReply(chain.version, first, hashes, self.voting))
+        self._outbox.send(sender, DigestReply(chain.version, first, hashes, self.voting))
         if chain.differs(request.version, request.slot, request.digest):
             self._inquire(request.slot)
 
@@ -2033,7 +2026,7 @@ class PaxosServer(BurstActor):
             late.check = SnapshotCheck(offer, ask, self._now + wait)
         question = DigestRequest(offer.digest_version, offer.slot, offer.slot, 0, b"")
         for server in ask:
-            self._send(server, question)
+            self._outbox.send(server, question)
 
     def _say_contested(self, check: SnapshotCheck) -> None:
         """A voter holds another hash for the snapshot that has come."""
@@ -2166,7 +2159,7 @@ class PaxosServer(BurstActor):
                 self._store_made(found, in_force=self.making.rejoins)
             self._make_on()
         if said.asks:
-            self._send(sender, self.making.introduction(to=said.incarnation))
+            self._outbox.send(sender, self.making.introduction(to=said.incarnation))
 
     def _make_on(self) -> None:
         """Make the cluster if that is up to this server, and note when it has come into force."""
@@ -2216,7 +2209,7 @@ class PaxosServer(BurstActor):
         self.making.ask_at = self._now + self.settings.heartbeat_interval
         said = self.making.introduction(asks=asks)
         for server in self.making.audience:
-            self._send(server, said)
+            self._outbox.send(server, said)
 
     def _on_making_timer(self) -> None:
         """Ask all others once more, and say now and then for whom or what this server waits."""
@@ -2321,13 +2314,13 @@ class PaxosServer(BurstActor):
         ):
             self._dial(sender)
         if said.asks and asker is not None and places.active:
-            self._send(sender, places.telling(asks=False, to=asker.incarnation))
+            self._outbox.send(sender, places.telling(asks=False, to=asker.incarnation))
 
     def _tell_where(self, servers: Sequence[ServerId]) -> None:
         if servers and self.places.active:
             said = self.places.telling(asks=True)
             for server in servers:
-                self._send(server, said)
+                self._outbox.send(server, said)
 
     def _on_places_timer(self) -> None:
         """Tell again whoever has not answered, and try elsewhere whoever never does."""
@@ -2404,7 +2397,7 @@ class PaxosServer(BurstActor):
         question = CountQuestion(confirmation.life, self._storage.incarnation, count)
         unanswered = confirmation.unanswered(self._others)
         for server in unanswered:
-            self._send(server, question)
+            self._outbox.send(server, question)
         if starting:  # it may have moved: the answers have to find it
             self._tell_where(unanswered)
 
@@ -2412,7 +2405,7 @@ class PaxosServer(BurstActor):
         """Say what is known here of a server's directory."""
         answer = self.disks.answer(question, sender)
         if answer is not None:
-            self._send(sender, answer)
+            self._outbox.send(sender, answer)
 
     def on_count_answer(self, answer: CountAnswer, sender: ServerId) -> None:
         """Stop if this directory is not what the others know; else take part with a majority.
@@ -2427,7 +2420,7 @@ class PaxosServer(BurstActor):
         confirmation.check_count(answer, sender, held)
         denial = confirmation.denial(answer, self._next_count, self._count())
         if denial is not None:
-            self._send(sender, denial)
+            self._outbox.send(sender, denial)
         confirmation.hear(answer, sender, voting=self.voting)
         confirmation.check_hope(self._others, self._majority)
         self._settle_confirmation()
@@ -2659,12 +2652,12 @@ class PaxosServer(BurstActor):
                     self._refuse(client)
 
     def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
-        self._reply(client, self.describe(request))
+        self._outbox.reply(client, self.describe(request))
         self._count_work(client, STATUS_BYTES)
 
     def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:
         value = self.command(request.slot) or b""
-        self._reply(
+        self._outbox.reply(
             client,
             SlotReply(
                 request.id, request.slot, self.status(request.slot), value,

@@ -181,7 +181,7 @@ OMITTED = {
     "_next_count", "_confirmation", "disks", "_synced", "_others", "_majority", "_tidy_at",
     "_stopped_at", "_warned_of",
     "making", "places", "_in_force", "_reception",
-    "_execute_until", "_replied_bytes", "_transferred", "_left_over", "_watching",
+    "_execute_until", "_outbox", "_left_over", "_watching",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 

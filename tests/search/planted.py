@@ -470,9 +470,9 @@ plant(
 
 def _send_first(original: Original) -> Any:
     def flush(self: PaxosServer) -> None:
-        for server, messages in self._to_peer.items():
+        for server, messages in self._outbox.to_peer.items():
             self._network.send(server, messages)
-        self._to_peer = {}
+        self._outbox.to_peer = {}
         original(self)
 
     return flush

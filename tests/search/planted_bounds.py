@@ -57,7 +57,7 @@ def _refuse_late(original: Original) -> Any:
         if reign.pending.bytes > before and session.kept:
             del reign.waiting[key]
             payload = overloaded("acknowledge some replies first", RETRY_AFTER)
-            self._reply(client, CommandReply(*key, ReplyStatus.OVERLOADED, payload))
+            self._outbox.reply(client, CommandReply(*key, ReplyStatus.OVERLOADED, payload))
 
     return on_command
 

@@ -102,7 +102,7 @@ plant(
 def _by_its_number(original: Original) -> Any:
     def on_heartbeat(self: PaxosServer, heartbeat: Heartbeat, sender: int) -> None:
         original(self, heartbeat, sender)
-        replies = self._to_peer.get(sender, [])
+        replies = self._outbox.to_peer.get(sender, [])
         if replies and isinstance(replies[-1], HeartbeatReply):
             replies[-1] = msgspec.structs.replace(replies[-1], round=heartbeat.round)
 
@@ -135,7 +135,7 @@ plant(
 def _vouch_for_the_deposed(original: Original) -> Any:
     def on_heartbeat(self: PaxosServer, heartbeat: Heartbeat, sender: int) -> None:
         original(self, heartbeat, sender)
-        replies = self._to_peer.get(sender, [])
+        replies = self._outbox.to_peer.get(sender, [])
         if replies and isinstance(replies[-1], HeartbeatReply):
             replies[-1] = msgspec.structs.replace(replies[-1], ballot=heartbeat.ballot)
 

@@ -1,0 +1,103 @@
+"""What one step of a server sends: collected while it runs, and sent once all is synced.
+
+Handlers, and the parts beside the protocol (actors/parts/), queue here. Nothing leaves before
+the flush (actor.py), which begins this anew; `early` alone may leave before the sync.
+"""
+
+from __future__ import annotations
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.environment import ClientToken, Network
+from paxon.actors.limits.allowances import (
+    FRAME_BYTES,
+    MESSAGE_BYTES,
+    RETRY_AFTER,
+    TRANSFERS_PER_PEER,
+)
+from paxon.actors.messages import (
+    P2A,
+    Overloaded,
+    PeerMessage,
+    QueryReply,
+    ReplyStatus,
+    ServerReply,
+    overloaded,
+)
+
+__all__ = ["Outbox"]
+
+
+class Outbox:
+    """The messages of the step under way, and what it has given to whom."""
+
+    __slots__ = (
+        "_counters", "early", "network", "now", "replied_bytes", "to_all", "to_client", "to_peer",
+        "transferred",
+    )  # fmt: skip
+
+    network: Network
+    """Set once the sockets are open."""
+
+    def __init__(self, counters: dict[str, int]) -> None:
+        self._counters = counters
+        self.now = 0.0
+        """When the step began, monotonic seconds."""
+        self.early: list[P2A] = []
+        """What relies on nothing that this step changes, and may leave before the sync."""
+        self.to_all: list[PeerMessage] = []
+        self.to_peer: dict[ServerId, list[PeerMessage]] = {}
+        self.to_client: dict[ClientToken, list[ServerReply]] = {}
+        self.transferred: dict[ServerId, int] = {}
+        """Bytes of log and snapshots for each peer."""
+        self.replied_bytes = 0
+        """What large replies and those to queries have come to."""
+
+    # --- queueing --------------------------------------------------------------------------------
+
+    def send(self, server: ServerId, message: PeerMessage) -> None:
+        """Queue for one peer, after the sync."""
+        self.to_peer.setdefault(server, []).append(message)
+
+    def reply(self, client: ClientToken, reply: ServerReply) -> None:
+        """Queue for a client, after the sync."""
+        self.to_client.setdefault(client, []).append(reply)
+
+    def may_transfer(self, server: ServerId, size: int) -> bool:
+        """Whether a peer may have so much more of log and snapshot in this step.
+
+        What it asked for beyond that is not answered: it asks again for what it still needs.
+        """
+        sent = self.transferred.get(server, 0)
+        if sent and sent + size > TRANSFERS_PER_PEER:
+            self._counters["overloaded"] += 1
+            return False
+        self.transferred[server] = sent + size
+        return True
+
+    def throw_away(self, client: ClientToken, reason: str) -> None:
+        """Say that something of a client's was, once a step."""
+        self._counters["overloaded"] += 1
+        queued = self.to_client.setdefault(client, [])
+        if not queued or type(queued[-1]) is not Overloaded:
+            queued.append(Overloaded(round(RETRY_AFTER * 1000), reason))
+
+    def put_off(self, client: ClientToken, number: int, reason: str) -> None:
+        """Refuse a client's request for a bound: it may come again."""
+        self._counters["overloaded"] += 1
+        payload = overloaded(reason, RETRY_AFTER)
+        self.reply(client, QueryReply(number, ReplyStatus.OVERLOADED, payload))
+
+    def reply_in_parts(self) -> None:
+        """There is much to say: in frames of bounded size, none of which is encoded twice."""
+        for client, replies in self.to_client.items():
+            frame: list[ServerReply] = []
+            size = 0
+            for reply in replies:
+                frame.append(reply)
+                content: bytes = getattr(reply, "payload", b"") or getattr(reply, "value", b"")
+                size += len(content) + MESSAGE_BYTES
+                if size >= FRAME_BYTES:
+                    self.network.reply(client, frame)
+                    frame, size = [], 0
+            if frame:
+                self.network.reply(client, frame)
