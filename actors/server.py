@@ -35,7 +35,7 @@ reads by one heartbeat round (§6.4) and sessions (§6.3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pykka
@@ -61,7 +61,6 @@ from paxon.actors.execution.agreed import (
 from paxon.actors.execution.application import Application, decode_batch, encode_batch
 from paxon.actors.execution.digests import Diverged, Doubts, SnapshotCheck, Verdict
 from paxon.actors.execution.features import Features
-from paxon.actors.execution.sessions import Reply
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.invariants import invariant
 from paxon.actors.limits.allowances import (
@@ -71,9 +70,7 @@ from paxon.actors.limits.allowances import (
     IN_FLIGHT_BYTES,
     MAX_READ_BYTES,
     MAX_READS,
-    MESSAGE_BYTES,
     RETRY_AFTER,
-    TURN_BYTES,
 )
 from paxon.actors.limits.bounds import (
     MAX_SLOTS_AHEAD,
@@ -83,7 +80,6 @@ from paxon.actors.limits.bounds import (
     is_plausible_offer,
     is_plausible_request,
 )
-from paxon.actors.limits.turns import Waiting
 from paxon.actors.log import SlotLog, SlotStatus
 from paxon.actors.log_time import LogTime
 from paxon.actors.messages import (
@@ -99,7 +95,6 @@ from paxon.actors.messages import (
     CatchUp,
     CatchUpRequest,
     ChangeSettings,
-    ClientMessage,
     Command,
     CommandReply,
     CommitNote,
@@ -116,7 +111,6 @@ from paxon.actors.messages import (
     OpenSession,
     OtherCluster,
     Overloaded,
-    PeerMessage,
     PreVote,
     PreVoteReply,
     Query,
@@ -134,23 +128,22 @@ from paxon.actors.messages import (
     Unwatch,
     Watch,
     WatchCheck,
-    WatchesHeld,
     Whereabouts,
     overloaded,
 )
+from paxon.actors.parts.membership import Membership
+from paxon.actors.parts.reception import LARGE_REPLY, Reception
+from paxon.actors.parts.watches import Watches
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
-from paxon.actors.records.confirmation import Confirmation
-from paxon.actors.records.disks import KnownDisks
 from paxon.actors.records.following import Following
+from paxon.actors.records.held import Held, HeldRequests
 from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
-from paxon.actors.records.making import Making
-from paxon.actors.records.places import Places, plausible
-from paxon.actors.records.reception import LARGE_REPLY, Held, HeldRequests, Reception
+from paxon.actors.records.oddities import Oddities
 from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign, answer_to
 from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.snapshots import Snapshots
-from paxon.actors.records.watching import FAR_BEHIND, Watching
+from paxon.actors.records.watching import FAR_BEHIND
 from paxon.actors.settings import Settings
 from paxon.actors.version import VERSION
 from paxon.transport.log import logger
@@ -170,10 +163,6 @@ COUNTERS = (
 """What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds,
 `overloaded` requests (and whole frames) that were refused for a bound."""
 
-BURST_MESSAGES = 1024
-"""Requests that one step handles at most."""
-TURN_MESSAGES = 32
-"""Requests of one client that are handled in a row while others wait."""
 STATUS_BYTES = 2048
 """What a status reply counts for, about."""
 RETRANSMITTED_BYTES = 1 << 20
@@ -186,12 +175,6 @@ WATERMARK_DELAY = 1.0
 """Seconds after which the chosen watermark is synced even if nothing else has to be."""
 TIDY_INTERVAL = 0.1
 """Seconds between two pieces of a storage's tidying: readers of an idle disk notice each."""
-DOUBT_INTERVAL = 1.0
-"""Seconds between two questions of a server that was told of another directory than its own."""
-HARMLESS = frozenset(
-    (CatchUpRequest, SnapshotRequest, Introduction, CountQuestion, CountAnswer, Whereabouts)
-)
-"""Messages that are let through from a member that comes with another directory than is known."""
 
 
 class PaxosServer(BurstActor):
@@ -208,8 +191,6 @@ class PaxosServer(BurstActor):
         policy: ElectionPolicy | None = None,
     ) -> None:
         super().__init__(settings, environment, COUNTERS)
-        self._peer_handlers = self._handlers_of_peers()
-        self._client_handlers = self._handlers_of_clients()
         self._policy = policy if policy is not None else make_policy(settings)
         self._contends = settings.contend and not self._policy.courteous
         # The acceptor.
@@ -227,9 +208,8 @@ class PaxosServer(BurstActor):
         self._reign: Reign | None = None
         self._leading_since = 0.0
         # Clients.
-        self._reception = Reception()
+        self._reception = Reception(settings, self._outbox, self._counters, self._clock)
         self._held = HeldRequests()
-        self._watching = Watching()  # reads that wait here (rule 14)
         # Learning and executing.
         self.log_time = LogTime()  # as this server knows it (rule 13)
         self.application = Application(machine, first_agreed(settings.agreed_given, machine.limits))
@@ -247,19 +227,28 @@ class PaxosServer(BurstActor):
         self._snapshots = Snapshots()
         self._doubts = Doubts()
         # The cluster and its members; nothing else goes on before it is in force.
-        self.making = Making(settings)
+        self._oddities = Oddities(self._counters)
+        self.membership = Membership(
+            settings, self, self._outbox, self._oddities, environment.random
+        )
+        self.making = self.membership.making
+        self.places = self.membership.places
+        self.disks = self.membership.disks
         self._in_force = False
         self._majority = len(settings.servers)  # (of no use before)
         self._all_bits: dict[ServerId, int] = {}
         """Each member's vote: a bit at its position in the configuration."""
-        self.places = Places(settings)
-        self.disks = KnownDisks()
         self._features = Features(self._others, machine.limits)
-        self._confirmation = Confirmation(settings.server, 0, 0, 0.0, pending=False)
         # What was said last.
         self._log_at = 0.0
         self._rejoin_said = ""
         self._warned_of: list[str] = []  # how own settings differ from what is agreed
+        # What goes on beside the protocol.
+        self._watches = Watches(
+            self.application, self._outbox, self._counters, self._is_current, self._count_work
+        )
+        self._peer_handlers = self._handlers_of_peers()
+        self._client_handlers = self._reception.handlers = self._handlers_of_clients()
 
     def _handlers_of_peers(self) -> dict[type, Callable[[Any, ServerId], None]]:
         """Who handles a message of another server."""
@@ -279,10 +268,10 @@ class PaxosServer(BurstActor):
             SnapshotChunk: self.on_snapshot_chunk,
             DigestRequest: self.on_digest_request,
             DigestReply: self.on_digest_reply,
-            Introduction: self.on_introduction,
-            CountQuestion: self.on_count_question,
-            CountAnswer: self.on_count_answer,
-            Whereabouts: self.on_whereabouts,
+            Introduction: self.membership.on_introduction,
+            CountQuestion: self.membership.on_count_question,
+            CountAnswer: self.membership.on_count_answer,
+            Whereabouts: self.membership.on_whereabouts,
             CommitNote: self.on_commit_note,
         }
 
@@ -297,9 +286,9 @@ class PaxosServer(BurstActor):
             StatusRequest: self.on_status_request,
             SlotRequest: self.on_slot_request,
             Stranger: self.on_stranger,
-            Watch: self.on_watch,
-            Unwatch: self.on_unwatch,
-            WatchCheck: self.on_watch_check,
+            Watch: self._watches.on_watch,
+            Unwatch: self._watches.on_unwatch,
+            WatchCheck: self._watches.on_watch_check,
         }
 
     @property
@@ -315,10 +304,12 @@ class PaxosServer(BurstActor):
         self._execute_until = self._now + EXECUTE_SECONDS
         self._left_over = False
         if not self._in_force:
-            self._handle_before(burst)
+            self.membership.handle_before(burst)
+            self._tell_status(burst)
             return
-        if self._confirmation.pending:
-            self._handle_unconfirmed(burst)
+        if self.membership.confirmation.pending:
+            self.membership.handle_unconfirmed(burst)
+            self._tell_status(burst)  # clients go elsewhere: this state may be older than it says
             return
         disks = self.disks
         for sender, incarnation, received in burst.peers:
@@ -326,14 +317,16 @@ class PaxosServer(BurstActor):
                 disks.heard_at[sender] = self._now
                 messages = received
             else:
-                messages = self._admit(sender, incarnation, received)
+                messages = self.membership.admit(sender, incarnation, received)
             self._counters["peer_messages_received"] += len(messages)
             for message in messages:
                 self._peer_handlers[type(message)](message, sender)
         for server in burst.lost:
             self.on_connection_lost(server)
         if burst.clients or burst.refused or burst.gone or self._reception.turns.waiting:
-            self._serve_clients(burst)
+            for client in burst.gone:
+                self._watches.forget(client)
+            self._reception.serve(burst, self._reign)
 
     def _before_flush(self) -> None:
         reign = self._reign
@@ -386,8 +379,10 @@ class PaxosServer(BurstActor):
 
     def _commit(self) -> None:
         """Make all that was collected durable, in one transaction."""
-        if self._confirmation.pending:
-            invariant(self._confirmation.may_store, "stored before the count was confirmed")
+        if self.membership.confirmation.pending:
+            invariant(
+                self.membership.confirmation.may_store, "stored before the count was confirmed"
+            )
         promise, chosen_to = self.promised, self.log.chosen_to
         self._storage.save_counts(self.disks.counts)
         self._storage.save_chosen_to(chosen_to)
@@ -415,8 +410,8 @@ class PaxosServer(BurstActor):
     def _before_sending(self) -> None:
         if self._durable_promise != self.promised:
             invariant(False, "a promise would leave unsynced")
-        if self._watching.held:
-            self._look_after_watches()
+        if self._watches.held:
+            self._watches.look_after()
         reign = self._reign
         if reign is not None:
             if reign.told_commit != self.log.chosen_to:
@@ -425,7 +420,7 @@ class PaxosServer(BurstActor):
                 self._send_put_off(reign)  # whose slots a heartbeat's commit index speaks of
 
     def _after_flush(self) -> None:
-        if self._confirmation.pending:
+        if self.membership.confirmation.pending:
             return  # nothing that it found on its disk may change
         tidy = self._now >= self._tidy_at
         self._storage.maintain(tidy=tidy)  # what no message should wait for
@@ -437,7 +432,7 @@ class PaxosServer(BurstActor):
             self._left_over = bool(
                 self.log.chosen_to > self.application.executed
                 or self._outbox.to_client
-                or self._watching.held
+                or self._watches.held
             )
         took = self._clock.monotonic() - self._now
         if took > self.settings.heartbeat_interval:  # what was sent meanwhile is still to be read
@@ -470,7 +465,7 @@ class PaxosServer(BurstActor):
         if guard.admits(ballot, self.promised):
             self.adopt(ballot)
             return True
-        self._refuse_number(teller, "ballot", ballot)
+        self._oddities.number(teller, "ballot", ballot)
         nearer = guard.step_towards(ballot, self.promised, teller, self._now)
         if nearer is not None:
             self.adopt(nearer)
@@ -485,13 +480,13 @@ class PaxosServer(BurstActor):
     def on_p1a(self, p1a: P1A, sender: ServerId) -> None:
         """Promise, and report what was accepted (phase 1)."""
         if p1a.ballot.leader != sender:
-            self._malformed(p1a, sender)
+            self._oddities.malformed(p1a, sender)
             return
         if not self.voting:
             return
         if p1a.forced and p1a.ballot > self.promised:
             # A rejoining ends our following, or leading. A lease that we granted is waited for.
-            if self._refuses_rejoin(sender, self.disks.incarnations[sender]):
+            if self.membership.refuses_rejoin(sender, self.disks.incarnations[sender]):
                 return
             if not self._follows(p1a.ballot, sender):
                 return
@@ -526,7 +521,7 @@ class PaxosServer(BurstActor):
         """Accept if the ballot is the promised one, and answer either way (phase 2)."""
         ballot = p2a.ballot
         if ballot.leader != sender or p2a.slot < 1:
-            self._malformed(p2a, sender)
+            self._oddities.malformed(p2a, sender)
             return
         if not self.voting:
             self._note_commit(p2a.commit, ballot, sender)
@@ -542,7 +537,7 @@ class PaxosServer(BurstActor):
             # For so is the leader now.
             self._following.was_busy(len(p2a.value) * SECONDS_PER_STORED_BYTE)
         if p2a.slot - self.log.chosen_to > MAX_SLOTS_AHEAD:
-            self._refuse_number(sender, "slot", p2a.slot)
+            self._oddities.number(sender, "slot", p2a.slot)
             self._note_commit(p2a.commit, ballot, sender)
             return
         # A discarded slot's value is chosen, so any later ballot proposes that very value: saying
@@ -578,12 +573,12 @@ class PaxosServer(BurstActor):
     def on_heartbeat(self, heartbeat: Heartbeat, sender: ServerId) -> None:
         """Follow the leader: adopt its ballot, learn what is chosen, discard what all executed."""
         if heartbeat.ballot.leader != sender or not sensible(heartbeat.lease, heartbeat.drift):
-            self._malformed(heartbeat, sender)
+            self._oddities.malformed(heartbeat, sender)
             return
         if heartbeat.ballot > self.promised and not self._follows(heartbeat.ballot, sender):
             return
         if heartbeat.ballot == self.promised:
-            self._compare_disks(heartbeat)
+            self.membership.compare_disks(heartbeat)
             self.log_time.hear(heartbeat.time, self.application.time)
             self._heard_from_leader(sender)
             if heartbeat.lease and self.voting:
@@ -599,7 +594,7 @@ class PaxosServer(BurstActor):
         executed, chain = self._executed_durably(), self.application.chain
         reply = HeartbeatReply(
             self.promised, answered, executed, self._features.knows, self._features.limits,
-            chain.version, chain.at(executed), self._count(), bool(self._watching.held),
+            chain.version, chain.at(executed), self._count(), bool(self._watches.held),
         )  # fmt: skip
         self._outbox.send(sender, reply)
 
@@ -627,14 +622,17 @@ class PaxosServer(BurstActor):
         """Whether some leader may still answer reads by a lease that this server granted."""
         return self._grants.hold(self._now)
 
-    def _hears_leader(self) -> bool:
-        """Whether a leader, this server included, was alive within the minimum timeout."""
+    def _led_at(self) -> float:
+        """When a leader, this server included, was last known to live; silence may be excused."""
         following = self._following
-        recent = self._now - self.settings.election_timeout_min
         if self._reign is not None:
             rounds = self._reign.rounds
-            return rounds.confirmed_at + following.excused(rounds.confirmed_busy) > recent
-        return following.heard_at + following.excused(following.heard_busy) > recent
+            return rounds.confirmed_at + following.excused(rounds.confirmed_busy)
+        return following.heard_at + following.excused(following.heard_busy)
+
+    def _hears_leader(self) -> bool:
+        """Whether a leader, this server included, was alive within the minimum timeout."""
+        return self._led_at() > self._now - self.settings.election_timeout_min
 
     # === getting to lead (PMMC §2.2 scout, §2.3 leader) ===========================================
 
@@ -787,7 +785,7 @@ class PaxosServer(BurstActor):
             self._catching_up.fall_behind(p1b.chosen_to, sender, self._now)
             return
         if not is_dense(p1b):
-            self._malformed(p1b, sender)
+            self._oddities.malformed(p1b, sender)
             return
         for accepted in p1b.accepted:
             if accepted.slot <= p1b.chosen_to and not self._learn(accepted, sender):
@@ -1060,7 +1058,7 @@ class PaxosServer(BurstActor):
         number = reign.rounds.begin(self._now, counted(lease, drift), self._following.busy)
         return Heartbeat(
             self.promised, number, self.log.chosen_to, self._executed_by_all(reign),
-            self._disks_known(), lease, drift,
+            self.membership.disks_known(), lease, drift,
             self.disks.heard_since(self._now - self.settings.election_timeout_max),
             self.log_time.now(self._clock.awake()),
         )  # fmt: skip
@@ -1138,7 +1136,7 @@ class PaxosServer(BurstActor):
         self.log_time.confirmed(self._clock.awake(), ago, self.settings.election_timeout_min)
         ready = reign.reads.ready(rounds.confirmed, self.application.executed)
         if ready:
-            self._allow_time()
+            self._reception.open()
         for client, query in ready:
             if not self._reception.spent:
                 self._answer_query(client, query)
@@ -1162,107 +1160,19 @@ class PaxosServer(BurstActor):
         self._outbox.reply(client, QueryReply(query.id, reply.status, reply.payload))
         self._count_work(client, len(reply.payload))
 
-    # === watches: reads that wait (rule 14, docs/watches.md) ======================================
+    # --- for reads that wait (parts/watches.py) --------------------------------------------------
 
     def _is_current(self) -> bool:
         """Whether this server may hold watches: it would hear, soon, of whatever is chosen."""
-        silent_since = self._now - 2 * self.settings.election_timeout_max
-        if self._reign is not None:
-            rounds = self._reign.rounds
-            heard = rounds.confirmed_at + self._following.excused(rounds.confirmed_busy)
-            known = self.log.chosen_to
-        else:
-            heard = self._following.heard_at + self._following.excused(self._following.heard_busy)
-            known = max(self._catching_up.known_commit, self.log.chosen_to)
+        known = self.log.chosen_to
+        if self._reign is None:
+            known = max(known, self._catching_up.known_commit)
         return (
             self.voting
-            and heard > silent_since
+            and self._led_at() > self._now - 2 * self.settings.election_timeout_max
             and known - self.application.executed <= FAR_BEHIND
             and (self._reign is None or self.application.executed >= self._reign.takeover_end)
         )
-
-    def on_watch(self, watch: Watch, client: ClientToken) -> None:
-        """Answer at once what has happened, or keep the watch until something does."""
-        if not self._is_current():
-            self._outbox.reply(client, QueryReply(watch.id, ReplyStatus.NOT_CURRENT, b""))
-            return
-        watching = self._watching
-        reason = watching.refusal(client, len(watch.query))
-        if reason:
-            self._outbox.put_off(client, watch.id, reason)
-            return
-        if not watching.held:
-            watching.seen = self.application.executed
-        number, before = watching.add(client, watch.id, len(watch.query), self._now)
-        if before is not None:
-            self.application.unwatch(before)
-        reply = self.application.watch(number, watch.query)
-        if reply is not None:
-            watching.take(number)
-            self._counters["watches_answered"] += 1
-            self._outbox.reply(
-                client, QueryReply(watch.id, ReplyStatus(reply.status), reply.payload)
-            )
-            self._count_work(client, len(reply.payload))
-
-    def on_unwatch(self, unwatch: Unwatch, client: ClientToken) -> None:
-        """Forget watches that a client does not want any more."""
-        for number in self._watching.drop(client, unwatch.ids):
-            self.application.unwatch(number)
-
-    def on_watch_check(self, check: WatchCheck, client: ClientToken) -> None:
-        """Say how many of a client's watches are held, and how far they are complete.
-
-        Whatever happened up to there was answered before: on one connection, in this order.
-        """
-        self._look_after_watches()
-        held = self._watching.asked(client, self._now)
-        through = self.application.watched_through()
-        self._outbox.reply(client, WatchesHeld(check.id, held, through, self._is_current()))
-
-    def _forget_watches(self, client: ClientToken) -> None:
-        for number in self._watching.drop(client):
-            self.application.unwatch(number)
-
-    def _look_after_watches(self) -> None:
-        """Answer those for which something has happened; let go of what must not wait here."""
-        watching = self._watching
-        executed = self.application.executed
-        if watching.seen < executed:
-            watching.seen = executed
-            happened = self.application.happened()
-            if happened is None:
-                self._release_watches()
-                return
-            self._answer_watches(happened)
-        if not self._is_current():  # else a server cut off would keep them for ever
-            self._release_watches()
-        elif self._now >= watching.tidy_at:
-            for client in watching.gone(self._now):
-                self._forget_watches(client)
-
-    def _answer_watches(self, happened: Sequence[tuple[int, Reply]]) -> None:
-        """Something has happened for these. A client that does not read has to ask again."""
-        self._counters["watches_answered"] += len(happened)
-        sizes: dict[ClientToken, int] = {}
-        for number, reply in happened:
-            client, watch = self._watching.take(number)
-            if client not in sizes:
-                sizes[client] = FRAME_BYTES if self._network.congested(client) else 0
-            if sizes[client] >= FRAME_BYTES:
-                self._outbox.put_off(client, watch, "this client has much to read")
-                continue
-            size = len(reply.payload) + MESSAGE_BYTES
-            sizes[client] += size
-            self._outbox.replied_bytes += size
-            self._outbox.reply(client, QueryReply(watch, ReplyStatus(reply.status), reply.payload))
-
-    def _release_watches(self) -> None:
-        """Their clients have to ask elsewhere."""
-        for number in list(self._watching.held):
-            client, watch = self._watching.take(number)
-            self.application.unwatch(number)
-            self._outbox.reply(client, QueryReply(watch, ReplyStatus.NOT_CURRENT, b""))
 
     def _tell_of_commits(self, reign: Reign) -> None:
         """Followers that hold watches hear at once what is chosen, unless a P2A tells them."""
@@ -1281,108 +1191,9 @@ class PaxosServer(BurstActor):
 
     # === clients (rule 5) =========================================================================
 
-    def _serve_clients(self, burst: ServerBurst) -> None:
-        """Handle the burst's requests, or let them wait behind others, and those that waited."""
-        if burst.gone or burst.refused or burst.ignored:
-            for client in burst.gone:
-                self._reception.turns.drop(client)
-                self._forget_watches(client)
-            for client in burst.refused:
-                self._outbox.throw_away(client, "a frame holds too many messages")
-            for client in burst.ignored:
-                self._outbox.throw_away(client, "too many requests are waiting")
-        clients = burst.clients
-        self._allow_time()
-        handled = 0
-        for _, requests in clients:
-            handled += len(requests)
-        self._counters["client_messages_received"] += handled
-        reception, turns = self._reception, self._reception.turns
-        if handled > BURST_MESSAGES or turns.waiting or burst.client_bytes >= TURN_BYTES:
-            self._let_wait(clients)
-            self._take_turns()
-            return
-        if not clients:
-            return
-        turns.heard(clients[0][0], self._now)
-        if len(clients) > 1:
-            turns.heard(clients[-1][0], self._now)
-        handlers = self._client_handlers  # the usual case: all of it at once
-        for index, (client, requests) in enumerate(clients):
-            left = iter(requests)
-            for request in left:
-                handlers[type(request)](request, client)
-                if reception.spent:
-                    self._let_wait([(client, list(left)), *clients[index + 1 :]])
-                    return
-
-    def _allow_time(self) -> None:
-        """From now on clients are served for a moment."""
-        self._reception.open(
-            self._clock.monotonic(), spent=self._outbox.replied_bytes >= FRAME_BYTES
-        )
-
     def _count_work(self, client: ClientToken, size: int) -> None:
-        """A request was answered at once, with so many bytes: is the step's share spent?"""
-        self._outbox.replied_bytes += size
-        full = self._outbox.replied_bytes >= FRAME_BYTES
-        now = self._clock.monotonic()
-        self._reception.count_work(client, size, now, self._reign, full=full)
-
-    def _let_wait(self, clients: Sequence[tuple[ClientToken, Sequence[ClientMessage]]]) -> None:
-        for client, came in clients:
-            requests = self._renew_first(client, came)
-            if not self._reception.let_wait(client, requests, self._now, self._reign):
-                self._outbox.throw_away(client, "too many requests are waiting")
-
-    def _renew_first(
-        self, client: ClientToken, requests: Sequence[ClientMessage]
-    ) -> Sequence[ClientMessage]:
-        """Renewals wait behind nobody's commands, nor behind their own client's."""
-        renewals = [request for request in requests if type(request) is Renew]
-        if not renewals:
-            return requests
-        for request in renewals:
-            self.on_renew(request, client)
-        return [request for request in requests if type(request) is not Renew]
-
-    def _take_turns(self) -> None:
-        """Serve those that waited, in turns, until the step's share is spent."""
-        reception = self._reception
-        handled = 0
-        while handled < BURST_MESSAGES and (turn := reception.next_turn()) is not None:
-            client, waiting = turn
-            if self._network.congested(client):
-                reception.put_off(waiting)
-                continue
-            before = self._waiting_work()
-            served = self._serve_turn(client, waiting)
-            handled += served
-            queued = self._waiting_work() - before
-            reception.end_turn(client, served, queued, self._clock.monotonic(), self._reign)
-        if handled >= BURST_MESSAGES:
-            reception.spent = True
-
-    def _serve_turn(self, client: ClientToken, waiting: Waiting) -> int:
-        """Handle some of one client's requests; returns how many."""
-        reception, reign = self._reception, self._reign
-        enough = self._waiting_work() + TURN_BYTES
-        for served in range(TURN_MESSAGES):
-            if not waiting.requests or reception.spent:
-                return served
-            if reign is not None and not reign.takes_in(waiting.requests[0], self.settings):
-                return served
-            request = reception.turns.take(waiting)
-            self._client_handlers[type(request)](request, client)
-            if self._waiting_work() >= enough:
-                return served + 1
-        return TURN_MESSAGES
-
-    def _waiting_work(self) -> int:
-        """What waits for a slot, in bytes and cost."""
-        return self._reign.pending.work if self._reign is not None else 0
-
-    # --- their commands --------------------------------------------------------------------------
+        """A request was answered at once, with so many bytes."""
+        self._reception.count_work(client, size, self._reign)
 
     def _serves(self) -> Reign | None:
         """The reign of one that has executed every slot taken over: state and sessions are current.
@@ -1610,7 +1421,7 @@ class PaxosServer(BurstActor):
         known = self._catching_up
         if known.known_commit <= held_to:
             return False
-        if self._counts_first("commits_denied", 100):
+        if self._oddities.first("commits_denied", 100):
             logger.error(
                 "server {} does not lead: server {} told that all up to slot {} is chosen, but a "
                 "majority holds nothing beyond {}: a frame was damaged, or disks have lost what "
@@ -1637,7 +1448,7 @@ class PaxosServer(BurstActor):
     def _learn(self, accepted: Accepted, teller: ServerId) -> bool:
         """Another server knows this value as chosen; False if its numbers are out of bounds."""
         if not is_plausible_accepted(accepted, self.log.chosen_to):
-            self._refuse_number(teller, "slot", accepted.slot)
+            self._oddities.number(teller, "slot", accepted.slot)
             return False
         # An accepted ballot is never above the promise.
         if accepted.ballot > self.promised and not self._follows(accepted.ballot, teller):
@@ -1708,7 +1519,7 @@ class PaxosServer(BurstActor):
         if reign is None or (not reign.waiting and not reign.futures):
             return
         if self._reception.turns.held_back or reign.large_slots:
-            self._reception.charge(reign, slot, results, self._now, self._clock)
+            self._reception.charge(reign, slot, results)
         tried = self._held.tried
         for entry, reply in results:
             if entry.session == 0 and entry.command and entry.acked == 0:
@@ -1754,7 +1565,7 @@ class PaxosServer(BurstActor):
     def on_catch_up_request(self, request: CatchUpRequest, sender: ServerId) -> None:
         """Send chosen values, a bounded chunk of them; a snapshot where the log is cut."""
         if request.first_slot < 1:
-            self._malformed(request, sender)
+            self._oddities.malformed(request, sender)
             return
         if request.first_slot <= self.log.discarded:
             self._offer_snapshot(sender)
@@ -1798,7 +1609,7 @@ class PaxosServer(BurstActor):
     def on_snapshot_offer(self, offer: SnapshotOffer, sender: ServerId) -> None:
         """Fetch it piece by piece, from where an earlier transfer of the same one stopped."""
         if not is_plausible_offer(offer):
-            self._malformed(offer, sender)
+            self._oddities.malformed(offer, sender)
             return
         if offer.slot <= self.log.chosen_to or self._reign is not None:
             return  # a leader has in its log what it proposes: nothing may be cut away under it
@@ -1814,7 +1625,7 @@ class PaxosServer(BurstActor):
 
     def on_snapshot_request(self, request: SnapshotRequest, sender: ServerId) -> None:
         if not is_plausible_request(request):
-            self._malformed(request, sender)
+            self._oddities.malformed(request, sender)
             return
         if not self._outbox.may_transfer(sender, self.settings.transfer_bytes):
             return
@@ -1899,7 +1710,7 @@ class PaxosServer(BurstActor):
 
     def _maybe_snapshot(self) -> None:
         """Take a snapshot when enough was executed since the last, in relation to its size."""
-        if self._confirmation.pending:
+        if self.membership.confirmation.pending:
             return  # it is taken once that is over
         executed = self.application.executed
         if self._snapshots.is_due(executed, self._storage.snapshot, self.settings):
@@ -1911,8 +1722,7 @@ class PaxosServer(BurstActor):
         if self._catching_up.fetches_beyond(self.log.chosen_to):
             return  # a newer one is on its way, and the disk need not hold three
         if self._reign is not None:
-            executed_bytes = self._snapshots.executed_bytes
-            self._reception.blame_for_snapshot(self._reign, executed_bytes, self._now)
+            self._reception.blame_for_snapshot(self._reign, self._snapshots.executed_bytes)
         self._snapshots.executed_bytes = 0
         application = self.application
         prove = application.prove if application.proves_images else None
@@ -2050,16 +1860,12 @@ class PaxosServer(BurstActor):
         self.promised = self._durable_promise = found.promised
         self.voting = found.voting
         self._grants.recover(found.lease, self._now)
-        self.making.recover(
-            self._storage.incarnation, found.made,
-            in_force=found.in_force, rejoin=self.settings.rejoin,
-        )  # fmt: skip
+        self.membership.recover(found, self._storage)
         invariant(
             found.in_force or found.promised == NO_BALLOT, "promised before a cluster is in force"
         )
-        self.places.recover(self._storage.incarnation, found.places)
         if found.made is not None:
-            self._agree(found.made)
+            self.agree(found.made)
             if found.in_force:
                 self._join(found.made)
         if found.snapshot is not None:
@@ -2073,7 +1879,7 @@ class PaxosServer(BurstActor):
             self._stopped_at = found.stopped_at
             logger.warning("executing slot {} stopped this server before", found.stopped_at)
         self.disks.recover(found.counts)
-        self._begin_confirmation(in_force=found.in_force)
+        self.membership.begin_confirmation()
         self._execute()
         self._warn_of_differences()
         fresh = found.promised == NO_BALLOT and not found.accepted and found.snapshot is None
@@ -2101,370 +1907,45 @@ class PaxosServer(BurstActor):
 
     def _on_open(self) -> None:
         self._network.ignore(self._reception.turns.ignored)
-        made = self.making.made
-        if made is not None:
-            self._network.identify(made.identity, in_force=self._in_force)
-        self._dial_all()
-        if not self._in_force:
-            self._make_on()  # a server alone waits for nobody
-            self._introduce(asks=True)
+        self.membership.open()
 
     def _after_opening(self) -> None:
-        if not self._confirmation.pending:
+        if not self.membership.confirmation.pending:
             self._storage.maintain(tidy=False)
 
     def _join(self, made: Made) -> None:
         """Be one of these members: majorities, votes and everything else count them alone."""
-        me = self.settings.server
+        self.membership.join(made)
         self._in_force = True
-        self.disks.join({s: number for s, number in made.members if s != me}, self._now)
-        self._others = tuple(self.disks.incarnations)
+        self._others = self.membership.others
         self._majority = made.majority
-        self.places.join(made, self._now)
-        if set(made.servers) != set(self.settings.servers):
-            logger.warning(
-                "server {} was told of {}, but the members of its cluster are {}: these stay in "
-                "force, since members come from the data directory (docs/making-a-cluster.md)",
-                me, in_list(sorted(self.settings.servers)), in_list(made.servers),
-            )  # fmt: skip
-        self._features = Features(self._others, self.application.machine.limits)
         self._all_bits = {server: 1 << place for place, server in enumerate(made.servers)}
+        self._features = Features(self._others, self.application.machine.limits)
         self._round_guard = RoundGuard(made.servers)
 
-    # --- making the cluster ----------------------------------------------------------------------
+    def agreed(self) -> bytes:
+        """What execution depends on, as this server was told; for the making of a cluster."""
+        return encode_agreed(self.application.agreed)
 
-    def _handle_before(self, burst: ServerBurst) -> None:
-        """The cluster is not in force: servers may introduce themselves, and nothing else counts.
-
-        Clients are told that nobody leads: what is executed here is not yet anybody's state.
-        """
-        for server in burst.lost:
-            self.making.forget(server)
-        for sender, _, received in burst.peers:
-            for message in received:
-                if type(message) is Introduction and not self._in_force:
-                    self.on_introduction(message, sender)
-        self._tell_status(burst)
-
-    def on_introduction(self, said: Introduction, sender: ServerId) -> None:
-        """Make the cluster together, or tell a server that does not know it which one this is."""
-        if said.made is not None and not said.made.plausible:
-            self._malformed(said, sender)
-            return
-        if self.making.may_be_of(said) and self.places.hear_unknown(sender, said.address):
-            self._dial(sender)
-        if not self._in_force and sender != self.settings.server:
-            found = self.making.hear(said, sender)
-            if found is not None:
-                self._store_made(found, in_force=self.making.rejoins)
-            self._make_on()
-        if said.asks:
-            self._outbox.send(sender, self.making.introduction(to=said.incarnation))
-
-    def _make_on(self) -> None:
-        """Make the cluster if that is up to this server, and note when it has come into force."""
-        making = self.making
-        if making.ready():
-            identity = 1 + self._random.getrandbits(62)
-            agreed = encode_agreed(self.application.agreed)
-            self._store_made(making.make(identity, agreed), in_force=False)
-        if not making.in_force and making.complete():
-            assert making.made is not None
-            self._storage.save_made(making.made, in_force=True)
-            self._come_into_force(making.made)
-
-    def _store_made(self, made: Made, *, in_force: bool) -> None:
-        """Belong to this cluster from now on, and tell all, so that it may come into force."""
-        self._agree(made)
-        self.making.store(made)
-        self._storage.save_made(made, in_force=in_force)
-        self._network.identify(made.identity, in_force=False)
-        if in_force:  # (a lost disk's place is taken: others have been voting all along)
-            self.voting = False
-            self._storage.save_voting(False)
-            self._come_into_force(made)
-        self.making.ask_at = self._now
-
-    def _agree(self, made: Made) -> None:
+    def agree(self, made: Made) -> None:
         """Execute by what was agreed when the cluster was made, whatever this server was told."""
         limits = self.application.machine.limits
         self.application.begin_with(decode_agreed(made.agreed, limits), made.identity)
 
-    def _come_into_force(self, made: Made) -> None:
-        """Every member has stored it: from here on this server takes part."""
-        self.making.in_force = True
+    def come_into_force(self, made: Made, *, votes: bool) -> None:
+        """The cluster is made: from here on this server takes part, perhaps without its vote."""
+        if not votes:
+            self.voting = False
+            self._storage.save_voting(False)
         self._join(made)
-        self._network.identify(made.identity, in_force=True)
-        self._introduce(asks=False)  # so that the others need not ask again
-        self._dial_all()
-        self._save_places()
         self._on_recovered(fresh=True)
-        logger.info(
-            "server {}: cluster {!r} ({:016x}) of {} is in force",
-            self.settings.server, made.name, made.identity, in_list(made.servers),
-        )  # fmt: skip
 
-    def _introduce(self, *, asks: bool) -> None:
-        """Say who this is, and what it holds, to all that should have a part in the cluster."""
-        self.making.ask_at = self._now + self.settings.heartbeat_interval
-        said = self.making.introduction(asks=asks)
-        for server in self.making.audience:
-            self._outbox.send(server, said)
-
-    def _on_making_timer(self) -> None:
-        """Ask all others once more, and say now and then for whom or what this server waits."""
-        self.making.ask_again()
-        self._introduce(asks=True)
-        text = self.making.to_say(self._now)
-        if text:
-            logger.warning("server {}: its cluster is not in force: {}", self.settings.server, text)
-
-    # --- members, known by their disks -----------------------------------------------------------
-
-    def _admit(
-        self, sender: ServerId, incarnation: int, messages: list[PeerMessage]
-    ) -> list[PeerMessage]:
-        """Know each member by its disk: one that lost it may not vote as if nothing happened.
-
-        From one that comes with another disk only that is let through which changes nothing (asking
-        for missing slots or for the cluster), and the forced P1A of a rejoining server, which
-        replaces the old disk (docs/rejoin.md).
-        """
-        if sender not in self.disks.incarnations:  # no member: it may ask which cluster this is
-            return [m for m in messages if type(m) is Introduction]
-        # (A late copy of an earlier rejoining's P1A is not above the promise and changes nothing.)
-        rejoins = any(type(m) is P1A and m.forced and m.ballot > self.promised for m in messages)
-        if rejoins and self._refuses_rejoin(sender, incarnation):
-            return []
-        if rejoins:
-            self.disks.replace(sender, incarnation)
-            self.places.replace(sender, incarnation)
-            self._storage.save_made(self.making.replace(sender, incarnation), in_force=True)
-            return messages
-        introductions: list[PeerMessage] = [m for m in messages if type(m) is Introduction]
-        if len(introductions) == len(messages):
-            return introductions
-        if self._counts_first("refused_incarnations", 1000):
-            logger.warning(
-                "server {} comes with another disk than before and is refused: give it its old "
-                "data directory back, or start it with --rejoin",
-                sender,
-            )
-        return [
-            m
-            for m in messages
-            if type(m) in HARMLESS
-            # Too low a ballot is answered with the higher one, so that it rejoins above that.
-            or (type(m) is P1A and m.forced and m.ballot < self.promised)
-        ]
-
-    def _refuses_rejoin(self, server: ServerId, incarnation: int) -> bool:
-        """Whether a member lives by another directory than the one that wants its place."""
-        recently = self._now - self.settings.election_timeout_max
-        if not self.disks.lives_by_another(server, incarnation, recently):
-            return False
-        if self._counts_first("refused_rejoins", 100):
-            logger.warning(
-                "another process wants to rejoin as server {}, which is alive: it is refused; "
-                "stop one of the two", server,
-            )  # fmt: skip
-        return True
-
-    def _counts_first(self, counter: str, every: int) -> bool:
-        """Count what should not happen; True for the first of so many, which is said."""
-        self._counters[counter] += 1
-        return self._counters[counter] % every == 1
-
-    def _malformed(self, message: PeerMessage, sender: ServerId) -> None:
-        """Count a message that no server in its right mind sends, and say so now and then."""
-        if self._counts_first("malformed_messages", 1000):
-            logger.warning(
-                "a malformed message of server {} is ignored: {!r:.200}", sender, message
-            )
-
-    def _refuse_number(self, sender: ServerId, name: str, value: object) -> None:
-        """Count a number that is too far from what is known here, and say so now and then."""
-        if self._counts_first("refused_numbers", 1000):
-            logger.warning(
-                "server {} tells of {} {}, which is too far beyond what is known here to be taken "
-                "over at once (docs/numbers.md)", sender, name, value,
-            )  # fmt: skip
-
-    # --- where they are: addresses are hints (docs/addresses.md) ---------------------------------
-
-    def on_whereabouts(self, said: Whereabouts, sender: ServerId) -> None:
-        """Remember where servers are, and dial them there if this server's own file is wrong."""
-        if not plausible(said):
-            self._malformed(said, sender)
-            return
-        places = self.places
-        asker = next((place for place in said.places if place.server == sender), None)
-        if asker is not None and self.disks.incarnations.get(sender) == asker.incarnation:
-            changed = places.hear(said, sender)
-            for server in changed:
-                self._dial(server)
-            if changed:
-                self._save_places()
-            if self.settings.server in changed:
-                places.tell_all(self._now)
-        elif (
-            asker is not None
-            and not self._refuses_rejoin(sender, asker.incarnation)
-            and places.hear_unknown(sender, asker.peer)
-        ):
-            self._dial(sender)
-        if said.asks and asker is not None and places.active:
-            self._outbox.send(sender, places.telling(asks=False, to=asker.incarnation))
-
-    def _tell_where(self, servers: Sequence[ServerId]) -> None:
-        if servers and self.places.active:
-            said = self.places.telling(asks=True)
-            for server in servers:
-                self._outbox.send(server, said)
-
-    def _on_places_timer(self) -> None:
-        """Tell again whoever has not answered, and try elsewhere whoever never does."""
-        asked, silent = self.places.ask_again(self._now)
-        for server in silent:
-            self._network.elsewhere(server)
-        self._tell_where(asked)
-
-    def _dial(self, server: ServerId) -> None:
-        if server in self.disks.incarnations or not self._in_force:
-            self._network.reach(server, self.places.addresses(server))
-
-    def _dial_all(self) -> None:
-        for server in self._others if self.places.active else ():
-            self._dial(server)
-
-    def _save_places(self) -> None:
-        """With the next commit; soon, unless nothing may be stored yet."""
-        if self.places.active:
-            self._storage.save_places(self.places.known, lazily=self._confirmation.pending)
-
-    # === an old copy of a data directory must not vote (docs/old-copies.md) =======================
-
-    def _begin_confirmation(self, *, in_force: bool) -> None:
-        """Ask the others about this directory before anything is stored or answered."""
-        storage, now = self._storage, self._now
-        pending = not storage.created and not (in_force and self._majority == 1)
-        self._confirmation = Confirmation(
-            self.settings.server, storage.incarnation, storage.count, now,
-            pending=pending, may_store=not in_force,
-        )  # fmt: skip
-        if storage.moved:
-            logger.warning(
-                "server {}: its database is another file than the one that it wrote last: a copy "
-                "was put back. It serves once all other servers have said that they know of no "
-                "later state of it, or after {} s a majority",
-                self.settings.server, self.settings.election_timeout_max,
-            )  # fmt: skip
-            self._confirmation.all_until = now + self.settings.election_timeout_max
-
-    def _handle_unconfirmed(self, burst: ServerBurst) -> None:
-        """Answer and take in what concerns counts; nothing else changes or leaves this server.
-
-        Clients are sent elsewhere, stale reads too: this state may be older than its name says.
-        """
-        for sender, incarnation, received in burst.peers:
-            known = self.disks.incarnations.get(sender) == incarnation
-            for message in received:
-                kind = type(message)
-                # (To tell a server which cluster this is changes nothing here.)
-                member = kind in (CountQuestion, CountAnswer) and sender in self._others
-                if member or kind is Introduction or (kind is Whereabouts and known):
-                    self._peer_handlers[kind](message, sender)
-        self._tell_status(burst)
-
-    def _ask_for_confirmation(self) -> None:
-        """Ask whoever has not answered yet; a time may have passed that changes how many must."""
-        confirmation = self._confirmation
-        self._settle_confirmation()
-        if not confirmation.pending:
-            return
-        confirmation.ask_at = self._now + self.settings.retransmit_interval
-        self._ask_for_counts()
-        if confirmation.says_again(self._now):
-            text = confirmation.waits_for(self._others)
-            logger.warning("server {} {}", self.settings.server, text)
-
-    def _ask_for_counts(self) -> None:
-        confirmation = self._confirmation
-        if not confirmation.life:
-            confirmation.life = 1 + self._random.getrandbits(62)
-        starting = confirmation.starting
-        count = confirmation.count if starting else self._storage.count
-        question = CountQuestion(confirmation.life, self._storage.incarnation, count)
-        unanswered = confirmation.unanswered(self._others)
-        for server in unanswered:
-            self._outbox.send(server, question)
-        if starting:  # it may have moved: the answers have to find it
-            self._tell_where(unanswered)
-
-    def on_count_question(self, question: CountQuestion, sender: ServerId) -> None:
-        """Say what is known here of a server's directory."""
-        answer = self.disks.answer(question, sender)
-        if answer is not None:
-            self._outbox.send(sender, answer)
-
-    def on_count_answer(self, answer: CountAnswer, sender: ServerId) -> None:
-        """Stop if this directory is not what the others know; else take part with a majority.
-
-        An answer to the question of the start counts even if a majority was quicker with theirs.
-        """
-        confirmation = self._confirmation
-        if answer.life != confirmation.life or not confirmation.life:
-            return
-        # What was told since the question may be remembered by now, and is on this disk.
-        held = confirmation.count if confirmation.pending else self._storage.count
-        confirmation.check_count(answer, sender, held)
-        denial = confirmation.denial(answer, self._next_count, self._count())
-        if denial is not None:
-            self._outbox.send(sender, denial)
-        confirmation.hear(answer, sender, voting=self.voting)
-        confirmation.check_hope(self._others, self._majority)
-        self._settle_confirmation()
-
-    def _settle_confirmation(self) -> None:
-        confirmation = self._confirmation
-        if not confirmation.pending:
-            return
-        if not confirmation.is_enough(self._others, self._majority, self._now):
-            if confirmation.all_until > self._now:
-                confirmation.ask_at = min(confirmation.ask_at, confirmation.all_until)
-            return
-        confirmation.pending = False
-        # Before anything leaves: what was found may not have been synced (a crash in a commit).
-        self._storage.maintain(tidy=False)
+    def confirmed(self) -> None:
+        """This server's directory is no old copy: from here on it takes part."""
         self._next_count = self._storage.count + 1
-        self._save_places()
         if self._following.election_at <= self._now:  # it took long: the others come first
             self._await_leader()
         self._maybe_snapshot()
-
-    def _disks_known(self) -> list[tuple[ServerId, int, int]]:
-        """By which directory, and how many commits of it, each server is known here."""
-        own = (self.settings.server, self._storage.incarnation, self._next_count - 1)
-        return [*self.disks.told(), own]
-
-    def _compare_disks(self, heartbeat: Heartbeat) -> None:
-        """Learn from the leader how far all directories are, and doubt one's own if need be."""
-        self.disks.hear(heartbeat.incarnations, heartbeat.alive, self._now)
-        for server, incarnation, count in heartbeat.incarnations:
-            if server == self.settings.server and (
-                incarnation != self._storage.incarnation or count >= self._next_count
-            ):
-                self._doubt_own_disk()
-
-    def _doubt_own_disk(self) -> None:
-        """One message is no proof: ask all whether they know this server by another directory.
-
-        A majority's answers, and not one frame, stop it. A count too high it contradicts.
-        """
-        if self.voting and self._now >= self._confirmation.ask_at:
-            self._confirmation.ask_at = self._now + DOUBT_INTERVAL
-            self._confirmation.ask_anew()
-            self._ask_for_counts()
 
     # === timers ===================================================================================
 
@@ -2472,8 +1953,8 @@ class PaxosServer(BurstActor):
         """When to step even if nothing arrives: monotonic seconds."""
         if not self._in_force:
             return self.making.ask_at
-        if self._confirmation.pending:
-            return self._confirmation.ask_at
+        if self.membership.confirmation.pending:
+            return self.membership.confirmation.ask_at
         if self._left_over:
             return -NEVER
         reign = self._reign
@@ -2504,18 +1985,15 @@ class PaxosServer(BurstActor):
     def _on_timers(self) -> None:
         now = self._now
         if not self._in_force:
-            if now >= self.making.ask_at:
-                self._on_making_timer()
+            self.membership.on_making_timer()
             return
-        if self._confirmation.pending:
-            self._ask_for_confirmation()
+        if self.membership.confirmation.pending:
+            self.membership.on_confirmation_timer()
             return
         self._on_learner_timers()
         reign = self._reign
         if reign is not None:
-            rounds = reign.rounds
-            silence = now - rounds.confirmed_at - self._following.excused(rounds.confirmed_busy)
-            if silence > self.settings.election_timeout_max:
+            if now - self._led_at() > self.settings.election_timeout_max:
                 self._lose_quorum()
                 return
             self._on_thrift_timers(reign)
@@ -2539,7 +2017,7 @@ class PaxosServer(BurstActor):
             self._poll_snapshot()
         self._on_inquiry_timer()
         if self._now >= self.places.due:
-            self._on_places_timer()
+            self.membership.on_places_timer()
         if self._is_behind() and self._now >= self._catching_up.ask_at:
             self._ask_to_catch_up()
         if self._now >= self._watermark_at:
@@ -2589,7 +2067,7 @@ class PaxosServer(BurstActor):
             counters={
                 **self._counters,
                 "leading_us": self._counters["leading_us"] + self._leading_us(),
-                "watches": len(self._watching.held),
+                "watches": len(self._watches.held),
                 **self._network.counters(),
                 "log_slots": len(self.log),
                 "log_bytes": self.log.value_bytes,
@@ -2610,11 +2088,7 @@ class PaxosServer(BurstActor):
             alarm=self.alarm,
             identity=self.making.made.identity if self.making.made and self._in_force else 0,
             members=() if self.making.made is None else self.making.made.servers,
-            waits_for=(
-                self._confirmation.waits_for(self._others)
-                if self._in_force
-                else self.making.waits_for()
-            ),
+            waits_for=self.membership.waits_for,
             rejoining=self.rejoining(),
             addresses=self.places.client_addresses(),
             time=max(self.log_time.now(self._clock.awake()), self.application.time),
@@ -2643,7 +2117,7 @@ class PaxosServer(BurstActor):
 
     def _tell_status(self, burst: ServerBurst) -> None:
         """This server does not serve yet: it tells how it is, and sends clients elsewhere."""
-        self._allow_time()
+        self._reception.open()
         for client, requests in burst.clients:
             for request in requests:
                 if type(request) in (StatusRequest, SlotRequest) and not self._reception.spent:

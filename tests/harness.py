@@ -200,8 +200,8 @@ class Cluster:
 
     def confirm(self, server: ServerId) -> None:
         """All others have said that this server's directory is no old copy (if it asks)."""
-        self.servers[server]._confirmation.confirmed_by.update(self.ids)
-        self.servers[server]._settle_confirmation()
+        self.servers[server].membership.confirmation.confirmed_by.update(self.ids)
+        self.servers[server].membership._settle_confirmation()
 
     def crash(self, server: ServerId) -> None:
         """Stop without a farewell: what was not synced is lost, messages under way are not."""

@@ -8,8 +8,9 @@ cluster), `places` (where they are), `disks` (by which directory each is known),
 (this directory is not an old copy). To follow: `following` (whether the leader lives), `leases`
 (what was granted), `catching_up` (what is missing). To lead: `candidacy` (the promises of one
 ballot), `reign` (all that a leader knows), and its parts: `rounds` (heartbeats answered), `reads`
-(those that wait), `thrift` (whom to ask a little later). Clients: `reception` (whose turn it is),
-`watching` (reads that wait for something to happen). Beside it: `snapshots` (when to take one).
+(those that wait), `thrift` (whom to ask a little later). Clients: `held` (requests kept for later),
+`watching` (reads that wait for something to happen). Beside it: `snapshots` (when
+to take one), `oddities` (what should not happen).
 """
 
 from __future__ import annotations

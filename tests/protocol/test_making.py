@@ -241,7 +241,7 @@ def test_two_makings_are_named() -> None:
     until_stored(cluster, 1)
     cluster.drop()
     other = fresh().start()
-    other.servers[1]._random = random.Random("of its own")
+    other.servers[1].membership._random = random.Random("of its own")
     until_stored(other, 1, 3)
     cluster.crash(3)
     mixed = other.storages[3].crash()

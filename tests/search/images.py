@@ -38,9 +38,9 @@ from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
 from paxon.actors.records.confirmation import Confirmation
 from paxon.actors.records.following import Following
+from paxon.actors.records.held import HeldRequests
 from paxon.actors.records.leases import Grants
 from paxon.actors.records.reads import ReadQueue
-from paxon.actors.records.reception import HeldRequests
 from paxon.actors.records.reign import Pending, Progress, Reign
 from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.snapshots import Retry, Snapshots
@@ -178,15 +178,17 @@ OMITTED = {
     "_clock", "_random", "_now", "_started_at", "_failure", "_counters", "_peer_handlers",
     "_client_handlers", "_policy", "_contends", "_all_bits", "_log_at", "_storage",
     "_network", "application", "_round_guard", "_features", "_count",
-    "_next_count", "_confirmation", "disks", "_synced", "_others", "_majority", "_tidy_at",
+    "_next_count", "membership", "disks", "_oddities", "_synced", "_others", "_majority",
+    "_tidy_at",
     "_stopped_at", "_warned_of",
     "making", "places", "_in_force", "_reception",
-    "_execute_until", "_outbox", "_left_over", "_watching",
+    "_execute_until", "_outbox", "_left_over", "_watches",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 
-COUNTED = {"_next_count", "_confirmation"}
+COUNTED = {"_next_count"}
 COUNTED_DISKS = ("counts", "answered")
+CONFIRMATION = "confirmation"
 """What does matter where commits are counted: of the server, and of what it knows of disks."""
 LOSABLE_DISKS = ("incarnations",)
 """What a server knows of disks that does matter where they may be lost."""
@@ -252,6 +254,8 @@ def freeze_server(server: PaxosServer, *, counted: bool = False, losable: bool =
     own = [(name, freeze(value)) for name, value in server.__dict__.items() if name not in omitted]
     known = COUNTED_DISKS if counted else LOSABLE_DISKS if losable else ()
     own += [(name, freeze(getattr(server.disks, name))) for name in known]
+    if counted:
+        own.append((CONFIRMATION, freeze(server.membership.confirmation)))
     own.sort(key=_key)
     return (
         tuple(own),
@@ -272,7 +276,8 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
     own, executed, chain, applied, time, used, unused = image
     for name, value in own:
         of_disks = name in COUNTED_DISKS or name in LOSABLE_DISKS
-        setattr(server.disks if of_disks else server, name, thaw(value))
+        owner = server.membership if name == CONFIRMATION else server
+        setattr(server.disks if of_disks else owner, name, thaw(value))
     server._reception.openings = Openings()
     application = server.application
     if server._reign is not None:  # (nothing is left of what the image leaves out)

@@ -9,13 +9,14 @@ from paxon.actors import PaxosServer, ServerId
 from paxon.actors.disk.storage_base import CollectingStorage
 from paxon.actors.environment import ServerBurst
 from paxon.actors.messages import P1A, P2A, CountAnswer, CountQuestion, PreVote
+from paxon.actors.parts.membership import Membership
 from paxon.actors.records.confirmation import Confirmation
 from paxon.actors.records.disks import KnownDisks
 from tests.search.planted import Original, always, plant
 
 
 def _believe_questions(original: Original) -> Any:
-    def on_count_question(self: PaxosServer, question: CountQuestion, sender: ServerId) -> None:
+    def on_count_question(self: Membership, question: CountQuestion, sender: ServerId) -> None:
         original(self, question, sender)
         if self.disks.incarnations.get(sender) == question.incarnation:
             self.disks.note_count(sender, question.count)
@@ -26,7 +27,7 @@ def _believe_questions(original: Original) -> Any:
 plant(
     "take a count from an unconfirmed server",
     "the count in a question is remembered like one that a confirmed server tells",
-    (PaxosServer, "on_count_question", _believe_questions),
+    (Membership, "on_count_question", _believe_questions),
 )
 
 
@@ -48,17 +49,16 @@ plant(
 
 def _let_through(*kinds: type) -> Any:
     def mutate(original: Original) -> Any:
-        def handle_unconfirmed(self: PaxosServer, burst: ServerBurst) -> None:
+        def handle_unconfirmed(self: Membership, burst: ServerBurst) -> None:
             original(self, burst)
-            self._confirmation.may_store = True  # its own check is not what is tried here
+            server = self._host
+            assert isinstance(server, PaxosServer)
+            self.confirmation.may_store = True  # its own check is not what is tried here
             for sender, incarnation, received in burst.peers:
-                if (
-                    self.disks.incarnations.get(sender) == incarnation
-                    and self._confirmation.pending
-                ):
+                if self.disks.incarnations.get(sender) == incarnation and self.confirmation.pending:
                     for message in received:
                         if isinstance(message, kinds):
-                            self._peer_handlers[type(message)](message, sender)
+                            server._peer_handlers[type(message)](message, sender)
 
         return handle_unconfirmed
 
@@ -68,12 +68,12 @@ def _let_through(*kinds: type) -> Any:
 plant(
     "vote before confirmation",
     "a started server promises and accepts although nobody has confirmed its directory yet",
-    (PaxosServer, "_handle_unconfirmed", _let_through(P1A, P2A)),
+    (Membership, "handle_unconfirmed", _let_through(P1A, P2A)),
 )
 plant(
     "grant a pre-vote before confirmation",
     "a started server helps others to campaign although nobody has confirmed its directory yet",
-    (PaxosServer, "_handle_unconfirmed", _let_through(PreVote)),
+    (Membership, "handle_unconfirmed", _let_through(PreVote)),
 )
 
 
@@ -81,7 +81,7 @@ def _note_the_start(original: Original) -> Any:
     def on_recovered(self: PaxosServer, *, fresh: bool) -> None:
         original(self, fresh=fresh)
         if not fresh:
-            self._confirmation.may_store = True  # (as above)
+            self.membership.confirmation.may_store = True  # (as above)
             self._storage.save_lease(self._storage.load().lease + 1)
 
     return on_recovered
@@ -95,8 +95,8 @@ plant(
 
 
 def _own_alone(original: Original) -> Any:
-    def disks_known(self: PaxosServer) -> list[tuple[ServerId, int, int]]:
-        me = self.settings.server
+    def disks_known(self: Membership) -> list[tuple[ServerId, int, int]]:
+        me = self._settings.server
         return [(s, number, count if s == me else 0) for s, number, count in original(self)]
 
     return disks_known
@@ -105,7 +105,7 @@ def _own_alone(original: Original) -> Any:
 plant(
     "keep what is known of counts",
     "a leader tells of its own commits, and does not hand on what it knows of the others'",
-    (PaxosServer, "_disks_known", _own_alone),
+    (Membership, "disks_known", _own_alone),
 )
 
 

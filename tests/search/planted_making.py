@@ -7,6 +7,7 @@ from typing import Any
 from paxon.actors import PaxosServer
 from paxon.actors.disk.storage_base import CollectingStorage
 from paxon.actors.messages import Introduction, Made
+from paxon.actors.parts.membership import Membership
 from paxon.actors.records.making import Making
 from tests.search.planted import Original, PlantedBug, planted
 
@@ -88,9 +89,11 @@ MAKING.append(
 
 
 def _joins_at_once(original: Original) -> Any:
-    def store_made(self: PaxosServer, made: Made, *, in_force: bool) -> None:
+    def store_made(self: Membership, made: Made, *, in_force: bool) -> None:
         original(self, made, in_force=in_force)
-        self._join(made)
+        server = self._host
+        assert isinstance(server, PaxosServer)
+        server._join(made)
 
     return store_made
 
@@ -99,6 +102,6 @@ MAKING.append(
     planted(
         "promise before it is in force",
         "a server takes part as soon as it has stored the making",
-        (PaxosServer, "_store_made", _joins_at_once),
+        (Membership, "_store_made", _joins_at_once),
     )
 )

@@ -1,0 +1,12 @@
+"""What a server does beside agreeing on slots: parts with a state and handlers of their own.
+
+A part is given what it needs and an outbox, handles the messages that concern it alone, and tells
+the server what follows. None knows a ballot or decides a slot: the protocol is `server.py`.
+
+`membership`: how the cluster came together, and its members. `reception`: whose request is next,
+and for how long. `watches`: reads that wait for something to happen.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []

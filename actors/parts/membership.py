@@ -1,0 +1,430 @@
+"""How the cluster came together, and its members: by their directories, and where they are.
+
+In order: making the cluster, once (docs/making-a-cluster.md); knowing each member by its directory
+(docs/rejoin.md); addresses, which are hints (docs/addresses.md); and making sure that this server's
+own directory is not an old copy, before anything else goes on (docs/old-copies.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from paxon.actors.ballot import Ballot, ServerId, in_list
+from paxon.actors.disk.storage import Recovered, Storage
+from paxon.actors.environment import Random, ServerBurst
+from paxon.actors.messages import (
+    P1A,
+    CatchUpRequest,
+    CountAnswer,
+    CountQuestion,
+    Heartbeat,
+    Introduction,
+    Made,
+    PeerMessage,
+    SnapshotRequest,
+    Whereabouts,
+)
+from paxon.actors.outbox import Outbox
+from paxon.actors.records.confirmation import Confirmation
+from paxon.actors.records.disks import KnownDisks
+from paxon.actors.records.making import Making
+from paxon.actors.records.oddities import Oddities
+from paxon.actors.records.places import Places, plausible
+from paxon.actors.settings import Settings
+from paxon.transport.log import logger
+
+__all__ = ["Host", "Membership"]
+
+DOUBT_INTERVAL = 1.0
+"""Seconds between two questions of a server that was told of another directory than its own."""
+HARMLESS = frozenset(
+    (CatchUpRequest, SnapshotRequest, Introduction, CountQuestion, CountAnswer, Whereabouts)
+)
+"""Messages that are let through from a member that comes with another directory than is known."""
+
+
+class Host(Protocol):
+    """What the server does about it."""
+
+    voting: bool
+    promised: Ballot
+
+    def agreed(self) -> bytes:
+        """What execution depends on, as this server was told; for the making."""
+
+    def agree(self, made: Made) -> None:
+        """Execute by what was agreed when the cluster was made."""
+
+    def come_into_force(self, made: Made, *, votes: bool) -> None:
+        """Every member has stored the making: take part from here on."""
+
+    def confirmed(self) -> None:
+        """This server's directory is no old copy: take part from here on."""
+
+
+class Membership:
+    """The members of the cluster, as one server knows them."""
+
+    def __init__(
+        self, settings: Settings, host: Host, outbox: Outbox, oddities: Oddities, random: Random
+    ) -> None:
+        self._settings = settings
+        self._host = host
+        self._outbox = outbox
+        self._oddities = oddities
+        self._random = random
+        self.making = Making(settings)
+        self.places = Places(settings)
+        self.disks = KnownDisks()
+        self.confirmation = Confirmation(settings.server, 0, 0, 0.0, pending=False)
+        self.others: tuple[ServerId, ...] = ()
+        """The other members, once the cluster is in force; nobody before."""
+        self._majority = 0
+
+    def recover(self, found: Recovered, storage: Storage) -> None:
+        """Take up what the directory holds."""
+        self._storage = storage
+        self.making.recover(
+            storage.incarnation, found.made,
+            in_force=found.in_force, rejoin=self._settings.rejoin,
+        )  # fmt: skip
+        self.places.recover(storage.incarnation, found.places)
+
+    def open(self) -> None:
+        """The sockets are open: dial the others, and make the cluster if it is not made."""
+        made = self.making.made
+        if made is not None:
+            self._outbox.network.identify(made.identity, in_force=self.making.in_force)
+        self._dial_all()
+        if not self.making.in_force:
+            self._make_on()  # a server alone waits for nobody
+            self._introduce(asks=True)
+
+    def join(self, made: Made) -> None:
+        """These are the members, from here on."""
+        me, now = self._settings.server, self._outbox.now
+        self.disks.join({s: number for s, number in made.members if s != me}, now)
+        self.others = tuple(self.disks.incarnations)
+        self._majority = made.majority
+        self.places.join(made, now)
+        if set(made.servers) != set(self._settings.servers):
+            logger.warning(
+                "server {} was told of {}, but the members of its cluster are {}: these stay in "
+                "force, since members come from the data directory (docs/making-a-cluster.md)",
+                me, in_list(sorted(self._settings.servers)), in_list(made.servers),
+            )  # fmt: skip
+
+    @property
+    def waits_for(self) -> str:
+        """What keeps this server from taking part, for people; "" if nothing does."""
+        if self.making.in_force:
+            return self.confirmation.waits_for(self.others)
+        return self.making.waits_for()
+
+    # --- making the cluster ----------------------------------------------------------------------
+
+    def handle_before(self, burst: ServerBurst) -> None:
+        """The cluster is not in force: servers may introduce themselves, and nothing else counts.
+
+        Clients are told that nobody leads: what is executed here is not yet anybody's state.
+        """
+        for server in burst.lost:
+            self.making.forget(server)
+        for sender, _, received in burst.peers:
+            for message in received:
+                if type(message) is Introduction and not self.making.in_force:
+                    self.on_introduction(message, sender)
+
+    def on_introduction(self, said: Introduction, sender: ServerId) -> None:
+        """Make the cluster together, or tell a server that does not know it which one this is."""
+        if said.made is not None and not said.made.plausible:
+            self._oddities.malformed(said, sender)
+            return
+        if self.making.may_be_of(said) and self.places.hear_unknown(sender, said.address):
+            self._dial(sender)
+        if not self.making.in_force and sender != self._settings.server:
+            found = self.making.hear(said, sender)
+            if found is not None:
+                self._store_made(found, in_force=self.making.rejoins)
+            self._make_on()
+        if said.asks:
+            self._outbox.send(sender, self.making.introduction(to=said.incarnation))
+
+    def _make_on(self) -> None:
+        """Make the cluster if that is up to this server, and note when it has come into force."""
+        making = self.making
+        if making.ready():
+            identity = 1 + self._random.getrandbits(62)
+            self._store_made(making.make(identity, self._host.agreed()), in_force=False)
+        if not making.in_force and making.complete():
+            assert making.made is not None
+            self._storage.save_made(making.made, in_force=True)
+            self._come_into_force(making.made, votes=True)
+
+    def _store_made(self, made: Made, *, in_force: bool) -> None:
+        """Belong to this cluster from now on, and tell all, so that it may come into force."""
+        self._host.agree(made)
+        self.making.store(made)
+        self._storage.save_made(made, in_force=in_force)
+        self._outbox.network.identify(made.identity, in_force=False)
+        if in_force:  # (a lost disk's place is taken: others have been voting all along)
+            self._come_into_force(made, votes=False)
+        self.making.ask_at = self._outbox.now
+
+    def _come_into_force(self, made: Made, *, votes: bool) -> None:
+        """Every member has stored it."""
+        self.making.in_force = True
+        self._host.come_into_force(made, votes=votes)
+        self._outbox.network.identify(made.identity, in_force=True)
+        self._introduce(asks=False)  # so that the others need not ask again
+        self._dial_all()
+        self._save_places()
+        logger.info(
+            "server {}: cluster {!r} ({:016x}) of {} is in force",
+            self._settings.server, made.name, made.identity, in_list(made.servers),
+        )  # fmt: skip
+
+    def _introduce(self, *, asks: bool) -> None:
+        """Say who this is, and what it holds, to all that should have a part in the cluster."""
+        self.making.ask_at = self._outbox.now + self._settings.heartbeat_interval
+        said = self.making.introduction(asks=asks)
+        for server in self.making.audience:
+            self._outbox.send(server, said)
+
+    def on_making_timer(self) -> None:
+        """Ask all others once more, and say now and then for whom or what this server waits."""
+        if self._outbox.now < self.making.ask_at:
+            return
+        self.making.ask_again()
+        self._introduce(asks=True)
+        text = self.making.to_say(self._outbox.now)
+        if text:
+            logger.warning(
+                "server {}: its cluster is not in force: {}", self._settings.server, text
+            )
+
+    # --- members, known by their directories -----------------------------------------------------
+
+    def admit(
+        self, sender: ServerId, incarnation: int, messages: list[PeerMessage]
+    ) -> list[PeerMessage]:
+        """Know each member by its disk: one that lost it may not vote as if nothing happened.
+
+        From one that comes with another disk only that is let through which changes nothing (asking
+        for missing slots or for the cluster), and the forced P1A of a rejoining server, which
+        replaces the old disk (docs/rejoin.md).
+        """
+        promised = self._host.promised
+        if sender not in self.disks.incarnations:  # no member: it may ask which cluster this is
+            return [m for m in messages if type(m) is Introduction]
+        # (A late copy of an earlier rejoining's P1A is not above the promise and changes nothing.)
+        rejoins = any(type(m) is P1A and m.forced and m.ballot > promised for m in messages)
+        if rejoins and self.refuses_rejoin(sender, incarnation):
+            return []
+        if rejoins:
+            self.disks.replace(sender, incarnation)
+            self.places.replace(sender, incarnation)
+            self._storage.save_made(self.making.replace(sender, incarnation), in_force=True)
+            return messages
+        introductions: list[PeerMessage] = [m for m in messages if type(m) is Introduction]
+        if len(introductions) == len(messages):
+            return introductions
+        if self._oddities.first("refused_incarnations", 1000):
+            logger.warning(
+                "server {} comes with another disk than before and is refused: give it its old "
+                "data directory back, or start it with --rejoin",
+                sender,
+            )
+        return [
+            m
+            for m in messages
+            if type(m) in HARMLESS
+            # Too low a ballot is answered with the higher one, so that it rejoins above that.
+            or (type(m) is P1A and m.forced and m.ballot < promised)
+        ]
+
+    def refuses_rejoin(self, server: ServerId, incarnation: int) -> bool:
+        """Whether a member lives by another directory than the one that wants its place."""
+        recently = self._outbox.now - self._settings.election_timeout_max
+        if not self.disks.lives_by_another(server, incarnation, recently):
+            return False
+        if self._oddities.first("refused_rejoins", 100):
+            logger.warning(
+                "another process wants to rejoin as server {}, which is alive: it is refused; "
+                "stop one of the two", server,
+            )  # fmt: skip
+        return True
+
+    # --- where they are: addresses are hints -----------------------------------------------------
+
+    def on_whereabouts(self, said: Whereabouts, sender: ServerId) -> None:
+        """Remember where servers are, and dial them there if this server's own file is wrong."""
+        if not plausible(said):
+            self._oddities.malformed(said, sender)
+            return
+        places = self.places
+        asker = next((place for place in said.places if place.server == sender), None)
+        if asker is not None and self.disks.incarnations.get(sender) == asker.incarnation:
+            changed = places.hear(said, sender)
+            for server in changed:
+                self._dial(server)
+            if changed:
+                self._save_places()
+            if self._settings.server in changed:
+                places.tell_all(self._outbox.now)
+        elif (
+            asker is not None
+            and not self.refuses_rejoin(sender, asker.incarnation)
+            and places.hear_unknown(sender, asker.peer)
+        ):
+            self._dial(sender)
+        if said.asks and asker is not None and places.active:
+            self._outbox.send(sender, places.telling(asks=False, to=asker.incarnation))
+
+    def _tell_where(self, servers: Sequence[ServerId]) -> None:
+        if servers and self.places.active:
+            said = self.places.telling(asks=True)
+            for server in servers:
+                self._outbox.send(server, said)
+
+    def on_places_timer(self) -> None:
+        """Tell again whoever has not answered, and try elsewhere whoever never does."""
+        asked, silent = self.places.ask_again(self._outbox.now)
+        for server in silent:
+            self._outbox.network.elsewhere(server)
+        self._tell_where(asked)
+
+    def _dial(self, server: ServerId) -> None:
+        if server in self.disks.incarnations or not self.making.in_force:
+            self._outbox.network.reach(server, self.places.addresses(server))
+
+    def _dial_all(self) -> None:
+        for server in self.others if self.places.active else ():
+            self._dial(server)
+
+    def _save_places(self) -> None:
+        """With the next commit; soon, unless nothing may be stored yet."""
+        if self.places.active:
+            self._storage.save_places(self.places.known, lazily=self.confirmation.pending)
+
+    # --- whether this directory is an old copy ---------------------------------------------------
+
+    def begin_confirmation(self) -> None:
+        """Ask the others about this directory before anything is stored or answered."""
+        storage, now, in_force = self._storage, self._outbox.now, self.making.in_force
+        pending = not storage.created and not (in_force and self._majority == 1)
+        self.confirmation = Confirmation(
+            self._settings.server, storage.incarnation, storage.count, now,
+            pending=pending, may_store=not in_force,
+        )  # fmt: skip
+        if storage.moved:
+            logger.warning(
+                "server {}: its database is another file than the one that it wrote last: a copy "
+                "was put back. It serves once all other servers have said that they know of no "
+                "later state of it, or after {} s a majority",
+                self._settings.server, self._settings.election_timeout_max,
+            )  # fmt: skip
+            self.confirmation.all_until = now + self._settings.election_timeout_max
+
+    def handle_unconfirmed(self, burst: ServerBurst) -> None:
+        """Answer and take in what concerns counts; nothing else changes or leaves this server."""
+        for sender, incarnation, received in burst.peers:
+            known = self.disks.incarnations.get(sender) == incarnation
+            for message in received:
+                # (To tell a server which cluster this is changes nothing here.)
+                if type(message) is Introduction:
+                    self.on_introduction(message, sender)
+                elif type(message) is Whereabouts and known:
+                    self.on_whereabouts(message, sender)
+                elif type(message) is CountQuestion and sender in self.others:
+                    self.on_count_question(message, sender)
+                elif type(message) is CountAnswer and sender in self.others:
+                    self.on_count_answer(message, sender)
+
+    def on_confirmation_timer(self) -> None:
+        """Ask whoever has not answered yet; a time may have passed that changes how many must."""
+        confirmation, now = self.confirmation, self._outbox.now
+        self._settle_confirmation()
+        if not confirmation.pending:
+            return
+        confirmation.ask_at = now + self._settings.retransmit_interval
+        self._ask_for_counts()
+        if confirmation.says_again(now):
+            text = confirmation.waits_for(self.others)
+            logger.warning("server {} {}", self._settings.server, text)
+
+    def _ask_for_counts(self) -> None:
+        confirmation = self.confirmation
+        if not confirmation.life:
+            confirmation.life = 1 + self._random.getrandbits(62)
+        starting = confirmation.starting
+        count = confirmation.count if starting else self._storage.count
+        question = CountQuestion(confirmation.life, self._storage.incarnation, count)
+        unanswered = confirmation.unanswered(self.others)
+        for server in unanswered:
+            self._outbox.send(server, question)
+        if starting:  # it may have moved: the answers have to find it
+            self._tell_where(unanswered)
+
+    def on_count_question(self, question: CountQuestion, sender: ServerId) -> None:
+        """Say what is known here of a server's directory."""
+        answer = self.disks.answer(question, sender)
+        if answer is not None:
+            self._outbox.send(sender, answer)
+
+    def on_count_answer(self, answer: CountAnswer, sender: ServerId) -> None:
+        """Stop if this directory is not what the others know; else take part with a majority.
+
+        An answer to the question of the start counts even if a majority was quicker with theirs.
+        """
+        confirmation, storage = self.confirmation, self._storage
+        if answer.life != confirmation.life or not confirmation.life:
+            return
+        # What was told since the question may be remembered by now, and is on this disk.
+        held = confirmation.count if confirmation.pending else storage.count
+        confirmation.check_count(answer, sender, held)
+        denial = confirmation.denial(answer, storage.count + 1, storage.count + storage.dirty)
+        if denial is not None:
+            self._outbox.send(sender, denial)
+        confirmation.hear(answer, sender, voting=self._host.voting)
+        confirmation.check_hope(self.others, self._majority)
+        self._settle_confirmation()
+
+    def _settle_confirmation(self) -> None:
+        confirmation, now = self.confirmation, self._outbox.now
+        if not confirmation.pending:
+            return
+        if not confirmation.is_enough(self.others, self._majority, now):
+            if confirmation.all_until > now:
+                confirmation.ask_at = min(confirmation.ask_at, confirmation.all_until)
+            return
+        confirmation.pending = False
+        # Before anything leaves: what was found may not have been synced (a crash in a commit).
+        self._storage.maintain(tidy=False)
+        self._save_places()
+        self._host.confirmed()
+
+    def disks_known(self) -> list[tuple[ServerId, int, int]]:
+        """By which directory, and how many commits of it, each server is known here."""
+        own = (self._settings.server, self._storage.incarnation, self._storage.count)
+        return [*self.disks.told(), own]
+
+    def compare_disks(self, heartbeat: Heartbeat) -> None:
+        """Learn from the leader how far all directories are, and doubt one's own if need be."""
+        self.disks.hear(heartbeat.incarnations, heartbeat.alive, self._outbox.now)
+        for server, incarnation, count in heartbeat.incarnations:
+            if server == self._settings.server and (
+                incarnation != self._storage.incarnation or count > self._storage.count
+            ):
+                self._doubt_own_disk()
+
+    def _doubt_own_disk(self) -> None:
+        """One message is no proof: ask all whether they know this server by another directory.
+
+        A majority's answers, and not one frame, stop it. A count too high it contradicts.
+        """
+        if self._host.voting and self._outbox.now >= self.confirmation.ask_at:
+            self.confirmation.ask_at = self._outbox.now + DOUBT_INTERVAL
+            self.confirmation.ask_anew()
+            self._ask_for_counts()

@@ -1,0 +1,256 @@
+"""What clients get of each step, and what of theirs waits for a turn (docs/overload.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from paxon.actors.environment import ClientToken, Clock, ServerBurst
+from paxon.actors.execution.application import Executed
+from paxon.actors.limits.allowances import (
+    CHARGED_BYTES,
+    CLIENT_SECONDS,
+    FRAME_BYTES,
+    MESSAGE_BYTES,
+    SECONDS_PER_BYTE,
+    TURN_BYTES,
+)
+from paxon.actors.limits.turns import ClientTurns, Openings, Waiting
+from paxon.actors.messages import ClientMessage, Renew
+from paxon.actors.outbox import Outbox
+from paxon.actors.records.reign import Reign
+from paxon.actors.settings import Settings
+
+__all__ = ["LARGE_REPLY", "Reception"]
+
+PAUSE = 0.001
+"""Seconds after which a client is looked at again that could not be served."""
+SLOW_READER_PAUSE = 0.02
+"""The same for a client that does not read its replies."""
+LARGE_REPLY = 4096
+"""Replies to commands from this size on count towards what a step replies, in bytes."""
+BURST_MESSAGES = 1024
+"""Requests that one step handles at most."""
+TURN_MESSAGES = 32
+"""Requests of one client that are handled in a row while others wait."""
+
+
+class Reception:
+    """Serves clients, in turns once there is more to do than a step should take.
+
+    All times are monotonic seconds. `reign` is the server's: None while it does not lead.
+    """
+
+    def __init__(
+        self, settings: Settings, outbox: Outbox, counters: dict[str, int], clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._outbox = outbox
+        self._counters = counters
+        self._clock = clock
+        self.handlers: Mapping[type, Callable[[Any, ClientToken], None]] = {}
+        """The server's, for each kind of request."""
+        self.turns = ClientTurns()
+        self.openings = Openings()
+        self.spent = False
+        """Clients have had their share of this step."""
+        self._ends_at = 0.0
+        self._worked_at = 0.0
+        """When the request before was done, as far as the clock was read."""
+        self._turn_at = 0.0
+        """When the present turn began."""
+        self._sent_seconds = 0.0
+        """What sending the replies of the present turn takes, as estimated from their sizes."""
+
+    # --- a step ----------------------------------------------------------------------------------
+
+    def serve(self, burst: ServerBurst, reign: Reign | None) -> None:
+        """Handle the burst's requests, or let them wait behind others, and those that waited."""
+        if burst.gone or burst.refused or burst.ignored:
+            for client in burst.gone:
+                self.turns.drop(client)
+            for client in burst.refused:
+                self._outbox.throw_away(client, "a frame holds too many messages")
+            for client in burst.ignored:
+                self._outbox.throw_away(client, "too many requests are waiting")
+        clients = burst.clients
+        self.open()
+        handled = 0
+        for _, requests in clients:
+            handled += len(requests)
+        self._counters["client_messages_received"] += handled
+        turns = self.turns
+        if handled > BURST_MESSAGES or turns.waiting or burst.client_bytes >= TURN_BYTES:
+            self._let_wait(clients, reign)
+            self._take_turns(reign)
+            return
+        if not clients:
+            return
+        now = self._outbox.now
+        turns.heard(clients[0][0], now)
+        if len(clients) > 1:
+            turns.heard(clients[-1][0], now)
+        handlers = self.handlers  # the usual case: all of it at once
+        for index, (client, requests) in enumerate(clients):
+            left = iter(requests)
+            for request in left:
+                handlers[type(request)](request, client)
+                if self.spent:
+                    self._let_wait([(client, list(left)), *clients[index + 1 :]], reign)
+                    return
+
+    def open(self) -> None:
+        """From now on clients are served for a moment."""
+        self.spent = self._outbox.replied_bytes >= FRAME_BYTES
+        self._worked_at = self._clock.monotonic()
+        self._ends_at = self._worked_at + CLIENT_SECONDS
+
+    def end_share(self) -> None:
+        """Dear commands have come: what else clients want waits, in turns."""
+        self.spent = True
+
+    def count_work(self, client: ClientToken, size: int, reign: Reign | None) -> None:
+        """A request was answered at once, with so many bytes: is the step's share spent?"""
+        outbox, now = self._outbox, self._clock.monotonic()
+        outbox.replied_bytes += size
+        took, self._worked_at = now - self._worked_at, now
+        if size > LARGE_REPLY:
+            took += size * SECONDS_PER_BYTE
+            self._sent_seconds += size * SECONDS_PER_BYTE
+        if now >= self._ends_at or outbox.replied_bytes >= FRAME_BYTES:
+            self.spent = True
+            if took >= CLIENT_SECONDS / 2 and self._others_present(client, now - took, reign):
+                self.turns.sit_out(client, now + took)
+
+    def _others_present(self, client: ClientToken, since: float, reign: Reign | None) -> bool:
+        """Whether anybody but this client has asked for something since then, or waits."""
+        return self.turns.others_present(client, since) or (
+            reign is not None and reign.others_wait(client)
+        )
+
+    # --- turns -----------------------------------------------------------------------------------
+
+    def _let_wait(
+        self, clients: Sequence[tuple[ClientToken, Sequence[ClientMessage]]], reign: Reign | None
+    ) -> None:
+        """These requests wait for their clients' turns, if there is room for them."""
+        turns, now = self.turns, self._outbox.now
+        for client, came in clients:
+            requests = self._renew_first(client, came)
+            turns.heard(client, now)
+            has_room = not requests or turns.add(client, requests)
+            if turns.is_much(client) and self._others_present(client, now, reign):
+                turns.ignored.add(client)
+            if not has_room:
+                self._outbox.throw_away(client, "too many requests are waiting")
+
+    def _renew_first(
+        self, client: ClientToken, requests: Sequence[ClientMessage]
+    ) -> Sequence[ClientMessage]:
+        """Renewals wait behind nobody's commands, nor behind their own client's."""
+        renewals = [request for request in requests if type(request) is Renew]
+        if not renewals:
+            return requests
+        for request in renewals:
+            self.handlers[Renew](request, client)
+        return [request for request in requests if type(request) is not Renew]
+
+    def _take_turns(self, reign: Reign | None) -> None:
+        """Serve those that waited, in turns, until the step's share is spent."""
+        handled = 0
+        while handled < BURST_MESSAGES and (turn := self._next_turn()) is not None:
+            client, waiting = turn
+            if self._outbox.network.congested(client):
+                waiting.not_before = self._turn_at + SLOW_READER_PAUSE
+                continue
+            before = _waiting_work(reign)
+            served = self._serve_turn(client, waiting, reign)
+            handled += served
+            self._end_turn(client, served, _waiting_work(reign) - before, reign)
+        if handled >= BURST_MESSAGES:
+            self.spent = True
+
+    def _next_turn(self) -> tuple[ClientToken, Waiting] | None:
+        """Whose turn it is; None if all sit out, or the step's share is spent."""
+        self._turn_at, self._sent_seconds = self._worked_at, 0.0
+        return None if self.spent else self.turns.next(self._turn_at)
+
+    def _serve_turn(self, client: ClientToken, waiting: Waiting, reign: Reign | None) -> int:
+        """Handle some of one client's requests; returns how many."""
+        enough = _waiting_work(reign) + TURN_BYTES
+        for served in range(TURN_MESSAGES):
+            if not waiting.requests or self.spent:
+                return served
+            if reign is not None and not reign.takes_in(waiting.requests[0], self._settings):
+                return served
+            request = self.turns.take(waiting)
+            self.handlers[type(request)](request, client)
+            if _waiting_work(reign) >= enough:
+                return served + 1
+        return TURN_MESSAGES
+
+    def _end_turn(self, client: ClientToken, served: int, queued: int, reign: Reign | None) -> None:
+        """So many requests of a client were handled, and put so much work into the queue."""
+        turns, began, now = self.turns, self._turn_at, self._clock.monotonic()
+        if turns.ignored:
+            turns.listen(client)
+        self._worked_at = now
+        if served == 0:  # it has to wait for something
+            turns.sit_out(client, now + PAUSE)
+        elif not self._others_present(client, began, reign):
+            turns.sit_out(client, now)
+        elif reign is not None and queued >= TURN_BYTES:
+            last = reign.pending.entries[-1]
+            turns.hold_back(client, (last.session, last.seq), now)
+        else:
+            seconds = now - began + self._sent_seconds
+            turns.sit_out(client, now + seconds if seconds >= CLIENT_SECONDS / 2 else now)
+        if now >= self._ends_at:
+            self.spent = True
+
+    def charge(self, reign: Reign, slot: int, results: Sequence[Executed]) -> None:
+        """A slot is executed: who waited for it goes on, who filled it sits out for its time."""
+        waiting, turns = reign.waiting, self.turns
+        began = reign.large_slots.pop(slot, None)
+        sizes: dict[ClientToken, int] = {}
+        for entry, reply in results:
+            client = waiting.get((entry.session, entry.seq))
+            if client is None:
+                continue
+            if turns.held_back.pop((entry.session, entry.seq), None) is not None:
+                turns.sit_out(client, self._outbox.now)
+            if began is not None:
+                size = len(entry.command) + len(reply.payload) + MESSAGE_BYTES
+                sizes[client] = sizes.get(client, 0) + size
+                if size >= CHARGED_BYTES:  # (a pipeline of small ones harms nobody as much)
+                    reign.stored[client] = reign.stored.get(client, 0) + size
+        if began is None:
+            return
+        now = self._clock.monotonic()
+        began, reign.charged_at = max(began, reign.charged_at), now
+        total = sum(sizes.values())
+        for client, size in sizes.items():
+            took = (now - began) * size / total + size * SECONDS_PER_BYTE
+            if took >= CLIENT_SECONDS and self._others_present(client, began, reign):
+                turns.sit_out(client, now + took)
+
+    def blame_for_snapshot(self, reign: Reign, executed_bytes: int) -> None:
+        """Whoever has stored much makes a snapshot due, and lets others go first until it is taken.
+
+        It takes disks and cores from them here and at the followers, that are due as well.
+        `executed_bytes` is all that was stored since the last snapshot.
+        """
+        stored, reign.stored = reign.stored, {}
+        now = self._outbox.now
+        total = max(executed_bytes, sum(stored.values()))
+        parts = {
+            client: size / total
+            for client, size in stored.items()
+            if size >= TURN_BYTES and self._others_present(client, now, reign)
+        }
+        self.turns.hold_for_snapshot(parts, now)
+
+
+def _waiting_work(reign: Reign | None) -> int:
+    """What waits for a slot, in bytes and cost."""
+    return reign.pending.work if reign is not None else 0

@@ -1,0 +1,121 @@
+"""Watches: reads that wait at any server until something happens (rule 14, docs/watches.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from paxon.actors.environment import ClientToken
+from paxon.actors.execution.application import Application
+from paxon.actors.execution.sessions import Reply
+from paxon.actors.limits.allowances import FRAME_BYTES, MESSAGE_BYTES
+from paxon.actors.messages import QueryReply, ReplyStatus, Unwatch, Watch, WatchCheck, WatchesHeld
+from paxon.actors.outbox import Outbox
+from paxon.actors.records.watching import Watching
+
+__all__ = ["Watches"]
+
+
+class Watches:
+    """Holds the watches of clients, and answers each once."""
+
+    def __init__(
+        self,
+        application: Application,
+        outbox: Outbox,
+        counters: dict[str, int],
+        is_current: Callable[[], bool],
+        count_work: Callable[[ClientToken, int], None],
+    ) -> None:
+        """`is_current` says whether this server would hear, soon, of whatever is chosen."""
+        self._application = application
+        self._outbox = outbox
+        self._counters = counters
+        self._is_current = is_current
+        self._count_work = count_work
+        self._watching = Watching()
+        self.held = self._watching.held
+        """By the server's number of each."""
+
+    def on_watch(self, watch: Watch, client: ClientToken) -> None:
+        """Answer at once what has happened, or keep the watch until something does."""
+        if not self._is_current():
+            self._outbox.reply(client, QueryReply(watch.id, ReplyStatus.NOT_CURRENT, b""))
+            return
+        watching = self._watching
+        reason = watching.refusal(client, len(watch.query))
+        if reason:
+            self._outbox.put_off(client, watch.id, reason)
+            return
+        if not self.held:
+            watching.seen = self._application.executed
+        number, before = watching.add(client, watch.id, len(watch.query), self._outbox.now)
+        if before is not None:
+            self._application.unwatch(before)
+        reply = self._application.watch(number, watch.query)
+        if reply is not None:
+            watching.take(number)
+            self._counters["watches_answered"] += 1
+            answer = QueryReply(watch.id, ReplyStatus(reply.status), reply.payload)
+            self._outbox.reply(client, answer)
+            self._count_work(client, len(reply.payload))
+
+    def on_unwatch(self, unwatch: Unwatch, client: ClientToken) -> None:
+        """Forget watches that a client does not want any more."""
+        for number in self._watching.drop(client, unwatch.ids):
+            self._application.unwatch(number)
+
+    def on_watch_check(self, check: WatchCheck, client: ClientToken) -> None:
+        """Say how many of a client's watches are held, and how far they are complete.
+
+        Whatever happened up to there was answered before: on one connection, in this order.
+        """
+        self.look_after()
+        held = self._watching.asked(client, self._outbox.now)
+        through = self._application.watched_through()
+        self._outbox.reply(client, WatchesHeld(check.id, held, through, self._is_current()))
+
+    def forget(self, client: ClientToken) -> None:
+        """A client is gone."""
+        for number in self._watching.drop(client):
+            self._application.unwatch(number)
+
+    def look_after(self) -> None:
+        """Answer those for which something has happened; let go of what must not wait here."""
+        watching, now = self._watching, self._outbox.now
+        executed = self._application.executed
+        if watching.seen < executed:
+            watching.seen = executed
+            happened = self._application.happened()
+            if happened is None:
+                self._release()
+                return
+            self._answer(happened)
+        if not self._is_current():  # else a server cut off would keep them for ever
+            self._release()
+        elif now >= watching.tidy_at:
+            for client in watching.gone(now):
+                self.forget(client)
+
+    def _answer(self, happened: Sequence[tuple[int, Reply]]) -> None:
+        """Something has happened for these. A client that does not read has to ask again."""
+        outbox = self._outbox
+        self._counters["watches_answered"] += len(happened)
+        sizes: dict[ClientToken, int] = {}
+        for number, reply in happened:
+            client, watch = self._watching.take(number)
+            if client not in sizes:
+                sizes[client] = FRAME_BYTES if outbox.network.congested(client) else 0
+            if sizes[client] >= FRAME_BYTES:
+                outbox.put_off(client, watch, "this client has much to read")
+                continue
+            size = len(reply.payload) + MESSAGE_BYTES
+            sizes[client] += size
+            outbox.replied_bytes += size
+            outbox.reply(client, QueryReply(watch, ReplyStatus(reply.status), reply.payload))
+
+    def _release(self) -> None:
+        """Their clients have to ask elsewhere."""
+        for number in list(self.held):
+            client, watch = self._watching.take(number)
+            self._application.unwatch(number)
+            self._outbox.reply(client, QueryReply(watch, ReplyStatus.NOT_CURRENT, b""))
