@@ -124,7 +124,7 @@ plant(
 
 
 def _never_too_late(original: Original) -> Any:
-    def on_count_answer(self: PaxosServer, answer: CountAnswer, sender: ServerId) -> None:
+    def on_count_answer(self: Membership, answer: CountAnswer, sender: ServerId) -> None:
         original(self, CountAnswer(answer.life, answer.incarnation, 0), sender)
 
     return on_count_answer
@@ -133,7 +133,7 @@ def _never_too_late(original: Original) -> Any:
 plant(
     "go on with an old copy",
     "a started server does not care that others remember a later commit than its directory has",
-    (PaxosServer, "on_count_answer", _never_too_late),
+    (Membership, "on_count_answer", _never_too_late),
 )
 plant(
     "forget what is told of commits",
