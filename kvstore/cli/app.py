@@ -13,7 +13,16 @@ from typing import Annotated, NoReturn, TextIO
 
 import typer
 
-from paxon.kvstore.cli import cluster, exit_codes, leases, settings, store, transactions, watches
+from paxon.kvstore.cli import (
+    cluster,
+    etcd,
+    exit_codes,
+    leases,
+    settings,
+    store,
+    transactions,
+    watches,
+)
 
 __all__ = ["app", "main"]
 
@@ -27,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cluster.add_commands(app)
+etcd.add_commands(app)
 settings.add_commands(app)
 store.add_commands(app)
 transactions.add_commands(app)

@@ -84,7 +84,7 @@ def test_a_status_says_who_leads() -> None:
 
 
 def test_messages_meet_no_other_programs_classes_of_that_name() -> None:
-    from google.protobuf import descriptor_pool  # type: ignore[import-untyped]
+    from google.protobuf import descriptor_pool
 
     with pytest.raises(KeyError):
         descriptor_pool.Default().FindMessageTypeByName("etcdserverpb.PutRequest")

@@ -1,0 +1,62 @@
+"""`paxon etcd`: the etcd v3 API in front of a cluster."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from paxon.kvstore.cli.store import ClusterOption, KeyOption, find_target
+from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
+
+__all__ = ["add_commands"]
+
+
+def etcd(
+    *,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key: KeyOption = None,
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen",
+            "-l",
+            envvar="PAXON_ETCD_LISTEN",
+            metavar="HOST:PORT",
+            help="Where etcd's clients are to find it.",
+        ),
+    ] = "127.0.0.1:2379",
+    certificate: Annotated[
+        str,
+        typer.Option("--cert-file", metavar="FILE", help="Use TLS, with this certificate (PEM)."),
+    ] = "",
+    certificate_key: Annotated[
+        str, typer.Option("--key-file", metavar="FILE", help="The certificate's key (PEM).")
+    ] = "",
+    client_ca: Annotated[
+        str,
+        typer.Option(
+            "--trusted-ca-file",
+            metavar="FILE",
+            help="Take only clients that show a certificate signed by one of these.",
+        ),
+    ] = "",
+) -> None:
+    """Serve the etcd v3 API in front of a cluster, until Ctrl-C. See docs/etcd.md."""
+    from paxon.kvstore.etcd.process import Listening, run_gateway  # noqa: PLC0415 (takes a while)
+
+    target = find_target(cluster, key)
+    listening = Listening.at(listen, certificate, certificate_key, client_ca)
+
+    def ready(port: int) -> None:
+        scheme = "https" if certificate else "http"
+        sys.stdout.write(f"etcd's clients are served at {scheme}://{listening.host}:{port}\n")
+        sys.stdout.flush()
+
+    run_gateway(list(target.addresses.values()), target.secure, listening, ready)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put the command in."""
+    app.command("etcd", rich_help_panel="Clusters")(etcd)

@@ -1,0 +1,174 @@
+"""What all services share: the client of the cluster, the headers of answers, who is a member."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from paxon.actors.messages import ReadMode, StatusReply
+from paxon.kvstore.client.calls.calls import Call, Steps
+from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.etcd.errors import accepted, too_large
+from paxon.kvstore.etcd.messages import message
+from paxon.kvstore.recipes.clients import AsyncClient
+from paxon.kvstore.store import operations as wire
+from paxon.kvstore.store.operations import Operation, Result, is_split
+from paxon.kvstore.store.spans import TO_THE_END
+
+__all__ = ["RESERVED", "Front", "span_end"]
+
+T = TypeVar("T")
+RESERVED = b"\xff" * 64
+"""Keys from here on are not etcd's clients': gateways say there where they are to be found."""
+_LOOK_SECONDS = 1.0
+"""How often the servers are asked for their ballots."""
+
+
+def span_end(end: bytes) -> bytes | None:
+    """Where a span of etcd's ends, as the store has it: without the reserved keys."""
+    if not end:
+        return None
+    return RESERVED if end == TO_THE_END or end > RESERVED else end
+
+
+class _Ask(Call[list[Result]]):
+    """Operations as they stand; the results as they come."""
+
+    __slots__ = ("_operations",)
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        super().__init__(operations[0])
+        self._operations = operations
+
+    def steps(self) -> Steps[list[Result]]:
+        """All in one request."""
+        return (yield self._operations)
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A server of the cluster as etcd's clients see it."""
+
+    id: int
+    name: str
+    address: str
+    reply: StatusReply | None
+
+
+def _number(*parts: object) -> int:
+    """An id of 63 bits that stays the same: (not all languages have 64 unsigned ones)."""
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1 or 1
+
+
+class Front:
+    """One gateway's view of its cluster."""
+
+    def __init__(self, kv: AsyncClient) -> None:
+        self.kv = kv
+        self.revision = 0
+        """The highest that was seen of the store's."""
+        self.term = 0
+        """The highest ballot round that was seen."""
+        self.cluster_id = 0
+        self.member_id = 0
+        self.members: list[Member] = []
+        self.leader = 0
+        """The id of the member that leads, 0 if nobody is known to."""
+        self._header = message("ResponseHeader")
+        self._looking: asyncio.Task[None] | None = None
+        self.requests = 0
+        """Calls so far."""
+
+    # --- asking ------------------------------------------------------------------------------
+
+    async def ask(
+        self, *operations: Operation, timeout: float, mode: ReadMode = "linearizable"
+    ) -> list[Result]:
+        """Have operations executed together: their results, those of refused ones too."""
+        return await self.kv._do(_Ask(operations), timeout, mode)
+
+    async def ask_one(
+        self, operation: Operation, timeout: float, mode: ReadMode = "linearizable"
+    ) -> Result:
+        """The result of one operation. Raises `Refused`."""
+        [result] = await self.kv._do(_Ask((operation,)), timeout, mode)
+        if is_split(result):
+            raise too_large()
+        return accepted(result)
+
+    async def now(self, timeout: float) -> int:
+        """The store's revision, by a linearizable read."""
+        result = await self.ask_one(REVISION, timeout)
+        revision: int = result[0]
+        return revision
+
+    # --- headers -----------------------------------------------------------------------------
+
+    def header(self, revision: int | None = None) -> Any:
+        """The header of an answer; without a revision, of the newest one seen."""
+        if revision is None:
+            revision = self.revision
+        elif revision > self.revision:
+            self.revision = revision
+        return self._header(
+            cluster_id=self.cluster_id,
+            member_id=self.member_id,
+            revision=revision,
+            raft_term=self.term,
+        )
+
+    # --- the cluster -------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Get to know the cluster. Raises `PaxonError` if no server answers."""
+        await self.look()
+        self.revision = max(self.revision, await self.now(5.0))
+        self._looking = asyncio.create_task(self._keep_looking())
+
+    async def close(self) -> None:
+        """Look no more."""
+        if self._looking is not None:
+            self._looking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._looking
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            with contextlib.suppress(PaxonError):
+                await self.look()
+
+    async def look(self) -> None:
+        """Ask the servers for their ballots and for who they are."""
+        replies = await self.kv.status(timeout=_LOOK_SECONDS)
+        first = max(replies.values(), key=lambda reply: reply.ballot)
+        self.term = max(self.term, *(reply.ballot.round for reply in replies.values()))
+        self.cluster_id = _number(first.identity or first.cluster)
+        by_id = {reply.server: reply for reply in replies.values()}
+        numbers = sorted(set(first.members) | set(by_id))
+        self.members = [
+            Member(
+                _number(first.identity or first.cluster, number),
+                f"server-{number}",
+                first.addresses.get(number, ""),
+                by_id.get(number),
+            )
+            for number in numbers
+        ]
+        leads = [reply.server for reply in replies.values() if reply.role == "leader"]
+        self.leader = self._id_of(max(leads) if leads else first.leader)
+        if not self.member_id:
+            self.member_id = self.members[0].id
+
+    def _id_of(self, number: int) -> int:
+        name = f"server-{number}"
+        return next((member.id for member in self.members if member.name == name), 0)
+
+
+REVISION = wire.Range(b"\0", count_only=True)
+"""Reads nothing but the revision."""

@@ -1,0 +1,225 @@
+"""gRPC over one HTTP/2 stream: a head and messages come, messages and trailers go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from paxon.kvstore.etcd.calls import MAX_MESSAGE_BYTES, TIMEOUT, Method, as_refusal
+from paxon.kvstore.etcd.errors import Code, Refused
+from paxon.kvstore.etcd.http2 import ConnectionFault, Headers, Stream, header_block
+from paxon.kvstore.etcd.messages import decode, encode
+from paxon.transport.log import logger
+
+__all__ = ["GrpcCall"]
+
+_PREFIX = 5
+"""In front of each message: one byte "compressed", four of length."""
+_HEAD = header_block((b":status", b"200"), (b"content-type", b"application/grpc"))
+_OK = header_block((b"grpc-status", b"0"))
+_NOT_GRPC = header_block((b":status", b"415"))
+_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+
+
+def _timeout_of(headers: Headers) -> float:
+    """Seconds that the caller waits. Raises `Refused`."""
+    text = headers.get(b"grpc-timeout")
+    if text is None:
+        return float("inf")
+    unit = _UNITS.get(text[-1:])
+    if unit is None or not text[:-1].isdigit() or len(text) > 9:
+        raise Refused(Code.INTERNAL, "malformed grpc-timeout")
+    return int(text[:-1]) * unit
+
+
+def _trailers(refused: Refused) -> bytes:
+    text = quote(refused.text.encode(), safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}~").encode()
+    return header_block((b"grpc-status", b"%d" % refused.code), (b"grpc-message", text))
+
+
+class GrpcCall:
+    """One call: takes in its messages, has them answered, and sends the answers."""
+
+    def __init__(self, stream: Stream, methods: Mapping[str, Method], *, busy: bool) -> None:
+        """`busy`: the client reads too little of what it is sent: no more work for it."""
+        self._stream = stream
+        self._buffer = bytearray()
+        self._requests: deque[bytes] = deque()
+        self._ended = False
+        self._begun = False
+        self._task: asyncio.Task[None] | None = None
+        self._wake: asyncio.Event | None = None
+        self._room: asyncio.Event | None = None
+        self._method: Method | None = None
+        self._timeout = TIMEOUT
+        headers = stream.headers
+        if not headers.get(b"content-type", b"").startswith(b"application/grpc"):
+            stream.finish(_NOT_GRPC)
+            return
+        try:
+            self._timeout = _timeout_of(headers)
+            method = methods.get(headers.get(b":path", b"").decode("latin-1"))
+            if method is None or not method.path:
+                raise Refused(Code.UNIMPLEMENTED, "unknown service or method")
+            if busy:
+                raise Refused(Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+        except Refused as refused:
+            self._refuse(refused)
+            return
+        self._method = method
+        if method.unary is None:
+            self._start()
+
+    # --- what comes ----------------------------------------------------------------------------
+
+    def data(self, data: bytes) -> None:
+        """See `Receiver`."""
+        if self._stream.closed:
+            self._stream.consumed(len(data))
+            return
+        self._buffer += data
+        while len(self._buffer) >= _PREFIX:
+            size = int.from_bytes(self._buffer[1:_PREFIX], "big")
+            if size > MAX_MESSAGE_BYTES:
+                self._refuse(Refused(
+                    Code.RESOURCE_EXHAUSTED,
+                    f"grpc: received message larger than max ({size} vs. {MAX_MESSAGE_BYTES})",
+                ))  # fmt: skip
+                return
+            if self._buffer[0]:
+                self._refuse(Refused(
+                    Code.UNIMPLEMENTED,
+                    "grpc: Decompressor is not installed for grpc-encoding",
+                ))  # fmt: skip
+                return
+            if len(self._buffer) - _PREFIX < size:
+                return
+            self._requests.append(bytes(self._buffer[_PREFIX : _PREFIX + size]))
+            del self._buffer[: _PREFIX + size]
+            method = self._method
+            if method is not None and method.unary is not None:
+                self._stream.consumed(_PREFIX + size)
+                if len(self._requests) > 1:
+                    self._refuse(Refused(Code.INTERNAL, "a second request in a call of one"))
+                    return
+            elif self._wake is not None:
+                self._wake.set()
+
+    def end(self) -> None:
+        """See `Receiver`."""
+        self._ended = True
+        if self._wake is not None:
+            self._wake.set()
+        if self._stream.closed or self._method is None or self._method.unary is None:
+            return
+        if not self._requests or self._buffer:
+            self._refuse(Refused(Code.INTERNAL, "a request is not complete"))
+            return
+        self._start()
+
+    def aborted(self) -> None:
+        """See `Receiver`."""
+        self._give_back()
+        if self._task is not None:
+            self._task.cancel()
+
+    def writable(self) -> None:
+        """See `Receiver`."""
+        if self._room is not None:
+            self._room.set()
+
+    def _give_back(self) -> None:
+        """Nothing of what came is held any more."""
+        size = len(self._buffer) + sum(_PREFIX + len(each) for each in self._requests)
+        self._buffer.clear()
+        self._requests.clear()
+        if size:
+            self._stream.consumed(size)
+
+    # --- answering -----------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            if self._method is not None and self._method.unary is not None:
+                await self._answer_one(self._method)
+            else:
+                await self._answer_stream()
+        except ConnectionFault as fault:
+            self._stream.give_up(fault)
+        except asyncio.CancelledError:
+            if not self._stream.closed:  # the gateway stops
+                self._refuse(Refused(Code.UNAVAILABLE, "etcdserver: server stopped"))
+            raise
+        except Exception as error:
+            try:
+                refused = as_refusal(error)
+            except Exception as bug:
+                logger.opt(exception=bug).error("a call of etcd's API has failed")
+                refused = Refused(Code.INTERNAL, f"an internal error ({type(bug).__name__})")
+            self._refuse(refused)
+
+    async def _answer_one(self, method: Method) -> None:
+        assert method.unary is not None
+        try:
+            request = decode(method.request_class, self._requests.popleft())
+        except ValueError as error:
+            raise Refused(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
+        timeout = self._timeout
+        answer = method.unary(request, min(timeout, TIMEOUT) if timeout > 0 else 0)
+        if timeout < TIMEOUT:
+            async with asyncio.timeout(max(timeout, 0)):
+                made = encode(await answer)
+        else:
+            made = encode(await answer)
+        self._send(made)
+        self._finish(_OK)
+
+    async def _answer_stream(self) -> None:
+        assert self._method is not None and self._method.stream is not None
+        self._wake = asyncio.Event()
+        async with asyncio.timeout(None if self._timeout == float("inf") else self._timeout):
+            await self._method.stream(self)
+        self._finish(_OK)
+
+    async def receive(self) -> Any:
+        """See `Call`."""
+        assert self._wake is not None and self._method is not None
+        while not self._requests:
+            if self._ended:
+                return None
+            self._wake.clear()
+            await self._wake.wait()
+        data = self._requests.popleft()
+        self._stream.consumed(_PREFIX + len(data))
+        try:
+            return decode(self._method.request_class, data)
+        except ValueError as error:
+            raise Refused(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
+
+    async def send(self, answer: Any) -> None:
+        """See `Call`."""
+        self._send(encode(answer))
+        while self._stream.blocked and not self._stream.closed:
+            if self._room is None:
+                self._room = asyncio.Event()
+            self._room.clear()
+            await self._room.wait()
+
+    def _send(self, data: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            self._stream.begin(_HEAD)
+        self._stream.send(b"\0" + len(data).to_bytes(4, "big") + data)
+
+    def _refuse(self, refused: Refused) -> None:
+        self._give_back()
+        self._finish(_trailers(refused))
+
+    def _finish(self, block: bytes) -> None:
+        self._stream.finish(block if self._begun else _HEAD + block)

@@ -1,0 +1,269 @@
+"""The service KV: Range, Put, DeleteRange, Txn and Compact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from paxon.actors.messages import ReadMode
+from paxon.kvstore.etcd import errors
+from paxon.kvstore.etcd.calls import Method, until
+from paxon.kvstore.etcd.front import REVISION, Front, span_end
+from paxon.kvstore.etcd.messages import message
+from paxon.kvstore.store import operations as wire
+from paxon.kvstore.store.items import Row
+from paxon.kvstore.store.operations import Result
+
+__all__ = ["KV", "key_value"]
+
+_MAX_REQUEST_BYTES = 3 << 19
+"""Of a write, as etcd takes it with its usual settings."""
+_MAX_OPERATIONS = 128
+"""In each part of a transaction; the same."""
+_ORDERS: list[Literal["key", "version", "created", "modified", "value"]] = [
+    "key", "version", "created", "modified", "value",
+]  # fmt: skip
+_ASCEND, _DESCEND = 1, 2
+_RELATIONS: list[Literal["=", ">", "<", "!="]] = ["=", ">", "<", "!="]
+_TARGETS: list[tuple[wire.Target, str]] = [
+    ("version", "version"), ("created", "create_revision"), ("modified", "mod_revision"),
+    ("value", "value"), ("lease", "lease"),
+]  # fmt: skip
+_MOST = wire.MAX_NUMBER
+
+
+def key_value(row: Row) -> Any:
+    """An item of the store as etcd's clients get it."""
+    key, value, created, modified, version, lease = row
+    return message("KeyValue")(
+        key=key, value=value, create_revision=created, mod_revision=modified, version=version,
+        lease=lease,
+    )  # fmt: skip
+
+
+def _range(request: Any) -> wire.Range:
+    if not request.key:
+        raise errors.empty_key()
+    if request.sort_order not in (0, 1, 2) or not 0 <= request.sort_target < len(_ORDERS):
+        raise errors.invalid_sort()
+    return wire.Range(
+        request.key,
+        span_end(request.range_end),
+        limit=max(0, request.limit),
+        revision=max(0, request.revision),
+        order=_ORDERS[request.sort_target],
+        backward=request.sort_order == _DESCEND,
+        keys_only=request.keys_only,
+        count_only=request.count_only,
+        min_modified=request.min_mod_revision,
+        max_modified=request.max_mod_revision,
+        min_created=request.min_create_revision,
+        max_created=request.max_create_revision,
+    )
+
+
+def _put(request: Any) -> wire.PutItem:
+    if not request.key:
+        raise errors.empty_key()
+    if request.ignore_value and request.value:
+        raise errors.value_provided()
+    if request.ignore_lease and request.lease:
+        raise errors.lease_provided()
+    if len(request.key) > wire.MAX_KEY_BYTES:
+        raise errors.too_large()
+    return wire.PutItem(
+        request.key,
+        None if request.ignore_value else request.value,
+        None if request.ignore_lease else request.lease,
+        request.prev_kv,
+    )
+
+
+def _delete(request: Any) -> wire.DeleteRange:
+    if not request.key:
+        raise errors.empty_key()
+    return wire.DeleteRange(request.key, span_end(request.range_end), request.prev_kv)
+
+
+def _compare(request: Any) -> wire.Compare:
+    if not request.key:
+        raise errors.empty_key()
+    if not 0 <= request.result < len(_RELATIONS) or not 0 <= request.target < len(_TARGETS):
+        raise errors.Refused(errors.Code.INVALID_ARGUMENT, "etcdserver: invalid comparison")
+    target, field = _TARGETS[request.target]
+    return wire.Compare(
+        request.key,
+        target,
+        _RELATIONS[request.result],
+        getattr(request, field),
+        span_end(request.range_end),
+    )
+
+
+def _operations(requests: Sequence[Any], room: int) -> list[wire.Inner]:
+    made: list[wire.Inner] = []
+    for request in requests:
+        match request.WhichOneof("request"):
+            case "request_range":
+                made.append(_range(request.request_range))
+            case "request_put":
+                made.append(_put(request.request_put))
+            case "request_delete_range":
+                made.append(_delete(request.request_delete_range))
+            case "request_txn":
+                made.append(_txn(request.request_txn, room))
+            case _:  # nothing to do, as etcd has it
+                raise errors.Refused(errors.Code.INVALID_ARGUMENT, "etcdserver: key not found")
+    return made
+
+
+def _txn(request: Any, room: int) -> wire.Txn:
+    size = max(len(request.compare), len(request.success), len(request.failure))
+    if size > room:
+        raise errors.too_many_operations()
+    compare = [_compare(each) for each in request.compare]
+    inner = room - size
+    try:
+        return wire.Txn(
+            compare, _operations(request.success, inner), _operations(request.failure, inner)
+        )
+    except wire.LargeTxn:
+        raise errors.too_many_operations() from None
+    except ValueError as error:
+        if "twice" in str(error):
+            raise errors.duplicate_key() from None
+        raise errors.Refused(errors.Code.INVALID_ARGUMENT, f"etcdserver: {error}") from None
+
+
+def _serializable(request: Any) -> bool:
+    """Whether a transaction only reads, and nothing of what it reads need be new."""
+    for operation in (*request.success, *request.failure):
+        match operation.WhichOneof("request"):
+            case "request_range":
+                if not operation.request_range.serializable:
+                    return False
+            case "request_txn":
+                if not _serializable(operation.request_txn):
+                    return False
+            case _:
+                return False
+    return True
+
+
+class KV:
+    """Answers the calls of this service."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._messages = {
+            name: message(name)
+            for name in ("PutResponse", "RangeResponse", "DeleteRangeResponse", "TxnResponse",
+                         "ResponseHeader")
+        }  # fmt: skip
+        self.methods = [
+            Method("/etcdserverpb.KV/Range", "/v3/kv/range", "RangeRequest", self.range),
+            Method("/etcdserverpb.KV/Put", "/v3/kv/put", "PutRequest", self.put),
+            Method(
+                "/etcdserverpb.KV/DeleteRange", "/v3/kv/deleterange", "DeleteRangeRequest",
+                self.delete,
+            ),
+            Method("/etcdserverpb.KV/Txn", "/v3/kv/txn", "TxnRequest", self.txn),
+            Method(
+                "/etcdserverpb.KV/Compact", "/v3/kv/compaction", "CompactionRequest", self.compact
+            ),
+        ]  # fmt: skip
+
+    async def range(self, request: Any, timeout: float) -> Any:
+        """Read keys: a long answer in parts, all of the revision of the first."""
+        wanted = _range(request)
+        mode: ReadMode = "stale" if request.serializable else "linearizable"
+        end_by, ask = until(timeout), self._front.ask_one
+        filtered = wanted.order != "key" or wanted.end is None
+        result = await ask(wanted, timeout, mode)
+        revision, count, more, rows, rest = result
+        at = wanted.revision or revision
+        while rest is not None and not (wanted.limit and len(rows) >= wanted.limit):
+            assert not filtered
+            key, end = (wanted.key, rest) if wanted.backward else (rest, wanted.end)
+            part = msgspec.structs.replace(
+                wanted, key=key, end=end, revision=at,
+                limit=wanted.limit - len(rows) if wanted.limit else 0,
+            )  # fmt: skip
+            _, _, more, further, rest = await ask(part, max(0.001, end_by - time.monotonic()), mode)
+            rows += further
+        return self._ranged(
+            [revision, count, more or rest is not None, rows, None], self._front.header(revision)
+        )
+
+    def _ranged(self, result: Result, header: Any) -> Any:
+        _, count, more, rows, _ = result
+        return self._messages["RangeResponse"](
+            header=header, kvs=map(key_value, rows), more=more, count=count
+        )
+
+    async def put(self, request: Any, timeout: float) -> Any:
+        """Write a key."""
+        if len(request.value) + len(request.key) > _MAX_REQUEST_BYTES:
+            raise errors.too_large()
+        result = await self._front.ask_one(_put(request), timeout)
+        return self._written(result, self._front.header(result[0]))
+
+    def _written(self, result: Result, header: Any) -> Any:
+        previous = None if result[1] is None else key_value(result[1])
+        return self._messages["PutResponse"](header=header, prev_kv=previous)
+
+    async def delete(self, request: Any, timeout: float) -> Any:
+        """Delete keys."""
+        result = await self._front.ask_one(_delete(request), timeout)
+        return self._deleted(result, self._front.header(result[0]))
+
+    def _deleted(self, result: Result, header: Any) -> Any:
+        return self._messages["DeleteRangeResponse"](
+            header=header, deleted=result[1], prev_kvs=map(key_value, result[2] or ())
+        )
+
+    async def txn(self, request: Any, timeout: float) -> Any:
+        """Compare, and do the one or the other."""
+        if request.ByteSize() > _MAX_REQUEST_BYTES:
+            raise errors.too_large()
+        txn = _txn(request, _MAX_OPERATIONS)
+        reads = wire.is_read(txn) and _serializable(request)
+        result = await self._front.ask_one(txn, timeout, "stale" if reads else "linearizable")
+        return self._transacted(txn, result, self._front.header(result[1]))
+
+    def _transacted(self, txn: wire.Txn, result: Result, header: Any) -> Any:
+        succeeded, _, results = result
+        answer = self._messages["TxnResponse"](header=header, succeeded=succeeded)
+        branch = txn.then if succeeded else txn.otherwise
+        for operation, each in zip(branch, results, strict=True):
+            response = answer.responses.add()
+            match operation:
+                case wire.Txn():
+                    header = self._inner_header(0)  # as etcd: there is one, and it is empty
+                    response.response_txn.CopyFrom(self._transacted(operation, each, header))
+                case wire.Range():
+                    header = self._inner_header(each[0])
+                    response.response_range.CopyFrom(self._ranged(each, header))
+                case wire.PutItem():
+                    header = self._inner_header(each[0])
+                    response.response_put.CopyFrom(self._written(each, header))
+                case _:
+                    header = self._inner_header(each[0])
+                    response.response_delete_range.CopyFrom(self._deleted(each, header))
+        return answer
+
+    def _inner_header(self, revision: int) -> Any:
+        return self._messages["ResponseHeader"](revision=revision)
+
+    async def compact(self, request: Any, timeout: float) -> Any:
+        """Forget history before a revision."""
+        if request.revision < 0:
+            raise errors.compacted()
+        compacted, now = await self._front.ask(
+            wire.Compact(min(request.revision, _MOST)), REVISION, timeout=timeout
+        )
+        errors.accepted(compacted)
+        return message("CompactionResponse")(header=self._front.header(now[0]))

@@ -1,0 +1,138 @@
+"""One port for all: gRPC (HTTP/2 by prior knowledge), and JSON over HTTP/1.1."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from typing import cast
+
+from paxon.kvstore.etcd.calls import Method
+from paxon.kvstore.etcd.grpc import GrpcCall
+from paxon.kvstore.etcd.http2 import PREFACE, ConnectionFault, Http2, Stream
+
+__all__ = ["Listener"]
+
+_MAX_CONNECTIONS = 20_000
+_MAX_UNREAD = 1 << 20
+"""Bytes that the socket may owe a client before nothing more is taken from it."""
+_MAX_OWED = 8 << 20
+"""Bytes of answers that wait for a client's windows: then its new calls are refused."""
+
+
+class _Connection(asyncio.Protocol):
+    """One client: HTTP/2 or HTTP/1.1, as its first bytes say."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._speaks: Http2 | None = None
+        self._first = b""
+        self._planned = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        connections = self._listener.connections
+        if len(connections) >= _MAX_CONNECTIONS:
+            self._transport.abort()
+            return
+        connections.add(self)
+        self._transport.set_write_buffer_limits(high=_MAX_UNREAD)
+
+    def data_received(self, data: bytes) -> None:
+        if self._speaks is None:
+            self._first += data
+            data = self._first
+            if not PREFACE.startswith(data[: len(PREFACE)]):
+                self._become_http1(data)
+                return
+            if len(data) < len(PREFACE):
+                return
+            self._first = b""
+            self._speaks = Http2(self._accept, self._plan)
+        try:
+            self._speaks.receive(data)
+        except ConnectionFault as fault:
+            self._end(fault)
+
+    def _become_http1(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._transport.abort()
+
+    def _accept(self, stream: Stream) -> GrpcCall:
+        assert self._speaks is not None
+        busy = self._speaks.blocked_bytes > _MAX_OWED
+        return GrpcCall(stream, self._listener.methods, busy=busy)
+
+    def _plan(self) -> None:
+        """Send at the end of this turn of the loop: what others have to say by then, too."""
+        if not self._planned:
+            self._planned = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._planned = False
+        speaks, transport = self._speaks, self._transport
+        if speaks is None or transport is None or transport.is_closing():
+            return
+        if speaks.fault is not None:
+            self._end(speaks.fault)
+            return
+        if speaks.outgoing:
+            data, speaks.outgoing = speaks.outgoing, bytearray()
+            transport.write(data)
+
+    def _end(self, fault: ConnectionFault) -> None:
+        """Say why, and close."""
+        assert self._speaks is not None and self._transport is not None
+        self._speaks.go_away(fault)
+        self._transport.write(self._speaks.outgoing)
+        self._speaks.outgoing = bytearray()
+        self._transport.close()
+
+    def pause_writing(self) -> None:
+        assert self._transport is not None
+        if self._speaks is not None:
+            self._speaks.paused = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        assert self._transport is not None
+        self._transport.resume_reading()
+        if self._speaks is not None:
+            self._speaks.resumed()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._listener.connections.discard(self)
+        if self._speaks is not None:
+            self._speaks.lost()
+
+    def close(self) -> None:
+        """The gateway stops."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Listener:
+    """Takes in connections."""
+
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        self.methods = methods
+        self.connections: set[_Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    async def open(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Listen; the port. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: _Connection(self), host, port, ssl=tls, backlog=1024
+        )
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """End all connections."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self.connections):
+            connection.close()

@@ -1,0 +1,207 @@
+"""What the tests of the etcd API share: a gateway, gRPC's own client, a real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import socket
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+import pytest
+
+from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.etcd.gateway import EtcdGateway
+from paxon.kvstore.etcd.messages import decode, encode, message
+from paxon.kvstore.testing.cluster import MemoryCluster
+from tests.waiting import wait_until
+
+__all__ = [
+    "Gateway",
+    "Grpc",
+    "binary",
+    "real_etcd",
+    "tools_directory",
+]
+
+_FETCH_SECONDS = 120
+
+
+def tools_directory() -> Path:
+    """Where fetch.sh puts things; `PAXON_ETCD_TOOLS` says otherwise."""
+    named = os.environ.get("PAXON_ETCD_TOOLS")
+    cache = os.environ.get("XDG_CACHE_HOME")
+    base = Path(cache) if cache else Path.home() / ".cache"
+    return Path(named) if named else base / "paxon" / "etcd"
+
+
+@functools.cache
+def _fetch() -> str:
+    """Fetch what is not there; why that failed, "" if it did not."""
+    script = Path(__file__).with_name("fetch.sh")
+    try:
+        done = subprocess.run(
+            ["sh", str(script), str(tools_directory())],
+            capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return done.stderr.strip() if done.returncode else ""
+
+
+def binary(name: str) -> str:
+    """The path of etcd's program of this name; the test is skipped where it cannot be had."""
+    path = tools_directory() / "root" / "usr" / "bin" / name
+    if not path.exists():
+        problem = _fetch()
+        if not path.exists():
+            pytest.skip(f"no {name}: {problem or 'it was not in the packages'}")
+    return str(path)
+
+
+class Gateway:
+    """A gateway in this process, in a thread of its own, in front of a cluster in memory."""
+
+    def __init__(self, addresses: list[str] | None = None, tls: Any = None) -> None:
+        self._cluster = None if addresses else MemoryCluster()
+        self._addresses = addresses
+        self._tls = tls
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="gateway")
+        self._thread.start()
+        self._ready.wait(30)
+        if self._failure is not None:
+            raise self._failure
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def cluster(self) -> MemoryCluster:
+        """That in memory."""
+        assert self._cluster is not None
+        return self._cluster
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        except BaseException as error:
+            self._failure = error
+            self._ready.set()
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        from paxon import AsyncClient
+
+        addresses = self._addresses or self.cluster.addresses
+        async with AsyncClient(addresses) as kv:
+            gateway = EtcdGateway(kv)
+            self.port = await gateway.open("127.0.0.1", 0, self._tls)
+            self._ready.set()
+            await self._stop.wait()
+            await gateway.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(30)
+        if self._cluster is not None:
+            self._cluster.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Grpc:
+    """gRPC's own client (of C++), with etcd's messages."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(
+            address,
+            options=[
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.max_receive_message_length", -1),
+            ],
+        )
+
+    def call(self, path: str, request: Any, answer: str, timeout: float = 20) -> Any:
+        """Call a method of one answer. Raises `grpc.RpcError`."""
+        method = self._channel.unary_unary(
+            f"/etcdserverpb.{path}", encode, functools.partial(decode, message(answer))
+        )
+        return method(request, timeout=timeout)
+
+    def kv(self, name: str, **fields: Any) -> Any:
+        """Call a method of KV by the name of its messages."""
+        rpc = "Compact" if name == "Compaction" else name
+        return self.call(f"KV/{rpc}", message(f"{name}Request")(**fields), f"{name}Response")
+
+    def stream(self, path: str, requests: Iterator[Any], answer: str) -> Any:
+        """Call a method of a stream of requests and one of answers."""
+        method = self._channel.stream_stream(
+            f"/etcdserverpb.{path}", encode, functools.partial(decode, message(answer))
+        )
+        return method(requests)
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def refusal(call: Callable[[], Any]) -> tuple[str, str]:
+    """Code and text with which a call ends."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code().name, caught.value.details()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def real_etcd(directory: Path) -> Iterator[str]:
+    """A real etcd, in memory as far as that goes; its address. Skipped where it cannot be had."""
+    program = binary("etcd")
+    client, peer = free_ports(2)
+    url, peer_url = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, "--name", "real", "--data-dir", str(directory / "data"),
+             "--listen-client-urls", url, "--advertise-client-urls", url,
+             "--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url,
+             "--initial-cluster", f"real={peer_url}"],
+            stdout=log, stderr=subprocess.STDOUT,
+            env={k: v for k, v in os.environ.items() if not k.startswith("ETCD")},
+        )  # fmt: skip
+        try:
+            wait_until(lambda: _answers(client) and _healthy(url), "etcd serves", 30)
+            yield f"127.0.0.1:{client}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            return json.load(answer).get("health") in ("true", True)
+    except OSError:
+        return False
