@@ -30,7 +30,7 @@ __all__ = [
     "PortOfServers", "WatchesHeld", "ServerReply", "overloaded", "retry_after",
 ]  # fmt: skip
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Goes into every frame's header; a server refuses frames of any other version."""
 
 

@@ -63,11 +63,13 @@ if TYPE_CHECKING:
     from paxon.kvstore.objects.replicated import Replicated, command, query
     from paxon.kvstore.recipes.async_election import AsyncElection, AsyncLeadership
     from paxon.kvstore.recipes.async_lock import AsyncLock, AsyncRWLock, AsyncSemaphore
+    from paxon.kvstore.recipes.async_queue import AsyncPriorityQueue, AsyncQueue, AsyncQueueItem
     from paxon.kvstore.recipes.clients import AsyncClient, Client
     from paxon.kvstore.recipes.contests import Contender
     from paxon.kvstore.recipes.election import Election, Leadership
     from paxon.kvstore.recipes.held import AsyncHeld, Held
     from paxon.kvstore.recipes.lock import Lock, RWLock, Semaphore
+    from paxon.kvstore.recipes.queue import PriorityQueue, Queue, QueueItem
     from paxon.kvstore.store.store import KVStore
 
 __all__ = [
@@ -111,6 +113,12 @@ __all__ = [
     "Leadership",
     "AsyncLeadership",
     "Contender",
+    "Queue",
+    "AsyncQueue",
+    "PriorityQueue",
+    "AsyncPriorityQueue",
+    "QueueItem",
+    "AsyncQueueItem",
     "KVStore",
     "Replicated",
     "command",
@@ -160,6 +168,8 @@ _LAZY = {
     **dict.fromkeys(("Election", "Leadership"), "recipes.election"),
     **dict.fromkeys(("AsyncElection", "AsyncLeadership"), "recipes.async_election"),
     "Contender": "recipes.contests",
+    **dict.fromkeys(("Queue", "PriorityQueue", "QueueItem"), "recipes.queue"),
+    **dict.fromkeys(("AsyncQueue", "AsyncPriorityQueue", "AsyncQueueItem"), "recipes.async_queue"),
     "AsyncCommandClient": "client.async_client",
     "AsyncPipeline": "client.async_client",
     "CommandClient": "client.client",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from paxon.kvstore.client.async_client import AsyncClient
@@ -24,7 +24,7 @@ from paxon.kvstore.recipes.contests import (
 )
 from paxon.kvstore.recipes.taking import GIVE_UP_SECONDS
 
-__all__ = ["observe", "take"]
+__all__ = ["observe", "take", "under_lease"]
 
 T = TypeVar("T")
 _revoking: set[asyncio.Task[None]] = set()
@@ -39,13 +39,25 @@ async def take(
 ) -> tuple[AsyncLease, int]:
     """Contend and wait for one's turn; see `taking.take`. A task that is cancelled gives up."""
     until = until_of(timeout)
+
+    async def contend(lease: AsyncLease) -> int:
+        fence = await _run(kv, contest, enter(contest, lease.id, value), lease, until)
+        if lease.time_left() <= 0:
+            raise contest.expired()
+        return fence
+
+    return await under_lease(kv, contest.ttl, contend)
+
+
+async def under_lease(
+    kv: AsyncClient, ttl: float, act: Callable[[AsyncLease], Awaitable[T]]
+) -> tuple[AsyncLease, T]:
+    """Do something under a lease drawn for it alone; see `taking.under_lease`."""
     number = new_id()
     lease: AsyncLease | None = None
     try:
-        lease = await kv.lease(contest.ttl, id=number)
-        fence = await _run(kv, contest, enter(contest, number, value), lease, until)
-        if lease.time_left() <= 0:
-            raise contest.expired()
+        lease = await kv.lease(ttl, id=number)
+        return lease, await act(lease)
     except BaseException:
         if lease is not None:
             lease.lose("it was given up")  # the error keeps this frame, which keeps the lease
@@ -54,7 +66,6 @@ async def take(
         task.add_done_callback(_revoking.discard)
         await asyncio.shield(task)  # which goes on if this is cancelled once more
         raise
-    return lease, fence
 
 
 async def _give_up(kv: AsyncClient, number: int) -> None:

@@ -6,9 +6,11 @@ from paxon.kvstore.client import async_client, client
 from paxon.kvstore.client.arguments import Key
 from paxon.kvstore.recipes.async_election import AsyncElection
 from paxon.kvstore.recipes.async_lock import AsyncLock, AsyncRWLock, AsyncSemaphore
+from paxon.kvstore.recipes.async_queue import AsyncPriorityQueue, AsyncQueue
 from paxon.kvstore.recipes.contests import Contest
 from paxon.kvstore.recipes.election import Election
 from paxon.kvstore.recipes.lock import Lock, RWLock, Semaphore
+from paxon.kvstore.recipes.queue import PriorityQueue, Queue
 from paxon.kvstore.recipes.sharing import Permits
 
 __all__ = ["AsyncClient", "Client"]
@@ -17,7 +19,7 @@ _TTL = 10.0
 
 
 class Client(client.Client):
-    """Client of the replicated key-value store, with locks; any number of threads may share it."""
+    """Client of the replicated key-value store, with recipes; threads may share it."""
 
     def lock(
         self, name: Key, *, ttl: float = _TTL, timeout: float | None = None, reentrant: bool = False
@@ -88,6 +90,31 @@ class Client(client.Client):
         """
         return Election(self, name, ttl=ttl)
 
+    def queue(self, name: Key, *, ttl: float = _TTL) -> Queue:
+        """A queue of items, each of which at most one consumer holds until it is done.
+
+            queue = kv.queue("jobs")
+            queue.put("resize 7.png")
+            with queue.get() as item:
+                resize(item.value)
+
+        The item of a consumer that dies is there again, in its old place, once its lease ends. So
+        an item may be begun more than once; `done` takes effect once: what has to happen once goes
+        into `item.done(then=[Put(…)])`, or is guarded by `item`, or carries `item.fence`.
+
+        Args:
+            name: of the queue.
+            ttl: seconds after which the item of a dead consumer is there again; at least 2.
+        """
+        return Queue(self, name, ttl=ttl)
+
+    def priority_queue(self, name: Key, *, ttl: float = _TTL) -> PriorityQueue:
+        """A queue in which items of lower priority come first; else as `queue`.
+
+        It has nothing in common with a `queue` of the same name.
+        """
+        return PriorityQueue(self, name, ttl=ttl)
+
 
 class AsyncClient(async_client.AsyncClient):
     """The same for asyncio. It belongs to the event loop in which it is first used.
@@ -131,3 +158,15 @@ class AsyncClient(async_client.AsyncClient):
             await kv.txn(if_=[leading], then=[...])
         """
         return AsyncElection(self, name, ttl=ttl)
+
+    def queue(self, name: Key, *, ttl: float = _TTL) -> AsyncQueue:
+        """A queue of items; see `Client.queue`.
+
+        async with await kv.queue("jobs").get() as item:
+            await resize(item.value)
+        """
+        return AsyncQueue(self, name, ttl=ttl)
+
+    def priority_queue(self, name: Key, *, ttl: float = _TTL) -> AsyncPriorityQueue:
+        """A queue in which items of lower priority come first; see `Client.priority_queue`."""
+        return AsyncPriorityQueue(self, name, ttl=ttl)

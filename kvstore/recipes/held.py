@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.calls.answers import Entry
@@ -15,18 +15,27 @@ from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.leases.async_lease import AsyncLease, AsyncLost
 from paxon.kvstore.client.leases.keeping import Held as HeldLease
 from paxon.kvstore.client.leases.lease import Lease, Lost
-from paxon.kvstore.errors import PaxonError
-from paxon.kvstore.recipes.contests import Contest
+from paxon.kvstore.errors import LockLost, PaxonError
 
-__all__ = ["AsyncHeld", "Held", "Kept"]
+__all__ = ["AsyncHeld", "Claimable", "Held", "Kept"]
 
 L = TypeVar("L", bound=HeldLease)
+
+
+class Claimable(Protocol):
+    """What can be held: a contest, or an item of a queue."""
+
+    def key(self, number: int) -> str:
+        """Of who holds it by this lease."""
+
+    def lost(self, why: str) -> LockLost:
+        """What is raised to a holder that holds no more."""
 
 
 class Kept(Generic[L]):
     """What threads and asyncio have in common. A `Guard` of transactions."""
 
-    def __init__(self, contest: Contest, lease: L, fence: int) -> None:
+    def __init__(self, contest: Claimable, lease: L, fence: int) -> None:
         self._contest = contest
         self._forget: Callable[[], object] = bool
         self._depth = 1
@@ -67,7 +76,7 @@ class Held(Kept[Lease]):
     In a `with` statement it is released at the end.
     """
 
-    def __init__(self, kv: Client, contest: Contest, lease: Lease, fence: int) -> None:
+    def __init__(self, kv: Client, contest: Claimable, lease: Lease, fence: int) -> None:
         super().__init__(contest, lease, fence)
         self._kv = kv
 
@@ -110,7 +119,7 @@ class Held(Kept[Lease]):
 class AsyncHeld(Kept[AsyncLease]):
     """The twin of `Held`."""
 
-    def __init__(self, kv: AsyncClient, contest: Contest, lease: AsyncLease, fence: int) -> None:
+    def __init__(self, kv: AsyncClient, contest: Claimable, lease: AsyncLease, fence: int) -> None:
         super().__init__(contest, lease, fence)
         self._kv = kv
 

@@ -22,7 +22,7 @@ from paxon.kvstore.recipes.contests import (
     until_of,
 )
 
-__all__ = ["GIVE_UP_SECONDS", "observe", "take"]
+__all__ = ["GIVE_UP_SECONDS", "observe", "take", "under_lease"]
 
 T = TypeVar("T")
 GIVE_UP_SECONDS = 1.0
@@ -30,25 +30,34 @@ GIVE_UP_SECONDS = 1.0
 
 
 def take(kv: Client, contest: Contest, value: bytes, timeout: float | None) -> tuple[Lease, int]:
-    """Contend under a lease drawn for this alone, and wait for one's turn; the fence.
+    """Contend under a lease drawn for this alone, and wait for one's turn; the fence."""
+    until = until_of(timeout)
+
+    def contend(lease: Lease) -> int:
+        fence = _run(kv, contest, enter(contest, lease.id, value), lease, until)
+        if lease.time_left() <= 0:
+            raise contest.expired()
+        return fence
+
+    return under_lease(kv, contest.ttl, contend)
+
+
+def under_lease(kv: Client, ttl: float, act: Callable[[Lease], T]) -> tuple[Lease, T]:
+    """Do something under a lease drawn for it alone; the lease goes on.
 
     Whatever goes wrong, Ctrl-C too, the lease is revoked: a late put is refused for lack of it.
     """
-    until = until_of(timeout)
     number = new_id()
     lease: Lease | None = None
     try:
-        lease = kv.lease(contest.ttl, id=number)
-        fence = _run(kv, contest, enter(contest, number, value), lease, until)
-        if lease.time_left() <= 0:
-            raise contest.expired()
+        lease = kv.lease(ttl, id=number)
+        return lease, act(lease)
     except BaseException:
         if lease is not None:
             lease.lose("it was given up")  # the error keeps this frame, which keeps the lease
         with contextlib.suppress(PaxonError):
             kv.revoke(number, timeout=GIVE_UP_SECONDS)
         raise
-    return lease, fence
 
 
 def _run(kv: Client, contest: Contest, plan: Plan[T], lease: Lease, until: float) -> T:

@@ -5,6 +5,7 @@ It knows nothing of Paxos, of clients or of the network: only `StateMachine`. Re
 then `store` (what each operation does). What it holds is in `state`: `items` by key, `key_index`
 (keys in order), `history` and `leases`. Reading is `past` (views of older revisions), `ranges` and
 `events`, and `watching` (whom an event concerns); `transactions` are carried out as a whole;
+`queues` puts and claims items;
 `refusals` says how an operation ends that cannot be; `image` is the state as a snapshot.
 """
 

@@ -30,6 +30,8 @@ __all__ = [
     "MAX_SCAN_BYTES",
     "MAX_OPERATIONS",
     "MAX_REPLY_BYTES",
+    "MAX_COMMAND_BYTES",
+    "MAX_CLAIMED",
     "MAX_NUMBER",
     "MAX_TXN_DEPTH",
     "MAX_TXN_OPERATIONS",
@@ -54,6 +56,9 @@ __all__ = [
     "TimeLeft",
     "Leases",
     "Events",
+    "Enqueue",
+    "Unclaimed",
+    "Claim",
     "Operation",
     "Executable",
     "Refused",
@@ -93,6 +98,10 @@ MAX_TXN_OPERATIONS = 10_000
 """Comparisons and operations in a transaction, with all that is nested in it."""
 MAX_TXN_DEPTH = 8
 """Transactions in one another, the outermost included."""
+MAX_COMMAND_BYTES = 24 << 20
+"""No cluster takes a command so long (`max_command_bytes`): clients do not send it."""
+MAX_CLAIMED = 4096
+"""Claimed items of a queue that are passed over in search of one that is not."""
 MAX_NUMBER = (1 << 63) - 1
 """Revisions, versions and lease ids, and the numbers that `Increment` counts with."""
 
@@ -328,15 +337,63 @@ class Events(_Operation, frozen=True, tag=18):
     """Whether to answer what each key was before, nil if it was missing."""
 
 
+class Enqueue(_Operation, frozen=True, tag=19):
+    """Put values at the end of a queue, in one revision. Result: the revision.
+
+    Their keys are the prefix, the revision in 16 hexadecimal digits, and four of the place among
+    the values. A key that is there refuses the whole.
+    """
+
+    prefix: bytes
+    values: Annotated[list[bytes], msgspec.Meta(min_length=1, max_length=10_000)]
+
+
+class Unclaimed(_Operation, frozen=True, tag=20):
+    """The first item that nobody has claimed; see `Claim`. Result: `[revision, items, item]`.
+
+    `items` counts them all, claimed or not; the item is nil if there is none.
+    """
+
+    items: bytes
+    claims: bytes
+
+    def __post_init__(self) -> None:
+        _check_queue(self.items, self.claims)
+
+
+class Claim(_Operation, frozen=True, tag=21):
+    """Claim the first unclaimed key that begins with a prefix. Result: `[revision, item]`.
+
+    The claim is a key without value that goes with a lease: `claims` instead of `items`, and the
+    rest of the item's key. The revision is the store's afterwards, so that of the claim, if there
+    is one; without an item (nil) nothing is written. More than `MAX_CLAIMED` claimed items before
+    the first other one refuse it.
+    """
+
+    items: bytes
+    claims: bytes
+    lease: int
+
+    def __post_init__(self) -> None:
+        _check_queue(self.items, self.claims)
+
+
+def _check_queue(items: bytes, claims: bytes) -> None:
+    if not items or not claims or items.startswith(claims) or claims.startswith(items):
+        raise ValueError("items and claims of a queue have prefixes of which none begins the other")
+
+
 Inner: TypeAlias = Put | Get | Delete | PutItem | Range | DeleteRange | Txn
 """What a transaction may do."""
 Operation: TypeAlias = (
     Put | Get | Append | Delete | CompareAndSet | Scan | PutItem | Range | DeleteRange | Txn
     | Compact | Increment | Grant | KeepAlive | Revoke | TimeLeft | Leases | Events
+    | Enqueue | Unclaimed | Claim
 )  # fmt: skip
 Executable: TypeAlias = (
     Item | Get | Append | Delete | CompareAndSet | Scan | PutItem | Range | DeleteRange | Txn
     | Compact | Increment | Grant | KeepAlive | Revoke | TimeLeft | Leases | Events
+    | Enqueue | Unclaimed | Claim
 )  # fmt: skip
 """An operation as a server decodes it: a put is the item that it makes."""
 Result: TypeAlias = Any
@@ -366,7 +423,7 @@ _encoder = msgspec.msgpack.Encoder()
 _operations_decoder = msgspec.msgpack.Decoder(list[Executable])
 _results_decoder = msgspec.msgpack.Decoder(list[Any])
 
-READS = frozenset({Get, Scan, Range, TimeLeft, Leases, Events})
+READS = frozenset({Get, Scan, Range, TimeLeft, Leases, Events, Unclaimed})
 """Those that never change anything; a transaction does not if all in it are of these."""
 
 
@@ -476,6 +533,10 @@ def operation_bytes(operation: Operation | Compare) -> int:
             return sum(map(operation_bytes, parts)) + 24
         case Events():
             return sum(len(key) + len(end or b"") + 16 for key, end in operation.spans) + 32
+        case Enqueue(prefix, values):
+            return len(prefix) + sum(map(len, values)) + 8 * len(values) + 16
+        case Unclaimed(items, claims) | Claim(items, claims):
+            return len(items) + len(claims) + 32
         case Get() | Delete() | Increment():
             return len(operation.key) + 24
         case _:

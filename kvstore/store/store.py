@@ -26,10 +26,12 @@ from paxon.kvstore.store.operations import (
     MAX_SCAN_ITEMS,
     MAX_VALUE_BYTES,
     Append,
+    Claim,
     Compact,
     CompareAndSet,
     Delete,
     DeleteRange,
+    Enqueue,
     Events,
     Executable,
     Get,
@@ -44,11 +46,13 @@ from paxon.kvstore.store.operations import (
     Scan,
     TimeLeft,
     Txn,
+    Unclaimed,
     count_operations,
     decode_operations,
     encode_results,
     only_reads,
 )
+from paxon.kvstore.store.queues import claim, enqueue, look, looking
 from paxon.kvstore.store.ranges import ROW_BYTES, read_range
 from paxon.kvstore.store.refusals import Refusal, Room, TooLong
 from paxon.kvstore.store.spans import prefix_span
@@ -80,7 +84,7 @@ _KEPT_COMMANDS = 512
 """Commands whose decoded form is kept from the check to the execution …"""
 _KEPT_BYTES = 8 << 20
 """… or so many bytes of them, whichever is less: then all are let go of."""
-_CHEAP = frozenset({Item, Append, Delete, CompareAndSet, PutItem, Increment})
+_CHEAP = frozenset({Item, Append, Delete, CompareAndSet, PutItem, Increment, Enqueue})
 """What they cost is about what they are long."""
 
 _encoder = msgspec.msgpack.Encoder()
@@ -138,6 +142,9 @@ class KVStore(StateMachine):
             TimeLeft: self._time_left,
             Leases: self._leases,
             Events: self._events,
+            Enqueue: lambda operation: enqueue(self._state, self._bounds, operation),
+            Unclaimed: lambda operation: look(self._state, self._room, operation),
+            Claim: lambda operation: claim(self._state, self._bounds, self._room, operation),
         }
 
     def __len__(self) -> int:
@@ -201,6 +208,8 @@ class KVStore(StateMachine):
                 return cost + sum(map(self._cost, then)) + sum(map(self._cost, otherwise))
             case Events() | Compact():
                 return min(len(self._state.history), _DIGEST_KEYS) * 64
+            case Unclaimed() | Claim():
+                return looking(self._state, operation)
             case _:
                 return 0
 

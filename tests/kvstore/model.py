@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 from paxon.kvstore.store.operations import (
     Append,
+    Claim,
     Compact,
     Compare,
     CompareAndSet,
     Delete,
     DeleteRange,
+    Enqueue,
     Events,
     Get,
     Grant,
@@ -29,6 +31,7 @@ from paxon.kvstore.store.operations import (
     Scan,
     TimeLeft,
     Txn,
+    Unclaimed,
 )
 
 __all__ = ["Model", "Refused"]
@@ -141,8 +144,34 @@ class Model:
                 return revision
             case Events():
                 return self.events(op)
+            case Enqueue() | Unclaimed() | Claim():
+                return self.queue_operation(op)
             case _:
                 return self.lease_operation(op)
+
+    def queue_operation(self, op: Any) -> Any:
+        match op:
+            case Enqueue(prefix, values):
+                if not prefix:
+                    raise Refused("")
+                for place, value in enumerate(values):
+                    key = prefix + f"{self.revision + 1:016x}{place:04x}".encode()
+                    if key in self.next:
+                        raise Refused("")
+                    self.put(key, value, 0)
+                return self.revision + 1
+            case Unclaimed(items, claims):
+                count = sum(key.startswith(items) for key in self.next)
+                free = self.unclaimed(items, claims)
+                return [self.revision, count, [free, *self.next[free]] if free else None]
+            case Claim(items, claims, lease):
+                self.check_lease(lease)
+                free = self.unclaimed(items, claims)
+                if not free:
+                    return [self.revision, None]
+                self.put(free.replace(items, claims, 1), b"", lease)
+                return [self.revision + 1, [free, *self.next[free]]]
+        raise AssertionError(op)
 
     def lease_operation(self, op: Any) -> Any:
         match op:
@@ -169,6 +198,12 @@ class Model:
             case Leases():
                 return sorted(self.leases)
         raise AssertionError(op)
+
+    def unclaimed(self, items: bytes, claims: bytes) -> bytes:
+        """The first item without a claim; empty if there is none."""
+        found = [key for key in sorted(self.next) if key.startswith(items)]
+        free = [key for key in found if key.replace(items, claims, 1) not in self.next]
+        return free[0] if free else b""
 
     def end(self, lease: int) -> None:
         self.delete(sorted(k for k, e in self.next.items() if e.lease == lease))

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from paxon.kvstore.store.operations import (
     Append,
+    Claim,
     Compact,
     Compare,
     CompareAndSet,
     Delete,
     DeleteRange,
+    Enqueue,
     Events,
     Get,
     Grant,
@@ -29,6 +31,7 @@ from paxon.kvstore.store.operations import (
     Scan,
     TimeLeft,
     Txn,
+    Unclaimed,
     decode_results,
     encode_operations,
     is_refusal,
@@ -94,6 +97,9 @@ def txns(draw: st.DrawFn, depth: int = 2) -> Txn:
         return Txn(compare, reads, [])
 
 
+CLAIMS = st.builds(
+    Claim, st.sampled_from([b"a", b"aa", b"\xff"]), st.sampled_from([b"b", b"c"]), LEASES
+)
 OPERATIONS: Any = st.one_of(
     st.builds(Put, KEYS, VALUES),
     st.builds(Get, KEYS),
@@ -120,6 +126,10 @@ OPERATIONS: Any = st.one_of(
     DELETE_RANGES,
     RANGES,
     txns(),
+    st.builds(Enqueue, st.sampled_from([b"a", b"aa", b"ab", b""]), st.lists(VALUES, min_size=1)),
+    st.builds(Unclaimed, st.sampled_from([b"a", b"aa"]), st.sampled_from([b"b", b"c"])),
+    CLAIMS,
+    CLAIMS,
 )
 STEPS = st.one_of(
     st.tuples(st.just("do"), st.lists(OPERATIONS, max_size=4)),
