@@ -7,6 +7,7 @@ just before the time that something is due at, and the wake-up would find nothin
 from __future__ import annotations
 
 from paxon.actors.environment import NEVER
+from paxon.actors.execution.application import Application
 from paxon.actors.limits.allowances import MAX_RENEWAL_BYTES, MAX_RENEWALS, MESSAGE_BYTES
 from paxon.actors.messages import Entry
 
@@ -127,6 +128,18 @@ class Chores:
         self.bytes = 0
         self.renew_at = NEVER
         return taken
+
+    def plan(self, application: Application, time: LogTime, now: float, clock: int) -> None:
+        """Say when to look again whether something is due, other than a command."""
+        self.wakeup = application.timer.due
+        due = self.due(
+            timed=application.timer.next is not None,
+            sessions=len(application.sessions) > 0,
+            executed=application.executed,
+        )
+        self.at = self.renew_at
+        if due is not None:
+            self.at = min(self.at, now + time.seconds_to(due, clock))
 
     def due(self, *, timed: bool, sessions: bool, executed: int) -> int | None:
         """When the log is to be told its time: a time of the log, None if nothing depends on it.

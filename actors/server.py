@@ -1,12 +1,17 @@
 """`PaxosServer`: one pykka actor that is acceptor, learner and, while it leads, proposer.
 
-THEORY OF OPERATION
+The protocol on one page, in the order in which a command travels: a burst comes in; the acceptor;
+getting to lead; leading; reads; clients; learning and executing; catching up; snapshots and
+discarding; opening; timers. docs/ARCHITECTURE.md has the picture, the rules that are cited here by
+number, and what must hold throughout: it is asserted with `invariant` here, in the log and in the
+storage. What a server knows is plain data (actors/records/), and what decides nothing on ballots
+and slots goes on beside it (actors/parts/).
 
-A server handles *bursts*. `step` runs the handler of each message of a burst to completion, in
-order; handlers change state, collect what is to be stored, and queue what is to be sent; then one
-flush (actors/actor.py) writes all of it in one synced transaction and only then sends. A handler
-never blocks, sleeps, starts threads, reads a clock or draws randomness but through what the server
-was given, and never sends to itself: what a server tells itself is a method call.
+`step` runs the handler of each message of a burst to completion, in order; handlers change state,
+collect what is to be stored, and queue what is to be sent; then one flush (actors/actor.py) writes
+all of it in one synced transaction and only then sends. A handler never blocks, sleeps, starts
+threads, reads a clock or draws randomness but through what the server was given, and never sends to
+itself: what a server tells itself is a method call.
 
 Which state belongs to which role:
 
@@ -15,18 +20,7 @@ Which state belongs to which role:
   slot `application.executed`), and in `_catching_up` the highest commit index heard of;
 - proposer: `_candidacy` while trying to lead, and `_reign` while leading (slots in flight, commands
   that wait for a slot, clients and reads that wait for an answer, what followers report); each is
-  None otherwise, and `role` says which there is.
-
-Stepping down drops these two and nothing else. What must hold throughout is asserted
-with `invariant` here, in the log and in the storage, and watched from outside by the simulator:
-the promise never falls; one ballot proposes one value a slot; a chosen value never changes; slots
-are executed in order, each command at most once; nothing is discarded before it is executed by all
-or covered by a durable snapshot; nothing leaves that relies on what is not synced.
-
-The sections are in the order in which a command travels: a burst comes in; the acceptor; getting to
-lead; leading; reads; clients; learning and executing; catching up; snapshots and discarding; then
-what goes on beside it: comparing what was executed, the cluster's members and how they came
-together, the care for old copies of a data directory, timers, and what a server says of itself.
+  None otherwise, and `role` says which there is. Stepping down drops these two and nothing else.
 
 Sources: van Renesse & Altinbuken, "Paxos Made Moderately Complex" (PMMC), whose acceptor, leader,
 scout and commander are sections of this one class; Ongaro's Raft thesis for pre-votes (§9.6),
@@ -41,7 +35,7 @@ from typing import Any, Literal
 import pykka
 
 from paxon.actors.actor import BurstActor
-from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, in_list
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.embedding import Execute, NotLeading, fail, settle
@@ -49,7 +43,6 @@ from paxon.actors.environment import NEVER, ClientToken, Environment, ServerBurs
 from paxon.actors.execution.agreed import (
     KNOWS,
     Change,
-    agreed_values,
     check_rising,
     check_values,
     decode_agreed,
@@ -59,7 +52,7 @@ from paxon.actors.execution.agreed import (
     first_agreed,
 )
 from paxon.actors.execution.application import Application, decode_batch, encode_batch
-from paxon.actors.execution.digests import Diverged, Doubts, SnapshotCheck, Verdict
+from paxon.actors.execution.digests import SnapshotCheck
 from paxon.actors.execution.features import Features
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.invariants import invariant
@@ -131,8 +124,10 @@ from paxon.actors.messages import (
     Whereabouts,
     overloaded,
 )
+from paxon.actors.parts.comparing import Comparing
 from paxon.actors.parts.membership import Membership
 from paxon.actors.parts.reception import LARGE_REPLY, Reception
+from paxon.actors.parts.status import describe, rejoining
 from paxon.actors.parts.watches import Watches
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
@@ -145,7 +140,6 @@ from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.snapshots import Snapshots
 from paxon.actors.records.watching import FAR_BEHIND
 from paxon.actors.settings import Settings
-from paxon.actors.version import VERSION
 from paxon.transport.log import logger
 
 __all__ = ["COUNTERS", "PaxosServer"]
@@ -208,7 +202,7 @@ class PaxosServer(BurstActor):
         self._reign: Reign | None = None
         self._leading_since = 0.0
         # Clients.
-        self._reception = Reception(settings, self._outbox, self._counters, self._clock)
+        self.reception = Reception(settings, self._outbox, self._counters, self._clock)
         self._held = HeldRequests()
         # Learning and executing.
         self.log_time = LogTime()  # as this server knows it (rule 13)
@@ -222,10 +216,9 @@ class PaxosServer(BurstActor):
         self._tidy_at = 0.0
         self._stopped_at = 0
         """The slot whose execution stopped this server last time, until it has been executed."""
-        # Catching up, snapshots, and comparing what was executed.
+        # Catching up, and snapshots.
         self._catching_up = CatchingUp()
         self._snapshots = Snapshots()
-        self._doubts = Doubts()
         # The cluster and its members; nothing else goes on before it is in force.
         self._oddities = Oddities(self._counters)
         self.membership = Membership(
@@ -244,11 +237,12 @@ class PaxosServer(BurstActor):
         self._rejoin_said = ""
         self._warned_of: list[str] = []  # how own settings differ from what is agreed
         # What goes on beside the protocol.
-        self._watches = Watches(
+        self.comparing = Comparing(self, self.application, self._outbox, self._counters)
+        self.watches = Watches(
             self.application, self._outbox, self._counters, self._is_current, self._count_work
         )
         self._peer_handlers = self._handlers_of_peers()
-        self._client_handlers = self._reception.handlers = self._handlers_of_clients()
+        self._client_handlers = self.reception.handlers = self._handlers_of_clients()
 
     def _handlers_of_peers(self) -> dict[type, Callable[[Any, ServerId], None]]:
         """Who handles a message of another server."""
@@ -266,8 +260,8 @@ class PaxosServer(BurstActor):
             SnapshotOffer: self.on_snapshot_offer,
             SnapshotRequest: self.on_snapshot_request,
             SnapshotChunk: self.on_snapshot_chunk,
-            DigestRequest: self.on_digest_request,
-            DigestReply: self.on_digest_reply,
+            DigestRequest: self.comparing.on_digest_request,
+            DigestReply: self.comparing.on_digest_reply,
             Introduction: self.membership.on_introduction,
             CountQuestion: self.membership.on_count_question,
             CountAnswer: self.membership.on_count_answer,
@@ -286,9 +280,9 @@ class PaxosServer(BurstActor):
             StatusRequest: self.on_status_request,
             SlotRequest: self.on_slot_request,
             Stranger: self.on_stranger,
-            Watch: self._watches.on_watch,
-            Unwatch: self._watches.on_unwatch,
-            WatchCheck: self._watches.on_watch_check,
+            Watch: self.watches.on_watch,
+            Unwatch: self.watches.on_unwatch,
+            WatchCheck: self.watches.on_watch_check,
         }
 
     @property
@@ -323,10 +317,10 @@ class PaxosServer(BurstActor):
                 self._peer_handlers[type(message)](message, sender)
         for server in burst.lost:
             self.on_connection_lost(server)
-        if burst.clients or burst.refused or burst.gone or self._reception.turns.waiting:
+        if burst.clients or burst.refused or burst.gone or self.reception.turns.waiting:
             for client in burst.gone:
-                self._watches.forget(client)
-            self._reception.serve(burst, self._reign)
+                self.watches.forget(client)
+            self.reception.serve(burst, self._reign)
 
     def _before_flush(self) -> None:
         reign = self._reign
@@ -352,7 +346,7 @@ class PaxosServer(BurstActor):
             bool(self._held.requests)
             and self._in_force
             and self.role == "follower"
-            and not self._is_behind()
+            and not self.is_behind()
         )
 
     def _send_early(self) -> None:
@@ -410,8 +404,8 @@ class PaxosServer(BurstActor):
     def _before_sending(self) -> None:
         if self._durable_promise != self.promised:
             invariant(False, "a promise would leave unsynced")
-        if self._watches.held:
-            self._watches.look_after()
+        if self.watches.held:
+            self.watches.look_after()
         reign = self._reign
         if reign is not None:
             if reign.told_commit != self.log.chosen_to:
@@ -432,7 +426,7 @@ class PaxosServer(BurstActor):
             self._left_over = bool(
                 self.log.chosen_to > self.application.executed
                 or self._outbox.to_client
-                or self._watches.held
+                or self.watches.held
             )
         took = self._clock.monotonic() - self._now
         if took > self.settings.heartbeat_interval:  # what was sent meanwhile is still to be read
@@ -594,7 +588,7 @@ class PaxosServer(BurstActor):
         executed, chain = self._executed_durably(), self.application.chain
         reply = HeartbeatReply(
             self.promised, answered, executed, self._features.knows, self._features.limits,
-            chain.version, chain.at(executed), self._count(), bool(self._watches.held),
+            chain.version, chain.at(executed), self._count(), bool(self.watches.held),
         )  # fmt: skip
         self._outbox.send(sender, reply)
 
@@ -750,14 +744,14 @@ class PaxosServer(BurstActor):
         like any other's.
         """
         self._await_leader()
-        if not self._is_behind() and not self._unheard():
+        if not self.is_behind() and not self.unheard():
             self.campaign(forced=True)
         standing = self.rejoining()
         if standing != self._rejoin_said:
             self._rejoin_said = standing
             logger.info("server {} rejoins: it {}", self.settings.server, standing)
 
-    def _unheard(self) -> list[ServerId]:
+    def unheard(self) -> list[ServerId]:
         """Whom a live leader does not hear: without their promises it would be deposed in vain."""
         if not self._hears_leader():
             return []
@@ -807,7 +801,7 @@ class PaxosServer(BurstActor):
         """Lead: propose again what may have been chosen, no-ops into the holes (rule 3)."""
         invariant(candidacy.ballot == self.promised, "led without own promise")
         self._candidacy = None
-        self._reception.turns.let_go(self._now)
+        self.reception.turns.let_go(self._now)
         self._execute_chosen()
         for accepted in self.log.accepted_from(self.log.chosen_to + 1):
             candidacy.report(accepted)
@@ -818,7 +812,7 @@ class PaxosServer(BurstActor):
             return
         reign = self._reign = Reign(
             self.settings, self._others,
-            Pending(self.application.machine, self._reception.end_share),
+            Pending(self.application.machine, self.reception.end_share),
             Rounds(self._now, self._following.busy), self._counters["slots_chosen"],
             time=self.application.time,
         )  # fmt: skip
@@ -861,7 +855,7 @@ class PaxosServer(BurstActor):
         self._following.pre_votes = set()
         if self._reign is not None:
             self._counters["step_downs"] += 1
-            self._counters["leading_us"] += self._leading_us()
+            self._counters["leading_us"] += self.leading_us()
             reign, self._reign = self._reign, None
             self.log_time.stop()
             if reign.got_something_done(self._counters["slots_chosen"]):
@@ -871,7 +865,7 @@ class PaxosServer(BurstActor):
             clients.update(dict.fromkeys(reign.waiting.values()))
             clients.update((client, None) for client, _ in reign.reads.clear())
             self._fail_futures(reign)
-        self._reception.turns.let_go(self._now)
+        self.reception.turns.let_go(self._now)
         if not self._contends:
             clients.update((client, None) for client, _ in self._held.take())
         for client in clients:
@@ -918,26 +912,14 @@ class PaxosServer(BurstActor):
 
     def _time_is_due(self, reign: Reign) -> bool:
         """Whether a slot is wanted for its time, or for renewals, though no command waits."""
-        chores = reign.chores
-        chores.wanted = False
+        reign.chores.wanted = False
         self._plan_chores(reign)
-        return chores.at <= self._now
+        return reign.chores.at <= self._now
 
     def _plan_chores(self, reign: Reign) -> None:
         """Say when to look again whether something is due, other than a command."""
-        application, chores = self.application, reign.chores
-        if not self.log_time.runs:
-            return
-        chores.wakeup = application.timer.due
-        due = chores.due(
-            timed=application.timer.next is not None,
-            sessions=len(application.sessions) > 0,
-            executed=application.executed,
-        )
-        chores.at = chores.renew_at
-        if due is not None:
-            seconds = self.log_time.seconds_to(due, self._clock.awake())
-            chores.at = min(chores.at, self._now + seconds)
+        if self.log_time.runs:
+            reign.chores.plan(self.application, self.log_time, self._now, self._clock.awake())
 
     def _propose(self, reign: Reign, slot: int, value: bytes) -> None:
         """Queue a P2A; our own acceptance counts once it is synced (rule 10)."""
@@ -1084,7 +1066,7 @@ class PaxosServer(BurstActor):
         if reign.comparison.heard(
             sender, reply.digest_version, reply.executed, reply.digest, self.application.chain
         ):
-            self._inquire(reply.executed)
+            self.comparing.inquire(reply.executed)
         if reply.round > follower.answered:
             if reign.thrift.choosing and reply.round > reign.rounds.confirmed:
                 reign.thrift.count_useful(sender)
@@ -1136,11 +1118,11 @@ class PaxosServer(BurstActor):
         self.log_time.confirmed(self._clock.awake(), ago, self.settings.election_timeout_min)
         ready = reign.reads.ready(rounds.confirmed, self.application.executed)
         if ready:
-            self._reception.open()
+            self.reception.open()
         for client, query in ready:
-            if not self._reception.spent:
+            if not self.reception.spent:
                 self._answer_query(client, query)
-            elif not self._reception.turns.add(client, [Query(query.id, "stale", query.query)]):
+            elif not self.reception.turns.add(client, [Query(query.id, "stale", query.query)]):
                 # (It was confirmed: from now on any state here is new enough.)
                 self._outbox.throw_away(client, "too many reads are waiting")
 
@@ -1193,7 +1175,7 @@ class PaxosServer(BurstActor):
 
     def _count_work(self, client: ClientToken, size: int) -> None:
         """A request was answered at once, with so many bytes."""
-        self._reception.count_work(client, size, self._reign)
+        self.reception.count_work(client, size, self._reign)
 
     def _serves(self) -> Reign | None:
         """The reign of one that has executed every slot taken over: state and sessions are current.
@@ -1241,7 +1223,7 @@ class PaxosServer(BurstActor):
             return
         key = (0, request.nonce)
         if key not in reign.waiting:
-            wait = self._reception.openings.wait(client, self._now)
+            wait = self.reception.openings.wait(client, self._now)
             if wait > 0 or reign.pending.bytes >= self.settings.max_pending_bytes:
                 self._counters["overloaded"] += 1
                 retry_after_ms = round(max(wait, RETRY_AFTER) * 1000)
@@ -1493,7 +1475,7 @@ class PaxosServer(BurstActor):
                 self.settings.server, application.agreed.changed_at,
             )  # fmt: skip
             self._warn_of_differences()
-        if not self._is_behind():
+        if not self.is_behind():
             self._catching_up.patience = 0
         if self._reign is not None and (
             application.timer.due is not None or self._reign.chores.wakeup is not None
@@ -1518,8 +1500,8 @@ class PaxosServer(BurstActor):
         self._counters["commands_executed"] += len(results)
         if reign is None or (not reign.waiting and not reign.futures):
             return
-        if self._reception.turns.held_back or reign.large_slots:
-            self._reception.charge(reign, slot, results)
+        if self.reception.turns.held_back or reign.large_slots:
+            self.reception.charge(reign, slot, results)
         tried = self._held.tried
         for entry, reply in results:
             if entry.session == 0 and entry.command and entry.acked == 0:
@@ -1545,14 +1527,14 @@ class PaxosServer(BurstActor):
 
     # === catching up (rule 8) =====================================================================
 
-    def _is_behind(self) -> bool:
+    def is_behind(self) -> bool:
         return self.log.chosen_to < self._catching_up.known_commit
 
     def _ask_to_catch_up(self) -> None:
         """Ask for the missing slots, or go on with a snapshot; again if no answer comes."""
         late = self._catching_up
         late.ask_at = self._now + late.interval(self.settings.retransmit_interval)
-        if not self._is_behind() or not self._others:
+        if not self.is_behind() or not self._others:
             return
         if late.check is not None and late.is_whole():
             # Asked for again it would be offered in other words, and checked anew, without end.
@@ -1588,7 +1570,7 @@ class PaxosServer(BurstActor):
         self._choose_known()
         self._execute_chosen()
         # Only for what is new: were copies answered too, each would bring ever more of them.
-        if self.log.chosen_to > before and self._is_behind():
+        if self.log.chosen_to > before and self.is_behind():
             late.source = sender
             self._ask_to_catch_up()
 
@@ -1622,6 +1604,27 @@ class PaxosServer(BurstActor):
         late.begin(info, sender)
         self._check_snapshot(offer, sender)
         self._receive_piece(info, 0, b"", sender)
+
+    def _check_snapshot(self, offer: SnapshotOffer, sender: ServerId) -> None:
+        """Ask those who have not vouched for a snapshot whether they know another hash for it."""
+        late = self._catching_up
+        if late.check is not None and late.check.offer == offer and late.check.unheard:
+            ask = sorted(late.check.unheard)
+        else:
+            ask = [s for s in self._others if s != sender and s not in offer.vouched]
+            wait = self.settings.election_timeout_min
+            late.check = SnapshotCheck(offer, ask, self._now + wait)
+        question = DigestRequest(offer.digest_version, offer.slot, offer.slot, 0, b"")
+        for server in ask:
+            self._outbox.send(server, question)
+
+    def hear_of_snapshot(self, reply: DigestReply, sender: ServerId) -> None:
+        """Another server says which hash it knows for the snapshot that is being fetched."""
+        check = self._catching_up.check
+        if check is not None:
+            check.heard(sender, reply)
+            if check.objections or not check.unheard:
+                self._snapshot_settled()
 
     def on_snapshot_request(self, request: SnapshotRequest, sender: ServerId) -> None:
         if not is_plausible_request(request):
@@ -1670,7 +1673,7 @@ class PaxosServer(BurstActor):
         if info.slot <= self.log.chosen_to:  # its slots came meanwhile, one by one
             late.give_up()
         elif check is not None and check.objections:
-            self._say_contested(check)
+            self.comparing.contest(check)
             late.give_up()
             late.ask_at = self._now + late.interval(self.settings.retransmit_interval)
         elif check is not None and check.unheard and self._now < check.until:
@@ -1722,7 +1725,7 @@ class PaxosServer(BurstActor):
         if self._catching_up.fetches_beyond(self.log.chosen_to):
             return  # a newer one is on its way, and the disk need not hold three
         if self._reign is not None:
-            self._reception.blame_for_snapshot(self._reign, self._snapshots.executed_bytes)
+            self.reception.blame_for_snapshot(self._reign, self._snapshots.executed_bytes)
         self._snapshots.executed_bytes = 0
         application = self.application
         prove = application.prove if application.proves_images else None
@@ -1736,9 +1739,9 @@ class PaxosServer(BurstActor):
             self._snapshots.poll_at = self._now + self.settings.heartbeat_interval
             return
         self._snapshots.poll_at = NEVER
-        if self._reception.turns.blamed:
+        if self.reception.turns.blamed:
             seconds = self._now - self._snapshots.began_at
-            self._reception.turns.snapshot_taken(seconds, self._now)
+            self.reception.turns.snapshot_taken(seconds, self._now)
         if info is None:  # it failed (the storage said why), or one received has overtaken it
             self._snapshots.retry.failed(self._now)
             return
@@ -1769,89 +1772,6 @@ class PaxosServer(BurstActor):
         if covered:
             self._storage.discard_to(min(covered, self.log.discarded))
 
-    # === comparing what was executed (docs/digests.md) ============================================
-
-    def _inquire(self, slot: int) -> None:
-        """Ask everybody for everything, but not all the time.
-
-        Our own hash after `slot`, where somebody was found to differ, lets others find out that
-        they do: the last one that we have they may not have reached.
-        """
-        question = self._doubts.ask(slot, self.application.chain, self._now)
-        if question is not None:
-            self._counters["inquiries"] += 1
-            self._outbox.to_all.append(question)
-
-    def on_digest_request(self, request: DigestRequest, sender: ServerId) -> None:
-        """Say what is known; if the sender's own hash is another than ours, ask on."""
-        chain = self.application.chain
-        first, hashes = chain.between(request.first_slot, request.last_slot)
-        self._outbox.send(sender, DigestReply(chain.version, first, hashes, self.voting))
-        if chain.differs(request.version, request.slot, request.digest):
-            self._inquire(request.slot)
-
-    def on_digest_reply(self, reply: DigestReply, sender: ServerId) -> None:
-        """An answer to an inquiry, or about a snapshot that is being fetched."""
-        check = self._catching_up.check
-        if check is not None:
-            check.heard(sender, reply)
-            if check.objections or not check.unheard:
-                self._snapshot_settled()
-        inquiry = self._doubts.inquiry
-        if inquiry is None:
-            return
-        inquiry.answers[sender] = reply
-        verdict = inquiry.verdict(self.application.chain, self._majority)
-        if verdict.contradicted:
-            self._stop_as_contradicted(verdict)
-        if len(inquiry.answers) == len(self._others):
-            self._conclude(verdict)
-
-    def _conclude(self, verdict: Verdict) -> None:
-        """Nobody else is waited for, and no majority contradicts this server."""
-        if self._doubts.conclude(verdict, self.settings.server, self._now):
-            self._counters["digest_alarms"] += 1
-            logger.error(
-                "ALARM: {}; no majority says that this one is wrong, so it goes on", self.alarm
-            )
-
-    def _stop_as_contradicted(self, verdict: Verdict) -> None:
-        reason = verdict.why_stopped(self.settings.server)
-        self._storage.condemn(reason)
-        raise Diverged(reason)
-
-    def _on_inquiry_timer(self) -> None:
-        inquiry = self._doubts.inquiry
-        if inquiry is not None and self._now >= inquiry.until:
-            self._conclude(inquiry.verdict(self.application.chain, self._majority))
-
-    def _check_snapshot(self, offer: SnapshotOffer, sender: ServerId) -> None:
-        """Ask those who have not vouched for a snapshot whether they know another hash for it."""
-        late = self._catching_up
-        if late.check is not None and late.check.offer == offer and late.check.unheard:
-            ask = sorted(late.check.unheard)
-        else:
-            ask = [s for s in self._others if s != sender and s not in offer.vouched]
-            wait = self.settings.election_timeout_min
-            late.check = SnapshotCheck(offer, ask, self._now + wait)
-        question = DigestRequest(offer.digest_version, offer.slot, offer.slot, 0, b"")
-        for server in ask:
-            self._outbox.send(server, question)
-
-    def _say_contested(self, check: SnapshotCheck) -> None:
-        """A voter holds another hash for the snapshot that has come."""
-        self._counters["digest_alarms"] += 1
-        if self._doubts.contest(check, self._now):
-            logger.error("ALARM: {}", self.alarm)
-
-    @property
-    def alarm(self) -> str:
-        """What is wrong, if servers differ and this one goes on: a sentence for `paxon status`.
-
-        While a difference stays it is found again and again.
-        """
-        return self._doubts.alarm(self._clock.monotonic())
-
     # === opening: disk, cluster, members (rule 11, docs/making-a-cluster.md) ======================
 
     def _recover(self) -> None:
@@ -1861,6 +1781,7 @@ class PaxosServer(BurstActor):
         self.voting = found.voting
         self._grants.recover(found.lease, self._now)
         self.membership.recover(found, self._storage)
+        self.comparing.recover(self._storage)
         invariant(
             found.in_force or found.promised == NO_BALLOT, "promised before a cluster is in force"
         )
@@ -1906,7 +1827,7 @@ class PaxosServer(BurstActor):
         self._following.election_at = self._now + delay
 
     def _on_open(self) -> None:
-        self._network.ignore(self._reception.turns.ignored)
+        self._network.ignore(self.reception.turns.ignored)
         self.membership.open()
 
     def _after_opening(self) -> None:
@@ -1918,6 +1839,7 @@ class PaxosServer(BurstActor):
         self.membership.join(made)
         self._in_force = True
         self._others = self.membership.others
+        self.comparing.join(len(self._others), made.majority)
         self._majority = made.majority
         self._all_bits = {server: 1 << place for place, server in enumerate(made.servers)}
         self._features = Features(self._others, self.application.machine.limits)
@@ -1974,10 +1896,10 @@ class PaxosServer(BurstActor):
                 deadline = min(deadline, self._candidacy.ask_again_at)
             elif self._held.requests and self._contends_now():
                 deadline = min(deadline, self._following.retry_at)
-        if self._doubts.inquiry is not None:
-            deadline = min(deadline, self._doubts.inquiry.until)
-        if self._reception.turns.waiting:
-            deadline = min(deadline, self._reception.turns.due())
+        if self.comparing.doubts.inquiry is not None:
+            deadline = min(deadline, self.comparing.doubts.inquiry.until)
+        if self.reception.turns.waiting:
+            deadline = min(deadline, self.reception.turns.due())
         if self.log.chosen_to < self._catching_up.known_commit:
             deadline = min(deadline, self._catching_up.ask_at)
         return deadline
@@ -2015,10 +1937,10 @@ class PaxosServer(BurstActor):
             self._storage.save_lease(self._grants.forget())
         if self._now >= self._snapshots.poll_at:
             self._poll_snapshot()
-        self._on_inquiry_timer()
+        self.comparing.on_timer()
         if self._now >= self.places.due:
             self.membership.on_places_timer()
-        if self._is_behind() and self._now >= self._catching_up.ask_at:
+        if self.is_behind() and self._now >= self._catching_up.ask_at:
             self._ask_to_catch_up()
         if self._now >= self._watermark_at:
             self._watermark_at = NEVER
@@ -2047,80 +1969,22 @@ class PaxosServer(BurstActor):
 
     def describe(self, request: StatusRequest = StatusRequest(0)) -> StatusReply:  # noqa: B008
         """This server's state now, as `paxon status` shows it."""
-        snapshot, chain = self._storage.snapshot, self.application.chain
-        digest_slot = request.digest_slot or chain.last
-        return StatusReply(
-            id=request.id,
-            server=self.settings.server,
-            cluster=self.settings.cluster,
-            role=self.role,
-            ballot=self.promised,
-            leader=self.leader,
-            accepted=self.log.last,
-            chosen=self.log.chosen_to,
-            executed=self.application.executed,
-            discarded=self.log.discarded,
-            snapshot=0 if snapshot is None else snapshot.slot,
-            uptime=self._clock.monotonic() - self._started_at,
-            disk_bytes=self._storage.size_bytes(),
-            state_digest=self.application.digest() if request.state else "",
-            counters={
-                **self._counters,
-                "leading_us": self._counters["leading_us"] + self._leading_us(),
-                "watches": len(self._watches.held),
-                **self._network.counters(),
-                "log_slots": len(self.log),
-                "log_bytes": self.log.value_bytes,
-                "session_reply_bytes": self.application.sessions.kept,
-                "client_requests_waiting": self._reception.turns.messages,
-                "wake_ups": self.application.timer.woken,
-                "failed_wake_ups": self.application.timer.failed,
-            },
-            policy=self.settings.policy,
-            sessions=len(self.application.sessions),
-            agreed=agreed_values(self.application.agreed),
-            agreed_from=self.application.agreed.changed_at + 1,
-            version=VERSION,
-            voting=self.voting and (self._in_force or not self.making.rejoins),
-            digest_version=chain.version,
-            digest_slot=digest_slot,
-            digest=chain.at(digest_slot).hex(),
-            alarm=self.alarm,
-            identity=self.making.made.identity if self.making.made and self._in_force else 0,
-            members=() if self.making.made is None else self.making.made.servers,
-            waits_for=self.membership.waits_for,
-            rejoining=self.rejoining(),
-            addresses=self.places.client_addresses(),
-            time=max(self.log_time.now(self._clock.awake()), self.application.time),
-        )
+        return describe(self, request)
 
     def rejoining(self) -> str:
         """Where this server stands on its way back to its vote; "" if it votes."""
-        if self.voting:
-            return ""
-        if self._is_behind():
-            known = self._catching_up.known_commit
-            return f"is catching up, at slot {self.log.chosen_to:,} of {known:,}"
-        if unheard := self._unheard():
-            return (
-                f"waits until the leader hears {in_list(unheard)} too, for all others have to give "
-                "their promise, and one that rejoins as well has none to give (docs/rejoin.md)"
-            )
-        if self._candidacy is None:
-            return "waits for its turn to ask all other servers for their promises"
-        missing = [s for s in self._others if s not in self._candidacy.promised]
-        return f"waits for the promise of {in_list(missing)}, for all others have to give theirs"
+        return rejoining(self)
 
-    def _leading_us(self) -> int:
+    def leading_us(self) -> int:
         """Microseconds of the present reign; 0 while not leading."""
         return round((self._now - self._leading_since) * 1e6) if self._reign is not None else 0
 
     def _tell_status(self, burst: ServerBurst) -> None:
         """This server does not serve yet: it tells how it is, and sends clients elsewhere."""
-        self._reception.open()
+        self.reception.open()
         for client, requests in burst.clients:
             for request in requests:
-                if type(request) in (StatusRequest, SlotRequest) and not self._reception.spent:
+                if type(request) in (StatusRequest, SlotRequest) and not self.reception.spent:
                     self._client_handlers[type(request)](request, client)
                 else:
                     self._refuse(client)

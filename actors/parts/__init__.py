@@ -4,7 +4,8 @@ A part is given what it needs and an outbox, handles the messages that concern i
 the server what follows. None knows a ballot or decides a slot: the protocol is `server.py`.
 
 `membership`: how the cluster came together, and its members. `reception`: whose request is next,
-and for how long. `watches`: reads that wait for something to happen.
+and for how long. `watches`: reads that wait for something to happen. `comparing`: whether all have
+executed the same. `status`: what a server says of itself; it only looks.
 """
 
 from __future__ import annotations

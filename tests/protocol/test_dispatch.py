@@ -9,6 +9,8 @@ from paxon.actors.messages import (
     ClientMessage,
     CountAnswer,
     CountQuestion,
+    DigestReply,
+    DigestRequest,
     Introduction,
     PeerMessage,
     Unwatch,
@@ -26,7 +28,8 @@ def test_all_messages_of_servers_and_of_clients_have_a_handler_and_nothing_else_
 
 
 BESIDE = {
-    Introduction, CountQuestion, CountAnswer, Whereabouts, Watch, Unwatch, WatchCheck,
+    Introduction, CountQuestion, CountAnswer, Whereabouts, DigestRequest, DigestReply, Watch,
+    Unwatch, WatchCheck,
 }  # fmt: skip
 """What decides nothing on ballots and slots: the parts of a server handle these themselves."""
 

@@ -365,7 +365,7 @@ def test_one_that_lacks_discarded_slots_learns_so_from_the_answer_and_catches_up
     cluster.step(3)
     question = cluster.sent(PreVote, source=3)[0]
     cluster.hand(3, 2, PreVoteReply(question.round, False, 20, 12))
-    assert cluster.servers[3]._is_behind()
+    assert cluster.servers[3].is_behind()
 
 
 # --- leases and restarts -------------------------------------------------------------------------

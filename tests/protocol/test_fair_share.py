@@ -104,7 +104,7 @@ def test_a_few_dear_commands_in_a_small_frame_count_as_well(led: Cluster) -> Non
     flooder, other = led.open_session(1, FLOODER), led.open_session(1, OTHER)
     led.request(1, put(other, 1, 4 * MIB), client=OTHER)
     led.stabilize()
-    turns = led.servers[1]._reception.turns
+    turns = led.servers[1].reception.turns
     led.clock.now += 1.0
     led.step(1)
     assert not turns.waiting  # what comes now is handled at once
@@ -144,7 +144,7 @@ def test_whoever_asked_for_what_takes_long_sits_out_for_as_long(slow: Cluster) -
     """Turn by turn: 300 reads of 10 ms each wait, and others find the server free half the time."""
     slow.request(1, StatusRequest(1), client=OTHER)
     slow.request(1, *[Query(n, "stale", b"10") for n in range(300)], client=FLOODER)
-    flooder = slow.servers[1]._reception.turns.waiting[FLOODER]
+    flooder = slow.servers[1].reception.turns.waiting[FLOODER]
     served = len(slow.told(QueryReply, FLOODER))
     for turn in range(20):
         now = slow.clock.now
@@ -161,7 +161,7 @@ def test_whoever_asked_for_what_takes_long_sits_out_for_as_long(slow: Cluster) -
 def test_who_asked_for_what_takes_no_time_does_not_sit_out(slow: Cluster) -> None:
     slow.request(1, StatusRequest(1), client=OTHER)
     slow.request(1, *[Query(n, "stale", b"0") for n in range(3000)], client=FLOODER)
-    while slow.servers[1]._reception.turns.messages:
+    while slow.servers[1].reception.turns.messages:
         slow.step(1)
     assert len(slow.told(QueryReply, FLOODER)) == 3000
     assert slow.clock.now < 100.0 + CLIENT_SECONDS
@@ -174,12 +174,12 @@ def test_large_replies_count_like_the_time_that_sending_them_takes(led: Cluster)
     led.request(1, StatusRequest(1), client=OTHER)
     get = encode_operations([Get(b"k")])
     led.request(1, *[Query(n, "stale", get) for n in range(20)], client=FLOODER)
-    assert led.servers[1]._reception.turns.waiting[FLOODER].not_before >= led.clock.now + 0.004
+    assert led.servers[1].reception.turns.waiting[FLOODER].not_before >= led.clock.now + 0.004
 
 
 def test_who_has_much_waiting_is_not_listened_to_while_others_are_there(led: Cluster) -> None:
     flooder, other = led.open_session(1, FLOODER), led.open_session(1, OTHER)
-    turns = led.servers[1]._reception.turns
+    turns = led.servers[1].reception.turns
     large = MAX_BYTES // 4
     arrives(led, (OTHER, [put(other, 1, 10)]))
     for seq in range(1, 5):
@@ -198,11 +198,11 @@ def test_who_has_much_waiting_is_not_listened_to_while_others_are_there(led: Clu
 def test_a_leader_that_steps_down_holds_nobody_back(led: Cluster) -> None:
     flooder, other = led.open_session(1, FLOODER), led.open_session(1, OTHER)
     arrives(led, (OTHER, [put(other, 1, 10)]), (FLOODER, [put(flooder, 1, 2 * MIB)]))
-    assert led.servers[1]._reception.turns.held_back
+    assert led.servers[1].reception.turns.held_back
     led.isolate(1)
     led.pass_time(3.0)
     assert led.servers[1].role == "follower"
-    assert not led.servers[1]._reception.turns.held_back
+    assert not led.servers[1].reception.turns.held_back
 
 
 class SlowSnapshots(MemoryStorage):
@@ -282,12 +282,12 @@ def test_a_pipeline_of_small_commands_waits_for_no_snapshot(snapshots: Cluster) 
         snapshots.step(1)
         snapshots.stabilize()
         assert seq < 50
-    assert not snapshots.servers[1]._reception.turns.blamed
+    assert not snapshots.servers[1].reception.turns.blamed
 
 
 def test_a_leader_that_steps_down_holds_nobody_back_for_its_snapshot(snapshots: Cluster) -> None:
     due(snapshots)
-    turns = snapshots.servers[1]._reception.turns
+    turns = snapshots.servers[1].reception.turns
     assert turns.waiting[FLOODER].not_before > snapshots.clock.now + 1.0
     snapshots.isolate(1)
     snapshots.pass_time(3.0)

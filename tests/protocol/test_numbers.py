@@ -163,7 +163,7 @@ def test_who_heard_of_more_than_a_majority_holds_asks_before_it_leads() -> None:
     cluster = running("random")
     ballot = cluster.servers[1].promised
     cluster.hand(2, 1, Heartbeat(ballot, 99, 2**62, 0))
-    assert cluster.servers[2]._is_behind()
+    assert cluster.servers[2].is_behind()
     cluster.campaign(2)
     cluster.drop(CatchUpRequest)
     cluster.stabilize()
@@ -192,7 +192,7 @@ def test_a_teller_that_never_returns_keeps_back_only_who_heard_it() -> None:
     for seq in range(1, 60):  # past what it told of, server 2 is like any other
         cluster.command(3, session, seq, b"c", acked=seq)
         cluster.stabilize()
-    assert not cluster.servers[2]._is_behind()
+    assert not cluster.servers[2].is_behind()
     cluster.restart(1)
     cluster.isolate(3)
     denied = cluster.servers[2].describe().counters["commits_denied"]
@@ -214,7 +214,7 @@ def test_who_told_of_a_commit_index_takes_it_back() -> None:
     ballot = cluster.servers[1].promised
     cluster.hand(2, 1, Heartbeat(ballot, 99, 2**62, 0))
     cluster.pass_time(1.0)
-    assert not cluster.servers[2]._is_behind()
+    assert not cluster.servers[2].is_behind()
 
 
 def told_too_much(cluster: Cluster, count: int) -> CountQuestion:

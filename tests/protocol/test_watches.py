@@ -80,7 +80,7 @@ def kept(cluster: Cluster, server: int) -> int:
     """How many watches the state machine of a server keeps; its server has to hold as many."""
     machine = cluster.servers[server].application.machine
     assert isinstance(machine, Watched)
-    assert list(machine.kept) == list(cluster.servers[server]._watches.held)
+    assert list(machine.kept) == list(cluster.servers[server].watches.held)
     return len(machine.kept)
 
 

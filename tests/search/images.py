@@ -180,16 +180,17 @@ OMITTED = {
     "_network", "application", "_round_guard", "_features", "_count",
     "_next_count", "membership", "disks", "_oddities", "_synced", "_others", "_majority",
     "_tidy_at",
-    "_stopped_at", "_warned_of",
-    "making", "places", "_in_force", "_reception",
-    "_execute_until", "_outbox", "_left_over", "_watches",
+    "_stopped_at", "_warned_of", "comparing",
+    "making", "places", "_in_force", "reception",
+    "_execute_until", "_outbox", "_left_over", "watches",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 
 COUNTED = {"_next_count"}
 COUNTED_DISKS = ("counts", "answered")
-CONFIRMATION = "confirmation"
 """What does matter where commits are counted: of the server, and of what it knows of disks."""
+CONFIRMATION = "confirmation"
+DOUBTS = "doubts"
 LOSABLE_DISKS = ("incarnations",)
 """What a server knows of disks that does matter where they may be lost."""
 
@@ -254,6 +255,7 @@ def freeze_server(server: PaxosServer, *, counted: bool = False, losable: bool =
     own = [(name, freeze(value)) for name, value in server.__dict__.items() if name not in omitted]
     known = COUNTED_DISKS if counted else LOSABLE_DISKS if losable else ()
     own += [(name, freeze(getattr(server.disks, name))) for name in known]
+    own.append((DOUBTS, freeze(server.comparing.doubts)))
     if counted:
         own.append((CONFIRMATION, freeze(server.membership.confirmation)))
     own.sort(key=_key)
@@ -275,14 +277,19 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
     """Make `server` what `image` is of."""
     own, executed, chain, applied, time, used, unused = image
     for name, value in own:
-        of_disks = name in COUNTED_DISKS or name in LOSABLE_DISKS
-        owner = server.membership if name == CONFIRMATION else server
-        setattr(server.disks if of_disks else owner, name, thaw(value))
-    server._reception.openings = Openings()
+        owner: object = server
+        if name in COUNTED_DISKS or name in LOSABLE_DISKS:
+            owner = server.disks
+        elif name == CONFIRMATION:
+            owner = server.membership
+        elif name == DOUBTS:
+            owner = server.comparing
+        setattr(owner, name, thaw(value))
+    server.reception.openings = Openings()
     application = server.application
     if server._reign is not None:  # (nothing is left of what the image leaves out)
         server._reign.futures = {}
-        server._reign.pending.costs = Costs(application.machine, server._reception.end_share)
+        server._reign.pending.costs = Costs(application.machine, server.reception.end_share)
     machine, table = application.machine, application.sessions
     assert isinstance(machine, Register)
     application.executed = executed

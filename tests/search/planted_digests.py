@@ -9,6 +9,7 @@ from typing import Any
 from paxon.actors import PaxosServer
 from paxon.actors.execution import application
 from paxon.actors.execution.application import Application
+from paxon.actors.parts.comparing import Comparing
 from tests.invariants import InvariantBroken
 from tests.search.planted import Original, PlantedBug, planted
 from tests.simulation.divergence import (
@@ -46,8 +47,10 @@ DIGESTS: list[DigestBug] = []
 
 
 def _excepted(original: Original) -> Any:
-    def stop(self: PaxosServer, verdict: Any) -> None:
-        if self.role != "leader":
+    def stop(self: Comparing, verdict: Any) -> None:
+        server = self._host
+        assert isinstance(server, PaxosServer)
+        if server.role != "leader":
             original(self, verdict)
 
     return stop
@@ -58,7 +61,7 @@ DIGESTS.append(
         planted(
             "a leader excepts itself",
             "a leader whose state a majority contradicts goes on",
-            (PaxosServer, "_stop_as_contradicted", _excepted),
+            (Comparing, "_stop_as_contradicted", _excepted),
         ),
         lambda plan: hunt(plan, CASES["the leader"][1], forget_to_be_deterministic),
     )

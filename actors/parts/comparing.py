@@ -1,0 +1,117 @@
+"""Comparing what was executed with the other servers (rule 15, docs/digests.md)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.disk.storage import Storage
+from paxon.actors.execution.application import Application
+from paxon.actors.execution.digests import Diverged, Doubts, SnapshotCheck, Verdict
+from paxon.actors.messages import DigestReply, DigestRequest
+from paxon.actors.outbox import Outbox
+from paxon.actors.settings import Settings
+from paxon.transport.log import logger
+
+__all__ = ["Comparing", "Host"]
+
+
+class Host(Protocol):
+    """What the server does about it."""
+
+    settings: Settings
+    voting: bool
+
+    def hear_of_snapshot(self, reply: DigestReply, sender: ServerId) -> None:
+        """Another server says which hash it has for a snapshot that is being fetched."""
+
+
+class Comparing:
+    """Asks the others where hashes differ; stops this server if a majority contradicts it."""
+
+    def __init__(
+        self, host: Host, application: Application, outbox: Outbox, counters: dict[str, int]
+    ) -> None:
+        self._server = host.settings.server
+        self._host = host
+        self._application = application
+        self._outbox = outbox
+        self._counters = counters
+        self.doubts = Doubts()
+        self._others = 0
+        self._majority = 1
+
+    def recover(self, storage: Storage) -> None:
+        """The disk is open."""
+        self._storage = storage
+
+    def join(self, others: int, majority: int) -> None:
+        """So many others are members."""
+        self._others = others
+        self._majority = majority
+
+    def inquire(self, slot: int) -> None:
+        """Ask everybody for everything, but not all the time.
+
+        Our own hash after `slot`, where somebody was found to differ, lets others find out that
+        they do: the last one that we have they may not have reached.
+        """
+        question = self.doubts.ask(slot, self._application.chain, self._outbox.now)
+        if question is not None:
+            self._counters["inquiries"] += 1
+            self._outbox.to_all.append(question)
+
+    def on_digest_request(self, request: DigestRequest, sender: ServerId) -> None:
+        """Say what is known; if the sender's own hash is another than ours, ask on."""
+        chain = self._application.chain
+        first, hashes = chain.between(request.first_slot, request.last_slot)
+        reply = DigestReply(chain.version, first, hashes, self._host.voting)
+        self._outbox.send(sender, reply)
+        if chain.differs(request.version, request.slot, request.digest):
+            self.inquire(request.slot)
+
+    def on_digest_reply(self, reply: DigestReply, sender: ServerId) -> None:
+        """An answer to an inquiry, or about a snapshot that is being fetched."""
+        self._host.hear_of_snapshot(reply, sender)
+        inquiry = self.doubts.inquiry
+        if inquiry is None:
+            return
+        inquiry.answers[sender] = reply
+        verdict = inquiry.verdict(self._application.chain, self._majority)
+        if verdict.contradicted:
+            self._stop_as_contradicted(verdict)
+        if len(inquiry.answers) == self._others:
+            self._conclude(verdict)
+
+    def _conclude(self, verdict: Verdict) -> None:
+        """Nobody else is waited for, and no majority contradicts this server."""
+        if self.doubts.conclude(verdict, self._server, self._outbox.now):
+            self._counters["digest_alarms"] += 1
+            logger.error(
+                "ALARM: {}; no majority says that this one is wrong, so it goes on",
+                self.alarm(self._outbox.now),
+            )
+
+    def _stop_as_contradicted(self, verdict: Verdict) -> None:
+        reason = verdict.why_stopped(self._server)
+        self._storage.condemn(reason)
+        raise Diverged(reason)
+
+    def on_timer(self) -> None:
+        """Perhaps not all have answered, and nobody else is waited for any longer."""
+        inquiry = self.doubts.inquiry
+        if inquiry is not None and self._outbox.now >= inquiry.until:
+            self._conclude(inquiry.verdict(self._application.chain, self._majority))
+
+    def contest(self, check: SnapshotCheck) -> None:
+        """A voter holds another hash for the snapshot that has come."""
+        self._counters["digest_alarms"] += 1
+        if self.doubts.contest(check, self._outbox.now):
+            logger.error("ALARM: {}", self.alarm(self._outbox.now))
+
+    def alarm(self, now: float) -> str:
+        """What is wrong, if servers differ and this one goes on: a sentence for `paxon status`.
+
+        While a difference stays it is found again and again.
+        """
+        return self.doubts.alarm(now)

@@ -1,0 +1,90 @@
+"""What a server says of itself: `paxon status`, and what the tests look at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from paxon.actors.ballot import in_list
+from paxon.actors.execution.agreed import agreed_values
+from paxon.actors.messages import StatusReply, StatusRequest
+from paxon.actors.version import VERSION
+
+if TYPE_CHECKING:
+    from paxon.actors.server import PaxosServer
+
+__all__ = ["describe", "rejoining"]
+
+
+def describe(server: PaxosServer, request: StatusRequest) -> StatusReply:
+    """A server's state now. It is looked at, and never changed."""
+    application, log, made = server.application, server.log, server.making.made
+    snapshot, chain = server._storage.snapshot, application.chain
+    now = server._clock.monotonic()
+    digest_slot = request.digest_slot or chain.last
+    return StatusReply(
+        id=request.id,
+        server=server.settings.server,
+        cluster=server.settings.cluster,
+        role=server.role,
+        ballot=server.promised,
+        leader=server.leader,
+        accepted=log.last,
+        chosen=log.chosen_to,
+        executed=application.executed,
+        discarded=log.discarded,
+        snapshot=0 if snapshot is None else snapshot.slot,
+        uptime=now - server._started_at,
+        disk_bytes=server._storage.size_bytes(),
+        state_digest=application.digest() if request.state else "",
+        counters=_counters(server),
+        policy=server.settings.policy,
+        sessions=len(application.sessions),
+        agreed=agreed_values(application.agreed),
+        agreed_from=application.agreed.changed_at + 1,
+        version=VERSION,
+        voting=server.voting and (server.making.in_force or not server.making.rejoins),
+        digest_version=chain.version,
+        digest_slot=digest_slot,
+        digest=chain.at(digest_slot).hex(),
+        alarm=server.comparing.alarm(now),
+        identity=made.identity if made is not None and server.making.in_force else 0,
+        members=() if made is None else made.servers,
+        waits_for=server.membership.waits_for,
+        rejoining=rejoining(server),
+        addresses=server.places.client_addresses(),
+        time=max(server.log_time.now(server._clock.awake()), application.time),
+    )
+
+
+def _counters(server: PaxosServer) -> dict[str, int]:
+    return {
+        **server._counters,
+        "leading_us": server._counters["leading_us"] + server.leading_us(),
+        "watches": len(server.watches.held),
+        **server._network.counters(),
+        "log_slots": len(server.log),
+        "log_bytes": server.log.value_bytes,
+        "session_reply_bytes": server.application.sessions.kept,
+        "client_requests_waiting": server.reception.turns.messages,
+        "wake_ups": server.application.timer.woken,
+        "failed_wake_ups": server.application.timer.failed,
+    }
+
+
+def rejoining(server: PaxosServer) -> str:
+    """Where a server stands on its way back to its vote; "" if it votes."""
+    if server.voting:
+        return ""
+    if server.is_behind():
+        known = server._catching_up.known_commit
+        return f"is catching up, at slot {server.log.chosen_to:,} of {known:,}"
+    if unheard := server.unheard():
+        return (
+            f"waits until the leader hears {in_list(unheard)} too, for all others have to give "
+            "their promise, and one that rejoins as well has none to give (docs/rejoin.md)"
+        )
+    candidacy = server._candidacy
+    if candidacy is None:
+        return "waits for its turn to ask all other servers for their promises"
+    missing = [s for s in server.membership.others if s not in candidacy.promised]
+    return f"waits for the promise of {in_list(missing)}, for all others have to give theirs"
