@@ -228,6 +228,8 @@ class PaxosServer(BurstActor):
         self.places = self.membership.places
         self.disks = self.membership.disks
         self._in_force = False
+        self._takes_part = False
+        """It is in force, and this server's directory is known to be no old copy."""
         self._majority = len(settings.servers)  # (of no use before)
         self._all_bits: dict[ServerId, int] = {}
         """Each member's vote: a bit at its position in the configuration."""
@@ -297,13 +299,9 @@ class PaxosServer(BurstActor):
     def _handle(self, burst: ServerBurst) -> None:
         self._execute_until = self._now + EXECUTE_SECONDS
         self._left_over = False
-        if not self._in_force:
-            self.membership.handle_before(burst)
-            self._tell_status(burst)
-            return
-        if self.membership.confirmation.pending:
-            self.membership.handle_unconfirmed(burst)
-            self._tell_status(burst)  # clients go elsewhere: this state may be older than it says
+        if not self._takes_part:
+            self.membership.handle(burst)
+            self._tell_status(burst)  # clients go elsewhere: this state is nobody's, or may be old
             return
         disks = self.disks
         for sender, incarnation, received in burst.peers:
@@ -328,9 +326,11 @@ class PaxosServer(BurstActor):
             if not self.log_time.runs and self._serves():
                 self.log_time.run(self.application.time, self._clock.awake())
                 self._plan_chores(reign)
-            self._release_held()
+            if self._held.requests:
+                self._release_held()
             self._propose_waiting(reign)
-            self._start_read_round(reign)
+            if reign.reads.waiting:
+                self._start_read_round(reign)
         elif self._held.requests and self._contends_now() and self._now >= self._following.retry_at:
             if self._lease_may_hold():  # our policy is another than the leader's
                 self._following.retry_at = self._grants.until
@@ -1091,14 +1091,14 @@ class PaxosServer(BurstActor):
         elif query.mode == "lease" and self._lease_holds():
             self._counters["lease_reads"] += 1
             self._answer_query(client, query)
-        elif len(reign.reads) >= MAX_READS or reign.reads.bytes >= MAX_READ_BYTES:
+        elif len(reign.reads.waiting) >= MAX_READS or reign.reads.bytes >= MAX_READ_BYTES:
             self._outbox.put_off(client, query.id, "too many reads are waiting")
         else:
             reign.reads.add(reign.rounds.last + 1, self.log.chosen_to, client, query)
 
     def _start_read_round(self, reign: Reign) -> None:
         """One round at a time; the reads that come meanwhile share the next one."""
-        if len(reign.reads) and reign.rounds.confirmed == reign.rounds.last:
+        if reign.rounds.confirmed == reign.rounds.last:
             self._counters["read_rounds"] += 1
             if not reign.thrift.spare:
                 self._beat(reign)
@@ -1320,7 +1320,7 @@ class PaxosServer(BurstActor):
             self._refuse(client)
 
     def _release_held(self) -> None:
-        if self._held.requests and self._serves():
+        if self._serves():
             for client, message in self._held.take():
                 self._client_handlers[type(message)](message, client)
 
@@ -1801,6 +1801,7 @@ class PaxosServer(BurstActor):
             logger.warning("executing slot {} stopped this server before", found.stopped_at)
         self.disks.recover(found.counts)
         self.membership.begin_confirmation()
+        self._takes_part = self._in_force and not self.membership.confirmation.pending
         self._execute()
         self._warn_of_differences()
         fresh = found.promised == NO_BALLOT and not found.accepted and found.snapshot is None
@@ -1860,10 +1861,12 @@ class PaxosServer(BurstActor):
             self.voting = False
             self._storage.save_voting(False)
         self._join(made)
+        self._takes_part = not self.membership.confirmation.pending
         self._on_recovered(fresh=True)
 
     def confirmed(self) -> None:
         """This server's directory is no old copy: from here on it takes part."""
+        self._takes_part = self._in_force
         self._next_count = self._storage.count + 1
         if self._following.election_at <= self._now:  # it took long: the others come first
             self._await_leader()
@@ -1873,10 +1876,8 @@ class PaxosServer(BurstActor):
 
     def next_deadline(self) -> float:
         """When to step even if nothing arrives: monotonic seconds."""
-        if not self._in_force:
-            return self.making.ask_at
-        if self.membership.confirmation.pending:
-            return self.membership.confirmation.ask_at
+        if not self._takes_part:
+            return self.membership.ask_at
         if self._left_over:
             return -NEVER
         reign = self._reign
@@ -1906,11 +1907,8 @@ class PaxosServer(BurstActor):
 
     def _on_timers(self) -> None:
         now = self._now
-        if not self._in_force:
-            self.membership.on_making_timer()
-            return
-        if self.membership.confirmation.pending:
-            self.membership.on_confirmation_timer()
+        if not self._takes_part:
+            self.membership.on_timer()
             return
         self._on_learner_timers()
         reign = self._reign

@@ -122,13 +122,31 @@ class Membership:
             return self.confirmation.waits_for(self.others)
         return self.making.waits_for()
 
+    # --- before this server takes part -----------------------------------------------------------
+
+    def handle(self, burst: ServerBurst) -> None:
+        """Handle what may be before the cluster is in force, and this directory no old copy."""
+        if self.making.in_force:
+            self._handle_unconfirmed(burst)
+        else:
+            self._handle_before(burst)
+
+    @property
+    def ask_at(self) -> float:
+        """When to ask the others (again) for what this server waits for, monotonic seconds."""
+        return self.confirmation.ask_at if self.making.in_force else self.making.ask_at
+
+    def on_timer(self) -> None:
+        """Ask them (again), perhaps."""
+        if self.making.in_force:
+            self._on_confirmation_timer()
+        elif self._outbox.now >= self.making.ask_at:
+            self._on_making_timer()
+
     # --- making the cluster ----------------------------------------------------------------------
 
-    def handle_before(self, burst: ServerBurst) -> None:
-        """The cluster is not in force: servers may introduce themselves, and nothing else counts.
-
-        Clients are told that nobody leads: what is executed here is not yet anybody's state.
-        """
+    def _handle_before(self, burst: ServerBurst) -> None:
+        """It is not in force: servers may introduce themselves, and nothing else counts."""
         for server in burst.lost:
             self.making.forget(server)
         for sender, _, received in burst.peers:
@@ -192,10 +210,8 @@ class Membership:
         for server in self.making.audience:
             self._outbox.send(server, said)
 
-    def on_making_timer(self) -> None:
+    def _on_making_timer(self) -> None:
         """Ask all others once more, and say now and then for whom or what this server waits."""
-        if self._outbox.now < self.making.ask_at:
-            return
         self.making.ask_again()
         self._introduce(asks=True)
         text = self.making.to_say(self._outbox.now)
@@ -327,7 +343,7 @@ class Membership:
             )  # fmt: skip
             self.confirmation.all_until = now + self._settings.election_timeout_max
 
-    def handle_unconfirmed(self, burst: ServerBurst) -> None:
+    def _handle_unconfirmed(self, burst: ServerBurst) -> None:
         """Answer and take in what concerns counts; nothing else changes or leaves this server."""
         for sender, incarnation, received in burst.peers:
             known = self.disks.incarnations.get(sender) == incarnation
@@ -342,7 +358,7 @@ class Membership:
                 elif type(message) is CountAnswer and sender in self.others:
                     self.on_count_answer(message, sender)
 
-    def on_confirmation_timer(self) -> None:
+    def _on_confirmation_timer(self) -> None:
         """Ask whoever has not answered yet; a time may have passed that changes how many must."""
         confirmation, now = self.confirmation, self._outbox.now
         self._settle_confirmation()

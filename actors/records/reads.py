@@ -17,31 +17,28 @@ class ReadQueue:
     """Reads in order of arrival; one confirmed round serves all that arrived before it began."""
 
     def __init__(self) -> None:
-        self._waiting: deque[WaitingRead] = deque()
+        self.waiting: deque[WaitingRead] = deque()
         self.bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     def add(self, round_number: int, commit: int, client: ClientToken, query: Query) -> None:
         self.bytes += len(query.query)
-        self._waiting.append((round_number, commit, client, query))
+        self.waiting.append((round_number, commit, client, query))
 
     def ready(self, confirmed: int, executed: int) -> list[tuple[ClientToken, Query]]:
         """Take out what may be answered, with `confirmed` the last round a majority replied to."""
         answers = []
-        while self._waiting:
-            round_number, commit, client, query = self._waiting[0]
+        while self.waiting:
+            round_number, commit, client, query = self.waiting[0]
             if round_number > confirmed or commit > executed:
                 break
             answers.append((client, query))
             self.bytes -= len(query.query)
-            self._waiting.popleft()
+            self.waiting.popleft()
         return answers
 
     def clear(self) -> list[tuple[ClientToken, Query]]:
         """Take out all, unanswered."""
-        reads = [(client, query) for _, _, client, query in self._waiting]
-        self._waiting.clear()
+        reads = [(client, query) for _, _, client, query in self.waiting]
+        self.waiting.clear()
         self.bytes = 0
         return reads

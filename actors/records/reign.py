@@ -212,7 +212,7 @@ class Reign:
             if isinstance(request, Command) and len(request.command) > SMALL_COMMAND:
                 return work < settings.batch_bytes
             return len(self.pending.entries) < MAX_PENDING and work < IN_FLIGHT_BYTES
-        return len(self.reads) < MAX_READS or not isinstance(request, Query)
+        return len(self.reads.waiting) < MAX_READS or not isinstance(request, Query)
 
     def refusal(
         self, command: Command, application: Application, most_pending_bytes: int

@@ -412,6 +412,7 @@ def test_who_is_not_confirmed_answers_no_more_at_once_than_anybody_else() -> Non
     cluster.confirms = False
     cluster.restart(3)
     cluster.servers[3].membership.confirmation.pending = True
+    cluster.servers[3]._takes_part = False
     cluster.replies.clear()
     cluster.request(3, *(StatusRequest(n) for n in range(10_000)), client=FLOODER)
     answered = [m for _, _, m in cluster.replies if isinstance(m, StatusReply)]

@@ -61,7 +61,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     Slot: ("ballot", "value", "checksum", "chosen"),
     SlotLog: ("_slots", "discarded", "chosen_to", "last", "value_bytes"),
     Candidacy: ("ballot", "first_slot", "promised", "_expected", "_reported", "ask_again_at"),
-    ReadQueue: ("_waiting", "bytes"),
+    ReadQueue: ("waiting", "bytes"),
     Session: ("floor", "last_seen", "replies", "kept"),
     Batch: ("time", "entries"),
     Reign: (

@@ -68,12 +68,12 @@ def _let_through(*kinds: type) -> Any:
 plant(
     "vote before confirmation",
     "a started server promises and accepts although nobody has confirmed its directory yet",
-    (Membership, "handle_unconfirmed", _let_through(P1A, P2A)),
+    (Membership, "_handle_unconfirmed", _let_through(P1A, P2A)),
 )
 plant(
     "grant a pre-vote before confirmation",
     "a started server helps others to campaign although nobody has confirmed its directory yet",
-    (Membership, "handle_unconfirmed", _let_through(PreVote)),
+    (Membership, "_handle_unconfirmed", _let_through(PreVote)),
 )
 
 
