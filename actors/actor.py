@@ -18,7 +18,6 @@ from paxon.actors.disk.storage import Storage, StorageError
 from paxon.actors.embedding import ServerRef
 from paxon.actors.environment import Environment, Network, ServerBurst
 from paxon.actors.execution.machine_errors import ExecutionFailed, MachineFailure
-from paxon.actors.limits.allowances import FRAME_BYTES
 from paxon.actors.outbox import Outbox
 from paxon.actors.settings import Settings
 from paxon.transport import Burst, BurstInbox, BurstSource, TransportError
@@ -166,7 +165,7 @@ class BurstActor(pykka.ThreadingActor):
         return self._next_count if self._storage.dirty else self._next_count - 1
 
     def _flush(self) -> None:
-        """Persist before send (rule 10): P2As may leave first, all else waits for the sync.
+        """Persist before send (rule 10): P2As and answers to watches may leave first, no more.
 
         Counting one's own vote after the sync may choose slots and let more be proposed, hence the
         loop; the bounded window ends it.
@@ -190,12 +189,7 @@ class BurstActor(pykka.ThreadingActor):
                 network.send(server, messages)
             outbox.to_peer = {}
         if outbox.to_client:
-            if outbox.replied_bytes < FRAME_BYTES:
-                for client, replies in outbox.to_client.items():
-                    network.reply(client, replies)
-            else:
-                outbox.reply_in_parts()
-            outbox.to_client = {}
+            outbox.send_replies()
         outbox.replied_bytes = 0
         if outbox.transferred:
             outbox.transferred = {}

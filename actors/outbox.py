@@ -1,7 +1,8 @@
 """What one step of a server sends: collected while it runs, and sent once all is synced.
 
 Handlers, and the parts beside the protocol (actors/parts/), queue here. Nothing leaves before
-the flush (actor.py), which begins this anew; `early` alone may leave before the sync.
+the flush (actor.py), which begins this anew; `early` and answers to watches alone may leave
+before the sync.
 """
 
 from __future__ import annotations
@@ -86,6 +87,15 @@ class Outbox:
         self._counters["overloaded"] += 1
         payload = overloaded(reason, RETRY_AFTER)
         self.reply(client, QueryReply(number, ReplyStatus.OVERLOADED, payload))
+
+    def send_replies(self) -> None:
+        """Send what is queued for clients."""
+        if self.replied_bytes < FRAME_BYTES:
+            for client, replies in self.to_client.items():
+                self.network.reply(client, replies)
+        else:
+            self.reply_in_parts()
+        self.to_client = {}
 
     def reply_in_parts(self) -> None:
         """There is much to say: in frames of bounded size, none of which is encoded twice."""

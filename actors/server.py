@@ -377,6 +377,8 @@ class PaxosServer(BurstActor):
             invariant(
                 self.membership.confirmation.may_store, "stored before the count was confirmed"
             )
+        if self.watches.held:
+            self.watches.answer_before_sync()
         promise, chosen_to = self.promised, self.log.chosen_to
         self._storage.save_counts(self.disks.counts)
         self._storage.save_chosen_to(chosen_to)
@@ -588,7 +590,7 @@ class PaxosServer(BurstActor):
         executed, chain = self._executed_durably(), self.application.chain
         reply = HeartbeatReply(
             self.promised, answered, executed, self._features.knows, self._features.limits,
-            chain.version, chain.at(executed), self._count(), bool(self.watches.held),
+            chain.version, chain.at(executed), self._count(), self.watches.held_of_late(),
         )  # fmt: skip
         self._outbox.send(sender, reply)
 

@@ -96,6 +96,19 @@ class Watches:
             for client in watching.gone(now):
                 self.forget(client)
 
+    def answer_before_sync(self) -> None:
+        """Answer at once: what is executed was chosen, so it is durable at a majority already."""
+        outbox = self._outbox
+        if self._watching.seen < self._application.executed:
+            waiting, outbox.to_client = outbox.to_client, {}
+            self.look_after()
+            outbox.send_replies()
+            outbox.to_client = waiting
+
+    def held_of_late(self) -> bool:
+        """Whether the leader is to tell of each commit at once."""
+        return self._watching.held_of_late(self._outbox.now)
+
     def _answer(self, happened: Sequence[tuple[int, Reply]]) -> None:
         """Something has happened for these. A client that does not read has to ask again."""
         outbox = self._outbox

@@ -22,6 +22,9 @@ HELD_BYTES = 64 << 20
 FORGOTTEN = 30.0
 """Seconds after which a client that has not asked how its watches are counts as gone: ZeroMQ does
 not tell of every connection that ends."""
+OF_LATE = 1.0
+"""Seconds for which a server that held a watch wants to hear of commits at once: a watch that was
+answered is asked for again soon, and who waits for a lock makes a new one each time."""
 FAR_BEHIND = 1000
 """Slots that a server may be behind what it was told is chosen, and still hold watches."""
 
@@ -41,18 +44,25 @@ class _Client:
 class Watching:
     """The watches that a server holds."""
 
-    __slots__ = ("_bytes", "_clients", "_next", "held", "seen", "tidy_at")
+    __slots__ = ("_bytes", "_clients", "_held_at", "_next", "held", "seen", "tidy_at")
 
     def __init__(self) -> None:
         self.held: dict[int, tuple[ClientToken, int, int]] = {}
         """Of each, by number: the client, its id, and bytes."""
         self._clients: dict[ClientToken, _Client] = {}
         self._next = 0
+        self._held_at = -OF_LATE
         self._bytes = 0
         self.seen = 0
         """The state machine was asked for what happened up to this slot."""
         self.tidy_at = 0.0
         """When to look for clients that are gone, monotonic seconds."""
+
+    def held_of_late(self, now: float) -> bool:
+        """Whether the leader is to tell of each commit; asked at each heartbeat."""
+        if self.held:
+            self._held_at = now
+        return now - self._held_at < OF_LATE
 
     def refusal(self, client: ClientToken, size: int) -> str:
         """Why one more cannot be held for a client; empty if it can."""
@@ -70,7 +80,7 @@ class Watching:
         one = self._clients.get(client)
         if one is None:
             one = self._clients[client] = _Client()
-        one.asked_at = now
+        one.asked_at = self._held_at = now
         self._next += 1
         before = one.numbers.get(watch)
         if before is not None:

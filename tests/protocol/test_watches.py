@@ -17,6 +17,8 @@ from paxon.actors.messages import (
     HeartbeatReply,
     QueryReply,
     ReplyStatus,
+    StatusReply,
+    StatusRequest,
     Unwatch,
     Watch,
     WatchCheck,
@@ -24,7 +26,7 @@ from paxon.actors.messages import (
     retry_after,
 )
 from paxon.actors.records import watching
-from paxon.actors.records.watching import ALL, EACH, FAR_BEHIND, FORGOTTEN, QUERY_BYTES
+from paxon.actors.records.watching import ALL, EACH, FAR_BEHIND, FORGOTTEN, OF_LATE, QUERY_BYTES
 from paxon.transport import Burst
 from tests.harness import CLIENT, Cluster, Register, Wire
 
@@ -114,6 +116,34 @@ def test_an_answer_leaves_only_when_the_value_is_chosen() -> None:
     cluster.command(1, session, 2, b"b")
     cluster.step(1)
     assert told(cluster, 7) == []
+
+
+def test_a_watch_is_answered_before_the_sync_of_what_came_with_the_news() -> None:
+    """What is executed is durable at a majority: this server's own copy is not waited for."""
+    cluster, session = running()
+    cluster.request(2, Watch(7, b"1"))
+    cluster.command(1, session, 2, b"b")
+    [p2a] = cluster.sent(P2A, target=2)
+    cluster.drop(P2A, target=2)
+    cluster.deliver(P2A, target=3)
+    cluster.deliver()
+    server, seen = cluster.servers[2], list[list[tuple[ReplyStatus, bytes]]]()
+    commit = server._storage.commit
+
+    def watched_commit() -> None:
+        seen.append(told(cluster, 7))
+        assert not cluster.told(StatusReply), "all else waits for the sync"
+        commit()
+
+    server._storage.commit = watched_commit  # type: ignore[method-assign]
+    note = CommitNote(p2a.ballot, p2a.slot)
+    leader = cluster.storages[1].incarnation
+    cluster.step(
+        2, Burst(peers=[(1, leader, [p2a, note])], clients=[(CLIENT, [StatusRequest(9)])])
+    )  # fmt: skip
+    assert seen == [[(ReplyStatus.OK, b"b")]]
+    assert [reply.id for reply in cluster.told(StatusReply)] == [9]
+    assert len(told(cluster, 7)) == 1
 
 
 def test_all_watches_hear_of_one_command() -> None:
@@ -413,3 +443,24 @@ def test_followers_say_whether_they_hold_watches() -> None:
     cluster.deliver(Heartbeat)
     assert [r.watches for r in cluster.sent(HeartbeatReply, source=2)] == [True]
     assert [r.watches for r in cluster.sent(HeartbeatReply, source=3)] == [False]
+
+
+def test_a_follower_hears_of_commits_still_while_its_watch_is_asked_for_again() -> None:
+    """Else the next event would come with a heartbeat, up to 50 ms late."""
+    cluster, session = running()
+    cluster.request(2, Watch(7, b"1"))
+    cluster.execute(1, session, b"b", first=2)
+    cluster.pass_time(0.2)
+    assert kept(cluster, 2) == 0, "it was answered, and its client has not asked again"
+
+    def flags() -> list[bool]:
+        cluster.clock.now += 0.06
+        cluster.step(1)
+        cluster.deliver(Heartbeat)
+        replies = cluster.sent(HeartbeatReply, source=2)
+        cluster.deliver()
+        return [reply.watches for reply in replies]
+
+    assert flags() == [True]
+    cluster.pass_time(OF_LATE)
+    assert flags() == [False]
