@@ -34,6 +34,7 @@ from paxon.kvstore.store.operations import (
     Put,
     decode_results,
     encode_operations,
+    encode_results,
 )
 from paxon.kvstore.store.spans import prefix_span
 from paxon.kvstore.store.store import KVStore
@@ -430,3 +431,36 @@ def test_no_event_is_lost_or_told_twice_across_any_faults(seed: int) -> None:
         answer = decode_results(store.query(query))[0]
         assert caller.told == [row[3] for row, _ in answer[1]]
         assert caller.watched.position == max(store.revision, caller.after)
+
+
+def test_what_one_watch_needs_is_found_without_looking_at_all_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With ten thousand of them a client would be busy with nothing else."""
+    looks = 0
+    due = Watched.due.fget
+    assert due is not None
+
+    def counted(watched: Watched) -> bool:
+        nonlocal looks
+        looks += 1
+        return bool(due(watched))
+
+    monkeypatch.setattr(Watched, "due", property(counted))
+    side, sent = WatchSide(NAMES, 0), list[ClientMessage]()
+    many = 1000
+    watches = []
+    for _ in range(many):
+        watches.append(side.add(Events(0, [(b"k", None)])))
+        side.next_deadline()
+        side.send(0.0, lambda _address, message, _size: sent.append(message))
+    assert len(sent) == many
+    for watched in watches:
+        answer = encode_results([[1, [[[b"k", b"v", 1, 1, 1, 0], None]]]])
+        assert side.on_reply(side.home, QueryReply(watched.order, ReplyStatus.OK, answer), 0.0)
+        watched.answer = None
+        side.taken(watched)
+        side.next_deadline()
+        side.send(0.0, lambda _address, message, _size: sent.append(message))
+    assert len(sent) == 2 * many
+    assert looks <= 2 * 2 * many

@@ -105,8 +105,8 @@ class WatchSide:
         self._moves = 0
         """Since a home did as it was asked."""
         self._not_before = -math.inf
-        self._changed = False
-        """There may be something to send at once."""
+        self._to_ask: dict[Watched, None] = {}
+        """Those that may have to be asked for; looking at all would cost a step with many too much."""
 
     def __bool__(self) -> bool:
         return bool(self._watches or self._dropped)
@@ -127,13 +127,14 @@ class WatchSide:
         """Begin a watch."""
         self._order += 1
         watched = self._watches[self._order] = Watched(self._order, wanted)
-        self._changed = True
+        self._to_ask[watched] = None
         return watched
 
     def drop(self, watched: Watched, error: PaxonError | None = None) -> None:
         """End a watch; who waits for it gets the error."""
         if self._watches.pop(watched.number, None) is None:
             return
+        self._to_ask.pop(watched, None)
         watched.error = watched.error or error
         self._forget_asking(watched)
         if not self._watches:
@@ -167,7 +168,8 @@ class WatchSide:
     def taken(self, watched: Watched) -> None:
         """The caller has the answer: the watch goes on behind it."""
         watched.answer = None
-        self._changed = True
+        if watched.number in self._watches:
+            self._to_ask[watched] = None
 
     def tickets(self) -> list[Ticket[Any, Any]]:
         """Those that wait."""
@@ -188,7 +190,7 @@ class WatchSide:
         if not self._watches:
             return math.inf
         due = self._check_at if self._check is None else self._check[1] + _SILENT_SECONDS
-        waiting = [w.not_before for w in self._watches.values() if w.due] if self._changed else []
+        waiting = [watched.not_before for watched in self._to_ask if watched.due]
         return min(due, max(self._not_before, min(waiting, default=math.inf)))
 
     def send(self, now: float, send: Callable[[str, ClientMessage, int], None]) -> None:
@@ -202,13 +204,13 @@ class WatchSide:
             self._dropped = []
         if now < self._not_before:
             return
-        if self._changed:
-            self._changed = False
-            for watched in self._watches.values():
+        if self._to_ask:
+            to_ask, self._to_ask = self._to_ask, {}
+            for watched in to_ask:
                 if not watched.due:
                     continue
                 if now < watched.not_before:
-                    self._changed = True
+                    self._to_ask[watched] = None
                     continue
                 self._order += 1
                 watched.order, watched.sent = self._order, True
@@ -228,7 +230,7 @@ class WatchSide:
         self._check, self._check_at = None, math.inf
         self._dropped.clear()
         self._asked.clear()
-        self._changed = True
+        self._to_ask = dict.fromkeys(self._watches.values())
         for watched in self._watches.values():
             watched.sent = False
         rounds, rest = divmod(self._moves, len(self._servers))
@@ -251,7 +253,7 @@ class WatchSide:
             self.move(now)
         elif reply.status == ReplyStatus.OVERLOADED:
             watched.not_before = now + max(retry_after(reply.payload)[0], _PAUSE_FIRST)
-            self._changed = True
+            self._to_ask[watched] = None
         elif reply.status != ReplyStatus.OK:
             watched.error = outcomes.refused(reply.status, reply.payload)
         else:
@@ -269,11 +271,11 @@ class WatchSide:
             return
         if type(answer) is list:
             if through <= watched.position:  # (never: a server waits until it is past that)
-                self._changed = True
+                self._to_ask[watched] = None
                 return
             watched.position = through
             if not answer[1]:
-                self._changed = True  # nothing yet, but so far it has looked
+                self._to_ask[watched] = None  # nothing yet, but so far it has looked
                 return
         watched.answer = answer
 
@@ -289,7 +291,7 @@ class WatchSide:
         elif reply.held < len(asked):  # it was started again, or a message was lost
             for watched in asked:
                 self._forget_asking(watched)
-            self._changed = True
+                self._to_ask[watched] = None
         elif asked:
             through: int = decode_results(reply.through)[0]
             self._moves = 0
