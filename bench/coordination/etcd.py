@@ -17,7 +17,7 @@ from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load import Answer, ClosedLoop, Loop, Outcome, clock
 from paxon.bench.harness.load_process import Job
 from paxon.bench.harness.workloads import WorkloadData
-from paxon.bench.peers import etcd_messages as api
+from paxon.bench.peers import etcd_load as api
 from paxon.bench.peers.etcd_load import (
     GrpcLink,
     GrpcSocket,
@@ -27,6 +27,7 @@ from paxon.bench.peers.etcd_load import (
     open_etcd_load,
     put_payload,
 )
+from paxon.kvstore.etcd.messages import message
 
 __all__ = ["open_etcd"]
 
@@ -68,11 +69,9 @@ def _transactions(job: Job) -> list[bytes]:
     """If the key is there it is written, else it is written too: each is a write."""
     data, made = WorkloadData(job.workload, job.seed), []
     for key in data.keys:
-        compare = api.message("Compare")(
-            result=_GREATER, target=_VERSION, key=key.encode(), version=0
-        )
-        put = api.message("RequestOp")(
-            request_put=api.message("PutRequest")(key=key.encode(), value=data.value)
+        compare = message("Compare")(result=_GREATER, target=_VERSION, key=key.encode(), version=0)
+        put = message("RequestOp")(
+            request_put=message("PutRequest")(key=key.encode(), value=data.value)
         )
         made.append(framed("TxnRequest", compare=[compare], success=[put], failure=[put]))
     return made
@@ -89,7 +88,7 @@ def _watch(address: str, keys: Sequence[bytes]) -> GrpcSocket:
         else:
             stream = link.request(payload, stays_open=True)
 
-    create = api.message("WatchCreateRequest")
+    create = message("WatchCreateRequest")
     ask_all(link, [framed("WatchRequest", create_request=create(key=key)) for key in keys], ask)
     return link
 
@@ -130,9 +129,9 @@ class WatchLink:
                 if answer is None:
                     raise BenchError("etcd has ended a watch, or refused a write")
                 if link is self._writing:
-                    self._put_at = api.message("PutResponse").FromString(answer).header.revision
+                    self._put_at = message("PutResponse").FromString(answer).header.revision
                 else:
-                    self._hear(api.message("WatchResponse").FromString(answer))
+                    self._hear(message("WatchResponse").FromString(answer))
         if not self._put_at or len(self._told) < self._watchers or self._started is None:
             return []
         if set(self._told.values()) != {self._put_at}:
@@ -161,9 +160,9 @@ class _Contender:
     """One that locks and unlocks, with connections and a lease of its own."""
 
     def __init__(self, address: str) -> None:
-        grant = api.message("LeaseGrantRequest")(TTL=_LONG_LEASE_SECONDS)
+        grant = message("LeaseGrantRequest")(TTL=_LONG_LEASE_SECONDS)
         answer = call(address, api.GRANT, grant, _CALL_SECONDS)
-        self.lease = int(api.message("LeaseGrantResponse").FromString(answer).ID)
+        self.lease = int(message("LeaseGrantResponse").FromString(answer).ID)
         self.locking, self.unlocking = (
             GrpcSocket(address, name) for name in (api.LOCK, api.UNLOCK)
         )
@@ -212,7 +211,7 @@ class LockLink:
                     now = clock()
                     if self._released:
                         answers.append((now - self._released, None))
-                    key = api.message("LockResponse").FromString(answer).key
+                    key = message("LockResponse").FromString(answer).key
                     one.unlocking.request(framed("UnlockRequest", key=key))
                     self._released = clock()
                     one.unlocking.flush()
@@ -227,7 +226,7 @@ class LockLink:
     def close(self) -> None:
         """Disconnect, and end the leases."""
         for one in self._all:
-            revoke = api.message("LeaseRevokeRequest")(ID=one.lease)
+            revoke = message("LeaseRevokeRequest")(ID=one.lease)
             call(self._address, api.REVOKE, revoke, _CALL_SECONDS)
             one.locking.close()
             one.unlocking.close()
@@ -243,7 +242,7 @@ class RenewLoop:
         link = GrpcSocket(address, api.GRANT)
         answers = ask_all(link, grants, link.request)
         link.close()
-        self._ids = [api.message("LeaseGrantResponse").FromString(answer).ID for answer in answers]
+        self._ids = [message("LeaseGrantResponse").FromString(answer).ID for answer in answers]
         self._renewals = [framed("LeaseKeepAliveRequest", ID=number) for number in self._ids]
         self._link = GrpcSocket(address, api.KEEP_ALIVE)
         self._stream = self._link.request(self._renewals[0], stays_open=True)
@@ -265,7 +264,7 @@ class RenewLoop:
                 time.sleep(0.01)
                 continue
             for _, answer in found:
-                alive = answer and api.message("LeaseKeepAliveResponse").FromString(answer)
+                alive = answer and message("LeaseKeepAliveResponse").FromString(answer)
                 if not alive or alive.TTL <= 0:
                     raise BenchError("etcd let a lease end that was renewed in time")
                 outcome.operations += 1

@@ -15,11 +15,12 @@ from paxon.bench.harness.load_process import LoadProcess, OpenLoad
 from paxon.bench.harness.measure import Measurement, ServerCounts, jobs_for, measure
 from paxon.bench.harness.report import Progress
 from paxon.bench.harness.workloads import Workload
+from paxon.bench.peers import etcd_load as api
 from paxon.bench.peers.etcd_load import Connections, GrpcSocket, call, open_etcd_load, put_payload
-from paxon.bench.peers.etcd_messages import PUT, RANGE, STATUS, message
 from paxon.bench.peers.programs import Program, Programs
 from paxon.bench.stable.failover import Kill, kill_leaders
 from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.etcd.messages import message
 
 __all__ = ["Etcd", "PersistentWriter", "etcd_kills"]
 
@@ -81,7 +82,7 @@ class EtcdCluster:
         """Whether a member says that it leads."""
         try:
             answer = call(
-                self.addresses[number - 1], STATUS, message("StatusRequest")(), _CALL_SECONDS
+                self.addresses[number - 1], api.STATUS, message("StatusRequest")(), _CALL_SECONDS
             )
         except BenchError:
             return False
@@ -102,7 +103,7 @@ class EtcdCluster:
     def revision(self, number: int) -> int:
         """The store's revision, by a linearizable read. Raises `BenchError`."""
         request = message("RangeRequest")(key=b"revision")
-        answer = call(self.addresses[number - 1], RANGE, request, _CALL_SECONDS)
+        answer = call(self.addresses[number - 1], api.RANGE, request, _CALL_SECONDS)
         return int(message("RangeResponse").FromString(answer).header.revision)
 
     def kill(self, server: ServerId) -> None:
@@ -214,7 +215,7 @@ class PersistentWriter:
         """Whether the member at hand acknowledged it in time; else the connection is gone."""
         try:
             if self._link is None:
-                self._link = GrpcSocket(self._addresses[self._place], PUT)
+                self._link = GrpcSocket(self._addresses[self._place], api.PUT)
             if self._link.ask(payload, _ATTEMPT_SECONDS) is not None:
                 return True
         except (BenchError, TimeoutError):

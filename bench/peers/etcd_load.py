@@ -17,13 +17,21 @@ from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load import Answer, ClosedLoop, Loop
 from paxon.bench.harness.load_process import Job
 from paxon.bench.harness.workloads import WorkloadData
-from paxon.bench.peers.etcd_messages import PUT, RANGE, message
 from paxon.bench.peers.grpc_wire import GrpcConnection, frame_message
+from paxon.kvstore.etcd.messages import message
 
 __all__ = [
     "Connections", "GrpcLink", "GrpcSocket", "ask_all", "call", "framed", "open_etcd_load",
     "put_payload",
 ]  # fmt: skip
+
+PUT, RANGE, TXN = (f"/etcdserverpb.KV/{name}" for name in ("Put", "Range", "Txn"))
+WATCH = "/etcdserverpb.Watch/Watch"
+GRANT, REVOKE, KEEP_ALIVE = (
+    f"/etcdserverpb.Lease/Lease{name}" for name in ("Grant", "Revoke", "KeepAlive")
+)
+LOCK, UNLOCK = (f"/v3lockpb.Lock/{name}" for name in ("Lock", "Unlock"))
+STATUS = "/etcdserverpb.Maintenance/Status"
 
 Connections: TypeAlias = Literal["one", "each"]
 """How many a client process has: one for all operations under way, or one for each of them."""

@@ -10,13 +10,13 @@ message came before the end of its stream.
 
 from __future__ import annotations
 
+import importlib
 import struct
 from typing import Any
 
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.peers.etcd_messages import library
 
-__all__ = ["GrpcConnection", "frame_message", "MAX_FRAME_BYTES"]
+__all__ = ["GrpcConnection", "check_libraries", "frame_message", "MAX_FRAME_BYTES"]
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_HEADER_BYTES = 9
@@ -30,6 +30,22 @@ _OUR_WINDOW = 2**31 - 1
 """So large that it need not be looked after for each answer."""
 _RENEW_WINDOW = 2**30
 """After so many bytes received the connection's window is opened again."""
+
+
+def _library(name: str) -> Any:
+    """A module that only the load on etcd needs. Raises `BenchError` if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise BenchError(
+            "the load on etcd needs protobuf, hpack and hyperframe: pip install 'paxon[bench]'"
+        ) from None
+
+
+def check_libraries() -> None:
+    """Raise `BenchError` if one is missing that the load on etcd needs."""
+    for name in ("google.protobuf", "hpack", "hyperframe"):
+        _library(name)
 
 
 def frame_message(message: bytes) -> bytes:
@@ -51,9 +67,9 @@ class GrpcConnection:
 
     def __init__(self, method: str, authority: str) -> None:
         """`method` is a path such as `/etcdserverpb.KV/Put`. Raises `BenchError`."""
-        self._frames: Any = library("hyperframe.frame")
-        self._refusals: Any = library("hyperframe.exceptions").HyperframeError
-        encoder = library("hpack").Encoder()
+        self._frames: Any = _library("hyperframe.frame")
+        self._refusals: Any = _library("hyperframe.exceptions").HyperframeError
+        encoder = _library("hpack").Encoder()
         fields = [
             (":method", "POST"), (":scheme", "http"), (":path", method),
             (":authority", authority), ("content-type", "application/grpc"), ("te", "trailers"),

@@ -24,7 +24,6 @@ from paxon.bench.harness.measure import ClusterWatch, Measurement, jobs_for, mea
 from paxon.bench.harness.report import Bench, Progress, new_report
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.etcd import Etcd, etcd_kills
-from paxon.bench.peers.etcd_messages import message
 from paxon.bench.peers.figures import (
     GapRow,
     Peer,
@@ -39,6 +38,7 @@ from paxon.bench.peers.figures import (
     peers_sections,
     plot_peers,
 )
+from paxon.bench.peers.grpc_wire import check_libraries
 from paxon.bench.peers.programs import Programs, default_directory
 from paxon.bench.peers.pysyncobj import PySyncObj
 from paxon.bench.peers.redis import PIPELINE, Redis
@@ -236,7 +236,7 @@ def _version(peer: Peer, programs: Programs) -> str:
     elif peer == "etcd":
         path = programs.find("etcd")
         if path is not None:
-            message("PutRequest")  # or else its client is missing
+            check_libraries()
             return programs.output([path, "--version"]).partition("\n")[0].rpartition(" ")[2]
     else:
         path = programs.find("redis-server")

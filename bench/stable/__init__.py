@@ -2,7 +2,7 @@
 
 `stable` measures throughput and latency beside `floor`, the same messages and syncs without any
 protocol, and looks for gaps in a long run; `failover` kills the leader; `pair` compares settings or
-interpreters in turns; `plots` has the pictures.
+interpreters in turns.
 """
 
 from __future__ import annotations

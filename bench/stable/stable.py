@@ -41,7 +41,6 @@ from paxon.bench.harness.report import (
 from paxon.bench.harness.summary import Spread, spread_of, spread_or_none
 from paxon.bench.harness.workloads import Workload, stable_workloads
 from paxon.bench.stable.floor import Floor, FloorFigures
-from paxon.bench.stable.plots import plot_stable
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 
 __all__ = ["STABLE", "StableSettings", "StableRow", "StableReport"]
@@ -286,5 +285,4 @@ STABLE = Bench(
     steps=steps_of,
     run=run_stable,
     sections=stable_sections,
-    plots=lambda report: {"stable": plot_stable(report.rows, report.machine.sentence())},
 )

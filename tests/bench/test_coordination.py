@@ -30,8 +30,8 @@ from paxon.bench.harness.measure import ratios_of
 from paxon.bench.harness.report import markdown, new_report, read_json
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.etcd_load import framed
-from paxon.bench.peers.etcd_messages import message
 from paxon.bench.peers.figures import PeerNote, system_figures
+from paxon.kvstore.etcd.messages import message
 from tests.bench.examples import STARTED
 from tests.bench.test_peers import taken
 from tests.bench.test_peers_wire import (

@@ -22,7 +22,7 @@ from paxon.bench.harness.plot_style import save_plot
 from paxon.bench.harness.report import markdown, new_report, read_json, rich_table, write_json
 from paxon.bench.harness.summary import latency_of
 from paxon.bench.harness.workloads import Workload
-from paxon.bench.peers import etcd_messages, run
+from paxon.bench.peers import run
 from paxon.bench.peers.figures import (
     GapRow,
     Peer,
@@ -181,7 +181,6 @@ def test_without_protobuf_etcd_is_left_out_with_a_sentence(
         raise ImportError(name)
 
     script(tmp_path / "root" / "usr" / "bin" / "etcd", "true")
-    etcd_messages.message.cache_clear()
     monkeypatch.setattr(importlib, "import_module", missing)
     ((_, note),) = run.look_around(PeersSettings(only=("etcd",)), Programs(tmp_path))
     assert note.skipped.startswith("etcd was left out: the load on etcd needs protobuf")

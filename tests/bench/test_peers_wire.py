@@ -15,9 +15,9 @@ from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load_process import Job
 from paxon.bench.harness.workloads import Workload, WorkloadData
 from paxon.bench.peers.etcd import PersistentWriter
-from paxon.bench.peers.etcd_load import call, open_etcd_load, put_payload
-from paxon.bench.peers.etcd_messages import PUT, STATUS, message
+from paxon.bench.peers.etcd_load import PUT, STATUS, call, open_etcd_load, put_payload
 from paxon.bench.peers.grpc_wire import MAX_FRAME_BYTES, GrpcConnection, frame_message
+from paxon.kvstore.etcd.messages import message
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -56,38 +56,6 @@ def fresh() -> GrpcConnection:
     connection = GrpcConnection("/a.B/C", "somewhere:1")
     connection.outgoing.clear()
     return connection
-
-
-# --- messages ------------------------------------------------------------------------------------
-
-
-def test_a_put_is_encoded_as_the_format_has_it() -> None:
-    put, read = message("PutRequest"), message("RangeRequest")
-    assert put(key=b"key", value=b"value").SerializeToString() == b"\x0a\x03key\x12\x05value"
-    assert read(key=b"key").SerializeToString() == b"\x0a\x03key"
-    assert read(key=b"k", serializable=True).SerializeToString() == b"\x0a\x01k\x38\x01"
-    long = put(key=b"k", value=b"v" * 300).SerializeToString()
-    assert long[3:6] == b"\x12\xac\x02"  # a length over 127 takes two bytes
-
-
-def test_the_revision_is_found_in_an_answers_header() -> None:
-    header = b"\x08\x05\x10\x06\x18\xac\x02\x20\x09"  # cluster 5, member 6, revision 300, term 9
-    answer = b"\x0a" + bytes([len(header)]) + header + b"\x18\x07"  # and a field that nobody knows
-    assert message("RangeResponse").FromString(answer).header.revision == 300
-
-
-def test_a_status_says_who_leads() -> None:
-    text = b"\x0a\x02\x10\x07" + b"\x12\x053.4.2" + b"\x18\x01" + b"\x20\x07"
-    status = message("StatusResponse").FromString(text)
-    assert (status.header.member_id, status.leader, status.version) == (7, 7, "3.4.2")
-    assert message("StatusResponse").FromString(b"\x0a\x02\x10\x07").leader == 0
-
-
-def test_messages_meet_no_other_programs_classes_of_that_name() -> None:
-    from google.protobuf import descriptor_pool
-
-    with pytest.raises(KeyError):
-        descriptor_pool.Default().FindMessageTypeByName("etcdserverpb.PutRequest")
 
 
 # --- frames --------------------------------------------------------------------------------------

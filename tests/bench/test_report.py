@@ -38,7 +38,7 @@ from paxon.bench.peers.figures import GapRow, PeersReport, PeersSettings, Taken,
 from paxon.bench.scale.plots import plot_scale
 from paxon.bench.scale.scale import ScaleReport, scale_sections
 from paxon.bench.stable.failover import FailoverReport, failover_sections
-from paxon.bench.stable.stable import STABLE, StableReport, stable_sections
+from paxon.bench.stable.stable import StableReport, stable_sections
 from tests.bench.examples import (
     STARTED,
     compare_report,
@@ -209,13 +209,11 @@ def compare_plot(name: str) -> Callable[[], Any]:
     return lambda: compare_plots.compare_plots(compare_report())[name]
 
 
-def plot_stable() -> Any:
-    assert STABLE.plots is not None
-    return STABLE.plots(stable_report())["stable"]
+def a_plot() -> Any:
+    return plot_scale(scale_report())
 
 
 PLOTS: list[tuple[Callable[[], Any], set[str]]] = [
-    (plot_stable, {"writes, 64 outstanding", "p99.9", "Paxon"}),
     (compare_plot("contention"), {"immediate, 3 proposers", "phase-1 rounds a second", "450"}),
     (compare_plot("compare-proposers"), {"stable", "immediate", "preemptions a second"}),
     (compare_plot("compare-latency"), {"stable, p50", "backoff, p99"}),
@@ -236,7 +234,7 @@ def test_plots(draw: Callable[[], Any], labels: set[str], tmp_path: Path) -> Non
 
 
 def test_a_plot_as_png(tmp_path: Path) -> None:
-    save_plot(plot_stable(), tmp_path / "p.png")
+    save_plot(a_plot(), tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -256,6 +254,6 @@ def test_plots_that_cannot_be_made_are_known_before(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_plot_that_cannot_be_written_says_so(tmp_path: Path) -> None:
-    figure = plot_stable()
+    figure = a_plot()
     with pytest.raises(BenchError, match="cannot be written"):
         save_plot(figure, tmp_path / "missing" / "p.png")
