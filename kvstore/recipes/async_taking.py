@@ -15,6 +15,7 @@ from paxon.kvstore.errors import Compacted, PaxonError
 from paxon.kvstore.recipes.contests import (
     Contender,
     Contest,
+    Look,
     Plan,
     Standing,
     Until,
@@ -82,6 +83,8 @@ async def _run(
             if isinstance(step, Until):
                 await _wait(kv, contest, step, lease, until)
                 step = next(plan)
+            elif isinstance(step, Look):
+                step = plan.send(await kv._do(step.call, None, "lease"))
             else:
                 step = plan.send(await kv._do(step, None))
     except StopIteration as stop:

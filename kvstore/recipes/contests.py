@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -30,6 +30,7 @@ from paxon.kvstore.store.spans import prefix_span
 __all__ = [
     "Contender",
     "Contest",
+    "Look",
     "Plan",
     "Standing",
     "Until",
@@ -86,15 +87,29 @@ class Until:
             spans = [prefix_span(check_key(contest.prefix))]
         self.wanted = Events(revision, spans, puts=False)
         """The deletions to wait for."""
+        self.told = 0
+        """The revision of the last of them that was told of."""
 
     def over(self, events: Iterable[Event]) -> bool:
         """Whether it is time to look again, now that these were told too."""
-        gone = {event.key for event in events}
+        gone = set()
+        for event in events:
+            gone.add(event.key)
+            self.told = event.revision
         self._keys -= gone
         return self._own in gone or len(self._keys) <= self._most
 
 
-Plan: TypeAlias = Generator[Call[Any] | Until, Any, T]
+class Look(NamedTuple):
+    """A step of a plan: a read that may be older than the store, for who asks checks how old it is.
+
+    So the leader answers it without a round, as a "lease" read.
+    """
+
+    call: Range
+
+
+Plan: TypeAlias = Generator[Call[Any] | Look | Until, Any, T]
 """What to ask the store for, or to wait for, step by step; is given the answers."""
 
 
@@ -205,8 +220,14 @@ def enter(contest: Contest, number: int, value: bytes) -> Plan[int]:
         others, most = contest.before(earlier)
         if len(others) <= most:
             return fence
-        yield Until(contest, key, (each.key for each in others), most, found.revision)
-        found = yield contest.upto(fence, some)
+        wait = Until(contest, key, (each.key for each in others), most, found.revision)
+        yield wait
+        again = contest.upto(fence, some)
+        if wait.told:
+            # What knows of the end that was told is new enough: nobody comes in before us any more.
+            found = yield Look(again)
+        if not wait.told or found.revision < wait.told:
+            found = yield again
 
 
 def check_proposal(value: Value) -> bytes:

@@ -14,6 +14,7 @@ from paxon.kvstore.errors import Compacted, PaxonError
 from paxon.kvstore.recipes.contests import (
     Contender,
     Contest,
+    Look,
     Plan,
     Standing,
     Until,
@@ -67,6 +68,8 @@ def _run(kv: Client, contest: Contest, plan: Plan[T], lease: Lease, until: float
             if isinstance(step, Until):
                 _wait(kv, contest, step, lease, until)
                 step = next(plan)
+            elif isinstance(step, Look):
+                step = plan.send(kv._do(step.call, None, "lease"))
             else:
                 step = plan.send(kv._do(step, None))
     except StopIteration as stop:
