@@ -53,7 +53,7 @@ def joined(parts: Sequence[Writes]) -> Writes:
             if key in puts:
                 raise _doubled(key)
             puts[key] = None
-    if puts:
+    if puts and any(part.deleted for part in parts):
         _check_deletions(parts)
         _check_deletions(reversed(parts))
     return Writes(puts, [span for part in parts for span in part.deleted])

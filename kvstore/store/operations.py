@@ -256,8 +256,9 @@ class Txn(_Operation, frozen=True, tag=10):
             raise ValueError(f"transactions are nested more than {MAX_TXN_DEPTH} deep")
         if self.weight() > MAX_TXN_OPERATIONS:
             raise LargeTxn(f"a transaction has more than {MAX_TXN_OPERATIONS} operations")
-        _all_writes(self.then)
-        _all_writes(self.otherwise)
+        for operations in (self.then, self.otherwise):
+            if len(operations) > 1 or (operations and type(operations[0]) is Txn):
+                _all_writes(operations)  # (one alone writes nothing twice)
 
     def depth(self) -> int:
         """Transactions in one another, this one included."""

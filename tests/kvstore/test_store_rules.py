@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import paxon.kvstore.store.history as history_module
+import paxon.kvstore.store.operations as operations_module
 from paxon.kvstore.store.operations import (
     Append,
     Compact,
@@ -308,3 +309,25 @@ def test_prefixes() -> None:
         assert len(ask(store, Events(0, [span]))[1]) == count
         assert run(reborn(store), DeleteRange(*span))[0][1] == count
     assert ask(store, Range(b"b", b"a"))[1] == 0
+
+
+def test_a_branch_with_one_write_is_not_looked_through_for_doubles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every server decodes each transaction, and most write one key."""
+    looked: list[Any] = []
+    real = operations_module._all_writes
+
+    def look(operations: Any) -> Any:
+        looked.append(operations)
+        return real(operations)
+
+    monkeypatch.setattr(operations_module, "_all_writes", look)
+    put = Put(b"k", b"v")
+    Txn([], [put], [put])
+    assert not looked
+    with pytest.raises(ValueError, match="twice"):
+        Txn([], [put, put], [])
+    with pytest.raises(ValueError, match="twice"):
+        Txn([], [Txn([], [put], []), put], [])
+    assert looked
