@@ -106,7 +106,7 @@ class WatchSide:
         """Since a home did as it was asked."""
         self._not_before = -math.inf
         self._to_ask: dict[Watched, None] = {}
-        """Those that may have to be asked for; looking at all would cost a step with many too much."""
+        """Those that may have to be asked for: with many it would cost too much to look at all."""
 
     def __bool__(self) -> bool:
         return bool(self._watches or self._dropped)
