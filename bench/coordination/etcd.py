@@ -6,6 +6,7 @@ member does there what etcd's clients do else, and a contender makes two calls i
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import select
 import time
@@ -34,6 +35,7 @@ __all__ = ["open_etcd"]
 _CALL_SECONDS = 5.0
 _LONG_LEASE_SECONDS = 600
 """Of contenders for a lock: longer than any run."""
+_GRANTED_AT_ONCE = 1000
 _ROUNDS = 3
 """A lease is renewed so many times while it lives, as by Paxon's client."""
 _GREATER, _VERSION = 1, 0
@@ -238,14 +240,25 @@ class RenewLoop:
     def __init__(self, address: str, leases: int, seconds: float) -> None:
         self._address = address
         self._lives = seconds
-        grants = [framed("LeaseGrantRequest", TTL=round(seconds))] * leases
-        link = GrpcSocket(address, api.GRANT)
-        answers = ask_all(link, grants, link.request)
-        link.close()
-        self._ids = [message("LeaseGrantResponse").FromString(answer).ID for answer in answers]
-        self._renewals = [framed("LeaseKeepAliveRequest", ID=number) for number in self._ids]
+        self._ids: list[int] = []
+        self._renewals: list[bytes] = []
         self._link = GrpcSocket(address, api.KEEP_ALIVE)
-        self._stream = self._link.request(self._renewals[0], stays_open=True)
+        self._stream = 0
+        grant = framed("LeaseGrantRequest", TTL=round(seconds))
+        link = GrpcSocket(address, api.GRANT)
+        while len(self._ids) < leases:
+            few = [grant] * min(_GRANTED_AT_ONCE, leases - len(self._ids))
+            for answer in ask_all(link, few, link.request):
+                self._ids.append(message("LeaseGrantResponse").FromString(answer).ID)
+                self._renewals.append(framed("LeaseKeepAliveRequest", ID=self._ids[-1]))
+            ask_all(self._link, self._renewals, self._renew)  # or else the first would end by now
+        link.close()
+
+    def _renew(self, renewal: bytes) -> None:
+        if self._stream:
+            self._link.say(self._stream, renewal)
+        else:
+            self._stream = self._link.request(renewal, stays_open=True)
 
     def run(self, seconds: float) -> Outcome:
         """Renew them evenly."""
@@ -255,7 +268,7 @@ class RenewLoop:
         began, sent = clock(), 0
         while (now := clock()) < began + seconds:
             for _ in range(round((now - began) / interval) - sent):
-                self._link.say(self._stream, next(due))
+                self._renew(next(due))
                 sent += 1
             self._link.flush()
             try:
@@ -276,5 +289,6 @@ class RenewLoop:
         self._link.close()
         link = GrpcSocket(self._address, api.REVOKE)
         revocations = [framed("LeaseRevokeRequest", ID=number) for number in self._ids]
-        ask_all(link, revocations, link.request)
+        with contextlib.suppress(BenchError):  # some have ended
+            ask_all(link, revocations, link.request)
         link.close()

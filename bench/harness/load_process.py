@@ -133,9 +133,9 @@ def do_jobs(pipe: Connection, open_load: OpenLoad) -> None:
         request = hear(pipe, _requests)
         try:
             if isinstance(request, Job):
-                if close is not None:
-                    close()
-                    close = None
+                closing, close = close, None
+                if closing is not None:
+                    closing()
                 loop, close = open_load(request)
                 if request.warmup > 0:
                     loop.run(request.warmup)
