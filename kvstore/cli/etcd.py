@@ -27,6 +27,14 @@ def etcd(
             help="Where etcd's clients are to find it.",
         ),
     ] = "127.0.0.1:2379",
+    advertise: Annotated[
+        str,
+        typer.Option(
+            "--advertise",
+            metavar="URL",
+            help="How clients are told to reach it, if not as it listens.",
+        ),
+    ] = "",
     certificate: Annotated[
         str,
         typer.Option("--cert-file", metavar="FILE", help="Use TLS, with this certificate (PEM)."),
@@ -47,11 +55,10 @@ def etcd(
     from paxon.kvstore.etcd.process import Listening, run_gateway  # noqa: PLC0415 (takes a while)
 
     target = find_target(cluster, key)
-    listening = Listening.at(listen, certificate, certificate_key, client_ca)
+    listening = Listening.at(listen, certificate, certificate_key, client_ca, advertise)
 
     def ready(port: int) -> None:
-        scheme = "https" if certificate else "http"
-        sys.stdout.write(f"etcd's clients are served at {scheme}://{listening.host}:{port}\n")
+        sys.stdout.write(f"etcd's clients are served at {listening.url(port)}\n")
         sys.stdout.flush()
 
     run_gateway(list(target.addresses.values()), target.secure, listening, ready)

@@ -97,6 +97,10 @@ def lease_exists() -> Refused:
     return Refused(Code.FAILED_PRECONDITION, "etcdserver: lease already exists")
 
 
+def lease_ttl_too_large() -> Refused:
+    return Refused(Code.OUT_OF_RANGE, "etcdserver: too large lease TTL")
+
+
 def too_large() -> Refused:
     return Refused(Code.INVALID_ARGUMENT, "etcdserver: request is too large")
 

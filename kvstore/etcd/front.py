@@ -12,19 +12,28 @@ import msgspec
 
 from paxon.actors.messages import ReadMode, StatusReply
 from paxon.kvstore.client.calls.calls import Call, Steps
+from paxon.kvstore.client.leases.async_lease import AsyncLease
 from paxon.kvstore.errors import PaxonError
-from paxon.kvstore.etcd.errors import accepted, too_large
+from paxon.kvstore.etcd.errors import Refused, accepted, too_large
 from paxon.kvstore.etcd.messages import message
 from paxon.kvstore.recipes.clients import AsyncClient
 from paxon.kvstore.store import operations as wire
 from paxon.kvstore.store.operations import Operation, Result, is_split
-from paxon.kvstore.store.spans import TO_THE_END
+from paxon.kvstore.store.spans import TO_THE_END, prefix_span
 
-__all__ = ["RESERVED", "Front", "span_end"]
+__all__ = ["REGISTERED", "RESERVED", "REVISION", "Front", "span_end"]
 
 T = TypeVar("T")
 RESERVED = b"\xff" * 64
 """Keys from here on are not etcd's clients': gateways say there where they are to be found."""
+_GATEWAYS = RESERVED + b"paxon/etcd/"
+REVISION = wire.Range(b"\0", count_only=True)
+"""Reads nothing but the revision."""
+REGISTERED = wire.Range(*prefix_span(_GATEWAYS))
+"""Reads where gateways are."""
+_TTL_SECONDS = 10
+_PATIENCE = 5.0
+"""Seconds for what the gateway asks for itself."""
 _LOOK_SECONDS = 1.0
 """How often the servers are asked for their ballots."""
 
@@ -59,6 +68,13 @@ class Member(msgspec.Struct, frozen=True):
     reply: StatusReply | None
 
 
+class _Said(msgspec.Struct):
+    """What a gateway says of itself."""
+
+    url: str
+    member: int
+
+
 def _number(*parts: object) -> int:
     """An id of 63 bits that stays the same: (not all languages have 64 unsigned ones)."""
     text = "/".join(map(str, parts)).encode()
@@ -70,6 +86,10 @@ class Front:
 
     def __init__(self, kv: AsyncClient) -> None:
         self.kv = kv
+        self._url = ""
+        self._lease: AsyncLease | None = None
+        self._urls: dict[int, list[str]] = {}
+        """Where the gateways are that stand for a member."""
         self.revision = 0
         """The highest that was seen of the store's."""
         self.term = 0
@@ -81,8 +101,6 @@ class Front:
         """The id of the member that leads, 0 if nobody is known to."""
         self._header = message("ResponseHeader")
         self._looking: asyncio.Task[None] | None = None
-        self.requests = 0
-        """Calls so far."""
 
     # --- asking ------------------------------------------------------------------------------
 
@@ -107,6 +125,11 @@ class Front:
         revision: int = result[0]
         return revision
 
+    def hurry(self) -> None:
+        """Have the servers say now how far the watches are complete."""
+        self.kv._core.watches.check_soon(self.kv._driver.enter())
+        self.kv._driver.plan_pump()
+
     # --- headers -----------------------------------------------------------------------------
 
     def header(self, revision: int | None = None) -> Any:
@@ -124,24 +147,59 @@ class Front:
 
     # --- the cluster -------------------------------------------------------------------------
 
-    async def open(self) -> None:
-        """Get to know the cluster. Raises `PaxonError` if no server answers."""
+    async def open(self, url: str) -> None:
+        """Get to know the cluster. Raises `PaxonError` if no server answers.
+
+        `url`: where clients are told to find this gateway; "": they are not told.
+        """
+        self._url = url
         await self.look()
-        self.revision = max(self.revision, await self.now(5.0))
+        await self._look_for_gateways()
+        self.member_id = min(self.members, key=lambda each: len(self.urls_of(each.id))).id
+        await self._register()
         self._looking = asyncio.create_task(self._keep_looking())
 
     async def close(self) -> None:
-        """Look no more."""
+        """Look no more, and be found no more."""
         if self._looking is not None:
             self._looking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._looking
+        if self._lease is not None:
+            with contextlib.suppress(PaxonError):
+                await self._lease.revoke(timeout=1.0)
 
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            with contextlib.suppress(PaxonError):
+            with contextlib.suppress(PaxonError, Refused):
                 await self.look()
+                await self._look_for_gateways()
+                await self._register()
+
+    async def _register(self) -> None:
+        """Say where this gateway is, under a lease, unless that is known."""
+        if not self._url or self._url in self.urls_of(self.member_id):
+            return
+        if self._lease is None or self._lease.lost.is_set():
+            self._lease = await self.kv.lease(_TTL_SECONDS)
+        value = msgspec.json.encode({"url": self._url, "member": self.member_id})
+        key = _GATEWAYS + b"%x" % self._lease.id
+        await self.ask_one(wire.PutItem(key, value, self._lease.id), _PATIENCE)
+        await self._look_for_gateways()
+
+    async def _look_for_gateways(self) -> None:
+        found = await self.ask_one(REGISTERED, _PATIENCE)
+        self.revision = max(self.revision, found[0])
+        self._urls = {}
+        for row in found[3]:
+            with contextlib.suppress(msgspec.MsgspecError):
+                said = msgspec.json.decode(row[1], type=_Said)
+                self._urls.setdefault(said.member, []).append(said.url)
+
+    def urls_of(self, member: int) -> list[str]:
+        """Where the gateways are that stand for a member."""
+        return self._urls.get(member, [])
 
     async def look(self) -> None:
         """Ask the servers for their ballots and for who they are."""
@@ -162,13 +220,7 @@ class Front:
         ]
         leads = [reply.server for reply in replies.values() if reply.role == "leader"]
         self.leader = self._id_of(max(leads) if leads else first.leader)
-        if not self.member_id:
-            self.member_id = self.members[0].id
 
     def _id_of(self, number: int) -> int:
         name = f"server-{number}"
         return next((member.id for member in self.members if member.name == name), 0)
-
-
-REVISION = wire.Range(b"\0", count_only=True)
-"""Reads nothing but the revision."""

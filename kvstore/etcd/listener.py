@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from paxon.kvstore.etcd.calls import Method
 from paxon.kvstore.etcd.grpc import GrpcCall
 from paxon.kvstore.etcd.http2 import PREFACE, ConnectionFault, Http2, Stream
+
+if TYPE_CHECKING:
+    from paxon.kvstore.etcd.http1 import Http1, Page
 
 __all__ = ["Listener"]
 
@@ -28,6 +31,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._speaks: Http2 | None = None
         self._first = b""
+        self._http1: Http1 | None = None
         self._planned = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -40,6 +44,9 @@ class _Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=_MAX_UNREAD)
 
     def data_received(self, data: bytes) -> None:
+        if self._http1 is not None:
+            self._http1.receive(data)
+            return
         if self._speaks is None:
             self._first += data
             data = self._first
@@ -56,12 +63,18 @@ class _Connection(asyncio.Protocol):
             self._end(fault)
 
     def _become_http1(self, data: bytes) -> None:
+        from paxon.kvstore.etcd.http1 import Http1  # noqa: PLC0415 (part of an extra)
+
         assert self._transport is not None
-        self._transport.abort()
+        listener = self._listener
+        self._first = b""
+        self._http1 = Http1(listener.count, listener.methods, listener.pages, self._transport)
+        self._http1.receive(data)
 
     def _accept(self, stream: Stream) -> GrpcCall:
         assert self._speaks is not None
         busy = self._speaks.blocked_bytes > _MAX_OWED
+        self._listener.count()
         return GrpcCall(stream, self._listener.methods, busy=busy)
 
     def _plan(self) -> None:
@@ -94,6 +107,8 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         if self._speaks is not None:
             self._speaks.paused = True
+        if self._http1 is not None:
+            self._http1.room.clear()
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
@@ -101,11 +116,15 @@ class _Connection(asyncio.Protocol):
         self._transport.resume_reading()
         if self._speaks is not None:
             self._speaks.resumed()
+        if self._http1 is not None:
+            self._http1.room.set()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._listener.connections.discard(self)
         if self._speaks is not None:
             self._speaks.lost()
+        if self._http1 is not None:
+            self._http1.lost()
 
     def close(self) -> None:
         """The gateway stops."""
@@ -116,19 +135,30 @@ class _Connection(asyncio.Protocol):
 class Listener:
     """Takes in connections."""
 
-    def __init__(self, methods: Mapping[str, Method]) -> None:
-        self.methods = methods
+    def __init__(self, methods: Mapping[str, Method], pages: Mapping[str, Page]) -> None:
+        self.methods, self.pages = methods, pages
+        self.requests = 0
+        """Calls that came."""
         self.connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
 
+    def count(self) -> None:
+        """A call has come."""
+        self.requests += 1
+
     async def open(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
-        """Listen; the port. Raises OSError."""
+        """Have the port, which is returned, but take nobody in yet. Raises OSError."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Connection(self), host, port, ssl=tls, backlog=1024
+            lambda: _Connection(self), host, port, ssl=tls, backlog=1024, start_serving=False
         )
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
+
+    async def serve(self) -> None:
+        """Take clients in."""
+        assert self._server is not None
+        await self._server.start_serving()
 
     async def close(self) -> None:
         """End all connections."""

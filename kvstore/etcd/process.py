@@ -31,10 +31,22 @@ class Listening(msgspec.Struct, frozen=True):
     """File of the certificate's key."""
     client_ca: str = ""
     """File of those whose certificates clients have to show; "": none is asked for."""
+    advertise: str = ""
+    """The URL that clients are told; "": where it listens."""
+
+    def url(self, port: int) -> str:
+        """Where clients are told to find it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.advertise or f"{'https' if self.certificate else 'http'}://{host}:{port}"
 
     @classmethod
     def at(
-        cls, address: str, certificate: str = "", key: str = "", client_ca: str = ""
+        cls,
+        address: str,
+        certificate: str = "",
+        key: str = "",
+        client_ca: str = "",
+        advertise: str = "",
     ) -> Listening:
         """From `host:port`. Raises `InvalidRequest`."""
         host, colon, port = address.removeprefix("tcp://").rpartition(":")
@@ -42,7 +54,9 @@ class Listening(msgspec.Struct, frozen=True):
             raise InvalidRequest(f"{address!r} is no address to listen at: give HOST:PORT")
         if bool(certificate) is not bool(key) or (client_ca and not certificate):
             raise InvalidRequest("TLS takes both a certificate and its key")
-        return cls(host.strip("[]"), int(port), certificate, key, client_ca)
+        if advertise and not advertise.startswith(("http://", "https://")):
+            raise InvalidRequest(f"{advertise!r} is no URL: give http://HOST:PORT")
+        return cls(host.strip("[]"), int(port), certificate, key, client_ca, advertise)
 
     def tls(self) -> ssl.SSLContext | None:
         """What the standard library needs for it. Raises `InvalidRequest` for unusable files."""
@@ -87,8 +101,7 @@ async def _run(
         with contextlib.suppress(ValueError, NotImplementedError):
             loop.add_signal_handler(number, ending.set)
     async with AsyncClient(servers, secure=secure) as kv:
-        gateway = EtcdGateway(kv)
-        port = await gateway.open(listening.host, listening.port, tls)
-        ready(port)
+        gateway = EtcdGateway(kv, listening.url)
+        ready(await gateway.open(listening.host, listening.port, tls))
         await ending.wait()
         await gateway.close()

@@ -14,6 +14,8 @@ from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from paxon.kvstore.etcd.errors import Refused
+from paxon.kvstore.etcd.kv import _txn
 from paxon.kvstore.etcd.messages import message
 from tests.etcd.tools import Gateway, Grpc
 from tests.soak import sized
@@ -50,7 +52,7 @@ def outcome(client: Grpc, name: str, fields: dict[str, Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def pair(etcd: str) -> Iterator[Pair]:
-    with Gateway() as gateway:
+    with Gateway(tells=False) as gateway:
         ours, theirs = Grpc(gateway.address), Grpc(etcd)
         yield Pair(ours, theirs)
         ours.close()
@@ -219,6 +221,18 @@ calls: st.SearchStrategy[Call] = st.one_of(
 )  # fmt: skip
 
 
+def stricter(fields: dict[str, Any]) -> bool:
+    """Whether Paxon refuses what etcd may take: a key put and deleted by nested transactions."""
+    parts = [*fields["success"], *fields["failure"]]
+    if not any(part.HasField("request_txn") for part in parts):
+        return False
+    try:
+        _txn(message("TxnRequest")(**fields), 128)
+    except Refused as refused:
+        return "duplicate key" in refused.text
+    return False
+
+
 @settings(
     max_examples=sized(15, 500), deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -226,7 +240,8 @@ calls: st.SearchStrategy[Call] = st.one_of(
 @given(st.lists(calls, min_size=3, max_size=8))
 def test_random_calls(pair: Pair, sequence: list[Call]) -> None:
     for name, fields in sequence:
-        pair.same(name, **fields)
+        if name != "Txn" or not stricter(fields):
+            pair.same(name, **fields)
 
 
 def test_compaction(pair: Pair) -> None:

@@ -70,12 +70,16 @@ def binary(name: str) -> str:
 class Gateway:
     """A gateway in this process, in a thread of its own, in front of a cluster in memory."""
 
-    def __init__(self, addresses: list[str] | None = None, tls: Any = None) -> None:
+    def __init__(
+        self, addresses: list[str] | None = None, tls: Any = None, *, tells: bool = True
+    ) -> None:
+        """`tells`: say in the cluster where it is, which is one revision."""
+        self._tells = tells
         self._cluster = None if addresses else MemoryCluster()
         self._addresses = addresses
         self._tls = tls
         self.port = 0
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._ready = threading.Event()
         self._failure: BaseException | None = None
@@ -97,19 +101,19 @@ class Gateway:
 
     def _run(self) -> None:
         try:
-            self._loop.run_until_complete(self._serve())
+            asyncio.run(self._serve())
         except BaseException as error:
             self._failure = error
             self._ready.set()
-        finally:
-            self._loop.close()
 
     async def _serve(self) -> None:
         from paxon import AsyncClient
 
+        self._loop = asyncio.get_running_loop()
         addresses = self._addresses or self.cluster.addresses
         async with AsyncClient(addresses) as kv:
-            gateway = EtcdGateway(kv)
+            url = "http://127.0.0.1:{}".format if self._tells else None
+            gateway = EtcdGateway(kv, url)
             self.port = await gateway.open("127.0.0.1", 0, self._tls)
             self._ready.set()
             await self._stop.wait()
@@ -117,6 +121,7 @@ class Gateway:
 
     def close(self) -> None:
         with contextlib.suppress(RuntimeError):
+            assert self._loop is not None
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(30)
         if self._cluster is not None:

@@ -237,6 +237,11 @@ class WatchSide:
         if rounds and not rest:
             self._not_before = now + min(_PAUSE_FIRST * 2.0 ** min(rounds - 1, 8), _PAUSE_MAX)
 
+    def check_soon(self, now: float) -> None:
+        """Somebody wants to know how far the watches are complete."""
+        if self._watches and self._check is None:
+            self._check_at = min(self._check_at, now)
+
     def lost(self, address: str, now: float) -> None:
         """The connection to a server has ended, and what it held is gone."""
         if self._watches and address == self.home:

@@ -1,0 +1,171 @@
+"""The services Cluster, Maintenance and Auth: of what etcd's clients ask of a member."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from paxon.kvstore.etcd.calls import Call, Method
+from paxon.kvstore.etcd.errors import Code, Refused
+from paxon.kvstore.etcd.front import Front
+from paxon.kvstore.etcd.messages import message
+
+__all__ = ["ETCD_VERSION", "ClusterService"]
+
+ETCD_VERSION = "3.4.23"
+"""The etcd that this was held against, and whose API is served."""
+
+_OTHERWISE = "is done by Paxon's own means, not by this API"
+_AUTH = (
+    "AuthEnable", "Authenticate", "UserAdd", "UserGet", "UserList", "UserDelete",
+    "UserChangePassword", "UserGrantRole", "UserRevokeRole", "RoleAdd", "RoleGet", "RoleList",
+    "RoleDelete", "RoleGrantPermission", "RoleRevokePermission",
+)  # fmt: skip
+_AUTH_PATHS = {
+    "AuthEnable": "enable", "Authenticate": "authenticate", "UserAdd": "user/add",
+    "UserGet": "user/get", "UserList": "user/list", "UserDelete": "user/delete",
+    "UserChangePassword": "user/changepw", "UserGrantRole": "user/grant",
+    "UserRevokeRole": "user/revoke", "RoleAdd": "role/add", "RoleGet": "role/get",
+    "RoleList": "role/list", "RoleDelete": "role/delete", "RoleGrantPermission": "role/grant",
+    "RoleRevokePermission": "role/revoke",
+}  # fmt: skip
+
+
+def _refuses(code: int, text: str) -> Callable[[Any, float], Awaitable[Any]]:
+    async def refuse(_request: Any, _timeout: float) -> Any:
+        raise Refused(code, text)
+
+    return refuse
+
+
+class ClusterService:
+    """Answers the calls of these services."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        change = _refuses(Code.UNIMPLEMENTED, f"etcdserver: a change of members {_OTHERWISE}")
+        self.methods = [
+            Method(
+                "/etcdserverpb.Cluster/MemberList", "/v3/cluster/member/list",
+                "MemberListRequest", self.members,
+            ),
+            Method(
+                "/etcdserverpb.Cluster/MemberAdd", "/v3/cluster/member/add", "MemberAddRequest",
+                change,
+            ),
+            Method(
+                "/etcdserverpb.Cluster/MemberRemove", "/v3/cluster/member/remove",
+                "MemberRemoveRequest", change,
+            ),
+            Method(
+                "/etcdserverpb.Cluster/MemberUpdate", "/v3/cluster/member/update",
+                "MemberUpdateRequest", change,
+            ),
+            Method(
+                "/etcdserverpb.Cluster/MemberPromote", "/v3/cluster/member/promote",
+                "MemberPromoteRequest", change,
+            ),
+            Method(
+                "/etcdserverpb.Maintenance/Status", "/v3/maintenance/status", "StatusRequest",
+                self.status,
+            ),
+            Method(
+                "/etcdserverpb.Maintenance/Alarm", "/v3/maintenance/alarm", "AlarmRequest",
+                self.alarm,
+            ),
+            Method(
+                "/etcdserverpb.Maintenance/Defragment", "/v3/maintenance/defragment",
+                "DefragmentRequest", self.defragment,
+            ),
+            Method("/etcdserverpb.Maintenance/Hash", "", "HashRequest", self.hash),
+            Method(
+                "/etcdserverpb.Maintenance/HashKV", "/v3/maintenance/hash", "HashKVRequest",
+                self.hash_kv,
+            ),
+            Method(
+                "/etcdserverpb.Maintenance/Snapshot", "/v3/maintenance/snapshot",
+                "SnapshotRequest", None, self.snapshot,
+            ),
+            Method(
+                "/etcdserverpb.Maintenance/MoveLeader", "/v3/maintenance/transfer-leadership",
+                "MoveLeaderRequest",
+                _refuses(Code.UNIMPLEMENTED, f"etcdserver: a transfer of leadership {_OTHERWISE}"),
+            ),
+            Method(
+                "/etcdserverpb.Auth/AuthStatus", "/v3/auth/status", "AuthRequest",
+                self.auth_status,
+            ),
+            Method(
+                "/etcdserverpb.Auth/AuthDisable", "/v3/auth/disable", "AuthRequest",
+                self.auth_status,
+            ),
+        ]  # fmt: skip
+        not_enabled = _refuses(
+            Code.FAILED_PRECONDITION, "etcdserver: authentication is not enabled"
+        )
+        for name in _AUTH:
+            path = f"/v3/auth/{_AUTH_PATHS[name]}"
+            self.methods.append(
+                Method(f"/etcdserverpb.Auth/{name}", path, "AuthRequest", not_enabled)
+            )
+
+    async def members(self, _request: Any, _timeout: float) -> Any:
+        """The cluster's servers, each with the gateways that stand for it."""
+        front = self._front
+        answer = message("MemberListResponse")(header=front.header(0))
+        answer.header.revision = 0  # as etcd: it is of no revision
+        for member in front.members:
+            answer.members.add(
+                ID=member.id, name=member.name, clientURLs=front.urls_of(member.id),
+                peerURLs=[member.address.replace("tcp://", "http://")] if member.address else [],
+            )  # fmt: skip
+        return answer
+
+    async def status(self, _request: Any, _timeout: float) -> Any:
+        """How this gateway's member is, as far as the last look showed."""
+        front = self._front
+        await front.look()
+        replies = [each.reply for each in front.members if each.id == front.member_id]
+        answer = message("StatusResponse")(
+            header=front.header(), version=ETCD_VERSION, leader=front.leader, raftTerm=front.term
+        )
+        if replies and replies[0] is not None:
+            reply = replies[0]
+            answer.dbSize = answer.dbSizeInUse = reply.disk_bytes
+            answer.raftIndex, answer.raftAppliedIndex = reply.chosen, reply.executed
+            if reply.alarm:
+                answer.errors.append(reply.alarm)
+        return answer
+
+    async def alarm(self, _request: Any, _timeout: float) -> Any:
+        """There are none."""
+        return message("AlarmResponse")(header=self._front.header())
+
+    async def defragment(self, _request: Any, _timeout: float) -> Any:
+        """There is nothing to do."""
+        return message("DefragmentResponse")(header=self._front.header())
+
+    def _digest(self) -> int:
+        """Of what was executed: the same for all servers at the same slot."""
+        replies = [each.reply for each in self._front.members if each.reply is not None]
+        newest = max(replies, key=lambda reply: reply.digest_slot, default=None)
+        return zlib.crc32(b"" if newest is None else newest.digest.encode())
+
+    async def hash(self, _request: Any, _timeout: float) -> Any:
+        """A hash of Paxon's own."""
+        await self._front.look()
+        return message("HashResponse")(header=self._front.header(), hash=self._digest())
+
+    async def hash_kv(self, _request: Any, _timeout: float) -> Any:
+        """A hash of Paxon's own."""
+        await self._front.look()
+        return message("HashKVResponse")(header=self._front.header(), hash=self._digest())
+
+    async def snapshot(self, _call: Call) -> None:
+        """A snapshot of etcd's kind would be of no use to Paxon, and the other way round."""
+        raise Refused(Code.UNIMPLEMENTED, f"etcdserver: a backup {_OTHERWISE}")
+
+    async def auth_status(self, _request: Any, _timeout: float) -> Any:
+        """Who may do what is not for etcd's API to say here."""
+        return message("AuthStatusResponse")(header=self._front.header())

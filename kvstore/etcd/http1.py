@@ -1,0 +1,312 @@
+"""The JSON gateway: etcd's calls as POSTs over HTTP/1.1, and `/version`, `/health`, `/metrics`.
+
+The protocol is h11's work. One request at a time for each connection, as HTTP/1.1 has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import h11
+
+from paxon.kvstore.etcd.calls import MAX_MESSAGE_BYTES, TIMEOUT, Method, as_refusal
+from paxon.kvstore.etcd.errors import CODES, Code, Refused
+from paxon.kvstore.etcd.messages import from_json, to_json
+from paxon.transport.log import logger
+
+__all__ = ["Http1", "Page"]
+
+_MAX_BODY = 2 * MAX_MESSAGE_BYTES
+"""Bytes of a request: values are in base64."""
+_MAX_AHEAD = 64 << 10
+"""Bytes that may come before the request in front of them is answered."""
+_JSON = "application/json"
+_GRPC = ("Grpc-Metadata-Content-Type", "application/grpc")
+
+Page = Callable[[], Awaitable[tuple[int, str, bytes]]]
+"""Makes the answer to a GET: status, content type, body."""
+
+
+def _encode(made: Any) -> bytes:
+    return json.dumps(made, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+class Http1:
+    """One connection."""
+
+    def __init__(
+        self,
+        count: Callable[[], None],
+        methods: Mapping[str, Method],
+        pages: Mapping[str, Page],
+        transport: asyncio.Transport,
+    ) -> None:
+        """`count` is called for each request."""
+        self._count = count
+        self._methods, self._pages, self._transport = methods, pages, transport
+        self._h11 = h11.Connection(h11.SERVER)
+        self._request: h11.Request | None = None
+        self._body = bytearray()
+        self._seen = 0
+        """Bytes of the body so far."""
+        self._call: _JsonCall | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ahead = 0
+        self.room = asyncio.Event()
+        """Set while the socket takes more."""
+        self.room.set()
+
+    # --- what comes --------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Take in what came."""
+        if self._h11.our_state in (h11.CLOSED, h11.MUST_CLOSE, h11.ERROR):
+            return
+        if self._request is not None and self._h11.their_state is h11.DONE:
+            self._ahead += len(data)
+            if self._ahead > _MAX_AHEAD:
+                self._transport.abort()
+                return
+        try:
+            self._h11.receive_data(data)
+            self._go_on()
+        except h11.RemoteProtocolError as error:
+            self._refuse_all(error)
+
+    def _refuse_all(self, error: h11.RemoteProtocolError) -> None:
+        """What came is no HTTP."""
+        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE) and self._task is None:
+            self._answer(error.error_status_hint or 400, "text/plain", f"{error}\n".encode())
+        self._transport.close()
+
+    def _go_on(self) -> None:
+        while True:
+            event = self._h11.next_event()
+            if event is h11.NEED_DATA or event is h11.PAUSED:
+                return
+            match event:
+                case h11.Request():
+                    self._begin(event)
+                case h11.Data():
+                    self._take(bytes(event.data))
+                case h11.EndOfMessage():
+                    self._end()
+                case _:  # it is closed
+                    self._transport.close()
+                    return
+
+    def _begin(self, request: h11.Request) -> None:
+        self._request, self._seen, self._ahead = request, 0, 0
+        self._count()
+        self._body.clear()
+        if self._h11.they_are_waiting_for_100_continue:
+            go_on = h11.InformationalResponse(status_code=100, headers=[])
+            self._write(self._h11.send(go_on))
+        method = self._methods.get(self._path())
+        if request.method == b"POST" and method is not None and method.unary is None:
+            self._call = _JsonCall(self, method)
+            self._task = asyncio.get_running_loop().create_task(self._stream(method, self._call))
+
+    def _path(self) -> str:
+        assert self._request is not None
+        return self._request.target.decode("latin-1").partition("?")[0]
+
+    def _take(self, data: bytes) -> None:
+        self._seen += len(data)
+        if self._call is not None:
+            self._call.take(data)
+        elif self._seen <= _MAX_BODY:
+            self._body += data
+
+    def _end(self) -> None:
+        if self._call is not None:
+            self._call.take(None)
+            return
+        self._task = asyncio.get_running_loop().create_task(self._respond())
+
+    def lost(self) -> None:
+        """The connection has ended."""
+        self.room.set()
+        if self._task is not None:
+            self._task.cancel()
+
+    # --- answering ---------------------------------------------------------------------------
+
+    def _write(self, data: bytes | None) -> None:
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _answer(self, status: int, kind: str, body: bytes, *more: tuple[str, str]) -> None:
+        """Send a whole answer."""
+        head = h11.Response(
+            status_code=status,
+            reason=HTTPStatus(status).phrase.encode(),
+            headers=[("Content-Type", kind), *more, ("Content-Length", str(len(body)))],
+        )
+        out = self._h11.send(head) or b""
+        request = self._request
+        if request is None or request.method != b"HEAD":
+            out += self._h11.send(h11.Data(data=body)) or b""
+        self._write(out + (self._h11.send(h11.EndOfMessage()) or b""))
+
+    def _next(self) -> None:
+        """Ready for the next request, if there is to be one."""
+        self._request = self._call = self._task = None
+        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
+            self._h11.start_next_cycle()
+            try:
+                self._go_on()
+            except h11.RemoteProtocolError as error:
+                self._refuse_all(error)
+        else:
+            self._transport.close()
+
+    async def _respond(self) -> None:
+        assert self._request is not None
+        method = self._methods.get(path := self._path())
+        page = self._pages.get(path)
+        try:
+            if page is not None and self._request.method in (b"GET", b"HEAD"):
+                self._answer(*await page())
+            elif method is None and page is None:
+                text = b"Not Found\n" if path.startswith("/v3/") else b"404 page not found\n"
+                self._answer(404, "text/plain; charset=utf-8", text)
+            elif page is not None or self._request.method != b"POST":
+                self._answer(405, "text/plain; charset=utf-8", b"Method Not Allowed\n")
+            else:
+                assert method is not None
+                await self._respond_to_call(method)
+        except Exception as bug:
+            logger.opt(exception=bug).error("a request of etcd's API has failed")
+            if self._h11.our_state is h11.SEND_RESPONSE:
+                self._answer(500, "text/plain", f"{type(bug).__name__}\n".encode())
+        await self.room.wait()
+        self._next()
+
+    async def _respond_to_call(self, method: Method) -> None:
+        assert method.unary is not None
+        try:
+            if self._seen > _MAX_BODY:
+                raise Refused(
+                    Code.RESOURCE_EXHAUSTED,
+                    f"grpc: received message larger than max ({self._seen} vs. {_MAX_BODY})",
+                )
+            request = _parsed(method, bytes(self._body))
+            made = to_json(await method.unary(request, TIMEOUT))
+        except Exception as error:
+            refused = as_refusal(error)
+            body = {"error": refused.text, "message": refused.text, "code": refused.code}
+            self._answer(CODES[refused.code], _JSON, _encode(body))
+        else:
+            self._answer(200, _JSON, _encode(made), _GRPC)
+
+    async def _stream(self, method: Method, call: _JsonCall) -> None:
+        assert method.stream is not None
+        try:
+            await method.stream(call)
+            call.begin()
+        except Exception as error:
+            refused = as_refusal(error)
+            status = CODES[refused.code]
+            body = {
+                "grpc_code": refused.code, "http_code": status, "message": refused.text,
+                "http_status": HTTPStatus(status).phrase,
+            }  # fmt: skip
+            call.say({"error": body})
+        self._write(self._h11.send(h11.EndOfMessage()))
+        self._next()
+
+    def begin_stream(self) -> None:
+        """Send the head of a stream of answers."""
+        head = h11.Response(
+            status_code=200,
+            reason=b"OK",
+            headers=[("Content-Type", _JSON), _GRPC, ("Transfer-Encoding", "chunked")],
+        )
+        self._write(self._h11.send(head))
+
+    def send_part(self, made: Any) -> None:
+        """Send one document, as one chunk."""
+        self._write(self._h11.send(h11.Data(data=_encode(made) + b"\n")))
+
+
+def _parsed(method: Method, text: bytes) -> Any:
+    try:
+        return from_json(method.request_class, text or b"{}")
+    except ValueError as error:
+        raise Refused(Code.INVALID_ARGUMENT, str(error)) from None
+
+
+class _JsonCall:
+    """A stream of JSON documents in, one out; see `Call`."""
+
+    def __init__(self, connection: Http1, method: Method) -> None:
+        self._connection, self._method = connection, method
+        self._text = b""
+        self._documents: deque[bytes] = deque()
+        self._ended = False
+        self._refused: Refused | None = None
+        self._wake = asyncio.Event()
+        self._begun = False
+
+    def take(self, data: bytes | None) -> None:
+        """More of the body; None: that was all."""
+        if data is None:
+            self._ended = True
+        else:
+            self._text += data
+            self._split()
+            held = len(self._text) + sum(map(len, self._documents))
+            if held > _MAX_BODY and self._refused is None:
+                self._refused = Refused(Code.RESOURCE_EXHAUSTED, "the request is too large")
+            if self._refused is not None:
+                self._text = b""
+        self._wake.set()
+
+    def _split(self) -> None:
+        """Take whole documents off what has come."""
+        decoder = json.JSONDecoder()
+        while text := self._text.lstrip():
+            try:
+                decoded = text.decode()
+                _, end = decoder.raw_decode(decoded)
+            except (ValueError, RecursionError):
+                self._text = text  # it is not complete, or never will be
+                return
+            document = decoded[:end].encode()
+            self._documents.append(document)
+            self._text = text[len(document) :]
+
+    async def receive(self) -> Any:
+        """See `Call`."""
+        while not self._documents:
+            if self._refused is not None:
+                raise self._refused
+            if self._ended:
+                if self._text.strip():
+                    raise Refused(Code.INVALID_ARGUMENT, "the request is no JSON document")
+                return None
+            self._wake.clear()
+            await self._wake.wait()
+        return _parsed(self._method, self._documents.popleft())
+
+    def begin(self) -> None:
+        """Send the head of the answer, if it has not left."""
+        if not self._begun:
+            self._begun = True
+            self._connection.begin_stream()
+
+    def say(self, made: Any) -> None:
+        """Send a document."""
+        self.begin()
+        self._connection.send_part(made)
+
+    async def send(self, answer: Any) -> None:
+        """See `Call`."""
+        self.say({"result": to_json(answer)})
+        await self._connection.room.wait()

@@ -1,0 +1,160 @@
+"""What strangers send: refused or served, and everybody else is served on."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import select
+import socket
+import struct
+
+import hpack
+import pytest
+
+from paxon.kvstore.etcd.http2 import PREFACE
+from tests.etcd.tools import Gateway, Grpc
+from tests.soak import sized
+
+HEAD = hpack.Encoder().encode(
+    [(":method", "POST"), (":scheme", "http"), (":path", "/etcdserverpb.KV/Range"),
+     (":authority", "x"), ("content-type", "application/grpc"), ("te", "trailers")]
+)  # fmt: skip
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return (
+        len(payload).to_bytes(3, "big") + bytes((kind, flags)) + struct.pack(">I", stream) + payload
+    )
+
+
+def head(stream: int, flags: int = 4) -> bytes:
+    return frame(1, flags, stream, HEAD)
+
+
+def until_closed(address: str, data: bytes, answers: int = 1000) -> bytes:
+    """What a server says to this until it closes the connection, or has given so many answers."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), 20) as link:
+        link.settimeout(20)
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            link.sendall(data)
+            while said.count(b"grpc-status") < answers and (part := link.recv(1 << 16)):
+                said += part
+        return said
+
+
+START = PREFACE + frame(4, 0, 0)
+ENDED: dict[str, bytes] = {
+    "a frame that is too long": START + b"\xff\xff\xff\0\0\0\0\0\0",
+    "a request with an even number": START + head(2),
+    "a request with the number of another": START + head(3) + head(1),
+    "data of no request": START + frame(0, 0, 5, b"x"),
+    "a header block that is none": START + frame(1, 4, 1, b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f"),
+    "a block that is interrupted": START + frame(1, 0, 1, HEAD) + frame(6, 0, 0, b"8" * 8),
+    "a block without an end": START + frame(1, 0, 1, HEAD) + frame(9, 0, 1, b"\0" * 16000) * 3,
+    "a continuation of nothing": START + frame(9, 4, 1, HEAD),
+    "a promise": START + frame(5, 4, 1, b"\0\0\0\2" + HEAD),
+    "a ping of a wrong length": START + frame(6, 0, 0, b"7" * 7),
+    "settings of a stream": START + frame(4, 0, 1),
+    "settings of a wrong length": START + frame(4, 0, 0, b"12345"),
+    "a window that is too large": START + frame(8, 0, 0, b"\x7f\xff\xff\xff") * 2,
+    "a window that is opened by nothing": START + frame(8, 0, 0, b"\0\0\0\0"),
+    "a reset of no request": START + frame(3, 0, 9, b"\0\0\0\0"),
+    "more padding than frame": START + frame(1, 12, 1, b"\xff" + HEAD),
+    "requests that are taken back": START
+    + b"".join(head(n) + frame(3, 0, n, b"\0\0\0\x08") for n in range(1, 4001, 2)),
+    "TLS": bytes.fromhex("16030100c8010000c40303") + bytes(190),
+    "noise": b"\0\1\2\3\4\5" * 100,
+    "a header without an end": b"GET / HTTP/1.1\r\n" + b"x: " + b"y" * 100_000,
+}
+
+
+@pytest.mark.parametrize("what", ENDED)
+def test_who_breaks_the_rules_is_sent_away(gateway: Gateway, client: Grpc, what: str) -> None:
+    said = until_closed(gateway.address, ENDED[what])
+    assert b"Traceback" not in said
+    assert client.kv("Range", key=b"x").header.revision
+
+
+def grpc_status(said: bytes) -> str:
+    """The status in the trailers: they use no table, so they can be read as they are."""
+    name = b"\x0bgrpc-status"
+    at = said.index(name) + len(name)
+    return said[at + 1 : at + 1 + said[at]].decode()
+
+
+@pytest.mark.parametrize(
+    ("what", "data", "status"),
+    [
+        ("a message that is too long", frame(0, 0, 1, b"\0\xff\xff\xff\xff"), "8"),
+        ("a message that is no protobuf", frame(0, 1, 1, b"\0\0\0\0\2\xff\xff"), "13"),
+        ("a compressed message", frame(0, 1, 1, b"\1\0\0\0\0"), "12"),
+        ("no message", frame(0, 1, 1), "13"),
+        ("half a message", frame(0, 1, 1, b"\0\0\0\0\x09abc"), "13"),
+        ("two messages", frame(0, 1, 1, b"\0\0\0\0\0" * 2), "13"),
+    ],
+)
+def test_a_wrong_request_is_refused_and_the_next_is_served(
+    gateway: Gateway, what: str, data: bytes, status: str
+) -> None:
+    good = frame(0, 1, 3, b"\0\0\0\0\3\x0a\1x")
+    said = until_closed(gateway.address, START + head(1) + data + head(3) + good, answers=2)
+    first, last = sorted([grpc_status(said), grpc_status(said[said.index(b"grpc-status") + 11 :])])
+    assert (first, last) == ("0", status), what
+
+
+def test_http_1_0_and_a_browser_are_answered(gateway: Gateway) -> None:
+    said = until_closed(gateway.address, b"GET /version HTTP/1.0\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 200") and b"etcdserver" in said
+    said = until_closed(
+        gateway.address,
+        b"GET / HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\nConnection: close\r\n\r\n",
+    )
+    assert said.startswith(b"HTTP/1.1 404")
+
+
+def test_noise_of_all_kinds_stops_nobody(gateway: Gateway, client: Grpc) -> None:
+    source = random.Random(14)
+    seeds = [*ENDED.values(), START + head(1) + frame(0, 1, 1, b"\0\0\0\0\3\x0a\1x")]
+    host, _, port = gateway.address.rpartition(":")
+    for _ in range(sized(150, 20_000)):
+        data = bytearray(source.choice(seeds)[:4000])
+        for _ in range(source.randrange(1, 6)):
+            data[source.randrange(len(data))] = source.randrange(256)
+        with (
+            contextlib.suppress(ConnectionError),
+            socket.create_connection((host, int(port)), 20) as link,
+        ):
+            link.sendall(data)
+    assert client.kv("Range", key=b"x").header.revision
+
+
+def test_many_idle_connections_cost_little(gateway: Gateway, client: Grpc) -> None:
+    host, _, port = gateway.address.rpartition(":")
+    links = [socket.create_connection((host, int(port)), 20) for _ in range(sized(300, 10_000))]
+    try:
+        assert client.kv("Range", key=b"x").header.revision
+    finally:
+        for link in links:
+            link.close()
+
+
+def test_who_opens_no_window_is_refused_more_work(gateway: Gateway, client: Grpc) -> None:
+    """It asks again and again for four megabytes."""
+    for n in range(4):
+        client.kv("Put", key=b"slow/%d" % n, value=b"v" * 1_000_000)
+    body = b"\0\0\0\0\x0e\x0a\5slow/\x12\5slow0"
+    host, _, port = gateway.address.rpartition(":")
+    with socket.create_connection((host, int(port)), 20) as link:
+        link.settimeout(20)
+        link.sendall(START)
+        said, number = b"", 1
+        while b"too many requests" not in said:
+            assert number < 200, "it goes on working for who does not read"
+            link.sendall(head(number) + frame(0, 1, number, body))
+            number += 2
+            client.kv("Range", key=b"slow/", range_end=b"slow0")  # time in which it is answered
+            while select.select([link], [], [], 0)[0]:
+                said += link.recv(1 << 16)
+    assert client.kv("Range", key=b"x").header.revision

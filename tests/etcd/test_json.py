@@ -1,0 +1,107 @@
+"""The JSON gateway, beside that of a real etcd: status, body, and what it says of itself."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any
+
+from tests.etcd.tools import Gateway
+
+CALLS: list[tuple[str, str, Any]] = [
+    ("POST", "/v3/kv/put", {"key": "Zm9v", "value": "YmFy"}),
+    ("POST", "/v3/kv/put", {"key": "Zm9v", "value": "YmF6", "prev_kv": True}),
+    ("POST", "/v3/kv/put", {"key": "Zm9v", "value": "YmF6", "prevKv": True}),
+    ("POST", "/v3/kv/range", {"key": "Zm9v"}),
+    ("POST", "/v3/kv/range", {"key": "Zm9v", "revision": "2"}),
+    ("POST", "/v3/kv/range", {"key": "Zm9v", "revision": 2}),
+    ("POST", "/v3/kv/range", {"key": "Zm9v", "range_end": "Zm9w", "sort_order": "DESCEND"}),
+    ("POST", "/v3/kv/range", {"key": "Zm9v", "range_end": "Zm9w", "sort_order": 2, "limit": 1}),
+    ("POST", "/v3/kv/range", {"key": "AA==", "range_end": "AA==", "count_only": True}),
+    ("POST", "/v3/kv/range", {}),
+    ("POST", "/v3/kv/range", ""),
+    ("POST", "/v3/kv/range", {"key": "bm9uZQ=="}),
+    ("POST", "/v3/kv/put", {"key": ""}),
+    ("POST", "/v3/kv/range", {"key": "Zm9v", "revision": "999"}),
+    ("POST", "/v3/kv/txn", {
+        "compare": [{"target": "VALUE", "result": "EQUAL", "key": "Zm9v", "value": "YmF6"}],
+        "success": [{"request_put": {"key": "Zm9v", "value": "MQ=="}},
+                    {"requestRange": {"key": "Zm9v"}}],
+        "failure": [{"request_range": {"key": "Zm9v"}}],
+    }),
+    ("POST", "/v3/kv/deleterange", {"key": "Zm9v", "prev_kv": True}),
+    ("POST", "/v3/kv/deleterange", {"key": "Zm9v"}),
+    ("POST", "/v3/lease/grant", {"TTL": 60, "ID": "9223372036854775807"}),
+    ("POST", "/v3/lease/grant", {"TTL": "60", "ID": 77}),
+    ("POST", "/v3/lease/grant", {"TTL": "60", "ID": 77}),
+    ("POST", "/v3/lease/keepalive", {"ID": "77"}),
+    ("POST", "/v3/lease/keepalive", {"ID": "12345"}),
+    ("POST", "/v3/lease/timetolive", {"ID": "12345"}),
+    ("POST", "/v3/lease/revoke", {"ID": "77"}),
+    ("POST", "/v3/lease/revoke", {"ID": "77"}),
+    ("POST", "/v3/kv/compaction", {"revision": "3"}),
+    ("POST", "/v3/kv/compaction", {"revision": "3"}),
+    ("POST", "/v3/kv/range", {"key": "Zm9v", "revision": "2"}),
+    ("POST", "/v3/auth/authenticate", {"name": "root", "password": "x"}),
+    ("GET", "/v3/kv/range", None),
+    ("POST", "/v3/nothing", {}),
+    ("GET", "/nothing", None),
+    ("GET", "/version", None),
+    ("GET", "/health", None),
+]  # fmt: skip
+
+
+def ask(address: str, method: str, path: str, body: Any) -> Any:
+    connection = http.client.HTTPConnection(address, timeout=20)
+    text = None if body is None else body if isinstance(body, str) else json.dumps(body)
+    connection.request(method, path, text)
+    answer = connection.getresponse()
+    data = answer.read()
+    connection.close()
+    try:
+        documents = [json.loads(line) for line in data.splitlines()]
+    except ValueError:
+        return answer.status, data
+    for document in documents:
+        hide(document)
+    return answer.status, documents, answer.headers.get("Content-Type")
+
+
+def hide(document: Any) -> None:
+    """What differs between any two clusters."""
+    if isinstance(document, dict):
+        if "header" in document:
+            for name in ("cluster_id", "member_id", "raft_term"):
+                assert isinstance(document["header"].pop(name), str)
+        for each in document.values():
+            hide(each)
+
+
+def test_every_answer_is_etcds(etcd: str) -> None:
+    wrong = []
+    with Gateway(tells=False) as gateway:
+        for method, path, body in CALLS:
+            ours = ask(gateway.address, method, path, body)
+            theirs = ask(etcd, method, path, body)
+            if ours != theirs:
+                wrong.append((method, path, body, ours, theirs))
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_a_watch_is_a_document_a_line(gateway: Gateway) -> None:
+    connection = http.client.HTTPConnection(gateway.address, timeout=20)
+    connection.request("POST", "/v3/watch", json.dumps({"create_request": {"key": "dw=="}}))
+    answer = connection.getresponse()
+    assert json.loads(answer.readline())["result"]["created"] is True
+    ask(gateway.address, "POST", "/v3/kv/put", {"key": "dw==", "value": "MQ=="})
+    event = json.loads(answer.readline())["result"]["events"][0]
+    assert event["kv"]["value"] == "MQ=="
+    connection.close()
+
+
+def test_one_connection_carries_one_request_after_the_other(gateway: Gateway) -> None:
+    connection = http.client.HTTPConnection(gateway.address, timeout=20)
+    for _ in range(5):
+        connection.request("POST", "/v3/kv/range", json.dumps({"key": "bm8="}))
+        assert json.loads(connection.getresponse().read())["header"]["revision"]
+    connection.close()
