@@ -15,13 +15,15 @@ import pykka
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.disk.storage import Storage, StorageError
-from paxon.actors.embedding import ServerRef
+from paxon.actors.embedding import AskFigures, Figures, ServerRef
 from paxon.actors.environment import Environment, Network, ServerBurst
 from paxon.actors.execution.machine_errors import ExecutionFailed, MachineFailure
+from paxon.actors.messages import StatusReply
 from paxon.actors.outbox import Outbox
+from paxon.actors.records.latencies import Latencies
 from paxon.actors.settings import Settings
 from paxon.transport import Burst, BurstInbox, BurstSource, TransportError
-from paxon.transport.log import log_in_background, logger
+from paxon.transport.log import log_as, log_in_background, logger
 
 __all__ = ["BurstActor"]
 
@@ -46,6 +48,7 @@ class BurstActor(pykka.ThreadingActor):
         self._counters: dict[str, int] = dict.fromkeys(counters, 0)
         self._next_count = 0
         """The number that the coming commit will have."""
+        self.latencies = Latencies()
         self._synced = False
         """Something was committed that `_after_sync` has not looked at yet."""
         self._outbox = Outbox(self._counters)
@@ -63,6 +66,8 @@ class BurstActor(pykka.ThreadingActor):
     def on_start(self) -> None:
         """Open disk and sockets, in the actor's own thread, and serve."""
         log_in_background()  # whatever a sink does, this thread never waits for it
+        who = {"server": self.settings.server, "cluster": self.settings.cluster}
+        log_as(lambda: who | self._bound_to_log(), self._environment.log)
         try:
             self.open()
             if isinstance(self._network, BurstSource) and isinstance(self.actor_inbox, BurstInbox):
@@ -85,6 +90,8 @@ class BurstActor(pykka.ThreadingActor):
     def _receive_local(self, message: Any) -> Any:
         """Pykka hands what is raised here to whoever asked, and the actor would live on."""
         try:
+            if isinstance(message, AskFigures) and self._open:
+                return Figures(self.describe(), self.latencies.all())
             return self.on_local(message)
         except Exception as error:
             self._fail(error)
@@ -144,6 +151,7 @@ class BurstActor(pykka.ThreadingActor):
         self._before_flush()
         self._flush()
         self._after_flush()
+        self.latencies.burst.observe(self._clock.monotonic() - self._now)
 
     def close(self) -> None:
         """Release disk and sockets; both endings call it, and it may be called twice."""
@@ -175,7 +183,9 @@ class BurstActor(pykka.ThreadingActor):
             if outbox.early:
                 self._send_early()
             if self._storage.dirty:
+                before = self._clock.monotonic()
                 self._commit()
+                self.latencies.sync.observe(self._clock.monotonic() - before)
             if self._synced:  # here, or by a handler that could not go on without
                 self._synced = False
                 self._after_sync()
@@ -195,6 +205,14 @@ class BurstActor(pykka.ThreadingActor):
             outbox.transferred = {}
 
     # --- what the protocol brings, in the order in which it is asked -----------------------------
+
+    @abstractmethod
+    def _bound_to_log(self) -> dict[str, object]:
+        """What each line of this server's log carries, beside its id."""
+
+    @abstractmethod
+    def describe(self) -> StatusReply:
+        """The server's state now."""
 
     @abstractmethod
     def _recover(self) -> None:

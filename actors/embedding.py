@@ -9,9 +9,10 @@ import msgspec
 import pykka
 
 from paxon.actors.ballot import ServerId
-from paxon.actors.messages import ReplyStatus
+from paxon.actors.messages import ReplyStatus, StatusReply
+from paxon.actors.records.latencies import Histogram
 
-__all__ = ["Execute", "ServerRef", "NotLeading", "fail", "settle"]
+__all__ = ["AskFigures", "Execute", "Figures", "ServerRef", "NotLeading", "fail", "settle"]
 
 ActorT = TypeVar("ActorT", bound=pykka.Actor)
 
@@ -36,6 +37,18 @@ class Execute(msgspec.Struct, frozen=True):
         if len(command) > max_bytes:
             return ValueError(f"Execute: the command exceeds {max_bytes} bytes")
         return None
+
+
+class AskFigures(msgspec.Struct, frozen=True):
+    """Ask a server in the same process how it is: `ref.ask(AskFigures())` returns `Figures`."""
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """What `--metrics` shows."""
+
+    status: StatusReply
+    latencies: dict[str, Histogram]
+    """By name. They go on counting: each number is right by itself, two may be a moment apart."""
 
 
 class NotLeading(RuntimeError):

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -105,3 +106,5 @@ class Environment:
     """Called in the actor's thread once the server serves."""
     on_failed: Callable[[BaseException], None] = field(default=lambda _exception: None)
     """Called in the actor's thread when the server has stopped by itself, with the reason."""
+    log: logging.Logger | None = None
+    """Where the server logs, if not to loguru."""

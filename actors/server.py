@@ -328,6 +328,7 @@ class PaxosServer(BurstActor):
                 self._plan_chores(reign)
             if self._held.requests:
                 self._release_held()
+            self.latencies.waiting(self._now, reign.pending.entries)
             self._propose_waiting(reign)
             if reign.reads.waiting:
                 self._start_read_round(reign)
@@ -369,6 +370,8 @@ class PaxosServer(BurstActor):
         if frame:
             sent += thrift.send(self._network, frame, self._clock)
         self._counters["p2a_sent"] += sent
+        first, now = self._outbox.early[0].slot, self._clock.monotonic()
+        self.latencies.proposed(first, now, reign.pending.entries)
         self._outbox.early = []
 
     def _commit(self) -> None:
@@ -412,6 +415,7 @@ class PaxosServer(BurstActor):
         if reign is not None:
             if reign.told_commit != self.log.chosen_to:
                 self._tell_of_commits(reign)
+            self.latencies.chosen(self.log.chosen_to, self._clock)
             if self._outbox.to_all:
                 self._send_put_off(reign)  # whose slots a heartbeat's commit index speaks of
 
@@ -818,6 +822,7 @@ class PaxosServer(BurstActor):
             Rounds(self._now, self._following.busy), self._counters["slots_chosen"],
             time=self.application.time,
         )  # fmt: skip
+        self.latencies.reigns()
         known.incoming = None  # what it lacks of the chosen slots it proposes again
         self.leader = self.settings.server
         self._counters["leaderships"] += 1
@@ -1974,6 +1979,9 @@ class PaxosServer(BurstActor):
     def rejoining(self) -> str:
         """Where this server stands on its way back to its vote; "" if it votes."""
         return rejoining(self)
+
+    def _bound_to_log(self) -> dict[str, object]:
+        return {"ballot": str(self.promised), "slot": self.application.executed}
 
     def leading_us(self) -> int:
         """Microseconds of the present reign; 0 while not leading."""

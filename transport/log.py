@@ -6,7 +6,9 @@ put their lines into a bounded queue, and a thread of their own gives them to lo
 bound lines are dropped and counted. In all other threads `logger` is loguru's, directly.
 
 In a program that embeds Paxon the sinks are the application's; it sees the same records either way,
-with the time, the module and the line at which they were logged.
+with the time, the module and the line at which they were logged. What a server's thread logs
+carries its id, ballot and slot (`log_as`), and goes to a logger of the standard library if it was
+given one.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from __future__ import annotations
 import _thread
 import atexit
 import contextlib
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -29,8 +32,8 @@ if TYPE_CHECKING:
     from loguru import Record
 
 __all__ = [
-    "Logger", "BackgroundWriter", "logger", "background", "log_in_background", "flush_log",
-    "forking_would_wait",
+    "Logger", "BackgroundWriter", "logger", "background", "log_as", "log_in_background",
+    "flush_log", "forking_would_wait",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -120,13 +123,26 @@ class _Line(NamedTuple):
     thread: str
     at: float
     """Monotonic seconds."""
+    extra: Mapping[str, object]
+    """What is bound to it: who logs, and how far it is."""
+    to: logging.Logger | None
+    """Where it goes instead of loguru's sinks."""
 
 
 def _emit(line: _Line) -> None:
+    if line.to is not None:
+        error = line.exception
+        told = None if error is None else (type(error), error, error.__traceback__)
+        level = logging.getLevelName(line.level)
+        bound = {f"paxon_{name}": value for name, value in line.extra.items()}
+        line.to.log(level, "%s", line.text, exc_info=told, extra=bound)
+        return
+
     def patch(record: Record) -> None:
         record["name"], record["function"], record["line"] = line.module, line.function, line.number
         record["module"] = line.module.rpartition(".")[2]
         record["thread"].name = line.thread
+        record["extra"].update(line.extra)
         record["time"] -= timedelta(seconds=time.monotonic() - line.at)
 
     loguru.logger.patch(patch).opt(exception=line.exception).log(line.level, "{}", line.text)
@@ -148,6 +164,11 @@ def log_in_background(*, whole_process: bool = False) -> None:
         _everywhere = True
     else:
         _own.background = True
+
+
+def log_as(bound: Callable[[], Mapping[str, object]], to: logging.Logger | None = None) -> None:
+    """Bind to each line of this thread what `bound` says then; and give them to `to`, if any."""
+    _own.bound, _own.to = bound, to
 
 
 def flush_log(seconds: float = FLUSH_SECONDS) -> bool:
@@ -196,7 +217,10 @@ class Logger:
         self._log(level, text, arguments)
 
     def _log(self, level: str, text: str, arguments: tuple[Any, ...]) -> None:
-        if not (self._background or _everywhere or getattr(_own, "background", False)):
+        bound = getattr(_own, "bound", None)
+        if bound is None and not (
+            self._background or _everywhere or getattr(_own, "background", False)
+        ):
             loguru.logger.opt(depth=2, exception=self._exception).log(level, text, *arguments)
             return
         frame = sys._getframe(2)
@@ -210,6 +234,8 @@ class Logger:
                 frame.f_lineno,
                 threading.current_thread().name,
                 time.monotonic(),
+                {} if bound is None else bound(),
+                getattr(_own, "to", None),
             )
         )
 

@@ -437,6 +437,13 @@ class Application:
         self._agree(decode_agreed(head.agreed, self.machine.limits))
         self._restore_machine(head.slot, state)
 
+    def figures(self) -> dict[str, int]:
+        """What the state machine shows of itself; none if it fails at that, for nobody needs it."""
+        try:
+            return {str(name): int(number) for name, number in self.machine.figures().items()}
+        except Exception:  # the user's code may raise anything
+            return {}
+
     def digest(self) -> str:
         """Fingerprint of state, sessions and settings, "" if the state machine offers none."""
         try:

@@ -169,6 +169,10 @@ class StateMachine(ABC):
         """
         return len(command)
 
+    def figures(self) -> Mapping[str, int]:
+        """Numbers for `paxon status --json` and `--metrics`, by name; has to be quick."""
+        return {}
+
     def digest(self) -> str:
         """A fingerprint of the state for comparing servers, "" if there is none.
 

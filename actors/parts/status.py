@@ -58,6 +58,7 @@ def describe(server: PaxosServer, request: StatusRequest) -> StatusReply:
 
 def _counters(server: PaxosServer) -> dict[str, int]:
     return {
+        **server.application.figures(),
         **server._counters,
         "leading_us": server._counters["leading_us"] + server.leading_us(),
         "watches": len(server.watches.held),

@@ -10,7 +10,7 @@ cluster), `places` (where they are), `disks` (by which directory each is known),
 ballot), `reign` (all that a leader knows), and its parts: `rounds` (heartbeats answered), `reads`
 (those that wait), `thrift` (whom to ask a little later). Clients: `held` (requests kept for later),
 `watching` (reads that wait for something to happen). Beside it: `snapshots` (when
-to take one), `oddities` (what should not happen).
+to take one), `latencies` (how long steps take), `oddities` (what should not happen).
 """
 
 from __future__ import annotations

@@ -44,6 +44,29 @@ _Durability = Annotated[
 ]
 
 
+_LogLevel = Annotated[
+    str, typer.Option(envvar="PAXON_LOG_LEVEL", help="Of the log in its directory.")
+]
+_StderrLevel = Annotated[
+    str, typer.Option(envvar="PAXON_STDERR_LEVEL", help="Of what it logs on stderr, too.")
+]
+_LogFormat = Annotated[
+    str,
+    typer.Option(
+        envvar="PAXON_LOG_FORMAT", metavar="[text|json]", help="Lines for people, or JSON objects."
+    ),
+]
+_Metrics = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PAXON_METRICS",
+        metavar="[HOST:]PORT",
+        help="Show figures (/metrics) and health (/health/live, /health/ready) by HTTP here.",
+        show_default=False,
+    ),
+]
+
+
 def demo(
     servers: Annotated[
         int, typer.Option("--servers", "-s", min=1, max=9, help="How many servers.")
@@ -93,6 +116,16 @@ def up(
         ),
     ] = DEFAULT_BASE_PORT,
     durability: _Durability = None,
+    metrics: Annotated[
+        int | None,
+        typer.Option(
+            envvar="PAXON_METRICS",
+            min=1,
+            max=65_000,
+            help="Server N shows figures and health by HTTP at this port plus N - 1.",
+            show_default=False,
+        ),
+    ] = None,
     settings: _Settings = [],  # noqa: B006 (typer's way to say "several, none by default")
 ) -> None:
     """Run a cluster on this machine, in the foreground, until Ctrl-C."""
@@ -108,7 +141,7 @@ def up(
     options = from_environment(os.environ) | parse_assignments(settings)
     if durability is not None:
         options["durability"] = parse_option("durability", durability)
-    raise typer.Exit(run_up(servers, directory, port, options))
+    raise typer.Exit(run_up(servers, directory, port, options, metrics))
 
 
 def server(
@@ -148,16 +181,17 @@ def server(
             metavar="MODULE:CLASS", help="A state machine of your own instead of the store."
         ),
     ] = None,
-    log_level: Annotated[
-        str, typer.Option(envvar="PAXON_LOG_LEVEL", help="Of the log in its directory.")
-    ] = "INFO",
+    metrics: _Metrics = None,
+    log_level: _LogLevel = "INFO",
+    stderr_level: _StderrLevel = "WARNING",
+    log_format: _LogFormat = "text",
     settings: _Settings = [],  # noqa: B006 (see up)
 ) -> None:  # fmt: skip
     """Run one server of a cluster that a TOML file describes, until SIGTERM or Ctrl-C."""
     import os  # noqa: PLC0415
 
     from paxon.kvstore.cluster.cluster_file import STORE_MACHINE, ClusterDescription  # noqa: PLC0415
-    from paxon.kvstore.cluster.logs import check_log_level  # noqa: PLC0415
+    from paxon.kvstore.cluster.logs import check_log_format, check_log_level  # noqa: PLC0415
     from paxon.kvstore.cluster.options import parse_assignments, parse_option  # noqa: PLC0415
     from paxon.kvstore.cluster.server_process import run_server  # noqa: PLC0415
 
@@ -170,10 +204,16 @@ def server(
     plan = description.plan(number, flags, os.environ, machine or STORE_MACHINE)
     if directory is not None:
         plan = plan.moved_to(directory)
+    if metrics:
+        plan = plan.showing_at(metrics)
 
     if machine is not None:
         sys.path.insert(0, str(Path.cwd()))  # it may well be beside the cluster file
-    raise typer.Exit(run_server(plan, _reporter(plan), log_level=check_log_level(log_level)))
+    code = run_server(
+        plan, _reporter(plan), log_level=check_log_level(log_level),
+        stderr_level=check_log_level(stderr_level), log_format=check_log_format(log_format),
+    )  # fmt: skip
+    raise typer.Exit(code)
 
 
 def _reporter(plan: ServerPlan) -> Callable[[Report], None]:

@@ -46,17 +46,28 @@ class _Shown(LocalCluster):
                 self.console.print(note, markup=False)
 
 
-def run_up(servers: int, directory: Path | None, port: int, options: Mapping[str, object]) -> int:
+def run_up(
+    servers: int,
+    directory: Path | None,
+    port: int,
+    options: Mapping[str, object],
+    metrics: int | None = None,
+) -> int:
     """Run until Ctrl-C (exit code 0) or until every server has failed (exit code 1)."""
     out = cast("TextIO", Outlet(sys.stdout.fileno()))  # serving is not to wait for a reader
     console = Console(file=out, highlight=False, soft_wrap=True)
     logger.remove()  # the view below says all that the supervisor would log
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    cluster = _Shown(servers, directory, port=port, **cast("dict[str, Any]", options))
+    cluster = _Shown(
+        servers, directory, port=port, metrics=metrics, **cast("dict[str, Any]", options)
+    )
     cluster.console = console
     try:
         with cluster:
             _introduce(console, cluster, directory, port)
+            if metrics is not None:
+                last = metrics + len(cluster.servers) - 1
+                console.print(f"metrics: http://127.0.0.1:{metrics}/metrics … :{last}/metrics")
             watch = _watch_live if console.is_terminal else _watch_plainly
             return watch(console, cluster)
     except KeyboardInterrupt:

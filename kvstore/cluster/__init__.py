@@ -1,7 +1,8 @@
 """Servers as processes: one alone, and some on this machine that are looked after.
 
 Read `options` and `cluster_file` (what a cluster is to be), `node` (a server with the real world
-around it), `server_process` (its life as a process) and `logs`. Then the parts of `LocalCluster`:
+around it), `server_process` (its life as a process), `logs`, `metrics` and `door` (what it shows by
+HTTP), `notify` (what it tells a service manager). Then the parts of `LocalCluster`:
 `spawning` and `children` (one process), `supervisor` (all of them), `status` and `health` (what the
 servers say of themselves), `local_cluster`.
 """

@@ -10,6 +10,7 @@ host = "10.0.0.1"             # 127.0.0.1 if left out
 peer_port = 7110              # 7100 + 10·id if left out
 client_port = 7111            # 7101 + 10·id if left out
 directory = "/var/lib/paxon"  # server-1 beside this file if left out
+metrics = "9100"              # PORT or HOST:PORT for /metrics and /health; none if left out
 # instead of host and ports: peer = "tcp://…", client = "tcp://…"; where a server listens on
 # another address than the others dial: peer_bind = "tcp://*:7110", client_bind = "tcp://*:7111"
 """
@@ -41,6 +42,7 @@ from paxon.kvstore.cluster.options import (
     closest,
     from_environment,
     option_names,
+    parse_listen,
 )
 from paxon.transport import TransportError, check_key
 
@@ -51,7 +53,7 @@ STORE_MACHINE = "paxon.kvstore.store.store:KVStore"
 
 _PORT_KEYS = ("host", "peer_port", "client_port")
 _ADDRESS_KEYS = ("peer", "client", "peer_bind", "client_bind")
-_SERVER_KEYS = ("id", "directory", "public_key", "key_file", *_PORT_KEYS, *_ADDRESS_KEYS)
+_SERVER_KEYS = ("id", "directory", "metrics", "public_key", "key_file", *_PORT_KEYS, *_ADDRESS_KEYS)
 
 
 class ClusterFileError(ValueError):
@@ -70,6 +72,8 @@ class ServerEntry(msgspec.Struct, frozen=True, kw_only=True):
     client_bind: str
     directory: str
     """Its data directory, absolute."""
+    metrics: str = ""
+    """Where it shows figures and health by HTTP, PORT or HOST:PORT; "": nowhere."""
     public_key: str = ""
     """Its CURVE key; "" if connections are not encrypted."""
     key_file: str = ""
@@ -90,6 +94,13 @@ class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Each server's CURVE key; empty if connections are not encrypted."""
     client_keys: list[str] | None = None
     """The only clients that are let in, by public key; None: any."""
+
+    def showing_at(self, metrics: str) -> ServerPlan:
+        """The same plan with another place for figures and health. Raises `OptionError`."""
+        parse_listen(metrics)
+        return msgspec.structs.replace(
+            self, entry=msgspec.structs.replace(self.entry, metrics=metrics)
+        )
 
     def moved_to(self, directory: Path) -> ServerPlan:
         """The same plan with another data directory."""
@@ -262,6 +273,13 @@ def _entry(table: dict[str, Any], position: int, path: Path) -> ServerEntry:
             check_address(address)
         except ValueError as error:
             raise ClusterFileError(f"{where}: {key}: {error}") from None
+    metrics = table.get("metrics", "")
+    metrics = str(metrics) if type(metrics) is int else _text(table, "metrics", where) or ""
+    if metrics:
+        try:
+            parse_listen(metrics)
+        except OptionError as error:
+            raise ClusterFileError(f"{where}: {error}") from None
     directory = Path(_text(table, "directory", where) or f"server-{server}").expanduser()
     beside = path.absolute().parent
     public_key = _text(table, "public_key", where) or ""
@@ -273,6 +291,7 @@ def _entry(table: dict[str, Any], position: int, path: Path) -> ServerEntry:
     return ServerEntry(
         id=server,
         directory=str(beside / directory),
+        metrics=metrics,
         public_key=public_key,
         key_file=str(beside / Path(key_file).expanduser()) if public_key else "",
         **addresses,

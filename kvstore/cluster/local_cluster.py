@@ -37,7 +37,7 @@ from paxon.kvstore.cluster.cluster_file import (
     ServerPlan,
 )
 from paxon.kvstore.cluster.logs import check_log_level
-from paxon.kvstore.cluster.options import Durability, OptionError
+from paxon.kvstore.cluster.options import Durability, OptionError, parse_listen
 from paxon.kvstore.cluster.server_process import LOG_NAME
 from paxon.kvstore.cluster.spawning import being_imported_by_spawn
 from paxon.kvstore.cluster.status import ServerStatus, StatusProbe, agreed_leader
@@ -102,6 +102,7 @@ class LocalCluster:
         transport: Transport = "tcp",
         machine: type[StateMachine | Replicated] | None = None,
         log_level: str = "INFO",
+        metrics: int | None = None,
         **settings: Any,
     ) -> None:
         """Describe the cluster; no process is started yet.
@@ -118,6 +119,7 @@ class LocalCluster:
             machine: your `Replicated` class, or a state machine's, importable by its module and
                 name; by default the key-value store.
             log_level: of the servers' logs.
+            metrics: server N shows figures and health by HTTP at this port plus N - 1.
             **settings: any field of `Settings` for all servers, such as `election_timeout_min`.
 
         Raises `ClusterError` for what cannot be.
@@ -132,8 +134,9 @@ class LocalCluster:
             raise ClusterOptionError(
                 f"servers = {servers!r}: must be a number of servers, at least one"
             )
-        if port is not None and type(port) is not int:
-            raise ClusterOptionError(f"port = {port!r}: must be a number, or None")
+        for name, number in (("port", port), ("metrics", metrics)):
+            if number is not None and type(number) is not int:
+                raise ClusterOptionError(f"{name} = {number!r}: must be a number, or None")
         self._wanted: list[ServerId] = list(range(1, servers + 1))
         self._ids = self._wanted
         self._given_directory = None if directory is None else _usable_path(directory)
@@ -142,6 +145,7 @@ class LocalCluster:
         if transport not in ("tcp", "ipc"):
             raise ClusterOptionError(f"transport = {transport!r}: must be 'tcp' or 'ipc'")
         self._transport = transport
+        self._metrics = metrics
         self._machine, self._import_main = _machine_name(machine)
         try:
             self._log_level = check_log_level(log_level)
@@ -517,11 +521,15 @@ class LocalCluster:
                 entries[server] = ServerEntry(
                     id=server, peer=peer, client=client, peer_bind=peer, client_bind=client,
                     directory=str(directory / f"server-{server}"),
+                    metrics="" if self._metrics is None else str(self._metrics + index),
                 )  # fmt: skip
             description = ClusterDescription(
                 id=f"local-{secrets.token_hex(4)}", servers=entries, options=self._options
             )
             description.plan(self._ids[0])
+            for entry in entries.values():
+                if entry.metrics:
+                    parse_listen(entry.metrics)
         except (OptionError, SettingsError, ValueError) as error:
             raise ClusterOptionError(str(error)) from None
         return description

@@ -7,12 +7,14 @@ from serving, nor from stopping (docs/interrupts.md).
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.handlers
 import os
 import sys
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from loguru import logger
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = [
     "LOG_BYTES",
     "LOG_FILES",
+    "LogFormat",
+    "check_log_format",
     "check_log_level",
     "log_to_file",
     "log_to_stderr",
@@ -38,7 +42,34 @@ LOG_BYTES = 10 << 20
 LOG_FILES = 4
 """How many files put aside are kept."""
 
+LogFormat = Literal["text", "json"]
+"""How lines look in a log file and on stderr: for people, or JSON, an object a line."""
+
 _FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level:<8} {name}:{line} {message}"
+_BOUND = " [server {extra[server]}, ballot {extra[ballot]}, slot {extra[slot]}]"
+_BOUND_NAMES = ("cluster", "server", "ballot", "slot")
+
+
+def _as_text(record: Record) -> str:
+    bound = _BOUND if "server" in record["extra"] else ""
+    return _FORMAT + bound  # (the handler adds the exception, and the end of the line)
+
+
+def _as_json(record: Record) -> str:
+    """A template for loguru, which stands for the line that is put beside the record."""
+    line = {
+        "time": record["time"].isoformat(),
+        "level": record["level"].name,
+        "message": record["message"],
+        "where": f"{record['name']}:{record['line']}",
+        **{name: record["extra"][name] for name in _BOUND_NAMES if name in record["extra"]},
+    }
+    exception = record["exception"]
+    if exception is not None:
+        lines = traceback.format_exception(exception.type, exception.value, exception.traceback)
+        line["exception"] = "".join(lines)
+    record["extra"]["_json"] = json.dumps(line, ensure_ascii=False)
+    return "{extra[_json]}"
 
 
 def _write_to_stderr(text: str) -> None:
@@ -76,6 +107,13 @@ class _LogFile(logging.handlers.RotatingFileHandler):
         say(f"paxon: the log file {self.baseFilename} cannot be written: {sys.exc_info()[1]}\n")
 
 
+class _OnlyText(logging.Formatter):
+    """For lines that hold their exception already."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return record.getMessage()
+
+
 class _ToLoguru(logging.Handler):
     """Passes on what libraries (pykka) log by the standard library."""
 
@@ -92,14 +130,24 @@ def check_log_level(level: str) -> str:
     return level.upper()
 
 
-def log_to_file(path: Path, level: str = "INFO") -> None:
+def check_log_format(form: str) -> LogFormat:
+    """Raises `OptionError` for what is none."""
+    if form not in get_args(LogFormat):
+        raise OptionError(f"log format {form!r}: must be text or json")
+    return cast("LogFormat", form)
+
+
+def log_to_file(path: Path, level: str = "INFO", form: LogFormat = "text") -> None:
     """Log to a file, too, from now on. Raises OSError if it cannot be opened."""
     sink = _LogFile(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
-    logger.add(sink, level=level, format=_FORMAT, backtrace=False, diagnose=False)
+    shape = _as_json if form == "json" else _as_text
+    if form == "json":
+        sink.setFormatter(_OnlyText())
+    logger.add(sink, level=level, format=shape, backtrace=False, diagnose=False)
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
 
 
-def log_to_stderr(level: str = "WARNING", *, hide: str = "") -> None:
+def log_to_stderr(level: str = "WARNING", *, hide: str = "", form: LogFormat = "text") -> None:
     """Show warnings on stderr as well, a line each and without tracebacks.
 
     Errors that the module `hide` logs are left out: somebody else tells people about them.
@@ -112,4 +160,5 @@ def log_to_stderr(level: str = "WARNING", *, hide: str = "") -> None:
     def shown(record: Record) -> bool:
         return record["name"] != hide or record["level"].no < logging.ERROR
 
-    logger.add(say, level=level, format=line, filter=shown, backtrace=False, diagnose=False)
+    shape = (lambda record: _as_json(record) + "\n") if form == "json" else line
+    logger.add(say, level=level, format=shape, filter=shown, backtrace=False, diagnose=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import logging
 import os
 import random
 import threading
@@ -31,7 +32,7 @@ from paxon.actors.execution.machine_errors import MachineFailure, check_limits
 from paxon.actors.messages import ClientMessage, PeerMessage, PortOfServers, ServerReply
 from paxon.kvstore.client.addresses import check_address
 from paxon.kvstore.client.leases.clock import BOOT_CLOCK
-from paxon.kvstore.cluster.options import Durability
+from paxon.kvstore.cluster.options import Durability, OptionError
 from paxon.kvstore.cluster.spawning import open_standard_descriptors
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.objects.machine import machine_of
@@ -115,6 +116,8 @@ def start_server(
     security: CurveSecurity | None = None,
     on_failed: Callable[[BaseException], None] | None = None,
     on_opened: Callable[[], None] | None = None,
+    metrics: str = "",
+    log: logging.Logger | None = None,
     around_network: Callable[[ServerSockets], Network] | None = None,
 ) -> ServerRef[PaxosServer]:
     """Start a server in this process and wait until it serves (not until anyone leads).
@@ -130,6 +133,8 @@ def start_server(
         security: keys for encrypted connections; None: nothing is encrypted, anyone may connect.
         on_failed: called in the server's thread if it stops by itself later, with the reason.
         on_opened: called in the server's thread once its data directory is known to be its own.
+        metrics: where to show figures and health by HTTP: "9100", "0.0.0.0:9100"; "": nowhere.
+        log: the standard library's logger that its lines go to; None: loguru's sinks.
         around_network: puts something before the sockets, such as a delay (benches).
 
     Stop it with the reference's `stop()`, or use the reference in a `with` statement. When the
@@ -158,20 +163,36 @@ def start_server(
         return sockets if around_network is None else around_network(sockets)
 
     environment = Environment(
-        clock=SystemClock(),
-        random=random.Random(),  # seeded from the operating system
-        storage=world.storage,
-        network=network,
-        on_ready=started.set,
-        on_failed=failed,
+        SystemClock(), random.Random(), world.storage, network, started.set, failed, log
     )
     open_standard_descriptors()
     reference = start_actor(settings, _checked_machine(machine), environment)
+    _await_start(reference, started, failures)
+    return _with_door(reference, metrics)
+
+
+def _await_start(
+    reference: ServerRef[PaxosServer], started: threading.Event, failures: list[BaseException]
+) -> None:
     while reference.is_alive() and not started.wait(_CHECK_SECONDS):
         pass
     reason = failures[0] if failures else None
     if reason is not None or not started.is_set():
         raise ServerStartError(reason_in_words(reason)) from reason
+
+
+def _with_door(reference: ServerRef[PaxosServer], metrics: str) -> ServerRef[PaxosServer]:
+    """Show figures and health until the server ends, if wanted. Raises `ServerStartError`."""
+    if not metrics:
+        return reference
+    # Not imported at the head: prometheus-client is for those who ask for it.
+    from paxon.kvstore.cluster.door import Door, DoorError  # noqa: PLC0415
+
+    try:
+        Door(metrics, reference)
+    except (DoorError, OptionError) as error:
+        reference.stop()
+        raise ServerStartError(str(error)) from error
     return reference
 
 

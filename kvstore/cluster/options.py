@@ -118,3 +118,15 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
         except OptionError as error:
             raise OptionError(f"environment variable {variable}: {error}") from None
     return found
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """`PORT`, `HOST:PORT` or `[IPV6]:PORT`; the host is 127.0.0.1 if left out, `*` for all.
+
+    Raises `OptionError`.
+    """
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535 or "]" in host:
+        raise OptionError(f"metrics = {text!r}: write PORT or HOST:PORT, such as 9100")
+    return ("" if host == "*" else host or "127.0.0.1"), int(port)

@@ -22,7 +22,7 @@ import msgspec
 from paxon.actors.disk.data_directory import make_directory
 from paxon.actors.disk.storage import StorageError
 from paxon.kvstore.cluster.cluster_file import ServerPlan
-from paxon.kvstore.cluster.logs import flush_all, log_to_file, log_to_stderr
+from paxon.kvstore.cluster.logs import LogFormat, flush_all, log_to_file, log_to_stderr
 from paxon.kvstore.cluster.node import (
     MachineError,
     ServerStartError,
@@ -30,6 +30,7 @@ from paxon.kvstore.cluster.node import (
     reason_in_words,
     start_server,
 )
+from paxon.kvstore.cluster.notify import Notifier
 from paxon.kvstore.cluster.spawning import die_with_parent, open_standard_descriptors
 from paxon.transport import (
     CurveKeys,
@@ -98,7 +99,7 @@ class _Ending:
     def wait(self, alive: Callable[[], bool]) -> bool:
         """Sleep until it is time to end: True if that was asked for, False if the server failed."""
         while not select.select([self._read], [], [], _CHECK_SECONDS)[0]:
-            if not alive():
+            if not alive():  # (this feeds the watchdog, too)
                 return False  # without a word, which would be a bug; but never wait for ever
         return self.failure is None
 
@@ -109,6 +110,7 @@ def run_server(
     *,
     log_level: str = "INFO",
     stderr_level: str | None = "WARNING",
+    log_format: LogFormat = "text",
     signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
 ) -> int:
     """Run one server until one of `signals` comes, or until it fails; returns the exit code.
@@ -120,7 +122,7 @@ def run_server(
     raise_descriptor_limit()
     ending = _Ending(signals)
     try:
-        return _run_until(ending, plan, report, log_level, stderr_level)
+        return _run_until(ending, plan, report, (log_level, stderr_level, log_format))
     finally:
         flush_all()
 
@@ -129,15 +131,15 @@ def _run_until(
     ending: _Ending,
     plan: ServerPlan,
     report: Callable[[Report], None],
-    log_level: str,
-    stderr_level: str | None,
+    logs: tuple[str, str | None, LogFormat],
 ) -> int:
+    log_level, stderr_level, log_format = logs
     directory = Path(plan.entry.directory)
     log_in_background(whole_process=True)
     loguru.logger.remove()
     if stderr_level is not None:
         # Why the server's actor stops is reported, once, and not as a line of the log.
-        log_to_stderr(stderr_level, hide="paxon.actors.actor")
+        log_to_stderr(stderr_level, hide="paxon.actors.actor", form=log_format)
     try:
         security = _security(plan)
         reference = start_server(
@@ -150,7 +152,8 @@ def _run_until(
             durability=plan.durability,
             security=security,
             on_failed=ending.failed,
-            on_opened=lambda: _log_in(directory, log_level),
+            on_opened=lambda: _log_in(directory, log_level, log_format),
+            metrics=plan.entry.metrics,
         )
     except MachineError as error:
         report(Report(False, str(error)))
@@ -169,9 +172,18 @@ def _run_until(
         plan.entry.id, plan.settings.cluster, plan.entry.client_bind, plan.entry.peer_bind,
     )  # fmt: skip
     report(Report(True))
-    if not ending.wait(reference.is_alive):
+    notifier = Notifier()
+    clients = plan.entry.client_bind
+    notifier.tell(f"READY=1\nSTATUS=server {plan.entry.id} serves clients at {clients}")
+
+    def alive() -> bool:
+        notifier.feed(reference)
+        return reference.is_alive()
+
+    if not ending.wait(alive):
         report(Report(False, reason_in_words(ending.failure)))
         return EXIT_FAILED
+    notifier.tell("STOPPING=1")
     reference.stop()
     logger.info("server {} stopped as asked", plan.entry.id)
     return EXIT_OK
@@ -192,11 +204,11 @@ def _security(plan: ServerPlan) -> CurveSecurity | None:
     return CurveSecurity(keys, others, plan.client_keys)
 
 
-def _log_in(directory: Path, level: str) -> None:
+def _log_in(directory: Path, level: str, form: LogFormat) -> None:
     """Log into the data directory from now on: not before it is known to be this server's own."""
     try:
         make_directory(directory)
-        log_to_file(directory / LOG_NAME, level)
+        log_to_file(directory / LOG_NAME, level, form)
     except OSError as error:
         raise StorageError(
             f"the log file {directory / LOG_NAME} cannot be opened: {error.strerror}"

@@ -395,6 +395,15 @@ class KVStore(StateMachine):
         operations = decode_operations(command) if checked is None else checked[1]
         return bool(operations) and {KeepAlive}.issuperset(map(type, operations))
 
+    def figures(self) -> Mapping[str, int]:
+        state = self._state
+        return {
+            "keys": len(state.data),
+            "leases": len(state.leases),
+            "revision": state.revision,
+            "oldest_revision": state.history.oldest,
+        }
+
     def digest(self) -> str:
         """A fingerprint of the state, the same on servers that executed the same commands.
 

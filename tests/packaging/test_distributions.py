@@ -16,7 +16,7 @@ from tests.packaging.conftest import ROOT, Distributions, Installed, run
 FOLDERS = ("actors", "transport", "kvstore", "bench")
 """Each is a package of its name in `paxon`; the folder `paxon` is that package itself."""
 
-IMPORTED_AS = {"pyzmq": "zmq"}
+IMPORTED_AS = {"prometheus-client": "prometheus_client", "pyzmq": "zmq"}
 """Distributions whose module has another name."""
 
 

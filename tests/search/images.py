@@ -182,7 +182,7 @@ OMITTED = {
     "_tidy_at",
     "_stopped_at", "_warned_of", "comparing",
     "making", "places", "_in_force", "reception",
-    "_execute_until", "_outbox", "_left_over", "watches",
+    "_execute_until", "_outbox", "_left_over", "watches", "latencies",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
 

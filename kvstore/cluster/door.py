@@ -1,0 +1,211 @@
+"""The HTTP door of a server: `/metrics`, `/health/live`, `/health/ready` (docs/metrics.md).
+
+A thread of its own with one event loop, so that whoever knocks costs the server's thread nothing
+but one question for its figures, at most one every half second however many ask. Everything is
+bounded: how many connections there are, how long each may take, how much it may say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import pykka
+
+from paxon.actors import PaxosServer
+from paxon.actors.embedding import AskFigures, Figures
+from paxon.kvstore.cluster.metrics import CONTENT_TYPE, exposition, readiness
+from paxon.kvstore.cluster.options import parse_listen
+from paxon.transport.log import background
+
+__all__ = ["Door", "DoorError"]
+
+CONNECTIONS = 64
+"""At a time; whoever comes beyond is turned away."""
+REQUEST_BYTES = 8 << 10
+"""A request's line and headers."""
+REQUEST_SECONDS = 5.0
+"""For a request to come, and for its answer to be taken."""
+FRESH_SECONDS = 0.5
+"""Figures are asked for anew after so long."""
+ALIVE_SECONDS = 10.0
+"""A server's thread that has not answered for so long is stuck. (Large values on slow disks are
+stored for seconds.)"""
+
+_TEXT = "text/plain; charset=utf-8"
+_REASONS = {
+    200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed",
+    408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable",
+}  # fmt: skip
+
+
+class DoorError(OSError):
+    """The door cannot be opened; the text is one sentence."""
+
+
+class Door:
+    """Serves what one server shows of itself, until `close` or the server's end."""
+
+    def __init__(self, listen: str, server: pykka.ActorRef[PaxosServer]) -> None:
+        """Listen at once. Raises `DoorError` or `OptionError`."""
+        self._host, self._asked_port = parse_listen(listen)
+        self._server = server
+        self._figures: Figures | None = None
+        self._answered_at = time.monotonic()
+        """When the server answered last; what begins now has not been stuck yet."""
+        self._asking: pykka.Future[Figures] | None = None
+        self.open_connections = 0
+        self.port = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._failure: OSError | None = None
+        self._stop = asyncio.Event()
+        started = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(started,), name="paxon-metrics", daemon=True
+        )
+        self._thread.start()
+        started.wait()
+        if self._failure is not None:
+            raise DoorError(
+                f"metrics: {listen} cannot be listened at: {self._failure.strerror}"
+            ) from self._failure
+
+    def close(self) -> None:
+        """Stop listening; may be called twice."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it is closed already
+                self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(REQUEST_SECONDS)
+
+    def _run(self, started: threading.Event) -> None:
+        try:
+            with asyncio.Runner() as runner:  # at its end whoever still talks is hung up on
+                self._loop = runner.get_loop()
+                runner.run(self._serve(started))
+        except Exception as error:  # nothing that a stranger sends may end more than this
+            background.opt(exception=error).error("metrics: the HTTP door has failed")
+        finally:
+            started.set()
+
+    async def _serve(self, started: threading.Event) -> None:
+        try:
+            listening = await asyncio.start_server(
+                self._welcome, self._host or None, self._asked_port, limit=REQUEST_BYTES
+            )
+        except OSError as error:
+            self._failure = error
+            return
+        self.port = listening.sockets[0].getsockname()[1]
+        started.set()
+        async with listening:
+            while self._server.is_alive() and not self._stop.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), FRESH_SECONDS)
+
+    # --- one connection --------------------------------------------------------------------------
+
+    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open_connections += 1
+        try:
+            if self.open_connections <= CONNECTIONS:
+                await asyncio.wait_for(self._talk(reader, writer), 2 * REQUEST_SECONDS)
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            self.open_connections -= 1
+            writer.transport.abort()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        only_head = False
+        try:
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_SECONDS)
+            only_head = head.startswith(b"HEAD ")
+            status, kind, body = await self._answer(head)
+        except asyncio.IncompleteReadError:
+            return  # it has hung up
+        except TimeoutError:
+            status, kind, body = 408, _TEXT, b"the request did not come in time\n"
+        except asyncio.LimitOverrunError:
+            status, kind, body = 431, _TEXT, b"the request is too long\n"
+        writer.write(
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+            + (b"" if only_head else body)
+        )
+        await writer.drain()
+        writer.write_eof()
+        with suppress(asyncio.LimitOverrunError, TimeoutError):
+            await asyncio.wait_for(reader.read(1), 1.0)  # else unread bytes would reset the answer
+
+    async def _answer(self, head: bytes) -> tuple[int, str, bytes]:
+        line = head.split(b"\r\n", 1)[0].split(b" ")
+        if len(line) != 3 or not line[2].startswith(b"HTTP/1."):
+            return 400, _TEXT, b"this is no HTTP request\n"
+        method, path = line[0], line[1].split(b"?", 1)[0]
+        answers: dict[bytes, Callable[[], Awaitable[tuple[int, str, bytes]]]] = {
+            b"/metrics": self._metrics,
+            b"/health/live": self._live,
+            b"/health/ready": self._ready,
+        }
+        if path not in answers:
+            return 404, _TEXT, b"there are /metrics, /health/live and /health/ready\n"
+        if method not in (b"GET", b"HEAD"):
+            return 405, _TEXT, b"only GET is understood\n"
+        return await answers[path]()
+
+    async def _metrics(self) -> tuple[int, str, bytes]:
+        figures = await self._ask()
+        if figures is None:
+            return 503, _TEXT, b"the server does not answer\n"
+        return 200, CONTENT_TYPE, exposition(figures)
+
+    async def _live(self) -> tuple[int, str, bytes]:
+        await self._ask()
+        silent = time.monotonic() - self._answered_at
+        if not self._server.is_alive():
+            return 503, _TEXT, b"the server has stopped\n"
+        if silent > ALIVE_SECONDS:
+            return 503, _TEXT, f"the server has not answered for {silent:.0f} s\n".encode()
+        return 200, _TEXT, b"alive\n"
+
+    async def _ready(self) -> tuple[int, str, bytes]:
+        figures = await self._ask()
+        if figures is None:
+            return 503, _TEXT, b"the server does not answer\n"
+        reason = readiness(figures.status)
+        if reason:
+            return 503, _TEXT, f"not ready: {reason}\n".encode()
+        return 200, _TEXT, b"ready\n"
+
+    async def _ask(self) -> Figures | None:
+        """The server's figures, at most half a second old; None if it does not answer in time."""
+        end = time.monotonic() + REQUEST_SECONDS / 2
+        while True:
+            self._take()
+            now = time.monotonic()
+            if self._figures is not None and now - self._answered_at < FRESH_SECONDS:
+                return self._figures
+            if self._asking is None:
+                try:
+                    self._asking = self._server.ask(AskFigures(), block=False)
+                except pykka.ActorDeadError:
+                    return None
+            if now >= end:
+                return None
+            await asyncio.sleep(0.01)
+
+    def _take(self) -> None:
+        """Take the answer that has come, if any. One question is under way at most."""
+        if self._asking is None:
+            return
+        try:
+            self._figures = self._asking.get(timeout=0)
+            self._answered_at = time.monotonic()
+        except pykka.Timeout:
+            return
+        except Exception:  # it has stopped meanwhile
+            self._figures = None
+        self._asking = None

@@ -1,0 +1,166 @@
+"""What a server shows of itself to Prometheus: names, help, and where each number comes from.
+
+What `paxon status --json` calls `counters` is exported by the same names, the rest by those below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from paxon.actors.embedding import Figures
+from paxon.actors.messages import StatusReply
+from paxon.actors.records.latencies import BOUNDS, Histogram
+
+__all__ = ["CONTENT_TYPE", "GAUGES", "LATENCIES", "STATUS", "exposition", "readiness"]
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+GAUGES = {
+    "watches": "Watches that this server keeps.",
+    "log_slots": "Slots kept in memory.",
+    "log_bytes": "Bytes of their values.",
+    "session_reply_bytes": "Bytes of replies kept for clients that have not acknowledged them.",
+    "client_requests_waiting": "Requests of clients that wait for their turn.",
+    "keys": "Keys in the store.",
+    "leases": "Leases in the store.",
+    "revision": "The store's revision.",
+    "oldest_revision": "The oldest revision that can be read or watched from.",
+}
+"""Of `StatusReply.counters` those that may fall; all others only rise."""
+
+STATUS = {
+    "leader": "1 if this server leads.",
+    "knows_leader": "1 if this server leads or follows a leader.",
+    "ballot_round": "Round of the ballot promised; rises with each election.",
+    "ballot_leader": "Whose ballot that is.",
+    "accepted_slot": "The highest slot with anything accepted.",
+    "chosen_slot": "All slots up to here are chosen, as far as this server knows.",
+    "executed_slot": "All slots up to here are executed.",
+    "discarded_slot": "Slots up to here are gone.",
+    "snapshot_slot": "Slot of the last durable snapshot.",
+    "disk_bytes": "What the data directory takes.",
+    "sessions": "Sessions of clients.",
+    "uptime_seconds": "Since the server started.",
+    "voting": "1 unless this server is without its vote, after a lost disk.",
+    "waiting": "1 while this server waits to take part: for its cluster or for confirmation.",
+    "alarm": "1 while servers are known to have executed different things.",
+}
+"""Gauges made of the other fields of `StatusReply`."""
+
+LATENCIES = {
+    "commit": "Seconds from proposing a flush's first slot until it is chosen, at the leader.",
+    "sync": "Seconds of a synced transaction on the disk.",
+    "queue": "Seconds from a command's burst until those that waited are proposed.",
+    "burst": "Seconds of one step: handling what was received, storing, sending.",
+}
+"""Histograms, `paxon_<name>_seconds`."""
+
+_HELP = {
+    "leading_us": "Microseconds of leading.",
+    "elections": "Candidacies of this server.",
+    "preemptions": "Times that a higher ballot ended leading, or trying to.",
+    "overloaded": "Requests that were refused for a bound.",
+    "syncs": "Transactions on the disk.",
+    "refused_incarnations": "Frames of a member that came with another disk.",
+    "foreign_frames": "Frames of another cluster, release or sender than may speak here.",
+    "malformed_frames": "Frames that could not be read.",
+}
+
+
+def readiness(status: StatusReply) -> str:
+    """Why a server does not serve clients, in a sentence; "" if it does."""
+    if status.waits_for:
+        return status.waits_for
+    if not status.voting:
+        return "it has no vote: it rejoins after a lost disk"
+    if status.role != "leader" and not status.leader:
+        return "it knows of no leader"
+    return ""
+
+
+def exposition(figures: Figures) -> bytes:
+    """All of it in the text format that Prometheus scrapes."""
+    return generate_latest(_Once(_families(figures)))
+
+
+class _Once(Collector):
+    """Looks like a registry to prometheus-client, and holds what was collected already."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _families(figures: Figures) -> Iterator[Metric]:
+    status = figures.status
+    labels, of = ("cluster", "server"), (status.cluster, str(status.server))
+    info = InfoMetricFamily("paxon", "What runs here.", labels=labels)
+    info.add_metric(
+        of,
+        {
+            "version": status.version,
+            "policy": status.policy,
+            "identity": f"{status.identity:016x}",
+        },
+    )
+    yield info
+    for name, value in _status(status).items():
+        gauge = GaugeMetricFamily(f"paxon_{name}", STATUS[name], labels=labels)
+        gauge.add_metric(of, value)
+        yield gauge
+    for name, count in status.counters.items():
+        family: CounterMetricFamily | GaugeMetricFamily
+        if name in GAUGES:
+            family = GaugeMetricFamily(f"paxon_{name}", GAUGES[name], labels=labels)
+        else:
+            text = _HELP.get(name, f"{name.replace('_', ' ').capitalize()} since the start.")
+            family = CounterMetricFamily(f"paxon_{name}", text, labels=labels)
+        family.add_metric(of, count)
+        yield family
+    for name, held in figures.latencies.items():
+        histogram = HistogramMetricFamily(f"paxon_{name}_seconds", LATENCIES[name], labels=labels)
+        histogram.add_metric(of, _buckets(held), held.total)
+        yield histogram
+
+
+def _status(status: StatusReply) -> Mapping[str, float]:
+    return {
+        "leader": status.role == "leader",
+        "knows_leader": status.role == "leader" or status.leader > 0,
+        "ballot_round": status.ballot.round,
+        "ballot_leader": status.ballot.leader,
+        "accepted_slot": status.accepted,
+        "chosen_slot": status.chosen,
+        "executed_slot": status.executed,
+        "discarded_slot": status.discarded,
+        "snapshot_slot": status.snapshot,
+        "disk_bytes": status.disk_bytes,
+        "sessions": status.sessions,
+        "uptime_seconds": status.uptime,
+        "voting": status.voting,
+        "waiting": bool(status.waits_for),
+        "alarm": bool(status.alarm),
+    }
+
+
+def _buckets(held: Histogram) -> list[tuple[str, float]]:
+    """Cumulative, as the format wants them."""
+    ends = [*(f"{bound:.6g}" for bound in BOUNDS), "+Inf"]
+    total = 0
+    buckets = []
+    for end, count in zip(ends, list(held.counts), strict=True):
+        total += count
+        buckets.append((end, float(total)))
+    return buckets

@@ -1,0 +1,96 @@
+"""Lines of a server's log: who says it and how far it is, as text, as JSON, or where one wants."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import loguru
+import pytest
+
+from paxon.kvstore.cluster.logs import check_log_format, log_to_file
+from paxon.kvstore.cluster.options import OptionError
+from paxon.transport.log import flush_log, logger
+from tests.cluster.helpers import paxon_here
+from tests.cluster.test_metrics import serving
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def sinks() -> Iterator[None]:
+    """Loguru's sinks as they were."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    loguru.logger.remove()
+    yield
+    loguru.logger.remove()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+def lines_of(path: Path) -> list[str]:
+    flush_log()
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.usefixtures("sinks")
+def test_a_server_binds_itself_to_each_line(tmp_path: Path) -> None:
+    text, objects = tmp_path / "text.log", tmp_path / "json.log"
+    log_to_file(text, "INFO")
+    log_to_file(objects, "INFO", "json")
+    with serving():
+        wait_until(lambda: any("leads in ballot" in line for line in lines_of(text)))
+    logger.info("nobody's {} line, {{}}", "own")
+    (line,) = [line for line in lines_of(text) if "leads in ballot" in line]
+    assert line.endswith(" server 1 leads in ballot 1.1 [server 1, ballot 1.1, slot 0]")
+    assert lines_of(text)[-1].endswith("nobody's own line, {}")
+
+    told = [json.loads(line) for line in lines_of(objects)]
+    (about,) = [each for each in told if "leads in ballot" in each["message"]]
+    bound = {name: about[name] for name in ("cluster", "server", "ballot", "slot", "level")}
+    assert bound == {
+        "cluster": "metrics", "server": 1, "ballot": "1.1", "slot": 0, "level": "INFO",
+    }  # fmt: skip
+    assert about["where"].startswith("paxon.actors.server:") and "T" in about["time"]
+    assert told[-1]["message"] == "nobody's own line, {}" and "server" not in told[-1]
+
+
+@pytest.mark.usefixtures("sinks")
+def test_a_traceback_is_part_of_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "json.log"
+    log_to_file(path, "INFO", "json")
+    try:
+        raise ValueError("with {braces} and <tags>")
+    except ValueError as error:
+        logger.opt(exception=error).error("it \n broke {}", "twice")
+    (line,) = lines_of(path)
+    told = json.loads(line)
+    assert told["message"] == "it \n broke twice"
+    assert "ValueError: with {braces} and <tags>" in told["exception"]
+
+
+@pytest.mark.usefixtures("sinks")
+def test_an_embedded_server_logs_where_the_application_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    to_loguru: list[str] = []
+    loguru.logger.add(lambda message: to_loguru.append(str(message)))
+    own = logging.getLogger("application.paxon")
+    with caplog.at_level(logging.INFO, own.name), serving(log=own):
+        wait_until(lambda: any("leads in" in record.message for record in caplog.records))
+    flush_log()
+    (record,) = [record for record in caplog.records if "leads in" in record.message]
+    assert record.name == "application.paxon" and record.levelno == logging.INFO
+    assert record.__dict__["paxon_server"] == 1 and record.__dict__["paxon_ballot"] == "1.1"
+    assert not [line for line in to_loguru if "leads in" in line]
+
+
+def test_forms_that_are_none(tmp_path: Path) -> None:
+    assert check_log_format("json") == "json"
+    with pytest.raises(OptionError, match="must be text or json"):
+        check_log_format("xml")
+    file = tmp_path / "cluster.toml"
+    file.write_text('[cluster]\nid = "x"\n[[server]]\nid = 1\n', encoding="utf-8")
+    done = paxon_here("server", "-c", str(file), "-i", "1", "--log-format", "xml")
+    assert done.returncode == 2 and b"must be text or json" in done.stderr

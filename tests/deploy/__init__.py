@@ -1,0 +1,1 @@
+"""What is under deploy/, and what service managers are told."""

