@@ -14,7 +14,9 @@ from typing import Annotated, NoReturn, TextIO
 import typer
 
 from paxon.kvstore.cli import (
+    backup,
     cluster,
+    doctor,
     etcd,
     exit_codes,
     leases,
@@ -36,6 +38,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cluster.add_commands(app)
+doctor.add_commands(app)
+app.add_typer(backup.app, name="backup", rich_help_panel="Clusters")
 etcd.add_commands(app)
 settings.add_commands(app)
 store.add_commands(app)

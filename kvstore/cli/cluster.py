@@ -246,6 +246,7 @@ def keygen(
 
 
 def status(
+    *,
     cluster: ClusterOption = DEFAULT_CLIENTS,
     key_file: KeyOption = None,
     timeout: Annotated[
@@ -254,6 +255,9 @@ def status(
     state: Annotated[
         bool,
         typer.Option("--state", help="Also compute a fingerprint of each state: up to 20 ms each."),
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Again every second, until Ctrl-C.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -267,6 +271,10 @@ def status(
     from paxon.kvstore.cluster.status import look_around  # noqa: PLC0415
 
     target = find_target(cluster, key_file)
+    if watch:
+        from paxon.kvstore.cli.status_watch import watch_status  # noqa: PLC0415
+
+        watch_status(lambda: look_around(target.addresses, timeout, target.secure), as_json=as_json)
     rows = look_around(target.addresses, timeout, target.secure, state=state)
     if as_json:
         sys.stdout.write(json.dumps(status_json(rows), ensure_ascii=False) + "\n")

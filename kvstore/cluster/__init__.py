@@ -4,7 +4,8 @@ Read `options` and `cluster_file` (what a cluster is to be), `node` (a server wi
 around it), `server_process` (its life as a process), `logs`, `metrics` and `door` (what it shows by
 HTTP), `notify` (what it tells a service manager). Then the parts of `LocalCluster`:
 `spawning` and `children` (one process), `supervisor` (all of them), `status` and `health` (what the
-servers say of themselves), `local_cluster`.
+servers say of themselves), `local_cluster`. For whoever runs them: `doctor` (what is wrong here),
+`backup`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,115 @@
+"""`paxon backup`: the store in a file, checked, and a new cluster made of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paxon.kvstore.cli.store import (
+    ClusterOption,
+    JsonOption,
+    KeyOption,
+    TimeoutOption,
+    find_target,
+    open_client,
+)
+from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
+
+if TYPE_CHECKING:
+    from paxon.kvstore.cluster.backup import Summary
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Save the store while all serve, check a backup, make a new cluster of one.",
+    no_args_is_help=True,
+)
+
+_File = Annotated[Path, typer.Argument(help="The backup.", show_default=False)]
+
+
+@app.command()
+def save(
+    file: _File,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: TimeoutOption = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write all keys and leases, as they were after one revision, into a new file, and check it."""
+    from paxon.kvstore.cluster import backup  # noqa: PLC0415 (keeps other commands quick)
+    from paxon.kvstore.cluster.status import look_around  # noqa: PLC0415
+
+    target = find_target(cluster, key_file)
+    rows = look_around(target.addresses, 2.0, target.secure)
+    name = next((row.reply.cluster for row in rows if row.reply is not None), "")
+    with open_client(cluster, key_file, timeout) as kv:
+        _print("saved", file, backup.save(kv, file, name), as_json=as_json)
+
+
+@app.command()
+def verify(file: _File, as_json: JsonOption = False) -> None:
+    """Read all of a backup and say what it holds; exit code 1 if anything in it is wrong."""
+    from paxon.kvstore.cluster import backup  # noqa: PLC0415
+
+    _print("is whole", file, backup.verify(file), as_json=as_json)
+
+
+@app.command()
+def restore(
+    file: _File,
+    cluster: Annotated[
+        Path,
+        typer.Option(
+            "--cluster",
+            "-c",
+            envvar="PAXON_CLUSTER_FILE",
+            metavar="FILE",
+            help="The new cluster's file (TOML): directories for all its servers are made.",
+            show_default=False,
+        ),
+    ],
+    into: Annotated[
+        Path | None,
+        typer.Option(help="Make them in here, as server-1, server-2, …, to be moved to hosts."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the data directories of a new cluster, with another identity, that holds a backup."""
+    import msgspec  # noqa: PLC0415
+
+    from paxon.kvstore.cluster import backup  # noqa: PLC0415
+    from paxon.kvstore.cluster.cluster_file import ClusterDescription  # noqa: PLC0415
+
+    described = ClusterDescription.read(cluster)
+    if into is not None:
+        servers = {
+            number: msgspec.structs.replace(
+                entry, directory=str(into.absolute() / f"server-{number}")
+            )
+            for number, entry in described.servers.items()
+        }
+        described = msgspec.structs.replace(described, servers=servers)
+    found = backup.restore(file, described)
+    _print("restored", file, found, as_json=as_json)
+    if not as_json:
+        for entry in described.servers.values():
+            sys.stdout.write(f"server {entry.id}: {entry.directory}\n")
+
+
+def _print(what: str, file: Path, found: Summary, *, as_json: bool) -> None:
+    import msgspec  # noqa: PLC0415
+
+    if as_json:
+        sys.stdout.write(json.dumps(msgspec.to_builtins(found)) + "\n")
+        return
+    saved_at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found.saved_at))
+    sys.stdout.write(
+        f"{file} {what}: {found.keys:,} keys and {found.leases:,} leases of cluster "
+        f"{found.cluster!r} at revision {found.revision:,}, of {saved_at}; {found.bytes:,} bytes\n"
+    )

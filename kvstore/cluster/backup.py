@@ -1,0 +1,352 @@
+"""Backups of the store: saved by a client while all serve, verified, restored (docs/backups.md).
+
+A backup is what the store held after one revision: every key with all that belongs to it, and the
+leases. It is read as any client reads, so it needs nothing of a server's disk, and cannot be an
+old copy of one. Restoring makes a *new* cluster of it: directories for all of its servers, with
+another identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import msgspec
+
+from paxon.actors.disk.data_directory import in_words, make_directory, sync_directory
+from paxon.actors.disk.sqlite_storage import SqliteStorage
+from paxon.actors.disk.storage import SnapshotInfo, StorageError
+from paxon.actors.execution.agreed import DEFAULTS, Agreed, encode_agreed, first_agreed
+from paxon.actors.execution.application import Application
+from paxon.actors.messages import Made
+from paxon.kvstore.client.client import Client
+from paxon.kvstore.cluster.cluster_file import ClusterDescription
+from paxon.kvstore.errors import Compacted, PaxonError
+from paxon.kvstore.store.image import encode_state
+from paxon.kvstore.store.items import Item, Row
+from paxon.kvstore.store.leases import Lease
+from paxon.kvstore.store.operations import Compact, encode_operations
+from paxon.kvstore.store.state import State
+from paxon.kvstore.store.store import KVStore
+
+__all__ = ["BackupError", "Summary", "restore", "save", "verify"]
+
+T = TypeVar("T")
+
+MAGIC = b"paxon backup\n"
+FORMAT = 1
+PAGE = 200
+"""Keys that are read, and written, together."""
+REVISIONS_AHEAD = 1_000_000_000
+"""A restored store goes on so far above the backup's revision: a client that saw more than the
+backup holds is told that this is compacted, and takes no new revision for one that it knows."""
+_ATTEMPTS = 3
+"""How often a save begins anew because its revision was compacted away under it."""
+_FRAME = struct.Struct("!II")
+_MOST_FRAME_BYTES = 1 << 31
+
+
+class BackupError(PaxonError):
+    """A backup cannot be made or used; the text is one sentence."""
+
+
+class _Struct(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    pass
+
+
+class Head(_Struct, frozen=True, tag=1):
+    """Comes first."""
+
+    format: int
+    cluster: str
+    """Its name."""
+    revision: int
+    saved_at: float
+    """Seconds since 1970, by the clock of who saved it."""
+    agreed: dict[str, int | float]
+    """The cluster's agreed settings."""
+
+
+class Page(_Struct, frozen=True, tag=2):
+    """Some keys, in order."""
+
+    rows: list[Row]
+
+
+class Leased(_Struct, frozen=True, tag=3):
+    """All leases: id, whole time and time left, milliseconds."""
+
+    leases: list[tuple[int, int, int]]
+
+
+class End(_Struct, frozen=True, tag=4):
+    """Comes last: without it the file was cut."""
+
+    keys: int
+    digest: bytes
+    """SHA-256 of all before it."""
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What a backup holds."""
+
+    cluster: str
+    revision: int
+    saved_at: float
+    keys: int
+    leases: int
+    bytes: int
+    """Of the file."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Head | Page | Leased | End)
+
+
+# --- saving --------------------------------------------------------------------------------------
+
+
+def save(kv: Client, path: Path, name: str) -> Summary:
+    """Write a backup of the store that `kv` reaches; `name` is its cluster's. Raises `BackupError`.
+
+    The file gets its name once all of it is on disk; one that is there already stays as it is.
+    """
+    if path.exists():
+        raise BackupError(f"{path} is there already: give another name, or remove it")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("xb") as file:
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    _write(kv, file, name)
+                    break
+                except Compacted:
+                    if attempt == _ATTEMPTS:
+                        raise BackupError(
+                            "the store's history is compacted faster than all of it can be read: "
+                            "save when less is written"
+                        ) from None
+                    file.seek(0)
+                    file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+        found = verify(temporary)
+        os.link(temporary, path)  # (not by rename, which would replace what came meanwhile)
+        sync_directory(path.parent)
+        return found
+    except FileExistsError:
+        raise BackupError(f"{path} is there already: give another name, or remove it") from None
+    except OSError as error:
+        raise BackupError(f"{path}: {in_words(error)}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(kv: Client, file: BinaryIO, name: str) -> None:
+    digest = hashlib.sha256(MAGIC)
+    file.write(MAGIC)
+
+    def put(part: Head | Page | Leased | End) -> None:
+        body = _encoder.encode(part)
+        frame = _FRAME.pack(len(body), zlib.crc32(body)) + body
+        file.write(frame)
+        digest.update(frame)
+
+    agreed = dict(kv.settings().values)
+    first = kv.range(range=(None, None), limit=PAGE)
+    revision, keys = first.revision, 0
+    leased: set[int] = set()
+    put(Head(FORMAT, name, revision, time.time(), agreed))
+    page = first
+    while True:
+        rows: list[Row] = [
+            (_raw(e.key), e.value, e.created, e.modified, e.version, e.lease) for e in page
+        ]
+        put(Page(rows))
+        keys += len(rows)
+        leased.update(row[5] for row in rows if row[5])
+        if not page.more:
+            break
+        after = rows[-1][0] + b"\0"
+        page = kv.range(range=(after, None), limit=PAGE, revision=revision)
+    leases = []
+    for lease in sorted({*kv.leases(), *leased}):
+        info = kv.lease_info(lease)
+        if info is not None:
+            leases.append((lease, round(info.ttl * 1000), round(info.left * 1000)))
+        elif lease in leased:  # it has ended since that revision: its keys go at once
+            leases.append((lease, 1000, 0))
+    put(Leased(leases))
+    put(End(keys, digest.digest()))
+
+
+def _raw(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def verify(path: Path) -> Summary:
+    """Read all of a backup, and check it. Raises `BackupError` if anything in it is wrong."""
+    head: Head | None = None
+    leases = keys = 0
+    for part in _parts(path):
+        if isinstance(part, Head):
+            head = part
+        elif isinstance(part, Page):
+            keys += len(part.rows)
+        elif isinstance(part, Leased):
+            leases = len(part.leases)
+    assert head is not None
+    return Summary(head.cluster, head.revision, head.saved_at, keys, leases, path.stat().st_size)
+
+
+def _parts(path: Path) -> Iterator[Head | Page | Leased | End]:
+    """What a backup holds, in order; the last one has been compared with all before it."""
+
+    def damaged(what: str) -> BackupError:
+        return BackupError(f"{path} is damaged ({what}): use another backup")
+
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise BackupError(f"{path}: {error.strerror}") from error
+    with file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise BackupError(f"{path} is no backup of Paxon: it does not begin as one")
+        digest = hashlib.sha256(MAGIC)
+        keys, expected = 0, Head
+        while True:
+            head = file.read(_FRAME.size)
+            if len(head) < _FRAME.size:
+                raise BackupError(f"{path} was cut: its end is missing; use another backup")
+            size, checksum = _FRAME.unpack(head)
+            if size > _MOST_FRAME_BYTES:
+                raise damaged("a part of it has an impossible size")
+            body = file.read(size)
+            if len(body) < size:
+                raise BackupError(f"{path} was cut: its end is missing; use another backup")
+            if zlib.crc32(body) != checksum:
+                raise damaged("a checksum is wrong")
+            try:
+                part: Any = _decoder.decode(body)
+            except msgspec.MsgspecError as error:
+                raise damaged(str(error)) from None
+            if isinstance(part, Head) != (expected is Head):
+                raise damaged("its parts are in disorder")
+            if isinstance(part, Head):
+                expected = Page  # type: ignore[assignment]
+                if part.format != FORMAT:
+                    raise BackupError(
+                        f"{path} has format {part.format}, and this Paxon reads {FORMAT}: use the "
+                        "release that wrote it"
+                    )
+            if isinstance(part, End):
+                if part.digest != digest.digest() or part.keys != keys or file.read(1):
+                    raise damaged("its end does not fit what is before")
+                yield part
+                return
+            digest.update(head + body)
+            keys += len(part.rows) if isinstance(part, Page) else 0
+            yield part
+
+
+# --- restoring -----------------------------------------------------------------------------------
+
+
+def restore(path: Path, cluster: ClusterDescription) -> Summary:
+    """Make the data directories of all of a new cluster's servers. Raises `BackupError`.
+
+    Either all of them are there in the end, or none.
+    """
+    targets = {s: Path(entry.directory) for s, entry in cluster.servers.items()}
+    for target in targets.values():
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise BackupError(
+                f"{target} is there already, and not empty: a backup is restored into new "
+                "directories only; nothing was changed"
+            )
+    summary = verify(path)
+    image, agreed = _image(path)
+    made: list[Path] = []
+    try:
+        for target in targets.values():
+            make_directory(target.parent)
+            made.append(target.with_name(f".{target.name}.restoring"))
+            if made[-1].exists():
+                shutil.rmtree(made[-1])
+        _make(dict(zip(targets, made, strict=True)), cluster.id, image, agreed)
+        for server, fresh in zip(targets, made, strict=True):
+            if targets[server].exists():
+                targets[server].rmdir()
+            fresh.rename(targets[server])
+            sync_directory(fresh.parent)
+    except (OSError, StorageError) as error:
+        text = in_words(error) if isinstance(error, OSError) else str(error)
+        raise BackupError(f"{path} cannot be restored: {text}") from error
+    finally:
+        for fresh in made:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return summary
+
+
+def _image(path: Path) -> tuple[Callable[[int], bytes], Agreed]:
+    """The image of a snapshot with a backup's contents, given the new cluster's identity."""
+    state = State()
+    state_agreed: dict[str, int | float] = {}
+    for part in _parts(path):
+        if isinstance(part, Head):
+            state.revision = part.revision + REVISIONS_AHEAD
+            state_agreed = part.agreed
+        elif isinstance(part, Page):
+            state.data.update({row[0]: Item(*row) for row in part.rows})
+        elif isinstance(part, Leased):
+            for number, ttl, left in part.leases:  # the new log's time begins at 0
+                state.leases.add(Lease(number, ttl * 1_000_000, left * 1_000_000, {}))
+    machine = KVStore()
+    known = {*DEFAULTS, *machine.limits}
+    agreed = first_agreed({n: v for n, v in state_agreed.items() if n in known}, machine.limits)
+    machine.restore(encode_state(state))
+    machine.apply(encode_operations([Compact(state.revision)]))
+
+    def image(identity: int) -> bytes:
+        application = Application(machine, agreed, identity)
+        application.executed = 1  # (a snapshot is of a slot from 1)
+        application.chain.begin(agreed.digest_version, 1)
+        return b"".join(application.image())
+
+    return image, agreed
+
+
+def _make(
+    directories: dict[int, Path], name: str, image: Callable[[int], bytes], agreed: Agreed
+) -> None:
+    """Directories of a cluster that has just been made, whose first slot is a snapshot."""
+    identity = 1 + secrets.randbits(62) % ((1 << 62) - 1)
+    whole = image(identity)
+    info = SnapshotInfo(1, len(whole), zlib.crc32(whole))
+    with ExitStack() as stack:
+        storages = {
+            server: stack.enter_context(closing(SqliteStorage(path, name, server, fork=False)))
+            for server, path in directories.items()
+        }
+        members = tuple((server, storages[server].incarnation) for server in sorted(storages))
+        made = Made(identity, name, members, encode_agreed(agreed))
+        for storage in storages.values():
+            storage.load()
+            storage.save_made(made, in_force=True)
+            if storage.receive_snapshot(info, 0, whole) < info.size:
+                raise StorageError("there is no room for the snapshot")
+            storage.adopt_snapshot(info)
+            storage.commit()
+            storage.maintain(tidy=False)

@@ -1,0 +1,263 @@
+"""`paxon doctor`: looks at a host, a cluster file and running servers, and says what to change."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import resource
+import shutil
+import socket
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+import zmq
+
+from paxon.actors.version import VERSION
+from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerEntry, ServerPlan
+from paxon.kvstore.cluster.health import problems
+from paxon.kvstore.cluster.status import look_around
+from paxon.transport import in_ephemeral_range
+
+__all__ = ["Finding", "examine"]
+
+Level = Literal["good", "look", "bad"]
+
+SYNCS = 40
+SLOW_SYNC = 0.010
+"""Seconds. A write waits for the syncs of a majority."""
+LEAST_FREE = 1 << 30
+"""Bytes."""
+ENOUGH_FILES = 4096
+_QUICK_CLOCKS = {"tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page", "xen"}
+_CLOCK = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at."""
+
+    level: Level
+    what: str
+    """What it is about, in a word or two."""
+    text: str
+    """What was found, and what to do if it is not good."""
+
+
+def examine(cluster: ClusterDescription, server: int | None) -> Iterator[Finding]:
+    """Look at all of it; with `server`, at this host as that server's, too."""
+    yield from _this_host()
+    yield from _size(cluster)
+    for entry in cluster.servers.values():
+        yield from _names(entry)
+    if server is not None:
+        plan = cluster.plan(server, environment=os.environ)
+        yield from _ports(plan.entry)
+        yield from _disk(plan)
+    yield from _running(cluster)
+
+
+def _this_host() -> Iterator[Finding]:
+    yield Finding(
+        "good", "versions",
+        f"Paxon {VERSION}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
+        f"libzmq {zmq.zmq_version()}, {platform.system()} {platform.release()}",
+    )  # fmt: skip
+    if sys.platform != "linux":
+        yield Finding("look", "system", "Paxon is tested on Linux: run servers there")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < ENOUGH_FILES:
+        yield Finding(
+            "look", "file limit",
+            f"a process may open {hard} files, and each client takes one: raise the hard limit "
+            "(LimitNOFILE= of a systemd unit, ulimit -Hn)",
+        )  # fmt: skip
+    else:
+        yield Finding("good", "file limit", "enough files may be open")
+    yield from _clock(_CLOCK)
+
+
+def _clock(path: Path) -> Iterator[Finding]:
+    try:
+        source = path.read_text(encoding="ascii").strip()
+    except OSError:
+        return
+    if source in _QUICK_CLOCKS:
+        yield Finding("good", "clock", f"the kernel's clock is {source}")
+    else:
+        yield Finding(
+            "look", "clock",
+            f"the kernel's clock is {source}, which is slow to read: a server reads it some ten "
+            "times a step; see whether the machine offers tsc",
+        )  # fmt: skip
+
+
+def _size(cluster: ClusterDescription) -> Iterator[Finding]:
+    count = len(cluster.servers)
+    lost = (count - 1) // 2
+    if count < 3:
+        yield Finding("look", "servers", f"{count} of them: not one may be lost; three survive one")
+    elif count % 2 == 0:
+        yield Finding(
+            "look", "servers", f"{count} of them survive the loss of {lost}, as {count - 1} would"
+        )
+    else:
+        yield Finding("good", "servers", f"{count} of them survive the loss of {lost}")
+    hosts = {_host(entry.peer) for entry in cluster.servers.values()}
+    if count > 1 and len(hosts) == 1:
+        yield Finding("look", "hosts", "all servers are on one host, and go down with it")
+
+
+def _host(address: str) -> str:
+    return urlsplit(address).hostname or "" if address.startswith("tcp://") else ""
+
+
+def _names(entry: ServerEntry) -> Iterator[Finding]:
+    for address in dict.fromkeys((entry.peer, entry.client)):
+        host = _host(address)
+        if not host:
+            continue
+        started = time.monotonic()
+        try:
+            found = {each[4][0] for each in socket.getaddrinfo(host, None)}
+        except OSError as error:
+            yield Finding(
+                "bad", "names",
+                f"server {entry.id}: {host} is not known here ({error.strerror or error}): correct "
+                "the name in the cluster file, or the name service",
+            )  # fmt: skip
+            continue
+        took = time.monotonic() - started
+        if took > 1.0:
+            yield Finding(
+                "look", "names", f"server {entry.id}: it took {took:.1f} s to find {host}"
+            )
+        else:
+            at = ", ".join(sorted(map(str, found)))
+            yield Finding("good", "names", f"server {entry.id}: {host} is {at}")
+
+
+def _ports(entry: ServerEntry) -> Iterator[Finding]:
+    for name, address in (("servers", entry.peer_bind), ("clients", entry.client_bind)):
+        parts = urlsplit(address)
+        if parts.scheme != "tcp" or parts.port is None:
+            continue
+        host = "" if parts.hostname in ("*", None) else str(parts.hostname)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            with closing(socket.socket(family, socket.SOCK_STREAM)) as door:
+                door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                door.bind((host, parts.port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                yield Finding(
+                    "look", "ports",
+                    f"{address} for {name} is in use: right if this server runs already, else stop "
+                    "what listens there",
+                )  # fmt: skip
+            else:
+                yield Finding(
+                    "bad", "ports",
+                    f"{address} for {name} cannot be listened at ({error.strerror}): give an "
+                    "address of this host as peer_bind or client_bind",
+                )  # fmt: skip
+            continue
+        if in_ephemeral_range(address):
+            yield Finding(
+                "look", "ports",
+                f"{address} for {name} is in the range of outgoing connections "
+                "(net.ipv4.ip_local_port_range): another program may be given it while this server "
+                "is down",
+            )  # fmt: skip
+        else:
+            yield Finding("good", "ports", f"{address} for {name} is free")
+
+
+def _disk(plan: ServerPlan) -> Iterator[Finding]:
+    directory = Path(plan.entry.directory)
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    try:
+        free = shutil.disk_usage(there).free
+        with tempfile.TemporaryDirectory(prefix=".paxon-doctor-", dir=there) as scratch:
+            took = sorted(_syncs(Path(scratch) / "file", SYNCS))
+    except OSError as error:
+        yield Finding(
+            "bad", "directory", f"{there} cannot be written ({error.strerror}): see to its rights"
+        )
+        return
+    if free < LEAST_FREE:
+        yield Finding(
+            "bad",
+            "space",
+            f"{free / (1 << 20):.0f} MiB are free at {there}: make it 1 GiB at least",
+        )
+    else:
+        yield Finding("good", "space", f"{free / (1 << 30):.1f} GiB are free at {there}")
+    median, worst = statistics.median(took), took[-1]
+    said = f"a sync takes {median * 1000:.2f} ms, the slowest of {SYNCS} {worst * 1000:.1f} ms"
+    if worst > plan.settings.election_timeout_min:
+        yield Finding(
+            "bad", "sync",
+            f"{said}: longer than an election timeout, so leaders will not last; use another disk, "
+            "or raise election_timeout_min",
+        )  # fmt: skip
+    elif median > SLOW_SYNC:
+        yield Finding("look", "sync", f"{said}: each write waits for it; use a quicker disk")
+    else:
+        yield Finding("good", "sync", said)
+
+
+def _syncs(
+    path: Path, count: int, clock: Callable[[], float] = time.perf_counter
+) -> Iterator[float]:
+    """Seconds of each of so many syncs, as a commit's."""
+    with path.open("wb", buffering=0) as file:
+        for _ in range(count):
+            file.write(b"x" * 4096)
+            started = clock()
+            os.fdatasync(file.fileno())
+            yield clock() - started
+
+
+def _running(cluster: ClusterDescription) -> Iterator[Finding]:
+    """What servers that run say; that none runs is no fault: they may be about to be started."""
+    if cluster.public_keys:
+        yield Finding(
+            "look", "running", "connections need keys: see paxon status --cluster FILE --key FILE"
+        )
+        return
+    rows = look_around(cluster.client_addresses, 1.0)
+    replies = [row.reply for row in rows if row.reply is not None]
+    if not replies:
+        yield Finding("look", "running", "no server answers: right if none is started yet")
+        return
+    for problem in problems(rows):
+        yield Finding("bad", "running", problem)
+    for row in rows:
+        if row.reply is None:
+            yield Finding(
+                "look", "running", f"server {row.server} at {row.address} does not answer"
+            )
+    versions = sorted({reply.version for reply in replies})
+    if len(versions) > 1:
+        yield Finding(
+            "look", "running",
+            f"servers run releases {' and '.join(versions)}: finish the upgrade",
+        )  # fmt: skip
+    known = {reply.server: reply.members for reply in replies}
+    for server, members in known.items():
+        if members and set(members) != set(cluster.servers):
+            yield Finding(
+                "look", "running",
+                f"server {server} says that the members are {', '.join(map(str, members))}, and "
+                "the file lists others: members come from the directories",
+            )  # fmt: skip
+    yield Finding("good", "running", f"{len(replies)} of {len(rows)} servers answer")

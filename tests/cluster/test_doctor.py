@@ -1,0 +1,99 @@
+"""What `paxon doctor` finds, and what it says to do about it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from paxon.kvstore.cli import status_watch
+from paxon.kvstore.cli.status_watch import watch_status
+from paxon.kvstore.cluster import doctor
+from paxon.kvstore.cluster.doctor import examine
+from paxon.kvstore.cluster.status import look_around
+from tests.cluster.helpers import paxon_here
+from tests.cluster.test_backup import describe, running
+
+
+def told(directory: Path, server: int | None = 1, servers: int = 1) -> dict[str, list[str]]:
+    """What was found, by level."""
+    found: dict[str, list[str]] = {"good": [], "look": [], "bad": []}
+    for finding in examine(describe(directory, servers), server):
+        found[finding.level].append(f"{finding.what}: {finding.text}")
+    return found
+
+
+def test_a_host_where_all_is_well(tmp_path: Path) -> None:
+    with mock.patch.object(doctor, "SLOW_SYNC", 60.0):
+        found = told(tmp_path, servers=3)
+    assert not [line for line in found["bad"] if not line.startswith("sync")]
+    for what in (
+        "versions:",
+        "servers: 3 of them survive the loss of 1",
+        "names: server 1",
+        "space",
+    ):
+        assert any(line.startswith(what) for line in found["good"]), what
+    assert sum(line.endswith("is free") for line in found["good"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["cluster.toml"]  # nothing is left behind
+
+
+def test_what_is_wrong_is_found(tmp_path: Path) -> None:
+    cluster = describe(tmp_path, 2)
+    text = (tmp_path / "cluster.toml").read_text(encoding="utf-8")
+    text = text.replace("id = 2\n", 'id = 2\nhost = "no-such-host.invalid"\n')
+    (tmp_path / "cluster.toml").write_text(text, encoding="utf-8")
+    port = int(cluster.servers[1].client.rpartition(":")[2])
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        mock.patch.object(doctor, "_syncs", return_value=[0.001, 2.0, 3.0]),
+        mock.patch.object(doctor, "LEAST_FREE", 1 << 60),
+    ):
+        done = paxon_here("doctor", "-c", str(tmp_path / "cluster.toml"), "-i", "1", "--json")
+    assert done.returncode == 1
+    found = [(each["level"], each["what"], each["text"]) for each in json.loads(done.stdout)]
+    bad = {what for level, what, _ in found if level == "bad"}
+    assert bad == {"names", "space", "sync"}
+    assert any(w == "ports" and "is in use" in text for _, w, text in found)
+    assert any(w == "servers" and "not one may be lost" in text for _, w, text in found)
+
+
+def test_a_slow_clock_and_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
+    source = tmp_path / "clock"
+    source.write_text("hpet\n", encoding="ascii")
+    (finding,) = doctor._clock(source)
+    assert finding.level == "look" and "hpet" in finding.text
+    assert not list(doctor._clock(tmp_path / "none"))
+    with mock.patch.object(doctor, "_syncs", side_effect=PermissionError(13, "Permission denied")):
+        found = told(tmp_path)
+    assert any("cannot be written (Permission denied)" in line for line in found["bad"])
+
+
+def test_servers_that_run_are_asked(tmp_path: Path) -> None:
+    cluster = describe(tmp_path)
+    with running(cluster) as kv:
+        kv.put("motto", b"x")
+        found = [each for each in examine(cluster, None) if each.what == "running"]
+    assert [each.level for each in found] == ["good"]
+    assert found[0].text == "1 of 1 servers answer"
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    done = paxon_here("doctor", "-c", str(tmp_path / "none.toml"))
+    assert done.returncode != 0 and b"there is no such cluster file" in done.stderr
+
+
+def test_status_is_shown_again_and_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = describe(tmp_path)
+    with running(cluster) as kv, mock.patch.object(status_watch, "_SECONDS", 0.01):
+        kv.put("motto", b"x")
+        watch_status(lambda: look_around(cluster.client_addresses, 5.0), as_json=False, times=2)
+        watch_status(lambda: look_around(cluster.client_addresses, 5.0), as_json=True, times=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and all(line.startswith("1 leader ") for line in lines[:2])
+    assert all(json.loads(line)[0]["role"] == "leader" for line in lines[2:])
