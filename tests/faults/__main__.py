@@ -12,6 +12,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from tests.faults.coordination import coordination
 from tests.faults.crowds import CROWDS, crowds
 from tests.faults.disks import (
     disk_full,
@@ -30,14 +31,14 @@ from tests.faults.trial import Outcome
 
 OTHERS = (
     "pauses", "crowds", "surroundings", "disk-full", "tight-disks", "flipped-byte", "by-kernel",
-    "netem",
+    "netem", "coordination",
 )  # fmt: skip
 """Those that make their own cluster; the others get one behind the relay."""
 
 Run = Callable[[], list[Outcome]]
 
 
-def runs(directory: Path, long: bool) -> Iterator[tuple[str, str, Run]]:
+def runs(directory: Path, long: bool, seconds: float = 0.0) -> Iterator[tuple[str, str, Run]]:
     """Name, reason for skipping ("" for none), and work of each part."""
 
     def behind_relay(name: str) -> list[Outcome]:
@@ -59,6 +60,7 @@ def runs(directory: Path, long: bool) -> Iterator[tuple[str, str, Run]]:
     yield "flipped-byte", "", lambda: [flipped_byte(directory, long)]
     yield "by-kernel", no_namespaces(), lambda: partitions_by_kernel(directory / "kernel", long)
     yield "netem", no_netem(), lambda: [weather_by_kernel(directory / "netem", long)]
+    yield "coordination", "", lambda: [coordination(directory, seconds or (60 if long else 8))]
 
 
 @contextmanager
@@ -104,11 +106,13 @@ def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     )
 
 
-def run_all(names: Sequence[str], directory: Path, long: bool) -> tuple[list[Outcome], list[str]]:
+def run_all(
+    names: Sequence[str], directory: Path, long: bool, seconds: float
+) -> tuple[list[Outcome], list[str]]:
     """Run these (all if none are named), printing a row each; what was survived, what was not."""
     outcomes: list[Outcome] = []
     failed: list[str] = []
-    for name, reason, run in runs(directory, long):
+    for name, reason, run in runs(directory, long, seconds):
         if names and name not in names:
             continue
         if reason:
@@ -123,6 +127,8 @@ def run_all(names: Sequence[str], directory: Path, long: bool) -> tuple[list[Out
         for outcome in found:
             label = name if len(found) == 1 else f"{name} {outcome.name}"
             print(line(label, outcome), flush=True)
+            if outcome.note:
+                print(f"    {outcome.note}", flush=True)
         outcomes += found
     return outcomes, failed
 
@@ -133,6 +139,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"only these of {', '.join(names)}")
     parser.add_argument("--long", action="store_true", help="many more faults of each kind")
+    parser.add_argument("--seconds", type=float, default=0.0, help="how long coordination runs")
     parser.add_argument("--keep", type=Path, help="keep data, logs and histories in this directory")
     arguments = parser.parse_args()
     for name in arguments.names:
@@ -142,7 +149,7 @@ def main() -> int:
     began = time.monotonic()
     print(HEAD)
     with kept_or_temporary(arguments.keep) as directory:
-        outcomes, failed = run_all(arguments.names, directory, arguments.long)
+        outcomes, failed = run_all(arguments.names, directory, arguments.long, arguments.seconds)
     print("\n" + summary(outcomes, time.monotonic() - began))
     if failed:
         print(f"not survived: {', '.join(failed)}", file=sys.stderr)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from paxon.kvstore import PaxonError
+from tests.faults.coordination import coordination
 from tests.faults.crowds import CROWDS, crowds
 from tests.faults.disks import (
     disk_full,
@@ -22,7 +23,7 @@ from tests.faults.network import RelayedCluster
 from tests.faults.scenarios import OUTSIDE, SCENARIOS
 from tests.faults.surroundings import surroundings
 from tests.faults.trial import Outcome
-from tests.soak import SOAK
+from tests.soak import SOAK, sized
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -109,3 +110,7 @@ def test_partitions_made_by_the_kernel_are_survived(tmp_path: Path) -> None:
 def test_loss_and_jitter_made_by_the_kernel_are_survived(tmp_path: Path) -> None:
     skip_for(no_netem())
     judge(weather_by_kernel(tmp_path, SOAK))
+
+
+def test_recipes_work_while_leaders_are_killed(tmp_path: Path) -> None:
+    judge(coordination(tmp_path, sized(8.0, 60.0)))

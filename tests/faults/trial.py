@@ -73,6 +73,8 @@ class Outcome:
     """Messages that were lost or cut off meanwhile, as far as anyone counts them."""
     seconds: float
     verified: Verified
+    note: str = ""
+    """What else was done and checked."""
 
 
 class Trial(Generic[ClusterT]):
