@@ -134,6 +134,10 @@ class RequestTimeout(PaxonError, TimeoutError):
             )
         return self.again(timeout)
 
+    def forget(self) -> None:
+        """There is nothing to ask for again: what was begun has been given up as a whole."""
+        self.kept = self.again = None
+
 
 class ClusterUnavailable(RequestTimeout):
     """No server at all answered within the time given."""

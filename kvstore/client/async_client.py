@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -40,10 +39,11 @@ from paxon.kvstore.client.checks import (
     check_timeout,
     unreachable,
 )
-from paxon.kvstore.client.core import ClientCore, CoreOptions, RawCore, RawTicket
+from paxon.kvstore.client.core import ClientCore, CoreOptions, KVTicket, RawCore, RawTicket
 from paxon.kvstore.client.leases.async_lease import AsyncLeaseCalls
 from paxon.kvstore.client.links import Secure, server_addresses
-from paxon.kvstore.client.pipelining import BasePipeline, in_users_terms
+from paxon.kvstore.client.pipelining import BasePipeline, OfferRetry, in_users_terms
+from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.client.watches.faces import AsyncWatchCalls
 from paxon.kvstore.errors import RequestTimeout
 from paxon.kvstore.store.operations import (
@@ -71,6 +71,30 @@ class _AsyncClient:
     _core: ClientCore | RawCore
     _driver: AsyncDriver
     _timeout: float
+
+    async def _finish(self, ticket: Ticket[Any, Any], answer: Callable[[Any], T]) -> T:
+        """Wait for the servers' answer, and make of it what the caller is given."""
+        await self._driver.wait(ticket)
+        try:
+            return answer(ticket.value())
+        except RequestTimeout as error:
+            self._offer_retry(error, answer)
+            raise
+
+    def _offer_retry(self, error: RequestTimeout, answer: Callable[[Any], Any]) -> None:
+        """Have the error of a write of unknown outcome ask for it again; see the twin."""
+        kept = error.kept
+        if kept is not None:
+            error.again = lambda timeout: self._ask_again(kept, timeout, answer)
+
+    async def _ask_again(
+        self, kept: object, timeout: float | None, answer: Callable[[Any], Any]
+    ) -> Any:
+        limit = check_timeout(timeout, self._timeout)
+        now = self._driver.enter()
+        ticket = self._core.ask_again(kept, now=now, deadline=now + limit)
+        self._driver.plan_pump()
+        return await self._finish(ticket, answer)
 
     async def __aenter__(self) -> Self:
         return self
@@ -175,9 +199,9 @@ class AsyncCommandClient(_AsyncClient):
         ticket: RawTicket = self._core.submit(
             payload, now=now, deadline=now + limit, mode=mode, size=len(payload)
         )
+        ticket.keeps = True
         self._driver.plan_pump()
-        await self._driver.wait(ticket)
-        return ticket.value()
+        return await self._finish(ticket, bytes)
 
 
 class AsyncClient(AsyncStoreCalls, AsyncLeaseCalls, AsyncWatchCalls, _AsyncClient):
@@ -311,27 +335,29 @@ class AsyncClient(AsyncStoreCalls, AsyncLeaseCalls, AsyncWatchCalls, _AsyncClien
             max_in_flight=max_in_flight,
             timeout=check_timeout(timeout, self._timeout),
             mode=check_mode(mode),
+            offer_retry=self._offer_retry,
         )
 
     async def _call(
         self, operation: Operation, timeout: float | None, mode: ReadMode = "linearizable"
     ) -> Any:
-        return in_users_terms(operation, await self._call_raw(operation, timeout, mode))
+        ticket = self._submit(operation, timeout, mode)
+        return await self._finish(ticket, lambda results: in_users_terms(operation, results[0]))
 
     async def _call_raw(
         self, operation: Operation, timeout: float | None, mode: ReadMode
     ) -> Result:
+        ticket = self._submit(operation, timeout, mode)
+        await self._driver.wait(ticket)
+        return ticket.value()[0]
+
+    def _submit(self, operation: Operation, timeout: float | None, mode: ReadMode) -> KVTicket:
         limit = check_timeout(timeout, self._timeout)
         now = self._driver.enter()
         ticket = self._core.submit_operation(operation, now=now, deadline=now + limit, mode=mode)
         ticket.keeps = True
         self._driver.plan_pump()
-        await self._driver.wait(ticket)
-        try:
-            return ticket.value()[0]
-        except RequestTimeout as error:
-            self._offer_retry(error, partial(in_users_terms, operation))
-            raise
+        return ticket
 
     async def _ask_to_renew(self, body: bytes, timeout: float | None) -> bytes:
         limit = check_timeout(timeout, self._timeout)
@@ -355,7 +381,7 @@ class AsyncClient(AsyncStoreCalls, AsyncLeaseCalls, AsyncWatchCalls, _AsyncClien
             return value
         except RequestTimeout as error:
             if call is not None:
-                self._offer_retry(error, call.answer)
+                self._offer_retry(error, lambda results: call.answer(results[0]))
             raise
 
     async def _ask(
@@ -369,26 +395,6 @@ class AsyncClient(AsyncStoreCalls, AsyncLeaseCalls, AsyncWatchCalls, _AsyncClien
         await self._driver.wait(ticket)
         return ticket.value()
 
-    def _offer_retry(self, error: RequestTimeout, answer: Callable[[Result], Any]) -> None:
-        """Have the error of a write of unknown outcome ask for it again."""
-        kept = error.kept
-        if kept is not None:
-            error.again = lambda timeout: self._ask_again(kept, timeout, answer)
-
-    async def _ask_again(
-        self, kept: object, timeout: float | None, answer: Callable[[Result], Any]
-    ) -> Any:
-        limit = check_timeout(timeout, self._timeout)
-        now = self._driver.enter()
-        ticket = self._core.ask_again(kept, now=now, deadline=now + limit)
-        self._driver.plan_pump()
-        await self._driver.wait(ticket)
-        try:
-            return answer(ticket.value()[0])
-        except RequestTimeout as error:
-            self._offer_retry(error, answer)
-            raise
-
 
 class AsyncPipeline(BasePipeline):
     """See `AsyncClient.pipeline`. Used by one task."""
@@ -401,8 +407,11 @@ class AsyncPipeline(BasePipeline):
         max_in_flight: int,
         timeout: float,
         mode: ReadMode,
+        offer_retry: OfferRetry,
     ) -> None:
-        super().__init__(core, max_in_flight=max_in_flight, timeout=timeout, mode=mode)
+        super().__init__(
+            core, max_in_flight=max_in_flight, timeout=timeout, mode=mode, offer_retry=offer_retry
+        )
         self._driver = driver
 
     async def execute(self) -> list[Result]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -43,7 +42,7 @@ from paxon.kvstore.client.checks import (
 from paxon.kvstore.client.core import ClientCore, CoreOptions, KVTicket, RawCore, RawTicket
 from paxon.kvstore.client.leases.lease import LeaseCalls
 from paxon.kvstore.client.links import Secure, server_addresses
-from paxon.kvstore.client.pipelining import BasePipeline, in_users_terms
+from paxon.kvstore.client.pipelining import BasePipeline, OfferRetry, in_users_terms
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.client.sync_driver import SyncDriver
 from paxon.kvstore.client.watches.faces import WatchCalls
@@ -74,19 +73,19 @@ class Future(Generic[T]):
     thread is inside a call of the client (waiting for this or anything else).
     """
 
-    __slots__ = ("_driver", "_ticket", "_value")
+    __slots__ = ("_client", "_ticket", "_value")
 
     def __init__(
-        self, driver: SyncDriver, ticket: Ticket[Any, Any], value: Callable[[Any], T]
+        self, client: _BlockingClient, ticket: Ticket[Any, Any], value: Callable[[Any], T]
     ) -> None:
-        self._driver = driver
+        self._client = client
         self._ticket = ticket
         self._value = value
 
     def done(self) -> bool:
         """Whether the outcome is known; takes in what answers are there, without waiting."""
         if not self._ticket.done:
-            self._driver.look()
+            self._client._driver.look()
         return self._ticket.done
 
     def result(self, timeout: float | None = None) -> T:
@@ -96,13 +95,13 @@ class Future(Generic[T]):
         that it is still going on.
         """
         self._wait(timeout)
-        return self._value(self._ticket.value())
+        return self._outcome()
 
     def exception(self, timeout: float | None = None) -> PaxonError | None:
         """Wait for the outcome; the error, or None if there is none. See `result`."""
         self._wait(timeout)
         try:
-            self._value(self._ticket.value())
+            self._outcome()
         except PaxonError as error:
             return error
         return None
@@ -112,7 +111,7 @@ class Future(Generic[T]):
 
         An exception from it surfaces in that thread.
         """
-        driver = self._driver
+        driver = self._client._driver
         driver.enter()
         with driver.lock:
             if not self._ticket.done:
@@ -125,9 +124,16 @@ class Future(Generic[T]):
         if self._ticket.done:
             return
         if timeout is None:
-            self._driver.wait(self._ticket)
-        elif not self._driver.wait(self._ticket, time.monotonic() + timeout):
+            self._client._driver.wait(self._ticket)
+        elif not self._client._driver.wait(self._ticket, time.monotonic() + timeout):
             raise TimeoutError(f"not done after {timeout:g} s; the operation is still going on")
+
+    def _outcome(self) -> T:
+        try:
+            return self._value(self._ticket.value())
+        except RequestTimeout as error:
+            self._client._offer_retry(error, self._value)
+            raise
 
 
 class _BlockingClient:
@@ -136,6 +142,31 @@ class _BlockingClient:
     _core: ClientCore | RawCore
     _driver: SyncDriver
     _timeout: float
+
+    def _offer_retry(self, error: RequestTimeout, answer: Callable[[Any], Any]) -> None:
+        """Have the error of a write of unknown outcome ask for it again.
+
+        `answer` makes of what the servers answer what the caller is given; it may raise.
+        """
+        kept = error.kept
+        if kept is not None:
+            error.again = lambda timeout: self._ask_again(kept, timeout, answer)
+
+    def _ask_again(self, kept: object, timeout: float | None, answer: Callable[[Any], Any]) -> Any:
+        limit = check_timeout(timeout, self._timeout)
+        driver = self._driver
+        driver.enter()
+        with driver.lock:
+            driver.check()
+            now = time.monotonic()
+            ticket = self._core.ask_again(kept, now=now, deadline=now + limit)
+            driver.pump()
+        driver.wait(ticket)
+        try:
+            return answer(ticket.value())
+        except RequestTimeout as error:
+            self._offer_retry(error, answer)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -283,8 +314,9 @@ class CommandClient(_BlockingClient):
             ticket: RawTicket = self._core.submit(
                 payload, now=now, deadline=now + limit, mode=mode, size=len(payload)
             )
+            ticket.keeps = True
             driver.pump()
-        return Future(driver, ticket, bytes)
+        return Future(self, ticket, bytes)
 
 
 class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
@@ -427,17 +459,17 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
     def _call(
         self, operation: Operation, timeout: float | None, mode: ReadMode = "linearizable"
     ) -> Any:
-        return in_users_terms(operation, self._call_raw(operation, timeout, mode))
+        try:
+            return in_users_terms(operation, self._call_raw(operation, timeout, mode))
+        except RequestTimeout as error:
+            self._offer_retry(error, lambda results: in_users_terms(operation, results[0]))
+            raise
 
     def _call_raw(self, operation: Operation, timeout: float | None, mode: ReadMode) -> Result:
         ticket = self._submit(operation, timeout, mode)
-        try:
-            if not ticket.done:
-                self._driver.wait(ticket)
-            return ticket.value()[0]
-        except RequestTimeout as error:
-            self._offer_retry(error, partial(in_users_terms, operation))
-            raise
+        if not ticket.done:
+            self._driver.wait(ticket)
+        return ticket.value()[0]
 
     def _ask_to_renew(self, body: bytes, timeout: float | None) -> bytes:
         limit = check_timeout(timeout, self._timeout)
@@ -463,7 +495,7 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
             return value
         except RequestTimeout as error:
             if call is not None:
-                self._offer_retry(error, call.answer)
+                self._offer_retry(error, lambda results: call.answer(results[0]))
             raise
 
     def _ask(self, operations: Sequence[Operation], until: float, mode: ReadMode) -> list[Result]:
@@ -478,30 +510,6 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
             driver.pump()
         driver.wait(ticket)
         return ticket.value()
-
-    def _offer_retry(self, error: RequestTimeout, answer: Callable[[Result], Any]) -> None:
-        """Have the error of a write of unknown outcome ask for it again."""
-        kept = error.kept
-        if kept is not None:
-            error.again = lambda timeout: self._ask_again(kept, timeout, answer)
-
-    def _ask_again(
-        self, kept: object, timeout: float | None, answer: Callable[[Result], Any]
-    ) -> Any:
-        limit = check_timeout(timeout, self._timeout)
-        driver = self._driver
-        driver.enter()
-        with driver.lock:
-            driver.check()
-            now = time.monotonic()
-            ticket = self._core.ask_again(kept, now=now, deadline=now + limit)
-            driver.pump()
-        driver.wait(ticket)
-        try:
-            return answer(ticket.value()[0])
-        except RequestTimeout as error:
-            self._offer_retry(error, answer)
-            raise
 
     def _submit(
         self, operation: Operation, timeout: float | None, mode: ReadMode, *, at_once: bool = True
@@ -567,8 +575,7 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
         self, operation: Operation, timeout: float | None, mode: ReadMode = "linearizable"
     ) -> Future[Any]:
         ticket = self._submit(operation, timeout, mode, at_once=False)
-        ticket.keeps = False  # who has many under way has them in no order, and retries by itself
-        return Future(self._driver, ticket, lambda results: in_users_terms(operation, results[0]))
+        return Future(self, ticket, lambda results: in_users_terms(operation, results[0]))
 
     def pipeline(
         self,
@@ -596,6 +603,7 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
             max_in_flight=max_in_flight,
             timeout=check_timeout(timeout, self._timeout),
             mode=check_mode(mode),
+            offer_retry=self._offer_retry,
         )
 
 
@@ -610,8 +618,11 @@ class Pipeline(BasePipeline):
         max_in_flight: int,
         timeout: float,
         mode: ReadMode,
+        offer_retry: OfferRetry,
     ) -> None:
-        super().__init__(core, max_in_flight=max_in_flight, timeout=timeout, mode=mode)
+        super().__init__(
+            core, max_in_flight=max_in_flight, timeout=timeout, mode=mode, offer_retry=offer_retry
+        )
         self._driver = driver
 
     def execute(self) -> list[Result]:

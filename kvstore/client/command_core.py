@@ -364,8 +364,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
             if session.next_seq - session.floor >= self._fitted.window:
                 if not session.parked:
                     return
-                for parked in list(session.parked.values()):
-                    self._give_up(parked, outcomes.not_kept())
+                while session.parked:
+                    self._give_up(next(iter(session.parked.values())), outcomes.not_kept())
                 continue
             ticket = queue.first
             if session.outstanding and session.bytes + ticket.size > options.window_bytes:
@@ -665,13 +665,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
         dead = [request for request in self._to_resend if not request.live]
         self._to_resend = outcomes.without_followers(self._to_resend, dead)
         for session in list(self._sessions.values()):
-            for request in list(session.outstanding.values()):
-                late = not request.live and request.number in session.outstanding
-                if late and not (request.kept and session.park(request)):
-                    self._give_up(request, None)
-            for request in list(session.parked.values()):
-                if not request.kept:
-                    self._give_up(request, None)
+            for request in session.to_give_up():
+                self._give_up(request, None)
         for request in [*self._queries.values(), *self._side]:
             if not request.live:
                 self._queries.pop(request.number, None)

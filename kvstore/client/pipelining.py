@@ -7,8 +7,9 @@ one before, so that order survives lost messages and changes of leader.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from typing import Any, TypeAlias
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.arguments import (
@@ -33,7 +34,7 @@ from paxon.kvstore.client.calls.conditions import Conditions
 from paxon.kvstore.client.calls.keys import Leased
 from paxon.kvstore.client.checks import check_in_flight
 from paxon.kvstore.client.core import ClientCore, KVTicket
-from paxon.kvstore.errors import InvalidRequest, PaxonError, PipelineError
+from paxon.kvstore.errors import InvalidRequest, PaxonError, PipelineError, RequestTimeout
 from paxon.kvstore.store.operations import (
     MAX_VALUE_BYTES,
     Append,
@@ -49,7 +50,10 @@ from paxon.kvstore.store.operations import (
 )
 from paxon.kvstore.store.operations import Put as WirePut
 
-__all__ = ["BasePipeline", "in_users_terms"]
+__all__ = ["BasePipeline", "OfferRetry", "in_users_terms"]
+
+OfferRetry: TypeAlias = Callable[[RequestTimeout, Callable[[list[Result]], Any]], None]
+"""Has an error ask again; the function picks the caller's result from those of the request."""
 
 _CHUNK_OPERATIONS = 256
 _CHUNK_BYTES = 256 << 10
@@ -68,9 +72,16 @@ class BasePipeline:
     """What blocking and asyncio pipelines share: everything but waiting."""
 
     def __init__(
-        self, core: ClientCore, *, max_in_flight: int, timeout: float, mode: ReadMode
+        self,
+        core: ClientCore,
+        *,
+        max_in_flight: int,
+        timeout: float,
+        mode: ReadMode,
+        offer_retry: OfferRetry,
     ) -> None:
         self._core = core
+        self._offer_retry = offer_retry
         self._max_in_flight = check_in_flight(max_in_flight)
         self._timeout = timeout
         self._mode: ReadMode = mode
@@ -207,6 +218,7 @@ class BasePipeline:
                 mode=self._mode,
                 size=size,
             )
+            ticket.keeps = True
             if not reads:
                 self._last = ticket
             self._in_flight.append((ticket, operations))
@@ -218,9 +230,10 @@ class BasePipeline:
         self._flying -= len(operations)
         results = self._results
         if ticket.error is not None:
-            for _ in operations:
-                self._errors[len(results)] = ticket.error
-                results.append(ticket.error)
+            for index, operation in enumerate(operations):
+                error = self._error_of(ticket.error, operation, index)
+                self._errors[len(results)] = error
+                results.append(error)
             return
         for operation, result in zip(operations, ticket.value(), strict=True):
             if result is None or type(result) in (bytes, int, bool):
@@ -234,6 +247,20 @@ class BasePipeline:
             except PaxonError as error:
                 self._errors[len(results)] = error
                 results.append(error)
+
+    def _error_of(self, error: PaxonError, operation: Operation, index: int) -> PaxonError:
+        """The error of a chunk, as that of its operation at `index`: it asks again for this one."""
+        call = self._calls.pop(len(self._results), None)
+        if not isinstance(error, RequestTimeout) or error.kept is None:
+            return error
+
+        def answer(results: list[Result]) -> Any:
+            result = results[index]
+            return in_users_terms(operation, result) if call is None else call.answer(result)
+
+        own = copy(error)
+        self._offer_retry(own, answer)
+        return own
 
     def _finish(self) -> list[Result]:
         """All is collected: the results, or the errors. Raises `PipelineError`."""

@@ -124,6 +124,9 @@ class Kept:
     ) -> Ticket[Any, Any] | None:
         """A ticket that waits for the same command, or has its late answer; None: too late."""
         old, request = self._ticket, self._request
+        again = getattr(old.error, "kept", None)
+        if isinstance(again, Kept):  # it was asked for again, and timed out again
+            return again.resume(sessions, now, deadline)
         ticket: Ticket[Any, Any] = Ticket(
             old.payload, mode=None, weight=old.weight, size=old.size, submitted=now,
             deadline=deadline, keeps=True,
@@ -140,6 +143,7 @@ class Kept:
             return None
         else:
             request.tickets[request.tickets.index(old)] = self._ticket = ticket
+            ticket.kept = weakref.ref(self)
             ticket.request = request
             request.sent_to = None
         return ticket
@@ -299,28 +303,48 @@ class Session:
             del self.outstanding[request.number]
             self.bytes -= request.size
 
-    def park(self, request: Request) -> bool:
-        """Set aside an outstanding command, unless the order of others depends on it."""
-        before = request.after
-        if len(self.followers(request)) > 1 or (before is not None and not before.executed):
-            return False
-        self._drop(request)
-        self.parked[request.number] = request
-        return True
+    def to_give_up(self) -> Iterator[Request]:
+        """Commands that nobody waits for or may ask for again. Those that somebody may are parked.
+
+        One that others wait for is neither, where it may be asked for: they follow it.
+        """
+        for request in [*self.outstanding.values(), *self.parked.values()]:
+            there = request.number in self.outstanding or request.number in self.parked
+            if request.live or not there:
+                continue
+            chain = self.followers(request)
+            if not any(each.kept for each in chain):
+                yield request
+            elif not any(each.live for each in chain):
+                self.park(chain)
+
+    def park(self, chain: list[Request]) -> None:
+        """Set aside commands of which nobody waits for any: one, and all that follow it."""
+        for request in chain:
+            if self.outstanding.pop(request.number, None) is not None:
+                self.bytes -= request.size
+                self.parked[request.number] = request
 
     def resume(self, request: Request) -> bool:
-        """Ask for a command again; whether that is possible."""
-        if self.parked.pop(request.number, None) is None:
+        """Ask for a command again, after those that it follows; whether that is possible."""
+        if request.number not in self.parked:
             return self.outstanding.get(request.number) is request
-        self.outstanding[request.number] = request
+        before: Request | None = request
+        while before is not None and self.parked.pop(before.number, None) is not None:
+            self.outstanding[before.number] = before
+            self.bytes += before.size
+            before.sent_to = None
+            before = before.after
         self.outstanding = dict(sorted(self.outstanding.items()))
-        self.bytes += request.size
         return True
 
     def followers(self, request: Request) -> list[Request]:
         """The request, and all that are to be executed only after it."""
         chain = [request]
-        for other in self.outstanding.values():
+        others = self.outstanding
+        if self.parked:
+            others = dict(sorted({**others, **self.parked}.items()))
+        for other in others.values():
             if other.after in chain:
                 chain.append(other)
         return chain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -14,7 +14,7 @@ from paxon.kvstore.client.async_driver import AsyncDriver
 from paxon.kvstore.client.checks import DEFAULT_TIMEOUT, check_client, check_mode, check_timeout
 from paxon.kvstore.client.core import CoreOptions, RawTicket
 from paxon.kvstore.client.links import Secure, server_addresses
-from paxon.kvstore.errors import PaxonError, PipelineError
+from paxon.kvstore.errors import PipelineError
 from paxon.kvstore.objects.calls import encode
 from paxon.kvstore.objects.definition import Body, Definition
 from paxon.kvstore.objects.replicated import Replicated
@@ -84,13 +84,13 @@ class _ObjectClient(AsyncCommandClient):
         ticket: RawTicket = self._core.submit(
             payload, now=now, deadline=now + timeout, mode=mode, after=after, size=len(payload)
         )
+        ticket.keeps = True
         self._driver.plan_pump()
         return ticket
 
-    async def wait(self, ticket: RawTicket) -> bytes:
-        """The reply, once it is there."""
-        await self._driver.wait(ticket)
-        return ticket.value()
+    async def wait(self, ticket: RawTicket, answer: Callable[[bytes], T]) -> T:
+        """What `answer` makes of the reply, once it is there."""
+        return await self._finish(ticket, answer)
 
 
 class AsyncProxy(Generic[R]):
@@ -125,8 +125,8 @@ class AsyncProxy(Generic[R]):
         definition, client = self._definition, self._client
         _, record = prepare(definition, body, args, kwargs)
         mode = self._mode if body.kind == "query" else None
-        payload = await client.wait(client.send(encode([record]), mode, client.timeout))
-        return value_of(definition, body, outcomes_of(payload, 1)[0])
+        ticket = client.send(encode([record]), mode, client.timeout)
+        return await client.wait(ticket, _answer(definition, body))
 
     def batch(self, *, timeout: float | None = None) -> AsyncBatch[R]:
         """Calls that are executed together, in order; see `Calls.batch`.
@@ -190,7 +190,7 @@ class AsyncBatch(Generic[R]):
         """Send all, unless the block raised: then nothing is sent."""
         if kind is None and len(self._gathered):
             ticket = self._client.send(self._gathered.payload(), None, self._timeout)
-            self._gathered.deliver(await self._client.wait(ticket))
+            await self._client.wait(ticket, self._gathered.deliver)
 
 
 class AsyncPipelineOfCalls(Generic[R]):
@@ -227,14 +227,25 @@ class AsyncPipelineOfCalls(Generic[R]):
         """Wait for all answers. Raises `PipelineError` if any call failed."""
         errors: dict[int, Exception] = {}
         for index, (body, ticket, later) in enumerate(self._sent):
-            with suppress(PaxonError):  # which is asked for again below
-                await self._client.wait(ticket)
-            later.value = lambda body=body, ticket=ticket: value_of(
-                self._definition, body, outcomes_of(ticket.value(), 1)[0]
-            )
             try:
-                later.value()
+                value = await self._client.wait(ticket, _answer(self._definition, body))
             except Exception as failed:
                 errors[index] = failed
+                later.value = partial(_raise, failed)
+            else:
+                later.value = partial(_same, value)
         if errors and kind is None:
             raise PipelineError(errors)
+
+
+def _answer(definition: Definition, body: Body) -> Callable[[bytes], Any]:
+    """Makes of the reply to a call what it returns."""
+    return lambda payload: value_of(definition, body, outcomes_of(payload, 1)[0])
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def _same(value: T) -> T:
+    return value

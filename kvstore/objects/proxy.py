@@ -122,8 +122,9 @@ class _ObjectClient(CommandClient):
             ticket: RawTicket = self._core.submit(
                 payload, now=now, deadline=now + timeout, mode=mode, after=after, size=len(payload)
             )
+            ticket.keeps = True
             driver.pump()
-        return Future(driver, ticket, value), ticket
+        return Future(self, ticket, value), ticket
 
     def wait(self, ticket: RawTicket) -> None:
         """Until it is done."""
@@ -264,9 +265,11 @@ class Batch:
     ) -> None:
         """Send all, unless the block raised: then nothing is sent."""
         if kind is None and len(self._gathered):
-            payload = self._gathered.payload()
-            future, _ = self._client.send(payload, bytes, mode=None, timeout=self._timeout)
-            self._gathered.deliver(future.result())
+            gathered = self._gathered
+            future, _ = self._client.send(
+                gathered.payload(), gathered.deliver, mode=None, timeout=self._timeout
+            )
+            future.result()
 
 
 class CallPipeline:

@@ -11,7 +11,7 @@ from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.leases.async_lease import AsyncLease
 from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
-from paxon.kvstore.errors import Compacted, PaxonError
+from paxon.kvstore.errors import Compacted, PaxonError, RequestTimeout
 from paxon.kvstore.recipes.contests import (
     Contender,
     Contest,
@@ -59,9 +59,11 @@ async def under_lease(
     try:
         lease = await kv.lease(ttl, id=number)
         return lease, await act(lease)
-    except BaseException:
+    except BaseException as error:
         if lease is not None:
             lease.lose("it was given up")  # the error keeps this frame, which keeps the lease
+        if isinstance(error, RequestTimeout):
+            error.forget()  # asked for again, its put would be refused, or else be nobody's
         task = asyncio.create_task(_give_up(kv, number))
         _revoking.add(task)
         task.add_done_callback(_revoking.discard)

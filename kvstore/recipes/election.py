@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from paxon.kvstore.client.arguments import Key, Value
+from paxon.kvstore.client.calls.answers import TxnResult
 from paxon.kvstore.client.client import Client
+from paxon.kvstore.errors import RequestTimeout
 from paxon.kvstore.recipes.contests import (
     Contender,
     Contest,
@@ -31,7 +33,14 @@ class Leadership(Held):
         Raises:
             LockLost: it leads no more; nothing was written.
         """
-        done = self._kv._do(proclamation(self, value), timeout)
+        txn = proclamation(self, value)
+        try:
+            return self._proclaimed(self._kv._do(txn, timeout))
+        except RequestTimeout as error:
+            self._kv._offer_retry(error, lambda found: self._proclaimed(txn.answer(found[0])))
+            raise
+
+    def _proclaimed(self, done: TxnResult) -> int:
         if not done.succeeded:
             raise self._contest.lost("its key is gone")
         return done.revision

@@ -10,7 +10,7 @@ from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.leases.lease import Lease
 from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.watch import Watch
-from paxon.kvstore.errors import Compacted, PaxonError
+from paxon.kvstore.errors import Compacted, PaxonError, RequestTimeout
 from paxon.kvstore.recipes.contests import (
     Contender,
     Contest,
@@ -53,9 +53,11 @@ def under_lease(kv: Client, ttl: float, act: Callable[[Lease], T]) -> tuple[Leas
     try:
         lease = kv.lease(ttl, id=number)
         return lease, act(lease)
-    except BaseException:
+    except BaseException as error:
         if lease is not None:
             lease.lose("it was given up")  # the error keeps this frame, which keeps the lease
+        if isinstance(error, RequestTimeout):
+            error.forget()  # asked for again, its put would be refused, or else be nobody's
         with contextlib.suppress(PaxonError):
             kv.revoke(number, timeout=GIVE_UP_SECONDS)
         raise

@@ -9,7 +9,7 @@ import pytest
 
 from paxon.actors.messages import ClientMessage, ServerReply
 from paxon.kvstore.client.core import ClientCore, CoreOptions, KVTicket
-from paxon.kvstore.errors import RequestTimeout
+from paxon.kvstore.errors import OutcomeUnknown, RequestTimeout
 from paxon.kvstore.store.operations import Append, Get, decode_results, encode_operations
 from tests.kvstore.core_world import A, B, C
 from tests.kvstore.fake_cluster import FakeCluster
@@ -62,6 +62,15 @@ class Storm:
         self.calm = True
         self.cluster.leader, self.cluster.hint, self.cluster.busy = C, None, 0
 
+    def finish(self, seed: int) -> None:
+        """Until nothing is asked for any more."""
+        for _ in range(2000):
+            if self.core.idle:
+                break
+            self.step()
+        assert self.core.idle, f"seed {seed}: something never ended"
+        assert self.core.next_deadline() == float("inf")
+
     def stored(self, key: str) -> list[int]:
         reply = self.cluster.application.machine.query(encode_operations([Get(key.encode())]))
         value = decode_results(reply)[0] or b""
@@ -86,16 +95,37 @@ def test_outcomes_are_what_is_reported(block: int) -> None:
                         ordered_after=before,
                     )
                 )  # fmt: skip
+                tickets[-1].keeps = storm.random.random() < 0.5
+            elif storm.random.random() < 0.1:
+                ask_again(storm, chains[key], storm.random.choice([0.3, 2.0]))
             storm.step()
         storm.calm_down()
-        for _ in range(2000):
-            if storm.core.idle:
-                break
-            storm.step()
-        assert storm.core.idle, f"seed {seed}: something never ended"
-        assert storm.core.next_deadline() == float("inf")
+        storm.finish(seed)
+        for tickets in chains.values():
+            for _ in tickets:
+                ask_again(storm, tickets, 30.0)
+        storm.finish(seed)
         for key, tickets in chains.items():
             check(seed, key, tickets, storm.stored(key))
+
+
+def ask_again(storm: Storm, tickets: list[KVTicket], timeout: float) -> None:
+    """One whose outcome is unknown, if there is any: with the ticket in its place."""
+    may = [
+        number
+        for number, ticket in enumerate(tickets)
+        if isinstance(ticket.error, RequestTimeout) and ticket.error.kept is not None
+    ]
+    if may:
+        number = storm.random.choice(may)
+        error = tickets[number].error
+        assert isinstance(error, RequestTimeout)
+        try:
+            tickets[number] = storm.core.ask_again(
+                error.kept, now=storm.now, deadline=storm.now + timeout
+            )
+        except OutcomeUnknown:
+            error.kept = None
 
 
 def check(seed: int, key: str, tickets: list[KVTicket], stored: list[int]) -> None:

@@ -11,7 +11,7 @@ from paxon import Client, ClusterUnavailable, InvalidRequest, OutcomeUnknown, Re
 from paxon.actors.messages import Command, CommandReply
 from paxon.kvstore.client.core import CoreOptions, KVTicket
 from paxon.kvstore.store.operations import Append, Put
-from tests.kvstore.core_world import World, commands, open_session, separate
+from tests.kvstore.core_world import World, chain, commands, open_session, separate
 
 
 def timed_out(world: World, *, arrives: bool) -> RequestTimeout:
@@ -75,6 +75,80 @@ def test_who_lets_go_of_the_error_gives_up() -> None:
     world.exchange()
     assert commands(world)[-1].acked == commands(world)[-1].seq
     assert world.executed("k") is None, "given up, so it is never sent again"
+
+
+def test_a_chain_that_timed_out_is_asked_for_again_in_its_order() -> None:
+    """A pipeline: the last one asked for takes along those that it follows."""
+    world = World(options=separate())
+    open_session(world)
+    world.lost = lambda _a, message: isinstance(message, Command)
+    tickets = chain(world, 4, timeout=1.0)
+    for ticket in tickets:
+        ticket.keeps = True
+    world.pass_time(2.0)
+    world.lost = lambda _a, _m: False
+    errors = [ticket.error for ticket in tickets]
+    assert all(isinstance(error, RequestTimeout) and error.kept for error in errors)
+    assert world.exchange() == 0 and world.executed("k") is None
+    last = errors[2]
+    assert isinstance(last, RequestTimeout)
+    third = again(world, last)
+    world.pass_time(3.0)
+    assert third.value() == [3] and world.executed("k") == b"012"
+    sent = len(commands(world))
+    for number in (0, 1):  # known by now
+        error = errors[number]
+        assert isinstance(error, RequestTimeout) and again(world, error).value() == [number + 1]
+    assert len(commands(world)) == sent and world.executed("k") == b"012"
+
+
+def test_one_that_timed_out_is_sent_on_for_those_that_follow_it() -> None:
+    world = World(options=separate())
+    open_session(world)
+    world.lost = lambda _a, message: isinstance(message, Command)
+    first = world.submit(Append(b"k", b"0"), timeout=1.0)
+    first.keeps = True
+    second = world.submit(Append(b"k", b"1"), timeout=30.0, after=first)
+    world.pass_time(2.0)
+    assert isinstance(first.error, RequestTimeout) and not second.done
+    world.lost = lambda _a, _m: False
+    world.pass_time(20.0)
+    assert second.value() == [2] and again(world, first.error).value() == [1]
+
+
+def test_who_lets_go_of_the_first_of_a_chain_still_has_the_last() -> None:
+    world = World(options=separate())
+    open_session(world)
+    world.lost = lambda _a, message: isinstance(message, Command)
+    tickets = chain(world, 3, timeout=1.0)
+    tickets[2].keeps = True
+    world.pass_time(2.0)
+    error = tickets[2].error
+    assert isinstance(error, RequestTimeout)
+    del tickets
+    world.submit(Put(b"late", b""), timeout=0.1)
+    world.pass_time(1.0)
+    world.lost = lambda _a, _m: False
+    ticket = again(world, error)
+    world.pass_time(5.0)
+    assert ticket.value() == [3] and world.executed("k") == b"012"
+
+
+def test_an_error_whose_retry_timed_out_can_be_asked_again() -> None:
+    """Whoever loops on the first error must not be told the same for ever."""
+    world = World()
+    open_session(world)
+    error = timed_out(world, arrives=False)
+    world.lost = lambda _a, message: isinstance(message, Command)
+    for _ in range(3):
+        world.pass_time(6.0)
+        failed = again(world, error)
+        world.pass_time(6.0)
+        assert isinstance(failed.error, RequestTimeout)
+    world.lost = lambda _a, _m: False
+    ticket = again(world, error)
+    world.pass_time(3.0)
+    assert ticket.value() == [1] and world.executed("k") == b"x"
 
 
 def test_a_late_answer_is_what_a_retry_returns() -> None:

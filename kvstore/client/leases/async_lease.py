@@ -24,7 +24,7 @@ from paxon.kvstore.client.leases.requests import (
     renewal,
     still_alive,
 )
-from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError
+from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError, RequestTimeout
 
 __all__ = ["AsyncLease", "AsyncLeaseCalls", "AsyncLost"]
 
@@ -137,6 +137,9 @@ class AsyncLeaseCalls:
         """Ask the leader; a request of no session."""
         raise NotImplementedError
 
+    def _offer_retry(self, error: RequestTimeout, answer: Callable[[Any], Any]) -> None:
+        raise NotImplementedError
+
     def lease(
         self,
         ttl: float,
@@ -154,11 +157,19 @@ class AsyncLeaseCalls:
 
         async def grant() -> AsyncLease:
             sent = boot_seconds()
-            lease = AsyncLease(self, number, await self._do(call, timeout), sent)
-            if on_lost is not None:
-                lease.when_lost(on_lost)
-            self._keep(lease)
-            return lease
+
+            def granted(ttl: float) -> AsyncLease:
+                lease = AsyncLease(self, number, ttl, sent)
+                if on_lost is not None:
+                    lease.when_lost(on_lost)
+                self._keep(lease)
+                return lease
+
+            try:
+                return granted(await self._do(call, timeout))
+            except RequestTimeout as error:
+                self._offer_retry(error, lambda results: granted(call.answer(results[0])))
+                raise
 
         return _Granting(grant)
 

@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.calls.calls import Call
@@ -24,7 +24,7 @@ from paxon.kvstore.client.leases.requests import (
     renewal,
     still_alive,
 )
-from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError
+from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError, RequestTimeout
 
 __all__ = ["Lease", "LeaseCalls", "Lost"]
 
@@ -203,6 +203,9 @@ class LeaseCalls:
         """Ask the leader; a request of no session."""
         raise NotImplementedError
 
+    def _offer_retry(self, error: RequestTimeout, answer: Callable[[Any], Any]) -> None:
+        raise NotImplementedError
+
     def lease(
         self,
         ttl: float,
@@ -220,18 +223,27 @@ class LeaseCalls:
             timeout: seconds.
 
         Raises:
-            RequestTimeout: no answer in time; if there is such a lease now, it ends by itself.
+            RequestTimeout: no answer in time; if there is such a lease now, it ends by itself,
+                unless `retry` returns it.
         """
         number = new_id() if id is None else check_lease(id)
         call = Grant(number, ttl)
         sent = boot_seconds()
-        lease = Lease(self, number, self._do(call, timeout), sent)
-        if on_lost is not None:
-            lease.when_lost(on_lost)
-        if self._keeper is None:
-            self._keeper = _Keeper()
-        self._keeper.add(lease)
-        return lease
+
+        def granted(ttl: float) -> Lease:
+            lease = Lease(self, number, ttl, sent)
+            if on_lost is not None:
+                lease.when_lost(on_lost)
+            if self._keeper is None:
+                self._keeper = _Keeper()
+            self._keeper.add(lease)
+            return lease
+
+        try:
+            return granted(self._do(call, timeout))
+        except RequestTimeout as error:
+            self._offer_retry(error, lambda results: granted(call.answer(results[0])))
+            raise
 
     def close(self) -> None:
         """Close the client; see `_BlockingClient.close`."""
