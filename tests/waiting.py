@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["wait_until"]
+__all__ = ["happens_soon", "wait_until"]
 
 
 def wait_until(
@@ -16,3 +16,11 @@ def wait_until(
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(0.005)  # between two looks; how often decides nothing
+
+
+def happens_soon(condition: Callable[[], bool], seconds: float = 2.0) -> bool:
+    """Whether it comes to hold; a busy machine may well be too late for it, and is not wrong."""
+    end = time.monotonic() + seconds
+    while not (holds := condition()) and time.monotonic() < end:
+        time.sleep(0.005)  # between two looks; how often decides nothing
+    return holds

@@ -212,12 +212,16 @@ class RelayedCluster(LocalCluster):
 
     def client(self, group: str = MAIN, **options: Any) -> Client:
         """A client that dials the relay and says that it is one of `group`."""
+        return Client(**self.doors(group), **options)
+
+    def doors(self, group: str = MAIN) -> dict[str, Any]:
+        """What makes any client dial the relay and say that it is one of `group`."""
         self.network.join_group(group)
 
         def introduce(socket: zmq.Socket[bytes], _address: str) -> None:
             socket.setsockopt(zmq.ROUTING_ID, group.encode())
 
-        return Client(self._client_fronts(), secure=introduce, **options)
+        return {"servers": self._client_fronts(), "secure": introduce}
 
     def _client_fronts(self) -> list[str]:
         return [

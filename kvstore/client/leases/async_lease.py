@@ -126,6 +126,7 @@ class AsyncLeaseCalls:
     """What a client of asyncio knows of leases."""
 
     _timeout: float
+    _offer_retry: Callable[[RequestTimeout, Callable[[Any], Any]], None]
     _leases: weakref.WeakSet[AsyncLease] | None = None
     _keeping: asyncio.Task[None] | None = None
     _added: asyncio.Event | None = None
@@ -135,9 +136,6 @@ class AsyncLeaseCalls:
 
     async def _ask_to_renew(self, body: bytes, timeout: float | None) -> bytes:
         """Ask the leader; a request of no session."""
-        raise NotImplementedError
-
-    def _offer_retry(self, error: RequestTimeout, answer: Callable[[Any], Any]) -> None:
         raise NotImplementedError
 
     def lease(

@@ -194,6 +194,7 @@ class LeaseCalls:
     """What a client of threads knows of leases."""
 
     _timeout: float
+    _offer_retry: Callable[[RequestTimeout, Callable[[Any], Any]], None]
     _keeper: _Keeper | None = None
 
     def _do(self, call: Call[T], timeout: float | None, mode: ReadMode = "linearizable") -> T:
@@ -201,9 +202,6 @@ class LeaseCalls:
 
     def _ask_to_renew(self, body: bytes, timeout: float | None) -> bytes:
         """Ask the leader; a request of no session."""
-        raise NotImplementedError
-
-    def _offer_retry(self, error: RequestTimeout, answer: Callable[[Any], Any]) -> None:
         raise NotImplementedError
 
     def lease(
