@@ -358,6 +358,26 @@ def resigning_twice(cluster: RelayedCluster, _clocks: Clocks) -> None:
         assert [each and each.value for each in told] == [b"first", b"second", None]
 
 
+# --- watches -----------------------------------------------------------------------------------
+
+
+@case
+def where_a_watch_goes_on(cluster: RelayedCluster, _clocks: Clocks) -> None:
+    """gazette PR 336: after the last revision that was told whole, whatever the answer said."""
+    group, keys = "watches", [f"resume/{number}" for number in range(3)]
+    with cluster.client(group, timeout=SOON) as a, cluster.client(timeout=SOON) as b:
+        start = b.put("resume/0", "first")
+        with a.watch(prefix="resume/", after=start) as events:
+            revision = b.put_many(dict.fromkeys(keys, "x"))
+            assert events.next(SOON).revision == revision
+            assert events.revision < revision
+            with cut_off(cluster, group):
+                b.put("resume/0", "last")
+                position = events.revision
+        with b.watch(prefix="resume/", after=position) as again:
+            assert [again.next(SOON).key for _ in range(4)] == [*keys, "resume/0"]
+
+
 # --- leases ------------------------------------------------------------------------------------
 
 

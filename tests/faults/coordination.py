@@ -45,7 +45,7 @@ __all__ = ["coordination"]
 SOON = 60.0
 TTL = 3.0
 """Of what is held: long enough to be renewed through an election, short enough to end often."""
-GUARDED, LEASED, LOAD = "guarded/", "leased/", "load/"
+GUARDED, LEASED, LOAD, DONE = "guarded/", "leased/", "load/", "done/"
 Work = Callable[[Client, random.Random], None]
 
 
@@ -67,6 +67,8 @@ class Recipes:
         self.leaders: list[Contender | None] = []
         """What an observer of the election was told."""
         self.written: list[tuple[int, str]] = []
+        self.items: list[str] = []
+        """What the queue was given."""
         self.told = [Told(), Told()]
 
     # --- the frame -------------------------------------------------------------------------------
@@ -78,7 +80,9 @@ class Recipes:
             self._watch(LOAD, lambda e, t=told: t.events.append((e.revision, e.key)), told)  # type: ignore[misc]
         works: list[tuple[int, Work]] = [
             (3, self.lock("lock/a")), (2, self.lock("lock/b")), (3, self.election("election")),
-            (2, self.lease), (2, self.count), (2, self.move), (1, self.write),
+            (3, self.semaphore("semaphore")), (4, self.rwlock("rwlock")),
+            (1, self.produce), (4, self.consume), (2, self.lease), (2, self.count),
+            (2, self.move), (1, self.write),
         ]  # fmt: skip
         seed = 0
         for workers, work in works:
@@ -111,9 +115,10 @@ class Recipes:
             wait_until(
                 lambda: not set(leases.ends) - set(leases.ended), "all leases have ended", SOON
             )
+            queued = self._check_queue(kv)
             counted = int(kv.get("count") or 0)
             left, right = int(kv.get("move/a") or 0), int(kv.get("move/b") or 0)
-        wrong = [*self.wrong, *leases.complaints()]
+        wrong = [*self.wrong, *queued, *leases.complaints()]
         for book in self.books.values():
             wrong += book.complaints()
             assert book.found and book.written, f"{book.name} was never held"
@@ -124,7 +129,7 @@ class Recipes:
         if left + right != 0:
             wrong.append(f"what was moved has become {left + right}")
         assert not wrong, wrong
-        for what in ("increments", "moved", "leases"):
+        for what in ("increments", "moved", "leases", "done"):
             assert self.counts[what], f"no {what} at all"
         return self._summary()
 
@@ -136,6 +141,7 @@ class Recipes:
             "of them died": self.counts["died"],
             "guarded writes": written,
             "leaders observed": sum(each is not None for each in self.leaders),
+            "items done": self.counts["done"],
             "leases ended": len(self.leases.ended),
             "revisions watched": len(self.told[0].events) // 2,
             "increments": self.counts["increments"],
@@ -211,9 +217,44 @@ class Recipes:
 
         return work
 
+    def semaphore(self, name: str) -> Work:
+        """Be one of two."""
+        book = self.books[name] = Holdings(name)
+
+        def work(kv: Client, draw: random.Random) -> None:
+            held = kv.semaphore(name, 2, ttl=TTL).acquire(timeout=5.0)
+            with self._holding(book, held, draw, places=2):
+                self._write_guarded(kv, held, book, draw)
+
+        return work
+
+    def rwlock(self, name: str) -> Work:
+        """Read with others, or write alone."""
+        book = self.books[name] = Holdings(name)
+
+        def work(kv: Client, draw: random.Random) -> None:
+            lock = kv.rwlock(name, ttl=TTL)
+            reads = draw.random() < 0.6
+            held = (lock.read if reads else lock.write).acquire(timeout=5.0)
+            with self._holding(book, held, draw, shares=reads):
+                if reads:
+                    held.check()
+                else:
+                    self._write_guarded(kv, held, book, draw)
+
+        return work
+
     @contextlib.contextmanager
-    def _holding(self, book: Holdings, held: Held, draw: random.Random) -> Iterator[Held]:
-        holding = Holding(held.fence, boot_seconds())
+    def _holding(
+        self,
+        book: Holdings,
+        held: Held,
+        draw: random.Random,
+        *,
+        places: int = 1,
+        shares: bool = False,
+    ) -> Iterator[Held]:
+        holding = Holding(held.fence, boot_seconds(), places=places, shares=shares)
         book.found.append(holding)
         try:
             yield held
@@ -258,6 +299,56 @@ class Recipes:
                     self.wrong.append(f"{key} ended early, as its renewal was told")
                 raise
             self.leases.alive_until(key, sent + ttl)
+
+    def produce(self, kv: Client, draw: random.Random) -> None:
+        """Put an item; one whose outcome is unknown is asked for again, not put again."""
+        value = f"{draw.getrandbits(48):x}"
+        try:
+            kv.queue("queue", ttl=TTL).put(value, timeout=0.5)
+        except RequestTimeout as error:
+            if not error.unknown:
+                return
+            self._ask_again(error)
+        self.items.append(value)
+
+    def consume(self, kv: Client, draw: random.Random) -> None:
+        """Do an item, give it back, or die of it."""
+        item = kv.queue("queue", ttl=TTL).get(timeout=1.0)
+        value = item.value.decode()
+        chance = draw.random()
+        if chance < 0.03:
+            self.counts["died"] += 1
+            item.lease.lose("its consumer died")
+        elif chance < 0.1:
+            item.release()
+        else:
+            try:
+                item.done(then=[Put(f"{DONE}{value}", "")], timeout=1.0)
+            except RequestTimeout as error:
+                if not error.unknown:
+                    raise
+                self._ask_again(error)
+            self.counts["done"] += 1
+
+    def _check_queue(self, kv: Client) -> list[str]:
+        """All that was put is done once, and nothing is left of it."""
+        queue, draw = kv.queue("queue", ttl=TTL), random.Random(0)
+        end = time.monotonic() + SOON
+        while queue.size():
+            assert time.monotonic() < end, "items are left, and nobody gets them"
+            with contextlib.suppress(NotAcquired, LockLost):
+                self.consume(kv, draw)
+        found = kv.range(prefix=DONE).entries
+        wrong = [
+            f"{entry.key} was done {entry.version} times" for entry in found if entry.version > 1
+        ]
+        lost = set(self.items) - {entry.key.removeprefix(DONE) for entry in found}
+        if lost:
+            wrong.append(f"{len(lost)} items are lost, such as {min(lost)}")
+        claims = kv.range(prefix="queue/.queue/claims/").entries
+        if claims:
+            wrong.append(f"{len(claims)} claims are left of what is done")
+        return wrong
 
     def count(self, kv: Client, _draw: random.Random) -> None:
         """Add one, and ask again for what timed out: each counts once."""

@@ -54,9 +54,10 @@ class Holdings:
             ]
             if len(with_it) >= one.places:
                 wrong.append(f"{self.name}: {one} while {with_it[0]} held it")
-        if all(each.places == 1 and not each.shares for each in order):
-            if [each.fence for each in moments] != [each.fence for each in order]:
-                wrong.append(f"{self.name}: fences fell")
+        alone = all(each.places == 1 for each in order)
+        if alone and not any(each.shares for each in order) and moments != order:
+            wrong.append(f"{self.name}: fences fell")
+        if alone:  # who shares does not write
             for before, after in pairwise(self.written):
                 if after < before:
                     wrong.append(
