@@ -12,6 +12,7 @@ import pytest
 from paxon import Client, Held, LockLost, PaxonError, Put
 from paxon.kvstore.client.leases.requests import Grant, new_id
 from tests.cluster.helpers import wait_until
+from tests.coordination.test_cut_clients import acquired
 from tests.course.support import together
 from tests.faults.network import RelayedCluster
 from tests.faults.trial import at_once
@@ -58,7 +59,7 @@ class Turn:
         self.first: Held | None = None
 
     def begin(self, client: Client) -> None:
-        self.first = client.lock(self.name, ttl=2).acquire()
+        self.first = acquired(client, self.name, 2.0)
         self.fences.append(self.first.fence)
 
     def take(self, client: Client) -> None:
