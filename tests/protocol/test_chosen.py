@@ -184,9 +184,9 @@ def test_reads_that_wait_are_counted_with_their_bytes() -> None:
         reads.add(number, 0, b"c", Query(number, "linearizable", b"four"))
     assert reads.bytes == 8
     assert [query.id for _, query in reads.ready(1, 0)] == [1]
-    assert (len(reads), reads.bytes) == (1, 4)
+    assert (len(reads.waiting), reads.bytes) == (1, 4)
     assert [query.id for _, query in reads.clear()] == [2]
-    assert (len(reads), reads.bytes, reads.clear()) == (0, 0, [])
+    assert (len(reads.waiting), reads.bytes, reads.clear()) == (0, 0, [])
 
 
 def test_there_is_no_slot_below_the_first() -> None:

@@ -162,7 +162,7 @@ def restart_from_snapshots(plan: Plan) -> None:
             while world.now < end and world.advance():
                 pass
         assert not world.contradicted
-        alarms = [n.server.alarm for n in world.nodes.values() if n.server is not None]
+        alarms = [n.server.describe().alarm for n in world.nodes.values() if n.server is not None]
         assert len(alarms) == 3 and not any(alarms)
     finally:
         world.close()
@@ -194,7 +194,9 @@ def raise_errors_that_hold_addresses(plan: Plan) -> None:
             while world.steps < 2 * plan.steps and world.advance():
                 pass
             assert Addressed.raised > before
-            alarms = [n.server.alarm for n in world.nodes.values() if n.server is not None]
+            alarms = [
+                n.server.describe().alarm for n in world.nodes.values() if n.server is not None
+            ]
             assert len(alarms) == 3 and not any(alarms)
         finally:
             world.close()
