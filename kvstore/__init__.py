@@ -61,9 +61,11 @@ if TYPE_CHECKING:
         ReplicatedSet,
     )
     from paxon.kvstore.objects.replicated import Replicated, command, query
+    from paxon.kvstore.recipes.async_barrier import AsyncBarrier, AsyncDoubleBarrier, AsyncInside
     from paxon.kvstore.recipes.async_election import AsyncElection, AsyncLeadership
     from paxon.kvstore.recipes.async_lock import AsyncLock, AsyncRWLock, AsyncSemaphore
     from paxon.kvstore.recipes.async_queue import AsyncPriorityQueue, AsyncQueue, AsyncQueueItem
+    from paxon.kvstore.recipes.barrier import Barrier, DoubleBarrier, Inside
     from paxon.kvstore.recipes.clients import AsyncClient, Client
     from paxon.kvstore.recipes.contests import Contender
     from paxon.kvstore.recipes.election import Election, Leadership
@@ -119,6 +121,12 @@ __all__ = [
     "AsyncPriorityQueue",
     "QueueItem",
     "AsyncQueueItem",
+    "Barrier",
+    "AsyncBarrier",
+    "DoubleBarrier",
+    "AsyncDoubleBarrier",
+    "Inside",
+    "AsyncInside",
     "KVStore",
     "Replicated",
     "command",
@@ -168,6 +176,8 @@ _LAZY = {
     **dict.fromkeys(("Election", "Leadership"), "recipes.election"),
     **dict.fromkeys(("AsyncElection", "AsyncLeadership"), "recipes.async_election"),
     "Contender": "recipes.contests",
+    **dict.fromkeys(("Barrier", "DoubleBarrier", "Inside"), "recipes.barrier"),
+    **dict.fromkeys(("AsyncBarrier", "AsyncDoubleBarrier", "AsyncInside"), "recipes.async_barrier"),
     **dict.fromkeys(("Queue", "PriorityQueue", "QueueItem"), "recipes.queue"),
     **dict.fromkeys(("AsyncQueue", "AsyncPriorityQueue", "AsyncQueueItem"), "recipes.async_queue"),
     "AsyncCommandClient": "client.async_client",

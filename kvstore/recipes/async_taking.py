@@ -15,6 +15,7 @@ from paxon.kvstore.errors import Compacted, PaxonError, RequestTimeout
 from paxon.kvstore.recipes.contests import (
     Contender,
     Contest,
+    Living,
     Look,
     Plan,
     Standing,
@@ -76,9 +77,7 @@ async def _give_up(kv: AsyncClient, number: int) -> None:
         await kv.revoke(number, timeout=GIVE_UP_SECONDS)
 
 
-async def _run(
-    kv: AsyncClient, contest: Contest, plan: Plan[T], lease: AsyncLease, until: float
-) -> T:
+async def _run(kv: AsyncClient, contest: Contest, plan: Plan[T], lease: Living, until: float) -> T:
     try:
         step = next(plan)
         while True:
@@ -95,7 +94,7 @@ async def _run(
 
 
 async def _wait(
-    kv: AsyncClient, contest: Contest, step: Until, lease: AsyncLease, until: float
+    kv: AsyncClient, contest: Contest, step: Until, lease: Living, until: float
 ) -> None:
     """Until it is over, or may be, or the time is up: then one looks again."""
     with contextlib.suppress(Compacted):

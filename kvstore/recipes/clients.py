@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from paxon.kvstore.client import async_client, client
 from paxon.kvstore.client.arguments import Key
+from paxon.kvstore.recipes.async_barrier import AsyncBarrier, AsyncDoubleBarrier
 from paxon.kvstore.recipes.async_election import AsyncElection
 from paxon.kvstore.recipes.async_lock import AsyncLock, AsyncRWLock, AsyncSemaphore
 from paxon.kvstore.recipes.async_queue import AsyncPriorityQueue, AsyncQueue
+from paxon.kvstore.recipes.barrier import Barrier, DoubleBarrier
+from paxon.kvstore.recipes.barriers import Hall
 from paxon.kvstore.recipes.contests import Contest
 from paxon.kvstore.recipes.election import Election
 from paxon.kvstore.recipes.lock import Lock, RWLock, Semaphore
@@ -115,6 +118,28 @@ class Client(client.Client):
         """
         return PriorityQueue(self, name, ttl=ttl)
 
+    def barrier(self, name: Key, parties: int, *, ttl: float = _TTL) -> Barrier:
+        """A barrier that lets nobody on before so many are there; it serves again and again.
+
+            kv.barrier("go", 3).wait(timeout=60)
+
+        Args:
+            name: of the barrier.
+            parties: how many have to come; all of them have to say the same.
+            ttl: seconds after which one that has died while it waited does not count; at least 2.
+        """
+        return Barrier(self, Hall(name, "barrier", parties, ttl))
+
+    def double_barrier(self, name: Key, parties: int, *, ttl: float = _TTL) -> DoubleBarrier:
+        """A barrier at which so many begin together, and end together; see `barrier`.
+
+            with kv.double_barrier("round", 3).enter() as inside:
+                work()
+
+        Those who die inside are waited for no longer than `ttl`.
+        """
+        return DoubleBarrier(self, Hall(name, "double barrier", parties, ttl))
+
 
 class AsyncClient(async_client.AsyncClient):
     """The same for asyncio. It belongs to the event loop in which it is first used.
@@ -170,3 +195,18 @@ class AsyncClient(async_client.AsyncClient):
     def priority_queue(self, name: Key, *, ttl: float = _TTL) -> AsyncPriorityQueue:
         """A queue in which items of lower priority come first; see `Client.priority_queue`."""
         return AsyncPriorityQueue(self, name, ttl=ttl)
+
+    def barrier(self, name: Key, parties: int, *, ttl: float = _TTL) -> AsyncBarrier:
+        """A barrier that lets nobody on before so many are there; see `Client.barrier`.
+
+        await kv.barrier("go", 3).wait(timeout=60)
+        """
+        return AsyncBarrier(self, Hall(name, "barrier", parties, ttl))
+
+    def double_barrier(self, name: Key, parties: int, *, ttl: float = _TTL) -> AsyncDoubleBarrier:
+        """A barrier at which so many begin and end together; see `Client.double_barrier`.
+
+        async with await kv.double_barrier("round", 3).enter() as inside:
+            await work()
+        """
+        return AsyncDoubleBarrier(self, Hall(name, "double barrier", parties, ttl))

@@ -30,6 +30,7 @@ from paxon.kvstore.store.spans import prefix_span
 __all__ = [
     "Contender",
     "Contest",
+    "Living",
     "Look",
     "Plan",
     "Standing",
@@ -68,6 +69,13 @@ class Leading(Guard, Protocol):
     @property
     def lease(self) -> Leased:
         """With which the key goes."""
+
+
+class Living(Protocol):
+    """A lease, to those who wait under it."""
+
+    def time_left(self) -> float:
+        """Seconds for which it certainly lives on."""
 
 
 class Until:
@@ -187,6 +195,12 @@ class Contest:
         """What is raised to a holder that holds no more."""
         return LockLost(f"{self.kind} {self.name!r} is lost: {why}")
 
+    def late(self) -> NotAcquired:
+        """What is raised to who waits when its time is up."""
+        return NotAcquired(
+            f"{self.kind} {self.name!r} was not to be had in the time given: others hold it"
+        )
+
     def expired(self) -> LeaseExpired:
         """What is raised to who waits when its lease has ended, or was revoked."""
         return LeaseExpired(f"the place in {self.kind} {self.name!r} is lost: its lease has ended")
@@ -261,9 +275,7 @@ def patience(contest: Contest, until: float, lease_left: float) -> float:
         raise contest.expired()
     left = until - time.monotonic()
     if left <= 0:
-        raise NotAcquired(
-            f"{contest.kind} {contest.name!r} was not to be had in the time given: others hold it"
-        )
+        raise contest.late()
     return min(left, lease_left)
 
 

@@ -14,6 +14,7 @@ from paxon.kvstore.errors import Compacted, PaxonError, RequestTimeout
 from paxon.kvstore.recipes.contests import (
     Contender,
     Contest,
+    Living,
     Look,
     Plan,
     Standing,
@@ -63,7 +64,7 @@ def under_lease(kv: Client, ttl: float, act: Callable[[Lease], T]) -> tuple[Leas
         raise
 
 
-def _run(kv: Client, contest: Contest, plan: Plan[T], lease: Lease, until: float) -> T:
+def _run(kv: Client, contest: Contest, plan: Plan[T], lease: Living, until: float) -> T:
     try:
         step = next(plan)
         while True:
@@ -79,7 +80,7 @@ def _run(kv: Client, contest: Contest, plan: Plan[T], lease: Lease, until: float
         return value
 
 
-def _wait(kv: Client, contest: Contest, step: Until, lease: Lease, until: float) -> None:
+def _wait(kv: Client, contest: Contest, step: Until, lease: Living, until: float) -> None:
     """Until it is over, or may be, or the time is up: then one looks again."""
     with contextlib.suppress(Compacted), Watch(kv._core, kv._driver, step.wanted) as watch:
         while True:
