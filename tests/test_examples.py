@@ -44,6 +44,17 @@ EXPECTED = {
         "unknown: True",
         "visits: 1",
     ],
+    "coordination.py": [
+        "held one after the other: ['a', 'b', 'c']",
+        "led with fences that rise: 3",
+        "at the party: [3, 3, 3] and afterwards: []",
+        "came before anybody went on: [3, 3, 3]",
+        "had worked before anybody left: [3, 3, 3]",
+        "items done: 30 results: 30",
+        "most urgent first: [b'now', b'later']",
+        "hits: 3",
+        "a dictionary: {'sky': 'blue'}",
+    ],
     "embedded_counter.py": [
         "add 3 → 6",
         "total: 6",
