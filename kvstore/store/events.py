@@ -31,19 +31,15 @@ def read_events(state: State, wanted: Events, max_bytes: int) -> tuple[int, list
         return wanted.after, [], 0
     if wanted.after + 1 < history.oldest:
         raise state.compacted(wanted.after + 1)
-    start = index = history.index_after(wanted.after)
-    items, befores, end = history.items, history.befores, len(history.items)
     matches = _matcher(wanted.spans)
     found: list[Event] = []
-    through, size = wanted.after, 0
-    while index < end:
-        item = items[index]
+    through, size, looked_at = wanted.after, 0, 0
+    for item, before in history.since(history.number_after(wanted.after)):
         if item.modified != through:
-            if index > start and (size >= max_bytes or index - start >= _LOOKED_AT):
+            if looked_at and (size >= max_bytes or looked_at >= _LOOKED_AT):
                 return through, found, size
             through = item.modified
-        before = befores[index]
-        index += 1
+        looked_at += 1
         if not (wanted.puts if item.version else wanted.deletes) or not matches(item.key):
             continue
         size += _EVENT_BYTES + len(item.key) + value_bytes(item.value)

@@ -2,26 +2,34 @@
 
 Part of the replicated state: it decides what reads of the past and watches are answered. So it is
 cut by executing commands alone, by rules that depend on nothing but the log.
+
+Nearly all of it is never looked at again. So it is kept packed, as the bytes that a snapshot takes:
+a hundred thousand small objects that are freed long after they were made would cost every write
+more than the write itself, in misses of the processor's caches (docs/store.md). How a block is held
+is no part of the state.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from operator import attrgetter
+from collections.abc import Iterator
+from itertools import groupby, islice, repeat
 
 import msgspec
 
-from paxon.kvstore.store.items import Item, Prefix
+from paxon.kvstore.store.items import Item, Prefix, tombstone, value_bytes
 
 __all__ = [
     "FIRST_REVISION",
     "KEPT_BYTES",
     "KEPT_EVENTS",
     "KEPT_NS",
-    "Block",
+    "Before",
     "History",
+    "Written",
     "event_bytes",
+    "key_of",
 ]
 
 FIRST_REVISION = 1
@@ -34,57 +42,190 @@ KEPT_NS = 10_000_000_000
 KEPT_BYTES = 16 << 20
 """… but no more than this in bytes, the newest revision excepted, which is always kept."""
 EVENT_BYTES = 128
-"""What an event counts for beside the value that it replaced, and the key that it deleted."""
+"""What an event counts for beside the key and the value that it replaced."""
 _BLOCK_EVENTS = 1024
 """Events are dropped in blocks of about so many …"""
 _BLOCK_BYTES = 1 << 20
 """… or so many bytes."""
 _MARK_NS = 100_000_000
 """How closely the age of events is known."""
-_GONE = Item(b"", b"", 0, 0, 0, 0)
-"""In place of an event that is kept no more."""
+_PACKED_BYTES = 1024
+"""Blocks of events that count for more than this on average stay as they are: packing copies the
+values, and few large objects cost little."""
 
-_modified = attrgetter("modified")
+Before = Item | bytes
+"""What an event replaced; the key alone if there was nothing."""
 
 
-def event_bytes(item: Item, before: Item | None) -> int:
+def event_bytes(before: Before) -> int:
     """What an event counts for in history: about the memory that it keeps from being freed."""
-    if before is None:
+    if type(before) is not Item:
         return EVENT_BYTES
-    size = EVENT_BYTES if item.version else EVENT_BYTES + len(item.key)
-    value: bytes | Prefix = before.value
-    return size if type(value) is Prefix else size + len(value)  # type: ignore[arg-type]
+    return EVENT_BYTES + len(before.key) + value_bytes(before.value)
 
 
-class Block(msgspec.Struct, array_like=True):
+def key_of(before: Before) -> bytes:
+    """The key that an event concerns."""
+    return before.key if type(before) is Item else before  # type: ignore[return-value]
+
+
+class Shared(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True, tag=2):
+    """An item as it is written whose value is the first `size` bytes of what replaced it."""
+
+    key: bytes
+    size: int
+    created: int
+    modified: int
+    version: int
+    lease: int
+
+
+class Written(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
+    """Events as they are written. What each made of its key is found from what follows."""
+
+    size: int
+    """What they count for, in bytes."""
+    runs: list[tuple[int, int, int]]
+    """The first and the last revision of so many events in a row: all are of one, or each is of the
+    one after."""
+    befores: list[Item | Shared | bytes]
+
+    def is_sound(self) -> bool:
+        """Whether its parts go together."""
+        return 0 < len(self.befores) == sum(events for *_, events in self.runs) and all(
+            first == last or first + events == last + 1 for first, last, events in self.runs
+        )
+
+    def revisions(self) -> Iterator[int]:
+        """That of each event."""
+        for first, last, events in self.runs:
+            yield from repeat(first, events) if first == last else range(first, last + 1)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Written)
+
+
+class Block:
     """Events that are dropped together: those of whole revisions."""
 
-    events: int
-    bytes: int
-    last: int
-    """The last of their revisions."""
+    __slots__ = ("befores", "count", "first", "items", "packed", "runs", "size")
+
+    def __init__(self, first: int, items: list[Item], befores: list[Before]) -> None:
+        self.first = first
+        """The number of its first event, counted since the server started. (No part of the state.)
+        """
+        self.count = 0
+        """Its events."""
+        self.size = 0
+        """What they count for, in bytes."""
+        self.runs: list[tuple[int, int, int]] = []
+        """Their revisions (`Written`)."""
+        self.items: list[Item] | None = items
+        """What each event made of its key; a tombstone if it deleted it. None: it is packed."""
+        self.befores: list[Before] = befores
+        """What it replaced; empty if it is packed."""
+        self.packed = b""
+        """All of it as `Written`, once that was made."""
+
+    @property
+    def last(self) -> int:
+        """The last of the revisions; 0 if there is none."""
+        return self.runs[-1][1] if self.runs else 0
+
+    def pack(self) -> None:
+        """Keep the events as bytes alone, if that costs little."""
+        if self.size > _PACKED_BYTES * self.count:
+            return
+        try:
+            self.packed = _encoder.encode(Written(self.size, self.runs, self.befores))  # type: ignore[arg-type]
+        except TypeError:  # a value shared with its successor: nothing encodes a `Prefix`
+            return
+        self.items, self.befores = None, []
+
+    def written(self) -> bytes:
+        """What a snapshot takes, the same however the events are held."""
+        if self.packed:
+            return self.packed
+        return _encoder.encode(Written(self.size, self.runs, list(map(_shared, self.befores))))
+
+    def replaced(self) -> list[Before]:
+        """What each event replaced."""
+        return _decoder.decode(self.packed).befores if self.items is None else self.befores  # type: ignore[return-value]
+
+    def revisions(self) -> Iterator[int]:
+        """That of each event."""
+        return Written(0, self.runs, []).revisions()
+
+    def made(self, after: dict[bytes, Before], data: dict[bytes, Item]) -> list[Item]:
+        """What each event made of its key.
+
+        `after` holds what later events replaced, and comes to hold what these did. Raises
+        ValueError if that does not fit together.
+        """
+        items: list[Item] = []
+        events = list(zip(self.revisions(), self.befores, strict=True))
+        for at in reversed(range(len(events))):
+            revision, before = events[at]
+            found: Before | Shared = before
+            key = before if type(before) is bytes else before.key  # type: ignore[union-attr]
+            item = after.get(key) or data.get(key)
+            if type(found) is Shared:
+                before = self.befores[at] = _restored(found, item)
+            after[key] = before
+            if type(item) is not Item:
+                item = tombstone(key, revision)
+            if item.modified != revision:
+                raise ValueError(
+                    f"not a snapshot of a key-value store: the key {key!r} was changed in "
+                    f"revision {revision}, and is of {item.modified}"
+                )
+            items.append(item)
+        items.reverse()
+        return items
+
+
+def _restored(shared: Shared, item: Item | bytes | None) -> Item:
+    """What was written as a part of the value of what replaced it."""
+    if type(item) is not Item:
+        raise ValueError(
+            f"not a snapshot of a key-value store: what replaced {shared.key!r} is missing"
+        )
+    whole: bytes | bytearray | Prefix = item.value
+    value = Prefix(whole.whole if type(whole) is Prefix else whole, shared.size)  # type: ignore[arg-type]
+    _, _, created, modified, version, lease = msgspec.structs.astuple(shared)
+    return Item(item.key, value, created, modified, version, lease)  # type: ignore[arg-type]
+
+
+def _shared(before: Before) -> Item | Shared | bytes:
+    if type(before) is not Item:
+        return before
+    value: bytes | Prefix = before.value
+    if type(value) is not Prefix:
+        return before
+    size = value.size
+    return Shared(before.key, size, before.created, before.modified, before.version, before.lease)
 
 
 class History:
     """Events in the order in which they happened; those of a revision come and go together."""
 
-    __slots__ = ("aged", "befores", "blocks", "bytes", "compacted", "dropped", "items", "marks",
-                 "now", "oldest", "start")  # fmt: skip
+    __slots__ = ("aged", "befores", "blocks", "bytes", "compacted", "data", "full", "items",
+                 "marks", "now", "oldest")  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, data: dict[bytes, Item]) -> None:
+        self.data = data
+        """The store's keys as they are now."""
         self.items: list[Item] = []
-        """What each event made of its key; a tombstone if it deleted it."""
-        self.befores: list[Item | None] = []
+        """Those of the newest block, which is never packed: what each event made of its key."""
+        self.befores: list[Before] = []
         """What it replaced."""
-        self.start = 0
-        """The first event that is kept has this index in the lists."""
-        self.dropped = 0
-        """Events before the lists' first one, since the server started: index + dropped is an
-        event's number here. (No part of the state.)"""
-        self.blocks: deque[Block] = deque()
-        """The events kept, oldest first."""
+        self.blocks: deque[Block] = deque([Block(0, self.items, self.befores)])
+        """The events kept, oldest first. There is always one, if an empty one."""
+        self.full: list[Block] = []
+        """Those that may be packed, once nobody needs them as they are."""
         self.bytes = 0
-        """What they count for."""
+        """What the events count for."""
         self.oldest = FIRST_REVISION
         """The oldest revision that can be read, and watched from: its own events are kept."""
         self.compacted = 0
@@ -96,8 +237,20 @@ class History:
         self.aged = 0
         """Revisions up to this one are older than `KEPT_NS`."""
 
+    @property
+    def first(self) -> int:
+        """The number of the first event kept (`Block.first`)."""
+        return self.blocks[0].first
+
+    @property
+    def end(self) -> int:
+        """The number of the event that comes next."""
+        return self.blocks[-1].first + len(self.items)
+
     def __len__(self) -> int:
-        return len(self.items) - self.start
+        return self.end - self.first
+
+    # --- changing -----------------------------------------------------------------------------
 
     def advance(self, now: int, revision: int) -> None:
         """The log's time has come to `now`, with the store at `revision`."""
@@ -110,77 +263,169 @@ class History:
             while marks[0][0] <= now - KEPT_NS:
                 self.aged = marks.popleft()[1]
 
-    def add(self, item: Item, before: Item | None) -> None:
-        """An event of the newest revision, which has to be `count`ed with the others of its."""
-        self.items.append(item)
-        self.befores.append(before)
-
-    def count(self, events: int, size: int, revision: int) -> None:
-        """So many events with so many bytes were added, up to this revision; drop what is too much.
+    def count(self, events: int, size: int, first: int, last: int) -> None:
+        """So many events were added to `items` and `befores`; drop what is too much.
 
         Args:
-            events: those of one or more whole revisions.
+            events: of one revision, or each of one of its own.
             size: the sum of their `event_bytes`.
-            revision: the last of them.
+            first: the revision of the first of them.
+            last: that of the last of them.
         """
         blocks = self.blocks
-        block = blocks[-1] if blocks else None
-        if block is not None and block.events < _BLOCK_EVENTS and block.bytes < _BLOCK_BYTES:
-            block.events += events
-            block.bytes += size
-            block.last = revision
+        block = blocks[-1]
+        if block.count >= _BLOCK_EVENTS or block.size >= _BLOCK_BYTES:
+            block = self._next_block(block)
+        block.count += events
+        block.size += size
+        runs = block.runs
+        if runs and events == last - first + 1 and _goes_on(runs[-1], first):
+            start, _, before = runs[-1]
+            runs[-1] = (start, last, before + events)
         else:
-            blocks.append(Block(events, size, revision))
+            runs.append((first, last, events))
         self.bytes += size
-        first = blocks[0]
+        oldest = blocks[0]
         if self.bytes > KEPT_BYTES or (
-            first.last <= self.aged and len(self.items) - self.start - first.events >= KEPT_EVENTS
+            oldest.last <= self.aged and len(self) - oldest.count >= KEPT_EVENTS
         ):
             self._trim()
+
+    def restore(self, written: list[Written]) -> None:
+        """Take in what was written; `data` is complete. Raises ValueError if it does not fit."""
+        after: dict[bytes, Before] = {}
+        blocks: deque[Block] = deque()
+        for found in reversed(written):
+            if not found.is_sound():
+                raise ValueError("not a snapshot of a key-value store: its history is damaged")
+            block = Block(0, [], found.befores)  # type: ignore[arg-type]
+            block.count, block.size, block.runs = len(found.befores), found.size, found.runs
+            block.items = block.made(after, self.data)
+            if blocks:
+                block.pack()
+            else:
+                self.items, self.befores = block.items, block.befores
+            blocks.appendleft(block)
+            self.bytes += block.size
+        self.blocks = blocks or self.blocks
+        number = 0
+        for block in self.blocks:
+            block.first = number
+            number += block.count
+
+    def _next_block(self, full: Block) -> Block:
+        """Begin another with the events that are not counted yet."""
+        at = full.count
+        items, befores = self.items[at:], self.befores[at:]
+        del self.items[at:], self.befores[at:]
+        self.items, self.befores = items, befores
+        self.full.append(full)
+        block = Block(full.first + at, items, befores)
+        self.blocks.append(block)
+        return block
+
+    def pack(self) -> None:
+        """Nobody needs the events of full blocks as they are."""
+        for block in self.full:
+            block.pack()
+        self.full.clear()
 
     def _trim(self) -> None:
         """Drop blocks, oldest first, down to what is to be kept; the newest one stays."""
         blocks = self.blocks
-        at = self.start
         while len(blocks) > 1:
             first = blocks[0]
-            spare = first.last <= self.aged and len(self.items) - at - first.events >= KEPT_EVENTS
+            spare = first.last <= self.aged and len(self) - first.count >= KEPT_EVENTS
             if not spare and self.bytes <= KEPT_BYTES:
                 break
-            blocks.popleft()
-            at += first.events
-            self.bytes -= first.bytes
+            self.bytes -= first.size
             self.oldest = first.last + 1
-        self._drop_to(at)
+            blocks.popleft()
 
     def compact(self, revision: int) -> None:
         """Drop what happened before `revision`."""
         self.oldest = max(self.oldest, revision)
-        at, end, blocks = self.start, self.index_after(revision - 1), self.blocks
-        while blocks and at + blocks[0].events <= end:
-            first = blocks.popleft()
-            at += first.events
-            self.bytes -= first.bytes
-        if at < end:  # the rest is part of a block
-            pairs = zip(self.items[at:end], self.befores[at:end], strict=True)
-            size = sum(event_bytes(item, before) for item, before in pairs)
-            blocks[0].events -= end - at
-            blocks[0].bytes -= size
-            self.bytes -= size
-        self._drop_to(end)
+        blocks = self.blocks
+        while len(blocks) > 1 and blocks[0].last < revision:
+            self.bytes -= blocks.popleft().size
+        if blocks[0].count:
+            self._cut(blocks[0], revision)
 
-    def _drop_to(self, at: int) -> None:
-        """Let go of the events before `at`; the lists are cut now and then only."""
-        if at > len(self.items) // 2:
-            del self.items[:at], self.befores[:at]
-            self.dropped += at
-            self.start = 0
+    def _cut(self, block: Block, revision: int) -> None:
+        """Drop what of a block happened before `revision`."""
+        revisions = list(block.revisions())
+        count = bisect_left(revisions, revision)
+        if not count:
             return
-        count = at - self.start
-        self.items[self.start : at] = [_GONE] * count
-        self.befores[self.start : at] = [None] * count
-        self.start = at
+        self._unpack(block)
+        assert block.items is not None
+        size = sum(map(event_bytes, block.befores[:count]))
+        del block.items[:count], block.befores[:count]
+        block.packed = b""
+        block.runs = [(each, each, len(list(them))) for each, them in groupby(revisions[count:])]
+        block.first += count
+        block.count -= count
+        block.size -= size
+        self.bytes -= size
 
-    def index_after(self, revision: int) -> int:
-        """The index of the first event kept that happened after this revision."""
-        return bisect_left(self.items, revision + 1, lo=self.start, key=_modified)
+    # --- reading ------------------------------------------------------------------------------
+
+    def number_after(self, revision: int) -> int:
+        """The number of the first event kept that happened after this revision."""
+        found = None
+        for block in reversed(self.blocks):
+            if block.last <= revision:
+                break
+            found = block
+        if found is None:
+            return self.end
+        return found.first + bisect_left(list(found.revisions()), revision + 1)
+
+    def changes(self, number: int) -> Iterator[tuple[int, Before]]:
+        """Revision and what was replaced, of each event from this number on."""
+        for block in self._blocks_from(number):
+            at = max(0, number - block.first)
+            yield from islice(zip(block.revisions(), block.replaced(), strict=True), at, None)
+
+    def since(self, number: int) -> Iterator[tuple[Item, Item | None]]:
+        """What each event from this number on made of its key, and what it replaced."""
+        blocks = self._blocks_from(number)
+        if blocks:
+            self._unpack(blocks[0])
+        for block in blocks:
+            assert block.items is not None
+            for at in range(max(0, number - block.first), block.count):
+                before = block.befores[at]
+                yield block.items[at], before if type(before) is Item else None
+
+    def _blocks_from(self, number: int) -> list[Block]:
+        wanted: list[Block] = []
+        for block in reversed(self.blocks):
+            if block.first + block.count <= number:
+                break
+            wanted.append(block)
+        wanted.reverse()
+        return wanted
+
+    def _unpack(self, oldest: Block) -> None:
+        """Hold this block and all that follow as objects, until they are dropped."""
+        if oldest.items is not None and all(
+            block.items is not None for block in self._blocks_from(oldest.first)
+        ):
+            return
+        after: dict[bytes, Before] = {}
+        for block in reversed(self.blocks):
+            if block.items is None:
+                block.befores = block.replaced()
+                block.items = block.made(after, self.data)
+            else:
+                for before in reversed(block.befores):
+                    after[key_of(before)] = before
+            if block is oldest:
+                break
+
+
+def _goes_on(run: tuple[int, int, int], first: int) -> bool:
+    """Whether a run of events of one revision each is followed by one more of these."""
+    start, last, events = run
+    return first == last + 1 and events == last - start + 1

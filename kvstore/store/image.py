@@ -10,20 +10,14 @@ from collections import deque
 
 import msgspec
 
-from paxon.kvstore.store.history import Block
-from paxon.kvstore.store.items import Item, Prefix, tombstone
+from paxon.kvstore.store.history import Written
+from paxon.kvstore.store.items import Item
 from paxon.kvstore.store.leases import Lease
 from paxon.kvstore.store.state import State, leased_bytes
 
 __all__ = ["FORMAT", "decode_state", "encode_history", "encode_state"]
 
-FORMAT = 2
-
-_Before = tuple[bytes | int, int, int, int, int]
-"""Value, created, modified, version, lease. The value is a number if it is the first bytes of the
-one that replaced it."""
-_Event = tuple[int, bytes, _Before | None]
-"""Revision, key, what was replaced."""
+FORMAT = 3
 
 
 class _Image(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -34,11 +28,10 @@ class _Image(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     now: int
     aged: int
     marks: list[tuple[int, int]]
-    bytes: int
-    blocks: list[Block]
     leases: list[tuple[int, int, int]]
     """Id, time to live, when it is due: nanoseconds."""
-    history: list[_Event]
+    history: list[Written]
+    """Blocks of events."""
     items: list[Item]
     """In the dict's order, on which the digest depends."""
 
@@ -53,7 +46,7 @@ def encode_state(state: State) -> bytes:
     return _encoder.encode(
         _Image(
             FORMAT, state.revision, history.oldest, history.compacted, history.now, history.aged,
-            list(history.marks), history.bytes, list(history.blocks),
+            list(history.marks),
             [(lease.id, lease.ttl, lease.due) for lease in state.leases],
             encode_history(state),
             list(state.data.values()),
@@ -61,20 +54,10 @@ def encode_state(state: State) -> bytes:
     )  # fmt: skip
 
 
-def encode_history(state: State, last: int | None = None) -> list[_Event]:
-    """The events kept, or the last of them, as they are written."""
-    history = state.history
-    start = history.start if last is None else max(history.start, len(history.items) - last)
-    return [
-        (item.modified, item.key, None if before is None else _before(before))
-        for item, before in zip(history.items[start:], history.befores[start:], strict=True)
-    ]
-
-
-def _before(item: Item) -> _Before:
-    value: bytes | Prefix = item.value
-    written = value.size if type(value) is Prefix else value
-    return written, item.created, item.modified, item.version, item.lease  # type: ignore[return-value]
+def encode_history(state: State) -> list[Written]:
+    """The events kept, most of which are encoded already."""
+    blocks = [block for block in state.history.blocks if block.count]
+    return [msgspec.Raw(block.written()) for block in blocks]  # type: ignore[misc]
 
 
 def decode_state(image: bytes) -> State:
@@ -94,43 +77,12 @@ def decode_state(image: bytes) -> State:
     history = state.history
     history.oldest, history.compacted = found.oldest, found.compacted
     history.now, history.aged, history.marks = found.now, found.aged, deque(found.marks)
-    history.bytes, history.blocks = found.bytes, deque(found.blocks)
-    for event in _events(found.history, state.data):
-        history.add(*event)
+    history.restore(found.history)
     for number, ttl, due in found.leases:
         state.leases.add(Lease(number, ttl, due, {}))
     if found.leases:
         _attach(state)
     return state
-
-
-def _events(written: list[_Event], data: dict[bytes, Item]) -> list[tuple[Item, Item | None]]:
-    """The events, what each made of its key found from the next one of the same key."""
-    events: list[tuple[Item, Item | None]] = []
-    after: dict[bytes, Item | None] = {}
-    for revision, key, before in reversed(written):
-        item = after[key] if key in after else data.get(key)
-        if item is None:
-            item = tombstone(key, revision)
-        if item.modified != revision:
-            raise ValueError(
-                f"not a snapshot of a key-value store: the key {key!r} was changed in revision "
-                f"{revision}, and is of {item.modified}"
-            )
-        held = None if before is None else _item(key, before, item)
-        events.append((item, held))
-        after[key] = held
-    events.reverse()
-    return events
-
-
-def _item(key: bytes, before: _Before, item: Item) -> Item:
-    value, created, modified, version, lease = before
-    if isinstance(value, int):
-        whole: bytes | bytearray | Prefix = item.value
-        prefix = Prefix(whole.whole if type(whole) is Prefix else whole, value)  # type: ignore[arg-type]
-        return Item(item.key, prefix, created, modified, version, lease)  # type: ignore[arg-type]
-    return Item(item.key, value, created, modified, version, lease)
 
 
 def _attach(state: State) -> None:

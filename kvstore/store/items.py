@@ -38,11 +38,17 @@ Item.__setattr__ = object.__setattr__  # type: ignore[method-assign]
 Item.__delattr__ = object.__delattr__  # type: ignore[method-assign]
 
 
-class Prefix(msgspec.Struct, gc=False):
-    """A value that was appended to: the first bytes of what became of it."""
+class Prefix:
+    """A value that was appended to: the first bytes of what became of it.
 
-    whole: bytes | bytearray
-    size: int
+    No Struct, so that nothing encodes it by oversight.
+    """
+
+    __slots__ = ("size", "whole")
+
+    def __init__(self, whole: bytes | bytearray, size: int) -> None:
+        self.whole = whole
+        self.size = size
 
 
 Row = tuple[bytes, bytes, int, int, int, int]

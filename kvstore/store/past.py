@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from heapq import merge
 from typing import Protocol
 
-from paxon.kvstore.store.history import History
+from paxon.kvstore.store.history import Before, History, key_of
 from paxon.kvstore.store.items import Item
 from paxon.kvstore.store.key_index import KeyIndex
 from paxon.kvstore.store.spans import contains
@@ -85,32 +85,31 @@ class Past:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._first = self._upto = history.dropped + history.start
+        self._first = self._upto = history.first
         """The numbers of the events that are in here: from, and up to."""
-        self._events: dict[bytes, tuple[list[int], list[int]]] = {}
-        """Per key: revisions in which it changed, and the numbers of the events."""
+        self._events: dict[bytes, tuple[list[int], list[Before]]] = {}
+        """Per key: revisions in which it changed, and what it was before each."""
         self._index: KeyIndex | None = None
 
     @property
     def usable(self) -> bool:
         """False once most of it is of events that are gone: then make another."""
-        gone = self._history.dropped + self._history.start - self._first
+        gone = self._history.first - self._first
         return gone <= max(1024, len(self._history))
 
     def bring_up_to_date(self) -> None:
         """Take in what has happened since."""
         history, events = self._history, self._events
-        number = max(self._upto, history.dropped + history.start)
-        for item in history.items[number - history.dropped :]:
-            known = events.get(item.key)
+        for revision, before in history.changes(max(self._upto, history.first)):
+            key = key_of(before)
+            known = events.get(key)
             if known is None:
-                known = events[item.key] = ([], [])
+                known = events[key] = ([], [])
                 if self._index is not None:
-                    self._index.add(item.key)
-            known[0].append(item.modified)
-            known[1].append(number)
-            number += 1
-        self._upto = number
+                    self._index.add(key)
+            known[0].append(revision)
+            known[1].append(before)
+        self._upto = history.end
 
     def changed_since(self, key: bytes, revision: int) -> bool:
         """Whether the key has changed after this revision."""
@@ -119,9 +118,9 @@ class Past:
 
     def before(self, key: bytes, revision: int) -> Item | None:
         """What a key that has changed since was after this revision."""
-        revisions, numbers = self._events[key]
-        number = numbers[bisect_right(revisions, revision)]
-        return self._history.befores[number - self._history.dropped]
+        revisions, befores = self._events[key]
+        before = befores[bisect_right(revisions, revision)]
+        return before if type(before) is Item else None
 
     def index(self) -> KeyIndex:
         """All keys that have changed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paxon.kvstore.store.history import FIRST_REVISION, History, event_bytes
+from paxon.kvstore.store.history import FIRST_REVISION, Before, History, event_bytes
 from paxon.kvstore.store.items import Item, tombstone, value_bytes
 from paxon.kvstore.store.key_index import KeyIndex
 from paxon.kvstore.store.leases import MAX_LEASE_KEYS, LeaseTable
@@ -27,7 +27,7 @@ class State:
     def __init__(self) -> None:
         self.data: dict[bytes, Item] = {}
         self.revision = FIRST_REVISION
-        self.history = History()
+        self.history = History(self.data)
         self.leases = LeaseTable()
         self.index: KeyIndex | None = None
         """Built when a range is first asked for and kept since; before, it costs nothing."""
@@ -95,10 +95,11 @@ class State:
                     self._attach(item)
             if indexed and (before is None or item is None):
                 self.unindexed.add(key)
-            made = tombstone(key, self.revision) if item is None else item
-            history.add(made, before)
-            size += event_bytes(made, before)
-        history.count(len(changes), size, self.revision)
+            history.items.append(tombstone(key, self.revision) if item is None else item)
+            replaced: Before = item.key if before is None else before  # type: ignore[union-attr]
+            history.befores.append(replaced)
+            size += event_bytes(replaced)
+        history.count(len(changes), size, self.revision, self.revision)
 
     def _check(self, changes: dict[bytes, Item | None]) -> None:
         """Raise `Refusal` if the revision, or a lease's last one, would be beyond bounds."""

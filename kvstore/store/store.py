@@ -13,8 +13,8 @@ import msgspec
 from paxon.actors import Limit, StateMachine
 from paxon.actors.execution.agreed import Limits
 from paxon.kvstore.store.events import read_events
-from paxon.kvstore.store.history import EVENT_BYTES
-from paxon.kvstore.store.image import decode_state, encode_history, encode_state
+from paxon.kvstore.store.history import EVENT_BYTES, key_of
+from paxon.kvstore.store.image import decode_state, encode_state
 from paxon.kvstore.store.items import Item, Prefix, as_bytes, value_bytes
 from paxon.kvstore.store.leases import MAX_LEASES, MAX_TTL_MS, MIN_TTL_MS, Lease
 from paxon.kvstore.store.operations import (
@@ -242,8 +242,15 @@ class KVStore(StateMachine):
                 if other is None:
                     break
                 results.append(self._execute(other))
-        self._state.keep_index()
+        self._tidy()
         return encode_results(results)
+
+    def _tidy(self) -> None:
+        """After each command: what need not be done for each event."""
+        state = self._state
+        state.keep_index()
+        if state.history.full and not self._watches:
+            state.history.pack()
 
     def _put_alone(self, put: Item) -> bool:
         """Carry out a command's only put; False, and nothing is changed, if it is no plain one."""
@@ -268,13 +275,13 @@ class KVStore(StateMachine):
             put.created = held.created
             put.modified = state.revision + 1
             put.version = held.version + 1
-            size += len(held.value)
+            size += len(key) + len(held.value)
         state.revision += 1
         state.data[key] = put
         history.items.append(put)
-        history.befores.append(held)
-        history.count(1, size, state.revision)
-        state.keep_index()
+        history.befores.append(key if held is None else held)
+        history.count(1, size, state.revision, state.revision)
+        self._tidy()
         return True
 
     def _put_many(
@@ -313,6 +320,7 @@ class KVStore(StateMachine):
                 put.version = 1
                 if state.index is not None:
                     state.unindexed.add(put.key)
+                befores.append(put.key)
             elif leased and held.lease:
                 other = put
                 break
@@ -320,17 +328,17 @@ class KVStore(StateMachine):
                 put.key = held.key  # one object of each key, which as itself is soon found
                 put.created = held.created
                 put.version = held.version + 1
-                spent += len(held.value)
+                spent += len(held.key) + len(held.value)
+                befores.append(held)
             put.modified = revision
             data[put.key] = put
-            befores.append(held)
             revision += 1
         done = revision - first
         if done:
             state.revision = revision - 1
             puts = operations[at : at + done] if done < len(operations) else operations
             state.history.items += puts  # type: ignore[arg-type]
-            state.history.count(done, spent + done * EVENT_BYTES, revision - 1)
+            state.history.count(done, spent + done * EVENT_BYTES, first, revision - 1)
             results += range(first, revision)
         return at + done + 1, other
 
@@ -438,8 +446,10 @@ class KVStore(StateMachine):
             budget -= len(item.value)
             if budget < 0:
                 break
-        for revision, key, _ in encode_history(state, last=_DIGEST_PART_KEYS):
-            hashed.update(b"%d %b" % (revision, key))
+        for revision, before in history.changes(
+            max(history.first, history.end - _DIGEST_PART_KEYS)
+        ):
+            hashed.update(b"%d %b" % (revision, key_of(before)))
         return "~" + hashed.hexdigest()
 
     # --- operations --------------------------------------------------------------------------

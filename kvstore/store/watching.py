@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from paxon.kvstore.store.events import read_events
+from paxon.kvstore.store.history import key_of
 from paxon.kvstore.store.operations import (
     Events,
     Result,
@@ -49,6 +50,9 @@ class Watches:
         self._anew = False
         """The state was replaced: every watch has to be looked at."""
         self._ready: list[tuple[int, bytes]] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     # --- keeping -----------------------------------------------------------------------------
 
@@ -117,13 +121,12 @@ class Watches:
         if not self._kept:
             return
         history = state.history
-        at = self._next - history.dropped
-        if self._anew or at < history.start:
+        if self._anew or self._next < history.first:
             concerned = set(self._kept)
         else:
             concerned = set()
-            for index in range(at, len(history.items)):
-                concerned |= self._watching(history.items[index].key)
+            for _, before in history.changes(self._next):
+                concerned |= self._watching(key_of(before))
         shared: dict[bytes, bytes | None] = {}
         for number in sorted(concerned):
             wanted = self._kept[number]
@@ -134,11 +137,12 @@ class Watches:
                 self.drop(number)
                 self._ready.append((number, answer))
         self._look_from(state)
+        history.pack()
 
     def _look_from(self, state: State) -> None:
         """All that is kept is complete through the store's revision."""
         self._seen = state.revision
-        self._next = state.history.dropped + len(state.history.items)
+        self._next = state.history.end
         self._anew = False
 
     def _watching(self, key: bytes) -> set[int]:

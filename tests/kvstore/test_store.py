@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paxon.kvstore.store.image import FORMAT
 from paxon.kvstore.store.key_index import KeyIndex
 from paxon.kvstore.store.operations import (
     MAX_KEY_BYTES,
@@ -200,7 +201,7 @@ def test_snapshots_restore_state_and_digest() -> None:
     assert len(empty) == 0
 
 
-@pytest.mark.parametrize("image", [b"", b"nonsense", msgspec.msgpack.encode([2]), b"\xc1"])
+@pytest.mark.parametrize("image", [b"", b"nonsense", msgspec.msgpack.encode([FORMAT]), b"\xc1"])
 def test_a_wrong_snapshot_is_refused(image: bytes) -> None:
     store = KVStore()
     run(store, Put(b"a", b"1"))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paxon.kvstore.store import history
 from paxon.kvstore.store.operations import (
     Append,
     Claim,
@@ -143,10 +145,22 @@ def comparable(result: Any) -> Any:
     return {"kind": result.get("kind", "")} if is_refusal(result) else result
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.lists(STEPS, max_size=14))
-def test_the_store_does_what_its_model_does(steps: list[Any]) -> None:
+@pytest.mark.parametrize(("block_events", "examples"), [(2, 300), (1024, 200)])
+def test_the_store_does_what_its_model_does(block_events: int, examples: int) -> None:
+    """Whether history is packed (in small blocks, so that much of it is) or not."""
+
+    @settings(max_examples=examples, deadline=None)
+    @given(st.lists(STEPS, max_size=14))
+    def try_steps(steps: list[Any]) -> None:
+        compare_with_model(steps)
+
+    with patch.object(history, "_BLOCK_EVENTS", block_events):
+        try_steps()
+
+
+def compare_with_model(steps: list[Any]) -> None:
     store, twin, model = KVStore(), KVStore(), Model()
+    never_pack(twin)
     for kind, what in steps:
         if kind == "do":
             command = encode_operations(what)
@@ -175,6 +189,33 @@ def test_the_store_does_what_its_model_does(steps: list[Any]) -> None:
              if only_reads([operation])]  # fmt: skip
     for read in reads:
         assert comparable(ask(store, read)) == plain(model.run(read))
+
+
+def test_history_is_packed_unless_its_values_are_large_or_shared() -> None:
+    """Its snapshot is the same, and a watch of all of it is answered the same."""
+    store, twin = KVStore(), KVStore()
+    never_pack(twin)
+    with patch.object(history, "_BLOCK_EVENTS", 4):
+        for number in range(44):
+            key = b"%d" % (number % 3)
+            long = 8 <= number < 16
+            step = Append(key, b"a" * 2000) if 20 <= number < 30 else Put(key, b"v" * 5000 * long)
+            command = encode_operations([step])
+            assert store.apply(command) == twin.apply(command)
+    packed = [block.items is None for block in store._state.history.blocks]
+    large, shared, newest = [False] * 3, [False] * 4, [False]
+    assert packed == [True, True, *large, *shared, True, *newest]
+    assert not any(block.packed for block in twin._state.history.blocks)
+    assert store.snapshot() == twin.snapshot()
+    everything = Events(0, [(b"\0", b"\0")], previous=True)
+    assert all_events(store, everything) == all_events(twin, everything)
+    assert store.snapshot() == twin.snapshot()
+
+
+def never_pack(store: KVStore) -> None:
+    """By a watch that is not told what happens: packing waits for it."""
+    idle = Events(0, [(b"never written", None)])
+    assert store.watch(1, encode_operations([idle])) is None
 
 
 def ask(store: KVStore, operation: Any) -> Any:

@@ -75,7 +75,7 @@ def restoring(spoil: Callable[[State], None]) -> Any:
 
 def _forget_history(state: State) -> None:
     now = state.history.now
-    state.history = history.History()
+    state.history = history.History(state.data)
     state.history.now = now
 
 
@@ -92,7 +92,7 @@ def cut_by_the_server() -> Any:
 @contextmanager
 def digest_without_history() -> Iterator[None]:
     """It counts events and their bytes, and looks at none of them."""
-    with patch.object(image, "encode_history", lambda _state, last=None: []):
+    with patch.object(image, "encode_history", lambda _state: []):
         yield
 
 
