@@ -1,7 +1,7 @@
 #!/bin/sh
 # Measures on this machine and fills README.md, docs/benchmarks.md and docs/coordination.md: tables
 # between their marks, pictures in docs/plots/. All figures go to build/bench/*.json, which git does
-# not keep. Leave the machine alone meanwhile: ten minutes for `figures` and six for `coordination`,
+# not keep. Leave the machine alone meanwhile: ten minutes for `figures` and nine for `coordination`,
 # which want etcd (paxon bench peers --install), two for `contention`, six for `compare`, three for
 # `scale`.
 #
