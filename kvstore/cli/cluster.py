@@ -115,6 +115,16 @@ def up(
             help="Base port: server N takes base+10·N for servers and one above for clients.",
         ),
     ] = DEFAULT_BASE_PORT,
+    etcd: Annotated[
+        int | None,
+        typer.Option(
+            "--etcd",
+            min=1,
+            max=65_535,
+            show_default=False,
+            help="Serve the etcd v3 API at this port, too (docs/etcd.md).",
+        ),
+    ] = None,
     durability: _Durability = None,
     metrics: Annotated[
         int | None,
@@ -141,7 +151,7 @@ def up(
     options = from_environment(os.environ) | parse_assignments(settings)
     if durability is not None:
         options["durability"] = parse_option("durability", durability)
-    raise typer.Exit(run_up(servers, directory, port, options, metrics))
+    raise typer.Exit(run_up(servers, directory, port, options, metrics, etcd=etcd))
 
 
 def server(

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -52,6 +53,8 @@ def run_up(
     port: int,
     options: Mapping[str, object],
     metrics: int | None = None,
+    *,
+    etcd: int | None = None,
 ) -> int:
     """Run until Ctrl-C (exit code 0) or until every server has failed (exit code 1)."""
     out = cast("TextIO", Outlet(sys.stdout.fileno()))  # serving is not to wait for a reader
@@ -63,16 +66,27 @@ def run_up(
     )
     cluster.console = console
     try:
-        with cluster:
+        with cluster, _etcd_gateway(cluster, etcd):
             _introduce(console, cluster, directory, port)
             if metrics is not None:
                 last = metrics + len(cluster.servers) - 1
                 console.print(f"metrics: http://127.0.0.1:{metrics}/metrics … :{last}/metrics")
+            if etcd is not None:
+                console.print(f"etcd:   etcdctl --endpoints=127.0.0.1:{etcd} put motto 'the same'")
             watch = _watch_live if console.is_terminal else _watch_plainly
             return watch(console, cluster)
     except KeyboardInterrupt:
         console.print("stopped")
         return 0
+
+
+def _etcd_gateway(cluster: LocalCluster, port: int | None) -> AbstractContextManager[object]:
+    """The etcd v3 API in front of it, if it is wanted."""
+    if port is None:
+        return nullcontext()
+    from paxon.kvstore.etcd.process import BackgroundGateway, Listening  # noqa: PLC0415 (an extra)
+
+    return BackgroundGateway(cluster.addresses, Listening.at(f"127.0.0.1:{port}"))
 
 
 def _introduce(console: Console, cluster: LocalCluster, directory: Path | None, port: int) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import signal
 import ssl
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -17,7 +19,10 @@ from paxon.kvstore.etcd.gateway import EtcdGateway
 from paxon.kvstore.recipes.clients import AsyncClient
 from paxon.transport import raise_descriptor_limit
 
-__all__ = ["Listening", "run_gateway"]
+__all__ = ["BackgroundGateway", "Listening", "run_gateway"]
+
+
+_STOP_SECONDS = 5.0
 
 
 class Listening(msgspec.Struct, frozen=True):
@@ -47,7 +52,7 @@ class Listening(msgspec.Struct, frozen=True):
         key: str = "",
         client_ca: str = "",
         advertise: str = "",
-    ) -> Listening:
+    ) -> Self:
         """From `host:port`. Raises `InvalidRequest`."""
         host, colon, port = address.removeprefix("tcp://").rpartition(":")
         if not colon or not port.isdecimal() or int(port) > 65_535:
@@ -94,14 +99,64 @@ async def _run(
     listening: Listening,
     ready: Callable[[int], None],
 ) -> None:
-    tls = listening.tls()
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(ValueError, NotImplementedError):
             loop.add_signal_handler(number, ending.set)
+    await _serve(servers, secure, listening, ready, ending)
+
+
+async def _serve(
+    servers: Sequence[str],
+    secure: Secure | None,
+    listening: Listening,
+    ready: Callable[[int], None],
+    ending: asyncio.Event,
+) -> None:
+    tls = listening.tls()
     async with AsyncClient(servers, secure=secure) as kv:
         gateway = EtcdGateway(kv, listening.url)
         ready(await gateway.open(listening.host, listening.port, tls))
         await ending.wait()
         await gateway.close()
+
+
+class BackgroundGateway:
+    """A gateway in a thread of this process; in a `with` statement, which ends it."""
+
+    def __init__(self, servers: Sequence[str], listening: Listening) -> None:
+        self._servers, self._listening = servers, listening
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="paxon-etcd", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Wait until it serves. Raises what `run_gateway` does."""
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._loop is not None and self._ending is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._ending.set)
+        self._thread.join(_STOP_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    async def _main(self) -> None:
+        self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
+        await _serve(
+            self._servers, None, self._listening, lambda _port: self._ready.set(), self._ending
+        )

@@ -1,0 +1,62 @@
+"""The etcd API in front of real server processes: a killed leader, and `paxon up --etcd`."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+
+import pytest
+
+from paxon import LocalCluster
+from paxon.kvstore.client.addresses import free_ports
+from tests.cluster.helpers import PAXON, environment
+from tests.etcd.test_streams import WatchStream
+from tests.etcd.tools import Gateway, Grpc
+
+pytestmark = pytest.mark.process
+
+KEYS = 200
+KILLED_AFTER = 50
+
+
+def test_a_killed_leader_costs_no_put_and_no_event() -> None:
+    with LocalCluster(3) as cluster, Gateway(cluster.addresses) as gateway:
+        client, stream = Grpc(gateway.address), WatchStream(Grpc(gateway.address))
+        stream.create(key=b"f/", range_end=b"f0")
+        stream.wait(lambda s: s.answers)
+        term = client.kv("Range", key=b"x").header.raft_term
+        killer = threading.Thread(target=lambda: cluster.kill(cluster.leader()))
+        for n in range(KEYS):
+            if n == KILLED_AFTER:
+                killer.start()
+            client.kv("Put", key=b"f/%d" % n, value=b"1")  # raises if it is not answered in time
+        killer.join()
+        stream.wait(lambda s: len(s.events(0)) >= KEYS)
+        events = stream.events(0)
+        assert [event.kv.key for event in events] == [b"f/%d" % n for n in range(KEYS)]
+        assert {event.kv.version for event in events} == {1}, "a put took effect twice"
+        revisions = [event.kv.mod_revision for event in events]
+        assert revisions == sorted(revisions)
+        assert client.kv("Range", key=b"x").header.raft_term >= term
+        stream.close()
+        client.close()
+
+
+def test_up_serves_etcds_clients() -> None:
+    base, port = free_ports(2)
+    base = min(base, 60_000)
+    command = [*PAXON, "up", "--servers", "1", "--durability", "memory", "--etcd", str(port)]
+    process = subprocess.Popen(
+        [*command, "--port", str(base)], stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    try:
+        assert process.stdout is not None
+        assert any(f"--endpoints=127.0.0.1:{port}" in line for line in process.stdout)
+        client = Grpc(f"127.0.0.1:{port}")
+        assert client.kv("Put", key=b"a", value=b"1").header.revision
+        client.close()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == 0
