@@ -17,6 +17,9 @@ TIMEOUT = 7.0
 MAX_MESSAGE_BYTES = 2 << 20
 """Of a request, as etcd takes it: 1.5 MiB, and 0.5 MiB for what is around it."""
 
+_OLD_PATHS = {"/v3/lease/revoke", "/v3/lease/timetolive", "/v3/lease/leases"}
+"""These are served below `/v3/kv`, too, as etcd has it."""
+
 
 class Call(Protocol):
     """A call as those see it who answer a stream of requests with a stream of answers."""
@@ -55,6 +58,8 @@ def methods(*tables: list[Method]) -> dict[str, Method]:
             found[method.path] = method
             if method.json_path:
                 found[method.json_path] = method
+                if method.json_path in _OLD_PATHS:
+                    found[f"/v3/kv{method.json_path.removeprefix('/v3')}"] = method
     return found
 
 

@@ -37,6 +37,7 @@ CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/v3/lease/keepalive", {"ID": "77"}),
     ("POST", "/v3/lease/keepalive", {"ID": "12345"}),
     ("POST", "/v3/lease/timetolive", {"ID": "12345"}),
+    ("POST", "/v3/kv/lease/timetolive", {"ID": "12345"}),
     ("POST", "/v3/lease/revoke", {"ID": "77"}),
     ("POST", "/v3/lease/revoke", {"ID": "77"}),
     ("POST", "/v3/kv/compaction", {"revision": "3"}),
