@@ -199,7 +199,7 @@ def test_every_watcher_sees_every_revision_once_while_servers_die(cluster: Relay
 
     load = threading.Thread(target=write)
     load.start()
-    for number in range(sized(6, 60)):
+    for number in range(sized(3, 60)):
         before = len(revisions)
         wait_until(lambda: len(revisions) > before + 50, "the load goes on", SOON)  # noqa: B023
         victim = cluster.leader(timeout=SOON) if number % 2 else 1 + number % 3

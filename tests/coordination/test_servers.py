@@ -111,7 +111,7 @@ def test_no_majority_for_longer_than_leases_live(cluster: RelayedCluster) -> Non
 
 def test_very_many_leases_end_at_once_after_the_leader_was_killed(cluster: RelayedCluster) -> None:
     """etcd #12105, #8097, #9496; #12381: what is left is asked for all the while."""
-    count, ttl = sized((2000, 3.0), (10_000, 5.0))
+    count, ttl = sized((2000, 2.0), (10_000, 5.0))
     ended = threading.Event()
     puts: list[int] = []
     with cluster.client(timeout=SOON) as kv, cluster.client("asks", timeout=SOON) as other:
