@@ -328,7 +328,8 @@ class PaxosServer(BurstActor):
                 self._plan_chores(reign)
             if self._held.requests:
                 self._release_held()
-            self.latencies.waiting(self._now, reign.pending.entries)
+            if reign.pending.entries:
+                self.latencies.waiting(self._now)
             self._propose_waiting(reign)
             if reign.reads.waiting:
                 self._start_read_round(reign)
@@ -415,7 +416,8 @@ class PaxosServer(BurstActor):
         if reign is not None:
             if reign.told_commit != self.log.chosen_to:
                 self._tell_of_commits(reign)
-            self.latencies.chosen(self.log.chosen_to, self._clock)
+            if self.latencies.flying:
+                self.latencies.chosen(self.log.chosen_to, self._clock)
             if self._outbox.to_all:
                 self._send_put_off(reign)  # whose slots a heartbeat's commit index speaks of
 

@@ -49,35 +49,39 @@ class Latencies:
         """From the burst that brought a command until those that waited were proposed."""
         self.burst = Histogram()
         """A step: handling all that was received, storing it, sending."""
-        self._flying: deque[tuple[int, float]] = deque()
+        self.flying: deque[tuple[int, float]] = deque()
         """Slots that were proposed, one a flush, and when."""
         self._waits_since = 0.0
         """When commands that wait for a slot came; 0: none wait."""
 
-    def waiting(self, now: float, commands: Sized) -> None:
-        """These commands wait for a slot, if there are any."""
-        if commands and not self._waits_since:
+    def waiting(self, now: float) -> None:
+        """Commands wait for a slot."""
+        if not self._waits_since:
             self._waits_since = now
 
     def proposed(self, slot: int, now: float, left: Sized) -> None:
         """A flush sends this slot, and perhaps others above it; `left` are commands that wait."""
-        if len(self._flying) < _MOST_FLYING:
-            self._flying.append((slot, now))
+        if len(self.flying) < _MOST_FLYING:
+            self.flying.append((slot, now))
         if self._waits_since:
-            self.queue.observe(now - self._waits_since)
+            queue, seconds = self.queue, now - self._waits_since
+            queue.counts[bisect_left(BOUNDS, seconds)] += 1  # (without a call: each flush does so)
+            queue.total += seconds
             self._waits_since = now if left else 0.0
 
     def chosen(self, slot: int, clock: Clock) -> None:
         """All up to `slot` is chosen."""
-        flying = self._flying
+        flying, commit = self.flying, self.commit
         if flying and flying[0][0] <= slot:
             now = clock.monotonic()
             while flying and flying[0][0] <= slot:
-                self.commit.observe(now - flying.popleft()[1])
+                seconds = now - flying.popleft()[1]
+                commit.counts[bisect_left(BOUNDS, seconds)] += 1
+                commit.total += seconds
 
     def reigns(self) -> None:
         """A reign begins, or ends: what the one before had under way is nobody's any more."""
-        self._flying.clear()
+        self.flying.clear()
         self._waits_since = 0.0
 
     def all(self) -> dict[str, Histogram]:

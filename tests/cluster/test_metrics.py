@@ -252,9 +252,8 @@ def test_buckets() -> None:
 def test_a_commit_is_timed_from_its_proposal_and_waiting_from_its_beginning() -> None:
     latencies = Latencies()
     clock = Clock()
-    latencies.waiting(0.5, [])
-    latencies.waiting(1.0, [b"one"])
-    latencies.waiting(2.0, [b"one", b"two"])  # others came; the first one counts
+    latencies.waiting(1.0)
+    latencies.waiting(2.0)  # others came; the first one counts
     latencies.proposed(5, 3.0, [b"two"])
     latencies.proposed(6, 4.0, [])
     latencies.proposed(7, 9.0, [])  # nothing waited
