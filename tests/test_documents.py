@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+import typer
 
 from paxon.actors.messages import ClientMessage, PeerMessage, ServerReply
+from paxon.kvstore.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
@@ -127,3 +129,18 @@ def test_python_blocks_are_python(path: Path) -> None:
         ]
         for node in imported:
             exec(compile(ast.Module([node], []), name_of(path), "exec"), {})
+
+
+def test_every_command_shows_an_example() -> None:
+    """In its `--help`, and with its own name."""
+    wrong = []
+
+    def look(command: Any, name: str) -> None:
+        for word, child in getattr(command, "commands", {}).items():
+            look(child, f"{name} {word}")
+        shows = re.search(rf"Examples?: .*\b{re.escape(name)}\b", command.help, re.DOTALL)
+        if not getattr(command, "commands", None) and not shows:
+            wrong.append(name)
+
+    look(typer.main.get_command(app), "paxon")
+    assert not wrong

@@ -20,6 +20,7 @@ from paxon.kvstore.cli import (
     etcd,
     exit_codes,
     leases,
+    locks,
     settings,
     store,
     transactions,
@@ -33,7 +34,6 @@ app = typer.Typer(
     help="A durable, replicated key-value store: Multi-Paxos between a few servers.",
     epilog=exit_codes.TABLE.replace("\n", " "),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -45,6 +45,7 @@ settings.add_commands(app)
 store.add_commands(app)
 transactions.add_commands(app)
 watches.add_commands(app)
+locks.add_commands(app)
 app.add_typer(leases.app, name="lease", rich_help_panel="The store")
 
 
@@ -74,7 +75,8 @@ def root(
         "help_option_names": [],
     },
     rich_help_panel="Benchmarks",
-    help="Measure throughput, latency and failover: see paxon bench --help.",
+    help="Measure throughput, latency and failover: see paxon bench --help.\n\n"
+    "Example: paxon bench stable --quick",
 )
 def bench(context: typer.Context) -> None:
     """Hand over to the benches, which bring imports that no other command should wait for.

@@ -84,7 +84,10 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """See it work: a cluster, real data, the leader killed, failover, equal logs; in a minute."""
+    """See it work: a cluster, real data, the leader killed, failover, equal logs; in a minute.
+
+    Example: paxon demo --servers 5
+    """
     from paxon.kvstore.cli.demo import run_demo  # noqa: PLC0415 (keeps other commands quick)
 
     raise typer.Exit(run_demo(servers, seconds, directory))
@@ -138,7 +141,10 @@ def up(
     ] = None,
     settings: _Settings = [],  # noqa: B006 (typer's way to say "several, none by default")
 ) -> None:
-    """Run a cluster on this machine, in the foreground, until Ctrl-C."""
+    """Run a cluster on this machine, in the foreground, until Ctrl-C.
+
+    Examples: paxon up | paxon up --servers 5 --dir data --port 7200 --set heartbeat_interval=0.1
+    """
     import os  # noqa: PLC0415
 
     from paxon.kvstore.cli.up import run_up  # noqa: PLC0415
@@ -197,7 +203,10 @@ def server(
     log_format: _LogFormat = "text",
     settings: _Settings = [],  # noqa: B006 (see up)
 ) -> None:  # fmt: skip
-    """Run one server of a cluster that a TOML file describes, until SIGTERM or Ctrl-C."""
+    """Run one server of a cluster that a TOML file describes, until SIGTERM or Ctrl-C.
+
+    Example: paxon server --cluster cluster.toml --id 2
+    """
     import os  # noqa: PLC0415
 
     from paxon.kvstore.cluster.cluster_file import STORE_MACHINE, ClusterDescription  # noqa: PLC0415
@@ -249,7 +258,10 @@ def keygen(
         Path, typer.Argument(help="Where the pair is, or is to be kept.", show_default=False)
     ],
 ) -> None:
-    """Make a key pair, if the file is not there yet, and print its public key."""
+    """Make a key pair, if the file is not there yet, and print its public key.
+
+    Example: paxon keygen /etc/paxon/server-1.key
+    """
     from paxon.transport import CurveKeys  # noqa: PLC0415
 
     sys.stdout.write(f'public_key = "{CurveKeys.load_or_generate(file).public}"\n')
@@ -275,6 +287,8 @@ def status(
 
     Exit code 5 if no majority answers; 1 if servers have executed different things, none or
     several say that they lead, or a server has no vote.
+
+    Examples: paxon status | paxon status --json --cluster cluster.toml
     """
     from paxon.kvstore.cli.live_view import status_json  # noqa: PLC0415
     from paxon.kvstore.cluster.health import problems  # noqa: PLC0415

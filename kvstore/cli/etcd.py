@@ -51,7 +51,10 @@ def etcd(
         ),
     ] = "",
 ) -> None:
-    """Serve the etcd v3 API in front of a cluster, until Ctrl-C. See docs/etcd.md."""
+    """Serve the etcd v3 API in front of a cluster, until Ctrl-C. See docs/etcd.md.
+
+    Example: paxon etcd --cluster cluster.toml --listen 127.0.0.1:2379
+    """
     from paxon.kvstore.etcd.process import Listening, run_gateway  # noqa: PLC0415 (takes a while)
 
     target = find_target(cluster, key)

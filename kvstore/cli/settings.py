@@ -34,7 +34,10 @@ def settings(
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Show or change the settings that all servers agree on; needs a leader, no restart."""
+    """Show or change the settings that all servers agree on; needs a leader, no restart.
+
+    Examples: paxon settings --json | paxon settings set session_ttl 7200
+    """
     new = _new_values(assignments)
     target = find_target(cluster, key_file)
     from paxon.kvstore.client.client import Client  # noqa: PLC0415 (after the arguments are known good)

@@ -302,7 +302,10 @@ def append(
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Add bytes to the end of a key's value, which is empty if there is none yet."""
+    """Add bytes to the end of a key's value, which is empty if there is none yet.
+
+    Examples: paxon append journal "one line more" | date | paxon append journal -
+    """
     data = value_of(value)
     with open_client(cluster, key_file, timeout) as store:
         length = store.append(key, data)
@@ -353,7 +356,10 @@ def cas(
     timeout: TimeoutOption = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare and set: replace the value if it is the expected one. Exit code 4 if it is not."""
+    """Compare and set: replace the value if it is the expected one. Exit code 4 if it is not.
+
+    Examples: paxon cas owner nobody me | paxon cas owner me --absent
+    """
     wanted = 1 if absent else 2
     if len(expected_and_value) != wanted:
         raise typer.BadParameter(

@@ -61,11 +61,15 @@ def txn(
 ) -> None:
     """Do all of --then if all --if hold, all of --else if not; in one revision.
 
-    Words are quoted as in a shell. Exit code 4 if the conditions did not hold.
+    Words are quoted as in a shell; one value may be -, which reads stdin. Exit
+    code 4 if the conditions did not hold.
 
-    Example: paxon txn --if 'modified motto = 7' --then 'put motto "more quorums"'
-    --else 'get motto'
+    Examples: paxon txn --if 'modified motto = 7' --then 'put motto "more quorums"'
+    --else 'get motto' | paxon txn --then 'put photo -' < photo.jpg
     """
+    from_stdin = [text for text in (*(if_ or ()), *(then or ()), *(else_ or ())) if _reads(text)]
+    if len(from_stdin) > 1:
+        raise typer.BadParameter("stdin can be only one of the values")
     conditions = [_condition(text) for text in if_ or ()]
     then_operations = [_operation(text) for text in then or ()]
     else_operations = [_operation(text) for text in else_ or ()]
@@ -105,6 +109,12 @@ def _words(text: str, what: str) -> list[str]:
     if not words:
         raise _misread(text, "it is empty", what)
     return words
+
+
+def _reads(text: str) -> bool:
+    """Whether its value is to come from stdin."""
+    words = _words(text, f"{_CONDITION}, or {_OPERATION}")
+    return words[-1] == "-" and len(words) > 2 and words[0] in {"put", "value"}
 
 
 def _misread(text: str, why: str, what: str) -> typer.BadParameter:

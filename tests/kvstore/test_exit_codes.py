@@ -43,3 +43,12 @@ def test_a_write_whose_outcome_is_unknown_and_a_read_without_one(servers: Socket
     assert paxon_here("get", "key", *at).returncode == exit_codes.UNAVAILABLE
     # The session was never opened, for all that this client knows: so nothing was sent.
     assert paxon_here("put", "key", "value", *at).returncode == exit_codes.UNAVAILABLE
+
+
+def test_stdin_is_one_value_of_a_transaction() -> None:
+    """The second would be empty. (A key may be called so as often as one likes.)"""
+    done = paxon_here("txn", "--then", "put a -", "--then", "put b -")
+    assert done.returncode == exit_codes.USAGE and b"only one of the values" in done.stderr
+    at = ("--cluster", "127.0.0.1:1", "--timeout", "0.1")
+    done = paxon_here("txn", "--then", "get -", "--else", "get -", *at)
+    assert done.returncode == exit_codes.UNAVAILABLE

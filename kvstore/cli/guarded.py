@@ -1,0 +1,233 @@
+"""A command that runs while something is held: `paxon lock NAME -- COMMAND`, and elections.
+
+It is a process group of its own. It gets the signals that we get, and the terminal if we have it.
+When what is held is about to be lost it is ended, by SIGTERM and soon by SIGKILL; where the lease
+merely could not be renewed, before anybody else can hold. A shell beside it sees to it that it does
+not outlive us either, whatever ends us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+
+if TYPE_CHECKING:
+    from paxon.kvstore.client.client import Client
+    from paxon.kvstore.recipes.held import Held
+
+__all__ = ["CannotRun", "Ended", "run_while_held"]
+
+_GRACE_SECONDS = 5.0
+"""Between SIGTERM and SIGKILL at most …"""
+_GRACE_PART = 0.25
+"""… and of the time to live."""
+_LOOK_SECONDS = 1.0
+"""How often to look at the clock: the machine may have slept."""
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1,
+              signal.SIGUSR2)  # fmt: skip
+_WHEN_WE_DIE = """read group && { read line || {
+kill -s TERM -- "-$group"; sleep "$1"; kill -s KILL -- "-$group"; }; } 2>/dev/null"""
+"""A shell reads what only we can write. If that ends without a second line, we have been killed."""
+
+_ONCE_IN_FRONT = ["/bin/sh", "-c", 'kill -s STOP $$; exec "$@"', "sh"]
+"""Waits for the terminal: a command that reads from it before it may would be stopped."""
+
+_Happening: TypeAlias = tuple[Literal["signal", "stopped", "ended", "lost"], int]
+
+
+class CannotRun(Exception):
+    """There is no such command, or it may not be run."""
+
+    def __init__(self, command: str, error: OSError) -> None:
+        super().__init__(f"{command} cannot be run: {error.strerror}")
+        self.code = 127 if isinstance(error, FileNotFoundError) else 126
+        """As a shell's exit code."""
+
+
+class Ended:
+    """How the command ended."""
+
+    def __init__(self, code: int, lost: str) -> None:
+        self.code = code if code >= 0 else 128 - code
+        """As a shell tells it: 128 and the number of the signal that ended it."""
+        self.lost = lost
+        """Why it was ended by us; "" if it was not."""
+
+
+def run_while_held(
+    kv: Client, held: Held, command: Sequence[str], more: Mapping[str, str]
+) -> Ended:
+    """Run it to its end, or until the loss of what is held.
+
+    Args:
+        kv: whose watch tells that the key is gone.
+        held: what is held; the caller releases it.
+        command: the program, and its arguments.
+        more: what its environment has besides ours.
+
+    Raises `CannotRun`.
+    """
+    happenings: SimpleQueue[_Happening] = SimpleQueue()
+    held.lease.when_lost(lambda: happenings.put(("lost", 0)))
+    gone = kv.watch(held.key, after=held.fence, puts=False)
+    watching = gone.call(lambda _: happenings.put(("lost", 0)))
+    try:
+        with _signals_to(happenings), _Running(command, more, happenings) as running:
+            return _attend(running, held, happenings)
+    finally:
+        gone.close()
+        watching.join()
+
+
+def _attend(running: _Running, held: Held, happenings: SimpleQueue[_Happening]) -> Ended:
+    grace = min(_GRACE_SECONDS, held.lease.ttl * _GRACE_PART)
+    lost, kill_at = "", float("inf")
+    while True:
+        left = held.lease.time_left()
+        if not lost and left <= grace:
+            lost = held.lease.reason or "it could not be renewed in time"
+            kill_at = time.monotonic() + (left or grace)
+            running.end()
+        if lost and time.monotonic() >= kill_at:
+            running.send(signal.SIGKILL)
+            kill_at = float("inf")
+        wait = min(_LOOK_SECONDS, kill_at - time.monotonic(), max(0.0, left - grace) or 1.0)
+        try:
+            kind, number = happenings.get(timeout=max(0.0, wait))
+        except Empty:
+            continue
+        if kind == "ended":
+            if lost:
+                running.send(signal.SIGKILL)  # whatever it has started, and left
+            return Ended(number, lost)
+        if kind == "signal":
+            running.send(signal.Signals(number))
+        elif kind == "stopped":
+            running.stopped(signal.Signals(number), held.lost.is_set)
+        elif not lost:
+            lost = held.lease.reason or "its key is gone"
+            kill_at = time.monotonic() + grace
+            running.end()
+
+
+@contextlib.contextmanager
+def _signals_to(happenings: SimpleQueue[_Happening]) -> Iterator[None]:
+    """Note signals instead of being ended by them (but for those that are ignored: nohup)."""
+    before = {number: signal.getsignal(number) for number in _FORWARDED}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: happenings.put(("signal", number)))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Running:
+    """The command's processes."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        more: Mapping[str, str],
+        happenings: SimpleQueue[_Happening],
+    ) -> None:
+        self._happenings = happenings
+        self._terminal = _our_terminal()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", _WHEN_WE_DIE, "sh", f"{_GRACE_SECONDS:g}"],
+            stdin=subprocess.PIPE, start_new_session=True, bufsize=0,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            self._process = subprocess.Popen(
+                [*(() if self._terminal is None else _ONCE_IN_FRONT), *command],
+                env={**os.environ, **more}, process_group=0,
+            )  # fmt: skip
+        except OSError as error:
+            self._guard.communicate()
+            raise CannotRun(command[0], error) from None
+        self._group = self._process.pid
+        assert self._guard.stdin is not None
+        self._guard.stdin.write(b"%d\n" % self._group)
+        if self._terminal is not None:
+            result = os.waitid(os.P_PID, self._group, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            if result is not None and result.si_code == os.CLD_STOPPED:
+                os.waitid(os.P_PID, self._group, os.WSTOPPED)  # not told as one of the user's
+            self._hand_over(self._group)
+            self.send(signal.SIGCONT)
+        self._waiter = threading.Thread(target=self._wait, name="paxon-command", daemon=True)
+        self._waiter.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing of it is left, and nobody waits for our death any more."""
+        if self._process.returncode is None:  # only if we failed ourselves
+            self.send(signal.SIGKILL)
+        self._waiter.join()
+        self._hand_over(os.getpgrp())
+        self._guard.communicate(b"done\n")
+
+    def _wait(self) -> None:
+        while True:
+            _, status = os.waitpid(self._group, os.WUNTRACED)
+            if os.WIFSTOPPED(status):
+                self._happenings.put(("stopped", os.WSTOPSIG(status)))
+                continue
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            self._happenings.put(("ended", self._process.returncode))
+            return
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to all of its processes that are there still."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._group, number)
+
+    def end(self) -> None:
+        """Ask it to end, even while it is stopped."""
+        self.send(signal.SIGTERM)
+        self.send(signal.SIGCONT)
+
+    def stopped(self, number: signal.Signals, lost: Callable[[], bool]) -> None:
+        """It was stopped: by Ctrl-Z, or as it used a terminal that it did not have yet."""
+        if self._terminal is None:
+            return
+        if number not in (signal.SIGTTIN, signal.SIGTTOU):
+            self._hand_over(os.getpgrp())
+            os.kill(os.getpid(), signal.SIGSTOP)  # until the shell has us go on
+            if lost():
+                return
+        self._hand_over(self._group)
+        self.send(signal.SIGCONT)
+
+    def _hand_over(self, group: int) -> None:
+        """Let this group read from our terminal, and get its Ctrl-C."""
+        if self._terminal is None:
+            return
+        before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        try:
+            with contextlib.suppress(OSError):
+                os.tcsetpgrp(self._terminal, group)
+        finally:
+            signal.signal(signal.SIGTTOU, before)
+
+
+def _our_terminal() -> int | None:
+    """stdin, if it is a terminal in which we are in the foreground."""
+    with contextlib.suppress(OSError):
+        if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp():
+            return 0
+    return None
