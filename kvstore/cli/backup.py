@@ -41,7 +41,10 @@ def save(
     timeout: TimeoutOption = 60.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Write all keys and leases, as they were after one revision, into a new file, and check it."""
+    """Write all keys and leases, as they were after one revision, into a new file, and check it.
+
+    Example: paxon backup save monday.paxon --cluster cluster.toml
+    """
     from paxon.kvstore.cluster import backup  # noqa: PLC0415 (keeps other commands quick)
     from paxon.kvstore.cluster.status import look_around  # noqa: PLC0415
 
@@ -54,7 +57,10 @@ def save(
 
 @app.command()
 def verify(file: _File, as_json: JsonOption = False) -> None:
-    """Read all of a backup and say what it holds; exit code 1 if anything in it is wrong."""
+    """Read all of a backup and say what it holds; exit code 1 if anything in it is wrong.
+
+    Example: paxon backup verify monday.paxon --json
+    """
     from paxon.kvstore.cluster import backup  # noqa: PLC0415
 
     _print("is whole", file, backup.verify(file), as_json=as_json)
@@ -80,7 +86,10 @@ def restore(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the data directories of a new cluster, with another identity, that holds a backup."""
+    """Make the data directories of a new cluster, with another identity, that holds a backup.
+
+    Example: paxon backup restore monday.paxon --cluster new.toml
+    """
     import msgspec  # noqa: PLC0415
 
     from paxon.kvstore.cluster import backup  # noqa: PLC0415

@@ -41,6 +41,8 @@ def doctor(
     """Look at file, names, ports, disk, clock, limits and running servers; say what to change.
 
     Exit code 1 if anything is bad.
+
+    Example: paxon doctor --json
     """
     from paxon.kvstore.cluster.cluster_file import ClusterDescription  # noqa: PLC0415
     from paxon.kvstore.cluster.doctor import examine  # noqa: PLC0415

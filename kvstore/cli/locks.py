@@ -225,7 +225,7 @@ def _hold(
             sys.stdout.write(f"{held.key}\t{held.fence}\n")
         sys.stdout.flush()
         _wait_for_loss(kv, held)
-    from paxon.kvstore.cli.guarded import CannotRun, run_while_held  # noqa: PLC0415 (see app)
+    from paxon.kvstore.cluster.guarded import CannotRun, run_while_held  # noqa: PLC0415 (see app)
 
     assert command is not None
     try:

@@ -5,7 +5,7 @@ around it), `server_process` (its life as a process), `logs`, `metrics` and `doo
 HTTP), `notify` (what it tells a service manager). Then the parts of `LocalCluster`:
 `spawning` and `children` (one process), `supervisor` (all of them), `status` and `health` (what the
 servers say of themselves), `local_cluster`. For whoever runs them: `doctor` (what is wrong here),
-`backup`.
+`backup`; and `guarded` (a command that runs while a lock is held).
 """
 
 from __future__ import annotations
