@@ -165,12 +165,8 @@ def server(
     cluster: Annotated[
         Path,
         typer.Option(
-            "--cluster",
-            "-c",
-            envvar="PAXON_CLUSTER_FILE",
-            metavar="FILE",
-            help="The cluster file (TOML).",
-            show_default=False,
+            "--cluster", "-c", envvar="PAXON_CLUSTER_FILE", metavar="FILE",
+            help="The cluster file (TOML).", show_default=False,
         ),
     ],
     number: Annotated[
