@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 from zlib import crc32
 
-from paxon.actors.ballot import Ballot
+from paxon.actors.ballot import NO_BALLOT, Ballot
 from paxon.actors.invariants import invariant
 from paxon.actors.messages import Accepted
 
@@ -45,6 +45,8 @@ class SlotLog:
         """The commit index as far as this server knows: the end of its chosen prefix."""
         self.last = 0
         """The highest slot with anything in it, ever."""
+        self.highest = NO_BALLOT
+        """The highest ballot in which anything was ever accepted."""
         self.value_bytes = 0
         """The size of all values held."""
 
@@ -59,6 +61,7 @@ class SlotLog:
 
         The caller has checked the promise.
         """
+        self.highest = max(self.highest, ballot)
         held = self._slots.get(slot)
         if held is None:
             if slot <= self.discarded:

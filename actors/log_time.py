@@ -6,6 +6,7 @@ just before the time that something is due at, and the wake-up would find nothin
 
 from __future__ import annotations
 
+from paxon.actors.ballot import NO_BALLOT, Ballot
 from paxon.actors.environment import NEVER
 from paxon.actors.execution.application import Application
 from paxon.actors.limits.allowances import MAX_RENEWAL_BYTES, MAX_RENEWALS, MESSAGE_BYTES
@@ -38,28 +39,55 @@ class LogTime:
     was paused stamps no time of the pause before a fresh round has told it that it still leads.
     """
 
-    __slots__ = ("_offset", "_until", "latest", "runs")
+    __slots__ = ("_lost", "_offset", "_until", "heard_in", "latest", "runs")
 
     def __init__(self) -> None:
         self.latest = 0
         """The highest time heard of, or told to others."""
+        self.heard_in = NO_BALLOT
+        """The ballot whose leader told it."""
         self.runs = False
         """Whether this server's clock moves the log's time."""
         self._offset = 0
         """What makes the log's time of this server's clock, while it does."""
         self._until = 0
-        """The clock's reading up to which this server is known to lead."""
+        """The clock's reading up to which this server is known to lead, and what was lost."""
+        self._lost = 0
+        """How far the time has stayed behind this server's clock since it leads."""
 
-    def hear(self, time: int, executed: int) -> None:
-        """The leader tells its time; `executed` is what the log holds here."""
+    def hear(self, time: int, executed: int, ballot: Ballot) -> None:
+        """A ballot's leader tells its time; `executed` is what the log holds here.
+
+        A new leader may not have heard all that the one before it told, and its word counts: what
+        it has stamped since would be too early else for whoever leads after it, and leases that
+        were granted under it would end too soon.
+        """
+        if ballot > self.heard_in:
+            self.heard_in = ballot
+            self.latest = min(self.latest, time)
         known = max(self.latest, executed)
         self.latest = max(known, min(time, known + MAX_TIME_JUMP))
+
+    def take_over(self, ballot: Ballot, accepted: Ballot) -> None:
+        """This server leads in `ballot`; `accepted` is the highest of all values that it knows of.
+
+        If that is above the one in which this server heard the time, another leader has stamped
+        slots since, and may have begun at an earlier time: only what it stamped counts.
+        """
+        if accepted > self.heard_in:
+            self.latest = 0
+        self.heard_in = ballot
+
+    def snapshot_came(self) -> None:
+        """What was heard is forgotten: of who led since, a snapshot does not tell."""
+        self.heard_in, self.latest = NO_BALLOT, 0
 
     def run(self, executed: int, clock: int) -> None:
         """This server serves from now on: all that it took over is executed."""
         self.latest = max(self.latest, executed)
         self._offset = self.latest - clock
         self._until = clock
+        self._lost = 0
         self.runs = True
 
     def stop(self) -> None:
@@ -71,7 +99,22 @@ class LogTime:
 
         Nobody else can have been elected for `lasts` seconds from then on.
         """
-        self._until = max(self._until, clock + int((lasts - ago) * NANOSECONDS))
+        until = clock + int((lasts - ago) * NANOSECONDS)
+        self._until = max(self._until, until + self._lost)
+
+    def stamp(self, clock: int) -> int:
+        """The time that goes into a slot.
+
+        If it stands still for want of a round, it stays behind by so much from now on. Else it
+        would leap once the round comes, and a lease that this slot grants or renews would end by so
+        much before its owner, who counts from now, takes it for lost.
+        """
+        late = clock - self._until
+        if late > 0 and self.runs:
+            self._offset -= late
+            self._until += late
+            self._lost += late
+        return self.now(clock)
 
     def now(self, clock: int) -> int:
         """The log's time by this server's clock, or as it was heard last."""

@@ -581,7 +581,7 @@ class PaxosServer(BurstActor):
             return
         if heartbeat.ballot == self.promised:
             self.membership.compare_disks(heartbeat)
-            self.log_time.hear(heartbeat.time, self.application.time)
+            self.log_time.hear(heartbeat.time, self.application.time, heartbeat.ballot)
             self._heard_from_leader(sender)
             if heartbeat.lease and self.voting:
                 self._grant(heartbeat)
@@ -826,6 +826,7 @@ class PaxosServer(BurstActor):
         )  # fmt: skip
         self.latencies.reigns()
         known.incoming = None  # what it lacks of the chosen slots it proposes again
+        self.log_time.take_over(self.promised, max(self.log.highest, candidacy.highest))
         self.leader = self.settings.server
         self._counters["leaderships"] += 1
         self._leading_since = self._now
@@ -910,7 +911,7 @@ class PaxosServer(BurstActor):
         slot, chores = reign.next_slot, reign.chores
         if chores.renewals:
             entries = chores.take() + entries
-        batch = Batch(self.log_time.now(self._clock.awake()), entries)
+        batch = Batch(self.log_time.stamp(self._clock.awake()), entries)
         chores.stamped, chores.last_slot = batch.time, slot
         reign.batches[slot] = batch
         value = encode_batch(batch)
@@ -1705,6 +1706,7 @@ class PaxosServer(BurstActor):
             return
         # Before it counts: whoever cannot restore it would find nothing else at a restart.
         self.application.restore(self._storage.adopted_image(info))
+        self.log_time.snapshot_came()
         self._commit()
         late.retry.succeeded()
         self._counters["snapshots_received"] += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.messages import NO_OP, P1B, Accepted
 
 __all__ = ["Candidacy"]
@@ -52,6 +52,11 @@ class Candidacy:
     def last(self) -> int:
         """The highest slot that anything was reported for; 0 if there is none."""
         return max(self._reported, default=0)
+
+    @property
+    def highest(self) -> Ballot:
+        """The highest ballot of anything that was reported."""
+        return max((accepted.ballot for accepted in self._reported.values()), default=NO_BALLOT)
 
     def values(self, first: int) -> list[tuple[int, bytes]]:
         """What to propose from slot `first` on: the reported values, no-ops into the holes."""

@@ -115,7 +115,7 @@ def test_it_runs_with_the_leaders_clock_in_whole_nanoseconds() -> None:
 
 
 def test_a_leader_that_was_paused_stamps_nothing_of_the_pause_before_a_fresh_round() -> None:
-    """Paused for two seconds in which nobody else led: nobody could renew anything either."""
+    """Nor does it make up for the pause later: what is granted by that stamp would end too soon."""
     cluster, session = led()
     cluster.pass_time(1.0)
     before = time_at(cluster.servers[1])
@@ -128,7 +128,32 @@ def test_a_leader_that_was_paused_stamps_nothing_of_the_pause_before_a_fresh_rou
     cluster.stabilize()
     assert leader.role == "leader"
     cluster.pass_time(0.2)  # rounds have confirmed it
-    assert time_at(leader) >= before + 2 * SECOND
+    assert before + SECOND // 10 <= time_at(leader) < before + SECOND
+
+
+def test_a_pause_in_which_nothing_is_stamped_counts() -> None:
+    cluster, _ = led()
+    cluster.pass_time(1.0)
+    before = time_at(cluster.servers[1])
+    cluster.servers[1]._following.busy += 3.0
+    cluster.clock.now += 2.0
+    cluster.pass_time(0.2)
+    assert cluster.servers[1].role == "leader"
+    assert time_at(cluster.servers[1]) >= before + 2 * SECOND
+
+
+def test_where_every_round_comes_late_time_goes_on_and_what_is_stamped_lasts() -> None:
+    """It stays behind by as much as the latest round of all, and by no more, however many come."""
+    time = LogTime()
+    time.run(0, 0)
+    stamped = []
+    for tick in range(1, 101):  # each round is confirmed 0.4 s after it was sent, and counts 0.3 s
+        clock = tick * SECOND // 10
+        time.confirmed(clock, 0.4, 0.3)
+        stamped.append((clock, time.stamp(clock)))
+    assert stamped[-1][1] >= 9 * SECOND
+    for (earlier, first), (later, second) in pairwise(stamped):
+        assert second - first <= later - earlier
 
 
 def test_it_stands_still_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +178,34 @@ def test_a_new_leader_goes_on_from_what_it_heard_and_not_before_it_serves() -> N
     leader = cluster.servers[2] if cluster.servers[2].role == "leader" else cluster.servers[3]
     assert leader.role == "leader"
     assert told <= time_at(leader) <= told + 5 * SECOND
+
+
+@pytest.mark.parametrize("heard_of", [True, False])
+def test_what_a_leader_has_stamped_counts_more_than_what_was_heard_before(heard_of: bool) -> None:
+    """Server 2 heard the first leader's time, the second one did not, and granted leases by its
+    own: when server 2 leads, these must not find themselves 20 s older."""
+    cluster, session = led(policy="immediate")
+    cluster.execute(1, session, b"note")
+    cluster.isolate(3)
+    cluster.pass_time(20.0)
+    assert time_at(cluster.servers[2]) > 19 * SECOND
+    cluster.crash(1)
+    cluster.heal()
+    if not heard_of:
+        cluster.isolate(2)
+        cluster.restart(1)
+    second = cluster.lead(3)
+    cluster.execute(3, session, b"in %d" % (10 * SECOND), first=2)
+    begun = time_at(second)
+    assert begun < 2 * SECOND
+    cluster.crash(3)
+    cluster.heal()
+    if heard_of:
+        cluster.restart(1)
+    third = cluster.lead(2)
+    cluster.pass_time(1.0)
+    assert third.application.time < begun + 3 * SECOND
+    assert alarms(cluster, 2).due == alarms(cluster, 1).due is not None, "it is not due yet"
 
 
 def test_it_stands_still_while_nobody_leads() -> None:

@@ -59,7 +59,7 @@ ATOMS = {
 
 OBJECTS: dict[type, tuple[str, ...]] = {
     Slot: ("ballot", "value", "checksum", "chosen"),
-    SlotLog: ("_slots", "discarded", "chosen_to", "last", "value_bytes"),
+    SlotLog: ("_slots", "discarded", "chosen_to", "last", "highest", "value_bytes"),
     Candidacy: ("ballot", "first_slot", "promised", "_expected", "_reported", "ask_again_at"),
     ReadQueue: ("waiting", "bytes"),
     Session: ("floor", "last_seen", "replies", "kept"),
@@ -89,7 +89,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "comparison",
     ),
     Chores: ("at", "wanted", "wakeup", "renewals", "bytes", "renew_at", "stamped", "last_slot"),
-    LogTime: ("latest", "runs", "_offset", "_until"),
+    LogTime: ("latest", "heard_in", "runs", "_offset", "_until", "_lost"),
     Rounds: (
         "last",
         "confirmed",
