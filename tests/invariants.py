@@ -38,6 +38,7 @@ from tests.count_books import CountBooks, DiskBooks
 from tests.lease_books import Age, LeaseBooks
 from tests.making_books import MakingBooks
 from tests.predicates import PREDICATES, InvariantBroken, require
+from tests.store_books import StoreBooks
 
 if TYPE_CHECKING:
     from paxon.actors import PaxosServer
@@ -65,6 +66,8 @@ class ClusterWatch(CountBooks):
         """Per ballot and acceptor the pieces of its promise: from which slot to which."""
         self._leading: set[Ballot] = set()
         self.making = MakingBooks()
+        self.books: StoreBooks | None = None
+        """Of what the log makes of the store, where somebody keeps them."""
         self.chosen: dict[int, bytes] = {}
         """Per slot the value that a majority of disks accepted in one ballot."""
         self._votes: dict[tuple[int, Ballot], int] = {}
@@ -123,8 +126,12 @@ class ClusterWatch(CountBooks):
         self._votes[slot, ballot] = votes
         if votes.bit_count() >= self.majority:
             self._choose(slot, value)
+            if self.books is not None:
+                self.books.on_chosen(ballot)
 
     def _propose(self, slot: int, ballot: Ballot, value: bytes) -> None:
+        if self.books is not None:
+            self.books.on_proposed(slot, ballot, value)
         known = self._proposed.setdefault((slot, ballot), value)
         require(
             known == value, "one value per ballot",

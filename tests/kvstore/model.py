@@ -63,6 +63,8 @@ class Model:
     oldest: int = 1
     compacted: int = 0
     now: int = 0
+    least_ttl: int = 2000
+    """Milliseconds that a lease is granted at least."""
     leases: dict[int, list[int]] = field(default_factory=dict)
     """Per id: time to live and when it ends, in nanoseconds."""
     order: dict[int, list[bytes]] = field(default_factory=dict)
@@ -178,7 +180,7 @@ class Model:
             case Grant(lease, ttl):
                 if lease in self.leases:
                     raise Refused("exists")
-                ttl = max(ttl, 2000) * MS
+                ttl = max(ttl, self.least_ttl) * MS
                 self.leases[lease] = [ttl, self.now + ttl]
                 return ttl // MS
             case KeepAlive(lease):

@@ -45,6 +45,8 @@ def tap(application: Application, server: ServerId, watch: ClusterWatch) -> None
         store.applied = []
         results = execute(slot, value, batch, checksum)
         watch.on_execute(server, slot, value, results, store.applied)
+        if watch.books is not None:
+            watch.books.on_execute(slot, value, results, store.applied)
         watch.on_agreed(server, slot, encode_agreed(application.agreed))
         return results
 

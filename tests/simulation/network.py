@@ -42,22 +42,29 @@ class SimulatedNetwork:
         self.sent = self.dropped = self.duplicated = self.straggled = 0
 
     def transmit(
-        self, source: int, target: int, at: float, deliver: Deliver, frame: object, *, twice: bool
-    ) -> None:
-        """Send a frame at a time; it arrives once, several times or never."""
+        self, source: int, target: int, at: float, deliver: Deliver, frame: object, *, twice: bool,
+        stream: bool = False,
+    ) -> bool:  # fmt: skip
+        """Send a frame at a time; it arrives once, several times or never (then it is False).
+
+        As part of a `stream` it overtakes nothing.
+        """
         self.sent += 1
         link = (source, target)
         if link in self.cut or (self.drop and self._random() < self.drop):
             self.dropped += 1
-            return
+            return False
         plan = self.plan
-        self._arrive(link, at, deliver, frame)
+        self._arrive(link, at, deliver, frame, ordered=plan.ordered or stream)
         if twice and plan.duplicate and self._random() < plan.duplicate:
             self.duplicated += 1
             late = at + plan.latency + self._random() * plan.ghost_time
             self._schedule(late, deliver, frame)
+        return True
 
-    def _arrive(self, link: tuple[int, int], at: float, deliver: Deliver, frame: object) -> None:
+    def _arrive(
+        self, link: tuple[int, int], at: float, deliver: Deliver, frame: object, *, ordered: bool
+    ) -> None:
         plan = self.plan
         arrival = at + plan.latency * (0.5 + self._random())
         if plan.straggle and self._random() < plan.straggle:
@@ -65,7 +72,7 @@ class SimulatedNetwork:
             arrival += self._random() * plan.straggle_time
         if self.stalled and link in self.stalled:
             arrival = max(arrival, self.stalled[link])
-        if plan.ordered:
+        if ordered:
             arrival = max(arrival, self._last.get(link, 0.0))
             self._last[link] = arrival
         self._schedule(arrival, deliver, frame)

@@ -164,6 +164,8 @@ class Node:
         self._burst = Burst()
         self.disk.crash()
         self.world.connections_end(self.id)
+        for client in self.world.coordinators.values():
+            client.break_off(self.id)
         if isinstance(server.actor_inbox, BurstInbox):
             server.actor_inbox.close()
 
@@ -219,6 +221,25 @@ class Node:
         _, _, messages = self.client_codec.decode(data)
         self._burst.clients.append((client, messages))
         self.wake()
+
+    @property
+    def takes_clients(self) -> bool:
+        """Whether what a client sends comes to its process."""
+        return (
+            self.server is not None and not self.asleep and len(self._burst.clients) < INBOX_FRAMES
+        )
+
+    @property
+    def lives(self) -> int:
+        """How often its process was started."""
+        return self._life
+
+    def lose_client(self, client: object) -> None:
+        """The operating system reports that a client's connection has ended."""
+        if self.server is not None:
+            assert isinstance(client, bytes)
+            self._burst.gone.append(client)
+            self.wake()
 
     def lose_connection(self, server: object) -> None:
         """The operating system reports that the connection to a server has ended."""
@@ -328,10 +349,13 @@ class Node:
         self, client: bytes, messages: Sequence[ServerReply], unread: UnreadFrames
     ) -> None:
         world = self.world
-        number = int(client)
+        number = int(client.partition(b".")[0])
         place = CLIENT_PLACE + number
         if world.trace is not None:
             world.trace.sent(self.id, (place,), messages)
+        if number in world.coordinators:
+            world.coordinators[number].send_reply(self, client, messages)
+            return
         frame = (self.settings.client_addresses[self.id], self.client_codec.encode(messages))
         if not unread.takes(client, frame[1]):
             return  # it asks again

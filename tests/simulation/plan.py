@@ -15,6 +15,7 @@ import msgspec
 
 from paxon.actors.settings import PolicyName
 from tests.simulation.bounds import draw_bounds
+from tests.simulation.coordination import CoordinationPlan, draw_coordination
 from tests.simulation.variety import draw_changes, draw_own
 
 __all__ = ["Fault", "Plan", "NetworkPlan", "ClientPlan", "FAULT_KINDS", "draw_plan"]
@@ -140,6 +141,9 @@ class Plan(msgspec.Struct):
     """Smaller bounds than in earnest, by name (tests/simulation/bounds.py)."""
     made: bool = True
     """Whether the cluster is in force before the run begins; else the servers have to make it."""
+    coordination: CoordinationPlan | None = None
+    """What more clients do that use leases, locks, watches and transactions; None: there are none.
+    """
 
     @property
     def demands_progress(self) -> bool:
@@ -153,9 +157,14 @@ class Plan(msgspec.Struct):
 
 
 def draw_plan(
-    seed: int, steps: int, *, about_leases: bool | None = None, about_bounds: bool | None = None
+    seed: int,
+    steps: int,
+    *,
+    about_leases: bool | None = None,
+    about_bounds: bool | None = None,
+    about_coordination: bool | None = None,
 ) -> Plan:
-    """The plan of a seed; it may be asked for as one about leases, or about bounds, or as none."""
+    """The plan of a seed; it may be asked for as one about leases, bounds or coordination."""
     random = Random(f"plan {seed}")
     servers = random.choice((3, 3, 5, 5, 7))
     policy: PolicyName = random.choice(("stable", *get_args(PolicyName)))
@@ -179,9 +188,11 @@ def draw_plan(
     plan.clock_range = LEASED_RATES if _leased(plan) else WILD_RATES
     plan.faults += _draw_clock_faults(clocks, plan)
     chance = clocks.random() < LEASES_SHARE
-    if chance if about_leases is None else about_leases:
+    leases = chance if about_leases is None else about_leases
+    if leases:
         _draw_leases(clocks, plan)
     draw_bounds(plan, about_bounds)
+    draw_coordination(plan, about_coordination, free=not leases and not plan.bounds)
     plan.own = draw_own(plan)
     plan.faults += draw_changes(plan, Fault)
     plan.faults.sort(key=lambda fault: fault.step)

@@ -12,7 +12,9 @@ from paxon.kvstore.store.operations import Get, Put
 from tests.invariants import InvariantBroken, require
 from tests.linearizability import Verdict, check
 from tests.simulation.bounds import bounded
-from tests.simulation.client import FOREVER
+from tests.simulation.client import FOREVER, SimulatedClient
+from tests.simulation.coordination import coordinated
+from tests.simulation.coordinator import Coordinator
 from tests.simulation.plan import Plan
 from tests.simulation.world import World
 
@@ -38,6 +40,8 @@ class Outcome(msgspec.Struct):
     """Operations whose client gave up, or was told that their outcome is unknown."""
     chosen: int = 0
     faults: dict[str, int] = {}
+    coordination: dict[str, int] = {}
+    """What coordinating clients have met, if there are any."""
     undecided: bool = False
     """The linearizability checker ran out of its budget."""
     broken: str = ""
@@ -53,7 +57,7 @@ def run(plan: Plan, write_trace: Callable[[str], object] | None = None) -> Outco
     plan = msgspec.convert(msgspec.to_builtins(plan), Plan)  # a run changes its own copy only
     world = World(plan, write_trace)
     try:
-        with bounded(plan.bounds):
+        with bounded(plan.bounds), coordinated(plan.coordination):
             _run_faults(world)
             _heal(world)
         _check_history(world, outcome)
@@ -72,6 +76,8 @@ def run(plan: Plan, write_trace: Callable[[str], object] | None = None) -> Outco
         "frames": network.sent, "frames_dropped": network.dropped,
         "frames_doubled": network.duplicated, "frames_late": network.straggled,
     }  # fmt: skip
+    if world.watch.books is not None:
+        outcome.coordination = dict(world.watch.books.counts)
     outcome.cpu_seconds = process_time() - start
     return outcome
 
@@ -91,9 +97,14 @@ def _heal(world: World) -> None:
     for client in world.clients.values():
         client.ask(Put(b"last%d" % client.number, b"%d" % client.number), FOREVER)
         client.ask(Get(b"k0"), FOREVER)
-    while any(client.pending for client in world.clients.values()):
+    for coordinator in world.coordinators.values():
+        coordinator.heal()
+    everybody: list[SimulatedClient | Coordinator] = [
+        *world.clients.values(), *world.coordinators.values(),
+    ]  # fmt: skip
+    while any(client.pending for client in everybody):
         if not _advance(world, end):
-            waiting = [c.number for c in world.clients.values() if c.pending]
+            waiting = [client.number for client in everybody if client.pending]
             _demand(world, f"clients {waiting} are still waiting after {HEAL_SECONDS} s")
             return
     end = world.now + (SETTLE_SECONDS if world.plan.demands_progress else 1.0)
@@ -121,6 +132,8 @@ def _demand(world: World, text: str) -> None:
 
 def _settled(world: World) -> bool:
     """All servers run and have executed, and discarded, the same."""
+    if world.watch.books is not None and world.watch.books.model.leases:
+        return False  # nobody renews them any more
     servers = [node.server for node in world.nodes.values() if node.server is not None]
     executed = servers[0].application.executed if servers else 0
     if len(servers) < len(world.nodes) or executed < max(world.watch.chosen, default=0):

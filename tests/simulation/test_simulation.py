@@ -28,7 +28,7 @@ STEPS = 400
 def first_failure(seeds: int = 60, steps: int = STEPS) -> tuple[Plan, str]:
     """The first seed that breaks something, and what."""
     for seed in range(seeds):
-        plan = draw_plan(seed, steps)
+        plan = draw_plan(seed, steps, about_coordination=False)
         outcome = run(plan)
         if outcome.broken:
             return plan, outcome.broken
@@ -45,7 +45,7 @@ def trace_in_a_process_of_its_own(seed: int, hash_seed: str) -> bytes:
     return done.stdout
 
 
-@pytest.mark.parametrize("seed", [3, 5])
+@pytest.mark.parametrize("seed", [3, 4])
 def test_the_same_seed_gives_the_same_trace_byte_for_byte(seed: int) -> None:
     first = trace_in_a_process_of_its_own(seed, "1")
     assert first.count(b"\n") > 300
@@ -126,7 +126,9 @@ def test_a_store_that_answers_from_the_past_is_found(monkeypatch: pytest.MonkeyP
         return run(plan)
 
     monkeypatch.setattr(KVStore, "query", query)
-    broken = [cleared(draw_plan(seed, STEPS)).broken for seed in range(20)]
+    broken = [
+        cleared(draw_plan(seed, STEPS, about_coordination=False)).broken for seed in range(20)
+    ]
     assert set(broken) == {"", "linearizable"}
 
 

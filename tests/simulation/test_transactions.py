@@ -15,6 +15,7 @@ from paxon.kvstore.store.state import State
 from paxon.kvstore.store.store import KVStore
 from paxon.kvstore.store.transactions import Transaction
 from tests.kvstore.test_store import run as execute
+from tests.simulation.coordination import short_history
 from tests.simulation.plan import Plan, draw_plan
 from tests.simulation.runner import Outcome, run
 from tests.soak import sized
@@ -26,18 +27,11 @@ STEPS = 600
 
 def plan_of(seed: int) -> Plan:
     """Any plan, with clients that do little else."""
-    plan = draw_plan(seed, STEPS)
+    plan = draw_plan(seed, STEPS, about_coordination=False)
     plan.clients.weights = {"swap": 2, "pair": 4, "pairs": 3, "past": 3, "get": 1, "put": 1}
     plan.clients.roles = False
     plan.clients.think = min(plan.clients.think, 0.01)
     return plan
-
-
-@contextmanager
-def short_history() -> Iterator[None]:
-    """It is cut while it is read."""
-    with patch.multiple(history, KEPT_EVENTS=40, KEPT_NS=10**9, _BLOCK_EVENTS=8, _MARK_NS=10**7):
-        yield
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

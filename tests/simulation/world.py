@@ -18,6 +18,7 @@ from tests.harness import make_cluster
 from tests.invariants import ClusterWatch
 from tests.linearizability import Recorder
 from tests.simulation.client import SimulatedClient
+from tests.simulation.coordinator import Coordinator
 from tests.simulation.machine import SimulatedDisk
 from tests.simulation.network import SimulatedNetwork
 from tests.simulation.node import CLUSTER, Node
@@ -25,6 +26,7 @@ from tests.simulation.pairs import Pairs
 from tests.simulation.plan import LEADER, Fault, Plan
 from tests.simulation.trace import Trace
 from tests.simulation.variety import new_values
+from tests.store_books import StoreBooks
 
 __all__ = ["World"]
 
@@ -54,6 +56,7 @@ class World:
         self.pairs = Pairs()
         self.network = SimulatedNetwork(plan.network, Random(f"network {plan.seed}"), self.schedule)
         self.addresses = {server: f"sim-{server}" for server in ids}
+        self.coordinators: dict[int, Coordinator] = {}
         self.nodes = {
             server: Node(self, server, self._settings(server, ids), rate)
             for server, rate in zip(ids, plan.clock_rates, strict=True)
@@ -61,6 +64,13 @@ class World:
         self.clients = {
             number: SimulatedClient(self, number) for number in range(1, plan.clients.clients + 1)
         }
+        if plan.coordination is not None:
+            self.watch.books = StoreBooks(
+                lambda: self.now, max(plan.clock_range[1], *plan.clock_rates),
+                in_time=plan.coordination.drift, least_ttl=plan.coordination.least_ttl,
+            )  # fmt: skip
+            coordinators = [Coordinator(self, n + 1) for n in range(plan.coordination.clients)]
+            self.coordinators = {client.number: client for client in coordinators}
         if plan.made:
             disks = {server: node.disk for server, node in self.nodes.items()}
             settings = self.nodes[1].settings
@@ -108,6 +118,8 @@ class World:
             node.start()
         for client in self.clients.values():
             client.start()
+        for coordinator in self.coordinators.values():
+            coordinator.start()
 
     def on_step(self, server: int, burst: Burst[Any, Any]) -> None:
         self.steps += 1
@@ -251,7 +263,8 @@ class World:
     def _places(self) -> list[int]:
         from tests.simulation.node import CLIENT_PLACE
 
-        return [*self.nodes, *(CLIENT_PLACE + number for number in self.clients)]
+        clients = (*self.clients, *self.coordinators)
+        return [*self.nodes, *(CLIENT_PLACE + number for number in clients)]
 
     def _cut(self, fault: Fault, links: list[tuple[int, int]]) -> None:
         if self.plan.network.moving:
@@ -424,6 +437,9 @@ class World:
         number = fault.server or 1
         if number in self.clients:
             self.clients[number].restart()
+        for coordinator in self.coordinators.values():
+            if fault.amount < 0.5 and coordinator.number % 3 == number % 3:
+                coordinator.restart()
 
     def heal(self) -> None:
         """Everything works from now on, and the clients ask for nothing new."""

@@ -1,0 +1,40 @@
+"""Clients that lease, lock, watch and transact, under every fault (docs/simulation.md)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tests.simulation.plan import draw_plan
+from tests.simulation.runner import run
+from tests.soak import sized
+
+SEEDS = sized(16, 5000)
+STEPS = 800
+SHARE = 200
+
+
+@pytest.mark.parametrize("seed", range(1, SEEDS + 1))
+def test_what_coordinating_clients_are_told_holds(seed: int) -> None:
+    outcome = run(draw_plan(seed, STEPS, about_coordination=True))
+    assert not outcome.broken, outcome.text
+
+
+def test_it_comes_to_all_that_may_happen() -> None:
+    met: Counter[str] = Counter()
+    for seed in (1, 10, 20):
+        met.update(run(draw_plan(seed, STEPS, about_coordination=True)).coordination)
+    assert set(met) == {
+        "events watched", "guarded writes", "leases expired", "leases revoked", "locks held",
+        "watches cut off",
+    }  # fmt: skip
+
+
+def test_a_share_of_all_runs_is_about_coordination() -> None:
+    """And of those that were asked for as about something else none is."""
+    plans = [draw_plan(seed, STEPS) for seed in range(SHARE)]
+    assert 0.1 < sum(plan.coordination is not None for plan in plans) / SHARE < 0.4
+    about = [draw_plan(seed, STEPS, about_leases=True) for seed in range(SHARE)]
+    about += [draw_plan(seed, STEPS, about_bounds=True) for seed in range(SHARE)]
+    assert all(plan.coordination is None for plan in about)
