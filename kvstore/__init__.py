@@ -71,6 +71,14 @@ if TYPE_CHECKING:
     from paxon.kvstore.recipes.election import Election, Leadership
     from paxon.kvstore.recipes.held import AsyncHeld, Held
     from paxon.kvstore.recipes.lock import Lock, RWLock, Semaphore
+    from paxon.kvstore.recipes.members import (
+        AsyncCounter,
+        AsyncMembers,
+        AsyncMembership,
+        Counter,
+        Members,
+        Membership,
+    )
     from paxon.kvstore.recipes.queue import PriorityQueue, Queue, QueueItem
     from paxon.kvstore.store.store import KVStore
 
@@ -115,6 +123,12 @@ __all__ = [
     "Leadership",
     "AsyncLeadership",
     "Contender",
+    "Members",
+    "AsyncMembers",
+    "Membership",
+    "AsyncMembership",
+    "Counter",
+    "AsyncCounter",
     "Queue",
     "AsyncQueue",
     "PriorityQueue",
@@ -178,6 +192,10 @@ _LAZY = {
     "Contender": "recipes.contests",
     **dict.fromkeys(("Barrier", "DoubleBarrier", "Inside"), "recipes.barrier"),
     **dict.fromkeys(("AsyncBarrier", "AsyncDoubleBarrier", "AsyncInside"), "recipes.async_barrier"),
+    **dict.fromkeys(
+        ("Members", "AsyncMembers", "Membership", "AsyncMembership"), "recipes.members"
+    ),
+    **dict.fromkeys(("Counter", "AsyncCounter"), "recipes.members"),
     **dict.fromkeys(("Queue", "PriorityQueue", "QueueItem"), "recipes.queue"),
     **dict.fromkeys(("AsyncQueue", "AsyncPriorityQueue", "AsyncQueueItem"), "recipes.async_queue"),
     "AsyncCommandClient": "client.async_client",

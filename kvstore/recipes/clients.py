@@ -13,6 +13,7 @@ from paxon.kvstore.recipes.barriers import Hall
 from paxon.kvstore.recipes.contests import Contest
 from paxon.kvstore.recipes.election import Election
 from paxon.kvstore.recipes.lock import Lock, RWLock, Semaphore
+from paxon.kvstore.recipes.members import AsyncCounter, AsyncMembers, Counter, Members
 from paxon.kvstore.recipes.queue import PriorityQueue, Queue
 from paxon.kvstore.recipes.sharing import Permits
 
@@ -140,6 +141,23 @@ class Client(client.Client):
         """
         return DoubleBarrier(self, Hall(name, "double barrier", parties, ttl))
 
+    def members(self, name: Key, *, ttl: float = _TTL) -> Members:
+        """Who is there: each member until it leaves, or for `ttl` seconds after it has died.
+
+            with kv.members("workers").join("10.0.0.7") as me:
+                print(kv.members("workers").list())
+
+        A member that stalls for longer is one no more, and has to join again (`me.lost`).
+        """
+        return Members(self, name, ttl=ttl)
+
+    def counter(self, name: Key) -> Counter:
+        """A whole number: the value of the key of that name, in decimal.
+
+        kv.counter("hits").add()
+        """
+        return Counter(self, name)
+
 
 class AsyncClient(async_client.AsyncClient):
     """The same for asyncio. It belongs to the event loop in which it is first used.
@@ -210,3 +228,15 @@ class AsyncClient(async_client.AsyncClient):
             await work()
         """
         return AsyncDoubleBarrier(self, Hall(name, "double barrier", parties, ttl))
+
+    def members(self, name: Key, *, ttl: float = _TTL) -> AsyncMembers:
+        """Who is there; see `Client.members`.
+
+        async with await kv.members("workers").join("10.0.0.7") as me:
+            ...
+        """
+        return AsyncMembers(self, name, ttl=ttl)
+
+    def counter(self, name: Key) -> AsyncCounter:
+        """A whole number; see `Client.counter`."""
+        return AsyncCounter(self, name)

@@ -1,0 +1,191 @@
+"""`Members`: who is there, until it leaves or dies; and `Counter`. For threads and for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TypeAlias
+
+from paxon.kvstore.client.arguments import Key, Value, as_text, check_key, check_value
+from paxon.kvstore.client.async_client import AsyncClient
+from paxon.kvstore.client.calls.calls import Get, Increment, Put, Txn
+from paxon.kvstore.client.client import Client
+from paxon.kvstore.errors import OperationFailed
+from paxon.kvstore.recipes import async_taking, taking
+from paxon.kvstore.recipes.contests import Contender, Contest, Leading
+from paxon.kvstore.recipes.held import AsyncHeld, Held
+
+__all__ = ["AsyncCounter", "AsyncMembers", "AsyncMembership", "Counter", "Members", "Membership"]
+
+
+All: TypeAlias = list[Contender]
+"""Members, in the order in which they joined."""
+
+
+class Joining(Contest):
+    """A contest in which nobody waits. A member's value is what it says of itself."""
+
+    def __init__(self, name: Key, ttl: float) -> None:
+        super().__init__(name, "members", ttl, ".members/")
+
+    def _is_ours(self, value: bytes) -> bool:
+        return True
+
+    def holding(self, contenders: Sequence[Contender]) -> Sequence[Contender]:
+        return contenders
+
+    def before(self, earlier: Sequence[Contender]) -> tuple[Sequence[Contender], int]:
+        return (), 0
+
+
+def _all(members: All) -> All:
+    return members
+
+
+def _update(member: Leading, value: Value) -> Txn:
+    """Another value for a member's key, if it is one still."""
+    return Txn([member], [Put(member.key, check_value(value), lease=member.lease.id)])
+
+
+class Membership(Held):
+    """A member, until it leaves or is lost; see `Held`."""
+
+    def update(self, value: Value, *, timeout: float | None = None) -> int:
+        """Say something else of oneself; the store's revision.
+
+        Raises:
+            LockLost: it is no member any more; nothing was written.
+        """
+        done = self._kv._do(_update(self, value), timeout)
+        if not done.succeeded:
+            raise self._contest.lost("its key is gone")
+        return done.revision
+
+    def leave(self, *, timeout: float | None = None) -> None:
+        """Be a member no more. May be called again, such as after `RequestTimeout`."""
+        self.release(timeout=timeout)
+
+
+class Members:
+    """Who is there; see `Client.members`, which makes it. Any thread may use it."""
+
+    def __init__(self, kv: Client, name: Key, *, ttl: float) -> None:
+        self._kv = kv
+        self._contest = Joining(name, ttl)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._contest.name
+
+    def join(self, value: Value = b"") -> Membership:
+        """Be a member from now on, kept alive in the background.
+
+        Args:
+            value: what the others see of it, such as its address.
+
+        Raises:
+            RequestTimeout: the servers did not answer; it is no member, or not for long.
+        """
+        lease, fence = taking.take(self._kv, self._contest, check_value(value), None)
+        return Membership(self._kv, self._contest, lease, fence)
+
+    def list(self, *, timeout: float | None = None) -> All:
+        """All members, in the order in which they joined."""
+        found = self._kv._do(self._contest.all(), timeout)
+        return self._contest.contenders(found)
+
+    def watch(self) -> Iterator[All]:
+        """All members now, and then again with each change, for ever.
+
+        Each change is told once, in order. Who was cut off for longer than history reaches back is
+        told who is there then.
+        """
+        return taking.observe(self._kv, self._contest, _all)
+
+
+class AsyncMembership(AsyncHeld):
+    """The twin of `Membership`."""
+
+    async def update(self, value: Value, *, timeout: float | None = None) -> int:
+        """Say something else of oneself; see `Membership.update`."""
+        done = await self._kv._do(_update(self, value), timeout)
+        if not done.succeeded:
+            raise self._contest.lost("its key is gone")
+        return done.revision
+
+    async def leave(self, *, timeout: float | None = None) -> None:
+        """Be a member no more. May be called again, such as after `RequestTimeout`."""
+        await self.release(timeout=timeout)
+
+
+class AsyncMembers:
+    """The twin of `Members`."""
+
+    def __init__(self, kv: AsyncClient, name: Key, *, ttl: float) -> None:
+        self._kv = kv
+        self._contest = Joining(name, ttl)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._contest.name
+
+    async def join(self, value: Value = b"") -> AsyncMembership:
+        """Be a member from now on; see `Members.join`. A task that is cancelled leaves nothing."""
+        lease, fence = await async_taking.take(self._kv, self._contest, check_value(value), None)
+        return AsyncMembership(self._kv, self._contest, lease, fence)
+
+    async def list(self, *, timeout: float | None = None) -> All:
+        """All members, in the order in which they joined."""
+        found = await self._kv._do(self._contest.all(), timeout)
+        return self._contest.contenders(found)
+
+    def watch(self) -> AsyncIterator[All]:
+        """All members now, and then again with each change, for ever; see `Members.watch`."""
+        return async_taking.observe(self._kv, self._contest, _all)
+
+
+class Counter:
+    """A whole number; see `Client.counter`, which makes it. Any thread may use it."""
+
+    def __init__(self, kv: Client, name: Key) -> None:
+        self._kv = kv
+        self.name = as_text(check_key(name))
+        """Its name, and its key in the store."""
+
+    def add(self, by: int = 1, *, timeout: float | None = None) -> int:
+        """Add to it (a negative number takes away); the sum.
+
+        Raises:
+            RequestTimeout: the outcome is unknown; `retry()` on the error adds once in any case.
+            OperationFailed: its key has something else than a number.
+        """
+        return self._kv._do(Increment(self.name, by), timeout)
+
+    def value(self, *, timeout: float | None = None) -> int:
+        """What it is now; 0 if nobody has counted yet."""
+        return _number(self.name, self._kv._do(Get(self.name), timeout))
+
+
+class AsyncCounter:
+    """The twin of `Counter`."""
+
+    def __init__(self, kv: AsyncClient, name: Key) -> None:
+        self._kv = kv
+        self.name = as_text(check_key(name))
+        """Its name, and its key in the store."""
+
+    async def add(self, by: int = 1, *, timeout: float | None = None) -> int:
+        """Add to it; the sum. See `Counter.add`."""
+        return await self._kv._do(Increment(self.name, by), timeout)
+
+    async def value(self, *, timeout: float | None = None) -> int:
+        """What it is now; 0 if nobody has counted yet."""
+        return _number(self.name, await self._kv._do(Get(self.name), timeout))
+
+
+def _number(name: str, value: bytes | None) -> int:
+    try:
+        return int(value or b"0")
+    except ValueError:
+        raise OperationFailed(f"{name!r} is no counter: its value is no whole number") from None

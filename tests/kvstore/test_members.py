@@ -1,0 +1,115 @@
+"""Members come and go, and all are told; counters count once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from paxon import Client, Contender, InvalidRequest, LockLost, OperationFailed, Put
+from paxon.testing import MemoryCluster
+
+
+@pytest.fixture
+def cluster() -> Iterator[MemoryCluster]:
+    with MemoryCluster() as made:
+        yield made
+
+
+@pytest.fixture
+def kv(cluster: MemoryCluster) -> Iterator[Client]:
+    with cluster.client() as made:
+        yield made
+
+
+def values(members: list[Contender]) -> list[bytes]:
+    return [member.value for member in members]
+
+
+def test_members_come_and_go_and_each_change_is_told(kv: Client) -> None:
+    workers = kv.members("workers")
+    told = workers.watch()
+    assert workers.name == "workers" and next(told) == [] == workers.list()
+    with workers.join("one") as one, workers.join() as two:
+        assert values(next(told)) == [b"one"] and values(next(told)) == [b"one", b""]
+        assert one.key == f"workers/.members/{one.lease.id:x}" and two.fence > one.fence
+        kv.put("workers/.members/config", "x")  # is none
+        assert two.update("zwei") > two.fence
+        assert values(next(told)) == [b"one", b"zwei"] == values(workers.list())
+        assert kv.txn(if_=[one], then=[Put("x", "1")]).succeeded
+        one.leave()
+        one.leave()
+        assert values(next(told)) == [b"zwei"]
+        assert not kv.txn(if_=[one], then=[Put("x", "2")]).succeeded
+        with pytest.raises(LockLost, match="members 'workers' is lost"):
+            one.update("again")
+        kv.revoke(two.lease)  # as its time to live would
+        assert next(told) == []
+        with pytest.raises(LockLost):
+            two.check()
+    with kv.lock("workers", timeout=0), kv.election("workers").campaign("me", timeout=0):
+        assert workers.list() == [] and len(kv.leases()) == 2
+
+
+def test_a_member_that_dies_is_one_no_more(kv: Client) -> None:
+    workers = kv.members("workers", ttl=2)
+    told = workers.watch()
+    assert next(told) == []
+    workers.join("one")  # and nobody keeps what it returned, as if its process had died
+    assert values(next(told)) == [b"one"]
+    assert next(told) == []
+
+
+def test_a_counter_counts(kv: Client) -> None:
+    hits = kv.counter("hits")
+    assert (hits.value(), hits.add(), hits.add(41), hits.add(-2), hits.value()) == (
+        0,
+        1,
+        42,
+        40,
+        40,
+    )
+    assert hits.name == "hits" and kv.get("hits") == b"40"
+    kv.put("hits", "many")
+    with pytest.raises(OperationFailed, match="'hits' is no counter"):
+        hits.value()
+    with pytest.raises((OperationFailed, InvalidRequest)):
+        hits.add()
+    assert kv.get("hits") == b"many"
+
+
+def test_wrong_arguments_are_refused(kv: Client) -> None:
+    for make in (
+        lambda: kv.members(""),
+        lambda: kv.members("a", ttl=0),
+        lambda: kv.members("a").join(7),  # type: ignore[arg-type]
+        lambda: kv.counter(7),  # type: ignore[arg-type]
+        lambda: kv.counter("a").add("1"),  # type: ignore[arg-type]
+        lambda: kv.counter("a").add(1 << 63),
+    ):
+        with pytest.raises(InvalidRequest):
+            make()
+    assert kv.leases() == []
+
+
+def test_the_async_ones_do_the_same(cluster: MemoryCluster) -> None:
+    async def main() -> None:
+        async with cluster.async_client() as kv:
+            workers = kv.members("workers")
+            told = workers.watch()
+            assert workers.name == "workers" and await anext(told) == []
+            async with await workers.join("one") as one:
+                assert values(await anext(told)) == [b"one"] == values(await workers.list())
+                await one.update("eins")
+                assert values(await anext(told)) == [b"eins"]
+                await one.leave()
+                assert await anext(told) == []
+                with pytest.raises(LockLost):
+                    await one.update("again")
+            hits = kv.counter("hits")
+            assert [await hits.add(2), await hits.value(), hits.name] == [2, 2, "hits"]
+            await told.aclose()  # type: ignore[attr-defined]
+            assert await kv.leases() == []
+
+    asyncio.run(main())
