@@ -1958,8 +1958,6 @@ class PaxosServer(BurstActor):
 
     # === introspection ============================================================================
 
-    # The four read-only probes, all that tests look at (also by pykka's proxies).
-
     def status(self, slot: int) -> SlotStatus:
         """EMPTY, ACCEPTED, CHOSEN or CLEARED (discarded)."""
         return self.log.status(slot)
