@@ -139,6 +139,7 @@ class Recipes:
         done = {
             "holders": held,
             "of them died": self.counts["died"],
+            "woke up late": self.counts["late"],
             "guarded writes": written,
             "leaders observed": sum(each is not None for each in self.leaders),
             "items done": self.counts["done"],
@@ -267,9 +268,23 @@ class Recipes:
                 self.counts["died"] += 1
                 held.lease.lose("its holder died")
                 holding.ended = held.lease.deadline
+                self._wake_up_late(held, draw)
             else:
                 holding.ended = min(boot_seconds(), held.lease.deadline)
                 held.release()
+
+    def _wake_up_late(self, held: Held, draw: random.Random) -> bool:
+        """It only stood still, and goes on when its lease is gone: what it writes is refused."""
+        kv = held._kv
+        if draw.random() < 0.5:
+            return False
+        while kv.lease_info(held.lease.id) is not None:
+            if self._ending.wait(0.1):
+                return False
+        self.counts["late"] += 1
+        if kv.txn(if_=[held], then=[Put("late", held.key)]).succeeded:
+            self.wrong.append(f"{held} wrote after its loss")
+        return True
 
     def _write_guarded(self, kv: Client, held: Held, book: Holdings, draw: random.Random) -> None:
         for _ in range(draw.randrange(1, 4)):
@@ -319,6 +334,10 @@ class Recipes:
         if chance < 0.03:
             self.counts["died"] += 1
             item.lease.lose("its consumer died")
+            if self._wake_up_late(item, draw):
+                with contextlib.suppress(LockLost):
+                    item.done(then=[Put(f"{DONE}{value}.late", "")])
+                    self.wrong.append(f"{value} was done by a consumer that had lost it")
         elif chance < 0.1:
             item.release()
         else:
