@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from paxon import Client, Contender, RequestTimeout
+from paxon import Client, Contender, Held, RequestTimeout
 from paxon.kvstore.cli import locks
 from paxon.testing import MemoryCluster
 from tests.cluster.helpers import one_sentence, paxon_here, pid_is_alive
@@ -173,7 +173,7 @@ def test_a_command_is_asked_to_end_before_its_lease_is_over(
 
     monkeypatch.setattr(Client, "_ask_to_renew", cut)
     script = f"trap 'echo asked > asked; exit 0' TERM; {READY} {FOR_EVER}"
-    done = paxon_here("lock", "a", *at, "--ttl", "2", "--", "sh", "-c", script)
+    done = paxon_here("lock", "a", *at, "--ttl", "4", "--", "sh", "-c", script)
     assert done.returncode == 1 and "could not be renewed in time" in one_sentence(done)
     assert Path("asked").exists()
 
@@ -197,14 +197,23 @@ def test_signals_are_passed_on(
 
 
 def test_without_a_command_it_is_held_until_ctrl_c_or_its_loss(
-    kv: Client, at: tuple[str, str]
+    kv: Client, at: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once(lambda: kv.lock("a").locked(), to_us(signal.SIGINT))
+    holding = threading.Event()
+    original = locks._wait_for_loss
+
+    def wait_for_loss(client: Client, held: Held) -> None:
+        holding.set()  # (what it holds was printed before)
+        original(client, held)
+
+    monkeypatch.setattr(locks, "_wait_for_loss", wait_for_loss)
+    once(holding.is_set, to_us(signal.SIGINT))
     done = paxon_here("lock", "a", *at, "--json")
     assert done.returncode == 130 and kv.leases() == []
-    held = json.loads(done.stdout)
-    assert held["key"] == f"a/{held['lease']}"
-    once(kv.leases, lambda: kv.revoke(kv.leases()[0]))
+    shown = json.loads(done.stdout)
+    assert shown["key"] == f"a/{shown['lease']}"
+    holding.clear()
+    once(holding.is_set, lambda: kv.revoke(kv.leases()[0]))
     done = paxon_here("election", "a", "me", *at, "--ttl", "3600")
     assert done.returncode == 1 and "election 'a' is lost" in one_sentence(done)
 
