@@ -18,7 +18,7 @@ from itertools import groupby, islice, repeat
 
 import msgspec
 
-from paxon.kvstore.store.items import Item, Prefix, tombstone, value_bytes
+from paxon.kvstore.store.items import Item, Prefix, tombstone
 
 __all__ = [
     "FIRST_REVISION",
@@ -61,7 +61,10 @@ def event_bytes(before: Before) -> int:
     """What an event counts for in history: about the memory that it keeps from being freed."""
     if type(before) is not Item:
         return EVENT_BYTES
-    return EVENT_BYTES + len(before.key) + value_bytes(before.value)
+    value: bytes | Prefix = before.value
+    if type(value) is Prefix:  # its bytes are those of what replaced it
+        return EVENT_BYTES + len(before.key)
+    return EVENT_BYTES + len(before.key) + len(value)  # type: ignore[arg-type]
 
 
 def key_of(before: Before) -> bytes:

@@ -103,7 +103,7 @@ def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
         pytest.skip("systemd-analyze is not installed (Debian: systemd)")
     unit = tmp_path / "paxon@1.service"
     # It looks whether the program is there, which is not installed where tests run.
-    unit.write_text(text.replace("/opt/paxon/bin/paxon", sys.executable), encoding="utf-8")
+    unit.write_text(text.replace("/opt/paxon/bin/paxon", "/bin/true"), encoding="utf-8")
     done = subprocess.run(
         [analyze, "verify", "--man=no", "--recursive-errors=no", str(unit)],
         capture_output=True, text=True, timeout=60, check=False,

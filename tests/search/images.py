@@ -251,6 +251,8 @@ def freeze_server(server: PaxosServer, *, counted: bool = False, losable: bool =
     application = server.application
     machine, sessions = application.machine, application.sessions
     assert isinstance(machine, Register)
+    outbox = server._outbox
+    assert not (outbox.early or outbox.to_all or outbox.to_peer or outbox.to_client)
     omitted = OMITTED - COUNTED if counted else OMITTED
     own = [(name, freeze(value)) for name, value in server.__dict__.items() if name not in omitted]
     known = COUNTED_DISKS if counted else LOSABLE_DISKS if losable else ()
@@ -285,6 +287,9 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
         elif name == DOUBTS:
             owner = server.comparing
         setattr(owner, name, thaw(value))
+    outbox = server._outbox  # which whoever died in a step has not emptied
+    outbox.early, outbox.to_all, outbox.to_peer, outbox.to_client = [], [], {}, {}
+    outbox.transferred, outbox.replied_bytes = {}, 0
     server.reception.openings = Openings()
     application = server.application
     if server._reign is not None:  # (nothing is left of what the image leaves out)

@@ -94,6 +94,7 @@ def _joins_at_once(original: Original) -> Any:
         server = self._host
         assert isinstance(server, PaxosServer)
         server._join(made)
+        server._takes_part = True
 
     return store_made
 
