@@ -2,7 +2,8 @@
 
 Each bug is planted in the real code and hunted by the breadth-first searches, by the random
 walks, by the simulator and by its runs about leases; those in the comparing of hashes by runs in
-which a state machine goes wrong, those in the bounds by runs about bounds. It counts as caught if
+which a state machine goes wrong, those in the bounds by runs about bounds, those in leases, locks,
+watches and transactions by runs about coordination. It counts as caught if
 any of them finds something wrong.
 """
 
@@ -17,6 +18,7 @@ from loguru import logger
 from tests.search.__main__ import run_start
 from tests.search.planted import PLANTED, PlantedBug
 from tests.search.planted_bounds import BOUNDS
+from tests.search.planted_coordination import COORDINATION
 from tests.search.planted_digests import DIGESTS, DigestBug
 from tests.search.planted_making import MAKING
 from tests.search.planted_objects import OBJECTS, ObjectBug
@@ -69,6 +71,9 @@ def hunt(bug: PlantedBug, seeds: int, *, search: bool = True) -> Caught:
     with bug.apply():
         if bug in BOUNDS:
             caught.special = _simulate(caught, 2 * seeds, about_bounds=True)
+            return caught
+        if bug in COORDINATION:
+            caught.special = _simulate(caught, seeds, about_coordination=True)
             return caught
         if search:
             _search(caught, making=bug in MAKING)
@@ -127,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
           "| wrong machines, bounds |")  # fmt: skip
     print("|---|---|---|---|---|---|")
     escaped, hunted = 0, 0
-    for bug in [*PLANTED, *MAKING, *BOUNDS, *(special.bug for special in SPECIAL)]:
+    for bug in [*PLANTED, *MAKING, *BOUNDS, *COORDINATION, *(special.bug for special in SPECIAL)]:
         if chosen.bug and chosen.bug not in bug.name:
             continue
         caught = hunt(bug, chosen.seeds, search=not chosen.no_search)

@@ -11,8 +11,10 @@ from paxon.actors.disk.storage import Recovered, SnapshotInfo
 from paxon.actors.execution.agreed import encode_agreed
 from paxon.actors.execution.application import Application, Executed
 from paxon.actors.messages import Batch, Made, Place
+from paxon.kvstore.store.operations import decode_results, is_refusal
 from paxon.kvstore.store.store import KVStore
 from tests.invariants import ClusterWatch
+from tests.store_books import StoreBooks
 
 __all__ = ["SimulatedClock", "SimulatedCrash", "SimulatedDisk", "WatchedStore", "tap"]
 
@@ -27,6 +29,24 @@ class WatchedStore(KVStore):
     def __init__(self) -> None:
         super().__init__()
         self.applied: list[bytes] = []
+        self.books: StoreBooks | None = None
+        self._replaced = False
+        """It has just become what a snapshot holds."""
+
+    def restore(self, snapshot: bytes) -> None:
+        super().restore(snapshot)
+        self._replaced = True
+
+    def happened(self) -> list[tuple[int, bytes]]:
+        """See that nothing was taken from a watch that waits here."""
+        replaced, self._replaced = self._replaced, False
+        kept, seen = dict(self._watches._kept), self._watches._seen
+        answers = super().happened()
+        for number, answer in answers if self.books is not None and not replaced else ():
+            if number in kept and is_refusal(decode_results(answer)[0]):
+                assert self.books is not None
+                self.books.cut_off(max(kept[number].after, seen), held=True)
+        return answers
 
     def apply(self, command: bytes) -> bytes:
         self.applied.append(command)
@@ -38,6 +58,7 @@ def tap(application: Application, server: ServerId, watch: ClusterWatch) -> None
     execute, restore, image = application.execute, application.restore, application.image
     store = application.machine
     assert isinstance(store, WatchedStore)
+    store.books = watch.books
 
     def watched_execute(
         slot: int, value: bytes, batch: Batch | None = None, checksum: int | None = None
