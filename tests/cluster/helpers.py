@@ -81,7 +81,7 @@ def paxon_here(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     """
     out, err = io.BytesIO(), io.BytesIO()
     streams = [io.TextIOWrapper(raw, "utf-8", write_through=True) for raw in (out, err)]
-    before = _left_behind()
+    signals, threads = _signals(), set(threading.enumerate())
     with (
         mock.patch.dict(os.environ, environment(), clear=True),
         mock.patch.object(sys, "argv", ["paxon", *arguments]),
@@ -89,15 +89,15 @@ def paxon_here(*arguments: str) -> subprocess.CompletedProcess[bytes]:
         contextlib.redirect_stderr(streams[1]),
     ):
         code = cli.run()
-    assert _left_behind() == before
+    assert _signals() == signals
+    assert not set(threading.enumerate()) - threads
     texts = out.getvalue(), err.getvalue()
     assert b"Traceback" not in b"".join(texts), texts
     return subprocess.CompletedProcess(arguments, code, *texts)
 
 
-def _left_behind() -> tuple[object, ...]:
-    signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    return (*signals, threading.active_count())
+def _signals() -> list[object]:
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 def one_sentence(done: subprocess.CompletedProcess[bytes]) -> str:
