@@ -27,8 +27,8 @@ MAY_IMPORT_IN_KVSTORE = {
     "client": {"store"},
     "recipes": {"store", "client"},
     "objects": {"store", "client", "recipes"},
-    "cluster": {"store", "client", "recipes", "objects"},
-    "etcd": {"store", "client", "recipes", "objects", "cluster"},
+    "etcd": {"store", "client", "recipes"},
+    "cluster": {"store", "client", "recipes", "objects", "etcd"},
     "testing": {"store", "client", "recipes", "objects", "cluster"},
     "cli": {"store", "client", "recipes", "objects", "cluster", "etcd"},
 }

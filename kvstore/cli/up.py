@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -62,11 +61,12 @@ def run_up(
     logger.remove()  # the view below says all that the supervisor would log
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     cluster = _Shown(
-        servers, directory, port=port, metrics=metrics, **cast("dict[str, Any]", options)
-    )
+        servers, directory, port=port, metrics=metrics, etcd=etcd or False,
+        **cast("dict[str, Any]", options),
+    )  # fmt: skip
     cluster.console = console
     try:
-        with cluster, _etcd_gateway(cluster, etcd):
+        with cluster:
             _introduce(console, cluster, directory, port)
             if metrics is not None:
                 last = metrics + len(cluster.servers) - 1
@@ -78,15 +78,6 @@ def run_up(
     except KeyboardInterrupt:
         console.print("stopped")
         return 0
-
-
-def _etcd_gateway(cluster: LocalCluster, port: int | None) -> AbstractContextManager[object]:
-    """The etcd v3 API in front of it, if it is wanted."""
-    if port is None:
-        return nullcontext()
-    from paxon.kvstore.etcd.process import BackgroundGateway, Listening  # noqa: PLC0415 (an extra)
-
-    return BackgroundGateway(cluster.addresses, Listening.at(f"127.0.0.1:{port}"))
 
 
 def _introduce(console: Console, cluster: LocalCluster, directory: Path | None, port: int) -> None:

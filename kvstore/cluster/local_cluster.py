@@ -37,7 +37,7 @@ from paxon.kvstore.cluster.cluster_file import (
     ServerPlan,
 )
 from paxon.kvstore.cluster.logs import check_log_level
-from paxon.kvstore.cluster.options import Durability, OptionError, parse_listen
+from paxon.kvstore.cluster.options import Durability, OptionError, check_etcd, parse_listen
 from paxon.kvstore.cluster.server_process import LOG_NAME
 from paxon.kvstore.cluster.spawning import being_imported_by_spawn
 from paxon.kvstore.cluster.status import ServerStatus, StatusProbe, agreed_leader
@@ -48,6 +48,7 @@ from paxon.transport.log import logger
 
 if TYPE_CHECKING:
     from paxon.kvstore.client.client import CommandClient
+    from paxon.kvstore.etcd.process import BackgroundGateway
     from paxon.kvstore.objects.async_proxy import AsyncProxy
     from paxon.kvstore.recipes.clients import AsyncClient, Client
 
@@ -103,6 +104,7 @@ class LocalCluster:
         machine: type[StateMachine | Replicated] | None = None,
         log_level: str = "INFO",
         metrics: int | None = None,
+        etcd: bool | int = False,
         **settings: Any,
     ) -> None:
         """Describe the cluster; no process is started yet.
@@ -120,6 +122,7 @@ class LocalCluster:
                 name; by default the key-value store.
             log_level: of the servers' logs.
             metrics: server N shows figures and health by HTTP at this port plus N - 1.
+            etcd: a port where a thread of this process serves etcd's API; True: see `etcd_address`.
             **settings: any field of `Settings` for all servers, such as `election_timeout_min`.
 
         Raises `ClusterError` for what cannot be.
@@ -137,30 +140,28 @@ class LocalCluster:
         for name, number in (("port", port), ("metrics", metrics)):
             if number is not None and type(number) is not int:
                 raise ClusterOptionError(f"{name} = {number!r}: must be a number, or None")
-        self._wanted: list[ServerId] = list(range(1, servers + 1))
-        self._ids = self._wanted
+        self._ids = self._wanted = list(range(1, servers + 1))
         self._given_directory = None if directory is None else _usable_path(directory)
         self._directory: Path | None = None
         self._base_port = port
         if transport not in ("tcp", "ipc"):
             raise ClusterOptionError(f"transport = {transport!r}: must be 'tcp' or 'ipc'")
-        self._transport = transport
-        self._metrics = metrics
+        self._transport, self._metrics = transport, metrics
         self._machine, self._import_main = _machine_name(machine)
         try:
+            self._etcd = check_etcd(etcd, self._machine == STORE_MACHINE)
             self._log_level = check_log_level(log_level)
         except OptionError as error:
             raise ClusterOptionError(str(error)) from None
         self._options: dict[str, object] = {
-            "durability": durability,
-            "thrifty_delay": THRIFTY_DELAY,
-            **settings,
-        }
+            "durability": durability, "thrifty_delay": THRIFTY_DELAY, **settings,
+        }  # fmt: skip
         self._description: ClusterDescription | None = None
         self._supervisor: Supervisor | None = None
         self._temporary: list[Path] = []
+        self._gateways: list[BackgroundGateway] = []  # one or none
         self._stopping = threading.RLock()
-        self._finalizer: weakref.finalize[[Supervisor, list[Path]], LocalCluster] | None = None
+        self._finalizer: weakref.finalize[..., LocalCluster] | None = None
         self._describe(Path("/unused"), None, ports=None)  # wrong settings show here
 
     # --- life ------------------------------------------------------------------------------------
@@ -196,11 +197,12 @@ class LocalCluster:
             self._directory, self._temporary = directory, temporary
             self._supervisor = supervisor
             # Also runs when the program ends without `stop`, or drops the cluster.
-            self._finalizer = weakref.finalize(self, _end, supervisor, temporary)
+            self._finalizer = weakref.finalize(self, _end, supervisor, temporary, self._gateways)
             self._start_servers(supervisor)
             if known:  # not before: another program may have been running the cluster all along
                 self._write_cluster_file(directory)
             self._await_force()
+            self._serve_etcds_clients()
         except BaseException:
             self.stop()
             _remove(temporary)
@@ -216,6 +218,18 @@ class LocalCluster:
         if failures:
             taken = self._base_port is None and any("in use:" in text for text in failures)
             raise (_PortTaken if taken else ClusterError)(failures[0])
+
+    def _serve_etcds_clients(self) -> None:
+        if self._etcd is False:
+            return
+        from paxon.kvstore.etcd.process import BackgroundGateway, Listening  # noqa: PLC0415 (an extra)
+
+        listening = Listening(_HOST, 0 if self._etcd is True else self._etcd)
+        self._gateways.append(BackgroundGateway(self.addresses, listening))
+        try:
+            self._gateways[0].start()
+        except OSError as error:
+            raise ClusterError(f"the etcd API cannot be served: {error}") from None
 
     def _members_in(self, directory: Path) -> list[ServerId]:
         """The servers that the data directories name as members; those asked for if there are none.
@@ -273,7 +287,7 @@ class LocalCluster:
         """
         with self._stopping:
             if self._supervisor is not None:
-                _end(self._supervisor, self._temporary)
+                _end(self._supervisor, self._temporary, self._gateways)
             if self._finalizer is not None:
                 self._finalizer.detach()  # not before: what Ctrl-C cuts short is done at the exit
             self._supervisor = None
@@ -342,6 +356,14 @@ class LocalCluster:
     def addresses(self) -> list[str]:
         """Where clients reach the servers, in the order of their ids."""
         return list(self._described().client_addresses.values())
+
+    @property
+    def etcd_address(self) -> str:
+        """Where etcd's clients are served, as HOST:PORT."""
+        self._running()
+        if not self._gateways:
+            raise ClusterError("the etcd API is not served: LocalCluster(etcd=True) does that")
+        return f"{_HOST}:{self._gateways[0].port}"
 
     @property
     def peer_addresses(self) -> list[str]:
@@ -636,10 +658,12 @@ def _machine_name(machine: type[StateMachine | Replicated] | None) -> tuple[str,
     return f"{machine.__module__}:{machine.__qualname__}", False
 
 
-def _end(supervisor: Supervisor, temporary: Sequence[Path]) -> None:
+def _end(supervisor: Supervisor, temporary: Sequence[Path], gateways: list[Any]) -> None:
     """Stop the servers, then remove what was only lent; in a fork of their owner do nothing."""
     if not supervisor.is_ours():
         return
+    while gateways:
+        gateways.pop().stop()
     try:
         try:
             supervisor.close()

@@ -23,6 +23,7 @@ __all__ = [
     "parse_assignments",
     "from_environment",
     "closest",
+    "check_etcd",
 ]
 
 Durability = Literal["disk", "memory"]
@@ -130,3 +131,12 @@ def parse_listen(text: str) -> tuple[str, int]:
     if not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535 or "]" in host:
         raise OptionError(f"metrics = {text!r}: write PORT or HOST:PORT, such as 9100")
     return ("" if host == "*" else host or "127.0.0.1"), int(port)
+
+
+def check_etcd(port: bool | int, of_the_store: bool) -> bool | int:
+    """Where the etcd API is to be served, True for any port. Raises `OptionError`."""
+    if type(port) is not bool and not (type(port) is int and 0 < port < 65_536):
+        raise OptionError(f"etcd = {port!r}: must be a port, True or False")
+    if port and not of_the_store:
+        raise OptionError("the etcd API is that of the key-value store: leave out machine")
+    return port

@@ -34,6 +34,8 @@ REGISTERED = wire.Range(*prefix_span(_GATEWAYS))
 _TTL_SECONDS = 10
 _PATIENCE = 5.0
 """Seconds for what the gateway asks for itself."""
+_FIRST_LOOKS = 5
+"""So often is a busy cluster asked who it is before that is given up."""
 _LOOK_SECONDS = 1.0
 """How often the servers are asked for their ballots."""
 
@@ -153,7 +155,13 @@ class Front:
         `url`: where clients are told to find this gateway; "": they are not told.
         """
         self._url = url
-        await self.look()
+        for further in reversed(range(_FIRST_LOOKS)):
+            try:
+                await self.look()
+                break
+            except PaxonError:
+                if not further:
+                    raise
         await self._look_for_gateways()
         self.member_id = min(self.members, key=lambda each: len(self.urls_of(each.id))).id
         await self._register()

@@ -123,9 +123,11 @@ async def _serve(
 
 
 class BackgroundGateway:
-    """A gateway in a thread of this process; in a `with` statement, which ends it."""
+    """A gateway in a thread of this process, from `start` to `stop`."""
 
     def __init__(self, servers: Sequence[str], listening: Listening) -> None:
+        self.port = 0
+        """Where it listens, once it has started."""
         self._servers, self._listening = servers, listening
         self._ready = threading.Event()
         self._failure: BaseException | None = None
@@ -133,19 +135,20 @@ class BackgroundGateway:
         self._ending: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="paxon-etcd", daemon=True)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         """Wait until it serves. Raises what `run_gateway` does."""
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:
             raise self._failure
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """End it."""
         if self._loop is not None and self._ending is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._ending.set)
-        self._thread.join(_STOP_SECONDS)
+        if self._thread.ident is not None:
+            self._thread.join(_STOP_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -155,8 +158,10 @@ class BackgroundGateway:
         finally:
             self._ready.set()
 
+    def _serves(self, port: int) -> None:
+        self.port = port
+        self._ready.set()
+
     async def _main(self) -> None:
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
-        await _serve(
-            self._servers, None, self._listening, lambda _port: self._ready.set(), self._ending
-        )
+        await _serve(self._servers, None, self._listening, self._serves, self._ending)

@@ -461,7 +461,7 @@ def test_a_cluster_that_is_collected_by_its_own_supervisor_does_not_wait_for_its
     collected: Future[None] = Future()
 
     def end() -> None:
-        local_cluster._end(supervisor, [directory])
+        local_cluster._end(supervisor, [directory], [])
         collected.set_result(None)
 
     supervisor._submit(end, collected)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import threading
+from typing import Any
 
 import pytest
 
-from paxon import LocalCluster
+from paxon import ClusterError, LocalCluster, StateMachine
 from paxon.kvstore.client.addresses import free_ports
 from tests.cluster.helpers import PAXON, environment
 from tests.etcd.test_streams import WatchStream
-from tests.etcd.tools import Gateway, Grpc
+from tests.etcd.tools import Grpc
 
 pytestmark = pytest.mark.process
 
@@ -21,8 +23,9 @@ KILLED_AFTER = 50
 
 
 def test_a_killed_leader_costs_no_put_and_no_event() -> None:
-    with LocalCluster(3) as cluster, Gateway(cluster.addresses) as gateway:
-        client, stream = Grpc(gateway.address), WatchStream(Grpc(gateway.address))
+    with LocalCluster(3, etcd=True) as cluster:
+        address = cluster.etcd_address
+        client, stream = Grpc(address), WatchStream(Grpc(address))
         stream.create(key=b"f/", range_end=b"f0")
         stream.wait(lambda s: s.answers)
         term = client.kv("Range", key=b"x").header.raft_term
@@ -41,6 +44,30 @@ def test_a_killed_leader_costs_no_put_and_no_event() -> None:
         assert client.kv("Range", key=b"x").header.raft_term >= term
         stream.close()
         client.close()
+    assert "paxon-etcd" not in [thread.name for thread in threading.enumerate()]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+
+
+def test_a_port_that_is_taken_leaves_nothing_running() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        cluster = LocalCluster(1, durability="memory", etcd=port)
+        with pytest.raises(ClusterError, match=rf"etcd API cannot be served: .*{port}"):
+            cluster.start()
+    with pytest.raises(ClusterError, match="not started"):
+        cluster.status()
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 65_536, "2379", None, 1.5])
+def test_what_is_no_port_is_refused(wrong: Any) -> None:
+    with pytest.raises(ClusterError, match=r"etcd = .*: must be a port, True or False"):
+        LocalCluster(1, etcd=wrong)
+
+
+def test_a_machine_of_ones_own_has_no_etcd_api() -> None:
+    with pytest.raises(ClusterError, match="leave out machine"):
+        LocalCluster(1, etcd=True, machine=StateMachine)
 
 
 def test_up_serves_etcds_clients() -> None:
