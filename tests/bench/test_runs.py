@@ -159,7 +159,7 @@ def test_failover(tmp_path: Path) -> None:
 def test_a_long_run(tmp_path: Path) -> None:
     """Ten stretches of one load. Whether the leader stayed is for quiet machines to judge."""
     finished = bench(
-        "stable", "--minutes", 0.03, "--warmup", 0, "--durability", "memory",
+        "stable", "--minutes", 0.02, "--warmup", 0, "--durability", "memory",
         "--json", tmp_path / "r.json",
     )  # fmt: skip
     (row,) = read_json(tmp_path / "r.json", StableReport).rows
@@ -172,7 +172,7 @@ def test_a_long_run(tmp_path: Path) -> None:
 
 def test_pair(tmp_path: Path) -> None:
     options = ("--a", "window=8", "--b", "thrifty_delay=0")
-    quick = ("--quick", "--seconds", 0.5, "--warmup", 0.1, "--turns", 1)
+    quick = ("--quick", "--seconds", 0.2, "--warmup", 0.1, "--turns", 1)
     finished = bench("pair", *options, *quick, "--json", tmp_path / "r.json")
     report = read_json(tmp_path / "r.json", PairReport)
     assert report.settings.first == {"window": 8}

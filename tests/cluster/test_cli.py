@@ -48,15 +48,15 @@ def at(cluster: LocalCluster) -> tuple[str, str]:
 def test_put_get_append_delete(at: tuple[str, str]) -> None:
     done = paxon("put", "motto", "fewer dictators", *at)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    assert json.loads(paxon("append", "motto", ", more quorums", "--json", *at).stdout) == {
+    assert json.loads(paxon_here("append", "motto", ", more quorums", "--json", *at).stdout) == {
         "length": 29
     }
     done = paxon("get", "motto", *at)
     assert (done.returncode, done.stdout) == (0, b"fewer dictators, more quorums")
-    done = paxon("get", "motto", "--json", *at)
+    done = paxon_here("get", "motto", "--json", *at)
     assert json.loads(done.stdout) == "fewer dictators, more quorums"
-    assert json.loads(paxon("delete", "motto", "--json", *at).stdout) == {"deleted": True}
-    done = paxon("delete", "motto", *at)
+    assert json.loads(paxon_here("delete", "motto", "--json", *at).stdout) == {"deleted": True}
+    done = paxon_here("delete", "motto", *at)
     assert done.returncode == 3
     assert one_sentence(done) == "paxon: no such key: 'motto'"
 
@@ -74,15 +74,15 @@ def test_values_are_bytes(at: tuple[str, str]) -> None:
     value = bytes(range(256)) + b"\n"
     assert paxon("put", "bytes", "-", *at, stdin=value).returncode == 0
     assert paxon("get", "bytes", *at).stdout == value
-    assert "base64" in json.loads(paxon("get", "bytes", "--json", *at).stdout)
+    assert "base64" in json.loads(paxon_here("get", "bytes", "--json", *at).stdout)
     # An argument that is not UTF-8 arrives as it was given.
     subprocess.run([*PAXON, "put", "raw", b"\xff\xfe", *at], env=environment(), check=True)
-    assert paxon("get", "raw", *at).stdout == b"\xff\xfe"
-    assert paxon("put", "empty", "", *at).returncode == 0
-    done = paxon("get", "empty", *at)
+    assert paxon_here("get", "raw", *at).stdout == b"\xff\xfe"
+    assert paxon_here("put", "empty", "", *at).returncode == 0
+    done = paxon_here("get", "empty", *at)
     assert (done.returncode, done.stdout) == (0, b"")
-    assert paxon("put", *at, "--", "minus", "-1").returncode == 0
-    assert paxon("get", "minus", *at).stdout == b"-1"
+    assert paxon_here("put", *at, "--", "minus", "-1").returncode == 0
+    assert paxon_here("get", "minus", *at).stdout == b"-1"
 
 
 def test_compare_and_set(at: tuple[str, str]) -> None:
@@ -95,13 +95,13 @@ def test_compare_and_set(at: tuple[str, str]) -> None:
     }
     done = paxon_here("cas", "owner", "me", "they", "--json", *at)
     assert (done.returncode, json.loads(done.stdout)) == (4, {"swapped": False})
-    assert paxon("cas", "owner", "-", "bytes", *at, stdin=b"you").returncode == 0
-    assert paxon("cas", "owner", "bytes", "-", *at, stdin=b"\xff\0\n").returncode == 0
-    assert paxon("append", "owner", "-", *at, stdin=b"\xfe").returncode == 0
+    assert paxon_here("cas", "owner", "-", "bytes", *at, stdin=b"you").returncode == 0
+    assert paxon_here("cas", "owner", "bytes", "-", *at, stdin=b"\xff\0\n").returncode == 0
+    assert paxon_here("append", "owner", "-", *at, stdin=b"\xfe").returncode == 0
     assert paxon_here("get", "owner", *at).stdout == b"\xff\0\n\xfe"
     assert paxon_here("cas", "owner", "-", "-", *at).returncode == 2
-    assert paxon("cas", "other", "-", "--absent", *at, stdin=b"\xff").returncode == 0
-    assert paxon("put", "owner", "-", *at, stdin=bytes((8 << 20) + 1)).returncode == 2
+    assert paxon_here("cas", "other", "-", "--absent", *at, stdin=b"\xff").returncode == 0
+    assert paxon_here("put", "owner", "-", *at, stdin=bytes((8 << 20) + 1)).returncode == 2
     paxon_here("put", "owner", "you", *at)
     assert paxon_here("get", "owner", *at).stdout == b"you"
     for wrong in (("cas", "owner", "one"), ("cas", "owner", "a", "b", "c"), ("cas", "owner")):
@@ -114,21 +114,21 @@ def test_scan(at: tuple[str, str]) -> None:
         ("fruit/a", "Äpfel".encode()),
         ("fruit/c", b"\xff"),
     ):
-        paxon("put", key, "-", *at, stdin=value)
+        paxon_here("put", key, "-", *at, stdin=value)
     done = paxon("scan", "fruit/", *at, env=environment(PYTHONIOENCODING="utf-8"))
     assert done.stdout.decode().splitlines() == [
         "fruit/a\tÄpfel",
         "fruit/b\ttab\\there",
         "fruit/c\t\\xff",
     ]
-    done = paxon("scan", "fruit/", "--limit", "1", "--json", *at)
+    done = paxon_here("scan", "fruit/", "--limit", "1", "--json", *at)
     assert json.loads(done.stdout) == [{"key": "fruit/a", "value": "Äpfel"}]
-    assert json.loads(paxon("scan", "nothing/", "--json", *at).stdout) == []
-    assert paxon("scan", "fruit/", "--limit", "0", *at).returncode == 2
+    assert json.loads(paxon_here("scan", "nothing/", "--json", *at).stdout) == []
+    assert paxon_here("scan", "fruit/", "--limit", "0", *at).returncode == 2
 
 
 def test_status(cluster: LocalCluster, at: tuple[str, str]) -> None:
-    done = paxon("status", "--json", *at)
+    done = paxon_here("status", "--json", *at)
     assert done.returncode == 0
     rows = json.loads(done.stdout)
     assert [row["server"] for row in rows] == [1, 2, 3]
@@ -168,10 +168,10 @@ def test_no_majority_says_so_and_status_by_one_server_is_not_content(tmp_path: P
 
 def test_status_of_a_cluster_file_and_of_a_partly_dead_cluster(cluster: LocalCluster) -> None:
     file = str(cluster.directory / "cluster.toml")
-    assert paxon("status", "--cluster", file).returncode == 0
-    assert paxon("put", "by", "file", "--cluster", file).returncode == 0
+    assert paxon_here("status", "--cluster", file).returncode == 0
+    assert paxon_here("put", "by", "file", "--cluster", file).returncode == 0
     nobody = [f"tcp://127.0.0.1:{port}" for port in free_ports(4)]
-    done = paxon(
+    done = paxon_here(
         "status", "--json", "-t", "0.3", "--cluster", ",".join([cluster.addresses[0], *nobody])
     )
     rows = json.loads(done.stdout)
@@ -192,7 +192,7 @@ def test_nobody_there() -> None:
     done = paxon("get", "key", "--cluster", f"127.0.0.1:{port}", "--timeout", "0.3")
     assert done.returncode == 5
     one_sentence(done)
-    done = paxon("put", "key", "v", "--cluster", f"127.0.0.1:{port}", "--timeout", "0.3")
+    done = paxon_here("put", "key", "v", "--cluster", f"127.0.0.1:{port}", "--timeout", "0.3")
     assert done.returncode == 5  # nothing was sent
     assert "no effect" in one_sentence(done)
 
@@ -252,7 +252,7 @@ def test_a_reader_that_has_seen_enough(cluster: LocalCluster, at: tuple[str, str
 
 
 def test_a_full_disk_under_the_output(at: tuple[str, str]) -> None:
-    paxon("put", "some", "value", *at)
+    paxon_here("put", "some", "value", *at)
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [*PAXON, "get", "some", *at],
@@ -310,25 +310,22 @@ def start_up(directory: Path | None, *more: str) -> tuple[subprocess.Popen[str],
     raise AssertionError(process.communicate())
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_up_serves_until_it_is_told_to_stop(ending: signal.Signals, tmp_path: Path) -> None:
+def test_up_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     process, addresses = start_up(tmp_path / "data")
-    assert paxon("put", "a", "1", "--cluster", addresses).returncode == 0
-    rows = json.loads(paxon("status", "--json", "--cluster", addresses).stdout)
+    assert paxon_here("put", "a", "1", "--cluster", addresses).returncode == 0
+    rows = json.loads(paxon_here("status", "--json", "--cluster", addresses).stdout)
     assert len(rows) == 3
     assert process.stdout is not None
     assert any("leader" in line for line in process.stdout), "the view tells of changes"
-    if ending == signal.SIGINT:
-        os.killpg(process.pid, ending)  # as a terminal does
-    else:
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+        assert errors == ""
+        # What was acknowledged is there again.
+        process, addresses = start_up(tmp_path / "data")
+        assert paxon_here("get", "a", "--cluster", addresses).stdout == b"1"
         process.send_signal(ending)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 0, errors
-    assert errors == ""
-    # What was acknowledged is there again.
-    process, addresses = start_up(tmp_path / "data")
-    assert paxon("get", "a", "--cluster", addresses).stdout == b"1"
-    os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=30)
 
 
@@ -351,7 +348,7 @@ def test_up_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
 
 def test_up_tells_when_a_server_dies(tmp_path: Path) -> None:
     process, addresses = start_up(tmp_path)
-    rows = json.loads(paxon("status", "--json", "--cluster", addresses).stdout)
+    rows = json.loads(paxon_here("status", "--json", "--cluster", addresses).stdout)
     assert len(rows) == 3
     listed = subprocess.run(
         ["ps", "-ww", "--ppid", str(process.pid), "-o", "pid=,args="],
