@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from itertools import groupby, islice, repeat
+from operator import attrgetter
 
 import msgspec
 
@@ -42,8 +43,8 @@ KEPT_NS = 10_000_000_000
 KEPT_BYTES = 16 << 20
 """… but no more than this in bytes, the newest revision excepted, which is always kept."""
 EVENT_BYTES = 128
-"""What an event counts for beside the key and the value that it replaced."""
-_BLOCK_EVENTS = 1024
+"""What an event counts for beside the value that it replaced."""
+_BLOCK_EVENTS = 512
 """Events are dropped in blocks of about so many …"""
 _BLOCK_BYTES = 1 << 20
 """… or so many bytes."""
@@ -57,14 +58,17 @@ Before = Item | bytes
 """What an event replaced; the key alone if there was nothing."""
 
 
-def event_bytes(before: Before) -> int:
-    """What an event counts for in history: about the memory that it keeps from being freed."""
+def event_bytes(item: Item, before: Before) -> int:
+    """What an event counts for in history: about the memory that it keeps from being freed.
+
+    A key counts if it was deleted: else the store has it anyway.
+    """
     if type(before) is not Item:
         return EVENT_BYTES
     value: bytes | Prefix = before.value
-    if type(value) is Prefix:  # its bytes are those of what replaced it
-        return EVENT_BYTES + len(before.key)
-    return EVENT_BYTES + len(before.key) + len(value)  # type: ignore[arg-type]
+    size = EVENT_BYTES if item.version else EVENT_BYTES + len(before.key)
+    # (The bytes of a `Prefix` are those of what replaced it.)
+    return size if type(value) is Prefix else size + len(value)  # type: ignore[arg-type]
 
 
 def key_of(before: Before) -> bytes:
@@ -107,12 +111,13 @@ class Written(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=T
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Written)
+_modified = attrgetter("modified")
 
 
 class Block:
     """Events that are dropped together: those of whole revisions."""
 
-    __slots__ = ("befores", "count", "first", "items", "packed", "runs", "size")
+    __slots__ = ("_last", "befores", "count", "first", "items", "packed", "size")
 
     def __init__(self, first: int, items: list[Item], befores: list[Before]) -> None:
         self.first = first
@@ -122,8 +127,8 @@ class Block:
         """Its events."""
         self.size = 0
         """What they count for, in bytes."""
-        self.runs: list[tuple[int, int, int]] = []
-        """Their revisions (`Written`)."""
+        self._last = 0
+        """The last of the revisions, if it is packed."""
         self.items: list[Item] | None = items
         """What each event made of its key; a tombstone if it deleted it. None: it is packed."""
         self.befores: list[Before] = befores
@@ -134,40 +139,49 @@ class Block:
     @property
     def last(self) -> int:
         """The last of the revisions; 0 if there is none."""
-        return self.runs[-1][1] if self.runs else 0
+        if self.items is None:
+            return self._last
+        return self.items[self.count - 1].modified if self.count else 0
 
     def pack(self) -> None:
         """Keep the events as bytes alone, if that costs little."""
         if self.size > _PACKED_BYTES * self.count:
             return
+        assert self.items is not None
         try:
-            self.packed = _encoder.encode(Written(self.size, self.runs, self.befores))  # type: ignore[arg-type]
+            packed = _encoder.encode(Written(self.size, _runs(self.items), self.befores))  # type: ignore[arg-type]
         except TypeError:  # a value shared with its successor: nothing encodes a `Prefix`
             return
-        self.items, self.befores = None, []
+        if len(packed) <= self.size:  # (long keys, of which the store has one object each)
+            self._last = self.last
+            self.packed, self.items, self.befores = packed, None, []
 
     def written(self) -> bytes:
         """What a snapshot takes, the same however the events are held."""
         if self.packed:
             return self.packed
-        return _encoder.encode(Written(self.size, self.runs, list(map(_shared, self.befores))))
+        runs = _runs(self.items) if self.items else []
+        return _encoder.encode(Written(self.size, runs, list(map(_shared, self.befores))))
 
     def replaced(self) -> list[Before]:
         """What each event replaced."""
         return _decoder.decode(self.packed).befores if self.items is None else self.befores  # type: ignore[return-value]
 
-    def revisions(self) -> Iterator[int]:
+    def revisions(self) -> list[int]:
         """That of each event."""
-        return Written(0, self.runs, []).revisions()
+        if self.items is None:
+            return list(_decoder.decode(self.packed).revisions())
+        return [item.modified for item in islice(self.items, self.count)]
 
-    def made(self, after: dict[bytes, Before], data: dict[bytes, Item]) -> list[Item]:
-        """What each event made of its key.
+    def unpack(self, written: Written, after: dict[bytes, Before], data: dict[bytes, Item]) -> None:
+        """Hold the events as objects.
 
         `after` holds what later events replaced, and comes to hold what these did. Raises
         ValueError if that does not fit together.
         """
         items: list[Item] = []
-        events = list(zip(self.revisions(), self.befores, strict=True))
+        self.befores = written.befores  # type: ignore[assignment]
+        events = list(zip(written.revisions(), self.befores, strict=True))
         for at in reversed(range(len(events))):
             revision, before = events[at]
             found: Before | Shared = before
@@ -185,7 +199,15 @@ class Block:
                 )
             items.append(item)
         items.reverse()
-        return items
+        self.items = items
+
+
+def _runs(items: list[Item]) -> list[tuple[int, int, int]]:
+    """The revisions of events (`Written`). No revision is without one."""
+    first, last, events = items[0].modified, items[-1].modified, len(items)
+    if last - first + 1 == events:  # by far the most frequent: each is of its own
+        return [(first, last, events)]
+    return [(each, each, len(list(them))) for each, them in groupby(map(_modified, items))]
 
 
 def _restored(shared: Shared, item: Item | bytes | None) -> Item:
@@ -266,32 +288,18 @@ class History:
             while marks[0][0] <= now - KEPT_NS:
                 self.aged = marks.popleft()[1]
 
-    def count(self, events: int, size: int, first: int, last: int) -> None:
+    def count(self, events: int, size: int) -> None:
         """So many events were added to `items` and `befores`; drop what is too much.
 
-        Args:
-            events: of one revision, or each of one of its own.
-            size: the sum of their `event_bytes`.
-            first: the revision of the first of them.
-            last: that of the last of them.
+        `size` is the sum of their `event_bytes`.
         """
-        blocks = self.blocks
-        block = blocks[-1]
+        block = self.blocks[-1]
         if block.count >= _BLOCK_EVENTS or block.size >= _BLOCK_BYTES:
             block = self._next_block(block)
         block.count += events
         block.size += size
-        runs = block.runs
-        if runs and events == last - first + 1 and _goes_on(runs[-1], first):
-            start, _, before = runs[-1]
-            runs[-1] = (start, last, before + events)
-        else:
-            runs.append((first, last, events))
         self.bytes += size
-        oldest = blocks[0]
-        if self.bytes > KEPT_BYTES or (
-            oldest.last <= self.aged and len(self) - oldest.count >= KEPT_EVENTS
-        ):
+        if self.bytes > KEPT_BYTES:
             self._trim()
 
     def restore(self, written: list[Written]) -> None:
@@ -301,9 +309,10 @@ class History:
         for found in reversed(written):
             if not found.is_sound():
                 raise ValueError("not a snapshot of a key-value store: its history is damaged")
-            block = Block(0, [], found.befores)  # type: ignore[arg-type]
-            block.count, block.size, block.runs = len(found.befores), found.size, found.runs
-            block.items = block.made(after, self.data)
+            block = Block(0, [], [])
+            block.count, block.size = len(found.befores), found.size
+            block.unpack(found, after, self.data)
+            assert block.items is not None
             if blocks:
                 block.pack()
             else:
@@ -325,6 +334,7 @@ class History:
         self.full.append(full)
         block = Block(full.first + at, items, befores)
         self.blocks.append(block)
+        self._trim()
         return block
 
     def pack(self) -> None:
@@ -356,16 +366,14 @@ class History:
 
     def _cut(self, block: Block, revision: int) -> None:
         """Drop what of a block happened before `revision`."""
-        revisions = list(block.revisions())
-        count = bisect_left(revisions, revision)
+        count = bisect_left(block.revisions(), revision)
         if not count:
             return
         self._unpack(block)
         assert block.items is not None
-        size = sum(map(event_bytes, block.befores[:count]))
+        size = sum(map(event_bytes, block.items[:count], block.befores[:count]))
         del block.items[:count], block.befores[:count]
         block.packed = b""
-        block.runs = [(each, each, len(list(them))) for each, them in groupby(revisions[count:])]
         block.first += count
         block.count -= count
         block.size -= size
@@ -382,7 +390,7 @@ class History:
             found = block
         if found is None:
             return self.end
-        return found.first + bisect_left(list(found.revisions()), revision + 1)
+        return found.first + bisect_left(found.revisions(), revision + 1)
 
     def changes(self, number: int) -> Iterator[tuple[int, Before]]:
         """Revision and what was replaced, of each event from this number on."""
@@ -419,16 +427,9 @@ class History:
         after: dict[bytes, Before] = {}
         for block in reversed(self.blocks):
             if block.items is None:
-                block.befores = block.replaced()
-                block.items = block.made(after, self.data)
+                block.unpack(_decoder.decode(block.packed), after, self.data)
             else:
                 for before in reversed(block.befores):
                     after[key_of(before)] = before
             if block is oldest:
                 break
-
-
-def _goes_on(run: tuple[int, int, int], first: int) -> bool:
-    """Whether a run of events of one revision each is followed by one more of these."""
-    start, last, events = run
-    return first == last + 1 and events == last - start + 1

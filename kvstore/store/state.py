@@ -95,11 +95,12 @@ class State:
                     self._attach(item)
             if indexed and (before is None or item is None):
                 self.unindexed.add(key)
-            history.items.append(tombstone(key, self.revision) if item is None else item)
-            replaced: Before = item.key if before is None else before  # type: ignore[union-attr]
+            made = tombstone(key, self.revision) if item is None else item
+            replaced: Before = made.key if before is None else before
+            history.items.append(made)
             history.befores.append(replaced)
-            size += event_bytes(replaced)
-        history.count(len(changes), size, self.revision, self.revision)
+            size += event_bytes(made, replaced)
+        history.count(len(changes), size)
 
     def _check(self, changes: dict[bytes, Item | None]) -> None:
         """Raise `Refusal` if the revision, or a lease's last one, would be beyond bounds."""

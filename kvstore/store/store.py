@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
+from itertools import groupby, islice
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import msgspec
@@ -88,6 +89,7 @@ _CHEAP = frozenset({Item, Append, Delete, CompareAndSet, PutItem, Increment, Enq
 """What they cost is about what they are long."""
 
 _encoder = msgspec.msgpack.Encoder()
+_key = attrgetter("key")
 
 
 class KVStore(StateMachine):
@@ -231,17 +233,13 @@ class KVStore(StateMachine):
         self._room.used = 0
         results: list[Result] = []
         most = self._bounds.max_value_bytes
-        if len(command) > most and any(
-            type(operation) is Item and len(operation.value) > most for operation in operations
-        ):
-            results += map(self._execute, operations)
-        else:
-            rest, at = iter(operations), 0
-            while True:
-                at, other = self._put_many(operations, at, rest, results)
-                if other is None:
-                    break
-                results.append(self._execute(other))
+        for kind, them in groupby(operations, type):
+            done, run = 0, list(them)
+            if kind is Item and (
+                len(command) <= most or all(len(put.value) <= most for put in run)  # type: ignore[union-attr,arg-type]
+            ):
+                done = self._put_many(run, results)  # type: ignore[arg-type]
+            results += map(self._execute, run[done:] if done else run)
         self._tidy()
         return encode_results(results)
 
@@ -275,72 +273,56 @@ class KVStore(StateMachine):
             put.created = held.created
             put.modified = state.revision + 1
             put.version = held.version + 1
-            size += len(key) + len(held.value)
+            size += len(held.value)
         state.revision += 1
         state.data[key] = put
         history.items.append(put)
         history.befores.append(key if held is None else held)
-        history.count(1, size, state.revision, state.revision)
+        history.count(1, size)
         self._tidy()
         return True
 
-    def _put_many(
-        self,
-        operations: list[Executable],
-        at: int,
-        rest: Iterator[Executable],
-        results: list[Result],
-    ) -> tuple[int, Executable | None]:
-        """Carry out puts, by far the most frequent operations, up to another operation.
+    def _put_many(self, puts: list[Item], results: list[Result]) -> int:
+        """Carry out puts, by far the most frequent operations, whose values are none too long.
 
-        That may be a put that has to do with leases, or is refused. Returns it (None: there is no
-        more), and the index of the one after it. No value may be too long.
-
-        Args:
-            operations: all of the command.
-            at: the index of the next.
-            rest: gives those from there on.
-            results: takes those of the puts.
+        Adds their results, and returns how many were carried out: all up to one that has to do with
+        a lease, or is refused.
         """
         state = self._state
-        data, befores, bounds = state.data, state.history.befores, self._bounds
-        leased, spent = len(state.leases) > 0, 0
-        revision = first = state.revision + 1
-        other: Executable | None = None
-        for put in rest:
-            if type(put) is not Item or put.lease:
-                other = put
-                break
-            held = data.get(put.key)
+        data, befores, leased = state.data, state.history.befores, len(state.leases) > 0
+        keep, spent, done = befores.append, 0, len(puts)
+        first = state.revision + 1
+        revisions = range(first, first + done)
+        # The lookups run in step with the loop: the second put of a key finds the first.
+        for revision, put, held in zip(
+            revisions, puts, map(data.get, map(_key, puts)), strict=True
+        ):
             if held is None:
-                if not 0 < len(put.key) <= bounds.max_key_bytes:
-                    other = put
+                if put.lease or not 0 < len(put.key) <= self._bounds.max_key_bytes:
+                    done = revision - first
                     break
                 put.created = revision
                 put.version = 1
                 if state.index is not None:
                     state.unindexed.add(put.key)
-                befores.append(put.key)
-            elif leased and held.lease:
-                other = put
+                keep(put.key)
+            elif put.lease or (leased and held.lease):
+                done = revision - first
                 break
             else:
                 put.key = held.key  # one object of each key, which as itself is soon found
                 put.created = held.created
                 put.version = held.version + 1
-                spent += len(held.key) + len(held.value)
-                befores.append(held)
+                spent += len(held.value)
+                keep(held)
             put.modified = revision
             data[put.key] = put
-            revision += 1
-        done = revision - first
         if done:
-            state.revision = revision - 1
-            puts = operations[at : at + done] if done < len(operations) else operations
-            state.history.items += puts  # type: ignore[arg-type]
-            state.history.count(done, spent + done * EVENT_BYTES, first, revision - 1)
-            results += range(first, revision)
-        return at + done + 1, other
+            state.revision += done
+            state.history.items += puts[:done] if done < len(puts) else puts
+            state.history.count(done, spent + done * EVENT_BYTES)
+            results += revisions[:done]
+        return done
 
     def query(self, query: bytes) -> bytes:
         """Answer a list of reads. Raises ValueError for anything else."""
