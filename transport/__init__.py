@@ -4,7 +4,8 @@ Read `burst` (what a server receives in one go) and `inbox` (one thread, one loo
 operation), `codec` and `errors` (messages as bytes), then `endpoint` (a server's sockets) with its
 parts `options`, `binding`, `intake`, `outgoing`, `descriptors`, `inherited` (what no fork is to
 keep), `monitor` and `vanished`. `memory` is the same contract without sockets. `keys` encrypts,
-`context` and `wake` are for clients' sockets too, `log` is how everything logs without waiting.
+`context` and `wake` are for clients' sockets too, `log` is how everything logs without waiting,
+`orphans` ends a process with its parent.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from paxon.actors.ballot import ServerId
 from paxon.actors.disk.data_directory import in_words, sync_directory
 from paxon.actors.disk.storage import CorruptStorage, SnapshotInfo
 from paxon.transport.log import forking_would_wait, logger
+from paxon.transport.orphans import end_with_parent
 
 __all__ = ["SnapshotFiles"]
 
@@ -61,9 +62,6 @@ FORK_AGAIN_SECONDS = 1.0
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that pass."""
 
-PR_SET_PDEATHSIG = 1
-_prctl = getattr(ctypes.CDLL(None), "prctl", None)
-"""Looked up before any fork: the child calls it and loads nothing."""
 _KEEP_SIZE = 1
 """From <linux/falloc.h>."""
 _fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
@@ -673,8 +671,7 @@ def _detach(lock: int) -> None:
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(entry.stat().st_mode):
                 os.close(int(entry.name))
-    if _prctl is not None:  # Linux; elsewhere the child looks itself, piece by piece
-        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()  # (where there is no such call, the child looks itself, piece by piece)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

@@ -7,19 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.machine import cpu_seconds
+from paxon.bench.harness.repeater import wait_until
 
 __all__ = ["Programs", "Program", "default_directory", "INSTALL_SCRIPT"]
 
 INSTALL_SCRIPT = Path(__file__).with_name("install.sh")
 
-_LOOKING_SECONDS = 0.02
 _STOP_SECONDS = 5.0
 _LINES_SHOWN = 3
 
@@ -123,13 +122,13 @@ class Program:
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
         """Wait until it is ready. Raises `BenchError` if it ends before, or takes longer."""
-        give_up = time.monotonic() + seconds
-        while not ready():
-            if self._process.poll() is not None:
+
+        def ready_or_dead() -> bool:
+            if not self.alive():
                 raise BenchError(self.obituary())
-            if time.monotonic() > give_up:
-                raise BenchError(f"{self._name} was not ready within {seconds:g} s")
-            time.sleep(_LOOKING_SECONDS)
+            return ready()
+
+        wait_until(ready_or_dead, f"{self._name} was not ready", seconds)
 
     def obituary(self) -> str:
         """A sentence on how it ended, with its last words."""

@@ -13,7 +13,6 @@ Where the thread sleeps as the driver, the handler's wait drives in its place.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import select
@@ -28,6 +27,7 @@ from paxon.kvstore.client.command_core import CommandCore
 from paxon.kvstore.client.links import Link, Secure, links_to
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.errors import ClientBusy, ClientClosed
+from paxon.transport.wake import Waker
 
 __all__ = ["SyncDriver"]
 
@@ -52,10 +52,8 @@ class SyncDriver:
         self._poll = select.poll()
         self._by_fd: dict[int, Link] = {}
         self._by_lost_fd: dict[int, Link] = {}
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
-        self._poll.register(self._wake_read, select.POLLIN)
+        self._waker = Waker()
+        self._poll.register(self._waker.descriptor, select.POLLIN)
         self._driver: int | None = None
         """The thread that drives, if any does."""
         self._driven_for: AnyTicket | None = None
@@ -280,7 +278,7 @@ class SyncDriver:
     def _another_poll(self) -> select.poll:
         """For a handler's turn: the interrupted one sleeps in the first."""
         poll = select.poll()
-        for fd in (self._wake_read, *self._by_fd, *self._by_lost_fd):
+        for fd in (self._waker.descriptor, *self._by_fd, *self._by_lost_fd):
             poll.register(fd, select.POLLIN)
         return poll
 
@@ -299,9 +297,8 @@ class SyncDriver:
 
     def _take_in(self, ready: Sequence[tuple[int, int]]) -> None:
         for fd, _ in ready:
-            if fd == self._wake_read:
-                with contextlib.suppress(BlockingIOError):  # a handler's turn has read it
-                    os.read(fd, 4096)
+            if fd == self._waker.descriptor:
+                self._waker.clear()
                 continue
             link = self._by_fd.get(fd)
             if link is not None:
@@ -330,18 +327,14 @@ class SyncDriver:
 
     def _poke(self) -> None:
         self._sleeps_until = -math.inf
-        try:
-            os.write(self._wake_write, b"!")
-        except BlockingIOError:
-            return  # the pipe is full of wake-ups not yet seen: one more makes no difference
+        self._waker.wake()
 
     def _release(self) -> None:
         if self._released:
             return
         self._released = True
         self._links.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._waker.close()
 
     # --- forks -------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ Three things that the standard library leaves open (docs/local-cluster.md):
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
@@ -22,7 +21,6 @@ import multiprocessing.resource_tracker
 import multiprocessing.spawn
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,15 +28,14 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from paxon.transport.orphans import end_with_parent
+
 __all__ = [
     "start_process",
     "being_imported_by_spawn",
     "die_with_parent",
     "open_standard_descriptors",
 ]
-
-_PR_SET_PDEATHSIG = 1
-"""From <linux/prctl.h>."""
 
 _patch_lock = threading.Lock()
 
@@ -128,8 +125,7 @@ def die_with_parent() -> None:
     parent = multiprocessing.process.parent_process()
     if parent is None:
         return
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    end_with_parent()
     threading.Thread(
         target=_watch, args=(parent.sentinel,), name="paxon-parent-watch", daemon=True
     ).start()

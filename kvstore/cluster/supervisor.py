@@ -30,6 +30,7 @@ from paxon.kvstore.cluster.cluster_file import ServerPlan
 from paxon.kvstore.cluster.server_process import LOG_NAME, output_path, serve_child
 from paxon.kvstore.cluster.spawning import open_standard_descriptors, start_process
 from paxon.transport.log import log_in_background, logger
+from paxon.transport.wake import Waker
 
 __all__ = ["ProcessState", "ProcessInfo", "Supervisor"]
 
@@ -87,7 +88,7 @@ class Supervisor:
         self._closing = False
         self._deaf = False
         open_standard_descriptors()
-        self._wake_read, self._wake_write = os.pipe()
+        self._waker = Waker()
         self._thread = threading.Thread(target=self._run, name="paxon-supervisor", daemon=True)
         self._thread.start()
 
@@ -155,7 +156,7 @@ class Supervisor:
         with self._lock:
             if not self._deaf:
                 with contextlib.suppress(OSError):  # closed under us: `_wait` then looks by itself
-                    os.write(self._wake_write, b"\0")
+                    self._waker.wake()
 
     # --- the supervisor's own thread -------------------------------------------------------------
 
@@ -177,8 +178,7 @@ class Supervisor:
                     logger.opt(exception=error).error("server {} is hard to watch", child.server)
         with self._lock:  # whoever closes us a second time must not write to a stranger's file
             self._deaf = True
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            self._waker.close()
             for _, result in self._jobs:  # came together with the end
                 result.set_exception(RuntimeError(_STOPPED))
 
@@ -193,7 +193,7 @@ class Supervisor:
 
     def _wait(self) -> None:
         """Sleep until there is a job, a report or a death, or a stop is overdue."""
-        waiting: list[int | Connection] = [self._wake_read]
+        waiting: list[int | Connection] = [self._waker.descriptor]
         overdue_at = float("inf")
         for child in self._children.values():
             if child.process is not None:
@@ -204,8 +204,8 @@ class Supervisor:
         timeout = None if overdue_at == float("inf") else max(0.0, overdue_at - time.monotonic())
         try:
             ready = multiprocessing.connection.wait(waiting, timeout)
-            if self._wake_read in ready:
-                os.read(self._wake_read, 4096)
+            if self._waker.descriptor in ready:
+                self._waker.clear()
         except OSError:  # the program has closed descriptors that are not its own
             time.sleep(_BLIND_SECONDS)
 

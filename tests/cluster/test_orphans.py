@@ -66,9 +66,10 @@ def test_a_parent_that_forgets_to_stop_leaves_no_server(then: str, tmp_path: Pat
 CHILD = """
 import os, time
 from paxon.kvstore.cluster import spawning
+from paxon.transport import orphans
 
 def run():
-    spawning._PR_SET_PDEATHSIG = 0  # no such request: the kernel does not help
+    orphans.PR_SET_PDEATHSIG = 0  # no such request: the kernel does not help
     spawning.die_with_parent()
     print(os.getpid(), flush=True)
     time.sleep(60)
