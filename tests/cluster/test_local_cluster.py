@@ -50,7 +50,7 @@ def test_each_server_is_a_process_and_a_leader_is_elected(tmp_path: Path) -> Non
         rows = cluster.status()
         assert [row.server for row in rows] == cluster.servers == [1, 2, 3]
         assert [row.address for row in rows] == cluster.addresses
-        assert all(row.reply is not None for row in rows)
+        wait_until(lambda: all(row.reply is not None for row in cluster.status()), "all answer")
         # A second candidate may take over from the first while processes are still starting.
         wait_until(lambda: leaders(cluster) == [cluster.leader()], "one server leads, and says so")
         assert all("serves clients" in cluster.log_path(s).read_text() for s in (1, 2, 3))
