@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from paxon.actors import Ballot
-from paxon.actors.messages import P1A, P1B, P2A, P2B, Heartbeat, HeartbeatReply
+from paxon.actors.messages import P1A, P2A, P2B, HeartbeatReply
 from paxon.bench.contention.rows import Reign, duel_of, reigns_of
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.lab import LabCluster, ServerHosts
@@ -19,6 +19,7 @@ from paxon.bench.harness.lab_network import Event, EventKind, LabNetwork, Record
 from paxon.bench.harness.measure import ClusterWatch
 from paxon.kvstore import Client
 from paxon.transport import Burst
+from tests.messages import beat, promise
 
 ONE, TWO = Ballot(1, 1), Ballot(2, 2)
 
@@ -140,9 +141,9 @@ def test_a_recorder_takes_down_what_tells_of_a_duel() -> None:
     recorder = Recorder(1, monotonic=lambda: 5.0)
     lab, _ = network(0.0, recorder)
     lab.broadcast((2, 3), [P1A(ONE, 1, False)])
-    lab.send(2, [P1B(TWO, 1, 0, [], 0, 0), HeartbeatReply(TWO, 1, 0)])
+    lab.send(2, [promise(TWO), HeartbeatReply(TWO, 1, 0)])
     lab.send(2, [P2B(ONE, 1, 1), P2B(ONE, 1, 1, TWO)])
-    lab.broadcast((2, 3), [P2A(ONE, 9, b"v", 8), Heartbeat(ONE, 1, 8, 0, [], False)])
+    lab.broadcast((2, 3), [P2A(ONE, 9, b"v", 8), beat(ONE, commit=8)])
     assert recorder.events == [
         Event(5.0, 1, "P1A", 1, 1),
         Event(5.0, 1, "P1B", 2, 2),

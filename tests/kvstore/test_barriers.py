@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,20 +13,8 @@ from paxon import Client, Inside, InvalidRequest, LeaseExpired, LockLost, NotAcq
 from paxon.kvstore.recipes.barriers import Hall, _Arrivals, meet
 from paxon.kvstore.recipes.contests import Plan
 from paxon.testing import MemoryCluster
-from tests.kvstore.test_locks import Other
+from tests.kvstore.others import Other
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def cluster() -> Iterator[MemoryCluster]:
-    with MemoryCluster() as made:
-        yield made
-
-
-@pytest.fixture
-def kv(cluster: MemoryCluster) -> Iterator[Client]:
-    with cluster.client() as made:
-        yield made
 
 
 def members(kv: Client, kind: str = "double") -> int:

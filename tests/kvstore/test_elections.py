@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,18 +23,6 @@ from paxon import (
 from paxon.kvstore.recipes.contests import Contest, Standing, first_of
 from paxon.testing import MemoryCluster
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def cluster() -> Iterator[MemoryCluster]:
-    with MemoryCluster() as made:
-        yield made
-
-
-@pytest.fixture
-def kv(cluster: MemoryCluster) -> Iterator[Client]:
-    with cluster.client() as made:
-        yield made
 
 
 def value_of(leader: Contender | None) -> bytes | None:

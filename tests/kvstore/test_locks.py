@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -24,42 +24,8 @@ from paxon import (
 )
 from paxon.kvstore.recipes import async_taking, taking
 from paxon.testing import MemoryCluster
+from tests.kvstore.others import Other
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def cluster() -> Iterator[MemoryCluster]:
-    with MemoryCluster() as made:
-        yield made
-
-
-@pytest.fixture
-def kv(cluster: MemoryCluster) -> Iterator[Client]:
-    with cluster.client() as made:
-        yield made
-
-
-class Other:
-    """Somebody else who acquires it, in a thread and with a client of its own."""
-
-    def __init__(self, cluster: MemoryCluster, act: Callable[[Client], object]) -> None:
-        self.result: object = None
-        self.error: BaseException | None = None
-        self._client = cluster.client()
-        self._act = act
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.result = self._act(self._client)
-        except BaseException as error:
-            self.error = error
-
-    def join(self) -> object:
-        self.thread.join(60)
-        assert not self.thread.is_alive()
-        return self.result
 
 
 def test_it_is_held_once_and_in_the_layout_of_etcd(kv: Client) -> None:

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
 from paxon import Client, Contender, InvalidRequest, LockLost, OperationFailed, Put
 from paxon.testing import MemoryCluster
-
-
-@pytest.fixture
-def cluster() -> Iterator[MemoryCluster]:
-    with MemoryCluster() as made:
-        yield made
-
-
-@pytest.fixture
-def kv(cluster: MemoryCluster) -> Iterator[Client]:
-    with cluster.client() as made:
-        yield made
 
 
 def values(members: list[Contender]) -> list[bytes]:

@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,20 +28,8 @@ from paxon.kvstore.client.watches.events import Event
 from paxon.kvstore.recipes.queues import Line
 from paxon.kvstore.store.queues import claim
 from paxon.testing import MemoryCluster
-from tests.kvstore.test_locks import Other
+from tests.kvstore.others import Other
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def cluster() -> Iterator[MemoryCluster]:
-    with MemoryCluster() as made:
-        yield made
-
-
-@pytest.fixture
-def kv(cluster: MemoryCluster) -> Iterator[Client]:
-    with cluster.client() as made:
-        yield made
 
 
 def waiting(kv: Client, name: str = "jobs") -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -14,7 +14,6 @@ from paxon import (
     AsyncLock,
     Client,
     ClientClosed,
-    Held,
     InvalidRequest,
     LeaseExpired,
     Lock,
@@ -25,53 +24,8 @@ from paxon import (
 )
 from paxon.kvstore.recipes import async_taking, taking
 from paxon.testing import MemoryCluster
+from tests.kvstore.others import Waiter
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def cluster() -> Iterator[MemoryCluster]:
-    with MemoryCluster() as made:
-        yield made
-
-
-@pytest.fixture
-def kv(cluster: MemoryCluster) -> Iterator[Client]:
-    with cluster.client() as made:
-        yield made
-
-
-class Waiter:
-    """Somebody else who acquires it, in a thread and with a client of its own."""
-
-    def __init__(self, cluster: MemoryCluster, kind: Callable[[Client], Lock]) -> None:
-        self.held: Held | None = None
-        self.error: BaseException | None = None
-        self.client = cluster.client()
-        self._lock = kind(self.client)
-        before = len(self._lock.contenders())
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        wait_until(lambda: len(self._lock.contenders()) > before or self.error is not None)
-
-    def _run(self) -> None:
-        try:
-            self.held = self._lock.acquire()
-        except BaseException as error:
-            self.error = error
-
-    @property
-    def waits(self) -> bool:
-        return self._thread.is_alive()
-
-    def join(self) -> Held:
-        self._thread.join(60)
-        assert self.held is not None, self.error
-        return self.held
-
-    def failure(self) -> BaseException:
-        self._thread.join(60)
-        assert self.error is not None
-        return self.error
 
 
 def read(kv: Client) -> Lock:

@@ -12,6 +12,7 @@ from paxon.actors.messages import (
     HeartbeatReply,
 )
 from tests.harness import Cluster, reign_of, value_of
+from tests.messages import beat
 
 
 def missed(commands: int, **options: object) -> Cluster:
@@ -55,7 +56,7 @@ def test_a_lost_request_is_sent_again_to_the_leader_though_the_next_server_is_de
 def test_while_nobody_leads_each_is_asked_in_turn() -> None:
     cluster = missed(3)
     cluster.crash(1)
-    cluster.hand(3, 1, Heartbeat(cluster.servers[3].promised, 99, 4, 0))
+    cluster.hand(3, 1, beat(cluster.servers[3].promised, 99, commit=4))
     asked = []
     for _ in range(30):
         cluster.clock.now += 0.05

@@ -9,6 +9,7 @@ from paxon.actors.log import SlotLog
 from paxon.actors.messages import P2A, P2B, Accepted, CatchUp, CatchUpRequest, Heartbeat, Query
 from paxon.actors.records.reads import ReadQueue
 from tests.harness import Cluster, value_of
+from tests.messages import beat
 
 OLD, NEW = Ballot(1, 1), Ballot(2, 2)
 A, B, C = value_of(b"A"), value_of(b"B"), value_of(b"C")
@@ -73,7 +74,7 @@ def test_a_follower_takes_nothing_for_chosen_that_it_accepted_in_an_older_ballot
     cluster = plain()
     cluster.hand(3, 1, P2A(OLD, 1, A, 0))
     cluster.drop()
-    cluster.hand(3, 2, Heartbeat(NEW, 1, 1, 0))
+    cluster.hand(3, 2, beat(NEW, commit=1))
     assert cluster.contents(3) == {1: "A"}
     assert cluster.applied(3) == []
     # It asks for what was chosen, from the one who told it, and takes that.
@@ -86,13 +87,13 @@ def test_a_follower_takes_nothing_for_chosen_that_it_accepted_in_an_older_ballot
 def test_a_slot_accepted_in_the_ballot_of_the_index_is_chosen() -> None:
     cluster = plain()
     cluster.hand(3, 2, P2A(NEW, 1, A, 0))
-    cluster.hand(3, 2, Heartbeat(NEW, 1, 1, 0))
+    cluster.hand(3, 2, beat(NEW, commit=1))
     assert cluster.contents(3) == {1: "A*"}
 
 
 def test_a_p2a_that_comes_after_the_index_is_chosen_at_once() -> None:
     cluster = plain()
-    cluster.hand(3, 2, Heartbeat(NEW, 1, 2, 0))
+    cluster.hand(3, 2, beat(NEW, commit=2))
     cluster.hand(3, 2, P2A(NEW, 2, B, 2))
     assert cluster.applied(3) == []
     cluster.hand(3, 2, P2A(NEW, 1, A, 2))
@@ -105,10 +106,10 @@ def test_an_index_told_in_an_older_ballot_says_nothing_about_a_newer_acceptance(
     Here the chosen value would be the same by Paxos; what server 3 must not do is conclude it.
     """
     cluster = plain()
-    cluster.hand(3, 1, Heartbeat(OLD, 1, 1, 0))
+    cluster.hand(3, 1, beat(OLD, commit=1))
     cluster.hand(3, 2, P2A(NEW, 1, B, 0))
     assert cluster.contents(3) == {1: "B"}
-    cluster.hand(3, 2, Heartbeat(NEW, 1, 1, 0))
+    cluster.hand(3, 2, beat(NEW, commit=1))
     assert cluster.contents(3) == {1: "B*"}
 
 
@@ -124,7 +125,7 @@ def test_a_heartbeat_of_a_deposed_leader_chooses_nothing() -> None:
     cluster = plain()
     cluster.hand(3, 1, P2A(OLD, 1, A, 0))
     cluster.hand(3, 2, P2A(NEW, 2, C, 0))
-    cluster.hand(3, 1, Heartbeat(OLD, 5, 1, 0))
+    cluster.hand(3, 1, beat(OLD, 5, commit=1))
     assert cluster.contents(3) == {1: "A", 2: "C"}
 
 

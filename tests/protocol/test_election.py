@@ -28,6 +28,7 @@ from paxon.actors.messages import (
 )
 from paxon.transport import Burst
 from tests.harness import Cluster
+from tests.messages import beat
 
 HIGH = Ballot(9, 3)
 
@@ -243,7 +244,7 @@ def test_the_candidate_is_answered_once_the_leader_has_been_silent_for_the_minim
     cluster = led()
     cluster.isolate(1)
     last = cluster.clock.now
-    cluster.hand(2, 1, Heartbeat(cluster.servers[1].promised, 100, 0, 0))
+    cluster.hand(2, 1, beat(cluster.servers[1].promised, 100))
     cluster.drop()
     cluster.clock.now = last + 0.299
     cluster.hand(2, 3, P1A(HIGH, 1))
@@ -343,7 +344,7 @@ def test_who_hears_the_leader_again_stops_asking() -> None:
     cluster.step(2)
     round_now = cluster.sent(PreVote, source=2)[0].round
     cluster.heal()
-    cluster.hand(2, 1, Heartbeat(cluster.servers[1].promised, 100, 0, 0))
+    cluster.hand(2, 1, beat(cluster.servers[1].promised, 100))
     cluster.hand(2, 3, PreVoteReply(round_now, True, 0, 0))
     assert cluster.servers[2].role == "follower"
 
@@ -376,7 +377,7 @@ def test_one_that_lacks_discarded_slots_learns_so_from_the_answer_and_catches_up
 
 def grant(cluster: Cluster, server: int, lease: float, drift: float = 0.05) -> None:
     """Have a server grant a lease to server 1, which leads; nothing else is heard of it."""
-    cluster.hand(server, 1, Heartbeat(cluster.servers[1].promised, 100, 0, 0, [], lease, drift))
+    cluster.hand(server, 1, beat(cluster.servers[1].promised, 100, lease=lease, drift=drift))
     cluster.drop()
 
 
@@ -421,7 +422,7 @@ def test_a_granted_lease_holds_back_promises_even_if_the_connection_broke() -> N
     """A broken connection is a hint that the leader died; a lease is a promise to it."""
     cluster = led()
     ballot = cluster.servers[1].promised
-    cluster.hand(2, 1, Heartbeat(ballot, 100, 0, 0, [], 0.3, 0.05))
+    cluster.hand(2, 1, beat(ballot, 100, lease=0.3, drift=0.05))
     granted = cluster.clock.now
     cluster.drop()
     cluster.step(2, Burst(lost=[1]))
@@ -454,7 +455,7 @@ def test_a_broken_connection_to_a_leader_that_others_hear_deposes_nobody() -> No
 def test_a_forced_p1a_is_answered_only_after_the_lease() -> None:
     """A rejoining server's: it ends our following at once, the lease runs out by itself."""
     cluster = led()
-    cluster.hand(2, 1, Heartbeat(cluster.servers[1].promised, 100, 0, 0, [], 0.3, 0.05))
+    cluster.hand(2, 1, beat(cluster.servers[1].promised, 100, lease=0.3, drift=0.05))
     granted = cluster.clock.now
     cluster.drop()
     cluster.hand(2, 3, P1A(HIGH, 1, True))

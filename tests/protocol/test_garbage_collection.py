@@ -18,6 +18,7 @@ from paxon.actors.messages import (
 )
 from paxon.actors.records.reign import Progress
 from tests.harness import Cluster, reign_of, value_of
+from tests.messages import beat
 
 
 def ran(commands: int, size: int = 3, **options: object) -> Cluster:
@@ -95,7 +96,7 @@ def test_what_goes_is_gone_everywhere_and_the_probes_say_so() -> None:
 
 def test_a_follower_discards_nothing_that_it_has_not_executed() -> None:
     cluster = ran(3)
-    cluster.hand(3, 1, Heartbeat(cluster.servers[1].promised, 50, 4, 99))
+    cluster.hand(3, 1, beat(cluster.servers[1].promised, 50, commit=4, discard_to=99))
     assert cluster.servers[3].application.executed == 4
     assert cluster.servers[3].first_non_cleared() <= 5
     cluster.servers[3].log.accept(6, Ballot(1, 1), b"")
@@ -104,9 +105,9 @@ def test_a_follower_discards_nothing_that_it_has_not_executed() -> None:
 
 def test_an_old_leaders_word_discards_nothing() -> None:
     cluster = ran(3)
-    cluster.hand(3, 2, Heartbeat(Ballot(9, 2), 1, 4, 0))
+    cluster.hand(3, 2, beat(Ballot(9, 2), commit=4))
     before = cluster.servers[3].first_non_cleared()
-    cluster.hand(3, 1, Heartbeat(Ballot(1, 1), 50, 4, 4))
+    cluster.hand(3, 1, beat(Ballot(1, 1), 50, commit=4, discard_to=4))
     assert cluster.servers[3].first_non_cleared() == before
 
 

@@ -16,7 +16,6 @@ from paxon.actors.messages import (
     P2B,
     CatchUp,
     CatchUpRequest,
-    Heartbeat,
     HeartbeatReply,
     NotLeader,
     PreVote,
@@ -27,6 +26,7 @@ from paxon.actors.messages import (
 from paxon.actors.records.candidacy import Candidacy
 from paxon.transport import Burst
 from tests.harness import Cluster, value_of
+from tests.messages import beat
 
 HIGH = Ballot(9, 2)
 
@@ -52,7 +52,7 @@ def test_messages_from_another_disk_are_refused_and_counted() -> None:
     cluster = acquainted()
     cluster.replace_disk(2)
     promised = cluster.servers[1].promised
-    for message in (P1A(HIGH, 1), P2A(HIGH, 9, value_of(b"x"), 0), Heartbeat(HIGH, 1, 0, 0)):
+    for message in (P1A(HIGH, 1), P2A(HIGH, 9, value_of(b"x"), 0), beat(HIGH)):
         cluster.hand(1, 2, message)
     assert cluster.servers[1].promised == promised
     assert cluster.packets == []
@@ -110,7 +110,7 @@ def test_a_server_that_the_cluster_knows_by_another_disk_stops_and_says_what_to_
     mine = cluster.storages[1].incarnation
     for other in (1, 3):
         cluster.servers[other].disks.incarnations[2] = 5
-    cluster.hand(2, 1, Heartbeat(promised, 99, 2, 0, [(1, mine, 0), (2, 5, 0)]))
+    cluster.hand(2, 1, beat(promised, 99, commit=2, incarnations=[(1, mine, 0), (2, 5, 0)]))
     with pytest.raises(StorageError, match="--rejoin"):
         cluster.stabilize()  # it asks the others, and both know it by that disk
 
@@ -121,7 +121,7 @@ def test_a_server_without_a_vote_answers_no_candidate_and_accepts_nothing() -> N
     cluster.hand(2, 1, P1A(Ballot(9, 1), 1))
     cluster.hand(2, 1, P2A(Ballot(9, 1), 1, value_of(b"x"), 0))
     cluster.hand(2, 1, PreVote(1, 1))
-    cluster.hand(2, 1, Heartbeat(Ballot(9, 1), 1, 0, 0))
+    cluster.hand(2, 1, beat(Ballot(9, 1)))
     assert cluster.contents(2) == {}
     assert cluster.sent(P1B) == cluster.sent(P2B) == cluster.sent(HeartbeatReply) == []
     assert [reply.granted for reply in cluster.sent(PreVoteReply)] == [False]

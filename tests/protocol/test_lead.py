@@ -19,6 +19,7 @@ from paxon.actors.messages import (
     SnapshotOffer,
 )
 from tests.harness import Cluster, value_of
+from tests.messages import beat, promise
 
 
 def plain(size: int = 3, **options: object) -> Cluster:
@@ -31,7 +32,7 @@ def test_no_server_leads_without_a_majority_of_promises() -> None:
     cluster.deliver(P1A, target=2)
     cluster.deliver(P1B)
     assert cluster.servers[1].role == "candidate"  # its own promise and one other: 2 of 5
-    cluster.hand(1, 2, P1B(cluster.servers[1].promised, 1, 0, [], 0, 0))
+    cluster.hand(1, 2, promise(cluster.servers[1].promised))
     assert cluster.servers[1].role == "candidate"  # the same promise twice
     cluster.deliver(P1A, target=3)
     cluster.deliver(P1B)
@@ -44,7 +45,7 @@ def test_a_promise_for_another_ballot_does_not_count() -> None:
     first = cluster.servers[1].promised
     cluster.drop()
     cluster.campaign(1)
-    cluster.hand(1, 2, P1B(first, 1, 0, [], 0, 0))
+    cluster.hand(1, 2, promise(first))
     assert cluster.servers[1].role == "candidate"
 
 
@@ -54,7 +55,7 @@ def test_a_promise_that_tells_of_a_higher_ballot_ends_the_candidacy() -> None:
     cluster.campaign(1)
     mine = cluster.servers[1].promised
     above = Ballot(mine.round + 1, 3)
-    cluster.hand(1, 2, P1B(mine, 1, 0, [Accepted(1, above, value_of(b"x"))], 1, 0))
+    cluster.hand(1, 2, promise(mine, [Accepted(1, above, value_of(b"x"))], chosen_to=1))
     assert cluster.servers[1].promised == above
     assert cluster.servers[1].role == "follower"
 
@@ -213,7 +214,9 @@ def test_a_candidate_that_lacks_discarded_slots_does_not_lead() -> None:
     ballot = cluster.servers[3].promised
     cluster.drop()
     behind = cluster.servers[3].log.chosen_to
-    cluster.hand(3, 2, P1B(ballot, behind + 1, 0, [], behind + 5, behind + 5))
+    cluster.hand(
+        3, 2, promise(ballot, first_slot=behind + 1, chosen_to=behind + 5, discarded=behind + 5)
+    )
     assert cluster.servers[3].role == "follower"
     assert cluster.sent(P2A, source=3) == []
     cluster.clock.now += 0.01
@@ -323,7 +326,7 @@ def test_a_leader_that_learns_from_others_stops_gathering_votes_for_it() -> None
     cluster.campaign(2)
     ballot = cluster.servers[2].promised
     cluster.drop()
-    cluster.hand(2, 3, P1B(ballot, 2, 0, [], 1, 0))
+    cluster.hand(2, 3, promise(ballot, first_slot=2, chosen_to=1))
     leader = cluster.servers[2]
     assert leader.role == "leader"
     assert leader.status(2) == "ACCEPTED"
@@ -363,7 +366,7 @@ def test_votes_are_counted_although_a_handler_has_synced_in_between() -> None:
     server = cluster.servers[1]
     cluster.lead(1)
     cluster.open_session(1)  # executing it begins a snapshot, which is polled at the next step
-    cluster.hand(1, 2, Heartbeat(Ballot(9, 2), 1, 0, 0))
+    cluster.hand(1, 2, beat(Ballot(9, 2)))
     cluster.drop()
     server.campaign()
     server._snapshots.poll_at = 0.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from paxon.actors import Ballot
-from paxon.actors.messages import Heartbeat
 from tests.harness import Cluster
+from tests.messages import beat
 
 
 def led_seconds(cluster: Cluster, server: int) -> float:
@@ -24,7 +24,7 @@ def test_time_as_leader_is_counted_over_all_reigns() -> None:
     assert led_seconds(cluster, 2) == 0
 
     first = led_seconds(cluster, 1)
-    cluster.hand(1, 2, Heartbeat(Ballot(50, 2), 1, 0, 0, [], False))
+    cluster.hand(1, 2, beat(Ballot(50, 2)))
     assert cluster.servers[1].role == "follower"
     cluster.clock.now += 0.25  # a follower's time is not the leader's
     assert led_seconds(cluster, 1) == pytest.approx(first)

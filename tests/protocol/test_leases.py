@@ -15,6 +15,7 @@ from paxon.actors.disk.storage import Storage
 from paxon.actors.messages import P1A, P1B, Heartbeat, HeartbeatReply, PreVote, QueryReply
 from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted
 from tests.harness import Cluster, reign_of
+from tests.messages import beat
 
 SHORT = {"election_timeout_min": 0.3, "election_timeout_max": 0.5}
 LONG = {"election_timeout_min": 3.0, "election_timeout_max": 5.0}
@@ -38,7 +39,7 @@ def mixed(leader: dict[str, Any], others: dict[str, Any], size: int = 3) -> Clus
 
 
 def hand_grant(cluster: Cluster, server: int, lease: float, drift: float = 0.05) -> None:
-    cluster.hand(server, 1, Heartbeat(cluster.servers[1].promised, 100, 0, 0, [], lease, drift))
+    cluster.hand(server, 1, beat(cluster.servers[1].promised, 100, lease=lease, drift=drift))
 
 
 @pytest.mark.parametrize("policy", ["stable", "immediate", "random", "backoff"])

@@ -23,6 +23,7 @@ from paxon.actors.messages import (
 )
 from paxon.transport import Burst
 from tests.harness import CLIENT, Cluster, reign_of
+from tests.messages import beat
 
 SECOND = NANOSECONDS
 SLOW: dict[str, object] = {
@@ -246,8 +247,8 @@ def test_one_heartbeat_moves_it_by_no_more_than_a_second() -> None:
     ballot = cluster.servers[1].promised
     known = time_at(cluster.servers[2])
     for time in (1 << 62, -5, 1 << 63):
-        beat = Heartbeat(ballot, 1, cluster.servers[1].log.chosen_to, 0, time=time)
-        cluster.hand(2, 1, beat)
+        far = beat(ballot, commit=cluster.servers[1].log.chosen_to, time=time)
+        cluster.hand(2, 1, far)
     assert time_at(cluster.servers[2]) <= known + 2 * MAX_TIME_JUMP
 
 

@@ -10,7 +10,6 @@ from paxon.actors import Ballot, InvariantViolation, StorageError
 from paxon.actors.messages import (
     P1A,
     P2A,
-    Heartbeat,
     Introduction,
     NotLeader,
     OpenSession,
@@ -24,6 +23,7 @@ from paxon.actors.records.making import FRESH_FOR, Making
 from paxon.transport import Burst
 from tests.harness import IDENTITY, Cluster, value_of
 from tests.making_books import MakingBooks
+from tests.messages import beat
 
 
 def fresh(size: int = 3, **options: object) -> Cluster:
@@ -115,7 +115,7 @@ def test_nobody_takes_part_or_serves_before_it_is_in_force() -> None:
     ballot = Ballot(1, 2)
     for message in (
         P1A(ballot, 1), P2A(ballot, 1, value_of(b"x"), 0), PreVote(1, 1),
-        Heartbeat(ballot, 1, 0, 0, [], 0, 0),
+        beat(ballot),
     ):  # fmt: skip
         cluster.hand(1, 2, message)
     assert cluster.packets == []

@@ -49,6 +49,7 @@ from paxon.actors.messages import (
     Whereabouts,
 )
 from tests.harness import Cluster, value_of
+from tests.messages import beat, promise
 
 TIMES = (0.0, 0.0, 0.1, 0.3, -1.0, 61.0, 1e300, math.nan, math.inf)
 EXTREMES = [
@@ -112,7 +113,7 @@ def test_whoever_is_far_behind_in_ballots_comes_nearer_each_second() -> None:
     far = Ballot(3 * MAX_ROUND_JUMP, 2)
     times = 0
     while cluster.servers[3].promised < far:
-        cluster.hand(3, 2, Heartbeat(far, 1, 0, 0))
+        cluster.hand(3, 2, beat(far))
         cluster.clock.now += 0.5
         times += 1
     assert times == 6  # steps at 1 s and 2 s, from where it is within the bound
@@ -133,7 +134,7 @@ def test_a_ballot_of_nobody_is_not_adopted(leader: int) -> None:
     server = cluster.servers[1]
     cluster.hand(1, 3, HeartbeatReply(Ballot(5, leader), 1, 0))
     cluster.hand(1, 3, P2B(server.promised, 1, 1, Ballot(5, leader)))
-    cluster.hand(1, 3, P1B(Ballot(5, leader), 1, 0, [], 0, 0))
+    cluster.hand(1, 3, promise(Ballot(5, leader)))
     assert server.promised == Ballot(1, 1)
     serves(cluster)
 
@@ -165,7 +166,7 @@ def test_the_last_slot_within_reach_is_accepted_and_a_leader_fills_the_hole() ->
 def test_who_heard_of_more_than_a_majority_holds_asks_before_it_leads() -> None:
     cluster = running("random")
     ballot = cluster.servers[1].promised
-    cluster.hand(2, 1, Heartbeat(ballot, 99, 2**62, 0))
+    cluster.hand(2, 1, beat(ballot, 99, commit=2**62))
     assert cluster.servers[2].is_behind()
     cluster.campaign(2)
     cluster.drop(CatchUpRequest)
@@ -180,7 +181,7 @@ def told_by_one_that_is_gone(*servers: int) -> Cluster:
     """Server 1 tells these of slots that nobody has, in a damaged frame, and never comes back."""
     cluster = running()
     for server in servers:
-        cluster.hand(server, 1, Heartbeat(cluster.servers[1].promised, 99, 50, 0))
+        cluster.hand(server, 1, beat(cluster.servers[1].promised, 99, commit=50))
     cluster.crash(1)
     cluster.drop()
     cluster.pass_time(5.0)
@@ -215,7 +216,7 @@ def test_where_a_majority_heard_it_a_restart_forgets_it() -> None:
 def test_who_told_of_a_commit_index_takes_it_back() -> None:
     cluster = running()
     ballot = cluster.servers[1].promised
-    cluster.hand(2, 1, Heartbeat(ballot, 99, 2**62, 0))
+    cluster.hand(2, 1, beat(ballot, 99, commit=2**62))
     cluster.pass_time(1.0)
     assert not cluster.servers[2].is_behind()
 
@@ -271,8 +272,8 @@ def test_a_promise_with_a_hole_out_of_bounds_is_ignored() -> None:
     ballot = cluster.servers[1].promised
     for slot in (0, -5, MAX_SLOTS_AHEAD + 1, 2**40, 2**64 - 1):
         far = [Accepted(slot, Ballot(0, 1), b"")]
-        cluster.hand(1, 2, P1B(ballot, 1, 0, far, 0, 0))
-        cluster.hand(1, 2, P1B(ballot, 1, max(slot, 1), far, 0, 0))
+        cluster.hand(1, 2, promise(ballot, far))
+        cluster.hand(1, 2, promise(ballot, far, next_slot=max(slot, 1)))
     assert cluster.servers[1].role == "candidate"
     assert cluster.servers[1].describe().counters["malformed_messages"] == 10
     cluster.stabilize()

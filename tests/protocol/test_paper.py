@@ -19,11 +19,11 @@ from paxon.actors.messages import (
     P2A,
     P2B,
     CommandReply,
-    Heartbeat,
     OpenSession,
     ReplyStatus,
 )
 from tests.harness import Cluster, value_of
+from tests.messages import beat, promise
 from tests.protocol.watched import WatchedCluster
 
 A, B = value_of(b"A"), value_of(b"B")
@@ -136,7 +136,7 @@ def test_a1_an_acceptor_never_lowers_its_ballot() -> None:
     cluster = classic().start()
     high, low = Ballot(5, 2), Ballot(4, 3)
     cluster.hand(1, 2, P1A(high, 1))
-    for message in (P1A(low, 1), P2A(low, 1, A, 0), Heartbeat(low, 1, 0, 0)):
+    for message in (P1A(low, 1), P2A(low, 1, A, 0), beat(low)):
         cluster.hand(1, 3, message)
         assert cluster.servers[1].promised == high
     assert cluster.restart(1).promised == high
@@ -213,9 +213,9 @@ def test_a_scout_needs_a_majority_in_its_own_ballot() -> None:
     cluster.campaign(1)
     ballot = cluster.servers[1].promised
     for server in (2, 2, 2):
-        cluster.hand(1, server, P1B(ballot, 1, 0, [], 0, 0))
+        cluster.hand(1, server, promise(ballot))
         assert cluster.servers[1].role == "candidate"
-    cluster.hand(1, 3, P1B(ballot, 1, 0, [], 0, 0))
+    cluster.hand(1, 3, promise(ballot))
     assert cluster.servers[1].role == "leader"
 
 

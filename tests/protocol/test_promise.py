@@ -11,12 +11,12 @@ from paxon.actors.messages import (
     P2A,
     P2B,
     Accepted,
-    Heartbeat,
     HeartbeatReply,
     NotLeader,
     PeerMessage,
 )
 from tests.harness import Cluster, value_of
+from tests.messages import beat, promise
 
 HIGH = Ballot(9, 2)
 A = value_of(b"A")
@@ -29,7 +29,7 @@ def plain(size: int = 3, **options: object) -> Cluster:
 
 @pytest.mark.parametrize(
     "message",
-    [P1A(HIGH, 1), P2A(HIGH, 1, A, 0), Heartbeat(HIGH, 1, 0, 0)],
+    [P1A(HIGH, 1), P2A(HIGH, 1, A, 0), beat(HIGH)],
     ids=["P1A", "P2A", "heartbeat"],
 )
 def test_a_higher_ballot_is_adopted_and_survives_a_restart(message: PeerMessage) -> None:
@@ -45,8 +45,8 @@ def test_a_higher_ballot_is_adopted_and_survives_a_restart(message: PeerMessage)
     [
         P1A(HIGH, 1),
         P2A(HIGH, 9, A, 0),
-        Heartbeat(HIGH, 1, 0, 0),
-        P1B(HIGH, 1, 0, [], 0, 0),
+        beat(HIGH),
+        promise(HIGH),
         P2B(Ballot(1, 1), 1, 1, HIGH),
         HeartbeatReply(HIGH, 1, 0),
     ],
@@ -64,14 +64,14 @@ def test_who_leads_stops_when_it_hears_of_a_higher_ballot(message: PeerMessage) 
     assert cluster.told(NotLeader)[-1] == NotLeader(2, "tcp://server-2", 3)
 
 
-@pytest.mark.parametrize("message", [P1A(HIGH, 1), P1B(HIGH, 1, 0, [], 0, 0)])
+@pytest.mark.parametrize("message", [P1A(HIGH, 1), promise(HIGH)])
 def test_who_tries_to_lead_stops_when_it_hears_of_a_higher_ballot(message: PeerMessage) -> None:
     cluster = plain()
     cluster.campaign(1)
     own = cluster.servers[1].promised
     cluster.hand(1, 2, message)
     assert cluster.servers[1].role == "follower"
-    cluster.hand(1, 3, P1B(own, 1, 0, [], 0, 0))  # a promise for the ballot that was given up
+    cluster.hand(1, 3, promise(own))  # a promise for the ballot that was given up
     assert cluster.servers[1].role == "follower"
 
 
@@ -138,9 +138,9 @@ def test_a_chunk_out_of_turn_changes_nothing() -> None:
     cluster.campaign(1)
     ballot = cluster.servers[1].promised
     accepted = [Accepted(slot, Ballot(1, 2), A) for slot in (1, 2, 3)]
-    first = P1B(ballot, 1, 2, accepted[:1], 0, 0)
-    second = P1B(ballot, 2, 3, accepted[1:2], 0, 0)
-    last = P1B(ballot, 3, 0, accepted[2:], 0, 0)
+    first = promise(ballot, accepted[:1], next_slot=2)
+    second = promise(ballot, accepted[1:2], first_slot=2, next_slot=3)
+    last = promise(ballot, accepted[2:], first_slot=3)
     for chunk in (last, first, last, first):
         cluster.hand(1, 2, chunk)
         assert cluster.servers[1].role == "candidate"
@@ -168,7 +168,7 @@ def test_a_lost_chunk_is_asked_for_again_from_where_it_was() -> None:
     assert cluster.servers[2].role == "leader"
 
 
-@pytest.mark.parametrize("message", [P1A(HIGH, 1), P2A(HIGH, 1, A, 0), Heartbeat(HIGH, 1, 0, 0)])
+@pytest.mark.parametrize("message", [P1A(HIGH, 1), P2A(HIGH, 1, A, 0), beat(HIGH)])
 def test_a_ballot_in_another_servers_name_is_ignored(message: PeerMessage) -> None:
     cluster = plain()
     cluster.hand(1, 3, message)  # 3 speaks in a ballot of 2
@@ -199,6 +199,6 @@ def test_a_candidate_that_hears_of_a_stray_ballot_of_its_own_starts_over() -> No
     cluster = plain()
     cluster.campaign(1)
     own = cluster.servers[1].promised
-    cluster.hand(1, 3, P1B(Ballot(9, 1), 1, 0, [], 0, 0))
-    cluster.hand(1, 2, P1B(own, 1, 0, [], 0, 0))
+    cluster.hand(1, 3, promise(Ballot(9, 1)))
+    cluster.hand(1, 2, promise(own))
     assert cluster.servers[1].role == "follower"

@@ -29,6 +29,7 @@ from paxon.actors.records import watching
 from paxon.actors.records.watching import ALL, EACH, FAR_BEHIND, FORGOTTEN, OF_LATE, QUERY_BYTES
 from paxon.transport import Burst
 from tests.harness import CLIENT, Cluster, Register, Wire
+from tests.messages import beat
 
 OTHER = b"another client"
 
@@ -247,9 +248,9 @@ def test_a_server_that_is_far_behind_holds_none() -> None:
     cluster, _ = running()
     server = cluster.servers[3]
     ballot = server.promised
-    beat = Heartbeat(ballot, 1000, server.log.chosen_to + FAR_BEHIND + 1, 0)
+    far_ahead = beat(ballot, 1000, commit=server.log.chosen_to + FAR_BEHIND + 1)
     cluster.request(3, Watch(7, b"1"))
-    cluster.hand(3, 1, beat)
+    cluster.hand(3, 1, far_ahead)
     assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
 
 

@@ -1,0 +1,60 @@
+"""Somebody else at the same cluster: what the tests of recipes contend with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from paxon import Client, Held, Lock
+from paxon.testing import MemoryCluster
+from tests.waiting import wait_until
+
+__all__ = ["Other", "Waiter"]
+
+
+class Other:
+    """Does something in a thread, with a client of its own."""
+
+    def __init__(self, cluster: MemoryCluster, act: Callable[[Client], object]) -> None:
+        self.result: object = None
+        self.error: BaseException | None = None
+        self.client = cluster.client()
+        self._act = act
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._act(self.client)
+        except BaseException as error:
+            self.error = error
+
+    @property
+    def waits(self) -> bool:
+        return self.thread.is_alive()
+
+    def join(self) -> object:
+        self.thread.join(60)
+        assert not self.waits
+        return self.result
+
+
+class Waiter(Other):
+    """Acquires a lock, and is in the queue for it once it is made."""
+
+    def __init__(self, cluster: MemoryCluster, kind: Callable[[Client], Lock]) -> None:
+        with cluster.client() as looking:
+            lock = kind(looking)
+            before = len(lock.contenders())
+            super().__init__(cluster, lambda client: kind(client).acquire())
+            wait_until(lambda: len(lock.contenders()) > before or self.error is not None)
+
+    def join(self) -> Held:
+        super().join()
+        assert isinstance(self.result, Held), self.error
+        return self.result
+
+    def failure(self) -> BaseException:
+        super().join()
+        assert self.error is not None
+        return self.error
