@@ -30,7 +30,7 @@ __all__ = [
     "PortOfServers", "WatchesHeld", "ServerReply", "overloaded", "retry_after",
 ]  # fmt: skip
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Goes into every frame's header; a server refuses frames of any other version."""
 
 
@@ -445,6 +445,8 @@ class Watch(Wire, frozen=True, tag=8):
 
     id: int
     query: bytes
+    near: bool = False
+    """It may as well be held elsewhere: a leader that holds many does not take it."""
 
 
 class Unwatch(Wire, frozen=True, tag=9):

@@ -241,8 +241,9 @@ class PaxosServer(BurstActor):
         # What goes on beside the protocol.
         self.comparing = Comparing(self, self.application, self._outbox, self._counters)
         self.watches = Watches(
-            self.application, self._outbox, self._counters, self._is_current, self._count_work
-        )
+            self.application, self._outbox, self._counters, self._is_current, self._count_work,
+            leads=lambda: self._reign is not None,
+        )  # fmt: skip
         self._peer_handlers = self._handlers_of_peers()
         self._client_handlers = self.reception.handlers = self._handlers_of_clients()
 

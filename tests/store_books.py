@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from paxon.actors import NO_BALLOT, Ballot
 from paxon.actors.execution.application import Executed, decode_batch
 from paxon.actors.messages import NO_OP, RENEWAL, ReplyStatus
@@ -329,11 +331,13 @@ class StoreBooks:
 
     def watched(self, wanted: Events, told: int, result: Result) -> int:
         """A watcher that was told all up to `told` gets an answer; up to where it is told now."""
-        through, events = result
+        through, events, *looked = result
         require(
             told < through <= self.model.revision, "watched once",
             "a watch that was told up to %d is told up to %d", told, through,
         )  # fmt: skip
+        if wanted.look is not None and looked[0] is not None:
+            self._seen_beside(wanted.look, through, looked[0])
         expected = self.happened(wanted, told, through)
         require(
             events == expected, "watched once",
@@ -343,6 +347,16 @@ class StoreBooks:
         self.told = max(self.told, through)
         self.counts["events watched"] += len(events)
         return int(through)
+
+    def _seen_beside(self, look: Range, through: int, result: Result) -> None:
+        """A watcher was told what is there, too: as new as its news, and as it was then."""
+        at = result[0]
+        require(through <= at <= self.model.revision, "watched once", "it saw %d, before %d", at,
+                through)  # fmt: skip
+        expected = plain(self.model.range(msgspec.structs.replace(look, revision=at))[1:])
+        require(result[1:] == expected, "watched once", "beside news it saw %r in %d; there was %r",
+                result, at, expected)  # fmt: skip
+        self.counts["looks beside news"] += 1
 
     def quiet(self, wanted: Events, told: int, through: int) -> None:
         """A watcher that was told up to `told` is said to have missed nothing up to `through`."""

@@ -10,7 +10,7 @@ from paxon.actors.execution.sessions import Reply
 from paxon.actors.limits.allowances import FRAME_BYTES, MESSAGE_BYTES
 from paxon.actors.messages import QueryReply, ReplyStatus, Unwatch, Watch, WatchCheck, WatchesHeld
 from paxon.actors.outbox import Outbox
-from paxon.actors.records.watching import Watching
+from paxon.actors.records.watching import NEAR, Watching
 
 __all__ = ["Watches"]
 
@@ -25,12 +25,18 @@ class Watches:
         counters: dict[str, int],
         is_current: Callable[[], bool],
         count_work: Callable[[ClientToken, int], None],
+        *,
+        leads: Callable[[], bool],
     ) -> None:
-        """`is_current` says whether this server would hear, soon, of whatever is chosen."""
+        """`is_current` says whether this server would hear, soon, of whatever is chosen.
+
+        `leads`: whether it is the leader, which has enough to do.
+        """
         self._application = application
         self._outbox = outbox
         self._counters = counters
         self._is_current = is_current
+        self._leads = leads
         self._count_work = count_work
         self._watching = Watching()
         self.held = self._watching.held
@@ -38,7 +44,8 @@ class Watches:
 
     def on_watch(self, watch: Watch, client: ClientToken) -> None:
         """Answer at once what has happened, or keep the watch until something does."""
-        if not self._is_current():
+        enough = watch.near and len(self.held) >= NEAR and self._leads()
+        if enough or not self._is_current():
             self._outbox.reply(client, QueryReply(watch.id, ReplyStatus.NOT_CURRENT, b""))
             return
         watching = self._watching

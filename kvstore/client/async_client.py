@@ -392,7 +392,11 @@ class AsyncClient(AsyncStoreCalls, AsyncLeaseCalls, AsyncWatchCalls, _AsyncClien
         ticket = self._core.submit_operations(operations, now=now, deadline=deadline, mode=mode)
         ticket.keeps = True
         self._driver.plan_pump()
-        await self._driver.wait(ticket)
+        try:
+            await self._driver.wait(ticket)
+        except BaseException:  # cancelled: whoever cleans up behind it is not to be overtaken
+            self._core.abandon(ticket)
+            raise
         return ticket.value()
 
 

@@ -508,7 +508,12 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
             ticket = self._core.submit_operations(operations, now=now, deadline=deadline, mode=mode)
             ticket.keeps = True
             driver.pump()
-        driver.wait(ticket)
+        try:
+            driver.wait(ticket)
+        except BaseException:  # Ctrl-C: whoever cleans up behind it is not to be overtaken
+            with driver.lock:
+                self._core.abandon(ticket)
+            raise
         return ticket.value()
 
     def _submit(

@@ -10,7 +10,7 @@ from paxon.kvstore.client.command_core import CommandCore
 from paxon.kvstore.client.leader_search import CoreOptions, CoreRandom
 from paxon.kvstore.client.requests import Outgoing, Request, Ticket, TicketQueue
 from paxon.kvstore.client.watches.side import Watched
-from paxon.kvstore.errors import OperationFailed
+from paxon.kvstore.errors import ClientClosed, OperationFailed
 from paxon.kvstore.store.operations import (
     LANGUAGE,
     Events,
@@ -116,13 +116,19 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
             size=size,
         )
 
+    def abandon(self, ticket: KVTicket | None = None) -> None:
+        """Nobody will ask for this again, nor for what no error keeps: late copies are refused.
+
+        (By the next command at the latest, which tells the servers so.)
+        """
+        if ticket is not None and not ticket.done:
+            ticket.keeps = False
+            ticket.complete(None, ClientClosed("it was interrupted"), False)
+        self._forget_done()
+
     def start_watch(self, wanted: Events) -> Watched:
-        """Begin a watch; not at the leader, which has enough to do, if another is known."""
-        servers = self.search.servers
-        first = self._random.getrandbits(16)
-        if servers[first % len(servers)] == self.search.target:
-            first += 1
-        self.watches.begin(first)
+        """Begin a watch: at the leader, which is the first to know, or with many elsewhere."""
+        self.watches.begin(self.search.target, self._random.getrandbits(16))
         return self.watches.add(wanted)
 
     def next_answer(self, watched: Watched, *, now: float, deadline: float) -> Ticket[Any, Any]:

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.leases.async_lease import AsyncLease
+from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.errors import NotAcquired, PaxonError
 from paxon.kvstore.recipes.async_taking import _run, under_lease
 from paxon.kvstore.recipes.barriers import Hall, Unbound, meet, part
@@ -98,6 +99,9 @@ async def _meet(
     kv: AsyncClient, hall: Hall, timeout: float | None
 ) -> tuple[AsyncLease, tuple[int, int]]:
     until = until_of(timeout)
+    number = new_id()
+    plan = meet(hall, number)
     return await under_lease(
-        kv, hall.ttl, lambda lease: _run(kv, hall, meet(hall, lease.id), lease, until)
-    )
+        kv, hall.ttl, number, next(plan),
+        lambda lease, answer: _run(kv, hall, plan, lease, until, answer=answer),
+    )  # fmt: skip

@@ -13,6 +13,7 @@ from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.calls.answers import Entry
 from paxon.kvstore.client.calls.calls import TxnOperation
 from paxon.kvstore.client.leases.async_lease import AsyncLease
+from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
 from paxon.kvstore.errors import Compacted, LeaseExpired, LockLost, NotAcquired, PaxonError
 from paxon.kvstore.recipes.async_taking import take, under_lease
@@ -100,9 +101,11 @@ class AsyncQueue:
         until = until_of(timeout)
         while True:
             with contextlib.suppress(LeaseExpired):  # nothing was held by it: begin again
+                number = new_id()
                 lease, found = await under_lease(
-                    self._kv, self._line.ttl, partial(self._claim, until)
-                )
+                    self._kv, self._line.ttl, number, Claim(self._line, number),
+                    partial(self._claim, until),
+                )  # fmt: skip
                 assert found.item is not None
                 return AsyncQueueItem(self._kv, self._line, lease, found.revision, found.item)
 
@@ -114,9 +117,8 @@ class AsyncQueue:
         """How many items there are, those that somebody has included."""
         return (await self._kv._do(Peek(self._line), timeout))[0]
 
-    async def _claim(self, until: float, lease: AsyncLease) -> Found:
+    async def _claim(self, until: float, lease: AsyncLease, found: Found) -> Found:
         claim = Claim(self._line, lease.id)
-        found = await self._kv._do(claim, None)
         while found.item is None:
             left = self._line.time_left(until)
             try:

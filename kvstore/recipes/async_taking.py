@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from paxon.kvstore.client.async_client import AsyncClient
+from paxon.kvstore.client.calls.calls import Call
 from paxon.kvstore.client.leases.async_lease import AsyncLease
 from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
@@ -19,6 +20,7 @@ from paxon.kvstore.recipes.contests import (
     Look,
     Plan,
     Standing,
+    Step,
     Until,
     enter,
     patience,
@@ -41,30 +43,37 @@ async def take(
 ) -> tuple[AsyncLease, int]:
     """Contend and wait for one's turn; see `taking.take`. A task that is cancelled gives up."""
     until = until_of(timeout)
+    number = new_id()
+    plan = enter(contest, number, value)
 
-    async def contend(lease: AsyncLease) -> int:
-        fence = await _run(kv, contest, enter(contest, lease.id, value), lease, until)
+    async def contend(lease: AsyncLease, answer: Any) -> int:
+        fence = await _run(kv, contest, plan, lease, until, answer=answer)
         if lease.time_left() <= 0:
             raise contest.expired()
         return fence
 
-    return await under_lease(kv, contest.ttl, contend)
+    return await under_lease(kv, contest.ttl, number, next(plan), contend)
 
 
 async def under_lease(
-    kv: AsyncClient, ttl: float, act: Callable[[AsyncLease], Awaitable[T]]
+    kv: AsyncClient,
+    ttl: float,
+    number: int,
+    first: Step,
+    act: Callable[[AsyncLease, Any], Awaitable[T]],
 ) -> tuple[AsyncLease, T]:
     """Do something under a lease drawn for it alone; see `taking.under_lease`."""
-    number = new_id()
+    assert isinstance(first, Call)
     lease: AsyncLease | None = None
     try:
-        lease = await kv.lease(ttl, id=number)
-        return lease, await act(lease)
+        lease, answer = await kv._lease_for(number, ttl, first)
+        return lease, await act(lease, answer)
     except BaseException as error:
         if lease is not None:
             lease.lose("it was given up")  # the error keeps this frame, which keeps the lease
         if isinstance(error, RequestTimeout):
-            error.forget()  # asked for again, its put would be refused, or else be nobody's
+            error.forget()  # asked for again, its put would be nobody's
+            kv._core.abandon()
         task = asyncio.create_task(_give_up(kv, number))
         _revoking.add(task)
         task.add_done_callback(_revoking.discard)
@@ -77,9 +86,18 @@ async def _give_up(kv: AsyncClient, number: int) -> None:
         await kv.revoke(number, timeout=GIVE_UP_SECONDS)
 
 
-async def _run(kv: AsyncClient, contest: Contest, plan: Plan[T], lease: Living, until: float) -> T:
+async def _run(
+    kv: AsyncClient,
+    contest: Contest,
+    plan: Plan[T],
+    lease: Living,
+    until: float,
+    *,
+    answer: Any = None,
+) -> T:
+    """Go on with a plan, whose first step got that answer; None: it has not begun."""
     try:
-        step = next(plan)
+        step = plan.send(answer)
         while True:
             if isinstance(step, Until):
                 await _wait(kv, contest, step, lease, until)
@@ -102,7 +120,7 @@ async def _wait(
             while True:
                 seconds = patience(contest, until, lease.time_left())
                 try:
-                    if step.over(await watch.batch(seconds)):
+                    if step.over(await watch.batch(seconds), watch.looked):
                         return
                 except TimeoutError:
                     return

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.leases.lease import Lease
+from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.errors import NotAcquired, PaxonError
 from paxon.kvstore.recipes.barriers import Hall, Unbound, meet, part
 from paxon.kvstore.recipes.contests import until_of
@@ -116,6 +117,9 @@ class DoubleBarrier:
 
 def _meet(kv: Client, hall: Hall, timeout: float | None) -> tuple[Lease, tuple[int, int]]:
     until = until_of(timeout)
+    number = new_id()
+    plan = meet(hall, number)
     return under_lease(
-        kv, hall.ttl, lambda lease: _run(kv, hall, meet(hall, lease.id), lease, until)
-    )
+        kv, hall.ttl, number, next(plan),
+        lambda lease, answer: _run(kv, hall, plan, lease, until, answer=answer),
+    )  # fmt: skip

@@ -17,7 +17,7 @@ from paxon.kvstore.client.calls.comparing import Comparing
 from paxon.kvstore.client.watches.events import Event
 from paxon.kvstore.errors import InvalidRequest, NotAcquired
 from paxon.kvstore.recipes.contests import Contest, Plan, Until
-from paxon.kvstore.store.operations import Events
+from paxon.kvstore.store.operations import Events, Result
 from paxon.kvstore.store.spans import prefix_span
 
 __all__ = ["Hall", "Unbound", "meet", "part"]
@@ -69,7 +69,7 @@ class _Arrivals(Until):
         self.wanted = Events(revision, [prefix_span(check_key(hall.base))])
         self.full = False
 
-    def over(self, events: Iterable[Event]) -> bool:
+    def over(self, events: Iterable[Event], _looked: Result = None) -> bool:
         over = False
         for event in events:
             if event.key == self._hall.ready:
@@ -90,7 +90,7 @@ class _Departures(Until):
         self._hall, self._members = hall, set(members)
         self.wanted = Events(revision, [prefix_span(check_key(hall.base))], puts=False)
 
-    def over(self, events: Iterable[Event]) -> bool:
+    def over(self, events: Iterable[Event], _looked: Result = None) -> bool:
         gone = {event.key for event in events}
         self._members -= gone
         return not self._members or self._hall.ready in gone

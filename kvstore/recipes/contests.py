@@ -24,7 +24,8 @@ from paxon.kvstore.client.checks import check_wait
 from paxon.kvstore.client.leases.requests import Grant, LeaseInfo, ReadLease
 from paxon.kvstore.client.watches.events import Event
 from paxon.kvstore.errors import InvalidRequest, LeaseExpired, LockLost, NotAcquired
-from paxon.kvstore.store.operations import Events
+from paxon.kvstore.store import operations as wire
+from paxon.kvstore.store.operations import Result
 from paxon.kvstore.store.spans import prefix_span
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Look",
     "Plan",
     "Standing",
+    "Step",
     "Until",
     "check_proposal",
     "enter",
@@ -82,29 +84,46 @@ class Until:
     """A step of a plan: wait until few enough of these keys are left, or one's own is gone."""
 
     def __init__(
-        self, contest: Contest, own: str, keys: Iterable[str], most: int, revision: int
+        self,
+        contest: Contest,
+        own: str,
+        keys: Iterable[str],
+        *,
+        most: int,
+        revision: int,
+        again: Range,
     ) -> None:
-        """The keys were there in that revision; `most` of them may stay."""
+        """The keys were there in that revision, `most` of them may stay; `again` is read then."""
         self._own = own
         self._keys = set(keys)
         self._most = most
+        self._again = again
         spans: list[tuple[bytes, bytes | None]]
+        look: wire.Range | None = None
         if len(self._keys) == 1:  # the one before: nobody else's end wakes who waits
             spans = [(check_key(key), None) for key in (own, *self._keys)]
+            if 0 < again.operation.limit <= wire.MAX_LOOK:
+                look = again.operation  # (with a crowd that is woken each would have it looked at)
         else:
             spans = [prefix_span(check_key(contest.prefix))]
-        self.wanted = Events(revision, spans, puts=False)
+        self.wanted = wire.Events(revision, spans, puts=False, look=look)
         """The deletions to wait for."""
         self.told = 0
         """The revision of the last of them that was told of."""
+        self.found: RangeResult | None = None
+        """What came of `again`, if the news brought it along."""
 
-    def over(self, events: Iterable[Event]) -> bool:
-        """Whether it is time to look again, now that these were told too."""
+    def over(self, events: Iterable[Event], looked: Result = None) -> bool:
+        """Whether it is time to look again, now that these were told too.
+
+        `looked`: what the server that told of them saw.
+        """
         gone = set()
         for event in events:
             gone.add(event.key)
             self.told = event.revision
         self._keys -= gone
+        self.found = None if looked is None else self._again.answer(looked)
         return self._own in gone or len(self._keys) <= self._most
 
 
@@ -117,7 +136,8 @@ class Look(NamedTuple):
     call: Range
 
 
-Plan: TypeAlias = Generator[Call[Any] | Look | Until, Any, T]
+Step: TypeAlias = Call[Any] | Look | Until
+Plan: TypeAlias = Generator[Step, Any, T]
 """What to ask the store for, or to wait for, step by step; is given the answers."""
 
 
@@ -234,11 +254,14 @@ def enter(contest: Contest, number: int, value: bytes) -> Plan[int]:
         others, most = contest.before(earlier)
         if len(others) <= most:
             return fence
-        wait = Until(contest, key, (each.key for each in others), most, found.revision)
-        yield wait
         again = contest.upto(fence, some)
-        if wait.told:
-            # What knows of the end that was told is new enough: nobody comes in before us any more.
+        keys = [each.key for each in others]
+        wait = Until(contest, key, keys, most=most, revision=found.revision, again=again)
+        yield wait
+        # What knows of the end that was told is new enough: nobody comes in before us any more.
+        if wait.found is not None:
+            found = wait.found
+        elif wait.told:
             found = yield Look(again)
         if not wait.told or found.revision < wait.told:
             found = yield again

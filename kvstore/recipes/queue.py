@@ -13,6 +13,7 @@ from paxon.kvstore.client.calls.answers import Entry
 from paxon.kvstore.client.calls.calls import TxnOperation
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.leases.lease import Lease
+from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.watch import Watch
 from paxon.kvstore.errors import Compacted, LeaseExpired, LockLost, NotAcquired, PaxonError
 from paxon.kvstore.recipes.contests import until_of
@@ -129,7 +130,11 @@ class Queue:
         until = until_of(timeout)
         while True:
             with contextlib.suppress(LeaseExpired):  # nothing was held by it: begin again
-                lease, found = under_lease(self._kv, self._line.ttl, partial(self._claim, until))
+                number = new_id()
+                lease, found = under_lease(
+                    self._kv, self._line.ttl, number, Claim(self._line, number),
+                    partial(self._claim, until),
+                )  # fmt: skip
                 assert found.item is not None
                 return QueueItem(self._kv, self._line, lease, found.revision, found.item)
 
@@ -147,9 +152,8 @@ class Queue:
     def __bool__(self) -> bool:
         return True  # an empty one is a queue, too; and nobody expects a question to servers here
 
-    def _claim(self, until: float, lease: Lease) -> Found:
+    def _claim(self, until: float, lease: Lease, found: Found) -> Found:
         claim = Claim(self._line, lease.id)
-        found = self._kv._do(claim, None)
         while found.item is None:
             left = self._line.time_left(until)
             try:

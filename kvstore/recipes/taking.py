@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from paxon.kvstore.client.calls.calls import Call
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.leases.lease import Lease
 from paxon.kvstore.client.leases.requests import new_id
@@ -18,6 +19,7 @@ from paxon.kvstore.recipes.contests import (
     Look,
     Plan,
     Standing,
+    Step,
     Until,
     enter,
     patience,
@@ -34,39 +36,62 @@ GIVE_UP_SECONDS = 1.0
 def take(kv: Client, contest: Contest, value: bytes, timeout: float | None) -> tuple[Lease, int]:
     """Contend under a lease drawn for this alone, and wait for one's turn; the fence."""
     until = until_of(timeout)
+    number = new_id()
+    plan = enter(contest, number, value)
 
-    def contend(lease: Lease) -> int:
-        fence = _run(kv, contest, enter(contest, lease.id, value), lease, until)
+    def contend(lease: Lease, answer: Any) -> int:
+        fence = _run(kv, contest, plan, lease, until, answer=answer)
         if lease.time_left() <= 0:
             raise contest.expired()
         return fence
 
-    return under_lease(kv, contest.ttl, contend)
+    return under_lease(kv, contest.ttl, number, next(plan), contend)
 
 
-def under_lease(kv: Client, ttl: float, act: Callable[[Lease], T]) -> tuple[Lease, T]:
+def under_lease(
+    kv: Client, ttl: float, number: int, first: Step, act: Callable[[Lease, Any], T]
+) -> tuple[Lease, T]:
     """Do something under a lease drawn for it alone; the lease goes on.
 
-    Whatever goes wrong, Ctrl-C too, the lease is revoked: a late put is refused for lack of it.
+    Whatever goes wrong, Ctrl-C too, the lease is revoked. What was asked for before that is given
+    up, so the servers refuse it if it arrives after the revocation.
+
+    Args:
+        kv: the client.
+        ttl: of the lease, seconds.
+        number: its id, drawn just now.
+        first: what is asked for together with the lease.
+        act: is given the lease, and the answer to that.
     """
-    number = new_id()
+    assert isinstance(first, Call)
     lease: Lease | None = None
     try:
-        lease = kv.lease(ttl, id=number)
-        return lease, act(lease)
+        lease, answer = kv._lease_for(number, ttl, first)
+        return lease, act(lease, answer)
     except BaseException as error:
         if lease is not None:
             lease.lose("it was given up")  # the error keeps this frame, which keeps the lease
         if isinstance(error, RequestTimeout):
-            error.forget()  # asked for again, its put would be refused, or else be nobody's
+            error.forget()  # asked for again, its put would be nobody's
+            with kv._driver.lock:
+                kv._core.abandon()
         with contextlib.suppress(PaxonError):
             kv.revoke(number, timeout=GIVE_UP_SECONDS)
         raise
 
 
-def _run(kv: Client, contest: Contest, plan: Plan[T], lease: Living, until: float) -> T:
+def _run(
+    kv: Client,
+    contest: Contest,
+    plan: Plan[T],
+    lease: Living,
+    until: float,
+    *,
+    answer: Any = None,
+) -> T:
+    """Go on with a plan, whose first step got that answer; None: it has not begun."""
     try:
-        step = next(plan)
+        step = plan.send(answer)
         while True:
             if isinstance(step, Until):
                 _wait(kv, contest, step, lease, until)
@@ -86,7 +111,7 @@ def _wait(kv: Client, contest: Contest, step: Until, lease: Living, until: float
         while True:
             seconds = patience(contest, until, lease.time_left())
             try:
-                if step.over(watch.batch(seconds)):
+                if step.over(watch.batch(seconds), watch.looked):
                     return
             except TimeoutError:
                 return

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from paxon.kvstore.store.items import Row, row, value_bytes
-from paxon.kvstore.store.operations import Events
+from paxon.kvstore.store.operations import Events, Result
+from paxon.kvstore.store.ranges import read_range
+from paxon.kvstore.store.refusals import Refusal
 from paxon.kvstore.store.spans import contains
 from paxon.kvstore.store.state import State
 
-__all__ = ["read_events"]
+__all__ = ["answer_events", "read_events"]
 
 _LOOKED_AT = 20_000
 """Events that one answer looks at; whole revisions, at least one."""
@@ -49,6 +51,23 @@ def read_events(state: State, wanted: Events, max_bytes: int) -> tuple[int, list
             size += value_bytes(before.value)
         found.append((row(item), previous))
     return state.revision, found, size
+
+
+def answer_events(state: State, wanted: Events, max_bytes: int) -> tuple[Result, list[Event], int]:
+    """The result of `Events`; its events and their bytes by themselves."""
+    through, events, size = read_events(state, wanted, max_bytes)
+    if wanted.look is None:
+        return [through, events], events, size
+    if not events:  # nobody looks as long as nothing has happened
+        return [through, events, None], events, size
+    try:
+        page = read_range(
+            state.at(0), wanted.look, max_items=wanted.look.limit + 1, max_bytes=max_bytes
+        )
+    except Refusal:
+        return [through, events, None], events, size
+    looked = [state.revision, page.count, page.more, page.rows, page.rest]
+    return [through, events, looked], events, size + page.work
 
 
 def _matcher(spans: list[tuple[bytes, bytes | None]]) -> Callable[[bytes], bool]:

@@ -96,6 +96,8 @@ MAX_REPLY_BYTES = 16 << 20
 """Reads past this in one reply are refused; the first of a command is always answered."""
 MAX_TXN_OPERATIONS = 10_000
 """Comparisons and operations in a transaction, with all that is nested in it."""
+MAX_LOOK = 100
+"""Items that a watch looks at."""
 MAX_TXN_DEPTH = 8
 """Transactions in one another, the outermost included."""
 MAX_COMMAND_BYTES = 24 << 20
@@ -324,7 +326,7 @@ class Leases(_Operation, frozen=True, tag=17):
 
 
 class Events(_Operation, frozen=True, tag=18):
-    """What happened to keys after a revision. Result: `[through, events]`.
+    """What happened to keys after a revision. Result: `[through, events]`, or with `look` three.
 
     All revisions up to `through` are answered completely, none in part. An event is `[item,
     previous]`: the item as the revision `modified` left it, its version 0 if it was deleted then.
@@ -336,6 +338,13 @@ class Events(_Operation, frozen=True, tag=18):
     deletes: bool = True
     previous: bool = False
     """Whether to answer what each key was before, nil if it was missing."""
+    look: Range | None = None
+    """A short range to answer as well, as it is by then; nil if it is too large."""
+
+    def __post_init__(self) -> None:
+        look = self.look
+        if look is not None and (look.revision or not 0 < look.limit <= MAX_LOOK):
+            raise ValueError(f"a watch looks at 1 to {MAX_LOOK} items, as they are")
 
 
 class Enqueue(_Operation, frozen=True, tag=19):
@@ -533,7 +542,8 @@ def operation_bytes(operation: Operation | Compare) -> int:
             parts = (*operation.compare, *operation.then, *operation.otherwise)
             return sum(map(operation_bytes, parts)) + 24
         case Events():
-            return sum(len(key) + len(end or b"") + 16 for key, end in operation.spans) + 32
+            look = 0 if operation.look is None else operation_bytes(operation.look)
+            return sum(len(key) + len(end or b"") + 16 for key, end in operation.spans) + look + 32
         case Enqueue(prefix, values):
             return len(prefix) + sum(map(len, values)) + 8 * len(values) + 16
         case Unclaimed(items, claims) | Claim(items, claims):

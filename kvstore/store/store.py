@@ -13,7 +13,7 @@ import msgspec
 
 from paxon.actors import Limit, StateMachine
 from paxon.actors.execution.agreed import Limits
-from paxon.kvstore.store.events import read_events
+from paxon.kvstore.store.events import answer_events
 from paxon.kvstore.store.history import EVENT_BYTES, key_of
 from paxon.kvstore.store.image import decode_state, encode_state
 from paxon.kvstore.store.items import Item, Prefix, as_bytes, value_bytes
@@ -578,9 +578,9 @@ class KVStore(StateMachine):
     def _events(self, operation: Events) -> Result:
         if self._room.used >= self._room.most:
             raise TooLong
-        through, events, size = read_events(self._state, operation, self._bounds.max_scan_bytes)
+        result, _, size = answer_events(self._state, operation, self._bounds.max_scan_bytes)
         self._room.take(size)
-        return [through, events]
+        return result
 
     # --- leases ------------------------------------------------------------------------------
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import msgspec
 
-from paxon.kvstore.store.events import read_events
+from paxon.kvstore.store.events import answer_events
 from paxon.kvstore.store.history import key_of
 from paxon.kvstore.store.operations import (
     Events,
-    Result,
     decode_operations,
     encode_operations,
     encode_results,
@@ -60,11 +59,11 @@ class Watches:
         """Answer a watch, or keep it. Raises ValueError if it is none."""
         wanted = _decode(query)
         try:
-            through, events, _ = read_events(state, wanted, max_bytes)
+            result, events, _ = answer_events(state, wanted, max_bytes)
         except Refusal as refused:
             return encode_results([refused.result])
-        if events or through < state.revision:
-            return encode_results([[through, events]])
+        if events or result[0] < state.revision:
+            return encode_results([result])
         if not self._kept:
             self._look_from(state)
         if wanted.after < state.revision:
@@ -172,9 +171,8 @@ def _answer(
     if question in shared:
         return shared[question]
     try:
-        through, events, _ = read_events(state, wanted, max_bytes)
-        result: Result = [through, events]
-        quiet = not events and through >= state.revision
+        result, events, _ = answer_events(state, wanted, max_bytes)
+        quiet = not events and result[0] >= state.revision
     except Refusal as refused:
         result, quiet = refused.result, False
     answer = None if quiet else encode_results([result])

@@ -96,6 +96,30 @@ def test_a_late_copy_of_a_command_given_up_is_refused() -> None:
     assert world.executed("k") == b"new"
 
 
+@pytest.mark.parametrize("how", ["interrupted", "timed out"])
+def test_a_late_copy_of_what_was_abandoned_is_refused_after_the_next_command(how: str) -> None:
+    """As of a lock that was given up: what arrives after its revocation does nothing."""
+    world = World()
+    open_session(world)
+    caught: list[ClientMessage] = []
+    world.lost = lambda _address, message: not caught.append(message)  # type: ignore[func-returns-value]
+    ticket = world.submit(Append(b"k", b"late"), timeout=0.1 if how == "timed out" else 10)
+    ticket.keeps = True
+    world.pass_time(0.2)
+    world.lost = lambda _address, _message: False
+    if how == "interrupted":
+        world.core.abandon(ticket)
+    else:
+        with pytest.raises(RequestTimeout) as error:
+            ticket.value()
+        error.value.forget()
+        world.core.abandon()
+    world.submit(Append(b"k", b"new"))
+    world.pass_time(1.0)
+    world.cluster.serve(A, [message for message in caught if isinstance(message, Command)][:1])
+    assert world.executed("k") == b"new"
+
+
 def test_a_timeout_before_anything_was_sent_says_so() -> None:
     world = World()
     world.lost = lambda _address, _message: True

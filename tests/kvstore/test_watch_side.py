@@ -25,7 +25,7 @@ from paxon.actors.messages import (
 )
 from paxon.actors.records.watching import Watching
 from paxon.kvstore.client.requests import Ticket
-from paxon.kvstore.client.watches.side import Watched, WatchSide
+from paxon.kvstore.client.watches.side import _FEW, Watched, WatchSide
 from paxon.kvstore.errors import ClientClosed, OperationFailed
 from paxon.kvstore.store.operations import (
     Compact,
@@ -370,6 +370,35 @@ def test_a_client_without_watches_asks_for_none() -> None:
     assert world.side.home == NAMES[0], "its silence in between was none"
 
 
+def test_few_watches_are_at_the_leader_and_many_elsewhere() -> None:
+    world = World()
+    world.side.begin(NAMES[1], 0)
+    callers = [Caller(world) for _ in range(_FEW)]
+    settle(world, *callers)
+    assert {address for address, _ in world.sent} == {NAMES[1]}
+    assert all(message.near for _, message in world.sent if isinstance(message, Watch))
+    callers.append(Caller(world))
+    world.write(Put(b"k", b""))
+    settle(world, *callers)
+    assert world.side.home == NAMES[0]
+    assert all(caller.told == [2] for caller in callers)
+    held = [len(world.replicas[name].watching.held) for name in NAMES]
+    assert held == [_FEW + 1, 0, 0], "and the leader has forgotten them"
+    assert not any(message.near for _, message in world.sent[-3:] if isinstance(message, Watch))
+
+
+def test_one_that_ended_is_forgotten_where_it_was_asked_for() -> None:
+    """Its client begins the next one elsewhere, for another server leads by then."""
+    world = World()
+    world.side.begin(NAMES[1], 0)
+    caller = Caller(world)
+    settle(world, caller)
+    world.side.drop(caller.watched)
+    world.side.begin(NAMES[2], 0)
+    settle(world, Caller(world))
+    assert [len(world.replicas[name].watching.held) for name in NAMES] == [0, 0, 1]
+
+
 def test_an_answer_in_another_language_is_an_error() -> None:
     world = World()
     caller = Caller(world)
@@ -388,8 +417,13 @@ def test_no_event_is_lost_or_told_twice_across_any_faults(seed: int) -> None:
     world = World(seed, first=seed)
     chance = world.random
     spans: Sequence[Any] = ([(b"k", None)], [prefix_span(b"k")], [(b"k", b"k1"), (b"x", None)])
+    if seed % 2:
+        world.side.begin(chance.choice(NAMES), seed)  # (the leader)
     callers = [Caller(world, after=chance.choice((1, 1, 3, 20)), spans=s) for s in spans]
-    for _ in range(300):
+    for step in range(300):
+        if step == 150 and seed % 4 == 1:  # with these they are many
+            others = [Caller(world, spans=[(b"other", None)]) for _ in range(_FEW)]
+            assert len(others) == _FEW
         world.now += chance.choice((0.0, 0.01, 0.3))
         name = chance.choice(NAMES)
         match chance.randrange(16):

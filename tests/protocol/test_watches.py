@@ -26,7 +26,15 @@ from paxon.actors.messages import (
     retry_after,
 )
 from paxon.actors.records import watching
-from paxon.actors.records.watching import ALL, EACH, FAR_BEHIND, FORGOTTEN, OF_LATE, QUERY_BYTES
+from paxon.actors.records.watching import (
+    ALL,
+    EACH,
+    FAR_BEHIND,
+    FORGOTTEN,
+    NEAR,
+    OF_LATE,
+    QUERY_BYTES,
+)
 from paxon.transport import Burst
 from tests.harness import CLIENT, Cluster, Register, Wire
 from tests.messages import beat
@@ -252,6 +260,19 @@ def test_a_server_that_is_far_behind_holds_none() -> None:
     cluster.request(3, Watch(7, b"1"))
     cluster.hand(3, 1, far_ahead)
     assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
+
+
+def test_a_leader_leaves_a_crowd_that_could_ask_elsewhere_to_others() -> None:
+    cluster, _ = running()
+    for server in (1, 2):
+        cluster.request(server, *(Watch(n, b"1", near=True) for n in range(NEAR)))
+        assert kept(cluster, server) == NEAR
+        cluster.request(server, Watch(1000 + server, b"1", near=True))
+    assert told(cluster, 1001) == [(ReplyStatus.NOT_CURRENT, b"")], "the leader has enough"
+    assert kept(cluster, 2) == NEAR + 1
+    cluster.request(1, Watch(1003, b"1"))
+    assert told(cluster, 1003) == [], "who has nowhere else to go is not sent away"
+    assert kept(cluster, 1) == NEAR + 1
 
 
 def test_a_server_without_its_vote_holds_none() -> None:

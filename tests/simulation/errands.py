@@ -159,6 +159,7 @@ def _contend(
         while True:
             if isinstance(step, Until):
                 yield from _wait(client, contest, step, held, until)
+                seen = seen if step.found is None else step.found.revision
                 step = next(plan)
                 continue
             answer = yield from (_do(step.call, "lease") if isinstance(step, Look) else _do(step))
@@ -182,8 +183,9 @@ def _wait(client: Coordinator, contest: Contest, step: Until, held: Held, until:
         answer = watch.take()
         if answer is None or is_refusal(answer):
             break
-        rows = [row for row, _ in answer[1]]
-        if step.over(Event("delete", as_text(row[0]), b"", row[3], 0, 0, 0) for row in rows):
+        _, rows, *looked = answer
+        gone = [Event("delete", as_text(row[0]), b"", row[3], 0, 0, 0) for row, _ in rows]
+        if step.over(gone, *looked):
             break
     if watch in client.watching:
         watch.drop()

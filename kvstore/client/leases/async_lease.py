@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
@@ -16,6 +17,7 @@ from paxon.kvstore.client.leases.clock import boot_seconds
 from paxon.kvstore.client.leases.keeping import TOO_LATE, Held, plan
 from paxon.kvstore.client.leases.requests import (
     Grant,
+    GrantFor,
     LeaseIds,
     LeaseInfo,
     ReadLease,
@@ -127,9 +129,8 @@ class AsyncLeaseCalls:
 
     _timeout: float
     _offer_retry: Callable[[RequestTimeout, Callable[[Any], Any]], None]
-    _leases: weakref.WeakSet[AsyncLease] | None = None
+    _kept: _Kept | None = None
     _keeping: asyncio.Task[None] | None = None
-    _added: asyncio.Event | None = None
 
     async def _do(self, call: Call[T], timeout: float | None, mode: ReadMode = "linearizable") -> T:
         raise NotImplementedError
@@ -157,10 +158,9 @@ class AsyncLeaseCalls:
             sent = boot_seconds()
 
             def granted(ttl: float) -> AsyncLease:
-                lease = AsyncLease(self, number, ttl, sent)
+                lease = self._granted(number, ttl, sent)
                 if on_lost is not None:
                     lease.when_lost(on_lost)
-                self._keep(lease)
                 return lease
 
             try:
@@ -170,6 +170,17 @@ class AsyncLeaseCalls:
                 raise
 
         return _Granting(grant)
+
+    async def _lease_for(self, number: int, ttl: float, call: Call[T]) -> tuple[AsyncLease, T]:
+        """A new lease, and what is done under it first, in one command; see `lease`."""
+        sent = boot_seconds()
+        granted, answer = await self._do(GrantFor(number, ttl, call), None)
+        return self._granted(number, granted, sent), answer
+
+    def _granted(self, number: int, ttl: float, sent: float) -> AsyncLease:
+        lease = AsyncLease(self, number, ttl, sent)
+        self._keep(lease)
+        return lease
 
     async def leases(
         self, *, mode: ReadMode = "linearizable", timeout: float | None = None
@@ -210,17 +221,31 @@ class AsyncLeaseCalls:
     # --- in the background -----------------------------------------------------------------------
 
     def _keep(self, lease: AsyncLease) -> None:
-        if self._leases is None or self._added is None:
-            self._leases, self._added = weakref.WeakSet(), asyncio.Event()
-        self._leases.add(lease)
-        self._added.set()
+        kept = self._kept
+        if kept is None:
+            kept = self._kept = _Kept()
+        kept.leases.add(lease)
+        if lease.renew_at < kept.next_look:
+            kept.added.set()
         if self._keeping is None or self._keeping.done():
-            self._keeping = asyncio.create_task(_keep_all(self._leases, self._added))
+            self._keeping = asyncio.create_task(_keep_all(kept))
 
 
-async def _keep_all(leases: weakref.WeakSet[AsyncLease], added: asyncio.Event) -> None:
+class _Kept:
+    """What is renewed in the background."""
+
+    def __init__(self) -> None:
+        self.leases: weakref.WeakSet[AsyncLease] = weakref.WeakSet()
+        self.added = asyncio.Event()
+        self.next_look = math.inf
+        """When they are looked after next without the event, by the boot clock."""
+
+
+async def _keep_all(kept: _Kept) -> None:
     """Renew all leases of a client, while anybody holds one (it holds none of them itself)."""
+    leases, added = kept.leases, kept.added
     while held := [lease for lease in leases if lease.wants_care]:
+        added.clear()
         due, next_look = plan(held, boot_seconds())
         if due:
             await _renew_all(due)
@@ -231,10 +256,11 @@ async def _keep_all(leases: weakref.WeakSet[AsyncLease], added: asyncio.Event) -
                     await lease._calls._do(Revoke(lease.id), _LEAST_SECONDS)
             del lease
         del held, due
-        added.clear()
         with contextlib.suppress(TimeoutError):
-            seconds = min(1.0, max(0.0, next_look - boot_seconds()))
-            await asyncio.wait_for(added.wait(), seconds)
+            now = boot_seconds()
+            kept.next_look = min(next_look, now + 1.0)
+            await asyncio.wait_for(added.wait(), max(0.0, kept.next_look - now))
+        kept.next_look = math.inf
 
 
 async def _renew_all(due: list[AsyncLease]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from paxon.kvstore.client.leases.clock import boot_seconds
 from paxon.kvstore.client.leases.keeping import TOO_LATE, Held, plan
 from paxon.kvstore.client.leases.requests import (
     Grant,
+    GrantFor,
     LeaseIds,
     LeaseInfo,
     ReadLease,
@@ -124,6 +126,8 @@ class _Keeper:
         self._runs = False
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._next_look = -math.inf
+        """When the thread wakes up by itself, by the boot clock."""
 
     def add(self, lease: Lease) -> None:
         with self._changed:
@@ -132,7 +136,8 @@ class _Keeper:
                 self._runs = True
                 self._thread = threading.Thread(target=self._run, name="paxon-leases", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            elif lease.renew_at < self._next_look:
+                self._changed.notify()
 
     def close(self) -> None:
         """The client is closed: its leases are lost to it, and the thread ends."""
@@ -162,7 +167,10 @@ class _Keeper:
                 if self._closed:
                     continue
                 # (Not for long: this clock may stand while the machine sleeps, the other does not.)
-                self._changed.wait(min(1.0, max(0.0, next_look - boot_seconds())))
+                now = boot_seconds()
+                self._next_look = min(next_look, now + 1.0)
+                self._changed.wait(max(0.0, self._next_look - now))
+                self._next_look = -math.inf
 
 
 def _renew(due: list[Lease]) -> None:
@@ -229,12 +237,9 @@ class LeaseCalls:
         sent = boot_seconds()
 
         def granted(ttl: float) -> Lease:
-            lease = Lease(self, number, ttl, sent)
+            lease = self._granted(number, ttl, sent)
             if on_lost is not None:
                 lease.when_lost(on_lost)
-            if self._keeper is None:
-                self._keeper = _Keeper()
-            self._keeper.add(lease)
             return lease
 
         try:
@@ -242,6 +247,19 @@ class LeaseCalls:
         except RequestTimeout as error:
             self._offer_retry(error, lambda results: granted(call.answer(results[0])))
             raise
+
+    def _lease_for(self, number: int, ttl: float, call: Call[T]) -> tuple[Lease, T]:
+        """A new lease, and what is done under it first, in one command; see `lease`."""
+        sent = boot_seconds()
+        granted, answer = self._do(GrantFor(number, ttl, call), None)
+        return self._granted(number, granted, sent), answer
+
+    def _granted(self, number: int, ttl: float, sent: float) -> Lease:
+        lease = Lease(self, number, ttl, sent)
+        if self._keeper is None:
+            self._keeper = _Keeper()
+        self._keeper.add(lease)
+        return lease
 
     def close(self) -> None:
         """Close the client; see `_BlockingClient.close`."""

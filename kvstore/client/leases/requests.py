@@ -5,21 +5,31 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
 from paxon.kvstore.client.arguments import as_text
 from paxon.kvstore.client.calls.answers import accepted
-from paxon.kvstore.client.calls.calls import Call
+from paxon.kvstore.client.calls.calls import Call, Steps
 from paxon.kvstore.client.calls.keys import Leased, check_lease
 from paxon.kvstore.errors import InvalidRequest, LeaseExpired, OperationFailed
 from paxon.kvstore.store import operations as wire
 from paxon.kvstore.store.leases import MAX_TTL_MS
-from paxon.kvstore.store.operations import Result, decode_results, encode_operations, is_refusal
+from paxon.kvstore.store.operations import (
+    Result,
+    decode_results,
+    encode_operations,
+    is_refusal,
+    is_split,
+)
 
 __all__ = [
-    "Grant", "LeaseIds", "LeaseInfo", "ReadLease", "Revoke", "new_id", "renewal", "still_alive",
+    "Grant", "GrantFor", "LeaseIds", "LeaseInfo", "ReadLease", "Revoke", "new_id", "renewal",
+    "still_alive",
 ]  # fmt: skip
+
+T = TypeVar("T")
 
 
 class LeaseInfo(msgspec.Struct, frozen=True):
@@ -55,6 +65,24 @@ class Grant(Call[float]):
     def answer(self, result: Result) -> float:
         milliseconds: int = accepted(result)
         return milliseconds / 1000
+
+
+class GrantFor(Call["tuple[float, T]"]):
+    """A lease, and what is done under it first, in one command. Result: as of both."""
+
+    __slots__ = ("_call", "_grant")
+
+    def __init__(self, number: int, ttl: float, call: Call[T]) -> None:
+        self._grant, self._call = Grant(number, ttl), call
+        super().__init__(self._grant.operation)
+
+    def steps(self) -> Steps[tuple[float, T]]:
+        """The second is asked for again if there was no room for its answer."""
+        granted, result = yield (self.operation, self._call.operation)
+        ttl = self._grant.answer(granted)
+        if is_split(result):
+            return ttl, (yield from self._call.steps())
+        return ttl, self._call.answer(result)
 
 
 class Revoke(Call[int]):

@@ -16,7 +16,7 @@ from paxon.kvstore.client.checks import check_wait
 from paxon.kvstore.client.core import ClientCore
 from paxon.kvstore.client.watches.events import Event, Told
 from paxon.kvstore.errors import ClientClosed
-from paxon.kvstore.store.operations import Events
+from paxon.kvstore.store.operations import Events, Result
 
 __all__ = ["AsyncWatch"]
 
@@ -75,6 +75,11 @@ class AsyncWatch:
     async def batch(self, timeout: float | None = None) -> list[Event]:
         """Wait until something happens: all events that have come, of whole revisions."""
         return (await self._wait(timeout)).rest_of_revisions()
+
+    @property
+    def looked(self) -> Result:
+        """See `Watch.looked`."""
+        return None if self._told is None else self._told.looked
 
     async def close(self) -> None:
         """End the watch; may be called twice. Who waits for it sees its end."""

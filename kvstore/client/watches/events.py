@@ -13,7 +13,7 @@ from paxon.kvstore.client.calls.keys import Bounds, check_number, span_of
 from paxon.kvstore.client.watches.side import Watched, WatchSide
 from paxon.kvstore.errors import InvalidRequest, PaxonError
 from paxon.kvstore.store.items import Row
-from paxon.kvstore.store.operations import Events
+from paxon.kvstore.store.operations import Events, Result
 
 __all__ = ["Event", "Told", "events_wanted"]
 
@@ -76,6 +76,8 @@ class Told:
         self._events: deque[Event] = deque()
         self.error: PaxonError | None = None
         """Why there will be no more, such as `Compacted`."""
+        self.looked: Result = None
+        """What the last answer saw beside the events, where the watch looks at something."""
 
     @property
     def revision(self) -> int:
@@ -96,11 +98,12 @@ class Told:
             self.error = watched.error
             return
         try:
-            _, rows = accepted(watched.answer)
+            _, rows, *looked = accepted(watched.answer)
         except PaxonError as error:
             self.error = error
             return
         events = deque(_event(row, previous) for row, previous in rows)
+        self.looked = looked[0] if looked else None
         self._events = events  # (it was empty; and no interrupt comes between this …
         watched.answer = None  # … and this)
         side.taken(watched)

@@ -1,10 +1,11 @@
 """Which server holds a client's watches, and how they go on elsewhere. No I/O, no clock.
 
-All watches of a client are at one server, its *home*. What happens there is answered once for each
-watch; when the caller has taken the answer, the watch is asked for again from where that ended. The
-client moves with all of them when its home is not current, or is silent: it is asked every
-`_CHECK_SECONDS` how many it holds. So what its position says is all that has to be remembered, and
-nothing is told twice or left out, wherever the next server is.
+All watches of a client are at one server, its *home*: as long as they are few that is the leader,
+which is the first to know, and else another, for a leader has enough to do. What happens there is
+answered once for each watch; when the caller has taken the answer, the watch is asked for again
+from where that ended. The client moves with all of them when its home is not current, or is silent:
+it is asked every `_CHECK_SECONDS` how many it holds. So what its position says is all that has to
+be remembered, and nothing is told twice or left out, wherever the next server is.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ _SILENT_SECONDS = 1.5
 """… and how long it may owe the answer."""
 _FIRST_ORDER = 1 << 40
 """Above the numbers of a client's queries."""
+_FEW = 8
+"""So many watches of a client are at the leader."""
 _PAUSE_FIRST, _PAUSE_MAX = 0.05, 0.5
 """Once no server would hold them, they are offered again after so many seconds, growing."""
 
@@ -74,12 +77,12 @@ class Watched:
         """Whether it has to be asked for."""
         return not self.sent and self.answer is None and self.error is None
 
-    def message(self) -> Watch:
+    def message(self, near: bool) -> Watch:
         """The question, from its position on."""
         wanted = self.wanted
         if wanted.after != self.position:
             wanted = self.wanted = msgspec.structs.replace(wanted, after=self.position)
-        return Watch(self.order, encode_operations((wanted,)))
+        return Watch(self.order, encode_operations((wanted,)), near)
 
 
 class WatchSide:
@@ -88,7 +91,12 @@ class WatchSide:
     def __init__(self, servers: Sequence[str], first: int) -> None:
         """Args: the client's list of addresses (it may grow), and with which server to begin."""
         self._servers = servers
-        self._turn = first
+        self.home = servers[first % len(servers)]
+        """The server that holds the watches."""
+        self._near = False
+        """It is thought to lead, and was chosen for that."""
+        self._elsewhere = first
+        """Where to go when they have become many."""
         self._watches: dict[int, Watched] = {}
         """By a number of this client's."""
         self._asked: dict[int, Watched] = {}
@@ -96,8 +104,8 @@ class WatchSide:
         have left and come back to, would tell again what others have told."""
         self._abandoned: deque[Watched] = deque()
         """Those whose callers have let go of them, in whatever thread the collector ran."""
-        self._dropped: list[int] = []
-        """Askings that the home may hold for nobody."""
+        self._dropped: dict[str, list[int]] = {}
+        """Askings that a server may hold for nobody."""
         self._order = _FIRST_ORDER
         self._check: tuple[int, float] | None = None
         """Order and time of the check that the home owes an answer to."""
@@ -111,15 +119,10 @@ class WatchSide:
     def __bool__(self) -> bool:
         return bool(self._watches or self._dropped)
 
-    @property
-    def home(self) -> str:
-        """The server that holds the watches."""
-        return self._servers[self._turn % len(self._servers)]
-
-    def begin(self, first: int) -> None:
-        """A client with no watches so far begins with this server."""
+    def begin(self, leader: str, elsewhere: int) -> None:
+        """A client with no watches so far begins with the leader; where it would go from there."""
         if not self._watches:
-            self._turn = first
+            self.home, self._near, self._elsewhere = leader, True, elsewhere
 
     # --- for callers -------------------------------------------------------------------------
 
@@ -128,7 +131,21 @@ class WatchSide:
         self._order += 1
         watched = self._watches[self._order] = Watched(self._order, wanted)
         self._to_ask[watched] = None
+        if self._near and len(self._watches) > _FEW:
+            self._leave()
         return watched
+
+    def _leave(self) -> None:
+        """They have become many for a leader: go on elsewhere, and have it forget them."""
+        self._near = False
+        others = [address for address in self._servers if address != self.home]
+        if not others:
+            return
+        for watched in list(self._asked.values()):
+            self._forget_asking(watched)
+            self._to_ask[watched] = None
+        self._check, self._check_at = None, math.inf
+        self.home = others[self._elsewhere % len(others)]
 
     def drop(self, watched: Watched, error: PaxonError | None = None) -> None:
         """End a watch; who waits for it gets the error."""
@@ -150,7 +167,7 @@ class WatchSide:
         if watched.sent:
             watched.sent = False
             del self._asked[watched.order]
-            self._dropped.append(watched.order)
+            self._dropped.setdefault(self.home, []).append(watched.order)
 
     def next_answer(self, watched: Watched, ticket: Ticket[Any, Any]) -> None:
         """Complete the ticket once there is an answer, now or when it comes."""
@@ -200,8 +217,9 @@ class WatchSide:
         if self._check is not None and now >= self._check[1] + _SILENT_SECONDS:
             self.move(now)
         if self._dropped:
-            send(self.home, Unwatch(self._dropped), 16 * len(self._dropped))
-            self._dropped = []
+            for address, orders in self._dropped.items():
+                send(address, Unwatch(orders), 16 * len(orders))
+            self._dropped = {}
         if now < self._not_before:
             return
         if self._to_ask:
@@ -215,7 +233,7 @@ class WatchSide:
                 self._order += 1
                 watched.order, watched.sent = self._order, True
                 self._asked[self._order] = watched
-                message = watched.message()
+                message = watched.message(self._near)
                 send(self.home, message, len(message.query) + 32)
                 self._check_at = min(self._check_at, now + _CHECK_SECONDS)
         if self._check is None and now >= self._check_at:
@@ -225,15 +243,17 @@ class WatchSide:
 
     def move(self, now: float) -> None:
         """Go on elsewhere, from each watch's own position."""
+        servers = self._servers
+        place = servers.index(self.home) if self.home in servers else self._elsewhere
+        self.home, self._near = servers[(place + 1) % len(servers)], False
         self._moves += 1
-        self._turn += 1
         self._check, self._check_at = None, math.inf
         self._dropped.clear()
         self._asked.clear()
         self._to_ask = dict.fromkeys(self._watches.values())
         for watched in self._watches.values():
             watched.sent = False
-        rounds, rest = divmod(self._moves, len(self._servers))
+        rounds, rest = divmod(self._moves, len(servers))
         if rounds and not rest:
             self._not_before = now + min(_PAUSE_FIRST * 2.0 ** min(rounds - 1, 8), _PAUSE_MAX)
 

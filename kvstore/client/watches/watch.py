@@ -15,7 +15,7 @@ from paxon.kvstore.client.core import ClientCore
 from paxon.kvstore.client.sync_driver import SyncDriver
 from paxon.kvstore.client.watches.events import Event, Told
 from paxon.kvstore.errors import ClientClosed, PaxonError
-from paxon.kvstore.store.operations import Events
+from paxon.kvstore.store.operations import Events, Result
 
 __all__ = ["Watch"]
 
@@ -80,6 +80,11 @@ class Watch:
         """
         self._wait(timeout)
         return self._told.rest_of_revisions()
+
+    @property
+    def looked(self) -> Result:
+        """What the last answer saw beside the events, if the watch was to look at something."""
+        return self._told.looked
 
     def call(
         self,
