@@ -254,13 +254,16 @@ class Txn(_Operation, frozen=True, tag=10):
 
         So clients refuse it when they make it, and servers when they decode it.
         """
+        kinds = list(map(type, self.then)) + list(map(type, self.otherwise))
+        if Txn not in kinds and len(self.then) < 2 and len(self.otherwise) < 2:
+            return  # the most frequent kind: within bounds, and one alone writes nothing twice
         if self.depth() > MAX_TXN_DEPTH:
             raise ValueError(f"transactions are nested more than {MAX_TXN_DEPTH} deep")
         if self.weight() > MAX_TXN_OPERATIONS:
             raise LargeTxn(f"a transaction has more than {MAX_TXN_OPERATIONS} operations")
         for operations in (self.then, self.otherwise):
             if len(operations) > 1 or (operations and type(operations[0]) is Txn):
-                _all_writes(operations)  # (one alone writes nothing twice)
+                _all_writes(operations)
 
     def depth(self) -> int:
         """Transactions in one another, this one included."""
@@ -522,8 +525,22 @@ def is_split(result: Result) -> bool:
 
 def operation_bytes(operation: Operation | Compare) -> int:
     """About what the operation takes in a command, in bytes, never less than it does."""
+    kind = type(operation)
+    if kind is Put:
+        return len(operation.key) + len(operation.value) + 16  # type: ignore[union-attr]
+    if kind is Txn:
+        parts = (*operation.compare, *operation.then, *operation.otherwise)  # type: ignore[union-attr]
+        return sum(map(operation_bytes, parts)) + 24
+    if kind is Compare:
+        end, operand = operation.end, operation.operand  # type: ignore[union-attr]
+        size = len(operand) if type(operand) is bytes else 0
+        return len(operation.key) + len(end or b"") + size + 48  # type: ignore[union-attr]
+    return _rarer_bytes(operation)
+
+
+def _rarer_bytes(operation: Operation | Compare) -> int:
     match operation:
-        case Put(key, value) | Append(key, value):
+        case Append(key, value):
             return len(key) + len(value) + 16
         case PutItem(key, value):
             return len(key) + len(value or b"") + 32
@@ -535,12 +552,6 @@ def operation_bytes(operation: Operation | Compare) -> int:
             return len(key) + len(end or b"") + 96
         case DeleteRange(key, end):
             return len(key) + len(end or b"") + 16
-        case Compare(key, _, _, operand, end):
-            size = len(operand) if isinstance(operand, bytes) else 0
-            return len(key) + len(end or b"") + size + 48
-        case Txn():
-            parts = (*operation.compare, *operation.then, *operation.otherwise)
-            return sum(map(operation_bytes, parts)) + 24
         case Events():
             look = 0 if operation.look is None else operation_bytes(operation.look)
             return sum(len(key) + len(end or b"") + 16 for key, end in operation.spans) + look + 32

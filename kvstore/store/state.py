@@ -102,6 +102,25 @@ class State:
             size += event_bytes(made, replaced)
         history.count(len(changes), size)
 
+    def commit_one(self, item: Item, before: Item | None) -> None:
+        """`commit` of one put without a lease, of a key that was so before."""
+        replaced: Before = item.key
+        size = value_bytes(item.value)
+        if before is not None:
+            replaced = before
+            size += value_bytes(before.value)
+        if (before is not None and before.lease) or size > MAX_REVISION_BYTES >> 1:
+            self.commit({item.key: item})
+            return
+        history = self.history
+        self.revision += 1
+        if before is None and self.index is not None:
+            self.unindexed.add(item.key)
+        self.data[item.key] = item
+        history.items.append(item)
+        history.befores.append(replaced)
+        history.count(1, event_bytes(replaced), self.revision, self.revision)
+
     def _check(self, changes: dict[bytes, Item | None]) -> None:
         """Raise `Refusal` if the revision, or a lease's last one, would be beyond bounds."""
         if len(changes) > MAX_REVISION_EVENTS:

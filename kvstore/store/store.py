@@ -58,7 +58,7 @@ from paxon.kvstore.store.ranges import ROW_BYTES, read_range
 from paxon.kvstore.store.refusals import Refusal, Room, TooLong
 from paxon.kvstore.store.spans import prefix_span
 from paxon.kvstore.store.state import MAX_REVISION_BYTES, MAX_REVISION_EVENTS, State
-from paxon.kvstore.store.transactions import Bounds, Transaction
+from paxon.kvstore.store.transactions import Bounds, Transaction, one_put
 from paxon.kvstore.store.watching import Watches
 
 __all__ = ["KVStore"]
@@ -537,10 +537,13 @@ class KVStore(StateMachine):
         return total
 
     def _transact(self, operation: Txn | PutItem | DeleteRange) -> Result:
-        transaction = Transaction(self._state, self._bounds, self._room)
-        if isinstance(operation, Txn):
-            return transaction.run(operation)
-        return transaction.run_alone(operation)
+        state, bounds = self._state, self._bounds
+        if type(operation) is Txn:
+            result = one_put(state, bounds, operation)
+            if result is None:
+                return Transaction(state, bounds, self._room).run(operation)
+            return result
+        return Transaction(state, bounds, self._room).run_alone(operation)
 
     def _scan(self, operation: Scan) -> Result:
         limit = operation.limit

@@ -22,7 +22,7 @@ from paxon.kvstore.store.ranges import ROW_BYTES, read_range
 from paxon.kvstore.store.refusals import Refusal, Room
 from paxon.kvstore.store.state import MAX_REVISION_EVENTS, State
 
-__all__ = ["Bounds", "Transaction", "check_put"]
+__all__ = ["Bounds", "Transaction", "check_put", "one_put"]
 
 _MAX_COMPARED = 10_000
 """Keys that the comparisons of a transaction look at. Part of the format."""
@@ -59,6 +59,41 @@ def check_put(state: State, bounds: Bounds, put: PutItem) -> None:
         raise Refusal("the key is missing, so there is nothing of it to keep", "missing")
     if put.lease and state.leases.get(put.lease) is None:
         raise Refusal(f"there is no lease {put.lease:x}: it has ended", "lease")
+
+
+def one_put(state: State, bounds: Bounds, txn: Txn) -> Result | None:
+    """The shortest way for the most frequent kind: single keys are compared, and one is put at most.
+
+    None: it is of another kind, and nothing is changed. Raises `Refusal`.
+    """
+    succeeded = True
+    for compare in txn.compare:
+        if compare.end is not None:
+            return None
+        item = state.data.get(compare.key)
+        if item is None:
+            holds = compare.target != "value" and _holds(compare, 0)
+        else:
+            holds = _holds(compare, _operand(item, compare))
+        if not holds:
+            succeeded = False
+            break
+    branch = txn.then if succeeded else txn.otherwise
+    if not branch:
+        return [succeeded, state.revision, []]
+    put = branch[0]
+    if len(branch) > 1 or type(put) is not Put:
+        return None
+    bounds.check_key(put.key)
+    bounds.check_value(len(put.value))
+    before, revision = state.data.get(put.key), state.revision + 1
+    if before is None:
+        state.commit_one(Item(put.key, put.value, revision, revision, 1, 0), None)
+    else:
+        state.commit_one(
+            Item(before.key, put.value, before.created, revision, before.version + 1, 0), before
+        )
+    return [succeeded, revision, [revision]]
 
 
 class Transaction:

@@ -354,12 +354,13 @@ class Txn(Call[TxnResult]):
 
 
 TxnOperation: TypeAlias = Put | Get | Delete | Range | Txn
+_IN_TXN = (Put, Get, Delete, Range, Txn)
 
 
 def _operations(branch: Sequence[TxnOperation], name: str) -> list[TxnOperation]:
     if not isinstance(branch, Sequence) or isinstance(branch, str | bytes):
         raise InvalidRequest(f"{name} has to be a list of operations, not {branch!r}")
     for call in branch:
-        if not isinstance(call, Put | Get | Delete | Range | Txn):
+        if not isinstance(call, _IN_TXN):
             raise InvalidRequest(f"{name} takes Put, Get, Delete, Range and Txn, not {call!r}")
     return list(branch)
