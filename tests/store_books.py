@@ -92,7 +92,10 @@ class StoreBooks:
         """The highest revision that any client was told of."""
         self._made_at: dict[int, int] = {1: 0}
         """Per revision the log's time of the slot that made it."""
-        self._proposed: set[tuple[int, bytes]] = set()
+        self._proposed: dict[tuple[int, bytes], float] = {}
+        """When each value was proposed for a slot first, seconds."""
+        self._ahead = float("inf")
+        """By how much the log's time was ahead of a fastest clock, at the least of all slots."""
         self._chosen_in = NO_BALLOT
         """The highest ballot in which anything was chosen."""
         self._events = 0
@@ -124,6 +127,7 @@ class StoreBooks:
         if value == NO_OP:
             return
         self._advance(slot, decode_batch(value).time)
+        self._pace(slot, value)
         position, woken = 0, False
         for entry, reply in results:
             if not woken and (entry.session or entry.acked != RENEWAL):
@@ -147,7 +151,7 @@ class StoreBooks:
         """
         if value == NO_OP or (slot, value) in self._proposed:
             return
-        self._proposed.add((slot, value))
+        self._proposed[slot, value] = self._now()
         time = decode_batch(value).time
         require(
             ballot < self._chosen_in or time >= self.model.now, "log time",
@@ -160,6 +164,19 @@ class StoreBooks:
             "slot %d is of %.3f s, and only %.3f s have passed", slot, time / 1e9, self._now(),
         )  # fmt: skip
         self.model.now = max(self.model.now, time)
+
+    def _pace(self, slot: int, value: bytes) -> None:
+        """From one slot to a later one no more time passes than from when the first was stamped.
+
+        Else what it has granted would end too soon for an owner who counts from when it asked.
+        """
+        time, now = self.model.now / 1e9, self._now()
+        require(
+            time - self._fastest * now <= self._ahead + 0.002, "log time",
+            "slot %d leaps by %.3f s", slot, time - self._fastest * now - self._ahead,
+        )  # fmt: skip
+        stamped = self._proposed.get((slot, value), now)
+        self._ahead = min(self._ahead, time - self._fastest * stamped)
 
     def _wake(self) -> None:
         before = self.model.revision
