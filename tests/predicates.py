@@ -40,6 +40,8 @@ PREDICATES = {
     "watched once": "a watcher is told each event of its keys once, in order, and none in part",
     "lost in time": "an owner takes its lease for lost before it can have ended",
     "one holder": "whoever holds a lock is its oldest contender, and no two have the same fence",
+    "done once": "an item of a queue goes with its claim, and what is done of it is done once",
+    "all there": "who goes on from a barrier was there together with all the others",
     "guarded": "a guarded write is done only while its lock is held, and fences never fall",
     "linearizable": "the clients' history has an order that explains all results",
     "progress": "once all faults are healed, everything asked for is answered in bounded time",

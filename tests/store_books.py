@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, Protocol
 
 import msgspec
@@ -31,12 +32,17 @@ from paxon.kvstore.store.operations import (
     is_refusal,
 )
 from tests.kvstore.model import Entry, Model
-from tests.predicates import require
+from tests.predicates import InvariantBroken, require
 
-__all__ = ["GUARDED", "Owner", "StoreBooks", "plain"]
+__all__ = ["GUARDED", "PERMITS", "Owner", "StoreBooks", "plain"]
 
 GUARDED = b"~guarded/"
 """What is written under a lock: the rest of the key is the lock's name."""
+PERMITS = 2
+"""Of semaphores."""
+_SEGMENTS = {"~lock": "/", "~sem0": "/.sem/", "~rw0": "/.rw/"}
+"""Below which the contenders for a name stand, by how it begins."""
+_ITEMS, _CLAIMS = b"~queue/.queue/items/", b"~queue/.queue/claims/"
 _MS = 1_000_000
 
 
@@ -94,6 +100,8 @@ class StoreBooks:
         """Per revision the log's time of the slot that made it."""
         self._proposed: dict[tuple[int, bytes], float] = {}
         """When each value was proposed for a slot first, seconds."""
+        self.broken: InvariantBroken | None = None
+        """What was found where raising it would have been in vain."""
         self._ahead = float("inf")
         """By how much the log's time was ahead of a fastest clock, at the least of all slots."""
         self._chosen_in = NO_BALLOT
@@ -109,6 +117,7 @@ class StoreBooks:
         self.ended: set[int] = set()
         self._waking = False
         self._fences: set[tuple[str, int]] = set()
+        self._finished: set[bytes] = set()
         self._highest: dict[bytes, int] = {}
         """Of each guarded key the highest fence under which it was written."""
         self.counts: dict[str, int] = defaultdict(int)
@@ -120,6 +129,8 @@ class StoreBooks:
         self, slot: int, value: bytes, results: Sequence[Executed], applied: Sequence[bytes]
     ) -> None:
         """A server has executed a slot; `applied` are the commands that its store carried out."""
+        if self.broken is not None:
+            raise self.broken
         if slot <= self.slot:
             return  # (that all come to the same is another predicate)
         require(slot == self.slot + 1, "in order", "slot %d is executed after %d", slot, self.slot)
@@ -203,6 +214,7 @@ class StoreBooks:
             self._answers[encode_operations([operation])].append((slot, found))
             if self.model.revision > before:
                 self._look_at_guarded(state)
+                self._look_at_items(state)
 
     def _note_revisions(self, before: int) -> None:
         for revision in range(before + 1, self.model.revision + 1):
@@ -267,29 +279,40 @@ class StoreBooks:
 
     def contenders(self, name: str, state: dict[bytes, Entry]) -> list[tuple[int, bytes]]:
         """Those of a lock, oldest first: fence and key."""
-        start = name.encode() + b"/"
+        segment = next(value for kind, value in _SEGMENTS.items() if name.startswith(kind))
+        start = (name + segment).encode()
         return sorted(
             (entry.created, key)
             for key, entry in state.items()
             if key.startswith(start)
             and entry.lease
             and key == start + b"%x" % entry.lease
-            and not entry.value
+            and bool(entry.value) is (segment != "/")
         )
 
+    def holders(self, name: str, state: dict[bytes, Entry]) -> list[tuple[int, bytes]]:
+        """Those contenders that hold: one, or as many as have a permit, or all first readers."""
+        found = self.contenders(name, state)
+        if name.startswith("~sem"):
+            return found[:PERMITS]
+        if name.startswith("~rw"):
+            readers = list(takewhile(lambda each: state[each[1]].value == b"read", found))
+            return readers or found[:1]
+        return found[:1]
+
     def acquired(self, name: str, key: bytes, fence: int, revision: int) -> None:
-        """Somebody says that it holds a lock, by what it read at a revision."""
-        found = self.contenders(name, self.model.states[revision])
+        """Somebody says that it holds a lock or a place, by what it read at a revision."""
+        found = self.holders(name, self.model.states[revision])
         require(
-            found and found[0] == (fence, key), "one holder",
-            "%r holds %s with fence %d, and its contenders are %r", key, name, fence, found,
+            (fence, key) in found, "one holder",
+            "%r holds %s with fence %d, and its holders are %r", key, name, fence, found,
         )  # fmt: skip
         require(
             (name, fence) not in self._fences, "one holder",
             "a second one holds %s with fence %d", name, fence,
         )  # fmt: skip
         self._fences.add((name, fence))
-        self.counts["locks held"] += 1
+        self.counts["locks held" if name.startswith("~lock") else "places held"] += 1
 
     def _look_at_guarded(self, before: dict[bytes, Entry]) -> None:
         """What the revision just made has written under a lock."""
@@ -298,14 +321,71 @@ class StoreBooks:
             if not key.startswith(GUARDED) or entry is None:
                 continue
             fence = int(entry.value.partition(b" ")[0])
-            found = self.contenders(key.removeprefix(GUARDED).decode(), before)
+            name = key.removeprefix(GUARDED).decode()
+            found = self.holders(name, before)
+            highest = 0 if name.startswith("~sem") else self._highest.get(key, 0)
+            alone = name.startswith("~sem") or len(found) == 1
             require(
-                found and found[0][0] == fence and fence >= self._highest.get(key, 0), "guarded",
-                "%r is written with fence %d after %d, and its contenders are %r",
-                key, fence, self._highest.get(key, 0), found,
+                fence in [each for each, _ in found] and alone and fence >= highest, "guarded",
+                "%r is written with fence %d after %d, and its holders are %r",
+                key, fence, highest, found,
             )  # fmt: skip
             self._highest[key] = fence
             self.counts["guarded writes"] += 1
+
+    def read_under(self, name: str, fence: int, value: bytes) -> None:
+        """A reader that holds has read what a writer wrote: one from before it."""
+        require(
+            int(value.partition(b" ")[0]) < fence, "guarded",
+            "a reader of %s with fence %d has read %r", name, fence, value,
+        )  # fmt: skip
+        self.counts["guarded reads"] += 1
+
+    # --- queues and barriers -----------------------------------------------------------------
+
+    def _look_at_items(self, before: dict[bytes, Entry]) -> None:
+        """An item goes with its claim, at once; and what is done of it is written once."""
+        model = self.model
+        for key in model.order[model.revision]:
+            if key.startswith(b"~done/") and key in model.state:
+                require(model.state[key].version == 1, "done once", "%r is done twice", key)
+                self.counts["items done"] += 1
+            if not key.startswith(_ITEMS) or key in model.state:
+                continue
+            claim = key.replace(_ITEMS, _CLAIMS)
+            require(
+                claim in before and claim not in model.state, "done once",
+                "item %r is gone, and its claim was %r", key, before.get(claim),
+            )  # fmt: skip
+
+    def claimed(self, item: bytes, fence: int, lease: int) -> None:
+        """A consumer says that it has an item."""
+        claim = self.model.states[fence].get(item.replace(_ITEMS, _CLAIMS))
+        require(
+            claim and claim.lease == lease and claim.created == fence, "done once",
+            "item %r is claimed with fence %d by lease %x: %r", item, fence, lease, claim,
+        )  # fmt: skip
+        require((str(item), fence) not in self._fences, "done once", "%r has two consumers", item)
+        self._fences.add((str(item), fence))
+        self.counts["items claimed"] += 1
+
+    def finished(self, item: bytes) -> None:
+        """A consumer is told that it is done with an item."""
+        require(
+            item not in self.model.state and item not in self._finished, "done once",
+            "two consumers are done with %r, or none", item,
+        )  # fmt: skip
+        self._finished.add(item)
+
+    def met(self, prefix: bytes, fence: int, meeting: int, parties: int) -> None:
+        """One goes on from a barrier: so many were there at once, itself among them."""
+        states = self.model.states
+        for revision in range(fence, meeting + 1):
+            there = [e.created for key, e in states[revision].items() if key.startswith(prefix)]
+            if len(there) >= parties and fence in there:
+                self.counts["meetings"] += 1
+                return
+        require(False, "all there", "one with fence %d goes on, alone, in %d", fence, meeting)
 
     # --- what clients are told ---------------------------------------------------------------
 

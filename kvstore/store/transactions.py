@@ -62,7 +62,7 @@ def check_put(state: State, bounds: Bounds, put: PutItem) -> None:
 
 
 def one_put(state: State, bounds: Bounds, txn: Txn) -> Result | None:
-    """The shortest way for the most frequent kind: single keys are compared, and one is put at most.
+    """The shortest way for the most frequent kind: single keys are compared, one is put at most.
 
     None: it is of another kind, and nothing is changed. Raises `Refusal`.
     """

@@ -10,20 +10,25 @@ from typing import Any
 import msgspec
 
 from paxon.actors import PaxosServer
+from paxon.actors.ballot import Ballot
 from paxon.actors.execution.application import Application
 from paxon.actors.log_time import LogTime
 from paxon.actors.messages import Batch
 from paxon.kvstore.client.leases.keeping import Held
 from paxon.kvstore.client.watches.side import WatchSide
+from paxon.kvstore.recipes.barriers import Hall
 from paxon.kvstore.recipes.contests import Contest
-from paxon.kvstore.store import store
+from paxon.kvstore.recipes.sharing import Permits, Sharing
+from paxon.kvstore.store import store, transactions
 from paxon.kvstore.store.history import History
 from paxon.kvstore.store.leases import LeaseTable
 from paxon.kvstore.store.state import State
+from paxon.kvstore.store.store import KVStore
 from paxon.kvstore.store.transactions import Transaction
+from paxon.kvstore.store.watching import Watches
 from tests.search.planted import Original, PlantedBug, planted
-from tests.simulation import errands
-from tests.simulation.coordinator import Coordinator
+from tests.simulation import errands, sharing
+from tests.simulation.coordinator import Ask, Coordinator
 
 __all__ = ["COORDINATION"]
 
@@ -69,6 +74,24 @@ _plant(
 )
 
 
+def _unlooked(original: Original) -> Any:
+    def compact(self: KVStore, operation: Any) -> Any:
+        watches, self._watches = self._watches, Watches()
+        try:
+            return original(self, operation)
+        finally:
+            self._watches = watches
+
+    return compact
+
+
+_plant(
+    "cut history under a watcher",
+    "compacting in the slot of a write takes its events from those who watch",
+    (KVStore, "_compact", _unlooked),
+)
+
+
 # --- leases and the log's time -------------------------------------------------------------------
 
 
@@ -109,6 +132,31 @@ _plant(
     "log time that restarts at a takeover",
     "a new leader's time begins at nothing",
     (LogTime, "run", _from_zero),
+)
+
+
+def _whoever_told(original: Original) -> Any:
+    def hear(self: LogTime, time: int, executed: int, ballot: Ballot) -> None:
+        original(self, time, executed, min(ballot, self.heard_in))
+
+    return hear
+
+
+_plant(
+    "leap over another's reign",
+    "a leader begins with the time that it once heard, whatever others have stamped since",
+    (LogTime, "hear", _whoever_told),
+    (LogTime, "take_over", lambda _original: lambda self, ballot, accepted: None),
+)
+_plant(
+    "make up for a pause",
+    "a leader that stamped a slot while its time stood still lets it leap afterwards",
+    (LogTime, "stamp", lambda _original: LogTime.now),
+)
+_plant(
+    "a renewal after its expiry in one slot",
+    "what is due ends before the renewals of the same slot are executed",
+    (Application, "_execute_renewals", lambda _original: lambda *_arguments: 0),
 )
 
 
@@ -185,16 +233,16 @@ _plant(
 
 
 def _not_looked_at(original: Original) -> Any:
-    def compare(self: Transaction, compare: Any) -> bool:
-        return compare.target == "created" or bool(original(self, compare))
+    def holds(compare: Any, found: Any) -> bool:
+        return compare.target == "created" or bool(original(compare, found))
 
-    return compare
+    return holds
 
 
 _plant(
     "a guard that is not looked at",
     "a write succeeds although the lock that guards it is another's",
-    (Transaction, "_compare", _not_looked_at),
+    (transactions, "_holds", _not_looked_at),
 )
 
 
@@ -213,13 +261,22 @@ _plant(
 )
 
 
-def _the_one_there_is(original: Original) -> Any:
-    def new_lease(client: Coordinator, number: int) -> Generator[Any, Any, Held]:
+def _number_of_the_one(original: Original) -> Any:
+    def number(client: Coordinator) -> int:
         shared = getattr(client, "shared", None)
-        if shared is None or shared.is_over(client.boot):
-            shared = yield from original(client, number)
-            client.shared = shared  # type: ignore[attr-defined]
-        return shared  # type: ignore[no-any-return]
+        return int(original(client) if shared is None or shared.is_over(client.boot) else shared.id)
+
+    return number
+
+
+def _the_one_there_is(original: Original) -> Any:
+    def new_lease(client: Coordinator, number: int, *first: Any) -> Generator[Any, Any, Any]:
+        shared = getattr(client, "shared", None)
+        if shared is not None and shared.id == number:
+            return shared, (yield Ask(*first))
+        found = yield from original(client, number, *first)
+        client.shared = found[0] if first else None  # type: ignore[attr-defined]
+        return found
 
     return new_lease
 
@@ -238,6 +295,50 @@ def _its_own_already(original: Original) -> Any:
 _plant(
     "one lease for two acquisitions",
     "two acquisitions of a client contend with one lease, and both hold with its key",
+    (errands, "_new_number", _number_of_the_one),
     (errands, "_new_lease", _the_one_there_is),
     (errands, "enter", _its_own_already),
+)
+
+
+# --- what is shared ------------------------------------------------------------------------------
+
+_plant(
+    "a permit too many",
+    "one more holds a semaphore than it has permits",
+    (Permits, "before", _one_may_stay),
+)
+
+
+def _beside(original: Original) -> Any:
+    def before(self: Sharing, earlier: Any) -> Any:
+        return ([], 0) if self.value == b"read" else original(self, earlier)
+
+    return before
+
+
+_plant(
+    "a reader beside a writer",
+    "a reader does not wait for the writers before it",
+    (Sharing, "before", _beside),
+)
+_plant(
+    "done by one that lost its claim",
+    "an item is removed by whoever once had it, and what is done of it is done again",
+    (sharing._Item, "conditions", lambda _original: lambda self: []),
+)
+
+
+def _one_fewer(original: Original) -> Any:
+    def make(self: Hall, *arguments: Any) -> None:
+        original(self, *arguments)
+        self.parties -= 1
+
+    return make
+
+
+_plant(
+    "a barrier that opens for one fewer",
+    "who waits goes on before the last one is there",
+    (Hall, "__init__", _one_fewer),
 )

@@ -45,6 +45,8 @@ class CoordinationPlan(msgspec.Struct):
     """How often a holder stalls, for longer than its lease may live."""
     weights: dict[str, int] = {}
     """How often each kind of errand is chosen."""
+    tardy: float = 0.0
+    """How often a lease is renewed at the last moment only."""
     short_history: bool = True
     drift: bool = True
     """Whether clocks keep to what owners of leases count on."""
@@ -81,6 +83,16 @@ def draw_coordination(plan: Plan, wanted: bool | None, *, free: bool) -> None:
         short_history=random.random() < 0.7,
         drift=keeps_pace,
     )
+    weights = plan.coordination.weights
+    if random.random() < 0.3:  # about what is shared, and little else
+        weights |= dict.fromkeys(weights, 0)
+    for kind in ("semaphore", "rwlock", "enqueue", "barrier"):
+        weights[kind] = random.choice((0, 0, 1, 2))
+    weights["lock"] = max(weights["lock"], not any(weights.values()))
+    weights["consume"] = 2 * weights["enqueue"]
+    plan.coordination.tardy = random.choice((0.0, 0.0, 0.0, 0.5))
+    if plan.coordination.tardy:
+        weights["lease"] = max(weights["lease"], 2)
     clients = plan.clients
     clients.clients = min(clients.clients, 2)
     clients.think = max(clients.think, 0.03)

@@ -14,7 +14,7 @@ from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.arguments import as_text
 from paxon.kvstore.client.calls.answers import RangeResult, TxnResult
 from paxon.kvstore.client.calls.calls import Call
-from paxon.kvstore.client.leases.keeping import Held
+from paxon.kvstore.client.leases.keeping import CLOCK_DRIFT, Held
 from paxon.kvstore.client.leases.requests import renewal, still_alive
 from paxon.kvstore.client.watches.events import Event
 from paxon.kvstore.errors import LeaseExpired, LockLost, NotAcquired, PaxonError
@@ -27,6 +27,7 @@ from paxon.kvstore.store.operations import (
     Get,
     Grant,
     Inner,
+    Operation,
     Put,
     PutItem,
     Range,
@@ -40,19 +41,28 @@ from paxon.kvstore.store.spans import prefix_span
 from tests.simulation.coordinator import Ask, Coordinator, Next, Pause, Renewal, Steps, Watch
 from tests.store_books import GUARDED
 
-__all__ = ["closing", "draw_errand", "watching"]
+__all__ = [
+    "acquire", "closing", "do", "draw_errand", "follow", "let_go", "new_lease_for", "revoke",
+    "watching", "write_under",
+]  # fmt: skip
 
 KEYS = [b"~t/%d" % number for number in range(4)]
 """Those of transactions. All keys begin with `~`: they come after those of other clients."""
 WATCHED = [b"~t/0", b"~t/3", b"~l/", b"~lock0/", b"k0"]
 FOREVER = 1e6
+_COUNTED = (1 - CLOCK_DRIFT) / (1 + CLOCK_DRIFT)
 
 
 def draw_errand(client: Coordinator) -> Steps:
     """Any errand, after a while."""
     weights = client.plan.weights
     kind = client.random.choice([kind for kind, weight in weights.items() for _ in range(weight)])
-    return _after_thinking(client, _ERRANDS[kind](client))
+    errand = _ERRANDS.get(kind)
+    if errand is None:
+        from tests.simulation.sharing import ERRANDS
+
+        errand = ERRANDS[kind]
+    return _after_thinking(client, errand(client))
 
 
 def _after_thinking(client: Coordinator, steps: Steps) -> Steps:
@@ -73,16 +83,56 @@ class _Owned:
         return not self._held.reason and self._client.boot < self._held.deadline
 
 
-def _new_lease(client: Coordinator, number: int) -> Generator[Any, Any, Held]:
-    """Grant a lease of this number, and keep it alive in the background."""
+def _new_number(client: Coordinator) -> int:
+    return client.random.getrandbits(62) + 1
+
+
+def _new_lease(
+    client: Coordinator, number: int, *first: Operation
+) -> Generator[Any, Any, tuple[Held, list[Any]]]:
+    """Grant a lease of this number, and keep it alive in the background.
+
+    What is asked for in the same command, and its results.
+    """
     sent, since = client.boot, client.books.slot
     grant = Grant(number, client.random.randint(*client.plan.ttls))
-    [ttl] = yield Ask(grant)
+    ttl, *results = yield Ask(grant, *first)
     client.books.acknowledged(grant, since, ttl)
     held = Held(number, ttl / 1000, sent)
     client.books.owners[number] = _Owned(client, held)
-    client.run(_keep(client, held))
-    return held
+    if client.random.random() >= client.plan.tardy:
+        client.run(_keep(client, held))
+    else:
+        client.run(_keep_tardily(client, held))
+    return held, results
+
+
+def new_lease_for(
+    client: Coordinator, number: int, call: Any
+) -> Generator[Any, Any, tuple[Held, Any]]:
+    """A lease, and the answer to the first thing that is done under it, as `GrantFor` does."""
+    held, [result] = yield from _new_lease(client, number, call.operation)
+    try:
+        return held, call.answer(result)
+    except PaxonError:
+        held.lose("it was given up")
+        raise
+
+
+def _keep_tardily(client: Coordinator, held: Held) -> Steps:
+    """Renew at the last moment, or a little after: with luck in the very slot in which it ends."""
+    while not held.is_over(client.boot):
+        early = client.random.uniform(-0.01, 0.06)
+        due = held.deadline + held.ttl * (1 - _COUNTED) - early
+        yield Pause(max(0.0, due - client.boot))
+        now = client.boot
+        with contextlib.suppress(PaxonError):
+            payload = yield Renewal(renewal([held.id]), 1.0)
+            if isinstance(still_alive(payload, [held.id])[0], LeaseExpired):
+                client.books.lease_gone(held.id)
+                break
+            held.renewed(now)
+    held.lose("it has ended")
 
 
 def _keep(client: Coordinator, held: Held) -> Steps:
@@ -106,7 +156,7 @@ def _keep(client: Coordinator, held: Held) -> Steps:
             held.renewed(now)
 
 
-def _revoke(client: Coordinator, number: int) -> Steps:
+def revoke(client: Coordinator, number: int) -> Steps:
     """End a lease, if that gets through."""
     with contextlib.suppress(PaxonError):
         yield Ask(Revoke(number), patience=1.0)
@@ -115,7 +165,7 @@ def _revoke(client: Coordinator, number: int) -> Steps:
 def _lease(client: Coordinator) -> Steps:
     """Keys that go with a lease, which is revoked, or left alone, or outlives its owner's care."""
     random, number = client.random, client.random.getrandbits(62) + 1
-    held = yield from _new_lease(client, number)
+    held, _ = yield from _new_lease(client, number)
     key = b"~l/%d" % random.randrange(2)
     put: Any = PutItem(key, b"%x" % number, number)
     if random.random() < 0.3:
@@ -129,7 +179,7 @@ def _lease(client: Coordinator) -> Steps:
     end = random.random()
     if end < 0.4:
         held.lose("it was revoked")
-        yield from _revoke(client, number)
+        yield from revoke(client, number)
     elif end < 0.8:
         held.lose("it was thrown away")
 
@@ -137,7 +187,7 @@ def _lease(client: Coordinator) -> Steps:
 # --- locks ---------------------------------------------------------------------------------------
 
 
-def _do(call: Call[Any], mode: ReadMode = "linearizable") -> Generator[Any, Any, Any]:
+def do(call: Call[Any], mode: ReadMode = "linearizable") -> Generator[Any, Any, Any]:
     """What clients do with a call."""
     steps = call.steps()
     try:
@@ -149,20 +199,21 @@ def _do(call: Call[Any], mode: ReadMode = "linearizable") -> Generator[Any, Any,
         return stop.value
 
 
-def _contend(
-    client: Coordinator, contest: Contest, held: Held, until: float
-) -> Generator[Any, Any, tuple[int, int]]:
-    """The recipe, step by step; the fence, and the revision at which it was one's turn."""
-    plan, seen = enter(contest, held.id, b""), 0
+def follow(
+    client: Coordinator, contest: Contest, plan: Any, answer: Any, held: Held, *, until: float
+) -> Generator[Any, Any, tuple[Any, int]]:
+    """A recipe, step by step, from this answer on; what comes of it, and the revision seen last."""
+    seen = getattr(answer, "revision", 0)
     try:
-        step = next(plan)
+        step = plan.send(answer)
         while True:
             if isinstance(step, Until):
                 yield from _wait(client, contest, step, held, until)
-                seen = seen if step.found is None else step.found.revision
+                found = getattr(step, "found", None)
+                seen = seen if found is None else found.revision
                 step = next(plan)
                 continue
-            answer = yield from (_do(step.call, "lease") if isinstance(step, Look) else _do(step))
+            answer = yield from (do(step.call, "lease") if isinstance(step, Look) else do(step))
             if isinstance(answer, TxnResult | RangeResult):
                 seen = answer.revision
             step = plan.send(answer)
@@ -184,56 +235,68 @@ def _wait(client: Coordinator, contest: Contest, step: Until, held: Held, until:
         if answer is None or is_refusal(answer):
             break
         _, rows, *looked = answer
-        gone = [Event("delete", as_text(row[0]), b"", row[3], 0, 0, 0) for row, _ in rows]
-        if step.over(gone, *looked):
+        if step.over([_event(row) for row, _ in rows], *looked):
             break
     if watch in client.watching:
         watch.drop()
 
 
-def _acquire(
-    client: Coordinator, name: str, patience: float
-) -> Generator[Any, Any, tuple[Held, Contest, int] | None]:
-    """A lock; None if it was not to be had. Who gives up revokes its lease."""
-    random, number = client.random, client.random.getrandbits(62) + 1
-    contest = Contest(name, "lock", 1.0)
+def _event(row: Any) -> Event:
+    key, value, created, modified, version, lease = row
+    if version:
+        return Event("put", as_text(key), value, modified, created, version, lease)
+    return Event("delete", as_text(key), b"", modified, 0, 0, 0)
+
+
+def acquire(
+    client: Coordinator, contest: Contest, patience: float
+) -> Generator[Any, Any, tuple[Held, int] | None]:
+    """A place; None if it was not to be had. Who gives up revokes its lease."""
+    random, number = client.random, _new_number(client)
     held: Held | None = None
+    plan = enter(contest, number, contest.value)
     try:
-        held = yield from _new_lease(client, number)
-        fence, seen = yield from _contend(client, contest, held, client.world.now + patience)
+        held, answer = yield from new_lease_for(client, number, next(plan))
+        until = client.world.now + patience
+        fence, seen = yield from follow(client, contest, plan, answer, held, until=until)
         if held.is_over(client.boot):
             raise LockLost("its lease ended while it waited")
     except PaxonError:
         if held is not None:
             held.lose("it was given up")
         if random.random() < 0.9:  # (else its process has died just then)
-            yield from _revoke(client, number)
+            yield from revoke(client, number)
         return None
-    client.books.acquired(name, contest.key(number).encode(), fence, seen)
-    return held, contest, fence
+    client.books.acquired(contest.name, contest.key(number).encode(), fence, seen)
+    return held, fence
+
+
+def let_go(client: Coordinator, held: Held) -> Steps:
+    """Release a place, or die with it: nobody renews it then."""
+    if client.random.random() < 0.8:
+        held.lose("it was revoked")
+        yield from revoke(client, held.id)
+    else:
+        held.lose("it was thrown away")
 
 
 def _lock(client: Coordinator) -> Steps:
     """Write something under a lock, again and again, whatever becomes of the lease meanwhile."""
     random, plan = client.random, client.plan
-    name = f"~lock{random.randrange(plan.names)}"
-    found = yield from _acquire(client, name, random.choice((0.0, 1.0, 5.0)))
+    contest = Contest(f"~lock{random.randrange(plan.names)}", "lock", 1.0)
+    found = yield from acquire(client, contest, random.choice((0.0, 1.0, 5.0)))
     if found is None:
         return
-    held, contest, fence = found
+    held, fence = found
     for number in range(random.randint(1, 3)):
         if random.random() < plan.stalls:
             client.stall(random.uniform(0.5, 2.5) * held.ttl)
         yield Pause(random.uniform(0, plan.think))
-        yield from _write_under(client, contest, held.id, fence, number)
-    if random.random() < 0.8:
-        held.lose("it was revoked")
-        yield from _revoke(client, held.id)
-    else:  # the process dies, and nobody renews it
-        held.lose("it was thrown away")
+        yield from write_under(client, contest, held.id, fence, number)
+    yield from let_go(client, held)
 
 
-def _write_under(
+def write_under(
     client: Coordinator, contest: Contest, lease: int, fence: int, number: int
 ) -> Steps:
     """A transaction that its holder's key guards; it may be lost long since."""
@@ -330,8 +393,14 @@ def _compact(client: Coordinator) -> Steps:
     if random.random() < 0.5:
         yield Ask(compact)
         return
-    put = Put(KEYS[0], b"before a cut")
-    yield Ask(put, put, Compact(told + 2))  # (the head, if nobody else writes meanwhile)
+    watch = Watch(client, Events(client.books.model.revision, [(KEYS[0], None)]))
+    yield Pause(random.uniform(0, 0.5))  # a server holds it by then, and it has missed nothing
+    put, head = Put(KEYS[0], b"before a cut"), client.books.model.revision
+    yield Ask(put, put, *(Compact(head + ahead) for ahead in range(2, 12)))  # one is the head
+    with contextlib.suppress(PaxonError):
+        yield Next(watch, 1.0)
+    if watch.take() is None or watch in client.watching:
+        watch.drop()
 
 
 # --- watches -------------------------------------------------------------------------------------
@@ -364,14 +433,19 @@ def watching(client: Coordinator) -> Steps:
 
 def closing(client: Coordinator) -> Steps:
     """After all is healed: the lock comes to everybody, and watches to the end."""
-    found = yield from _acquire(client, "~lock0", FOREVER)
+    contest = Contest("~lock0", "lock", 1.0)
+    found = yield from acquire(client, contest, FOREVER)
     while found is None:
         yield Pause(client.plan.think)
-        found = yield from _acquire(client, "~lock0", FOREVER)
-    held, contest, fence = found
-    yield from _write_under(client, contest, held.id, fence, -1)
+        found = yield from acquire(client, contest, FOREVER)
+    held, fence = found
+    yield from write_under(client, contest, held.id, fence, -1)
     held.lose("it was revoked")
-    yield from _revoke(client, held.id)
+    yield from revoke(client, held.id)
+    if client.plan.weights.get("consume"):
+        from tests.simulation.sharing import drain
+
+        yield from drain(client)
     while client.watching:
         for watch in list(client.watching):
             yield from _to_the_end(client, watch)

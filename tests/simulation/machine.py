@@ -14,6 +14,7 @@ from paxon.actors.messages import Batch, Made, Place
 from paxon.kvstore.store.operations import decode_results, is_refusal
 from paxon.kvstore.store.store import KVStore
 from tests.invariants import ClusterWatch
+from tests.predicates import InvariantBroken
 from tests.store_books import StoreBooks
 
 __all__ = ["SimulatedClock", "SimulatedCrash", "SimulatedDisk", "WatchedStore", "tap"]
@@ -45,7 +46,10 @@ class WatchedStore(KVStore):
         for number, answer in answers if self.books is not None and not replaced else ():
             if number in kept and is_refusal(decode_results(answer)[0]):
                 assert self.books is not None
-                self.books.cut_off(max(kept[number].after, seen), held=True)
+                try:
+                    self.books.cut_off(max(kept[number].after, seen), held=True)
+                except InvariantBroken as broken:  # here a server would only complain of it
+                    self.books.broken = broken
         return answers
 
     def apply(self, command: bytes) -> bytes:
