@@ -241,9 +241,8 @@ class PaxosServer(BurstActor):
         # What goes on beside the protocol.
         self.comparing = Comparing(self, self.application, self._outbox, self._counters)
         self.watches = Watches(
-            self.application, self._outbox, self._counters, self._is_current, self._count_work,
-            leads=lambda: self._reign is not None,
-        )  # fmt: skip
+            self.application, self._outbox, self._counters, self._is_current, self._count_work
+        )
         self._peer_handlers = self._handlers_of_peers()
         self._client_handlers = self.reception.handlers = self._handlers_of_clients()
 
@@ -1155,16 +1154,16 @@ class PaxosServer(BurstActor):
 
     # --- for reads that wait (parts/watches.py) --------------------------------------------------
 
-    def _is_current(self) -> bool:
+    def _is_current(self, crowded: bool) -> bool:
         """Whether this server may hold watches: it would hear, soon, of whatever is chosen."""
-        known = self.log.chosen_to
-        if self._reign is None:
+        reign, known = self._reign, self.log.chosen_to
+        if reign is None:
             known = max(known, self._catching_up.known_commit)
         return (
             self.voting
             and self._led_at() > self._now - 2 * self.settings.election_timeout_max
             and known - self.application.executed <= FAR_BEHIND
-            and (self._reign is None or self.application.executed >= self._reign.takeover_end)
+            and (reign is None or (not crowded and self.application.executed >= reign.takeover_end))
         )
 
     def _tell_of_commits(self, reign: Reign) -> None:

@@ -23,20 +23,17 @@ class Watches:
         application: Application,
         outbox: Outbox,
         counters: dict[str, int],
-        is_current: Callable[[], bool],
+        is_current: Callable[[bool], bool],
         count_work: Callable[[ClientToken, int], None],
-        *,
-        leads: Callable[[], bool],
     ) -> None:
         """`is_current` says whether this server would hear, soon, of whatever is chosen.
 
-        `leads`: whether it is the leader, which has enough to do.
+        It is given whether many are held: a leader has enough to do then.
         """
         self._application = application
         self._outbox = outbox
         self._counters = counters
         self._is_current = is_current
-        self._leads = leads
         self._count_work = count_work
         self._watching = Watching()
         self.held = self._watching.held
@@ -44,8 +41,7 @@ class Watches:
 
     def on_watch(self, watch: Watch, client: ClientToken) -> None:
         """Answer at once what has happened, or keep the watch until something does."""
-        enough = watch.near and len(self.held) >= NEAR and self._leads()
-        if enough or not self._is_current():
+        if not self._is_current(watch.near and len(self.held) >= NEAR):
             self._outbox.reply(client, QueryReply(watch.id, ReplyStatus.NOT_CURRENT, b""))
             return
         watching = self._watching
@@ -79,7 +75,7 @@ class Watches:
         self.look_after()
         held = self._watching.asked(client, self._outbox.now)
         through = self._application.watched_through()
-        self._outbox.reply(client, WatchesHeld(check.id, held, through, self._is_current()))
+        self._outbox.reply(client, WatchesHeld(check.id, held, through, self._is_current(False)))
 
     def forget(self, client: ClientToken) -> None:
         """A client is gone."""
@@ -97,7 +93,7 @@ class Watches:
                 self._release()
                 return
             self._answer(happened)
-        if not self._is_current():  # else a server cut off would keep them for ever
+        if not self._is_current(False):  # else a server cut off would keep them for ever
             self._release()
         elif now >= watching.tidy_at:
             for client in watching.gone(now):
