@@ -119,7 +119,7 @@ class State:
         self.data[item.key] = item
         history.items.append(item)
         history.befores.append(replaced)
-        history.count(1, event_bytes(replaced), self.revision, self.revision)
+        history.count(1, event_bytes(item, replaced))
 
     def _check(self, changes: dict[bytes, Item | None]) -> None:
         """Raise `Refusal` if the revision, or a lease's last one, would be beyond bounds."""
