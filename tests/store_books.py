@@ -333,10 +333,10 @@ class StoreBooks:
             self._highest[key] = fence
             self.counts["guarded writes"] += 1
 
-    def read_under(self, name: str, fence: int, value: bytes) -> None:
+    def read_under(self, name: str, fence: int, value: bytes | None) -> None:
         """A reader that holds has read what a writer wrote: one from before it."""
         require(
-            int(value.partition(b" ")[0]) < fence, "guarded",
+            value is None or int(value.partition(b" ")[0]) < fence, "guarded",
             "a reader of %s with fence %d has read %r", name, fence, value,
         )  # fmt: skip
         self.counts["guarded reads"] += 1

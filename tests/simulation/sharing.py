@@ -69,7 +69,7 @@ def _read_under(client: Coordinator, contest: Contest, lease: int, fence: int) -
     read = Txn([guard], [Get(GUARDED + contest.name.encode())], [])
     [result] = yield Ask(read)
     client.books.read(read, floor, result)
-    if result[0] and result[2][0] is not None:
+    if result[0]:
         client.books.read_under(contest.name, fence, result[2][0])
 
 
