@@ -525,16 +525,14 @@ def is_split(result: Result) -> bool:
 
 def operation_bytes(operation: Operation | Compare) -> int:
     """About what the operation takes in a command, in bytes, never less than it does."""
-    kind = type(operation)
-    if kind is Put:
-        return len(operation.key) + len(operation.value) + 16  # type: ignore[union-attr]
-    if kind is Txn:
-        parts = (*operation.compare, *operation.then, *operation.otherwise)  # type: ignore[union-attr]
+    if isinstance(operation, Put):
+        return len(operation.key) + len(operation.value) + 16
+    if isinstance(operation, Txn):
+        parts = (*operation.compare, *operation.then, *operation.otherwise)
         return sum(map(operation_bytes, parts)) + 24
-    if kind is Compare:
-        end, operand = operation.end, operation.operand  # type: ignore[union-attr]
-        size = len(operand) if type(operand) is bytes else 0
-        return len(operation.key) + len(end or b"") + size + 48  # type: ignore[union-attr]
+    if isinstance(operation, Compare):
+        size = len(operation.operand) if isinstance(operation.operand, bytes) else 0
+        return len(operation.key) + len(operation.end or b"") + size + 48
     return _rarer_bytes(operation)
 
 

@@ -538,7 +538,7 @@ class KVStore(StateMachine):
 
     def _transact(self, operation: Txn | PutItem | DeleteRange) -> Result:
         state, bounds = self._state, self._bounds
-        if type(operation) is Txn:
+        if isinstance(operation, Txn):
             result = one_put(state, bounds, operation)
             if result is None:
                 return Transaction(state, bounds, self._room).run(operation)
