@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -43,6 +45,10 @@ from tests.faults.trial import Outcome, Trial
 __all__ = ["coordination"]
 
 SOON = 60.0
+SERVERS = 5
+"""So there is a majority while two come back."""
+CONSUMERS = 2
+"""Of the queue, in processes of their own."""
 TTL = 3.0
 """Of what is held: long enough to be renewed through an election, short enough to end often."""
 GUARDED, LEASED, LOAD, DONE = "guarded/", "leased/", "load/", "done/"
@@ -70,6 +76,11 @@ class Recipes:
         self.items: list[str] = []
         """What the queue was given."""
         self.told = [Told(), Told()]
+        self.meetings: list[tuple[float, float, bool]] = []
+        """Of each that came to the barrier: when, until when it was there, and if it went on."""
+        self.members: list[list[Contender]] = []
+        """What an observer of the members was told."""
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     # --- the frame -------------------------------------------------------------------------------
 
@@ -81,16 +92,19 @@ class Recipes:
         works: list[tuple[int, Work]] = [
             (3, self.lock("lock/a")), (2, self.lock("lock/b")), (3, self.election("election")),
             (3, self.semaphore("semaphore")), (4, self.rwlock("rwlock")),
-            (1, self.produce), (4, self.consume), (2, self.lease), (2, self.count),
-            (2, self.move), (1, self.write),
+            (1, self.produce), (3, self.consume), (2, self.lease), (2, self.count),
+            (2, self.move), (1, self.write), (2, self.barrier), (2, self.member),
         ]  # fmt: skip
         seed = 0
         for workers, work in works:
             for _ in range(workers):
                 seed += 1
                 self._start(self._work, work, seed)
-        self._observer = self._watchers.enter_context(self._cluster.client(timeout=SOON))
-        threading.Thread(target=self._observe, daemon=True).start()
+        for observe in (self._observe, self._observe_members):
+            observer = self._watchers.enter_context(self._cluster.client(timeout=SOON))
+            threading.Thread(target=observe, args=(observer,), daemon=True).start()
+        for _ in range(CONSUMERS):
+            self._processes.append(self._consumer())
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -100,6 +114,10 @@ class Recipes:
     def stop(self) -> None:
         """Let each worker finish what it is at."""
         self._ending.set()
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self._processes.clear()
         for thread in self._threads:
             thread.join(2 * SOON)
             assert not thread.is_alive(), f"{thread.name} does not end"
@@ -117,19 +135,20 @@ class Recipes:
             )
             queued = self._check_queue(kv)
             counted = int(kv.get("count") or 0)
+            wait_until(lambda: not kv.members("members").list(), "all members are gone", SOON)
             left, right = int(kv.get("move/a") or 0), int(kv.get("move/b") or 0)
         wrong = [*self.wrong, *queued, *leases.complaints()]
         for book in self.books.values():
             wrong += book.complaints()
             assert book.found and book.written, f"{book.name} was never held"
         wrong += once_and_in_order(self.told, self.written, 2 * self.counts["writes unknown"])
-        wrong += observed(self.leaders)
+        wrong += observed(self.leaders) + membership(self.members) + alone(self.meetings)
         if counted != self.counts["increments"]:
             wrong.append(f"{self.counts['increments']} increments made {counted}")
         if left + right != 0:
             wrong.append(f"what was moved has become {left + right}")
         assert not wrong, wrong
-        for what in ("increments", "moved", "leases", "done"):
+        for what in ("increments", "moved", "leases", "done", "joined", "met", "done by processes"):
             assert self.counts[what], f"no {what} at all"
         return self._summary()
 
@@ -142,7 +161,11 @@ class Recipes:
             "woke up late": self.counts["late"],
             "guarded writes": written,
             "leaders observed": sum(each is not None for each in self.leaders),
-            "items done": self.counts["done"],
+            "items done": self.counts["done"] + self.counts["done by processes"],
+            "of them by processes": self.counts["done by processes"],
+            "of which were killed": self.counts["consumers killed"],
+            "meetings": self.counts["met"],
+            "members": self.counts["joined"],
             "leases ended": len(self.leases.ended),
             "revisions watched": len(self.told[0].events) // 2,
             "increments": self.counts["increments"],
@@ -190,9 +213,36 @@ class Recipes:
         if event.kind == "delete":
             self.leases.ended[event.key] = boot_seconds()
 
-    def _observe(self) -> None:
+    def _observe(self, observer: Client) -> None:
         with contextlib.suppress(ClientClosed):
-            self.leaders.extend(self._observer.election("election").observe())
+            self.leaders.extend(observer.election("election").observe())
+
+    def _observe_members(self, observer: Client) -> None:
+        with contextlib.suppress(ClientClosed):
+            self.members.extend(observer.members("members", ttl=TTL).watch())
+
+    # --- consumers that are processes ------------------------------------------------------------
+
+    def _consumer(self) -> subprocess.Popen[bytes]:
+        addresses = ",".join(self._cluster.addresses)
+        command = [
+            sys.executable,
+            "-m",
+            "tests.faults.consumer",
+            addresses,
+            "queue",
+            DONE,
+            str(TTL),
+        ]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill_a_consumer(self) -> None:
+        """The one that has lived longest; another takes its place."""
+        process = self._processes.pop(0)
+        process.kill()
+        process.wait()
+        self.counts["consumers killed"] += 1
+        self._processes.append(self._consumer())
 
     # --- what is held ----------------------------------------------------------------------------
 
@@ -358,6 +408,7 @@ class Recipes:
             with contextlib.suppress(NotAcquired, LockLost):
                 self.consume(kv, draw)
         found = kv.range(prefix=DONE).entries
+        self.counts["done by processes"] = sum(e.value == b"by a process" for e in found)
         wrong = [
             f"{entry.key} was done {entry.version} times" for entry in found if entry.version > 1
         ]
@@ -372,12 +423,39 @@ class Recipes:
     def count(self, kv: Client, _draw: random.Random) -> None:
         """Add one, and ask again for what timed out: each counts once."""
         try:
-            kv.increment("count", timeout=0.2)
+            kv.counter("count").add(timeout=0.2)
         except RequestTimeout as error:
             if not error.unknown:
                 return
             self._ask_again(error)
         self.counts["increments"] += 1
+
+    def barrier(self, kv: Client, _draw: random.Random) -> None:
+        """Go on together with another."""
+        came = boot_seconds()
+        met = False
+        try:
+            kv.barrier("barrier", 2, ttl=TTL).wait(timeout=2.0)
+            met = True
+            self.counts["met"] += 1
+        finally:
+            self.meetings.append((came, boot_seconds(), met))
+
+    def member(self, kv: Client, draw: random.Random) -> None:
+        """Be there for a while, say something else of oneself, leave or die."""
+        members = kv.members("members", ttl=TTL)
+        me = members.join(f"{draw.random()}")
+        self.counts["joined"] += 1
+        try:
+            if me.key not in [each.key for each in members.list()]:
+                me.check()  # raises, if it is lost
+            me.update(f"{draw.random()}")
+        finally:
+            if draw.random() < 0.1:
+                self.counts["died"] += 1
+                me.lease.lose("it died")
+            else:
+                me.leave()
 
     def _ask_again(self, error: RequestTimeout) -> None:
         self.counts["again"] += 1
@@ -424,21 +502,59 @@ def observed(leaders: list[Contender | None]) -> list[str]:
     return wrong
 
 
+def membership(told: list[list[Contender]]) -> list[str]:
+    """Whether an observer of members was told each change once, and all in their order."""
+    wrong = []
+    for members in told:
+        fences = [each.fence for each in members]
+        if fences != sorted(set(fences)):
+            wrong.append(f"members are told of out of order: {fences}")
+    if any(one == other for one, other in pairwise(told)):
+        wrong.append("an observer of members was told one thing twice")
+    return wrong
+
+
+def alone(meetings: list[tuple[float, float, bool]]) -> list[str]:
+    """Whether anybody went on from a barrier though no other was there."""
+    return [
+        f"one went on alone, that was there from {came:.3f} to {left:.3f}"
+        for n, (came, left, met) in enumerate(meetings)
+        if met
+        and not any(
+            other_came <= left and came <= other_left
+            for m, (other_came, other_left, _) in enumerate(meetings)
+            if m != n
+        )
+    ]
+
+
+def kill_leaders(
+    cluster: PlainCluster, trial: Trial, recipes: Recipes, seconds: float
+) -> list[threading.Thread]:
+    """kill -9 of the leader every second, and of a consumer; nobody waits for their coming back."""
+    comebacks: list[threading.Thread] = []
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < seconds:
+        trial.load.run_for(1.0 - passed % 1.0)
+        victim = cluster.leader(timeout=SOON)
+        cluster.kill(victim)
+        trial.fault()
+        comebacks.append(threading.Thread(target=cluster.restart, args=(victim,)))
+        comebacks[-1].start()
+        recipes.kill_a_consumer()
+        assert not recipes.errors, recipes.errors
+    return comebacks
+
+
 def coordination(directory: Path, seconds: float) -> Outcome:
-    """kill -9 of the leader every second, with recipes and the usual load."""
+    """Leaders and consumers die every second, with recipes and the usual load."""
     with (
-        PlainCluster(3, directory / "coordination") as cluster,
+        PlainCluster(SERVERS, directory / "coordination") as cluster,
         Trial("coordination", cluster, directory, clients=2, pause=0.01) as trial,
     ):
         with Recipes(cluster) as recipes:
-            began = time.monotonic()
-            while (passed := time.monotonic() - began) < seconds:
-                trial.load.run_for(1.0 - passed % 1.0)
-                victim = cluster.leader(timeout=SOON)
-                cluster.kill(victim)
-                trial.fault()
-                cluster.restart(victim)
-                assert not recipes.errors, recipes.errors
+            for comeback in kill_leaders(cluster, trial, recipes, seconds):
+                comeback.join(SOON)
             cluster.leader(timeout=SOON)
             recipes.stop()
             note = recipes.check()

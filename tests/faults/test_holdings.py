@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paxon import Contender
-from tests.faults.coordination import observed
+from tests.faults.coordination import alone, membership, observed
 from tests.faults.holdings import Holding, Holdings, LeaseBook, Told, once_and_in_order
 
 
@@ -70,3 +70,16 @@ def test_what_an_observer_is_told_wrongly_is_found_out() -> None:
     assert observed([two, one])
     assert observed([one, one])
     assert observed([None, None])
+
+
+def test_who_went_on_from_a_barrier_without_another_is_found() -> None:
+    together = [(1.0, 3.0, True), (2.0, 3.1, True), (5.0, 6.0, False)]
+    assert alone(together) == []
+    assert len(alone([*together, (7.0, 8.0, True)])) == 1
+
+
+def test_members_told_twice_or_out_of_order_are_found() -> None:
+    one, other = Contender("m/1", b"", 1, 5), Contender("m/2", b"", 2, 9)
+    assert membership([[], [one], [one, other], [other]]) == []
+    assert len(membership([[one], [one]])) == 1
+    assert len(membership([[other, one]])) == 1
