@@ -23,6 +23,7 @@ from paxon import (
     Client,
     ClientClosed,
     Contender,
+    Entry,
     Event,
     Held,
     LeaseExpired,
@@ -51,6 +52,8 @@ CONSUMERS = 2
 """Of the queue, in processes of their own."""
 TTL = 3.0
 """Of what is held: long enough to be renewed through an election, short enough to end often."""
+USED = ("increments", "moved", "leases", "done", "joined", "met", "done by processes")
+"""What is counted, and has to have been done at all."""
 GUARDED, LEASED, LOAD, DONE = "guarded/", "leased/", "load/", "done/"
 Work = Callable[[Client, random.Random], None]
 
@@ -123,6 +126,24 @@ class Recipes:
             assert not thread.is_alive(), f"{thread.name} does not end"
         self._threads.clear()
 
+    def go_on_until_all_was_done(self) -> None:
+        """On a busy machine there may have been too little time for something."""
+
+        def done() -> bool:
+            assert not self.errors, self.errors
+            if not all(book.found and book.written for book in self.books.values()):
+                return False
+            self._count_processes(kv)
+            return all(self.counts[what] for what in USED)
+
+        with self._cluster.client(timeout=SOON) as kv:
+            wait_until(done, "all recipes have been of use", 2 * SOON)
+
+    def _count_processes(self, kv: Client) -> list[Entry]:
+        found = kv.range(prefix=DONE).entries
+        self.counts["done by processes"] = sum(e.value == b"by a process" for e in found)
+        return found
+
     def check(self) -> str:
         """All is healed, and all watchers are told; says what was done. Raises `AssertionError`."""
         assert not self.errors, self.errors
@@ -140,7 +161,6 @@ class Recipes:
         wrong = [*self.wrong, *queued, *leases.complaints()]
         for book in self.books.values():
             wrong += book.complaints()
-            assert book.found and book.written, f"{book.name} was never held"
         wrong += once_and_in_order(self.told, self.written, 2 * self.counts["writes unknown"])
         wrong += observed(self.leaders) + membership(self.members) + alone(self.meetings)
         if counted != self.counts["increments"]:
@@ -148,8 +168,6 @@ class Recipes:
         if left + right != 0:
             wrong.append(f"what was moved has become {left + right}")
         assert not wrong, wrong
-        for what in ("increments", "moved", "leases", "done", "joined", "met", "done by processes"):
-            assert self.counts[what], f"no {what} at all"
         return self._summary()
 
     def _summary(self) -> str:
@@ -407,8 +425,7 @@ class Recipes:
             assert time.monotonic() < end, "items are left, and nobody gets them"
             with contextlib.suppress(NotAcquired, LockLost):
                 self.consume(kv, draw)
-        found = kv.range(prefix=DONE).entries
-        self.counts["done by processes"] = sum(e.value == b"by a process" for e in found)
+        found = self._count_processes(kv)
         wrong = [
             f"{entry.key} was done {entry.version} times" for entry in found if entry.version > 1
         ]
@@ -529,7 +546,7 @@ def alone(meetings: list[tuple[float, float, bool]]) -> list[str]:
 
 
 def kill_leaders(
-    cluster: PlainCluster, trial: Trial, recipes: Recipes, seconds: float
+    cluster: PlainCluster, trial: Trial[PlainCluster], recipes: Recipes, seconds: float
 ) -> list[threading.Thread]:
     """kill -9 of the leader every second, and of a consumer; nobody waits for their coming back."""
     comebacks: list[threading.Thread] = []
@@ -556,6 +573,7 @@ def coordination(directory: Path, seconds: float) -> Outcome:
             for comeback in kill_leaders(cluster, trial, recipes, seconds):
                 comeback.join(SOON)
             cluster.leader(timeout=SOON)
+            recipes.go_on_until_all_was_done()
             recipes.stop()
             note = recipes.check()
         outcome = trial.verify()
