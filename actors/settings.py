@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Election: actors/election.py.
     policy: PolicyName = "stable"
     heartbeat_interval: float = 0.05
+    """Seconds between two heartbeats of a leader."""
     election_timeout_min: float = 0.3
     """A follower tries to lead after a random time without a heartbeat between this …"""
     election_timeout_max: float = 0.5
@@ -52,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     backoff_base: float = 0.01
     """Policy `backoff`: the first wait is drawn from 0 … this; it doubles at each preemption."""
     backoff_cap: float = 1.0
+    """The longest that such a wait may become, seconds."""
     contend: bool = False
     """For the contention benches: a server that gets a client's command while it does not lead
     starts phase 1 for it instead of sending the client to the leader."""
@@ -89,6 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_kept: int | None = None
     """The same for all sessions together."""
     max_command_bytes: int | None = None
+    """A larger command is refused."""
     max_outstanding: int | None = None
     """Commands a session may have unacknowledged."""
 

@@ -14,7 +14,7 @@ too large, and will be answered in a smaller request.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, assert_never
 
 import msgspec
 
@@ -422,14 +422,17 @@ def _writes(operation: Inner) -> Writes:
     match operation:
         case Put(key) | PutItem(key):
             return Writes({key: None}, [])
-        case Delete(key) | DeleteRange(key, None):
+        case Delete(key):
             return Writes({}, [(key, key + b"\0")])
-        case DeleteRange(key, bytes(end)):
-            return Writes({}, [(key, _AFTER_ALL if end == TO_THE_END else end)])
+        case DeleteRange(key, end):
+            after = key + b"\0" if end is None else _AFTER_ALL if end == TO_THE_END else end
+            return Writes({}, [(key, after)])
         case Txn(_, then, otherwise):
             return either(_all_writes(then), _all_writes(otherwise))
-        case _:
+        case Get() | Range():
             return Writes({}, [])
+        case _:
+            assert_never(operation)
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -559,5 +562,7 @@ def _rarer_bytes(operation: Operation | Compare) -> int:
             return len(items) + len(claims) + 32
         case Get() | Delete() | Increment():
             return len(operation.key) + 24
-        case _:
+        case Compact() | Grant() | KeepAlive() | Revoke() | TimeLeft() | Leases():
             return 40
+        case _:
+            assert_never(operation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import msgspec
 
 from paxon.kvstore.store.items import Item, as_bytes, row, value_bytes
@@ -191,8 +193,10 @@ class Transaction:
                 self._bounds.check_value(len(value))
             case Range():
                 self._state.check_revision(operation.revision)
+            case Get() | Delete() | DeleteRange() | Txn():
+                pass  # these fail for no reason of their own
             case _:
-                pass
+                assert_never(operation)
 
     # --- doing it, on the side ---------------------------------------------------------------
 
