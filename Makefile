@@ -25,7 +25,7 @@ COVERAGE_FLOOR ?= 60
 help:
 	@echo 'make demo    three durable servers lose their leader and go on, in under a minute'
 	@echo 'make test    the whole test suite, and make lint'
-	@echo 'make check   lint, types, and the tests that need no server processes, on all cores'
+	@echo 'make check   lint, types, and the quick tests that need no server processes, on all cores'
 	@echo 'make coverage  what make check runs, and how much of the code it runs through'
 	@echo 'make lint    mypy --strict, ruff and vulture alone'
 	@echo 'make bench   the benchmarks, quick form (BENCH_ARGS= for the long one)'

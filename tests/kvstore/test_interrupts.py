@@ -18,6 +18,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
+@pytest.mark.slow
 def test_while_servers_are_asked_for_their_status(servers: SocketCluster) -> None:
     addresses = dict(enumerate(servers.addresses, 1))
     probes: list[StatusProbe] = []
@@ -32,6 +33,7 @@ def test_while_servers_are_asked_for_their_status(servers: SocketCluster) -> Non
             assert ends(probes.pop().close)
 
 
+@pytest.mark.slow
 def test_while_an_operation_waits(servers: SocketCluster) -> None:
     clients: list[Client] = []
 

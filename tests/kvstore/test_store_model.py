@@ -145,6 +145,7 @@ def comparable(result: Any) -> Any:
     return {"kind": result.get("kind", "")} if is_refusal(result) else result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("block_events", "examples"), [(2, 300), (1024, 200)])
 def test_the_store_does_what_its_model_does(block_events: int, examples: int) -> None:
     """Whether history is packed (in small blocks, so that much of it is) or not."""

@@ -229,6 +229,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 def test_type_checkers_see_the_classs_own_signatures(tmp_path: Path) -> None:
     """Method names, arguments, results, also without waiting and from asyncio."""
     path = tmp_path / "sample.py"

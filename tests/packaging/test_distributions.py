@@ -11,7 +11,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.packaging.conftest import ROOT, Distributions, Installed, run
+
+pytestmark = pytest.mark.slow
 
 FOLDERS = ("actors", "transport", "kvstore", "bench")
 """Each is a package of its name in `paxon`; the folder `paxon` is that package itself."""

@@ -483,6 +483,7 @@ def test_sessions_of_two_clusters_and_of_two_lives_have_nothing_in_common() -> N
     assert all(0 < number < 1 << 63 for number in first)
 
 
+@pytest.mark.slow
 def test_a_slot_takes_more_sessions_than_fit_into_twenty_bits() -> None:
     count = (1 << 20) + 50
     table = session_table(2 * count)

@@ -134,6 +134,7 @@ def test_there_are_enough_of_them_and_each_has_its_own_name() -> None:
         by_name("none of them")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.name.replace(" ", "-"))
 def test_a_planted_bug_is_caught(bug: PlantedBug) -> None:
     first = FIRST_SEED.get(bug.name, 0)
@@ -159,6 +160,7 @@ def test_a_planted_bug_is_caught(bug: PlantedBug) -> None:
     assert caught
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANYWHERE)
 def test_the_simulator_catches_it_by_the_predicate_that_says_so(name: str) -> None:
     with by_name(name).apply():

@@ -29,6 +29,7 @@ def quiet() -> Iterator[None]:
     logger.enable("paxon")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", STARTS, ids=lambda start: start.name.replace(" ", "-"))
 def test_no_order_of_events_breaks_anything(start: Start) -> None:
     states = start.states // 2 if len(start.goals) == 0 else start.states
@@ -37,6 +38,7 @@ def test_no_order_of_events_breaks_anything(start: Start) -> None:
     assert found.complete or found.depth >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [3, 5])
 def test_long_random_walks_break_nothing_and_get_somewhere(size: int) -> None:
     walks = [walk(size, seed, 1000) for seed in range(sized(60, 1800))]

@@ -38,6 +38,7 @@ def about_bounds(seed: int) -> Plan:
     return draw_plan(seed, 1000, about_bounds=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BOUNDS, ids=lambda bug: bug.name.replace(" ", "-"))
 def test_a_planted_bug_is_caught(bug: PlantedBug) -> None:
     with bug.apply():
@@ -50,6 +51,7 @@ def test_a_planted_bug_is_caught(bug: PlantedBug) -> None:
     raise AssertionError(f"{bug.name} escaped {SEEDS} runs")
 
 
+@pytest.mark.slow
 def test_runs_about_bounds_are_clean_and_reach_them(monkeypatch: pytest.MonkeyPatch) -> None:
     met: Counter[str] = Counter()
 
@@ -85,6 +87,7 @@ def test_all_bounds_that_may_be_drawn_are_there_and_are_given_back() -> None:
     assert (dict(vars(allowances)), dict(vars(turns))) == before
 
 
+@pytest.mark.slow
 def test_a_run_about_bounds_brings_no_frame_twice() -> None:
     for seed in range(20):
         plan = draw_plan(seed, 100, about_bounds=False)

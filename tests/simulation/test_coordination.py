@@ -15,12 +15,14 @@ STEPS = 800
 SHARE = 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, SEEDS + 1))
 def test_what_coordinating_clients_are_told_holds(seed: int) -> None:
     outcome = run(draw_plan(seed, STEPS, about_coordination=True))
     assert not outcome.broken, outcome.text
 
 
+@pytest.mark.slow
 def test_it_comes_to_all_that_may_happen() -> None:
     met: Counter[str] = Counter()
     for seed in (3, 35):

@@ -33,26 +33,31 @@ def hunt_all(case: str, go_wrong: Callable[[Node], None]) -> None:
         hunt(plan, who, go_wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_who_forgets_to_be_deterministic_stops(case: str) -> None:
     hunt_all(case, forget_to_be_deterministic)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_whose_memory_fails_stops_once_a_reply_shows_it(case: str) -> None:
     hunt_all(case, flip_bits)
 
 
+@pytest.mark.slow
 def test_restarts_from_snapshots_are_no_difference() -> None:
     for plan in plans(3, 2):
         restart_from_snapshots(plan)
 
 
+@pytest.mark.slow
 def test_texts_of_errors_are_no_difference() -> None:
     for plan in plans(3, 2):
         raise_errors_that_hold_addresses(plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planted", DIGESTS, ids=lambda planted: planted.bug.name)
 def test_a_planted_bug_is_caught(planted: DigestBug) -> None:
     """The checks bite."""

@@ -12,6 +12,7 @@ from tests.simulation.runner import run
 SEEDS = [seed for seed in range(1, 241) if not draw_plan(seed, 60).made]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", MAKING, ids=lambda bug: bug.name)
 def test_a_planted_bug_is_caught(bug: PlantedBug) -> None:
     with bug.apply():
@@ -22,6 +23,7 @@ def test_a_planted_bug_is_caught(bug: PlantedBug) -> None:
     raise AssertionError(f"{bug.name} escaped {len(SEEDS)} seeds")
 
 
+@pytest.mark.slow
 def test_clusters_are_made_under_faults() -> None:
     assert len(SEEDS) > 60
     for seed in SEEDS[:25]:

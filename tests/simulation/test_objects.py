@@ -10,6 +10,7 @@ from tests.simulation.objects import object_plans, run_with_object
 RUNS = 20
 
 
+@pytest.mark.slow
 def test_objects_are_equal_on_all_servers_through_every_fault() -> None:
     for plan in object_plans(RUNS):
         outcome = run_with_object(plan)
@@ -17,6 +18,7 @@ def test_objects_are_equal_on_all_servers_through_every_fault() -> None:
     assert in_an_upgrade(1) == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("special", OBJECTS, ids=lambda special: special.bug.name)
 def test_bugs_planted_in_objects_are_caught(special: ObjectBug) -> None:
     assert special.hunt()

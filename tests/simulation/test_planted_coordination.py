@@ -45,6 +45,7 @@ def test_each_of_them_is_hunted() -> None:
     assert {bug.name for bug in COORDINATION} == set(CAUGHT_BY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", COORDINATION, ids=lambda bug: bug.name.replace(" ", "-"))
 def test_a_bug_planted_in_coordination_is_caught(bug: PlantedBug) -> None:
     first, predicate = CAUGHT_BY[bug.name]

@@ -82,6 +82,7 @@ def test_plans_differ_in_kind() -> None:
 # --- it finds what is wrong ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bug", "predicates"),
     [
@@ -101,6 +102,7 @@ def test_a_planted_bug_is_found(bug: str, predicates: set[str]) -> None:
         assert first_failure()[1] in predicates
 
 
+@pytest.mark.slow
 def test_a_store_that_is_not_deterministic_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter(range(1 << 30))
     original = KVStore.apply
@@ -112,6 +114,7 @@ def test_a_store_that_is_not_deterministic_is_found(monkeypatch: pytest.MonkeyPa
     assert first_failure()[1] == "equal prefixes"
 
 
+@pytest.mark.slow
 def test_a_store_that_answers_from_the_past_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the clients' history can show this: all servers agree on it."""
     original = KVStore.query
@@ -132,6 +135,7 @@ def test_a_store_that_answers_from_the_past_is_found(monkeypatch: pytest.MonkeyP
     assert set(broken) == {"", "linearizable"}
 
 
+@pytest.mark.slow
 def test_a_failure_is_cut_down_and_written_as_a_test(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -158,6 +162,7 @@ def test_a_failure_is_cut_down_and_written_as_a_test(
 # --- many seeds ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_campaign_resumes_from_its_report(tmp_path: Path) -> None:
     report = tmp_path / "report.jsonl"
     whole = run_campaign(0, 30, 100, report=report, workers=2)

@@ -34,6 +34,7 @@ def plan_of(seed: int) -> Plan:
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_transactions_are_whole_and_linearizable(seed: int) -> None:
     with short_history():
@@ -103,6 +104,7 @@ def hunt(bug: Callable[[], Any], seeds: int = HUNT) -> tuple[int, Outcome] | Non
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_planted_bugs_of_the_store_are_caught(bug: Callable[[], Any]) -> None:
     found = hunt(bug)

@@ -89,6 +89,7 @@ def places(killed: Path, name: str) -> Iterator[tuple[int, int]]:
         yield randomly.randrange(size), 1 << randomly.randrange(8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["paxon.db", "paxon.db-wal", "paxon.witness", "snapshot-200.paxon"]
 )
