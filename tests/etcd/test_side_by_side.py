@@ -233,7 +233,6 @@ def stricter(fields: dict[str, Any]) -> bool:
     return False
 
 
-@pytest.mark.slow
 @settings(
     max_examples=sized(15, 500), deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
