@@ -398,16 +398,14 @@ def _check_queue(items: bytes, claims: bytes) -> None:
 
 Inner: TypeAlias = Put | Get | Delete | PutItem | Range | DeleteRange | Txn
 """What a transaction may do."""
-Operation: TypeAlias = (
-    Put | Get | Append | Delete | CompareAndSet | Scan | PutItem | Range | DeleteRange | Txn
+Rarer: TypeAlias = (
+    Get | Append | Delete | CompareAndSet | Scan | PutItem | Range | DeleteRange
     | Compact | Increment | Grant | KeepAlive | Revoke | TimeLeft | Leases | Events
     | Enqueue | Unclaimed | Claim
 )  # fmt: skip
-Executable: TypeAlias = (
-    Item | Get | Append | Delete | CompareAndSet | Scan | PutItem | Range | DeleteRange | Txn
-    | Compact | Increment | Grant | KeepAlive | Revoke | TimeLeft | Leases | Events
-    | Enqueue | Unclaimed | Claim
-)  # fmt: skip
+"""All but puts and transactions."""
+Operation: TypeAlias = Put | Txn | Rarer
+Executable: TypeAlias = Item | Txn | Rarer
 """An operation as a server decodes it: a put is the item that it makes."""
 Result: TypeAlias = Any
 
@@ -539,7 +537,7 @@ def operation_bytes(operation: Operation | Compare) -> int:
     return _rarer_bytes(operation)
 
 
-def _rarer_bytes(operation: Operation | Compare) -> int:
+def _rarer_bytes(operation: Rarer) -> int:
     match operation:
         case Append(key, value):
             return len(key) + len(value) + 16
