@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,7 +19,7 @@ from paxon.kvstore.etcd.errors import Refused, accepted, too_large
 from paxon.kvstore.etcd.messages import message
 from paxon.kvstore.recipes.clients import AsyncClient
 from paxon.kvstore.store import operations as wire
-from paxon.kvstore.store.operations import Operation, Result, is_split
+from paxon.kvstore.store.operations import Operation, Result, is_refusal, is_split
 from paxon.kvstore.store.spans import TO_THE_END, prefix_span
 
 __all__ = ["REGISTERED", "RESERVED", "REVISION", "Front", "span_end"]
@@ -34,6 +35,8 @@ REGISTERED = wire.Range(*prefix_span(_GATEWAYS))
 _TTL_SECONDS = 10
 _PATIENCE = 5.0
 """Seconds for what the gateway asks for itself."""
+_BEHIND_SECONDS, _BEHIND_PAUSE = 1.0, 0.01
+"""So long, and so often, is a server asked that is behind what was answered before."""
 _FIRST_LOOKS = 5
 """So often is a busy cluster asked who it is before that is given up."""
 _LOOK_SECONDS = 1.0
@@ -120,6 +123,27 @@ class Front:
         if is_split(result):
             raise too_large()
         return accepted(result)
+
+    async def ask_any(
+        self, operation: wire.Range | wire.Txn, timeout: float, revision: Callable[[Result], int]
+    ) -> Result:
+        """What a server says for itself, be it old, but no older than what was answered before.
+
+        As with a member of etcd, a client that reads from one gateway never sees time go back.
+        `revision`: the store's, in a result. Raises `Refused`.
+        """
+        least, begun = self.revision, time.monotonic()
+        while (passed := time.monotonic() - begun) < min(_BEHIND_SECONDS, timeout / 2):
+            [result] = await self.kv._do(_Ask((operation,)), timeout - passed, "stale")
+            if is_split(result):
+                raise too_large()
+            if is_refusal(result):
+                if result.get("kind") != "future":
+                    break
+            elif revision(result) >= least:
+                return result
+            await asyncio.sleep(_BEHIND_PAUSE)
+        return await self.ask_one(operation, max(0.001, timeout - time.monotonic() + begun))
 
     async def now(self, timeout: float) -> int:
         """The store's revision, by a linearizable read."""

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from paxon.actors.messages import ReadMode
 from paxon.kvstore.etcd import errors
 from paxon.kvstore.etcd.calls import Method, until
 from paxon.kvstore.etcd.front import REVISION, Front, span_end
@@ -179,10 +178,15 @@ class KV:
     async def range(self, request: Any, timeout: float) -> Any:
         """Read keys: a long answer in parts, all of the revision of the first."""
         wanted = _range(request)
-        mode: ReadMode = "stale" if request.serializable else "linearizable"
-        end_by, ask = until(timeout), self._front.ask_one
+        end_by = until(timeout)
+
+        async def ask(part: wire.Range, timeout: float) -> Result:
+            if request.serializable:
+                return await self._front.ask_any(part, timeout, lambda result: int(result[0]))
+            return await self._front.ask_one(part, timeout)
+
         filtered = wanted.order != "key" or wanted.end is None
-        result = await ask(wanted, timeout, mode)
+        result = await ask(wanted, timeout)
         revision, count, more, rows, rest = result
         at = wanted.revision or revision
         while rest is not None and not (wanted.limit and len(rows) >= wanted.limit):
@@ -192,7 +196,7 @@ class KV:
                 wanted, key=key, end=end, revision=at,
                 limit=wanted.limit - len(rows) if wanted.limit else 0,
             )  # fmt: skip
-            _, _, more, further, rest = await ask(part, max(0.001, end_by - time.monotonic()), mode)
+            _, _, more, further, rest = await ask(part, max(0.001, end_by - time.monotonic()))
             rows += further
         return self._ranged(
             [revision, count, more or rest is not None, rows, None], self._front.header(revision)
@@ -230,8 +234,10 @@ class KV:
         if request.ByteSize() > _MAX_REQUEST_BYTES:
             raise errors.too_large()
         txn = _txn(request, _MAX_OPERATIONS)
-        reads = wire.is_read(txn) and _serializable(request)
-        result = await self._front.ask_one(txn, timeout, "stale" if reads else "linearizable")
+        if wire.is_read(txn) and _serializable(request):
+            result = await self._front.ask_any(txn, timeout, lambda result: int(result[1]))
+        else:
+            result = await self._front.ask_one(txn, timeout)
         return self._transacted(txn, result, self._front.header(result[1]))
 
     def _transacted(self, txn: wire.Txn, result: Result, header: Any) -> Any:

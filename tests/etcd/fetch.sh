@@ -1,33 +1,66 @@
 #!/bin/sh
-# Fetch what the tests of the etcd API are run beside: etcd and etcdctl of Debian, and the Python
-# clients' source distributions with their own test suites.
+# Fetch what the tests of the etcd API are run beside, which nobody here wrote:
 #
-#   fetch.sh DIRECTORY [PYTHON]
+#   fetch.sh DIRECTORY programs         etcd and etcdctl of Debian, unpacked and not installed
+#   fetch.sh DIRECTORY suites [PYTHON]  the Python clients' sources with their tests, and environments
+#                                       in which they run (suites/*.txt)
 #
-# Nothing is installed into the system; to get rid of it remove DIRECTORY.
+# To get rid of all of it remove DIRECTORY.
 set -eu
 
 directory=${1:?'name the directory to put it into'}
-python=${2:-python3}
-mkdir -p "$directory/root" "$directory/suites" "$directory/download"
+here=$(cd "$(dirname "$0")" && pwd)
+python=${3:-python3}
+mkdir -p "$directory"
 directory=$(cd "$directory" && pwd)
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 
-if [ ! -x "$directory/root/usr/bin/etcdctl" ]; then
+missing() {
+  echo "$1" >&2
+  tail -n 3 "$directory/log" >&2
+  exit 1
+}
+
+programs() {
+  [ -x "$directory/root/usr/bin/etcdctl" ] && return
+  mkdir -p "$directory/root" "$directory/download"
   cd "$directory/download"
-  apt-get download etcd-server etcd-client 2>/dev/null ||
-    { echo 'etcd-server and etcd-client cannot be had by apt-get download' >&2; exit 1; }
+  apt-get download etcd-server etcd-client >"$directory/log" 2>&1 ||
+    missing 'etcd-server and etcd-client cannot be had by apt-get download'
   for file in *.deb; do
     dpkg-deb -x "$file" "$directory/root"
     rm "$file"
   done
-fi
+}
 
-cd "$directory/suites"
-for suite in etcd3==0.12.0 etcd3gw==2.7.0 aetcd==1.0.0; do
-  folder=$(echo "$suite" | sed 's/==/-/')
-  [ -d "$folder" ] && continue
-  "$python" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
-    --no-build-isolation "$suite" 2>/dev/null ||
-    { echo "$suite cannot be had from the package index" >&2; exit 1; }
-  tar xzf "$folder.tar.gz"
-done
+# Says whether $1 was made from these very files, which then are noted when all is there.
+made_from() {
+  sums=$(cat "$here"/suites/*.txt | sha256sum)
+  [ "$(cat "$1/made-from" 2>/dev/null)" = "$sums" ]
+}
+
+suites() {
+  made_from "$directory/suites" && return
+  rm -rf "$directory/suites"
+  mkdir -p "$directory/suites"
+  cd "$directory/suites"
+  # (Setuptools takes aetcd's version from git, which a source distribution does not have.)
+  SETUPTOOLS_SCM_PRETEND_VERSION=1.0.0 "$python" -m pip download --quiet --no-deps \
+    --no-binary aetcd,etcd3,etcd3gw -r "$here/suites/sources.txt" >"$directory/log" 2>&1 ||
+    missing 'the source distributions in suites/sources.txt cannot be had by pip download'
+  for file in *.tar.gz; do
+    tar xzf "$file"
+    rm "$file"
+  done
+  for environment in old new; do
+    "$python" -m venv "$environment" >"$directory/log" 2>&1 || missing 'python -m venv has failed'
+    "$environment/bin/python" -m pip install --quiet -r "$here/suites/$environment.txt" \
+      >"$directory/log" 2>&1 || missing "suites/$environment.txt cannot be installed by pip"
+  done
+  echo "$sums" >made-from
+}
+
+case ${2:-} in
+programs | suites) "$2" ;;
+*) echo 'say what: programs or suites' >&2; exit 2 ;;
+esac

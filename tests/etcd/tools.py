@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -28,11 +30,12 @@ __all__ = [
     "Gateway",
     "Grpc",
     "binary",
+    "fetched",
     "real_etcd",
     "tools_directory",
 ]
 
-_FETCH_SECONDS = 120
+_FETCH_SECONDS = 300
 
 
 def tools_directory() -> Path:
@@ -44,27 +47,34 @@ def tools_directory() -> Path:
 
 
 @functools.cache
-def _fetch() -> str:
+def _fetch(what: str) -> str:
     """Fetch what is not there; why that failed, "" if it did not."""
     script = Path(__file__).with_name("fetch.sh")
-    try:
-        done = subprocess.run(
-            ["sh", str(script), str(tools_directory())],
-            capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
+    directory = tools_directory()
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / f"{what}.lock").open("w") as lock:  # others run tests, too
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            done = subprocess.run(
+                ["sh", str(script), str(directory), what, sys.executable],
+                capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
     return done.stderr.strip() if done.returncode else ""
+
+
+def fetched(what: str, path: str) -> Path:
+    """A path among the fetched things; the test is skipped where it cannot be had."""
+    if problem := _fetch(what):
+        pytest.skip(f"no {what}: {problem}")
+    return tools_directory() / path
 
 
 def binary(name: str) -> str:
     """The path of etcd's program of this name; the test is skipped where it cannot be had."""
     path = tools_directory() / "root" / "usr" / "bin" / name
-    if not path.exists():
-        problem = _fetch()
-        if not path.exists():
-            pytest.skip(f"no {name}: {problem or 'it was not in the packages'}")
-    return str(path)
+    return str(path if path.exists() else fetched("programs", f"root/usr/bin/{name}"))
 
 
 class Gateway:

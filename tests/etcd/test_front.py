@@ -1,0 +1,54 @@
+"""What a gateway itself makes sure of, whatever server it asks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from paxon.kvstore.etcd.front import Front
+from paxon.kvstore.recipes.clients import AsyncClient
+from paxon.kvstore.store import operations as wire
+from paxon.kvstore.store.operations import refusal
+
+
+class Servers:
+    """Stands for a client of the cluster; answers stale reads as it is told."""
+
+    def __init__(self, *answers: Any) -> None:
+        self._answers = list(answers)
+        self.modes: list[str] = []
+
+    async def _do(self, _call: Any, _timeout: float, mode: str) -> Any:
+        self.modes.append(mode)
+        return [self._answers.pop(0)]
+
+
+def row(revision: int) -> Any:
+    return [revision, 0, False, [], None]
+
+
+def ask(servers: Servers, seen: int) -> Any:
+    front = Front(cast("AsyncClient", servers))
+    front.revision = seen
+    return asyncio.run(front.ask_any(wire.Range(b"k"), 5.0, lambda result: int(result[0])))
+
+
+def test_time_does_not_go_back_for_who_reads_from_one_gateway() -> None:
+    servers = Servers(row(7), row(8), row(9))
+    assert ask(servers, seen=9)[0] == 9
+    assert servers.modes == ["stale"] * 3
+
+
+def test_a_revision_that_a_server_does_not_have_yet_is_waited_for() -> None:
+    future = refusal("not yet", "future")
+    assert ask(Servers(future, row(9)), seen=9)[0] == 9
+
+
+def test_who_stays_behind_is_given_up_for_the_leader() -> None:
+    servers = Servers(*[row(7)] * 1000)
+
+    async def answers(_call: Any, _timeout: float, mode: str) -> Any:
+        return [row(7 if mode == "stale" else 9)]
+
+    servers._do = answers  # type: ignore[method-assign]
+    assert ask(servers, seen=9)[0] == 9
