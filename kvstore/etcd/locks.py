@@ -158,7 +158,7 @@ class LockService:
 
     def _leader_key(self, request: Any) -> Any:
         if not request.HasField("leader"):
-            raise Refused(Code.INVALID_ARGUMENT, '"leader" field must be provided')
+            raise Refused(Code.UNKNOWN, '"leader" field must be provided')
         return request.leader
 
     async def proclaim(self, request: Any, timeout: float) -> Any:

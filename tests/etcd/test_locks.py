@@ -1,0 +1,276 @@
+"""The services Lock and Election: by gRPC and as JSON, and in the layout that others use."""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import json
+import threading
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from paxon import Client, NotAcquired
+from paxon.kvstore.etcd.messages import decode, encode, message
+from tests.etcd.tools import Gateway, Grpc, refusal
+from tests.waiting import wait_until
+
+SOON = 20.0
+
+
+class Services:
+    """Calls both services, by gRPC."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(
+            address, options=[("grpc.use_local_subchannel_pool", 1)]
+        )
+
+    def call(self, path: str, timeout: float = SOON, **fields: Any) -> Any:
+        """Such as `Lock/Lock`."""
+        return self.begin(path, timeout, **fields)(SOON)
+
+    def begin(self, path: str, timeout: float = SOON, **fields: Any) -> Callable[[float], Any]:
+        """Ask, and wait with what is returned."""
+        service, name = path.split("/")
+        method = self._channel.unary_unary(
+            f"/v3{service.lower()}pb.{path}", encode,
+            functools.partial(decode, message(f"{name}Response")),
+        )  # fmt: skip
+        future = method.future(message(f"{name}Request")(**fields), timeout=timeout)
+        self.last = future
+        return future.result  # type: ignore[no-any-return]
+
+    def observe(self, name: bytes) -> Any:
+        method = self._channel.unary_stream(
+            "/v3electionpb.Election/Observe", encode,
+            functools.partial(decode, message("LeaderResponse")),
+        )  # fmt: skip
+        return method(message("LeaderRequest")(name=name))
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+@pytest.fixture(scope="module", params=["gateway", "etcd"])
+def address(request: pytest.FixtureRequest) -> str:
+    """Of Paxon, then of a real etcd: what is said of the one holds for the other."""
+    server = request.getfixturevalue(request.param)
+    return str(getattr(server, "address", server))
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[Grpc]:
+    client = Grpc(address)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def services(address: str) -> Iterator[Services]:
+    services = Services(address)
+    yield services
+    services.close()
+
+
+def lease(client: Grpc, seconds: int = 60) -> int:
+    granted = client.call(
+        "Lease/LeaseGrant", message("LeaseGrantRequest")(TTL=seconds), "LeaseGrantResponse"
+    )
+    return int(granted.ID)
+
+
+def revoke(client: Grpc, number: int) -> None:
+    client.call(
+        "Lease/LeaseRevoke", message("LeaseRevokeRequest")(ID=number), "LeaseRevokeResponse"
+    )
+
+
+def contenders(client: Grpc, name: bytes) -> list[bytes]:
+    found = client.kv("Range", key=name + b"/", range_end=name + b"0", sort_target=2, sort_order=1)
+    return [each.key for each in found.kvs]
+
+
+def test_a_lock_is_a_key_of_its_lease_and_the_next_waits(client: Grpc, services: Services) -> None:
+    first, second = lease(client), lease(client)
+    held = services.call("Lock/Lock", name=b"turn", lease=first)
+    assert held.key == b"turn/%x" % first
+    (row,) = client.kv("Range", key=held.key).kvs
+    assert (row.lease, row.value) == (first, b"")
+    again = services.call("Lock/Lock", name=b"turn", lease=first)
+    assert again.key == held.key, "who holds it already is told so"
+    waiting = services.begin("Lock/Lock", name=b"turn", lease=second)
+    wait_until(lambda: len(contenders(client, b"turn")) == 2)
+    assert not services.last.done()
+    services.call("Lock/Unlock", key=held.key)
+    assert waiting(SOON).key == b"turn/%x" % second
+    revoke(client, second)
+    assert not contenders(client, b"turn")
+
+
+def test_a_lock_without_a_lease_gets_one_of_a_minute(client: Grpc, services: Services) -> None:
+    held = services.call("Lock/Lock", name=b"minute")
+    (row,) = client.kv("Range", key=held.key).kvs
+    left = client.call(
+        "Lease/LeaseTimeToLive", message("LeaseTimeToLiveRequest")(ID=row.lease),
+        "LeaseTimeToLiveResponse",
+    )  # fmt: skip
+    assert left.grantedTTL == 60 and held.key == b"minute/%x" % row.lease
+    services.call("Lock/Unlock", key=held.key)
+
+
+def test_who_gives_up_leaves_no_contender(client: Grpc, services: Services) -> None:
+    first, second = lease(client), lease(client)
+    held = services.call("Lock/Lock", name=b"given-up", lease=first)
+    services.begin("Lock/Lock", name=b"given-up", lease=second)
+    wait_until(lambda: len(contenders(client, b"given-up")) == 2)
+    services.last.cancel()
+    wait_until(lambda: contenders(client, b"given-up") == [held.key], "its key is gone")
+    with pytest.raises(grpc.RpcError):
+        services.call("Lock/Lock", 0.3, name=b"given-up", lease=second)
+    wait_until(lambda: contenders(client, b"given-up") == [held.key], "its key is gone")
+    revoke(client, first)
+
+
+def test_a_waiter_whose_lease_ends_is_told(gateway: Gateway) -> None:
+    """(A real etcd's waits until its turn comes.)"""
+    client, services = Grpc(gateway.address), Services(gateway.address)
+    first, second = lease(client), lease(client)
+    services.call("Lock/Lock", name=b"ended", lease=first)
+    waiting = services.begin("Lock/Lock", name=b"ended", lease=second)
+    wait_until(lambda: len(contenders(client, b"ended")) == 2)
+    revoke(client, second)
+    with pytest.raises(grpc.RpcError) as caught:
+        waiting(SOON)
+    assert caught.value.details() == "mutex: session is expired"
+    assert refusal(lambda: services.call("Lock/Lock", name=b"x", lease=12345)) == (
+        "NOT_FOUND", "etcdserver: requested lease not found",
+    )  # fmt: skip
+    revoke(client, first)
+
+
+def test_names_that_begin_alike_do_not_touch_each_other(gateway: Gateway) -> None:
+    """etcd #6278: in a real one they do."""
+    client, services = Grpc(gateway.address), Services(gateway.address)
+    client.kv("Put", key=b"nam", value=b"1")
+    client.kv("Put", key=b"name/config", value=b"1")
+    held = [
+        services.call("Lock/Lock", name=name, lease=lease(client)).key
+        for name in (b"n", b"name", b"name/a", b"na", b"name/config")
+    ]
+    assert len(set(held)) == 5
+    for key in held:
+        services.call("Lock/Unlock", key=key)
+
+
+def test_one_lock_with_paxons_own(gateway: Gateway) -> None:
+    client, services = Grpc(gateway.address), Services(gateway.address)
+    with Client(gateway.cluster.addresses) as kv:
+        with kv.lock("shared", timeout=SOON) as held:
+            waiting = services.begin("Lock/Lock", name=b"shared", lease=lease(client))
+            wait_until(lambda: len(contenders(client, b"shared")) == 2)
+            assert not services.last.done()
+            held.check()
+        taken = waiting(SOON)
+        with pytest.raises(NotAcquired):
+            kv.lock("shared", timeout=0.2).acquire()
+        services.call("Lock/Unlock", key=taken.key)
+        with kv.lock("shared", timeout=SOON):
+            pass
+    services.close()
+    client.close()
+
+
+def test_an_election(client: Grpc, services: Services) -> None:
+    number = lease(client)
+    assert refusal(lambda: services.call("Election/Leader", name=b"chair")) == (
+        "UNKNOWN", "election: no leader",
+    )  # fmt: skip
+    told: list[bytes] = []
+    observing = services.observe(b"chair")
+    watching = threading.Thread(target=collect, args=(observing, told), daemon=True)
+    watching.start()
+    leader = services.call("Election/Campaign", name=b"chair", lease=number, value=b"a").leader
+    assert (leader.name, leader.key, leader.lease) == (b"chair", b"chair/%x" % number, number)
+    said = services.call("Election/Leader", name=b"chair").kv
+    assert (said.key, said.value, said.create_revision) == (leader.key, b"a", leader.rev)
+    second = lease(client)
+    waiting = services.begin("Election/Campaign", name=b"chair", lease=second, value=b"b")
+    wait_until(lambda: len(contenders(client, b"chair")) == 2)
+    services.call("Election/Proclaim", leader=leader, value=b"a2")
+    wait_until(lambda: told[-1:] == [b"a2"], "observers are told")
+    services.call("Election/Resign", leader=leader)
+    following = waiting(SOON).leader
+    assert following.lease == second
+    wait_until(lambda: told[-1:] == [b"b"], "observers are told")
+    assert refusal(lambda: services.call("Election/Proclaim", leader=leader, value=b"x")) == (
+        "UNKNOWN", "election: not leader",
+    )  # fmt: skip
+    services.call("Election/Resign", leader=leader)  # who leads no more resigns in vain
+    assert services.call("Election/Leader", name=b"chair").kv.value == b"b"
+    services.call("Election/Resign", leader=following)
+    assert refusal(lambda: services.call("Election/Leader", name=b"chair"))[1] == (
+        "election: no leader"
+    )
+    assert refusal(lambda: services.call("Election/Resign")) == (
+        "UNKNOWN", '"leader" field must be provided',
+    )  # fmt: skip
+    observing.cancel()
+    watching.join(SOON)
+    assert sorted(set(told)) == [b"a", b"a2", b"b"]
+
+
+def collect(observing: Any, told: list[bytes]) -> None:
+    try:
+        for answer in observing:
+            told.append(answer.kv.value)  # noqa: PERF401 (seen at once)
+    except grpc.RpcError:
+        pass
+
+
+def test_campaigning_again_with_another_value_proclaims_it(
+    client: Grpc, services: Services
+) -> None:
+    number = lease(client)
+    first = services.call("Election/Campaign", name=b"again", lease=number, value=b"1").leader
+    second = services.call("Election/Campaign", name=b"again", lease=number, value=b"2").leader
+    assert first == second
+    assert services.call("Election/Leader", name=b"again").kv.value == b"2"
+    revoke(client, number)
+
+
+def post(address: str, path: str, **fields: Any) -> Any:
+    connection = http.client.HTTPConnection(address, timeout=SOON)
+    connection.request("POST", path, json.dumps(fields))
+    answer = json.loads(connection.getresponse().read())
+    connection.close()
+    return answer
+
+
+def b64(text: bytes) -> str:
+    return b64encode(text).decode()
+
+
+def test_both_as_json(address: str, client: Grpc) -> None:
+    number = lease(client)
+    ask = functools.partial(post, address)
+    key = ask("/v3/lock/lock", name=b64(b"json"), lease=str(number))["key"]
+    assert b64decode(key) == b"json/%x" % number
+    assert "header" in ask("/v3/lock/unlock", key=key)
+    leader = ask("/v3/election/campaign", name=b64(b"j"), lease=str(number), value=b64(b"v"))[
+        "leader"
+    ]
+    assert (leader["name"], leader["lease"]) == (b64(b"j"), str(number))
+    assert ask("/v3/election/leader", name=b64(b"j"))["kv"]["value"] == b64(b"v")
+    ask("/v3/election/proclaim", leader=leader, value=b64(b"w"))
+    connection = http.client.HTTPConnection(address, timeout=SOON)
+    connection.request("POST", "/v3/election/observe", json.dumps({"name": b64(b"j")}))
+    told = json.loads(connection.getresponse().readline())["result"]
+    assert told["kv"]["value"] == b64(b"w")
+    connection.close()
+    ask("/v3/election/resign", leader=leader)
+    assert ask("/v3/election/leader", name=b64(b"j"))["message"] == "election: no leader"
+    revoke(client, number)
