@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Listener"]
 
 _MAX_CONNECTIONS = 20_000
+_HANDSHAKE_SECONDS = 20.0
+"""So long a client may take to begin TLS."""
 _MAX_UNREAD = 1 << 20
 """Bytes that the socket may owe a client before nothing more is taken from it."""
 _MAX_OWED = 8 << 20
@@ -149,9 +151,11 @@ class Listener:
     async def open(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Have the port, which is returned, but take nobody in yet. Raises OSError."""
         loop = asyncio.get_running_loop()
+        handshake = None if tls is None else _HANDSHAKE_SECONDS
         self._server = await loop.create_server(
-            lambda: _Connection(self), host, port, ssl=tls, backlog=1024, start_serving=False
-        )
+            lambda: _Connection(self), host, port, ssl=tls, backlog=1024, start_serving=False,
+            ssl_handshake_timeout=handshake,
+        )  # fmt: skip
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 

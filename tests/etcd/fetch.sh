@@ -4,6 +4,7 @@
 #   fetch.sh DIRECTORY programs         etcd and etcdctl of Debian, unpacked and not installed
 #   fetch.sh DIRECTORY suites [PYTHON]  the Python clients' sources with their tests, and environments
 #                                       in which they run (suites/*.txt)
+#   fetch.sh DIRECTORY fuzzer [PYTHON]  atheris, for that Python
 #
 # To get rid of all of it remove DIRECTORY.
 set -eu
@@ -60,7 +61,13 @@ suites() {
   echo "$sums" >made-from
 }
 
+fuzzer() {
+  [ -d "$directory/fuzzer/atheris" ] && return
+  "$python" -m pip install --quiet --no-deps --only-binary :all: --target "$directory/fuzzer" \
+    atheris==3.0.0 >"$directory/log" 2>&1 || missing 'atheris 3.0.0 cannot be installed by pip'
+}
+
 case ${2:-} in
-programs | suites) "$2" ;;
-*) echo 'say what: programs or suites' >&2; exit 2 ;;
+programs | suites | fuzzer) "$2" ;;
+*) echo 'say what: programs, suites or fuzzer' >&2; exit 2 ;;
 esac

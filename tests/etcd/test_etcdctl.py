@@ -15,8 +15,8 @@ from tests.waiting import wait_until
 
 
 class Etcdctl:
-    def __init__(self, address: str) -> None:
-        self._command = [binary("etcdctl"), f"--endpoints={address}"]
+    def __init__(self, address: str, *flags: str) -> None:
+        self._command = [binary("etcdctl"), f"--endpoints={address}", *flags]
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
         self._environment["ETCDCTL_API"] = "3"
 

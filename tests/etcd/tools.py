@@ -29,8 +29,10 @@ from tests.waiting import wait_until
 __all__ = [
     "Gateway",
     "Grpc",
+    "Unavailable",
     "binary",
     "fetched",
+    "fetched_or_raise",
     "real_etcd",
     "tools_directory",
 ]
@@ -64,11 +66,23 @@ def _fetch(what: str) -> str:
     return done.stderr.strip() if done.returncode else ""
 
 
+class Unavailable(Exception):
+    """Something cannot be fetched; the text says why."""
+
+
+def fetched_or_raise(what: str, path: str) -> Path:
+    """A path among the fetched things. Raises `Unavailable`."""
+    if problem := _fetch(what):
+        raise Unavailable(problem)
+    return tools_directory() / path
+
+
 def fetched(what: str, path: str) -> Path:
     """A path among the fetched things; the test is skipped where it cannot be had."""
-    if problem := _fetch(what):
-        pytest.skip(f"no {what}: {problem}")
-    return tools_directory() / path
+    try:
+        return fetched_or_raise(what, path)
+    except Unavailable as error:
+        pytest.skip(f"no {what}: {error}")
 
 
 def binary(name: str) -> str:
@@ -147,14 +161,15 @@ class Gateway:
 class Grpc:
     """gRPC's own client (of C++), with etcd's messages."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.max_receive_message_length", -1),
-            ],
-        )
+    def __init__(self, address: str, credentials: Any = None) -> None:
+        options = [
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_receive_message_length", -1),
+        ]
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options=options)
 
     def call(self, path: str, request: Any, answer: str, timeout: float = 20) -> Any:
         """Call a method of one answer. Raises `grpc.RpcError`."""
