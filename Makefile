@@ -17,6 +17,8 @@ SEEDS ?= 270
 SOAK_SEEDS ?= 100000
 PROCESS_TESTS ?= 3
 ALL_CORES := -n auto --dist worksteal
+# Tests are compiled once and not by each of the processes that run them, in containers too.
+export PYTHONDONTWRITEBYTECODE :=
 COVERAGE_FLOOR ?= 60
 
 .DEFAULT_GOAL := help

@@ -11,7 +11,7 @@ from paxon.actors.disk.data_directory import CONDEMNED_NAME
 from paxon.actors.execution.recursion import ALLOWANCE
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.kvstore.errors import InvalidRequest, OperationFailed
-from tests.cluster.helpers import paxon, wait_until, wait_until_equal
+from tests.cluster.helpers import paxon_here, wait_until, wait_until_equal
 from tests.cluster.machines import Moody, Recursing, Unrestorable
 
 pytestmark = pytest.mark.process
@@ -111,7 +111,9 @@ def test_of_two_that_differ_both_go_on_and_the_status_tells(tmp_path: Path) -> N
         servers = ",".join(cluster.addresses)
         with cluster.command_client(timeout=60) as client:
             client.execute(b"a")
-            wait_until(lambda: paxon("status", "-c", servers).returncode == 0, "all is well", 60)
+            wait_until(
+                lambda: paxon_here("status", "-c", servers).returncode == 0, "all is well", 60
+            )
             (tmp_path / "server-2" / "odd").touch()
             client.execute(b"b")
 
@@ -121,7 +123,7 @@ def test_of_two_that_differ_both_go_on_and_the_status_tells(tmp_path: Path) -> N
             wait_until(alarmed, "both have noticed", 60)
             client.execute(b"c")
         assert failed(cluster) == {}
-        done = paxon("status", "-c", servers)
+        done = paxon_here("status", "-c", servers)
         assert done.returncode == 1
         said = done.stderr.decode()
         assert "servers have executed different things up to slot" in said

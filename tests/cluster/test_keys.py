@@ -12,7 +12,7 @@ from paxon.kvstore import Client, ClusterUnavailable, InvalidRequest, PaxonError
 from paxon.kvstore.client.keys import secure_with
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.transport import CurveKeys, TransportError
-from tests.cluster.helpers import one_sentence, paxon, paxon_here, write_cluster_file
+from tests.cluster.helpers import one_sentence, paxon_here, write_cluster_file
 from tests.cluster.test_server_command import refused, serving
 
 pytestmark = [
@@ -46,10 +46,10 @@ def server_keys(path: Path) -> dict[str, str]:
 
 def test_keygen_makes_a_pair_once(tmp_path: Path) -> None:
     path = tmp_path / "me.key"
-    line = paxon("keygen", str(path)).stdout.decode()
+    line = paxon_here("keygen", str(path)).stdout.decode()
     assert line == keygen(path) == f'public_key = "{CurveKeys.load(path).public}"\n'
     path.chmod(0o644)
-    done = paxon("keygen", str(path))
+    done = paxon_here("keygen", str(path))
     assert done.returncode == 1
     assert "chmod 600" in one_sentence(done)
 
@@ -60,14 +60,14 @@ def test_three_servers_with_keys_agree_and_let_in_who_knows_theirs(tmp_path: Pat
     with ExitStack() as stack:
         for server in (1, 2, 3):
             stack.enter_context(serving(file, server))
-        assert paxon("put", "key", "value", *cluster).returncode == 0
-        assert paxon("get", "key", *cluster).stdout == b"value"
-        done = paxon("status", *cluster)
+        assert paxon_here("put", "key", "value", *cluster).returncode == 0
+        assert paxon_here("get", "key", *cluster).stdout == b"value"
+        done = paxon_here("status", *cluster)
         assert done.returncode == 0
         assert done.stdout.count(b"follower") == 2
         # In plain nobody is heard.
         address = next(iter(server_keys(file)))
-        done = paxon("get", "key", "--cluster", address, "--timeout", "1")
+        done = paxon_here("get", "key", "--cluster", address, "--timeout", "1")
         assert done.returncode == 5
         assert "refuses a client without a key" in done.stderr.decode()
         assert "no server answered" in one_sentence(done)
@@ -86,9 +86,9 @@ def test_only_known_clients_are_let_in(tmp_path: Path) -> None:
     file = with_keys(tmp_path, [1], extra=f'client_keys = ["{known.public}"]')
     cluster = ("--cluster", str(file))
     with serving(file):
-        done = paxon("put", "key", "value", *cluster, "--key", str(tmp_path / "known.key"))
+        done = paxon_here("put", "key", "value", *cluster, "--key", str(tmp_path / "known.key"))
         assert done.returncode == 0, done
-        done = paxon("get", "key", *cluster, "--timeout", "1")
+        done = paxon_here("get", "key", *cluster, "--timeout", "1")
         assert done.returncode == 5
         assert "refuses the key of this client" in done.stderr.decode()
         keys = server_keys(file)
@@ -120,7 +120,7 @@ def test_a_key_for_a_cluster_without_keys_is_wrong_usage(tmp_path: Path) -> None
     file = write_cluster_file(tmp_path / "plain.toml", [1])
     keygen(tmp_path / "me.key")
     for cluster in (str(file), "tcp://127.0.0.1:7111"):
-        done = paxon("get", "key", "--cluster", cluster, "--key", str(tmp_path / "me.key"))
+        done = paxon_here("get", "key", "--cluster", cluster, "--key", str(tmp_path / "me.key"))
         assert done.returncode == 2
         assert b"public keys" in done.stderr
 

@@ -16,7 +16,14 @@ import pytest
 
 from paxon.kvstore import Client, PaxonError
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
-from tests.cluster.helpers import PAXON, environment, one_sentence, paxon, write_cluster_file
+from tests.cluster.helpers import (
+    PAXON,
+    environment,
+    one_sentence,
+    paxon,
+    paxon_here,
+    write_cluster_file,
+)
 
 pytestmark = pytest.mark.process
 
@@ -86,9 +93,9 @@ def single(tmp_path: Path) -> Path:
 def test_three_servers_from_a_file_serve_and_stop(tmp_path: Path) -> None:
     file = write_cluster_file(tmp_path / "three.toml")
     with serving(file, 1) as one, serving(file, 2) as two, serving(file, 3) as three:
-        assert paxon("put", "key", "value", "--cluster", str(file)).returncode == 0
-        assert paxon("get", "key", "--cluster", str(file)).stdout == b"value"
-        assert paxon("status", "--cluster", str(file)).returncode == 0
+        assert paxon_here("put", "key", "value", "--cluster", str(file)).returncode == 0
+        assert paxon_here("get", "key", "--cluster", str(file)).stdout == b"value"
+        assert paxon_here("status", "--cluster", str(file)).returncode == 0
         for server, number in ((one, signal.SIGTERM), (two, signal.SIGINT)):
             code, said = server.end(number)
             # On a busy machine the first may have waited for the others long enough to say so.

@@ -13,7 +13,7 @@ import pytest
 from paxon.actors.execution.agreed import NAMES
 from paxon.kvstore import AsyncClient, Client, InvalidRequest, PaxonError
 from paxon.kvstore.cluster.local_cluster import LocalCluster
-from tests.cluster.helpers import one_sentence, paxon, wait_until, write_cluster_file
+from tests.cluster.helpers import one_sentence, paxon_here, wait_until, write_cluster_file
 from tests.cluster.test_server_command import RunningServer, serving
 
 pytestmark = pytest.mark.process
@@ -118,7 +118,7 @@ def test_settings_are_changed_while_the_cluster_serves_and_outlive_restarts(
         at = ("--cluster", ",".join(cluster.addresses))
         cluster.leader()
         wait_until(
-            lambda: paxon("settings", "set", "max_value_bytes", "5", *at).returncode == 0,
+            lambda: paxon_here("settings", "set", "max_value_bytes", "5", *at).returncode == 0,
             "the leader has heard of all", LONG,
         )  # fmt: skip
         with cluster.client() as kv:
@@ -136,9 +136,9 @@ def test_settings_are_changed_while_the_cluster_serves_and_outlive_restarts(
                 assert again == changed  # what is agreed already is no change
 
         asyncio.run(ask())
-        shown = json.loads(paxon("settings", "--json", *at).stdout)
+        shown = json.loads(paxon_here("settings", "--json", *at).stdout)
         assert shown == {"settings": changed.values, "from_slot": changed.from_slot}
-        assert b"max_value_bytes" in paxon("settings", *at).stdout
+        assert b"max_value_bytes" in paxon_here("settings", *at).stdout
     with LocalCluster(3, directory=tmp_path) as cluster, cluster.client() as kv:
         assert kv.settings(timeout=LONG) == changed
 
@@ -154,14 +154,14 @@ def test_settings_are_changed_while_the_cluster_serves_and_outlive_restarts(
 def test_what_the_command_refuses(
     one: LocalCluster, arguments: tuple[str, ...], code: int, text: str
 ) -> None:
-    done = paxon("settings", *arguments, "--cluster", ",".join(one.addresses))
+    done = paxon_here("settings", *arguments, "--cluster", ",".join(one.addresses))
     assert done.returncode == code
     assert text in one_sentence(done)
 
 
 @pytest.mark.parametrize("arguments", [("set",), ("set", "max_sessions"), ("get", "x", "1")])
 def test_wrong_usage_of_the_command(arguments: tuple[str, ...]) -> None:
-    assert paxon("settings", *arguments).returncode == 2
+    assert paxon_here("settings", *arguments).returncode == 2
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from tests.faults.trial import Outcome, Trial
 
 __all__ = ["CROWDS", "LimitedCluster", "crowds", "crowd_of_strangers", "crowd_of_clients"]
 
-WATCHED_SECONDS = 3.0
+WATCHED_SECONDS = 2.0
 
 
 class LimitedCluster:
