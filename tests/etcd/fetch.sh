@@ -5,6 +5,7 @@
 #   fetch.sh DIRECTORY suites [PYTHON]  the Python clients' sources with their tests, and environments
 #                                       in which they run (suites/*.txt)
 #   fetch.sh DIRECTORY fuzzer [PYTHON]  atheris, for that Python
+#   fetch.sh DIRECTORY patroni [PYTHON] Patroni, likewise
 #
 # To get rid of all of it remove DIRECTORY.
 set -eu
@@ -67,7 +68,14 @@ fuzzer() {
     atheris==3.0.0 >"$directory/log" 2>&1 || missing 'atheris 3.0.0 cannot be installed by pip'
 }
 
+patroni() {
+  [ -d "$directory/patroni/patroni" ] && return
+  rm -rf "$directory/patroni"
+  "$python" -m pip install --quiet --target "$directory/patroni" 'patroni[etcd3]==4.1.5' \
+    'psycopg[binary]==3.3.9' >"$directory/log" 2>&1 || missing 'Patroni cannot be installed by pip'
+}
+
 case ${2:-} in
-programs | suites | fuzzer) "$2" ;;
-*) echo 'say what: programs, suites or fuzzer' >&2; exit 2 ;;
+programs | suites | fuzzer | patroni) "$2" ;;
+*) echo 'say what: programs, suites, fuzzer or patroni' >&2; exit 2 ;;
 esac
