@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -38,6 +38,7 @@ from paxon.bench.peers.figures import (
     peers_sections,
     plot_peers,
 )
+from paxon.bench.peers.gateway import Gateway, open_etcds_calls
 from paxon.bench.peers.grpc_wire import check_libraries
 from paxon.bench.peers.programs import Programs, default_directory
 from paxon.bench.peers.pysyncobj import PySyncObj
@@ -66,6 +67,7 @@ __all__ = [
 _START_ATTEMPTS = 3
 _REDIS_DEFAULT = 50 * PIPELINE
 """In flight with redis-benchmark's own default of 50 connections. More is better for Redis too."""
+_CALLS: list[tuple[str, Literal["put", "get"]]] = [("Put", "put"), ("Range", "get")]
 _SYSTEMS = {"etcd": 3, "redis": 2, "pysyncobj": 3}
 """In a block beside a peer, Paxon included."""
 
@@ -123,6 +125,8 @@ class Block(msgspec.Struct, frozen=True):
     durability: Durability
     """Paxon's."""
     loads: list[Workload]
+    through: bool = False
+    """Paxon is called as etcd is, through its gateway."""
 
 
 def blocks_of(settings: PeersSettings, peers: Sequence[Peer]) -> list[Block]:
@@ -147,14 +151,29 @@ def blocks_of(settings: PeersSettings, peers: Sequence[Peer]) -> list[Block]:
         ("pysyncobj", "disk", writes(*((64, 1024) if few else (1, 64, 256, 1024, 8192)))),
         ("pysyncobj", "memory", writes(1)),
     ]
+    made = [Block(*plan) for plan in plans]
+    made.insert(1, Block("etcd", "disk", _etcds_calls(few=few), through=True))
     return [
-        Block(
-            peer, durability,
-            [msgspec.structs.replace(load, value_bytes=settings.value_bytes) for load in loads],
+        msgspec.structs.replace(
+            block,
+            loads=[
+                msgspec.structs.replace(load, value_bytes=settings.value_bytes)
+                for load in block.loads
+            ],
         )
-        for peer, durability, loads in plans
-        if peer in peers
+        for block in made
+        if block.peer in peers
+    ]
+
+
+def _etcds_calls(*, few: bool) -> list[Workload]:
+    """What etcd's own clients ask for, from so many connections, and a watch with many watchers."""
+    calls = [
+        Workload(name=f"etcd's {name}, {n} connections"[: -1 if n == 1 else None], kind=kind,
+                 outstanding=n)
+        for name, kind in _CALLS for n in ((1, 64) if few else (1, 16, 64))
     ]  # fmt: skip
+    return [*calls, Workload(name="etcd's Watch, 1,000 watchers", kind="watch", watches=1000)]
 
 
 def start_peers(peer: Peer, programs: Programs, settings: PeersSettings) -> list[System]:
@@ -254,7 +273,7 @@ def steps_of(settings: PeersSettings, programs: Programs | None = None) -> int:
     programs = programs or Programs(default_directory())
     there = [peer for peer, note in look_around(settings, programs) if not note.skipped]
     measurements = sum(
-        len(block.loads) * _SYSTEMS[block.peer] * settings.repeat
+        len(block.loads) * (2 if block.through else _SYSTEMS[block.peer]) * settings.repeat
         for block in blocks_of(settings, there)
     )
     return measurements + (2 * settings.kills * settings.repeat if "etcd" in there else 0)
@@ -289,9 +308,16 @@ def _run_block(
 ) -> list[PeerRow]:
     """Measure all loads of a block; what fails is added to `problems`."""
     with ExitStack() as stack:
-        paxon = Paxon(settings.servers, block.durability, settings.options)
+        paxon: System
+        if block.through:
+            paxon = Gateway(programs, settings.servers, settings.options)
+            others = [started(functools.partial(
+                Etcd, programs, settings.servers, None, open_etcds_calls
+            ))]  # fmt: skip
+        else:
+            paxon = Paxon(settings.servers, block.durability, settings.options)
+            others = start_peers(block.peer, programs, settings)
         stack.callback(paxon.close)
-        others = start_peers(block.peer, programs, settings)
         for other in others:
             stack.callback(other.close)
         taken = take_turns((paxon, *others), block.loads, settings, problems, progress)

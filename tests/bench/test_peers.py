@@ -109,7 +109,14 @@ def test_other_output_of_redis_benchmark_is_refused(text: str) -> None:
 def test_the_loads_beside_each_peer() -> None:
     blocks = run.blocks_of(PeersSettings(value_bytes=7), ["etcd", "redis", "pysyncobj"])
     assert [(block.peer, block.durability) for block in blocks] == [
-        ("etcd", "disk"), ("redis", "disk"), ("pysyncobj", "disk"), ("pysyncobj", "memory"),
+        ("etcd", "disk"), ("etcd", "disk"), ("redis", "disk"), ("pysyncobj", "disk"),
+        ("pysyncobj", "memory"),
+    ]  # fmt: skip
+    through = blocks.pop(1)
+    assert through.through and not any(block.through for block in blocks)
+    assert [(load.kind, load.outstanding, load.watches) for load in through.loads] == [
+        ("put", 1, 0), ("put", 16, 0), ("put", 64, 0), ("get", 1, 0), ("get", 16, 0),
+        ("get", 64, 0), ("watch", 1, 1000),
     ]  # fmt: skip
     outstanding = [[load.outstanding for load in block.loads] for block in blocks]
     assert outstanding == [
