@@ -2,8 +2,8 @@
 
 `run` is the place to begin: it decides what is measured next to what, and `figures` has the tables.
 `programs` starts what is installed; `redis`, `pysyncobj` and `etcd` each drive one system, etcd by
-`etcd_load` over `grpc_wire`, with the messages of `kvstore/etcd/`. docs/peers.md tells how each is
-set up and driven, and what is not equal.
+`etcd_load` over `grpc_wire`, with the messages of `kvstore/etcd/`; `gateway` is Paxon called
+likewise. docs/peers.md tells how each is set up and driven, and what is not equal.
 """
 
 from __future__ import annotations
