@@ -398,6 +398,11 @@ class History:
             at = max(0, number - block.first)
             yield from islice(zip(block.revisions(), block.replaced(), strict=True), at, None)
 
+    def keys(self, number: int) -> Iterator[bytes]:
+        """Those that the events from this number on concern."""
+        for block in self._blocks_from(number):
+            yield from map(key_of, block.replaced()[max(0, number - block.first) :])
+
     def since(self, number: int) -> Iterator[tuple[Item, Item | None]]:
         """What each event from this number on made of its key, and what it replaced."""
         blocks = self._blocks_from(number)

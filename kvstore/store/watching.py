@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from paxon.kvstore.store.events import answer_events
-from paxon.kvstore.store.history import key_of
 from paxon.kvstore.store.operations import (
     Events,
     decode_operations,
@@ -123,9 +122,7 @@ class Watches:
         if self._anew or self._next < history.first:
             concerned = set(self._kept)
         else:
-            concerned = set()
-            for _, before in history.changes(self._next):
-                concerned |= self._watching(key_of(before))
+            concerned = self._watching(set(history.keys(self._next)))
         shared: dict[bytes, bytes | None] = {}
         for number in sorted(concerned):
             wanted = self._kept[number]
@@ -144,14 +141,17 @@ class Watches:
         self._next = state.history.end
         self._anew = False
 
-    def _watching(self, key: bytes) -> set[int]:
-        """The watches of a key."""
-        found = set(self._by_key.get(key, ()))
+    def _watching(self, keys: set[bytes]) -> set[int]:
+        """The watches of any of these keys."""
+        by_key, found = self._by_key, set[int]()
+        for key in keys:
+            if key in by_key:
+                found |= by_key[key]
         for length in self._lengths:
-            if length <= len(key):
-                found |= self._by_prefix.get(key[:length], set())
+            for start in {key[:length] for key in keys if length <= len(key)}:
+                found |= self._by_prefix.get(start, set())
         for (first, end), numbers in self._by_span.items():
-            if contains(first, end, key):
+            if any(contains(first, end, key) for key in keys):
                 found |= numbers
         return found
 
