@@ -195,6 +195,7 @@ def _beside_idle(report: CoordinationReport, of: str) -> dict[str, Spread | None
 _TARGETS = [
     _Target(HANDOVER, "times etcd's speed (p50)", _of(HANDOVER, lambda r: _turned(r.ratios.p50)),
             least=1.5),
+    _Target(HANDOVER, "times etcd's rate", _of(HANDOVER, lambda r: r.ratios.rate), least=1.5),
     _Target(WATCH, "of etcd's p50", _of(WATCH, lambda r: r.ratios.p50), most=1.0),
     _Target(TXN, "times etcd's rate", _of(TXN, lambda r: r.ratios.rate), least=3.0),
     _Target(BESIDE_IDLE, "of the rate without", lambda r: _beside_idle(r, "paxon")["rate"],
