@@ -69,12 +69,17 @@ def report(paxon_p50: float, *, etcd: bool = True) -> CoordinationReport:
 def wanted(shown: CoordinationReport) -> dict[str, tuple[str, str]]:
     """What was found of each target, and whether it is met."""
     *_, table = coordination_sections(shown)
-    return {row[0].partition(":")[0]: (row[2], row[3]) for row in table.rows}
+    found: dict[str, tuple[str, str]] = {}
+    for row in table.rows:
+        name = row[0].partition(":")[0]
+        found[name + " rate" if name in found else name] = (row[2], row[3])
+    return found
 
 
 def test_targets_are_judged_by_the_ratios() -> None:
     quick = wanted(report(0.002))
     assert quick[HANDOVER] == ("2.00", "yes"), "half of its time is twice its speed"
+    assert quick[f"{HANDOVER} rate"] == ("3.00", "yes")
     assert quick[WATCH] == ("0.50", "yes")
     assert quick[TXN] == ("3.00", "yes")
     assert quick[BESIDE_IDLE] == ("1.00", "yes")
