@@ -55,6 +55,7 @@ def etcd(
 
     Example: paxon etcd --cluster cluster.toml --listen 127.0.0.1:2379
     """
+    from paxon.kvstore.cluster.backup import saver  # noqa: PLC0415 (takes a while)
     from paxon.kvstore.etcd.process import Listening, run_gateway  # noqa: PLC0415 (takes a while)
 
     target = find_target(cluster, key)
@@ -64,7 +65,9 @@ def etcd(
         sys.stdout.write(f"etcd's clients are served at {listening.url(port)}\n")
         sys.stdout.flush()
 
-    run_gateway(list(target.addresses.values()), target.secure, listening, ready)
+    servers = list(target.addresses.values())
+    save = saver(servers, target.secure)
+    run_gateway(servers, target.secure, listening, ready, save)
 
 
 def add_commands(app: typer.Typer) -> None:

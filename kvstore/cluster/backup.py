@@ -15,7 +15,7 @@ import shutil
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -29,6 +29,7 @@ from paxon.actors.execution.agreed import DEFAULTS, Agreed, encode_agreed, first
 from paxon.actors.execution.application import Application
 from paxon.actors.messages import Made
 from paxon.kvstore.client.client import Client
+from paxon.kvstore.client.links import Secure
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.errors import Compacted, PaxonError
 from paxon.kvstore.store.image import encode_state
@@ -38,7 +39,7 @@ from paxon.kvstore.store.operations import Compact, encode_operations
 from paxon.kvstore.store.state import State
 from paxon.kvstore.store.store import KVStore
 
-__all__ = ["BackupError", "Summary", "restore", "save", "verify"]
+__all__ = ["BackupError", "Summary", "restore", "save", "saver", "verify"]
 
 T = TypeVar("T")
 
@@ -49,6 +50,11 @@ PAGE = 200
 REVISIONS_AHEAD = 1_000_000_000
 """A restored store goes on so far above the backup's revision: a client that saw more than the
 backup holds is told that this is compacted, and takes no new revision for one that it knows."""
+_ETCDS_BLOCK = 512
+"""etcd's clients take a snapshot that is so many bytes, or a multiple, and its SHA-256: a backup
+that came that way (docs/etcd.md) has this after its end."""
+_SAVING_SECONDS = 60.0
+"""For each of a save's requests, where nobody says otherwise."""
 _ATTEMPTS = 3
 """How often a save begins anew because its revision was compacted away under it."""
 _FRAME = struct.Struct("!II")
@@ -149,6 +155,22 @@ def save(kv: Client, path: Path, name: str) -> Summary:
         raise BackupError(f"{path}: {in_words(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def saver(servers: Sequence[str], secure: Secure | None = None) -> Callable[[Path, str], Summary]:
+    """What saves the store of these servers, with a client of its own, for etcd's clients."""
+
+    def save_with_client(path: Path, name: str) -> Summary:
+        with Client(servers, secure=secure, timeout=_SAVING_SECONDS) as kv:
+            found = save(kv, path, name)
+        with path.open("r+b") as file:
+            digest = hashlib.file_digest(file, "sha256")
+            padding = bytes(-file.tell() % _ETCDS_BLOCK)
+            digest.update(padding)
+            file.write(padding + digest.digest())
+        return found
+
+    return save_with_client
 
 
 def _write(kv: Client, file: BinaryIO, name: str) -> None:
@@ -252,8 +274,13 @@ def _parts(path: Path) -> Iterator[Head | Page | Leased | End]:
                         "release that wrote it"
                     )
             if isinstance(part, End):
-                if part.digest != digest.digest() or part.keys != keys or file.read(1):
+                if part.digest != digest.digest() or part.keys != keys:
                     raise damaged("its end does not fit what is before")
+                digest.update(head + body)
+                padding = bytes(-file.tell() % _ETCDS_BLOCK)
+                digest.update(padding)
+                if file.read(2 * _ETCDS_BLOCK) not in (b"", padding + digest.digest()):
+                    raise damaged("something comes after its end")
                 yield part
                 return
             digest.update(head + body)

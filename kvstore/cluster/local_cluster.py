@@ -222,10 +222,11 @@ class LocalCluster:
     def _serve_etcds_clients(self) -> None:
         if self._etcd is False:
             return
+        from paxon.kvstore.cluster.backup import saver  # noqa: PLC0415 (the same)
         from paxon.kvstore.etcd.process import BackgroundGateway, Listening  # noqa: PLC0415 (an extra)
 
         listening = Listening(_HOST, 0 if self._etcd is True else self._etcd)
-        self._gateways.append(BackgroundGateway(self.addresses, listening))
+        self._gateways.append(BackgroundGateway(self.addresses, listening, saver(self.addresses)))
         try:
             self._gateways[0].start()
         except OSError as error:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 import zlib
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from paxon.kvstore.etcd.calls import Call, Method
 from paxon.kvstore.etcd.errors import Code, Refused
 from paxon.kvstore.etcd.front import Front
 from paxon.kvstore.etcd.messages import message
 
-__all__ = ["ETCD_VERSION", "ClusterService"]
+__all__ = ["ETCD_VERSION", "ClusterService", "Save"]
+
+Save: TypeAlias = Callable[[Path, str], object]
+"""Writes a backup of the store into a new file, given the cluster's name. Raises `PaxonError`."""
+_PART_BYTES = 64 << 10
 
 ETCD_VERSION = "3.4.23"
 """The etcd that this was held against, and whose API is served."""
@@ -42,8 +49,10 @@ def _refuses(code: int, text: str) -> Callable[[Any, float], Awaitable[Any]]:
 class ClusterService:
     """Answers the calls of these services."""
 
-    def __init__(self, front: Front) -> None:
-        self._front = front
+    def __init__(self, front: Front, save: Save | None = None) -> None:
+        """`save`: writes a backup; None: there is nothing that does."""
+        self._front, self._save = front, save
+        self._saving = asyncio.Lock()
         change = _refuses(Code.UNIMPLEMENTED, f"etcdserver: a change of members {_OTHERWISE}")
         self.methods = [
             Method(
@@ -162,9 +171,23 @@ class ClusterService:
         await self._front.look()
         return message("HashKVResponse")(header=self._front.header(), hash=self._digest())
 
-    async def snapshot(self, _call: Call) -> None:
-        """A snapshot of etcd's kind would be of no use to Paxon, and the other way round."""
-        raise Refused(Code.UNIMPLEMENTED, f"etcdserver: a backup {_OTHERWISE}")
+    async def snapshot(self, call: Call) -> None:
+        """A backup of Paxon's own kind (docs/backups.md): of etcd's it would be of no use to it."""
+        if self._save is None:
+            raise Refused(Code.UNIMPLEMENTED, f"etcdserver: a backup {_OTHERWISE}")
+        await call.receive()
+        front = self._front
+        async with self._saving:  # (one at a time: each takes a client and a file)
+            with tempfile.TemporaryDirectory(prefix="paxon-snapshot-") as directory:
+                path = Path(directory) / "backup"
+                await asyncio.to_thread(self._save, path, front.cluster)
+                left = path.stat().st_size
+                with path.open("rb") as file:
+                    while part := file.read(_PART_BYTES):
+                        left -= len(part)
+                        await call.send(message("SnapshotResponse")(
+                            header=front.header(), remaining_bytes=left, blob=part
+                        ))  # fmt: skip
 
     async def auth_status(self, _request: Any, _timeout: float) -> Any:
         """Who may do what is not for etcd's API to say here."""

@@ -99,6 +99,8 @@ class Front:
         """The highest that was seen of the store's."""
         self.term = 0
         """The highest ballot round that was seen."""
+        self.cluster = ""
+        """Its name."""
         self.cluster_id = 0
         self.member_id = 0
         self.members: list[Member] = []
@@ -238,6 +240,7 @@ class Front:
         replies = await self.kv.status(timeout=_LOOK_SECONDS)
         first = max(replies.values(), key=lambda reply: reply.ballot)
         self.term = max(self.term, *(reply.ballot.round for reply in replies.values()))
+        self.cluster = first.cluster
         self.cluster_id = _number(first.identity or first.cluster)
         by_id = {reply.server: reply for reply in replies.values()}
         numbers = sorted(set(first.members) | set(by_id))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.etcd.calls import methods
-from paxon.kvstore.etcd.cluster import ETCD_VERSION, ClusterService
+from paxon.kvstore.etcd.cluster import ETCD_VERSION, ClusterService, Save
 from paxon.kvstore.etcd.front import Front
 from paxon.kvstore.etcd.kv import KV
 from paxon.kvstore.etcd.lease import LeaseService
@@ -27,12 +27,22 @@ _TEXT = "text/plain; charset=utf-8"
 class EtcdGateway:
     """Serves the etcd v3 API in front of a cluster, whose ordinary client it is."""
 
-    def __init__(self, kv: AsyncClient, url: Callable[[int], str] | None = None) -> None:
-        """`url`: where the member list says that clients find it, of its port; None: nowhere."""
+    def __init__(
+        self,
+        kv: AsyncClient,
+        url: Callable[[int], str] | None = None,
+        save: Save | None = None,
+    ) -> None:
+        """Args:
+
+        url: where the member list says that clients find it, of its port; None: nowhere.
+        save: writes the backups that clients ask for; None: they are refused.
+        """
         self._url = url
         self._front = front = Front(kv)
-        services = (KV, WatchService, LeaseService, LockService, ClusterService)
+        services = (KV, WatchService, LeaseService, LockService)
         tables = [service(front).methods for service in services]
+        tables.append(ClusterService(front, save).methods)
         pages = {"/version": self._version, "/health": self._health, "/metrics": self._metrics}
         self._listener = Listener(methods(*tables), pages)
 

@@ -15,6 +15,7 @@ import msgspec
 
 from paxon.kvstore.client.links import Secure
 from paxon.kvstore.errors import InvalidRequest
+from paxon.kvstore.etcd.cluster import Save
 from paxon.kvstore.etcd.gateway import EtcdGateway
 from paxon.kvstore.recipes.clients import AsyncClient
 from paxon.transport import raise_descriptor_limit
@@ -84,13 +85,14 @@ def run_gateway(
     secure: Secure | None,
     listening: Listening,
     ready: Callable[[int], None],
+    save: Save | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is told the port.
+    """Serve until SIGTERM or SIGINT; `ready` is told the port, `save` makes backups.
 
     Raises `PaxonError` if no server answers at first, OSError if the port cannot be had.
     """
     raise_descriptor_limit()
-    asyncio.run(_run(servers, secure, listening, ready))
+    asyncio.run(_run(servers, secure, listening, ready, save))
 
 
 async def _run(
@@ -98,13 +100,14 @@ async def _run(
     secure: Secure | None,
     listening: Listening,
     ready: Callable[[int], None],
+    save: Save | None,
 ) -> None:
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(ValueError, NotImplementedError):
             loop.add_signal_handler(number, ending.set)
-    await _serve(servers, secure, listening, ready, ending)
+    await _serve(servers, secure, listening, ready, ending, save=save)
 
 
 async def _serve(
@@ -113,10 +116,12 @@ async def _serve(
     listening: Listening,
     ready: Callable[[int], None],
     ending: asyncio.Event,
+    *,
+    save: Save | None,
 ) -> None:
     tls = listening.tls()
     async with AsyncClient(servers, secure=secure) as kv:
-        gateway = EtcdGateway(kv, listening.url)
+        gateway = EtcdGateway(kv, listening.url, save)
         ready(await gateway.open(listening.host, listening.port, tls))
         await ending.wait()
         await gateway.close()
@@ -125,10 +130,12 @@ async def _serve(
 class BackgroundGateway:
     """A gateway in a thread of this process, from `start` to `stop`."""
 
-    def __init__(self, servers: Sequence[str], listening: Listening) -> None:
+    def __init__(
+        self, servers: Sequence[str], listening: Listening, save: Save | None = None
+    ) -> None:
         self.port = 0
         """Where it listens, once it has started."""
-        self._servers, self._listening = servers, listening
+        self._servers, self._listening, self._save = servers, listening, save
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -164,4 +171,6 @@ class BackgroundGateway:
 
     async def _main(self) -> None:
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
-        await _serve(self._servers, None, self._listening, self._serves, self._ending)
+        await _serve(
+            self._servers, None, self._listening, self._serves, self._ending, save=self._save
+        )

@@ -7,9 +7,11 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from paxon.kvstore.cluster.backup import BackupError, verify
 from tests.etcd.tools import Gateway, Grpc, binary
 from tests.waiting import wait_until
 
@@ -116,3 +118,15 @@ def test_the_cluster(ctl: Etcdctl, gateway: Gateway) -> None:
     assert "authentication is not enabled" in ctl("user", "list", code=1)
     assert "not by this API" in ctl("member", "add", "x", "--peer-urls=http://127.0.0.1:1", code=1)
     assert ctl("endpoint", "hashkv").startswith(gateway.address)
+
+
+def test_a_snapshot_is_a_backup_of_paxons_own_kind(ctl: Etcdctl, tmp_path: Path) -> None:
+    ctl("put", "kept", stdin="x" * 200_000)  # so that it comes in parts
+    path = tmp_path / "backup"
+    assert f"Snapshot saved at {path}" in ctl("snapshot", "save", str(path))
+    found = verify(path)
+    assert found.keys > 0 and found.cluster == "memory"
+    for more in (b"x", bytes(512), bytes(100_000)):
+        path.write_bytes(path.read_bytes() + more)
+        with pytest.raises(BackupError, match="after its end"):
+            verify(path)

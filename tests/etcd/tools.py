@@ -21,6 +21,7 @@ import grpc
 import pytest
 
 from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.cluster.backup import saver
 from paxon.kvstore.etcd.gateway import EtcdGateway
 from paxon.kvstore.etcd.messages import decode, encode, message
 from paxon.kvstore.testing.cluster import MemoryCluster
@@ -137,7 +138,7 @@ class Gateway:
         addresses = self._addresses or self.cluster.addresses
         async with AsyncClient(addresses) as kv:
             url = "http://127.0.0.1:{}".format if self._tells else None
-            gateway = EtcdGateway(kv, url)
+            gateway = EtcdGateway(kv, url, saver(addresses))
             self.port = await gateway.open("127.0.0.1", 0, self._tls)
             self._ready.set()
             await self._stop.wait()
