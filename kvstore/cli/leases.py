@@ -62,6 +62,7 @@ def keep(
     cluster: ClusterOption = DEFAULT_CLIENTS,
     key_file: KeyOption = None,
     timeout: TimeoutOption = _TIMEOUT,
+    as_json: JsonOption = False,
 ) -> None:
     """Renew a lease until Ctrl-C, at each third of its time; fails when it has ended.
 
@@ -72,6 +73,8 @@ def keep(
         try:
             while True:
                 ttl = client.renew(number)
+                if as_json:
+                    print_json({"id": f"{number:x}", "ttl": ttl})
                 if once:
                     return
                 time.sleep(ttl / 3)
@@ -86,6 +89,7 @@ def revoke(
     cluster: ClusterOption = DEFAULT_CLIENTS,
     key_file: KeyOption = None,
     timeout: TimeoutOption = _TIMEOUT,
+    as_json: JsonOption = False,
 ) -> None:
     """End a lease, and all keys that go with it.
 
@@ -94,9 +98,11 @@ def revoke(
     number = lease_number(lease)
     with open_client(cluster, key_file, timeout) as client:
         try:
-            client.revoke(number)
+            revision = client.revoke(number)
         except LeaseExpired as error:
             raise fail(str(error), NOT_AS_EXPECTED) from None
+    if as_json:
+        print_json({"id": f"{number:x}", "revision": revision})
 
 
 @app.command(name="list")

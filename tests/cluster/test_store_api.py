@@ -191,8 +191,10 @@ def test_leases_from_a_shell(at: tuple[str, str]) -> None:
     assert (told["id"], told["ttl"], told["keys"]) == (lease, 60, ["leased"])
     assert 0 < told["left"] <= 60
     assert b"left of 60 s\n  leased\n" in paxon_here("lease", "ttl", lease, *at).stdout
-    assert paxon_here("lease", "keep", lease, "--once", *at).returncode == 0
-    assert paxon_here("lease", "revoke", lease, *at).returncode == 0
+    kept = paxon_here("lease", "keep", lease, "--once", "--json", *at)
+    assert json.loads(kept.stdout) == {"id": lease, "ttl": 60.0}
+    ended = json.loads(paxon_here("lease", "revoke", lease, "--json", *at).stdout)
+    assert ended["id"] == lease and ended["revision"] > 0
     assert paxon_here("get", "leased", *at).returncode == 3
     for command in (("revoke", lease), ("ttl", lease), ("keep", lease, "--once")):
         done = paxon_here("lease", *command, *at)
