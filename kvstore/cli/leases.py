@@ -75,6 +75,7 @@ def keep(
                 ttl = client.renew(number)
                 if as_json:
                     print_json({"id": f"{number:x}", "ttl": ttl})
+                    sys.stdout.flush()
                 if once:
                     return
                 time.sleep(ttl / 3)
