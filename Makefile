@@ -52,7 +52,7 @@ check: compiled
 # Run a command while `make lint` runs; fails if either does, and shows lint's words in one piece.
 define beside_lint
 $(MAKE) --no-print-directory lint >$(VENV)/lint.log 2>&1 & lint=$$!; \
-  echo "$(1)"; $(1); tests=$$?; [ $$tests != 5 ] || tests=0; \
+  echo "make lint runs beside these tests; what it says follows them."; $(1); tests=$$?; [ $$tests != 5 ] || tests=0; \
   wait $$lint; linted=$$?; echo; cat $(VENV)/lint.log; [ $$tests = 0 ] && [ $$linted = 0 ]
 endef
 
