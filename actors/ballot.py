@@ -6,16 +6,24 @@ from collections.abc import Sequence
 
 import msgspec
 
-__all__ = ["Ballot", "ServerId", "NO_BALLOT", "in_list"]
+from paxon.actors.invariants import invariant
+
+__all__ = ["Ballot", "EPOCH_BITS", "ServerId", "NO_BALLOT", "in_list"]
 
 ServerId = int
 """A server's number in its cluster, from 1. In a frame's header 0 stands for a client."""
 
 
+EPOCH_BITS = 40
+"""The lower bits of a round count within its epoch: 2⁴⁰ attempts to lead are more than there ever
+are in one, and 2²³ epochs are one an hour for nine centuries."""
+
+
 class Ballot(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """A ballot ⟨round, leader⟩, compared first by round, then by leader.
 
-    Two servers can never lead the same ballot, for its leader is part of it.
+    Two servers can never lead the same ballot, for its leader is part of it. It belongs to an epoch
+    (docs/membership.md), which is the higher part of its round: so it compares by that first.
     """
 
     round: int
@@ -24,14 +32,28 @@ class Ballot(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False)
     leader: ServerId
     """The server that alone may propose in this ballot."""
 
+    @property
+    def epoch(self) -> int:
+        """Which configuration decides what is proposed in this ballot."""
+        return self.round >> EPOCH_BITS
+
+    @staticmethod
+    def first_of(epoch: int) -> Ballot:
+        """Below every ballot in which anybody leads in that epoch, above all of those before."""
+        return Ballot(epoch << EPOCH_BITS, 0)
+
     def next_for(self, server: ServerId) -> Ballot:
         """The smallest ballot of `server` that is above this one: 1.2 → 1.3 for 3, 2.1 for 1."""
         if server > self.leader and self.round > 0:
             return Ballot(self.round, server)
-        return Ballot(self.round + 1, server)
+        following = Ballot(self.round + 1, server)
+        invariant(following.epoch == self.epoch, "the rounds of epoch %d are used up", self.epoch)
+        return following
 
     def __str__(self) -> str:
-        return f"{self.round}.{self.leader}"
+        epoch = self.epoch
+        text = f"{self.round - (epoch << EPOCH_BITS)}.{self.leader}"
+        return f"e{epoch}:{text}" if epoch else text
 
 
 NO_BALLOT = Ballot(0, 0)

@@ -8,7 +8,7 @@ from zlib import crc32
 
 from paxon.actors.ballot import NO_BALLOT, Ballot
 from paxon.actors.invariants import invariant
-from paxon.actors.messages import Accepted
+from paxon.actors.messages import CONFIG, Accepted
 
 __all__ = ["Slot", "SlotLog", "SlotStatus"]
 
@@ -49,6 +49,8 @@ class SlotLog:
         """The highest ballot in which anything was ever accepted."""
         self.value_bytes = 0
         """The size of all values held."""
+        self.configs: set[int] = set()
+        """Slots that hold a CONFIG, chosen or not; none up to the last seal."""
 
     def get(self, slot: int) -> Slot | None:
         return self._slots.get(slot)
@@ -69,6 +71,8 @@ class SlotLog:
             held = self._slots[slot] = Slot(ballot, value)
             self.value_bytes += len(value)
             self.last = max(self.last, slot)
+            if value and value[0] == CONFIG:
+                self.configs.add(slot)
             return held.checksum
         invariant(ballot >= held.ballot, "the ballot accepted in slot %d would fall", slot)
         if held.value != value:
@@ -79,8 +83,15 @@ class SlotLog:
             self.value_bytes += len(value) - len(held.value)
             held.value = value
             held.checksum = crc32(value)
+            self._note_config(slot, value)
         held.ballot = ballot
         return held.checksum
+
+    def _note_config(self, slot: int, value: bytes) -> None:
+        if value and value[0] == CONFIG:
+            self.configs.add(slot)
+        else:
+            self.configs.discard(slot)
 
     def choose(self, slot: int) -> None:
         """Mark the accepted value of `slot` as chosen, and move `chosen_to` over what is."""
@@ -153,6 +164,17 @@ class SlotLog:
             if slot not in self._slots:
                 break
             self.choose(slot)
+        self.configs = {slot for slot in self.configs if slot > self.chosen_to}
+
+    def seal(self, slot: int) -> None:
+        """An epoch has ended with `slot`: what it left above goes (docs/membership.md, M2)."""
+        invariant(self.chosen_to == slot, "sealed at %d, chosen up to %d", slot, self.chosen_to)
+        for gone in [s for s in self._slots if s > slot]:
+            held = self._slots.pop(gone)
+            invariant(not held.chosen, "slot %d, above the seal at %d, is chosen", gone, slot)
+            self.value_bytes -= len(held.value)
+        self.last = slot
+        self.configs.clear()
 
     def restart_at(self, slot: int) -> None:
         """A snapshot of the state after `slot` replaces everything up to it."""
@@ -160,6 +182,7 @@ class SlotLog:
             self.value_bytes -= len(self._slots.pop(gone).value)
         self.discarded = max(self.discarded, slot)
         self.last = max(self.last, slot)
+        self.configs = {held for held in self.configs if held > slot}
         if slot > self.chosen_to:
             self.chosen_to = slot
             following = self._slots.get(slot + 1)

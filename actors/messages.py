@@ -16,14 +16,15 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
-from paxon.actors.slot_values import NO_OP, RENEWAL, SETTINGS, Accepted, Batch, Entry
+from paxon.actors.slot_values import CONFIG, NO_OP, RENEWAL, SETTINGS, Accepted, Batch, Entry
 
 __all__ = [
-    "PROTOCOL_VERSION", "NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Entry", "Batch", "P1A", "P1B",
-    "P2A", "P2B", "Heartbeat", "HeartbeatReply", "PreVote", "PreVoteReply", "CatchUpRequest",
-    "CatchUp", "SnapshotOffer", "SnapshotRequest", "SnapshotChunk", "DigestRequest",
+    "PROTOCOL_VERSION", "CONFIG", "NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Entry", "Batch",
+    "P1A", "P1B", "P2A", "P2B", "Heartbeat", "HeartbeatReply", "PreVote", "PreVoteReply",
+    "CatchUpRequest", "CatchUp", "SnapshotOffer", "SnapshotRequest", "SnapshotChunk",
+    "DigestRequest",
     "DigestReply", "Introduction", "Made", "CountQuestion", "CountAnswer", "Place",
-    "Whereabouts", "CommitNote", "PeerMessage", "OpenSession", "Command", "Query",
+    "Whereabouts", "CommitNote", "Sealed", "PeerMessage", "OpenSession", "Command", "Query",
     "StatusRequest", "SlotRequest", "ChangeSettings", "Renew", "Stranger", "Watch", "Unwatch",
     "WatchCheck", "ClientMessage", "ReplyStatus", "ReadMode", "SessionOpened", "CommandReply",
     "QueryReply", "NotLeader", "Overloaded", "StatusReply", "SlotReply", "OtherCluster",
@@ -192,6 +193,8 @@ class PreVote(Wire, frozen=True, tag=7):
     """Numbers the sender's attempts, to match replies."""
     first_slot: int
     """The sender's first slot not known chosen."""
+    epoch: int = 0
+    """In which the sender wants to lead."""
 
 
 class PreVoteReply(Wire, frozen=True, tag=8):
@@ -321,6 +324,8 @@ class CountAnswer(Wire, frozen=True, tag=18):
     """The directory that the sender knows the asker by; 0: none yet."""
     remembered: int
     """The highest count that it was told by that very directory; 0: none."""
+    configuration: bytes = b""
+    """The CONFIG of the sender's epoch; b"": it is in the first one."""
 
 
 class Place(Wire, frozen=True):
@@ -352,10 +357,24 @@ class CommitNote(Wire, frozen=True, tag=20):
     """All up to this slot is chosen."""
 
 
+class Sealed(Wire, frozen=True, tag=21):
+    """Server → all of an epoch and the next: that epoch has ended (docs/membership.md).
+
+    Also the only answer to a server of an earlier epoch. Who does not know it yet asks the sender
+    for the slots that it misses.
+    """
+
+    epoch: int
+    slot: int
+    """The last slot of that epoch: its CONFIG."""
+    start: bool = False
+    """The receiver is to lead the next one."""
+
+
 PeerMessage: TypeAlias = (
     P1A | P1B | P2A | P2B | Heartbeat | HeartbeatReply | PreVote | PreVoteReply | CatchUpRequest
     | CatchUp | SnapshotOffer | SnapshotRequest | SnapshotChunk | DigestRequest | DigestReply
-    | Introduction | CountQuestion | CountAnswer | Whereabouts | CommitNote
+    | Introduction | CountQuestion | CountAnswer | Whereabouts | CommitNote | Sealed
 )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from typing import Any, Literal
 import pykka
 
 from paxon.actors.actor import BurstActor
-from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, in_list
 from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.embedding import Execute, NotLeading, fail, settle
@@ -66,7 +66,9 @@ from paxon.actors.limits.allowances import (
     RETRY_AFTER,
 )
 from paxon.actors.limits.bounds import (
+    MAX_EPOCHS_AHEAD,
     MAX_SLOTS_AHEAD,
+    NUMBER_LIMIT,
     RoundGuard,
     is_dense,
     is_plausible_accepted,
@@ -76,6 +78,7 @@ from paxon.actors.limits.bounds import (
 from paxon.actors.log import SlotLog, SlotStatus
 from paxon.actors.log_time import LogTime
 from paxon.actors.messages import (
+    CONFIG,
     NO_OP,
     P1A,
     P1B,
@@ -110,6 +113,7 @@ from paxon.actors.messages import (
     QueryReply,
     Renew,
     ReplyStatus,
+    Sealed,
     SlotReply,
     SlotRequest,
     SnapshotChunk,
@@ -131,6 +135,13 @@ from paxon.actors.parts.status import describe, rejoining
 from paxon.actors.parts.watches import Watches
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
+from paxon.actors.records.changing import Changing, Opening
+from paxon.actors.records.configuration import (
+    Configuration,
+    Member,
+    decode_config,
+    encode_config,
+)
 from paxon.actors.records.following import Following
 from paxon.actors.records.held import Held, HeldRequests
 from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
@@ -167,6 +178,8 @@ SECONDS_PER_STORED_BYTE = 0.125 / (1 << 20)
 """… nobody expects to hear from its leader, or the leader from others, for so much longer."""
 WATERMARK_DELAY = 1.0
 """Seconds after which the chosen watermark is synced even if nothing else has to be."""
+OWN_SLOT_SECONDS = 10.0
+"""After so long a leader that had nothing to propose has an empty slot of its own chosen."""
 TIDY_INTERVAL = 0.1
 """Seconds between two pieces of a storage's tidying: readers of an idle disk notice each."""
 
@@ -214,8 +227,8 @@ class PaxosServer(BurstActor):
         """The last step left slots to execute, or replies to send: the next follows at once."""
         self._watermark_at = NEVER
         self._tidy_at = 0.0
+        # The slot whose execution stopped this server last time, until it has been executed.
         self._stopped_at = 0
-        """The slot whose execution stopped this server last time, until it has been executed."""
         # Catching up, and snapshots.
         self._catching_up = CatchingUp()
         self._snapshots = Snapshots()
@@ -228,11 +241,13 @@ class PaxosServer(BurstActor):
         self.places = self.membership.places
         self.disks = self.membership.disks
         self._in_force = False
-        self._takes_part = False
-        """It is in force, and this server's directory is known to be no old copy."""
+        self._takes_part = False  # in force, and this directory is known to be no old copy
+        # Who decides the slots after the last seal in the chosen prefix (docs/membership.md).
+        self.configuration = Configuration(0, 0, ())
+        self.is_voter = False  # this very directory is one of its voters'
+        self._opening: Opening | None = None  # until a leader of the new epoch is heard
         self._majority = len(settings.servers)  # (of no use before)
-        self._all_bits: dict[ServerId, int] = {}
-        """Each member's vote: a bit at its position in the configuration."""
+        self._all_bits: dict[ServerId, int] = {}  # voters' bits; learners have none
         self._features = Features(self._others, machine.limits)
         # What was said last.
         self._log_at = 0.0
@@ -269,6 +284,7 @@ class PaxosServer(BurstActor):
             CountAnswer: self.membership.on_count_answer,
             Whereabouts: self.membership.on_whereabouts,
             CommitNote: self.on_commit_note,
+            Sealed: self.on_sealed,
         }
 
     def _handlers_of_clients(self) -> dict[type, Callable[[Any, ClientToken], None]]:
@@ -326,7 +342,7 @@ class PaxosServer(BurstActor):
             if not self.log_time.runs and self._serves():
                 self.log_time.run(self.application.time, self._clock.awake())
                 self._plan_chores(reign)
-            if self._held.requests:
+            if self._held.requests and not reign.sealing:
                 self._release_held()
             if reign.pending.entries:
                 self.latencies.waiting(self._now)
@@ -347,6 +363,7 @@ class PaxosServer(BurstActor):
         return (
             bool(self._held.requests)
             and self._in_force
+            and self.is_voter
             and self.role == "follower"
             and not self.is_behind()
         )
@@ -463,6 +480,9 @@ class PaxosServer(BurstActor):
 
         One that is goes unanswered. Whoever insists on it is come nearer to (limits/bounds.py).
         """
+        if ballot.epoch != self.configuration.epoch:
+            self._meet_epoch(ballot.epoch, teller)
+            return False
         guard = self._round_guard
         if guard.admits(ballot, self.promised):
             self.adopt(ballot)
@@ -484,7 +504,10 @@ class PaxosServer(BurstActor):
         if p1a.ballot.leader != sender:
             self._oddities.malformed(p1a, sender)
             return
-        if not self.voting:
+        if p1a.ballot.epoch != self.configuration.epoch:
+            self._meet_epoch(p1a.ballot.epoch, sender)
+            return
+        if not self.voting or not self.is_voter:
             return
         if p1a.forced and p1a.ballot > self.promised:
             # A rejoining ends our following, or leading. A lease that we granted is waited for.
@@ -529,6 +552,9 @@ class PaxosServer(BurstActor):
             self._note_commit(p2a.commit, ballot, sender)
             return
         if ballot < self.promised:
+            if ballot.epoch != self.promised.epoch:
+                self._meet_epoch(ballot.epoch, sender)
+                return
             self._counters["p2b_rejected"] += 1
             self._outbox.send(sender, P2B(ballot, p2a.slot, p2a.slot, self.promised, self._count()))
             return
@@ -579,7 +605,11 @@ class PaxosServer(BurstActor):
             return
         if heartbeat.ballot > self.promised and not self._follows(heartbeat.ballot, sender):
             return
+        if heartbeat.ballot.epoch != self.promised.epoch:
+            self._meet_epoch(heartbeat.ballot.epoch, sender)
+            return
         if heartbeat.ballot == self.promised:
+            self._opening = None
             self.membership.compare_disks(heartbeat)
             self.log_time.hear(heartbeat.time, self.application.time, heartbeat.ballot)
             self._heard_from_leader(sender)
@@ -642,6 +672,11 @@ class PaxosServer(BurstActor):
         if not self.voting:
             self._rejoin()
             return
+        if not self.is_voter:
+            self._await_leader()
+            if self.configuration.find(self.settings.server) is None:
+                self._ask_around()
+            return
         if self._lease_may_hold():  # our own promise counts like any other's
             self._following.election_at = self._grants.until
             return
@@ -680,13 +715,18 @@ class PaxosServer(BurstActor):
         if self._has_quorum(self._following.pre_votes):
             self.campaign()
             return
-        question = PreVote(self._following.round, self.log.chosen_to + 1)
+        epoch = self.configuration.epoch
+        question = PreVote(self._following.round, self.log.chosen_to + 1, epoch)
         self._outbox.to_all.append(question)
 
     def on_pre_vote(self, question: PreVote, sender: ServerId) -> None:
         """Say whether we too have lost the leader, and could bring the sender up."""
+        if question.epoch != self.configuration.epoch:
+            self._meet_epoch(question.epoch, sender)
+            return
         granted = (
             self.voting
+            and self.is_voter
             and not self._lease_may_hold()
             and not self._hears_leader()
             and question.first_slot > self.log.discarded
@@ -720,6 +760,7 @@ class PaxosServer(BurstActor):
         invariant(forced or not self._lease_may_hold(), "a candidacy under a lease granted here")
         self._following.pre_votes = set()
         self._promise(self.promised.next_for(self.settings.server))
+        invariant(self.is_voter, "a candidacy without a vote")
         self.leader = 0
         self._counters["elections"] += 1
         self._counters["phase1_rounds"] += 1
@@ -768,7 +809,8 @@ class PaxosServer(BurstActor):
         return [s for s in self._others if s != self.leader and s not in alive]
 
     def _has_quorum(self, servers: set[ServerId]) -> bool:
-        return len(servers) >= self._majority
+        bits = self._all_bits
+        return sum(1 for server in servers if bits.get(server)) >= self._majority
 
     def on_p1b(self, p1b: P1B, sender: ServerId) -> None:
         """Count a promise; with a majority take over (PMMC §2.2, scout)."""
@@ -814,7 +856,11 @@ class PaxosServer(BurstActor):
         for accepted in self.log.accepted_from(self.log.chosen_to + 1):
             candidacy.report(accepted)
         known = self._catching_up
-        if self._misses_chosen(max(self.log.last, candidacy.last)):
+        first = self.log.chosen_to + 1
+        values, sealing = candidacy.takeover(first)
+        # (What is dropped above a CONFIG stays in the log until the seal.)
+        end = values[-1][0] if values else self.log.chosen_to
+        if self._misses_chosen(end):
             self._step_down()
             known.fall_behind(known.known_commit, known.teller, self._now)
             return
@@ -822,21 +868,24 @@ class PaxosServer(BurstActor):
             self.settings, self._others,
             Pending(self.application.machine, self.reception.end_share),
             Rounds(self._now, self._following.busy), self._counters["slots_chosen"],
-            time=self.application.time,
+            time=self.application.time, voters=self.configuration.voters,
         )  # fmt: skip
+        self._opening = None
+        reign.sealing = reign.holds_back = sealing
+        reign.own_slot_at = NEVER if sealing else self._now + OWN_SLOT_SECONDS
+        reign.leaving = {member.server for member in self.configuration.leaving} - {
+            *self.configuration.servers, self.settings.server,
+        }  # fmt: skip
         self.latencies.reigns()
         known.incoming = None  # what it lacks of the chosen slots it proposes again
         self.log_time.take_over(self.promised, max(self.log.highest, candidacy.highest))
         self.leader = self.settings.server
         self._counters["leaderships"] += 1
         self._leading_since = self._now
-        first = self.log.chosen_to + 1
         reign.takeover.extend(
-            (slot, value)
-            for slot, value in candidacy.values(first)
-            if self.log.status(slot) != "CHOSEN"
+            (slot, value) for slot, value in values if self.log.status(slot) != "CHOSEN"
         )
-        reign.takeover_end = max(self.log.last, reign.takeover[-1][0] if reign.takeover else 0)
+        reign.takeover_end = end
         invariant(reign.takeover_end >= known.known_commit, "took over less than is chosen")
         reign.next_slot = reign.takeover_end + 1
         if not self.voting:
@@ -858,8 +907,9 @@ class PaxosServer(BurstActor):
         for slot, value in reign.takeover:
             self._accept(slot, self.promised, value)
 
-    def _step_down(self) -> None:
-        """Stop leading or trying to; tell the waiting clients where to go."""
+    def _step_down(self, *, keep: bool = False) -> None:
+        """Stop leading or trying to; tell the waiting clients where to go, or keep them."""
+        keep = keep or self._contends
         clients: dict[ClientToken, None] = {}
         self._candidacy = None
         self._following.pre_votes = set()
@@ -870,13 +920,13 @@ class PaxosServer(BurstActor):
             self.log_time.stop()
             if reign.got_something_done(self._counters["slots_chosen"]):
                 self._policy.reigned(self._now - self._leading_since)
-            if self._contends:
+            if keep:
                 self._held.add_unfinished(reign)
             clients.update(dict.fromkeys(reign.waiting.values()))
             clients.update((client, None) for client, _ in reign.reads.clear())
             self._fail_futures(reign)
         self.reception.turns.let_go(self._now)
-        if not self._contends:
+        if not keep:
             clients.update((client, None) for client, _ in self._held.take())
         for client in clients:
             self._refuse(client)
@@ -894,6 +944,10 @@ class PaxosServer(BurstActor):
                 held = self.log.get(slot)
                 if slot > self.log.chosen_to and (held is None or not held.chosen):
                     self._propose(reign, slot, value)
+            elif reign.holds_back:
+                if not reign.sealing and not reign.votes:
+                    self._propose_config(reign)
+                return
             elif reign.pending.entries and not (reign.votes and reign.is_full(self.log, window)):
                 dear = bool(reign.pending.costs.dear)
                 entries = reign.pending.pack(self.settings.batch_bytes)
@@ -930,6 +984,8 @@ class PaxosServer(BurstActor):
         """Say when to look again whether something is due, other than a command."""
         if self.log_time.runs:
             reign.chores.plan(self.application, self.log_time, self._now, self._clock.awake())
+            if reign.next_slot == reign.takeover_end + 1:  # M8: no older CONFIG may come back there
+                reign.chores.at = min(reign.chores.at, reign.own_slot_at)
 
     def _propose(self, reign: Reign, slot: int, value: bytes) -> None:
         """Queue a P2A; our own acceptance counts once it is synced (rule 10)."""
@@ -983,6 +1039,8 @@ class PaxosServer(BurstActor):
         self._counters["slots_chosen"] += 1
         if self.log.chosen_to > self.application.executed:
             self._execute()
+        if self.log.configs:
+            self._look_for_seal()
         return new
 
     def _retransmit_p2as(self, reign: Reign) -> None:
@@ -1035,7 +1093,10 @@ class PaxosServer(BurstActor):
         reign.heartbeat_at = self._now + self.settings.heartbeat_interval
         self._plan_chores(reign)
         self._discard(self._executed_by_all(reign))
-        self._outbox.to_all.append(self._begin_round(reign))
+        heartbeat = self._begin_round(reign)
+        self._outbox.to_all.append(heartbeat)
+        for server in reign.leaving:  # until they have heard that the epoch is open
+            self._outbox.send(server, heartbeat)
         if self._majority == 1:
             self._confirm_rounds(reign)
         if reign.thrift.count_beat():
@@ -1096,7 +1157,7 @@ class PaxosServer(BurstActor):
         """Answer a read; which way, the client says (rule 9)."""
         if query.mode == "stale" and self.voting:  # else the state may be far too old, or empty
             self._answer_query(client, query)
-        elif (reign := self._serves()) is None:
+        elif (reign := self._serves()) is None or reign.sealing:
             self._hold_or_refuse(client, query, len(query.query))
         elif query.mode == "lease" and self._lease_holds():
             self._counters["lease_reads"] += 1
@@ -1108,7 +1169,7 @@ class PaxosServer(BurstActor):
 
     def _start_read_round(self, reign: Reign) -> None:
         """One round at a time; the reads that come meanwhile share the next one."""
-        if reign.rounds.confirmed == reign.rounds.last:
+        if reign.rounds.confirmed == reign.rounds.last and not reign.sealing:
             self._counters["read_rounds"] += 1
             if not reign.thrift.spare:
                 self._beat(reign)
@@ -1121,7 +1182,7 @@ class PaxosServer(BurstActor):
     def _confirm_rounds(self, reign: Reign) -> None:
         """Answer the reads that a round was waited for which a majority has replied to."""
         rounds = reign.rounds
-        answered = [follower.answered for follower in reign.followers.values()]
+        answered = [f.answered for f in reign.followers.values() if f.voter]
         if not rounds.confirm(answered, self._majority):
             return
         ago = self._clock.monotonic() - rounds.confirmed_at
@@ -1141,6 +1202,7 @@ class PaxosServer(BurstActor):
         return (
             self._reign is not None
             and self.settings.leases
+            and not self._reign.sealing
             and self._policy.courteous
             and self._reign.rounds.lease_holds(self._clock.monotonic())
         )
@@ -1163,7 +1225,10 @@ class PaxosServer(BurstActor):
             self.voting
             and self._led_at() > self._now - 2 * self.settings.election_timeout_max
             and known - self.application.executed <= FAR_BEHIND
-            and (reign is None or (not crowded and self.application.executed >= reign.takeover_end))
+            and (
+                reign is None
+                or not (crowded or reign.sealing or self.application.executed < reign.takeover_end)
+            )
         )
 
     def _tell_of_commits(self, reign: Reign) -> None:
@@ -1324,7 +1389,7 @@ class PaxosServer(BurstActor):
 
     def _hold_or_refuse(self, client: ClientToken, message: Held, size: int) -> None:
         """A new leader keeps requests until it serves; anyone else points to the leader."""
-        waits = self._reign is not None or self._contends
+        waits = self._reign is not None or (self._contends and self.is_voter)
         most = self.settings.max_pending_bytes
         if not waits or not self._held.add(client, message, size, most):
             self._refuse(client)
@@ -1379,6 +1444,142 @@ class PaxosServer(BurstActor):
         super().close()
         if self._reign is not None:
             self._fail_futures(self._reign)
+
+    # === the end of an epoch, and the next (docs/membership.md) ===================================
+
+    def change_members(self, members: tuple[Member, ...], request: int) -> None:
+        """Have these as the next configuration: the leader proposes it once all else is chosen."""
+        reign = self._reign
+        if reign is not None and not reign.holds_back:
+            reign.changing = Changing(members, request)
+            reign.holds_back = True
+
+    def _propose_config(self, reign: Reign) -> None:
+        """All that was proposed is chosen: propose the change, and nothing above it (M5, M6)."""
+        changing, reign.changing = reign.changing, None
+        if changing is None:
+            invariant(False, "nothing to change")
+            return
+        slot = reign.next_slot
+        invariant(slot == self.log.chosen_to + 1, "a CONFIG in slot %d above a hole", slot)
+        after = self.configuration.followed_by(changing.members, slot, changing.request)
+        reign.sealing = True
+        for client, query in reign.reads.later_than(reign.rounds.last):
+            self._hold_or_refuse(client, query, len(query.query))
+        self._ask_everyone(reign)
+        self._propose(reign, slot, encode_config(after))
+        reign.next_slot += 1
+
+    def _look_for_seal(self) -> None:
+        """The chosen prefix has grown: its epoch ends with it if a CONFIG is its last slot."""
+        slot = min(self.log.configs)
+        held = self.log.get(slot)
+        if slot > self.log.chosen_to or held is None:
+            return
+        after = decode_config(held.value)
+        follows = after.epoch == self.configuration.epoch + 1 and after.sealed_at == slot
+        invariant(follows, "slot %d seals epoch %d with %s", slot, self.configuration.epoch, after)
+        self._enter(after, slot)
+
+    def _enter(self, configuration: Configuration, slot: int) -> None:
+        """The epoch before is over (M2): nothing of it above `slot`, and no answer in it any more.
+
+        All that the step had to send goes with it: what was said in that epoch counts no more.
+        """
+        named = self._names(configuration)
+        invariant(not self._outbox.early, "P2As above the seal at %d", slot)
+        self._outbox.to_all, self._outbox.to_peer = [], {}
+        if self._reign is not None:  # who has accepted the CONFIG needs no more to know the seal
+            self._outbox.to_all.append(CommitNote(self.promised, slot))
+        self._step_down(keep=named == self.settings.server)
+        self.log.seal(slot)
+        self._join(configuration)
+        self.promised = Ballot.first_of(configuration.epoch)
+        self._storage.save_promise(self.promised)
+        self._storage.save_seal(configuration)
+        self._grants.forget_all()
+        self.leader = 0
+        self._following.heard_at = -NEVER
+        late = self._catching_up
+        late.leader_ballot, late.leader_commit = self.promised, 0
+        late.outsiders.clear()
+        self._opening = Opening(configuration, self.settings.server, named, self._now)
+        self._tell_of_seal(self._opening)
+        self._await_leader()
+        logger.info(
+            "server {}: epoch {} of {} begins after slot {}",
+            self.settings.server, configuration.epoch, in_list(configuration.servers),
+            configuration.sealed_at,
+        )  # fmt: skip
+        if self.is_voter and self.settings.server == named:
+            self.campaign()
+
+    def _names(self, configuration: Configuration) -> ServerId:
+        """Who is to lead the next epoch, as far as this server says or was told; 0: nobody."""
+        me, late = self.settings.server, self._catching_up
+        if late.named == configuration.epoch:
+            return me
+        reign = self._reign
+        if reign is None:
+            return 0
+        if configuration.votes(me, self.making.incarnation):
+            return me
+        level = {server: follower.executed for server, follower in reign.followers.items()}
+        return max(configuration.voters, key=lambda server: (level.get(server, -1), -server))
+
+    def _tell_of_seal(self, opening: Opening) -> None:
+        opening.due = self._now + self.settings.heartbeat_interval
+        for server in opening.tell:
+            self._outbox.send(server, opening.message(server))
+
+    def on_sealed(self, sealed: Sealed, sender: ServerId) -> None:
+        """Somebody knows where an epoch ended: get there, and open the next if we are to (M10)."""
+        epoch, late = self.configuration.epoch, self._catching_up
+        if not 0 < sealed.slot < NUMBER_LIMIT or sealed.epoch - epoch > MAX_EPOCHS_AHEAD:
+            self._oddities.malformed(sealed, sender)
+            return
+        if sealed.epoch >= epoch:
+            late.outsiders.add(sender)
+            if sealed.start:
+                late.named = sealed.epoch + 1
+            if sealed.slot > late.known_commit or not self.is_behind():
+                late.fall_behind(sealed.slot, sender, self._now)
+        elif sealed.epoch + 1 < epoch:
+            self._meet_epoch(sealed.epoch + 1, sender)
+        elif self._reign is not None:
+            if sender not in self._others:  # who left, and has not heard that we lead
+                self._reign.leaving.add(sender)
+        elif sealed.start and self.is_voter and not self.promised.leader:
+            self.campaign()
+
+    def _meet_epoch(self, epoch: int, sender: ServerId) -> None:
+        """A server of another epoch: who is behind is told so, or asks, and no more (M4)."""
+        configuration, late = self.configuration, self._catching_up
+        if epoch < configuration.epoch:
+            sealed = Sealed(configuration.epoch - 1, configuration.sealed_at)
+            self._outbox.send(sender, sealed)
+            return
+        if epoch - configuration.epoch > MAX_EPOCHS_AHEAD:
+            self._oddities.number(sender, "epoch", epoch)
+            return
+        late.outsiders.add(sender)
+        if self._now >= late.meets_at:
+            late.meets_at = self._now + self.settings.retransmit_interval
+            self._outbox.send(sender, CatchUpRequest(self.log.chosen_to + 1))
+
+    def _ask_around(self) -> None:
+        """Who is no member hears of nothing unless it asks."""
+        late = self._catching_up
+        late.turn += 1
+        peers = (*self._others, *sorted(late.outsiders))
+        if peers and not self.is_behind():
+            request = CatchUpRequest(self.log.chosen_to + 1)
+            self._outbox.send(peers[late.turn % len(peers)], request)
+
+    def hear_of_leaving(self, server: ServerId) -> None:
+        """One that left has heard that the epoch is open."""
+        if self._reign is not None:
+            self._reign.leaving.discard(server)
 
     # === learning what is chosen, and executing it (rule 4) =======================================
 
@@ -1436,12 +1637,16 @@ class PaxosServer(BurstActor):
             if held is None or held.ballot != known.leader_ballot:
                 break
             log.choose(slot)
+        if log.configs:
+            self._look_for_seal()
 
     def _learn(self, accepted: Accepted, teller: ServerId) -> bool:
         """Another server knows this value as chosen; False if its numbers are out of bounds."""
         if not is_plausible_accepted(accepted, self.log.chosen_to):
             self._oddities.number(teller, "slot", accepted.slot)
             return False
+        if accepted.ballot.epoch > self.configuration.epoch:
+            return False  # the seal before it has to be known first (docs/membership.md, M3)
         # An accepted ballot is never above the promise.
         if accepted.ballot > self.promised and not self._follows(accepted.ballot, teller):
             return False
@@ -1451,6 +1656,8 @@ class PaxosServer(BurstActor):
         invariant(held is not None, "slot %d vanished", accepted.slot)
         if held is not None:
             self._storage.save_accepted(accepted.slot, held.ballot, held.value, held.checksum)
+        if self.log.configs:
+            self._look_for_seal()
         return True
 
     def _execute_chosen(self) -> None:
@@ -1503,7 +1710,7 @@ class PaxosServer(BurstActor):
             # A leader that was behind may learn from others what it is still gathering votes for.
             reign.votes.pop(slot, None)
             batch = reign.batches.pop(slot, None)
-        if batch is None and value != NO_OP:
+        if batch is None and value != NO_OP and value[0] != CONFIG:
             batch = decode_batch(value)
         results = self.application.execute(slot, value, batch, checksum)
         self._counters["slots_executed"] += 1
@@ -1544,7 +1751,7 @@ class PaxosServer(BurstActor):
         """Ask for the missing slots, or go on with a snapshot; again if no answer comes."""
         late = self._catching_up
         late.ask_at = self._now + late.interval(self.settings.retransmit_interval)
-        if not self.is_behind() or not self._others:
+        if not self.is_behind() or not (self._others or late.outsiders):
             return
         if late.check is not None and late.is_whole():
             # Asked for again it would be offered in other words, and checked anew, without end.
@@ -1567,6 +1774,9 @@ class PaxosServer(BurstActor):
         chosen_to = self.log.chosen_to
         accepted, _ = self.log.chunk(request.first_slot, chosen_to, self.settings.transfer_bytes)
         self._outbox.send(sender, CatchUp(accepted, chosen_to))
+        if self._candidacy is not None and self._opening is not None:  # it may know the seal now
+            first = self._candidacy.next_chunk(sender)
+            self._outbox.send(sender, P1A(self._candidacy.ballot, first))
 
     def on_catch_up(self, catch_up: CatchUp, sender: ServerId) -> None:
         """Take over chosen values, execute them, ask for more."""
@@ -1707,10 +1917,14 @@ class PaxosServer(BurstActor):
         # Before it counts: whoever cannot restore it would find nothing else at a restart.
         self.application.restore(self._storage.adopted_image(info))
         self.log_time.snapshot_came()
+        self.log.restart_at(info.slot)
+        if self.application.configuration:
+            configuration = decode_config(self.application.configuration)
+            if configuration.epoch > self.configuration.epoch:
+                self._enter(configuration, info.slot)
         self._commit()
         late.retry.succeeded()
         self._counters["snapshots_received"] += 1
-        self.log.restart_at(info.slot)
         # Synced above: else the others would hear of it only after the next commit, if any.
         self._durable_chosen_to = max(self._durable_chosen_to, info.slot)
         self._snapshots.executed_bytes = 0
@@ -1799,7 +2013,7 @@ class PaxosServer(BurstActor):
         if found.made is not None:
             self.agree(found.made)
             if found.in_force:
-                self._join(found.made)
+                self._join(found.configuration or Configuration.of(found.made))
         if found.snapshot is not None:
             info = found.snapshot
             self.application.restore(self._storage.read_snapshot(info.slot, 0, info.size))
@@ -1810,6 +2024,8 @@ class PaxosServer(BurstActor):
         if found.stopped_at:
             self._stopped_at = found.stopped_at
             logger.warning("executing slot {} stopped this server before", found.stopped_at)
+        if self.configuration.epoch:  # whether it was opened, somebody has to tell
+            self._opening = Opening(self.configuration, self.settings.server, 0, self._now)
         self.disks.recover(found.counts)
         self.membership.begin_confirmation()
         self._takes_part = self._in_force and not self.membership.confirmation.pending
@@ -1846,16 +2062,26 @@ class PaxosServer(BurstActor):
         if not self.membership.confirmation.pending:
             self._storage.maintain(tidy=False)
 
-    def _join(self, made: Made) -> None:
-        """Be one of these members: majorities, votes and everything else count them alone."""
-        self.membership.join(made)
+    def _join(self, configuration: Configuration) -> None:
+        """These are the members: majorities, votes and everything else count them alone."""
+        self.configuration = configuration
+        self.membership.join(configuration)
+        self._look_for_vote()
         self._in_force = True
         self._others = self.membership.others
-        self.comparing.join(len(self._others), made.majority)
-        self._majority = made.majority
-        self._all_bits = {server: 1 << place for place, server in enumerate(made.servers)}
+        self.comparing.join(len(self._others), configuration.majority)
+        self._majority = configuration.majority
+        self._all_bits = configuration.bits
         self._features = Features(self._others, self.application.machine.limits)
-        self._round_guard = RoundGuard(made.servers)
+        self._round_guard = RoundGuard(configuration.voters)
+
+    def _look_for_vote(self) -> None:
+        """Whether this very directory is a voter's, and nothing came from a later epoch (M15)."""
+        configuration = self.configuration
+        told = self.membership.confirmation.epoch_told
+        self.is_voter = configuration.epoch >= told and configuration.votes(
+            self.settings.server, self.making.incarnation
+        )
 
     def agreed(self) -> bytes:
         """What execution depends on, as this server was told; for the making of a cluster."""
@@ -1871,13 +2097,14 @@ class PaxosServer(BurstActor):
         if not votes:
             self.voting = False
             self._storage.save_voting(False)
-        self._join(made)
+        self._join(Configuration.of(made))
         self._takes_part = not self.membership.confirmation.pending
         self._on_recovered(fresh=True)
 
     def confirmed(self) -> None:
         """This server's directory is no old copy: from here on it takes part."""
         self._takes_part = self._in_force
+        self._look_for_vote()
         self._next_count = self._storage.count + 1
         if self._following.election_at <= self._now:  # it took long: the others come first
             self._await_leader()
@@ -1908,6 +2135,8 @@ class PaxosServer(BurstActor):
                 deadline = min(deadline, self._candidacy.ask_again_at)
             elif self._held.requests and self._contends_now():
                 deadline = min(deadline, self._following.retry_at)
+        if self._opening is not None:
+            deadline = min(deadline, self._opening.due)
         if self.comparing.doubts.inquiry is not None:
             deadline = min(deadline, self.comparing.doubts.inquiry.until)
         if self.reception.turns.waiting:
@@ -1947,6 +2176,8 @@ class PaxosServer(BurstActor):
         if self._now >= self._snapshots.poll_at:
             self._poll_snapshot()
         self.comparing.on_timer()
+        if self._opening is not None and self._now >= self._opening.due:
+            self._tell_of_seal(self._opening)
         if self._now >= self.places.due:
             self.membership.on_places_timer()
         if self.is_behind() and self._now >= self._catching_up.ask_at:

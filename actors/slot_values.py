@@ -6,10 +6,14 @@ import msgspec
 
 from paxon.actors.ballot import Ballot
 
-__all__ = ["NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Batch", "Entry"]
+__all__ = ["CONFIG", "NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Batch", "Entry"]
 
 NO_OP = b""
 """The value that a new leader proposes into a hole: executing it does nothing (PMMC §2.3)."""
+
+CONFIG = 0xC1
+"""The first byte of a value that seals an epoch: who decides the slots after it follows
+(actors/records/configuration.py). No msgpack begins so, hence no batch does."""
 
 
 class _Value(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):

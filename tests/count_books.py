@@ -16,6 +16,7 @@ from paxon.actors.messages import (
     PeerMessage,
     PreVoteReply,
 )
+from tests.epoch_books import EpochBooks
 from tests.predicates import require
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class DiskBooks:
     """The number of the last commit."""
     old: bool = False
     """It is an old copy of what the server had, and enough others know that."""
+    epoch: int = 0
+    """The one after the last seal that is durable on it."""
 
     def copy(self) -> DiskBooks:
         """The books of a copy of the disk."""
@@ -59,9 +62,10 @@ class DiskBooks:
 class CountBooks:
     """The part of `tests.invariants.ClusterWatch` that is about counts of commits."""
 
-    def __init__(self, servers: Iterable[ServerId]) -> None:
+    def __init__(self, servers: Iterable[ServerId], members: Iterable[ServerId] = ()) -> None:
+        """`members` are those of the first epoch, by default all servers."""
         self.servers = tuple(servers)
-        self.majority = len(self.servers) // 2 + 1
+        self.epochs = EpochBooks(tuple(members) or self.servers)
         self.disks = {server: DiskBooks() for server in self.servers}
         self._asks: dict[ServerId, int | None] = dict.fromkeys(self.servers)
         """The question of a started server that must not take part yet; None: it may."""
@@ -82,7 +86,8 @@ class CountBooks:
         if disk.incarnation != incarnation:
             disk.incarnation, disk.count = incarnation, count
         self._makes[server] = not in_force
-        self._asks[server] = None if made_disk or self.majority == 1 else 0
+        alone = self.epochs.voters(disk.epoch) == (server,)
+        self._asks[server] = None if made_disk or alone else 0
         self._confirmers[server] = set()
 
     def on_commit(self, server: ServerId, count: int) -> None:
@@ -102,7 +107,7 @@ class CountBooks:
 
     def _require_confirmed(self, server: ServerId, deed: str) -> None:
         require(
-            self._asks[server] is None or len(self._confirmers[server]) + 1 >= self.majority,
+            self._asks[server] is None or self._is_confirmed(server),
             "confirmed first",
             "server %d %s, and only %s have confirmed its directory",
             server, deed, self._confirmers[server],
@@ -111,6 +116,15 @@ class CountBooks:
             not self.disks[server].old, "old copies stay out",
             "server %d %s, on an old copy of its directory", server, deed,
         )  # fmt: skip
+
+    def _is_confirmed(self, server: ServerId) -> bool:
+        """By a majority of its epoch, or of a later one that somebody told of."""
+        sure = {*self._confirmers[server], server}
+        epochs = range(self.disks[server].epoch, len(self.epochs))
+        if not any(self.epochs.is_majority(epoch, sure) for epoch in epochs):
+            return False
+        self._asks[server] = None  # once and for all
+        return True
 
     def _note_told(self, server: ServerId, message: PeerMessage) -> None:
         """A count leaves a server, in a message that only one that takes part may send."""

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from paxon.actors import Ballot, Environment, PaxosServer, ServerId, Settings, StateMachine
+from paxon.actors.ballot import in_list
 from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import Storage
 from paxon.actors.execution.agreed import NAMES, Agreed, encode_agreed, first_agreed
@@ -33,6 +34,7 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
+from paxon.actors.records.configuration import Member, decode_config, is_config
 from paxon.actors.records.reign import Reign
 from paxon.transport import Burst
 
@@ -155,13 +157,16 @@ class Cluster:
     """What servers get for their network."""
     made: bool = True
     """Whether the cluster is in force from the beginning; else the servers have to make it."""
+    members: tuple[ServerId, ...] = ()
+    """Those of the first epoch, by default all; the others know which cluster they are to join."""
 
     def __post_init__(self) -> None:
         self.ids = tuple(range(1, self.size + 1))
         self.storages = {server: self.new_disk(server) for server in self.ids}
         if self.made:
             given = {name: self.options[name] for name in NAMES if name in self.options}
-            make_cluster(self.storages, first_agreed(given, self.machine().limits))
+            agreed = first_agreed(given, self.machine().limits)
+            make_cluster(self.storages, agreed, members=self.members)
         self.servers: dict[ServerId, PaxosServer] = {}
         self.cut: set[frozenset[ServerId]] = set()
         self._sequence = 0
@@ -299,6 +304,24 @@ class Cluster:
         """Lose what is under way now and matches."""
         return self._take(kind, source, target)
 
+    def member(self, server: ServerId, *, voter: bool = True) -> Member:
+        """This server's directory, as a configuration has it."""
+        return Member(server, self.storages[server].incarnation, voter)
+
+    def change(self, leader: ServerId, *voters: ServerId, learners: Sequence[ServerId] = ()) -> int:
+        """Ask a leader for a configuration, whatever `Changing` says of it; its request number."""
+        self._sequence += 1
+        members = [self.member(server) for server in voters]
+        members += [self.member(server, voter=False) for server in learners]
+        members.sort(key=lambda member: member.server)
+        self.servers[leader].change_members(tuple(members), self._sequence)
+        self.step(leader)
+        return self._sequence
+
+    def epochs(self, *servers: ServerId) -> list[int]:
+        """In which epoch these servers are (by default all that run)."""
+        return [self.servers[s].configuration.epoch for s in servers or sorted(self.servers)]
+
     def stabilize(self) -> None:
         """Deliver until nothing is under way any more; time stands."""
         for _ in range(10_000):
@@ -411,14 +434,21 @@ def make_cluster(
     *,
     in_force: bool = True,
     identity: int = IDENTITY,
+    members: Sequence[ServerId] = (),
 ) -> Made:
-    """Have these directories make a cluster, as if their servers had done so before."""
-    members = tuple((server, storages[server].incarnation) for server in sorted(storages))
-    made = Made(identity, "test", members, encode_agreed(agreed))
+    """Have these directories make a cluster, as if their servers had done so before.
+
+    Those that are none of its `members` know which one they are to join.
+    """
+    chosen = sorted(members or storages)
+    made = Made(
+        identity, "test", tuple((s, storages[s].incarnation) for s in chosen), encode_agreed(agreed)
+    )
     for force in (False, True) if in_force else (False,):  # in force once all have stored it
-        for storage in storages.values():
-            storage.save_made(made, in_force=force)
-            storage.commit()
+        for server in sorted(storages, key=lambda server: server not in chosen):
+            if force or server in chosen:
+                storages[server].save_made(made, in_force=force)
+                storages[server].commit()
     return made
 
 
@@ -439,4 +469,6 @@ def text_of(value: bytes) -> str:
     """The commands in a slot's value, or "no-op"."""
     if value == NO_OP:
         return "no-op"
+    if is_config(value):
+        return f"CONFIG of {in_list(decode_config(value).voters)}"
     return " ".join(e.command.decode() or "open-session" for e in decode_batch(value).entries)

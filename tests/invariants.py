@@ -34,6 +34,7 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
+from paxon.actors.records.configuration import Configuration, is_config
 from tests.count_books import CountBooks, DiskBooks
 from tests.lease_books import Age, LeaseBooks
 from tests.making_books import MakingBooks
@@ -55,9 +56,13 @@ class ClusterWatch(CountBooks):
         servers: Iterable[ServerId],
         age: Age = lambda _server: 0.0,
         lease_length: float = 0.3,
+        members: Iterable[ServerId] = (),
     ) -> None:
-        """Empty books; of leases only with `age`, and `lease_length` where nothing else is said."""
-        super().__init__(servers)
+        """Empty books; of leases only with `age`, and `lease_length` where nothing else is said.
+
+        `members` are those of the first epoch, by default all servers.
+        """
+        super().__init__(servers, members)
         self.leases = LeaseBooks(self.servers, age, lease_length)
         self._live: dict[ServerId, PaxosServer] = {}
         self._campaigns: dict[Ballot, int] = {}
@@ -65,6 +70,12 @@ class ClusterWatch(CountBooks):
         self._promises: dict[Ballot, dict[ServerId, dict[int, set[int]]]] = {}
         """Per ballot and acceptor the pieces of its promise: from which slot to which."""
         self._leading: set[Ballot] = set()
+        self._joined: dict[ServerId, set[ServerId]] = {}
+        """The members that each server knew after its last step …"""
+        self._members: dict[ServerId, set[ServerId]] = {}
+        """… and those of them that it knew before that, too."""
+        self._sealing: set[Ballot] = set()
+        """In which a CONFIG was proposed."""
         self.making = MakingBooks()
         self.books: StoreBooks | None = None
         """Of what the log makes of the store, where somebody keeps them."""
@@ -100,6 +111,10 @@ class ClusterWatch(CountBooks):
     def on_promise_durable(self, server: ServerId, ballot: Ballot) -> None:
         disk = self.disks[server]
         require(
+            ballot.epoch == disk.epoch, "sealed first",
+            "server %d, whose disk is in epoch %d, promised %s", server, disk.epoch, ballot,
+        )  # fmt: skip
+        require(
             ballot >= disk.promised, "promise never falls",
             "server %d's promise fell from %s to %s", server, disk.promised, ballot,
         )  # fmt: skip
@@ -119,15 +134,50 @@ class ClusterWatch(CountBooks):
             "server %d's acceptance in slot %d fell from %s to %s",
             server, slot, held and held[0], ballot,
         )  # fmt: skip
+        require(
+            ballot.epoch <= disk.epoch, "sealed first",
+            "server %d, whose disk is in epoch %d, stored %s", server, disk.epoch, ballot,
+        )  # fmt: skip
+        require(
+            ballot.epoch == disk.epoch or slot <= self._sealed_at(disk), "void above the seal",
+            "server %d stored slot %d in %s, above the seal", server, slot, ballot,
+        )  # fmt: skip
         disk.rows[slot] = (ballot, value)
         disk.fresh.add(slot)
         self._propose(slot, ballot, value)
+        if not self.epochs.votes(ballot.epoch, server, disk.incarnation):
+            return
         votes = self._votes.get((slot, ballot), 0) | 1 << server
         self._votes[slot, ballot] = votes
-        if votes.bit_count() >= self.majority:
+        if votes.bit_count() >= self.epochs.configurations[ballot.epoch].majority:
             self._choose(slot, value)
+            wrong = self.epochs.on_chosen(slot, ballot, value)
+            require(not wrong, "one configuration a slot", "%s", wrong)
             if self.books is not None:
                 self.books.on_chosen(ballot)
+
+    def _sealed_at(self, disk: DiskBooks) -> int:
+        return self.epochs.configurations[disk.epoch].sealed_at
+
+    def on_seal_durable(self, server: ServerId, configuration: Configuration) -> None:
+        """An epoch's end, together with whatever else the transaction holds."""
+        disk, epoch = self.disks[server], configuration.epoch
+        require(
+            epoch < len(self.epochs) and self.epochs.configurations[epoch] == configuration,
+            "sealed first", "server %d takes up %s, which was not chosen", server, configuration,
+        )  # fmt: skip
+        disk.epoch = epoch
+        for gone in [slot for slot in disk.rows if slot > configuration.sealed_at]:
+            del disk.rows[gone]
+
+    def after_seal(self, server: ServerId) -> None:
+        """All of the transaction was told: the prefix up to the seal has to be there."""
+        disk = self.disks[server]
+        require(
+            min(disk.replayable, disk.chosen_to) >= self._sealed_at(disk), "sealed first",
+            "server %d is in epoch %d, and its disk reaches to slot %d",
+            server, disk.epoch, min(disk.replayable, disk.chosen_to),
+        )  # fmt: skip
 
     def _propose(self, slot: int, ballot: Ballot, value: bytes) -> None:
         if self.books is not None:
@@ -163,6 +213,7 @@ class ClusterWatch(CountBooks):
 
     def on_snapshot_durable(self, server: ServerId, slot: int) -> None:
         disk = self.disks[server]
+        disk.chosen_to = max(disk.chosen_to, slot)
         disk.snapshot = max(disk.snapshot, slot)
         disk.replayable = max(disk.replayable, slot)
 
@@ -188,8 +239,9 @@ class ClusterWatch(CountBooks):
         if any(disk.replaced or disk.old for disk in self.disks.values()):
             return False
         level = min(disk.replayable for disk in self.disks.values())
+        majority = self.epochs.last.majority
         return all(
-            sum(self._holds(disk, slot, value) for disk in self.disks.values()) >= self.majority
+            sum(self._holds(disk, slot, value) for disk in self.disks.values()) >= majority
             for slot, value in self.chosen.items()
             if slot > level
         )
@@ -228,6 +280,17 @@ class ClusterWatch(CountBooks):
             "server %d promised %s and came back with %s",
             server_id, disk.promised, server.promised,
         )  # fmt: skip
+        left = [
+            accepted
+            for accepted in server.log.accepted_from(self._sealed_at(disk) + 1)
+            if accepted.ballot.epoch != disk.epoch
+        ]
+        require(not left, "void above the seal", "server %d comes back with %s", server_id, left)
+        require(
+            server.configuration.epoch == disk.epoch, "restart loses nothing",
+            "server %d's disk is in epoch %d, and it came back in %d",
+            server_id, disk.epoch, server.configuration.epoch,
+        )  # fmt: skip
         require(
             server.application.executed >= disk.replayable, "restart loses nothing",
             "server %d could replay up to %d and came back at %d",
@@ -259,6 +322,9 @@ class ClusterWatch(CountBooks):
             "server %d takes %d for the leader and has promised %s",
             server_id, server.leader, promised,
         )  # fmt: skip
+        joined = set(server.configuration.servers)
+        self._members[server_id] = joined.intersection(self._joined.get(server_id, joined))
+        self._joined[server_id] = joined
         discarded = server.log.discarded
         if discarded != self._seen_discarded[server_id]:
             self._seen_discarded[server_id] = discarded
@@ -269,8 +335,10 @@ class ClusterWatch(CountBooks):
             return
         for other, disk in self.disks.items():
             # (A lost disk needs everything again: whoever still has a state makes a snapshot.)
+            # (And who has just become a member was asked by nobody what it needs.)
             require(
-                disk.replaced or disk.old or disk.replayable >= discarded,
+                other not in self._members[server_id]
+                or disk.replaced or disk.old or disk.replayable >= discarded,
                 "nothing needed discarded",
                 "server %d discarded up to %d, its snapshot is at %d, and server %d's disk "
                 "holds only up to %d",
@@ -336,18 +404,21 @@ class ClusterWatch(CountBooks):
                 "server %d, which had promised %s, sent %r", server, before, message,
             )  # fmt: skip
         if isinstance(message, P1B) or (isinstance(message, P1A) and not message.forced):
-            grant = self.leases.binding(server)
             require(
-                grant is None or message.ballot <= grant.ballot, "lease kept",
+                not self.leases.binds(server, message.ballot), "lease kept",
                 "server %d, whose lease to %s binds it, sent %r",
-                server, grant.ballot if grant else None, message,
+                server, self.leases.grants[server].ballot, message,
             )  # fmt: skip
 
     def on_lease_used(self, leader: ServerId, ballot: Ballot) -> None:
         """A leader counts on its lease to answer a read."""
         covering = self.leases.covering(leader, ballot)
         require(
-            len(covering) >= self.majority, "lease covered",
+            ballot not in self._sealing, "no reads after a CONFIG",
+            "server %d reads by a lease in %s", leader, ballot,
+        )  # fmt: skip
+        require(
+            self.epochs.is_majority(ballot.epoch, covering), "lease covered",
             "server %d reads by a lease in %s that only %s keep", leader, ballot, covering,
         )  # fmt: skip
 
@@ -361,7 +432,9 @@ class ClusterWatch(CountBooks):
             if server != leader and _is_whole(pieces, first)
         ]
         require(
-            len(promised) + 1 >= self.majority, "leads by whole promises",
+            ballot.epoch < len(self.epochs)
+            and self.epochs.is_majority(ballot.epoch, [*promised, leader]),
+            "leads by whole promises",
             "server %d leads in %s, and only %s have promised all from slot %d on",
             leader, ballot, promised, first,
         )  # fmt: skip
@@ -376,6 +449,8 @@ class ClusterWatch(CountBooks):
         )  # fmt: skip
         if isinstance(message, P2A):
             self._propose(message.slot, message.ballot, message.value)
+            if is_config(message.value):
+                self._sealing.add(message.ballot)
 
     def _check_told(self, server: ServerId, told: Sequence[Accepted], chosen_to: int) -> None:
         """Values that others will take for chosen must be."""

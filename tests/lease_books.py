@@ -75,6 +75,11 @@ class LeaseBooks:
         began = self._step_began.get(server, self._age(server))
         return grant if began < grant.until and not grant.forgotten else None
 
+    def binds(self, server: ServerId, ballot: Ballot) -> bool:
+        """Whether a grant keeps a server from promising that ballot; not in another epoch."""
+        grant = self.binding(server)
+        return grant is not None and grant.ballot < ballot and grant.ballot.epoch == ballot.epoch
+
     def on_disk_lost(self, server: ServerId) -> None:
         """It votes again only once all the others, the leader too, have promised (rejoin.md)."""
         self.grants[server].forgotten = True

@@ -25,7 +25,7 @@ class MakingBooks:
 
     def on_made(self, disk: DiskId, made: Made, *, in_force: bool) -> str:
         """This is durable now."""
-        if made.incarnation(disk[0]) != disk[1]:
+        if made.incarnation(disk[0]) not in (disk[1], None):  # (None: it is to join later)
             return f"disk {disk} has stored the making of other disks: {made}"
         if self.stored.setdefault(disk, made.identity) != made.identity:
             return f"disk {disk} has stored a second making: {made}"

@@ -49,6 +49,10 @@ PREDICATES = {
     "no failure": "a server stops only for its disk",
     "confirmed first": "a started server stores and answers nothing before a majority confirms it",
     "old copies stay out": "an old copy of a directory that enough others know newer never votes",
+    "one configuration a slot": "each slot is decided by the majority of one epoch's voters",
+    "sealed first": "nobody promises or stores in an epoch before the seal is durable there",
+    "void above the seal": "nothing that an epoch has left above its seal stays on a disk",
+    "no reads after a CONFIG": "who proposed a CONFIG reads by no lease any more",
     "counts are told": "what is remembered of a directory's commits, its confirmed server told",
     "counts are handed on": "in the end all remember what each directory's server has told",
 }

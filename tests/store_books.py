@@ -17,6 +17,7 @@ import msgspec
 from paxon.actors import NO_BALLOT, Ballot
 from paxon.actors.execution.application import Executed, decode_batch
 from paxon.actors.messages import NO_OP, RENEWAL, ReplyStatus
+from paxon.actors.records.configuration import is_config
 from paxon.kvstore.store import history
 from paxon.kvstore.store.items import Item
 from paxon.kvstore.store.operations import (
@@ -135,7 +136,7 @@ class StoreBooks:
             return  # (that all come to the same is another predicate)
         require(slot == self.slot + 1, "in order", "slot %d is executed after %d", slot, self.slot)
         self.slot = slot
-        if value == NO_OP:
+        if value == NO_OP or is_config(value):
             return
         self._advance(slot, decode_batch(value).time)
         self._pace(slot, value)
@@ -160,7 +161,7 @@ class StoreBooks:
         Who leads in the highest ballot has executed all that is chosen before it stamps anything.
         (What others propose may be chosen late, and be of an older time than what is executed.)
         """
-        if value == NO_OP or (slot, value) in self._proposed:
+        if value == NO_OP or is_config(value) or (slot, value) in self._proposed:
             return
         self._proposed[slot, value] = self._now()
         time = decode_batch(value).time

@@ -17,7 +17,7 @@ from paxon.transport.log import logger
 
 __all__ = ["DataDirectory", "in_words", "make_directory", "replace_file", "sync_directory"]
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 DATABASE_NAME = "paxon.db"
 LOCK_NAME = "paxon.lock"
 WITNESS_NAME = "paxon.witness"

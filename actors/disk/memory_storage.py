@@ -71,10 +71,12 @@ class MemoryStorage(CollectingStorage):
             found._rows = dict(self._rows)
             found._write()
             found._durable, found._rows = found._marks.copy(), {}
+            found._sealed = None
             found.commits += 1
             found._received = bytearray(self._received)
         else:
             found._incoming, found._received = None, bytearray()
+            found._sealed = None
         found._ballots = {slot: held.ballot for slot, held in found._accepted.items()}
         found._keep_images()
         return found
@@ -109,7 +111,10 @@ class MemoryStorage(CollectingStorage):
         return rows + sum(info.size for info, _ in self._images.values()) + len(self._received)
 
     def _write(self) -> None:
-        accepted = self._accepted
+        accepted, sealed = self._accepted, self._sealed
+        if sealed is not None:
+            for slot in [slot for slot in accepted if slot > sealed]:
+                del accepted[slot]
         for slot, (ballot, value, _) in self._rows.items():
             accepted[slot] = Accepted(slot, ballot, value)
         discarded = self._marks.discarded

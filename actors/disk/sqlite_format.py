@@ -18,6 +18,7 @@ from paxon.actors.disk.storage import CorruptStorage, SnapshotInfo
 from paxon.actors.disk.storage_base import Marks
 from paxon.actors.disk.write_ahead_log import WriteAheadLog
 from paxon.actors.messages import Accepted, Made, Place
+from paxon.actors.records.configuration import Configuration
 
 __all__ = [
     "SCHEMA",
@@ -41,6 +42,7 @@ CREATE TABLE meta (
     server INTEGER NOT NULL,
     incarnation INTEGER NOT NULL,
     made TEXT NOT NULL,
+    configuration TEXT NOT NULL,
     counts TEXT NOT NULL,
     places TEXT NOT NULL,
     in_force INTEGER NOT NULL,
@@ -66,11 +68,11 @@ CREATE TABLE accepted (
     checksum INTEGER NOT NULL
 );
 """
-INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 21)})"
+INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 22)})"
 UPDATE_META = (
-    "UPDATE meta SET made=?, counts=?, places=?, in_force=?, commits=?, promise_round=?, "
-    "promise_leader=?, chosen_to=?, discarded=?, voting=?, lease=?, snapshot_slot=?, "
-    "snapshot_size=?, snapshot_checksum=?, rows=?, rows_checksum=?, checksum=?"
+    "UPDATE meta SET made=?, configuration=?, counts=?, places=?, in_force=?, commits=?, "
+    "promise_round=?, promise_leader=?, chosen_to=?, discarded=?, voting=?, lease=?, "
+    "snapshot_slot=?, snapshot_size=?, snapshot_checksum=?, rows=?, rows_checksum=?, checksum=?"
 )
 PUT_ACCEPTED = "INSERT OR REPLACE INTO accepted VALUES (?,?,?,?,?)"
 
@@ -126,6 +128,8 @@ class MetaColumns:
         self._identity = identity
         self._made: Made | None = None
         self._made_column = ""
+        self._configuration: Configuration | None = None
+        self._configuration_column = ""
         self._places: tuple[Place, ...] | None = None
         self._places_column = ""
         self._text_checksum = 0
@@ -135,7 +139,11 @@ class MetaColumns:
         """Of identity and texts together."""
 
     def make(self, marks: Marks, commits: int, rows: int, rows_checksum: int) -> tuple[Any, ...]:
-        if marks.made is not self._made or marks.places is not self._places:
+        if (
+            marks.made is not self._made
+            or marks.places is not self._places
+            or marks.configuration is not self._configuration
+        ):
             self._encode_texts(marks)
         if marks.counts is not self._counts:
             self._counts = marks.counts
@@ -148,14 +156,21 @@ class MetaColumns:
             snapshot.slot, snapshot.size, snapshot.checksum, rows, rows_checksum,
         )  # fmt: skip
         checksum = zlib.crc32(_NUMBERS.pack(*numbers), self._checksum)
-        return (self._made_column, self._counts_column, self._places_column, *numbers, checksum)
+        return (
+            self._made_column, self._configuration_column, self._counts_column,
+            self._places_column, *numbers, checksum,
+        )  # fmt: skip
 
     def _encode_texts(self, marks: Marks) -> None:
         """What seldom changes."""
         self._made, self._places = marks.made, marks.places
+        self._configuration = marks.configuration
         self._made_column = "" if marks.made is None else _encode_made(marks.made)
+        self._configuration_column = _encode_configuration(marks.configuration)
         self._places_column = _encode_places(marks.places)
-        self._text_checksum = _text_checksum(self._identity, self._made_column, self._places_column)
+        self._text_checksum = _text_checksum(
+            self._identity, self._made_column, self._configuration_column, self._places_column
+        )
         self._counts = None
 
 
@@ -169,8 +184,8 @@ def _from_pairs(column: str) -> dict[ServerId, int]:
     return {int(server): int(number) for server, number in pairs}
 
 
-def _text_checksum(identity: Identity, made: str, places: str) -> int:
-    return zlib.crc32(f"{identity.columns()}{made}{places}".encode())
+def _text_checksum(identity: Identity, *columns: str) -> int:
+    return zlib.crc32(f"{identity.columns()}{''.join(columns)}".encode())
 
 
 def _encode_made(made: Made) -> str:
@@ -182,6 +197,10 @@ def _decode_made(text: str) -> Made | None:
     if not text:
         return None
     return msgspec.convert(tuple(msgspec.json.decode(text).values()), Made)
+
+
+def _encode_configuration(configuration: Configuration | None) -> str:
+    return "" if configuration is None else msgspec.json.encode(configuration).decode()
 
 
 def _encode_places(places: tuple[Place, ...]) -> str:
@@ -250,8 +269,9 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
     found = database.execute("SELECT * FROM meta").fetchall()
     try:
         (row,) = found
-        owner, (made_column, counts, places, *numbers, checksum) = row[:4], row[4:]
-        texts = zlib.crc32(counts.encode(), _text_checksum(identity, made_column, places))
+        owner, (made_column, configuration, counts, places, *numbers, checksum) = row[:4], row[4:]
+        columns = (made_column, configuration, places)
+        texts = zlib.crc32(counts.encode(), _text_checksum(identity, *columns))
         whole = zlib.crc32(_NUMBERS.pack(*numbers), texts) == checksum
         whole = whole and owner == identity.columns()
         made = _decode_made(made_column) if whole else None
@@ -272,6 +292,9 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
         snapshot=SnapshotInfo(slot, size, image_checksum) if slot else None,
         made=made,
         in_force=bool(in_force),
+        configuration=(
+            msgspec.json.decode(configuration, type=Configuration) if configuration else None
+        ),
         counts=_from_pairs(counts),
         places=_decode_places(places),
     )

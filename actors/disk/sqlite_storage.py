@@ -253,7 +253,8 @@ class SqliteStorage(CollectingStorage):
         if self._log_pages >= FORCED_CHECKPOINT_PAGES:
             self._checkpoint()
         discarding = self._discarding or self._marks.discarded > self._durable.discarded
-        self._transact(self._write_rows if self._rows else None, discarding=discarding)
+        writes = self._rows or self._sealed is not None
+        self._transact(self._write_rows if writes else None, discarding=discarding)
         if self._files.taking:
             self._files.beside(sum(len(value) for _, value, _ in self._rows.values()))
 
@@ -313,6 +314,8 @@ class SqliteStorage(CollectingStorage):
         self._log_pages = 0
 
     def _write_rows(self, cursor: sqlite3.Cursor) -> None:
+        if self._sealed is not None:
+            self._delete_above(self._sealed, cursor)
         for slot in self._replaced:
             ((checksum,),) = self._query("SELECT checksum FROM accepted WHERE slot=?", slot)
             self._rows_checksum -= checksum
@@ -327,6 +330,15 @@ class SqliteStorage(CollectingStorage):
         self._log_pages += size // PAGE_BYTES
         self._row_count += len(rows) - len(self._replaced)
         self._rows_checksum += total
+
+    def _delete_above(self, slot: int, cursor: sqlite3.Cursor) -> None:
+        """Delete what an epoch has left above its seal."""
+        ((count, total),) = self._query(
+            "SELECT count(*), coalesce(sum(checksum), 0) FROM accepted WHERE slot>?", slot
+        )
+        cursor.execute("DELETE FROM accepted WHERE slot>?", (slot,))
+        self._row_count -= count
+        self._rows_checksum -= total
 
     def _delete_rows(self, cursor: sqlite3.Cursor) -> None:
         """Delete a bounded number of discarded rows; the next commits delete more."""

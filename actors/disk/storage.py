@@ -12,6 +12,7 @@ from typing import Protocol
 
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.messages import Accepted, Made, Place
+from paxon.actors.records.configuration import Configuration
 
 __all__ = ["Storage", "StorageError", "CorruptStorage", "Recovered", "SnapshotInfo"]
 
@@ -50,6 +51,8 @@ class Recovered:
     which each member is known; None if it is fresh."""
     in_force: bool = False
     """Every member is known to have stored `made`."""
+    configuration: Configuration | None = None
+    """Who decides the slots after the last seal that is known; None: those who made it."""
     lease: int = 0
     """Microseconds for which a leader may count on what this server granted at most."""
     counts: dict[ServerId, int] = field(default_factory=dict)
@@ -106,6 +109,12 @@ class Storage(Protocol):
         """Belong to a cluster, or know one of its members by another directory from now on.
 
         A directory never changes its cluster, and none that is in force ceases to be.
+        """
+
+    def save_seal(self, configuration: Configuration) -> None:
+        """An epoch has ended where `configuration` says, and that slot is known as chosen.
+
+        In the same transaction all rows above it go that were collected or stored before this.
         """
 
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:

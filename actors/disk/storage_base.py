@@ -12,6 +12,7 @@ from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.disk.storage import Recovered, SnapshotInfo, StorageError
 from paxon.actors.invariants import invariant
 from paxon.actors.messages import Made, Place
+from paxon.actors.records.configuration import Configuration
 
 __all__ = ["CollectingStorage", "Marks"]
 
@@ -30,6 +31,7 @@ class Marks(msgspec.Struct):
     snapshot: SnapshotInfo | None = None
     made: Made | None = None
     in_force: bool = False
+    configuration: Configuration | None = None
     places: tuple[Place, ...] = ()
     counts: dict[ServerId, int] = {}
     """Never changed, only replaced: copies share it."""
@@ -56,6 +58,8 @@ class CollectingStorage(ABC):
         """The ballot of each row on the disk or collected."""
         self._replaced: set[int] = set()
         """Slots whose row is on the disk and is written again."""
+        self._sealed: int | None = None
+        """Rows on the disk above this slot go with the next commit, before any is written."""
         self.dirty = False
         """Whether something was collected that a message may rely on. (No property: each step asks
         several times.)"""
@@ -136,6 +140,19 @@ class CollectingStorage(ABC):
             marks.made, marks.in_force = made, in_force
             self.dirty = True
 
+    def save_seal(self, configuration: Configuration) -> None:
+        marks, slot = self._marks, configuration.sealed_at
+        held = 0 if marks.configuration is None else marks.configuration.epoch
+        invariant(configuration.epoch > held, "epoch %d after %d", configuration.epoch, held)
+        marks.configuration = configuration
+        marks.chosen_to = max(marks.chosen_to, slot)
+        for gone in [above for above in self._ballots if above > slot]:
+            del self._ballots[gone]
+            self._rows.pop(gone, None)
+            self._replaced.discard(gone)
+        self._sealed = slot if self._sealed is None else min(slot, self._sealed)
+        self.dirty = True
+
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:
         if counts != self._marks.counts:
             self._marks.counts = dict(counts)
@@ -183,6 +200,7 @@ class CollectingStorage(ABC):
             self._durable = self._marks.copy()
             self._rows = {}
             self._replaced = set()
+            self._sealed = None
             self.dirty = self._lazy = False
             self._on_committed()
         except StorageError as error:
@@ -195,7 +213,7 @@ class CollectingStorage(ABC):
 
     @abstractmethod
     def _write(self) -> None:
-        """Make `_marks` and `_rows` durable, all or nothing. Raises `StorageError`.
+        """Make `_marks`, `_sealed` and `_rows` durable, all or nothing. Raises `StorageError`.
 
         Rows up to `_marks.discarded` may be among them and go like those written before.
         """
@@ -206,7 +224,7 @@ class CollectingStorage(ABC):
 
     def close(self) -> None:
         self._unusable = self._unusable or "the storage is closed"
-        self._rows = {}
+        self._rows, self._sealed = {}, None
         self.dirty = self._lazy = False
 
     # --- snapshots -------------------------------------------------------------------------------
@@ -279,6 +297,7 @@ class CollectingStorage(ABC):
             snapshot=marks.snapshot,
             made=marks.made,
             in_force=marks.in_force,
+            configuration=marks.configuration,
             counts=dict(marks.counts),
             places=marks.places,
             voting=marks.voting,

@@ -46,7 +46,7 @@ from paxon.actors.limits.allowances import (
     SLOT_REPLIES,
     SLOT_REPLIES_AT_MOST,
 )
-from paxon.actors.messages import NO_OP, RENEWAL, SETTINGS, Batch, Entry, ReplyStatus
+from paxon.actors.messages import CONFIG, NO_OP, RENEWAL, SETTINGS, Batch, Entry, ReplyStatus
 from paxon.transport.log import logger
 
 __all__ = ["Application", "Executed", "encode_batch", "decode_batch"]
@@ -84,6 +84,8 @@ class _Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """The hash after `slot` (actors/execution/digests.py)."""
     tired: bool
     """See `MachineTimer`."""
+    configuration: bytes
+    """The last CONFIG up to `slot`; b"": none."""
 
 
 _head_decoder = msgspec.msgpack.Decoder(_Head)
@@ -111,6 +113,8 @@ class Application:
         self._compares_part = kind.comparable is not StateMachine.comparable
         self.sessions = SessionTable(agreed, identity)
         self.executed = 0
+        self.configuration = b""
+        """The last CONFIG that was executed (actors/records/configuration.py); b"": none was."""
         self.chain = HashChain(agreed.digest_version)
         self._all_went_well = True
         """In the slot being executed every reply is OK."""
@@ -160,10 +164,13 @@ class Application:
         self._rang = b""
         results: list[Executed] = []
         if value != NO_OP:
-            if batch is None:
-                batch = decode_batch(value)
-            self._all_went_well = True
-            results = with_allowance(self._execute_batch, slot, batch)
+            if batch is None and value[0] == CONFIG:
+                self.configuration = value  # to the state machine it is nothing
+            else:
+                if batch is None:
+                    batch = decode_batch(value)
+                self._all_went_well = True
+                results = with_allowance(self._execute_batch, slot, batch)
         checksum = crc32(value) if checksum is None else checksum
         self.chain.extend(slot, checksum, self._outcome(results))
         if self._agreed_next is not self.agreed:
@@ -392,7 +399,7 @@ class Application:
         head = _Head(
             self.executed, self.sessions.dump(),
             encode_in_short(self.agreed, self.machine.limits),
-            self.chain.version, self.chain.head, self.timer.tired,
+            self.chain.version, self.chain.head, self.timer.tired, self.configuration,
         )  # fmt: skip
         return self._pieces(_encoder.encode(head))
 
@@ -413,6 +420,7 @@ class Application:
         self.sessions.load(head.sessions)
         with_allowance(self._look_at_timer, head)
         self.executed = head.slot
+        self.configuration = head.configuration
         self.chain.begin(head.digest_version, head.slot, head.digest)
         self.chain.pin()
 

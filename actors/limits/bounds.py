@@ -15,6 +15,7 @@ from paxon.actors.messages import P1B, Accepted, Command, SnapshotOffer, Snapsho
 
 __all__ = [
     "MAX_COUNT_JUMP",
+    "MAX_EPOCHS_AHEAD",
     "MAX_ROUND_JUMP",
     "MAX_SLOTS_AHEAD",
     "NUMBER_LIMIT",
@@ -38,6 +39,8 @@ FAR_FORGOTTEN = 30.0
 MAX_SLOTS_AHEAD = 1 << 16
 """Nothing is accepted further beyond the chosen prefix: a later leader has to fill all the slots
 between, one by one. Who is that late catches up before it accepts again."""
+MAX_EPOCHS_AHEAD = 1 << 16
+"""Nobody is asked about an epoch further beyond one's own: seven years of one an hour."""
 MAX_COUNT_JUMP = 1 << 16
 """One message raises by at most so much what is remembered of a server's commits: a made-up count
 is overtaken by the true one within so many commits, and a true one is believed within moments."""

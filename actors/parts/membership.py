@@ -10,22 +10,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from msgspec import structs
+
 from paxon.actors.ballot import Ballot, ServerId, in_list
 from paxon.actors.disk.storage import Recovered, Storage
 from paxon.actors.environment import Random, ServerBurst
 from paxon.actors.messages import (
     P1A,
+    P2A,
+    CatchUp,
     CatchUpRequest,
     CountAnswer,
     CountQuestion,
+    DigestRequest,
     Heartbeat,
+    HeartbeatReply,
     Introduction,
     Made,
     PeerMessage,
+    PreVote,
+    Sealed,
+    SnapshotChunk,
+    SnapshotOffer,
     SnapshotRequest,
     Whereabouts,
 )
 from paxon.actors.outbox import Outbox
+from paxon.actors.records.configuration import Configuration, encode_config
 from paxon.actors.records.confirmation import Confirmation
 from paxon.actors.records.disks import KnownDisks
 from paxon.actors.records.making import Making
@@ -38,10 +49,26 @@ __all__ = ["Host", "Membership"]
 
 DOUBT_INTERVAL = 1.0
 """Seconds between two questions of a server that was told of another directory than its own."""
-HARMLESS = frozenset(
-    (CatchUpRequest, SnapshotRequest, Introduction, CountQuestion, CountAnswer, Whereabouts)
-)
-"""Messages that are let through from a member that comes with another directory than is known."""
+FROM_ANYBODY = frozenset((
+    CatchUp, CatchUpRequest, SnapshotOffer, SnapshotRequest, SnapshotChunk, Sealed, Introduction,
+    CountQuestion, CountAnswer, Whereabouts, DigestRequest,
+))  # fmt: skip
+"""Messages that are let through from any server of the cluster, whatever its directory and epoch:
+what is chosen, and questions (docs/membership.md, M13)."""
+
+
+LEADING = frozenset((P1A, P2A, Heartbeat, PreVote))
+"""What is sent by who leads, or would: from another epoch it is answered with where that ended."""
+
+
+def epoch_of(message: PeerMessage) -> int:
+    """From which epoch it comes; 0 if it does not say."""
+    if isinstance(message, PreVote):
+        return message.epoch
+    if isinstance(message, Sealed):
+        return message.epoch + 1
+    ballot = getattr(message, "ballot", None)
+    return ballot.epoch if isinstance(ballot, Ballot) else 0
 
 
 class Host(Protocol):
@@ -49,6 +76,7 @@ class Host(Protocol):
 
     voting: bool
     promised: Ballot
+    configuration: Configuration
 
     def agreed(self) -> bytes:
         """What execution depends on, as this server was told; for the making."""
@@ -58,6 +86,9 @@ class Host(Protocol):
 
     def come_into_force(self, made: Made, *, votes: bool) -> None:
         """Every member has stored the making: take part from here on."""
+
+    def hear_of_leaving(self, server: ServerId) -> None:
+        """One that left has heard who leads now."""
 
     def confirmed(self) -> None:
         """This server's directory is no old copy: take part from here on."""
@@ -80,7 +111,8 @@ class Membership:
         self.confirmation = Confirmation(settings.server, 0, 0, 0.0, pending=False)
         self.others: tuple[ServerId, ...] = ()
         """The other members, once the cluster is in force; nobody before."""
-        self._majority = 0
+        self.joined: Configuration | None = None
+        """The configuration that `others` is of."""
 
     def recover(self, found: Recovered, storage: Storage) -> None:
         """Take up what the directory holds."""
@@ -101,25 +133,28 @@ class Membership:
             self._make_on()  # a server alone waits for nobody
             self._introduce(asks=True)
 
-    def join(self, made: Made) -> None:
+    def join(self, configuration: Configuration) -> None:
         """These are the members, from here on."""
+        self.joined = configuration
+        if configuration.epoch >= self.confirmation.newest.epoch:
+            self.confirmation.newest = configuration
         me, now = self._settings.server, self._outbox.now
-        self.disks.join({s: number for s, number in made.members if s != me}, now)
+        members = configuration.incarnations
+        self.disks.join({s: number for s, number in members.items() if s != me}, now)
         self.others = tuple(self.disks.incarnations)
-        self._majority = made.majority
-        self.places.join(made, now)
-        if set(made.servers) != set(self._settings.servers):
+        self.places.join(members, now)
+        if configuration.epoch == 0 and set(members) != set(self._settings.servers):
             logger.warning(
                 "server {} was told of {}, but the members of its cluster are {}: these stay in "
                 "force, since members come from the data directory (docs/making-a-cluster.md)",
-                me, in_list(sorted(self._settings.servers)), in_list(made.servers),
+                me, in_list(sorted(self._settings.servers)), in_list(configuration.servers),
             )  # fmt: skip
 
     @property
     def waits_for(self) -> str:
         """What keeps this server from taking part, for people; "" if nothing does."""
         if self.making.in_force:
-            return self.confirmation.waits_for(self.others)
+            return self.confirmation.waits_for()
         return self.making.waits_for()
 
     # --- before this server takes part -----------------------------------------------------------
@@ -231,9 +266,15 @@ class Membership:
         for missing slots or for the cluster), and the forced P1A of a rejoining server, which
         replaces the old disk (docs/rejoin.md).
         """
-        promised = self._host.promised
-        if sender not in self.disks.incarnations:  # no member: it may ask which cluster this is
-            return [m for m in messages if type(m) is Introduction]
+        promised, epoch = self._host.promised, self._host.configuration.epoch
+        if sender not in self.disks.incarnations or epoch:  # no member
+            for reply in messages:
+                if type(reply) is HeartbeatReply and reply.ballot == promised:
+                    self._host.hear_of_leaving(sender)
+            return [
+                m for m in messages
+                if type(m) in FROM_ANYBODY or (type(m) in LEADING and epoch_of(m) != epoch)
+            ]  # fmt: skip
         # (A late copy of an earlier rejoining's P1A is not above the promise and changes nothing.)
         rejoins = any(type(m) is P1A and m.forced and m.ballot > promised for m in messages)
         if rejoins and self.refuses_rejoin(sender, incarnation):
@@ -242,6 +283,8 @@ class Membership:
             self.disks.replace(sender, incarnation)
             self.places.replace(sender, incarnation)
             self._storage.save_made(self.making.replace(sender, incarnation), in_force=True)
+            assert self.making.made is not None
+            self._host.configuration = Configuration.of(self.making.made)
             return messages
         introductions: list[PeerMessage] = [m for m in messages if type(m) is Introduction]
         if len(introductions) == len(messages):
@@ -255,7 +298,8 @@ class Membership:
         return [
             m
             for m in messages
-            if type(m) in HARMLESS
+            if type(m) in FROM_ANYBODY
+            or (type(m) in LEADING and epoch_of(m) != epoch)
             # Too low a ballot is answered with the higher one, so that it rejoins above that.
             or (type(m) is P1A and m.forced and m.ballot < promised)
         ]
@@ -329,10 +373,12 @@ class Membership:
     def begin_confirmation(self) -> None:
         """Ask the others about this directory before anything is stored or answered."""
         storage, now, in_force = self._storage, self._outbox.now, self.making.in_force
-        pending = not storage.created and not (in_force and self._majority == 1)
+        newest = self._host.configuration
+        alone = in_force and newest.voters == (self._settings.server,)
+        pending = not storage.created and not alone
         self.confirmation = Confirmation(
             self._settings.server, storage.incarnation, storage.count, now,
-            pending=pending, may_store=not in_force,
+            pending=pending, may_store=not in_force, newest=newest,
         )  # fmt: skip
         if storage.moved:
             logger.warning(
@@ -353,10 +399,12 @@ class Membership:
                     self.on_introduction(message, sender)
                 elif type(message) is Whereabouts and known:
                     self.on_whereabouts(message, sender)
-                elif type(message) is CountQuestion and sender in self.others:
+                elif type(message) is CountQuestion:
                     self.on_count_question(message, sender)
-                elif type(message) is CountAnswer and sender in self.others:
+                elif type(message) is CountAnswer:
                     self.on_count_answer(message, sender)
+                else:
+                    self.confirmation.hear_of_epoch(epoch_of(message))
 
     def _on_confirmation_timer(self) -> None:
         """Ask whoever has not answered yet; a time may have passed that changes how many must."""
@@ -367,7 +415,7 @@ class Membership:
         confirmation.ask_at = now + self._settings.retransmit_interval
         self._ask_for_counts()
         if confirmation.says_again(now):
-            text = confirmation.waits_for(self.others)
+            text = confirmation.waits_for()
             logger.warning("server {} {}", self._settings.server, text)
 
     def _ask_for_counts(self) -> None:
@@ -377,7 +425,7 @@ class Membership:
         starting = confirmation.starting
         count = confirmation.count if starting else self._storage.count
         question = CountQuestion(confirmation.life, self._storage.incarnation, count)
-        unanswered = confirmation.unanswered(self.others)
+        unanswered = confirmation.unanswered()
         for server in unanswered:
             self._outbox.send(server, question)
         if starting:  # it may have moved: the answers have to find it
@@ -387,6 +435,9 @@ class Membership:
         """Say what is known here of a server's directory."""
         answer = self.disks.answer(question, sender)
         if answer is not None:
+            if self._host.configuration.epoch:
+                config = encode_config(self._host.configuration)
+                answer = structs.replace(answer, configuration=config)
             self._outbox.send(sender, answer)
 
     def on_count_answer(self, answer: CountAnswer, sender: ServerId) -> None:
@@ -404,14 +455,14 @@ class Membership:
         if denial is not None:
             self._outbox.send(sender, denial)
         confirmation.hear(answer, sender, voting=self._host.voting)
-        confirmation.check_hope(self.others, self._majority)
+        confirmation.check_hope()
         self._settle_confirmation()
 
     def _settle_confirmation(self) -> None:
         confirmation, now = self.confirmation, self._outbox.now
         if not confirmation.pending:
             return
-        if not confirmation.is_enough(self.others, self._majority, now):
+        if not confirmation.is_enough(now):
             if confirmation.all_until > now:
                 confirmation.ask_at = min(confirmation.ask_at, confirmation.all_until)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.messages import NO_OP, P1B, Accepted
+from paxon.actors.records.configuration import is_config
 
 __all__ = ["Candidacy"]
 
@@ -40,6 +41,8 @@ class Candidacy:
 
     def report(self, accepted: Accepted) -> None:
         """Some acceptor holds this value; the highest ballot's one counts (PMMC §2.3, pmax)."""
+        if accepted.ballot.epoch != self.ballot.epoch:
+            return  # (none is kept above the seal: docs/membership.md, M2 and M3)
         best = self._reported.get(accepted.slot)
         if best is None or accepted.ballot > best.ballot:
             self._reported[accepted.slot] = accepted
@@ -58,9 +61,26 @@ class Candidacy:
         """The highest ballot of anything that was reported."""
         return max((accepted.ballot for accepted in self._reported.values()), default=NO_BALLOT)
 
-    def values(self, first: int) -> list[tuple[int, bytes]]:
-        """What to propose from slot `first` on: the reported values, no-ops into the holes."""
-        return [
-            (slot, self._reported[slot].value if slot in self._reported else NO_OP)
-            for slot in range(first, self.last + 1)
-        ]
+    def takeover(self, first: int) -> tuple[list[tuple[int, bytes]], bool]:
+        """What to propose from slot `first` on: the reported values, no-ops into the holes.
+
+        And whether it ends with a CONFIG: then what was reported above was not chosen, for it is
+        of lower ballots. A CONFIG below a row of a higher ballot is void instead: whoever led in
+        that one would have seen it, had it been chosen (docs/membership.md, M7).
+        """
+        values = []
+        for slot in range(first, self.last + 1):
+            held = self._reported.get(slot)
+            if held is None or (is_config(held.value) and self._is_void(held)):
+                values.append((slot, NO_OP))
+                continue
+            values.append((slot, held.value))
+            if is_config(held.value):
+                return values, True
+        return values, False
+
+    def _is_void(self, config: Accepted) -> bool:
+        return any(
+            slot > config.slot and held.ballot > config.ballot
+            for slot, held in self._reported.items()
+        )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from paxon.actors.ballot import NO_BALLOT, ServerId
 from paxon.actors.disk.storage import SnapshotInfo
+from paxon.actors.environment import NEVER
 from paxon.actors.execution.digests import SnapshotCheck
 from paxon.actors.messages import CatchUpRequest, SnapshotRequest
 from paxon.actors.records.snapshots import Retry
@@ -45,6 +46,12 @@ class CatchingUp:
         """… and how many bytes of it, or of the last one, have come."""
         self.check: SnapshotCheck | None = None
         """Whether others hold another hash for it."""
+        self.outsiders: set[ServerId] = set()
+        """Who was heard of a later epoch: not all of them need be members here."""
+        self.meets_at = -NEVER
+        """When to ask one of them again before it has told of anything."""
+        self.named = 0
+        """The epoch that this server was told to open, once it is there."""
         self.retry = Retry()
         """For one that there was no room for."""
 
@@ -79,6 +86,7 @@ class CatchingUp:
         self, chosen_to: int, peers: Sequence[ServerId]
     ) -> CatchUpRequest | SnapshotRequest:
         """What to ask `source` for, which is another server if the last one was silent."""
+        peers = (*peers, *sorted(self.outsiders.difference(peers)))
         progress = (chosen_to, self.received)
         silent = progress == self.progress and self.source == self.asked
         if silent or self.source not in peers:

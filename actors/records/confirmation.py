@@ -3,15 +3,19 @@
 Each commit of a directory has a number. Votes, heartbeats and their replies carry it, and the
 others remember the highest that they were told. A server that starts asks them for it before it
 stores or answers anything.
+
+A majority of the newest configuration counts that anybody told of (docs/membership.md, M15): the
+one of the directory's own epoch may be of servers that are gone, or know of nothing later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import msgspec
 
 from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.disk.storage import StorageError
 from paxon.actors.messages import CountAnswer, CountQuestion
+from paxon.actors.records.configuration import Configuration, decode_config
 
 __all__ = ["SAY_AGAIN", "SAY_FIRST", "Confirmation"]
 
@@ -33,7 +37,12 @@ class Confirmation:
         *,
         pending: bool,
         may_store: bool = True,
+        newest: Configuration = Configuration(0, 0, ()),  # noqa: B008 (it is frozen)
     ) -> None:
+        self.newest = newest
+        """The latest that is known, or was told: whose majority has to confirm."""
+        self.epoch_told = newest.epoch
+        """The highest epoch that anything came from: in none before that may this server vote."""
         self.server = server
         self.incarnation = incarnation
         self.life = 0
@@ -70,12 +79,12 @@ class Confirmation:
         self.say_at = now + SAY_AGAIN
         return True
 
-    def waits_for(self, others: Sequence[ServerId]) -> str:
+    def waits_for(self) -> str:
         """What keeps this server from taking part, for people; "" if nothing does."""
         if not self.pending:
             return ""
         return (
-            f"waits for confirmation by {in_list(self.unanswered(others))} that its data directory "
+            f"waits for confirmation by {in_list(self.unanswered())} that its data directory "
             f"is not an old copy (docs/old-copies.md)"
         )
 
@@ -102,28 +111,54 @@ class Confirmation:
 
     def hear(self, answer: CountAnswer, sender: ServerId, *, voting: bool) -> None:
         """Count an answer for this directory, or for another one."""
+        if answer.configuration:
+            self._hear_of(answer.configuration)
         if answer.incarnation in (0, self.incarnation) or not voting:
             self.confirmed_by.add(sender)
         else:
             self.denied_by.add(sender)
 
-    def check_hope(self, others: Sequence[ServerId], majority: int) -> None:
+    def _hear_of(self, config: bytes) -> None:
+        """Somebody is in a later epoch, perhaps: nobody's word but its own makes it one of that."""
+        try:
+            told = decode_config(config)
+        except msgspec.DecodeError:
+            return
+        if told.plausible and told.epoch > self.newest.epoch:
+            self.newest = told
+            self.hear_of_epoch(told.epoch)
+
+    def hear_of_epoch(self, epoch: int) -> None:
+        """Something came from this epoch while the server waits."""
+        self.epoch_told = max(self.epoch_told, epoch)
+
+    def check_hope(self) -> None:
         """Raise `StorageError` if so many know another directory that no majority is left."""
-        if self.is_hopeless(others, majority):
+        if self.is_hopeless():
             raise StorageError(
                 f"server {self.server}'s data directory is not the one that the cluster knows: "
                 f"give that one back, or empty it and start once with --rejoin"
             )
 
-    def is_enough(self, others: Sequence[ServerId], majority: int, now: float) -> bool:
-        """Whether enough of the others have confirmed, this server itself being one."""
-        needed = len(others) if now < self.all_until else majority - 1
-        return len(self.confirmed_by) >= needed
+    def _needed(self) -> int:
+        """How many of the other voters make a majority, with this server itself if it is one."""
+        own = self.newest.votes(self.server, self.incarnation)
+        return self.newest.majority - own
 
-    def is_hopeless(self, others: Sequence[ServerId], majority: int) -> bool:
+    def is_enough(self, now: float) -> bool:
+        """Whether enough of the other voters have confirmed."""
+        others = self._other_voters()
+        needed = len(others) if now < self.all_until else self._needed()
+        return len(self.confirmed_by.intersection(others)) >= needed
+
+    def is_hopeless(self) -> bool:
         """Whether so many know this server by another directory that it has no majority left."""
-        return len(self.denied_by) > len(others) - (majority - 1)
+        others = self._other_voters()
+        return len(self.denied_by.intersection(others)) > len(others) - self._needed()
 
-    def unanswered(self, others: Sequence[ServerId]) -> list[ServerId]:
+    def _other_voters(self) -> list[ServerId]:
+        return [server for server in self.newest.voters if server != self.server]
+
+    def unanswered(self) -> list[ServerId]:
         answered = self.confirmed_by | self.denied_by
-        return [server for server in others if server not in answered]
+        return [server for server in self._other_voters() if server not in answered]

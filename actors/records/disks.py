@@ -33,12 +33,17 @@ class KnownDisks:
 
     def join(self, incarnations: dict[ServerId, int], now: float) -> None:
         """These are the others. (Who has just started heard nobody, and knows not who lives.)"""
-        self.incarnations = incarnations
-        self.heard_at = dict.fromkeys(incarnations, now)
+        before, self.incarnations = self.incarnations, incarnations
+        same = [s for s, number in incarnations.items() if before.get(s) == number]
+        heard, counts = self.heard_at, self.counts
+        self.heard_at = dict.fromkeys(incarnations, now) | {s: heard.get(s, now) for s in same}
+        if before:
+            self.counts = dict.fromkeys(incarnations, 0) | {s: counts.get(s, 0) for s in same}
 
     def recover(self, counts: Mapping[ServerId, int]) -> None:
         """Take up what this server's directory remembers."""
-        self.counts = dict.fromkeys(self.incarnations, 0) | dict(counts)
+        known = {s: count for s, count in counts.items() if s in self.incarnations}
+        self.counts = dict.fromkeys(self.incarnations, 0) | known
 
     def replace(self, server: ServerId, incarnation: int) -> None:
         """A member has another directory from now on."""

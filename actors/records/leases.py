@@ -68,6 +68,10 @@ class Grants:
         self._stored = needed
         return needed
 
+    def forget_all(self) -> None:
+        """Another epoch begins: whoever held one stopped counting on it before (M6, M10)."""
+        self.until = -math.inf
+
     def forget(self) -> int:
         """The grants of an earlier life have run out: what the disk has to know from now on, µs."""
         self.forget_at = math.inf

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.environment import NEVER
-from paxon.actors.messages import Made, Place, Whereabouts
+from paxon.actors.messages import Place, Whereabouts
 from paxon.actors.settings import Settings
 from paxon.transport import is_dialable
 
@@ -62,12 +62,12 @@ class Places:
         elif (mine.peer, mine.client) != (peer, client):
             self._told[me] = Place(me, incarnation, mine.moves + 1, peer, client)
 
-    def join(self, made: Made, now: float) -> None:
+    def join(self, members: dict[ServerId, int], now: float) -> None:
         """These are the members, by these directories; tell all of them."""
         if not self.active:
             return
-        self._members = dict(made.members)
-        self._asked = dict.fromkeys((s for s in made.servers if s != self._server), 0)
+        self._members = dict(members)
+        self._asked = dict.fromkeys((s for s in members if s != self._server), 0)
         self.due = now
 
     @property

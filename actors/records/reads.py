@@ -36,6 +36,13 @@ class ReadQueue:
             self.waiting.popleft()
         return answers
 
+    def later_than(self, round_number: int) -> list[tuple[ClientToken, Query]]:
+        """Take out those that wait for a round after this one."""
+        later = [(c, query) for number, _, c, query in self.waiting if number > round_number]
+        self.waiting = deque(read for read in self.waiting if read[0] <= round_number)
+        self.bytes -= sum(len(query.query) for _, query in later)
+        return later
+
     def clear(self) -> list[tuple[ClientToken, Query]]:
         """Take out all, unanswered."""
         reads = [(client, query) for _, _, client, query in self.waiting]

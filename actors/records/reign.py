@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pykka
 
 from paxon.actors.ballot import ServerId
-from paxon.actors.environment import ClientToken
+from paxon.actors.environment import NEVER, ClientToken
 from paxon.actors.execution.application import Application
 from paxon.actors.execution.digests import Comparison
 from paxon.actors.execution.sessions import Reply
@@ -44,6 +44,7 @@ from paxon.actors.messages import (
     overloaded,
     retry_after,
 )
+from paxon.actors.records.changing import Changing
 from paxon.actors.records.reads import ReadQueue
 from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.thrift import Thrift
@@ -120,9 +121,11 @@ class Pending:
 class Progress:
     """How far a follower has come, as it told this leader."""
 
-    __slots__ = ("answered", "executed", "watches")
+    __slots__ = ("answered", "executed", "voter", "watches")
 
-    def __init__(self) -> None:
+    def __init__(self, *, voter: bool = True) -> None:
+        self.voter = voter
+        """Whether its answers count towards a majority."""
         self.executed = 0
         """The last slot that it has executed, and would again after a restart."""
         self.answered = 0
@@ -143,6 +146,7 @@ class Reign:
         slots_chosen: int,
         *,
         time: int,
+        voters: Sequence[ServerId],
     ) -> None:
         """`time` is the log's, as of the last slot executed."""
         self._chosen_before = slots_chosen
@@ -168,7 +172,16 @@ class Reign:
         self.retransmit_at = 0.0
         self.retransmit_below = 0
         """Slots below it were in flight at the last tick already."""
-        self.thrift = Thrift(settings, others)
+        self.thrift = Thrift(settings, others, [s for s in others if s in voters])
+        # The end of the epoch (docs/membership.md).
+        self.changing: Changing | None = None
+        """The change that this leader was asked for, until its CONFIG is proposed."""
+        self.sealing = False
+        """A CONFIG is proposed, or to be proposed again: no lease counts, no further read waits."""
+        self.own_slot_at = NEVER
+        """When to have an empty slot of its own chosen if there is no other by then (M8)."""
+        self.holds_back = False
+        """Either of the two: no command is proposed."""
         # Clients.
         self.pending = pending
         self.waiting: dict[tuple[int, int], ClientToken] = {}
@@ -179,7 +192,9 @@ class Reign:
         self.chores = Chores(time)
         """What is proposed because time goes on (rule 13)."""
         # Followers.
-        self.followers = {server: Progress() for server in others}
+        self.leaving: set[ServerId] = set()
+        """Who left with this epoch and has not heard of it yet."""
+        self.followers = {server: Progress(voter=server in voters) for server in others}
         self.rounds = rounds
         self.heartbeat_at = 0.0
         self.told_commit = 0

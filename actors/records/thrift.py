@@ -36,12 +36,19 @@ MOST_BYTES = 256 << 10
 class Thrift:
     """Of one reign: it delays some P2As, and is told what was answered. The rest is bookkeeping."""
 
-    def __init__(self, settings: Settings, others: Sequence[ServerId] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        others: Sequence[ServerId] = (),
+        voters: Sequence[ServerId] | None = None,
+    ) -> None:
+        """Only `voters` among the others can be prompt; by default all are voters."""
         # A heartbeat takes with it what was put off: with a longer delay hardly anything would be
         # left of which to see whether the prompt servers are in time.
         self._delay = min(settings.thrifty_delay, settings.heartbeat_interval / 2)
         self._others = tuple(others)
-        self._needed = (len(others) + 1) // 2
+        self._voters = self._others if voters is None else tuple(voters)
+        self._needed = (len(self._voters) + 1) // 2
         self._used = self._delay > 0 and 0 < self._needed < len(self._others)
         self._trial = FIRST_TRIAL
         self.put_off: list[P2A] = []
@@ -54,7 +61,7 @@ class Thrift:
         self.prompt: tuple[ServerId, ...] = self._others
         self.spare: tuple[ServerId, ...] = ()
         self.choosing = self._used
-        self._useful = dict.fromkeys(self._others, 0)
+        self._useful = dict.fromkeys(self._voters, 0)
         self._in_time = False
         """Whether those who are prompt now were ever seen to be in time."""
         self._beats_left = RECONSIDER_BEATS
@@ -71,10 +78,12 @@ class Thrift:
     def count_useful(self, server: ServerId) -> None:
         """While `choosing`: an answer of `server` came before a majority had answered."""
         useful = self._useful
+        if server not in useful:
+            return
         useful[server] += 1
         if sum(useful.values()) < self._trial:
             return
-        ranked = sorted(self._others, key=lambda other: (-useful[other], other))
+        ranked = sorted(self._voters, key=lambda other: (-useful[other], other))
         if useful[ranked[self._needed - 1]] > 0:  # else too few have answered at all
             self.rely_on(ranked[: self._needed])
 
@@ -89,7 +98,8 @@ class Thrift:
 
         True if it is among the prompt ones that are relied upon.
         """
-        self._useful[server] = 0
+        if server in self._useful:
+            self._useful[server] = 0
         return bool(self.spare) and server in self.prompt
 
     def finds_late(self, now: float, undecided: Container[int], confirmed: int) -> bool:

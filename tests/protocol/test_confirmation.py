@@ -4,40 +4,43 @@ from __future__ import annotations
 
 import pytest
 
+from paxon.actors.records.configuration import Configuration, Member
 from paxon.actors.records.confirmation import Confirmation
+
+FIVE = Configuration(0, 0, tuple(Member(server, server) for server in (1, 2, 3, 4, 5)))
 
 
 @pytest.mark.parametrize(("confirmed", "enough"), [(set(), False), ({2}, False), ({2, 3}, True)])
 def test_a_majority_confirms_this_server_being_one_of_it(confirmed: set[int], enough: bool) -> None:
-    confirmation = Confirmation(1, 1, 7, 10.0, pending=True)
+    confirmation = Confirmation(1, 1, 7, 10.0, pending=True, newest=FIVE)
     confirmation.confirmed_by = confirmed
-    assert confirmation.is_enough((2, 3, 4, 5), 3, 10.0) is enough
+    assert confirmation.is_enough(10.0) is enough
 
 
 def test_a_database_that_is_another_file_takes_all_others_for_a_while() -> None:
-    confirmation = Confirmation(1, 1, 7, 10.0, pending=True)
+    confirmation = Confirmation(1, 1, 7, 10.0, pending=True, newest=FIVE)
     confirmation.all_until = 12.0
     confirmation.confirmed_by = {2, 3, 4}
-    assert not confirmation.is_enough((2, 3, 4, 5), 3, 11.9)
-    assert confirmation.is_enough((2, 3, 4, 5), 3, 12.0)
+    assert not confirmation.is_enough(11.9)
+    assert confirmation.is_enough(12.0)
     confirmation.confirmed_by = {2, 3, 4, 5}
-    assert confirmation.is_enough((2, 3, 4, 5), 3, 10.0)
+    assert confirmation.is_enough(10.0)
 
 
 @pytest.mark.parametrize(
     ("denied", "hopeless"), [(set(), False), ({2, 3}, False), ({2, 3, 4}, True)]
 )
 def test_no_hope_is_left_once_no_majority_can_confirm(denied: set[int], hopeless: bool) -> None:
-    confirmation = Confirmation(1, 1, 7, 10.0, pending=True)
+    confirmation = Confirmation(1, 1, 7, 10.0, pending=True, newest=FIVE)
     confirmation.denied_by = denied
-    assert confirmation.is_hopeless((2, 3, 4, 5), 3) is hopeless
+    assert confirmation.is_hopeless() is hopeless
 
 
 def test_a_new_question_counts_no_answer_to_the_one_before() -> None:
-    confirmation = Confirmation(1, 1, 7, 10.0, pending=False)
+    confirmation = Confirmation(1, 1, 7, 10.0, pending=False, newest=FIVE)
     confirmation.life = 5
     confirmation.confirmed_by, confirmation.denied_by = {2}, {3}
     confirmation.ask_anew()
     assert confirmation.life == 0
     assert not confirmation.starting
-    assert confirmation.unanswered((2, 3)) == [2, 3]
+    assert confirmation.unanswered() == [2, 3, 4, 5]

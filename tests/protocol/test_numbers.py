@@ -41,6 +41,7 @@ from paxon.actors.messages import (
     PreVoteReply,
     Renew,
     ReplyStatus,
+    Sealed,
     SnapshotChunk,
     SnapshotOffer,
     SnapshotRequest,
@@ -368,6 +369,7 @@ class _Fuzz:
                 flag, n(5), (Place(n(sender), n(5), n(2), "tcp://h:1", "tcp://h:*"),)
             ),
             CommitNote: lambda: CommitNote(ballot, n(near)),
+            Sealed: lambda: Sealed(n(1), n(near), flag),
         }  # fmt: skip
         return made[kind]()  # type: ignore[no-any-return]
 

@@ -33,7 +33,7 @@ def places(*found: Place, file: dict[int, str] | None = None) -> Places:
         )
     )  # fmt: skip
     made.recover(101, found)
-    made.join(MADE, 0.0)
+    made.join(dict(MADE.members), 0.0)
     return made
 
 

@@ -43,6 +43,9 @@ class WatchedDisk(MemoryStorage):
         before = self._durable
         super().commit()
         watch, server = self.cluster_watch, self.server
+        sealed = marks.configuration
+        if sealed is not None and sealed != before.configuration:
+            watch.on_seal_durable(server, sealed)
         watch.on_commit(server, self.count)
         watch.on_promise_durable(server, marks.promised)
         for slot, (ballot, value, _) in rows.items():

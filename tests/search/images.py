@@ -32,10 +32,13 @@ from paxon.actors.messages import (
     OpenSession,
     Query,
     ReplyStatus,
+    Sealed,
     SnapshotOffer,
 )
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
+from paxon.actors.records.changing import Changing, Opening
+from paxon.actors.records.configuration import Configuration, Member
 from paxon.actors.records.confirmation import Confirmation
 from paxon.actors.records.following import Following
 from paxon.actors.records.held import HeldRequests
@@ -53,13 +56,14 @@ Image = tuple[Any, ...]
 
 ATOMS = {
     int, float, str, bytes, bool, type(None), Ballot, Accepted, SnapshotInfo, Entry, Command,
-    OpenSession, Query, P2A, Reply, ReplyStatus, DigestReply, SnapshotOffer,
+    OpenSession, Query, P2A, Reply, ReplyStatus, DigestReply, SnapshotOffer, Configuration, Member,
+    Sealed,
 }  # fmt: skip
 """Immutable and hashable as they are."""
 
 OBJECTS: dict[type, tuple[str, ...]] = {
     Slot: ("ballot", "value", "checksum", "chosen"),
-    SlotLog: ("_slots", "discarded", "chosen_to", "last", "highest", "value_bytes"),
+    SlotLog: ("_slots", "discarded", "chosen_to", "last", "highest", "value_bytes", "configs"),
     Candidacy: ("ballot", "first_slot", "promised", "_expected", "_reported", "ask_again_at"),
     ReadQueue: ("waiting", "bytes"),
     Session: ("floor", "last_seen", "replies", "kept"),
@@ -87,6 +91,11 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "heartbeat_at",
         "told_commit",
         "comparison",
+        "leaving",
+        "changing",
+        "sealing",
+        "own_slot_at",
+        "holds_back",
     ),
     Chores: ("at", "wanted", "wakeup", "renewals", "bytes", "renew_at", "stamped", "last_slot"),
     LogTime: ("latest", "heard_in", "runs", "_offset", "_until", "_lost"),
@@ -100,10 +109,11 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "lease_wanted_until",
     ),
     Pending: ("entries", "bytes"),
-    Progress: ("executed", "answered", "watches"),
+    Progress: ("executed", "answered", "voter", "watches"),
     Thrift: (
         "_delay",
         "_others",
+        "_voters",
         "_needed",
         "_used",
         "_trial",
@@ -125,7 +135,18 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     SnapshotCheck: ("offer", "unheard", "until", "objections"),
     Inquiry: ("until", "answers"),
     Doubts: ("inquiry", "_again_at", "_gap", "_alarm", "_alarm_until"),
-    Marks: ("promised", "chosen_to", "discarded", "voting", "lease", "snapshot", "counts"),
+    Marks: (
+        "promised",
+        "chosen_to",
+        "discarded",
+        "voting",
+        "lease",
+        "snapshot",
+        "counts",
+        "configuration",
+    ),
+    Opening: ("tell", "named", "due", "_sealed"),
+    Changing: ("members", "request"),
     Retry: ("_pause", "_at"),
     Snapshots: ("executed_bytes", "poll_at", "began_at", "retry"),
     CatchingUp: (
@@ -142,6 +163,9 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "incoming",
         "received",
         "check",
+        "outsiders",
+        "meets_at",
+        "named",
         "retry",
     ),
     HeldRequests: ("requests", "_bytes", "tried"),
@@ -196,7 +220,7 @@ LOSABLE_DISKS = ("incarnations",)
 
 DISK = (
     "_durable", "_marks", "_rows", "_ballots", "_replaced", "dirty", "_lazy", "_accepted",
-    "_images", "_ready", "_incoming", "_received", "_unusable",
+    "_images", "_ready", "_incoming", "_received", "_unusable", "_sealed",
 )  # fmt: skip
 COUNTED_DISK = (*DISK, "commits", "_created", "lives", "refused")
 LOSABLE_DISK = (*DISK, "_incarnation", "members")
@@ -265,6 +289,7 @@ def freeze_server(server: PaxosServer, *, counted: bool = False, losable: bool =
         tuple(own),
         application.executed,
         freeze(application.chain),
+        application.configuration,
         tuple(machine.applied),
         sessions.time,
         # The longest idle session comes first: their order matters.
@@ -277,7 +302,7 @@ def freeze_server(server: PaxosServer, *, counted: bool = False, losable: bool =
 
 def thaw_server(image: Image, server: PaxosServer) -> None:
     """Make `server` what `image` is of."""
-    own, executed, chain, applied, time, used, unused = image
+    own, executed, chain, configuration, applied, time, used, unused = image
     for name, value in own:
         owner: object = server
         if name in COUNTED_DISKS or name in LOSABLE_DISKS:
@@ -287,6 +312,8 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
         elif name == DOUBTS:
             owner = server.comparing
         setattr(owner, name, thaw(value))
+    if server.membership.joined is not server.configuration:
+        server._join(server.configuration)
     outbox = server._outbox  # which whoever died in a step has not emptied
     outbox.early, outbox.to_all, outbox.to_peer, outbox.to_client = [], [], {}, {}
     outbox.transferred, outbox.replied_bytes = {}, 0
@@ -299,6 +326,7 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
     assert isinstance(machine, Register)
     application.executed = executed
     application.chain = thaw(chain)
+    application.configuration = configuration
     machine.applied = list(applied)
     table.time = time
     table._sessions = {number: thaw(session) for number, session in used}

@@ -20,8 +20,9 @@ from paxon.actors.disk.storage_base import CollectingStorage
 from paxon.actors.election import RandomTimeout
 from paxon.actors.execution.application import Application
 from paxon.actors.execution.sessions import Session, SessionTable
-from paxon.actors.messages import P1B, P2A, P2B, Heartbeat, Made, Query
+from paxon.actors.messages import P1B, P2A, P2B, Heartbeat, Query
 from paxon.actors.records.candidacy import Candidacy
+from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.reign import Reign
 
 __all__ = ["PLANTED", "PlantedBug", "by_name", "planted"]
@@ -173,13 +174,13 @@ plant(
 
 
 def _smaller_majority(original: property) -> Any:
-    return property(lambda self: max(1, len(self.members) // 2))
+    return property(lambda self: max(1, len(self.voters) // 2))
 
 
 plant(
     "half is enough",
     "a quorum is half of the servers, rounded down",
-    (Made, "majority", _smaller_majority),
+    (Configuration, "majority", _smaller_majority),
 )
 
 
@@ -203,16 +204,17 @@ plant(
 
 
 def _no_no_ops(original: Original) -> Any:
-    def values(self: Candidacy, first: int) -> list[tuple[int, bytes]]:
-        return [(slot, value) for slot, value in original(self, first) if slot in self._reported]
+    def takeover(self: Candidacy, first: int) -> tuple[list[tuple[int, bytes]], bool]:
+        values, sealing = original(self, first)
+        return [(slot, value) for slot, value in values if slot in self._reported], sealing
 
-    return values
+    return takeover
 
 
 plant(
     "skip the no-op",
     "a new leader proposes nothing into the holes that it finds",
-    (Candidacy, "values", _no_no_ops),
+    (Candidacy, "takeover", _no_no_ops),
 )
 
 

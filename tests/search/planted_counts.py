@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from paxon.actors import PaxosServer, ServerId
@@ -32,18 +32,16 @@ plant(
 
 
 def _one_less(original: Original) -> Any:
-    def is_enough(
-        self: Confirmation, others: Sequence[ServerId], majority: int, now: float
-    ) -> bool:
-        return bool(original(self, others, majority - 1, now))
+    def needed(self: Confirmation) -> int:
+        return int(original(self)) - 1
 
-    return is_enough
+    return needed
 
 
 plant(
     "confirmation by a minority",
     "a started server takes part when one less than a majority has confirmed its directory",
-    (Confirmation, "is_enough", _one_less),
+    (Confirmation, "_needed", _one_less),
 )
 
 

@@ -8,6 +8,7 @@ from paxon.actors import PaxosServer
 from paxon.actors.disk.storage_base import CollectingStorage
 from paxon.actors.messages import Introduction, Made
 from paxon.actors.parts.membership import Membership
+from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.making import Making
 from tests.search.planted import Original, PlantedBug, planted
 
@@ -93,7 +94,7 @@ def _joins_at_once(original: Original) -> Any:
         original(self, made, in_force=in_force)
         server = self._host
         assert isinstance(server, PaxosServer)
-        server._join(made)
+        server._join(Configuration.of(made))
         server._takes_part = True
 
     return store_made

@@ -116,6 +116,13 @@ class Story:
         )
         self.world = self.world._replace(images=tuple(images))
 
+    def change(self, server: ServerId, *voters: ServerId) -> None:
+        """The leader `server` is asked for these voters, and proposes that if nothing is open."""
+        images = list(self.world.images)
+        images[server - 1] = self.search.steps.change_members(server, images[server - 1], *voters)
+        self.world = self.world._replace(images=tuple(images))
+        self._happen(server, "go on")
+
     def lose_disk(self, server: ServerId) -> None:
         """It is gone, and the server is back on an empty one, started with --rejoin."""
         self._happen(server, "crash")
@@ -670,3 +677,5 @@ def a_directory_is_lost_amid_the_making() -> tuple[MakingSearch, MakingWorld]:
 
 MAKING_STARTS = tuple(start.name for start in STARTS[-3:])
 """Those that begin before the cluster is in force."""
+
+import tests.search.membership_starts  # noqa: E402, F401 (it adds its own to the list)

@@ -28,6 +28,7 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
+from paxon.actors.records.configuration import Configuration, Member
 from paxon.actors.records.reign import Reign
 from paxon.actors.records.thrift import Thrift
 from paxon.transport import Burst, BurstInbox
@@ -231,8 +232,11 @@ class Steps:
         *,
         counted: bool = False,
         losable: bool = False,
+        members: tuple[ServerId, ...] = (),
     ) -> None:
         """Servers whose commits are `counted`, or as many of each as there may be are one.
+
+        `members` are those of the first epoch, by default all.
 
         Where disks are `losable`, servers know each other by them.
         """
@@ -244,13 +248,16 @@ class Steps:
         self.effects: list[Effect] = []
         self.sent = 0
         self.computed = 0
+        self.changes = False
+        """Whether any leader was asked for other members."""
         self._numbers: dict[State, int] = {}
         self._states: list[State] = []
         self._known: dict[tuple[ServerId, int, Event], Outcome] = {}
         agreed = encode_agreed(
             first_agreed({name: options[name] for name in NAMES if name in options}, {})
         )
-        self.made = Made(IDENTITY, "search", tuple((s, s) for s in self.ids), agreed)
+        first = tuple((s, s) for s in members or self.ids)
+        self.made = Made(IDENTITY, "search", first, agreed)
         self._disks = {s: self._new_disk(s) for s in self.ids}
         self._chances = {s: NoChance() for s in self.ids}
         self._servers = {s: self._new_server(s, {**options, **own.get(s, {})}) for s in self.ids}
@@ -284,7 +291,7 @@ class Steps:
         assert isinstance(made.actor_inbox, BurstInbox)
         made.actor_inbox.close()
         made.making.recover(server, self.made, in_force=True, rejoin=False)
-        made._join(self.made)
+        made._join(Configuration.of(self.made))
         if not self.counted:
             made._count = lambda: 0  # type: ignore[method-assign]
             made.disks.note_count = lambda server, count: None  # type: ignore[method-assign]
@@ -367,6 +374,12 @@ class Steps:
         self._load(server, image)
         return self._servers[server]
 
+    def change_members(self, server: ServerId, image: int, *voters: ServerId) -> int:
+        """A leader in that state is asked for these voters."""
+        self.changes = True
+        members = tuple(Member(voter, voter) for voter in voters)
+        return self.changed(server, image, lambda live: live.change_members(members, 7))
+
     def changed(self, server: ServerId, image: int, change: Callable[[PaxosServer], object]) -> int:
         """The same state but for a change, for the story before a search."""
         change(self.peek(server, image))
@@ -399,7 +412,8 @@ class Steps:
             live.disks.heard_at = dict.fromkeys(live._others, -NEVER)  # a lost disk is silent
             live.disks.told_alive = {}
         else:
-            live.disks.incarnations = {other: other for other in self.ids if other != server}
+            members = live.configuration.servers
+            live.disks.incarnations = {other: other for other in members if other != server}
         live._now = self.clock.now
         live._log_at = float("inf")
         if isinstance(disk_now, CountingDisk):
@@ -470,6 +484,8 @@ class Steps:
             thrift.round_due_at = now if thrift.round_due_at < NEVER else NEVER
         elif name == "sync":
             live._watermark_at = now
+        elif name == "ask seal" and live._opening is not None:
+            live._opening.due = now
         elif name == "ask again":  # a candidate, for promises that have not come
             assert live._candidacy is not None
             live._candidacy.ask_again_at = now

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from paxon.actors import Ballot, ServerId
 from paxon.actors.messages import ClientMessage, Command, OpenSession, PeerMessage, Query
 from paxon.actors.records.catching_up import CatchingUp
+from paxon.actors.records.configuration import Configuration, decode_config, is_config
 from paxon.actors.records.reign import Reign
 from tests.harness import text_of
 from tests.search.images import OBJECTS
@@ -74,6 +75,7 @@ class Search:
         counted: bool = False,
         losable: bool = False,
         own: Mapping[ServerId, dict[str, Any]] | None = None,
+        members: tuple[ServerId, ...] = (),
         **options: Any,
     ) -> None:
         """Rules for `size` servers with `options` beside the default settings.
@@ -86,12 +88,15 @@ class Search:
             counted: whether commits are counted, and started servers have to be confirmed.
             losable: whether a disk is replaced, and servers know each other by their disks.
             own: settings of single servers beside those of all.
+            members: those of the first epoch, by default all servers.
             dies_in_sync: whether crashes may also strike in the middle of a sync.
         """
-        self.steps = Steps(size, options, own or {}, counted=counted, losable=losable)
+        self.steps = Steps(
+            size, options, own or {}, counted=counted, losable=losable, members=members
+        )
         self.ids = self.steps.ids
         self.runs = frozenset(runs) or frozenset(self.ids)
-        self.majority = size // 2 + 1
+        self.first = Configuration.of(self.steps.made)
         self.dies_in_sync = dies_in_sync
         self.in_order = in_order
         self.thrifty = bool(options.get("thrifty_delay"))
@@ -272,14 +277,40 @@ class Search:
         votes = [fact for fact in seen if fact[0] == "vote" and fact[1:3] == (slot, ballot)]
         if len({vote[3] for vote in votes}) > 1:
             raise Violation(f"slot {slot} has two values in ballot {ballot}")
-        if len(votes) < self.majority:
+        configuration = self._configuration(seen, ballot.epoch)
+        counted = [vote for vote in votes if vote[4] in configuration.voters]
+        if len(counted) < configuration.majority:
             return
         seen.add(("chosen", slot, value))
+        if self.steps.changes:
+            seen.add(("decided", slot, configuration.epoch))
+            self._check_epochs(seen)
         for fact in seen:
             if fact[:2] == ("chosen", slot) and fact[2] != value:
                 raise Violation(
                     f"slot {slot} is chosen twice: {text_of(value)} and {text_of(fact[2])}"
                 )
+
+    def _check_epochs(self, seen: set[Fact]) -> None:
+        """Each slot is decided by the configuration of its own epoch."""
+        ends = [
+            decode_config(fact[2]) for fact in seen if fact[0] == "chosen" and is_config(fact[2])
+        ]
+        for fact in seen:
+            for after in ends if fact[0] == "decided" else ():
+                if (fact[1] > after.sealed_at) != (fact[2] >= after.epoch):
+                    raise Violation(f"slot {fact[1]} is decided in epoch {fact[2]}, and {after}")
+
+    def _configuration(self, seen: set[Fact], epoch: int) -> Configuration:
+        """Who decides in that epoch, by what was chosen."""
+        if epoch == 0:
+            return self.first
+        for fact in seen:
+            if fact[0] == "chosen" and is_config(fact[2]):
+                after = decode_config(fact[2])
+                if after.epoch == epoch:
+                    return after
+        raise Violation(f"votes in epoch {epoch}, which was never opened")
 
     def _check_read(self, acknowledged: frozenset[tuple[int, int]], payload: bytes) -> None:
         for _, seq in acknowledged:
@@ -400,4 +431,5 @@ def _count_to(number: int) -> list[int]:
 
 
 def _rename_bits(bits: int, renaming: dict[ServerId, ServerId]) -> int:
-    return sum(1 << other for server, other in renaming.items() if bits & 1 << server)
+    """A vote is a bit at its server's place among 1, 2, … (docs/membership.md)."""
+    return sum(1 << other - 1 for server, other in renaming.items() if bits & 1 << server - 1)

@@ -11,6 +11,7 @@ from paxon.actors.disk.storage import Recovered, SnapshotInfo
 from paxon.actors.execution.agreed import encode_agreed
 from paxon.actors.execution.application import Application, Executed
 from paxon.actors.messages import Batch, Made, Place
+from paxon.actors.records.configuration import Configuration
 from paxon.kvstore.store.operations import decode_results, is_refusal
 from paxon.kvstore.store.store import KVStore
 from tests.invariants import ClusterWatch
@@ -170,6 +171,7 @@ class SimulatedDisk:
         self._promise: Ballot | None = None
         self._made: tuple[Made, bool] | None = None
         self._rows: list[tuple[int, Ballot, bytes]] = []
+        self._seals: list[Configuration] = []
         self._lazy: list[tuple[Callable[[ServerId, int], None], int]] = []
 
     @property
@@ -198,6 +200,11 @@ class SimulatedDisk:
     def save_made(self, made: Made, *, in_force: bool) -> None:
         self._made = (made, in_force)
         self._inner.save_made(made, in_force=in_force)
+
+    def save_seal(self, configuration: Configuration) -> None:
+        self._rows = [row for row in self._rows if row[0] <= configuration.sealed_at]
+        self._seals.append(configuration)
+        self._inner.save_seal(configuration)
 
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:
         self._inner.save_counts(counts)
@@ -248,6 +255,8 @@ class SimulatedDisk:
             made, in_force = self._made
             watch.on_made_durable(server, self.incarnation, made, in_force=in_force)
             self._made = None
+        for configuration in self._seals:
+            watch.on_seal_durable(server, configuration)
         if self._promise is not None:
             watch.on_first_promise(server, self.incarnation)
             watch.on_promise_durable(server, self._promise)
@@ -256,8 +265,11 @@ class SimulatedDisk:
             watch.on_row_durable(server, slot, ballot, value)
         for tell, number in self._lazy:
             tell(server, number)
+        if self._seals:
+            watch.after_seal(server)
         self._rows.clear()
         self._lazy.clear()
+        self._seals.clear()
 
     def copy(self) -> SimulatedDisk:
         """A copy of what is durable, for putting it back later."""
@@ -278,6 +290,7 @@ class SimulatedDisk:
         """Lose exactly what was not synced."""
         self._promise = self._made = None
         self._rows.clear()
+        self._seals.clear()
         self._lazy.clear()
         self._inner = self._inner.crash()
 

@@ -16,6 +16,7 @@ import msgspec
 from paxon.actors.settings import PolicyName
 from tests.simulation.bounds import draw_bounds
 from tests.simulation.coordination import CoordinationPlan, draw_coordination
+from tests.simulation.membership import draw_membership
 from tests.simulation.variety import draw_changes, draw_own
 
 __all__ = ["Fault", "Plan", "NetworkPlan", "ClientPlan", "FAULT_KINDS", "draw_plan"]
@@ -24,7 +25,7 @@ FAULT_KINDS = (
     "crash", "crash_before_sync", "crash_after_sync", "crash_all", "pause", "partition",
     "isolate", "cut_one_way", "cut_two_way", "bridge", "stall", "disconnect", "lossy",
     "slow_disk", "full_disk", "slow_server", "jump_clock", "leap", "lose_disk",
-    "restart_client", "suspend", "drift", "sever",
+    "restart_client", "suspend", "drift", "sever", "change",
 )  # fmt: skip
 """Every kind of fault that is scheduled; the network's own faults are rates in `NetworkPlan`."""
 
@@ -141,6 +142,8 @@ class Plan(msgspec.Struct):
     """Smaller bounds than in earnest, by name (tests/simulation/bounds.py)."""
     made: bool = True
     """Whether the cluster is in force before the run begins; else the servers have to make it."""
+    spare: int = 0
+    """Machines that are no members at first: those have the numbers after `servers`."""
     coordination: CoordinationPlan | None = None
     """What more clients do that use leases, locks, watches and transactions; None: there are none.
     """
@@ -163,8 +166,9 @@ def draw_plan(
     about_leases: bool | None = None,
     about_bounds: bool | None = None,
     about_coordination: bool | None = None,
+    about_members: bool | None = None,
 ) -> Plan:
-    """The plan of a seed; it may be asked for as one about leases, bounds or coordination."""
+    """The plan of a seed; it may be asked for as one about leases, bounds and the like."""
     random = Random(f"plan {seed}")
     servers = random.choice((3, 3, 5, 5, 7))
     policy: PolicyName = random.choice(("stable", *get_args(PolicyName)))
@@ -193,6 +197,8 @@ def draw_plan(
         _draw_leases(clocks, plan)
     draw_bounds(plan, about_bounds)
     draw_coordination(plan, about_coordination, free=not leases and not plan.bounds)
+    free = not (leases or plan.bounds or plan.coordination)
+    draw_membership(plan, about_members, Fault, free=free)
     plan.own = draw_own(plan)
     plan.faults += draw_changes(plan, Fault)
     plan.faults.sort(key=lambda fault: fault.step)
@@ -344,7 +350,7 @@ def _draw_network(random: Random) -> NetworkPlan:
 
 def _draw_faults(random: Random, servers: int, steps: int, clients: int) -> list[Fault]:
     share = random.choice((0.1, 0.2, 0.5))
-    kinds = [kind for kind in FAULT_KINDS if random.random() < share]
+    kinds = [kind for kind in FAULT_KINDS if kind != "change" and random.random() < share]
     if random.random() < 0.3:  # deposed leaders are where most can go wrong
         kinds += ["isolate"] * (1 + len(kinds))
     if not kinds or random.random() < 0.05:

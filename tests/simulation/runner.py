@@ -117,6 +117,8 @@ def _heal(world: World) -> None:
     while _advance(world, end):
         pass
     servers = [n.server for n in world.nodes.values() if n.server is not None]
+    members = world.watch.epochs.last.servers
+    servers = [server for server in servers if server.settings.server in members]
     if world.plan.demands_progress and all(server.voting for server in servers):
         world.watch.check_handed_on(servers, told)  # (without a vote a server tells of no commits)
     world.watch.check_states(n.server for n in world.nodes.values() if n.server is not None)
@@ -136,7 +138,12 @@ def _settled(world: World) -> bool:
         return False  # nobody renews them any more
     servers = [node.server for node in world.nodes.values() if node.server is not None]
     executed = servers[0].application.executed if servers else 0
-    if len(servers) < len(world.nodes) or executed < max(world.watch.chosen, default=0):
+    members = world.watch.epochs.last.servers
+    if world.plan.spare:
+        servers = [server for server in servers if server.settings.server in members]
+    if len(servers) < (len(members) or len(world.nodes)) or executed < max(
+        world.watch.chosen, default=0
+    ):
         return False
     if any(server.application.executed != executed for server in servers):
         return False

@@ -30,7 +30,7 @@ def draw_own(plan: Plan) -> list[list[dict[str, Any]]]:
         return []
     # Shorter ones depose leaders by their settings alone, for ever where there is no courtesy.
     least = 3 * plan.settings.get("heartbeat_interval", 0.05)
-    own = [[_own(random, least) for _ in range(3)] for _ in range(plan.servers)]
+    own = [[_own(random, least) for _ in range(3)] for _ in plan.clock_rates]
     # One server at most without courtesy: two might duel for long, which is no news. And none where
     # a disk is lost: a leader without courtesy is back before those with it answer whoever rejoins,
     # which is safe, and may go on for ever (docs/settings.md).

@@ -20,6 +20,7 @@ from tests.linearizability import Recorder
 from tests.simulation.client import SimulatedClient
 from tests.simulation.coordinator import Coordinator
 from tests.simulation.machine import SimulatedDisk
+from tests.simulation.membership import leads_for_itself, members_after
 from tests.simulation.network import SimulatedNetwork
 from tests.simulation.node import CLUSTER, Node
 from tests.simulation.pairs import Pairs
@@ -44,10 +45,12 @@ class World:
         self.trace = None if write_trace is None else Trace(lambda: self.now, write_trace)
         self._events: list[tuple[float, int, Action, object]] = []
         self._scheduled = 0
-        ids = tuple(range(1, plan.servers + 1))
+        ids = tuple(range(1, plan.servers + plan.spare + 1))
+        members = ids[: plan.servers]
         self.watch = ClusterWatch(
-            ids, lambda s: self.nodes[s].clock.age(), plan.settings.get("election_timeout_min", 0.3)
-        )
+            ids, lambda s: self.nodes[s].clock.age(),
+            plan.settings.get("election_timeout_min", 0.3), members,
+        )  # fmt: skip
         self.history = Recorder(lambda: self.now)
         self.revisions: set[int] = set()
         """Those of the puts that were acknowledged …"""
@@ -58,7 +61,7 @@ class World:
         self.addresses = {server: f"sim-{server}" for server in ids}
         self.coordinators: dict[int, Coordinator] = {}
         self.nodes = {
-            server: Node(self, server, self._settings(server, ids), rate)
+            server: Node(self, server, self._settings(server, members), rate)
             for server, rate in zip(ids, plan.clock_rates, strict=True)
         }
         self.clients = {
@@ -74,7 +77,8 @@ class World:
         if plan.made:
             disks = {server: node.disk for server, node in self.nodes.items()}
             settings = self.nodes[1].settings
-            make_cluster(disks, first_agreed(settings.agreed_given, KVStore.limits))
+            agreed = first_agreed(settings.agreed_given, KVStore.limits)
+            make_cluster(disks, agreed, members=members)
         if plan.lease_in_use:
             self._lease_in_use = rounds.LEASE_IN_USE
             rounds.LEASE_IN_USE = plan.lease_in_use
@@ -92,7 +96,7 @@ class World:
         return Settings(
             cluster=CLUSTER,
             server=server,
-            servers=ids,
+            servers=tuple(sorted({*ids, server})),
             client_addresses=self.addresses,
             policy=self.plan.policy,
             **self.plan.settings,
@@ -152,7 +156,7 @@ class World:
             return self.nodes[fault.server]
         leaders = [n for n in self.nodes.values() if n.server and n.server.role == "leader"]
         if not leaders:
-            return self.nodes[fault.group % self.plan.servers + 1]
+            return self.nodes[fault.group % len(self.nodes) + 1]
         return max(leaders, key=lambda n: n.server.promised if n.server else None)  # type: ignore[arg-type,return-value] # only those that run are in the list
 
     def down(self, node: Node, why: str) -> None:
@@ -345,6 +349,17 @@ class World:
             return
         since, values = new_values(self.plan, fault.amount, node.server.application.agreed)
         node.ask_for_change(ChangeSettings(node.random.getrandbits(63), since, values))
+
+    def _fault_change(self, fault: Fault) -> None:
+        """Somebody who takes itself for the leader is asked for other members."""
+        leader = leads_for_itself([n.server for n in self.nodes.values() if n.server], fault)
+        if leader is None:
+            return
+        me = leader.settings.server
+        disks = {node.id: node.disk.incarnation for node in self.nodes.values()}
+        members = members_after(leader.configuration, disks, me, fault)
+        leader.change_members(members, fault.step)
+        self.nodes[me].wake()
 
     def _empty_all(self, fault: Fault, node: Node) -> None:
         """A disk is lost before the cluster is in force: nothing was acknowledged.

@@ -1,0 +1,135 @@
+"""Who decides the slots of one epoch: plain data (docs/membership.md).
+
+Each epoch of the log has one configuration. The first one is what made the cluster; each later one
+stands in the slot that sealed the epoch before it, as a value that no batch can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from paxon.actors.ballot import ServerId
+from paxon.actors.messages import CONFIG, Made
+
+__all__ = ["Configuration", "Member", "decode_config", "encode_config", "is_config"]
+
+MOST_MEMBERS = 63
+"""Votes are bits of an integer, and ids go up to this."""
+MOST_REMOVED = 256
+"""So many incarnations that were removed last are remembered: they never come back."""
+
+
+class _Data(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """An array of just its fields, as the messages are."""
+
+
+class Member(_Data, frozen=True):
+    """A server of a configuration."""
+
+    server: ServerId
+    incarnation: int
+    """Of its data directory: with another one it is another member."""
+    voter: bool = True
+    """False for a learner, that takes what is proposed and has no vote."""
+    peer: str = ""
+    """Where other servers reach it …"""
+    client: str = ""
+    """… and clients, if that is known."""
+    key: str = ""
+
+
+class Configuration(_Data, frozen=True):
+    """The members of an epoch, and where the epoch before ended."""
+
+    epoch: int
+    sealed_at: int
+    """The slot of the CONFIG that says so: this configuration decides the slots after it."""
+    members: tuple[Member, ...]
+    """In the order of their ids."""
+    leaving: tuple[Member, ...] = ()
+    """Who was in the configuration before and is not in this one."""
+    request: int = 0
+    """The random number of the change that led here."""
+    removed: tuple[int, ...] = ()
+    """Incarnations that were members once, the last ones last."""
+
+    @staticmethod
+    def of(made: Made) -> Configuration:
+        """The first one: all who made the cluster vote."""
+        return Configuration(0, 0, tuple(Member(s, number) for s, number in made.members))
+
+    @property
+    def servers(self) -> tuple[ServerId, ...]:
+        """The ids of all members, learners too."""
+        return tuple(member.server for member in self.members)
+
+    @property
+    def voters(self) -> tuple[ServerId, ...]:
+        """The ids of those with a vote."""
+        return tuple(member.server for member in self.members if member.voter)
+
+    @property
+    def majority(self) -> int:
+        """How many of the voters make a quorum."""
+        return len(self.voters) // 2 + 1
+
+    @property
+    def incarnations(self) -> dict[ServerId, int]:
+        """By which directory each member is known."""
+        return {member.server: member.incarnation for member in self.members}
+
+    @property
+    def bits(self) -> dict[ServerId, int]:
+        """Each voter's vote is a bit at its place in the configuration; learners have none."""
+        return {m.server: m.voter << place for place, m in enumerate(self.members)}
+
+    def find(self, server: ServerId) -> Member | None:
+        """The member of that id."""
+        return next((member for member in self.members if member.server == server), None)
+
+    def votes(self, server: ServerId, incarnation: int) -> bool:
+        """Whether this very directory has a vote."""
+        member = self.find(server)
+        return member is not None and member.voter and member.incarnation == incarnation
+
+    def followed_by(self, members: Iterable[Member], slot: int, request: int) -> Configuration:
+        """The next one, with these members, if it is chosen in `slot`."""
+        after = tuple(sorted(members, key=lambda member: member.server))
+        kept = {(member.server, member.incarnation) for member in after}
+        leaving = tuple(m for m in self.members if (m.server, m.incarnation) not in kept)
+        removed = (*self.removed, *(member.incarnation for member in leaving))
+        return Configuration(self.epoch + 1, slot, after, leaving, request, removed[-MOST_REMOVED:])
+
+    @property
+    def plausible(self) -> bool:
+        """Whether it can be one: it may come from anybody."""
+        ids = self.servers
+        return (
+            0 < len(ids) <= MOST_MEMBERS
+            and ids == tuple(sorted(set(ids)))
+            and 1 <= ids[0] <= ids[-1] <= MOST_MEMBERS
+            and len(self.voters) > 0
+            and 0 <= self.epoch < 1 << 22
+            and 0 <= self.sealed_at < 1 << 62
+            and all(0 <= member.incarnation < 1 << 63 for member in self.members)
+        )
+
+
+def is_config(value: bytes) -> bool:
+    """Whether a slot's value seals an epoch."""
+    return bool(value) and value[0] == CONFIG
+
+
+def encode_config(configuration: Configuration) -> bytes:
+    """The value of the slot that begins it."""
+    return bytes((CONFIG,)) + msgspec.msgpack.encode(configuration)
+
+
+_decoder = msgspec.msgpack.Decoder(Configuration)
+
+
+def decode_config(value: bytes) -> Configuration:
+    """What such a value holds. Raises `msgspec.DecodeError`."""
+    return _decoder.decode(memoryview(value)[1:])

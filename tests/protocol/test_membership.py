@@ -1,0 +1,296 @@
+"""Members change while the cluster serves: each rule of docs/membership.md by its number."""
+
+from __future__ import annotations
+
+import pytest
+
+from paxon.actors import Ballot
+from paxon.actors.ballot import EPOCH_BITS
+from paxon.actors.log import SlotLog
+from paxon.actors.messages import P1A, P2A, P2B, CatchUp, Heartbeat, Sealed
+from paxon.actors.records.candidacy import Candidacy
+from paxon.actors.records.configuration import (
+    Configuration,
+    Member,
+    decode_config,
+    encode_config,
+    is_config,
+)
+from tests.harness import Cluster, reign_of
+
+# --- ballots and values --------------------------------------------------------------------------
+
+
+def test_a_ballot_compares_by_its_epoch_first() -> None:
+    first = Ballot.first_of(1)
+    assert Ballot(1 << EPOCH_BITS - 1, 7) < first < first.next_for(1) < first.next_for(2)
+    assert (first.next_for(2).epoch, str(first.next_for(2)), str(Ballot(2, 1))) == (
+        1, "e1:0.2", "2.1",
+    )  # fmt: skip
+    assert first.next_for(3).next_for(1) == Ballot((1 << EPOCH_BITS) + 1, 1)
+
+
+def test_a_config_is_no_batch_and_tells_who_leaves() -> None:
+    before = Configuration(0, 0, (Member(1, 11), Member(2, 12), Member(3, 13)))
+    after = before.followed_by([Member(4, 14), Member(2, 22), Member(1, 11)], 9, 5)
+    assert is_config(encode_config(after)) and decode_config(encode_config(after)) == after
+    assert (after.epoch, after.sealed_at, after.servers) == (1, 9, (1, 2, 4))
+    assert [m.server for m in after.leaving] == [2, 3] and after.removed == (12, 13)
+    assert after.votes(2, 22) and not after.votes(2, 12)
+
+
+def test_the_log_knows_where_a_config_waits() -> None:
+    log = SlotLog()
+    value = encode_config(Configuration(1, 2, (Member(1, 1),)))
+    log.accept(2, Ballot(1, 1), value)
+    assert log.configs == {2}
+    log.accept(2, Ballot(2, 1), b"")  # void
+    assert log.configs == set()
+
+
+# --- seal and open -------------------------------------------------------------------------------
+
+
+def serving(size: int = 5, members: tuple[int, ...] = (1, 2, 3), **options: object) -> Cluster:
+    """Server 1 leads; a session is open and a command executed."""
+    cluster = Cluster(size, options, members=members).start()
+    cluster.lead(1)
+    cluster.execute(1, cluster.open_session(1), b"a")
+    return cluster
+
+
+@pytest.mark.parametrize("voters", [(1, 2, 3), (1, 2, 4), (2, 3), (1,), (3, 4, 5), (1, 2, 3, 4, 5)])
+def test_any_configuration_may_follow_any_other(voters: tuple[int, ...]) -> None:
+    cluster = serving()
+    cluster.change(1, *voters)
+    cluster.pass_time(1.0)
+    assert set(cluster.epochs(1, 2, 3, *voters)) == {1}
+    (leader,) = [s for s in cluster.ids if cluster.servers[s].role == "leader"]
+    assert leader in voters
+    session = cluster.told_session()
+    cluster.execute(leader, session, b"b", first=2)
+    cluster.pass_time(2.0)
+    assert [cluster.servers[s].application.machine.applied for s in voters] == (  # type: ignore[attr-defined]
+        [[b"a", b"b"]] * len(voters)
+    )
+
+
+def test_the_leader_goes_on_at_once_if_it_stays() -> None:
+    cluster = serving()
+    cluster.change(1, 1, 2, 3, 4)
+    cluster.stabilize()  # no time passes
+    assert cluster.servers[1].role == "leader" and cluster.epochs(1) == [1]
+
+
+def test_nothing_is_proposed_with_a_config_or_above_it() -> None:  # M5
+    cluster = serving()
+    session = cluster.told_session()
+    cluster.command(1, session, 2, b"b")
+    cluster.drop(P2A)
+    cluster.change(1, 1, 2, 4)
+    assert not cluster.servers[1].log.configs  # b is not chosen yet
+    cluster.command(1, session, 3, b"c")
+    assert cluster.sent(P2A) == []
+    for _ in range(2):  # what was lost is sent again
+        cluster.clock.now += 0.11
+        cluster.step(1)
+    cluster.deliver(P2A)
+    cluster.deliver(P2B)
+    values = {p2a.value for p2a in cluster.sent(P2A, 1)}
+    assert len(values) == 1 and all(map(is_config, values))
+    cluster.stabilize()
+    cluster.pass_time(0.5)
+    assert cluster.reply_to(3) is not None  # what was held is proposed in the next epoch
+
+
+def test_a_seal_above_a_gap_is_not_known() -> None:  # finding 5
+    cluster = serving()
+    server, slot = cluster.servers[2], cluster.servers[2].log.last
+    after = server.configuration.followed_by([cluster.member(4)], slot + 2, 1)
+    ballot = cluster.servers[1].promised
+    config, below = encode_config(after), b""
+    cluster.hand(2, 1, P2A(ballot, slot + 2, config, slot))
+    cluster.hand(2, 1, P2A(ballot, slot + 3, below, slot))  # (nobody does so, but rows may be old)
+    server.log.choose(slot + 2)
+    cluster.step(2)
+    assert cluster.epochs(2) == [0]
+    cluster.hand(2, 1, P2A(ballot, slot + 1, below, slot + 1))
+    assert cluster.epochs(2) == [1] and server.log.last == slot + 2
+
+
+def test_a_seal_is_durable_with_the_prefix_and_what_is_above_it_goes() -> None:  # M2
+    cluster = serving()
+    cluster.change(1, 1, 2, 4)
+    cluster.stabilize()
+    for server in (1, 2, 3):
+        found = cluster.storages[server].load()
+        assert found.configuration is not None and found.configuration.epoch == 1
+        assert found.promised.epoch == 1 and found.chosen_to >= found.configuration.sealed_at
+    cluster.restart(2)
+    assert cluster.epochs(2) == [1]
+
+
+def test_a_row_of_a_later_epoch_waits_for_the_seal() -> None:  # M3
+    cluster = serving()
+    last = cluster.servers[3].log.chosen_to
+    ballot = Ballot.first_of(1).next_for(4)
+    from paxon.actors.messages import Accepted
+
+    cluster.hand(3, 4, CatchUp([Accepted(last + 2, ballot, b"")], last + 2))
+    assert cluster.servers[3].log.get(last + 2) is None
+    assert cluster.servers[3].promised.epoch == 0
+
+
+def test_who_is_behind_is_told_of_the_seal_and_of_nothing_else() -> None:  # M4
+    cluster = serving()
+    cluster.crash(3)
+    cluster.change(1, 1, 2, 4)
+    cluster.stabilize()
+    old = Ballot(7, 3)
+    for message in (P1A(old, 1), P2A(old, 9, b"x", 0), Heartbeat(old, 1, 0, 0)):
+        cluster.hand(2, 3, message)
+        told = cluster.drop(source=2, target=3)
+        assert [type(packet.message) for packet in told] == [Sealed]
+    assert cluster.servers[2].promised.epoch == 1
+
+
+def test_a_higher_epoch_is_asked_about_and_not_followed() -> None:  # M4
+    cluster = serving()
+    higher = Ballot.first_of(2).next_for(4)
+    cluster.hand(2, 4, Heartbeat(higher, 1, 100, 0))
+    assert cluster.servers[2].promised.epoch == 0
+    (asked,) = cluster.drop(source=2, target=4)
+    assert type(asked.message).__name__ == "CatchUpRequest"
+
+
+def test_a_removed_servers_p1a_counts_for_nothing() -> None:  # M12
+    cluster = serving()
+    cluster.change(1, 1, 2, 4)
+    cluster.pass_time(1.0)
+    before = cluster.servers[2].promised
+    cluster.hand(2, 3, P1A(before.next_for(3), 1))
+    assert cluster.servers[2].promised == before
+    assert not [p for p in cluster.packets if p.source == 2 and p.target == 3]
+
+
+def test_a_learner_takes_what_is_proposed_and_has_no_vote() -> None:  # M11
+    cluster = serving()
+    cluster.change(1, 1, 2, 3, learners=[4])
+    cluster.pass_time(1.0)
+    leader = next(s for s in cluster.servers.values() if s.role == "leader")
+    assert leader._all_bits[4] == 0 and leader._majority == 2
+    cluster.isolate(*[s for s in (1, 2, 3) if s != leader.settings.server])
+    session = cluster.told_session()
+    cluster.command(leader.settings.server, session, 2, b"b")
+    cluster.stabilize()
+    assert cluster.reply_to(2) is None  # the learner's acceptance is not enough
+    assert cluster.servers[4].log.last == leader.log.last
+    cluster.heal()
+    cluster.pass_time(1.0)
+    assert cluster.reply_to(2) is not None
+
+
+def test_a_snapshot_brings_the_configuration() -> None:  # M23
+    cluster = serving(5, snapshot_slots=3, retain_slots=2)
+    cluster.crash(3)
+    cluster.change(1, 1, 2, 4)
+    cluster.pass_time(0.5)
+    leader = next(s.settings.server for s in cluster.servers.values() if s.role == "leader")
+    cluster.execute(leader, cluster.told_session(), *[b"%d" % n for n in range(20)], first=2)
+    cluster.pass_time(1.0)
+    assert cluster.servers[leader].log.discarded > 10
+    cluster.start(3)
+    cluster.pass_time(3.0)
+    assert cluster.epochs(3) == [1] and cluster.servers[3].promised.epoch == 1
+    cluster.restart(3)
+    assert cluster.epochs(3) == [1]
+
+
+# --- taking over ---------------------------------------------------------------------------------
+
+CONFIG_AT_2 = encode_config(Configuration(1, 2, (Member(1, 1),)))
+
+
+def reported(*rows: tuple[int, Ballot, bytes]) -> Candidacy:
+    from paxon.actors.messages import Accepted
+
+    candidacy = Candidacy(Ballot(9, 1), 1)
+    for slot, ballot, value in rows:
+        candidacy.report(Accepted(slot, ballot, value))
+    return candidacy
+
+
+def test_a_config_below_a_row_of_a_higher_ballot_is_void() -> None:  # M7
+    rows = (2, Ballot(1, 1), CONFIG_AT_2), (3, Ballot(2, 2), b"v")
+    assert reported(*rows).takeover(1) == ([(1, b""), (2, b""), (3, b"v")], False)
+
+
+def test_what_is_reported_above_a_config_is_dropped_if_its_ballots_are_lower() -> None:  # M7
+    rows = (2, Ballot(2, 1), CONFIG_AT_2), (3, Ballot(1, 2), b"v")
+    assert reported(*rows).takeover(1) == ([(1, b""), (2, CONFIG_AT_2)], True)
+
+
+def test_rows_of_another_epoch_are_not_looked_at() -> None:
+    rows = (2, Ballot(2, 1), CONFIG_AT_2), (3, Ballot.first_of(1).next_for(2), b"v")
+    assert reported(*rows).takeover(1) == ([(1, b""), (2, CONFIG_AT_2)], True)
+
+
+def test_who_takes_a_config_over_serves_nothing() -> None:  # M6
+    cluster = serving(policy="random")
+    cluster.change(1, 3, 4, 5)
+    cluster.deliver(P2A, target=2)
+    cluster.packets.clear()
+    cluster.crash(1)
+    cluster.campaign(2)
+    cluster.deliver(P1A, target=3)
+    cluster.deliver(source=3, target=2)
+    assert cluster.servers[2].role == "leader" and reign_of(cluster.servers[2]).sealing
+    cluster.query(2, 77)
+    cluster.deliver(Heartbeat)
+    cluster.deliver(source=3, target=2)
+    assert [answer.id for answer in cluster.answers()] == []
+    cluster.start(1)
+    cluster.pass_time(3.0)
+    assert set(cluster.epochs()) == {1}
+
+
+def test_no_read_waits_for_a_round_that_begins_after_the_proposal() -> None:  # M6
+    cluster = serving()
+    cluster.change(1, 1, 2, 4)
+    assert reign_of(cluster.servers[1]).sealing
+    cluster.query(1, 5)
+    assert not reign_of(cluster.servers[1]).reads.waiting
+    cluster.stabilize()  # it is answered in the next epoch
+    assert [answer.id for answer in cluster.answers()] == [5]
+
+
+# --- a slot of its own ---------------------------------------------------------------------------
+
+
+def idle(seconds: float) -> Cluster:
+    """A leader that nobody asks for anything, for so long."""
+    cluster = Cluster(3).start()
+    cluster.lead(1)
+    cluster.pass_time(seconds, 0.05)
+    return cluster
+
+
+def test_a_leader_with_nothing_to_do_has_a_slot_of_its_own_chosen() -> None:  # M8
+    assert idle(9.5).servers[1].log.chosen_to == 0
+    assert idle(11.0).servers[1].log.chosen_to == 1
+    assert idle(25.0).servers[1].log.chosen_to == 1  # one is enough
+
+
+def test_nothing_is_proposed_above_a_config_that_was_taken_over() -> None:  # M8
+    cluster = serving(policy="random")
+    cluster.change(1, 3, 4, 5)
+    cluster.deliver(P2A, target=2)
+    cluster.packets.clear()
+    cluster.crash(1)
+    cluster.campaign(2)
+    cluster.deliver(P1A, target=3)
+    cluster.deliver(source=3, target=2)
+    reign = reign_of(cluster.servers[2])
+    assert reign.holds_back and reign.own_slot_at == float("inf")
+    cluster.command(2, cluster.told_session(), 2, b"b")
+    assert all(is_config(p2a.value) for p2a in cluster.sent(P2A, 2) if p2a.slot > 2)

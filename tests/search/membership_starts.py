@@ -1,0 +1,194 @@
+"""Where searches about the end of an epoch begin (docs/membership.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from paxon.actors.messages import (
+    P1A,
+    P1B,
+    P2A,
+    P2B,
+    Accepted,
+    CatchUp,
+    CatchUpRequest,
+    Query,
+    Sealed,
+)
+from paxon.actors.records.configuration import is_config
+from tests.search.starts import Story, answered, chosen, command, start
+from tests.search.world import Budget, Fact, Search, World
+
+__all__: list[str] = []
+
+
+def sealed(slot: int) -> Callable[[frozenset[Fact]], bool]:
+    """A CONFIG is chosen there."""
+    return lambda facts: any(f[:2] == ("chosen", slot) and is_config(f[2]) for f in facts)
+
+
+def void(slot: int) -> Callable[[frozenset[Fact]], bool]:
+    """A no-op is."""
+    return lambda facts: ("chosen", slot, b"") in facts
+
+
+def in_epoch(epoch: int) -> Callable[[frozenset[Fact]], bool]:
+    """Somebody has accepted something in that epoch."""
+    return lambda facts: any(fact[0] == "vote" and fact[2].epoch == epoch for fact in facts)
+
+
+@start(
+    15_000,
+    goals=[("the CONFIG is void", void(2)), ("it is chosen", sealed(2))],
+)
+def a_config_and_a_value_above_it() -> tuple[Search, World]:
+    """Servers 1 and 2 hold server 1's CONFIG in slot 2; 3 and 4 what 3 proposed above, later.
+
+    Server 3 knew nothing of the CONFIG. Server 5 tries to lead; P2As of the CONFIG are under way.
+    """
+    search = Search(5)
+    story = Story(search)
+    story.lead(1)
+    story.change(1, 1, 2, 3)
+    story.deliver(P2A, to=(2,))
+    story.keep(P2A)
+    old = story.world.network
+    story.lose()
+    story.campaign(3)
+    story.deliver(P1A, to=(4, 5))
+    story.deliver(P1B, to=(3,))
+    story.request(3, command(1))
+    story.lose()
+    story.request(3, command(2))
+    story.deliver(P2A, to=(4,))
+    story.lose()
+    story.campaign(5)
+    return search, story.world._replace(network=story.world.network | old)
+
+
+@start(
+    15_000,
+    goals=[("the CONFIG is chosen", sealed(2))],
+)
+def a_value_that_a_later_config_passes_over() -> tuple[Search, World]:
+    """Server 1's value in slot 3 is on 1 and 2, above a hole; 3, which led later, proposed a CONFIG
+    in slot 2: it is on 3 and 4. Server 5 leads by promises of 2 and 4, and is asked for more."""
+    search = Search(5)
+    story = Story(search)
+    story.lead(1)
+    story.request(1, command(1))
+    story.lose()
+    story.request(1, command(2))
+    story.deliver(P2A, to=(2,))
+    story.lose()
+    story.campaign(3)
+    story.deliver(P1A, to=(4, 5))
+    story.deliver(P1B, to=(3,))
+    story.change(3, 3, 4, 5)
+    story.deliver(P2A, to=(4,))
+    story.lose()
+    story.campaign(5)
+    story.deliver(P1A, to=(2, 4))
+    story.deliver(P1B, to=(5,))
+    return search, search.say(story.world, 5, command(3))
+
+
+def _opened(search: Search) -> Story:
+    """Servers 1, 4 and 5 serve in epoch 1, and acknowledged command 1; 2 and 3 know nothing of it.
+
+    Server 2 holds the CONFIG in slot 2, and server 3 nothing.
+    """
+    story = Story(search)
+    story.lead(1)
+    story.change(1, 1, 4, 5)
+    story.deliver(P2A, to=(2,))
+    story.deliver(P2B, to=(1,))
+    story.deliver(Sealed, to=(4, 5))
+    story.deliver(CatchUpRequest, to=(1,))
+    story.deliver(CatchUp, to=(4, 5))
+    story.settle(1, 4, 5)
+    story.request(1, command(1))
+    story.settle(1, 4, 5)
+    return story
+
+
+@start(
+    20_000,
+    goals=[("it is read in epoch 1", answered(b"1"))],
+)
+def a_config_taken_over_while_the_next_epoch_serves() -> tuple[Search, World]:
+    """Server 2, which has the CONFIG and does not know it for chosen, may lead with 3 in epoch 0.
+
+    What epoch 1 has acknowledged is asked for at server 2, and at server 1.
+    """
+    queries = [(2, Query(1, "linearizable", b"")), (1, Query(2, "linearizable", b""))]
+    search = Search(5, members=(1, 2, 3), reads=queries)
+    story = _opened(search)
+    story.lose()
+    return search, story.world._replace(budget=Budget((0, 1, 0, 0, 0), beats=1, reads=3))
+
+
+@start(20_000, goals=[("slot 4 is chosen", chosen(4))])
+def a_row_of_a_later_epoch_comes_before_the_seal() -> tuple[Search, World]:
+    """The same; what epoch 1 has chosen in slot 3 is told to server 3, which lacks slot 2.
+
+    Servers 2 and 3 may try to lead, in epoch 0: neither may take the CONFIG for void.
+    """
+    search = Search(5, members=(1, 2, 3))
+    story = _opened(search)
+    live = search.steps.peek(1, story.world.images[0])
+    held = live.log.get(3)
+    assert held is not None
+    told = CatchUp([Accepted(3, held.ballot, held.value)], 3)
+    story.lose()
+    late = 1 << search.steps.messages.number(1, 3, told)
+    world = search.say(story.world, 1, command(2))
+    return search, world._replace(network=world.network | late, budget=Budget((0, 1, 1, 0, 0)))
+
+
+@start(
+    15_000,
+    goals=[("epoch 1 is opened by others than its sealer", in_epoch(1))],
+)
+def the_sealer_falls() -> tuple[Search, World]:
+    """Server 1 has had the CONFIG for servers 2, 3 and 4 chosen, told 2 of it, and fell.
+
+    Server 2 opens the next epoch. All that was sent is under way; 3 may try to lead in the old one.
+    """
+    search = Search(4, members=(1, 2, 3))
+    story = Story(search)
+    story.lead(1)
+    story.change(1, 2, 3, 4)
+    story.deliver(P2A, to=(2, 3))
+    story.deliver(P2B, to=(1,), by=(2,))
+    story.settle(1, 2)
+    story._happen(1, "crash")
+    search.runs = frozenset((2, 3, 4))
+    world = search.say(story.world, 2, command(1))
+    return search, world._replace(budget=Budget((0, 0, 1, 0)))
+
+
+@start(
+    15_000,
+    goals=[("a CONFIG is chosen", sealed(2))],
+)
+def two_configs_in_two_ballots() -> tuple[Search, World]:
+    """Server 1 has asked for {1, 2} and server 3, later, for {3, 4}, in the same slot.
+
+    Each is on its leader alone, and both are under way; servers 2 and 4 may try to lead.
+    """
+    search = Search(5)
+    story = Story(search)
+    story.lead(1)
+    story.change(1, 1, 2)
+    story.keep(P2A)
+    old = story.world.network
+    story.lose()
+    story.campaign(3)
+    story.deliver(P1A, to=(4, 5))
+    story.deliver(P1B, to=(3,))
+    story.change(3, 3, 4)
+    story.keep(P2A)
+    return search, story.world._replace(
+        network=old | story.world.network, budget=Budget((0, 1, 0, 1, 0))
+    )

@@ -1,0 +1,272 @@
+"""Bugs to plant in the change of members (docs/membership.md); search and simulator find them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paxon.actors import Ballot, PaxosServer
+from paxon.actors.disk.storage_base import CollectingStorage
+from paxon.actors.execution.application import Application
+from paxon.actors.messages import NO_OP, Accepted, PeerMessage, Sealed
+from paxon.actors.parts.membership import Membership
+from paxon.actors.records.candidacy import Candidacy
+from paxon.actors.records.configuration import Configuration, decode_config, is_config
+from paxon.actors.records.confirmation import Confirmation
+from paxon.actors.records.reign import Reign
+from tests.search.planted import Original, PlantedBug, always, planted
+
+__all__ = ["MEMBERSHIP"]
+
+MEMBERSHIP: list[PlantedBug] = []
+
+
+def _plant(name: str, description: str, *patches: Any) -> None:
+    MEMBERSHIP.append(planted(name, description, *patches))
+
+
+# --- taking over ---------------------------------------------------------------------------------
+
+_plant(
+    "no CONFIG is void",
+    "a CONFIG is proposed again although a row above it has a higher ballot",
+    (Candidacy, "_is_void", always(False)),
+)
+
+
+def _nothing_dropped(original: Original) -> Any:
+    def takeover(self: Candidacy, first: int) -> tuple[list[tuple[int, bytes]], bool]:
+        values, sealing = original(self, first)
+        last = values[-1][0] if values else first - 1
+        above = [slot for slot in sorted(self._reported) if slot > last]
+        return values + [(slot, self._reported[slot].value) for slot in above], sealing
+
+    return takeover
+
+
+_plant(
+    "nothing is dropped above a CONFIG",
+    "what was reported above a CONFIG in lower ballots is proposed again, too",
+    (Candidacy, "takeover", _nothing_dropped),
+)
+
+
+def _every_config_is_void(original: Original) -> Any:
+    def takeover(self: Candidacy, first: int) -> tuple[list[tuple[int, bytes]], bool]:
+        values, _ = original(self, first)
+        return [(slot, NO_OP if is_config(value) else value) for slot, value in values], False
+
+    return takeover
+
+
+_plant(
+    "a CONFIG is given up at a takeover",
+    "a new leader proposes a no-op in place of any CONFIG that it is told of",
+    (Candidacy, "takeover", _every_config_is_void),
+)
+
+
+def _goes_on(original: Original) -> Any:
+    def propose_config(self: PaxosServer, reign: Reign) -> None:
+        original(self, reign)
+        reign.holds_back = False
+
+    return propose_config
+
+
+_plant(
+    "a value above a CONFIG",
+    "a leader goes on with commands once it has proposed a CONFIG",
+    (PaxosServer, "_propose_config", _goes_on),
+)
+
+
+def _serves_at_once(original: Original) -> Any:
+    def take_over(self: PaxosServer, candidacy: Candidacy) -> None:
+        original(self, candidacy)
+        if self._reign is not None and self._reign.sealing:
+            self._reign.sealing = False
+            self._reign.takeover_end -= 1
+
+    return take_over
+
+
+_plant(
+    "reads above a CONFIG that is taken over",
+    "who proposes a CONFIG again answers reads, by rounds and by leases, before it is executed",
+    (PaxosServer, "_take_over", _serves_at_once),
+)
+
+
+def _lease_goes_on(original: Original) -> Any:
+    def propose_config(self: PaxosServer, reign: Reign) -> None:
+        original(self, reign)
+        reign.sealing = False
+
+    return propose_config
+
+
+_plant(
+    "a lease above a CONFIG",
+    "who has proposed a CONFIG still answers reads by its lease",
+    (PaxosServer, "_propose_config", _lease_goes_on),
+)
+
+
+# --- who counts ----------------------------------------------------------------------------------
+
+
+def _old_majority(original: Original) -> Any:
+    def join(self: PaxosServer, configuration: Configuration) -> None:
+        majority = self._majority
+        original(self, configuration)
+        if configuration.epoch:
+            self._majority = majority
+
+    return join
+
+
+_plant(
+    "majority by the old configuration",
+    "as many as before make a majority, whoever the voters are",
+    (PaxosServer, "_join", _old_majority),
+)
+
+
+def _all_vote(original: property) -> Any:
+    return property(lambda self: {m.server: 1 << n for n, m in enumerate(self.members)})
+
+
+_plant(
+    "a learner's vote counts",
+    "what a learner accepts counts towards a majority",
+    (Configuration, "bits", _all_vote),
+)
+
+
+def _let_all_in(original: Original) -> Any:
+    def admit(
+        self: Membership, sender: int, incarnation: int, messages: list[PeerMessage]
+    ) -> list[PeerMessage]:
+        if sender in self.disks.incarnations or not self._host.configuration.epoch:
+            return original(self, sender, incarnation, messages)  # type: ignore[no-any-return]
+        self.disks.incarnations[sender] = incarnation  # as if it were a member still
+        return messages
+
+    return admit
+
+
+_plant(
+    "a removed server is obeyed",
+    "what a server says counts though it is no member any more",
+    (Membership, "admit", _let_all_in),
+)
+
+
+# --- the seal ------------------------------------------------------------------------------------
+
+
+def _no_configuration(original: Original) -> Any:
+    def image(self: Application) -> Any:
+        held, self.configuration = self.configuration, b""
+        made = list(original(self))
+        self.configuration = held
+        return made
+
+    return image
+
+
+_plant(
+    "no configuration in the image",
+    "a snapshot does not tell in which epoch it is",
+    (Application, "image", _no_configuration),
+)
+
+
+def _rows_kept(original: Original) -> Any:
+    def save_seal(self: CollectingStorage, configuration: Configuration) -> None:
+        self._marks.configuration = configuration
+        self._marks.chosen_to = max(self._marks.chosen_to, configuration.sealed_at)
+        self.dirty = True
+
+    return save_seal
+
+
+_plant(
+    "rows above the seal are kept",
+    "what an epoch has left above its seal stays on the disk",
+    (CollectingStorage, "save_seal", _rows_kept),
+)
+
+
+def _promises_early(original: Original) -> Any:
+    def on_sealed(self: PaxosServer, sealed: Sealed, sender: int) -> None:
+        original(self, sealed, sender)
+        first = Ballot.first_of(sealed.epoch + 1)
+        if first > self.promised and self.role == "follower":
+            self.promised = first
+            self._storage.save_promise(first)
+
+    return on_sealed
+
+
+_plant(
+    "a promise before the prefix is there",
+    "a server is in the next epoch as soon as it is told of the seal",
+    (PaxosServer, "on_sealed", _promises_early),
+)
+
+
+def _stored_early(original: Original) -> Any:
+    def learn(self: PaxosServer, accepted: Accepted, teller: int) -> bool:
+        if accepted.ballot.epoch > self.configuration.epoch and accepted.slot > self.log.chosen_to:
+            checksum = self.log.accept(accepted.slot, accepted.ballot, accepted.value)
+            self._storage._marks.promised = max(self.promised, accepted.ballot)  # type: ignore[attr-defined]
+            self._storage.save_accepted(accepted.slot, accepted.ballot, accepted.value, checksum)
+            return True
+        return original(self, accepted, teller)  # type: ignore[no-any-return]
+
+    return learn
+
+
+def _any_epoch(original: Original) -> Any:
+    def report(self: Candidacy, accepted: Accepted) -> None:
+        best = self._reported.get(accepted.slot)
+        if best is None or accepted.ballot > best.ballot:
+            self._reported[accepted.slot] = accepted
+
+    return report
+
+
+_plant(
+    "a later epoch's row before the seal",
+    "a chosen value of a later epoch is stored and reported by who does not know the seal",
+    (PaxosServer, "_learn", _stored_early),
+    (Candidacy, "report", _any_epoch),
+)
+
+
+def _above_a_gap(original: Original) -> Any:
+    def look_for_seal(self: PaxosServer) -> None:
+        slot = min(self.log.configs)
+        held = self.log.get(slot)
+        if held is not None and held.chosen and slot > self.log.chosen_to:
+            self._enter(decode_config(held.value), slot)
+            return
+        original(self)
+
+    return look_for_seal
+
+
+_plant(
+    "a seal above a gap",
+    "a server is in the next epoch though it lacks slots below the seal",
+    (PaxosServer, "_look_for_seal", _above_a_gap),
+)
+
+
+_plant(
+    "the newest configuration is not asked",
+    "a started server is confirmed by a majority of its own directory's configuration",
+    (Confirmation, "_hear_of", lambda _original: lambda self, config: None),
+    (Confirmation, "hear_of_epoch", lambda _original: lambda self, epoch: None),
+)

@@ -1,0 +1,106 @@
+"""Members change while everything else goes wrong (docs/membership.md).
+
+Drawn apart from the rest of a plan, so that seeds of earlier days keep all else. A run with changes
+has more machines than members: any of them may be asked for, one by one, several at once, or all.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from paxon.actors import PaxosServer, ServerId
+from paxon.actors.records.configuration import Configuration, Member
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.simulation.plan import Fault, Plan
+
+__all__ = ["KINDS", "draw_membership", "leads_for_itself", "members_after"]
+
+SHARE = 0.3
+"""So many of the runs have changes."""
+KINDS = ("add", "remove", "swap", "some", "others", "learner", "without leader", "same")
+"""What a change is like; `Fault.amount` draws it."""
+MOST_VOTERS = 7
+LOST_DISKS = frozenset({"lose_disk", "old_copy"})
+"""Faults that no run with changes has."""
+
+
+def draw_membership(plan: Plan, wanted: bool | None, fault: type[Fault], *, free: bool) -> None:
+    """Perhaps make it a run in which members change."""
+    random = Random(f"membership {plan.seed}")
+    chance = random.random() < SHARE and free
+    if not (chance if wanted is None else wanted):
+        return
+    plan.made = True
+    plan.servers = min(plan.servers, 5)
+    plan.spare = random.choice((1, 2, 4))
+    machines = plan.servers + plan.spare
+    plan.clock_rates = [plan.clock_rates[n % len(plan.clock_rates)] for n in range(machines)]
+    kept = []
+    for one in plan.faults:
+        if one.kind in LOST_DISKS:
+            continue
+        change: dict[str, int] = {"group": random.getrandbits(machines) << 1}
+        if one.kind != "restart_client" and one.server:
+            change["server"] = random.randint(1, machines)
+        kept.append(msgspec.structs.replace(one, **change))
+    gap = random.choice((30, 80, 200))
+    step = 20 + int(random.expovariate(1 / gap))
+    while step < plan.steps:
+        server = random.choice((0, 0, random.randint(1, machines)))
+        group = random.getrandbits(machines) << 1
+        amount = round(random.random(), 4)
+        kept.append(fault(step, "change", server, 0.0, amount, group))
+        if random.random() < 0.2:  # another administrator, at the same time
+            other = random.getrandbits(machines) << 1
+            kept.append(fault(step, "change", 0, 0.0, round(random.random(), 4), other))
+        if random.random() < 0.3:  # whoever seals, or opens, falls at that moment
+            soon, seconds = step + random.randint(1, 12), round(random.uniform(0, 1.0), 4)
+            kind = random.choice(("crash", "isolate", "crash_before_sync", "crash_after_sync"))
+            kept.append(fault(soon, kind, 0, seconds, round(random.random(), 4), group))
+        step += 1 + int(random.expovariate(1 / gap))
+    plan.faults = kept
+
+
+def members_after(
+    now: Configuration, disks: Mapping[ServerId, int], leader: ServerId, fault: Fault
+) -> tuple[Member, ...]:
+    """Who is to be a member next: any of the machines, by their directories."""
+    kind = KINDS[int(fault.amount * 0.9999 * len(KINDS))]
+    asked = [server for server in disks if fault.group >> server & 1] or [min(disks)]
+    voters = set(now.voters)
+    learners = set(now.servers) - voters
+    outside = [server for server in asked if server not in voters] or asked
+    if kind == "add":
+        voters.add(outside[0])
+    elif kind == "remove" and len(voters) > 1:
+        voters.discard(sorted(voters)[fault.group % len(voters)])
+    elif kind == "swap":
+        voters.discard(sorted(voters)[fault.group % len(voters)])
+        voters.add(outside[0])
+    elif kind == "some":
+        voters = set(asked)
+    elif kind == "others":
+        voters = set(disks) - voters or voters
+    elif kind == "learner":
+        learners.add(outside[0])
+    elif kind == "without leader" and len(voters) > 1:
+        voters.discard(leader)
+    voters = set(sorted(voters)[:MOST_VOTERS])
+    return tuple(
+        Member(server, disks[server], server in voters) for server in sorted(voters | learners)
+    )
+
+
+def leads_for_itself(servers: list[PaxosServer], fault: Fault) -> PaxosServer | None:
+    """Somebody who takes itself for the leader, the true one most of the time."""
+    leaders = [server for server in servers if server.role == "leader"]
+    if not leaders:
+        return None
+    leaders.sort(key=lambda server: server.promised)
+    return leaders[-1] if fault.server == 0 else leaders[fault.server % len(leaders)]
