@@ -403,8 +403,8 @@ class Membership:
                     self.on_count_question(message, sender)
                 elif type(message) is CountAnswer:
                     self.on_count_answer(message, sender)
-                else:
-                    self.confirmation.hear_of_epoch(epoch_of(message))
+                elif self.confirmation.hear_of_epoch(epoch_of(message), sender):
+                    self.confirmation.ask_at = self._outbox.now
 
     def _on_confirmation_timer(self) -> None:
         """Ask whoever has not answered yet; a time may have passed that changes how many must."""

@@ -57,6 +57,8 @@ class Confirmation:
         """Its cluster was not in force when it started: to make it is stored, for nobody can have
         promised anything then. What it promises afterwards waits like everything else."""
         self.confirmed_by: set[ServerId] = set()
+        self._told_by: set[ServerId] = set()
+        """Who sent something from a later epoch than the newest that is known."""
         self.denied_by: set[ServerId] = set()
         """Servers that know this one by another directory."""
         self.ask_at = now
@@ -126,11 +128,18 @@ class Confirmation:
             return
         if told.plausible and told.epoch > self.newest.epoch:
             self.newest = told
-            self.hear_of_epoch(told.epoch)
+            self.epoch_told = max(self.epoch_told, told.epoch)
 
-    def hear_of_epoch(self, epoch: int) -> None:
-        """Something came from this epoch while the server waits."""
+    def hear_of_epoch(self, epoch: int, sender: ServerId) -> bool:
+        """Something came from this epoch while the server waits; whether its sender is to be asked.
+
+        It may be known to nobody else that is left: who sent it can tell who has to confirm.
+        """
         self.epoch_told = max(self.epoch_told, epoch)
+        if epoch <= self.newest.epoch or sender in self._told_by:
+            return False
+        self._told_by.add(sender)
+        return True
 
     def check_hope(self) -> None:
         """Raise `StorageError` if so many know another directory that no majority is left."""
@@ -161,4 +170,5 @@ class Confirmation:
 
     def unanswered(self) -> list[ServerId]:
         answered = self.confirmed_by | self.denied_by
-        return [server for server in self._other_voters() if server not in answered]
+        asked = sorted({*self._other_voters(), *self._told_by})
+        return [server for server in asked if server not in answered]

@@ -6,8 +6,18 @@ import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.ballot import EPOCH_BITS
+from paxon.actors.disk.storage import StorageError
 from paxon.actors.log import SlotLog
-from paxon.actors.messages import P1A, P2A, P2B, CatchUp, Heartbeat, Sealed
+from paxon.actors.messages import (
+    P1A,
+    P2A,
+    P2B,
+    CatchUp,
+    CountAnswer,
+    CountQuestion,
+    Heartbeat,
+    Sealed,
+)
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.configuration import (
     Configuration,
@@ -112,7 +122,7 @@ def test_a_seal_above_a_gap_is_not_known() -> None:  # finding 5
     cluster.hand(2, 1, P2A(ballot, slot + 2, config, slot))
     cluster.hand(2, 1, P2A(ballot, slot + 3, below, slot))  # (nobody does so, but rows may be old)
     server.log.choose(slot + 2)
-    cluster.step(2)
+    server._look_for_seal()  # (as whenever a slot is chosen)
     assert cluster.epochs(2) == [0]
     cluster.hand(2, 1, P2A(ballot, slot + 1, below, slot + 1))
     assert cluster.epochs(2) == [1] and server.log.last == slot + 2
@@ -200,6 +210,72 @@ def test_a_snapshot_brings_the_configuration() -> None:  # M23
     cluster.pass_time(1.0)
     assert cluster.servers[leader].log.discarded > 10
     cluster.start(3)
+    cluster.pass_time(3.0)
+    assert cluster.epochs(3) == [1] and cluster.servers[3].promised.epoch == 1
+    cluster.restart(3)
+    assert cluster.epochs(3) == [1]
+
+
+def test_rows_above_the_seal_are_gone_after_a_restart() -> None:  # M2
+    cluster = serving(policy="random")
+    session, slot = cluster.told_session(), cluster.servers[2].log.last
+    cluster.command(1, session, 2, b"lost")
+    cluster.drop(P2A)
+    cluster.command(1, session, 3, b"above a hole")
+    cluster.deliver(P2A, target=2)
+    cluster.packets.clear()
+    assert cluster.servers[2].log.last == slot + 2
+    cluster.campaign(3)
+    cluster.crash(1)
+    cluster.crash(2)
+    cluster.start(1)  # with neither: what 1 held is reported, and 2's slot is passed over
+    cluster.servers.pop(1)
+    cluster.packets.clear()
+    after = cluster.servers[3].configuration.followed_by([cluster.member(3)], slot + 1, 1)
+    ballot = Ballot(9, 3)
+    cluster.start(2)
+    for storage_row in (slot + 1,):
+        cluster.hand(2, 3, P2A(ballot, storage_row, encode_config(after), slot))
+        cluster.hand(2, 3, Heartbeat(ballot, 1, slot + 1, 0))
+    assert cluster.epochs(2) == [1]
+    assert [row.slot for row in cluster.storages[2].load().accepted if row.slot > slot + 1] == []
+
+
+def test_who_heard_of_a_later_epoch_does_not_vote() -> None:  # M15, finding 2
+    """The members became 2, 4 and 5; 3 slept through it, and 2's directory is from before it."""
+    cluster = serving(policy="random")
+    copy = cluster.storages[2].duplicate()
+    cluster.crash(3)
+    cluster.change(1, 2, 4, 5)
+    cluster.pass_time(1.0)
+    assert set(cluster.epochs(1, 2, 4, 5)) == {1}
+    cluster.crash(1)
+    cluster.crash(2)
+    cluster.start(3)
+    cluster.storages[2] = copy
+    cluster.confirms = False
+    cluster.start(2)
+    cluster.deliver(CountQuestion, target=3)
+    cluster.hand(2, 4, Heartbeat(cluster.servers[4].promised, 9, 0, 0))  # 4 dials 2 all the time
+    cluster.deliver(CountAnswer, source=3, target=2)
+    cluster.clock.now += 1.0
+    cluster.step(2)
+    server = cluster.servers[2]
+    assert not server.is_voter or not server._takes_part  # 3 alone would have been enough once
+    cluster.deliver(CountQuestion, target=4)
+    with pytest.raises(StorageError, match="is an old copy"):
+        cluster.deliver(CountAnswer, source=4, target=2)
+
+
+def test_a_server_that_slept_is_confirmed_by_those_who_are_left() -> None:  # M15, finding 3
+    cluster = serving()
+    cluster.crash(3)
+    cluster.change(1, 3, 4, 5)
+    cluster.pass_time(1.0)
+    cluster.crash(1)
+    cluster.crash(2)
+    cluster.confirms = False
+    cluster.start(3)  # it knows 1 and 2 alone, which are gone for good
     cluster.pass_time(3.0)
     assert cluster.epochs(3) == [1] and cluster.servers[3].promised.epoch == 1
     cluster.restart(3)

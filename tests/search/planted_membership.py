@@ -268,5 +268,5 @@ _plant(
     "the newest configuration is not asked",
     "a started server is confirmed by a majority of its own directory's configuration",
     (Confirmation, "_hear_of", lambda _original: lambda self, config: None),
-    (Confirmation, "hear_of_epoch", lambda _original: lambda self, epoch: None),
+    (Confirmation, "hear_of_epoch", always(False)),
 )
