@@ -6,6 +6,7 @@
 #                                       in which they run (suites/*.txt)
 #   fetch.sh DIRECTORY fuzzer [PYTHON]  atheris, for that Python
 #   fetch.sh DIRECTORY patroni [PYTHON] Patroni, likewise
+#   fetch.sh DIRECTORY tooz [PYTHON]    tooz, likewise
 #
 # To get rid of all of it remove DIRECTORY.
 set -eu
@@ -75,7 +76,16 @@ patroni() {
     'psycopg[binary]==3.3.9' >"$directory/log" 2>&1 || missing 'Patroni cannot be installed by pip'
 }
 
+tooz() {  # (and what its tests import, drivers for others too)
+  [ -d "$directory/tooz/tooz" ] && return
+  rm -rf "$directory/tooz"
+  "$python" -m pip install --quiet --target "$directory/tooz" tooz==9.1.0 etcd3gw==2.7.0 \
+    pytest==9.0.3 testscenarios==0.5.0 testtools==2.9.1 fixtures==4.3.2 ddt==1.7.2 \
+    sysv_ipc==1.2.0 pymemcache==4.0.0 redis==8.1.0 >"$directory/log" 2>&1 ||
+    missing 'tooz cannot be installed by pip'
+}
+
 case ${2:-} in
-programs | suites | fuzzer | patroni) "$2" ;;
-*) echo 'say what: programs, suites, fuzzer or patroni' >&2; exit 2 ;;
+programs | suites | fuzzer | patroni | tooz) "$2" ;;
+*) echo 'say what: programs, suites, fuzzer, patroni or tooz' >&2; exit 2 ;;
 esac
