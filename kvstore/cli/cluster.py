@@ -128,6 +128,10 @@ def up(
             help="Serve the etcd v3 API at this port, too (docs/etcd.md).",
         ),
     ] = None,
+    keys: Annotated[
+        bool,
+        typer.Option("--keys", help="Encrypt: each server gets a key pair (docs/keys.md)."),
+    ] = False,
     durability: _Durability = None,
     metrics: Annotated[
         int | None,
@@ -157,6 +161,7 @@ def up(
     options = from_environment(os.environ) | parse_assignments(settings)
     if durability is not None:
         options["durability"] = parse_option("durability", durability)
+    options |= {"keys": True} if keys else {}
     raise typer.Exit(run_up(servers, directory, port, options, metrics, etcd=etcd))
 
 

@@ -139,14 +139,13 @@ def find_target(cluster: str, key_file: str | None) -> Target:
 def _secure(description: ClusterDescription, key_file: str | None) -> Secure:
     from pathlib import Path  # noqa: PLC0415
 
-    from paxon.kvstore.client.keys import secure_with  # noqa: PLC0415
     from paxon.transport import CurveKeys  # noqa: PLC0415
 
     if not description.public_keys:
         raise typer.BadParameter(_NO_SERVER_KEYS, param_hint="--key")
-    addresses = description.client_addresses
-    server_keys = {addresses[server]: key for server, key in description.public_keys.items()}
-    return secure_with(server_keys, CurveKeys.load(Path(key_file)) if key_file else None)
+    secure = description.secure(CurveKeys.load(Path(key_file)) if key_file else None)
+    assert secure is not None
+    return secure
 
 
 def open_client(cluster: str, key_file: str | None, timeout: float) -> Client:

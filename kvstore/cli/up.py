@@ -17,7 +17,7 @@ from rich.text import Text
 from paxon.kvstore.cli.live_view import Rates, status_line, status_table
 from paxon.kvstore.cli.outlet import Outlet
 from paxon.kvstore.client.addresses import DEFAULT_BASE_PORT
-from paxon.kvstore.cluster.local_cluster import LocalCluster
+from paxon.kvstore.cluster.local_cluster import CLUSTER_FILE, LocalCluster
 from paxon.kvstore.cluster.status import ServerStatus
 
 __all__ = ["run_up"]
@@ -89,6 +89,11 @@ def _introduce(console: Console, cluster: LocalCluster, directory: Path | None, 
         console.print(f"data and logs: {cluster.directory}", markup=False)
     addresses = ",".join(cluster.addresses)
     option = "" if port == DEFAULT_BASE_PORT and count == 3 else f" --cluster {addresses}"
+    if cluster.secure is not None:
+        file = cluster.directory / CLUSTER_FILE
+        console.print(f"shell:  paxon put motto 'fewer dictators' --cluster {file}", markup=False)
+        console.print("Python: clients need the keys in that file (docs/keys.md)", markup=False)
+        return
     console.print(f"shell:  paxon put motto 'fewer dictators'{option}", markup=False)
     console.print(f'Python: from paxon import Client; Client("{addresses}")', markup=False)
 

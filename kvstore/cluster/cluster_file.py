@@ -22,9 +22,10 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from paxon.actors import ServerId, Settings, SettingsError
 from paxon.kvstore.client.addresses import (
@@ -44,7 +45,10 @@ from paxon.kvstore.cluster.options import (
     option_names,
     parse_listen,
 )
-from paxon.transport import TransportError, check_key
+from paxon.transport import CurveKeys, TransportError, check_key
+
+if TYPE_CHECKING:
+    from paxon.kvstore.client.links import Secure
 
 __all__ = ["ClusterFileError", "ServerEntry", "ServerPlan", "ClusterDescription"]
 
@@ -182,6 +186,29 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
             return _describe(document, path)
         except (OptionError, SettingsError, ClusterFileError) as error:
             raise ClusterFileError(f"{path}: {error}") from None
+
+    def with_keys(self) -> ClusterDescription:
+        """The same with a CURVE key pair for each server, in a file beside its data directory.
+
+        A pair that is there is kept. Raises `TransportError` if it cannot be used or made.
+        """
+        servers: dict[ServerId, ServerEntry] = {}
+        for entry in self.servers.values():
+            path = Path(entry.directory).with_suffix(".key")
+            public = CurveKeys.load_or_generate(path).public
+            servers[entry.id] = replace(entry, public_key=public, key_file=str(path))
+        return replace(self, servers=servers)
+
+    def secure(self, keys: CurveKeys | None = None) -> Secure | None:
+        """What clients need for these servers' keys; None if there are none."""
+        if not self.public_keys:
+            return None
+        from paxon.kvstore.client.keys import secure_with  # noqa: PLC0415 (rarely needed)
+
+        server_keys: dict[str | int, str] = {}
+        for server, key in self.public_keys.items():
+            server_keys[server] = server_keys[self.client_addresses[server]] = key
+        return secure_with(server_keys, keys)
 
     def to_toml(self) -> str:
         """This cluster as the text of a cluster file."""

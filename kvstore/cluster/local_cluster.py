@@ -48,6 +48,7 @@ from paxon.transport.log import logger
 
 if TYPE_CHECKING:
     from paxon.kvstore.client.client import CommandClient
+    from paxon.kvstore.client.links import Secure
     from paxon.kvstore.etcd.process import BackgroundGateway
     from paxon.kvstore.objects.async_proxy import AsyncProxy
     from paxon.kvstore.recipes.clients import AsyncClient, Client
@@ -105,6 +106,7 @@ class LocalCluster:
         log_level: str = "INFO",
         metrics: int | None = None,
         etcd: bool | int = False,
+        keys: bool = False,
         **settings: Any,
     ) -> None:
         """Describe the cluster; no process is started yet.
@@ -122,6 +124,7 @@ class LocalCluster:
                 name; by default the key-value store.
             log_level: of the servers' logs.
             metrics: server N shows figures and health by HTTP at this port plus N - 1.
+            keys: encrypt: each server gets a key pair, kept in the directory (docs/keys.md).
             etcd: a port where a thread of this process serves etcd's API; True: see `etcd_address`.
             **settings: any field of `Settings` for all servers, such as `election_timeout_min`.
 
@@ -146,7 +149,7 @@ class LocalCluster:
         self._base_port = port
         if transport not in ("tcp", "ipc"):
             raise ClusterOptionError(f"transport = {transport!r}: must be 'tcp' or 'ipc'")
-        self._transport, self._metrics = transport, metrics
+        self._transport, self._metrics, self._keys = transport, metrics, keys
         self._machine, self._import_main = _machine_name(machine)
         try:
             self._etcd = check_etcd(etcd, self._machine == STORE_MACHINE)
@@ -190,6 +193,8 @@ class LocalCluster:
             self._ids = self._members_in(directory)
             sockets = self._make_socket_directory(temporary)
             self._description = self._describe(directory, sockets, ports=self._draw_ports())
+            if self._keys:
+                self._description = self._description.with_keys()
             known = self._settle_identity(directory)
             supervisor = Supervisor(
                 self._ids, import_main=self._import_main, log_level=self._log_level
@@ -226,7 +231,8 @@ class LocalCluster:
         from paxon.kvstore.etcd.process import BackgroundGateway, Listening  # noqa: PLC0415 (an extra)
 
         listening = Listening(_HOST, 0 if self._etcd is True else self._etcd)
-        self._gateways.append(BackgroundGateway(self.addresses, listening, saver(self.addresses)))
+        save = saver(self.addresses, self.secure)
+        self._gateways.append(BackgroundGateway(self.addresses, listening, save, self.secure))
         try:
             self._gateways[0].start()
         except OSError as error:
@@ -431,41 +437,46 @@ class LocalCluster:
                 )
             time.sleep(0.02)
 
+    @property
+    def secure(self) -> Secure | None:
+        """What a client of this cluster takes as `secure`; None without keys."""
+        return self._described().secure()
+
     def client(self, **options: Any) -> Client:
         """A new client of this cluster; `options` are those of `Client`."""
         from paxon.kvstore.recipes.clients import Client  # noqa: PLC0415 (keeps the command line quick)
 
-        return Client(self.addresses, **options)
+        return Client(self.addresses, **{"secure": self.secure} | options)
 
     def command_client(self, **options: Any) -> CommandClient:
         """A new client of this cluster for a state machine of one's own; see `CommandClient`."""
         from paxon.kvstore.client.client import CommandClient  # noqa: PLC0415 (the same)
 
-        return CommandClient(self.addresses, **options)
+        return CommandClient(self.addresses, **{"secure": self.secure} | options)
 
     def proxy(self, cls: type[R], **options: Any) -> R:
         """A new proxy of this cluster's `Replicated` class; `options` are those of `proxy`."""
         from paxon.kvstore.objects.proxy import proxy  # noqa: PLC0415 (the same)
 
-        return proxy(self.addresses, cls, **options)
+        return proxy(self.addresses, cls, **{"secure": self.secure} | options)
 
     def async_proxy(self, cls: type[R], **options: Any) -> AsyncProxy[R]:
         """The same for asyncio; `options` are those of `async_proxy`."""
         from paxon.kvstore.objects.async_proxy import async_proxy  # noqa: PLC0415 (the same)
 
-        return async_proxy(self.addresses, cls, **options)
+        return async_proxy(self.addresses, cls, **{"secure": self.secure} | options)
 
     def async_client(self, **options: Any) -> AsyncClient:
         """A new asyncio client of this cluster; `options` are those of `AsyncClient`."""
         from paxon.kvstore.recipes.clients import AsyncClient  # noqa: PLC0415 (the same)
 
-        return AsyncClient(self.addresses, **options)
+        return AsyncClient(self.addresses, **{"secure": self.secure} | options)
 
     def _ask(
         self, addresses: dict[ServerId, str], timeout: float, *, state: bool = False
     ) -> dict[ServerId, Any]:
         # A probe of its own for each question: sockets belong to one thread.
-        probe = StatusProbe()
+        probe = StatusProbe(self.secure)
         try:
             return dict(probe.ask(addresses, timeout, state=state))
         finally:

@@ -131,11 +131,13 @@ class BackgroundGateway:
     """A gateway in a thread of this process, from `start` to `stop`."""
 
     def __init__(
-        self, servers: Sequence[str], listening: Listening, save: Save | None = None
-    ) -> None:
+        self, servers: Sequence[str], listening: Listening, save: Save | None = None,
+        secure: Secure | None = None,
+    ) -> None:  # fmt: skip
         self.port = 0
         """Where it listens, once it has started."""
-        self._servers, self._listening, self._save = servers, listening, save
+        self._servers, self._listening = servers, listening
+        self._save, self._secure = save, secure
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -172,5 +174,6 @@ class BackgroundGateway:
     async def _main(self) -> None:
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
         await _serve(
-            self._servers, None, self._listening, self._serves, self._ending, save=self._save
-        )
+            self._servers, self._secure, self._listening, self._serves, self._ending,
+            save=self._save,
+        )  # fmt: skip
