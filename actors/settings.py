@@ -28,85 +28,103 @@ class SettingsError(ValueError):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All that a `PaxosServer` is told at its start. Times are seconds, sizes are bytes."""
+    """All that a `PaxosServer` is told at its start. Times are seconds, sizes are bytes.
+
+    Who it is:
+
+    - cluster: the cluster's name. Data directories of a cluster of another name are refused.
+    - server: this server's id, from 1.
+    - servers: the ids of all servers that make the cluster, this one included. Once it is made, its
+      members come from the data directory and nowhere else (docs/making-a-cluster.md).
+    - client_addresses: where clients reach each server: what they are told.
+    - peer_addresses: where servers reach each other, as far as this one was told; hints
+      (docs/addresses.md).
+
+    Elections (docs/elections.md):
+
+    - policy: "stable", "immediate", "random" or "backoff".
+    - heartbeat_interval: so often a leader says that it lives.
+    - election_timeout_min, election_timeout_max: a follower tries to lead after a random time
+      between these without a heartbeat.
+    - backoff_base: policy "backoff": the first wait is drawn from 0 to this. It doubles at each
+      preemption …
+    - backoff_cap: … up to this.
+    - contend: for the contention benches: a server that gets a client's command while it does not
+      lead starts phase 1 for it instead of sending the client to the leader.
+    - rejoin: this server comes with an empty disk in place of a lost one (docs/rejoin.md).
+    - max_clock_drift: leases assume that no two clocks' speeds differ by more than this fraction.
+    - leases: whether the leader answers queries of mode "lease" (policy "stable" only).
+
+    Proposing:
+
+    - window: slots in flight at most: proposed and not yet chosen.
+    - batch_bytes: commands are packed into one slot up to this size (a larger one goes alone).
+    - max_pending_bytes: beyond so many bytes of commands waiting at the leader it is overloaded.
+    - thrifty_delay: by so much later a leader asks the servers beyond a majority (docs/thrift.md);
+      0: all at once. At most half the heartbeat interval counts. `LocalCluster`, whose servers
+      share one machine, sets it to 0.01.
+    - retransmit_interval: P2As and requests unanswered for this long are sent again.
+
+    What all servers agree on (docs/settings.md). What is given here is what a new cluster begins
+    with. Later it counts for nothing, and a warning tells what is in force:
+
+    - session_ttl: a session idle for this long in the log's time expires.
+    - max_sessions: beyond this the longest idle session expires first …
+    - session_min_idle: … if it has been idle for so long; else no session is opened.
+    - max_kept_each: bytes of replies that a session may leave unacknowledged.
+    - max_kept: the same for all sessions together.
+    - max_command_bytes: the largest command.
+    - max_outstanding: commands that a session may have unacknowledged.
+
+    The log:
+
+    - retain_slots, retain_bytes: while a server is down, the log keeps at most about so many slots
+      and bytes. Past either it is cut at a durable snapshot.
+    - snapshot_bytes: a snapshot is taken when this much was executed since the last (of a state
+      that is larger, an eighth of it or half of this: docs/real-resources.md) …
+    - snapshot_slots: … or this many slots, so that the disk can be given back and replay is short.
+    - transfer_bytes: the size of one chunk of P1B, catching up, or snapshot.
+    """
 
     cluster: str
-    """The cluster's name: data directories of a cluster of another name are refused."""
     server: ServerId
-    """This server's id, from 1."""
     servers: tuple[ServerId, ...]
-    """The ids of all servers that make the cluster, this one included. Once it is made, its members
-    come from the data directory and from nowhere else (docs/making-a-cluster.md)."""
     client_addresses: dict[ServerId, str] = {}
-    """Where clients reach each server: what `NotLeader` answers point to."""
     peer_addresses: dict[ServerId, str] = {}
-    """Where servers reach each other, as far as this one was told; hints (docs/addresses.md)."""
 
-    # Election: actors/election.py.
     policy: PolicyName = "stable"
     heartbeat_interval: float = 0.05
     """Seconds between two heartbeats of a leader."""
     election_timeout_min: float = 0.3
-    """A follower tries to lead after a random time without a heartbeat between this …"""
     election_timeout_max: float = 0.5
-    """… and this."""
     backoff_base: float = 0.01
-    """Policy `backoff`: the first wait is drawn from 0 … this; it doubles at each preemption."""
     backoff_cap: float = 1.0
     """The longest that such a wait may become, seconds."""
     contend: bool = False
-    """For the contention benches: a server that gets a client's command while it does not lead
-    starts phase 1 for it instead of sending the client to the leader."""
     rejoin: bool = False
-    """This server comes with an empty disk in place of a lost one (docs/rejoin.md)."""
     max_clock_drift: float = 0.05
-    """Leases assume that no two clocks' speeds differ by more than this fraction."""
     leases: bool = True
-    """Whether the leader answers queries of mode `lease` (policy `stable` only)."""
 
-    # proposing
     window: int = 16
-    """Slots in flight at most: proposed and not yet chosen."""
     batch_bytes: int = 1 << 20
-    """Commands are packed into one slot up to this size (one larger command goes alone)."""
     max_pending_bytes: int = 64 << 20
-    """Commands waiting at the leader beyond this are answered OVERLOADED."""
     thrifty_delay: float = 0.0
-    """Seconds by which a leader asks the servers beyond a majority later (docs/thrift.md); 0: all
-    at once. At most half the heartbeat interval. `LocalCluster`, whose servers share one machine,
-    sets it to 0.01."""
     retransmit_interval: float = 0.1
-    """P2As and requests unanswered for this long are sent again."""
 
-    # What all servers agree on (docs/settings.md). What is given here is what a
-    # new cluster begins with. Later it counts for nothing: a warning tells what is in force.
     session_ttl: float | None = None
-    """A session idle for this long in the log's time expires."""
     max_sessions: int | None = None
-    """Beyond this the longest idle session expires first …"""
     session_min_idle: float | None = None
-    """… if it has been idle for so long; else no session is opened."""
     max_kept_each: int | None = None
-    """Bytes of replies that a session may leave unacknowledged."""
     max_kept: int | None = None
-    """The same for all sessions together."""
     max_command_bytes: int | None = None
     """A larger command is refused."""
     max_outstanding: int | None = None
-    """Commands a session may have unacknowledged."""
 
-    # the log
     retain_slots: int = 100_000
-    """While a server is down, the log keeps at most about this many slots …"""
     retain_bytes: int = 64 << 20
-    """… and bytes; past either it is cut at a durable snapshot."""
     snapshot_bytes: int = 8 << 20
-    """A snapshot is taken when this much was executed since the last (of a state that is larger,
-    an eighth of it or half of this: docs/real-resources.md) …"""
     snapshot_slots: int = 50_000
-    """… or this many slots, so that the disk can be given back and replay stays short."""
     transfer_bytes: int = 1 << 20
-    """Size of one chunk of P1B, catching up, or snapshot."""
 
     def __post_init__(self) -> None:
         def require(condition: bool, text: str) -> None:

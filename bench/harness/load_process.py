@@ -14,6 +14,7 @@ from paxon.bench.harness.child import Child, Children, Failed, hear, say
 from paxon.bench.harness.load import ClientLink, ClosedLoop, Loop, PipelinedLoop
 from paxon.bench.harness.workloads import Workload
 from paxon.kvstore.client.client import Client
+from paxon.kvstore.client.keys import secure_with
 from paxon.kvstore.client.leader_search import CoreOptions
 from paxon.kvstore.errors import PaxonError
 
@@ -43,6 +44,8 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     timeout: float
     """Seconds that an operation may take."""
     seed: int
+    keys: dict[str, str] = {}
+    """The servers' public keys by address; empty if connections are not encrypted."""
 
 
 class Go(msgspec.Struct, frozen=True, tag=True):
@@ -90,7 +93,10 @@ def open_client_load(job: Job) -> tuple[Loop, Callable[[], None]]:
     """The load of Paxon's own client. Raises `PaxonError`."""
     load = job.workload
     options = client_options(load)
-    client = Client(job.addresses, timeout=job.timeout, redirect=job.redirect, options=options)
+    client = Client(
+        job.addresses, timeout=job.timeout, redirect=job.redirect, options=options,
+        secure=secure_with(job.keys) if job.keys else None,
+    )  # fmt: skip
     if load.kind == "get" and load.fill:  # reads are of keys that are there
         with client.pipeline(timeout=60.0) as pipeline:
             for number in range(load.keys):

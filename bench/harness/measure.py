@@ -219,7 +219,7 @@ class ClusterWatch:
         else:
             self._pids = {row.server: row.pid for row in cluster.status() if row.pid is not None}
         self._addresses = {server: addresses[server] for server in self._pids}
-        self._probe = StatusProbe()
+        self._probe = StatusProbe(None if isinstance(cluster, LabCluster) else cluster.secure)
 
     def counts(self) -> ServerCounts:
         """Counters and CPU of all servers. Raises `BenchError` if one does not answer."""

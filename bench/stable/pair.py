@@ -40,7 +40,8 @@ from paxon.bench.harness.measure import (
 )
 from paxon.bench.harness.report import Bench, Column, Progress, Report, Section, new_report, ratios
 from paxon.bench.harness.workloads import Workload, stable_workloads
-from paxon.kvstore.cluster.local_cluster import LocalCluster
+from paxon.kvstore.cluster.cluster_file import ClusterDescription
+from paxon.kvstore.cluster.local_cluster import CLUSTER_FILE, LocalCluster
 
 __all__ = ["PAIR", "PairReport"]
 
@@ -69,6 +70,9 @@ class PairSettings(BenchSettings, frozen=True, kw_only=True):
         Assignments(),
         typer.Option("--b", metavar="NAME=VALUE", help="An option of side B's servers."),
     ] = {}  # noqa: RUF012 (the same)
+    keys: Annotated[
+        bool, typer.Option("--keys", help="Side B's connections are encrypted by CURVE keys.")
+    ] = False
     python: Annotated[
         list[str],
         typer.Option(
@@ -85,8 +89,8 @@ class PairSettings(BenchSettings, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if len(self.python) == 1:
             raise ValueError("one --python has nothing to be compared with: give two or more")
-        if self.python and (self.first or self.second):
-            raise ValueError("--python goes without --a and --b")
+        if self.python and (self.first or self.second or self.keys):
+            raise ValueError("--python goes without --a, --b and --keys")
 
     def loads(self) -> list[Workload]:
         """Those of `paxon bench stable`."""
@@ -127,7 +131,7 @@ def run_pair(settings: PairSettings, progress: Progress) -> PairReport:
         taken = _interpreters(settings, progress)
         settings = msgspec.structs.replace(settings, python=names)
     else:
-        names = [_named(settings.first), _named(settings.second)]
+        names = [_named(settings.first), _named(settings.second) + ", keys" * settings.keys]
         taken = _options(settings, progress)
     sides = dict(zip(string.ascii_uppercase, names, strict=False))
     rows = [
@@ -159,16 +163,19 @@ def _options(settings: PairSettings, progress: Progress) -> Taken:
     taken: Taken = {}
     with ExitStack() as stack:
         sides = []
-        for options in (settings.first, settings.second):
+        for options in (settings.first, settings.second | {"keys": settings.keys}):
             cluster = stack.enter_context(settings.cluster(**options))
             cluster.leader()
             processes = stack.enter_context(LoadProcesses())
             sides.append(_Side(cluster, stack.enter_context(ClusterWatch(cluster)), processes))
         for load in settings.loads():
             for side in sides:
-                jobs = jobs_for(
-                    load, side.cluster.addresses, warmup=settings.warmup, seed=settings.seed
-                )
+                jobs = [
+                    msgspec.structs.replace(job, keys=_keys_of(side.cluster))
+                    for job in jobs_for(
+                        load, side.cluster.addresses, warmup=settings.warmup, seed=settings.seed
+                    )
+                ]
                 prepare(side.processes.take(load.clients), jobs)
             measured: list[list[Measurement]] = [[] for _ in sides]
             for turn in range(settings.turns):
@@ -179,6 +186,12 @@ def _options(settings: PairSettings, progress: Progress) -> Taken:
                     measured[place].append(stretch(side.watch, clients, settings.seconds))
             taken[load.name] = measured
     return taken
+
+
+def _keys_of(cluster: LocalCluster) -> dict[str, str]:
+    """The servers' public keys by address; empty if there are none."""
+    described = ClusterDescription.read(cluster.directory / CLUSTER_FILE)
+    return {described.client_addresses[s]: key for s, key in described.public_keys.items()}
 
 
 def _named(options: dict[str, Any]) -> str:
@@ -299,7 +312,7 @@ def _ratio(figure: str) -> Column:
 
 PAIR = Bench(
     name="pair",
-    help="Two settings of the servers, or several Pythons, under the same loads in turns.\n\n"
+    help="Two settings of the servers, with keys and without, or several Pythons, in turns.\n\n"
     "For example `paxon bench pair --a thrifty_delay=0.01 --b thrifty_delay=0`, or "
     "`paxon bench pair --python old/bin/python --python new/bin/python --turns 5 --seconds 1`.",
     settings=PairSettings,

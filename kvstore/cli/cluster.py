@@ -279,6 +279,9 @@ def status(
         bool,
         typer.Option("--state", help="Also compute a fingerprint of each state: up to 20 ms each."),
     ] = False,
+    counters: Annotated[
+        bool, typer.Option("--counters", help="Show all that is counted, and what it means.")
+    ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Again every second, until Ctrl-C.")
     ] = False,
@@ -291,7 +294,7 @@ def status(
 
     Examples: paxon status | paxon status --json --cluster cluster.toml
     """
-    from paxon.kvstore.cli.live_view import status_json  # noqa: PLC0415
+    from paxon.kvstore.cli.live_view import counters_explained, status_json  # noqa: PLC0415
     from paxon.kvstore.cluster.health import problems  # noqa: PLC0415
     from paxon.kvstore.cluster.status import look_around  # noqa: PLC0415
 
@@ -303,6 +306,8 @@ def status(
     rows = look_around(target.addresses, timeout, target.secure, state=state)
     if as_json:
         sys.stdout.write(json.dumps(status_json(rows), ensure_ascii=False) + "\n")
+    elif counters:
+        sys.stdout.write(counters_explained(rows))
     else:
         _print_table(rows, state=state)
     found = problems(rows)

@@ -14,9 +14,18 @@ from rich.text import Text
 
 from paxon.actors import ServerId
 from paxon.actors.messages import StatusReply
+from paxon.kvstore.cluster.meanings import meaning_of
 from paxon.kvstore.cluster.status import ServerStatus
 
-__all__ = ["Rates", "status_table", "status_line", "status_json", "in_bytes", "in_time"]
+__all__ = [
+    "Rates",
+    "counters_explained",
+    "in_bytes",
+    "in_time",
+    "status_json",
+    "status_line",
+    "status_table",
+]
 
 _ROLE_STYLES = {"leader": "bold green", "candidate": "yellow", "follower": ""}
 
@@ -208,3 +217,21 @@ def status_json(rows: Sequence[ServerStatus]) -> list[dict[str, object]]:
             fields[name] = str(value) if name == "ballot" and value is not None else value
         listed.append(msgspec.to_builtins(fields))
     return listed
+
+
+def counters_explained(rows: Sequence[ServerStatus]) -> str:
+    """A line for each number that servers count, with what it is on each, and what it means."""
+    told = {row.server: row.reply.counters for row in rows if row.reply is not None}
+    names = list(dict.fromkeys(name for counters in told.values() for name in counters))
+    lines = [["", *(f"server {server}" for server in told), ""]]
+    for name in sorted(names):
+        values = (counters.get(name) for counters in told.values())
+        shown = ["-" if value is None else f"{value:,}" for value in values]
+        lines.append([name, *shown, meaning_of(name)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "".join(
+        f"{line[0]:{widths[0]}}  "
+        + "".join(f"{v:>{w}}  " for v, w in zip(line[1:-1], widths[1:-1], strict=True))
+        + f"{line[-1]}\n"
+        for line in lines
+    )

@@ -1,11 +1,11 @@
 """Servers as processes: one alone, and some on this machine that are looked after.
 
 Read `options` and `cluster_file` (what a cluster is to be), `node` (a server with the real world
-around it), `server_process` (its life as a process), `logs`, `metrics` and `door` (what it shows by
-HTTP), `notify` (what it tells a service manager). Then the parts of `LocalCluster`:
-`spawning` and `children` (one process), `supervisor` (all of them), `status` and `health` (what the
-servers say of themselves), `local_cluster`. For whoever runs them: `doctor` (what is wrong here),
-`backup`; and `guarded` (a command that runs while a lock is held).
+around it), `server_process` (its life as a process), `logs`, `meanings` (of what it counts),
+`metrics` and `door` (what it shows by HTTP), `notify` (what it tells a service manager). Then the
+parts of `LocalCluster`: `spawning` and `children` (one process), `supervisor` (all of them),
+`status` and `health` (what the servers say of themselves), `local_cluster`. For whoever runs them:
+`doctor` (what is wrong here), `backup`; and `guarded` (a command that runs while a lock is held).
 """
 
 from __future__ import annotations

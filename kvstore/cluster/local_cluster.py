@@ -113,15 +113,13 @@ class LocalCluster:
 
         Args:
             servers: how many, with the ids 1, 2, …
-            directory: for data and logs, made if missing and kept; by default a temporary one that
-                `stop` removes. A directory that was used before brings its members with it.
+            directory: for data and logs, kept; by default a temporary one that `stop` removes. One
+                that was used before brings its members with it.
             port: base port: server N listens at port + 10·N for servers and one above for clients.
                 By default free ports are chosen.
-            durability: "disk", or "memory" for tests and benches: then `stop`, `kill` and
-                `restart` lose what a server knew.
+            durability: "disk", or "memory" for tests: then `stop` and `kill` lose what it knew.
             transport: what servers talk to each other over: "tcp", or "ipc" (Unix sockets).
-            machine: your `Replicated` class, or a state machine's, importable by its module and
-                name; by default the key-value store.
+            machine: your `Replicated` class, or a state machine's, importable; else the store.
             log_level: of the servers' logs.
             metrics: server N shows figures and health by HTTP at this port plus N - 1.
             keys: encrypt: each server gets a key pair, kept in the directory (docs/keys.md).

@@ -20,23 +20,11 @@ from prometheus_client.registry import Collector
 from paxon.actors.embedding import Figures
 from paxon.actors.messages import StatusReply
 from paxon.actors.records.latencies import BOUNDS, Histogram
+from paxon.kvstore.cluster.meanings import GAUGES, meaning_of
 
-__all__ = ["CONTENT_TYPE", "GAUGES", "LATENCIES", "STATUS", "exposition", "readiness"]
+__all__ = ["CONTENT_TYPE", "LATENCIES", "STATUS", "exposition", "readiness"]
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-
-GAUGES = {
-    "watches": "Watches that this server keeps.",
-    "log_slots": "Slots kept in memory.",
-    "log_bytes": "Bytes of their values.",
-    "session_reply_bytes": "Bytes of replies kept for clients that have not acknowledged them.",
-    "client_requests_waiting": "Requests of clients that wait for their turn.",
-    "keys": "Keys in the store.",
-    "leases": "Leases in the store.",
-    "revision": "The store's revision.",
-    "oldest_revision": "The oldest revision that can be read or watched from.",
-}
-"""Of `StatusReply.counters` those that may fall; all others only rise."""
 
 STATUS = {
     "leader": "1 if this server leads.",
@@ -64,17 +52,6 @@ LATENCIES = {
     "burst": "Seconds of one step: handling what was received, storing, sending.",
 }
 """Histograms, `paxon_<name>_seconds`."""
-
-_HELP = {
-    "leading_us": "Microseconds of leading.",
-    "elections": "Candidacies of this server.",
-    "preemptions": "Times that a higher ballot ended leading, or trying to.",
-    "overloaded": "Requests that were refused for a bound.",
-    "syncs": "Transactions on the disk.",
-    "refused_incarnations": "Frames of a member that came with another disk.",
-    "foreign_frames": "Frames of another cluster, release or sender than may speak here.",
-    "malformed_frames": "Frames that could not be read.",
-}
 
 
 def readiness(status: StatusReply) -> str:
@@ -125,8 +102,7 @@ def _families(figures: Figures) -> Iterator[Metric]:
         if name in GAUGES:
             family = GaugeMetricFamily(f"paxon_{name}", GAUGES[name], labels=labels)
         else:
-            text = _HELP.get(name, f"{name.replace('_', ' ').capitalize()} since the start.")
-            family = CounterMetricFamily(f"paxon_{name}", text, labels=labels)
+            family = CounterMetricFamily(f"paxon_{name}", meaning_of(name), labels=labels)
         family.add_metric(of, count)
         yield family
     for name, held in figures.latencies.items():

@@ -14,16 +14,20 @@ import pykka
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from paxon.actors import PaxosServer, ServerRef, Settings, StateMachine
+from paxon.actors import NO_BALLOT, PaxosServer, ServerRef, Settings, StateMachine
 from paxon.actors.embedding import AskFigures
+from paxon.actors.messages import StatusReply
 from paxon.actors.records.latencies import BOUNDS, Histogram, Latencies
+from paxon.kvstore.cli.live_view import counters_explained
 from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.client.client import CommandClient
 from paxon.kvstore.cluster import door as door_module
 from paxon.kvstore.cluster.door import Door
-from paxon.kvstore.cluster.metrics import GAUGES, LATENCIES, STATUS
+from paxon.kvstore.cluster.meanings import COUNTED, GAUGES
+from paxon.kvstore.cluster.metrics import LATENCIES, STATUS
 from paxon.kvstore.cluster.node import ServerStartError, start_server
 from paxon.kvstore.cluster.options import OptionError, parse_listen
+from paxon.kvstore.cluster.status import ServerStatus
 from paxon.kvstore.recipes.clients import Client
 from paxon.kvstore.store.store import KVStore
 from tests.harness import Clock
@@ -265,3 +269,22 @@ def test_a_commit_is_timed_from_its_proposal_and_waiting_from_its_beginning() ->
     latencies.reigns()  # what the reign before had under way is nobody's any more
     latencies.chosen(7, clock)
     assert sum(latencies.commit.counts) == 2
+
+
+def test_each_number_that_a_server_counts_says_what_it_means() -> None:
+    """All of them: a new one without a sentence is found here, and so is a sentence of none."""
+    with serving() as (reference, _):
+        counters = cast("Any", reference.ask(AskFigures())).status.counters
+    assert set(counters) == {*COUNTED, *GAUGES}
+    assert not set(COUNTED) & set(GAUGES)
+    row = ServerStatus(server=1, address="tcp://a:1", reply=reference_reply(counters))
+    lines = counters_explained([row]).splitlines()
+    assert lines[0].split() == ["server", "1"]
+    assert [line.split()[0] for line in lines[1:]] == sorted(counters)
+    assert all(line.rstrip().endswith((".", ")")) for line in lines[1:])
+
+
+def reference_reply(counters: dict[str, int]) -> StatusReply:
+    return StatusReply(
+        1, 1, "metrics", "leader", NO_BALLOT, 1, 0, 0, 0, 0, 0, 1.0, 0, "", counters
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 from loguru import logger
 
-from paxon.actors import Limit, UnknownSetting
+from paxon.actors import Limit, Settings, UnknownSetting
 from paxon.actors.execution.agreed import (
     BEFORE,
     DEFAULTS,
@@ -453,3 +454,10 @@ def test_an_older_release_takes_over_the_snapshot_of_a_newer_one() -> None:
     execute(newer, change(newer.agreed.changed_at, depth=6))
     with pytest.raises(UnknownSetting, match="depth"):
         late.restore(b"".join(newer.image()))
+
+
+def test_help_says_what_each_setting_is_for() -> None:
+    """All of them, in the order of the fields: a name stands before a colon or a comma."""
+    explained = re.findall(r"(?:- |, )(\w+)(?=[:,])", Settings.__doc__ or "")
+    names = list(Settings.__struct_fields__)
+    assert [name for name in explained if name in names] == names
