@@ -168,6 +168,25 @@ def the_sealer_falls() -> tuple[Search, World]:
     return search, world._replace(budget=Budget((0, 0, 1, 0)))
 
 
+@start(15_000, goals=[("the second CONFIG is chosen", sealed(3))])
+def a_learner_that_is_promoted() -> tuple[Search, World]:
+    """Server 4 learns in epoch 1 and is to vote in epoch 2, in the place of 3, which knows nothing.
+
+    The second CONFIG is on 1 and 4, whose acceptance does not count; it is under way to the others,
+    and server 2 may try to lead.
+    """
+    search = Search(4, members=(1, 2, 3))
+    story = Story(search)
+    story.lead(1)
+    story.change(1, 1, 2, 3, learners=(4,))
+    story.settle(1, 2, 4)
+    story.lose()
+    story.change(1, 1, 2, 4)
+    story.deliver(P2A, to=(4,))
+    world = search.say(story.world, 1, command(1))
+    return search, world._replace(budget=Budget((0, 1, 0, 0)))
+
+
 @start(
     15_000,
     goals=[("a CONFIG is chosen", sealed(2))],

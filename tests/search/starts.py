@@ -116,10 +116,12 @@ class Story:
         )
         self.world = self.world._replace(images=tuple(images))
 
-    def change(self, server: ServerId, *voters: ServerId) -> None:
+    def change(
+        self, server: ServerId, *voters: ServerId, learners: tuple[ServerId, ...] = ()
+    ) -> None:
         """The leader `server` is asked for these voters, and proposes that if nothing is open."""
-        images = list(self.world.images)
-        images[server - 1] = self.search.steps.change_members(server, images[server - 1], *voters)
+        images, steps = list(self.world.images), self.search.steps
+        images[server - 1] = steps.change_members(server, images[server - 1], voters, learners)
         self.world = self.world._replace(images=tuple(images))
         self._happen(server, "go on")
 

@@ -374,10 +374,12 @@ class Steps:
         self._load(server, image)
         return self._servers[server]
 
-    def change_members(self, server: ServerId, image: int, *voters: ServerId) -> int:
-        """A leader in that state is asked for these voters."""
+    def change_members(
+        self, server: ServerId, image: int, voters: Sequence[ServerId], learners: Sequence[ServerId]
+    ) -> int:
+        """A leader in that state is asked for these members."""
         self.changes = True
-        members = tuple(Member(voter, voter) for voter in voters)
+        members = tuple(Member(s, s, s in voters) for s in sorted({*voters, *learners}))
         return self.changed(server, image, lambda live: live.change_members(members, 7))
 
     def changed(self, server: ServerId, image: int, change: Callable[[PaxosServer], object]) -> int:

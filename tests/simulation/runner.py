@@ -74,6 +74,7 @@ def run(plan: Plan, write_trace: Callable[[str], object] | None = None) -> Outco
     network = world.network
     outcome.faults = dict(sorted(world.faults.items())) | {
         "frames": network.sent, "frames_dropped": network.dropped,
+        "epochs": len(world.watch.epochs) - 1,
         "frames_doubled": network.duplicated, "frames_late": network.straggled,
     }  # fmt: skip
     if world.watch.books is not None:

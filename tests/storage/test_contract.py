@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from paxon.actors import Ballot, InvariantViolation, StorageError
 from paxon.actors.disk.storage import Recovered, Storage
+from paxon.actors.records.configuration import Configuration, Member
 from tests.storage.engines import (
     FIRST,
     MADE,
@@ -78,6 +79,29 @@ def test_all_that_was_committed_is_there_again(engine: Engine, ending: str) -> N
         (4, SECOND, value(4, SECOND)),
         (5, SECOND, value(5, SECOND)),
     ]
+
+
+def test_a_seal_is_one_transaction_with_what_goes_above_it(engine: Engine) -> None:
+    """docs/membership.md, M2; and what is accepted after it in the same transaction stays."""
+    storage = engine.storage
+    accept(storage, 1, 2, 3, 4)
+    storage.commit()
+    accept(storage, 3, 5)
+    after = Configuration(1, 2, (Member(1, 5, peer="tcp://h:1"), Member(4, 9, voter=False)))
+    first = Ballot.first_of(1)
+    storage = engine.crash()
+    assert storage.load().configuration is None and accepted_slots(storage) == [1, 2, 3, 4]
+    storage.save_promise(first.next_for(3))
+    storage.save_seal(after)
+    storage.save_accepted(4, first.next_for(3), b"new")
+    assert storage.dirty
+    storage.commit()
+    for storage in now_and_after_a_crash(engine):
+        held = storage.load()
+        assert (held.configuration, held.chosen_to, held.promised) == (after, 2, first.next_for(3))
+        assert [(a.slot, a.ballot.epoch) for a in held.accepted] == [(1, 0), (2, 0), (4, 1)]
+    with pytest.raises(InvariantViolation, match="epoch 1 after 1"):
+        engine.storage.save_seal(after)
 
 
 @pytest.mark.parametrize("ending", ["crash", "restart"])

@@ -15,6 +15,7 @@ from paxon.actors import NO_BALLOT, Ballot
 from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import Storage
 from paxon.actors.messages import Made
+from paxon.actors.records.configuration import Configuration, Member
 from tests.storage.engines import (
     CLUSTER,
     MADE,
@@ -43,6 +44,7 @@ class Disk:
     made: Made | None = None
     in_force: bool = False
     image: tuple[int, bytes] | None = None
+    configuration: Configuration | None = None
 
     def drop(self) -> None:
         self.accepted = {s: held for s, held in self.accepted.items() if s > self.discarded}
@@ -98,6 +100,19 @@ class StorageMachine(RuleBasedStateMachine):
     def choose(self, slot: int, lazily: bool) -> None:
         self.storage.save_chosen_to(slot, lazily=lazily)
         self.pending.chosen_to = max(slot, self.pending.chosen_to)
+
+    @rule(slot=SLOTS)
+    def seal(self, slot: int) -> None:
+        """An epoch ends: all above it that is there so far goes with the next commit."""
+        pending = self.pending
+        slot = max(slot, pending.discarded)
+        epoch = 1 if pending.configuration is None else pending.configuration.epoch + 1
+        pending.configuration = Configuration(epoch, slot, (Member(1, 5), Member(2, 6, False)))
+        pending.promised = Ballot.first_of(epoch)
+        pending.chosen_to = max(slot, pending.chosen_to)
+        pending.accepted = {s: held for s, held in pending.accepted.items() if s <= slot}
+        self.storage.save_promise(pending.promised)
+        self.storage.save_seal(pending.configuration)
 
     @rule(server=st.integers(2, 4), incarnation=st.integers(0, (1 << 63) - 1))
     def belong(self, server: int, incarnation: int) -> None:
@@ -178,6 +193,7 @@ class StorageMachine(RuleBasedStateMachine):
         assert found.chosen_to == durable.chosen_to
         assert found.discarded == durable.discarded
         assert found.voting == durable.voting
+        assert found.configuration == durable.configuration
         assert (found.made, found.in_force) == (durable.made, durable.in_force)
         assert found.snapshot == (info_of(*durable.image) if durable.image else None)
         assert [(held.slot, held.ballot, held.value) for held in found.accepted] == [
