@@ -88,7 +88,7 @@ def draw_coordination(plan: Plan, wanted: bool | None, *, free: bool) -> None:
         weights |= dict.fromkeys(weights, 0)
     for kind in ("semaphore", "rwlock", "enqueue", "barrier"):
         weights[kind] = random.choice((0, 0, 1, 2))
-    weights["lock"] = max(weights["lock"], not any(weights.values()))
+    weights["lock"] = max(weights["lock"], int(not any(weights.values())))
     weights["consume"] = 2 * weights["enqueue"]
     plan.coordination.tardy = random.choice((0.0, 0.0, 0.0, 0.5))
     if plan.coordination.tardy:
