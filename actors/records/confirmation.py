@@ -14,6 +14,7 @@ import msgspec
 
 from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.disk.storage import StorageError
+from paxon.actors.limits.bounds import MAX_EPOCHS_AHEAD
 from paxon.actors.messages import CountAnswer, CountQuestion
 from paxon.actors.records.configuration import Configuration, decode_config
 
@@ -135,6 +136,8 @@ class Confirmation:
 
         It may be known to nobody else that is left: who sent it can tell who has to confirm.
         """
+        if epoch - self.newest.epoch > MAX_EPOCHS_AHEAD:
+            return False  # a damaged frame must not keep it from voting
         self.epoch_told = max(self.epoch_told, epoch)
         if epoch <= self.newest.epoch or sender in self._told_by:
             return False

@@ -44,3 +44,12 @@ def test_a_new_question_counts_no_answer_to_the_one_before() -> None:
     assert confirmation.life == 0
     assert not confirmation.starting
     assert confirmation.unanswered() == [2, 3, 4, 5]
+
+
+def test_an_absurd_epoch_keeps_nobody_from_voting() -> None:
+    confirmation = Confirmation(1, 1, 7, 10.0, pending=True, newest=FIVE)
+    assert not confirmation.hear_of_epoch(1 << 20, 3)
+    assert confirmation.epoch_told == 0
+    assert confirmation.hear_of_epoch(2, 3) and not confirmation.hear_of_epoch(2, 3)
+    assert confirmation.epoch_told == 2 and confirmation.unanswered() == [2, 3, 4, 5]
+    assert confirmation.hear_of_epoch(2, 9) and 9 in confirmation.unanswered()
