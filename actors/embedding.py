@@ -12,7 +12,16 @@ from paxon.actors.ballot import ServerId
 from paxon.actors.messages import ReplyStatus, StatusReply
 from paxon.actors.records.latencies import Histogram
 
-__all__ = ["AskFigures", "Execute", "Figures", "ServerRef", "NotLeading", "fail", "settle"]
+__all__ = [
+    "AskFigures",
+    "Execute",
+    "Figures",
+    "HandOver",
+    "ServerRef",
+    "NotLeading",
+    "fail",
+    "settle",
+]
 
 ActorT = TypeVar("ActorT", bound=pykka.Actor)
 
@@ -41,6 +50,17 @@ class Execute(msgspec.Struct, frozen=True):
 
 class AskFigures(msgspec.Struct, frozen=True):
     """Ask a server in the same process how it is: `ref.ask(AskFigures())` returns `Figures`."""
+
+
+class HandOver(msgspec.Struct, frozen=True):
+    """Have a leading server in the same process let another lead, before it is stopped.
+
+    `heir = ref.ask(HandOver())` is the id of the one that was asked to lead; 0 if the server does
+    not lead, or nobody else could. `ref.ask(HandOver(heir))` is 0 once some server is heard to
+    lead, or there is no more hope for the heir; until then it is the heir.
+    """
+
+    heir: ServerId = 0
 
 
 class Figures(msgspec.Struct, frozen=True):

@@ -16,19 +16,20 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.made import Made
 from paxon.actors.slot_values import CONFIG, NO_OP, RENEWAL, SETTINGS, Accepted, Batch, Entry
 
 __all__ = [
     "PROTOCOL_VERSION", "CONFIG", "NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Entry", "Batch",
     "P1A", "P1B", "P2A", "P2B", "Heartbeat", "HeartbeatReply", "PreVote", "PreVoteReply",
     "CatchUpRequest", "CatchUp", "SnapshotOffer", "SnapshotRequest", "SnapshotChunk",
-    "DigestRequest",
-    "DigestReply", "Introduction", "Made", "CountQuestion", "CountAnswer", "Place",
-    "Whereabouts", "CommitNote", "Sealed", "PeerMessage", "OpenSession", "Command", "Query",
-    "StatusRequest", "SlotRequest", "ChangeSettings", "Renew", "Stranger", "Watch", "Unwatch",
-    "WatchCheck", "ClientMessage", "ReplyStatus", "ReadMode", "SessionOpened", "CommandReply",
-    "QueryReply", "NotLeader", "Overloaded", "StatusReply", "SlotReply", "OtherCluster",
-    "PortOfServers", "WatchesHeld", "ServerReply", "overloaded", "retry_after",
+    "DigestRequest", "DigestReply", "Introduction", "Made", "CountQuestion", "CountAnswer",
+    "Place", "Whereabouts", "CommitNote", "Sealed", "Handover", "PeerMessage", "OpenSession",
+    "Command", "Query", "StatusRequest", "SlotRequest", "ChangeSettings", "Renew", "Stranger",
+    "Watch", "Unwatch", "WatchCheck", "TransferLeader", "ClientMessage", "ReplyStatus", "ReadMode",
+    "SessionOpened", "CommandReply", "QueryReply", "NotLeader", "Overloaded", "StatusReply",
+    "SlotReply", "OtherCluster", "PortOfServers", "WatchesHeld", "Addresses", "ServerReply",
+    "overloaded", "retry_after",
 ]  # fmt: skip
 
 PROTOCOL_VERSION = 6
@@ -42,51 +43,6 @@ class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 # --- between servers -----------------------------------------------------------------------------
 
 
-class Made(Wire, frozen=True):
-    """What a cluster's servers agreed on when they made it (docs/making-a-cluster.md)."""
-
-    identity: int
-    """Random 62-bit number from 1: which cluster this is, whatever its name."""
-    name: str
-    """What people call it; names may be given twice."""
-    members: tuple[tuple[ServerId, int], ...]
-    """Each server's id with the incarnation of its data directory, in the order of ids."""
-    agreed: bytes
-    """The first settings that execution depends on (actors/execution/agreed.py)."""
-
-    @property
-    def servers(self) -> tuple[ServerId, ...]:
-        """The members' ids."""
-        return tuple(server for server, _ in self.members)
-
-    @property
-    def majority(self) -> int:
-        """How many of the members make a quorum."""
-        return len(self.members) // 2 + 1
-
-    @property
-    def plausible(self) -> bool:
-        """Whether its numbers can be those of a cluster: it may come from anybody."""
-        ids = self.servers
-        numbers = (self.identity, *(incarnation for _, incarnation in self.members))
-        return (
-            0 < len(ids) <= 63
-            and ids == tuple(sorted(set(ids)))
-            and 1 <= ids[0] <= ids[-1] <= 63
-            and all(0 <= number < 1 << 63 for number in numbers)
-            and self.identity > 0
-        )
-
-    def incarnation(self, server: ServerId) -> int | None:
-        """By which directory a member is known; None for anybody else."""
-        return dict(self.members).get(server)
-
-    def replacing(self, server: ServerId, incarnation: int) -> Made:
-        """The same cluster, with another directory in the place of a lost one."""
-        members = tuple((s, incarnation if s == server else i) for s, i in self.members)
-        return msgspec.structs.replace(self, members=members)
-
-
 class P1A(Wire, frozen=True, tag=1):
     """Candidate → all: promise me this ballot (PMMC §2.2, phase 1a)."""
 
@@ -95,6 +51,9 @@ class P1A(Wire, frozen=True, tag=1):
     """Report what you accepted from this slot on: the candidate's first slot not known chosen."""
     forced: bool = False
     """A rejoining server's request: answer even while a leader is alive (docs/rejoin.md)."""
+    after: Ballot | None = None
+    """The ballot of the leader that handed over to the candidate: it proposes, answers and beats no
+    more in that, so that courtesy and leases granted to it, and to no other, stand in no way."""
 
 
 class P1B(Wire, frozen=True, tag=2):
@@ -371,10 +330,16 @@ class Sealed(Wire, frozen=True, tag=21):
     """The receiver is to lead the next one."""
 
 
+class Handover(Wire, frozen=True, tag=22):
+    """Leader → the server that is to lead next: my reign in this ballot is over for good (M21)."""
+
+    ballot: Ballot
+
+
 PeerMessage: TypeAlias = (
     P1A | P1B | P2A | P2B | Heartbeat | HeartbeatReply | PreVote | PreVoteReply | CatchUpRequest
     | CatchUp | SnapshotOffer | SnapshotRequest | SnapshotChunk | DigestRequest | DigestReply
-    | Introduction | CountQuestion | CountAnswer | Whereabouts | CommitNote | Sealed
+    | Introduction | CountQuestion | CountAnswer | Whereabouts | CommitNote | Sealed | Handover
 )  # fmt: skip
 
 
@@ -483,9 +448,23 @@ class WatchCheck(Wire, frozen=True, tag=10):
     id: int
 
 
+class TransferLeader(Wire, frozen=True, tag=12):
+    """Client → leader: let another server lead. Answered by a `QueryReply` with that one's id.
+
+    Answered when the reign has ended; by who leads in a later ballot already, with its own id.
+    """
+
+    id: int
+    """Random 63-bit number that ties the reply to the request."""
+    ballot: Ballot
+    """The reign that is to end."""
+    to: ServerId
+    """Who is to lead; 0: whoever the leader finds fittest."""
+
+
 ClientMessage: TypeAlias = (
     OpenSession | Command | Query | StatusRequest | SlotRequest | ChangeSettings | Renew | Stranger
-    | Watch | Unwatch | WatchCheck
+    | Watch | Unwatch | WatchCheck | TransferLeader
 )  # fmt: skip
 
 
@@ -536,6 +515,8 @@ class SessionOpened(Wire, frozen=True, tag=1):
     max_command_bytes: int = 0
     """What is agreed now, so that the client packs no more together; 0: not told."""
     max_outstanding: int = 0
+    addresses: dict[ServerId, str] = {}
+    """Where clients reach each server of the cluster, as far as the leader knows."""
 
 
 class CommandReply(Wire, frozen=True, tag=2):
@@ -564,6 +545,8 @@ class NotLeader(Wire, frozen=True, tag=4):
     """That server's client address; empty if unknown."""
     servers: int = 0
     """How many servers the cluster has; 0: the sender does not say."""
+    addresses: dict[ServerId, str] = {}
+    """Where clients reach each of them, as far as the sender knows."""
 
 
 class StatusReply(Wire, frozen=True, gc=True, tag=5):
@@ -675,7 +658,17 @@ class WatchesHeld(Wire, frozen=True, tag=10):
     """False: this server hears no leader or is far behind, and holds none."""
 
 
+class Addresses(Wire, frozen=True, tag=11):
+    """Server → client that sends something within a minute of a move: servers are elsewhere now.
+
+    Else a client whose leader stays where it is would know of none of the others.
+    """
+
+    addresses: dict[ServerId, str]
+    """Where clients reach each server of the cluster, as far as the sender knows."""
+
+
 ServerReply: TypeAlias = (
     SessionOpened | CommandReply | QueryReply | NotLeader | StatusReply | SlotReply
-    | OtherCluster | Overloaded | PortOfServers | WatchesHeld
+    | OtherCluster | Overloaded | PortOfServers | WatchesHeld | Addresses
 )  # fmt: skip

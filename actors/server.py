@@ -38,7 +38,7 @@ from paxon.actors.actor import BurstActor
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, in_list
 from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.election import ElectionPolicy, make_policy
-from paxon.actors.embedding import Execute, NotLeading, fail, settle
+from paxon.actors.embedding import Execute, HandOver, NotLeading, fail, settle
 from paxon.actors.environment import NEVER, ClientToken, Environment, ServerBurst
 from paxon.actors.execution.agreed import (
     KNOWS,
@@ -99,6 +99,7 @@ from paxon.actors.messages import (
     DigestReply,
     DigestRequest,
     Entry,
+    Handover,
     Heartbeat,
     HeartbeatReply,
     Introduction,
@@ -122,6 +123,7 @@ from paxon.actors.messages import (
     StatusReply,
     StatusRequest,
     Stranger,
+    TransferLeader,
     Unwatch,
     Watch,
     WatchCheck,
@@ -157,13 +159,13 @@ __all__ = ["COUNTERS", "PaxosServer"]
 
 COUNTERS = (
     "elections", "pre_votes", "phase1_rounds", "preemptions", "leaderships", "step_downs",
-    "leading_us", "p2a_sent", "p2b_rejected", "slots_proposed", "slots_chosen", "slots_executed",
-    "commands_executed", "queries_answered", "read_rounds", "lease_reads", "syncs", "bursts",
-    "peer_messages_received", "client_messages_received", "retransmissions", "catch_ups",
-    "snapshots_taken", "snapshots_received", "refused_incarnations", "refused_clients",
-    "malformed_messages", "inquiries", "digest_alarms", "refused_numbers", "commits_denied",
-    "refused_rejoins", "renewals", "times_proposed",
-    "watches_answered", "overloaded",
+    "handovers", "leading_us", "p2a_sent", "p2b_rejected", "slots_proposed", "slots_chosen",
+    "slots_executed", "commands_executed", "queries_answered", "read_rounds", "lease_reads",
+    "syncs", "bursts", "peer_messages_received", "client_messages_received", "retransmissions",
+    "catch_ups", "snapshots_taken", "snapshots_received", "refused_incarnations",
+    "refused_clients", "malformed_messages", "inquiries", "digest_alarms", "refused_numbers",
+    "commits_denied", "refused_rejoins", "renewals", "times_proposed", "watches_answered",
+    "overloaded",
 )  # fmt: skip
 """What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds,
 `overloaded` requests (and whole frames) that were refused for a bound."""
@@ -208,6 +210,7 @@ class PaxosServer(BurstActor):
         self._round_guard = RoundGuard(settings.servers)
         # Following: no promise and no candidacy while a lease that was granted may hold.
         self.leader: ServerId = 0  # as far as this server knows; 0 if nobody leads
+        self._heir: ServerId = 0  # whom this server has handed over to, until it promises anew
         self._grants = Grants()
         self._following = Following(settings)
         # Getting to lead, and leading; each is None at other times.
@@ -285,6 +288,7 @@ class PaxosServer(BurstActor):
             Whereabouts: self.membership.on_whereabouts,
             CommitNote: self.on_commit_note,
             Sealed: self.on_sealed,
+            Handover: self.on_handover,
         }
 
     def _handlers_of_clients(self) -> dict[type, Callable[[Any, ClientToken], None]]:
@@ -294,6 +298,7 @@ class PaxosServer(BurstActor):
             Command: self.on_command,
             Query: self.on_query,
             ChangeSettings: self.on_change_settings,
+            TransferLeader: self.on_transfer_leader,
             Renew: self.on_renew,
             StatusRequest: self.on_status_request,
             SlotRequest: self.on_slot_request,
@@ -335,6 +340,8 @@ class PaxosServer(BurstActor):
             for client in burst.gone:
                 self.watches.forget(client)
             self.reception.serve(burst, self._reign)
+            if self.places.told_clients is not None:
+                self.membership.tell_clients(burst)
 
     def _before_flush(self) -> None:
         reign = self._reign
@@ -496,12 +503,12 @@ class PaxosServer(BurstActor):
     def _promise(self, ballot: Ballot) -> None:
         invariant(self._in_force, "a promise before the cluster is in force")
         invariant(ballot > self.promised, "promise %s would not rise to %s", self.promised, ballot)
-        self.promised = ballot
+        self.promised, self._heir = ballot, 0
         self._storage.save_promise(ballot)
 
     def on_p1a(self, p1a: P1A, sender: ServerId) -> None:
         """Promise, and report what was accepted (phase 1)."""
-        if p1a.ballot.leader != sender:
+        if p1a.ballot.leader != sender or (p1a.after is not None and p1a.after >= p1a.ballot):
             self._oddities.malformed(p1a, sender)
             return
         if p1a.ballot.epoch != self.configuration.epoch:
@@ -509,6 +516,8 @@ class PaxosServer(BurstActor):
             return
         if not self.voting or not self.is_voter:
             return
+        if p1a.after is not None:
+            self._heed_handover(p1a.after)
         if p1a.forced and p1a.ballot > self.promised:
             # A rejoining ends our following, or leading. A lease that we granted is waited for.
             if self.membership.refuses_rejoin(sender, self.disks.incarnations[sender]):
@@ -523,6 +532,15 @@ class PaxosServer(BurstActor):
             return
         if self._outbox.may_transfer(sender, self.settings.transfer_bytes):
             self._outbox.send(sender, self._p1b(p1a.first_slot, sender))
+
+    def _heed_handover(self, ballot: Ballot) -> None:
+        """That reign is over for good: neither courtesy nor a lease of it stands in the way (M21).
+
+        What is owed to any other ballot stands: the message may have been under way for long.
+        """
+        self._grants.waive(ballot)
+        if ballot == self.promised:
+            self._following.heard_at = -NEVER
 
     def _make_way(self) -> None:
         """Who rejoins needs the promise of all, and of some only once their leases have run out.
@@ -632,7 +650,8 @@ class PaxosServer(BurstActor):
 
     def _grant(self, heartbeat: Heartbeat) -> None:
         """Grant the lease that a heartbeat asks for, whatever our own settings are."""
-        to_store = self._grants.grant(heartbeat.lease, heartbeat.drift, self._now)
+        granted = heartbeat.ballot, heartbeat.lease, heartbeat.drift
+        to_store = self._grants.grant(*granted, self._now)
         if to_store:  # durable before the reply: a restart has to know of it
             self._storage.save_lease(to_store)
 
@@ -693,10 +712,12 @@ class PaxosServer(BurstActor):
         """
         self.places.tell(server, self._now)
         reign = self._reign
-        if reign is not None and server in self._others and reign.thrift.forget(server):
-            self._ask_everyone(reign)  # it will not answer what it was asked
-        if self.role == "follower" and server == self.leader and self.voting:
-            self.leader = 0
+        if reign is not None and server in self._others:
+            reign.followers[server].lost = True
+            if reign.thrift.forget(server):
+                self._ask_everyone(reign)  # it will not answer what it was asked
+        if self.role == "follower" and server in (self.leader, self._heir) and self.voting:
+            self.leader = self._heir = 0
             self._following.heard_at = -NEVER
             # Not at once: the others, whom we have to ask, notice it in these moments too.
             soon = self._now + self._random.uniform(0.1, 1.0) * self.settings.heartbeat_interval
@@ -752,8 +773,11 @@ class PaxosServer(BurstActor):
             if self._has_quorum(following.pre_votes):
                 self.campaign()
 
-    def campaign(self, *, forced: bool = False) -> None:
-        """Start phase 1 in a ballot of our own above all that we know of."""
+    def campaign(self, *, forced: bool = False, after: Ballot | None = None) -> None:
+        """Start phase 1 in a ballot of our own above all that we know of.
+
+        `after` is the ballot of a leader that has handed over to us.
+        """
         if self._reign is not None:
             return
         # Who rejoins has granted nothing that counts: it answers no heartbeat.
@@ -765,12 +789,12 @@ class PaxosServer(BurstActor):
         self._counters["elections"] += 1
         self._counters["phase1_rounds"] += 1
         self._candidacy = Candidacy(
-            self.promised, self.log.chosen_to + 1, self._now + self._phase1_interval()
+            self.promised, self.log.chosen_to + 1, self._now + self._phase1_interval(), after
         )
         self._await_leader()
         if forced:  # answered only once the leases that were granted have run out
             self._following.election_at += self.settings.election_timeout_min
-        self._outbox.to_all.append(P1A(self.promised, self._candidacy.first_slot, forced))
+        self._outbox.to_all.append(P1A(self.promised, self._candidacy.first_slot, forced, after))
 
     def _phase1_interval(self) -> float:
         """Ask again often enough to be heard before others try to lead, seconds."""
@@ -780,7 +804,9 @@ class PaxosServer(BurstActor):
         for server in self._others:
             if server not in candidacy.promised:
                 first = candidacy.next_chunk(server)
-                self._outbox.send(server, P1A(candidacy.ballot, first, not self.voting))
+                self._outbox.send(
+                    server, P1A(candidacy.ballot, first, not self.voting, candidacy.after)
+                )
 
     def _rejoin(self) -> None:
         """Get the vote back after a lost disk (docs/rejoin.md).
@@ -839,7 +865,7 @@ class PaxosServer(BurstActor):
         self._execute_chosen()
         more = candidacy.take(p1b, sender)
         if more:
-            self._outbox.send(sender, P1A(candidacy.ballot, more, not self.voting))
+            self._outbox.send(sender, P1A(candidacy.ballot, more, not self.voting, candidacy.after))
         elif self.voting and self._has_quorum(candidacy.promised):
             self._take_over(candidacy)
         elif len(candidacy.promised) == len(self._others):
@@ -930,6 +956,64 @@ class PaxosServer(BurstActor):
             clients.update((client, None) for client, _ in self._held.take())
         for client in clients:
             self._refuse(client)
+
+    # --- handing over (M21, docs/elections.md) ---------------------------------------------------
+
+    def hand_over(self, to: ServerId = 0) -> ServerId | str:
+        """Let another server lead, `to` or the fittest; returns who is to, or why nobody can.
+
+        This reign ends here, for good: nothing is proposed, answered or beaten in its ballot any
+        more, whether or not the other succeeds.
+        """
+        reign = self._serves()
+        if reign is None:
+            return f"server {self.settings.server} does not lead, or has only begun to"
+        if reign.holds_back:
+            return "the members are changing: wait until the next leader has told that it is done"
+        alive = self.disks.heard_since(self._now - self.settings.election_timeout_max)
+        heir = reign.heir(to, alive, self.log.chosen_to)
+        if isinstance(heir, str):
+            return heir
+        logger.info("server {} hands over to server {}", self.settings.server, heir)
+        self._counters["handovers"] += 1
+        self._outbox.send(heir, Handover(self.promised))
+        self.leader, self._heir = 0, heir
+        self._following.heard_at = -NEVER
+        self._step_down()
+        self._await_leader()
+        self._following.retry_at = self._following.election_at
+        return heir
+
+    def on_handover(self, handover: Handover, sender: ServerId) -> None:
+        """Lead instead of the sender, whose reign has ended."""
+        if handover.ballot.leader != sender:
+            self._oddities.malformed(handover, sender)
+            return
+        if handover.ballot != self.promised or self.role != "follower":
+            return  # it comes late
+        if not self.voting or not self.is_voter:
+            return
+        self._heed_handover(handover.ballot)
+        if self._lease_may_hold():  # one of an earlier life: it runs out soon
+            self._following.election_at = self._grants.until
+        else:
+            self.campaign(after=handover.ballot)
+
+    def on_transfer_leader(self, request: TransferLeader, client: ClientToken) -> None:
+        """Somebody wants another server to lead."""
+        if self._reign is None or request.ballot > self.promised:  # (then another leads by now)
+            self._refuse(client)
+            return
+        own = self.settings.server
+        if request.ballot < self.promised or request.to == own:  # asked again, maybe
+            heir: ServerId | str = own
+        elif self._serves() is None:
+            self._outbox.put_off(client, request.id, "the leader has only begun to lead")
+            return
+        else:
+            heir = self.hand_over(request.to)
+        status = ReplyStatus.INVALID if isinstance(heir, str) else ReplyStatus.OK
+        self._outbox.reply(client, QueryReply(request.id, status, str(heir).encode()))
 
     # === leading: phase 2 (PMMC §2.3, commander) ==================================================
 
@@ -1133,7 +1217,7 @@ class PaxosServer(BurstActor):
         self._features.heard(sender, reply.knows, reply.limits)
         follower = reign.followers[sender]
         follower.executed = max(reply.executed, follower.executed)
-        follower.watches = reply.watches
+        follower.watches, follower.lost = reply.watches, False
         if reign.comparison.heard(
             sender, reply.digest_version, reply.executed, reply.digest, self.application.chain
         ):
@@ -1382,14 +1466,17 @@ class PaxosServer(BurstActor):
         queued = self._outbox.to_client.setdefault(client, [])
         if not queued or type(queued[-1]) is not NotLeader:
             leader = self.leader if self.leader != self.settings.server else 0
-            address = self.places.client_address(leader)
-            queued.append(NotLeader(leader, address, 1 + len(self._others)))
+            leader = leader or self._heir
+            address, all_ = self.places.client_address(leader), self.places.client_addresses()
+            queued.append(NotLeader(leader, address, 1 + len(self._others), all_))
 
     # --- kept until this server serves -----------------------------------------------------------
 
     def _hold_or_refuse(self, client: ClientToken, message: Held, size: int) -> None:
         """A new leader keeps requests until it serves; anyone else points to the leader."""
         waits = self._reign is not None or (self._contends and self.is_voter)
+        if self._candidacy is not None and self._candidacy.after is not None:
+            waits = True  # it is about to lead
         most = self.settings.max_pending_bytes
         if not waits or not self._held.add(client, message, size, most):
             self._refuse(client)
@@ -1403,6 +1490,8 @@ class PaxosServer(BurstActor):
 
     def on_local(self, message: Any) -> Any:
         """The application asks in process: `Execute` a command, or nothing that we know."""
+        if isinstance(message, HandOver):
+            return self._hand_over_before_the_end(message)
         if not isinstance(message, Execute):
             logger.warning("server {}: unexpected message {!r}", self.settings.server, message)
             return None
@@ -1428,6 +1517,17 @@ class PaxosServer(BurstActor):
         self._flush()
         self._storage.maintain(tidy=False)
         return future
+
+    def _hand_over_before_the_end(self, message: HandOver) -> ServerId:
+        if not self._open:
+            return 0
+        self._now = self._outbox.now = self._clock.monotonic()
+        if message.heir:
+            hopes = (self.leader or self._heir) and not self._hears_leader()
+            return message.heir if hopes else 0
+        heir = self.hand_over()
+        self._flush()
+        return 0 if isinstance(heir, str) else heir
 
     def _not_leading(self, *, tried: bool) -> NotLeading:
         leader = self.leader
@@ -1733,7 +1833,7 @@ class PaxosServer(BurstActor):
                 continue
             if len(reply.payload) > LARGE_REPLY:
                 self._outbox.replied_bytes += len(reply.payload)
-            self._outbox.reply(client, answer_to(entry, reply, self.application))
+            self._outbox.reply(client, answer_to(entry, reply, self.application, self.places))
 
     def _executed_durably(self) -> int:
         """How far this server has executed and would again after a restart, by itself.

@@ -39,6 +39,8 @@ from paxon.actors.records.reign import Reign
 from paxon.transport import Burst
 
 CLIENT = b"client"
+ADDRESSES = {server: f"tcp://server-{server}" for server in (1, 2, 3)}
+"""Where clients reach the servers of a cluster of three."""
 IDENTITY = 0x5EED
 """Of clusters that are in force before a test begins."""
 

@@ -412,6 +412,10 @@ class ClusterWatch(CountBooks):
 
     def on_lease_used(self, leader: ServerId, ballot: Ballot) -> None:
         """A leader counts on its lease to answer a read."""
+        require(
+            ballot not in self.leases.over, "over for good",
+            "server %d reads by a lease in %s, which it has handed over", leader, ballot,
+        )  # fmt: skip
         covering = self.leases.covering(leader, ballot)
         require(
             ballot not in self._sealing, "no reads after a CONFIG",
@@ -443,6 +447,10 @@ class ClusterWatch(CountBooks):
         if message.ballot not in self._leading:
             self._check_promises(server, message.ballot)
         require(message.ballot.leader == server, "own ballot", "server %d sent %r", server, message)
+        require(
+            message.ballot not in self.leases.over, "over for good",
+            "server %d, which has handed over, sent %r", server, message,
+        )  # fmt: skip
         require(
             message.commit == 0 or message.commit in self.chosen, "executes only chosen",
             "server %d tells of a commit index that is not chosen: %r", server, message,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from paxon.actors import NO_BALLOT, Ballot, ServerId
-from paxon.actors.messages import Heartbeat, HeartbeatReply, PeerMessage
+from paxon.actors.messages import Handover, Heartbeat, HeartbeatReply, PeerMessage
 
 __all__ = ["Age", "Grant", "LeaseBooks"]
 
@@ -43,6 +43,8 @@ class LeaseBooks:
         """Per ballot and round the lease that its heartbeat asked for, in seconds."""
         self.grants = {server: Grant() for server in servers}
         self._step_began: dict[ServerId, float] = {}
+        self.over: set[Ballot] = set()
+        """Ballots whose leader has handed over: what was granted to it binds nobody any more."""
 
     def begin_step(self, server: ServerId) -> None:
         """A server is about to handle a burst: what it grants in it, it grants now."""
@@ -73,7 +75,9 @@ class LeaseBooks:
         """The grant that binds a server at the step at hand; None if none does."""
         grant = self.grants[server]
         began = self._step_began.get(server, self._age(server))
-        return grant if began < grant.until and not grant.forgotten else None
+        if grant.forgotten or grant.ballot in self.over:
+            return None
+        return grant if began < grant.until else None
 
     def binds(self, server: ServerId, ballot: Ballot) -> bool:
         """Whether a grant keeps a server from promising that ballot; not in another epoch."""
@@ -97,7 +101,9 @@ class LeaseBooks:
     ) -> None:
         """Keep books of what leaves a server (a deposed leader is answered, granted nothing)."""
         for message in messages:
-            if isinstance(message, Heartbeat):
+            if isinstance(message, Handover):
+                self.over.add(message.ballot)
+            elif isinstance(message, Heartbeat):
                 self.on_heartbeat_sent(message)
             elif isinstance(message, HeartbeatReply) and message.ballot.leader in targets:
                 self.on_reply_sent(server, message)

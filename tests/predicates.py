@@ -20,6 +20,7 @@ PREDICATES = {
     "leads by whole promises": "a leader has a majority's promises in its ballot, each whole",
     "lease kept": "who granted a lease neither promises nor campaigns before it has run out",
     "lease covered": "a leader reads by lease only while a majority keeps others from leading",
+    "over for good": "who has handed over proposes, beats and reads by lease no more",
     "promise reports all": "a promise reports everything that its acceptor has accepted",
     "equal prefixes": "all servers execute the same values with the same results",
     "in order": "slots are executed in order, each once in a server's life",

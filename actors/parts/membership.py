@@ -18,6 +18,7 @@ from paxon.actors.environment import Random, ServerBurst
 from paxon.actors.messages import (
     P1A,
     P2A,
+    Addresses,
     CatchUp,
     CatchUpRequest,
     CountAnswer,
@@ -326,7 +327,7 @@ class Membership:
         places = self.places
         asker = next((place for place in said.places if place.server == sender), None)
         if asker is not None and self.disks.incarnations.get(sender) == asker.incarnation:
-            changed = places.hear(said, sender)
+            changed = places.hear(said, sender, self._outbox.now)
             for server in changed:
                 self._dial(server)
             if changed:
@@ -341,6 +342,12 @@ class Membership:
             self._dial(sender)
         if said.asks and asker is not None and places.active:
             self._outbox.send(sender, places.telling(asks=False, to=asker.incarnation))
+
+    def tell_clients(self, burst: ServerBurst) -> None:
+        """Servers have moved of late: whoever sends something is told so, once."""
+        clients = [client for client, _ in burst.clients]
+        for client in self.places.news_for(clients, self._outbox.now):
+            self._outbox.reply(client, Addresses(self.places.client_addresses()))
 
     def _tell_where(self, servers: Sequence[ServerId]) -> None:
         if servers and self.places.active:

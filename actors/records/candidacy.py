@@ -12,8 +12,16 @@ __all__ = ["Candidacy"]
 class Candidacy:
     """The promises for one ballot and, per slot, the value accepted at the highest ballot."""
 
-    def __init__(self, ballot: Ballot, first_slot: int, ask_again_at: float = 0.0) -> None:
+    def __init__(
+        self,
+        ballot: Ballot,
+        first_slot: int,
+        ask_again_at: float = 0.0,
+        after: Ballot | None = None,
+    ) -> None:
         self.ballot = ballot
+        self.after = after
+        """The ballot of the leader that handed over to this server; None: nobody did."""
         self.first_slot = first_slot
         self.promised: set[ServerId] = set()
         """Servers whose P1B arrived whole."""

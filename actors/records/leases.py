@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+from paxon.actors.ballot import NO_BALLOT, Ballot
+
 __all__ = ["Grants", "LONGEST_LEASE", "MOST_DRIFT", "counted", "sensible"]
 
 LONGEST_LEASE = 60.0
@@ -37,7 +39,11 @@ class Grants:
 
     def __init__(self) -> None:
         self.until = -math.inf
-        """The end of the latest of all grants, those of an earlier life included."""
+        """The end of the latest of all grants, those of an earlier life included …"""
+        self.ballot = NO_BALLOT
+        """… the ballot whose leader was granted one last …"""
+        self._others_until = -math.inf
+        """… and the end of the latest that was granted to any other."""
         self.forget_at = math.inf
         """When the grants of an earlier life have run out."""
         self._stored = 0
@@ -55,11 +61,14 @@ class Grants:
         """Whether some leader may still answer reads by a lease that was granted here."""
         return now < self.until
 
-    def grant(self, length: float, drift: float, now: float) -> int:
-        """Grant a lease from now on. What the disk has to know before it is told, µs; 0: nothing.
+    def grant(self, ballot: Ballot, length: float, drift: float, now: float) -> int:
+        """Grant a ballot's leader a lease from now on.
 
-        For a restart the drift is added: after it, the lease is measured from another moment.
+        Returns what the disk has to know before that is told, in µs; 0: nothing. For a restart the
+        drift is added: after it, the lease is measured from another moment.
         """
+        if ballot != self.ballot:
+            self.ballot, self._others_until = ballot, self.until
         self.until = max(self.until, now + length)
         needed = math.ceil(length * (1 + drift) * 1e6)
         self._longest = max(self._longest, needed)
@@ -70,7 +79,15 @@ class Grants:
 
     def forget_all(self) -> None:
         """Another epoch begins: whoever held one stopped counting on it before (M6, M10)."""
-        self.until = -math.inf
+        self.until = self._others_until = -math.inf
+
+    def waive(self, ballot: Ballot) -> None:
+        """That ballot's leader has handed over: what was granted to it counts no more (M21).
+
+        What was granted to any other, or in an earlier life to whomever, stands.
+        """
+        if ballot == self.ballot:
+            self.until = self._others_until
 
     def forget(self) -> int:
         """The grants of an earlier life have run out: what the disk has to know from now on, µs."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from msgspec import structs
 
 from paxon.actors.ballot import ServerId
-from paxon.actors.environment import NEVER
+from paxon.actors.environment import NEVER, ClientToken
 from paxon.actors.messages import Place, Whereabouts
 from paxon.actors.settings import Settings
 from paxon.transport import is_dialable
@@ -25,6 +25,8 @@ ASKED_IN_VAIN = 3
 """After so many unanswered tellings another address of that member is tried, if there is one."""
 MAX_ADDRESS_BYTES = 300
 """A host's name has up to 253 bytes, a socket's path up to 107."""
+NEWS_SECONDS = 60.0
+"""For so long clients that send something are told of a move."""
 MAX_MOVES = 1 << 62
 
 
@@ -47,6 +49,10 @@ class Places:
         """Members that do not know yet where this server is, and how often they were told."""
         self.due = NEVER
         """When to tell those again, monotonic seconds."""
+        self.moved_at = -NEVER
+        """When some server was heard to have moved, as clients see it …"""
+        self.told_clients: set[ClientToken] | None = None
+        """… and which clients have been told since; None: it is long ago."""
 
     # --- this server -----------------------------------------------------------------------------
 
@@ -111,7 +117,7 @@ class Places:
 
     # --- hearing ---------------------------------------------------------------------------------
 
-    def hear(self, said: Whereabouts, sender: ServerId) -> list[ServerId]:
+    def hear(self, said: Whereabouts, sender: ServerId, now: float) -> list[ServerId]:
         """Take in what a member says; returns whose addresses have changed, perhaps our own.
 
         A server's own word goes before what others remember of it, and of those the newest counts.
@@ -124,6 +130,7 @@ class Places:
             if not self._asked:
                 self.due = NEVER
         changed = []
+        before = self.client_addresses()
         for place in said.places:
             server, held = place.server, self._told.get(place.server)
             if server == self._server:
@@ -140,7 +147,19 @@ class Places:
             ):
                 self._told[server] = place
                 changed.append(server)
+        if changed and self.client_addresses() != before:
+            self.moved_at, self.told_clients = now, set()
         return changed
+
+    def news_for(self, clients: Iterable[ClientToken], now: float) -> list[ClientToken]:
+        """Whom of these clients to tell where all servers are by now."""
+        told = self.told_clients
+        if told is None or now > self.moved_at + NEWS_SECONDS:
+            self.told_clients = None
+            return []
+        fresh = [client for client in dict.fromkeys(clients) if client not in told]
+        told.update(fresh)
+        return fresh
 
     def hear_unknown(self, server: ServerId, address: str) -> bool:
         """Somebody that is not known by its directory yet says where it is; whether that is new."""

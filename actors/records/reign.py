@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import pykka
 
@@ -45,6 +45,7 @@ from paxon.actors.messages import (
     retry_after,
 )
 from paxon.actors.records.changing import Changing
+from paxon.actors.records.places import Places
 from paxon.actors.records.reads import ReadQueue
 from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.thrift import Thrift
@@ -54,11 +55,13 @@ __all__ = ["ENTRY_BYTES", "Pending", "Progress", "Reign", "answer_to"]
 
 SMALL_COMMAND = 16 << 10
 """Commands up to this size go on into a slot although large ones wait for theirs."""
+MOST_BEHIND = 4096
+"""Slots that a server may be behind that is handed the lead: it has to execute them first."""
 ENTRY_BYTES = 16
 """What an entry takes in a slot's value beside its command, about."""
 
 
-def answer_to(entry: Entry, reply: Reply, application: Application) -> ServerReply:
+def answer_to(entry: Entry, reply: Reply, application: Application, places: Places) -> ServerReply:
     """What to tell the client whose request became this entry, now that it is executed."""
     if entry.session:
         if len(reply.payload) > LARGEST_REPLY:  # executed, but the client can only be told that
@@ -73,7 +76,7 @@ def answer_to(entry: Entry, reply: Reply, application: Application) -> ServerRep
     agreed = application.agreed
     return SessionOpened(
         entry.seq, int.from_bytes(reply.payload, "big"), application.machine.language,
-        agreed.max_command_bytes, agreed.max_outstanding,
+        agreed.max_command_bytes, agreed.max_outstanding, places.client_addresses(),
     )  # fmt: skip
 
 
@@ -121,7 +124,7 @@ class Pending:
 class Progress:
     """How far a follower has come, as it told this leader."""
 
-    __slots__ = ("answered", "executed", "voter", "watches")
+    __slots__ = ("answered", "executed", "lost", "voter", "watches")
 
     def __init__(self, *, voter: bool = True) -> None:
         self.voter = voter
@@ -132,6 +135,8 @@ class Progress:
         """The last round that it replied to."""
         self.watches = False
         """Whether it holds watches, and so has to hear of commits at once."""
+        self.lost = False
+        """Whether its connection has ended since it last replied."""
 
 
 class Reign:
@@ -211,6 +216,38 @@ class Reign:
         if self.pending.bytes < IN_FLIGHT_BYTES // window:
             return False
         return self.bytes_in_flight(log) >= IN_FLIGHT_BYTES
+
+    def heir(self, wanted: ServerId, alive: Collection[ServerId], chosen_to: int) -> ServerId | str:
+        """Who is to lead next, or why nobody can.
+
+        Args:
+            wanted: whom somebody asked for; 0: whoever is most up to date.
+            alive: who was heard just now.
+            chosen_to: the commit index.
+        """
+        obstacles = {
+            server: self._keeps_from_leading(server, alive, chosen_to) for server in self.followers
+        }
+        if wanted:
+            return obstacles.get(wanted, f"server {wanted} is no member of the cluster") or wanted
+        able = [server for server, obstacle in obstacles.items() if not obstacle]
+        if able:
+            return max(able, key=lambda s: (self.followers[s].executed, self.followers[s].answered))
+        return "; ".join(obstacles.values()) or "there is no other server that could lead"
+
+    def _keeps_from_leading(
+        self, server: ServerId, alive: Collection[ServerId], chosen_to: int
+    ) -> str:
+        """Why a follower should not be handed the lead; "" if it may."""
+        follower = self.followers[server]
+        if not follower.voter:
+            return f"server {server} has no vote"
+        if server not in alive or not follower.answered or follower.lost:
+            return f"server {server} has not been heard in this reign, or not of late"
+        behind = chosen_to - follower.executed
+        if behind > MOST_BEHIND:
+            return f"server {server} is {behind:,} slots behind: wait until it has caught up"
+        return ""
 
     def others_wait(self, client: ClientToken) -> bool:
         """Whether anybody but this client waits for a command.

@@ -1,4 +1,4 @@
-"""`paxon settings`: what the servers of a cluster agree on, shown and changed."""
+"""`paxon settings`: what all servers agree on, shown and changed; `paxon leader`: who leads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paxon.kvstore.cli.store import ClusterOption, JsonOption, KeyOption, TimeoutOption, find_target
+from paxon.kvstore.cli.store import (
+    ClusterOption,
+    JsonOption,
+    KeyOption,
+    TimeoutOption,
+    find_target,
+    open_client,
+)
 from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 
 if TYPE_CHECKING:
@@ -93,6 +100,40 @@ def _shown(agreed: ClusterSettings, name: str) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
+leader = typer.Typer(help="Have another server lead, while all serve.", no_args_is_help=True)
+
+
+leader.callback()(lambda: None)  # (else its one command would be `paxon leader` itself)
+
+
+@leader.command()
+def transfer(
+    *,
+    to: Annotated[
+        int | None,
+        typer.Option(
+            help="The server that is to lead; by default the one that is most up to date."
+        ),
+    ] = None,
+    unless_other: Annotated[
+        int | None,
+        typer.Option("--from", help="Do nothing unless this server leads."),
+    ] = None,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Have another server lead, and wait until it does. (A server that is stopped does so itself.)
+
+    Examples: paxon leader transfer | paxon leader transfer --from 1 --to 3 --cluster cluster.toml
+    """
+    with open_client(cluster, key_file, timeout) as kv:
+        found = kv.transfer_leader(to, only_from=unless_other)
+    sys.stdout.write(json.dumps({"leader": found}) + "\n" if as_json else f"server {found} leads\n")
+
+
 def add_commands(app: typer.Typer) -> None:
-    """Mount the command of this module."""
+    """Mount the commands of this module."""
+    app.add_typer(leader, name="leader", rich_help_panel="Clusters")
     app.command(rich_help_panel="Clusters")(settings)

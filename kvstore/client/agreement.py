@@ -1,4 +1,4 @@
-"""The cluster's settings as clients see them: asked for, changed, and told (docs/settings.md)."""
+"""What clients ask of the cluster itself: its settings (docs/settings.md), and another leader."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from typing import Any
 
 import msgspec
 
+from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.execution.agreed import Change, Number, encode_change
 from paxon.kvstore.errors import InvalidRequest, OperationFailed
 
-__all__ = ["ClusterSettings", "settings_request", "check_new_values", "decode_settings"]
+__all__ = [
+    "ClusterSettings",
+    "check_new_values",
+    "decode_settings",
+    "read_transfer",
+    "settings_request",
+    "transfer_request",
+]
 
 
 class ClusterSettings(msgspec.Struct, frozen=True):
@@ -56,3 +64,18 @@ def decode_settings(payload: bytes) -> ClusterSettings:
         return ClusterSettings(found | limits, changed_at + 1)
     except (msgspec.MsgspecError, KeyError, TypeError) as error:
         raise OperationFailed(f"the servers' answer is malformed: {error}") from None
+
+
+def transfer_request(reign: Ballot, to: ServerId | None) -> bytes:
+    """The body of a request to end a reign; `to`: who is to lead instead, None: anybody.
+
+    Raises `InvalidRequest`.
+    """
+    if to is not None and (type(to) is not int or to < 1):
+        raise InvalidRequest(f"to = {to!r}: must be the id of a server, from 1")
+    return msgspec.msgpack.encode((reign, to or 0))
+
+
+def read_transfer(body: bytes) -> tuple[Ballot, ServerId]:
+    """What such a request holds."""
+    return msgspec.msgpack.decode(body, type=tuple[Ballot, ServerId])

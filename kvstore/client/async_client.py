@@ -15,6 +15,7 @@ from paxon.kvstore.client.agreement import (
     check_new_values,
     decode_settings,
     settings_request,
+    transfer_request,
 )
 from paxon.kvstore.client.arguments import (
     Key,
@@ -148,18 +149,38 @@ class _AsyncClient:
     async def _ask_for_settings(
         self, known: ClusterSettings | None, new: Mapping[str, Number], timeout: float | None
     ) -> ClusterSettings:
-        limit = check_timeout(timeout, self._timeout)
+        limit, body = check_timeout(timeout, self._timeout), settings_request(known, new)
+        return decode_settings(await self._ask_leader("settings", body, limit, changes=bool(new)))
+
+    async def transfer_leader(
+        self, to: int | None = None, *, only_from: int | None = None, timeout: float | None = None
+    ) -> int:
+        """Have another server lead; see `Client.transfer_leader`."""
+        end = time.monotonic() + check_timeout(timeout, self._timeout)
+        before = found = await self._ask_who_leads(end)
+        body = transfer_request(before.ballot, to)
+        if before.server != to and only_from in (None, before.server):
+            await self._ask_leader("transfer", body, end - time.monotonic(), changes=True)
+            while found.ballot <= before.ballot:
+                found = await self._ask_who_leads(end)
+        return found.server
+
+    async def _ask_who_leads(self, end: float) -> StatusReply:
+        """What the server that leads now says of itself."""
+        while True:
+            await self.settings(timeout=max(1e-3, end - time.monotonic()))
+            address = self._core.search.target
+            left = max(1e-3, end - time.monotonic())
+            for reply in (await self.status(address, timeout=left)).values():
+                if reply.role == "leader":
+                    return reply
+
+    async def _ask_leader(self, kind: str, body: bytes, limit: float, *, changes: bool) -> Any:
         now = self._driver.enter()
-        ticket = self._core.ask_leader(
-            "settings",
-            settings_request(known, new),
-            now=now,
-            deadline=now + limit,
-            changes=bool(new),
-        )
+        ticket = self._core.ask_leader(kind, body, now=now, deadline=now + limit, changes=changes)
         self._driver.plan_pump()
         await self._driver.wait(ticket)
-        return decode_settings(ticket.value())
+        return ticket.value()
 
 
 class AsyncCommandClient(_AsyncClient):

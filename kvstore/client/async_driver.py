@@ -23,6 +23,7 @@ class AsyncDriver:
 
     def __init__(self, core: CommandCore[Any, Any], *, secure: Secure | None = None) -> None:
         self._core = core
+        core.search.on_addresses = getattr(secure, "learn", None)
         links = links_to(core.search.servers)
         self._links = links(
             self._on_open, self._receive, trouble=core.sightings.trouble, secure=secure

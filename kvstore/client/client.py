@@ -15,6 +15,7 @@ from paxon.kvstore.client.agreement import (
     check_new_values,
     decode_settings,
     settings_request,
+    transfer_request,
 )
 from paxon.kvstore.client.arguments import (
     Key,
@@ -227,29 +228,50 @@ class _BlockingClient:
         Returns what is agreed then; `from_slot` is the slot from which on it is in force.
 
         Raises:
-            InvalidRequest: a name is unknown or a value out of range, or not all servers run a
-                release that knows the setting; the text says which.
+            InvalidRequest: a name is unknown, a value out of range, or a server does not know it.
             OperationFailed: somebody else changed settings meanwhile.
             RequestTimeout: no answer in time; the outcome is unknown, asking again does no harm.
         """
         values = check_new_values(new)
         return self._ask_for_settings(self._ask_for_settings(None, {}, timeout), values, timeout)
 
+    def transfer_leader(
+        self, to: int | None = None, *, only_from: int | None = None, timeout: float | None = None
+    ) -> int:
+        """Have server `to` lead, or the fittest, if `only_from` leads; returns who leads then."""
+        end = time.monotonic() + check_timeout(timeout, self._timeout)
+        before = found = self._ask_who_leads(end)
+        if before.server != to and only_from in (None, before.server):
+            body, left = transfer_request(before.ballot, to), end - time.monotonic()
+            self._ask_leader("transfer", body, left, changes=True)
+            while found.ballot <= before.ballot:
+                found = self._ask_who_leads(end)
+        return found.server
+
+    def _ask_who_leads(self, end: float) -> StatusReply:
+        """What the server that leads now says of itself."""
+        while True:
+            self.settings(timeout=(left := max(1e-3, end - time.monotonic())))
+            for reply in self.status(self._core.search.target, timeout=left).values():
+                if reply.role == "leader":
+                    return reply
+
     def _ask_for_settings(
         self, known: ClusterSettings | None, new: Mapping[str, Number], timeout: float | None
     ) -> ClusterSettings:
-        limit = check_timeout(timeout, self._timeout)
-        body, driver = settings_request(known, new), self._driver
+        limit, body = check_timeout(timeout, self._timeout), settings_request(known, new)
+        return decode_settings(self._ask_leader("settings", body, limit, changes=bool(new)))
+
+    def _ask_leader(self, kind: str, body: bytes, limit: float, *, changes: bool) -> Any:
+        driver = self._driver
         driver.enter()
         with driver.lock:
             driver.check()
-            now = time.monotonic()
-            ticket = self._core.ask_leader(
-                "settings", body, now=now, deadline=now + limit, changes=bool(new)
-            )
+            end = (now := time.monotonic()) + limit
+            ticket = self._core.ask_leader(kind, body, now=now, deadline=end, changes=changes)
             driver.pump()
         driver.wait(ticket)
-        return decode_settings(ticket.value())
+        return ticket.value()
 
 
 class CommandClient(_BlockingClient):

@@ -30,6 +30,7 @@ from operator import attrgetter
 from typing import Any, Generic, TypeVar, get_args
 
 from paxon.actors.messages import (
+    Addresses,
     CommandReply,
     NotLeader,
     OtherCluster,
@@ -174,7 +175,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
     def ask_leader(
         self, kind: Any, body: bytes, *, now: float, deadline: float, changes: bool = False
     ) -> Ticket[Any, Any]:
-        """Change "settings" or "renew" leases; `changes`: its outcome may be unknown."""
+        """Change "settings", "renew" or "transfer"; `changes`: its outcome may be unknown."""
         ticket = self._ticket(None if changes else "linearizable", len(body), now, deadline)
         request = Request(kind, self._random.getrandbits(63), body, [ticket])
         ticket.request = request
@@ -287,6 +288,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
                     self._on_overloaded(address, reply)
                 case StatusReply() | SlotReply():
                     self._side.told(address, reply)
+                case Addresses(addresses):
+                    self.search.learn(addresses)
                 case WatchesHeld():
                     self.watches.on_held(address, reply, now)
                 case PortOfServers():
@@ -450,6 +453,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self.fail_all(outcomes.other_machine(reply.language))
             return
         self._session = self._sessions[reply.session] = Session(reply.session, self._now)
+        self.search.learn(reply.addresses)
         self._fitted = self.options.fitted(reply.max_command_bytes, reply.max_outstanding)
         self._progress(address)
         self._after_answer()
@@ -514,7 +518,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         if reply.status != ReplyStatus.OK:
             error = outcomes.refused(reply.status, reply.payload)
             self._complete(request, error, executed=False)
-        elif request.kind in {"settings", "renew"}:
+        elif request.kind in {"settings", "renew", "transfer"}:
             request.tickets[0].complete(reply.payload, None, True)
         else:
             self._answered(request)
@@ -605,6 +609,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     def _on_not_leader(self, address: str, reply: NotLeader) -> None:
         self.sightings.not_leader(address, reply, self._now)
+        self.search.learn(reply.addresses)
         for request in self._unanswered():
             if request.sent_to == address:
                 request.sent_to = None  # it has dropped all that it had of us

@@ -10,7 +10,7 @@ among servers of which none leads does not carry everything to each of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
@@ -99,6 +99,8 @@ class LeaderSearch:
         """Since when the target has been owing answers without giving any; None: owes none."""
         self.pause_until = -math.inf
         """Nothing is sent to the target before."""
+        self.on_addresses: Callable[[Mapping[int, str]], object] | None = None
+        """Is told where each server is reached, by its id."""
         self._given = len(self.servers)
         self._random = random
         self._options = options
@@ -185,6 +187,13 @@ class LeaderSearch:
             self._seek(now)
         else:
             self._turn_to(hint, now)
+
+    def learn(self, addresses: Mapping[int, str]) -> None:
+        """A server tells where all of them are reached; they may have moved."""
+        if addresses and self.on_addresses is not None:
+            self.on_addresses(addresses)
+        for address in addresses.values():
+            self._learn(address)
 
     def round_due(self, now: float) -> bool:
         """Whether to ask all servers now; if so the next time is set."""

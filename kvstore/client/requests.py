@@ -21,7 +21,9 @@ from paxon.actors.messages import (
     Renew,
     SlotRequest,
     StatusRequest,
+    TransferLeader,
 )
+from paxon.kvstore.client.agreement import read_transfer
 from paxon.kvstore.errors import PaxonError
 
 __all__ = [
@@ -46,7 +48,9 @@ ResultT = TypeVar("ResultT")
 Outgoing = tuple[str, list[ClientMessage]]
 """One frame: the server's address and the messages for it, in order."""
 
-Kind: TypeAlias = Literal["open", "command", "status", "slot", "settings", "renew"] | ReadMode
+Kind: TypeAlias = (
+    Literal["open", "command", "status", "slot", "settings", "renew", "transfer"] | ReadMode
+)
 """What a request is: a query is named by its read mode."""
 
 
@@ -257,6 +261,8 @@ class Request:
             case "settings":
                 change = decode_change(self.body)
                 return ChangeSettings(self.number, change.changed_at, change.values)
+            case "transfer":
+                return TransferLeader(self.number, *read_transfer(self.body))
             case "renew":
                 return Renew(self.number, self.body)
             case mode:

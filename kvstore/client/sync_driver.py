@@ -45,6 +45,7 @@ class SyncDriver:
         self.held: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         """Whether this very thread holds the lock: ask before taking it, or `enter`."""
         self._core = core
+        core.search.on_addresses = getattr(secure, "learn", None)
         links = links_to(core.search.servers)
         self._links = links(
             self._on_open, self._receive, trouble=core.sightings.trouble, secure=secure

@@ -205,8 +205,10 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
             return None
         from paxon.kvstore.client.keys import secure_with  # noqa: PLC0415 (rarely needed)
 
-        addresses = self.client_addresses
-        return secure_with({addresses[s]: key for s, key in self.public_keys.items()}, keys)
+        server_keys: dict[str | int, str] = {}
+        for server, key in self.public_keys.items():
+            server_keys[server] = server_keys[self.client_addresses[server]] = key
+        return secure_with(server_keys, keys)
 
     def to_toml(self) -> str:
         """This cluster as the text of a cluster file."""

@@ -24,6 +24,7 @@ COUNTED = {
     "preemptions": "Times that a higher ballot ended leading, or trying to.",
     "leaderships": "Times that it took over the lead.",
     "step_downs": "Times that it stopped leading, for whatever reason.",
+    "handovers": "Times that it let another server lead, asked to or before it stopped.",
     "leading_us": "Microseconds of leading.",
     "p2a_sent": "P2As sent as leader, repetitions not counted.",
     "p2b_rejected": "P2As of a ballot below the one promised here.",

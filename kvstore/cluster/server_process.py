@@ -11,16 +11,21 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import loguru
 import msgspec
+import pykka
 
+from paxon.actors import PaxosServer, ServerRef
 from paxon.actors.disk.data_directory import make_directory
 from paxon.actors.disk.storage import StorageError
+from paxon.actors.embedding import HandOver
 from paxon.kvstore.cluster.cluster_file import ServerPlan
 from paxon.kvstore.cluster.logs import LogFormat, flush_all, log_to_file, log_to_stderr
 from paxon.kvstore.cluster.node import (
@@ -62,6 +67,11 @@ EXIT_USAGE = 2
 LOG_NAME = "server.log"
 """A server process logs here, in its data directory."""
 
+_HAND_OVER_SECONDS = 1.0
+"""How long a leader that is to stop waits for the next one …"""
+_HAND_OVER_PAUSE = 0.002
+"""… and between two looks."""
+
 _CHECK_SECONDS = 1.0
 """How often to look whether the server's actor is still alive."""
 
@@ -83,13 +93,18 @@ class _Ending:
 
     def __init__(self, signals: Sequence[signal.Signals]) -> None:
         self.failure: BaseException | None = None
+        self.asked_by: int | None = None
+        """The signal that came."""
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in signals:
-            signal.signal(number, lambda _number, _frame: None)
+            signal.signal(number, self._note)
         # Whoever started us may have had them blocked, and the next process inherits that.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.asked_by = number
 
     def failed(self, error: BaseException) -> None:
         """Called in the server's thread when it has stopped by itself."""
@@ -184,9 +199,27 @@ def _run_until(
         report(Report(False, reason_in_words(ending.failure)))
         return EXIT_FAILED
     notifier.tell("STOPPING=1")
+    if ending.asked_by != signal.SIGINT:  # (which goes to a terminal's servers all at once)
+        hand_over(reference)
     reference.stop()
     logger.info("server {} stopped as asked", plan.entry.id)
     return EXIT_OK
+
+
+def hand_over(reference: ServerRef[PaxosServer]) -> None:
+    """Before a server stops that leads: another leads, if one can within a second.
+
+    Its clients then lose a few milliseconds, and not an election. Servers that stop at the same
+    time find each other gone, and wait for nobody.
+    """
+    end = time.monotonic() + _HAND_OVER_SECONDS
+    try:
+        heir: Any = reference.ask(HandOver(), timeout=_HAND_OVER_SECONDS)
+        while heir and time.monotonic() < end:
+            time.sleep(_HAND_OVER_PAUSE)
+            heir = reference.ask(HandOver(heir), timeout=_HAND_OVER_SECONDS)
+    except (pykka.Timeout, pykka.ActorDeadError):
+        return  # its disk hangs, or it has failed: it is stopped as it is
 
 
 def _security(plan: ServerPlan) -> CurveSecurity | None:

@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from paxon.kvstore import Client, ClusterUnavailable, InvalidRequest, PaxonError
-from paxon.kvstore.client.keys import secure_with
+from paxon.kvstore.client.keys import Keyring, secure_with
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.transport import CurveKeys, TransportError
@@ -169,6 +169,7 @@ def test_a_local_cluster_with_keys_lets_in_its_own_clients_and_nobody_in_plain(
     with LocalCluster(3, tmp_path, keys=True) as cluster:
         with cluster.client(timeout=60.0) as kv:
             kv.put("key", "value")
+            assert kv.transfer_leader(timeout=60.0) in cluster.servers
         file = str(tmp_path / "cluster.toml")
         assert paxon_here("get", "key", "--cluster", file).stdout == b"value"
         with Client(cluster.addresses, timeout=0.5) as plain, pytest.raises(PaxonError):
@@ -179,3 +180,14 @@ def test_a_local_cluster_with_keys_lets_in_its_own_clients_and_nobody_in_plain(
     with again, again.client(timeout=60.0) as kv:
         assert kv.get("key") == b"value"
     assert ClusterDescription.read(Path(file)).public_keys == held
+
+
+def test_a_key_belongs_to_a_server_wherever_it_is_told_to_be() -> None:
+    one, two = CurveKeys.generate().public, CurveKeys.generate().public
+    known: dict[str | int, str] = {"tcp://a:1": one, 2: two}
+    ring = secure_with(known)
+    assert isinstance(ring, Keyring)
+    ring.learn({1: "tcp://a:1", 2: "tcp://b:1", 3: "tcp://c:1"})  # nobody gave a key for server 3
+    assert ring._by_address == {"tcp://a:1": one, "tcp://b:1": two}
+    ring.learn({1: "tcp://b:1", 2: "tcp://a:1"})  # they have exchanged their addresses
+    assert ring._by_address == {"tcp://a:1": two, "tcp://b:1": one}

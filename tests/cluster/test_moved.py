@@ -111,3 +111,17 @@ def test_a_lost_disk_comes_back_on_another_host(servers: Servers) -> None:
     servers.stop(1)
     with Client(servers.address(2), timeout=PATIENCE) as client:
         client.put("k", "with the new disk")
+
+
+def test_a_client_outlives_the_replacement_of_every_address_it_was_started_with(
+    servers: Servers,
+) -> None:
+    """All three move, one after another, while it writes; it is told where they are."""
+    made_of_three(servers)
+    with Client(servers.address(1, 2, 3), timeout=PATIENCE) as client:
+        client.put("k", "0")
+        for server in (1, 2, 3):
+            at = move(servers, server, *(s for s in (1, 2, 3) if s != server))
+            servers.peer, servers.client = at
+            client.put("k", f"{server}")
+            assert client.get("k") == f"{server}".encode()

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
+from tests.cluster.helpers import paxon_here
 from tests.cluster.test_metrics import get, opened, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,6 +132,17 @@ def test_the_dockerfile_is_well_kept() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def _command_of(hook: str, host: str) -> list[str]:
+    """What the shell makes of a hook, without the names of the shell and of the program."""
+    said = subprocess.run(
+        ["sh", "-c", hook.replace("exec paxon", "echo")],
+        env={"HOSTNAME": host}, capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    command = said.stdout.split()
+    assert command == ["leader", "transfer", "--from", "2", "--timeout", "5"]
+    return [*command[:-1], "0.2"]
+
+
 def manifests() -> dict[str, dict[str, Any]]:
     text = (DEPLOY / "kubernetes/paxon.yaml").read_text(encoding="utf-8")
     return {each["kind"]: each for each in yaml.safe_load_all(text) if each}
@@ -173,6 +185,11 @@ def test_the_manifests_fit_together(tmp_path: Path) -> None:
     assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
     assert service["spec"]["publishNotReadyAddresses"]  # else nobody could make the cluster
     assert spec["podManagementPolicy"] == "Parallel"  # nor here
+    (_, _, hook) = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert environment["PAXON_CLUSTER"] == environment["PAXON_CLUSTER_FILE"]
+    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] > 5 + 10  # the hook, the stop
+    told = paxon_here(*_command_of(hook, "paxon-1"), "--cluster", "127.0.0.1:1")
+    assert (told.returncode, told.stdout) == (5, b"")  # understood; there is no server
     probes = [container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("liveness", "readiness")]
     with serving() as (reference, _), opened(reference) as door:
         for path in probes:

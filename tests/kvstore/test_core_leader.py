@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from paxon.actors.messages import (
+    Addresses,
     Command,
     CommandReply,
     NotLeader,
     Query,
     ServerReply,
+    SessionOpened,
     StatusReply,
 )
 from paxon.kvstore.client.core import CoreOptions
+from paxon.kvstore.client.requests import Request
 from paxon.kvstore.errors import NotLeader as NotLeaderError
 from paxon.kvstore.errors import (
     RequestTimeout,
 )
 from paxon.kvstore.store.operations import (
+    LANGUAGE,
     Append,
     Get,
     Put,
@@ -283,3 +289,30 @@ def test_probes_ask_for_no_lease() -> None:
     world.submit(Get(b"k"))
     world.pass_time(1.0)
     assert {m.mode for _, m in world.cluster.received if isinstance(m, Query)} == {"linearizable"}
+
+
+D, E, F = "tcp://d:1", "tcp://e:1", "tcp://f:1"
+MOVED = {1: D, 2: E, 3: F}
+
+
+def test_where_all_servers_are_is_learnt_from_whoever_tells() -> None:
+    world = World((A,))
+    seen: list[Mapping[int, str]] = []
+    world.core.search.on_addresses = seen.append
+    open_session(world)
+    world.answer(A, NotLeader(0, "", 3, {1: A, 2: B}))
+    assert world.core.search.servers == [A, B]
+    world.answer(B, NotLeader(0, "", 3, MOVED))
+    assert world.core.search.servers == [A, B, D, E, F]
+    assert seen[-2:] == [{1: A, 2: B}, MOVED]
+    world.core._opening = Request("open", 1, b"", [])
+    world.answer(A, SessionOpened(1, 7, LANGUAGE, 0, 0, {1: "tcp://g:1"}))
+    world.answer(A, Addresses({2: "tcp://h:1"}))
+    assert world.core.search.servers[-2:] == ["tcp://g:1", "tcp://h:1"]
+
+
+def test_a_client_that_stays_with_one_address_learns_none() -> None:
+    world = World((A,), redirect=False)
+    open_session(world)
+    world.answer(A, NotLeader(0, "", 3, MOVED))
+    assert world.core.search.servers == [A]

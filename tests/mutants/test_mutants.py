@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from paxon.actors import Ballot
 from paxon.actors.records.leases import Grants
 from tests.mutants.__main__ import _outcome, modules
 from tests.mutants.checks import Check
@@ -34,7 +35,7 @@ def test_each_mutant_has_a_name_of_its_own() -> None:
 def test_a_mutant_is_noticed_by_what_it_breaks_and_gone_afterwards(text: str, killer: str) -> None:
     def ends() -> bool:
         grants = Grants()
-        grants.grant(1.0, 0.0, 5.0)
+        grants.grant(Ballot(1, 1), 1.0, 0.0, 5.0)
         return not grants.hold(6.0)
 
     checks = [Check("the beginning", lambda: Grants().until < 0), Check("the end", ends)]

@@ -21,6 +21,7 @@ from paxon.actors.messages import (
     CatchUp,
     CatchUpRequest,
     CommandReply,
+    Handover,
     Heartbeat,
     HeartbeatReply,
     NotLeader,
@@ -34,6 +35,7 @@ from paxon.actors.messages import (
     SnapshotChunk,
     SnapshotOffer,
     SnapshotRequest,
+    TransferLeader,
 )
 from paxon.transport import Burst
 from tests.harness import Packet, text_of
@@ -60,7 +62,10 @@ KINDS: dict[str, type] = {
     "snapshot-offer": SnapshotOffer,
     "snapshot-request": SnapshotRequest,
     "snapshot-chunk": SnapshotChunk,
+    "handover": Handover,
 }
+TRANSFER = 1000
+"""The number of the request to hand over, whose answer names a server."""
 
 
 def _values(accepted: list[Accepted]) -> str:
@@ -72,8 +77,9 @@ def _values(accepted: list[Accepted]) -> str:
 def describe(message: PeerMessage) -> str:
     """A message in words, without what no reader of a scenario needs."""
     match message:
-        case P1A(ballot, first_slot, forced):
-            return f"P1A {ballot} from slot {first_slot}" + (" (forced)" if forced else "")
+        case P1A(ballot, first_slot, forced, after):
+            why = " (forced)" if forced else f", handed over in {after}" if after else ""
+            return f"P1A {ballot} from slot {first_slot}{why}"
         case P1B(ballot, _, _, accepted, chosen_to, discarded):
             known = f", chosen to {chosen_to}" if chosen_to else ""
             gone = f", discarded to {discarded}" if discarded else ""
@@ -103,6 +109,8 @@ def describe(message: PeerMessage) -> str:
             return f"snapshot-request at slot {slot} from byte {offset}"
         case SnapshotChunk(slot, offset, data):
             return f"snapshot-chunk at slot {slot}: {len(data)} bytes from {offset}"
+        case Handover(ballot):
+            return f"handover, {ballot} is over"
         case _:  # about identities, counts, places and digests: the name says enough
             return type(message).__name__
 
@@ -207,6 +215,8 @@ class Narrator(WatchedCluster):
             case CommandReply(_, seq, status, payload):
                 text = next((t for t, n in self.numbers.items() if n == seq), str(seq))
                 return f"{text} {status.name} ({payload.decode()})"
+            case QueryReply(number, _, payload) if number == TRANSFER:
+                return f"server {payload.decode()} is to lead"
             case QueryReply(_, status, payload):
                 return f"read {status.name} ({payload.decode()})"
             case NotLeader(leader):
@@ -314,6 +324,10 @@ class Narrator(WatchedCluster):
         else:
             raise ScenarioError("a client can open, send and read")
 
+    def _do_transfer(self, words: list[str]) -> None:
+        server, to = int(words[0]), int(words[1])
+        self.request(server, TransferLeader(TRANSFER, self.servers[server].promised, to))
+
     def _do_crash(self, words: list[str]) -> None:
         self.crash(int(words[0]))
 
@@ -374,6 +388,7 @@ _COMMANDS: dict[str, Callable[[Narrator, list[str]], None]] = {
     "time": Narrator._do_time,
     "wait": Narrator._do_wait,
     "client": Narrator._do_client,
+    "transfer": Narrator._do_transfer,
     "crash": Narrator._do_crash,
     "restart": Narrator._do_restart,
     "packets": Narrator._do_packets,

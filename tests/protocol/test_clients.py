@@ -19,7 +19,7 @@ from paxon.actors.messages import (
     SessionOpened,
 )
 from paxon.transport import Burst
-from tests.harness import Cluster
+from tests.harness import ADDRESSES, Cluster
 
 OTHER = b"other client"
 
@@ -49,13 +49,13 @@ def test_only_the_leader_proposes_and_others_say_who_leads() -> None:
     cluster.command(2, session, 1, b"x")
     cluster.request(3, OpenSession(77))
     assert cluster.sent(P2A) == []
-    assert cluster.told(NotLeader) == [NotLeader(1, "tcp://server-1", 3)] * 2
+    assert cluster.told(NotLeader) == [NotLeader(1, "tcp://server-1", 3, ADDRESSES)] * 2
 
 
 def test_who_knows_no_leader_says_so() -> None:
     cluster = Cluster(3).start()
     cluster.request(2, OpenSession(1))
-    assert cluster.told(NotLeader) == [NotLeader(0, "", 3)]
+    assert cluster.told(NotLeader) == [NotLeader(0, "", 3, ADDRESSES)]
 
 
 def test_a_burst_of_refused_commands_is_one_answer_to_each_client() -> None:
@@ -74,8 +74,8 @@ def test_all_who_wait_are_told_when_the_leader_steps_down() -> None:
     cluster.drop()
     cluster.campaign(2)
     cluster.deliver(P1A, target=1)
-    assert cluster.told(NotLeader)[-1] == NotLeader(2, "tcp://server-2", 3)
-    assert cluster.told(NotLeader, OTHER)[-1] == NotLeader(2, "tcp://server-2", 3)
+    assert cluster.told(NotLeader)[-1] == NotLeader(2, "tcp://server-2", 3, ADDRESSES)
+    assert cluster.told(NotLeader, OTHER)[-1] == NotLeader(2, "tcp://server-2", 3, ADDRESSES)
 
 
 # --- at most once --------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from paxon.actors.messages import (
     ReplyStatus,
 )
 from paxon.transport import Burst
-from tests.harness import Cluster
+from tests.harness import ADDRESSES, Cluster
 from tests.messages import beat
 
 HIGH = Ballot(9, 3)
@@ -536,7 +536,7 @@ def test_contention_mode_does_nothing_under_stable() -> None:
     cluster = led("stable", contend=True)
     session = cluster.open_session(1)
     cluster.request(2, Command(session, 1, 1, 0, b"x"))
-    assert cluster.told(NotLeader) == [NotLeader(1, "tcp://server-1", 3)]
+    assert cluster.told(NotLeader) == [NotLeader(1, "tcp://server-1", 3, ADDRESSES)]
     assert cluster.sent(P1A) == []
 
 

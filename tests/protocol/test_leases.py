@@ -202,15 +202,15 @@ def test_a_lease_counts_for_no_longer_than_the_shortest_round_that_may_have_been
 def test_grants_by_themselves() -> None:
     grants = Grants()
     assert not grants.hold(0.0)
-    assert grants.grant(1.0, 0.5, 10.0) == 1_500_000
+    assert grants.grant(Ballot(1, 1), 1.0, 0.5, 10.0) == 1_500_000
     assert grants.hold(10.999)
     assert not grants.hold(11.0)
-    assert grants.grant(1.0, 0.5, 10.5) == 0
+    assert grants.grant(Ballot(1, 1), 1.0, 0.5, 10.5) == 0
     again = Grants()
     again.recover(1_500_000, 20.0)
     assert again.hold(21.499)
     assert again.forget_at == again.until == 21.5
-    assert again.grant(0.5, 0.0, 20.5) == 0
+    assert again.grant(Ballot(1, 1), 0.5, 0.0, 20.5) == 0
     assert again.forget() == 500_000
     assert counted(1.0, 0.0) == 1.0
     assert counted(0.0, 0.3) == 0.0
@@ -253,8 +253,8 @@ def test_the_leases_of_an_earlier_life_are_forgotten_once() -> None:
     grants.recover(3_000_000, 50.0)
     assert grants.hold(52.9)
     assert grants.forget_at == 53.0
-    assert grants.grant(0.5, 0.0, 51.0) == 0  # the disk knows of a longer one
+    assert grants.grant(Ballot(1, 1), 0.5, 0.0, 51.0) == 0  # the disk knows of a longer one
     assert grants.forget() == 500_000
     assert grants.forget_at == math.inf
-    assert grants.grant(0.5, 0.0, 54.0) == 0
-    assert grants.grant(0.6, 0.0, 54.0) == 600_000
+    assert grants.grant(Ballot(1, 1), 0.5, 0.0, 54.0) == 0
+    assert grants.grant(Ballot(1, 1), 0.6, 0.0, 54.0) == 600_000

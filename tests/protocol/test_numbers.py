@@ -30,6 +30,7 @@ from paxon.actors.messages import (
     CountQuestion,
     DigestReply,
     DigestRequest,
+    Handover,
     Heartbeat,
     HeartbeatReply,
     Introduction,
@@ -45,6 +46,7 @@ from paxon.actors.messages import (
     SnapshotChunk,
     SnapshotOffer,
     SnapshotRequest,
+    TransferLeader,
     Unwatch,
     Watch,
     Whereabouts,
@@ -336,7 +338,10 @@ class _Fuzz:
         flag = self.random.random() < 0.5
         ballot = self.ballot(sender)
         made: dict[type, Any] = {
-            P1A: lambda: P1A(ballot, n(near), flag),
+            P1A: lambda: P1A(
+                ballot, n(near), flag,
+                self.random.choice((None, self.ballot(sender), self.ballot(target))),
+            ),
             P1B: lambda: P1B(
                 ballot, n(near + 1), self.random.choice((0, n(near))),
                 self.accepted(sender, near), min(n(near), near), n(near), n(9),
@@ -370,6 +375,7 @@ class _Fuzz:
             ),
             CommitNote: lambda: CommitNote(ballot, n(near)),
             Sealed: lambda: Sealed(n(1), n(near), flag),
+            Handover: lambda: Handover(ballot),
         }  # fmt: skip
         return made[kind]()  # type: ignore[no-any-return]
 
@@ -406,6 +412,8 @@ def test_extreme_numbers_in_every_clients_message(kind: type) -> None:
             values["command"] = b"c"
         elif kind is ChangeSettings:
             values["values"] = {"session_ttl": random_.choice(EXTREMES), "max_sessions": 2}
+        elif kind is TransferLeader:
+            values["ballot"] = Ballot(random_.choice(EXTREMES), random_.choice((0, 1, 2, 2**63)))
         elif kind is Watch:
             values["query"] = b"0"
         elif kind is Unwatch:

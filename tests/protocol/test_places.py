@@ -44,7 +44,7 @@ def told(*places: Place, to: int = 0, asks: bool = False) -> Whereabouts:
 def test_the_own_file_is_dialled_first_and_what_was_told_next() -> None:
     known = places()
     assert known.addresses(2) == [FILE[2]]
-    assert known.hear(told(at(2)), 2) == [2]
+    assert known.hear(told(at(2)), 2, 0.0) == [2]
     assert known.addresses(2) == [FILE[2], "tcp://new-2:1"]
     assert known.client_address(2) == "tcp://new-2:2"
     assert known.client_address(3) == CLIENTS[3]
@@ -52,16 +52,16 @@ def test_the_own_file_is_dialled_first_and_what_was_told_next() -> None:
 
 def test_an_own_word_goes_before_what_others_remember() -> None:
     known = places(at(2, moves=9, host="remembered"))
-    assert known.hear(told(at(2, moves=2, host="own")), 2) == [2]
+    assert known.hear(told(at(2, moves=2, host="own")), 2, 0.0) == [2]
     assert known.addresses(2)[1] == "tcp://own-2:1"
-    assert known.hear(told(at(2, moves=2, host="older")), 3) == []
-    assert known.hear(told(at(2, moves=3, host="later")), 3) == [2]
+    assert known.hear(told(at(2, moves=2, host="older")), 3, 0.0) == []
+    assert known.hear(told(at(2, moves=3, host="later")), 3, 0.0) == [2]
     assert known.addresses(2)[1] == "tcp://later-2:1"
 
 
 def test_who_is_no_member_or_has_another_directory_is_not_remembered() -> None:
     known = places()
-    assert known.hear(told(at(2, incarnation=5), at(4)), 3) == []
+    assert known.hear(told(at(2, incarnation=5), at(4)), 3, 0.0) == []
     assert [place.server for place in known.known] == [1]
     assert known.hear_unknown(2, "tcp://rejoins:1")
     assert not known.hear_unknown(2, "tcp://rejoins:1")
@@ -81,21 +81,21 @@ def test_a_server_that_is_remembered_at_another_place_contradicts() -> None:
     """Its own number of moves did not reach its disk, or the other's was damaged."""
     known = places()
     mine = at(1, moves=5, host="wrong")
-    assert known.hear(told(mine), 2) == [1]
+    assert known.hear(told(mine), 2, 0.0) == [1]
     assert (known.known[0].moves, known.known[0].peer) == (6, FILE[1])
-    assert known.hear(told(mine), 2) == []
+    assert known.hear(told(mine), 2, 0.0) == []
 
 
 def test_telling_ends_with_an_answer_that_names_this_very_place() -> None:
     known = places()
     assert known.ask_again(0.0) == ([2, 3], [])
     assert known.due == ASK_AGAIN
-    known.hear(told(at(2), to=101), 2)  # 2 does not know of us
-    known.hear(told(at(2), *known.known, to=102), 2)  # not an answer to us
+    known.hear(told(at(2), to=101), 2, 0.0)  # 2 does not know of us
+    known.hear(told(at(2), *known.known, to=102), 2, 0.0)  # not an answer to us
     assert known.ask_again(1.0) == ([2, 3], [])
-    known.hear(told(at(2), *known.known, to=101), 2)
+    known.hear(told(at(2), *known.known, to=101), 2, 0.0)
     assert known.ask_again(2.0) == ([3], [])
-    known.hear(told(*known.known, to=101), 3)
+    known.hear(told(*known.known, to=101), 3, 0.0)
     assert known.due == NEVER
     known.tell(3, 10.0)  # its connection has ended
     assert known.due == 10.0 + ASK_AGAIN
@@ -137,3 +137,17 @@ def test_places_are_on_the_disk(tmp_path: Path) -> None:
 def test_dialable() -> None:
     assert is_dialable("tcp://h:1") and is_dialable("tcp://[::1]:1") and is_dialable("ipc:///a")
     assert not is_dialable("tcp://*:1")
+
+
+def test_clients_are_told_once_each_that_a_server_has_moved_and_only_for_a_while() -> None:
+    known = places()
+    assert known.news_for([b"a"], 0.0) == []
+    known.hear(told(at(2, host="new")), 2, 10.0)
+    assert known.news_for([b"a", b"b", b"a"], 11.0) == [b"a", b"b"]
+    assert known.news_for([b"b", b"c"], 12.0) == [b"c"]
+    known.hear(told(at(2, host="new")), 2, 13.0)  # nothing new
+    assert known.news_for([b"a"], 14.0) == []
+    known.hear(told(at(3, host="newer")), 3, 20.0)
+    assert known.news_for([b"a"], 21.0) == [b"a"]
+    assert known.news_for([b"d"], 10.0 + 60.0 + 10.1) == []
+    assert known.told_clients is None

@@ -15,7 +15,7 @@ from paxon.actors.messages import (
     NotLeader,
     PeerMessage,
 )
-from tests.harness import Cluster, value_of
+from tests.harness import ADDRESSES, Cluster, value_of
 from tests.messages import beat, promise
 
 HIGH = Ballot(9, 2)
@@ -61,7 +61,7 @@ def test_who_leads_stops_when_it_hears_of_a_higher_ballot(message: PeerMessage) 
     assert cluster.servers[1].promised == HIGH
     assert cluster.servers[1].role == "follower"
     # The client that waits is told where to go: nothing is dropped in silence.
-    assert cluster.told(NotLeader)[-1] == NotLeader(2, "tcp://server-2", 3)
+    assert cluster.told(NotLeader)[-1] == NotLeader(2, "tcp://server-2", 3, ADDRESSES)
 
 
 @pytest.mark.parametrize("message", [P1A(HIGH, 1), promise(HIGH)])

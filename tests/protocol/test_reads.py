@@ -17,7 +17,7 @@ from paxon.actors.messages import (
     QueryReply,
     ReplyStatus,
 )
-from tests.harness import Cluster, Register, reign_of
+from tests.harness import ADDRESSES, Cluster, Register, reign_of
 
 
 def served(size: int = 3, **options: object) -> Cluster:
@@ -319,7 +319,7 @@ def test_who_does_not_lead_points_to_the_leader() -> None:
     cluster.query(3)
     cluster.query(3, 2, "lease")
     assert cluster.answers() == []
-    assert cluster.told(NotLeader) == [NotLeader(1, "tcp://server-1", 3)] * 2
+    assert cluster.told(NotLeader) == [NotLeader(1, "tcp://server-1", 3, ADDRESSES)] * 2
 
 
 def test_a_server_without_a_vote_confirms_no_leader() -> None:

@@ -64,7 +64,15 @@ ATOMS = {
 OBJECTS: dict[type, tuple[str, ...]] = {
     Slot: ("ballot", "value", "checksum", "chosen"),
     SlotLog: ("_slots", "discarded", "chosen_to", "last", "highest", "value_bytes", "configs"),
-    Candidacy: ("ballot", "first_slot", "promised", "_expected", "_reported", "ask_again_at"),
+    Candidacy: (
+        "ballot",
+        "first_slot",
+        "promised",
+        "_expected",
+        "_reported",
+        "ask_again_at",
+        "after",
+    ),
     ReadQueue: ("waiting", "bytes"),
     Session: ("floor", "last_seen", "replies", "kept"),
     Batch: ("time", "entries"),
@@ -109,7 +117,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "lease_wanted_until",
     ),
     Pending: ("entries", "bytes"),
-    Progress: ("executed", "answered", "voter", "watches"),
+    Progress: ("executed", "answered", "voter", "watches", "lost"),
     Thrift: (
         "_delay",
         "_others",
@@ -179,7 +187,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "round",
         "pre_votes",
     ),
-    Grants: ("until", "forget_at", "_stored", "_longest"),
+    Grants: ("until", "ballot", "_others_until", "forget_at", "_stored", "_longest"),
     Confirmation: (
         "server",
         "incarnation",

@@ -1,9 +1,10 @@
-"""Where searches about the end of an epoch begin (docs/membership.md)."""
+"""Where searches about the end of an epoch, or of a reign, begin (docs/membership.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from paxon.actors import Ballot
 from paxon.actors.messages import (
     P1A,
     P1B,
@@ -14,9 +15,19 @@ from paxon.actors.messages import (
     CatchUpRequest,
     Query,
     Sealed,
+    TransferLeader,
 )
 from paxon.actors.records.configuration import is_config
-from tests.search.starts import Story, answered, chosen, command, start
+from tests.search.starts import (
+    LEASE_READ,
+    Story,
+    acknowledged,
+    answered,
+    chosen,
+    command,
+    leased,
+    start,
+)
 from tests.search.world import Budget, Fact, Search, World
 
 __all__: list[str] = []
@@ -211,3 +222,35 @@ def two_configs_in_two_ballots() -> tuple[Search, World]:
     return search, story.world._replace(
         network=old | story.world.network, budget=Budget((0, 1, 0, 1, 0))
     )
+
+
+@start(10_000, goals=[("command 2 is acknowledged", acknowledged(2))])
+def a_leader_has_handed_over() -> tuple[Search, World]:
+    """All have granted server 1 a lease; it has handed over to 2, which asks for promises."""
+    search = Search(3, policy="stable", reads=LEASE_READ)
+    story = leased(search)
+    story.beat(1)
+    story.settle()
+    story.request(1, TransferLeader(9, Ballot(1, 1), 2))
+    story.deliver(to=(2,))
+    world = search.say(story.world, 2, command(2))
+    return search, world._replace(budget=Budget(beats=1, reads=1))
+
+
+@start(10_000, goals=[("server 2 acknowledges command 2", acknowledged(2))])
+def a_handover_is_answered_in_a_later_reign() -> tuple[Search, World]:
+    """Server 1 hands over to 3, whose P1A comes late: 2 leads by a lease of 1's, which is rude."""
+    reads, own = [(2, LEASE_READ[0][1])], {1: {"policy": "random"}}
+    search = Search(3, policy="stable", reads=reads, own=own)
+    story = Story(search)
+    story.lead(1)
+    story.request(1, TransferLeader(9, Ballot(1, 1), 3))
+    story.deliver(to=(3,))
+    story.wait(0.31)
+    story.campaign(2)
+    story.settle(1, 2)
+    story.request(2, Query(9, "lease", b""))
+    story.settle(1, 2)
+    story.keep(P1A)
+    story.world = search.say(search.say(story.world, 2, command(2)), 3, command(2))
+    return search, story.world._replace(budget=Budget(reads=1))

@@ -538,7 +538,7 @@ plant(
 
 def _grant_without_disk(original: Original) -> Any:
     def grant(self: PaxosServer, heartbeat: Heartbeat) -> None:
-        self._grants.grant(heartbeat.lease, heartbeat.drift, self._now)
+        self._grants.grant(heartbeat.ballot, heartbeat.lease, heartbeat.drift, self._now)
 
     return grant
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
 
-from paxon.actors import PaxosServer
+from paxon.actors import Ballot, PaxosServer
 from paxon.actors import server as server_module
 from paxon.actors.messages import P1A, P1B, Heartbeat, HeartbeatReply
+from paxon.actors.records.leases import Grants
 from paxon.actors.records.reign import Reign
 from tests.search.planted import Original, plant
 from tests.simulation.machine import SimulatedClock
@@ -282,4 +284,39 @@ plant(
     "grant a pre-vote without a vote",
     "a server that lost its disk helps others to campaign before it has rejoined",
     (PaxosServer, "on_pre_vote", _as_a_voter),
+)
+
+
+# --- a leader that hands over (M21, docs/membership.md) ------------------------------------------
+
+
+def _waive_all(original: Original) -> Any:
+    def waive(self: Grants, ballot: Ballot) -> None:
+        self.until = -math.inf
+
+    return waive
+
+
+plant(
+    "waive a grant to another ballot",
+    "an acceptor forgets at a transfer what it has granted to whichever leader",
+    (Grants, "waive", _waive_all),
+)
+
+
+def _lead_on(original: Original) -> Any:
+    def hand_over(self: PaxosServer, to: int = 0) -> int | str:
+        reign = self._reign
+        heir: int | str = original(self, to)
+        if isinstance(heir, int):
+            self._reign, self.leader, self._heir = reign, self.settings.server, 0
+        return heir
+
+    return hand_over
+
+
+plant(
+    "lead on after handing over",
+    "a leader that has handed over goes on until it hears of the next one",
+    (PaxosServer, "hand_over", _lead_on),
 )

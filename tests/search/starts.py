@@ -200,12 +200,7 @@ def acknowledged(*numbers: int) -> Callable[[frozenset[Fact]], bool]:
     return lambda facts: all(("acknowledged", SESSION, number) in facts for number in numbers)
 
 
-@start(
-    60_000,
-    goals=[
-        ("both commands are acknowledged", acknowledged(1, 2)),
-    ],
-)
+@start(60_000, goals=[("both commands are acknowledged", acknowledged(1, 2))])
 def two_clients_commands_on_three_servers() -> tuple[Search, World]:
     """Server 1 leads; two clients' commands may reach it or server 2, which may try to lead."""
     search = Search(3)
@@ -452,7 +447,7 @@ def a_hole_in_the_log() -> tuple[Search, World]:
     return search, story.world._replace(budget=Budget((0, 1, 1), beats=1))
 
 
-def _lease(search: Search) -> Story:
+def leased(search: Search) -> Story:
     """Server 1 leads under `stable`, has acknowledged command 1, and its clients read by lease."""
     story = Story(search)
     story.campaign(1)
@@ -477,7 +472,7 @@ def a_lease_that_has_run_out() -> tuple[Search, World]:
     Server 2 asks for votes. Server 1 may go on sending heartbeats that nobody answers.
     """
     search = Search(3, policy="stable", reads=LEASE_READ)
-    story = _lease(search)
+    story = leased(search)
     story.beat(1)
     story.settle()
     story.lose()
@@ -496,7 +491,7 @@ def a_lease_that_a_restarted_server_has_granted() -> tuple[Search, World]:
     Server 3 grants server 1 a lease, falls and starts again at once: it must not help server 2.
     """
     search = Search(3, policy="stable", reads=LEASE_READ)
-    story = _lease(search)
+    story = leased(search)
     story.wait(0.31)
     story.beat(1)
     story.settle(1, 3)
@@ -518,7 +513,7 @@ def a_lease_among_servers_of_other_settings() -> tuple[Search, World]:
         3, policy="random", reads=LEASE_READ,
         own={1: {"policy": "stable", "election_timeout_min": 3.0, "election_timeout_max": 4.0}},
     )  # fmt: skip
-    story = _lease(search)
+    story = leased(search)
     story.beat(1)
     story.settle()
     story.lose()

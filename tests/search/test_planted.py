@@ -47,6 +47,8 @@ SEARCHED = {
     "never wait after a preemption": "a value seen on 1 and 2 is seen on 1 and 3",
     "count a promise to the lost disk": "a promise to a lost disk",
     "rejoin by a majority": "a promise to a lost disk",
+    "waive a grant to another ballot": "a handover is answered in a later reign",
+    "lead on after handing over": "a leader has handed over",
     "confirmation by a minority": "an old copy of a directory is put back",
     "vote before confirmation": "an old copy of a directory is put back",
     "keep what is known of counts": "an old copy of a directory is put back",

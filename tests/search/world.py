@@ -387,10 +387,11 @@ class Search:
                 fields["source"] = renaming.get(fields["source"], fields["source"])
                 renamed = tuple(fields.values())
             elif name == "_candidacy" and value is not None:
-                kind, ballot, first, promised, expected, reported, again = value
+                kind, ballot, first, promised, expected, reported, again, after = value
                 renamed = (
                     kind, ballot, first, frozenset(renaming[s] for s in promised[1]),
                     frozenset((renaming[s], slot) for s, slot in expected[1:]), reported, again,
+                    after,
                 )  # fmt: skip
             own.append((name, renamed))
         return hash((runs, tuple(own), server[1:], disk))

@@ -25,7 +25,7 @@ FAULT_KINDS = (
     "crash", "crash_before_sync", "crash_after_sync", "crash_all", "pause", "partition",
     "isolate", "cut_one_way", "cut_two_way", "bridge", "stall", "disconnect", "lossy",
     "slow_disk", "full_disk", "slow_server", "jump_clock", "leap", "lose_disk",
-    "restart_client", "suspend", "drift", "sever", "change",
+    "restart_client", "suspend", "drift", "sever", "change", "transfer",
 )  # fmt: skip
 """Every kind of fault that is scheduled; the network's own faults are rates in `NetworkPlan`."""
 
@@ -197,6 +197,7 @@ def draw_plan(
         _draw_leases(clocks, plan)
     draw_bounds(plan, about_bounds)
     draw_coordination(plan, about_coordination, free=not leases and not plan.bounds)
+    plan.faults += _draw_transfers(plan)
     free = not (leases or plan.bounds or plan.coordination)
     draw_membership(plan, about_members, Fault, free=free)
     plan.own = draw_own(plan)
@@ -258,6 +259,22 @@ def _draw_leases(random: Random, plan: Plan) -> None:
             server, seconds = random.randint(1, plan.servers), round(random.uniform(0, 0.05), 4)
             step = fault.step + random.randint(0, 6)
             plan.faults.append(Fault(step, "crash", server, seconds, 0.0, 0))
+
+
+def _draw_transfers(plan: Plan) -> list[Fault]:
+    """Leaders hand over, now and then, and are cut off in those very moments; drawn apart."""
+    random = Random(f"handovers {plan.seed}")
+    if random.random() < 0.7:
+        return []
+    found = []
+    for transfer in _strew(random, plan, ["transfer"], random.choice((60.0, 150.0)), 1.0):
+        found.append(msgspec.structs.replace(transfer, server=LEADER))
+        if random.random() < 0.3:
+            kind = random.choice(("sever", "isolate", "stall", "crash", "cut_one_way"))
+            server, group = random.choice((LEADER, transfer.server)), transfer.group
+            step, seconds = transfer.step + random.randint(-2, 6), transfer.seconds
+            found.append(Fault(max(0, step), kind, server, seconds, random.random(), group))
+    return found
 
 
 def _strew(random: Random, plan: Plan, kinds: list[str], gap: float, longest: float) -> list[Fault]:
@@ -350,7 +367,8 @@ def _draw_network(random: Random) -> NetworkPlan:
 
 def _draw_faults(random: Random, servers: int, steps: int, clients: int) -> list[Fault]:
     share = random.choice((0.1, 0.2, 0.5))
-    kinds = [kind for kind in FAULT_KINDS if kind != "change" and random.random() < share]
+    drawn = [kind for kind in FAULT_KINDS if kind not in ("change", "transfer")]
+    kinds = [kind for kind in drawn if random.random() < share]
     if random.random() < 0.3:  # deposed leaders are where most can go wrong
         kinds += ["isolate"] * (1 + len(kinds))
     if not kinds or random.random() < 0.05:

@@ -8,9 +8,9 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
-from paxon.actors import Settings
+from paxon.actors import NO_BALLOT, Settings
 from paxon.actors.execution.agreed import first_agreed
-from paxon.actors.messages import ChangeSettings
+from paxon.actors.messages import ChangeSettings, TransferLeader
 from paxon.actors.records import rounds
 from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst
@@ -389,6 +389,16 @@ class World:
             self.schedule(self.now + 1.0, remedy, None)  # what is under way may be taken in yet
 
         self.schedule(self.now + 2 * fault.seconds, remedy, None)
+
+    def _fault_transfer(self, fault: Fault) -> None:
+        """An operator wants another server to lead, this one or whichever the leader finds fit.
+
+        Whom the request reaches does not lead, maybe, or leads in a later ballot.
+        """
+        node = self._node(fault)
+        ballot = node.server.promised if node.server is not None else NO_BALLOT
+        to = fault.group % (self.plan.servers + 1)
+        node.ask_for_change(TransferLeader(fault.step, ballot, to))
 
     def _fault_old_copy(self, fault: Fault) -> None:
         """Somebody copies a server's directory, to put it back later."""

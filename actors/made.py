@@ -1,0 +1,54 @@
+"""What a cluster was made of, as it is stored and sent."""
+
+from __future__ import annotations
+
+import msgspec
+
+from paxon.actors.ballot import ServerId
+
+__all__ = ["Made"]
+
+
+class Made(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """What a cluster's servers agreed on when they made it (docs/making-a-cluster.md)."""
+
+    identity: int
+    """Random 62-bit number from 1: which cluster this is, whatever its name."""
+    name: str
+    """What people call it; names may be given twice."""
+    members: tuple[tuple[ServerId, int], ...]
+    """Each server's id with the incarnation of its data directory, in the order of ids."""
+    agreed: bytes
+    """The first settings that execution depends on (actors/execution/agreed.py)."""
+
+    @property
+    def servers(self) -> tuple[ServerId, ...]:
+        """The members' ids."""
+        return tuple(server for server, _ in self.members)
+
+    @property
+    def majority(self) -> int:
+        """How many of the members make a quorum."""
+        return len(self.members) // 2 + 1
+
+    @property
+    def plausible(self) -> bool:
+        """Whether its numbers can be those of a cluster: it may come from anybody."""
+        ids = self.servers
+        numbers = (self.identity, *(incarnation for _, incarnation in self.members))
+        return (
+            0 < len(ids) <= 63
+            and ids == tuple(sorted(set(ids)))
+            and 1 <= ids[0] <= ids[-1] <= 63
+            and all(0 <= number < 1 << 63 for number in numbers)
+            and self.identity > 0
+        )
+
+    def incarnation(self, server: ServerId) -> int | None:
+        """By which directory a member is known; None for anybody else."""
+        return dict(self.members).get(server)
+
+    def replacing(self, server: ServerId, incarnation: int) -> Made:
+        """The same cluster, with another directory in the place of a lost one."""
+        members = tuple((s, incarnation if s == server else i) for s, i in self.members)
+        return msgspec.structs.replace(self, members=members)

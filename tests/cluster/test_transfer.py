@@ -1,0 +1,149 @@
+"""Leaders hand over on real processes: asked to, and before they stop (docs/elections.md).
+
+Each operation's wait is measured and printed (`pytest -rP`), and asserted nowhere: that is the
+machine's. What is asserted is that nobody had to be elected by a timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from paxon.kvstore import AsyncClient, InvalidRequest
+from paxon.kvstore.cluster.local_cluster import LocalCluster
+from tests.cluster.helpers import are_level, one_sentence, paxon_here, wait_until
+from tests.soak import sized
+
+pytestmark = pytest.mark.process
+
+ROUNDS = sized(1, 20)
+"""Of restarts of all servers."""
+CLIENTS = 4
+
+
+class Load:
+    """Clients that put one key after another, each its own, and say how long they waited."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self.cluster = cluster
+        self.longest = 0.0
+        """Seconds, since somebody last set it to 0."""
+        self.done = [0] * CLIENTS
+        self.failures: list[Exception] = []
+        self._stop = threading.Event()
+
+    def _run(self, number: int) -> None:
+        try:
+            with self.cluster.client(timeout=60.0) as kv:
+                while not self._stop.is_set():
+                    began = time.monotonic()
+                    kv.put(f"{number}", str(self.done[number] + 1))
+                    self.longest = max(self.longest, time.monotonic() - began)
+                    self.done[number] += 1
+        except Exception as error:
+            self.failures.append(error)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        threads = [threading.Thread(target=self._run, args=(n,)) for n in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+        assert self.failures == []
+
+    def goes_on(self) -> None:
+        """Every client has got something done from now on."""
+        before = list(self.done)
+        wait_until(
+            lambda: (
+                all(now > then for now, then in zip(self.done, before, strict=True))
+                or bool(self.failures)
+            ),
+            "all clients go on",
+        )
+
+
+def says(directory: Path, server: int, text: str) -> int:
+    return (directory / f"server-{server}" / "server.log").read_text().count(text)
+
+
+def test_an_operator_lets_others_lead(tmp_path: Path) -> None:
+    with LocalCluster(3, tmp_path) as cluster, cluster.client(timeout=60.0) as kv:
+        first = cluster.leader()
+        assert kv.transfer_leader(first) == first
+        other = first % 3 + 1
+        assert kv.transfer_leader(other) == other
+        kv.put("a", "1")
+        assert kv.transfer_leader(only_from=first) == other  # who leads is not meant
+        with pytest.raises(InvalidRequest, match="server 9 is no member of the cluster"):
+            kv.transfer_leader(9)
+        with pytest.raises(InvalidRequest, match="must be the id of a server, from 1"):
+            kv.transfer_leader(0)
+
+        async def asynchronous() -> int:
+            async with AsyncClient(cluster.addresses, timeout=60.0) as store:
+                found = await store.transfer_leader(first)
+                assert await store.get("a") == b"1"
+                return found
+
+        assert asyncio.run(asynchronous()) == first
+        servers = ",".join(cluster.addresses)
+        told = paxon_here("leader", "transfer", "--to", str(other), "--cluster", servers)
+        assert told.stdout == b"server %d leads\n" % other, told.stderr
+        told = paxon_here("leader", "transfer", "--from", "77", "--json", "--cluster", servers)
+        assert told.stdout == b'{"leader": %d}\n' % other, told.stderr
+        told = paxon_here("leader", "transfer", "--to", "9", "--cluster", servers)
+        assert told.returncode == 2
+        assert "server 9 is no member" in one_sentence(told)
+        assert {row.reply.counters["handovers"] for row in cluster.status() if row.reply} != {0}
+
+
+def test_all_servers_are_restarted_in_turn_and_clients_hardly_notice(tmp_path: Path) -> None:
+    """Whoever leads hands over as it stops. Each client's operations succeed, one after another."""
+    waits: list[float] = []
+    with LocalCluster(3, tmp_path) as cluster:
+        led = cluster.leader()
+        load = Load(cluster)
+        with load.running():
+            load.goes_on()
+            load.longest = 0.0
+            for _ in range(ROUNDS):
+                # The leader is the last: then the lead moves once a round.
+                led = cluster.leader()
+                for server in [*(s for s in cluster.servers if s != led), led]:
+                    wait_until(lambda: are_up(cluster), "all servers follow", 60.0)
+                    cluster.stop_server(server)
+                    load.goes_on()
+                    cluster.restart(server)
+                    waits.append(load.longest)
+                    load.longest = 0.0
+        handed = sum(says(tmp_path, s, "hands over to server") for s in cluster.servers)
+        with cluster.client() as kv:
+            for number, done in enumerate(load.done):
+                assert kv.get(f"{number}") == str(done).encode()
+        wait_until(lambda: are_level(cluster), "all servers are level")
+    print(
+        f"{len(waits)} restarts under load, {handed} handovers, {sum(load.done)} puts: longest "
+        f"wait of any {max(waits) * 1000:.0f} ms, median of the restarts' longest "
+        f"{sorted(waits)[len(waits) // 2] * 1000:.0f} ms"
+    )
+    assert handed >= 1
+
+
+def are_up(cluster: LocalCluster) -> bool:
+    """Whether all servers take part, and hear whoever leads."""
+    replies = [row.reply for row in cluster.status()]
+    return None not in replies and len({r.leader for r in replies if r} - {0}) == 1 == len(
+        {r.ballot for r in replies if r}
+    )
