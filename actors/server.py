@@ -210,7 +210,6 @@ class PaxosServer(BurstActor):
         self._round_guard = RoundGuard(settings.servers)
         # Following: no promise and no candidacy while a lease that was granted may hold.
         self.leader: ServerId = 0  # as far as this server knows; 0 if nobody leads
-        self._heir: ServerId = 0  # whom this server has handed over to, until it promises anew
         self._grants = Grants()
         self._following = Following(settings)
         # Getting to lead, and leading; each is None at other times.
@@ -503,7 +502,7 @@ class PaxosServer(BurstActor):
     def _promise(self, ballot: Ballot) -> None:
         invariant(self._in_force, "a promise before the cluster is in force")
         invariant(ballot > self.promised, "promise %s would not rise to %s", self.promised, ballot)
-        self.promised, self._heir = ballot, 0
+        self.promised, self._following.heir = ballot, 0
         self._storage.save_promise(ballot)
 
     def on_p1a(self, p1a: P1A, sender: ServerId) -> None:
@@ -716,8 +715,12 @@ class PaxosServer(BurstActor):
             reign.followers[server].lost = True
             if reign.thrift.forget(server):
                 self._ask_everyone(reign)  # it will not answer what it was asked
-        if self.role == "follower" and server in (self.leader, self._heir) and self.voting:
-            self.leader = self._heir = 0
+        if (
+            self.role == "follower"
+            and server in (self.leader, self._following.heir)
+            and self.voting
+        ):
+            self.leader = self._following.heir = 0
             self._following.heard_at = -NEVER
             # Not at once: the others, whom we have to ask, notice it in these moments too.
             soon = self._now + self._random.uniform(0.1, 1.0) * self.settings.heartbeat_interval
@@ -977,7 +980,7 @@ class PaxosServer(BurstActor):
         logger.info("server {} hands over to server {}", self.settings.server, heir)
         self._counters["handovers"] += 1
         self._outbox.send(heir, Handover(self.promised))
-        self.leader, self._heir = 0, heir
+        self.leader, self._following.heir = 0, heir
         self._following.heard_at = -NEVER
         self._step_down()
         self._await_leader()
@@ -1466,7 +1469,7 @@ class PaxosServer(BurstActor):
         queued = self._outbox.to_client.setdefault(client, [])
         if not queued or type(queued[-1]) is not NotLeader:
             leader = self.leader if self.leader != self.settings.server else 0
-            leader = leader or self._heir
+            leader = leader or self._following.heir
             address, all_ = self.places.client_address(leader), self.places.client_addresses()
             queued.append(NotLeader(leader, address, 1 + len(self._others), all_))
 
@@ -1523,7 +1526,7 @@ class PaxosServer(BurstActor):
             return 0
         self._now = self._outbox.now = self._clock.monotonic()
         if message.heir:
-            hopes = (self.leader or self._heir) and not self._hears_leader()
+            hopes = (self.leader or self._following.heir) and not self._hears_leader()
             return message.heir if hopes else 0
         heir = self.hand_over()
         self._flush()

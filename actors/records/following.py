@@ -28,6 +28,8 @@ class Following:
         """When to find out whether an election is wanted, unless the leader is heard."""
         self.retry_at = 0.0
         """When one that was preempted may try again for the clients that wait here."""
+        self.heir: ServerId = 0
+        """Whom this server has handed over to, until it promises anew; 0: nobody."""
         self.round = 0
         """Of pre-votes."""
         self.pre_votes: set[ServerId] = set()

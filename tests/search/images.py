@@ -179,6 +179,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     HeldRequests: ("requests", "_bytes", "tried"),
     Following: (
         "_most_excused",
+        "heir",
         "heard_at",
         "busy",
         "heard_busy",

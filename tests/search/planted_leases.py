@@ -309,7 +309,8 @@ def _lead_on(original: Original) -> Any:
         reign = self._reign
         heir: int | str = original(self, to)
         if isinstance(heir, int):
-            self._reign, self.leader, self._heir = reign, self.settings.server, 0
+            self._reign, self.leader = reign, self.settings.server
+            self._following.heir = 0
         return heir
 
     return hand_over
