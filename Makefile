@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?= --quick
 SEEDS ?= 270
 SOAK_SEEDS ?= 100000
-PROCESS_TESTS ?= 3
+PROCESS_TESTS ?= 2
 ALL_CORES := -n auto --dist worksteal
 # Tests are compiled once and not by each of the processes that run them, in containers too.
 export PYTHONDONTWRITEBYTECODE :=
@@ -39,7 +39,7 @@ demo: compiled
 	$(RUN) -m paxon.kvstore.cli demo
 
 # What needs no server processes fills every core; lint, which uses but one, runs beside it. The rest
-# waits for elections and disks as well: three such tests at a time. (Exit 5: PYTEST_ARGS names only
+# waits for elections and disks as well: two such tests at a time. (Exit 5: PYTEST_ARGS names only
 # tests of the other half.)
 test: compiled
 	@$(call beside_lint,PAXON_SEEDS=$(SEEDS) $(RUN) -m pytest -m 'not process' $(ALL_CORES) $(PYTEST_ARGS))

@@ -30,8 +30,8 @@ from paxon import (
     Put,
     RequestTimeout,
 )
-from paxon.kvstore.client.calls.calls import Increment, Txn
-from paxon.kvstore.client.leases.requests import Grant, Revoke, new_id
+from paxon.kvstore.client.calls.calls import Increment
+from paxon.kvstore.client.leases.requests import Grant, GrantFor, Revoke, new_id
 from tests.cluster.helpers import wait_until
 from tests.coordination.clocks import Clocks
 from tests.faults.network import RelayedCluster
@@ -178,13 +178,13 @@ def a_try_that_failed(cluster: RelayedCluster, wait: float, kind: type, error: t
 
 @case
 def unheard_when_it_contends(cluster: RelayedCluster, _clocks: Clocks) -> None:
-    """kazoo #732, #429, the answer to the creation is lost."""
-    a_try_that_failed(cluster, 0.0, Txn, RequestTimeout)
+    """kazoo #732, #429, the answer to the creation, of lease and key in one, is lost."""
+    a_try_that_failed(cluster, 0.0, GrantFor, RequestTimeout)
 
 
 @case
 def unheard_when_it_contends_for_a_while(cluster: RelayedCluster, _clocks: Clocks) -> None:
-    a_try_that_failed(cluster, 1.0, Txn, RequestTimeout)
+    a_try_that_failed(cluster, 1.0, GrantFor, RequestTimeout)
 
 
 @case
@@ -196,11 +196,6 @@ def unheard_when_it_gives_up(cluster: RelayedCluster, _clocks: Clocks) -> None:
 @case
 def unheard_when_it_gives_up_after_a_while(cluster: RelayedCluster, _clocks: Clocks) -> None:
     a_try_that_failed(cluster, 1.0, Revoke, NotAcquired)
-
-
-@case
-def unheard_from_the_grant_on(cluster: RelayedCluster, _clocks: Clocks) -> None:
-    a_try_that_failed(cluster, 0.0, Grant, RequestTimeout)
 
 
 @case
