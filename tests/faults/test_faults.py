@@ -86,7 +86,7 @@ def test_full_disks_are_survived(tmp_path: Path) -> None:
     judge(disk_full(tmp_path, SOAK))
 
 
-# With other tests beside these the syncs are so slow that the log outgrows its room: a limit of ours.
+# With others beside these, syncs are so slow that the log outgrows its room: a limit of ours.
 
 
 @pytest.mark.alone
