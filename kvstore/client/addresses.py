@@ -18,6 +18,7 @@ __all__ = [
     "split_addresses",
     "with_port",
     "free_ports",
+    "hold_ports",
 ]
 
 DEFAULT_BASE_PORT = 7100
@@ -127,10 +128,30 @@ def free_ports(count: int, *, avoid: Iterable[int] = ()) -> list[int]:
 
 
 def _is_free(port: int) -> bool:
+    """Whether nobody has bound the port, were it only to hold it (`hold_ports`)."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except OSError:
             return False
     return True
+
+
+def hold_ports(ports: Iterable[int]) -> list[socket.socket]:
+    """Keep ports on loopback for servers that are to listen there now and after each restart.
+
+    Until the sockets are closed, neither the kernel nor `free_ports`, in whatever process, gives
+    these ports to anybody: they are bound, and nobody listens. A server can, because libzmq allows
+    addresses to be used again (SO_REUSEADDR). A port that somebody has already is left out.
+    """
+    held = []
+    for port in ports:
+        holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            holder.bind((LOOPBACK, port))
+        except OSError:
+            holder.close()
+        else:
+            held.append(holder)
+    return held

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -28,7 +29,13 @@ from paxon.actors.ballot import in_list
 from paxon.actors.disk.data_directory import make_directory, replace_file
 from paxon.actors.disk.sqlite_format import made_in
 from paxon.actors.execution.machine_errors import check_limits
-from paxon.kvstore.client.addresses import client_port, free_ports, peer_port, with_port
+from paxon.kvstore.client.addresses import (
+    client_port,
+    free_ports,
+    hold_ports,
+    peer_port,
+    with_port,
+)
 from paxon.kvstore.cluster.cluster_file import (
     STORE_MACHINE,
     ClusterDescription,
@@ -161,6 +168,7 @@ class LocalCluster:
         self._supervisor: Supervisor | None = None
         self._temporary: list[Path] = []
         self._gateways: list[BackgroundGateway] = []  # one or none
+        self._held: list[socket.socket] = []  # its servers' ports, while one of them is down
         self._stopping = threading.RLock()
         self._finalizer: weakref.finalize[..., LocalCluster] | None = None
         self._describe(Path("/unused"), None, ports=None)  # wrong settings show here
@@ -200,7 +208,10 @@ class LocalCluster:
             self._directory, self._temporary = directory, temporary
             self._supervisor = supervisor
             # Also runs when the program ends without `stop`, or drops the cluster.
-            self._finalizer = weakref.finalize(self, _end, supervisor, temporary, self._gateways)
+            self._hold_ports()
+            self._finalizer = weakref.finalize(
+                self, _end, supervisor, temporary, self._gateways, self._held
+            )
             self._start_servers(supervisor)
             if known:  # not before: another program may have been running the cluster all along
                 self._write_cluster_file(directory)
@@ -210,6 +221,17 @@ class LocalCluster:
             self.stop()
             _remove(temporary)
             raise
+
+    def _hold_ports(self) -> None:
+        entries = self._described().servers.values()
+        addresses = [address for entry in entries for address in (entry.peer, entry.client)]
+        self._held.extend(
+            hold_ports(
+                int(address.rpartition(":")[2])
+                for address in addresses
+                if address.startswith("tcp://")
+            )
+        )
 
     def _start_servers(self, supervisor: Supervisor) -> None:
         starts = {server: supervisor.start(self._plan(server)) for server in self._ids}
@@ -292,7 +314,7 @@ class LocalCluster:
         """
         with self._stopping:
             if self._supervisor is not None:
-                _end(self._supervisor, self._temporary, self._gateways)
+                _end(self._supervisor, self._temporary, self._gateways, self._held)
             if self._finalizer is not None:
                 self._finalizer.detach()  # not before: what Ctrl-C cuts short is done at the exit
             self._supervisor = None
@@ -668,7 +690,12 @@ def _machine_name(machine: type[StateMachine | Replicated] | None) -> tuple[str,
     return f"{machine.__module__}:{machine.__qualname__}", False
 
 
-def _end(supervisor: Supervisor, temporary: Sequence[Path], gateways: list[Any]) -> None:
+def _end(
+    supervisor: Supervisor,
+    temporary: Sequence[Path],
+    gateways: list[Any],
+    held: list[socket.socket],
+) -> None:
     """Stop the servers, then remove what was only lent; in a fork of their owner do nothing."""
     if not supervisor.is_ours():
         return
@@ -681,6 +708,8 @@ def _end(supervisor: Supervisor, temporary: Sequence[Path], gateways: list[Any])
             # Has servers left only if Ctrl-C came meanwhile; then without further patience.
             supervisor.close(signal.SIGKILL)
     finally:
+        while held:
+            held.pop().close()
         _remove(temporary)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import socket
@@ -205,6 +206,20 @@ def test_a_port_that_somebody_takes_meanwhile_is_replaced(monkeypatch: pytest.Mo
         with LocalCluster(1) as cluster:
             assert cluster.leader() == 1
     assert draws == []
+
+
+def test_a_stopped_server_finds_its_ports_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else is given them meanwhile: neither who draws one nor who dials somewhere."""
+    with LocalCluster(1) as cluster:
+        cluster.stop_server(1)
+        client = int(cluster.addresses[0].rpartition(":")[2])
+        draws = iter([client, *range(20_000, 20_200)])
+        monkeypatch.setattr(random.SystemRandom, "randint", lambda *_: next(draws))
+        assert client not in free_ports(1)
+        with socket.socket() as dialling, pytest.raises(OSError, match="in use"):
+            dialling.bind(("127.0.0.1", client))
+        cluster.restart(1)
+        assert cluster.leader() == 1
 
 
 def test_a_directory_in_use_keeps_its_cluster_file(tmp_path: Path) -> None:
@@ -461,7 +476,7 @@ def test_a_cluster_that_is_collected_by_its_own_supervisor_does_not_wait_for_its
     collected: Future[None] = Future()
 
     def end() -> None:
-        local_cluster._end(supervisor, [directory], [])
+        local_cluster._end(supervisor, [directory], [], [])
         collected.set_result(None)
 
     supervisor._submit(end, collected)
