@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -73,6 +73,15 @@ class Network(Protocol):
 
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Name this cluster in every frame to servers, and once it is in force to clients too."""
+
+    def meet(self, keys: Mapping[ServerId, str]) -> None:
+        """Talk to these other servers from now on, and to nobody else.
+
+        Each is known by that public key (Z85); "": by the one that this server was started with, if
+        there are keys. Where each is, `reach` says, before or afterwards. Called whenever that
+        changes, with all of them: the members, who has left with the last change and may still have
+        to hear of it, and whoever waits to become one.
+        """
 
     def reach(self, server: ServerId, addresses: Sequence[str]) -> None:
         """A server may be at any of these addresses; the first are the likelier ones."""

@@ -17,22 +17,23 @@ import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.made import Made
+from paxon.actors.members import AskMembers, ChangeMembers
 from paxon.actors.slot_values import CONFIG, NO_OP, RENEWAL, SETTINGS, Accepted, Batch, Entry
 
 __all__ = [
     "PROTOCOL_VERSION", "CONFIG", "NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Entry", "Batch",
     "P1A", "P1B", "P2A", "P2B", "Heartbeat", "HeartbeatReply", "PreVote", "PreVoteReply",
     "CatchUpRequest", "CatchUp", "SnapshotOffer", "SnapshotRequest", "SnapshotChunk",
-    "DigestRequest", "DigestReply", "Introduction", "Made", "CountQuestion", "CountAnswer",
-    "Place", "Whereabouts", "CommitNote", "Sealed", "Handover", "PeerMessage", "OpenSession",
-    "Command", "Query", "StatusRequest", "SlotRequest", "ChangeSettings", "Renew", "Stranger",
-    "Watch", "Unwatch", "WatchCheck", "TransferLeader", "ClientMessage", "ReplyStatus", "ReadMode",
-    "SessionOpened", "CommandReply", "QueryReply", "NotLeader", "Overloaded", "StatusReply",
-    "SlotReply", "OtherCluster", "PortOfServers", "WatchesHeld", "Addresses", "ServerReply",
-    "overloaded", "retry_after",
+    "DigestRequest", "DigestReply", "Introduction", "Made", "CountQuestion", "CountAnswer", "Place",
+    "Whereabouts", "CommitNote", "Sealed", "Handover", "PeerMessage", "OpenSession", "Command",
+    "Query", "StatusRequest", "SlotRequest", "ChangeSettings", "Renew", "Stranger", "Watch",
+    "Unwatch", "WatchCheck", "TransferLeader", "ChangeMembers", "AskMembers", "ClientMessage",
+    "ReplyStatus", "ReadMode", "SessionOpened", "CommandReply", "QueryReply", "NotLeader",
+    "Overloaded", "StatusReply", "SlotReply", "OtherCluster", "PortOfServers", "WatchesHeld",
+    "Addresses", "ServerReply", "overloaded", "retry_after",
 ]  # fmt: skip
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 """Goes into every frame's header; a server refuses frames of any other version."""
 
 
@@ -464,7 +465,7 @@ class TransferLeader(Wire, frozen=True, tag=12):
 
 ClientMessage: TypeAlias = (
     OpenSession | Command | Query | StatusRequest | SlotRequest | ChangeSettings | Renew | Stranger
-    | Watch | Unwatch | WatchCheck | TransferLeader
+    | Watch | Unwatch | WatchCheck | TransferLeader | ChangeMembers | AskMembers
 )  # fmt: skip
 
 
@@ -595,6 +596,10 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     """The cluster's identity; 0 while it is not in force here."""
     members: tuple[ServerId, ...] = ()
     """The ids of the cluster's servers, as its directory has them; empty while it has none."""
+    epoch: int = 0
+    """How often the members have changed, as far as this server knows (docs/membership.md)."""
+    part: str = ""
+    """What it is among them: "voter", "learner", or "none"; "" before the cluster is in force."""
     waits_for: str = ""
     """What stands between this server and its cluster, in a sentence; "" once it is in force."""
     rejoining: str = ""

@@ -77,6 +77,7 @@ from paxon.actors.limits.bounds import (
 )
 from paxon.actors.log import SlotLog, SlotStatus
 from paxon.actors.log_time import LogTime
+from paxon.actors.members import AskMembers, ChangeMembers, Member, encode_members
 from paxon.actors.messages import (
     CONFIG,
     NO_OP,
@@ -133,17 +134,12 @@ from paxon.actors.messages import (
 from paxon.actors.parts.comparing import Comparing
 from paxon.actors.parts.membership import Membership
 from paxon.actors.parts.reception import LARGE_REPLY, Reception
-from paxon.actors.parts.status import describe, rejoining
+from paxon.actors.parts.status import describe, members_now, rejoining
 from paxon.actors.parts.watches import Watches
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
-from paxon.actors.records.changing import Changing, Opening
-from paxon.actors.records.configuration import (
-    Configuration,
-    Member,
-    decode_config,
-    encode_config,
-)
+from paxon.actors.records.changing import Changing, Opening, members_after, unserved
+from paxon.actors.records.configuration import Configuration, decode_config, encode_config
 from paxon.actors.records.following import Following
 from paxon.actors.records.held import Held, HeldRequests
 from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
@@ -298,6 +294,8 @@ class PaxosServer(BurstActor):
             Query: self.on_query,
             ChangeSettings: self.on_change_settings,
             TransferLeader: self.on_transfer_leader,
+            ChangeMembers: self.on_change_members,
+            AskMembers: self.on_ask_members,
             Renew: self.on_renew,
             StatusRequest: self.on_status_request,
             SlotRequest: self.on_slot_request,
@@ -1549,6 +1547,51 @@ class PaxosServer(BurstActor):
             self._fail_futures(self._reign)
 
     # === the end of an epoch, and the next (docs/membership.md) ===================================
+
+    def on_change_members(self, request: ChangeMembers, client: ClientToken) -> None:
+        """Somebody wants other members: the leader takes it up, or says why not (M16, M17)."""
+        reign = self._reign
+        if reign is None or request.ballot > self.promised:  # (then another leads by now)
+            self._refuse(client)
+            return
+        fresh = request.ballot == self.promised and request.id not in reign.asked
+        if fresh and self._serves() is not None:
+            reign.note_asked(request.id, self._take_up(reign, request))
+        self._tell_members(client, request.id, request.id, request.ballot)
+
+    def _take_up(self, reign: Reign, request: ChangeMembers) -> str:
+        """Have the members changed so; or why not, and what to do, in a sentence (M17)."""
+        if reign.holds_back:
+            return "another change of the members is under way: wait until that is done"
+        if not 0 < request.id < 1 << 63:
+            return "the number of a change must be from 1 to below 2^63"
+        members = members_after(self.membership.located(), request.changes)
+        if isinstance(members, str):
+            return members
+        me = self.settings.server
+        alive = self.disks.heard_since(self._now - self.settings.election_timeout_max)
+        living = [c.server for c in request.changes if c.kind == "replace"]
+        living = [server for server in living if server in alive or server == me]
+        if living:
+            return f"{in_list(living)}: its old directory is in use: stop that server first"
+        fit = {s: self.disks.incarnations[s] for s in reign.fit(alive, self.log)}
+        obstacle = unserved(members, {**fit, me: self.making.incarnation})
+        if not obstacle:
+            self.change_members(members, request.id)
+        return obstacle
+
+    def on_ask_members(self, request: AskMembers, client: ClientToken) -> None:
+        """Tell who the members are; a leader is to know how an earlier one's change ended (M8)."""
+        reign = self._reign
+        if reign is not None and request.request and request.ballot < self.promised:
+            reign.own_slot_at = min(reign.own_slot_at, NEVER if reign.sealing else self._now)
+            self._plan_chores(reign)
+        self._tell_members(client, request.id, request.request, request.ballot)
+
+    def _tell_members(self, client: ClientToken, number: int, request: int, ballot: Ballot) -> None:
+        told = encode_members(members_now(self, request, ballot))
+        self._outbox.reply(client, QueryReply(number, ReplyStatus.OK, told))
+        self._count_work(client, len(told))
 
     def change_members(self, members: tuple[Member, ...], request: int) -> None:
         """Have these as the next configuration: the leader proposes it once all else is chosen."""

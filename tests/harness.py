@@ -124,6 +124,9 @@ class Wire:
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Frames are not encoded here."""
 
+    def meet(self, keys: Mapping[int, str]) -> None:
+        """Everybody is within reach here."""
+
     def reach(self, server: int, addresses: Sequence[str]) -> None:
         """Nobody moves here."""
 

@@ -487,6 +487,9 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._links[server].dial(address)
         self._peers.senders.add(server)
 
+    def meet(self, keys: Mapping[int, str]) -> None:
+        """Who is talked to from now on. (Members are still those that this server was told of.)"""
+
     def reach(self, server: int, addresses: Sequence[str]) -> None:
         """A server may be at any of these addresses: dial them in turn until one answers."""
         try:

@@ -12,7 +12,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from paxon.transport.burst import Burst
@@ -239,6 +239,9 @@ class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._peer_codec.identify(identity)
         if in_force:
             self._client_codec.identify(identity)
+
+    def meet(self, keys: Mapping[int, str]) -> None:
+        """Everybody is within reach here."""
 
     def reach(self, server: int, addresses: Sequence[str]) -> None:
         """Nobody moves here."""

@@ -112,6 +112,7 @@ class Membership:
         self.confirmation = Confirmation(settings.server, 0, 0, 0.0, pending=False)
         self.others: tuple[ServerId, ...] = ()
         """The other members, once the cluster is in force; nobody before."""
+        self._open = False
         self.joined: Configuration | None = None
         """The configuration that `others` is of."""
 
@@ -129,6 +130,8 @@ class Membership:
         made = self.making.made
         if made is not None:
             self._outbox.network.identify(made.identity, in_force=self.making.in_force)
+        self._open = True
+        self._meet()
         self._dial_all()
         if not self.making.in_force:
             self._make_on()  # a server alone waits for nobody
@@ -143,7 +146,9 @@ class Membership:
         members = configuration.incarnations
         self.disks.join({s: number for s, number in members.items() if s != me}, now)
         self.others = tuple(self.disks.incarnations)
-        self.places.join(members, now)
+        self.places.join(configuration.members, now)
+        self._meet()
+        self._dial_all()
         if configuration.epoch == 0 and set(members) != set(self._settings.servers):
             logger.warning(
                 "server {} was told of {}, but the members of its cluster are {}: these stay in "
@@ -362,12 +367,32 @@ class Membership:
             self._outbox.network.elsewhere(server)
         self._tell_where(asked)
 
+    def located(self) -> Configuration:
+        """Who is a member, with the addresses that are known where it does not tell them itself."""
+        configuration = self._host.configuration
+        members = tuple(
+            structs.replace(
+                member,
+                peer=member.peer or next(iter(self.places.addresses(member.server)), ""),
+                client=member.client or self.places.client_address(member.server),
+            )
+            for member in configuration.members
+        )
+        return structs.replace(configuration, members=members)
+
+    def _meet(self) -> None:
+        """Say whom this server talks to; before the cluster is in force the network knows."""
+        if self._open and self.joined is not None:
+            both = (*self.joined.leaving, *self.joined.members)
+            keys = {m.server: m.key for m in both if m.server != self._settings.server}
+            self._outbox.network.meet(keys)
+
     def _dial(self, server: ServerId) -> None:
         if server in self.disks.incarnations or not self.making.in_force:
             self._outbox.network.reach(server, self.places.addresses(server))
 
     def _dial_all(self) -> None:
-        for server in self.others if self.places.active else ():
+        for server in self.others if self.places.active and self._open else ():
             self._dial(server)
 
     def _save_places(self) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from paxon.actors.ballot import in_list
+from paxon.actors.ballot import Ballot, in_list
 from paxon.actors.execution.agreed import agreed_values
+from paxon.actors.members import Members, Outcome
 from paxon.actors.messages import StatusReply, StatusRequest
+from paxon.actors.records.configuration import MOST_REQUESTS
 from paxon.actors.version import VERSION
 
 if TYPE_CHECKING:
     from paxon.actors.server import PaxosServer
 
-__all__ = ["describe", "rejoining"]
+__all__ = ["describe", "members_now", "outcome", "rejoining"]
 
 
 def describe(server: PaxosServer, request: StatusRequest) -> StatusReply:
@@ -48,12 +50,67 @@ def describe(server: PaxosServer, request: StatusRequest) -> StatusReply:
         digest=chain.at(digest_slot).hex(),
         alarm=server.comparing.alarm(now),
         identity=made.identity if made is not None and server.making.in_force else 0,
-        members=() if made is None else made.servers,
+        members=server.configuration.servers or (() if made is None else made.servers),
+        epoch=server.configuration.epoch,
+        part=_part(server),
         waits_for=server.membership.waits_for,
         rejoining=rejoining(server),
         addresses=server.places.client_addresses(),
         time=max(server.log_time.now(server._clock.awake()), application.time),
     )
+
+
+def _part(server: PaxosServer) -> str:
+    if not server.making.in_force:
+        return ""
+    configuration, me = server.configuration, server.settings.server
+    if configuration.incarnations.get(me) != server.making.incarnation:
+        return "none"
+    return "voter" if me in configuration.voters else "learner"
+
+
+def members_now(server: PaxosServer, request: int, ballot: Ballot) -> Members:
+    """Who the members are, and how the change `request` ended, which was meant for `ballot`."""
+    reign, made, log = server._reign, server.making.made, server.log
+    since = server._now - server.settings.election_timeout_max
+    behind = {}
+    if reign is not None:
+        alive = server.disks.heard_since(since)
+        behind = {s: max(0, log.chosen_to - reign.followers[s].executed) for s in alive}
+    ended, reason = outcome(server, request, ballot) if request else ("", "")
+    return Members(
+        server=server.settings.server,
+        epoch=server.configuration.epoch,
+        ballot=server.promised,
+        leader=server.leader,
+        leads=server._serves() is not None,
+        members=server.membership.located().members,
+        outcome=ended,
+        reason=reason,
+        behind=behind,
+        cluster=server.settings.cluster,
+        identity=made.identity if made is not None and server.making.in_force else 0,
+    )
+
+
+def outcome(server: PaxosServer, request: int, ballot: Ballot) -> tuple[Outcome, str]:
+    """How a change ended, as far as this server may say (docs/membership.md, M16)."""
+    configuration, reign = server.configuration, server._reign
+    if request in configuration.earlier:  # (a later one was sealed in the epoch that it began)
+        return "done", ""
+    if request == configuration.request and configuration.epoch:
+        return ("done", "") if server._opening is None else ("pending", "")
+    if reign is None:
+        return "unknown", ""
+    if request in reign.asked:
+        refusal = reign.asked[request]
+        return ("refused", refusal) if refusal else ("pending", "")
+    settled = (
+        ballot < server.promised
+        and server.application.executed > reign.takeover_end
+        and configuration.epoch - ballot.epoch < MOST_REQUESTS
+    )
+    return ("not done" if settled else "unknown"), ""
 
 
 def _counters(server: PaxosServer) -> dict[str, int]:

@@ -5,11 +5,20 @@ Plain data (docs/membership.md).
 
 from __future__ import annotations
 
-from paxon.actors.ballot import ServerId
-from paxon.actors.messages import Sealed
-from paxon.actors.records.configuration import Configuration, Member
+from collections.abc import Iterable, Mapping
 
-__all__ = ["Changing", "Opening"]
+from msgspec import structs
+
+from paxon.actors.ballot import ServerId, in_list
+from paxon.actors.members import Member, MemberChange
+from paxon.actors.messages import Sealed
+from paxon.actors.records.configuration import MOST_MEMBERS, Configuration
+from paxon.actors.records.places import MAX_ADDRESS_BYTES
+from paxon.transport import is_dialable
+
+__all__ = ["Changing", "Opening", "members_after", "unserved"]
+
+MAX_KEY_BYTES = 100
 
 
 class Changing:
@@ -19,6 +28,111 @@ class Changing:
         """`request` is the random number of the change: the next configuration keeps it."""
         self.members = members
         self.request = request
+
+
+def members_after(
+    configuration: Configuration, changes: Iterable[MemberChange]
+) -> tuple[Member, ...] | str:
+    """Who is a member after these changes; or, in a sentence, why that cannot be (M17)."""
+    members = {member.server: member for member in configuration.members}
+    named: set[ServerId] = set()
+    for change in changes:
+        if change.server in named:
+            return f"server {change.server} is named twice: say once what becomes of it"
+        named.add(change.server)
+        obstacle = _obstacle(configuration, change)
+        if obstacle:
+            return obstacle
+        if change.kind == "remove":
+            del members[change.server]
+        else:
+            members[change.server] = _changed(members.get(change.server), change)
+    after = tuple(members[server] for server in sorted(members))
+    if after == configuration.members:
+        return "this changes nothing: name a server, and what becomes of it"
+    if not any(member.voter for member in after):
+        return "nobody would have a vote: leave at least one voter, or promote a learner as well"
+    return _doubled(after) or after
+
+
+def _obstacle(configuration: Configuration, change: MemberChange) -> str:
+    """What is wrong with one part of a change, by itself."""
+    server, held = change.server, configuration.find(change.server)
+    if not 1 <= server <= MOST_MEMBERS:
+        return f"server {server}: ids run from 1 to {MOST_MEMBERS}"
+    if change.kind == "add" and held is not None:
+        return f"server {server} is a member already: choose another id, or replace that one"
+    if change.kind != "add" and held is None:
+        members = in_list(configuration.servers)
+        return f"server {server} is no member; the members are {members}: add it first"
+    if change.kind == "promote" and held is not None and held.voter:
+        return f"server {server} has a vote already"
+    if change.kind == "demote" and held is not None and not held.voter:
+        return f"server {server} has no vote that it could lose"
+    if change.kind in ("add", "replace"):
+        if not 0 < change.incarnation < 1 << 63:
+            return f"server {server}: name its data directory; the server tells its number"
+        if change.incarnation in configuration.removed:
+            return (
+                f"the data directory of server {server} was a member's before and never comes "
+                "back: start the server on an empty one"
+            )
+        if any(change.incarnation == member.incarnation for member in configuration.members):
+            return f"server {server}: this data directory is a member's already"
+    return _bad_address(change)
+
+
+def _bad_address(change: MemberChange) -> str:
+    for address in (change.peer, change.client):
+        if address and not (len(address.encode()) <= MAX_ADDRESS_BYTES and is_dialable(address)):
+            return f"server {change.server}: {address!r:.80} cannot be dialled: give host and port"
+    if len(change.key.encode()) > MAX_KEY_BYTES:
+        return f"server {change.server}: its key is too long: give 40 characters of Z85"
+    return ""
+
+
+def _changed(held: Member | None, change: MemberChange) -> Member:
+    """The member that a change makes of one, or of nobody."""
+    if held is None:
+        held = Member(change.server, change.incarnation, voter=False)
+    return structs.replace(
+        held,
+        incarnation=change.incarnation if change.kind == "replace" else held.incarnation,
+        voter=(held.voter or change.kind == "promote") and change.kind != "demote",
+        peer=change.peer or held.peer,
+        client=change.client or held.client,
+        key=change.key or held.key,
+    )
+
+
+def _doubled(members: Iterable[Member]) -> str:
+    """Whether two would have the same address."""
+    seen: dict[str, ServerId] = {}
+    for member in members:
+        for address in {member.peer, member.client} - {""}:
+            if address in seen:
+                return (
+                    f"server {seen[address]} has the address {address} already: give server "
+                    f"{member.server} one of its own"
+                )
+            seen[address] = member.server
+    return ""
+
+
+def unserved(members: Iterable[Member], fit: Mapping[ServerId, int]) -> str:
+    """Why these members could not go on at once.
+
+    `fit` are those heard of late that are level, by their directories.
+    """
+    voters = {member.server: member.incarnation for member in members if member.voter}
+    missing = [server for server, number in voters.items() if fit.get(server) != number]
+    if len(voters) - len(missing) > len(voters) // 2:
+        return ""
+    return (
+        f"{in_list(missing)} {'was' if len(missing) == 1 else 'were'} not heard of late or "
+        f"{'is' if len(missing) == 1 else 'are'} far behind, so that no majority of "
+        f"{in_list(list(voters))} could serve: start what is down, and wait until it has caught up"
+    )
 
 
 class Opening:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from paxon.actors.ballot import ServerId
+from paxon.actors.members import Member
 from paxon.actors.messages import CONFIG, Made
 
 __all__ = ["Configuration", "Member", "decode_config", "encode_config", "is_config"]
@@ -19,28 +20,13 @@ MOST_MEMBERS = 63
 """Votes are bits of an integer, and ids go up to this."""
 MOST_REMOVED = 256
 """So many incarnations that were removed last are remembered: they never come back."""
+MOST_REQUESTS = 64
+"""So many changes before the last one are remembered, for those who ask how they ended."""
 
 
-class _Data(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """An array of just its fields, as the messages are."""
-
-
-class Member(_Data, frozen=True):
-    """A server of a configuration."""
-
-    server: ServerId
-    incarnation: int
-    """Of its data directory: with another one it is another member."""
-    voter: bool = True
-    """False for a learner, that takes what is proposed and has no vote."""
-    peer: str = ""
-    """Where other servers reach it …"""
-    client: str = ""
-    """… and clients, if that is known."""
-    key: str = ""
-
-
-class Configuration(_Data, frozen=True):
+class Configuration(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False
+):
     """The members of an epoch, and where the epoch before ended."""
 
     epoch: int
@@ -54,6 +40,8 @@ class Configuration(_Data, frozen=True):
     """The random number of the change that led here."""
     removed: tuple[int, ...] = ()
     """Incarnations that were members once, the last ones last."""
+    earlier: tuple[int, ...] = ()
+    """The random numbers of the changes before, the last ones last."""
 
     @staticmethod
     def of(made: Made) -> Configuration:
@@ -100,7 +88,11 @@ class Configuration(_Data, frozen=True):
         kept = {(member.server, member.incarnation) for member in after}
         leaving = tuple(m for m in self.members if (m.server, m.incarnation) not in kept)
         removed = (*self.removed, *(member.incarnation for member in leaving))
-        return Configuration(self.epoch + 1, slot, after, leaving, request, removed[-MOST_REMOVED:])
+        earlier = (*self.earlier, self.request) if self.epoch else ()
+        return Configuration(
+            self.epoch + 1, slot, after, leaving, request,
+            removed[-MOST_REMOVED:], earlier[-MOST_REQUESTS:],
+        )  # fmt: skip
 
     @property
     def plausible(self) -> bool:

@@ -13,6 +13,7 @@ from msgspec import structs
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.environment import NEVER, ClientToken
+from paxon.actors.members import Member
 from paxon.actors.messages import Place, Whereabouts
 from paxon.actors.settings import Settings
 from paxon.transport import is_dialable
@@ -45,6 +46,8 @@ class Places:
         self._unknown: dict[ServerId, str] = {}
         """Where a member's new directory says that it is, before it is known."""
         self._members: dict[ServerId, int] = {}
+        self._configured: dict[ServerId, Member] = {}
+        """Where the configuration says that they are, if it does."""
         self._asked: dict[ServerId, int] = {}
         """Members that do not know yet where this server is, and how often they were told."""
         self.due = NEVER
@@ -68,12 +71,17 @@ class Places:
         elif (mine.peer, mine.client) != (peer, client):
             self._told[me] = Place(me, incarnation, mine.moves + 1, peer, client)
 
-    def join(self, members: dict[ServerId, int], now: float) -> None:
+    def join(self, members: Iterable[Member], now: float) -> None:
         """These are the members, by these directories; tell all of them."""
+        members, before = list(members), self.client_addresses()
+        changed = bool(self._configured)
+        self._configured = {member.server: member for member in members}
         if not self.active:
             return
-        self._members = dict(members)
-        self._asked = dict.fromkeys((s for s in members if s != self._server), 0)
+        if changed and self.client_addresses() != before:
+            self.moved_at, self.told_clients = now, set()
+        self._members = {member.server: member.incarnation for member in members}
+        self._asked = dict.fromkeys((s for s in self._members if s != self._server), 0)
         self.due = now
 
     @property
@@ -176,22 +184,24 @@ class Places:
     # --- dialling --------------------------------------------------------------------------------
 
     def addresses(self, server: ServerId) -> list[str]:
-        """Where to dial a member: by the own file, as it said itself, as its new directory says."""
-        told = self._told.get(server)
-        found = [self._files.get(server, ""), "" if told is None else told.peer]
+        """Where to dial a server: by the own file, the configuration, itself, its new directory."""
+        told, member = self._told.get(server), self._configured.get(server)
+        found = [self._files.get(server, ""), "" if member is None else member.peer]
+        found.append("" if told is None else told.peer)
         found.append(self._unknown.get(server, ""))
         return [address for address in dict.fromkeys(found) if address]
 
     def client_address(self, server: ServerId) -> str:
-        """Where clients reach a server: as it says itself, else by the own file; "" if unknown."""
-        told = self._told.get(server)
+        """Where clients reach a server: as it says itself, else as its cluster or the file does."""
+        told, member = self._told.get(server), self._configured.get(server)
         if told is not None and told.client and told.incarnation == self._members.get(server):
             return told.client
-        return self._files_clients.get(server, "")
+        configured = "" if member is None else member.client
+        return configured or self._files_clients.get(server, "")
 
     def client_addresses(self) -> dict[ServerId, str]:
         """Those of all servers that are known."""
-        servers = sorted({*self._files_clients, *self._members})
+        servers = sorted(self._configured or self._files_clients)
         found = {server: self.client_address(server) for server in servers}
         return {server: address for server, address in found.items() if address}
 

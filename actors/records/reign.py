@@ -56,7 +56,12 @@ __all__ = ["ENTRY_BYTES", "Pending", "Progress", "Reign", "answer_to"]
 SMALL_COMMAND = 16 << 10
 """Commands up to this size go on into a slot although large ones wait for theirs."""
 MOST_BEHIND = 4096
-"""Slots that a server may be behind that is handed the lead: it has to execute them first."""
+"""Slots that a server may be behind that is handed the lead: it has to execute them first. The same
+for those that are to serve a changed cluster …"""
+MOST_BYTES_BEHIND = 4 << 20
+"""… which may not lack more than this of the log, either."""
+MOST_ASKED = 1024
+"""So many changes of members are remembered with what came of them."""
 ENTRY_BYTES = 16
 """What an entry takes in a slot's value beside its command, about."""
 
@@ -181,6 +186,9 @@ class Reign:
         # The end of the epoch (docs/membership.md).
         self.changing: Changing | None = None
         """The change that this leader was asked for, until its CONFIG is proposed."""
+        self.asked: dict[int, str] = {}
+        """Changes that this leader was asked for, by their numbers, with why each was refused; "":
+        it was taken up. What is refused once in a reign is so for good."""
         self.sealing = False
         """A CONFIG is proposed, or to be proposed again: no lease counts, no further read waits."""
         self.own_slot_at = NEVER
@@ -248,6 +256,26 @@ class Reign:
         if behind > MOST_BEHIND:
             return f"server {server} is {behind:,} slots behind: wait until it has caught up"
         return ""
+
+    def fit(self, alive: Collection[ServerId], log: SlotLog) -> list[ServerId]:
+        """Which of these followers are level, as good as."""
+        found = []
+        for server in alive:
+            executed, lacks = self.followers[server].executed, 0
+            if log.chosen_to - executed > MOST_BEHIND:
+                continue
+            for slot in range(executed + 1, log.chosen_to + 1):
+                held = log.get(slot)
+                lacks += 0 if held is None else len(held.value)
+            if lacks <= MOST_BYTES_BEHIND:
+                found.append(server)
+        return found
+
+    def note_asked(self, request: int, refusal: str) -> None:
+        """A change was refused for this, or taken up."""
+        self.asked[request] = refusal
+        if len(self.asked) > MOST_ASKED:
+            del self.asked[next(iter(self.asked))]
 
     def others_wait(self, client: ClientToken) -> bool:
         """Whether anybody but this client waits for a command.

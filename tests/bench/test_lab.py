@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -54,6 +54,9 @@ class FakeSockets:
 
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Not of interest here."""
+
+    def meet(self, keys: Mapping[int, str]) -> None:
+        """Everybody is within reach here."""
 
     def reach(self, server: int, addresses: Sequence[str]) -> None:
         """Nobody moves here."""

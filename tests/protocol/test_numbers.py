@@ -14,6 +14,7 @@ import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.limits.bounds import MAX_ROUND_JUMP, MAX_SLOTS_AHEAD
+from paxon.actors.members import AskMembers, ChangeMembers, MemberChange
 from paxon.actors.messages import (
     P1A,
     P1B,
@@ -414,6 +415,11 @@ def test_extreme_numbers_in_every_clients_message(kind: type) -> None:
             values["values"] = {"session_ttl": random_.choice(EXTREMES), "max_sessions": 2}
         elif kind is TransferLeader:
             values["ballot"] = Ballot(random_.choice(EXTREMES), random_.choice((0, 1, 2, 2**63)))
+        elif kind in (ChangeMembers, AskMembers):
+            values["ballot"] = Ballot(random_.choice(EXTREMES), random_.choice((0, 1, 2, 2**63)))
+            if kind is ChangeMembers:
+                one = MemberChange("add", random_.choice(EXTREMES), random_.choice(EXTREMES))
+                values["changes"] = (one,) * random_.randint(0, 2)
         elif kind is Watch:
             values["query"] = b"0"
         elif kind is Unwatch:

@@ -10,6 +10,7 @@ from paxon.actors import Settings
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.environment import NEVER
 from paxon.actors.messages import Made, Place, Whereabouts
+from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.places import ASK_AGAIN, ASKED_IN_VAIN, Places, plausible
 from paxon.transport import is_dialable
 
@@ -33,7 +34,7 @@ def places(*found: Place, file: dict[int, str] | None = None) -> Places:
         )
     )  # fmt: skip
     made.recover(101, found)
-    made.join(dict(MADE.members), 0.0)
+    made.join(Configuration.of(MADE).members, 0.0)
     return made
 
 

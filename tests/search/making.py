@@ -106,6 +106,9 @@ class _Wire:
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Nothing is encoded here."""
 
+    def meet(self, keys: Mapping[int, str]) -> None:
+        """Who is talked to is no matter here."""
+
     def reach(self, server: ServerId, addresses: Sequence[str]) -> None:
         """Nobody is dialled here."""
 

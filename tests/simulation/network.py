@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -115,6 +115,9 @@ class NodeNetwork:
         self._node.peer_codec.identify(identity)
         if in_force:
             self._node.client_codec.identify(identity)
+
+    def meet(self, keys: Mapping[int, str]) -> None:
+        """Everybody is within reach here."""
 
     def reach(self, server: int, addresses: Sequence[str]) -> None:
         """Nobody moves here."""

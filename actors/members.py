@@ -1,0 +1,141 @@
+"""The members of a cluster, and how somebody changes them: plain data (docs/membership.md).
+
+What a client does, from the first to the last:
+
+1. It asks any server with `AskMembers` (`request` 0) until one answers that `leads`. That answer
+   has the ballot and the members in force.
+2. It draws a random request id and sends the leader `ChangeMembers` with that id, that very ballot,
+   and what is to change. It may send it again, to anybody, as often as it likes: the id makes one
+   change of all copies.
+3. It looks at `Members.outcome`. While that is "pending" or "unknown" it asks on, every 50 ms or
+   so, with `AskMembers`, naming the same request and ballot: each server that it knows in turn, for
+   the leader may be gone. A server that knows nothing says "unknown".
+4. "done", "not done" and "refused" are final, whoever says so. After "not done" the change had no
+   effect and never will: the client may begin anew, with another id. Who gives up before that does
+   not know how it ended, and says so.
+
+"done" is said once a leader with the new members was heard, so that the old servers may be switched
+off; never when the change is merely chosen.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from paxon.actors.ballot import Ballot, ServerId
+
+__all__ = [
+    "AskMembers", "ChangeKind", "ChangeMembers", "Member", "MemberChange", "Members", "Outcome",
+    "decode_members", "encode_members",
+]  # fmt: skip
+
+
+class _Data(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """An array of just its fields, as the messages are."""
+
+
+class Member(_Data, frozen=True):
+    """A server of a configuration."""
+
+    server: ServerId
+    incarnation: int
+    """Of its data directory: with another one it is another member."""
+    voter: bool = True
+    """False for a learner, that takes what is proposed and has no vote."""
+    peer: str = ""
+    """Where other servers reach it …"""
+    client: str = ""
+    """… and clients, if that is known."""
+    key: str = ""
+    """Its public key, Z85; "": the one that each server was started with, if there are keys."""
+
+
+ChangeKind = Literal["add", "promote", "demote", "remove", "replace", "move"]
+"""What becomes of one server: "add" makes it a learner, "promote" a voter of a learner, "demote" a
+learner of a voter; "replace" gives its place, vote included, to another data directory; "move"
+other addresses or another key to the same."""
+
+
+class MemberChange(_Data, frozen=True):
+    """One part of a change."""
+
+    kind: ChangeKind
+    server: ServerId
+    incarnation: int = 0
+    """Of the directory that is added, or takes the other's place."""
+    peer: str = ""
+    """As in `Member`, and so are the next two; "" where a member keeps what it has."""
+    client: str = ""
+    key: str = ""
+
+
+class ChangeMembers(_Data, frozen=True, tag=13):
+    """Client → leader: let the members change so, all at once.
+
+    Answered by a `QueryReply` with a `Members` as soon as it is refused or taken up, not when it is
+    done; see the head of this module for what a client has to do.
+    """
+
+    id: int
+    """Random 63-bit number: ties the reply to this, and names the change from now on."""
+    ballot: Ballot
+    """The reign that it is meant for; its epoch is the one whose members are to change."""
+    changes: tuple[MemberChange, ...]
+
+
+class AskMembers(_Data, frozen=True, tag=14):
+    """Client → any server: who are the members, as far as you know, and how did a change end?
+
+    Answered at once by a `QueryReply` with a `Members`.
+    """
+
+    id: int
+    """Random 63-bit number that ties the reply to this."""
+    request: int = 0
+    """The `ChangeMembers.id` that is asked about; 0: none …"""
+    ballot: Ballot = Ballot(0, 0)
+    """… and its ballot."""
+
+
+Outcome = Literal["", "done", "not done", "refused", "pending", "unknown"]
+
+
+class Members(_Data, frozen=True):
+    """What a server knows of the members now, and of one change of them."""
+
+    server: ServerId
+    """Who says so."""
+    epoch: int
+    ballot: Ballot
+    """The highest that it has promised; while it leads, its reign."""
+    leader: ServerId
+    """Who it thinks leads; 0: nobody."""
+    leads: bool
+    """It leads itself, and has executed all that it took over: what it says is up to date."""
+    members: tuple[Member, ...]
+    """In the order of their ids; empty while the cluster is not in force here."""
+    outcome: Outcome = ""
+    """How the change ended that was asked about; "": none was."""
+    reason: str = ""
+    """Why it was refused, and what to do."""
+    behind: dict[ServerId, int] = {}
+    """From a leader: by how many slots each server is behind that it heard of late."""
+    joining: tuple[Member, ...] = ()
+    """Servers that wait to become members, as they said themselves of late."""
+    cluster: str = ""
+    identity: int = 0
+
+
+_decoder = msgspec.msgpack.Decoder(Members)
+
+
+def encode_members(members: Members) -> bytes:
+    """The payload of the reply."""
+    return msgspec.msgpack.encode(members)
+
+
+def decode_members(payload: bytes) -> Members:
+    """What such a payload holds. Raises `msgspec.DecodeError`."""
+    return _decoder.decode(payload)

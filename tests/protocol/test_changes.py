@@ -1,0 +1,306 @@
+"""Somebody asks for other members: M8 and M16 to M22 of docs/membership.md."""
+
+from __future__ import annotations
+
+import pytest
+
+from paxon.actors import Ballot
+from paxon.actors.members import (
+    AskMembers,
+    ChangeMembers,
+    MemberChange,
+    Members,
+    decode_members,
+)
+from paxon.actors.messages import P2A, P2B, Heartbeat, NotLeader, QueryReply
+from paxon.actors.records.changing import members_after
+from paxon.actors.records.configuration import Configuration, Member
+from tests.harness import Cluster, reign_of
+
+CHANGE = 77
+"""The number of the change that is asked for."""
+
+
+def serving(size: int = 5, members: tuple[int, ...] = (1, 2, 3), **options: object) -> Cluster:
+    """Server 1 leads, and everybody has answered it."""
+    cluster = Cluster(size, options, members=members).start()
+    cluster.lead(1)
+    cluster.execute(1, cluster.open_session(1), b"a")
+    cluster.pass_time(0.2)
+    return cluster
+
+
+def said(cluster: Cluster) -> Members:
+    """The last answer about members."""
+    return decode_members(cluster.told(QueryReply)[-1].payload)
+
+
+def change(
+    cluster: Cluster, server: int, *changes: MemberChange, number: int = CHANGE,
+    ballot: Ballot | None = None,
+) -> Members:  # fmt: skip
+    """Ask a server for a change, by the ballot that it is in; its answer."""
+    meant = ballot or cluster.servers[server].promised
+    cluster.request(server, ChangeMembers(number, meant, changes))
+    return said(cluster)
+
+
+def ask(cluster: Cluster, server: int, ballot: Ballot, number: int = CHANGE) -> Members:
+    cluster.request(server, AskMembers(1, number, ballot))
+    return said(cluster)
+
+
+def add(cluster: Cluster, server: int) -> MemberChange:
+    return MemberChange("add", server, cluster.storages[server].incarnation)
+
+
+def test_a_learner_is_added_and_promoted() -> None:
+    cluster = serving()
+    assert change(cluster, 1, add(cluster, 4)).outcome == "pending"
+    cluster.pass_time(0.5)
+    ballot = cluster.servers[1].promised
+    now = ask(cluster, 1, Ballot(1, 1))
+    assert (now.outcome, now.leads, now.epoch) == ("done", True, 1)
+    assert [(m.server, m.voter) for m in now.members][-1] == (4, False)
+    assert now.behind == {2: 0, 3: 0, 4: 0}
+    assert change(cluster, 1, MemberChange("promote", 4), number=78).outcome == "pending"
+    cluster.pass_time(0.5)
+    assert ask(cluster, 4, ballot, 78).outcome == "done"
+    assert cluster.servers[4].is_voter
+
+
+def test_anybody_tells_who_the_members_are() -> None:
+    cluster = serving()
+    for server in (2, 4):
+        cluster.request(server, AskMembers(5))
+        now = said(cluster)
+        assert (now.server, now.leads, now.outcome) == (server, False, "")
+        assert [m.server for m in now.members] == [1, 2, 3]
+    cluster.request(2, ChangeMembers(CHANGE, Ballot(1, 1), (add(cluster, 4),)))
+    assert cluster.told(NotLeader)[-1].leader == 1
+
+
+# --- how it ended (M16) --------------------------------------------------------------------------
+
+
+def test_a_change_is_not_done_when_it_is_merely_chosen() -> None:
+    """Only once a leader of the next epoch is heard may the old servers be switched off."""
+    cluster = serving()
+    for server in (4, 5):
+        change(cluster, 1, add(cluster, server), number=100 + server)
+        cluster.pass_time(0.3)
+    ballot = cluster.servers[1].promised
+    promote = [MemberChange("promote", s) for s in (4, 5)]
+    change(cluster, 1, *promote, *(MemberChange("remove", s) for s in (1, 2, 3)))
+    cluster.deliver(P2A)
+    cluster.drop(P2B, source=4)
+    cluster.deliver(P2B)
+    assert cluster.epochs(1) == [3]  # chosen, and known as that
+    assert ask(cluster, 1, ballot).outcome == "pending"
+    cluster.pass_time(1.0)
+    assert cluster.epochs(4, 5) == [3, 3]
+    assert ask(cluster, 1, ballot).outcome == "done"  # who left hears the leader, too
+    assert {ask(cluster, s, ballot).outcome for s in (4, 5)} == {"done"}
+
+
+def test_an_earlier_change_is_done_as_well() -> None:
+    cluster = serving()
+    ballot = cluster.servers[1].promised
+    change(cluster, 1, add(cluster, 4))
+    cluster.pass_time(0.3)
+    change(cluster, 1, add(cluster, 5), number=78)
+    cluster.pass_time(0.3)
+    assert cluster.epochs(1) == [2]
+    assert ask(cluster, 1, ballot).outcome == "done"
+
+
+def test_the_same_request_sent_again_is_the_same_change() -> None:
+    cluster = serving()
+    ballot = cluster.servers[1].promised
+    for _ in range(3):
+        assert change(cluster, 1, add(cluster, 4), ballot=ballot).outcome == "pending"
+    cluster.pass_time(0.3)
+    assert change(cluster, 1, add(cluster, 4), ballot=ballot).outcome == "done"
+    assert cluster.epochs(1) == [1]
+
+
+def test_who_is_refused_once_is_so_for_good_in_that_reign() -> None:
+    """Else a copy that comes late would be taken up after the client had its answer."""
+    cluster = serving()
+    remove = [MemberChange("remove", s) for s in (2, 3)]
+    assert change(cluster, 1, *remove, MemberChange("remove", 1)).outcome == "refused"
+    for _ in range(2):
+        assert change(cluster, 1, add(cluster, 4)).outcome == "refused"
+    cluster.pass_time(0.3)
+    assert cluster.epochs(1) == [0]
+
+
+def test_only_a_leader_that_executed_its_own_slot_says_that_a_change_is_not_done() -> None:
+    """Finding 1: followers may have executed a slot of a later ballot, and know nothing."""
+    cluster = serving(policy="random")
+    ballot = cluster.servers[1].promised
+    change(cluster, 1, add(cluster, 4))
+    cluster.drop(P2A)  # nobody gets the CONFIG, and its proposer is cut off
+    cluster.isolate(1)
+    cluster.lead(2)
+    cluster.drop(Heartbeat)
+    assert ask(cluster, 3, ballot).outcome == "unknown"
+    assert ask(cluster, 1, ballot).outcome == "pending"  # (it does not know that it is deposed)
+    last = cluster.servers[2].log.last
+    first = ask(cluster, 2, ballot)
+    assert first.outcome == "unknown" and first.leads
+    assert cluster.servers[2].log.last == last + 1  # M8: it wants a slot of its own at once
+    cluster.stabilize()
+    assert ask(cluster, 2, ballot).outcome == "not done"
+    assert ask(cluster, 3, ballot).outcome == "unknown"
+    cluster.heal()
+    cluster.pass_time(1.0)
+    assert cluster.epochs() == [0] * 5
+    assert not any(s.log.configs for s in cluster.servers.values())
+
+
+def test_a_config_that_was_taken_over_is_not_called_settled() -> None:
+    cluster = serving(policy="random")
+    ballot = cluster.servers[1].promised
+    change(cluster, 1, add(cluster, 4))
+    cluster.deliver(P2A, target=2)
+    cluster.packets.clear()
+    cluster.crash(1)
+    cluster.campaign(2)
+    while cluster.servers[2]._reign is None:
+        cluster.deliver()
+    cluster.drop(P2A)
+    assert reign_of(cluster.servers[2]).sealing
+    assert ask(cluster, 2, ballot).outcome == "unknown"
+    cluster.pass_time(0.5)
+    assert ask(cluster, 3, ballot).outcome == "done"
+
+
+def test_a_change_meant_for_another_ballot_is_not_taken_up() -> None:
+    cluster = serving(policy="random")
+    ballot = cluster.servers[1].promised
+    cluster.lead(2)
+    assert change(cluster, 2, add(cluster, 4), ballot=ballot).outcome == "unknown"
+    later = Ballot(99, 2)
+    cluster.request(2, ChangeMembers(78, later, (add(cluster, 4),)))
+    assert cluster.told(NotLeader)
+    cluster.pass_time(0.3)
+    assert cluster.epochs(2) == [0]
+
+
+# --- what is refused (M17) -----------------------------------------------------------------------
+
+BEFORE = Configuration(
+    3, 50,
+    (
+        Member(1, 11, True, "tcp://a:1", "tcp://a:2"),
+        Member(2, 12, True, "tcp://b:1"),
+        Member(4, 14, False),
+    ),
+    removed=(13,),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ([MemberChange("add", 2, 15)], "server 2 is a member already"),
+        ([MemberChange("add", 64, 15)], "ids run from 1 to 63"),
+        ([MemberChange("add", 0, 15)], "ids run from 1 to 63"),
+        ([MemberChange("promote", 5)], "server 5 is no member; the members are servers 1, 2 and 4"),
+        ([MemberChange("remove", 5)], "server 5 is no member"),
+        ([MemberChange("promote", 1)], "has a vote already"),
+        ([MemberChange("demote", 4)], "has no vote that it could lose"),
+        ([MemberChange("add", 5, 13)], "never comes back"),
+        ([MemberChange("replace", 1, 13)], "never comes back"),
+        ([MemberChange("replace", 1, 12)], "is a member's already"),
+        ([MemberChange("add", 5)], "name its data directory"),
+        ([MemberChange("add", 5, 15, "tcp://b:1")], "server 2 has the address tcp://b:1 already"),
+        ([MemberChange("move", 2, client="tcp://a:2")], "server 1 has the address tcp://a:2"),
+        ([MemberChange("add", 5, 15, "b:1")], "'b:1' cannot be dialled"),
+        ([MemberChange("add", 5, 15, key="x" * 101)], "its key is too long"),
+        ([MemberChange("remove", 1), MemberChange("remove", 2)], "nobody would have a vote"),
+        ([MemberChange("remove", 1), MemberChange("demote", 1)], "server 1 is named twice"),
+        ([], "this changes nothing"),
+        ([MemberChange("move", 2, peer="tcp://b:1")], "this changes nothing"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_a_sentence(
+    changes: list[MemberChange], why: str
+) -> None:
+    after = members_after(BEFORE, changes)
+    assert isinstance(after, str) and why in after and "\n" not in after
+
+
+def test_several_changes_at_once() -> None:
+    after = members_after(
+        BEFORE,
+        [
+            MemberChange("promote", 4), MemberChange("remove", 2), MemberChange("add", 5, 15),
+            MemberChange("replace", 1, 21, client="tcp://c:2"),
+        ],
+    )  # fmt: skip
+    assert after == (
+        Member(1, 21, True, "tcp://a:1", "tcp://c:2"), Member(4, 14), Member(5, 15, voter=False),
+    )  # fmt: skip
+
+
+def test_members_that_nobody_hears_are_no_majority() -> None:
+    cluster = serving()
+    change(cluster, 1, add(cluster, 4))
+    cluster.pass_time(0.3)
+    cluster.crash(4)
+    cluster.crash(3)
+    cluster.pass_time(1.0)
+    promote = change(cluster, 1, MemberChange("promote", 4), number=78)
+    assert promote.outcome == "refused"  # 3 and 4 of the four are silent
+    assert promote.reason.startswith("servers 3 and 4 were not heard of late or are far behind")
+    removal = change(cluster, 1, MemberChange("remove", 2), number=79)
+    assert removal.outcome == "refused" and "server 3 was not heard" in removal.reason
+    dead = change(cluster, 1, MemberChange("remove", 3), number=80)  # a dead one may go
+    assert dead.outcome == "pending"
+    cluster.pass_time(0.5)
+    assert cluster.servers[1].configuration.voters == (1, 2)
+
+
+@pytest.mark.parametrize("limit", ["MOST_BEHIND", "MOST_BYTES_BEHIND"])
+def test_a_learner_that_is_far_behind_makes_no_majority(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"paxon.actors.records.reign.{limit}", 1)
+    cluster = serving(members=(1,))
+    change(cluster, 1, add(cluster, 4))
+    cluster.pass_time(0.3)
+    cluster.drop()
+    cluster.execute(1, cluster.told_session(), b"b", b"c", b"d", first=2)
+    reign_of(cluster.servers[1]).followers[4].executed = 2
+    told = change(cluster, 1, MemberChange("promote", 4), number=78)
+    assert told.outcome == "refused" and "server 4 was not heard of late or is far" in told.reason
+
+
+def test_a_second_change_waits_for_the_first() -> None:
+    cluster = serving()
+    change(cluster, 1, add(cluster, 4))
+    told = change(cluster, 1, add(cluster, 5), number=78)
+    assert told.outcome == "refused" and "another change of the members is under way" in told.reason
+
+
+def test_the_place_of_one_that_lives_is_not_given_away() -> None:
+    cluster = serving()
+    replace = MemberChange("replace", 3, 999)
+    told = change(cluster, 1, replace)
+    assert told.outcome == "refused" and "server 3: its old directory is in use" in told.reason
+    cluster.crash(3)
+    cluster.pass_time(1.0)
+    assert change(cluster, 1, replace, number=78).outcome == "pending"
+
+
+def test_clients_are_told_where_the_members_are() -> None:
+    cluster = serving()
+    added = MemberChange("add", 4, cluster.storages[4].incarnation, "tcp://h:1", "tcp://h:2")
+    change(cluster, 1, added)
+    cluster.pass_time(0.3)
+    cluster.open_session(1)
+    cluster.request(2, AskMembers(9))
+    assert said(cluster).members[-1].client == "tcp://h:2"
+    assert cluster.servers[2].places.client_addresses()[4] == "tcp://h:2"
