@@ -75,7 +75,7 @@ def test_anybody_tells_who_the_members_are() -> None:
         cluster.request(server, AskMembers(5))
         now = said(cluster)
         assert (now.server, now.leads, now.outcome) == (server, False, "")
-        assert [m.server for m in now.members] == [1, 2, 3]
+        assert [m.server for m in now.members] == [1, 2, 3] and now.joining == ()
     cluster.request(2, ChangeMembers(CHANGE, Ballot(1, 1), (add(cluster, 4),)))
     assert cluster.told(NotLeader)[-1].leader == 1
 
