@@ -96,7 +96,7 @@ class LabNetwork:
         self.reply = sockets.reply  # clients are near by
         self.identify, self.ignore = sockets.identify, sockets.ignore
         self.congested = sockets.congested
-        self.reach, self.elsewhere = sockets.reach, sockets.elsewhere
+        self.meet, self.reach, self.elsewhere = sockets.meet, sockets.reach, sockets.elsewhere
         self.counters = sockets.counters
         self._delay = delay
         self._recorder = recorder
