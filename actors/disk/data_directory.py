@@ -15,7 +15,14 @@ from paxon.actors.disk.storage import CorruptStorage, StorageError
 from paxon.transport import closed_here, keep_from_forks
 from paxon.transport.log import logger
 
-__all__ = ["DataDirectory", "in_words", "make_directory", "replace_file", "sync_directory"]
+__all__ = [
+    "DataDirectory",
+    "in_words",
+    "make_directory",
+    "owner_of",
+    "replace_file",
+    "sync_directory",
+]
 
 FORMAT_VERSION = 5
 DATABASE_NAME = "paxon.db"
@@ -79,6 +86,18 @@ def replace_file(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     fresh.replace(path)
     sync_directory(path.parent)
+
+
+def owner_of(directory: Path) -> tuple[str, ServerId] | None:
+    """Name of the cluster and id of the server whose directory it is, by its witness.
+
+    None if there is none, or it cannot be read: opening it as a server does says why.
+    """
+    try:
+        found = _WITNESS.fullmatch((directory / WITNESS_NAME).read_bytes())
+    except OSError:
+        return None
+    return found and (found["cluster"].decode(errors="replace"), int(found["server"]))
 
 
 class DataDirectory:

@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 cluster.add_commands(app)
 doctor.add_commands(app)
-app.add_typer(backup.app, name="backup", rich_help_panel="Clusters")
+backup.add_commands(app)
 etcd.add_commands(app)
 settings.add_commands(app)
 store.add_commands(app)

@@ -23,7 +23,7 @@ from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 if TYPE_CHECKING:
     from paxon.kvstore.cluster.backup import Summary
 
-__all__ = ["app"]
+__all__ = ["add_commands"]
 
 app = typer.Typer(
     help="Save the store while all serve, check a backup, make a new cluster of one.",
@@ -31,6 +31,29 @@ app = typer.Typer(
 )
 
 _File = Annotated[Path, typer.Argument(help="The backup.", show_default=False)]
+_ClusterFile = Annotated[
+    Path,
+    typer.Option(
+        "--cluster",
+        "-c",
+        envvar="PAXON_CLUSTER_FILE",
+        metavar="FILE",
+        help="The new cluster's file (TOML), which may be the old one's.",
+        show_default=False,
+    ),
+]
+_Skip = Annotated[
+    list[int] | None,
+    typer.Option(
+        metavar="SLOT",
+        help="Take this slot for empty: executing it fails. May be given several times.",
+        show_default=False,
+    ),
+]
+_Machine = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:CLASS", help="A state machine of your own instead of the store."),
+]
 
 
 @app.command()
@@ -69,23 +92,20 @@ def verify(file: _File, as_json: JsonOption = False) -> None:
 @app.command()
 def restore(
     file: _File,
-    cluster: Annotated[
-        Path,
+    cluster: _ClusterFile,
+    number: Annotated[
+        int | None,
         typer.Option(
-            "--cluster",
-            "-c",
-            envvar="PAXON_CLUSTER_FILE",
-            metavar="FILE",
-            help="The new cluster's file (TOML): directories for all its servers are made.",
-            show_default=False,
+            "--id", "-i", show_default=False,
+            help="Make a cluster of this one of them alone, for the others to join.",
         ),
-    ],
+    ] = None,
     into: Annotated[
         Path | None,
         typer.Option(help="Make them in here, as server-1, server-2, …, to be moved to hosts."),
     ] = None,
     as_json: JsonOption = False,
-) -> None:
+) -> None:  # fmt: skip
     """Make the data directories of a new cluster, with another identity, that holds a backup.
 
     Example: paxon backup restore monday.paxon --cluster new.toml
@@ -96,19 +116,83 @@ def restore(
     from paxon.kvstore.cluster.cluster_file import ClusterDescription  # noqa: PLC0415
 
     described = ClusterDescription.read(cluster)
+    servers = described.servers
+    if number is not None:
+        servers = {number: described.plan(number).entry}
     if into is not None:
         servers = {
-            number: msgspec.structs.replace(
-                entry, directory=str(into.absolute() / f"server-{number}")
+            server: msgspec.structs.replace(
+                entry, directory=str(into.absolute() / f"server-{server}")
             )
-            for number, entry in described.servers.items()
+            for server, entry in servers.items()
         }
-        described = msgspec.structs.replace(described, servers=servers)
+    described = msgspec.structs.replace(described, servers=servers)
     found = backup.restore(file, described)
     _print("restored", file, found, as_json=as_json)
     if not as_json:
         for entry in described.servers.values():
             sys.stdout.write(f"server {entry.id}: {entry.directory}\n")
+
+
+def recover(
+    *,
+    cluster: _ClusterFile,
+    number: Annotated[
+        int,
+        typer.Option(
+            "--id", "-i", envvar="PAXON_SERVER_ID", show_default=False,
+            help="The server whose directory is left.",
+        ),
+    ],
+    into: Annotated[
+        Path, typer.Option(help="The new directory, which must be empty.", show_default=False)
+    ],
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", "-d", help="The one that is left, if not as in the file."),
+    ] = None,
+    skip: _Skip = None,
+    machine: _Machine = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Though it is another's directory, or others went on without it."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """A majority is lost for good: make a cluster of one of what a single directory holds.
+
+    What others acknowledged and this one never heard of is lost. The directory itself stays as it
+    is: never start it again, nor any other server of the old cluster.
+
+    Example: paxon recover --cluster cluster.toml --id 1 --into /var/lib/paxon/recovered
+    """
+    import msgspec  # noqa: PLC0415
+
+    from paxon.kvstore.cluster import recovery  # noqa: PLC0415
+    from paxon.kvstore.cluster.cluster_file import STORE_MACHINE, ClusterDescription  # noqa: PLC0415
+
+    plan = ClusterDescription.read(cluster).plan(number, machine=machine or STORE_MACHINE)
+    if directory is not None:
+        plan = plan.moved_to(directory)
+    if machine is not None:
+        sys.path.insert(0, str(Path.cwd()))  # it may well be beside the cluster file
+    found = recovery.recover(plan, into, skip=skip or (), force=force)
+    if as_json:
+        sys.stdout.write(json.dumps(msgspec.to_builtins(found)) + "\n")
+        return
+    next_step = (
+        f"next: paxon server --cluster {cluster} --id {number} --dir {into}; what is left of the "
+        "old cluster must never start again"
+    )
+    sys.stdout.write("".join(f"{line}\n" for line in (*found.sentences(), next_step)))
+
+
+def add_commands(root: typer.Typer) -> None:
+    """Mount the commands of this module."""
+    root.add_typer(app, name="backup", rich_help_panel="Clusters")
+    root.command(rich_help_panel="Clusters")(recover)
 
 
 def _print(what: str, file: Path, found: Summary, *, as_json: bool) -> None:

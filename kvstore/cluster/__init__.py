@@ -5,7 +5,8 @@ around it), `server_process` (its life as a process), `logs`, `meanings` (of wha
 `metrics` and `door` (what it shows by HTTP), `notify` (what it tells a service manager). Then the
 parts of `LocalCluster`: `spawning` and `children` (one process), `supervisor` (all of them),
 `status` and `health` (what the servers say of themselves), `local_cluster`. For whoever runs them:
-`doctor` (what is wrong here), `backup`; and `guarded` (a command that runs while a lock is held).
+`doctor` (what is wrong here), `backup` and `recovery` (a new cluster of what is left); and
+`guarded` (a command that runs while a lock is held).
 """
 
 from __future__ import annotations

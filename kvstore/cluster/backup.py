@@ -2,40 +2,37 @@
 
 A backup is what the store held after one revision: every key with all that belongs to it, and the
 leases. It is read as any client reads, so it needs nothing of a server's disk, and cannot be an
-old copy of one. Restoring makes a *new* cluster of it: directories for all of its servers, with
-another identity.
+old copy of one. Restoring makes a *new* cluster of it (paxon.kvstore.cluster.recovery).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import secrets
-import shutil
 import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
-from paxon.actors.disk.data_directory import in_words, make_directory, sync_directory
-from paxon.actors.disk.sqlite_storage import SqliteStorage
-from paxon.actors.disk.storage import SnapshotInfo, StorageError
-from paxon.actors.execution.agreed import DEFAULTS, Agreed, encode_agreed, first_agreed
+from paxon.actors.disk.data_directory import in_words, sync_directory
+from paxon.actors.execution.agreed import DEFAULTS, Agreed, first_agreed
 from paxon.actors.execution.application import Application
-from paxon.actors.messages import Made
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.links import Secure
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
+from paxon.kvstore.cluster.recovery import (
+    check_free,
+    found_cluster,
+    restart_revisions,
+    snapshot_of,
+)
 from paxon.kvstore.errors import Compacted, PaxonError
-from paxon.kvstore.store.image import encode_state
 from paxon.kvstore.store.items import Item, Row
 from paxon.kvstore.store.leases import Lease
-from paxon.kvstore.store.operations import Compact, encode_operations
 from paxon.kvstore.store.state import State
 from paxon.kvstore.store.store import KVStore
 
@@ -47,9 +44,6 @@ MAGIC = b"paxon backup\n"
 FORMAT = 1
 PAGE = 200
 """Keys that are read, and written, together."""
-REVISIONS_AHEAD = 1_000_000_000
-"""A restored store goes on so far above the backup's revision: a client that saw more than the
-backup holds is told that this is compacted, and takes no new revision for one that it knows."""
 _ETCDS_BLOCK = 512
 """etcd's clients take a snapshot that is so many bytes, or a multiple, and its SHA-256: a backup
 that came that way (docs/etcd.md) has this after its end."""
@@ -292,48 +286,26 @@ def _parts(path: Path) -> Iterator[Head | Page | Leased | End]:
 
 
 def restore(path: Path, cluster: ClusterDescription) -> Summary:
-    """Make the data directories of all of a new cluster's servers. Raises `BackupError`.
+    """Make the data directories of these servers, of a new cluster that holds a backup.
 
-    Either all of them are there in the end, or none.
+    Either all of them are there in the end, or none. Raises `PaxonError`.
     """
     targets = {s: Path(entry.directory) for s, entry in cluster.servers.items()}
     for target in targets.values():
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise BackupError(
-                f"{target} is there already, and not empty: a backup is restored into new "
-                "directories only; nothing was changed"
-            )
+        check_free(target)
     summary = verify(path)
-    image, agreed = _image(path)
-    made: list[Path] = []
-    try:
-        for target in targets.values():
-            make_directory(target.parent)
-            made.append(target.with_name(f".{target.name}.restoring"))
-            if made[-1].exists():
-                shutil.rmtree(made[-1])
-        _make(dict(zip(targets, made, strict=True)), cluster.id, image, agreed)
-        for server, fresh in zip(targets, made, strict=True):
-            if targets[server].exists():
-                targets[server].rmdir()
-            fresh.rename(targets[server])
-            sync_directory(fresh.parent)
-    except (OSError, StorageError) as error:
-        text = in_words(error) if isinstance(error, OSError) else str(error)
-        raise BackupError(f"{path} cannot be restored: {text}") from error
-    finally:
-        for fresh in made:
-            shutil.rmtree(fresh, ignore_errors=True)
+    application, agreed = _contents(path)
+    found_cluster(targets, cluster.id, snapshot_of(application, agreed), agreed)
     return summary
 
 
-def _image(path: Path) -> tuple[Callable[[int], bytes], Agreed]:
-    """The image of a snapshot with a backup's contents, given the new cluster's identity."""
+def _contents(path: Path) -> tuple[Application, Agreed]:
+    """What a backup holds, as the store of a new cluster, and its agreed settings."""
     state = State()
     state_agreed: dict[str, int | float] = {}
     for part in _parts(path):
         if isinstance(part, Head):
-            state.revision = part.revision + REVISIONS_AHEAD
+            state.revision = part.revision
             state_agreed = part.agreed
         elif isinstance(part, Page):
             state.data.update({row[0]: Item(*row) for row in part.rows})
@@ -343,37 +315,6 @@ def _image(path: Path) -> tuple[Callable[[int], bytes], Agreed]:
     machine = KVStore()
     known = {*DEFAULTS, *machine.limits}
     agreed = first_agreed({n: v for n, v in state_agreed.items() if n in known}, machine.limits)
-    machine.restore(encode_state(state))
-    machine.apply(encode_operations([Compact(state.revision)]))
-
-    def image(identity: int) -> bytes:
-        application = Application(machine, agreed, identity)
-        application.executed = 1  # (a snapshot is of a slot from 1)
-        application.chain.begin(agreed.digest_version, 1)
-        return b"".join(application.image())
-
-    return image, agreed
-
-
-def _make(
-    directories: dict[int, Path], name: str, image: Callable[[int], bytes], agreed: Agreed
-) -> None:
-    """Directories of a cluster that has just been made, whose first slot is a snapshot."""
-    identity = 1 + secrets.randbits(62) % ((1 << 62) - 1)
-    whole = image(identity)
-    info = SnapshotInfo(1, len(whole), zlib.crc32(whole))
-    with ExitStack() as stack:
-        storages = {
-            server: stack.enter_context(closing(SqliteStorage(path, name, server, fork=False)))
-            for server, path in directories.items()
-        }
-        members = tuple((server, storages[server].incarnation) for server in sorted(storages))
-        made = Made(identity, name, members, encode_agreed(agreed))
-        for storage in storages.values():
-            storage.load()
-            storage.save_made(made, in_force=True)
-            if storage.receive_snapshot(info, 0, whole) < info.size:
-                raise StorageError("there is no room for the snapshot")
-            storage.adopt_snapshot(info)
-            storage.commit()
-            storage.maintain(tidy=False)
+    application = Application(machine, agreed)
+    restart_revisions(machine, state)
+    return application, agreed

@@ -17,6 +17,7 @@ from paxon.kvstore.cluster import backup
 from paxon.kvstore.cluster.backup import BackupError
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.node import start_server
+from paxon.kvstore.cluster.recovery import REVISIONS_AHEAD, RecoveryError
 from paxon.kvstore.errors import Compacted
 from paxon.kvstore.recipes.clients import Client
 from paxon.kvstore.store.store import KVStore
@@ -88,7 +89,7 @@ def test_what_was_saved_is_restored_into_a_new_cluster(kv: Client, tmp_path: Pat
         assert info is not None and 3000 < info.left <= 3600 and info.keys == ["of a lease"]
         # Who saw more than the backup holds is told so, and misses nothing in silence.
         revision = new.put("first", b"write")
-        assert revision == saved.revision + backup.REVISIONS_AHEAD + 1
+        assert revision == saved.revision + REVISIONS_AHEAD + 1
         with pytest.raises(Compacted):
             new.range(prefix="", revision=saved.revision + 1)
     with running(cluster) as new:  # and from its own disks again
@@ -162,7 +163,7 @@ def test_nothing_is_overwritten(kv: Client, tmp_path: Path) -> None:
     used = Path(cluster.servers[2].directory)
     used.mkdir()
     (used / "notes").touch()
-    with pytest.raises(BackupError, match="not empty"):
+    with pytest.raises(RecoveryError, match="not empty"):
         backup.restore(file, cluster)
     assert not Path(cluster.servers[1].directory).exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "new"]
