@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -48,8 +49,10 @@ __all__ = [
 ]
 
 REVISIONS_AHEAD = 1_000_000_000
-"""A new cluster's store goes on so far above: a client that saw more than it holds is told that
-this is compacted, and takes no new revision for one that it knows."""
+"""A new cluster's store goes on so far above, at least: a client that saw more than it holds is
+told that this is compacted, and takes no new revision for one that it knows. And at least at the
+microseconds since 1970, for stores make fewer revisions: so two clusters that were made of the same
+one, one after the other, have none in common either."""
 _PIECE = 1 << 20
 
 
@@ -101,15 +104,16 @@ class Recovery(msgspec.Struct, frozen=True):
 # --- what both have in common --------------------------------------------------------------------
 
 
-def restart_revisions(machine: KVStore, state: State) -> None:
-    """Have a store hold this state's keys and leases, revisions far above, no history."""
+def restart_revisions(machine: KVStore, state: State) -> int:
+    """Have a store hold this state's keys and leases, no history; its revision, far above."""
     fresh = State()
     fresh.data.update(state.data)
     fresh.leases = state.leases
-    fresh.revision = state.revision + REVISIONS_AHEAD
+    fresh.revision = max(state.revision + REVISIONS_AHEAD, time.time_ns() // 1000)
     fresh.history.now = state.history.now
     machine.restore(encode_state(fresh))
     machine.apply(encode_operations([Compact(fresh.revision)]))
+    return fresh.revision
 
 
 def check_free(target: Path) -> None:
@@ -152,16 +156,16 @@ def found_cluster(
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def snapshot_of(application: Application, agreed: Agreed, time: int = 0) -> Callable[[int], bytes]:
+def snapshot_of(application: Application, agreed: Agreed) -> Callable[[int], bytes]:
     """The image of a first snapshot with this state, given the new cluster's identity.
 
-    The log's time goes on from `time`, nanoseconds.
+    The log's time goes on from that of `application`.
     """
     machine = application.machine
 
     def image(identity: int) -> bytes:
         fresh = Application(machine, agreed, identity)
-        fresh.sessions.time = time
+        fresh.sessions.time = application.time
         fresh.executed = 1  # (a snapshot is of a slot from 1)
         fresh.chain.begin(agreed.digest_version, 1)
         return b"".join(fresh.image())
@@ -225,11 +229,10 @@ def recover(
     machine, keys, revision = application.machine, None, None
     if isinstance(machine, KVStore):
         state = decode_state(machine.snapshot())
-        restart_revisions(machine, state)
-        keys, revision = len(state.data), state.revision + REVISIONS_AHEAD
+        keys, revision = len(state.data), restart_revisions(machine, state)
     agreed = msgspec.structs.replace(application.agreed, changed_at=0)
     name, server = plan.settings.cluster, plan.entry.id
-    image = snapshot_of(application, agreed, application.time)
+    image = snapshot_of(application, agreed)
     found_cluster({server: target}, name, image, agreed)
     return Recovery(
         name, server, min(found.chosen_to, last), last, gaps, sorted(skip), keys, revision

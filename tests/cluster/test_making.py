@@ -12,7 +12,7 @@ import pytest
 
 from paxon.actors.disk.sqlite_format import made_in
 from paxon.kvstore import Client, ClusterError, LocalCluster, WrongCluster
-from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.client.addresses import free_ports, hold_ports
 from paxon.kvstore.cluster.status import look_around
 from paxon.kvstore.errors import RequestTimeout
 from tests.cluster.helpers import captured_logs, wait_until
@@ -35,6 +35,13 @@ class Servers:
         self.peer = dict(zip(range(1, most + 1), ports[::2], strict=True))
         self.client = dict(zip(range(1, most + 1), ports[1::2], strict=True))
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._held = hold_ports(ports)
+
+    def end(self) -> None:
+        """Stop all, and leave the ports to others."""
+        self.stop(*list(self.processes))
+        for held in self._held:
+            held.close()
 
     def start(
         self, server: int, listed: tuple[int, ...], *flags: str, ports: Ports | None = None
@@ -85,7 +92,7 @@ class Servers:
 def servers(tmp_path: Path) -> object:
     made = Servers(tmp_path, 5)
     yield made
-    made.stop(*list(made.processes))
+    made.end()
 
 
 THREE = (1, 2, 3)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.process
 def servers(tmp_path: Path) -> Iterator[Servers]:
     made = Servers(tmp_path, 3)
     yield made
-    made.stop(*list(made.processes))
+    made.end()
 
 
 def elsewhere(ports: Ports, server: int) -> Ports:
