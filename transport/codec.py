@@ -121,6 +121,11 @@ class FrameCodec(Generic[SendT, ReceiveT]):
         self._known: dict[bytes, tuple[int, int]] = {}
         self.identify(identity)
 
+    @property
+    def own(self) -> int:
+        """Whom frames that are encoded here name as their sender."""
+        return self._sender
+
     def identify(self, identity: int) -> None:
         """Belong to the cluster of this identity from now on; 0: to none."""
         self.identity = identity

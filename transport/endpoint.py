@@ -32,7 +32,14 @@ from paxon.transport.errors import (
     TransportError,
 )
 from paxon.transport.intake import Ledger, Share, check_count, check_sender, unexpected
-from paxon.transport.keys import CurveSecurity, KeyKeeper, require_curve, secure_client, secure_port
+from paxon.transport.keys import (
+    CurveSecurity,
+    KeyKeeper,
+    PeerKeys,
+    require_curve,
+    secure_client,
+    secure_port,
+)
 from paxon.transport.monitor import LinkMonitor, PortMonitor
 from paxon.transport.options import EndpointOptions
 from paxon.transport.outgoing import LargeFrames
@@ -72,16 +79,16 @@ _HOUSEKEEPING_EVERY = 64
 class _Port:
     """One bound ROUTER: what is received on it, decoded by which codec, from whom."""
 
-    __slots__ = ("count", "decode", "max_messages", "name", "secure", "sender", "senders", "socket")
+    __slots__ = ("count", "decode", "keys", "max_messages", "name", "sender", "senders", "socket")
 
     def __init__(
         self,
         socket: zmq.Socket[bytes],
         codec: FrameCodec[Any, Any],
-        senders: set[int],
+        senders: Collection[int],
         name: str,
         *,
-        secure: bool,
+        keys: PeerKeys | None,
         max_messages: int,
     ) -> None:
         self.socket = socket
@@ -91,8 +98,8 @@ class _Port:
         self.max_messages = max_messages
         self.senders = senders
         self.name = name
-        self.secure = secure
-        """Whether a sender's id must be that of the key that its connection was opened with."""
+        self.keys = keys
+        """By which each sender's connection must have been opened; None: by any."""
 
     def skip_parts(self) -> None:
         """Take the parts that should not be there, so that the next frame begins where it does."""
@@ -107,7 +114,7 @@ class _Port:
     def check_sender(self, sender: int, frame: zmq.Frame) -> None:
         """Raise `ForeignFrame` for a sender that may not speak here, or not under this key."""
         check_sender(sender, self.senders, self.name)
-        if self.secure and frame.get("User-Id") != str(sender):
+        if self.keys is not None and frame.get("User-Id") != self.keys.of(sender):
             raise ForeignFrame(f"it names server {sender} as its sender, but has another's key")
 
     def who_else(self, frame: zmq.Frame) -> int | None:
@@ -168,6 +175,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._not_reading: dict[bytes, float] = {}
         """Clients whose queue of replies was full, and until when they count as such."""
         self._security = security
+        self._keys = None if security is None else PeerKeys(security.peers)
         self._peer_codec = peer_codec
         self._client_codec = client_codec
         self._at_peer_port = at_peer_port
@@ -190,8 +198,11 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._ready: Sequence[tuple[Any, int]] = ()
         try:
             self._keeper = self._open_keeper()
-            self._peers = self._open_port(peer_address, peer_codec, set(), _PEER_PORT)
-            self._clients = self._open_port(client_address, client_codec, {0}, _CLIENT_PORT)
+            servers = frozenset(range(1, self._options.most_servers + 1)) - {peer_codec.own}
+            self._peers = self._open_port(peer_address, peer_codec, servers, _PEER_PORT)
+            self._clients = self._open_port(
+                client_address, client_codec, frozenset((0,)), _CLIENT_PORT
+            )
             for server, address in peers.items():
                 self.connect(server, address)
         except BaseException:
@@ -349,7 +360,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                     if length > port.max_messages:  # (each takes a byte at least)
                         port.check_count(buffer)
                     decoded = port.decode(buffer)
-                    if decoded[0] not in port.senders or port.secure:
+                    if decoded[0] not in port.senders or port.keys is not None:
                         port.check_sender(decoded[0], frame)
                 except FrameError as error:
                     self._refuse(port, token, frame, error, burst)
@@ -468,7 +479,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
 
     def connect(self, server: int, address: str) -> None:
         """Take `server` for a peer that listens at `address`. Raises `TransportError`."""
-        if self._security is not None and server not in self._security.peers:
+        key = None if self._keys is None else self._keys.of(server)
+        if self._keys is not None and key is None:
             raise TransportError(f"there is no public key of server {server}: add it to the keys")
         options = self._options
         dealer = self._socket(zmq.DEALER, self._peer_codec.max_frame_bytes)
@@ -479,16 +491,45 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         dealer.setsockopt(zmq.RECONNECT_IVL, _ms(options.reconnect_first))
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, _ms(options.reconnect_max))
         dealer.setsockopt(zmq.CONNECT_TIMEOUT, _ms(options.connect_timeout))
-        if self._security is not None:
-            secure_client(dealer, self._security.keys, self._security.peers[server])
+        if self._security is not None and key is not None:
+            secure_client(dealer, self._security.keys, key)
         self._links[server] = LinkMonitor(dealer)
         self._watched.append((_descriptor(self._links[server].socket), _POLLIN))
         self._wake_fd = -1  # what `wait` looks at has changed
         self._links[server].dial(address)
-        self._peers.senders.add(server)
 
     def meet(self, keys: Mapping[int, str]) -> None:
-        """Who is talked to from now on. (Members are still those that this server was told of.)"""
+        """These are the other servers from now on, each with its key; "": the one given before.
+
+        Nobody else is dialled any more, and what waits for such a one is dropped. Whoever has a new
+        key is dialled anew, and what it sends under the old one counts no longer.
+        """
+        before = {server: self._key_of(server) for server in self._dealers}
+        if self._keys is not None:
+            self._keys.tell(keys)
+        for server, key in before.items():
+            if server in keys and key == self._key_of(server):
+                continue
+            addresses = self._links[server].addresses
+            self.drop(server)
+            if server in keys:
+                self.reach(server, addresses)
+
+    def _key_of(self, server: int) -> str | None:
+        return None if self._keys is None else self._keys.of(server)
+
+    def drop(self, server: int) -> None:
+        """Dial a server no more, and forget what waits for it. (It may still speak: see `meet`.)"""
+        dealer = self._dealers.pop(server, None)
+        if dealer is None:
+            return
+        link = self._links.pop(server)
+        self._watched.remove((_descriptor(link.socket), _POLLIN))
+        self._wake_fd = -1  # what `wait` looks at has changed
+        link.close()
+        dealer.close(0)
+        self._redial_at.pop(server, None)
+        self._lost = [other for other in self._lost if other != server]
 
     def reach(self, server: int, addresses: Sequence[str]) -> None:
         """A server may be at any of these addresses: dial them in turn until one answers."""
@@ -528,17 +569,20 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
 
     def _open_keeper(self) -> KeyKeeper | None:
         security = self._security
-        if security is None:
+        if security is None or self._keys is None:
             return None
         require_curve()
-        clients = None if security.clients is None else dict.fromkeys(security.clients, "client")
-        servers = {key: str(server) for server, key in security.peers.items()}
-        keeper = KeyKeeper(self._context, {_PEER_PORT: servers, _CLIENT_PORT: clients})
+        clients = security.clients
+        allowed = {
+            _PEER_PORT: self._keys.knows,
+            _CLIENT_PORT: lambda key: clients is None or key in clients,
+        }
+        keeper = KeyKeeper(self._context, allowed)
         self._watched.append((keeper.socket, _POLLIN))
         return keeper
 
     def _open_port(
-        self, address: str, codec: FrameCodec[Any, Any], senders: set[int], name: str
+        self, address: str, codec: FrameCodec[Any, Any], senders: Collection[int], name: str
     ) -> _Port:
         options = self._options
         socket = self._socket(zmq.ROUTER, codec.max_frame_bytes)
@@ -558,15 +602,14 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         # Report what cannot be sent instead of dropping it in silence.
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._monitors.append(PortMonitor(socket, name, self._ledger, self._guard))
-        secure = False
         if self._security is not None:
             secure_port(socket, self._security.keys, name)
-            secure = 0 not in senders
         bind(socket, address, name)
         self._monitors[-1].drain()  # that it listens: nobody need wake up for that
         self._ports.append((socket, _POLLIN))
         self._watched.append((_descriptor(self._monitors[-1].socket), _POLLIN))
-        return _Port(socket, codec, senders, name, secure=secure, max_messages=max_messages)
+        keys = None if 0 in senders else self._keys
+        return _Port(socket, codec, senders, name, keys=keys, max_messages=max_messages)
 
     def _socket(self, kind: int, max_frame_bytes: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,14 @@ from zmq.utils import z85
 
 from paxon.transport.errors import TransportError
 
-__all__ = ["CurveKeys", "CurveSecurity", "check_key", "require_curve", "secure_client"]
+__all__ = [
+    "CurveKeys",
+    "CurveSecurity",
+    "PeerKeys",
+    "check_key",
+    "require_curve",
+    "secure_client",
+]
 
 _KEY_CHARACTERS = 40
 
@@ -90,7 +97,7 @@ class CurveSecurity:
     keys: CurveKeys
     """This server's own."""
     peers: Mapping[int, str]
-    """The other servers' public keys, by id."""
+    """The other servers' public keys, by id: those known at the start."""
     clients: Collection[str] | None = None
     """Public keys of the clients that may connect; None: any client that has a key."""
 
@@ -99,6 +106,26 @@ class CurveSecurity:
             check_key(key)
         if len({self.keys.public, *self.peers.values()}) <= len(self.peers):
             raise TransportError("two servers have the same public key: give each its own")
+
+
+class PeerKeys:
+    """By which key each of the other servers is known now: as it was told last, else as given."""
+
+    def __init__(self, given: Mapping[int, str]) -> None:
+        self._given = dict(given)
+        self._told: dict[int, str] = {}
+
+    def tell(self, keys: Mapping[int, str]) -> None:
+        """These servers have these keys from now on; of all others counts what was given."""
+        self._told = {server: key for server, key in keys.items() if key}
+
+    def of(self, server: int) -> str | None:
+        """The key of a server, and no other is its own; None if none is known."""
+        return self._told.get(server) or self._given.get(server)
+
+    def knows(self, key: str) -> bool:
+        """Whether any server has this key."""
+        return any(self.of(server) == key for server in (*self._given, *self._told))
 
 
 def _why(error: Exception) -> str:
@@ -147,15 +174,10 @@ class KeyKeeper:
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
-        domains: Mapping[str, Mapping[str, str] | None],
+        domains: Mapping[str, Callable[[str], bool]],
     ) -> None:
-        """Args: each ZAP domain's allowed public keys with their names; None allows every key."""
-        self._domains = {
-            domain: None
-            if allowed is None
-            else {z85.decode(key.encode()): name for key, name in allowed.items()}
-            for domain, allowed in domains.items()
-        }
+        """Args: of each ZAP domain, whether a public key is allowed now."""
+        self._domains = dict(domains)
         self.socket: zmq.Socket[bytes] = context.socket(zmq.REP)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.bind("inproc://zeromq.zap.01")
@@ -169,14 +191,11 @@ class KeyKeeper:
             self.socket.send_multipart([version, request, *verdict, b""])
 
     def _name(self, domain: str, mechanism: bytes, credentials: list[bytes]) -> bytes | None:
-        """The name of the key's owner; None if it may not connect."""
+        """The key, by which its owner is known from then on; None if it may not connect."""
         if mechanism != b"CURVE" or len(credentials) != 1 or domain not in self._domains:
             return None
-        allowed = self._domains[domain]
-        if allowed is None:
-            return b"client"
-        name = allowed.get(credentials[0])
-        return None if name is None else name.encode()
+        key: bytes = z85.encode(credentials[0])
+        return key if self._domains[domain](key.decode()) else None
 
     def close(self) -> None:
         """Stop answering: from now on nobody can connect."""

@@ -12,7 +12,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from paxon.transport.burst import Burst
@@ -129,7 +129,6 @@ class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
         hub: MemoryHub,
         server: int,
         *,
-        peers: Iterable[int],
         peer_codec: FrameCodec[PeerT, PeerT],
         client_codec: FrameCodec[ReplyT, ClientT],
         options: EndpointOptions | None = None,
@@ -138,10 +137,10 @@ class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
         """Open both ports under the server's id. Raises `TransportError` if it is taken."""
         self._hub = hub
         self._server = server
-        self._senders = frozenset(peers)
         self._peer_codec = peer_codec
         self._client_codec = client_codec
         self._options = options or EndpointOptions()
+        self._senders = frozenset(range(1, self._options.most_servers + 1)) - {server}
         self._ledger = Ledger(monotonic)
         self._waker = Waker()
         lock = threading.Lock()

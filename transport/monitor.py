@@ -152,6 +152,11 @@ class LinkMonitor:
         self._way = 0
         self._dial()
 
+    @property
+    def addresses(self) -> list[str]:
+        """Those that are tried."""
+        return list(dict.fromkeys(address for address, _ in self._ways))
+
     def reach(self, addresses: Sequence[str]) -> None:
         """From now on these are to be tried, without leaving the present one if it is among them.
 

@@ -24,6 +24,8 @@ class EndpointOptions:
     """The same for servers."""
     burst_bytes: int = 8 << 20
     """Once a port has given this many bytes, the burst takes no more from it."""
+    most_servers: int = 63
+    """Servers' ids go up to this: frames of others are refused."""
     peer_queue_frames: int = 512
     """Frames that may wait for a slow server before what follows is dropped; and as many at the
     receiver. (Each carries all that one burst had for that server.)"""

@@ -116,7 +116,6 @@ class MemoryServer:
         return MemoryEndpoint(
             self.hub,
             self.id,
-            peers=(),
             peer_codec=peer_codec(self.id, self._storage.incarnation),
             client_codec=port_codec(self.id),
         )

@@ -85,7 +85,7 @@ class Crew:
 
         def network() -> MemoryEndpoint[PeerMessage, ClientMessage, ServerReply]:
             endpoint = MemoryEndpoint(
-                self.hub, server, peers=[other for other in self.ids if other != server],
+                self.hub, server,
                 peer_codec=peer_codec(server, self.disks[server].incarnation),
                 client_codec=port_codec(server),
             )  # fmt: skip

@@ -269,7 +269,6 @@ class MemoryWire(Wire):
         endpoint: Any = MemoryEndpoint(
             self.hub,
             server,
-            peers=[other for other in range(1, self.count + 1) if other != server],
             peer_codec=Shapes.peer_codec(server, **self.codec),
             client_codec=Shapes.server_codec(server, **self.codec),
             options=self.options,

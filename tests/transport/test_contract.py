@@ -205,7 +205,7 @@ def foreign_frames(shapes: Any) -> list[tuple[str, bytes]]:
         ("protocol version 9", frame(2, protocol_version=9)),
         ("belongs to cluster 0000000000000005", frame(2, identity=5)),
         ("belongs to no cluster yet", frame(2, identity=0)),
-        ("server 44 is not expected", frame(44)),
+        ("server 64 is not expected", frame(64)),
         ("a client is not expected", frame(0)),
         ("server 1 is not expected", frame(1)),
     ]

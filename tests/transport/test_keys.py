@@ -214,3 +214,69 @@ def test_keys_that_do_not_fit(secured: Secured) -> None:
         CurveSecurity(one, {2: two.public, 3: two.public})
     with pytest.raises(TransportError, match="same public key"):
         CurveSecurity(one, {2: one.public})
+
+
+@needs_curve
+def test_a_new_member_is_let_in_by_the_key_that_the_cluster_has_for_it(secured: Secured) -> None:
+    first, shapes = secured.server(1), secured.shapes
+    key = CurveKeys.generate()
+    refused = secured.knock(first.peer_address, key)
+    refused.send(shapes.peer_codec(4).encode([shapes.Ping(1)]))
+    secured.wire.until(first, lambda: first.counters()["handshake_failures"])
+    first.meet({2: "", 4: key.public})
+    let_in = secured.knock(first.peer_address, key)
+    let_in.send(shapes.peer_codec(2).encode([shapes.Ping(2)]))  # not under this key
+    let_in.send(shapes.peer_codec(4).encode([shapes.Ping(3)]))
+    burst = secured.wire.receive(first, lambda b: b.peers)
+    assert burst.peers == [(4, 1004, [shapes.Ping(3)])]
+
+
+@needs_curve
+def test_a_replaced_servers_key_counts_no_more_though_its_connection_stands(
+    secured: Secured,
+) -> None:
+    first, shapes = secured.server(1), secured.shapes
+    old = secured.knock(first.peer_address, secured.keys[3])
+    old.send(shapes.peer_codec(3).encode([shapes.Ping(1)]))
+    secured.wire.receive(first, lambda b: b.peers)
+    key = CurveKeys.generate()
+    first.meet({2: "", 3: key.public})
+    new = secured.knock(first.peer_address, key)
+    old.send(shapes.peer_codec(3).encode([shapes.Ping(2)]))
+    secured.wire.until(first, lambda: first.counters()["foreign_frames"] == 1)
+    new.send(shapes.peer_codec(3).encode([shapes.Ping(3)]))
+    burst = secured.wire.receive(first, lambda b: b.peers)
+    assert burst.peers == [(3, 1003, [shapes.Ping(3)])]
+
+
+@needs_curve
+def test_a_server_with_a_new_key_is_dialled_anew(secured: Secured) -> None:
+    second = secured.server(2)
+    first = secured.server(1)
+    first.connect(2, second.peer_address)
+    note = [secured.shapes.Note("by its key")]
+
+    def step() -> None:
+        secured.turn(first)
+        first.send(2, note)
+
+    secured.wire.receive(second, lambda b: b.peers, each=step)
+    address = second.peer_address
+    second.close()
+    secured.keys[2] = CurveKeys.generate()
+    third = secured.server(2, peer_address=address)
+    first.meet({2: secured.keys[2].public})
+    burst = secured.wire.receive(third, lambda b: b.peers, each=step)
+    assert burst.peers[0] == (1, 1001, note)
+
+
+@needs_curve
+def test_a_member_whose_key_nobody_knows_is_not_dialled(
+    secured: Secured, log_lines: list[str]
+) -> None:
+    first = secured.server(1)
+    first.meet({9: ""})
+    first.reach(9, ["tcp://127.0.0.1:9"])
+    assert any("no public key of server 9" in line for line in log_lines)
+    first.send(9, [secured.shapes.Ping(1)])
+    assert first.counters()["dropped_frames"] == 1
