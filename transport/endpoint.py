@@ -57,6 +57,8 @@ _EVENTS = int(zmq.EVENTS)
 _MORE_NOBLOCK = int(zmq.NOBLOCK | zmq.SNDMORE)
 _PEER_PORT = "peer port"
 _CLIENT_PORT = "client port"
+_CLIENTS = frozenset((0,))
+"""What the header of a client's frame names as its sender."""
 _HARD_LIMIT_FACTOR = 2
 """A frame of more than this many times `max_frame_bytes` ends its connection."""
 _BACKLOG = 1024
@@ -187,8 +189,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._redial_at: dict[int, float] = {}
         """When to try servers again that have refused us."""
         self._monotonic = monotonic
-        self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
-        self._wake_fd = -1
+        self._bursts_to_housekeeping, self._wake_fd = _HOUSEKEEPING_EVERY, -1
         self._closed = False
         self._keeper: KeyKeeper | None = None
         self._context = Context()
@@ -198,11 +199,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._ready: Sequence[tuple[Any, int]] = ()
         try:
             self._keeper = self._open_keeper()
-            servers = frozenset(range(1, self._options.most_servers + 1)) - {peer_codec.own}
-            self._peers = self._open_port(peer_address, peer_codec, servers, _PEER_PORT)
-            self._clients = self._open_port(
-                client_address, client_codec, frozenset((0,)), _CLIENT_PORT
-            )
+            self._peers = self._open_port(peer_address, peer_codec, _PEER_PORT)
+            self._clients = self._open_port(client_address, client_codec, _CLIENT_PORT)
             for server, address in peers.items():
                 self.connect(server, address)
         except BaseException:
@@ -581,10 +579,10 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._watched.append((keeper.socket, _POLLIN))
         return keeper
 
-    def _open_port(
-        self, address: str, codec: FrameCodec[Any, Any], senders: Collection[int], name: str
-    ) -> _Port:
+    def _open_port(self, address: str, codec: FrameCodec[Any, Any], name: str) -> _Port:
         options = self._options
+        servers = frozenset(range(1, options.most_servers + 1)) - {codec.own}
+        senders = servers if name == _PEER_PORT else _CLIENTS
         socket = self._socket(zmq.ROUTER, codec.max_frame_bytes)
         if 0 in senders:
             queue_frames = options.client_queue_frames

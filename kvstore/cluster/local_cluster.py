@@ -5,14 +5,9 @@ How it starts, supervises and ends them is told in docs/local-cluster.md.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import secrets
-import shutil
 import signal
 import socket
-import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -26,9 +21,8 @@ import msgspec
 
 from paxon.actors import ServerId, SettingsError, StateMachine
 from paxon.actors.ballot import in_list
-from paxon.actors.disk.data_directory import make_directory, replace_file
+from paxon.actors.disk.data_directory import replace_file
 from paxon.actors.disk.sqlite_format import made_in
-from paxon.actors.execution.machine_errors import check_limits
 from paxon.kvstore.client.addresses import (
     client_port,
     free_ports,
@@ -43,13 +37,21 @@ from paxon.kvstore.cluster.cluster_file import (
     ServerEntry,
     ServerPlan,
 )
+from paxon.kvstore.cluster.local_files import (
+    ClusterError,
+    ClusterOptionError,
+    cluster_directory,
+    machine_name,
+    refuse_while_imported,
+    remove,
+    socket_directory,
+    usable_path,
+)
 from paxon.kvstore.cluster.logs import check_log_level
 from paxon.kvstore.cluster.options import Durability, OptionError, check_etcd, parse_listen
 from paxon.kvstore.cluster.server_process import LOG_NAME
-from paxon.kvstore.cluster.spawning import being_imported_by_spawn
 from paxon.kvstore.cluster.status import ServerStatus, StatusProbe, agreed_leader
 from paxon.kvstore.cluster.supervisor import STOP_SECONDS, Supervisor
-from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.objects.replicated import Replicated
 from paxon.transport.log import logger
 
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Replicated)
 
-__all__ = ["ClusterError", "LocalCluster", "Transport"]
+__all__ = ["ClusterError", "ClusterOptionError", "LocalCluster", "Transport"]
 
 Transport = Literal["tcp", "ipc"]
 """What servers talk to each other over. Clients always use tcp on loopback."""
@@ -73,20 +75,8 @@ CLUSTER_FILE = "cluster.toml"
 _HOST = "127.0.0.1"
 _FORCE_SECONDS = 60.0
 """How long `start` waits for the servers to make their cluster."""
-_LONGEST_TMPDIR = 80
-"""Bytes. In a deeper one a Unix socket finds no room, so that it goes to …"""
-_TMPDIR = "/tmp"
-"""… this."""
 _PORT_ATTEMPTS = 4
 """How often to draw other ports if somebody takes one between drawing and binding."""
-
-
-class ClusterError(PaxonError):
-    """A local cluster cannot do what was asked; the text is one sentence for people."""
-
-
-class ClusterOptionError(ClusterError):
-    """An argument or option makes no sense, whatever the state of the machine."""
 
 
 THRIFTY_DELAY = 0.01
@@ -135,12 +125,7 @@ class LocalCluster:
 
         Raises `ClusterError` for what cannot be.
         """
-        if being_imported_by_spawn():
-            raise ClusterError(
-                "the state machine's class is in the main script, which therefore is imported by "
-                'each server: put what starts the cluster under `if __name__ == "__main__":`, or '
-                "the class into a module of its own"
-            )
+        refuse_while_imported()
         if type(servers) is not int or servers < 1:
             raise ClusterOptionError(
                 f"servers = {servers!r}: must be a number of servers, at least one"
@@ -149,13 +134,13 @@ class LocalCluster:
             if number is not None and type(number) is not int:
                 raise ClusterOptionError(f"{name} = {number!r}: must be a number, or None")
         self._ids = self._wanted = list(range(1, servers + 1))
-        self._given_directory = None if directory is None else _usable_path(directory)
+        self._given_directory = None if directory is None else usable_path(directory)
         self._directory: Path | None = None
         self._base_port = port
         if transport not in ("tcp", "ipc"):
             raise ClusterOptionError(f"transport = {transport!r}: must be 'tcp' or 'ipc'")
         self._transport, self._metrics, self._keys = transport, metrics, keys
-        self._machine, self._import_main = _machine_name(machine)
+        self._machine, self._import_main = machine_name(machine)
         try:
             self._etcd = check_etcd(etcd, self._machine == STORE_MACHINE)
             self._log_level = check_log_level(log_level)
@@ -168,7 +153,7 @@ class LocalCluster:
         self._supervisor: Supervisor | None = None
         self._temporary: list[Path] = []
         self._gateways: list[BackgroundGateway] = []  # one or none
-        self._held: list[socket.socket] = []  # its servers' ports, while one of them is down
+        self._held: list[socket.socket] = []  # its ports, while a server is down
         self._stopping = threading.RLock()
         self._finalizer: weakref.finalize[..., LocalCluster] | None = None
         self._describe(Path("/unused"), None, ports=None)  # wrong settings show here
@@ -195,9 +180,9 @@ class LocalCluster:
         """Start everything, or raise with nothing left running."""
         temporary: list[Path] = []
         try:
-            directory = self._make_directory(temporary)
+            directory = cluster_directory(self._given_directory, temporary)
             self._ids = self._members_in(directory)
-            sockets = self._make_socket_directory(temporary)
+            sockets = None if self._transport == "tcp" else socket_directory(temporary)
             self._description = self._describe(directory, sockets, ports=self._draw_ports())
             if self._keys:
                 self._description = self._description.with_keys()
@@ -219,7 +204,7 @@ class LocalCluster:
             self._serve_etcds_clients()
         except BaseException:
             self.stop()
-            _remove(temporary)
+            remove(temporary)
             raise
 
     def _hold_ports(self) -> None:
@@ -527,29 +512,6 @@ class LocalCluster:
     def _plan(self, server: ServerId, flags: dict[str, object] | None = None) -> ServerPlan:
         return self._described().plan(server, flags, machine=self._machine)
 
-    def _make_directory(self, temporary: list[Path]) -> Path:
-        """The cluster's directory; noted in `temporary` if it is."""
-        directory = self._given_directory
-        if directory is None:
-            directory = _temporary("paxon-cluster-", temporary)
-        try:
-            make_directory(directory)
-        except OSError as error:
-            raise ClusterError(
-                f"the directory {directory} cannot be used: {error.strerror}"
-            ) from None
-        return directory
-
-    def _make_socket_directory(self, temporary: list[Path]) -> Path | None:
-        """A temporary directory for Unix sockets, None if there are to be none.
-
-        The limit on the path of a Unix socket is tight, and the cluster's directory may be deep.
-        """
-        if self._transport == "tcp":
-            return None
-        short = len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TMPDIR
-        return _temporary("paxon-", temporary, where=None if short else _TMPDIR)
-
     def _draw_ports(self) -> list[int] | None:
         if self._base_port is not None:
             return None
@@ -615,79 +577,8 @@ class LocalCluster:
             ) from None
 
 
-def _temporary(prefix: str, temporary: list[Path], where: str | None = None) -> Path:
-    """A new temporary directory, noted in `temporary`. Raises `ClusterError`."""
-    try:
-        path = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
-    except OSError as error:
-        raise ClusterError(
-            f"no temporary directory can be made: {error.strerror} (TMPDIR says where; "
-            "a directory of your own does as well)"
-        ) from None
-    temporary.append(path)
-    return _usable_path(path)
-
-
-def _usable_path(directory: object) -> Path:
-    """An absolute path whose name can be written down. Raises `ClusterOptionError`."""
-    if not isinstance(directory, str | os.PathLike):
-        raise ClusterOptionError(f"directory = {directory!r}: must be text or a Path")
-    try:
-        path = Path(directory).absolute()
-        str(path).encode("utf-8")
-        if "\0" in str(path):
-            raise ValueError("a null character is in its name")
-    except UnicodeEncodeError:
-        name = os.fsencode(path)
-        why = "has a name that is not UTF-8, which the cluster file cannot hold: use another"
-        with contextlib.suppress(UnicodeDecodeError):
-            name.decode("utf-8")
-            why = "needs a UTF-8 locale, in which this program does not run: LC_ALL=C.UTF-8 is one"
-        raise ClusterOptionError(f"the directory {name!r} {why}") from None
-    except FileNotFoundError:
-        raise ClusterOptionError(
-            f"the directory {directory!r} cannot be used: the working directory is deleted, so "
-            "change to one that exists"
-        ) from None
-    except (TypeError, ValueError, OSError) as error:  # bytes; a null; a working directory gone
-        raise ClusterOptionError(f"the directory {directory!r} cannot be used: {error}") from None
-    return path
-
-
 class _PortTaken(ClusterError):
     """Somebody took a port between our drawing it and the server's binding it."""
-
-
-def _machine_name(machine: type[StateMachine | Replicated] | None) -> tuple[str, bool]:
-    """A state machine's class as module:class, and whether servers must import the main script."""
-    if machine is None:
-        return STORE_MACHINE, False
-    if not (isinstance(machine, type) and issubclass(machine, StateMachine | Replicated)):
-        one = isinstance(machine, StateMachine | Replicated)
-        hint = f": give the class, {type(machine).__name__}" * one
-        raise ClusterOptionError(
-            f"machine = {machine!r}: must be a subclass of paxon.StateMachine or "
-            f"paxon.Replicated{hint}"
-        )
-    if issubclass(machine, StateMachine) and (wrong := check_limits(machine)):
-        raise ClusterOptionError(f"machine: {wrong}")
-    if "<locals>" in machine.__qualname__:
-        raise ClusterError(
-            f"machine = {machine.__qualname__}: a class made inside a function cannot be imported "
-            "by the servers; define it at the top of a module"
-        )
-    if machine.__module__ == "__main__":
-        main = sys.modules["__main__"]
-        if (
-            getattr(main, "__spec__", None) is None
-            and not Path(getattr(main, "__file__", None) or "<stdin>").exists()
-        ):
-            raise ClusterError(
-                f"machine = {machine.__qualname__}: a class typed at a prompt cannot be imported "
-                "by the servers; put it into a module"
-            )
-        return f"__mp_main__:{machine.__qualname__}", True
-    return f"{machine.__module__}:{machine.__qualname__}", False
 
 
 def _end(
@@ -710,19 +601,4 @@ def _end(
     finally:
         while held:
             held.pop().close()
-        _remove(temporary)
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    """Remove these directories, as far as they exist."""
-    try:
-        for path in paths:
-            _remove_tree(path)
-    finally:
-        for path in paths:  # gone already, unless Ctrl-C came meanwhile
-            _remove_tree(path)
-
-
-def _remove_tree(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path)
+        remove(temporary)

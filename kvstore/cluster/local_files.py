@@ -1,0 +1,158 @@
+"""What a `LocalCluster` needs of this machine: directories, lent ones too, an importable class."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from paxon.actors import StateMachine
+from paxon.actors.disk.data_directory import make_directory
+from paxon.actors.execution.machine_errors import check_limits
+from paxon.kvstore.cluster.cluster_file import STORE_MACHINE
+from paxon.kvstore.cluster.spawning import being_imported_by_spawn
+from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.objects.replicated import Replicated
+
+__all__ = [
+    "ClusterError",
+    "ClusterOptionError",
+    "cluster_directory",
+    "machine_name",
+    "refuse_while_imported",
+    "remove",
+    "socket_directory",
+    "usable_path",
+]
+
+_LONGEST_TMPDIR = 80
+"""Bytes. In a deeper one a Unix socket finds no room, so that it goes to …"""
+_TMPDIR = "/tmp"
+"""… this."""
+
+
+class ClusterError(PaxonError):
+    """A local cluster cannot do what was asked; the text is one sentence for people."""
+
+
+class ClusterOptionError(ClusterError):
+    """An argument or option makes no sense, whatever the state of the machine."""
+
+
+def refuse_while_imported() -> None:
+    """Raise `ClusterError` in a server that imports the main script, which starts a cluster."""
+    if being_imported_by_spawn():
+        raise ClusterError(
+            "the state machine's class is in the main script, which therefore is imported by "
+            'each server: put what starts the cluster under `if __name__ == "__main__":`, or '
+            "the class into a module of its own"
+        )
+
+
+def cluster_directory(given: Path | None, temporary: list[Path]) -> Path:
+    """The cluster's directory, made if need be; noted in `temporary` if it is."""
+    directory = _temporary("paxon-cluster-", temporary) if given is None else given
+    try:
+        make_directory(directory)
+    except OSError as error:
+        raise ClusterError(f"the directory {directory} cannot be used: {error.strerror}") from None
+    return directory
+
+
+def socket_directory(temporary: list[Path]) -> Path:
+    """A temporary directory for Unix sockets.
+
+    The limit on the path of a Unix socket is tight, and the cluster's directory may be deep.
+    """
+    short = len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TMPDIR
+    return _temporary("paxon-", temporary, where=None if short else _TMPDIR)
+
+
+def _temporary(prefix: str, temporary: list[Path], where: str | None = None) -> Path:
+    """A new temporary directory, noted in `temporary`. Raises `ClusterError`."""
+    try:
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
+    except OSError as error:
+        raise ClusterError(
+            f"no temporary directory can be made: {error.strerror} (TMPDIR says where; "
+            "a directory of your own does as well)"
+        ) from None
+    temporary.append(path)
+    return usable_path(path)
+
+
+def usable_path(directory: object) -> Path:
+    """An absolute path whose name can be written down. Raises `ClusterOptionError`."""
+    if not isinstance(directory, str | os.PathLike):
+        raise ClusterOptionError(f"directory = {directory!r}: must be text or a Path")
+    try:
+        path = Path(directory).absolute()
+        str(path).encode("utf-8")
+        if "\0" in str(path):
+            raise ValueError("a null character is in its name")
+    except UnicodeEncodeError:
+        name = os.fsencode(path)
+        why = "has a name that is not UTF-8, which the cluster file cannot hold: use another"
+        with contextlib.suppress(UnicodeDecodeError):
+            name.decode("utf-8")
+            why = "needs a UTF-8 locale, in which this program does not run: LC_ALL=C.UTF-8 is one"
+        raise ClusterOptionError(f"the directory {name!r} {why}") from None
+    except FileNotFoundError:
+        raise ClusterOptionError(
+            f"the directory {directory!r} cannot be used: the working directory is deleted, so "
+            "change to one that exists"
+        ) from None
+    except (TypeError, ValueError, OSError) as error:  # bytes; a null; a working directory gone
+        raise ClusterOptionError(f"the directory {directory!r} cannot be used: {error}") from None
+    return path
+
+
+def machine_name(machine: type[StateMachine | Replicated] | None) -> tuple[str, bool]:
+    """A state machine's class as module:class, and whether servers must import the main script."""
+    if machine is None:
+        return STORE_MACHINE, False
+    if not (isinstance(machine, type) and issubclass(machine, StateMachine | Replicated)):
+        one = isinstance(machine, StateMachine | Replicated)
+        hint = f": give the class, {type(machine).__name__}" * one
+        raise ClusterOptionError(
+            f"machine = {machine!r}: must be a subclass of paxon.StateMachine or "
+            f"paxon.Replicated{hint}"
+        )
+    if issubclass(machine, StateMachine) and (wrong := check_limits(machine)):
+        raise ClusterOptionError(f"machine: {wrong}")
+    if "<locals>" in machine.__qualname__:
+        raise ClusterError(
+            f"machine = {machine.__qualname__}: a class made inside a function cannot be imported "
+            "by the servers; define it at the top of a module"
+        )
+    if machine.__module__ == "__main__":
+        main = sys.modules["__main__"]
+        if (
+            getattr(main, "__spec__", None) is None
+            and not Path(getattr(main, "__file__", None) or "<stdin>").exists()
+        ):
+            raise ClusterError(
+                f"machine = {machine.__qualname__}: a class typed at a prompt cannot be imported "
+                "by the servers; put it into a module"
+            )
+        return f"__mp_main__:{machine.__qualname__}", True
+    return f"{machine.__module__}:{machine.__qualname__}", False
+
+
+def remove(paths: Sequence[Path]) -> None:
+    """Remove these directories, as far as they exist."""
+    try:
+        for path in paths:
+            _remove_tree(path)
+    finally:
+        for path in paths:  # gone already, unless Ctrl-C came meanwhile
+            _remove_tree(path)
+
+
+def _remove_tree(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
