@@ -80,8 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     - retain_slots, retain_bytes: while a server is down, the log keeps at most about so many slots
       and bytes. Past either it is cut at a durable snapshot.
-    - snapshot_bytes: a snapshot is taken when this much was executed since the last (of a state
-      that is larger, an eighth of it or half of this: docs/real-resources.md) …
+    - snapshot_bytes: a snapshot is taken when this much was executed since the last (less if the
+      state is nearly as large or larger, down to an eighth of it: docs/real-resources.md) …
     - snapshot_slots: … or this many slots, so that the disk can be given back and replay is short.
     - transfer_bytes: the size of one chunk of P1B, catching up, or snapshot.
     """
@@ -122,7 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     retain_slots: int = 100_000
     retain_bytes: int = 64 << 20
-    snapshot_bytes: int = 8 << 20
+    snapshot_bytes: int = 32 << 20
     snapshot_slots: int = 50_000
     transfer_bytes: int = 1 << 20
 

@@ -11,6 +11,11 @@ __all__ = ["Retry", "Snapshots", "snapshot_growth"]
 LOG_PART = 8
 """A large state's log may take one part of so many of its size before the next snapshot."""
 
+SMALL = 1.25
+"""Times `snapshot_bytes`: what a snapshot and the log after it may come to, as far as a large state
+leaves a choice. (The next snapshot may be larger by all of that log, so the disk holds twice this.)
+"""
+
 FIRST_SECONDS = 1.0
 LONGEST_SECONDS = 60.0
 
@@ -18,12 +23,13 @@ LONGEST_SECONDS = 60.0
 def snapshot_growth(size: int, snapshot_bytes: int) -> float:
     """How many times `snapshot_bytes` may be executed after a snapshot of `size` bytes.
 
-    While a snapshot is taken the disk holds the one before, this one, and the log since. So of a
-    large state's disk the log may take a small part only.
+    While a snapshot is taken the disk holds the one before, this one, and the log since. A small
+    state's log is as long as it may be: each snapshot writes all of the state again, the store's
+    history of 16 MiB too, and slows down whoever writes. Of a large state's disk the log may take
+    a small part only. In between it gets shorter as the state grows.
     """
-    if size <= snapshot_bytes:
-        return 1.0
-    return max(size / LOG_PART / snapshot_bytes, 0.5)
+    room = min(snapshot_bytes, SMALL * snapshot_bytes - size)
+    return max(size / LOG_PART, room) / snapshot_bytes
 
 
 class Retry:
