@@ -390,14 +390,18 @@ def _no_twins(servers: list[ServerEntry]) -> None:
             places["peer (as dialled)"] = server.peer
         if server.client != server.client_bind:
             places["client (as dialled)"] = server.client
+        local = {server.peer_bind, server.client_bind} - {server.peer, server.client}
+        host = server.peer.rpartition(":")[0]
         for what, address in places.items():
             # Two hosts may both listen on tcp://*:7110, two servers cannot be dialled there.
             if what in ("peer", "client") and address.startswith("tcp://*:"):
                 continue
+            # Behind address translation an inside address means this host's alone.
+            place = f"{host} {address}" if address in local else address
             owner = f"server {server.id} ({what})"
-            if address in used:
-                raise ClusterFileError(f"{address} is given to {used[address]} and to {owner}")
-            used[address] = owner
+            if place in used:
+                raise ClusterFileError(f"{address} is given to {used[place]} and to {owner}")
+            used[place] = owner
     directories: dict[str, ServerId] = {}
     for server in servers:
         # Servers on different hosts often have the same path.

@@ -131,6 +131,12 @@ BAD = {
         BASE + server(1) + server(2, "client_port = 7111"),
         "is given to server 1 (client) and to server 2 (client)",
     ),
+    "one inside address on one host": (
+        BASE
+        + server(1, "client_bind = 'tcp://10.0.0.2:7111'")
+        + server(2, "client_bind = 'tcp://10.0.0.2:7111'"),
+        "tcp://10.0.0.2:7111 is given to server 1 (client) and to server 2 (client)",
+    ),
     "shared directory": (
         BASE + server(1, "directory = 'd'") + server(2, "directory = 'd'"),
         "share the directory",
@@ -165,6 +171,13 @@ def test_a_wrong_file_is_refused_in_one_sentence(case: str, tmp_path: Path) -> N
     assert sentence.startswith(str(tmp_path / "orders.toml"))
     assert expected in sentence
     assert "\n" not in sentence
+
+
+def test_hosts_behind_address_translation_may_have_one_inside_address(tmp_path: Path) -> None:
+    inside = "peer_bind = 'tcp://10.0.0.2:7110'\nclient_bind = 'tcp://10.0.0.2:7111'"
+    hosts = (server(n, f"host = '192.0.2.{n}'\n{inside}") for n in (1, 2))
+    found = read(tmp_path, BASE + "".join(hosts))
+    assert {entry.client_bind for entry in found.servers.values()} == {"tcp://10.0.0.2:7111"}
 
 
 def test_a_missing_unreadable_or_binary_file_is_refused(tmp_path: Path) -> None:
