@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 import zmq
 
+from paxon.actors.messages import StatusReply
 from paxon.actors.version import VERSION
 from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerEntry, ServerPlan
 from paxon.kvstore.cluster.health import problems
@@ -229,12 +230,12 @@ def _syncs(
 
 def _running(cluster: ClusterDescription) -> Iterator[Finding]:
     """What servers that run say; that none runs is no fault: they may be about to be started."""
-    if cluster.public_keys:
+    if cluster.client_keys is not None:
         yield Finding(
-            "look", "running", "connections need keys: see paxon status --cluster FILE --key FILE"
+            "look", "running", "clients need a key: see paxon status --cluster FILE --key FILE"
         )
         return
-    rows = look_around(cluster.client_addresses, 1.0)
+    rows = look_around(cluster.client_addresses, 1.0, cluster.secure())
     replies = [row.reply for row in rows if row.reply is not None]
     if not replies:
         yield Finding("look", "running", "no server answers: right if none is started yet")
@@ -252,12 +253,34 @@ def _running(cluster: ClusterDescription) -> Iterator[Finding]:
             "look", "running",
             f"servers run releases {' and '.join(versions)}: finish the upgrade",
         )  # fmt: skip
-    known = {reply.server: reply.members for reply in replies}
-    for server, members in known.items():
-        if members and set(members) != set(cluster.servers):
-            yield Finding(
-                "look", "running",
-                f"server {server} says that the members are {', '.join(map(str, members))}, and "
-                "the file lists others: members come from the directories",
-            )  # fmt: skip
+    yield from _members(cluster, replies)
     yield Finding("good", "running", f"{len(replies)} of {len(rows)} servers answer")
+
+
+def _members(cluster: ClusterDescription, replies: list[StatusReply]) -> Iterator[Finding]:
+    """Who takes part, by those who know of the last change."""
+    newest = max(replies, key=lambda reply: reply.epoch)
+    for reply in replies:
+        if reply.epoch < newest.epoch:
+            yield Finding(
+                "look", "members",
+                f"server {reply.server} knows of {reply.epoch} changes of members, and server "
+                f"{newest.server} of {newest.epoch}: it is cut off, or was removed",
+            )  # fmt: skip
+        elif reply.part == "learner":
+            yield Finding("look", "members", f"server {reply.server} learns, and has no vote yet")
+        elif reply.part == "none":
+            yield Finding(
+                "look", "members", f"server {reply.server} runs, and is no member: stop or add it"
+            )
+    if not newest.members:
+        return
+    said = ", ".join(map(str, newest.members))
+    if set(newest.members) != set(cluster.servers):
+        yield Finding(
+            "look", "members",
+            f"they are {said}, and the file lists others: members come from the directories, so "
+            "bring the file up to date",
+        )  # fmt: skip
+    else:
+        yield Finding("good", "members", f"they are {said}, after {newest.epoch} changes")

@@ -17,6 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from paxon.actors.ballot import Ballot
 from paxon.actors.embedding import Figures
 from paxon.actors.messages import StatusReply
 from paxon.actors.records.latencies import BOUNDS, Histogram
@@ -29,7 +30,11 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 STATUS = {
     "leader": "1 if this server leads.",
     "knows_leader": "1 if this server leads or follows a leader.",
-    "ballot_round": "Round of the ballot promised; rises with each election.",
+    "epoch": "How often the members have changed, as far as this server knows.",
+    "members": "How many servers the cluster has, as far as this server knows.",
+    "voter": "1 if this server has a vote as the members are now.",
+    "learner": "1 if it takes what is chosen and has no vote.",
+    "ballot_round": "Round of the ballot promised, in its epoch; rises with each election.",
     "ballot_leader": "Whose ballot that is.",
     "accepted_slot": "The highest slot with anything accepted.",
     "chosen_slot": "All slots up to here are chosen, as far as this server knows.",
@@ -115,7 +120,11 @@ def _status(status: StatusReply) -> Mapping[str, float]:
     return {
         "leader": status.role == "leader",
         "knows_leader": status.role == "leader" or status.leader > 0,
-        "ballot_round": status.ballot.round,
+        "epoch": status.epoch,
+        "members": len(status.members),
+        "voter": status.part == "voter",
+        "learner": status.part == "learner",
+        "ballot_round": status.ballot.round - Ballot.first_of(status.ballot.epoch).round,
         "ballot_leader": status.ballot.leader,
         "accepted_slot": status.accepted,
         "chosen_slot": status.chosen,

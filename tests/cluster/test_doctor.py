@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from msgspec import structs
 
 from paxon.kvstore.cli import status_watch
 from paxon.kvstore.cli.status_watch import watch_status
@@ -79,6 +80,32 @@ def test_servers_that_run_are_asked(tmp_path: Path) -> None:
         found = [each for each in examine(cluster, None) if each.what == "running"]
     assert [each.level for each in found] == ["good"]
     assert found[0].text == "1 of 1 servers answer"
+
+
+def test_servers_that_do_not_take_part_as_the_others_are_named(tmp_path: Path) -> None:
+    cluster = describe(tmp_path)
+    with running(cluster) as kv:
+        kv.put("motto", b"x")
+        (row,) = look_around(cluster.client_addresses, 5.0)
+    assert row.reply is not None and row.reply.part == "voter"
+    of_three = structs.replace(row.reply, members=(1, 2, 3), epoch=4)
+    replies = [
+        of_three,
+        structs.replace(of_three, server=2, part="learner"),
+        structs.replace(of_three, server=5, part="none"),
+        structs.replace(of_three, server=7, epoch=2),
+    ]
+    found = {each.text: each.level for each in doctor._members(cluster, replies)}
+    assert set(found.values()) == {"look"}
+    for said in (
+        "server 2 learns, and has no vote yet",
+        "server 5 runs, and is no member",
+        "server 7 knows of 2 changes of members, and server 1 of 4",
+        "they are 1, 2, 3, and the file lists others",
+    ):
+        assert any(text.startswith(said) for text in found), said
+    (good,) = doctor._members(cluster, [row.reply])
+    assert (good.level, good.text) == ("good", "they are 1, after 0 changes")
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:

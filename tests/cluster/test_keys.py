@@ -66,6 +66,7 @@ def test_three_servers_with_keys_agree_and_let_in_who_knows_theirs(tmp_path: Pat
         done = paxon_here("status", *cluster)
         assert done.returncode == 0
         assert done.stdout.count(b"follower") == 2
+        assert b"3 of 3 servers answer" in paxon_here("doctor", *cluster).stdout
         # In plain nobody is heard.
         address = next(iter(server_keys(file)))
         done = paxon_here("get", "key", "--cluster", address, "--timeout", "1")
