@@ -15,10 +15,10 @@ from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.etcd import errors
 from paxon.kvstore.etcd.calls import TIMEOUT, Call, Method
 from paxon.kvstore.etcd.errors import Code, Refused
+from paxon.kvstore.etcd.feeds import Answers, Gone
 from paxon.kvstore.etcd.front import Front
 from paxon.kvstore.etcd.kv import key_value
 from paxon.kvstore.etcd.messages import message
-from paxon.kvstore.etcd.watch import Answers, Gone
 from paxon.kvstore.store import operations as wire
 from paxon.kvstore.store.items import Row
 from paxon.kvstore.store.operations import Events

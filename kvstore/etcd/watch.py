@@ -1,28 +1,25 @@
-"""The service Watch: streams of watches, each of them one of Paxon's own (docs/watches.md)."""
+"""The service Watch: streams of watches."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from paxon.kvstore.client.watches.side import Watched
 from paxon.kvstore.errors import ClientClosed, PaxonError
 from paxon.kvstore.etcd.calls import TIMEOUT, Call, Method
-from paxon.kvstore.etcd.errors import Code, Refused, accepted
+from paxon.kvstore.etcd.errors import Code, Refused
+from paxon.kvstore.etcd.feeds import Batch, Feeds, Gone, Subscription
 from paxon.kvstore.etcd.front import Front, span_end
-from paxon.kvstore.etcd.kv import key_value
 from paxon.kvstore.etcd.messages import message
-from paxon.kvstore.store.items import Row
-from paxon.kvstore.store.operations import Events, is_refusal
+from paxon.kvstore.store.operations import Events
 from paxon.kvstore.store.spans import TO_THE_END
 
-__all__ = ["Answers", "Gone", "WatchService"]
+__all__ = ["WatchService"]
 
 _NO_PUT, _NO_DELETE = 0, 1
 _PROGRESS_SECONDS = 600.0
@@ -36,66 +33,11 @@ _MAX_WATCHES = 10_000
 _NO_WATCH = -1
 
 
-class Answers:
-    """What a watch of Paxon's tells, as it comes: whole rows, of before as well."""
-
-    def __init__(self, front: Front, wanted: Events) -> None:
-        self._core, self._driver = front.kv._core, front.kv._driver
-        self._driver.enter()
-        self._watched: Watched = self._core.start_watch(wanted)
-        self._driver.plan_pump()
-        self.told = wanted.after
-        """All events up to this revision have been taken …"""
-
-    @property
-    def position(self) -> int:
-        """… and as there are none, up to this one."""
-        return self.told if self._watched.answer is not None else self._watched.position
-
-    async def next(self) -> tuple[int, list[tuple[Row, Row | None]]]:
-        """Wait for events: through which revision, and all of them up to there.
-
-        Raises `Refused` if history does not reach back to where it is.
-        """
-        watched = self._watched
-        ticket = self._core.next_answer(watched, now=self._driver.enter(), deadline=math.inf)
-        self._driver.plan_pump()
-        await self._driver.wait(ticket)
-        watched.ticket = None
-        answer = watched.answer
-        if answer is None:
-            raise watched.error or ClientClosed("the watch is closed")
-        if is_refusal(answer):
-            raise Gone(answer.get("oldest", 0))
-        through, events = accepted(answer)
-        return through, events
-
-    def taken(self, through: int) -> None:
-        """What `next` returned was passed on: only then is there more."""
-        self.told = through
-        self._watched.answer = None
-        self._core.watches.taken(self._watched)
-        self._driver.plan_pump()
-
-    def close(self) -> None:
-        """End it."""
-        self._core.watches.drop(self._watched, ClientClosed("the watch is closed"))
-        self._driver.plan_pump()
-
-
-class Gone(Exception):
-    """History begins at a later revision than the one that is watched from."""
-
-    def __init__(self, oldest: int) -> None:
-        super().__init__(oldest)
-        self.oldest = oldest
-
-
 class _Watch(msgspec.Struct):
     """One watch of a stream."""
 
     id: int
-    answers: Answers
+    answers: Subscription
     fragment: bool
     progress: bool
     task: asyncio.Task[None] | None = None
@@ -106,8 +48,8 @@ class _Watch(msgspec.Struct):
 class _Stream:
     """The watches of one call."""
 
-    def __init__(self, front: Front, call: Call) -> None:
-        self._front, self._call = front, call
+    def __init__(self, front: Front, feeds: Feeds, call: Call) -> None:
+        self._front, self._feeds, self._call = front, feeds, call
         self._watches: dict[int, _Watch] = {}
         self._next = 0
         self._answer = message("WatchResponse")
@@ -177,7 +119,7 @@ class _Stream:
             _NO_DELETE not in request.filters,
             request.prev_kv,
         )
-        answers = Answers(self._front, wanted)
+        answers = Subscription(self._feeds, wanted, current=after >= now)
         watch = _Watch(number, answers, request.fragment, request.progress_notify)
         watch.said_at = time.monotonic()
         self._watches[number] = watch
@@ -220,11 +162,11 @@ class _Stream:
     async def _follow(self, watch: _Watch) -> None:
         try:
             while True:
-                through, events = await watch.answers.next()
-                for answer in self._answers(watch, through, events):
+                batch = await watch.answers.next()
+                for answer in self._answers(watch, batch):
                     await self._send(answer)
                 watch.said_at = time.monotonic()
-                watch.answers.taken(through)
+                watch.answers.taken()
         except Gone as gone:
             self._watches.pop(watch.id, None)
             watch.answers.close()
@@ -239,23 +181,23 @@ class _Stream:
             if not self._failed.done():
                 self._failed.set_exception(error)
 
-    def _answers(
-        self, watch: _Watch, through: int, rows: list[tuple[Row, Row | None]]
-    ) -> Iterator[Any]:
+    def _answers(self, watch: _Watch, batch: Batch) -> Iterator[Any]:
         """What a watch is told of, in parts where it wants them."""
-        if rows:
-            self._front.header(rows[-1][0][3])
-        events: list[Any] = []
-        size = 0
-        for row, previous in rows:
-            event = _event(row, previous)
-            size += event.ByteSize()
-            if events and watch.fragment and size > _FRAGMENT_BYTES:
-                yield self._told(watch, through, events, more=True)
-                events, size = [], event.ByteSize()
-            events.append(event)
-        if events:
-            yield self._told(watch, through, events)
+        events = batch.events
+        if not events:
+            return
+        self._front.header(batch.rows[-1][0][3])
+        if watch.fragment:
+            part: list[Any] = []
+            size = 0
+            for event in events:
+                size += event.ByteSize()
+                if part and size > _FRAGMENT_BYTES:
+                    yield self._told(watch, batch.through, part, more=True)
+                    part, size = [], event.ByteSize()
+                part.append(event)
+            events = part
+        yield self._told(watch, batch.through, events)
 
     def _told(self, watch: _Watch, through: int, events: list[Any], *, more: bool = False) -> Any:
         return self._answer(
@@ -291,21 +233,11 @@ class _Stream:
                     ))  # fmt: skip
 
 
-def _event(row: Row, previous: Row | None) -> Any:
-    if row[4]:
-        event = message("Event")(kv=key_value(row))
-    else:  # of what is deleted, etcd says the key and the revision
-        event = message("Event")(type=1, kv=message("KeyValue")(key=row[0], mod_revision=row[3]))
-    if previous is not None:
-        event.prev_kv.CopyFrom(key_value(previous))
-    return event
-
-
 class WatchService:
     """Answers the calls of this service."""
 
     def __init__(self, front: Front) -> None:
-        self._front = front
+        self._front, self._feeds = front, Feeds(front)
         self.methods = [
             Method("/etcdserverpb.Watch/Watch", "/v3/watch", "WatchRequest", None, self.watch)
         ]
@@ -313,6 +245,6 @@ class WatchService:
     async def watch(self, call: Call) -> None:
         """A stream of watches."""
         try:
-            await _Stream(self._front, call).run()
+            await _Stream(self._front, self._feeds, call).run()
         except ClientClosed:
             raise Refused(Code.UNAVAILABLE, "etcdserver: server stopped") from None

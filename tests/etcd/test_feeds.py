@@ -1,0 +1,142 @@
+"""Watches of one span share one of Paxon's, and none of their clients notices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from paxon.kvstore.etcd.feeds import MOST_WAITING, Feeds, Gone, Subscription
+from paxon.kvstore.etcd.front import Front
+from paxon.kvstore.recipes.clients import AsyncClient
+from paxon.kvstore.store.operations import Events
+from paxon.testing import MemoryCluster
+
+Story = Callable[[AsyncClient, Feeds], Awaitable[None]]
+
+
+def told(story: Story) -> None:
+    async def tell() -> None:
+        with MemoryCluster() as cluster:
+            async with cluster.async_client() as kv:
+                feeds = Feeds(Front(kv))
+                await asyncio.wait_for(story(kv, feeds), 60)
+                assert not feeds._feeds  # nobody listens, and nothing is left
+
+    asyncio.run(tell())
+
+
+def begin(feeds: Feeds, after: int, *, current: bool = True, **wanted: Any) -> Subscription:
+    return Subscription(feeds, Events(after, [(b"k", b"l")], **wanted), current=current)
+
+
+def watched_by(kv: AsyncClient) -> int:
+    """How many watches of Paxon's this client has."""
+    return len(kv._core.watches._watches)
+
+
+async def take(watch: Subscription, count: int) -> list[bytes]:
+    values: list[bytes] = []
+    while len(values) < count:
+        batch = await watch.next()
+        values += [row[1] for row, _ in batch.rows]
+        watch.taken()
+    return values
+
+
+def test_a_thousand_watches_of_a_key_are_one_and_each_is_told_all() -> None:
+    async def story(kv: AsyncClient, feeds: Feeds) -> None:
+        at = await kv.put("k", b"before")
+        watches = [begin(feeds, at) for _ in range(1000)]
+        assert watched_by(kv) == 1
+        for value in (b"1", b"2", b"3"):
+            last = await kv.put("k", value)
+        assert await asyncio.gather(*(take(w, 3) for w in watches)) == [[b"1", b"2", b"3"]] * 1000
+        assert all(watch.position >= last for watch in watches)
+        for watch in watches:
+            watch.close()
+        assert watched_by(kv) == 0
+
+    told(story)
+
+
+def test_what_events_are_put_into_is_made_once() -> None:
+    async def story(kv: AsyncClient, feeds: Feeds) -> None:
+        at = await kv.put("k", b"before")
+        one, other = begin(feeds, at), begin(feeds, at)
+        await kv.put("k", b"1")
+        first, second = await one.next(), await other.next()
+        assert first.events is second.events
+        one.close()
+        other.close()
+
+    told(story)
+
+
+def test_who_joins_later_is_not_told_what_happened_before() -> None:
+    async def story(kv: AsyncClient, feeds: Feeds) -> None:
+        early = begin(feeds, await kv.put("k", b"0"))
+        at = [await kv.put("k", b"%d" % n) for n in range(1, 4)]
+        late, future = begin(feeds, at[-1]), begin(feeds, at[-1] + 1)
+        await kv.put("k", b"4")
+        await kv.put("k", b"5")
+        assert await take(early, 5) == [b"1", b"2", b"3", b"4", b"5"]
+        assert await take(late, 2) == [b"4", b"5"]
+        assert await take(future, 1) == [b"5"]
+        for watch in (early, late, future):
+            watch.close()
+
+    told(story)
+
+
+def test_who_asks_for_the_past_reads_it_by_itself() -> None:
+    async def story(kv: AsyncClient, feeds: Feeds) -> None:
+        at = [await kv.put("k", b"%d" % n) for n in range(3)]
+        now = begin(feeds, at[-1])
+        past = begin(feeds, at[0], current=False)
+        await kv.put("k", b"3")
+        assert await take(past, 3) == [b"1", b"2", b"3"]
+        assert await take(now, 1) == [b"3"]
+        await kv.compact(at[-1] + 1)
+        gone = begin(feeds, at[0], current=False)
+        with pytest.raises(Gone):
+            await gone.next()
+        for watch in (now, past, gone):
+            watch.close()
+
+    told(story)
+
+
+def test_who_takes_nothing_goes_on_by_itself_and_misses_nothing() -> None:
+    async def story(kv: AsyncClient, feeds: Feeds) -> None:
+        at = await kv.put("k", b"before")
+        idle, busy = begin(feeds, at), begin(feeds, at)
+        wanted = [b"%d" % n for n in range(3 * MOST_WAITING)]
+        for value in wanted:
+            await kv.put("k", value)
+            assert await take(busy, 1) == [value]
+        assert len(idle._batches) <= MOST_WAITING
+        before = idle.position
+        assert await take(idle, len(wanted)) == wanted
+        assert before < idle.position
+        idle.close()
+        busy.close()
+
+    told(story)
+
+
+def test_kinds_of_watches_are_kept_apart() -> None:
+    async def story(kv: AsyncClient, feeds: Feeds) -> None:
+        at = await kv.put("k", b"0")
+        deletes, puts = begin(feeds, at, puts=False), begin(feeds, at, deletes=False, previous=True)
+        assert watched_by(kv) == 2
+        await kv.delete("k")
+        await kv.put("k", b"1")
+        assert await take(deletes, 1) == [b""]
+        assert await take(puts, 1) == [b"1"]
+        deletes.close()
+        puts.close()
+
+    told(story)
