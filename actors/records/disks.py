@@ -67,7 +67,8 @@ class KnownDisks:
         impostor's directory would refuse the true one for good.
         """
         told, told_at = self.told_alive.get(server, (incarnation, 0.0))
-        heard = self.incarnations.get(server) != incarnation and self.heard_at[server] > since
+        known = self.incarnations.get(server, incarnation)  # (who is no member lives by none)
+        heard = known != incarnation and self.heard_at[server] > since
         return heard or (told != incarnation and told_at > since)
 
     # --- how far their directories are -----------------------------------------------------------

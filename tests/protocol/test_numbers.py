@@ -52,6 +52,7 @@ from paxon.actors.messages import (
     Watch,
     Whereabouts,
 )
+from paxon.transport import Burst
 from tests.harness import Cluster, value_of
 from tests.messages import beat, promise
 
@@ -396,6 +397,26 @@ def test_extreme_numbers_in_every_message_between_servers(kind: type, policy: st
             if fuzz.random.random() < 0.2:
                 cluster.pass_time(0.1, 0.05)
         assert all(len(server.log) < 200 for server in cluster.servers.values())
+        serves(cluster)
+
+
+@pytest.mark.parametrize("kind", get_args(PeerMessage), ids=lambda kind: kind.__name__)
+def test_whatever_a_server_sends_that_nobody_knows(kind: type) -> None:
+    """Who names the cluster may speak, though it is no member (M13): it stops nobody."""
+    stranger = 9
+    for seed in range(4):
+        cluster = running()
+        fuzz = _Fuzz(cluster, seed)
+        for _ in range(20):
+            sender, target = fuzz.random.sample(cluster.ids, 2)
+            message = fuzz.message(sender, target, kind)
+            if isinstance(message, Whereabouts):
+                place = Place(stranger, 5, 1, "tcp://h:1", "tcp://h:2")
+                message = Whereabouts(message.asks, message.to, (place,))
+            before = cluster.servers[target].promised.round
+            cluster.step(target, Burst(peers=[(stranger, 5, [message])]))
+            assert cluster.servers[target].promised.round - before <= MAX_ROUND_JUMP
+            cluster.step(target, Burst(lost=[stranger]))
         serves(cluster)
 
 
