@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 import yaml
 
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
+from paxon.transport import CurveKeys
 from tests.cluster.helpers import paxon_here
 from tests.cluster.test_metrics import get, opened, serving
 
@@ -130,6 +133,58 @@ def test_the_dockerfile_is_well_kept() -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_pods_key_reaches_its_server_and_nobody_else(tmp_path: Path) -> None:
+    found = manifests()
+    pod = found["StatefulSet"]["spec"]["template"]["spec"]
+    (init,), (container,) = pod["initContainers"], pod["containers"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in init["volumeMounts"]}
+    assert "keys" not in {mount["name"] for mount in container["volumeMounts"]}
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "keys"]
+    assert volume["secret"]["optional"] and volume["secret"]["secretName"] == "paxon-keys"
+    # What it says to do with the file, done.
+    key_file = f"{mounted['key']}/server.key"
+    text = found["ConfigMap"]["data"]["cluster.toml"]
+    public = {}
+    for number in (1, 2, 3):
+        pair = tmp_path / f"server-{number}.key"
+        assert paxon_here("keygen", str(pair)).returncode == 0
+        pair.chmod(0o440)  # as in a Secret with an fsGroup
+        public[number] = tomllib.loads(pair.read_text(encoding="utf-8"))["public"]
+        lines = f'id = {number}\npublic_key = "{public[number]}"\nkey_file = "{key_file}"\n'
+        text = text.replace(f"id = {number}\n", lines)
+    (tmp_path / "cluster.toml").write_text(text, encoding="utf-8")
+    cluster = ClusterDescription.read(tmp_path / "cluster.toml")
+    assert cluster.public_keys == public
+    assert {entry.key_file for entry in cluster.servers.values()} == {key_file}
+    # What the init container does.
+    shell, flag, script = init["command"]
+    own = tmp_path / "own"
+    own.mkdir()
+    script = script.replace(mounted["keys"], str(tmp_path)).replace(mounted["key"], str(own))
+    for host, names in (("paxon-7", []), ("paxon-1", ["server.key"])):
+        done = subprocess.run(
+            [shell, flag, script], env={"HOSTNAME": host, "PATH": os.environ["PATH"]}, timeout=30,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0 and [path.name for path in own.iterdir()] == names
+    assert CurveKeys.load(own / "server.key").public == public[2]
+
+
+def test_a_hosts_key_is_looked_for_where_its_cluster_file_is(tmp_path: Path) -> None:
+    unit = (DEPLOY / "systemd/paxon@.service").read_text(encoding="utf-8")
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    pair = CurveKeys.generate()
+    file = tmp_path / "cluster.toml"
+    file.write_text(
+        f'[cluster]\nid = "orders"\n[[server]]\nid = 1\npublic_key = "{pair.public}"\n',
+        encoding="utf-8",
+    )
+    key = Path(ClusterDescription.read(file).servers[1].key_file)
+    assert key == tmp_path / "server-1.key"
+    for text in (unit, dockerfile):
+        assert "/etc/paxon/cluster.toml" in text and f"/etc/paxon/{key.name}" in text
 
 
 def _command_of(hook: str, host: str) -> list[str]:
