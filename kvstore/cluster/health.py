@@ -27,9 +27,7 @@ def problems(rows: Sequence[ServerStatus]) -> list[str]:
         for reply in replies
         if not reply.voting
     ]
-    found += [
-        f"server {r.server} is in no cluster yet: {r.waits_for}" for r in replies if r.waits_for
-    ]
+    found += [f"server {r.server} takes no part yet: {r.waits_for}" for r in replies if r.waits_for]
     return found
 
 

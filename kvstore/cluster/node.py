@@ -59,6 +59,9 @@ ServerSockets: TypeAlias = ZmqEndpoint[PeerMessage, ClientMessage, ServerReply]
 _STOP_SECONDS = 10.0
 """How long the end of the program waits for each of its servers."""
 
+_COMES_BACK_FROM = 3
+"""Servers in memory, of which one that stopped can get back from the others what it forgot."""
+
 _CHECK_SECONDS = 0.5
 """How often to look whether an actor that has not reported yet is still alive."""
 
@@ -330,10 +333,12 @@ class _World:
                 storage.close()
                 raise
         if self._directory is None:
+            few = len(settings.servers) < _COMES_BACK_FROM
             logger.warning(
                 "server {} keeps nothing on disk (durability = memory): what was acknowledged is "
-                "lost when servers stop; use this for tests and benches only",
+                "lost when servers stop{}; use this for tests and benches only",
                 settings.server,
+                ", and of so few not one may: it could not come back" if few else "",
             )
         return storage
 

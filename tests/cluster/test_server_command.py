@@ -129,6 +129,7 @@ def test_memory_warns_loudly(single: Path, tmp_path: Path) -> None:
     assert code == 0
     # A server's thread hands its lines over, so the greeting may come before or after them.
     assert "keeps nothing on disk" in "".join(server.warnings) + rest
+    assert "of so few not one may: it could not come back" in "".join(server.warnings) + rest
     assert "keeps nothing on disk" in (tmp_path / "server-1" / "server.log").read_text()
 
 

@@ -111,7 +111,8 @@ def test_an_operator_lets_others_lead(tmp_path: Path) -> None:
 
 def test_all_servers_are_restarted_in_turn_and_clients_hardly_notice(tmp_path: Path) -> None:
     """Whoever leads hands over as it stops. Each client's operations succeed, one after another."""
-    waits: list[float] = []
+    stops: list[float] = []
+    starts: list[float] = []
     with LocalCluster(3, tmp_path) as cluster:
         led = cluster.leader()
         load = Load(cluster)
@@ -125,8 +126,10 @@ def test_all_servers_are_restarted_in_turn_and_clients_hardly_notice(tmp_path: P
                     wait_until(lambda: are_up(cluster), "all servers follow", 60.0)
                     cluster.stop_server(server)
                     load.goes_on()
+                    stops.append(load.longest)
+                    load.longest = 0.0
                     cluster.restart(server)
-                    waits.append(load.longest)
+                    starts.append(load.longest)
                     load.longest = 0.0
         handed = sum(says(tmp_path, s, "hands over to server") for s in cluster.servers)
         with cluster.client() as kv:
@@ -134,16 +137,23 @@ def test_all_servers_are_restarted_in_turn_and_clients_hardly_notice(tmp_path: P
                 assert kv.get(f"{number}") == str(done).encode()
         wait_until(lambda: are_level(cluster), "all servers are level")
     print(
-        f"{len(waits)} restarts under load, {handed} handovers, {sum(load.done)} puts: longest "
-        f"wait of any {max(waits) * 1000:.0f} ms, median of the restarts' longest "
-        f"{sorted(waits)[len(waits) // 2] * 1000:.0f} ms"
+        f"{len(stops)} restarts under load, {handed} handovers, {sum(load.done)} puts: longest "
+        f"wait of any while servers stopped {in_ms(stops)}, while they started {in_ms(starts)} ms"
     )
     assert handed >= 1
 
 
+def in_ms(seconds: list[float]) -> str:
+    return ", ".join(f"{each * 1000:.0f}" for each in seconds)
+
+
 def are_up(cluster: LocalCluster) -> bool:
-    """Whether all servers take part, and hear whoever leads."""
+    """Whether all servers take part, and hear whoever leads: what `paxon status` exits with 0 for.
+
+    One that has only just started is not heard before others have said that its directory is no old
+    copy. Who stops the next one meanwhile leaves no majority, for some tenths of a second.
+    """
     replies = [row.reply for row in cluster.status()]
-    return None not in replies and len({r.leader for r in replies if r} - {0}) == 1 == len(
-        {r.ballot for r in replies if r}
-    )
+    if any(reply is None or reply.waits_for for reply in replies):
+        return False
+    return len({r.leader for r in replies if r} - {0}) == 1 == len({r.ballot for r in replies if r})
