@@ -109,8 +109,13 @@ class DataDirectory:
     that holds fewer commits than the witness counts has lost some (docs/storage.md).
     """
 
-    def __init__(self, path: Path, cluster: str, server: ServerId) -> None:
-        """Raises `StorageError`, with nothing changed, if the directory cannot be this server's."""
+    def __init__(
+        self, path: Path, cluster: str, server: ServerId, *, condemned_too: bool = False
+    ) -> None:
+        """Raises `StorageError`, with nothing changed, if the directory cannot be this server's.
+
+        `condemned_too` opens one that is retired or has diverged as well.
+        """
         self.path = path
         self.cluster = cluster
         self.server = server
@@ -125,6 +130,7 @@ class DataDirectory:
         put back or copied. (The device is not compared: its number may change with a reboot.)"""
         self.lock = -1
         self._witness = -1
+        self._condemned_too = condemned_too
         self._files: dict[Path, tuple[int, int]] = {}
         """Device and inode of each file that must stay the one that is open here."""
         self._identity = b""
@@ -321,7 +327,7 @@ class DataDirectory:
 
     def _refuse_if_condemned(self) -> None:
         path = self.path / CONDEMNED_NAME
-        if path.exists():
+        if path.exists() and not self._condemned_too:
             reason = path.read_text(errors="replace").strip()
             raise StorageError(f"data directory {self.path}: {reason}")
 

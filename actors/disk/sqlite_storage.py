@@ -80,9 +80,15 @@ class SqliteStorage(CollectingStorage):
         durable: bool = True,
         *,
         fork: bool = True,
+        condemned_too: bool = False,
     ) -> None:
-        """`durable=False` leaves out the syncs; `fork=False` takes snapshots at once."""
-        self._directory = DataDirectory(Path(directory), cluster, server)
+        """`durable=False` leaves out the syncs; `fork=False` takes snapshots at once.
+
+        `condemned_too` opens a directory that is retired or has diverged as well.
+        """
+        self._directory = DataDirectory(
+            Path(directory), cluster, server, condemned_too=condemned_too
+        )
         super().__init__(self._directory.incarnation)
         self._database: sqlite3.Connection | None = None
         self._cursor: sqlite3.Cursor | None = None

@@ -22,12 +22,14 @@ from urllib.parse import urlsplit
 import msgspec
 import zmq
 
+from paxon.actors.disk.data_directory import CONDEMNED_NAME, owner_of
 from paxon.actors.messages import StatusReply
 from paxon.actors.version import VERSION
 from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerEntry, ServerPlan
 from paxon.kvstore.cluster.health import problems
+from paxon.kvstore.cluster.server_process import security_of
 from paxon.kvstore.cluster.status import look_around
-from paxon.transport import in_ephemeral_range
+from paxon.transport import TransportError, in_ephemeral_range
 
 __all__ = ["Finding", "examine"]
 
@@ -62,6 +64,8 @@ def examine(cluster: ClusterDescription, server: int | None) -> Iterator[Finding
     if server is not None:
         plan = cluster.plan(server, environment=os.environ)
         yield from _ports(plan.entry)
+        yield from _keys(plan)
+        yield from _directory(plan)
         yield from _disk(plan)
     yield from _running(cluster)
 
@@ -180,6 +184,32 @@ def _ports(entry: ServerEntry) -> Iterator[Finding]:
             )  # fmt: skip
         else:
             yield Finding("good", "ports", f"{address} for {name} is free")
+
+
+def _keys(plan: ServerPlan) -> Iterator[Finding]:
+    try:
+        if security_of(plan) is not None:
+            yield Finding("good", "keys", f"{plan.entry.key_file} is this server's")
+    except TransportError as error:
+        yield Finding("bad", "keys", str(error))
+
+
+def _directory(plan: ServerPlan) -> Iterator[Finding]:
+    """Whose it is, without opening it."""
+    directory = Path(plan.entry.directory)
+    owner = owner_of(directory)
+    if (directory / CONDEMNED_NAME).exists():
+        reason = (directory / CONDEMNED_NAME).read_text(errors="replace").strip()
+        yield Finding("bad", "directory", f"{directory}: {reason}")
+    elif owner is None:
+        yield Finding("good", "directory", f"{directory} is empty or new: it waits for the others")
+    elif owner != (plan.settings.cluster, plan.entry.id):
+        yield Finding(
+            "bad", "directory",
+            f"{directory} is of server {owner[1]} of cluster {owner[0]!r}: give it its own",
+        )  # fmt: skip
+    else:
+        yield Finding("good", "directory", f"{directory} is this server's")
 
 
 def _disk(plan: ServerPlan) -> Iterator[Finding]:

@@ -76,6 +76,8 @@ class Recovery(msgspec.Struct, frozen=True):
     """Of the store; None if another state machine is replicated."""
     revision: int | None = None
     """At which the store goes on."""
+    moved: bool = False
+    """It was copied or put back since its server wrote it, and may be older than what was lost."""
 
     def sentences(self) -> list[str]:
         """All of it for people, what may be lost included."""
@@ -89,6 +91,11 @@ class Recovery(msgspec.Struct, frozen=True):
             told.append(
                 f"not certain: the last {above:,} of them were accepted here, and whether they "
                 "were chosen is not known; they count now"
+            )
+        if self.moved:
+            told.append(
+                "not certain: its database is another file than its server wrote, so it may be an "
+                "old copy, which lacks what was acknowledged since"
             )
         for slots, why in ((self.gaps, "nothing of them was here"), (self.skipped, "as told")):
             if slots:
@@ -221,6 +228,7 @@ def recover(
                 f"{directory} is not recovered: {why}; recover the directory of one of them, or "
                 "take this one with --force, which loses what they acknowledged"
             )
+        moved = storage.moved
         application, gaps = _replay(plan, storage, found, frozenset(skip))
     last = application.executed
     unknown = sorted(slot for slot in skip if slot > last)
@@ -235,7 +243,7 @@ def recover(
     image = snapshot_of(application, agreed)
     found_cluster({server: target}, name, image, agreed)
     return Recovery(
-        name, server, min(found.chosen_to, last), last, gaps, sorted(skip), keys, revision
+        name, server, min(found.chosen_to, last), last, gaps, sorted(skip), keys, revision, moved
     )
 
 
@@ -251,7 +259,7 @@ def _opened(plan: ServerPlan, *, force: bool) -> Iterator[SqliteStorage]:
     if force:
         name, server = owner_of(directory) or (name, server)
     try:
-        storage = SqliteStorage(directory, name, server, fork=False)
+        storage = SqliteStorage(directory, name, server, fork=False, condemned_too=force)
     except StorageError as error:
         raise RecoveryError(str(error)) from error
     with closing(storage):

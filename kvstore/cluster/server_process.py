@@ -55,6 +55,7 @@ __all__ = [
     "Report",
     "output_path",
     "run_server",
+    "security_of",
     "serve_child",
 ]
 
@@ -156,7 +157,7 @@ def _run_until(
         # Why the server's actor stops is reported, once, and not as a line of the log.
         log_to_stderr(stderr_level, hide="paxon.actors.actor", form=log_format)
     try:
-        security = _security(plan)
+        security = security_of(plan)
         reference = start_server(
             plan.settings,
             load_machine(plan.machine),
@@ -222,7 +223,7 @@ def hand_over(reference: ServerRef[PaxosServer]) -> None:
         return  # its disk hangs, or it has failed: it is stopped as it is
 
 
-def _security(plan: ServerPlan) -> CurveSecurity | None:
+def security_of(plan: ServerPlan) -> CurveSecurity | None:
     """The server's keys, if it has any. Raises `TransportError` if they cannot be used."""
     if not plan.public_keys:
         return None

@@ -13,6 +13,7 @@ from msgspec import structs
 from paxon.kvstore.cli import status_watch
 from paxon.kvstore.cli.status_watch import watch_status
 from paxon.kvstore.cluster import doctor
+from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.doctor import examine
 from paxon.kvstore.cluster.status import look_around
 from tests.cluster.helpers import paxon_here
@@ -80,6 +81,31 @@ def test_servers_that_run_are_asked(tmp_path: Path) -> None:
         found = [each for each in examine(cluster, None) if each.what == "running"]
     assert [each.level for each in found] == ["good"]
     assert found[0].text == "1 of 1 servers answer"
+
+
+def test_whose_directory_and_key_it_is(tmp_path: Path) -> None:
+    cluster = describe(tmp_path)
+    directory = Path(cluster.servers[1].directory)
+
+    def found(who: ClusterDescription = cluster) -> dict[tuple[str, str], str]:
+        plan = who.plan(1)
+        each = [*doctor._directory(plan), *doctor._keys(plan)]
+        return {(finding.level, finding.what): finding.text for finding in each}
+
+    assert "is empty or new" in found()["good", "directory"]
+    with running(cluster):
+        assert "is this server's" in found()["good", "directory"]
+    other = structs.replace(cluster, id="other")
+    assert "is of server 1 of cluster 'restored'" in found(other)["bad", "directory"]
+    (directory / "paxon.diverged").write_text("it executed something else\n")
+    assert "it executed something else" in found()["bad", "directory"]
+    secured = cluster.with_keys()
+    key = Path(secured.servers[1].key_file)
+    assert "is this server's" in found(secured)["good", "keys"]
+    key.chmod(0o644)
+    assert "chmod 600" in found(secured)["bad", "keys"]
+    key.unlink()
+    assert "cannot read the key file" in found(secured)["bad", "keys"]
 
 
 def test_servers_that_do_not_take_part_as_the_others_are_named(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from paxon.actors.ballot import Ballot
 from paxon.actors.disk.sqlite_storage import SqliteStorage
-from paxon.actors.execution.agreed import encode_agreed, first_agreed
-from paxon.actors.execution.application import encode_batch
+from paxon.actors.execution.agreed import Limits, encode_agreed, first_agreed
+from paxon.actors.execution.application import Application, encode_batch
 from paxon.actors.messages import Batch, Entry, Made
 from paxon.actors.records.configuration import Configuration, Member, encode_config
 from paxon.kvstore.client.addresses import free_ports, hold_ports
@@ -25,6 +25,7 @@ from paxon.kvstore.recipes.clients import Client
 from paxon.kvstore.store.operations import Operation, Put, encode_operations
 from paxon.kvstore.store.store import KVStore
 from tests.cluster.helpers import paxon_here
+from tests.cluster.machines import Recursing
 from tests.cluster.test_making import PATIENCE, THREE, Servers, made_of_three
 from tests.cluster.test_old_copies import contents
 from tests.waiting import wait_until
@@ -64,13 +65,14 @@ class Left:
         configuration: Configuration | None = None,
         promised: Ballot = BALLOT,
         as_member: int = 1,
+        limits: Limits = KVStore.limits,
     ) -> int:
         """Make the directory; returns its incarnation. It is made as server `as_member`'s of it."""
         with closing(SqliteStorage(self.directory, "orders", as_member, fork=False)) as storage:
             storage.load()
             if made:
                 members = tuple((s, storage.incarnation if s == 1 else 50 + s) for s in THREE)
-                agreed = encode_agreed(first_agreed({}, KVStore.limits))
+                agreed = encode_agreed(first_agreed({}, limits))
                 storage.save_made(Made(77, "orders", members, agreed), in_force=True)
             if configuration is not None:
                 storage.save_seal(configuration)
@@ -181,7 +183,8 @@ def test_what_is_no_directory_of_this_server_is_refused(left: Left) -> None:
     shutil.rmtree(left.directory)
     left.write(slots(1), 1, as_member=2)
     assert "belongs to server 2, not to server 1" in left.refusal()
-    # By force it becomes this server's.
+    assert recover(left.plan, left.new, force=True).server == 1
+    assert left.keys() == ["k1"]  # by force it has become this server's
     with pytest.raises(RecoveryError, match="not empty"):
         recover(left.plan, left.file.parent, force=True)
 
@@ -200,6 +203,42 @@ def test_what_was_recovered_can_be_recovered_again(left: Left) -> None:
     assert first.revision is not None and again.revision is not None
     assert again.revision >= first.revision + REVISIONS_AHEAD
     assert (again.keys, again.taken_to) == (2, 1)
+
+
+def test_a_directory_that_was_given_up_is_refused_unless_forced(left: Left) -> None:
+    left.write(slots(1), 1)
+    with closing(SqliteStorage(left.directory, "orders", 1, fork=False)) as storage:
+        storage.condemn("it was taken out of the cluster")  # as one that has diverged, too
+    assert "it was taken out of the cluster" in left.refusal()
+    assert recover(left.plan, left.new, force=True).keys == 1
+
+
+def test_a_copy_is_taken_and_said_to_be_one(left: Left) -> None:
+    left.write(slots(1), 1)
+    left.directory.rename(left.directory.with_name("aside"))
+    shutil.copytree(left.directory.with_name("aside"), left.directory)
+    found = recover(left.plan, left.new)
+    assert found.moved and any("may be an old copy" in line for line in found.sentences())
+
+
+def test_a_state_machine_of_ones_own(left: Left) -> None:
+    """Its state is taken as it is; the log's time goes on."""
+    entries = [Entry(0, slot, 0, 0, command) for slot, command in ((1, b"2"), (2, b"3"))]
+    left.write({e.seq: encode_batch(Batch(e.seq * SECOND, [e])) for e in entries}, 2, limits={})
+    machine = "tests.cluster.machines:Recursing"
+    plan = left.described.plan(1, machine=machine)
+    found = recover(plan, left.new)
+    assert (found.taken_to, found.keys, found.revision) == (2, None, None)
+    with closing(SqliteStorage(left.new, "orders", 1, fork=False)) as storage:
+        snapshot = storage.load().snapshot
+        assert snapshot is not None
+        image = storage.read_snapshot(snapshot.slot, 0, snapshot.size)
+    restored = Application(Recursing(), first_agreed({}, {}))
+    restored.restore(image)
+    assert (restored.machine.snapshot(), restored.time) == (b"2 3", 2 * SECOND)
+    # As the store, which it is not, it is refused.
+    with pytest.raises(RecoveryError, match="the snapshot at slot 1 cannot be restored"):
+        recover(left.plan.moved_to(left.new), left.new.with_name("again"))
 
 
 def executed(servers: Servers) -> Iterable[int]:
