@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,9 +18,10 @@ import promql_parser
 import pytest
 import yaml
 
+from paxon.kvstore.cluster.backup import verify
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.transport import CurveKeys
-from tests.cluster.helpers import paxon_here
+from tests.cluster.helpers import environment, paxon_here
 from tests.cluster.test_metrics import get, opened, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +122,40 @@ def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert "WatchdogSecs" in done.stderr
+
+
+def test_a_scheduled_backup_is_saved_and_old_ones_go(tmp_path: Path) -> None:
+    units = ("paxon-backup.service", "paxon-backup.timer")
+    text = {name: (DEPLOY / "systemd" / name).read_text(encoding="utf-8") for name in units}
+    analyze = shutil.which("systemd-analyze")
+    if analyze is not None:
+        for name in units:
+            content = text[name].replace("/opt/paxon/bin/paxon", "/bin/true")
+            (tmp_path / name).write_text(content, encoding="utf-8")
+        done = subprocess.run(
+            [analyze, "verify", "--man=no", "--recursive-errors=no", *map(str, tmp_path.iterdir())],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        said = [line for line in done.stderr.splitlines() if "paxon-" in line]
+        assert (done.returncode, said) == (0, []), done.stderr
+    saves, deletes = re.findall(r"^ExecStart\w*=/bin/sh -c '(.*)'$", text[units[0]], re.MULTILINE)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "20200101T000000Z.paxon").touch()
+    os.utime(kept / "20200101T000000Z.paxon", (0, 0))
+    with serving() as (_, address):
+        here = f"{shlex.quote(sys.executable)} -m paxon.kvstore.cli"
+        for command in (saves, deletes):
+            script = command.replace("%%", "%").replace("/opt/paxon/bin/paxon", here)
+            done = subprocess.run(
+                ["/bin/sh", "-c", script],
+                env=environment(STATE_DIRECTORY=str(kept), PAXON_CLUSTER=address),
+                capture_output=True, text=True, timeout=90, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+    (file,) = kept.iterdir()
+    assert re.fullmatch(r"\d{8}T\d{6}Z\.paxon", file.name)
+    assert verify(file).cluster == "metrics"
 
 
 def test_the_dockerfile_is_well_kept() -> None:
