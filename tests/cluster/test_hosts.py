@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from paxon.kvstore.client.addresses import free_ports, hold_ports
 from paxon.kvstore.client.keys import secure_with
-from paxon.kvstore.cluster.status import look_around
+from paxon.kvstore.client.links import Secure
+from paxon.kvstore.cluster.status import agreed_leader, look_around
 from paxon.kvstore.recipes.clients import Client
 from paxon.transport import CurveKeys
 from tests.cluster.helpers import PAXON, environment, paxon_here
@@ -61,6 +62,19 @@ def write_file(path: Path, entries: dict[int, str]) -> Path:
     return path
 
 
+def who_leads(addresses: dict[int, str], secure: Secure | None = None) -> int:
+    found: list[int] = []
+
+    def known() -> bool:
+        rows = look_around(addresses, 5.0, secure)
+        leader = agreed_leader({row.server: row.reply for row in rows if row.reply})
+        found.extend([] if leader is None else [leader])
+        return bool(found)
+
+    wait_until(known)
+    return found[0]
+
+
 def test_a_cluster_on_ipv6_alone_with_keys(tmp_path: Path) -> None:
     if no_ipv6():
         pytest.skip(no_ipv6())
@@ -86,15 +100,20 @@ def test_a_cluster_on_ipv6_alone_with_keys(tmp_path: Path) -> None:
             processes.start(server)
         with Client(list(keys), timeout=PATIENCE, secure=secure_with(keys)) as client:
             client.put("motto", "by IPv6")
-            leader = look_around(dict(enumerate(keys, 1)), 10.0, secure_with(keys))
-            (first,) = [row.server for row in leader if row.reply and row.reply.role == "leader"]
+            first = who_leads(dict(zip(THREE, keys, strict=True)), secure_with(keys))
             processes.kill(first)
             client.put("motto", "still by IPv6")
-        assert paxon_here("get", "motto", *cluster).stdout == b"still by IPv6"
+        found = paxon_here("get", "motto", *cluster, "--timeout", "60")
+        assert found.stdout == b"still by IPv6"
         processes.start(first)
         wait_until(lambda: paxon_here("status", *cluster).returncode == 0)
-        with urllib.request.urlopen(f"http://[::1]:{ports[2]}/health/live", timeout=30) as live:
-            assert live.status == 200
+
+        def lives() -> bool:  # (its door opens after the ports)
+            with suppress(OSError), urlopen(f"http://[::1]:{ports[2]}/health/live") as found:
+                return bool(found.status == 200)
+            return False
+
+        wait_until(lives)
 
 
 ASKING = """
@@ -212,8 +231,7 @@ def _use(processes: Processes, outside: dict[int, str], homes: dict[int, str]) -
     clients = {server: f"tcp://{address}:17111" for server, address in outside.items()}
     with Client(list(clients.values()), timeout=PATIENCE) as kv:
         kv.put("k", "translated")
-        rows = look_around(clients, 10.0)
-        (leader,) = [row.server for row in rows if row.reply and row.reply.role == "leader"]
+        leader = who_leads(clients)
         processes.kill(leader)
         kv.put("k", "by the next leader")
         inside(homes[leader], lambda: processes.start(leader))
@@ -228,5 +246,9 @@ def _use(processes: Processes, outside: dict[int, str], homes: dict[int, str]) -
             with Client(address, timeout=PATIENCE) as other:
                 assert (other.get("k") or b"").startswith(b"by the next leader")
                 other.append("k", "!")
-    said = [row.reply.addresses for row in look_around(clients, 10.0) if row.reply]
-    assert len(said) == 3 and all(addresses == clients for addresses in said)
+
+    def all_say_the_same() -> bool:
+        said = [row.reply.addresses for row in look_around(clients, 5.0) if row.reply]
+        return len(said) == 3 and all(addresses == clients for addresses in said)
+
+    wait_until(all_say_the_same)
