@@ -226,6 +226,20 @@ def test_the_command(kv: Client, tmp_path: Path) -> None:
     done = paxon_here("backup", "restore", str(file), "-c", new, "--into", str(into))
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in into.iterdir()) == ["server-1", "server-2"]
+    # One of them alone: a cluster of one, which serves by itself.
+    alone = ["backup", "restore", str(file), "-c", new, "--into", str(tmp_path / "alone")]
+    assert paxon_here(*alone, "--id", "3").returncode == 2
+    assert paxon_here(*alone, "--id", "2").returncode == 0
+    (made,) = (tmp_path / "alone").iterdir()
+    plan = ClusterDescription.read(Path(new)).plan(2)
+    with (
+        start_server(
+            plan.settings, KVStore(), peers=plan.peers, client_bind=plan.entry.client_bind,
+            directory=made,
+        ),
+        Client(plan.entry.client, timeout=60) as client,
+    ):  # fmt: skip
+        assert made.name == "server-2" and client.get("motto") == b"x"
     file.write_bytes(file.read_bytes()[:-1])
     done = paxon_here("backup", "verify", str(file))
     assert done.returncode == 1 and done.stderr.endswith(b"use another backup\n")
