@@ -81,16 +81,15 @@ class Recovery(msgspec.Struct, frozen=True):
 
     def sentences(self) -> list[str]:
         """All of it for people, what may be lost included."""
-        above = self.taken_to - self.chosen_to
         told = [
             f"taken: all up to slot {self.taken_to:,}"
             + (f", and the store goes on at revision {self.revision:,}" if self.revision else "")
             + (f" with {self.keys:,} keys" if self.keys is not None else "")
         ]
-        if above:
+        if self.taken_to > self.chosen_to:
             told.append(
-                f"not certain: the last {above:,} of them were accepted here, and whether they "
-                "were chosen is not known; they count now"
+                f"not certain: what is above slot {self.chosen_to:,} was accepted here; whether "
+                "it was chosen is not known, and it counts now"
             )
         if self.moved:
             told.append(

@@ -120,7 +120,7 @@ def test_all_that_was_accepted_counts_and_gaps_are_empty(left: Left) -> None:
     found = recover(left.plan, left.new)
     assert (found.chosen_to, found.taken_to, found.gaps, found.keys) == (2, 5, [4], 4)
     said = "\n".join(found.sentences())
-    assert "the last 3 of them were accepted here" in said and "empty: slots 4" in said
+    assert "what is above slot 2 was accepted here" in said and "empty: slots 4" in said
     assert "lost: what the others acknowledged after slot 2" in said
     assert contents(left.directory) == before
     assert left.keys() == ["k1", "k2", "k3", "k5"]
