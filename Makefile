@@ -39,12 +39,11 @@ demo: compiled
 	$(RUN) -m paxon.kvstore.cli demo
 
 # What needs no server processes fills every core; lint, which uses but one, runs beside it. The rest
-# waits for elections and disks as well: two such tests at a time, a few of them alone. (Exit 5:
-# PYTEST_ARGS names only tests of another part.)
+# waits for elections and disks as well: two such tests at a time. (Exit 5: PYTEST_ARGS names only
+# tests of another part.)
 test: compiled
 	@$(call beside_lint,PAXON_SEEDS=$(SEEDS) $(RUN) -m pytest -m 'not process' $(ALL_CORES) $(PYTEST_ARGS))
-	$(RUN) -m pytest -m 'process and not alone' -n $(PROCESS_TESTS) --dist worksteal $(PYTEST_ARGS) || [ $$? = 5 ]
-	$(RUN) -m pytest -m alone $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(RUN) -m pytest -m process -n $(PROCESS_TESTS) --dist worksteal $(PYTEST_ARGS) || [ $$? = 5 ]
 
 # The loop of a working day: what needs no server processes, on all cores.
 check: compiled

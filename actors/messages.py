@@ -141,6 +141,8 @@ class HeartbeatReply(Wire, frozen=True, tag=6):
     """The number of the commit in the sender's directory that this relies on."""
     watches: bool = False
     """Whether this server holds any, and so wants to hear of commits at once (`CommitNote`)."""
+    short: bool = False
+    """Whether its disk has no room for more of the log just now (docs/full-disks.md)."""
 
 
 class PreVote(Wire, frozen=True, tag=7):

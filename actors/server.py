@@ -36,7 +36,7 @@ import pykka
 
 from paxon.actors.actor import BurstActor
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, in_list
-from paxon.actors.disk.storage import SnapshotInfo
+from paxon.actors.disk.storage import NO_ROOM, SMALL_VALUE, SnapshotInfo
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.embedding import Execute, HandOver, NotLeading, fail, settle
 from paxon.actors.environment import NEVER, ClientToken, Environment, ServerBurst
@@ -146,7 +146,7 @@ from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
 from paxon.actors.records.oddities import Oddities
 from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign, answer_to
 from paxon.actors.records.rounds import Rounds
-from paxon.actors.records.snapshots import Snapshots
+from paxon.actors.records.snapshots import LONGEST_FOR_ROOM, LONGEST_SECONDS, Snapshots
 from paxon.actors.records.watching import FAR_BEHIND
 from paxon.actors.settings import Settings
 from paxon.transport.log import logger
@@ -161,10 +161,11 @@ COUNTERS = (
     "catch_ups", "snapshots_taken", "snapshots_received", "refused_incarnations",
     "refused_clients", "malformed_messages", "inquiries", "digest_alarms", "refused_numbers",
     "commits_denied", "refused_rejoins", "renewals", "times_proposed", "watches_answered",
-    "overloaded",
+    "overloaded", "without_room",
 )  # fmt: skip
 """What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds,
-`overloaded` requests (and whole frames) that were refused for a bound."""
+`overloaded` requests (and whole frames) that were refused for a bound, `without_room` values that
+other servers sent and the disk could not take."""
 
 STATUS_BYTES = 2048
 """What a status reply counts for, about."""
@@ -457,6 +458,8 @@ class PaxosServer(BurstActor):
                 or self._outbox.to_client
                 or self.watches.held
             )
+        if tidy:
+            self._look_for_room()
         took = self._clock.monotonic() - self._now
         if took > self.settings.heartbeat_interval:  # what was sent meanwhile is still to be read
             self._following.was_busy(took)
@@ -586,6 +589,8 @@ class PaxosServer(BurstActor):
         # A discarded slot's value is chosen, so any later ballot proposes that very value: saying
         # yes without keeping it again tells no lie, and lets a leader that is behind go on.
         if p2a.slot > self.log.discarded:
+            if len(p2a.value) > self._storage.room and not self._has_room(p2a.value):
+                return  # it comes again, while a majority has none
             self._accept(p2a.slot, ballot, p2a.value)
         self._acknowledge(sender, ballot, p2a.slot)
         self._note_commit(p2a.commit, ballot, sender)
@@ -642,6 +647,7 @@ class PaxosServer(BurstActor):
         reply = HeartbeatReply(
             self.promised, answered, executed, self._features.knows, self._features.limits,
             chain.version, chain.at(executed), self._count(), self.watches.held_of_late(),
+            self._storage.room <= 0,
         )  # fmt: skip
         self._outbox.send(sender, reply)
 
@@ -1025,6 +1031,8 @@ class PaxosServer(BurstActor):
             if reign.takeover:
                 if reign.votes and reign.bytes_in_flight(self.log) >= IN_FLIGHT_BYTES:
                     return
+                if not self._has_room(reign.takeover[0][1]):
+                    return
                 slot, value = reign.takeover.popleft()
                 held = self.log.get(slot)
                 if slot > self.log.chosen_to and (held is None or not held.chosen):
@@ -1033,9 +1041,17 @@ class PaxosServer(BurstActor):
                 if not reign.sealing and not reign.votes:
                     self._propose_config(reign)
                 return
-            elif reign.pending.entries and not (reign.votes and reign.is_full(self.log, window)):
+            elif (
+                reign.pending.entries
+                and not (reign.votes and reign.is_full(self.log, window))
+                and not reign.pending.most_are_short
+                and (
+                    reign.pending.bytes <= self._storage.room
+                    or reign.pending.fits(self._storage.room)
+                )
+            ):
                 dear = bool(reign.pending.costs.dear)
-                entries = reign.pending.pack(self.settings.batch_bytes)
+                entries = reign.pending.pack(min(self.settings.batch_bytes, self._storage.room))
                 self._propose_batch(reign, entries, dear=dear)
             elif reign.chores.wanted and self._time_is_due(reign):
                 self._counters["times_proposed"] += 1
@@ -1219,6 +1235,7 @@ class PaxosServer(BurstActor):
         follower = reign.followers[sender]
         follower.executed = max(reply.executed, follower.executed)
         follower.watches, follower.lost = reply.watches, False
+        reign.hear_of_room(sender, short=reply.short, majority=self._majority)
         if reign.comparison.heard(
             sender, reply.digest_version, reply.executed, reply.digest, self.application.chain
         ):
@@ -1337,6 +1354,10 @@ class PaxosServer(BurstActor):
         """A request was answered at once, with so many bytes."""
         self.reception.count_work(client, size, self._reign)
 
+    def _most_pending(self) -> int:
+        """For how many bytes of commands that wait there may be more."""
+        return min(self.settings.max_pending_bytes, self._storage.room)
+
     def _serves(self) -> Reign | None:
         """The reign of one that has executed every slot taken over: state and sessions are current.
 
@@ -1358,7 +1379,9 @@ class PaxosServer(BurstActor):
         if key in waiting:
             waiting[key] = client  # asked again; the answer goes where it was asked last
             return
-        refusal = reign.refusal(command, self.application, self.settings.max_pending_bytes)
+        refusal = reign.refusal(
+            command, self.application, self.settings.max_pending_bytes, self._storage.room
+        )
         if refusal is not None:
             if refusal.status == ReplyStatus.OVERLOADED:
                 self._counters["overloaded"] += 1
@@ -1384,10 +1407,13 @@ class PaxosServer(BurstActor):
         key = (0, request.nonce)
         if key not in reign.waiting:
             wait = self.reception.openings.wait(client, self._now)
-            if wait > 0 or reign.pending.bytes >= self.settings.max_pending_bytes:
+            if wait > 0 or reign.pending.bytes >= self._most_pending():
                 self._counters["overloaded"] += 1
                 retry_after_ms = round(max(wait, RETRY_AFTER) * 1000)
-                self._outbox.reply(client, Overloaded(retry_after_ms, "it opens too many sessions"))
+                reason = "it opens too many sessions" if wait > 0 else "too much is waiting"
+                if self._storage.room <= 0:
+                    reason = "the servers' disks have little room"
+                self._outbox.reply(client, Overloaded(retry_after_ms, reason))
                 return
             reign.pending.add(Entry(0, request.nonce, 0, 0, b""))
         reign.waiting[key] = client
@@ -1412,7 +1438,7 @@ class PaxosServer(BurstActor):
             return
         key = (0, change.id)
         if key not in reign.waiting:
-            if reign.pending.bytes >= self.settings.max_pending_bytes:
+            if reign.pending.bytes >= self._most_pending():
                 self._outbox.put_off(client, change.id, "too much is waiting")
                 return
             command = encode_change(Change(change.changed_at, change.values))
@@ -1502,7 +1528,7 @@ class PaxosServer(BurstActor):
         if error is not None or reign is None:
             fail(future, error or self._not_leading(tried=False))
             return future
-        if reign.pending.bytes >= self.settings.max_pending_bytes:
+        if reign.pending.bytes >= self._most_pending():
             settle(future, ReplyStatus.OVERLOADED, overloaded("too much is waiting", RETRY_AFTER))
             return future
         reason = self.application.check(message.command)
@@ -1899,6 +1925,8 @@ class PaxosServer(BurstActor):
         late.ask_at = self._now + late.interval(self.settings.retransmit_interval)
         if not self.is_behind() or not (self._others or late.outsiders):
             return
+        if self._storage.room <= 0 and late.incoming is None:
+            return  # what is missing comes once it can be kept
         if late.check is not None and late.is_whole():
             # Asked for again it would be offered in other words, and checked anew, without end.
             self._snapshot_settled()  # whoever might have objected has had its time
@@ -1928,7 +1956,7 @@ class PaxosServer(BurstActor):
         """Take over chosen values, execute them, ask for more."""
         before = self.log.chosen_to
         for accepted in catch_up.accepted:
-            if not self._learn(accepted, sender):
+            if not self._has_room(accepted.value) or not self._learn(accepted, sender):
                 return
         late = self._catching_up
         late.takes_back(catch_up.chosen_to, sender, self.log.chosen_to)
@@ -2114,12 +2142,40 @@ class PaxosServer(BurstActor):
             seconds = self._now - self._snapshots.began_at
             self.reception.turns.snapshot_taken(seconds, self._now)
         if info is None:  # it failed (the storage said why), or one received has overtaken it
-            self._snapshots.retry.failed(self._now)
+            short = self._storage.room <= 0
+            self._snapshots.retry.failed(self._now, LONGEST_FOR_ROOM if short else LONGEST_SECONDS)
             return
         self._snapshots.retry.succeeded()
         self._counters["snapshots_taken"] += 1
         self._commit()
         self._discard(self.log.discarded)
+        if self._storage.room <= 0:
+            self._commit()  # the log cannot wait for the next
+
+    def _has_room(self, value: bytes) -> bool:
+        """Whether the disk takes one more value; what is small may take of the last room."""
+        size, room = len(value), self._storage.room
+        if size <= room or (size <= SMALL_VALUE and room > NO_ROOM):
+            return True
+        self._counters["without_room"] += 1
+        return False
+
+    def _look_for_room(self) -> None:
+        """Where the log has no room a snapshot lets some go; else others had better lead.
+
+        Meanwhile clients are held back, and others' values are not accepted (docs/full-disks.md).
+        """
+        room, last, reign = self._storage.room, self._storage.snapshot, self._reign
+        if reign is not None and reign.pending.entries and not reign.pending.fits(room):
+            self.reception.put_off_waiting(reign, self.application, self.places)
+            self._left_over = True
+        if room > 0:
+            return
+        if self.application.executed > (0 if last is None else last.slot):
+            self._begin_snapshot()
+        if reign is not None and not self._storage.taking_snapshot:
+            self.hand_over()
+            self._left_over = True
 
     def _discard(self, executed_by_all: int) -> None:
         """Forget what nobody needs any more: executed by all, or past the retention limit.

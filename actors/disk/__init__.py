@@ -2,7 +2,8 @@
 
 Read `storage` (the interface), `storage_base` (what every engine refuses), `memory_storage` (the
 shortest engine); then the one for users: `data_directory`, `sqlite_format`, `write_ahead_log`,
-`sqlite_storage`; and `snapshot_files`. The protocol knows `storage` alone (docs/storage.md).
+`sqlite_storage`; `room`, of which there may be little, and `snapshot_files`. The protocol knows
+`storage` alone (docs/storage.md).
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import gc
 import os
@@ -20,6 +19,14 @@ from typing import NoReturn
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.disk.data_directory import in_words, sync_directory
+from paxon.actors.disk.room import (
+    LOG_ROOM,
+    NoRoomError,
+    allocated_bytes,
+    free_bytes,
+    leave_room,
+    reserve,
+)
 from paxon.actors.disk.storage import CorruptStorage, SnapshotInfo
 from paxon.transport.log import forking_would_wait, logger
 from paxon.transport.orphans import end_with_parent
@@ -29,8 +36,6 @@ __all__ = ["SnapshotFiles"]
 FETCH_SECONDS = 10.0
 """The snapshot before the newest is kept while a peer fetches it, that is for so long after it was
 last asked for; but not on a disk that has little room."""
-LOG_ROOM = 1 << 20
-"""Bytes of the disk that are left to the log: a snapshot that would take them is given up."""
 TIGHT_BYTES = 32 << 20
 """With less than this beside twice a snapshot's size nothing is kept for a server that is down."""
 
@@ -61,11 +66,6 @@ FORK_AGAIN_SECONDS = 1.0
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that pass."""
-
-_KEEP_SIZE = 1
-"""From <linux/falloc.h>."""
-_fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
-"""Linux's; looked up before any fork as well."""
 
 _NAME = re.compile(r"snapshot-(\d+)\.paxon")
 
@@ -111,6 +111,8 @@ class SnapshotFiles:
         self._received_checksum = 0
         self._unsynced = 0
         self._fork_again_at = 0.0
+        self._expected = 0
+        """Bytes that the snapshot under way will have at the most, about."""
         self.failures = 0
         """Snapshots that could not be taken."""
 
@@ -244,7 +246,7 @@ class SnapshotFiles:
                 slot == old[-1]
                 and fetched
                 and not at_once
-                and _free_bytes(descriptor) >= 2 * info.size + LOG_ROOM
+                and free_bytes(descriptor) >= 2 * info.size + LOG_ROOM
             ):
                 continue
             os.close(descriptor)
@@ -255,14 +257,36 @@ class SnapshotFiles:
             deleted = True
         return deleted
 
-    def is_tight(self, newest: SnapshotInfo | None) -> bool:
-        """Whether the next snapshot, and the log until it is there, may find no room any more."""
-        size = 0 if newest is None else newest.size
+    def is_tight(self, size: int) -> bool:
+        """Whether a snapshot of so many bytes and the log until then may find no room any more."""
+        free = self.free_bytes()
+        return free is not None and free < 2 * size + TIGHT_BYTES
+
+    def free_bytes(self) -> int | None:
+        """What the disk has free; None if it does not say."""
         try:
             state = os.statvfs(self._directory)
         except OSError:
-            return False
-        return state.f_bavail * state.f_frsize < 2 * size + TIGHT_BYTES
+            return None
+        return state.f_bavail * state.f_frsize
+
+    def next_bytes(self) -> int:
+        """What a snapshot takes, going by the one before."""
+        held = self._kept.get(self.current)
+        return 0 if held is None else held[1].size
+
+    def wanted_bytes(self) -> int:
+        """Bytes that the snapshot under way is still to take, or the next one will."""
+        try:
+            if self._child is not None:
+                path = self._directory / f"snapshot-{self._child[2]}.tmp"
+                taken = allocated_bytes(path.stat()) if path.exists() else 0
+                return max(0, self._expected - taken)
+            if self._incoming is not None:
+                return max(0, self._incoming.size - allocated_bytes(os.fstat(self._incoming_file)))
+        except OSError:  # it has just got its name
+            return 0
+        return 0 if self._ready is not None else self.next_bytes()
 
     def make_room(self) -> bool:
         """The log has none left: give up all but the snapshot that counts; whether that helped."""
@@ -314,13 +338,17 @@ class SnapshotFiles:
         slot: int,
         produce: Callable[[], Iterable[bytes]],
         prove: Callable[[bytes], None] | None = None,
+        *,
+        growth: int = 0,
     ) -> None:
         """Write the image in a forked child, or at once. A failure is logged and counted.
 
-        `prove`, in a child only, may raise to keep the image from being kept.
+        `prove`, in a child only, may raise to keep the image from being kept. It may be larger than
+        the one before by `growth` bytes.
         """
         self._drop_leftovers()
         self._beside = 0
+        self._expected = self.next_bytes() + growth
         if not self._fork:
             try:
                 self._ready = self._write(slot, produce)
@@ -384,7 +412,7 @@ class SnapshotFiles:
         """The child's whole life: it must leave no trace but the file and the report."""
         status = 1
         try:
-            _detach(self._lock)
+            _detach(self._lock, hurry=self.is_tight(self.next_bytes()))
             info = self._write(slot, produce, parent, prove)
             os.write(writer, b"ok %d %d" % (info.size, info.checksum))
             status = 0
@@ -404,8 +432,12 @@ class SnapshotFiles:
         temporary = self._directory / f"snapshot-{slot}.tmp"
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            expected = self._kept[self.current][1].size if self.current in self._kept else 0
-            _reserve(descriptor, self._header_bytes + expected)
+            expected = self._expected
+            try:
+                reserve(descriptor, self._header_bytes + expected)
+            except (NoRoomError, OSError):  # it may have grown by less
+                expected = self.next_bytes()
+                reserve(descriptor, self._header_bytes + expected)
             os.lseek(descriptor, self._header_bytes, os.SEEK_SET)
             size = checksum = unsynced = 0
             for part in _in_parts(produce()):
@@ -419,7 +451,7 @@ class SnapshotFiles:
                 if unsynced >= SYNC_BYTES:
                     _sync_and_rest(descriptor, rest=parent > 0)
                     if size > expected:  # what was promised is no longer the log's to take
-                        _leave_room(descriptor)
+                        leave_room(descriptor)
                     unsynced = 0
             info = SnapshotInfo(slot, size, checksum)
             os.pwrite(descriptor, self._header(info), 0)
@@ -520,7 +552,7 @@ class SnapshotFiles:
         else:
             os.ftruncate(self._incoming_file, 0)
             os.pwrite(self._incoming_file, self._header(info), 0)
-        _reserve(self._incoming_file, self._header_bytes + info.size)
+        reserve(self._incoming_file, self._header_bytes + info.size)
         self._incoming = info
 
     def _stop_receiving(self) -> None:
@@ -583,42 +615,6 @@ class SnapshotFiles:
         self._kept = {}
 
 
-_NO_ROOM = (
-    f"the disk is full: less than {LOG_ROOM >> 20} MiB would be left for the log, free some space"
-)
-
-
-class NoRoomError(Exception):
-    """A snapshot would take the disk's last bytes from the log; the text says so."""
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Have the disk promise room for a file of `size` bytes, beside what the log needs.
-
-    Raises `OSError` or `NoRoomError` before a byte is written in vain. The file's length stays as
-    it is. Without such a call (outside Linux, or on a file system that cannot) it promises nothing.
-    """
-    missing = size - os.fstat(descriptor).st_size
-    if missing > 0 and _free_bytes(descriptor) < missing + LOG_ROOM:
-        raise NoRoomError(_NO_ROOM)
-    if _fallocate is not None and missing > 0:
-        ctypes.set_errno(0)
-        result = _fallocate(descriptor, _KEEP_SIZE, ctypes.c_longlong(0), ctypes.c_longlong(size))
-        if result and ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def _leave_room(descriptor: int) -> None:
-    """Raise `NoRoomError` if the log has too little room left beside this file."""
-    if _free_bytes(descriptor) < LOG_ROOM:
-        raise NoRoomError(_NO_ROOM)
-
-
-def _free_bytes(descriptor: int) -> int:
-    state = os.fstatvfs(descriptor)
-    return state.f_bavail * state.f_frsize
-
-
 def _write_all(descriptor: int, view: memoryview) -> None:
     while view:
         view = view[os.write(descriptor, view) :]
@@ -657,8 +653,10 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _detach(lock: int) -> None:
+def _detach(lock: int, *, hurry: bool) -> None:
     """Make a forked child independent of its parent's locks, ports and signals, yet die with it.
+
+    It gives way to other processes, unless the log waits for the room that it makes: `hurry`.
 
     It inherits every descriptor. If it kept the lock or a listening socket and outlived a killed
     parent, the server could not be started again at once. Closing them here does not close them
@@ -675,4 +673,5 @@ def _detach(lock: int) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    os.nice(CHILD_NICENESS)
+    if not hurry:
+        os.nice(CHILD_NICENESS)

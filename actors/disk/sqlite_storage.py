@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,13 @@ from paxon.actors.disk.data_directory import (
     DataDirectory,
     in_words,
     sync_directory,
+)
+from paxon.actors.disk.room import (
+    LOG_ROOM,
+    PAGE_BYTES,
+    Disk,
+    checkpoint_pages,
+    filled_by_others,
 )
 from paxon.actors.disk.snapshot_files import SnapshotFiles
 from paxon.actors.disk.sqlite_format import (
@@ -31,8 +39,14 @@ from paxon.actors.disk.sqlite_format import (
     read_accepted,
     row_checksum,
 )
-from paxon.actors.disk.storage import CorruptStorage, Recovered, SnapshotInfo, StorageError
-from paxon.actors.disk.storage_base import CollectingStorage, Marks
+from paxon.actors.disk.storage import (
+    NO_ROOM,
+    CorruptStorage,
+    Recovered,
+    SnapshotInfo,
+    StorageError,
+)
+from paxon.actors.disk.storage_base import PLENTY, CollectingStorage, Marks
 from paxon.actors.messages import Accepted
 from paxon.transport.log import logger
 
@@ -42,19 +56,26 @@ DISCARD_ROWS = 128
 """A commit deletes at most so many discarded rows …"""
 DISCARD_BYTES = 256 << 10
 """… and stops after so many bytes of values, for deleting walks over each page of a value; or after
-four times as many as the commit writes, for the file grows while deleting is the slower."""
+four times as many as the commit writes, for the file grows while deleting is the slower …"""
+HURRIED = 32
+"""… and so many times as much of both where the disk has little room."""
 
-CHECKPOINT_PAGES = 1000
-"""`maintain` copies the log into the database when it has about so many pages (docs/storage.md);"""
 FORCED_CHECKPOINT_PAGES = 2000
-"""the next commit does so itself if `maintain` is never called."""
+"""A commit copies the log into the database by itself if `maintain` is never called."""
+OTHERS_SECONDS = 1.0
+"""So often it is seen whose files fill a disk."""
+BUSY_MS = 5000
+"""How long to wait for another program that reads the database, as SQLite's module does."""
 LOG_LIMIT_BYTES = 16 << 20
 """The log's file is cut to this size when a huge commit made it larger."""
-PAGE_BYTES = 4096
 SPARE_PAGES = 1024
 """So many free pages stay in the file for new rows; more are given back when the server idles."""
 VACUUM_PAGES = 64
-"""An idle server gives back this many pages a step."""
+"""An idle server gives back this many pages a step …"""
+SHRINK_PAGES = 4096
+"""… and one whose snapshot finds no room so many at once."""
+DELETING_ROOM = 64 << 10
+"""While rows are still to be deleted the log has room for so much: each commit deletes more."""
 
 
 CHECK_FILES_EVERY = 10
@@ -100,6 +121,16 @@ class SqliteStorage(CollectingStorage):
         self._sequence = 0
         self._log_pages = 0
         """About how many pages were added to the write-ahead log since the last checkpoint."""
+        self._ample = True
+        """Whether the disk has so much room that it need not be looked at closely …"""
+        self._look_below = self.room
+        """… until this is all the room that is left."""
+        self._checkpoint_at = checkpoint_pages(self.room)
+        """At how many pages `maintain` copies the write-ahead log into the database."""
+        self._others, self._others_at = False, -1.0
+        """Whether somebody else has filled the disk, and when to look again (monotonic seconds)."""
+        self._logged_bytes = 0
+        """Of values, since the last snapshot was begun."""
         self._tidyings = 0
         self._seen_commits = -1
         """`commits` when it might tidy last: a server without a new one since is idle."""
@@ -147,6 +178,7 @@ class SqliteStorage(CollectingStorage):
         self._found = self._kept_rows(contents.accepted)
         self._discarding = len(self._found) < contents.rows
         self._files.recover(self._durable.snapshot)
+        self._look_for_room()
         if self._created:
             self._begin()
 
@@ -313,7 +345,11 @@ class SqliteStorage(CollectingStorage):
         """Copy the log into the database, which lets the log begin anew."""
         try:
             self._directory.witness(self._sequence)
-            self._query("PRAGMA wal_checkpoint(PASSIVE)")
+            ((_, pages, copied),) = self._query("PRAGMA wal_checkpoint(PASSIVE)")
+            if not self._ample and pages == copied:  # what the log's file takes is needed
+                self._query("PRAGMA busy_timeout=0")  # whoever reads is not waited for
+                self._query("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._query(f"PRAGMA busy_timeout={BUSY_MS}")
             self._directory.sync_witness()
         except (sqlite3.Error, OSError) as error:
             raise self._in_words(error) from error
@@ -333,6 +369,7 @@ class SqliteStorage(CollectingStorage):
             size += len(value)
             rows.append((slot, ballot.round, ballot.leader, value, checksum))
         cursor.executemany(PUT_ACCEPTED, rows)
+        self._logged_bytes += size
         self._log_pages += size // PAGE_BYTES
         self._row_count += len(rows) - len(self._replaced)
         self._rows_checksum += total
@@ -348,10 +385,12 @@ class SqliteStorage(CollectingStorage):
 
     def _delete_rows(self, cursor: sqlite3.Cursor) -> None:
         """Delete a bounded number of discarded rows; the next commits delete more."""
-        enough = max(DISCARD_BYTES, 4 * sum(len(value) for _, value, _ in self._rows.values()))
+        hurry = 1 if self._ample else HURRIED
+        rows, least = DISCARD_ROWS * hurry, DISCARD_BYTES * hurry
+        enough = max(least, 4 * sum(len(value) for _, value, _ in self._rows.values()))
         oldest = self._query(
             "SELECT slot, checksum, length(value) FROM accepted WHERE slot<=? "
-            "ORDER BY slot LIMIT ?", self._marks.discarded, DISCARD_ROWS,
+            "ORDER BY slot LIMIT ?", self._marks.discarded, rows,
         )  # fmt: skip
         last = count = size = total = 0
         for slot, checksum, length in oldest:
@@ -362,7 +401,7 @@ class SqliteStorage(CollectingStorage):
             self._ballots.pop(slot, None)
             if size >= enough:
                 break
-        self._discarding = count == DISCARD_ROWS or size >= enough
+        self._discarding = count == rows or size >= enough
         if count:
             cursor.execute("DELETE FROM accepted WHERE slot<=?", (last,))
             self._row_count -= count
@@ -371,6 +410,8 @@ class SqliteStorage(CollectingStorage):
             self._spare = True
 
     def _on_committed(self) -> None:
+        if self.room < self._look_below:
+            self._look_for_room()
         durable, made = self._durable.snapshot, self._durable.made
         if made is not None and made.identity != self._directory.identity:
             self._directory.belong(made.identity)
@@ -388,10 +429,11 @@ class SqliteStorage(CollectingStorage):
         if self._database is None:
             self._begin()
         try:
-            if self._log_pages >= CHECKPOINT_PAGES:
+            if self._log_pages >= self._checkpoint_at:
                 self._checkpoint()
             if tidy:
                 self._tidy()
+                self._look_for_room()
             if self._directory.commits != self._sequence:
                 self._witness()
         except StorageError as error:
@@ -406,7 +448,8 @@ class SqliteStorage(CollectingStorage):
         if self._tidyings % CHECK_FILES_EVERY == 0:
             self._directory.check_files()
             self._files.forget_old()
-        if idle and self._discarding and not self.dirty and not self._lazy:
+        may_discard = self._discarding and not self.dirty and not self._lazy
+        if may_discard and (idle or not self._ample):
             self._transact(None, discarding=True)
         elif idle and self._spare:
             self._give_back()
@@ -421,7 +464,7 @@ class SqliteStorage(CollectingStorage):
     def _give_back(self) -> None:
         """Shrink the file by a few pages if it has many free ones."""
         try:
-            free = self._query("PRAGMA freelist_count")[0][0]
+            free = self._free_pages()
             self._spare = free > SPARE_PAGES
             if self._spare:
                 pages = min(VACUUM_PAGES, free - SPARE_PAGES)
@@ -433,6 +476,57 @@ class SqliteStorage(CollectingStorage):
             raise self._in_words(error) from error
         if not self._spare and self._log_pages:
             self._checkpoint()  # the file shrinks only now
+
+    # --- room ------------------------------------------------------------------------------------
+
+    def _look_for_room(self) -> None:
+        """How much the log may still take (docs/full-disks.md)."""
+        free = self._files.free_bytes()
+        if free is None:  # (no descriptor, for one)
+            return
+        disk = Disk(free, self._files.wanted_bytes())
+        self._ample = disk.is_ample
+        if not self._ample and self._database is not None:
+            try:
+                pages, inside = self._query("PRAGMA page_count")[0][0], self._free_pages()
+                growth = pages * PAGE_BYTES - self._directory.database.stat().st_size
+            except (sqlite3.Error, OSError) as error:
+                raise self._in_words(error) from error
+            disk = Disk(free, disk.wanted, max(0, growth), inside * PAGE_BYTES)
+        self.room = disk.room()
+        if not self._ample and not self._files.taking and self._is_others():
+            self.room = PLENTY  # holding clients back would help nobody
+        if self.room > NO_ROOM and self._discarding:
+            self.room = max(self.room, DELETING_ROOM)
+        self.room -= sum(len(value) for _, value, _ in self._rows.values())
+        self._checkpoint_at = checkpoint_pages(self.room)
+        # Each tenth of a second it is looked at anyway (`maintain`); in between after much alone.
+        self._look_below = self.room // 2 if self._ample else PLENTY
+
+    def _is_others(self) -> bool:
+        """Whether somebody else has filled the disk, as far as was seen within a second."""
+        now = time.monotonic()
+        if now >= self._others_at:
+            self._others_at = now + OTHERS_SECONDS
+            with contextlib.suppress(OSError):
+                self._others = filled_by_others(self._directory.path)
+        return self._others
+
+    def _free_pages(self) -> int:
+        return int(self._query("PRAGMA freelist_count")[0][0])
+
+    def _shrink(self, missing: int) -> None:
+        """Give back what the database and its log hold and do not need, for a snapshot."""
+        assert self._database is not None
+        try:
+            pages = min(self._free_pages(), SHRINK_PAGES, missing // PAGE_BYTES + 1)
+            self._checkpoint()
+            while pages > 0:
+                self._database.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+                self._checkpoint()
+                pages -= VACUUM_PAGES
+        except sqlite3.Error as error:
+            raise self._in_words(error) from error
 
     # --- snapshots -------------------------------------------------------------------------------
 
@@ -455,8 +549,13 @@ class SqliteStorage(CollectingStorage):
         newest = self._marks.snapshot
         if newest is not None and slot == newest.slot:
             self._files.repeat(newest)
-        else:
-            self._files.take(slot, produce, prove)
+            return
+        growth, self._logged_bytes = self._logged_bytes, 0
+        free, wanted = self._files.free_bytes(), self._files.next_bytes() + growth + LOG_ROOM
+        if free is not None and free < wanted:
+            self._shrink(wanted - free)
+        self._files.take(slot, produce, prove, growth=growth)
+        self._look_for_room()
 
     def _taken(self) -> SnapshotInfo | None:
         return self._files.taken()
@@ -489,7 +588,7 @@ class SqliteStorage(CollectingStorage):
 
     @property
     def is_tight(self) -> bool:
-        return self._files.is_tight(self._durable.snapshot)
+        return self._files.is_tight(self._files.next_bytes())
 
     def size_bytes(self) -> int:
         total = 0

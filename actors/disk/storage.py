@@ -14,7 +14,20 @@ from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.messages import Accepted, Made, Place
 from paxon.actors.records.configuration import Configuration
 
-__all__ = ["Storage", "StorageError", "CorruptStorage", "Recovered", "SnapshotInfo"]
+__all__ = [
+    "NO_ROOM",
+    "SMALL_VALUE",
+    "CorruptStorage",
+    "Recovered",
+    "SnapshotInfo",
+    "Storage",
+    "StorageError",
+]
+
+NO_ROOM = -(1 << 62)
+"""As `Storage.room`: not even for what is small."""
+SMALL_VALUE = 4 << 10
+"""Values up to this size, in bytes, have room for as long as the disk is not all but full."""
 
 
 class StorageError(Exception):
@@ -83,6 +96,14 @@ class Storage(Protocol):
     @property
     def count(self) -> int:
         """The number of the last durable commit: each has the next one. Never falls."""
+
+    @property
+    def room(self) -> int:
+        """Bytes of values that may be accepted before something has to go (docs/full-disks.md).
+
+        At 0 or below only small ones, at `NO_ROOM` none. Each `save_accepted` takes from it, and
+        `commit` and `maintain` look at the disk anew.
+        """
 
     @property
     def dirty(self) -> bool:

@@ -14,8 +14,10 @@ from paxon.actors.invariants import invariant
 from paxon.actors.messages import Made, Place
 from paxon.actors.records.configuration import Configuration
 
-__all__ = ["CollectingStorage", "Marks"]
+__all__ = ["PLENTY", "CollectingStorage", "Marks"]
 
+PLENTY = 1 << 62
+"""More room than any log will take, bytes."""
 INTEGER_LIMIT = 1 << 63
 """Numbers on the disk are signed 64-bit integers."""
 
@@ -64,6 +66,8 @@ class CollectingStorage(ABC):
         """Whether something was collected that a message may rely on. (No property: each step asks
         several times.)"""
         self._lazy = False
+        self.room = PLENTY
+        """Bytes of values that may still be accepted. (No property: each slot takes from it.)"""
         self._unusable = ""
         """Why nothing can be committed any more: closed, or a commit failed."""
         self.commits = 0
@@ -119,6 +123,7 @@ class CollectingStorage(ABC):
             invariant(False, "slot %d accepted in %s, above the promise", slot, ballot)
         self._ballots[slot] = ballot
         self._rows[slot] = (ballot, value, crc32(value) if checksum is None else checksum)
+        self.room -= len(value)
         self.dirty = True
 
     def save_chosen_to(self, slot: int, *, lazily: bool = True) -> None:

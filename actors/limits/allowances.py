@@ -27,6 +27,7 @@ __all__ = [
     "MAX_TRANSFER_BYTES",
     "MESSAGE_BYTES",
     "RETRY_AFTER",
+    "RETRY_FOR_ROOM",
     "SECONDS_PER_BYTE",
     "TRANSFERS_PER_PEER",
     "TURN_BYTES",
@@ -39,6 +40,9 @@ MESSAGE_BYTES = 64
 
 RETRY_AFTER = 0.05
 """When a client that was refused had better come again, if nothing better is known."""
+
+RETRY_FOR_ROOM = 0.25
+"""The same for what the disk has no room for: a snapshot has to be written first."""
 
 # --- a burst -------------------------------------------------------------------------------------
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from paxon.actors.embedding import settle
 from paxon.actors.environment import ClientToken, Clock, ServerBurst
-from paxon.actors.execution.application import Executed
+from paxon.actors.execution.application import Application, Executed
 from paxon.actors.limits.allowances import (
     CHARGED_BYTES,
     CLIENT_SECONDS,
@@ -18,7 +19,8 @@ from paxon.actors.limits.allowances import (
 from paxon.actors.limits.turns import ClientTurns, Openings, Waiting
 from paxon.actors.messages import ClientMessage, Renew
 from paxon.actors.outbox import Outbox
-from paxon.actors.records.reign import Reign
+from paxon.actors.records.places import Places
+from paxon.actors.records.reign import LITTLE_ROOM, Reign, answer_to
 from paxon.actors.settings import Settings
 
 __all__ = ["LARGE_REPLY", "Reception"]
@@ -207,6 +209,20 @@ class Reception:
             turns.sit_out(client, now + seconds if seconds >= CLIENT_SECONDS / 2 else now)
         if now >= self._ends_at:
             self.spent = True
+
+    def put_off_waiting(self, reign: Reign, application: Application, places: Places) -> None:
+        """Whoever waits for a slot had better come again: nothing of that is in the log."""
+        for entry in reign.pending.take():
+            key = (entry.session, entry.seq)
+            client = reign.waiting.pop(key, None)
+            if client is None:
+                future = reign.futures.pop(entry.seq, None)
+                settle(future, LITTLE_ROOM.status, LITTLE_ROOM.payload)
+                continue
+            if self.turns.held_back.pop(key, None) is not None:
+                self.turns.sit_out(client, self._outbox.now)
+            self._outbox.reply(client, answer_to(entry, LITTLE_ROOM, application, places))
+            self._counters["overloaded"] += 1
 
     def charge(self, reign: Reign, slot: int, results: Sequence[Executed]) -> None:
         """A slot is executed: who waited for it goes on, who filled it sits out for its time."""

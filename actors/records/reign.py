@@ -20,6 +20,7 @@ from paxon.actors.limits.allowances import (
     MAX_PENDING,
     MAX_READS,
     RETRY_AFTER,
+    RETRY_FOR_ROOM,
 )
 from paxon.actors.limits.bounds import is_plausible_command
 from paxon.actors.limits.costs import Costs
@@ -51,7 +52,7 @@ from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.thrift import Thrift
 from paxon.actors.settings import Settings
 
-__all__ = ["ENTRY_BYTES", "Pending", "Progress", "Reign", "answer_to"]
+__all__ = ["ENTRY_BYTES", "LITTLE_ROOM", "Pending", "Progress", "Reign", "answer_to"]
 
 SMALL_COMMAND = 16 << 10
 """Commands up to this size go on into a slot although large ones wait for theirs."""
@@ -64,6 +65,12 @@ MOST_ASKED = 1024
 """So many changes of members are remembered with what came of them."""
 ENTRY_BYTES = 16
 """What an entry takes in a slot's value beside its command, about."""
+
+
+LITTLE_ROOM = Reply(
+    ReplyStatus.OVERLOADED, overloaded("the servers' disks have little room", RETRY_FOR_ROOM)
+)
+"""The answer to what the log has no room for. It was not proposed, so it has had no effect."""
 
 
 def answer_to(entry: Entry, reply: Reply, application: Application, places: Places) -> ServerReply:
@@ -93,6 +100,8 @@ class Pending:
         self.entries: deque[Entry] = deque()
         self.bytes = 0
         """What they will take in slots' values, about."""
+        self.most_are_short = False
+        """So many servers' disks have no room that what is proposed would not be chosen."""
         self.costs = Costs(machine, on_dear)
 
     @property
@@ -103,6 +112,20 @@ class Pending:
     def add(self, entry: Entry) -> None:
         self.entries.append(entry)
         self.bytes += len(entry.command) + ENTRY_BYTES
+
+    def fits(self, room: int) -> bool:
+        """Whether the first of them may go into the log, whose disk has so much room (bytes)."""
+        first = len(self.entries[0].command) + ENTRY_BYTES
+        return first <= room and not self.most_are_short
+
+    def take(self) -> list[Entry]:
+        """Take out all."""
+        taken = list(self.entries)
+        self.entries.clear()
+        self.bytes = 0
+        for entry in taken:
+            self.costs.forget(entry)
+        return taken
 
     def pack(self, most_bytes: int) -> list[Entry]:
         """Take out what waited longest, up to the size and cost of a batch, at least one."""
@@ -129,7 +152,7 @@ class Pending:
 class Progress:
     """How far a follower has come, as it told this leader."""
 
-    __slots__ = ("answered", "executed", "lost", "voter", "watches")
+    __slots__ = ("answered", "executed", "lost", "short", "voter", "watches")
 
     def __init__(self, *, voter: bool = True) -> None:
         self.voter = voter
@@ -140,6 +163,8 @@ class Progress:
         """The last round that it replied to."""
         self.watches = False
         """Whether it holds watches, and so has to hear of commits at once."""
+        self.short = False
+        """Whether its disk has no room for more of the log."""
         self.lost = False
         """Whether its connection has ended since it last replied."""
 
@@ -252,6 +277,8 @@ class Reign:
             return f"server {server} has no vote"
         if server not in alive or not follower.answered or follower.lost:
             return f"server {server} has not been heard in this reign, or not of late"
+        if follower.short:
+            return f"the disk of server {server} is full"
         behind = chosen_to - follower.executed
         if behind > MOST_BEHIND:
             return f"server {server} is {behind:,} slots behind: wait until it has caught up"
@@ -277,6 +304,14 @@ class Reign:
         if len(self.asked) > MOST_ASKED:
             del self.asked[next(iter(self.asked))]
 
+    def hear_of_room(self, server: ServerId, *, short: bool, majority: int) -> None:
+        """A follower tells whether its disk has room for more of the log."""
+        if self.followers[server].short == short:
+            return
+        self.followers[server].short = short
+        able = sum(one.voter and not one.short for one in self.followers.values())
+        self.pending.most_are_short = able + 1 < majority  # (oneself looks at one's own disk)
+
     def others_wait(self, client: ClientToken) -> bool:
         """Whether anybody but this client waits for a command.
 
@@ -295,9 +330,12 @@ class Reign:
         return len(self.reads.waiting) < MAX_READS or not isinstance(request, Query)
 
     def refusal(
-        self, command: Command, application: Application, most_pending_bytes: int
+        self, command: Command, application: Application, most_pending_bytes: int, room: int
     ) -> CommandReply | None:
-        """Why a command does not get into the log now; None if it does."""
+        """Why a command does not get into the log now; None if it does.
+
+        `room` is what the log's disk has for values, in bytes.
+        """
 
         def refuse(status: ReplyStatus, payload: bytes) -> CommandReply:
             return CommandReply(command.session, command.seq, status, payload)
@@ -327,6 +365,9 @@ class Reign:
             return refuse(ReplyStatus.OUT_OF_ORDER, b"send the one before first")
         if self.pending.bytes >= most_pending_bytes:
             return put_off("too much is waiting")
+        pending = self.pending
+        if pending.most_are_short or len(command.command) + ENTRY_BYTES > room - pending.bytes:
+            return refuse(ReplyStatus.OVERLOADED, LITTLE_ROOM.payload)
         if session.kept >= application.sessions.max_kept_each and (
             command.acked <= session.floor != command.seq
         ):

@@ -6,7 +6,7 @@ from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.environment import NEVER
 from paxon.actors.settings import Settings
 
-__all__ = ["Retry", "Snapshots", "snapshot_growth"]
+__all__ = ["LONGEST_FOR_ROOM", "LONGEST_SECONDS", "Retry", "Snapshots", "snapshot_growth"]
 
 LOG_PART = 8
 """A large state's log may take one part of so many of its size before the next snapshot."""
@@ -18,6 +18,8 @@ leaves a choice. (The next snapshot may be larger by all of that log, so the dis
 
 FIRST_SECONDS = 1.0
 LONGEST_SECONDS = 60.0
+LONGEST_FOR_ROOM = 4.0
+"""The same while the log has no room: clients wait for that snapshot."""
 
 
 def snapshot_growth(size: int, snapshot_bytes: int) -> float:
@@ -43,9 +45,9 @@ class Retry:
         """Whether it may be tried."""
         return now >= self._at
 
-    def failed(self, now: float) -> None:
+    def failed(self, now: float, longest: float = LONGEST_SECONDS) -> None:
         """It failed: not again before a pause, twice as long as the one before."""
-        self._pause = min(max(2 * self._pause, FIRST_SECONDS), LONGEST_SECONDS)
+        self._pause = min(max(2 * self._pause, FIRST_SECONDS), longest)
         self._at = now + self._pause
 
     def succeeded(self) -> None:

@@ -18,6 +18,7 @@ from tests.faults.disks import (
     disk_full,
     flipped_byte,
     no_small_disks,
+    outgrown_disks,
     tight_disks,
     tight_disks_with_one_down,
 )
@@ -30,8 +31,8 @@ from tests.faults.surroundings import surroundings
 from tests.faults.trial import Outcome
 
 OTHERS = (
-    "pauses", "crowds", "surroundings", "disk-full", "tight-disks", "flipped-byte", "by-kernel",
-    "netem", "coordination",
+    "pauses", "crowds", "surroundings", "disk-full", "outgrown-disks", "tight-disks",
+    "flipped-byte", "by-kernel", "netem", "coordination",
 )  # fmt: skip
 """Those that make their own cluster; the others get one behind the relay."""
 
@@ -52,6 +53,7 @@ def runs(directory: Path, long: bool, seconds: float = 0.0) -> Iterator[tuple[st
     yield "crowds", "", lambda: [crowds(name, directory / "crowds", long) for name in CROWDS]
     yield "surroundings", "", lambda: [surroundings(directory, long)]
     yield "disk-full", no_small_disks(), lambda: [disk_full(directory, long)]
+    yield "outgrown-disks", no_small_disks(), lambda: [outgrown_disks(directory, long)]
     yield (
         "tight-disks",
         no_small_disks(),

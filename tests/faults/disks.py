@@ -15,7 +15,7 @@ from pathlib import Path
 
 from paxon.actors import ServerId
 from paxon.actors.messages import StatusReply
-from paxon.kvstore import Client, PaxonError
+from paxon.kvstore import Client, Overloaded, PaxonError
 from paxon.kvstore.cluster.local_cluster import ClusterError
 from tests.cluster.helpers import wait_until
 from tests.faults.network import RelayedCluster
@@ -25,6 +25,7 @@ __all__ = [
     "disk_full",
     "flipped_byte",
     "no_small_disks",
+    "outgrown_disks",
     "tight_disks",
     "tight_disks_with_one_down",
 ]
@@ -97,6 +98,43 @@ def disk_full(directory: Path, long: bool) -> Outcome:
         return trial.verify()
 
 
+def outgrown_disks(directory: Path, long: bool) -> Outcome:
+    """The state outgrows its disks: clients are told so, all servers go on and answer reads.
+
+    With larger disks writes go on as well, without a restart.
+    """
+    data = directory / "outgrown"
+    with ExitStack() as stack:
+        for server in (1, 2, 3):
+            stack.enter_context(small_disk(data / f"server-{server}", SMALL_DISK))
+        cluster = stack.enter_context(RelayedCluster(3, data))
+        with Trial("outgrown-disks", cluster, directory, long=long, pause=0.02) as trial:
+            trial.load.wait_for_more(20)
+            with cluster.client(timeout=4) as client:
+                written = write_until_refused(client)
+                trial.fault()
+                assert [row.state for row in cluster.status()] == ["running"] * 3
+                assert len(client.get(f"grows/{written}", timeout=60) or b"") == VALUE_BYTES
+                for server in (1, 2, 3):
+                    path = str(data / f"server-{server}")
+                    command = ["mount", "-o", f"remount,size={4 * SMALL_DISK}", path]
+                    subprocess.run(command, check=True, capture_output=True)
+                client.put("grows/on", bytes(VALUE_BYTES), timeout=60)
+            trial.load.wait_for_more(20)
+        return trial.verify()
+
+
+def write_until_refused(client: Client) -> int:
+    """Write ever more until it is refused for want of room; returns what was written last."""
+    for number in range(4 * SMALL_DISK // VALUE_BYTES):
+        try:
+            client.put(f"grows/{number}", bytes(VALUE_BYTES))
+        except Overloaded as refused:
+            assert "disks have little room" in str(refused), refused
+            return number - 1
+    raise AssertionError("more was written than the disks can hold")
+
+
 STATE_BYTES, VALUE_BYTES = 40_000_000, 100_000
 HISTORY_BYTES = 1_000_000
 """What was replaced is part of the state, too, until it is compacted away: after so much of it."""
@@ -122,7 +160,7 @@ def tight_disks(directory: Path, long: bool) -> Outcome:
         cluster = stack.enter_context(RelayedCluster(3, data))
         with Trial("tight-disks", cluster, directory, long=long, pause=0.02) as trial:
             with cluster.client(timeout=60) as client:
-                write_over_and_over(client, trial.sized(3, 20))
+                write_over_and_over(client, trial.sized(2, 20))
             trial.fault()
             failed = [row for row in cluster.status() if row.state == "failed"]
             assert not failed, failed[0].reason
@@ -145,7 +183,7 @@ def tight_disks_with_one_down(directory: Path, long: bool) -> Outcome:
             down = trial.draw.choice(trial.followers())
             cluster.kill(down)
             with cluster.client(timeout=60) as client:
-                write_over_and_over(client, trial.sized(4, 20))
+                write_over_and_over(client, trial.sized(3, 20))
             trial.fault()
             failed = [row for row in cluster.status() if row.state == "failed"]
             assert not failed, failed[0].reason

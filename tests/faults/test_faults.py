@@ -14,6 +14,7 @@ from tests.faults.disks import (
     disk_full,
     flipped_byte,
     no_small_disks,
+    outgrown_disks,
     tight_disks,
     tight_disks_with_one_down,
 )
@@ -86,16 +87,18 @@ def test_full_disks_are_survived(tmp_path: Path) -> None:
     judge(disk_full(tmp_path, SOAK))
 
 
-# With others beside these, syncs are so slow that the log outgrows its room: a limit of ours.
+def test_a_state_that_outgrows_its_disks_stops_nobody(tmp_path: Path) -> None:
+    skip_for(no_small_disks())
+    judge(outgrown_disks(tmp_path, SOAK))
 
 
-@pytest.mark.alone
+@pytest.mark.timeout(600)  # it waits for dozens of snapshots of 40 MB
 def test_a_large_state_fits_on_disks_of_two_and_a_half_times_its_size(tmp_path: Path) -> None:
     skip_for(no_small_disks())
     judge(tight_disks(tmp_path, SOAK))
 
 
-@pytest.mark.alone
+@pytest.mark.timeout(600)
 def test_a_large_state_while_a_server_is_down(tmp_path: Path) -> None:
     """40 MB on disks of 170 MB: the log that is kept for it fills none of the others."""
     skip_for(no_small_disks())

@@ -20,6 +20,7 @@ from types import ModuleType
 from loguru import logger
 
 from paxon.actors import Ballot
+from paxon.actors.disk import room as room_module
 from paxon.actors.disk import snapshot_files as snapshot_files_module
 from paxon.actors.disk import sqlite_storage as sqlite_storage_module
 from paxon.actors.disk.sqlite_storage import SqliteStorage
@@ -35,9 +36,10 @@ STEPS = 70
 
 SMALLER: dict[ModuleType, dict[str, int | float]] = {
     sqlite_storage_module: {
-        "CHECKPOINT_PAGES": 60, "FORCED_CHECKPOINT_PAGES": 150, "LOG_LIMIT_BYTES": 64 << 10,
+        "FORCED_CHECKPOINT_PAGES": 150, "LOG_LIMIT_BYTES": 64 << 10,
         "SPARE_PAGES": 4, "VACUUM_PAGES": 8, "DISCARD_ROWS": 6, "DISCARD_BYTES": 16 << 10,
     },
+    room_module: {"FEWEST_PAGES": 60, "MOST_PAGES": 60},
     snapshot_files_module: {
         "PIECE_BYTES": 3000, "SMALL_BYTES": 500, "SYNC_BYTES": 6000, "RECEIVED_SYNC_BYTES": 6000,
         "LONGEST_REST": 0.0,

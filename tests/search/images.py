@@ -116,8 +116,8 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "lease_until",
         "lease_wanted_until",
     ),
-    Pending: ("entries", "bytes"),
-    Progress: ("executed", "answered", "voter", "watches", "lost"),
+    Pending: ("entries", "bytes", "most_are_short"),
+    Progress: ("executed", "answered", "voter", "watches", "lost", "short"),
     Thrift: (
         "_delay",
         "_others",

@@ -150,6 +150,10 @@ class DiskWorld(Protocol):
         """Whether the snapshot under way has become durable."""
 
     @property
+    def room(self) -> int:
+        """Bytes that the log may still take."""
+
+    @property
     def crash_point(self) -> str:
         """Where in the next sync the process dies, "before" or "after"; "" if it does not."""
 
@@ -341,6 +345,10 @@ class SimulatedDisk:
     @property
     def is_tight(self) -> bool:
         return False
+
+    @property
+    def room(self) -> int:
+        return self._world.room - sum(len(value) for _, _, value in self._rows)
 
     def size_bytes(self) -> int:
         return 0

@@ -10,6 +10,7 @@ import msgspec
 
 from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
 from paxon.actors.codecs import peer_codec, port_codec
+from paxon.actors.disk.storage_base import PLENTY
 from paxon.actors.execution.digests import Diverged
 from paxon.actors.messages import (
     ClientMessage,
@@ -75,6 +76,7 @@ class Node:
         self.sync_time = world.plan.network.sync
         self.service_time = world.plan.network.service
         self.disk_full = False
+        self.room = PLENTY
         self._snapshot_at = 0.0
         self.newest: tuple[SimulatedDisk, DiskBooks] | None = None
         """What an old copy has taken the place of, and its books."""

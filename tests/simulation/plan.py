@@ -25,7 +25,7 @@ FAULT_KINDS = (
     "crash", "crash_before_sync", "crash_after_sync", "crash_all", "pause", "partition",
     "isolate", "cut_one_way", "cut_two_way", "bridge", "stall", "disconnect", "lossy",
     "slow_disk", "full_disk", "slow_server", "jump_clock", "leap", "lose_disk",
-    "restart_client", "suspend", "drift", "sever", "change", "transfer",
+    "restart_client", "suspend", "drift", "sever", "change", "transfer", "little_room",
 )  # fmt: skip
 """Every kind of fault that is scheduled; the network's own faults are rates in `NetworkPlan`."""
 
@@ -200,6 +200,7 @@ def draw_plan(
     plan.faults += _draw_transfers(plan)
     free = not (leases or plan.bounds or plan.coordination)
     draw_membership(plan, about_members, Fault, free=free)
+    plan.faults += _draw_little_room(plan)
     plan.own = draw_own(plan)
     plan.faults += draw_changes(plan, Fault)
     plan.faults.sort(key=lambda fault: fault.step)
@@ -275,6 +276,16 @@ def _draw_transfers(plan: Plan) -> list[Fault]:
             step, seconds = transfer.step + random.randint(-2, 6), transfer.seconds
             found.append(Fault(max(0, step), kind, server, seconds, random.random(), group))
     return found
+
+
+def _draw_little_room(plan: Plan) -> list[Fault]:
+    """Disks run out of room for the log, for a while; drawn apart."""
+    random = Random(f"room {plan.seed}")
+    if random.random() < 0.7 or not plan.faults or plan.coordination or plan.spare:
+        return []
+    found = _strew(random, plan, ["little_room"], random.choice((30.0, 90.0)), 1.0)
+    both = [msgspec.structs.replace(fault, server=LEADER) for fault in found if fault.group & 2]
+    return found + both
 
 
 def _strew(random: Random, plan: Plan, kinds: list[str], gap: float, longest: float) -> list[Fault]:
@@ -367,7 +378,7 @@ def _draw_network(random: Random) -> NetworkPlan:
 
 def _draw_faults(random: Random, servers: int, steps: int, clients: int) -> list[Fault]:
     share = random.choice((0.1, 0.2, 0.5))
-    drawn = [kind for kind in FAULT_KINDS if kind not in ("change", "transfer")]
+    drawn = [kind for kind in FAULT_KINDS if kind not in ("change", "transfer", "little_room")]
     kinds = [kind for kind in drawn if random.random() < share]
     if random.random() < 0.3:  # deposed leaders are where most can go wrong
         kinds += ["isolate"] * (1 + len(kinds))

@@ -9,6 +9,8 @@ from random import Random
 from typing import Any
 
 from paxon.actors import NO_BALLOT, Settings
+from paxon.actors.disk.storage import NO_ROOM
+from paxon.actors.disk.storage_base import PLENTY
 from paxon.actors.execution.agreed import first_agreed
 from paxon.actors.messages import ChangeSettings, TransferLeader
 from paxon.actors.records import rounds
@@ -307,6 +309,12 @@ class World:
         node.disk_full = True
         self._later(fault, self._mend, node)
 
+    def _fault_little_room(self, fault: Fault) -> None:
+        """A disk has room for a few values a transaction, for small ones alone, or for none."""
+        node = self._node(fault)
+        node.room = NO_ROOM if fault.amount < 0.2 else int(600 * (fault.amount - 0.5))
+        self._later(fault, self._mend, node)
+
     def _fault_slow_server(self, fault: Fault) -> None:
         node = self._node(fault)
         node.service_time = fault.amount / 10
@@ -315,6 +323,7 @@ class World:
     def _mend(self, node: object) -> None:
         assert isinstance(node, Node)
         node.disk_full = False
+        node.room = PLENTY
         node.sync_time = self.plan.network.sync
         node.service_time = self.plan.network.service
 

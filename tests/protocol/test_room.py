@@ -1,0 +1,197 @@
+"""Disks with little room for the log: clients are held back, nobody stops (docs/full-disks.md)."""
+
+from __future__ import annotations
+
+from paxon.actors.disk.storage import NO_ROOM, SMALL_VALUE
+from paxon.actors.disk.storage_base import PLENTY
+from paxon.actors.messages import (
+    P2A,
+    P2B,
+    CatchUp,
+    CatchUpRequest,
+    CommandReply,
+    Handover,
+    ReplyStatus,
+    retry_after,
+)
+from tests.harness import Cluster, reign_of
+
+LARGE = b"x" * (SMALL_VALUE + 1)
+OTHER = b"other client"
+
+
+def led() -> tuple[Cluster, int]:
+    cluster = Cluster().start()
+    cluster.lead(1)
+    return cluster, cluster.open_session(1)
+
+
+def reply(cluster: Cluster, seq: int) -> CommandReply:
+    found = cluster.reply_to(seq)
+    assert found is not None
+    return found
+
+
+def test_a_leader_without_room_says_when_to_come_again_and_proposes_nothing() -> None:
+    cluster, session = led()
+    before = cluster.servers[1].log.last
+    cluster.storages[1].room = 100
+    cluster.command(1, session, 1, LARGE)
+    cluster.stabilize()
+    refused = reply(cluster, 1)
+    assert refused.status == ReplyStatus.OVERLOADED
+    seconds, reason = retry_after(refused.payload)
+    assert (seconds, reason) == (0.25, "the servers' disks have little room")
+    assert cluster.servers[1].log.last == before
+    cluster.storages[1].room = PLENTY
+    cluster.command(1, session, 1, LARGE)
+    cluster.stabilize()
+    assert reply(cluster, 1).status == ReplyStatus.OK
+
+
+def test_what_was_taken_in_waits_until_there_is_room() -> None:
+    cluster, session = led()
+    reign = reign_of(cluster.servers[1])
+    cluster.storages[2].room = cluster.storages[3].room = NO_ROOM
+    cluster.command(1, session, 1, LARGE)  # in flight, and not chosen
+    cluster.stabilize()
+    assert cluster.reply_to(1) is None and len(reign.votes) == 1
+    assert cluster.servers[2].log.last < cluster.servers[1].log.last
+    for other in (2, 3):
+        cluster.storages[other].room = PLENTY
+    cluster.pass_time(0.5)
+    assert reply(cluster, 1).status == ReplyStatus.OK
+    assert cluster.servers[1].leader == 1
+
+
+def test_what_waits_for_a_slot_when_room_ends_is_put_off() -> None:
+    cluster, session = led()
+    cluster.options["window"] = 1
+    server = cluster.servers[1]
+    cluster.command(1, session, 1, LARGE)
+    for seq in range(2, 20):  # the window is full
+        cluster.command(1, session, seq, LARGE)
+    reign = reign_of(server)
+    assert reign.pending.entries
+    cluster.storages[1].room = 0
+    cluster.drop(P2B)
+    cluster.pass_time(0.02)
+    cluster.clock.now += 0.1
+    cluster.step(1)
+    cluster.step(1)
+    assert not reign.pending.entries
+    assert reply(cluster, 19).status == ReplyStatus.OVERLOADED
+    cluster.storages[1].room = PLENTY
+    cluster.pass_time(0.5)
+    assert reply(cluster, 1).status == ReplyStatus.OK, "what was proposed is chosen all the same"
+    assert (session, 19) not in reign.waiting
+
+
+def test_a_follower_without_room_accepts_what_is_small() -> None:
+    cluster, session = led()
+    cluster.storages[2].room = 0
+    cluster.drop(P2B)
+    cluster.command(1, session, 1, b"small")
+    cluster.deliver(P2A, 1, 2)
+    assert len(cluster.sent(P2B, 2, 1)) == 1
+    cluster.stabilize()
+    cluster.command(1, session, 2, LARGE)
+    cluster.deliver(P2A, 1, 2)
+    assert cluster.sent(P2B, 2, 1) == []
+    assert cluster.servers[2].describe().counters["without_room"] == 1
+    cluster.stabilize()  # the other two are a majority
+    assert reply(cluster, 2).status == ReplyStatus.OK
+
+
+def test_a_follower_without_any_room_accepts_nothing() -> None:
+    cluster, session = led()
+    cluster.storages[2].room = NO_ROOM
+    cluster.command(1, session, 1, b"small")
+    cluster.deliver(P2A, 1, 2)
+    assert cluster.sent(P2B, 2, 1) == []
+
+
+def test_a_majority_without_room_is_heard_of_and_clients_are_held_back() -> None:
+    cluster, session = led()
+    cluster.storages[2].room = 0
+    cluster.pass_time(0.2)
+    cluster.command(1, session, 1, b"two have room")
+    cluster.stabilize()
+    assert reply(cluster, 1).status == ReplyStatus.OK
+    cluster.storages[3].room = 0
+    cluster.pass_time(0.2)
+    cluster.command(1, session, 2, b"one has")
+    cluster.stabilize()
+    assert reply(cluster, 2).status == ReplyStatus.OVERLOADED
+    cluster.storages[2].room = PLENTY
+    cluster.pass_time(0.2)
+    cluster.command(1, session, 2, b"two have again")
+    cluster.stabilize()
+    assert reply(cluster, 2).status == ReplyStatus.OK
+
+
+def test_who_missed_something_for_want_of_room_asks_for_it_once_there_is_some() -> None:
+    cluster, session = led()
+    cluster.storages[3].room = 0
+    cluster.execute(1, session, LARGE)
+    cluster.pass_time(1.0)
+    assert cluster.sent(CatchUpRequest, 3) == []
+    behind = cluster.servers[3]
+    assert behind.is_behind()
+    cluster.hand(3, 1, CatchUp(list(cluster.servers[1].log.accepted_from(1)), 2))
+    assert behind.is_behind()  # what comes unasked is not kept either
+    cluster.storages[3].room = PLENTY
+    cluster.pass_time(1.0)
+    assert behind.application.executed == cluster.servers[1].application.executed
+
+
+def test_a_snapshot_is_taken_early_and_lets_the_log_go() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, LARGE)
+    assert cluster.storages[1].snapshot is None
+    cluster.storages[1].room = 0
+    cluster.pass_time(0.5)
+    taken = cluster.storages[1].snapshot
+    assert taken is not None and taken.slot == cluster.servers[1].application.executed
+
+
+def test_a_leader_for_which_no_snapshot_makes_room_hands_over_to_one_with_room() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, LARGE)
+    cluster.storages[1].room = cluster.storages[2].room = 0
+    cluster.pass_time(1.0)
+    assert reign_of(cluster.servers[3])
+    assert cluster.servers[1].describe().counters["handovers"] == 1
+    cluster.command(3, session, 2, LARGE, client=OTHER)
+    cluster.pass_time(0.2)
+    assert cluster.sent(Handover) == []
+    assert cluster.servers[3].leader == 3
+    assert reply(cluster, 2).status == ReplyStatus.OVERLOADED, "it alone is no majority"
+
+
+def test_nobody_hands_over_where_all_disks_are_full() -> None:
+    cluster, session = led()
+    cluster.execute(1, session, LARGE)
+    for server in cluster.ids:
+        cluster.storages[server].room = 0
+    cluster.pass_time(2.0)
+    assert cluster.servers[1].describe().counters["handovers"] == 0
+    assert reign_of(cluster.servers[1])
+
+
+def test_a_new_leader_takes_over_once_it_has_room() -> None:
+    cluster, session = led()
+    cluster.drop(P2B)
+    cluster.command(1, session, 1, LARGE)
+    cluster.deliver(P2A, 1, 2)
+    cluster.drop(P2A)
+    cluster.crash(1)
+    cluster.storages[3].room = 0
+    cluster.clock.now += 0.4  # they have heard of no leader for long enough
+    cluster.campaign(3)
+    cluster.stabilize()
+    reign = reign_of(cluster.servers[3])
+    assert len(reign.takeover) == 1, "it holds the value back"
+    cluster.storages[3].room = PLENTY
+    cluster.pass_time(0.2)
+    assert not reign.takeover and cluster.servers[3].application.executed >= reign.takeover_end

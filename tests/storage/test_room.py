@@ -1,0 +1,150 @@
+"""What room the log has left, by what the disk and the database say (docs/full-disks.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paxon.actors.disk import sqlite_storage
+from paxon.actors.disk.data_directory import DATABASE_NAME
+from paxon.actors.disk.room import (
+    AMPLE,
+    LAST_ROOM,
+    LOG_ROOM,
+    Disk,
+    checkpoint_pages,
+    filled_by_others,
+)
+from paxon.actors.disk.sqlite_storage import SqliteStorage
+from paxon.actors.disk.storage import NO_ROOM
+from tests.storage.engines import FIRST, accept, open_sqlite, take_snapshot
+
+MIB = 1 << 20
+
+
+def test_the_next_snapshot_has_its_room_before_the_log_has_any() -> None:
+    assert Disk(41 * MIB, wanted=40 * MIB).room() == 0
+    assert Disk(40 * MIB, wanted=40 * MIB).room() == -LOG_ROOM
+    assert Disk(43 * MIB, wanted=40 * MIB).room() == MIB, "each value is written twice"
+
+
+def test_free_pages_of_the_database_take_what_the_disk_need_not() -> None:
+    assert Disk(2 * MIB, inside=5 * MIB).room() == MIB
+    assert Disk(10 * MIB, inside=5 * MIB).room() == 7 * MIB
+    assert Disk(10 * MIB, growth=4 * MIB, inside=MIB).room() == 3 * MIB
+
+
+def test_promises_and_marks_have_the_last_room_to_themselves() -> None:
+    assert Disk(LAST_ROOM).room() == -LAST_ROOM
+    assert Disk(LAST_ROOM - 1, inside=MIB).room() == NO_ROOM
+    assert Disk(MIB, growth=LAST_ROOM + 1).room() == NO_ROOM
+
+
+def test_the_less_room_the_sooner_the_log_is_copied_into_the_database() -> None:
+    assert Disk(AMPLE).is_ample and not Disk(AMPLE, wanted=1).is_ample
+    assert [checkpoint_pages(room) for room in (AMPLE, 4 * MIB, 0, NO_ROOM)] == [1000, 128, 64, 64]
+
+
+def free(storage: SqliteStorage, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """The disk has so many bytes free from now on, and is ours."""
+    monkeypatch.setattr(storage._files, "free_bytes", lambda: size)
+    monkeypatch.setattr(sqlite_storage, "filled_by_others", lambda _: False)
+
+
+def test_an_engine_tells_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_sqlite(tmp_path)
+    free(storage, monkeypatch, 1 << 40)
+    storage.maintain()
+    assert storage.room == ((1 << 40) - LOG_ROOM) // 2
+    storage.save_promise(FIRST)
+    storage.save_accepted(1, FIRST, bytes(MIB))
+    assert storage.room == ((1 << 40) - LOG_ROOM) // 2 - MIB
+    free(storage, monkeypatch, 6 * MIB)
+    storage.commit()
+    storage.maintain()
+    assert MIB < storage.room < 3 * MIB
+    free(storage, monkeypatch, MIB)
+    storage.maintain()
+    assert storage.room <= 0
+    free(storage, monkeypatch, 0)
+    storage.maintain()
+    assert storage.room == NO_ROOM
+    storage.close()
+
+
+def test_little_room_makes_the_write_ahead_log_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_sqlite(tmp_path)
+    for slot in range(1, 40):
+        storage.save_promise(FIRST)
+        storage.save_accepted(slot, FIRST, bytes(50_000))
+        storage.commit()
+    log = tmp_path / f"{DATABASE_NAME}-wal"
+    assert log.stat().st_size > 40 * 50_000
+    free(storage, monkeypatch, 4 * MIB)
+    storage.maintain()
+    storage.maintain()
+    assert log.stat().st_size == 0
+    storage.close()
+
+
+def test_a_snapshot_without_room_gets_what_the_database_does_not_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_sqlite(tmp_path)
+    storage.save_promise(FIRST)
+    for slot in range(1, 60):
+        storage.save_accepted(slot, FIRST, bytes(100_000))
+    storage.commit()
+    take_snapshot(storage, 59)
+    storage.commit()
+    storage.discard_to(59)
+    free(storage, monkeypatch, 40 * MIB)
+    for _ in range(3):
+        accept(storage, 60)
+        storage.commit()
+        storage.maintain()
+    database = tmp_path / DATABASE_NAME
+    before = database.stat().st_size
+    assert before > 59 * 100_000
+    free(storage, monkeypatch, 0)
+    take_snapshot(storage, 60)
+    assert before - 2 * MIB < database.stat().st_size < before - LOG_ROOM, "no more than is missing"
+    storage.commit()
+    storage.close()
+
+
+def test_rows_that_are_to_be_deleted_leave_some_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go quickly, whether or not anybody writes."""
+    storage = open_sqlite(tmp_path)
+    storage.save_promise(FIRST)
+    for slot in range(1, 10_000):
+        storage.save_accepted(slot, FIRST, b"value")
+    storage.commit()
+    take_snapshot(storage, 9_999)
+    storage.commit()
+    free(storage, monkeypatch, LOG_ROOM - 1)
+    storage.maintain()
+    assert NO_ROOM < storage.room < 0
+    storage.discard_to(9_999)
+    storage.commit()
+    assert storage.room > 0
+    for _ in range(3):
+        storage.maintain()
+    assert storage.room < 0, "all of them are gone"
+    storage.close()
+
+
+def test_where_somebody_else_has_filled_the_disk_nobody_is_held_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_sqlite(tmp_path)
+    monkeypatch.setattr(storage._files, "free_bytes", lambda: 0)
+    assert filled_by_others(tmp_path)
+    storage.maintain()
+    assert storage.room > AMPLE
+    storage.close()
