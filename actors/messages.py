@@ -263,7 +263,13 @@ class Introduction(Wire, frozen=True, tag=16):
     in_force: bool = False
     """The sender knows that every member has stored `made`."""
     address: str = ""
-    """Where servers reach the sender, by its own file."""
+    """Where servers reach the sender, by its own file …"""
+    client: str = ""
+    """… and clients."""
+    joins: bool = False
+    """The sender was told to join a cluster, whichever `made` it is told of."""
+    chosen_to: int = 0
+    """How far the sender knows the log as chosen."""
 
 
 class CountQuestion(Wire, frozen=True, tag=17):

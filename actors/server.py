@@ -243,7 +243,8 @@ class PaxosServer(BurstActor):
         self._takes_part = False  # in force, and this directory is known to be no old copy
         # Who decides the slots after the last seal in the chosen prefix (docs/membership.md).
         self.configuration = Configuration(0, 0, ())
-        self.is_voter = False  # this very directory is one of its voters'
+        self.is_voter = False  # this very directory is one of its voters' …
+        self.is_member = False  # … or a learner's
         self._opening: Opening | None = None  # until a leader of the new epoch is heard
         self._majority = len(settings.servers)  # (of no use before)
         self._all_bits: dict[ServerId, int] = {}  # voters' bits; learners have none
@@ -696,7 +697,7 @@ class PaxosServer(BurstActor):
             return
         if not self.is_voter:
             self._await_leader()
-            if self.configuration.find(self.settings.server) is None:
+            if not self.is_member or self.configuration.epoch < self.membership.epoch_told:
                 self._ask_around()
             return
         if self._lease_may_hold():  # our own promise counts like any other's
@@ -1257,7 +1258,9 @@ class PaxosServer(BurstActor):
 
     def on_query(self, query: Query, client: ClientToken) -> None:
         """Answer a read; which way, the client says (rule 9)."""
-        if query.mode == "stale" and self.voting:  # else the state may be far too old, or empty
+        if (
+            query.mode == "stale" and self.voting and self.is_member
+        ):  # else the state may be far too old, or empty
             self._answer_query(client, query)
         elif (reign := self._serves()) is None or reign.sealing:
             self._hold_or_refuse(client, query, len(query.query))
@@ -1741,12 +1744,21 @@ class PaxosServer(BurstActor):
 
     def _ask_around(self) -> None:
         """Who is no member hears of nothing unless it asks."""
+        self.membership.ask_to_join(self.log.chosen_to)
         late = self._catching_up
         late.turn += 1
         peers = (*self._others, *sorted(late.outsiders))
         if peers and not self.is_behind():
             request = CatchUpRequest(self.log.chosen_to + 1)
             self._outbox.send(peers[late.turn % len(peers)], request)
+
+    def hear_of_cluster(self, server: ServerId, chosen_to: int) -> None:
+        """A server of the cluster says how far it holds the log: it may be asked for slots."""
+        if self.is_member and not self.settings.join:
+            return
+        self._catching_up.outsiders.add(server)
+        if not self.is_behind() and self.log.chosen_to < chosen_to < NUMBER_LIMIT:
+            self._catching_up.fall_behind(chosen_to, server, self._now)
 
     def hear_of_leaving(self, server: ServerId) -> None:
         """One that left has heard that the epoch is open."""
@@ -2279,10 +2291,11 @@ class PaxosServer(BurstActor):
 
     def _look_for_vote(self) -> None:
         """Whether this very directory is a voter's, and nothing came from a later epoch (M15)."""
-        configuration = self.configuration
-        told = self.membership.confirmation.epoch_told
+        configuration, me = self.configuration, self.settings.server
+        self.is_member = configuration.incarnations.get(me) == self.making.incarnation
+        told = self.membership.epoch_told
         self.is_voter = configuration.epoch >= told and configuration.votes(
-            self.settings.server, self.making.incarnation
+            me, self.making.incarnation
         )
 
     def agreed(self) -> bytes:

@@ -51,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     - backoff_cap: … up to this.
     - contend: for the contention benches: a server that gets a client's command while it does not
       lead starts phase 1 for it instead of sending the client to the leader.
+    - join: this server's fresh directory is to become a member's of a cluster that is in force:
+      `servers` names those of that cluster that are known, and this one (docs/membership.md).
     - rejoin: this server comes with an empty disk in place of a lost one (docs/rejoin.md).
     - max_clock_drift: leases assume that no two clocks' speeds differ by more than this fraction.
     - leases: whether the leader answers queries of mode "lease" (policy "stable" only).
@@ -101,6 +103,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     backoff_cap: float = 1.0
     """The longest that such a wait may become, seconds."""
     contend: bool = False
+    join: bool = False
     rejoin: bool = False
     max_clock_drift: float = 0.05
     leases: bool = True

@@ -15,6 +15,8 @@ from msgspec import structs
 from paxon.actors.ballot import Ballot, ServerId, in_list
 from paxon.actors.disk.storage import Recovered, Storage
 from paxon.actors.environment import Random, ServerBurst
+from paxon.actors.log import SlotLog
+from paxon.actors.members import Member
 from paxon.actors.messages import (
     P1A,
     P2A,
@@ -58,6 +60,9 @@ FROM_ANYBODY = frozenset((
 what is chosen, and questions (docs/membership.md, M13)."""
 
 
+JOINING_SECONDS = 5.0
+"""Who has not said for so long that it waits to become a member is not named any more."""
+
 LEADING = frozenset((P1A, P2A, Heartbeat, PreVote))
 """What is sent by who leads, or would: from another epoch it is answered with where that ended."""
 
@@ -78,6 +83,7 @@ class Host(Protocol):
     voting: bool
     promised: Ballot
     configuration: Configuration
+    log: SlotLog
 
     def agreed(self) -> bytes:
         """What execution depends on, as this server was told; for the making."""
@@ -93,6 +99,9 @@ class Host(Protocol):
 
     def confirmed(self) -> None:
         """This server's directory is no old copy: take part from here on."""
+
+    def hear_of_cluster(self, server: ServerId, chosen_to: int) -> None:
+        """A server of the cluster says how far it holds the log: it may be asked for slots."""
 
 
 class Membership:
@@ -112,6 +121,8 @@ class Membership:
         self.confirmation = Confirmation(settings.server, 0, 0, 0.0, pending=False)
         self.others: tuple[ServerId, ...] = ()
         """The other members, once the cluster is in force; nobody before."""
+        self.joining: dict[ServerId, tuple[Member, int, float]] = {}
+        """Who wants to become a member, how far it holds the log, and when it said so last."""
         self._open = False
         self.joined: Configuration | None = None
         """The configuration that `others` is of."""
@@ -146,6 +157,7 @@ class Membership:
         members = configuration.incarnations
         self.disks.join({s: number for s, number in members.items() if s != me}, now)
         self.others = tuple(self.disks.incarnations)
+        self.making.joins = members.get(me) != self.making.incarnation
         self.places.join(configuration.members, now)
         self._meet()
         self._dial_all()
@@ -157,11 +169,20 @@ class Membership:
             )  # fmt: skip
 
     @property
+    def epoch_told(self) -> int:
+        """The highest epoch that anything came from while this server waited for confirmation."""
+        return self.confirmation.epoch_told
+
+    @property
     def waits_for(self) -> str:
         """What keeps this server from taking part, for people; "" if nothing does."""
-        if self.making.in_force:
-            return self.confirmation.waits_for()
-        return self.making.waits_for()
+        if not self.making.in_force or self.confirmation.pending:
+            return self.making.waits_for() or self.confirmation.waits_for()
+        if self.making.joins:
+            return (
+                f"waits to become a member: `paxon member add {self._settings.server}` makes it one"
+            )
+        return ""
 
     # --- before this server takes part -----------------------------------------------------------
 
@@ -202,13 +223,17 @@ class Membership:
             return
         if self.making.may_be_of(said) and self.places.hear_unknown(sender, said.address):
             self._dial(sender)
-        if not self.making.in_force and sender != self._settings.server:
+        if self.making.in_force:
+            self._hear_of_joining(said, sender)
+        elif sender != self._settings.server:
             found = self.making.hear(said, sender)
             if found is not None:
-                self._store_made(found, in_force=self.making.rejoins)
+                self._store_made(found, in_force=self.making.rejoins or self.making.joins)
             self._make_on()
         if said.asks:
-            self._outbox.send(sender, self.making.introduction(to=said.incarnation))
+            held = self._host.log.chosen_to
+            answer = self.making.introduction(to=said.incarnation, chosen_to=held)
+            self._outbox.send(sender, answer)
 
     def _make_on(self) -> None:
         """Make the cluster if that is up to this server, and note when it has come into force."""
@@ -228,7 +253,7 @@ class Membership:
         self._storage.save_made(made, in_force=in_force)
         self._outbox.network.identify(made.identity, in_force=False)
         if in_force:  # (a lost disk's place is taken: others have been voting all along)
-            self._come_into_force(made, votes=False)
+            self._come_into_force(made, votes=self.making.joins)
         self.making.ask_at = self._outbox.now
 
     def _come_into_force(self, made: Made, *, votes: bool) -> None:
@@ -250,6 +275,34 @@ class Membership:
         said = self.making.introduction(asks=asks)
         for server in self.making.audience:
             self._outbox.send(server, said)
+
+    # --- joining a cluster that is in force (docs/membership.md) ---------------------------------
+
+    def ask_to_join(self, chosen_to: int) -> None:
+        """Say that this server waits to become a member, and hear who there is to ask for slots."""
+        said = self.making.introduction(asks=True, chosen_to=chosen_to)
+        for server in sorted({*self.making.listed, *self.others} - {self._settings.server}):
+            self._outbox.send(server, said)
+
+    def _hear_of_joining(self, said: Introduction, sender: ServerId) -> None:
+        mine, theirs = self.making.made, said.made
+        known = mine is not None and theirs is not None and theirs.identity == mine.identity
+        if said.joins and (known or theirs is None):
+            member = Member(sender, said.incarnation, False, said.address, said.client)
+            self.joining[sender] = member, said.chosen_to, self._outbox.now
+        elif known and said.in_force and not said.joins:
+            self._host.hear_of_cluster(sender, said.chosen_to)
+
+    def wait_to_join(self) -> dict[Member, int]:
+        """Who waits to become a member, and how far it holds the log."""
+        configuration, since = self._host.configuration, self._outbox.now - JOINING_SECONDS
+        return {
+            member: held
+            for _, (member, held, at) in sorted(self.joining.items())
+            if at > since
+            and member.incarnation not in configuration.removed
+            and configuration.incarnations.get(member.server) != member.incarnation
+        }
 
     def _on_making_timer(self) -> None:
         """Ask all others once more, and say now and then for whom or what this server waits."""
@@ -384,12 +437,17 @@ class Membership:
         """Say whom this server talks to; before the cluster is in force the network knows."""
         if self._open and self.joined is not None:
             both = (*self.joined.leaving, *self.joined.members)
-            keys = {m.server: m.key for m in both if m.server != self._settings.server}
+            keys = dict.fromkeys(self.places.strangers, "")
+            if self.making.joins or self._settings.join:
+                keys |= dict.fromkeys(self._settings.servers, "")
+            keys |= {member.server: member.key for member in both}
+            keys.pop(self._settings.server, None)
             self._outbox.network.meet(keys)
 
     def _dial(self, server: ServerId) -> None:
-        if server in self.disks.incarnations or not self.making.in_force:
-            self._outbox.network.reach(server, self.places.addresses(server))
+        if server not in self.disks.incarnations:
+            self._meet()
+        self._outbox.network.reach(server, self.places.addresses(server))
 
     def _dial_all(self) -> None:
         for server in self.others if self.places.active and self._open else ():
@@ -411,6 +469,7 @@ class Membership:
         self.confirmation = Confirmation(
             self._settings.server, storage.incarnation, storage.count, now,
             pending=pending, may_store=not in_force, newest=newest,
+            listed=self._settings.servers if self._settings.join else (),
         )  # fmt: skip
         if storage.moved:
             logger.warning(
@@ -486,7 +545,8 @@ class Membership:
         denial = confirmation.denial(answer, storage.count + 1, storage.count + storage.dirty)
         if denial is not None:
             self._outbox.send(sender, denial)
-        confirmation.hear(answer, sender, voting=self._host.voting)
+        certain = self._host.voting and not self.making.joins  # (who joins in another's place …)
+        confirmation.hear(answer, sender, voting=certain)
         confirmation.check_hope()
         self._settle_confirmation()
 
@@ -523,7 +583,8 @@ class Membership:
 
         A majority's answers, and not one frame, stop it. A count too high it contradicts.
         """
-        if self._host.voting and self._outbox.now >= self.confirmation.ask_at:
+        certain = self._host.voting and not self.making.joins
+        if certain and self._outbox.now >= self.confirmation.ask_at:
             self.confirmation.ask_at = self._outbox.now + DOUBT_INTERVAL
             self.confirmation.ask_anew()
             self._ask_for_counts()

@@ -72,11 +72,13 @@ def _part(server: PaxosServer) -> str:
 def members_now(server: PaxosServer, request: int, ballot: Ballot) -> Members:
     """Who the members are, and how the change `request` ended, which was meant for `ballot`."""
     reign, made, log = server._reign, server.making.made, server.log
+    joining = server.membership.wait_to_join()
     since = server._now - server.settings.election_timeout_max
     behind = {}
     if reign is not None:
         alive = server.disks.heard_since(since)
         behind = {s: max(0, log.chosen_to - reign.followers[s].executed) for s in alive}
+        behind |= {m.server: max(0, log.chosen_to - held) for m, held in joining.items()}
     ended, reason = outcome(server, request, ballot) if request else ("", "")
     return Members(
         server=server.settings.server,
@@ -88,6 +90,7 @@ def members_now(server: PaxosServer, request: int, ballot: Ballot) -> Members:
         outcome=ended,
         reason=reason,
         behind=behind,
+        joining=tuple(joining),
         cluster=server.settings.cluster,
         identity=made.identity if made is not None and server.making.in_force else 0,
     )

@@ -10,6 +10,8 @@ one of the directory's own epoch may be of servers that are gone, or know of not
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from paxon.actors.ballot import ServerId, in_list
@@ -39,7 +41,10 @@ class Confirmation:
         pending: bool,
         may_store: bool = True,
         newest: Configuration = Configuration(0, 0, ()),  # noqa: B008 (it is frozen)
+        listed: Iterable[ServerId] = (),
     ) -> None:
+        """`listed` are asked as well: they may know a later configuration than this directory."""
+        self._listed = tuple(listed)
         self.newest = newest
         """The latest that is known, or was told: whose majority has to confirm."""
         self.epoch_told = newest.epoch
@@ -173,5 +178,5 @@ class Confirmation:
 
     def unanswered(self) -> list[ServerId]:
         answered = self.confirmed_by | self.denied_by
-        asked = sorted({*self._other_voters(), *self._told_by})
+        asked = sorted({*self._other_voters(), *self._told_by, *self._listed} - {self.server})
         return [server for server in asked if server not in answered]

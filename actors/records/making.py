@@ -44,6 +44,10 @@ class Making:
         """The servers of this server's file: those that make the cluster."""
         self.incarnation = 0
         self.address = settings.peer_addresses.get(settings.server, "")
+        self.client = settings.client_addresses.get(settings.server, "")
+        self._join = settings.join
+        self.joins = False
+        """Told that its fresh directory is to become a member's of a cluster that is in force."""
         self.rejoins = False
         """Told that its fresh directory is in the place of a lost one."""
         self.made: Made | None = None
@@ -70,6 +74,7 @@ class Making:
         self.made = made
         self.in_force = in_force
         self.rejoins = rejoin and made is None
+        self.joins = self._join and made is None
 
     @property
     def audience(self) -> list[ServerId]:
@@ -77,11 +82,11 @@ class Making:
         servers = {*self.listed, *(() if self.made is None else self.made.servers)}
         return sorted(servers - {self.server})
 
-    def introduction(self, *, to: int = 0, asks: bool = False) -> Introduction:
+    def introduction(self, *, to: int = 0, asks: bool = False, chosen_to: int = 0) -> Introduction:
         """What to tell another server."""
         return Introduction(
             self.incarnation, to, asks, self.name, self.listed, self.rejoins, self.made,
-            self.in_force, self.address,
+            self.in_force, self.address, self.client, self.joins, chosen_to,
         )  # fmt: skip
 
     # --- making ----------------------------------------------------------------------------------
@@ -90,7 +95,7 @@ class Making:
         """Whether this server is the one to make the cluster, and may do so now."""
         return (
             self.made is None
-            and not self.rejoins
+            and not (self.rejoins or self.joins)
             and self.server == self.listed[0]
             and all(server in self._fresh for server in self.listed[1:])
         )
@@ -116,7 +121,7 @@ class Making:
         """It is stored here (or will be before anything that is sent from now on)."""
         invariant(self.made is None, "server %d stores a second making", self.server)
         invariant(
-            made.incarnation(self.server) == self.incarnation,
+            self.joins or made.incarnation(self.server) == self.incarnation,
             "server %d stores a making of another directory", self.server,
         )  # fmt: skip
         self.made = made
@@ -184,7 +189,12 @@ class Making:
 
     def _hear_fresh(self, said: Introduction, sender: ServerId) -> None:
         before = self._fresh.pop(sender, None)
-        if said.rejoins:
+        if said.joins:
+            self._obstacles[sender] = (
+                f"server {sender} was started to join a cluster, and there is none yet: start it "
+                "without --join, or once the others have made one"
+            )
+        elif said.rejoins:
             self._obstacles[sender] = (
                 f"server {sender} was started with --rejoin, and nobody knows a cluster that it "
                 "could come back to: start it without"
@@ -202,7 +212,11 @@ class Making:
         """Another server holds a making, and this one's directory is fresh."""
         where = f"{cluster_name(made.identity, made.name)} of {in_list(made.servers)}"
         known = made.incarnation(self.server)
-        if known is None:
+        if self.joins:
+            if said.in_force:
+                return made
+            sentence = f"{where} is not in force yet: this server joins it once it is"
+        elif known is None:
             sentence = (
                 f"server {self.server} is not a member of {where}, which server {sender} belongs "
                 "to: members come from their data directories, whatever a file lists; take server "
@@ -251,6 +265,8 @@ class Making:
         if self.made is None:
             others = [server for server in self.listed if server != self.server]
             nobody = "" if self._heard else self._why_nobody()
+            if self.joins:
+                return f"waits for {in_list(others)} to tell which cluster it joins{nobody}"
             if self.rejoins:
                 return f"waits for {in_list(others)} to tell which cluster it rejoins{nobody}"
             missing = [server for server in others if server not in self._fresh]

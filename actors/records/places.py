@@ -90,8 +90,13 @@ class Places:
         told = self._told
         return tuple(
             told[server] for server in sorted(told)
-            if told[server].incarnation == self._members.get(server)
+            if server == self._server or told[server].incarnation == self._members.get(server)
         )  # fmt: skip
+
+    @property
+    def strangers(self) -> tuple[ServerId, ...]:
+        """Who has told an address and is no member by that directory."""
+        return tuple(self._unknown)
 
     # --- telling ---------------------------------------------------------------------------------
 

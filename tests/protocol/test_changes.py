@@ -62,7 +62,7 @@ def test_a_learner_is_added_and_promoted() -> None:
     now = ask(cluster, 1, Ballot(1, 1))
     assert (now.outcome, now.leads, now.epoch) == ("done", True, 1)
     assert [(m.server, m.voter) for m in now.members][-1] == (4, False)
-    assert now.behind == {2: 0, 3: 0, 4: 0}
+    assert now.behind.keys() == {2, 3, 4, 5} and now.behind[4] == 0
     assert change(cluster, 1, MemberChange("promote", 4), number=78).outcome == "pending"
     cluster.pass_time(0.5)
     assert ask(cluster, 4, ballot, 78).outcome == "done"
@@ -75,7 +75,7 @@ def test_anybody_tells_who_the_members_are() -> None:
         cluster.request(server, AskMembers(5))
         now = said(cluster)
         assert (now.server, now.leads, now.outcome) == (server, False, "")
-        assert [m.server for m in now.members] == [1, 2, 3] and now.joining == ()
+        assert [m.server for m in now.members] == [1, 2, 3]
     cluster.request(2, ChangeMembers(CHANGE, Ballot(1, 1), (add(cluster, 4),)))
     assert cluster.told(NotLeader)[-1].leader == 1
 
@@ -304,3 +304,105 @@ def test_clients_are_told_where_the_members_are() -> None:
     cluster.request(2, AskMembers(9))
     assert said(cluster).members[-1].client == "tcp://h:2"
     assert cluster.servers[2].places.client_addresses()[4] == "tcp://h:2"
+
+
+# --- servers that join ---------------------------------------------------------------------------
+
+
+def joiner(cluster: Cluster, server: int = 4, **options: object) -> None:
+    """A server on an empty directory, told to join."""
+    cluster.servers.pop(server, None)
+    cluster.storages[server] = cluster.new_disk(server)
+    cluster.ids = tuple(sorted({*cluster.ids, server}))
+    cluster.start(server, join=True, **options)
+    cluster.pass_time(1.5)
+
+
+def test_a_server_joins_fetches_the_log_and_becomes_a_voter() -> None:
+    cluster = serving(3)
+    joiner(cluster)
+    waits = cluster.servers[4]
+    assert cluster.applied(4) == [b"a"]
+    assert not waits.is_member and waits.role == "follower"
+    assert "`paxon member add 4`" in waits.describe().waits_for
+    cluster.request(1, AskMembers(3))
+    now = said(cluster)
+    assert [m.server for m in now.joining] == [4] and now.behind[4] == 0
+    added = now.joining[0]
+    change(cluster, 1, MemberChange("add", 4, added.incarnation))
+    cluster.pass_time(0.5)
+    assert waits.is_member and waits.describe().waits_for == ""
+    change(cluster, 1, MemberChange("promote", 4), number=78)
+    cluster.pass_time(0.5)
+    assert waits.is_voter and cluster.epochs() == [2] * 4
+    cluster.request(1, AskMembers(3))
+    assert said(cluster).joining == ()
+
+
+def test_one_that_waits_to_join_tells_nobody_old_news_and_never_votes() -> None:
+    cluster = serving(3)
+    joiner(cluster)
+    cluster.query(4, mode="stale")
+    assert not cluster.answers() or cluster.told(NotLeader)
+    cluster.crash(1)
+    cluster.crash(2)
+    cluster.pass_time(3.0)  # 3 alone has no majority, whoever waits
+    assert cluster.servers[3].role != "leader" and cluster.servers[4].promised == Ballot(0, 0)
+
+
+def test_one_that_waits_to_join_is_so_after_a_restart_as_well() -> None:
+    cluster = serving(3)
+    joiner(cluster)
+    cluster.confirms = False
+    cluster.restart(4)  # without being told to join: its directory knows
+    cluster.pass_time(1.0)
+    assert cluster.servers[4]._takes_part and not cluster.servers[4].is_member
+    cluster.request(1, AskMembers(3))
+    assert [m.server for m in said(cluster).joining] == [4]
+
+
+def test_a_server_joins_though_all_who_made_the_cluster_are_gone() -> None:
+    cluster = serving(5)
+    for number, server in enumerate((4, 5), 80):
+        change(cluster, 1, add(cluster, server), number=number)
+        cluster.pass_time(0.3)
+    ones = [MemberChange("promote", 4), MemberChange("promote", 5)]
+    change(cluster, 1, *ones, *(MemberChange("remove", s) for s in (1, 2, 3)), number=90)
+    cluster.pass_time(1.0)
+    for server in (1, 2, 3):
+        cluster.crash(server)
+    joiner(cluster, 6)
+    assert cluster.applied(6) == [b"a"] and cluster.epochs(6) == [3]
+    assert cluster.servers[6].making.joins
+    cluster.confirms = False
+    cluster.restart(6, join=True)
+    cluster.pass_time(2.0)
+    assert cluster.servers[6]._takes_part
+
+
+def test_a_server_joins_in_the_place_of_one_that_lost_its_disk() -> None:  # M19
+    cluster = serving(3)
+    old = cluster.storages[3].incarnation
+    cluster.crash(3)
+    cluster.pass_time(1.0)
+    joiner(cluster, 3)
+    assert cluster.applied(3) == [b"a"] and not cluster.servers[3].is_member
+    cluster.request(1, AskMembers(3))
+    now = said(cluster)
+    (waits,) = now.joining
+    assert waits.incarnation != old
+    assert change(cluster, 1, MemberChange("replace", 3, waits.incarnation)).outcome == "pending"
+    cluster.pass_time(1.0)
+    assert cluster.servers[3].is_voter and cluster.epochs() == [1, 1, 1]
+    assert cluster.servers[1].configuration.removed == (old,)
+
+
+def test_a_cluster_that_is_not_there_yet_cannot_be_joined() -> None:
+    cluster = Cluster(3, made=False)
+    cluster.start(1, 2, servers=(1, 2, 3))
+    cluster.start(3, join=True)
+    cluster.pass_time(1.0)
+    assert "without --join, or once the others have made one" in (
+        cluster.servers[1].membership.waits_for
+    )
+    assert "waits for servers 1 and 2 to tell" in cluster.servers[3].membership.waits_for
