@@ -28,7 +28,7 @@ from paxon.actors.ballot import Ballot, ServerId
 
 __all__ = [
     "AskMembers", "ChangeKind", "ChangeMembers", "Member", "MemberChange", "Members", "Outcome",
-    "decode_members", "encode_members",
+    "Rehearsal", "Rehearsed", "decode_members", "encode_members",
 ]  # fmt: skip
 
 
@@ -126,6 +126,29 @@ class Members(_Data, frozen=True):
     """Servers that wait to become members, as they said themselves of late."""
     cluster: str = ""
     identity: int = 0
+
+
+class Rehearsal(_Data, frozen=True, tag=23):
+    """Leader → those who are to vote after a change: can you reach each other (M18)?"""
+
+    request: int
+    """The `ChangeMembers.id`."""
+    members: tuple[Member, ...]
+    """Who is to be a member then."""
+
+
+class Rehearsed(_Data, frozen=True, tag=24):
+    """Voter to be → another: here I am, and you? Its answer; and → leader: who has answered."""
+
+    request: int
+    incarnation: int
+    """Of the sender's data directory."""
+    asks: bool
+    """Whether it wants an answer."""
+    heard: tuple[ServerId, ...] = ()
+    """To the leader: the sender, and who has answered it by the very directory that is to vote."""
+    chosen_to: int = 0
+    """How far the sender knows the log as chosen."""
 
 
 _decoder = msgspec.msgpack.Decoder(Members)

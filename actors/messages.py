@@ -17,7 +17,7 @@ import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.made import Made
-from paxon.actors.members import AskMembers, ChangeMembers
+from paxon.actors.members import AskMembers, ChangeMembers, Rehearsal, Rehearsed
 from paxon.actors.slot_values import CONFIG, NO_OP, RENEWAL, SETTINGS, Accepted, Batch, Entry
 
 __all__ = [
@@ -25,12 +25,12 @@ __all__ = [
     "P1A", "P1B", "P2A", "P2B", "Heartbeat", "HeartbeatReply", "PreVote", "PreVoteReply",
     "CatchUpRequest", "CatchUp", "SnapshotOffer", "SnapshotRequest", "SnapshotChunk",
     "DigestRequest", "DigestReply", "Introduction", "Made", "CountQuestion", "CountAnswer", "Place",
-    "Whereabouts", "CommitNote", "Sealed", "Handover", "PeerMessage", "OpenSession", "Command",
-    "Query", "StatusRequest", "SlotRequest", "ChangeSettings", "Renew", "Stranger", "Watch",
-    "Unwatch", "WatchCheck", "TransferLeader", "ChangeMembers", "AskMembers", "ClientMessage",
-    "ReplyStatus", "ReadMode", "SessionOpened", "CommandReply", "QueryReply", "NotLeader",
-    "Overloaded", "StatusReply", "SlotReply", "OtherCluster", "PortOfServers", "WatchesHeld",
-    "Addresses", "ServerReply", "overloaded", "retry_after",
+    "Whereabouts", "CommitNote", "Sealed", "Handover", "Rehearsal", "Rehearsed", "PeerMessage",
+    "OpenSession", "Command", "Query", "StatusRequest", "SlotRequest", "ChangeSettings", "Renew",
+    "Stranger", "Watch", "Unwatch", "WatchCheck", "TransferLeader", "ChangeMembers", "AskMembers",
+    "ClientMessage", "ReplyStatus", "ReadMode", "SessionOpened", "CommandReply", "QueryReply",
+    "NotLeader", "Overloaded", "StatusReply", "SlotReply", "OtherCluster", "PortOfServers",
+    "WatchesHeld", "Addresses", "ServerReply", "overloaded", "retry_after",
 ]  # fmt: skip
 
 PROTOCOL_VERSION = 7
@@ -349,6 +349,7 @@ PeerMessage: TypeAlias = (
     P1A | P1B | P2A | P2B | Heartbeat | HeartbeatReply | PreVote | PreVoteReply | CatchUpRequest
     | CatchUp | SnapshotOffer | SnapshotRequest | SnapshotChunk | DigestRequest | DigestReply
     | Introduction | CountQuestion | CountAnswer | Whereabouts | CommitNote | Sealed | Handover
+    | Rehearsal | Rehearsed
 )  # fmt: skip
 
 

@@ -77,7 +77,14 @@ from paxon.actors.limits.bounds import (
 )
 from paxon.actors.log import SlotLog, SlotStatus
 from paxon.actors.log_time import LogTime
-from paxon.actors.members import AskMembers, ChangeMembers, Member, encode_members
+from paxon.actors.members import (
+    AskMembers,
+    ChangeMembers,
+    Member,
+    Rehearsal,
+    Rehearsed,
+    encode_members,
+)
 from paxon.actors.messages import (
     CONFIG,
     NO_OP,
@@ -144,7 +151,7 @@ from paxon.actors.records.following import Following
 from paxon.actors.records.held import Held, HeldRequests
 from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
 from paxon.actors.records.oddities import Oddities
-from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign, answer_to
+from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign, answer_to, is_level
 from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.snapshots import LONGEST_FOR_ROOM, LONGEST_SECONDS, Snapshots
 from paxon.actors.records.watching import FAR_BEHIND
@@ -286,6 +293,8 @@ class PaxosServer(BurstActor):
             CommitNote: self.on_commit_note,
             Sealed: self.on_sealed,
             Handover: self.on_handover,
+            Rehearsal: self.membership.on_rehearsal,
+            Rehearsed: self.membership.on_rehearsed,
         }
 
     def _handlers_of_clients(self) -> dict[type, Callable[[Any, ClientToken], None]]:
@@ -1195,6 +1204,8 @@ class PaxosServer(BurstActor):
         reign.heartbeat_at = self._now + self.settings.heartbeat_interval
         self._plan_chores(reign)
         self._discard(self._executed_by_all(reign))
+        if reign.changing is not None and not reign.holds_back:
+            self._rehearse(reign, reign.changing)
         heartbeat = self._begin_round(reign)
         self._outbox.to_all.append(heartbeat)
         for server in reign.leaving:  # until they have heard that the epoch is open
@@ -1590,7 +1601,7 @@ class PaxosServer(BurstActor):
 
     def _take_up(self, reign: Reign, request: ChangeMembers) -> str:
         """Have the members changed so; or why not, and what to do, in a sentence (M17)."""
-        if reign.holds_back:
+        if reign.holds_back or reign.changing is not None:
             return "another change of the members is under way: wait until that is done"
         if not 0 < request.id < 1 << 63:
             return "the number of a change must be from 1 to below 2^63"
@@ -1606,8 +1617,36 @@ class PaxosServer(BurstActor):
         fit = {s: self.disks.incarnations[s] for s in reign.fit(alive, self.log)}
         obstacle = unserved(members, {**fit, me: self.making.incarnation})
         if not obstacle:
-            self.change_members(members, request.id)
+            until = self._now + self.settings.election_timeout_max
+            reign.changing = Changing(members, request.id, until)
+            self._rehearse(reign, reign.changing)
         return obstacle
+
+    def _rehearse(self, reign: Reign, changing: Changing) -> None:
+        """Have those that are to vote call each other (again), or give the change up (M18)."""
+        voters = [member.server for member in changing.members if member.voter]
+        if self._now >= changing.until:
+            reign.changing = None
+            reign.asked[changing.request] = (
+                f"{in_list(voters)} do not reach each other, or not where they are to be: look at "
+                "their addresses, their keys and what is between them"
+            )
+            return
+        me = self.settings.server
+        for server in voters:
+            if server != me:
+                self._outbox.send(server, Rehearsal(changing.request, changing.members))
+        if me in voters:
+            self.membership.rehearse(changing.request, changing.members, me)
+
+    def hear_rehearsal(self, said: Rehearsed, sender: ServerId) -> None:
+        """One of those that are to vote has heard these: enough, perhaps, to propose the change."""
+        reign = self._reign
+        if reign is None or reign.changing is None or reign.changing.request != said.request:
+            return
+        enough = reign.changing.enough(sender, said.incarnation, said.heard)
+        if enough and is_level(said.chosen_to, self.log):
+            reign.holds_back = True
 
     def on_ask_members(self, request: AskMembers, client: ClientToken) -> None:
         """Tell who the members are; a leader is to know how an earlier one's change ended (M8)."""
@@ -1623,7 +1662,7 @@ class PaxosServer(BurstActor):
         self._count_work(client, len(told))
 
     def change_members(self, members: tuple[Member, ...], request: int) -> None:
-        """Have these as the next configuration: the leader proposes it once all else is chosen."""
+        """Have these as the next configuration, without a word to them (for tests)."""
         reign = self._reign
         if reign is not None and not reign.holds_back:
             reign.changing = Changing(members, request)

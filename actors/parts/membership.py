@@ -16,7 +16,7 @@ from paxon.actors.ballot import Ballot, ServerId, in_list
 from paxon.actors.disk.storage import Recovered, Storage
 from paxon.actors.environment import Random, ServerBurst
 from paxon.actors.log import SlotLog
-from paxon.actors.members import Member
+from paxon.actors.members import Member, Rehearsal, Rehearsed
 from paxon.actors.messages import (
     P1A,
     P2A,
@@ -39,7 +39,8 @@ from paxon.actors.messages import (
     Whereabouts,
 )
 from paxon.actors.outbox import Outbox
-from paxon.actors.records.configuration import Configuration, encode_config
+from paxon.actors.records.changing import Rehearsing, can_be_dialled
+from paxon.actors.records.configuration import MOST_MEMBERS, Configuration, encode_config
 from paxon.actors.records.confirmation import Confirmation
 from paxon.actors.records.disks import KnownDisks
 from paxon.actors.records.making import Making
@@ -54,7 +55,7 @@ DOUBT_INTERVAL = 1.0
 """Seconds between two questions of a server that was told of another directory than its own."""
 FROM_ANYBODY = frozenset((
     CatchUp, CatchUpRequest, SnapshotOffer, SnapshotRequest, SnapshotChunk, Sealed, Introduction,
-    CountQuestion, CountAnswer, Whereabouts, DigestRequest,
+    CountQuestion, CountAnswer, Whereabouts, DigestRequest, Rehearsal, Rehearsed,
 ))  # fmt: skip
 """Messages that are let through from any server of the cluster, whatever its directory and epoch:
 what is chosen, and questions (docs/membership.md, M13)."""
@@ -100,6 +101,9 @@ class Host(Protocol):
     def confirmed(self) -> None:
         """This server's directory is no old copy: take part from here on."""
 
+    def hear_rehearsal(self, said: Rehearsed, sender: ServerId) -> None:
+        """One of those that are to vote after a change has heard these."""
+
     def hear_of_cluster(self, server: ServerId, chosen_to: int) -> None:
         """A server of the cluster says how far it holds the log: it may be asked for slots."""
 
@@ -123,6 +127,7 @@ class Membership:
         """The other members, once the cluster is in force; nobody before."""
         self.joining: dict[ServerId, tuple[Member, int, float]] = {}
         """Who wants to become a member, how far it holds the log, and when it said so last."""
+        self._rehearsing: Rehearsing | None = None
         self._open = False
         self.joined: Configuration | None = None
         """The configuration that `others` is of."""
@@ -374,6 +379,57 @@ class Membership:
                 "stop one of the two", server,
             )  # fmt: skip
         return True
+
+    # --- a rehearsal, before members change (docs/membership.md, M18) ----------------------------
+
+    def rehearse(self, request: int, members: Sequence[Member], leader: ServerId) -> None:
+        """Call all that are to vote, where they are to be, and tell the leader who answers."""
+        me = self._settings.server
+        run = self._rehearsing
+        if run is None or run.request != request:
+            run = self._rehearsing = Rehearsing(request, leader, members)
+        if not run.hear(me, self.making.incarnation) and me not in run.heard:
+            return  # another directory of this server is meant
+        for member in members:
+            if member.voter and member.server != me and member.server not in run.heard:
+                if self.places.hear_unknown(member.server, member.peer):
+                    self._dial(member.server)
+                self._outbox.send(member.server, self._rehearsed(request, asks=True))
+        self._report(run)
+
+    def on_rehearsal(self, said: Rehearsal, sender: ServerId) -> None:
+        """A leader wants to know whom this server reaches."""
+        sound = len(said.members) <= MOST_MEMBERS and all(
+            1 <= member.server <= MOST_MEMBERS and can_be_dialled(member.peer)
+            for member in said.members
+        )
+        if sound:
+            self.rehearse(said.request, said.members, sender)
+        else:
+            self._oddities.malformed(said, sender)
+
+    def on_rehearsed(self, said: Rehearsed, sender: ServerId) -> None:
+        """Another voter to be calls, or answers; or tells this leader who has answered it."""
+        run = self._rehearsing
+        if said.asks:
+            self._outbox.send(sender, self._rehearsed(said.request, asks=False))
+        elif said.heard:
+            self._host.hear_rehearsal(said, sender)
+        elif run is not None and run.request == said.request and run.hear(sender, said.incarnation):
+            self._report(run)
+
+    def _rehearsed(
+        self, request: int, *, asks: bool, heard: tuple[ServerId, ...] = ()
+    ) -> Rehearsed:
+        held = self._host.log.chosen_to
+        return Rehearsed(request, self.making.incarnation, asks, heard, held)
+
+    def _report(self, run: Rehearsing) -> None:
+        said = self._rehearsed(run.request, asks=False, heard=tuple(sorted(run.heard)))
+        if run.leader == self._settings.server:
+            self._host.hear_rehearsal(said, run.leader)
+        else:
+            self._outbox.send(run.leader, said)
 
     # --- where they are: addresses are hints -----------------------------------------------------
 

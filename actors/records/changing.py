@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from msgspec import structs
 
 from paxon.actors.ballot import ServerId, in_list
+from paxon.actors.environment import NEVER
 from paxon.actors.members import Member, MemberChange
 from paxon.actors.messages import Sealed
 from paxon.actors.records.configuration import MOST_MEMBERS, Configuration
 from paxon.actors.records.places import MAX_ADDRESS_BYTES
 from paxon.transport import is_dialable
 
-__all__ = ["Changing", "Opening", "members_after", "unserved"]
+__all__ = ["Changing", "Opening", "Rehearsing", "members_after", "unserved"]
 
 MAX_KEY_BYTES = 100
 
@@ -24,10 +25,38 @@ MAX_KEY_BYTES = 100
 class Changing:
     """What the next configuration is to be, until its CONFIG is proposed (M5)."""
 
-    def __init__(self, members: tuple[Member, ...], request: int) -> None:
-        """`request` is the random number of the change: the next configuration keeps it."""
+    def __init__(self, members: tuple[Member, ...], request: int, until: float = NEVER) -> None:
+        """`request` is the random number of the change: the next configuration keeps it.
+
+        It is given up at `until`, monotonic seconds, if its rehearsal has come to nothing.
+        """
         self.members = members
         self.request = request
+        self.until = until
+
+    def enough(self, server: ServerId, incarnation: int, heard: Iterable[ServerId]) -> bool:
+        """Whether one of those that are to vote has heard a majority of them (M18)."""
+        voters = {member.server: member.incarnation for member in self.members if member.voter}
+        together = voters.keys() & {server, *heard}
+        return voters.get(server) == incarnation and len(together) > len(voters) // 2
+
+
+class Rehearsing:
+    """One server's part in a rehearsal: whom of those that are to vote it has reached."""
+
+    def __init__(self, request: int, leader: ServerId, members: Iterable[Member]) -> None:
+        """`leader` is to be told."""
+        self.request = request
+        self.leader = leader
+        self._voters = {member.server: member.incarnation for member in members if member.voter}
+        self.heard: set[ServerId] = set()
+
+    def hear(self, server: ServerId, incarnation: int) -> bool:
+        """Somebody has answered; whether that is news."""
+        new = self._voters.get(server) == incarnation and server not in self.heard
+        if new:
+            self.heard.add(server)
+        return new
 
 
 def members_after(
@@ -82,9 +111,14 @@ def _obstacle(configuration: Configuration, change: MemberChange) -> str:
     return _bad_address(change)
 
 
+def can_be_dialled(address: str) -> bool:
+    """Whether an address that somebody told, if any, has the form of one."""
+    return not address or (len(address.encode()) <= MAX_ADDRESS_BYTES and is_dialable(address))
+
+
 def _bad_address(change: MemberChange) -> str:
     for address in (change.peer, change.client):
-        if address and not (len(address.encode()) <= MAX_ADDRESS_BYTES and is_dialable(address)):
+        if not can_be_dialled(address):
             return f"server {change.server}: {address!r:.80} cannot be dialled: give host and port"
     if len(change.key.encode()) > MAX_KEY_BYTES:
         return f"server {change.server}: its key is too long: give 40 characters of Z85"

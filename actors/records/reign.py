@@ -52,7 +52,15 @@ from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.thrift import Thrift
 from paxon.actors.settings import Settings
 
-__all__ = ["ENTRY_BYTES", "LITTLE_ROOM", "Pending", "Progress", "Reign", "answer_to"]
+__all__ = [
+    "ENTRY_BYTES",
+    "LITTLE_ROOM",
+    "Pending",
+    "Progress",
+    "Reign",
+    "answer_to",
+    "is_level",
+]
 
 SMALL_COMMAND = 16 << 10
 """Commands up to this size go on into a slot although large ones wait for theirs."""
@@ -71,6 +79,14 @@ LITTLE_ROOM = Reply(
     ReplyStatus.OVERLOADED, overloaded("the servers' disks have little room", RETRY_FOR_ROOM)
 )
 """The answer to what the log has no room for. It was not proposed, so it has had no effect."""
+
+
+def is_level(held_to: int, log: SlotLog) -> bool:
+    """Whether one that has come so far could go on at once."""
+    if log.chosen_to - held_to > MOST_BEHIND:
+        return False
+    missing = (log.get(slot) for slot in range(held_to + 1, log.chosen_to + 1))
+    return sum(len(held.value) for held in missing if held is not None) <= MOST_BYTES_BEHIND
 
 
 def answer_to(entry: Entry, reply: Reply, application: Application, places: Places) -> ServerReply:
@@ -286,17 +302,7 @@ class Reign:
 
     def fit(self, alive: Collection[ServerId], log: SlotLog) -> list[ServerId]:
         """Which of these followers are level, as good as."""
-        found = []
-        for server in alive:
-            executed, lacks = self.followers[server].executed, 0
-            if log.chosen_to - executed > MOST_BEHIND:
-                continue
-            for slot in range(executed + 1, log.chosen_to + 1):
-                held = log.get(slot)
-                lacks += 0 if held is None else len(held.value)
-            if lacks <= MOST_BYTES_BEHIND:
-                found.append(server)
-        return found
+        return [server for server in alive if is_level(self.followers[server].executed, log)]
 
     def note_asked(self, request: int, refusal: str) -> None:
         """A change was refused for this, or taken up."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from paxon.actors import Ballot
 from paxon.actors.members import (
@@ -10,6 +11,8 @@ from paxon.actors.members import (
     ChangeMembers,
     MemberChange,
     Members,
+    Rehearsal,
+    Rehearsed,
     decode_members,
 )
 from paxon.actors.messages import P2A, P2B, Heartbeat, NotLeader, QueryReply
@@ -48,6 +51,12 @@ def change(
 def ask(cluster: Cluster, server: int, ballot: Ballot, number: int = CHANGE) -> Members:
     cluster.request(server, AskMembers(1, number, ballot))
     return said(cluster)
+
+
+def rehearse(cluster: Cluster) -> None:
+    """All call each other, and tell the leader."""
+    for kind in (Rehearsal, Rehearsed, Rehearsed, Rehearsed):
+        cluster.deliver(kind)
 
 
 def add(cluster: Cluster, server: int) -> MemberChange:
@@ -92,6 +101,7 @@ def test_a_change_is_not_done_when_it_is_merely_chosen() -> None:
     ballot = cluster.servers[1].promised
     promote = [MemberChange("promote", s) for s in (4, 5)]
     change(cluster, 1, *promote, *(MemberChange("remove", s) for s in (1, 2, 3)))
+    rehearse(cluster)
     cluster.deliver(P2A)
     cluster.drop(P2B, source=4)
     cluster.deliver(P2B)
@@ -140,7 +150,8 @@ def test_only_a_leader_that_executed_its_own_slot_says_that_a_change_is_not_done
     cluster = serving(policy="random")
     ballot = cluster.servers[1].promised
     change(cluster, 1, add(cluster, 4))
-    cluster.drop(P2A)  # nobody gets the CONFIG, and its proposer is cut off
+    rehearse(cluster)
+    assert cluster.drop(P2A)  # nobody gets the CONFIG, and its proposer is cut off
     cluster.isolate(1)
     cluster.lead(2)
     cluster.drop(Heartbeat)
@@ -163,6 +174,7 @@ def test_a_config_that_was_taken_over_is_not_called_settled() -> None:
     cluster = serving(policy="random")
     ballot = cluster.servers[1].promised
     change(cluster, 1, add(cluster, 4))
+    rehearse(cluster)
     cluster.deliver(P2A, target=2)
     cluster.packets.clear()
     cluster.crash(1)
@@ -406,3 +418,58 @@ def test_a_cluster_that_is_not_there_yet_cannot_be_joined() -> None:
         cluster.servers[1].membership.waits_for
     )
     assert "waits for servers 1 and 2 to tell" in cluster.servers[3].membership.waits_for
+
+
+# --- rehearsal (M18) -----------------------------------------------------------------------------
+
+
+def test_members_that_cannot_reach_each_other_are_refused() -> None:
+    """A firewall lets the leader through to each of them, and none to another."""
+    cluster = serving(6)
+    for number, server in enumerate((4, 5, 6), 80):
+        change(cluster, 1, add(cluster, server), number=number)
+        cluster.pass_time(0.3)
+    for one, other in ((4, 5), (5, 6), (4, 6)):
+        cluster.cut.add(frozenset((one, other)))
+    promote = [MemberChange("promote", s) for s in (4, 5, 6)]
+    others = [*promote, *(MemberChange("remove", s) for s in (1, 2, 3))]
+    ballot = cluster.servers[1].promised
+    assert change(cluster, 1, *others).outcome == "pending"
+    cluster.pass_time(1.0)
+    refused = ask(cluster, 1, ballot)
+    assert refused.outcome == "refused"
+    assert refused.reason.startswith("servers 4, 5 and 6 do not reach each other")
+    assert cluster.epochs(1) == [3] and cluster.servers[1].role == "leader"
+    cluster.heal()
+    assert change(cluster, 1, *others, number=90).outcome == "pending"
+    cluster.pass_time(1.0)
+    assert ask(cluster, 4, ballot, 90).outcome == "done"
+
+
+def test_what_is_written_goes_on_while_a_change_is_rehearsed() -> None:
+    cluster = serving()
+    change(cluster, 1, add(cluster, 4))
+    cluster.pass_time(0.3)
+    cluster.drop()
+    cluster.isolate(4)
+    change(cluster, 1, MemberChange("promote", 4), MemberChange("remove", 2), number=78)
+    cluster.drop(Rehearsed)
+    cluster.drop(Rehearsal)
+    assert not reign_of(cluster.servers[1]).holds_back
+    cluster.execute(1, cluster.told_session(), b"b", first=2)
+    assert cluster.reply_to(2) is not None
+
+
+@pytest.mark.parametrize("wrong", [{"incarnation": 5}, {"request": 78}, {"chosen_to": -9999}])
+def test_only_a_level_voter_to_be_reports_a_rehearsal(wrong: dict[str, int]) -> None:
+    cluster = serving()
+    change(cluster, 1, add(cluster, 4))
+    cluster.drop(Rehearsal)
+    cluster.drop(Rehearsed)
+    said = Rehearsed(CHANGE, cluster.storages[2].incarnation, False, (2, 3), 3)
+    cluster.hand(1, 2, structs.replace(said, **wrong))
+    assert not reign_of(cluster.servers[1]).holds_back
+    cluster.hand(1, 2, structs.replace(said, heard=(2,)))
+    assert not reign_of(cluster.servers[1]).holds_back
+    cluster.hand(1, 2, said)
+    assert reign_of(cluster.servers[1]).holds_back

@@ -13,6 +13,8 @@ from paxon.actors.messages import (
     DigestRequest,
     Introduction,
     PeerMessage,
+    Rehearsal,
+    Rehearsed,
     Unwatch,
     Watch,
     WatchCheck,
@@ -29,7 +31,7 @@ def test_all_messages_of_servers_and_of_clients_have_a_handler_and_nothing_else_
 
 BESIDE = {
     Introduction, CountQuestion, CountAnswer, Whereabouts, DigestRequest, DigestReply, Watch,
-    Unwatch, WatchCheck,
+    Unwatch, WatchCheck, Rehearsal, Rehearsed,
 }  # fmt: skip
 """What decides nothing on ballots and slots: the parts of a server handle these themselves."""
 

@@ -14,7 +14,14 @@ import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.limits.bounds import MAX_ROUND_JUMP, MAX_SLOTS_AHEAD
-from paxon.actors.members import AskMembers, ChangeMembers, MemberChange
+from paxon.actors.members import (
+    AskMembers,
+    ChangeMembers,
+    Member,
+    MemberChange,
+    Rehearsal,
+    Rehearsed,
+)
 from paxon.actors.messages import (
     P1A,
     P1B,
@@ -378,6 +385,8 @@ class _Fuzz:
             CommitNote: lambda: CommitNote(ballot, n(near)),
             Sealed: lambda: Sealed(n(1), n(near), flag),
             Handover: lambda: Handover(ballot),
+            Rehearsal: lambda: Rehearsal(n(1), (Member(n(2), n(5), flag, "tcp://h:*"),)),
+            Rehearsed: lambda: Rehearsed(n(1), n(5), flag, (n(2),), n(near)),
         }  # fmt: skip
         return made[kind]()  # type: ignore[no-any-return]
 
