@@ -22,6 +22,7 @@ from paxon.actors.execution.machine_errors import ExecutionFailed, MachineFailur
 from paxon.actors.messages import StatusReply
 from paxon.actors.outbox import Outbox
 from paxon.actors.records.latencies import BOUNDS, Latencies
+from paxon.actors.records.making import Retired
 from paxon.actors.settings import Settings
 from paxon.transport import Burst, BurstInbox, BurstSource, TransportError
 from paxon.transport.log import log_as, log_in_background, logger
@@ -110,6 +111,8 @@ class BurstActor(pykka.ThreadingActor):
             self._storage.note_stop(error.slot, str(error))
             cause = error.__cause__  # whose traceback begins where the user's code does
             logger.opt(exception=cause).critical("server {} stops: {}", self.settings.server, error)
+        elif isinstance(error, Retired):
+            logger.info("server {} stops: {}", self.settings.server, error)
         elif isinstance(error, StorageError | TransportError | MachineFailure):
             logger.error("server {} stops: {}", self.settings.server, error)
         else:

@@ -150,6 +150,7 @@ from paxon.actors.records.configuration import Configuration, decode_config, enc
 from paxon.actors.records.following import Following
 from paxon.actors.records.held import Held, HeldRequests
 from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
+from paxon.actors.records.making import Retired
 from paxon.actors.records.oddities import Oddities
 from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign, answer_to, is_level
 from paxon.actors.records.rounds import Rounds
@@ -253,6 +254,7 @@ class PaxosServer(BurstActor):
         self.is_voter = False  # this very directory is one of its voters' …
         self.is_member = False  # … or a learner's
         self._opening: Opening | None = None  # until a leader of the new epoch is heard
+        self._retires = False
         self._majority = len(settings.servers)  # (of no use before)
         self._all_bits: dict[ServerId, int] = {}  # voters' bits; learners have none
         self._features = Features(self._others, machine.limits)
@@ -456,6 +458,10 @@ class PaxosServer(BurstActor):
     def _after_flush(self) -> None:
         if self.membership.confirmation.pending:
             return  # nothing that it found on its disk may change
+        if self._retires:
+            end = Retired(self.settings.server, self.settings.cluster)
+            self._storage.condemn(str(end))
+            raise end
         tidy = self._now >= self._tidy_at
         self._storage.maintain(tidy=tidy)  # what no message should wait for
         if tidy:  # only then it may have committed something
@@ -640,6 +646,8 @@ class PaxosServer(BurstActor):
             return
         if heartbeat.ballot == self.promised:
             self._opening = None
+            if self.making.incarnation in self.configuration.removed:
+                self._retires = True  # once the leader is answered (M22)
             self.membership.compare_disks(heartbeat)
             self.log_time.hear(heartbeat.time, self.application.time, heartbeat.ballot)
             self._heard_from_leader(sender)

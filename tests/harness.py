@@ -35,6 +35,7 @@ from paxon.actors.messages import (
     SessionOpened,
 )
 from paxon.actors.records.configuration import Member, decode_config, is_config
+from paxon.actors.records.making import Retired
 from paxon.actors.records.reign import Reign
 from paxon.transport import Burst
 
@@ -173,6 +174,8 @@ class Cluster:
             agreed = first_agreed(given, self.machine().limits)
             make_cluster(self.storages, agreed, members=self.members)
         self.servers: dict[ServerId, PaxosServer] = {}
+        self.retired: dict[ServerId, PaxosServer] = {}
+        """Who was taken out of the cluster and has stopped because of it."""
         self.cut: set[frozenset[ServerId]] = set()
         self._sequence = 0
 
@@ -215,6 +218,8 @@ class Cluster:
 
     def crash(self, server: ServerId) -> None:
         """Stop without a farewell: what was not synced is lost, messages under way are not."""
+        if server in self.retired:  # it has stopped by itself
+            return
         del self.servers[server]
         self.storages[server] = self.storages[server].crash(keep_pending=False)
 
@@ -258,7 +263,12 @@ class Cluster:
     # --- time and messages -----------------------------------------------------------------------
 
     def step(self, server: ServerId, burst: Burst[Any, Any] | None = None) -> None:
-        self.servers[server].step(burst if burst is not None else Burst())
+        try:
+            self.servers[server].step(burst if burst is not None else Burst())
+        except Retired:  # its directory says so from now on
+            stopped = self.servers[server]
+            self.crash(server)
+            self.retired[server] = stopped
 
     def campaign(self, server: ServerId) -> None:
         """Start phase 1 at a server, as if its election timeout had passed."""
@@ -325,7 +335,8 @@ class Cluster:
 
     def epochs(self, *servers: ServerId) -> list[int]:
         """In which epoch these servers are (by default all that run)."""
-        return [self.servers[s].configuration.epoch for s in servers or sorted(self.servers)]
+        known = self.retired | self.servers
+        return [known[s].configuration.epoch for s in servers or sorted(self.servers)]
 
     def stabilize(self) -> None:
         """Deliver until nothing is under way any more; time stands."""

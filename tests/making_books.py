@@ -25,7 +25,8 @@ class MakingBooks:
 
     def on_made(self, disk: DiskId, made: Made, *, in_force: bool) -> str:
         """This is durable now."""
-        if made.incarnation(disk[0]) not in (disk[1], None):  # (None: it is to join later)
+        if not in_force and made.incarnation(disk[0]) not in (disk[1], None):
+            # (Who joins later stores it when it is in force.)
             return f"disk {disk} has stored the making of other disks: {made}"
         if self.stored.setdefault(disk, made.identity) != made.identity:
             return f"disk {disk} has stored a second making: {made}"

@@ -22,7 +22,7 @@ from paxon.actors.records.confirmation import SAY_AGAIN, SAY_FIRST
 from paxon.actors.settings import Settings
 from paxon.transport import cluster_name
 
-__all__ = ["Making", "NotAMember"]
+__all__ = ["Making", "NotAMember", "Retired"]
 
 
 FRESH_FOR = 4
@@ -32,6 +32,17 @@ given by a directory that was emptied since, and a cluster made with that one co
 
 class NotAMember(StorageError):
     """The cluster is in force, and this directory is not one of its members'."""
+
+
+class Retired(StorageError):
+    """This directory's member was taken out of its cluster, and knows so: the end as wished."""
+
+    def __init__(self, server: ServerId, name: str) -> None:
+        super().__init__(
+            f"server {server} was taken out of cluster {name!r}, which has gone on without it: its "
+            "data directory is retired and never comes back; to have the server in the cluster "
+            "again start it on an empty directory with --join"
+        )
 
 
 class Making:

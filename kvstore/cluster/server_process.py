@@ -26,6 +26,7 @@ from paxon.actors import PaxosServer, ServerRef
 from paxon.actors.disk.data_directory import make_directory
 from paxon.actors.disk.storage import StorageError
 from paxon.actors.embedding import HandOver
+from paxon.actors.records.making import Retired
 from paxon.kvstore.cluster.cluster_file import ServerPlan
 from paxon.kvstore.cluster.logs import LogFormat, flush_all, log_to_file, log_to_stderr
 from paxon.kvstore.cluster.node import (
@@ -198,7 +199,7 @@ def _run_until(
 
     if not ending.wait(alive):
         report(Report(False, reason_in_words(ending.failure)))
-        return EXIT_FAILED
+        return EXIT_OK if isinstance(ending.failure, Retired) else EXIT_FAILED
     notifier.tell("STOPPING=1")
     if ending.asked_by != signal.SIGINT:  # (which goes to a terminal's servers all at once)
         hand_over(reference)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from paxon.actors import Ballot
+from paxon.actors import Ballot, StorageError
 from paxon.actors.members import (
     AskMembers,
     ChangeMembers,
@@ -15,7 +15,16 @@ from paxon.actors.members import (
     Rehearsed,
     decode_members,
 )
-from paxon.actors.messages import P2A, P2B, Heartbeat, NotLeader, QueryReply
+from paxon.actors.messages import (
+    P2A,
+    P2B,
+    CatchUp,
+    CatchUpRequest,
+    Heartbeat,
+    NotLeader,
+    QueryReply,
+    SnapshotOffer,
+)
 from paxon.actors.records.changing import members_after
 from paxon.actors.records.configuration import Configuration, Member
 from tests.harness import Cluster, reign_of
@@ -109,8 +118,54 @@ def test_a_change_is_not_done_when_it_is_merely_chosen() -> None:
     assert ask(cluster, 1, ballot).outcome == "pending"
     cluster.pass_time(1.0)
     assert cluster.epochs(4, 5) == [3, 3]
-    assert ask(cluster, 1, ballot).outcome == "done"  # who left hears the leader, too
     assert {ask(cluster, s, ballot).outcome for s in (4, 5)} == {"done"}
+
+
+def test_who_was_removed_stops_once_it_hears_the_next_leader_and_never_comes_back() -> None:
+    """M14, M22: until then it serves the slots up to the seal; its directory says so itself."""
+    cluster = serving()
+    change(cluster, 1, add(cluster, 4))
+    cluster.pass_time(0.3)
+    change(cluster, 1, MemberChange("promote", 4), MemberChange("remove", 3), number=78)
+    cluster.pass_time(0.3)
+    assert list(cluster.retired) == [3]
+    storage = cluster.storages[3]
+    with pytest.raises(StorageError, match="its data directory is retired and never comes back"):
+        cluster.start(3)
+    cluster.servers.pop(3)
+    again = MemberChange("add", 3, storage.incarnation)
+    assert "never comes back" in change(cluster, 1, again, number=79).reason
+    assert reign_of(cluster.servers[1]).leaving == set()  # its answer came before its end
+
+
+def test_who_was_removed_serves_on_until_it_hears_the_next_leader() -> None:  # M22
+    cluster = serving()
+    change(cluster, 1, add(cluster, 4))
+    cluster.pass_time(0.3)
+    change(cluster, 1, MemberChange("promote", 4), MemberChange("remove", 3), number=78)
+    rehearse(cluster)
+    for _ in range(8):
+        cluster.drop(Heartbeat, target=3)
+        cluster.deliver()
+    assert cluster.epochs(3) == [2] and not cluster.retired
+    cluster.hand(3, 4, CatchUpRequest(1))
+    assert cluster.sent(CatchUp, 3, 4) or cluster.sent(SnapshotOffer, 3, 4)
+    cluster.pass_time(0.5)
+    assert list(cluster.retired) == [3]
+
+
+def test_a_removed_server_that_slept_for_long_retires_when_it_is_back() -> None:
+    cluster = serving()
+    cluster.crash(3)
+    cluster.pass_time(1.0)
+    change(cluster, 1, MemberChange("remove", 3))
+    cluster.pass_time(0.5)
+    for number in (78, 79):
+        change(cluster, 1, add(cluster, number - 74), number=number)
+        cluster.pass_time(0.5)
+    cluster.start(3)
+    cluster.pass_time(3.0)
+    assert list(cluster.retired) == [3]
 
 
 def test_an_earlier_change_is_done_as_well() -> None:

@@ -18,7 +18,7 @@ from paxon.actors.messages import (
     PeerMessage,
     ServerReply,
 )
-from paxon.actors.records.making import NotAMember
+from paxon.actors.records.making import NotAMember, Retired
 from paxon.transport import Burst, BurstInbox, ForeignCluster
 from tests.invariants import DiskBooks, InvariantBroken
 from tests.protocol.watched import tap_leases
@@ -88,10 +88,12 @@ class Node:
         self.peer_codec = peer_codec(self.id, incarnation)
         self.client_codec = port_codec(self.id)
 
-    def replace_disk(self, *, rejoin: bool = True) -> None:
-        """The disk is lost; the server will start with an empty one, told to rejoin or not."""
+    def replace_disk(self, *, rejoin: bool = True, join: bool = False) -> None:
+        """The disk is lost; the server will start with an empty one, perhaps told how."""
         self.watch.on_disk_lost(self.id)
-        self.settings = msgspec.structs.replace(self.settings, rejoin=rejoin)
+        self.settings = msgspec.structs.replace(self.settings, rejoin=rejoin, join=join)
+        if join:  # whoever starts it knows who the members are by now
+            self.settings = msgspec.structs.replace(self.settings, servers=tuple(self.world.nodes))
         self._new_disk()
 
     def knows(self, disk: SimulatedDisk) -> bool:
@@ -189,6 +191,9 @@ class Node:
                 raise InvariantBroken("none contradicted", str(error)) from error
             self.world.contradicted[self.id] = str(error)
             self.crash("contradicted by a majority")  # for good: its disk is marked
+        except Retired as error:
+            self.crash(str(error))
+            self.world.retire(self)
         except StorageError as error:
             if isinstance(error, NotAMember):  # somebody does what the sentence says
                 self.settings = msgspec.structs.replace(self.settings, rejoin=True)

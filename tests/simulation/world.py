@@ -175,6 +175,12 @@ class World:
             node.replace_disk()
         self.schedule(self.now + 0.01 + node.random.random() * 0.5, self._start, node)
 
+    def retire(self, node: Node) -> None:
+        """A server was taken out of the cluster: its machine is there for another one."""
+        self.faults["retired"] += 1
+        node.replace_disk(rejoin=False, join=True)
+        self.schedule(self.now + 0.01 + node.random.random() * 0.5, self._start, node)
+
     def connections_end(self, server: int) -> None:
         """The others' machines notice that a server's process is gone, if word gets through."""
         for node in self.nodes.values():
@@ -370,7 +376,9 @@ class World:
         if leader is None:
             return
         me = leader.settings.server
+        removed = leader.configuration.removed  # (these never come back: M14)
         disks = {node.id: node.disk.incarnation for node in self.nodes.values()}
+        disks = {server: number for server, number in disks.items() if number not in removed}
         members = members_after(leader.configuration, disks, me, fault)
         leader.change_members(members, fault.step)
         self.nodes[me].wake()
