@@ -294,6 +294,8 @@ class CountAnswer(Wire, frozen=True, tag=18):
     """The highest count that it was told by that very directory; 0: none."""
     configuration: bytes = b""
     """The CONFIG of the sender's epoch; b"": it is in the first one."""
+    sender: int = 0
+    """The sender's own directory."""
 
 
 class Place(Wire, frozen=True):

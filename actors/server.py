@@ -146,7 +146,13 @@ from paxon.actors.parts.watches import Watches
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
 from paxon.actors.records.changing import Changing, Opening, members_after, unserved
-from paxon.actors.records.configuration import Configuration, decode_config, encode_config
+from paxon.actors.records.configuration import (
+    Configuration,
+    decode_config,
+    encode_config,
+    is_config,
+    seals_soundly,
+)
 from paxon.actors.records.following import Following
 from paxon.actors.records.held import Held, HeldRequests
 from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
@@ -189,6 +195,12 @@ OWN_SLOT_SECONDS = 10.0
 """After so long a leader that had nothing to propose has an empty slot of its own chosen."""
 TIDY_INTERVAL = 0.1
 """Seconds between two pieces of a storage's tidying: readers of an idle disk notice each."""
+
+
+def _is_sound(accepted: Accepted) -> bool:
+    """Whether what another server reports is no CONFIG, or one that can be."""
+    value = accepted.value
+    return not is_config(value) or seals_soundly(value, accepted.slot, accepted.ballot.epoch)
 
 
 class PaxosServer(BurstActor):
@@ -602,12 +614,16 @@ class PaxosServer(BurstActor):
             self._oddities.number(sender, "slot", p2a.slot)
             self._note_commit(p2a.commit, ballot, sender)
             return
+        value = p2a.value
+        if value and value[0] == CONFIG and not seals_soundly(value, p2a.slot, ballot.epoch):
+            self._oddities.malformed(p2a, sender)
+            return
         # A discarded slot's value is chosen, so any later ballot proposes that very value: saying
         # yes without keeping it again tells no lie, and lets a leader that is behind go on.
         if p2a.slot > self.log.discarded:
-            if len(p2a.value) > self._storage.room and not self._has_room(p2a.value):
+            if len(value) > self._storage.room and not self._has_room(value):
                 return  # it comes again, while a majority has none
-            self._accept(p2a.slot, ballot, p2a.value)
+            self._accept(p2a.slot, ballot, value)
         self._acknowledge(sender, ballot, p2a.slot)
         self._note_commit(p2a.commit, ballot, sender)
 
@@ -716,6 +732,7 @@ class PaxosServer(BurstActor):
             self._await_leader()
             if not self.is_member or self.configuration.epoch < self.membership.epoch_told:
                 self._ask_around()
+                self.membership.ask_who_told()
             return
         if self._lease_may_hold():  # our own promise counts like any other's
             self._following.election_at = self._grants.until
@@ -879,7 +896,7 @@ class PaxosServer(BurstActor):
             self._step_down()
             self._catching_up.fall_behind(p1b.chosen_to, sender, self._now)
             return
-        if not is_dense(p1b):
+        if not (is_dense(p1b) and all(map(_is_sound, p1b.accepted))):
             self._oddities.malformed(p1b, sender)
             return
         for accepted in p1b.accepted:
@@ -1148,6 +1165,9 @@ class PaxosServer(BurstActor):
         if votes is None:  # chosen already
             return False
         bit = self._all_bits[sender]
+        if not bit:  # a learner
+            reign.followers[sender].accepted = slot
+            return False
         new = not votes & bit
         votes |= bit
         if votes.bit_count() < self._majority:
@@ -1177,7 +1197,10 @@ class PaxosServer(BurstActor):
                 continue
             p2a = P2A(self.promised, slot, held.value, self.log.chosen_to)
             for server in self._others:
-                if not reign.votes[slot] & self._all_bits[server]:
+                bit = self._all_bits[server]
+                if not (
+                    reign.votes[slot] & bit if bit else slot <= reign.followers[server].accepted
+                ):
                     self._outbox.send(server, p2a)
                     self._counters["retransmissions"] += 1
             size += len(held.value)
@@ -1876,6 +1899,9 @@ class PaxosServer(BurstActor):
         if not is_plausible_accepted(accepted, self.log.chosen_to):
             self._oddities.number(teller, "slot", accepted.slot)
             return False
+        if not _is_sound(accepted):
+            self._oddities.malformed(accepted, teller)
+            return False
         if accepted.ballot.epoch > self.configuration.epoch:
             return False  # the seal before it has to be known first (docs/membership.md, M3)
         # An accepted ballot is never above the promise.
@@ -2327,7 +2353,7 @@ class PaxosServer(BurstActor):
         """These are the members: majorities, votes and everything else count them alone."""
         self.configuration = configuration
         self.membership.join(configuration)
-        self._look_for_vote()
+        self.look_for_vote()
         self._in_force = True
         self._others = self.membership.others
         self.comparing.join(len(self._others), configuration.majority)
@@ -2336,7 +2362,7 @@ class PaxosServer(BurstActor):
         self._features = Features(self._others, self.application.machine.limits)
         self._round_guard = RoundGuard(configuration.voters)
 
-    def _look_for_vote(self) -> None:
+    def look_for_vote(self) -> None:
         """Whether this very directory is a voter's, and nothing came from a later epoch (M15)."""
         configuration, me = self.configuration, self.settings.server
         self.is_member = configuration.incarnations.get(me) == self.making.incarnation
@@ -2366,7 +2392,7 @@ class PaxosServer(BurstActor):
     def confirmed(self) -> None:
         """This server's directory is no old copy: from here on it takes part."""
         self._takes_part = self._in_force
-        self._look_for_vote()
+        self.look_for_vote()
         self._next_count = self._storage.count + 1
         if self._following.election_at <= self._now:  # it took long: the others come first
             self._await_leader()

@@ -95,6 +95,9 @@ class Host(Protocol):
     def come_into_force(self, made: Made, *, votes: bool) -> None:
         """Every member has stored the making: take part from here on."""
 
+    def look_for_vote(self) -> None:
+        """Something was said about whether this server is a voter."""
+
     def hear_of_leaving(self, server: ServerId) -> None:
         """One that left has heard who leads now."""
 
@@ -582,9 +585,9 @@ class Membership:
         """Say what is known here of a server's directory."""
         answer = self.disks.answer(question, sender)
         if answer is not None:
-            if self._host.configuration.epoch:
-                config = encode_config(self._host.configuration)
-                answer = structs.replace(answer, configuration=config)
+            configuration = self._host.configuration
+            config = encode_config(configuration) if configuration.epoch else b""
+            answer = structs.replace(answer, configuration=config, sender=self._storage.incarnation)
             self._outbox.send(sender, answer)
 
     def on_count_answer(self, answer: CountAnswer, sender: ServerId) -> None:
@@ -604,7 +607,17 @@ class Membership:
         certain = self._host.voting and not self.making.joins  # (who joins in another's place …)
         confirmation.hear(answer, sender, voting=certain)
         confirmation.check_hope()
-        self._settle_confirmation()
+        if confirmation.pending:
+            self._settle_confirmation()
+        else:
+            self._host.look_for_vote()  # what was told of a later epoch may be taken back
+
+    def ask_who_told(self) -> None:
+        """Ask those again who sent something of a later epoch: it may have been a damaged frame."""
+        confirmation = self.confirmation
+        question = CountQuestion(confirmation.life, self._storage.incarnation, self._storage.count)
+        for server in confirmation.tellers() if confirmation.life else ():
+            self._outbox.send(server, question)
 
     def _settle_confirmation(self) -> None:
         confirmation, now = self.confirmation, self._outbox.now

@@ -14,7 +14,14 @@ from paxon.actors.ballot import ServerId
 from paxon.actors.members import Member
 from paxon.actors.messages import CONFIG, Made
 
-__all__ = ["Configuration", "Member", "decode_config", "encode_config", "is_config"]
+__all__ = [
+    "Configuration",
+    "Member",
+    "decode_config",
+    "encode_config",
+    "is_config",
+    "seals_soundly",
+]
 
 MOST_MEMBERS = 63
 """Votes are bits of an integer, and ids go up to this."""
@@ -125,3 +132,15 @@ _decoder = msgspec.msgpack.Decoder(Configuration)
 def decode_config(value: bytes) -> Configuration:
     """What such a value holds. Raises `msgspec.DecodeError`."""
     return _decoder.decode(memoryview(value)[1:])
+
+
+def seals_soundly(value: bytes, slot: int, epoch: int) -> bool:
+    """Whether a CONFIG can seal this epoch in this slot.
+
+    Were one chosen that cannot, every server would stop.
+    """
+    try:
+        after = decode_config(value)
+    except msgspec.DecodeError:
+        return False
+    return after.plausible and (after.epoch, after.sealed_at) == (epoch + 1, slot)

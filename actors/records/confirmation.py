@@ -47,8 +47,6 @@ class Confirmation:
         self._listed = tuple(listed)
         self.newest = newest
         """The latest that is known, or was told: whose majority has to confirm."""
-        self.epoch_told = newest.epoch
-        """The highest epoch that anything came from: in none before that may this server vote."""
         self.server = server
         self.incarnation = incarnation
         self.life = 0
@@ -63,8 +61,10 @@ class Confirmation:
         """Its cluster was not in force when it started: to make it is stored, for nobody can have
         promised anything then. What it promises afterwards waits like everything else."""
         self.confirmed_by: set[ServerId] = set()
-        self._told_by: set[ServerId] = set()
-        """Who sent something from a later epoch than the newest that is known."""
+        self._directories: dict[ServerId, int] = {}
+        """Which directory each answered from."""
+        self._told: dict[ServerId, int] = {}
+        """Who sent something from a later epoch than the newest that was known: from which."""
         self.denied_by: set[ServerId] = set()
         """Servers that know this one by another directory."""
         self.ask_at = now
@@ -119,22 +119,35 @@ class Confirmation:
 
     def hear(self, answer: CountAnswer, sender: ServerId, *, voting: bool) -> None:
         """Count an answer for this directory, or for another one."""
-        if answer.configuration:
-            self._hear_of(answer.configuration)
+        self._directories[sender] = answer.sender
+        epoch = self._hear_of(answer.configuration) if answer.configuration else 0
+        if sender in self._told:
+            self._told[sender] = epoch  # its own word goes before what any frame seemed to be
         if answer.incarnation in (0, self.incarnation) or not voting:
             self.confirmed_by.add(sender)
         else:
             self.denied_by.add(sender)
 
-    def _hear_of(self, config: bytes) -> None:
-        """Somebody is in a later epoch, perhaps: nobody's word but its own makes it one of that."""
+    @property
+    def epoch_told(self) -> int:
+        """The highest epoch that anything came from: in none before that may this server vote."""
+        return max(self.newest.epoch, *self._told.values(), 0)
+
+    def tellers(self) -> list[ServerId]:
+        """Who says so, where it is more than the newest configuration that is known."""
+        return [server for server, epoch in self._told.items() if epoch > self.newest.epoch]
+
+    def _hear_of(self, config: bytes) -> int:
+        """Somebody is in this epoch: nobody's word but its own makes it one of that."""
         try:
             told = decode_config(config)
         except msgspec.DecodeError:
-            return
-        if told.plausible and told.epoch > self.newest.epoch:
+            return 0
+        if not told.plausible:
+            return 0
+        if told.epoch > self.newest.epoch:
             self.newest = told
-            self.epoch_told = max(self.epoch_told, told.epoch)
+        return told.epoch
 
     def hear_of_epoch(self, epoch: int, sender: ServerId) -> bool:
         """Something came from this epoch while the server waits; whether its sender is to be asked.
@@ -143,10 +156,11 @@ class Confirmation:
         """
         if epoch - self.newest.epoch > MAX_EPOCHS_AHEAD:
             return False  # a damaged frame must not keep it from voting
-        self.epoch_told = max(self.epoch_told, epoch)
-        if epoch <= self.newest.epoch or sender in self._told_by:
+        if epoch <= max(self.newest.epoch, self._told.get(sender, 0)):
             return False
-        self._told_by.add(sender)
+        self._told[sender] = epoch
+        self.confirmed_by.discard(sender)  # (it is asked once more)
+        self.denied_by.discard(sender)
         return True
 
     def check_hope(self) -> None:
@@ -166,7 +180,13 @@ class Confirmation:
         """Whether enough of the other voters have confirmed."""
         others = self._other_voters()
         needed = len(others) if now < self.all_until else self._needed()
-        return len(self.confirmed_by.intersection(others)) >= needed
+        members, directories = self.newest.incarnations, self._directories
+        confirmed = [
+            server for server in self.confirmed_by.intersection(others)
+            if not self.newest.epoch
+            or directories.get(server, members[server]) == members[server]
+        ]  # fmt: skip
+        return len(confirmed) >= needed
 
     def is_hopeless(self) -> bool:
         """Whether so many know this server by another directory that it has no majority left."""
@@ -178,5 +198,5 @@ class Confirmation:
 
     def unanswered(self) -> list[ServerId]:
         answered = self.confirmed_by | self.denied_by
-        asked = sorted({*self._other_voters(), *self._told_by, *self._listed} - {self.server})
+        asked = sorted({*self._other_voters(), *self._told, *self._listed} - {self.server})
         return [server for server in asked if server not in answered]

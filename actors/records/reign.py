@@ -168,11 +168,13 @@ class Pending:
 class Progress:
     """How far a follower has come, as it told this leader."""
 
-    __slots__ = ("answered", "executed", "lost", "short", "voter", "watches")
+    __slots__ = ("accepted", "answered", "executed", "lost", "short", "voter", "watches")
 
     def __init__(self, *, voter: bool = True) -> None:
         self.voter = voter
         """Whether its answers count towards a majority."""
+        self.accepted = 0
+        """Of a learner: the last slot that it has accepted. What it missed before it asks for."""
         self.executed = 0
         """The last slot that it has executed, and would again after a restart."""
         self.answered = 0

@@ -10,8 +10,10 @@ from paxon.actors.disk.storage import StorageError
 from paxon.actors.log import SlotLog
 from paxon.actors.messages import (
     P1A,
+    P1B,
     P2A,
     P2B,
+    Accepted,
     CatchUp,
     CountAnswer,
     CountQuestion,
@@ -198,6 +200,46 @@ def test_a_learner_takes_what_is_proposed_and_has_no_vote() -> None:  # M11
     cluster.heal()
     cluster.pass_time(1.0)
     assert cluster.reply_to(2) is not None
+
+
+def test_a_learner_that_has_answered_is_sent_nothing_again() -> None:
+    cluster = serving()
+    cluster.change(1, 1, 2, 3, learners=[4])
+    cluster.pass_time(1.0)
+    leader = next(s.settings.server for s in cluster.servers.values() if s.role == "leader")
+    cluster.isolate(*[s for s in (1, 2, 3) if s != leader])
+    cluster.command(leader, cluster.told_session(), 2, b"b")
+    cluster.stabilize()
+    sent = []
+    for _ in range(3):
+        cluster.clock.now += 0.11
+        cluster.step(leader)
+        sent += [p.target for p in cluster.packets if isinstance(p.message, P2A)]
+        cluster.packets.clear()
+    assert sent and 4 not in sent
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\xc1", b"\xc1nonsense", encode_config(Configuration(5, 3, (Member(1, 1),))),
+        encode_config(Configuration(1, 99, (Member(1, 1),))),
+        encode_config(Configuration(1, 4, ())),
+    ],
+)  # fmt: skip
+def test_a_config_that_cannot_be_is_never_accepted(value: bytes) -> None:
+    """Chosen, it would stop every server."""
+    cluster = serving()
+    server, slot = cluster.servers[2], cluster.servers[2].log.last + 1
+    ballot = cluster.servers[1].promised
+    cluster.hand(2, 1, P2A(ballot, slot, value, slot))
+    cluster.hand(2, 1, CatchUp([Accepted(slot, ballot, value)], slot))
+    assert server.log.get(slot) is None and cluster.sent(P2B) == []
+    cluster.campaign(3)
+    cluster.hand(
+        3, 1, P1B(cluster.servers[3].promised, slot, 0, [Accepted(slot, ballot, value)], 1, 0)
+    )
+    assert cluster.servers[3].role == "candidate"
 
 
 def test_a_snapshot_brings_the_configuration() -> None:  # M23
