@@ -1900,7 +1900,7 @@ class PaxosServer(BurstActor):
             self._oddities.number(teller, "slot", accepted.slot)
             return False
         if not _is_sound(accepted):
-            self._oddities.malformed(accepted, teller)
+            self._oddities.number(teller, "CONFIG in slot", accepted.slot)
             return False
         if accepted.ballot.epoch > self.configuration.epoch:
             return False  # the seal before it has to be known first (docs/membership.md, M3)

@@ -25,6 +25,8 @@ class EpochBooks:
         first = Configuration(0, 0, tuple(Member(server, ANY) for server in members))
         self.configurations = [first]
         """By epoch."""
+        self.denied: dict[int, str] = {}
+        """Changes that somebody was told will never be, by their numbers: what he was told."""
 
     def __len__(self) -> int:
         return len(self.configurations)
@@ -46,6 +48,10 @@ class EpochBooks:
     def is_majority(self, epoch: int, servers: Iterable[ServerId]) -> bool:
         configuration = self.configurations[epoch]
         return len(set(servers).intersection(configuration.voters)) >= configuration.majority
+
+    def begun_by(self, request: int) -> Configuration | None:
+        """The configuration that a change has led to."""
+        return next((c for c in self.configurations[1:] if c.request == request), None)
 
     def on_accepted(self, slot: int, ballot: Ballot) -> str:
         """Somebody stores a value of this ballot."""

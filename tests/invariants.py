@@ -153,8 +153,39 @@ class ClusterWatch(CountBooks):
             self._choose(slot, value)
             wrong = self.epochs.on_chosen(slot, ballot, value)
             require(not wrong, "one configuration a slot", "%s", wrong)
+            request = self.epochs.last.request
+            require(
+                request not in self.epochs.denied, "changes end as told",
+                "change %d, of which somebody was told %r, is chosen in slot %d",
+                request, self.epochs.denied.get(request), slot,
+            )  # fmt: skip
             if self.books is not None:
                 self.books.on_chosen(ballot)
+
+    def on_change_told(self, request: int, outcome: str) -> None:
+        """Somebody who asked for other members is told how that ended."""
+        found = self.epochs.begun_by(request)
+        if outcome != "done":
+            self.epochs.denied[request] = outcome
+            require(
+                found is None, "changes end as told",
+                "change %d, which led to %s, is told as %r", request, found, outcome,
+            )  # fmt: skip
+            return
+        require(found is not None, "changes end as told", "change %d never was", request)
+        assert found is not None
+        if found is not self.epochs.last:
+            return  # (then a leader of its epoch had all of it chosen that came after)
+        level = [
+            member.server for member in found.members
+            if member.voter and self.disks[member.server].incarnation == member.incarnation
+            and self.disks[member.server].epoch >= found.epoch
+        ]  # fmt: skip
+        require(
+            len(level) >= found.majority, "changes end as told",
+            "change %d is told as done, and of %s only servers %s know of it",
+            request, found, level,
+        )  # fmt: skip
 
     def _sealed_at(self, disk: DiskBooks) -> int:
         return self.epochs.configurations[disk.epoch].sealed_at

@@ -53,6 +53,7 @@ PREDICATES = {
     "one configuration a slot": "each slot is decided by the majority of one epoch's voters",
     "sealed first": "nobody promises or stores in an epoch before the seal is durable there",
     "void above the seal": "nothing that an epoch has left above its seal stays on a disk",
+    "changes end as told": "what is told of a change is so: a majority has it, or nobody ever will",
     "no reads after a CONFIG": "who proposed a CONFIG reads by no lease any more",
     "counts are told": "what is remembered of a directory's commits, its confirmed server told",
     "counts are handed on": "in the end all remember what each directory's server has told",

@@ -172,9 +172,12 @@ class Confirmation:
             )
 
     def _needed(self) -> int:
-        """How many of the other voters make a majority, with this server itself if it is one."""
+        """How many of the other voters make a majority, with this server itself if it is one.
+
+        All of them, where one that joins in a voter's place is told of too few.
+        """
         own = self.newest.votes(self.server, self.incarnation)
-        return self.newest.majority - own
+        return min(self.newest.majority - own, len(self._other_voters()))
 
     def is_enough(self, now: float) -> bool:
         """Whether enough of the other voters have confirmed."""

@@ -16,17 +16,21 @@ from paxon.actors.members import (
     decode_members,
 )
 from paxon.actors.messages import (
+    P1A,
+    P1B,
     P2A,
     P2B,
-    CatchUp,
     CatchUpRequest,
     Heartbeat,
+    HeartbeatReply,
     NotLeader,
+    PreVote,
+    PreVoteReply,
     QueryReply,
-    SnapshotOffer,
 )
 from paxon.actors.records.changing import members_after
 from paxon.actors.records.configuration import Configuration, Member
+from paxon.transport import Burst
 from tests.harness import Cluster, reign_of
 
 CHANGE = 77
@@ -149,7 +153,7 @@ def test_who_was_removed_serves_on_until_it_hears_the_next_leader() -> None:  # 
         cluster.deliver()
     assert cluster.epochs(3) == [2] and not cluster.retired
     cluster.hand(3, 4, CatchUpRequest(1))
-    assert cluster.sent(CatchUp, 3, 4) or cluster.sent(SnapshotOffer, 3, 4)
+    assert [p for p in cluster.packets if (p.source, p.target) == (3, 4)]  # slots, or a snapshot
     cluster.pass_time(0.5)
     assert list(cluster.retired) == [3]
 
@@ -528,3 +532,44 @@ def test_only_a_level_voter_to_be_reports_a_rehearsal(wrong: dict[str, int]) -> 
     assert not reign_of(cluster.servers[1]).holds_back
     cluster.hand(1, 2, said)
     assert reign_of(cluster.servers[1]).holds_back
+
+
+def test_what_the_old_directory_of_a_replaced_server_says_counts_for_nothing() -> None:  # M12
+    cluster = serving(3)
+    old = cluster.storages[3]
+    cluster.crash(3)
+    cluster.pass_time(1.0)
+    joiner(cluster, 3)
+    new = cluster.storages[3]
+    change(cluster, 1, MemberChange("replace", 3, new.incarnation))
+    cluster.pass_time(1.0)
+    leader = next(s for s in cluster.ids if cluster.servers[s].role == "leader")
+    cluster.isolate(leader)
+    cluster.command(leader, cluster.told_session(), 2, b"b")
+    slot, ballot = cluster.servers[leader].log.last, cluster.servers[leader].promised
+    late = P2B(ballot, slot, slot)
+    for message in (
+        late,
+        HeartbeatReply(ballot, reign_of(cluster.servers[leader]).rounds.last, slot),
+    ):
+        cluster.step(leader, Burst(peers=[(3, old.incarnation, [message])]))
+    assert cluster.servers[leader].log.chosen_to < slot
+    assert reign_of(cluster.servers[leader]).rounds.confirmed == 0 or cluster.reply_to(2) is None
+    cluster.step(leader, Burst(peers=[(3, new.incarnation, [late])]))
+    assert cluster.servers[leader].log.chosen_to == slot
+
+
+def test_one_that_is_to_replace_another_does_not_vote_in_its_name() -> None:
+    """It asks nobody for a vote, gives none, and what it accepts counts for nothing."""
+    cluster = serving(3)
+    cluster.crash(3)
+    cluster.pass_time(1.0)
+    joiner(cluster, 3)
+    cluster.crash(2)
+    cluster.pass_time(1.0)
+    ballot = cluster.servers[1].promised
+    cluster.hand(3, 1, P1A(ballot.next_for(1), 1))
+    cluster.hand(3, 1, PreVote(1, 1))
+    assert not cluster.sent(P1B) and not any(v.granted for v in cluster.sent(PreVoteReply, 3))
+    cluster.pass_time(3.0)
+    assert cluster.servers[1].role != "leader" and cluster.servers[3].role == "follower"

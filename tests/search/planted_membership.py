@@ -8,6 +8,7 @@ from paxon.actors import Ballot, PaxosServer
 from paxon.actors.disk.storage_base import CollectingStorage
 from paxon.actors.execution.application import Application
 from paxon.actors.messages import NO_OP, Accepted, PeerMessage, Sealed
+from paxon.actors.parts import status
 from paxon.actors.parts.membership import Membership
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.configuration import Configuration, decode_config, is_config
@@ -267,6 +268,105 @@ _plant(
 _plant(
     "the newest configuration is not asked",
     "a started server is confirmed by a majority of its own directory's configuration",
-    (Confirmation, "_hear_of", lambda _original: lambda self, config: None),
+    (Confirmation, "_hear_of", lambda _original: lambda self, config: 0),
     (Confirmation, "hear_of_epoch", always(False)),
+)
+
+
+# --- how a change ends ---------------------------------------------------------------------------
+
+
+def _done_when_chosen(original: Original) -> Any:
+    def outcome(server: PaxosServer, request: int, ballot: Ballot) -> Any:
+        if server.configuration.epoch and request == server.configuration.request:
+            return "done", ""
+        return original(server, request, ballot)
+
+    return outcome
+
+
+_plant(
+    "a change answered when chosen",
+    "a change is called done by whoever knows the seal, though no leader has opened the epoch",
+    (status, "outcome", _done_when_chosen),
+)
+
+
+def _anybody_settles(original: Original) -> Any:
+    def outcome(server: PaxosServer, request: int, ballot: Ballot) -> Any:
+        held = server.log.get(server.application.executed)
+        if server._reign is None and held is not None and held.ballot > ballot:
+            known = (*server.configuration.earlier, server.configuration.request)
+            if request not in known:
+                return "not done", ""
+        return original(server, request, ballot)
+
+    return outcome
+
+
+_plant(
+    "a change called settled by a follower",
+    "who has executed a slot of a later ballot says that a change it does not know is not done",
+    (status, "outcome", _anybody_settles),
+)
+
+
+def _settled_by_takeover(original: Original) -> Any:
+    def outcome(server: PaxosServer, request: int, ballot: Ballot) -> Any:
+        told = original(server, request, ballot)
+        if told == ("unknown", "") and server._reign is not None and ballot < server.promised:
+            return "not done", ""
+        return told
+
+    return outcome
+
+
+_plant(
+    "no slot of its own before it says so",
+    "a new leader says that a change is not done before it has a slot of its own chosen",
+    (status, "outcome", _settled_by_takeover),
+)
+
+_plant(
+    "a refusal is forgotten",
+    "a copy of a request that was refused is taken up after all",
+    (Reign, "note_asked", always(None)),
+)
+
+
+def _any_directory(original: Original) -> Any:
+    def admit(
+        self: Membership, sender: int, incarnation: int, messages: list[PeerMessage]
+    ) -> list[PeerMessage]:
+        if sender in self.disks.incarnations:
+            return messages
+        return original(self, sender, incarnation, messages)  # type: ignore[no-any-return]
+
+    return admit
+
+
+_plant(
+    "the old directory's late P2B counted",
+    "a member is known by its id, whatever directory it comes with",
+    (Membership, "admit", _any_directory),
+)
+
+
+def _by_id(original: Original) -> Any:
+    def votes(self: Configuration, server: int, incarnation: int) -> bool:
+        return server in self.voters
+
+    return votes
+
+
+_plant(
+    "a vote in another's name",
+    "who joins to replace a server votes in its name before it has its place",
+    (Configuration, "votes", _by_id),
+)
+
+_plant(
+    "a removed directory is taken back",
+    "who was removed may be added again, with what it has forgotten",
+    (Configuration, "removed", lambda _original: property(lambda self: ())),
 )

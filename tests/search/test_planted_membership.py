@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from loguru import logger
 
+from tests.protocol import test_changes as changes
 from tests.protocol import test_membership as by_hand
 from tests.search.__main__ import run_start
 from tests.search.planted import PlantedBug
@@ -32,6 +33,8 @@ SIMULATED = {
     "majority by the old configuration": (5, "leads by whole promises"),
     "a learner's vote counts": (10, "executes only chosen"),
     "no configuration in the image": (9, "progress"),
+    "a change answered when chosen": (0, "changes end as told"),
+    "a change called settled by a follower": (0, "changes end as told"),
 }
 """By `draw_plan(seed, 1000, about_members=True)`: the first seed to try, and the predicate."""
 
@@ -40,8 +43,18 @@ BY_HAND: dict[str, Callable[[], None]] = {
     "a seal above a gap": by_hand.test_a_seal_above_a_gap_is_not_known,
     "a removed server is obeyed": by_hand.test_a_removed_servers_p1a_counts_for_nothing,
     "the newest configuration is not asked": by_hand.test_who_heard_of_a_later_epoch_does_not_vote,
-}
-"""By a test of tests/protocol/test_membership.py, told message by message."""
+    "no slot of its own before it says so":
+        changes.test_only_a_leader_that_executed_its_own_slot_says_that_a_change_is_not_done,
+    "a refusal is forgotten":
+        changes.test_who_is_refused_once_is_so_for_good_in_that_reign,
+    "the old directory's late P2B counted":
+        changes.test_what_the_old_directory_of_a_replaced_server_says_counts_for_nothing,
+    "a vote in another's name":
+        changes.test_one_that_is_to_replace_another_does_not_vote_in_its_name,
+    "a removed directory is taken back":
+        changes.test_who_was_removed_stops_once_it_hears_the_next_leader_and_never_comes_back,
+}  # fmt: skip
+"""By a test of tests/protocol (test_membership.py, test_changes.py), told message by message."""
 SEEDS = 30
 
 

@@ -12,14 +12,25 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from paxon.actors import PaxosServer, ServerId
+from paxon.actors.members import AskMembers, ChangeMembers, MemberChange, decode_members
+from paxon.actors.messages import QueryReply, ReplyStatus
 from paxon.actors.records.configuration import Configuration, Member
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tests.simulation.node import Node
     from tests.simulation.plan import Fault, Plan
+    from tests.simulation.world import World
 
-__all__ = ["KINDS", "draw_membership", "leads_for_itself", "members_after"]
+__all__ = [
+    "KINDS",
+    "Administrator",
+    "changes_for",
+    "draw_membership",
+    "leads_for_itself",
+    "members_after",
+]
 
 SHARE = 0.3
 """So many of the runs have changes."""
@@ -95,6 +106,70 @@ def members_after(
     return tuple(
         Member(server, disks[server], server in voters) for server in sorted(voters | learners)
     )
+
+
+def changes_for(now: Configuration, wanted: tuple[Member, ...]) -> tuple[MemberChange, ...]:
+    """What an administrator asks for who wants these members, as far as one change may go.
+
+    Nobody gets a vote before it is a member: so some of it is left for another time.
+    """
+    held = {member.server: member for member in now.members}
+    changes = []
+    for member in wanted:
+        before = held.pop(member.server, None)
+        if before is None:
+            changes.append(MemberChange("add", member.server, member.incarnation))
+        elif before.incarnation != member.incarnation:
+            changes.append(MemberChange("replace", member.server, member.incarnation))
+        elif before.voter != member.voter:
+            changes.append(MemberChange("promote" if member.voter else "demote", member.server))
+    return (*changes, *(MemberChange("remove", server) for server in held))
+
+
+class Administrator:
+    """Somebody who asks for a change until he knows how it ended (actors/members.py).
+
+    He may ask again in the same words, ask anybody, and believe whoever answers.
+    """
+
+    MOST_ASKED = 40
+
+    def __init__(self, world: World, request: ChangeMembers) -> None:
+        self._world = world
+        self._request = request
+        self._random = Random(f"administrator {world.plan.seed} {request.id}")
+        self._asked = 0
+        self.ended = ""
+
+    def ask(self, at: Node) -> None:
+        """Ask, and once more a moment later."""
+        self._asked += 1
+        at.ask_for_change(self._request)
+        self._world.schedule(
+            self._world.now + 0.02 + self._random.random() * 0.3, self._again, None
+        )
+
+    def _again(self, _: object) -> None:
+        if self.ended or self._asked >= self.MOST_ASKED:
+            return
+        node = self._random.choice(list(self._world.nodes.values()))
+        if self._random.random() < 0.3:
+            self.ask(node)
+            return
+        self._asked += 1
+        node.ask_for_change(AskMembers(self._request.id, self._request.id, self._request.ballot))
+        self._world.schedule(
+            self._world.now + 0.02 + self._random.random() * 0.3, self._again, None
+        )
+
+    def hear(self, reply: QueryReply) -> None:
+        """Somebody says how it stands."""
+        if reply.status != ReplyStatus.OK:
+            return  # too much is waiting there
+        outcome = decode_members(reply.payload).outcome
+        if outcome in ("done", "not done", "refused"):
+            self.ended = outcome
+            self._world.watch.on_change_told(self._request.id, outcome)
 
 
 def leads_for_itself(servers: list[PaxosServer], fault: Fault) -> PaxosServer | None:

@@ -16,6 +16,7 @@ from paxon.actors.messages import (
     ClientMessage,
     CountAnswer,
     PeerMessage,
+    QueryReply,
     ServerReply,
 )
 from paxon.actors.records.making import NotAMember, Retired
@@ -356,6 +357,8 @@ class Node:
         self, client: bytes, messages: Sequence[ServerReply], unread: UnreadFrames
     ) -> None:
         world = self.world
+        if world.administrators:
+            messages = [m for m in messages if not self._told_administrator(m)]
         number = int(client.partition(b".")[0])
         place = CLIENT_PLACE + number
         if world.trace is not None:
@@ -370,6 +373,13 @@ class Node:
             self.id, place, world.now + self.elapsed, world.clients[number].deliver, frame,
             twice=world.plan.clients.duplicates,
         )  # fmt: skip
+
+    def _told_administrator(self, message: ServerReply) -> bool:
+        asker = self.world.administrators.get(getattr(message, "id", 0))
+        if asker is None or not isinstance(message, QueryReply):
+            return False
+        asker.hear(message)
+        return True
 
     # --- its disk (machine.DiskWorld) ------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from paxon.actors import NO_BALLOT, Settings
 from paxon.actors.disk.storage import NO_ROOM
 from paxon.actors.disk.storage_base import PLENTY
 from paxon.actors.execution.agreed import first_agreed
+from paxon.actors.members import ChangeMembers
 from paxon.actors.messages import ChangeSettings, TransferLeader
 from paxon.actors.records import rounds
 from paxon.kvstore.store.store import KVStore
@@ -22,7 +23,12 @@ from tests.linearizability import Recorder
 from tests.simulation.client import SimulatedClient
 from tests.simulation.coordinator import Coordinator
 from tests.simulation.machine import SimulatedDisk
-from tests.simulation.membership import leads_for_itself, members_after
+from tests.simulation.membership import (
+    Administrator,
+    changes_for,
+    leads_for_itself,
+    members_after,
+)
 from tests.simulation.network import SimulatedNetwork
 from tests.simulation.node import CLUSTER, Node
 from tests.simulation.pairs import Pairs
@@ -86,6 +92,8 @@ class World:
             self._lease_in_use = rounds.LEASE_IN_USE
             rounds.LEASE_IN_USE = plan.lease_in_use
         self.healing = False
+        self.administrators: dict[int, Administrator] = {}
+        """By the numbers of the changes that they ask for."""
         self.fickle: set[int] = set()
         """Servers whose state machine is at fault (tests/simulation/test_divergence.py)."""
         self.contradicted: dict[int, str] = {}
@@ -380,8 +388,14 @@ class World:
         disks = {node.id: node.disk.incarnation for node in self.nodes.values()}
         disks = {server: number for server, number in disks.items() if number not in removed}
         members = members_after(leader.configuration, disks, me, fault)
-        leader.change_members(members, fault.step)
-        self.nodes[me].wake()
+        if int(fault.amount * 10_000) % 2:  # at once, with no look at who could serve
+            leader.change_members(members, self._next_fault)
+            self.nodes[me].wake()
+            return
+        changes = changes_for(leader.configuration, members)
+        asked = ChangeMembers((1 << 61) + self._next_fault, leader.promised, changes)
+        self.administrators[asked.id] = Administrator(self, asked)
+        self.administrators[asked.id].ask(self.nodes[me])
 
     def _empty_all(self, fault: Fault, node: Node) -> None:
         """A disk is lost before the cluster is in force: nothing was acknowledged.
