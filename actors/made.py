@@ -47,8 +47,3 @@ class Made(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     def incarnation(self, server: ServerId) -> int | None:
         """By which directory a member is known; None for anybody else."""
         return dict(self.members).get(server)
-
-    def replacing(self, server: ServerId, incarnation: int) -> Made:
-        """The same cluster, with another directory in the place of a lost one."""
-        members = tuple((s, incarnation if s == server else i) for s, i in self.members)
-        return msgspec.structs.replace(self, members=members)

@@ -50,8 +50,6 @@ class P1A(Wire, frozen=True, tag=1):
     ballot: Ballot
     first_slot: int
     """Report what you accepted from this slot on: the candidate's first slot not known chosen."""
-    forced: bool = False
-    """A rejoining server's request: answer even while a leader is alive (docs/rejoin.md)."""
     after: Ballot | None = None
     """The ballot of the leader that handed over to the candidate: it proposes, answers and beats no
     more in that, so that courtesy and leases granted to it, and to no other, stand in no way."""
@@ -73,7 +71,6 @@ class P1B(Wire, frozen=True, tag=2):
     """Slots up to here are gone at the sender: chosen, executed and covered by a snapshot."""
     count: int = 0
     """The number of the commit in the sender's directory that this relies on."""
-    to: int = 0  # the candidate's directory (0: any): a lost one may have used the same ballot
 
 
 class P2A(Wire, frozen=True, tag=3):
@@ -116,8 +113,6 @@ class Heartbeat(Wire, frozen=True, tag=5):
     another: whoever answers it helps no other to lead for so long, by its own clock. 0: none."""
     drift: float = 0.0
     """The fraction by which the leader takes clocks to differ, at most."""
-    alive: list[ServerId] = []
-    """The others that the leader heard just now, by the directories in `incarnations`."""
     time: int = 0
     """The log's time at the leader, nanoseconds."""
 
@@ -256,8 +251,6 @@ class Introduction(Wire, frozen=True, tag=16):
     """The cluster's name in the sender's file."""
     servers: tuple[ServerId, ...]
     """The ids in the sender's file."""
-    rejoins: bool = False
-    """The sender was told that its directory is in the place of a lost one."""
     made: Made | None = None
     """What the sender has stored, durably; None: its directory is fresh."""
     in_force: bool = False
@@ -267,7 +260,9 @@ class Introduction(Wire, frozen=True, tag=16):
     client: str = ""
     """… and clients."""
     joins: bool = False
-    """The sender was told to join a cluster, whichever `made` it is told of."""
+    """The sender is to become a member of a cluster that is in force …"""
+    rejoins: bool = False
+    """… in the place of a directory of the same server that was lost."""
     chosen_to: int = 0
     """How far the sender knows the log as chosen."""
 
@@ -595,8 +590,6 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     """The settings in force after `executed` (docs/settings.md) …"""
     agreed_from: int = 0
     """… and the slot from which on they are."""
-    voting: bool = True
-    """False while it rejoins after a lost disk."""
     digest_version: int = 0
     digest_slot: int = 0
     digest: str = ""
@@ -613,8 +606,6 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     """What it is among them: "voter", "learner", or "none"; "" before the cluster is in force."""
     waits_for: str = ""
     """What stands between this server and its cluster, in a sentence; "" once it is in force."""
-    rejoining: str = ""
-    """Where it stands while it rejoins after a lost disk, in a sentence; "" while it votes."""
     addresses: dict[ServerId, str] = {}
     """Where clients reach each server of the cluster, as far as the sender knows."""
     time: int = 0

@@ -81,6 +81,7 @@ from paxon.actors.members import (
     AskMembers,
     ChangeMembers,
     Member,
+    MemberChange,
     Rehearsal,
     Rehearsed,
     encode_members,
@@ -141,7 +142,7 @@ from paxon.actors.messages import (
 from paxon.actors.parts.comparing import Comparing
 from paxon.actors.parts.membership import Membership
 from paxon.actors.parts.reception import LARGE_REPLY, Reception
-from paxon.actors.parts.status import describe, members_now, rejoining
+from paxon.actors.parts.status import describe, members_now
 from paxon.actors.parts.watches import Watches
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
@@ -223,7 +224,6 @@ class PaxosServer(BurstActor):
         self.promised = NO_BALLOT  # the acceptor's ballot (PMMC §2.2)
         self._durable_promise = NO_BALLOT
         self.log = SlotLog()
-        self.voting = True  # False while rejoining after a lost disk
         self._round_guard = RoundGuard(settings.servers)
         # Following: no promise and no candidacy while a lease that was granted may hold.
         self.leader: ServerId = 0  # as far as this server knows; 0 if nobody leads
@@ -272,7 +272,6 @@ class PaxosServer(BurstActor):
         self._features = Features(self._others, machine.limits)
         # What was said last.
         self._log_at = 0.0
-        self._rejoin_said = ""
         self._warned_of: list[str] = []  # how own settings differ from what is agreed
         # What goes on beside the protocol.
         self.comparing = Comparing(self, self.application, self._outbox, self._counters)
@@ -446,7 +445,7 @@ class PaxosServer(BurstActor):
             for slot in unsynced:
                 self._count_vote(reign, slot, self.settings.server)
         candidacy = self._candidacy
-        if candidacy is not None and candidacy.ballot == self._durable_promise and self.voting:
+        if candidacy is not None and candidacy.ballot == self._durable_promise:
             candidacy.promised.add(self.settings.server)
             if self._has_quorum(candidacy.promised):
                 self._take_over(candidacy)
@@ -499,8 +498,6 @@ class PaxosServer(BurstActor):
         was_proposing = self.role != "follower"
         self._promise(ballot)
         self._following.heard_at = -NEVER  # whom we heard does not lead us any more
-        # Our own ballot comes back to us when our lost disk had promised it (docs/rejoin.md): we
-        # did not run phase 1 in it, so whatever we lead or try to lead ends as with any other.
         self.leader = ballot.leader if ballot.leader != self.settings.server else 0
         if was_proposing:
             self._counters["preemptions"] += 1
@@ -542,17 +539,10 @@ class PaxosServer(BurstActor):
         if p1a.ballot.epoch != self.configuration.epoch:
             self._meet_epoch(p1a.ballot.epoch, sender)
             return
-        if not self.voting or not self.is_voter:
+        if not self.is_voter:
             return
         if p1a.after is not None:
             self._heed_handover(p1a.after)
-        if p1a.forced and p1a.ballot > self.promised:
-            # A rejoining ends our following, or leading. A lease that we granted is waited for.
-            if self.membership.refuses_rejoin(sender, self.disks.incarnations[sender]):
-                return
-            if not self._follows(p1a.ballot, sender):
-                return
-            self._make_way()
         # Rule 6: a live leader is not disturbed, and a lease that we granted stands.
         if self._lease_may_hold() or (self._policy.courteous and self._hears_leader()):
             return
@@ -570,14 +560,6 @@ class PaxosServer(BurstActor):
         if ballot == self.promised:
             self._following.heard_at = -NEVER
 
-    def _make_way(self) -> None:
-        """Who rejoins needs the promise of all, and of some only once their leases have run out.
-
-        A leader that was deposed for it must not be back before that: it would be so each time.
-        """
-        self._following.election_at += self.settings.election_timeout_min
-        self._following.retry_at = max(self._following.retry_at, self._following.election_at)
-
     def _p1b(self, first_slot: int, sender: ServerId) -> P1B:
         invariant(not self._lease_may_hold(), "a promise under a lease that was granted here")
         accepted, next_slot = self.log.chunk(
@@ -585,7 +567,7 @@ class PaxosServer(BurstActor):
         )
         return P1B(
             self.promised, first_slot, next_slot, accepted,
-            self.log.chosen_to, self.log.discarded, self._count(), self.disks.incarnations[sender],
+            self.log.chosen_to, self.log.discarded, self._count(),
         )  # fmt: skip
 
     def on_p2a(self, p2a: P2A, sender: ServerId) -> None:
@@ -594,7 +576,7 @@ class PaxosServer(BurstActor):
         if ballot.leader != sender or p2a.slot < 1:
             self._oddities.malformed(p2a, sender)
             return
-        if not self.voting:
+        if not self.is_member:
             self._note_commit(p2a.commit, ballot, sender)
             return
         if ballot < self.promised:
@@ -667,13 +649,13 @@ class PaxosServer(BurstActor):
             self.membership.compare_disks(heartbeat)
             self.log_time.hear(heartbeat.time, self.application.time, heartbeat.ballot)
             self._heard_from_leader(sender)
-            if heartbeat.lease and self.voting:
+            if heartbeat.lease and self.is_member:
                 self._grant(heartbeat)
             self._note_commit(heartbeat.commit, heartbeat.ballot, sender)
             self._execute_chosen()
             self._discard(min(heartbeat.discard_to, self.application.executed))
-        if not self.voting:
-            return  # a reply confirms a leader's reads, and who lost its promise cannot vouch
+        if not self.is_member and not self._retires:
+            return  # (it goes by the id of one whose answer would count)
         # A late heartbeat of an earlier reign may be of the very leader that we have promised now,
         # and rounds are numbered anew in each: its number must confirm none of this reign's.
         answered = heartbeat.round if heartbeat.ballot == self.promised else 0
@@ -699,7 +681,7 @@ class PaxosServer(BurstActor):
         following.heard_busy = following.busy
         if following.pre_votes:
             following.pre_votes = set()
-        if self.voting:  # a rejoining server waits for no leader to fail
+        if self.is_member:  # who is none asks around, whoever leads
             following.election_at = self._now + self._policy.follower_timeout(self._random)
 
     def _await_leader(self) -> None:
@@ -725,9 +707,6 @@ class PaxosServer(BurstActor):
     # === getting to lead (PMMC §2.2 scout, §2.3 leader) ===========================================
 
     def _on_election_timeout(self) -> None:
-        if not self.voting:
-            self._rejoin()
-            return
         if not self.is_voter:
             self._await_leader()
             if not self.is_member or self.configuration.epoch < self.membership.epoch_told:
@@ -757,7 +736,7 @@ class PaxosServer(BurstActor):
         if (
             self.role == "follower"
             and server in (self.leader, self._following.heir)
-            and self.voting
+            and self.is_member
         ):
             self.leader = self._following.heir = 0
             self._following.heard_at = -NEVER
@@ -788,8 +767,7 @@ class PaxosServer(BurstActor):
             self._meet_epoch(question.epoch, sender)
             return
         granted = (
-            self.voting
-            and self.is_voter
+            self.is_voter
             and not self._lease_may_hold()
             and not self._hears_leader()
             and question.first_slot > self.log.discarded
@@ -815,15 +793,14 @@ class PaxosServer(BurstActor):
             if self._has_quorum(following.pre_votes):
                 self.campaign()
 
-    def campaign(self, *, forced: bool = False, after: Ballot | None = None) -> None:
+    def campaign(self, *, after: Ballot | None = None) -> None:
         """Start phase 1 in a ballot of our own above all that we know of.
 
         `after` is the ballot of a leader that has handed over to us.
         """
         if self._reign is not None:
             return
-        # Who rejoins has granted nothing that counts: it answers no heartbeat.
-        invariant(forced or not self._lease_may_hold(), "a candidacy under a lease granted here")
+        invariant(not self._lease_may_hold(), "a candidacy under a lease granted here")
         self._following.pre_votes = set()
         self._promise(self.promised.next_for(self.settings.server))
         invariant(self.is_voter, "a candidacy without a vote")
@@ -834,9 +811,7 @@ class PaxosServer(BurstActor):
             self.promised, self.log.chosen_to + 1, self._now + self._phase1_interval(), after
         )
         self._await_leader()
-        if forced:  # answered only once the leases that were granted have run out
-            self._following.election_at += self.settings.election_timeout_min
-        self._outbox.to_all.append(P1A(self.promised, self._candidacy.first_slot, forced, after))
+        self._outbox.to_all.append(P1A(self.promised, self._candidacy.first_slot, after))
 
     def _phase1_interval(self) -> float:
         """Ask again often enough to be heard before others try to lead, seconds."""
@@ -846,35 +821,7 @@ class PaxosServer(BurstActor):
         for server in self._others:
             if server not in candidacy.promised:
                 first = candidacy.next_chunk(server)
-                self._outbox.send(
-                    server, P1A(candidacy.ballot, first, not self.voting, candidacy.after)
-                )
-
-    def _rejoin(self) -> None:
-        """Get the vote back after a lost disk (docs/rejoin.md).
-
-        What this disk promised and accepted is unknown, so it must count for no ballot that it may
-        have voted in. It catches up, then runs phase 1 in a ballot above all, in which *all* the
-        others must promise: they know of every value that the lost disk helped to choose, none of
-        them helps a lower ballot any more, and none counts a promise of the lost disk any more.
-        Leading in that ballot it proposes those values again, and from there on its vote counts
-        like any other's.
-        """
-        self._await_leader()
-        if not self.is_behind() and not self.unheard():
-            self.campaign(forced=True)
-        standing = self.rejoining()
-        if standing != self._rejoin_said:
-            self._rejoin_said = standing
-            logger.info("server {} rejoins: it {}", self.settings.server, standing)
-
-    def unheard(self) -> list[ServerId]:
-        """Whom a live leader does not hear: without their promises it would be deposed in vain."""
-        if not self._hears_leader():
-            return []
-        since = self._now - self.settings.election_timeout_max
-        alive = self.disks.told_alive_since(since)
-        return [s for s in self._others if s != self.leader and s not in alive]
+                self._outbox.send(server, P1A(candidacy.ballot, first, candidacy.after))
 
     def _has_quorum(self, servers: set[ServerId]) -> bool:
         bits = self._all_bits
@@ -889,8 +836,6 @@ class PaxosServer(BurstActor):
         candidacy = self._candidacy
         if candidacy is None or p1b.ballot != candidacy.ballot:
             return
-        if p1b.to not in (0, self._storage.incarnation):
-            return  # a promise to the disk that was lost: its sender may not know this one
         if p1b.discarded > self.log.chosen_to:
             # What it discarded is chosen, and we do not have it: no no-ops into those slots.
             self._step_down()
@@ -907,12 +852,8 @@ class PaxosServer(BurstActor):
         self._execute_chosen()
         more = candidacy.take(p1b, sender)
         if more:
-            self._outbox.send(sender, P1A(candidacy.ballot, more, not self.voting, candidacy.after))
-        elif self.voting and self._has_quorum(candidacy.promised):
-            self._take_over(candidacy)
-        elif len(candidacy.promised) == len(self._others):
-            # Rejoining takes all the others: whoever still counts a promise of the lost disk for
-            # some ballot of its own has to give that up first (docs/rejoin.md).
+            self._outbox.send(sender, P1A(candidacy.ballot, more, candidacy.after))
+        elif self._has_quorum(candidacy.promised):
             self._take_over(candidacy)
 
     def _take_over(self, candidacy: Candidacy) -> None:
@@ -956,24 +897,11 @@ class PaxosServer(BurstActor):
         reign.takeover_end = end
         invariant(reign.takeover_end >= known.known_commit, "took over less than is chosen")
         reign.next_slot = reign.takeover_end + 1
-        if not self.voting:
-            self._vote_again(reign)
         reign.retransmit_at = self._now + self.settings.retransmit_interval
         if self._now >= self._log_at:  # in a duel of leaders not each of them is news
             self._log_at = self._now + 1.0
             logger.info("server {} leads in ballot {}", self.settings.server, self.promised)
         self._beat(reign)
-
-    def _vote_again(self, reign: Reign) -> None:
-        """A majority of the others has promised: take part again (docs/rejoin.md).
-
-        What the lost disk may have helped to choose is accepted at once and in the same
-        transaction, not as the window comes to it: the next candidate may ask before that.
-        """
-        self.voting = True
-        self._storage.save_voting(True)
-        for slot, value in reign.takeover:
-            self._accept(slot, self.promised, value)
 
     def _step_down(self, *, keep: bool = False) -> None:
         """Stop leading or trying to; tell the waiting clients where to go, or keep them."""
@@ -1033,7 +961,7 @@ class PaxosServer(BurstActor):
             return
         if handover.ballot != self.promised or self.role != "follower":
             return  # it comes late
-        if not self.voting or not self.is_voter:
+        if not self.is_voter:
             return
         self._heed_handover(handover.ballot)
         if self._lease_may_hold():  # one of an earlier life: it runs out soon
@@ -1256,7 +1184,6 @@ class PaxosServer(BurstActor):
         return Heartbeat(
             self.promised, number, self.log.chosen_to, self._executed_by_all(reign),
             self.membership.disks_known(), lease, drift,
-            self.disks.heard_since(self._now - self.settings.election_timeout_max),
             self.log_time.now(self._clock.awake()),
         )  # fmt: skip
 
@@ -1300,9 +1227,7 @@ class PaxosServer(BurstActor):
 
     def on_query(self, query: Query, client: ClientToken) -> None:
         """Answer a read; which way, the client says (rule 9)."""
-        if (
-            query.mode == "stale" and self.voting and self.is_member
-        ):  # else the state may be far too old, or empty
+        if query.mode == "stale" and self.is_member:  # else the state may be far too old, or empty
             self._answer_query(client, query)
         elif (reign := self._serves()) is None or reign.sealing:
             self._hold_or_refuse(client, query, len(query.query))
@@ -1369,7 +1294,7 @@ class PaxosServer(BurstActor):
         if reign is None:
             known = max(known, self._catching_up.known_commit)
         return (
-            self.voting
+            self.is_member
             and self._led_at() > self._now - 2 * self.settings.election_timeout_max
             and known - self.application.executed <= FAR_BEHIND
             and (
@@ -1821,6 +1746,25 @@ class PaxosServer(BurstActor):
         if peers and not self.is_behind():
             request = CatchUpRequest(self.log.chosen_to + 1)
             self._outbox.send(peers[late.turn % len(peers)], request)
+
+    def hear_of_rejoining(self, server: ServerId) -> None:
+        """A member's new directory asks for the place of the one that was lost (M19)."""
+        reign, found = self._serves(), self.membership.wait_to_join()
+        held = self.configuration.find(server)
+        waiting = [member for member, chosen_to in found.items() if is_level(chosen_to, self.log)]
+        member = next((member for member in waiting if member.server == server), None)
+        if reign is None or held is None or member is None:
+            return
+        if reign.holds_back or reign.changing is not None:
+            return
+        place = MemberChange("replace", server, member.incarnation, member.peer, member.client)
+        asked = ChangeMembers(1 + self._random.getrandbits(62), self.promised, (place,))
+        refusal = self._take_up(reign, asked)
+        if refusal and self._oddities.first("refused_rejoins", 100):
+            logger.warning(
+                "server {} has another data directory now, and cannot have its place back: {}",
+                server, refusal,
+            )  # fmt: skip
 
     def hear_of_cluster(self, server: ServerId, chosen_to: int) -> None:
         """A server of the cluster says how far it holds the log: it may be asked for slots."""
@@ -2290,7 +2234,6 @@ class PaxosServer(BurstActor):
         """Replay the disk: snapshot, then the chosen slots after it; the rest comes from peers."""
         found = self._storage.load()
         self.promised = self._durable_promise = found.promised
-        self.voting = found.voting
         self._grants.recover(found.lease, self._now)
         self.membership.recover(found, self._storage)
         self.comparing.recover(self._storage)
@@ -2380,11 +2323,8 @@ class PaxosServer(BurstActor):
         limits = self.application.machine.limits
         self.application.begin_with(decode_agreed(made.agreed, limits), made.identity)
 
-    def come_into_force(self, made: Made, *, votes: bool) -> None:
-        """The cluster is made: from here on this server takes part, perhaps without its vote."""
-        if not votes:
-            self.voting = False
-            self._storage.save_voting(False)
+    def come_into_force(self, made: Made) -> None:
+        """The cluster is made: from here on this server takes part, if it is one of its members."""
         self._join(Configuration.of(made))
         self._takes_part = not self.membership.confirmation.pending
         self._on_recovered(fresh=True)
@@ -2496,10 +2436,6 @@ class PaxosServer(BurstActor):
     def describe(self, request: StatusRequest = StatusRequest(0)) -> StatusReply:  # noqa: B008
         """This server's state now, as `paxon status` shows it."""
         return describe(self, request)
-
-    def rejoining(self) -> str:
-        """Where this server stands on its way back to its vote; "" if it votes."""
-        return rejoining(self)
 
     def _bound_to_log(self) -> dict[str, object]:
         return {"ballot": str(self.promised), "slot": self.application.executed}

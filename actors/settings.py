@@ -53,7 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
       lead starts phase 1 for it instead of sending the client to the leader.
     - join: this server's fresh directory is to become a member's of a cluster that is in force:
       `servers` names those of that cluster that are known, and this one (docs/membership.md).
-    - rejoin: this server comes with an empty disk in place of a lost one (docs/rejoin.md).
+    - rejoin: the same, in the place of this server's directory that was lost: the leader gives it
+      that, once it is level.
     - max_clock_drift: leases assume that no two clocks' speeds differ by more than this fraction.
     - leases: whether the leader answers queries of mode "lease" (policy "stable" only).
 

@@ -43,7 +43,7 @@ class DiskBooks:
     replayable: int = 0
     """A restart executes again up to here, from snapshot and rows alone."""
     replaced: bool = False
-    """It is empty in place of a lost one, and its server has not rejoined yet."""
+    """It is empty in place of a lost one, and has not got that one's place yet."""
     fresh: set[int] = field(default_factory=set)
     """Slots whose rows became durable in the step at hand."""
     incarnation: int = 0

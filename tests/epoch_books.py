@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from paxon.actors import Ballot, ServerId
+from paxon.actors.messages import Made
 from paxon.actors.records.configuration import (
     Configuration,
     Member,
@@ -15,7 +16,7 @@ from paxon.actors.records.configuration import (
 __all__ = ["EpochBooks"]
 
 ANY = -1
-"""As the incarnation of a member of the first epoch: disks are replaced there by rejoining."""
+"""As the incarnation of a member of the first epoch, until the cluster is in force."""
 
 
 class EpochBooks:
@@ -27,6 +28,10 @@ class EpochBooks:
         """By epoch."""
         self.denied: dict[int, str] = {}
         """Changes that somebody was told will never be, by their numbers: what he was told."""
+
+    def begin(self, made: Made) -> None:
+        """The cluster is in force: these directories are the first epoch's members."""
+        self.configurations[0] = Configuration.of(made)
 
     def __len__(self) -> int:
         return len(self.configurations)

@@ -236,7 +236,6 @@ class Cluster:
         self.storages[server] = self.new_disk(server)
         for other in self.servers.values():  # the old one has been silent for a while
             other.disks.heard_at[server] = float("-inf")
-            other.disks.told_alive.pop(server, None)
 
     def new_disk(self, server: ServerId) -> MemoryStorage:
         return MemoryStorage(cluster="test", server=server)

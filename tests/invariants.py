@@ -103,6 +103,8 @@ class ClusterWatch(CountBooks):
     ) -> None:
         wrong = self.making.on_made((server, incarnation), made, in_force=in_force)
         require(not wrong, "made once", "%s", wrong)
+        if in_force:
+            self.epochs.begin(made)
 
     def on_first_promise(self, server: ServerId, incarnation: int) -> None:
         wrong = self.making.on_promise((server, incarnation))
@@ -269,6 +271,16 @@ class ClusterWatch(CountBooks):
         """
         if any(disk.replaced or disk.old for disk in self.disks.values()):
             return False
+        now = self.epochs.last
+        here = all(self.disks[m.server].incarnation == m.incarnation for m in now.members)
+        if not here or server not in now.voters or len(now.voters) <= now.majority:
+            return False  # (the rest have to agree on who takes its place)
+        if any(
+            slot > now.sealed_at and is_config(row[1])
+            for disk in self.disks.values()
+            for slot, row in disk.rows.items()
+        ):
+            return False  # others are to decide soon, who may need this very one
         level = min(disk.replayable for disk in self.disks.values())
         majority = self.epochs.last.majority
         return all(
@@ -282,14 +294,9 @@ class ClusterWatch(CountBooks):
         return slot <= disk.replayable or (row is not None and row[1] == value)
 
     def on_disk_lost(self, server: ServerId) -> None:
-        """A server's disk is gone; it will come back with an empty one, and rejoin."""
+        """A server's disk is gone; it will come back with an empty one, and get its place."""
         self.disks[server] = DiskBooks(replaced=True)
         self.leases.on_disk_lost(server)
-        # It may ask in the same ballot again (docs/rejoin.md): what it was promised so far is void.
-        for ballot in [ballot for ballot in self._campaigns if ballot.leader == server]:
-            del self._campaigns[ballot]
-            self._promises.pop(ballot, None)
-            self._leading.discard(ballot)
 
     # --- starting and stepping -------------------------------------------------------------------
 
@@ -337,8 +344,8 @@ class ClusterWatch(CountBooks):
         """A burst was handled: what the server holds in memory is still possible."""
         disk = self.disks[server_id]
         disk.fresh.clear()
-        if disk.replaced and server.voting and server._in_force:
-            disk.replaced = False  # (before it hears of the cluster, one that rejoins is no voter)
+        if disk.replaced and server.is_member:
+            disk.replaced = False
         self._check_remembered(server_id, server)
         promised = server.promised
         if promised != self._seen_promise[server_id]:
@@ -426,7 +433,7 @@ class ClusterWatch(CountBooks):
             or (isinstance(message, PreVoteReply) and message.granted)
         )
         live = self._live.get(server)
-        if yes and disk.replaced and (live is None or not (live.voting and live._in_force)):
+        if yes and disk.replaced and (live is None or not live.is_member):
             require(False, "no vote without a disk", "server %d sent %r", server, message)
         if isinstance(message, P1B | P2B | HeartbeatReply) and yes:
             before = self._seen_promise[server]
@@ -434,7 +441,7 @@ class ClusterWatch(CountBooks):
                 message.ballot >= before, "answers under promise",
                 "server %d, which had promised %s, sent %r", server, before, message,
             )  # fmt: skip
-        if isinstance(message, P1B) or (isinstance(message, P1A) and not message.forced):
+        if isinstance(message, P1A | P1B):
             require(
                 not self.leases.binds(server, message.ballot), "lease kept",
                 "server %d, whose lease to %s binds it, sent %r",

@@ -85,7 +85,7 @@ class LeaseBooks:
         return grant is not None and grant.ballot < ballot and grant.ballot.epoch == ballot.epoch
 
     def on_disk_lost(self, server: ServerId) -> None:
-        """It votes again only once all the others, the leader too, have promised (rejoin.md)."""
+        """It votes again only in a later epoch, in which no lease of this one binds anybody."""
         self.grants[server].forgotten = True
 
     def covering(self, leader: ServerId, ballot: Ballot) -> list[ServerId]:

@@ -16,7 +16,7 @@ PREDICATES = {
     "durable before sent": "a message leaves only after what it relies on is durable",
     "answers under promise": "nothing is answered in a ballot below the promise of before",
     "follows its promise": "a server follows only the leader of the ballot that it has promised",
-    "no vote without a disk": "who lost its disk answers nothing that counts until it has rejoined",
+    "no vote without a disk": "who lost its disk answers nothing that counts till it is replaced",
     "leads by whole promises": "a leader has a majority's promises in its ballot, each whole",
     "lease kept": "who granted a lease neither promises nor campaigns before it has run out",
     "lease covered": "a leader reads by lease only while a majority keeps others from leading",

@@ -51,7 +51,6 @@ CREATE TABLE meta (
     promise_leader INTEGER NOT NULL,
     chosen_to INTEGER NOT NULL,
     discarded INTEGER NOT NULL,
-    voting INTEGER NOT NULL,
     lease INTEGER NOT NULL,
     snapshot_slot INTEGER NOT NULL,
     snapshot_size INTEGER NOT NULL,
@@ -68,10 +67,10 @@ CREATE TABLE accepted (
     checksum INTEGER NOT NULL
 );
 """
-INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 22)})"
+INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 21)})"
 UPDATE_META = (
     "UPDATE meta SET made=?, configuration=?, counts=?, places=?, in_force=?, commits=?, "
-    "promise_round=?, promise_leader=?, chosen_to=?, discarded=?, voting=?, lease=?, "
+    "promise_round=?, promise_leader=?, chosen_to=?, discarded=?, lease=?, "
     "snapshot_slot=?, snapshot_size=?, snapshot_checksum=?, rows=?, rows_checksum=?, checksum=?"
 )
 PUT_ACCEPTED = "INSERT OR REPLACE INTO accepted VALUES (?,?,?,?,?)"
@@ -79,7 +78,7 @@ PUT_ACCEPTED = "INSERT OR REPLACE INTO accepted VALUES (?,?,?,?,?)"
 REMEDY = "empty the directory and start once with --rejoin"
 
 _NO_SNAPSHOT = SnapshotInfo(0, 0, 0)
-_NUMBERS = struct.Struct("<13q")
+_NUMBERS = struct.Struct("<12q")
 _ROW = struct.Struct("<3qL")
 
 
@@ -152,7 +151,7 @@ class MetaColumns:
         snapshot = marks.snapshot or _NO_SNAPSHOT
         numbers = (
             marks.in_force, commits, marks.promised.round, marks.promised.leader,
-            marks.chosen_to, marks.discarded, marks.voting, marks.lease,
+            marks.chosen_to, marks.discarded, marks.lease,
             snapshot.slot, snapshot.size, snapshot.checksum, rows, rows_checksum,
         )  # fmt: skip
         checksum = zlib.crc32(_NUMBERS.pack(*numbers), self._checksum)
@@ -281,13 +280,12 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
         raise CorruptStorage(
             f"{path}, table meta: the only row is damaged (its checksum is wrong); {REMEDY}"
         )
-    in_force, commits, round_, leader, chosen_to, discarded, voting, lease, *rest = numbers
+    in_force, commits, round_, leader, chosen_to, discarded, lease, *rest = numbers
     slot, size, image_checksum, rows, rows_checksum = rest
     marks = Marks(
         promised=Ballot(round_, leader),
         chosen_to=chosen_to,
         discarded=discarded,
-        voting=bool(voting),
         lease=lease,
         snapshot=SnapshotInfo(slot, size, image_checksum) if slot else None,
         made=made,

@@ -72,8 +72,6 @@ class Recovered:
     """The highest commit number that each other server's directory was heard to have."""
     places: tuple[Place, ...] = ()
     """Where servers were reached."""
-    voting: bool = True
-    """False while this server rejoins after a lost disk (docs/rejoin.md)."""
     stopped_at: int = 0
     """The slot whose execution stopped this server last time; 0 if none did."""
 
@@ -143,8 +141,6 @@ class Storage(Protocol):
 
     def save_places(self, places: tuple[Place, ...], *, lazily: bool) -> None:
         """Remember where servers are; lazily means without making the storage dirty."""
-
-    def save_voting(self, voting: bool) -> None: ...
 
     def discard_to(self, slot: int) -> None:
         """Delete accepted rows up to `slot` lazily, with the next commit.

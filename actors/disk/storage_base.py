@@ -28,7 +28,6 @@ class Marks(msgspec.Struct):
     promised: Ballot = NO_BALLOT
     chosen_to: int = 0
     discarded: int = 0
-    voting: bool = True
     lease: int = 0
     snapshot: SnapshotInfo | None = None
     made: Made | None = None
@@ -137,8 +136,7 @@ class CollectingStorage(ABC):
         marks = self._marks
         held = marks.made
         if held is not None:
-            same = (held.identity, held.servers) == (made.identity, made.servers)
-            invariant(same, "the directory of %s would change over to %s", held, made)
+            invariant(held == made, "the directory of %s would change over to %s", held, made)
         invariant(in_force or not marks.in_force, "cluster %s would cease to be in force", held)
         invariant(0 < made.identity < INTEGER_LIMIT, "identity %d", made.identity)
         if (held, marks.in_force) != (made, in_force):
@@ -168,11 +166,6 @@ class CollectingStorage(ABC):
             self._marks.places = places
             self._lazy = True
         if not lazily and self._marks.places != self._durable.places:
-            self.dirty = True
-
-    def save_voting(self, voting: bool) -> None:
-        if self._marks.voting != voting:
-            self._marks.voting = voting
             self.dirty = True
 
     def save_lease(self, microseconds: int) -> None:
@@ -305,6 +298,5 @@ class CollectingStorage(ABC):
             configuration=marks.configuration,
             counts=dict(marks.counts),
             places=marks.places,
-            voting=marks.voting,
             lease=marks.lease,
         )

@@ -20,7 +20,7 @@ class Host(Protocol):
     """What the server does about it."""
 
     settings: Settings
-    voting: bool
+    is_member: bool
 
     def hear_of_snapshot(self, reply: DigestReply, sender: ServerId) -> None:
         """Another server says which hash it has for a snapshot that is being fetched."""
@@ -65,7 +65,7 @@ class Comparing:
         """Say what is known; if the sender's own hash is another than ours, ask on."""
         chain = self._application.chain
         first, hashes = chain.between(request.first_slot, request.last_slot)
-        reply = DigestReply(chain.version, first, hashes, self._host.voting)
+        reply = DigestReply(chain.version, first, hashes, self._host.is_member)
         self._outbox.send(sender, reply)
         if chain.differs(request.version, request.slot, request.digest):
             self.inquire(request.slot)

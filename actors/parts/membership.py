@@ -1,8 +1,9 @@
 """How the cluster came together, and its members: by their directories, and where they are.
 
-In order: making the cluster, once (docs/making-a-cluster.md); knowing each member by its directory
-(docs/rejoin.md); addresses, which are hints (docs/addresses.md); and making sure that this server's
-own directory is not an old copy, before anything else goes on (docs/old-copies.md).
+In order: making the cluster, once (docs/making-a-cluster.md); joining one; knowing each member by
+its directory, and rehearsing a change of them (docs/membership.md); addresses, which are hints
+(docs/addresses.md); and making sure that this server's own directory is not an old copy, before
+anything else goes on (docs/old-copies.md).
 """
 
 from __future__ import annotations
@@ -81,7 +82,6 @@ def epoch_of(message: PeerMessage) -> int:
 class Host(Protocol):
     """What the server does about it."""
 
-    voting: bool
     promised: Ballot
     configuration: Configuration
     log: SlotLog
@@ -92,7 +92,7 @@ class Host(Protocol):
     def agree(self, made: Made) -> None:
         """Execute by what was agreed when the cluster was made."""
 
-    def come_into_force(self, made: Made, *, votes: bool) -> None:
+    def come_into_force(self, made: Made) -> None:
         """Every member has stored the making: take part from here on."""
 
     def look_for_vote(self) -> None:
@@ -106,6 +106,9 @@ class Host(Protocol):
 
     def hear_rehearsal(self, said: Rehearsed, sender: ServerId) -> None:
         """One of those that are to vote after a change has heard these."""
+
+    def hear_of_rejoining(self, server: ServerId) -> None:
+        """A member's new directory asks for the place of the one that was lost."""
 
     def hear_of_cluster(self, server: ServerId, chosen_to: int) -> None:
         """A server of the cluster says how far it holds the log: it may be asked for slots."""
@@ -138,10 +141,7 @@ class Membership:
     def recover(self, found: Recovered, storage: Storage) -> None:
         """Take up what the directory holds."""
         self._storage = storage
-        self.making.recover(
-            storage.incarnation, found.made,
-            in_force=found.in_force, rejoin=self._settings.rejoin,
-        )  # fmt: skip
+        self.making.recover(storage.incarnation, found.made, in_force=found.in_force)
         self.places.recover(storage.incarnation, found.places)
 
     def open(self) -> None:
@@ -187,9 +187,7 @@ class Membership:
         if not self.making.in_force or self.confirmation.pending:
             return self.making.waits_for() or self.confirmation.waits_for()
         if self.making.joins:
-            return (
-                f"waits to become a member: `paxon member add {self._settings.server}` makes it one"
-            )
+            return self._waits_to_join()
         return ""
 
     # --- before this server takes part -----------------------------------------------------------
@@ -236,7 +234,7 @@ class Membership:
         elif sender != self._settings.server:
             found = self.making.hear(said, sender)
             if found is not None:
-                self._store_made(found, in_force=self.making.rejoins or self.making.joins)
+                self._store_made(found, in_force=self.making.joins)
             self._make_on()
         if said.asks:
             held = self._host.log.chosen_to
@@ -252,7 +250,7 @@ class Membership:
         if not making.in_force and making.complete():
             assert making.made is not None
             self._storage.save_made(making.made, in_force=True)
-            self._come_into_force(making.made, votes=True)
+            self._come_into_force(making.made)
 
     def _store_made(self, made: Made, *, in_force: bool) -> None:
         """Belong to this cluster from now on, and tell all, so that it may come into force."""
@@ -260,14 +258,14 @@ class Membership:
         self.making.store(made)
         self._storage.save_made(made, in_force=in_force)
         self._outbox.network.identify(made.identity, in_force=False)
-        if in_force:  # (a lost disk's place is taken: others have been voting all along)
-            self._come_into_force(made, votes=self.making.joins)
+        if in_force:
+            self._come_into_force(made)
         self.making.ask_at = self._outbox.now
 
-    def _come_into_force(self, made: Made, *, votes: bool) -> None:
+    def _come_into_force(self, made: Made) -> None:
         """Every member has stored it."""
         self.making.in_force = True
-        self._host.come_into_force(made, votes=votes)
+        self._host.come_into_force(made)
         self._outbox.network.identify(made.identity, in_force=True)
         self._introduce(asks=False)  # so that the others need not ask again
         self._dial_all()
@@ -286,6 +284,21 @@ class Membership:
 
     # --- joining a cluster that is in force (docs/membership.md) ---------------------------------
 
+    def _waits_to_join(self) -> str:
+        """What has to happen for this server to become a member."""
+        me = self._settings.server
+        if self._host.configuration.find(me) is None:
+            return f"waits to become a member: `paxon member add {me}` makes it one"
+        if self.making.rejoins:
+            return (
+                f"waits for the place of the directory that server {me} had before: the leader "
+                "gives it that once it has caught up and the old one has been silent for a while"
+            )
+        return (
+            f"waits for the place of the directory that server {me} had before: "
+            f"`paxon member replace {me}` gives it that"
+        )
+
     def ask_to_join(self, chosen_to: int) -> None:
         """Say that this server waits to become a member, and hear who there is to ask for slots."""
         said = self.making.introduction(asks=True, chosen_to=chosen_to)
@@ -296,8 +309,12 @@ class Membership:
         mine, theirs = self.making.made, said.made
         known = mine is not None and theirs is not None and theirs.identity == mine.identity
         if said.joins and (known or theirs is None):
-            member = Member(sender, said.incarnation, False, said.address, said.client)
+            told = (said.address, said.client)
+            peer, client = (text if can_be_dialled(text) else "" for text in told)
+            member = Member(sender, said.incarnation, False, peer, client)
             self.joining[sender] = member, said.chosen_to, self._outbox.now
+            if said.rejoins:
+                self._host.hear_of_rejoining(sender)
         elif known and said.in_force and not said.joins:
             self._host.hear_of_cluster(sender, said.chosen_to)
 
@@ -327,61 +344,30 @@ class Membership:
     def admit(
         self, sender: ServerId, incarnation: int, messages: list[PeerMessage]
     ) -> list[PeerMessage]:
-        """Know each member by its disk: one that lost it may not vote as if nothing happened.
+        """What to hear of one that is no member by this directory (M12, M13).
 
-        From one that comes with another disk only that is let through which changes nothing (asking
-        for missing slots or for the cluster), and the forced P1A of a rejoining server, which
-        replaces the old disk (docs/rejoin.md).
+        What is chosen, and questions; it may change nothing with anything else.
         """
         promised, epoch = self._host.promised, self._host.configuration.epoch
-        if sender not in self.disks.incarnations or epoch:  # no member
-            for reply in messages:
-                if type(reply) is HeartbeatReply and reply.ballot == promised:
-                    self._host.hear_of_leaving(sender)
-            return [
-                m for m in messages
-                if type(m) in FROM_ANYBODY or (type(m) in LEADING and epoch_of(m) != epoch)
-            ]  # fmt: skip
-        # (A late copy of an earlier rejoining's P1A is not above the promise and changes nothing.)
-        rejoins = any(type(m) is P1A and m.forced and m.ballot > promised for m in messages)
-        if rejoins and self.refuses_rejoin(sender, incarnation):
-            return []
-        if rejoins:
-            self.disks.replace(sender, incarnation)
-            self.places.replace(sender, incarnation)
-            self._storage.save_made(self.making.replace(sender, incarnation), in_force=True)
-            assert self.making.made is not None
-            self._host.configuration = Configuration.of(self.making.made)
-            return messages
-        introductions: list[PeerMessage] = [m for m in messages if type(m) is Introduction]
-        if len(introductions) == len(messages):
-            return introductions
-        if self._oddities.first("refused_incarnations", 1000):
+        member = sender in self.disks.incarnations
+        for reply in messages:
+            if type(reply) is HeartbeatReply and reply.ballot == promised and not member:
+                self._host.hear_of_leaving(sender)
+        heard = [
+            m for m in messages
+            if type(m) in FROM_ANYBODY or (type(m) in LEADING and epoch_of(m) != epoch)
+        ]  # fmt: skip
+        if (
+            member
+            and len(heard) < len(messages)
+            and self._oddities.first("refused_incarnations", 1000)
+        ):
             logger.warning(
                 "server {} comes with another disk than before and is refused: give it its old "
                 "data directory back, or start it with --rejoin",
                 sender,
             )
-        return [
-            m
-            for m in messages
-            if type(m) in FROM_ANYBODY
-            or (type(m) in LEADING and epoch_of(m) != epoch)
-            # Too low a ballot is answered with the higher one, so that it rejoins above that.
-            or (type(m) is P1A and m.forced and m.ballot < promised)
-        ]
-
-    def refuses_rejoin(self, server: ServerId, incarnation: int) -> bool:
-        """Whether a member lives by another directory than the one that wants its place."""
-        recently = self._outbox.now - self._settings.election_timeout_max
-        if not self.disks.lives_by_another(server, incarnation, recently):
-            return False
-        if self._oddities.first("refused_rejoins", 100):
-            logger.warning(
-                "another process wants to rejoin as server {}, which is alive: it is refused; "
-                "stop one of the two", server,
-            )  # fmt: skip
-        return True
+        return heard
 
     # --- a rehearsal, before members change (docs/membership.md, M18) ----------------------------
 
@@ -451,11 +437,7 @@ class Membership:
                 self._save_places()
             if self._settings.server in changed:
                 places.tell_all(self._outbox.now)
-        elif (
-            asker is not None
-            and not self.refuses_rejoin(sender, asker.incarnation)
-            and places.hear_unknown(sender, asker.peer)
-        ):
+        elif asker is not None and places.hear_unknown(sender, asker.peer):
             self._dial(sender)
         if said.asks and asker is not None and places.active:
             self._outbox.send(sender, places.telling(asks=False, to=asker.incarnation))
@@ -604,8 +586,7 @@ class Membership:
         denial = confirmation.denial(answer, storage.count + 1, storage.count + storage.dirty)
         if denial is not None:
             self._outbox.send(sender, denial)
-        certain = self._host.voting and not self.making.joins  # (who joins in another's place …)
-        confirmation.hear(answer, sender, voting=certain)
+        confirmation.hear(answer, sender, joins=self.making.joins)
         confirmation.check_hope()
         if confirmation.pending:
             self._settle_confirmation()
@@ -640,7 +621,7 @@ class Membership:
 
     def compare_disks(self, heartbeat: Heartbeat) -> None:
         """Learn from the leader how far all directories are, and doubt one's own if need be."""
-        self.disks.hear(heartbeat.incarnations, heartbeat.alive, self._outbox.now)
+        self.disks.hear(heartbeat.incarnations)
         for server, incarnation, count in heartbeat.incarnations:
             if server == self._settings.server and (
                 incarnation != self._storage.incarnation or count > self._storage.count
@@ -652,8 +633,7 @@ class Membership:
 
         A majority's answers, and not one frame, stop it. A count too high it contradicts.
         """
-        certain = self._host.voting and not self.making.joins
-        if certain and self._outbox.now >= self.confirmation.ask_at:
+        if not self.making.joins and self._outbox.now >= self.confirmation.ask_at:
             self.confirmation.ask_at = self._outbox.now + DOUBT_INTERVAL
             self.confirmation.ask_anew()
             self._ask_for_counts()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from paxon.actors.ballot import Ballot, in_list
+from paxon.actors.ballot import Ballot
 from paxon.actors.execution.agreed import agreed_values
 from paxon.actors.members import Members, Outcome
 from paxon.actors.messages import StatusReply, StatusRequest
@@ -14,7 +14,7 @@ from paxon.actors.version import VERSION
 if TYPE_CHECKING:
     from paxon.actors.server import PaxosServer
 
-__all__ = ["describe", "members_now", "outcome", "rejoining"]
+__all__ = ["describe", "members_now", "outcome"]
 
 
 def describe(server: PaxosServer, request: StatusRequest) -> StatusReply:
@@ -44,7 +44,6 @@ def describe(server: PaxosServer, request: StatusRequest) -> StatusReply:
         agreed=agreed_values(application.agreed),
         agreed_from=application.agreed.changed_at + 1,
         version=VERSION,
-        voting=server.voting and (server.making.in_force or not server.making.rejoins),
         digest_version=chain.version,
         digest_slot=digest_slot,
         digest=chain.at(digest_slot).hex(),
@@ -54,7 +53,6 @@ def describe(server: PaxosServer, request: StatusRequest) -> StatusReply:
         epoch=server.configuration.epoch,
         part=_part(server),
         waits_for=server.membership.waits_for,
-        rejoining=rejoining(server),
         addresses=server.places.client_addresses(),
         time=max(server.log_time.now(server._clock.awake()), application.time),
     )
@@ -130,22 +128,3 @@ def _counters(server: PaxosServer) -> dict[str, int]:
         "wake_ups": server.application.timer.woken,
         "failed_wake_ups": server.application.timer.failed,
     }
-
-
-def rejoining(server: PaxosServer) -> str:
-    """Where a server stands on its way back to its vote; "" if it votes."""
-    if server.voting:
-        return ""
-    if server.is_behind():
-        known = server._catching_up.known_commit
-        return f"is catching up, at slot {server.log.chosen_to:,} of {known:,}"
-    if unheard := server.unheard():
-        return (
-            f"waits until the leader hears {in_list(unheard)} too, for all others have to give "
-            "their promise, and one that rejoins as well has none to give (docs/rejoin.md)"
-        )
-    candidacy = server._candidacy
-    if candidacy is None:
-        return "waits for its turn to ask all other servers for their promises"
-    missing = [s for s in server.membership.others if s not in candidacy.promised]
-    return f"waits for the promise of {in_list(missing)}, for all others have to give theirs"

@@ -117,13 +117,16 @@ class Confirmation:
             return None
         return CountQuestion(answer.life, self.incarnation, count, denies=answer.remembered)
 
-    def hear(self, answer: CountAnswer, sender: ServerId, *, voting: bool) -> None:
-        """Count an answer for this directory, or for another one."""
+    def hear(self, answer: CountAnswer, sender: ServerId, *, joins: bool) -> None:
+        """Count an answer for this directory, or for another one.
+
+        That may be the one in whose place this one joins.
+        """
         self._directories[sender] = answer.sender
         epoch = self._hear_of(answer.configuration) if answer.configuration else 0
         if sender in self._told:
             self._told[sender] = epoch  # its own word goes before what any frame seemed to be
-        if answer.incarnation in (0, self.incarnation) or not voting:
+        if answer.incarnation in (0, self.incarnation) or joins:
             self.confirmed_by.add(sender)
         else:
             self.denied_by.add(sender)

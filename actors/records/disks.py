@@ -1,4 +1,4 @@
-"""By which data directory each other member is known: plain data (docs/rejoin.md, old-copies.md).
+"""By which data directory each other member is known: plain data (docs/old-copies.md).
 
 A member is its directory: a server that comes with another one may not vote as if nothing had
 happened. And each commit of a directory has a number, of which the others remember the highest that
@@ -26,8 +26,6 @@ class KnownDisks:
         """The highest commit number that each one's directory was heard to have."""
         self.heard_at: dict[ServerId, float] = {}
         """When each was heard last, by the directory that it is known by."""
-        self.told_alive: dict[ServerId, tuple[int, float]] = {}
-        """By which directory, and when, the leader said last that it hears a member."""
         self.answered: dict[ServerId, tuple[int, int]] = {}
         """What each that asked about its directory was answered last, and in which life."""
 
@@ -45,31 +43,11 @@ class KnownDisks:
         known = {s: count for s, count in counts.items() if s in self.incarnations}
         self.counts = dict.fromkeys(self.incarnations, 0) | known
 
-    def replace(self, server: ServerId, incarnation: int) -> None:
-        """A member has another directory from now on."""
-        self.incarnations[server] = incarnation
-        self.counts[server] = 0
-
     # --- who lives -------------------------------------------------------------------------------
 
     def heard_since(self, since: float) -> list[ServerId]:
-        """Who lives, as far as is known here: for the others, in a leader's heartbeats."""
+        """Who lives, as far as is known here."""
         return [server for server, at in self.heard_at.items() if at > since]
-
-    def told_alive_since(self, since: float) -> set[ServerId]:
-        """Whom the leader has heard, by its heartbeats since then."""
-        return {server for server, (_, at) in self.told_alive.items() if at > since}
-
-    def lives_by_another(self, server: ServerId, incarnation: int, since: float) -> bool:
-        """Whether a member lives by another directory: none may take that one's place then.
-
-        Heard here, or by the leader: followers hardly hear each other, and one that took over an
-        impostor's directory would refuse the true one for good.
-        """
-        told, told_at = self.told_alive.get(server, (incarnation, 0.0))
-        known = self.incarnations.get(server, incarnation)  # (who is no member lives by none)
-        heard = known != incarnation and self.heard_at[server] > since
-        return heard or (told != incarnation and told_at > since)
 
     # --- how far their directories are -----------------------------------------------------------
 
@@ -89,20 +67,14 @@ class KnownDisks:
             (server, number, counts.get(server, 0)) for server, number in self.incarnations.items()
         ]
 
-    def hear(
-        self, told: list[tuple[ServerId, int, int]], alive: list[ServerId], now: float
-    ) -> None:
+    def hear(self, told: list[tuple[ServerId, int, int]]) -> None:
         """Learn from the leader what it knows of all directories.
 
         Two followers may never talk until the leader is gone: by then they have to know how far
         each other's directories are, or an old one would pass for the one that voted.
         """
         for server, incarnation, count in told:
-            if server not in self.incarnations:
-                continue
-            if server in alive:
-                self.told_alive[server] = (incarnation, now)
-            if self.incarnations[server] == incarnation:
+            if self.incarnations.get(server) == incarnation:
                 self.note_count(server, count)
 
     def answer(self, question: CountQuestion, sender: ServerId) -> CountAnswer | None:

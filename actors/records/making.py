@@ -56,11 +56,10 @@ class Making:
         self.incarnation = 0
         self.address = settings.peer_addresses.get(settings.server, "")
         self.client = settings.client_addresses.get(settings.server, "")
-        self._join = settings.join
+        self.rejoins = settings.rejoin
+        self._join = settings.join or settings.rejoin
         self.joins = False
-        """Told that its fresh directory is to become a member's of a cluster that is in force."""
-        self.rejoins = False
-        """Told that its fresh directory is in the place of a lost one."""
+        """This directory is to become a member's of a cluster that is in force …"""
         self.made: Made | None = None
         """What is stored here."""
         self.in_force = False
@@ -79,12 +78,11 @@ class Making:
         self._say_at = NEVER
         """When to say next for whom or what this server waits."""
 
-    def recover(self, incarnation: int, made: Made | None, *, in_force: bool, rejoin: bool) -> None:
+    def recover(self, incarnation: int, made: Made | None, *, in_force: bool) -> None:
         """Take up what the directory holds."""
         self.incarnation = incarnation
         self.made = made
         self.in_force = in_force
-        self.rejoins = rejoin and made is None
         self.joins = self._join and made is None
 
     @property
@@ -96,8 +94,8 @@ class Making:
     def introduction(self, *, to: int = 0, asks: bool = False, chosen_to: int = 0) -> Introduction:
         """What to tell another server."""
         return Introduction(
-            self.incarnation, to, asks, self.name, self.listed, self.rejoins, self.made,
-            self.in_force, self.address, self.client, self.joins, chosen_to,
+            self.incarnation, to, asks, self.name, self.listed, self.made, self.in_force,
+            self.address, self.client, self.joins, self.joins and self.rejoins, chosen_to,
         )  # fmt: skip
 
     # --- making ----------------------------------------------------------------------------------
@@ -106,7 +104,7 @@ class Making:
         """Whether this server is the one to make the cluster, and may do so now."""
         return (
             self.made is None
-            and not (self.rejoins or self.joins)
+            and not self.joins
             and self.server == self.listed[0]
             and all(server in self._fresh for server in self.listed[1:])
         )
@@ -141,12 +139,6 @@ class Making:
     def complete(self) -> bool:
         """Whether all members are known to have stored what is stored here."""
         return self.made is not None and self._stored | {self.server} >= set(self.made.servers)
-
-    def replace(self, server: ServerId, incarnation: int) -> Made:
-        """A member comes with another directory in place of a lost one (docs/rejoin.md)."""
-        assert self.made is not None
-        self.made = self.made.replacing(server, incarnation)
-        return self.made
 
     # --- hearing ---------------------------------------------------------------------------------
 
@@ -202,13 +194,8 @@ class Making:
         before = self._fresh.pop(sender, None)
         if said.joins:
             self._obstacles[sender] = (
-                f"server {sender} was started to join a cluster, and there is none yet: start it "
-                "without --join, or once the others have made one"
-            )
-        elif said.rejoins:
-            self._obstacles[sender] = (
-                f"server {sender} was started with --rejoin, and nobody knows a cluster that it "
-                "could come back to: start it without"
+                f"server {sender} was started with {'--rejoin' if said.rejoins else '--join'}, and "
+                "there is no cluster yet: start it without, or once the others have made one"
             )
         elif tuple(sorted(said.servers)) != self.listed:
             self._obstacles[sender] = (
@@ -233,9 +220,7 @@ class Making:
                 "to: members come from their data directories, whatever a file lists; take server "
                 f"{self.server} out of the file"
             )
-        elif self.rejoins and said.in_force:
-            return made.replacing(self.server, self.incarnation)
-        elif known == self.incarnation and not said.in_force and not self.rejoins:
+        elif known == self.incarnation and not said.in_force:
             if made.servers == self.listed:
                 return made
             sentence = (
@@ -278,8 +263,6 @@ class Making:
             nobody = "" if self._heard else self._why_nobody()
             if self.joins:
                 return f"waits for {in_list(others)} to tell which cluster it joins{nobody}"
-            if self.rejoins:
-                return f"waits for {in_list(others)} to tell which cluster it rejoins{nobody}"
             missing = [server for server in others if server not in self._fresh]
             if not missing:
                 return f"waits for server {self.listed[0]} to make the cluster"

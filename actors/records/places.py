@@ -181,11 +181,6 @@ class Places:
         self._unknown[server] = address
         return True
 
-    def replace(self, server: ServerId, incarnation: int) -> None:
-        """A member has another directory from now on."""
-        if server in self._members:
-            self._members[server] = incarnation
-
     # --- dialling --------------------------------------------------------------------------------
 
     def addresses(self, server: ServerId) -> list[str]:

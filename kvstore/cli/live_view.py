@@ -84,7 +84,7 @@ def _condition(row: ServerStatus) -> str:
     if row.reply is not None and row.reply.waits_for:
         return "waits"
     if row.reply is not None:
-        return row.reply.role if row.reply.voting else "rejoins"
+        return "learns" if row.reply.part == "learner" else row.reply.role
     if row.state is None or row.state == "running":
         return "no answer"
     return row.state

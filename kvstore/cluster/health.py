@@ -21,12 +21,6 @@ def problems(rows: Sequence[ServerStatus]) -> list[str]:
         found.append(f"only {len(replies)} of {len(rows)} servers answer")
     found += _differences(replies)
     found += _leaders(replies)
-    found += [
-        f"server {reply.server} has no vote: it rejoins after a lost disk (docs/rejoin.md)"
-        + (f" and {reply.rejoining}" if reply.rejoining else "")
-        for reply in replies
-        if not reply.voting
-    ]
     found += [f"server {r.server} takes no part yet: {r.waits_for}" for r in replies if r.waits_for]
     return found
 

@@ -44,7 +44,7 @@ STATUS = {
     "disk_bytes": "What the data directory takes.",
     "sessions": "Sessions of clients.",
     "uptime_seconds": "Since the server started.",
-    "voting": "1 unless this server is without its vote, after a lost disk.",
+    "voting": "1 if this server has a vote, or its cluster is not in force yet.",
     "waiting": "1 while this server waits to take part: for its cluster or for confirmation.",
     "alarm": "1 while servers are known to have executed different things.",
 }
@@ -63,8 +63,6 @@ def readiness(status: StatusReply) -> str:
     """Why a server does not serve clients, in a sentence; "" if it does."""
     if status.waits_for:
         return status.waits_for
-    if not status.voting:
-        return "it has no vote: it rejoins after a lost disk"
     if status.role != "leader" and not status.leader:
         return "it knows of no leader"
     return ""
@@ -134,7 +132,7 @@ def _status(status: StatusReply) -> Mapping[str, float]:
         "disk_bytes": status.disk_bytes,
         "sessions": status.sessions,
         "uptime_seconds": status.uptime,
-        "voting": status.voting,
+        "voting": status.part in ("voter", ""),
         "waiting": bool(status.waits_for),
         "alarm": bool(status.alarm),
     }

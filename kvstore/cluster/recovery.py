@@ -272,8 +272,6 @@ def _lacks(found: Recovered, server: int, incarnation: int) -> str:
     member = now.find(server)
     if member is None or member.incarnation != incarnation:
         return f"it is no member any more since slot {now.sealed_at}, and others went on without it"
-    if not found.voting:
-        return "it has no vote since its disk was lost, and lacks what the others hold"
     newest = max((held.slot for held in found.accepted), default=found.chosen_to)
     if now.epoch and max(newest, found.chosen_to) <= now.sealed_at:
         members = ", ".join(map(str, now.servers))

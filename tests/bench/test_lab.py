@@ -94,8 +94,8 @@ def turn(lab: LabNetwork, timeout: float | None = None) -> None:
 
 def test_without_a_delay_nothing_is_held_up() -> None:
     lab, sockets = network(0.0)
-    lab.send(2, [P1A(ONE, 1, False)])
-    assert sockets.left == [(100.0, (2,), [P1A(ONE, 1, False)])]
+    lab.send(2, [P1A(ONE, 1)])
+    assert sockets.left == [(100.0, (2,), [P1A(ONE, 1)])]
     turn(lab)
     assert sockets.waits == [None]
     assert lab.counters() == {"bytes": 7}
@@ -119,7 +119,7 @@ def test_messages_to_servers_take_the_delay_and_keep_their_order() -> None:
 
 def test_a_timer_that_is_due_before_the_delay_is_up_comes_in_time() -> None:
     lab, sockets = network(1.0)
-    lab.send(2, [P1A(ONE, 1, False)])
+    lab.send(2, [P1A(ONE, 1)])
     turn(lab, 0.25)
     assert sockets.waits == [0.25]
     assert sockets.left == []
@@ -133,7 +133,7 @@ def test_clients_are_near_by() -> None:
 
 def test_what_is_under_way_is_lost_with_the_server() -> None:
     lab, sockets = network(0.5)
-    lab.send(2, [P1A(ONE, 1, False)])
+    lab.send(2, [P1A(ONE, 1)])
     lab.close()
     sockets.now += 1.0
     assert sockets.left == []
@@ -143,7 +143,7 @@ def test_what_is_under_way_is_lost_with_the_server() -> None:
 def test_a_recorder_takes_down_what_tells_of_a_duel() -> None:
     recorder = Recorder(1, monotonic=lambda: 5.0)
     lab, _ = network(0.0, recorder)
-    lab.broadcast((2, 3), [P1A(ONE, 1, False)])
+    lab.broadcast((2, 3), [P1A(ONE, 1)])
     lab.send(2, [promise(TWO), HeartbeatReply(TWO, 1, 0)])
     lab.send(2, [P2B(ONE, 1, 1), P2B(ONE, 1, 1, TWO)])
     lab.broadcast((2, 3), [P2A(ONE, 9, b"v", 8), beat(ONE, commit=8)])

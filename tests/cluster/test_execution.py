@@ -97,7 +97,7 @@ def test_a_server_that_executes_otherwise_stops_and_says_so(tmp_path: Path, lead
 
         def votes() -> bool:
             replies = {row.server: row.reply for row in cluster.status() if row.reply is not None}
-            return odd in replies and replies[odd].voting and not replies[odd].alarm
+            return odd in replies and replies[odd].part == "voter" and not replies[odd].alarm
 
         wait_until(votes, "the odd server votes again", 60)
         cluster.kill(next(s for s in cluster.servers if s not in (odd, cluster.leader())))

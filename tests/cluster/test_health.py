@@ -38,8 +38,8 @@ DOWN = ServerStatus(server=3, address="tcp://3")
         ([row(1), row(2, digest="bb" * 16, digest_version=2), row(3)], []),
         ([row(1), row(2, digest=""), row(3)], []),
         ([row(1), row(2, alarm="so and so"), row(3)], ["server 2 says: so and so"]),
-        ([row(1), row(2, voting=False), row(3)], [
-            "server 2 has no vote: it rejoins after a lost disk (docs/rejoin.md)"]),
+        ([row(1), row(2, waits_for="waits to be added"), row(3)], [
+            "server 2 takes no part yet: waits to be added"]),
         ([row(1), row(2, role="leader", ballot=Ballot(4, 2)), row(3)], [
             "server 1 in 3.1 and server 2 in 4.2 say that they lead; "
             "one may not have heard of the other yet: look again"]),

@@ -188,7 +188,7 @@ def test_a_wiped_directory_comes_back_by_rejoin_alone(servers: Servers) -> None:
 
     def votes() -> bool:
         rows = servers.rows(2)
-        return bool(rows) and all(reply.voting for reply in rows.values())  # type: ignore[attr-defined]
+        return bool(rows) and all(reply.part == "voter" for reply in rows.values())  # type: ignore[attr-defined]
 
     wait_until(votes)
     incarnations = {
@@ -287,7 +287,7 @@ def test_a_local_cluster_with_a_lost_directory_goes_on_and_says_so(tmp_path: Pat
             assert client.get("k") == b"v"
         shutil.rmtree(tmp_path / "server-2")
         cluster.restart(2, rejoin=True)
-        wait_until(lambda: all(row.reply and row.reply.voting for row in cluster.status()))
+        wait_until(lambda: all(row.reply and row.reply.part == "voter" for row in cluster.status()))
     for server in (1, 2):
         shutil.rmtree(tmp_path / f"server-{server}")
     with pytest.raises(ClusterError, match=r"server 1: .* empty it and start once with --rejoin"):

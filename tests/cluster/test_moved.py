@@ -105,7 +105,7 @@ def test_a_lost_disk_comes_back_on_another_host(servers: Servers) -> None:
     def votes() -> bool:
         servers.client[3] = moved[1][3]
         reply = servers.rows(3).get(3)
-        return reply is not None and reply.voting and not reply.waits_for  # type: ignore[attr-defined]
+        return reply is not None and reply.part == "voter" and not reply.waits_for  # type: ignore[attr-defined]
 
     wait_until(votes)
     servers.stop(1)

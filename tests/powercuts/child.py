@@ -129,9 +129,8 @@ class Process:
             self.storage.save_chosen_to(self.random.randint(now, last))
 
     def know(self) -> None:
-        made = self.storage._marks.made or MADE
-        made = made.replacing(self.random.choice((2, 3)), self.random.getrandbits(20))
-        self.storage.save_made(made, in_force=self.storage._marks.in_force or made is not MADE)
+        known = self.storage._marks.made is not None
+        self.storage.save_made(MADE, in_force=known)
 
     def snapshot(self) -> None:
         slot = self.storage._marks.chosen_to

@@ -77,8 +77,8 @@ def _values(accepted: list[Accepted]) -> str:
 def describe(message: PeerMessage) -> str:
     """A message in words, without what no reader of a scenario needs."""
     match message:
-        case P1A(ballot, first_slot, forced, after):
-            why = " (forced)" if forced else f", handed over in {after}" if after else ""
+        case P1A(ballot, first_slot, after):
+            why = f", handed over in {after}" if after else ""
             return f"P1A {ballot} from slot {first_slot}{why}"
         case P1B(ballot, _, _, accepted, chosen_to, discarded):
             known = f", chosen to {chosen_to}" if chosen_to else ""

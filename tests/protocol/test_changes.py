@@ -473,7 +473,7 @@ def test_a_cluster_that_is_not_there_yet_cannot_be_joined() -> None:
     cluster.start(1, 2, servers=(1, 2, 3))
     cluster.start(3, join=True)
     cluster.pass_time(1.0)
-    assert "without --join, or once the others have made one" in (
+    assert "start it without, or once the others have made one" in (
         cluster.servers[1].membership.waits_for
     )
     assert "waits for servers 1 and 2 to tell" in cluster.servers[3].membership.waits_for

@@ -59,10 +59,10 @@ def test_an_absurd_epoch_keeps_nobody_from_voting() -> None:
 def test_who_sent_it_can_take_a_later_epoch_back() -> None:
     """One damaged frame must not keep a server from its vote for good."""
     confirmation = Confirmation(1, 1, 7, 10.0, pending=True, newest=FIVE)
-    confirmation.hear(CountAnswer(1, 1, 0, sender=3), 3, voting=True)
+    confirmation.hear(CountAnswer(1, 1, 0, sender=3), 3, joins=False)
     assert confirmation.hear_of_epoch(2, 3)
     assert confirmation.tellers() == [3] and 3 in confirmation.unanswered()
-    confirmation.hear(CountAnswer(1, 1, 0, sender=3), 3, voting=True)
+    confirmation.hear(CountAnswer(1, 1, 0, sender=3), 3, joins=False)
     assert confirmation.epoch_told == 0 and confirmation.tellers() == []
     assert confirmation.confirmed_by == {3}
 
@@ -70,7 +70,7 @@ def test_who_sent_it_can_take_a_later_epoch_back() -> None:
 def test_only_the_directories_of_the_newest_configuration_confirm() -> None:
     later = FIVE.followed_by([Member(1, 1), Member(2, 22), Member(3, 3)], 9, 5)
     confirmation = Confirmation(1, 1, 7, 10.0, pending=True, newest=later)
-    confirmation.hear(CountAnswer(1, 1, 0, sender=2), 2, voting=True)  # the one that was replaced
+    confirmation.hear(CountAnswer(1, 1, 0, sender=2), 2, joins=False)  # the one that was replaced
     assert not confirmation.is_enough(10.0)
-    confirmation.hear(CountAnswer(1, 1, 0, sender=22), 2, voting=True)
+    confirmation.hear(CountAnswer(1, 1, 0, sender=22), 2, joins=False)
     assert confirmation.is_enough(10.0)

@@ -402,7 +402,7 @@ def test_the_status_says_the_hash_after_any_slot_and_the_state_only_when_asked()
     server = cluster.servers[1]
     plain = server.describe(StatusRequest(1))
     assert (plain.digest_slot, plain.digest) == (3, server.application.chain.head.hex())
-    assert plain.state_digest == "" and plain.version == VERSION and plain.voting
+    assert plain.state_digest == "" and plain.version == VERSION and plain.part == "voter"
     asked = server.describe(StatusRequest(1, 2, True))
     assert asked.digest == server.application.chain.at(2).hex() and asked.state_digest
     assert server.describe(StatusRequest(1, 99)).digest == ""

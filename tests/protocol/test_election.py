@@ -452,23 +452,6 @@ def test_a_broken_connection_to_a_leader_that_others_hear_deposes_nobody() -> No
     assert cluster.servers[1].describe().counters["step_downs"] == 0
 
 
-def test_a_forced_p1a_is_answered_only_after_the_lease() -> None:
-    """A rejoining server's: it ends our following at once, the lease runs out by itself."""
-    cluster = led()
-    cluster.hand(2, 1, beat(cluster.servers[1].promised, 100, lease=0.3, drift=0.05))
-    granted = cluster.clock.now
-    cluster.drop()
-    cluster.hand(2, 3, P1A(HIGH, 1, True))
-    assert cluster.servers[2].promised == HIGH
-    assert cluster.sent(P1B) == []
-    cluster.clock.now = granted + 0.29
-    cluster.hand(2, 3, P1A(HIGH, 1, True))
-    assert cluster.sent(P1B) == []
-    cluster.clock.now = granted + 0.31
-    cluster.hand(2, 3, P1A(HIGH, 1, True))
-    assert [p.ballot for p in cluster.sent(P1B)] == [HIGH]
-
-
 # --- check quorum --------------------------------------------------------------------------------
 
 

@@ -232,7 +232,7 @@ def test_rejoining_a_cluster_that_nobody_knows_is_named() -> None:
     cluster.start(3, rejoin=True)
     cluster.pass_time(0.5)
     assert "start it without" in waits(cluster, 1)
-    assert "to tell which cluster it rejoins" in waits(cluster, 3)
+    assert "to tell which cluster it joins" in waits(cluster, 3)
 
 
 def test_two_makings_are_named() -> None:

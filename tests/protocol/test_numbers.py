@@ -105,13 +105,12 @@ def promised(cluster: Cluster) -> int:
     return max(server.promised.round for server in cluster.servers.values())
 
 
-@pytest.mark.parametrize("forced", [True, False])
 @pytest.mark.parametrize("round_", [2**33, 2**62, 2**63 - 2, 2**63 - 1, 2**64 - 1])
-def test_a_p1a_with_an_absurd_round_is_refused(round_: int, forced: bool) -> None:
+def test_a_p1a_with_an_absurd_round_is_refused(round_: int) -> None:
     """With 2^63 - 2 it once ended a cluster for good: no ballot was left above it."""
     cluster = running("random")
-    cluster.hand(1, 3, P1A(Ballot(round_, 3), 1, forced))
-    cluster.hand(2, 3, P1A(Ballot(round_, 3), 1, forced))
+    cluster.hand(1, 3, P1A(Ballot(round_, 3), 1))
+    cluster.hand(2, 3, P1A(Ballot(round_, 3), 1))
     assert cluster.sent(P1B) == []
     assert promised(cluster) == 1
     assert cluster.servers[1].role == "leader"
@@ -348,7 +347,7 @@ class _Fuzz:
         ballot = self.ballot(sender)
         made: dict[type, Any] = {
             P1A: lambda: P1A(
-                ballot, n(near), flag,
+                ballot, n(near),
                 self.random.choice((None, self.ballot(sender), self.ballot(target))),
             ),
             P1B: lambda: P1B(
@@ -374,8 +373,9 @@ class _Fuzz:
             DigestRequest: lambda: DigestRequest(n(1), n(near), n(near), n(near), b"x" * 16),
             DigestReply: lambda: DigestReply(n(1), n(near), b"x" * 32, True),
             Introduction: lambda: Introduction(
-                n(1), n(1), flag, "test", (1, n(2)), flag,
+                n(1), n(1), flag, "test", (1, n(2)),
                 Made(n(1), "test", ((1, n(1)), (n(2), n(2))), b"nonsense"), flag,
+                joins=flag, rejoins=flag, chosen_to=n(near),
             ),
             CountQuestion: lambda: CountQuestion(n(5), n(5), n(5), self.random.choice((0, n(5)))),
             CountAnswer: lambda: CountAnswer(n(5), n(5), n(5)),

@@ -334,7 +334,7 @@ def test_a_server_without_a_vote_confirms_no_leader() -> None:
     cluster.clock.now += 0.06
     cluster.step(1)
     cluster.deliver(Heartbeat, target=3)
-    assert cluster.servers[3].voting is False
+    assert not cluster.servers[3].is_member
     assert cluster.sent(HeartbeatReply, source=3) == []
 
 

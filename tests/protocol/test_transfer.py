@@ -198,7 +198,7 @@ def test_a_handover_that_comes_late_or_from_a_stranger_to_that_ballot_is_not_obe
 def test_a_p1a_after_a_ballot_that_is_not_below_its_own_is_malformed() -> None:
     cluster = leading()
     before = cluster.servers[2]._counters["malformed_messages"]
-    cluster.hand(2, 3, P1A(Ballot(1, 3), 1, False, Ballot(1, 3)))
+    cluster.hand(2, 3, P1A(Ballot(1, 3), 1, Ballot(1, 3)))
     assert cluster.servers[2].promised == Ballot(1, 1)
     assert cluster.servers[2]._counters["malformed_messages"] == before + 1
 

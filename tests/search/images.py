@@ -148,7 +148,6 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "promised",
         "chosen_to",
         "discarded",
-        "voting",
         "lease",
         "snapshot",
         "counts",
@@ -229,15 +228,12 @@ COUNTED_DISKS = ("counts", "answered")
 """What does matter where commits are counted: of the server, and of what it knows of disks."""
 CONFIRMATION = "confirmation"
 DOUBTS = "doubts"
-LOSABLE_DISKS = ("incarnations",)
-"""What a server knows of disks that does matter where they may be lost."""
 
 DISK = (
     "_durable", "_marks", "_rows", "_ballots", "_replaced", "dirty", "_lazy", "_accepted",
-    "_images", "_ready", "_incoming", "_received", "_unusable", "_sealed",
+    "_images", "_ready", "_incoming", "_received", "_unusable", "_sealed", "condemned",
 )  # fmt: skip
 COUNTED_DISK = (*DISK, "commits", "_created", "lives", "refused")
-LOSABLE_DISK = (*DISK, "_incarnation", "members")
 
 
 def freeze(value: Any) -> Any:
@@ -284,7 +280,7 @@ def thaw(image: Any) -> Any:
     return made
 
 
-def freeze_server(server: PaxosServer, *, counted: bool = False, losable: bool = False) -> Image:
+def freeze_server(server: PaxosServer, *, counted: bool = False) -> Image:
     """The state of a running server, without its disk."""
     application = server.application
     machine, sessions = application.machine, application.sessions
@@ -293,7 +289,7 @@ def freeze_server(server: PaxosServer, *, counted: bool = False, losable: bool =
     assert not (outbox.early or outbox.to_all or outbox.to_peer or outbox.to_client)
     omitted = OMITTED - COUNTED if counted else OMITTED
     own = [(name, freeze(value)) for name, value in server.__dict__.items() if name not in omitted]
-    known = COUNTED_DISKS if counted else LOSABLE_DISKS if losable else ()
+    known = COUNTED_DISKS if counted else ()
     own += [(name, freeze(getattr(server.disks, name))) for name in known]
     own.append((DOUBTS, freeze(server.comparing.doubts)))
     if counted:
@@ -319,7 +315,7 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
     own, executed, chain, configuration, applied, time, used, unused = image
     for name, value in own:
         owner: object = server
-        if name in COUNTED_DISKS or name in LOSABLE_DISKS:
+        if name in COUNTED_DISKS:
             owner = server.disks
         elif name == CONFIRMATION:
             owner = server.membership
@@ -348,15 +344,14 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
     table.kept = sum(session.kept for session in table._sessions.values())
 
 
-def freeze_disk(disk: MemoryStorage, *, counted: bool = False, losable: bool = False) -> Image:
-    names = COUNTED_DISK if counted else LOSABLE_DISK if losable else DISK
+def freeze_disk(disk: MemoryStorage, *, counted: bool = False) -> Image:
+    names = COUNTED_DISK if counted else DISK
     return tuple(freeze(getattr(disk, name)) for name in names)
 
 
-def thaw_disk(image: Image, disk: MemoryStorage, made: Made, *, losable: bool = False) -> None:
+def thaw_disk(image: Image, disk: MemoryStorage, made: Made) -> None:
     """Make `disk` what `image` is of; `made` is the cluster that it belongs to."""
-    names = LOSABLE_DISK if losable else COUNTED_DISK  # (perhaps only the first of these)
-    for name, value in zip(names, image, strict=False):
+    for name, value in zip(COUNTED_DISK, image, strict=False):  # (perhaps only the first of these)
         setattr(disk, name, thaw(value))
     for marks in (disk._durable, disk._marks):
         marks.made, marks.in_force = made, True

@@ -86,7 +86,7 @@ def always(value: object) -> Callable[[Original], Any]:
 
 def _accept_anything(original: Original) -> Any:
     def on_p2a(self: PaxosServer, p2a: P2A, sender: int) -> None:
-        if p2a.ballot < self.promised and self.log.get(p2a.slot) is None and self.voting:
+        if p2a.ballot < self.promised and self.log.get(p2a.slot) is None:
             if p2a.slot > self.log.discarded:
                 self.log.accept(p2a.slot, p2a.ballot, p2a.value)
                 self._storage.save_accepted(p2a.slot, p2a.ballot, p2a.value)

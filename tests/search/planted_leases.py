@@ -9,7 +9,7 @@ import msgspec
 
 from paxon.actors import Ballot, PaxosServer
 from paxon.actors import server as server_module
-from paxon.actors.messages import P1A, P1B, Heartbeat, HeartbeatReply
+from paxon.actors.messages import P1A, Heartbeat, HeartbeatReply
 from paxon.actors.records.leases import Grants
 from paxon.actors.records.reign import Reign
 from tests.search.planted import Original, plant
@@ -121,7 +121,7 @@ plant(
 def _heed_the_deposed(original: Original) -> Any:
     def on_heartbeat(self: PaxosServer, heartbeat: Heartbeat, sender: int) -> None:
         original(self, heartbeat, sender)
-        if heartbeat.ballot < self.promised and self.role == "follower" and self.voting:
+        if heartbeat.ballot < self.promised and self.role == "follower":
             self._heard_from_leader(sender)
 
     return on_heartbeat
@@ -184,24 +184,6 @@ plant(
 )
 
 
-def _answer_forced(original: Original) -> Any:
-    def on_p1a(self: PaxosServer, p1a: P1A, sender: int) -> None:
-        if not p1a.forced:
-            original(self, p1a, sender)
-            return
-        with _NoLease(self):
-            original(self, p1a, sender)
-
-    return on_p1a
-
-
-plant(
-    "answer a forced P1A under a lease",
-    "a rejoining server gets promises from those whose lease to the leader still holds",
-    (PaxosServer, "on_p1a", _answer_forced),
-)
-
-
 def _promise_repeated(original: Original) -> Any:
     def on_p1a(self: PaxosServer, p1a: P1A, sender: int) -> None:
         if p1a.ballot != self.promised:
@@ -222,67 +204,37 @@ plant(
 
 def _as_a_voter(original: Original) -> Any:
     def handler(self: PaxosServer, message: Any, sender: int) -> None:
-        if self.voting:
+        if self.is_member:
             original(self, message, sender)
             return
-        self.voting = True
+        voter = self.is_voter
+        self.is_member = self.is_voter = True
         try:
             original(self, message, sender)
         finally:
-            self.voting = False
+            self.is_member, self.is_voter = False, voter
 
     return handler
 
 
-def _to_any_disk(original: Original) -> Any:
-    def on_p1b(self: PaxosServer, p1b: P1B, sender: int) -> None:
-        original(self, msgspec.structs.replace(p1b, to=0), sender)
-
-    return on_p1b
-
-
-plant(
-    "count a promise to the lost disk",
-    "a rejoining server counts a promise that was given to the disk that it lost",
-    (PaxosServer, "on_p1b", _to_any_disk),
-)
-
-
-def _by_a_majority(original: Original) -> Any:
-    def on_p1b(self: PaxosServer, p1b: P1B, sender: int) -> None:
-        original(self, p1b, sender)
-        candidacy = self._candidacy
-        if candidacy is None or self.voting:
-            return
-        if self._has_quorum(candidacy.promised | {self.settings.server}):
-            self._take_over(candidacy)
-
-    return on_p1b
-
-
-plant(
-    "rejoin by a majority",
-    "a server that lost its disk votes again once a majority, itself included, has promised",
-    (PaxosServer, "on_p1b", _by_a_majority),
-)
 plant(
     "promise without a vote",
-    "a server that lost its disk answers P1As before it has rejoined",
+    "a server that lost its disk answers P1As before it is a member again",
     (PaxosServer, "on_p1a", _as_a_voter),
 )
 plant(
     "accept without a vote",
-    "a server that lost its disk accepts before it has rejoined",
+    "a server that lost its disk accepts before it is a member again",
     (PaxosServer, "on_p2a", _as_a_voter),
 )
 plant(
     "vouch without a vote",
-    "a server that lost its disk answers heartbeats, and so confirms reads, before it has rejoined",
+    "a server that lost its disk confirms reads before it is a member again",
     (PaxosServer, "on_heartbeat", _as_a_voter),
 )
 plant(
     "grant a pre-vote without a vote",
-    "a server that lost its disk helps others to campaign before it has rejoined",
+    "a server that lost its disk helps others to campaign before it is a member again",
     (PaxosServer, "on_pre_vote", _as_a_voter),
 )
 

@@ -71,7 +71,7 @@ MAKING.append(
 
 def _any_disk(original: Original) -> Any:
     def hear_holder(self: Making, made: Made, said: Introduction, sender: int) -> Made | None:
-        if self.server in made.servers and not self.rejoins and not said.in_force:
+        if self.server in made.servers and not self.joins and not said.in_force:
             return made
         result: Made | None = original(self, made, said, sender)
         return result

@@ -125,14 +125,6 @@ class Story:
         self.world = self.world._replace(images=tuple(images))
         self._happen(server, "go on")
 
-    def lose_disk(self, server: ServerId) -> None:
-        """It is gone, and the server is back on an empty one, started with --rejoin."""
-        self._happen(server, "crash")
-        images = list(self.world.images)
-        images[server - 1] = self.search.steps.lost(server)
-        self.world = self.world._replace(images=tuple(images))
-        self._happen(server, "restart")
-
     def lead(self, server: ServerId) -> None:
         """`server` leads, all have heard of it, and a session is open."""
         self.campaign(server)
@@ -624,26 +616,6 @@ def a_copy_of_the_newest_state_of_a_directory_is_put_back() -> tuple[Search, Wor
     search = Search(3, counted=True)
     world = _put_back(search, old=False)
     return search, world._replace(budget=Budget((0, 0, 1)))
-
-
-@start(10_000, goals=[("server 1 votes again", accepted_by(1, 1))])
-def a_promise_to_a_lost_disk() -> tuple[Search, World]:
-    """Servers 1 and 2 have promised each other their ballots; then server 1 lost its disk.
-
-    Both promises are still under way: one to the lost disk, one of it. Server 1 rejoins. Its new
-    disk knows no ballot that the lost one used, so it asks for the very promise that server 2 gave.
-    """
-    search = Search(3, losable=True)
-    story = Story(search)
-    story.campaign(1)
-    story.deliver(P1A, to=(2,))
-    story.campaign(2)
-    story.deliver(P1A, to=(1,), by=(2,))
-    story.keep(P1B)
-    story.lose_disk(1)
-    world = search.say(story.world, 1, OpenSession(1))
-    world = search.say(world, 2, OpenSession(2))
-    return search, world._replace(budget=Budget(campaigns=(2, 0, 0)))
 
 
 def in_force(servers: int) -> Callable[[frozenset[Fact]], bool]:

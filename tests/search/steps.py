@@ -42,13 +42,11 @@ from tests.search.images import (
     thaw_server,
 )
 
-__all__ = ["CLIENT", "IDENTITY", "NEW_DISK", "Event", "Messages", "Outcome", "Steps"]
+__all__ = ["CLIENT", "IDENTITY", "Event", "Messages", "Outcome", "Steps"]
 
 CLIENT: ServerId = 0
 """As the sender of a message: the clients."""
 
-NEW_DISK = 100
-"""What a server sends is from its disk: that has its number, and if it replaced one, 100 more."""
 
 IDENTITY = 1
 """Of the cluster that is searched."""
@@ -160,27 +158,14 @@ class CountingDisk(RecordingDisk):
         MemoryStorage.save_counts(self, counts)
 
 
-class LosableDisk(RecordingDisk):
-    """May be lost, and a new one put in its place: what each server knows of that matters."""
-
-    members: tuple[tuple[ServerId, int], ...] = ()
-    """All servers, and by which disk each is known on this one."""
-
-    def commit(self) -> None:
-        super().commit()
-        assert self._durable.made is not None
-        self.members = self._durable.made.members
-
-
 class _Wire:
     def __init__(self, steps: Steps, server: ServerId) -> None:
         self.steps = steps
         self.server = server
 
     def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
-        source = self.steps.incarnation(self.server)
         for message in messages:
-            self.steps.sent |= 1 << self.steps.messages.number(source, server, message)
+            self.steps.sent |= 1 << self.steps.messages.number(self.server, server, message)
 
     def broadcast(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None:
         for server in servers:
@@ -234,17 +219,13 @@ class Steps:
         own: Mapping[ServerId, dict[str, Any]],
         *,
         counted: bool = False,
-        losable: bool = False,
         members: tuple[ServerId, ...] = (),
     ) -> None:
         """Servers whose commits are `counted`, or as many of each as there may be are one.
 
         `members` are those of the first epoch, by default all.
-
-        Where disks are `losable`, servers know each other by them.
         """
         self.counted = counted
-        self.losable = losable
         self.ids = tuple(range(1, size + 1))
         self.messages = Messages()
         self.clock = StandingClock()
@@ -267,13 +248,13 @@ class Steps:
         self._unopened = {s: self._frozen(server) for s, server in self._servers.items()}
 
     def _frozen(self, server: PaxosServer) -> Image:
-        return freeze_server(server, counted=self.counted, losable=self.losable)
+        return freeze_server(server, counted=self.counted)
 
     def _frozen_disk(self, disk: MemoryStorage) -> Image:
-        return freeze_disk(disk, counted=self.counted, losable=self.losable)
+        return freeze_disk(disk, counted=self.counted)
 
     def _new_disk(self, server: ServerId) -> RecordingDisk:
-        kind = CountingDisk if self.counted else LosableDisk if self.losable else RecordingDisk
+        kind = CountingDisk if self.counted else RecordingDisk
         disk = kind("search", server, incarnation=server)
         disk.effects = self.effects
         disk.save_made(self.made, in_force=True)
@@ -293,7 +274,7 @@ class Steps:
         made = PaxosServer(settings, Register(), environment)
         assert isinstance(made.actor_inbox, BurstInbox)
         made.actor_inbox.close()
-        made.making.recover(server, self.made, in_force=True, rejoin=False)
+        made.making.recover(server, self.made, in_force=True)
         made._join(Configuration.of(self.made))
         if not self.counted:
             made._count = lambda: 0  # type: ignore[method-assign]
@@ -331,19 +312,6 @@ class Steps:
         """Its server stopped, on a copy of the directory that it had in that state."""
         self._load(server, image)
         return self._number((False, None, self._frozen_disk(self._disks[server].crash())))
-
-    def lost(self, server: ServerId) -> int:
-        """Its server stopped, on an empty disk that knows the cluster and has no vote yet."""
-        disk = self._new_disk(server)
-        disk._incarnation = NEW_DISK + server
-        disk.save_made(self.made.replacing(server, disk.incarnation), in_force=True)
-        disk.save_voting(False)
-        disk.commit()
-        return self._number((False, None, self._frozen_disk(disk)))
-
-    def incarnation(self, server: ServerId) -> int:
-        """Of the disk that it has in the state loaded last: its number, or that and `NEW_DISK`."""
-        return self._disks[server].incarnation
 
     def _number(self, state: State) -> int:
         found = self._numbers.get(state)
@@ -405,20 +373,11 @@ class Steps:
         _, running, disk = self._states[image]
         live = self._servers[server]
         disk_now = self._disks[server]
-        made = self.made
-        thaw_disk(disk, disk_now, made, losable=self.losable)
-        if isinstance(disk_now, LosableDisk):
-            made = msgspec.structs.replace(made, members=disk_now.members)
-            thaw_disk(disk, disk_now, made, losable=True)
+        thaw_disk(disk, disk_now, self.made)
         thaw_server(self._unopened[server] if running is None else running, live)
         live._storage = disk_now
-        if self.losable:
-            live.making.recover(disk_now.incarnation, made, in_force=True, rejoin=False)
-            live.disks.heard_at = dict.fromkeys(live._others, -NEVER)  # a lost disk is silent
-            live.disks.told_alive = {}
-        else:
-            members = live.configuration.servers
-            live.disks.incarnations = {other: other for other in members if other != server}
+        members = live.configuration.servers
+        live.disks.incarnations = {other: other for other in members if other != server}
         live._now = self.clock.now
         live._log_at = float("inf")
         if isinstance(disk_now, CountingDisk):
@@ -443,7 +402,7 @@ class Steps:
         except Died:
             runs = False
         except StorageError as error:
-            runs, failure = False, str(error)
+            runs, failure = False, "" if disk.condemned else str(error)  # (it has retired)
             if isinstance(disk, CountingDisk) and "is an old copy" in failure:
                 disk.refused, failure = True, ""
         except Exception as error:
@@ -473,7 +432,7 @@ class Steps:
             if source == CLIENT:
                 burst.clients.append((b"client", [message]))
             else:
-                burst.peers.append((source % NEW_DISK, source, [message]))
+                burst.peers.append((source, source, [message]))
             live.step(burst)
             return
         now = self.clock.now

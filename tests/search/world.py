@@ -73,7 +73,6 @@ class Search:
         dies_in_sync: bool = False,
         in_order: bool = False,
         counted: bool = False,
-        losable: bool = False,
         own: Mapping[ServerId, dict[str, Any]] | None = None,
         members: tuple[ServerId, ...] = (),
         **options: Any,
@@ -86,14 +85,11 @@ class Search:
             runs: the only servers that ever run; by default all.
             in_order: each command names the one before it in its `after`.
             counted: whether commits are counted, and started servers have to be confirmed.
-            losable: whether a disk is replaced, and servers know each other by their disks.
             own: settings of single servers beside those of all.
             members: those of the first epoch, by default all servers.
             dies_in_sync: whether crashes may also strike in the middle of a sync.
         """
-        self.steps = Steps(
-            size, options, own or {}, counted=counted, losable=losable, members=members
-        )
+        self.steps = Steps(size, options, own or {}, counted=counted, members=members)
         self.ids = self.steps.ids
         self.runs = frozenset(runs) or frozenset(self.ids)
         self.first = Configuration.of(self.steps.made)

@@ -216,9 +216,6 @@ class SimulatedDisk:
     def save_places(self, places: tuple[Place, ...], *, lazily: bool) -> None:
         self._inner.save_places(places, lazily=lazily)
 
-    def save_voting(self, voting: bool) -> None:
-        self._inner.save_voting(voting)
-
     def save_lease(self, microseconds: int) -> None:
         self._inner.save_lease(microseconds)
 

@@ -37,7 +37,7 @@ SHARE = 0.3
 KINDS = ("add", "remove", "swap", "some", "others", "learner", "without leader", "same")
 """What a change is like; `Fault.amount` draws it."""
 MOST_VOTERS = 7
-LOST_DISKS = frozenset({"lose_disk", "old_copy"})
+OLD_COPIES = frozenset({"old_copy"})
 """Faults that no run with changes has."""
 
 
@@ -54,7 +54,7 @@ def draw_membership(plan: Plan, wanted: bool | None, fault: type[Fault], *, free
     plan.clock_rates = [plan.clock_rates[n % len(plan.clock_rates)] for n in range(machines)]
     kept = []
     for one in plan.faults:
-        if one.kind in LOST_DISKS:
+        if one.kind in OLD_COPIES:
             continue
         change: dict[str, int] = {"group": random.getrandbits(machines) << 1}
         if one.kind != "restart_client" and one.server:

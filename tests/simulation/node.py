@@ -19,6 +19,7 @@ from paxon.actors.messages import (
     QueryReply,
     ServerReply,
 )
+from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.making import NotAMember, Retired
 from paxon.transport import Burst, BurstInbox, ForeignCluster
 from tests.invariants import DiskBooks, InvariantBroken
@@ -93,14 +94,17 @@ class Node:
         """The disk is lost; the server will start with an empty one, perhaps told how."""
         self.watch.on_disk_lost(self.id)
         self.settings = msgspec.structs.replace(self.settings, rejoin=rejoin, join=join)
-        if join:  # whoever starts it knows who the members are by now
+        if rejoin or join:  # whoever starts it knows who the members are by now
             self.settings = msgspec.structs.replace(self.settings, servers=tuple(self.world.nodes))
         self._new_disk()
 
     def knows(self, disk: SimulatedDisk) -> bool:
         """Whether the cluster that is stored here has this disk among its members'."""
-        made = self.disk.load().made
-        return made is not None and disk.incarnation in dict(made.members).values()
+        found = self.disk.load()
+        if found.made is None:
+            return False
+        configuration = found.configuration or Configuration.of(found.made)
+        return disk.incarnation in configuration.incarnations.values()
 
     def put_back(self, copy: SimulatedDisk, books: DiskBooks, *, old: bool) -> None:
         """Somebody puts back a copy of the directory: of an earlier state, or of the newest."""

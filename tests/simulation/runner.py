@@ -120,8 +120,8 @@ def _heal(world: World) -> None:
     servers = [n.server for n in world.nodes.values() if n.server is not None]
     members = world.watch.epochs.last.servers
     servers = [server for server in servers if server.settings.server in members]
-    if world.plan.demands_progress and all(server.voting for server in servers):
-        world.watch.check_handed_on(servers, told)  # (without a vote a server tells of no commits)
+    if world.plan.demands_progress:
+        world.watch.check_handed_on(servers, told)
     world.watch.check_states(n.server for n in world.nodes.values() if n.server is not None)
 
 
@@ -148,11 +148,10 @@ def _settled(world: World) -> bool:
         return False
     if any(server.application.executed != executed for server in servers):
         return False
-    without = [server for server in servers if not server.voting]
-    if len(without) > 1:  # two disks were lost at once: the rest serve on (docs/rejoin.md)
-        return all("rejoins as well" in server.rejoining() for server in without)
+    if not all(server.is_member for server in servers):
+        return False
     # (Beyond it a proposal that nobody took up may remain.)
-    return not without and all(server.log.discarded >= executed for server in servers)
+    return all(server.log.discarded >= executed for server in servers)
 
 
 def _stand(world: World) -> str:

@@ -352,10 +352,10 @@ class World:
             node.look_at_clock()
 
     def _fault_lose_disk(self, fault: Fault) -> None:
-        """A disk breaks; its server comes back with an empty one and has to rejoin.
+        """A disk breaks; its server comes back with an empty one, and wants its place back.
 
-        Only when the cluster promises to survive that (docs/rejoin.md): the others know the disk
-        that is lost, and no other is.
+        Only when the cluster promises to survive that (docs/membership.md): the others know the
+        disk that is lost, no other is, and nobody is about to decide who needs it.
         """
         node = self._node(fault)
         if node.newest is not None:
@@ -363,7 +363,11 @@ class World:
         if not self.watch.making.in_force:
             self._empty_all(fault, node)
             return
-        if not self._knows_all(node) or not self.watch.may_lose_disk(node.id):
+        changing = any(
+            server is not None and server._reign is not None and server._reign.changing is not None
+            for server in (other.server for other in self.nodes.values())
+        )
+        if changing or not self._knows_all(node) or not self.watch.may_lose_disk(node.id):
             self.note(node.id, "keeps its disk: the cluster could not afford to lose it now")
             return
         node.crash("its disk is lost")
@@ -492,7 +496,8 @@ class World:
         self.faults["old_copy_refused"] += 1
 
     def _knows_all(self, node: Node) -> bool:
-        return all(other.knows(node.disk) for other in self.nodes.values())
+        members = self.watch.epochs.last.servers
+        return all(self.nodes[member].knows(node.disk) for member in members)
 
     def _fault_restart_client(self, fault: Fault) -> None:
         number = fault.server or 1

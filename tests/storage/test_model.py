@@ -40,7 +40,6 @@ class Disk:
     accepted: dict[int, tuple[Ballot, bytes]] = field(default_factory=dict)
     chosen_to: int = 0
     discarded: int = 0
-    voting: bool = True
     made: Made | None = None
     in_force: bool = False
     image: tuple[int, bytes] | None = None
@@ -114,11 +113,10 @@ class StorageMachine(RuleBasedStateMachine):
         self.storage.save_promise(pending.promised)
         self.storage.save_seal(pending.configuration)
 
-    @rule(server=st.integers(2, 4), incarnation=st.integers(0, (1 << 63) - 1))
-    def belong(self, server: int, incarnation: int) -> None:
-        made = (self.pending.made or MADE).replacing(server, incarnation)
-        self.storage.save_made(made, in_force=self.pending.in_force)
-        self.pending.made = made
+    @rule()
+    def belong(self) -> None:
+        self.storage.save_made(MADE, in_force=self.pending.in_force)
+        self.pending.made = MADE
 
     @rule()
     def come_into_force(self) -> None:
@@ -126,11 +124,6 @@ class StorageMachine(RuleBasedStateMachine):
         if made is not None:
             self.storage.save_made(made, in_force=True)
             self.pending.in_force = True
-
-    @rule(voting=st.booleans())
-    def vote(self, voting: bool) -> None:
-        self.storage.save_voting(voting)
-        self.pending.voting = voting
 
     @precondition(lambda self: self.durable.image is not None)
     @rule(back=st.integers(0, 10))
@@ -192,7 +185,6 @@ class StorageMachine(RuleBasedStateMachine):
         assert found.promised == durable.promised
         assert found.chosen_to == durable.chosen_to
         assert found.discarded == durable.discarded
-        assert found.voting == durable.voting
         assert found.configuration == durable.configuration
         assert (found.made, found.in_force) == (durable.made, durable.in_force)
         assert found.snapshot == (info_of(*durable.image) if durable.image else None)
