@@ -433,7 +433,7 @@ class ClusterWatch(CountBooks):
             or (isinstance(message, PreVoteReply) and message.granted)
         )
         live = self._live.get(server)
-        if yes and disk.replaced and (live is None or not live.is_member):
+        if yes and disk.replaced and (live is None or not (live.is_member or live._retires)):
             require(False, "no vote without a disk", "server %d sent %r", server, message)
         if isinstance(message, P1B | P2B | HeartbeatReply) and yes:
             before = self._seen_promise[server]

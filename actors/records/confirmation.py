@@ -61,6 +61,7 @@ class Confirmation:
         """Its cluster was not in force when it started: to make it is stored, for nobody can have
         promised anything then. What it promises afterwards waits like everything else."""
         self.confirmed_by: set[ServerId] = set()
+        self._own_epoch = newest.epoch
         self._directories: dict[ServerId, int] = {}
         """Which directory each answered from."""
         self._told: dict[ServerId, int] = {}
@@ -126,7 +127,8 @@ class Confirmation:
         epoch = self._hear_of(answer.configuration) if answer.configuration else 0
         if sender in self._told:
             self._told[sender] = epoch  # its own word goes before what any frame seemed to be
-        if answer.incarnation in (0, self.incarnation) or joins:
+        # (Who is in an earlier epoch than this directory knows whom this one has replaced.)
+        if answer.incarnation in (0, self.incarnation) or joins or epoch < self._own_epoch:
             self.confirmed_by.add(sender)
         else:
             self.denied_by.add(sender)

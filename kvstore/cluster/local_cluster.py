@@ -330,7 +330,7 @@ class LocalCluster:
         """Start a server again that was killed, was stopped or failed; wait until it serves.
 
         A server that is running is stopped in order first. `rejoin` is for one whose directory was
-        lost: it comes back with an empty one (docs/rejoin.md). With durability "memory" that is
+        lost: it comes back with an empty one (docs/membership.md). With durability "memory" that is
         always so. Raises `ClusterError` with the server's own sentence if it does not start.
         """
         self.stop_server(server)

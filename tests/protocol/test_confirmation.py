@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paxon.actors.messages import CountAnswer
-from paxon.actors.records.configuration import Configuration, Member
+from paxon.actors.records.configuration import Configuration, Member, encode_config
 from paxon.actors.records.confirmation import Confirmation
 
 FIVE = Configuration(0, 0, tuple(Member(server, server) for server in (1, 2, 3, 4, 5)))
@@ -65,6 +65,16 @@ def test_who_sent_it_can_take_a_later_epoch_back() -> None:
     confirmation.hear(CountAnswer(1, 1, 0, sender=3), 3, joins=False)
     assert confirmation.epoch_told == 0 and confirmation.tellers() == []
     assert confirmation.confirmed_by == {3}
+
+
+def test_who_is_in_an_earlier_epoch_knows_nothing_of_a_directory_that_replaced_another() -> None:
+    later = FIVE.followed_by([Member(1, 11), Member(2, 2), Member(3, 3)], 9, 5)
+    confirmation = Confirmation(1, 11, 7, 10.0, pending=True, newest=later)
+    confirmation.hear(CountAnswer(1, 1, 0, sender=2), 2, joins=False)  # it knows the old one of 1
+    assert confirmation.denied_by == set() and confirmation.is_enough(10.0)
+    told = encode_config(later)
+    confirmation.hear(CountAnswer(1, 1, 0, told, sender=3), 3, joins=False)
+    assert confirmation.denied_by == {3}
 
 
 def test_only_the_directories_of_the_newest_configuration_confirm() -> None:

@@ -199,6 +199,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "may_store",
         "newest",
         "_listed",
+        "_own_epoch",
         "_directories",
         "_told",
         "confirmed_by",
