@@ -222,6 +222,8 @@ def test_only_a_leader_that_executed_its_own_slot_says_that_a_change_is_not_done
     assert cluster.servers[2].log.last == last + 1  # M8: it wants a slot of its own at once
     cluster.stabilize()
     assert ask(cluster, 2, ballot).outcome == "not done"
+    cluster.pass_time(0.1)
+    assert cluster.servers[3].application.executed > last
     assert ask(cluster, 3, ballot).outcome == "unknown"
     cluster.heal()
     cluster.pass_time(1.0)
