@@ -68,6 +68,7 @@ COUNTED = {
     "overloaded": "Requests that were refused for a bound.",
     "renewals": "Requests to let leases live on.",
     "times_proposed": "Slots proposed for their time alone.",
+    "without_room": "Values of other servers that the disk had no room for (full-disks.md).",
     "wake_ups": "Times that the state machine was woken.",
     "failed_wake_ups": "Of these, those that raised.",
     "watches_answered": "Answers to watches.",
