@@ -17,8 +17,8 @@ from unittest import mock
 from loguru import logger
 
 from paxon.kvstore.cli import app as cli
-from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.cluster.local_cluster import LocalCluster
+from tests.ports import own_ports
 from tests.waiting import wait_until
 
 __all__ = [
@@ -140,7 +140,7 @@ def write_cluster_file(
     path: Path, servers: Sequence[int] = (1, 2, 3), cluster: str = "testing", extra: str = ""
 ) -> Path:
     """A cluster file on free ports; `extra` goes into its [cluster] table."""
-    ports = free_ports(2 * len(servers))
+    ports = own_ports(2 * len(servers))
     lines = ["[cluster]", f'id = "{cluster}"', extra]
     for index, server in enumerate(servers):
         lines += [

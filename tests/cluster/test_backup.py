@@ -12,7 +12,6 @@ import pytest
 from paxon.actors import PaxosServer, ServerRef
 from paxon.actors.embedding import AskFigures, Figures
 from paxon.actors.messages import StatusReply
-from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.cluster import backup
 from paxon.kvstore.cluster.backup import BackupError
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
@@ -23,6 +22,7 @@ from paxon.kvstore.recipes.clients import Client
 from paxon.kvstore.store.store import KVStore
 from paxon.kvstore.testing import MemoryCluster
 from tests.cluster.helpers import paxon_here
+from tests.ports import own_ports
 from tests.waiting import wait_until
 
 
@@ -40,7 +40,7 @@ def kv() -> Iterator[Client]:
 
 def describe(directory: Path, servers: int = 1, name: str = "restored") -> ClusterDescription:
     """A cluster file for so many servers, read."""
-    ports = free_ports(2 * servers)
+    ports = own_ports(2 * servers)
     text = f'[cluster]\nid = "{name}"\n'
     for number in range(1, servers + 1):
         peer, client = ports[2 * number - 2 : 2 * number]

@@ -17,7 +17,6 @@ from rich.console import Console
 from paxon.actors import NO_BALLOT
 from paxon.actors.messages import StatusReply
 from paxon.kvstore.cli import up
-from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.kvstore.cluster.status import ServerStatus
 from tests.cluster.helpers import (
@@ -29,6 +28,7 @@ from tests.cluster.helpers import (
     pid_is_alive,
     wait_until,
 )
+from tests.ports import own_base, own_ports
 
 pytestmark = pytest.mark.process
 
@@ -170,7 +170,7 @@ def test_status_of_a_cluster_file_and_of_a_partly_dead_cluster(cluster: LocalClu
     file = str(cluster.directory / "cluster.toml")
     assert paxon_here("status", "--cluster", file).returncode == 0
     assert paxon_here("put", "by", "file", "--cluster", file).returncode == 0
-    nobody = [f"tcp://127.0.0.1:{port}" for port in free_ports(4)]
+    nobody = [f"tcp://127.0.0.1:{port}" for port in own_ports(4)]
     done = paxon_here(
         "status", "--json", "-t", "0.3", "--cluster", ",".join([cluster.addresses[0], *nobody])
     )
@@ -188,7 +188,7 @@ def test_the_environment_names_the_cluster(cluster: LocalCluster) -> None:
 
 
 def test_nobody_there() -> None:
-    (port,) = free_ports(1)
+    (port,) = own_ports(1)
     done = paxon("get", "key", "--cluster", f"127.0.0.1:{port}", "--timeout", "0.3")
     assert done.returncode == 5
     one_sentence(done)
@@ -267,7 +267,7 @@ def test_a_full_disk_under_the_output(at: tuple[str, str]) -> None:
 
 
 def test_ctrl_c_while_waiting_for_a_cluster() -> None:
-    (port,) = free_ports(1)
+    (port,) = own_ports(1)
     process = subprocess.Popen(
         [*PAXON, "get", "key", "--cluster", f"127.0.0.1:{port}", "--timeout", "60"],
         stdout=subprocess.PIPE,
@@ -291,7 +291,7 @@ def test_ctrl_c_while_waiting_for_a_cluster() -> None:
 
 def start_up(directory: Path | None, *more: str) -> tuple[subprocess.Popen[str], str]:
     """`paxon up` on free ports; the process, and where it says that clients may connect."""
-    port = free_ports(1)[0] - 100
+    port = own_base()
     arguments = [*PAXON, "up", "--port", str(port), *more]
     if directory is not None:
         arguments += ["--dir", str(directory)]

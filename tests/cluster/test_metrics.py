@@ -19,7 +19,6 @@ from paxon.actors.embedding import AskFigures
 from paxon.actors.messages import StatusReply
 from paxon.actors.records.latencies import BOUNDS, Histogram, Latencies
 from paxon.kvstore.cli.live_view import counters_explained
-from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.client.client import CommandClient
 from paxon.kvstore.cluster import door as door_module
 from paxon.kvstore.cluster.door import Door
@@ -31,6 +30,7 @@ from paxon.kvstore.cluster.status import ServerStatus
 from paxon.kvstore.recipes.clients import Client
 from paxon.kvstore.store.store import KVStore
 from tests.harness import Clock
+from tests.ports import own_ports
 from tests.waiting import wait_until
 
 
@@ -42,7 +42,7 @@ def serving(
     **more: Any,
 ) -> Iterator[tuple[ServerRef[PaxosServer], str]]:
     """A server of so many in this process, and where clients reach it."""
-    ports = free_ports(2 * servers)
+    ports = own_ports(2 * servers)
     addresses = [f"tcp://127.0.0.1:{port}" for port in ports]
     ids = range(1, servers + 1)
     settings = Settings(
@@ -232,7 +232,7 @@ def test_a_port_in_use_and_a_port_that_is_none(tmp_path: Path) -> None:
             pass
     with pytest.raises(ServerStartError, match="write PORT or HOST:PORT"), serving(metrics="often"):
         pass
-    (port,) = free_ports(1)
+    (port,) = own_ports(1)
     with serving(metrics=f"127.0.0.1:{port}"):
         assert get(port, "/health/live")[0] == 200
 

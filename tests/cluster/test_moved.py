@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from paxon.kvstore import Client
-from paxon.kvstore.client.addresses import free_ports
 from tests.cluster.test_making import PATIENCE, THREE, Ports, Servers, made_of_three
+from tests.ports import own_ports
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.process
@@ -25,7 +25,7 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
 
 def elsewhere(ports: Ports, server: int) -> Ports:
     """These ports, with others for one server."""
-    peer, client = free_ports(2)
+    peer, client = own_ports(2)
     return ports[0] | {server: peer}, ports[1] | {server: client}
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.cluster import backup
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.local_cluster import LocalCluster
@@ -22,6 +21,7 @@ from paxon.kvstore.store.store import KVStore
 from tests.cluster.helpers import paxon_here
 from tests.cluster.test_making import PATIENCE, Servers
 from tests.cluster.test_old_copies import copy
+from tests.ports import own_ports
 from tests.soak import sized
 from tests.waiting import wait_until
 
@@ -89,7 +89,7 @@ def test_a_directory_that_is_copied_while_its_server_runs(tmp_path: Path) -> Non
 
 def opened(described: ClusterDescription, directory: Path) -> tuple[int, int]:
     """What a server serves that is started on a directory; the running one is left alone."""
-    ports = free_ports(2)
+    ports = own_ports(2)
     peer, client = (f"tcp://127.0.0.1:{port}" for port in ports)
     entry = structs.replace(
         described.servers[1], peer=peer, client=client, peer_bind=peer, client_bind=client

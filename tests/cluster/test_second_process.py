@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import PAXON, environment, wait_until
+from tests.ports import own_ports
 
 pytestmark = pytest.mark.process
 
@@ -20,7 +20,7 @@ def cluster_file(cluster: LocalCluster, target: Path, *, other_ports: bool) -> P
     text = text.replace(str(cluster.directory / "server-2"), str(target.parent / "impostor"))
     if other_ports:
         for address in (cluster.addresses[1], cluster.peer_addresses[1]):
-            old, (new,) = address.rpartition(":")[2], free_ports(1)
+            old, (new,) = address.rpartition(":")[2], own_ports(1)
             text = text.replace(old, str(new))
     target.write_text(text, encoding="utf-8")
     return target

@@ -270,11 +270,13 @@ import os, signal, sys, threading, time
 import loguru
 from paxon.actors import Settings
 from paxon.kvstore import Client, KVStore, PaxonError, start_server
-from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.client.addresses import free_ports, hold_ports
 
 loguru.logger.remove()
+PORTS = free_ports(6)
+held = hold_ports(PORTS)
 
-def start(directory, number=1, of=1, ports=free_ports(6), **more):
+def start(directory, number=1, of=1, ports=PORTS, **more):
     ids = tuple(range(1, of + 1))
     peers = {n: f"tcp://127.0.0.1:{ports[n - 1]}" for n in ids}
     clients = {n: f"tcp://127.0.0.1:{ports[n + 2]}" for n in ids}

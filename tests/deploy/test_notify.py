@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.client.client import CommandClient
 from paxon.kvstore.cluster.notify import Notifier
 from tests.cluster.helpers import PAXON, environment, wait_until
 from tests.cluster.test_metrics import Stuck, serving
+from tests.ports import own_ports
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def test_nothing_is_told_where_nobody_asked(tmp_path: Path) -> None:
 def test_a_server_process_says_ready_and_stopping(tmp_path: Path) -> None:
     path = f"@paxon-test-{tmp_path.name}-{id(tmp_path)}"
     file = tmp_path / "cluster.toml"
-    peer, client = free_ports(2)
+    peer, client = own_ports(2)
     file.write_text(
         f'[cluster]\nid = "x"\n[[server]]\nid = 1\npeer_port = {peer}\nclient_port = {client}\n',
         encoding="utf-8",

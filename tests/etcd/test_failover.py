@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from paxon import ClusterError, LocalCluster, StateMachine
-from paxon.kvstore.client.addresses import free_ports
 from tests.cluster.helpers import PAXON, environment
 from tests.etcd.test_streams import WatchStream
 from tests.etcd.tools import Grpc
+from tests.ports import own_base, own_ports
 
 pytestmark = pytest.mark.process
 
@@ -71,8 +71,7 @@ def test_a_machine_of_ones_own_has_no_etcd_api() -> None:
 
 
 def test_up_serves_etcds_clients() -> None:
-    base, port = free_ports(2)
-    base = min(base, 60_000)
+    base, (port,) = own_base(1), own_ports(1)
     command = [*PAXON, "up", "--servers", "1", "--durability", "memory", "--etcd", str(port)]
     process = subprocess.Popen(
         [*command, "--port", str(base)], stdout=subprocess.PIPE, text=True, env=environment()

@@ -18,10 +18,10 @@ from paxon.kvstore import (
     OperationFailed,
     RequestTimeout,
 )
-from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.client.core import RawCore
 from paxon.kvstore.client.sightings import Sightings
 from tests.kvstore.fake_cluster import SocketCluster
+from tests.ports import own_ports
 
 A, B, C = "tcp://a:1", "tcp://b:1", "tcp://c:1"
 
@@ -122,7 +122,7 @@ def test_a_leader_whose_key_is_not_known(servers: SocketCluster) -> None:
 def test_servers_that_have_moved_print_nothing() -> None:
     lines: list[str] = []
     sink = loguru.logger.add(lines.append, level="INFO")
-    nobody = [f"tcp://127.0.0.1:{port}" for port in free_ports(3)]
+    nobody = [f"tcp://127.0.0.1:{port}" for port in own_ports(3)]
     try:
         with Client(nobody, timeout=0.8) as client:
             for _ in range(2):

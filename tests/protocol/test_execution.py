@@ -21,7 +21,6 @@ from paxon.actors.execution.recursion import ALLOWANCE, MOST, RecursionLimitErro
 from paxon.actors.execution.sessions import SessionTable
 from paxon.actors.messages import Batch, CommandReply, Entry, ReplyStatus
 from paxon.kvstore import ClusterError, LocalCluster
-from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.cluster.node import ServerStartError, start_server
 from paxon.kvstore.store.operations import (
     Compare,
@@ -32,6 +31,7 @@ from paxon.kvstore.store.operations import (
 )
 from paxon.kvstore.store.store import KVStore
 from tests.harness import Cluster, Register
+from tests.ports import own_ports
 
 
 def nested(depth: int) -> bytes:
@@ -376,7 +376,7 @@ def test_the_slot_that_stopped_a_server_is_named_on_its_disk(tmp_path: Path) -> 
         done.set()
 
     def start() -> Any:
-        peer, client = free_ports(2)
+        peer, client = own_ports(2)
         return start_server(
             Settings(cluster="test", server=1, servers=(1,)), Moody(),
             peers={1: f"tcp://127.0.0.1:{peer}"}, client_bind=f"tcp://127.0.0.1:{client}",
