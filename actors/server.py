@@ -194,6 +194,8 @@ WATERMARK_DELAY = 1.0
 """Seconds after which the chosen watermark is synced even if nothing else has to be."""
 OWN_SLOT_SECONDS = 10.0
 """After so long a leader that had nothing to propose has an empty slot of its own chosen."""
+MOVES_SECONDS = 60.0
+"""So often a leader looks whether members are elsewhere than the configuration says."""
 TIDY_INTERVAL = 0.1
 """Seconds between two pieces of a storage's tidying: readers of an idle disk notice each."""
 
@@ -882,6 +884,7 @@ class PaxosServer(BurstActor):
         self._opening = None
         reign.sealing = reign.holds_back = sealing
         reign.own_slot_at = NEVER if sealing else self._now + OWN_SLOT_SECONDS
+        reign.moves_at = self._now + MOVES_SECONDS
         reign.leaving = {member.server for member in self.configuration.leaving} - {
             *self.configuration.servers, self.settings.server,
         }  # fmt: skip
@@ -1165,6 +1168,8 @@ class PaxosServer(BurstActor):
         self._discard(self._executed_by_all(reign))
         if reign.changing is not None and not reign.holds_back:
             self._rehearse(reign, reign.changing)
+        if self._now >= reign.moves_at:
+            self._look_for_moves(reign)
         heartbeat = self._begin_round(reign)
         self._outbox.to_all.append(heartbeat)
         for server in reign.leaving:  # until they have heard that the epoch is open
@@ -1594,6 +1599,22 @@ class PaxosServer(BurstActor):
                 self._outbox.send(server, Rehearsal(changing.request, changing.members))
         if me in voters:
             self.membership.rehearse(changing.request, changing.members, me)
+
+    def _look_for_moves(self, reign: Reign) -> None:
+        """The configuration follows members that say that they are elsewhere, and are heard (M20).
+
+        Once a minute at most: addresses that flap must not change the epoch with each heartbeat.
+        """
+        reign.moves_at = self._now + MOVES_SECONDS
+        alive = self.disks.heard_since(self._now - self.settings.election_timeout_max)
+        moved = tuple(
+            change
+            for change in self.places.moved(self.configuration.members)
+            if change.server == self.settings.server or change.server in alive
+        )
+        if moved and self.configuration.epoch:  # (the first one has no addresses)
+            number = 1 + self._random.getrandbits(62)
+            self._take_up(reign, ChangeMembers(number, self.promised, moved))
 
     def hear_rehearsal(self, said: Rehearsed, sender: ServerId) -> None:
         """One of those that are to vote has heard these: enough, perhaps, to propose the change."""

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.environment import NEVER, ClientToken
-from paxon.actors.members import Member
+from paxon.actors.members import Member, MemberChange
 from paxon.actors.messages import Place, Whereabouts
 from paxon.actors.settings import Settings
 from paxon.transport import is_dialable
@@ -180,6 +180,18 @@ class Places:
             return False
         self._unknown[server] = address
         return True
+
+    def moved(self, members: Iterable[Member]) -> list[MemberChange]:
+        """Members that say that they are elsewhere than the configuration has them (M20)."""
+        found = []
+        for member in members:
+            told = self._told.get(member.server)
+            if told is None or told.incarnation != member.incarnation:
+                continue
+            client = told.client or member.client
+            if (told.peer, client) != (member.peer, member.client):
+                found.append(MemberChange("move", member.server, peer=told.peer, client=client))
+        return found
 
     # --- dialling --------------------------------------------------------------------------------
 

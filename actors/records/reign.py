@@ -190,6 +190,9 @@ class Progress:
 class Reign:
     """One reign, from the takeover to the stepping down."""
 
+    moves_at = NEVER
+    """When to look whether members are elsewhere than the configuration says (M20)."""
+
     def __init__(
         self,
         settings: Settings,

@@ -575,3 +575,34 @@ def test_one_that_is_to_replace_another_does_not_vote_in_its_name() -> None:
     assert not cluster.sent(P1B) and not any(v.granted for v in cluster.sent(PreVoteReply, 3))
     cluster.pass_time(3.0)
     assert cluster.servers[1].role != "leader" and cluster.servers[3].role == "follower"
+
+
+# --- addresses (M20) -----------------------------------------------------------------------------
+
+
+def test_the_configuration_follows_a_member_that_has_moved_once_a_minute() -> None:
+    files = {server: f"tcp://h-{server}:1" for server in (1, 2, 3, 4)}
+    clients = {server: f"tcp://h-{server}:2" for server in (1, 2, 3, 4)}
+    cluster = serving(4, (1, 2, 3), peer_addresses=files, client_addresses=clients)
+    added = MemberChange("add", 4, cluster.storages[4].incarnation, files[4], clients[4])
+    change(cluster, 1, added)
+    cluster.pass_time(0.5)
+    assert [m.peer for m in cluster.servers[1].configuration.members] == list(files.values())
+    elsewhere = files | {3: "tcp://elsewhere:1"}
+    cluster.restart(3, peer_addresses=elsewhere)
+    cluster.pass_time(2.0)
+    assert cluster.epochs() == [1] * 4  # not at once: addresses may flap
+    cluster.pass_time(60.0, 0.05)
+    assert cluster.epochs() == [2] * 4
+    assert {s.configuration.find(3).peer for s in cluster.servers.values()} == {  # type: ignore[union-attr]
+        "tcp://elsewhere:1"
+    }
+    cluster.pass_time(130.0, 0.05)
+    assert cluster.epochs() == [2] * 4
+
+
+def test_the_first_configuration_has_no_addresses_to_follow() -> None:
+    files = {server: f"tcp://h-{server}:1" for server in (1, 2, 3)}
+    cluster = serving(3, peer_addresses=files, client_addresses={})
+    cluster.pass_time(65.0, 0.05)
+    assert cluster.epochs() == [0] * 3

@@ -102,6 +102,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "leaving",
         "changing",
         "asked",
+        "moves_at",
         "sealing",
         "own_slot_at",
         "holds_back",
