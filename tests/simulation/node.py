@@ -170,6 +170,7 @@ class Node:
             return
         self.world.note(self.id, "crashes (%s)", why)
         self.crash_point = ""
+        self.elapsed = 0.0  # (the step at hand is not at hand any more)
         self._burst = Burst()
         self.disk.crash()
         self.world.connections_end(self.id)
