@@ -268,7 +268,7 @@ class SnapshotFiles:
             state = os.statvfs(self._directory)
         except OSError:
             return None
-        return state.f_bavail * state.f_frsize
+        return state.f_bavail * state.f_frsize if state.f_blocks else None
 
     def next_bytes(self) -> int:
         """What a snapshot takes, going by the one before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -136,6 +137,15 @@ def test_rows_that_are_to_be_deleted_leave_some_room(
     for _ in range(3):
         storage.maintain()
     assert storage.room < 0, "all of them are gone"
+    storage.close()
+
+
+def test_a_file_system_that_tells_no_sizes_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=1))
+    storage = open_sqlite(tmp_path)
+    assert storage.room > AMPLE and not storage.is_tight
     storage.close()
 
 
