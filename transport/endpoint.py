@@ -531,6 +531,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
 
     def reach(self, server: int, addresses: Sequence[str]) -> None:
         """A server may be at any of these addresses: dial them in turn until one answers."""
+        if not addresses:
+            return  # one of old times, of which nobody has told
         try:
             if server in self._links:
                 self._links[server].reach(addresses)

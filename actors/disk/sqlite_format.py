@@ -31,6 +31,9 @@ __all__ = [
     "MetaColumns",
     "row_checksum",
     "inspect",
+    "Held",
+    "held_in",
+    "incarnation_in",
     "made_in",
     "read_accepted",
 ]
@@ -211,7 +214,17 @@ def _decode_places(text: str) -> tuple[Place, ...]:
     return tuple(msgspec.convert(tuple(each.values()), Place) for each in held)
 
 
-def made_in(directory: Path) -> Made | None:
+class Held(msgspec.Struct, frozen=True):
+    """What a data directory says of its cluster."""
+
+    made: Made
+    configuration: Configuration
+    """Who the members are, as far as it knows."""
+    places: tuple[Place, ...]
+    """Where they are."""
+
+
+def held_in(directory: Path) -> Held | None:
     """Which cluster a data directory belongs to, without opening it as its server does.
 
     None if it belongs to none yet, or is no data directory that this release reads.
@@ -222,9 +235,33 @@ def made_in(directory: Path) -> Made | None:
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
-            return _decode_made(*database.execute("SELECT made FROM meta").fetchone())
+            columns = "SELECT made, configuration, places FROM meta"
+            made_column, configuration, places = database.execute(columns).fetchone()
+            made = _decode_made(made_column)
+            if made is None:
+                return None
+            members = Configuration.of(made)
+            if configuration:
+                members = msgspec.json.decode(configuration, type=Configuration)
+            return Held(made, members, _decode_places(places))
     except (sqlite3.Error, TypeError, ValueError):
         return None
+
+
+def incarnation_in(directory: Path) -> int:
+    """The number of a data directory, whether it belongs to a cluster yet or not; 0: unknown."""
+    uri = f"{(directory / DATABASE_NAME).absolute().as_uri()}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
+            return int(database.execute("SELECT incarnation FROM meta").fetchone()[0])
+    except (sqlite3.Error, TypeError, ValueError):
+        return 0
+
+
+def made_in(directory: Path) -> Made | None:
+    """How the cluster was made that a data directory belongs to; see `held_in`."""
+    held = held_in(directory)
+    return None if held is None else held.made
 
 
 def inspect(path: Path, identity: Identity, witnessed: int) -> Contents:

@@ -158,7 +158,7 @@ class Membership:
 
     def join(self, configuration: Configuration) -> None:
         """These are the members, from here on."""
-        self.joined = configuration
+        first, self.joined = self.joined is None, configuration
         if configuration.epoch >= self.confirmation.newest.epoch:
             self.confirmation.newest = configuration
         me, now = self._settings.server, self._outbox.now
@@ -169,7 +169,8 @@ class Membership:
         self.places.join(configuration.members, now)
         self._meet()
         self._dial_all()
-        if configuration.epoch == 0 and set(members) != set(self._settings.servers):
+        stale = set(members) != set(self._settings.servers) and not self._settings.join
+        if first and stale:
             logger.warning(
                 "server {} was told of {}, but the members of its cluster are {}: these stay in "
                 "force, since members come from the data directory (docs/making-a-cluster.md)",

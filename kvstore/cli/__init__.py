@@ -1,9 +1,9 @@
 """The command `paxon`.
 
 Read `app` (what every command has in common) and `exit_codes`, then the commands: `store`,
-`transactions`, `watches`, `leases`, `locks`, `settings`, `etcd`, `cluster`, with `demo` and its
-`demo_load`, `up` and `status_watch`; `doctor` and `backup`. `live_view` and `outlet` are how they
-show things.
+`transactions`, `watches`, `leases`, `locks`, `settings`, `members`, `etcd`, `cluster`, with `demo`
+and its `demo_load`, and `up`; `doctor` and `backup`. `live_view` and `outlet` are how they show
+things.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from paxon.kvstore.cli import (
     exit_codes,
     leases,
     locks,
+    members,
     settings,
     store,
     transactions,
@@ -41,6 +42,7 @@ cluster.add_commands(app)
 doctor.add_commands(app)
 backup.add_commands(app)
 etcd.add_commands(app)
+members.add_commands(app)
 settings.add_commands(app)
 store.add_commands(app)
 transactions.add_commands(app)

@@ -16,7 +16,7 @@ from paxon.kvstore.cli.store import ClusterOption, JsonOption, KeyOption, find_t
 from paxon.kvstore.client.addresses import DEFAULT_BASE_PORT, DEFAULT_CLIENTS
 
 if TYPE_CHECKING:
-    from paxon.kvstore.cluster.cluster_file import ServerPlan
+    from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerPlan
     from paxon.kvstore.cluster.server_process import Report
     from paxon.kvstore.cluster.status import ServerStatus
 
@@ -63,6 +63,40 @@ _Metrics = Annotated[
         metavar="[HOST:]PORT",
         help="Show figures (/metrics) and health (/health/live, /health/ready) by HTTP here.",
         show_default=False,
+    ),
+]
+
+
+_Number = Annotated[
+    int,
+    typer.Option(
+        "--id",
+        "-i",
+        envvar="PAXON_SERVER_ID",
+        help="Which of its servers this is.",
+        show_default=False,
+    ),
+]
+_Join = Annotated[
+    str | None,
+    typer.Option(
+        "--join",
+        envvar="PAXON_JOIN",
+        metavar="ADDRESSES",
+        help="Become a member of the cluster that serves clients there (then: paxon member).",
+        show_default=False,
+    ),
+]
+_OwnPeer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="Without a file: where servers reach it.", show_default=False
+    ),
+]
+_OwnClient = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="Without a file: where clients reach it.", show_default=False
     ),
 ]
 
@@ -168,29 +202,23 @@ def up(
 def server(
     *,
     cluster: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--cluster", "-c", envvar="PAXON_CLUSTER_FILE", metavar="FILE",
             help="The cluster file (TOML).", show_default=False,
         ),
-    ],
-    number: Annotated[
-        int,
-        typer.Option(
-            "--id", "-i", envvar="PAXON_SERVER_ID", help="Which of its servers this is.",
-            show_default=False,
-        ),
-    ],
+    ] = None,
+    number: _Number,
     directory: Annotated[
         Path | None,
         typer.Option("--dir", "-d", help="Its data directory, if not as in the file."),
     ] = None,
     durability: _Durability = None,
+    join: _Join = None,
+    peer: _OwnPeer = None,
+    client: _OwnClient = None,
     rejoin: Annotated[
-        bool,
-        typer.Option(
-            "--rejoin", help="Its directory was lost: come back with an empty one, as a new disk."
-        ),
+        bool, typer.Option("--rejoin", help="Its directory was lost: come back with an empty one.")
     ] = False,
     machine: Annotated[
         str | None,
@@ -206,10 +234,9 @@ def server(
 ) -> None:  # fmt: skip
     """Run one server of a cluster that a TOML file describes, until SIGTERM or Ctrl-C.
 
-    Example: paxon server --cluster cluster.toml --id 2
+    Examples: paxon server --cluster cluster.toml --id 2 | paxon server --id 4 --dir data
+    --join tcp://10.0.0.1:7111 --peer tcp://10.0.0.4:7140 --client tcp://10.0.0.4:7141
     """
-    import os  # noqa: PLC0415
-
     from paxon.kvstore.cluster.cluster_file import STORE_MACHINE, ClusterDescription  # noqa: PLC0415
     from paxon.kvstore.cluster.logs import check_log_format, check_log_level  # noqa: PLC0415
     from paxon.kvstore.cluster.options import parse_assignments, parse_option  # noqa: PLC0415
@@ -220,8 +247,15 @@ def server(
         flags["durability"] = parse_option("durability", durability)
     if rejoin:
         flags["rejoin"] = True
-    description = ClusterDescription.read(cluster)
-    plan = description.plan(number, flags, os.environ, machine or STORE_MACHINE)
+    if cluster is None:
+        description = _alone(number, directory, peer, client, join)
+    elif peer or client:
+        raise typer.BadParameter("the file has the addresses", param_hint="--peer, --client")
+    else:
+        description = ClusterDescription.read(cluster)
+    if join:
+        description = _joining(description, number, directory, join)
+    plan = description.plan(number, flags, os.environ, machine or STORE_MACHINE, join=bool(join))
     if directory is not None:
         plan = plan.moved_to(directory)
     if metrics:
@@ -234,6 +268,51 @@ def server(
         stderr_level=check_log_level(stderr_level), log_format=check_log_format(log_format),
     )  # fmt: skip
     raise typer.Exit(code)
+
+
+def _alone(
+    number: int, directory: Path | None, peer: str | None, client: str | None, join: str | None
+) -> ClusterDescription:
+    """What the flags say of a server that joins, and has no cluster file."""
+    from paxon.kvstore.client.addresses import check_address  # noqa: PLC0415
+    from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerEntry  # noqa: PLC0415
+
+    if not join:
+        raise typer.BadParameter("give the cluster file, or --join", param_hint="--cluster")
+    if directory is None or peer is None or client is None:
+        raise typer.BadParameter(
+            "without a cluster file it needs --dir, --peer and --client", param_hint="--join"
+        )
+    try:
+        for address in (peer, client):
+            check_address(address)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--peer, --client") from None
+    entry = ServerEntry(
+        id=number, peer=peer, client=client, peer_bind=peer, client_bind=client,
+        directory=str(directory.absolute()),
+    )  # fmt: skip
+    return ClusterDescription(id="", servers={number: entry}, source="--join")
+
+
+def _joining(
+    description: ClusterDescription, number: int, directory: Path | None, join: str
+) -> ClusterDescription:
+    """The same, of the cluster that serves at these addresses."""
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    from paxon.kvstore.client.links import server_addresses  # noqa: PLC0415
+    from paxon.kvstore.cluster.cluster_file import cluster_to_join  # noqa: PLC0415
+    from paxon.transport import CurveKeys  # noqa: PLC0415
+
+    own = description.entry(number)
+    keys = CurveKeys.load(Path(own.key_file)) if own.public_key else None
+    where = directory if directory is not None else Path(own.directory)
+    secure = description.secure(keys)
+    name, members = cluster_to_join(server_addresses(join), where, secure)
+    if not description.id:
+        description = replace(description, id=name)
+    return description.joining(number, name, members)
 
 
 def _reporter(plan: ServerPlan) -> Callable[[Report], None]:
@@ -300,7 +379,7 @@ def status(
 
     target = find_target(cluster, key_file)
     if watch:
-        from paxon.kvstore.cli.status_watch import watch_status  # noqa: PLC0415
+        from paxon.kvstore.cli.live_view import watch_status  # noqa: PLC0415
 
         watch_status(lambda: look_around(target.addresses, timeout, target.secure), as_json=as_json)
     rows = look_around(target.addresses, timeout, target.secure, state=state)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from paxon.actors import ServerId
 from paxon.actors.messages import StatusReply
+from paxon.kvstore.cluster.health import problems
 from paxon.kvstore.cluster.meanings import meaning_of
 from paxon.kvstore.cluster.status import ServerStatus
 
@@ -25,6 +31,7 @@ __all__ = [
     "status_json",
     "status_line",
     "status_table",
+    "watch_status",
 ]
 
 _ROLE_STYLES = {"leader": "bold green", "candidate": "yellow", "follower": ""}
@@ -235,3 +242,34 @@ def counters_explained(rows: Sequence[ServerStatus]) -> str:
         + f"{line[-1]}\n"
         for line in lines
     )
+
+
+_LOOK_SECONDS = 1.0
+
+
+def watch_status(
+    look: Callable[[], list[ServerStatus]], *, as_json: bool, times: int | None = None
+) -> None:
+    """Until Ctrl-C, or `times` looks: a table on a terminal, else a line a look (or JSON)."""
+    console = Console(highlight=False)
+    rates = Rates()
+    turns = itertools.count() if times is None else range(times)
+    if console.is_terminal and not as_json:
+        with Live(console=console, auto_refresh=False, transient=False) as live:
+            for _ in turns:
+                rows = look()
+                notes = [Text(problem, style="red") for problem in problems(rows)]
+                table = status_table(rows, rates.update(rows), width=console.width)
+                live.update(Group(table, *notes), refresh=True)
+                time.sleep(_LOOK_SECONDS)
+        return
+    for turn in turns:
+        if turn:
+            time.sleep(_LOOK_SECONDS)
+        rows = look()
+        if as_json:
+            line = json.dumps(status_json(rows), ensure_ascii=False)
+        else:
+            line = "; ".join([status_line(rows, rates.update(rows)), *problems(rows)])
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()

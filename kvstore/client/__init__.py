@@ -5,7 +5,7 @@ to send again) with its parts `leader_search`, `side_requests`, `sightings` and 
 `core` (what the store's clients add). Then `links` (sockets), `sync_driver` and `async_driver`
 (threads, asyncio), what the store may be asked for in `calls`, `watches` (reads that wait) and
 `leases` (kept alive), and the faces that users see: `client`, `async_client`, `pipelining`,
-`agreement`. `addresses`, `arguments`,
+`cluster_calls` over `agreement` (what they ask of the cluster itself). `addresses`, `arguments`,
 `checks` and `keys` look at what users pass.
 """
 

@@ -1,25 +1,48 @@
-"""What clients ask of the cluster itself: its settings (docs/settings.md), and another leader."""
+"""What clients ask of the cluster itself: its settings, another leader, its members.
+
+Who the members are, and changing them (docs/membership.md): the protocol is told at the head of
+paxon.actors.members, and here is what a client asks whom, step by step, without I/O. Each such
+function is a generator: it says whom to ask what, is given the answer, or None if none came in
+time, and returns what was found.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Generator, Mapping
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.execution.agreed import Change, Number, encode_change
-from paxon.kvstore.errors import InvalidRequest, OperationFailed
+from paxon.actors.members import AskMembers, ChangeMembers, MemberChange, Members
+from paxon.kvstore.client.checks import unreachable
+from paxon.kvstore.client.leader_search import CoreRandom, LeaderSearch
+from paxon.kvstore.errors import InvalidRequest, OperationFailed, RequestTimeout
 
 __all__ = [
+    "Asked",
     "ClusterSettings",
+    "MemberSteps",
+    "Quest",
+    "Question",
+    "add_member",
+    "change_members",
+    "check_changes",
     "check_new_values",
+    "find_members",
+    "replace_member",
     "decode_settings",
     "read_transfer",
     "settings_request",
     "transfer_request",
 ]
+
+T = TypeVar("T")
+
+Question: TypeAlias = AskMembers | ChangeMembers
 
 
 class ClusterSettings(msgspec.Struct, frozen=True):
@@ -79,3 +102,211 @@ def transfer_request(reign: Ballot, to: ServerId | None) -> bytes:
 def read_transfer(body: bytes) -> tuple[Ballot, ServerId]:
     """What such a request holds."""
     return msgspec.msgpack.decode(body, type=tuple[Ballot, ServerId])
+
+
+class Asked(NamedTuple):
+    """What a step wants: an answer from a server, or (without an address) a pause."""
+
+    address: str
+    question: Question
+    seconds: float
+
+
+MemberSteps: TypeAlias = Generator[Asked, Members | None, T]
+
+_SILENT_SECONDS = 0.4
+"""A server that has not answered for so long is left alone, and the next one is asked."""
+_PAUSE_SECONDS = 0.05
+"""Between two questions how a change stands."""
+_LEVEL_SLOTS = 1000
+"""A learner that is no further behind may become a voter. (Beyond 4,096 it would be refused.)"""
+_NOTHING = AskMembers(0)
+
+
+class Quest:
+    """One call: whom to ask next, and until when."""
+
+    def __init__(self, search: LeaderSearch, random: CoreRandom, seconds: float) -> None:
+        self.random = random
+        self.seconds = seconds
+        """What the caller has given it."""
+        self.end = time.monotonic() + seconds
+        self.heard = False
+        """Whether anybody has answered at all."""
+        self._search = search
+        self._next = search.target
+        self._turn = 0
+
+    def number(self) -> int:
+        """A random number, by which a question or a change is known."""
+        return 1 + self.random.getrandbits(62)
+
+    def left(self) -> float:
+        """Seconds that are left of it."""
+        return self.end - time.monotonic()
+
+    def ask(self, question: Question) -> MemberSteps[Members | None]:
+        """Ask whoever leads, as far as is known; everybody else in turn while nobody is."""
+        address = self._next
+        said = yield Asked(address, question, max(1e-3, min(_SILENT_SECONDS, self.left())))
+        servers = self._search.servers
+        self._turn += 1
+        self._next = servers[self._turn % len(servers)]
+        if said is not None:
+            self.heard = True
+            known = {member.server: member.client for member in said.members if member.client}
+            self._search.learn(known)
+            self._next = known.get(said.leader, self._next)
+        return said
+
+    def pause(self) -> MemberSteps[None]:
+        """Give them time."""
+        yield Asked("", _NOTHING, max(0.0, min(_PAUSE_SECONDS, self.left())))
+
+    def unanswered(self) -> RequestTimeout:
+        """The error of a question that no leader answered."""
+        if not self.heard:
+            error = unreachable(self._search.servers, self.seconds)
+            error.unknown = False
+            return error
+        return RequestTimeout(
+            f"no server leads, or none is up to date, within {self.seconds:.3g} s: see what "
+            "`paxon status` says",
+            unknown=False,
+        )
+
+
+def find_members(quest: Quest, *, stale: bool = False) -> MemberSteps[Members]:
+    """What the leader says that the members are; `stale`: what any server that is in force says."""
+    while True:
+        said = yield from quest.ask(AskMembers(quest.number()))
+        if said is not None and (said.leads or (stale and said.identity)):
+            return said
+        if quest.left() <= 0:
+            raise quest.unanswered()
+        if said is not None:
+            yield from quest.pause()
+
+
+def change_members(quest: Quest, changes: tuple[MemberChange, ...]) -> MemberSteps[Members]:
+    """Have the members changed so, at most once; returns what they are then.
+
+    Raises `OperationFailed` if that is refused, `RequestTimeout` if nobody said how it ended.
+    """
+    found = yield from find_members(quest)
+    while True:
+        change = ChangeMembers(quest.number(), found.ballot, changes)
+        said = yield from _until_settled(quest, change)
+        if said.outcome == "done":
+            return said
+        if said.outcome == "refused":
+            raise OperationFailed(f"nothing was changed: {said.reason}")
+        again = yield from find_members(quest)
+        if again.epoch != found.epoch:
+            raise OperationFailed(
+                "nothing was changed, for another change of the members came first: look at what "
+                "`paxon member list` says now, and ask again if it is still wanted"
+            )
+        found = again  # another leads now, and the change has no effect, ever: begin anew
+
+
+def _until_settled(quest: Quest, change: ChangeMembers) -> MemberSteps[Members]:
+    """Ask for the change, and how it ended, until somebody knows."""
+    question: Question = change
+    while quest.left() > 0:
+        said = yield from quest.ask(question)
+        question = AskMembers(quest.number(), change.id, change.ballot)
+        if said is None:
+            continue
+        if said.outcome in ("done", "not done", "refused"):
+            return said
+        if said.outcome == "unknown" and said.leads and said.ballot == change.ballot:
+            question = change  # it has not come: the same again, which the leader knows by its id
+        yield from quest.pause()
+    raise RequestTimeout(
+        f"nobody said within {quest.seconds:.3g} s how the change of members ended: it may have "
+        "been made, or may still be; see what `paxon member list` says"
+    )
+
+
+def _find_joiner(quest: Quest, server: ServerId, given: MemberChange) -> MemberSteps[MemberChange]:
+    """What is known of a server that waits to become a member, but for what was given."""
+    while not given.incarnation:
+        found = yield from find_members(quest)
+        joiner = next((member for member in found.joining if member.server == server), None)
+        held = next((member for member in found.members if member.server == server), None)
+        if joiner is not None and (held is None or held.incarnation != joiner.incarnation):
+            return msgspec.structs.replace(
+                given,
+                incarnation=joiner.incarnation,
+                peer=given.peer or joiner.peer,
+                client=given.client or joiner.client,
+                key=given.key or joiner.key,
+            )
+        if quest.left() <= 2 * _PAUSE_SECONDS:
+            raise OperationFailed(
+                f"nothing was changed: no server {server} waits to become a member; start it on an "
+                f"empty directory with `paxon server --join ADDRESS --id {server} …`, and ask again"
+            )
+        yield from quest.pause()
+    return given
+
+
+def add_member(quest: Quest, given: MemberChange, *, learner: bool = False) -> MemberSteps[Members]:
+    """Make a server that waits a learner and, once it is level, a voter.
+
+    May be asked for again where it stopped half way: a learner is promoted.
+    """
+    server = given.server
+    found = yield from find_members(quest)
+    held = next((member for member in found.members if member.server == server), None)
+    if held is not None and (held.voter or learner):
+        what = "a voter" if held.voter else "a learner"
+        raise OperationFailed(
+            f"nothing was changed: server {server} is {what} already; choose another id, or "
+            f"`paxon member replace {server}` if its disk is lost"
+        )
+    if held is None:
+        change = yield from _find_joiner(quest, server, given)
+        found = yield from change_members(quest, (change,))
+    if learner:
+        return found
+    yield from _await_level(quest, server)
+    return (yield from change_members(quest, (MemberChange("promote", server),)))
+
+
+def _await_level(quest: Quest, server: ServerId) -> MemberSteps[None]:
+    """Wait until the leader has heard that this learner has nearly all that it has itself."""
+    behind: float = math.inf
+    while behind > _LEVEL_SLOTS:
+        if quest.left() <= 0:
+            how = "was not heard of late" if behind == math.inf else f"is {behind} slots behind"
+            raise RequestTimeout(
+                f"server {server} is a learner now, and has no vote: after {quest.seconds:.3g} s "
+                f"it {how}; once it has caught up, `paxon member promote {server}`",
+                unknown=False,
+            )
+        found = yield from find_members(quest)
+        behind = found.behind.get(server, math.inf)
+        if behind > _LEVEL_SLOTS:
+            yield from quest.pause()
+
+
+def replace_member(quest: Quest, given: MemberChange) -> MemberSteps[Members]:
+    """Give a lost directory's place to the one of the same id that waits."""
+    change = yield from _find_joiner(quest, given.server, given)
+    return (yield from change_members(quest, (change,)))
+
+
+def check_changes(changes: object) -> tuple[MemberChange, ...]:
+    """Changes that can be sent. Raises `InvalidRequest`."""
+    if not isinstance(changes, tuple) or not changes:
+        raise InvalidRequest("name at least one change: MemberChange(…)")
+    for change in changes:
+        if not isinstance(change, MemberChange):
+            raise InvalidRequest(f"give MemberChange(…), not {change!r}")
+        try:
+            msgspec.convert(msgspec.to_builtins(change), MemberChange)
+        except (msgspec.ValidationError, TypeError) as error:
+            raise InvalidRequest(f"{change!r}: {error}") from None
+    return changes

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from paxon.actors.execution.agreed import Number
-from paxon.actors.messages import ReadMode, StatusReply
-from paxon.kvstore.client.agreement import (
-    ClusterSettings,
-    check_new_values,
-    decode_settings,
-    settings_request,
-    transfer_request,
-)
+from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.arguments import (
     Key,
     as_text,
@@ -38,8 +30,8 @@ from paxon.kvstore.client.checks import (
     check_mode,
     check_payload,
     check_timeout,
-    unreachable,
 )
+from paxon.kvstore.client.cluster_calls import AsyncClusterCalls
 from paxon.kvstore.client.core import ClientCore, CoreOptions, KVTicket, RawCore, RawTicket
 from paxon.kvstore.client.leases.async_lease import AsyncLeaseCalls
 from paxon.kvstore.client.links import Secure, server_addresses
@@ -66,7 +58,7 @@ _LEAST_WAIT = 0.001
 """Seconds that a later step of a call may take when the call's time is up already."""
 
 
-class _AsyncClient:
+class _AsyncClient(AsyncClusterCalls):
     """What both asyncio clients are: a core, a driver, a default timeout."""
 
     _core: ClientCore | RawCore
@@ -111,76 +103,6 @@ class _AsyncClient:
     async def close(self) -> None:
         """Close the connections. Calls under way in other tasks fail with `ClientClosed`."""
         self._driver.close()
-
-    async def status(
-        self, server: str | None = None, *, timeout: float | None = None
-    ) -> dict[str, StatusReply]:
-        """What each server says of itself, by its address; see `Client.status`."""
-        limit = check_timeout(timeout, 1.0)
-        now = self._driver.enter()
-        addresses = (
-            server_addresses(server) if server is not None else list(self._core.search.servers)
-        )
-        asked = {a: self._core.ask(a, now=now, deadline=now + limit) for a in addresses}
-        self._driver.plan_pump()
-        answers: dict[str, StatusReply] = {}
-        for address, ticket in asked.items():
-            await self._driver.wait(ticket)
-            if ticket.error is None:
-                answers[address] = ticket.value()
-            elif not isinstance(ticket.error, RequestTimeout):
-                raise ticket.error
-        if not answers:
-            raise unreachable(addresses, limit)
-        return answers
-
-    async def settings(self, *, timeout: float | None = None) -> ClusterSettings:
-        """What all servers agree on; see `Client.settings`."""
-        return await self._ask_for_settings(None, {}, timeout)
-
-    async def change_settings(
-        self, *, timeout: float | None = None, **new: float
-    ) -> ClusterSettings:
-        """Have all servers agree on new values; see `Client.change_settings`."""
-        values = check_new_values(new)
-        known = await self._ask_for_settings(None, {}, timeout)
-        return await self._ask_for_settings(known, values, timeout)
-
-    async def _ask_for_settings(
-        self, known: ClusterSettings | None, new: Mapping[str, Number], timeout: float | None
-    ) -> ClusterSettings:
-        limit, body = check_timeout(timeout, self._timeout), settings_request(known, new)
-        return decode_settings(await self._ask_leader("settings", body, limit, changes=bool(new)))
-
-    async def transfer_leader(
-        self, to: int | None = None, *, only_from: int | None = None, timeout: float | None = None
-    ) -> int:
-        """Have another server lead; see `Client.transfer_leader`."""
-        end = time.monotonic() + check_timeout(timeout, self._timeout)
-        before = found = await self._ask_who_leads(end)
-        body = transfer_request(before.ballot, to)
-        if before.server != to and only_from in (None, before.server):
-            await self._ask_leader("transfer", body, end - time.monotonic(), changes=True)
-            while found.ballot <= before.ballot:
-                found = await self._ask_who_leads(end)
-        return found.server
-
-    async def _ask_who_leads(self, end: float) -> StatusReply:
-        """What the server that leads now says of itself."""
-        while True:
-            await self.settings(timeout=max(1e-3, end - time.monotonic()))
-            address = self._core.search.target
-            left = max(1e-3, end - time.monotonic())
-            for reply in (await self.status(address, timeout=left)).values():
-                if reply.role == "leader":
-                    return reply
-
-    async def _ask_leader(self, kind: str, body: bytes, limit: float, *, changes: bool) -> Any:
-        now = self._driver.enter()
-        ticket = self._core.ask_leader(kind, body, now=now, deadline=now + limit, changes=changes)
-        self._driver.plan_pump()
-        await self._driver.wait(ticket)
-        return ticket.value()
 
 
 class AsyncCommandClient(_AsyncClient):

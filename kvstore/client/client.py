@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from paxon.actors.execution.agreed import Number
-from paxon.actors.messages import ReadMode, StatusReply
-from paxon.kvstore.client.agreement import (
-    ClusterSettings,
-    check_new_values,
-    decode_settings,
-    settings_request,
-    transfer_request,
-)
+from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.arguments import (
     Key,
     as_text,
@@ -38,8 +30,8 @@ from paxon.kvstore.client.checks import (
     check_payload,
     check_timeout,
     check_wait,
-    unreachable,
 )
+from paxon.kvstore.client.cluster_calls import ClusterCalls
 from paxon.kvstore.client.core import ClientCore, CoreOptions, KVTicket, RawCore, RawTicket
 from paxon.kvstore.client.leases.lease import LeaseCalls
 from paxon.kvstore.client.links import Secure, server_addresses
@@ -137,7 +129,7 @@ class Future(Generic[T]):
             raise
 
 
-class _BlockingClient:
+class _BlockingClient(ClusterCalls):
     """What both blocking clients are: a core, a driver, a default timeout."""
 
     _core: ClientCore | RawCore
@@ -183,95 +175,6 @@ class _BlockingClient:
     def close(self) -> None:
         """Close the connections. Calls under way in other threads fail with `ClientClosed`."""
         self._driver.close()
-
-    def status(
-        self, server: str | None = None, *, timeout: float | None = None
-    ) -> dict[str, StatusReply]:
-        """What each server says of itself, by its address; those that do not answer are missing.
-
-        Args:
-            server: ask the one at this address only.
-            timeout: seconds to wait for the answers.
-
-        Raises:
-            ClusterUnavailable: none answered.
-        """
-        limit = check_timeout(timeout, 1.0)
-        driver = self._driver
-        driver.enter()
-        with driver.lock:
-            driver.check()
-            now = time.monotonic()
-            addresses = (
-                server_addresses(server) if server is not None else list(self._core.search.servers)
-            )
-            asked = {a: self._core.ask(a, now=now, deadline=now + limit) for a in addresses}
-            driver.pump()
-        answers: dict[str, StatusReply] = {}
-        for address, ticket in asked.items():
-            driver.wait(ticket)
-            if ticket.error is None:
-                answers[address] = ticket.value()
-            elif not isinstance(ticket.error, RequestTimeout):
-                raise ticket.error
-        if not answers:
-            raise unreachable(addresses, limit)
-        return answers
-
-    def settings(self, *, timeout: float | None = None) -> ClusterSettings:
-        """What all servers agree on (docs/settings.md), as the leader knows it."""
-        return self._ask_for_settings(None, {}, timeout)
-
-    def change_settings(self, *, timeout: float | None = None, **new: float) -> ClusterSettings:
-        """Have all servers agree on new values, such as `max_sessions=1000`, while they serve.
-
-        Returns what is agreed then; `from_slot` is the slot from which on it is in force.
-
-        Raises:
-            InvalidRequest: a name is unknown, a value out of range, or a server does not know it.
-            OperationFailed: somebody else changed settings meanwhile.
-            RequestTimeout: no answer in time; the outcome is unknown, asking again does no harm.
-        """
-        values = check_new_values(new)
-        return self._ask_for_settings(self._ask_for_settings(None, {}, timeout), values, timeout)
-
-    def transfer_leader(
-        self, to: int | None = None, *, only_from: int | None = None, timeout: float | None = None
-    ) -> int:
-        """Have server `to` lead, or the fittest, if `only_from` leads; returns who leads then."""
-        end = time.monotonic() + check_timeout(timeout, self._timeout)
-        before = found = self._ask_who_leads(end)
-        if before.server != to and only_from in (None, before.server):
-            body, left = transfer_request(before.ballot, to), end - time.monotonic()
-            self._ask_leader("transfer", body, left, changes=True)
-            while found.ballot <= before.ballot:
-                found = self._ask_who_leads(end)
-        return found.server
-
-    def _ask_who_leads(self, end: float) -> StatusReply:
-        """What the server that leads now says of itself."""
-        while True:
-            self.settings(timeout=(left := max(1e-3, end - time.monotonic())))
-            for reply in self.status(self._core.search.target, timeout=left).values():
-                if reply.role == "leader":
-                    return reply
-
-    def _ask_for_settings(
-        self, known: ClusterSettings | None, new: Mapping[str, Number], timeout: float | None
-    ) -> ClusterSettings:
-        limit, body = check_timeout(timeout, self._timeout), settings_request(known, new)
-        return decode_settings(self._ask_leader("settings", body, limit, changes=bool(new)))
-
-    def _ask_leader(self, kind: str, body: bytes, limit: float, *, changes: bool) -> Any:
-        driver = self._driver
-        driver.enter()
-        with driver.lock:
-            driver.check()
-            end = (now := time.monotonic()) + limit
-            ticket = self._core.ask_leader(kind, body, now=now, deadline=end, changes=changes)
-            driver.pump()
-        driver.wait(ticket)
-        return ticket.value()
 
 
 class CommandClient(_BlockingClient):

@@ -49,6 +49,7 @@ from paxon.actors.messages import (
 )
 from paxon.kvstore import errors
 from paxon.kvstore.client import outcomes
+from paxon.kvstore.client.agreement import Question
 from paxon.kvstore.client.leader_search import CoreOptions, CoreRandom, LeaderSearch
 from paxon.kvstore.client.requests import Outbox, Outgoing, Request, Session, Ticket, TicketQueue
 from paxon.kvstore.client.side_requests import SideRequests
@@ -164,12 +165,12 @@ class CommandCore(Generic[PayloadT, ResultT]):
         return ticket
 
     def ask(
-        self, address: str, *, now: float, deadline: float, slot: int | None = None
+        self, address: str, *, now: float, deadline: float, what: int | Question | None = None
     ) -> Ticket[Any, Any]:
-        """Ask one server how it is, or what is in one of its slots; the result is its reply."""
+        """Ask one server how it is, what is in a slot, or of members; the result is its reply."""
         ticket = self._ticket("stale", 0, now, deadline)
         self._query_id += 1
-        self._side.ask(address, self._query_id, ticket, slot)
+        self._side.ask(address, self._query_id, ticket, what)
         return ticket
 
     def ask_leader(
@@ -509,16 +510,16 @@ class CommandCore(Generic[PayloadT, ResultT]):
             del self._queries[reply.id]
             self._after_answer()
         else:
-            if self.watches.on_reply(address, reply, self._now):
-                return
             request = self._side.get(reply.id)
+            if request is None and self.watches.on_reply(address, reply, self._now):
+                return
             if request is None or reply.status == ReplyStatus.OVERLOADED:
                 return  # late; or a busy server is asked again after the retry interval
             self._side.remove(reply.id)
         if reply.status != ReplyStatus.OK:
             error = outcomes.refused(reply.status, reply.payload)
             self._complete(request, error, executed=False)
-        elif request.kind in {"settings", "renew", "transfer"}:
+        elif request.kind in {"settings", "renew", "transfer", "members"}:
             request.tickets[0].complete(reply.payload, None, True)
         else:
             self._answered(request)

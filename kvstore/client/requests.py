@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 import msgspec
 
 from paxon.actors.execution.agreed import decode_change
+from paxon.actors.members import AskMembers, ChangeMembers
 from paxon.actors.messages import (
     ChangeSettings,
     ClientMessage,
@@ -49,7 +50,8 @@ Outgoing = tuple[str, list[ClientMessage]]
 """One frame: the server's address and the messages for it, in order."""
 
 Kind: TypeAlias = (
-    Literal["open", "command", "status", "slot", "settings", "renew", "transfer"] | ReadMode
+    Literal["open", "command", "status", "slot", "settings", "renew", "transfer", "members"]
+    | ReadMode
 )
 """What a request is: a query is named by its read mode."""
 
@@ -263,6 +265,8 @@ class Request:
                 return ChangeSettings(self.number, change.changed_at, change.values)
             case "transfer":
                 return TransferLeader(self.number, *read_transfer(self.body))
+            case "members":
+                return msgspec.msgpack.decode(self.body, type=AskMembers | ChangeMembers)
             case "renew":
                 return Renew(self.number, self.body)
             case mode:

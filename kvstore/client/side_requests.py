@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from paxon.actors.messages import SlotReply, StatusReply
+from paxon.kvstore.client.agreement import Question
 from paxon.kvstore.client.leader_search import CoreOptions
 from paxon.kvstore.client.requests import Request, Ticket
 
@@ -38,10 +41,16 @@ class SideRequests:
         """Take in a request; with an `address` it is for that server only."""
         self._requests[request.number] = request
 
-    def ask(self, address: str, number: int, ticket: Ticket[Any, Any], slot: int | None) -> None:
-        """Ask one server how it is, or (if given) what is in one of its slots."""
-        body = b"" if slot is None else slot.to_bytes(8, "big")
-        request = Request("status" if slot is None else "slot", number, body, [ticket])
+    def ask(
+        self, address: str, number: int, ticket: Ticket[Any, Any], what: int | Question | None
+    ) -> None:
+        """Ask one server how it is, or (if given) what is in one of its slots, or of members."""
+        if what is None:
+            request = Request("status", number, b"", [ticket])
+        elif isinstance(what, int):
+            request = Request("slot", number, what.to_bytes(8, "big"), [ticket])
+        else:
+            request = Request("members", what.id, msgspec.msgpack.encode(what), [ticket])
         request.address = address
         ticket.request = request
         self.add(request)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +28,8 @@ import msgspec
 from msgspec.structs import replace
 
 from paxon.actors import ServerId, Settings, SettingsError
+from paxon.actors.disk.sqlite_format import held_in
+from paxon.actors.members import Member
 from paxon.kvstore.client.addresses import (
     DEFAULT_BASE_PORT,
     LOOPBACK,
@@ -45,15 +47,26 @@ from paxon.kvstore.cluster.options import (
     option_names,
     parse_listen,
 )
-from paxon.transport import CurveKeys, TransportError, check_key
+from paxon.kvstore.errors import PaxonError
+from paxon.transport import CurveKeys, TransportError, check_key, cluster_name
 
 if TYPE_CHECKING:
     from paxon.kvstore.client.links import Secure
 
-__all__ = ["ClusterFileError", "ServerEntry", "ServerPlan", "ClusterDescription"]
+__all__ = [
+    "ClusterDescription",
+    "ClusterFileError",
+    "JoinError",
+    "ServerEntry",
+    "ServerPlan",
+    "cluster_to_join",
+]
 
 STORE_MACHINE = "paxon.kvstore.store.store:KVStore"
 """What servers replicate unless told otherwise, as module:class."""
+
+_QUICK = 2.0
+"""Seconds to ask the others for, where a directory knows them by itself."""
 
 _PORT_KEYS = ("host", "peer_port", "client_port")
 _ADDRESS_KEYS = ("peer", "client", "peer_bind", "client_bind")
@@ -62,6 +75,10 @@ _SERVER_KEYS = ("id", "directory", "metrics", "public_key", "key_file", *_PORT_K
 
 class ClusterFileError(ValueError):
     """A cluster file cannot be used; the text names the file and says what to change."""
+
+
+class JoinError(PaxonError):
+    """A server cannot join a cluster; the text is one sentence that says why and what to do."""
 
 
 class ServerEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,21 +150,30 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
         """Each server's CURVE key; empty if connections are not encrypted."""
         return {entry.id: entry.public_key for entry in self.servers.values() if entry.public_key}
 
+    def entry(self, server: ServerId) -> ServerEntry:
+        """What there is of this server. Raises `ClusterFileError`."""
+        if server not in self.servers:
+            ids = ", ".join(str(known) for known in self.servers)
+            raise ClusterFileError(f"{self.source}: there is no server {server}; its ids are {ids}")
+        return self.servers[server]
+
     def plan(
         self,
         server: ServerId,
         flags: Mapping[str, object] | None = None,
         environment: Mapping[str, str] | None = None,
         machine: str = STORE_MACHINE,
+        *,
+        join: bool = False,
     ) -> ServerPlan:
         """What server `server` runs with: flags go before environment, file and default.
+
+        With `join` it is to become a member of the cluster of the other servers.
 
         Raises `ClusterFileError` if there is no such server, `OptionError` or `SettingsError` if an
         option is wrong.
         """
-        if server not in self.servers:
-            ids = ", ".join(str(known) for known in self.servers)
-            raise ClusterFileError(f"{self.source}: there is no server {server}; its ids are {ids}")
+        entry = self.entry(server)
         given = self.options | from_environment(environment or {}) | dict(flags or {})
         options = {name: check_option(name, value) for name, value in given.items()}
         durability = cast("Durability", options.pop("durability", "disk"))
@@ -156,16 +182,39 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
             "server": server,
             "servers": tuple(sorted(self.servers)),
             "client_addresses": self.client_addresses,
+            "join": join,
         }
         return ServerPlan(
             settings=Settings(**derived, **cast("dict[str, Any]", options)),
-            entry=self.servers[server],
+            entry=entry,
             peers={entry.id: entry.peer for entry in self.servers.values()},
             durability=durability,
             machine=machine,
             public_keys=self.public_keys,
             client_keys=self.client_keys,
         )
+
+    def joining(self, server: ServerId, name: str, members: Iterable[Member]) -> ClusterDescription:
+        """The cluster as its own servers tell it, with this file's server `server` besides.
+
+        What the file says of others counts for nothing but their keys. Raises `ClusterFileError`
+        if it is of another cluster.
+        """
+        if name != self.id:
+            raise ClusterFileError(
+                f"{self.source}: the file is of cluster {self.id!r}, and the servers to join are "
+                f"those of {name!r}: correct the file, or the addresses"
+            )
+        servers = {server: self.servers[server]} if server in self.servers else {}
+        for member in members:
+            if member.server != server and member.peer and member.client:
+                known = self.public_keys.get(member.server, "")
+                servers[member.server] = ServerEntry(
+                    id=member.server, peer=member.peer, client=member.client,
+                    peer_bind=member.peer, client_bind=member.client, directory="",
+                    public_key=member.key or known,
+                )  # fmt: skip
+        return replace(self, servers=dict(sorted(servers.items())))
 
     @classmethod
     def read(cls, path: Path) -> ClusterDescription:
@@ -221,6 +270,37 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
             lines += ["", "[[server]]"]
             lines += [f"{name} = {_toml(value)}" for name, value in given.items()]
         return "\n".join(lines) + "\n"
+
+
+def cluster_to_join(
+    addresses: Sequence[str], directory: Path, secure: Secure | None, timeout: float = 10.0
+) -> tuple[str, Sequence[Member]]:
+    """Which cluster is at these client addresses, by name, and who its members are.
+
+    A directory that belongs to a cluster already knows its members itself where nobody answers.
+    Raises `JoinError`.
+    """
+    from paxon.kvstore.client.client import CommandClient  # noqa: PLC0415 (rarely needed)
+
+    held = held_in(directory)
+    try:
+        with CommandClient(addresses, secure=secure) as client:
+            found = client.cluster_members(stale=True, timeout=_QUICK if held else timeout)
+    except PaxonError as error:
+        if held is None:
+            raise JoinError(f"the cluster to join was not found: {error}") from None
+        return held.made.name, [
+            Member(place.server, place.incarnation, peer=place.peer, client=place.client)
+            for place in held.places
+        ]
+    if held is not None and held.made.identity != found.identity:
+        raise JoinError(
+            f"the directory {directory} belongs to "
+            f"{cluster_name(held.made.identity, held.made.name)}, and the servers to join are "
+            f"those of {cluster_name(found.identity, found.cluster)}: use an empty directory, or "
+            "correct the addresses"
+        )
+    return found.cluster, found.members
 
 
 def _toml(value: object) -> str:

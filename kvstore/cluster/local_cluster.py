@@ -5,13 +5,14 @@ How it starts, supervises and ends them is told in docs/local-cluster.md.
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import signal
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -20,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 import msgspec
 
 from paxon.actors import ServerId, SettingsError, StateMachine
-from paxon.actors.ballot import in_list
 from paxon.actors.disk.data_directory import replace_file
-from paxon.actors.disk.sqlite_format import made_in
+from paxon.actors.disk.sqlite_format import incarnation_in
+from paxon.actors.members import MemberChange
 from paxon.kvstore.client.addresses import (
     client_port,
     free_ports,
@@ -42,6 +43,7 @@ from paxon.kvstore.cluster.local_files import (
     ClusterOptionError,
     cluster_directory,
     machine_name,
+    members_in,
     refuse_while_imported,
     remove,
     socket_directory,
@@ -52,6 +54,7 @@ from paxon.kvstore.cluster.options import Durability, OptionError, check_etcd, p
 from paxon.kvstore.cluster.server_process import LOG_NAME
 from paxon.kvstore.cluster.status import ServerStatus, StatusProbe, agreed_leader
 from paxon.kvstore.cluster.supervisor import STOP_SECONDS, Supervisor
+from paxon.kvstore.errors import OperationFailed, PaxonError
 from paxon.kvstore.objects.replicated import Replicated
 from paxon.transport.log import logger
 
@@ -75,6 +78,9 @@ CLUSTER_FILE = "cluster.toml"
 _HOST = "127.0.0.1"
 _FORCE_SECONDS = 60.0
 """How long `start` waits for the servers to make their cluster."""
+_PASSING = ("is in use", "another change", "not heard of late", "do not reach each other")
+"""Part of what a change is refused with for what passes: a server was just stopped, or started."""
+
 _PORT_ATTEMPTS = 4
 """How often to draw other ports if somebody takes one between drawing and binding."""
 
@@ -150,11 +156,12 @@ class LocalCluster:
             "durability": durability, "thrifty_delay": THRIFTY_DELAY, **settings,
         }  # fmt: skip
         self._description: ClusterDescription | None = None
+        self._sockets: Path | None = None
         self._supervisor: Supervisor | None = None
         self._temporary: list[Path] = []
         self._gateways: list[BackgroundGateway] = []  # one or none
         self._held: list[socket.socket] = []  # its ports, while a server is down
-        self._stopping = threading.RLock()
+        self._stopping, self._changing = threading.RLock(), threading.RLock()
         self._finalizer: weakref.finalize[..., LocalCluster] | None = None
         self._describe(Path("/unused"), None, ports=None)  # wrong settings show here
 
@@ -181,9 +188,10 @@ class LocalCluster:
         temporary: list[Path] = []
         try:
             directory = cluster_directory(self._given_directory, temporary)
-            self._ids = self._members_in(directory)
-            sockets = None if self._transport == "tcp" else socket_directory(temporary)
-            self._description = self._describe(directory, sockets, ports=self._draw_ports())
+            self._ids = members_in(directory, self._wanted)
+            self._sockets = None if self._transport == "tcp" else socket_directory(temporary)
+            ports = self._draw_ports(len(self._ids))
+            self._description = self._describe(directory, self._sockets, ports)
             if self._keys:
                 self._description = self._description.with_keys()
             known = self._settle_identity(directory)
@@ -242,23 +250,6 @@ class LocalCluster:
             self._gateways[0].start()
         except OSError as error:
             raise ClusterError(f"the etcd API cannot be served: {error}") from None
-
-    def _members_in(self, directory: Path) -> list[ServerId]:
-        """The servers that the data directories name as members; those asked for if there are none.
-
-        Members come from there and from nowhere else (docs/making-a-cluster.md).
-        """
-        held = (made_in(path) for path in sorted(directory.glob("server-*")))
-        made = next((made for made in held if made is not None), None)
-        if made is None:
-            return self._wanted
-        members = list(made.servers)
-        if len(members) != len(self._wanted):
-            logger.warning(
-                "servers = {}, but the cluster in {} has {} members: {} are started",
-                len(self._wanted), directory, len(members), in_list(members),
-            )  # fmt: skip
-        return members
 
     def _await_force(self) -> None:
         """Wait until the servers have made the cluster, or know it from their directories.
@@ -356,6 +347,109 @@ class LocalCluster:
         problem = done.exception(timeout)
         if problem is not None:
             raise ClusterError(f"server {server} {what}: {problem}") from None
+
+    # --- other members ---------------------------------------------------------------------------
+
+    def add_server(self, *, learner: bool = False, timeout: float = 60.0) -> ServerId:
+        """Start one server more, and make it a member once it has all data; returns its id.
+
+        A `learner` has no vote. Raises `ClusterError` with the reason if that does not come about
+        within so many seconds; the cluster goes on as it was.
+        """
+        with self._changing:
+            server = next(number for number in itertools.count(1) if number not in self._ids)
+            self._running().look_after(server)
+            try:
+                self._join(server, timeout, lambda kv, given: kv.add_member(
+                    server, learner=learner, timeout=timeout, **given
+                ))  # fmt: skip
+            except ClusterError:
+                self._result(server, self._running().send(server, signal.SIGTERM), "did not stop")
+                self._running().forget(server)
+                raise
+            return server
+
+    def remove_server(self, server: ServerId, *, timeout: float = 10.0) -> None:
+        """Take a server out of the cluster, stop it, and remove its directory.
+
+        Raises `ClusterError` with the reason if it cannot be spared.
+        """
+        self._check(server)
+        with self._changing:
+            self._change(lambda kv: kv.change_members(MemberChange("remove", server)), timeout)
+            self.stop_server(server)
+            described = self._described()
+            remove([Path(described.servers[server].directory)])
+            self._running().forget(server)
+            self._describe_anew(described, [other for other in self._ids if other != server])
+
+    def replace_server(self, server: ServerId, *, timeout: float = 60.0) -> None:
+        """End a server, and have a new one in its place: on an empty disk, at other ports.
+
+        What the old one knew is lost. Raises `ClusterError` with the reason if that cannot be; the
+        cluster then goes on without that server.
+        """
+        self._check(server)
+        with self._changing:
+            self.kill(server)
+            remove([Path(self._described().servers[server].directory)])
+            self._join(server, timeout, lambda kv, given: kv.replace_member(
+                server, timeout=timeout, **given
+            ))  # fmt: skip
+
+    def _join(
+        self, server: ServerId, timeout: float, ask: Callable[[CommandClient, dict[str, Any]], Any]
+    ) -> None:
+        """Start a server on an empty directory, and have it made a member."""
+        before = self._described()
+        ports = self._draw_ports(1)
+        entry = self._entry(server, self.directory, self._sockets, ports)
+        remove([Path(entry.directory)])  # (one that was removed left nothing that could come back)
+        grown = msgspec.structs.replace(before, servers=before.servers | {server: entry})
+        if self._keys:
+            grown = grown.with_keys()
+        self._held.extend(hold_ports(ports or ()))
+        plan = grown.plan(server, machine=self._machine, join=True)
+        self._result(server, self._running().start(plan), "did not start")
+        given = {
+            "incarnation": incarnation_in(Path(entry.directory)),
+            "peer": entry.peer, "client": entry.client, "key": grown.servers[server].public_key,
+        }  # fmt: skip
+        self._change(lambda kv: ask(kv, given), timeout)
+        self._describe_anew(grown, sorted({*self._ids, server}))
+        self._await_part(server, timeout)
+
+    def _change(self, ask: Callable[[CommandClient], Any], timeout: float) -> None:
+        """Ask for a change, until it is not refused for what passes by itself."""
+        end = time.monotonic() + timeout
+        with self.command_client(timeout=timeout) as kv:
+            while True:
+                try:
+                    ask(kv)
+                    return
+                except PaxonError as error:
+                    passes = isinstance(error, OperationFailed) and any(
+                        passing in str(error) for passing in _PASSING
+                    )
+                    if not passes or time.monotonic() >= end:
+                        raise ClusterError(str(error)) from None
+                    time.sleep(0.05)
+
+    def _await_part(self, server: ServerId, timeout: float) -> None:
+        """Wait until a new member knows itself that it is one."""
+        end, found = time.monotonic() + timeout, None
+        while not (found and found.part in ("voter", "learner") and not found.waits_for):
+            if time.monotonic() >= end:
+                said = f": it {found.waits_for}" if found and found.waits_for else ""
+                raise ClusterError(f"server {server} is a member, and takes no part yet{said}")
+            client = self._described().client_addresses[server]
+            found = self._ask({server: client}, 0.3).get(server)
+
+    def _describe_anew(self, described: ClusterDescription, ids: list[ServerId]) -> None:
+        """These of the servers described are the members now."""
+        servers = {server: described.servers[server] for server in ids}
+        self._ids, self._description = ids, msgspec.structs.replace(described, servers=servers)
+        self._write_cluster_file(self.directory)
 
     # --- all of them -----------------------------------------------------------------------------
 
@@ -512,43 +606,43 @@ class LocalCluster:
     def _plan(self, server: ServerId, flags: dict[str, object] | None = None) -> ServerPlan:
         return self._described().plan(server, flags, machine=self._machine)
 
-    def _draw_ports(self) -> list[int] | None:
-        if self._base_port is not None:
-            return None
-        return free_ports(2 * len(self._ids))
+    def _draw_ports(self, servers: int) -> list[int] | None:
+        return free_ports(2 * servers) if self._base_port is None else None
 
     def _describe(
         self, directory: Path, sockets: Path | None, ports: list[int] | None
     ) -> ClusterDescription:
         """The cluster with a new id; checks all that the user gave. Raises `ClusterError`."""
-        base = self._base_port if self._base_port is not None else 0
-        entries: dict[ServerId, ServerEntry] = {}
         try:
-            for index, server in enumerate(self._ids):
-                peer_number, client_number = (
-                    (ports[2 * index], ports[2 * index + 1])
-                    if ports is not None
-                    else (peer_port(base, server), client_port(base, server))
-                )
-                peer = with_port(_HOST, peer_number)
-                if sockets is not None:
-                    peer = f"ipc://{sockets}/{server}"
-                client = with_port(_HOST, client_number)
-                entries[server] = ServerEntry(
-                    id=server, peer=peer, client=client, peer_bind=peer, client_bind=client,
-                    directory=str(directory / f"server-{server}"),
-                    metrics="" if self._metrics is None else str(self._metrics + index),
-                )  # fmt: skip
+            entries = {
+                server: self._entry(server, directory, sockets, ports and ports[2 * place :])
+                for place, server in enumerate(self._ids)
+            }
             description = ClusterDescription(
                 id=f"local-{secrets.token_hex(4)}", servers=entries, options=self._options
             )
             description.plan(self._ids[0])
-            for entry in entries.values():
-                if entry.metrics:
-                    parse_listen(entry.metrics)
         except (OptionError, SettingsError, ValueError) as error:
             raise ClusterOptionError(str(error)) from None
         return description
+
+    def _entry(
+        self, server: ServerId, directory: Path, sockets: Path | None, ports: list[int] | None
+    ) -> ServerEntry:
+        """A server at the first two ports, or as the base port says. Raises ValueError."""
+        base = self._base_port if self._base_port is not None else 0
+        peer_number, client_number = (
+            (ports[0], ports[1]) if ports else (peer_port(base, server), client_port(base, server))
+        )
+        peer = with_port(_HOST, peer_number) if sockets is None else f"ipc://{sockets}/{server}"
+        client = with_port(_HOST, client_number)
+        metrics = "" if self._metrics is None else str(self._metrics + server - 1)
+        if metrics:
+            parse_listen(metrics)
+        return ServerEntry(
+            id=server, peer=peer, client=client, peer_bind=peer, client_bind=client,
+            directory=str(directory / f"server-{server}"), metrics=metrics,
+        )  # fmt: skip
 
     def _settle_identity(self, directory: Path) -> bool:
         """Keep the id of a cluster that lived in this directory before; whether there was one.

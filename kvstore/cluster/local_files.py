@@ -10,19 +10,23 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from paxon.actors import StateMachine
+from paxon.actors import ServerId, StateMachine
+from paxon.actors.ballot import in_list
 from paxon.actors.disk.data_directory import make_directory
+from paxon.actors.disk.sqlite_format import held_in
 from paxon.actors.execution.machine_errors import check_limits
 from paxon.kvstore.cluster.cluster_file import STORE_MACHINE
 from paxon.kvstore.cluster.spawning import being_imported_by_spawn
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.objects.replicated import Replicated
+from paxon.transport.log import logger
 
 __all__ = [
     "ClusterError",
     "ClusterOptionError",
     "cluster_directory",
     "machine_name",
+    "members_in",
     "refuse_while_imported",
     "remove",
     "socket_directory",
@@ -61,6 +65,24 @@ def cluster_directory(given: Path | None, temporary: list[Path]) -> Path:
     except OSError as error:
         raise ClusterError(f"the directory {directory} cannot be used: {error.strerror}") from None
     return directory
+
+
+def members_in(directory: Path, wanted: list[ServerId]) -> list[ServerId]:
+    """The servers that the data directories name as members; those asked for if there are none.
+
+    Members come from there and from nowhere else (docs/making-a-cluster.md).
+    """
+    held = [held_in(path) for path in sorted(directory.glob("server-*"))]
+    known = [each.configuration for each in held if each is not None]
+    if not known:
+        return wanted
+    members = list(max(known, key=lambda configuration: configuration.epoch).servers)
+    if len(members) != len(wanted):
+        logger.warning(
+            "servers = {}, but the cluster in {} has {} members: {} are started",
+            len(wanted), directory, len(members), in_list(members),
+        )  # fmt: skip
+    return members
 
 
 def socket_directory(temporary: list[Path]) -> Path:

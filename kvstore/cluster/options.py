@@ -32,7 +32,7 @@ Durability = Literal["disk", "memory"]
 ENVIRONMENT_PREFIX = "PAXON_"
 """The option `heartbeat_interval` is read from PAXON_HEARTBEAT_INTERVAL."""
 
-_DERIVED = frozenset({"cluster", "server", "servers", "client_addresses", "peer_addresses"})
+_DERIVED = frozenset({"cluster", "server", "servers", "client_addresses", "peer_addresses", "join"})
 
 
 def _when_given(kind: Any) -> Any:

@@ -24,6 +24,7 @@ import pykka
 
 from paxon.actors import PaxosServer, ServerRef
 from paxon.actors.disk.data_directory import make_directory
+from paxon.actors.disk.sqlite_format import held_in, incarnation_in
 from paxon.actors.disk.storage import StorageError
 from paxon.actors.embedding import HandOver
 from paxon.actors.records.making import Retired
@@ -188,6 +189,7 @@ def _run_until(
         "server {} of cluster {} serves clients at {} and servers at {}",
         plan.entry.id, plan.settings.cluster, plan.entry.client_bind, plan.entry.peer_bind,
     )  # fmt: skip
+    _say_how_to_be_let_in(plan, directory)
     report(Report(True))
     notifier = Notifier()
     clients = plan.entry.client_bind
@@ -206,6 +208,18 @@ def _run_until(
     reference.stop()
     logger.info("server {} stopped as asked", plan.entry.id)
     return EXIT_OK
+
+
+def _say_how_to_be_let_in(plan: ServerPlan, directory: Path) -> None:
+    """With keys nobody hears a server that is to join, so that it cannot say who it is."""
+    if plan.settings.join and plan.public_keys and held_in(directory) is None:
+        entry = plan.entry
+        logger.warning(
+            "server {} is let in once the members know its key: `paxon member add {} --incarnation "
+            "{} --peer {} --client {} --public-key '{}'` (or member replace)",
+            entry.id, entry.id, incarnation_in(directory), entry.peer, entry.client,
+            entry.public_key,
+        )  # fmt: skip
 
 
 def hand_over(reference: ServerRef[PaxosServer]) -> None:

@@ -28,7 +28,7 @@ import msgspec
 
 from paxon.actors import ServerId
 from paxon.kvstore.cluster.cluster_file import ServerPlan
-from paxon.kvstore.cluster.server_process import LOG_NAME, output_path, serve_child
+from paxon.kvstore.cluster.server_process import EXIT_OK, LOG_NAME, output_path, serve_child
 from paxon.kvstore.cluster.spawning import open_standard_descriptors, start_process
 from paxon.transport.log import log_in_background, logger
 from paxon.transport.wake import Waker
@@ -94,6 +94,14 @@ class Supervisor:
         self._thread.start()
 
     # --- for any thread --------------------------------------------------------------------------
+
+    def look_after(self, server: ServerId) -> None:
+        """There is one server more."""
+        self._children = self._children | {server: _Child(server)}
+
+    def forget(self, server: ServerId) -> None:
+        """A server that has no process any more belongs to the cluster no longer."""
+        self._children = {s: child for s, child in self._children.items() if s != server}
 
     def start(self, plan: ServerPlan) -> Future[None]:
         """Start a server that has no process; the future ends once it serves.
@@ -300,7 +308,9 @@ class Supervisor:
         """A process has ended: was that asked for?"""
         code = process.exit_code
         asked_for = child.state in ("stopping", "killed")
-        if not asked_for:
+        if not asked_for and code == EXIT_OK and child.state == "running":
+            child.state = "stopped"  # it was taken out of the cluster, as it says
+        elif not asked_for:
             was = child.state
             child.reason = child.reason or _how_it_ended(code, child.plan)
             child.state = "failed"

@@ -10,8 +10,8 @@ from unittest import mock
 import pytest
 from msgspec import structs
 
-from paxon.kvstore.cli import status_watch
-from paxon.kvstore.cli.status_watch import watch_status
+from paxon.kvstore.cli import live_view
+from paxon.kvstore.cli.live_view import watch_status
 from paxon.kvstore.cluster import doctor
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.doctor import examine
@@ -143,7 +143,7 @@ def test_status_is_shown_again_and_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster = describe(tmp_path)
-    with running(cluster) as kv, mock.patch.object(status_watch, "_SECONDS", 0.01):
+    with running(cluster) as kv, mock.patch.object(live_view, "_LOOK_SECONDS", 0.01):
         kv.put("motto", b"x")
         watch_status(lambda: look_around(cluster.client_addresses, 5.0), as_json=False, times=2)
         watch_status(lambda: look_around(cluster.client_addresses, 5.0), as_json=True, times=2)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from tests.faults.changes import changes
 from tests.faults.coordination import coordination
 from tests.faults.crowds import CROWDS, crowds
 from tests.faults.disks import (
@@ -32,7 +33,7 @@ from tests.faults.trial import Outcome
 
 OTHERS = (
     "pauses", "crowds", "surroundings", "disk-full", "outgrown-disks", "tight-disks",
-    "flipped-byte", "by-kernel", "netem", "coordination",
+    "flipped-byte", "by-kernel", "netem", "coordination", "members",
 )  # fmt: skip
 """Those that make their own cluster; the others get one behind the relay."""
 
@@ -63,6 +64,7 @@ def runs(directory: Path, long: bool, seconds: float = 0.0) -> Iterator[tuple[st
     yield "by-kernel", no_namespaces(), lambda: partitions_by_kernel(directory / "kernel", long)
     yield "netem", no_netem(), lambda: [weather_by_kernel(directory / "netem", long)]
     yield "coordination", "", lambda: [coordination(directory, seconds or (60 if long else 8))]
+    yield "members", "", lambda: [changes(directory, seconds or (600 if long else 20))]
 
 
 @contextmanager
@@ -141,7 +143,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"only these of {', '.join(names)}")
     parser.add_argument("--long", action="store_true", help="many more faults of each kind")
-    parser.add_argument("--seconds", type=float, default=0.0, help="how long coordination runs")
+    parser.add_argument(
+        "--seconds", type=float, default=0.0, help="how long coordination and members run"
+    )
     parser.add_argument("--keep", type=Path, help="keep data, logs and histories in this directory")
     arguments = parser.parse_args()
     for name in arguments.names:

@@ -102,3 +102,10 @@ def test_whoever_belongs_to_the_cluster_may_speak_though_nobody_has_met_it(
     zmq_wire.send_to_peer_port(1, shapes.peer_codec(44).encode([shapes.Note("news")]))
     burst = zmq_wire.receive(servers[1], lambda b: b.peers)
     assert burst.peers == [(44, 1044, [shapes.Note("news")])]
+
+
+def test_a_server_of_which_no_address_is_known_is_left_alone(zmq_wire: Any) -> None:
+    one = zmq_wire.servers(1)[1]
+    one.meet({2: ""})
+    one.reach(2, [])
+    assert one.receive().lost == []

@@ -1,0 +1,235 @@
+"""`paxon member`: who the members are, and changing them while they serve (docs/membership.md)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paxon.kvstore.cli.store import ClusterOption, JsonOption, KeyOption, open_client
+from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
+
+if TYPE_CHECKING:
+    from paxon.actors.members import Member, Members
+
+__all__ = ["add_commands"]
+
+member = typer.Typer(help="Add, replace and remove servers, while all serve.", no_args_is_help=True)
+
+_TIMEOUT = 60.0
+"""A server that is added has all that the cluster holds to fetch."""
+
+_Server = Annotated[int, typer.Argument(metavar="ID", help="The server's id.", show_default=False)]
+_Timeout = Annotated[
+    float, typer.Option("--timeout", "-t", min=0.001, help="Seconds for all of it.")
+]
+_Peer = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Where other servers reach it, if not as it says.")
+]
+_Client = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Where clients reach it, if not as it says.")
+]
+_PublicKey = Annotated[
+    str, typer.Option(metavar="KEY", help="Its public key, where servers have keys (paxon keygen).")
+]
+_Incarnation = Annotated[
+    int,
+    typer.Option(metavar="NUMBER", help="Of its data directory, if the cluster has not heard it."),
+]
+
+
+def list_members(
+    *,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: _Timeout = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the members in force, and the servers that wait to become some.
+
+    Examples: paxon member list | paxon member list --json --cluster tcp://10.0.0.1:7111
+    """
+    with open_client(cluster, key_file, timeout) as kv:
+        _show(kv.cluster_members(), as_json=as_json)
+
+
+def add(
+    server: _Server,
+    *,
+    learner: Annotated[
+        bool, typer.Option("--learner", help="Leave it without a vote: it only keeps all data.")
+    ] = False,
+    peer: _Peer = "",
+    client: _Client = "",
+    public_key: _PublicKey = "",
+    incarnation: _Incarnation = 0,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: _Timeout = _TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a server a member that was started with `paxon server --join`.
+
+    It first learns all that there is, without a vote, and gets its vote once it is level. Ask again
+    where that took too long: it goes on where it stopped.
+
+    Examples: paxon member add 4 | paxon member add 4 --learner --timeout 300
+    """
+    with open_client(cluster, key_file, timeout) as kv:
+        found = kv.add_member(
+            server, learner=learner, incarnation=incarnation,
+            peer=peer, client=client, key=public_key,
+        )  # fmt: skip
+    _show(found, as_json=as_json)
+
+
+def replace(
+    server: _Server,
+    *,
+    peer: _Peer = "",
+    client: _Client = "",
+    public_key: _PublicKey = "",
+    incarnation: _Incarnation = 0,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: _Timeout = _TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Give the place of a server whose disk is lost to a new directory, under the same id.
+
+    Stop the old one, and start the server on an empty directory with `paxon server --join` first.
+
+    Example: paxon member replace 2
+    """
+    with open_client(cluster, key_file, timeout) as kv:
+        found = kv.replace_member(
+            server, incarnation=incarnation, peer=peer, client=client, key=public_key
+        )
+    _show(found, as_json=as_json)
+
+
+def promote(
+    server: _Server,
+    *,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: _Timeout = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a learner its vote.
+
+    Example: paxon member promote 4
+    """
+    _change("promote", [server], cluster, key_file, timeout, as_json=as_json)
+
+
+def demote(
+    server: _Server,
+    *,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: _Timeout = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a voter's vote: it goes on as a learner.
+
+    Example: paxon member demote 4
+    """
+    _change("demote", [server], cluster, key_file, timeout, as_json=as_json)
+
+
+def remove(
+    servers: Annotated[
+        list[int], typer.Argument(metavar="ID …", help="All at once.", show_default=False)
+    ],
+    *,
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: _Timeout = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Take servers out of the cluster; once this returns they may be switched off.
+
+    Their directories never come back: a server that is to return starts on an empty one.
+
+    Examples: paxon member remove 3 | paxon member remove 4 5
+    """
+    _change("remove", servers, cluster, key_file, timeout, as_json=as_json)
+
+
+def move(
+    server: _Server,
+    *,
+    peer: _Peer = "",
+    client: _Client = "",
+    public_key: _PublicKey = "",
+    cluster: ClusterOption = DEFAULT_CLIENTS,
+    key_file: KeyOption = None,
+    timeout: _Timeout = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write down another address or key of a member.
+
+    Addresses are found without that (docs/addresses.md). With a new key restart the server at once.
+
+    Example: paxon member move 2 --peer tcp://10.0.0.9:7120 --client tcp://10.0.0.9:7121
+    """
+    from paxon.actors.members import MemberChange  # noqa: PLC0415 (keeps other commands quick)
+
+    change = MemberChange("move", server, peer=peer, client=client, key=public_key)
+    with open_client(cluster, key_file, timeout) as kv:
+        _show(kv.change_members(change), as_json=as_json)
+
+
+def _change(
+    kind: str, servers: list[int], cluster: str, key_file: str | None, timeout: float,
+    *, as_json: bool,
+) -> None:  # fmt: skip
+    from paxon.actors.members import MemberChange  # noqa: PLC0415 (the same)
+
+    changes = [MemberChange(kind, server) for server in servers]  # type: ignore[arg-type]
+    with open_client(cluster, key_file, timeout) as kv:
+        _show(kv.change_members(*changes), as_json=as_json)
+
+
+def _show(found: Members, *, as_json: bool) -> None:
+    if as_json:
+        described = {
+            "cluster": found.cluster,
+            "epoch": found.epoch,
+            "leader": found.leader,
+            "members": [_described(each, found) for each in found.members],
+            "joining": [_described(each, found) for each in found.joining],
+        }
+        sys.stdout.write(json.dumps(described) + "\n")
+        return
+    for each in found.members:
+        part = "leader" if each.server == found.leader else "voter" if each.voter else "learner"
+        behind = found.behind.get(each.server, 0)
+        late = f"  {behind} slots behind" if behind else ""
+        sys.stdout.write(f"{each.server:3}  {part:7}  {each.peer}  {each.client}{late}\n")
+    for each in found.joining:
+        sys.stdout.write(f"{each.server:3}  waits    {each.peer}  {each.client}  (no member)\n")
+    sys.stdout.write(f"epoch {found.epoch}\n")
+
+
+def _described(each: Member, found: Members) -> dict[str, object]:
+    return {
+        "id": each.server,
+        "voter": each.voter,
+        "incarnation": each.incarnation,
+        "peer": each.peer,
+        "client": each.client,
+        "public_key": each.key,
+        "behind": found.behind.get(each.server),
+    }
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Mount the commands of this module."""
+    member.command("list")(list_members)
+    for command in (add, promote, demote, remove, replace, move):
+        member.command()(command)
+    app.add_typer(member, name="member", rich_help_panel="Clusters")
