@@ -9,6 +9,7 @@ from typing import Any
 
 from paxon.actors.messages import ServerReply
 from paxon.kvstore.client.command_core import CommandCore
+from paxon.kvstore.client.keys import learner
 from paxon.kvstore.client.links import Link, Secure, links_to
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.errors import ClientClosed
@@ -23,7 +24,7 @@ class AsyncDriver:
 
     def __init__(self, core: CommandCore[Any, Any], *, secure: Secure | None = None) -> None:
         self._core = core
-        core.search.on_addresses = getattr(secure, "learn", None)
+        core.search.on_addresses = learner(secure, core, lambda: asyncio.get_running_loop().time())
         links = links_to(core.search.servers)
         self._links = links(
             self._on_open, self._receive, trouble=core.sightings.trouble, secure=secure

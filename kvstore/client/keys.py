@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import zmq
 
+from paxon.actors.members import AskMembers, Member, decode_members
+from paxon.kvstore.client.command_core import CommandCore
 from paxon.kvstore.client.links import Secure, server_addresses
+from paxon.kvstore.client.requests import Ticket
 from paxon.transport import CurveKeys, check_key, require_curve, secure_client
 
-__all__ = ["Keyring", "secure_with"]
+__all__ = ["Keyring", "learner", "secure_with"]
 
 
 class Keyring:
@@ -24,6 +29,8 @@ class Keyring:
     ) -> None:
         self._by_address = dict(by_address)
         self._by_server = dict(by_server)
+        self._asked: set[str] = set()
+        """Addresses for whose sake a server was asked about the members."""
         self._own = own
 
     def __call__(self, socket: zmq.Socket[bytes], address: str) -> None:
@@ -32,18 +39,54 @@ class Keyring:
             raise ValueError("no public key is known for this address")
         secure_client(socket, self._own, self._by_address[address])
 
-    def learn(self, addresses: Mapping[int, str]) -> None:
-        """A server tells where each of them is reached, by its id."""
+    def learn(self, addresses: Mapping[int, str]) -> bool:
+        """A server tells where each of them is reached, by its id; whether it has to tell more.
+
+        It has of one that is new, or elsewhere than before: that may be another, with its own key.
+        """
+        unknown = set(addresses.values()) - set(self._by_address) - self._asked
+        self._asked |= unknown
         for server, address in addresses.items():
             if address in self._by_address:
                 self._by_server.setdefault(server, self._by_address[address])
         for server, address in addresses.items():
             if server in self._by_server and len(self._by_address) < _MOST:
                 self._by_address[address] = self._by_server[server]
+        return bool(unknown) and len(self._asked) < _MOST
 
+    def trust(self, members: Iterable[Member]) -> None:
+        """A server, which has proved who it is, tells of the members and their keys."""
+        for member in members:
+            if member.key and len(self._by_address) < _MOST:
+                self._by_server[member.server] = member.key
+                self._by_address[member.client] = member.key
+
+
+_ANSWER_SECONDS = 5.0
 
 _MOST = 1024
 """Addresses remembered; a server may tell of any."""
+
+
+def learner(
+    secure: object, core: CommandCore[Any, Any], clock: Callable[[], float]
+) -> Callable[[Mapping[int, str]], None] | None:
+    """What is told where servers are, with keys: it asks for those of new ones."""
+    if not isinstance(secure, Keyring):
+        return None
+
+    def trust(done: Ticket[Any, Any]) -> None:
+        if done.error is None:
+            secure.trust(decode_members(done.value()).members)
+
+    def learn(addresses: Mapping[int, str]) -> None:
+        if secure.learn(addresses):
+            question = AskMembers(secrets.randbits(62) + 1)
+            end = (now := clock()) + _ANSWER_SECONDS
+            ticket = core.ask(core.search.target, now=now, deadline=end, what=question)
+            ticket.on_done = trust
+
+    return learn
 
 
 def secure_with(

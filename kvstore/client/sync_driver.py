@@ -24,6 +24,7 @@ from typing import Any
 
 from paxon.actors.messages import ServerReply
 from paxon.kvstore.client.command_core import CommandCore
+from paxon.kvstore.client.keys import learner
 from paxon.kvstore.client.links import Link, Secure, links_to
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.errors import ClientBusy, ClientClosed
@@ -45,7 +46,7 @@ class SyncDriver:
         self.held: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         """Whether this very thread holds the lock: ask before taking it, or `enter`."""
         self._core = core
-        core.search.on_addresses = getattr(secure, "learn", None)
+        core.search.on_addresses = learner(secure, core, time.monotonic)
         links = links_to(core.search.servers)
         self._links = links(
             self._on_open, self._receive, trouble=core.sightings.trouble, secure=secure

@@ -111,12 +111,16 @@ def test_three_are_replaced_one_by_one_by_three_on_other_ports_under_load() -> N
 
 
 def test_servers_with_keys_come_and_go(tmp_path: Path) -> None:
-    """A new one is let in by the key that the configuration has for it."""
-    with LocalCluster(1, tmp_path, keys=True) as cluster:
+    """A new one is let in by the key that the configuration has for it, and clients learn that."""
+    with LocalCluster(1, tmp_path, keys=True) as cluster, cluster.client(timeout=TIMEOUT) as kv:
+        kv.put("k", "1")
         assert cluster.add_server() == 2
-        with cluster.client(timeout=TIMEOUT) as kv:
-            assert all(member.key for member in kv.cluster_members().members if member.server == 2)
-            kv.put("k", "v")
+        told = {member.server: member.key for member in kv.cluster_members().members}
+        assert len(told[2]) == 40
+        kv.put("k", "2")
+        cluster.remove_server(1)
+        assert kv.get("k") == b"2"
+        kv.put("k", "3")
         wait_until_equal(cluster)
 
 
