@@ -18,10 +18,10 @@ import msgspec
 import pytest
 
 from paxon import ClusterError, OperationFailed
-from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import one_sentence, paxon, paxon_here, wait_until, wait_until_equal
+from tests.ports import own_ports
 
 pytestmark = pytest.mark.process
 
@@ -174,14 +174,14 @@ def test_the_command_refuses_in_one_sentence(
 
 
 def test_the_command_says_who_does_not_answer() -> None:
-    port = free_ports(1)[0]
+    port = own_ports(1)[0]
     asked = paxon_here("member", "list", "--cluster", f"127.0.0.1:{port}", "--timeout", "0.3")
     assert asked.returncode == 5
     assert "no server answered within 0.3 s" in one_sentence(asked)
 
 
 def test_a_server_that_cannot_join_says_why(one: LocalCluster, tmp_path: Path) -> None:
-    peer, client = (f"tcp://127.0.0.1:{port}" for port in free_ports(2))
+    peer, client = (f"tcp://127.0.0.1:{port}" for port in own_ports(2))
     flags = ["server", "--id", "2", "--peer", peer, "--client", client]
     at = ["--join", one.addresses[0]]
     usage = paxon_here("server", "--id", "2", *at)
@@ -205,7 +205,7 @@ def test_a_server_that_cannot_join_says_why(one: LocalCluster, tmp_path: Path) -
 
 def test_a_server_joins_by_the_command_alone(one: LocalCluster, tmp_path: Path) -> None:
     """It waits, says what to do, and is a learner once that is done; then it is taken out."""
-    peer, client = (f"tcp://127.0.0.1:{port}" for port in free_ports(2))
+    peer, client = (f"tcp://127.0.0.1:{port}" for port in own_ports(2))
     command = [
         sys.executable, "-m", "paxon.kvstore.cli", "server", "--id", "3", "--dir",
         str(tmp_path / "s"), "--peer", peer, "--client", client, "--join", one.addresses[0],
