@@ -289,6 +289,19 @@ def _lose_two_and_recover(servers: Servers, home: Path) -> None:
             # The lease of who held the lock came along; nobody renews it, and so it runs out.
             with client.lock("deploy", ttl=2, timeout=PATIENCE) as mine:
                 assert mine.fence > fence + REVISIONS_AHEAD // 2
+    _join_it(servers)
+
+
+def _join_it(servers: Servers) -> None:
+    """The others become members on empty directories; then the recovered one may go."""
+    for server in (2, 3):
+        servers.start(server, THREE, "--join", servers.address(1))
+        add = ["member", "add", str(server), "-c", servers.address(1), "--timeout", "60"]
+        wait_until(lambda add=add: paxon_here(*add).returncode == 0)  # type: ignore[misc]
+    servers.stop(1)
+    with Client(servers.address(2, 3), timeout=PATIENCE) as client:
+        assert client.get("k19") == b"19"
+        client.put("k19", "by the others")
 
 
 def test_the_command_answers_in_json(left: Left) -> None:
