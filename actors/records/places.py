@@ -78,9 +78,9 @@ class Places:
         self._configured = {member.server: member for member in members}
         if not self.active:
             return
-        if changed and self.client_addresses() != before:
-            self.moved_at, self.told_clients = now, set()
         self._members = {member.server: member.incarnation for member in members}
+        if changed and self.client_addresses() != before:  # (not as an old directory told it)
+            self.moved_at, self.told_clients = now, set()
         self._asked = dict.fromkeys((s for s in self._members if s != self._server), 0)
         self.due = now
 

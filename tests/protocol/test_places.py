@@ -9,6 +9,7 @@ import pytest
 from paxon.actors import Settings
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.environment import NEVER
+from paxon.actors.members import Member
 from paxon.actors.messages import Made, Place, Whereabouts
 from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.places import ASK_AGAIN, ASKED_IN_VAIN, Places, plausible
@@ -152,3 +153,13 @@ def test_clients_are_told_once_each_that_a_server_has_moved_and_only_for_a_while
     assert known.news_for([b"a"], 21.0) == [b"a"]
     assert known.news_for([b"d"], 10.0 + 60.0 + 10.1) == []
     assert known.told_clients is None
+
+
+def test_clients_are_told_where_a_replaced_server_is_though_the_old_one_told_otherwise() -> None:
+    """Who talks to the leader alone would know of none that is left once that is replaced, too."""
+    known = places(at(2))
+    new = Member(2, 202, peer="tcp://other:1", client="tcp://other:2")
+    first, _, third = Configuration.of(MADE).members
+    known.join((first, new, third), 5.0)
+    assert known.news_for([b"a"], 5.0) == [b"a"]
+    assert known.client_addresses()[2] == "tcp://other:2"
