@@ -36,7 +36,7 @@ import pykka
 
 from paxon.actors.actor import BurstActor
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, in_list
-from paxon.actors.disk.storage import NO_ROOM, SMALL_VALUE, SnapshotInfo
+from paxon.actors.disk.storage import ENOUGH_ROOM, NO_ROOM, SMALL_VALUE, SnapshotInfo
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.embedding import Execute, HandOver, NotLeading, fail, settle
 from paxon.actors.environment import NEVER, ClientToken, Environment, ServerBurst
@@ -2219,11 +2219,10 @@ class PaxosServer(BurstActor):
         if reign is not None and reign.pending.entries and not reign.pending.fits(room):
             self.reception.put_off_waiting(reign, self.application, self.places)
             self._left_over = True
-        if room > 0:
-            return
-        if self.application.executed > (0 if last is None else last.slot):
+        behind_log = self.application.executed > (0 if last is None else last.slot)
+        if room < ENOUGH_ROOM and behind_log and self._snapshots.executed_bytes >= room:
             self._begin_snapshot()
-        if reign is not None and not self._storage.taking_snapshot:
+        if room <= 0 and reign is not None and not self._storage.taking_snapshot:
             self.hand_over()
             self._left_over = True
 

@@ -71,8 +71,15 @@ class Disk:
             return (self.free - self.wanted - LOG_ROOM) // 2
         if self.free - self.growth < LAST_ROOM:
             return NO_ROOM
-        left = self.free - self.wanted - self.growth - LOG_ROOM
-        return left if left <= self.inside else (left + self.inside) // 2
+        return self._left if self._left <= self.inside else (self._left + self.inside) // 2
+
+    @property
+    def _left(self) -> int:
+        return self.free - self.wanted - self.growth - LOG_ROOM
+
+    def surplus(self) -> int:
+        """Bytes of free pages that would do more for the log outside of the database."""
+        return max(0, (self.inside - self._left) // 2)
 
 
 def checkpoint_pages(room: int) -> int:

@@ -23,6 +23,7 @@ from paxon.actors.disk.room import (
     LOG_ROOM,
     PAGE_BYTES,
     Disk,
+    allocated_bytes,
     checkpoint_pages,
     filled_by_others,
 )
@@ -40,6 +41,7 @@ from paxon.actors.disk.sqlite_format import (
     row_checksum,
 )
 from paxon.actors.disk.storage import (
+    ENOUGH_ROOM,
     NO_ROOM,
     CorruptStorage,
     Recovered,
@@ -129,6 +131,8 @@ class SqliteStorage(CollectingStorage):
         """At how many pages `maintain` copies the write-ahead log into the database."""
         self._others, self._others_at = False, -1.0
         """Whether somebody else has filled the disk, and when to look again (monotonic seconds)."""
+        self._surplus = 0
+        """Bytes of the database's free pages that had better be given back to the disk."""
         self._logged_bytes = 0
         """Of values, since the last snapshot was begun."""
         self._tidyings = 0
@@ -434,6 +438,7 @@ class SqliteStorage(CollectingStorage):
             if tidy:
                 self._tidy()
                 self._look_for_room()
+                self._make_room()
             if self._directory.commits != self._sequence:
                 self._witness()
         except StorageError as error:
@@ -448,8 +453,10 @@ class SqliteStorage(CollectingStorage):
         if self._tidyings % CHECK_FILES_EVERY == 0:
             self._directory.check_files()
             self._files.forget_old()
-        may_discard = self._discarding and not self.dirty and not self._lazy
-        if may_discard and (idle or not self._ample):
+        discards = self._discarding or self._marks.discarded > self._durable.discarded
+        if discards and not self.dirty and self._lazy and not self._ample:
+            self.commit()  # the next may not come before there is room
+        elif self._discarding and not self.dirty and not self._lazy and (idle or not self._ample):
             self._transact(None, discarding=True)
         elif idle and self._spare:
             self._give_back()
@@ -486,6 +493,7 @@ class SqliteStorage(CollectingStorage):
             return
         disk = Disk(free, self._files.wanted_bytes())
         self._ample = disk.is_ample
+        self._surplus = 0
         if not self._ample and self._database is not None:
             try:
                 pages, inside = self._query("PRAGMA page_count")[0][0], self._free_pages()
@@ -493,6 +501,7 @@ class SqliteStorage(CollectingStorage):
             except (sqlite3.Error, OSError) as error:
                 raise self._in_words(error) from error
             disk = Disk(free, disk.wanted, max(0, growth), inside * PAGE_BYTES)
+            self._surplus = disk.surplus()
         self.room = disk.room()
         if not self._ample and not self._files.taking and self._is_others():
             self.room = PLENTY  # holding clients back would help nobody
@@ -502,6 +511,18 @@ class SqliteStorage(CollectingStorage):
         self._checkpoint_at = checkpoint_pages(self.room)
         # Each tenth of a second it is looked at anyway (`maintain`); in between after much alone.
         self._look_below = self.room // 2 if self._ample else PLENTY
+
+    def _make_room(self) -> None:
+        """Give the disk what the database's file and its log do not need, if the log needs it.
+
+        Else a server that has nothing to take a snapshot of would wait for room for ever.
+        """
+        if self._ample or self.room >= ENOUGH_ROOM or self._files.taking or self._discarding:
+            return
+        log = self._directory.database.with_name(f"{DATABASE_NAME}-wal")
+        if self._surplus >= LOG_ROOM or allocated_bytes(log.stat()) >= LOG_ROOM:
+            self._shrink(self._surplus)
+            self._look_for_room()
 
     def _is_others(self) -> bool:
         """Whether somebody else has filled the disk, as far as was seen within a second."""
@@ -519,7 +540,7 @@ class SqliteStorage(CollectingStorage):
         """Give back what the database and its log hold and do not need, for a snapshot."""
         assert self._database is not None
         try:
-            pages = min(self._free_pages(), SHRINK_PAGES, missing // PAGE_BYTES + 1)
+            pages = min(self._free_pages(), SHRINK_PAGES, missing // PAGE_BYTES)
             self._checkpoint()
             while pages > 0:
                 self._database.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
@@ -553,7 +574,7 @@ class SqliteStorage(CollectingStorage):
         growth, self._logged_bytes = self._logged_bytes, 0
         free, wanted = self._files.free_bytes(), self._files.next_bytes() + growth + LOG_ROOM
         if free is not None and free < wanted:
-            self._shrink(wanted - free)
+            self._shrink(wanted - free + PAGE_BYTES)
         self._files.take(slot, produce, prove, growth=growth)
         self._look_for_room()
 

@@ -15,6 +15,7 @@ from paxon.actors.messages import Accepted, Made, Place
 from paxon.actors.records.configuration import Configuration
 
 __all__ = [
+    "ENOUGH_ROOM",
     "NO_ROOM",
     "SMALL_VALUE",
     "CorruptStorage",
@@ -26,6 +27,8 @@ __all__ = [
 
 NO_ROOM = -(1 << 62)
 """As `Storage.room`: not even for what is small."""
+ENOUGH_ROOM = 8 << 20
+"""With less than this for the log, bytes, more is made as long as there is a way."""
 SMALL_VALUE = 4 << 10
 """Values up to this size, in bytes, have room for as long as the disk is not all but full."""
 

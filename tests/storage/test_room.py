@@ -117,6 +117,33 @@ def test_a_snapshot_without_room_gets_what_the_database_does_not_need(
     storage.close()
 
 
+def test_a_database_larger_than_it_needs_to_be_does_not_keep_the_log_from_its_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server with nothing new to take a snapshot of would never get any."""
+    storage = open_sqlite(tmp_path)
+    storage.save_promise(FIRST)
+    for slot in range(1, 100):
+        storage.save_accepted(slot, FIRST, bytes(100_000))
+    storage.commit()
+    take_snapshot(storage, 99)
+    storage.commit()
+    storage.discard_to(99)
+    disk = 12 * MIB  # beside everything else on it
+
+    def left() -> int:
+        return disk - sum(path.stat().st_blocks * 512 for path in tmp_path.glob("paxon.db*"))
+
+    monkeypatch.setattr(sqlite_storage, "filled_by_others", lambda _: False)
+    monkeypatch.setattr(storage._files, "free_bytes", left)
+    monkeypatch.setattr(storage._files, "wanted_bytes", lambda: 3 * MIB)
+    storage.commit()
+    for _ in range(20):
+        storage.maintain()
+    assert storage.room > 3 * MIB
+    storage.close()
+
+
 def test_rows_that_are_to_be_deleted_leave_some_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +174,27 @@ def test_a_file_system_that_tells_no_sizes_has_room(
     storage = open_sqlite(tmp_path)
     assert storage.room > AMPLE and not storage.is_tight
     storage.close()
+
+
+def test_what_is_discarded_goes_though_nobody_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While clients are held back nothing else may have to be stored."""
+    storage = open_sqlite(tmp_path)
+    storage.save_promise(FIRST)
+    for slot in range(1, 200):
+        storage.save_accepted(slot, FIRST, bytes(100_000))
+    storage.commit()
+    take_snapshot(storage, 199)
+    storage.commit()
+    free(storage, monkeypatch, 2 * MIB)
+    storage.maintain()
+    storage.discard_to(199)
+    storage.save_chosen_to(199)
+    for _ in range(10):
+        storage.maintain()
+    storage.close()
+    assert open_sqlite(tmp_path)._row_count == 0
 
 
 def test_where_somebody_else_has_filled_the_disk_nobody_is_held_back(
