@@ -22,7 +22,7 @@ from tests.cluster.helpers import paxon_here
 from tests.cluster.test_making import PATIENCE, Servers
 from tests.cluster.test_old_copies import copy
 from tests.ports import own_ports
-from tests.soak import sized
+from tests.soak import SOAK, sized
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.process
@@ -104,6 +104,7 @@ def opened(described: ClusterDescription, directory: Path) -> tuple[int, int]:
         return counts(kv)
 
 
+@pytest.mark.skipif(not SOAK, reason="only in make soak: backups while serving are in test_backup")
 def test_copies_that_are_made_while_leaders_are_killed_hold_what_was_acknowledged(
     tmp_path: Path,
 ) -> None:

@@ -87,6 +87,7 @@ def test_full_disks_are_survived(tmp_path: Path) -> None:
     judge(disk_full(tmp_path, SOAK))
 
 
+@pytest.mark.skipif(not SOAK, reason="only in make soak: one server alone is in tests/cluster")
 def test_a_state_that_outgrows_its_disks_stops_nobody(tmp_path: Path) -> None:
     skip_for(no_small_disks())
     judge(outgrown_disks(tmp_path, SOAK))
