@@ -16,11 +16,12 @@ PYTHON=${PYTHON:-.venv/bin/python}
 mkdir -p build/bench
 for bench in "$@"; do
     page=docs/benchmarks.md
-    flags=
+    flags='--plots docs/plots'
     case $bench in
-    figures | contention) page=README.md ;;
-    coordination) page=docs/coordination.md ;;
-    compare) flags='--seconds 0.6 --warmup 0.2 --repeat 3' ;;
+    figures) page=README.md flags= ;;
+    contention) page=README.md ;;
+    coordination) page=docs/coordination.md flags= ;;
+    compare) flags="$flags --seconds 0.6 --warmup 0.2 --repeat 3" ;;
     scale) ;;
     *)
         echo "$0: there is no '$bench': write figures, contention, compare, scale or coordination" >&2
@@ -29,5 +30,5 @@ for bench in "$@"; do
     esac
     # $flags is several words on purpose.
     "$PYTHON" -m paxon.kvstore.cli bench "$bench" $flags \
-        --json "build/bench/$bench.json" --plots docs/plots --page "$page"
+        --json "build/bench/$bench.json" --page "$page"
 done
