@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,16 +143,29 @@ class Run:
         return [tuple(json.loads(line)) for line in self._outcomes.read_text().splitlines()]
 
 
+FINDS_FOLLOWERS = """
+from paxon import Client
+
+addresses, pids = {addresses!r}, {pids!r}
+with Client(addresses) as kv:
+    leaders = []
+    while not leaders:
+        leaders = [r for r in kv.status(timeout=5.0).values() if r.role == "leader"]
+leader = max(leaders, key=lambda reply: reply.ballot).server
+print(*(pid for server, pid in pids.items() if server != leader), sep="\\n")
+"""
+
+
 def halting(place: Path, cluster: LocalCluster) -> Path:
-    """A `pgrep` that finds two of the three servers, not the leader.
+    """A `pgrep` that finds two of the three servers, not the one that leads when it is called.
 
     What was acknowledged a moment ago, another might not have heard of: a gateway is no member.
     """
     place.mkdir()
-    leader = cluster.leader()
-    pids = [row.pid for row in cluster.status() if row.server != leader]
-    program = place / "pgrep"
-    program.write_text("#!/bin/sh\n" + "".join(f"echo {pid}\n" for pid in pids))
+    pids = {row.server: row.pid for row in cluster.status()}
+    script, program = place / "followers.py", place / "pgrep"
+    script.write_text(FINDS_FOLLOWERS.format(addresses=cluster.addresses, pids=pids))
+    program.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{script}'\n")
     program.chmod(0o755)
     return place
 
