@@ -283,6 +283,10 @@ def test_every_package_is_typed_and_in_the_wheel() -> None:
             assert "py.typed" in tools["package-data"][package]
 
 
-def test_the_changelog_has_a_place_for_the_next_release() -> None:
+def test_the_changelog_has_a_section_for_the_version_that_is_tagged_next() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        version = tomllib.load(file)["project"]["version"]
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(r"^## \[Unreleased\]$", text, re.MULTILINE)
+    sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert sections[0] == "[Unreleased]"
+    assert re.fullmatch(rf"\[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d", sections[1])
