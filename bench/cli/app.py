@@ -14,23 +14,23 @@ from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from typer.models import OptionInfo
 
 from paxon.bench.cli.figures import FIGURES
 from paxon.bench.contention.compare_run import COMPARE, CONTENTION
 from paxon.bench.coordination.run import COORDINATION
 from paxon.bench.harness.flags import Assignments, Names, chosen_names, server_options
-from paxon.bench.harness.plot_style import PLOT_FORMATS, check_plot, make_directory, save_plot
+from paxon.bench.harness.plot_style import PLOT_FORMATS, check_plot, save_plot
 from paxon.bench.harness.report import (
     Bench,
     Report,
-    check_page,
     check_writable,
     fill_page,
     markdown,
     read_json,
     rich_table,
+    told,
     write_json,
 )
 from paxon.bench.peers.run import PEERS
@@ -84,16 +84,15 @@ class Outputs(NamedTuple):
 
     def check(self, bench: Bench) -> None:
         """Raise `BenchError` before anything is measured for nothing."""
-        if self.json is not None:
-            check_writable(self.json)
-        if self.plot is not None:
-            check_plot(self.plot)
-            check_writable(self.plot)
+        for file in filter(None, (self.json, self.plot)):
+            check_writable(file)
         if self.plots is not None:
-            make_directory(self.plots)
-            check_plot(self.plots / f"{bench.name}{PLOT_FORMATS[0]}")
+            with told(self.plots, "made"):
+                self.plots.mkdir(parents=True, exist_ok=True)
+        if self.plot is not None or self.plots is not None:
+            check_plot(self.plot or Path(f"{bench.name}{PLOT_FORMATS[0]}"))
         if self.page is not None:
-            check_page(self.page, bench.name)
+            fill_page(self.page, bench.name, "", write=False)
 
     def write(self, bench: Bench, report: Report[Any, Any]) -> None:
         """Write what was asked for. Raises `BenchError`."""
@@ -107,9 +106,10 @@ class Outputs(NamedTuple):
         pictures = bench.plots(report)
         if self.plot is not None:
             save_plot(next(iter(pictures.values())), self.plot)
-        for name, picture in pictures.items() if self.plots is not None else ():
-            for form in PLOT_FORMATS:
-                save_plot(picture, Path(self.plots or ".") / f"{name}{form}")
+        if self.plots is not None:
+            for name, picture in pictures.items():
+                for form in PLOT_FORMATS:
+                    save_plot(picture, self.plots / f"{name}{form}")
 
 
 def carry_out(bench: Bench, settings: Any, outputs: Outputs) -> None:
@@ -120,7 +120,7 @@ def carry_out(bench: Bench, settings: Any, outputs: Outputs) -> None:
     if outputs.source is not None:
         report = read_json(outputs.source, bench.report)
     else:
-        with _progress_bar(bench.name, bench.steps(settings)) as progress:
+        with _progress(bench.name) as progress:
             report = bench.run(settings, progress)
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no edge, so that nothing is cut off
@@ -133,28 +133,20 @@ def carry_out(bench: Bench, settings: Any, outputs: Outputs) -> None:
 
 
 @contextmanager
-def _progress_bar(title: str, steps: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr, if that is a terminal; hands out what is to be called before each step."""
+def _progress(title: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr, if that is a terminal; hands out what is to be called before each step."""
     console = Console(stderr=True)
-    with Progress(
+    columns = (
+        SpinnerColumn(),
         TextColumn(title),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("starting", total=steps)
-        begun = 0
-
-        def step(what: str) -> None:
-            nonlocal begun
-            bar.update(task, description=what, completed=begun)
-            begun += 1
-
-        yield step
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as shown:
+        task = shown.add_task("starting", total=None)
+        yield lambda what: shown.update(task, description=what)
 
 
 # --- a command of each bench ---------------------------------------------------------------------

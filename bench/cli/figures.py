@@ -15,10 +15,8 @@ from paxon.bench.harness.summary import Spread
 from paxon.bench.peers.figures import GapRow, PeerRow, PeersReport, PeersSettings
 from paxon.bench.peers.programs import Programs, default_directory
 from paxon.bench.peers.run import look_around, run_peers
-from paxon.bench.peers.run import steps_of as peers_steps
 from paxon.bench.stable.failover import FailoverSettings, run_failover
 from paxon.bench.stable.stable import StableReport, StableRow, StableSettings, run_stable
-from paxon.bench.stable.stable import steps_of as stable_steps
 from paxon.kvstore.cluster.options import Durability
 
 __all__ = ["FIGURES", "FiguresReport", "figures_report", "figures_sections"]
@@ -50,12 +48,9 @@ class FiguresSettings(RepeatedSettings, frozen=True, kw_only=True):
     def parts(self) -> tuple[StableSettings, PeersSettings | None, FailoverSettings]:
         """What is run, one after the other; no peers if etcd is not installed."""
         shared: dict[str, Any] = {
-            "servers": self.servers, "value_bytes": self.value_bytes, "seed": self.seed,
-            "options": self.options,
-        }  # fmt: skip
-        times: dict[str, Any] = {
-            "seconds": self.seconds, "warmup": self.warmup, "repeat": self.repeat,
-        }  # fmt: skip
+            name: getattr(self, name) for name in ("servers", "value_bytes", "seed", "options")
+        }
+        times = {name: getattr(self, name) for name in ("seconds", "warmup", "repeat")}
         peers = PeersSettings(only=("etcd",), kills=0 if self.quick else 4, **shared, **times)
         ((_, note),) = look_around(peers, Programs(default_directory()))
         return (
@@ -73,12 +68,6 @@ class FiguresReport(Report[FiguresSettings, StableRow], frozen=True, kw_only=Tru
     gap: Spread
     """Seconds from kill -9 of the leader to the next acknowledged write."""
     etcd_gap: Spread | None
-
-
-def steps_of(settings: FiguresSettings) -> int:
-    """How many times `run_figures` reports progress."""
-    stable, peers, failover = settings.parts()
-    return stable_steps(stable) + (peers_steps(peers) if peers else 0) + failover.runs
 
 
 def run_figures(settings: FiguresSettings, progress: Progress) -> FiguresReport:
@@ -159,7 +148,6 @@ FIGURES = Bench(
     help="The README's table: what a stable leader does, beside its floor and beside etcd.",
     settings=FiguresSettings,
     report=FiguresReport,
-    steps=steps_of,
     run=run_figures,
     sections=figures_sections,
 )

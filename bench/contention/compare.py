@@ -25,15 +25,9 @@ from paxon.bench.harness.flags import (
 from paxon.bench.harness.workloads import Workload
 
 __all__ = [
-    "SWEEPS",
-    "CompareSettings",
-    "ContentionSettings",
-    "Point",
-    "Line",
-    "Sweep",
+    "SWEEPS", "CompareSettings", "ContentionSettings", "Line", "Point", "Sweep", "points_of",
     "sweeps_of",
-    "points_of",
-]
+]  # fmt: skip
 
 SweepName: TypeAlias = Literal[
     "contention", "proposers", "load", "backoff", "servers", "value", "rtt", "batch", "window"
@@ -149,7 +143,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Line(msgspec.Struct, frozen=True):
+class Line(NamedTuple):
     """Points over one x axis."""
 
     label: str
@@ -157,15 +151,11 @@ class Line(msgspec.Struct, frozen=True):
     points: list[tuple[float, Point]]
 
 
-class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+class Sweep(NamedTuple):
     """One question, and the lines that answer it."""
 
     name: SweepName
-    title: str
-    x_label: str
-    scale: float = 1.0
-    """The x values are shown times this."""
-    logarithmic: bool = False
+    plan: _Plan
     lines: list[Line]
 
 
@@ -189,6 +179,7 @@ class _Plan(NamedTuple):
     quick: tuple[float, ...]
     lines: tuple[_Lines, ...]
     scale: float = 1.0
+    """The values are shown times this."""
     logarithmic: bool = False
 
 
@@ -274,33 +265,31 @@ def _point(settings: CompareSettings, policy: PolicyName, **changes: Any) -> Poi
     return msgspec.structs.replace(base, **changes)
 
 
-def _sweep(settings: CompareSettings, name: SweepName) -> Sweep:
-    plan = _PLANS[name]
+def sweeps_of(settings: CompareSettings) -> list[Sweep]:
+    """What is asked for. A sweep without any line (no policy that it is about) is left out."""
+    sweeps = [Sweep(name, _PLANS[name], _lines(settings, name)) for name in settings.sweeps]
+    return [sweep for sweep in sweeps if sweep.lines]
+
+
+def _lines(settings: CompareSettings, name: SweepName) -> list[Line]:
+    plan, most = _PLANS[name], settings.proposers
     values = plan.quick if settings.quick else plan.values
     if name == "contention":
-        most = settings.proposers
         values = (most,) if settings.quick else tuple(range(min(2, most), most + 1))
-    lines = []
-    for policy in settings.policies:
-        for like in plan.lines:
-            if policy not in like.policies:
-                continue
-            points = [
+    return [
+        Line(
+            like.label.format(policy=policy),
+            policy,
+            [
                 (value, _point(settings, policy, **{**like.fixed, plan.field: value}))
                 for value in values
                 if plan.field != "backoff_base" or value <= like.fixed["backoff_cap"]
-            ]
-            lines.append(Line(like.label.format(policy=policy), policy, points))
-    return Sweep(
-        name=name, title=plan.title, x_label=plan.x_label, scale=plan.scale,
-        logarithmic=plan.logarithmic, lines=lines,
-    )  # fmt: skip
-
-
-def sweeps_of(settings: CompareSettings) -> list[Sweep]:
-    """What is asked for. A sweep without any line (no policy that it is about) is left out."""
-    sweeps = [_sweep(settings, name) for name in settings.sweeps]
-    return [sweep for sweep in sweeps if sweep.lines]
+            ],
+        )
+        for policy in settings.policies
+        for like in plan.lines
+        if policy in like.policies
+    ]
 
 
 def points_of(sweeps: Sequence[Sweep]) -> list[Point]:

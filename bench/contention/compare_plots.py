@@ -73,12 +73,12 @@ def _draw(
         shade = _SHADES[drawn.get(line.policy, 0) % len(_SHADES)]
         drawn[line.policy] = drawn.get(line.policy, 0) + 1
         medians += spread_line(
-            axes, [value * sweep.scale for value, _ in line.points],
+            axes, [value * sweep.plan.scale for value, _ in line.points],
             [figure_of(rows[point]) for _, point in line.points],
             label=line.label, colour=POLICY_COLOURS[line.policy], scale=scale, alpha=shade,
         )  # fmt: skip
-    values = sorted({value * sweep.scale for line in sweep.lines for value, _ in line.points})
-    ticks_at(axes, values, logarithmic=sweep.logarithmic, label=sweep.x_label)
+    values = sorted({value * sweep.plan.scale for line in sweep.lines for value, _ in line.points})
+    ticks_at(axes, values, logarithmic=sweep.plan.logarithmic, label=sweep.plan.x_label)
     return medians
 
 
@@ -152,7 +152,7 @@ def plot_proposers(report: CompareReport, sweep: Sweep) -> Figure:
     grid[2].set_yscale("symlog", linthresh=1)
     plain_numbers(grid[2].yaxis)
     grid[0].legend(fontsize=8)
-    figure.suptitle(f"A stable leader against contention: {sweep.title.lower()}")
+    figure.suptitle(f"A stable leader against contention: {sweep.plan.title.lower()}")
     return figure
 
 
@@ -209,7 +209,7 @@ def plot_sweeps(report: CompareReport, sweeps: Sequence[Sweep]) -> Figure:
     """Throughput over what else was swept, a panel each."""
     figure, grid = panels(len(sweeps), report.machine.sentence())
     for axes, sweep in zip(grid, sweeps, strict=True):
-        _y_axis(axes, sweep.title, _draw(axes, report, sweep, lambda row: row.rate))
+        _y_axis(axes, sweep.plan.title, _draw(axes, report, sweep, lambda row: row.rate))
         axes.set_ylabel("operations a second", fontsize=8)
         axes.legend(fontsize=7)
     return figure

@@ -9,6 +9,7 @@ random order, before any is measured again: a machine that slows down meanwhile 
 from __future__ import annotations
 
 import datetime
+import functools
 import itertools
 import random
 import time
@@ -25,12 +26,13 @@ from paxon.bench.contention.compare import (
 )
 from paxon.bench.contention.compare_plots import compare_plots
 from paxon.bench.contention.rows import CompareReport, Duel, duel_of, rows_of
-from paxon.bench.harness import columns as col
-from paxon.bench.harness.lab import LabCluster, ServerHosts
-from paxon.bench.harness.load_process import LoadProcesses
+from paxon.bench.harness import report as col
+from paxon.bench.harness.child import Children
+from paxon.bench.harness.lab import SERVER, LabCluster
+from paxon.bench.harness.load_process import CLIENT
 from paxon.bench.harness.measure import (
-    ClusterWatch,
     Measurement,
+    counts_of,
     jobs_for,
     measure,
     prepare,
@@ -38,24 +40,18 @@ from paxon.bench.harness.measure import (
 )
 from paxon.bench.harness.report import Bench, Column, Progress, Section, new_report, ratio, small
 
-__all__ = ["COMPARE", "CONTENTION", "steps_of", "compare_sections"]
+__all__ = ["COMPARE", "CONTENTION", "compare_sections"]
 
 _DUEL_SECONDS = 1.0
-
-
-def steps_of(settings: CompareSettings) -> int:
-    """How many times `run_compare` reports progress."""
-    return settings.repeat * len(points_of(sweeps_of(settings))) + len(_duels(settings))
 
 
 def run_compare(settings: CompareSettings, progress: Progress) -> CompareReport:
     """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
     started = datetime.datetime.now(datetime.UTC)
-    sweeps = sweeps_of(settings)
-    points = points_of(sweeps)
+    points = points_of(sweeps_of(settings))
     measured: dict[Point, list[Measurement]] = {point: [] for point in points}
     order = random.Random(settings.seed)
-    with LoadProcesses() as processes, ServerHosts() as hosts:
+    with Children(CLIENT) as processes, Children(SERVER) as hosts:
         for repeat in range(settings.repeat):
             for point in order.sample(points, len(points)):
                 progress(point.name)
@@ -66,38 +62,27 @@ def run_compare(settings: CompareSettings, progress: Progress) -> CompareReport:
             duels.append(_record(settings, point, hosts, processes))
     name = "contention" if isinstance(settings, ContentionSettings) else "compare"
     rows = rows_of(measured)
-    return new_report(CompareReport, name, settings, rows, started, sweeps=sweeps, duels=duels)
+    return new_report(CompareReport, name, settings, rows, started, duels=duels)
 
 
-def _cluster(
-    settings: CompareSettings, point: Point, hosts: ServerHosts, trace: bool
-) -> LabCluster:
+def _cluster(settings: CompareSettings, point: Point, hosts: Children, trace: bool) -> LabCluster:
     return LabCluster(
-        hosts,
-        point.servers,
-        durability=settings.durability,
-        transport=settings.transport,
-        round_trip=point.round_trip,
-        trace=trace,
-        **{**settings.options, **point.options},
-    )
+        hosts, point.servers, durability=settings.durability, transport=settings.transport,
+        round_trip=point.round_trip, trace=trace, **{**settings.options, **point.options},
+    )  # fmt: skip
 
 
 def _measure(
-    settings: CompareSettings,
-    point: Point,
-    hosts: ServerHosts,
-    processes: LoadProcesses,
-    repeat: int,
+    settings: CompareSettings, point: Point, hosts: Children, processes: Children, repeat: int
 ) -> Measurement:
-    with _cluster(settings, point, hosts, trace=False) as cluster, ClusterWatch(cluster) as watch:
+    with _cluster(settings, point, hosts, trace=False) as cluster:
         cluster.leader()
-        workload = point.workload
         jobs = jobs_for(
-            workload, cluster.addresses, follow=point.policy == "stable",
+            point.workload, cluster.addresses, follow=point.policy == "stable",
             warmup=settings.warmup, seed=settings.seed + 1000 * repeat,
         )  # fmt: skip
-        return measure(watch, processes.take(workload.clients), jobs, settings.seconds)
+        counts = functools.partial(counts_of, cluster)
+        return measure(counts, processes.take(point.proposers), jobs, settings.seconds)
 
 
 def _duels(settings: CompareSettings) -> list[Point]:
@@ -108,9 +93,7 @@ def _duels(settings: CompareSettings) -> list[Point]:
     return [line.points[-1][1] for sweep in sweeps_of(only) for line in sweep.lines]
 
 
-def _record(
-    settings: CompareSettings, point: Point, hosts: ServerHosts, processes: LoadProcesses
-) -> Duel:
+def _record(settings: CompareSettings, point: Point, hosts: Children, processes: Children) -> Duel:
     """The messages of a duel, from its clients' first operations on."""
     cluster = _cluster(settings, point, hosts, trace=True).start()
     try:
@@ -133,6 +116,12 @@ def _record(
 
 # --- tables --------------------------------------------------------------------------------------
 
+
+def _operations_per_slot(measured: Measurement) -> float | None:
+    slots = measured.counters.get("slots_chosen", 0)
+    return measured.operations / slots if slots else None
+
+
 _OF_STABLE = Column("of\nstable", lambda row: ratio(row.of_stable))
 _NO_LEADER = Column("no leader\n%", lambda row: f"{row.leaderless.median * 100:.0f}")
 _FEW_COLUMNS = [
@@ -143,7 +132,7 @@ _FEW_COLUMNS = [
 _COLUMNS = [
     col.RATE, _OF_STABLE, col.P50, col.P99, col.P999, col.LONGEST_WAIT, _NO_LEADER,
     col.per_second("phase1_rounds", "phase 1"),
-    Column("ops\n/slot", lambda row: small(row.operations_per_slot)),
+    Column("ops\n/slot", lambda row: small(row.over(_operations_per_slot))),
     col.per_slot("phase1_rounds", "phase 1"), col.per_slot("preemptions", "preempted"),
     Column("wasted\nP2A/slot", lambda row: small(row.wasted_p2a)),
     col.per_slot("syncs", "syncs"), col.per_slot("peer_messages_received", "msgs"), col.FAILED,
@@ -170,12 +159,14 @@ def compare_sections(report: CompareReport) -> list[Section]:
 def _section(report: CompareReport, sweep: Sweep, head: str) -> Section:
     columns = _FEW_COLUMNS if sweep.name == "contention" else _COLUMNS
     points = [(line.label, value, point) for line in sweep.lines for value, point in line.points]
-    table = col.table_of(head + sweep.title, columns, [report.by_point[p] for _, _, p in points])
+    table = col.table_of(
+        head + sweep.plan.title, columns, [report.by_point[p] for _, _, p in points]
+    )
     cells = [
-        [label, f"{value * sweep.scale:,.12g}", *row]
+        [label, f"{value * sweep.plan.scale:,.12g}", *row]
         for (label, value, _), row in zip(points, table.rows, strict=True)
     ]
-    x_label = sweep.x_label.replace(", ", ",\n").replace(" (", "\n(")
+    x_label = sweep.plan.x_label.replace(", ", ",\n").replace(" (", "\n(")
     blocks = list(itertools.accumulate(len(line.points) for line in sweep.lines))
     heads = ["who leads", x_label, *table.columns]
     return Section(table.title, heads, cells, folded=not head, blocks=blocks)
@@ -186,7 +177,6 @@ COMPARE = Bench(
     help="A stable leader against contention, in one run: what policies give, and what it costs.",
     settings=CompareSettings,
     report=CompareReport,
-    steps=steps_of,
     run=run_compare,
     sections=compare_sections,
     plots=compare_plots,

@@ -8,7 +8,7 @@ import msgspec
 
 from paxon.actors import ServerId
 from paxon.actors.settings import PolicyName
-from paxon.bench.contention.compare import CompareSettings, Point, Sweep
+from paxon.bench.contention.compare import CompareSettings, Point, Sweep, sweeps_of
 from paxon.bench.harness.lab_network import Event
 from paxon.bench.harness.measure import Figures, Measurement, figures_of
 from paxon.bench.harness.report import Report
@@ -53,30 +53,20 @@ def reigns_of(events: Sequence[Event]) -> list[Reign]:
 
     One whose P1A lies before the first event counts from the first message that is there.
     """
-    asked: dict[tuple[ServerId, int], float] = {}
-    led: dict[tuple[ServerId, int], float] = {}
-    ended: dict[tuple[ServerId, int], float] = {}
-    slots: dict[tuple[ServerId, int], set[int]] = {}
+    said: dict[tuple[ServerId, int], list[Event]] = {}
     for event in events:
-        if event.owner != event.server or event.kind not in ("P1A", "P2A", "leads"):
-            continue
-        ballot = (event.server, event.round)
-        asked.setdefault(ballot, event.seconds)
-        ended[ballot] = event.seconds
-        if event.kind != "P1A":
-            led.setdefault(ballot, event.seconds)
-        if event.kind == "P2A":
-            slots.setdefault(ballot, set()).add(event.slot)
+        if event.owner == event.server and event.kind in ("P1A", "P2A", "leads"):
+            said.setdefault((event.server, event.round), []).append(event)
     return [
         Reign(
-            server=ballot[0],
-            round=ballot[1],
-            asked=asked[ballot],
-            led=led.get(ballot),
-            ended=ended[ballot],
-            slots=len(slots.get(ballot, ())),
+            server=server,
+            round=number,
+            asked=spoken[0].seconds,
+            led=next((event.seconds for event in spoken if event.kind != "P1A"), None),
+            ended=spoken[-1].seconds,
+            slots=len({event.slot for event in spoken if event.kind == "P2A"}),
         )
-        for ballot in sorted(asked, key=lambda ballot: asked[ballot])
+        for (server, number), spoken in said.items()
     ]
 
 
@@ -129,18 +119,8 @@ class PointRow(Figures, frozen=True, kw_only=True):
         return spread_of([m.leaderless() for m in self.repeats])
 
     @property
-    def operations_per_slot(self) -> Spread | None:
-        """None if no slot was chosen, as for all figures by the slot."""
-
-        def packed(measured: Measurement) -> float | None:
-            slots = measured.counters.get("slots_chosen", 0)
-            return measured.operations / slots if slots else None
-
-        return self.over(packed)
-
-    @property
     def wasted_p2a(self) -> Spread | None:
-        """P2As for each chosen slot beyond one for each other server."""
+        """P2As for each chosen slot beyond one for each other server; None if none was chosen."""
 
         def wasted(measured: Measurement) -> float | None:
             sent = measured.per_slot("p2a_sent")
@@ -152,9 +132,12 @@ class PointRow(Figures, frozen=True, kw_only=True):
 class CompareReport(Report[CompareSettings, PointRow], frozen=True, kw_only=True):
     """A whole run."""
 
-    sweeps: list[Sweep]
-    """Which rows belong together."""
     duels: list[Duel]
+
+    @property
+    def sweeps(self) -> list[Sweep]:
+        """Which rows belong together."""
+        return sweeps_of(self.settings)
 
     @property
     def by_point(self) -> dict[Point, PointRow]:

@@ -35,31 +35,25 @@ _LOOK_SECONDS = 0.5
 def open_paxon(job: Job) -> tuple[Loop, Callable[[], None]]:
     """Connect as a job says; see `OpenLoad`. Raises `PaxonError`."""
     load = job.workload
-    loop: LockLoop | TxnLoop | RenewLoop
-    if load.kind == "lock":
-        loop = LockLoop(job)
-    elif load.kind == "txn":
-        loop = TxnLoop(job)
-    elif load.kind == "renew":
-        loop = RenewLoop(job)
-    elif load.kind == "watch":
+    if load.kind == "watch":
         watches = WatchLink(job)
         return ClosedLoop(watches), watches.close
-    else:
-        idle = Client(job.addresses, timeout=job.timeout)
-        now = idle.range(OTHER_KEY).revision
-        held = [idle.watch(OTHER_KEY % number, after=now) for number in range(load.watches)]
-        for watch in held[:1]:
-            watch.call(bool)  # a thread that looks after the connection for all of them
-        plain, close = open_client_load(job)
+    if load.kind in _LOOPS:
+        loop = _LOOPS[load.kind](job)
+        return loop, loop.close
+    idle = Client(job.addresses, timeout=job.timeout)
+    now = idle.range(OTHER_KEY).revision
+    held = [idle.watch(OTHER_KEY % number, after=now) for number in range(load.watches)]
+    for watch in held[:1]:
+        watch.call(bool)  # a thread that looks after the connection for all of them
+    plain, close = open_client_load(job)
 
-        def close_all() -> None:
-            idle.close()
-            held.clear()
-            close()
+    def close_all() -> None:
+        idle.close()
+        held.clear()
+        close()
 
-        return plain, close_all
-    return loop, loop.close
+    return plain, close_all
 
 
 def doubled(who: str) -> BenchError:
@@ -264,3 +258,8 @@ class RenewLoop(_Tasks):
         """End the leases and disconnect."""
         self.do(self._some(AsyncLease.revoke, self._leases))
         super().close()
+
+
+_LOOPS: dict[str, type[LockLoop | TxnLoop | RenewLoop]] = {
+    "lock": LockLoop, "txn": TxnLoop, "renew": RenewLoop,
+}  # fmt: skip

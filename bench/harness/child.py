@@ -1,7 +1,7 @@
 """Processes of our own at the end of a pipe: clients, servers, floors.
 
-A child runs one function until its parent closes the pipe, and ends with its parent however that
-ends. What goes through the pipe are tagged msgspec structs.
+A child calls one function after the other, as it is told, and ends with its parent however that
+ends. What it keeps from one call to the next are variables of a module.
 """
 
 from __future__ import annotations
@@ -12,75 +12,54 @@ import os
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, Generic, Self, TypeVar
-
-import msgspec
+from typing import Any, Self
 
 from paxon.bench.harness.errors import BenchError
 from paxon.kvstore.cluster.spawning import die_with_parent, start_process
+from paxon.kvstore.errors import PaxonError
 
-__all__ = ["Child", "Children", "Failed", "say", "hear"]
+__all__ = ["Child", "Children", "obey"]
 
 GRACE_SECONDS = 60.0
 """How much longer than its job a child may take before it counts as stuck."""
 
-T = TypeVar("T", bound=msgspec.Struct)
-
-
-class Failed(msgspec.Struct, frozen=True, tag=True):
-    """What a child answers if it cannot do what it was told."""
-
-    sentence: str
-
-
-def say(pipe: Connection, message: msgspec.Struct) -> None:
-    """Send a message. Raises OSError if nobody is there."""
-    pipe.send_bytes(msgspec.msgpack.encode(message))
-
-
-def hear(pipe: Connection, messages: msgspec.msgpack.Decoder[T]) -> T:
-    """Wait for one of these messages. Raises EOFError or OSError if none will come."""
-    return messages.decode(pipe.recv_bytes())
-
 
 class Child:
-    """A process that answers what it is told."""
+    """A process that does what it is told."""
 
-    def __init__(self, what: str, main: Callable[..., None], *arguments: object) -> None:
-        """Run `main(pipe, *arguments)` in a new process; `what` it is, for error messages."""
+    def __init__(self, what: str) -> None:
+        """Start it; `what` it is, for error messages."""
         context = multiprocessing.get_context("spawn")
         self._what = what
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_begin, args=(theirs, main, arguments), daemon=True)
+        self._process = context.Process(target=_main, args=(theirs,), daemon=True)
         start_process(self._process)
         theirs.close()
         if self._process.pid is None:
             raise AssertionError("unreachable: it was just started")
         self.pid: int = self._process.pid
 
-    def tell(self, message: msgspec.Struct) -> None:
-        """Send it a message. Raises `BenchError` if it has died."""
+    def tell(self, function: Callable[..., object], *arguments: object) -> None:
+        """Have it call a function of a module. Raises `BenchError` if it has died."""
         try:
-            say(self._pipe, message)
+            self._pipe.send((function, arguments))
         except OSError:
             raise self._died() from None
 
-    def answer(self, kind: type[T], seconds: float = 0.0) -> T:
-        """Wait for its answer, `GRACE_SECONDS` longer than `seconds`.
+    def answer(self, seconds: float = 0.0) -> Any:
+        """What the function returned, waiting `GRACE_SECONDS` longer than `seconds`.
 
-        Raises `BenchError` if it has died, is stuck, or says that it failed.
+        Raises `BenchError` if it has died, is stuck, or says why it failed.
         """
         try:
             if not self._pipe.poll(seconds + GRACE_SECONDS):
                 raise BenchError(f"{self._what} has not answered for {seconds + GRACE_SECONDS:g} s")
-            data = self._pipe.recv_bytes()
+            result = self._pipe.recv()
         except (EOFError, ConnectionError):
             raise self._died() from None
-        either: Any = kind | Failed
-        answer: T | Failed = msgspec.msgpack.decode(data, type=either)
-        if isinstance(answer, Failed):
-            raise BenchError(answer.sentence)
-        return answer
+        if isinstance(result, PaxonError):
+            raise BenchError(f"{self._what} failed: {result}")
+        return result
 
     def _died(self) -> BenchError:
         return BenchError(f"{self._what} has died; run the benchmark again")
@@ -94,38 +73,48 @@ class Child:
             self._process.join()
 
 
-C = TypeVar("C", bound=Child)
-
-
-class Children(Generic[C]):
+class Children:
     """As many of one kind as are needed at most, kept; use it in a `with` statement."""
 
-    def __init__(self, start: Callable[[], C]) -> None:
-        self._start = start
-        self._children: list[C] = []
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._children: list[Child] = []
 
-    def take(self, count: int) -> list[C]:
+    def take(self, count: int) -> list[Child]:
         """The first `count` of them, started as needed."""
         while len(self._children) < count:
-            self._children.append(self._start())
+            self._children.append(Child(self._what))
         return self._children[:count]
+
+    def close(self) -> None:
+        """Have them end."""
+        for child in self._children:
+            child.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for child in self._children:
-            child.close()
+        self.close()
 
 
-def _begin(pipe: Connection, main: Callable[..., None], arguments: tuple[object, ...]) -> None:
-    """Main function of a child."""
+def _main(pipe: Connection) -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the pipe
     gc.freeze()
+    obey(pipe)
+    os._exit(0)  # what is still under way is of no interest
+
+
+def obey(pipe: Connection) -> None:
+    """Call functions and send what they return, until the other end of the pipe is closed."""
     try:
-        main(pipe, *arguments)
+        while True:
+            function, arguments = pipe.recv()
+            try:
+                result = function(*arguments)
+            except PaxonError as error:
+                result = BenchError(str(error))  # others may not be pickled
+            pipe.send(result)
     except (EOFError, ConnectionError):
-        # The parent is gone or wants no more. What is still under way is of no interest.
-        os._exit(0)
-    os._exit(0)
+        return

@@ -13,35 +13,35 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-import msgspec
 import pykka
 from loguru import logger
 
 from paxon.actors import PaxosServer, ServerId, Settings, SettingsError
 from paxon.actors.environment import Network
-from paxon.bench.harness.child import Child, Children, Failed, hear, say
+from paxon.bench.harness.child import Child, Children
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.lab_network import Event, LabNetwork, Recorder
-from paxon.kvstore.client.addresses import free_ports
+from paxon.bench.harness.repeater import wait_until
+from paxon.kvstore.client.addresses import free_ports, hold_ports
 from paxon.kvstore.cluster.local_cluster import Transport
 from paxon.kvstore.cluster.node import ServerSockets, ServerStartError, start_server
 from paxon.kvstore.cluster.options import Durability
-from paxon.kvstore.cluster.status import StatusProbe, agreed_leader
+from paxon.kvstore.cluster.status import ServerStatus, agreed_leader, ask_status
 from paxon.kvstore.store.store import KVStore
 
-__all__ = ["ServerHosts", "LabCluster"]
+__all__ = ["SERVER", "LabCluster"]
 
+SERVER = "a server process"
+"""What hosts are called: `Children(SERVER)`."""
 _LEADER_SECONDS = 20.0
-_PORT_ATTEMPTS = 4
 
 
-class Start(msgspec.Struct, frozen=True, tag=True):
-    """Run this server."""
+class Start(NamedTuple):
+    """A server to run."""
 
     settings: Settings
     peers: dict[ServerId, str]
@@ -53,35 +53,12 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     trace: bool
 
 
-class Stop(msgspec.Struct, frozen=True, tag=True):
-    """Stop the server that runs here."""
-
-
-class Done(msgspec.Struct, frozen=True, tag=True):
-    """The server serves, or has stopped."""
-
-    events: list[Event] = []
-    """What it sent, if it was to be traced."""
-    seconds: float = 0.0
-    """From being told to having done it."""
-
-
-_requests: msgspec.msgpack.Decoder[Start | Stop] = msgspec.msgpack.Decoder(Start | Stop)
-
-
-class ServerHosts(Children[Child]):
-    """As many server processes as the largest cluster needs."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda: Child("a server process", _serve))
-
-
 class LabCluster:
     """A cluster on host processes, one at a time; use it in a `with` statement."""
 
     def __init__(
         self,
-        hosts: ServerHosts,
+        hosts: Children,
         servers: int,
         *,
         durability: Durability = "disk",
@@ -106,13 +83,11 @@ class LabCluster:
         """
         self._hosts = hosts
         self.servers: list[ServerId] = list(range(1, servers + 1))
-        self._durability: Durability = durability
-        self._transport: Transport = transport
-        self._delay = round_trip / 2
-        self._trace = trace
+        self._durability, self._transport = durability, transport
+        self._delay, self._trace = round_trip / 2, trace
         self._kept = directory
         self._options = options
-        self._scratch: Path | None = None
+        self._scratch = ExitStack()
         self._starts: dict[ServerId, Start] = {}
         self._running: dict[ServerId, Child] = {}
 
@@ -120,34 +95,28 @@ class LabCluster:
 
     def start(self) -> Self:
         """Start all servers and wait until each serves. Raises `BenchError` if one cannot."""
-        for attempt in range(1, _PORT_ATTEMPTS + 1):
-            try:
-                self._start_once()
-                return self
-            except BenchError as error:
-                self.stop()
-                if attempt == _PORT_ATTEMPTS or "in use" not in str(error):
-                    raise
-        raise AssertionError("unreachable: the loop returns or raises")
+        try:
+            self._starts = self._plans()
+            hosts = self._hosts.take(len(self.servers))
+            for server, host in zip(self.servers, hosts, strict=True):
+                host.tell(run_server, self._starts[server])
+                self._running[server] = host
+            self._gather()
+        except BenchError:
+            self.stop()
+            raise
+        return self
 
-    def _start_once(self) -> None:
-        self._scratch = Path(tempfile.mkdtemp(prefix="paxon-lab-"))
-        self._starts = self._plans(self._scratch)
-        hosts = self._hosts.take(len(self.servers))
-        for server, host in zip(self.servers, hosts, strict=True):
-            host.tell(self._starts[server])
-            self._running[server] = host
-        self._gather(list(self.servers))
-
-    def _plans(self, scratch: Path) -> dict[ServerId, Start]:
+    def _plans(self) -> dict[ServerId, Start]:
+        scratch = Path(tempfile.mkdtemp(prefix="paxon-lab-"))
+        self._scratch.callback(shutil.rmtree, scratch, ignore_errors=True)
         ports = free_ports(2 * len(self.servers))
+        for held in hold_ports(ports):
+            self._scratch.enter_context(held)
         clients = {s: f"tcp://127.0.0.1:{ports[2 * s - 2]}" for s in self.servers}
-        peers = {
-            s: f"ipc://{scratch}/{s}"
-            if self._transport == "ipc"
-            else f"tcp://127.0.0.1:{ports[2 * s - 1]}"
-            for s in self.servers
-        }
+        peers = {s: f"tcp://127.0.0.1:{ports[2 * s - 1]}" for s in self.servers}
+        if self._transport == "ipc":
+            peers = {s: f"ipc://{scratch}/{s}" for s in self.servers}
         data = self._kept if self._kept is not None else scratch
         cluster = "lab" if self._kept is not None else f"lab-{secrets.token_hex(4)}"
         plans = {}
@@ -167,46 +136,43 @@ class LabCluster:
 
     def stop(self) -> list[Event]:
         """Stop all servers, remove a temporary directory; what they sent, in order of time."""
-        running = list(self._running)
         try:
             for host in self._running.values():
-                host.tell(Stop())
-            done = self._gather(running)
+                host.tell(stop_server)
+            noted = self._gather()
         finally:
             self._running = {}
-            if self._scratch is not None:
-                shutil.rmtree(self._scratch, ignore_errors=True)
-                self._scratch = None
+            self._scratch.close()
         return sorted(
-            (event for each in done for event in each.events), key=lambda event: event.seconds
+            (event for events in noted for event in events), key=lambda event: event.seconds
         )
 
     def stop_server(self, server: ServerId) -> None:
         """Stop one server in order."""
         host = self._running.pop(server)
-        host.tell(Stop())
-        host.answer(Done)
+        host.tell(stop_server)
+        host.answer()
 
     def start_server(self, server: ServerId) -> float:
         """Start a stopped server again; seconds until it serves, replay included."""
         host = self._hosts.take(len(self.servers))[server - 1]
-        host.tell(self._starts[server])
-        done = host.answer(Done)
+        host.tell(run_server, self._starts[server])
+        seconds: float = host.answer()
         self._running[server] = host
-        return done.seconds
+        return seconds
 
-    def _gather(self, servers: Sequence[ServerId]) -> list[Done]:
+    def _gather(self) -> list[Any]:
         """Take the answers of all, and only then raise what one of them says."""
-        done: list[Done] = []
+        answers: list[Any] = []
         failures: list[BenchError] = []
-        for server in servers:
+        for host in self._running.values():
             try:
-                done.append(self._running[server].answer(Done))
+                answers.append(host.answer())
             except BenchError as error:
                 failures.append(error)
         if failures:
             raise failures[0]
-        return done
+        return answers
 
     def __enter__(self) -> Self:
         return self.start()
@@ -226,73 +192,76 @@ class LabCluster:
         """The processes of the servers that run."""
         return {server: host.pid for server, host in self._running.items()}
 
+    def status(self, timeout: float = 1.0, *, state: bool = False) -> list[ServerStatus]:
+        """A row for each server that runs; see `LocalCluster.status`."""
+        clients = {server: self._starts[server].client for server in self._running}
+        replies = ask_status(clients, timeout, state=state)
+        return [
+            ServerStatus(server=s, address=clients[s], pid=pid, reply=replies.get(s))
+            for s, pid in self.pids.items()
+        ]
+
     def leader(self) -> ServerId:
         """The server that leads, waiting for one. Raises `BenchError` if none does in time."""
-        addresses = {s: self._starts[s].client for s in self._running}
-        probe = StatusProbe()
-        give_up = time.monotonic() + _LEADER_SECONDS
-        try:
-            while time.monotonic() < give_up:
-                leader = agreed_leader(probe.ask(addresses, 0.3))
-                if leader is not None:
-                    return leader
-                time.sleep(0.02)
-        finally:
-            probe.close()
-        raise BenchError(f"no server leads after {_LEADER_SECONDS:g} s")
+
+        def leads() -> ServerId | None:
+            return agreed_leader({r.server: r.reply for r in self.status(0.3) if r.reply})
+
+        return wait_until(leads, "no server leads", _LEADER_SECONDS)
 
 
 # --- inside a host -------------------------------------------------------------------------------
 
 
-def _serve(pipe: Connection) -> None:
-    """Main function of a host: run servers until the other end of the pipe is closed."""
-    logger.remove()
-    # As in a server process of its own (paxon.kvstore.cluster.server_process).
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+class _Here:
+    """What runs in this process."""
+
     server: pykka.ActorRef[PaxosServer] | None = None
     recorder: Recorder | None = None
-    try:
-        while True:
-            request = hear(pipe, _requests)
-            begin = time.monotonic()
-            if isinstance(request, Start):
-                recorder = Recorder(request.settings.server) if request.trace else None
-                try:
-                    server = _run(request, recorder)
-                except ServerStartError as error:
-                    say(pipe, Failed(f"server {request.settings.server} did not start: {error}"))
-                    continue
-                say(pipe, Done(seconds=time.monotonic() - begin))
-                continue
-            if server is not None:
-                server.stop()
-                server = None
-                gc.collect()  # what the next server has to live with is not this one's garbage
-            events = recorder.events if recorder is not None else []
-            recorder = None
-            say(pipe, Done(events=events, seconds=time.monotonic() - begin))
-    finally:
-        if server is not None:
-            server.stop()
+    settled = False
+    """Whether it collects its garbage as a server does."""
 
 
-def _run(start: Start, recorder: Recorder | None) -> pykka.ActorRef[PaxosServer]:
-    """Start a server as applications do, with a delay or a recorder if there is to be one."""
+def run_server(start: Start) -> float:
+    """Start a server as applications do, with a delay or a recorder if there is to be one.
+
+    Returns how many seconds it took. Raises `BenchError`.
+    """
+    begin = time.monotonic()
+    if not _Here.settled:  # as in a server process of its own (kvstore/cluster/server_process.py)
+        _Here.settled = True
+        logger.remove()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+    recorder = _Here.recorder = Recorder(start.settings.server) if start.trace else None
 
     def around(sockets: ServerSockets) -> Network:
         if start.delay == 0 and recorder is None:
             return sockets
         return LabNetwork(sockets, delay=start.delay, recorder=recorder)
 
-    return start_server(
-        start.settings,
-        KVStore(),
-        peers=start.peers,
-        client_bind=start.client,
-        directory=start.directory or None,
-        durability="disk" if start.directory else "memory",
-        around_network=around,
-    )
+    try:
+        _Here.server = start_server(
+            start.settings,
+            KVStore(),
+            peers=start.peers,
+            client_bind=start.client,
+            directory=start.directory or None,
+            durability="disk" if start.directory else "memory",
+            around_network=around,
+        )
+    except ServerStartError as error:
+        raise BenchError(f"server {start.settings.server} did not start: {error}") from None
+    return time.monotonic() - begin
+
+
+def stop_server() -> list[Event]:
+    """Stop the server that runs here, if one does; what it sent, if that was noted."""
+    server, recorder = _Here.server, _Here.recorder
+    _Here.server = _Here.recorder = None
+    if server is not None:
+        server.stop()
+        del server
+        gc.collect()  # what the next server has to live with is not this one's garbage
+    return recorder.events if recorder is not None else []

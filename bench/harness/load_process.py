@@ -1,39 +1,33 @@
-"""Client processes: load comes from outside the process that measures, as it does in real life."""
+"""Client processes: load comes from outside the process that measures, as it does in real life.
+
+What is here is called inside a client process (child.py): `prepare_load`, then `put_load` for each
+stretch.
+"""
 
 from __future__ import annotations
 
 import array
 import resource
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-import msgspec
-
-from paxon.bench.harness.child import Child, Children, Failed, hear, say
+from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load import ClientLink, ClosedLoop, Loop, PipelinedLoop
 from paxon.bench.harness.workloads import Workload
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.keys import secure_with
 from paxon.kvstore.client.leader_search import CoreOptions
-from paxon.kvstore.errors import PaxonError
 
 __all__ = [
-    "Go",
-    "Job",
-    "LoadProcess",
-    "LoadProcesses",
-    "OpenLoad",
-    "Ready",
-    "Sample",
-    "client_options",
-    "do_jobs",
-    "open_client_load",
-]
+    "CLIENT", "Job", "OpenLoad", "Sample", "client_options", "open_client_load", "prepare_load",
+    "put_load",
+]  # fmt: skip
+
+CLIENT = "a client process"
 
 
-class Job(msgspec.Struct, frozen=True, tag=True):
-    """What a client process is to do next."""
+class Job(NamedTuple):
+    """What a client process is to do."""
 
     workload: Workload
     addresses: list[str]
@@ -44,17 +38,12 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     timeout: float
     """Seconds that an operation may take."""
     seed: int
-    keys: dict[str, str] = {}
-    """The servers' public keys by address; empty if connections are not encrypted."""
+    open_load: OpenLoad
+    keys: dict[str, str] | None = None
+    """The servers' public keys by address; None if connections are not encrypted."""
 
 
-class Go(msgspec.Struct, frozen=True, tag=True):
-    """Measure for so many seconds now."""
-
-    seconds: float
-
-
-class Sample(msgspec.Struct, frozen=True, tag=True):
+class Sample(NamedTuple):
     """What one client measured."""
 
     operations: int
@@ -66,21 +55,9 @@ class Sample(msgspec.Struct, frozen=True, tag=True):
     seconds: float
     cpu_seconds: float
     """User and system time of the client process."""
-    latency_bytes: bytes
-    """Seconds as doubles of this machine."""
+    latencies: array.array[float]
+    """Seconds."""
 
-    def latencies(self) -> array.array[float]:
-        """Latencies in seconds."""
-        values = array.array("d")
-        values.frombytes(self.latency_bytes)
-        return values
-
-
-class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The client is warm."""
-
-
-_requests: msgspec.msgpack.Decoder[Job | Go] = msgspec.msgpack.Decoder(Job | Go)
 
 OpenLoad: TypeAlias = Callable[[Job], tuple[Loop, Callable[[], None]]]
 """Called in a client process: connects as a job says. Returns the load, and how to disconnect.
@@ -92,9 +69,8 @@ It travels to the process, so it is a function of a module, or a `functools.part
 def open_client_load(job: Job) -> tuple[Loop, Callable[[], None]]:
     """The load of Paxon's own client. Raises `PaxonError`."""
     load = job.workload
-    options = client_options(load)
     client = Client(
-        job.addresses, timeout=job.timeout, redirect=job.redirect, options=options,
+        job.addresses, timeout=job.timeout, redirect=job.redirect, options=client_options(load),
         secure=secure_with(job.keys) if job.keys else None,
     )  # fmt: skip
     if load.kind == "get" and load.fill:  # reads are of keys that are there
@@ -114,57 +90,33 @@ def client_options(workload: Workload) -> CoreOptions | None:
     return CoreOptions(eager=1, full_weight=workload.packing, batch_weight=workload.packing)
 
 
-class LoadProcess(Child):
-    """A client process: told a `Job` it gets `Ready`, told to `Go` it has a `Sample`."""
+class _Here:
+    """The load of this process; None before its first job."""
 
-    def __init__(self, open_load: OpenLoad = open_client_load) -> None:
-        super().__init__("a client process", do_jobs, open_load)
-
-
-class LoadProcesses(Children[LoadProcess]):
-    """As many client processes as the largest workload needs."""
-
-    def __init__(self, open_load: OpenLoad = open_client_load) -> None:
-        super().__init__(lambda: LoadProcess(open_load))
-
-
-# --- inside the client process -------------------------------------------------------------------
-
-
-def do_jobs(pipe: Connection, open_load: OpenLoad) -> None:
-    """Main function of a client process. Raises EOFError or OSError once the parent is gone."""
     loop: Loop | None = None
     close: Callable[[], None] | None = None
-    while True:
-        request = hear(pipe, _requests)
-        try:
-            if isinstance(request, Job):
-                closing, close = close, None
-                if closing is not None:
-                    closing()
-                loop, close = open_load(request)
-                if request.warmup > 0:
-                    loop.run(request.warmup)
-                say(pipe, Ready())
-            elif loop is None:
-                say(pipe, Failed("a client process was started without a job"))
-            else:
-                say(pipe, _measure(loop, request.seconds))
-        except PaxonError as error:
-            say(pipe, Failed(f"a client could not put load on the cluster: {error}"))
 
 
-def _measure(loop: Loop, seconds: float) -> Sample:
+def prepare_load(job: Job) -> None:
+    """Connect, and warm up. Raises `PaxonError`."""
+    closing, _Here.close = _Here.close, None
+    if closing is not None:
+        closing()
+    _Here.loop, _Here.close = job.open_load(job)
+    if job.warmup > 0:
+        _Here.loop.run(job.warmup)
+
+
+def put_load(seconds: float) -> Sample:
+    """Put the load on for so long. Raises `PaxonError`."""
+    if _Here.loop is None:
+        raise BenchError("it was given no job")
     before = resource.getrusage(resource.RUSAGE_SELF)
-    outcome = loop.run(seconds)
+    outcome = _Here.loop.run(seconds)
     after = resource.getrusage(resource.RUSAGE_SELF)
     return Sample(
-        operations=outcome.operations,
-        failed=outcome.failed,
-        first_error=outcome.first_error,
-        unfinished=outcome.unfinished,
-        oldest=outcome.oldest,
-        seconds=outcome.seconds,
-        cpu_seconds=(after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime),
-        latency_bytes=array.array("d", outcome.latencies).tobytes(),
-    )
+        outcome.operations, outcome.failed, outcome.first_error, outcome.unfinished, outcome.oldest,
+        outcome.seconds,
+        (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime),
+        array.array("d", outcome.latencies),
+    )  # fmt: skip

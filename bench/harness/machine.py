@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -15,13 +16,9 @@ import msgspec
 import zmq
 
 __all__ = [
-    "Machine",
-    "describe_machine",
-    "cpu_seconds",
-    "memory_bytes",
+    "Machine", "children_of", "cpu_seconds", "describe_machine", "memory_bytes",
     "peak_memory_bytes",
-    "children_of",
-]
+]  # fmt: skip
 
 _LIBRARIES = ("paxon", "pykka", "pyzmq", "msgspec", "loguru")
 
@@ -47,11 +44,8 @@ class Machine(msgspec.Struct, frozen=True):
 
 def describe_machine() -> Machine:
     """This machine, as far as the system tells."""
-    versions = {}
-    for library in _LIBRARIES:
-        versions[library] = metadata.version(library)
-    versions["libzmq"] = zmq.zmq_version()
-    versions["sqlite"] = sqlite3.sqlite_version
+    versions = {library: metadata.version(library) for library in _LIBRARIES}
+    versions |= {"libzmq": zmq.zmq_version(), "sqlite": sqlite3.sqlite_version}
     return Machine(
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)),
@@ -63,13 +57,11 @@ def describe_machine() -> Machine:
 
 
 def _cpu_model() -> str:
-    try:
+    with suppress(OSError):  # a system without /proc
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name":
                 return value.strip()
-    except OSError:  # a system without /proc
-        return platform.machine() or "unknown processor"
     return platform.machine() or "unknown processor"
 
 
@@ -87,26 +79,22 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def memory_bytes(pid: int | None = None) -> int:
+def memory_bytes(pid: int | None = None, *, line: str = "VmRSS") -> int:
     """What a process (by default this one) has in memory now. Raises ProcessLookupError."""
-    return _memory_line(pid, "VmRSS:")
-
-
-def peak_memory_bytes(pid: int | None = None) -> int:
-    """The most that it ever had. Raises ProcessLookupError."""
-    return _memory_line(pid, "VmHWM:")
-
-
-def _memory_line(pid: int | None, name: str) -> int:
     path = Path(f"/proc/{'self' if pid is None else pid}/status")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise ProcessLookupError(pid) from None
-    for line in lines:
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024
+    for name, _, value in (text.partition(":") for text in lines):
+        if name == line:
+            return int(value.split()[0]) * 1024
     raise ProcessLookupError(pid)  # a process that has ended has no memory any more
+
+
+def peak_memory_bytes(pid: int | None = None) -> int:
+    """The most that it ever had. Raises ProcessLookupError."""
+    return memory_bytes(pid, line="VmHWM")
 
 
 def children_of(pid: int) -> list[int]:

@@ -6,15 +6,23 @@ import array
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Self
+from typing import Any
 
 import msgspec
 
 from paxon.actors import ServerId
 from paxon.actors.messages import StatusReply
+from paxon.bench.harness.child import Child
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.lab import LabCluster
-from paxon.bench.harness.load_process import Go, Job, LoadProcess, Ready, Sample
+from paxon.bench.harness.load_process import (
+    Job,
+    OpenLoad,
+    Sample,
+    open_client_load,
+    prepare_load,
+    put_load,
+)
 from paxon.bench.harness.machine import cpu_seconds
 from paxon.bench.harness.summary import (
     Latency,
@@ -26,23 +34,11 @@ from paxon.bench.harness.summary import (
 )
 from paxon.bench.harness.workloads import Workload
 from paxon.kvstore.cluster.local_cluster import LocalCluster
-from paxon.kvstore.cluster.status import StatusProbe
 
 __all__ = [
-    "Measurement",
-    "Figures",
-    "figures_of",
-    "Ratios",
-    "ratios_of",
-    "ClusterWatch",
-    "ServerCounts",
-    "measure",
-    "prepare",
-    "run_all",
-    "stretch",
-    "combine",
-    "jobs_for",
-]
+    "Counts", "Figures", "Measurement", "Ratios", "ServerCounts", "combine", "counts_of",
+    "figures_of", "jobs_for", "measure", "prepare", "ratios_of", "run_all", "stretch",
+]  # fmt: skip
 
 _STATUS_SECONDS = 5.0
 _STATUS_ATTEMPTS = 3
@@ -72,8 +68,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     busiest_cpu: float = 0.0
     """CPU seconds of the server that used most."""
     counters: dict[str, int]
-    """What all servers together counted meanwhile (`paxon status --json` shows the names); those
-    that stood still may be left out."""
+    """What all servers together counted meanwhile (`paxon status --json` shows the names), without
+    what stood still."""
 
     def each(self, figure: float) -> float | None:
         """Of a figure, for each operation; None if there was no operation."""
@@ -125,17 +121,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         """Any other figure over the repeats that have it."""
         return spread_or_none(map(figure, self.repeats))
 
-    def per_operation(self, counter: str) -> Spread | None:
-        """Of a counter."""
-        return self.over(lambda m: m.per_operation(counter))
-
     def per_second(self, counter: str) -> Spread:
         """Of a counter."""
         return spread_of([m.per_second(counter) for m in self.repeats])
-
-    def per_slot(self, counter: str) -> Spread | None:
-        """Of a counter, for each chosen slot; None if there was none."""
-        return self.over(lambda m: m.per_slot(counter))
 
     def total(self, counter: str) -> int:
         """Of a counter, in all repeats together."""
@@ -148,11 +136,6 @@ def figures_of(measured: Sequence[Measurement]) -> dict[str, Any]:
     def over(figure: Callable[[Measurement], float | None]) -> Spread | None:
         return spread_or_none(map(figure, measured))
 
-    # Counters that stood still need not be kept.
-    slim = [
-        msgspec.structs.replace(m, counters={name: n for name, n in m.counters.items() if n})
-        for m in measured
-    ]
     return {
         "rate": spread_of([m.rate for m in measured]),
         "p50": over(lambda m: m.latency.p50),
@@ -163,7 +146,7 @@ def figures_of(measured: Sequence[Measurement]) -> dict[str, Any]:
         "first_error": next((m.first_error for m in measured if m.first_error), ""),
         "server_cpu": over(lambda m: m.each(m.server_cpu)),
         "client_cpu": over(lambda m: m.each(m.client_cpu)),
-        "repeats": slim,
+        "repeats": list(measured),
     }
 
 
@@ -194,93 +177,63 @@ def ratios_of(pairs: Sequence[tuple[Measurement, Measurement]]) -> Ratios:
 
 
 class ServerCounts(msgspec.Struct, frozen=True):
-    """Where the servers stood at one moment."""
+    """Where the servers of a system stood at one moment, Paxon's or another's."""
 
     replies: dict[ServerId, StatusReply]
+    """Of those that have counters."""
     cpu: dict[ServerId, float]
     """CPU seconds since each process started."""
 
 
-class Watch(Protocol):
-    """Tells where the servers of a system stand, Paxon's or another's."""
-
-    def counts(self) -> ServerCounts:
-        """CPU of all servers, and counters of those that have any. Raises `BenchError`."""
+Counts = Callable[[], ServerCounts]
+"""Tells where the servers stand. Raises `BenchError`."""
 
 
-class ClusterWatch:
-    """Asks the servers of a cluster for their counters; keeps its connections. One thread."""
-
-    def __init__(self, cluster: LocalCluster | LabCluster) -> None:
-        """Watch the servers that run now."""
-        addresses = dict(zip(cluster.servers, cluster.addresses, strict=True))
-        if isinstance(cluster, LabCluster):
-            self._pids = cluster.pids
-        else:
-            self._pids = {row.server: row.pid for row in cluster.status() if row.pid is not None}
-        self._addresses = {server: addresses[server] for server in self._pids}
-        self._probe = StatusProbe(None if isinstance(cluster, LabCluster) else cluster.secure)
-
-    def counts(self) -> ServerCounts:
-        """Counters and CPU of all servers. Raises `BenchError` if one does not answer."""
-        replies: dict[ServerId, StatusReply] = {}
-        for _ in range(_STATUS_ATTEMPTS):
-            missing = {s: a for s, a in self._addresses.items() if s not in replies}
-            replies |= self._probe.ask(missing, _STATUS_SECONDS)
-            if len(replies) == len(self._addresses):
-                cpu = {s: cpu_seconds(pid) for s, pid in self._pids.items()}
-                return ServerCounts(replies, cpu)
-        silent = sorted(set(self._addresses) - set(replies))
-        raise BenchError(f"servers {silent} do not answer; their logs may say why")
-
-    def glance(self, timeout: float) -> dict[ServerId, StatusReply]:
-        """The status of those that answer in time."""
-        return self._probe.ask(self._addresses, timeout)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._probe.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+def counts_of(cluster: LocalCluster | LabCluster) -> ServerCounts:
+    """Of the servers that run. Raises `BenchError` if one does not answer."""
+    for _ in range(_STATUS_ATTEMPTS):
+        rows = cluster.status(_STATUS_SECONDS, state=False)
+        pids = {row.server: row.pid for row in rows if row.pid is not None}
+        replies = {row.server: row.reply for row in rows if row.reply is not None}
+        if len(replies) == len(pids):
+            return ServerCounts(replies, {s: cpu_seconds(pid) for s, pid in pids.items()})
+    silent = sorted(set(pids) - set(replies))
+    raise BenchError(f"servers {silent} do not answer; their logs may say why")
 
 
 def measure(
-    watch: Watch, processes: Sequence[LoadProcess], jobs: Sequence[Job], seconds: float
+    counts: Counts, processes: Sequence[Child], jobs: Sequence[Job], seconds: float
 ) -> Measurement:
     """Run a job in each client process at the same time, and count what the servers do.
 
     Raises `BenchError` if a client or server fails.
     """
     prepare(processes, jobs)
-    return stretch(watch, processes, seconds)
+    return stretch(counts, processes, seconds)
 
 
-def prepare(processes: Sequence[LoadProcess], jobs: Sequence[Job]) -> None:
+def prepare(processes: Sequence[Child], jobs: Sequence[Job]) -> None:
     """Connect the clients and warm them up, all at the same time. Raises `BenchError`."""
     for process, job in zip(processes, jobs, strict=True):
-        process.tell(job)
+        process.tell(prepare_load, job)
     for process, job in zip(processes, jobs, strict=True):
-        process.answer(Ready, job.warmup)
+        process.answer(job.warmup)
 
 
-def stretch(watch: Watch, processes: Sequence[LoadProcess], seconds: float) -> Measurement:
+def stretch(counts: Counts, processes: Sequence[Child], seconds: float) -> Measurement:
     """Put the load of prepared clients on for so long; may be called again. See `measure`."""
-    before = watch.counts()
+    before = counts()
     begin = time.perf_counter()
     samples = run_all(processes, seconds)
     elapsed = time.perf_counter() - begin
-    return combine(samples, before, watch.counts(), elapsed)
+    return combine(samples, before, counts(), elapsed)
 
 
-def run_all(processes: Sequence[LoadProcess], seconds: float) -> list[Sample]:
+def run_all(processes: Sequence[Child], seconds: float) -> list[Sample]:
     """Put the load of prepared clients on for so long. Raises `BenchError`."""
     for process in processes:
-        process.tell(Go(seconds))
-    return [process.answer(Sample, seconds) for process in processes]
+        process.tell(put_load, seconds)
+    return [process.answer(seconds) for process in processes]
 
 
 def combine(
@@ -288,44 +241,44 @@ def combine(
 ) -> Measurement:
     """One measurement of what several clients and servers counted."""
     latencies: array.array[float] = array.array("d")
-    for sample in samples:
-        latencies.extend(sample.latencies())
     counters: Counter[str] = Counter()
+    for sample in samples:
+        latencies.extend(sample.latencies)
     for server, reply in after.replies.items():
-        earlier = before.replies[server].counters
-        for name, value in reply.counters.items():
-            counters[name] += value - earlier.get(name, 0)
+        counters.update(reply.counters)
+        counters.subtract(before.replies[server].counters)
     latency = latency_of(latencies)
     used = [after.cpu[server] - before.cpu[server] for server in after.cpu]
-    oldest = max(sample.oldest for sample in samples)
     return Measurement(
         seconds=elapsed,
         operations=sum(sample.operations for sample in samples),
         failed=sum(sample.failed for sample in samples),
         first_error=next((s.first_error for s in samples if s.first_error), ""),
         unfinished=sum(sample.unfinished for sample in samples),
-        longest_wait=max(oldest, latency.worst or 0.0),
+        longest_wait=max(latency.worst or 0.0, *(sample.oldest for sample in samples)),
         rate=sum(s.operations / s.seconds for s in samples if s.seconds > 0),
         latency=latency,
         client_cpu=sum(sample.cpu_seconds for sample in samples),
         server_cpu=sum(used),
         busiest_cpu=max(used),
-        counters=dict(counters),
+        counters={name: count for name, count in counters.items() if count},
     )
 
 
 def jobs_for(
-    workload: Workload, addresses: Sequence[str], *, warmup: float, seed: int, follow: bool = True
+    workload: Workload,
+    addresses: Sequence[str],
+    *,
+    warmup: float,
+    seed: int,
+    follow: bool = True,
+    open_load: OpenLoad = open_client_load,
 ) -> list[Job]:
     """A job for each client: all `follow` to the leader, or each stays with one server."""
     return [
         Job(
-            workload=workload,
-            addresses=list(addresses) if follow else [addresses[number]],
-            redirect=follow,
-            warmup=warmup,
-            timeout=_PATIENCE_SECONDS if follow else _DUEL_SECONDS,
-            seed=seed + number,
+            workload, list(addresses) if follow else [addresses[number]], follow, warmup,
+            _PATIENCE_SECONDS if follow else _DUEL_SECONDS, seed + number, open_load,
         )
         for number in range(workload.clients)
-    ]
+    ]  # fmt: skip

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.report import told
 from paxon.bench.harness.summary import Spread
 
 if TYPE_CHECKING:
@@ -21,21 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "POLICY_COLOURS",
-    "SERVER_COLOURS",
-    "GREY",
-    "PLOT_FORMATS",
-    "check_plot",
-    "make_directory",
-    "save_plot",
-    "new_figure",
-    "panels",
-    "spread_line",
-    "whiskers",
-    "ticks_at",
-    "plain_numbers",
-    "tidy",
-]
+    "GREY", "PLOT_FORMATS", "POLICY_COLOURS", "SERVER_COLOURS", "check_plot", "new_figure",
+    "panels", "plain_numbers", "save_plot", "spread_line", "ticks_at", "tidy", "whiskers",
+]  # fmt: skip
 
 _FORMATS = (".png", ".svg", ".pdf")
 PLOT_FORMATS = (".svg", ".png")
@@ -58,25 +47,17 @@ def check_plot(path: Path) -> None:
         raise BenchError("plots need matplotlib: pip install 'paxon[bench]'")
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory if it is not there. Raises `BenchError`."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchError(f"{path} cannot be made: {error.strerror}") from None
-
-
 def save_plot(figure: Figure, path: Path) -> None:
     """Write a picture in the format that its name says. Raises `BenchError`."""
     from matplotlib import rc_context  # noqa: PLC0415 (see the module's docstring)
 
-    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    try:
-        # Text stays text, and the same figures give the same file.
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "paxon"}):
-            figure.savefig(path, dpi=150, metadata=undated.get(path.suffix.lower()))
-    except OSError as error:
-        raise BenchError(f"{path} cannot be written: {error.strerror}") from None
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
+    # Text stays text, and the same figures give the same file.
+    with (
+        told(path, "written"),
+        rc_context({"svg.fonttype": "none", "svg.hashsalt": "paxon"}),
+    ):
+        figure.savefig(path, dpi=150, metadata=undated)
 
 
 def new_figure(width: float, height: float, caption: str) -> Figure:

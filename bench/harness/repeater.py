@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from paxon.bench.harness.errors import BenchError
 from paxon.kvstore.errors import PaxonError
 
 __all__ = ["PATIENCE_SECONDS", "Repeater", "wait_until"]
+
+T = TypeVar("T")
 
 PATIENCE_SECONDS = 120.0
 """What has not come by then never will."""
@@ -79,10 +82,11 @@ class Repeater(threading.Thread):
         self.join()
 
 
-def wait_until(ready: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait for something that comes by itself. Raises `BenchError`, which names it, if late."""
+def wait_until(look: Callable[[], T | None], what: str, seconds: float = PATIENCE_SECONDS) -> T:
+    """What `look` finds, once it does. Raises `BenchError`, which names it, if that is late."""
     give_up = time.monotonic() + seconds
-    while not ready():
+    while not (found := look()):
         if time.monotonic() > give_up:
             raise BenchError(f"{what} within {seconds:g} s")
         time.sleep(0.02)
+    return found

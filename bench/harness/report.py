@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -19,27 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Progress",
-    "Report",
-    "Column",
-    "Section",
-    "Bench",
-    "new_report",
-    "check_writable",
-    "write_json",
-    "read_json",
-    "rich_table",
-    "markdown",
-    "fill_page",
-    "splice",
-    "check_page",
-    "count",
-    "milliseconds",
-    "microseconds",
-    "ratio",
-    "ratios",
-    "small",
-]
+    "CLIENT_CPU", "FAILED", "LONGEST_WAIT", "P50", "P99", "P999", "RATE", "SERVER_CPU", "Bench",
+    "Column", "Progress", "Report", "Section", "check_writable", "count", "fill_page",
+    "markdown", "milliseconds", "new_report", "per_operation", "per_second", "per_slot", "ratio",
+    "ratios", "read_json", "rich_table", "small", "splice", "table_of", "told", "write_json",
+]  # fmt: skip
 
 SettingsT = TypeVar("SettingsT")
 RowT = TypeVar("RowT")
@@ -96,8 +80,6 @@ class Bench(NamedTuple):
     help: str
     settings: type[Any]
     report: type[Any]
-    steps: Callable[[Any], int]
-    """How many times `run` reports progress."""
     run: Callable[[Any, Progress], Any]
     """Measures. Raises `PaxonError` if a cluster cannot be started or loaded."""
     sections: Callable[[Any], Sequence[Section]]
@@ -131,39 +113,38 @@ def new_report(
 # --- files ---------------------------------------------------------------------------------------
 
 
+@contextmanager
+def told(path: Path, what: str) -> Iterator[None]:
+    """Raise `BenchError`, which says what cannot be done with a path, for an `OSError` inside."""
+    try:
+        yield
+    except OSError as error:
+        raise BenchError(f"{path} cannot be {what}: {error.strerror}") from None
+
+
 def check_writable(path: Path) -> None:
     """Raise `BenchError` now rather than after minutes of measuring."""
     if path.is_dir():
         raise BenchError(f"{path} is a directory: name a file")
     existed = path.exists()
-    try:
-        with path.open("ab"):
-            pass
+    with told(path, "written"):
+        path.open("ab").close()
         if not existed:
             path.unlink()
-    except OSError as error:
-        raise BenchError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file. Raises `BenchError`."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BenchError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def write_json(report: Report[Any, Any], path: Path) -> None:
     """Write a report, on one line. Raises `BenchError`."""
-    write_text(path, json.dumps(msgspec.to_builtins(report), ensure_ascii=False) + "\n")
+    with told(path, "written"):
+        path.write_bytes(msgspec.json.encode(report) + b"\n")
 
 
 def read_json(path: Path, kind: type[ReportT]) -> ReportT:
     """Read a report again. Raises `BenchError` if the file is none of that kind."""
+    with told(path, "read"):
+        data = path.read_bytes()
     try:
-        report: ReportT = msgspec.json.decode(path.read_bytes(), type=kind)
-    except OSError as error:
-        raise BenchError(f"{path} cannot be read: {error.strerror}") from None
+        report: ReportT = msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
         raise BenchError(f"{path} is not such a report: {error}") from None
     return report
@@ -227,21 +208,14 @@ def splice(text: str, name: str, figures: str) -> str:
     return f"{before}{mark}\n\n{figures.strip()}\n\n{end}{after}"
 
 
-def check_page(path: Path, name: str) -> None:
-    """Raise `BenchError` before anything is measured if the page could not be filled."""
-    splice(_read(path), name, "")
-
-
-def fill_page(path: Path, name: str, figures: str) -> None:
-    """Put figures into a page. Raises `BenchError`."""
-    write_text(path, splice(_read(path), name, figures))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BenchError(f"{path} cannot be read: {error.strerror}") from None
+def fill_page(path: Path, name: str, figures: str, *, write: bool = True) -> None:
+    """Put figures into a page, or only see whether that could be done. Raises `BenchError`."""
+    with told(path, "read"):
+        text = path.read_text(encoding="utf-8")
+    text = splice(text, name, figures)
+    if write:
+        with told(path, "written"):
+            path.write_text(text, encoding="utf-8")
 
 
 # --- figures for people --------------------------------------------------------------------------
@@ -262,11 +236,6 @@ def milliseconds(figure: Spread | None) -> str:
     return "-" if figure is None else f"{figure.median * 1e3:.2f}"
 
 
-def microseconds(figure: Spread | None) -> str:
-    """Seconds, shown as microseconds."""
-    return "-" if figure is None else f"{figure.median * 1e6:.1f}"
-
-
 def ratio(figure: float | None) -> str:
     """How many times."""
     return "-" if figure is None else f"{figure:.2f}x"
@@ -284,3 +253,41 @@ def ratios(figure: Spread | None) -> str:
 def small(figure: Spread | None) -> str:
     """A small number with about three digits that count."""
     return "-" if figure is None else f"{figure.median:.3g}"
+
+
+# --- columns that tables of several benches have -------------------------------------------------
+
+
+def _microseconds(figure: Spread | None) -> str:
+    return "-" if figure is None else f"{figure.median * 1e6:.1f}"
+
+
+RATE = Column("op/s", lambda row: count(row.rate))
+P50 = Column("p50\nms", lambda row: milliseconds(row.p50))
+P99 = Column("p99\nms", lambda row: milliseconds(row.p99))
+P999 = Column("p99.9\nms", lambda row: milliseconds(row.p999))
+LONGEST_WAIT = Column("longest\nwait ms", lambda row: f"{row.longest_wait * 1e3:,.0f}")
+SERVER_CPU = Column("servers\nµs/op", lambda row: _microseconds(row.server_cpu))
+CLIENT_CPU = Column("clients\nµs/op", lambda row: _microseconds(row.client_cpu))
+FAILED = Column("failed", lambda row: str(row.failed))
+
+
+def per_operation(counter: str, head: str) -> Column:
+    """A counter of the servers, for each operation."""
+    return Column(f"{head}\n/op", lambda row: small(row.over(lambda m: m.per_operation(counter))))
+
+
+def per_slot(counter: str, head: str) -> Column:
+    """The same, for each chosen slot."""
+    return Column(f"{head}\n/slot", lambda row: small(row.over(lambda m: m.per_slot(counter))))
+
+
+def per_second(counter: str, head: str) -> Column:
+    """The same, for each second."""
+    return Column(f"{head}\n/s", lambda row: count(row.per_second(counter)))
+
+
+def table_of(title: str, columns: Sequence[Column], rows: Sequence[Any], **more: Any) -> Section:
+    """A line for each row."""
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    return Section(title, [column.head for column in columns], cells, **more)

@@ -9,21 +9,14 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 __all__ = [
-    "Latency",
-    "Spread",
-    "percentile",
-    "latency_of",
-    "spread_of",
-    "spread_or_none",
-    "quotients",
-]
+    "Latency", "Spread", "latency_of", "percentile", "quotients", "spread_of", "spread_or_none",
+]  # fmt: skip
 
 
 class Latency(msgspec.Struct, frozen=True):
     """How long operations took, in seconds; all None if not one was measured."""
 
     count: int
-    mean: float | None
     p50: float | None
     p99: float | None
     p999: float | None
@@ -63,11 +56,10 @@ def percentile(ordered: Sequence[float], fraction: float) -> float:
 def latency_of(seconds: Sequence[float]) -> Latency:
     """Sum up latencies given in any order."""
     if not seconds:
-        return Latency(0, None, None, None, None, None)
+        return Latency(0, None, None, None, None)
     ordered = sorted(seconds)
     return Latency(
         count=len(ordered),
-        mean=math.fsum(ordered) / len(ordered),
         p50=percentile(ordered, 0.5),
         p99=percentile(ordered, 0.99),
         p999=percentile(ordered, 0.999),

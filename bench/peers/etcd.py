@@ -7,18 +7,21 @@ import random
 import shutil
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from paxon.actors import ServerId
+from paxon.bench.harness.child import Child
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.load_process import LoadProcess, OpenLoad
+from paxon.bench.harness.load_process import CLIENT, OpenLoad
 from paxon.bench.harness.measure import Measurement, ServerCounts, jobs_for, measure
+from paxon.bench.harness.repeater import wait_until
 from paxon.bench.harness.report import Progress
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers import etcd_load as api
-from paxon.bench.peers.etcd_load import Connections, GrpcSocket, call, open_etcd_load, put_payload
+from paxon.bench.peers.etcd_load import GrpcSocket, call, put_payload
 from paxon.bench.peers.programs import Program, Programs
-from paxon.bench.stable.failover import Kill, kill_leaders
+from paxon.bench.stable.failover import FailoverSettings, kill_leaders
 from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.etcd.messages import message
 
@@ -27,7 +30,6 @@ __all__ = ["Etcd", "PersistentWriter", "etcd_kills"]
 _HOST = "127.0.0.1"
 _START_SECONDS = 30.0
 _CALL_SECONDS = 5.0
-_LOOKING_SECONDS = 0.02
 _ATTEMPT_SECONDS = 0.05
 """After so long a client tries another member. etcd itself would keep a request for seconds that a
 member has passed on to a leader that is gone."""
@@ -91,14 +93,16 @@ class EtcdCluster:
 
     def leader(self) -> ServerId:
         """The member that says it leads. Raises `BenchError` if none does in time."""
-        give_up = time.monotonic() + _START_SECONDS
-        while time.monotonic() < give_up:
-            for number, member in enumerate(self._members, 1):
-                if member.alive() and self._leads(number):
-                    return number
-            time.sleep(_LOOKING_SECONDS)
-        dead = [member.obituary() for member in self._members if not member.alive()]
-        raise BenchError(f"no member leads after {_START_SECONDS:g} s {' '.join(dead)}".strip())
+
+        def leads() -> ServerId | None:
+            alive = (n for n, member in enumerate(self._members, 1) if member.alive())
+            return next(filter(self._leads, alive), None)
+
+        try:
+            return wait_until(leads, "no member of etcd leads", _START_SECONDS)
+        except BenchError as error:
+            dead = [member.obituary() for member in self._members if not member.alive()]
+            raise BenchError(" ".join([str(error), *dead])) from None
 
     def revision(self, number: int) -> int:
         """The store's revision, by a linearizable read. Raises `BenchError`."""
@@ -136,29 +140,26 @@ class Etcd:
     """A cluster and a client process; see `System`."""
 
     def __init__(
-        self, programs: Programs, servers: int, connections: Connections | None,
-        open_load: OpenLoad | None = None,
-    ) -> None:  # fmt: skip
-        """Start all, for the usual loads or others. Raises `BenchError`."""
-        ways = {"one": ", one connection", "each": ", a connection each"}
-        self.name = f"etcd{ways.get(connections or '', '')}"
+        self, programs: Programs, servers: int, open_load: OpenLoad, way: str = ""
+    ) -> None:
+        """Start all; the name says which `way` its clients go. Raises `BenchError`."""
+        self.name = f"etcd{way}"
+        self._open = open_load
         self._cluster = EtcdCluster(programs, servers)
-        usual = functools.partial(open_etcd_load, connections or "one")
-        self._process = LoadProcess(open_load or usual)
+        self._process = Child(CLIENT)
+        self.counts = self._cluster.counts
 
     def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
         """See `System`. Raises `BenchError` also if etcd has not done what its client counted."""
         leader = self._cluster.leader()
         before = self._cluster.revision(leader)
-        jobs = jobs_for(load, [self._cluster.addresses[leader - 1]], warmup=warmup, seed=seed)
-        measured = measure(self._cluster, [self._process], jobs, seconds)
+        addresses = [self._cluster.addresses[leader - 1]]
+        jobs = jobs_for(load, addresses, warmup=warmup, seed=seed, open_load=self._open)
+        measured = measure(self.counts, [self._process], jobs, seconds)
         done = self._cluster.revision(leader) - before
         if load.kind == "put" and done < measured.operations:
             raise BenchError(f"etcd did {done} writes, its client counted {measured.operations}")
         return measured
-
-    def cpu(self) -> float:
-        return sum(self._cluster.counts().cpu.values())
 
     def close(self) -> None:
         self._process.close()
@@ -168,28 +169,16 @@ class Etcd:
 # --- failovers -----------------------------------------------------------------------------------
 
 
-def etcd_kills(
-    programs: Programs,
-    servers: int,
-    *,
-    kills: int,
-    value: bytes,
-    chance: random.Random,
-    progress: Progress,
-) -> list[Kill]:
-    """Kill the leader so many times, each time with all members up. Raises `BenchError`."""
-    cluster = EtcdCluster(programs, servers)
-    try:
-        client = PersistentWriter(cluster.addresses, cluster.leader() - 1)
-        try:
-            return kill_leaders(
-                cluster, client,
-                kills=kills, value=value, chance=chance, progress=progress,
-            )  # fmt: skip
-        finally:
-            client.close()
-    finally:
-        cluster.close()
+def etcd_kills(programs: Programs, settings: FailoverSettings, progress: Progress) -> list[float]:
+    """Kill the leader as often as said, each time with all members up. Raises `BenchError`."""
+    chance = random.Random(settings.seed)
+    payload = put_payload("failover", chance.randbytes(settings.value_bytes))
+    with (
+        closing(EtcdCluster(programs, settings.servers)) as cluster,
+        closing(PersistentWriter(cluster.addresses, cluster.leader() - 1)) as client,
+    ):
+        write = functools.partial(client.put, payload)
+        return kill_leaders(cluster, write, settings.runs, chance, progress)
 
 
 class PersistentWriter:
@@ -200,9 +189,8 @@ class PersistentWriter:
         self._place = first
         self._link: GrpcSocket | None = None
 
-    def put(self, key: str, value: bytes) -> None:
-        """See `Puts`. Raises `BenchError` after a long time without any success."""
-        payload = put_payload(key, value)
+    def put(self, payload: bytes) -> None:
+        """Over and over if need be. Raises `BenchError` after a long time without any success."""
         give_up = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < give_up:
             if self._attempt(payload):

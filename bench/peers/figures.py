@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 import msgspec
 import typer
@@ -15,27 +15,14 @@ from paxon.bench.harness.plot_style import GREY, SERVER_COLOURS, new_figure, pla
 from paxon.bench.harness.report import Report, Section, count, milliseconds, ratios
 from paxon.bench.harness.summary import Spread, spread_of
 from paxon.bench.harness.workloads import Workload
-from paxon.bench.stable.failover import Kill
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Peer",
-    "PeersSettings",
-    "PeerNote",
-    "SystemFigures",
-    "Taken",
-    "PeerRow",
-    "GapRow",
-    "PeersReport",
-    "peer_row",
-    "system_figures",
-    "gap_row",
-    "peers_sections",
-    "peers_notes",
-    "plot_peers",
-]
+    "GapRow", "Peer", "PeerNote", "PeerRow", "PeersReport", "PeersSettings", "SystemFigures",
+    "Taken", "Turns", "peer_row", "peers_notes", "peers_sections", "plot_peers",
+]  # fmt: skip
 
 Peer: TypeAlias = Literal["etcd", "redis", "pysyncobj"]
 PEERS: tuple[Peer, ...] = get_args(Peer)
@@ -107,12 +94,14 @@ class SystemFigures(Figures, frozen=True, kw_only=True):
 
 
 class PeerRow(msgspec.Struct, frozen=True, kw_only=True, tag="pair"):
-    """Paxon and another under the same load. Ratios are Paxon's figures by the other's."""
+    """Paxon and another under the same load."""
 
     load: Workload
     paxon: SystemFigures
-    other: SystemFigures
+    other: SystemFigures | None
+    """None if it is not there, or failed each time."""
     ratios: Ratios
+    """Paxon's figures by the other's, of neighbours in time."""
 
 
 class GapRow(msgspec.Struct, frozen=True, kw_only=True, tag="gap"):
@@ -121,28 +110,30 @@ class GapRow(msgspec.Struct, frozen=True, kw_only=True, tag="gap"):
     other_name: str
     paxon: Spread
     other: Spread
-    ratio: float
-    """Paxon's median by the other's."""
+
+    @property
+    def ratio(self) -> float:
+        """Paxon's median by the other's."""
+        return self.paxon.median / self.other.median
 
 
 PeersReport: TypeAlias = Report[PeersSettings, PeerNote | PeerRow | GapRow]
+Turns: TypeAlias = dict[int, Taken]
+"""What was measured, by the number of the repeat; one that failed is not there."""
 
 
-def peer_row(
-    load: Workload, names: tuple[str, str], pairs: Sequence[tuple[Taken, Taken]]
-) -> PeerRow:
-    """Sum up pairs of Paxon's and another's measurement. Raises ValueError for none."""
-    ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
+def peer_row(load: Workload, names: Sequence[str], ours: Turns, theirs: Turns) -> PeerRow:
+    """Sum up what was measured of Paxon and of another. Raises ValueError for nothing of Paxon."""
+    pairs = [(ours[n].measured, theirs[n].measured) for n in ours if n in theirs]
     return PeerRow(
         load=load,
-        paxon=system_figures(names[0], ours),
-        other=system_figures(names[1], theirs),
-        ratios=ratios_of([(one.measured, other.measured) for one, other in pairs]),
+        paxon=_system(names[0], list(ours.values())),
+        other=_system(names[1], list(theirs.values())) if theirs else None,
+        ratios=ratios_of(pairs),
     )
 
 
-def system_figures(name: str, taken: Sequence[Taken]) -> SystemFigures:
-    """One system under one load."""
+def _system(name: str, taken: Sequence[Taken]) -> SystemFigures:
     return SystemFigures(
         name=name,
         disturbance=spread_of([one.idle_cores for one in taken]),
@@ -150,26 +141,18 @@ def system_figures(name: str, taken: Sequence[Taken]) -> SystemFigures:
     )
 
 
-def gap_row(other_name: str, ours: Sequence[Kill], theirs: Sequence[Kill]) -> GapRow:
-    """Sum up kills. Raises ValueError for none."""
-    paxon, other = spread_of([kill.gap for kill in ours]), spread_of([kill.gap for kill in theirs])
-    return GapRow(
-        other_name=other_name, paxon=paxon, other=other, ratio=paxon.median / other.median
-    )
-
-
 # --- for people ----------------------------------------------------------------------------------
 
 
-def _pairs(report: PeersReport) -> list[PeerRow]:
-    return [row for row in report.rows if isinstance(row, PeerRow)]
+def _pairs(report: Report[Any, Any]) -> list[tuple[PeerRow, SystemFigures]]:
+    return [(r, r.other) for r in report.rows if isinstance(r, PeerRow) and r.other is not None]
 
 
 def peers_sections(report: PeersReport) -> list[Section]:
     """All pairs, and failovers if there were any."""
     settings = report.settings
     pairs = _pairs(report)
-    others = [row.other.name.partition(",")[0] for row in pairs]
+    others = [other.name.partition(",")[0] for _, other in pairs]
     title = (
         f"{settings.servers} servers, values of {settings.value_bytes} bytes, median of "
         f"{settings.repeat} x {settings.seconds:g} s; ratios are medians of neighbouring pairs, "
@@ -181,7 +164,7 @@ def peers_sections(report: PeersReport) -> list[Section]:
         "other µs/op\nservers + clients",
     ]  # fmt: skip
     blocks = [n for n in range(1, len(others)) if others[n] != others[n - 1]]
-    sections = [Section(title, columns, list(map(_cells, pairs)), left=2, blocks=blocks)]
+    sections = [Section(title, columns, [_cells(*pair) for pair in pairs], left=2, blocks=blocks)]
     gaps = [row for row in report.rows if isinstance(row, GapRow)]
     if gaps:
         title = "kill -9 of the leader to the next acknowledged write"
@@ -197,11 +180,11 @@ def peers_sections(report: PeersReport) -> list[Section]:
     return sections
 
 
-def _cells(row: PeerRow) -> list[str]:
+def _cells(row: PeerRow, other: SystemFigures) -> list[str]:
     return [
-        row.load.name + _memory(row), row.other.name, count(row.paxon.rate), count(row.other.rate),
-        ratios(row.ratios.rate), milliseconds(row.paxon.p50), milliseconds(row.other.p50),
-        _median(row.ratios.p50), _median(row.ratios.p99), _cpu(row.paxon), _cpu(row.other),
+        row.load.name + _memory(row), other.name, count(row.paxon.rate), count(other.rate),
+        ratios(row.ratios.rate), milliseconds(row.paxon.p50), milliseconds(other.p50),
+        _median(row.ratios.p50), _median(row.ratios.p99), _cpu(row.paxon), _cpu(other),
     ]  # fmt: skip
 
 
@@ -226,7 +209,7 @@ def _cpu(system: SystemFigures) -> str:
     return f"{servers:.1f} + {clients:.1f}" if clients else f"{servers:.1f} in all"
 
 
-def peers_notes(report: PeersReport) -> list[str]:
+def peers_notes(report: Report[Any, Any]) -> list[str]:
     """What a reader has to know about each peer, and what went wrong."""
     lines = []
     for note in (row for row in report.rows if isinstance(row, PeerNote)):
@@ -235,7 +218,7 @@ def peers_notes(report: PeersReport) -> list[str]:
             continue
         lines.append(f"{note.peer} {note.version}: {note.driven}. Durability: {note.durability}.")
         lines += [f"Left out, because it failed: {problem}" for problem in note.problems]
-    systems = [(row, system) for row in _pairs(report) for system in (row.paxon, row.other)]
+    systems = [(row, system) for row, other in _pairs(report) for system in (row.paxon, other)]
     lines += [
         f"{system.name}, {row.load.name}: {system.failed} operations failed ({system.first_error})"
         for row, system in systems
@@ -251,13 +234,17 @@ def peers_notes(report: PeersReport) -> list[str]:
 
 def plot_peers(report: PeersReport) -> Figure:
     """A bar for each pair: how many times the other's operations a second Paxon does."""
-    rows = [(row, row.ratios.rate) for row in _pairs(report) if row.ratios.rate is not None]
+    rows = [
+        (f"{row.load.name}{_memory(row)} / {other.name}", other.name.partition(",")[0], ratio)
+        for row, other in _pairs(report)
+        if (ratio := row.ratios.rate) is not None
+    ]
     figure = new_figure(9, 0.34 * len(rows) + 1.6, report.machine.sentence())
     axes = figure.subplots()
     axes.set_xscale("log")
     colours = dict(zip(("etcd", "Redis", "PySyncObj"), SERVER_COLOURS, strict=False))
-    for place, (row, ratio) in enumerate(rows):
-        colour = colours.get(row.other.name.partition(",")[0], GREY)
+    for place, (_, other, ratio) in enumerate(rows):
+        colour = colours.get(other, GREY)
         # From 1, the line of equals: to the right Paxon does more, to the left the other.
         axes.barh(place, ratio.median - 1.0, left=1.0, color=colour)
         axes.plot([ratio.low, ratio.high], [place, place], color=GREY, linewidth=1.5)
@@ -265,8 +252,7 @@ def plot_peers(report: PeersReport) -> Figure:
             f"{ratio.median:.3g}", (max(1.0, ratio.high), place), va="center", fontsize=7,
             xytext=(4, 0), textcoords="offset points",
         )  # fmt: skip
-    names = [f"{row.load.name}{_memory(row)} / {row.other.name}" for row, _ in rows]
-    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=8)
     axes.invert_yaxis()
     plain_numbers(axes.xaxis)
     axes.axvline(1.0, color=GREY, linewidth=1)

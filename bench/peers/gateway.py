@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from paxon.bench.coordination.etcd import open_etcd
+from paxon.bench.harness.child import Child
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load import Loop
-from paxon.bench.harness.load_process import Job, LoadProcess
-from paxon.bench.harness.measure import ClusterWatch, Measurement, ServerCounts, jobs_for, measure
+from paxon.bench.harness.load_process import CLIENT, Job
+from paxon.bench.harness.measure import Measurement, ServerCounts, counts_of, jobs_for, measure
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers import etcd_load as api
 from paxon.bench.peers.etcd_load import call, open_etcd_load
@@ -41,11 +42,12 @@ class Gateway:
     def __init__(self, programs: Programs, servers: int, options: dict[str, Any]) -> None:
         """Start all. Raises `PaxonError`."""
         with ExitStack() as stack:
-            self._process = LoadProcess(open_etcds_calls)
+            self._process = Child(CLIENT)
             stack.callback(self._process.close)
-            cluster = stack.enter_context(LocalCluster(servers, log_level="WARNING", **options))
+            self._cluster = cluster = stack.enter_context(
+                LocalCluster(servers, log_level="WARNING", **options)
+            )
             cluster.leader()
-            self._servers = stack.enter_context(ClusterWatch(cluster))
             [port] = free_ports(1)
             self._address = f"127.0.0.1:{port}"
             place = stack.enter_context(tempfile.TemporaryDirectory(prefix="paxon-gateway-"))
@@ -68,15 +70,10 @@ class Gateway:
         return True
 
     def counts(self) -> ServerCounts:
-        """Of the servers and the gateway; see `Watch`."""
-        counts = self._servers.counts()
+        """Of the servers and the gateway."""
+        counts = counts_of(self._cluster)
         return ServerCounts(counts.replies, {**counts.cpu, 0: self._gateway.cpu()})
 
     def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
-        """See `System`."""
-        jobs = jobs_for(load, [self._address], warmup=warmup, seed=seed)
-        return measure(self, [self._process], jobs, seconds)
-
-    def cpu(self) -> float:
-        """See `System`."""
-        return sum(self.counts().cpu.values())
+        jobs = jobs_for(load, [self._address], warmup=warmup, seed=seed, open_load=open_etcds_calls)
+        return measure(self.counts, [self._process], jobs, seconds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +18,6 @@ __all__ = ["Programs", "Program", "default_directory", "INSTALL_SCRIPT"]
 
 INSTALL_SCRIPT = Path(__file__).with_name("install.sh")
 
-_STOP_SECONDS = 5.0
 _LINES_SHOWN = 3
 
 
@@ -141,11 +139,3 @@ class Program:
         """End it by SIGKILL and wait until it is gone; may be called twice."""
         self._process.kill()
         self._process.wait()
-
-    def stop(self) -> None:
-        """End it by SIGTERM, in the end SIGKILL; may be called twice."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from paxon.bench.harness.child import Child
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load import Loop, Outcome
-from paxon.bench.harness.load_process import Job, LoadProcess
+from paxon.bench.harness.load_process import Job
 from paxon.bench.harness.machine import cpu_seconds
 from paxon.bench.harness.measure import Measurement, ServerCounts, jobs_for, measure, prepare
 from paxon.bench.harness.repeater import wait_until
@@ -51,45 +52,44 @@ class PySyncObj:
             raise BenchError("PySyncObj is not installed")
         self._directory = Path(tempfile.mkdtemp(prefix="paxon-pysyncobj-"))
         addresses = [f"127.0.0.1:{port}" for port in free_ports(servers)]
-        self._processes = []
-        for number, address in enumerate(addresses):
-            plan = NodePlan(
-                address=address,
-                others=[other for other in addresses if other != address],
-                journal=str(self._directory / f"journal-{number}"),
-                batching=batching,
-                library=str(programs.python_directory),
+        self._plans = [
+            NodePlan(
+                address,
+                tuple(other for other in addresses if other != address),
+                str(self._directory / f"journal-{number}"),
+                batching,
+                str(programs.python_directory),
             )
-            self._processes.append(LoadProcess(functools.partial(open_node_load, plan)))
+            for number, address in enumerate(addresses)
+        ]
+        self._processes = [Child("a server of PySyncObj") for _ in addresses]
         try:
-            self._start()
+            # A server starts with its process' first job, and is ready once one leads.
+            prepare(self._processes, self._jobs(Workload(name="none"), 0.0, 0))
         except BaseException:
             self.close()
             raise
 
-    def _start(self) -> None:
-        # A server starts with its process' first job, and is ready for a load once one leads.
-        job = jobs_for(Workload(name="none"), [], warmup=0.0, seed=0)[0]
-        prepare(self._processes, [job] * len(self._processes))
+    def _jobs(self, load: Workload, warmup: float, seed: int) -> list[Job]:
+        (job,) = jobs_for(load, [], warmup=warmup, seed=seed)
+        return [
+            job._replace(open_load=functools.partial(open_node_load, plan)) for plan in self._plans
+        ]
 
     def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
         """See `System`. All CPU counts as the servers': client and leader are one process."""
-        job = jobs_for(load, [], warmup=warmup, seed=seed)[0]
-        measured = measure(self, self._processes, [job] * len(self._processes), seconds)
+        measured = measure(self.counts, self._processes, self._jobs(load, warmup, seed), seconds)
         if measured.operations == 0:
             raise BenchError(f"{self.name} has done nothing: {measured.first_error or 'no leader'}")
         return msgspec.structs.replace(measured, client_cpu=0.0)
 
     def counts(self) -> ServerCounts:
-        """CPU of all servers; see `Watch`. Raises `BenchError`."""
+        """CPU of all servers. Raises `BenchError`."""
         try:
             cpu = {n: cpu_seconds(process.pid) for n, process in enumerate(self._processes)}
         except ProcessLookupError:
             raise BenchError("a server of PySyncObj has ended") from None
         return ServerCounts({}, cpu)
-
-    def cpu(self) -> float:
-        return sum(self.counts().cpu.values())
 
     def close(self) -> None:
         for process in self._processes:
@@ -104,7 +104,7 @@ class NodePlan(NamedTuple):
     """One server of a cluster."""
 
     address: str
-    others: list[str]
+    others: tuple[str, ...]
     journal: str
     """Path of its journal."""
     batching: bool
@@ -137,7 +137,7 @@ class Node:
             logCompactionMinEntries=_NEVER, logCompactionMinTime=_NEVER,
         )  # fmt: skip
         self._object: Any = pysyncobj.SyncObj(
-            plan.address, plan.others, configuration, consumers=[self.store]
+            plan.address, list(plan.others), configuration, consumers=[self.store]
         )
 
     def leads(self) -> bool:
@@ -150,16 +150,16 @@ class Node:
         return str(leader()) == self._address
 
 
-_node: Node | None = None
-"""Of this process: it lives on from job to job."""
+@functools.cache
+def node_of(plan: NodePlan) -> Node:
+    """The server of this process: it lives on from job to job."""
+    return Node(plan)
 
 
 def open_node_load(plan: NodePlan, job: Job) -> tuple[Loop, Callable[[], None]]:
     """The load if this server leads, else one that does nothing; see `OpenLoad`."""
-    global _node  # noqa: PLW0603 (a process has one server, which outlives the jobs)
-    if _node is None:
-        _node = Node(plan)
-    loop = NodeLoop(_node.store, job, job.workload.outstanding if _node.leads() else 0)
+    node = node_of(plan)
+    loop = NodeLoop(node.store, job, job.workload.outstanding if node.leads() else 0)
     return loop, lambda: None
 
 

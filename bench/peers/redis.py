@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.measure import Measurement
+from paxon.bench.harness.measure import Measurement, ServerCounts
 from paxon.bench.harness.summary import Latency
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.programs import Program, Programs
@@ -38,10 +38,10 @@ def parse_benchmark(text: str) -> tuple[float, Latency]:
     rows = list(csv.reader(line for line in text.splitlines() if line.startswith('"')))
     try:
         named = dict(zip(rows[0], rows[1], strict=True))
-        mean, p50, p99, worst = (
-            float(named[f"{short}_latency_ms"]) / 1e3 for short in ("avg", "p50", "p99", "max")
+        p50, p99, worst = (
+            float(named[f"{short}_latency_ms"]) / 1e3 for short in ("p50", "p99", "max")
         )
-        return float(named["rps"]), Latency(0, mean, p50, p99, None, worst)
+        return float(named["rps"]), Latency(0, p50, p99, None, worst)
     except (IndexError, KeyError, ValueError):
         raise BenchError(
             f"redis-benchmark's output is not understood; Redis 6.2 or newer is needed: {text!r}"
@@ -124,8 +124,8 @@ class Redis:
         self._rates[load.name], latency = parse_benchmark(self._programs.output(command))
         return latency
 
-    def cpu(self) -> float:
-        return self._server.cpu()
+    def counts(self) -> ServerCounts:
+        return ServerCounts({}, {1: self._server.cpu()})
 
     def close(self) -> None:
         if hasattr(self, "_server"):

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import datetime
 import functools
-import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol
 
 import msgspec
 
+from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.flags import RepeatedSettings
-from paxon.bench.harness.load_process import LoadProcesses, OpenLoad, open_client_load
-from paxon.bench.harness.measure import ClusterWatch, Measurement, jobs_for, measure
+from paxon.bench.harness.load_process import CLIENT, OpenLoad, open_client_load
+from paxon.bench.harness.measure import Measurement, ServerCounts, counts_of, jobs_for, measure
 from paxon.bench.harness.report import Bench, Progress, new_report
+from paxon.bench.harness.summary import spread_of
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.etcd import Etcd, etcd_kills
+from paxon.bench.peers.etcd_load import Connections, open_etcd_load
 from paxon.bench.peers.figures import (
     GapRow,
     Peer,
@@ -32,7 +34,7 @@ from paxon.bench.peers.figures import (
     PeersReport,
     PeersSettings,
     Taken,
-    gap_row,
+    Turns,
     peer_row,
     peers_notes,
     peers_sections,
@@ -49,41 +51,28 @@ from paxon.kvstore.cluster.options import Durability
 from paxon.kvstore.errors import PaxonError
 
 __all__ = [
-    "PEERS",
-    "Block",
-    "Paxon",
-    "System",
-    "Turns",
-    "blocks_of",
-    "look_around",
-    "paired",
-    "start_peers",
-    "started",
-    "take_turns",
-    "run_peers",
-    "steps_of",
-]
+    "PEERS", "Block", "Paxon", "System", "blocks_of", "look_around", "run_peers", "start_peers",
+    "started", "take_turns",
+]  # fmt: skip
 
 _START_ATTEMPTS = 3
 _REDIS_DEFAULT = 50 * PIPELINE
 """In flight with redis-benchmark's own default of 50 connections. More is better for Redis too."""
 _CALLS: list[tuple[str, Literal["put", "get"]]] = [("Put", "put"), ("Range", "get")]
-_SYSTEMS = {"etcd": 3, "redis": 2, "pysyncobj": 3}
-"""In a block beside a peer, Paxon included."""
 
 
 class System(Protocol):
-    """Servers that are up, and a way to put load on them."""
+    """Servers that are up, and a way to put load on them. All raise `PaxonError`."""
 
     @property
     def name(self) -> str:
         """As it stands in the table."""
 
     def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
-        """Put on a load: for so long to warm up, then to be measured. Raises `PaxonError`."""
+        """Put on a load: for so long to warm up, then to be measured."""
 
-    def cpu(self) -> float:
-        """CPU seconds that all its servers have used so far. Raises `PaxonError`."""
+    def counts(self) -> ServerCounts:
+        """What its servers have used and counted so far."""
 
     def close(self) -> None:
         """End all its processes."""
@@ -98,21 +87,23 @@ class Paxon:
     ) -> None:  # fmt: skip
         """Start all. Raises `PaxonError`."""
         self.name = "Paxon" if durability == "disk" else "Paxon in memory"
+        self._open = open_load
         with ExitStack() as stack:
-            self._processes = stack.enter_context(LoadProcesses(open_load))
+            self._processes = stack.enter_context(Children(CLIENT))
             self._cluster = stack.enter_context(
                 LocalCluster(servers, durability=durability, log_level="WARNING", **options)
             )
             self._cluster.leader()
-            self._watch = stack.enter_context(ClusterWatch(self._cluster))
             self.close = stack.pop_all().close
 
-    def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
-        jobs = jobs_for(load, self._cluster.addresses, warmup=warmup, seed=seed)
-        return measure(self._watch, self._processes.take(load.clients), jobs, seconds)
+    def counts(self) -> ServerCounts:
+        return counts_of(self._cluster)
 
-    def cpu(self) -> float:
-        return sum(self._watch.counts().cpu.values())
+    def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
+        jobs = jobs_for(
+            load, self._cluster.addresses, warmup=warmup, seed=seed, open_load=self._open
+        )
+        return measure(self.counts, self._processes.take(load.clients), jobs, seconds)
 
 
 # --- which loads on which systems, and which of these are there ----------------------------------
@@ -178,18 +169,21 @@ def _etcds_calls(*, few: bool) -> list[Workload]:
 
 def start_peers(peer: Peer, programs: Programs, settings: PeersSettings) -> list[System]:
     """The systems that a peer stands for. Raises `BenchError`."""
-    starts: list[Callable[[], System]]
-    if peer == "redis":
-        starts = [functools.partial(Redis, programs)]
-    elif peer == "etcd":
+    starts: list[Callable[[], System]] = [functools.partial(Redis, programs)]
+    if peer == "etcd":
+        ways: list[tuple[Connections, str]] = [
+            ("one", ", one connection"), ("each", ", a connection each"),
+        ]  # fmt: skip
         starts = [
-            functools.partial(Etcd, programs, settings.servers, "one"),
-            functools.partial(Etcd, programs, settings.servers, "each"),
+            functools.partial(
+                Etcd, programs, settings.servers, functools.partial(open_etcd_load, way), words
+            )
+            for way, words in ways
         ]
-    else:
+    elif peer == "pysyncobj":
         starts = [
-            functools.partial(PySyncObj, programs, settings.servers, batching=True),
-            functools.partial(PySyncObj, programs, settings.servers, batching=False),
+            functools.partial(PySyncObj, programs, settings.servers, batching=batching)
+            for batching in (True, False)
         ]
     with ExitStack() as stack:
         systems = []
@@ -268,17 +262,6 @@ def _version(peer: Peer, programs: Programs) -> str:
 # --- a run ---------------------------------------------------------------------------------------
 
 
-def steps_of(settings: PeersSettings, programs: Programs | None = None) -> int:
-    """How many times `run_peers` reports progress."""
-    programs = programs or Programs(default_directory())
-    there = [peer for peer, note in look_around(settings, programs) if not note.skipped]
-    measurements = sum(
-        len(block.loads) * (2 if block.through else _SYSTEMS[block.peer]) * settings.repeat
-        for block in blocks_of(settings, there)
-    )
-    return measurements + (2 * settings.kills * settings.repeat if "etcd" in there else 0)
-
-
 def run_peers(
     settings: PeersSettings, progress: Progress, programs: Programs | None = None
 ) -> PeersReport:
@@ -300,20 +283,16 @@ def run_peers(
 
 
 def _run_block(
-    block: Block,
-    programs: Programs,
-    settings: PeersSettings,
-    problems: list[str],
+    block: Block, programs: Programs, settings: PeersSettings, problems: list[str],
     progress: Progress,
-) -> list[PeerRow]:
+) -> list[PeerRow]:  # fmt: skip
     """Measure all loads of a block; what fails is added to `problems`."""
     with ExitStack() as stack:
         paxon: System
         if block.through:
             paxon = Gateway(programs, settings.servers, settings.options)
-            others = [started(functools.partial(
-                Etcd, programs, settings.servers, None, open_etcds_calls
-            ))]  # fmt: skip
+            etcd = functools.partial(Etcd, programs, settings.servers, open_etcds_calls)
+            others = [started(etcd)]
         else:
             paxon = Paxon(settings.servers, block.durability, settings.options)
             others = start_peers(block.peer, programs, settings)
@@ -321,28 +300,24 @@ def _run_block(
         for other in others:
             stack.callback(other.close)
         taken = take_turns((paxon, *others), block.loads, settings, problems, progress)
-    rows = []
-    for load in block.loads:
-        for other in others:
-            pairs = paired(taken[load.name, paxon.name], taken[load.name, other.name])
-            if pairs:
-                rows.append(peer_row(load, (paxon.name, other.name), pairs))
-    return rows
-
-
-Turns: TypeAlias = dict[tuple[str, str], dict[int, Taken]]
-"""By load and system: what was measured, by the number of the repeat."""
+    return [
+        peer_row(load, (paxon.name, other.name), ours, taken[load.name, other.name])
+        for load in block.loads
+        for other in others
+        if (ours := taken[load.name, paxon.name])
+    ]
 
 
 def take_turns(
-    systems: Sequence[System],
-    loads: Sequence[Workload],
-    settings: PeersSettings | RepeatedSettings,
-    problems: list[str],
-    progress: Progress,
-) -> Turns:
-    """Put each load on one system after the other, again and again; failures go to `problems`."""
-    taken: Turns = {(load.name, system.name): {} for load in loads for system in systems}
+    systems: Sequence[System], loads: Sequence[Workload],
+    settings: PeersSettings | RepeatedSettings, problems: list[str], progress: Progress,
+) -> dict[tuple[str, str], Turns]:  # fmt: skip
+    """Put each load on one system after the other, again and again; failures go to `problems`.
+
+    Returns what was measured, by load and system.
+    """
+    taken: dict[tuple[str, str], Turns]
+    taken = {(load.name, system.name): {} for load in loads for system in systems}
     for repeat in range(settings.repeat):
         for load in loads:
             for system in systems:
@@ -356,43 +331,37 @@ def take_turns(
     return taken
 
 
-def paired(ours: dict[int, Taken], theirs: dict[int, Taken]) -> list[tuple[Taken, Taken]]:
-    """What was measured in the same repeat."""
-    return [(ours[repeat], theirs[repeat]) for repeat in ours if repeat in theirs]
-
-
 def _take(
     system: System, idle: Sequence[System], load: Workload,
     settings: PeersSettings | RepeatedSettings, repeat: int,
 ) -> Taken:  # fmt: skip
     """Measure one system while the others idle. Raises `PaxonError`."""
-    before, begin = sum(other.cpu() for other in idle), time.monotonic()
+
+    def used() -> float:
+        return sum(sum(other.counts().cpu.values()) for other in idle)
+
+    before, begin = used(), time.monotonic()
     measured = system.measure(
         load,
         seconds=load.seconds or settings.seconds,
         warmup=settings.warmup,
         seed=settings.seed + repeat,
     )
-    used, elapsed = sum(other.cpu() for other in idle) - before, time.monotonic() - begin
-    return Taken(measured, used / elapsed)
+    return Taken(measured, (used() - before) / (time.monotonic() - begin))
 
 
 def _run_gaps(programs: Programs, settings: PeersSettings, progress: Progress) -> GapRow:
     """Kill leaders of Paxon and of etcd in turn, each time on fresh clusters."""
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for repeat in range(settings.repeat):
-        chance = random.Random(settings.seed + repeat)
         failover = FailoverSettings(
             servers=settings.servers, runs=settings.kills, value_bytes=settings.value_bytes,
             seed=settings.seed + repeat, options=settings.options,
         )  # fmt: skip
         ours += paxon_kills(failover, lambda what: progress(f"Paxon: {what}"))
-        theirs += etcd_kills(
-            programs, settings.servers, kills=settings.kills,
-            value=chance.randbytes(settings.value_bytes), chance=chance,
-            progress=lambda what: progress(f"etcd: {what}"),
-        )  # fmt: skip
-    return gap_row("etcd", ours, theirs)
+        theirs += etcd_kills(programs, failover, lambda what: progress(f"etcd: {what}"))
+    return GapRow(other_name="etcd", paxon=spread_of(ours), other=spread_of(theirs))
 
 
 def install_peers(settings: PeersSettings) -> bool:
@@ -407,7 +376,6 @@ PEERS = Bench(
     help="Paxon beside etcd, Redis and PySyncObj in one run, taking turns: ratios.",
     settings=PeersSettings,
     report=PeersReport,
-    steps=steps_of,
     run=run_peers,
     sections=peers_sections,
     plots=lambda report: {"peers": plot_peers(report)},

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.measure import ClusterWatch
+from paxon.bench.harness.measure import counts_of
 from paxon.bench.harness.repeater import PATIENCE_SECONDS, Repeater, wait_until
 from paxon.bench.harness.summary import latency_of
 from paxon.bench.scale.scale import CostRow, Lab, PauseRow
@@ -45,7 +45,6 @@ def watch_pauses(lab: Lab) -> list[CostRow]:
         lab.cluster(servers=1, snapshot_bytes=_UNLIMITED, snapshot_slots=slots) as cluster,
         Client(cluster.addresses, timeout=PATIENCE_SECONDS) as client,
         Client(cluster.addresses, timeout=PATIENCE_SECONDS) as other,
-        ClusterWatch(cluster) as watch,
     ):
         lab.progress("filling the store")
         _fill(client, lab)
@@ -53,7 +52,7 @@ def watch_pauses(lab: Lab) -> list[CostRow]:
         writer = Repeater(lambda: client.put("write", bytes(64)), _WRITE_SECONDS)
 
         def snapshots() -> int:
-            return min(r.counters["snapshots_taken"] for r in watch.counts().replies.values())
+            return min(r.counters["snapshots_taken"] for r in counts_of(cluster).replies.values())
 
         def until_after_it() -> None:
             wait_until(lambda: snapshots() > 0, "no snapshot was taken")

@@ -7,19 +7,16 @@ import functools
 import random
 import tempfile
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from paxon.actors.messages import ReadMode
-from paxon.bench.harness.child import Child, say
+from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.lab import LabCluster, ServerHosts
-from paxon.bench.harness.load_process import LoadProcess, LoadProcesses
+from paxon.bench.harness.lab import SERVER, LabCluster
+from paxon.bench.harness.load_process import CLIENT
 from paxon.bench.harness.machine import children_of, memory_bytes, peak_memory_bytes
-from paxon.bench.harness.measure import ClusterWatch, Measurement, jobs_for, measure
+from paxon.bench.harness.measure import Measurement, counts_of
 from paxon.bench.harness.repeater import wait_until
 from paxon.bench.harness.report import Bench, Progress, new_report
 from paxon.bench.harness.summary import spread_of
@@ -34,15 +31,15 @@ from paxon.bench.scale.scale import (
     Lab,
     MemoryRow,
     PartName,
+    ReplayKind,
     ReplayRow,
     ScaleReport,
     ScaleSettings,
     cost_row,
     scale_sections,
-    sizes_of,
 )
 
-__all__ = ["SCALE", "steps_of"]
+__all__ = ["SCALE"]
 
 _MOST_KEYS_USED = 100_000
 """A client goes round so many keys, spread over all that there are."""
@@ -54,21 +51,6 @@ _GROW_STRETCHES = 120
 _UNLIMITED = 1 << 40
 
 
-def steps_of(settings: ScaleSettings) -> int:
-    """How many times `run_scale` reports progress."""
-    sizes = sizes_of(settings)
-    steps: dict[PartName, int] = {
-        "sessions": settings.repeat * len(sizes.sessions),
-        "keys": 2 * len(sizes.keys),
-        "log": len(sizes.log),
-        "value": settings.repeat * len(sizes.value),
-        "reads": settings.repeat * len(sizes.readers) * len(READ_MODES),
-        "replay": 3,
-        "pause": 3,
-    }
-    return sum(steps[part] for part in settings.parts)
-
-
 def run_scale(settings: ScaleSettings, progress: Progress) -> ScaleReport:
     """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
     started = datetime.datetime.now(datetime.UTC)
@@ -76,7 +58,7 @@ def run_scale(settings: ScaleSettings, progress: Progress) -> ScaleReport:
         "sessions": _sessions, "keys": _keys, "log": _log, "value": _value, "reads": _reads,
         "replay": _replay, "pause": watch_pauses,
     }  # fmt: skip
-    with LoadProcesses() as processes, ServerHosts() as hosts:
+    with Children(CLIENT) as processes, Children(SERVER) as hosts:
         lab = Lab(settings, hosts, processes, progress)
         rows = [row for part in settings.parts for row in parts[part](lab)]
     return new_report(
@@ -92,16 +74,10 @@ def _sessions(lab: Lab) -> list[CostRow]:
     """The same load from ever more sessions."""
 
     def one(sessions: int, repeat: int) -> Measurement:
-        process = LoadProcess(functools.partial(open_sessions, sessions=sessions))
-        try:
-            with lab.cluster() as cluster, ClusterWatch(cluster) as watch:
-                jobs = jobs_for(
-                    lab.load("sessions"), [cluster.addresses[cluster.leader() - 1]],
-                    warmup=lab.settings.warmup, seed=lab.settings.seed + repeat,
-                )  # fmt: skip
-                return measure(watch, [process], jobs, lab.settings.seconds)
-        finally:
-            process.close()
+        opened = functools.partial(open_sessions, sessions=sessions)
+        with lab.cluster() as cluster:
+            cluster.leader()
+            return lab.measure(cluster, lab.load("sessions"), repeat, open_load=opened)
 
     measured = lab.interleaved(lab.sizes.sessions, "sessions", one)
     return [cost_row("sessions", "writes", count, taken) for count, taken in measured.items()]
@@ -116,7 +92,7 @@ def _keys(lab: Lab) -> list[CostRow]:
     settings = lab.settings
     held = 0
     # Fresh processes: what earlier clusters left in their memory is not the keys'.
-    with ServerHosts() as hosts, lab.cluster(hosts) as cluster:
+    with Children(SERVER) as hosts, lab.cluster(hosts=hosts) as cluster:
         cluster.leader()
         before = {pid: memory_bytes(pid) for pid in cluster.pids.values()}
         for keys in lab.sizes.keys:
@@ -156,29 +132,26 @@ def _with_keys(lab: Lab, cluster: LabCluster, keys: int) -> list[CostRow]:
     return [cost_row("keys", name, keys, figures) for name, figures in measured.items()]
 
 
-class _Held(msgspec.Struct, frozen=True, tag=True):
-    bytes: int
-
-
 def bare_dict_bytes(keys: int, value_bytes: int) -> int:
     """What a dict with so many keys takes in a process that has nothing else, resident.
 
     Raises `BenchError` if that process ends early.
     """
-    child = Child("the process that fills a dict", _hold_dict, keys, value_bytes)
-    try:
-        return child.answer(_Held, _DICT_SECONDS).bytes
-    finally:
-        child.close(0.0)
+    with Children("the process that fills a dict") as children:
+        (child,) = children.take(1)
+        child.tell(dict_bytes, keys, value_bytes)
+        size: int = child.answer(_DICT_SECONDS)
+        return size
 
 
-def _hold_dict(pipe: Connection, keys: int, value_bytes: int) -> None:
-    """Main function of the process with the dict."""
+def dict_bytes(keys: int, value_bytes: int) -> int:
+    """In the process with the dict."""
     chance = random.Random(1)
     before = memory_bytes()
     held = {f"key-{number:07}": chance.randbytes(value_bytes) for number in range(keys)}
-    say(pipe, _Held(memory_bytes() - before))
+    taken = memory_bytes() - before
     assert len(held) == keys  # and so it is still there
+    return taken
 
 
 # --- the log -------------------------------------------------------------------------------------
@@ -201,13 +174,11 @@ def _log(lab: Lab) -> list[CostRow]:
 
 def _grow(lab: Lab, cluster: LabCluster, workload: Workload, slots: int) -> None:
     """Write until the log holds so many slots. Raises `BenchError` if it does not come so far."""
-    jobs = jobs_for(workload, cluster.addresses, warmup=0.0, seed=lab.settings.seed)
-    with ClusterWatch(cluster) as watch:
-        for _ in range(_GROW_STRETCHES):
-            held = [reply.counters["log_slots"] for reply in watch.counts().replies.values()]
-            if min(held) >= slots:
-                return
-            measure(watch, lab.processes.take(1), jobs, _GROW_SECONDS)
+    for stretch in range(_GROW_STRETCHES):
+        replies = counts_of(cluster).replies.values()
+        if min(reply.counters["log_slots"] for reply in replies) >= slots:
+            return
+        lab.measure(cluster, workload, stretch, _GROW_SECONDS)
     raise BenchError(f"the log has not grown to {slots:,} slots")
 
 
@@ -251,7 +222,7 @@ def _replay(lab: Lab) -> list[CostRow]:
     """Servers that start with nothing, with a long log, and with a snapshot."""
     long_log = {"snapshot_bytes": _UNLIMITED, "snapshot_slots": _UNLIMITED}
     size = lab.sizes.replay_bytes
-    kinds: list[tuple[Literal["empty", "log", "snapshot"], int, dict[str, Any]]] = [
+    kinds: list[tuple[ReplayKind, int, dict[str, Any]]] = [
         ("empty", 0, {}),
         ("log", size, long_log),
         ("snapshot", size, {"snapshot_bytes": max(KIB, size // 8)}),
@@ -264,11 +235,7 @@ def _replay(lab: Lab) -> list[CostRow]:
 
 
 def _restart(
-    lab: Lab,
-    kind: Literal["empty", "log", "snapshot"],
-    size: int,
-    directory: Path,
-    options: dict[str, Any],
+    lab: Lab, kind: ReplayKind, size: int, directory: Path, options: dict[str, Any]
 ) -> ReplayRow:
     """Fill a cluster's directories, stop it, and start one server after the other alone."""
     cluster = lab.cluster(directory=directory, **options)
@@ -281,8 +248,7 @@ def _restart(
         slots = 0
         for server in cluster.servers:
             seconds.append(cluster.start_server(server))
-            with ClusterWatch(cluster) as watch:
-                slots = max(slots, watch.counts().replies[server].executed)
+            slots = max(slots, counts_of(cluster).replies[server].executed)
             cluster.stop_server(server)
     finally:
         cluster.stop()
@@ -301,7 +267,6 @@ SCALE = Bench(
     help="Cost of an operation as sessions, keys, log and values grow; memory, start-up, pauses.",
     settings=ScaleSettings,
     report=ScaleReport,
-    steps=steps_of,
     run=run_scale,
     sections=scale_sections,
     plots=lambda report: {"scale": plot_scale(report)},

@@ -6,23 +6,24 @@ as in `compare`. Keys and log grow on one cluster, and everything is measured at
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import msgspec
 import typer
 
 from paxon.actors.messages import ReadMode
-from paxon.bench.harness import columns as col
+from paxon.bench.harness import report as col
+from paxon.bench.harness.child import Children
 from paxon.bench.harness.flags import Names, Outstanding, Repeat, RepeatedSettings, Several
-from paxon.bench.harness.lab import LabCluster, ServerHosts
-from paxon.bench.harness.load_process import LoadProcesses
+from paxon.bench.harness.lab import LabCluster
+from paxon.bench.harness.load_process import OpenLoad, open_client_load
 from paxon.bench.harness.measure import (
-    ClusterWatch,
     Figures,
     Measurement,
+    counts_of,
     figures_of,
     jobs_for,
     measure,
@@ -33,22 +34,14 @@ from paxon.bench.harness.workloads import Workload
 from paxon.kvstore.client.client import Client
 
 __all__ = [
-    "PartName",
-    "ScaleSettings",
-    "CostRow",
-    "MemoryRow",
-    "ReplayRow",
-    "PauseRow",
-    "ScaleReport",
-    "Lab",
-    "sizes_of",
-    "cost_row",
-    "TITLES",
-    "scale_sections",
-]
+    "READ_MODES", "TITLES", "CostRow", "Lab", "MemoryRow", "PartName", "PauseRow", "ReplayKind",
+    "ReplayRow",     "ScaleReport", "ScaleSettings", "cost_row", "scale_sections",
+]  # fmt: skip
 
 PartName: TypeAlias = Literal["sessions", "keys", "log", "value", "reads", "replay", "pause"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
+
+ReplayKind: TypeAlias = Literal["empty", "log", "snapshot"]
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 _FILL_AT_ONCE = 50_000
@@ -88,39 +81,27 @@ class ScaleSettings(RepeatedSettings, frozen=True, kw_only=True):
         return parts
 
 
-class Sizes(msgspec.Struct, frozen=True, kw_only=True):
-    """How far each part goes."""
+class Sizes(NamedTuple):
+    """How far each part of an ordinary run goes."""
 
-    sessions: tuple[int, ...]
-    keys: tuple[int, ...]
-    log: tuple[int, ...]
+    sessions: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)
+    keys: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
+    log: tuple[int, ...] = (1_000, 10_000, 100_000)
     """Slots kept in the log."""
-    value: tuple[int, ...]
-    readers: tuple[int, ...]
+    value: tuple[int, ...] = (16, 256, 4 * KIB, 64 * KIB, MIB)
+    readers: tuple[int, ...] = (1, 2, 4)
     """Client processes."""
-    replay_bytes: int
+    replay_bytes: int = 64 * MIB
     """About what each server's directory holds."""
-    pause_bytes: int
+    pause_bytes: int = 64 * MIB
     """Of the store whose snapshot is watched."""
 
 
-def sizes_of(settings: ScaleSettings) -> Sizes:
-    """The sizes of a quick, an ordinary or a full run."""
-    if settings.quick:
-        return Sizes(
-            sessions=(1, 1_000), keys=(1_000, 10_000), log=(1_000, 3_000), value=(16, 65_536),
-            readers=(1, 2), replay_bytes=2 * MIB, pause_bytes=12 * MIB,
-        )  # fmt: skip
-    keys = (1_000, 10_000, 100_000, 1_000_000)
-    return Sizes(
-        sessions=(1, 10, 100, 1_000, 10_000),
-        keys=(*keys, 10_000_000) if settings.full else keys,
-        log=(1_000, 10_000, 100_000),
-        value=(16, 256, 4 * KIB, 64 * KIB, MIB),
-        readers=(1, 2, 4),
-        replay_bytes=GIB if settings.full else 64 * MIB,
-        pause_bytes=GIB if settings.full else 64 * MIB,
-    )
+QUICK = Sizes(
+    sessions=(1, 1_000), keys=(1_000, 10_000), log=(1_000, 3_000), value=(16, 64 * KIB),
+    readers=(1, 2), replay_bytes=2 * MIB, pause_bytes=12 * MIB,
+)  # fmt: skip
+FULL = Sizes(keys=(*Sizes().keys, 10_000_000), replay_bytes=GIB, pause_bytes=GIB)
 
 
 class CostRow(Figures, frozen=True, kw_only=True):
@@ -149,7 +130,7 @@ class MemoryRow(msgspec.Struct, frozen=True, kw_only=True):
 class ReplayRow(msgspec.Struct, frozen=True, kw_only=True):
     """Starting one server from its own directory."""
 
-    kind: Literal["empty", "log", "snapshot"]
+    kind: ReplayKind
     """What the directory holds: nothing, a log and no snapshot, or a snapshot and a short log."""
     disk_bytes: int
     """What the directory's files take."""
@@ -189,14 +170,10 @@ class Lab:
     """What all parts of a run share, and what some of them find beside costs."""
 
     def __init__(
-        self,
-        settings: ScaleSettings,
-        hosts: ServerHosts,
-        processes: LoadProcesses,
-        progress: Progress,
+        self, settings: ScaleSettings, hosts: Children, processes: Children, progress: Progress
     ) -> None:
         self.settings = settings
-        self.sizes = sizes_of(settings)
+        self.sizes = QUICK if settings.quick else FULL if settings.full else Sizes()
         self.hosts = hosts
         self.processes = processes
         self.progress = progress
@@ -211,12 +188,17 @@ class Lab:
         usual = {"outstanding": settings.outstanding, "value_bytes": settings.value_bytes}
         return Workload(name=name, **{**usual, **changes})
 
-    def measure(self, cluster: LabCluster, load: Workload, repeat: int) -> Measurement:
-        """A workload of ordinary clients on a cluster that runs. Raises `PaxonError`."""
+    def measure(
+        self, cluster: LabCluster, load: Workload, repeat: int, seconds: float | None = None,
+        open_load: OpenLoad = open_client_load,
+    ) -> Measurement:  # fmt: skip
+        """A workload on a cluster that runs. Raises `PaxonError`."""
+        warmup = self.settings.warmup if seconds is None else 0.0
         seed = self.settings.seed + 1000 * repeat
-        jobs = jobs_for(load, cluster.addresses, warmup=self.settings.warmup, seed=seed)
-        with ClusterWatch(cluster) as watch:
-            return measure(watch, self.processes.take(load.clients), jobs, self.settings.seconds)
+        jobs = jobs_for(load, cluster.addresses, warmup=warmup, seed=seed, open_load=open_load)
+        clients = self.processes.take(load.clients)
+        counts = functools.partial(counts_of, cluster)
+        return measure(counts, clients, jobs, seconds or self.settings.seconds)
 
     def interleaved(
         self, kinds: Sequence[K], what: str, one: Callable[[K, int], Measurement]
@@ -229,23 +211,14 @@ class Lab:
                 measured[kind].append(one(kind, repeat))
         return measured
 
-    def cluster(
-        self,
-        hosts: ServerHosts | None = None,
-        *,
-        servers: int | None = None,
-        directory: Path | None = None,
-        **options: Any,
-    ) -> LabCluster:
-        """A cluster as the settings say, with some of them changed."""
+    def cluster(self, servers: int | None = None, **options: Any) -> LabCluster:
+        """A cluster as the settings say, with some of them changed; see `LabCluster`."""
+        settings = self.settings
+        usual = {"durability": settings.durability, "transport": settings.transport}
         return LabCluster(
-            hosts if hosts is not None else self.hosts,
-            servers if servers is not None else self.settings.servers,
-            durability=self.settings.durability,
-            transport=self.settings.transport,
-            directory=directory,
-            **{**self.settings.options, **options},
-        )
+            options.pop("hosts", self.hosts), servers or settings.servers,
+            **{**usual, **settings.options, **options},
+        )  # fmt: skip
 
     def fill(self, addresses: Sequence[str], first: int, last: int, value_bytes: int) -> None:
         """Write the keys from number `first` to below `last`. Raises `PaxonError`."""

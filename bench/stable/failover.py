@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import random
 import time
+from collections.abc import Callable
 from typing import Annotated, ClassVar, Protocol, TypeAlias
 
 import msgspec
@@ -12,21 +14,15 @@ import typer
 
 from paxon.actors import ServerId
 from paxon.bench.harness.flags import BenchSettings, Several
-from paxon.bench.harness.measure import ClusterWatch
+from paxon.bench.harness.measure import counts_of
 from paxon.bench.harness.repeater import PATIENCE_SECONDS, Repeater, wait_until
 from paxon.bench.harness.report import Bench, Progress, Report, Section, new_report
 from paxon.bench.harness.summary import Spread, spread_of
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 
 __all__ = [
-    "FAILOVER",
-    "FailoverSettings",
-    "FailoverRow",
-    "FailoverReport",
-    "Kill",
-    "kill_leaders",
-    "paxon_kills",
-]
+    "FAILOVER", "FailoverReport", "FailoverRow", "FailoverSettings", "kill_leaders", "paxon_kills",
+]  # fmt: skip
 
 _STEADY_WRITES = 50
 """Acknowledged before the leader is killed."""
@@ -46,9 +42,6 @@ class FailoverRow(msgspec.Struct, frozen=True):
 
     gap: Spread
     """Seconds from the kill to the next acknowledgement; each value is one kill."""
-    killed: list[ServerId]
-    leaders: list[ServerId]
-    """Who led after each kill."""
 
 
 FailoverReport: TypeAlias = Report[FailoverSettings, FailoverRow]
@@ -67,59 +60,36 @@ class Killable(Protocol):
         """Start it again and wait until it has what was chosen meanwhile."""
 
 
-class Puts(Protocol):
-    """A client, Paxon's or another's."""
-
-    def put(self, key: str, value: bytes) -> object:
-        """Write, over and over if need be; returns once acknowledged. Raises `PaxonError`."""
-
-
-class Kill(msgspec.Struct, frozen=True):
-    """What came of one kill."""
-
-    gap: float
-    """Seconds from the kill to the next acknowledgement."""
-    killed: ServerId
-    leader: ServerId
-    """Who led after it."""
-
-
 def run_failover(settings: FailoverSettings, progress: Progress) -> FailoverReport:
     """Kill the leader again and again, each time with all servers up and level before.
 
     Raises `PaxonError` if the cluster does not go on.
     """
     started = datetime.datetime.now(datetime.UTC)
-    kills = paxon_kills(settings, progress)
-    gap = spread_of([kill.gap for kill in kills])
-    row = FailoverRow(gap, [kill.killed for kill in kills], [kill.leader for kill in kills])
+    row = FailoverRow(spread_of(paxon_kills(settings, progress)))
     return new_report(FailoverReport, "failover", settings, [row], started)
 
 
-def paxon_kills(settings: FailoverSettings, progress: Progress) -> list[Kill]:
+def paxon_kills(settings: FailoverSettings, progress: Progress) -> list[float]:
     """Kill leaders of a Paxon cluster. Raises `PaxonError`."""
     chance = random.Random(settings.seed)
+    value = chance.randbytes(settings.value_bytes)
     with settings.cluster() as cluster, cluster.client(timeout=PATIENCE_SECONDS) as client:
-        value = chance.randbytes(settings.value_bytes)
-        return kill_leaders(
-            _Killable(cluster), client,
-            kills=settings.runs, value=value, chance=chance, progress=progress,
-        )  # fmt: skip
+        write = functools.partial(client.put, "failover", value)
+        return kill_leaders(_Killable(cluster), write, settings.runs, chance, progress)
 
 
 def kill_leaders(
-    cluster: Killable,
-    client: Puts,
-    *,
-    kills: int,
-    value: bytes,
-    chance: random.Random,
+    cluster: Killable, write: Callable[[], object], kills: int, chance: random.Random,
     progress: Progress,
-) -> list[Kill]:
-    """Kill the leader so many times while a client writes. Raises `PaxonError`."""
-    found: list[Kill] = []
+) -> list[float]:  # fmt: skip
+    """Kill the leader so many times while a client writes.
+
+    Returns the gaps: seconds from each kill to the next acknowledgement. Raises `PaxonError`.
+    """
+    gaps = []
     cluster.leader()
-    writer = Repeater(lambda: client.put("failover", value))
+    writer = Repeater(write)
     writer.start()
     try:
         for _ in range(kills):
@@ -128,22 +98,17 @@ def kill_leaders(
             # Anywhere between two heartbeats.
             time.sleep(chance.uniform(0.0, 0.1))
             leader = cluster.leader()
-            gap = _kill(cluster, leader, writer)
-            found.append(Kill(gap, leader, cluster.leader()))
+            moment = time.monotonic()
+            cluster.kill(leader)
+            # The process is gone: what is acknowledged from here on, another server has done.
+            gone = time.monotonic()
+            writer.wait_for(1)
+            gaps.append(writer.first_end_after(gone) - moment)
+            cluster.leader()
             cluster.bring_back(leader)
     finally:
         writer.end()
-    return found
-
-
-def _kill(cluster: Killable, leader: ServerId, writer: Repeater) -> float:
-    """Kill the leader; seconds until the next acknowledgement."""
-    moment = time.monotonic()
-    cluster.kill(leader)
-    # The process is gone: what is acknowledged from here on, another server has done.
-    gone = time.monotonic()
-    writer.wait_for(1)
-    return writer.first_end_after(gone) - moment
+    return gaps
 
 
 class _Killable:
@@ -157,14 +122,13 @@ class _Killable:
     def bring_back(self, server: ServerId) -> None:
         """Wait until it has executed what was chosen when it came back."""
         self._cluster.restart(server)
-        with ClusterWatch(self._cluster) as watch:
-            goal = max(reply.chosen for reply in watch.counts().replies.values())
+        goal = max(reply.chosen for reply in counts_of(self._cluster).replies.values())
 
-            def level() -> bool:
-                reply = watch.glance(1.0).get(server)
-                return reply is not None and reply.executed >= goal
+        def level() -> bool:
+            rows = self._cluster.status(state=False)
+            return any(r.server == server and r.reply and r.reply.executed >= goal for r in rows)
 
-            wait_until(level, f"server {server} has not caught up")
+        wait_until(level, f"server {server} has not caught up")
 
 
 def failover_sections(report: FailoverReport) -> list[Section]:
@@ -175,13 +139,12 @@ def failover_sections(report: FailoverReport) -> list[Section]:
         "leader to the next acknowledged write"
     )
     columns = ["kills", "median ms", "least ms", "most ms", "each ms"]
-    gaps = [row.gap for row in report.rows]
     cells = [
         [
             str(len(gap.values)), f"{gap.median * 1e3:.0f}", f"{gap.low * 1e3:.0f}",
             f"{gap.high * 1e3:.0f}", " ".join(f"{value * 1e3:.0f}" for value in gap.values),
         ]
-        for gap in gaps
+        for gap in (row.gap for row in report.rows)
     ]  # fmt: skip
     return [Section(title, columns, cells)]
 
@@ -191,7 +154,6 @@ FAILOVER = Bench(
     help="From kill -9 of the leader to the next acknowledged write.",
     settings=FailoverSettings,
     report=FailoverReport,
-    steps=lambda settings: int(settings.runs),
     run=run_failover,
     sections=failover_sections,
 )

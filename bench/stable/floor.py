@@ -14,21 +14,20 @@ import sqlite3
 import tempfile
 import time
 from collections import deque
-from multiprocessing.connection import Connection
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 import msgspec
 import zmq
 
-from paxon.bench.harness.child import Child, hear, say
+from paxon.bench.harness.child import Child
 from paxon.bench.harness.machine import cpu_seconds
 from paxon.bench.harness.summary import Latency, latency_of
-from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.client.addresses import free_ports, hold_ports
 
 __all__ = ["Floor", "FloorFigures"]
 
-_WHAT = "a process of the floor"
 _BURST_FRAMES = 256
 """Frames that one burst takes at most."""
 _ROWS = 1024
@@ -53,26 +52,6 @@ class FloorFigures(msgspec.Struct, frozen=True):
     """CPU seconds of all processes for each operation."""
 
 
-class _Ready(msgspec.Struct, frozen=True, tag=True):
-    """A process of the floor is at work."""
-
-
-class _FloorJob(msgspec.Struct, frozen=True, tag=True):
-    frames: int
-    """Under way at any time."""
-    frame_bytes: int
-    seconds: float
-
-
-class _FloorResult(msgspec.Struct, frozen=True, tag=True):
-    seconds: float
-    latencies: list[float]
-    """Of each frame."""
-
-
-_jobs: msgspec.msgpack.Decoder[_FloorJob] = msgspec.msgpack.Decoder(_FloorJob)
-
-
 class Floor:
     """Runs the floor's processes; use it in a `with` statement."""
 
@@ -82,21 +61,28 @@ class Floor:
         `directory` should be on the disk of the cluster that this is compared with. Raises
         `BenchError` if the processes do not start.
         """
-        self._temporary = tempfile.TemporaryDirectory(prefix="paxon-floor-", dir=directory)
-        addresses = [f"tcp://127.0.0.1:{port}" for port in free_ports(servers)]
-        path = Path(self._temporary.name)
-        files = [str(path / f"{number}.sqlite") if durable else "" for number in range(servers)]
-        self._children: list[Child] = []
-        try:
-            for address, file in zip(addresses[1:], files[1:], strict=True):
-                self._children.append(Child(_WHAT, _follow, address, file))
-            self._children.append(Child(_WHAT, _lead, addresses[0], files[0], addresses[1:]))
-            self._children.append(Child(_WHAT, _load, addresses[0]))
+        with ExitStack() as stack:
+            place = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="paxon-floor-", dir=directory)
+            )
+            ports = free_ports(servers)
+            for held in hold_ports(ports):
+                stack.enter_context(held)
+            addresses = [f"tcp://127.0.0.1:{port}" for port in ports]
+            files = [f"{place}/{number}.sqlite" if durable else "" for number in range(servers)]
+            self._children = [Child("a process of the floor") for _ in range(servers + 1)]
             for child in self._children:
-                child.answer(_Ready)
-        except BaseException:
-            self.close()
-            raise
+                stack.callback(child.close, 0.0)
+            *followers, leader, self._load = self._children
+            for child, address, file in zip([leader, *followers], addresses, files, strict=True):
+                child.tell(_open, zmq.ROUTER, address, file)
+            self._load.tell(_open, zmq.DEALER, addresses[0], "")
+            for child in self._children:
+                child.answer()
+            for child in followers:
+                child.tell(_follow)
+            leader.tell(_lead, addresses[1:])
+            self.close = stack.pop_all().close
 
     def run(
         self, *, frames: int, operations: int, value_bytes: int, seconds: float, warmup: float
@@ -104,21 +90,25 @@ class Floor:
         """Keep `frames` frames of `operations` operations each under way. Raises `BenchError`."""
         frame_bytes = operations * (value_bytes + _KEY_BYTES)
         if warmup > 0:
-            self._stretch(_FloorJob(frames, frame_bytes, warmup))
+            self._stretch(frames, frame_bytes, warmup)
         before = self._cpu()
-        result = self._stretch(_FloorJob(frames, frame_bytes, seconds))
-        done = len(result.latencies) * operations
+        elapsed, latencies = self._stretch(frames, frame_bytes, seconds)
+        done = len(latencies) * operations
         return FloorFigures(
-            rate=done / result.seconds,
-            latency=latency_of(result.latencies),
+            rate=done / elapsed,
+            latency=latency_of(latencies),
             cpu_per_operation=(self._cpu() - before) / done if done else 0.0,
         )
 
-    def close(self) -> None:
-        """End the processes and remove the files; may be called twice."""
-        for child in self._children:
-            child.close(0.0)
-        self._temporary.cleanup()
+    def _stretch(self, frames: int, frame_bytes: int, seconds: float) -> tuple[float, list[float]]:
+        """How many seconds it took, and how many each frame did."""
+        self._load.tell(_closed_loop, frames, frame_bytes, seconds)
+        found: tuple[float, list[float]] = self._load.answer(seconds)
+        return found
+
+    def _cpu(self) -> float:
+        """CPU seconds of all processes so far."""
+        return sum(cpu_seconds(child.pid) for child in self._children)
 
     def __enter__(self) -> Self:
         return self
@@ -126,22 +116,8 @@ class Floor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _stretch(self, job: _FloorJob) -> _FloorResult:
-        load = self._children[-1]
-        load.tell(job)
-        return load.answer(_FloorResult, job.seconds)
-
-    def _cpu(self) -> float:
-        """CPU seconds of all processes so far."""
-        return sum(cpu_seconds(child.pid) for child in self._children)
-
 
 # --- inside the processes ------------------------------------------------------------------------
-
-
-def _begin(pipe: Connection) -> zmq.Context[ZmqSocket]:
-    say(pipe, _Ready())
-    return zmq.Context()
 
 
 def _burst(socket: ZmqSocket) -> list[list[bytes]]:
@@ -182,12 +158,24 @@ class _Disk:
         self._connection.execute("INSERT OR REPLACE INTO log VALUES (?, ?)", (row, blob))
 
 
-def _follow(pipe: Connection, address: str, path: str) -> None:
+class _Here:
+    """What this process has."""
+
+    socket: ZmqSocket
+    disk: _Disk
+
+
+def _open(kind: int, address: str, path: str) -> None:
+    """Bind a ROUTER, connect a DEALER, and make the disk."""
+    socket: ZmqSocket = zmq.Context.instance().socket(kind)
+    _Here.socket = socket
+    (socket.bind if kind == zmq.ROUTER else socket.connect)(address)
+    _Here.disk = _Disk(path)
+
+
+def _follow() -> None:
     """Write what the leader sends and acknowledge the last of each burst."""
-    context = _begin(pipe)
-    socket = context.socket(zmq.ROUTER)
-    socket.bind(address)
-    disk = _Disk(path)
+    socket, disk = _Here.socket, _Here.disk
     while True:
         socket.poll()
         frames = _burst(socket)
@@ -196,18 +184,17 @@ def _follow(pipe: Connection, address: str, path: str) -> None:
         socket.send_multipart([leader, number])
 
 
-def _lead(pipe: Connection, address: str, path: str, follower_addresses: list[str]) -> None:
+def _lead(follower_addresses: list[str]) -> None:
     """Pass on, write, count acknowledgements, answer."""
-    context = _begin(pipe)
-    clients = context.socket(zmq.ROUTER)
-    clients.bind(address)
-    followers = [context.socket(zmq.DEALER) for _ in follower_addresses]
+    clients, disk = _Here.socket, _Here.disk
+    followers: list[ZmqSocket] = [
+        zmq.Context.instance().socket(zmq.DEALER) for _ in follower_addresses
+    ]
     poller = zmq.Poller()
     poller.register(clients, zmq.POLLIN)
     for follower, follower_address in zip(followers, follower_addresses, strict=True):
         follower.connect(follower_address)
         poller.register(follower, zmq.POLLIN)
-    disk = _Disk(path)
     needed = (len(followers) + 1) // 2
     waiting: deque[tuple[int, list[bytes]]] = deque()
     """Bursts without a majority: their numbers, and whom to answer."""
@@ -232,23 +219,15 @@ def _lead(pipe: Connection, address: str, path: str, follower_addresses: list[st
                 clients.send_multipart([client, b"done"])
 
 
-def _load(pipe: Connection, address: str) -> None:
+def _closed_loop(frames: int, frame_bytes: int, seconds: float) -> tuple[float, list[float]]:
     """Keep so many frames under way, and time each."""
-    context = _begin(pipe)
-    socket = context.socket(zmq.DEALER)
-    socket.connect(address)
-    while True:
-        say(pipe, _closed_loop(socket, hear(pipe, _jobs)))
-
-
-def _closed_loop(socket: ZmqSocket, job: _FloorJob) -> _FloorResult:
-    frame = bytes(job.frame_bytes)
+    socket, frame = _Here.socket, bytes(frame_bytes)
     latencies: list[float] = []
     sent: deque[float] = deque()
     clock = time.perf_counter
     begin = clock()
-    end = begin + job.seconds
-    for _ in range(job.frames):
+    end = begin + seconds
+    for _ in range(frames):
         sent.append(clock())
         socket.send(frame)
     while sent:  # answers come in the order of the frames
@@ -260,4 +239,4 @@ def _closed_loop(socket: ZmqSocket, job: _FloorJob) -> _FloorResult:
             if now < end:
                 sent.append(now)
                 socket.send(frame)
-    return _FloorResult(seconds=clock() - begin, latencies=latencies)
+    return clock() - begin, latencies

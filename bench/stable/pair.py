@@ -11,27 +11,28 @@ would show.
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import string
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import typer
 
-from paxon.bench.harness import columns as col
+from paxon.bench.harness import report as col
+from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.flags import Assignments, BenchSettings, Seconds, Warmup
-from paxon.bench.harness.load_process import LoadProcesses
+from paxon.bench.harness.load_process import CLIENT
 from paxon.bench.harness.measure import (
-    ClusterWatch,
     Figures,
     Measurement,
     Ratios,
+    counts_of,
     figures_of,
     jobs_for,
     prepare,
@@ -118,11 +119,6 @@ Taken = dict[str, list[list[Measurement]]]
 """Of each load and each side: a measurement for each turn."""
 
 
-def steps_of(settings: PairSettings) -> int:
-    """How many times `run_pair` reports progress."""
-    return settings.turns * (len(settings.python) or len(settings.loads()))
-
-
 def run_pair(settings: PairSettings, progress: Progress) -> PairReport:
     """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
     started = datetime.datetime.now(datetime.UTC)
@@ -135,10 +131,14 @@ def run_pair(settings: PairSettings, progress: Progress) -> PairReport:
         taken = _options(settings, progress)
     sides = dict(zip(string.ascii_uppercase, names, strict=False))
     rows = [
-        row_of(load, side, measured[place], measured[0] if place else None)
+        PairRow(
+            load=load, side=side, **figures_of(measured[place]),
+            to_first=ratios_of(list(zip(measured[place], measured[0], strict=True)))
+            if place else None,
+        )
         for load, measured in taken.items()
         for place, side in enumerate(sides)
-    ]
+    ]  # fmt: skip
     return new_report(PairReport, "pair", settings, rows, started, sides=sides)
 
 
@@ -150,40 +150,28 @@ def _order(turn: int, sides: int) -> list[int]:
 # --- settings ------------------------------------------------------------------------------------
 
 
-class _Side(NamedTuple):
-    """A cluster, and the clients that put load on it."""
-
-    cluster: LocalCluster
-    watch: ClusterWatch
-    processes: LoadProcesses
-
-
 def _options(settings: PairSettings, progress: Progress) -> Taken:
-    """Two clusters that are up together."""
+    """Two clusters that are up together, each with clients of its own."""
     taken: Taken = {}
     with ExitStack() as stack:
         sides = []
         for options in (settings.first, settings.second | {"keys": settings.keys}):
             cluster = stack.enter_context(settings.cluster(**options))
             cluster.leader()
-            processes = stack.enter_context(LoadProcesses())
-            sides.append(_Side(cluster, stack.enter_context(ClusterWatch(cluster)), processes))
+            sides.append((cluster, stack.enter_context(Children(CLIENT))))
         for load in settings.loads():
-            for side in sides:
-                jobs = [
-                    msgspec.structs.replace(job, keys=_keys_of(side.cluster))
-                    for job in jobs_for(
-                        load, side.cluster.addresses, warmup=settings.warmup, seed=settings.seed
-                    )
-                ]
-                prepare(side.processes.take(load.clients), jobs)
+            for cluster, processes in sides:
+                jobs = jobs_for(load, cluster.addresses, warmup=settings.warmup, seed=settings.seed)
+                keys = _keys_of(cluster)
+                prepare(processes.take(load.clients), [job._replace(keys=keys) for job in jobs])
             measured: list[list[Measurement]] = [[] for _ in sides]
             for turn in range(settings.turns):
                 progress(load.name)
                 for place in _order(turn, len(sides)):
-                    side = sides[place]
-                    clients = side.processes.take(load.clients)
-                    measured[place].append(stretch(side.watch, clients, settings.seconds))
+                    cluster, processes = sides[place]
+                    counts = functools.partial(counts_of, cluster)
+                    clients = processes.take(load.clients)
+                    measured[place].append(stretch(counts, clients, settings.seconds))
             taken[load.name] = measured
     return taken
 
@@ -199,21 +187,6 @@ def _named(options: dict[str, Any]) -> str:
 
 
 # --- interpreters --------------------------------------------------------------------------------
-
-
-class _Load(msgspec.Struct, frozen=True):
-    name: str
-
-
-class _Row(msgspec.Struct, frozen=True):
-    workload: _Load
-    repeats: list[Measurement]
-
-
-class _Stable(msgspec.Struct, frozen=True):
-    """What is needed of a report of `paxon bench stable`, other versions' too."""
-
-    rows: list[_Row]
 
 
 def interpreter_name(python: Path) -> str:
@@ -266,21 +239,15 @@ def _run_stable(
     if done.returncode != 0:
         raise BenchError(f"the run under {python} failed: {done.stderr.strip()}")
     try:
-        report = msgspec.json.decode(file.read_bytes(), type=_Stable)
-    except msgspec.DecodeError as error:
+        rows = msgspec.json.decode(file.read_bytes())["rows"]
+        return {
+            row["workload"]["name"]: msgspec.convert(row["repeats"][0], Measurement) for row in rows
+        }
+    except (KeyError, msgspec.MsgspecError) as error:
         raise BenchError(f"{python} has a Paxon that is too old to be compared: {error}") from None
-    return {row.workload.name: row.repeats[0] for row in report.rows}
 
 
-# --- rows ----------------------------------------------------------------------------------------
-
-
-def row_of(
-    load: str, side: str, mine: Sequence[Measurement], first: Sequence[Measurement] | None
-) -> PairRow:
-    """Medians, and ratios of pairs."""
-    ratios = None if first is None else ratios_of(list(zip(mine, first, strict=True)))
-    return PairRow(load=load, side=side, to_first=ratios, **figures_of(mine))
+# --- the table -----------------------------------------------------------------------------------
 
 
 def pair_sections(report: PairReport) -> list[Section]:
@@ -317,7 +284,6 @@ PAIR = Bench(
     "`paxon bench pair --python old/bin/python --python new/bin/python --turns 5 --seconds 1`.",
     settings=PairSettings,
     report=PairReport,
-    steps=steps_of,
     run=run_pair,
     sections=pair_sections,
 )

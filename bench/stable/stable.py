@@ -8,6 +8,7 @@ cores busy for so long: does the leader keep leading?
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, ClassVar, TypeAlias
@@ -15,13 +16,14 @@ from typing import Annotated, ClassVar, TypeAlias
 import msgspec
 import typer
 
-from paxon.bench.harness import columns as col
+from paxon.bench.harness import report as col
+from paxon.bench.harness.child import Children
 from paxon.bench.harness.flags import RepeatedSettings, Seconds, Warmup
-from paxon.bench.harness.load_process import LoadProcesses
+from paxon.bench.harness.load_process import CLIENT
 from paxon.bench.harness.measure import (
-    ClusterWatch,
     Figures,
     Measurement,
+    counts_of,
     figures_of,
     jobs_for,
     measure,
@@ -116,11 +118,6 @@ class StableRow(Figures, frozen=True, kw_only=True):
     floor: FloorRow | None
 
     @property
-    def operations_per_request(self) -> Spread | None:
-        """How many operations the client packs into a message."""
-        return self.over(operations_per_request)
-
-    @property
     def cores_busy(self) -> Spread:
         """Cores that servers and clients kept busy, on average."""
         return spread_of([(m.server_cpu + m.client_cpu) / m.seconds for m in self.repeats])
@@ -139,11 +136,6 @@ class _Taken:
         """Frames under way and operations in each on the floor, as the first repeat had them."""
 
 
-def steps_of(settings: StableSettings) -> int:
-    """How many times `run_stable` reports progress."""
-    return settings.rounds()[0] * sum(1 + settings.has_floor(load) for load in settings.loads())
-
-
 def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
     """Run it all. Raises `PaxonError` if the cluster cannot be started or loaded.
 
@@ -154,9 +146,8 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
     taken = {load.name: _Taken() for load in loads}
     rounds, seconds = settings.rounds()
     with ExitStack() as stack:
-        processes = stack.enter_context(LoadProcesses())
+        processes = stack.enter_context(Children(CLIENT))
         cluster = stack.enter_context(settings.cluster())
-        watch = stack.enter_context(ClusterWatch(cluster))
         durable = settings.durability == "disk"
         floors = {
             kind: stack.enter_context(Floor(settings.servers, durable=durable and kind == "put"))
@@ -170,7 +161,8 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
                     load, cluster.addresses, warmup=settings.warmup,
                     seed=settings.seed + 1000 * repeat,
                 )  # fmt: skip
-                measured = measure(watch, processes.take(load.clients), jobs, seconds)
+                counts = functools.partial(counts_of, cluster)
+                measured = measure(counts, processes.take(load.clients), jobs, seconds)
                 mine = taken[load.name]
                 mine.measured.append(measured)
                 if not settings.has_floor(load):
@@ -282,7 +274,6 @@ STABLE = Bench(
     help="One leader: throughput, latency and cost of an operation, beside the floor.",
     settings=StableSettings,
     report=StableReport,
-    steps=steps_of,
     run=run_stable,
     sections=stable_sections,
 )

@@ -52,7 +52,7 @@ from paxon.kvstore.cluster.local_files import (
 from paxon.kvstore.cluster.logs import check_log_level
 from paxon.kvstore.cluster.options import Durability, OptionError, check_etcd, parse_listen
 from paxon.kvstore.cluster.server_process import LOG_NAME
-from paxon.kvstore.cluster.status import ServerStatus, StatusProbe, agreed_leader
+from paxon.kvstore.cluster.status import ServerStatus, agreed_leader, ask_status
 from paxon.kvstore.cluster.supervisor import STOP_SECONDS, Supervisor
 from paxon.kvstore.errors import OperationFailed, PaxonError
 from paxon.kvstore.objects.replicated import Replicated
@@ -443,7 +443,7 @@ class LocalCluster:
                 said = f": it {found.waits_for}" if found and found.waits_for else ""
                 raise ClusterError(f"server {server} is a member, and takes no part yet{said}")
             client = self._described().client_addresses[server]
-            found = self._ask({server: client}, 0.3).get(server)
+            found = ask_status({server: client}, 0.3, self.secure).get(server)
 
     def _describe_anew(self, described: ClusterDescription, ids: list[ServerId]) -> None:
         """These of the servers described are the members now."""
@@ -502,7 +502,7 @@ class LocalCluster:
             for server in self._ids
             if supervisor.info(server).state in ("running", "stopping")
         }
-        replies = self._ask(alive, timeout, state=state)
+        replies = ask_status(alive, timeout, self.secure, state=state)
         rows = []
         for server in self._ids:
             info = supervisor.info(server)
@@ -570,16 +570,6 @@ class LocalCluster:
         from paxon.kvstore.recipes.clients import AsyncClient  # noqa: PLC0415 (the same)
 
         return AsyncClient(self.addresses, **{"secure": self.secure} | options)
-
-    def _ask(
-        self, addresses: dict[ServerId, str], timeout: float, *, state: bool = False
-    ) -> dict[ServerId, Any]:
-        # A probe of its own for each question: sockets belong to one thread.
-        probe = StatusProbe(self.secure)
-        try:
-            return dict(probe.ask(addresses, timeout, state=state))
-        finally:
-            probe.close()
 
     # --- inner parts -----------------------------------------------------------------------------
 

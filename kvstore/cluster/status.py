@@ -18,7 +18,9 @@ from paxon.kvstore.client.links import Secure
 from paxon.kvstore.cluster.supervisor import ProcessState
 from paxon.transport import Context, FrameError, dialled, takes_ipv6
 
-__all__ = ["ServerStatus", "StatusProbe", "agreed_leader", "comparable_slot", "look_around"]
+__all__ = [
+    "ServerStatus", "StatusProbe", "agreed_leader", "ask_status", "comparable_slot", "look_around",
+]  # fmt: skip
 
 
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +123,21 @@ class StatusProbe:
         """Close the sockets; may be called twice."""
         self._context.destroy(linger=0)
         self._sockets.clear()
+
+
+def ask_status(
+    addresses: Mapping[ServerId, str],
+    timeout: float,
+    secure: Secure | None = None,
+    *,
+    state: bool = False,
+) -> dict[ServerId, StatusReply]:
+    """Ask once; see `StatusProbe.ask`. Sockets belong to one thread: each question has its own."""
+    probe = StatusProbe(secure)
+    try:
+        return probe.ask(addresses, timeout, state=state)
+    finally:
+        probe.close()
 
 
 def agreed_leader(answers: Mapping[ServerId, StatusReply]) -> ServerId | None:

@@ -50,7 +50,7 @@ def sample(
         oldest=oldest,
         seconds=seconds,
         cpu_seconds=0.5,
-        latency_bytes=array.array("d", latencies).tobytes(),
+        latencies=array.array("d", latencies),
     )
 
 
@@ -102,14 +102,13 @@ def stable_report() -> StableReport:
 
 def failover_report() -> FailoverReport:
     """Three kills."""
-    row = FailoverRow(spread_of([0.3, 0.2, 0.4]), [1, 2, 3], [2, 3, 1])
+    row = FailoverRow(spread_of([0.3, 0.2, 0.4]))
     return new_report(FailoverReport, "failover", FailoverSettings(runs=3), [row], STARTED)
 
 
 def compare_report() -> CompareReport:
     """All sweeps in their quick form: stable gives 2,000, backoff half, immediate nothing."""
     settings = CompareSettings(sweep=SWEEPS, quick=True, repeat=2)
-    sweeps = sweeps_of(settings)
     kinds: dict[PolicyName, Measurement] = {
         "stable": measurement(
             2000.0, slots_chosen=500, p2a_sent=1000, syncs=1500, peer_messages_received=2000,
@@ -122,11 +121,9 @@ def compare_report() -> CompareReport:
         "random": measurement(1500.0, slots_chosen=500, p2a_sent=1000, leading_us=1_900_000),
         "immediate": measurement(0.0, operations=0, phase1_rounds=900, preemptions=900),
     }  # fmt: skip
-    measured = {point: [kinds[point.policy]] * 2 for point in points_of(sweeps)}
+    measured = {point: [kinds[point.policy]] * 2 for point in points_of(sweeps_of(settings))}
     duels = [duel("stable"), duel("immediate")]
-    return new_report(
-        CompareReport, "compare", settings, rows_of(measured), STARTED, sweeps=sweeps, duels=duels
-    )
+    return new_report(CompareReport, "compare", settings, rows_of(measured), STARTED, duels=duels)
 
 
 def duel(policy: PolicyName) -> Duel:

@@ -13,13 +13,12 @@ from paxon.bench.contention.compare import (
     points_of,
     sweeps_of,
 )
-from paxon.bench.contention.compare_run import steps_of
 from paxon.bench.contention.rows import rows_of
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.flags import chosen_names
 from paxon.bench.harness.load_process import client_options
 from paxon.bench.harness.measure import jobs_for
-from paxon.bench.harness.report import check_page, fill_page, splice
+from paxon.bench.harness.report import fill_page, splice
 from paxon.bench.harness.workloads import Workload, WorkloadData
 from tests.bench.examples import measurement
 
@@ -44,12 +43,11 @@ def test_each_sweep_varies_one_setting_along_its_lines() -> None:
 
 
 def test_what_sweeps_have_in_common_is_measured_once() -> None:
-    settings = CompareSettings(sweep=("load", "rtt", "value"), repeat=2, duels=False)
+    settings = CompareSettings(sweep=("load", "rtt", "value"))
     points = points_of(sweeps_of(settings))
     assert len(set(points)) == len(points)
     shared = [p for p in points if p.outstanding == 8 and p.round_trip == 0 and p.value_bytes == 64]
     assert sorted(point.policy for point in shared) == ["backoff", "random", "stable"]
-    assert steps_of(settings) == 2 * len(points)
 
 
 def test_only_the_policies_asked_for() -> None:
@@ -95,13 +93,10 @@ def test_costs_for_each_slot() -> None:
     (row,) = rows_of({point: [figures]})
     assert row.wasted_p2a is not None
     assert row.wasted_p2a.median == 1.0  # 5 sent for each slot, 4 needed
-    assert row.operations_per_slot is not None
-    assert row.operations_per_slot.median == 4
-    assert row.per_second("phase1_rounds").median == 25
-    assert row.per_second("preemptions").median == 12.5
-    phase1 = row.per_slot("phase1_rounds")
-    assert phase1 is not None
-    assert phase1.median == 0.1
+    (figures,) = row.repeats
+    assert figures.per_second("phase1_rounds") == 25
+    assert figures.per_second("preemptions") == 12.5
+    assert figures.per_slot("phase1_rounds") == 0.1
 
 
 def test_a_livelock_has_rounds_but_no_figures_for_a_slot() -> None:
@@ -109,8 +104,9 @@ def test_a_livelock_has_rounds_but_no_figures_for_a_slot() -> None:
     nothing = measurement(0.0, operations=0, phase1_rounds=900)
     (row,) = rows_of({point: [nothing]})
     assert row.of_stable is None
-    assert row.per_second("phase1_rounds").median == 450
-    assert row.per_slot("phase1_rounds") is row.wasted_p2a is row.p50 is None
+    assert nothing.per_second("phase1_rounds") == 450
+    assert nothing.per_slot("phase1_rounds") is None
+    assert row.wasted_p2a is row.p50 is None
 
 
 def test_the_preset_is_one_sweep_up_to_as_many_proposers_as_asked_for() -> None:
@@ -120,7 +116,7 @@ def test_the_preset_is_one_sweep_up_to_as_many_proposers_as_asked_for() -> None:
     assert {point.servers for line in sweep.lines for _, point in line.points} == {3}
     (sweep,) = sweeps_of(ContentionSettings(quick=True, policies=("stable",)))
     assert [[value for value, _ in line.points] for line in sweep.lines] == [[3]]
-    assert steps_of(ContentionSettings(repeat=2)) == 2 * 8  # and nobody's messages are recorded
+    assert not ContentionSettings().duels
 
 
 @pytest.mark.parametrize(("led_us", "share"), [(0, 1.0), (500_000, 0.75), (2_100_000, 0.0)])
@@ -192,18 +188,18 @@ def test_a_page_without_a_place_for_figures_is_refused(text: str, tmp_path: Path
     path = tmp_path / "page.md"
     path.write_text(text)
     with pytest.raises(BenchError, match="no place for figures"):
-        check_page(path, "compare")
+        fill_page(path, "compare", "", write=False)
     assert path.read_text() == text
 
 
 def test_a_page_is_filled(tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text(PAGE)
-    check_page(path, "scale")
+    fill_page(path, "scale", "", write=False)
     fill_page(path, "scale", "| a |")
     assert path.read_text() == splice(PAGE, "scale", "| a |")
     with pytest.raises(BenchError, match="cannot be read"):
-        check_page(tmp_path / "missing.md", "scale")
+        fill_page(tmp_path / "missing.md", "scale", "")
 
 
 @pytest.mark.parametrize(
@@ -214,4 +210,4 @@ def test_a_page_is_filled(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_pages_have_places_for_their_figures(page: str, name: str) -> None:
-    check_page(Path(__file__).parents[2] / page, name)
+    fill_page(Path(__file__).parents[2] / page, name, "", write=False)

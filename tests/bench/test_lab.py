@@ -13,10 +13,11 @@ import pytest
 from paxon.actors import Ballot
 from paxon.actors.messages import P1A, P2A, P2B, HeartbeatReply
 from paxon.bench.contention.rows import Reign, duel_of, reigns_of
+from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.lab import LabCluster, ServerHosts
+from paxon.bench.harness.lab import SERVER, LabCluster
 from paxon.bench.harness.lab_network import Event, EventKind, LabNetwork, Recorder
-from paxon.bench.harness.measure import ClusterWatch
+from paxon.bench.harness.measure import counts_of
 from paxon.kvstore import Client
 from paxon.transport import Burst
 from tests.messages import beat, promise
@@ -200,7 +201,7 @@ def test_a_duel_keeps_its_stretch_and_a_close_up_of_a_candidacy() -> None:
 
 @pytest.mark.process
 def test_host_processes_serve_one_cluster_after_the_other() -> None:
-    with ServerHosts() as hosts:
+    with Children(SERVER) as hosts:
         with LabCluster(hosts, 3, round_trip=0.02) as far, Client(far.addresses) as client:
             leader = far.leader()
             client.put("a", b"1")
@@ -208,8 +209,7 @@ def test_host_processes_serve_one_cluster_after_the_other() -> None:
             assert set(pids) == {1, 2, 3}
             follower = next(server for server in far.servers if server != leader)
             far.stop_server(follower)
-            with ClusterWatch(far) as watch:
-                assert set(watch.counts().replies) == set(far.servers) - {follower}
+            assert set(counts_of(far).replies) == set(far.servers) - {follower}
             client.put("a", b"2")
             assert far.start_server(follower) > 0
             assert far.pids == pids

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from paxon.bench.harness.child import say
+from paxon.bench.harness.child import Children, obey
+from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load import ClientLink, ClosedLoop, PipelinedLoop
-from paxon.bench.harness.load_process import Job, do_jobs
+from paxon.bench.harness.load_process import Job, open_client_load, put_load
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.scale.load import SessionLink
 from paxon.kvstore import InvalidRequest, PaxonError
@@ -200,6 +202,7 @@ def session_job(address: str) -> Job:
         warmup=0.0,
         timeout=10.0,
         seed=1,
+        open_load=open_client_load,
     )
 
 
@@ -225,21 +228,29 @@ def test_an_election_is_waited_for(servers: SocketCluster) -> None:
 
 
 @pytest.mark.parametrize("busy", [True, False])
-def test_a_client_process_ends_in_silence_when_its_parent_is_gone(busy: bool) -> None:
+def test_a_process_ends_in_silence_when_its_parent_is_gone(busy: bool) -> None:
     """After Ctrl-C the other end of the pipe may be closed at any moment."""
     ours, theirs = multiprocessing.Pipe()
-    opened = []
-
-    def open_load(job: Job) -> Any:
-        opened.append(job)
+    if busy:
+        ours.send((time.sleep, (0.05,)))
+        closing = threading.Thread(target=ours.close)  # while it is at work
+        closing.start()
+    else:
+        theirs.send("an answer that nobody read")
         ours.close()
-        return None, lambda: None
+    obey(theirs)  # after which a child just ends
+    with pytest.raises((EOFError, ConnectionError)):
+        theirs.recv()
 
-    say(ours, session_job("tcp://127.0.0.1:9"))
-    if not busy:
-        theirs.send_bytes(b"an answer that nobody read")
-        theirs.recv_bytes()
-        ours.close()
-    with pytest.raises((EOFError, ConnectionError)):  # after which a child just ends
-        do_jobs(theirs, open_load)
-    assert len(opened) == busy
+
+def test_what_a_child_raises_is_told_in_its_parent() -> None:
+    with Children("the dividing process") as children:
+        (child,) = children.take(1)
+        child.tell(put_load, 1.0)
+        with pytest.raises(BenchError, match="the dividing process failed: it was given no job"):
+            child.answer()
+        child.tell(divmod, 7, 2)
+        assert child.answer() == (3, 1)
+        child.tell(divmod, 7, 0)
+        with pytest.raises(BenchError, match="the dividing process has died"):
+            child.answer()

@@ -12,7 +12,7 @@ import hpack
 import pytest
 
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.load_process import Job
+from paxon.bench.harness.load_process import Job, open_client_load
 from paxon.bench.harness.workloads import Workload, WorkloadData
 from paxon.bench.peers.etcd import PersistentWriter
 from paxon.bench.peers.etcd_load import PUT, STATUS, call, open_etcd_load, put_payload
@@ -221,7 +221,7 @@ def put_of(request: bytes) -> Any:
 
 
 def job(fake: FakeEtcd, workload: Workload) -> Job:
-    return Job(workload, [fake.address], redirect=True, warmup=0.0, timeout=1.0, seed=1)
+    return Job(workload, [fake.address], True, 0.0, 1.0, 1, open_client_load)
 
 
 def test_one_call_returns_its_answer(fake: FakeEtcd) -> None:
@@ -289,10 +289,10 @@ def test_the_writer_of_the_failovers_goes_on_to_the_next_member(fake: FakeEtcd) 
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never says a word
         dead = f"127.0.0.1:{silent.getsockname()[1]}"
         writer = PersistentWriter([dead, fake.address], first=0)
-        writer.put("key", b"value")
+        writer.put(put_payload("key", b"value"))
         assert fake.requests == [put_payload("key", b"value")[5:]]
         fake.refused = frozenset({3})  # its second call: a member without a leader says so
-        writer.put("key", b"again")
+        writer.put(put_payload("key", b"again"))
         writer.close()
     assert fake.requests[-1] == put_payload("key", b"again")[5:]
     assert len(fake.requests) == 3

@@ -122,12 +122,12 @@ def test_the_table_of_the_readme() -> None:
     etcd = [ratios_of([(measurement(300.0), measurement(rate))]) for rate in (100.0, 50.0)]
     paxon, other = spread_of([0.08, 0.2, 0.05]), spread_of([1.1])
     load = Workload(name="writes, 64 outstanding")
-    taken = Taken(measurement(), 0.0)
+    taken = {0: Taken(measurement(), 0.0)}
     pairs = [
-        msgspec.structs.replace(peer_row(load, ("Paxon", name), [(taken, taken)]), ratios=ratios)
+        msgspec.structs.replace(peer_row(load, ("Paxon", name), taken, taken), ratios=ratios)
         for name, ratios in zip(("etcd, one", "etcd, each"), etcd, strict=True)
     ]
-    gap = GapRow(other_name="etcd", paxon=paxon, other=other, ratio=0.07)
+    gap = GapRow(other_name="etcd", paxon=paxon, other=other)
     peers = new_report(PeersReport, "peers", PeersSettings(), [*pairs, gap], STARTED)
     report = figures_report(
         FIGURES.settings(repeat=2), stable_report(), peers, failover_report().rows[0].gap, STARTED

@@ -11,6 +11,7 @@ import pytest
 
 from paxon.bench.contention.rows import CompareReport
 from paxon.bench.harness.errors import BenchError
+from paxon.bench.harness.measure import Figures
 from paxon.bench.harness.report import new_report, read_json, write_json
 from paxon.bench.harness.summary import Spread
 from paxon.bench.harness.workloads import Workload
@@ -18,7 +19,7 @@ from paxon.bench.scale.scale import ScaleReport
 from paxon.bench.stable.failover import FailoverReport
 from paxon.bench.stable.floor import Floor
 from paxon.bench.stable.pair import PairReport, interpreter_name
-from paxon.bench.stable.stable import StableReport, StableSettings, row_of
+from paxon.bench.stable.stable import StableReport, StableSettings, operations_per_request, row_of
 from tests.bench.examples import STARTED, measurement
 from tests.cluster.helpers import paxon_here
 
@@ -43,6 +44,11 @@ def median(figure: Spread | None) -> float:
     return figure.median
 
 
+def each(row: Figures, counter: str) -> float:
+    """Of a counter, for each operation."""
+    return median(row.over(lambda m: m.per_operation(counter)))
+
+
 def test_stable(tmp_path: Path) -> None:
     finished = bench(
         "stable", "--quick", "--seconds", 0.3, "--warmup", 0.1, "--repeat", 1,
@@ -63,15 +69,15 @@ def test_stable(tmp_path: Path) -> None:
         assert row.floor.rate.median > 0
     # One operation at a time: a slot each; P2As and P2Bs; a sync at a majority at least.
     single = rows["writes, 1 outstanding"]
-    assert median(single.per_operation("slots_chosen")) == pytest.approx(1, abs=0.2)
-    assert 1.9 < median(single.per_operation("syncs")) < 4
-    assert 2.9 < median(single.per_operation("peer_messages_received")) < 8
+    assert each(single, "slots_chosen") == pytest.approx(1, abs=0.2)
+    assert 1.9 < each(single, "syncs") < 4
+    assert 2.9 < each(single, "peer_messages_received") < 8
     assert single.floor is not None
     assert (single.floor.frames, single.floor.operations) == (1, 1)
     # Many at a time share slots, syncs and messages; reads need neither slots nor syncs.
-    assert median(rows["writes, 64 outstanding"].per_operation("slots_chosen")) < 0.5
-    assert median(rows["writes, pipelined"].operations_per_request) > 10
-    assert median(rows["reads, 64 outstanding"].per_operation("slots_chosen")) == 0
+    assert each(rows["writes, 64 outstanding"], "slots_chosen") < 0.5
+    assert median(rows["writes, pipelined"].over(operations_per_request)) > 10
+    assert each(rows["reads, 64 outstanding"], "slots_chosen") == 0
 
 
 def test_compare(tmp_path: Path) -> None:
@@ -91,12 +97,12 @@ def test_compare(tmp_path: Path) -> None:
     for row in (near, far):
         assert row.rate.median > 0
         assert row.leaderless.median < 0.2
-        assert row.per_second("phase1_rounds").median == 0
+        assert row.total("phase1_rounds") == 0
         assert row.of_stable == 1
     assert median(far.p50) >= far.point.round_trip == 0.01
     # Three servers do try to lead, again and again.
     backoff = rows["backoff", 0.0]
-    assert backoff.per_second("phase1_rounds").median > 0
+    assert backoff.total("phase1_rounds") > 0
     assert backoff.total("preemptions") > 0
     stable, duel = report.duels
     assert sum(reign.slots for reign in stable.reigns) > 0
@@ -151,8 +157,6 @@ def test_failover(tmp_path: Path) -> None:
     finished = bench("failover", "--runs", 1, "--json", tmp_path / "r.json")
     (row,) = read_json(tmp_path / "r.json", FailoverReport).rows
     assert 0 < row.gap.median < 10
-    assert row.killed[0] in (1, 2, 3)
-    assert row.leaders[0] != row.killed[0]
     assert f"{row.gap.median * 1e3:.0f}" in finished.stdout
 
 
