@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.etcd.errors import Code, Refused, in_etcds_terms
 from paxon.kvstore.etcd.messages import message
 
-__all__ = ["MAX_MESSAGE_BYTES", "TIMEOUT", "Call", "Method", "as_refusal", "methods"]
+__all__ = [
+    "MAX_MESSAGE_BYTES", "TIMEOUT", "Asking", "Call", "Done", "Method", "as_refusal", "methods",
+]  # fmt: skip
 
 TIMEOUT = 7.0
 """Seconds that the cluster has for a request, as etcd's has with its usual settings."""
@@ -31,6 +33,17 @@ class Call(Protocol):
         """Send an answer, and wait until there is room for another."""
 
 
+class Asking(Protocol):
+    """A question that was asked without a task."""
+
+    def give_up(self) -> None:
+        """Nobody waits for the answer any more."""
+
+
+Done: TypeAlias = Callable[[Any], None]
+"""Is told what came of a question: the answer, an exception, or a function that goes on asking."""
+
+
 class Method(NamedTuple):
     """Something that can be called."""
 
@@ -43,6 +56,9 @@ class Method(NamedTuple):
     unary: Callable[[Any, float], Awaitable[Any]] | None
     """Answers one request, within so many seconds; None: it is a stream."""
     stream: Callable[[Call], Awaitable[None]] | None = None
+    quick: Callable[[Any, float, Done], Asking | None] | None = None
+    """As `unary`, without a task, for requests that are one operation of the store; None: this one
+    is not. Raises `Refused`."""
 
     @property
     def request_class(self) -> Any:

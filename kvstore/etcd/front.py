@@ -13,8 +13,10 @@ import msgspec
 
 from paxon.actors.messages import ReadMode, StatusReply
 from paxon.kvstore.client.calls.calls import Call, Steps
+from paxon.kvstore.client.core import KVTicket
 from paxon.kvstore.client.leases.async_lease import AsyncLease
 from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.etcd.calls import Asking
 from paxon.kvstore.etcd.errors import Refused, accepted, too_large
 from paxon.kvstore.etcd.messages import message
 from paxon.kvstore.recipes.clients import AsyncClient
@@ -62,6 +64,43 @@ class _Ask(Call[list[Result]]):
     def steps(self) -> Steps[list[Result]]:
         """All in one request."""
         return (yield self._operations)
+
+
+class _Asked:
+    """One operation that was asked for without a task; see `Front.begin`."""
+
+    __slots__ = ("_answer", "_core", "_done", "_operation", "_ticket")
+
+    def __init__(
+        self, kv: AsyncClient, operation: Operation, timeout: float,
+        answer: Callable[[Any, Result], Any], done: Callable[[Any], None],
+    ) -> None:  # fmt: skip
+        self._core, self._operation, self._answer, self._done = kv._core, operation, answer, done
+        now = kv._driver.enter()
+        self._ticket = self._core.submit_operation(
+            operation, now=now, deadline=now + timeout, mode="linearizable"
+        )
+        if self._ticket.done:
+            asyncio.get_running_loop().call_soon(self._ended, self._ticket)
+        else:
+            self._ticket.on_done = self._ended
+        kv._driver.plan_pump()
+
+    def _ended(self, ticket: KVTicket) -> None:
+        outcome: Any
+        try:
+            [result] = ticket.value()
+            if is_split(result):
+                raise too_large()
+            outcome = self._answer(self._operation, accepted(result))
+        except Exception as error:
+            outcome = error
+        self._done(outcome)
+
+    def give_up(self) -> None:
+        """See `Asking`."""
+        self._ticket.on_done = None
+        self._core.abandon(self._ticket)
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -125,6 +164,17 @@ class Front:
         if is_split(result):
             raise too_large()
         return accepted(result)
+
+    def begin(
+        self, operation: Operation, timeout: float, answer: Callable[[Any, Result], Any],
+        done: Callable[[Any], None],
+    ) -> Asking:  # fmt: skip
+        """`ask_one` without a task, whose turns in the loop cost as much as all the rest.
+
+        `answer` makes of the operation and its result what `done` is told of; or it is told of what
+        went wrong. Raises `ClientClosed`.
+        """
+        return _Asked(self.kv, operation, timeout, answer, done)
 
     async def ask_any(
         self, operation: wire.Range | wire.Txn, timeout: float, revision: Callable[[Result], int]

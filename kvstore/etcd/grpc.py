@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from paxon.kvstore.etcd.calls import MAX_MESSAGE_BYTES, TIMEOUT, Method, as_refusal
+from paxon.kvstore.errors import RequestTimeout
+from paxon.kvstore.etcd.calls import MAX_MESSAGE_BYTES, TIMEOUT, Asking, Method, as_refusal
 from paxon.kvstore.etcd.errors import Code, Refused
 from paxon.kvstore.etcd.http2 import ConnectionFault, Headers, Stream, header_block
 from paxon.kvstore.etcd.messages import decode, encode
@@ -40,6 +42,14 @@ def _trailers(refused: Refused) -> bytes:
     return header_block((b"grpc-status", b"%d" % refused.code), (b"grpc-message", text))
 
 
+def _refusal_of(error: Exception) -> Refused:
+    try:
+        return as_refusal(error)
+    except Exception as bug:
+        logger.opt(exception=bug).error("a call of etcd's API has failed")
+        return Refused(Code.INTERNAL, f"an internal error ({type(bug).__name__})")
+
+
 class GrpcCall:
     """One call: takes in its messages, has them answered, and sends the answers."""
 
@@ -51,6 +61,8 @@ class GrpcCall:
         self._ended = False
         self._begun = False
         self._task: asyncio.Task[None] | None = None
+        self._asking: Asking | None = None
+        """What is asked for without a task."""
         self._wake: asyncio.Event | None = None
         self._room: asyncio.Event | None = None
         self._method: Method | None = None
@@ -123,6 +135,8 @@ class GrpcCall:
     def aborted(self) -> None:
         """See `Receiver`."""
         self._give_back()
+        if self._asking is not None:
+            self._asking.give_up()
         if self._task is not None:
             self._task.cancel()
 
@@ -133,7 +147,9 @@ class GrpcCall:
 
     def _give_back(self) -> None:
         """Nothing of what came is held any more."""
-        size = len(self._buffer) + sum(_PREFIX + len(each) for each in self._requests)
+        size = len(self._buffer)
+        if self._method is None or self._method.unary is None:  # (else it was given back before)
+            size += sum(_PREFIX + len(each) for each in self._requests)
         self._buffer.clear()
         self._requests.clear()
         if size:
@@ -142,14 +158,49 @@ class GrpcCall:
     # --- answering -----------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        method = self._method
+        assert method is not None
+        if method.unary is None:
+            self._go_on(self._answer_stream)
+        elif method.quick is None or self._timeout <= 0 or not self._ask_quickly(method):
+            self._go_on(functools.partial(self._answer_one, method))
 
-    async def _run(self) -> None:
+    def _go_on(self, answering: Callable[[], Awaitable[None]]) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(answering))
+
+    def _ask_quickly(self, method: Method) -> bool:
+        """Ask without a task; False: this has to be asked with one."""
+        assert method.quick is not None
         try:
-            if self._method is not None and self._method.unary is not None:
-                await self._answer_one(self._method)
+            request = self._decoded(method, self._requests[0])
+            timeout = min(self._timeout, TIMEOUT)
+            self._asking = method.quick(request, timeout, self._on_outcome)
+        except Exception as error:
+            self._refuse(_refusal_of(error))
+            return True
+        return self._asking is not None
+
+    def _on_outcome(self, outcome: Any) -> None:
+        """What came of a question without a task."""
+        self._asking = None
+        try:
+            if callable(outcome):
+                self._go_on(lambda: self._answer_with(outcome()))
+            elif isinstance(outcome, RequestTimeout) and self._timeout < TIMEOUT:
+                raise TimeoutError
+            elif isinstance(outcome, Exception):
+                raise outcome
             else:
-                await self._answer_stream()
+                made = encode(outcome)
+                self._stream.answer(_HEAD, b"\0" + len(made).to_bytes(4, "big") + made, _OK)
+        except ConnectionFault as fault:
+            self._stream.give_up(fault)
+        except Exception as error:
+            self._refuse(_refusal_of(error))
+
+    async def _run(self, answering: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await answering()
         except ConnectionFault as fault:
             self._stream.give_up(fault)
         except asyncio.CancelledError:
@@ -157,21 +208,21 @@ class GrpcCall:
                 self._refuse(Refused(Code.UNAVAILABLE, "etcdserver: server stopped"))
             raise
         except Exception as error:
-            try:
-                refused = as_refusal(error)
-            except Exception as bug:
-                logger.opt(exception=bug).error("a call of etcd's API has failed")
-                refused = Refused(Code.INTERNAL, f"an internal error ({type(bug).__name__})")
-            self._refuse(refused)
+            self._refuse(_refusal_of(error))
+
+    def _decoded(self, method: Method, data: bytes) -> Any:
+        try:
+            return decode(method.request_class, data)
+        except ValueError as error:
+            raise Refused(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
 
     async def _answer_one(self, method: Method) -> None:
         assert method.unary is not None
-        try:
-            request = decode(method.request_class, self._requests.popleft())
-        except ValueError as error:
-            raise Refused(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
+        request, timeout = self._decoded(method, self._requests.popleft()), self._timeout
+        await self._answer_with(method.unary(request, min(timeout, TIMEOUT) if timeout > 0 else 0))
+
+    async def _answer_with(self, answer: Awaitable[Any]) -> None:
         timeout = self._timeout
-        answer = method.unary(request, min(timeout, TIMEOUT) if timeout > 0 else 0)
         if timeout < TIMEOUT:
             async with asyncio.timeout(max(timeout, 0)):
                 made = encode(await answer)
@@ -197,10 +248,7 @@ class GrpcCall:
             await self._wake.wait()
         data = self._requests.popleft()
         self._stream.consumed(_PREFIX + len(data))
-        try:
-            return decode(self._method.request_class, data)
-        except ValueError as error:
-            raise Refused(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
+        return self._decoded(self._method, data)
 
     async def send(self, answer: Any) -> None:
         """See `Call`."""

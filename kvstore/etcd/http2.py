@@ -13,7 +13,10 @@ from typing import Any, Protocol
 
 from paxon.kvstore.etcd.messages import Missing
 
-__all__ = ["PREFACE", "ConnectionFault", "Http2", "Receiver", "Stream", "header_block"]
+__all__ = [
+    "MOST_CALLS", "PREFACE", "ConnectionFault", "Http2", "Receiver", "Stream", "Tally",
+    "header_block",
+]  # fmt: skip
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -34,6 +37,8 @@ _STREAM_WINDOW = 4 << 20
 _CONNECTION_WINDOW = 16 << 20
 """What a client may have sent of messages that are not complete."""
 _MAX_STREAMS = 4096
+MOST_CALLS = 50_000
+"""Under way on all connections: beyond it, whoever calls is told to try again."""
 _MAX_HEADERS = 16 << 10
 """Bytes of one header block, and of what it decodes to."""
 _MAX_RESETS = 1000
@@ -52,6 +57,14 @@ class ConnectionFault(Exception):
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
         self.code = code
+
+
+class Tally:
+    """What all connections have in common."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        """Requests that are not answered yet."""
 
 
 class Receiver(Protocol):
@@ -165,6 +178,19 @@ class Stream:
             connection.write(_frame(_RST_STREAM, 0, self.id, NO_ERROR.to_bytes(4, "big")))
         connection.forget(self)
 
+    def answer(self, head: bytes, data: bytes, trailers: bytes) -> None:
+        """Send a whole answer: at once, unless it can travel with others of this connection."""
+        connection = self._connection
+        connection.holds = not connection.outgoing and connection.streams == 1
+        try:
+            self.begin(head)
+            self.send(data)
+            self.finish(trailers)
+        finally:
+            if connection.holds:
+                connection.holds = False
+                connection.flush()
+
     def go_on(self) -> bool:
         """Send what waits, as the windows allow; whether all of it has left."""
         pending = self._pending
@@ -189,7 +215,7 @@ class Stream:
     def give_up(self, fault: ConnectionFault) -> None:
         """End the connection."""
         self._connection.fault = fault
-        self._connection.flush()
+        self._connection.plan()
 
     def took(self, size: int) -> None:
         """So much has come. Raises `ConnectionFault`."""
@@ -209,11 +235,16 @@ class Stream:
 class Http2:
     """One connection. `outgoing` is to be sent, and cleared, after each call."""
 
-    def __init__(self, accept: Callable[[Stream], Receiver], flush: Callable[[], None]) -> None:
+    def __init__(
+        self, accept: Callable[[Stream], Receiver], plan: Callable[[], None],
+        flush: Callable[[], None], tally: Tally,
+    ) -> None:  # fmt: skip
         """Args:
 
         accept: is given each request with its headers, and says what becomes of it.
-        flush: is called when there is something to send that nothing received has caused.
+        plan: is called when there is something to send, to which more may come.
+        flush: is called to send it now.
+        tally: counts the requests of all connections.
         """
         try:
             import hpack  # noqa: PLC0415 (part of an extra)
@@ -222,7 +253,10 @@ class Http2:
                 "etcd's API needs protobuf, hpack and h11: pip install 'paxon[etcd]'"
             ) from None
         self._accept = accept
-        self.flush = flush
+        self.plan, self.flush = plan, flush
+        self._tally = tally
+        self.holds = False
+        """What is written will be flushed anyway: there is nothing to plan."""
         self.fault: ConnectionFault | None = None
         """Why the connection has to end, found out while nothing was received."""
         self._decoder: Any = hpack.Decoder(max_header_list_size=_MAX_HEADERS)
@@ -270,16 +304,16 @@ class Http2:
 
     def write(self, data: bytes) -> None:
         """Have bytes sent."""
-        if not self.outgoing:
-            self.flush()
+        if not self.outgoing and not self.holds:
+            self.plan()
         self.outgoing += data
 
     def write_data(self, stream: Stream, data: bytes) -> bytes:
         """Send as much of a stream's data as the windows allow; what is left."""
         window = min(self._window, stream.window, len(data))
         at = 0
-        if window and not self.outgoing:
-            self.flush()
+        if window and not self.outgoing and not self.holds:
+            self.plan()
         while at < window:
             part = data[at : min(at + _MAX_FRAME, window)]
             self.outgoing += _frame(_DATA, 0, stream.id, part)
@@ -309,7 +343,8 @@ class Http2:
         """The stream has ended."""
         stream.closed = True
         stream.drop_pending()
-        self._streams.pop(stream.id, None)
+        if self._streams.pop(stream.id, None) is not None:
+            self._tally.calls -= 1
         self.blocked.pop(stream.id, None)
         self._resets = max(0, self._resets - 1)
 
@@ -440,10 +475,11 @@ class Http2:
         if number <= self._last:
             raise ConnectionFault(STREAM_CLOSED, "a request has the number of an earlier one")
         self._last = number
-        if len(self._streams) >= _MAX_STREAMS:
+        if len(self._streams) >= _MAX_STREAMS or self._tally.calls >= MOST_CALLS:
             self.write(_frame(_RST_STREAM, 0, number, REFUSED_STREAM.to_bytes(4, "big")))
             return
         stream = self._streams[number] = Stream(self, number, headers, self._initial_window)
+        self._tally.calls += 1
         stream.receiver = self._accept(stream)
         if flags & _END_STREAM and not stream.closed:
             stream.open = False

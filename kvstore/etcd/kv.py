@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from paxon.kvstore.etcd import errors
-from paxon.kvstore.etcd.calls import Method, until
+from paxon.kvstore.etcd.calls import Asking, Done, Method, until
 from paxon.kvstore.etcd.front import REVISION, Front, span_end
 from paxon.kvstore.etcd.messages import message
 from paxon.kvstore.store import operations as wire
@@ -32,6 +33,7 @@ _TARGETS: list[tuple[wire.Target, str]] = [
     ("value", "value"), ("lease", "lease"),
 ]  # fmt: skip
 _MOST = wire.MAX_NUMBER
+Ask: TypeAlias = Callable[[wire.Range, float], Awaitable[Result]]
 
 
 def key_value(row: Row) -> Any:
@@ -79,6 +81,12 @@ def _put(request: Any) -> wire.PutItem:
         None if request.ignore_lease else request.lease,
         request.prev_kv,
     )
+
+
+def _put_alone(request: Any) -> wire.PutItem:
+    if len(request.value) + len(request.key) > _MAX_REQUEST_BYTES:
+        raise errors.too_large()
+    return _put(request)
 
 
 def _delete(request: Any) -> wire.DeleteRange:
@@ -137,6 +145,12 @@ def _txn(request: Any, room: int) -> wire.Txn:
         raise errors.Refused(errors.Code.INVALID_ARGUMENT, f"etcdserver: {error}") from None
 
 
+def _txn_alone(request: Any) -> wire.Txn:
+    if request.ByteSize() > _MAX_REQUEST_BYTES:
+        raise errors.too_large()
+    return _txn(request, _MAX_OPERATIONS)
+
+
 def _serializable(request: Any) -> bool:
     """Whether a transaction only reads, and nothing of what it reads need be new."""
     for operation in (*request.success, *request.failure):
@@ -163,13 +177,22 @@ class KV:
                          "ResponseHeader")
         }  # fmt: skip
         self.methods = [
-            Method("/etcdserverpb.KV/Range", "/v3/kv/range", "RangeRequest", self.range),
-            Method("/etcdserverpb.KV/Put", "/v3/kv/put", "PutRequest", self.put),
+            Method(
+                "/etcdserverpb.KV/Range", "/v3/kv/range", "RangeRequest", self.range,
+                quick=self.quick_range,
+            ),
+            Method(
+                "/etcdserverpb.KV/Put", "/v3/kv/put", "PutRequest", self.put,
+                quick=self.quick_put,
+            ),
             Method(
                 "/etcdserverpb.KV/DeleteRange", "/v3/kv/deleterange", "DeleteRangeRequest",
                 self.delete,
             ),
-            Method("/etcdserverpb.KV/Txn", "/v3/kv/txn", "TxnRequest", self.txn),
+            Method(
+                "/etcdserverpb.KV/Txn", "/v3/kv/txn", "TxnRequest", self.txn,
+                quick=self.quick_txn,
+            ),
             Method(
                 "/etcdserverpb.KV/Compact", "/v3/kv/compaction", "CompactionRequest", self.compact
             ),
@@ -178,19 +201,34 @@ class KV:
     async def range(self, request: Any, timeout: float) -> Any:
         """Read keys: a long answer in parts, all of the revision of the first."""
         wanted = _range(request)
-        end_by = until(timeout)
 
         async def ask(part: wire.Range, timeout: float) -> Result:
             if request.serializable:
                 return await self._front.ask_any(part, timeout, lambda result: int(result[0]))
             return await self._front.ask_one(part, timeout)
 
-        filtered = wanted.order != "key" or wanted.end is None
-        result = await ask(wanted, timeout)
-        revision, count, more, rows, rest = result
+        end_by = until(timeout)
+        return await self._all_parts(wanted, await ask(wanted, timeout), ask, end_by)
+
+    def quick_range(self, request: Any, timeout: float, done: Done) -> Asking | None:
+        """See `Method`."""
+        if request.serializable:
+            return None
+        end_by = until(timeout)
+
+        def answer(wanted: wire.Range, result: Result) -> Any:
+            if result[4] is not None:
+                return partial(self._all_parts, wanted, result, self._front.ask_one, end_by)
+            return self._ranged(result, self._front.header(result[0]))
+
+        return self._front.begin(_range(request), timeout, answer, done)
+
+    async def _all_parts(self, wanted: wire.Range, first: Result, ask: Ask, end_by: float) -> Any:
+        """The whole answer to a range, of which this is the first part."""
+        revision, count, more, rows, rest = first
         at = wanted.revision or revision
         while rest is not None and not (wanted.limit and len(rows) >= wanted.limit):
-            assert not filtered
+            assert wanted.order == "key" and wanted.end is not None
             key, end = (wanted.key, rest) if wanted.backward else (rest, wanted.end)
             part = msgspec.structs.replace(
                 wanted, key=key, end=end, revision=at,
@@ -210,9 +248,14 @@ class KV:
 
     async def put(self, request: Any, timeout: float) -> Any:
         """Write a key."""
-        if len(request.value) + len(request.key) > _MAX_REQUEST_BYTES:
-            raise errors.too_large()
-        result = await self._front.ask_one(_put(request), timeout)
+        put = _put_alone(request)
+        return self._put_answer(put, await self._front.ask_one(put, timeout))
+
+    def quick_put(self, request: Any, timeout: float, done: Done) -> Asking:
+        """See `Method`."""
+        return self._front.begin(_put_alone(request), timeout, self._put_answer, done)
+
+    def _put_answer(self, _put: wire.PutItem, result: Result) -> Any:
         return self._written(result, self._front.header(result[0]))
 
     def _written(self, result: Result, header: Any) -> Any:
@@ -231,13 +274,21 @@ class KV:
 
     async def txn(self, request: Any, timeout: float) -> Any:
         """Compare, and do the one or the other."""
-        if request.ByteSize() > _MAX_REQUEST_BYTES:
-            raise errors.too_large()
-        txn = _txn(request, _MAX_OPERATIONS)
+        txn = _txn_alone(request)
         if wire.is_read(txn) and _serializable(request):
             result = await self._front.ask_any(txn, timeout, lambda result: int(result[1]))
         else:
             result = await self._front.ask_one(txn, timeout)
+        return self._txn_answer(txn, result)
+
+    def quick_txn(self, request: Any, timeout: float, done: Done) -> Asking | None:
+        """See `Method`."""
+        txn = _txn_alone(request)
+        if wire.is_read(txn) and _serializable(request):
+            return None
+        return self._front.begin(txn, timeout, self._txn_answer, done)
+
+    def _txn_answer(self, txn: wire.Txn, result: Result) -> Any:
         return self._transacted(txn, result, self._front.header(result[1]))
 
     def _transacted(self, txn: wire.Txn, result: Result, header: Any) -> Any:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import socket
 import ssl
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from paxon.kvstore.etcd.calls import Method
 from paxon.kvstore.etcd.grpc import GrpcCall
-from paxon.kvstore.etcd.http2 import PREFACE, ConnectionFault, Http2, Stream
+from paxon.kvstore.etcd.http2 import PREFACE, ConnectionFault, Http2, Stream, Tally
 
 if TYPE_CHECKING:
     from paxon.kvstore.etcd.http1 import Http1, Page
@@ -17,12 +20,34 @@ if TYPE_CHECKING:
 __all__ = ["Listener"]
 
 _MAX_CONNECTIONS = 20_000
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""Seconds of silence, seconds between two questions, and how many: a machine that vanished is
+gone after a minute, and who merely does not read stays."""
+_RESERVED = 64
+"""Descriptors, or a quarter of those that the process may have."""
 _HANDSHAKE_SECONDS = 20.0
 """So long a client may take to begin TLS."""
 _MAX_UNREAD = 1 << 20
 """Bytes that the socket may owe a client before nothing more is taken from it."""
 _MAX_OWED = 8 << 20
 """Bytes of answers that wait for a client's windows: then its new calls are refused."""
+
+
+def _last_descriptor() -> int:
+    """The first of those that connections may not take: links to servers and files need some, too.
+
+    The kernel gives out the lowest number that is free.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(limit // 4, _RESERVED)
+
+
+def _end_when_vanished(link: socket.socket) -> None:
+    """Have TCP ask whether the client's machine is there, and give it up if it is not."""
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:
+            link.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class _Connection(asyncio.Protocol):
@@ -39,9 +64,11 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         connections = self._listener.connections
-        if len(connections) >= _MAX_CONNECTIONS:
+        link: socket.socket = transport.get_extra_info("socket")
+        if len(connections) >= _MAX_CONNECTIONS or link.fileno() >= _last_descriptor():
             self._transport.abort()
             return
+        _end_when_vanished(link)
         connections.add(self)
         self._transport.set_write_buffer_limits(high=_MAX_UNREAD)
 
@@ -58,7 +85,7 @@ class _Connection(asyncio.Protocol):
             if len(data) < len(PREFACE):
                 return
             self._first = b""
-            self._speaks = Http2(self._accept, self._plan)
+            self._speaks = Http2(self._accept, self._plan, self._send, self._listener.tally)
         try:
             self._speaks.receive(data)
         except ConnectionFault as fault:
@@ -87,6 +114,9 @@ class _Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._planned = False
+        self._send()
+
+    def _send(self) -> None:
         speaks, transport = self._speaks, self._transport
         if speaks is None or transport is None or transport.is_closing():
             return
@@ -141,6 +171,7 @@ class Listener:
         self.methods, self.pages = methods, pages
         self.requests = 0
         """Calls that came."""
+        self.tally = Tally()
         self.connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
 

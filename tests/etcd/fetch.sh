@@ -2,6 +2,7 @@
 # Fetch what the tests of the etcd API are run beside, which nobody here wrote:
 #
 #   fetch.sh DIRECTORY programs         etcd and etcdctl of Debian, unpacked and not installed
+#   fetch.sh DIRECTORY postgres         PostgreSQL of Debian, likewise, with the libraries it lacks
 #   fetch.sh DIRECTORY suites [PYTHON]  the Python clients' sources with their tests, and environments
 #                                       in which they run (suites/*.txt)
 #   fetch.sh DIRECTORY fuzzer [PYTHON]  atheris, for that Python
@@ -24,16 +25,50 @@ missing() {
   exit 1
 }
 
-programs() {
-  [ -x "$directory/root/usr/bin/etcdctl" ] && return
-  mkdir -p "$directory/root" "$directory/download"
-  cd "$directory/download"
-  apt-get download etcd-server etcd-client >"$directory/log" 2>&1 ||
-    missing 'etcd-server and etcd-client cannot be had by apt-get download'
+# Run apt-get; where the system's lists of packages are missing or old, with new ones for this alone.
+debian() {
+  apt-get "$@" 2>"$directory/log" && return
+  mkdir -p "$directory/lists/partial"
+  echo "Dir::State::Lists \"$directory/lists\";" >"$directory/apt.conf"
+  APT_CONFIG="$directory/apt.conf" apt-get update >"$directory/log" 2>&1 &&
+    APT_CONFIG="$directory/apt.conf" apt-get "$@" 2>>"$directory/log"
+}
+
+# Unpack Debian's packages, whose names follow, into $1.
+unpacked() {
+  place=$1
+  shift
+  rm -rf "$place" "$place.new" "$place.debs"
+  mkdir -p "$place.debs"
+  cd "$place.debs"
+  debian download "$@" >&2 || missing "$* cannot be had by apt-get download"
   for file in *.deb; do
-    dpkg-deb -x "$file" "$directory/root"
-    rm "$file"
+    dpkg-deb -x "$file" "$place.new"
   done
+  cd "$directory"
+  rm -r "$place.debs"
+  mv "$place.new" "$place"
+}
+
+programs() {  # (the newest that Debian 12 has: what is said of etcd is said of this one)
+  [ -x "$directory/root/usr/bin/etcdctl" ] && return
+  unpacked "$directory/root" etcd-server etcd-client
+  version=$(ETCDCTL_API=3 "$directory/root/usr/bin/etcdctl" version 2>>"$directory/log" | head -n 1)
+  [ "$version" = 'etcdctl version: 3.4.23' ] || {
+    rm -rf "$directory/root"
+    missing "all is compared with etcd 3.4.23, and Debian has another one here ($version)"
+  }
+}
+
+postgres() {
+  [ -x "$directory/postgres/usr/lib/postgresql/15/bin/initdb" ] && return
+  plan=$(debian install --simulate --no-install-recommends postgresql-15) ||
+    missing 'PostgreSQL 15 is not among the packages of apt-get'
+  # (LLVM and Perl are for what is not used here, and large.)
+  wanted=$(echo "$plan" | awk '$1 == "Inst" && $2 ~ /^lib|^postgresql-(client-)?15$/ { print $2 }' |
+    grep -v 'llvm\|perl')
+  # shellcheck disable=SC2086 # a list of words
+  unpacked "$directory/postgres" $wanted
 }
 
 # Says whether $1 was made from these very files, which then are noted when all is there.
@@ -86,6 +121,6 @@ tooz() {  # (and what its tests import, drivers for others too)
 }
 
 case ${2:-} in
-programs | suites | fuzzer | patroni | tooz) "$2" ;;
-*) echo 'say what: programs, suites, fuzzer, patroni or tooz' >&2; exit 2 ;;
+programs | postgres | suites | fuzzer | patroni | tooz) "$2" ;;
+*) echo 'say what: programs, postgres, suites, fuzzer, patroni or tooz' >&2; exit 2 ;;
 esac

@@ -13,7 +13,7 @@ import contextlib
 import importlib
 import struct
 import sys
-from typing import Any, cast
+from typing import Any, Self, cast
 
 try:
     atheris: Any = importlib.import_module("atheris")
@@ -28,7 +28,7 @@ with contextlib.nullcontext() if atheris is None else atheris.instrument_imports
     import hpack.hpack  # noqa: F401
 
     from paxon.kvstore.etcd import grpc, http1, http2, kv, lease, listener, locks, messages, watch
-    from paxon.kvstore.etcd.calls import Call, Method, methods
+    from paxon.kvstore.etcd.calls import Call, Done, Method, methods
     from paxon.kvstore.etcd.errors import Code, Refused
 
 __all__ = ["one"]
@@ -43,6 +43,21 @@ _HEAD = http2.header_block(
 )  # fmt: skip
 
 
+class NotYet:
+    """Something that was asked for, and is refused in the next turn of the loop."""
+
+    def __init__(self, done: Done) -> None:
+        self._waiting: Done | None = done
+        asyncio.get_running_loop().call_soon(self._refuse)
+
+    def _refuse(self) -> None:
+        if self._waiting is not None:
+            self._waiting(Refused(Code.UNAVAILABLE, "nobody is there"))
+
+    def give_up(self) -> None:
+        self._waiting = None
+
+
 class Nobody:
     """A front whose cluster does not answer: all that is before it is tried."""
 
@@ -53,6 +68,9 @@ class Nobody:
         raise Refused(Code.UNAVAILABLE, "nobody is there")
 
     ask = ask_any = now = ask_one
+
+    def begin(self, _operation: Any, _timeout: float, _answer: Any, done: Done) -> NotYet:
+        return NotYet(done)
 
     def header(self, revision: int = 0) -> Any:
         return messages.message("ResponseHeader")(revision=revision)
@@ -91,6 +109,15 @@ class Link:
         return self.closed
 
     def set_write_buffer_limits(self, **_: int) -> None:
+        pass
+
+    def get_extra_info(self, _name: str) -> Self:
+        return self
+
+    def fileno(self) -> int:
+        return 0
+
+    def setsockopt(self, *_: object) -> None:
         pass
 
     pause_reading = resume_reading = lambda _self: None

@@ -7,6 +7,7 @@ import random
 import select
 import socket
 import struct
+from typing import Any
 
 import hpack
 import pytest
@@ -25,6 +26,10 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return (
         len(payload).to_bytes(3, "big") + bytes((kind, flags)) + struct.pack(">I", stream) + payload
     )
+
+
+def connections(gateway: Gateway) -> list[Any]:
+    return list(gateway.served._listener.connections)
 
 
 def head(stream: int, flags: int = 4) -> bytes:
@@ -130,14 +135,95 @@ def test_noise_of_all_kinds_stops_nobody(gateway: Gateway, client: Grpc) -> None
     assert client.kv("Range", key=b"x").header.revision
 
 
-def test_many_idle_connections_cost_little(gateway: Gateway, client: Grpc) -> None:
-    host, _, port = gateway.address.rpartition(":")
-    links = [socket.create_connection((host, int(port)), 20) for _ in range(sized(300, 10_000))]
-    try:
+def test_huge_lengths_are_refused_or_waited_for_and_never_held(
+    gateway: Gateway, client: Grpc
+) -> None:
+    post = b"POST /v3/kv/range HTTP/1.1\r\nHost: x\r\n"
+    assert b" 400 " in until_closed(gateway.address, post + b"Content-Length: -1\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", gateway.port), 20) as link:
+        link.sendall(post + b"Content-Length: 99999999999999999999\r\n\r\n" + b"z" * 8_000_000)
         assert client.kv("Range", key=b"x").header.revision
-    finally:
-        for link in links:
-            link.close()
+        held = [len(each._http1._body) for each in connections(gateway) if each._http1 is not None]
+        assert max(held) <= 2 * (2 << 20)
+    chunked = post + b"Transfer-Encoding: chunked\r\n\r\n"
+    for size in (b"ffffffffffffffffffffffff", b"-1", b"x"):
+        assert b" 400 " in until_closed(gateway.address, chunked + size + b"\r\n{}")
+    body = b"y" * 6_000_000  # more than a message may have: taken, told so, and not kept
+    said = until_closed(
+        gateway.address,
+        post + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body,
+    )
+    assert b" 429 " in said and b"larger than max" in said
+    assert client.kv("Range", key=b"x").header.revision
+
+
+def test_what_is_taken_back_is_counted_once(gateway: Gateway) -> None:
+    """A client that could send more each time would hold as much as it likes at last."""
+    message = b"\0\0\0\0\x40" + b"\x0a\x3e" + b"k" * 62
+    link = socket.create_connection(("127.0.0.1", gateway.port), 20)
+    link.settimeout(20)
+    data = START
+    for n in range(1, 901, 2):
+        data += head(n) + frame(0, 0, n, message) + frame(3, 0, n, b"\0\0\0\x08")
+    link.sendall(data + frame(6, 0, 0, b"12345678"))
+    said = b""
+    while b"12345678" not in said:
+        said += link.recv(1 << 16)
+    (connection,) = (
+        each for each in connections(gateway)
+        if each._transport is not None
+        and each._transport.get_extra_info("peername") == link.getsockname()
+    )  # fmt: skip
+    speaks = connection._speaks
+    assert speaks is not None
+    assert speaks._room + speaks._consumed == 16 << 20
+    link.close()
+
+
+OWED = 12 << 20
+"""Bytes that one who does not read may be owed at most, beside what the sockets hold."""
+
+
+def test_who_reads_no_answers_is_owed_a_bounded_number_of_bytes(
+    gateway: Gateway, client: Grpc
+) -> None:
+    for n in range(4):
+        client.kv("Put", key=b"json/%d" % n, value=b"v" * 1_000_000)
+    body = b'{"key": "anNvbi8=", "range_end": "anNvbjA="}'
+    request = b"POST /v3/kv/range HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(body), body,
+    )  # fmt: skip
+    with socket.create_connection(("127.0.0.1", gateway.port), 20) as link:
+        link.setblocking(False)
+        for _ in range(40):
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                link.send(request)
+            client.kv("Range", key=b"json/", range_end=b"json0")  # time in which it is answered
+            assert gateway.owed() < OWED
+
+
+def test_a_watch_that_is_not_read_is_owed_little_and_misses_nothing(
+    gateway: Gateway, client: Grpc
+) -> None:
+    events, size = 60, 100_000
+    create = b"\0\0\0\0\x08" + b"\x0a\x06\x0a\x04idle"
+    with socket.create_connection(("127.0.0.1", gateway.port), 20) as link:
+        link.settimeout(20)
+        path = hpack.Encoder().encode(
+            [(":method", "POST"), (":scheme", "http"), (":path", "/etcdserverpb.Watch/Watch"),
+             (":authority", "x"), ("content-type", "application/grpc"), ("te", "trailers")]
+        )  # fmt: skip
+        link.sendall(START + frame(1, 4, 1, path) + frame(0, 0, 1, create))
+        said = b""
+        while b"application/grpc" not in said:  # it is there
+            said += link.recv(1 << 16)
+        for _ in range(events):
+            client.kv("Put", key=b"idle", value=b"v" * size)
+            assert gateway.owed() < OWED
+        windows = struct.pack(">I", 1 << 30)
+        link.sendall(frame(8, 0, 0, windows) + frame(8, 0, 1, windows))
+        while said.count(b"v" * 100) < events * size // 110:
+            said += link.recv(1 << 20)
 
 
 def test_who_opens_no_window_is_refused_more_work(gateway: Gateway, client: Grpc) -> None:

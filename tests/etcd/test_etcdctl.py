@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from paxon import LocalCluster
 from paxon.kvstore.cluster.backup import BackupError, verify
 from tests.etcd.tools import Gateway, Grpc, binary
+from tests.soak import SOAK
 from tests.waiting import wait_until
 
 
@@ -22,11 +24,11 @@ class Etcdctl:
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
         self._environment["ETCDCTL_API"] = "3"
 
-    def __call__(self, *arguments: str, stdin: str = "", code: int = 0) -> str:
+    def __call__(self, *arguments: str, stdin: str = "", code: int = 0, seconds: float = 60) -> str:
         """What it prints, on stderr where it fails."""
         done = subprocess.run(
             [*self._command, *arguments], input=stdin, capture_output=True, text=True,
-            env=self._environment, timeout=60, check=False,
+            env=self._environment, timeout=seconds, check=False,
         )  # fmt: skip
         assert done.returncode == code, done.stderr
         return done.stderr if code else done.stdout
@@ -130,3 +132,21 @@ def test_a_snapshot_is_a_backup_of_paxons_own_kind(ctl: Etcdctl, tmp_path: Path)
         path.write_bytes(path.read_bytes() + more)
         with pytest.raises(BackupError, match="after its end"):
             verify(path)
+
+
+@pytest.mark.process
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not SOAK, reason="only in make soak: it takes two minutes, whatever is tested")
+def test_check_perf() -> None:
+    """Its own verdict on a small load. A medium one ends with what etcd alone would do.
+
+    It deletes its 60,000 keys by one request: 77 MB in one revision, of which Paxon's have bounds.
+    """
+    with LocalCluster(3, etcd=True) as cluster:
+        ctl = Etcdctl(cluster.etcd_address)
+        said = ctl("check", "perf", "--load=s", seconds=300)
+        print(said)
+        assert said.rstrip().endswith("PASS") and "FAIL" not in said
+        said = ctl("check", "perf", "--load=m", seconds=300, code=128)
+        print(said)
+        assert "etcdserver: request is too large" in said

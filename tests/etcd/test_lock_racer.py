@@ -22,7 +22,7 @@ from paxon import LocalCluster
 from tests.cluster.helpers import PAXON, environment
 from tests.etcd.test_locks import Services
 from tests.etcd.tools import binary, fetched
-from tests.soak import SOAK, sized
+from tests.soak import sized
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(sized(300, 3600))]
@@ -36,13 +36,23 @@ rmdir "$1/held" 2>/dev/null || true
 PATIENCE = sized(240, 3000)
 
 
+Racers = dict[str, Callable[[], object]]
+"""By their names, how each tries to take a turn."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(3, etcd=True) as cluster:
+        yield cluster
+
+
 class Race:
     """One lock, and what its holders write down."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place / "race"
+    def __init__(self, place: Path, name: str = "race") -> None:
+        self.place = place / name
         self.place.mkdir()
-        self.turn = place / "turn"
+        self.turn = self.place / "turn"
         self.turn.write_text(TURN)
         self.turn.chmod(0o755)
         self.end = time.monotonic() + PATIENCE
@@ -59,10 +69,17 @@ class Race:
     def until_taken(self, name: str, turns: int, attempt: Callable[[], object]) -> None:
         """Try until there were so many turns; what fails meanwhile is tried again."""
         while self.taken(name) < turns:
-            assert time.monotonic() < self.end, f"{name} has had {self.taken(name)} turns"
+            assert time.monotonic() < self.end, (
+                f"{name} has had {self.taken(name)} turns; {self.said()}"
+            )
             attempt()
 
-    def run(self, racers: dict[str, Callable[[], object]], turns: int) -> None:
+    def said(self) -> str:
+        """What racers complained of at last."""
+        path = self.place / "errors"
+        return path.read_text(errors="replace")[-2000:] if path.exists() else ""
+
+    def run(self, racers: Racers, turns: int) -> None:
         with ThreadPoolExecutor(len(racers)) as pool:
             waiting = [
                 pool.submit(self.until_taken, name, turns, attempt)
@@ -74,11 +91,12 @@ class Race:
         assert not overlaps.exists(), overlaps.read_text()
 
 
-def ran(command: list[str], variables: dict[str, str]) -> None:
-    subprocess.run(
-        command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, timeout=PATIENCE, check=False,
-    )  # fmt: skip
+def ran(race: Race, command: list[str], variables: dict[str, str]) -> None:
+    with (race.place / "errors").open("ab") as errors:
+        subprocess.run(
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=errors, timeout=PATIENCE, check=False,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -118,45 +136,44 @@ def by_service(address: str, race: Race, name: str) -> Callable[[], None]:
     return attempt
 
 
-def test_nobody_holds_it_beside_another(tmp_path: Path) -> None:
+def test_nobody_holds_it_beside_another(cluster: LocalCluster, tmp_path: Path) -> None:
     etcdctl = binary("etcdctl")
     race = Race(tmp_path)
-    with LocalCluster(3, etcd=True) as cluster:
-        address = cluster.etcd_address
-        variables = environment(ETCDCTL_API="3")
-        racers: dict[str, Callable[[], object]] = {}
-        for n in range(sized(3, 17)):
-            name = f"etcdctl{n}"
-            command = [etcdctl, f"--endpoints={address}", "lock", "race", *race.command(name)]
-            racers[name] = lambda command=command: ran(command, variables)  # type: ignore[misc]
-        for n in range(sized(2, 16)):
-            name = f"paxon{n}"
-            servers = ",".join(cluster.addresses)
-            command = [*PAXON, "lock", "race", "--cluster", servers, "--", *race.command(name)]
-            racers[name] = lambda command=command: ran(command, variables)  # type: ignore[misc]
-        for n in range(sized(3, 17)):
-            racers[f"service{n}"] = by_service(address, race, f"service{n}")
-        with leaders_killed(cluster) as killed:
-            race.run(racers, sized(2, 30))
-            wait_until(killed.is_set, "a leader was killed", 60)
+    address = cluster.etcd_address
+    variables = environment(ETCDCTL_API="3")
+    racers: Racers = {}
+    for n in range(sized(3, 17)):
+        name = f"etcdctl{n}"
+        command = [etcdctl, f"--endpoints={address}", "lock", "race", *race.command(name)]
+        racers[name] = lambda command=command: ran(race, command, variables)  # type: ignore[misc]
+    for n in range(sized(2, 16)):
+        name = f"paxon{n}"
+        servers = ",".join(cluster.addresses)
+        command = [*PAXON, "lock", "race", "--cluster", servers, "--", *race.command(name)]
+        racers[name] = lambda command=command: ran(race, command, variables)  # type: ignore[misc]
+    for n in range(sized(3, 17)):
+        racers[f"service{n}"] = by_service(address, race, f"service{n}")
+    with leaders_killed(cluster) as killed:
+        race.run(racers, sized(2, 30))
+        wait_until(killed.is_set, "a leader was killed", 60)
 
 
 CLIENTS = {
     "python-etcd3": ("old", "etcd3-0.12.0", """
 import etcd3
 client = etcd3.client(port=int(port), timeout=20)
-def turns():
-    with client.lock("race", ttl=30):
+def take_turn():
+    with client.lock(name, ttl=30):
         turn()
 """),
     "etcd3gw": ("new", "etcd3gw-2.7.0", """
 import time
-from etcd3gw import client as etcd3gw
-client = etcd3gw.Etcd3Client(port=int(port), timeout=20)
-def turns():
-    lock = client.lock("race", ttl=30)
+import etcd3gw
+client = etcd3gw.client(port=int(port), timeout=20)
+def take_turn():
+    lock = client.lock(name, ttl=30)
     while not lock.acquire():
-        time.sleep(0.01)
+        time.sleep(0.05)
     turn()
     while not lock.release():
         pass
@@ -165,37 +182,47 @@ def turns():
 import asyncio, aetcd
 async def hold():
     async with aetcd.Client(port=int(port), timeout=20) as client:
-        async with client.lock(b"race", ttl=30):
+        async with client.lock(name.encode(), ttl=30):
             turn()
-def turns():
+def take_turn():
     asyncio.run(hold())
 """),
 }  # fmt: skip
+"""Environment, folder, and how each takes a turn."""
 RACER = """
 import subprocess, sys
-port, *command = sys.argv[1:]
+name, turns, port, *command = sys.argv[1:]
 def turn():
     subprocess.run(command, check=True)
 {}
-turns()
+for _ in range(int(turns)):
+    take_turn()
 """
 
 
-@pytest.mark.skipif(not SOAK, reason="only in make soak: each client's interpreter takes a second")
-@pytest.mark.parametrize("client", CLIENTS)
-def test_other_clients_race_among_themselves(client: str, tmp_path: Path) -> None:
+def racers_of(client: str, count: int, turns: int, race: Race, port: str) -> Racers:
+    """So many of one client, each a process that is begun again until it has had its turns."""
     place, folder, program = CLIENTS[client]
     suites = fetched("suites", "suites")
-    race = Race(tmp_path)
-    script = tmp_path / "racer.py"
+    script = race.place / "racer.py"
     script.write_text(RACER.format(program))
     python = str(suites / place / "bin" / "python")
-    with LocalCluster(3, etcd=True) as cluster:
-        port = cluster.etcd_address.rpartition(":")[2]
-        variables = {**os.environ, "PYTHONPATH": str(suites / folder)}
-        racers: dict[str, Callable[[], object]] = {}
-        for n in range(10):
-            command = [python, str(script), port, *race.command(f"{client}{n}")]
-            racers[f"{client}{n}"] = lambda command=command: ran(command, variables)  # type: ignore[misc]
-        with leaders_killed(cluster):
-            race.run(racers, 5)
+    variables = {**os.environ, "PYTHONPATH": str(suites / folder)}
+    racers: Racers = {}
+    for n in range(count):
+        command = [python, str(script), client, str(turns), port, *race.command(f"{client}{n}")]
+        racers[f"{client}{n}"] = lambda command=command: ran(race, command, variables)  # type: ignore[misc]
+    return racers
+
+
+def test_other_clients_race_among_themselves(cluster: LocalCluster, tmp_path: Path) -> None:
+    port, turns = cluster.etcd_address.rpartition(":")[2], sized(2, 5)
+    races = {client: Race(tmp_path, client) for client in CLIENTS}
+    racers = {
+        client: racers_of(client, sized(2, 10), turns, race, port) for client, race in races.items()
+    }
+    with leaders_killed(cluster) as killed, ThreadPoolExecutor(len(races)) as pool:
+        running = [pool.submit(races[client].run, racers[client], turns) for client in CLIENTS]
+        for each in running:
+            each.result()
+        wait_until(killed.is_set, "a leader was killed", 60)

@@ -118,6 +118,16 @@ class Gateway:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    def owed(self) -> int:
+        """Bytes of answers that its clients have not taken."""
+        total = 0
+        for each in list(self.served._listener.connections):
+            if each._transport is not None:
+                total += each._transport.get_write_buffer_size()
+            if each._speaks is not None:
+                total += each._speaks.blocked_bytes
+        return total
+
     @property
     def cluster(self) -> MemoryCluster:
         """That in memory."""
@@ -138,7 +148,7 @@ class Gateway:
         addresses = self._addresses or self.cluster.addresses
         async with AsyncClient(addresses) as kv:
             url = "http://127.0.0.1:{}".format if self._tells else None
-            gateway = EtcdGateway(kv, url, saver(addresses))
+            self.served = gateway = EtcdGateway(kv, url, saver(addresses))
             self.port = await gateway.open("127.0.0.1", 0, self._tls)
             self._ready.set()
             await self._stop.wait()
