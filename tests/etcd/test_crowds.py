@@ -25,7 +25,7 @@ pytestmark = pytest.mark.process
 
 IDLE = 10_000
 FEW_DESCRIPTORS = 160
-BYTES_EACH = 32 << 10
+BYTES_EACH = 16 << 10
 """What an idle connection may cost the gateway, at most."""
 WRITES = 100
 OPENINGS = (b"", START, b"POST /v3/kv/range HTTP/1.1\r\nHost: x\r\nContent-Le")
