@@ -174,6 +174,8 @@ class GrpcConnection:
             case kinds.RstStreamFrame():
                 self._answers.pop(stream, None)
                 ended.append((stream, None))
+            case _:
+                pass
         if "END_STREAM" in frame.flags:
             answer = self._answers.pop(stream, None)
             ended.append((stream, answer[_PREFIX_BYTES:] if answer else None))

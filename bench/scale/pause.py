@@ -56,7 +56,7 @@ def watch_pauses(lab: Lab) -> list[CostRow]:
 
         def until_after_it() -> None:
             wait_until(lambda: snapshots() > 0, "no snapshot was taken")
-            time.sleep(_AFTER_SECONDS)
+            time.sleep(_QUICK_SECONDS if quick else _AFTER_SECONDS)
 
         phases: list[tuple[Literal["before", "snapshot"], Callable[[], None]]] = [
             ("before", lambda: time.sleep(_QUICK_SECONDS if quick else _BEFORE_SECONDS)),

@@ -98,7 +98,7 @@ class Sizes(NamedTuple):
 
 
 QUICK = Sizes(
-    sessions=(1, 1_000), keys=(1_000, 10_000), log=(1_000, 3_000), value=(16, 64 * KIB),
+    sessions=(1, 300), keys=(1_000, 10_000), log=(1_000, 3_000), value=(16, 64 * KIB),
     readers=(1, 2), replay_bytes=2 * MIB, pause_bytes=12 * MIB,
 )  # fmt: skip
 FULL = Sizes(keys=(*Sizes().keys, 10_000_000), replay_bytes=GIB, pause_bytes=GIB)

@@ -55,7 +55,7 @@ class FloorFigures(msgspec.Struct, frozen=True):
 class Floor:
     """Runs the floor's processes; use it in a `with` statement."""
 
-    def __init__(self, servers: int, *, durable: bool, directory: Path | None = None) -> None:
+    def __init__(self, servers: int, *, directory: Path | None = None) -> None:
         """Start a leader, `servers` - 1 followers, and a client.
 
         `directory` should be on the disk of the cluster that this is compared with. Raises
@@ -69,7 +69,7 @@ class Floor:
             for held in hold_ports(ports):
                 stack.enter_context(held)
             addresses = [f"tcp://127.0.0.1:{port}" for port in ports]
-            files = [f"{place}/{number}.sqlite" if durable else "" for number in range(servers)]
+            files = [f"{place}/{number}.sqlite" for number in range(servers)]
             self._children = [Child("a process of the floor") for _ in range(servers + 1)]
             for child in self._children:
                 stack.callback(child.close, 0.0)
@@ -85,14 +85,16 @@ class Floor:
             self.close = stack.pop_all().close
 
     def run(
-        self, *, frames: int, operations: int, value_bytes: int, seconds: float, warmup: float
-    ) -> FloorFigures:
+        self, frames: int, operations: int, *, durable: bool, value_bytes: int, seconds: float,
+        warmup: float,
+    ) -> FloorFigures:  # fmt: skip
         """Keep `frames` frames of `operations` operations each under way. Raises `BenchError`."""
-        frame_bytes = operations * (value_bytes + _KEY_BYTES)
+        # The first byte says whether it is to be written.
+        frame = bytes([durable]).ljust(operations * (value_bytes + _KEY_BYTES), b"\0")
         if warmup > 0:
-            self._stretch(frames, frame_bytes, warmup)
+            self._stretch(frames, frame, warmup)
         before = self._cpu()
-        elapsed, latencies = self._stretch(frames, frame_bytes, seconds)
+        elapsed, latencies = self._stretch(frames, frame, seconds)
         done = len(latencies) * operations
         return FloorFigures(
             rate=done / elapsed,
@@ -100,9 +102,9 @@ class Floor:
             cpu_per_operation=(self._cpu() - before) / done if done else 0.0,
         )
 
-    def _stretch(self, frames: int, frame_bytes: int, seconds: float) -> tuple[float, list[float]]:
+    def _stretch(self, frames: int, frame: bytes, seconds: float) -> tuple[float, list[float]]:
         """How many seconds it took, and how many each frame did."""
-        self._load.tell(_closed_loop, frames, frame_bytes, seconds)
+        self._load.tell(_closed_loop, frames, frame, seconds)
         found: tuple[float, list[float]] = self._load.answer(seconds)
         return found
 
@@ -132,25 +134,24 @@ def _burst(socket: ZmqSocket) -> list[list[bytes]]:
 
 
 class _Disk:
-    """A table in a file, or nothing at all without a path."""
+    """A table in a file."""
 
     def __init__(self, path: str) -> None:
-        self._connection: sqlite3.Connection | None = None
         self._row = 0
-        if path:
-            self._connection = sqlite3.connect(path, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA secure_delete = OFF")
-            self._connection.execute("CREATE TABLE log (slot INTEGER PRIMARY KEY, value BLOB)")
-            self._connection.execute("PRAGMA synchronous = OFF")
-            for _ in range(_WARM_ROWS):
-                self.write(b"")
-            self._connection.execute("DELETE FROM log")
-            self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        for statement in (
+            "PRAGMA journal_mode = WAL", "PRAGMA secure_delete = OFF",
+            "CREATE TABLE log (slot INTEGER PRIMARY KEY, value BLOB)", "PRAGMA synchronous = OFF",
+        ):  # fmt: skip
+            self._connection.execute(statement)
+        for _ in range(_WARM_ROWS):
+            self.write(b"\1")
+        self._connection.execute("DELETE FROM log")
+        self._connection.execute("PRAGMA synchronous = FULL")
 
     def write(self, blob: bytes) -> None:
-        """Write and sync."""
-        if self._connection is None:
+        """Write and sync, if its first byte says so."""
+        if not blob[0]:
             return
         self._row = (self._row + 1) % _ROWS
         row = len(blob).bit_length() * _ROWS + self._row
@@ -166,11 +167,12 @@ class _Here:
 
 
 def _open(kind: int, address: str, path: str) -> None:
-    """Bind a ROUTER, connect a DEALER, and make the disk."""
+    """Bind a ROUTER and make its disk, or connect a DEALER."""
     socket: ZmqSocket = zmq.Context.instance().socket(kind)
     _Here.socket = socket
     (socket.bind if kind == zmq.ROUTER else socket.connect)(address)
-    _Here.disk = _Disk(path)
+    if path:
+        _Here.disk = _Disk(path)
 
 
 def _follow() -> None:
@@ -219,9 +221,9 @@ def _lead(follower_addresses: list[str]) -> None:
                 clients.send_multipart([client, b"done"])
 
 
-def _closed_loop(frames: int, frame_bytes: int, seconds: float) -> tuple[float, list[float]]:
+def _closed_loop(frames: int, frame: bytes, seconds: float) -> tuple[float, list[float]]:
     """Keep so many frames under way, and time each."""
-    socket, frame = _Here.socket, bytes(frame_bytes)
+    socket = _Here.socket
     latencies: list[float] = []
     sent: deque[float] = deque()
     clock = time.perf_counter

@@ -148,11 +148,8 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
     with ExitStack() as stack:
         processes = stack.enter_context(Children(CLIENT))
         cluster = stack.enter_context(settings.cluster())
-        durable = settings.durability == "disk"
-        floors = {
-            kind: stack.enter_context(Floor(settings.servers, durable=durable and kind == "put"))
-            for kind in {load.kind for load in loads if settings.has_floor(load)}
-        }
+        if any(map(settings.has_floor, loads)):
+            floor = stack.enter_context(Floor(settings.servers))
         cluster.leader()
         for repeat in range(rounds):
             for load in loads:
@@ -171,13 +168,10 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
                 if not mine.floors:
                     mine.shape = _shape(load, measured)
                 with _frozen(cluster):
-                    figures = floors[load.kind].run(
-                        frames=mine.shape[0],
-                        operations=mine.shape[1],
-                        value_bytes=load.value_bytes,
-                        seconds=seconds,
-                        warmup=settings.warmup / 2,
-                    )
+                    figures = floor.run(
+                        *mine.shape, durable=settings.durability == "disk" and load.kind == "put",
+                        value_bytes=load.value_bytes, seconds=seconds, warmup=settings.warmup / 2,
+                    )  # fmt: skip
                 mine.floors.append(figures)
     rows = [
         row_of(load, mine.measured, mine.floors, mine.shape)

@@ -128,7 +128,8 @@ def _self_attribute(owner: type, target: ast.expr) -> str:
         case ast.Attribute(value=ast.Name(id="self"), attr=name):
             private = name.startswith("__") and not name.endswith("__")
             return f"_{owner.__name__.lstrip('_')}{name}" if private else name
-    return ""
+        case _:
+            return ""
 
 
 def _namespace(owner: type, names: Mapping[str, Any]) -> dict[str, Any]:

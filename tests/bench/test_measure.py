@@ -101,6 +101,15 @@ def test_stable_row() -> None:
     assert len(row.repeats) == 3
 
 
+def test_a_long_run_is_ten_stretches_of_one_load_without_a_floor() -> None:
+    settings = stable.StableSettings(minutes=10)
+    (load,) = settings.loads()
+    assert (load.clients, load.pipelined, load.outstanding) == (2, True, 4096)
+    assert settings.rounds() == (10, 60.0)
+    assert not settings.has_floor(load)
+    assert stable.StableSettings().has_floor(load)
+
+
 def test_workloads() -> None:
     loads = stable_workloads(value_bytes=100)
     assert len({load.name for load in loads}) == len(loads)

@@ -120,12 +120,12 @@ def test_compare(tmp_path: Path) -> None:
 
 def test_scale(tmp_path: Path) -> None:
     finished = bench(
-        "scale", "--quick", "--part", "sessions,keys,replay,pause", "--seconds", 0.2,
-        "--warmup", 0.1, "--json", tmp_path / "r.json", "--plots", tmp_path,
+        "scale", "--quick", "--part", "sessions,keys,replay,pause", "--seconds", 0.3,
+        "--warmup", 0, "--json", tmp_path / "r.json", "--plots", tmp_path,
     )  # fmt: skip
     report = read_json(tmp_path / "r.json", ScaleReport)
     assert [(row.part, row.x) for row in report.rows] == [
-        ("sessions", 1), ("sessions", 1000),
+        ("sessions", 1), ("sessions", 300),
         ("keys", 1000), ("keys", 1000), ("keys", 10000), ("keys", 10000),
     ]  # fmt: skip
     for cost in report.rows:
@@ -160,23 +160,9 @@ def test_failover(tmp_path: Path) -> None:
     assert f"{row.gap.median * 1e3:.0f}" in finished.stdout
 
 
-def test_a_long_run(tmp_path: Path) -> None:
-    """Ten stretches of one load. Whether the leader stayed is for quiet machines to judge."""
-    finished = bench(
-        "stable", "--minutes", 0.02, "--warmup", 0, "--durability", "memory",
-        "--json", tmp_path / "r.json",
-    )  # fmt: skip
-    (row,) = read_json(tmp_path / "r.json", StableReport).rows
-    assert len(row.repeats) == 10
-    assert all(measured.operations > 0 for measured in row.repeats)
-    assert row.cores_busy.median > 0.01  # of the machine's cores: others may have them
-    assert row.floor is None
-    assert "cores" in finished.stdout
-
-
 def test_pair(tmp_path: Path) -> None:
     options = ("--a", "window=8", "--b", "thrifty_delay=0")
-    quick = ("--quick", "--seconds", 0.2, "--warmup", 0.1, "--turns", 1)
+    quick = ("--quick", "--servers", 1, "--seconds", 0.3, "--warmup", 0.1, "--turns", 1)
     finished = bench("pair", *options, *quick, "--json", tmp_path / "r.json")
     report = read_json(tmp_path / "r.json", PairReport)
     assert report.settings.first == {"window": 8}
@@ -234,8 +220,8 @@ def test_pythons_says_which_interpreter_has_no_paxon(tmp_path: Path) -> None:
 
 
 def test_the_floor_writes_the_same_bytes_on_every_disk(tmp_path: Path) -> None:
-    with Floor(3, durable=True, directory=tmp_path) as floor:
-        figures = floor.run(frames=2, operations=3, value_bytes=64, seconds=0.3, warmup=0.0)
+    with Floor(3, directory=tmp_path) as floor:
+        figures = floor.run(2, 3, durable=True, value_bytes=64, seconds=0.2, warmup=0.0)
         assert figures.rate > 0
         assert figures.latency.count > 0
         assert figures.cpu_per_operation >= 0

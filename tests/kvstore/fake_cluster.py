@@ -103,7 +103,8 @@ class FakeCluster:
             case Query(number, _, query):
                 reply = self.application.query(query)
                 return QueryReply(number, reply.status, reply.payload)
-        raise AssertionError(f"unexpected {message!r}")
+            case _:
+                raise AssertionError(f"unexpected {message!r}")
 
     def _status(self, address: str, request: StatusRequest) -> StatusReply:
         executed = self.application.executed

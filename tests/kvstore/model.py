@@ -173,7 +173,8 @@ class Model:
                     return [self.revision, None]
                 self.put(free.replace(items, claims, 1), b"", lease)
                 return [self.revision + 1, [free, *self.next[free]]]
-        raise AssertionError(op)
+            case _:
+                raise AssertionError(op)
 
     def lease_operation(self, op: Any) -> Any:
         match op:
@@ -199,7 +200,8 @@ class Model:
                 return [max(0, due - self.now) // MS, ttl // MS, attached if keys else []]
             case Leases():
                 return sorted(self.leases)
-        raise AssertionError(op)
+            case _:
+                raise AssertionError(op)
 
     def unclaimed(self, items: bytes, claims: bytes) -> bytes:
         """The first item without a claim; empty if there is none."""
@@ -276,6 +278,8 @@ class Model:
                     self.check_lease(lease)
             case Range(revision=revision):
                 self.check_revision(revision)
+            case _:
+                pass
 
     def check_lease(self, lease: int) -> None:
         if lease not in self.leases:
@@ -316,7 +320,8 @@ class Model:
                 return [self.so_far, len(keys), items if previous else None]
             case Range():
                 return self.range(op)
-        raise AssertionError(op)
+            case _:
+                raise AssertionError(op)
 
     # --- reading -----------------------------------------------------------------------------
 

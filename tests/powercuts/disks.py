@@ -236,6 +236,8 @@ class Disk:
             case Kind.UNLINK:
                 directory, name = self._place(call.path)
                 directory.change(lambda names: _remove(names, name))
+            case Kind.MARK | Kind.UNKNOWN:
+                pass
 
     def _to_sync(self, call: Call) -> int:
         synced = self._file(call) if call.inode else self._directory(call.path)
