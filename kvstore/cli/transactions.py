@@ -168,7 +168,8 @@ def _operation(text: str) -> TxnOperation:
             return Range(_key(key))
         case ["range", "prefix", key]:
             return Range(prefix=_key(key))
-    raise _misread(text, "that is no operation", _OPERATION)
+        case _:
+            raise _misread(text, "that is no operation", _OPERATION)
 
 
 def _as_json(done: TxnResult) -> dict[str, object]:

@@ -227,17 +227,20 @@ PLOTS: list[tuple[Callable[[], Any], set[str]]] = [
 
 
 @pytest.mark.parametrize(("draw", "labels"), PLOTS)
+@pytest.mark.slow
 def test_plots(draw: Callable[[], Any], labels: set[str], tmp_path: Path) -> None:
     save_plot(draw(), tmp_path / "p.svg")
     text = (tmp_path / "p.svg").read_text()
     assert labels <= set(re.findall(r">([^<>]+)</text>", text))
 
 
+@pytest.mark.slow
 def test_a_plot_as_png(tmp_path: Path) -> None:
     save_plot(a_plot(), tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_same_figures_give_the_same_picture(tmp_path: Path) -> None:
     for name in ("one.svg", "two.svg"):
         save_plot(compare_plots.compare_plots(compare_report())["contention"], tmp_path / name)
@@ -253,6 +256,7 @@ def test_plots_that_cannot_be_made_are_known_before(monkeypatch: pytest.MonkeyPa
         check_plot(Path("fine.png"))
 
 
+@pytest.mark.slow
 def test_a_plot_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     figure = a_plot()
     with pytest.raises(BenchError, match="cannot be written"):

@@ -65,6 +65,7 @@ def running(cluster: ClusterDescription) -> Iterator[Client]:
         yield stack.enter_context(Client(addresses, timeout=60))
 
 
+@pytest.mark.slow
 def test_what_was_saved_is_restored_into_a_new_cluster(kv: Client, tmp_path: Path) -> None:
     lease = kv.lease(ttl=3600)
     kv.put("of a lease", b"x", lease=lease)

@@ -41,6 +41,7 @@ def seeds() -> list[bytes]:
     return made
 
 
+@pytest.mark.slow
 def test_no_input_breaks_it(tmp_path: Path) -> None:
     try:
         library = fetched_or_raise("fuzzer", "fuzzer")

@@ -142,6 +142,8 @@ def test_never_too_many_hold_and_everybody_has_its_turn(
                 world.chance.choice(waiting).revoke()
             case _ if world.everybody:
                 world.go_on(world.chance.choice(world.everybody))
+            case _:
+                pass
     while world.waiting():
         if not any(world.go_on(one) for one in world.everybody):
             world.leave()

@@ -87,7 +87,8 @@ class Replica:
             case WatchCheck(check):
                 held = self.watching.asked(CLIENT, 0.0)
                 return [WatchesHeld(check, held, self.store.watched_through(), self.current)]
-        raise AssertionError(message)
+            case _:
+                raise AssertionError(message)
 
     def let_go(self) -> list[ServerReply]:
         """It is not current any more."""

@@ -221,7 +221,8 @@ class Narrator(WatchedCluster):
                 return f"read {status.name} ({payload.decode()})"
             case NotLeader(leader):
                 return f"ask {leader} instead" if leader else "I do not know who leads"
-        return repr(reply)
+            case _:
+                return repr(reply)
 
     def show(self, servers: list[ServerId]) -> None:
         """A table of what each server holds; * marks what it knows as chosen."""

@@ -339,6 +339,7 @@ def test_dear_commands_are_spread_over_slots() -> None:
     assert cluster.servers[1].last_non_empty() - before >= 20 * (16 << 20) // (64 << 20)
 
 
+@pytest.mark.slow
 def test_commands_of_many_operations_are_spread_over_slots() -> None:
     cluster = led(KVStore)
     session = cluster.open_session(1)

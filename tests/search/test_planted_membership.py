@@ -73,6 +73,7 @@ def test_each_of_them_is_hunted() -> None:
 
 
 @pytest.mark.parametrize("bug", MEMBERSHIP, ids=lambda bug: bug.name.replace(" ", "-"))
+@pytest.mark.slow
 def test_a_bug_planted_in_the_change_of_members_is_caught(bug: PlantedBug) -> None:
     with bug.apply():
         if bug.name in BY_HAND:

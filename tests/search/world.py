@@ -268,6 +268,8 @@ class Search:
                     if fact[:2] == ("asked", number):
                         self._check_read(fact[2], payload)
                 seen.add(("answered", number, payload))
+            case _:
+                pass
 
     def _check_vote(self, seen: set[Fact], slot: int, ballot: Ballot, value: bytes) -> None:
         votes = [fact for fact in seen if fact[0] == "vote" and fact[1:3] == (slot, ballot)]

@@ -46,6 +46,7 @@ def trace_in_a_process_of_its_own(seed: int, hash_seed: str) -> bytes:
 
 
 @pytest.mark.parametrize("seed", [3, 4])
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trace_byte_for_byte(seed: int) -> None:
     first = trace_in_a_process_of_its_own(seed, "1")
     assert first.count(b"\n") > 300
@@ -59,6 +60,7 @@ def test_a_run_leaves_its_plan_as_it_was() -> None:
     assert msgspec.json.encode(plan) == before
 
 
+@pytest.mark.slow
 def test_short_runs_are_clean_and_meet_every_kind_of_fault() -> None:
     met: set[str] = set()
     answered = 0
