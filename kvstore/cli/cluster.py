@@ -374,7 +374,7 @@ def status(
     Examples: paxon status | paxon status --json --cluster cluster.toml
     """
     from paxon.kvstore.cli.live_view import counters_explained, status_json  # noqa: PLC0415
-    from paxon.kvstore.cluster.health import problems  # noqa: PLC0415
+    from paxon.kvstore.cluster.health import answering, problems  # noqa: PLC0415
     from paxon.kvstore.cluster.status import look_around  # noqa: PLC0415
 
     target = find_target(cluster, key_file)
@@ -393,8 +393,8 @@ def status(
     for problem in found:
         sys.stderr.write(f"paxon: {problem}\n")
     if found:
-        answering = sum(row.reply is not None for row in rows)
-        raise typer.Exit(UNAVAILABLE if answering <= len(rows) // 2 else FAILED)
+        there, all_ = answering(rows)
+        raise typer.Exit(UNAVAILABLE if there <= all_ // 2 else FAILED)
 
 
 def _print_table(rows: list[ServerStatus], *, state: bool) -> None:

@@ -208,7 +208,7 @@ def _show(found: Members, *, as_json: bool) -> None:
     for each in found.members:
         part = "leader" if each.server == found.leader else "voter" if each.voter else "learner"
         behind = found.behind.get(each.server, 0)
-        late = f"  {behind} slots behind" if behind else ""
+        late = f"  {behind} slot{'s' * (behind > 1)} behind" if behind else ""
         sys.stdout.write(f"{each.server:3}  {part:7}  {each.peer}  {each.client}{late}\n")
     for each in found.joining:
         sys.stdout.write(f"{each.server:3}  waits    {each.peer}  {each.client}  (no member)\n")

@@ -10,15 +10,29 @@ from paxon.actors.ballot import in_list
 from paxon.actors.messages import StatusReply
 from paxon.kvstore.cluster.status import ServerStatus
 
-__all__ = ["problems"]
+__all__ = ["answering", "problems"]
+
+
+def answering(rows: Sequence[ServerStatus]) -> tuple[int, int]:
+    """How many answer of how many that decide: of the members, not of the addresses asked.
+
+    A learner does not count, nor an address at which nobody is any more.
+    """
+    replies = [row.reply for row in rows if row.reply is not None]
+    latest = max(replies, key=lambda reply: reply.epoch, default=None)
+    if latest is None or not latest.members:
+        return len(replies), len(rows)
+    voters = set(latest.members) - {r.server for r in replies if r.part in ("learner", "none")}
+    return len(voters & {reply.server for reply in replies}), len(voters)
 
 
 def problems(rows: Sequence[ServerStatus]) -> list[str]:
     """A sentence for each thing that is wrong; a server that is down is not, while most are up."""
     replies = [row.reply for row in rows if row.reply is not None]
     found = []
-    if len(replies) <= len(rows) // 2:
-        found.append(f"only {len(replies)} of {len(rows)} servers answer")
+    there, all_ = answering(rows)
+    if there <= all_ // 2:
+        found.append(f"only {there} of {all_} servers answer")
     found += _differences(replies)
     found += _leaders(replies)
     found += [f"server {r.server} takes no part yet: {r.waits_for}" for r in replies if r.waits_for]

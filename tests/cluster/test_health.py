@@ -23,6 +23,8 @@ def row(server: int, **told: Any) -> ServerStatus:
 
 
 DOWN = ServerStatus(server=3, address="tcp://3")
+NOBODY = ServerStatus(server=0, address="tcp://4")
+"""An address that a client was given once, and that no member has."""
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,11 @@ DOWN = ServerStatus(server=3, address="tcp://3")
         ([row(1), row(2), row(3)], []),
         ([row(1), row(2), DOWN], []),
         ([row(2), DOWN], ["only 1 of 2 servers answer"]),
+        ([row(1, members=(1, 2)), NOBODY, NOBODY, NOBODY], ["only 1 of 2 servers answer"]),
+        ([row(1, members=(1, 2, 3)), row(2), NOBODY, NOBODY, NOBODY], []),
+        ([row(1, members=(1, 2, 4)), row(4, part="learner"), DOWN], ["only 1 of 2 servers answer"]),
+        ([row(1, members=(1, 2), epoch=2), row(2, members=(1, 2), epoch=2),
+          row(3, members=(1, 2, 3, 4, 5, 6), epoch=1)], []),
         ([row(1), row(2, digest="bb" * 16), row(3)], [
             "servers have executed different things up to slot 9: "
             "aaaaaaaa on servers 1 and 3, bbbbbbbb on server 2"]),
