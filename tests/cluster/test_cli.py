@@ -166,7 +166,7 @@ def test_no_majority_says_so_and_status_by_one_server_is_not_content(tmp_path: P
         assert "1 of 3 servers answered, none leads, 2 are needed" in one_sentence(done)
 
 
-def test_status_of_a_cluster_file_and_of_a_partly_dead_cluster(cluster: LocalCluster) -> None:
+def test_status_of_a_cluster_file_and_of_addresses_that_are_no_members(cluster: LocalCluster) -> None:
     file = str(cluster.directory / "cluster.toml")
     assert paxon_here("status", "--cluster", file).returncode == 0
     assert paxon_here("put", "by", "file", "--cluster", file).returncode == 0
@@ -177,8 +177,7 @@ def test_status_of_a_cluster_file_and_of_a_partly_dead_cluster(cluster: LocalClu
     rows = json.loads(done.stdout)
     assert [row["answers"] for row in rows] == [True] * 3 + [False] * 4
     assert rows[3]["role"] is None
-    assert done.returncode == 5
-    assert "only 3 of 7 servers answer" in done.stderr.decode()
+    assert done.returncode == 0 and not done.stderr  # all three members are well
 
 
 def test_the_environment_names_the_cluster(cluster: LocalCluster) -> None:
