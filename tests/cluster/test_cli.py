@@ -166,7 +166,7 @@ def test_no_majority_says_so_and_status_by_one_server_is_not_content(tmp_path: P
         assert "1 of 3 servers answered, none leads, 2 are needed" in one_sentence(done)
 
 
-def test_status_of_a_cluster_file_and_of_addresses_that_are_no_members(cluster: LocalCluster) -> None:
+def test_status_of_a_cluster_file_and_of_addresses_of_nobody(cluster: LocalCluster) -> None:
     file = str(cluster.directory / "cluster.toml")
     assert paxon_here("status", "--cluster", file).returncode == 0
     assert paxon_here("put", "by", "file", "--cluster", file).returncode == 0
