@@ -10,7 +10,6 @@ from paxon.actors.disk.storage import StorageError
 from paxon.actors.log import SlotLog
 from paxon.actors.messages import (
     P1A,
-    P1B,
     P2A,
     P2B,
     Accepted,
@@ -29,6 +28,7 @@ from paxon.actors.records.configuration import (
     is_config,
 )
 from tests.harness import Cluster, reign_of
+from tests.messages import beat, promise
 
 # --- ballots and values --------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ def test_who_is_behind_is_told_of_the_seal_and_of_nothing_else() -> None:  # M4
     cluster.change(1, 1, 2, 4)
     cluster.stabilize()
     old = Ballot(7, 3)
-    for message in (P1A(old, 1), P2A(old, 9, b"x", 0), Heartbeat(old, 1, 0, 0)):
+    for message in (P1A(old, 1), P2A(old, 9, b"x", 0), beat(old)):
         cluster.hand(2, 3, message)
         told = cluster.drop(source=2, target=3)
         assert [type(packet.message) for packet in told] == [Sealed]
@@ -169,7 +169,7 @@ def test_who_is_behind_is_told_of_the_seal_and_of_nothing_else() -> None:  # M4
 def test_a_higher_epoch_is_asked_about_and_not_followed() -> None:  # M4
     cluster = serving()
     higher = Ballot.first_of(2).next_for(4)
-    cluster.hand(2, 4, Heartbeat(higher, 1, 100, 0))
+    cluster.hand(2, 4, beat(higher, commit=100))
     assert cluster.servers[2].promised.epoch == 0
     (asked,) = cluster.drop(source=2, target=4)
     assert type(asked.message).__name__ == "CatchUpRequest"
@@ -236,9 +236,9 @@ def test_a_config_that_cannot_be_is_never_accepted(value: bytes) -> None:
     cluster.hand(2, 1, CatchUp([Accepted(slot, ballot, value)], slot))
     assert server.log.get(slot) is None and cluster.sent(P2B) == []
     cluster.campaign(3)
-    cluster.hand(
-        3, 1, P1B(cluster.servers[3].promised, slot, 0, [Accepted(slot, ballot, value)], 1, 0)
-    )
+    accepted = [Accepted(slot, ballot, value)]
+    answer = promise(cluster.servers[3].promised, accepted, first_slot=slot, chosen_to=1)
+    cluster.hand(3, 1, answer)
     assert cluster.servers[3].role == "candidate"
 
 
@@ -279,7 +279,7 @@ def test_rows_above_the_seal_are_gone_after_a_restart() -> None:  # M2
     cluster.start(2)
     for storage_row in (slot + 1,):
         cluster.hand(2, 3, P2A(ballot, storage_row, encode_config(after), slot))
-        cluster.hand(2, 3, Heartbeat(ballot, 1, slot + 1, 0))
+        cluster.hand(2, 3, beat(ballot, commit=slot + 1))
     assert cluster.epochs(2) == [1]
     assert [row.slot for row in cluster.storages[2].load().accepted if row.slot > slot + 1] == []
 
@@ -299,7 +299,7 @@ def test_who_heard_of_a_later_epoch_does_not_vote() -> None:  # M15, finding 2
     cluster.confirms = False
     cluster.start(2)
     cluster.deliver(CountQuestion, target=3)
-    cluster.hand(2, 4, Heartbeat(cluster.servers[4].promised, 9, 0, 0))  # 4 dials 2 all the time
+    cluster.hand(2, 4, beat(cluster.servers[4].promised, 9))  # 4 dials 2 all the time
     cluster.deliver(CountAnswer, source=3, target=2)
     cluster.clock.now += 1.0
     cluster.step(2)
