@@ -142,8 +142,6 @@ class BurstActor(pykka.ThreadingActor):
         self._open = True
         self._next_count = self._storage.count + 1
         self._on_open()
-        self._flush()
-        self._after_opening()
 
     def step(self, burst: ServerBurst) -> None:
         """Handle all of a burst and the timers that are due, then flush once."""
@@ -228,11 +226,7 @@ class BurstActor(pykka.ThreadingActor):
 
     @abstractmethod
     def _on_open(self) -> None:
-        """Disk and sockets are open."""
-
-    @abstractmethod
-    def _after_opening(self) -> None:
-        """What `_on_open` had to say is sent."""
+        """Disk and sockets are open: say so."""
 
     @abstractmethod
     def _handle(self, burst: ServerBurst) -> None:

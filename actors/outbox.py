@@ -82,6 +82,10 @@ class Outbox:
         if not queued or type(queued[-1]) is not Overloaded:
             queued.append(Overloaded(round(RETRY_AFTER * 1000), reason))
 
+    def refuse(self, client: ClientToken, number: int, reason: str) -> None:
+        """Refuse a client's request for what it says."""
+        self.reply(client, QueryReply(number, ReplyStatus.INVALID, reason.encode()))
+
     def put_off(self, client: ClientToken, number: int, reason: str) -> None:
         """Refuse a client's request for a bound: it may come again."""
         self._counters["overloaded"] += 1

@@ -7,20 +7,14 @@ number, and what must hold throughout: it is asserted with `invariant` here, in 
 storage. What a server knows is plain data (actors/records/), and what decides nothing on ballots
 and slots goes on beside it (actors/parts/).
 
-`step` runs the handler of each message of a burst to completion, in order; handlers change state,
-collect what is to be stored, and queue what is to be sent; then one flush (actors/actor.py) writes
-all of it in one synced transaction and only then sends. A handler never blocks, sleeps, starts
+A handler runs to completion: it changes state, collects what is to be stored and queues what is to
+be sent; one flush then writes, syncs and only then sends (actors/actor.py). It never blocks, starts
 threads, reads a clock or draws randomness but through what the server was given, and never sends to
 itself: what a server tells itself is a method call.
 
-Which state belongs to which role:
-
-- acceptor: `promised` (an acceptor's ballot never falls) and the accepted values in `log`;
-- learner: what of `log` is chosen, `application` (the user's state machine and the sessions, as of
-  slot `application.executed`), and in `_catching_up` the highest commit index heard of;
-- proposer: `_candidacy` while trying to lead, and `_reign` while leading (slots in flight, commands
-  that wait for a slot, clients and reads that wait for an answer, what followers report); each is
-  None otherwise, and `role` says which there is. Stepping down drops these two and nothing else.
+The acceptor's are `promised` (it never falls) and what `log` accepted; the learner's what of `log`
+is chosen, and `application`, as of slot `application.executed`; the proposer's `_candidacy` while
+it tries to lead and `_reign` while it leads. Stepping down drops these two and nothing else.
 
 Sources: van Renesse & Altinbuken, "Paxos Made Moderately Complex" (PMMC), whose acceptor, leader,
 scout and commander are sections of this one class; Ongaro's Raft thesis for pre-votes (§9.6),
@@ -45,14 +39,11 @@ from paxon.actors.execution.agreed import (
     Change,
     check_rising,
     check_values,
-    decode_agreed,
     differences,
-    encode_agreed,
     encode_change,
     first_agreed,
 )
 from paxon.actors.execution.application import Application, decode_batch, encode_batch
-from paxon.actors.execution.digests import SnapshotCheck
 from paxon.actors.execution.features import Features
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.invariants import invariant
@@ -72,16 +63,12 @@ from paxon.actors.limits.bounds import (
     RoundGuard,
     is_dense,
     is_plausible_accepted,
-    is_plausible_offer,
-    is_plausible_request,
 )
 from paxon.actors.log import SlotLog, SlotStatus
 from paxon.actors.log_time import LogTime
 from paxon.actors.members import (
     AskMembers,
     ChangeMembers,
-    Member,
-    MemberChange,
     Rehearsal,
     Rehearsed,
     encode_members,
@@ -142,16 +129,17 @@ from paxon.actors.messages import (
 from paxon.actors.parts.comparing import Comparing
 from paxon.actors.parts.membership import Membership
 from paxon.actors.parts.reception import LARGE_REPLY, Reception
+from paxon.actors.parts.snapshotting import Snapshotting
 from paxon.actors.parts.status import describe, members_now
 from paxon.actors.parts.watches import Watches
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
-from paxon.actors.records.changing import Changing, Opening, members_after, unserved
+from paxon.actors.records.changing import Opening
 from paxon.actors.records.configuration import (
     Configuration,
     decode_config,
     encode_config,
-    is_config,
+    is_sound,
     seals_soundly,
 )
 from paxon.actors.records.following import Following
@@ -159,9 +147,9 @@ from paxon.actors.records.held import Held, HeldRequests
 from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
 from paxon.actors.records.making import Retired
 from paxon.actors.records.oddities import Oddities
-from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign, answer_to, is_level
+from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign, answer_to
 from paxon.actors.records.rounds import Rounds
-from paxon.actors.records.snapshots import LONGEST_FOR_ROOM, LONGEST_SECONDS, Snapshots
+from paxon.actors.records.snapshots import Snapshots
 from paxon.actors.records.watching import FAR_BEHIND
 from paxon.actors.settings import Settings
 from paxon.transport.log import logger
@@ -192,18 +180,8 @@ SECONDS_PER_STORED_BYTE = 0.125 / (1 << 20)
 """… nobody expects to hear from its leader, or the leader from others, for so much longer."""
 WATERMARK_DELAY = 1.0
 """Seconds after which the chosen watermark is synced even if nothing else has to be."""
-OWN_SLOT_SECONDS = 10.0
-"""After so long a leader that had nothing to propose has an empty slot of its own chosen."""
-MOVES_SECONDS = 60.0
-"""So often a leader looks whether members are elsewhere than the configuration says."""
 TIDY_INTERVAL = 0.1
 """Seconds between two pieces of a storage's tidying: readers of an idle disk notice each."""
-
-
-def _is_sound(accepted: Accepted) -> bool:
-    """Whether what another server reports is no CONFIG, or one that can be."""
-    value = accepted.value
-    return not is_config(value) or seals_soundly(value, accepted.slot, accepted.ballot.epoch)
 
 
 class PaxosServer(BurstActor):
@@ -251,17 +229,16 @@ class PaxosServer(BurstActor):
         # The slot whose execution stopped this server last time, until it has been executed.
         self._stopped_at = 0
         # Catching up, and snapshots.
-        self._catching_up = CatchingUp()
-        self._snapshots = Snapshots()
+        self.catching_up = CatchingUp()
+        self.snapshots = Snapshots()
         # The cluster and its members; nothing else goes on before it is in force.
         self._oddities = Oddities(self._counters)
         self.membership = Membership(
-            settings, self, self._outbox, self._oddities, environment.random
+            self, self.application, self._outbox, self._oddities, environment.random
         )
         self.making = self.membership.making
         self.places = self.membership.places
         self.disks = self.membership.disks
-        self._in_force = False
         self._takes_part = False  # in force, and this directory is known to be no old copy
         # Who decides the slots after the last seal in the chosen prefix (docs/membership.md).
         self.configuration = Configuration(0, 0, ())
@@ -277,6 +254,9 @@ class PaxosServer(BurstActor):
         self._warned_of: list[str] = []  # how own settings differ from what is agreed
         # What goes on beside the protocol.
         self.comparing = Comparing(self, self.application, self._outbox, self._counters)
+        self.snapshotting = Snapshotting(
+            self, self._outbox, self._oddities, self.comparing, self.reception
+        )
         self.watches = Watches(
             self.application, self._outbox, self._counters, self._is_current, self._count_work
         )
@@ -296,9 +276,9 @@ class PaxosServer(BurstActor):
             PreVoteReply: self.on_pre_vote_reply,
             CatchUpRequest: self.on_catch_up_request,
             CatchUp: self.on_catch_up,
-            SnapshotOffer: self.on_snapshot_offer,
-            SnapshotRequest: self.on_snapshot_request,
-            SnapshotChunk: self.on_snapshot_chunk,
+            SnapshotOffer: self.snapshotting.on_snapshot_offer,
+            SnapshotRequest: self.snapshotting.on_snapshot_request,
+            SnapshotChunk: self.snapshotting.on_snapshot_chunk,
             DigestRequest: self.comparing.on_digest_request,
             DigestReply: self.comparing.on_digest_reply,
             Introduction: self.membership.on_introduction,
@@ -390,13 +370,7 @@ class PaxosServer(BurstActor):
 
         Not while behind: such a server could not lead, and would keep the others from it.
         """
-        return (
-            bool(self._held.requests)
-            and self._in_force
-            and self.is_voter
-            and self.role == "follower"
-            and not self.is_behind()
-        )
+        return self.is_voter and self.role == "follower" and not self.is_behind()
 
     def _send_early(self) -> None:
         """P2As rely on the ballot alone, and that was synced before phase 1 began (rule 10)."""
@@ -528,7 +502,7 @@ class PaxosServer(BurstActor):
         return False
 
     def _promise(self, ballot: Ballot) -> None:
-        invariant(self._in_force, "a promise before the cluster is in force")
+        invariant(self.making.in_force, "a promise before the cluster is in force")
         invariant(ballot > self.promised, "promise %s would not rise to %s", self.promised, ballot)
         self.promised, self._following.heir = ballot, 0
         self._storage.save_promise(ballot)
@@ -655,7 +629,7 @@ class PaxosServer(BurstActor):
                 self._grant(heartbeat)
             self._note_commit(heartbeat.commit, heartbeat.ballot, sender)
             self._execute_chosen()
-            self._discard(min(heartbeat.discard_to, self.application.executed))
+            self.snapshotting.discard(min(heartbeat.discard_to, self.application.executed))
         if not self.is_member and not self._retires:
             return  # (it goes by the id of one whose answer would count)
         # A late heartbeat of an earlier reign may be of the very leader that we have promised now,
@@ -786,7 +760,7 @@ class PaxosServer(BurstActor):
         self.disks.note_count(sender, reply.count)
         if reply.discarded > self.log.chosen_to:
             # We cannot lead from here.
-            self._catching_up.fall_behind(reply.chosen_to, sender, self._now)
+            self.catching_up.fall_behind(reply.chosen_to, sender, self._now)
         following = self._following
         if reply.round != following.round or not following.pre_votes or self._reign is not None:
             return
@@ -841,9 +815,9 @@ class PaxosServer(BurstActor):
         if p1b.discarded > self.log.chosen_to:
             # What it discarded is chosen, and we do not have it: no no-ops into those slots.
             self._step_down()
-            self._catching_up.fall_behind(p1b.chosen_to, sender, self._now)
+            self.catching_up.fall_behind(p1b.chosen_to, sender, self._now)
             return
-        if not (is_dense(p1b) and all(map(_is_sound, p1b.accepted))):
+        if not (is_dense(p1b) and all(map(is_sound, p1b.accepted))):
             self._oddities.malformed(p1b, sender)
             return
         for accepted in p1b.accepted:
@@ -866,7 +840,7 @@ class PaxosServer(BurstActor):
         self._execute_chosen()
         for accepted in self.log.accepted_from(self.log.chosen_to + 1):
             candidacy.report(accepted)
-        known = self._catching_up
+        known = self.catching_up
         first = self.log.chosen_to + 1
         values, sealing = candidacy.takeover(first)
         # (What is dropped above a CONFIG stays in the log until the seal.)
@@ -876,31 +850,20 @@ class PaxosServer(BurstActor):
             known.fall_behind(known.known_commit, known.teller, self._now)
             return
         reign = self._reign = Reign(
-            self.settings, self._others,
+            self.settings, self.configuration,
             Pending(self.application.machine, self.reception.end_share),
             Rounds(self._now, self._following.busy), self._counters["slots_chosen"],
-            time=self.application.time, voters=self.configuration.voters,
+            time=self.application.time, now=self._now,
         )  # fmt: skip
+        reign.take_over(values, end, self.log, sealing=sealing)
         self._opening = None
-        reign.sealing = reign.holds_back = sealing
-        reign.own_slot_at = NEVER if sealing else self._now + OWN_SLOT_SECONDS
-        reign.moves_at = self._now + MOVES_SECONDS
-        reign.leaving = {member.server for member in self.configuration.leaving} - {
-            *self.configuration.servers, self.settings.server,
-        }  # fmt: skip
         self.latencies.reigns()
         known.incoming = None  # what it lacks of the chosen slots it proposes again
         self.log_time.take_over(self.promised, max(self.log.highest, candidacy.highest))
         self.leader = self.settings.server
         self._counters["leaderships"] += 1
         self._leading_since = self._now
-        reign.takeover.extend(
-            (slot, value) for slot, value in values if self.log.status(slot) != "CHOSEN"
-        )
-        reign.takeover_end = end
         invariant(reign.takeover_end >= known.known_commit, "took over less than is chosen")
-        reign.next_slot = reign.takeover_end + 1
-        reign.retransmit_at = self._now + self.settings.retransmit_interval
         if self._now >= self._log_at:  # in a duel of leaders not each of them is news
             self._log_at = self._now + 1.0
             logger.info("server {} leads in ballot {}", self.settings.server, self.promised)
@@ -943,8 +906,7 @@ class PaxosServer(BurstActor):
             return f"server {self.settings.server} does not lead, or has only begun to"
         if reign.holds_back:
             return "the members are changing: wait until the next leader has told that it is done"
-        alive = self.disks.heard_since(self._now - self.settings.election_timeout_max)
-        heir = reign.heir(to, alive, self.log.chosen_to)
+        heir = reign.heir(to, self.membership.alive(), self.log.chosen_to)
         if isinstance(heir, str):
             return heir
         logger.info("server {} hands over to server {}", self.settings.server, heir)
@@ -985,8 +947,10 @@ class PaxosServer(BurstActor):
             return
         else:
             heir = self.hand_over(request.to)
-        status = ReplyStatus.INVALID if isinstance(heir, str) else ReplyStatus.OK
-        self._outbox.reply(client, QueryReply(request.id, status, str(heir).encode()))
+        if isinstance(heir, str):
+            self._outbox.refuse(client, request.id, heir)
+        else:
+            self._outbox.reply(client, QueryReply(request.id, ReplyStatus.OK, b"%d" % heir))
 
     # === leading: phase 2 (PMMC §2.3, commander) ==================================================
 
@@ -1165,11 +1129,11 @@ class PaxosServer(BurstActor):
         """Start a heartbeat round with all: I lead, this is chosen, this may be discarded."""
         reign.heartbeat_at = self._now + self.settings.heartbeat_interval
         self._plan_chores(reign)
-        self._discard(self._executed_by_all(reign))
+        self.snapshotting.discard(self._executed_by_all(reign))
         if reign.changing is not None and not reign.holds_back:
-            self._rehearse(reign, reign.changing)
+            self.membership.rehearse_change(reign, reign.changing)
         if self._now >= reign.moves_at:
-            self._look_for_moves(reign)
+            self.membership.look_for_moves(reign)
         heartbeat = self._begin_round(reign)
         self._outbox.to_all.append(heartbeat)
         for server in reign.leaving:  # until they have heard that the epoch is open
@@ -1297,7 +1261,7 @@ class PaxosServer(BurstActor):
         """Whether this server may hold watches: it would hear, soon, of whatever is chosen."""
         reign, known = self._reign, self.log.chosen_to
         if reign is None:
-            known = max(known, self._catching_up.known_commit)
+            known = max(known, self.catching_up.known_commit)
         return (
             self.is_member
             and self._led_at() > self._now - 2 * self.settings.election_timeout_max
@@ -1369,35 +1333,46 @@ class PaxosServer(BurstActor):
         )
         pending.bytes += len(command.command) + ENTRY_BYTES
 
-    def on_open_session(self, request: OpenSession, client: ClientToken) -> None:
-        """A session is opened by a command in the log, so that every server knows it."""
+    def _takes_in(
+        self, request: OpenSession | ChangeSettings | Renew, client: ClientToken, number: int,
+        size: int,
+    ) -> Reign | None:  # fmt: skip
+        """The reign that is to take in what one entry of the log answers; None if none is to.
+
+        Asked again, it is answered where it was asked last.
+        """
         reign = self._serves()
         if reign is None:
-            self._hold_or_refuse(client, request, 0)
+            self._hold_or_refuse(client, request, size)
+        elif (0, number) in reign.waiting:
+            reign.waiting[0, number] = client
+            return None
+        return reign
+
+    def on_open_session(self, request: OpenSession, client: ClientToken) -> None:
+        """A session is opened by a command in the log, so that every server knows it."""
+        reign = self._takes_in(request, client, request.nonce, 0)
+        if reign is None:
             return
         if not 0 <= request.nonce < 1 << 63:
             text = b"the nonce must be from 0 to below 2^63"
             self._outbox.reply(client, CommandReply(0, request.nonce, ReplyStatus.INVALID, text))
             return
-        key = (0, request.nonce)
-        if key not in reign.waiting:
-            wait = self.reception.openings.wait(client, self._now)
-            if wait > 0 or reign.pending.bytes >= self._most_pending():
-                self._counters["overloaded"] += 1
-                retry_after_ms = round(max(wait, RETRY_AFTER) * 1000)
-                reason = "it opens too many sessions" if wait > 0 else "too much is waiting"
-                if self._storage.room <= 0:
-                    reason = "the servers' disks have little room"
-                self._outbox.reply(client, Overloaded(retry_after_ms, reason))
-                return
-            reign.pending.add(Entry(0, request.nonce, 0, 0, b""))
-        reign.waiting[key] = client
+        wait = self.reception.openings.wait(client, self._now)
+        if wait > 0 or reign.pending.bytes >= self._most_pending():
+            self._counters["overloaded"] += 1
+            retry_after_ms = round(max(wait, RETRY_AFTER) * 1000)
+            reason = "it opens too many sessions" if wait > 0 else "too much is waiting"
+            if self._storage.room <= 0:
+                reason = "the servers' disks have little room"
+            self._outbox.reply(client, Overloaded(retry_after_ms, reason))
+            return
+        reign.take_in(Entry(0, request.nonce, 0, 0, b""), client)
 
     def on_change_settings(self, change: ChangeSettings, client: ClientToken) -> None:
         """What is agreed changes by an entry of the log; an empty change only tells what it is."""
-        reign = self._serves()
+        reign = self._takes_in(change, client, change.id, 64 * len(change.values))
         if reign is None:
-            self._hold_or_refuse(client, change, 64 * len(change.values))
             return
         limits = self.application.machine.limits
         obstacle = check_values(change.values, limits) or check_rising(
@@ -1407,39 +1382,27 @@ class PaxosServer(BurstActor):
             machine = any(name in limits for name in change.values)
             obstacle = self._features.obstacle(KNOWS, machine=machine)
         if obstacle:
-            self._outbox.reply(
-                client, QueryReply(change.id, ReplyStatus.INVALID, obstacle.encode())
-            )
-            return
-        key = (0, change.id)
-        if key not in reign.waiting:
-            if reign.pending.bytes >= self._most_pending():
-                self._outbox.put_off(client, change.id, "too much is waiting")
-                return
+            self._outbox.refuse(client, change.id, obstacle)
+        elif reign.pending.bytes >= self._most_pending():
+            self._outbox.put_off(client, change.id, "too much is waiting")
+        else:
             command = encode_change(Change(change.changed_at, change.values))
-            reign.pending.add(Entry(0, change.id, SETTINGS, 0, command))
-        reign.waiting[key] = client
+            reign.take_in(Entry(0, change.id, SETTINGS, 0, command), client)
 
     def on_renew(self, request: Renew, client: ClientToken) -> None:
         """Leases are to live on: they have a budget of their own, and go before all commands."""
-        reign = self._serves()
+        reign = self._takes_in(request, client, request.id, len(request.command))
         if reign is None:
-            self._hold_or_refuse(client, request, len(request.command))
             return
-        key = (0, request.id)
-        if key not in reign.waiting:
-            if len(request.command) > self.settings.batch_bytes or not self.application.renews(
-                request.command
-            ):
-                payload = b"this is no renewal: send it as a command"
-                self._outbox.reply(client, QueryReply(request.id, ReplyStatus.INVALID, payload))
-                return
-            if reign.chores.full:
-                self._outbox.put_off(client, request.id, "too many renewals are waiting")
-                return
+        large = len(request.command) > self.settings.batch_bytes
+        if large or not self.application.renews(request.command):
+            self._outbox.refuse(client, request.id, "this is no renewal: send it as a command")
+        elif reign.chores.full:
+            self._outbox.put_off(client, request.id, "too many renewals are waiting")
+        else:
             self._counters["renewals"] += 1
+            reign.waiting[0, request.id] = client
             reign.chores.add(Entry(0, request.id, RENEWAL, 0, request.command), self._now)
-        reign.waiting[key] = client
 
     def on_stranger(self, request: Stranger, client: ClientToken) -> None:
         """A client of another cluster: it must not take our answers for that one's."""
@@ -1469,8 +1432,7 @@ class PaxosServer(BurstActor):
         if not queued or type(queued[-1]) is not NotLeader:
             leader = self.leader if self.leader != self.settings.server else 0
             leader = leader or self._following.heir
-            address, all_ = self.places.client_address(leader), self.places.client_addresses()
-            queued.append(NotLeader(leader, address, 1 + len(self._others), all_))
+            queued.append(self.places.not_leader(leader, 1 + len(self._others)))
 
     # --- kept until this server serves -----------------------------------------------------------
 
@@ -1557,73 +1519,8 @@ class PaxosServer(BurstActor):
             return
         fresh = request.ballot == self.promised and request.id not in reign.asked
         if fresh and self._serves() is not None:
-            reign.note_asked(request.id, self._take_up(reign, request))
+            reign.note_asked(request.id, self.membership.take_up(reign, request))
         self._tell_members(client, request.id, request.id, request.ballot)
-
-    def _take_up(self, reign: Reign, request: ChangeMembers) -> str:
-        """Have the members changed so; or why not, and what to do, in a sentence (M17)."""
-        if reign.holds_back or reign.changing is not None:
-            return "another change of the members is under way: wait until that is done"
-        if not 0 < request.id < 1 << 63:
-            return "the number of a change must be from 1 to below 2^63"
-        members = members_after(self.membership.located(), request.changes)
-        if isinstance(members, str):
-            return members
-        me = self.settings.server
-        alive = self.disks.heard_since(self._now - self.settings.election_timeout_max)
-        living = [c.server for c in request.changes if c.kind == "replace"]
-        living = [server for server in living if server in alive or server == me]
-        if living:
-            return f"{in_list(living)}: its old directory is in use: stop that server first"
-        fit = {s: self.disks.incarnations[s] for s in reign.fit(alive, self.log)}
-        obstacle = unserved(members, {**fit, me: self.making.incarnation})
-        if not obstacle:
-            until = self._now + self.settings.election_timeout_max
-            reign.changing = Changing(members, request.id, until)
-            self._rehearse(reign, reign.changing)
-        return obstacle
-
-    def _rehearse(self, reign: Reign, changing: Changing) -> None:
-        """Have those that are to vote call each other (again), or give the change up (M18)."""
-        voters = [member.server for member in changing.members if member.voter]
-        if self._now >= changing.until:
-            reign.changing = None
-            reign.asked[changing.request] = (
-                f"{in_list(voters)} do not reach each other, or not where they are to be: look at "
-                "their addresses, their keys and what is between them"
-            )
-            return
-        me = self.settings.server
-        for server in voters:
-            if server != me:
-                self._outbox.send(server, Rehearsal(changing.request, changing.members))
-        if me in voters:
-            self.membership.rehearse(changing.request, changing.members, me)
-
-    def _look_for_moves(self, reign: Reign) -> None:
-        """The configuration follows members that say that they are elsewhere, and are heard (M20).
-
-        Once a minute at most: addresses that flap must not change the epoch with each heartbeat.
-        """
-        reign.moves_at = self._now + MOVES_SECONDS
-        alive = self.disks.heard_since(self._now - self.settings.election_timeout_max)
-        moved = tuple(
-            change
-            for change in self.places.moved(self.configuration.members)
-            if change.server == self.settings.server or change.server in alive
-        )
-        if moved and self.configuration.epoch:  # (the first one has no addresses)
-            number = 1 + self._random.getrandbits(62)
-            self._take_up(reign, ChangeMembers(number, self.promised, moved))
-
-    def hear_rehearsal(self, said: Rehearsed, sender: ServerId) -> None:
-        """One of those that are to vote has heard these: enough, perhaps, to propose the change."""
-        reign = self._reign
-        if reign is None or reign.changing is None or reign.changing.request != said.request:
-            return
-        enough = reign.changing.enough(sender, said.incarnation, said.heard)
-        if enough and is_level(said.chosen_to, self.log):
-            reign.holds_back = True
 
     def on_ask_members(self, request: AskMembers, client: ClientToken) -> None:
         """Tell who the members are; a leader is to know how an earlier one's change ended (M8)."""
@@ -1637,13 +1534,6 @@ class PaxosServer(BurstActor):
         told = encode_members(members_now(self, request, ballot))
         self._outbox.reply(client, QueryReply(number, ReplyStatus.OK, told))
         self._count_work(client, len(told))
-
-    def change_members(self, members: tuple[Member, ...], request: int) -> None:
-        """Have these as the next configuration, without a word to them (for tests)."""
-        reign = self._reign
-        if reign is not None and not reign.holds_back:
-            reign.changing = Changing(members, request)
-            reign.holds_back = True
 
     def _propose_config(self, reign: Reign) -> None:
         """All that was proposed is chosen: propose the change, and nothing above it (M5, M6)."""
@@ -1691,7 +1581,7 @@ class PaxosServer(BurstActor):
         self._grants.forget_all()
         self.leader = 0
         self._following.heard_at = -NEVER
-        late = self._catching_up
+        late = self.catching_up
         late.leader_ballot, late.leader_commit = self.promised, 0
         late.outsiders.clear()
         self._opening = Opening(configuration, self.settings.server, named, self._now)
@@ -1707,7 +1597,7 @@ class PaxosServer(BurstActor):
 
     def _names(self, configuration: Configuration) -> ServerId:
         """Who is to lead the next epoch, as far as this server says or was told; 0: nobody."""
-        me, late = self.settings.server, self._catching_up
+        me, late = self.settings.server, self.catching_up
         if late.named == configuration.epoch:
             return me
         reign = self._reign
@@ -1715,8 +1605,7 @@ class PaxosServer(BurstActor):
             return 0
         if configuration.votes(me, self.making.incarnation):
             return me
-        level = {server: follower.executed for server, follower in reign.followers.items()}
-        return max(configuration.voters, key=lambda server: (level.get(server, -1), -server))
+        return reign.fittest(configuration.voters)
 
     def _tell_of_seal(self, opening: Opening) -> None:
         opening.due = self._now + self.settings.heartbeat_interval
@@ -1725,7 +1614,7 @@ class PaxosServer(BurstActor):
 
     def on_sealed(self, sealed: Sealed, sender: ServerId) -> None:
         """Somebody knows where an epoch ended: get there, and open the next if we are to (M10)."""
-        epoch, late = self.configuration.epoch, self._catching_up
+        epoch, late = self.configuration.epoch, self.catching_up
         if not 0 < sealed.slot < NUMBER_LIMIT or sealed.epoch - epoch > MAX_EPOCHS_AHEAD:
             self._oddities.malformed(sealed, sender)
             return
@@ -1745,7 +1634,7 @@ class PaxosServer(BurstActor):
 
     def _meet_epoch(self, epoch: int, sender: ServerId) -> None:
         """A server of another epoch: who is behind is told so, or asks, and no more (M4)."""
-        configuration, late = self.configuration, self._catching_up
+        configuration, late = self.configuration, self.catching_up
         if epoch < configuration.epoch:
             sealed = Sealed(configuration.epoch - 1, configuration.sealed_at)
             self._outbox.send(sender, sealed)
@@ -1761,44 +1650,20 @@ class PaxosServer(BurstActor):
     def _ask_around(self) -> None:
         """Who is no member hears of nothing unless it asks."""
         self.membership.ask_to_join(self.log.chosen_to)
-        late = self._catching_up
+        late = self.catching_up
         late.turn += 1
         peers = (*self._others, *sorted(late.outsiders))
         if peers and not self.is_behind():
             request = CatchUpRequest(self.log.chosen_to + 1)
             self._outbox.send(peers[late.turn % len(peers)], request)
 
-    def hear_of_rejoining(self, server: ServerId) -> None:
-        """A member's new directory asks for the place of the one that was lost (M19)."""
-        reign, found = self._serves(), self.membership.wait_to_join()
-        held = self.configuration.find(server)
-        waiting = [member for member, chosen_to in found.items() if is_level(chosen_to, self.log)]
-        member = next((member for member in waiting if member.server == server), None)
-        if reign is None or held is None or member is None:
-            return
-        if reign.holds_back or reign.changing is not None:
-            return
-        place = MemberChange("replace", server, member.incarnation, member.peer, member.client)
-        asked = ChangeMembers(1 + self._random.getrandbits(62), self.promised, (place,))
-        refusal = self._take_up(reign, asked)
-        if refusal and self._oddities.first("refused_rejoins", 100):
-            logger.warning(
-                "server {} has another data directory now, and cannot have its place back: {}",
-                server, refusal,
-            )  # fmt: skip
-
     def hear_of_cluster(self, server: ServerId, chosen_to: int) -> None:
         """A server of the cluster says how far it holds the log: it may be asked for slots."""
         if self.is_member and not self.settings.join:
             return
-        self._catching_up.outsiders.add(server)
+        self.catching_up.outsiders.add(server)
         if not self.is_behind() and self.log.chosen_to < chosen_to < NUMBER_LIMIT:
-            self._catching_up.fall_behind(chosen_to, server, self._now)
-
-    def hear_of_leaving(self, server: ServerId) -> None:
-        """One that left has heard that the epoch is open."""
-        if self._reign is not None:
-            self._reign.leaving.discard(server)
+            self.catching_up.fall_behind(chosen_to, server, self._now)
 
     # === learning what is chosen, and executing it (rule 4) =======================================
 
@@ -1808,7 +1673,7 @@ class PaxosServer(BurstActor):
         Only what was accepted here in that very ballot is known to be the chosen value; anything
         else has to be asked for.
         """
-        known, log = self._catching_up, self.log
+        known, log = self.catching_up, self.log
         if commit - log.chosen_to > MAX_SLOTS_AHEAD:
             pass  # nothing is accepted here so far ahead that could be chosen by it
         elif ballot > known.leader_ballot:
@@ -1830,17 +1695,11 @@ class PaxosServer(BurstActor):
         have been acknowledged, so whoever told of it is asked: it sends the values, or takes it
         back.
         """
-        known = self._catching_up
+        known = self.catching_up
         if known.known_commit <= held_to:
             return False
         if self._oddities.first("commits_denied", 100):
-            logger.error(
-                "server {} does not lead: server {} told that all up to slot {} is chosen, but a "
-                "majority holds nothing beyond {}: a frame was damaged, or disks have lost what "
-                "they held; server {} is asked again (if it is gone for good and no disk was lost, "
-                "restart this server: it forgets what it was told)",
-                self.settings.server, known.teller, known.known_commit, held_to, known.teller,
-            )  # fmt: skip
+            logger.error(known.why_denied(self.settings.server, held_to))
         return True
 
     def _choose_known(self) -> None:
@@ -1849,7 +1708,7 @@ class PaxosServer(BurstActor):
         An index told in another ballot, or by a server that does not lead, must not be mixed in: a
         slot below it may have been chosen in a later ballot than the one accepted here.
         """
-        log, known = self.log, self._catching_up
+        log, known = self.log, self.catching_up
         while log.chosen_to < known.leader_commit:
             slot = log.chosen_to + 1
             held = log.get(slot)
@@ -1864,7 +1723,7 @@ class PaxosServer(BurstActor):
         if not is_plausible_accepted(accepted, self.log.chosen_to):
             self._oddities.number(teller, "slot", accepted.slot)
             return False
-        if not _is_sound(accepted):
+        if not is_sound(accepted):
             self._oddities.number(teller, "CONFIG in slot", accepted.slot)
             return False
         if accepted.ballot.epoch > self.configuration.epoch:
@@ -1903,7 +1762,7 @@ class PaxosServer(BurstActor):
             if held is None or not held.chosen:
                 invariant(False, "slot %d executed unchosen", slot)
             else:
-                self._snapshots.executed_bytes += len(held.value)
+                self.snapshots.executed_bytes += len(held.value)
                 self._deliver(slot, held.value, held.checksum)
         if 0 < self._stopped_at <= application.executed:
             self._stopped_at = 0
@@ -1915,7 +1774,7 @@ class PaxosServer(BurstActor):
             )  # fmt: skip
             self._warn_of_differences()
         if not self.is_behind():
-            self._catching_up.patience = 0
+            self.catching_up.patience = 0
         if self._reign is not None and (
             application.timer.due is not None or self._reign.chores.wakeup is not None
         ):
@@ -1923,7 +1782,8 @@ class PaxosServer(BurstActor):
         self._storage.save_chosen_to(self.log.chosen_to)
         if self._watermark_at == NEVER:
             self._watermark_at = self._now + WATERMARK_DELAY
-        self._maybe_snapshot()
+        if self._takes_part:
+            self.snapshotting.take_if_due()
 
     def _deliver(self, slot: int, value: bytes, checksum: int) -> None:
         """Execute a slot and answer the clients that wait here."""
@@ -1967,11 +1827,11 @@ class PaxosServer(BurstActor):
     # === catching up (rule 8) =====================================================================
 
     def is_behind(self) -> bool:
-        return self.log.chosen_to < self._catching_up.known_commit
+        return self.log.chosen_to < self.catching_up.known_commit
 
     def _ask_to_catch_up(self) -> None:
         """Ask for the missing slots, or go on with a snapshot; again if no answer comes."""
-        late = self._catching_up
+        late = self.catching_up
         late.ask_at = self._now + late.interval(self.settings.retransmit_interval)
         if not self.is_behind() or not (self._others or late.outsiders):
             return
@@ -1979,7 +1839,7 @@ class PaxosServer(BurstActor):
             return  # what is missing comes once it can be kept
         if late.check is not None and late.is_whole():
             # Asked for again it would be offered in other words, and checked anew, without end.
-            self._snapshot_settled()  # whoever might have objected has had its time
+            self.snapshotting.settle()  # whoever might have objected has had its time
             return
         self._counters["catch_ups"] += 1
         request = late.next_request(self.log.chosen_to, self._others)
@@ -1991,7 +1851,7 @@ class PaxosServer(BurstActor):
             self._oddities.malformed(request, sender)
             return
         if request.first_slot <= self.log.discarded:
-            self._offer_snapshot(sender)
+            self.snapshotting.offer(sender)
             return
         if not self._outbox.may_transfer(sender, self.settings.transfer_bytes):
             return
@@ -2008,7 +1868,7 @@ class PaxosServer(BurstActor):
         for accepted in catch_up.accepted:
             if not self._has_room(accepted.value) or not self._learn(accepted, sender):
                 return
-        late = self._catching_up
+        late = self.catching_up
         late.takes_back(catch_up.chosen_to, sender, self.log.chosen_to)
         late.hear(catch_up.chosen_to, sender)
         self._choose_known()
@@ -2018,121 +1878,9 @@ class PaxosServer(BurstActor):
             late.source = sender
             self._ask_to_catch_up()
 
-    def _offer_snapshot(self, server: ServerId) -> None:
-        snapshot = self._storage.snapshot
-        if snapshot is None or snapshot.slot < self.log.discarded:
-            # All had executed these slots, so nobody kept them for a server that lost its disk.
-            self._begin_snapshot()
-            return
-        chain, slot = self.application.chain, snapshot.slot
-        vouchers = self._reign.comparison.vouchers(slot) if self._reign is not None else ()
-        offer = SnapshotOffer(
-            slot, snapshot.size, snapshot.checksum,
-            chain.version, chain.at(slot), vouchers,
-        )  # fmt: skip
-        self._outbox.send(server, offer)
-
-    def on_snapshot_offer(self, offer: SnapshotOffer, sender: ServerId) -> None:
-        """Fetch it piece by piece, from where an earlier transfer of the same one stopped."""
-        if not is_plausible_offer(offer):
-            self._oddities.malformed(offer, sender)
-            return
-        if offer.slot <= self.log.chosen_to or self._reign is not None:
-            return  # a leader has in its log what it proposes: nothing may be cut away under it
-        late = self._catching_up
-        if late.incoming is not None and sender != late.source:
-            return  # changing over would throw away what has come; only silence makes us do it
-        if not late.retry.due(self._now):
-            return  # there was no room for it a moment ago
-        info = SnapshotInfo(offer.slot, offer.size, offer.checksum)
-        late.begin(info, sender)
-        self._check_snapshot(offer, sender)
-        self._receive_piece(info, 0, b"", sender)
-
-    def _check_snapshot(self, offer: SnapshotOffer, sender: ServerId) -> None:
-        """Ask those who have not vouched for a snapshot whether they know another hash for it."""
-        late = self._catching_up
-        if late.check is not None and late.check.offer == offer and late.check.unheard:
-            ask = sorted(late.check.unheard)
-        else:
-            ask = [s for s in self._others if s != sender and s not in offer.vouched]
-            wait = self.settings.election_timeout_min
-            late.check = SnapshotCheck(offer, ask, self._now + wait)
-        question = DigestRequest(offer.digest_version, offer.slot, offer.slot, 0, b"")
-        for server in ask:
-            self._outbox.send(server, question)
-
-    def hear_of_snapshot(self, reply: DigestReply, sender: ServerId) -> None:
-        """Another server says which hash it knows for the snapshot that is being fetched."""
-        check = self._catching_up.check
-        if check is not None:
-            check.heard(sender, reply)
-            if check.objections or not check.unheard:
-                self._snapshot_settled()
-
-    def on_snapshot_request(self, request: SnapshotRequest, sender: ServerId) -> None:
-        if not is_plausible_request(request):
-            self._oddities.malformed(request, sender)
-            return
-        if not self._outbox.may_transfer(sender, self.settings.transfer_bytes):
-            return
-        data = self._storage.read_snapshot(
-            request.slot, request.offset, self.settings.transfer_bytes
-        )
-        if data:
-            self._outbox.send(sender, SnapshotChunk(request.slot, request.offset, data))
-        else:
-            self._offer_snapshot(sender)  # that one is gone; there is a newer one
-
-    def on_snapshot_chunk(self, chunk: SnapshotChunk, sender: ServerId) -> None:
-        """Add a piece; with the last one become the state that it describes."""
-        info = self._catching_up.incoming
-        if info is None or chunk.slot != info.slot or info.slot <= self.log.chosen_to:
-            return
-        # Else it is a copy, which must not be asked on from.
-        if chunk.offset == self._catching_up.received:
-            self._receive_piece(info, chunk.offset, chunk.data, sender)
-
-    def _receive_piece(
-        self, info: SnapshotInfo, offset: int, data: bytes, sender: ServerId
-    ) -> None:
-        late = self._catching_up
-        held = self._storage.receive_snapshot(info, offset, data)
-        if held < 0:
-            late.incoming = None
-            late.retry.failed(self._now)
-            return
-        grown = held > late.received
-        late.received = held
-        if held >= info.size:
-            self._adopt_if_uncontested(info)
-            return
-        if grown or not data:  # else it is of another image of that slot: not to be asked on from
-            self._outbox.send(sender, SnapshotRequest(info.slot, held))
-            late.ask_at = self._now + late.interval(self.settings.retransmit_interval)
-
-    def _adopt_if_uncontested(self, info: SnapshotInfo) -> None:
-        """Only while no voter that answers holds another hash for its slot (docs/digests.md)."""
-        late, check = self._catching_up, self._catching_up.check
-        if info.slot <= self.log.chosen_to:  # its slots came meanwhile, one by one
-            late.give_up()
-        elif check is not None and check.objections:
-            self.comparing.contest(check)
-            late.give_up()
-            late.ask_at = self._now + late.interval(self.settings.retransmit_interval)
-        elif check is not None and check.unheard and self._now < check.until:
-            late.ask_at = check.until
-        else:
-            late.give_up()
-            self._adopt_snapshot(info)
-
-    def _snapshot_settled(self) -> None:
-        info = self._catching_up.incoming
-        if info is not None and self._catching_up.is_whole():
-            self._adopt_if_uncontested(info)
-
-    def _adopt_snapshot(self, info: SnapshotInfo) -> None:
-        late = self._catching_up
+    def become(self, info: SnapshotInfo) -> None:
+        """Take over the state of a snapshot that has come whole (parts/snapshotting.py)."""
+        late = self.catching_up
         late.incoming = None
         late.patience = 0
         if not self._storage.adopt_snapshot(info):
@@ -2151,7 +1899,7 @@ class PaxosServer(BurstActor):
         self._counters["snapshots_received"] += 1
         # Synced above: else the others would hear of it only after the next commit, if any.
         self._durable_chosen_to = max(self._durable_chosen_to, info.slot)
-        self._snapshots.executed_bytes = 0
+        self.snapshots.executed_bytes = 0
         logger.info("server {} took over a snapshot at {}", self.settings.server, info.slot)
         self._warn_of_differences()
         self._choose_known()
@@ -2159,48 +1907,6 @@ class PaxosServer(BurstActor):
         late.ask_at = self._now
 
     # === snapshots and discarding (rule 7) ========================================================
-
-    def _maybe_snapshot(self) -> None:
-        """Take a snapshot when enough was executed since the last, in relation to its size."""
-        if self.membership.confirmation.pending:
-            return  # it is taken once that is over
-        executed = self.application.executed
-        if self._snapshots.is_due(executed, self._storage.snapshot, self.settings):
-            self._begin_snapshot()
-
-    def _begin_snapshot(self) -> None:
-        if self._storage.taking_snapshot or not self._snapshots.retry.due(self._now):
-            return
-        if self._catching_up.fetches_beyond(self.log.chosen_to):
-            return  # a newer one is on its way, and the disk need not hold three
-        if self._reign is not None:
-            self.reception.blame_for_snapshot(self._reign, self._snapshots.executed_bytes)
-        self._snapshots.executed_bytes = 0
-        application = self.application
-        prove = application.prove if application.proves_images else None
-        self._storage.begin_snapshot(application.executed, application.image, prove)
-        application.chain.pin()
-        self._snapshots.poll_at = self._snapshots.began_at = self._now
-
-    def _poll_snapshot(self) -> None:
-        info = self._storage.poll_snapshot()
-        if self._storage.taking_snapshot:
-            self._snapshots.poll_at = self._now + self.settings.heartbeat_interval
-            return
-        self._snapshots.poll_at = NEVER
-        if self.reception.turns.blamed:
-            seconds = self._now - self._snapshots.began_at
-            self.reception.turns.snapshot_taken(seconds, self._now)
-        if info is None:  # it failed (the storage said why), or one received has overtaken it
-            short = self._storage.room <= 0
-            self._snapshots.retry.failed(self._now, LONGEST_FOR_ROOM if short else LONGEST_SECONDS)
-            return
-        self._snapshots.retry.succeeded()
-        self._counters["snapshots_taken"] += 1
-        self._commit()
-        self._discard(self.log.discarded)
-        if self._storage.room <= 0:
-            self._commit()  # the log cannot wait for the next
 
     def _has_room(self, value: bytes) -> bool:
         """Whether the disk takes one more value; what is small may take of the last room."""
@@ -2220,33 +1926,11 @@ class PaxosServer(BurstActor):
             self.reception.put_off_waiting(reign, self.application, self.places)
             self._left_over = True
         behind_log = self.application.executed > (0 if last is None else last.slot)
-        if room < ENOUGH_ROOM and behind_log and self._snapshots.executed_bytes >= room:
-            self._begin_snapshot()
+        if room < ENOUGH_ROOM and behind_log and self.snapshots.executed_bytes >= room:
+            self.snapshotting.take()
         if room <= 0 and reign is not None and not self._storage.taking_snapshot:
             self.hand_over()
             self._left_over = True
-
-    def _discard(self, executed_by_all: int) -> None:
-        """Forget what nobody needs any more: executed by all, or past the retention limit.
-
-        In memory everything that all servers have executed goes. On disk, rows stay until a durable
-        snapshot of our own covers them, for a restart replays them. Past the retention limit the
-        snapshot's slot is the limit in memory too: a late server gets that snapshot.
-        """
-        target = min(executed_by_all, self.application.executed)
-        snapshot = self._storage.snapshot
-        covered = 0 if snapshot is None else min(snapshot.slot, self.application.executed)
-        settings = self.settings
-        if covered > target and (
-            len(self.log) > settings.retain_slots
-            or self.log.value_bytes > settings.retain_bytes
-            or self._storage.is_tight
-        ):
-            target = covered
-        if target > self.log.discarded:
-            self.log.discard_to(target)
-        if covered:
-            self._storage.discard_to(min(covered, self.log.discarded))
 
     # === opening: disk, cluster, members (rule 11, docs/making-a-cluster.md) ======================
 
@@ -2257,11 +1941,12 @@ class PaxosServer(BurstActor):
         self._grants.recover(found.lease, self._now)
         self.membership.recover(found, self._storage)
         self.comparing.recover(self._storage)
+        self.snapshotting.recover(self._storage)
         invariant(
             found.in_force or found.promised == NO_BALLOT, "promised before a cluster is in force"
         )
         if found.made is not None:
-            self.agree(found.made)
+            self.application.begin_with(found.made)
             if found.in_force:
                 self._join(found.configuration or Configuration.of(found.made))
         if found.snapshot is not None:
@@ -2270,7 +1955,7 @@ class PaxosServer(BurstActor):
             self.log.restart_at(info.slot)
         invariant(found.discarded <= self.log.discarded, "slots up to %d are gone", found.discarded)
         self.log.recover(found.accepted, found.chosen_to)
-        self._catching_up.known_commit = self._durable_chosen_to = self.log.chosen_to
+        self.catching_up.known_commit = self._durable_chosen_to = self.log.chosen_to
         if found.stopped_at:
             self._stopped_at = found.stopped_at
             logger.warning("executing slot {} stopped this server before", found.stopped_at)
@@ -2278,7 +1963,7 @@ class PaxosServer(BurstActor):
             self._opening = Opening(self.configuration, self.settings.server, 0, self._now)
         self.disks.recover(found.counts)
         self.membership.begin_confirmation()
-        self._takes_part = self._in_force and not self.membership.confirmation.pending
+        self._takes_part = found.in_force and not self.membership.confirmation.pending
         self._execute()
         self._warn_of_differences()
         fresh = found.promised == NO_BALLOT and not found.accepted and found.snapshot is None
@@ -2307,8 +1992,7 @@ class PaxosServer(BurstActor):
     def _on_open(self) -> None:
         self._network.ignore(self.reception.turns.ignored)
         self.membership.open()
-
-    def _after_opening(self) -> None:
+        self._flush()
         if not self.membership.confirmation.pending:
             self._storage.maintain(tidy=False)
 
@@ -2317,7 +2001,6 @@ class PaxosServer(BurstActor):
         self.configuration = configuration
         self.membership.join(configuration)
         self.look_for_vote()
-        self._in_force = True
         self._others = self.membership.others
         self.comparing.join(len(self._others), configuration.majority)
         self._majority = configuration.majority
@@ -2334,15 +2017,6 @@ class PaxosServer(BurstActor):
             me, self.making.incarnation
         )
 
-    def agreed(self) -> bytes:
-        """What execution depends on, as this server was told; for the making of a cluster."""
-        return encode_agreed(self.application.agreed)
-
-    def agree(self, made: Made) -> None:
-        """Execute by what was agreed when the cluster was made, whatever this server was told."""
-        limits = self.application.machine.limits
-        self.application.begin_with(decode_agreed(made.agreed, limits), made.identity)
-
     def come_into_force(self, made: Made) -> None:
         """The cluster is made: from here on this server takes part, if it is one of its members."""
         self._join(Configuration.of(made))
@@ -2351,12 +2025,12 @@ class PaxosServer(BurstActor):
 
     def confirmed(self) -> None:
         """This server's directory is no old copy: from here on it takes part."""
-        self._takes_part = self._in_force
+        self._takes_part = self.making.in_force
         self.look_for_vote()
         self._next_count = self._storage.count + 1
         if self._following.election_at <= self._now:  # it took long: the others come first
             self._await_leader()
-        self._maybe_snapshot()
+        self.snapshotting.take_if_due()
 
     # === timers ===================================================================================
 
@@ -2371,12 +2045,12 @@ class PaxosServer(BurstActor):
             thrift = reign.thrift
             deadline = min(
                 reign.heartbeat_at, reign.retransmit_at, thrift.p2as_due_at, thrift.round_due_at,
-                self._snapshots.poll_at, self._watermark_at, self._grants.forget_at,
+                self.snapshots.poll_at, self._watermark_at, self._grants.forget_at,
                 self.places.due, reign.chores.at,
             )  # fmt: skip
         else:
             deadline = min(
-                self._following.election_at, self._snapshots.poll_at, self._watermark_at,
+                self._following.election_at, self.snapshots.poll_at, self._watermark_at,
                 self._grants.forget_at, self.places.due,
             )  # fmt: skip
             if self._candidacy is not None:
@@ -2389,8 +2063,8 @@ class PaxosServer(BurstActor):
             deadline = min(deadline, self.comparing.doubts.inquiry.until)
         if self.reception.turns.waiting:
             deadline = min(deadline, self.reception.turns.due())
-        if self.log.chosen_to < self._catching_up.known_commit:
-            deadline = min(deadline, self._catching_up.ask_at)
+        if self.log.chosen_to < self.catching_up.known_commit:
+            deadline = min(deadline, self.catching_up.ask_at)
         return deadline
 
     def _on_timers(self) -> None:
@@ -2421,14 +2095,18 @@ class PaxosServer(BurstActor):
     def _on_learner_timers(self) -> None:
         if self._now >= self._grants.forget_at:
             self._storage.save_lease(self._grants.forget())
-        if self._now >= self._snapshots.poll_at:
-            self._poll_snapshot()
+        if self._now >= self.snapshots.poll_at and self.snapshotting.poll():
+            self._counters["snapshots_taken"] += 1
+            self._commit()
+            self.snapshotting.discard(self.log.discarded)
+            if self._storage.room <= 0:
+                self._commit()  # the log cannot wait for the next
         self.comparing.on_timer()
         if self._opening is not None and self._now >= self._opening.due:
             self._tell_of_seal(self._opening)
         if self._now >= self.places.due:
             self.membership.on_places_timer()
-        if self.is_behind() and self._now >= self._catching_up.ask_at:
+        if self.is_behind() and self._now >= self.catching_up.ask_at:
             self._ask_to_catch_up()
         if self._now >= self._watermark_at:
             self._watermark_at = NEVER

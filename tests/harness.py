@@ -34,6 +34,7 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
+from paxon.actors.records.changing import Changing
 from paxon.actors.records.configuration import Member, decode_config, is_config
 from paxon.actors.records.making import Retired
 from paxon.actors.records.reign import Reign
@@ -77,6 +78,14 @@ def reign_of(server: PaxosServer) -> Reign:
     """What a server that leads knows."""
     assert server._reign is not None
     return server._reign
+
+
+def change_members(leader: PaxosServer, members: tuple[Member, ...], request: int) -> None:
+    """Have these as the next configuration, without a word to them."""
+    reign = leader._reign
+    if reign is not None and not reign.holds_back:
+        reign.changing = Changing(members, request)
+        reign.holds_back = True
 
 
 class Clock:
@@ -328,7 +337,7 @@ class Cluster:
         members = [self.member(server) for server in voters]
         members += [self.member(server, voter=False) for server in learners]
         members.sort(key=lambda member: member.server)
-        self.servers[leader].change_members(tuple(members), self._sequence)
+        change_members(self.servers[leader], tuple(members), self._sequence)
         self.step(leader)
         return self._sequence
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Self
 
 from paxon.actors.ballot import ServerId
-from paxon.actors.disk.storage import Recovered, SnapshotInfo, StorageError
-from paxon.actors.disk.storage_base import CollectingStorage
+from paxon.actors.disk.storage import Recovered, SnapshotInfo, Storage, StorageError
 from paxon.actors.messages import Accepted
 from paxon.transport.log import logger
 
@@ -19,7 +18,7 @@ __all__ = ["MemoryStorage"]
 KEPT_SNAPSHOTS = 2
 
 
-class MemoryStorage(CollectingStorage):
+class MemoryStorage(Storage):
     """The contract of `Storage` in a process's memory; all is lost when the process ends.
 
     What was committed is kept apart from what is pending, so that tests can `crash` it. `cluster`

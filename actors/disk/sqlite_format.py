@@ -14,8 +14,7 @@ import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.disk.data_directory import DATABASE_NAME, FORMAT_VERSION
-from paxon.actors.disk.storage import CorruptStorage, SnapshotInfo
-from paxon.actors.disk.storage_base import Marks
+from paxon.actors.disk.storage import CorruptStorage, Marks, SnapshotInfo
 from paxon.actors.disk.write_ahead_log import WriteAheadLog
 from paxon.actors.messages import Accepted, Made, Place
 from paxon.actors.records.configuration import Configuration
@@ -34,7 +33,6 @@ __all__ = [
     "Held",
     "held_in",
     "incarnation_in",
-    "made_in",
     "read_accepted",
 ]
 
@@ -205,6 +203,10 @@ def _encode_configuration(configuration: Configuration | None) -> str:
     return "" if configuration is None else msgspec.json.encode(configuration).decode()
 
 
+def _decode_configuration(text: str) -> Configuration | None:
+    return msgspec.json.decode(text, type=Configuration) if text else None
+
+
 def _encode_places(places: tuple[Place, ...]) -> str:
     return msgspec.json.encode([msgspec.structs.asdict(place) for place in places]).decode()
 
@@ -224,44 +226,38 @@ class Held(msgspec.Struct, frozen=True):
     """Where they are."""
 
 
+def _meta_of(directory: Path, columns: str) -> tuple[Any, ...] | None:
+    """Columns of `meta`, without opening a directory as its server does; None: unreadable."""
+    uri = f"{(directory / DATABASE_NAME).absolute().as_uri()}?mode=ro"
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(uri, uri=True)) as database,
+    ):
+        found: tuple[Any, ...] | None = database.execute(f"SELECT {columns} FROM meta").fetchone()
+        return found
+    return None
+
+
 def held_in(directory: Path) -> Held | None:
-    """Which cluster a data directory belongs to, without opening it as its server does.
+    """Which cluster a data directory belongs to.
 
     None if it belongs to none yet, or is no data directory that this release reads.
     """
-    path = directory / DATABASE_NAME
-    if not path.exists():
-        return None
-    uri = f"{path.absolute().as_uri()}?mode=ro"
+    found = _meta_of(directory, "made, configuration, places")
     try:
-        with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
-            columns = "SELECT made, configuration, places FROM meta"
-            made_column, configuration, places = database.execute(columns).fetchone()
-            made = _decode_made(made_column)
-            if made is None:
-                return None
-            members = Configuration.of(made)
-            if configuration:
-                members = msgspec.json.decode(configuration, type=Configuration)
-            return Held(made, members, _decode_places(places))
-    except (sqlite3.Error, TypeError, ValueError):
+        made = None if found is None else _decode_made(found[0])
+        if found is None or made is None:
+            return None
+        configuration = _decode_configuration(found[1]) or Configuration.of(made)
+        return Held(made, configuration, _decode_places(found[2]))
+    except (TypeError, ValueError):
         return None
 
 
 def incarnation_in(directory: Path) -> int:
     """The number of a data directory, whether it belongs to a cluster yet or not; 0: unknown."""
-    uri = f"{(directory / DATABASE_NAME).absolute().as_uri()}?mode=ro"
-    try:
-        with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
-            return int(database.execute("SELECT incarnation FROM meta").fetchone()[0])
-    except (sqlite3.Error, TypeError, ValueError):
-        return 0
-
-
-def made_in(directory: Path) -> Made | None:
-    """How the cluster was made that a data directory belongs to; see `held_in`."""
-    held = held_in(directory)
-    return None if held is None else held.made
+    found = _meta_of(directory, "incarnation")
+    return found[0] if found is not None and isinstance(found[0], int) else 0
 
 
 def inspect(path: Path, identity: Identity, witnessed: int) -> Contents:
@@ -327,9 +323,7 @@ def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> 
         snapshot=SnapshotInfo(slot, size, image_checksum) if slot else None,
         made=made,
         in_force=bool(in_force),
-        configuration=(
-            msgspec.json.decode(configuration, type=Configuration) if configuration else None
-        ),
+        configuration=_decode_configuration(configuration),
         counts=_from_pairs(counts),
         places=_decode_places(places),
     )

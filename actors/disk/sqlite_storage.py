@@ -43,12 +43,14 @@ from paxon.actors.disk.sqlite_format import (
 from paxon.actors.disk.storage import (
     ENOUGH_ROOM,
     NO_ROOM,
+    PLENTY,
     CorruptStorage,
+    Marks,
     Recovered,
     SnapshotInfo,
+    Storage,
     StorageError,
 )
-from paxon.actors.disk.storage_base import PLENTY, CollectingStorage, Marks
 from paxon.actors.messages import Accepted
 from paxon.transport.log import logger
 
@@ -88,7 +90,7 @@ class DiskFullError(StorageError):
     """A transaction that was rolled back because the disk has no room for it."""
 
 
-class SqliteStorage(CollectingStorage):
+class SqliteStorage(Storage):
     """The durable state of one server in a directory of its own.
 
     Raises `StorageError` if the directory cannot be this server's, `CorruptStorage` if what is
@@ -236,8 +238,8 @@ class SqliteStorage(CollectingStorage):
         for suffix in ("", "-wal", "-shm", "-journal"):
             temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
         self._created = True
-        self._incarnation = self._directory.incarnation = secrets.randbits(63)
-        identity = Identity(self._directory.cluster, self._directory.server, self._incarnation)
+        self.incarnation = self._directory.incarnation = secrets.randbits(63)
+        identity = Identity(self._directory.cluster, self._directory.server, self.incarnation)
         database = sqlite3.connect(temporary, isolation_level=None)
         with contextlib.closing(database):
             temporary.chmod(0o600)
@@ -250,7 +252,7 @@ class SqliteStorage(CollectingStorage):
             columns = MetaColumns(identity).make(Marks(), FIRST_COMMIT, 0, 0)
             database.execute(INSERT_META, (*identity.columns(), *columns))
             database.execute("COMMIT")
-        self._directory.create_witness(self._incarnation, temporary)
+        self._directory.create_witness(self.incarnation, temporary)
         temporary.rename(self._directory.database)
         sync_directory(self._directory.path)
 

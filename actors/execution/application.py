@@ -46,7 +46,7 @@ from paxon.actors.limits.allowances import (
     SLOT_REPLIES,
     SLOT_REPLIES_AT_MOST,
 )
-from paxon.actors.messages import CONFIG, NO_OP, RENEWAL, SETTINGS, Batch, Entry, ReplyStatus
+from paxon.actors.messages import CONFIG, NO_OP, RENEWAL, SETTINGS, Batch, Entry, Made, ReplyStatus
 from paxon.transport.log import logger
 
 __all__ = ["Application", "Executed", "encode_batch", "decode_batch"]
@@ -140,11 +140,12 @@ class Application:
         except BaseException as error:  # the user's code may raise anything
             raise AgreeFailed(self.machine, error) from error
 
-    def begin_with(self, agreed: Agreed, identity: int) -> None:
-        """The cluster was made with these settings and is this one; nothing is executed yet."""
+    def begin_with(self, made: Made) -> None:
+        """Execute by what was agreed when the cluster was made, whatever this server was told."""
         invariant(self.executed == 0, "made anew after slot %d", self.executed)
-        self.sessions.identify(identity)
-        self.machine.made(identity)
+        agreed = decode_agreed(made.agreed, self.machine.limits)
+        self.sessions.identify(made.identity)
+        self.machine.made(made.identity)
         self._agree(agreed)
         self.chain.begin(agreed.digest_version, 0)
 

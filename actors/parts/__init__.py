@@ -5,7 +5,8 @@ the server what follows. None knows a ballot or decides a slot: the protocol is 
 
 `membership`: how the cluster came together, and its members. `reception`: whose request is next,
 and for how long. `watches`: reads that wait for something to happen. `comparing`: whether all have
-executed the same. `status`: what a server says of itself; it only looks.
+executed the same. `snapshotting`: snapshots, taken, sent and fetched. `status`: what a server says
+of itself; it only looks.
 """
 
 from __future__ import annotations

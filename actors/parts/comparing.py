@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from paxon.actors.ballot import ServerId
@@ -17,13 +18,10 @@ __all__ = ["Comparing", "Host"]
 
 
 class Host(Protocol):
-    """What the server does about it."""
+    """What the server knows of it."""
 
     settings: Settings
     is_member: bool
-
-    def hear_of_snapshot(self, reply: DigestReply, sender: ServerId) -> None:
-        """Another server says which hash it has for a snapshot that is being fetched."""
 
 
 class Comparing:
@@ -38,6 +36,8 @@ class Comparing:
         self._outbox = outbox
         self._counters = counters
         self.doubts = Doubts()
+        self.hear_of_snapshot: Callable[[DigestReply, ServerId], None] = lambda reply, sender: None
+        """Another server says which hash it has for a snapshot that is being fetched."""
         self._others = 0
         self._majority = 1
 
@@ -72,7 +72,7 @@ class Comparing:
 
     def on_digest_reply(self, reply: DigestReply, sender: ServerId) -> None:
         """An answer to an inquiry, or about a snapshot that is being fetched."""
-        self._host.hear_of_snapshot(reply, sender)
+        self.hear_of_snapshot(reply, sender)
         inquiry = self.doubts.inquiry
         if inquiry is None:
             return

@@ -16,8 +16,10 @@ from msgspec import structs
 from paxon.actors.ballot import Ballot, ServerId, in_list
 from paxon.actors.disk.storage import Recovered, Storage
 from paxon.actors.environment import Random, ServerBurst
+from paxon.actors.execution.agreed import encode_agreed
+from paxon.actors.execution.application import Application
 from paxon.actors.log import SlotLog
-from paxon.actors.members import Member, Rehearsal, Rehearsed
+from paxon.actors.members import ChangeMembers, Member, MemberChange, Rehearsal, Rehearsed
 from paxon.actors.messages import (
     P1A,
     P2A,
@@ -40,13 +42,24 @@ from paxon.actors.messages import (
     Whereabouts,
 )
 from paxon.actors.outbox import Outbox
-from paxon.actors.records.changing import Rehearsing, can_be_dialled
-from paxon.actors.records.configuration import MOST_MEMBERS, Configuration, encode_config
+from paxon.actors.records.changing import (
+    Changing,
+    Rehearsing,
+    can_be_dialled,
+    members_wanted,
+)
+from paxon.actors.records.configuration import (
+    MOST_MEMBERS,
+    Configuration,
+    encode_config,
+    epoch_of,
+)
 from paxon.actors.records.confirmation import Confirmation
 from paxon.actors.records.disks import KnownDisks
 from paxon.actors.records.making import Making
 from paxon.actors.records.oddities import Oddities
 from paxon.actors.records.places import Places, plausible
+from paxon.actors.records.reign import MOVES_SECONDS, Reign, is_level
 from paxon.actors.settings import Settings
 from paxon.transport.log import logger
 
@@ -69,28 +82,17 @@ LEADING = frozenset((P1A, P2A, Heartbeat, PreVote))
 """What is sent by who leads, or would: from another epoch it is answered with where that ended."""
 
 
-def epoch_of(message: PeerMessage) -> int:
-    """From which epoch it comes; 0 if it does not say."""
-    if isinstance(message, PreVote):
-        return message.epoch
-    if isinstance(message, Sealed):
-        return message.epoch + 1
-    ballot = getattr(message, "ballot", None)
-    return ballot.epoch if isinstance(ballot, Ballot) else 0
-
-
 class Host(Protocol):
     """What the server does about it."""
 
+    settings: Settings
     promised: Ballot
     configuration: Configuration
     log: SlotLog
+    _reign: Reign | None
 
-    def agreed(self) -> bytes:
-        """What execution depends on, as this server was told; for the making."""
-
-    def agree(self, made: Made) -> None:
-        """Execute by what was agreed when the cluster was made."""
+    def _serves(self) -> Reign | None:
+        """The reign of one that has executed all that it took over."""
 
     def come_into_force(self, made: Made) -> None:
         """Every member has stored the making: take part from here on."""
@@ -98,17 +100,8 @@ class Host(Protocol):
     def look_for_vote(self) -> None:
         """Something was said about whether this server is a voter."""
 
-    def hear_of_leaving(self, server: ServerId) -> None:
-        """One that left has heard who leads now."""
-
     def confirmed(self) -> None:
         """This server's directory is no old copy: take part from here on."""
-
-    def hear_rehearsal(self, said: Rehearsed, sender: ServerId) -> None:
-        """One of those that are to vote after a change has heard these."""
-
-    def hear_of_rejoining(self, server: ServerId) -> None:
-        """A member's new directory asks for the place of the one that was lost."""
 
     def hear_of_cluster(self, server: ServerId, chosen_to: int) -> None:
         """A server of the cluster says how far it holds the log: it may be asked for slots."""
@@ -118,10 +111,12 @@ class Membership:
     """The members of the cluster, as one server knows them."""
 
     def __init__(
-        self, settings: Settings, host: Host, outbox: Outbox, oddities: Oddities, random: Random
-    ) -> None:
-        self._settings = settings
+        self, host: Host, application: Application, outbox: Outbox, oddities: Oddities,
+        random: Random,
+    ) -> None:  # fmt: skip
+        settings = self._settings = host.settings
         self._host = host
+        self._application = application
         self._outbox = outbox
         self._oddities = oddities
         self._random = random
@@ -187,9 +182,8 @@ class Membership:
         """What keeps this server from taking part, for people; "" if nothing does."""
         if not self.making.in_force or self.confirmation.pending:
             return self.making.waits_for() or self.confirmation.waits_for()
-        if self.making.joins:
-            return self._waits_to_join()
-        return ""
+        known = self._host.configuration.find(self._settings.server) is not None
+        return self.making.waits_to_join(known=known) if self.making.joins else ""
 
     # --- before this server takes part -----------------------------------------------------------
 
@@ -247,7 +241,9 @@ class Membership:
         making = self.making
         if making.ready():
             identity = 1 + self._random.getrandbits(62)
-            self._store_made(making.make(identity, self._host.agreed()), in_force=False)
+            self._store_made(
+                making.make(identity, encode_agreed(self._application.agreed)), in_force=False
+            )
         if not making.in_force and making.complete():
             assert making.made is not None
             self._storage.save_made(making.made, in_force=True)
@@ -255,7 +251,7 @@ class Membership:
 
     def _store_made(self, made: Made, *, in_force: bool) -> None:
         """Belong to this cluster from now on, and tell all, so that it may come into force."""
-        self._host.agree(made)
+        self._application.begin_with(made)
         self.making.store(made)
         self._storage.save_made(made, in_force=in_force)
         self._outbox.network.identify(made.identity, in_force=False)
@@ -285,21 +281,6 @@ class Membership:
 
     # --- joining a cluster that is in force (docs/membership.md) ---------------------------------
 
-    def _waits_to_join(self) -> str:
-        """What has to happen for this server to become a member."""
-        me = self._settings.server
-        if self._host.configuration.find(me) is None:
-            return f"waits to become a member: `paxon member add {me}` makes it one"
-        if self.making.rejoins:
-            return (
-                f"waits for the place of the directory that server {me} had before: the leader "
-                "gives it that once it has caught up and the old one has been silent for a while"
-            )
-        return (
-            f"waits for the place of the directory that server {me} had before: "
-            f"`paxon member replace {me}` gives it that"
-        )
-
     def ask_to_join(self, chosen_to: int) -> None:
         """Say that this server waits to become a member, and hear who there is to ask for slots."""
         said = self.making.introduction(asks=True, chosen_to=chosen_to)
@@ -314,8 +295,8 @@ class Membership:
             peer, client = (text if can_be_dialled(text) else "" for text in told)
             member = Member(sender, said.incarnation, False, peer, client)
             self.joining[sender] = member, said.chosen_to, self._outbox.now
-            if said.rejoins:
-                self._host.hear_of_rejoining(sender)
+            if said.rejoins and member in self.wait_to_join():
+                self._hear_of_rejoining(member, said.chosen_to)
         elif known and said.in_force and not said.joins:
             self._host.hear_of_cluster(sender, said.chosen_to)
 
@@ -349,11 +330,12 @@ class Membership:
 
         What is chosen, and questions; it may change nothing with anything else.
         """
-        promised, epoch = self._host.promised, self._host.configuration.epoch
+        reign, epoch = self._host._reign, self._host.configuration.epoch
         member = sender in self.disks.incarnations
-        for reply in messages:
-            if type(reply) is HeartbeatReply and reply.ballot == promised and not member:
-                self._host.hear_of_leaving(sender)
+        if reign is not None and not member:
+            for reply in messages:
+                if type(reply) is HeartbeatReply and reply.ballot == self._host.promised:
+                    reign.leaving.discard(sender)  # it has heard who leads now
         heard = [
             m for m in messages
             if type(m) in FROM_ANYBODY or (type(m) in LEADING and epoch_of(m) != epoch)
@@ -370,7 +352,81 @@ class Membership:
             )
         return heard
 
-    # --- a rehearsal, before members change (docs/membership.md, M18) ----------------------------
+    # --- a leader is to change them (docs/membership.md, M16 to M20) -----------------------------
+
+    def alive(self) -> list[ServerId]:
+        """Which other members were heard of late."""
+        return self.disks.heard_since(self._outbox.now - self._settings.election_timeout_max)
+
+    def take_up(self, reign: Reign, request: ChangeMembers) -> str:
+        """Have the members changed so; or why not, and what to do, in a sentence (M17)."""
+        if reign.holds_back or reign.changing is not None:
+            return "another change of the members is under way: wait until that is done"
+        alive, me = self.alive(), self._settings.server
+        fit = {s: self.disks.incarnations[s] for s in reign.fit(alive, self._host.log)}
+        fit[me] = self.making.incarnation
+        members = members_wanted(request, self.located(), [*alive, me], fit)
+        if isinstance(members, str):
+            return members
+        until = self._outbox.now + self._settings.election_timeout_max
+        reign.changing = Changing(members, request.id, until)
+        self.rehearse_change(reign, reign.changing)
+        return ""
+
+    def look_for_moves(self, reign: Reign) -> None:
+        """The configuration follows members that say that they are elsewhere, and are heard (M20).
+
+        Once a minute at most: addresses that flap must not change the epoch with each heartbeat.
+        """
+        reign.moves_at = self._outbox.now + MOVES_SECONDS
+        moved = self.places.moved(self._host.configuration.members, self.alive())
+        if moved and self._host.configuration.epoch:  # (the first one has no addresses)
+            self._ask(reign, moved)
+
+    def _hear_of_rejoining(self, member: Member, chosen_to: int) -> None:
+        """A member's new directory asks for the place of the one that was lost (M19)."""
+        reign, server = self._host._serves(), member.server
+        if reign is None or reign.holds_back or reign.changing is not None:
+            return
+        known = self._host.configuration.find(server) is not None
+        if not known or not is_level(chosen_to, self._host.log):
+            return
+        place = MemberChange("replace", server, member.incarnation, member.peer, member.client)
+        refusal = self._ask(reign, (place,))
+        if refusal and self._oddities.first("refused_rejoins", 100):
+            logger.warning(
+                "server {} has another data directory now, and cannot have its place back: {}",
+                server, refusal,
+            )  # fmt: skip
+
+    def _ask(self, reign: Reign, changes: tuple[MemberChange, ...]) -> str:
+        """The leader itself wants a change."""
+        number = 1 + self._random.getrandbits(62)
+        return self.take_up(reign, ChangeMembers(number, self._host.promised, changes))
+
+    def rehearse_change(self, reign: Reign, changing: Changing) -> None:
+        """Have those that are to vote call each other (again), or give the change up (M18)."""
+        if self._outbox.now >= changing.until:
+            reign.changing = None
+            reign.asked[changing.request] = changing.why_given_up()
+            return
+        me = self._settings.server
+        for server in changing.voters:
+            if server != me:
+                self._outbox.send(server, Rehearsal(changing.request, changing.members))
+        if me in changing.voters:
+            self.rehearse(changing.request, changing.members, me)
+
+    def _hear_rehearsal(self, said: Rehearsed, sender: ServerId) -> None:
+        """One of those that are to vote has heard these: enough, perhaps, to propose the change."""
+        reign = self._host._reign
+        if reign is None or reign.changing is None or reign.changing.request != said.request:
+            return
+        enough = reign.changing.enough(sender, said.incarnation, said.heard)
+        if enough and is_level(said.chosen_to, self._host.log):
+            reign.holds_back = True
+
+    # --- the rehearsal, at whoever is to vote ----------------------------------------------------
 
     def rehearse(self, request: int, members: Sequence[Member], leader: ServerId) -> None:
         """Call all that are to vote, where they are to be, and tell the leader who answers."""
@@ -404,7 +460,7 @@ class Membership:
         if said.asks:
             self._outbox.send(sender, self._rehearsed(said.request, asks=False))
         elif said.heard:
-            self._host.hear_rehearsal(said, sender)
+            self._hear_rehearsal(said, sender)
         elif run is not None and run.request == said.request and run.hear(sender, said.incarnation):
             self._report(run)
 
@@ -417,7 +473,7 @@ class Membership:
     def _report(self, run: Rehearsing) -> None:
         said = self._rehearsed(run.request, asks=False, heard=tuple(sorted(run.heard)))
         if run.leader == self._settings.server:
-            self._host.hear_rehearsal(said, run.leader)
+            self._hear_rehearsal(said, run.leader)
         else:
             self._outbox.send(run.leader, said)
 

@@ -73,6 +73,16 @@ class CatchingUp:
         if sender == self.teller and commit < self.known_commit:
             self.known_commit = max(commit, chosen_to)
 
+    def why_denied(self, server: ServerId, held_to: int) -> str:
+        """Why `server` does not lead: no majority holds all that was called chosen."""
+        return (
+            f"server {server} does not lead: server {self.teller} told that all up to slot "
+            f"{self.known_commit} is chosen, but a majority holds nothing beyond {held_to}: a "
+            f"frame was damaged, or disks have lost what they held; server {self.teller} is asked "
+            "again (if it is gone for good and no disk was lost, restart this server: it forgets "
+            "what it was told)"
+        )
+
     def interval(self, retransmit_interval: float) -> float:
         """Seconds of silence after which somebody else is asked.
 

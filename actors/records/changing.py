@@ -5,19 +5,19 @@ Plain data (docs/membership.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import structs
 
 from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.environment import NEVER
-from paxon.actors.members import Member, MemberChange
+from paxon.actors.members import ChangeMembers, Member, MemberChange
 from paxon.actors.messages import Sealed
 from paxon.actors.records.configuration import MOST_MEMBERS, Configuration
 from paxon.actors.records.places import MAX_ADDRESS_BYTES
 from paxon.transport import is_dialable
 
-__all__ = ["Changing", "Opening", "Rehearsing", "members_after", "unserved"]
+__all__ = ["Changing", "Opening", "Rehearsing", "members_after", "members_wanted"]
 
 MAX_KEY_BYTES = 100
 
@@ -33,6 +33,18 @@ class Changing:
         self.members = members
         self.request = request
         self.until = until
+
+    @property
+    def voters(self) -> list[ServerId]:
+        """Who is to vote."""
+        return [member.server for member in self.members if member.voter]
+
+    def why_given_up(self) -> str:
+        """For whoever wanted the change."""
+        return (
+            f"{in_list(self.voters)} do not reach each other, or not where they are to be: look at "
+            "their addresses, their keys and what is between them"
+        )
 
     def enough(self, server: ServerId, incarnation: int, heard: Iterable[ServerId]) -> bool:
         """Whether one of those that are to vote has heard a majority of them (M18)."""
@@ -57,6 +69,27 @@ class Rehearsing:
         if new:
             self.heard.add(server)
         return new
+
+
+def members_wanted(
+    request: ChangeMembers,
+    configuration: Configuration,
+    alive: Collection[ServerId],
+    fit: Mapping[ServerId, int],
+) -> tuple[Member, ...] | str:
+    """Who is to be a member then; or, in a sentence, why that cannot be, or not now (M17).
+
+    `alive` were heard of late; `fit` are those of them that are level, by their directories.
+    """
+    if not 0 < request.id < 1 << 63:
+        return "the number of a change must be from 1 to below 2^63"
+    members = members_after(configuration, request.changes)
+    if isinstance(members, str):
+        return members
+    living = [c.server for c in request.changes if c.kind == "replace" and c.server in alive]
+    if living:
+        return f"{in_list(living)}: its old directory is in use: stop that server first"
+    return unserved(members, fit) or members
 
 
 def members_after(
@@ -154,10 +187,7 @@ def _doubled(members: Iterable[Member]) -> str:
 
 
 def unserved(members: Iterable[Member], fit: Mapping[ServerId, int]) -> str:
-    """Why these members could not go on at once.
-
-    `fit` are those heard of late that are level, by their directories.
-    """
+    """Why these members could not go on at once; "" if they could."""
     voters = {member.server: member.incarnation for member in members if member.voter}
     missing = [server for server, number in voters.items() if fit.get(server) != number]
     if len(voters) - len(missing) > len(voters) // 2:

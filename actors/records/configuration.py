@@ -10,16 +10,18 @@ from collections.abc import Iterable
 
 import msgspec
 
-from paxon.actors.ballot import ServerId
+from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.members import Member
-from paxon.actors.messages import CONFIG, Made
+from paxon.actors.messages import CONFIG, Accepted, Made, PeerMessage, PreVote, Sealed
 
 __all__ = [
     "Configuration",
     "Member",
     "decode_config",
     "encode_config",
+    "epoch_of",
     "is_config",
+    "is_sound",
     "seals_soundly",
 ]
 
@@ -144,3 +146,19 @@ def seals_soundly(value: bytes, slot: int, epoch: int) -> bool:
     except msgspec.DecodeError:
         return False
     return after.plausible and (after.epoch, after.sealed_at) == (epoch + 1, slot)
+
+
+def is_sound(accepted: Accepted) -> bool:
+    """Whether what another server reports is no CONFIG, or one that can be."""
+    value = accepted.value
+    return not is_config(value) or seals_soundly(value, accepted.slot, accepted.ballot.epoch)
+
+
+def epoch_of(message: PeerMessage) -> int:
+    """From which epoch it comes; 0 if it does not say."""
+    if isinstance(message, PreVote):
+        return message.epoch
+    if isinstance(message, Sealed):
+        return message.epoch + 1
+    ballot = getattr(message, "ballot", None)
+    return ballot.epoch if isinstance(ballot, Ballot) else 0

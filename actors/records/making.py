@@ -270,6 +270,18 @@ class Making:
         missing = [s for s in self.made.servers if s != self.server and s not in self._stored]
         return f"waits for {in_list(missing)} to store the making of the cluster"
 
+    def waits_to_join(self, *, known: bool) -> str:
+        """What has to happen for this server to become a member; `known`: its id is one's."""
+        if not known:
+            return f"waits to become a member: `paxon member add {self.server}` makes it one"
+        lost = f"waits for the place of the directory that server {self.server} had before: "
+        if self.rejoins:
+            return (
+                f"{lost}the leader gives it that once it has caught up and the old one has been "
+                "silent for a while"
+            )
+        return f"{lost}`paxon member replace {self.server}` gives it that"
+
     def to_say(self, now: float) -> str:
         """What stands in the way, if it is time to say so (again); else ""."""
         text = self.waits_for()

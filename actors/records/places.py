@@ -7,14 +7,14 @@ it on, and a wrong one costs a connection attempt.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from msgspec import structs
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.environment import NEVER, ClientToken
 from paxon.actors.members import Member, MemberChange
-from paxon.actors.messages import Place, Whereabouts
+from paxon.actors.messages import NotLeader, Place, Whereabouts
 from paxon.actors.settings import Settings
 from paxon.transport import is_dialable
 
@@ -181,17 +181,24 @@ class Places:
         self._unknown[server] = address
         return True
 
-    def moved(self, members: Iterable[Member]) -> list[MemberChange]:
-        """Members that say that they are elsewhere than the configuration has them (M20)."""
+    def moved(
+        self, members: Iterable[Member], alive: Collection[ServerId]
+    ) -> tuple[MemberChange, ...]:
+        """Members that say that they are elsewhere than the configuration has them (M20).
+
+        Of the others those alone that are `alive`.
+        """
         found = []
         for member in members:
             told = self._told.get(member.server)
             if told is None or told.incarnation != member.incarnation:
                 continue
+            if member.server != self._server and member.server not in alive:
+                continue
             client = told.client or member.client
             if (told.peer, client) != (member.peer, member.client):
                 found.append(MemberChange("move", member.server, peer=told.peer, client=client))
-        return found
+        return tuple(found)
 
     # --- dialling --------------------------------------------------------------------------------
 
@@ -210,6 +217,10 @@ class Places:
             return told.client
         configured = "" if member is None else member.client
         return configured or self._files_clients.get(server, "")
+
+    def not_leader(self, leader: ServerId, servers: int) -> NotLeader:
+        """Who leads instead, 0: nobody is known; of so many servers."""
+        return NotLeader(leader, self.client_address(leader), servers, self.client_addresses())
 
     def client_addresses(self) -> dict[ServerId, str]:
         """Those of all servers that are known."""

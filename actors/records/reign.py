@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import pykka
 
@@ -46,6 +46,7 @@ from paxon.actors.messages import (
     retry_after,
 )
 from paxon.actors.records.changing import Changing
+from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.places import Places
 from paxon.actors.records.reads import ReadQueue
 from paxon.actors.records.rounds import Rounds
@@ -79,6 +80,10 @@ LITTLE_ROOM = Reply(
     ReplyStatus.OVERLOADED, overloaded("the servers' disks have little room", RETRY_FOR_ROOM)
 )
 """The answer to what the log has no room for. It was not proposed, so it has had no effect."""
+OWN_SLOT_SECONDS = 10.0
+"""After so long a leader that had nothing to propose has an empty slot of its own chosen."""
+MOVES_SECONDS = 60.0
+"""So often a leader looks whether members are elsewhere than the configuration says."""
 
 
 def is_level(held_to: int, log: SlotLog) -> bool:
@@ -190,29 +195,30 @@ class Progress:
 class Reign:
     """One reign, from the takeover to the stepping down."""
 
-    moves_at = NEVER
-    """When to look whether members are elsewhere than the configuration says (M20)."""
-
     def __init__(
         self,
         settings: Settings,
-        others: Sequence[ServerId],
+        configuration: Configuration,
         pending: Pending,
         rounds: Rounds,
         slots_chosen: int,
         *,
         time: int,
-        voters: Sequence[ServerId],
+        now: float,
     ) -> None:
         """`time` is the log's, as of the last slot executed."""
+        self.followers = {
+            member.server: Progress(voter=member.voter)
+            for member in configuration.members
+            if member.server != settings.server
+        }
         self._chosen_before = slots_chosen
         """How many slots were chosen here, ever, when this reign began."""
         # Phase 2.
         self.takeover: deque[tuple[int, bytes]] = deque()
         """What was taken over and is still to be proposed again: slot and value."""
-        self.takeover_end = 0
+        self.next_slot = self.takeover_end = 0
         """The last slot that was taken over: who has executed that is current, and serves."""
-        self.next_slot = 0
         self.votes: dict[int, int] = {}
         """Slots in flight: the bits of those who have accepted each."""
         self.unsynced: list[int] = []
@@ -225,22 +231,25 @@ class Reign:
         """When the last of them was executed."""
         self.stored: dict[ClientToken, int] = {}
         """Bytes of clients in large commands since the last snapshot was begun."""
-        self.retransmit_at = 0.0
+        self.retransmit_at = now + settings.retransmit_interval
         self.retransmit_below = 0
         """Slots below it were in flight at the last tick already."""
-        self.thrift = Thrift(settings, others, [s for s in others if s in voters])
+        self.thrift = Thrift(
+            settings, list(self.followers), [s for s, one in self.followers.items() if one.voter]
+        )
         # The end of the epoch (docs/membership.md).
         self.changing: Changing | None = None
         """The change that this leader was asked for, until its CONFIG is proposed."""
         self.asked: dict[int, str] = {}
         """Changes that this leader was asked for, by their numbers, with why each was refused; "":
         it was taken up. What is refused once in a reign is so for good."""
-        self.sealing = False
-        """A CONFIG is proposed, or to be proposed again: no lease counts, no further read waits."""
-        self.own_slot_at = NEVER
+        self.sealing = self.holds_back = False
+        """A CONFIG is proposed, or to be proposed again: no lease counts, no further read waits.
+        `holds_back`: or one is about to be: no command is proposed."""
+        self.own_slot_at = now + OWN_SLOT_SECONDS
         """When to have an empty slot of its own chosen if there is no other by then (M8)."""
-        self.holds_back = False
-        """Either of the two: no command is proposed."""
+        self.moves_at = now + MOVES_SECONDS
+        """When to look whether members are elsewhere than the configuration says (M20)."""
         # Clients.
         self.pending = pending
         self.waiting: dict[tuple[int, int], ClientToken] = {}
@@ -251,14 +260,31 @@ class Reign:
         self.chores = Chores(time)
         """What is proposed because time goes on (rule 13)."""
         # Followers.
-        self.leaving: set[ServerId] = set()
+        self.leaving = {member.server for member in configuration.leaving} - {
+            *configuration.servers, settings.server,
+        }  # fmt: skip
         """Who left with this epoch and has not heard of it yet."""
-        self.followers = {server: Progress(voter=server in voters) for server in others}
         self.rounds = rounds
         self.heartbeat_at = 0.0
         self.told_commit = 0
         """The commit index that all followers were sent last."""
         self.comparison = Comparison()
+
+    def take_over(
+        self, values: Sequence[tuple[int, bytes]], end: int, log: SlotLog, *, sealing: bool
+    ) -> None:
+        """These are to be proposed again, up to slot `end`; `sealing`: a CONFIG is the last."""
+        self.takeover.extend(each for each in values if log.status(each[0]) != "CHOSEN")
+        self.takeover_end = end
+        self.next_slot = end + 1
+        self.sealing = self.holds_back = sealing
+        if sealing:
+            self.own_slot_at = NEVER
+
+    def take_in(self, entry: Entry, client: ClientToken) -> None:
+        """A client's entry waits for a slot."""
+        self.waiting[entry.session, entry.seq] = client
+        self.pending.add(entry)
 
     def bytes_in_flight(self, log: SlotLog) -> int:
         """Bytes in slots that are proposed and not yet chosen."""
@@ -304,6 +330,11 @@ class Reign:
         if behind > MOST_BEHIND:
             return f"server {server} is {behind:,} slots behind: wait until it has caught up"
         return ""
+
+    def fittest(self, servers: Iterable[ServerId]) -> ServerId:
+        """Who of these has come furthest, as far as it told."""
+        level = {server: follower.executed for server, follower in self.followers.items()}
+        return max(servers, key=lambda server: (level.get(server, -1), -server))
 
     def fit(self, alive: Collection[ServerId], log: SlotLog) -> list[ServerId]:
         """Which of these followers are level, as good as."""

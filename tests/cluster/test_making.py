@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from paxon.actors.disk.sqlite_format import made_in
+from paxon.actors.disk.sqlite_format import held_in
 from paxon.kvstore import Client, ClusterError, LocalCluster, WrongCluster
 from paxon.kvstore.client.addresses import free_ports, hold_ports
 from paxon.kvstore.cluster.status import look_around
@@ -192,9 +192,9 @@ def test_a_wiped_directory_comes_back_by_rejoin_alone(servers: Servers) -> None:
 
     wait_until(votes)
     incarnations = {
-        made.members
-        for made in (made_in(servers.directory / f"server-{server}") for server in THREE)
-        if made is not None
+        held.made.members
+        for held in (held_in(servers.directory / f"server-{server}") for server in THREE)
+        if held is not None
     }
     assert len(incarnations) == 1
     with Client(servers.address(*THREE), timeout=PATIENCE) as client:

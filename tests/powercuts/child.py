@@ -24,8 +24,7 @@ from paxon.actors.disk import room as room_module
 from paxon.actors.disk import snapshot_files as snapshot_files_module
 from paxon.actors.disk import sqlite_storage as sqlite_storage_module
 from paxon.actors.disk.sqlite_storage import SqliteStorage
-from paxon.actors.disk.storage import SnapshotInfo
-from paxon.actors.disk.storage_base import Marks
+from paxon.actors.disk.storage import Marks, SnapshotInfo
 from tests.powercuts.planted import by_name
 from tests.powercuts.recorder import mark, open_log
 from tests.storage.engines import MADE, open_sqlite, wait_for_snapshot

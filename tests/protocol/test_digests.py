@@ -377,7 +377,7 @@ def test_nor_is_it_though_each_offer_names_other_vouchers() -> None:
 def test_an_offer_says_who_has_told_the_same_hash() -> None:
     cluster = late()
     cluster.hand(1, 3, *[])
-    cluster.servers[1]._offer_snapshot(3)
+    cluster.servers[1].snapshotting.offer(3)
     cluster.step(1)
     [offer] = cluster.sent(SnapshotOffer, target=3)[-1:]
     assert offer.vouched == (2,)

@@ -15,6 +15,9 @@ from paxon.actors.messages import (
     PeerMessage,
     Rehearsal,
     Rehearsed,
+    SnapshotChunk,
+    SnapshotOffer,
+    SnapshotRequest,
     Unwatch,
     Watch,
     WatchCheck,
@@ -31,7 +34,7 @@ def test_all_messages_of_servers_and_of_clients_have_a_handler_and_nothing_else_
 
 BESIDE = {
     Introduction, CountQuestion, CountAnswer, Whereabouts, DigestRequest, DigestReply, Watch,
-    Unwatch, WatchCheck, Rehearsal, Rehearsed,
+    Unwatch, WatchCheck, Rehearsal, Rehearsed, SnapshotOffer, SnapshotRequest, SnapshotChunk,
 }  # fmt: skip
 """What decides nothing on ballots and slots: the parts of a server handle these themselves."""
 

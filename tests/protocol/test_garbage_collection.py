@@ -286,10 +286,10 @@ def test_patience_ends_with_the_transfer_that_needed_it() -> None:
         cluster.step(3)
         cluster.drop(SnapshotChunk)
         cluster.deliver()
-    assert late._catching_up.patience > 2
+    assert late.catching_up.patience > 2
     cluster.pass_time(60.0, step=0.05)
     assert late.application.executed == cluster.servers[1].application.executed
-    assert late._catching_up.patience == 0
+    assert late.catching_up.patience == 0
 
 
 def test_slots_that_all_executed_are_offered_as_a_snapshot_to_one_who_lost_its_disk() -> None:

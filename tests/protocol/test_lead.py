@@ -369,8 +369,8 @@ def test_votes_are_counted_although_a_handler_has_synced_in_between() -> None:
     cluster.hand(1, 2, beat(Ballot(9, 2)))
     cluster.drop()
     server.campaign()
-    server._snapshots.poll_at = 0.0
-    server._begin_snapshot()
+    server.snapshots.poll_at = 0.0
+    server.snapshotting.take()
     cluster.step(1)
     cluster.deliver(P1A, target=3)
     cluster.deliver(P1B)

@@ -139,10 +139,10 @@ def test_in_force_once_all_are_known_to_have_stored_it() -> None:
         cluster.drop(source=3)
         cluster.deliver()
     assert cluster.servers[2].making.made is not None
-    assert [cluster.servers[s]._in_force for s in cluster.ids] == [False, False, False]
+    assert [cluster.servers[s].making.in_force for s in cluster.ids] == [False, False, False]
     assert "waits for server 3 to store the making" in waits(cluster, 1)
     cluster.pass_time(1.0)
-    assert all(cluster.servers[s]._in_force for s in cluster.ids)
+    assert all(cluster.servers[s].making.in_force for s in cluster.ids)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -171,7 +171,7 @@ def test_crashes_and_losses_at_any_step(seed: int) -> None:
                     disk = (server, storage.incarnation)
                     assert not books.on_made(disk, made, in_force=force)
     cluster.pass_time(1.0)
-    assert all(server._in_force for server in cluster.servers.values())
+    assert all(server.making.in_force for server in cluster.servers.values())
 
 
 def test_a_disk_that_was_wiped_meanwhile_is_named_with_the_remedy() -> None:
@@ -181,14 +181,14 @@ def test_a_disk_that_was_wiped_meanwhile_is_named_with_the_remedy() -> None:
     cluster.replace_disk(3)
     cluster.start(3)
     cluster.pass_time(1.0)
-    assert not any(server._in_force for server in cluster.servers.values())
+    assert not any(server.making.in_force for server in cluster.servers.values())
     for server in (1, 3):
         assert "nothing was acknowledged yet, so empty the directories" in waits(cluster, server)
     for server in (1, 2):
         cluster.replace_disk(server)
         cluster.start(server)
     cluster.pass_time(1.0)
-    assert all(server._in_force for server in cluster.servers.values())
+    assert all(server.making.in_force for server in cluster.servers.values())
 
 
 def test_other_lists_and_names_are_named() -> None:
@@ -203,7 +203,7 @@ def test_other_lists_and_names_are_named() -> None:
     assert "give both the same name" in waits(cluster, 1)
     cluster.restart(3)
     cluster.pass_time(1.0)
-    assert all(server._in_force for server in cluster.servers.values())
+    assert all(server.making.in_force for server in cluster.servers.values())
 
 
 def test_whoever_has_answered_may_ask_too() -> None:
@@ -292,7 +292,7 @@ def test_a_late_answer_of_an_earlier_life_makes_no_cluster_in_force() -> None:
         consistent = {s.making.made.members for s in stored if s.making.made}
         assert len(consistent) == 1
         knows_old = any(old == inc for members in consistent for _, inc in members)
-        assert any(s._in_force for s in cluster.servers.values()) != knows_old
+        assert any(s.making.in_force for s in cluster.servers.values()) != knows_old
 
 
 def test_a_client_of_another_cluster_is_told_so_and_nothing_is_taken_in() -> None:

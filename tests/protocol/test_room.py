@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from paxon.actors.disk.storage import NO_ROOM, SMALL_VALUE
-from paxon.actors.disk.storage_base import PLENTY
+from paxon.actors.disk.storage import NO_ROOM, PLENTY, SMALL_VALUE
 from paxon.actors.messages import (
     P2A,
     P2B,

@@ -13,8 +13,7 @@ from typing import Any
 
 from paxon.actors import Ballot, PaxosServer
 from paxon.actors.disk.memory_storage import MemoryStorage
-from paxon.actors.disk.storage import SnapshotInfo
-from paxon.actors.disk.storage_base import Marks
+from paxon.actors.disk.storage import Marks, SnapshotInfo
 from paxon.actors.execution.digests import Comparison, Doubts, HashChain, Inquiry, SnapshotCheck
 from paxon.actors.execution.sessions import Reply, Session
 from paxon.actors.limits.costs import Costs
@@ -220,7 +219,7 @@ OMITTED = {
     "_next_count", "membership", "disks", "_oddities", "_synced", "_others", "_majority",
     "_tidy_at",
     "_stopped_at", "_warned_of", "comparing",
-    "making", "places", "_in_force", "reception",
+    "making", "places", "reception", "snapshotting",
     "_execute_until", "_outbox", "_left_over", "watches", "latencies",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""

@@ -199,7 +199,7 @@ class MakingSteps:
         for target, message in wire.sent:
             sent |= 1 << self._message(state.incarnation, target, message)
         history = (*state.history, event)
-        in_force = server is not None and server._in_force
+        in_force = server is not None and server.making.in_force
         after = _State(state.incarnation, history, server is not None, in_force)
         effects = tuple(disk.effects)
         return _Outcome(self._number(_image(disk, server), after), sent, effects, failure)
@@ -257,7 +257,7 @@ def _image(disk: _Disk, server: PaxosServer | None) -> Any:
         return durable
     making = server.making
     return (
-        *durable, making.made, making.in_force, server._in_force, server.promised,
+        *durable, making.made, making.in_force, server.making.in_force, server.promised,
         frozenset(making._fresh.items()), frozenset(making._asked_since.items()),
         frozenset(making._stored), frozenset(server.disks.incarnations.items()),
     )  # fmt: skip

@@ -16,11 +16,12 @@ import msgspec
 
 from paxon.actors import NO_BALLOT, Ballot, PaxosServer
 from paxon.actors.actor import BurstActor
-from paxon.actors.disk.storage_base import CollectingStorage
+from paxon.actors.disk.storage import Storage
 from paxon.actors.election import RandomTimeout
 from paxon.actors.execution.application import Application
 from paxon.actors.execution.sessions import Session, SessionTable
 from paxon.actors.messages import P1B, P2A, P2B, Heartbeat, Query
+from paxon.actors.parts.snapshotting import Snapshotting
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.reign import Reign
@@ -105,7 +106,7 @@ plant(
 
 
 def _forget_promise(original: Original) -> Any:
-    def recovered(self: CollectingStorage) -> Any:
+    def recovered(self: Storage) -> Any:
         found = original(self)
         found.promised = self._marks.promised = NO_BALLOT
         return found
@@ -116,7 +117,7 @@ def _forget_promise(original: Original) -> Any:
 plant(
     "forget the promise on restart",
     "a restarted acceptor has its accepted values, but not its ballot",
-    (CollectingStorage, "_recovered", _forget_promise),
+    (Storage, "_recovered", _forget_promise),
 )
 
 
@@ -302,7 +303,7 @@ plant(
 def _index_says_it_all(original: Original) -> Any:
     def choose_known(self: PaxosServer) -> None:
         held = self.log.get(self.log.chosen_to + 1)
-        while self.log.chosen_to < self._catching_up.leader_commit and held is not None:
+        while self.log.chosen_to < self.catching_up.leader_commit and held is not None:
             self.log.choose(self.log.chosen_to + 1)
             held = self.log.get(self.log.chosen_to + 1)
         original(self)
@@ -377,23 +378,24 @@ plant(
 
 
 def _any_chunk(original: Original) -> Any:
-    def on_snapshot_chunk(self: PaxosServer, chunk: Any, sender: int) -> None:
-        info = self._catching_up.incoming
+    def on_snapshot_chunk(self: Snapshotting, chunk: Any, sender: int) -> None:
+        info = self._host.catching_up.incoming
         if info is not None and chunk.slot == info.slot:
-            self._receive_piece(info, chunk.offset, chunk.data, sender)
+            self._receive(info, chunk.offset, chunk.data, sender)
 
     return on_snapshot_chunk
 
 
 def _however_late(original: Original) -> Any:
-    def adopt_if_uncontested(self: PaxosServer, info: Any) -> None:
-        if info.slot > self.log.chosen_to:
-            original(self, info)
-            return
-        self._catching_up.check = None
-        self._adopt_snapshot(info)
+    def settle(self: Snapshotting) -> None:
+        late = self._host.catching_up
+        if late.incoming is None or late.incoming.slot > self._host.log.chosen_to:
+            original(self)
+        elif late.is_whole():
+            late.check = None
+            self._host.become(late.incoming)
 
-    return adopt_if_uncontested
+    return settle
 
 
 def _any_image(original: Original) -> Any:
@@ -408,8 +410,8 @@ def _any_image(original: Original) -> Any:
 plant(
     "apply a stale snapshot",
     "a snapshot that arrives late replaces a state that has gone further by then",
-    (PaxosServer, "on_snapshot_chunk", _any_chunk),
-    (PaxosServer, "_adopt_if_uncontested", _however_late),
+    (Snapshotting, "on_snapshot_chunk", _any_chunk),
+    (Snapshotting, "settle", _however_late),
     (Application, "restore", _any_image),
 )
 
@@ -489,7 +491,7 @@ plant(
 
 def _forget_accepted(original: Original) -> Any:
     def save_accepted(
-        self: CollectingStorage, slot: int, ballot: Ballot, value: bytes, checksum: int | None
+        self: Storage, slot: int, ballot: Ballot, value: bytes, checksum: int | None
     ) -> None:
         if slot % 3:
             original(self, slot, ballot, value, checksum)
@@ -500,7 +502,7 @@ def _forget_accepted(original: Original) -> Any:
 plant(
     "keep an accepted value in memory only",
     "every third slot that an acceptor accepts is not written to its disk",
-    (CollectingStorage, "save_accepted", _forget_accepted),
+    (Storage, "save_accepted", _forget_accepted),
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from paxon.actors import PaxosServer, ServerId
-from paxon.actors.disk.storage_base import CollectingStorage
+from paxon.actors.disk.storage import Storage
 from paxon.actors.environment import ServerBurst
 from paxon.actors.messages import P1A, P2A, CountAnswer, CountQuestion, PreVote
 from paxon.actors.parts.membership import Membership
@@ -108,7 +108,7 @@ plant(
 
 
 def _unwritten(_original: Original) -> Any:
-    def save_counts(self: CollectingStorage, counts: Mapping[ServerId, int]) -> None:
+    def save_counts(self: Storage, counts: Mapping[ServerId, int]) -> None:
         del self, counts
 
     return save_counts
@@ -117,7 +117,7 @@ def _unwritten(_original: Original) -> Any:
 plant(
     "remember counts in memory only",
     "what others told of their commits is gone after a restart",
-    (CollectingStorage, "save_counts", _unwritten),
+    (Storage, "save_counts", _unwritten),
 )
 
 

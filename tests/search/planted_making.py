@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from paxon.actors import PaxosServer
-from paxon.actors.disk.storage_base import CollectingStorage
+from paxon.actors.disk.storage import Storage
 from paxon.actors.messages import Introduction, Made
 from paxon.actors.parts.membership import Membership
 from paxon.actors.records.configuration import Configuration
@@ -40,7 +40,7 @@ def _unchecked_store(original: Original) -> Any:
 
 
 def _unchecked_save(original: Original) -> Any:
-    def save_made(self: CollectingStorage, made: Made, *, in_force: bool) -> None:
+    def save_made(self: Storage, made: Made, *, in_force: bool) -> None:
         self._marks.made, self._marks.in_force = made, in_force
         self.dirty = True
 
@@ -64,7 +64,7 @@ MAKING.append(
         "a server forgets the making that it holds when a member comes with an empty directory",
         (Making, "hear", _begins_anew),
         (Making, "store", _unchecked_store),
-        (CollectingStorage, "save_made", _unchecked_save),
+        (Storage, "save_made", _unchecked_save),
     )
 )
 

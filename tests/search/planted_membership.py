@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from paxon.actors import Ballot, PaxosServer
-from paxon.actors.disk.storage_base import CollectingStorage
+from paxon.actors.disk.storage import Storage
 from paxon.actors.execution.application import Application
 from paxon.actors.messages import NO_OP, Accepted, PeerMessage, Sealed
 from paxon.actors.parts import status
@@ -184,7 +184,7 @@ _plant(
 
 
 def _rows_kept(original: Original) -> Any:
-    def save_seal(self: CollectingStorage, configuration: Configuration) -> None:
+    def save_seal(self: Storage, configuration: Configuration) -> None:
         self._marks.configuration = configuration
         self._marks.chosen_to = max(self._marks.chosen_to, configuration.sealed_at)
         self.dirty = True
@@ -195,7 +195,7 @@ def _rows_kept(original: Original) -> Any:
 _plant(
     "rows above the seal are kept",
     "what an epoch has left above its seal stays on the disk",
-    (CollectingStorage, "save_seal", _rows_kept),
+    (Storage, "save_seal", _rows_kept),
 )
 
 
@@ -221,7 +221,7 @@ def _stored_early(original: Original) -> Any:
     def learn(self: PaxosServer, accepted: Accepted, teller: int) -> bool:
         if accepted.ballot.epoch > self.configuration.epoch and accepted.slot > self.log.chosen_to:
             checksum = self.log.accept(accepted.slot, accepted.ballot, accepted.value)
-            self._storage._marks.promised = max(self.promised, accepted.ballot)  # type: ignore[attr-defined]
+            self._storage._marks.promised = max(self.promised, accepted.ballot)
             self._storage.save_accepted(accepted.slot, accepted.ballot, accepted.value, checksum)
             return True
         return original(self, accepted, teller)  # type: ignore[no-any-return]

@@ -32,7 +32,7 @@ from paxon.actors.records.configuration import Configuration, Member
 from paxon.actors.records.reign import Reign
 from paxon.actors.records.thrift import Thrift
 from paxon.transport import Burst, BurstInbox
-from tests.harness import Register, reign_of
+from tests.harness import Register, change_members, reign_of
 from tests.search.images import (
     OBJECTS,
     Image,
@@ -351,7 +351,7 @@ class Steps:
         """A leader in that state is asked for these members."""
         self.changes = True
         members = tuple(Member(s, s, s in voters) for s in sorted({*voters, *learners}))
-        return self.changed(server, image, lambda live: live.change_members(members, 7))
+        return self.changed(server, image, lambda live: change_members(live, members, 7))
 
     def changed(self, server: ServerId, image: int, change: Callable[[PaxosServer], object]) -> int:
         """The same state but for a change, for the story before a search."""

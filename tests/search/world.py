@@ -380,7 +380,7 @@ class Search:
                     (slot, _rename_bits(bits, renaming)) for slot, bits in fields["votes"][1:]
                 )
                 renamed = tuple(fields.values())
-            elif name == "_catching_up":
+            elif name == "catching_up":
                 fields = dict(zip(OBJECTS[CatchingUp], value[1:], strict=True))
                 fields["source"] = renaming.get(fields["source"], fields["source"])
                 renamed = tuple(fields.values())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
 from paxon.actors.codecs import peer_codec, port_codec
-from paxon.actors.disk.storage_base import PLENTY
+from paxon.actors.disk.storage import PLENTY, Storage
 from paxon.actors.execution.digests import Diverged
 from paxon.actors.messages import (
     ClientMessage,
@@ -144,7 +144,7 @@ class Node:
         environment = Environment(
             clock=self.clock,
             random=self.random,
-            storage=lambda: self.disk,
+            storage=lambda: cast("Storage", self.disk),  # (it wraps one)
             network=lambda: NodeNetwork(self),
         )
         server = PaxosServer(self.settings, WatchedStore(), environment)

@@ -6,18 +6,17 @@ from collections import Counter
 from collections.abc import Callable
 from heapq import heappop, heappush
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from paxon.actors import NO_BALLOT, Settings
-from paxon.actors.disk.storage import NO_ROOM
-from paxon.actors.disk.storage_base import PLENTY
+from paxon.actors.disk.storage import NO_ROOM, PLENTY, Storage
 from paxon.actors.execution.agreed import first_agreed
 from paxon.actors.members import ChangeMembers
 from paxon.actors.messages import ChangeSettings, TransferLeader
 from paxon.actors.records import rounds
 from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst
-from tests.harness import make_cluster
+from tests.harness import change_members, make_cluster
 from tests.invariants import ClusterWatch
 from tests.linearizability import Recorder
 from tests.simulation.client import SimulatedClient
@@ -84,7 +83,7 @@ class World:
             coordinators = [Coordinator(self, n + 1) for n in range(plan.coordination.clients)]
             self.coordinators = {client.number: client for client in coordinators}
         if plan.made:
-            disks = {server: node.disk for server, node in self.nodes.items()}
+            disks = {server: cast("Storage", node.disk) for server, node in self.nodes.items()}
             settings = self.nodes[1].settings
             agreed = first_agreed(settings.agreed_given, KVStore.limits)
             make_cluster(disks, agreed, members=members)
@@ -393,7 +392,7 @@ class World:
         disks = {server: number for server, number in disks.items() if number not in removed}
         members = members_after(leader.configuration, disks, me, fault)
         if int(fault.amount * 10_000) % 2:  # at once, with no look at who could serve
-            leader.change_members(members, self._next_fault)
+            change_members(leader, members, self._next_fault)
             self.nodes[me].wake()
             return
         changes = changes_for(leader.configuration, members)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from paxon.actors import Ballot
 from paxon.actors.disk.memory_storage import MemoryStorage
