@@ -95,7 +95,7 @@ def _joins_at_once(original: Original) -> Any:
         server = self._host
         assert isinstance(server, PaxosServer)
         server._join(Configuration.of(made))
-        server._takes_part = True
+        server._takes_part = server.making.in_force = True
 
     return store_made
 
