@@ -23,24 +23,8 @@ from paxon.actors.server import PaxosServer
 from paxon.actors.settings import Settings, SettingsError
 
 __all__ = [
-    "PaxosServer",
-    "StateMachine",
-    "Limit",
-    "Agreed",
-    "UnknownSetting",
-    "Settings",
-    "SettingsError",
-    "Environment",
-    "Execute",
-    "NotLeading",
-    "ServerRef",
-    "Ballot",
-    "NO_BALLOT",
-    "ServerId",
-    "ElectionPolicy",
-    "make_policy",
-    "InvariantViolation",
-    "Storage",
-    "StorageError",
+    "PaxosServer", "StateMachine", "Limit", "Agreed", "UnknownSetting", "Settings", "SettingsError",
+    "Environment", "Execute", "NotLeading", "ServerRef", "Ballot", "NO_BALLOT", "ServerId",
+    "ElectionPolicy", "make_policy", "InvariantViolation", "Storage", "StorageError",
     "CorruptStorage",
-]
+]  # fmt: skip

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
 from paxon.actors.invariants import invariant
 
-__all__ = ["Ballot", "EPOCH_BITS", "ServerId", "NO_BALLOT", "in_list"]
+__all__ = ["Ballot", "EPOCH_BITS", "MOST_SERVERS", "ServerId", "NO_BALLOT", "are_ids", "in_list"]
 
 ServerId = int
 """A server's number in its cluster, from 1. In a frame's header 0 stands for a client."""
-
+MOST_SERVERS = 63
+"""Ids go up to this: votes are bits of an integer."""
 
 EPOCH_BITS = 40
 """The lower bits of a round count within its epoch: 2⁴⁰ attempts to lead are more than there ever
@@ -58,6 +60,12 @@ class Ballot(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False)
 
 NO_BALLOT = Ballot(0, 0)
 """Below every real ballot: what an acceptor has promised before its first message."""
+
+
+def are_ids(servers: Sequence[ServerId]) -> bool:
+    """Whether these can be a cluster's, in their order: they may come from anybody."""
+    rising = all(one < next_ for one, next_ in pairwise(servers))
+    return len(servers) > 0 and rising and servers[0] >= 1 and servers[-1] <= MOST_SERVERS
 
 
 def in_list(servers: Sequence[ServerId]) -> str:

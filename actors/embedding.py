@@ -13,15 +13,8 @@ from paxon.actors.messages import ReplyStatus, StatusReply
 from paxon.actors.records.latencies import Histogram
 
 __all__ = [
-    "AskFigures",
-    "Execute",
-    "Figures",
-    "HandOver",
-    "ServerRef",
-    "NotLeading",
-    "fail",
-    "settle",
-]
+    "AskFigures", "Execute", "Figures", "HandOver", "ServerRef", "NotLeading", "fail", "settle",
+]  # fmt: skip
 
 ActorT = TypeVar("ActorT", bound=pykka.Actor)
 

@@ -17,14 +17,8 @@ from paxon.actors.messages import ClientMessage, PeerMessage, ServerReply
 from paxon.transport import Burst
 
 __all__ = [
-    "NEVER",
-    "ClientToken",
-    "Clock",
-    "Environment",
-    "Network",
-    "Random",
-    "ServerBurst",
-]
+    "NEVER", "ClientToken", "Clock", "Environment", "Network", "Random", "ServerBurst",
+]  # fmt: skip
 
 NEVER = float("inf")
 """A time that does not come, in the clock's seconds; `-NEVER` lies before all others."""

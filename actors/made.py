@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from paxon.actors.ballot import ServerId
+from paxon.actors.ballot import ServerId, are_ids
 
 __all__ = ["Made"]
 
@@ -34,15 +34,9 @@ class Made(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     @property
     def plausible(self) -> bool:
         """Whether its numbers can be those of a cluster: it may come from anybody."""
-        ids = self.servers
         numbers = (self.identity, *(incarnation for _, incarnation in self.members))
-        return (
-            0 < len(ids) <= 63
-            and ids == tuple(sorted(set(ids)))
-            and 1 <= ids[0] <= ids[-1] <= 63
-            and all(0 <= number < 1 << 63 for number in numbers)
-            and self.identity > 0
-        )
+        sound = all(0 <= number < 1 << 63 for number in numbers)
+        return are_ids(self.servers) and sound and self.identity > 0
 
     def incarnation(self, server: ServerId) -> int | None:
         """By which directory a member is known; None for anybody else."""

@@ -1,21 +1,7 @@
 """The members of a cluster, and how somebody changes them: plain data (docs/membership.md).
 
-What a client does, from the first to the last:
-
-1. It asks any server with `AskMembers` (`request` 0) until one answers that `leads`. That answer
-   has the ballot and the members in force.
-2. It draws a random request id and sends the leader `ChangeMembers` with that id, that very ballot,
-   and what is to change. It may send it again, to anybody, as often as it likes: the id makes one
-   change of all copies.
-3. It looks at `Members.outcome`. While that is "pending" or "unknown" it asks on, every 50 ms or
-   so, with `AskMembers`, naming the same request and ballot: each server that it knows in turn, for
-   the leader may be gone. A server that knows nothing says "unknown".
-4. "done", "not done" and "refused" are final, whoever says so. After "not done" the change had no
-   effect and never will: the client may begin anew, with another id. Who gives up before that does
-   not know how it ended, and says so.
-
-"done" is said once a leader with the new members was heard, so that the old servers may be switched
-off; never when the change is merely chosen.
+docs/membership.md says what a client does with them, from the first to the last ("How a client has
+them changed").
 """
 
 from __future__ import annotations
@@ -75,7 +61,7 @@ class ChangeMembers(_Data, frozen=True, tag=13):
     """Client → leader: let the members change so, all at once.
 
     Answered by a `QueryReply` with a `Members` as soon as it is refused or taken up, not when it is
-    done; see the head of this module for what a client has to do.
+    done.
     """
 
     id: int

@@ -1,11 +1,11 @@
 """`PaxosServer`: one pykka actor that is acceptor, learner and, while it leads, proposer.
 
 The protocol on one page, in the order in which a command travels: a burst comes in; the acceptor;
-getting to lead; leading; reads; clients; learning and executing; catching up; snapshots and
-discarding; opening; timers. docs/ARCHITECTURE.md has the picture, the rules that are cited here by
-number, and what must hold throughout: it is asserted with `invariant` here, in the log and in the
-storage. What a server knows is plain data (actors/records/), and what decides nothing on ballots
-and slots goes on beside it (actors/parts/).
+getting to lead; leading; reads; clients; the end of an epoch; learning and executing; catching up;
+room on the disk; opening; timers. docs/ARCHITECTURE.md has the picture, the rules that are cited
+here by number, and what must hold throughout: it is asserted with `invariant` here, in the log and
+in the storage. What a server knows is plain data (actors/records/), and what decides nothing on
+ballots and slots goes on beside it (actors/parts/).
 
 A handler runs to completion: it changes state, collects what is to be stored and queues what is to
 be sent; one flush then writes, syncs and only then sends (actors/actor.py). It never blocks, starts
@@ -1906,7 +1906,7 @@ class PaxosServer(BurstActor):
         self._execute_chosen()
         late.ask_at = self._now
 
-    # === snapshots and discarding (rule 7) ========================================================
+    # === room on the disk (docs/full-disks.md) ====================================================
 
     def _has_room(self, value: bytes) -> bool:
         """Whether the disk takes one more value; what is small may take of the last room."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from paxon.actors.ballot import ServerId
+from paxon.actors.ballot import MOST_SERVERS, ServerId
 from paxon.actors.execution.agreed import NAMES, Number, check_values
 from paxon.actors.field_types import wrong_field
 from paxon.actors.limits.allowances import MAX_TRANSFER_BYTES
@@ -14,10 +14,6 @@ from paxon.actors.limits.allowances import MAX_TRANSFER_BYTES
 __all__ = ["Settings", "SettingsError", "PolicyName"]
 
 PolicyName = Literal["stable", "immediate", "random", "backoff"]
-
-MAX_SERVERS = 63
-"""Votes are bits of an int; more servers than this make no sense anyway."""
-
 
 MAX_CLUSTER_BYTES = 200
 """Of a cluster's name: it stands in the directory's witness, which is written in one piece."""
@@ -97,12 +93,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     policy: PolicyName = "stable"
     heartbeat_interval: float = 0.05
-    """Seconds between two heartbeats of a leader."""
     election_timeout_min: float = 0.3
     election_timeout_max: float = 0.5
     backoff_base: float = 0.01
     backoff_cap: float = 1.0
-    """The longest that such a wait may become, seconds."""
     contend: bool = False
     join: bool = False
     rejoin: bool = False
@@ -121,7 +115,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_kept_each: int | None = None
     max_kept: int | None = None
     max_command_bytes: int | None = None
-    """A larger command is refused."""
     max_outstanding: int | None = None
 
     retain_slots: int = 100_000
@@ -145,8 +138,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         )
         require(len(self.servers) > 0, "servers: at least one server id is needed")
         require(
-            all(1 <= s <= MAX_SERVERS for s in self.servers),
-            f"servers: ids run from 1 to {MAX_SERVERS}, got {list(self.servers)}",
+            all(1 <= s <= MOST_SERVERS for s in self.servers),
+            f"servers: ids run from 1 to {MOST_SERVERS}, got {list(self.servers)}",
         )
         require(
             len(set(self.servers)) == len(self.servers),

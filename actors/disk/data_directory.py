@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 
 from paxon.actors.ballot import ServerId
-from paxon.actors.disk.storage import CorruptStorage, StorageError
+from paxon.actors.disk.storage import REMEDY, CorruptStorage, StorageError
 from paxon.transport import closed_here, keep_from_forks
 from paxon.transport.log import logger
 
@@ -183,8 +183,7 @@ class DataDirectory:
             self._check_foreign()
             raise CorruptStorage(
                 f"data directory {self.path}: {WITNESS_NAME} is missing, so that nobody can tell "
-                f"whether {DATABASE_NAME} is complete; put it back, or empty the directory and "
-                f"start once with --rejoin"
+                f"whether {DATABASE_NAME} is complete; put it back, or {REMEDY}"
             )
         self._parse(witness.read_bytes())
         return True
@@ -201,7 +200,7 @@ class DataDirectory:
         if leftover or commits > FIRST_COMMIT:
             raise StorageError(
                 f"data directory {self.path}: {DATABASE_NAME} is missing although this directory "
-                f"was in use; put it back, or empty the directory and start once with --rejoin"
+                f"was in use; put it back, or {REMEDY}"
             )
 
     def _check_foreign(self) -> None:
@@ -220,7 +219,7 @@ class DataDirectory:
         if found is None or zlib.crc32(head) != int(found["checksum"], 16):
             raise CorruptStorage(
                 f"data directory {self.path}: {WITNESS_NAME} is damaged (its checksum is wrong); "
-                f"empty the directory and start once with --rejoin"
+                f"{REMEDY}"
             )
         version, server = int(found["format"]), int(found["server"])
         cluster = found["cluster"].decode(errors="replace")
@@ -291,7 +290,7 @@ class DataDirectory:
             raise CorruptStorage(
                 f"data directory {self.path}: {WITNESS_NAME} is of cluster {self.identity:016x}, "
                 f"and {DATABASE_NAME} of cluster {identity:016x}: put together what belongs "
-                f"together, or empty the directory and start once with --rejoin"
+                f"together, or {REMEDY}"
             )
 
     def belong(self, identity: int) -> None:
@@ -363,8 +362,7 @@ class DataDirectory:
             if _which(path) != which:
                 return (
                     f"{path} was deleted or replaced while this server ran: it stops, for what it "
-                    f"writes would be lost; put the file back, or empty the directory and start "
-                    f"once with --rejoin"
+                    f"writes would be lost; put the file back, or {REMEDY}"
                 )
         return ""
 

@@ -13,17 +13,9 @@ from paxon.actors.disk.data_directory import DATABASE_NAME
 from paxon.actors.disk.storage import NO_ROOM
 
 __all__ = [
-    "LOG_ROOM",
-    "PAGE_BYTES",
-    "Disk",
-    "NoRoomError",
-    "allocated_bytes",
-    "checkpoint_pages",
-    "filled_by_others",
-    "free_bytes",
-    "leave_room",
-    "reserve",
-]
+    "LOG_ROOM", "PAGE_BYTES", "Disk", "NoRoomError", "allocated_bytes", "checkpoint_pages",
+    "filled_by_others", "free_bytes", "leave_room", "reserve",
+]  # fmt: skip
 
 PAGE_BYTES = 4096
 """Of the database."""

@@ -27,7 +27,7 @@ from paxon.actors.disk.room import (
     leave_room,
     reserve,
 )
-from paxon.actors.disk.storage import CorruptStorage, SnapshotInfo
+from paxon.actors.disk.storage import REMEDY, CorruptStorage, SnapshotInfo
 from paxon.transport.log import forking_would_wait, logger
 from paxon.transport.orphans import end_with_parent
 
@@ -153,7 +153,7 @@ class SnapshotFiles:
         if durable.slot not in self._found():
             raise CorruptStorage(
                 f"{self.path(durable.slot)} is missing, although {durable.slot} is this server's "
-                f"snapshot: put it back, or empty the directory and start once with --rejoin"
+                f"snapshot: put it back, or {REMEDY}"
             )
         self._open(durable.slot)
 
@@ -192,14 +192,10 @@ class SnapshotFiles:
             return
         held = self._kept.get(durable.slot)
         if held is None or held[1] != durable:
-            raise CorruptStorage(
-                f"{self.path(durable.slot)} has a damaged header: empty the directory and start "
-                f"once with --rejoin"
-            )
+            raise CorruptStorage(f"{self.path(durable.slot)} has a damaged header: {REMEDY}")
         if self._checksum(held[0], durable.size) != (durable.size, durable.checksum):
             raise CorruptStorage(
-                f"{self.path(durable.slot)} is damaged (its checksum is wrong): empty the "
-                f"directory and start once with --rejoin"
+                f"{self.path(durable.slot)} is damaged (its checksum is wrong): {REMEDY}"
             )
 
     def _checksum(self, descriptor: int, size: int) -> tuple[int, int]:

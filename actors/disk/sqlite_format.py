@@ -14,27 +14,15 @@ import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.disk.data_directory import DATABASE_NAME, FORMAT_VERSION
-from paxon.actors.disk.storage import CorruptStorage, Marks, SnapshotInfo
+from paxon.actors.disk.storage import REMEDY, CorruptStorage, Marks, SnapshotInfo
 from paxon.actors.disk.write_ahead_log import WriteAheadLog
 from paxon.actors.messages import Accepted, Made, Place
 from paxon.actors.records.configuration import Configuration
 
 __all__ = [
-    "SCHEMA",
-    "INSERT_META",
-    "UPDATE_META",
-    "PUT_ACCEPTED",
-    "REMEDY",
-    "Identity",
-    "Contents",
-    "MetaColumns",
-    "row_checksum",
-    "inspect",
-    "Held",
-    "held_in",
-    "incarnation_in",
-    "read_accepted",
-]
+    "SCHEMA", "INSERT_META", "UPDATE_META", "PUT_ACCEPTED", "Identity", "Contents",
+    "MetaColumns", "row_checksum", "inspect", "Held", "held_in", "incarnation_in", "read_accepted",
+]  # fmt: skip
 
 SCHEMA = """
 CREATE TABLE meta (
@@ -75,8 +63,6 @@ UPDATE_META = (
     "snapshot_slot=?, snapshot_size=?, snapshot_checksum=?, rows=?, rows_checksum=?, checksum=?"
 )
 PUT_ACCEPTED = "INSERT OR REPLACE INTO accepted VALUES (?,?,?,?,?)"
-
-REMEDY = "empty the directory and start once with --rejoin"
 
 _NO_SNAPSHOT = SnapshotInfo(0, 0, 0)
 _NUMBERS = struct.Struct("<12q")

@@ -31,7 +31,6 @@ from paxon.actors.disk.snapshot_files import SnapshotFiles
 from paxon.actors.disk.sqlite_format import (
     INSERT_META,
     PUT_ACCEPTED,
-    REMEDY,
     SCHEMA,
     UPDATE_META,
     Identity,
@@ -44,6 +43,7 @@ from paxon.actors.disk.storage import (
     ENOUGH_ROOM,
     NO_ROOM,
     PLENTY,
+    REMEDY,
     CorruptStorage,
     Marks,
     Recovered,

@@ -20,17 +20,9 @@ from paxon.actors.messages import Accepted, Made, Place
 from paxon.actors.records.configuration import Configuration
 
 __all__ = [
-    "ENOUGH_ROOM",
-    "NO_ROOM",
-    "PLENTY",
-    "SMALL_VALUE",
-    "CorruptStorage",
-    "Marks",
-    "Recovered",
-    "SnapshotInfo",
-    "Storage",
-    "StorageError",
-]
+    "ENOUGH_ROOM", "NO_ROOM", "PLENTY", "REMEDY", "SMALL_VALUE", "CorruptStorage", "Marks",
+    "Recovered", "SnapshotInfo", "Storage", "StorageError",
+]  # fmt: skip
 
 PLENTY = 1 << 62
 """As `Storage.room`: more than any log will take, bytes."""
@@ -40,6 +32,8 @@ ENOUGH_ROOM = 8 << 20
 """With less than this for the log, bytes, more is made as long as there is a way."""
 SMALL_VALUE = 4 << 10
 """Values up to this size, in bytes, have room for as long as the disk is not all but full."""
+REMEDY = "empty the directory and start once with --rejoin"
+"""What to do about a directory that cannot be believed."""
 INTEGER_LIMIT = 1 << 63
 """Numbers on the disk are signed 64-bit integers."""
 

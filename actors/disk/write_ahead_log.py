@@ -10,7 +10,7 @@ import os
 import struct
 from pathlib import Path
 
-from paxon.actors.disk.storage import CorruptStorage
+from paxon.actors.disk.storage import REMEDY, CorruptStorage
 
 __all__ = ["WriteAheadLog"]
 
@@ -45,8 +45,7 @@ class WriteAheadLog:
         if len(head) < _HEADER.size or not _is_whole(head):
             if any(head) or any(os.pread(descriptor, _FRAME.size, _HEADER.size)):
                 raise CorruptStorage(
-                    f"{self.path} has a damaged header: put the file back as it was, or empty "
-                    f"the directory and start once with --rejoin"
+                    f"{self.path} has a damaged header: put the file back as it was, or {REMEDY}"
                 )
             return  # all zeros: made, and never written to
         _, _, page_bytes, _, *salts, _, _ = _HEADER.unpack(head)
@@ -72,8 +71,7 @@ class WriteAheadLog:
         if len(behind) > 1:
             raise CorruptStorage(
                 f"{self.path} is damaged after frame {valid}, {len(behind)} transactions before "
-                f"its end: put the file back as it was, or empty the directory and start once "
-                f"with --rejoin"
+                f"its end: put the file back as it was, or {REMEDY}"
             )
 
 

@@ -17,32 +17,11 @@ import msgspec
 from paxon.actors.disk.storage import StorageError
 
 __all__ = [
-    "Agreed",
-    "Change",
-    "Limit",
-    "Limits",
-    "Number",
-    "UnknownSetting",
-    "BEFORE",
-    "DEFAULTS",
-    "KNOWS",
-    "NAMES",
-    "RANGES",
-    "agreed_values",
-    "apply_change",
-    "check_rising",
-    "check_values",
-    "decode_agreed",
-    "decode_change",
-    "differences",
-    "encode_agreed",
-    "encode_change",
-    "encode_in_short",
-    "first_agreed",
-    "limits_checksum",
-    "plain",
-    "range_error",
-]
+    "Agreed", "Change", "Limit", "Limits", "Number", "UnknownSetting", "BEFORE", "DEFAULTS",
+    "KNOWS", "NAMES", "RANGES", "agreed_values", "apply_change", "check_rising", "check_values",
+    "decode_agreed", "decode_change", "differences", "encode_agreed", "encode_change",
+    "encode_in_short", "first_agreed", "limits_checksum", "plain", "range_error",
+]  # fmt: skip
 
 Number: TypeAlias = int | float
 

@@ -8,15 +8,9 @@ from paxon.actors.execution.agreed import DEFAULTS, Limit
 from paxon.actors.execution.state_machine import StateMachine
 
 __all__ = [
-    "MachineFailure",
-    "ExecutionFailed",
-    "RestoreFailed",
-    "AgreeFailed",
-    "bytes_from",
-    "check_limits",
-    "depends_on_process",
-    "describe",
-]
+    "MachineFailure", "ExecutionFailed", "RestoreFailed", "AgreeFailed", "bytes_from",
+    "check_limits", "depends_on_process", "describe",
+]  # fmt: skip
 
 MAX_TEXT = 4096
 """Characters of an exception's text that become part of a reply."""

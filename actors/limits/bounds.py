@@ -14,18 +14,10 @@ from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.messages import P1B, Accepted, Command, SnapshotOffer, SnapshotRequest
 
 __all__ = [
-    "MAX_COUNT_JUMP",
-    "MAX_EPOCHS_AHEAD",
-    "MAX_ROUND_JUMP",
-    "MAX_SLOTS_AHEAD",
-    "NUMBER_LIMIT",
-    "RoundGuard",
-    "is_dense",
-    "is_plausible_accepted",
-    "is_plausible_command",
-    "is_plausible_offer",
+    "MAX_COUNT_JUMP", "MAX_EPOCHS_AHEAD", "MAX_ROUND_JUMP", "MAX_SLOTS_AHEAD", "NUMBER_LIMIT",
+    "RoundGuard", "is_dense", "is_plausible_accepted", "is_plausible_command", "is_plausible_offer",
     "is_plausible_request",
-]
+]  # fmt: skip
 
 NUMBER_LIMIT = 1 << 62
 """No slot, offset, nonce or sequence number reaches this: disks hold signed 64-bit integers."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec import structs
 
-from paxon.actors.ballot import Ballot, ServerId, in_list
+from paxon.actors.ballot import MOST_SERVERS, Ballot, ServerId, in_list
 from paxon.actors.disk.storage import Recovered, Storage
 from paxon.actors.environment import Random, ServerBurst
 from paxon.actors.execution.agreed import encode_agreed
@@ -49,7 +49,6 @@ from paxon.actors.records.changing import (
     members_wanted,
 )
 from paxon.actors.records.configuration import (
-    MOST_MEMBERS,
     Configuration,
     encode_config,
     epoch_of,
@@ -445,8 +444,8 @@ class Membership:
 
     def on_rehearsal(self, said: Rehearsal, sender: ServerId) -> None:
         """A leader wants to know whom this server reaches."""
-        sound = len(said.members) <= MOST_MEMBERS and all(
-            1 <= member.server <= MOST_MEMBERS and can_be_dialled(member.peer)
+        sound = len(said.members) <= MOST_SERVERS and all(
+            1 <= member.server <= MOST_SERVERS and can_be_dialled(member.peer)
             for member in said.members
         )
         if sound:

@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import structs
 
-from paxon.actors.ballot import ServerId, in_list
+from paxon.actors.ballot import MOST_SERVERS, ServerId, in_list
 from paxon.actors.environment import NEVER
 from paxon.actors.members import ChangeMembers, Member, MemberChange
 from paxon.actors.messages import Sealed
-from paxon.actors.records.configuration import MOST_MEMBERS, Configuration
+from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.places import MAX_ADDRESS_BYTES
 from paxon.transport import is_dialable
 
@@ -120,8 +120,8 @@ def members_after(
 def _obstacle(configuration: Configuration, change: MemberChange) -> str:
     """What is wrong with one part of a change, by itself."""
     server, held = change.server, configuration.find(change.server)
-    if not 1 <= server <= MOST_MEMBERS:
-        return f"server {server}: ids run from 1 to {MOST_MEMBERS}"
+    if not 1 <= server <= MOST_SERVERS:
+        return f"server {server}: ids run from 1 to {MOST_SERVERS}"
     if change.kind == "add" and held is not None:
         return f"server {server} is a member already: choose another id, or replace that one"
     if change.kind != "add" and held is None:

@@ -10,23 +10,15 @@ from collections.abc import Iterable
 
 import msgspec
 
-from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.ballot import Ballot, ServerId, are_ids
 from paxon.actors.members import Member
 from paxon.actors.messages import CONFIG, Accepted, Made, PeerMessage, PreVote, Sealed
 
 __all__ = [
-    "Configuration",
-    "Member",
-    "decode_config",
-    "encode_config",
-    "epoch_of",
-    "is_config",
-    "is_sound",
-    "seals_soundly",
-]
+    "Configuration", "Member", "decode_config", "encode_config", "epoch_of", "is_config",
+    "is_sound", "seals_soundly",
+]  # fmt: skip
 
-MOST_MEMBERS = 63
-"""Votes are bits of an integer, and ids go up to this."""
 MOST_REMOVED = 256
 """So many incarnations that were removed last are remembered: they never come back."""
 MOST_REQUESTS = 64
@@ -106,11 +98,8 @@ class Configuration(
     @property
     def plausible(self) -> bool:
         """Whether it can be one: it may come from anybody."""
-        ids = self.servers
         return (
-            0 < len(ids) <= MOST_MEMBERS
-            and ids == tuple(sorted(set(ids)))
-            and 1 <= ids[0] <= ids[-1] <= MOST_MEMBERS
+            are_ids(self.servers)
             and len(self.voters) > 0
             and 0 <= self.epoch < 1 << 22
             and 0 <= self.sealed_at < 1 << 62

@@ -1,9 +1,5 @@
 """Whether a started server's directory is the newest of its kind: plain data (docs/old-copies.md).
 
-Each commit of a directory has a number. Votes, heartbeats and their replies carry it, and the
-others remember the highest that they were told. A server that starts asks them for it before it
-stores or answers anything.
-
 A majority of the newest configuration counts that anybody told of (docs/membership.md, M15): the
 one of the directory's own epoch may be of servers that are gone, or know of nothing later.
 """

@@ -1,8 +1,7 @@
 """By which data directory each other member is known: plain data (docs/old-copies.md).
 
-A member is its directory: a server that comes with another one may not vote as if nothing had
-happened. And each commit of a directory has a number, of which the others remember the highest that
-they were told: one that starts with less is an old copy.
+A member is its directory: with another one it is not. And each commit of a directory has a number,
+of which the others remember the highest that they were told: one that starts with less is old.
 """
 
 from __future__ import annotations

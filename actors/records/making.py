@@ -1,14 +1,7 @@
 """How the servers of a file become a cluster, once: plain bookkeeping (docs/making-a-cluster.md).
 
-*All* servers make it, not a majority. A server with a fresh directory asks all others and names
-its directory's incarnation. Once each has answered that very incarnation as fresh, the lowest id
-stores what makes the cluster, a `Made`, and tells it. The others store it if it names their own
-directories and their file lists the same servers, never a second one, and tell all. It is *in
-force* at a server that has heard that every member stored it. Nobody promises, accepts or serves
-clients before.
-
-Were a majority enough, two servers of which one has lost its directory could make a second cluster
-beside the first, and what was acknowledged there would be gone.
+*All* servers make it, not a majority: else two, of which one has lost its directory, could make a
+second cluster beside the first. Nobody promises, accepts or serves clients before it is in force.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 
 from msgspec import structs
 
-from paxon.actors.ballot import ServerId
+from paxon.actors.ballot import MOST_SERVERS, ServerId
 from paxon.actors.environment import NEVER, ClientToken
 from paxon.actors.members import Member, MemberChange
 from paxon.actors.messages import NotLeader, Place, Whereabouts
@@ -235,8 +235,8 @@ def _contradicts(place: Place, mine: Place) -> bool:
 
 def plausible(said: Whereabouts) -> bool:
     """Whether addresses and numbers can be those of servers: a frame may be damaged."""
-    return len(said.places) <= 63 and all(
-        1 <= place.server <= 63
+    return len(said.places) <= MOST_SERVERS and all(
+        1 <= place.server <= MOST_SERVERS
         and 0 < place.moves < MAX_MOVES
         and all(len(text.encode()) <= MAX_ADDRESS_BYTES for text in (place.peer, place.client))
         and is_dialable(place.peer)

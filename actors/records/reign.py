@@ -54,14 +54,8 @@ from paxon.actors.records.thrift import Thrift
 from paxon.actors.settings import Settings
 
 __all__ = [
-    "ENTRY_BYTES",
-    "LITTLE_ROOM",
-    "Pending",
-    "Progress",
-    "Reign",
-    "answer_to",
-    "is_level",
-]
+    "ENTRY_BYTES", "LITTLE_ROOM", "Pending", "Progress", "Reign", "answer_to", "is_level",
+]  # fmt: skip
 
 SMALL_COMMAND = 16 << 10
 """Commands up to this size go on into a slot although large ones wait for theirs."""

@@ -1,9 +1,7 @@
 """Which followers a leader asks at once, and what the others get a moment later (docs/thrift.md).
 
-A majority is enough to choose a slot or to confirm a round. Under `Settings.thrifty_delay` the
-leader asks only as many servers as that takes, the *prompt* ones, and puts off what the *spare*
-ones get, so that they handle several slots in one burst with one sync. Nothing is taken away from
-anybody: to the protocol this is a network on which some messages take a little longer.
+The leader asks as many servers as a majority takes, the *prompt* ones, and puts off what the
+*spare* ones get. To the protocol this is a network on which some messages take a little longer.
 
 Sources: Moraru et al., "There Is More Consensus in Egalitarian Parliaments" (2013), §6, where
 sending to a quorum only is called thrifty; Lamport & Massa, "Cheap Paxos" (2004), for spare
