@@ -226,16 +226,13 @@ class PaxosServer(BurstActor):
         """The last step left slots to execute, or replies to send: the next follows at once."""
         self._watermark_at = NEVER
         self._tidy_at = 0.0
-        # The slot whose execution stopped this server last time, until it has been executed.
-        self._stopped_at = 0
+        self._stopped_at = 0  # the slot that stopped this server last time, until it is executed
         # Catching up, and snapshots.
         self.catching_up = CatchingUp()
         self.snapshots = Snapshots()
         # The cluster and its members; nothing else goes on before it is in force.
         self._oddities = Oddities(self._counters)
-        self.membership = Membership(
-            self, self.application, self._outbox, self._oddities, environment.random
-        )
+        self.membership = Membership(self, self._outbox, self._oddities, environment.random)
         self.making = self.membership.making
         self.places = self.membership.places
         self.disks = self.membership.disks
@@ -249,8 +246,7 @@ class PaxosServer(BurstActor):
         self._majority = len(settings.servers)  # (of no use before)
         self._all_bits: dict[ServerId, int] = {}  # voters' bits; learners have none
         self._features = Features(self._others, machine.limits)
-        # What was said last.
-        self._log_at = 0.0
+        self._log_at = 0.0  # when to tell of another reign at the earliest
         self._warned_of: list[str] = []  # how own settings differ from what is agreed
         # What goes on beside the protocol.
         self.comparing = Comparing(self, self.application, self._outbox, self._counters)

@@ -85,6 +85,7 @@ class Host(Protocol):
     """What the server does about it."""
 
     settings: Settings
+    application: Application
     promised: Ballot
     configuration: Configuration
     log: SlotLog
@@ -109,13 +110,10 @@ class Host(Protocol):
 class Membership:
     """The members of the cluster, as one server knows them."""
 
-    def __init__(
-        self, host: Host, application: Application, outbox: Outbox, oddities: Oddities,
-        random: Random,
-    ) -> None:  # fmt: skip
+    def __init__(self, host: Host, outbox: Outbox, oddities: Oddities, random: Random) -> None:
         settings = self._settings = host.settings
         self._host = host
-        self._application = application
+        self._application = host.application
         self._outbox = outbox
         self._oddities = oddities
         self._random = random

@@ -190,16 +190,9 @@ class Reign:
     """One reign, from the takeover to the stepping down."""
 
     def __init__(
-        self,
-        settings: Settings,
-        configuration: Configuration,
-        pending: Pending,
-        rounds: Rounds,
-        slots_chosen: int,
-        *,
-        time: int,
-        now: float,
-    ) -> None:
+        self, settings: Settings, configuration: Configuration, pending: Pending, rounds: Rounds,
+        slots_chosen: int, *, time: int, now: float,
+    ) -> None:  # fmt: skip
         """`time` is the log's, as of the last slot executed."""
         self.followers = {
             member.server: Progress(voter=member.voter)
