@@ -121,6 +121,8 @@ class Feeds:
     def __init__(self, front: Front) -> None:
         self.front = front
         self._feeds: dict[tuple[object, ...], Feed] = {}
+        self.watches = 0
+        """Of all clients."""
 
     def join(self, subscription: Subscription, wanted: Events) -> Feed | None:
         """The feed that tells this, which is begun if there is none; None: it is past that."""
@@ -179,6 +181,8 @@ class Subscription:
     def __init__(self, feeds: Feeds, wanted: Events, *, current: bool) -> None:
         """Args: `current`: history before `wanted.after` does not matter to the answer."""
         self._front, self._wanted = feeds.front, wanted
+        self._feeds = feeds
+        feeds.watches += 1
         self._told = wanted.after
         self._batches: deque[Batch] = deque()
         """Not yet passed on."""
@@ -219,7 +223,8 @@ class Subscription:
             self._own.taken(self._told)
 
     def close(self) -> None:
-        """End it."""
+        """End it, once."""
+        self._feeds.watches -= 1
         if self._feed is not None:
             self._feed.leave(self)
         if self._own is not None:

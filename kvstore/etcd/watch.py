@@ -30,6 +30,8 @@ _FRAGMENT_BYTES = 1 << 20
 """Of one part of an answer, where the client wants parts."""
 _MAX_WATCHES = 10_000
 """In one stream."""
+_MOST_WATCHES = 100_000
+"""In all of them."""
 _NO_WATCH = -1
 
 
@@ -132,6 +134,8 @@ class _Stream:
         """The watch's number, and what is wrong with it."""
         if len(self._watches) >= _MAX_WATCHES:
             return 0, f"a stream has at most {_MAX_WATCHES} watches"
+        if self._feeds.watches >= _MOST_WATCHES:
+            return 0, f"there are {_MOST_WATCHES} watches here already: try another gateway"
         if request.watch_id:
             if request.watch_id in self._watches:
                 return 0, "mvcc: duplicate watch ID provided on the WatchStream"

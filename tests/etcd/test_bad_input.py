@@ -9,12 +9,16 @@ import socket
 import struct
 from typing import Any
 
+import grpc
 import hpack
 import pytest
 
 from paxon.kvstore.etcd.http2 import PREFACE
+from paxon.kvstore.etcd.messages import message
+from tests.etcd.test_streams import WatchStream
 from tests.etcd.tools import Gateway, Grpc
 from tests.soak import sized
+from tests.waiting import wait_until
 
 HEAD = hpack.Encoder().encode(
     [(":method", "POST"), (":scheme", "http"), (":path", "/etcdserverpb.KV/Range"),
@@ -159,12 +163,12 @@ def test_huge_lengths_are_refused_or_waited_for_and_never_held(
 
 def test_what_is_taken_back_is_counted_once(gateway: Gateway) -> None:
     """A client that could send more each time would hold as much as it likes at last."""
-    message = b"\0\0\0\0\x40" + b"\x0a\x3e" + b"k" * 62
+    asked = b"\0\0\0\0\x40" + b"\x0a\x3e" + b"k" * 62
     link = socket.create_connection(("127.0.0.1", gateway.port), 20)
     link.settimeout(20)
     data = START
     for n in range(1, 901, 2):
-        data += head(n) + frame(0, 0, n, message) + frame(3, 0, n, b"\0\0\0\x08")
+        data += head(n) + frame(0, 0, n, asked) + frame(3, 0, n, b"\0\0\0\x08")
     link.sendall(data + frame(6, 0, 0, b"12345678"))
     said = b""
     while b"12345678" not in said:
@@ -178,6 +182,30 @@ def test_what_is_taken_back_is_counted_once(gateway: Gateway) -> None:
     assert speaks is not None
     assert speaks._room + speaks._consumed == 16 << 20
     link.close()
+
+
+def test_calls_and_watches_of_all_clients_have_bounds(
+    gateway: Gateway, client: Grpc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = []
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("paxon.kvstore.etcd.http2.MOST_CALLS", 3)
+            patch.setattr("paxon.kvstore.etcd.watch._MOST_WATCHES", 5)
+            for _ in range(3):
+                streams.append(stream := WatchStream(client))
+                for key in (b"1", b"2"):
+                    stream.create(key=key)
+                wait_until(lambda s=stream: len(s.answers) == 2)  # type: ignore[misc]
+            assert [each.canceled for each in streams[-1].answers] == [False, True]
+            assert "5 watches here already" in streams[-1].answers[-1].cancel_reason
+            with pytest.raises(grpc.RpcError):  # (told so often that gRPC gives up)
+                client.call("KV/Range", message("RangeRequest")(key=b"x"), "RangeResponse", 1)
+        assert client.kv("Range", key=b"x").header.revision
+    finally:
+        for stream in streams:
+            stream.close()
+    wait_until(lambda: gateway.served._listener.tally.calls == 0, "none is left")
 
 
 OWED = 12 << 20

@@ -250,6 +250,30 @@ def test_random_calls(pair: Pair, sequence: list[Call]) -> None:
             pair.same(name, **fields)
 
 
+def test_where_paxon_is_stricter_a_key_would_have_two_events_in_one_revision(pair: Pair) -> None:
+    """And only there: what does not meet is taken by both."""
+    fields: list[dict[str, Any]] = [
+        {"success": [delete(b"b", b"\0"), put(b"c")]},
+        {"success": [put(b"c"), delete(b"b", b"\0")]},
+        {"success": [inner([], [put(b"c")]), inner([], [delete(b"b", b"d")])]},
+    ]
+    for each in fields:
+        assert stricter({"failure": [], **each})
+        assert outcome(pair.ours, "Txn", each) == (
+            "INVALID_ARGUMENT", "etcdserver: duplicate key given in txn request",
+        )  # fmt: skip
+    for operations in (
+        [delete(b"b", b"\0"), put(b"a")],
+        [put(b"a"), delete(b"b", b"\0")],
+        [inner([], [put(b"c")]), inner([], [delete(b"d", b"e")])],
+        [inner([compare(key=b"a", version=0)], [put(b"c")], [put(b"c")])],
+        [inner([], [put(b"c")]), put(b"c")],
+        [inner([], [delete(b"b", b"d")]), put(b"c")],
+        [delete(b"b", b"d"), inner([], [put(b"c")])],
+    ):
+        pair.same("Txn", success=operations)
+
+
 def test_compaction(pair: Pair) -> None:
     """(After the others: it is for good.)"""
     same = pair.same
