@@ -223,7 +223,7 @@ def a_holder_that_nobody_hears(cluster: RelayedCluster, _clocks: Clocks) -> None
     group, name = "isolated", "isolated/lock"
     told: list[float] = []
     with cluster.client(group, timeout=SOON) as a, cluster.client(timeout=SOON) as b:
-        held = acquired(a, name, 2.0)
+        held = acquired(a, name, 8.0)  # (B is to contend before it ends)
         held.lease.when_lost(lambda: told.append(time.monotonic()))
         next_one = Aside(b.lock(name, ttl=LONG_TTL).acquire)
         wait_until(lambda: len(b.lock(name).contenders()) == 2)

@@ -28,7 +28,7 @@ from tests.soak import SOAK
 
 pytestmark = pytest.mark.process
 
-SOON = 60.0
+SOON = 240.0
 
 
 def with_async(

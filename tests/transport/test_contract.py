@@ -106,7 +106,7 @@ def test_a_full_queue_drops_and_never_blocks(wire: Any, shapes: Any) -> None:
         servers[1].send(2, [shapes.Ping(sent, payload)])
         sent += 1
         assert sent < 1000, "nothing was dropped though nobody reads"
-    assert time.monotonic() - begun < 5.0
+    assert time.monotonic() - begun < 60  # else it blocks for good
     arrived = messages_of(wire.receive(servers[2], lambda b: len(b.peers) == sent - 1))
     assert [ping.number for ping in arrived] == list(range(sent - 1))
     again = [shapes.Note("there is room again")]
@@ -264,7 +264,7 @@ def test_bursts_are_bounded_and_no_port_starves(wire: Any, shapes: Any) -> None:
         assert len(burst.clients) <= 10
         bursts.append(burst)
 
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 60
     while sum(len(b.peers) + len(b.clients) for b in bursts) < 200:
         assert time.monotonic() < give_up
         servers[1].wait(0.05, wire.wake_fd)
@@ -279,7 +279,7 @@ def test_bursts_are_bounded_in_bytes(wire: Any, shapes: Any) -> None:
     for number in range(20):
         client.send([shapes.Ask(number, bytes(20_000))])
     taken = 0
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 60
     while taken < 20:
         assert time.monotonic() < give_up
         burst = server.receive()
@@ -293,7 +293,7 @@ def test_wait_ends_at_its_timeout_and_by_the_wake_descriptor(wire: Any) -> None:
     server = wire.servers(1)[1]
     begun = time.monotonic()
     server.wait(0.05, wire.wake_fd)
-    assert 0.045 <= time.monotonic() - begun < 5
+    assert 0.045 <= time.monotonic() - begun < 60
     read, write = os.pipe()
     try:
         timer = threading.Timer(0.05, os.write, (write, b"x"))
@@ -311,7 +311,7 @@ def test_wait_ends_when_a_frame_arrives(wire: Any, shapes: Any) -> None:
     client = wire.client(1)
     timer = threading.Timer(0.05, client.send, ([shapes.Ask(1)],))
     timer.start()
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 60
     while not (burst := server.receive()):
         assert time.monotonic() < give_up
         server.wait(None, wire.wake_fd)
