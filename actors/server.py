@@ -512,6 +512,8 @@ class PaxosServer(BurstActor):
             self._meet_epoch(p1a.ballot.epoch, sender)
             return
         if not self.is_voter:
+            if self._opening is not None:
+                self._opening.asked = p1a, sender
             return
         if p1a.after is not None:
             self._heed_handover(p1a.after)
@@ -738,6 +740,8 @@ class PaxosServer(BurstActor):
         if question.epoch != self.configuration.epoch:
             self._meet_epoch(question.epoch, sender)
             return
+        if not self.is_member:
+            return  # (its commits are told only once it is sure that there were no more of them)
         granted = (
             self.is_voter
             and not self._lease_may_hold()
@@ -1490,9 +1494,8 @@ class PaxosServer(BurstActor):
         return 0 if isinstance(heir, str) else heir
 
     def _not_leading(self, *, tried: bool) -> NotLeading:
-        leader = self.leader
-        address = self.places.client_address(leader)
-        return NotLeading(self.settings.server, leader, address, tried=tried)
+        address = self.places.client_address(self.leader)
+        return NotLeading(self.settings.server, self.leader, address, tried=tried)
 
     def _fail_futures(self, reign: Reign) -> None:
         futures, reign.futures = reign.futures, {}
@@ -1570,6 +1573,7 @@ class PaxosServer(BurstActor):
             self._outbox.to_all.append(CommitNote(self.promised, slot))
         self._step_down(keep=named == self.settings.server)
         self.log.seal(slot)
+        self._opening = None
         self._join(configuration)
         self.promised = Ballot.first_of(configuration.epoch)
         self._storage.save_promise(self.promised)
@@ -1625,8 +1629,11 @@ class PaxosServer(BurstActor):
         elif self._reign is not None:
             if sender not in self._others:  # who left, and has not heard that we lead
                 self._reign.leaving.add(sender)
-        elif sealed.start and self.is_voter and not self.promised.leader:
-            self.campaign()
+        elif sealed.start and not self.promised.leader:
+            if self.is_voter:
+                self.campaign()
+            elif self._opening is not None:
+                self._opening.named = self.settings.server
 
     def _meet_epoch(self, epoch: int, sender: ServerId) -> None:
         """A server of another epoch: who is behind is told so, or asks, and no more (M4)."""
@@ -2005,13 +2012,19 @@ class PaxosServer(BurstActor):
         self._round_guard = RoundGuard(configuration.voters)
 
     def look_for_vote(self) -> None:
-        """Whether this very directory is a voter's, and nothing came from a later epoch (M15)."""
-        configuration, me = self.configuration, self.settings.server
-        self.is_member = configuration.incarnations.get(me) == self.making.incarnation
-        told = self.membership.epoch_told
-        self.is_voter = configuration.epoch >= told and configuration.votes(
-            me, self.making.incarnation
-        )
+        """Whether this very directory is a voter's, and known to be no old copy (M15)."""
+        before, opening = self.is_voter, self._opening
+        part = self.membership.confirmation.part_in(self.configuration, self.making.incarnation)
+        self.is_member, self.is_voter = part
+        if before and not self.is_voter:  # what it asked for as a voter counts no more
+            self._following.pre_votes = set()
+            if self.role != "follower":
+                self._step_down()
+        elif self.is_voter and not before and opening is not None:  # somebody waits
+            if opening.named == self.settings.server and not self.promised.leader:
+                self.campaign()
+            elif opening.asked is not None:
+                self.on_p1a(*opening.asked)
 
     def come_into_force(self, made: Made) -> None:
         """The cluster is made: from here on this server takes part, if it is one of its members."""
@@ -2140,10 +2153,11 @@ class PaxosServer(BurstActor):
 
     def _tell_status(self, burst: ServerBurst) -> None:
         """This server does not serve yet: it tells how it is, and sends clients elsewhere."""
+        may = (StatusRequest, SlotRequest, *(() if self.making.in_force else (AskMembers,)))
         self.reception.open()
         for client, requests in burst.clients:
             for request in requests:
-                if type(request) in (StatusRequest, SlotRequest) and not self.reception.spent:
+                if type(request) in may and not self.reception.spent:
                     self._client_handlers[type(request)](request, client)
                 else:
                     self._refuse(client)
@@ -2154,11 +2168,9 @@ class PaxosServer(BurstActor):
 
     def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:
         value = self.command(request.slot) or b""
-        self._outbox.reply(
-            client,
-            SlotReply(
-                request.id, request.slot, self.status(request.slot), value,
-                self.first_non_cleared(), self.last_non_empty(),
-            ),
+        reply = SlotReply(
+            request.id, request.slot, self.status(request.slot), value,
+            self.first_non_cleared(), self.last_non_empty(),
         )  # fmt: skip
+        self._outbox.reply(client, reply)
         self._count_work(client, len(value))

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from paxon.actors import NO_BALLOT, Ballot, ServerId
 from paxon.actors.messages import (
+    P1A,
     P1B,
+    P2A,
     P2B,
     CountAnswer,
     Heartbeat,
@@ -28,6 +30,15 @@ Row = tuple[Ballot, bytes]
 
 COUNTED = (P1B, P2B, HeartbeatReply, PreVoteReply)
 """Messages in which a server tells of its commits, besides heartbeats."""
+
+
+def counts(message: PeerMessage) -> bool:
+    """Whether it is something that may only be said by who may vote."""
+    if isinstance(message, P2B):
+        return message.promised is None
+    if isinstance(message, PreVoteReply):
+        return message.granted
+    return isinstance(message, P1A | P1B | P2A | Heartbeat | HeartbeatReply)
 
 
 @dataclass(slots=True)
@@ -51,6 +62,8 @@ class DiskBooks:
     """The number of the last commit."""
     old: bool = False
     """It is an old copy of what the server had, and enough others know that."""
+    behind: bool = False
+    """It is one from before the epoch in which it was put back."""
     epoch: int = 0
     """The one after the last seal that is durable on it."""
 
@@ -71,6 +84,11 @@ class CountBooks:
         """The question of a started server that must not take part yet; None: it may."""
         self._makes = dict.fromkeys(self.servers, True)
         self._confirmers: dict[ServerId, set[ServerId]] = {s: set() for s in self.servers}
+        self._born: dict[ServerId, bool] = dict.fromkeys(self.servers, True)
+        """Whether the process that runs has made its directory itself."""
+        self._answers: dict[ServerId, dict[int, set[ServerId]]] = {s: {} for s in self.servers}
+        """Who has answered each question that it has asked about its directory."""
+        self._sure_to = dict.fromkeys(self.servers, 0)
         self.told: dict[tuple[ServerId, int], int] = {}
         """The highest count that each directory's server has told."""
 
@@ -89,6 +107,8 @@ class CountBooks:
         alone = self.epochs.voters(disk.epoch) == (server,)
         self._asks[server] = None if made_disk or alone else 0
         self._confirmers[server] = set()
+        self._born[server], self._answers[server] = made_disk, {}
+        self._sure_to[server] = disk.epoch if alone else -1
 
     def on_commit(self, server: ServerId, count: int) -> None:
         """A transaction became durable."""
@@ -104,6 +124,8 @@ class CountBooks:
         """An answer about its directory reaches a started server."""
         if answer.life == self._asks[server]:
             self._confirmers[server].add(sender)
+        if answer.life in self._answers[server]:
+            self._answers[server][answer.life].add(sender)
 
     def _require_confirmed(self, server: ServerId, deed: str) -> None:
         require(
@@ -113,9 +135,44 @@ class CountBooks:
             server, deed, self._confirmers[server],
         )  # fmt: skip
         require(
-            not self.disks[server].old, "old copies stay out",
+            not self.disks[server].old or self._may_catch_up(server), "old copies stay out",
             "server %d %s, on an old copy of its directory", server, deed,
         )  # fmt: skip
+
+    def _may_catch_up(self, server: ServerId) -> bool:
+        """Whether an old copy may store what is chosen: it is of an earlier epoch, or of no voter.
+
+        In no epoch in which it has a vote it uses that.
+        """
+        disk, last = self.disks[server], self.epochs.last
+        return disk.behind or disk.epoch < last.epoch or not last.votes(server, disk.incarnation)
+
+    def _require_sure(self, server: ServerId, message: PeerMessage) -> None:
+        """A directory that this process did not make is confirmed in each epoch before it votes."""
+        disk = self.disks[server]
+        ballot = getattr(message, "ballot", None)
+        epoch = disk.epoch if ballot is None else ballot.epoch
+        if not counts(message) or not self.epochs.votes(epoch, server, disk.incarnation):
+            return
+        require(
+            not disk.old, "old copies stay out",
+            "server %d sent %r, on an old copy of its directory", server, message,
+        )  # fmt: skip
+        if self._born[server] or epoch <= self._sure_to[server]:
+            return
+        later = [
+            known
+            for asked in self._answers[server].values()
+            for known in range(epoch, len(self.epochs))
+            if self.epochs.is_majority(known, {server, *asked})
+        ]
+        if self.epochs.voters(epoch) == (server,):
+            later.append(epoch)
+        require(
+            later, "confirmed first", "server %d sent %r, and in epoch %d only %s were asked",
+            server, message, epoch, self._answers[server],
+        )  # fmt: skip
+        self._sure_to[server] = max(later)
 
     def _is_confirmed(self, server: ServerId) -> bool:
         """By a majority of its epoch, or of a later one that somebody told of."""
@@ -129,6 +186,7 @@ class CountBooks:
     def _note_told(self, server: ServerId, message: PeerMessage) -> None:
         """A count leaves a server, in a message that only one that takes part may send."""
         self._require_confirmed(server, f"sent {message!r:.80}")
+        self._require_sure(server, message)
         disk = self.disks[server]
         count = message.count if isinstance(message, COUNTED) else 0
         if isinstance(message, Heartbeat):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from paxon.actors import Ballot, ServerId
 from paxon.actors.messages import Made
@@ -26,8 +27,18 @@ class EpochBooks:
         first = Configuration(0, 0, tuple(Member(server, ANY) for server in members))
         self.configurations = [first]
         """By epoch."""
+        self.entered: dict[tuple[ServerId, int], int] = {}
+        """The latest epoch that was ever durable in each directory."""
         self.denied: dict[int, str] = {}
         """Changes that somebody was told will never be, by their numbers: what he was told."""
+
+    def returns(self) -> int:
+        """A directory that is a member again after it was removed; 0 if none is."""
+        now = set(self.last.incarnations.values())
+        gone: set[int] = set()
+        for earlier, later in pairwise(self.configurations):
+            gone |= set(earlier.incarnations.values()) - set(later.incarnations.values())
+        return min(gone & now, default=0)
 
     def begin(self, made: Made) -> None:
         """The cluster is in force: these directories are the first epoch's members."""

@@ -35,9 +35,10 @@ from paxon.actors.messages import (
     SessionOpened,
 )
 from paxon.actors.records.configuration import Configuration, is_config
-from tests.count_books import CountBooks, DiskBooks
+from tests.count_books import DiskBooks
 from tests.lease_books import Age, LeaseBooks
 from tests.making_books import MakingBooks
+from tests.member_books import MemberBooks
 from tests.predicates import PREDICATES, InvariantBroken, require
 from tests.store_books import StoreBooks
 
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["PREDICATES", "ClusterWatch", "DiskBooks", "InvariantBroken", "require"]
 
 
-class ClusterWatch(CountBooks):
+class ClusterWatch(MemberBooks):
     """Books over all servers of one cluster, and the predicates on them."""
 
     def __init__(
@@ -69,7 +70,6 @@ class ClusterWatch(CountBooks):
         """Per ballot from which slot on its candidate has to know what was accepted."""
         self._promises: dict[Ballot, dict[ServerId, dict[int, set[int]]]] = {}
         """Per ballot and acceptor the pieces of its promise: from which slot to which."""
-        self._leading: set[Ballot] = set()
         self._joined: dict[ServerId, set[ServerId]] = {}
         """The members that each server knew after its last step …"""
         self._members: dict[ServerId, set[ServerId]] = {}
@@ -155,6 +155,8 @@ class ClusterWatch(CountBooks):
             self._choose(slot, value)
             wrong = self.epochs.on_chosen(slot, ballot, value)
             require(not wrong, "one configuration a slot", "%s", wrong)
+            returns = self.epochs.returns() if is_config(value) else 0
+            require(not returns, "removed for good", "directory %d is back", returns)
             request = self.epochs.last.request
             require(
                 request not in self.epochs.denied, "changes end as told",
@@ -163,31 +165,6 @@ class ClusterWatch(CountBooks):
             )  # fmt: skip
             if self.books is not None:
                 self.books.on_chosen(ballot)
-
-    def on_change_told(self, request: int, outcome: str) -> None:
-        """Somebody who asked for other members is told how that ended."""
-        found = self.epochs.begun_by(request)
-        if outcome != "done":
-            self.epochs.denied[request] = outcome
-            require(
-                found is None, "changes end as told",
-                "change %d, which led to %s, is told as %r", request, found, outcome,
-            )  # fmt: skip
-            return
-        require(found is not None, "changes end as told", "change %d never was", request)
-        assert found is not None
-        if found is not self.epochs.last:
-            return  # (then a leader of its epoch had all of it chosen that came after)
-        level = [
-            member.server for member in found.members
-            if member.voter and self.disks[member.server].incarnation == member.incarnation
-            and self.disks[member.server].epoch >= found.epoch
-        ]  # fmt: skip
-        require(
-            len(level) >= found.majority, "changes end as told",
-            "change %d is told as done, and of %s only servers %s know of it",
-            request, found, level,
-        )  # fmt: skip
 
     def _sealed_at(self, disk: DiskBooks) -> int:
         return self.epochs.configurations[disk.epoch].sealed_at
@@ -200,6 +177,8 @@ class ClusterWatch(CountBooks):
             "sealed first", "server %d takes up %s, which was not chosen", server, configuration,
         )  # fmt: skip
         disk.epoch = epoch
+        key = (server, disk.incarnation)
+        self.epochs.entered[key] = max(epoch, self.epochs.entered.get(key, 0))
         for gone in [slot for slot in disk.rows if slot > configuration.sealed_at]:
             del disk.rows[gone]
 
@@ -371,7 +350,10 @@ class ClusterWatch(CountBooks):
     def _check_discarded(self, server_id: ServerId, discarded: int) -> None:
         if self.disks[server_id].snapshot >= discarded:
             return
+        known = self._live[server_id].configuration.incarnations if self._live else {}
         for other, disk in self.disks.items():
+            if disk.incarnation and known.get(other, disk.incarnation) != disk.incarnation:
+                continue  # it was replaced, and its server is started on it once more
             # (A lost disk needs everything again: whoever still has a state makes a snapshot.)
             # (And who has just become a member was asked by nobody what it needs.)
             require(
@@ -393,8 +375,10 @@ class ClusterWatch(CountBooks):
         self.leases.note_sent(server, messages, targets)
         for message in messages:
             self._check_answer(server, disk, message)
-            if isinstance(message, CountQuestion) and self._asks[server] is not None:
-                self._asks[server] = message.life
+            if isinstance(message, CountQuestion):
+                self._answers[server].setdefault(message.life, set())
+                if self._asks[server] is not None:
+                    self._asks[server] = message.life
             elif not isinstance(message, CountQuestion | CountAnswer | Introduction):
                 self._note_told(server, message)
             if isinstance(message, P2B):
@@ -435,6 +419,10 @@ class ClusterWatch(CountBooks):
         live = self._live.get(server)
         if yes and disk.replaced and (live is None or not (live.is_member or live._retires)):
             require(False, "no vote without a disk", "server %d sent %r", server, message)
+        if isinstance(message, P1B) and not self.epochs.votes(
+            message.ballot.epoch, server, disk.incarnation
+        ):
+            require(False, "only voters vote", "server %d has none, and sent %r", server, message)
         if isinstance(message, P1B | P2B | HeartbeatReply) and yes:
             before = self._seen_promise[server]
             require(

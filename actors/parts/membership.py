@@ -90,6 +90,7 @@ class Host(Protocol):
     configuration: Configuration
     log: SlotLog
     _reign: Reign | None
+    is_member: bool
 
     def _serves(self) -> Reign | None:
         """The reign of one that has executed all that it took over."""
@@ -151,6 +152,7 @@ class Membership:
     def join(self, configuration: Configuration) -> None:
         """These are the members, from here on."""
         first, self.joined = self.joined is None, configuration
+        self.confirmation.note_part(member=self._host.is_member)
         if configuration.epoch >= self.confirmation.newest.epoch:
             self.confirmation.newest = configuration
         me, now = self._settings.server, self._outbox.now
@@ -159,6 +161,8 @@ class Membership:
         self.others = tuple(self.disks.incarnations)
         self.making.joins = members.get(me) != self.making.incarnation
         self.places.join(configuration.members, now)
+        if self.confirmation.enters(configuration):
+            self._ask_for_counts()
         self._meet()
         self._dial_all()
         stale = set(members) != set(self._settings.servers) and not self._settings.join
@@ -563,7 +567,7 @@ class Membership:
         pending = not storage.created and not alone
         self.confirmation = Confirmation(
             self._settings.server, storage.incarnation, storage.count, now,
-            pending=pending, may_store=not in_force, newest=newest,
+            pending=pending, made_here=storage.created, may_store=not in_force, newest=newest,
             listed=self._settings.servers if self._settings.join else (),
         )  # fmt: skip
         if storage.moved:
@@ -634,8 +638,8 @@ class Membership:
         confirmation, storage = self.confirmation, self._storage
         if answer.life != confirmation.life or not confirmation.life:
             return
-        # What was told since the question may be remembered by now, and is on this disk.
-        held = confirmation.count if confirmation.pending else storage.count
+        # What was told since the start may be remembered by now, and is on this disk.
+        held = storage.count if confirmation.told else confirmation.count
         confirmation.check_count(answer, sender, held)
         denial = confirmation.denial(answer, storage.count + 1, storage.count + storage.dirty)
         if denial is not None:
@@ -644,12 +648,15 @@ class Membership:
         confirmation.check_hope()
         if confirmation.pending:
             self._settle_confirmation()
-        else:
-            self._host.look_for_vote()  # what was told of a later epoch may be taken back
+            return
+        confirmation.settle(self._outbox.now)
+        self._host.look_for_vote()  # what was told of a later epoch may be taken back
 
     def ask_who_told(self) -> None:
         """Ask those again who sent something of a later epoch: it may have been a damaged frame."""
         confirmation = self.confirmation
+        if confirmation.entering:
+            self._ask_for_counts()
         question = CountQuestion(confirmation.life, self._storage.incarnation, self._storage.count)
         for server in confirmation.tellers() if confirmation.life else ():
             self._outbox.send(server, question)
@@ -658,11 +665,10 @@ class Membership:
         confirmation, now = self.confirmation, self._outbox.now
         if not confirmation.pending:
             return
-        if not confirmation.is_enough(now):
+        if not confirmation.settle(now):
             if confirmation.all_until > now:
                 confirmation.ask_at = min(confirmation.ask_at, confirmation.all_until)
             return
-        confirmation.pending = False
         # Before anything leaves: what was found may not have been synced (a crash in a commit).
         self._storage.maintain(tidy=False)
         self._save_places()
@@ -687,7 +693,8 @@ class Membership:
 
         A majority's answers, and not one frame, stop it. A count too high it contradicts.
         """
-        if not self.making.joins and self._outbox.now >= self.confirmation.ask_at:
-            self.confirmation.ask_at = self._outbox.now + DOUBT_INTERVAL
-            self.confirmation.ask_anew()
+        confirmation, now = self.confirmation, self._outbox.now
+        if not (self.making.joins or confirmation.entering) and now >= confirmation.ask_at:
+            confirmation.ask_at = now + DOUBT_INTERVAL
+            confirmation.ask_anew()
             self._ask_for_counts()

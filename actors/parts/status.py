@@ -88,7 +88,7 @@ def members_now(server: PaxosServer, request: int, ballot: Ballot) -> Members:
         outcome=ended,
         reason=reason,
         behind=behind,
-        joining=tuple(joining),
+        joining=(*server.making.own_wish(), *joining),
         cluster=server.settings.cluster,
         identity=made.identity if made is not None and server.making.in_force else 0,
     )

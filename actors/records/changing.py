@@ -12,7 +12,7 @@ from msgspec import structs
 from paxon.actors.ballot import MOST_SERVERS, ServerId, in_list
 from paxon.actors.environment import NEVER
 from paxon.actors.members import ChangeMembers, Member, MemberChange
-from paxon.actors.messages import Sealed
+from paxon.actors.messages import P1A, Sealed
 from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.places import MAX_ADDRESS_BYTES
 from paxon.transport import is_dialable
@@ -211,6 +211,8 @@ class Opening:
         self.named = named
         self.due = now
         """When to tell them (again), monotonic seconds."""
+        self.asked: tuple[P1A, ServerId] | None = None
+        """Who wants to lead and asked for a promise before this server was sure of its vote."""
         self._sealed = Sealed(configuration.epoch - 1, configuration.sealed_at)
 
     def message(self, server: ServerId) -> Sealed:

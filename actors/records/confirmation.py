@@ -1,7 +1,8 @@
 """Whether a started server's directory is the newest of its kind: plain data (docs/old-copies.md).
 
 A majority of the newest configuration counts that anybody told of (docs/membership.md, M15): the
-one of the directory's own epoch may be of servers that are gone, or know of nothing later.
+one of the directory's own epoch may be of servers that are gone, or know of nothing later. For the
+same reason it asks again in each epoch that it enters with a vote: it may have voted there before.
 """
 
 from __future__ import annotations
@@ -35,12 +36,25 @@ class Confirmation:
         now: float,
         *,
         pending: bool,
+        made_here: bool = False,
         may_store: bool = True,
         newest: Configuration = Configuration(0, 0, ()),  # noqa: B008 (it is frozen)
         listed: Iterable[ServerId] = (),
     ) -> None:
-        """`listed` are asked as well: they may know a later configuration than this directory."""
+        """Begin with the start of a process.
+
+        Args:
+            made_here: this very process has made the directory: there was none that could be older.
+            listed: they are asked as well: they may know a later configuration.
+        """
         self._listed = tuple(listed)
+        self._made_here = made_here
+        self._sure_to = 0 if pending else newest.epoch
+        """The epoch up to which this directory was confirmed."""
+        self.entering = 0
+        """The epoch that has begun here, while its voters have still to confirm this directory."""
+        self.told = False
+        """Whether this process has told anybody of commits: as a member, in votes and the like."""
         self.newest = newest
         """The latest that is known, or was told: whose majority has to confirm."""
         self.server = server
@@ -76,6 +90,50 @@ class Confirmation:
         self.starting = False
         self.confirmed_by = set()
         self.denied_by = set()
+
+    def note_part(self, *, member: bool) -> None:
+        """Who has, or had, a part in an epoch tells others of its commits."""
+        if member and not self.pending:
+            self.told = True
+
+    def part_in(self, configuration: Configuration, number: int) -> tuple[bool, bool]:
+        """Whether the directory of this `number` takes part as a member, and as a voter.
+
+        A voter's does so only where it is known to be no old copy, and of no earlier epoch (M15).
+        """
+        sure = configuration.epoch >= self.epoch_told and not self.entering
+        member = configuration.incarnations.get(self.server) == number
+        voter = configuration.votes(self.server, number)
+        if voter and not sure:
+            return False, False
+        self.note_part(member=member)
+        return member, voter
+
+    def enters(self, configuration: Configuration) -> bool:
+        """An epoch begins here: whether its voters have to be asked before this server votes."""
+        self._own_epoch = max(self._own_epoch, configuration.epoch)
+        voters = configuration.voters
+        if (
+            self.pending
+            or self._made_here
+            or configuration.epoch <= max(self._sure_to, self.entering)
+            or voters == (self.server,)
+            or not configuration.votes(self.server, self.incarnation)
+        ):
+            return False
+        self.ask_anew()
+        self.starting = True
+        self.entering = configuration.epoch
+        self._directories = {}
+        return True
+
+    def settle(self, now: float) -> bool:
+        """Whether enough have answered by now."""
+        if not self.is_enough(now):
+            return False
+        self.pending, self.entering = False, 0
+        self._sure_to = self.newest.epoch
+        return True
 
     def says_again(self, now: float) -> bool:
         """Whether it is time to say (again) that this server waits."""
@@ -184,13 +242,12 @@ class Confirmation:
         """Whether enough of the other voters have confirmed."""
         others = self._other_voters()
         needed = len(others) if now < self.all_until else self._needed()
-        members, directories = self.newest.incarnations, self._directories
-        confirmed = [
-            server for server in self.confirmed_by.intersection(others)
-            if not self.newest.epoch
-            or directories.get(server, members[server]) == members[server]
-        ]  # fmt: skip
-        return len(confirmed) >= needed
+        return sum(map(self._speaks, self.confirmed_by.intersection(others))) >= needed
+
+    def _speaks(self, server: ServerId) -> bool:
+        """Whether the answer of a server came from the very directory that is a member's."""
+        member = self.newest.find(server)
+        return member is None or self._directories.get(server) in (None, member.incarnation)
 
     def is_hopeless(self) -> bool:
         """Whether so many know this server by another directory that it has no majority left."""
@@ -201,6 +258,7 @@ class Confirmation:
         return [server for server in self.newest.voters if server != self.server]
 
     def unanswered(self) -> list[ServerId]:
-        answered = self.confirmed_by | self.denied_by
+        # (A server that was started on an old directory may be back on the right one by now.)
+        answered = set(filter(self._speaks, self.confirmed_by | self.denied_by))
         asked = sorted({*self._other_voters(), *self._told, *self._listed} - {self.server})
         return [server for server in asked if server not in answered]

@@ -10,6 +10,7 @@ from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.disk.storage import StorageError
 from paxon.actors.environment import NEVER
 from paxon.actors.invariants import invariant
+from paxon.actors.members import Member
 from paxon.actors.messages import Introduction, Made
 from paxon.actors.records.confirmation import SAY_AGAIN, SAY_FIRST
 from paxon.actors.settings import Settings
@@ -90,6 +91,12 @@ class Making:
             self.incarnation, to, asks, self.name, self.listed, self.made, self.in_force,
             self.address, self.client, self.joins, self.joins and self.rejoins, chosen_to,
         )  # fmt: skip
+
+    def own_wish(self) -> tuple[Member, ...]:
+        """This server, while it waits to join: with keys no member hears that."""
+        if not self.joins:
+            return ()
+        return (Member(self.server, self.incarnation, False, self.address, self.client),)
 
     # --- making ----------------------------------------------------------------------------------
 

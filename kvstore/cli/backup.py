@@ -93,6 +93,7 @@ def verify(file: _File, as_json: JsonOption = False) -> None:
 def restore(
     file: _File,
     cluster: _ClusterFile,
+    *,
     number: Annotated[
         int | None,
         typer.Option(
@@ -104,11 +105,15 @@ def restore(
         Path | None,
         typer.Option(help="Make them in here, as server-1, server-2, …, to be moved to hosts."),
     ] = None,
+    of: Annotated[
+        str, typer.Option("--from", metavar="NAME", help="Its cluster, if the new one has another.")
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Make the data directories of a new cluster, with another identity, that holds a backup.
 
-    Example: paxon backup restore monday.paxon --cluster new.toml
+    Examples: paxon backup restore monday.paxon --cluster orders.toml | paxon backup restore
+    monday.paxon --cluster copy.toml --from orders
     """
     import msgspec  # noqa: PLC0415
 
@@ -127,7 +132,7 @@ def restore(
             for server, entry in servers.items()
         }
     described = msgspec.structs.replace(described, servers=servers)
-    found = backup.restore(file, described)
+    found = backup.restore(file, described, of=of)
     _print("restored", file, found, as_json=as_json)
     if not as_json:
         for entry in described.servers.values():

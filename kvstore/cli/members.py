@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paxon.kvstore.cli.store import ClusterOption, JsonOption, KeyOption, open_client
+from paxon.kvstore.cli.store import (
+    ClusterOption,
+    JsonOption,
+    KeyOption,
+    find_target,
+    open_client,
+)
 from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 
 if TYPE_CHECKING:
     from paxon.actors.members import Member, Members
+    from paxon.kvstore.client.client import Client
 
 __all__ = ["add_commands"]
 
@@ -77,11 +84,9 @@ def add(
 
     Examples: paxon member add 4 | paxon member add 4 --learner --timeout 300
     """
-    with open_client(cluster, key_file, timeout) as kv:
-        found = kv.add_member(
-            server, learner=learner, incarnation=incarnation,
-            peer=peer, client=client, key=public_key,
-        )  # fmt: skip
+    given = _given(server, cluster, (incarnation, peer, client, public_key))
+    with _client_for(given, cluster, key_file, timeout) as kv:
+        found = kv.add_member(server, learner=learner, **given)
     _show(found, as_json=as_json)
 
 
@@ -103,11 +108,41 @@ def replace(
 
     Example: paxon member replace 2
     """
-    with open_client(cluster, key_file, timeout) as kv:
-        found = kv.replace_member(
-            server, incarnation=incarnation, peer=peer, client=client, key=public_key
-        )
+    given = _given(server, cluster, (incarnation, peer, client, public_key))
+    with _client_for(given, cluster, key_file, timeout) as kv:
+        found = kv.replace_member(server, **given)
     _show(found, as_json=as_json)
+
+
+def _given(server: int, cluster: str, said: tuple[int, str, str, str]) -> dict[str, Any]:
+    """What is said of a new server; where it has keys, the rest as the cluster file has it."""
+    incarnation, peer, client, key = said
+    if cluster.endswith(".toml"):
+        from pathlib import Path  # noqa: PLC0415 (rarely needed)
+
+        from paxon.kvstore.cluster.cluster_file import ClusterDescription  # noqa: PLC0415 (the same)
+
+        entry = ClusterDescription.read(Path(cluster)).servers.get(server)
+        if entry is not None and entry.public_key:
+            peer, client = peer or entry.peer, client or entry.client
+            key = key or entry.public_key
+    return {"incarnation": incarnation, "peer": peer, "client": client, "key": key}
+
+
+def _client_for(
+    given: dict[str, Any], cluster: str, key_file: str | None, timeout: float
+) -> Client:
+    """A client of the cluster that may ask the new server, too, by its key."""
+    from paxon.actors.members import Member  # noqa: PLC0415 (keeps other commands quick)
+    from paxon.kvstore.client.client import Client  # noqa: PLC0415 (the same)
+
+    target = find_target(cluster, key_file)
+    if target.secure is not None and given["key"] and given["client"]:
+        from paxon.kvstore.client.keys import Keyring  # noqa: PLC0415 (the same)
+
+        assert isinstance(target.secure, Keyring)
+        target.secure.trust((Member(0, 0, client=given["client"], key=given["key"]),))
+    return Client(list(target.addresses.values()), timeout=timeout, secure=target.secure)
 
 
 def promote(

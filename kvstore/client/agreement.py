@@ -230,10 +230,18 @@ def _until_settled(quest: Quest, change: ChangeMembers) -> MemberSteps[Members]:
 
 
 def _find_joiner(quest: Quest, server: ServerId, given: MemberChange) -> MemberSteps[MemberChange]:
-    """What is known of a server that waits to become a member, but for what was given."""
+    """What is known of a server that waits to become a member, but for what was given.
+
+    With keys the members hear nothing of it. So it is asked itself, where it was said to serve
+    clients, by the key that it was said to have.
+    """
     while not given.incarnation:
         found = yield from find_members(quest)
-        joiner = next((member for member in found.joining if member.server == server), None)
+        waiting = found.joining
+        if given.client and given.key:
+            own = yield Asked(given.client, AskMembers(quest.number()), _SILENT_SECONDS)
+            waiting = waiting if own is None else (*own.joining, *waiting)
+        joiner = next((member for member in waiting if member.server == server), None)
         held = next((member for member in found.members if member.server == server), None)
         if joiner is not None and (held is None or held.incarnation != joiner.incarnation):
             return msgspec.structs.replace(

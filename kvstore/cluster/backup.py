@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import struct
 import time
 import zlib
@@ -285,15 +286,23 @@ def _parts(path: Path) -> Iterator[Head | Page | Leased | End]:
 # --- restoring -----------------------------------------------------------------------------------
 
 
-def restore(path: Path, cluster: ClusterDescription) -> Summary:
+def restore(path: Path, cluster: ClusterDescription, *, of: str = "") -> Summary:
     """Make the data directories of these servers, of a new cluster that holds a backup.
 
-    Either all of them are there in the end, or none. Raises `PaxonError`.
+    Either all of them are there in the end, or none. The backup has to be of the cluster of that
+    name, or of the one named as `of`. Raises `PaxonError`.
     """
     targets = {s: Path(entry.directory) for s, entry in cluster.servers.items()}
     for target in targets.values():
         check_free(target)
     summary = verify(path)
+    wanted = of or cluster.id
+    if summary.cluster not in ("", wanted):
+        raise BackupError(
+            f"{path} is of cluster {summary.cluster!r}, and not of {wanted!r}: take the right file,"
+            f" or say that this one is meant with --from {shlex.quote(summary.cluster)}; nothing "
+            "was made"
+        )
     application, agreed = _contents(path)
     found_cluster(targets, cluster.id, snapshot_of(application, agreed), agreed)
     return summary

@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -41,6 +42,7 @@ from paxon.kvstore.cluster.cluster_file import (
 from paxon.kvstore.cluster.local_files import (
     ClusterError,
     ClusterOptionError,
+    PortTaken,
     cluster_directory,
     machine_name,
     members_in,
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from paxon.kvstore.recipes.clients import AsyncClient, Client
 
 R = TypeVar("R", bound=Replicated)
+T = TypeVar("T")
 
 __all__ = ["ClusterError", "ClusterOptionError", "LocalCluster", "Transport"]
 
@@ -83,7 +86,6 @@ _PASSING = ("is in use", "another change", "not heard of late", "do not reach ea
 
 _PORT_ATTEMPTS = 4
 """How often to draw other ports if somebody takes one between drawing and binding."""
-
 
 THRIFTY_DELAY = 0.01
 """Seconds. Servers on one machine compete for its cores and its disk, so that the work of those
@@ -174,14 +176,15 @@ class LocalCluster:
         """
         if self._supervisor is not None:
             raise ClusterError("the cluster is started already")
-        for attempt in range(1, _PORT_ATTEMPTS + 1):
-            try:
-                self._start_once()
-                return self
-            except _PortTaken as error:
-                if attempt == _PORT_ATTEMPTS:
-                    raise ClusterError(str(error)) from None
-        raise AssertionError("unreachable: the loop returns or raises")
+        self._at_free_ports(self._start_once)
+        return self
+
+    def _at_free_ports(self, start: Callable[[], T]) -> T:
+        """Once more, at other ports, if somebody takes one between drawing and binding."""
+        for _ in range(_PORT_ATTEMPTS - 1):
+            with suppress(PortTaken):
+                return start()
+        return start()
 
     def _start_once(self) -> None:
         """Start everything, or raise with nothing left running."""
@@ -218,24 +221,19 @@ class LocalCluster:
     def _hold_ports(self) -> None:
         entries = self._described().servers.values()
         addresses = [address for entry in entries for address in (entry.peer, entry.client)]
-        self._held.extend(
-            hold_ports(
-                int(address.rpartition(":")[2])
-                for address in addresses
-                if address.startswith("tcp://")
-            )
-        )
+        tcp = [address for address in addresses if address.startswith("tcp://")]
+        self._held.extend(hold_ports(int(address.rpartition(":")[2]) for address in tcp))
 
     def _start_servers(self, supervisor: Supervisor) -> None:
         starts = {server: supervisor.start(self._plan(server)) for server in self._ids}
-        failures: list[str] = []
-        for server, started in starts.items():
-            problem = started.exception()
-            if problem is not None:
-                failures.append(f"server {server} did not start: {problem}")
+        problems = {server: started.exception() for server, started in starts.items()}
+        failures = [f"server {s} did not start: {p}" for s, p in problems.items() if p is not None]
         if failures:
-            taken = self._base_port is None and any("in use:" in text for text in failures)
-            raise (_PortTaken if taken else ClusterError)(failures[0])
+            raise self._failure(failures)
+
+    def _failure(self, said: list[str]) -> ClusterError:
+        taken = self._base_port is None and any("in use:" in text for text in said)
+        return (PortTaken if taken else ClusterError)(said[0])
 
     def _serve_etcds_clients(self) -> None:
         if self._etcd is False:
@@ -346,7 +344,7 @@ class LocalCluster:
     ) -> None:
         problem = done.exception(timeout)
         if problem is not None:
-            raise ClusterError(f"server {server} {what}: {problem}") from None
+            raise self._failure([f"server {server} {what}: {problem}"]) from None
 
     # --- other members ---------------------------------------------------------------------------
 
@@ -401,6 +399,18 @@ class LocalCluster:
         self, server: ServerId, timeout: float, ask: Callable[[CommandClient, dict[str, Any]], Any]
     ) -> None:
         """Start a server on an empty directory, and have it made a member."""
+        grown = self._at_free_ports(lambda: self._start_joiner(server))
+        entry = grown.servers[server]
+        given = {
+            "incarnation": incarnation_in(Path(entry.directory)),
+            "peer": entry.peer, "client": entry.client, "key": entry.public_key,
+        }  # fmt: skip
+        self._change(lambda kv: ask(kv, given), timeout)
+        self._describe_anew(grown, sorted({*self._ids, server}))
+        self._await_part(server, timeout)
+
+    def _start_joiner(self, server: ServerId) -> ClusterDescription:
+        """Start it at ports that are free; the cluster, with this server in it."""
         before = self._described()
         ports = self._draw_ports(1)
         entry = self._entry(server, self.directory, self._sockets, ports)
@@ -411,13 +421,7 @@ class LocalCluster:
         self._held.extend(hold_ports(ports or ()))
         plan = grown.plan(server, machine=self._machine, join=True)
         self._result(server, self._running().start(plan), "did not start")
-        given = {
-            "incarnation": incarnation_in(Path(entry.directory)),
-            "peer": entry.peer, "client": entry.client, "key": grown.servers[server].public_key,
-        }  # fmt: skip
-        self._change(lambda kv: ask(kv, given), timeout)
-        self._describe_anew(grown, sorted({*self._ids, server}))
-        self._await_part(server, timeout)
+        return grown
 
     def _change(self, ask: Callable[[CommandClient], Any], timeout: float) -> None:
         """Ask for a change, until it is not refused for what passes by itself."""
@@ -659,10 +663,6 @@ class LocalCluster:
             raise ClusterError(
                 f"the directory {directory} cannot be used: {error.strerror}"
             ) from None
-
-
-class _PortTaken(ClusterError):
-    """Somebody took a port between our drawing it and the server's binding it."""
 
 
 def _end(

@@ -24,6 +24,7 @@ from paxon.transport.log import logger
 __all__ = [
     "ClusterError",
     "ClusterOptionError",
+    "PortTaken",
     "cluster_directory",
     "machine_name",
     "members_in",
@@ -45,6 +46,10 @@ class ClusterError(PaxonError):
 
 class ClusterOptionError(ClusterError):
     """An argument or option makes no sense, whatever the state of the machine."""
+
+
+class PortTaken(ClusterError):
+    """Somebody took a port between our drawing it and a server's binding it."""
 
 
 def refuse_while_imported() -> None:

@@ -52,7 +52,8 @@ _BOUND_NAMES = ("cluster", "server", "ballot", "slot")
 
 def _as_text(record: Record) -> str:
     bound = _BOUND if "server" in record["extra"] else ""
-    return _FORMAT + bound  # (the handler adds the exception, and the end of the line)
+    traceback = "\n{exception}" if record["exception"] else ""
+    return _FORMAT + bound + traceback  # (the handler adds the end of the line)
 
 
 def _as_json(record: Record) -> str:

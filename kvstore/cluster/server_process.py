@@ -215,10 +215,11 @@ def _say_how_to_be_let_in(plan: ServerPlan, directory: Path) -> None:
     if plan.settings.join and plan.public_keys and held_in(directory) is None:
         entry = plan.entry
         logger.warning(
-            "server {} is let in once the members know its key: `paxon member add {} --incarnation "
-            "{} --peer {} --client {} --public-key '{}'` (or member replace)",
-            entry.id, entry.id, incarnation_in(directory), entry.peer, entry.client,
-            entry.public_key,
+            "server {} is let in once the members know its key: `paxon member add {} --client {} "
+            "--public-key '{}'` (or member replace); from where it cannot be asked, with "
+            "--incarnation {} --peer {} as well",
+            entry.id, entry.id, entry.client, entry.public_key, incarnation_in(directory),
+            entry.peer,
         )  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def test_what_was_saved_is_restored_into_a_new_cluster(kv: Client, tmp_path: Pat
     assert (saved.cluster, saved.keys, saved.leases) == ("orders", len(before), 1)
 
     cluster = describe(tmp_path / "new", servers=3)
-    backup.restore(file, cluster)
+    backup.restore(file, cluster, of="orders")
     with running(cluster) as new:
         assert {entry.key: entry for entry in new.range(prefix="")} == before
         (number,) = new.leases()
@@ -147,7 +147,7 @@ def test_a_file_that_is_cut_flipped_or_something_else_is_refused(
             backup.verify(other)
     cluster = describe(tmp_path / "new", servers=2)
     with pytest.raises(BackupError):
-        backup.restore(other, cluster)
+        backup.restore(other, cluster, of="orders")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["cluster.toml"]
     with pytest.raises(BackupError, match="No such file"):
         backup.verify(tmp_path / "none")
@@ -165,8 +165,19 @@ def test_a_file_of_a_later_format_is_refused(
     with pytest.raises(BackupError, match=said):
         backup.verify(file)
     with pytest.raises(BackupError, match=said):
+        backup.restore(file, cluster, of="orders")
+    assert not Path(cluster.servers[1].directory).exists()
+
+
+def test_a_backup_of_another_cluster_is_refused_by_name(kv: Client, tmp_path: Path) -> None:
+    file = tmp_path / "b"
+    backup.save(kv, file, "orders of today")
+    cluster = describe(tmp_path / "new")
+    said = "is of cluster 'orders of today', and not of 'restored': .*--from 'orders of today'"
+    with pytest.raises(BackupError, match=said):
         backup.restore(file, cluster)
     assert not Path(cluster.servers[1].directory).exists()
+    backup.restore(file, cluster, of="orders of today")
 
 
 def test_nothing_is_overwritten(kv: Client, tmp_path: Path) -> None:
@@ -181,7 +192,7 @@ def test_nothing_is_overwritten(kv: Client, tmp_path: Path) -> None:
     used.mkdir()
     (used / "notes").touch()
     with pytest.raises(RecoveryError, match="not empty"):
-        backup.restore(file, cluster)
+        backup.restore(file, cluster, of="orders")
     assert not Path(cluster.servers[1].directory).exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "new"]
 
@@ -192,8 +203,8 @@ def test_two_restorings_are_two_clusters(kv: Client, tmp_path: Path) -> None:
     kv.put("motto", b"x")
     backup.save(kv, file, "orders")
     one, two = describe(tmp_path / "one", 2), describe(tmp_path / "two", 2)
-    backup.restore(file, one)
-    backup.restore(file, two)
+    backup.restore(file, one, of="orders")
+    backup.restore(file, two, of="orders")
     with running(one) as new:
         assert new.get("motto") == b"x"
     Path(one.servers[2].directory).rename(tmp_path / "aside")

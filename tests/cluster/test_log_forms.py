@@ -58,8 +58,9 @@ def test_a_server_binds_itself_to_each_line(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("sinks")
 def test_a_traceback_is_part_of_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "json.log"
+    path, plain = tmp_path / "json.log", tmp_path / "text.log"
     log_to_file(path, "INFO", "json")
+    log_to_file(plain, "INFO")
     try:
         raise ValueError("with {braces} and <tags>")
     except ValueError as error:
@@ -68,6 +69,8 @@ def test_a_traceback_is_part_of_its_line(tmp_path: Path) -> None:
     told = json.loads(line)
     assert told["message"] == "it \n broke twice"
     assert "ValueError: with {braces} and <tags>" in told["exception"]
+    text = plain.read_text(encoding="utf-8")
+    assert "Traceback" in text and "ValueError: with {braces} and <tags>" in text
 
 
 @pytest.mark.usefixtures("sinks")

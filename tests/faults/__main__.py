@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from tests.faults.changes import changes
+from tests.faults.changes import changes, kills
 from tests.faults.coordination import coordination
 from tests.faults.crowds import CROWDS, crowds
 from tests.faults.disks import (
@@ -33,7 +33,7 @@ from tests.faults.trial import Outcome
 
 OTHERS = (
     "pauses", "crowds", "surroundings", "disk-full", "outgrown-disks", "tight-disks",
-    "flipped-byte", "by-kernel", "netem", "coordination", "members",
+    "flipped-byte", "by-kernel", "netem", "coordination", "members", "member-kills",
 )  # fmt: skip
 """Those that make their own cluster; the others get one behind the relay."""
 
@@ -65,6 +65,7 @@ def runs(directory: Path, long: bool, seconds: float = 0.0) -> Iterator[tuple[st
     yield "netem", no_netem(), lambda: [weather_by_kernel(directory / "netem", long)]
     yield "coordination", "", lambda: [coordination(directory, seconds or (60 if long else 8))]
     yield "members", "", lambda: [changes(directory, seconds or (600 if long else 20))]
+    yield "member-kills", "", lambda: [kills(directory, 100 if long else 3)]
 
 
 @contextmanager

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from paxon.actors.members import MemberChange
 from paxon.kvstore.cluster.local_cluster import ClusterError
 from paxon.kvstore.errors import PaxonError
 from tests.cluster.helpers import wait_until
 from tests.faults.pauses import PlainCluster
 from tests.faults.trial import Outcome, Trial
 
-__all__ = ["changes"]
+__all__ = ["changes", "kills"]
 
 FEWEST, MOST = 3, 7
 """So many servers: one may die beside a change, and clients need not wait for it."""
@@ -62,7 +63,7 @@ class Changer:
         return (
             len(known) == len(replies)
             and len({reply.ballot for reply in known}) == 1
-            and all(not reply.waits_for and reply.part == "voter" for reply in known)
+            and all(not reply.waits_for and reply.part in ("voter", "learner") for reply in known)
             and max(r.chosen for r in known) - min(r.executed for r in known) < 500
         )
 
@@ -122,6 +123,63 @@ class Changer:
             self.cluster.restart(victim)
         if failure:
             raise failure[0]
+
+
+def kills(directory: Path, count: int) -> Outcome:
+    """The leader dies, so often, between proposing a change and the opening of the next epoch.
+
+    A voter becomes a learner, and back: such a change takes some milliseconds. What whoever asked
+    was told of it is what the members are then.
+    """
+    ended: Counter[str] = Counter()
+    with (
+        PlainCluster(5, directory / "kills") as cluster,
+        Trial("member-kills", cluster, directory, clients=2, pause=0.01) as trial,
+    ):
+        changer = Changer(trial)
+        for _ in range(count):
+            leader = cluster.leader(SOON)
+            ended[_kill_amid(trial, leader)] += 1
+            cluster.restart(leader)
+            trial.fault()
+            wait_until(changer.all_take_part, "every member is up to date", SOON)
+        outcome = trial.verify()
+        with cluster.client() as kv:
+            epochs = kv.cluster_members().epoch
+    told = ", ".join(f"{how} {times}" for how, times in sorted(ended.items()))
+    return dataclasses.replace(outcome, note=f"{told}; {epochs} epochs")
+
+
+def _kill_amid(trial: Trial[PlainCluster], leader: int) -> str:
+    """Ask for a change, kill the leader some milliseconds later, and look how that ended."""
+    cluster, answered = trial.cluster, threading.Event()
+    failure: list[BaseException] = []
+    with cluster.client(timeout=SOON) as kv, cluster.client(timeout=SOON) as second:
+        held = {m.server: m.voter for m in second.cluster_members().members if m.server != leader}
+        learners = [server for server, voter in held.items() if not voter]
+        other = trial.draw.choice(learners or list(held))
+        voter = held[other]
+
+        def change() -> None:
+            try:
+                kv.change_members(MemberChange("demote" if voter else "promote", other))
+            except BaseException as error:
+                failure.append(error)
+            answered.set()
+
+        changing = threading.Thread(target=change)
+        changing.start()
+        answered.wait(trial.draw.uniform(0.0, 0.02))
+        how = "answered before" if answered.is_set() else "killed amid it"
+        cluster.kill(leader)
+        changing.join()
+        if failure:
+            if not isinstance(failure[0], PaxonError):
+                raise failure[0]
+            how += ", refused"
+        now = {m.server: m.voter for m in second.cluster_members().members}[other]
+    assert (now != voter) == (not failure), f"told as {failure or 'done'}, and {other} votes: {now}"
+    return how
 
 
 def changes(directory: Path, seconds: float) -> Outcome:

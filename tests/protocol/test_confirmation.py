@@ -84,3 +84,38 @@ def test_only_the_directories_of_the_newest_configuration_confirm() -> None:
     assert not confirmation.is_enough(10.0)
     confirmation.hear(CountAnswer(1, 1, 0, sender=22), 2, joins=False)
     assert confirmation.is_enough(10.0)
+
+
+def test_an_answer_from_a_directory_that_was_replaced_is_asked_for_again() -> None:
+    """Its server may be back on the right one: with two voters nobody else can confirm."""
+    later = FIVE.followed_by([Member(1, 1), Member(2, 22)], 9, 5)
+    confirmation = Confirmation(1, 1, 7, 10.0, pending=True, newest=later)
+    confirmation.hear(CountAnswer(1, 1, 0, sender=2), 2, joins=False)
+    assert not confirmation.is_enough(10.0) and confirmation.unanswered() == [2]
+    confirmation.hear(CountAnswer(1, 1, 0, sender=22), 2, joins=False)
+    assert confirmation.is_enough(10.0) and confirmation.unanswered() == []
+
+
+def test_who_is_in_an_epoch_by_now_is_denied_by_nobody_of_an_earlier_one() -> None:
+    """It was no member when it started; whom it has replaced since, late answers still name."""
+    confirmation = Confirmation(1, 11, 7, 10.0, pending=True, newest=FIVE)
+    second = FIVE.followed_by([Member(1, 1), Member(2, 2)], 9, 5)
+    third = second.followed_by([Member(1, 11), Member(2, 2)], 12, 6)
+    for told in (second, third):
+        answer = CountAnswer(1, 1, 0, encode_config(told), sender=2)
+        confirmation.hear(answer, 2, joins=True)
+    assert confirmation.settle(10.0)
+    assert not confirmation.enters(third)  # they have confirmed it already
+    confirmation.hear(CountAnswer(1, 1, 0, encode_config(second), sender=2), 2, joins=False)
+    confirmation.check_hope()
+
+
+def test_each_epoch_asks_anew_but_of_a_directory_that_was_just_made() -> None:
+    second = FIVE.followed_by([Member(1, 1), Member(2, 2)], 9, 5)
+    alone = second.followed_by([Member(1, 1)], 12, 6)
+    for made_here in (False, True):
+        confirmation = Confirmation(1, 1, 7, 10.0, pending=False, made_here=made_here, newest=FIVE)
+        confirmation.newest = second
+        assert confirmation.enters(second) is not made_here
+        assert not confirmation.enters(second)  # once
+        assert not confirmation.enters(alone)

@@ -17,6 +17,7 @@ from paxon.actors.messages import (
     CountAnswer,
     CountQuestion,
     Heartbeat,
+    HeartbeatReply,
     Sealed,
 )
 from paxon.actors.records.candidacy import Candidacy
@@ -308,6 +309,70 @@ def test_who_heard_of_a_later_epoch_does_not_vote() -> None:  # M15, finding 2
     cluster.deliver(CountQuestion, target=4)
     with pytest.raises(StorageError, match="is an old copy"):
         cluster.deliver(CountAnswer, source=4, target=2)
+
+
+def test_a_directory_from_before_it_had_a_vote_is_asked_about_when_it_gets_one() -> None:  # M15
+    """It was of no member when it was copied, and those who made the cluster know of nothing later.
+
+    So they confirm it. Where it has voted since, others have to, before it votes again.
+    """
+    cluster = serving(6)
+    copy = cluster.storages[4].duplicate()
+    cluster.isolate(3)
+    cluster.change(1, 4, 5, 6)
+    cluster.deliver(P2A)
+    cluster.deliver(P2B)
+    cluster.isolate(2, 3)
+    cluster.pass_time(1.0)
+    assert cluster.epochs(1, 2, 3, 4, 5, 6) == [1, 0, 0, 1, 1, 1]
+    cluster.crash(1)
+    cluster.crash(4)
+    cluster.storages[4] = copy
+    cluster.confirms = False
+    cluster.heal()
+    cluster.isolate(5, 6)
+    cluster.packets.clear()
+    cluster.start(4)
+    cluster.step(4)
+    cluster.deliver(CountQuestion)
+    cluster.deliver(CountAnswer)
+    cluster.packets.clear()
+    server = cluster.servers[4]
+    assert server._takes_part and cluster.epochs(4) == [0]
+    cluster.heal()
+    with pytest.raises(StorageError, match="is an old copy"):
+        cluster.pass_time(2.0)
+    assert cluster.epochs(4) == [1] and not server.is_voter
+
+
+def test_an_epoch_is_opened_at_once_by_servers_that_were_restarted() -> None:  # M15
+    """Each has to be confirmed by the others before it votes there; nobody waits for a timer."""
+    cluster = serving(4)
+    cluster.confirms = False
+    for server in (3, 4, 2, 1):
+        cluster.restart(server)
+        cluster.pass_time(2.0)
+    (leader,) = [s for s in cluster.servers if cluster.servers[s].role == "leader"]
+    cluster.change(leader, *sorted({leader, 2, 3, 4}))
+    cluster.stabilize()  # no time passes
+    assert cluster.servers[leader].role == "leader" and set(cluster.epochs(1, 2, 3, 4)) == {1}
+    voters = cluster.servers[leader].configuration.voters
+    assert [cluster.servers[s].is_voter for s in voters] == [True] * len(voters)
+    gone = next(s for s in voters if s != leader)
+    cluster.crash(gone)
+    cluster.change(leader, leader, *[s for s in voters if s not in (gone, leader)])
+    cluster.stabilize()
+    assert cluster.servers[leader].role == "leader" and cluster.epochs(leader) == [2]
+
+
+def test_who_heard_of_a_later_epoch_accepts_nothing_either() -> None:  # M15
+    """A later promise may be forgotten with the rest: what it accepts would count in its ballot."""
+    cluster = serving()
+    server, ballot = cluster.servers[2], cluster.servers[1].promised
+    server.membership.confirmation.hear_of_epoch(1, 4)
+    server.look_for_vote()
+    cluster.hand(2, 1, P2A(ballot, server.log.last + 1, b"", 0), Heartbeat(ballot, 9, 0, 0))
+    assert cluster.sent(P2B, 2) == [] and cluster.sent(HeartbeatReply, 2) == []
 
 
 def test_a_server_that_slept_is_confirmed_by_those_who_are_left() -> None:  # M15, finding 3

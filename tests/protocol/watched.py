@@ -11,8 +11,9 @@ from typing import Any
 
 from paxon.actors import PaxosServer, ServerId
 from paxon.actors.disk.memory_storage import MemoryStorage
+from paxon.actors.environment import ClientToken
 from paxon.actors.execution.application import Executed
-from paxon.actors.messages import Batch, PeerMessage, ServerReply
+from paxon.actors.messages import Batch, PeerMessage, Query, ServerReply
 from paxon.transport import Burst
 from tests.harness import Cluster, Register, Wire
 from tests.invariants import ClusterWatch
@@ -144,8 +145,13 @@ def tap(server: PaxosServer, number: ServerId, watch: ClusterWatch) -> None:
 
 
 def tap_leases(server: PaxosServer, number: ServerId, watch: ClusterWatch) -> None:
-    """Tell `watch` whenever a server counts on its lease."""
-    holds = server._lease_holds
+    """Tell `watch` whenever a server counts on its lease, or answers a read as the leader."""
+    holds, answer = server._lease_holds, server._answer_query
+
+    def watched_answer(client: ClientToken, query: Query) -> None:
+        if query.mode != "stale":
+            watch.on_read(number, server.promised)
+        answer(client, query)
 
     def watched_holds() -> bool:
         held = holds()
@@ -154,3 +160,4 @@ def tap_leases(server: PaxosServer, number: ServerId, watch: ClusterWatch) -> No
         return held
 
     server._lease_holds = watched_holds  # type: ignore[method-assign]
+    server._answer_query = watched_answer  # type: ignore[method-assign]

@@ -21,6 +21,7 @@ from paxon.actors.limits.turns import Openings
 from paxon.actors.log import Slot, SlotLog
 from paxon.actors.log_time import Chores, LogTime
 from paxon.actors.messages import (
+    P1A,
     P2A,
     Accepted,
     Batch,
@@ -56,7 +57,7 @@ Image = tuple[Any, ...]
 ATOMS = {
     int, float, str, bytes, bool, type(None), Ballot, Accepted, SnapshotInfo, Entry, Command,
     OpenSession, Query, P2A, Reply, ReplyStatus, DigestReply, SnapshotOffer, Configuration, Member,
-    Sealed,
+    P1A, Sealed,
 }  # fmt: skip
 """Immutable and hashable as they are."""
 
@@ -153,7 +154,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "counts",
         "configuration",
     ),
-    Opening: ("tell", "named", "due", "_sealed"),
+    Opening: ("tell", "named", "due", "asked", "_sealed"),
     Changing: ("members", "request", "until"),
     Retry: ("_pause", "_at"),
     Snapshots: ("executed_bytes", "poll_at", "began_at", "retry"),
@@ -198,6 +199,10 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "starting",
         "may_store",
         "newest",
+        "entering",
+        "told",
+        "_made_here",
+        "_sure_to",
         "_listed",
         "_own_epoch",
         "_directories",
@@ -323,6 +328,8 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
         elif name == DOUBTS:
             owner = server.comparing
         setattr(owner, name, thaw(value))
+    if all(name != CONFIRMATION for name, _ in own):  # nobody asks, and nobody was told of more
+        server.membership.confirmation.newest = server.configuration
     if server.membership.joined is not server.configuration:
         server._join(server.configuration)
     outbox = server._outbox  # which whoever died in a step has not emptied

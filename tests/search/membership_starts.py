@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from paxon.actors import Ballot
+from paxon.actors.members import AskMembers
 from paxon.actors.messages import (
     P1A,
     P1B,
@@ -28,6 +29,7 @@ from tests.search.starts import (
     leased,
     start,
 )
+from tests.search.steps import ASKS, CHANGE
 from tests.search.world import Budget, Fact, Search, World
 
 __all__: list[str] = []
@@ -155,6 +157,54 @@ def a_row_of_a_later_epoch_comes_before_the_seal() -> tuple[Search, World]:
     late = 1 << search.steps.messages.number(1, 3, told)
     world = search.say(story.world, 1, command(2))
     return search, world._replace(network=world.network | late, budget=Budget((0, 1, 1, 0, 0)))
+
+
+def told(outcome: str) -> Callable[[frozenset[Fact]], bool]:
+    """Somebody is told that the change ended so."""
+    return lambda facts: ("told", CHANGE, outcome) in facts
+
+
+def asks(*servers: int) -> list[tuple[int, Query | AskMembers]]:
+    """Whoever wanted the change asks these how it ended."""
+    return [(server, AskMembers(ASKS, CHANGE, Ballot(1, 1))) for server in servers]
+
+
+@start(8_000, goals=[("nobody can say yet", told("unknown")), ("it is chosen", sealed(3))])
+def a_change_whose_proposer_fell() -> tuple[Search, World]:
+    """Server 1 had slot 2 chosen with 3, then a CONFIG in slot 3 with 2, which lacks slot 2.
+
+    It fell before anybody heard of that. Server 2 leads with 3, and has proposed both once more.
+    Servers 2 and 3 are asked how the change has ended.
+    """
+    search = Search(3, reads=asks(2, 3))
+    story = Story(search)
+    story.lead(1)
+    story.request(1, command(1))
+    story.deliver(P2A, to=(3,))
+    story.deliver(P2B)
+    story.lose()
+    story.change(1, 2, 3)
+    story.deliver(P2A, to=(2,))
+    story.lose()
+    story._happen(1, "crash")
+    search.runs = frozenset((2, 3))
+    story.campaign(2)
+    story.deliver(P1A, to=(3,))
+    story.deliver(P1B, to=(2,))
+    world = search.say(story.world, 2, command(2))
+    return search, world._replace(budget=Budget((0, 0, 0), beats=1, reads=3))
+
+
+@start(8_000, goals=[("it is under way", told("pending"))])
+def a_seal_that_one_knows() -> tuple[Search, World]:
+    """Server 1 has had the CONFIG for 1, 4 and 5 chosen with 2; nobody else knows. It is asked."""
+    search = Search(5, members=(1, 2, 3), reads=asks(1, 4))
+    story = Story(search)
+    story.lead(1)
+    story.change(1, 1, 4, 5)
+    story.deliver(P2A, to=(2,))
+    story.deliver(P2B, to=(1,))
+    return search, story.world._replace(budget=Budget(reads=3))
 
 
 @start(

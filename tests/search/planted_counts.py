@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec import structs
+
 from paxon.actors import PaxosServer, ServerId
 from paxon.actors.disk.storage import Storage
 from paxon.actors.environment import ServerBurst
@@ -123,7 +125,7 @@ plant(
 
 def _never_too_late(original: Original) -> Any:
     def on_count_answer(self: Membership, answer: CountAnswer, sender: ServerId) -> None:
-        original(self, CountAnswer(answer.life, answer.incarnation, 0), sender)
+        original(self, structs.replace(answer, remembered=0), sender)
 
     return on_count_answer
 

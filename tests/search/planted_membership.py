@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from paxon.actors import Ballot, PaxosServer
+from paxon.actors.ballot import EPOCH_BITS
 from paxon.actors.disk.storage import Storage
+from paxon.actors.environment import NEVER
 from paxon.actors.execution.application import Application
-from paxon.actors.messages import NO_OP, Accepted, PeerMessage, Sealed
+from paxon.actors.log import SlotLog
+from paxon.actors.messages import NO_OP, Accepted, PeerMessage, Query, Sealed
 from paxon.actors.parts import status
 from paxon.actors.parts.membership import Membership
 from paxon.actors.records.candidacy import Candidacy
@@ -110,6 +113,66 @@ _plant(
     "a lease above a CONFIG",
     "who has proposed a CONFIG still answers reads by its lease",
     (PaxosServer, "_propose_config", _lease_goes_on),
+)
+
+
+def _no_op_above(original: Original) -> Any:
+    def take_over(self: PaxosServer, candidacy: Candidacy) -> None:
+        original(self, candidacy)
+        reign = self._reign
+        if reign is not None and reign.sealing:
+            self._propose(reign, reign.next_slot, NO_OP)
+            reign.next_slot += 1
+
+    return take_over
+
+
+_plant(
+    "a no-op above a CONFIG that is taken over",
+    "a new leader has a slot of its own chosen above a CONFIG, too",
+    (PaxosServer, "_take_over", _no_op_above),
+)
+
+
+def _lease_above_taken_over(original: Original) -> Any:
+    def on_query(self: PaxosServer, query: Query, client: Any) -> None:
+        reign = self._reign
+        if (
+            reign is not None and reign.sealing and query.mode == "lease"
+            and reign.own_slot_at == NEVER and self.application.executed >= reign.takeover_end - 1
+        ):  # fmt: skip
+            reign.sealing = False
+            holds = self._lease_holds()
+            reign.sealing = True
+            if holds:
+                self._answer_query(client, query)
+                return
+        original(self, query, client)
+
+    return on_query
+
+
+_plant(
+    "a lease kept when a CONFIG is proposed again",
+    "who has taken a CONFIG over answers reads by its lease",
+    (PaxosServer, "on_query", _lease_above_taken_over),
+)
+
+
+def _reads_between(original: Original) -> Any:
+    def on_query(self: PaxosServer, query: Query, client: Any) -> None:
+        if self._opening is not None and self.is_member and query.mode != "stale":
+            self._answer_query(client, query)
+        else:
+            original(self, query, client)
+
+    return on_query
+
+
+_plant(
+    "reads between seal and opening",
+    "who knows that an epoch has ended answers reads before anybody leads in the next",
+    (PaxosServer, "on_query", _reads_between),
 )
 
 
@@ -246,6 +309,37 @@ _plant(
 )
 
 
+def _not_cut(original: Original) -> Any:
+    def seal(self: SlotLog, slot: int) -> None:
+        held = {above: row for above, row in self._slots.items() if above > slot}
+        size = sum(len(row.value) for row in held.values())
+        original(self, slot)
+        self._slots.update(held)
+        self.last = max(held, default=self.last)
+        self.value_bytes += size
+
+    return seal
+
+
+def _by_round_alone(original: Original) -> Any:
+    def report(self: Candidacy, accepted: Accepted) -> None:
+        best = self._reported.get(accepted.slot)
+        rounds = (1 << EPOCH_BITS) - 1
+        if best is None or accepted.ballot.round & rounds > best.ballot.round & rounds:
+            self._reported[accepted.slot] = accepted
+
+    return report
+
+
+_plant(
+    "rows above the seal are kept, and epochs not compared",
+    "what an epoch has left above its seal is reported in the next, and counts by its round",
+    (Storage, "save_seal", _rows_kept),
+    (SlotLog, "seal", _not_cut),
+    (Candidacy, "report", _by_round_alone),
+)
+
+
 def _above_a_gap(original: Original) -> Any:
     def look_for_seal(self: PaxosServer) -> None:
         slot = min(self.log.configs)
@@ -270,6 +364,13 @@ _plant(
     "a started server is confirmed by a majority of its own directory's configuration",
     (Confirmation, "_hear_of", lambda _original: lambda self, config: 0),
     (Confirmation, "hear_of_epoch", always(False)),
+)
+
+
+_plant(
+    "an epoch is entered unasked",
+    "an old copy that catches up with an epoch in which it has voted before votes there again",
+    (Confirmation, "enters", always(False)),
 )
 
 

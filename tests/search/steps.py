@@ -17,6 +17,7 @@ from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.environment import NEVER
 from paxon.actors.execution.agreed import NAMES, encode_agreed, first_agreed
 from paxon.actors.execution.application import Executed
+from paxon.actors.members import decode_members
 from paxon.actors.messages import (
     Batch,
     ClientMessage,
@@ -42,7 +43,7 @@ from tests.search.images import (
     thaw_server,
 )
 
-__all__ = ["CLIENT", "IDENTITY", "Event", "Messages", "Outcome", "Steps"]
+__all__ = ["ASKS", "CHANGE", "CLIENT", "IDENTITY", "Event", "Messages", "Outcome", "Steps"]
 
 CLIENT: ServerId = 0
 """As the sender of a message: the clients."""
@@ -50,6 +51,10 @@ CLIENT: ServerId = 0
 
 IDENTITY = 1
 """Of the cluster that is searched."""
+CHANGE = 7
+"""The number of every change of members."""
+ASKS = 900
+"""As the number of a question: how has that change ended?"""
 
 Event = tuple[str, int]
 """What happens to a server: its name, and for "deliver" the message's number, else 0."""
@@ -130,15 +135,28 @@ class RecordingDisk(MemoryStorage):
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:
         """As above."""
 
+    def _note_epoch(self, configuration: Configuration) -> None:
+        """An epoch has begun here: nothing of an earlier one is above, and all below is there."""
+        seal, first = configuration.sealed_at, self._durable.discarded + 1
+        left = [
+            row.slot for row in self._accepted.values()
+            if row.slot > seal and row.ballot.epoch < configuration.epoch
+        ]  # fmt: skip
+        missing = [slot for slot in range(first, seal + 1) if slot not in self._accepted]
+        self.effects.append(("entered", configuration.epoch, tuple(left), tuple(missing)))
+
     def commit(self) -> None:
         if not self.dirty and not self._lazy:
             return
         if self.fate == "dies before the sync":
             raise Died
-        rows = dict(self._rows)
+        rows, before = dict(self._rows), self._durable.configuration
         super().commit()
         for slot, (ballot, value, _) in rows.items():
             self.effects.append(("vote", slot, ballot, value))
+        configuration = self._durable.configuration
+        if configuration is not None and configuration != before:
+            self._note_epoch(configuration)
         if self.fate == "dies after the sync":
             raise Died
 
@@ -175,6 +193,9 @@ class _Wire:
         for message in messages:
             if isinstance(message, CommandReply) and message.status == ReplyStatus.OK:
                 self.steps.effects.append(("acknowledged", message.session, message.seq))
+            elif isinstance(message, QueryReply) and message.id == ASKS:
+                told = decode_members(message.payload)
+                self.steps.effects.append(("told", CHANGE, told.outcome))
             elif isinstance(message, QueryReply):
                 self.steps.effects.append(("read", message.id, message.payload))
             elif isinstance(message, SessionOpened):
@@ -351,7 +372,7 @@ class Steps:
         """A leader in that state is asked for these members."""
         self.changes = True
         members = tuple(Member(s, s, s in voters) for s in sorted({*voters, *learners}))
-        return self.changed(server, image, lambda live: change_members(live, members, 7))
+        return self.changed(server, image, lambda live: change_members(live, members, CHANGE))
 
     def changed(self, server: ServerId, image: int, change: Callable[[PaxosServer], object]) -> int:
         """The same state but for a change, for the story before a search."""

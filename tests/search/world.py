@@ -11,6 +11,7 @@ from itertools import permutations
 from typing import Any, NamedTuple
 
 from paxon.actors import Ballot, ServerId
+from paxon.actors.members import AskMembers
 from paxon.actors.messages import ClientMessage, Command, OpenSession, PeerMessage, Query
 from paxon.actors.records.catching_up import CatchingUp
 from paxon.actors.records.configuration import Configuration, decode_config, is_config
@@ -68,7 +69,7 @@ class Search:
         size: int,
         *,
         alike: Iterable[ServerId] = (),
-        reads: Iterable[tuple[ServerId, Query]] = (),
+        reads: Iterable[tuple[ServerId, Query | AskMembers]] = (),
         runs: Iterable[ServerId] = (),
         dies_in_sync: bool = False,
         in_order: bool = False,
@@ -81,7 +82,7 @@ class Search:
 
         Args:
             alike: servers that never try to lead and differ in nothing but their number.
-            reads: what clients may ask once each, and which server.
+            reads: what clients may ask once each, and which server; how a change ended, too.
             runs: the only servers that ever run; by default all.
             in_order: each command names the one before it in its `after`.
             counted: whether commits are counted, and started servers have to be confirmed.
@@ -263,6 +264,16 @@ class Search:
                     raise Violation(f"two servers differ after slot {slot}")
             case "acknowledged", _, _:
                 seen.add(effect)
+            case "entered", epoch, left, missing:
+                if left or missing:
+                    raise Violation(
+                        f"server {server} is in epoch {epoch}, still holds slots {left} above the "
+                        f"seal, and lacks {missing} below it"
+                    )
+                seen.add(("entered", epoch, server))
+            case "told", _, outcome:
+                seen.add(effect)
+                self._check_told(seen, outcome)
             case "read", number, payload:
                 for fact in seen:
                     if fact[:2] == ("asked", number):
@@ -283,11 +294,31 @@ class Search:
         if self.steps.changes:
             seen.add(("decided", slot, configuration.epoch))
             self._check_epochs(seen)
+            for fact in tuple(seen):
+                if fact[0] == "told":
+                    self._check_told(seen, "" if fact[2] == "done" else fact[2])
         for fact in seen:
             if fact[:2] == ("chosen", slot) and fact[2] != value:
                 raise Violation(
                     f"slot {slot} is chosen twice: {text_of(value)} and {text_of(fact[2])}"
                 )
+
+    def _check_told(self, seen: set[Fact], outcome: str) -> None:
+        """How a change is said to have ended is how it ended, and will ever have."""
+        if outcome not in ("done", "not done", "refused"):
+            return
+        ends = [
+            decode_config(fact[2]) for fact in seen if fact[0] == "chosen" and is_config(fact[2])
+        ]
+        if outcome != "done":
+            if ends:
+                raise Violation(f"the change is told as {outcome!r}, and {ends} is chosen")
+            return
+        after = min(ends, key=lambda end: end.epoch, default=None)
+        voters = after.voters if after is not None else ()
+        level = [fact[2] for fact in seen if fact[0] == "entered" and fact[2] in voters]
+        if after is None or len(set(level)) < after.majority:
+            raise Violation(f"the change is told as done, and only {level} of {after} know of it")
 
     def _check_epochs(self, seen: set[Fact]) -> None:
         """Each slot is decided by the configuration of its own epoch."""

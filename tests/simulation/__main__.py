@@ -3,6 +3,7 @@
 python -m tests.simulation --seed 7 --steps 1000           one seed; its trace if it fails
 python -m tests.simulation --seed 7 --trace                one seed, with its trace
 python -m tests.simulation --seeds 1000 --steps 1000       many seeds, over all cores
+python -m tests.simulation --seeds 5000 --about members    all of them with members that change
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from tests.simulation.runner import Outcome, run
 TRACE_LINES = 200
 """Of a failing run so many of the last lines are shown, unless all are asked for."""
 
+MATTERS = ("leases", "bounds", "coordination", "members")
+"""What all runs may be about (`draw_plan`)."""
+
 OK, FAILED, USAGE = 0, 1, 2
 
 
@@ -31,7 +35,8 @@ def main() -> int:
     """Run what is asked for; 0 if every predicate held in every run."""
     arguments = _parser().parse_args()
     if arguments.seeds is None:
-        return _one_seed(arguments.seed, arguments.steps, arguments.trace, arguments.minimise)
+        plan = _drawn(arguments.seed, arguments.steps, arguments.about)
+        return _one_seed(plan, arguments.trace, arguments.minimise)
     start = perf_counter()
     try:
         totals = run_campaign(
@@ -40,6 +45,7 @@ def main() -> int:
             arguments.steps,
             report=arguments.report,
             workers=arguments.workers,
+            about=arguments.about,
         )
     except (ReportError, OSError) as error:
         print(error, file=sys.stderr)
@@ -47,12 +53,17 @@ def main() -> int:
     _print_totals(totals, perf_counter() - start)
     if not totals.failures:
         return OK
+    about = f" --about {arguments.about}" if arguments.about else ""
     for seed, text in totals.failures[:10]:
         print(f"seed {seed}: {text}")
-        print(f"  again: python -m tests.simulation --seed {seed} --steps {arguments.steps}")
+        print(f"  again: python -m tests.simulation --seed {seed} --steps {arguments.steps}{about}")
     if arguments.minimise:
-        _minimise(draw_plan(totals.failures[0][0], arguments.steps))
+        _minimise(_drawn(totals.failures[0][0], arguments.steps, arguments.about))
     return FAILED
+
+
+def _drawn(seed: int, steps: int, about: str) -> Plan:
+    return draw_plan(seed, steps, **{f"about_{about}": True} if about else {})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="the seed, or the first of many")
     add("--steps", type=int, default=1000, help="steps under faults, before all is healed")
     add("--seeds", type=int, help="run so many seeds over all cores")
+    add("--about", choices=MATTERS, default="", help="make every run one about this")
     add("--trace", action="store_true", help="print the whole trace of the one seed")
     add("--report", type=Path, help="with --seeds: a file to keep the results in and resume from")
     add("--workers", type=int, help="processes to use (default: one for each core)")
@@ -73,8 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _one_seed(seed: int, steps: int, whole_trace: bool, cut_down: bool) -> int:
-    plan = draw_plan(seed, steps)
+def _one_seed(plan: Plan, whole_trace: bool, cut_down: bool) -> int:
     print(_describe(plan))
     if whole_trace:
         outcome = run(plan, sys.stdout.write)

@@ -59,10 +59,11 @@ class Totals:
         self.failures.extend((seed, text) for seed, text in chunk["failures"])
 
 
-def _run_chunk(job: tuple[int, int, int]) -> dict[str, Any]:
+def _run_chunk(job: tuple[int, int, int, str]) -> dict[str, Any]:
     """Run the seeds `first` … `first + count - 1`; in a worker process."""
-    first, count, steps = job
-    outcomes = [run(draw_plan(seed, steps)) for seed in range(first, first + count)]
+    first, count, steps, about = job
+    wanted = {f"about_{about}": True} if about else {}
+    outcomes = [run(draw_plan(seed, steps, **wanted)) for seed in range(first, first + count)]
     faults: Counter[str] = Counter()
     for outcome in outcomes:
         faults.update(outcome.faults)
@@ -83,9 +84,11 @@ def _run_chunk(job: tuple[int, int, int]) -> dict[str, Any]:
 
 def run_campaign(
     first: int, seeds: int, steps: int, *, report: Path | None = None, workers: int | None = None,
-    console: Console | None = None,
+    console: Console | None = None, about: str = "",
 ) -> Totals:  # fmt: skip
     """Run seeds `first` … `first + seeds - 1`, skipping what `report` has already.
+
+    All of them are about one matter if `about` names one ("members", "leases", …).
 
     Raises `ReportError` if the report is of another campaign.
     """
@@ -93,13 +96,13 @@ def run_campaign(
     done: set[int] = set()
     file: TextIO | None = None
     if report is not None:
-        heading = {"first": first, "seeds": seeds, "steps": steps}
+        heading = {"first": first, "seeds": seeds, "steps": steps, "about": about}
         for chunk in _resume(report, heading):
             totals.add(chunk)
             done.add(chunk["first"])
         file = report.open("a", encoding="utf-8")
     jobs = [
-        (start, min(CHUNK, first + seeds - start), steps)
+        (start, min(CHUNK, first + seeds - start), steps, about)
         for start in range(first, first + seeds, CHUNK)
         if start not in done
     ]
@@ -127,7 +130,7 @@ def run_campaign(
     return totals
 
 
-def _resume(report: Path, heading: dict[str, int]) -> Iterator[dict[str, Any]]:
+def _resume(report: Path, heading: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The chunks that a report holds; starts the report if there is none."""
     if not report.exists() or report.stat().st_size == 0:
         report.write_text(json.dumps(heading) + "\n", encoding="utf-8")

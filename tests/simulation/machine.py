@@ -187,6 +187,12 @@ class SimulatedDisk:
         return self._inner.count
 
     @property
+    def epoch(self) -> int:
+        """The one after the last seal that is durable here."""
+        configuration = self._inner._durable.configuration
+        return 0 if configuration is None else configuration.epoch
+
+    @property
     def dirty(self) -> bool:
         return self._inner.dirty
 
@@ -258,6 +264,11 @@ class SimulatedDisk:
             self._made = None
         for configuration in self._seals:
             watch.on_seal_durable(server, configuration)
+            rows = self._inner._accepted.values()
+            watch.on_rows_kept(server, [
+                (row.slot, row.ballot) for row in rows
+                if row.slot > configuration.sealed_at and row.ballot.epoch < configuration.epoch
+            ])  # fmt: skip
         if self._promise is not None:
             watch.on_first_promise(server, self.incarnation)
             watch.on_promise_durable(server, self._promise)
@@ -284,8 +295,10 @@ class SimulatedDisk:
     def remembers(self) -> dict[ServerId, tuple[int, int]]:
         """Per other server by which directory, and how many commits of it, it is known here."""
         marks = self._inner._durable
-        members = () if marks.made is None else marks.made.members
-        return {s: (number, marks.counts.get(s, 0)) for s, number in members}
+        if marks.made is None:
+            return {}
+        members = (marks.configuration or Configuration.of(marks.made)).incarnations
+        return {s: (number, marks.counts.get(s, 0)) for s, number in members.items()}
 
     def crash(self) -> None:
         """Lose exactly what was not synced."""

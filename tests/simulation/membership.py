@@ -19,6 +19,7 @@ from paxon.actors.records.configuration import Configuration, Member
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tests.simulation.machine import SimulatedDisk
     from tests.simulation.node import Node
     from tests.simulation.plan import Fault, Plan
     from tests.simulation.world import World
@@ -30,6 +31,8 @@ __all__ = [
     "draw_membership",
     "leads_for_itself",
     "members_after",
+    "notices",
+    "was_member",
 ]
 
 SHARE = 0.3
@@ -37,8 +40,6 @@ SHARE = 0.3
 KINDS = ("add", "remove", "swap", "some", "others", "learner", "without leader", "same")
 """What a change is like; `Fault.amount` draws it."""
 MOST_VOTERS = 7
-OLD_COPIES = frozenset({"old_copy"})
-"""Faults that no run with changes has."""
 
 
 def draw_membership(plan: Plan, wanted: bool | None, fault: type[Fault], *, free: bool) -> None:
@@ -50,12 +51,14 @@ def draw_membership(plan: Plan, wanted: bool | None, fault: type[Fault], *, free
     plan.made = True
     plan.servers = min(plan.servers, 5)
     plan.spare = random.choice((1, 2, 4))
+    if random.random() < 0.1:  # one server alone, that grows
+        plan.servers, plan.spare = 1, random.choice((2, 4, 6))
+    if "transfer_bytes" in plan.settings:  # (snapshots hold configurations: no end byte by byte)
+        plan.settings["transfer_bytes"] = max(100, plan.settings["transfer_bytes"])
     machines = plan.servers + plan.spare
     plan.clock_rates = [plan.clock_rates[n % len(plan.clock_rates)] for n in range(machines)]
     kept = []
     for one in plan.faults:
-        if one.kind in OLD_COPIES:
-            continue
         change: dict[str, int] = {"group": random.getrandbits(machines) << 1}
         if one.kind != "restart_client" and one.server:
             change["server"] = random.randint(1, machines)
@@ -74,6 +77,17 @@ def draw_membership(plan: Plan, wanted: bool | None, fault: type[Fault], *, free
             soon, seconds = step + random.randint(1, 12), round(random.uniform(0, 1.0), 4)
             kind = random.choice(("crash", "isolate", "crash_before_sync", "crash_after_sync"))
             kept.append(fault(soon, kind, 0, seconds, round(random.random(), 4), group))
+        if random.random() < 0.2:
+            server, seconds = random.randint(1, machines), round(random.uniform(0, 0.5), 4)
+            lost = max(0, step + random.randint(-30, 30))
+            kept.append(fault(lost, "lose_disk", server, seconds, 0.0, group))
+        if random.random() < 0.15:  # a lost disk was not lost: its server is started on it again
+            later, seconds = step + random.randint(1, 60), round(random.uniform(0.2, 2.0), 4)
+            kept.append(fault(later, "lost_disk_is_back", 0, seconds, 0.0, group))
+        if random.random() < 0.2:  # a copy of a directory from before the change
+            server, seconds = random.randint(1, machines), round(random.uniform(0.05, 2.0), 4)
+            copied, amount = max(0, step - random.randint(0, 20)), round(random.random(), 4)
+            kept.append(fault(copied, "old_copy", server, seconds, amount, group))
         step += 1 + int(random.expovariate(1 / gap))
     plan.faults = kept
 
@@ -126,6 +140,45 @@ def changes_for(now: Configuration, wanted: tuple[Member, ...]) -> tuple[MemberC
     return (*changes, *(MemberChange("remove", server) for server in held))
 
 
+def was_member(world: World, node: Node, copy: SimulatedDisk) -> bool:
+    """Whether this directory has been a member's since it was copied: else it has told nothing."""
+    later = world.watch.epochs.configurations[copy.epoch :]
+    return any(each.incarnations.get(node.id) == copy.incarnation for each in later)
+
+
+def notices(world: World, node: Node, copy: SimulatedDisk) -> bool:
+    """Whether the cluster promises that this copy of a directory never votes.
+
+    In each epoch, from the copy's own on, in which it has a vote: those who remember a later state
+    of it, or know of a later epoch, have to meet every majority. And one at a time.
+    """
+    others = [other for other in world.nodes.values() if other is not node]
+    if any(other.newest is not None or other.away is not None for other in others):
+        return False
+    if node.away is not None or any(disk.replaced for disk in world.watch.disks.values()):
+        return False
+    for configuration in world.watch.epochs.configurations[copy.epoch :]:
+        held = configuration.find(node.id)
+        if held is None or held.incarnation != copy.incarnation:
+            continue
+        if not held.voter:
+            return False  # (a learner tells of its commits: later ones are not its old ones, then)
+        sure = 0
+        for other in others:
+            member = configuration.find(other.id)
+            if member is None or not member.voter:
+                continue
+            remembered = other.disk.remembers().get(node.id, (0, 0))
+            sure += (
+                other.disk.incarnation != member.incarnation  # it confirms nothing any more
+                or other.disk.epoch > configuration.epoch
+                or (remembered[0] == copy.incarnation and remembered[1] > copy.count)
+            )
+        if sure < len(configuration.voters) - configuration.majority + 1:
+            return False
+    return True
+
+
 class Administrator:
     """Somebody who asks for a change until he knows how it ended (actors/members.py).
 
@@ -142,9 +195,12 @@ class Administrator:
         self.ended = ""
 
     def ask(self, at: Node) -> None:
-        """Ask, and once more a moment later."""
+        """Ask, and once more a moment later; a copy may come after the answer to the first."""
         self._asked += 1
         at.ask_for_change(self._request)
+        if self._random.random() < 0.3:
+            late = self._world.now + self._random.random() * 1.5
+            self._world.schedule(late, lambda _: at.ask_for_change(self._request), None)
         self._world.schedule(
             self._world.now + 0.02 + self._random.random() * 0.3, self._again, None
         )

@@ -100,6 +100,7 @@ def _changes(plan: Plan) -> Iterator[Callable[[Plan], object]]:
     yield from (partial(_without_setting, name) for name in plan.settings)
     yield from (partial(_without_kind, kind) for kind in plan.clients.weights)
     yield _true_clocks
+    yield _without_spare
     yield from (partial(_shrink, servers) for servers in (3, 5) if servers < plan.servers)
 
 
@@ -113,7 +114,7 @@ def _without_kind(kind: str, plan: Plan) -> None:
 
 
 def _true_clocks(plan: Plan) -> None:
-    plan.clock_rates = [1.0] * plan.servers
+    plan.clock_rates = [1.0] * len(plan.clock_rates)
 
 
 def _setter(part: str, name: str, value: Any) -> Callable[[Plan], object]:
@@ -121,12 +122,20 @@ def _setter(part: str, name: str, value: Any) -> Callable[[Plan], object]:
 
 
 def _shrink(servers: int, plan: Plan) -> None:
+    """Fewer members at first; machines that are none stay beside them."""
     plan.servers = servers
-    plan.clock_rates = plan.clock_rates[:servers]
+    machines = servers + plan.spare
+    plan.clock_rates = plan.clock_rates[:machines]
+    plan.own = plan.own[:machines]
     plan.faults = [
-        Fault(f.step, f.kind, f.server % (servers + 1), f.seconds, f.amount, f.group)
+        Fault(f.step, f.kind, f.server % (machines + 1), f.seconds, f.amount, f.group)
         for f in plan.faults
     ]
+
+
+def _without_spare(plan: Plan) -> None:
+    plan.spare = 0
+    _shrink(plan.servers, plan)
 
 
 _TEST = '''"""{title}

@@ -82,16 +82,26 @@ class Node:
         self._snapshot_at = 0.0
         self.newest: tuple[SimulatedDisk, DiskBooks] | None = None
         """What an old copy has taken the place of, and its books."""
+        self.lost: tuple[SimulatedDisk, DiskBooks] | None = None
+        """A disk that was taken for lost while members change …"""
+        self.away: tuple[SimulatedDisk, DiskBooks] | None = None
+        """… and the one in use, while the server is started on that once more."""
 
     def _new_disk(self) -> None:
-        """An empty disk, and codecs that put its incarnation into every frame."""
         incarnation = self._disk_random.getrandbits(63)
-        self.disk = SimulatedDisk(CLUSTER, self.id, incarnation, self, self.watch)
-        self.peer_codec = peer_codec(self.id, incarnation)
+        self._use(SimulatedDisk(CLUSTER, self.id, incarnation, self, self.watch))
+
+    def _use(self, disk: SimulatedDisk) -> None:
+        """This disk from now on, and codecs that put its incarnation into every frame."""
+        self.disk = disk
+        self.peer_codec = peer_codec(self.id, disk.incarnation)
         self.client_codec = port_codec(self.id)
 
     def replace_disk(self, *, rejoin: bool = True, join: bool = False) -> None:
         """The disk is lost; the server will start with an empty one, perhaps told how."""
+        sound = rejoin and self.newest is None
+        self.lost = (self.disk, self.watch.disks[self.id]) if sound else None
+        self.newest = None
         self.watch.on_disk_lost(self.id)
         self.settings = msgspec.structs.replace(self.settings, rejoin=rejoin, join=join)
         if rejoin or join:  # whoever starts it knows who the members are by now
@@ -114,6 +124,26 @@ class Node:
         self.disk = copy
         self.watch.disks[self.id] = books.copy()
         self.watch.disks[self.id].old = old
+        self.watch.disks[self.id].behind = copy.epoch < self.watch.epochs.last.epoch
+
+    def take_back(self) -> bool:
+        """Start on the disk that was taken for lost, though another has its place by now."""
+        if self.lost is None or self.newest is not None or self.watch.disks[self.id].replaced:
+            return False
+        self.crash("a disk that was lost is found")
+        self.away = (self.disk, self.watch.disks[self.id])
+        disk, self.watch.disks[self.id] = self.lost
+        self.lost = None
+        self._use(disk)
+        return True
+
+    def give_back(self) -> None:
+        """The disk in use comes back in its place, if it is away."""
+        if self.away is not None:
+            self.crash("the disk in use comes back")
+            disk, self.watch.disks[self.id] = self.away
+            self.away = None
+            self._use(disk)
 
     def remedy(self, rejoin: bool) -> None:
         """The server has refused an old copy: its newest directory, or an empty one, comes back."""

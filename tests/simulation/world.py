@@ -17,7 +17,7 @@ from paxon.actors.records import rounds
 from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst
 from tests.harness import change_members, make_cluster
-from tests.invariants import ClusterWatch
+from tests.invariants import ClusterWatch, require
 from tests.linearizability import Recorder
 from tests.simulation.client import SimulatedClient
 from tests.simulation.coordinator import Coordinator
@@ -27,6 +27,8 @@ from tests.simulation.membership import (
     changes_for,
     leads_for_itself,
     members_after,
+    notices,
+    was_member,
 )
 from tests.simulation.network import SimulatedNetwork
 from tests.simulation.node import CLUSTER, Node
@@ -176,7 +178,10 @@ class World:
     def down(self, node: Node, why: str) -> None:
         """A process died of something: somebody starts it again a little later."""
         node.crash(why)
-        if "is an old copy" in why:
+        if node.away is not None:
+            node.give_back()
+        elif "is an old copy" in why:
+            require(node.newest is not None, "no failure", "server %d: %s", node.id, why)
             self._remedy(node)
         elif "start once with --rejoin" in why:  # it came into force as this disk was being lost
             node.replace_disk()
@@ -185,7 +190,10 @@ class World:
     def retire(self, node: Node) -> None:
         """A server was taken out of the cluster: its machine is there for another one."""
         self.faults["retired"] += 1
-        node.replace_disk(rejoin=False, join=True)
+        if node.away is not None:
+            node.give_back()
+        else:
+            node.replace_disk(rejoin=False, join=True)
         self.schedule(self.now + 0.01 + node.random.random() * 0.5, self._start, node)
 
     def connections_end(self, server: int) -> None:
@@ -357,7 +365,7 @@ class World:
         disk that is lost, no other is, and nobody is about to decide who needs it.
         """
         node = self._node(fault)
-        if node.newest is not None:
+        if node.newest is not None or node.away is not None:
             return
         if not self.watch.making.in_force:
             self._empty_all(fault, node)
@@ -372,6 +380,21 @@ class World:
         node.crash("its disk is lost")
         node.replace_disk()
         self._later(fault, self._start, node)
+
+    def _fault_lost_disk_is_back(self, fault: Fault) -> None:
+        """A server is started on a disk that was taken for lost, for a while, or until it stops."""
+        old = any(node.newest is not None for node in self.nodes.values())
+        for node in () if old else self.nodes.values():
+            if node.take_back():
+                self.faults["lost_disk_was_back"] += 1
+                self.schedule(self.now + 0.01, self._start, node)
+                self._later(fault, self._give_back, node)
+                return
+
+    def _give_back(self, node: object) -> None:
+        assert isinstance(node, Node)
+        node.give_back()
+        self._start(node)
 
     def _fault_change_settings(self, fault: Fault) -> None:
         """What all servers agree on is changed, if whoever is asked leads and all are known."""
@@ -390,6 +413,8 @@ class World:
         removed = leader.configuration.removed  # (these never come back: M14)
         disks = {node.id: node.disk.incarnation for node in self.nodes.values()}
         disks = {server: number for server, number in disks.items() if number not in removed}
+        for member in leader.configuration.members:  # (whose machine has an older disk just now)
+            disks.setdefault(member.server, member.incarnation)
         members = members_after(leader.configuration, disks, me, fault)
         if int(fault.amount * 10_000) % 2:  # at once, with no look at who could serve
             change_members(leader, members, self._next_fault)
@@ -449,8 +474,10 @@ class World:
         fine. Others may go down in the same moment.
         """
         node, copy, books, fault = what  # as scheduled above
-        stale = copy.count < node.disk.count
+        stale = copy.count < node.disk.count and was_member(self, node, copy)
         if not copy.load().in_force:  # (then it is refused, too: actors/records/making.py)
+            return
+        if node.away is not None:
             return
         if self.healing or node.newest is not None or copy.incarnation != node.disk.incarnation:
             return
@@ -466,6 +493,8 @@ class World:
                 self._later(fault, self._start, other)
 
     def _notices(self, node: Node, copy: SimulatedDisk) -> bool:
+        if self.plan.spare:
+            return notices(self, node, copy)
         disks = {n.id: n.disk for n in self.nodes.values()} | {node.id: copy}
         old = [n.id for n in self.nodes.values() if n.newest is not None] + [node.id]
         enough = len(disks) - (len(disks) // 2 + 1) + 1
@@ -519,6 +548,7 @@ class World:
                 node.wake_up(0.0)
             while node.paused:
                 node.resume()
+            node.give_back()
         for node in self.nodes.values():
             self._start(node)
 
