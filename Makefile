@@ -89,6 +89,11 @@ clean:
 
 # --- the environment -----------------------------------------------------------------------------
 
+# All that is not Paxon, which is linked anew whenever its files come and go.
+WANTED := import tomllib; all = tomllib.load(open("pyproject.toml", "rb")); project = all["project"]; \
+  print(*all["build-system"]["requires"], "wheel", *project["dependencies"], \
+        *project["optional-dependencies"]["dev"], sep="\n")
+
 # A .venv whose Python is gone (an upgraded system, another machine's copy) is made anew.
 ifneq ($(shell $(RUN) -c 'print("works")' 2>/dev/null),works)
 $(VENV)/installed: FORCE
@@ -101,9 +106,9 @@ $(VENV)/installed: pyproject.toml
 	  echo 'This Python makes no virtual environments: apt install python3-venv' >&2; exit 1; }
 	@echo Setting up .venv with $(PYTHON) '(once; for another: make clean, make PYTHON=… …) …'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check 'setuptools>=77' wheel
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation \
-	  --config-settings editable_mode=strict --editable '.[dev]'
+	@$(RUN) -c '$(WANTED)' >$(VENV)/wanted
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --requirement $(VENV)/wanted
+	@$(RUN) -m compileall -q -j 0 $(VENV)/lib || true # (some packages hold files that are wrong on purpose)
 	@touch $@
 
 # The editable installation has a link for each source file and knows the folder's place: a new file
