@@ -20,6 +20,9 @@ from tests.etcd.tools import Unavailable, fetched_or_raise
 from tests.soak import sized
 
 SECONDS = sized(4, 1800)
+_BY_ITSELF = '"$0" "$@"; exit $?'
+"""Linux counts the most memory that a process ever had from before its exec on: as the child of a
+test run that has grown large, the fuzzer would take the run's for its own."""
 
 
 def word(number: int) -> bytes:

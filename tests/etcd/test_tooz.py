@@ -13,19 +13,17 @@ import pytest
 from tests.etcd.tools import Gateway, fetched
 from tests.soak import sized
 
-PASSES = 65
-"""The others it skips: what its driver for etcd does not have."""
-ASLEEP = ["test_watch_join_group_disappear", "two_lock_process"]
-"""Sleep for half a minute, and two of them for seconds: left to the long run."""
+CHOSEN, PASSES = sized(("(lock or leader) and not two_lock_process", 20), ("", 65))
+"""Its groups sleep for seconds each: left to the long run. It skips by itself what its driver for
+etcd does not have."""
 
 
 @pytest.mark.timeout(900)
 def test_tooz(gateway: Gateway, tmp_path: Path) -> None:
-    library, asleep = fetched("tooz", "tooz"), sized(ASLEEP, [])
-    passes = sized(PASSES - 3, PASSES)
+    library = fetched("tooz", "tooz")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore",
-         "-k", " or ".join(asleep) and f"not ({' or '.join(asleep)})",
+         "-k", CHOSEN,
          "--rootdir", str(tmp_path), "-c", os.devnull,
          str(library / "tooz" / "tests" / "test_coordination.py")],
         env={
@@ -36,4 +34,4 @@ def test_tooz(gateway: Gateway, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed is not None and int(passed[1]) == passes, done.stdout[-4000:]
+    assert passed is not None and int(passed[1]) == PASSES, done.stdout[-4000:]

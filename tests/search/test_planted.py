@@ -108,11 +108,14 @@ def walked(first: int) -> str:
 
 
 FIRST_SEED = {
-    "a clock that stands still in a suspended machine": 41,
+    "a clock that stands still in a suspended machine": 58,
+    "a lease from those who were not asked": 13,
     "count a lease from its confirmation": 142,
-    "count on a lease for all of its length": 70,
+    "count on a lease for all of its length": 246,
     "choose by the index alone": 109,
     "count the first chunk of a promise": 34,
+    "grant a pre-vote before confirmation": 20,
+    "repeat a promise under a lease": 25,
 }
 """Where to begin, of those that take long to be found: it saves time, and decides nothing."""
 
@@ -163,7 +166,7 @@ def test_a_planted_bug_is_caught(bug: PlantedBug) -> None:
 @pytest.mark.parametrize("name", ANYWHERE)
 def test_the_simulator_catches_it_by_the_predicate_that_says_so(name: str) -> None:
     with by_name(name).apply():
-        assert simulated(1, None) == ANYWHERE[name]
+        assert simulated(FIRST_SEED.get(name, 1), None) == ANYWHERE[name]
 
 
 @pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.name.replace(" ", "-"))

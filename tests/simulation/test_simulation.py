@@ -75,7 +75,7 @@ def test_short_runs_are_clean_and_meet_every_kind_of_fault() -> None:
 
 def test_plans_differ_in_kind() -> None:
     plans = [draw_plan(seed, 1000) for seed in range(200)]
-    assert {plan.servers for plan in plans} == {3, 5, 7}
+    assert {plan.servers for plan in plans} == {1, 3, 5, 7}  # (one alone grows)
     assert {plan.policy for plan in plans} == {"stable", "immediate", "random", "backoff"}
     assert any(not plan.faults for plan in plans)
     assert any(len(plan.faults) > 20 for plan in plans)
