@@ -1593,6 +1593,11 @@ class PaxosServer(BurstActor):
             configuration.sealed_at,
         )  # fmt: skip
         if self.is_voter and self.settings.server == named:
+            self._lead_first()
+
+    def _lead_first(self) -> None:
+        """Open the epoch (M10), or in time, if a lease of an earlier life may hold."""
+        if not self._lease_may_hold():
             self.campaign()
 
     def _names(self, configuration: Configuration) -> ServerId:
@@ -1631,7 +1636,7 @@ class PaxosServer(BurstActor):
                 self._reign.leaving.add(sender)
         elif sealed.start and not self.promised.leader:
             if self.is_voter:
-                self.campaign()
+                self._lead_first()
             elif self._opening is not None:
                 self._opening.named = self.settings.server
 
@@ -2022,7 +2027,7 @@ class PaxosServer(BurstActor):
                 self._step_down()
         elif self.is_voter and not before and opening is not None:  # somebody waits
             if opening.named == self.settings.server and not self.promised.leader:
-                self.campaign()
+                self._lead_first()
             elif opening.asked is not None:
                 self.on_p1a(*opening.asked)
 

@@ -14,6 +14,7 @@ from paxon.actors.messages import (
     P2B,
     Accepted,
     CatchUp,
+    CommitNote,
     CountAnswer,
     CountQuestion,
     Heartbeat,
@@ -363,6 +364,32 @@ def test_an_epoch_is_opened_at_once_by_servers_that_were_restarted() -> None:  #
     cluster.change(leader, leader, *[s for s in voters if s not in (gone, leader)])
     cluster.stabilize()
     assert cluster.servers[leader].role == "leader" and cluster.epochs(leader) == [2]
+
+
+def test_who_is_to_open_an_epoch_waits_for_the_leases_of_its_earlier_life() -> None:  # M10
+    """What it granted before a restart it cannot tell from what was granted in this epoch.
+
+    (Found by the simulator, seed 20676 of runs about members: the server stopped.)
+    """
+    cluster = serving(4)
+    cluster.change(1, 2, 3, 4)
+    cluster.deliver(P2A)
+    cluster.deliver(P2B)
+    cluster.deliver(CommitNote)
+    cluster.packets.clear()
+    opener = next(s for s in (2, 3, 4) if cluster.servers[s].role == "follower")
+    server = cluster.servers[opener]
+    assert server.configuration.epoch == 1 and not server.promised.leader
+    server._storage.save_lease(150_000)
+    server._commit()
+    cluster.restart(opener)
+    cluster.packets.clear()
+    server = cluster.servers[opener]
+    assert server.is_voter and server._lease_may_hold()
+    cluster.hand(opener, 1, Sealed(0, server.configuration.sealed_at, start=True))
+    assert server.role == "follower"
+    cluster.pass_time(2.0)
+    assert sum(cluster.servers[s].role == "leader" for s in (2, 3, 4)) == 1
 
 
 def test_who_heard_of_a_later_epoch_accepts_nothing_either() -> None:  # M15
