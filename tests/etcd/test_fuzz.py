@@ -57,9 +57,9 @@ def test_no_input_breaks_it(tmp_path: Path) -> None:
     for number, data in enumerate(seeds()):
         (corpus / str(number)).write_bytes(data)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.etcd.fuzz", f"-max_total_time={SECONDS}", "-max_len=4096",
-         "-timeout=20", "-rss_limit_mb=600", f"-artifact_prefix={tmp_path}/",
-         "-print_final_stats=1", str(corpus)],
+        ["/bin/sh", "-c", _BY_ITSELF, sys.executable, "-m", "tests.etcd.fuzz",
+         f"-max_total_time={SECONDS}", "-max_len=4096", "-timeout=20", "-rss_limit_mb=600",
+         f"-artifact_prefix={tmp_path}/", "-print_final_stats=1", str(corpus)],
         env={**os.environ, "PYTHONPATH": str(library)}, cwd=Path(__file__).parents[2],
         capture_output=True, text=True, errors="replace", timeout=SECONDS + 300, check=False,
     )  # fmt: skip
