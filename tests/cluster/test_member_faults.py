@@ -14,6 +14,7 @@ from paxon.kvstore import Client
 from paxon.kvstore.client.addresses import free_ports, hold_ports
 from tests.cluster.helpers import one_sentence, paxon_here
 from tests.cluster.test_making import PATIENCE, THREE, Servers, made_of_three
+from tests.ports import own_ports
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.process
@@ -102,12 +103,12 @@ def test_the_same_address_and_the_same_lists_again(servers: Servers) -> None:
     servers.start(4, four, "--join", servers.address(1))
     member(servers, 1, "add", "4", "--learner")
     servers.stop(4)
-    servers.peer[4], servers.client[4] = free_ports(2)
+    servers.peer[4], servers.client[4] = own_ports(2)  # (nobody else is given them)
     servers.start(4, four)
     for server in four:
         servers.stop(server)
         servers.start(server, four)
-        wait_until(lambda: _alike(servers, four))
+        wait_until(lambda: _alike(servers, four), f"all say the same after {server}'s restart")
     with Client(servers.address(4), timeout=PATIENCE) as client:
         assert client.get("k") == b"acknowledged"
 
