@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?= --quick
 SEEDS ?= 270
 SOAK_SEEDS ?= 100000
-PROCESS_TESTS ?= 2
+PROCESS_TESTS ?= 3
 ALL_CORES := -n auto --dist worksteal
 # Tests are compiled once and not by each of the processes that run them, in containers too.
 export PYTHONDONTWRITEBYTECODE :=
@@ -39,8 +39,8 @@ demo: compiled
 	$(RUN) -m paxon.kvstore.cli demo
 
 # What needs no server processes fills every core; lint, which uses but one, runs beside it. The rest
-# waits for elections and disks as well: two such tests at a time. (Exit 5: PYTEST_ARGS names only
-# tests of another part.)
+# waits for elections and disks as well: three such tests at a time keep two cores busy. (Exit 5:
+# PYTEST_ARGS names only tests of another part.)
 test: compiled
 	@$(call beside_lint,PAXON_SEEDS=$(SEEDS) $(RUN) -m pytest -m 'not process' $(ALL_CORES) $(PYTEST_ARGS))
 	$(RUN) -m pytest -m process -n $(PROCESS_TESTS) --dist worksteal $(PYTEST_ARGS) || [ $$? = 5 ]
