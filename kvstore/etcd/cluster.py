@@ -13,6 +13,7 @@ from paxon.kvstore.etcd.calls import Call, Method
 from paxon.kvstore.etcd.errors import Code, Refused
 from paxon.kvstore.etcd.front import Front
 from paxon.kvstore.etcd.messages import message
+from paxon.kvstore.store import operations as wire
 
 __all__ = ["ETCD_VERSION", "ClusterService", "Save"]
 
@@ -166,8 +167,10 @@ class ClusterService:
         await self._front.look()
         return message("HashResponse")(header=self._front.header(), hash=self._digest())
 
-    async def hash_kv(self, _request: Any, _timeout: float) -> Any:
-        """A hash of Paxon's own."""
+    async def hash_kv(self, request: Any, timeout: float) -> Any:
+        """A hash of Paxon's own, of now: there is none of a revision, but it has to be one."""
+        wanted = wire.Range(b"\0", revision=max(0, request.revision), count_only=True)
+        await self._front.ask_one(wanted, timeout)
         await self._front.look()
         return message("HashKVResponse")(header=self._front.header(), hash=self._digest())
 

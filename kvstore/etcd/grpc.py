@@ -23,6 +23,8 @@ _PREFIX = 5
 _HEAD = header_block((b":status", b"200"), (b"content-type", b"application/grpc"))
 _OK = header_block((b"grpc-status", b"0"))
 _NOT_GRPC = header_block((b":status", b"415"))
+_MAX_TEXT = 1000
+"""Characters of an error's text: clients take headers of a few kilobytes."""
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
@@ -38,7 +40,7 @@ def _timeout_of(headers: Headers) -> float:
 
 
 def _trailers(refused: Refused) -> bytes:
-    text = quote(refused.text.encode(), safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}~").encode()
+    text = quote(refused.text[:_MAX_TEXT].encode(), safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}~").encode()
     return header_block((b"grpc-status", b"%d" % refused.code), (b"grpc-message", text))
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -25,6 +26,8 @@ _MAX_BODY = 2 * MAX_MESSAGE_BYTES
 """Bytes of a request: values are in base64."""
 _MAX_AHEAD = 64 << 10
 """Bytes that may come before the request in front of them is answered."""
+_PLAIN, _QUOTED = re.compile(rb'["{}\[\]]'), re.compile(rb'"|\\.', re.DOTALL)
+"""What matters outside and inside of a JSON document's strings to find its end."""
 _JSON = "application/json"
 _GRPC = ("Grpc-Metadata-Content-Type", "application/grpc")
 
@@ -242,13 +245,45 @@ def _parsed(method: Method, text: bytes) -> Any:
         raise Refused(Code.INVALID_ARGUMENT, str(error)) from None
 
 
+class Documents:
+    """Cuts a stream into JSON documents, as they come: each byte is looked at once."""
+
+    def __init__(self) -> None:
+        self.left = bytearray()
+        """What belongs to no whole document yet."""
+        self._seen = 0
+        self._depth = 0
+        self._quoted = False
+
+    def take(self, data: bytes) -> Iterator[bytes]:
+        """More has come: the documents that are whole now. (What is none stays in `left`.)"""
+        left = self.left
+        left += data
+        while found := (_QUOTED if self._quoted else _PLAIN).search(left, self._seen):
+            self._seen = found.end()
+            mark = found[0][:1]
+            if mark == b'"':
+                self._quoted = not self._quoted
+            elif mark in b"{[":
+                self._depth += 1
+            elif mark in b"}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    yield bytes(left[: self._seen])
+                    del left[: self._seen]
+                    self._seen = 0
+        self._seen = max(self._seen, len(left) - left.endswith(b"\\"))  # (it escapes what comes)
+
+
 class _JsonCall:
     """A stream of JSON documents in, one out; see `Call`."""
 
     def __init__(self, connection: Http1, method: Method) -> None:
         self._connection, self._method = connection, method
-        self._text = b""
+        self._coming = Documents()
         self._documents: deque[bytes] = deque()
+        self._held = 0
+        """Bytes of them."""
         self._ended = False
         self._refused: Refused | None = None
         self._wake = asyncio.Event()
@@ -259,28 +294,14 @@ class _JsonCall:
         if data is None:
             self._ended = True
         else:
-            self._text += data
-            self._split()
-            held = len(self._text) + sum(map(len, self._documents))
-            if held > _MAX_BODY and self._refused is None:
+            if self._refused is None:
+                for document in self._coming.take(data):
+                    self._documents.append(document)
+                    self._held += len(document)
+            if self._held + len(self._coming.left) > _MAX_BODY:
                 self._refused = Refused(Code.RESOURCE_EXHAUSTED, "the request is too large")
-            if self._refused is not None:
-                self._text = b""
+                self._coming = Documents()
         self._wake.set()
-
-    def _split(self) -> None:
-        """Take whole documents off what has come."""
-        decoder = json.JSONDecoder()
-        while text := self._text.lstrip():
-            try:
-                decoded = text.decode()
-                _, end = decoder.raw_decode(decoded)
-            except (ValueError, RecursionError):
-                self._text = text  # it is not complete, or never will be
-                return
-            document = decoded[:end].encode()
-            self._documents.append(document)
-            self._text = text[len(document) :]
 
     async def receive(self) -> Any:
         """See `Call`."""
@@ -288,12 +309,14 @@ class _JsonCall:
             if self._refused is not None:
                 raise self._refused
             if self._ended:
-                if self._text.strip():
+                if self._coming.left.strip():
                     raise Refused(Code.INVALID_ARGUMENT, "the request is no JSON document")
                 return None
             self._wake.clear()
             await self._wake.wait()
-        return _parsed(self._method, self._documents.popleft())
+        document = self._documents.popleft()
+        self._held -= len(document)
+        return _parsed(self._method, document)
 
     def begin(self) -> None:
         """Send the head of the answer, if it has not left."""

@@ -122,15 +122,15 @@ def _without_padding(flags: int, payload: bytes) -> bytes:
 class Stream:
     """One request and its answer."""
 
-    __slots__ = ("_connection", "_ending", "_pending", "_room", "closed", "headers", "id", "open",
-                 "receiver", "window")  # fmt: skip
+    __slots__ = ("_connection", "_ending", "_pending", "_room", "closed", "credit", "headers",
+                 "id", "open", "receiver")  # fmt: skip
 
-    def __init__(self, connection: Http2, number: int, headers: Headers, window: int) -> None:
+    def __init__(self, connection: Http2, number: int, headers: Headers) -> None:
         self._connection = connection
         self.id = number
         self.headers = headers
-        self.window = window
-        """Bytes that the client still takes."""
+        self.credit = 0
+        """Bytes that the client still takes, beyond the window that all streams begin with."""
         self._room = _STREAM_WINDOW
         """Bytes that it may still send."""
         self._pending: deque[bytes] | None = None
@@ -141,6 +141,11 @@ class Stream:
         """The client may send more."""
         self.closed = False
         self.receiver: Receiver | None = None
+
+    @property
+    def window(self) -> int:
+        """Bytes that the client still takes."""
+        return self._connection.initial_window + self.credit
 
     @property
     def blocked(self) -> bool:
@@ -277,7 +282,10 @@ class Http2:
         self._incoming = b""
         self._greeted = False
         self._window = _DEFAULT_WINDOW
-        self._initial_window = _DEFAULT_WINDOW
+        self.initial_window = _DEFAULT_WINDOW
+        """What the client takes of a stream before it says more: for all streams, old ones too."""
+        self._opened = False
+        """Windows have opened of which it is not known whose answers go on."""
         self._room = _CONNECTION_WINDOW
         self._consumed = 0
         self._head: tuple[int, int, bytearray] | None = None
@@ -310,16 +318,16 @@ class Http2:
 
     def write_data(self, stream: Stream, data: bytes) -> bytes:
         """Send as much of a stream's data as the windows allow; what is left."""
-        window = min(self._window, stream.window, len(data))
+        window = min(self._window, self.initial_window + stream.credit, len(data))
         at = 0
-        if window and not self.outgoing and not self.holds:
+        if window > 0 and not self.outgoing and not self.holds:
             self.plan()
         while at < window:
             part = data[at : min(at + _MAX_FRAME, window)]
             self.outgoing += _frame(_DATA, 0, stream.id, part)
             at += len(part)
         self._window -= at
-        stream.window -= at
+        stream.credit -= at
         return data[at:] if at else data
 
     def count_blocked(self, size: int) -> None:
@@ -361,10 +369,14 @@ class Http2:
         for number, stream in list(self.blocked.items()):
             if self._window <= 0:
                 return
-            if stream.go_on():
-                self.blocked.pop(number, None)
-                if stream.receiver is not None and not stream.closed and not self.paused:
-                    stream.receiver.writable()
+            if self.initial_window + stream.credit > 0:
+                self._go_on_with(number, stream)
+
+    def _go_on_with(self, number: int, stream: Stream) -> None:
+        if stream.go_on():
+            self.blocked.pop(number, None)
+            if stream.receiver is not None and not stream.closed and not self.paused:
+                stream.receiver.writable()
 
     def go_away(self, fault: ConnectionFault) -> None:
         """Say why the connection ends."""
@@ -415,6 +427,9 @@ class Http2:
             if handler is not None:  # (others mean nothing here, or nothing at all)
                 handler(flags, number, buffer[start:at])
         self._incoming = buffer[at:]
+        if self._opened:  # (once for all that came: a window of a byte costs its sender more)
+            self._opened = False
+            self._go_on()
 
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)
@@ -478,7 +493,7 @@ class Http2:
         if len(self._streams) >= _MAX_STREAMS or self._tally.calls >= MOST_CALLS:
             self.write(_frame(_RST_STREAM, 0, number, REFUSED_STREAM.to_bytes(4, "big")))
             return
-        stream = self._streams[number] = Stream(self, number, headers, self._initial_window)
+        stream = self._streams[number] = Stream(self, number, headers)
         self._tally.calls += 1
         stream.receiver = self._accept(stream)
         if flags & _END_STREAM and not stream.closed:
@@ -531,11 +546,9 @@ class Http2:
             if name == _INITIAL_WINDOW:
                 if value > _MAX_WINDOW:
                     raise ConnectionFault(FLOW_CONTROL_ERROR, "a window is too large")
-                for stream in self._streams.values():
-                    stream.window += value - self._initial_window
-                self._initial_window = value
+                self._opened |= value > self.initial_window
+                self.initial_window = value
         self.write(_frame(_SETTINGS, _ACK, 0, b""))
-        self._go_on()
 
     def _on_promise(self, _flags: int, _number: int, _payload: bytes) -> None:
         raise ConnectionFault(PROTOCOL_ERROR, "a client promises nothing")
@@ -555,16 +568,18 @@ class Http2:
         if by == 0:
             raise ConnectionFault(PROTOCOL_ERROR, "a window is opened by nothing")
         if number == 0:
+            self._opened |= self._window <= 0  # (else streams wait for windows of their own)
             self._window += by
             if self._window > _MAX_WINDOW:
                 raise ConnectionFault(FLOW_CONTROL_ERROR, "a window is too large")
-        else:
-            stream = self._streams.get(number)
-            if stream is None:
-                if number > self._last:
-                    raise ConnectionFault(PROTOCOL_ERROR, "a window of no request")
-                return
-            stream.window += by
-            if stream.window > _MAX_WINDOW:
-                raise ConnectionFault(FLOW_CONTROL_ERROR, "a window is too large")
-        self._go_on()
+            return
+        stream = self._streams.get(number)
+        if stream is None:
+            if number > self._last:
+                raise ConnectionFault(PROTOCOL_ERROR, "a window of no request")
+            return
+        stream.credit += by
+        if stream.window > _MAX_WINDOW:
+            raise ConnectionFault(FLOW_CONTROL_ERROR, "a window is too large")
+        if number in self.blocked and self._window > 0:
+            self._go_on_with(number, stream)

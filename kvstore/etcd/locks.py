@@ -1,7 +1,8 @@
 """The services Lock and Election, in the layout of etcd's own client and of Paxon's recipes.
 
 A contender is a key `name/<lease in hex>` that goes with this very lease; the oldest one holds
-(docs/recipes.md). All else under the name is ignored. Locks have no value and candidates have one.
+(docs/recipes.md). All else under the name is ignored. A lock's key has an empty value that was
+written once; a candidate's has another, or had one before.
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ from paxon.kvstore.etcd.kv import key_value
 from paxon.kvstore.etcd.messages import message
 from paxon.kvstore.store import operations as wire
 from paxon.kvstore.store.items import Row
-from paxon.kvstore.store.operations import Events
+from paxon.kvstore.store.operations import Events, Result
 from paxon.kvstore.store.spans import prefix_span
 
 __all__ = ["LockService"]
 
+_NOTHING_YET = b"-"
+"""What a candidate without a value says first, to be known as one."""
+_OUTCOME_SECONDS, _MOST_UNDONE = 60.0, 10_000
+"""So long is asked whether the key of who gave up was made, and of so many at a time."""
 _SESSION_SECONDS = 60
 """How long a lock is held of which no lease is named, as with etcd."""
 
@@ -34,8 +39,9 @@ def _key(name: bytes, lease: int) -> bytes:
     return name + b"/%x" % lease
 
 
-def _is_contender(name: bytes, row: Row, *, empty: bool) -> bool:
-    return bool(row[5]) and row[0] == _key(name, row[5]) and bool(row[1]) is not empty
+def _is_contender(name: bytes, row: Row, *, election: bool) -> bool:
+    key, value, _, _, version, lease = row
+    return bool(lease) and key == _key(name, lease) and (bool(value) or version > 1) is election
 
 
 def _created(key: bytes, revision: int) -> wire.Compare:
@@ -47,6 +53,7 @@ class LockService:
 
     def __init__(self, front: Front) -> None:
         self._front = front
+        self._undoing: set[asyncio.Future[None]] = set()
         self.methods = [
             Method("/v3lockpb.Lock/Lock", "/v3/lock/lock", "LockRequest", self.lock),
             Method("/v3lockpb.Lock/Unlock", "/v3/lock/unlock", "UnlockRequest", self.unlock),
@@ -74,32 +81,33 @@ class LockService:
 
     # --- taking turns ------------------------------------------------------------------------
 
-    async def _contend(self, name: bytes, lease: int, value: bytes) -> tuple[bytes, int, int]:
+    async def _contend(
+        self, name: bytes, lease: int, value: bytes, *, election: bool
+    ) -> tuple[bytes, int, int]:
         """Wait for one's turn: the key, the revision that made it, and the lease.
 
         Whoever gives up leaves no key behind that this call has made.
         """
+        first = value or _NOTHING_YET if election else b""
         if not lease:
             lease = new_id()
             grant = wire.Grant(lease, _SESSION_SECONDS * 1000)
             await self._front.ask_one(grant, TIMEOUT)
         key = _key(name, lease)
-        made, _, results = await self._front.ask_one(
-            wire.Txn(
-                [_created(key, 0)],
-                [wire.PutItem(key, value, lease), wire.Range(key)],
-                [wire.Range(key)],
-            ),
-            TIMEOUT,
-        )
+        made, _, results = await self._enter(key, first, lease)
         row: Row = results[-1][3][0]
         fence = row[2]
+        if not _is_contender(name, row, election=election):
+            raise Refused(
+                Code.FAILED_PRECONDITION,
+                "etcdserver: this lease has another part under this name: take a lease for each",
+            )
         try:
-            if not made and row[1] != value:
+            if row[1] != value:
                 await self._front.ask_one(
                     wire.Txn([_created(key, fence)], [wire.PutItem(key, value, lease)], []), TIMEOUT
                 )
-            await self._wait(name, key, fence, empty=not value)
+            await self._wait(name, key, fence, election=election)
         except BaseException:
             if made:
                 with contextlib.suppress(PaxonError, Refused):
@@ -107,12 +115,44 @@ class LockService:
             raise
         return key, fence, lease
 
+    async def _enter(self, key: bytes, value: bytes, lease: int) -> Result:
+        """Make the key unless it is there; whether that was so, and the item."""
+        txn = wire.Txn(
+            [_created(key, 0)],
+            [wire.PutItem(key, value, lease), wire.Range(key)],
+            [wire.Range(key)],
+        )
+        entering = asyncio.ensure_future(self._front.ask_one(txn, _OUTCOME_SECONDS))
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                return await asyncio.shield(entering)
+        except (asyncio.CancelledError, TimeoutError) as error:
+            if len(self._undoing) < _MOST_UNDONE:
+                undoing = asyncio.ensure_future(self._undo(entering, key))
+                self._undoing.add(undoing)
+                undoing.add_done_callback(self._undoing.discard)
+            else:
+                entering.cancel()
+            if isinstance(error, TimeoutError):
+                raise errors.timed_out() from None
+            raise
+
+    async def _undo(self, entering: asyncio.Future[Result], key: bytes) -> None:
+        """Nobody waits for a turn any more: once it is known whether a key was made, remove it.
+
+        Its lease may be renewed on and on, and who holds without knowing holds all others up.
+        """
+        with contextlib.suppress(PaxonError, Refused):
+            made, _, results = await entering
+            if made:
+                await self._give_up(key, results[-1][3][0][2])
+
     async def _give_up(self, key: bytes, fence: int) -> None:
         await self._front.ask_one(
             wire.Txn([_created(key, fence)], [wire.DeleteRange(key)], []), TIMEOUT
         )
 
-    async def _wait(self, name: bytes, key: bytes, fence: int, *, empty: bool) -> None:
+    async def _wait(self, name: bytes, key: bytes, fence: int, *, election: bool) -> None:
         first, end = prefix_span(name + b"/")
         everyone = wire.Range(first, end, order="created", max_created=fence)
         while True:
@@ -120,8 +160,9 @@ class LockService:
             if not any(row[0] == key and row[2] == fence for row in rows):
                 raise Refused(Code.UNKNOWN, "mutex: session is expired")
             before = [
-                row for row in rows if row[2] < fence and _is_contender(name, row, empty=empty)
-            ]
+                row for row in rows
+                if row[2] < fence and _is_contender(name, row, election=election)
+            ]  # fmt: skip
             if not before:
                 return
             answers = Answers(
@@ -138,7 +179,7 @@ class LockService:
 
     async def lock(self, request: Any, _timeout: float) -> Any:
         """Wait for the lock; the key that holds it."""
-        key, _, _ = await self._contend(request.name, request.lease, b"")
+        key, _, _ = await self._contend(request.name, request.lease, b"", election=False)
         return message("LockResponse")(header=self._front.header(), key=key)
 
     async def unlock(self, request: Any, timeout: float) -> Any:
@@ -152,7 +193,9 @@ class LockService:
 
     async def campaign(self, request: Any, _timeout: float) -> Any:
         """Wait until one leads."""
-        key, fence, lease = await self._contend(request.name, request.lease, request.value)
+        key, fence, lease = await self._contend(
+            request.name, request.lease, request.value, election=True
+        )
         leader = message("LeaderKey")(name=request.name, key=key, rev=fence, lease=lease)
         return message("CampaignResponse")(header=self._front.header(), leader=leader)
 
@@ -187,7 +230,7 @@ class LockService:
         revision, _, _, rows, _ = await self._front.ask_one(
             wire.Range(first, end, order="created"), TIMEOUT
         )
-        leads = (row for row in rows if _is_contender(name, row, empty=False))
+        leads = (row for row in rows if _is_contender(name, row, election=True))
         return revision, next(leads, None)
 
     async def leader(self, request: Any, _timeout: float) -> Any:
@@ -202,18 +245,35 @@ class LockService:
         request = await call.receive()
         if request is None:
             return
+        name: bytes = request.name
         told: Row | None = None
         while True:
-            revision, row = await self._leader(request.name)
+            revision, row = await self._leader(name)
             if row is not None and row != told:
                 told = row
-                header = self._front.header(revision)
-                await call.send(message("LeaderResponse")(header=header, kv=key_value(row)))
-            span = prefix_span(request.name + b"/")
+                await self._tell(call, revision, row)
+            span = prefix_span(name + b"/") if row is None else (row[0], None)
             answers = Answers(self._front, Events(revision, [span]))
             try:
-                await answers.next()
+                told = await self._follow(call, name, answers, row)
             except Gone:
                 pass  # it was long ago: look
             finally:
                 answers.close()
+
+    async def _follow(
+        self, call: Call, name: bytes, answers: Answers, leader: Row | None
+    ) -> Row | None:
+        """Tell each new value of a leader until it leads no more, or somebody may; the last one."""
+        while True:
+            through, events = await answers.next()
+            for row, _ in events:
+                if leader is None or not _is_contender(name, row, election=True):
+                    return leader
+                leader = row
+                await self._tell(call, through, row)
+            answers.taken(through)
+
+    async def _tell(self, call: Call, revision: int, leader: Row) -> None:
+        header = self._front.header(revision)
+        await call.send(message("LeaderResponse")(header=header, kv=key_value(leader)))

@@ -113,7 +113,7 @@ class _Stream:
                 cancel_reason=problem,
             ))  # fmt: skip
             return
-        after = request.start_revision - 1 if request.start_revision > 0 else now
+        after = request.start_revision - 1 if request.start_revision else now
         wanted = Events(
             max(0, after),
             [(first, span_end(end))],

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from paxon.kvstore.client.arguments import Key, check_key
+from paxon.kvstore.client.calls.answers import Entry
 from paxon.kvstore.client.calls.calls import Delete, Put, Range, Txn, TxnOperation
 from paxon.kvstore.client.calls.comparing import Comparing
 from paxon.kvstore.client.watches.events import Event
@@ -42,8 +43,8 @@ class Hall(Contest):
         self.ready = f"{self.base}ready"
         self.nobody = Comparing.version(prefix=self.prefix) == 0
 
-    def _is_ours(self, value: bytes) -> bool:
-        return value.isdigit()
+    def _is_ours(self, entry: Entry) -> bool:
+        return entry.value.isdigit()
 
     def late(self) -> NotAcquired:
         return NotAcquired(f"the others were not at {self.kind} {self.name!r} in the time given")

@@ -2,8 +2,9 @@
 
 A contender is a key `name/<lease id in hex>` that goes with this very lease: the layout of etcd's
 own client. They hold in the order of the revisions that made their keys. A lock's contenders have
-an empty value and an election's have another, so that a lock and an election of one name do not
-touch each other. The keys of all other recipes stand in a segment of their own below the name.
+an empty value that was written once; an election's have another, or had one before (others' clients
+may proclaim nothing). So a lock and an election of one name do not touch each other. The keys of
+all other recipes stand in a segment of their own below the name.
 """
 
 from __future__ import annotations
@@ -167,9 +168,9 @@ class Contest:
         """Of the contender with this lease."""
         return f"{self.prefix}{number:x}"
 
-    def _is_ours(self, value: bytes) -> bool:
-        """Whether a contender of this kind has such a value."""
-        return bool(value) is (self.kind == "election")
+    def _is_ours(self, entry: Entry) -> bool:
+        """Whether a contender of this kind has such an entry."""
+        return (bool(entry.value) or entry.version > 1) is (self.kind == "election")
 
     def holding(self, contenders: Sequence[Contender]) -> Sequence[Contender]:
         """Those among all contenders, in their order, that hold."""
@@ -192,7 +193,7 @@ class Contest:
         """Who that is; None for a key of something else below the name."""
         if not entry.lease or entry.key != self.key(entry.lease):
             return None
-        if not self._is_ours(entry.value):
+        if not self._is_ours(entry):
             return None
         return Contender(entry.key, entry.value, entry.lease, entry.created)
 

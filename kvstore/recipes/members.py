@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from paxon.kvstore.client.arguments import Key, Value, as_text, check_key, check_value
 from paxon.kvstore.client.async_client import AsyncClient
+from paxon.kvstore.client.calls.answers import Entry
 from paxon.kvstore.client.calls.calls import Get, Increment, Put, Txn
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.errors import OperationFailed
@@ -27,7 +28,7 @@ class Joining(Contest):
     def __init__(self, name: Key, ttl: float) -> None:
         super().__init__(name, "members", ttl, ".members/")
 
-    def _is_ours(self, value: bytes) -> bool:
+    def _is_ours(self, entry: Entry) -> bool:
         return True
 
     def holding(self, contenders: Sequence[Contender]) -> Sequence[Contender]:

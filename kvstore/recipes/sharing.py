@@ -11,6 +11,7 @@ from itertools import takewhile
 from typing import Literal
 
 from paxon.kvstore.client.arguments import Key
+from paxon.kvstore.client.calls.answers import Entry
 from paxon.kvstore.errors import InvalidRequest
 from paxon.kvstore.recipes.contests import Contender, Contest
 
@@ -32,8 +33,8 @@ class Permits(Contest):
         self.value = b"%d" % limit
         self.reading = min(limit, _MOST_READ)
 
-    def _is_ours(self, value: bytes) -> bool:
-        return value.isdigit()
+    def _is_ours(self, entry: Entry) -> bool:
+        return entry.value.isdigit()
 
     def holding(self, contenders: Sequence[Contender]) -> Sequence[Contender]:
         return contenders[: self.limit]
@@ -55,8 +56,8 @@ class Sharing(Contest):
         self.value = mode.encode()
         self.nearest = mode == "write"
 
-    def _is_ours(self, value: bytes) -> bool:
-        return value in {b"read", b"write"}
+    def _is_ours(self, entry: Entry) -> bool:
+        return entry.value in {b"read", b"write"}
 
     def holding(self, contenders: Sequence[Contender]) -> Sequence[Contender]:
         return list(takewhile(_reads, contenders)) or contenders[:1]

@@ -14,9 +14,22 @@ def gateway() -> Iterator[Gateway]:
         yield gateway
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What a module with `BESIDE_ETCD` says of Paxon holds for a real etcd too."""
+    if "address" in metafunc.fixturenames and getattr(metafunc.module, "BESIDE_ETCD", False):
+        metafunc.parametrize("address", ["gateway", "etcd"], indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def client(gateway: Gateway) -> Iterator[Grpc]:
-    client = Grpc(gateway.address)
+def address(request: pytest.FixtureRequest) -> str:
+    """Of the gateway, or of what a test is run in front of."""
+    server = request.getfixturevalue(getattr(request, "param", "gateway"))
+    return str(getattr(server, "address", server))
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[Grpc]:
+    client = Grpc(address)
     yield client
     client.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,24 +17,11 @@ from tests.etcd.test_streams import WatchStream
 from tests.etcd.tools import Gateway, Grpc, refusal
 from tests.waiting import wait_until
 
+BESIDE_ETCD = True
 TOO_LARGE = ("INVALID_ARGUMENT", "etcdserver: request is too large")
 KEYS = (b"\0", b"a", b"a\xff", b"a\xff\xff", b"a\xff\xff\x01", b"b", b"\xff", b"\xff\xff")
 PREFIXES = {(b"a\xff", b"b"): 3, (b"\xff", b"\0"): 2, (b"\0", b"\0"): 8}
 """The ranges of the prefixes `a\\xff`, `\\xff` and nothing, and how many keys they have."""
-
-
-@pytest.fixture(scope="module", params=["gateway", "etcd"])
-def address(request: pytest.FixtureRequest) -> str:
-    """Of Paxon, then of a real etcd: what is said of the one holds for the other."""
-    server = request.getfixturevalue(request.param)
-    return str(getattr(server, "address", server))
-
-
-@pytest.fixture(scope="module")
-def client(address: str) -> Iterator[Grpc]:
-    client = Grpc(address)
-    yield client
-    client.close()
 
 
 def holds(client: Grpc, **comparison: Any) -> bool:

@@ -13,7 +13,7 @@ import grpc
 import hpack
 import pytest
 
-from paxon.kvstore.etcd.http2 import PREFACE
+from paxon.kvstore.etcd.http2 import PREFACE, Http2, Stream, Tally
 from paxon.kvstore.etcd.messages import message
 from tests.etcd.test_streams import WatchStream
 from tests.etcd.tools import Gateway, Grpc
@@ -206,6 +206,57 @@ def test_calls_and_watches_of_all_clients_have_bounds(
         for stream in streams:
             stream.close()
     wait_until(lambda: gateway.served._listener.tally.calls == 0, "none is left")
+
+
+class Answering:
+    """Answers each request with a few bytes."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def data(self, data: bytes) -> None:
+        self._stream.consumed(len(data))
+
+    def end(self) -> None:
+        self._stream.answer(b"\x88", b"v" * 10, b"\x88")
+
+    def aborted(self) -> None: ...
+
+    def writable(self) -> None: ...
+
+
+def test_windows_and_settings_by_the_thousand_cost_no_look_at_each_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A few bytes must not be worth a walk over all answers that wait."""
+    looks = 0
+    go_on = Stream.go_on
+
+    def counted(stream: Stream) -> bool:
+        nonlocal looks
+        looks += 1
+        return go_on(stream)
+
+    def begin_with(window: int) -> bytes:
+        return frame(4, 0, 0, struct.pack(">HI", 4, window))
+
+    def window(stream: int, by: int) -> bytes:
+        return frame(8, 0, stream, struct.pack(">I", by))
+
+    speaks = Http2(Answering, lambda: None, lambda: None, Tally())
+    streams = range(1, 2001, 2)
+    speaks.receive(START + begin_with(0) + b"".join(head(n, 5) for n in streams))
+    assert len(speaks.blocked) == len(streams)
+    monkeypatch.setattr(Stream, "go_on", counted)
+    speaks.receive(window(0, 1) * 5000)
+    assert looks == 0
+    speaks.receive((begin_with(1) + begin_with(0)) * 1000 + begin_with(1))
+    assert looks == len(streams)
+    assert len(speaks.blocked) == len(streams)
+    speaks.receive(b"".join(window(n, 9) for n in streams))
+    assert looks == 2 * len(streams)
+    assert (len(speaks.blocked), speaks.streams, speaks.blocked_bytes) == (0, 0, 0)
+    assert speaks.outgoing.count(b"v") == 10 * len(streams)
 
 
 OWED = 12 << 20

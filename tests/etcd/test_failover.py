@@ -19,7 +19,7 @@ from paxon.kvstore.etcd.messages import message
 from paxon.kvstore.store.operations import MAX_KEY_BYTES
 from tests.cluster.helpers import PAXON, environment
 from tests.etcd.test_json import ask
-from tests.etcd.test_locks import b64
+from tests.etcd.test_locks import Services, b64, contenders, lease
 from tests.etcd.test_streams import WatchStream
 from tests.etcd.tools import Gateway, Grpc, refusal
 from tests.faults.trial import at_once
@@ -130,7 +130,9 @@ def test_without_a_majority_a_write_ends_as_etcds_does_and_takes_effect_at_most_
     cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = Grpc(cluster.etcd_address)
+    services = Services(cluster.etcd_address)
     client.kv("Put", key=b"before", value=b"1")
+    leases = [lease(client, 600) for _ in range(3)]
     halted = [server for server in cluster.servers if server != cluster.leader()]
     for server in halted:
         cluster.pause(server)
@@ -144,12 +146,17 @@ def test_without_a_majority_a_write_ends_as_etcds_does_and_takes_effect_at_most_
             with pytest.raises(grpc.RpcError) as caught:
                 client.call("KV/Put", put, "PutResponse", 0.3)
             assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            for number in leases:  # whoever gives up must not come to hold without knowing it
+                with pytest.raises(grpc.RpcError):
+                    services.call("Lock/Lock", 0.3, name=b"given-up", lease=number)
     finally:
         for server in halted:
             cluster.resume(server)
     client.kv("Put", key=b"after", value=b"1")
     for key in (b"lost", b"own"):
         assert all(row.version == 1 for row in client.kv("Range", key=key).kvs)
+    wait_until(lambda: not contenders(client, b"given-up"), "nobody is left who gave up")
+    services.close()
     client.close()
 
 

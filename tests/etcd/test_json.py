@@ -6,6 +6,10 @@ import http.client
 import json
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paxon.kvstore.etcd.http1 import Documents
 from tests.etcd.tools import Gateway
 
 CALLS: list[tuple[str, str, Any]] = [
@@ -98,6 +102,28 @@ def test_a_watch_is_a_document_a_line(gateway: Gateway) -> None:
     event = json.loads(answer.readline())["result"]["events"][0]
     assert event["kv"]["value"] == "MQ=="
     connection.close()
+
+
+@given(
+    st.lists(
+        st.recursive(
+            st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(
+                st.text(), inner
+            ), max_leaves=8,
+        ).map(lambda inner: {"a": inner}), max_size=4,
+    ),
+    st.sampled_from(["", " ", "\n"]), st.integers(1, 7),
+)  # fmt: skip
+def test_a_stream_is_cut_into_its_documents_wherever_it_is_cut(
+    documents: list[Any], between: str, size: int
+) -> None:
+    text = between.join(json.dumps(each, ensure_ascii=False) for each in documents).encode()
+    coming = Documents()
+    found: list[bytes] = []
+    for at in range(0, len(text), size):
+        found += coming.take(text[at : at + size])
+    assert [json.loads(each) for each in found] == documents
+    assert not coming.left.strip()
 
 
 def test_one_connection_carries_one_request_after_the_other(gateway: Gateway) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import subprocess
 import threading
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,78 +21,62 @@ import pytest
 
 from paxon import LocalCluster
 from tests.cluster.helpers import PAXON, environment
-from tests.etcd.test_locks import Services
-from tests.etcd.tools import binary, fetched
+from tests.etcd.racing import (
+    FAULT,
+    OUTLIVED,
+    UNDER_NO_LEASE,
+    Book,
+    Met,
+    Race,
+    Racers,
+    booked,
+    renewals_noted,
+    verdict,
+)
+from tests.etcd.test_locks import Services, lease, revoke
+from tests.etcd.tools import Grpc, binary, fetched
 from tests.soak import sized
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(sized(300, 3600))]
 
-TURN = """#!/bin/sh
-mkdir "$1/held" 2>/dev/null || echo "$2" >>"$1/overlaps"
-echo "$2" >>"$1/turns"
-rmdir "$1/held" 2>/dev/null || true
-"""
-"""What each does while it holds the lock: makes a directory, which only one can, and removes it."""
-TTL = "--ttl=60"
-"""More than a busy machine keeps a renewal waiting: etcdctl 3.4 takes the lock although its lease
-has ended while it waited, from a real etcd too."""
 PATIENCE = sized(240, 3000)
+TTLS = sized((60,), (60, 2))
+"""Seconds, of etcdctl's leases. 60 is more than a busy machine keeps a renewal waiting. With 2,
+some end while leaders are killed, and etcdctl 3.4 enters without one then (test_locks.py)."""
 
 
-Racers = dict[str, Callable[[], object]]
-"""By their names, how each tries to take a turn."""
+def test_what_is_said_of_two_that_met() -> None:
+    book = Book(60, {1: 100.0, 2: 100.0})
+    book.made = {"r/1": 10, "r/2": 20}
+    alive = frozenset(book.made)
+
+    def said(own: str, other: str, there: frozenset[str], after: str = "") -> str:
+        return verdict(Met("etcdctl0", own, other, after or other, there), book)
+
+    assert said("r/2", "r/1", alive) == FAULT
+    assert said("r/1", "r/2", alive) == FAULT
+    book.gone = {"r/1": 159.0, "r/2": 160.0}  # the first ended before its time
+    assert said("r/1", "r/2", frozenset({"r/2"})) == FAULT
+    assert said("r/2", "r/1", frozenset({"r/2"})) == FAULT
+    assert said("r/2", "r/1", frozenset({"r/1"})) == FAULT, "the one before it was there"
+    book.gone = {"r/1": 160.0, "r/2": 160.0}
+    assert said("r/1", "r/2", frozenset({"r/2"})) == UNDER_NO_LEASE
+    assert said("r/2", "r/1", frozenset({"r/2"})) == OUTLIVED
+    assert said("r/2", "r/1", frozenset({"r/2"}), "gone") == FAULT, "it is not known when it left"
+    assert said("r/3", "r/4", frozenset()) == FAULT, "nothing is known of either"
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
+def renewed() -> Iterator[dict[int, float]]:
+    with renewals_noted() as renewed:
+        yield renewed
+
+
+@pytest.fixture(scope="module")
+def cluster(renewed: dict[int, float]) -> Iterator[LocalCluster]:
     with LocalCluster(3, etcd=True) as cluster:
         yield cluster
-
-
-class Race:
-    """One lock, and what its holders write down."""
-
-    def __init__(self, place: Path, name: str = "race") -> None:
-        self.place = place / name
-        self.place.mkdir()
-        self.turn = self.place / "turn"
-        self.turn.write_text(TURN)
-        self.turn.chmod(0o755)
-        self.end = time.monotonic() + PATIENCE
-
-    def command(self, name: str) -> list[str]:
-        return [str(self.turn), str(self.place), name]
-
-    def taken(self, name: str) -> int:
-        """How many turns somebody has had."""
-        with contextlib.suppress(FileNotFoundError):
-            return (self.place / "turns").read_text().split().count(name)
-        return 0
-
-    def until_taken(self, name: str, turns: int, attempt: Callable[[], object]) -> None:
-        """Try until there were so many turns; what fails meanwhile is tried again."""
-        while self.taken(name) < turns:
-            assert time.monotonic() < self.end, (
-                f"{name} has had {self.taken(name)} turns; {self.said()}"
-            )
-            attempt()
-
-    def said(self) -> str:
-        """What racers complained of at last."""
-        path = self.place / "errors"
-        return path.read_text(errors="replace")[-2000:] if path.exists() else ""
-
-    def run(self, racers: Racers, turns: int) -> None:
-        with ThreadPoolExecutor(len(racers)) as pool:
-            waiting = [
-                pool.submit(self.until_taken, name, turns, attempt)
-                for name, attempt in racers.items()
-            ]
-            for each in waiting:
-                each.result()
-        overlaps = self.place / "overlaps"
-        assert not overlaps.exists(), overlaps.read_text()
 
 
 def ran(race: Race, command: list[str], variables: dict[str, str]) -> None:
@@ -125,40 +110,64 @@ def leaders_killed(cluster: LocalCluster) -> Iterator[threading.Event]:
 
 
 def by_service(address: str, race: Race, name: str) -> Callable[[], None]:
-    services = Services(address)
+    services, client = Services(address), Grpc(address)
 
     def attempt() -> None:
         with contextlib.suppress(grpc.RpcError, grpc.FutureTimeoutError):
-            held = services.call("Lock/Lock", name=b"race", timeout=PATIENCE)
-            subprocess.run(race.command(name), check=True)
-            while True:
-                with contextlib.suppress(grpc.RpcError):
-                    services.call("Lock/Unlock", key=held.key)
-                    return
+            number = lease(client, PATIENCE)  # (nobody renews it)
+            try:
+                waiting = services.begin(
+                    "Lock/Lock", PATIENCE, name=race.name.encode(), lease=number
+                )
+                variables = {**os.environ, "RACER_KEY": waiting(PATIENCE).key.decode()}
+                subprocess.run(race.command(name), env=variables, check=True)
+            finally:
+                end(client, number)
 
     return attempt
 
 
-def test_nobody_holds_it_beside_another(cluster: LocalCluster, tmp_path: Path) -> None:
+def end(client: Grpc, number: int) -> None:
+    """Revoke a lease, and with it the lock."""
+    while True:
+        try:
+            revoke(client, number)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                continue
+        return
+
+
+@pytest.mark.parametrize("ttl", TTLS)
+def test_nobody_holds_it_beside_another(
+    cluster: LocalCluster, renewed: dict[int, float], tmp_path: Path, ttl: int
+) -> None:
     etcdctl = binary("etcdctl")
-    race = Race(tmp_path)
     address = cluster.etcd_address
+    name = f"race-{ttl}"
+    ask = [etcdctl, f"--endpoints={address}", "--command-timeout=60s"]
+    look = f"ETCDCTL_API=3 {shlex.join([*ask, 'get', f'{name}/', '--prefix', '--keys-only'])}"
+    race = Race(tmp_path, name, PATIENCE, look)
     variables = environment(ETCDCTL_API="3")
     racers: Racers = {}
     for n in range(sized(3, 17)):
-        name = f"etcdctl{n}"
-        command = [etcdctl, f"--endpoints={address}", "lock", "race", TTL, *race.command(name)]
-        racers[name] = lambda command=command: ran(race, command, variables)  # type: ignore[misc]
+        own = race.command(f"etcdctl{n}")
+        command = [*ask, "lock", name, f"--ttl={ttl}", *own]
+        racers[f"etcdctl{n}"] = lambda command=command: ran(race, command, variables)  # type: ignore[misc]
     for n in range(sized(2, 16)):
-        name = f"paxon{n}"
+        own = race.command(f"paxon{n}")
         servers = ",".join(cluster.addresses)
-        command = [*PAXON, "lock", "race", TTL, "--cluster", servers, "--", *race.command(name)]
-        racers[name] = lambda command=command: ran(race, command, variables)  # type: ignore[misc]
+        command = [*PAXON, "lock", name, "--ttl=60", "--cluster", servers, "--", *own]
+        racers[f"paxon{n}"] = lambda command=command: ran(race, command, variables)  # type: ignore[misc]
     for n in range(sized(3, 17)):
         racers[f"service{n}"] = by_service(address, race, f"service{n}")
-    with leaders_killed(cluster) as killed:
+    book = Book(ttl, renewed)
+    with booked(cluster.addresses, name, book), leaders_killed(cluster) as killed:
         race.run(racers, sized(2, 30))
         wait_until(killed.is_set, "a leader was killed", 60)
+    verdicts = [(verdict(met, book), met) for met in race.met()]
+    print(f"with leases of {ttl} s:", Counter(said for said, _ in verdicts) or "nobody met another")
+    assert not [met for said, met in verdicts if said == FAULT]
 
 
 CLIENTS = {
@@ -220,7 +229,7 @@ def racers_of(client: str, count: int, turns: int, race: Race, port: str) -> Rac
 
 def test_other_clients_race_among_themselves(cluster: LocalCluster, tmp_path: Path) -> None:
     port, turns = cluster.etcd_address.rpartition(":")[2], sized(2, 5)
-    races = {client: Race(tmp_path, client) for client in CLIENTS}
+    races = {client: Race(tmp_path, client, PATIENCE) for client in CLIENTS}
     racers = {
         client: racers_of(client, sized(2, 10), turns, race, port) for client, race in races.items()
     }
@@ -229,3 +238,5 @@ def test_other_clients_race_among_themselves(cluster: LocalCluster, tmp_path: Pa
         for each in running:
             each.result()
         wait_until(killed.is_set, "a leader was killed", 60)
+    for race in races.values():
+        assert not race.met()

@@ -15,10 +15,12 @@ import pytest
 
 from paxon import Client, NotAcquired
 from paxon.kvstore.etcd.messages import decode, encode, message
+from tests.etcd.test_etcdctl import Etcdctl
 from tests.etcd.tools import Gateway, Grpc, refusal
 from tests.waiting import wait_until
 
 SOON = 20.0
+BESIDE_ETCD = True
 
 
 class Services:
@@ -53,20 +55,6 @@ class Services:
 
     def close(self) -> None:
         self._channel.close()
-
-
-@pytest.fixture(scope="module", params=["gateway", "etcd"])
-def address(request: pytest.FixtureRequest) -> str:
-    """Of Paxon, then of a real etcd: what is said of the one holds for the other."""
-    server = request.getfixturevalue(request.param)
-    return str(getattr(server, "address", server))
-
-
-@pytest.fixture(scope="module")
-def client(address: str) -> Iterator[Grpc]:
-    client = Grpc(address)
-    yield client
-    client.close()
 
 
 @pytest.fixture
@@ -122,6 +110,22 @@ def test_a_lock_without_a_lease_gets_one_of_a_minute(client: Grpc, services: Ser
     services.call("Lock/Unlock", key=held.key)
 
 
+def test_etcdctl_takes_a_lock_although_its_lease_has_ended(
+    address: str, client: Grpc, services: Services
+) -> None:
+    """So a race's leases have to outlive what a busy machine keeps waiting (test_lock_racer.py)."""
+    first = lease(client)
+    held = services.call("Lock/Lock", name=b"late", lease=first)
+    with Etcdctl(address).running("lock", "--ttl=60", "late", "echo", "entered") as late:
+        wait_until(lambda: len(contenders(client, b"late")) == 2)
+        (own,) = {*contenders(client, b"late")} - {held.key}
+        revoke(client, int(own.rpartition(b"/")[2], 16))
+        assert contenders(client, b"late") == [held.key]
+        services.call("Lock/Unlock", key=held.key)
+        assert late.stdout is not None and late.stdout.readline() == "entered\n"
+    revoke(client, first)
+
+
 def test_who_gives_up_leaves_no_contender(client: Grpc, services: Services) -> None:
     first, second = lease(client), lease(client)
     held = services.call("Lock/Lock", name=b"given-up", lease=first)
@@ -150,6 +154,18 @@ def test_a_waiter_whose_lease_ends_is_told(gateway: Gateway) -> None:
         "NOT_FOUND", "etcdserver: requested lease not found",
     )  # fmt: skip
     revoke(client, first)
+
+
+def test_a_lease_has_one_part_under_a_name(gateway: Gateway) -> None:
+    """(A real etcd makes a candidate of the lock's holder, silently.)"""
+    client, services = Grpc(gateway.address), Services(gateway.address)
+    number = lease(client)
+    services.call("Lock/Lock", name=b"both", lease=number)
+    code, text = refusal(
+        lambda: services.call("Election/Campaign", name=b"both", lease=number, value=b"v")
+    )
+    assert code == "FAILED_PRECONDITION" and "take a lease for each" in text
+    revoke(client, number)
 
 
 def test_names_that_begin_alike_do_not_touch_each_other(gateway: Gateway) -> None:
@@ -229,6 +245,23 @@ def collect(observing: Any, told: list[bytes]) -> None:
             told.append(answer.kv.value)  # noqa: PERF401 (seen at once)
     except grpc.RpcError:
         pass
+
+
+def test_a_candidate_without_a_value_leads_alone(client: Grpc, services: Services) -> None:
+    """Neither who proclaims nothing, nor who campaigns with nothing, makes room for another."""
+    number, second, third = lease(client), lease(client), lease(client)
+    leader = services.call("Election/Campaign", name=b"mute", lease=number, value=b"a").leader
+    services.call("Election/Proclaim", leader=leader, value=b"")
+    waiting = services.begin("Election/Campaign", name=b"mute", lease=second)
+    wait_until(lambda: len(contenders(client, b"mute")) == 2)
+    later = services.begin("Election/Campaign", name=b"mute", lease=third, value=b"c")
+    wait_until(lambda: len(contenders(client, b"mute")) == 3)
+    assert services.call("Election/Leader", name=b"mute").kv.key == leader.key
+    services.call("Election/Resign", leader=leader)
+    silent = waiting(SOON).leader
+    assert (silent.lease, services.call("Election/Leader", name=b"mute").kv.value) == (second, b"")
+    services.call("Election/Resign", leader=silent)
+    assert later(SOON).leader.lease == third
 
 
 def test_campaigning_again_with_another_value_proclaims_it(
