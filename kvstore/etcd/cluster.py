@@ -102,6 +102,7 @@ class ClusterService:
                 "MoveLeaderRequest",
                 _refuses(Code.UNIMPLEMENTED, f"etcdserver: a transfer of leadership {_OTHERWISE}"),
             ),
+            Method("/grpc.health.v1.Health/Check", "", "HealthCheckRequest", self.health),
             Method(
                 "/etcdserverpb.Auth/AuthStatus", "/v3/auth/status", "AuthRequest",
                 self.auth_status,
@@ -149,12 +150,18 @@ class ClusterService:
         return answer
 
     async def alarm(self, _request: Any, _timeout: float) -> Any:
-        """There are none."""
-        return message("AlarmResponse")(header=self._front.header())
+        """There are none. (As etcd: without a header.)"""
+        return message("AlarmResponse")()
 
     async def defragment(self, _request: Any, _timeout: float) -> Any:
-        """There is nothing to do."""
-        return message("DefragmentResponse")(header=self._front.header())
+        """There is nothing to do. (As etcd: without a header.)"""
+        return message("DefragmentResponse")()
+
+    async def health(self, request: Any, _timeout: float) -> Any:
+        """Whether this process serves, as gRPC's own service for that asks it."""
+        if request.service:
+            raise Refused(Code.NOT_FOUND, "unknown service")
+        return message("HealthCheckResponse")(status=1)
 
     def _digest(self) -> int:
         """Of what was executed: the same for all servers at the same slot."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from paxon.kvstore.etcd.http2 import ConnectionFault, Headers, Stream, header_bl
 from paxon.kvstore.etcd.messages import decode, encode
 from paxon.transport.log import logger
 
-__all__ = ["GrpcCall"]
+__all__ = ["GrpcCall", "timeout_of"]
 
 _PREFIX = 5
 """In front of each message: one byte "compressed", four of length."""
@@ -28,7 +29,7 @@ _MAX_TEXT = 1000
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
-def _timeout_of(headers: Headers) -> float:
+def timeout_of(headers: Headers) -> float:
     """Seconds that the caller waits. Raises `Refused`."""
     text = headers.get(b"grpc-timeout")
     if text is None:
@@ -37,6 +38,23 @@ def _timeout_of(headers: Headers) -> float:
     if unit is None or not text[:-1].isdigit() or len(text) > 9:
         raise Refused(Code.INTERNAL, "malformed grpc-timeout")
     return int(text[:-1]) * unit
+
+
+def _unknown(path: str, methods: Mapping[str, Method]) -> Refused:
+    """What is said of a path that is none of a method, in the words of etcd's gRPC."""
+    service, slash, name = path.removeprefix("/").rpartition("/")
+    if not slash:
+        return Refused(Code.RESOURCE_EXHAUSTED, f"malformed method name: {json.dumps(path)}")
+    if any(known.startswith(f"/{service}/") for known in methods):
+        return Refused(Code.UNIMPLEMENTED, f"unknown method {name} for service {service}")
+    return Refused(Code.UNIMPLEMENTED, f"unknown service {service}")
+
+
+def _coded(coding: bytes) -> Refused:
+    named = json.dumps(coding.decode("latin-1"))
+    return Refused(
+        Code.UNIMPLEMENTED, f"grpc: Decompressor is not installed for grpc-encoding {named}"
+    )
 
 
 def _trailers(refused: Refused) -> bytes:
@@ -74,10 +92,13 @@ class GrpcCall:
             stream.finish(_NOT_GRPC)
             return
         try:
-            self._timeout = _timeout_of(headers)
-            method = methods.get(headers.get(b":path", b"").decode("latin-1"))
-            if method is None or not method.path:
-                raise Refused(Code.UNIMPLEMENTED, "unknown service or method")
+            self._timeout = timeout_of(headers)
+            path = headers.get(b":path", b"").decode("latin-1")
+            method = methods.get(path)
+            if method is None or method.path != path:
+                raise _unknown(path, methods)
+            if (coding := headers.get(b"grpc-encoding", b"identity")) != b"identity":
+                raise _coded(coding)
             if busy:
                 raise Refused(Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
         except Refused as refused:
@@ -105,8 +126,7 @@ class GrpcCall:
                 return
             if self._buffer[0]:
                 self._refuse(Refused(
-                    Code.UNIMPLEMENTED,
-                    "grpc: Decompressor is not installed for grpc-encoding",
+                    Code.INTERNAL, "grpc: compressed flag set with identity or empty encoding"
                 ))  # fmt: skip
                 return
             if len(self._buffer) - _PREFIX < size:

@@ -17,6 +17,7 @@ import h11
 
 from paxon.kvstore.etcd.calls import MAX_MESSAGE_BYTES, TIMEOUT, Method, as_refusal
 from paxon.kvstore.etcd.errors import CODES, Code, Refused
+from paxon.kvstore.etcd.grpc import timeout_of
 from paxon.kvstore.etcd.messages import from_json, to_json
 from paxon.transport.log import logger
 
@@ -28,6 +29,8 @@ _MAX_AHEAD = 64 << 10
 """Bytes that may come before the request in front of them is answered."""
 _PLAIN, _QUOTED = re.compile(rb'["{}\[\]]'), re.compile(rb'"|\\.', re.DOTALL)
 """What matters outside and inside of a JSON document's strings to find its end."""
+_OLD = "/v3beta/"
+"""What etcd 3.4 serves as `/v3/` as well."""
 _JSON = "application/json"
 _GRPC = ("Grpc-Metadata-Content-Type", "application/grpc")
 
@@ -117,7 +120,18 @@ class Http1:
 
     def _path(self) -> str:
         assert self._request is not None
-        return self._request.target.decode("latin-1").partition("?")[0]
+        path = self._request.target.decode("latin-1").partition("?")[0]
+        return f"/v3/{path.removeprefix(_OLD)}" if path.startswith(_OLD) else path
+
+    def _timeout(self) -> float:
+        """Seconds that the client waits. Raises `Refused`."""
+        assert self._request is not None
+        headers = dict(self._request.headers)
+        try:
+            return timeout_of(headers)
+        except Refused:
+            said = headers[b"grpc-timeout"].decode("latin-1")
+            raise Refused(Code.INVALID_ARGUMENT, f"invalid grpc-timeout: {said}") from None
 
     def _take(self, data: bytes) -> None:
         self._seen += len(data)
@@ -180,7 +194,9 @@ class Http1:
                 text = b"Not Found\n" if path.startswith("/v3/") else b"404 page not found\n"
                 self._answer(404, "text/plain; charset=utf-8", text)
             elif page is not None or self._request.method != b"POST":
-                self._answer(405, "text/plain; charset=utf-8", b"Method Not Allowed\n")
+                allowed = "POST" if page is None else "GET"
+                text = b"Method Not Allowed\n"
+                self._answer(405, "text/plain; charset=utf-8", text, ("Allow", allowed))
             else:
                 assert method is not None
                 await self._respond_to_call(method)
@@ -199,14 +215,18 @@ class Http1:
                     Code.RESOURCE_EXHAUSTED,
                     f"grpc: received message larger than max ({self._seen} vs. {_MAX_BODY})",
                 )
+            timeout = self._timeout()
             request = _parsed(method, bytes(self._body))
-            made = to_json(await method.unary(request, TIMEOUT))
+            async with asyncio.timeout(timeout if timeout < TIMEOUT else None):
+                made = to_json(await method.unary(request, min(timeout, TIMEOUT)))
         except Exception as error:
-            refused = as_refusal(error)
-            body = {"error": refused.text, "message": refused.text, "code": refused.code}
-            self._answer(CODES[refused.code], _JSON, _encode(body))
+            self._refuse(as_refusal(error))
         else:
             self._answer(200, _JSON, _encode(made), _GRPC)
+
+    def _refuse(self, refused: Refused) -> None:
+        body = {"error": refused.text, "message": refused.text, "code": refused.code}
+        self._answer(CODES[refused.code], _JSON, _encode(body))
 
     async def _stream(self, method: Method, call: _JsonCall) -> None:
         assert method.stream is not None
@@ -215,20 +235,25 @@ class Http1:
             call.begin()
         except Exception as error:
             refused = as_refusal(error)
+            if isinstance(refused, _Malformed) and not call.begun:
+                self._refuse(refused)
+                self._next()
+                return
             status = CODES[refused.code]
             body = {
                 "grpc_code": refused.code, "http_code": status, "message": refused.text,
                 "http_status": HTTPStatus(status).phrase,
             }  # fmt: skip
+            call.begin(status)
             call.say({"error": body})
         self._write(self._h11.send(h11.EndOfMessage()))
         self._next()
 
-    def begin_stream(self) -> None:
+    def begin_stream(self, status: int) -> None:
         """Send the head of a stream of answers."""
         head = h11.Response(
-            status_code=200,
-            reason=b"OK",
+            status_code=status,
+            reason=HTTPStatus(status).phrase.encode(),
             headers=[("Content-Type", _JSON), _GRPC, ("Transfer-Encoding", "chunked")],
         )
         self._write(self._h11.send(head))
@@ -243,6 +268,13 @@ def _parsed(method: Method, text: bytes) -> Any:
         return from_json(method.request_class, text or b"{}")
     except ValueError as error:
         raise Refused(Code.INVALID_ARGUMENT, str(error)) from None
+
+
+class _Malformed(Refused):
+    """What came in a stream is no request."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(Code.UNKNOWN, text)
 
 
 class Documents:
@@ -287,7 +319,8 @@ class _JsonCall:
         self._ended = False
         self._refused: Refused | None = None
         self._wake = asyncio.Event()
-        self._begun = False
+        self.begun = False
+        """Whether the head of the answer has left."""
 
     def take(self, data: bytes | None) -> None:
         """More of the body; None: that was all."""
@@ -310,19 +343,22 @@ class _JsonCall:
                 raise self._refused
             if self._ended:
                 if self._coming.left.strip():
-                    raise Refused(Code.INVALID_ARGUMENT, "the request is no JSON document")
+                    raise _Malformed("the request is no JSON document")
                 return None
             self._wake.clear()
             await self._wake.wait()
         document = self._documents.popleft()
         self._held -= len(document)
-        return _parsed(self._method, document)
+        try:
+            return from_json(self._method.request_class, document)
+        except ValueError as error:
+            raise _Malformed(str(error)) from None
 
-    def begin(self) -> None:
+    def begin(self, status: int = 200) -> None:
         """Send the head of the answer, if it has not left."""
-        if not self._begun:
-            self._begun = True
-            self._connection.begin_stream()
+        if not self.begun:
+            self.begun = True
+            self._connection.begin_stream(status)
 
     def say(self, made: Any) -> None:
         """Send a document."""

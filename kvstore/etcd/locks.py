@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
 
 from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.errors import PaxonError
@@ -44,6 +45,23 @@ def _is_contender(name: bytes, row: Row, *, election: bool) -> bool:
     return bool(lease) and key == _key(name, lease) and (bool(value) or version > 1) is election
 
 
+Answer: TypeAlias = Callable[[Any, float], Awaitable[Any]]
+
+
+def _of_no_code(answer: Answer) -> Answer:
+    """As these services of etcd's have it, which pass on what the store says without its code."""
+
+    async def answered(request: Any, timeout: float) -> Any:
+        try:
+            return await answer(request, timeout)
+        except Refused as refused:
+            if refused.code in {Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION}:
+                raise Refused(Code.UNKNOWN, refused.text) from None
+            raise
+
+    return answered
+
+
 def _created(key: bytes, revision: int) -> wire.Compare:
     return wire.Compare(key, "created", "=", revision)
 
@@ -55,19 +73,24 @@ class LockService:
         self._front = front
         self._undoing: set[asyncio.Future[None]] = set()
         self.methods = [
-            Method("/v3lockpb.Lock/Lock", "/v3/lock/lock", "LockRequest", self.lock),
-            Method("/v3lockpb.Lock/Unlock", "/v3/lock/unlock", "UnlockRequest", self.unlock),
+            Method(
+                "/v3lockpb.Lock/Lock", "/v3/lock/lock", "LockRequest", _of_no_code(self.lock)
+            ),
+            Method(
+                "/v3lockpb.Lock/Unlock", "/v3/lock/unlock", "UnlockRequest",
+                _of_no_code(self.unlock),
+            ),
             Method(
                 "/v3electionpb.Election/Campaign", "/v3/election/campaign", "CampaignRequest",
-                self.campaign,
+                _of_no_code(self.campaign),
             ),
             Method(
                 "/v3electionpb.Election/Proclaim", "/v3/election/proclaim", "ProclaimRequest",
-                self.proclaim,
+                _of_no_code(self.proclaim),
             ),
             Method(
                 "/v3electionpb.Election/Leader", "/v3/election/leader", "LeaderRequest",
-                self.leader,
+                _of_no_code(self.leader),
             ),
             Method(
                 "/v3electionpb.Election/Observe", "/v3/election/observe", "LeaderRequest", None,
@@ -75,7 +98,7 @@ class LockService:
             ),
             Method(
                 "/v3electionpb.Election/Resign", "/v3/election/resign", "ResignRequest",
-                self.resign,
+                _of_no_code(self.resign),
             ),
         ]  # fmt: skip
 
@@ -202,6 +225,8 @@ class LockService:
     def _leader_key(self, request: Any) -> Any:
         if not request.HasField("leader"):
             raise Refused(Code.UNKNOWN, '"leader" field must be provided')
+        if not request.leader.key:
+            raise errors.empty_key()
         return request.leader
 
     async def proclaim(self, request: Any, timeout: float) -> Any:

@@ -7,7 +7,11 @@ ordinary message classes, as quick as generated ones, of whatever version is ins
 
 from __future__ import annotations
 
+import binascii
 import functools
+import json
+import re
+from base64 import b64decode
 from typing import Any
 
 from paxon.kvstore.errors import PaxonError
@@ -15,6 +19,8 @@ from paxon.kvstore.errors import PaxonError
 __all__ = ["Missing", "decode", "encode", "from_json", "message", "to_json"]
 
 _PACKAGE = "etcdserverpb"
+_JSON = json.JSONDecoder()
+_NUMBER = re.compile(r"-?\d{1,20}", re.ASCII)
 _MESSAGES = """
 ResponseHeader: uint64 cluster_id 1, uint64 member_id 2, int64 revision 3, uint64 raft_term 4
 KeyValue: bytes key 1, int64 create_revision 2, int64 mod_revision 3, int64 version 4, bytes value 5, int64 lease 6
@@ -102,6 +108,10 @@ SnapshotResponse: ResponseHeader header 1, uint64 remaining_bytes 2, bytes blob 
 MoveLeaderRequest: uint64 targetID 1
 MoveLeaderResponse: ResponseHeader header 1
 
+HealthCheckRequest: string service 1
+ServingStatus = UNKNOWN 0, SERVING 1, NOT_SERVING 2
+HealthCheckResponse: ServingStatus status 1
+
 AuthRequest:
 AuthStatusResponse: ResponseHeader header 1, bool enabled 2, uint64 authRevision 3
 """  # noqa: E501
@@ -142,18 +152,67 @@ def encode(made: Any) -> bytes:
 
 
 def from_json(kind: Any, text: bytes) -> Any:
-    """The message in a JSON document, as protobuf maps it. Raises ValueError if it is none."""
+    """The message in the first JSON document of a text. Raises ValueError if there is none.
+
+    As etcd's gateway has it: fields that nobody knows are ignored, and so is what follows. Base64
+    is the standard one with its padding, a number no fraction, an enumeration's name no number:
+    what a library would make the best of is a mistake that nobody would notice.
+    """
     from google.protobuf import json_format  # noqa: PLC0415 (part of an extra)
 
-    made = kind()
     try:
-        json_format.Parse(
-            text, made, max_recursion_depth=50,
-            ignore_unknown_fields=made.DESCRIPTOR.name == "AuthRequest",
-        )  # fmt: skip
-    except (json_format.ParseError, RecursionError, UnicodeDecodeError) as error:
+        found, _ = _JSON.raw_decode(text.decode().lstrip())
+        found = {} if found is None else found
+        _check(kind.DESCRIPTOR, found)
+        return json_format.ParseDict(
+            found, kind(), ignore_unknown_fields=True, max_recursion_depth=50
+        )
+    except (json_format.ParseError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    return made
+
+
+def _check(descriptor: Any, found: Any) -> None:
+    """Raises ValueError for what is no JSON of such a message."""
+    if not isinstance(found, dict):
+        raise ValueError(f"{descriptor.name} has to be a JSON object")
+    fields = _fields(descriptor)
+    for name, value in found.items():
+        field, repeated = fields.get(name, (None, False))
+        if field is None or value is None:
+            continue
+        if not repeated:
+            _check_value(field, value)
+        elif isinstance(value, list):
+            for each in value:
+                _check_value(field, each)
+        else:
+            raise ValueError(f"{name} has to be a JSON array")
+
+
+def _check_value(field: Any, value: Any) -> None:
+    if field.message_type is not None:
+        _check(field.message_type, value)
+    elif field.enum_type is not None:
+        if isinstance(value, str) and value not in field.enum_type.values_by_name:
+            raise ValueError(f"{field.name} has no value {value!r}")
+    elif field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64, field.CPPTYPE_UINT32):
+        if not _NUMBER.fullmatch(str(value)) or isinstance(value, float):
+            raise ValueError(f"{field.name} has to be a whole number, or one in quotes")
+    elif field.type == field.TYPE_BYTES:
+        try:
+            b64decode(value, validate=True)
+        except (binascii.Error, TypeError, ValueError):
+            raise ValueError(f"{field.name} has to be a text in base64") from None
+
+
+@functools.cache
+def _fields(descriptor: Any) -> dict[str, tuple[Any, bool]]:
+    """A message's fields by both of their names, and whether they are repeated."""
+    found = {}
+    for each in descriptor.fields:
+        repeated = each.is_repeated if hasattr(each, "is_repeated") else each.label == 3
+        found[each.name] = found[each.camelcase_name] = each, repeated
+    return found
 
 
 def to_json(made: Any) -> Any:

@@ -98,7 +98,7 @@ def grpc_status(said: bytes) -> str:
     [
         ("a message that is too long", frame(0, 0, 1, b"\0\xff\xff\xff\xff"), "8"),
         ("a message that is no protobuf", frame(0, 1, 1, b"\0\0\0\0\2\xff\xff"), "13"),
-        ("a compressed message", frame(0, 1, 1, b"\1\0\0\0\0"), "12"),
+        ("a compressed message", frame(0, 1, 1, b"\1\0\0\0\0"), "13"),
         ("no message", frame(0, 1, 1), "13"),
         ("half a message", frame(0, 1, 1, b"\0\0\0\0\x09abc"), "13"),
         ("two messages", frame(0, 1, 1, b"\0\0\0\0\0" * 2), "13"),

@@ -6,6 +6,7 @@ import http.client
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,43 @@ CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/v3/kv/compaction", {"revision": "3"}),
     ("POST", "/v3/kv/range", {"key": "Zm9v", "revision": "2"}),
     ("POST", "/v3/auth/authenticate", {"name": "root", "password": "x"}),
+    ("POST", "/v3/kv/range", {"key": "Zm9v", "nothing": {"x": 1}}),
+    ("POST", "/v3/kv/range", {"key": "Zm9v", "limit": None}),
+    ("POST", "/v3/kv/range", '{"key": "Zm9v"} and more'),
+    ("POST", "/v3/kv/range", '{"key": "Zm9v", "key": "YmFy"}'),
+    ("POST", "/v3/kv/range?x=1", {"key": "Zm9v"}),
+    ("POST", "/v3/kv/range/", {"key": "Zm9v"}),
+    ("POST", "/v3beta/kv/range", {"key": "Zm9v"}),
+    ("POST", "/v3beta/nothing", {}),
+    ("POST", "/v3alpha/kv/range", {"key": "Zm9v"}),
+    ("POST", "/v3/kv/txn", {}),
+    ("POST", "/v3/kv/txn", {"success": [{}]}),
+    ("POST", "/v3/kv/txn", {"success": [{"request_put": {}}]}),
+    ("POST", "/v3/kv/txn", {
+        "compare": [{"key": "Zm9v", "target": "CREATE", "createRevision": "0"}],
+        "success": [{"requestTxn": {"success": [{"requestRange": {"key": "Zm9v"}}]}},
+                    {"requestDeleteRange": {"key": "bm8="}}],
+    }),
+    ("POST", "/v3/kv/put", {"key": "Zm9v", "value": "PD4m", "lease": "5"}),
+    ("POST", "/v3/kv/put", {"key": "Zm9v", "value": "PD4m", "ignore_value": True}),
+    ("POST", "/v3/kv/put", {"key": "Zm9v", "value": "PD4m"}),
+    ("POST", "/v3/kv/deleterange", {}),
+    ("POST", "/v3/kv/compaction", {"revision": "99999"}),
+    ("POST", "/v3/lease/grant", {"TTL": "9000000001", "ID": "1234"}),
+    ("POST", "/v3/lease/keepalive", {}),
+    ("POST", "/v3/lock/unlock", {}),
+    ("POST", "/v3/lock/lock", {"name": "eA==", "lease": "99"}),
+    ("POST", "/v3/election/leader", {"name": "bm9uZQ=="}),
+    ("POST", "/v3/election/proclaim", {}),
+    ("POST", "/v3/election/resign", {}),
+    ("POST", "/v3/election/campaign", {"name": "bm9uZQ==", "lease": "99"}),
+    ("POST", "/v3/maintenance/alarm", {}),
+    ("POST", "/v3/maintenance/defragment", {}),
+    ("PUT", "/v3/kv/range", {}),
+    ("DELETE", "/v3/kv/range", None),
+    ("POST", "/health", {}),
+    ("POST", "/version", {}),
+    ("GET", "/v2/keys", None),
     ("GET", "/v3/kv/range", None),
     ("POST", "/v3/nothing", {}),
     ("GET", "/nothing", None),
@@ -91,6 +129,30 @@ def test_every_answer_is_etcds(etcd: str) -> None:
             if ours != theirs:
                 wrong.append((method, path, body, ours, theirs))
     assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_a_timeout_in_the_head_is_the_requests(etcd: str, gateway: Gateway) -> None:
+    for address in (gateway.address, etcd):
+        for said, status in (("5S", 200), ("20m", 200), ("1n", 504), ("x", 400)):
+            connection = http.client.HTTPConnection(address, timeout=20)
+            connection.request("POST", "/v3/kv/range", '{"key": "YQ=="}', {"Grpc-Timeout": said})
+            answer = connection.getresponse()
+            told = json.loads(answer.read())
+            assert answer.status == status
+            if status != 200:
+                assert told["error"] == {
+                    504: "context deadline exceeded", 400: "invalid grpc-timeout: x"
+                }[status]  # fmt: skip
+            connection.close()
+
+
+@pytest.mark.parametrize("path", ["/v3/watch", "/v3/lease/keepalive"])
+def test_what_is_no_json_is_refused_before_a_stream_begins(
+    etcd: str, gateway: Gateway, path: str
+) -> None:
+    for address in (gateway.address, etcd):
+        status, (said,), _ = ask(address, "POST", path, "nonsense")
+        assert (status, said["code"]) == (500, 2)
 
 
 def test_a_watch_is_a_document_a_line(gateway: Gateway) -> None:

@@ -11,8 +11,8 @@ import grpc
 import pytest
 from google.protobuf import json_format
 
-from paxon.kvstore.etcd.messages import message
-from tests.etcd.tools import Gateway, Grpc
+from paxon.kvstore.etcd.messages import encode, message
+from tests.etcd.tools import Gateway, Grpc, refusal
 from tests.waiting import wait_until
 
 
@@ -241,3 +241,26 @@ def test_many_watches_in_one_stream(client: Grpc) -> None:
         client.kv("Put", key=b"many/%d" % n, value=b"1")
     stream.wait(lambda s: all(len(s.events(n)) == 1 for n in numbers_in_turn()))
     stream.close()
+
+
+def test_who_calls_what_is_not_there_or_in_a_wrong_way_is_told_as_by_etcd(
+    etcd: str, gateway: Gateway
+) -> None:
+    body = encode(message("RangeRequest")(key=b"a"))
+    paths = (
+        "/etcdserverpb.KV/Nothing", "/nothing.X/Range", "/x", "/", "/etcdserverpb.KV/", "//",
+        "/a/b/c", "/etcdserverpb.KV/Range/", "/v3lockpb.Lock/Foo", "/grpc.health.v1.Health/Check",
+        "/etcdserverpb.Maintenance/Downgrade",
+    )  # fmt: skip
+    told: list[list[Any]] = []
+    for address in (gateway.address, etcd):
+        channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+        calls = [(path, grpc.Compression.NoCompression) for path in paths]
+        calls += [("/etcdserverpb.KV/Range", grpc.Compression.Gzip)]
+        told.append([
+            refusal(lambda: channel.unary_unary(path)(body, timeout=20, compression=compression))  # noqa: B023
+            for path, compression in calls
+        ])  # fmt: skip
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20) == b"\x08\x01"
+        channel.close()
+    assert told[0] == told[1]
