@@ -437,7 +437,7 @@ class Watch(Wire, frozen=True, tag=8):
     id: int
     query: bytes
     near: bool = False
-    """It may as well be held elsewhere: a leader that holds many does not take it."""
+    """Meant for the leader: another server names it, and it does not take this if it holds many."""
 
 
 class Unwatch(Wire, frozen=True, tag=9):

@@ -150,7 +150,6 @@ from paxon.actors.records.oddities import Oddities
 from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign, answer_to
 from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.snapshots import Snapshots
-from paxon.actors.records.watching import FAR_BEHIND
 from paxon.actors.settings import Settings
 from paxon.transport.log import logger
 
@@ -253,9 +252,7 @@ class PaxosServer(BurstActor):
         self.snapshotting = Snapshotting(
             self, self._outbox, self._oddities, self.comparing, self.reception
         )
-        self.watches = Watches(
-            self.application, self._outbox, self._counters, self._is_current, self._count_work
-        )
+        self.watches = Watches(self, self._outbox, self._counters)
         self._peer_handlers = self._handlers_of_peers()
         self._client_handlers = self.reception.handlers = self._handlers_of_clients()
 
@@ -1256,21 +1253,6 @@ class PaxosServer(BurstActor):
         self._count_work(client, len(reply.payload))
 
     # --- for reads that wait (parts/watches.py) --------------------------------------------------
-
-    def _is_current(self, crowded: bool) -> bool:
-        """Whether this server may hold watches: it would hear, soon, of whatever is chosen."""
-        reign, known = self._reign, self.log.chosen_to
-        if reign is None:
-            known = max(known, self.catching_up.known_commit)
-        return (
-            self.is_member
-            and self._led_at() > self._now - 2 * self.settings.election_timeout_max
-            and known - self.application.executed <= FAR_BEHIND
-            and (
-                reign is None
-                or not (crowded or reign.sealing or self.application.executed < reign.takeover_end)
-            )
-        )
 
     def _tell_of_commits(self, reign: Reign) -> None:
         """Followers that hold watches hear at once what is chosen, unless a P2A tells them."""

@@ -2,46 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
+from paxon.actors.ballot import ServerId
 from paxon.actors.environment import ClientToken
 from paxon.actors.execution.application import Application
 from paxon.actors.execution.sessions import Reply
 from paxon.actors.limits.allowances import FRAME_BYTES, MESSAGE_BYTES
+from paxon.actors.log import SlotLog
 from paxon.actors.messages import QueryReply, ReplyStatus, Unwatch, Watch, WatchCheck, WatchesHeld
 from paxon.actors.outbox import Outbox
-from paxon.actors.records.watching import NEAR, Watching
+from paxon.actors.records.catching_up import CatchingUp
+from paxon.actors.records.places import Places
+from paxon.actors.records.reign import Reign
+from paxon.actors.records.watching import FAR_BEHIND, NEAR, Watching
+from paxon.actors.settings import Settings
 
-__all__ = ["Watches"]
+__all__ = ["Host", "Watches"]
+
+
+class Host(Protocol):
+    """What the server knows, and does about it."""
+
+    settings: Settings
+    application: Application
+    log: SlotLog
+    catching_up: CatchingUp
+    places: Places
+    is_member: bool
+    leader: ServerId
+    _reign: Reign | None
+
+    def _led_at(self) -> float:
+        """When it heard a leader last, or, leading, a majority."""
+
+    def _refuse(self, client: ClientToken) -> None:
+        """Tell a client who leads."""
+
+    def _count_work(self, client: ClientToken, size: int) -> None:
+        """Reckon to a client what it is told."""
 
 
 class Watches:
     """Holds the watches of clients, and answers each once."""
 
-    def __init__(
-        self,
-        application: Application,
-        outbox: Outbox,
-        counters: dict[str, int],
-        is_current: Callable[[bool], bool],
-        count_work: Callable[[ClientToken, int], None],
-    ) -> None:
-        """`is_current` says whether this server would hear, soon, of whatever is chosen.
-
-        It is given whether many are held: a leader has enough to do then.
-        """
-        self._application = application
+    def __init__(self, host: Host, outbox: Outbox, counters: dict[str, int]) -> None:
+        self._host = host
+        self._application = host.application
         self._outbox = outbox
         self._counters = counters
-        self._is_current = is_current
-        self._count_work = count_work
         self._watching = Watching()
         self.held = self._watching.held
         """By the server's number of each."""
 
+    def _is_current(self, crowded: bool) -> bool:
+        """Whether this server would hear, soon, of whatever is chosen, and so may hold watches.
+
+        `crowded`: many are held: a leader has enough to do then.
+        """
+        host, executed, known = self._host, self._application.executed, self._host.log.chosen_to
+        reign = host._reign
+        if reign is None:
+            known = max(known, host.catching_up.known_commit)
+        return (
+            host.is_member
+            and host._led_at() > self._outbox.now - 2 * host.settings.election_timeout_max
+            and known - executed <= FAR_BEHIND
+            and (reign is None or not (crowded or reign.sealing or executed < reign.takeover_end))
+        )
+
+    def _names_leader(self, client: ClientToken) -> bool:
+        """Tell a client who leads, if that is another server which clients can reach."""
+        host, leader = self._host, self._host.leader
+        if leader in (0, host.settings.server) or not host.places.client_address(leader):
+            return False
+        host._refuse(client)
+        return True
+
     def on_watch(self, watch: Watch, client: ClientToken) -> None:
         """Answer at once what has happened, or keep the watch until something does."""
-        if not self._is_current(watch.near and len(self.held) >= NEAR):
+        elsewhere = watch.near and self._names_leader(client)
+        if elsewhere or not self._is_current(watch.near and len(self.held) >= NEAR):
             self._outbox.reply(client, QueryReply(watch.id, ReplyStatus.NOT_CURRENT, b""))
             return
         watching = self._watching
@@ -60,7 +102,7 @@ class Watches:
             self._counters["watches_answered"] += 1
             answer = QueryReply(watch.id, ReplyStatus(reply.status), reply.payload)
             self._outbox.reply(client, answer)
-            self._count_work(client, len(reply.payload))
+            self._host._count_work(client, len(reply.payload))
 
     def on_unwatch(self, unwatch: Unwatch, client: ClientToken) -> None:
         """Forget watches that a client does not want any more."""

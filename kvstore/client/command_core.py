@@ -294,8 +294,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 case WatchesHeld():
                     self.watches.on_held(address, reply, now)
                 case PortOfServers():
-                    error = self.sightings.peer_port(address, reply, self.search.servers)
-                    if error is not None:
+                    if error := self.sightings.peer_port(address, reply, self.search.servers):
                         self.fail_all(error)
                 case OtherCluster():
                     self.fail_all(outcomes.wrong_cluster(address, reply, list(self._unanswered())))
@@ -511,10 +510,11 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self._after_answer()
         else:
             request = self._side.get(reply.id)
-            if request is None and self.watches.on_reply(address, reply, self._now):
+            if request is None:  # of a watch, or late
+                self.watches.on_reply(address, reply, self._now, self.search.target)
                 return
-            if request is None or reply.status == ReplyStatus.OVERLOADED:
-                return  # late; or a busy server is asked again after the retry interval
+            if reply.status == ReplyStatus.OVERLOADED:
+                return  # a busy server is asked again after the retry interval
             self._side.remove(reply.id)
         if reply.status != ReplyStatus.OK:
             error = outcomes.refused(reply.status, reply.payload)

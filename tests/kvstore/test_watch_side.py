@@ -49,6 +49,7 @@ class Replica:
     def __init__(self, log: list[bytes]) -> None:
         self.log = log
         self.current = True
+        self.names_leader = False
         self.executed = 0
         self.store = KVStore()
         self.watching = Watching()
@@ -70,8 +71,8 @@ class Replica:
 
     def handle(self, message: ClientMessage) -> list[ServerReply]:
         match message:
-            case Watch(watch, query):
-                if not self.current:
+            case Watch(watch, query, near):
+                if not self.current or (near and self.names_leader):
                     return [QueryReply(watch, ReplyStatus.NOT_CURRENT, b"")]
                 number, before = self.watching.add(CLIENT, watch, len(query), 0.0)
                 assert before is None, "each asking has a number of its own"
@@ -114,6 +115,14 @@ class World:
         self.down: dict[str, list[ServerReply]] = {name: [] for name in NAMES}
         self.frozen: set[str] = set()
         self.sent: list[tuple[str, ClientMessage]] = []
+        self.leader: str | None = None
+        """Whom servers name to who does not know it; None: whoever is asked leads."""
+
+    def led_by(self, leader: str) -> None:
+        """This one leads, and the others name it."""
+        self.leader = leader
+        for name, replica in self.replicas.items():
+            replica.names_leader = name != leader
 
     def write(self, *operations: Any) -> None:
         self.log.append(encode_operations(operations))
@@ -135,7 +144,7 @@ class World:
         replies, self.down[name] = self.down[name], []
         for reply in replies:
             if isinstance(reply, QueryReply):
-                assert self.side.on_reply(name, reply, self.now)
+                assert self.side.on_reply(name, reply, self.now, self.leader or name)
             else:
                 assert isinstance(reply, WatchesHeld)
                 self.side.on_held(name, reply, self.now)
@@ -308,7 +317,7 @@ def test_one_that_is_overloaded_is_asked_a_little_later() -> None:
     ((_, watch),) = world.sent
     assert isinstance(watch, Watch)
     refusal = QueryReply(watch.id, ReplyStatus.OVERLOADED, overloaded("much to read", 0.2))
-    world.side.on_reply(NAMES[0], refusal, world.now)
+    world.side.on_reply(NAMES[0], refusal, world.now, NAMES[0])
     world.up[NAMES[0]] = []
     assert world.side.next_deadline() == pytest.approx(0.2)
     world.write(Put(b"k", b""))
@@ -388,6 +397,35 @@ def test_few_watches_are_at_the_leader_and_many_elsewhere() -> None:
     assert not any(message.near for _, message in world.sent[-3:] if isinstance(message, Watch))
 
 
+def test_who_does_not_know_the_leader_is_sent_there_and_goes_on_elsewhere_if_it_is_silent() -> None:
+    world = World()
+    world.led_by(NAMES[2])
+    world.side.begin(NAMES[0], 0)
+    callers = [Caller(world) for _ in range(2)]
+    settle(world, *callers)
+    assert world.side.home == NAMES[2]
+    world.write(Put(b"k", b""))
+    settle(world, *callers)
+    assert [caller.told for caller in callers] == [[2], [2]]
+    world.frozen.add(NAMES[2])
+    world.write(Put(b"k", b""))
+    settle(world, *callers, seconds=10)
+    assert world.side.home == NAMES[0], "who names a leader that is silent has to hold them itself"
+    assert [caller.told for caller in callers] == [[2, 3], [2, 3]]
+
+
+def test_who_leads_but_has_too_many_is_not_asked_again() -> None:
+    world = World()
+    world.led_by(NAMES[2])
+    world.replicas[NAMES[2]].names_leader = True  # it has its crowd
+    world.side.begin(NAMES[0], 0)
+    caller = Caller(world)
+    settle(world, caller)
+    assert world.side.home == NAMES[0]
+    asked = [address for address, message in world.sent if isinstance(message, Watch)]
+    assert asked == [NAMES[0], NAMES[2], NAMES[0]]
+
+
 def test_one_that_ended_is_forgotten_where_it_was_asked_for() -> None:
     """Its client begins the next one elsewhere, for another server leads by then."""
     world = World()
@@ -407,7 +445,7 @@ def test_an_answer_in_another_language_is_an_error() -> None:
     world.poll()
     watch = world.sent[-1][1]
     assert isinstance(watch, Watch)
-    world.side.on_reply(NAMES[0], QueryReply(watch.id, ReplyStatus.OK, b"\xc1"), 0.0)
+    world.side.on_reply(NAMES[0], QueryReply(watch.id, ReplyStatus.OK, b"\xc1"), 0.0, NAMES[0])
     assert caller.ticket is not None
     assert isinstance(caller.ticket.error, OperationFailed)
 
@@ -492,7 +530,8 @@ def test_what_one_watch_needs_is_found_without_looking_at_all_others(
     assert len(sent) == many
     for watched in watches:
         answer = encode_results([[1, [[[b"k", b"v", 1, 1, 1, 0], None]]]])
-        assert side.on_reply(side.home, QueryReply(watched.order, ReplyStatus.OK, answer), 0.0)
+        reply = QueryReply(watched.order, ReplyStatus.OK, answer)
+        assert side.on_reply(side.home, reply, 0.0, side.home)
         watched.answer = None
         side.taken(watched)
         side.next_deadline()

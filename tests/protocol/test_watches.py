@@ -15,6 +15,7 @@ from paxon.actors.messages import (
     CommitNote,
     Heartbeat,
     HeartbeatReply,
+    NotLeader,
     QueryReply,
     ReplyStatus,
     StatusReply,
@@ -265,14 +266,28 @@ def test_a_server_that_is_far_behind_holds_none() -> None:
 def test_a_leader_leaves_a_crowd_that_could_ask_elsewhere_to_others() -> None:
     cluster, _ = running()
     for server in (1, 2):
-        cluster.request(server, *(Watch(n, b"1", near=True) for n in range(NEAR)))
+        near = server == 1
+        cluster.request(server, *(Watch(n, b"1", near=near) for n in range(NEAR)))
         assert kept(cluster, server) == NEAR
-        cluster.request(server, Watch(1000 + server, b"1", near=True))
+        cluster.request(server, Watch(1000 + server, b"1", near=near))
     assert told(cluster, 1001) == [(ReplyStatus.NOT_CURRENT, b"")], "the leader has enough"
     assert kept(cluster, 2) == NEAR + 1
     cluster.request(1, Watch(1003, b"1"))
     assert told(cluster, 1003) == [], "who has nowhere else to go is not sent away"
     assert kept(cluster, 1) == NEAR + 1
+
+
+def test_a_watch_that_is_meant_for_the_leader_is_sent_there() -> None:
+    cluster, _ = running()
+    before = len(cluster.replies)
+    cluster.request(2, Watch(7, b"1", near=True))
+    named, answer = (reply for _, _, reply in cluster.replies[before:])
+    assert isinstance(named, NotLeader)
+    assert named.leader == 1
+    assert answer == QueryReply(7, ReplyStatus.NOT_CURRENT, b"")
+    assert kept(cluster, 2) == 0
+    cluster.request(1, Watch(8, b"1", near=True))
+    assert kept(cluster, 1) == 1, "who leads takes it"
 
 
 def test_a_server_without_its_vote_holds_none() -> None:

@@ -245,17 +245,22 @@ class WatchSide:
         """Go on elsewhere, from each watch's own position."""
         servers = self._servers
         place = servers.index(self.home) if self.home in servers else self._elsewhere
-        self.home, self._near = servers[(place + 1) % len(servers)], False
+        self._near = False
+        self._settle(servers[(place + 1) % len(servers)])
         self._moves += 1
+        rounds, rest = divmod(self._moves, len(servers))
+        if rounds and not rest:
+            self._not_before = now + min(_PAUSE_FIRST * 2.0 ** min(rounds - 1, 8), _PAUSE_MAX)
+
+    def _settle(self, address: str) -> None:
+        """All watches go on at this server."""
+        self.home = address
         self._check, self._check_at = None, math.inf
         self._dropped.clear()
         self._asked.clear()
         self._to_ask = dict.fromkeys(self._watches.values())
         for watched in self._watches.values():
             watched.sent = False
-        rounds, rest = divmod(self._moves, len(servers))
-        if rounds and not rest:
-            self._not_before = now + min(_PAUSE_FIRST * 2.0 ** min(rounds - 1, 8), _PAUSE_MAX)
 
     def check_soon(self, now: float) -> None:
         """Somebody wants to know how far the watches are complete."""
@@ -267,14 +272,20 @@ class WatchSide:
         if self._watches and address == self.home:
             self.move(now)
 
-    def on_reply(self, address: str, reply: QueryReply, now: float) -> bool:
-        """A server answers a watch; False if this is none of ours."""
+    def on_reply(self, address: str, reply: QueryReply, now: float, leader: str) -> bool:
+        """A server answers a watch; False if this is none of ours.
+
+        `leader`: who is thought to lead, maybe by the same frame: who does not lead names whom it
+        follows when it is asked for a few watches (docs/watches.md).
+        """
         watched = self._asked.get(reply.id)
         if watched is None or address != self.home:
             return reply.id > _FIRST_ORDER  # (late: it was asked for elsewhere meanwhile)
         del self._asked[reply.id]
         watched.sent = False
-        if reply.status == ReplyStatus.NOT_CURRENT:
+        if reply.status == ReplyStatus.NOT_CURRENT and self._near and leader != address:
+            self._settle(leader)
+        elif reply.status == ReplyStatus.NOT_CURRENT:
             self.move(now)
         elif reply.status == ReplyStatus.OVERLOADED:
             watched.not_before = now + max(retry_after(reply.payload)[0], _PAUSE_FIRST)
