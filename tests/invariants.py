@@ -245,8 +245,8 @@ class ClusterWatch(MemberBooks):
     def may_lose_disk(self, server: ServerId) -> bool:
         """Whether the cluster promises to survive the loss of this disk now.
 
-        No other disk is lost, and a majority of disks holds every chosen value: then enough of the
-        others do after the loss, too.
+        No other disk is lost, and of those who decide a majority holds every chosen value: then
+        enough of the others do after the loss, too.
         """
         if any(disk.replaced or disk.old for disk in self.disks.values()):
             return False
@@ -254,18 +254,20 @@ class ClusterWatch(MemberBooks):
         here = all(self.disks[m.server].incarnation == m.incarnation for m in now.members)
         if not here or server not in now.voters or len(now.voters) <= now.majority:
             return False  # (the rest have to agree on who takes its place)
-        if any(
-            slot > now.sealed_at and is_config(row[1])
-            for disk in self.disks.values()
-            for slot, row in disk.rows.items()
-        ):
+        if any(ballot.epoch == now.epoch for ballot in self._sealing):
             return False  # others are to decide soon, who may need this very one
-        level = min(disk.replayable for disk in self.disks.values())
-        majority = self.epochs.last.majority
+        decides, first = now, now.sealed_at + 1
+        if all(disk.epoch < now.epoch for s, disk in self.disks.items() if s != server):
+            # Nobody else knows yet that its time has come: those before it have to find that out.
+            decides, first = self.epochs.configurations[-2], 1
+            if server in decides.voters and len(decides.voters) <= decides.majority:
+                return False
+        voters = [self.disks[voter] for voter in decides.voters]
+        level = min(disk.replayable for disk in voters)
         return all(
-            sum(self._holds(disk, slot, value) for disk in self.disks.values()) >= majority
+            sum(self._holds(disk, slot, value) for disk in voters) >= decides.majority
             for slot, value in self.chosen.items()
-            if slot > level
+            if slot > max(level, first - 1)
         )
 
     def _holds(self, disk: DiskBooks, slot: int, value: bytes) -> bool:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 import msgspec
 
 from paxon.actors import ServerId, SettingsError, StateMachine
+from paxon.actors.ballot import in_list
 from paxon.actors.disk.data_directory import replace_file
 from paxon.actors.disk.sqlite_format import incarnation_in
 from paxon.actors.members import MemberChange
@@ -583,9 +584,7 @@ class LocalCluster:
 
     def _check(self, server: ServerId) -> None:
         if server not in self._ids:
-            raise ClusterError(
-                f"there is no server {server}; the ids run from 1 to {len(self._ids)}"
-            )
+            raise ClusterError(f"there is no server {server}, only {in_list(self._ids)}")
 
     def _running(self) -> Supervisor:
         if self._supervisor is None:

@@ -205,6 +205,10 @@ def test_a_port_that_somebody_takes_meanwhile_is_replaced(monkeypatch: pytest.Mo
         monkeypatch.setattr(local_cluster, "free_ports", lambda _count: draws.pop(0))
         with LocalCluster(1) as cluster:
             assert cluster.leader() == 1
+            draws += [[taken.getsockname()[1], *free_ports(1)], free_ports(2)]
+            drawn = draws[-1]
+            assert cluster.add_server(learner=True) == 2  # as much as at the start
+            assert cluster.addresses[1].endswith(f":{drawn[1]}")
     assert draws == []
 
 

@@ -20,7 +20,16 @@ import pytest
 from paxon import ClusterError, OperationFailed
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.local_cluster import LocalCluster
-from tests.cluster.helpers import one_sentence, paxon, paxon_here, wait_until, wait_until_equal
+from paxon.transport import CurveKeys
+from tests.cluster.helpers import (
+    PAXON,
+    one_sentence,
+    paxon,
+    paxon_here,
+    wait_until,
+    wait_until_equal,
+)
+from tests.cluster.test_server_command import serving
 from tests.ports import own_ports
 
 pytestmark = pytest.mark.process
@@ -112,8 +121,22 @@ def test_three_are_replaced_one_by_one_by_three_on_other_ports_under_load() -> N
         written(cluster, writer)
 
 
+def with_another(file: Path, server: int) -> Path:
+    """The cluster's file with one server more, whose key stands there."""
+    peer, client = own_ports(2)
+    key = CurveKeys.load_or_generate(file.with_name(f"server-{server}.key")).public
+    entry = f'id = {server}\npeer_port = {peer}\nclient_port = {client}\npublic_key = "{key}"\n'
+    grown = file.with_name("grown.toml")
+    grown.write_text(f"{file.read_text()}\n[[server]]\n{entry}")
+    return grown
+
+
 def test_servers_with_keys_come_and_go(tmp_path: Path) -> None:
-    """A new one is let in by the key that the configuration has for it, and clients learn that."""
+    """A new one is let in by the key that the configuration has for it, and clients learn that.
+
+    One that was started by hand is asked itself for its directory, and has to have the key that
+    the file gives it: with keys no member hears that it waits.
+    """
     with LocalCluster(1, tmp_path, keys=True) as cluster, cluster.client(timeout=TIMEOUT) as kv:
         kv.put("k", "1")
         assert cluster.add_server() == 2
@@ -124,6 +147,20 @@ def test_servers_with_keys_come_and_go(tmp_path: Path) -> None:
         assert kv.get("k") == b"2"
         kv.put("k", "3")
         wait_until_equal(cluster)
+        file = with_another(tmp_path / "cluster.toml", 3)
+        with serving(file, 3, "--join", cluster.addresses[0]):
+            add = ["member", "add", "3", "--learner", "--cluster", str(file), "--json"]
+            key, client = (
+                CurveKeys.generate().public,
+                ClusterDescription.read(file).servers[3].client,
+            )
+            another = paxon_here(*add, "--public-key", key, "--timeout", "1")
+            assert "no server 3 waits to become a member" in one_sentence(another)
+            added = paxon_here(*add)
+            assert added.returncode == 0, added.stderr
+            (third,) = [m for m in json.loads(added.stdout)["members"] if m["id"] == 3]
+            assert third["client"] == client
+            assert third["public_key"] == ClusterDescription.read(file).public_keys[3]
 
 
 @pytest.fixture(scope="module")
@@ -163,16 +200,84 @@ def test_the_command_lists_adds_and_removes(one: LocalCluster) -> None:
         (("replace", "1", "--incarnation", "6"), 1, "its old directory is in use"),
         (("remove", "8", "8"), 1, "server 8 is no member"),
         (("add", "2", "--incarnation", "6", "--peer", "nowhere"), 1, "cannot be dialled"),
+        (("add", "2", "--incarnation", "6", "--client", "OURS"), 1, "server 1 has the address"),
+        (("add", "64", "--incarnation", "6"), 1, "ids run from 1 to 63"),
+        (("promote", "7"), 1, "server 7 is no member; the members are server 1: add it first"),
     ],
 )
 def test_the_command_refuses_in_one_sentence(
     one: LocalCluster, arguments: tuple[str, ...], code: int, sentence: str
 ) -> None:
-    refused = paxon_here(*member(one, *arguments))
+    asked = member(one, *(one.addresses[0] if each == "OURS" else each for each in arguments))
+    refused = paxon_here(*asked)
+    while refused.returncode == 5:  # a busy machine: nobody answered in so short a time
+        refused = paxon_here(*asked)
     assert refused.returncode == code
     assert sentence in one_sentence(refused)
     with one.client() as kv:
         assert len(kv.cluster_members().members) == 1
+
+
+def test_nothing_changes_that_the_rest_could_not_serve(tmp_path: Path) -> None:
+    """Two administrators at once; a removal that would lose the majority; none left to agree."""
+    with LocalCluster(3, tmp_path) as cluster:
+        everybody = ["--cluster", ",".join(cluster.addresses), "--timeout", "60"]
+
+        def listed() -> list[tuple[int, bool]]:
+            shown = json.loads(paxon_here("member", "list", "--json", *everybody).stdout)
+            return [(each["id"], each["voter"]) for each in shown["members"]]
+
+        def demote(server: int) -> subprocess.Popen[bytes]:
+            command = [*PAXON, "member", "demote", str(server), *everybody]
+            return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+        done: list[int] = []
+
+        def two_at_once() -> bool:
+            """Each is told the truth: both are made, one, or (on a busy machine) none."""
+            before, asked = listed(), [demote(server) for server in (2, 3)]
+            said = [process.communicate(timeout=120)[1].decode() for process in asked]
+            codes = [process.returncode for process in asked]
+            done[:] = [server for server, code in zip((2, 3), codes, strict=True) if code == 0]
+            assert listed() == [(server, vote and server not in done) for server, vote in before]
+            for code, sentence in zip(codes, said, strict=True):
+                assert code == 0 or (code == 1 and "nothing was changed" in sentence), said
+            return bool(done)
+
+        cluster.leader()
+        wait_until(two_at_once, "one of them has it made")
+
+        def voters_again() -> bool:
+            for server, vote in listed():
+                if not vote:
+                    paxon_here("member", "promote", str(server), *everybody)
+            return all(vote for _, vote in listed())
+
+        wait_until(voters_again, "all have their votes again")
+
+        led, before = cluster.leader(), listed()
+        down, other = (server for server in (1, 2, 3) if server != led)
+        cluster.kill(down)
+
+        def refusal() -> str:
+            return one_sentence(paxon_here("member", "remove", str(other), *everybody))
+
+        # Until the leader has missed it for a while, it takes the change up and gives it up.
+        wait_until(lambda: f"server {down} was not heard of late" in refusal(), "it is missed")
+        assert listed() == before
+        cluster.kill(other)
+        ask = ["member", "remove", str(down), *everybody[:2], "--timeout", "1"]
+        wait_until(
+            lambda: (
+                (asked := paxon_here(*ask)).returncode == 5
+                and "no server leads" in one_sentence(asked)
+            ),
+            "nobody leads any more",
+        )
+        for server in (down, other):
+            cluster.restart(server)
+        cluster.leader()
+        assert listed() == before
 
 
 def test_the_command_says_who_does_not_answer() -> None:

@@ -192,11 +192,13 @@ class Administrator:
         self._request = request
         self._random = Random(f"administrator {world.plan.seed} {request.id}")
         self._asked = 0
+        self._last: Node | None = None
         self.ended = ""
 
     def ask(self, at: Node) -> None:
         """Ask, and once more a moment later; a copy may come after the answer to the first."""
         self._asked += 1
+        self._last = at
         at.ask_for_change(self._request)
         if self._random.random() < 0.3:
             late = self._world.now + self._random.random() * 1.5
@@ -226,6 +228,16 @@ class Administrator:
         if outcome in ("done", "not done", "refused"):
             self.ended = outcome
             self._world.watch.on_change_told(self._request.id, outcome)
+            if outcome == "refused":
+                self._send_copies()
+
+    def _send_copies(self) -> None:
+        """Copies of what was refused come late, when nothing may stand in its way any more."""
+        at = self._last
+        assert at is not None
+        for _ in range(self._random.choice((0, 3))):
+            late = self._world.now + self._random.random() * 3.0
+            self._world.schedule(late, lambda _: at.ask_for_change(self._request), None)
 
 
 def leads_for_itself(servers: list[PaxosServer], fault: Fault) -> PaxosServer | None:

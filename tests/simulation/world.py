@@ -370,11 +370,7 @@ class World:
         if not self.watch.making.in_force:
             self._empty_all(fault, node)
             return
-        changing = any(
-            server is not None and server._reign is not None and server._reign.changing is not None
-            for server in (other.server for other in self.nodes.values())
-        )
-        if changing or not self._knows_all(node) or not self.watch.may_lose_disk(node.id):
+        if not self._can_spare(node):
             self.note(node.id, "keeps its disk: the cluster could not afford to lose it now")
             return
         node.crash("its disk is lost")
@@ -518,14 +514,20 @@ class World:
         assert node.newest is not None
         old_books = self.watch.disks[node.id]
         self.watch.disks[node.id] = node.newest[1]
-        afford = not self.healing and not others_old and self.watch.may_lose_disk(node.id)
+        afford = not self.healing and not others_old and self._can_spare(node)
         self.watch.disks[node.id] = old_books
-        node.remedy(rejoin=afford and self._knows_all(node) and node.random.random() < 0.3)
+        node.remedy(rejoin=afford and node.random.random() < 0.3)
         self.faults["old_copy_refused"] += 1
 
-    def _knows_all(self, node: Node) -> bool:
+    def _can_spare(self, node: Node) -> bool:
+        """Whether the cluster promises to go on without this disk: nobody is about to need it."""
+        changing = any(
+            server is not None and server._reign is not None and server._reign.changing is not None
+            for server in (other.server for other in self.nodes.values())
+        )
         members = self.watch.epochs.last.servers
-        return all(self.nodes[member].knows(node.disk) for member in members)
+        known = all(self.nodes[member].knows(node.disk) for member in members)
+        return not changing and known and self.watch.may_lose_disk(node.id)
 
     def _fault_restart_client(self, fault: Fault) -> None:
         number = fault.server or 1
