@@ -13,9 +13,9 @@ PACKAGES := paxon paxon.transport paxon.actors paxon.kvstore paxon.bench
 FOLDERS := paxon transport actors kvstore bench
 PYTEST_ARGS ?=
 BENCH_ARGS ?= --quick
-SEEDS ?= 270
+SEEDS ?= 120
 SOAK_SEEDS ?= 100000
-PROCESS_TESTS ?= 3
+PROCESS_TESTS ?= 2
 ALL_CORES := -n auto --dist worksteal
 # Tests are compiled once and not by each of the processes that run them, in containers too.
 export PYTHONDONTWRITEBYTECODE :=
@@ -38,12 +38,18 @@ help:
 demo: compiled
 	$(RUN) -m paxon.kvstore.cli demo
 
-# What needs no server processes fills every core; lint, which uses but one, runs beside it. The rest
-# waits for elections and disks as well: three such tests at a time keep two cores busy. (Exit 5:
-# PYTEST_ARGS names only tests of another part.)
+# Tests of server processes wait for elections and disks, two at a time. What waits for nothing but the
+# processor runs beside them at a lower priority and takes what they leave: lint, and all other tests,
+# whose words follow. (Exit 5: PYTEST_ARGS names only tests of another part.)
 test: compiled
-	@$(call beside_lint,PAXON_SEEDS=$(SEEDS) $(RUN) -m pytest -m 'not process' $(ALL_CORES) $(PYTEST_ARGS))
-	$(RUN) -m pytest -m process -n $(PROCESS_TESTS) --dist worksteal $(PYTEST_ARGS) || [ $$? = 5 ]
+	@echo 'Lint and the tests without server processes run beside these; what they say follows.'; \
+	nice -n 10 $(MAKE) --no-print-directory lint >$(VENV)/lint.log 2>&1 & lint=$$!; \
+	PAXON_SEEDS=$(SEEDS) nice -n 10 $(RUN) -m pytest -m 'not process' $(ALL_CORES) $(PYTEST_ARGS) \
+	  >$(VENV)/others.log 2>&1 & others=$$!; \
+	$(RUN) -m pytest -m process -n $(PROCESS_TESTS) --dist worksteal $(PYTEST_ARGS); served=$$?; \
+	wait $$others; others=$$?; echo; cat $(VENV)/others.log; \
+	wait $$lint; linted=$$?; echo; cat $(VENV)/lint.log; \
+	for code in $$served $$others; do case $$code in 0 | 5) ;; *) exit 1 ;; esac; done; [ $$linted = 0 ]
 
 # The loop of a working day: what needs no server processes, on all cores.
 check: compiled

@@ -10,7 +10,7 @@ __all__ = ["SOAK", "SEEDS", "sized"]
 SOAK = bool(os.environ.get("PAXON_SOAK"))
 """Whether this is a long run."""
 
-SEEDS = int(os.environ.get("PAXON_SEEDS", "270"))
+SEEDS = int(os.environ.get("PAXON_SEEDS", "120"))
 """Seeds of the simulator: CI takes 1,000 of them, `make soak` a night's worth."""
 
 T = TypeVar("T")

@@ -28,6 +28,7 @@ def contents(path: Path) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if data}  # (an empty log is none)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("running", [True, False], ids=["copied while it runs", "while stopped"])
 def test_an_old_copy_is_refused_and_nothing_is_lost(tmp_path: Path, running: bool) -> None:

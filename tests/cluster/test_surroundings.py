@@ -227,7 +227,7 @@ def test_a_forked_child_that_exits_leaves_the_servers_alone(tmp_path: Path) -> N
     import multiprocessing, os, sys
     from paxon.kvstore import ClusterError, LocalCluster
 
-    cluster = LocalCluster(3).start()
+    cluster = LocalCluster(1).start()
     pids = [row.pid for row in cluster.status()]
     child = os.fork()
     if child == 0:
@@ -255,7 +255,7 @@ def test_a_local_cluster_starts_with_all_streams_closed(tmp_path: Path) -> None:
     from pathlib import Path
     from paxon.kvstore import LocalCluster
 
-    with LocalCluster(3) as cluster, cluster.client() as client:
+    with LocalCluster(1) as cluster, cluster.client() as client:
         client.put("key", "value")
         Path(sys.argv[1], "done").write_text("yes")
     """
@@ -362,7 +362,7 @@ import sys
 from paxon.kvstore import LocalCluster
 
 {beforehand}
-with LocalCluster(3, {directory}, transport="{transport}") as cluster, cluster.client() as client:
+with LocalCluster(2, {directory}, transport="{transport}") as cluster, cluster.client() as client:
     client.put("\\xfcn\\xef", "value", timeout=60)
     print(client.get("\\xfcn\\xef", timeout=60).decode())
 """

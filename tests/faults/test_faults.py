@@ -122,4 +122,4 @@ def test_loss_and_jitter_made_by_the_kernel_are_survived(tmp_path: Path) -> None
 
 
 def test_recipes_work_while_leaders_are_killed(tmp_path: Path) -> None:
-    judge(coordination(tmp_path, sized(5.0, 60.0)))
+    judge(coordination(tmp_path, sized(3.0, 60.0)))

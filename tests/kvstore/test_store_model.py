@@ -41,6 +41,7 @@ from paxon.kvstore.store.operations import (
 )
 from paxon.kvstore.store.store import KVStore
 from tests.kvstore.model import MS, Model
+from tests.soak import sized
 
 KEYS = st.sampled_from([b"a", b"a\0", b"aa", b"ab", b"b", b"b\xff", b"\xff", b"\xff\xff"])
 ENDS = st.none() | st.sampled_from([b"\0", b"a", b"ab", b"b", b"c", b"\xff"])
@@ -146,7 +147,9 @@ def comparable(result: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("block_events", "examples"), [(2, 300), (1024, 200)])
+@pytest.mark.parametrize(
+    ("block_events", "examples"), [(2, sized(150, 3000)), (1024, sized(100, 2000))]
+)
 def test_the_store_does_what_its_model_does(block_events: int, examples: int) -> None:
     """Whether history is packed (in small blocks, so that much of it is) or not."""
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.packaging.conftest import ROOT, Distributions, Installed, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]  # (in one place, so that it is built once)
 
 FOLDERS = ("actors", "transport", "kvstore", "bench")
 """Each is a package of its name in `paxon`; the folder `paxon` is that package itself."""

@@ -22,16 +22,16 @@ from tests.simulation.objects import object_plans, run_with_object
 __all__ = ["OBJECTS", "ObjectBug"]
 
 
-def in_the_simulator(seeds: int) -> tuple[int, str] | tuple[()]:
-    """How many runs it took, and what was found; () if none of so many shows it."""
-    for number, plan in enumerate(object_plans(seeds), 1):
+def in_the_simulator(seeds: int, first: int) -> tuple[int, str] | tuple[()]:
+    """Which run it took, and what was found; () if none of so many shows it."""
+    for plan in object_plans(seeds, first=first):
         outcome = run_with_object(plan)
         if outcome.broken:
-            return number, outcome.text
+            return plan.seed, outcome.text
     return ()
 
 
-def in_an_upgrade(_seeds: int) -> tuple[int, str] | tuple[()]:
+def in_an_upgrade(_seeds: int, _first: int) -> tuple[int, str] | tuple[()]:
     """One server of three still has the old code when the version is raised."""
     try:
         cluster = rolling({1: Shop, 2: Shop, 3: OldShop})
@@ -47,12 +47,12 @@ class ObjectBug:
     """A bug, and what shows it."""
 
     bug: PlantedBug
-    where: Callable[[int], tuple[int, str] | tuple[()]]
+    where: Callable[[int, int], tuple[int, str] | tuple[()]]
 
-    def hunt(self, seeds: int = 120) -> tuple[int, str] | tuple[()]:
-        """How many runs it took, and what was found."""
+    def hunt(self, seeds: int = 120, first: int = 1) -> tuple[int, str] | tuple[()]:
+        """Which run of so many from `first` on it took, and what was found."""
         with self.bug.apply():
-            return self.where(seeds)
+            return self.where(seeds, first)
 
 
 def _seeded_by_the_process(_original: Original) -> Any:

@@ -137,8 +137,13 @@ def test_there_are_enough_of_them_and_each_has_its_own_name() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.name.replace(" ", "-"))
+@pytest.mark.parametrize(
+    "bug",
+    [bug for bug in PLANTED if bug.name in SEARCHED or bug.name not in ANYWHERE],
+    ids=lambda bug: bug.name.replace(" ", "-"),
+)
 def test_a_planted_bug_is_caught(bug: PlantedBug) -> None:
+    """(Those that the simulator alone finds, in any of its runs: below.)"""
     first = FIRST_SEED.get(bug.name, 0)
     hunt: Callable[[], str] = lambda: walked(first)  # noqa: E731
     if bug.name in SEARCHED:
@@ -152,14 +157,8 @@ def test_a_planted_bug_is_caught(bug: PlantedBug) -> None:
         def hunt() -> str:
             return simulated(first or 1)
 
-    elif bug.name in ANYWHERE:
-
-        def hunt() -> str:
-            return simulated(first or 1, None)
-
     with bug.apply():
-        caught = hunt()
-    assert caught
+        assert hunt()
 
 
 @pytest.mark.slow

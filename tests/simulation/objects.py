@@ -114,9 +114,9 @@ class StoreWithObject(WatchedStore):
         return f"{super().digest()}/{self.beside.digest()}"
 
 
-def object_plans(count: int, steps: int = 800) -> list[Plan]:
+def object_plans(count: int, steps: int = 800, *, first: int = 1) -> list[Plan]:
     """Plans whose servers restart from snapshots, time and again."""
-    plans = [draw_plan(seed, steps) for seed in range(1, count + 1)]
+    plans = [draw_plan(seed, steps) for seed in range(first, first + count)]
     for plan in plans:
         plan.settings |= {"snapshot_slots": 4, "retain_slots": 4}
     return plans

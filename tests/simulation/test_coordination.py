@@ -10,7 +10,7 @@ from tests.simulation.plan import draw_plan
 from tests.simulation.runner import run
 from tests.soak import sized
 
-SEEDS = sized(16, 5000)
+SEEDS = sized(10, 5000)
 STEPS = 800
 SHARE = 200
 

@@ -20,7 +20,7 @@ from tests.simulation.plan import Plan, draw_plan
 from tests.simulation.runner import Outcome, run
 from tests.soak import sized
 
-SEEDS = sized(12, 2000)
+SEEDS = sized(8, 2000)
 HUNT = 40
 STEPS = 600
 
