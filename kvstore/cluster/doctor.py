@@ -26,7 +26,7 @@ from paxon.actors.disk.data_directory import CONDEMNED_NAME, owner_of
 from paxon.actors.messages import StatusReply
 from paxon.actors.version import VERSION
 from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerEntry, ServerPlan
-from paxon.kvstore.cluster.health import problems
+from paxon.kvstore.cluster.health import answering, problems
 from paxon.kvstore.cluster.server_process import security_of
 from paxon.kvstore.cluster.status import look_around
 from paxon.transport import TransportError, in_ephemeral_range
@@ -126,8 +126,7 @@ def _host(address: str) -> str:
 
 
 def _names(entry: ServerEntry) -> Iterator[Finding]:
-    for address in dict.fromkeys((entry.peer, entry.client)):
-        host = _host(address)
+    for host in dict.fromkeys((_host(entry.peer), _host(entry.client))):
         if not host:
             continue
         started = time.monotonic()
@@ -272,8 +271,9 @@ def _running(cluster: ClusterDescription) -> Iterator[Finding]:
         return
     for problem in problems(rows):
         yield Finding("bad", "running", problem)
+    newest = max(replies, key=lambda reply: reply.epoch)
     for row in rows:
-        if row.reply is None:
+        if row.reply is None and row.server in (newest.members or [row.server]):
             yield Finding(
                 "look", "running", f"server {row.server} at {row.address} does not answer"
             )
@@ -284,7 +284,8 @@ def _running(cluster: ClusterDescription) -> Iterator[Finding]:
             f"servers run releases {' and '.join(versions)}: finish the upgrade",
         )  # fmt: skip
     yield from _members(cluster, replies)
-    yield Finding("good", "running", f"{len(replies)} of {len(rows)} servers answer")
+    there, all_ = answering(rows)
+    yield Finding("good", "running", f"{there} of {all_} servers answer")
 
 
 def _members(cluster: ClusterDescription, replies: list[StatusReply]) -> Iterator[Finding]:

@@ -159,12 +159,15 @@ def comparable_slot(replies: Iterable[StatusReply]) -> int:
 def _told_of(
     addresses: Mapping[ServerId, str], answers: Mapping[ServerId, StatusReply]
 ) -> dict[ServerId, str]:
-    """Servers that those who answered know of, and of whom nobody thought before."""
+    """Where those who answered know others to be: ones that nobody thought of, or that have moved.
+
+    Whoever knows of the last change of members goes first.
+    """
     answered = {reply.server for reply in answers.values()}
     found: dict[ServerId, str] = {}
-    for reply in answers.values():
+    for reply in sorted(answers.values(), key=lambda reply: -reply.epoch):
         for server, address in reply.addresses.items():
-            if server not in answered | set(addresses) and address not in addresses.values():
+            if server not in answered and address not in addresses.values():
                 found.setdefault(server, address)
     return found
 
@@ -189,9 +192,10 @@ def look_around(
             answers |= probe.ask({s: mended[s] for s in mended if s not in answers}, timeout)
             addresses = mended
         others = _told_of(addresses, answers)
-        if others:  # those whom the ones asked know of
-            addresses = {**addresses, **others}
-            answers |= probe.ask(others, timeout, state=state)
+        if others:
+            found = probe.ask(others, timeout, state=state)
+            addresses = {**others, **addresses, **{server: others[server] for server in found}}
+            answers |= found
         slot = comparable_slot(answers.values())
         if slot and any(reply.digest_slot != slot for reply in answers.values()):
             asked = {server: addresses[server] for server in answers}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from paxon.kvstore import Client
+from paxon.kvstore.cluster.status import look_around
 from tests.cluster.test_making import PATIENCE, THREE, Ports, Servers, made_of_three
 from tests.ports import own_ports
 from tests.waiting import wait_until
@@ -116,8 +117,16 @@ def test_a_lost_disk_comes_back_on_another_host(servers: Servers) -> None:
 def test_a_client_outlives_the_replacement_of_every_address_it_was_started_with(
     servers: Servers,
 ) -> None:
-    """All three move, one after another, while it writes; it is told where they are."""
+    """All three move, one after another, while it writes; it is told where they are.
+
+    So is whoever asks for the status by an old file, as long as one is left where that has it.
+    """
     made_of_three(servers)
+    file = {server: f"tcp://127.0.0.1:{servers.client[server]}" for server in THREE}
+
+    def all_found() -> bool:
+        return all(row.reply is not None for row in look_around(file, 5.0))
+
     with Client(servers.address(1, 2, 3), timeout=PATIENCE) as client:
         client.put("k", "0")
         for server in (1, 2, 3):
@@ -125,3 +134,5 @@ def test_a_client_outlives_the_replacement_of_every_address_it_was_started_with(
             servers.peer, servers.client = at
             client.put("k", f"{server}")
             assert client.get("k") == f"{server}".encode()
+            if server == 2:
+                wait_until(all_found, "server 3 tells where the others are")
