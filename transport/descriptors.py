@@ -12,13 +12,11 @@ from __future__ import annotations
 import ctypes
 import resource
 import socket
-import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from paxon.transport.inherited import closed_here, keep_from_forks
-from paxon.transport.intake import Ledger
+from paxon.transport.intake import Ledger, drop_all_packets, take_all_packets
 
 __all__ = ["DescriptorGuard", "check_descriptor_limit", "raise_descriptor_limit"]
 
@@ -29,11 +27,6 @@ _RESERVED_PART = 8
 """One in so many descriptors is reserved, within these bounds."""
 _LOOK_SECONDS = 0.5
 """How often to look for room again while a port is shut."""
-
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
-"""From <asm-generic/socket.h>; Linux alone has them."""
-_DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)
-"""A packet filter of one instruction: let nothing in."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -124,7 +117,7 @@ class DescriptorGuard:
         if port not in self._shut:
             self._shut.add(port)
             for listener in self._listeners.get(port, ()):
-                _let_in(listener, False)
+                drop_all_packets(listener)
         if self.look_at is None:
             self.look_at = self._monotonic() + _LOOK_SECONDS
         return True
@@ -139,21 +132,5 @@ class DescriptorGuard:
             if in_use + _LEAST_RESERVE // 4 < self._bound(port):
                 self._shut.discard(port)
                 for listener in self._listeners.get(port, ()):
-                    _let_in(listener, True)
+                    take_all_packets(listener)
         self.look_at = now + _LOOK_SECONDS if self._shut else None
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-
-def _let_in(listener: int, whether: bool) -> None:
-    """Have a listening TCP socket take in packets, or drop them all (Linux; else nothing)."""
-    if sys.platform != "linux":
-        return
-    instructions = ctypes.create_string_buffer(_DROP_ALL, len(_DROP_ALL))
-    program = _Program(1, ctypes.addressof(instructions))
-    option = _SO_DETACH_FILTER if whether else _SO_ATTACH_FILTER
-    _libc.setsockopt(
-        listener, socket.SOL_SOCKET, option, ctypes.byref(program), ctypes.sizeof(program)
-    )

@@ -31,7 +31,7 @@ from paxon.transport.errors import (
     OversizedFrame,
     TransportError,
 )
-from paxon.transport.intake import Ledger, Share, check_count, check_sender, unexpected
+from paxon.transport.intake import Brake, Ledger, Share, check_count, check_sender, unexpected
 from paxon.transport.keys import (
     CurveSecurity,
     KeyKeeper,
@@ -167,7 +167,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         """
         self._options = options or EndpointOptions()
         self._ledger = Ledger(monotonic)
-        self._guard = DescriptorGuard(self._ledger, monotonic)
+        self._guard, self._brake = DescriptorGuard(self._ledger, monotonic), Brake(monotonic)
         self._large = LargeFrames(self._options.large_queue_bytes)
         self._large_replies = LargeFrames(
             self._options.client_large_queue_bytes, self._options.clients_queue_bytes
@@ -315,6 +315,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             self._redial()
         if self._guard.look_at is not None:
             self._guard.look()
+        if self._brake.look_at is not None:
+            self._brake.look()
         # One look at both ports costs less than an `Again` from each that turns out empty.
         ready = self._ready or zmq.zmq_poll(self._ports, 0)
         self._ready = ()
@@ -337,7 +339,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         """
         recv, getsockopt = port.socket.recv, port.socket.getsockopt
         options = self._options
-        share = Share(options) if port is self._clients else None
+        share = Share(options, self._brake) if port is self._clients else None
         ignored = self._ignored if port is self._clients else ()
         frames = size = messages = 0
         try:
@@ -352,7 +354,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                         port.skip_parts()
                     if ignored and token in ignored and share is not None:
                         burst.ignored.add(token)
-                        if share.is_wasted():
+                        if share.is_wasted(frame, length):
                             break
                         continue
                     if length > port.max_messages:  # (each takes a byte at least)
@@ -362,7 +364,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                         port.check_sender(decoded[0], frame)
                 except FrameError as error:
                     self._refuse(port, token, frame, error, burst)
-                    if share is not None and share.is_wasted():
+                    if share is not None and share.is_wasted(frame, length):
                         break
                     continue
                 messages += (count := len(decoded[2]))
@@ -414,8 +416,9 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         if wake_fd != self._wake_fd:
             self._wake_fd = wake_fd
             self._awaited = [*self._ports, *self._watched, (wake_fd, _POLLIN)]
-        if self._redial_at or self._guard.look_at is not None:
-            times = [*self._redial_at.values(), self._guard.look_at or math.inf]
+        guard, brake = self._guard.look_at, self._brake.look_at
+        if self._redial_at or guard is not None or brake is not None:
+            times = [*self._redial_at.values(), guard or math.inf, brake or math.inf]
             until = max(0.0, min(times) - self._monotonic())
             timeout_seconds = min(until, math.inf if timeout_seconds is None else timeout_seconds)
         timeout_ms = -1 if timeout_seconds is None else max(0, math.ceil(timeout_seconds * 1000))
@@ -605,6 +608,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         if self._security is not None:
             secure_port(socket, self._security.keys, name)
         bind(socket, address, name)
+        if 0 in senders:
+            self._brake.listens_at(socket.getsockopt_string(zmq.LAST_ENDPOINT))
         self._monitors[-1].drain()  # that it listens: nobody need wake up for that
         self._ports.append((socket, _POLLIN))
         self._watched.append((_descriptor(self._monitors[-1].socket), _POLLIN))

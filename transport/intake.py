@@ -1,21 +1,30 @@
-"""What every endpoint counts, and how it speaks of refused frames without flooding the log."""
+"""What an endpoint counts and says of refused frames, and whom it does not listen to meanwhile."""
 
 from __future__ import annotations
 
+import ctypes
+import socket
+import struct
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
+
+import zmq
 
 from paxon.transport.errors import ForeignFrame, FrameError, OversizedFrame
 from paxon.transport.log import logger
 from paxon.transport.options import EndpointOptions
 
 __all__ = [
+    "Brake",
     "Counters",
     "Ledger",
     "Share",
     "check_count",
     "check_sender",
+    "drop_all_packets",
+    "take_all_packets",
     "unexpected",
     "COMPLAINT_INTERVAL",
 ]
@@ -27,6 +36,10 @@ COMPLAINT_INTERVAL = 5.0
 _WASTED_FRAMES = 2
 """After so many frames of clients that were thrown away a burst takes no more of them. A ROUTER
 gives those of all in turns: whoever else had one has given it, and need not wait for the rest."""
+_HELD_BYTES = 64 << 10
+"""Whoever sent so much that was thrown away is not listened to …"""
+_HELD_SECONDS = 0.5
+"""… for so long. (TCP sends again what was not taken in, 0.2 and 0.6 seconds later.)"""
 _REMEMBERED_PEERS = 256
 """Distinct (kind, peer) pairs with a line of their own; beyond it they share one per kind."""
 
@@ -144,9 +157,10 @@ class Ledger:
 class Share:
     """What clients have given to one burst, so that it takes no more than is good for all."""
 
-    __slots__ = ("_frames", "_messages_left", "_most", "_wasted")
+    __slots__ = ("_brake", "_frames", "_messages_left", "_most", "_wasted")
 
-    def __init__(self, options: EndpointOptions) -> None:
+    def __init__(self, options: EndpointOptions, brake: Brake | None = None) -> None:
+        self._brake = brake
         self._frames: dict[bytes, int] = {}
         self._most = options.client_burst_frames
         self._wasted = 0
@@ -158,10 +172,126 @@ class Share:
         self._messages_left -= messages
         return frames >= self._most or self._messages_left <= 0
 
-    def is_wasted(self) -> bool:
-        """Count a frame that is thrown away; whether it was the burst's last."""
+    def is_wasted(self, frame: zmq.Frame, size: int) -> bool:
+        """Count a frame of so many bytes that is thrown away; whether it was the burst's last."""
+        if self._brake is not None:
+            self._brake.hold(frame, size)
         self._wasted += 1
         return self._wasted >= _WASTED_FRAMES
+
+
+class Brake:
+    """Stops listening to a client whose frames are thrown away, for a moment.
+
+    A ROUTER takes in the frames of all in turns: what is to be thrown away is received first, and
+    of large frames that takes most of a core. TCP can be told of one connection alone that nothing
+    more is to be taken in: its sender then waits as it would for a slow network.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._held: dict[int, float] = {}
+        """Descriptors of connections, in the order in which they are let go, and when."""
+        self.port = 0
+        """The TCP port of clients; 0: they come by something else."""
+        self.look_at: float | None = None
+        """When to call `look`, on the monotonic clock (seconds); None: nobody is held."""
+
+    def listens_at(self, address: str) -> None:
+        """Where the port for clients really listens."""
+        if address.startswith("tcp:"):
+            self.port = int(address.rpartition(":")[2])
+
+    def hold(self, frame: zmq.Frame, size: int) -> None:
+        """A frame of so many bytes was thrown away: if it was large, do not listen on."""
+        if size < _HELD_BYTES or sys.platform != "linux" or not self.port:
+            return
+        descriptor = int(frame.get(zmq.SRCFD))
+        if descriptor in self._held or not self._is_clients(descriptor):
+            return
+        _filter_packets(descriptor, _DROP_DATA)
+        until = self._held[descriptor] = self._monotonic() + _HELD_SECONDS
+        if self.look_at is None:
+            self.look_at = until
+
+    def look(self) -> None:
+        """If it is time, listen to clients again."""
+        now = self._monotonic()
+        while self._held:
+            descriptor, until = next(iter(self._held.items()))
+            if now < until:
+                self.look_at = until
+                return
+            del self._held[descriptor]
+            if self._is_clients(descriptor):
+                take_all_packets(descriptor)
+        self.look_at = None
+
+    def _is_clients(self, descriptor: int) -> bool:
+        """Whether it is a client's connection: libzmq may have closed the one that it was.
+
+        If it is another client's by now, that one is held for a moment in its place.
+        """
+        try:
+            connection = socket.socket(fileno=descriptor)
+        except (OSError, ValueError):  # (-1: it came by something that has none)
+            return False
+        try:
+            connection.getpeername()
+            return bool(connection.getsockname()[1] == self.port)
+        except (OSError, IndexError):
+            return False
+        finally:
+            connection.detach()
+
+
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+"""From <asm-generic/socket.h>; Linux alone has them."""
+
+
+def _program(*instructions: tuple[int, int, int, int]) -> bytes:
+    """A packet filter in the kernel's form (<linux/filter.h>): code, two jumps, operand."""
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
+
+
+_DROP_ALL = _program((0x06, 0, 0, 0))
+_DROP_DATA = _program(
+    (0x30, 0, 0, 12),  # the byte that holds the length of TCP's header, …
+    (0x74, 0, 0, 4),
+    (0x64, 0, 0, 2),  # … in bytes;
+    (0x07, 0, 0, 0),
+    (0x80, 0, 0, 0),  # if the packet is as long as that,
+    (0x1D, 1, 0, 0),
+    (0x06, 0, 0, 0),
+    (0x06, 0, 0, 0xFFFFFFFF),  # it acknowledges or ends something: let it in
+)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def drop_all_packets(descriptor: int) -> None:
+    """Have a TCP socket take in nothing at all (Linux; elsewhere nothing happens)."""
+    _filter_packets(descriptor, _DROP_ALL)
+
+
+def take_all_packets(descriptor: int) -> None:
+    """Undo that."""
+    _filter_packets(descriptor, b"")
+
+
+def _filter_packets(descriptor: int, instructions: bytes) -> None:
+    if sys.platform != "linux":
+        return
+    held = ctypes.create_string_buffer(instructions, len(instructions))
+    program = _Program(len(instructions) // 8, ctypes.addressof(held))
+    option = _SO_ATTACH_FILTER if instructions else _SO_DETACH_FILTER
+    _libc.setsockopt(
+        descriptor, socket.SOL_SOCKET, option, ctypes.byref(program), ctypes.sizeof(program)
+    )
 
 
 def check_count(count: int, limit: int) -> None:

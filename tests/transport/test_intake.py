@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 
 from paxon.transport import EndpointOptions
-from paxon.transport.intake import Share
+from paxon.transport.intake import Brake, Share
 from paxon.transport.outgoing import LargeFrames
 
 MIB = 1 << 20
@@ -142,3 +146,60 @@ def test_what_is_thrown_away_keeps_nobody_waiting(tcp_wire: Any, shapes: Any, ki
 
     burst = tcp_wire.receive(server, note)
     assert burst.clients == [(burst.clients[0][0], [shapes.Ask(7)])]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="packet filters are Linux's")
+@pytest.mark.parametrize("kind", ["ignored", "of too many messages"])
+def test_who_sends_much_that_is_thrown_away_is_not_listened_to_for_a_moment(
+    tcp_wire: Any, shapes: Any, kind: str
+) -> None:
+    """TCP keeps the rest back, others are heard, and later so is this one."""
+    limit = 100 if kind == "of too many messages" else 1 << 20
+    server = tcp_wire.servers(1, EndpointOptions(client_frame_messages=limit))[1]
+    now = [1000.0]
+    server._brake._monotonic = lambda: now[0]
+    flooder, other = tcp_wire.client(1), tcp_wire.client(1)
+    flooder.send([shapes.Ask(0)])
+    token = tcp_wire.receive(server, lambda burst: burst.clients).clients[0][0]
+    ignored = {token} if kind == "ignored" else set()
+    server.ignore(ignored)
+    flood = [shapes.Ask(number) for number in range(40_000)]
+    flooder.send(flood)
+    tcp_wire.receive(server, lambda _burst: server._brake.look_at is not None)
+    assert server._brake.look_at == 1000.5
+    ignored.clear()
+    flooder.send([shapes.Ask(1)])
+    for number in range(5):
+        other.send([shapes.Ask(number)])
+        burst = tcp_wire.receive(server, lambda burst: burst.clients)
+        assert burst.clients == [(burst.clients[0][0], [shapes.Ask(number)])]
+        assert burst.clients[0][0] != token
+        server.reply(token, [shapes.Answer(number)])  # what it is told it hears all the same
+        assert flooder.receive(10.0) == [shapes.Answer(number)]
+    now[0] += 0.6
+    burst = tcp_wire.receive(server, lambda burst: burst.clients)
+    assert burst.clients == [(token, [shapes.Ask(1)])]
+    assert server._brake.look_at is None
+
+
+def test_none_but_a_clients_connection_is_ever_held() -> None:
+    """libzmq may have closed it, and its number may be anything by now."""
+    brake = Brake(lambda: 1000.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener, Path(os.devnull).open() as file:
+        brake.port = listener.getsockname()[1]
+        for descriptor in (listener.fileno(), file.fileno(), -1, 1 << 20):
+            brake.hold(FromDescriptor(descriptor), 1 << 20)  # type: ignore[arg-type]
+            assert brake.look_at is None
+        with socket.create_connection(listener.getsockname()) as dialled:
+            brake.hold(FromDescriptor(dialled.fileno()), 1 << 20)  # type: ignore[arg-type]
+            assert brake.look_at is None  # its own end has another port
+
+
+class FromDescriptor:
+    """A frame that came by the connection of this descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def get(self, _option: object) -> int:
+        return self.descriptor
