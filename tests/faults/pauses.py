@@ -64,7 +64,7 @@ def pauses(directory: Path, long: bool) -> Outcome:
         PlainCluster(SERVERS, directory / "pauses") as cluster,
         Trial("pauses", cluster, directory, long=long, pause=0.002) as trial,
     ):
-        for _ in range(trial.sized(3, 25)):
+        for _ in range(trial.sized(5, 25)):
             victims = trial.draw.sample(trial.followers(), AT_ONCE)
             for victim in victims:
                 cluster.pause(victim)
