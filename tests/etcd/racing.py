@@ -34,24 +34,26 @@ Racers = dict[str, Callable[[], object]]
 """By their names, how each tries to take a turn."""
 TURN = """#!/bin/sh
 place=$1 name=$2 alone=
-trap '[ -z "$alone" ] || rm -f "$place/held"; exit 1' TERM
+leave() {
+  [ -z "$alone" ] || mv -f "$place/held" "$place/last"
+}
+trap 'leave; exit 1' TERM
 key=${ETCD_LOCK_KEY:-${PAXON_LOCK_KEY:-${RACER_KEY:-none}}}
 if ln -s "$key" "$place/held" 2>/dev/null; then
   alone=yes
 else
-  before=$(readlink "$place/held")
+  other=$(readlink "$place/held" || readlink "$place/last" || echo unknown)
   until there=$({look}); do sleep 0.1; done
-  echo "$name" "$key" "${before:-gone}" "$(readlink "$place/held" || echo gone)" $there \\
-    >>"$place/overlaps"
+  echo "$name" "$key" "$other" $there >>"$place/overlaps"
 fi
 echo "$name" >>"$place/turns"
-[ -z "$alone" ] || rm "$place/held"
+leave
 """
-"""What each does while it holds the lock: makes a link to its key, which only one can, and removes
-it. Who finds that of another asks the cluster whose keys are there, and writes it all down."""
+"""What each does while it holds the lock: makes a link to its key, which only one can, and takes it
+away. Who finds that of another asks the cluster whose keys are there, and writes it all down."""
 FAULT = "FAULT"
 UNDER_NO_LEASE = "entered although its lease had ended"
-OUTLIVED = "went on although its lease had ended"
+OUTLIVED = "met one whose lease had ended"
 
 
 class Met(msgspec.Struct, frozen=True):
@@ -60,11 +62,9 @@ class Met(msgspec.Struct, frozen=True):
     name: str
     key: str
     other: str
-    """The key of who was there …"""
-    other_after: str
-    """… and of who was there after one had asked whose keys there are."""
+    """The key of who was there, or has just left."""
     there: frozenset[str]
-    """Those."""
+    """Whose keys there are."""
 
 
 class Book:
@@ -106,8 +106,9 @@ def verdict(met: Met, book: Book) -> str:
         return FAULT  # the one before it is there
     if met.key not in met.there and book.lapsed(met.key):
         return UNDER_NO_LEASE
-    stayed = met.other not in met.there and met.other == met.other_after
-    return OUTLIVED if stayed and book.lapsed(met.other) else FAULT
+    if met.other not in met.there and book.lapsed(met.other):
+        return OUTLIVED
+    return FAULT
 
 
 class Race:
@@ -160,8 +161,8 @@ class Race:
         path = self.place / "overlaps"
         found = []
         for line in path.read_text().splitlines() if path.exists() else ():
-            name, key, other, after, *there = line.split()
-            found.append(Met(name, key, other, after, frozenset(there)))
+            name, key, other, *there = line.split()
+            found.append(Met(name, key, other, frozenset(there)))
         return found
 
 
