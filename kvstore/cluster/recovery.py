@@ -227,10 +227,16 @@ def recover(
                 f"{directory} is not recovered: {why}; recover the directory of one of them, or "
                 "take this one with --force, which loses what they acknowledged"
             )
+        covered = 0 if found.snapshot is None else found.snapshot.slot
+        if 0 < min(skip, default=0) <= covered:
+            raise RecoveryError(
+                f"slot {min(skip)} cannot be skipped: the snapshot at slot {covered} holds what it "
+                "did; skip those alone that are named when a server stops"
+            )
         moved = storage.moved
         application, gaps = _replay(plan, storage, found, frozenset(skip))
     last = application.executed
-    unknown = sorted(slot for slot in skip if slot > last)
+    unknown = sorted(slot for slot in skip if not 0 < slot <= last)
     if unknown:
         raise RecoveryError(f"there is no slot {unknown[0]} to skip: the last one here is {last}")
     machine, keys, revision = application.machine, None, None

@@ -131,9 +131,12 @@ def test_a_slot_that_stops_servers_is_skipped_by_name(left: Left) -> None:
     said = left.refusal()
     assert "--skip 2 takes that slot for empty" in said
     assert "there is no slot 9 to skip: the last one here is 3" in left.refusal(skip=[2, 9])
+    assert "there is no slot 0 to skip" in left.refusal(skip=[0, 2])
     found = recover(left.plan, left.new, skip=[2])
     assert (found.skipped, found.gaps, found.keys) == ([2], [], 2)
     assert "empty: slots 2 (as told)" in found.sentences()[1]
+    with pytest.raises(RecoveryError, match="slot 1 cannot be skipped: the snapshot at slot 1"):
+        recover(left.plan.moved_to(left.new), left.new.with_name("newer"), skip=[1])
 
 
 def members(*pairs: tuple[int, int]) -> tuple[Member, ...]:

@@ -44,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.search", description=__doc__)
     parser.add_argument("--states", type=int, help="states to visit from each start")
     parser.add_argument("--start", help="only starts whose name contains this")
+    parser.add_argument(
+        "--about", choices=("members",), default="", help="only starts about the end of an epoch"
+    )
     parser.add_argument("--walks", type=int, default=200, help="random walks of each size")
     parser.add_argument("--depth", type=int, default=1000, help="events of each walk")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first walk")
@@ -63,6 +66,8 @@ def _report_starts(chosen: argparse.Namespace, report: dict[str, object]) -> int
     rows: dict[str, object] = {}
     for start in STARTS:
         if chosen.start and chosen.start not in start.name:
+            continue
+        if chosen.about and not start.make.__module__.endswith(".membership_starts"):
             continue
         found = run_start(start, chosen.states or start.states)
         rows[start.name] = asdict(found)
@@ -89,7 +94,7 @@ def _report_starts(chosen: argparse.Namespace, report: dict[str, object]) -> int
 def _report_walks(chosen: argparse.Namespace, report: dict[str, object]) -> int:
     failed = 0
     rows: dict[str, object] = {}
-    for size in SIZES if chosen.walks and not chosen.start else ():
+    for size in SIZES if chosen.walks and not (chosen.start or chosen.about) else ():
         walks, seconds = run_walks(size, chosen.walks, chosen.depth, chosen.seed)
         events = sum(walk.events for walk in walks)
         slots = sum(walk.chosen for walk in walks)
