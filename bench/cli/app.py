@@ -12,29 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from typer.models import OptionInfo
 
 from paxon.bench.cli.figures import FIGURES
-from paxon.bench.contention.compare_run import COMPARE, CONTENTION
+from paxon.bench.contention.compare import COMPARE, CONTENTION
 from paxon.bench.coordination.run import COORDINATION
+from paxon.bench.harness import report as reports
 from paxon.bench.harness.flags import Assignments, Names, chosen_names, server_options
 from paxon.bench.harness.plot_style import PLOT_FORMATS, check_plot, save_plot
-from paxon.bench.harness.report import (
-    Bench,
-    Report,
-    check_writable,
-    fill_page,
-    markdown,
-    read_json,
-    rich_table,
-    told,
-    write_json,
-)
+from paxon.bench.harness.report import Bench, Report
 from paxon.bench.peers.run import PEERS
-from paxon.bench.scale.run import SCALE
+from paxon.bench.scale.scale import SCALE
 from paxon.bench.stable.failover import FAILOVER
 from paxon.bench.stable.pair import PAIR
 from paxon.bench.stable.stable import STABLE
@@ -85,22 +77,22 @@ class Outputs(NamedTuple):
     def check(self, bench: Bench) -> None:
         """Raise `BenchError` before anything is measured for nothing."""
         for file in filter(None, (self.json, self.plot)):
-            check_writable(file)
+            reports.check_writable(file)
         if self.plots is not None:
-            with told(self.plots, "made"):
+            with reports.told(self.plots, "made"):
                 self.plots.mkdir(parents=True, exist_ok=True)
         if self.plot is not None or self.plots is not None:
             check_plot(self.plot or Path(f"{bench.name}{PLOT_FORMATS[0]}"))
         if self.page is not None:
-            fill_page(self.page, bench.name, "", write=False)
+            reports.fill_page(self.page, bench.name, "", write=False)
 
     def write(self, bench: Bench, report: Report[Any, Any]) -> None:
         """Write what was asked for. Raises `BenchError`."""
         if self.json is not None:
-            write_json(report, self.json)
+            reports.write_json(report, self.json)
         if self.page is not None:
-            text = markdown(report, bench.sections(report), bench.notes(report))
-            fill_page(self.page, bench.name, text)
+            text = reports.markdown(report, bench.sections(report), bench.notes(report))
+            reports.fill_page(self.page, bench.name, text)
         if bench.plots is None or (self.plot is None and self.plots is None):
             return
         pictures = bench.plots(report)
@@ -118,15 +110,16 @@ def carry_out(bench: Bench, settings: Any, outputs: Outputs) -> None:
         return
     outputs.check(bench)
     if outputs.source is not None:
-        report = read_json(outputs.source, bench.report)
+        report = reports.read_json(outputs.source, bench.report)
     else:
+        began = reports.now_in_utc()
         with _progress(bench.name) as progress:
-            report = bench.run(settings, progress)
+            report = msgspec.structs.replace(bench.run(settings, progress), started=began)
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no edge, so that nothing is cut off
         console = Console(width=220)
     for section in bench.sections(report):
-        console.print(rich_table(section))
+        console.print(reports.rich_table(section))
     for line in (*bench.notes(report), report.machine.sentence()):
         console.print(line, style="dim", highlight=False)
     outputs.write(bench, report)
@@ -136,15 +129,11 @@ def carry_out(bench: Bench, settings: Any, outputs: Outputs) -> None:
 def _progress(title: str) -> Iterator[Callable[[str], None]]:
     """A line on stderr, if that is a terminal; hands out what is to be called before each step."""
     console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn(title),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as shown:
+    shown = Progress(
+        SpinnerColumn(), TextColumn(title), TimeElapsedColumn(), TextColumn("{task.description}"),
+        console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+    with shown:
         task = shown.add_task("starting", total=None)
         yield lambda what: shown.update(task, description=what)
 

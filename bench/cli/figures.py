@@ -5,16 +5,21 @@ It is three benches in one run: `stable`, `peers` with etcd alone if that is ins
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from paxon.bench.harness.flags import RepeatedSettings, Seconds, Several, Warmup
-from paxon.bench.harness.report import Bench, Progress, Report, Section, count, new_report
+from paxon.bench.harness.report import Bench, Progress, Report, Section, count
 from paxon.bench.harness.summary import Spread
-from paxon.bench.peers.figures import GapRow, PeerRow, PeersReport, PeersSettings
 from paxon.bench.peers.programs import Programs, default_directory
-from paxon.bench.peers.run import look_around, run_peers
+from paxon.bench.peers.run import (
+    GapRow,
+    PeerRow,
+    PeersReport,
+    PeersSettings,
+    look_around,
+    run_peers,
+)
 from paxon.bench.stable.failover import FailoverSettings, run_failover
 from paxon.bench.stable.stable import StableReport, StableRow, StableSettings, run_stable
 from paxon.kvstore.cluster.options import Durability
@@ -72,20 +77,15 @@ class FiguresReport(Report[FiguresSettings, StableRow], frozen=True, kw_only=Tru
 
 def run_figures(settings: FiguresSettings, progress: Progress) -> FiguresReport:
     """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
-    started = datetime.datetime.now(datetime.UTC)
     stable, peers, failover = settings.parts()
     taken = run_stable(stable, progress)
     beside = run_peers(peers, progress) if peers else None
     gap = run_failover(failover, progress).rows[0].gap
-    return figures_report(settings, taken, beside, gap, started)
+    return figures_report(settings, taken, beside, gap)
 
 
 def figures_report(
-    settings: FiguresSettings,
-    stable: StableReport,
-    peers: PeersReport | None,
-    gap: Spread,
-    started: datetime.datetime,
+    settings: FiguresSettings, stable: StableReport, peers: PeersReport | None, gap: Spread
 ) -> FiguresReport:
     """What the three have found, in one."""
     etcd: dict[str, list[Spread]] = {}
@@ -95,10 +95,9 @@ def figures_report(
             etcd.setdefault(row.load.name, []).append(row.ratios.rate)
         elif isinstance(row, GapRow):
             etcd_gap = row.other
-    return new_report(
-        FiguresReport, "figures", settings, stable.rows, started,
-        etcd=etcd, gap=gap, etcd_gap=etcd_gap,
-    )  # fmt: skip
+    return FiguresReport(
+        bench="figures", settings=settings, rows=stable.rows, etcd=etcd, gap=gap, etcd_gap=etcd_gap
+    )
 
 
 def _short(number: float) -> str:

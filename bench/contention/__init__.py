@@ -1,8 +1,7 @@
 """Several servers that want to lead: what each election policy pays for it.
 
-`compare` says what is measured: sweeps over policies, numbers of proposers, delays and more. Then
-`compare_run` (the runs and their tables), `rows` (the figures, and who led when in a duel), and
-`compare_plots`.
+`compare` says what is measured (sweeps over policies, numbers of proposers, delays and more),
+measures it and has the tables; `compare_plots` draws them.
 """
 
 from __future__ import annotations

@@ -1,19 +1,29 @@
-"""What `paxon bench compare` measures: points, and the sweeps that they belong to.
+"""`paxon bench compare`: a stable leader against contention, in one run on one machine.
 
 A point is one kind of run with every setting fixed. A sweep varies one setting along its x axis and
-one or two others between its lines. Points that several sweeps share are measured once.
+one or two others between its lines. Points that several sweeps share are measured once, each on a
+fresh cluster (bench/harness/lab.py): all in random order, before any is measured again, so that a
+machine that slows down meanwhile hits all alike.
+
+`paxon bench contention` is the same with one sweep, measured for longer.
 """
 
 from __future__ import annotations
 
+import itertools
+import random
+import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 import typer
 
-from paxon.actors import Settings
+from paxon.actors import ServerId, Settings
 from paxon.actors.settings import PolicyName
+from paxon.bench.contention.compare_plots import compare_plots
+from paxon.bench.harness import report as col
+from paxon.bench.harness.child import Children
 from paxon.bench.harness.flags import (
     Names,
     Outstanding,
@@ -22,11 +32,26 @@ from paxon.bench.harness.flags import (
     Seconds,
     Warmup,
 )
+from paxon.bench.harness.lab import SERVER, LabCluster
+from paxon.bench.harness.lab_network import Event
+from paxon.bench.harness.load import CLIENT
+from paxon.bench.harness.measure import (
+    Figures,
+    Measurement,
+    figures_of,
+    jobs_for,
+    measure_on,
+    prepare,
+    run_all,
+)
+from paxon.bench.harness.report import Bench, Column, Progress, Report, Section, ratio, small
+from paxon.bench.harness.summary import Spread, spread_of
 from paxon.bench.harness.workloads import Workload
 
 __all__ = [
-    "SWEEPS", "CompareSettings", "ContentionSettings", "Line", "Point", "Sweep", "points_of",
-    "sweeps_of",
+    "COMPARE", "CONTENTION", "CompareReport", "CompareSettings", "ContentionSettings", "Duel",
+    "Line", "Point", "PointRow", "Reign", "SWEEPS", "Sweep", "compare_sections", "duel_of",
+    "points_of", "reigns_of", "rows_of", "sweeps_of",
 ]  # fmt: skip
 
 SweepName: TypeAlias = Literal[
@@ -297,3 +322,291 @@ def points_of(sweeps: Sequence[Sweep]) -> list[Point]:
     return list(
         dict.fromkeys(point for sweep in sweeps for line in sweep.lines for _, point in line.points)
     )
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+_CLOSE_UP_SECONDS = 0.025
+
+
+class Reign(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """One ballot of one server, from its first P1A. Times are seconds since the duel began."""
+
+    server: ServerId
+    round: int
+    asked: float
+    """When phase 1 began."""
+    led: float | None
+    """When a majority had promised; None if it never did."""
+    ended: float
+    """When the last message in this ballot was sent by its owner."""
+    slots: int
+    """Proposed in this ballot."""
+
+
+class Duel(msgspec.Struct, frozen=True, kw_only=True):
+    """A stretch of a duel: its ballots, and all its messages in a close-up."""
+
+    policy: PolicyName
+    proposers: int
+    servers: int
+    seconds: float
+    reigns: list[Reign]
+    close_up_from: float
+    close_up_seconds: float
+    close_up: list[Event]
+    """Messages in the close-up; times are since the duel began."""
+
+
+def reigns_of(events: Sequence[Event]) -> list[Reign]:
+    """A reign for each ballot that its own server spoke in, in the order of their beginnings.
+
+    One whose P1A lies before the first event counts from the first message that is there.
+    """
+    said: dict[tuple[ServerId, int], list[Event]] = {}
+    for event in events:
+        if event.owner == event.server and event.kind in ("P1A", "P2A", "leads"):
+            said.setdefault((event.server, event.round), []).append(event)
+    return [
+        Reign(
+            server=server,
+            round=number,
+            asked=spoken[0].seconds,
+            led=next((event.seconds for event in spoken if event.kind != "P1A"), None),
+            ended=spoken[-1].seconds,
+            slots=len({event.slot for event in spoken if event.kind == "P2A"}),
+        )
+        for (server, number), spoken in said.items()
+    ]
+
+
+def duel_of(
+    events: Sequence[Event], *, policy: PolicyName, proposers: int, servers: int, begin: float,
+    seconds: float,
+) -> Duel:  # fmt: skip
+    """What is worth keeping of the `seconds` from `begin` on (of the events' clock)."""
+    moved = [
+        msgspec.structs.replace(event, seconds=event.seconds - begin)
+        for event in events
+        if begin <= event.seconds < begin + seconds
+    ]
+    start = _close_up_start(moved, seconds)
+    length = min(_CLOSE_UP_SECONDS, seconds)
+    return Duel(
+        policy=policy,
+        proposers=proposers,
+        servers=servers,
+        seconds=seconds,
+        reigns=reigns_of(moved),
+        close_up_from=start,
+        close_up_seconds=length,
+        close_up=[event for event in moved if start <= event.seconds < start + length],
+    )
+
+
+def _close_up_start(events: Sequence[Event], seconds: float) -> float:
+    """Shortly before a candidacy about the middle, where there is one; else the middle."""
+    middle = (seconds - _CLOSE_UP_SECONDS) / 2
+    candidacies = [event.seconds for event in events if event.kind == "P1A"]
+    nearest = min(candidacies, key=lambda moment: abs(moment - middle), default=middle)
+    start = nearest - _CLOSE_UP_SECONDS / 4
+    return max(0.0, min(start, seconds - _CLOSE_UP_SECONDS))
+
+
+# --- points --------------------------------------------------------------------------------------
+
+
+class PointRow(Figures, frozen=True, kw_only=True):
+    """One point over all repeats."""
+
+    point: Point
+    of_stable: float | None
+    """The rate as a fraction of the stable leader's under the same load; None if not measured."""
+
+    @property
+    def leaderless(self) -> Spread:
+        """The share of time in which no server led, from 0 to 1."""
+        return spread_of([m.leaderless() for m in self.repeats])
+
+    @property
+    def wasted_p2a(self) -> Spread | None:
+        """P2As for each chosen slot beyond one for each other server; None if none was chosen."""
+
+        others = self.point.servers - 1
+
+        def wasted(measured: Measurement) -> float | None:
+            sent = measured.per_slot("p2a_sent")
+            return None if sent is None else max(0.0, sent - others)
+
+        return self.over(wasted)
+
+
+class CompareReport(Report[CompareSettings, PointRow], frozen=True, kw_only=True):
+    """A whole run."""
+
+    duels: list[Duel]
+
+    @property
+    def sweeps(self) -> list[Sweep]:
+        """Which rows belong together."""
+        return sweeps_of(self.settings)
+
+    @property
+    def by_point(self) -> dict[Point, PointRow]:
+        """The rows by what they are of."""
+        return {row.point: row for row in self.rows}
+
+
+def rows_of(measured: Mapping[Point, list[Measurement]]) -> list[PointRow]:
+    """A row for each point, beside its stable leader if that was measured too."""
+    figures = {point: figures_of(repeats) for point, repeats in measured.items()}
+
+    def of_stable(point: Point) -> float | None:
+        stable = figures.get(point.with_stable_leader())
+        if stable is None or not stable["rate"].median:
+            return None
+        return float(figures[point]["rate"].median / stable["rate"].median)
+
+    return [PointRow(point=p, of_stable=of_stable(p), **figures[p]) for p in measured]
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+_DUEL_SECONDS = 1.0
+
+
+def run_compare(settings: CompareSettings, progress: Progress) -> CompareReport:
+    """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
+    points = points_of(sweeps_of(settings))
+    measured: dict[Point, list[Measurement]] = {point: [] for point in points}
+    order = random.Random(settings.seed)
+    with Children(CLIENT) as processes, Children(SERVER) as hosts:
+        for repeat in range(settings.repeat):
+            for point in order.sample(points, len(points)):
+                progress(point.name)
+                measured[point].append(_measure(settings, point, hosts, processes, repeat))
+        duels = []
+        for point in _duels(settings):
+            progress(f"messages of {point.name}")
+            duels.append(_record(settings, point, hosts, processes))
+    name = "contention" if isinstance(settings, ContentionSettings) else "compare"
+    rows = rows_of(measured)
+    return CompareReport(bench=name, settings=settings, rows=rows, duels=duels)
+
+
+def _cluster(settings: CompareSettings, point: Point, hosts: Children, trace: bool) -> LabCluster:
+    return LabCluster(
+        hosts, point.servers, durability=settings.durability, transport=settings.transport,
+        round_trip=point.round_trip, trace=trace, **{**settings.options, **point.options},
+    )  # fmt: skip
+
+
+def _measure(
+    settings: CompareSettings, point: Point, hosts: Children, processes: Children, repeat: int
+) -> Measurement:
+    with _cluster(settings, point, hosts, trace=False) as cluster:
+        cluster.leader()
+        return measure_on(
+            cluster, processes, point.workload, follow=point.policy == "stable",
+            seconds=settings.seconds, warmup=settings.warmup, seed=settings.seed + 1000 * repeat,
+        )  # fmt: skip
+
+
+def _duels(settings: CompareSettings) -> list[Point]:
+    """For each policy a duel of three servers."""
+    if not settings.duels:
+        return []
+    only = msgspec.structs.replace(settings, sweep=("contention",), quick=True)
+    return [line.points[-1][1] for sweep in sweeps_of(only) for line in sweep.lines]
+
+
+def _record(settings: CompareSettings, point: Point, hosts: Children, processes: Children) -> Duel:
+    """The messages of a duel, from its clients' first operations on."""
+    cluster = _cluster(settings, point, hosts, trace=True).start()
+    try:
+        cluster.leader()
+        jobs = jobs_for(
+            point.workload, cluster.addresses, follow=point.policy == "stable",
+            warmup=0.0, seed=settings.seed,
+        )  # fmt: skip
+        taken = processes.take(point.proposers)
+        prepare(taken, jobs)
+        begin = time.monotonic()
+        run_all(taken, _DUEL_SECONDS)
+    finally:
+        events = cluster.stop()
+    return duel_of(
+        events, policy=point.policy, proposers=point.proposers, servers=point.servers,
+        begin=begin, seconds=_DUEL_SECONDS,
+    )  # fmt: skip
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+_OF_STABLE = Column("of\nstable", lambda row: ratio(row.of_stable))
+_NO_LEADER = Column("no leader\n%", lambda row: f"{row.leaderless.median * 100:.0f}")
+_FEW_COLUMNS = [
+    col.RATE, _OF_STABLE, col.per_second("phase1_rounds", "phase-1\nrounds"),
+    col.per_second("preemptions", "preemptions"), _NO_LEADER, col.P50, col.P99,
+    col.LONGEST_WAIT, col.FAILED,
+]  # fmt: skip
+_COLUMNS = [
+    col.RATE, _OF_STABLE, col.P50, col.P99, col.P999, col.LONGEST_WAIT, _NO_LEADER,
+    col.per_second("phase1_rounds", "phase 1"),
+    Column("ops\n/slot", lambda row: small(row.over(lambda m: m.by_slots(m.operations)))),
+    col.per_slot("phase1_rounds", "phase 1"), col.per_slot("preemptions", "preempted"),
+    Column("wasted\nP2A/slot", lambda row: small(row.wasted_p2a)),
+    col.per_slot("syncs", "syncs"), col.per_slot("peer_messages_received", "msgs"), col.FAILED,
+]  # fmt: skip
+
+
+def _conditions(settings: CompareSettings) -> str:
+    return (
+        f"{settings.servers} servers, durability {settings.durability}, {settings.proposers} "
+        f"proposers with {settings.outstanding} operations under way each, values of "
+        f"{settings.value_bytes} bytes, where not swept over; median of {settings.repeat} x "
+        f"{settings.seconds:g} s, ± half the range"
+    )
+
+
+def compare_sections(report: CompareReport) -> list[Section]:
+    """A table for each sweep: on a page the first one open, the others folded up."""
+    return [
+        _section(report, sweep, f"{_conditions(report.settings)}\n\n" if number == 0 else "")
+        for number, sweep in enumerate(report.sweeps)
+    ]
+
+
+def _section(report: CompareReport, sweep: Sweep, head: str) -> Section:
+    columns = _FEW_COLUMNS if sweep.name == "contention" else _COLUMNS
+    points = [(line.label, value, point) for line in sweep.lines for value, point in line.points]
+    table = col.table_of(
+        head + sweep.plan.title, columns, [report.by_point[p] for _, _, p in points]
+    )
+    cells = [
+        [label, f"{value * sweep.plan.scale:,.12g}", *row]
+        for (label, value, _), row in zip(points, table.rows, strict=True)
+    ]
+    x_label = sweep.plan.x_label.replace(", ", ",\n").replace(" (", "\n(")
+    blocks = list(itertools.accumulate(len(line.points) for line in sweep.lines))
+    heads = ["who leads", x_label, *table.columns]
+    return Section(table.title, heads, cells, folded=not head, blocks=blocks)
+
+
+COMPARE = Bench(
+    name="compare",
+    help="A stable leader against contention, in one run: what policies give, and what it costs.",
+    settings=CompareSettings,
+    report=CompareReport,
+    run=run_compare,
+    sections=compare_sections,
+    plots=compare_plots,
+)
+CONTENTION = COMPARE._replace(
+    name="contention",
+    help="Several servers try to lead, beside a stable leader: `compare --sweep contention`.",
+    settings=ContentionSettings,
+)

@@ -6,25 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from paxon.bench.contention.compare import Line, Sweep
-from paxon.bench.contention.rows import CompareReport, Duel, PointRow
-from paxon.bench.harness.plot_style import (
-    GREY,
-    POLICY_COLOURS,
-    SERVER_COLOURS,
-    new_figure,
-    panels,
-    plain_numbers,
-    spread_line,
-    ticks_at,
-    tidy,
-    whiskers,
-)
+from paxon.bench.harness import plot_style as style
 from paxon.bench.harness.summary import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from paxon.bench.contention.compare import CompareReport, Duel, Line, PointRow, Sweep
 
 __all__ = ["compare_plots"]
 
@@ -72,13 +61,13 @@ def _draw(
     for line in sweep.lines:
         shade = _SHADES[drawn.get(line.policy, 0) % len(_SHADES)]
         drawn[line.policy] = drawn.get(line.policy, 0) + 1
-        medians += spread_line(
+        medians += style.spread_line(
             axes, [value * sweep.plan.scale for value, _ in line.points],
             [figure_of(rows[point]) for _, point in line.points],
-            label=line.label, colour=POLICY_COLOURS[line.policy], scale=scale, alpha=shade,
+            label=line.label, colour=style.POLICY_COLOURS[line.policy], scale=scale, alpha=shade,
         )  # fmt: skip
     values = sorted({value * sweep.plan.scale for line in sweep.lines for value, _ in line.points})
-    ticks_at(axes, values, logarithmic=sweep.plan.logarithmic, label=sweep.plan.x_label)
+    style.ticks_at(axes, values, logarithmic=sweep.plan.logarithmic, label=sweep.plan.x_label)
     return medians
 
 
@@ -93,18 +82,18 @@ def _y_axis(axes: Axes, title: str, values: Sequence[float]) -> None:
         axes.set_ylim(10 ** math.floor(math.log10(low)), None)
     else:
         axes.set_ylim(0, 1.08 * high if high > 0 else 1.0)
-    plain_numbers(axes.yaxis)
+    style.plain_numbers(axes.yaxis)
     axes.set_title(title, fontsize=10, loc="left")
-    tidy(axes)
+    style.tidy(axes)
 
 
 def plot_contention(report: CompareReport, sweep: Sweep) -> Figure:
     """The policies side by side: what gets through, and what phase 1 it takes."""
-    figure = new_figure(9, 0.9 + 0.3 * sum(len(line.points) for line in sweep.lines), "")
-    figure.supxlabel(report.machine.sentence(), fontsize=7, color=GREY)
+    figure = style.new_figure(9, 0.9 + 0.3 * sum(len(line.points) for line in sweep.lines), "")
+    figure.supxlabel(report.machine.sentence(), fontsize=7, color=style.GREY)
     bars = [(line, point) for line in sweep.lines for _, point in line.points]
     rows = [report.by_point[point] for _, point in bars]
-    colours = [POLICY_COLOURS[line.policy] for line, _ in bars]
+    colours = [style.POLICY_COLOURS[line.policy] for line, _ in bars]
     grid = figure.subplots(1, 3, sharey=True)
     for axes, (title, spreads) in zip(
         grid,
@@ -118,8 +107,8 @@ def plot_contention(report: CompareReport, sweep: Sweep) -> Figure:
         medians = [spread.median for spread in spreads]
         places = range(len(rows))
         axes.barh(
-            places, medians, color=colours, xerr=whiskers(spreads),
-            error_kw={"ecolor": GREY, "capsize": 2},
+            places, medians, color=colours, xerr=style.whiskers(spreads),
+            error_kw={"ecolor": style.GREY, "capsize": 2},
         )  # fmt: skip
         most = max(spread.high for spread in spreads) or 1.0
         for place, spread in zip(places, spreads, strict=True):
@@ -129,9 +118,9 @@ def plot_contention(report: CompareReport, sweep: Sweep) -> Figure:
             )  # fmt: skip
         axes.set_xlim(0, 1.3 * most)
         axes.set_title(title, fontsize=10, loc="left")
-        plain_numbers(axes.xaxis)
+        style.plain_numbers(axes.xaxis)
         axes.tick_params(labelsize=8)
-        tidy(axes)
+        style.tidy(axes)
     grid[0].set_yticks(range(len(rows)), [point.name for _, point in bars])
     grid[0].invert_yaxis()
     return figure
@@ -139,7 +128,7 @@ def plot_contention(report: CompareReport, sweep: Sweep) -> Figure:
 
 def plot_proposers(report: CompareReport, sweep: Sweep) -> Figure:
     """What more proposers do under each policy: throughput, and what it costs."""
-    figure, grid = panels(4, report.machine.sentence())
+    figure, grid = style.panels(4, report.machine.sentence())
     kinds: list[tuple[str, Callable[[PointRow], Spread | None], float]] = [
         ("operations a second", lambda row: row.rate, 1.0),
         ("share of time without a leader, %", lambda row: row.leaderless, 100.0),
@@ -150,7 +139,7 @@ def plot_proposers(report: CompareReport, sweep: Sweep) -> Figure:
         _y_axis(axes, title, _draw(axes, report, sweep, figure_of, scale))
     # A livelock's thousands beside a handful: what is 0 cannot be on a scale of powers.
     grid[2].set_yscale("symlog", linthresh=1)
-    plain_numbers(grid[2].yaxis)
+    style.plain_numbers(grid[2].yaxis)
     grid[0].legend(fontsize=8)
     figure.suptitle(f"A stable leader against contention: {sweep.plan.title.lower()}")
     return figure
@@ -158,19 +147,19 @@ def plot_proposers(report: CompareReport, sweep: Sweep) -> Figure:
 
 def plot_load(report: CompareReport, sweep: Sweep) -> Figure:
     """Latency against throughput: as more operations are under way, one moves to the right."""
-    figure = new_figure(9, 5, report.machine.sentence())
+    figure = style.new_figure(9, 5, report.machine.sentence())
     axes = figure.subplots()
     rows = report.by_point
     for line in sweep.lines:
         _load_line(axes, line, [(value, rows[point]) for value, point in line.points])
     axes.set_xscale("log")
     axes.set_yscale("log")
-    plain_numbers(axes.xaxis)
-    plain_numbers(axes.yaxis)
+    style.plain_numbers(axes.xaxis)
+    style.plain_numbers(axes.yaxis)
     axes.set_xlabel("operations a second")
     axes.set_ylabel("milliseconds")
     axes.legend(fontsize=8)
-    tidy(axes)
+    style.tidy(axes)
     figure.suptitle(
         f"Latency against throughput, {report.settings.proposers} proposers (stable: clients); "
         "numbers: operations under way for each",
@@ -180,12 +169,12 @@ def plot_load(report: CompareReport, sweep: Sweep) -> Figure:
 
 
 def _load_line(axes: Axes, line: Line, rows: Sequence[tuple[float, PointRow]]) -> None:
-    colour = POLICY_COLOURS[line.policy]
+    colour = style.POLICY_COLOURS[line.policy]
     kinds: list[tuple[str, str, Callable[[PointRow], Spread | None]]] = [
         ("p50", "-", lambda row: row.p50),
         ("p99", ":", lambda row: row.p99),
     ]
-    for name, style, figure_of in kinds:
+    for name, dashes, figure_of in kinds:
         known = [
             (value, row.rate.median, spread.median * 1e3)
             for value, row in rows
@@ -195,7 +184,7 @@ def _load_line(axes: Axes, line: Line, rows: Sequence[tuple[float, PointRow]]) -
             continue
         axes.plot(
             [rate for _, rate, _ in known], [latency for _, _, latency in known],
-            color=colour, linestyle=style, marker="o", markersize=4, label=f"{line.label}, {name}",
+            color=colour, linestyle=dashes, marker="o", markersize=4, label=f"{line.label}, {name}",
         )  # fmt: skip
         if name == "p50":
             for value, rate, latency in known:
@@ -207,7 +196,7 @@ def _load_line(axes: Axes, line: Line, rows: Sequence[tuple[float, PointRow]]) -
 
 def plot_sweeps(report: CompareReport, sweeps: Sequence[Sweep]) -> Figure:
     """Throughput over what else was swept, a panel each."""
-    figure, grid = panels(len(sweeps), report.machine.sentence())
+    figure, grid = style.panels(len(sweeps), report.machine.sentence())
     for axes, sweep in zip(grid, sweeps, strict=True):
         _y_axis(axes, sweep.plan.title, _draw(axes, report, sweep, lambda row: row.rate))
         axes.set_ylabel("operations a second", fontsize=8)
@@ -221,7 +210,7 @@ def plot_sweeps(report: CompareReport, sweeps: Sequence[Sweep]) -> Figure:
 def plot_duels(report: CompareReport) -> Figure:
     """Ballots over a second of each policy's duel, and the messages of a few milliseconds."""
     duels = report.duels
-    figure = new_figure(12, 2.5 * len(duels) + 0.8, report.machine.sentence())
+    figure = style.new_figure(12, 2.5 * len(duels) + 0.8, report.machine.sentence())
     grid = figure.subplots(len(duels), 2, squeeze=False)
     for (ballots, messages), duel in zip(grid, duels, strict=True):
         _draw_ballots(ballots, duel)
@@ -241,11 +230,13 @@ def _legend(servers: int) -> list[object]:
         for server in range(1, servers + 1)
     ]
     handles += [
-        Line2D([], [], color=GREY, linewidth=5, label="left: a reign"),
-        Line2D([], [], color=GREY, marker=".", linestyle="none", label="left: a ballot in vain"),
+        Line2D([], [], color=style.GREY, linewidth=5, label="left: a reign"),
+        Line2D(
+            [], [], color=style.GREY, marker=".", linestyle="none", label="left: a ballot in vain"
+        ),
     ]
     handles += [
-        Line2D([], [], color=GREY, marker=_MESSAGES[kind], linestyle="none", label=name)
+        Line2D([], [], color=style.GREY, marker=_MESSAGES[kind], linestyle="none", label=name)
         for kind, name in _MESSAGE_NAMES.items()
     ]
     return handles
@@ -256,7 +247,7 @@ def _some(number: int, thing: str) -> str:
 
 
 def _colour(server: int) -> str:
-    return SERVER_COLOURS[(server - 1) % len(SERVER_COLOURS)]
+    return style.SERVER_COLOURS[(server - 1) % len(style.SERVER_COLOURS)]
 
 
 def _draw_ballots(axes: Axes, duel: Duel) -> None:
@@ -276,7 +267,7 @@ def _draw_ballots(axes: Axes, duel: Duel) -> None:
         colors=[_colour(reign.server) for reign, _ in won], linewidth=5,
     )  # fmt: skip
     axes.axvspan(
-        duel.close_up_from, duel.close_up_from + duel.close_up_seconds, color=GREY, alpha=0.3
+        duel.close_up_from, duel.close_up_from + duel.close_up_seconds, color=style.GREY, alpha=0.3
     )
     axes.set_xlim(0, duel.seconds)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
@@ -287,7 +278,7 @@ def _draw_ballots(axes: Axes, duel: Duel) -> None:
         fontsize=9, loc="left",
     )  # fmt: skip
     axes.set_ylabel("round", fontsize=8)
-    tidy(axes)
+    style.tidy(axes)
 
 
 def _draw_messages(axes: Axes, duel: Duel) -> None:
@@ -302,4 +293,4 @@ def _draw_messages(axes: Axes, duel: Duel) -> None:
     axes.set_xlim(0, duel.close_up_seconds * 1e3)
     axes.set_ylim(duel.servers + 0.5, 0.5)
     axes.set_yticks(range(1, duel.servers + 1), [f"server {s}" for s in range(1, duel.servers + 1)])
-    tidy(axes)
+    style.tidy(axes)

@@ -15,8 +15,7 @@ from typing import Any
 
 from paxon.bench.coordination.loads import OTHER_KEY, WATCHED_KEY, doubled
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.load import Answer, ClosedLoop, Loop, Outcome, clock
-from paxon.bench.harness.load_process import Job
+from paxon.bench.harness.load import Answer, ClosedLoop, Job, Loop, Outcome, clock
 from paxon.bench.harness.workloads import WorkloadData
 from paxon.bench.peers import etcd_load as api
 from paxon.bench.peers.etcd_load import (

@@ -8,8 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.load import Answer, ClosedLoop, Loop, Outcome, clock
-from paxon.bench.harness.load_process import Job, open_client_load
+from paxon.bench.harness.load import Answer, ClosedLoop, Job, Loop, Outcome, clock, open_client_load
 from paxon.bench.harness.workloads import WorkloadData
 from paxon.kvstore.client.calls.calls import Put
 from paxon.kvstore.client.client import Future

@@ -6,7 +6,6 @@ that of two neighbouring measurements. Without etcd Paxon's figures stand alone.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Annotated, ClassVar, TypeAlias
@@ -16,33 +15,27 @@ import typer
 
 from paxon.bench.coordination.etcd import open_etcd
 from paxon.bench.coordination.loads import open_paxon
+from paxon.bench.harness import report as col
 from paxon.bench.harness.flags import RepeatedSettings, Seconds, Several, Warmup
 from paxon.bench.harness.measure import Ratios, ratios_of
-from paxon.bench.harness.report import (
-    Bench,
-    Column,
-    Progress,
-    Report,
-    Section,
-    count,
-    milliseconds,
-    new_report,
-    ratios,
-    table_of,
-)
+from paxon.bench.harness.report import Bench, Column, Progress, Report, Section
 from paxon.bench.harness.summary import spread_of
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.etcd import Etcd
-from paxon.bench.peers.figures import (
+from paxon.bench.peers.programs import Programs, default_directory
+from paxon.bench.peers.run import (
+    Paxon,
     PeerNote,
     PeerRow,
     PeersSettings,
+    System,
     SystemFigures,
+    look_around,
     peer_row,
     peers_notes,
+    started,
+    take_turns,
 )
-from paxon.bench.peers.programs import Programs, default_directory
-from paxon.bench.peers.run import Paxon, System, look_around, started, take_turns
 
 __all__ = ["COORDINATION", "CoordinationReport", "CoordinationSettings", "run_coordination"]
 
@@ -91,7 +84,6 @@ CoordinationReport: TypeAlias = Report[CoordinationSettings, PeerNote | PeerRow]
 
 def run_coordination(settings: CoordinationSettings, progress: Progress) -> CoordinationReport:
     """Run it all. Raises `PaxonError` if a cluster cannot be started, or Paxon measured."""
-    began = datetime.datetime.now(datetime.UTC)
     programs = Programs(default_directory())
     ((_, note),) = look_around(PeersSettings(only=("etcd",), servers=settings.servers), programs)
     loads = settings.loads()
@@ -112,7 +104,7 @@ def run_coordination(settings: CoordinationSettings, progress: Progress) -> Coor
         for load in loads
         if (ours := taken[load.name, names[0]])
     ]
-    return new_report(CoordinationReport, "coordination", settings, [note, *rows], began)
+    return CoordinationReport(bench="coordination", settings=settings, rows=[note, *rows])
 
 
 # --- for people ----------------------------------------------------------------------------------
@@ -138,9 +130,9 @@ def _side(of: str, name: str) -> list[Column]:
         return lambda row: "-" if getattr(row, of) is None else show(getattr(row, of))
 
     return [
-        Column(f"{name}\n/s", cell(lambda s: count(s.rate))),
-        Column(f"{name}\np50 ms", cell(lambda s: milliseconds(s.p50))),
-        Column(f"{name}\np99 ms", cell(lambda s: milliseconds(s.p99))),
+        Column(f"{name}\n/s", cell(lambda s: col.count(s.rate))),
+        Column(f"{name}\np50 ms", cell(lambda s: col.milliseconds(s.p50))),
+        Column(f"{name}\np99 ms", cell(lambda s: col.milliseconds(s.p99))),
         Column(f"{name}\ncores", cell(_cores)),
     ]
 
@@ -153,8 +145,8 @@ def _cores(system: SystemFigures) -> str:
 _COLUMNS = [
     Column("load", lambda row: _described(row.load)),
     *_side("paxon", "Paxon"), *_side("other", "etcd"),
-    Column("rate\nratio", lambda row: ratios(row.ratios.rate)),
-    Column("p50\nratio", lambda row: ratios(row.ratios.p50)),
+    Column("rate\nratio", lambda row: col.ratios(row.ratios.rate)),
+    Column("p50\nratio", lambda row: col.ratios(row.ratios.p50)),
     Column("failed", lambda row: str(row.paxon.failed + (row.other.failed if row.other else 0))),
 ]  # fmt: skip
 
@@ -177,12 +169,12 @@ def coordination_sections(report: CoordinationReport) -> list[Section]:
         "ratios are medians of neighbouring pairs, with the least and the most"
     )
     idle = [
-        [name, ratios(by.rate), ratios(by.cpu)]
+        [name, col.ratios(by.rate), col.ratios(by.cpu)]
         for name, of in (("Paxon", "paxon"), ("etcd", "other"))
         if (by := _beside_idle(report, of)).rate is not None
     ]
     return [
-        table_of(title, _COLUMNS, _rows(report)),
+        col.table_of(title, _COLUMNS, _rows(report)),
         Section(
             f"writes beside {settings.idle:,} idle watches, by those without",
             ["", "rate", "CPU for each"], idle,

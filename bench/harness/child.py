@@ -11,8 +11,9 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
-from typing import Any, Self
+from typing import Any
 
 from paxon.bench.harness.errors import BenchError
 from paxon.kvstore.cluster.spawning import die_with_parent, start_process
@@ -73,10 +74,11 @@ class Child:
             self._process.join()
 
 
-class Children:
+class Children(ExitStack):
     """As many of one kind as are needed at most, kept; use it in a `with` statement."""
 
     def __init__(self, what: str) -> None:
+        super().__init__()
         self._what = what
         self._children: list[Child] = []
 
@@ -84,18 +86,8 @@ class Children:
         """The first `count` of them, started as needed."""
         while len(self._children) < count:
             self._children.append(Child(self._what))
+            self.callback(self._children[-1].close)
         return self._children[:count]
-
-    def close(self) -> None:
-        """Have them end."""
-        for child in self._children:
-            child.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _main(pipe: Connection) -> None:

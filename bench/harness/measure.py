@@ -12,10 +12,10 @@ import msgspec
 
 from paxon.actors import ServerId
 from paxon.actors.messages import StatusReply
-from paxon.bench.harness.child import Child
+from paxon.bench.harness.child import Child, Children
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.lab import LabCluster
-from paxon.bench.harness.load_process import (
+from paxon.bench.harness.load import (
     Job,
     OpenLoad,
     Sample,
@@ -37,7 +37,8 @@ from paxon.kvstore.cluster.local_cluster import LocalCluster
 
 __all__ = [
     "Counts", "Figures", "Measurement", "Ratios", "ServerCounts", "combine", "counts_of",
-    "figures_of", "jobs_for", "measure", "prepare", "ratios_of", "run_all", "stretch",
+    "figures_of", "jobs_for", "measure", "measure_on", "prepare", "ratios_of", "run_all",
+    "stretch",
 ]  # fmt: skip
 
 _STATUS_SECONDS = 5.0
@@ -83,10 +84,14 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
         """Of a counter, for each second."""
         return self.counters.get(counter, 0) / self.seconds
 
-    def per_slot(self, counter: str) -> float | None:
-        """Of a counter, for each slot that was chosen; None if there was none."""
+    def by_slots(self, figure: float) -> float | None:
+        """Of a figure, for each slot that was chosen; None if there was none."""
         slots = self.counters.get("slots_chosen", 0)
-        return self.counters.get(counter, 0) / slots if slots else None
+        return figure / slots if slots else None
+
+    def per_slot(self, counter: str) -> float | None:
+        """The same of a counter."""
+        return self.by_slots(self.counters.get(counter, 0))
 
     def leaderless(self) -> float:
         """The share of the time in which nobody led, from 0 to 1.
@@ -210,6 +215,17 @@ def measure(
     """
     prepare(processes, jobs)
     return stretch(counts, processes, seconds)
+
+
+def measure_on(
+    cluster: LocalCluster | LabCluster, clients: Children, load: Workload, *, seconds: float,
+    warmup: float, seed: int, follow: bool = True, open_load: OpenLoad = open_client_load,
+) -> Measurement:  # fmt: skip
+    """A load on a cluster that runs; see `jobs_for` and `measure`. Raises `PaxonError`."""
+    jobs = jobs_for(
+        load, cluster.addresses, warmup=warmup, seed=seed, follow=follow, open_load=open_load
+    )
+    return measure(lambda: counts_of(cluster), clients.take(load.clients), jobs, seconds)
 
 
 def prepare(processes: Sequence[Child], jobs: Sequence[Job]) -> None:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CLIENT_CPU", "FAILED", "LONGEST_WAIT", "P50", "P99", "P999", "RATE", "SERVER_CPU", "Bench",
     "Column", "Progress", "Report", "Section", "check_writable", "count", "fill_page",
-    "markdown", "milliseconds", "new_report", "per_operation", "per_second", "per_slot", "ratio",
-    "ratios", "read_json", "rich_table", "small", "splice", "table_of", "told", "write_json",
+    "markdown", "milliseconds", "now_in_utc", "per_operation", "per_second", "per_slot",
+    "ratio", "ratios", "read_json", "rich_table", "small", "splice", "table_of", "told",
+    "write_json",
 ]  # fmt: skip
 
 SettingsT = TypeVar("SettingsT")
@@ -35,14 +36,19 @@ Progress: TypeAlias = Callable[[str], None]
 """Called before each step of a run, with what it is."""
 
 
+def now_in_utc() -> str:
+    """In the form of a report."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 class Report(msgspec.Struct, Generic[SettingsT, RowT], frozen=True, kw_only=True):
     """A whole run: all that is needed to read it in a year's time."""
 
     schema: int = SCHEMA
     bench: str
-    started: str
-    """UTC, ISO 8601."""
-    machine: Machine
+    started: str = msgspec.field(default_factory=now_in_utc)
+    """ISO 8601."""
+    machine: Machine = msgspec.field(default_factory=describe_machine)
     settings: SettingsT
     """As given, the seed among them."""
     rows: list[RowT]
@@ -89,25 +95,6 @@ class Bench(NamedTuple):
     """Does something else that was asked for; whether that was all."""
     notes: Callable[[Any], Sequence[str]] = lambda _report: ()
     """Sentences below the tables."""
-
-
-def new_report(
-    kind: type[ReportT],
-    bench: str,
-    settings: Any,
-    rows: Sequence[Any],
-    started: datetime.datetime,
-    **more: Any,
-) -> ReportT:
-    """The report of a run on this machine."""
-    return kind(
-        bench=bench,
-        started=started.isoformat(timespec="seconds"),
-        machine=describe_machine(),
-        settings=settings,
-        rows=list(rows),
-        **more,
-    )
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -1,31 +1,40 @@
-"""etcd: three members on loopback with default settings, and a client that knows the leader."""
+"""etcd: three members on loopback with default settings, and a client that knows the leader.
+
+Beside it `Gateway`: Paxon behind its own etcd gateway, called by the same client (docs/etcd.md).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import random
-import shutil
+import sys
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 from paxon.actors import ServerId
+from paxon.bench.coordination.etcd import open_etcd
 from paxon.bench.harness.child import Child
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.load_process import CLIENT, OpenLoad
-from paxon.bench.harness.measure import Measurement, ServerCounts, jobs_for, measure
+from paxon.bench.harness.load import CLIENT, Job, Loop, OpenLoad
+from paxon.bench.harness.measure import Measurement, ServerCounts, counts_of, jobs_for, measure
 from paxon.bench.harness.repeater import wait_until
 from paxon.bench.harness.report import Progress
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers import etcd_load as api
-from paxon.bench.peers.etcd_load import GrpcSocket, call, put_payload
+from paxon.bench.peers.etcd_load import GrpcSocket, call, open_etcd_load, put_payload
 from paxon.bench.peers.programs import Program, Programs
 from paxon.bench.stable.failover import FailoverSettings, kill_leaders
 from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.kvstore.etcd.messages import message
 
-__all__ = ["Etcd", "PersistentWriter", "etcd_kills"]
+__all__ = ["Etcd", "Gateway", "PersistentWriter", "etcd_kills", "open_etcds_calls"]
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 30.0
@@ -41,7 +50,7 @@ _QUOTA_BYTES = 8 << 30
 
 
 class EtcdCluster:
-    """Members in a temporary directory, with ids from 1; see `Killable`. Use `close`."""
+    """Members in a temporary directory, with ids from 1. Use `close`."""
 
     def __init__(self, programs: Programs, members: int) -> None:
         """Start them and wait until one leads. Raises `BenchError`."""
@@ -53,15 +62,15 @@ class EtcdCluster:
         ports = free_ports(2 * members)
         self.addresses = [f"{_HOST}:{port}" for port in ports[:members]]
         self._peers = [f"http://{_HOST}:{port}" for port in ports[members:]]
-        self._directory = Path(tempfile.mkdtemp(prefix="paxon-etcd-"))
         self._members: list[Program] = []
-        try:
+        with ExitStack() as stack:
+            place = stack.enter_context(tempfile.TemporaryDirectory(prefix="paxon-etcd-"))
+            self._directory = Path(place)
+            stack.callback(self._kill_all)
             for number in range(1, members + 1):
                 self._members.append(self._start(number))
             self.leader()
-        except BaseException:
-            self.close()
-            raise
+            self.close = stack.pop_all().close
 
     def _start(self, number: int) -> Program:
         client, peer = f"http://{self.addresses[number - 1]}", self._peers[number - 1]
@@ -129,11 +138,9 @@ class EtcdCluster:
         """CPU of all members; see `Watch`."""
         return ServerCounts({}, {n: member.cpu() for n, member in enumerate(self._members)})
 
-    def close(self) -> None:
-        """End all members and remove their data."""
+    def _kill_all(self) -> None:
         for member in self._members:
             member.kill()
-        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 class Etcd:
@@ -175,45 +182,91 @@ def etcd_kills(programs: Programs, settings: FailoverSettings, progress: Progres
     payload = put_payload("failover", chance.randbytes(settings.value_bytes))
     with (
         closing(EtcdCluster(programs, settings.servers)) as cluster,
-        closing(PersistentWriter(cluster.addresses, cluster.leader() - 1)) as client,
+        closing(PersistentWriter(cluster.addresses)) as client,
     ):
         write = functools.partial(client.put, payload)
-        return kill_leaders(cluster, write, settings.runs, chance, progress)
+        return kill_leaders(
+            cluster.leader, cluster.kill, cluster.bring_back, write, kills=settings.runs,
+            chance=chance, progress=progress,
+        )  # fmt: skip
 
 
 class PersistentWriter:
     """Writes one value at a time, to the next member whenever one fails or takes long."""
 
-    def __init__(self, addresses: list[str], first: int) -> None:
-        self._addresses = addresses
-        self._place = first
+    def __init__(self, addresses: Sequence[str]) -> None:
+        """The first of them is asked first."""
+        self._addresses = itertools.cycle(addresses)
         self._link: GrpcSocket | None = None
 
     def put(self, payload: bytes) -> None:
         """Over and over if need be. Raises `BenchError` after a long time without any success."""
         give_up = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < give_up:
-            if self._attempt(payload):
-                return
-            self._place = (self._place + 1) % len(self._addresses)
+            # Failures are expected while there is no leader: the next member may know better.
+            with contextlib.suppress(BenchError, TimeoutError):
+                self._link = self._link or GrpcSocket(next(self._addresses), api.PUT)
+                if self._link.ask(payload, _ATTEMPT_SECONDS) is not None:
+                    return
+            self.close()
             time.sleep(_PAUSE_SECONDS)
         raise BenchError(f"etcd has acknowledged nothing for {_PATIENCE_SECONDS:g} s")
-
-    def _attempt(self, payload: bytes) -> bool:
-        """Whether the member at hand acknowledged it in time; else the connection is gone."""
-        try:
-            if self._link is None:
-                self._link = GrpcSocket(self._addresses[self._place], api.PUT)
-            if self._link.ask(payload, _ATTEMPT_SECONDS) is not None:
-                return True
-        except (BenchError, TimeoutError):
-            # Expected while there is no leader: the next member may know better.
-            pass
-        self.close()
-        return False
 
     def close(self) -> None:
         """Give up the connection at hand; may be called twice."""
         if self._link is not None:
             self._link.close()
             self._link = None
+
+
+# --- Paxon's gateway -----------------------------------------------------------------------------
+
+
+def open_etcds_calls(job: Job) -> tuple[Loop, Callable[[], None]]:
+    """Calls from a connection each, and watches in one stream; see `OpenLoad`."""
+    return open_etcd(job) if job.workload.kind == "watch" else open_etcd_load("each", job)
+
+
+class Gateway:
+    """A local cluster, the process of its gateway, and a client process; see `System`."""
+
+    name = "Paxon's gateway"
+
+    def __init__(self, programs: Programs, servers: int, options: dict[str, Any]) -> None:
+        """Start all. Raises `PaxonError`."""
+        with ExitStack() as stack:
+            self._process = Child(CLIENT)
+            stack.callback(self._process.close)
+            self._cluster = cluster = stack.enter_context(
+                LocalCluster(servers, log_level="WARNING", **options)
+            )
+            cluster.leader()
+            [port] = free_ports(1)
+            self._address = f"127.0.0.1:{port}"
+            place = stack.enter_context(tempfile.TemporaryDirectory(prefix="paxon-gateway-"))
+            self._gateway = Program(
+                [
+                    sys.executable, "-m", "paxon.kvstore.cli", "etcd", "--cluster",
+                    ",".join(cluster.addresses), "--listen", self._address,
+                ],
+                programs=programs, log=Path(place) / "log",
+            )  # fmt: skip
+            stack.callback(self._gateway.kill)
+            self._gateway.wait_until(self._serves, _START_SECONDS)
+            self.close = stack.pop_all().close
+
+    def _serves(self) -> bool:
+        try:
+            call(self._address, api.STATUS, message("StatusRequest")(), _CALL_SECONDS)
+        except BenchError:
+            return False
+        return True
+
+    def counts(self) -> ServerCounts:
+        """Of the servers and the gateway."""
+        counts = counts_of(self._cluster)
+        return ServerCounts(counts.replies, {**counts.cpu, 0: self._gateway.cpu()})
+
+    def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
+        jobs = jobs_for(load, [self._address], warmup=warmup, seed=seed, open_load=open_etcds_calls)
+        return measure(self.counts, [self._process], jobs, seconds)

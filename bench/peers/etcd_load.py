@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.load import Answer, ClosedLoop, Loop
-from paxon.bench.harness.load_process import Job
+from paxon.bench.harness.load import Answer, ClosedLoop, Job, Loop
 from paxon.bench.harness.workloads import WorkloadData
 from paxon.bench.peers.grpc_wire import GrpcConnection, frame_message
 from paxon.kvstore.etcd.messages import message

@@ -11,21 +11,20 @@ import functools
 import importlib
 import itertools
 import logging
-import shutil
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from paxon.bench.harness.child import Child
+from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.load import Loop, Outcome
-from paxon.bench.harness.load_process import Job
+from paxon.bench.harness.load import Job, Loop, Outcome
 from paxon.bench.harness.machine import cpu_seconds
 from paxon.bench.harness.measure import Measurement, ServerCounts, jobs_for, measure, prepare
 from paxon.bench.harness.repeater import wait_until
@@ -50,25 +49,20 @@ class PySyncObj:
         self.name = f"PySyncObj, batching {'on' if batching else 'off'}"
         if programs.python_version("pysyncobj") is None:
             raise BenchError("PySyncObj is not installed")
-        self._directory = Path(tempfile.mkdtemp(prefix="paxon-pysyncobj-"))
         addresses = [f"127.0.0.1:{port}" for port in free_ports(servers)]
-        self._plans = [
-            NodePlan(
-                address,
-                tuple(other for other in addresses if other != address),
-                str(self._directory / f"journal-{number}"),
-                batching,
-                str(programs.python_directory),
-            )
-            for number, address in enumerate(addresses)
-        ]
-        self._processes = [Child("a server of PySyncObj") for _ in addresses]
-        try:
+        with ExitStack() as stack:
+            place = stack.enter_context(tempfile.TemporaryDirectory(prefix="paxon-pysyncobj-"))
+            self._plans = [
+                NodePlan(
+                    address, tuple(other for other in addresses if other != address),
+                    f"{place}/journal-{number}", batching, str(programs.python_directory),
+                )
+                for number, address in enumerate(addresses)
+            ]  # fmt: skip
+            self._processes = stack.enter_context(Children("a server of PySyncObj")).take(servers)
             # A server starts with its process' first job, and is ready once one leads.
             prepare(self._processes, self._jobs(Workload(name="none"), 0.0, 0))
-        except BaseException:
-            self.close()
-            raise
+            self.close = stack.pop_all().close
 
     def _jobs(self, load: Workload, warmup: float, seed: int) -> list[Job]:
         (job,) = jobs_for(load, [], warmup=warmup, seed=seed)
@@ -90,11 +84,6 @@ class PySyncObj:
         except ProcessLookupError:
             raise BenchError("a server of PySyncObj has ended") from None
         return ServerCounts({}, cpu)
-
-    def close(self) -> None:
-        for process in self._processes:
-            process.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 # --- inside a server process ---------------------------------------------------------------------

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import resource
-import shutil
 import socket
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -61,21 +61,20 @@ class Redis:
         self._benchmark = benchmark
         self._programs = programs
         self._port = free_ports(1)[0]
-        self._directory = Path(tempfile.mkdtemp(prefix="paxon-redis-"))
         self._rates: dict[str, float] = {}
         """Requests a second by load, as last seen: redis-benchmark is told a number, not a time."""
-        try:
+        with ExitStack() as stack:
+            place = stack.enter_context(tempfile.TemporaryDirectory(prefix="paxon-redis-"))
             self._server = Program(
                 [
-                    server, "--port", str(self._port), "--bind", _HOST, "--dir", self._directory,
+                    server, "--port", str(self._port), "--bind", _HOST, "--dir", place,
                     "--appendonly", "yes", "--appendfsync", "always", "--save", "",
                 ],
-                programs=programs, log=self._directory / "log",
+                programs=programs, log=Path(place) / "log",
             )  # fmt: skip
+            stack.callback(self._server.kill)
             self._server.wait_until(self._answers, _START_SECONDS)
-        except BaseException:
-            self.close()
-            raise
+            self.close = stack.pop_all().close
 
     def _answers(self) -> bool:
         try:
@@ -126,11 +125,6 @@ class Redis:
 
     def counts(self) -> ServerCounts:
         return ServerCounts({}, {1: self._server.cpu()})
-
-    def close(self) -> None:
-        if hasattr(self, "_server"):
-            self._server.kill()
-        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _children_cpu() -> float:

@@ -1,7 +1,7 @@
 """How far it goes: many keys, large values, many sessions, long logs, big snapshots.
 
-`scale` says what is measured and has the tables, `run` measures it, `load` and `pause` make the
-load, `plots` draws it.
+`scale` says what is measured, measures it and has the tables, `load` makes the load of many
+sessions, `plots` draws it.
 """
 
 from __future__ import annotations

@@ -25,8 +25,7 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
-from paxon.bench.harness.load import Answer, ClosedLoop, Loop
-from paxon.bench.harness.load_process import Job
+from paxon.bench.harness.load import Answer, ClosedLoop, Job, Loop
 from paxon.bench.harness.workloads import WorkloadData
 from paxon.kvstore.errors import PaxonError, RequestTimeout
 from paxon.kvstore.store.operations import Put, encode_operations
@@ -162,6 +161,6 @@ class SessionLink:
 
 
 def open_sessions(job: Job, *, sessions: int) -> tuple[Loop, Callable[[], None]]:
-    """The load of many sessions (see `load_process.OpenLoad`). Raises `PaxonError`."""
+    """The load of many sessions (see `OpenLoad`). Raises `PaxonError`."""
     link = SessionLink(job, sessions)
     return ClosedLoop(link), link.close

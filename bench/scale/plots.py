@@ -2,60 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from paxon.bench.harness.plot_style import (
-    GREY,
-    SERVER_COLOURS,
-    panels,
-    plain_numbers,
-    spread_line,
-    ticks_at,
-    tidy,
-    whiskers,
-)
-from paxon.bench.scale.scale import TITLES, CostRow, MemoryRow, ReplayRow, ScaleReport
+from paxon.bench.harness import plot_style as style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from paxon.bench.scale.scale import CostRow, MemoryRow, PartName, ReplayRow, ScaleReport
+
 __all__ = ["plot_scale"]
 
 
-def plot_scale(report: ScaleReport) -> Figure:
+def plot_scale(report: ScaleReport, titles: Mapping[PartName, tuple[str, str]]) -> Figure:
     """A panel for each part: what an operation costs the servers, memory, start-up, reads."""
     drawn: list[Callable[[Axes], None]] = []
     for part in report.settings.parts:
         rows = [row for row in report.rows if row.part == part]
         if rows:
-            drawn.append(partial(_lines_panel, rows))
+            drawn.append(partial(_lines_panel, rows, *titles[part]))
     if report.memory:
         drawn.append(partial(_memory_panel, report.memory))
     if report.replay:
         drawn.append(partial(_replay_panel, report.replay))
-    figure, grid = panels(max(1, len(drawn)), report.machine.sentence())
+    figure, grid = style.panels(max(1, len(drawn)), report.machine.sentence())
     for axes, draw in zip(grid, drawn, strict=False):
         draw(axes)
-        tidy(axes)
+        style.tidy(axes)
     return figure
 
 
-def _lines_panel(rows: list[CostRow], axes: Axes) -> None:
+def _lines_panel(rows: list[CostRow], title: str, x_label: str, axes: Axes) -> None:
     """What an operation costs; of reads how many there are."""
     part = rows[0].part
-    title, x_label = TITLES[part]
     reads = part == "reads"
     for number, name in enumerate(dict.fromkeys(row.line for row in rows)):
         line = [row for row in rows if row.line == name]
-        spread_line(
+        style.spread_line(
             axes, [row.x for row in line], [row.rate if reads else row.server_cpu for row in line],
-            label=name, colour=SERVER_COLOURS[number], scale=1.0 if reads else 1e6,
+            label=name, colour=style.SERVER_COLOURS[number], scale=1.0 if reads else 1e6,
         )  # fmt: skip
     axes.legend(fontsize=8)
-    ticks_at(axes, sorted({row.x for row in rows}), logarithmic=not reads, label=x_label)
+    style.ticks_at(axes, sorted({row.x for row in rows}), logarithmic=not reads, label=x_label)
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_ylabel("operations a second" if reads else "CPU of all servers, µs/op", fontsize=8)
     if part == "value":  # grows with the bytes, so by powers on both axes
@@ -63,23 +54,23 @@ def _lines_panel(rows: list[CostRow], axes: Axes) -> None:
     else:
         axes.set_ylim(bottom=0)
     if part in ("value", "reads"):
-        plain_numbers(axes.yaxis)
+        style.plain_numbers(axes.yaxis)
 
 
 def _memory_panel(rows: list[MemoryRow], axes: Axes) -> None:
     keys = [row.keys for row in rows]
     for name, colour, values in (
-        ("a server", SERVER_COLOURS[0], [row.server for row in rows]),
-        ("a server at its most", SERVER_COLOURS[1], [row.server_peak for row in rows]),
-        ("a bare dict", GREY, [row.bare for row in rows]),
+        ("a server", style.SERVER_COLOURS[0], [row.server for row in rows]),
+        ("a server at its most", style.SERVER_COLOURS[1], [row.server_peak for row in rows]),
+        ("a bare dict", style.GREY, [row.bare for row in rows]),
     ):
         axes.plot(
             keys, [value / 2**20 for value in values],
             marker="o", markersize=4, color=colour, label=name,
         )  # fmt: skip
     axes.set_yscale("log")
-    ticks_at(axes, keys, logarithmic=True, label="keys")
-    plain_numbers(axes.yaxis)
+    style.ticks_at(axes, keys, logarithmic=True, label="keys")
+    style.plain_numbers(axes.yaxis)
     axes.set_title(f"Memory, values of {rows[0].value_bytes} bytes", fontsize=10, loc="left")
     axes.set_ylabel("MiB", fontsize=8)
     axes.legend(fontsize=8)
@@ -89,8 +80,8 @@ def _replay_panel(rows: list[ReplayRow], axes: Axes) -> None:
     names = [f"{row.kind}\n{row.disk_bytes / 2**20:,.0f} MiB" for row in rows]
     medians = [row.seconds.median for row in rows]
     axes.bar(
-        names, medians, width=0.6, color=SERVER_COLOURS[0], capsize=3,
-        yerr=whiskers([row.seconds for row in rows]),
+        names, medians, width=0.6, color=style.SERVER_COLOURS[0], capsize=3,
+        yerr=style.whiskers([row.seconds for row in rows]),
     )  # fmt: skip
     for place, median in enumerate(medians):
         axes.annotate(

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import functools
 import random
+import tempfile
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import msgspec
@@ -17,25 +20,30 @@ import typer
 from paxon.actors.messages import ReadMode
 from paxon.bench.harness import report as col
 from paxon.bench.harness.child import Children
+from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.flags import Names, Outstanding, Repeat, RepeatedSettings, Several
-from paxon.bench.harness.lab import LabCluster
-from paxon.bench.harness.load_process import OpenLoad, open_client_load
+from paxon.bench.harness.lab import SERVER, LabCluster
+from paxon.bench.harness.load import CLIENT, OpenLoad, open_client_load
+from paxon.bench.harness.machine import children_of, memory_bytes, peak_memory_bytes
 from paxon.bench.harness.measure import (
     Figures,
     Measurement,
     counts_of,
     figures_of,
-    jobs_for,
-    measure,
+    measure_on,
 )
-from paxon.bench.harness.report import Column, Progress, Report, Section
-from paxon.bench.harness.summary import Latency, Spread
+from paxon.bench.harness.repeater import PATIENCE_SECONDS, Repeater, wait_until
+from paxon.bench.harness.report import Bench, Column, Progress, Report, Section
+from paxon.bench.harness.summary import Latency, Spread, latency_of, spread_of
 from paxon.bench.harness.workloads import Workload
+from paxon.bench.scale.load import open_sessions
+from paxon.bench.scale.plots import plot_scale
 from paxon.kvstore.client.client import Client
 
 __all__ = [
-    "READ_MODES", "TITLES", "CostRow", "Lab", "MemoryRow", "PartName", "PauseRow", "ReplayKind",
-    "ReplayRow",     "ScaleReport", "ScaleSettings", "cost_row", "scale_sections",
+    "CostRow", "Lab", "MemoryRow", "PartName", "PauseRow", "READ_MODES", "ReplayKind",
+    "ReplayRow", "SCALE", "ScaleReport", "ScaleSettings", "TITLES", "cost_row",
+    "scale_sections", "watch_pauses",
 ]  # fmt: skip
 
 PartName: TypeAlias = Literal["sessions", "keys", "log", "value", "reads", "replay", "pause"]
@@ -193,12 +201,11 @@ class Lab:
         open_load: OpenLoad = open_client_load,
     ) -> Measurement:  # fmt: skip
         """A workload on a cluster that runs. Raises `PaxonError`."""
-        warmup = self.settings.warmup if seconds is None else 0.0
-        seed = self.settings.seed + 1000 * repeat
-        jobs = jobs_for(load, cluster.addresses, warmup=warmup, seed=seed, open_load=open_load)
-        clients = self.processes.take(load.clients)
-        counts = functools.partial(counts_of, cluster)
-        return measure(counts, clients, jobs, seconds or self.settings.seconds)
+        return measure_on(
+            cluster, self.processes, load, seconds=seconds or self.settings.seconds,
+            warmup=self.settings.warmup if seconds is None else 0.0,
+            seed=self.settings.seed + 1000 * repeat, open_load=open_load,
+        )  # fmt: skip
 
     def interleaved(
         self, kinds: Sequence[K], what: str, one: Callable[[K, int], Measurement]
@@ -335,3 +342,298 @@ def scale_sections(report: ScaleReport) -> list[Section]:
         )
         found[0] = found[0]._replace(title=f"{conditions}\n\n{found[0].title}")
     return found
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+_MOST_KEYS_USED = 100_000
+"""A client goes round so many keys, spread over all that there are."""
+_DICT_SECONDS = 120.0
+_SNAPSHOT_SECONDS = 300.0
+_GROW_SECONDS = 1.0
+_GROW_STRETCHES = 120
+"""A log that has not grown to its length after so many stretches never will."""
+_UNLIMITED = 1 << 40
+
+
+def run_scale(settings: ScaleSettings, progress: Progress) -> ScaleReport:
+    """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
+    parts: dict[PartName, Callable[[Lab], list[CostRow]]] = {
+        "sessions": _sessions, "keys": _keys, "log": _log, "value": _value, "reads": _reads,
+        "replay": _replay, "pause": watch_pauses,
+    }  # fmt: skip
+    with Children(CLIENT) as processes, Children(SERVER) as hosts:
+        lab = Lab(settings, hosts, processes, progress)
+        rows = [row for part in settings.parts for row in parts[part](lab)]
+    return ScaleReport(
+        bench="scale", settings=settings, rows=rows, memory=lab.memory, replay=lab.replay,
+        pause=lab.pause,
+    )  # fmt: skip
+
+
+# --- sessions ------------------------------------------------------------------------------------
+
+
+def _sessions(lab: Lab) -> list[CostRow]:
+    """The same load from ever more sessions."""
+
+    def one(sessions: int, repeat: int) -> Measurement:
+        opened = functools.partial(open_sessions, sessions=sessions)
+        with lab.cluster() as cluster:
+            cluster.leader()
+            return lab.measure(cluster, lab.load("sessions"), repeat, open_load=opened)
+
+    measured = lab.interleaved(lab.sizes.sessions, "sessions", one)
+    return [cost_row("sessions", "writes", count, taken) for count, taken in measured.items()]
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+def _keys(lab: Lab) -> list[CostRow]:
+    """A store that grows: writes and reads of keys all over it, and what it takes in memory."""
+    rows: list[CostRow] = []
+    settings = lab.settings
+    held = 0
+    # Fresh processes: what earlier clusters left in their memory is not the keys'.
+    with Children(SERVER) as hosts, lab.cluster(hosts=hosts) as cluster:
+        cluster.leader()
+        before = {pid: memory_bytes(pid) for pid in cluster.pids.values()}
+        for keys in lab.sizes.keys:
+            lab.progress(f"filling in {keys:,} keys")
+            lab.fill(cluster.addresses, held, keys, settings.value_bytes)
+            held = keys
+            lab.progress(f"{keys:,} keys")
+            # Snapshots that the filling asked for are not the load's.
+            pids = cluster.pids.values()
+            wait_until(
+                lambda: not any(map(children_of, pids)),  # noqa: B023 (called at once)
+                "a snapshot was not written", _SNAPSHOT_SECONDS,
+            )  # fmt: skip
+            rows += _with_keys(lab, cluster, keys)
+            lab.memory.append(
+                MemoryRow(
+                    keys=keys,
+                    value_bytes=settings.value_bytes,
+                    server=max(memory_bytes(pid) - start for pid, start in before.items()),
+                    server_peak=max(peak_memory_bytes(p) - start for p, start in before.items()),
+                    bare=bare_dict_bytes(keys, settings.value_bytes),
+                )
+            )
+    return rows
+
+
+def _with_keys(lab: Lab, cluster: LabCluster, keys: int) -> list[CostRow]:
+    used = min(keys, _MOST_KEYS_USED)
+    places = {"fill": False, "keys": used, "stride": keys // used}
+    loads = [
+        lab.load("writes", **places), lab.load("linearizable reads", kind="get", **places),
+    ]  # fmt: skip
+    measured: dict[str, list[Measurement]] = {load.name: [] for load in loads}
+    for repeat in range(lab.settings.repeat):
+        for load in loads:
+            measured[load.name].append(lab.measure(cluster, load, repeat))
+    return [cost_row("keys", name, keys, figures) for name, figures in measured.items()]
+
+
+def bare_dict_bytes(keys: int, value_bytes: int) -> int:
+    """What a dict with so many keys takes in a process that has nothing else, resident.
+
+    Raises `BenchError` if that process ends early.
+    """
+    with Children("the process that fills a dict") as children:
+        (child,) = children.take(1)
+        child.tell(dict_bytes, keys, value_bytes)
+        size: int = child.answer(_DICT_SECONDS)
+        return size
+
+
+def dict_bytes(keys: int, value_bytes: int) -> int:
+    """In the process with the dict."""
+    chance = random.Random(1)
+    before = memory_bytes()
+    held = {f"key-{number:07}": chance.randbytes(value_bytes) for number in range(keys)}
+    taken = memory_bytes() - before
+    assert len(held) == keys  # and so it is still there
+    return taken
+
+
+# --- the log -------------------------------------------------------------------------------------
+
+
+def _log(lab: Lab) -> list[CostRow]:
+    """A log that cannot be discarded, because one server is down: a slot for each write."""
+    rows = []
+    load = lab.load("log", packing=1)
+    with lab.cluster(batch_bytes=1, retain_slots=_UNLIMITED, retain_bytes=_UNLIMITED) as cluster:
+        leader = cluster.leader()
+        cluster.stop_server(next(server for server in cluster.servers if server != leader))
+        for length in lab.sizes.log:
+            lab.progress(f"a log of {length:,} slots")
+            _grow(lab, cluster, load, length)
+            measured = [lab.measure(cluster, load, n) for n in range(lab.settings.repeat)]
+            rows.append(cost_row("log", "writes, a slot each", length, measured))
+    return rows
+
+
+def _grow(lab: Lab, cluster: LabCluster, workload: Workload, slots: int) -> None:
+    """Write until the log holds so many slots. Raises `BenchError` if it does not come so far."""
+    for stretch in range(_GROW_STRETCHES):
+        replies = counts_of(cluster).replies.values()
+        if min(reply.counters["log_slots"] for reply in replies) >= slots:
+            return
+        lab.measure(cluster, workload, stretch, _GROW_SECONDS)
+    raise BenchError(f"the log has not grown to {slots:,} slots")
+
+
+# --- values and reads ----------------------------------------------------------------------------
+
+
+def _value(lab: Lab) -> list[CostRow]:
+    def one(size: int, repeat: int) -> Measurement:
+        # As many keys as make 16 MiB at most: what is measured is the way, not the store.
+        keys = max(16, min(10_000, (16 << 20) // size))
+        with lab.cluster() as cluster:
+            cluster.leader()
+            load = lab.load("value", outstanding=16, value_bytes=size, keys=keys)
+            return lab.measure(cluster, load, repeat)
+
+    measured = lab.interleaved(lab.sizes.value, "bytes of each value", one)
+    return [cost_row("value", "writes", size, taken) for size, taken in measured.items()]
+
+
+def _reads(lab: Lab) -> list[CostRow]:
+    """Reads of each mode from ever more client processes."""
+    kinds = [(mode, clients) for mode in READ_MODES for clients in lab.sizes.readers]
+    with lab.cluster() as cluster:
+        cluster.leader()
+
+        def one(kind: tuple[ReadMode, int], repeat: int) -> Measurement:
+            load = lab.load(kind[0], kind="get", mode=kind[0], clients=kind[1])
+            return lab.measure(cluster, load, repeat)
+
+        measured = lab.interleaved(kinds, "reads", one)
+    return [
+        cost_row("reads", f"{mode} reads", clients, taken)
+        for (mode, clients), taken in measured.items()
+    ]
+
+
+# --- starting from a directory -------------------------------------------------------------------
+
+
+def _replay(lab: Lab) -> list[CostRow]:
+    """Servers that start with nothing, with a long log, and with a snapshot."""
+    long_log = {"snapshot_bytes": _UNLIMITED, "snapshot_slots": _UNLIMITED}
+    size = lab.sizes.replay_bytes
+    kinds: list[tuple[ReplayKind, int, dict[str, Any]]] = [
+        ("empty", 0, {}),
+        ("log", size, long_log),
+        ("snapshot", size, {"snapshot_bytes": max(KIB, size // 8)}),
+    ]
+    for kind, wanted, options in kinds:
+        lab.progress(f"starting with {kind}, {wanted >> 20} MiB")
+        with tempfile.TemporaryDirectory(prefix="paxon-scale-") as directory:
+            lab.replay.append(_restart(lab, kind, wanted, Path(directory), options))
+    return []
+
+
+def _restart(
+    lab: Lab, kind: ReplayKind, size: int, directory: Path, options: dict[str, Any]
+) -> ReplayRow:
+    """Fill a cluster's directories, stop it, and start one server after the other alone."""
+    cluster = lab.cluster(directory=directory, **options)
+    try:
+        cluster.start().leader()
+        lab.fill(cluster.addresses, 0, size // KIB, KIB)
+        cluster.stop()
+        held = [_tree_bytes(directory / f"server-{server}") for server in cluster.servers]
+        seconds = []
+        slots = 0
+        for server in cluster.servers:
+            seconds.append(cluster.start_server(server))
+            slots = max(slots, counts_of(cluster).replies[server].executed)
+            cluster.stop_server(server)
+    finally:
+        cluster.stop()
+    return ReplayRow(
+        kind=kind, disk_bytes=max(held), keys=size // KIB, slots=slots, seconds=spread_of(seconds)
+    )
+
+
+def _tree_bytes(directory: Path) -> int:
+    """What a directory's files take."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+# --- pauses --------------------------------------------------------------------------------------
+
+
+_VALUE_BYTES = 4096
+_PING_SECONDS = 0.001
+"""Between two pings."""
+_WRITE_SECONDS = 0.002
+"""Between two writes."""
+_BEFORE_SECONDS = 5.0
+_QUICK_SECONDS = 0.5
+_AFTER_SECONDS = 2.0
+"""The server is watched for so long after its snapshot counts."""
+_SLOTS = 6000
+"""A snapshot is due after so many slots. Filling takes fewer, for its slots are large, and so do
+the writes of the time before."""
+_QUICK_SLOTS = 400
+
+
+def watch_pauses(lab: Lab) -> list[CostRow]:
+    """Fill a store, then watch it before and during a snapshot. Raises `PaxonError`."""
+    quick = lab.settings.quick
+    slots = _QUICK_SLOTS if quick else _SLOTS
+    with (
+        lab.cluster(servers=1, snapshot_bytes=_UNLIMITED, snapshot_slots=slots) as cluster,
+        Client(cluster.addresses, timeout=PATIENCE_SECONDS) as client,
+        Client(cluster.addresses, timeout=PATIENCE_SECONDS) as other,
+    ):
+        lab.progress("filling the store")
+        lab.fill(cluster.addresses, 0, lab.sizes.pause_bytes // _VALUE_BYTES, _VALUE_BYTES)
+        pinger = Repeater(lambda: other.get("key-0000000", mode="stale"), _PING_SECONDS)
+        writer = Repeater(lambda: client.put("write", bytes(64)), _WRITE_SECONDS)
+
+        def snapshots() -> int:
+            return min(r.counters["snapshots_taken"] for r in counts_of(cluster).replies.values())
+
+        def until_after_it() -> None:
+            wait_until(lambda: snapshots() > 0, "no snapshot was taken")
+            time.sleep(_QUICK_SECONDS if quick else _AFTER_SECONDS)
+
+        phases: list[tuple[Literal["before", "snapshot"], Callable[[], None]]] = [
+            ("before", lambda: time.sleep(_QUICK_SECONDS if quick else _BEFORE_SECONDS)),
+            ("snapshot", until_after_it),
+        ]
+        pinger.start()
+        writer.start()
+        try:
+            for phase, wait in phases:
+                lab.progress(f"watching ({phase})")
+                if snapshots():
+                    raise BenchError("a snapshot came too early, while the store was filled")
+                begun = time.perf_counter()
+                wait()
+                seconds = time.perf_counter() - begun
+                pings, writes = latency_of(pinger.take()), latency_of(writer.take())
+                lab.pause.append(PauseRow(phase, lab.sizes.pause_bytes, seconds, pings, writes))
+        finally:
+            pinger.end()
+            writer.end()
+    return []
+
+
+SCALE = Bench(
+    name="scale",
+    help="Cost of an operation as sessions, keys, log and values grow; memory, start-up, pauses.",
+    settings=ScaleSettings,
+    report=ScaleReport,
+    run=run_scale,
+    sections=scale_sections,
+    plots=lambda report: {"scale": plot_scale(report, TITLES)},
+)

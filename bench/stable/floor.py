@@ -16,7 +16,6 @@ import time
 from collections import deque
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 
 import msgspec
 import zmq
@@ -53,7 +52,7 @@ class FloorFigures(msgspec.Struct, frozen=True):
 
 
 class Floor:
-    """Runs the floor's processes; use it in a `with` statement."""
+    """Runs the floor's processes, until `close`."""
 
     def __init__(self, servers: int, *, directory: Path | None = None) -> None:
         """Start a leader, `servers` - 1 followers, and a client.
@@ -111,12 +110,6 @@ class Floor:
     def _cpu(self) -> float:
         """CPU seconds of all processes so far."""
         return sum(cpu_seconds(child.pid) for child in self._children)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 # --- inside the processes ------------------------------------------------------------------------

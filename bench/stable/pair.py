@@ -10,7 +10,6 @@ would show.
 
 from __future__ import annotations
 
-import datetime
 import functools
 import os
 import string
@@ -27,7 +26,7 @@ from paxon.bench.harness import report as col
 from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.flags import Assignments, BenchSettings, Seconds, Warmup
-from paxon.bench.harness.load_process import CLIENT
+from paxon.bench.harness.load import CLIENT
 from paxon.bench.harness.measure import (
     Figures,
     Measurement,
@@ -39,19 +38,14 @@ from paxon.bench.harness.measure import (
     ratios_of,
     stretch,
 )
-from paxon.bench.harness.report import Bench, Column, Progress, Report, Section, new_report, ratios
+from paxon.bench.harness.report import Bench, Column, Progress, Report, Section, ratios
 from paxon.bench.harness.workloads import Workload, stable_workloads
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.local_cluster import CLUSTER_FILE, LocalCluster
 
 __all__ = ["PAIR", "PairReport"]
 
-_PROBE = """
-import sys, sysconfig, paxon.bench
-gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-build = "free-threaded" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
-print(sys.version.split()[0], build, "" if gil or not build else "without the GIL")
-"""
+_PROBE = "import platform, paxon.bench; print(platform.python_version())"
 _GRACE_SECONDS = 120.0
 """For starting and stopping a cluster, beyond the time that is measured."""
 
@@ -121,7 +115,6 @@ Taken = dict[str, list[list[Measurement]]]
 
 def run_pair(settings: PairSettings, progress: Progress) -> PairReport:
     """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
-    started = datetime.datetime.now(datetime.UTC)
     if settings.python:
         names = [interpreter_name(Path(python)) for python in settings.python]
         taken = _interpreters(settings, progress)
@@ -139,7 +132,7 @@ def run_pair(settings: PairSettings, progress: Progress) -> PairReport:
         for load, measured in taken.items()
         for place, side in enumerate(sides)
     ]  # fmt: skip
-    return new_report(PairReport, "pair", settings, rows, started, sides=sides)
+    return PairReport(bench="pair", settings=settings, rows=rows, sides=sides)
 
 
 def _order(turn: int, sides: int) -> list[int]:
@@ -190,7 +183,7 @@ def _named(options: dict[str, Any]) -> str:
 
 
 def interpreter_name(python: Path) -> str:
-    """Version and kind of an interpreter. Raises `BenchError` if it cannot run Paxon."""
+    """An interpreter's version. Raises `BenchError` if it cannot run Paxon."""
     try:
         probe = subprocess.run(
             [python, "-c", _PROBE], capture_output=True, text=True, timeout=60, check=False
@@ -200,7 +193,7 @@ def interpreter_name(python: Path) -> str:
     if probe.returncode != 0:
         reason = (probe.stderr.strip().splitlines() or ["it says nothing"])[-1]
         raise BenchError(f"{python} cannot run Paxon: install paxon there first ({reason})")
-    return "Python " + " ".join(probe.stdout.split())
+    return f"Python {probe.stdout.strip()}"
 
 
 def _interpreters(settings: PairSettings, progress: Progress) -> Taken:

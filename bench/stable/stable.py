@@ -7,10 +7,8 @@ cores busy for so long: does the leader keep leading?
 
 from __future__ import annotations
 
-import datetime
-import functools
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Annotated, ClassVar, TypeAlias
 
 import msgspec
@@ -19,27 +17,14 @@ import typer
 from paxon.bench.harness import report as col
 from paxon.bench.harness.child import Children
 from paxon.bench.harness.flags import RepeatedSettings, Seconds, Warmup
-from paxon.bench.harness.load_process import CLIENT
+from paxon.bench.harness.load import CLIENT
 from paxon.bench.harness.measure import (
     Figures,
     Measurement,
-    counts_of,
     figures_of,
-    jobs_for,
-    measure,
+    measure_on,
 )
-from paxon.bench.harness.report import (
-    Bench,
-    Column,
-    Progress,
-    Report,
-    Section,
-    count,
-    milliseconds,
-    new_report,
-    ratio,
-    small,
-)
+from paxon.bench.harness.report import Bench, Column, Progress, Report, Section
 from paxon.bench.harness.summary import Spread, spread_of, spread_or_none
 from paxon.bench.harness.workloads import Workload, stable_workloads
 from paxon.bench.stable.floor import Floor, FloorFigures
@@ -141,7 +126,6 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
 
     The servers' data, and that of the floor, go to temporary directories (TMPDIR says where).
     """
-    started = datetime.datetime.now(datetime.UTC)
     loads = settings.loads()
     taken = {load.name: _Taken() for load in loads}
     rounds, seconds = settings.rounds()
@@ -149,17 +133,15 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
         processes = stack.enter_context(Children(CLIENT))
         cluster = stack.enter_context(settings.cluster())
         if any(map(settings.has_floor, loads)):
-            floor = stack.enter_context(Floor(settings.servers))
+            floor = stack.enter_context(closing(Floor(settings.servers)))
         cluster.leader()
         for repeat in range(rounds):
             for load in loads:
                 progress(load.name)
-                jobs = jobs_for(
-                    load, cluster.addresses, warmup=settings.warmup,
+                measured = measure_on(
+                    cluster, processes, load, seconds=seconds, warmup=settings.warmup,
                     seed=settings.seed + 1000 * repeat,
                 )  # fmt: skip
-                counts = functools.partial(counts_of, cluster)
-                measured = measure(counts, processes.take(load.clients), jobs, seconds)
                 mine = taken[load.name]
                 mine.measured.append(measured)
                 if not settings.has_floor(load):
@@ -177,7 +159,7 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
         row_of(load, mine.measured, mine.floors, mine.shape)
         for load, mine in zip(loads, taken.values(), strict=True)
     ]
-    return new_report(StableReport, "stable", settings, rows, started)
+    return StableReport(bench="stable", settings=settings, rows=rows)
 
 
 @contextmanager
@@ -232,7 +214,7 @@ def _to_floor(row: StableRow) -> str:
     """The ratio of p50 for one operation at a time, else of rates."""
     floor = row.floor
     single = row.workload.in_flight == 1
-    return ratio((floor.latency_ratio if single else floor.rate_ratio) if floor else None)
+    return col.ratio((floor.latency_ratio if single else floor.rate_ratio) if floor else None)
 
 
 _COLUMNS = [
@@ -242,11 +224,11 @@ _COLUMNS = [
     col.per_operation("syncs", "syncs"),
     col.per_operation("peer_messages_received", "msgs"),
     col.SERVER_CPU, col.CLIENT_CPU,
-    Column("cores\nbusy", lambda row: small(row.cores_busy)),
+    Column("cores\nbusy", lambda row: col.small(row.cores_busy)),
     Column("pre-\nvotes", lambda row: str(row.total("pre_votes"))),
     Column("elec-\ntions", lambda row: str(row.total("elections"))),
-    Column("floor\nop/s", lambda row: count(row.floor.rate if row.floor else None)),
-    Column("floor\np50 ms", lambda row: milliseconds(row.floor.p50 if row.floor else None)),
+    Column("floor\nop/s", lambda row: col.count(row.floor.rate if row.floor else None)),
+    Column("floor\np50 ms", lambda row: col.milliseconds(row.floor.p50 if row.floor else None)),
     Column("to\nfloor", _to_floor),
 ]  # fmt: skip
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import array
-import datetime
 from typing import cast
 
 from paxon.actors import Ballot
 from paxon.actors.messages import StatusReply
 from paxon.actors.settings import PolicyName
-from paxon.bench.contention.compare import SWEEPS, CompareSettings, points_of, sweeps_of
-from paxon.bench.contention.rows import CompareReport, Duel, Reign, rows_of
+from paxon.bench.contention.compare import (
+    SWEEPS,
+    CompareReport,
+    CompareSettings,
+    Duel,
+    Reign,
+    points_of,
+    rows_of,
+    sweeps_of,
+)
 from paxon.bench.harness.lab_network import Event
-from paxon.bench.harness.load_process import Sample
+from paxon.bench.harness.load import Sample
 from paxon.bench.harness.measure import Measurement, ServerCounts
-from paxon.bench.harness.report import new_report
 from paxon.bench.harness.summary import latency_of, spread_of
 from paxon.bench.harness.workloads import stable_workloads
 from paxon.bench.scale.scale import (
@@ -30,7 +36,7 @@ from paxon.bench.stable.failover import FailoverReport, FailoverRow, FailoverSet
 from paxon.bench.stable.floor import FloorFigures
 from paxon.bench.stable.stable import StableReport, StableSettings, row_of
 
-STARTED = datetime.datetime(2024, 2, 29, 12, 0, tzinfo=datetime.UTC)
+STARTED = "2024-02-29T12:00:00+00:00"
 
 
 def sample(
@@ -97,13 +103,15 @@ def stable_report() -> StableReport:
         row_of(load, measured, [floor, floor], (16, 4))
         for load in stable_workloads(value_bytes=64, quick=True)
     ]
-    return new_report(StableReport, "stable", settings, rows, STARTED)
+    return StableReport(bench="stable", settings=settings, rows=rows, started=STARTED)
 
 
 def failover_report() -> FailoverReport:
     """Three kills."""
     row = FailoverRow(spread_of([0.3, 0.2, 0.4]))
-    return new_report(FailoverReport, "failover", FailoverSettings(runs=3), [row], STARTED)
+    return FailoverReport(
+        bench="failover", settings=FailoverSettings(runs=3), rows=[row], started=STARTED
+    )
 
 
 def compare_report() -> CompareReport:
@@ -123,7 +131,9 @@ def compare_report() -> CompareReport:
     }  # fmt: skip
     measured = {point: [kinds[point.policy]] * 2 for point in points_of(sweeps_of(settings))}
     duels = [duel("stable"), duel("immediate")]
-    return new_report(CompareReport, "compare", settings, rows_of(measured), STARTED, duels=duels)
+    return CompareReport(
+        bench="compare", settings=settings, rows=rows_of(measured), started=STARTED, duels=duels
+    )
 
 
 def duel(policy: PolicyName) -> Duel:
@@ -172,6 +182,12 @@ def scale_report() -> ScaleReport:
         PauseRow("before", 64 << 20, 5.0, latency_of([0.001, 0.003]), latency_of([0.002])),
         PauseRow("snapshot", 64 << 20, 10.0, latency_of([0.001, 0.02]), latency_of([0.04])),
     ]
-    return new_report(
-        ScaleReport, "scale", settings, rows, STARTED, memory=memory, replay=replay, pause=pause
+    return ScaleReport(
+        bench="scale",
+        settings=settings,
+        rows=rows,
+        started=STARTED,
+        memory=memory,
+        replay=replay,
+        pause=pause,
     )

@@ -11,12 +11,12 @@ from paxon.bench.contention.compare import (
     CompareSettings,
     ContentionSettings,
     points_of,
+    rows_of,
     sweeps_of,
 )
-from paxon.bench.contention.rows import rows_of
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.flags import chosen_names
-from paxon.bench.harness.load_process import client_options
+from paxon.bench.harness.load import client_options
 from paxon.bench.harness.measure import jobs_for
 from paxon.bench.harness.report import fill_page, splice
 from paxon.bench.harness.workloads import Workload, WorkloadData

@@ -24,13 +24,12 @@ from paxon.bench.coordination.run import (
     coordination_sections,
 )
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.load_process import Job, open_client_load
-from paxon.bench.harness.report import markdown, new_report, read_json
+from paxon.bench.harness.load import Job, open_client_load
+from paxon.bench.harness.report import markdown, read_json
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.etcd_load import framed
-from paxon.bench.peers.figures import PeerNote, PeerRow, peer_row
+from paxon.bench.peers.run import PeerNote, PeerRow, peer_row
 from paxon.kvstore.etcd.messages import message
-from tests.bench.examples import STARTED
 from tests.bench.test_peers import taken
 from tests.bench.test_peers_wire import (
     DATA,
@@ -52,7 +51,7 @@ def report(*, etcd: bool = True) -> CoordinationReport:
     ours, theirs = {0: taken(300.0, 0.002)}, {0: taken(100.0, 0.004)} if etcd else {}
     rows = [peer_row(load, ("Paxon", "etcd"), ours, theirs) for load in settings.loads()]
     note = PeerNote(peer="etcd", skipped="" if etcd else "etcd was left out: so it is.")
-    return new_report(CoordinationReport, "coordination", settings, [note, *rows], STARTED)
+    return CoordinationReport(bench="coordination", settings=settings, rows=[note, *rows])
 
 
 def test_paxon_stands_beside_etcd() -> None:
@@ -177,7 +176,7 @@ def test_transactions_compare_and_write(locks: FakeEtcd) -> None:
 def test_a_short_run(tmp_path: Path) -> None:
     """In memory; etcd is in it where it is installed."""
     finished = bench(
-        "coordination", "--quick", "--durability", "memory", "--seconds", 0.2, "--warmup", 0,
+        "coordination", "--quick", "--durability", "memory", "--seconds", 0.5, "--warmup", 0.3,
         "--watchers", 5, "--idle", 50, "--leases", 20, "--json", tmp_path / "r.json",
     )  # fmt: skip
     kept = read_json(tmp_path / "r.json", CoordinationReport)

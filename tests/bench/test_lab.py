@@ -12,7 +12,7 @@ import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.messages import P1A, P2A, P2B, HeartbeatReply
-from paxon.bench.contention.rows import Reign, duel_of, reigns_of
+from paxon.bench.contention.compare import Reign, duel_of, reigns_of
 from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.lab import SERVER, LabCluster

@@ -12,8 +12,14 @@ import pytest
 
 from paxon.bench.harness.child import Children, obey
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.load import ClientLink, ClosedLoop, PipelinedLoop
-from paxon.bench.harness.load_process import Job, open_client_load, put_load
+from paxon.bench.harness.load import (
+    ClientLink,
+    ClosedLoop,
+    Job,
+    PipelinedLoop,
+    open_client_load,
+    put_load,
+)
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.scale.load import SessionLink
 from paxon.kvstore import InvalidRequest, PaxonError

@@ -19,27 +19,27 @@ from paxon.bench.cli.app import Outputs, carry_out
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.measure import Measurement, ServerCounts
 from paxon.bench.harness.plot_style import save_plot
-from paxon.bench.harness.report import markdown, new_report, read_json, rich_table, write_json
+from paxon.bench.harness.report import markdown, read_json, rich_table, write_json
 from paxon.bench.harness.summary import latency_of, spread_of
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers import run
-from paxon.bench.peers.figures import (
+from paxon.bench.peers.programs import INSTALL_SCRIPT, Program, Programs, default_directory
+from paxon.bench.peers.redis import Redis, parse_benchmark
+from paxon.bench.peers.run import (
     GapRow,
     Peer,
     PeerNote,
     PeerRow,
     PeersReport,
     PeersSettings,
+    System,
     Taken,
     peer_row,
     peers_notes,
     peers_sections,
     plot_peers,
 )
-from paxon.bench.peers.programs import INSTALL_SCRIPT, Program, Programs, default_directory
-from paxon.bench.peers.redis import Redis, parse_benchmark
-from paxon.bench.peers.run import System
-from tests.bench.examples import STARTED, measurement
+from tests.bench.examples import measurement
 
 CSV = """\
 "test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms"
@@ -68,7 +68,7 @@ def report() -> PeersReport:
         row(("Paxon in memory", "P, on"), [(taken(5.0), inside)]),
         GapRow(other_name="etcd", paxon=spread_of([0.1, 0.3]), other=spread_of([1.0])),
     ]
-    return new_report(PeersReport, "peers", PeersSettings(repeat=2), rows, STARTED)
+    return PeersReport(bench="peers", settings=PeersSettings(repeat=2), rows=rows)
 
 
 # --- figures -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import hpack
 import pytest
 
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.load_process import Job, open_client_load
+from paxon.bench.harness.load import Job, open_client_load
 from paxon.bench.harness.workloads import Workload, WorkloadData
 from paxon.bench.peers.etcd import PersistentWriter
 from paxon.bench.peers.etcd_load import PUT, STATUS, call, open_etcd_load, put_payload
@@ -288,7 +288,7 @@ def test_refused_operations_are_counted_and_do_not_stop_the_load(fake: FakeEtcd)
 def test_the_writer_of_the_failovers_goes_on_to_the_next_member(fake: FakeEtcd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never says a word
         dead = f"127.0.0.1:{silent.getsockname()[1]}"
-        writer = PersistentWriter([dead, fake.address], first=0)
+        writer = PersistentWriter([dead, fake.address])
         writer.put(put_payload("key", b"value"))
         assert fake.requests == [put_payload("key", b"value")[5:]]
         fake.refused = frozenset({3})  # its second call: a member without a leader says so

@@ -16,8 +16,7 @@ from rich.console import Console
 
 from paxon.bench.cli.figures import FIGURES, figures_report, figures_sections
 from paxon.bench.contention import compare_plots
-from paxon.bench.contention.compare_run import compare_sections
-from paxon.bench.contention.rows import CompareReport
+from paxon.bench.contention.compare import CompareReport, compare_sections
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.measure import ratios_of
 from paxon.bench.harness.plot_style import check_plot, save_plot
@@ -27,20 +26,18 @@ from paxon.bench.harness.report import (
     check_writable,
     count,
     markdown,
-    new_report,
     read_json,
     rich_table,
     write_json,
 )
 from paxon.bench.harness.summary import spread_of
 from paxon.bench.harness.workloads import Workload
-from paxon.bench.peers.figures import GapRow, PeersReport, PeersSettings, Taken, peer_row
+from paxon.bench.peers.run import GapRow, PeersReport, PeersSettings, Taken, peer_row
 from paxon.bench.scale.plots import plot_scale
-from paxon.bench.scale.scale import ScaleReport, scale_sections
+from paxon.bench.scale.scale import TITLES, ScaleReport, scale_sections
 from paxon.bench.stable.failover import FailoverReport, failover_sections
 from paxon.bench.stable.stable import StableReport, stable_sections
 from tests.bench.examples import (
-    STARTED,
     compare_report,
     failover_report,
     measurement,
@@ -128,9 +125,9 @@ def test_the_table_of_the_readme() -> None:
         for name, ratios in zip(("etcd, one", "etcd, each"), etcd, strict=True)
     ]
     gap = GapRow(other_name="etcd", paxon=paxon, other=other)
-    peers = new_report(PeersReport, "peers", PeersSettings(), [*pairs, gap], STARTED)
+    peers = PeersReport(bench="peers", settings=PeersSettings(), rows=[*pairs, gap])
     report = figures_report(
-        FIGURES.settings(repeat=2), stable_report(), peers, failover_report().rows[0].gap, STARTED
+        FIGURES.settings(repeat=2), stable_report(), peers, failover_report().rows[0].gap
     )
     (section,) = figures_sections(report)
     rows = {row[0]: row[1:] for row in section.rows}
@@ -210,7 +207,7 @@ def compare_plot(name: str) -> Callable[[], Any]:
 
 
 def a_plot() -> Any:
-    return plot_scale(scale_report())
+    return plot_scale(scale_report(), TITLES)
 
 
 PLOTS: list[tuple[Callable[[], Any], set[str]]] = [
@@ -222,7 +219,10 @@ PLOTS: list[tuple[Callable[[], Any], set[str]]] = [
         compare_plot("compare-ballots"),
         {"immediate: 2 ballots, 1 of which led; 3 slots proposed", "P1B: promise"},
     ),
-    (lambda: plot_scale(scale_report()), {"Sessions", "lease reads", "a bare dict", "0.5 s"}),
+    (
+        lambda: plot_scale(scale_report(), TITLES),
+        {"Sessions", "lease reads", "a bare dict", "0.5 s"},
+    ),
 ]
 
 

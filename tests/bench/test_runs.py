@@ -5,14 +5,15 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from paxon.bench.contention.rows import CompareReport
+from paxon.bench.contention.compare import CompareReport
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.measure import Figures
-from paxon.bench.harness.report import new_report, read_json, write_json
+from paxon.bench.harness.report import read_json, write_json
 from paxon.bench.harness.summary import Spread
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.scale.scale import ScaleReport
@@ -20,7 +21,7 @@ from paxon.bench.stable.failover import FailoverReport
 from paxon.bench.stable.floor import Floor
 from paxon.bench.stable.pair import PairReport, interpreter_name
 from paxon.bench.stable.stable import StableReport, StableSettings, operations_per_request, row_of
-from tests.bench.examples import STARTED, measurement
+from tests.bench.examples import measurement
 from tests.cluster.helpers import paxon_here
 
 pytestmark = pytest.mark.process
@@ -184,7 +185,7 @@ def test_pair(tmp_path: Path) -> None:
 def fake_python(path: Path, rate: float) -> Path:
     """An interpreter whose Paxon prints a report without measuring anything."""
     rows = [row_of(Workload(name="w"), [measurement(rate)], [], (1, 1))]
-    report = new_report(StableReport, "stable", StableSettings(), rows, STARTED)
+    report = StableReport(bench="stable", settings=StableSettings(), rows=rows)
     write_json(report, path.with_suffix(".json"))
     path.write_text(
         f"#!/bin/sh\n[ $1 = -c ] && echo 3.99.0 && exit\n"
@@ -220,7 +221,7 @@ def test_pythons_says_which_interpreter_has_no_paxon(tmp_path: Path) -> None:
 
 
 def test_the_floor_writes_the_same_bytes_on_every_disk(tmp_path: Path) -> None:
-    with Floor(3, directory=tmp_path) as floor:
+    with closing(Floor(3, directory=tmp_path)) as floor:
         figures = floor.run(2, 3, durable=True, value_bytes=64, seconds=0.2, warmup=0.0)
         assert figures.rate > 0
         assert figures.latency.count > 0
