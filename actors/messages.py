@@ -33,7 +33,7 @@ __all__ = [
     "WatchesHeld", "Addresses", "ServerReply", "overloaded", "retry_after",
 ]  # fmt: skip
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 """Goes into every frame's header; a server refuses frames of any other version."""
 
 

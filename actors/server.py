@@ -151,6 +151,7 @@ from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign, answer_to
 from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.snapshots import Snapshots
 from paxon.actors.settings import Settings
+from paxon.actors.slot_values import packed_in
 from paxon.transport.log import logger
 
 __all__ = ["COUNTERS", "PaxosServer"]
@@ -835,11 +836,17 @@ class PaxosServer(BurstActor):
         self._candidacy = None
         self.reception.turns.let_go(self._now)
         self._execute_chosen()
-        for accepted in self.log.accepted_from(self.log.chosen_to + 1):
-            candidacy.report(accepted)
-        known = self.catching_up
-        first = self.log.chosen_to + 1
-        values, sealing = candidacy.takeover(first)
+        first, known = self.log.chosen_to + 1, self.catching_up
+        reigned = self.application.reign
+        for accepted in self.log.accepted_from(self.application.executed + 1):
+            if accepted.slot < first:
+                reigned = max(reigned, packed_in(accepted.value))
+            else:
+                candidacy.report(accepted)
+        if reigned > candidacy.ballot:  # it is of a snapshot that has come meanwhile
+            self._step_down()
+            return
+        values, sealing = candidacy.takeover(first, reigned, known.known_commit)
         # (What is dropped above a CONFIG stays in the log until the seal.)
         end = values[-1][0] if values else self.log.chosen_to
         if self._misses_chosen(end):
@@ -993,7 +1000,7 @@ class PaxosServer(BurstActor):
         slot, chores = reign.next_slot, reign.chores
         if chores.renewals:
             entries = chores.take() + entries
-        batch = Batch(self.log_time.stamp(self._clock.awake()), entries)
+        batch = Batch(self.log_time.stamp(self._clock.awake()), entries, self.promised)
         chores.stamped, chores.last_slot = batch.time, slot
         reign.batches[slot] = batch
         value = encode_batch(batch)

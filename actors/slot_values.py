@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from paxon.actors.ballot import Ballot
+from paxon.actors.ballot import NO_BALLOT, Ballot
 
-__all__ = ["CONFIG", "NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Batch", "Entry"]
+__all__ = ["CONFIG", "NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Batch", "Entry", "packed_in"]
 
 NO_OP = b""
 """The value that a new leader proposes into a hole: executing it does nothing (PMMC §2.3)."""
@@ -51,6 +51,9 @@ class Batch(_Value, frozen=True, gc=True):
     """The log's time, nanoseconds: runs with the leader's clock and stands while nobody leads."""
     entries: list[Entry]
     """Renewals first; none at all where the slot is proposed for its time."""
+    reign: Ballot = NO_BALLOT
+    """The ballot of the leader that packed it and read its clock: it rises with the slots
+    (docs/time.md). Who takes the value over proposes it as it is."""
 
 
 class Accepted(_Value, frozen=True):
@@ -59,3 +62,24 @@ class Accepted(_Value, frozen=True):
     slot: int
     ballot: Ballot
     value: bytes
+
+
+class _Packed(msgspec.Struct, array_like=True):
+    """A batch whose commands are passed over."""
+
+    time: int
+    entries: msgspec.Raw
+    reign: Ballot = NO_BALLOT
+
+
+_packed = msgspec.msgpack.Decoder(_Packed)
+
+
+def packed_in(value: bytes) -> Ballot:
+    """Who packed the batch that a value is; `NO_BALLOT` where that is not known, or none is."""
+    if value == NO_OP or value[0] == CONFIG:
+        return NO_BALLOT
+    try:
+        return _packed.decode(value).reign
+    except msgspec.MsgspecError:
+        return NO_BALLOT  # (executing it will say what it is)

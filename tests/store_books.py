@@ -105,6 +105,8 @@ class StoreBooks:
         """What was found where raising it would have been in vain."""
         self._ahead = float("inf")
         """By how much the log's time was ahead of a fastest clock, at the least of all slots."""
+        self._reign = NO_BALLOT
+        """Of the last batch."""
         self._chosen_in = NO_BALLOT
         """The highest ballot in which anything was chosen."""
         self._events = 0
@@ -138,7 +140,13 @@ class StoreBooks:
         self.slot = slot
         if value == NO_OP or is_config(value):
             return
-        self._advance(slot, decode_batch(value).time)
+        batch = decode_batch(value)
+        require(
+            batch.reign >= self._reign, "log time",
+            "slot %d is of reign %s, after one of %s", slot, batch.reign, self._reign,
+        )  # fmt: skip
+        self._reign = batch.reign
+        self._advance(slot, batch.time)
         self._pace(slot, value)
         position, woken = 0, False
         for entry, reply in results:

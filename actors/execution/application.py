@@ -8,6 +8,7 @@ from zlib import crc32
 
 import msgspec
 
+from paxon.actors.ballot import NO_BALLOT, Ballot
 from paxon.actors.execution.agreed import (
     Agreed,
     apply_change,
@@ -86,6 +87,8 @@ class _Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """See `MachineTimer`."""
     configuration: bytes
     """The last CONFIG up to `slot`; b"": none."""
+    reign: Ballot
+    """See `Application`."""
 
 
 _head_decoder = msgspec.msgpack.Decoder(_Head)
@@ -115,6 +118,8 @@ class Application:
         self.executed = 0
         self.configuration = b""
         """The last CONFIG that was executed (actors/records/configuration.py); b"": none was."""
+        self.reign = NO_BALLOT
+        """The ballot of the leader that packed the last batch executed (`Batch.reign`)."""
         self.chain = HashChain(agreed.digest_version)
         self._all_went_well = True
         """In the slot being executed every reply is OK."""
@@ -183,6 +188,7 @@ class Application:
     def _execute_batch(self, slot: int, batch: Batch) -> list[Executed]:
         """Renewals, then what is due, then the rest: one that comes in time is never too late."""
         entries, timer = batch.entries, self.timer
+        self.reign = batch.reign
         self.sessions.advance(batch.time)
         time = self.machine.now = self.sessions.time
         if timer.tells:
@@ -400,7 +406,7 @@ class Application:
         head = _Head(
             self.executed, self.sessions.dump(),
             encode_in_short(self.agreed, self.machine.limits),
-            self.chain.version, self.chain.head, self.timer.tired, self.configuration,
+            self.chain.version, self.chain.head, self.timer.tired, self.configuration, self.reign,
         )  # fmt: skip
         return self._pieces(_encoder.encode(head))
 
@@ -422,6 +428,7 @@ class Application:
         with_allowance(self._look_at_timer, head)
         self.executed = head.slot
         self.configuration = head.configuration
+        self.reign = head.reign
         self.chain.begin(head.digest_version, head.slot, head.digest)
         self.chain.pin()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.messages import NO_OP, P1B, Accepted
 from paxon.actors.records.configuration import is_config
+from paxon.actors.slot_values import packed_in
 
 __all__ = ["Candidacy"]
 
@@ -69,17 +70,23 @@ class Candidacy:
         """The highest ballot of anything that was reported."""
         return max((accepted.ballot for accepted in self._reported.values()), default=NO_BALLOT)
 
-    def takeover(self, first: int) -> tuple[list[tuple[int, bytes]], bool]:
+    def takeover(
+        self, first: int, reign: Ballot, commit: int
+    ) -> tuple[list[tuple[int, bytes]], bool]:
         """What to propose from slot `first` on: the reported values, no-ops into the holes.
+
+        No-ops, too, in place of batches that are out of order (`_out_of_order`): `reign` is that of
+        the last one below `first`, where all are chosen, as they are up to slot `commit`.
 
         And whether it ends with a CONFIG: then what was reported above was not chosen, for it is
         of lower ballots. A CONFIG below a row of a higher ballot is void instead: whoever led in
         that one would have seen it, had it been chosen (docs/membership.md, M7).
         """
         values = []
+        passed = self._out_of_order(first, reign, commit)
         for slot in range(first, self.last + 1):
             held = self._reported.get(slot)
-            if held is None or (is_config(held.value) and self._is_void(held)):
+            if held is None or slot in passed or (is_config(held.value) and self._is_void(held)):
                 values.append((slot, NO_OP))
                 continue
             values.append((slot, held.value))
@@ -92,3 +99,27 @@ class Candidacy:
             slot > config.slot and held.ballot > config.ballot
             for slot, held in self._reported.items()
         )
+
+    def _out_of_order(self, first: int, reign: Ballot, commit: int) -> set[int]:
+        """Slots whose batches cannot have been chosen: reigns rise with the slots that are.
+
+        Who packed a batch of its own had taken over all that might have been chosen from there on
+        in lower ballots. So of two that contradict the order the one accepted in the lower ballot
+        was not chosen (docs/time.md). To propose it again would be safe for the slots, but it
+        carries a time of another leader's clock, and what the other has granted would end too soon.
+        """
+        passed: set[int] = set()
+        kept = [(reign, self.ballot, 0)]
+        for slot in range(first, self.last + 1):  # (what is told of those below may be out of date)
+            held = self._reported.get(slot)
+            own = NO_BALLOT if held is None else packed_in(held.value)
+            if held is None or own == NO_BALLOT or own > held.ballot:
+                continue  # nobody knows whose it is
+            ballot = self.ballot if slot <= commit else held.ballot  # (it is above all of these)
+            while own < kept[-1][0] and ballot > kept[-1][1] and len(kept) > 1:
+                passed.add(kept.pop()[2])
+            if own < kept[-1][0] and ballot < kept[-1][1]:
+                passed.add(slot)
+            else:
+                kept.append((own, ballot, slot))
+        return passed

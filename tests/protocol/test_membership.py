@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paxon.actors import Ballot
-from paxon.actors.ballot import EPOCH_BITS
+from paxon.actors.ballot import EPOCH_BITS, NO_BALLOT
 from paxon.actors.disk.storage import StorageError
 from paxon.actors.log import SlotLog
 from paxon.actors.messages import (
@@ -433,17 +433,17 @@ def reported(*rows: tuple[int, Ballot, bytes]) -> Candidacy:
 
 def test_a_config_below_a_row_of_a_higher_ballot_is_void() -> None:  # M7
     rows = (2, Ballot(1, 1), CONFIG_AT_2), (3, Ballot(2, 2), b"v")
-    assert reported(*rows).takeover(1) == ([(1, b""), (2, b""), (3, b"v")], False)
+    assert reported(*rows).takeover(1, NO_BALLOT, 0) == ([(1, b""), (2, b""), (3, b"v")], False)
 
 
 def test_what_is_reported_above_a_config_is_dropped_if_its_ballots_are_lower() -> None:  # M7
     rows = (2, Ballot(2, 1), CONFIG_AT_2), (3, Ballot(1, 2), b"v")
-    assert reported(*rows).takeover(1) == ([(1, b""), (2, CONFIG_AT_2)], True)
+    assert reported(*rows).takeover(1, NO_BALLOT, 0) == ([(1, b""), (2, CONFIG_AT_2)], True)
 
 
 def test_rows_of_another_epoch_are_not_looked_at() -> None:
     rows = (2, Ballot(2, 1), CONFIG_AT_2), (3, Ballot.first_of(1).next_for(2), b"v")
-    assert reported(*rows).takeover(1) == ([(1, b""), (2, CONFIG_AT_2)], True)
+    assert reported(*rows).takeover(1, NO_BALLOT, 0) == ([(1, b""), (2, CONFIG_AT_2)], True)
 
 
 def test_who_takes_a_config_over_serves_nothing() -> None:  # M6

@@ -75,7 +75,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     ),
     ReadQueue: ("waiting", "bytes"),
     Session: ("floor", "last_seen", "replies", "kept"),
-    Batch: ("time", "entries"),
+    Batch: ("time", "entries", "reign"),
     Reign: (
         "_chosen_before",
         "takeover",
@@ -306,6 +306,7 @@ def freeze_server(server: PaxosServer, *, counted: bool = False) -> Image:
         application.executed,
         freeze(application.chain),
         application.configuration,
+        application.reign,
         tuple(machine.applied),
         sessions.time,
         # The longest idle session comes first: their order matters.
@@ -318,7 +319,7 @@ def freeze_server(server: PaxosServer, *, counted: bool = False) -> Image:
 
 def thaw_server(image: Image, server: PaxosServer) -> None:
     """Make `server` what `image` is of."""
-    own, executed, chain, configuration, applied, time, used, unused = image
+    own, executed, chain, configuration, reign, applied, time, used, unused = image
     for name, value in own:
         owner: object = server
         if name in COUNTED_DISKS:
@@ -345,6 +346,7 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
     application.executed = executed
     application.chain = thaw(chain)
     application.configuration = configuration
+    application.reign = reign
     machine.applied = list(applied)
     table.time = time
     table._sessions = {number: thaw(session) for number, session in used}

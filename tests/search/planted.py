@@ -205,8 +205,8 @@ plant(
 
 
 def _no_no_ops(original: Original) -> Any:
-    def takeover(self: Candidacy, first: int) -> tuple[list[tuple[int, bytes]], bool]:
-        values, sealing = original(self, first)
+    def takeover(self: Candidacy, first: int, *known: Any) -> tuple[list[tuple[int, bytes]], bool]:
+        values, sealing = original(self, first, *known)
         return [(slot, value) for slot, value in values if slot in self._reported], sealing
 
     return takeover

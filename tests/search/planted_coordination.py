@@ -14,6 +14,7 @@ from paxon.actors.ballot import Ballot
 from paxon.actors.execution.application import Application
 from paxon.actors.log_time import LogTime
 from paxon.actors.messages import Batch
+from paxon.actors.records.candidacy import Candidacy
 from paxon.kvstore.client.leases.keeping import Held
 from paxon.kvstore.client.watches.side import WatchSide
 from paxon.kvstore.recipes.barriers import Hall
@@ -147,6 +148,11 @@ _plant(
     "a leader begins with the time that it once heard, whatever others have stamped since",
     (LogTime, "hear", _whoever_told),
     (LogTime, "take_over", lambda _original: lambda self, ballot, accepted: None),
+)
+_plant(
+    "a time of an older reign above a later one's",
+    "a new leader takes over what was packed in a lower ballot than what is below it, too",
+    (Candidacy, "_out_of_order", lambda _original: lambda self, *known: set()),
 )
 _plant(
     "make up for a pause",

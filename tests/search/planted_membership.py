@@ -38,8 +38,8 @@ _plant(
 
 
 def _nothing_dropped(original: Original) -> Any:
-    def takeover(self: Candidacy, first: int) -> tuple[list[tuple[int, bytes]], bool]:
-        values, sealing = original(self, first)
+    def takeover(self: Candidacy, first: int, *known: Any) -> tuple[list[tuple[int, bytes]], bool]:
+        values, sealing = original(self, first, *known)
         last = values[-1][0] if values else first - 1
         above = [slot for slot in sorted(self._reported) if slot > last]
         return values + [(slot, self._reported[slot].value) for slot in above], sealing
@@ -55,8 +55,8 @@ _plant(
 
 
 def _every_config_is_void(original: Original) -> Any:
-    def takeover(self: Candidacy, first: int) -> tuple[list[tuple[int, bytes]], bool]:
-        values, _ = original(self, first)
+    def takeover(self: Candidacy, first: int, *known: Any) -> tuple[list[tuple[int, bytes]], bool]:
+        values, _ = original(self, first, *known)
         return [(slot, NO_OP if is_config(value) else value) for slot, value in values], False
 
     return takeover
