@@ -185,6 +185,20 @@ def test_what_is_known_to_be_chosen_is_never_passed_over() -> None:
     assert NO_OP not in dict(values).values(), "another value was chosen below, as is known by now"
 
 
+def test_who_has_executed_a_later_reign_meanwhile_does_not_lead_in_an_earlier_ballot() -> None:
+    """A snapshot may come amid a candidacy; and whoever packed what it holds was promised more."""
+    cluster = plain().start()
+    cluster.campaign(1)
+    server = cluster.servers[1]
+    server.application.reign = Ballot(9, 3)
+    cluster.stabilize()
+    assert server.role == "follower"
+    assert cluster.sent(P2A) == []
+    server.application.reign = NO_BALLOT
+    cluster.lead(1)
+    assert server.role == "leader"
+
+
 def test_holes_are_filled_with_no_ops_and_nothing_goes_beyond() -> None:
     cluster = plain()
     cluster.accepted(2, Ballot(1, 1), slot_2=b"b", slot_5=b"e")
