@@ -1797,7 +1797,7 @@ class PaxosServer(BurstActor):
         if reign is None or (not reign.waiting and not reign.futures):
             return
         if self.reception.turns.held_back or reign.large_slots:
-            self.reception.charge(reign, slot, results)
+            self.reception.charge(reign, slot, results, self.snapshots.executed_bytes)
         tried = self._held.tried
         for entry, reply in results:
             if entry.session == 0 and entry.command and entry.acked == 0:

@@ -15,7 +15,7 @@ from paxon.actors.environment import NEVER, ClientToken
 from paxon.actors.limits.allowances import MESSAGE_BYTES
 from paxon.actors.messages import ClientMessage, Command, Query
 
-__all__ = ["ClientTurns", "Openings", "Waiting"]
+__all__ = ["ClientTurns", "Openings", "Stored", "Waiting"]
 
 MAX_MESSAGES = 16_384
 """Requests that may wait for one client …"""
@@ -29,7 +29,10 @@ PRESENT_SECONDS = 0.5
 """A client counts as present for so long after it was heard, and as long as it had to wait."""
 
 HELD_SECONDS = 10.0
-"""A client is held back at most so long for what it got into the log."""
+"""A client sits out at most so long, whatever it did: a machine that was suspended meanwhile, or a
+slot that found no majority, makes anything take for ever."""
+LATELY_SECONDS = 5.0
+"""A snapshot is put down to what was stored in the last one to two of these spans of time."""
 
 OPENINGS = 64
 """Sessions that a client may open at once; it may open …"""
@@ -147,7 +150,7 @@ class ClientTurns:
     def hold_back(self, client: ClientToken, key: tuple[int, int], now: float) -> None:
         """It has got much into the log: others go first until the last of it is executed."""
         self.held_back[key] = client
-        self.sit_out(client, now + HELD_SECONDS)
+        self.sit_out(client, now, HELD_SECONDS)
 
     def let_go(self, now: float) -> None:
         """Nothing that anybody was held back for will be executed here any more."""
@@ -160,17 +163,18 @@ class ClientTurns:
     def hold_for_snapshot(self, parts: Mapping[ClientToken, float], now: float) -> None:
         """What these clients stored makes a snapshot due: they wait until it is taken."""
         for client, part in parts.items():
-            self.sit_out(client, now + HELD_SECONDS)
+            self.sit_out(client, now, HELD_SECONDS)
             self.blamed[client] = part
 
     def snapshot_taken(self, seconds: float, now: float) -> None:
         """It has taken so long: for their part of that they let others go first."""
         blamed, self.blamed = self.blamed, {}
         for client, part in blamed.items():
-            self.sit_out(client, now + min(seconds * part, HELD_SECONDS))
+            self.sit_out(client, now, seconds * part)
 
-    def sit_out(self, client: ClientToken, until: float) -> None:
-        """It is not this client's turn before that time."""
+    def sit_out(self, client: ClientToken, now: float, seconds: float = 0.0) -> None:
+        """It is not this client's turn for so long; by default it is from now on."""
+        until = now + min(seconds, HELD_SECONDS)
         waiting = self.waiting.get(client)
         if waiting is None:
             waiting = self.waiting[client] = Waiting()
@@ -197,6 +201,49 @@ def request_bytes(request: ClientMessage) -> int:
     if isinstance(request, Query):
         return len(request.query) + MESSAGE_BYTES
     return MESSAGE_BYTES
+
+
+class Stored:
+    """Which clients a snapshot is due to: large commands that were executed, but only lately.
+
+    What somebody stored long ago takes nothing from anybody by now. So bytes are kept for two spans
+    of time, and the older one is forgotten as a whole. `executed` is what all have stored since the
+    last snapshot.
+    """
+
+    def __init__(self) -> None:
+        self._since = -NEVER
+        """When the newer span began, seconds."""
+        self._newer: dict[ClientToken, int] = {}
+        self._older: dict[ClientToken, int] = {}
+        self._newer_from = self._older_from = 0
+        """What all had stored when each began."""
+
+    def add(self, client: ClientToken, size: int, executed: int, now: float) -> None:
+        """A large command of this client is executed."""
+        self._go_on(executed - size, now)
+        self._newer[client] = self._newer.get(client, 0) + size
+
+    def parts(self, least: int, executed: int, now: float) -> dict[ClientToken, float]:
+        """Whoever has stored so many bytes lately, and which part of all."""
+        self._go_on(executed, now)
+        sizes = dict(self._older)
+        for client, size in self._newer.items():
+            sizes[client] = sizes.get(client, 0) + size
+        total = max(executed - self._older_from, sum(sizes.values()))
+        return {client: size / total for client, size in sizes.items() if size >= least}
+
+    def _go_on(self, executed: int, now: float) -> None:
+        spans = (now - self._since) // LATELY_SECONDS
+        if spans < 1:
+            return
+        if spans == 1:
+            self._since += LATELY_SECONDS
+            self._older, self._older_from = self._newer, self._newer_from
+        else:
+            self._since = now
+            self._older, self._older_from = {}, executed
+        self._newer, self._newer_from = {}, executed
 
 
 class Openings:

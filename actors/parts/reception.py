@@ -16,7 +16,7 @@ from paxon.actors.limits.allowances import (
     SECONDS_PER_BYTE,
     TURN_BYTES,
 )
-from paxon.actors.limits.turns import ClientTurns, Openings, Waiting
+from paxon.actors.limits.turns import ClientTurns, Openings, Stored, Waiting
 from paxon.actors.messages import ClientMessage, Renew
 from paxon.actors.outbox import Outbox
 from paxon.actors.records.places import Places
@@ -122,7 +122,7 @@ class Reception:
         if now >= self._ends_at or outbox.replied_bytes >= FRAME_BYTES:
             self.spent = True
             if took >= CLIENT_SECONDS / 2 and self._others_present(client, now - took, reign):
-                self.turns.sit_out(client, now + took)
+                self.turns.sit_out(client, now, took)
 
     def _others_present(self, client: ClientToken, since: float, reign: Reign | None) -> bool:
         """Whether anybody but this client has asked for something since then, or waits."""
@@ -198,7 +198,7 @@ class Reception:
             turns.listen(client)
         self._worked_at = now
         if served == 0:  # it has to wait for something
-            turns.sit_out(client, now + PAUSE)
+            turns.sit_out(client, now, PAUSE)
         elif not self._others_present(client, began, reign):
             turns.sit_out(client, now)
         elif reign is not None and queued >= TURN_BYTES:
@@ -206,7 +206,7 @@ class Reception:
             turns.hold_back(client, (last.session, last.seq), now)
         else:
             seconds = now - began + self._sent_seconds
-            turns.sit_out(client, now + seconds if seconds >= CLIENT_SECONDS / 2 else now)
+            turns.sit_out(client, now, seconds if seconds >= CLIENT_SECONDS / 2 else 0.0)
         if now >= self._ends_at:
             self.spent = True
 
@@ -224,10 +224,16 @@ class Reception:
             self._outbox.reply(client, answer_to(entry, LITTLE_ROOM, application, places))
             self._counters["overloaded"] += 1
 
-    def charge(self, reign: Reign, slot: int, results: Sequence[Executed]) -> None:
-        """A slot is executed: who waited for it goes on, who filled it sits out for its time."""
+    def charge(
+        self, reign: Reign, slot: int, results: Sequence[Executed], executed_bytes: int
+    ) -> None:
+        """A slot is executed: who waited for it goes on, who filled it sits out for its time.
+
+        `executed_bytes` is all that was stored since the last snapshot.
+        """
         waiting, turns = reign.waiting, self.turns
         began = reign.large_slots.pop(slot, None)
+        now = self._outbox.now if began is None else self._clock.monotonic()
         sizes: dict[ClientToken, int] = {}
         for entry, reply in results:
             client = waiting.get((entry.session, entry.seq))
@@ -239,32 +245,27 @@ class Reception:
                 size = len(entry.command) + len(reply.payload) + MESSAGE_BYTES
                 sizes[client] = sizes.get(client, 0) + size
                 if size >= CHARGED_BYTES:  # (a pipeline of small ones harms nobody as much)
-                    reign.stored[client] = reign.stored.get(client, 0) + size
+                    reign.stored.add(client, size, executed_bytes, now)
         if began is None:
             return
-        now = self._clock.monotonic()
         began, reign.charged_at = max(began, reign.charged_at), now
         total = sum(sizes.values())
         for client, size in sizes.items():
             took = (now - began) * size / total + size * SECONDS_PER_BYTE
             if took >= CLIENT_SECONDS and self._others_present(client, began, reign):
-                turns.sit_out(client, now + took)
+                turns.sit_out(client, now, took)
 
     def blame_for_snapshot(self, reign: Reign, executed_bytes: int) -> None:
-        """Whoever has stored much makes a snapshot due, and lets others go first until it is taken.
+        """Whoever has stored much lately makes a snapshot due: others go first until it is taken.
 
         It takes disks and cores from them here and at the followers, that are due as well.
         `executed_bytes` is all that was stored since the last snapshot.
         """
-        stored, reign.stored = reign.stored, {}
+        stored, reign.stored = reign.stored, Stored()
         now = self._outbox.now
-        total = max(executed_bytes, sum(stored.values()))
-        parts = {
-            client: size / total
-            for client, size in stored.items()
-            if size >= TURN_BYTES and self._others_present(client, now, reign)
-        }
-        self.turns.hold_for_snapshot(parts, now)
+        parts = stored.parts(TURN_BYTES, executed_bytes, now)
+        blamed = {c: part for c, part in parts.items() if self._others_present(c, now, reign)}
+        self.turns.hold_for_snapshot(blamed, now)
 
 
 def _waiting_work(reign: Reign | None) -> int:

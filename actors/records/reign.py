@@ -24,6 +24,7 @@ from paxon.actors.limits.allowances import (
 )
 from paxon.actors.limits.bounds import is_plausible_command
 from paxon.actors.limits.costs import Costs
+from paxon.actors.limits.turns import Stored
 from paxon.actors.log import SlotLog
 from paxon.actors.log_time import Chores
 from paxon.actors.messages import (
@@ -216,8 +217,7 @@ class Reign:
         """When those were proposed whose time is charged to their clients."""
         self.charged_at = 0.0
         """When the last of them was executed."""
-        self.stored: dict[ClientToken, int] = {}
-        """Bytes of clients in large commands since the last snapshot was begun."""
+        self.stored = Stored()
         self.retransmit_at = now + settings.retransmit_interval
         self.retransmit_below = 0
         """Slots below it were in flight at the last tick already."""

@@ -9,7 +9,7 @@ import pytest
 from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.limits.allowances import CLIENT_SECONDS
-from paxon.actors.limits.turns import MAX_BYTES, ClientTurns
+from paxon.actors.limits.turns import MAX_BYTES, ClientTurns, Stored
 from paxon.actors.messages import (
     P2A,
     Command,
@@ -296,10 +296,54 @@ def test_a_leader_that_steps_down_holds_nobody_back_for_its_snapshot(snapshots: 
     assert all(w.not_before <= snapshots.clock.now for w in turns.waiting.values())
 
 
+@pytest.mark.parametrize(("seconds", "blamed"), [(0.5, True), (11.0, False), (1000.0, False)])
+def test_a_snapshot_is_put_down_to_who_stored_lately(
+    snapshots: Cluster, seconds: float, blamed: bool
+) -> None:
+    """Who stored 2 MiB long ago does not wait beside somebody else's flood."""
+    flooder, other = snapshots.open_session(1, FLOODER), snapshots.open_session(1, OTHER)
+    arrives(snapshots, (OTHER, [put(other, 1, 2 * MIB)]))
+    snapshots.stabilize()
+    snapshots.pass_time(seconds, step=0.1)
+    for seq in range(1, 3):
+        arrives(snapshots, (OTHER, [put(other, 1 + seq, 10)]))
+        arrives(snapshots, (FLOODER, [put(flooder, seq, MIB)]))
+        snapshots.stabilize()
+        snapshots.clock.now += 0.01
+        snapshots.step(1)
+        snapshots.stabilize()
+    assert snapshots.storages[1].taking_snapshot
+    parts = snapshots.servers[1].reception.turns.blamed
+    assert parts == pytest.approx(
+        {FLOODER: 0.5, OTHER: 0.5} if blamed else {FLOODER: 1.0}, abs=0.01
+    )
+
+
+def test_what_was_stored_counts_for_five_to_ten_seconds() -> None:
+    stored = Stored()
+    stored.add(OTHER, 100, 1000, 7.0)  # 900 were stored by others, or in small commands
+    stored.add(FLOODER, 300, 1500, 12.5)
+    assert stored.parts(100, 1600, 16.9) == {OTHER: 100 / 700, FLOODER: 300 / 700}
+    assert stored.parts(100, 1600, 17.0) == {FLOODER: 300 / 400}
+    assert stored.parts(100, 1600, 22.0) == {}
+
+
+def test_nobody_sits_out_for_as_long_as_a_machine_was_suspended(led: Cluster) -> None:
+    """The clock runs on meanwhile: what was just being stored seems to have taken hours."""
+    flooder, other = led.open_session(1, FLOODER), led.open_session(1, OTHER)
+    arrives(led, (FLOODER, [put(flooder, 1, 2 * MIB)]), (OTHER, [put(other, 1, 10)]))
+    led.clock.now += 3600.0
+    led.stabilize()
+    led.step(1, Burst(clients=[(OTHER, [put(other, 2, 10)])]))
+    assert answered(led, FLOODER) == 1
+    turns = led.servers[1].reception.turns
+    assert turns.waiting[FLOODER].not_before == pytest.approx(led.clock.now + 10.0)
+
+
 def test_what_else_it_has_in_the_log_lets_nobody_go_before_the_snapshot_is_taken() -> None:
     turns = ClientTurns()
     turns.hold_for_snapshot({FLOODER: 0.5}, 100.0)
-    turns.sit_out(FLOODER, 100.5)
+    turns.sit_out(FLOODER, 100.0, 0.5)
     assert turns.waiting[FLOODER].not_before == 110.0
     turns.snapshot_taken(2.0, 102.0)
     assert turns.waiting[FLOODER].not_before == 103.0
