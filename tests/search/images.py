@@ -17,7 +17,7 @@ from paxon.actors.disk.storage import Marks, SnapshotInfo
 from paxon.actors.execution.digests import Comparison, Doubts, HashChain, Inquiry, SnapshotCheck
 from paxon.actors.execution.sessions import Reply, Session
 from paxon.actors.limits.costs import Costs
-from paxon.actors.limits.turns import Openings
+from paxon.actors.limits.turns import Openings, Stored
 from paxon.actors.log import Slot, SlotLog
 from paxon.actors.log_time import Chores, LogTime
 from paxon.actors.messages import (
@@ -119,6 +119,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "lease_wanted_until",
     ),
     Pending: ("entries", "bytes", "most_are_short"),
+    Stored: ("_since", "_newer", "_older", "_newer_from", "_older_from"),
     Progress: ("accepted", "executed", "answered", "voter", "watches", "lost", "short"),
     Thrift: (
         "_delay",
