@@ -107,6 +107,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "own_slot_at",
         "holds_back",
     ),
+    Stored: ("_since", "_newer", "_older", "_newer_from", "_older_from"),
     Chores: ("at", "wanted", "wakeup", "renewals", "bytes", "renew_at", "stamped", "last_slot"),
     LogTime: ("latest", "heard_in", "runs", "_offset", "_until", "_lost"),
     Rounds: (

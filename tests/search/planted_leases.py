@@ -169,18 +169,30 @@ class _NoLease:
             del self.server._hears_leader
 
 
-def _own_candidacy(original: Original) -> Any:
-    def on_election_timeout(self: PaxosServer) -> None:
+def _no_lease(original: Original) -> Any:
+    def handler(self: PaxosServer, *arguments: Any) -> None:
         with _NoLease(self, deaf=False):
-            original(self)
+            original(self, *arguments)
 
-    return on_election_timeout
+    return handler
 
 
 plant(
     "campaign under a lease of one's own granting",
     "a follower tries to lead, and promises itself, although a lease that it granted holds",
-    (PaxosServer, "_on_election_timeout", _own_candidacy),
+    (PaxosServer, "_on_election_timeout", _no_lease),
+)
+
+
+plant(
+    "contend under a lease of one's own granting",
+    "a follower with clients that wait tries to lead although a lease that it granted holds",
+    (PaxosServer, "_before_flush", _no_lease),
+)
+plant(
+    "promise under a lease",
+    "whoever hears no leader any more answers a P1A although a lease that it granted holds",
+    (PaxosServer, "on_p1a", _no_lease),
 )
 
 

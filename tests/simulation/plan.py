@@ -318,8 +318,8 @@ def _draw_settings(random: Random, policy: PolicyName) -> dict[str, Any]:
         settings["election_timeout_max"] = random.choice((0.3, 1.0, 2.0))
     if random.random() < 0.3:
         settings["batch_bytes"] = random.choice((1, 50, 200))
-    if random.random() < 0.4:  # transfers in many small pieces
-        settings["transfer_bytes"] = random.choice((1, 100, 1000))
+    if random.random() < 0.4:  # transfers in many small pieces (a snapshot is a kilobyte or two)
+        settings["transfer_bytes"] = random.choice((20, 100, 1000))
     if random.random() < 0.5:  # the log is cut while somebody is away
         settings["retain_slots"] = random.choice((3, 10, 30))
         settings["snapshot_slots"] = random.choice((3, 10, 30))
