@@ -120,7 +120,6 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "lease_wanted_until",
     ),
     Pending: ("entries", "bytes", "most_are_short"),
-    Stored: ("_since", "_newer", "_older", "_newer_from", "_older_from"),
     Progress: ("accepted", "executed", "answered", "voter", "watches", "lost", "short"),
     Thrift: (
         "_delay",
