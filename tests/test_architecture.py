@@ -291,6 +291,26 @@ def test_every_package_is_typed_and_in_the_wheel() -> None:
             assert "py.typed" in tools["package-data"][package]
 
 
+def is_for_the_type_checker(test: ast.expr) -> bool:
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        return all(map(is_for_the_type_checker, test.values))
+    if isinstance(test, ast.Call):
+        return isinstance(test.func, ast.Name) and test.func.id == "isinstance"
+    return isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.IsNot)
+
+
+@pytest.mark.parametrize("folder", ["transport", "actors", "kvstore"])
+def test_nothing_rests_on_an_assertion_that_python_leaves_out_when_it_optimizes(
+    folder: str,
+) -> None:
+    """`python -O` runs none of them: what must hold is an `invariant`."""
+    for path in sources(folder):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assert):
+                where = f"{path.relative_to(ROOT)}:{node.lineno}"
+                assert is_for_the_type_checker(node.test), f"{where} is to be an invariant"
+
+
 def test_the_changelog_has_a_section_for_the_version_that_is_tagged_next() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         version = tomllib.load(file)["project"]["version"]

@@ -34,6 +34,7 @@ APPLICATION_ID = 0x5041584F
 """Marks the file as Paxon's in SQLite's header ("PAXO")."""
 CONDEMNED_NAME = "paxon.diverged"
 """Says why nothing in this directory counts any more (docs/digests.md)."""
+READ_BYTES = 1 << 20
 FIRST_COMMIT = 1
 """The number of the commit with which a database is made."""
 
@@ -364,6 +365,22 @@ class DataDirectory:
                     f"{path} was deleted or replaced while this server ran: it stops, for what it "
                     f"writes would be lost; put the file back, or {REMEDY}"
                 )
+        return ""
+
+    def unreadable(self) -> str:
+        """What to say if the disk cannot read the database; "" if it can.
+
+        SQLite takes what it cannot read for damaged, but that may pass: nothing is to be emptied.
+        """
+        for path in (self.database, self.database.with_name(DATABASE_NAME + "-wal")):
+            try:
+                with path.open("rb", buffering=0) as file:
+                    while file.read(READ_BYTES):
+                        pass
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                return f"{path}: {in_words(error)}"
         return ""
 
     def close(self) -> None:

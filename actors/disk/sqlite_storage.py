@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +156,10 @@ class SqliteStorage(Storage):
             )
         try:
             self._open()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, CorruptStorage) as error:
+            words = self._in_words(error)
             self.close()
-            raise self._in_words(error) from error
+            raise words from error
         except BaseException:
             self.close()
             raise
@@ -271,7 +272,8 @@ class SqliteStorage(Storage):
     def load(self) -> Recovered:
         recovered = self._recovered()
         recovered.stopped_at = self._directory.stopped_at()
-        self._files.verify(self._durable.snapshot)
+        with self._snapshots_disk():
+            self._files.verify(self._durable.snapshot)
         if self._found is None:
             recovered.accepted = self._kept_rows(self._read_accepted())
         else:
@@ -442,10 +444,11 @@ class SqliteStorage(Storage):
                 self._look_for_room()
                 self._make_room()
             if self._directory.commits != self._sequence:
-                self._witness()
-        except StorageError as error:
-            self._fail(error)
-            raise
+                self._directory.witness(self._sequence)
+        except (StorageError, OSError) as error:
+            words = self._in_words(error)
+            self._fail(words)
+            raise words from error
 
     def _tidy(self) -> None:
         """Now and then: look at the files and, if nobody is kept waiting, at what they take."""
@@ -462,13 +465,6 @@ class SqliteStorage(Storage):
             self._transact(None, discarding=True)
         elif idle and self._spare:
             self._give_back()
-
-    def _witness(self) -> None:
-        """Note the number of the last commit beside the database."""
-        try:
-            self._directory.witness(self._sequence)
-        except OSError as error:
-            raise self._in_words(error) from error
 
     def _give_back(self) -> None:
         """Shrink the file by a few pages if it has many free ones."""
@@ -584,10 +580,21 @@ class SqliteStorage(Storage):
         return self._files.taken()
 
     def read_snapshot(self, slot: int, offset: int, size: int) -> bytes:
-        return self._files.read(slot, offset, size)
+        with self._snapshots_disk():
+            return self._files.read(slot, offset, size)
 
     def adopted_image(self, info: SnapshotInfo) -> bytes:
-        return self._files.image(info)
+        with self._snapshots_disk():
+            return self._files.image(info)
+
+    @contextlib.contextmanager
+    def _snapshots_disk(self) -> Iterator[None]:
+        """Whoever cannot read its snapshot any more cannot start again either."""
+        try:
+            yield
+        except OSError as error:
+            where = self._directory.path
+            raise StorageError(f"a snapshot in {where}: {in_words(error)}") from error
 
     def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
         self._begin()
@@ -638,18 +645,25 @@ class SqliteStorage(Storage):
     def _name(self) -> str:
         return str(self._directory.database)
 
-    def _in_words(self, error: sqlite3.Error | OSError) -> StorageError:
+    def _in_words(self, error: sqlite3.Error | OSError | StorageError) -> StorageError:
         """An error of SQLite or of the operating system as one of ours."""
         if isinstance(error, OSError):
             return StorageError(f"{self._name()}: {in_words(error)}")
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        if (damaged or isinstance(error, CorruptStorage)) and (
+            words := self._directory.unreadable()
+        ):
+            return StorageError(words)
+        if isinstance(error, StorageError):
+            return error
         with contextlib.suppress(OSError):
             if gone := self._directory.missing_file():
                 return StorageError(gone)
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return DiskFullError(
                 f"{self._name()}: the disk is full: free some space and start the server again"
             )
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if damaged:
             return CorruptStorage(f"{self._name()} is damaged ({error}): {REMEDY}")
         return StorageError(f"{self._name()} cannot be used ({error}): check the disk")

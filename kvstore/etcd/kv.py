@@ -228,7 +228,7 @@ class KV:
         revision, count, more, rows, rest = first
         at = wanted.revision or revision
         while rest is not None and not (wanted.limit and len(rows) >= wanted.limit):
-            assert wanted.order == "key" and wanted.end is not None
+            assert wanted.end is not None  # (what comes in parts is in the order of keys)
             key, end = (wanted.key, rest) if wanted.backward else (rest, wanted.end)
             part = msgspec.structs.replace(
                 wanted, key=key, end=end, revision=at,

@@ -22,7 +22,7 @@ from tests.storage.engines import (
     take_snapshot,
     wait_for_snapshot,
 )
-from tests.storage.processes import child, line
+from tests.storage.processes import FailingDisk, child, line
 from tests.waiting import wait_until
 
 MIB = 1 << 20
@@ -92,6 +92,44 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     storage = open_sqlite(tmp_path / "data")
     assert accepted_slots(storage) == list(range(1, len(said)))
     storage.close()
+
+
+FAILURES = {
+    "sync 5 paxon.db-wal": "cannot be used (disk I/O error): check the disk",
+    "write 5 paxon.db-wal": "cannot be used (disk I/O error): check the disk",
+    "write 30 paxon.witness": "the file system is read-only",
+    "sync 5 paxon.witness": "the disk reports an input/output error: check the disk",
+    "read 5 paxon.db 4096": "paxon.db: the disk reports an input/output error: check the disk",
+}
+"""What a disk may answer (5 is EIO, 30 EROFS), and what the storage says of that."""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("order", FAILURES)
+def test_a_disk_that_fails_loses_nothing_that_was_committed(tmp_path: Path, order: str) -> None:
+    """One sentence that says what to do; once the disk is well again all is there.
+
+    Nothing is called damaged that cannot be read: whoever believed that would empty the directory.
+    """
+    directory = tmp_path / "data"
+    disk = FailingDisk(directory)
+    with child("commit_for_ever", directory, disk.environment) as process:
+        said = [line(process) for _ in range(10)]
+        disk.fail(order)
+        assert process.stdout is not None
+        said += process.stdout.read().splitlines()
+        assert process.wait() == 0
+    *_, last, failed = said
+    assert failed.startswith(f"failed {directory}")
+    assert FAILURES[order] in failed
+    if order.startswith("read"):
+        with child("commit_for_ever", directory, disk.environment) as process:
+            assert FAILURES[order] in line(process)
+    disk.mend()
+    storage = open_sqlite(directory)
+    found = storage.load()
+    storage.close()
+    assert found.accepted[-1].slot >= int(last.split()[1])
 
 
 @pytest.fixture
@@ -172,6 +210,20 @@ def test_a_full_disk_at_the_start(small_disk: Path) -> None:
     storage = open_sqlite(small_disk / "data")
     accept(storage, 1)
     storage.commit()
+    storage.close()
+
+
+def test_a_disk_that_is_mounted_read_only(small_disk: Path) -> None:
+    storage = open_sqlite(small_disk / "data")
+    accept(storage, 1)
+    storage.commit()
+    storage.close()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(StorageError, match="the file system is read-only: mount it writable"):
+        open_sqlite(small_disk / "data")
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    storage = open_sqlite(small_disk / "data")
+    assert accepted_slots(storage) == [1]
     storage.close()
 
 

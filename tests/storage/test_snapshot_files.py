@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import pytest
 import zmq
 from loguru import logger
 
-from paxon.actors import CorruptStorage
+from paxon.actors import CorruptStorage, StorageError
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from tests.storage.engines import (
     SqliteEngine,
@@ -40,6 +41,24 @@ def log() -> Iterator[list[str]]:
     sink = logger.add(lines.append, format="{message}")
     yield lines
     logger.remove(sink)
+
+
+def test_a_snapshot_that_the_disk_cannot_read_is_told_in_a_sentence(
+    storage: SqliteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    accept(storage, 1)
+    take_snapshot(storage, 1)
+    storage.commit()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", fail)
+        with pytest.raises(
+            StorageError, match="a snapshot in .*: the disk reports an input/output"
+        ):
+            storage.read_snapshot(1, 0, 10)
+    assert storage.read_snapshot(1, 0, 10) == b"image"
 
 
 def test_the_image_is_of_the_state_as_it_was(storage: SqliteStorage) -> None:
