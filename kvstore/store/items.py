@@ -66,7 +66,7 @@ def as_bytes(value: bytes | bytearray | Prefix) -> bytes:
         return value
     if type(value) is Prefix:
         return bytes(memoryview(value.whole)[: value.size])
-    assert type(value) is bytearray
+    assert isinstance(value, bytearray)
     return bytes(value)
 
 
