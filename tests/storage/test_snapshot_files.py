@@ -55,7 +55,7 @@ def test_a_snapshot_that_the_disk_cannot_read_is_told_in_a_sentence(
     with monkeypatch.context() as patch:
         patch.setattr(os, "pread", fail)
         with pytest.raises(
-            StorageError, match="a snapshot in .*: the disk reports an input/output"
+            StorageError, match=r"a snapshot in .*: the disk reports an input/output"
         ):
             storage.read_snapshot(1, 0, 10)
     assert storage.read_snapshot(1, 0, 10) == b"image"
