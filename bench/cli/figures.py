@@ -143,10 +143,6 @@ def figures_sections(report: FiguresReport) -> list[Section]:
 
 
 FIGURES = Bench(
-    name="figures",
-    help="The README's table: what a stable leader does, beside its floor and beside etcd.",
-    settings=FiguresSettings,
-    report=FiguresReport,
-    run=run_figures,
-    sections=figures_sections,
-)
+    "figures", "The README's table: what a stable leader does, beside its floor and beside etcd.",
+    FiguresSettings, FiguresReport, run_figures, figures_sections,
+)  # fmt: skip

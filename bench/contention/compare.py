@@ -11,7 +11,6 @@ machine that slows down meanwhile hits all alike.
 from __future__ import annotations
 
 import itertools
-import random
 import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
@@ -23,7 +22,6 @@ from paxon.actors import ServerId, Settings
 from paxon.actors.settings import PolicyName
 from paxon.bench.contention.compare_plots import compare_plots
 from paxon.bench.harness import report as col
-from paxon.bench.harness.child import Children
 from paxon.bench.harness.flags import (
     Names,
     Outstanding,
@@ -32,15 +30,14 @@ from paxon.bench.harness.flags import (
     Seconds,
     Warmup,
 )
-from paxon.bench.harness.lab import SERVER, LabCluster
+from paxon.bench.harness.lab import LabCluster
 from paxon.bench.harness.lab_network import Event
-from paxon.bench.harness.load import CLIENT
 from paxon.bench.harness.measure import (
     Figures,
+    Lab,
     Measurement,
     figures_of,
     jobs_for,
-    measure_on,
     prepare,
     run_all,
 )
@@ -139,33 +136,25 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     def workload(self) -> Workload:
         """What the clients do."""
         return Workload(
-            name=self.name,
-            clients=self.proposers,
-            outstanding=self.outstanding,
-            packing=self.packing,
-            value_bytes=self.value_bytes,
-        )
+            name=self.name, clients=self.proposers, outstanding=self.outstanding,
+            packing=self.packing, value_bytes=self.value_bytes,
+        )  # fmt: skip
 
     @property
     def options(self) -> dict[str, Any]:
         """The servers' settings."""
+        named = ("policy", "window", "batch_bytes", "backoff_base", "backoff_cap")
         return {
-            "policy": self.policy,
             "contend": self.policy != "stable",
-            "window": self.window,
-            "batch_bytes": self.batch_bytes,
-            "backoff_base": self.backoff_base,
-            "backoff_cap": self.backoff_cap,
+            **{name: getattr(self, name) for name in named},
         }
 
     def with_stable_leader(self) -> Point:
         """The same load on a cluster whose leader nobody disturbs."""
         return msgspec.structs.replace(
-            self,
-            policy="stable",
-            backoff_base=_DEFAULTS["backoff_base"],
+            self, policy="stable", backoff_base=_DEFAULTS["backoff_base"],
             backoff_cap=_DEFAULTS["backoff_cap"],
-        )
+        )  # fmt: skip
 
 
 class Line(NamedTuple):
@@ -276,18 +265,11 @@ def _point(settings: CompareSettings, policy: PolicyName, **changes: Any) -> Poi
     """A point that differs from the settings' own in what is swept."""
     chosen = {**_DEFAULTS, **settings.options}
     waits = chosen if policy == "backoff" else _DEFAULTS
-    base = Point(
-        policy=policy,
-        servers=settings.servers,
-        proposers=settings.proposers,
-        outstanding=settings.outstanding,
-        value_bytes=settings.value_bytes,
-        window=chosen["window"],
-        batch_bytes=chosen["batch_bytes"],
-        backoff_base=waits["backoff_base"],
-        backoff_cap=waits["backoff_cap"],
-    )
-    return msgspec.structs.replace(base, **changes)
+    base = {name: getattr(settings, name)
+            for name in ("servers", "proposers", "outstanding", "value_bytes")}  # fmt: skip
+    base |= {name: chosen[name] for name in ("window", "batch_bytes")}
+    base |= {name: waits[name] for name in ("backoff_base", "backoff_cap")}
+    return Point(policy=policy, **{**base, **changes})
 
 
 def sweeps_of(settings: CompareSettings) -> list[Sweep]:
@@ -324,10 +306,9 @@ def points_of(sweeps: Sequence[Sweep]) -> list[Point]:
     )
 
 
-# --- figures -------------------------------------------------------------------------------------
+# --- duels ---------------------------------------------------------------------------------------
 
-
-_CLOSE_UP_SECONDS = 0.025
+DUEL_SECONDS = 1.0
 
 
 class Reign(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -346,15 +327,13 @@ class Reign(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class Duel(msgspec.Struct, frozen=True, kw_only=True):
-    """A stretch of a duel: its ballots, and all its messages in a close-up."""
+    """A stretch of a duel: its ballots, and all its messages in a close-up. Times are seconds."""
 
-    policy: PolicyName
-    proposers: int
-    servers: int
-    seconds: float
+    point: Point
+    seconds: float = DUEL_SECONDS
     reigns: list[Reign]
     close_up_from: float
-    close_up_seconds: float
+    close_up_seconds: float = 0.025
     close_up: list[Event]
     """Messages in the close-up; times are since the duel began."""
 
@@ -381,37 +360,23 @@ def reigns_of(events: Sequence[Event]) -> list[Reign]:
     ]
 
 
-def duel_of(
-    events: Sequence[Event], *, policy: PolicyName, proposers: int, servers: int, begin: float,
-    seconds: float,
-) -> Duel:  # fmt: skip
-    """What is worth keeping of the `seconds` from `begin` on (of the events' clock)."""
+def duel_of(events: Sequence[Event], point: Point, begin: float) -> Duel:
+    """What is worth keeping of what happened from `begin` on (of the events' clock)."""
+    duel = Duel(point=point, reigns=[], close_up_from=0.0, close_up=[])
     moved = [
         msgspec.structs.replace(event, seconds=event.seconds - begin)
         for event in events
-        if begin <= event.seconds < begin + seconds
+        if begin <= event.seconds < begin + duel.seconds
     ]
-    start = _close_up_start(moved, seconds)
-    length = min(_CLOSE_UP_SECONDS, seconds)
-    return Duel(
-        policy=policy,
-        proposers=proposers,
-        servers=servers,
-        seconds=seconds,
-        reigns=reigns_of(moved),
-        close_up_from=start,
-        close_up_seconds=length,
-        close_up=[event for event in moved if start <= event.seconds < start + length],
+    # Shortly before a candidacy about the middle, where there is one; else the middle.
+    latest = duel.seconds - duel.close_up_seconds
+    candidacies = [event.seconds for event in moved if event.kind == "P1A"]
+    nearest = min(candidacies, key=lambda it: abs(it - latest / 2), default=latest / 2)
+    start = max(0.0, min(nearest - duel.close_up_seconds / 4, latest))
+    shown = [event for event in moved if start <= event.seconds < start + duel.close_up_seconds]
+    return msgspec.structs.replace(
+        duel, reigns=reigns_of(moved), close_up_from=start, close_up=shown
     )
-
-
-def _close_up_start(events: Sequence[Event], seconds: float) -> float:
-    """Shortly before a candidacy about the middle, where there is one; else the middle."""
-    middle = (seconds - _CLOSE_UP_SECONDS) / 2
-    candidacies = [event.seconds for event in events if event.kind == "P1A"]
-    nearest = min(candidacies, key=lambda moment: abs(moment - middle), default=middle)
-    start = nearest - _CLOSE_UP_SECONDS / 4
-    return max(0.0, min(start, seconds - _CLOSE_UP_SECONDS))
 
 
 # --- points --------------------------------------------------------------------------------------
@@ -432,7 +397,6 @@ class PointRow(Figures, frozen=True, kw_only=True):
     @property
     def wasted_p2a(self) -> Spread | None:
         """P2As for each chosen slot beyond one for each other server; None if none was chosen."""
-
         others = self.point.servers - 1
 
         def wasted(measured: Measurement) -> float | None:
@@ -474,44 +438,25 @@ def rows_of(measured: Mapping[Point, list[Measurement]]) -> list[PointRow]:
 # --- a run ---------------------------------------------------------------------------------------
 
 
-_DUEL_SECONDS = 1.0
-
-
 def run_compare(settings: CompareSettings, progress: Progress) -> CompareReport:
     """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
     points = points_of(sweeps_of(settings))
-    measured: dict[Point, list[Measurement]] = {point: [] for point in points}
-    order = random.Random(settings.seed)
-    with Children(CLIENT) as processes, Children(SERVER) as hosts:
-        for repeat in range(settings.repeat):
-            for point in order.sample(points, len(points)):
-                progress(point.name)
-                measured[point].append(_measure(settings, point, hosts, processes, repeat))
-        duels = []
-        for point in _duels(settings):
-            progress(f"messages of {point.name}")
-            duels.append(_record(settings, point, hosts, processes))
+    with Lab(settings, progress) as lab:
+
+        def one(point: Point, repeat: int) -> Measurement:
+            with _cluster(lab, point) as cluster:
+                cluster.leader()
+                follow = point.policy == "stable"
+                return lab.measure(cluster, point.workload, repeat, follow=follow)
+
+        rows = rows_of(lab.interleaved(points, lambda point: point.name, one))
+        duels = [_record(lab, point) for point in _duels(settings)]
     name = "contention" if isinstance(settings, ContentionSettings) else "compare"
-    rows = rows_of(measured)
     return CompareReport(bench=name, settings=settings, rows=rows, duels=duels)
 
 
-def _cluster(settings: CompareSettings, point: Point, hosts: Children, trace: bool) -> LabCluster:
-    return LabCluster(
-        hosts, point.servers, durability=settings.durability, transport=settings.transport,
-        round_trip=point.round_trip, trace=trace, **{**settings.options, **point.options},
-    )  # fmt: skip
-
-
-def _measure(
-    settings: CompareSettings, point: Point, hosts: Children, processes: Children, repeat: int
-) -> Measurement:
-    with _cluster(settings, point, hosts, trace=False) as cluster:
-        cluster.leader()
-        return measure_on(
-            cluster, processes, point.workload, follow=point.policy == "stable",
-            seconds=settings.seconds, warmup=settings.warmup, seed=settings.seed + 1000 * repeat,
-        )  # fmt: skip
+def _cluster(lab: Lab[CompareSettings], point: Point, *, trace: bool = False) -> LabCluster:
+    return lab.cluster(point.servers, round_trip=point.round_trip, trace=trace, **point.options)
 
 
 def _duels(settings: CompareSettings) -> list[Point]:
@@ -522,29 +467,26 @@ def _duels(settings: CompareSettings) -> list[Point]:
     return [line.points[-1][1] for sweep in sweeps_of(only) for line in sweep.lines]
 
 
-def _record(settings: CompareSettings, point: Point, hosts: Children, processes: Children) -> Duel:
+def _record(lab: Lab[CompareSettings], point: Point) -> Duel:
     """The messages of a duel, from its clients' first operations on."""
-    cluster = _cluster(settings, point, hosts, trace=True).start()
+    lab.progress(f"messages of {point.name}")
+    cluster = _cluster(lab, point, trace=True).start()
     try:
         cluster.leader()
         jobs = jobs_for(
             point.workload, cluster.addresses, follow=point.policy == "stable",
-            warmup=0.0, seed=settings.seed,
+            warmup=0.0, seed=lab.settings.seed,
         )  # fmt: skip
-        taken = processes.take(point.proposers)
+        taken = lab.clients.take(point.proposers)
         prepare(taken, jobs)
         begin = time.monotonic()
-        run_all(taken, _DUEL_SECONDS)
+        run_all(taken, DUEL_SECONDS)
     finally:
         events = cluster.stop()
-    return duel_of(
-        events, policy=point.policy, proposers=point.proposers, servers=point.servers,
-        begin=begin, seconds=_DUEL_SECONDS,
-    )  # fmt: skip
+    return duel_of(events, point, begin)
 
 
 # --- tables --------------------------------------------------------------------------------------
-
 
 _OF_STABLE = Column("of\nstable", lambda row: ratio(row.of_stable))
 _NO_LEADER = Column("no leader\n%", lambda row: f"{row.leaderless.median * 100:.0f}")
@@ -563,20 +505,18 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
-def _conditions(settings: CompareSettings) -> str:
-    return (
+def compare_sections(report: CompareReport) -> list[Section]:
+    """A table for each sweep: on a page the first one open, the others folded up."""
+    settings = report.settings
+    conditions = (
         f"{settings.servers} servers, durability {settings.durability}, {settings.proposers} "
         f"proposers with {settings.outstanding} operations under way each, values of "
         f"{settings.value_bytes} bytes, where not swept over; median of {settings.repeat} x "
-        f"{settings.seconds:g} s, ± half the range"
+        f"{settings.seconds:g} s, ± half the range\n\n"
     )
-
-
-def compare_sections(report: CompareReport) -> list[Section]:
-    """A table for each sweep: on a page the first one open, the others folded up."""
+    heads = itertools.chain([conditions], itertools.repeat(""))
     return [
-        _section(report, sweep, f"{_conditions(report.settings)}\n\n" if number == 0 else "")
-        for number, sweep in enumerate(report.sweeps)
+        _section(report, sweep, head) for sweep, head in zip(report.sweeps, heads, strict=False)
     ]
 
 
@@ -597,16 +537,11 @@ def _section(report: CompareReport, sweep: Sweep, head: str) -> Section:
 
 
 COMPARE = Bench(
-    name="compare",
-    help="A stable leader against contention, in one run: what policies give, and what it costs.",
-    settings=CompareSettings,
-    report=CompareReport,
-    run=run_compare,
-    sections=compare_sections,
-    plots=compare_plots,
-)
+    "compare",
+    "A stable leader against contention, in one run: what policies give, and what it costs.",
+    CompareSettings, CompareReport, run_compare, compare_sections, compare_plots,
+)  # fmt: skip
 CONTENTION = COMPARE._replace(
-    name="contention",
+    name="contention", settings=ContentionSettings,
     help="Several servers try to lead, beside a stable leader: `compare --sweep contention`.",
-    settings=ContentionSettings,
-)
+)  # fmt: skip

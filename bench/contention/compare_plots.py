@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,21 +14,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from paxon.bench.contention.compare import CompareReport, Duel, Line, PointRow, Sweep
+    from paxon.bench.contention.compare import CompareReport, Duel, PointRow, Sweep
 
 __all__ = ["compare_plots"]
 
 _SHADES = (1.0, 0.6, 0.35)
 """How strong the lines of one policy in a sweep are, from the first on."""
 _ONE_MAGNITUDE = 8
-_MESSAGES = {"P1A": "^", "P1B": ".", "P2A": "s", "rejected": "x", "leads": "*"}
-_MESSAGE_NAMES = {
-    "P1A": "P1A: candidate",
-    "P1B": "P1B: promise",
-    "leads": "leads: heartbeat",
-    "P2A": "P2A: proposal",
-    "rejected": "P2B: rejection",
-}
+_MESSAGES = {
+    "P1A": ("^", "P1A: candidate"), "P1B": (".", "P1B: promise"),
+    "leads": ("*", "leads: heartbeat"), "P2A": ("s", "P2A: proposal"),
+    "rejected": ("x", "P2B: rejection"),
+}  # fmt: skip
+"""How each is drawn, and what it is called."""
 
 
 def compare_plots(report: CompareReport) -> dict[str, Figure]:
@@ -35,108 +34,76 @@ def compare_plots(report: CompareReport) -> dict[str, Figure]:
     plots: dict[str, Figure] = {}
     sweeps = {sweep.name: sweep for sweep in report.sweeps}
     if "contention" in sweeps:
-        plots["contention"] = plot_contention(report, sweeps.pop("contention"))
+        plots["contention"] = _contention(report, sweeps.pop("contention"))
     if "proposers" in sweeps:
-        plots["compare-proposers"] = plot_proposers(report, sweeps.pop("proposers"))
+        plots["compare-proposers"] = _proposers(report, sweeps.pop("proposers"))
     if "load" in sweeps:
-        plots["compare-latency"] = plot_load(report, sweeps.pop("load"))
+        plots["compare-latency"] = _load(report, sweeps.pop("load"))
     if sweeps:
-        plots["compare-sweeps"] = plot_sweeps(report, list(sweeps.values()))
+        plots["compare-sweeps"] = _sweeps(report, list(sweeps.values()))
     if report.duels:
-        plots["compare-ballots"] = plot_duels(report)
+        plots["compare-ballots"] = _duels(report)
     return plots
 
 
-def _draw(
-    axes: Axes,
-    report: CompareReport,
-    sweep: Sweep,
-    figure_of: Callable[[PointRow], Spread | None],
-    scale: float = 1.0,
-) -> list[float]:
-    """The sweep's lines, and ticks where it was measured. Returns the medians."""
-    rows = report.by_point
-    drawn: dict[str, int] = {}
+def _panel(
+    axes: Axes, report: CompareReport, sweep: Sweep, title: str,
+    figure_of: Callable[[PointRow], Spread | None], *, scale: float = 1.0,
+) -> None:  # fmt: skip
+    """The sweep's lines, with ticks where it was measured.
+
+    The y axis begins at 0 where the values are of one magnitude or a livelock's 0 is among them;
+    else at a power of ten, so that steepness can be compared by eye.
+    """
+    rows, plan = report.by_point, sweep.plan
+    drawn: Counter[str] = Counter()
     medians: list[float] = []
     for line in sweep.lines:
-        shade = _SHADES[drawn.get(line.policy, 0) % len(_SHADES)]
-        drawn[line.policy] = drawn.get(line.policy, 0) + 1
         medians += style.spread_line(
-            axes, [value * sweep.plan.scale for value, _ in line.points],
+            axes, [value * plan.scale for value, _ in line.points],
             [figure_of(rows[point]) for _, point in line.points],
-            label=line.label, colour=style.POLICY_COLOURS[line.policy], scale=scale, alpha=shade,
+            label=line.label, colour=style.POLICY_COLOURS[line.policy], scale=scale,
+            alpha=_SHADES[drawn[line.policy] % len(_SHADES)],
         )  # fmt: skip
-    values = sorted({value * sweep.plan.scale for line in sweep.lines for value, _ in line.points})
-    style.ticks_at(axes, values, logarithmic=sweep.plan.logarithmic, label=sweep.plan.x_label)
-    return medians
-
-
-def _y_axis(axes: Axes, title: str, values: Sequence[float]) -> None:
-    """From 0 where the values are of one magnitude or a livelock's 0 is among them; else by powers.
-
-    A logarithmic axis starts at a power of ten, so that steepness can be compared by eye.
-    """
-    low, high = min(values, default=0.0), max(values, default=0.0)
+        drawn[line.policy] += 1
+    values = sorted({value * plan.scale for line in sweep.lines for value, _ in line.points})
+    style.ticks_at(axes, values, logarithmic=plan.logarithmic, label=plan.x_label)
+    low, high = min(medians, default=0.0), max(medians, default=0.0)
     if low > 0 and high > _ONE_MAGNITUDE * low:
         axes.set_yscale("log")
         axes.set_ylim(10 ** math.floor(math.log10(low)), None)
     else:
-        axes.set_ylim(0, 1.08 * high if high > 0 else 1.0)
+        axes.set_ylim(0, 1.08 * high or 1.0)
     style.plain_numbers(axes.yaxis)
-    axes.set_title(title, fontsize=10, loc="left")
-    style.tidy(axes)
+    style.tidy(axes, title)
 
 
-def plot_contention(report: CompareReport, sweep: Sweep) -> Figure:
+def _contention(report: CompareReport, sweep: Sweep) -> Figure:
     """The policies side by side: what gets through, and what phase 1 it takes."""
-    figure = style.new_figure(9, 0.9 + 0.3 * sum(len(line.points) for line in sweep.lines), "")
-    figure.supxlabel(report.machine.sentence(), fontsize=7, color=style.GREY)
-    bars = [(line, point) for line in sweep.lines for _, point in line.points]
-    rows = [report.by_point[point] for _, point in bars]
-    colours = [style.POLICY_COLOURS[line.policy] for line, _ in bars]
-    grid = figure.subplots(1, 3, sharey=True)
-    for axes, (title, spreads) in zip(
-        grid,
-        (
-            ("operations a second", [row.rate for row in rows]),
-            ("phase-1 rounds a second", [row.per_second("phase1_rounds") for row in rows]),
-            ("preemptions a second", [row.per_second("preemptions") for row in rows]),
-        ),
-        strict=True,
-    ):
-        medians = [spread.median for spread in spreads]
-        places = range(len(rows))
-        axes.barh(
-            places, medians, color=colours, xerr=style.whiskers(spreads),
-            error_kw={"ecolor": style.GREY, "capsize": 2},
-        )  # fmt: skip
-        most = max(spread.high for spread in spreads) or 1.0
-        for place, spread in zip(places, spreads, strict=True):
-            axes.annotate(
-                f"{spread.median:,.0f}", (spread.high, place), va="center", fontsize=8,
-                textcoords="offset points", xytext=(4, 0),
-            )  # fmt: skip
-        axes.set_xlim(0, 1.3 * most)
-        axes.set_title(title, fontsize=10, loc="left")
-        style.plain_numbers(axes.xaxis)
-        axes.tick_params(labelsize=8)
-        style.tidy(axes)
-    grid[0].set_yticks(range(len(rows)), [point.name for _, point in bars])
-    grid[0].invert_yaxis()
+    rows = [report.by_point[point] for line in sweep.lines for _, point in line.points]
+    names = [row.point.name for row in rows]
+    colours = [style.POLICY_COLOURS[row.point.policy] for row in rows]
+    figure = style.new_figure(9, 0.9 + 0.3 * len(rows), report.machine.sentence())
+    panels: list[tuple[str, list[Spread]]] = [
+        ("operations a second", [row.rate for row in rows]),
+        ("phase-1 rounds a second", [row.per_second("phase1_rounds") for row in rows]),
+        ("preemptions a second", [row.per_second("preemptions") for row in rows]),
+    ]
+    for axes, (title, spreads) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
+        style.bars(axes, names, spreads, colours, title)
     return figure
 
 
-def plot_proposers(report: CompareReport, sweep: Sweep) -> Figure:
+def _proposers(report: CompareReport, sweep: Sweep) -> Figure:
     """What more proposers do under each policy: throughput, and what it costs."""
     figure, grid = style.panels(4, report.machine.sentence())
-    kinds: list[tuple[str, Callable[[PointRow], Spread | None], float]] = [
-        ("operations a second", lambda row: row.rate, 1.0),
-        ("share of time without a leader, %", lambda row: row.leaderless, 100.0),
-        ("preemptions a second", lambda row: row.per_second("preemptions"), 1.0),
-        ("99 % of what was answered took up to … ms", lambda row: row.p99, 1e3),
-    ]
-    for axes, (title, figure_of, scale) in zip(grid, kinds, strict=True):
-        _y_axis(axes, title, _draw(axes, report, sweep, figure_of, scale))
+    _panel(grid[0], report, sweep, "operations a second", lambda row: row.rate)
+    without = "share of time without a leader, %"
+    _panel(grid[1], report, sweep, without, lambda row: row.leaderless, scale=100)
+    preempted = "preemptions a second"
+    _panel(grid[2], report, sweep, preempted, lambda row: row.per_second("preemptions"))
+    slow = "99 % of what was answered took up to … ms"
+    _panel(grid[3], report, sweep, slow, lambda row: row.p99, scale=1e3)
     # A livelock's thousands beside a handful: what is 0 cannot be on a scale of powers.
     grid[2].set_yscale("symlog", linthresh=1)
     style.plain_numbers(grid[2].yaxis)
@@ -145,60 +112,45 @@ def plot_proposers(report: CompareReport, sweep: Sweep) -> Figure:
     return figure
 
 
-def plot_load(report: CompareReport, sweep: Sweep) -> Figure:
+def _load(report: CompareReport, sweep: Sweep) -> Figure:
     """Latency against throughput: as more operations are under way, one moves to the right."""
     figure = style.new_figure(9, 5, report.machine.sentence())
     axes = figure.subplots()
-    rows = report.by_point
+    kinds: list[tuple[str, str, Callable[[PointRow], Spread | None]]] = [
+        ("p50", "-", lambda row: row.p50), ("p99", ":", lambda row: row.p99),
+    ]  # fmt: skip
     for line in sweep.lines:
-        _load_line(axes, line, [(value, rows[point]) for value, point in line.points])
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    style.plain_numbers(axes.xaxis)
-    style.plain_numbers(axes.yaxis)
-    axes.set_xlabel("operations a second")
-    axes.set_ylabel("milliseconds")
+        rows = [(value, report.by_point[point]) for value, point in line.points]
+        colour = style.POLICY_COLOURS[line.policy]
+        for name, dashes, figure_of in kinds:
+            known = [
+                (value, (row.rate.median, spread.median * 1e3))
+                for value, row in rows
+                if (spread := figure_of(row)) is not None and row.rate.median > 0
+            ]
+            axes.plot(
+                [rate for _, (rate, _) in known], [latency for _, (_, latency) in known],
+                color=colour, linestyle=dashes, marker="o", markersize=4,
+                label=f"{line.label}, {name}",
+            )  # fmt: skip
+            for value, place in known if name == "p50" else ():
+                style.note(axes, f"{value:g}", place, (4, -9), color=colour)
+    axes.set(xscale="log", yscale="log", xlabel="operations a second", ylabel="milliseconds")
+    style.plain_numbers(axes.xaxis, axes.yaxis)
     axes.legend(fontsize=8)
-    style.tidy(axes)
-    figure.suptitle(
+    style.tidy(
+        axes,
         f"Latency against throughput, {report.settings.proposers} proposers (stable: clients); "
         "numbers: operations under way for each",
-        fontsize=10,
     )
     return figure
 
 
-def _load_line(axes: Axes, line: Line, rows: Sequence[tuple[float, PointRow]]) -> None:
-    colour = style.POLICY_COLOURS[line.policy]
-    kinds: list[tuple[str, str, Callable[[PointRow], Spread | None]]] = [
-        ("p50", "-", lambda row: row.p50),
-        ("p99", ":", lambda row: row.p99),
-    ]
-    for name, dashes, figure_of in kinds:
-        known = [
-            (value, row.rate.median, spread.median * 1e3)
-            for value, row in rows
-            if (spread := figure_of(row)) is not None and row.rate.median > 0
-        ]
-        if not known:
-            continue
-        axes.plot(
-            [rate for _, rate, _ in known], [latency for _, _, latency in known],
-            color=colour, linestyle=dashes, marker="o", markersize=4, label=f"{line.label}, {name}",
-        )  # fmt: skip
-        if name == "p50":
-            for value, rate, latency in known:
-                axes.annotate(
-                    f"{value:g}", (rate, latency), textcoords="offset points", xytext=(4, -9),
-                    fontsize=7, color=colour,
-                )  # fmt: skip
-
-
-def plot_sweeps(report: CompareReport, sweeps: Sequence[Sweep]) -> Figure:
+def _sweeps(report: CompareReport, sweeps: Sequence[Sweep]) -> Figure:
     """Throughput over what else was swept, a panel each."""
     figure, grid = style.panels(len(sweeps), report.machine.sentence())
     for axes, sweep in zip(grid, sweeps, strict=True):
-        _y_axis(axes, sweep.plan.title, _draw(axes, report, sweep, lambda row: row.rate))
+        _panel(axes, report, sweep, sweep.plan.title, lambda row: row.rate)
         axes.set_ylabel("operations a second", fontsize=8)
         axes.legend(fontsize=7)
     return figure
@@ -207,8 +159,10 @@ def plot_sweeps(report: CompareReport, sweeps: Sequence[Sweep]) -> Figure:
 # --- the timeline of a duel ----------------------------------------------------------------------
 
 
-def plot_duels(report: CompareReport) -> Figure:
+def _duels(report: CompareReport) -> Figure:
     """Ballots over a second of each policy's duel, and the messages of a few milliseconds."""
+    from matplotlib.lines import Line2D  # noqa: PLC0415 (see plot_style.py)
+
     duels = report.duels
     figure = style.new_figure(12, 2.5 * len(duels) + 0.8, report.machine.sentence())
     grid = figure.subplots(len(duels), 2, squeeze=False)
@@ -217,29 +171,17 @@ def plot_duels(report: CompareReport) -> Figure:
         _draw_messages(messages, duel)
     grid[-1, 0].set_xlabel("seconds")
     grid[-1, 1].set_xlabel("milliseconds")
-    servers = max(duel.servers for duel in duels)
-    figure.legend(handles=_legend(servers), loc="outside upper center", ncols=5, fontsize=8)
-    return figure
-
-
-def _legend(servers: int) -> list[object]:
-    from matplotlib.lines import Line2D  # noqa: PLC0415 (see plot_style.py)
-
     handles: list[object] = [
         Line2D([], [], color=_colour(server), linewidth=4, label=f"server {server}'s ballot")
-        for server in range(1, servers + 1)
+        for server in range(1, max(duel.point.servers for duel in duels) + 1)
     ]
+    handles.append(Line2D([], [], color=style.GREY, linewidth=5, label="left: a reign"))
     handles += [
-        Line2D([], [], color=style.GREY, linewidth=5, label="left: a reign"),
-        Line2D(
-            [], [], color=style.GREY, marker=".", linestyle="none", label="left: a ballot in vain"
-        ),
+        Line2D([], [], color=style.GREY, marker=marker, linestyle="none", label=name)
+        for marker, name in ((".", "left: a ballot in vain"), *_MESSAGES.values())
     ]
-    handles += [
-        Line2D([], [], color=style.GREY, marker=_MESSAGES[kind], linestyle="none", label=name)
-        for kind, name in _MESSAGE_NAMES.items()
-    ]
-    return handles
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, fontsize=8)
+    return figure
 
 
 def _some(number: int, thing: str) -> str:
@@ -266,24 +208,21 @@ def _draw_ballots(axes: Axes, duel: Duel) -> None:
         [max(reign.ended, led + shortest) for reign, led in won],
         colors=[_colour(reign.server) for reign, _ in won], linewidth=5,
     )  # fmt: skip
-    axes.axvspan(
-        duel.close_up_from, duel.close_up_from + duel.close_up_seconds, color=style.GREY, alpha=0.3
-    )
+    close_up_end = duel.close_up_from + duel.close_up_seconds
+    axes.axvspan(duel.close_up_from, close_up_end, color=style.GREY, alpha=0.3)
     axes.set_xlim(0, duel.seconds)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
-    slots = sum(reign.slots for reign in duel.reigns)
-    axes.set_title(
-        f"{duel.policy}: {_some(len(duel.reigns), 'ballot')}, {len(won):,} of which led; "
-        f"{_some(slots, 'slot')} proposed",
-        fontsize=9, loc="left",
-    )  # fmt: skip
     axes.set_ylabel("round", fontsize=8)
-    style.tidy(axes)
+    style.tidy(
+        axes,
+        f"{duel.point.policy}: {_some(len(duel.reigns), 'ballot')}, {len(won):,} of which led; "
+        f"{_some(sum(reign.slots for reign in duel.reigns), 'slot')} proposed",
+    )
 
 
 def _draw_messages(axes: Axes, duel: Duel) -> None:
     """A lane for each server: what it sent, in the colour of the ballot's owner."""
-    for kind, marker in _MESSAGES.items():
+    for kind, (marker, _) in _MESSAGES.items():
         shown = [event for event in duel.close_up if event.kind == kind]
         axes.scatter(
             [(event.seconds - duel.close_up_from) * 1e3 for event in shown],
@@ -291,6 +230,7 @@ def _draw_messages(axes: Axes, duel: Duel) -> None:
             c=[_colour(event.owner) for event in shown], marker=marker, s=26, linewidths=1.0,
         )  # fmt: skip
     axes.set_xlim(0, duel.close_up_seconds * 1e3)
-    axes.set_ylim(duel.servers + 0.5, 0.5)
-    axes.set_yticks(range(1, duel.servers + 1), [f"server {s}" for s in range(1, duel.servers + 1)])
+    servers = range(1, duel.point.servers + 1)
+    axes.set_ylim(len(servers) + 0.5, 0.5)
+    axes.set_yticks(servers, [f"server {server}" for server in servers])
     style.tidy(axes)

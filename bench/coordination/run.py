@@ -193,11 +193,7 @@ def coordination_notes(report: CoordinationReport) -> list[str]:
 
 
 COORDINATION = Bench(
-    name="coordination",
-    help="Locks, watches, transactions and leases, beside etcd in one run: ratios.",
-    settings=CoordinationSettings,
-    report=CoordinationReport,
-    run=run_coordination,
-    sections=coordination_sections,
+    "coordination", "Locks, watches, transactions and leases, beside etcd in one run: ratios.",
+    CoordinationSettings, CoordinationReport, run_coordination, coordination_sections,
     notes=coordination_notes,
-)
+)  # fmt: skip

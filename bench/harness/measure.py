@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import array
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -14,8 +16,10 @@ from paxon.actors import ServerId
 from paxon.actors.messages import StatusReply
 from paxon.bench.harness.child import Child, Children
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.lab import LabCluster
+from paxon.bench.harness.flags import RepeatedSettings
+from paxon.bench.harness.lab import SERVER, LabCluster
 from paxon.bench.harness.load import (
+    CLIENT,
     Job,
     OpenLoad,
     Sample,
@@ -24,6 +28,7 @@ from paxon.bench.harness.load import (
     put_load,
 )
 from paxon.bench.harness.machine import cpu_seconds
+from paxon.bench.harness.report import Progress
 from paxon.bench.harness.summary import (
     Latency,
     Spread,
@@ -36,7 +41,7 @@ from paxon.bench.harness.workloads import Workload
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 
 __all__ = [
-    "Counts", "Figures", "Measurement", "Ratios", "ServerCounts", "combine", "counts_of",
+    "Counts", "Figures", "Lab", "Measurement", "Ratios", "ServerCounts", "combine", "counts_of",
     "figures_of", "jobs_for", "measure", "measure_on", "prepare", "ratios_of", "run_all",
     "stretch",
 ]  # fmt: skip
@@ -298,3 +303,44 @@ def jobs_for(
         )
         for number in range(workload.clients)
     ]  # fmt: skip
+
+
+SettingsT = TypeVar("SettingsT", bound=RepeatedSettings)
+K = TypeVar("K")
+
+
+class Lab(ExitStack, Generic[SettingsT]):
+    """Processes that are kept for a comparison on fresh clusters; use it in a `with` statement."""
+
+    def __init__(self, settings: SettingsT, progress: Progress) -> None:
+        super().__init__()
+        self.settings, self.progress = settings, progress
+        self.hosts = self.enter_context(Children(SERVER))
+        self.clients = self.enter_context(Children(CLIENT))
+        self._order = random.Random(settings.seed)
+
+    def cluster(self, servers: int | None = None, **options: Any) -> LabCluster:
+        """A cluster as the settings say, with some of them changed; see `LabCluster`."""
+        settings = self.settings
+        usual = {"durability": settings.durability, "transport": settings.transport}
+        return LabCluster(
+            options.pop("hosts", self.hosts), servers or settings.servers,
+            **{**usual, **settings.options, **options},
+        )  # fmt: skip
+
+    def measure(self, cluster: LabCluster, load: Workload, repeat: int, **more: Any) -> Measurement:
+        """A load on a cluster that runs; see `measure_on`. Raises `PaxonError`."""
+        usual = {"seconds": self.settings.seconds, "warmup": self.settings.warmup}
+        seed = self.settings.seed + 1000 * repeat
+        return measure_on(cluster, self.clients, load, seed=seed, **{**usual, **more})
+
+    def interleaved(
+        self, kinds: Sequence[K], name: Callable[[K], str], one: Callable[[K, int], Measurement]
+    ) -> dict[K, list[Measurement]]:
+        """Every kind once, in random order, then every kind again: `one` takes kind and repeat."""
+        measured: dict[K, list[Measurement]] = {kind: [] for kind in kinds}
+        for repeat in range(self.settings.repeat):
+            for kind in self._order.sample(kinds, len(kinds)):
+                self.progress(name(kind))
+                measured[kind].append(one(kind, repeat))
+        return measured

@@ -10,7 +10,7 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.report import told
@@ -22,19 +22,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "GREY", "PLOT_FORMATS", "POLICY_COLOURS", "SERVER_COLOURS", "check_plot", "new_figure",
-    "panels", "plain_numbers", "save_plot", "spread_line", "ticks_at", "tidy", "whiskers",
+    "GREY", "PLOT_FORMATS", "POLICY_COLOURS", "SERVER_COLOURS", "bars", "check_plot",
+    "new_figure", "note", "panels", "plain_numbers", "save_plot", "spread_line", "ticks_at", "tidy",
 ]  # fmt: skip
 
 _FORMATS = (".png", ".svg", ".pdf")
 PLOT_FORMATS = (".svg", ".png")
 """What each picture of a directory is drawn as."""
 POLICY_COLOURS = {
-    "stable": "#0969da",
-    "backoff": "#1a7f37",
-    "random": "#9a6700",
-    "immediate": "#cf222e",
-}
+    "stable": "#0969da", "backoff": "#1a7f37", "random": "#9a6700", "immediate": "#cf222e",
+}  # fmt: skip
 SERVER_COLOURS = ("#0969da", "#cf222e", "#1a7f37", "#9a6700", "#8250df", "#bf3989", "#57606a")
 GREY = "#8c959f"
 
@@ -53,10 +50,7 @@ def save_plot(figure: Figure, path: Path) -> None:
 
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
     # Text stays text, and the same figures give the same file.
-    with (
-        told(path, "written"),
-        rc_context({"svg.fonttype": "none", "svg.hashsalt": "paxon"}),
-    ):
+    with told(path, "written"), rc_context({"svg.fonttype": "none", "svg.hashsalt": "paxon"}):
         figure.savefig(path, dpi=150, metadata=undated)
 
 
@@ -81,15 +75,9 @@ def panels(count: int, caption: str) -> tuple[Figure, list[Axes]]:
 
 
 def spread_line(
-    axes: Axes,
-    xs: Sequence[float],
-    spreads: Sequence[Spread | None],
-    *,
-    label: str,
-    colour: str,
-    scale: float = 1.0,
-    alpha: float = 1.0,
-) -> list[float]:
+    axes: Axes, xs: Sequence[float], spreads: Sequence[Spread | None], *, label: str, colour: str,
+    scale: float = 1.0, alpha: float = 1.0,
+) -> list[float]:  # fmt: skip
     """Medians, which it returns, and the range of the repeats; what has no figure is left out."""
     known = [(x, spread) for x, spread in zip(xs, spreads, strict=True) if spread is not None]
     medians = [spread.median * scale for _, spread in known]
@@ -109,6 +97,33 @@ def whiskers(spreads: Sequence[Spread], scale: float = 1.0) -> list[list[float]]
     ]
 
 
+def bars(
+    axes: Axes, names: Sequence[str], spreads: Sequence[Spread], colours: Sequence[str],
+    title: str, *, show: str = "{:,.0f}", start: float = 0.0,
+) -> None:  # fmt: skip
+    """A bar for each median, from `start` to the right, with its range and its figure."""
+    places = range(len(spreads))
+    axes.barh(
+        places, [spread.median - start for spread in spreads], left=start, color=list(colours),
+        xerr=whiskers(spreads), error_kw={"ecolor": GREY, "capsize": 2},
+    )  # fmt: skip
+    for place, spread in enumerate(spreads):
+        note(axes, show.format(spread.median), (max(start, spread.high), place), va="center")
+    axes.set_yticks(places, names, fontsize=8)
+    axes.set_ylim(len(spreads) - 0.5, -0.5)  # the first one on top
+    axes.margins(x=0.15)
+    plain_numbers(axes.xaxis)
+    tidy(axes, title)
+
+
+def note(
+    axes: Axes, text: str, place: tuple[float, float], offset: tuple[float, float] = (4, 0),
+    **more: Any,
+) -> None:  # fmt: skip
+    """A few words beside a place; `offset` is in points."""
+    axes.annotate(text, place, offset, textcoords="offset points", fontsize=7, **more)
+
+
 def ticks_at(axes: Axes, values: Sequence[float], *, logarithmic: bool, label: str = "") -> None:
     """Ticks of the x axis at the values that were measured, in plain numbers."""
     from matplotlib.ticker import FixedLocator, NullLocator  # noqa: PLC0415 (the same)
@@ -121,16 +136,18 @@ def ticks_at(axes: Axes, values: Sequence[float], *, logarithmic: bool, label: s
     axes.set_xlabel(label, fontsize=9)
 
 
-def plain_numbers(axis: Axis) -> None:
+def plain_numbers(*those: Axis) -> None:
     """1,000 instead of 10³."""
     from matplotlib.ticker import FuncFormatter, NullFormatter  # noqa: PLC0415 (the same)
 
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
-    axis.set_minor_formatter(NullFormatter())
+    for axis in those:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
-def tidy(axes: Axes) -> None:
-    """A light grid, and no frame."""
+def tidy(axes: Axes, title: str = "") -> None:
+    """A small title, a light grid, and no frame."""
+    axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, axis="both", color="#d0d7de", linewidth=0.5)
     axes.set_axisbelow(True)

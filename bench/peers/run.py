@@ -17,6 +17,7 @@ import msgspec
 import typer
 
 from paxon.bench.harness import flags
+from paxon.bench.harness import plot_style as style
 from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.flags import Names, RepeatedSettings
@@ -31,7 +32,6 @@ from paxon.bench.harness.measure import (
     measure_on,
     ratios_of,
 )
-from paxon.bench.harness.plot_style import GREY, SERVER_COLOURS, new_figure, plain_numbers
 from paxon.bench.harness.report import Bench, Progress, Report, Section, count, milliseconds, ratios
 from paxon.bench.harness.summary import Spread, spread_of
 from paxon.bench.harness.workloads import Workload
@@ -271,26 +271,18 @@ def plot_peers(report: PeersReport) -> Figure:
         for row, other in _pairs(report)
         if (ratio := row.ratios.rate) is not None
     ]
-    figure = new_figure(9, 0.34 * len(rows) + 1.6, report.machine.sentence())
+    figure = style.new_figure(9, 0.34 * len(rows) + 1.6, report.machine.sentence())
     axes = figure.subplots()
     axes.set_xscale("log")
-    colours = dict(zip(("etcd", "Redis", "PySyncObj"), SERVER_COLOURS, strict=False))
-    for place, (_, other, ratio) in enumerate(rows):
-        colour = colours.get(other, GREY)
-        # From 1, the line of equals: to the right Paxon does more, to the left the other.
-        axes.barh(place, ratio.median - 1.0, left=1.0, color=colour)
-        axes.plot([ratio.low, ratio.high], [place, place], color=GREY, linewidth=1.5)
-        axes.annotate(
-            f"{ratio.median:.3g}", (max(1.0, ratio.high), place), va="center", fontsize=7,
-            xytext=(4, 0), textcoords="offset points",
-        )  # fmt: skip
-    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=8)
-    axes.invert_yaxis()
-    plain_numbers(axes.xaxis)
-    axes.axvline(1.0, color=GREY, linewidth=1)
-    axes.margins(x=0.12)
-    axes.set_xlabel("Paxon's operations a second by the other's (median, least and most pair)")
-    axes.spines[["top", "right"]].set_visible(False)
+    of = dict(zip(("etcd", "Redis", "PySyncObj"), style.SERVER_COLOURS, strict=False))
+    # From 1, the line of equals: to the right Paxon does more, to the left the other.
+    style.bars(
+        axes, [name for name, _, _ in rows], [ratio for _, _, ratio in rows],
+        [of.get(other, style.GREY) for _, other, _ in rows],
+        "Paxon's operations a second by the other's (median, least and most pair)",
+        show="{:.3g}", start=1.0,
+    )  # fmt: skip
+    axes.axvline(1.0, color=style.GREY, linewidth=1)
     return figure
 
 
@@ -613,13 +605,7 @@ def install_peers(settings: PeersSettings) -> bool:
 
 
 PEERS = Bench(
-    name="peers",
-    help="Paxon beside etcd, Redis and PySyncObj in one run, taking turns: ratios.",
-    settings=PeersSettings,
-    report=PeersReport,
-    run=run_peers,
-    sections=peers_sections,
-    plots=lambda report: {"peers": plot_peers(report)},
-    instead=install_peers,
-    notes=peers_notes,
-)
+    "peers", "Paxon beside etcd, Redis and PySyncObj in one run, taking turns: ratios.",
+    PeersSettings, PeersReport, run_peers, peers_sections,
+    plots=lambda report: {"peers": plot_peers(report)}, instead=install_peers, notes=peers_notes,
+)  # fmt: skip

@@ -31,7 +31,6 @@ def plot_scale(report: ScaleReport, titles: Mapping[PartName, tuple[str, str]]) 
     figure, grid = style.panels(max(1, len(drawn)), report.machine.sentence())
     for axes, draw in zip(grid, drawn, strict=False):
         draw(axes)
-        style.tidy(axes)
     return figure
 
 
@@ -47,14 +46,13 @@ def _lines_panel(rows: list[CostRow], title: str, x_label: str, axes: Axes) -> N
         )  # fmt: skip
     axes.legend(fontsize=8)
     style.ticks_at(axes, sorted({row.x for row in rows}), logarithmic=not reads, label=x_label)
-    axes.set_title(title, fontsize=10, loc="left")
     axes.set_ylabel("operations a second" if reads else "CPU of all servers, µs/op", fontsize=8)
     if part == "value":  # grows with the bytes, so by powers on both axes
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
-    if part in ("value", "reads"):
-        style.plain_numbers(axes.yaxis)
+    style.plain_numbers(axes.yaxis)
+    style.tidy(axes, title)
 
 
 def _memory_panel(rows: list[MemoryRow], axes: Axes) -> None:
@@ -64,29 +62,17 @@ def _memory_panel(rows: list[MemoryRow], axes: Axes) -> None:
         ("a server at its most", style.SERVER_COLOURS[1], [row.server_peak for row in rows]),
         ("a bare dict", style.GREY, [row.bare for row in rows]),
     ):
-        axes.plot(
-            keys, [value / 2**20 for value in values],
-            marker="o", markersize=4, color=colour, label=name,
-        )  # fmt: skip
+        mib = [value / 2**20 for value in values]
+        axes.plot(keys, mib, marker="o", markersize=4, color=colour, label=name)
     axes.set_yscale("log")
     style.ticks_at(axes, keys, logarithmic=True, label="keys")
     style.plain_numbers(axes.yaxis)
-    axes.set_title(f"Memory, values of {rows[0].value_bytes} bytes", fontsize=10, loc="left")
     axes.set_ylabel("MiB", fontsize=8)
     axes.legend(fontsize=8)
+    style.tidy(axes, f"Memory, values of {rows[0].value_bytes} bytes")
 
 
 def _replay_panel(rows: list[ReplayRow], axes: Axes) -> None:
     names = [f"{row.kind}\n{row.disk_bytes / 2**20:,.0f} MiB" for row in rows]
-    medians = [row.seconds.median for row in rows]
-    axes.bar(
-        names, medians, width=0.6, color=style.SERVER_COLOURS[0], capsize=3,
-        yerr=style.whiskers([row.seconds for row in rows]),
-    )  # fmt: skip
-    for place, median in enumerate(medians):
-        axes.annotate(
-            f"{median:.3g} s", (place, median), textcoords="offset points", xytext=(6, 3),
-            fontsize=8,
-        )  # fmt: skip
-    axes.set_title("Starting a server from its directory", fontsize=10, loc="left")
-    axes.set_ylabel("seconds", fontsize=8)
+    title, colours = "Starting a server from its directory", [style.SERVER_COLOURS[0]] * len(rows)
+    style.bars(axes, names, [row.seconds for row in rows], colours, title, show="{:.3g} s")

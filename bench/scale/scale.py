@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 import typer
@@ -23,15 +23,8 @@ from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.flags import Names, Outstanding, Repeat, RepeatedSettings, Several
 from paxon.bench.harness.lab import SERVER, LabCluster
-from paxon.bench.harness.load import CLIENT, OpenLoad, open_client_load
 from paxon.bench.harness.machine import children_of, memory_bytes, peak_memory_bytes
-from paxon.bench.harness.measure import (
-    Figures,
-    Measurement,
-    counts_of,
-    figures_of,
-    measure_on,
-)
+from paxon.bench.harness.measure import Figures, Lab, Measurement, counts_of, figures_of
 from paxon.bench.harness.repeater import PATIENCE_SECONDS, Repeater, wait_until
 from paxon.bench.harness.report import Bench, Column, Progress, Report, Section
 from paxon.bench.harness.summary import Latency, Spread, latency_of, spread_of
@@ -41,8 +34,8 @@ from paxon.bench.scale.plots import plot_scale
 from paxon.kvstore.client.client import Client
 
 __all__ = [
-    "CostRow", "Lab", "MemoryRow", "PartName", "PauseRow", "READ_MODES", "ReplayKind",
-    "ReplayRow", "SCALE", "ScaleReport", "ScaleSettings", "TITLES", "cost_row",
+    "CostRow", "MemoryRow", "PartName", "PauseRow", "READ_MODES", "ReplayKind",
+    "ReplayRow", "SCALE", "ScaleLab", "ScaleReport", "ScaleSettings", "TITLES", "cost_row",
     "scale_sections", "watch_pauses",
 ]  # fmt: skip
 
@@ -171,21 +164,12 @@ class ScaleReport(Report[ScaleSettings, CostRow], frozen=True, kw_only=True):
     pause: list[PauseRow]
 
 
-K = TypeVar("K")
-
-
-class Lab:
+class ScaleLab(Lab[ScaleSettings]):
     """What all parts of a run share, and what some of them find beside costs."""
 
-    def __init__(
-        self, settings: ScaleSettings, hosts: Children, processes: Children, progress: Progress
-    ) -> None:
-        self.settings = settings
+    def __init__(self, settings: ScaleSettings, progress: Progress) -> None:
+        super().__init__(settings, progress)
         self.sizes = QUICK if settings.quick else FULL if settings.full else Sizes()
-        self.hosts = hosts
-        self.processes = processes
-        self.progress = progress
-        self.order = random.Random(settings.seed)
         self.memory: list[MemoryRow] = []
         self.replay: list[ReplayRow] = []
         self.pause: list[PauseRow] = []
@@ -195,37 +179,6 @@ class Lab:
         settings = self.settings
         usual = {"outstanding": settings.outstanding, "value_bytes": settings.value_bytes}
         return Workload(name=name, **{**usual, **changes})
-
-    def measure(
-        self, cluster: LabCluster, load: Workload, repeat: int, seconds: float | None = None,
-        open_load: OpenLoad = open_client_load,
-    ) -> Measurement:  # fmt: skip
-        """A workload on a cluster that runs. Raises `PaxonError`."""
-        return measure_on(
-            cluster, self.processes, load, seconds=seconds or self.settings.seconds,
-            warmup=self.settings.warmup if seconds is None else 0.0,
-            seed=self.settings.seed + 1000 * repeat, open_load=open_load,
-        )  # fmt: skip
-
-    def interleaved(
-        self, kinds: Sequence[K], what: str, one: Callable[[K, int], Measurement]
-    ) -> dict[K, list[Measurement]]:
-        """Every kind once, in random order, then every kind again: `one` takes kind and repeat."""
-        measured: dict[K, list[Measurement]] = {kind: [] for kind in kinds}
-        for repeat in range(self.settings.repeat):
-            for kind in self.order.sample(kinds, len(kinds)):
-                self.progress(f"{what}: {kind}")
-                measured[kind].append(one(kind, repeat))
-        return measured
-
-    def cluster(self, servers: int | None = None, **options: Any) -> LabCluster:
-        """A cluster as the settings say, with some of them changed; see `LabCluster`."""
-        settings = self.settings
-        usual = {"durability": settings.durability, "transport": settings.transport}
-        return LabCluster(
-            options.pop("hosts", self.hosts), servers or settings.servers,
-            **{**usual, **settings.options, **options},
-        )  # fmt: skip
 
     def fill(self, addresses: Sequence[str], first: int, last: int, value_bytes: int) -> None:
         """Write the keys from number `first` to below `last`. Raises `PaxonError`."""
@@ -359,12 +312,11 @@ _UNLIMITED = 1 << 40
 
 def run_scale(settings: ScaleSettings, progress: Progress) -> ScaleReport:
     """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
-    parts: dict[PartName, Callable[[Lab], list[CostRow]]] = {
+    parts: dict[PartName, Callable[[ScaleLab], list[CostRow]]] = {
         "sessions": _sessions, "keys": _keys, "log": _log, "value": _value, "reads": _reads,
         "replay": _replay, "pause": watch_pauses,
     }  # fmt: skip
-    with Children(CLIENT) as processes, Children(SERVER) as hosts:
-        lab = Lab(settings, hosts, processes, progress)
+    with ScaleLab(settings, progress) as lab:
         rows = [row for part in settings.parts for row in parts[part](lab)]
     return ScaleReport(
         bench="scale", settings=settings, rows=rows, memory=lab.memory, replay=lab.replay,
@@ -375,7 +327,7 @@ def run_scale(settings: ScaleSettings, progress: Progress) -> ScaleReport:
 # --- sessions ------------------------------------------------------------------------------------
 
 
-def _sessions(lab: Lab) -> list[CostRow]:
+def _sessions(lab: ScaleLab) -> list[CostRow]:
     """The same load from ever more sessions."""
 
     def one(sessions: int, repeat: int) -> Measurement:
@@ -384,14 +336,14 @@ def _sessions(lab: Lab) -> list[CostRow]:
             cluster.leader()
             return lab.measure(cluster, lab.load("sessions"), repeat, open_load=opened)
 
-    measured = lab.interleaved(lab.sizes.sessions, "sessions", one)
+    measured = lab.interleaved(lab.sizes.sessions, "{} sessions".format, one)
     return [cost_row("sessions", "writes", count, taken) for count, taken in measured.items()]
 
 
 # --- keys ----------------------------------------------------------------------------------------
 
 
-def _keys(lab: Lab) -> list[CostRow]:
+def _keys(lab: ScaleLab) -> list[CostRow]:
     """A store that grows: writes and reads of keys all over it, and what it takes in memory."""
     rows: list[CostRow] = []
     settings = lab.settings
@@ -424,7 +376,7 @@ def _keys(lab: Lab) -> list[CostRow]:
     return rows
 
 
-def _with_keys(lab: Lab, cluster: LabCluster, keys: int) -> list[CostRow]:
+def _with_keys(lab: ScaleLab, cluster: LabCluster, keys: int) -> list[CostRow]:
     used = min(keys, _MOST_KEYS_USED)
     places = {"fill": False, "keys": used, "stride": keys // used}
     loads = [
@@ -462,7 +414,7 @@ def dict_bytes(keys: int, value_bytes: int) -> int:
 # --- the log -------------------------------------------------------------------------------------
 
 
-def _log(lab: Lab) -> list[CostRow]:
+def _log(lab: ScaleLab) -> list[CostRow]:
     """A log that cannot be discarded, because one server is down: a slot for each write."""
     rows = []
     load = lab.load("log", packing=1)
@@ -477,20 +429,20 @@ def _log(lab: Lab) -> list[CostRow]:
     return rows
 
 
-def _grow(lab: Lab, cluster: LabCluster, workload: Workload, slots: int) -> None:
+def _grow(lab: ScaleLab, cluster: LabCluster, workload: Workload, slots: int) -> None:
     """Write until the log holds so many slots. Raises `BenchError` if it does not come so far."""
     for stretch in range(_GROW_STRETCHES):
         replies = counts_of(cluster).replies.values()
         if min(reply.counters["log_slots"] for reply in replies) >= slots:
             return
-        lab.measure(cluster, workload, stretch, _GROW_SECONDS)
+        lab.measure(cluster, workload, stretch, seconds=_GROW_SECONDS, warmup=0.0)
     raise BenchError(f"the log has not grown to {slots:,} slots")
 
 
 # --- values and reads ----------------------------------------------------------------------------
 
 
-def _value(lab: Lab) -> list[CostRow]:
+def _value(lab: ScaleLab) -> list[CostRow]:
     def one(size: int, repeat: int) -> Measurement:
         # As many keys as make 16 MiB at most: what is measured is the way, not the store.
         keys = max(16, min(10_000, (16 << 20) // size))
@@ -499,11 +451,11 @@ def _value(lab: Lab) -> list[CostRow]:
             load = lab.load("value", outstanding=16, value_bytes=size, keys=keys)
             return lab.measure(cluster, load, repeat)
 
-    measured = lab.interleaved(lab.sizes.value, "bytes of each value", one)
+    measured = lab.interleaved(lab.sizes.value, "values of {} bytes".format, one)
     return [cost_row("value", "writes", size, taken) for size, taken in measured.items()]
 
 
-def _reads(lab: Lab) -> list[CostRow]:
+def _reads(lab: ScaleLab) -> list[CostRow]:
     """Reads of each mode from ever more client processes."""
     kinds = [(mode, clients) for mode in READ_MODES for clients in lab.sizes.readers]
     with lab.cluster() as cluster:
@@ -513,7 +465,7 @@ def _reads(lab: Lab) -> list[CostRow]:
             load = lab.load(kind[0], kind="get", mode=kind[0], clients=kind[1])
             return lab.measure(cluster, load, repeat)
 
-        measured = lab.interleaved(kinds, "reads", one)
+        measured = lab.interleaved(kinds, "reads: {}".format, one)
     return [
         cost_row("reads", f"{mode} reads", clients, taken)
         for (mode, clients), taken in measured.items()
@@ -523,7 +475,7 @@ def _reads(lab: Lab) -> list[CostRow]:
 # --- starting from a directory -------------------------------------------------------------------
 
 
-def _replay(lab: Lab) -> list[CostRow]:
+def _replay(lab: ScaleLab) -> list[CostRow]:
     """Servers that start with nothing, with a long log, and with a snapshot."""
     long_log = {"snapshot_bytes": _UNLIMITED, "snapshot_slots": _UNLIMITED}
     size = lab.sizes.replay_bytes
@@ -540,7 +492,7 @@ def _replay(lab: Lab) -> list[CostRow]:
 
 
 def _restart(
-    lab: Lab, kind: ReplayKind, size: int, directory: Path, options: dict[str, Any]
+    lab: ScaleLab, kind: ReplayKind, size: int, directory: Path, options: dict[str, Any]
 ) -> ReplayRow:
     """Fill a cluster's directories, stop it, and start one server after the other alone."""
     cluster = lab.cluster(directory=directory, **options)
@@ -585,7 +537,7 @@ the writes of the time before."""
 _QUICK_SLOTS = 400
 
 
-def watch_pauses(lab: Lab) -> list[CostRow]:
+def watch_pauses(lab: ScaleLab) -> list[CostRow]:
     """Fill a store, then watch it before and during a snapshot. Raises `PaxonError`."""
     quick = lab.settings.quick
     slots = _QUICK_SLOTS if quick else _SLOTS
@@ -629,11 +581,8 @@ def watch_pauses(lab: Lab) -> list[CostRow]:
 
 
 SCALE = Bench(
-    name="scale",
-    help="Cost of an operation as sessions, keys, log and values grow; memory, start-up, pauses.",
-    settings=ScaleSettings,
-    report=ScaleReport,
-    run=run_scale,
-    sections=scale_sections,
+    "scale",
+    "Cost of an operation as sessions, keys, log and values grow; memory, start-up, pauses.",
+    ScaleSettings, ScaleReport, run_scale, scale_sections,
     plots=lambda report: {"scale": plot_scale(report, TITLES)},
-)
+)  # fmt: skip

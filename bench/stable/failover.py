@@ -67,10 +67,8 @@ def paxon_kills(settings: FailoverSettings, progress: Progress) -> list[float]:
             goal = max(reply.chosen for reply in counts_of(cluster).replies.values())
 
             def level() -> bool:
-                rows = cluster.status(state=False)
-                return any(
-                    r.server == server and r.reply and r.reply.executed >= goal for r in rows
-                )
+                replies = {row.server: row.reply for row in cluster.status(state=False)}
+                return (reply := replies[server]) is not None and reply.executed >= goal
 
             wait_until(level, f"server {server} has not caught up")
 
@@ -99,13 +97,11 @@ def kill_leaders(
         for _ in range(kills):
             progress("kill -9 of the leader")
             writer.wait_for(_STEADY_WRITES)
-            # Anywhere between two heartbeats.
-            time.sleep(chance.uniform(0.0, 0.1))
+            time.sleep(chance.uniform(0.0, 0.1))  # anywhere between two heartbeats
             leader = leads()
             moment = time.monotonic()
             kill(leader)
-            # The process is gone: what is acknowledged from here on, another server has done.
-            gone = time.monotonic()
+            gone = time.monotonic()  # what is acknowledged from here on, another server has done
             writer.wait_for(1)
             gaps.append(writer.first_end_after(gone) - moment)
             leads()
@@ -117,27 +113,18 @@ def kill_leaders(
 
 def failover_sections(report: FailoverReport) -> list[Section]:
     """The row for people."""
-    settings = report.settings
+    settings, gap = report.settings, report.rows[0].gap
     title = (
         f"failover: {settings.servers} servers, durability {settings.durability}; kill -9 of the "
         "leader to the next acknowledged write"
     )
     columns = ["kills", "median ms", "least ms", "most ms", "each ms"]
-    cells = [
-        [
-            str(len(gap.values)), f"{gap.median * 1e3:.0f}", f"{gap.low * 1e3:.0f}",
-            f"{gap.high * 1e3:.0f}", " ".join(f"{value * 1e3:.0f}" for value in gap.values),
-        ]
-        for gap in (row.gap for row in report.rows)
-    ]  # fmt: skip
-    return [Section(title, columns, cells)]
+    each = " ".join(f"{value * 1e3:.0f}" for value in gap.values)
+    few = [f"{seconds * 1e3:.0f}" for seconds in (gap.median, gap.low, gap.high)]
+    return [Section(title, columns, [[str(len(gap.values)), *few, each]])]
 
 
 FAILOVER = Bench(
-    name="failover",
-    help="From kill -9 of the leader to the next acknowledged write.",
-    settings=FailoverSettings,
-    report=FailoverReport,
-    run=run_failover,
-    sections=failover_sections,
-)
+    "failover", "From kill -9 of the leader to the next acknowledged write.",
+    FailoverSettings, FailoverReport, run_failover, failover_sections,
+)  # fmt: skip

@@ -233,9 +233,8 @@ def _run_stable(
         raise BenchError(f"the run under {python} failed: {done.stderr.strip()}")
     try:
         rows = msgspec.json.decode(file.read_bytes())["rows"]
-        return {
-            row["workload"]["name"]: msgspec.convert(row["repeats"][0], Measurement) for row in rows
-        }
+        first = {row["workload"]["name"]: row["repeats"][0] for row in rows}
+        return msgspec.convert(first, dict[str, Measurement])
     except (KeyError, msgspec.MsgspecError) as error:
         raise BenchError(f"{python} has a Paxon that is too old to be compared: {error}") from None
 
@@ -255,28 +254,20 @@ def pair_sections(report: PairReport) -> list[Section]:
     columns = [
         Column("load, side", lambda row: f"{row.load}, {row.side}"),
         col.RATE, col.P50, col.P99, col.SERVER_CPU, col.CLIENT_CPU,
-        *(_ratio(figure) for figure in ("rate", "p50", "p99", "cpu")),
+        *(_ratio(*of) for of in (("op/s", "rate"), ("p50", "p50"), ("p99", "p99"), ("CPU", "cpu"))),
     ]  # fmt: skip
     blocks = range(len(report.sides), len(report.rows), len(report.sides))
     return [col.table_of(title, columns, report.rows, blocks=blocks)]
 
 
-def _ratio(figure: str) -> Column:
-    head = {"rate": "op/s", "cpu": "CPU"}.get(figure, figure)
-
-    def cell(row: PairRow) -> str:
-        return ratios(getattr(row.to_first, figure) if row.to_first else None)
-
-    return Column(f"{head}\nratio", cell)
+def _ratio(head: str, figure: str) -> Column:
+    return Column(f"{head}\nratio", lambda row: ratios(getattr(row.to_first, figure, None)))
 
 
 PAIR = Bench(
-    name="pair",
-    help="Two settings of the servers, with keys and without, or several Pythons, in turns.\n\n"
+    "pair",
+    "Two settings of the servers, with keys and without, or several Pythons, in turns.\n\n"
     "For example `paxon bench pair --a thrifty_delay=0.01 --b thrifty_delay=0`, or "
     "`paxon bench pair --python old/bin/python --python new/bin/python --turns 5 --seconds 1`.",
-    settings=PairSettings,
-    report=PairReport,
-    run=run_pair,
-    sections=pair_sections,
-)
+    PairSettings, PairReport, run_pair, pair_sections,
+)  # fmt: skip

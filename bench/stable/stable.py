@@ -18,12 +18,7 @@ from paxon.bench.harness import report as col
 from paxon.bench.harness.child import Children
 from paxon.bench.harness.flags import RepeatedSettings, Seconds, Warmup
 from paxon.bench.harness.load import CLIENT
-from paxon.bench.harness.measure import (
-    Figures,
-    Measurement,
-    figures_of,
-    measure_on,
-)
+from paxon.bench.harness.measure import Figures, Measurement, figures_of, measure_on
 from paxon.bench.harness.report import Bench, Column, Progress, Report, Section
 from paxon.bench.harness.summary import Spread, spread_of, spread_or_none
 from paxon.bench.harness.workloads import Workload, stable_workloads
@@ -56,9 +51,10 @@ class StableSettings(RepeatedSettings, frozen=True, kw_only=True):
 
     def loads(self) -> list[Workload]:
         """What is put on the cluster."""
-        if self.minutes:
-            return [long_load(self.value_bytes)]
-        return stable_workloads(value_bytes=self.value_bytes, quick=self.quick)
+        if not self.minutes:
+            return stable_workloads(value_bytes=self.value_bytes, quick=self.quick)
+        full = stable_workloads(value_bytes=self.value_bytes)
+        return [load for load in full if load.clients > 1]  # more than two cores can serve
 
     def rounds(self) -> tuple[int, float]:
         """How often each load is measured, and for how many seconds."""
@@ -69,14 +65,6 @@ class StableSettings(RepeatedSettings, frozen=True, kw_only=True):
     def has_floor(self, load: Workload) -> bool:
         """Lease reads have none: they take no messages between servers."""
         return self.floor and not self.minutes and load.mode == "linearizable"
-
-
-def long_load(value_bytes: int) -> Workload:
-    """More than two cores can serve."""
-    return Workload(
-        name="writes, pipelined, 2 clients", outstanding=4096, pipelined=True, clients=2,
-        value_bytes=value_bytes,
-    )  # fmt: skip
 
 
 class FloorRow(msgspec.Struct, frozen=True):
@@ -184,8 +172,7 @@ def operations_per_request(measured: Measurement) -> float | None:
 
 def _shape(load: Workload, measured: Measurement) -> tuple[int, int]:
     """The floor's frames under way, and operations in each, that match what was measured."""
-    packed = operations_per_request(measured) or 1.0
-    operations = max(1, round(packed))
+    operations = max(1, round(operations_per_request(measured) or 1.0))
     return max(1, round(load.in_flight / operations)), operations
 
 
@@ -246,10 +233,6 @@ def stable_sections(report: StableReport) -> list[Section]:
 
 
 STABLE = Bench(
-    name="stable",
-    help="One leader: throughput, latency and cost of an operation, beside the floor.",
-    settings=StableSettings,
-    report=StableReport,
-    run=run_stable,
-    sections=stable_sections,
-)
+    "stable", "One leader: throughput, latency and cost of an operation, beside the floor.",
+    StableSettings, StableReport, run_stable, stable_sections,
+)  # fmt: skip

@@ -138,17 +138,15 @@ def compare_report() -> CompareReport:
 
 def duel(policy: PolicyName) -> Duel:
     """Two ballots: one in vain, one that proposes three slots."""
+    contention = CompareSettings(sweep=("contention",), policies=(policy,))
+    point = points_of(sweeps_of(contention))[-1]
     return Duel(
-        policy=policy,
-        proposers=3,
-        servers=3,
-        seconds=1.0,
+        point=point,
         reigns=[
             Reign(server=1, round=1, asked=0.1, led=None, ended=0.1, slots=0),
             Reign(server=2, round=2, asked=0.2, led=0.25, ended=0.7, slots=3),
         ],
         close_up_from=0.19,
-        close_up_seconds=0.025,
         close_up=[
             Event(0.2, 2, "P1A", 2, 2),
             Event(0.201, 1, "P1B", 2, 2),

@@ -12,7 +12,14 @@ import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.messages import P1A, P2A, P2B, HeartbeatReply
-from paxon.bench.contention.compare import Reign, duel_of, reigns_of
+from paxon.bench.contention.compare import (
+    CompareSettings,
+    Reign,
+    duel_of,
+    points_of,
+    reigns_of,
+    sweeps_of,
+)
 from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.lab import SERVER, LabCluster
@@ -181,6 +188,7 @@ def test_reigns() -> None:
 
 
 def test_a_duel_keeps_its_stretch_and_a_close_up_of_a_candidacy() -> None:
+    point = points_of(sweeps_of(CompareSettings(sweep=("contention",))))[0]
     found = duel_of(
         events(
             (9.9, 1, "P1A", 1, 1, 0),
@@ -190,12 +198,12 @@ def test_a_duel_keeps_its_stretch_and_a_close_up_of_a_candidacy() -> None:
             (10.5, 2, "leads", 2, 2, 0),
             (11.5, 3, "P1A", 3, 3, 0),
         ),
-        policy="random", proposers=2, servers=3, begin=10.0, seconds=1.0,
+        point, 10.0,
     )  # fmt: skip
     assert [(reign.server, round(reign.asked, 9)) for reign in found.reigns] == [(1, 0.1), (2, 0.4)]
     assert [event.kind for event in found.close_up] == ["P1A", "P1B"]
     assert found.close_up_from < 0.4 < found.close_up_from + found.close_up_seconds
-    nothing = duel_of([], policy="stable", proposers=1, servers=3, begin=0.0, seconds=1.0)
+    nothing = duel_of([], point, 0.0)
     assert nothing.reigns == nothing.close_up == []
 
 
