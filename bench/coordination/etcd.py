@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import select
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,17 +20,18 @@ from paxon.bench.peers import etcd_load as api
 from paxon.bench.peers.etcd_load import (
     GrpcLink,
     GrpcSocket,
+    Listening,
     ask_all,
     call,
     framed,
     open_etcd_load,
+    parsed,
     put_payload,
 )
 from paxon.kvstore.etcd.messages import message
 
 __all__ = ["open_etcd"]
 
-_CALL_SECONDS = 5.0
 _LONG_LEASE_SECONDS = 600
 """Of contenders for a lock: longer than any run."""
 _GRANTED_AT_ONCE = 1000
@@ -69,28 +69,19 @@ def open_etcd(job: Job) -> tuple[Loop, Callable[[], None]]:
 def _transactions(job: Job) -> list[bytes]:
     """If the key is there it is written, else it is written too: each is a write."""
     data, made = WorkloadData(job.workload, job.seed), []
-    for key in data.keys:
-        compare = message("Compare")(result=_GREATER, target=_VERSION, key=key.encode(), version=0)
-        put = message("RequestOp")(
-            request_put=message("PutRequest")(key=key.encode(), value=data.value)
-        )
-        made.append(framed("TxnRequest", compare=[compare], success=[put], failure=[put]))
+    for key in map(str.encode, data.keys):
+        compare = message("Compare")(result=_GREATER, target=_VERSION, key=key, version=0)
+        written = message("PutRequest")(key=key, value=data.value)
+        put = message("RequestOp")(request_put=written)
+        made.append(framed(api.TXN, compare=[compare], success=[put], failure=[put]))
     return made
 
 
 def _watch(address: str, keys: Sequence[bytes]) -> GrpcSocket:
     """A connection that watches each of these, in one stream, from now on."""
-    link, stream = GrpcSocket(address, api.WATCH), 0
-
-    def ask(payload: bytes) -> None:
-        nonlocal stream
-        if stream:
-            link.say(stream, payload)
-        else:
-            stream = link.request(payload, stays_open=True)
-
-    create = message("WatchCreateRequest")
-    ask_all(link, [framed("WatchRequest", create_request=create(key=key)) for key in keys], ask)
+    link, create = GrpcSocket(address, api.WATCH), message("WatchCreateRequest")
+    asked = [framed(api.WATCH, create_request=create(key=key)) for key in keys]
+    ask_all(link, asked, link.say)
     return link
 
 
@@ -103,10 +94,7 @@ class WatchLink:
         self._watching = _watch(address, [WATCHED_KEY.encode()] * load.watches)
         self._writing = GrpcSocket(address, api.PUT)
         self._put = put_payload(WATCHED_KEY, WorkloadData(load, job.seed).value)
-        self._by_file = {link.fileno(): link for link in (self._watching, self._writing)}
-        self._poll = select.poll()
-        for file in self._by_file:
-            self._poll.register(file, select.POLLIN)
+        self._listening = Listening((self._watching, self._writing))
         self._started: float | None = None
         self._put_at = 0
         """The revision of the write under way, once it is known."""
@@ -121,18 +109,14 @@ class WatchLink:
         self._watching.flush()
 
     def take(self, seconds: float) -> list[Answer]:
-        ready = self._poll.poll(seconds * 1e3)
-        if not ready:
-            raise TimeoutError
-        for file, _ in ready:
-            link = self._by_file[file]
+        for link in self._listening.wait(seconds):
             for _, answer in link.receive(None):
                 if answer is None:
                     raise BenchError("etcd has ended a watch, or refused a write")
                 if link is self._writing:
-                    self._put_at = message("PutResponse").FromString(answer).header.revision
+                    self._put_at = parsed(api.PUT, answer).header.revision
                 else:
-                    self._hear(message("WatchResponse").FromString(answer))
+                    self._hear(parsed(api.WATCH, answer))
         if not self._put_at or len(self._told) < self._watchers or self._started is None:
             return []
         if set(self._told.values()) != {self._put_at}:
@@ -161,13 +145,9 @@ class _Contender:
     """One that locks and unlocks, with connections and a lease of its own."""
 
     def __init__(self, address: str) -> None:
-        grant = message("LeaseGrantRequest")(TTL=_LONG_LEASE_SECONDS)
-        answer = call(address, api.GRANT, grant, _CALL_SECONDS)
-        self.lease = int(message("LeaseGrantResponse").FromString(answer).ID)
-        self.locking, self.unlocking = (
-            GrpcSocket(address, name) for name in (api.LOCK, api.UNLOCK)
-        )
-        self.ask = framed("LockRequest", name=b"lock", lease=self.lease)
+        self.lease = int(call(address, api.GRANT, TTL=_LONG_LEASE_SECONDS).ID)
+        self.locking, self.unlocking = (GrpcSocket(address, of) for of in (api.LOCK, api.UNLOCK))
+        self.ask = framed(api.LOCK, name=b"lock", lease=self.lease)
         self.since: float | None = None
         """When it asked; None: it neither waits nor holds."""
 
@@ -182,12 +162,8 @@ class LockLink:
         self._address = address
         self._all = [_Contender(address) for _ in range(contenders)]
         self._released = 0.0
-        self._poll = select.poll()
-        self._by_file = {}
-        for one in self._all:
-            for link in (one.locking, one.unlocking):
-                self._by_file[link.fileno()] = (one, link)
-                self._poll.register(link.fileno(), select.POLLIN)
+        self._whose = {link: one for one in self._all for link in (one.locking, one.unlocking)}
+        self._listening = Listening(self._whose)
 
     def top_up(self, now: float) -> None:
         idle = [one for one in self._all if one.since is None]
@@ -199,12 +175,9 @@ class LockLink:
             one.locking.flush()
 
     def take(self, seconds: float) -> list[Answer]:
-        ready = self._poll.poll(seconds * 1e3)
-        if not ready:
-            raise TimeoutError
         answers: list[Answer] = []
-        for file, _ in ready:
-            one, link = self._by_file[file]
+        for link in self._listening.wait(seconds):
+            one = self._whose[link]
             for _, answer in link.receive(None):
                 if answer is None:
                     answers.append((0.0, BenchError("etcd refused a lock")))
@@ -212,8 +185,8 @@ class LockLink:
                     now = clock()
                     if self._released:
                         answers.append((now - self._released, None))
-                    key = message("LockResponse").FromString(answer).key
-                    one.unlocking.request(framed("UnlockRequest", key=key))
+                    key = parsed(api.LOCK, answer).key
+                    one.unlocking.request(framed(api.UNLOCK, key=key))
                     self._released = clock()
                     one.unlocking.flush()
                     continue
@@ -227,8 +200,7 @@ class LockLink:
     def close(self) -> None:
         """Disconnect, and end the leases."""
         for one in self._all:
-            revoke = message("LeaseRevokeRequest")(ID=one.lease)
-            call(self._address, api.REVOKE, revoke, _CALL_SECONDS)
+            call(self._address, api.REVOKE, ID=one.lease)
             one.locking.close()
             one.unlocking.close()
 
@@ -242,22 +214,14 @@ class RenewLoop:
         self._ids: list[int] = []
         self._renewals: list[bytes] = []
         self._link = GrpcSocket(address, api.KEEP_ALIVE)
-        self._stream = 0
-        grant = framed("LeaseGrantRequest", TTL=round(seconds))
+        grant = framed(api.GRANT, TTL=round(seconds))
         link = GrpcSocket(address, api.GRANT)
         while len(self._ids) < leases:
             few = [grant] * min(_GRANTED_AT_ONCE, leases - len(self._ids))
-            for answer in ask_all(link, few, link.request):
-                self._ids.append(message("LeaseGrantResponse").FromString(answer).ID)
-                self._renewals.append(framed("LeaseKeepAliveRequest", ID=self._ids[-1]))
-            ask_all(self._link, self._renewals, self._renew)  # or else the first would end by now
+            self._ids += [parsed(api.GRANT, it).ID for it in ask_all(link, few, link.request)]
+            self._renewals = [framed(api.KEEP_ALIVE, ID=number) for number in self._ids]
+            ask_all(self._link, self._renewals, self._link.say)  # or the first would end by now
         link.close()
-
-    def _renew(self, renewal: bytes) -> None:
-        if self._stream:
-            self._link.say(self._stream, renewal)
-        else:
-            self._stream = self._link.request(renewal, stays_open=True)
 
     def run(self, seconds: float) -> Outcome:
         """Renew them evenly."""
@@ -267,7 +231,7 @@ class RenewLoop:
         began, sent = clock(), 0
         while (now := clock()) < began + seconds:
             for _ in range(round((now - began) / interval) - sent):
-                self._renew(next(due))
+                self._link.say(next(due))
                 sent += 1
             self._link.flush()
             try:
@@ -276,8 +240,7 @@ class RenewLoop:
                 time.sleep(0.01)
                 continue
             for _, answer in found:
-                alive = answer and message("LeaseKeepAliveResponse").FromString(answer)
-                if not alive or alive.TTL <= 0:
+                if not answer or parsed(api.KEEP_ALIVE, answer).TTL <= 0:
                     raise BenchError("etcd let a lease end that was renewed in time")
                 outcome.operations += 1
         outcome.seconds = clock() - began
@@ -287,7 +250,7 @@ class RenewLoop:
         """End the leases."""
         self._link.close()
         link = GrpcSocket(self._address, api.REVOKE)
-        revocations = [framed("LeaseRevokeRequest", ID=number) for number in self._ids]
+        revocations = [framed(api.REVOKE, ID=number) for number in self._ids]
         with contextlib.suppress(BenchError):  # some have ended
             ask_all(link, revocations, link.request)
         link.close()

@@ -32,13 +32,11 @@ from paxon.bench.peers.programs import Program, Programs
 from paxon.bench.stable.failover import FailoverSettings, kill_leaders
 from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.cluster.local_cluster import LocalCluster
-from paxon.kvstore.etcd.messages import message
 
 __all__ = ["Etcd", "Gateway", "PersistentWriter", "etcd_kills", "open_etcds_calls"]
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 30.0
-_CALL_SECONDS = 5.0
 _ATTEMPT_SECONDS = 0.05
 """After so long a client tries another member. etcd itself would keep a request for seconds that a
 member has passed on to a leader that is gone."""
@@ -47,6 +45,14 @@ _PAUSE_SECONDS = 0.002
 """Between two attempts, so that the client does not eat the election's CPU."""
 _QUOTA_BYTES = 8 << 30
 """So that a long run does not end at the default of 2 GiB."""
+
+
+def _asked(address: str, method: str = api.STATUS, **fields: Any) -> Any:
+    """What a server answers; None if it does not, or refuses."""
+    try:
+        return call(address, method, **fields)
+    except BenchError:
+        return None
 
 
 class EtcdCluster:
@@ -91,14 +97,8 @@ class EtcdCluster:
 
     def _leads(self, number: int) -> bool:
         """Whether a member says that it leads."""
-        try:
-            answer = call(
-                self.addresses[number - 1], api.STATUS, message("StatusRequest")(), _CALL_SECONDS
-            )
-        except BenchError:
-            return False
-        status = message("StatusResponse").FromString(answer)
-        return bool(status.leader and status.leader == status.header.member_id)
+        status = _asked(self.addresses[number - 1])
+        return bool(status and status.leader and status.leader == status.header.member_id)
 
     def leader(self) -> ServerId:
         """The member that says it leads. Raises `BenchError` if none does in time."""
@@ -115,24 +115,18 @@ class EtcdCluster:
 
     def revision(self, number: int) -> int:
         """The store's revision, by a linearizable read. Raises `BenchError`."""
-        request = message("RangeRequest")(key=b"revision")
-        answer = call(self.addresses[number - 1], api.RANGE, request, _CALL_SECONDS)
-        return int(message("RangeResponse").FromString(answer).header.revision)
+        return int(call(self.addresses[number - 1], api.RANGE, key=b"revision").header.revision)
 
     def kill(self, server: ServerId) -> None:
         self._members[server - 1].kill()
 
     def bring_back(self, server: ServerId) -> None:
         # A linearizable read through a member waits until it has applied what was committed.
-        self._members[server - 1] = self._start(server)
-        self._members[server - 1].wait_until(lambda: self._reads(server), _START_SECONDS)
-
-    def _reads(self, number: int) -> bool:
-        try:
-            self.revision(number)
-        except BenchError:
-            return False
-        return True
+        member = self._members[server - 1] = self._start(server)
+        address = self.addresses[server - 1]
+        member.wait_until(
+            lambda: _asked(address, api.RANGE, key=b"revision") is not None, _START_SECONDS
+        )
 
     def counts(self) -> ServerCounts:
         """CPU of all members; see `Watch`."""
@@ -252,15 +246,8 @@ class Gateway:
                 programs=programs, log=Path(place) / "log",
             )  # fmt: skip
             stack.callback(self._gateway.kill)
-            self._gateway.wait_until(self._serves, _START_SECONDS)
+            self._gateway.wait_until(lambda: _asked(self._address) is not None, _START_SECONDS)
             self.close = stack.pop_all().close
-
-    def _serves(self) -> bool:
-        try:
-            call(self._address, api.STATUS, message("StatusRequest")(), _CALL_SECONDS)
-        except BenchError:
-            return False
-        return True
 
     def counts(self) -> ServerCounts:
         """Of the servers and the gateway."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 from paxon.bench.harness.errors import BenchError
@@ -20,8 +20,8 @@ from paxon.bench.peers.grpc_wire import GrpcConnection, frame_message
 from paxon.kvstore.etcd.messages import message
 
 __all__ = [
-    "Connections", "GrpcLink", "GrpcSocket", "ask_all", "call", "framed", "open_etcd_load",
-    "put_payload",
+    "Connections", "GrpcLink", "GrpcSocket", "Listening", "ask_all", "call", "framed",
+    "open_etcd_load", "parsed", "put_payload",
 ]  # fmt: skip
 
 PUT, RANGE, TXN = (f"/etcdserverpb.KV/{name}" for name in ("Put", "Range", "Txn"))
@@ -37,10 +37,26 @@ Connections: TypeAlias = Literal["one", "each"]
 
 clock = time.perf_counter
 
-_CONNECT_SECONDS = 5.0
+_CONNECT_SECONDS = _CALL_SECONDS = 5.0
 _FILL_SECONDS = 30.0
 _RECEIVE_BYTES = 1 << 18
 _FILL_OUTSTANDING = 256
+
+
+def framed(method: str, /, **fields: Any) -> bytes:
+    """A request of a method, ready to be made. Raises `BenchError` if protobuf is missing."""
+    kind = message(f"{method.rpartition('/')[2]}Request")
+    return frame_message(kind(**fields).SerializeToString())
+
+
+def parsed(method: str, answer: bytes) -> Any:
+    """What a method has answered."""
+    return message(f"{method.rpartition('/')[2]}Response").FromString(answer)
+
+
+def put_payload(key: str, value: bytes) -> bytes:
+    """A write, ready to be requested."""
+    return framed(PUT, key=key.encode(), value=value)
 
 
 class GrpcSocket:
@@ -55,18 +71,24 @@ class GrpcSocket:
             raise BenchError(f"{address} cannot be reached: {error}") from None
         self._socket.settimeout(None)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
+        self._listening = Listening([self])
         self._grpc = GrpcConnection(method, address)
         self.request = self._grpc.request
-        self.say = self._grpc.say
         self.room_for = self._grpc.room_for
+        self._stream = 0
         self.started: dict[int, float] = {}
         """When each call under way was made, by those who care."""
 
     def fileno(self) -> int:
         """For polling."""
         return self._socket.fileno()
+
+    def say(self, payload: bytes) -> None:
+        """Queue a message of the one call that stays open, which the first one begins."""
+        if self._stream:
+            self._grpc.say(self._stream, payload)
+        else:
+            self._stream = self.request(payload, stays_open=True)
 
     def flush(self) -> None:
         """Send what was requested. Raises `BenchError`."""
@@ -82,8 +104,8 @@ class GrpcSocket:
         Waits `timeout` seconds for it, and raises TimeoutError if nothing comes; with None it must
         be known that something has come.
         """
-        if timeout is not None and not self._poll.poll(timeout * 1e3):
-            raise TimeoutError
+        if timeout is not None:
+            self._listening.wait(timeout)
         try:
             data = self._socket.recv(_RECEIVE_BYTES)
         except OSError as error:
@@ -110,28 +132,35 @@ class GrpcSocket:
         self._socket.close()
 
 
-def call(address: str, method: str, request: Any, seconds: float) -> bytes:
-    """One call on a connection of its own. Raises `BenchError` for any failure."""
+class Listening:
+    """Waits for several connections at once."""
+
+    def __init__(self, links: Iterable[GrpcSocket]) -> None:
+        self._links = {link.fileno(): link for link in links}
+        self._poll = select.poll()
+        for file in self._links:
+            self._poll.register(file, select.POLLIN)
+
+    def wait(self, seconds: float) -> list[GrpcSocket]:
+        """Those on which something has come. Raises TimeoutError if there is none in time."""
+        ready = self._poll.poll(seconds * 1e3)
+        if not ready:
+            raise TimeoutError
+        return [self._links[file] for file, _ in ready]
+
+
+def call(address: str, method: str, **fields: Any) -> Any:
+    """One call on a connection of its own; what it answers. Raises `BenchError` if it fails."""
     link = GrpcSocket(address, method)
     try:
-        answer = link.ask(frame_message(request.SerializeToString()), seconds)
+        answer = link.ask(framed(method, **fields), _CALL_SECONDS)
     except TimeoutError:
-        raise BenchError(f"the server at {address} has not answered for {seconds:g} s") from None
+        raise BenchError(f"{address} has not answered for {_CALL_SECONDS:g} s") from None
     finally:
         link.close()
     if answer is None:
         raise BenchError(f"the server at {address} refused {method}")
-    return answer
-
-
-def framed(name: str, /, **fields: Any) -> bytes:
-    """A message, ready to be requested. Raises `BenchError` if protobuf is not installed."""
-    return frame_message(message(name)(**fields).SerializeToString())
-
-
-def put_payload(key: str, value: bytes) -> bytes:
-    """A write, ready to be requested."""
-    return framed("PutRequest", key=key.encode(), value=value)
+    return parsed(method, answer)
 
 
 def ask_all(
@@ -175,10 +204,7 @@ class GrpcLink:
         self._place = 0
         self._ready = dict.fromkeys(links)
         """Those that have said something since they were topped up."""
-        self._by_file = {link.fileno(): link for link in links}
-        self._poll = select.poll()
-        for file in self._by_file:
-            self._poll.register(file, select.POLLIN)
+        self._listening = Listening(links)
 
     def top_up(self, now: float) -> None:
         payloads, total = self._payloads, len(self._payloads)
@@ -193,12 +219,8 @@ class GrpcLink:
         self._ready.clear()
 
     def take(self, seconds: float) -> list[Answer]:
-        ready = self._poll.poll(seconds * 1e3)
-        if not ready:
-            raise TimeoutError
         answers: list[Answer] = []
-        for file, _ in ready:
-            link = self._by_file[file]
+        for link in self._listening.wait(seconds):
             self._ready[link] = None
             ended = link.receive(None)
             now = clock()
@@ -222,7 +244,7 @@ def open_etcd_load(connections: Connections, job: Job) -> tuple[Loop, Callable[[
         ask_all(filling, puts, filling.request)
         filling.close()
         method = RANGE  # linearizable, as long as it does not say `serializable`
-        payloads = [framed("RangeRequest", key=key.encode()) for key in data.keys]
+        payloads = [framed(RANGE, key=key.encode()) for key in data.keys]
     links = [GrpcSocket(address, method) for _ in range(1 if connections == "one" else outstanding)]
 
     def close() -> None:

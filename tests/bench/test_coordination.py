@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load import Job, open_client_load
 from paxon.bench.harness.report import markdown, read_json
 from paxon.bench.harness.workloads import Workload
-from paxon.bench.peers.etcd_load import framed
+from paxon.bench.peers.grpc_wire import frame_message
 from paxon.bench.peers.run import PeerNote, PeerRow, peer_row
 from paxon.kvstore.etcd.messages import message
 from tests.bench.test_peers import taken
@@ -91,6 +92,11 @@ def test_a_call_that_stays_open_is_answered_message_by_message() -> None:
         assert connection.feed(frame(HEADERS, 0x5, 1, b"\x88")) == [(1, None)]
 
 
+def told_of(**fields: Any) -> bytes:
+    """A message to a watcher."""
+    return frame_message(message("WatchResponse")(**fields).SerializeToString())
+
+
 class FakeWatches(FakeEtcd):
     """Takes watches on one connection and writes on the other, and tells of them."""
 
@@ -106,7 +112,7 @@ class FakeWatches(FakeEtcd):
             if not body[5:].startswith(b"\x0a\x07watched"):  # a write begins so: its key
                 self.watching = link
                 self.watches += 1
-                link.sendall(frame(DATA, 0, 1, framed("WatchResponse", created=True)))
+                link.sendall(frame(DATA, 0, 1, told_of(created=True)))
                 continue
             self.revision += 1
             header = message("ResponseHeader")(revision=self.revision)
@@ -114,7 +120,7 @@ class FakeWatches(FakeEtcd):
             link.sendall(answer(stream, done))
             event = message("Event")(kv=message("KeyValue")(mod_revision=self.revision))
             for number in range(self.watches):
-                told = framed("WatchResponse", watch_id=number, events=[event] * (1 + self.twice))
+                told = told_of(watch_id=number, events=[event] * (1 + self.twice))
                 assert self.watching is not None
                 self.watching.sendall(frame(DATA, 0, 1, told))
 

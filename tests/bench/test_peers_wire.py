@@ -225,18 +225,17 @@ def job(fake: FakeEtcd, workload: Workload) -> Job:
 
 
 def test_one_call_returns_its_answer(fake: FakeEtcd) -> None:
-    answer = call(fake.address, STATUS, message("StatusRequest")(), 5.0)
-    assert message("StatusResponse").FromString(answer).header.member_id == 7
+    assert call(fake.address, STATUS).header.member_id == 7
 
 
 def test_a_call_that_is_refused_or_reaches_nobody_is_an_error(fake: FakeEtcd) -> None:
     fake.refused = frozenset({1})
     with pytest.raises(BenchError, match=f"refused {PUT}"):
-        call(fake.address, PUT, message("PutRequest")(), 5.0)
+        call(fake.address, PUT)
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     with pytest.raises(BenchError, match="cannot be reached"):
-        call(f"127.0.0.1:{port}", PUT, message("PutRequest")(), 5.0)
+        call(f"127.0.0.1:{port}", PUT)
 
 
 def test_writes_keep_as_many_under_way_as_asked_for(fake: FakeEtcd) -> None:
