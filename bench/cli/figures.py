@@ -6,20 +6,14 @@ It is three benches in one run: `stable`, `peers` with etcd alone if that is ins
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from paxon.bench.harness.flags import RepeatedSettings, Seconds, Several, Warmup
 from paxon.bench.harness.report import Bench, Progress, Report, Section, count
 from paxon.bench.harness.summary import Spread
+from paxon.bench.peers import run
 from paxon.bench.peers.programs import Programs, default_directory
-from paxon.bench.peers.run import (
-    GapRow,
-    PeerRow,
-    PeersReport,
-    PeersSettings,
-    look_around,
-    run_peers,
-)
+from paxon.bench.peers.run import GapRow, PeerRow, PeersReport, PeersSettings
 from paxon.bench.stable.failover import FailoverSettings, run_failover
 from paxon.bench.stable.stable import StableReport, StableRow, StableSettings, run_stable
 from paxon.kvstore.cluster.options import Durability
@@ -28,12 +22,9 @@ __all__ = ["FIGURES", "FiguresReport", "figures_report", "figures_sections"]
 
 _KILLS = 20
 _LOADS = {
-    "writes, 1 outstanding": "writes, 1 outstanding",
-    "writes, 64 outstanding": "writes, 64 outstanding",
-    "writes, 256 outstanding": "writes, 256 outstanding",
+    **{load: load for load in (f"writes, {n} outstanding" for n in (1, 64, 256))},
     "writes, pipelined": "writes, pipelined (up to 4,096)",
-    "reads, 1 outstanding": "linearizable reads, 1 outstanding",
-    "reads, 64 outstanding": "linearizable reads, 64 outstanding",
+    **{load: f"linearizable {load}" for load in (f"reads, {n} outstanding" for n in (1, 64))},
     "lease reads, 64 outstanding": "lease reads, 64 outstanding",
 }
 """Those that are shown, and how they are called."""
@@ -52,14 +43,13 @@ class FiguresSettings(RepeatedSettings, frozen=True, kw_only=True):
 
     def parts(self) -> tuple[StableSettings, PeersSettings | None, FailoverSettings]:
         """What is run, one after the other; no peers if etcd is not installed."""
-        shared: dict[str, Any] = {
-            name: getattr(self, name) for name in ("servers", "value_bytes", "seed", "options")
-        }
+        names = ("servers", "value_bytes", "seed", "options", "transport")
+        shared = {name: getattr(self, name) for name in names}
         times = {name: getattr(self, name) for name in ("seconds", "warmup", "repeat")}
         peers = PeersSettings(only=("etcd",), kills=0 if self.quick else 4, **shared, **times)
-        ((_, note),) = look_around(peers, Programs(default_directory()))
+        ((_, note),) = run.look_around(peers, Programs(default_directory()))
         return (
-            StableSettings(transport=self.transport, **shared, **times),
+            StableSettings(**shared, **times),
             None if note.skipped else peers,
             FailoverSettings(runs=2 if self.quick else _KILLS, **shared),
         )
@@ -79,7 +69,7 @@ def run_figures(settings: FiguresSettings, progress: Progress) -> FiguresReport:
     """Run it all. Raises `PaxonError` if a cluster cannot be started or loaded."""
     stable, peers, failover = settings.parts()
     taken = run_stable(stable, progress)
-    beside = run_peers(peers, progress) if peers else None
+    beside = run.run_peers(peers, progress) if peers else None
     gap = run_failover(failover, progress).rows[0].gap
     return figures_report(settings, taken, beside, gap)
 
@@ -121,20 +111,15 @@ def figures_sections(report: FiguresReport) -> list[Section]:
         "± half the range"
     )
     columns = ["load", "op/s", "p50 ms", "p99 ms", "to the floor", "beside etcd"]
-    cells = []
-    for row in report.rows:
-        if row.workload.name not in _LOADS:
-            continue
-        floor = row.floor
-        single = row.workload.in_flight == 1
-        ratio = (floor.latency_ratio if single else floor.rate_ratio) if floor else None
-        cells.append(
-            [
-                _LOADS[row.workload.name], count(row.rate), _milliseconds(row.p50),
-                _milliseconds(row.p99), "" if ratio is None else f"{_short(ratio)}x",
-                _times(report.etcd.get(row.workload.name, ())),
-            ]
-        )  # fmt: skip
+    cells = [
+        [
+            _LOADS[row.workload.name], count(row.rate), _milliseconds(row.p50),
+            _milliseconds(row.p99), "" if row.to_floor is None else f"{_short(row.to_floor)}x",
+            _times(report.etcd.get(row.workload.name, ())),
+        ]
+        for row in report.rows
+        if row.workload.name in _LOADS
+    ]  # fmt: skip
     gap, other = report.gap, report.etcd_gap
     beside = "" if other is None else f"etcd: {other.median * 1e3:,.0f} ms"
     kills = f"`kill -9` of the leader → next acknowledged write ({len(gap.values)} times)"

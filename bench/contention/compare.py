@@ -400,7 +400,7 @@ class PointRow(Figures, frozen=True, kw_only=True):
         others = self.point.servers - 1
 
         def wasted(measured: Measurement) -> float | None:
-            sent = measured.per_slot("p2a_sent")
+            sent = measured.by_slots(measured.count("p2a_sent"))
             return None if sent is None else max(0.0, sent - others)
 
         return self.over(wasted)

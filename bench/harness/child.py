@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -36,9 +36,7 @@ class Child:
         self._process = context.Process(target=_main, args=(theirs,), daemon=True)
         start_process(self._process)
         theirs.close()
-        if self._process.pid is None:
-            raise AssertionError("unreachable: it was just started")
-        self.pid: int = self._process.pid
+        self.pid: int = self._process.pid or 0
 
     def tell(self, function: Callable[..., object], *arguments: object) -> None:
         """Have it call a function of a module. Raises `BenchError` if it has died."""
@@ -100,7 +98,7 @@ def _main(pipe: Connection) -> None:
 
 def obey(pipe: Connection) -> None:
     """Call functions and send what they return, until the other end of the pipe is closed."""
-    try:
+    with suppress(EOFError, ConnectionError):
         while True:
             function, arguments = pipe.recv()
             try:
@@ -108,5 +106,3 @@ def obey(pipe: Connection) -> None:
             except PaxonError as error:
                 result = BenchError(str(error))  # others may not be pickled
             pipe.send(result)
-    except (EOFError, ConnectionError):
-        return

@@ -9,6 +9,7 @@ then the next. What is measured is the same as on a `LocalCluster`.
 from __future__ import annotations
 
 import gc
+import itertools
 import secrets
 import shutil
 import tempfile
@@ -57,24 +58,16 @@ class LabCluster:
     """A cluster on host processes, one at a time; use it in a `with` statement."""
 
     def __init__(
-        self,
-        hosts: Children,
-        servers: int,
-        *,
-        durability: Durability = "disk",
-        transport: Transport = "tcp",
-        round_trip: float = 0.0,
-        trace: bool = False,
-        directory: Path | None = None,
-        **options: Any,
-    ) -> None:
+        self, hosts: Children, servers: int, *, durability: Durability = "disk",
+        transport: Transport = "tcp", round_trip: float = 0.0, trace: bool = False,
+        directory: Path | None = None, **options: Any,
+    ) -> None:  # fmt: skip
         """Describe the cluster; see `start`.
 
         Args:
             hosts: the processes to run on.
             servers: how many, with the ids 1, 2, …
-            durability: "disk" or "memory".
-            transport: what servers talk to each other over.
+            durability, transport: as of `LocalCluster`.
             round_trip: seconds that a message between servers and its answer take on top of what
                 they take on this machine.
             trace: have the servers note what they send; `stop` returns it.
@@ -97,10 +90,8 @@ class LabCluster:
         """Start all servers and wait until each serves. Raises `BenchError` if one cannot."""
         try:
             self._starts = self._plans()
-            hosts = self._hosts.take(len(self.servers))
-            for server, host in zip(self.servers, hosts, strict=True):
-                host.tell(run_server, self._starts[server])
-                self._running[server] = host
+            for server in self.servers:
+                self._begin(server)
             self._gather()
         except BenchError:
             self.stop()
@@ -117,22 +108,25 @@ class LabCluster:
         peers = {s: f"tcp://127.0.0.1:{ports[2 * s - 1]}" for s in self.servers}
         if self._transport == "ipc":
             peers = {s: f"ipc://{scratch}/{s}" for s in self.servers}
-        data = self._kept if self._kept is not None else scratch
         cluster = "lab" if self._kept is not None else f"lab-{secrets.token_hex(4)}"
-        plans = {}
-        for server in self.servers:
-            try:
-                settings = Settings(
+        try:
+            all_settings = [
+                Settings(
                     cluster=cluster, server=server, servers=tuple(self.servers),
                     client_addresses=clients, **self._options,
-                )  # fmt: skip
-            except SettingsError as error:
-                raise BenchError(str(error)) from None
-            directory = str(data / f"server-{server}") if self._durability == "disk" else ""
-            plans[server] = Start(
-                settings, peers, clients[server], directory, self._delay, self._trace
+                )
+                for server in self.servers
+            ]  # fmt: skip
+        except SettingsError as error:
+            raise BenchError(str(error)) from None
+        data, on_disk = self._kept or scratch, self._durability == "disk"
+        return {
+            s.server: Start(
+                s, peers, clients[s.server], str(data / f"server-{s.server}") if on_disk else "",
+                self._delay, self._trace,
             )
-        return plans
+            for s in all_settings
+        }  # fmt: skip
 
     def stop(self) -> list[Event]:
         """Stop all servers, remove a temporary directory; what they sent, in order of time."""
@@ -143,9 +137,7 @@ class LabCluster:
         finally:
             self._running = {}
             self._scratch.close()
-        return sorted(
-            (event for events in noted for event in events), key=lambda event: event.seconds
-        )
+        return sorted(itertools.chain(*noted), key=lambda event: event.seconds)
 
     def stop_server(self, server: ServerId) -> None:
         """Stop one server in order."""
@@ -155,23 +147,25 @@ class LabCluster:
 
     def start_server(self, server: ServerId) -> float:
         """Start a stopped server again; seconds until it serves, replay included."""
-        host = self._hosts.take(len(self.servers))[server - 1]
-        host.tell(run_server, self._starts[server])
-        seconds: float = host.answer()
-        self._running[server] = host
+        seconds: float = self._begin(server).answer()
         return seconds
+
+    def _begin(self, server: ServerId) -> Child:
+        host = self._running[server] = self._hosts.take(len(self.servers))[server - 1]
+        host.tell(run_server, self._starts[server])
+        return host
 
     def _gather(self) -> list[Any]:
         """Take the answers of all, and only then raise what one of them says."""
         answers: list[Any] = []
-        failures: list[BenchError] = []
+        failure: BenchError | None = None
         for host in self._running.values():
             try:
                 answers.append(host.answer())
             except BenchError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return answers
 
     def __enter__(self) -> Self:
@@ -243,14 +237,10 @@ def run_server(start: Start) -> float:
 
     try:
         _Here.server = start_server(
-            start.settings,
-            KVStore(),
-            peers=start.peers,
-            client_bind=start.client,
-            directory=start.directory or None,
-            durability="disk" if start.directory else "memory",
+            start.settings, KVStore(), peers=start.peers, client_bind=start.client,
+            directory=start.directory or None, durability="disk" if start.directory else "memory",
             around_network=around,
-        )
+        )  # fmt: skip
     except ServerStartError as error:
         raise BenchError(f"server {start.settings.server} did not start: {error}") from None
     return time.monotonic() - begin
@@ -258,10 +248,8 @@ def run_server(start: Start) -> float:
 
 def stop_server() -> list[Event]:
     """Stop the server that runs here, if one does; what it sent, if that was noted."""
-    server, recorder = _Here.server, _Here.recorder
-    _Here.server = _Here.recorder = None
-    if server is not None:
-        server.stop()
-        del server
+    if _Here.server is not None:
+        _Here.server.stop()
+        _Here.server = None
         gc.collect()  # what the next server has to live with is not this one's garbage
-    return recorder.events if recorder is not None else []
+    return _Here.recorder.events if _Here.recorder is not None else []

@@ -83,14 +83,10 @@ class LabNetwork:
     """A server's `Network` and `BurstSource` around its sockets. One thread, as they."""
 
     def __init__(
-        self,
-        sockets: ServerSockets,
-        *,
-        delay: float = 0.0,
-        recorder: Recorder | None = None,
+        self, sockets: ServerSockets, *, delay: float = 0.0, recorder: Recorder | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`delay`: seconds that each message to another server takes, one way."""
         self._sockets = sockets
         self.reply = sockets.reply  # clients are near by
@@ -115,8 +111,7 @@ class LabNetwork:
         if self._recorder is not None:
             self._recorder.note(messages)
         if self._delay > 0:
-            due = self._monotonic() + self._delay
-            self._under_way.append((due, servers, messages))
+            self._under_way.append((self._monotonic() + self._delay, servers, messages))
         else:
             self._sockets.broadcast(servers, messages)
 
@@ -129,7 +124,10 @@ class LabNetwork:
 
     def receive(self) -> Burst[Any, Any]:
         """See `paxon.transport.BurstSource`."""
-        self._release()
+        now, under_way = self._monotonic(), self._under_way
+        while under_way and under_way[0][0] <= now:
+            _, servers, messages = under_way.popleft()
+            self._sockets.broadcast(servers, messages)
         return self._sockets.receive()
 
     def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
@@ -145,12 +143,3 @@ class LabNetwork:
             self._sockets.wait(whole, wake_fd)
         elif rest > 0:
             self._sleep(min(rest, _NAP_SECONDS))
-
-    def _release(self) -> None:
-        under_way = self._under_way
-        if not under_way:
-            return
-        now = self._monotonic()
-        while under_way and under_way[0][0] <= now:
-            _, servers, messages = under_way.popleft()
-            self._sockets.broadcast(servers, messages)

@@ -56,13 +56,16 @@ def describe_machine() -> Machine:
     )
 
 
+def _lines(path: str) -> list[tuple[str, str, str]]:
+    """The lines of such a file, parted by their colons; none where it is not there."""
+    with suppress(OSError):
+        return [text.partition(":") for text in Path(path).read_text("utf-8").splitlines()]
+    return []
+
+
 def _cpu_model() -> str:
-    with suppress(OSError):  # a system without /proc
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.machine() or "unknown processor"
+    models = (text for name, _, text in _lines("/proc/cpuinfo") if name.strip() == "model name")
+    return next(models, platform.machine() or "unknown processor").strip()
 
 
 def cpu_seconds(pid: int) -> float:
@@ -79,22 +82,17 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def memory_bytes(pid: int | None = None, *, line: str = "VmRSS") -> int:
-    """What a process (by default this one) has in memory now. Raises ProcessLookupError."""
-    path = Path(f"/proc/{'self' if pid is None else pid}/status")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise ProcessLookupError(pid) from None
-    for name, _, value in (text.partition(":") for text in lines):
+def memory_bytes(pid: int | str = "self", line: str = "VmRSS") -> int:
+    """What a process has in memory now, or of another such line. Raises ProcessLookupError."""
+    for name, _, value in _lines(f"/proc/{pid}/status"):
         if name == line:
             return int(value.split()[0]) * 1024
     raise ProcessLookupError(pid)  # a process that has ended has no memory any more
 
 
-def peak_memory_bytes(pid: int | None = None) -> int:
+def peak_memory_bytes(pid: int) -> int:
     """The most that it ever had. Raises ProcessLookupError."""
-    return memory_bytes(pid, line="VmHWM")
+    return memory_bytes(pid, "VmHWM")
 
 
 def children_of(pid: int) -> list[int]:
@@ -104,8 +102,6 @@ def children_of(pid: int) -> list[int]:
     """
     found: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            found += [int(child) for child in path.read_text(encoding="ascii").split()]
-        except FileNotFoundError:  # that thread has just ended
-            continue
+        with suppress(FileNotFoundError):  # that thread has just ended
+            found += map(int, path.read_text(encoding="ascii").split())
     return found

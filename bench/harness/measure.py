@@ -59,13 +59,14 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     operations: int
     failed: int
+    """Without an answer in time, or with an error."""
     first_error: str
     unfinished: int
     """Without an answer at the end: as many as are kept under way, unless all were answered."""
     longest_wait: float
-    """Seconds that any operation waited, whether it got its answer or was still waiting."""
+    """Seconds that any operation waited, whether or not it got its answer."""
     rate: float
-    """Operations a second, of all clients together."""
+    """Operations a second, of all clients together; 0 if nothing got through."""
     latency: Latency
     client_cpu: float
     """CPU seconds that all clients used."""
@@ -77,26 +78,22 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """What all servers together counted meanwhile (`paxon status --json` shows the names), without
     what stood still."""
 
+    def count(self, counter: str) -> int:
+        """Of a counter."""
+        return self.counters.get(counter, 0)
+
     def each(self, figure: float) -> float | None:
         """Of a figure, for each operation; None if there was no operation."""
         return figure / self.operations if self.operations else None
 
-    def per_operation(self, counter: str) -> float | None:
-        """Of a counter, for each operation; None if there was no operation."""
-        return self.each(self.counters.get(counter, 0))
-
     def per_second(self, counter: str) -> float:
         """Of a counter, for each second."""
-        return self.counters.get(counter, 0) / self.seconds
+        return self.count(counter) / self.seconds
 
     def by_slots(self, figure: float) -> float | None:
         """Of a figure, for each slot that was chosen; None if there was none."""
-        slots = self.counters.get("slots_chosen", 0)
+        slots = self.count("slots_chosen")
         return figure / slots if slots else None
-
-    def per_slot(self, counter: str) -> float | None:
-        """The same of a counter."""
-        return self.by_slots(self.counters.get(counter, 0))
 
     def leaderless(self) -> float:
         """The share of the time in which nobody led, from 0 to 1.
@@ -104,28 +101,24 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
         Servers count the time for which they lead. A deposed leader that has not heard of it yet
         counts on for a message's length, so this is a lower bound, never below 0.
         """
-        return min(1.0, max(0.0, 1.0 - self.counters.get("leading_us", 0) / 1e6 / self.seconds))
+        return min(1.0, max(0.0, 1.0 - self.count("leading_us") / 1e6 / self.seconds))
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of load over all repeats. Latencies are seconds."""
+    """One kind of load over all repeats; see `Measurement`. Latencies are seconds."""
 
     rate: Spread
-    """Operations a second, of all clients together; 0 if nothing got through."""
     p50: Spread | None
     """This and the next two are None if no operation ever got its answer."""
     p99: Spread | None
     p999: Spread | None
     longest_wait: float
-    """Of any operation in any repeat, whether or not it ever got its answer."""
     failed: int
-    """Operations that got no answer in time, or an error."""
     first_error: str
     server_cpu: Spread | None
     """CPU seconds of all servers together for each operation."""
     client_cpu: Spread | None
     repeats: list[Measurement]
-    """All that was measured."""
 
     def over(self, figure: Callable[[Measurement], float | None]) -> Spread | None:
         """Any other figure over the repeats that have it."""
@@ -137,7 +130,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     def total(self, counter: str) -> int:
         """Of a counter, in all repeats together."""
-        return sum(m.counters.get(counter, 0) for m in self.repeats)
+        return sum(m.count(counter) for m in self.repeats)
 
 
 def figures_of(measured: Sequence[Measurement]) -> dict[str, Any]:
@@ -211,17 +204,6 @@ def counts_of(cluster: LocalCluster | LabCluster) -> ServerCounts:
     raise BenchError(f"servers {silent} do not answer; their logs may say why")
 
 
-def measure(
-    counts: Counts, processes: Sequence[Child], jobs: Sequence[Job], seconds: float
-) -> Measurement:
-    """Run a job in each client process at the same time, and count what the servers do.
-
-    Raises `BenchError` if a client or server fails.
-    """
-    prepare(processes, jobs)
-    return stretch(counts, processes, seconds)
-
-
 def measure_on(
     cluster: LocalCluster | LabCluster, clients: Children, load: Workload, *, seconds: float,
     warmup: float, seed: int, follow: bool = True, open_load: OpenLoad = open_client_load,
@@ -241,8 +223,19 @@ def prepare(processes: Sequence[Child], jobs: Sequence[Job]) -> None:
         process.answer(job.warmup)
 
 
+def measure(
+    counts: Counts, processes: Sequence[Child], jobs: Sequence[Job], seconds: float
+) -> Measurement:
+    """Run a job in each client process at the same time; see `stretch`."""
+    prepare(processes, jobs)
+    return stretch(counts, processes, seconds)
+
+
 def stretch(counts: Counts, processes: Sequence[Child], seconds: float) -> Measurement:
-    """Put the load of prepared clients on for so long; may be called again. See `measure`."""
+    """Put the load of prepared clients on for so long, and count what the servers do meanwhile.
+
+    May be called again. Raises `BenchError` if a client or server fails.
+    """
     before = counts()
     begin = time.perf_counter()
     samples = run_all(processes, seconds)
@@ -268,8 +261,7 @@ def combine(
     for server, reply in after.replies.items():
         counters.update(reply.counters)
         counters.subtract(before.replies[server].counters)
-    latency = latency_of(latencies)
-    used = [after.cpu[server] - before.cpu[server] for server in after.cpu]
+    latency, used = latency_of(latencies), [after.cpu[it] - before.cpu[it] for it in after.cpu]
     return Measurement(
         seconds=elapsed,
         operations=sum(sample.operations for sample in samples),
@@ -287,14 +279,9 @@ def combine(
 
 
 def jobs_for(
-    workload: Workload,
-    addresses: Sequence[str],
-    *,
-    warmup: float,
-    seed: int,
-    follow: bool = True,
-    open_load: OpenLoad = open_client_load,
-) -> list[Job]:
+    workload: Workload, addresses: Sequence[str], *, warmup: float, seed: int,
+    follow: bool = True, open_load: OpenLoad = open_client_load,
+) -> list[Job]:  # fmt: skip
     """A job for each client: all `follow` to the leader, or each stays with one server."""
     return [
         Job(

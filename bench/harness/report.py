@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CLIENT_CPU", "FAILED", "LONGEST_WAIT", "P50", "P99", "P999", "RATE", "SERVER_CPU", "Bench",
     "Column", "Progress", "Report", "Section", "check_writable", "count", "fill_page",
-    "markdown", "milliseconds", "now_in_utc", "per_operation", "per_second", "per_slot",
-    "ratio", "ratios", "read_json", "rich_table", "small", "splice", "table_of", "told",
+    "markdown", "milliseconds", "now_in_utc", "per_operation", "per_second", "per_slot", "ratio",
+    "ratios", "read_json", "rich_table", "shown", "small", "splice", "table_of", "told",
     "write_json",
 ]  # fmt: skip
 
@@ -154,8 +154,7 @@ def markdown_table(section: Section) -> str:
     """For a page, without its title."""
     marks = ["---"] * section.left + ["---:"] * (len(section.columns) - section.left)
     heads = [column.replace("\n", " ") for column in section.columns]
-    lines = [heads, marks, *section.rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, marks, *section.rows))
 
 
 def markdown(report: Report[Any, Any], sections: Sequence[Section], notes: Sequence[str]) -> str:
@@ -166,12 +165,9 @@ def markdown(report: Report[Any, Any], sections: Sequence[Section], notes: Seque
         if head:
             parts[0] += f" {head}."
         table = markdown_table(section)
-        if section.folded:
-            parts += [f"<details><summary>{title}</summary>", table, "</details>"]
-        else:
-            parts += [f"**{title}**", table]
-    if notes:
-        parts.append("\n".join(f"- {note}" for note in notes))
+        folded = [f"<details><summary>{title}</summary>", table, "</details>"]
+        parts += folded if section.folded else [f"**{title}**", table]
+    parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
     return "\n\n".join(parts)
 
 
@@ -210,17 +206,20 @@ def fill_page(path: Path, name: str, figures: str, *, write: bool = True) -> Non
 
 def count(figure: Spread | None) -> str:
     """A large number with its spread: 12,345 ±3 %."""
-    if figure is None:
-        return "-"
-    text = f"{figure.median:,.0f}"
-    if figure.median == 0:
+    text = shown(figure, "{:,.0f}")
+    if figure is None or figure.median == 0 or len(figure.values) == 1:
         return text
-    return f"{text} ±{figure.relative * 100:.0f} %" if len(figure.values) > 1 else text
+    return f"{text} ±{figure.relative * 100:.0f} %"
+
+
+def shown(figure: Spread | None, form: str, scale: float = 1.0) -> str:
+    """The median in a form such as "{:.2f}"."""
+    return "-" if figure is None else form.format(figure.median * scale)
 
 
 def milliseconds(figure: Spread | None) -> str:
     """Seconds, shown as milliseconds."""
-    return "-" if figure is None else f"{figure.median * 1e3:.2f}"
+    return shown(figure, "{:.2f}", 1e3)
 
 
 def ratio(figure: float | None) -> str:
@@ -230,43 +229,39 @@ def ratio(figure: float | None) -> str:
 
 def ratios(figure: Spread | None) -> str:
     """Of pairs: the median, and the least and most."""
-    if figure is None:
-        return "-"
-    if len(figure.values) == 1:
-        return f"{figure.median:.2f}"
-    return f"{figure.median:.2f} ({figure.low:.2f} … {figure.high:.2f})"
+    text = shown(figure, "{:.2f}")
+    if figure is None or len(figure.values) == 1:
+        return text
+    return f"{text} ({figure.low:.2f} … {figure.high:.2f})"
 
 
 def small(figure: Spread | None) -> str:
     """A small number with about three digits that count."""
-    return "-" if figure is None else f"{figure.median:.3g}"
+    return shown(figure, "{:.3g}")
 
 
 # --- columns that tables of several benches have -------------------------------------------------
-
-
-def _microseconds(figure: Spread | None) -> str:
-    return "-" if figure is None else f"{figure.median * 1e6:.1f}"
-
 
 RATE = Column("op/s", lambda row: count(row.rate))
 P50 = Column("p50\nms", lambda row: milliseconds(row.p50))
 P99 = Column("p99\nms", lambda row: milliseconds(row.p99))
 P999 = Column("p99.9\nms", lambda row: milliseconds(row.p999))
 LONGEST_WAIT = Column("longest\nwait ms", lambda row: f"{row.longest_wait * 1e3:,.0f}")
-SERVER_CPU = Column("servers\nµs/op", lambda row: _microseconds(row.server_cpu))
-CLIENT_CPU = Column("clients\nµs/op", lambda row: _microseconds(row.client_cpu))
+SERVER_CPU = Column("servers\nµs/op", lambda row: shown(row.server_cpu, "{:.1f}", 1e6))
+CLIENT_CPU = Column("clients\nµs/op", lambda row: shown(row.client_cpu, "{:.1f}", 1e6))
 FAILED = Column("failed", lambda row: str(row.failed))
 
 
 def per_operation(counter: str, head: str) -> Column:
     """A counter of the servers, for each operation."""
-    return Column(f"{head}\n/op", lambda row: small(row.over(lambda m: m.per_operation(counter))))
+    return Column(f"{head}\n/op", lambda row: small(row.over(lambda m: m.each(m.count(counter)))))
 
 
 def per_slot(counter: str, head: str) -> Column:
     """The same, for each chosen slot."""
-    return Column(f"{head}\n/slot", lambda row: small(row.over(lambda m: m.per_slot(counter))))
+    return Column(
+        f"{head}\n/slot", lambda row: small(row.over(lambda m: m.by_slots(m.count(counter))))
+    )
 
 
 def per_second(counter: str, head: str) -> Column:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, T
 import msgspec
 import typer
 
-from paxon.bench.harness import flags
 from paxon.bench.harness import plot_style as style
+from paxon.bench.harness import report as col
 from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.flags import Names, RepeatedSettings
+from paxon.bench.harness.flags import Names, Repeat, RepeatedSettings, Seconds, Several, Warmup
 from paxon.bench.harness.load import CLIENT, OpenLoad, open_client_load
 from paxon.bench.harness.measure import (
     Figures,
@@ -32,7 +32,7 @@ from paxon.bench.harness.measure import (
     measure_on,
     ratios_of,
 )
-from paxon.bench.harness.report import Bench, Progress, Report, Section, count, milliseconds, ratios
+from paxon.bench.harness.report import Bench, Column, Progress, Report, Section
 from paxon.bench.harness.summary import Spread, spread_of
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.etcd import Etcd, Gateway, etcd_kills, open_etcds_calls
@@ -42,7 +42,7 @@ from paxon.bench.peers.programs import Programs, default_directory
 from paxon.bench.peers.pysyncobj import PySyncObj
 from paxon.bench.peers.redis import PIPELINE, Redis
 from paxon.bench.stable.failover import FailoverSettings, paxon_kills
-from paxon.kvstore.cluster.local_cluster import LocalCluster
+from paxon.kvstore.cluster.local_cluster import LocalCluster, Transport
 from paxon.kvstore.cluster.options import Durability
 from paxon.kvstore.errors import PaxonError
 
@@ -60,8 +60,8 @@ Peer: TypeAlias = Literal["etcd", "redis", "pysyncobj"]
 _NAMES: tuple[Peer, ...] = get_args(Peer)
 
 
-class PeersSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured. Times are seconds."""
+class PeersSettings(RepeatedSettings, frozen=True, kw_only=True):
+    """What is measured. `servers` are those of Paxon, of etcd and of PySyncObj."""
 
     QUICK: ClassVar[dict[str, float]] = {"seconds": 1.0, "warmup": 0.3, "repeat": 2, "kills": 1}
 
@@ -76,21 +76,16 @@ class PeersSettings(msgspec.Struct, frozen=True, kw_only=True):
             "then end.",
         ),
     ] = False
-    servers: flags.Several = 3
-    """Of Paxon, of etcd and of PySyncObj."""
-    value_bytes: flags.ValueSize = 64
-    seconds: flags.Seconds = 3.0
-    """Of each measurement."""
-    warmup: flags.Warmup = 1.0
-    repeat: flags.Repeat = 5
+    servers: Several = 3
+    seconds: Seconds = 3.0
+    warmup: Warmup = 1.0
+    repeat: Repeat = 5
     kills: Annotated[
         int, typer.Option(min=0, help="How often leaders are killed in each repeat.")
     ] = 4
-    seed: flags.Seed = 1
-    quick: flags.Quick = False
-    """Fewer loads."""
-    options: flags.Options = {}
-    """Of Paxon's servers, beside their defaults."""
+    durability: Durability = "disk"
+    transport: Transport = "tcp"
+    """No flags: what is compared decides."""
 
 
 class PeerNote(msgspec.Struct, frozen=True, kw_only=True, tag="note"):
@@ -190,47 +185,23 @@ def peers_sections(report: PeersReport) -> list[Section]:
         f"{settings.repeat} x {settings.seconds:g} s; ratios are medians of neighbouring pairs, "
         "with the least and the most"
     )
-    columns = [
-        "load", "beside", "Paxon\nop/s", "other\nop/s", "op/s\nratio", "Paxon\np50 ms",
-        "other\np50 ms", "p50\nratio", "p99\nratio", "Paxon µs/op\nservers + clients",
-        "other µs/op\nservers + clients",
-    ]  # fmt: skip
     blocks = [n for n in range(1, len(others)) if others[n] != others[n - 1]]
-    sections = [Section(title, columns, [_cells(*pair) for pair in pairs], left=2, blocks=blocks)]
+    rows = [row for row, _ in pairs]
+    sections = [col.table_of(title, _COLUMNS, rows, left=2, blocks=blocks)]
     gaps = [row for row in report.rows if isinstance(row, GapRow)]
     if gaps:
         title = "kill -9 of the leader to the next acknowledged write"
-        columns = ["beside", "kills\neach", "Paxon\nms", "other\nms", "ratio"]
-        cells = [
-            [
-                row.other_name, str(len(row.paxon.values)), _gap(row.paxon), _gap(row.other),
-                f"{row.ratio:.2f}",
-            ]
-            for row in gaps
-        ]  # fmt: skip
-        sections.append(Section(title, columns, cells))
+        sections.append(col.table_of(title, _GAP_COLUMNS, gaps))
     return sections
 
 
-def _cells(row: PeerRow, other: SystemFigures) -> list[str]:
-    return [
-        row.load.name + _memory(row), other.name, count(row.paxon.rate), count(other.rate),
-        ratios(row.ratios.rate), milliseconds(row.paxon.p50), milliseconds(other.p50),
-        _median(row.ratios.p50), _median(row.ratios.p99), _cpu(row.paxon), _cpu(other),
-    ]  # fmt: skip
-
-
-def _memory(row: PeerRow) -> str:
-    return "" if row.paxon.name == "Paxon" else f" ({row.paxon.name})"
+def _named(row: PeerRow) -> str:
+    return row.load.name + ("" if row.paxon.name == "Paxon" else f" ({row.paxon.name})")
 
 
 def _gap(seconds: Spread) -> str:
     """Median, and the least and most, in milliseconds."""
     return f"{seconds.median * 1e3:.0f} ({seconds.low * 1e3:.0f} … {seconds.high * 1e3:.0f})"
-
-
-def _median(ratio: Spread | None) -> str:
-    return "-" if ratio is None else f"{ratio.median:.2f}"
 
 
 def _cpu(system: SystemFigures) -> str:
@@ -241,14 +212,34 @@ def _cpu(system: SystemFigures) -> str:
     return f"{servers:.1f} + {clients:.1f}" if clients else f"{servers:.1f} in all"
 
 
+_COLUMNS = [
+    Column("load", _named),
+    Column("beside", lambda row: row.other.name),
+    Column("Paxon\nop/s", lambda row: col.count(row.paxon.rate)),
+    Column("other\nop/s", lambda row: col.count(row.other.rate)),
+    Column("op/s\nratio", lambda row: col.ratios(row.ratios.rate)),
+    Column("Paxon\np50 ms", lambda row: col.milliseconds(row.paxon.p50)),
+    Column("other\np50 ms", lambda row: col.milliseconds(row.other.p50)),
+    Column("p50\nratio", lambda row: col.shown(row.ratios.p50, "{:.2f}")),
+    Column("p99\nratio", lambda row: col.shown(row.ratios.p99, "{:.2f}")),
+    Column("Paxon µs/op\nservers + clients", lambda row: _cpu(row.paxon)),
+    Column("other µs/op\nservers + clients", lambda row: _cpu(row.other)),
+]
+_GAP_COLUMNS = [
+    Column("beside", lambda row: row.other_name),
+    Column("kills\neach", lambda row: str(len(row.paxon.values))),
+    Column("Paxon\nms", lambda row: _gap(row.paxon)),
+    Column("other\nms", lambda row: _gap(row.other)),
+    Column("ratio", lambda row: f"{row.ratio:.2f}"),
+]
+
+
 def peers_notes(report: Report[Any, Any]) -> list[str]:
     """What a reader has to know about each peer, and what went wrong."""
     lines = []
     for note in (row for row in report.rows if isinstance(row, PeerNote)):
-        if note.skipped:
-            lines.append(note.skipped)
-            continue
-        lines.append(f"{note.peer} {note.version}: {note.driven}. Durability: {note.durability}.")
+        how = f"{note.peer} {note.version}: {note.driven}. Durability: {note.durability}."
+        lines.append(note.skipped or how)
         lines += [f"Left out, because it failed: {problem}" for problem in note.problems]
     systems = [(row, system) for row, other in _pairs(report) for system in (row.paxon, other)]
     lines += [
@@ -267,7 +258,7 @@ def peers_notes(report: Report[Any, Any]) -> list[str]:
 def plot_peers(report: PeersReport) -> Figure:
     """A bar for each pair: how many times the other's operations a second Paxon does."""
     rows = [
-        (f"{row.load.name}{_memory(row)} / {other.name}", other.name.partition(",")[0], ratio)
+        (f"{_named(row)} / {other.name}", other.name.partition(",")[0], ratio)
         for row, other in _pairs(report)
         if (ratio := row.ratios.rate) is not None
     ]
@@ -287,7 +278,6 @@ def plot_peers(report: PeersReport) -> Figure:
 
 
 # --- systems -------------------------------------------------------------------------------------
-
 
 _START_ATTEMPTS = 3
 _REDIS_DEFAULT = 50 * PIPELINE
@@ -378,14 +368,9 @@ def blocks_of(settings: PeersSettings, peers: Sequence[Peer]) -> list[Block]:
     ]
     made = [Block(*plan) for plan in plans]
     made.insert(1, Block("etcd", "disk", _etcds_calls(few=few), through=True))
+    sized = functools.partial(msgspec.structs.replace, value_bytes=settings.value_bytes)
     return [
-        msgspec.structs.replace(
-            block,
-            loads=[
-                msgspec.structs.replace(load, value_bytes=settings.value_bytes)
-                for load in block.loads
-            ],
-        )
+        msgspec.structs.replace(block, loads=list(map(sized, block.loads)))
         for block in made
         if block.peer in peers
     ]
@@ -405,14 +390,11 @@ def start_peers(peer: Peer, programs: Programs, settings: PeersSettings) -> list
     """The systems that a peer stands for. Raises `BenchError`."""
     starts: list[Callable[[], System]] = [functools.partial(Redis, programs)]
     if peer == "etcd":
-        ways: list[tuple[Connections, str]] = [
-            ("one", ", one connection"), ("each", ", a connection each"),
-        ]  # fmt: skip
+        etcd = functools.partial(Etcd, programs, settings.servers)
+        one, each = (functools.partial(open_etcd_load, way) for way in get_args(Connections))
         starts = [
-            functools.partial(
-                Etcd, programs, settings.servers, functools.partial(open_etcd_load, way), words
-            )
-            for way, words in ways
+            functools.partial(etcd, one, ", one connection"),
+            functools.partial(etcd, each, ", a connection each"),
         ]
     elif peer == "pysyncobj":
         starts = [
@@ -439,37 +421,41 @@ def started(start: Callable[[], System]) -> System:
     return start()
 
 
+_PEERS: dict[Peer, tuple[str, str, str]] = {
+    "etcd": (
+        "etcd",
+        "{servers} members; gRPC straight to the leader from one client process, on one "
+        "connection or on one for each outstanding operation",
+        "synced to disk before it answers, as Paxon",
+    ),
+    "redis": (
+        "Redis",
+        "one node that replicates nothing; redis-benchmark with a connection for each "
+        f"outstanding operation, pipelined with -P {PIPELINE}",
+        "appendfsync always: synced to disk before it answers, on one disk instead of a majority's",
+    ),
+    "pysyncobj": (
+        "PySyncObj",
+        "{servers} processes; the load is made inside the leader's by callbacks, so that its "
+        "cost is among the servers'; log compaction off, which is faster",
+        "journal in a memory-mapped file that is never synced: less than Paxon's",
+    ),
+}
+"""Its name, where its load comes from, and what it has on disk when it answers."""
+
+
 def look_around(settings: PeersSettings, programs: Programs) -> list[tuple[Peer, PeerNote]]:
     """Each peer that is asked for, with its version, or a sentence on why it is skipped."""
-    servers = settings.servers
-    names: dict[Peer, str] = {"etcd": "etcd", "redis": "Redis", "pysyncobj": "PySyncObj"}
-    ways: dict[Peer, tuple[str, str]] = {
-        "etcd": (
-            f"{servers} members; gRPC straight to the leader from one client process, on one "
-            "connection or on one for each outstanding operation",
-            "synced to disk before it answers, as Paxon",
-        ),
-        "redis": (
-            "one node that replicates nothing; redis-benchmark with a connection for each "
-            f"outstanding operation, pipelined with -P {PIPELINE}",
-            "appendfsync always: synced to disk before it answers, on one disk instead of a "
-            "majority's",
-        ),
-        "pysyncobj": (
-            f"{servers} processes; the load is made inside the leader's by callbacks, so that its "
-            "cost is among the servers'; log compaction off, which is faster",
-            "journal in a memory-mapped file that is never synced: less than Paxon's",
-        ),
-    }
     found = []
     for peer in settings.only:
-        name, (driven, durability) = names[peer], ways[peer]
+        name, driven, durability = _PEERS[peer]
+        note = PeerNote(
+            peer=name, driven=driven.format(servers=settings.servers), durability=durability
+        )
         try:
-            version = _version(peer, programs)
+            note = msgspec.structs.replace(note, version=_version(peer, programs))
         except BenchError as error:
-            found.append((peer, PeerNote(peer=name, skipped=f"{name} was left out: {error}")))
-            continue
-        note = PeerNote(peer=name, version=version, driven=driven, durability=durability)
+            note = PeerNote(peer=name, skipped=f"{name} was left out: {error}")
         found.append((peer, note))
     return found
 
@@ -542,15 +528,14 @@ def _run_block(
 
 
 def take_turns(
-    systems: Sequence[System], loads: Sequence[Workload],
-    settings: PeersSettings | RepeatedSettings, problems: list[str], progress: Progress,
+    systems: Sequence[System], loads: Sequence[Workload], settings: RepeatedSettings,
+    problems: list[str], progress: Progress,
 ) -> dict[tuple[str, str], Turns]:  # fmt: skip
     """Put each load on one system after the other, again and again; failures go to `problems`.
 
     Returns what was measured, by load and system.
     """
-    taken: dict[tuple[str, str], Turns]
-    taken = {(load.name, system.name): {} for load in loads for system in systems}
+    taken: dict[tuple[str, str], Turns] = {(ld.name, sy.name): {} for ld in loads for sy in systems}
     for repeat in range(settings.repeat):
         for load in loads:
             for system in systems:
@@ -565,9 +550,8 @@ def take_turns(
 
 
 def _take(
-    system: System, idle: Sequence[System], load: Workload,
-    settings: PeersSettings | RepeatedSettings, repeat: int,
-) -> Taken:  # fmt: skip
+    system: System, idle: Sequence[System], load: Workload, settings: RepeatedSettings, repeat: int
+) -> Taken:
     """Measure one system while the others idle. Raises `PaxonError`."""
 
     def used() -> float:
@@ -575,11 +559,9 @@ def _take(
 
     before, begin = used(), time.monotonic()
     measured = system.measure(
-        load,
-        seconds=load.seconds or settings.seconds,
-        warmup=settings.warmup,
+        load, seconds=load.seconds or settings.seconds, warmup=settings.warmup,
         seed=settings.seed + repeat,
-    )
+    )  # fmt: skip
     return Taken(measured, (used() - before) / (time.monotonic() - begin))
 
 

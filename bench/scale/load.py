@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import zmq
 
 from paxon.actors.codecs import client_codec
 from paxon.actors.limits.turns import OPENINGS
 from paxon.actors.messages import (
-    ClientMessage,
     Command,
     CommandReply,
     NotLeader,
@@ -40,31 +39,6 @@ _ELECTION_SECONDS = 0.05
 clock = time.perf_counter
 
 
-class _Link:
-    """One socket to one server."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._context = Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(address)
-        self._codec = client_codec()
-
-    def send(self, messages: Sequence[ClientMessage]) -> None:
-        self._socket.send(self._codec.encode(messages))
-
-    def receive(self, timeout: float) -> list[ServerReply]:
-        """The messages of one frame. Raises TimeoutError if none comes."""
-        if not self._socket.poll(round(timeout * 1000)):
-            raise TimeoutError
-        replies: list[ServerReply] = self._codec.decode(self._socket.recv())[2]
-        return replies
-
-    def close(self) -> None:
-        self._context.destroy()
-
-
 class SessionLink:
     """Single writes, from many sessions in turn; see `Link`."""
 
@@ -73,7 +47,10 @@ class SessionLink:
 
         Raises `PaxonError` if they cannot be opened.
         """
-        self._link = _Link(job.addresses[0])
+        self._context = Context()
+        self._codec = client_codec()
+        self._address = job.addresses[0]
+        self._dial()
         self._outstanding = job.workload.outstanding
         data = WorkloadData(job.workload, job.seed)
         self._commands = [encode_operations([Put(key.encode(), data.value)]) for key in data.keys]
@@ -85,29 +62,43 @@ class SessionLink:
         """The highest number answered in each; answers of one session come in order."""
         self._started: dict[tuple[int, int], float] = {}
 
+    def _dial(self) -> None:
+        """Begin again, as another client. Answers that are on their way get lost."""
+        self._context.destroy(linger=0)
+        self._context = Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.connect(self._address)
+
+    def _receive(self, seconds: float) -> list[ServerReply]:
+        """The messages of one frame. Raises TimeoutError if none comes."""
+        if not self._socket.poll(round(seconds * 1000)):
+            raise TimeoutError
+        replies: list[ServerReply] = self._codec.decode(self._socket.recv())[2]
+        return replies
+
     def _open(self, sessions: int) -> list[int]:
         found: list[int] = []
         give_up_at = clock() + _PATIENCE_SECONDS
         while len(found) < sessions:
             # As many as one client may open at once; the next ones as another client.
-            wanted = min(OPENINGS, sessions - len(found))
-            refusal = self._open_at_once(found, wanted)
-            if refusal is None:
-                give_up_at = clock() + _PATIENCE_SECONDS
-                self._dial(self._link.address)
-            elif isinstance(refusal, NotLeader) and clock() < give_up_at:
-                self._follow(refusal)
-            else:
+            refusal = self._open_at_once(found, min(OPENINGS, sessions - len(found)))
+            if isinstance(refusal, NotLeader) and clock() < give_up_at:
+                if not refusal.address:
+                    time.sleep(_ELECTION_SECONDS)
+                self._address = refusal.address or self._address
+            elif refusal is not None:
                 raise PaxonError(f"the leader opens no session: {refusal}")
+            self._dial()
         return found
 
     def _open_at_once(self, found: list[int], wanted: int) -> ServerReply | None:
         """Add so many sessions to those found; what was answered instead, if anything was."""
         reached = len(found) + wanted
-        self._link.send([OpenSession(number + 1) for number in range(len(found), reached)])
+        asked = [OpenSession(number + 1) for number in range(len(found), reached)]
+        self._socket.send(self._codec.encode(asked))
         while len(found) < reached:
             try:
-                replies = self._link.receive(_PATIENCE_SECONDS)
+                replies = self._receive(_PATIENCE_SECONDS)
             except TimeoutError:
                 raise RequestTimeout("the leader opens no session: it does not answer") from None
             for reply in replies:
@@ -115,17 +106,6 @@ class SessionLink:
                     return reply
                 found.append(reply.session)
         return None
-
-    def _follow(self, refusal: NotLeader) -> None:
-        """Another server leads by now. Answers of the old one that are on their way get lost."""
-        address = refusal.address or self._link.address
-        if not refusal.address:
-            time.sleep(_ELECTION_SECONDS)
-        self._dial(address)
-
-    def _dial(self, address: str) -> None:
-        self._link.close()
-        self._link = _Link(address)
 
     def top_up(self, now: float) -> None:
         """See `Link`: the next commands, each from the next session."""
@@ -138,11 +118,12 @@ class SessionLink:
             self._started[session, seq] = now
             self._place = (self._place + 1) % len(commands)
             acked = self._answered[session] + 1
-            self._link.send([Command(session, seq, acked, 0, commands[self._place])])
+            command = Command(session, seq, acked, 0, commands[self._place])
+            self._socket.send(self._codec.encode([command]))
 
     def take(self, seconds: float) -> list[Answer]:
         """See `Link`: the answers of one frame."""
-        replies = self._link.receive(seconds)
+        replies = self._receive(seconds)
         now = clock()
         answers: list[Answer] = []
         for reply in replies:
@@ -157,7 +138,7 @@ class SessionLink:
 
     def close(self) -> None:
         """Disconnect; the sessions stay until they expire."""
-        self._link.close()
+        self._context.destroy(linger=0)
 
 
 def open_sessions(job: Job, *, sessions: int) -> tuple[Loop, Callable[[], None]]:

@@ -7,6 +7,7 @@ as in `compare`. Keys and log grow on one cluster, and everything is measured at
 from __future__ import annotations
 
 import functools
+import operator
 import random
 import tempfile
 import time
@@ -225,26 +226,22 @@ def _costs(report: ScaleReport, part: PartName) -> Section:
     return col.table_of(title, columns, [row for row in report.rows if row.part == part])
 
 
-def _mib(head: str, field: str) -> Column:
-    return Column(head, lambda row: f"{getattr(row, field) / 2**20:,.1f}")
+def _number(head: str, field: str, form: str = "{:,}", scale: float = 1) -> Column:
+    """A field, such as `pings.p99`, in a form; None as a dash."""
 
-
-def _whole(head: str, field: str) -> Column:
-    return Column(head, lambda row: f"{getattr(row, field):,}")
-
-
-def _ms(head: str, latency: str, figure: str) -> Column:
-    """A figure of a `Latency`, seconds in milliseconds."""
-
-    def cell(row: PauseRow) -> str:
-        seconds = getattr(getattr(row, latency), figure)
-        return "-" if seconds is None else f"{seconds * 1e3:.1f}"
+    def cell(row: Any) -> str:
+        number = operator.attrgetter(field)(row)
+        return "-" if number is None else form.format(number * scale)
 
     return Column(head, cell)
 
 
+_mib = functools.partial(_number, form="{:,.1f}", scale=1 / MIB)
+_ms = functools.partial(_number, form="{:,.1f}", scale=1e3)
+
+
 _MEMORY = [
-    _whole("keys", "keys"), _whole("value bytes", "value_bytes"), _mib("server\nMiB", "server"),
+    _number("keys", "keys"), _number("value bytes", "value_bytes"), _mib("server\nMiB", "server"),
     _mib("most\nMiB", "server_peak"), _mib("bare dict\nMiB", "bare"),
     Column("server\nbytes/key", lambda row: f"{row.server / row.keys:,.0f}"),
     Column("dict\nbytes/key", lambda row: f"{row.bare / row.keys:,.0f}"),
@@ -255,50 +252,45 @@ _HOLDS = {
 }  # fmt: skip
 _REPLAY = [
     Column("directory holds", lambda row: _HOLDS[row.kind]), _mib("MiB on disk", "disk_bytes"),
-    _whole("keys of 1 KiB", "keys"), _whole("slots", "slots"),
-    Column("start ms", lambda row: f"{row.seconds.median * 1e3:,.1f}"),
+    _number("keys of 1 KiB", "keys"), _number("slots", "slots"),
+    _ms("start ms", "seconds.median"),
     Column(
         "MiB/s",
-        lambda row: f"{row.disk_bytes / 2**20 / row.seconds.median:,.0f}" if row.keys else "-",
+        lambda row: f"{row.disk_bytes / MIB / row.seconds.median:,.0f}" if row.keys else "-",
     ),
 ]  # fmt: skip
 _PAUSE = [
     Column("phase", lambda row: row.phase), _mib("store MiB", "store_bytes"),
-    Column("seconds", lambda row: f"{row.seconds:.1f}"),
-    Column("pings", lambda row: f"{row.pings.count:,}"), _ms("p99 ms", "pings", "p99"),
-    _ms("p99.9 ms", "pings", "p999"), _ms("longest ms", "pings", "worst"),
-    Column("writes", lambda row: f"{row.writes.count:,}"), _ms("p99 ms", "writes", "p99"),
-    _ms("longest ms", "writes", "worst"),
+    _number("seconds", "seconds", "{:.1f}"), _number("pings", "pings.count"),
+    _ms("p99 ms", "pings.p99"), _ms("p99.9 ms", "pings.p999"), _ms("longest ms", "pings.worst"),
+    _number("writes", "writes.count"), _ms("p99 ms", "writes.p99"),
+    _ms("longest ms", "writes.worst"),
 ]  # fmt: skip
 
 
 def scale_sections(report: ScaleReport) -> list[Section]:
     """A table for each part that was measured."""
     found = [_costs(report, part) for part in report.settings.parts if part in TITLES]
-    for title, columns, rows in (
+    others: list[tuple[str, list[Column], Sequence[Any]]] = [
         ("Memory of a server for its keys, beyond that of an empty one", _MEMORY, report.memory),
         ("Starting a server from its directory (without starting Python)", _REPLAY, report.replay),
         (
             "How long one server stands still for a snapshot; a ping is a stale read", _PAUSE,
             report.pause,
         ),
-    ):  # fmt: skip
-        if rows:
-            found.append(col.table_of(title, columns, rows))
-    if found:
-        settings = report.settings
-        conditions = (
-            f"{settings.servers} servers, durability {settings.durability}, "
-            f"{settings.outstanding} operations under way for each client, values of "
-            f"{settings.value_bytes} bytes, unless said otherwise; median of {settings.repeat} x "
-            f"{settings.seconds:g} s"
-        )
-        found[0] = found[0]._replace(title=f"{conditions}\n\n{found[0].title}")
-    return found
+    ]  # fmt: skip
+    found += [col.table_of(title, columns, rows) for title, columns, rows in others if rows]
+    settings = report.settings
+    conditions = (
+        f"{settings.servers} servers, durability {settings.durability}, "
+        f"{settings.outstanding} operations under way for each client, values of "
+        f"{settings.value_bytes} bytes, unless said otherwise; median of {settings.repeat} x "
+        f"{settings.seconds:g} s"
+    )
+    return [s._replace(title=f"{conditions}\n\n{s.title}") for s in found[:1]] + found[1:]
 
 
 # --- a run ---------------------------------------------------------------------------------------
-
 
 _MOST_KEYS_USED = 100_000
 """A client goes round so many keys, spread over all that there are."""
@@ -358,42 +350,35 @@ def _keys(lab: ScaleLab) -> list[CostRow]:
             held = keys
             lab.progress(f"{keys:,} keys")
             # Snapshots that the filling asked for are not the load's.
-            pids = cluster.pids.values()
             wait_until(
-                lambda: not any(map(children_of, pids)),  # noqa: B023 (called at once)
-                "a snapshot was not written", _SNAPSHOT_SECONDS,
+                lambda: not any(map(children_of, before)), "a snapshot was not written",
+                _SNAPSHOT_SECONDS,
             )  # fmt: skip
             rows += _with_keys(lab, cluster, keys)
             lab.memory.append(
                 MemoryRow(
-                    keys=keys,
-                    value_bytes=settings.value_bytes,
+                    keys=keys, value_bytes=settings.value_bytes,
                     server=max(memory_bytes(pid) - start for pid, start in before.items()),
                     server_peak=max(peak_memory_bytes(p) - start for p, start in before.items()),
                     bare=bare_dict_bytes(keys, settings.value_bytes),
                 )
-            )
+            )  # fmt: skip
     return rows
 
 
 def _with_keys(lab: ScaleLab, cluster: LabCluster, keys: int) -> list[CostRow]:
     used = min(keys, _MOST_KEYS_USED)
-    places = {"fill": False, "keys": used, "stride": keys // used}
     loads = [
-        lab.load("writes", **places), lab.load("linearizable reads", kind="get", **places),
-    ]  # fmt: skip
-    measured: dict[str, list[Measurement]] = {load.name: [] for load in loads}
-    for repeat in range(lab.settings.repeat):
-        for load in loads:
-            measured[load.name].append(lab.measure(cluster, load, repeat))
-    return [cost_row("keys", name, keys, figures) for name, figures in measured.items()]
+        lab.load(name, kind=kind, fill=False, keys=used, stride=keys // used)
+        for name, kind in (("writes", "put"), ("linearizable reads", "get"))
+    ]
+    one = functools.partial(lab.measure, cluster)
+    measured = lab.interleaved(loads, f"{keys:,} keys: {{.name}}".format, one)
+    return [cost_row("keys", load.name, keys, measured[load]) for load in loads]
 
 
 def bare_dict_bytes(keys: int, value_bytes: int) -> int:
-    """What a dict with so many keys takes in a process that has nothing else, resident.
-
-    Raises `BenchError` if that process ends early.
-    """
+    """What a dict with so many keys takes in a process that has nothing else, resident."""
     with Children("the process that fills a dict") as children:
         (child,) = children.take(1)
         child.tell(dict_bytes, keys, value_bytes)
@@ -480,10 +465,9 @@ def _replay(lab: ScaleLab) -> list[CostRow]:
     long_log = {"snapshot_bytes": _UNLIMITED, "snapshot_slots": _UNLIMITED}
     size = lab.sizes.replay_bytes
     kinds: list[tuple[ReplayKind, int, dict[str, Any]]] = [
-        ("empty", 0, {}),
-        ("log", size, long_log),
+        ("empty", 0, {}), ("log", size, long_log),
         ("snapshot", size, {"snapshot_bytes": max(KIB, size // 8)}),
-    ]
+    ]  # fmt: skip
     for kind, wanted, options in kinds:
         lab.progress(f"starting with {kind}, {wanted >> 20} MiB")
         with tempfile.TemporaryDirectory(prefix="paxon-scale-") as directory:
@@ -500,9 +484,11 @@ def _restart(
         cluster.start().leader()
         lab.fill(cluster.addresses, 0, size // KIB, KIB)
         cluster.stop()
-        held = [_tree_bytes(directory / f"server-{server}") for server in cluster.servers]
-        seconds = []
-        slots = 0
+        held = [
+            sum(path.stat().st_size for path in (directory / f"server-{server}").rglob("*"))
+            for server in cluster.servers
+        ]
+        seconds, slots = [], 0
         for server in cluster.servers:
             seconds.append(cluster.start_server(server))
             slots = max(slots, counts_of(cluster).replies[server].executed)
@@ -514,33 +500,18 @@ def _restart(
     )
 
 
-def _tree_bytes(directory: Path) -> int:
-    """What a directory's files take."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-
-
 # --- pauses --------------------------------------------------------------------------------------
 
-
 _VALUE_BYTES = 4096
-_PING_SECONDS = 0.001
-"""Between two pings."""
-_WRITE_SECONDS = 0.002
-"""Between two writes."""
-_BEFORE_SECONDS = 5.0
-_QUICK_SECONDS = 0.5
-_AFTER_SECONDS = 2.0
-"""The server is watched for so long after its snapshot counts."""
-_SLOTS = 6000
-"""A snapshot is due after so many slots. Filling takes fewer, for its slots are large, and so do
-the writes of the time before."""
-_QUICK_SLOTS = 400
+_PING_SECONDS, _WRITE_SECONDS = 0.001, 0.002
+"""Between two pings, between two writes."""
 
 
 def watch_pauses(lab: ScaleLab) -> list[CostRow]:
     """Fill a store, then watch it before and during a snapshot. Raises `PaxonError`."""
-    quick = lab.settings.quick
-    slots = _QUICK_SLOTS if quick else _SLOTS
+    # A snapshot is due after so many slots. Filling takes fewer, for its slots are large, and so do
+    # the writes of the seconds before it; it is watched for some more once it counts.
+    slots, before, after = (400, 0.5, 0.5) if lab.settings.quick else (6000, 5.0, 2.0)
     with (
         lab.cluster(servers=1, snapshot_bytes=_UNLIMITED, snapshot_slots=slots) as cluster,
         Client(cluster.addresses, timeout=PATIENCE_SECONDS) as client,
@@ -556,12 +527,11 @@ def watch_pauses(lab: ScaleLab) -> list[CostRow]:
 
         def until_after_it() -> None:
             wait_until(lambda: snapshots() > 0, "no snapshot was taken")
-            time.sleep(_QUICK_SECONDS if quick else _AFTER_SECONDS)
+            time.sleep(after)
 
         phases: list[tuple[Literal["before", "snapshot"], Callable[[], None]]] = [
-            ("before", lambda: time.sleep(_QUICK_SECONDS if quick else _BEFORE_SECONDS)),
-            ("snapshot", until_after_it),
-        ]
+            ("before", lambda: time.sleep(before)), ("snapshot", until_after_it),
+        ]  # fmt: skip
         pinger.start()
         writer.start()
         try:

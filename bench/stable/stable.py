@@ -95,18 +95,16 @@ class StableRow(Figures, frozen=True, kw_only=True):
         """Cores that servers and clients kept busy, on average."""
         return spread_of([(m.server_cpu + m.client_cpu) / m.seconds for m in self.repeats])
 
+    @property
+    def to_floor(self) -> float | None:
+        """How many times slower: by p50 for one operation at a time, else by rates."""
+        if self.floor is None:
+            return None
+        single = self.workload.in_flight == 1
+        return self.floor.latency_ratio if single else self.floor.rate_ratio
+
 
 StableReport: TypeAlias = Report[StableSettings, StableRow]
-
-
-class _Taken:
-    """What has been measured so far of one workload."""
-
-    def __init__(self) -> None:
-        self.measured: list[Measurement] = []
-        self.floors: list[FloorFigures] = []
-        self.shape = (1, 1)
-        """Frames under way and operations in each on the floor, as the first repeat had them."""
 
 
 def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
@@ -115,7 +113,10 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
     The servers' data, and that of the floor, go to temporary directories (TMPDIR says where).
     """
     loads = settings.loads()
-    taken = {load.name: _Taken() for load in loads}
+    measured: dict[str, list[Measurement]] = {load.name: [] for load in loads}
+    floors: dict[str, list[FloorFigures]] = {load.name: [] for load in loads}
+    shapes: dict[str, tuple[int, int]] = {}
+    """Of the floor: frames under way and operations in each, as the first repeat had them."""
     rounds, seconds = settings.rounds()
     with ExitStack() as stack:
         processes = stack.enter_context(Children(CLIENT))
@@ -126,26 +127,24 @@ def run_stable(settings: StableSettings, progress: Progress) -> StableReport:
         for repeat in range(rounds):
             for load in loads:
                 progress(load.name)
-                measured = measure_on(
+                found = measure_on(
                     cluster, processes, load, seconds=seconds, warmup=settings.warmup,
                     seed=settings.seed + 1000 * repeat,
                 )  # fmt: skip
-                mine = taken[load.name]
-                mine.measured.append(measured)
+                measured[load.name].append(found)
                 if not settings.has_floor(load):
                     continue
                 progress(f"floor of {load.name}")
-                if not mine.floors:
-                    mine.shape = _shape(load, measured)
+                shape = shapes.setdefault(load.name, _shape(load, found))
                 with _frozen(cluster):
                     figures = floor.run(
-                        *mine.shape, durable=settings.durability == "disk" and load.kind == "put",
+                        *shape, durable=settings.durability == "disk" and load.kind == "put",
                         value_bytes=load.value_bytes, seconds=seconds, warmup=settings.warmup / 2,
                     )  # fmt: skip
-                mine.floors.append(figures)
+                floors[load.name].append(figures)
     rows = [
-        row_of(load, mine.measured, mine.floors, mine.shape)
-        for load, mine in zip(loads, taken.values(), strict=True)
+        row_of(load, measured[load.name], floors[load.name], shapes.get(load.name, (1, 1)))
+        for load in loads
     ]
     return StableReport(bench="stable", settings=settings, rows=rows)
 
@@ -185,23 +184,12 @@ def row_of(
     if floor_p50 is None or row.p50 is None:
         return row
     floor_rate = spread_of([figures.rate for figures in floors])
+    cpu = spread_of([figures.cpu_per_operation for figures in floors])
     floor = FloorRow(
-        frames=shape[0],
-        operations=shape[1],
-        rate=floor_rate,
-        p50=floor_p50,
-        cpu=spread_of([figures.cpu_per_operation for figures in floors]),
-        rate_ratio=floor_rate.median / row.rate.median,
+        *shape, floor_rate, floor_p50, cpu, rate_ratio=floor_rate.median / row.rate.median,
         latency_ratio=row.p50.median / floor_p50.median,
-    )
+    )  # fmt: skip
     return msgspec.structs.replace(row, floor=floor)
-
-
-def _to_floor(row: StableRow) -> str:
-    """The ratio of p50 for one operation at a time, else of rates."""
-    floor = row.floor
-    single = row.workload.in_flight == 1
-    return col.ratio((floor.latency_ratio if single else floor.rate_ratio) if floor else None)
 
 
 _COLUMNS = [
@@ -216,7 +204,7 @@ _COLUMNS = [
     Column("elec-\ntions", lambda row: str(row.total("elections"))),
     Column("floor\nop/s", lambda row: col.count(row.floor.rate if row.floor else None)),
     Column("floor\np50 ms", lambda row: col.milliseconds(row.floor.p50 if row.floor else None)),
-    Column("to\nfloor", _to_floor),
+    Column("to\nfloor", lambda row: col.ratio(row.to_floor)),
 ]  # fmt: skip
 
 

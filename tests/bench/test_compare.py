@@ -96,7 +96,7 @@ def test_costs_for_each_slot() -> None:
     (figures,) = row.repeats
     assert figures.per_second("phase1_rounds") == 25
     assert figures.per_second("preemptions") == 12.5
-    assert figures.per_slot("phase1_rounds") == 0.1
+    assert figures.by_slots(figures.count("phase1_rounds")) == 0.1
 
 
 def test_a_livelock_has_rounds_but_no_figures_for_a_slot() -> None:
@@ -105,7 +105,7 @@ def test_a_livelock_has_rounds_but_no_figures_for_a_slot() -> None:
     (row,) = rows_of({point: [nothing]})
     assert row.of_stable is None
     assert nothing.per_second("phase1_rounds") == 450
-    assert nothing.per_slot("phase1_rounds") is None
+    assert nothing.by_slots(nothing.count("phase1_rounds")) is None
     assert row.wasted_p2a is row.p50 is None
 
 

@@ -50,15 +50,15 @@ def test_counters_are_what_was_added_meanwhile_on_all_servers() -> None:
         elapsed=1.0,
     )
     assert found.counters == {"syncs": 15, "new": 3}, "without what stood still"
-    assert found.per_operation("syncs") == 1.5
-    assert found.per_operation("unheard of") == 0
+    assert found.each(found.count("syncs")) == 1.5
+    assert found.each(found.count("unheard of")) == 0
     assert found.per_second("syncs") == 15
 
 
 def test_nothing_is_divided_by_nothing() -> None:
     nothing = measurement(operations=0, syncs=5)
-    assert nothing.per_operation("syncs") is None
-    assert nothing.per_slot("syncs") is None
+    assert nothing.each(nothing.count("syncs")) is None
+    assert nothing.by_slots(nothing.count("syncs")) is None
 
 
 def test_a_ratio_is_of_neighbours_not_of_medians() -> None:
@@ -85,8 +85,8 @@ def test_stable_row() -> None:
     floors = [FloorFigures(rate, latency_of([0.0005]), 1e-4) for rate in (2000.0, 3000.0, 4000.0)]
     row = stable.row_of(Workload(name="w"), measured, floors, (16, 2))
     assert (row.rate.median, row.rate.low, row.rate.high) == (1000, 900, 1200)
-    slots = row.over(lambda m: m.per_operation("slots_chosen"))
-    syncs = row.over(lambda m: m.per_operation("syncs"))
+    slots = row.over(lambda m: m.each(m.count("slots_chosen")))
+    syncs = row.over(lambda m: m.each(m.count("syncs")))
     assert slots is not None
     assert slots.median == 0.25
     assert syncs is not None

@@ -47,7 +47,7 @@ def median(figure: Spread | None) -> float:
 
 def each(row: Figures, counter: str) -> float:
     """Of a counter, for each operation."""
-    return median(row.over(lambda m: m.per_operation(counter)))
+    return median(row.over(lambda m: m.each(m.count(counter))))
 
 
 def test_stable(tmp_path: Path) -> None:
