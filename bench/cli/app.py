@@ -7,6 +7,7 @@ that say where the figures go.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from paxon.bench.contention.compare import COMPARE, CONTENTION
 from paxon.bench.coordination.run import COORDINATION
 from paxon.bench.harness import report as reports
 from paxon.bench.harness.flags import Assignments, Names, chosen_names, server_options
-from paxon.bench.harness.plot_style import PLOT_FORMATS, check_plot, save_plot
+from paxon.bench.harness.plot_style import check_plots, save_plot
 from paxon.bench.harness.report import Bench, Report
 from paxon.bench.peers.run import PEERS
 from paxon.bench.scale.scale import SCALE
@@ -55,9 +56,6 @@ class Outputs(NamedTuple):
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write all figures to this file.")
     ] = None
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the figures (.png, .svg or .pdf).")
-    ] = None
     plots: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Draw all pictures as SVG and PNG into this directory."),
@@ -76,13 +74,12 @@ class Outputs(NamedTuple):
 
     def check(self, bench: Bench) -> None:
         """Raise `BenchError` before anything is measured for nothing."""
-        for file in filter(None, (self.json, self.plot)):
-            reports.check_writable(file)
+        if self.json is not None:
+            reports.check_writable(self.json)
         if self.plots is not None:
+            check_plots()
             with reports.told(self.plots, "made"):
                 self.plots.mkdir(parents=True, exist_ok=True)
-        if self.plot is not None or self.plots is not None:
-            check_plot(self.plot or Path(f"{bench.name}{PLOT_FORMATS[0]}"))
         if self.page is not None:
             reports.fill_page(self.page, bench.name, "", write=False)
 
@@ -93,15 +90,9 @@ class Outputs(NamedTuple):
         if self.page is not None:
             text = reports.markdown(report, bench.sections(report), bench.notes(report))
             reports.fill_page(self.page, bench.name, text)
-        if bench.plots is None or (self.plot is None and self.plots is None):
-            return
-        pictures = bench.plots(report)
-        if self.plot is not None:
-            save_plot(next(iter(pictures.values())), self.plot)
-        if self.plots is not None:
-            for name, picture in pictures.items():
-                for form in PLOT_FORMATS:
-                    save_plot(picture, self.plots / f"{name}{form}")
+        if bench.plots is not None and self.plots is not None:
+            for name, picture in bench.plots(report).items():
+                save_plot(picture, self.plots / name)
 
 
 def carry_out(bench: Bench, settings: Any, outputs: Outputs) -> None:
@@ -115,9 +106,8 @@ def carry_out(bench: Bench, settings: Any, outputs: Outputs) -> None:
         began = reports.now_in_utc()
         with _progress(bench.name) as progress:
             report = msgspec.structs.replace(bench.run(settings, progress), started=began)
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe has no edge, so that nothing is cut off
-        console = Console(width=220)
+    # A file or a pipe has no edge, so that nothing is cut off.
+    console = Console(width=None if sys.stdout.isatty() else 220)
     for section in bench.sections(report):
         console.print(reports.rich_table(section))
     for line in (*bench.notes(report), report.machine.sentence()):
@@ -146,7 +136,7 @@ def _flags(of: type[Any], defaults: dict[str, Any]) -> list[inspect.Parameter]:
     flags = []
     for name, hint in get_type_hints(of, include_extras=True).items():
         known = getattr(hint, "__metadata__", ())
-        option = next((one for one in known if isinstance(one, OptionInfo)), None)
+        option = next((one for one in reversed(known) if isinstance(one, OptionInfo)), None)
         if option is None:
             continue
         kind, default, words = get_args(hint)[0], defaults[name], _words(known)
@@ -166,20 +156,16 @@ def _words(known: tuple[Any, ...]) -> Any:
 
 def settings_from(of: type[Any], given: dict[str, Any]) -> Any:
     """The settings that flags say. Raises typer.BadParameter for what makes no sense."""
-    values = {}
-    for name, hint in get_type_hints(of, include_extras=True).items():
-        if name not in given:
-            continue
-        value = given[name]
-        words = _words(getattr(hint, "__metadata__", ()))
+    hints, values = get_type_hints(of, include_extras=True), dict(given)
+    for name, value in given.items():
+        words = _words(getattr(hints[name], "__metadata__", ()))
         try:
             if isinstance(words, Names):
-                value = chosen_names(value, words.known)
+                values[name] = chosen_names(value, words.known)
             elif isinstance(words, Assignments):
-                value = server_options(value, getattr(of, "DECIDED", ()))
+                values[name] = server_options(value, getattr(of, "DECIDED", ()))
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint=f"--{name}") from None
-        values[name] = value
     if values.get("quick"):
         for name, most in of.QUICK.items():
             values[name] = min(values[name], most)
@@ -191,16 +177,14 @@ def settings_from(of: type[Any], given: dict[str, Any]) -> Any:
 
 def command_of(bench: Bench) -> Callable[..., None]:
     """The command of a bench, as typer wants it: a function with a signature."""
-    defaults = {
-        field: getattr(bench.settings(), field) for field in bench.settings.__struct_fields__
-    }
+    defaults = msgspec.structs.asdict(bench.settings())
 
     def command(**given: Any) -> None:
         outputs = Outputs(**{name: given.pop(name, None) for name in Outputs._fields})
         carry_out(bench, settings_from(bench.settings, given), outputs)
 
     flags = _flags(bench.settings, defaults)
-    wanted = [name for name in Outputs._fields if bench.plots or not name.startswith("plot")]
+    wanted = [name for name in Outputs._fields if bench.plots or name != "plots"]
     flags += [flag for flag in _flags(Outputs, Outputs._field_defaults) if flag.name in wanted]
     command.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
     command.__annotations__ = {flag.name: flag.annotation for flag in flags}

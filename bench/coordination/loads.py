@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import itertools
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from paxon.bench.harness.errors import BenchError
@@ -126,15 +127,9 @@ class LockLoop:
         """See `Loop`."""
         outcome = Outcome()
         self._released = 0.0
-        begin = clock()
-        threads = [
-            threading.Thread(target=self._contend, args=(client, begin + seconds, outcome))
-            for client in self._clients
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        end = clock() + seconds
+        with ThreadPoolExecutor(len(self._clients)) as threads:
+            list(threads.map(lambda it: self._contend(it, end, outcome), self._clients))
         outcome.seconds = seconds
         outcome.operations = len(outcome.latencies)
         return outcome
@@ -162,15 +157,12 @@ class _Tasks:
 
     def __init__(self, job: Job) -> None:
         self._runner = asyncio.Runner()
-        self._job = job
-        self.client = self.do(self._open())
+        self.do = self._runner.run
+        self._load = job.workload
+        self.client = self.do(self._open(job))
 
-    async def _open(self) -> AsyncClient:
-        return AsyncClient(self._job.addresses, timeout=self._job.timeout)
-
-    def do(self, what: Coroutine[Any, Any, T]) -> T:
-        """Run it to its end."""
-        return self._runner.run(what)
+    async def _open(self, job: Job) -> AsyncClient:
+        return AsyncClient(job.addresses, timeout=job.timeout)
 
     def close(self) -> None:
         """Disconnect."""
@@ -183,30 +175,28 @@ class TxnLoop(_Tasks):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self._data = WorkloadData(job.workload, job.seed)
-        self._place = 0
+        data = WorkloadData(job.workload, job.seed)
+        self._keys, self._value = itertools.cycle(data.keys), data.value
 
     def run(self, seconds: float) -> Outcome:
         """See `Loop`."""
         return self.do(self._run(seconds))
 
     async def _run(self, seconds: float) -> Outcome:
-        outcome, begin = Outcome(), clock()
-        end = begin + seconds
-        tasks = [self._go_on(end, outcome) for _ in range(self._job.workload.outstanding)]
+        outcome, end = Outcome(), clock() + seconds
+        tasks = [self._go_on(end, outcome) for _ in range(self._load.outstanding)]
         await asyncio.gather(*tasks)
         outcome.seconds = seconds
         outcome.operations = len(outcome.latencies)
         return outcome
 
     async def _go_on(self, end: float, outcome: Outcome) -> None:
-        client, keys, value = self.client, self._data.keys, self._data.value
-        started = clock()
+        client, started = self.client, clock()
         while started < end:
-            self._place = place = (self._place + 1) % len(keys)
-            put = Put(keys[place], value)
+            key = next(self._keys)
+            put = Put(key, self._value)
             try:
-                await client.txn(if_=[client.version(keys[place]) > 0], then=[put], else_=[put])
+                await client.txn(if_=[client.version(key) > 0], then=[put], else_=[put])
             except PaxonError as error:
                 outcome.note(error)
             now = clock()
@@ -223,7 +213,7 @@ class RenewLoop(_Tasks):
         self._leases = self.do(self._some(self._lease, range(job.workload.outstanding)))
 
     async def _lease(self, _: int) -> AsyncLease:
-        return await self.client.lease(self._job.workload.seconds)
+        return await self.client.lease(self._load.seconds)
 
     async def _some(
         self, make: Callable[[S], Coroutine[Any, Any, T]], things: Sequence[S]

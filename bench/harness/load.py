@@ -7,10 +7,12 @@ The loops are run inside a client process (child.py), which is told to `prepare_
 from __future__ import annotations
 
 import array
-import resource
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from paxon.bench.harness.errors import BenchError
@@ -22,7 +24,7 @@ from paxon.kvstore.errors import PaxonError
 
 __all__ = [
     "Answer", "CLIENT", "ClientLink", "ClosedLoop", "Job", "Loop", "OpenLoad", "Outcome",
-    "PipelinedLoop", "Sample", "client_options", "open_client_load", "prepare_load", "put_load",
+    "PipelinedLoop", "client_options", "open_client_load", "prepare_load", "put_load",
 ]  # fmt: skip
 
 clock = time.perf_counter
@@ -37,21 +39,23 @@ Answer = tuple[float, PaxonError | None]
 """How many seconds an operation took, and why it failed if it did."""
 
 
+@dataclass(slots=True)
 class Outcome:
     """What one stretch of load came to."""
 
-    def __init__(self) -> None:
-        self.operations = 0
-        """Answered within the stretch."""
-        self.failed = 0
-        self.first_error = ""
-        self.unfinished = 0
-        """Still without an answer at its end."""
-        self.oldest = 0.0
-        """How long the oldest of these has been waiting, seconds."""
-        self.seconds = 0.0
-        self.latencies: list[float] = []
-        """Seconds from submitting to having the answer; of a sample of operations in pipelines."""
+    operations: int = 0
+    """Answered within the stretch."""
+    failed: int = 0
+    first_error: str = ""
+    unfinished: int = 0
+    """Still without an answer at its end."""
+    oldest: float = 0.0
+    """How long the oldest of these has been waiting, seconds."""
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """User and system time of the client process."""
+    latencies: array.array[float] = field(default_factory=lambda: array.array("d"))
+    """Seconds from submitting to having the answer; of a sample of operations in pipelines."""
 
     def note(self, error: PaxonError) -> None:
         """Count an operation that failed."""
@@ -108,40 +112,31 @@ class ClosedLoop:
         outcome.operations = len(latencies)
         outcome.unfinished = len(waiting)
         outcome.oldest = max(waiting, default=0.0)
-        self._drain(outcome)
-        return outcome
-
-    def _drain(self, outcome: Outcome) -> None:
-        """Wait for what is under way, for a while."""
         give_up = clock() + _DRAIN_SECONDS
-        try:
-            while self._link.under_way() and (remaining := give_up - clock()) > 0:
-                for _, error in self._link.take(remaining):
+        with suppress(TimeoutError):
+            while link.under_way() and (remaining := give_up - clock()) > 0:
+                for _, error in link.take(remaining):
                     if error is not None:
                         outcome.note(error)
-        except TimeoutError:
-            return
+        return outcome
 
 
 class ClientLink:
     """Paxon's own client; see `Link`."""
 
     def __init__(self, client: Client, workload: Workload, seed: int) -> None:
-        self._client = client
-        self._workload = workload
-        self._data = WorkloadData(workload, seed)
-        self._place = -1
+        self._client, self._workload = client, workload
+        data = WorkloadData(workload, seed)
+        self._keys, self._value = itertools.cycle(data.keys), data.value
         self._pending: deque[tuple[float, Future[Any]]] = deque()
 
     def top_up(self, now: float) -> None:
         pending, client, workload = self._pending, self._client, self._workload
-        keys, value = self._data.keys, self._data.value
-        for _ in range(workload.outstanding - len(pending)):
-            self._place = place = (self._place + 1) % len(keys)
+        for key in itertools.islice(self._keys, workload.outstanding - len(pending)):
             if workload.kind == "get":
-                pending.append((now, client.submit_get(keys[place], mode=workload.mode)))
+                pending.append((now, client.submit_get(key, mode=workload.mode)))
             else:
-                pending.append((now, client.submit_put(keys[place], value)))
+                pending.append((now, client.submit_put(key, self._value)))
 
     def take(self, seconds: float) -> list[Answer]:
         pending = self._pending
@@ -162,8 +157,7 @@ class PipelinedLoop:
     """One long pipeline: as many operations under way as it may have."""
 
     def __init__(self, client: Client, workload: Workload, seed: int) -> None:
-        self._client = client
-        self._workload = workload
+        self._client, self._workload = client, workload
         self._data = WorkloadData(workload, seed)
 
     def run(self, seconds: float) -> Outcome:
@@ -200,10 +194,8 @@ class PipelinedLoop:
         return outcome
 
 
-def _settle(marks: deque[tuple[int, float]], answered: int, latencies: list[float]) -> None:
+def _settle(marks: deque[tuple[int, float]], answered: int, latencies: array.array[float]) -> None:
     """Time the marked operations that have been answered meanwhile."""
-    if not marks or marks[0][0] >= answered:
-        return
     now = clock()
     while marks and marks[0][0] < answered:
         latencies.append(now - marks.popleft()[1])
@@ -227,22 +219,6 @@ class Job(NamedTuple):
     open_load: OpenLoad
     keys: dict[str, str] | None = None
     """The servers' public keys by address; None if connections are not encrypted."""
-
-
-class Sample(NamedTuple):
-    """What one client measured."""
-
-    operations: int
-    failed: int
-    first_error: str
-    unfinished: int
-    oldest: float
-    """Seconds that the oldest unfinished operation has been waiting."""
-    seconds: float
-    cpu_seconds: float
-    """User and system time of the client process."""
-    latencies: array.array[float]
-    """Seconds."""
 
 
 OpenLoad: TypeAlias = Callable[[Job], tuple[Loop, Callable[[], None]]]
@@ -293,16 +269,11 @@ def prepare_load(job: Job) -> None:
         _Here.loop.run(job.warmup)
 
 
-def put_load(seconds: float) -> Sample:
+def put_load(seconds: float) -> Outcome:
     """Put the load on for so long. Raises `PaxonError`."""
     if _Here.loop is None:
         raise BenchError("it was given no job")
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before = time.process_time()
     outcome = _Here.loop.run(seconds)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    return Sample(
-        outcome.operations, outcome.failed, outcome.first_error, outcome.unfinished, outcome.oldest,
-        outcome.seconds,
-        (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime),
-        array.array("d", outcome.latencies),
-    )  # fmt: skip
+    outcome.cpu_seconds = time.process_time() - before
+    return outcome

@@ -22,7 +22,7 @@ from paxon.bench.harness.load import (
     CLIENT,
     Job,
     OpenLoad,
-    Sample,
+    Outcome,
     open_client_load,
     prepare_load,
     put_load,
@@ -243,7 +243,7 @@ def stretch(counts: Counts, processes: Sequence[Child], seconds: float) -> Measu
     return combine(samples, before, counts(), elapsed)
 
 
-def run_all(processes: Sequence[Child], seconds: float) -> list[Sample]:
+def run_all(processes: Sequence[Child], seconds: float) -> list[Outcome]:
     """Put the load of prepared clients on for so long. Raises `BenchError`."""
     for process in processes:
         process.tell(put_load, seconds)
@@ -251,7 +251,7 @@ def run_all(processes: Sequence[Child], seconds: float) -> list[Sample]:
 
 
 def combine(
-    samples: Sequence[Sample], before: ServerCounts, after: ServerCounts, elapsed: float
+    samples: Sequence[Outcome], before: ServerCounts, after: ServerCounts, elapsed: float
 ) -> Measurement:
     """One measurement of what several clients and servers counted."""
     latencies: array.array[float] = array.array("d")

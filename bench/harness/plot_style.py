@@ -22,13 +22,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "GREY", "PLOT_FORMATS", "POLICY_COLOURS", "SERVER_COLOURS", "bars", "check_plot",
+    "GREY", "POLICY_COLOURS", "SERVER_COLOURS", "bars", "check_plots",
     "new_figure", "note", "panels", "plain_numbers", "save_plot", "spread_line", "ticks_at", "tidy",
 ]  # fmt: skip
 
-_FORMATS = (".png", ".svg", ".pdf")
-PLOT_FORMATS = (".svg", ".png")
-"""What each picture of a directory is drawn as."""
 POLICY_COLOURS = {
     "stable": "#0969da", "backoff": "#1a7f37", "random": "#9a6700", "immediate": "#cf222e",
 }  # fmt: skip
@@ -36,22 +33,21 @@ SERVER_COLOURS = ("#0969da", "#cf222e", "#1a7f37", "#9a6700", "#8250df", "#bf398
 GREY = "#8c959f"
 
 
-def check_plot(path: Path) -> None:
-    """Raise `BenchError` before anything is measured if the picture could not be made."""
-    if path.suffix.lower() not in _FORMATS:
-        raise BenchError(f"{path}: a plot's name ends in one of {', '.join(_FORMATS)}")
+def check_plots() -> None:
+    """Raise `BenchError` before anything is measured if pictures could not be made."""
     if importlib.util.find_spec("matplotlib") is None:
         raise BenchError("plots need matplotlib: pip install 'paxon[bench]'")
 
 
 def save_plot(figure: Figure, path: Path) -> None:
-    """Write a picture in the format that its name says. Raises `BenchError`."""
+    """Write a picture as .svg and as .png. Raises `BenchError`."""
     from matplotlib import rc_context  # noqa: PLC0415 (see the module's docstring)
 
-    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
-    # Text stays text, and the same figures give the same file.
-    with told(path, "written"), rc_context({"svg.fonttype": "none", "svg.hashsalt": "paxon"}):
-        figure.savefig(path, dpi=150, metadata=undated)
+    # Text stays text, and the same figures give the same files.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "paxon"}):
+        for file, undated in ((f"{path}.svg", {"Date": None}), (f"{path}.png", None)):
+            with told(Path(file), "written"):
+                figure.savefig(file, dpi=150, metadata=undated)
 
 
 def new_figure(width: float, height: float, caption: str) -> Figure:

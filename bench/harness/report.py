@@ -90,7 +90,7 @@ class Bench(NamedTuple):
     """Measures. Raises `PaxonError` if a cluster cannot be started or loaded."""
     sections: Callable[[Any], Sequence[Section]]
     plots: Callable[[Any], dict[str, Figure]] | None = None
-    """Pictures by file name; the first one is what --plot draws."""
+    """Pictures by file name."""
     instead: Callable[[Any], bool] = lambda _settings: False
     """Does something else that was asked for; whether that was all."""
     notes: Callable[[Any], Sequence[str]] = lambda _report: ()

@@ -23,10 +23,9 @@ _LINES_SHOWN = 3
 
 def default_directory() -> Path:
     """Where the peers are put unless said otherwise; `PAXON_PEERS` says otherwise."""
-    named = os.environ.get("PAXON_PEERS")
+    named, cache = os.environ.get("PAXON_PEERS"), os.environ.get("XDG_CACHE_HOME")
     if named:
         return Path(named).absolute()
-    cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "paxon" / "peers"
 
 
@@ -35,40 +34,32 @@ class Programs:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._binaries = directory / "root" / "usr" / "bin"
+        self._root = directory / "root"
         self.python_directory = directory / f"python{sys.version_info[0]}.{sys.version_info[1]}"
 
     def find(self, name: str) -> Path | None:
         """The path of a program; None if it is nowhere."""
-        ours = self._binaries / name
-        if os.access(ours, os.X_OK):
-            return ours
-        found = shutil.which(name)
+        path = f"{self._root / 'usr' / 'bin'}:{os.environ.get('PATH', os.defpath)}"
+        found = shutil.which(name, path=path)
         return Path(found) if found else None
 
     def environment(self) -> dict[str, str]:
         """What a program needs to find the libraries that were installed with it."""
-        root = self.directory / "root"
-        libraries = [str(path) for usr in ("usr/lib", "lib") for path in (root / usr).glob("*-*-*")]
-        existing = os.environ.get("LD_LIBRARY_PATH")
-        path = ":".join([*libraries, *([existing] if existing else [])])
+        found = [path for lib in ("usr/lib", "lib") for path in self._root.glob(f"{lib}/*-*-*")]
+        known = os.environ.get("LD_LIBRARY_PATH")
+        path = ":".join([*map(str, found), *([known] if known else [])])
         return {**os.environ, **({"LD_LIBRARY_PATH": path} if path else {})}
 
     def python_version(self, distribution: str) -> str | None:
         """The version of a Python package; None if it is nowhere."""
-        here = metadata.distributions(name=distribution, path=[str(self.python_directory)])
-        for found in (*here, *metadata.distributions(name=distribution)):
-            return found.version
-        return None
+        path = [str(self.python_directory), *sys.path]
+        found = metadata.distributions(name=distribution, path=path)
+        return next((it.version for it in found), None)
 
     def install(self) -> None:
         """Run `install.sh`, which writes to the terminal. Raises `BenchError` if it fails."""
         command = ["sh", str(INSTALL_SCRIPT), str(self.directory), sys.executable]
-        try:
-            code = subprocess.run(command, check=False).returncode
-        except OSError as error:
-            raise BenchError(f"{INSTALL_SCRIPT.name} cannot be run: {error}") from None
-        if code != 0:
+        if subprocess.run(command, check=False).returncode != 0:
             raise BenchError("the peers could not be fetched; what is said above tells why")
 
     def output(self, command: Sequence[str | Path]) -> str:

@@ -66,9 +66,8 @@ class PySyncObj:
 
     def _jobs(self, load: Workload, warmup: float, seed: int) -> list[Job]:
         (job,) = jobs_for(load, [], warmup=warmup, seed=seed)
-        return [
-            job._replace(open_load=functools.partial(open_node_load, plan)) for plan in self._plans
-        ]
+        opens = [functools.partial(open_node_load, plan) for plan in self._plans]
+        return [job._replace(open_load=open_load) for open_load in opens]
 
     def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
         """See `System`. All CPU counts as the servers': client and leader are one process."""
@@ -102,54 +101,43 @@ class NodePlan(NamedTuple):
     """Where the package is, if it was not installed for this Python."""
 
 
-class Node:
-    """A running server with a replicated dictionary."""
-
-    def __init__(self, plan: NodePlan) -> None:
-        """Start it. Raises `BenchError` if the package is not there."""
-        sys.path.append(plan.library)
-        try:
-            pysyncobj: Any = importlib.import_module("pysyncobj")
-            batteries: Any = importlib.import_module("pysyncobj.batteries")
-        except ImportError as error:
-            raise BenchError(f"PySyncObj cannot be imported: {error}") from None
-        # Its many warnings go to a file instead of the terminal.
-        logger = logging.getLogger("pysyncobj")
-        logger.addHandler(logging.FileHandler(Path(plan.journal).with_suffix(".log")))
-        logger.propagate = False
-        self._address = plan.address
-        self.store: Any = batteries.ReplDict()
-        configuration = pysyncobj.SyncObjConf(
-            journalFile=plan.journal, appendEntriesUseBatch=plan.batching,
-            # With its default of 5,000 entries it rewrites its journal many times a second under
-            # load, and sends whole dumps to followers that are a little late: docs/peers.md.
-            logCompactionMinEntries=_NEVER, logCompactionMinTime=_NEVER,
-        )  # fmt: skip
-        self._object: Any = pysyncobj.SyncObj(
-            plan.address, list(plan.others), configuration, consumers=[self.store]
-        )
-
-    def leads(self) -> bool:
-        """Whether this server leads, waiting until one does. Raises `BenchError`."""
-
-        def leader() -> Any:
-            return self._object.getStatus()["leader"]
-
-        wait_until(lambda: leader() is not None, "no server of PySyncObj leads", _START_SECONDS)
-        return str(leader()) == self._address
-
-
 @functools.cache
-def node_of(plan: NodePlan) -> Node:
-    """The server of this process: it lives on from job to job."""
-    return Node(plan)
+def node_of(plan: NodePlan) -> tuple[Any, Any]:
+    """The server of this process, which lives on from job to job, and its replicated dictionary.
+
+    Raises `BenchError` if the package is not there.
+    """
+    sys.path.append(plan.library)
+    try:
+        pysyncobj: Any = importlib.import_module("pysyncobj")
+        batteries: Any = importlib.import_module("pysyncobj.batteries")
+    except ImportError as error:
+        raise BenchError(f"PySyncObj cannot be imported: {error}") from None
+    # Its many warnings go to a file instead of the terminal.
+    logger = logging.getLogger("pysyncobj")
+    logger.addHandler(logging.FileHandler(Path(plan.journal).with_suffix(".log")))
+    logger.propagate = False
+    configuration = pysyncobj.SyncObjConf(
+        journalFile=plan.journal, appendEntriesUseBatch=plan.batching,
+        # With its default of 5,000 entries it rewrites its journal many times a second under
+        # load, and sends whole dumps to followers that are a little late: docs/peers.md.
+        logCompactionMinEntries=_NEVER, logCompactionMinTime=_NEVER,
+    )  # fmt: skip
+    store = batteries.ReplDict()
+    others = list(plan.others)
+    return pysyncobj.SyncObj(plan.address, others, configuration, consumers=[store]), store
 
 
 def open_node_load(plan: NodePlan, job: Job) -> tuple[Loop, Callable[[], None]]:
     """The load if this server leads, else one that does nothing; see `OpenLoad`."""
-    node = node_of(plan)
-    loop = NodeLoop(node.store, job, job.workload.outstanding if node.leads() else 0)
-    return loop, lambda: None
+    server, store = node_of(plan)
+
+    def leader() -> Any:
+        return server.getStatus()["leader"]
+
+    wait_until(lambda: leader() is not None, "no server of PySyncObj leads", _START_SECONDS)
+    leads = str(leader()) == plan.address
+    return NodeLoop(store, job, job.workload.outstanding if leads else 0), lambda: None
 
 
 class NodeLoop:

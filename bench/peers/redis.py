@@ -98,17 +98,11 @@ class Redis:
         latency = self._run(load, requests)
         elapsed = time.perf_counter() - begin
         return Measurement(
-            seconds=elapsed,
-            operations=requests,
-            failed=0,  # redis-benchmark ends at the first error, and so does `_run`
-            first_error="",
-            unfinished=0,
-            longest_wait=latency.worst or 0.0,
-            rate=self._rates[load.name],
+            seconds=elapsed, operations=requests, unfinished=0, counters={},
+            failed=0, first_error="",  # redis-benchmark ends at the first, and so does `_run`
+            longest_wait=latency.worst or 0.0, rate=self._rates[load.name],
             latency=msgspec.structs.replace(latency, count=requests),
-            client_cpu=_children_cpu() - ours,
-            server_cpu=self._server.cpu() - server,
-            counters={},
+            client_cpu=_children_cpu() - ours, server_cpu=self._server.cpu() - server,
         )  # fmt: skip
 
     def _run(self, load: Workload, requests: int) -> Latency:

@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -90,22 +90,15 @@ class Floor:
         """Keep `frames` frames of `operations` operations each under way. Raises `BenchError`."""
         # The first byte says whether it is to be written.
         frame = bytes([durable]).ljust(operations * (value_bytes + _KEY_BYTES), b"\0")
-        if warmup > 0:
-            self._stretch(frames, frame, warmup)
-        before = self._cpu()
-        elapsed, latencies = self._stretch(frames, frame, seconds)
+        for length in (warmup, seconds):
+            before = self._cpu()
+            self._load.tell(_closed_loop, frames, frame, length)
+            elapsed, latencies = self._load.answer(length)
         done = len(latencies) * operations
         return FloorFigures(
-            rate=done / elapsed,
-            latency=latency_of(latencies),
+            rate=done / elapsed, latency=latency_of(latencies),
             cpu_per_operation=(self._cpu() - before) / done if done else 0.0,
-        )
-
-    def _stretch(self, frames: int, frame: bytes, seconds: float) -> tuple[float, list[float]]:
-        """How many seconds it took, and how many each frame did."""
-        self._load.tell(_closed_loop, frames, frame, seconds)
-        found: tuple[float, list[float]] = self._load.answer(seconds)
-        return found
+        )  # fmt: skip
 
     def _cpu(self) -> float:
         """CPU seconds of all processes so far."""
@@ -118,11 +111,9 @@ class Floor:
 def _burst(socket: ZmqSocket) -> list[list[bytes]]:
     """All that can be received without waiting, bounded."""
     frames: list[list[bytes]] = []
-    try:
+    with suppress(zmq.Again):
         while len(frames) < _BURST_FRAMES:
             frames.append(socket.recv_multipart(zmq.NOBLOCK))
-    except zmq.Again:
-        return frames
     return frames
 
 
@@ -144,12 +135,10 @@ class _Disk:
 
     def write(self, blob: bytes) -> None:
         """Write and sync, if its first byte says so."""
-        if not blob[0]:
-            return
-        self._row = (self._row + 1) % _ROWS
-        row = len(blob).bit_length() * _ROWS + self._row
-        # One statement is a transaction of its own.
-        self._connection.execute("INSERT OR REPLACE INTO log VALUES (?, ?)", (row, blob))
+        if blob[0]:  # (one statement is a transaction of its own)
+            self._row = (self._row + 1) % _ROWS
+            row = len(blob).bit_length() * _ROWS + self._row
+            self._connection.execute("INSERT OR REPLACE INTO log VALUES (?, ?)", (row, blob))
 
 
 class _Here:
@@ -182,14 +171,13 @@ def _follow() -> None:
 def _lead(follower_addresses: list[str]) -> None:
     """Pass on, write, count acknowledgements, answer."""
     clients, disk = _Here.socket, _Here.disk
-    followers: list[ZmqSocket] = [
-        zmq.Context.instance().socket(zmq.DEALER) for _ in follower_addresses
-    ]
+    followers: list[ZmqSocket] = []
     poller = zmq.Poller()
     poller.register(clients, zmq.POLLIN)
-    for follower, follower_address in zip(followers, follower_addresses, strict=True):
-        follower.connect(follower_address)
-        poller.register(follower, zmq.POLLIN)
+    for address in follower_addresses:
+        followers.append(zmq.Context.instance().socket(zmq.DEALER))
+        followers[-1].connect(address)
+        poller.register(followers[-1], zmq.POLLIN)
     needed = (len(followers) + 1) // 2
     waiting: deque[tuple[int, list[bytes]]] = deque()
     """Bursts without a majority: their numbers, and whom to answer."""
@@ -216,10 +204,9 @@ def _lead(follower_addresses: list[str]) -> None:
 
 def _closed_loop(frames: int, frame: bytes, seconds: float) -> tuple[float, list[float]]:
     """Keep so many frames under way, and time each."""
-    socket = _Here.socket
+    socket, clock = _Here.socket, time.perf_counter
     latencies: list[float] = []
     sent: deque[float] = deque()
-    clock = time.perf_counter
     begin = clock()
     end = begin + seconds
     for _ in range(frames):

@@ -25,7 +25,7 @@ import typer
 from paxon.bench.harness import report as col
 from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.flags import Assignments, BenchSettings, Seconds, Warmup
+from paxon.bench.harness.flags import BenchSettings, Options, Seconds, Warmup
 from paxon.bench.harness.load import CLIENT
 from paxon.bench.harness.measure import (
     Figures,
@@ -39,9 +39,9 @@ from paxon.bench.harness.measure import (
     stretch,
 )
 from paxon.bench.harness.report import Bench, Column, Progress, Report, Section, ratios
-from paxon.bench.harness.workloads import Workload, stable_workloads
+from paxon.bench.harness.workloads import stable_workloads
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
-from paxon.kvstore.cluster.local_cluster import CLUSTER_FILE, LocalCluster
+from paxon.kvstore.cluster.local_cluster import CLUSTER_FILE
 
 __all__ = ["PAIR", "PairReport"]
 
@@ -56,14 +56,10 @@ class PairSettings(BenchSettings, frozen=True, kw_only=True):
     QUICK: ClassVar[dict[str, float]] = {"warmup": 0.3, "turns": 10}
 
     first: Annotated[
-        dict[str, Any],
-        Assignments(),
-        typer.Option("--a", metavar="NAME=VALUE", help="An option of side A's servers."),
+        Options, typer.Option("--a", metavar="NAME=VALUE", help="An option of side A's servers.")
     ] = {}  # noqa: RUF012 (msgspec copies it)
     second: Annotated[
-        dict[str, Any],
-        Assignments(),
-        typer.Option("--b", metavar="NAME=VALUE", help="An option of side B's servers."),
+        Options, typer.Option("--b", metavar="NAME=VALUE", help="An option of side B's servers.")
     ] = {}  # noqa: RUF012 (the same)
     keys: Annotated[
         bool, typer.Option("--keys", help="Side B's connections are encrypted by CURVE keys.")
@@ -86,10 +82,6 @@ class PairSettings(BenchSettings, frozen=True, kw_only=True):
             raise ValueError("one --python has nothing to be compared with: give two or more")
         if self.python and (self.first or self.second or self.keys):
             raise ValueError("--python goes without --a, --b and --keys")
-
-    def loads(self) -> list[Workload]:
-        """Those of `paxon bench stable`."""
-        return stable_workloads(value_bytes=self.value_bytes, quick=self.quick)
 
 
 class PairRow(Figures, frozen=True, kw_only=True):
@@ -152,10 +144,12 @@ def _options(settings: PairSettings, progress: Progress) -> Taken:
             cluster = stack.enter_context(settings.cluster(**options))
             cluster.leader()
             sides.append((cluster, stack.enter_context(Children(CLIENT))))
-        for load in settings.loads():
+        for load in stable_workloads(value_bytes=settings.value_bytes, quick=settings.quick):
             for cluster, processes in sides:
                 jobs = jobs_for(load, cluster.addresses, warmup=settings.warmup, seed=settings.seed)
-                keys = _keys_of(cluster)
+                described = ClusterDescription.read(cluster.directory / CLUSTER_FILE)
+                at = described.client_addresses
+                keys = {at[server]: key for server, key in described.public_keys.items()}
                 prepare(processes.take(load.clients), [job._replace(keys=keys) for job in jobs])
             measured: list[list[Measurement]] = [[] for _ in sides]
             for turn in range(settings.turns):
@@ -167,12 +161,6 @@ def _options(settings: PairSettings, progress: Progress) -> Taken:
                     measured[place].append(stretch(counts, clients, settings.seconds))
             taken[load.name] = measured
     return taken
-
-
-def _keys_of(cluster: LocalCluster) -> dict[str, str]:
-    """The servers' public keys by address; empty if there are none."""
-    described = ClusterDescription.read(cluster.directory / CLUSTER_FILE)
-    return {described.client_addresses[s]: key for s, key in described.public_keys.items()}
 
 
 def _named(options: dict[str, Any]) -> str:
@@ -222,13 +210,10 @@ def _run_stable(
         *(f"--set={name}={value}" for name, value in settings.options.items()),
     ]  # fmt: skip
     done = subprocess.run(
-        [python, "-m", "paxon.kvstore.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=_GRACE_SECONDS + 20 * (settings.seconds + settings.warmup),
-        check=False,
+        [python, "-m", "paxon.kvstore.cli", *map(str, arguments)], capture_output=True, text=True,
+        timeout=_GRACE_SECONDS + 20 * (settings.seconds + settings.warmup), check=False,
         env={**os.environ, "PYTHONSAFEPATH": "1"},
-    )
+    )  # fmt: skip
     if done.returncode != 0:
         raise BenchError(f"the run under {python} failed: {done.stderr.strip()}")
     try:

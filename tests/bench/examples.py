@@ -19,7 +19,7 @@ from paxon.bench.contention.compare import (
     sweeps_of,
 )
 from paxon.bench.harness.lab_network import Event
-from paxon.bench.harness.load import Sample
+from paxon.bench.harness.load import Outcome
 from paxon.bench.harness.measure import Measurement, ServerCounts
 from paxon.bench.harness.summary import latency_of, spread_of
 from paxon.bench.harness.workloads import stable_workloads
@@ -46,9 +46,9 @@ def sample(
     latencies: tuple[float, ...] = (0.001, 0.002, 0.003),
     failed: int = 0,
     oldest: float = 0.0,
-) -> Sample:
+) -> Outcome:
     """What one client measured."""
-    return Sample(
+    return Outcome(
         operations=operations,
         failed=failed,
         first_error="it did not work" if failed else "",

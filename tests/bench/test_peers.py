@@ -428,7 +428,7 @@ def test_markdown_has_the_same_in_lines_of_equal_width() -> None:
 @pytest.mark.slow
 def test_the_picture_has_a_bar_for_each_pair(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    save_plot(plot_peers(report()), tmp_path / "p.svg")
+    save_plot(plot_peers(report()), tmp_path / "p")
     drawn = (tmp_path / "p.svg").read_text(encoding="utf-8")
     assert "writes / etcd" in drawn
     assert "3.5" in drawn

@@ -248,7 +248,6 @@ def test_the_floor_writes_the_same_bytes_on_every_disk(tmp_path: Path) -> None:
         (("contention", "--set", "policy=random"), 2, "policy is not set like this"),
         (("stable", "--set", "durability=memory"), 2, "durability is not set like this"),
         (("stable", "--set", "windoe=3"), 2, "did you mean 'window'?"),
-        (("scale", "--plot", "p.gif"), 1, "a plot's name ends in one of .png, .svg, .pdf"),
         (("stable", "--json", "/nowhere/r.json"), 1, "/nowhere/r.json cannot be written"),
         (("failover", "--servers", "2"), 2, "Invalid value for '--servers'"),
         (("compare", "--sweep", "everything"), 2, "'everything' is none of contention"),
