@@ -45,11 +45,7 @@ from paxon.bench.harness.report import Bench, Column, Progress, Report, Section,
 from paxon.bench.harness.summary import Spread, spread_of
 from paxon.bench.harness.workloads import Workload
 
-__all__ = [
-    "COMPARE", "CONTENTION", "CompareReport", "CompareSettings", "ContentionSettings", "Duel",
-    "Line", "Point", "PointRow", "Reign", "SWEEPS", "Sweep", "compare_sections", "duel_of",
-    "points_of", "reigns_of", "rows_of", "sweeps_of",
-]  # fmt: skip
+__all__ = ["COMPARE", "CONTENTION", "CompareReport", "Duel", "PointRow", "Sweep"]
 
 SweepName: TypeAlias = Literal[
     "contention", "proposers", "load", "backoff", "servers", "value", "rtt", "batch", "window"

@@ -6,9 +6,9 @@ that of two neighbouring measurements. Without etcd Paxon's figures stand alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from contextlib import ExitStack
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
 import typer
@@ -19,28 +19,15 @@ from paxon.bench.harness import report as col
 from paxon.bench.harness.flags import RepeatedSettings, Seconds, Several, Warmup
 from paxon.bench.harness.measure import Ratios, ratios_of
 from paxon.bench.harness.report import Bench, Column, Progress, Report, Section
-from paxon.bench.harness.summary import spread_of
+from paxon.bench.harness.summary import spread_or_none
 from paxon.bench.harness.workloads import Workload
+from paxon.bench.peers import run as peers
 from paxon.bench.peers.etcd import Etcd
 from paxon.bench.peers.programs import Programs, default_directory
-from paxon.bench.peers.run import (
-    Paxon,
-    PeerNote,
-    PeerRow,
-    PeersSettings,
-    System,
-    SystemFigures,
-    look_around,
-    peer_row,
-    peers_notes,
-    started,
-    take_turns,
-)
+from paxon.bench.peers.run import PeerNote, PeerRow, PeersSettings, System
 
-__all__ = ["COORDINATION", "CoordinationReport", "CoordinationSettings", "run_coordination"]
+__all__ = ["COORDINATION"]
 
-HANDOVER, WATCH, FAN_OUT, TXN = "lock handover", "watch", "fan-out", "transactions, 64 outstanding"
-WRITES, BESIDE_IDLE, RENEWALS = "writes, 64 outstanding", "writes beside idle watches", "renewals"
 _CONTENDERS = 4
 _LEASE, _SHORT_LEASE = 10.0, 2.0
 """Seconds that leases live, and for so long renewals are measured: each is renewed three times."""
@@ -63,20 +50,21 @@ class CoordinationSettings(RepeatedSettings, frozen=True, kw_only=True):
 
     def loads(self) -> list[Workload]:
         """What is put on both, in this order."""
-        plain = Workload(name=WRITES, outstanding=64)
-        loads = [
-            Workload(name=HANDOVER, kind="lock", outstanding=_CONTENDERS),
-            Workload(name=WATCH, kind="watch", watches=1),
-            Workload(name=FAN_OUT, kind="watch", watches=self.watchers),
-            msgspec.structs.replace(plain, name=TXN, kind="txn"),
-            plain,
-            msgspec.structs.replace(plain, name=BESIDE_IDLE, watches=self.idle),
-            Workload(
-                name=RENEWALS, kind="renew", outstanding=self.leases,
+        load = functools.partial(Workload, value_bytes=self.value_bytes)
+        handover = f"lock handover ({_CONTENDERS} contenders)"
+        fan_out, beside = f"fan-out ({self.watchers:,} watchers)", "writes beside idle watches"
+        return [
+            load(name=handover, kind="lock", outstanding=_CONTENDERS),
+            load(name="watch", kind="watch", watches=1),
+            load(name=fan_out, kind="watch", watches=self.watchers),
+            load(name="transactions, 64 outstanding", kind="txn", outstanding=64),
+            load(name="writes, 64 outstanding", outstanding=64),
+            load(name=f"{beside} ({self.idle:,})", outstanding=64, watches=self.idle),
+            load(
+                name=f"renewals ({self.leases:,} leases)", kind="renew", outstanding=self.leases,
                 seconds=_SHORT_LEASE if self.quick else _LEASE,
             ),
         ]  # fmt: skip
-        return [msgspec.structs.replace(load, value_bytes=self.value_bytes) for load in loads]
 
 
 CoordinationReport: TypeAlias = Report[CoordinationSettings, PeerNote | PeerRow]
@@ -85,22 +73,24 @@ CoordinationReport: TypeAlias = Report[CoordinationSettings, PeerNote | PeerRow]
 def run_coordination(settings: CoordinationSettings, progress: Progress) -> CoordinationReport:
     """Run it all. Raises `PaxonError` if a cluster cannot be started, or Paxon measured."""
     programs = Programs(default_directory())
-    ((_, note),) = look_around(PeersSettings(only=("etcd",), servers=settings.servers), programs)
+    ((_, note),) = peers.look_around(
+        PeersSettings(only=("etcd",), servers=settings.servers), programs
+    )
     loads = settings.loads()
     with ExitStack() as stack:
         systems: list[System] = [
-            Paxon(settings.servers, settings.durability, settings.options, open_paxon)
+            peers.Paxon(settings.servers, settings.durability, settings.options, open_paxon)
         ]
         stack.callback(systems[0].close)
         if not note.skipped:
             driven = note.driven.partition(", ")[0] + "; locks through its lock service"
             note = msgspec.structs.replace(note, driven=driven)
-            systems.append(started(lambda: Etcd(programs, settings.servers, open_etcd)))
+            systems.append(peers.started(lambda: Etcd(programs, settings.servers, open_etcd)))
             stack.callback(systems[1].close)
-        taken = take_turns(systems, loads, settings, note.problems, progress)
+        taken = peers.take_turns(systems, loads, settings, note.problems, progress)
     names = (systems[0].name, "etcd")
     rows = [
-        peer_row(load, names, ours, taken.get((load.name, "etcd"), {}))
+        peers.peer_row(load, names, ours, taken.get((load.name, "etcd"), {}))
         for load in loads
         if (ours := taken[load.name, names[0]])
     ]
@@ -116,48 +106,38 @@ def _rows(report: CoordinationReport) -> list[PeerRow]:
 
 def _beside_idle(report: CoordinationReport, of: str) -> Ratios:
     """Writes with idle watches by those without."""
-    found = {row.load.name: getattr(row, of) for row in _rows(report)}
-    idle, plain = found.get(BESIDE_IDLE), found.get(WRITES)
-    if idle is None or plain is None:
+    found = {row.load.watches: getattr(row, of) for row in _rows(report) if row.load.kind == "put"}
+    if len(found) < 2 or None in found.values():
         return Ratios()
-    return ratios_of(list(zip(idle.repeats, plain.repeats, strict=False)))
+    return ratios_of(list(zip(found[report.settings.idle].repeats, found[0].repeats, strict=False)))
 
 
 def _side(of: str, name: str) -> list[Column]:
     """The figures of one system."""
 
-    def cell(show: Callable[[SystemFigures], str]) -> Callable[[PeerRow], str]:
-        return lambda row: "-" if getattr(row, of) is None else show(getattr(row, of))
+    def figure(row: PeerRow, name: str) -> Any:
+        return getattr(getattr(row, of), name, None)
+
+    def cores(row: PeerRow) -> str:
+        """Of the busiest server."""
+        of_each = spread_or_none(m.busiest_cpu / m.seconds for m in figure(row, "repeats") or ())
+        return col.shown(of_each, "{:.3f}")
 
     return [
-        Column(f"{name}\n/s", cell(lambda s: col.count(s.rate))),
-        Column(f"{name}\np50 ms", cell(lambda s: col.milliseconds(s.p50))),
-        Column(f"{name}\np99 ms", cell(lambda s: col.milliseconds(s.p99))),
-        Column(f"{name}\ncores", cell(_cores)),
+        Column(f"{name}\n/s", lambda row: col.count(figure(row, "rate"))),
+        Column(f"{name}\np50 ms", lambda row: col.milliseconds(figure(row, "p50"))),
+        Column(f"{name}\np99 ms", lambda row: col.milliseconds(figure(row, "p99"))),
+        Column(f"{name}\ncores", cores),
     ]
 
 
-def _cores(system: SystemFigures) -> str:
-    """Of the busiest server."""
-    return f"{spread_of([m.busiest_cpu / m.seconds for m in system.repeats]).median:.3f}"
-
-
 _COLUMNS = [
-    Column("load", lambda row: _described(row.load)),
+    Column("load", lambda row: row.load.name),
     *_side("paxon", "Paxon"), *_side("other", "etcd"),
     Column("rate\nratio", lambda row: col.ratios(row.ratios.rate)),
     Column("p50\nratio", lambda row: col.ratios(row.ratios.p50)),
     Column("failed", lambda row: str(row.paxon.failed + (row.other.failed if row.other else 0))),
 ]  # fmt: skip
-
-
-def _described(load: Workload) -> str:
-    numbers = {
-        HANDOVER: f"{load.outstanding} contenders", FAN_OUT: f"{load.watches:,} watchers",
-        BESIDE_IDLE: f"{load.watches:,}", RENEWALS: f"{load.outstanding:,} leases",
-    }  # fmt: skip
-    more = numbers.get(load.name)
-    return f"{load.name} ({more})" if more else load.name
 
 
 def coordination_sections(report: CoordinationReport) -> list[Section]:
@@ -189,7 +169,7 @@ def coordination_notes(report: CoordinationReport) -> list[str]:
         "write that its watcher (in the fan-out: each watcher, exactly once) was told of; a "
         "transaction that compares and writes; a write; a renewal. cores: of the busiest server."
     )
-    return [operation, *peers_notes(report)]
+    return [operation, *peers.peers_notes(report)]
 
 
 COORDINATION = Bench(

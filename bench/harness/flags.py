@@ -17,8 +17,7 @@ from paxon.kvstore.cluster.local_cluster import LocalCluster, Transport
 from paxon.kvstore.cluster.options import Durability, parse_assignments
 
 __all__ = [
-    "Assignments", "BenchSettings", "Names", "RepeatedSettings", "chosen_names",
-    "server_options",
+    "Assignments", "BenchSettings", "Names", "RepeatedSettings", "chosen_names", "server_options",
 ]  # fmt: skip
 
 

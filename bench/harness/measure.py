@@ -41,9 +41,8 @@ from paxon.bench.harness.workloads import Workload
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 
 __all__ = [
-    "Counts", "Figures", "Lab", "Measurement", "Ratios", "ServerCounts", "combine", "counts_of",
-    "figures_of", "jobs_for", "measure", "measure_on", "prepare", "ratios_of", "run_all",
-    "stretch",
+    "Figures", "Lab", "Measurement", "Ratios", "ServerCounts", "counts_of", "figures_of",
+    "jobs_for", "measure", "measure_on", "prepare", "ratios_of", "run_all", "stretch",
 ]  # fmt: skip
 
 _STATUS_SECONDS = 5.0

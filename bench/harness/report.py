@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLIENT_CPU", "FAILED", "LONGEST_WAIT", "P50", "P99", "P999", "RATE", "SERVER_CPU", "Bench",
-    "Column", "Progress", "Report", "Section", "check_writable", "count", "fill_page",
-    "markdown", "milliseconds", "now_in_utc", "per_operation", "per_second", "per_slot", "ratio",
-    "ratios", "read_json", "rich_table", "shown", "small", "splice", "table_of", "told",
-    "write_json",
+    "Column", "Progress", "Report", "Section", "check_writable", "count", "fill_page", "markdown",
+    "milliseconds", "now_in_utc", "per_operation", "per_second", "per_slot", "ratio", "ratios",
+    "read_json", "rich_table", "shown", "small", "table_of", "told", "write_json",
 ]  # fmt: skip
 
 SettingsT = TypeVar("SettingsT")

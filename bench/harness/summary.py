@@ -8,9 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-__all__ = [
-    "Latency", "Spread", "latency_of", "percentile", "quotients", "spread_of", "spread_or_none",
-]  # fmt: skip
+__all__ = ["Latency", "Spread", "latency_of", "quotients", "spread_of", "spread_or_none"]
 
 
 class Latency(msgspec.Struct, frozen=True):

@@ -63,8 +63,7 @@ class EtcdCluster:
         path = programs.find("etcd")
         if path is None:
             raise BenchError("etcd is not installed")
-        self._path = path
-        self._programs = programs
+        self._path, self._programs = path, programs
         ports = free_ports(2 * members)
         self.addresses = [f"{_HOST}:{port}" for port in ports[:members]]
         self._peers = [f"http://{_HOST}:{port}" for port in ports[members:]]
@@ -81,19 +80,14 @@ class EtcdCluster:
     def _start(self, number: int) -> Program:
         client, peer = f"http://{self.addresses[number - 1]}", self._peers[number - 1]
         cluster = ",".join(f"m{n}={peer}" for n, peer in enumerate(self._peers, 1))
-        return Program(
-            [
-                self._path, "--name", f"m{number}",
-                "--data-dir", self._directory / f"m{number}",
-                "--listen-client-urls", client, "--advertise-client-urls", client,
-                "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-                "--initial-cluster", cluster, "--initial-cluster-token", self._directory.name,
-                "--quota-backend-bytes", str(_QUOTA_BYTES),
-                "--logger", "zap", "--log-level", "error",
-            ],
-            programs=self._programs,
-            log=self._directory / f"m{number}.log",
-        )  # fmt: skip
+        command: list[str | Path] = [
+            self._path, "--name", f"m{number}", "--data-dir", self._directory / f"m{number}",
+            "--listen-client-urls", client, "--advertise-client-urls", client,
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+            "--initial-cluster", cluster, "--initial-cluster-token", self._directory.name,
+            "--quota-backend-bytes", str(_QUOTA_BYTES), "--logger", "zap", "--log-level", "error",
+        ]  # fmt: skip
+        return Program(command, programs=self._programs, log=self._directory / f"m{number}.log")
 
     def _leads(self, number: int) -> bool:
         """Whether a member says that it leads."""
@@ -144,8 +138,7 @@ class Etcd:
         self, programs: Programs, servers: int, open_load: OpenLoad, way: str = ""
     ) -> None:
         """Start all; the name says which `way` its clients go. Raises `BenchError`."""
-        self.name = f"etcd{way}"
-        self._open = open_load
+        self.name, self._open = f"etcd{way}", open_load
         self._cluster = EtcdCluster(programs, servers)
         self._process = Child(CLIENT)
         self.counts = self._cluster.counts
@@ -235,16 +228,13 @@ class Gateway:
                 LocalCluster(servers, log_level="WARNING", **options)
             )
             cluster.leader()
-            [port] = free_ports(1)
-            self._address = f"127.0.0.1:{port}"
+            self._address = f"{_HOST}:{free_ports(1)[0]}"
             place = stack.enter_context(tempfile.TemporaryDirectory(prefix="paxon-gateway-"))
-            self._gateway = Program(
-                [
-                    sys.executable, "-m", "paxon.kvstore.cli", "etcd", "--cluster",
-                    ",".join(cluster.addresses), "--listen", self._address,
-                ],
-                programs=programs, log=Path(place) / "log",
-            )  # fmt: skip
+            command = [
+                sys.executable, "-m", "paxon.kvstore.cli", "etcd", "--cluster",
+                ",".join(cluster.addresses), "--listen", self._address,
+            ]  # fmt: skip
+            self._gateway = Program(command, programs=programs, log=Path(place) / "log")
             stack.callback(self._gateway.kill)
             self._gateway.wait_until(lambda: _asked(self._address) is not None, _START_SECONDS)
             self.close = stack.pop_all().close

@@ -1,16 +1,17 @@
 """gRPC over HTTP/2, as much as a load generator needs of it: one connection, one method.
 
 A client that costs more than the server measures itself. Frames and header blocks are hyperframe's
-and hpack's; what is left out is what h2 and grpcio do for each call beyond that, which costs
-several times as much (docs/peers.md has the figures). No sockets, no clock: bytes in, bytes out.
+and hpack's; what h2 and grpcio do beyond that for each call costs several times as much
+(docs/peers.md has the figures). No sockets, no clock: bytes in, bytes out.
 
-Headers that come back are not decoded: a call of one answer ("unary") has worked exactly if a
-message came before the end of its stream.
+Headers that come back are not decoded: a call of one answer has worked exactly if a message came
+before the end of its stream.
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import struct
 from typing import Any
 
@@ -81,7 +82,7 @@ class GrpcConnection:
         window = self._frames.SettingsFrame.INITIAL_WINDOW_SIZE
         self._say(self._frames.SettingsFrame(settings={window: _OUR_WINDOW}))
         self._open_window(_OUR_WINDOW - _DEFAULT_WINDOW)
-        self._next_stream = 1
+        self._streams = itertools.count(1, 2)
         self._incoming = b""
         self._answers: dict[int, bytes] = {}
         """What has come of calls that have not ended."""
@@ -106,8 +107,7 @@ class GrpcConnection:
 
         One that stays open is answered by any number of messages, and may `say` more.
         """
-        stream = self._next_stream
-        self._next_stream += 2
+        stream = next(self._streams)
         self._say(self._frames.HeadersFrame(stream, self._block, flags=("END_HEADERS",)))
         self._block = self._later_block
         if stays_open:
@@ -182,12 +182,11 @@ class GrpcConnection:
 
     def _split(self, stream: int, found: list[tuple[int, bytes | None]]) -> None:
         """The whole messages of a call that stays open."""
-        data, place = self._answers[stream], 0
-        while len(data) - place >= _PREFIX_BYTES:
-            start = place + _PREFIX_BYTES
-            end = start + int.from_bytes(data[place + 1 : start], "big")
+        data = self._answers[stream]
+        while len(data) >= _PREFIX_BYTES:
+            end = _PREFIX_BYTES + int.from_bytes(data[1:_PREFIX_BYTES], "big")
             if end > len(data):
                 break
-            found.append((stream, data[start:end]))
-            place = end
-        self._answers[stream] = data[place:]
+            found.append((stream, data[_PREFIX_BYTES:end]))
+            data = data[end:]
+        self._answers[stream] = data

@@ -50,10 +50,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Block", "GapRow", "PEERS", "Paxon", "Peer", "PeerNote", "PeerRow", "PeersReport",
-    "PeersSettings", "System", "SystemFigures", "Taken", "Turns", "blocks_of", "look_around",
-    "peer_row", "peers_notes", "peers_sections", "plot_peers", "run_peers", "start_peers",
-    "started", "take_turns",
+    "GapRow", "PEERS", "Paxon", "PeerNote", "PeerRow", "PeersReport", "PeersSettings", "System",
+    "SystemFigures", "look_around", "peer_row", "peers_notes", "run_peers", "started",
+    "take_turns",
 ]  # fmt: skip
 
 Peer: TypeAlias = Literal["etcd", "redis", "pysyncobj"]

@@ -34,11 +34,7 @@ from paxon.bench.scale.load import open_sessions
 from paxon.bench.scale.plots import plot_scale
 from paxon.kvstore.client.client import Client
 
-__all__ = [
-    "CostRow", "MemoryRow", "PartName", "PauseRow", "READ_MODES", "ReplayKind",
-    "ReplayRow", "SCALE", "ScaleLab", "ScaleReport", "ScaleSettings", "TITLES", "cost_row",
-    "scale_sections", "watch_pauses",
-]  # fmt: skip
+__all__ = ["CostRow", "MemoryRow", "PartName", "ReplayRow", "SCALE", "ScaleReport"]
 
 PartName: TypeAlias = Literal["sessions", "keys", "log", "value", "reads", "replay", "pause"]
 PARTS: tuple[PartName, ...] = get_args(PartName)

@@ -18,10 +18,7 @@ from paxon.bench.harness.repeater import PATIENCE_SECONDS, Repeater, wait_until
 from paxon.bench.harness.report import Bench, Progress, Report, Section
 from paxon.bench.harness.summary import Spread, spread_of
 
-__all__ = [
-    "FAILOVER", "FailoverReport", "FailoverRow", "FailoverSettings", "kill_leaders",
-    "paxon_kills",
-]  # fmt: skip
+__all__ = ["FAILOVER", "FailoverSettings", "kill_leaders", "paxon_kills"]
 
 _STEADY_WRITES = 50
 """Acknowledged before the leader is killed."""

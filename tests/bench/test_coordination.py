@@ -12,13 +12,6 @@ import pytest
 
 from paxon.bench.coordination.etcd import open_etcd
 from paxon.bench.coordination.run import (
-    BESIDE_IDLE,
-    FAN_OUT,
-    HANDOVER,
-    RENEWALS,
-    TXN,
-    WATCH,
-    WRITES,
     CoordinationReport,
     CoordinationSettings,
     coordination_notes,
@@ -189,7 +182,9 @@ def test_a_short_run(tmp_path: Path) -> None:
     (note,) = (row for row in kept.rows if isinstance(row, PeerNote))
     rows = [row for row in kept.rows if isinstance(row, PeerRow)]
     assert [row.load.name for row in rows] == [
-        HANDOVER, WATCH, FAN_OUT, TXN, WRITES, BESIDE_IDLE, RENEWALS,
+        "lock handover (4 contenders)", "watch", "fan-out (5 watchers)",
+        "transactions, 64 outstanding", "writes, 64 outstanding",
+        "writes beside idle watches (50)", "renewals (20 leases)",
     ]  # fmt: skip
     assert not note.problems
     assert (note.skipped or f"etcd {note.version}: ") in finished.stdout
