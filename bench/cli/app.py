@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 import typer
@@ -23,7 +23,7 @@ from paxon.bench.cli.figures import FIGURES
 from paxon.bench.contention.compare import COMPARE, CONTENTION
 from paxon.bench.coordination.run import COORDINATION
 from paxon.bench.harness import report as reports
-from paxon.bench.harness.flags import Assignments, Names, chosen_names, server_options
+from paxon.bench.harness.flags import chosen_names, server_options
 from paxon.bench.harness.plot_style import check_plots, save_plot
 from paxon.bench.harness.report import Bench, Report
 from paxon.bench.peers.run import PEERS
@@ -139,30 +139,28 @@ def _flags(of: type[Any], defaults: dict[str, Any]) -> list[inspect.Parameter]:
         option = next((one for one in reversed(known) if isinstance(one, OptionInfo)), None)
         if option is None:
             continue
-        kind, default, words = get_args(hint)[0], defaults[name], _words(known)
-        if words is not None:
+        kind, default = get_args(hint)[0], defaults[name]
+        option.metavar = option.metavar or "|".join(_names(kind)) or None
+        if get_origin(kind) in (tuple, dict):
             kind, default = list[str], list(default)
-        if isinstance(words, Names):
-            option.metavar = option.metavar or "|".join(words.known)
         annotation = _annotated[kind, option]
         flags.append(inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation))
     return flags
 
 
-def _words(known: tuple[Any, ...]) -> Any:
-    """How a list of words becomes the value of a field; None if the field is no such thing."""
-    return next((one for one in known if isinstance(one, Names | Assignments)), None)
+def _names(kind: Any) -> tuple[str, ...]:
+    """Those that a tuple of names may have; none if it is no such type."""
+    return get_args(get_args(kind)[0]) if get_origin(kind) is tuple else ()
 
 
 def settings_from(of: type[Any], given: dict[str, Any]) -> Any:
     """The settings that flags say. Raises typer.BadParameter for what makes no sense."""
-    hints, values = get_type_hints(of, include_extras=True), dict(given)
+    kinds, values = get_type_hints(of), dict(given)
     for name, value in given.items():
-        words = _words(getattr(hints[name], "__metadata__", ()))
         try:
-            if isinstance(words, Names):
-                values[name] = chosen_names(value, words.known)
-            elif isinstance(words, Assignments):
+            if _names(kinds[name]):
+                values[name] = chosen_names(value, _names(kinds[name]))
+            elif get_origin(kinds[name]) is dict:
                 values[name] = server_options(value, getattr(of, "DECIDED", ()))
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint=f"--{name}") from None

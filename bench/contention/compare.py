@@ -21,26 +21,12 @@ import typer
 from paxon.actors import ServerId, Settings
 from paxon.actors.settings import PolicyName
 from paxon.bench.contention.compare_plots import compare_plots
+from paxon.bench.harness import flags, measure
 from paxon.bench.harness import report as col
-from paxon.bench.harness.flags import (
-    Names,
-    Outstanding,
-    Policies,
-    RepeatedSettings,
-    Seconds,
-    Warmup,
-)
+from paxon.bench.harness.flags import RepeatedSettings
 from paxon.bench.harness.lab import LabCluster
 from paxon.bench.harness.lab_network import Event
-from paxon.bench.harness.measure import (
-    Figures,
-    Lab,
-    Measurement,
-    figures_of,
-    jobs_for,
-    prepare,
-    run_all,
-)
+from paxon.bench.harness.measure import Figures, Lab, Measurement
 from paxon.bench.harness.report import Bench, Column, Progress, Report, Section, ratio, small
 from paxon.bench.harness.summary import Spread, spread_of
 from paxon.bench.harness.workloads import Workload
@@ -68,16 +54,15 @@ class CompareSettings(RepeatedSettings, frozen=True, kw_only=True):
 
     sweep: Annotated[
         tuple[SweepName, ...],
-        Names(SWEEPS),
         typer.Option(
             help="What to sweep over; separated by commas or given several times. All by default, "
             "with --quick " + " and ".join(_QUICK_SWEEPS) + "."
         ),
     ] = ()
-    policies: Policies = ("stable", "backoff", "random", "immediate")
+    policies: flags.Policies = ("stable", "backoff", "random", "immediate")
     proposers: Annotated[int, typer.Option(min=1, help="How many servers try to lead.")] = 3
     """In the sweep `contention` from 2 up to so many."""
-    outstanding: Outstanding = 8
+    outstanding: flags.Outstanding = 8
     """Operations that each proposer's client has under way."""
     duels: bool = True
     """Record what servers send in a duel too, in extra runs that are not measured."""
@@ -96,8 +81,8 @@ class ContentionSettings(CompareSettings, frozen=True, kw_only=True):
     """The preset: one setting of one's choice, measured for longer."""
 
     sweep: tuple[SweepName, ...] = ("contention",)
-    seconds: Seconds = 3.0
-    warmup: Warmup = 0.5
+    seconds: flags.Seconds = 3.0
+    warmup: flags.Warmup = 0.5
     duels: bool = False
 
 
@@ -420,7 +405,7 @@ class CompareReport(Report[CompareSettings, PointRow], frozen=True, kw_only=True
 
 def rows_of(measured: Mapping[Point, list[Measurement]]) -> list[PointRow]:
     """A row for each point, beside its stable leader if that was measured too."""
-    figures = {point: figures_of(repeats) for point, repeats in measured.items()}
+    figures = {point: measure.figures_of(repeats) for point, repeats in measured.items()}
 
     def of_stable(point: Point) -> float | None:
         stable = figures.get(point.with_stable_leader())
@@ -469,14 +454,14 @@ def _record(lab: Lab[CompareSettings], point: Point) -> Duel:
     cluster = _cluster(lab, point, trace=True).start()
     try:
         cluster.leader()
-        jobs = jobs_for(
+        jobs = measure.jobs_for(
             point.workload, cluster.addresses, follow=point.policy == "stable",
             warmup=0.0, seed=lab.settings.seed,
         )  # fmt: skip
         taken = lab.clients.take(point.proposers)
-        prepare(taken, jobs)
+        measure.prepare(taken, jobs)
         begin = time.monotonic()
-        run_all(taken, DUEL_SECONDS)
+        measure.run_all(taken, DUEL_SECONDS)
     finally:
         events = cluster.stop()
     return duel_of(events, point, begin)

@@ -17,17 +17,7 @@ from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load import Answer, ClosedLoop, Job, Loop, Outcome, clock
 from paxon.bench.harness.workloads import WorkloadData
 from paxon.bench.peers import etcd_load as api
-from paxon.bench.peers.etcd_load import (
-    GrpcLink,
-    GrpcSocket,
-    Listening,
-    ask_all,
-    call,
-    framed,
-    open_etcd_load,
-    parsed,
-    put_payload,
-)
+from paxon.bench.peers.etcd_load import GrpcLink, GrpcSocket, Listening, ask_all, framed, parsed
 from paxon.kvstore.etcd.messages import message
 
 __all__ = ["open_etcd"]
@@ -57,7 +47,7 @@ def open_etcd(job: Job) -> tuple[Loop, Callable[[], None]]:
         link = GrpcSocket(address, api.TXN)
         return ClosedLoop(GrpcLink([link], _transactions(job), load.outstanding)), link.close
     idle = _watch(address, [OTHER_KEY % number for number in range(load.watches)])
-    loop, close = open_etcd_load("one", job)
+    loop, close = api.open_etcd_load("one", job)
 
     def close_all() -> None:
         idle.close()
@@ -93,7 +83,7 @@ class WatchLink:
         self._watchers = load.watches
         self._watching = _watch(address, [WATCHED_KEY.encode()] * load.watches)
         self._writing = GrpcSocket(address, api.PUT)
-        self._put = put_payload(WATCHED_KEY, WorkloadData(load, job.seed).value)
+        self._put = api.put_payload(WATCHED_KEY, WorkloadData(load, job.seed).value)
         self._listening = Listening((self._watching, self._writing))
         self._started: float | None = None
         self._put_at = 0
@@ -145,7 +135,7 @@ class _Contender:
     """One that locks and unlocks, with connections and a lease of its own."""
 
     def __init__(self, address: str) -> None:
-        self.lease = int(call(address, api.GRANT, TTL=_LONG_LEASE_SECONDS).ID)
+        self.lease = int(api.call(address, api.GRANT, TTL=_LONG_LEASE_SECONDS).ID)
         self.locking, self.unlocking = (GrpcSocket(address, of) for of in (api.LOCK, api.UNLOCK))
         self.ask = framed(api.LOCK, name=b"lock", lease=self.lease)
         self.since: float | None = None
@@ -200,7 +190,7 @@ class LockLink:
     def close(self) -> None:
         """Disconnect, and end the leases."""
         for one in self._all:
-            call(self._address, api.REVOKE, ID=one.lease)
+            api.call(self._address, api.REVOKE, ID=one.lease)
             one.locking.close()
             one.unlocking.close()
 

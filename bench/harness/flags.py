@@ -1,13 +1,14 @@
 """Flags of `paxon bench`: the settings of a bench are its flags, each said once.
 
-A field of a settings struct is typed by one of these, or by an `Annotated` of its own; `Names` and
-`Assignments` say how a list of words becomes the field's value. cli/app.py makes commands of them.
+A field of a settings struct is typed by one of these, or by an `Annotated` of its own. A tuple of
+names is given by flags and commas, a dict of the servers' options as NAME=VALUE. cli/app.py makes
+commands of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import typer
@@ -17,20 +18,8 @@ from paxon.kvstore.cluster.local_cluster import LocalCluster, Transport
 from paxon.kvstore.cluster.options import Durability, parse_assignments
 
 __all__ = [
-    "Assignments", "BenchSettings", "Names", "RepeatedSettings", "chosen_names", "server_options",
+    "BenchSettings", "RepeatedSettings", "chosen_names", "server_options",
 ]  # fmt: skip
-
-
-class Names(NamedTuple):
-    """The field is a tuple of names out of these, given by flags and commas."""
-
-    known: Sequence[str]
-
-
-class Assignments(NamedTuple):
-    """The field is a dict of the servers' options, given as NAME=VALUE."""
-
-    of: str = "the servers"
 
 
 def chosen_names(given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
@@ -68,7 +57,6 @@ Outstanding = Annotated[
 ]
 Options = Annotated[
     dict[str, Any],
-    Assignments(),
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
@@ -77,7 +65,6 @@ Options = Annotated[
 ]
 Policies = Annotated[
     tuple[PolicyName, ...],
-    Names(get_args(PolicyName)),
     typer.Option("--policy", help="What a preempted server does; may be given several times."),
 ]
 

@@ -16,22 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, T
 import msgspec
 import typer
 
+from paxon.bench.harness import measure
 from paxon.bench.harness import plot_style as style
 from paxon.bench.harness import report as col
 from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.flags import Names, Repeat, RepeatedSettings, Seconds, Several, Warmup
+from paxon.bench.harness.flags import Repeat, RepeatedSettings, Seconds, Several, Warmup
 from paxon.bench.harness.load import CLIENT, OpenLoad, open_client_load
-from paxon.bench.harness.measure import (
-    Figures,
-    Measurement,
-    Ratios,
-    ServerCounts,
-    counts_of,
-    figures_of,
-    measure_on,
-    ratios_of,
-)
+from paxon.bench.harness.measure import Figures, Measurement, Ratios, ServerCounts
 from paxon.bench.harness.report import Bench, Column, Progress, Report, Section
 from paxon.bench.harness.summary import Spread, spread_of
 from paxon.bench.harness.workloads import Workload
@@ -64,9 +56,7 @@ class PeersSettings(RepeatedSettings, frozen=True, kw_only=True):
 
     QUICK: ClassVar[dict[str, float]] = {"seconds": 1.0, "warmup": 0.3, "repeat": 2, "kills": 1}
 
-    only: Annotated[
-        tuple[Peer, ...], Names(_NAMES), typer.Option(help="Leave out all peers but these.")
-    ] = _NAMES
+    only: Annotated[tuple[Peer, ...], typer.Option(help="Leave out all peers but these.")] = _NAMES
     install: Annotated[
         bool,
         typer.Option(
@@ -155,7 +145,7 @@ def peer_row(load: Workload, names: Sequence[str], ours: Turns, theirs: Turns) -
         load=load,
         paxon=_system(names[0], list(ours.values())),
         other=_system(names[1], list(theirs.values())) if theirs else None,
-        ratios=ratios_of(pairs),
+        ratios=measure.ratios_of(pairs),
     )
 
 
@@ -163,7 +153,7 @@ def _system(name: str, taken: Sequence[Taken]) -> SystemFigures:
     return SystemFigures(
         name=name,
         disturbance=spread_of([one.idle_cores for one in taken]),
-        **figures_of([one.measured for one in taken]),
+        **measure.figures_of([one.measured for one in taken]),
     )
 
 
@@ -320,10 +310,10 @@ class Paxon:
             self.close = stack.pop_all().close
 
     def counts(self) -> ServerCounts:
-        return counts_of(self._cluster)
+        return measure.counts_of(self._cluster)
 
     def measure(self, load: Workload, *, seconds: float, warmup: float, seed: int) -> Measurement:
-        return measure_on(
+        return measure.measure_on(
             self._cluster, self._processes, load, seconds=seconds, warmup=warmup, seed=seed,
             open_load=self._open,
         )  # fmt: skip

@@ -13,17 +13,9 @@ from collections.abc import Callable
 
 import zmq
 
+from paxon.actors import messages
 from paxon.actors.codecs import client_codec
 from paxon.actors.limits.turns import OPENINGS
-from paxon.actors.messages import (
-    Command,
-    CommandReply,
-    NotLeader,
-    OpenSession,
-    ReplyStatus,
-    ServerReply,
-    SessionOpened,
-)
 from paxon.bench.harness.load import Answer, ClosedLoop, Job, Loop
 from paxon.bench.harness.workloads import WorkloadData
 from paxon.kvstore.errors import PaxonError, RequestTimeout
@@ -69,11 +61,11 @@ class SessionLink:
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.connect(self._address)
 
-    def _receive(self, seconds: float) -> list[ServerReply]:
+    def _receive(self, seconds: float) -> list[messages.ServerReply]:
         """The messages of one frame. Raises TimeoutError if none comes."""
         if not self._socket.poll(round(seconds * 1000)):
             raise TimeoutError
-        replies: list[ServerReply] = self._codec.decode(self._socket.recv())[2]
+        replies: list[messages.ServerReply] = self._codec.decode(self._socket.recv())[2]
         return replies
 
     def _open(self, sessions: int) -> list[int]:
@@ -82,7 +74,7 @@ class SessionLink:
         while len(found) < sessions:
             # As many as one client may open at once; the next ones as another client.
             refusal = self._open_at_once(found, min(OPENINGS, sessions - len(found)))
-            if isinstance(refusal, NotLeader) and clock() < give_up_at:
+            if isinstance(refusal, messages.NotLeader) and clock() < give_up_at:
                 if not refusal.address:
                     time.sleep(_ELECTION_SECONDS)
                 self._address = refusal.address or self._address
@@ -91,10 +83,10 @@ class SessionLink:
             self._dial()
         return found
 
-    def _open_at_once(self, found: list[int], wanted: int) -> ServerReply | None:
+    def _open_at_once(self, found: list[int], wanted: int) -> messages.ServerReply | None:
         """Add so many sessions to those found; what was answered instead, if anything was."""
         reached = len(found) + wanted
-        asked = [OpenSession(number + 1) for number in range(len(found), reached)]
+        asked = [messages.OpenSession(number + 1) for number in range(len(found), reached)]
         self._socket.send(self._codec.encode(asked))
         while len(found) < reached:
             try:
@@ -102,7 +94,7 @@ class SessionLink:
             except TimeoutError:
                 raise RequestTimeout("the leader opens no session: it does not answer") from None
             for reply in replies:
-                if not isinstance(reply, SessionOpened):
+                if not isinstance(reply, messages.SessionOpened):
                     return reply
                 found.append(reply.session)
         return None
@@ -118,7 +110,7 @@ class SessionLink:
             self._started[session, seq] = now
             self._place = (self._place + 1) % len(commands)
             acked = self._answered[session] + 1
-            command = Command(session, seq, acked, 0, commands[self._place])
+            command = messages.Command(session, seq, acked, 0, commands[self._place])
             self._socket.send(self._codec.encode([command]))
 
     def take(self, seconds: float) -> list[Answer]:
@@ -127,7 +119,10 @@ class SessionLink:
         now = clock()
         answers: list[Answer] = []
         for reply in replies:
-            if not isinstance(reply, CommandReply) or reply.status != ReplyStatus.OK:
+            if (
+                not isinstance(reply, messages.CommandReply)
+                or reply.status != messages.ReplyStatus.OK
+            ):
                 raise PaxonError(f"the leader executes no command: {reply}")
             answers.append((now - self._started.pop((reply.session, reply.seq)), None))
             self._answered[reply.session] = max(self._answered[reply.session], reply.seq)

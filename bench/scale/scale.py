@@ -22,7 +22,7 @@ from paxon.actors.messages import ReadMode
 from paxon.bench.harness import report as col
 from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
-from paxon.bench.harness.flags import Names, Outstanding, Repeat, RepeatedSettings, Several
+from paxon.bench.harness.flags import Outstanding, Repeat, RepeatedSettings, Several
 from paxon.bench.harness.lab import SERVER, LabCluster
 from paxon.bench.harness.machine import children_of, memory_bytes, peak_memory_bytes
 from paxon.bench.harness.measure import Figures, Lab, Measurement, counts_of, figures_of
@@ -53,7 +53,6 @@ class ScaleSettings(RepeatedSettings, frozen=True, kw_only=True):
 
     part: Annotated[
         tuple[PartName, ...],
-        Names(PARTS),
         typer.Option(
             help="What to let grow; separated by commas or given several times. All by default."
         ),

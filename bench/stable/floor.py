@@ -21,7 +21,6 @@ import msgspec
 import zmq
 
 from paxon.bench.harness.child import Child
-from paxon.bench.harness.machine import cpu_seconds
 from paxon.bench.harness.summary import Latency, latency_of
 from paxon.kvstore.client.addresses import free_ports, hold_ports
 
@@ -47,8 +46,6 @@ class FloorFigures(msgspec.Struct, frozen=True):
     """Operations a second: frames times operations in a frame."""
     latency: Latency
     """Of a frame, which is that of each operation in it."""
-    cpu_per_operation: float
-    """CPU seconds of all processes for each operation."""
 
 
 class Floor:
@@ -69,14 +66,14 @@ class Floor:
                 stack.enter_context(held)
             addresses = [f"tcp://127.0.0.1:{port}" for port in ports]
             files = [f"{place}/{number}.sqlite" for number in range(servers)]
-            self._children = [Child("a process of the floor") for _ in range(servers + 1)]
-            for child in self._children:
+            children = [Child("a process of the floor") for _ in range(servers + 1)]
+            for child in children:
                 stack.callback(child.close, 0.0)
-            *followers, leader, self._load = self._children
+            *followers, leader, self._load = children
             for child, address, file in zip([leader, *followers], addresses, files, strict=True):
                 child.tell(_open, zmq.ROUTER, address, file)
             self._load.tell(_open, zmq.DEALER, addresses[0], "")
-            for child in self._children:
+            for child in children:
                 child.answer()
             for child in followers:
                 child.tell(_follow)
@@ -91,18 +88,9 @@ class Floor:
         # The first byte says whether it is to be written.
         frame = bytes([durable]).ljust(operations * (value_bytes + _KEY_BYTES), b"\0")
         for length in (warmup, seconds):
-            before = self._cpu()
             self._load.tell(_closed_loop, frames, frame, length)
             elapsed, latencies = self._load.answer(length)
-        done = len(latencies) * operations
-        return FloorFigures(
-            rate=done / elapsed, latency=latency_of(latencies),
-            cpu_per_operation=(self._cpu() - before) / done if done else 0.0,
-        )  # fmt: skip
-
-    def _cpu(self) -> float:
-        """CPU seconds of all processes so far."""
-        return sum(cpu_seconds(child.pid) for child in self._children)
+        return FloorFigures(len(latencies) * operations / elapsed, latency_of(latencies))
 
 
 # --- inside the processes ------------------------------------------------------------------------

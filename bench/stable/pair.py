@@ -22,22 +22,13 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 import typer
 
+from paxon.bench.harness import measure
 from paxon.bench.harness import report as col
 from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.flags import BenchSettings, Options, Seconds, Warmup
 from paxon.bench.harness.load import CLIENT
-from paxon.bench.harness.measure import (
-    Figures,
-    Measurement,
-    Ratios,
-    counts_of,
-    figures_of,
-    jobs_for,
-    prepare,
-    ratios_of,
-    stretch,
-)
+from paxon.bench.harness.measure import Figures, Measurement, Ratios
 from paxon.bench.harness.report import Bench, Column, Progress, Report, Section, ratios
 from paxon.bench.harness.workloads import stable_workloads
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
@@ -117,8 +108,8 @@ def run_pair(settings: PairSettings, progress: Progress) -> PairReport:
     sides = dict(zip(string.ascii_uppercase, names, strict=False))
     rows = [
         PairRow(
-            load=load, side=side, **figures_of(measured[place]),
-            to_first=ratios_of(list(zip(measured[place], measured[0], strict=True)))
+            load=load, side=side, **measure.figures_of(measured[place]),
+            to_first=measure.ratios_of(list(zip(measured[place], measured[0], strict=True)))
             if place else None,
         )
         for load, measured in taken.items()
@@ -146,19 +137,23 @@ def _options(settings: PairSettings, progress: Progress) -> Taken:
             sides.append((cluster, stack.enter_context(Children(CLIENT))))
         for load in stable_workloads(value_bytes=settings.value_bytes, quick=settings.quick):
             for cluster, processes in sides:
-                jobs = jobs_for(load, cluster.addresses, warmup=settings.warmup, seed=settings.seed)
+                jobs = measure.jobs_for(
+                    load, cluster.addresses, warmup=settings.warmup, seed=settings.seed
+                )
                 described = ClusterDescription.read(cluster.directory / CLUSTER_FILE)
                 at = described.client_addresses
                 keys = {at[server]: key for server, key in described.public_keys.items()}
-                prepare(processes.take(load.clients), [job._replace(keys=keys) for job in jobs])
+                measure.prepare(
+                    processes.take(load.clients), [job._replace(keys=keys) for job in jobs]
+                )
             measured: list[list[Measurement]] = [[] for _ in sides]
             for turn in range(settings.turns):
                 progress(load.name)
                 for place in _order(turn, len(sides)):
                     cluster, processes = sides[place]
-                    counts = functools.partial(counts_of, cluster)
+                    counts = functools.partial(measure.counts_of, cluster)
                     clients = processes.take(load.clients)
-                    measured[place].append(stretch(counts, clients, settings.seconds))
+                    measured[place].append(measure.stretch(counts, clients, settings.seconds))
             taken[load.name] = measured
     return taken
 

@@ -76,8 +76,6 @@ class FloorRow(msgspec.Struct, frozen=True):
     """In each frame, as many as in Paxon's requests."""
     rate: Spread
     p50: Spread
-    cpu: Spread
-    """CPU seconds of all processes for each operation."""
     rate_ratio: float
     """The floor's rate by Paxon's: how many times slower Paxon is."""
     latency_ratio: float
@@ -184,9 +182,8 @@ def row_of(
     if floor_p50 is None or row.p50 is None:
         return row
     floor_rate = spread_of([figures.rate for figures in floors])
-    cpu = spread_of([figures.cpu_per_operation for figures in floors])
     floor = FloorRow(
-        *shape, floor_rate, floor_p50, cpu, rate_ratio=floor_rate.median / row.rate.median,
+        *shape, floor_rate, floor_p50, rate_ratio=floor_rate.median / row.rate.median,
         latency_ratio=row.p50.median / floor_p50.median,
     )  # fmt: skip
     return msgspec.structs.replace(row, floor=floor)

@@ -94,7 +94,7 @@ def measurement(rate: float = 1000.0, *, operations: int = 2000, **counters: int
 def stable_report() -> StableReport:
     """Two repeats of the quick workloads, twice as far from the floor as it could be."""
     settings = StableSettings(quick=True, repeat=2)
-    floor = FloorFigures(rate=2000.0, latency=latency_of([0.0005]), cpu_per_operation=1e-4)
+    floor = FloorFigures(rate=2000.0, latency=latency_of([0.0005]))
     measured = [
         measurement(rate, slots_chosen=1000, syncs=3000, client_messages_received=500)
         for rate in (900.0, 1100.0)

@@ -82,7 +82,7 @@ def test_stable_row() -> None:
         measurement(rate, slots_chosen=500, syncs=6000, client_messages_received=1000)
         for rate in (900.0, 1000.0, 1200.0)
     ]
-    floors = [FloorFigures(rate, latency_of([0.0005]), 1e-4) for rate in (2000.0, 3000.0, 4000.0)]
+    floors = [FloorFigures(rate, latency_of([0.0005])) for rate in (2000.0, 3000.0, 4000.0)]
     row = stable.row_of(Workload(name="w"), measured, floors, (16, 2))
     assert (row.rate.median, row.rate.low, row.rate.high) == (1000, 900, 1200)
     slots = row.over(lambda m: m.each(m.count("slots_chosen")))

@@ -225,7 +225,6 @@ def test_the_floor_writes_the_same_bytes_on_every_disk(tmp_path: Path) -> None:
         figures = floor.run(2, 3, durable=True, value_bytes=64, seconds=0.2, warmup=0.0)
         assert figures.rate > 0
         assert figures.latency.count > 0
-        assert figures.cpu_per_operation >= 0
         (files,) = tmp_path.iterdir()
         sizes = []
         for path in files.glob("*.sqlite"):
