@@ -107,8 +107,7 @@ def figures_sections(report: FiguresReport) -> list[Section]:
     settings = report.settings
     title = (
         f"{settings.servers} servers, each write synced by a majority, values of "
-        f"{settings.value_bytes} bytes; median of {settings.repeat} x {settings.seconds:g} s, "
-        "± half the range"
+        f"{settings.value_bytes} bytes; {settings.times}, ± half the range"
     )
     columns = ["load", "op/s", "p50 ms", "p99 ms", "to the floor", "beside etcd"]
     cells = [

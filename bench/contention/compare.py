@@ -489,16 +489,10 @@ _COLUMNS = [
 def compare_sections(report: CompareReport) -> list[Section]:
     """A table for each sweep: on a page the first one open, the others folded up."""
     settings = report.settings
-    conditions = (
-        f"{settings.servers} servers, durability {settings.durability}, {settings.proposers} "
-        f"proposers with {settings.outstanding} operations under way each, values of "
-        f"{settings.value_bytes} bytes, where not swept over; median of {settings.repeat} x "
-        f"{settings.seconds:g} s, ± half the range\n\n"
-    )
-    heads = itertools.chain([conditions], itertools.repeat(""))
-    return [
-        _section(report, sweep, head) for sweep, head in zip(report.sweeps, heads, strict=False)
-    ]
+    load = f"{settings.proposers} proposers with {settings.outstanding} operations under way each"
+    conditions = f"{settings.conditions(load)}, where not swept over; {settings.times}"
+    heads = itertools.chain([f"{conditions}, ± half the range\n\n"], itertools.repeat(""))
+    return list(map(_section, itertools.repeat(report), report.sweeps, heads))
 
 
 def _section(report: CompareReport, sweep: Sweep, head: str) -> Section:

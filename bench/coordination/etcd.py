@@ -1,7 +1,8 @@
 """etcd's side of `paxon bench coordination`: its own gRPC services, called from one thread.
 
 Locks are taken through its lock service, which is the quickest way that it offers: the contender's
-member does there what etcd's clients do else, and a contender makes two calls in all.
+member does there what etcd's clients do else, and a contender, a thread as with Paxon, makes two
+calls in all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from paxon.bench.coordination.loads import OTHER_KEY, WATCHED_KEY, doubled
+from paxon.bench.coordination.loads import OTHER_KEY, WATCHED_KEY, LockLoop, doubled
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load import Answer, ClosedLoop, Job, Loop, Outcome, clock
 from paxon.bench.harness.workloads import WorkloadData
@@ -35,8 +36,11 @@ def open_etcd(job: Job) -> tuple[Loop, Callable[[], None]]:
     """Connect as a job says; see `OpenLoad`. Raises `BenchError`."""
     load, address = job.workload, job.addresses[0]
     if load.kind == "lock":
-        locks = LockLink(address, load.outstanding)
-        return ClosedLoop(locks), locks.close
+        stack = contextlib.ExitStack()
+        contenders = [_Contender(address) for _ in range(load.outstanding)]
+        for one in contenders:
+            stack.callback(one.close)
+        return LockLoop(contenders), stack.close
     if load.kind == "watch":
         watches = WatchLink(job)
         return ClosedLoop(watches), watches.close
@@ -132,67 +136,25 @@ class WatchLink:
 
 
 class _Contender:
-    """One that locks and unlocks, with connections and a lease of its own."""
+    """One that locks and unlocks, with connections and a lease of its own; see `LockLoop`."""
 
     def __init__(self, address: str) -> None:
-        self.lease = int(api.call(address, api.GRANT, TTL=_LONG_LEASE_SECONDS).ID)
-        self.locking, self.unlocking = (GrpcSocket(address, of) for of in (api.LOCK, api.UNLOCK))
-        self.ask = framed(api.LOCK, name=b"lock", lease=self.lease)
-        self.since: float | None = None
-        """When it asked; None: it neither waits nor holds."""
-
-
-class LockLink:
-    """So many contend for one lock, which each gives up as soon as it has it; see `Link`.
-
-    What is timed is a handover: from giving it up to the next one's having it.
-    """
-
-    def __init__(self, address: str, contenders: int) -> None:
+        self._lease = int(api.call(address, api.GRANT, TTL=_LONG_LEASE_SECONDS).ID)
+        self._links = [GrpcSocket(address, method) for method in (api.LOCK, api.UNLOCK)]
         self._address = address
-        self._all = [_Contender(address) for _ in range(contenders)]
-        self._released = 0.0
-        self._whose = {link: one for one in self._all for link in (one.locking, one.unlocking)}
-        self._listening = Listening(self._whose)
 
-    def top_up(self, now: float) -> None:
-        idle = [one for one in self._all if one.since is None]
-        if len(idle) == len(self._all):
-            self._released = 0.0  # nobody holds it: the first does not take over
-        for one in idle:
-            one.since = now
-            one.locking.request(one.ask)
-            one.locking.flush()
+    def __enter__(self) -> None:
+        answer = self._links[0].demand(framed(api.LOCK, name=b"lock", lease=self._lease))
+        self._key = parsed(api.LOCK, answer).key
 
-    def take(self, seconds: float) -> list[Answer]:
-        answers: list[Answer] = []
-        for link in self._listening.wait(seconds):
-            one = self._whose[link]
-            for _, answer in link.receive(None):
-                if answer is None:
-                    answers.append((0.0, BenchError("etcd refused a lock")))
-                elif link is one.locking:
-                    now = clock()
-                    if self._released:
-                        answers.append((now - self._released, None))
-                    key = parsed(api.LOCK, answer).key
-                    one.unlocking.request(framed(api.UNLOCK, key=key))
-                    self._released = clock()
-                    one.unlocking.flush()
-                    continue
-                one.since = None
-            link.flush()
-        return answers
-
-    def under_way(self) -> list[float]:
-        return [one.since for one in self._all if one.since is not None]
+    def __exit__(self, *_: object) -> None:
+        self._links[1].demand(framed(api.UNLOCK, key=self._key))
 
     def close(self) -> None:
-        """Disconnect, and end the leases."""
-        for one in self._all:
-            api.call(self._address, api.REVOKE, ID=one.lease)
-            one.locking.close()
-            one.unlocking.close()
+        """Disconnect, and end the lease."""
+        api.call(self._address, api.REVOKE, ID=self._lease)
+        for link in self._links:
+            link.close()
 
 
 class RenewLoop:

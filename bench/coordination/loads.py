@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, TypeVar
 
 from paxon.bench.harness.errors import BenchError
@@ -18,7 +19,7 @@ from paxon.kvstore.client.watches.watch import Watch
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.recipes.clients import AsyncClient, Client
 
-__all__ = ["OTHER_KEY", "WATCHED_KEY", "doubled", "open_paxon"]
+__all__ = ["OTHER_KEY", "WATCHED_KEY", "LockLoop", "doubled", "open_paxon"]
 
 WATCHED_KEY = "watched"
 OTHER_KEY = b"other/%07d"
@@ -38,10 +39,14 @@ def open_paxon(job: Job) -> tuple[Loop, Callable[[], None]]:
     if load.kind == "watch":
         watches = WatchLink(job)
         return ClosedLoop(watches), watches.close
-    if load.kind in _LOOPS:
-        loop = _LOOPS[load.kind](job)
+    if load.kind == "lock":
+        stack = ExitStack()
+        clients = [stack.enter_context(_client(job)) for _ in range(load.outstanding)]
+        return LockLoop([client.lock("lock") for client in clients]), stack.close
+    if load.kind in ("txn", "renew"):
+        loop = TxnLoop(job) if load.kind == "txn" else RenewLoop(job)
         return loop, loop.close
-    idle = Client(job.addresses, timeout=job.timeout)
+    idle = _client(job)
     now = idle.range(OTHER_KEY).revision
     held = [idle.watch(OTHER_KEY % number, after=now) for number in range(load.watches)]
     for watch in held[:1]:
@@ -54,6 +59,10 @@ def open_paxon(job: Job) -> tuple[Loop, Callable[[], None]]:
         close()
 
     return plain, close_all
+
+
+def _client(job: Job) -> Client:
+    return Client(job.addresses, timeout=job.timeout)
 
 
 def doubled(who: str) -> BenchError:
@@ -69,9 +78,7 @@ class WatchLink:
 
     def __init__(self, job: Job) -> None:
         load = job.workload
-        self._writing, self._watching = (
-            Client(job.addresses, timeout=job.timeout) for _ in range(2)
-        )
+        self._writing, self._watching = _client(job), _client(job)
         self._value = WorkloadData(load, job.seed).value
         now = self._writing.put(WATCHED_KEY, self._value)
         self._watches: list[Watch] = [
@@ -111,31 +118,27 @@ class WatchLink:
 
 
 class LockLoop:
-    """Threads that contend for one lock, each with a client of its own; see `Loop`.
+    """Threads that contend for one lock, each in a way of its own to have it; see `Loop`.
 
     Who has it gives it up at once. What is timed is a handover: from giving it up to the next one's
     having it.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._clients = [
-            Client(job.addresses, timeout=job.timeout) for _ in range(job.workload.outstanding)
-        ]
+    def __init__(self, contenders: Sequence[AbstractContextManager[object]]) -> None:
+        self._contenders = contenders
         self._released = 0.0
 
     def run(self, seconds: float) -> Outcome:
         """See `Loop`."""
-        outcome = Outcome()
+        outcome = Outcome(seconds=seconds)
         self._released = 0.0
         end = clock() + seconds
-        with ThreadPoolExecutor(len(self._clients)) as threads:
-            list(threads.map(lambda it: self._contend(it, end, outcome), self._clients))
-        outcome.seconds = seconds
+        with ThreadPoolExecutor(len(self._contenders)) as threads:
+            list(threads.map(lambda lock: self._contend(lock, end, outcome), self._contenders))
         outcome.operations = len(outcome.latencies)
         return outcome
 
-    def _contend(self, client: Client, end: float, outcome: Outcome) -> None:
-        lock = client.lock("lock")
+    def _contend(self, lock: AbstractContextManager[object], end: float, outcome: Outcome) -> None:
         while clock() < end:
             try:
                 with lock:
@@ -145,11 +148,6 @@ class LockLoop:
                     self._released = clock()
             except PaxonError as error:
                 outcome.note(error)
-
-    def close(self) -> None:
-        """Disconnect."""
-        for client in self._clients:
-            client.close()
 
 
 class _Tasks:
@@ -183,10 +181,8 @@ class TxnLoop(_Tasks):
         return self.do(self._run(seconds))
 
     async def _run(self, seconds: float) -> Outcome:
-        outcome, end = Outcome(), clock() + seconds
-        tasks = [self._go_on(end, outcome) for _ in range(self._load.outstanding)]
-        await asyncio.gather(*tasks)
-        outcome.seconds = seconds
+        outcome, end = Outcome(seconds=seconds), clock() + seconds
+        await asyncio.gather(*[self._go_on(end, outcome) for _ in range(self._load.outstanding)])
         outcome.operations = len(outcome.latencies)
         return outcome
 
@@ -247,8 +243,3 @@ class RenewLoop(_Tasks):
         """End the leases and disconnect."""
         self.do(self._some(AsyncLease.revoke, self._leases))
         super().close()
-
-
-_LOOPS: dict[str, type[LockLoop | TxnLoop | RenewLoop]] = {
-    "lock": LockLoop, "txn": TxnLoop, "renew": RenewLoop,
-}  # fmt: skip

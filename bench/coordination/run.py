@@ -144,9 +144,8 @@ def coordination_sections(report: CoordinationReport) -> list[Section]:
     """All loads, and what idle watches cost."""
     settings = report.settings
     title = (
-        f"coordination: {settings.servers} servers, durability {settings.durability}, values of "
-        f"{settings.value_bytes} bytes; median of {settings.repeat} x {settings.seconds:g} s; "
-        "ratios are medians of neighbouring pairs, with the least and the most"
+        f"coordination: {settings.conditions()}; {settings.times}; ratios are medians of "
+        "neighbouring pairs, with the least and the most"
     )
     idle = [
         [name, col.ratios(by.rate), col.ratios(by.cpu)]

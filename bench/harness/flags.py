@@ -91,6 +91,11 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     options: Options = {}
     """Of the servers, beside their defaults and what the bench decides."""
 
+    def conditions(self, *more: str) -> str:
+        """What a table says of a run."""
+        named = (f"{self.servers} servers", f"durability {self.durability}", *more)
+        return ", ".join((*named, f"values of {self.value_bytes} bytes"))
+
     def cluster(self, **options: Any) -> LocalCluster:
         """A cluster of public servers as they say, with more options."""
         return LocalCluster(
@@ -106,3 +111,8 @@ class RepeatedSettings(BenchSettings, frozen=True, kw_only=True):
     """Of each measurement."""
     warmup: Warmup = 0.3
     repeat: Repeat = 3
+
+    @property
+    def times(self) -> str:
+        """What a table says of how often that was."""
+        return f"median of {self.repeat} x {self.seconds:g} s"

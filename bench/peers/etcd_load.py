@@ -11,6 +11,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
 from typing import Any, Literal, TypeAlias
 
 from paxon.bench.harness.errors import BenchError
@@ -72,6 +73,7 @@ class GrpcSocket:
         self._socket.settimeout(None)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._listening = Listening([self])
+        self._address, self._method = address, method
         self._grpc = GrpcConnection(method, address)
         self.request = self._grpc.request
         self.room_for = self._grpc.room_for
@@ -127,6 +129,16 @@ class GrpcSocket:
                 return answer
         raise TimeoutError
 
+    def demand(self, payload: bytes) -> bytes:
+        """The same with a usual limit. Raises `BenchError` if it is refused too, or late."""
+        try:
+            answer = self.ask(payload, _CALL_SECONDS)
+        except TimeoutError:
+            raise BenchError(f"{self._address} was silent for {_CALL_SECONDS:g} s") from None
+        if answer is None:
+            raise BenchError(f"the server at {self._address} refused {self._method}")
+        return answer
+
     def close(self) -> None:
         """Close the connection; may be called twice."""
         self._socket.close()
@@ -151,16 +163,8 @@ class Listening:
 
 def call(address: str, method: str, **fields: Any) -> Any:
     """One call on a connection of its own; what it answers. Raises `BenchError` if it fails."""
-    link = GrpcSocket(address, method)
-    try:
-        answer = link.ask(framed(method, **fields), _CALL_SECONDS)
-    except TimeoutError:
-        raise BenchError(f"{address} has not answered for {_CALL_SECONDS:g} s") from None
-    finally:
-        link.close()
-    if answer is None:
-        raise BenchError(f"the server at {address} refused {method}")
-    return parsed(method, answer)
+    with closing(GrpcSocket(address, method)) as link:
+        return parsed(method, link.demand(framed(method, **fields)))
 
 
 def ask_all(
@@ -240,15 +244,11 @@ def open_etcd_load(connections: Connections, job: Job) -> tuple[Loop, Callable[[
     puts = [put_payload(key, data.value) for key in data.keys]
     method, payloads = PUT, puts
     if job.workload.kind == "get":
-        filling = GrpcSocket(address, PUT)
-        ask_all(filling, puts, filling.request)
-        filling.close()
+        with closing(GrpcSocket(address, PUT)) as filling:
+            ask_all(filling, puts, filling.request)
         method = RANGE  # linearizable, as long as it does not say `serializable`
         payloads = [framed(RANGE, key=key.encode()) for key in data.keys]
-    links = [GrpcSocket(address, method) for _ in range(1 if connections == "one" else outstanding)]
-
-    def close() -> None:
-        for link in links:
-            link.close()
-
-    return ClosedLoop(GrpcLink(links, payloads, outstanding)), close
+    with ExitStack() as stack:
+        count = 1 if connections == "one" else outstanding
+        links = [stack.enter_context(closing(GrpcSocket(address, method))) for _ in range(count)]
+        return ClosedLoop(GrpcLink(links, payloads, outstanding)), stack.pop_all().close

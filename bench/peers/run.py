@@ -170,9 +170,8 @@ def peers_sections(report: PeersReport) -> list[Section]:
     pairs = _pairs(report)
     others = [other.name.partition(",")[0] for _, other in pairs]
     title = (
-        f"{settings.servers} servers, values of {settings.value_bytes} bytes, median of "
-        f"{settings.repeat} x {settings.seconds:g} s; ratios are medians of neighbouring pairs, "
-        "with the least and the most"
+        f"{settings.servers} servers, values of {settings.value_bytes} bytes, {settings.times}; "
+        "ratios are medians of neighbouring pairs, with the least and the most"
     )
     blocks = [n for n in range(1, len(others)) if others[n] != others[n - 1]]
     rows = [row for row, _ in pairs]

@@ -276,12 +276,8 @@ def scale_sections(report: ScaleReport) -> list[Section]:
     ]  # fmt: skip
     found += [col.table_of(title, columns, rows) for title, columns, rows in others if rows]
     settings = report.settings
-    conditions = (
-        f"{settings.servers} servers, durability {settings.durability}, "
-        f"{settings.outstanding} operations under way for each client, values of "
-        f"{settings.value_bytes} bytes, unless said otherwise; median of {settings.repeat} x "
-        f"{settings.seconds:g} s"
-    )
+    load = f"{settings.outstanding} operations under way for each client"
+    conditions = f"{settings.conditions(load)}, unless said otherwise; {settings.times}"
     return [s._replace(title=f"{conditions}\n\n{s.title}") for s in found[:1]] + found[1:]
 
 
@@ -311,9 +307,6 @@ def run_scale(settings: ScaleSettings, progress: Progress) -> ScaleReport:
     )  # fmt: skip
 
 
-# --- sessions ------------------------------------------------------------------------------------
-
-
 def _sessions(lab: ScaleLab) -> list[CostRow]:
     """The same load from ever more sessions."""
 
@@ -325,9 +318,6 @@ def _sessions(lab: ScaleLab) -> list[CostRow]:
 
     measured = lab.interleaved(lab.sizes.sessions, "{} sessions".format, one)
     return [cost_row("sessions", "writes", count, taken) for count, taken in measured.items()]
-
-
-# --- keys ----------------------------------------------------------------------------------------
 
 
 def _keys(lab: ScaleLab) -> list[CostRow]:
@@ -391,9 +381,6 @@ def dict_bytes(keys: int, value_bytes: int) -> int:
     return taken
 
 
-# --- the log -------------------------------------------------------------------------------------
-
-
 def _log(lab: ScaleLab) -> list[CostRow]:
     """A log that cannot be discarded, because one server is down: a slot for each write."""
     rows = []
@@ -417,9 +404,6 @@ def _grow(lab: ScaleLab, cluster: LabCluster, workload: Workload, slots: int) ->
             return
         lab.measure(cluster, workload, stretch, seconds=_GROW_SECONDS, warmup=0.0)
     raise BenchError(f"the log has not grown to {slots:,} slots")
-
-
-# --- values and reads ----------------------------------------------------------------------------
 
 
 def _value(lab: ScaleLab) -> list[CostRow]:
@@ -450,9 +434,6 @@ def _reads(lab: ScaleLab) -> list[CostRow]:
         cost_row("reads", f"{mode} reads", clients, taken)
         for (mode, clients), taken in measured.items()
     ]
-
-
-# --- starting from a directory -------------------------------------------------------------------
 
 
 def _replay(lab: ScaleLab) -> list[CostRow]:
@@ -494,8 +475,6 @@ def _restart(
         kind=kind, disk_bytes=max(held), keys=size // KIB, slots=slots, seconds=spread_of(seconds)
     )
 
-
-# --- pauses --------------------------------------------------------------------------------------
 
 _VALUE_BYTES = 4096
 _PING_SECONDS, _WRITE_SECONDS = 0.001, 0.002

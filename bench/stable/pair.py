@@ -123,9 +123,6 @@ def _order(turn: int, sides: int) -> list[int]:
     return [(turn + place) % sides for place in range(sides)]
 
 
-# --- settings ------------------------------------------------------------------------------------
-
-
 def _options(settings: PairSettings, progress: Progress) -> Taken:
     """Two clusters that are up together, each with clients of its own."""
     taken: Taken = {}
@@ -160,9 +157,6 @@ def _options(settings: PairSettings, progress: Progress) -> Taken:
 
 def _named(options: dict[str, Any]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in options.items()) or "defaults"
-
-
-# --- interpreters --------------------------------------------------------------------------------
 
 
 def interpreter_name(python: Path) -> str:
@@ -219,16 +213,12 @@ def _run_stable(
         raise BenchError(f"{python} has a Paxon that is too old to be compared: {error}") from None
 
 
-# --- the table -----------------------------------------------------------------------------------
-
-
 def pair_sections(report: PairReport) -> list[Section]:
     """The rows for people."""
     settings = report.settings
     sides = "\n".join(f"{letter}: {name}" for letter, name in report.sides.items())
     title = (
-        f"{sides}\n{settings.servers} servers, durability {settings.durability}, values of "
-        f"{settings.value_bytes} bytes; medians of {settings.turns} turns of "
+        f"{sides}\n{settings.conditions()}; medians of {settings.turns} turns of "
         f"{settings.seconds:g} s; ratios to A in the same turn, least … most"
     )
     columns = [

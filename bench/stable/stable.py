@@ -209,11 +209,8 @@ def stable_sections(report: StableReport) -> list[Section]:
     """The rows for people."""
     settings = report.settings
     repeat, seconds = settings.rounds()
-    title = (
-        f"stable leader: {settings.servers} servers, durability {settings.durability}, "
-        f"{settings.transport}, values of {settings.value_bytes} bytes; median of "
-        f"{repeat} x {seconds:g} s"
-    )
+    conditions = settings.conditions(settings.transport)
+    title = f"stable leader: {conditions}; median of {repeat} x {seconds:g} s"
     return [col.table_of(title, _COLUMNS, report.rows)]
 
 
