@@ -43,11 +43,9 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 app = typer.Typer(
     help="Measure Paxon on this machine: servers, clients and the floor share its cores.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)
+)  # fmt: skip
 
 
 class Outputs(NamedTuple):
@@ -126,9 +124,6 @@ def _progress(title: str) -> Iterator[Callable[[str], None]]:
     with shown:
         task = shown.add_task("starting", total=None)
         yield lambda what: shown.update(task, description=what)
-
-
-# --- a command of each bench ---------------------------------------------------------------------
 
 
 def _flags(of: type[Any], defaults: dict[str, Any]) -> list[inspect.Parameter]:

@@ -70,7 +70,7 @@ def run_figures(settings: FiguresSettings, progress: Progress) -> FiguresReport:
     stable, peers, failover = settings.parts()
     taken = run_stable(stable, progress)
     beside = run.run_peers(peers, progress) if peers else None
-    gap = run_failover(failover, progress).rows[0].gap
+    gap = run_failover(failover, progress).rows[0]
     return figures_report(settings, taken, beside, gap)
 
 

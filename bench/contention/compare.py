@@ -39,9 +39,7 @@ SweepName: TypeAlias = Literal[
 SWEEPS: tuple[SweepName, ...] = get_args(SweepName)
 _QUICK_SWEEPS: tuple[SweepName, ...] = ("contention", "load")
 
-_DEFAULTS: dict[str, Any] = {
-    field.name: field.default for field in msgspec.structs.fields(Settings)
-}
+_DEFAULTS: dict[str, Any] = {it.name: it.default for it in msgspec.structs.fields(Settings)}
 _UNDER_WAY = 64
 """Operations for each client where batching or the window is the question."""
 
@@ -125,17 +123,12 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     def options(self) -> dict[str, Any]:
         """The servers' settings."""
         named = ("policy", "window", "batch_bytes", "backoff_base", "backoff_cap")
-        return {
-            "contend": self.policy != "stable",
-            **{name: getattr(self, name) for name in named},
-        }
+        return {name: getattr(self, name) for name in named} | {"contend": self.policy != "stable"}
 
     def with_stable_leader(self) -> Point:
         """The same load on a cluster whose leader nobody disturbs."""
-        return msgspec.structs.replace(
-            self, policy="stable", backoff_base=_DEFAULTS["backoff_base"],
-            backoff_cap=_DEFAULTS["backoff_cap"],
-        )  # fmt: skip
+        unused = {name: _DEFAULTS[name] for name in ("backoff_base", "backoff_cap")}
+        return msgspec.structs.replace(self, policy="stable", **unused)
 
 
 class Line(NamedTuple):
@@ -266,8 +259,7 @@ def _lines(settings: CompareSettings, name: SweepName) -> list[Line]:
         values = (most,) if settings.quick else tuple(range(min(2, most), most + 1))
     return [
         Line(
-            like.label.format(policy=policy),
-            policy,
+            like.label.format(policy=policy), policy,
             [
                 (value, _point(settings, policy, **{**like.fixed, plan.field: value}))
                 for value in values
@@ -277,14 +269,13 @@ def _lines(settings: CompareSettings, name: SweepName) -> list[Line]:
         for policy in settings.policies
         for like in plan.lines
         if policy in like.policies
-    ]
+    ]  # fmt: skip
 
 
 def points_of(sweeps: Sequence[Sweep]) -> list[Point]:
     """All points, each once, in the order of the sweeps."""
-    return list(
-        dict.fromkeys(point for sweep in sweeps for line in sweep.lines for _, point in line.points)
-    )
+    lines = itertools.chain(*(sweep.lines for sweep in sweeps))
+    return list(dict.fromkeys(point for line in lines for _, point in line.points))
 
 
 # --- duels ---------------------------------------------------------------------------------------
@@ -330,15 +321,12 @@ def reigns_of(events: Sequence[Event]) -> list[Reign]:
             said.setdefault((event.server, event.round), []).append(event)
     return [
         Reign(
-            server=server,
-            round=number,
-            asked=spoken[0].seconds,
+            server=server, round=number, asked=spoken[0].seconds, ended=spoken[-1].seconds,
             led=next((event.seconds for event in spoken if event.kind != "P1A"), None),
-            ended=spoken[-1].seconds,
             slots=len({event.slot for event in spoken if event.kind == "P2A"}),
         )
         for (server, number), spoken in said.items()
-    ]
+    ]  # fmt: skip
 
 
 def duel_of(events: Sequence[Event], point: Point, begin: float) -> Duel:
@@ -358,9 +346,6 @@ def duel_of(events: Sequence[Event], point: Point, begin: float) -> Duel:
     return msgspec.structs.replace(
         duel, reigns=reigns_of(moved), close_up_from=start, close_up=shown
     )
-
-
-# --- points --------------------------------------------------------------------------------------
 
 
 class PointRow(Figures, frozen=True, kw_only=True):

@@ -184,10 +184,6 @@ def _duels(report: CompareReport) -> Figure:
     return figure
 
 
-def _some(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
-
-
 def _colour(server: int) -> str:
     return style.SERVER_COLOURS[(server - 1) % len(style.SERVER_COLOURS)]
 
@@ -215,8 +211,8 @@ def _draw_ballots(axes: Axes, duel: Duel) -> None:
     axes.set_ylabel("round", fontsize=8)
     style.tidy(
         axes,
-        f"{duel.point.policy}: {_some(len(duel.reigns), 'ballot')}, {len(won):,} of which led; "
-        f"{_some(sum(reign.slots for reign in duel.reigns), 'slot')} proposed",
+        f"{duel.point.policy}; ballots: {len(duel.reigns):,}, {len(won):,} of which led; "
+        f"slots proposed: {sum(reign.slots for reign in duel.reigns):,}",
     )
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from paxon.bench.coordination.loads import OTHER_KEY, WATCHED_KEY, LockLoop, doubled
+from paxon.bench.coordination.loads import OTHER_KEY, WATCHED_KEY, LockLoop
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.load import Answer, ClosedLoop, Job, Loop, Outcome, clock
 from paxon.bench.harness.workloads import WorkloadData
@@ -122,7 +122,7 @@ class WatchLink:
     def _hear(self, response: Any) -> None:
         for event in response.events:
             if response.watch_id in self._told:
-                raise doubled("etcd")
+                raise BenchError("a watcher of etcd was told of a write twice")
             self._told[response.watch_id] = event.kv.mod_revision
         self._all_at = clock()
 

@@ -19,7 +19,7 @@ from paxon.kvstore.client.watches.watch import Watch
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.recipes.clients import AsyncClient, Client
 
-__all__ = ["OTHER_KEY", "WATCHED_KEY", "LockLoop", "doubled", "open_paxon"]
+__all__ = ["OTHER_KEY", "WATCHED_KEY", "LockLoop", "open_paxon"]
 
 WATCHED_KEY = "watched"
 OTHER_KEY = b"other/%07d"
@@ -65,11 +65,6 @@ def _client(job: Job) -> Client:
     return Client(job.addresses, timeout=job.timeout)
 
 
-def doubled(who: str) -> BenchError:
-    """What is raised where an event comes twice."""
-    return BenchError(f"a watcher of {who} was told of a write twice")
-
-
 class WatchLink:
     """A writer, and so many watchers of what it writes, with a client of their own; see `Link`.
 
@@ -103,7 +98,7 @@ class WatchLink:
             self._told += [event.revision for event in watch.batch(max(0.0, until - clock()))]
         taken = clock() - self._started
         if set(self._told) != {put.result()} or len(self._told) > len(self._watches):
-            raise doubled("Paxon")
+            raise BenchError("a watcher of Paxon was told of a write twice, or not of it")
         self._put = None
         self._told.clear()
         return [(taken, None)]

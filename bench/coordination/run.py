@@ -97,9 +97,6 @@ def run_coordination(settings: CoordinationSettings, progress: Progress) -> Coor
     return CoordinationReport(bench="coordination", settings=settings, rows=[note, *rows])
 
 
-# --- for people ----------------------------------------------------------------------------------
-
-
 def _rows(report: CoordinationReport) -> list[PeerRow]:
     return [row for row in report.rows if isinstance(row, PeerRow)]
 

@@ -31,6 +31,7 @@ from paxon.kvstore.client.addresses import free_ports, hold_ports
 from paxon.kvstore.cluster.local_cluster import Transport
 from paxon.kvstore.cluster.node import ServerSockets, ServerStartError, start_server
 from paxon.kvstore.cluster.options import Durability
+from paxon.kvstore.cluster.server_process import settle_garbage_collector
 from paxon.kvstore.cluster.status import ServerStatus, agreed_leader, ask_status
 from paxon.kvstore.store.store import KVStore
 
@@ -83,8 +84,6 @@ class LabCluster:
         self._scratch = ExitStack()
         self._starts: dict[ServerId, Start] = {}
         self._running: dict[ServerId, Child] = {}
-
-    # --- life ------------------------------------------------------------------------------------
 
     def start(self) -> Self:
         """Start all servers and wait until each serves. Raises `BenchError` if one cannot."""
@@ -174,8 +173,6 @@ class LabCluster:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # --- where it is -----------------------------------------------------------------------------
-
     @property
     def addresses(self) -> list[str]:
         """Where clients reach the servers, in the order of their ids."""
@@ -222,12 +219,10 @@ def run_server(start: Start) -> float:
     Returns how many seconds it took. Raises `BenchError`.
     """
     begin = time.monotonic()
-    if not _Here.settled:  # as in a server process of its own (kvstore/cluster/server_process.py)
+    if not _Here.settled:
         _Here.settled = True
         logger.remove()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
+        settle_garbage_collector()
     recorder = _Here.recorder = Recorder(start.settings.server) if start.trace else None
 
     def around(sockets: ServerSockets) -> Network:

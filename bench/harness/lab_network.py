@@ -101,8 +101,6 @@ class LabNetwork:
         self._under_way: deque[tuple[float, Sequence[ServerId], Sequence[PeerMessage]]] = deque()
         """When each leaves the sockets, the earliest first."""
 
-    # --- Network ---------------------------------------------------------------------------------
-
     def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
         """See `paxon.actors.environment.Network`."""
         self.broadcast((server,), messages)
@@ -119,8 +117,6 @@ class LabNetwork:
         """The same; what is under way is lost, as with a server that dies."""
         self._under_way.clear()
         self._sockets.close()
-
-    # --- BurstSource -----------------------------------------------------------------------------
 
     def receive(self) -> Burst[Any, Any]:
         """See `paxon.transport.BurstSource`."""

@@ -14,29 +14,15 @@ import msgspec
 
 from paxon.actors import ServerId
 from paxon.actors.messages import StatusReply
+from paxon.bench.harness import load, summary
 from paxon.bench.harness.child import Child, Children
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.flags import RepeatedSettings
 from paxon.bench.harness.lab import SERVER, LabCluster
-from paxon.bench.harness.load import (
-    CLIENT,
-    Job,
-    OpenLoad,
-    Outcome,
-    open_client_load,
-    prepare_load,
-    put_load,
-)
+from paxon.bench.harness.load import CLIENT, Job, OpenLoad, Outcome, open_client_load
 from paxon.bench.harness.machine import cpu_seconds
 from paxon.bench.harness.report import Progress
-from paxon.bench.harness.summary import (
-    Latency,
-    Spread,
-    latency_of,
-    quotients,
-    spread_of,
-    spread_or_none,
-)
+from paxon.bench.harness.summary import Latency, Spread, latency_of, spread_of, spread_or_none
 from paxon.bench.harness.workloads import Workload
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 
@@ -168,7 +154,7 @@ def ratios_of(pairs: Sequence[tuple[Measurement, Measurement]]) -> Ratios:
     """The first of each pair by the second."""
 
     def ratio(figure: Callable[[Measurement], float | None]) -> Spread | None:
-        return quotients((figure(one), figure(other)) for one, other in pairs)
+        return summary.quotients((figure(one), figure(other)) for one, other in pairs)
 
     return Ratios(
         rate=ratio(lambda m: m.rate),
@@ -204,20 +190,20 @@ def counts_of(cluster: LocalCluster | LabCluster) -> ServerCounts:
 
 
 def measure_on(
-    cluster: LocalCluster | LabCluster, clients: Children, load: Workload, *, seconds: float,
+    cluster: LocalCluster | LabCluster, clients: Children, workload: Workload, *, seconds: float,
     warmup: float, seed: int, follow: bool = True, open_load: OpenLoad = open_client_load,
 ) -> Measurement:  # fmt: skip
     """A load on a cluster that runs; see `jobs_for` and `measure`. Raises `PaxonError`."""
     jobs = jobs_for(
-        load, cluster.addresses, warmup=warmup, seed=seed, follow=follow, open_load=open_load
+        workload, cluster.addresses, warmup=warmup, seed=seed, follow=follow, open_load=open_load
     )
-    return measure(lambda: counts_of(cluster), clients.take(load.clients), jobs, seconds)
+    return measure(lambda: counts_of(cluster), clients.take(workload.clients), jobs, seconds)
 
 
 def prepare(processes: Sequence[Child], jobs: Sequence[Job]) -> None:
     """Connect the clients and warm them up, all at the same time. Raises `BenchError`."""
     for process, job in zip(processes, jobs, strict=True):
-        process.tell(prepare_load, job)
+        process.tell(load.prepare_load, job)
     for process, job in zip(processes, jobs, strict=True):
         process.answer(job.warmup)
 
@@ -245,7 +231,7 @@ def stretch(counts: Counts, processes: Sequence[Child], seconds: float) -> Measu
 def run_all(processes: Sequence[Child], seconds: float) -> list[Outcome]:
     """Put the load of prepared clients on for so long. Raises `BenchError`."""
     for process in processes:
-        process.tell(put_load, seconds)
+        process.tell(load.put_load, seconds)
     return [process.answer(seconds) for process in processes]
 
 

@@ -24,12 +24,10 @@ class Repeater(threading.Thread):
     def __init__(self, call: Callable[[], object], pause_seconds: float = 0.0) -> None:
         """`pause_seconds`: between two calls."""
         super().__init__(name="paxon-repeater", daemon=True)
-        self._call = call
-        self._pause = pause_seconds
+        self._call, self._pause = call, pause_seconds
         self._ending = False
         self._moved = threading.Condition()
         self._error: PaxonError | None = None
-        self._taken = 0
         self._calls: list[tuple[float, float]] = []
         """When each call began and ended, by the monotonic clock."""
 
@@ -41,8 +39,7 @@ class Repeater(threading.Thread):
                 with self._moved:
                     self._calls.append((begun, time.monotonic()))
                     self._moved.notify_all()
-                if self._pause:
-                    time.sleep(self._pause)
+                time.sleep(self._pause)
         except PaxonError as error:
             with self._moved:
                 self._error = error
@@ -52,12 +49,11 @@ class Repeater(threading.Thread):
         """Wait until so many calls more have ended. Raises `BenchError` if one failed."""
         with self._moved:
             goal = len(self._calls) + calls
-            self._moved.wait_for(
+            if not self._moved.wait_for(
                 lambda: self._error is not None or len(self._calls) >= goal, PATIENCE_SECONDS
-            )
-            self._check()
-            if len(self._calls) < goal:
+            ):
                 raise BenchError(f"no operation has ended for {PATIENCE_SECONDS:g} s")
+            self._check()
 
     def first_end_after(self, moment: float) -> float:
         """When the first call after a moment ended."""
@@ -68,8 +64,7 @@ class Repeater(threading.Thread):
         """Seconds of each call since the last time. Raises `BenchError` if one failed."""
         with self._moved:
             self._check()
-            calls = self._calls[self._taken :]
-            self._taken += len(calls)
+            calls, self._calls = self._calls, []
         return [ended - begun for begun, ended in calls]
 
     def _check(self) -> None:

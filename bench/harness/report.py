@@ -28,7 +28,7 @@ __all__ = [
 SettingsT = TypeVar("SettingsT")
 RowT = TypeVar("RowT")
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised when the form of the files changes."""
 
 Progress: TypeAlias = Callable[[str], None]
@@ -198,9 +198,6 @@ def fill_page(path: Path, name: str, figures: str, *, write: bool = True) -> Non
     if write:
         with told(path, "written"):
             path.write_text(text, encoding="utf-8")
-
-
-# --- figures for people --------------------------------------------------------------------------
 
 
 def count(figure: Spread | None) -> str:

@@ -71,9 +71,9 @@ class EtcdCluster:
         with ExitStack() as stack:
             place = stack.enter_context(tempfile.TemporaryDirectory(prefix="paxon-etcd-"))
             self._directory = Path(place)
-            stack.callback(self._kill_all)
             for number in range(1, members + 1):
                 self._members.append(self._start(number))
+                stack.callback(self.kill, number)
             self.leader()
             self.close = stack.pop_all().close
 
@@ -126,10 +126,6 @@ class EtcdCluster:
         """CPU of all members; see `Watch`."""
         return ServerCounts({}, {n: member.cpu() for n, member in enumerate(self._members)})
 
-    def _kill_all(self) -> None:
-        for member in self._members:
-            member.kill()
-
 
 class Etcd:
     """A cluster and a client process; see `System`."""
@@ -158,9 +154,6 @@ class Etcd:
     def close(self) -> None:
         self._process.close()
         self._cluster.close()
-
-
-# --- failovers -----------------------------------------------------------------------------------
 
 
 def etcd_kills(programs: Programs, settings: FailoverSettings, progress: Progress) -> list[float]:
@@ -204,9 +197,6 @@ class PersistentWriter:
         if self._link is not None:
             self._link.close()
             self._link = None
-
-
-# --- Paxon's gateway -----------------------------------------------------------------------------
 
 
 def open_etcds_calls(job: Job) -> tuple[Loop, Callable[[], None]]:

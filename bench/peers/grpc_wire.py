@@ -17,7 +17,7 @@ from typing import Any
 
 from paxon.bench.harness.errors import BenchError
 
-__all__ = ["GrpcConnection", "check_libraries", "frame_message", "MAX_FRAME_BYTES"]
+__all__ = ["GrpcConnection", "frame_message", "library", "MAX_FRAME_BYTES"]
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_HEADER_BYTES = 9
@@ -33,7 +33,7 @@ _RENEW_WINDOW = 2**30
 """After so many bytes received the connection's window is opened again."""
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
     """A module that only the load on etcd needs. Raises `BenchError` if it is not installed."""
     try:
         return importlib.import_module(name)
@@ -41,12 +41,6 @@ def _library(name: str) -> Any:
         raise BenchError(
             "the load on etcd needs protobuf, hpack and hyperframe: pip install 'paxon[bench]'"
         ) from None
-
-
-def check_libraries() -> None:
-    """Raise `BenchError` if one is missing that the load on etcd needs."""
-    for name in ("google.protobuf", "hpack", "hyperframe"):
-        _library(name)
 
 
 def frame_message(message: bytes) -> bytes:
@@ -68,9 +62,9 @@ class GrpcConnection:
 
     def __init__(self, method: str, authority: str) -> None:
         """`method` is a path such as `/etcdserverpb.KV/Put`. Raises `BenchError`."""
-        self._frames: Any = _library("hyperframe.frame")
-        self._refusals: Any = _library("hyperframe.exceptions").HyperframeError
-        encoder = _library("hpack").Encoder()
+        self._frames: Any = library("hyperframe.frame")
+        self._refusals: Any = library("hyperframe.exceptions").HyperframeError
+        encoder = library("hpack").Encoder()
         fields = [
             (":method", "POST"), (":scheme", "http"), (":path", method),
             (":authority", authority), ("content-type", "application/grpc"), ("te", "trailers"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeAlias, get_args
 
 import msgspec
@@ -29,7 +29,7 @@ from paxon.bench.harness.summary import Spread, spread_of
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.peers.etcd import Etcd, Gateway, etcd_kills, open_etcds_calls
 from paxon.bench.peers.etcd_load import Connections, open_etcd_load
-from paxon.bench.peers.grpc_wire import check_libraries
+from paxon.bench.peers.grpc_wire import library
 from paxon.bench.peers.programs import Programs, default_directory
 from paxon.bench.peers.pysyncobj import PySyncObj
 from paxon.bench.peers.redis import PIPELINE, Redis
@@ -127,11 +127,6 @@ class GapRow(msgspec.Struct, frozen=True, kw_only=True, tag="gap"):
     paxon: Spread
     other: Spread
 
-    @property
-    def ratio(self) -> float:
-        """Paxon's median by the other's."""
-        return self.paxon.median / self.other.median
-
 
 PeersReport: TypeAlias = Report[PeersSettings, PeerNote | PeerRow | GapRow]
 Turns: TypeAlias = dict[int, Taken]
@@ -142,19 +137,16 @@ def peer_row(load: Workload, names: Sequence[str], ours: Turns, theirs: Turns) -
     """Sum up what was measured of Paxon and of another. Raises ValueError for nothing of Paxon."""
     pairs = [(ours[n].measured, theirs[n].measured) for n in ours if n in theirs]
     return PeerRow(
-        load=load,
-        paxon=_system(names[0], list(ours.values())),
+        load=load, paxon=_system(names[0], list(ours.values())),
         other=_system(names[1], list(theirs.values())) if theirs else None,
         ratios=measure.ratios_of(pairs),
-    )
+    )  # fmt: skip
 
 
 def _system(name: str, taken: Sequence[Taken]) -> SystemFigures:
-    return SystemFigures(
-        name=name,
-        disturbance=spread_of([one.idle_cores for one in taken]),
-        **measure.figures_of([one.measured for one in taken]),
-    )
+    idle = spread_of([one.idle_cores for one in taken])
+    figures = measure.figures_of([one.measured for one in taken])
+    return SystemFigures(name=name, disturbance=idle, **figures)
 
 
 # --- for people ----------------------------------------------------------------------------------
@@ -218,7 +210,7 @@ _GAP_COLUMNS = [
     Column("kills\neach", lambda row: str(len(row.paxon.values))),
     Column("Paxon\nms", lambda row: _gap(row.paxon)),
     Column("other\nms", lambda row: _gap(row.other)),
-    Column("ratio", lambda row: f"{row.ratio:.2f}"),
+    Column("ratio", lambda row: f"{row.paxon.median / row.other.median:.2f}"),
 ]
 
 
@@ -236,9 +228,9 @@ def peers_notes(report: Report[Any, Any]) -> list[str]:
         if system.failed
     ]
     if systems:
-        most = max(system.disturbance.high for _, system in systems)
+        most = max(system.disturbance.high for _, system in systems) * 100
         lines.append(
-            f"Servers whose turn it was not took at most {most * 100:.1f} % of a core meanwhile."
+            f"Servers whose turn it was not took at most {most:.1f} % of a core meanwhile."
         )
     return lines
 
@@ -270,7 +262,6 @@ def plot_peers(report: PeersReport) -> Figure:
 _START_ATTEMPTS = 3
 _REDIS_DEFAULT = 50 * PIPELINE
 """In flight with redis-benchmark's own default of 50 connections. More is better for Redis too."""
-_CALLS: list[tuple[str, Literal["put", "get"]]] = [("Put", "put"), ("Range", "get")]
 
 
 class System(Protocol):
@@ -366,12 +357,13 @@ def blocks_of(settings: PeersSettings, peers: Sequence[Peer]) -> list[Block]:
 
 def _etcds_calls(*, few: bool) -> list[Workload]:
     """What etcd's own clients ask for, from so many connections, and a watch with many watchers."""
-    calls = [
-        Workload(name=f"etcd's {name}, {n} connections"[: -1 if n == 1 else None], kind=kind,
-                 outstanding=n)
-        for name, kind in _CALLS for n in ((1, 64) if few else (1, 16, 64))
-    ]  # fmt: skip
-    return [*calls, Workload(name="etcd's Watch, 1,000 watchers", kind="watch", watches=1000)]
+    counts = (1, 64) if few else (1, 16, 64)
+    named = [(n, "1 connection" if n == 1 else f"{n} connections") for n in counts]
+    return [
+        *(Workload(name=f"etcd's Put, {text}", outstanding=n) for n, text in named),
+        *(Workload(name=f"etcd's Range, {text}", kind="get", outstanding=n) for n, text in named),
+        Workload(name="etcd's Watch, 1,000 watchers", kind="watch", watches=1000),
+    ]
 
 
 def start_peers(peer: Peer, programs: Programs, settings: PeersSettings) -> list[System]:
@@ -401,11 +393,9 @@ def start_peers(peer: Peer, programs: Programs, settings: PeersSettings) -> list
 def started(start: Callable[[], System]) -> System:
     """Start a system. Raises `BenchError` if that fails again and again."""
     for _ in range(_START_ATTEMPTS - 1):
-        try:
+        # Ports are drawn before the servers bind them: somebody else may have been quicker.
+        with suppress(BenchError):
             return start()
-        except BenchError:
-            # Ports are drawn before the servers bind them: somebody else may have been quicker.
-            continue
     return start()
 
 
@@ -457,7 +447,7 @@ def _version(peer: Peer, programs: Programs) -> str:
     elif peer == "etcd":
         path = programs.find("etcd")
         if path is not None:
-            check_libraries()
+            list(map(library, ("google.protobuf", "hpack", "hyperframe")))
             return programs.output([path, "--version"]).partition("\n")[0].rpartition(" ")[2]
     else:
         path = programs.find("redis-server")
@@ -478,9 +468,8 @@ def run_peers(
     notes = dict(look_around(settings, programs))
     there = [peer for peer, note in notes.items() if not note.skipped]
     if not there:
-        raise BenchError(
-            f"nothing to compare with: {' '.join(note.skipped for note in notes.values())}"
-        )
+        reasons = " ".join(note.skipped for note in notes.values())
+        raise BenchError(f"nothing to compare with: {reasons}")
     rows: list[PeerNote | PeerRow | GapRow] = list(notes.values())
     for block in blocks_of(settings, there):
         rows += _run_block(block, programs, settings, notes[block.peer].problems, progress)

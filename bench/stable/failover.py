@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Annotated, ClassVar, TypeAlias
 
-import msgspec
 import typer
 
 from paxon.actors import ServerId
@@ -33,14 +32,8 @@ class FailoverSettings(BenchSettings, frozen=True, kw_only=True):
     runs: Annotated[int, typer.Option(min=1, help="How often the leader is killed.")] = 10
 
 
-class FailoverRow(msgspec.Struct, frozen=True):
-    """All kills of a run."""
-
-    gap: Spread
-    """Seconds from the kill to the next acknowledgement; each value is one kill."""
-
-
-FailoverReport: TypeAlias = Report[FailoverSettings, FailoverRow]
+FailoverReport: TypeAlias = Report[FailoverSettings, Spread]
+"""Seconds from the kill to the next acknowledgement; each value is one kill."""
 
 
 def run_failover(settings: FailoverSettings, progress: Progress) -> FailoverReport:
@@ -48,8 +41,8 @@ def run_failover(settings: FailoverSettings, progress: Progress) -> FailoverRepo
 
     Raises `PaxonError` if the cluster does not go on.
     """
-    row = FailoverRow(spread_of(paxon_kills(settings, progress)))
-    return FailoverReport(bench="failover", settings=settings, rows=[row])
+    rows = [spread_of(paxon_kills(settings, progress))]
+    return FailoverReport(bench="failover", settings=settings, rows=rows)
 
 
 def paxon_kills(settings: FailoverSettings, progress: Progress) -> list[float]:
@@ -110,7 +103,7 @@ def kill_leaders(
 
 def failover_sections(report: FailoverReport) -> list[Section]:
     """The row for people."""
-    settings, gap = report.settings, report.rows[0].gap
+    settings, gap = report.settings, report.rows[0]
     title = (
         f"failover: {settings.servers} servers, durability {settings.durability}; kill -9 of the "
         "leader to the next acknowledged write"

@@ -54,6 +54,7 @@ __all__ = [
     "EXIT_FAILED",
     "EXIT_USAGE",
     "LOG_NAME",
+    "settle_garbage_collector",
     "Report",
     "output_path",
     "run_server",
@@ -184,7 +185,7 @@ def _run_until(
         report(Report(False, too_few))
         return EXIT_FAILED
     _warn_of_ports(plan)
-    _settle_garbage_collector()
+    settle_garbage_collector()
     logger.info(
         "server {} of cluster {} serves clients at {} and servers at {}",
         plan.entry.id, plan.settings.cluster, plan.entry.client_bind, plan.entry.peer_bind,
@@ -277,7 +278,7 @@ def _warn_of_ports(plan: ServerPlan) -> None:
             )  # fmt: skip
 
 
-def _settle_garbage_collector() -> None:
+def settle_garbage_collector() -> None:
     """Keep the collector's pauses short and rare.
 
     What exists once the server serves (modules, classes) lives as long as the process, so the

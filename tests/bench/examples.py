@@ -32,7 +32,7 @@ from paxon.bench.scale.scale import (
     ScaleSettings,
     cost_row,
 )
-from paxon.bench.stable.failover import FailoverReport, FailoverRow, FailoverSettings
+from paxon.bench.stable.failover import FailoverReport, FailoverSettings
 from paxon.bench.stable.floor import FloorFigures
 from paxon.bench.stable.stable import StableReport, StableSettings, row_of
 
@@ -108,9 +108,9 @@ def stable_report() -> StableReport:
 
 def failover_report() -> FailoverReport:
     """Three kills."""
-    row = FailoverRow(spread_of([0.3, 0.2, 0.4]))
+    rows = [spread_of([0.3, 0.2, 0.4])]
     return FailoverReport(
-        bench="failover", settings=FailoverSettings(runs=3), rows=[row], started=STARTED
+        bench="failover", settings=FailoverSettings(runs=3), rows=rows, started=STARTED
     )
 
 

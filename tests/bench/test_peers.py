@@ -85,11 +85,6 @@ def test_latencies_and_cpu_of_a_pair() -> None:
     assert pair.other.name == "etcd"
 
 
-def test_the_gap_is_compared_by_medians() -> None:
-    gaps = GapRow(other_name="etcd", paxon=spread_of([0.2, 0.1, 0.6]), other=spread_of([1.0]))
-    assert gaps.ratio == pytest.approx(0.2)
-
-
 def test_the_output_of_redis_benchmark_is_read() -> None:
     rate, latency = parse_benchmark("WARNING: Could not fetch server CONFIG\n" + CSV)
     assert rate == 52784.0
@@ -410,7 +405,7 @@ def test_the_table_shows_ratios_and_where_the_load_is_made() -> None:
     assert "3.50 (3.00 … 4.00)" in shown
     assert "(Paxon in memory)" in shown
     assert "500.0 in all" in shown
-    assert "200 (100 … 300)" in shown
+    assert "200 (100 … 300) │ 1000 (1000 … 1000) │  0.20 " in shown
     notes = peers_notes(report())
     assert "Redis is not installed." in notes
     assert "took at most 2.0 % of a core" in notes[-1]

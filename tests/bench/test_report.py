@@ -65,7 +65,7 @@ def test_a_report_is_read_as_it_was_written(
 def test_a_report_says_what_it_was_measured_on(tmp_path: Path) -> None:
     write_json(stable_report(), tmp_path / "r.json")
     found = json.loads((tmp_path / "r.json").read_text())
-    assert found["schema"] == 2
+    assert found["schema"] == 3
     assert found["bench"] == "stable"
     assert found["started"] == "2024-02-29T12:00:00+00:00"
     assert found["settings"]["seed"] == 1
@@ -127,7 +127,7 @@ def test_the_table_of_the_readme() -> None:
     gap = GapRow(other_name="etcd", paxon=paxon, other=other)
     peers = PeersReport(bench="peers", settings=PeersSettings(), rows=[*pairs, gap])
     report = figures_report(
-        FIGURES.settings(repeat=2), stable_report(), peers, failover_report().rows[0].gap
+        FIGURES.settings(repeat=2), stable_report(), peers, failover_report().rows[0]
     )
     (section,) = figures_sections(report)
     rows = {row[0]: row[1:] for row in section.rows}
@@ -217,7 +217,7 @@ PLOTS: list[tuple[Callable[[], Any], set[str]]] = [
     (compare_plot("compare-sweeps"), {"How long backoff waits", "Size of values", "cap 100 ms"}),
     (
         compare_plot("compare-ballots"),
-        {"immediate: 2 ballots, 1 of which led; 3 slots proposed", "P1B: promise"},
+        {"immediate; ballots: 2, 1 of which led; slots proposed: 3", "P1B: promise"},
     ),
     (
         lambda: plot_scale(scale_report(), TITLES),
