@@ -63,10 +63,6 @@ _HARD_LIMIT_FACTOR = 2
 """A frame of more than this many times `max_frame_bytes` ends its connection."""
 _BACKLOG = 1024
 """Connections that may knock at a port at once (all clients of a leader that died)."""
-_REDIAL_SECONDS = 1.0
-"""How long to leave a server alone that has refused us."""
-_OTHER_ADDRESS_SECONDS = 0.2
-"""How long to try one address of a name before the next."""
 
 _NOT_READING_SECONDS = 0.02
 """For so long a client whose queue of replies was full gets no service."""
@@ -186,8 +182,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._monitors: list[PortMonitor] = []
         self._links: dict[int, LinkMonitor] = {}
         self._lost: list[int] = []
-        self._redial_at: dict[int, float] = {}
-        """When to try servers again that have refused us."""
+        self._redial_at = math.inf
+        """When to try a server again that has refused us."""
         self._monotonic = monotonic
         self._bursts_to_housekeeping, self._wake_fd = _HOUSEKEEPING_EVERY, -1
         self._closed = False
@@ -311,8 +307,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._bursts_to_housekeeping -= 1
         if self._bursts_to_housekeeping <= 0:
             self._keep_house()
-        if self._redial_at:
-            self._redial()
+        if self._redial_at < math.inf and self._monotonic() >= self._redial_at:
+            self._attend_links()
         if self._guard.look_at is not None:
             self._guard.look()
         if self._brake.look_at is not None:
@@ -417,8 +413,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             self._wake_fd = wake_fd
             self._awaited = [*self._ports, *self._watched, (wake_fd, _POLLIN)]
         guard, brake = self._guard.look_at, self._brake.look_at
-        if self._redial_at or guard is not None or brake is not None:
-            times = [*self._redial_at.values(), guard or math.inf, brake or math.inf]
+        if self._redial_at < math.inf or guard is not None or brake is not None:
+            times = (self._redial_at, guard or math.inf, brake or math.inf)
             until = max(0.0, min(times) - self._monotonic())
             timeout_seconds = min(until, math.inf if timeout_seconds is None else timeout_seconds)
         timeout_ms = -1 if timeout_seconds is None else max(0, math.ceil(timeout_seconds * 1000))
@@ -438,27 +434,18 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             self._keeper.drain()
         for monitor in self._monitors:
             monitor.drain()
-        for server, link in self._links.items():
-            if link.drain():
-                self._lost.append(server)
-            if server not in self._redial_at and (link.refused or link.in_vain):
-                pause = _REDIAL_SECONDS if link.refused else _OTHER_ADDRESS_SECONDS
-                self._redial_at[server] = self._monotonic() + pause
+        self._attend_links()
         self._large.prune()
         self._large_replies.prune()
         if len(self._not_reading) > _REMEMBERED:
             self._not_reading.clear()
 
-    def _redial(self) -> None:
-        """Try servers again whose refusal is long enough ago: they may know our key by now."""
-        now = self._monotonic()
-        for server in [server for server, at in self._redial_at.items() if at <= now]:
-            del self._redial_at[server]
-            link = self._links[server]
-            if link.drain():
+    def _attend_links(self) -> None:
+        now, self._redial_at = self._monotonic(), math.inf
+        for server, link in self._links.items():
+            if link.attend(now):
                 self._lost.append(server)
-            if link.refused or link.in_vain:  # else it has found the other end by itself
-                link.redial()
+            self._redial_at = min(self._redial_at, link.redial_at)
 
     # --- the rest ----------------------------------------------------------------------------
 
@@ -529,7 +516,6 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._wake_fd = -1  # what `wait` looks at has changed
         link.close()
         dealer.close(0)
-        self._redial_at.pop(server, None)
         self._lost = [other for other in self._lost if other != server]
 
     def reach(self, server: int, addresses: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
+import math
 import os
 import socket
 import struct
@@ -116,8 +117,12 @@ class LinkMonitor:
     told to be at several addresses: these are tried in turn.
     """
 
-    def __init__(self, link: zmq.Socket[bytes]) -> None:
+    def __init__(self, link: zmq.Socket[bytes], redial_seconds: float = 1.0) -> None:
+        """`redial_seconds`: how long a refusal is left alone; another address is tried sooner."""
         self._link = link
+        self._pause = redial_seconds
+        self.redial_at = math.inf
+        """When `attend` tries again; infinite where that is not wanted."""
         self._ways: list[tuple[str, int]] = []
         """What can be dialled: each address, and for a name which kind of its addresses."""
         self._way = 0
@@ -144,6 +149,21 @@ class LinkMonitor:
                 self.in_vain = len(self._ways) > 1
             else:
                 ended = True
+        return ended
+
+    def attend(self, now: float) -> bool:
+        """`drain`, and try again what was refused, or in vain, long enough ago.
+
+        Until then the other end may have found its way, or got to know our key.
+        """
+        ended = self.drain()
+        if not (self.refused or self.in_vain):
+            self.redial_at = math.inf
+        elif self.redial_at == math.inf:
+            self.redial_at = now + (self._pause if self.refused else self._pause / 5)
+        elif now >= self.redial_at:
+            self.redial_at = math.inf
+            self.redial()
         return ended
 
     def dial(self, *addresses: str) -> None:

@@ -25,7 +25,7 @@ from paxon.actors.execution.machine_errors import (
     RestoreFailed,
     bytes_from,
     depends_on_process,
-    describe,
+    error_reply,
 )
 from paxon.actors.execution.recursion import ALLOWANCE, with_allowance
 from paxon.actors.execution.sessions import (
@@ -308,14 +308,14 @@ class Application:
             self._all_went_well = False
             if isinstance(error, RecursionError):
                 return RECURSED
-            return Reply(ReplyStatus.FAILED, describe(error))
+            return Reply(ReplyStatus.FAILED, error_reply(error))
         if type(payload) is bytes:
             return Reply(ReplyStatus.OK, payload)
         try:
             return Reply(ReplyStatus.OK, bytes_from(self.machine, "apply", payload))
         except TypeError as error:
             self._all_went_well = False
-            return Reply(ReplyStatus.FAILED, describe(error))
+            return Reply(ReplyStatus.FAILED, error_reply(error))
 
     def check(self, command: bytes) -> bytes:
         """Why a command may not enter the log, for its client; b"" if it may.
@@ -325,7 +325,7 @@ class Application:
         try:
             self.machine.check(command)
         except BaseException as error:  # the user's code may raise anything
-            return describe(error)
+            return error_reply(error)
         return b""
 
     def renews(self, command: bytes) -> bool:
@@ -345,7 +345,7 @@ class Application:
         try:
             payload = self._readable("query", self.machine.query(query))
         except BaseException as error:
-            return Reply(ReplyStatus.FAILED, describe(error))
+            return Reply(ReplyStatus.FAILED, error_reply(error))
         return Reply(ReplyStatus.OK, payload)
 
     # --- reads that wait: no part of the state, so whatever happens in them stops nobody ---------
@@ -358,7 +358,7 @@ class Application:
                 return None
             return Reply(ReplyStatus.OK, self._readable("watch", payload))
         except BaseException as error:
-            return Reply(ReplyStatus.FAILED, describe(error))
+            return Reply(ReplyStatus.FAILED, error_reply(error))
 
     def unwatch(self, number: int) -> None:
         """Nobody waits for this read any more."""
@@ -387,7 +387,7 @@ class Application:
             return b""
 
     def _complain(self, error: BaseException) -> None:
-        text = describe(error).decode(errors="replace")
+        text = error_reply(error).decode(errors="replace")
         logger.error("watches of {}: {}", type(self.machine).__name__, text)
 
     def _readable(self, method: str, payload: object) -> bytes:

@@ -9,7 +9,7 @@ from paxon.actors.execution.state_machine import StateMachine
 
 __all__ = [
     "MachineFailure", "ExecutionFailed", "RestoreFailed", "AgreeFailed", "bytes_from",
-    "check_limits", "depends_on_process", "describe",
+    "check_limits", "depends_on_process", "error_reply",
 ]  # fmt: skip
 
 MAX_TEXT = 4096
@@ -82,7 +82,7 @@ def depends_on_process(error: BaseException) -> bool:
     return False
 
 
-def describe(error: BaseException) -> bytes:
+def error_reply(error: BaseException) -> bytes:
     """An error reply: the exception's class and text."""
     return _in_short(error).encode(errors="replace")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from paxon.actors.execution.machine_errors import describe
+from paxon.actors.execution.machine_errors import error_reply
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.limits.allowances import COST_PER_SLOT, TURN_BYTES
 from paxon.actors.messages import Command, Entry
@@ -33,7 +33,7 @@ class Costs:
         try:
             cost = int(self._cost(command.command))
         except BaseException as error:  # the user's code may raise anything: it stops nobody
-            return describe(error)
+            return error_reply(error)
         if cost <= len(command.command):
             return b""
         if cost > COST_PER_SLOT:

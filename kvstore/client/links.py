@@ -7,6 +7,7 @@ events have to be looked at again (`drain`) before anyone waits.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import weakref
@@ -46,9 +47,6 @@ _POLLIN = int(zmq.POLLIN)
 _POLLOUT = int(zmq.POLLOUT)
 _REDIAL_SECONDS = 0.5
 """How long to leave a server alone that has refused us."""
-
-_OTHER_ADDRESS_SECONDS = 0.1
-"""How long to try one address of a name before the next."""
 _VANISHED_AFTER = 6.0
 """Seconds after which a server's machine that answers nothing counts as gone."""
 
@@ -96,7 +94,6 @@ class Link:
         "fd",
         "lost_fd",
         "monitor",
-        "redial_at",
         "socket",
     )
 
@@ -105,7 +102,7 @@ class Link:
         self.socket = socket
         self.fd = int(socket.getsockopt(zmq.FD))
         try:
-            self.monitor = LinkMonitor(socket)
+            self.monitor = LinkMonitor(socket, _REDIAL_SECONDS)
         except zmq.ZMQError:  # no descriptors left, for one
             socket.close()
             raise
@@ -115,8 +112,11 @@ class Link:
         """Frames that wait for the connection."""
         self.epoch = 0
         """Frames that were not ones of a server of this release."""
-        self.redial_at = 0.0
-        """When to try a server again that has refused us; 0: it has not."""
+
+    def attend(self) -> None:
+        """Try a server again that has refused us: it may know our key by now, or be elsewhere."""
+        if self.monitor.redial_at < math.inf and time.monotonic() >= self.monitor.redial_at:
+            self.monitor.attend(time.monotonic())
 
     def close(self) -> None:
         """Close it at once."""
@@ -164,11 +164,7 @@ class Links:
             link = self._links.get(address) or self._open(address)
             if link is None:
                 continue
-            if link.redial_at and time.monotonic() >= link.redial_at:
-                link.redial_at = 0.0
-                link.monitor.drain()
-                if link.monitor.refused or link.monitor.in_vain:
-                    link.monitor.redial()  # it may know our key by now, or be elsewhere
+            link.attend()
             if link.epoch != epoch:
                 link.backlog.clear()
                 link.epoch = epoch
@@ -194,16 +190,15 @@ class Links:
 
     def ended(self, link: Link) -> bool:
         """Whether the link's connection has ended since the last call (a new one is under way)."""
-        ended = link.monitor.drain()
+        monitor, now = link.monitor, time.monotonic()
+        news = monitor.redial_at == math.inf
+        ended = monitor.attend(now)
         # The monitor's descriptor is signalled by edges too: see to it that no edge is left over.
-        while int(link.monitor.socket.getsockopt(zmq.EVENTS)) & _POLLIN:
-            ended |= link.monitor.drain()
-        if not link.redial_at and (link.monitor.refused or link.monitor.in_vain):
-            pause = _REDIAL_SECONDS if link.monitor.refused else _OTHER_ADDRESS_SECONDS
-            link.redial_at = time.monotonic() + pause
-            if link.monitor.refused:
-                own = "the key of this client" if self._secure else "a client without a key"
-                self._tell_trouble(link.address, f"it refuses {own} (docs/keys.md)")
+        while int(monitor.socket.getsockopt(zmq.EVENTS)) & _POLLIN:
+            ended |= monitor.attend(now)
+        if news and monitor.refused:
+            own = "the key of this client" if self._secure else "a client without a key"
+            self._tell_trouble(link.address, f"it refuses {own} (docs/keys.md)")
         return ended
 
     def _take(self, link: Link, frame: bytes) -> None:

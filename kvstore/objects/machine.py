@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import msgspec
 
 from paxon.actors import Limit, StateMachine
-from paxon.actors.execution.machine_errors import MachineFailure, depends_on_process, describe
+from paxon.actors.execution.machine_errors import MachineFailure, depends_on_process, error_reply
 from paxon.actors.limits.allowances import LARGEST_REPLY
 from paxon.kvstore.objects.calls import (
     RAISED,
@@ -311,7 +311,7 @@ def _outcome_of(body: Body, error: BaseException) -> Outcome:
         (kind for kind in body.raises if type(error) is kind),
         next((kind for kind in body.raises if isinstance(error, kind)), None),
     )
-    text = describe(error).decode()
+    text = error_reply(error).decode()
     if declared is None:
         return _raised(type(error).__name__, text)
     arguments = list(error.args)

@@ -27,7 +27,9 @@ class MemoryLink(Link):
         self.lost_fd = self.lost.descriptor
         self.backlog: deque[bytes] = deque()
         self.epoch = 0
-        self.redial_at = 0.0
+
+    def attend(self) -> None:
+        """Nobody refuses anybody here."""
 
     def close(self) -> None:
         """Leave the hub."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -189,7 +190,9 @@ def test_a_server_that_was_refused_tries_again(secured: Secured) -> None:
     address = first.peer_address
     second.connect(1, address)
 
-    secured.wire.until(second, lambda: second._redial_at, each=lambda: secured.turn(first))
+    secured.wire.until(
+        second, lambda: second._redial_at < math.inf, each=lambda: secured.turn(first)
+    )
     secured.wire.until(first, lambda: first.counters()["handshake_failures"])
     first.close()
     secured.keys[2] = new
@@ -202,7 +205,7 @@ def test_a_server_that_was_refused_tries_again(secured: Secured) -> None:
 
     burst = secured.wire.receive(first, lambda b: b.peers, each=talk)
     assert burst.peers[0] == (2, 1002, [secured.shapes.Ping(1)])
-    assert not second._redial_at
+    assert second._redial_at == math.inf
 
 
 @needs_curve
