@@ -57,6 +57,13 @@ class AsyncDriver:
             self._pump_planned = True
             self._loop.call_soon(self._pump)
 
+    def pump_or_plan(self) -> None:
+        """Send now what comes alone: a turn of the loop costs it more than its neighbours save."""
+        if self._core.gathering:
+            self.plan_pump()
+        elif not self._pump_planned:
+            self._pump()
+
     async def wait(self, ticket: AnyTicket) -> None:
         """Wait until the ticket is done. If cancelled, the operation goes on by itself."""
         if ticket.done:

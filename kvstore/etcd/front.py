@@ -84,7 +84,7 @@ class _Asked:
             asyncio.get_running_loop().call_soon(self._ended, self._ticket)
         else:
             self._ticket.on_done = self._ended
-        kv._driver.plan_pump()
+        kv._driver.pump_or_plan()
 
     def _ended(self, ticket: KVTicket) -> None:
         outcome: Any

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from paxon.kvstore.etcd.front import Front
+from paxon import AsyncClient as Paxon
+from paxon.kvstore.etcd.front import REVISION, Front
 from paxon.kvstore.recipes.clients import AsyncClient
 from paxon.kvstore.store import operations as wire
 from paxon.kvstore.store.operations import refusal
+from paxon.kvstore.testing.cluster import MemoryCluster
 
 
 class Servers:
@@ -52,3 +54,23 @@ def test_who_stays_behind_is_given_up_for_the_leader() -> None:
 
     servers._do = answers  # type: ignore[method-assign]
     assert ask(servers, seen=9)[0] == 9
+
+
+def test_what_comes_alone_leaves_at_once_and_what_comes_with_others_together() -> None:
+    """A turn of the loop more is a twelfth of the time that a lone read takes."""
+
+    async def sent() -> list[int]:
+        async with Paxon(cluster.addresses) as kv:
+            front, core = Front(kv), kv._core
+            await front.now(5.0)  # (the leader is known)
+            await asyncio.sleep(0)
+            counts = [core._sends]
+            answered = [asyncio.get_running_loop().create_future() for _ in range(3)]
+            for each in answered:
+                front.begin(REVISION, 5.0, lambda *both: both, each.set_result)
+                counts.append(core._sends)
+            await asyncio.gather(*answered)
+            return [count - counts[0] for count in [*counts, core._sends]]
+
+    with MemoryCluster() as cluster:
+        assert asyncio.run(sent()) == [0, 1, 1, 1, 2]
