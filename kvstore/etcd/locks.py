@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeAlias
 
 from paxon.kvstore.client.leases.requests import new_id
@@ -31,7 +31,8 @@ __all__ = ["LockService"]
 _NOTHING_YET = b"-"
 """What a candidate without a value says first, to be known as one."""
 _OUTCOME_SECONDS, _MOST_UNDONE = 60.0, 10_000
-"""So long is asked whether the key of who gave up was made, and of so many at a time."""
+"""So long is asked whether the key of who gave up was made, of so many at a time, and so long is
+tried to remove it."""
 _SESSION_SECONDS = 60
 """How long a lock is held of which no lease is named, as with etcd."""
 
@@ -71,7 +72,8 @@ class LockService:
 
     def __init__(self, front: Front) -> None:
         self._front = front
-        self._undoing: set[asyncio.Future[None]] = set()
+        self._undoing: dict[asyncio.Future[None], bytes] = {}
+        """Keys that are being removed, for who made them has given up."""
         self.methods = [
             Method(
                 "/v3lockpb.Lock/Lock", "/v3/lock/lock", "LockRequest", _of_no_code(self.lock)
@@ -133,13 +135,16 @@ class LockService:
             await self._wait(name, key, fence, election=election)
         except BaseException:
             if made:
-                with contextlib.suppress(PaxonError, Refused):
-                    await asyncio.shield(self._give_up(key, fence))
+                self._later(key, self._give_up(key, fence))
             raise
         return key, fence, lease
 
     async def _enter(self, key: bytes, value: bytes, lease: int) -> Result:
         """Make the key unless it is there; whether that was so, and the item."""
+        if undoing := [each for each, undone in self._undoing.items() if undone == key]:
+            _, unfinished = await asyncio.wait(undoing, timeout=TIMEOUT)
+            if unfinished:
+                raise errors.timed_out()
         txn = wire.Txn(
             [_created(key, 0)],
             [wire.PutItem(key, value, lease), wire.Range(key)],
@@ -151,29 +156,35 @@ class LockService:
                 return await asyncio.shield(entering)
         except (asyncio.CancelledError, TimeoutError) as error:
             if len(self._undoing) < _MOST_UNDONE:
-                undoing = asyncio.ensure_future(self._undo(entering, key))
-                self._undoing.add(undoing)
-                undoing.add_done_callback(self._undoing.discard)
+                self._later(key, self._undo(entering, key))
             else:
                 entering.cancel()
             if isinstance(error, TimeoutError):
                 raise errors.timed_out() from None
             raise
 
-    async def _undo(self, entering: asyncio.Future[Result], key: bytes) -> None:
-        """Nobody waits for a turn any more: once it is known whether a key was made, remove it.
+    def _later(self, key: bytes, undo: Coroutine[Any, Any, None]) -> None:
+        """Nobody waits for a turn any more: see to it that nothing of the key is left.
 
-        Its lease may be renewed on and on, and who holds without knowing holds all others up.
+        Its lease may be renewed on and on, and who holds without knowing holds all others up. Who
+        tries again with the same lease waits for that, for he would take over a key that goes.
         """
+        undoing = asyncio.ensure_future(undo)
+        self._undoing[undoing] = key
+        undoing.add_done_callback(self._undoing.pop)
+
+    async def _undo(self, entering: asyncio.Future[Result], key: bytes) -> None:
+        """Once it is known whether a key was made, remove it."""
         with contextlib.suppress(PaxonError, Refused):
             made, _, results = await entering
             if made:
                 await self._give_up(key, results[-1][3][0][2])
 
     async def _give_up(self, key: bytes, fence: int) -> None:
-        await self._front.ask_one(
-            wire.Txn([_created(key, fence)], [wire.DeleteRange(key)], []), TIMEOUT
-        )
+        with contextlib.suppress(PaxonError, Refused):
+            await self._front.ask_one(
+                wire.Txn([_created(key, fence)], [wire.DeleteRange(key)], []), _OUTCOME_SECONDS
+            )
 
     async def _wait(self, name: bytes, key: bytes, fence: int, *, election: bool) -> None:
         first, end = prefix_span(name + b"/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import http.client
 import json
@@ -137,6 +138,52 @@ def test_who_gives_up_leaves_no_contender(client: Grpc, services: Services) -> N
         services.call("Lock/Lock", 0.3, name=b"given-up", lease=second)
     wait_until(lambda: contenders(client, b"given-up") == [held.key], "its key is gone")
     revoke(client, first)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late", "gone", "gone as JSON", "too slow"])
+def test_who_gives_up_while_his_key_is_being_made_gets_none(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The gateway is told that it is made only when nobody waits for a turn any more."""
+    front, client, services = gateway.served._front, Grpc(gateway.address), Services(gateway.address)
+    number, name = lease(client), f"early/{how}".encode()
+    made, told, ask_one = threading.Event(), asyncio.Event(), front.ask_one
+
+    async def slow(operation: Any, *rest: Any) -> Any:
+        result = await ask_one(operation, *rest)
+        if getattr(operation, "compare", None) and not made.is_set():
+            made.set()
+            await told.wait()
+        return result
+
+    monkeypatch.setattr(front, "ask_one", slow)
+    if how == "too slow":
+        monkeypatch.setattr("paxon.kvstore.etcd.locks.TIMEOUT", 0.3)
+    if how == "gone as JSON":
+        link = http.client.HTTPConnection(gateway.address, timeout=SOON)
+        body = {"name": b64(name), "lease": str(number)}
+        link.request("POST", "/v3/lock/lock", json.dumps(body))
+    else:
+        timeout = 0.3 if how == "late" else SOON
+        services.begin("Lock/Lock", timeout, name=name, lease=number)
+    assert made.wait(SOON)
+    (first,) = client.kv("Range", key=name + b"/%x" % number).kvs
+    match how:
+        case "cancelled":
+            services.last.cancel()
+        case "gone":
+            services.close()
+        case "gone as JSON":
+            link.close()
+    wait_until(gateway.is_idle, "nobody waits for a turn")
+    again = Services(gateway.address)
+    trying = again.begin("Lock/Lock", name=name, lease=number)
+    wait_until(lambda: not gateway.is_idle(), "he tries again")
+    gateway.call(told.set)
+    held = client.kv("Range", key=trying(SOON).key).kvs[0]
+    assert held.create_revision > first.create_revision, "it is a key of his own"
+    again.call("Lock/Unlock", key=held.key)
+    revoke(client, number)
 
 
 def test_a_waiter_whose_lease_ends_is_told(gateway: Gateway) -> None:

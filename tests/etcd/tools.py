@@ -128,6 +128,16 @@ class Gateway:
                 total += each._speaks.blocked_bytes
         return total
 
+    def is_idle(self) -> bool:
+        """Whether no call is under way, and nobody is there who speaks HTTP/1.1."""
+        listener = self.served._listener
+        return not (listener.tally.calls or any(each._http1 for each in listener.connections))
+
+    def call(self, what: Callable[[], object]) -> None:
+        """Have this called by its thread, after what it has to do now."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(what)
+
     @property
     def cluster(self) -> MemoryCluster:
         """That in memory."""
@@ -156,8 +166,7 @@ class Gateway:
 
     def close(self) -> None:
         with contextlib.suppress(RuntimeError):
-            assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._stop.set)
+            self.call(self._stop.set)
         self._thread.join(30)
         if self._cluster is not None:
             self._cluster.stop()
