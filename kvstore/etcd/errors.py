@@ -105,6 +105,11 @@ def too_large() -> Refused:
     return Refused(Code.INVALID_ARGUMENT, "etcdserver: request is too large")
 
 
+def answer_too_large(size: int, most: int) -> Refused:
+    text = f"grpc: trying to send message larger than max ({size} vs. {most})"
+    return Refused(Code.RESOURCE_EXHAUSTED, text)
+
+
 def too_many_requests() -> Refused:
     return Refused(Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
 

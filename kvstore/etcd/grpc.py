@@ -24,6 +24,8 @@ _PREFIX = 5
 _HEAD = header_block((b":status", b"200"), (b"content-type", b"application/grpc"))
 _OK = header_block((b"grpc-status", b"0"))
 _NOT_GRPC = header_block((b":status", b"415"))
+_LARGE = 64 << 10
+"""Bytes of an answer that is not copied to be put behind its prefix."""
 _MAX_TEXT = 1000
 """Characters of an error's text: clients take headers of a few kilobytes."""
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -285,7 +287,12 @@ class GrpcCall:
         if not self._begun:
             self._begun = True
             self._stream.begin(_HEAD)
-        self._stream.send(b"\0" + len(data).to_bytes(4, "big") + data)
+        head = b"\0" + len(data).to_bytes(4, "big")
+        if len(data) < _LARGE:
+            self._stream.send(head + data)
+        else:
+            self._stream.send(head)
+            self._stream.send(data)
 
     def _refuse(self, refused: Refused) -> None:
         self._give_back()

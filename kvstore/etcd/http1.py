@@ -16,8 +16,9 @@ from typing import Any
 import h11
 
 from paxon.kvstore.etcd.calls import MAX_MESSAGE_BYTES, TIMEOUT, Method, as_refusal
-from paxon.kvstore.etcd.errors import CODES, Code, Refused
+from paxon.kvstore.etcd.errors import CODES, Code, Refused, too_many_requests
 from paxon.kvstore.etcd.grpc import timeout_of
+from paxon.kvstore.etcd.http2 import Tally
 from paxon.kvstore.etcd.messages import from_json, to_json
 from paxon.transport.log import logger
 
@@ -25,6 +26,8 @@ __all__ = ["Http1", "Page"]
 
 _MAX_BODY = 2 * MAX_MESSAGE_BYTES
 """Bytes of a request: values are in base64."""
+_LARGE = 1 << 20
+"""Bytes of an answer that takes long to put into JSON."""
 _MAX_AHEAD = 64 << 10
 """Bytes that may come before the request in front of them is answered."""
 _PLAIN, _QUOTED = re.compile(rb'["{}\[\]]'), re.compile(rb'"|\\.', re.DOTALL)
@@ -42,6 +45,10 @@ def _encode(made: Any) -> bytes:
     return json.dumps(made, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def _as_json(answer: Any) -> bytes:
+    return _encode(to_json(answer))
+
+
 class Http1:
     """One connection."""
 
@@ -51,9 +58,10 @@ class Http1:
         methods: Mapping[str, Method],
         pages: Mapping[str, Page],
         transport: asyncio.Transport,
+        tally: Tally,
     ) -> None:
-        """`count` is called for each request."""
-        self._count = count
+        """`count` is called for each request; `tally` is of all connections."""
+        self._count, self._tally = count, tally
         self._methods, self._pages, self._transport = methods, pages, transport
         self._h11 = h11.Connection(h11.SERVER)
         self._request: h11.Request | None = None
@@ -168,6 +176,9 @@ class Http1:
         out = self._h11.send(head) or b""
         request = self._request
         if request is None or request.method != b"HEAD":
+            if len(body) > _LARGE:  # (it is not copied)
+                self._write(out)
+                out = b""
             out += self._h11.send(h11.Data(data=body)) or b""
         self._write(out + (self._h11.send(h11.EndOfMessage()) or b""))
 
@@ -218,11 +229,24 @@ class Http1:
             timeout = self._timeout()
             request = _parsed(method, bytes(self._body))
             async with asyncio.timeout(timeout if timeout < TIMEOUT else None):
-                made = to_json(await method.unary(request, min(timeout, TIMEOUT)))
+                answer = await method.unary(request, min(timeout, TIMEOUT))
+            if answer.ByteSize() > _LARGE:  # others have their turn meanwhile
+                made = await asyncio.to_thread(_as_json, answer)
+            else:
+                made = _as_json(answer)
+            if not self._tally.has_room(len(made)):
+                raise too_many_requests()
         except Exception as error:
             self._refuse(as_refusal(error))
-        else:
-            self._answer(200, _JSON, _encode(made), _GRPC)
+            return
+        owed = len(made)
+        self._tally.blocked += owed
+        try:
+            self._answer(200, _JSON, made, _GRPC)
+            del made
+            await self.room.wait()
+        finally:
+            self._tally.blocked -= owed
 
     def _refuse(self, refused: Refused) -> None:
         body = {"error": refused.text, "message": refused.text, "code": refused.code}

@@ -43,8 +43,12 @@ _MAX_HEADERS = 16 << 10
 """Bytes of one header block, and of what it decodes to."""
 _MAX_RESETS = 1000
 """So many more calls than were answered a client may take back."""
-_MAX_BLOCKED = 64 << 20
-"""Bytes of answers that a client did not open its windows for."""
+_MAX_BLOCKED = 192 << 20
+"""Bytes of answers that a client did not take yet: more than one may have."""
+_MOST_BLOCKED, _SOME_BLOCKED = 1 << 30, 1 << 20
+"""The same of all clients; beyond it nobody may be owed more than a little."""
+_MAX_OUTGOING = 256 << 10
+"""Bytes that are made ready for the socket at a time; what is left waits as if for a window."""
 _INITIAL_WINDOW = 4
 """A setting: the window that streams begin with."""
 
@@ -65,6 +69,12 @@ class Tally:
     def __init__(self) -> None:
         self.calls = 0
         """Requests that are not answered yet."""
+        self.blocked = 0
+        """Bytes of answers that wait for those who asked."""
+
+    def has_room(self, size: int) -> bool:
+        """Whether a client may be owed so many bytes: many only if all are not owed too many."""
+        return size <= _SOME_BLOCKED or self.blocked + size <= _MOST_BLOCKED
 
 
 class Receiver(Protocol):
@@ -133,7 +143,7 @@ class Stream:
         """Bytes that the client still takes, beyond the window that all streams begin with."""
         self._room = _STREAM_WINDOW
         """Bytes that it may still send."""
-        self._pending: deque[bytes] | None = None
+        self._pending: deque[memoryview] | None = None
         """What waits for the client's windows."""
         self._ending: bytes | None = None
         """The block of trailers that comes after it."""
@@ -161,14 +171,15 @@ class Stream:
         """Send a part of the answer's body."""
         if self.closed or not data:
             return
+        rest = memoryview(data)  # (what waits is cut off often: it must not be copied each time)
         if self._pending is None:
-            data = self._connection.write_data(self, data)
-        if data:
+            rest = self._connection.write_data(self, rest)
+        if rest:
             if self._pending is None:
                 self._pending = deque()
                 self._connection.blocked[self.id] = self
-            self._pending.append(data)
-            self._connection.count_blocked(len(data))
+            self._pending.append(rest)
+            self._connection.count_blocked(len(rest))
 
     def finish(self, block: bytes) -> None:
         """End the answer with a block of headers or trailers."""
@@ -272,6 +283,10 @@ class Http2:
         self.outgoing = bytearray()
         self.paused = False
         """The socket takes no more for now."""
+        self.moved = 0
+        """Bytes of answers that were made ready for the socket."""
+        self._held_back = False
+        """Something waits for nothing but the socket."""
         self.blocked: dict[int, Stream] = {}
         """Streams with something that waits for the client's windows, in turn."""
         self.blocked_bytes = 0
@@ -316,25 +331,38 @@ class Http2:
             self.plan()
         self.outgoing += data
 
-    def write_data(self, stream: Stream, data: bytes) -> bytes:
-        """Send as much of a stream's data as the windows allow; what is left."""
+    def write_data(self, stream: Stream, data: memoryview) -> memoryview:
+        """Send as much of a stream's data as windows and socket allow; what is left."""
         window = min(self._window, self.initial_window + stream.credit, len(data))
+        room = 0 if self.paused else max(0, _MAX_OUTGOING - len(self.outgoing))
+        if window > room:
+            window, self._held_back = room, True
         at = 0
         if window > 0 and not self.outgoing and not self.holds:
             self.plan()
         while at < window:
-            part = data[at : min(at + _MAX_FRAME, window)]
+            part = bytes(data[at : min(at + _MAX_FRAME, window)])
             self.outgoing += _frame(_DATA, 0, stream.id, part)
             at += len(part)
         self._window -= at
         stream.credit -= at
-        return data[at:] if at else data
+        self.moved += at
+        return data[at:]
 
     def count_blocked(self, size: int) -> None:
         """So much more (or less) waits for the client. Raises `ConnectionFault`."""
         self.blocked_bytes += size
-        if self.blocked_bytes > _MAX_BLOCKED:
+        self._tally.blocked += size
+        if size > 0 and (
+            self.blocked_bytes > _MAX_BLOCKED
+            or (self.blocked_bytes > _SOME_BLOCKED and self._tally.blocked > _MOST_BLOCKED)
+        ):
             raise ConnectionFault(ENHANCE_YOUR_CALM, "answers are not read")
+
+    def sent(self) -> None:
+        """What was outgoing is the socket's: more may follow."""
+        if self._held_back and not self.paused:
+            self._go_on()
 
     def _open_window(self, by: int) -> None:
         self.write(_frame(_WINDOW_UPDATE, 0, 0, by.to_bytes(4, "big")))
@@ -365,9 +393,10 @@ class Http2:
                 stream.receiver.writable()
 
     def _go_on(self) -> None:
-        """Windows have opened: each stream in its turn."""
+        """Windows have opened, or the socket takes more: each stream in its turn."""
+        self._held_back = False
         for number, stream in list(self.blocked.items()):
-            if self._window <= 0:
+            if self._window <= 0 or self._held_back:
                 return
             if self.initial_window + stream.credit > 0:
                 self._go_on_with(number, stream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -33,6 +34,14 @@ _TARGETS: list[tuple[wire.Target, str]] = [
     ("value", "value"), ("lease", "lease"),
 ]  # fmt: skip
 _MOST = wire.MAX_NUMBER
+_MAX_ANSWER, _MOST_GATHERED = 128 << 20, 256 << 20
+"""Bytes of the longest answer to a range, and of all that are being put together."""
+_ROW_BYTES = 64
+"""Of a row, beside its key and value."""
+_BY: dict[str, Callable[[Row], Any]] = {
+    "value": itemgetter(1), "created": itemgetter(2), "modified": itemgetter(3),
+    "version": itemgetter(4),
+}  # fmt: skip
 Ask: TypeAlias = Callable[[wire.Range, float], Awaitable[Result]]
 
 
@@ -171,6 +180,8 @@ class KV:
 
     def __init__(self, front: Front) -> None:
         self._front = front
+        self._gathered = 0
+        """Bytes of the long answers that are being put together."""
         self._messages = {
             name: message(name)
             for name in ("PutResponse", "RangeResponse", "DeleteRangeResponse", "TxnResponse",
@@ -208,11 +219,18 @@ class KV:
             return await self._front.ask_one(part, timeout)
 
         end_by = until(timeout)
-        return await self._all_parts(wanted, await ask(wanted, timeout), ask, end_by)
+        try:
+            first = await ask(wanted, timeout)
+        except errors.Refused as refused:
+            if wanted.order == "key" or refused.text != errors.too_large().text:
+                raise
+            return await self._sorted(wanted, ask, end_by)
+        return await self._all_parts(wanted, first, ask, end_by)
 
     def quick_range(self, request: Any, timeout: float, done: Done) -> Asking | None:
         """See `Method`."""
-        if request.serializable:
+        wanted = _range(request)
+        if request.serializable or wanted.order != "key":
             return None
         end_by = until(timeout)
 
@@ -221,24 +239,63 @@ class KV:
                 return partial(self._all_parts, wanted, result, self._front.ask_one, end_by)
             return self._ranged(result, self._front.header(result[0]))
 
-        return self._front.begin(_range(request), timeout, answer, done)
+        return self._front.begin(wanted, timeout, answer, done)
 
     async def _all_parts(self, wanted: wire.Range, first: Result, ask: Ask, end_by: float) -> Any:
         """The whole answer to a range, of which this is the first part."""
-        revision, count, more, rows, rest = first
-        at = wanted.revision or revision
-        while rest is not None and not (wanted.limit and len(rows) >= wanted.limit):
-            assert wanted.end is not None  # (what comes in parts is in the order of keys)
-            key, end = (wanted.key, rest) if wanted.backward else (rest, wanted.end)
-            part = msgspec.structs.replace(
-                wanted, key=key, end=end, revision=at,
-                limit=wanted.limit - len(rows) if wanted.limit else 0,
-            )  # fmt: skip
-            _, _, more, further, rest = await ask(part, max(0.001, end_by - time.monotonic()))
-            rows += further
-        return self._ranged(
-            [revision, count, more or rest is not None, rows, None], self._front.header(revision)
+        answer = self._ranged([*first[:3], (), None], self._front.header(first[0]))
+
+        def take(rows: list[Row]) -> None:
+            answer.kvs.extend(map(key_value, rows))
+
+        answer.more = await self._gather(wanted, first, ask, end_by, take)
+        return answer
+
+    async def _sorted(self, wanted: wire.Range, ask: Ask, end_by: float) -> Any:
+        """The answer to a range that is too long for the servers to sort."""
+        by_key = msgspec.structs.replace(
+            wanted, order="key", backward=False, limit=0, keys_only=False
         )
+        first = await ask(by_key, max(0.001, end_by - time.monotonic()))
+        rows: list[Row] = []
+        await self._gather(by_key, first, ask, end_by, rows.extend)
+        rows.sort(key=_BY[wanted.order], reverse=wanted.backward)
+        kept = rows[: wanted.limit] if wanted.limit else rows
+        if wanted.keys_only:
+            kept = [(row[0], b"", *row[2:]) for row in kept]
+        answer = [*first[:2], len(kept) < len(rows), kept, None]
+        return self._ranged(answer, self._front.header(first[0]))
+
+    async def _gather(
+        self, wanted: wire.Range, first: Result, ask: Ask, end_by: float,
+        take: Callable[[list[Row]], None],
+    ) -> bool:  # fmt: skip
+        """Read a range part by part; whether there is more beyond its limit. Raises `Refused`."""
+        revision, _, more, rows, rest = first
+        at, number, size = wanted.revision or revision, 0, 0
+        try:
+            while True:
+                part = sum(len(row[0]) + len(row[1]) + _ROW_BYTES for row in rows)
+                size += part
+                self._gathered += part
+                if size > _MAX_ANSWER:
+                    raise errors.answer_too_large(size, _MAX_ANSWER)
+                if self._gathered > _MOST_GATHERED:
+                    raise errors.too_many_requests()
+                take(rows)
+                number += len(rows)
+                if rest is None or (wanted.limit and number >= wanted.limit):
+                    return more or rest is not None
+                assert wanted.end is not None  # (what comes in parts is in the order of keys)
+                key, end = (wanted.key, rest) if wanted.backward else (rest, wanted.end)
+                following = msgspec.structs.replace(
+                    wanted, key=key, end=end, revision=at,
+                    limit=wanted.limit - number if wanted.limit else 0,
+                )  # fmt: skip
+                left = max(0.001, end_by - time.monotonic())
+                _, _, more, rows, rest = await ask(following, left)
+        finally:
+            self._gathered -= size
 
     def _ranged(self, result: Result, header: Any) -> Any:
         _, count, more, rows, _ = result

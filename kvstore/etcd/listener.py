@@ -29,8 +29,9 @@ _HANDSHAKE_SECONDS = 20.0
 """So long a client may take to begin TLS."""
 _MAX_UNREAD = 1 << 20
 """Bytes that the socket may owe a client before nothing more is taken from it."""
-_MAX_OWED = 8 << 20
-"""Bytes of answers that wait for a client's windows: then its new calls are refused."""
+_MUCH_OWED, _MAX_OWED, _STALLED_SECONDS = 8 << 20, 160 << 20, 0.5
+"""If so many bytes of answers wait for a client, and none of them left for so long, or more wait
+than one answer may have, its new calls are refused."""
 
 
 def _last_descriptor() -> int:
@@ -60,6 +61,8 @@ class _Connection(asyncio.Protocol):
         self._first = b""
         self._http1: Http1 | None = None
         self._planned = False
+        self._moved, self._moved_at = 0, 0.0
+        """How much of its answers had left when it called, and since when."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -97,14 +100,22 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         listener = self._listener
         self._first = b""
-        self._http1 = Http1(listener.count, listener.methods, listener.pages, self._transport)
+        self._http1 = Http1(
+            listener.count, listener.methods, listener.pages, self._transport, listener.tally
+        )
         self._http1.receive(data)
 
     def _accept(self, stream: Stream) -> GrpcCall:
         assert self._speaks is not None
-        busy = self._speaks.blocked_bytes > _MAX_OWED
         self._listener.count()
-        return GrpcCall(stream, self._listener.methods, busy=busy)
+        return GrpcCall(stream, self._listener.methods, busy=self._is_stalled(self._speaks))
+
+    def _is_stalled(self, speaks: Http2) -> bool:
+        """Whether too much waits for a client that takes too little."""
+        owed, now = speaks.blocked_bytes, asyncio.get_running_loop().time()
+        if owed <= _MUCH_OWED or speaks.moved != self._moved:
+            self._moved, self._moved_at = speaks.moved, now
+        return owed > _MAX_OWED or now - self._moved_at > _STALLED_SECONDS
 
     def _plan(self) -> None:
         """Send at the end of this turn of the loop: what others have to say by then, too."""
@@ -126,6 +137,7 @@ class _Connection(asyncio.Protocol):
         if speaks.outgoing:
             data, speaks.outgoing = speaks.outgoing, bytearray()
             transport.write(data)
+            speaks.sent()
 
     def _end(self, fault: ConnectionFault) -> None:
         """Say why, and close."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from tests.waiting import wait_until
 
 BESIDE_ETCD = True
 TOO_LARGE = ("INVALID_ARGUMENT", "etcdserver: request is too large")
+TOO_MANY = ("RESOURCE_EXHAUSTED", "etcdserver: too many requests")
 KEYS = (b"\0", b"a", b"a\xff", b"a\xff\xff", b"a\xff\xff\x01", b"b", b"\xff", b"\xff\xff")
 PREFIXES = {(b"a\xff", b"b"): 3, (b"\xff", b"\0"): 2, (b"\0", b"\0"): 8}
 """The ranges of the prefixes `a\\xff`, `\\xff` and nothing, and how many keys they have."""
@@ -118,6 +121,53 @@ def test_sizes_around_each_limit_of_a_request(client: Grpc) -> None:
         client.kv("Txn", success=part)
     found = client.kv("Txn", success=[read(b"parts/", b"parts0")]).responses[0].response_range
     assert [len(each.value) for each in found.kvs] == [200_000] * 12
+    client.kv("Put", key=b"parts/3", value=b"w" * 200_000)
+    wanted = {"key": b"parts/", "range_end": b"parts0"}
+    by_key = client.kv("Range", **wanted).kvs
+    for target, field in (1, "version"), (2, "create_revision"), (3, "mod_revision"), (4, "value"):
+        for order, limit, keys_only in (1, 0, False), (2, 7, False), (2, 5, True):
+            in_order = sorted(by_key, key=attrgetter(field), reverse=order == 2)
+            found = client.kv(
+                "Range", **wanted, sort_target=target, sort_order=order, limit=limit,
+                keys_only=keys_only,
+            )  # fmt: skip
+            assert [row.key for row in found.kvs] == [row.key for row in in_order[: limit or 12]]
+            assert (found.count, found.more) == (12, limit > 0)
+            assert {len(row.value) for row in found.kvs} == {0 if keys_only else 200_000}
+
+
+def test_an_answer_that_is_too_long_is_refused_as_grpc_does(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 128 MiB; a page of it is not."""
+    client = Grpc(gateway.address)
+    for n in range(5):
+        client.kv("Put", key=b"long/%d" % n, value=b"v" * 1_000_000)
+    wanted = {"key": b"long/", "range_end": b"long0"}
+    body = {name: b64(value) for name, value in wanted.items()}
+    with monkeypatch.context() as patch:
+        patch.setattr("paxon.kvstore.etcd.kv._MAX_ANSWER", 4_500_000)
+        code, text = refusal(lambda: client.kv("Range", **wanted))
+        assert code == "RESOURCE_EXHAUSTED"
+        assert re.fullmatch(
+            r"grpc: trying to send message larger than max \(5\d+ vs. 4500000\)", text
+        )
+        status, [said], _ = ask(gateway.address, "POST", "/v3/kv/range", body)
+        assert (status, said["code"]) == (429, 8)
+        assert len(client.kv("Range", **wanted, limit=4).kvs) == 4
+        patch.setattr("paxon.kvstore.etcd.kv._MOST_GATHERED", 2_500_000)
+        assert refusal(lambda: client.kv("Range", **wanted, limit=4)) == TOO_MANY
+    with monkeypatch.context() as patch:
+        patch.setattr("paxon.kvstore.etcd.http2._MOST_BLOCKED", 2_000_000)
+        status, [said], _ = ask(gateway.address, "POST", "/v3/kv/range", body)
+        assert (status, said["error"]) == (429, TOO_MANY[1])
+    monkeypatch.setattr("paxon.kvstore.etcd.kv._MOST_GATHERED", 7_000_000)
+    for _ in range(2):  # nothing is held of what was answered or refused
+        status, [found], _ = ask(gateway.address, "POST", "/v3/kv/range", body)
+        assert (status, len(found["kvs"])) == (200, 5)
+        assert len(client.kv("Range", **wanted).kvs) == 5
+    wait_until(lambda: gateway.served._listener.tally.blocked == 0)
+    client.close()
 
 
 def test_limits_of_paxons_own_are_refused_cleanly(gateway: Gateway) -> None:

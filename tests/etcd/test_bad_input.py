@@ -209,7 +209,9 @@ def test_calls_and_watches_of_all_clients_have_bounds(
 
 
 class Answering:
-    """Answers each request with a few bytes."""
+    """Answers each request with the same."""
+
+    value = b"v" * 10
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -218,7 +220,7 @@ class Answering:
         self._stream.consumed(len(data))
 
     def end(self) -> None:
-        self._stream.answer(b"\x88", b"v" * 10, b"\x88")
+        self._stream.answer(b"\x88", self.value, b"\x88")
 
     def aborted(self) -> None: ...
 
@@ -257,6 +259,34 @@ def test_windows_and_settings_by_the_thousand_cost_no_look_at_each_stream(
     assert looks == 2 * len(streams)
     assert (len(speaks.blocked), speaks.streams, speaks.blocked_bytes) == (0, 0, 0)
     assert speaks.outgoing.count(b"v") == 10 * len(streams)
+
+
+LONG = b"v" * (2 << 20)
+
+
+def test_a_long_answer_goes_piece_by_piece_as_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not copied for each byte that a window opens, nor given to the socket at once."""
+    monkeypatch.setattr(Answering, "value", LONG)
+    speaks = Http2(Answering, lambda: None, lambda: None, Tally())
+    speaks.receive(START + head(1, 5))
+    (stream,) = speaks.blocked.values()
+    for number in (0, 1):
+        speaks.receive(frame(8, 0, number, struct.pack(">I", 1)))
+    assert stream._pending is not None
+    assert stream._pending[0].obj is LONG
+    speaks.outgoing.clear()
+    speaks.paused = True
+    for number in (0, 1):
+        speaks.receive(frame(8, 0, number, struct.pack(">I", 1 << 30)))
+    assert not speaks.outgoing, "the socket takes no more"
+    speaks.resumed()
+    came = 1 << 16
+    while speaks.outgoing:
+        assert len(speaks.outgoing) < 300 << 10
+        came += speaks.outgoing.count(b"v")
+        speaks.outgoing.clear()
+        speaks.sent()
+    assert (came, speaks.streams, speaks.blocked_bytes) == (len(LONG), 0, 0)
 
 
 OWED = 12 << 20
@@ -303,6 +333,21 @@ def test_a_watch_that_is_not_read_is_owed_little_and_misses_nothing(
         link.sendall(frame(8, 0, 0, windows) + frame(8, 0, 1, windows))
         while said.count(b"v" * 100) < events * size // 110:
             said += link.recv(1 << 20)
+
+
+def test_who_takes_a_long_answer_slowly_is_served_meanwhile(gateway: Gateway, client: Grpc) -> None:
+    for n in range(4):
+        client.kv("Put", key=b"slow/%d" % n, value=b"v" * 1_000_000)
+    body = b"\0\0\0\0\x0e\x0a\5slow/\x12\5slow0"
+    with socket.create_connection(("127.0.0.1", gateway.port), 20) as link:
+        link.sendall(START + b"".join(head(n) + frame(0, 1, n, body) for n in (1, 3, 5)))
+        wait_until(lambda: gateway.owed() > 11 << 20, "it is owed much")
+        link.sendall(frame(8, 0, 0, b"\0\x10\0\0") + frame(8, 0, 1, b"\0\0\0\1"))
+        link.sendall(head(7) + frame(0, 1, 7, b"\0\0\0\0\3\x0a\1x"))
+        said = b""
+        while b"grpc-status" not in said:
+            said += link.recv(1 << 16)
+        assert grpc_status(said) == "0"
 
 
 def test_who_opens_no_window_is_refused_more_work(gateway: Gateway, client: Grpc) -> None:

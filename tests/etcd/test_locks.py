@@ -145,7 +145,8 @@ def test_who_gives_up_while_his_key_is_being_made_gets_none(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """The gateway is told that it is made only when nobody waits for a turn any more."""
-    front, client, services = gateway.served._front, Grpc(gateway.address), Services(gateway.address)
+    front, client = gateway.served._front, Grpc(gateway.address)
+    services = Services(gateway.address)
     number, name = lease(client), f"early/{how}".encode()
     made, told, ask_one = threading.Event(), asyncio.Event(), front.ask_one
 
@@ -175,6 +176,8 @@ def test_who_gives_up_while_his_key_is_being_made_gets_none(
             services.close()
         case "gone as JSON":
             link.close()
+        case _:
+            pass
     wait_until(gateway.is_idle, "nobody waits for a turn")
     again = Services(gateway.address)
     trying = again.begin("Lock/Lock", name=name, lease=number)
