@@ -51,6 +51,11 @@ _MAX_OUTGOING = 256 << 10
 """Bytes that are made ready for the socket at a time; what is left waits as if for a window."""
 _INITIAL_WINDOW = 4
 """A setting: the window that streams begin with."""
+_OUR_SETTINGS = (
+    (3).to_bytes(2, "big") + _MAX_STREAMS.to_bytes(4, "big")
+    + _INITIAL_WINDOW.to_bytes(2, "big") + _STREAM_WINDOW.to_bytes(4, "big")
+    + (6).to_bytes(2, "big") + _MAX_HEADERS.to_bytes(4, "big")
+)  # fmt: skip
 
 Headers = dict[bytes, bytes]
 
@@ -315,12 +320,7 @@ class Http2:
             _WINDOW_UPDATE: self._on_window,
             _CONTINUATION: self._on_continuation,
         }
-        settings = (
-            (3).to_bytes(2, "big") + _MAX_STREAMS.to_bytes(4, "big")
-            + _INITIAL_WINDOW.to_bytes(2, "big") + _STREAM_WINDOW.to_bytes(4, "big")
-            + (6).to_bytes(2, "big") + _MAX_HEADERS.to_bytes(4, "big")
-        )  # fmt: skip
-        self.write(_frame(_SETTINGS, 0, 0, settings))
+        self.write(_frame(_SETTINGS, 0, 0, _OUR_SETTINGS))
         self._open_window(_CONNECTION_WINDOW - _DEFAULT_WINDOW)
 
     # --- sending -----------------------------------------------------------------------------
