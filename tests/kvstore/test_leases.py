@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,6 +13,7 @@ from paxon.kvstore.client.leases import lease as threads
 from paxon.kvstore.client.leases.keeping import CLOCK_DRIFT, Held, plan
 from paxon.kvstore.client.leases.lease import Lease
 from paxon.testing import MemoryCluster as Cluster
+from tests.waiting import wait_until
 
 
 def test_the_deadline_counts_from_the_first_sending_and_allows_for_drift() -> None:
@@ -60,14 +61,6 @@ def cluster() -> Iterator[Cluster]:
         yield made
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it never happened")
-
-
 def test_its_keys_go_with_it(cluster: Cluster) -> None:
     with cluster.client() as kv:
         with kv.lease(ttl=10) as lease:
@@ -93,7 +86,7 @@ def test_it_ends_by_the_logs_time_and_its_owner_hears_of_it(cluster: Cluster) ->
         lease = kv.lease(ttl=3, on_lost=lambda: told.append(1))
         kv.put("a", b"1", lease=lease)
         cluster.let_pass(4.0)  # for the servers: its owner had no time to renew it
-        eventually(lambda: kv.get("a") is None)
+        wait_until(lambda: kv.get("a") is None)
         assert lease.lost.wait(30) and told == [1]
         assert "ended" in lease.reason
 
@@ -115,9 +108,9 @@ def test_nobody_renews_what_nobody_owns(cluster: Cluster) -> None:
         assert keeper is not None
         del lease
         gc.collect()
-        eventually(lambda: not keeper._runs)
+        wait_until(lambda: not keeper._runs)
         cluster.let_pass(3.0)
-        eventually(lambda: kv.leases() == [])
+        wait_until(lambda: kv.leases() == [])
 
 
 def test_a_machine_that_slept_wakes_up_without_its_lease(
@@ -133,7 +126,7 @@ def test_a_machine_that_slept_wakes_up_without_its_lease(
         assert lease.lost.is_set()
         with pytest.raises(LeaseExpired):
             lease.check()
-        eventually(lambda: kv.get("a") is None)  # and what it held is given up
+        wait_until(lambda: kv.get("a") is None)  # and what it held is given up
 
 
 def test_a_failed_renewal_is_a_new_request_next_time(
