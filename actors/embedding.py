@@ -57,7 +57,7 @@ class HandOver(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """What `--metrics` shows."""
+    """The figures that `--metrics` shows."""
 
     status: StatusReply
     latencies: dict[str, Histogram]

@@ -48,7 +48,7 @@ class Clock(Protocol):
 
 
 class Random(Protocol):
-    """What the server needs of `random.Random`."""
+    """The part of `random.Random` that the server needs."""
 
     def uniform(self, a: float, b: float) -> float: ...
 
@@ -84,7 +84,7 @@ class Network(Protocol):
         """A server does not answer where it is dialled: try another of its addresses."""
 
     def ignore(self, clients: Collection[ClientToken]) -> None:
-        """What these clients send counts for nothing, as long as they are in this set."""
+        """Drop whatever these clients send, as long as they are in this set."""
 
     def congested(self, client: ClientToken) -> bool:
         """Whether a client has so much to read that what it asks for had better wait."""

@@ -125,7 +125,7 @@ class SlotLog:
         return True
 
     def chunk(self, first: int, last: int, size: int) -> tuple[list[Accepted], int]:
-        """What is accepted from slot `first` to `last`, up to `size` bytes; and the next slot.
+        """The values accepted from slot `first` to `last`, up to `size` bytes; and the next slot.
 
         0 as the next slot: that is all.
         """
@@ -140,7 +140,7 @@ class SlotLog:
         return taken, 0
 
     def accepted_from(self, first: int) -> Iterator[Accepted]:
-        """What is accepted from slot `first` on, in order."""
+        """The values accepted from slot `first` on, in order."""
         for slot in range(max(first, self.discarded + 1), self.last + 1):
             held = self._slots.get(slot)
             if held is not None:

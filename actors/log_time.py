@@ -79,7 +79,7 @@ class LogTime:
         self.heard_in = ballot
 
     def snapshot_came(self) -> None:
-        """What was heard is forgotten: of who led since, a snapshot does not tell."""
+        """Forget what was heard: a snapshot does not tell who has led since."""
         self.heard_in, self.latest = NO_BALLOT, 0
 
     def run(self, executed: int, clock: int) -> None:
@@ -131,7 +131,7 @@ class LogTime:
 
 
 class Chores:
-    """What a leader proposes though no command waits: renewals, wake-ups, the time itself."""
+    """Proposals of a leader with no command waiting: renewals, wake-ups, the time itself."""
 
     __slots__ = ("at", "bytes", "last_slot", "renew_at", "renewals", "stamped", "wakeup", "wanted")
 

@@ -10,7 +10,7 @@ __all__ = ["Made"]
 
 
 class Made(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """What a cluster's servers agreed on when they made it (docs/making-a-cluster.md)."""
+    """The agreement of a cluster's servers when they made it (docs/making-a-cluster.md)."""
 
     identity: int
     """Random 62-bit number from 1: which cluster this is, whatever its name."""

@@ -89,7 +89,7 @@ Outcome = Literal["", "done", "not done", "refused", "pending", "unknown"]
 
 
 class Members(_Data, frozen=True):
-    """What a server knows of the members now, and of one change of them."""
+    """The members as a server knows them now, and how one change of them stands."""
 
     server: ServerId
     """Who says so."""
@@ -146,5 +146,5 @@ def encode_members(members: Members) -> bytes:
 
 
 def decode_members(payload: bytes) -> Members:
-    """What such a payload holds. Raises `msgspec.DecodeError`."""
+    """Decode such a payload. Raises `msgspec.DecodeError`."""
     return _decoder.decode(payload)

@@ -38,7 +38,7 @@ PROTOCOL_VERSION = 8
 
 
 class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """What all of them have in common: an array of just their fields."""
+    """The base of all messages: an array of just their fields."""
 
 
 # --- between servers -----------------------------------------------------------------------------

@@ -307,7 +307,7 @@ class PaxosServer(BurstActor):
 
     @property
     def role(self) -> Literal["leader", "candidate", "follower"]:
-        """What this server is beside acceptor and learner."""
+        """This server's role beside acceptor and learner."""
         if self._reign is not None:
             return "leader"
         return "follower" if self._candidacy is None else "candidate"
@@ -1359,7 +1359,7 @@ class PaxosServer(BurstActor):
         reign.take_in(Entry(0, request.nonce, 0, 0, b""), client)
 
     def on_change_settings(self, change: ChangeSettings, client: ClientToken) -> None:
-        """What is agreed changes by an entry of the log; an empty change only tells what it is."""
+        """Change the agreed settings by an entry of the log; an empty change only tells them."""
         reign = self._takes_in(change, client, change.id, 64 * len(change.values))
         if reign is None:
             return

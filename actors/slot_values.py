@@ -76,7 +76,7 @@ _packed = msgspec.msgpack.Decoder(_Packed)
 
 
 def packed_in(value: bytes) -> Ballot:
-    """Who packed the batch that a value is; `NO_BALLOT` where that is not known, or none is."""
+    """The ballot that packed a value's batch; `NO_BALLOT` if it is unknown, or no batch."""
     if value == NO_OP or value[0] == CONFIG:
         return NO_BALLOT
     try:

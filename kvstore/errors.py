@@ -82,7 +82,7 @@ class LeaseExpired(OperationFailed):
 
 
 class LockLost(OperationFailed):
-    """What was held (a lock, a leadership) is held no more, or its waiter lost its place."""
+    """A lock or a leadership is held no more, or its waiter lost its place."""
 
 
 class NotAcquired(PaxonError, TimeoutError):

@@ -70,7 +70,7 @@ def dial(socket: zmq.Socket[bytes], address: str, turn: int = 0) -> None:
 
 
 def dialled(address: str) -> str:
-    """What libzmq is told to dial for `address`: with a source where the target could be it.
+    """The string for libzmq to dial: with a source where the target could be this socket.
 
     Whoever dials a port of this machine on which nobody listens may be given that very port to dial
     from, if it lies in the range for outgoing connections: TCP then connects it to itself, and

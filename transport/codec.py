@@ -166,7 +166,7 @@ class FrameCodec(Generic[SendT, ReceiveT]):
                 return kind & 0x0F if kind & 0xF0 == 0x90 else 0
 
     def sender(self, frame: bytes | bytearray | memoryview) -> int | None:
-        """Who a frame says that it is from; None if its header is none of this release."""
+        """The sender that a frame names; None if its header is none of this release."""
         try:
             return self._check(bytes(frame[:HEADER_BYTES]))[0]
         except FrameError:

@@ -116,12 +116,12 @@ class _Port:
             raise ForeignFrame(f"it names server {sender} as its sender, but has another's key")
 
     def who_else(self, frame: zmq.Frame) -> int | None:
-        """Who sent a frame, if it is one of our own kind that has taken this port for another."""
+        """The sender of a frame, if it is of our own kind and took this port for another; or None."""
         sender = self.sender(frame.buffer)
         return None if sender in self.senders else sender
 
     def origin(self, frame: zmq.Frame) -> str:
-        """Who sent a frame, for the log: the remote host, as far as the transport tells."""
+        """The sender of a frame, for the log: the remote host, as far as the transport tells."""
         try:
             host = frame.get("Peer-Address")
         except zmq.ZMQError:

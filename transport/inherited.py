@@ -21,7 +21,7 @@ _kept: set[int] = set()
 
 
 def keep_from_forks(descriptor: int) -> None:
-    """Whoever forks from now on closes this one there."""
+    """Have every process forked from now on close this descriptor."""
     _kept.add(descriptor)
 
 

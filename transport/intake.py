@@ -155,7 +155,7 @@ class Ledger:
 
 
 class Share:
-    """What clients have given to one burst, so that it takes no more than is good for all."""
+    """The clients' part in one burst, so that it takes no more than is good for all."""
 
     __slots__ = ("_brake", "_frames", "_messages_left", "_most", "_wasted")
 

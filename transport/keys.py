@@ -92,7 +92,7 @@ class CurveKeys:
 
 @dataclass(frozen=True, slots=True)
 class CurveSecurity:
-    """What a server's endpoint needs to encrypt. Raises `TransportError` for keys of wrong form."""
+    """The keys of a server's endpoint. Raises `TransportError` for keys of the wrong form."""
 
     keys: CurveKeys
     """This server's own."""

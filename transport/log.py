@@ -191,7 +191,7 @@ def forking_would_wait(seconds: float = 0.02) -> bool:
 
 
 class Logger:
-    """What Paxon uses of loguru's logger."""
+    """The part of loguru's logger that Paxon uses."""
 
     def __init__(self, *, background: bool = False, exception: BaseException | None = None) -> None:
         self._background = background

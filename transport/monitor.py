@@ -203,7 +203,7 @@ class LinkMonitor:
         self._dial()
 
     def elsewhere(self) -> None:
-        """Whoever is there does not answer as it should: try another address, if there is one."""
+        """Try another address, if there is one: whoever is there does not answer as it should."""
         if len(self._ways) > 1:
             self.in_vain = True
             self.redial()

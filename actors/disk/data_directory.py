@@ -47,7 +47,7 @@ _WITNESS = re.compile(
 
 
 def in_words(error: OSError) -> str:
-    """What an error of the operating system means, and what to do, in a few words."""
+    """An operating-system error in a few words: its meaning, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full: free some space and start the server again"
     if error.errno in (errno.EACCES, errno.EPERM):
@@ -358,7 +358,7 @@ class DataDirectory:
             raise StorageError(missing)
 
     def missing_file(self) -> str:
-        """What to say of a file that is not the one that is open here; "" if all are."""
+        """A sentence about a file that is not the one that is open here; "" if all are."""
         for path, which in self._files.items():
             if _which(path) != which:
                 return (
@@ -368,7 +368,7 @@ class DataDirectory:
         return ""
 
     def unreadable(self) -> str:
-        """What to say if the disk cannot read the database; "" if it can.
+        """A sentence for when the disk cannot read the database; "" if it can.
 
         SQLite takes what it cannot read for damaged, but that may pass: nothing is to be emptied.
         """

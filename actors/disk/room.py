@@ -39,7 +39,7 @@ _fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What is free, and what of it is spoken for; bytes."""
+    """Free space, and the part of it that is spoken for; bytes."""
 
     free: int
     wanted: int = 0
@@ -111,7 +111,7 @@ def leave_room(descriptor: int) -> None:
 
 
 def free_bytes(descriptor: int) -> int:
-    """What the disk of an open file has left, for this process's user."""
+    """Bytes left on the disk of an open file, for this process's user."""
     state = os.fstatvfs(descriptor)
     return state.f_bavail * state.f_frsize
 
@@ -134,5 +134,5 @@ def filled_by_others(directory: Path) -> bool:
 
 
 def allocated_bytes(state: os.stat_result) -> int:
-    """What a file takes on the disk, with what was promised to it."""
+    """Bytes that a file takes on the disk, with those promised to it."""
     return state.st_blocks * 512

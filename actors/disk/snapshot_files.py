@@ -259,7 +259,7 @@ class SnapshotFiles:
         return free is not None and free < 2 * size + TIGHT_BYTES
 
     def free_bytes(self) -> int | None:
-        """What the disk has free; None if it does not say."""
+        """Free bytes on the disk; None if it does not say."""
         try:
             state = os.statvfs(self._directory)
         except OSError:
@@ -267,7 +267,7 @@ class SnapshotFiles:
         return state.f_bavail * state.f_frsize if state.f_blocks else None
 
     def next_bytes(self) -> int:
-        """What a snapshot takes, going by the one before."""
+        """Bytes that a snapshot will take, going by the one before."""
         held = self._kept.get(self.current)
         return 0 if held is None else held[1].size
 

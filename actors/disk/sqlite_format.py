@@ -203,7 +203,7 @@ def _decode_places(text: str) -> tuple[Place, ...]:
 
 
 class Held(msgspec.Struct, frozen=True):
-    """What a data directory says of its cluster."""
+    """A data directory's own record of its cluster."""
 
     made: Made
     configuration: Configuration

@@ -84,7 +84,7 @@ class Marks(msgspec.Struct):
 
 
 class Recovered(Marks):
-    """What a server finds on its disk when it starts."""
+    """Everything that a server finds on its disk when it starts."""
 
     accepted: list[Accepted] = []
     """In the order of slots, each above `discarded`."""
@@ -313,7 +313,7 @@ class Storage(ABC):
 
     @abstractmethod
     def size_bytes(self) -> int:
-        """What the data directory takes on disk, in bytes."""
+        """Bytes that the data directory takes on disk."""
 
     def close(self) -> None:
         """Release everything; safe to call twice. Uncommitted writes are lost."""

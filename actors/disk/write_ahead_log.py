@@ -23,7 +23,7 @@ MAGIC_BIG_ENDIAN = 0x377F0683
 
 
 class WriteAheadLog:
-    """What a database's log holds, as found before the database is opened."""
+    """The contents of a database's log, as found before the database is opened."""
 
     def __init__(self, database: Path) -> None:
         self.path = database.with_name(database.name + "-wal")

@@ -124,7 +124,7 @@ _FIELDS = frozenset(Agreed.__struct_fields__)
 
 
 def first_agreed(given: Mapping[str, Number], limits: Limits) -> Agreed:
-    """What a new cluster begins with: the values given, defaults for the rest.
+    """The settings that a new cluster begins with: the values given, defaults for the rest.
 
     `given` holds names of `NAMES` and of `limits`, checked (`check_values`).
     """
@@ -203,7 +203,7 @@ def range_error(name: str, value: object, limits: Limits) -> str:
 
 
 def check_values(new: Mapping[str, object], limits: Limits) -> str:
-    """What is wrong with the first of these values that is wrong, in one sentence; "" if none."""
+    """A sentence on the first of these values that is wrong; "" if none is."""
     return next(filter(None, (range_error(name, new[name], limits) for name in new)), "")
 
 
@@ -221,7 +221,7 @@ def plain(number: object) -> str:
 
 
 def differences(agreed: Agreed, given: Mapping[str, Number]) -> list[str]:
-    """What of the values given differs from what is agreed, one phrase each."""
+    """A phrase for each given value that differs from the agreed one."""
     known = agreed_values(agreed)
     return [
         f"{name} is {plain(known[name])} by agreement and {plain(value)} here"
@@ -240,7 +240,7 @@ def limits_checksum(limits: Limits) -> int:
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a settings entry of the log says. It was checked before it got there."""
+    """The content of a settings entry of the log. It was checked before it got there."""
 
     changed_at: int
     """The change counts only if the settings were changed last in this slot: a copy that comes
@@ -264,7 +264,7 @@ def decode_change(data: bytes) -> Change:
 
 
 def apply_change(agreed: Agreed, change: Change, slot: int, limits: Limits) -> Agreed | None:
-    """What is agreed after the change in `slot`; None if it was made for other settings.
+    """The settings after the change in `slot`; None if it was made for other settings.
 
     A change to what is agreed already is no change: who asks again because the answer got lost is
     told the slot in which it was made. Ranges are no concern of execution, which must come to the

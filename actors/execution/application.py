@@ -70,7 +70,7 @@ def encode_batch(batch: Batch) -> bytes:
 
 
 def decode_batch(value: bytes) -> Batch:
-    """What a slot's value holds. Raises `msgspec.DecodeError`."""
+    """Decode a slot's value. Raises `msgspec.DecodeError`."""
     return _decoder.decode(value)
 
 
@@ -454,7 +454,7 @@ class Application:
         self._restore_machine(head.slot, state)
 
     def figures(self) -> dict[str, int]:
-        """What the state machine shows of itself; none if it fails at that, for nobody needs it."""
+        """The state machine's own figures; none if it fails at that, for nobody needs them."""
         try:
             return {str(name): int(number) for name, number in self.machine.figures().items()}
         except Exception:  # the user's code may raise anything

@@ -89,7 +89,7 @@ class HashChain:
         return self._pinned.get(slot, b"")
 
     def between(self, first: int, last: int) -> tuple[int, bytes]:
-        """What is known of these slots: the first slot, and the hashes after it and those after."""
+        """The hashes known for these slots: the first of them, and the hashes after each in a row."""
         if first == last:
             return first, self.at(first)
         first, last = max(first, self.first), min(last, self.last)
@@ -102,7 +102,7 @@ class HashChain:
 
 
 class Comparison:
-    """What a leader has heard of the others' hashes."""
+    """The others' hashes, as far as a leader has heard of them."""
 
     def __init__(self) -> None:
         self.equal: dict[ServerId, int] = {}
@@ -134,12 +134,12 @@ class Comparison:
         return False
 
     def vouchers(self, slot: int) -> tuple[ServerId, ...]:
-        """Who has had this server's hash after `slot` or a later one."""
+        """The servers that have had this server's hash after `slot` or a later one."""
         return tuple(server for server, equal in self.equal.items() if equal >= slot)
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What the answers come to."""
+    """The result of all answers together."""
 
     differ: list[ServerId]
     """Whose hashes are not this server's."""
@@ -155,7 +155,7 @@ class Verdict(msgspec.Struct, frozen=True):
         return f"from slot {self.from_slot} on{'' if self.exact else ' or earlier'}"
 
     def alarm(self, server: ServerId) -> str:
-        """What is wrong, for people: `server` differs from these, and nobody knows who is right."""
+        """A sentence for people: `server` differs from these, and nobody knows who is right."""
         return f"{in_list(self.differ)} executed something else than server {server} {self._since}"
 
     def why_stopped(self, server: ServerId) -> str:
@@ -199,7 +199,7 @@ class Inquiry:
 
 
 class Doubts:
-    """What this server asks about hashes that differ, and its alarm while they do."""
+    """A server's questions about hashes that differ, and its alarm while they do."""
 
     def __init__(self) -> None:
         self.inquiry: Inquiry | None = None
@@ -249,7 +249,7 @@ class Doubts:
         self._alarm_until = now + 2 * self._gap
 
     def alarm(self, now: float) -> str:
-        """What is wrong; "" if nothing is, or nothing was found again for a while."""
+        """The alarm as a sentence; "" if there is none, or nothing was found again for a while."""
         return self._alarm if now < self._alarm_until else ""
 
 

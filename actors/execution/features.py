@@ -15,7 +15,7 @@ __all__ = ["Features"]
 
 
 class Features:
-    """What this server knows, and what it has heard that the others do."""
+    """The features that this server knows, and those that it has heard the others know."""
 
     def __init__(self, others: Sequence[ServerId], limits: Limits) -> None:
         self._others = others
@@ -29,7 +29,7 @@ class Features:
         self._heard[server] = (knows, limits)
 
     def obstacle(self, level: int, *, machine: bool) -> str:
-        """Who keeps something of this level, or a limit of the state machine's, out of the log.
+        """Why this level, or a limit of the state machine's, has to stay out of the log.
 
         One sentence that names the servers; "" if all know it.
         """

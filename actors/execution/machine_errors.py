@@ -98,7 +98,7 @@ def _in_short(error: BaseException) -> str:
 
 
 def bytes_from(machine: StateMachine, method: str, result: object) -> bytes:
-    """What a method returned, which has to be bytes. Raises `TypeError`."""
+    """The result of a method, which has to be bytes. Raises `TypeError`."""
     if isinstance(result, bytes):
         return bytes(result)
     raise TypeError(
@@ -107,7 +107,7 @@ def bytes_from(machine: StateMachine, method: str, result: object) -> bytes:
 
 
 def check_limits(machine: StateMachine | type[StateMachine]) -> str:
-    """What is wrong with the limits that a state machine declares, in a sentence; "" if nothing."""
+    """A sentence on what is wrong with a state machine's limits; "" if nothing is."""
     limits: object = machine.limits
     name = machine.__name__ if isinstance(machine, type) else type(machine).__name__
     if not isinstance(limits, Mapping):

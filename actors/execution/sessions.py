@@ -67,7 +67,7 @@ _BEFORE_ALL = -(1 << 63)
 
 
 def reply_bytes(reply: Reply) -> int:
-    """What a reply counts for, the same on every server.
+    """The bytes that a reply counts for, the same on every server.
 
     The text of an exception may be longer or shorter elsewhere: it may hold an address in memory,
     or read otherwise in another Python. So a failure counts the same whatever its text.

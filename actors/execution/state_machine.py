@@ -45,7 +45,7 @@ class StateMachine(ABC):
     told the leader's time at that moment. Never ask any other clock."""
 
     def advance(self, time: int) -> None:  # noqa: B027 (most have no use for time)
-        """What comes next is executed at this time of the log, in nanoseconds.
+        """Set the log's time, in nanoseconds, at which the next commands are executed.
 
         Called before the commands of each slot; times never fall. An exception is logged and has no
         other consequence.
@@ -116,7 +116,7 @@ class StateMachine(ABC):
         raise ValueError(f"{type(self).__name__} answers no queries: override query()")
 
     def comparable(self, reply: bytes) -> bytes:
-        """What of a reply is the same on every server: by default, all of it.
+        """The part of a reply that is the same on every server: by default, all of it.
 
         Servers compare it with others (docs/digests.md). A text that may hold an address in memory,
         or read otherwise in another Python, is best left out.
@@ -131,7 +131,7 @@ class StateMachine(ABC):
         """
 
     def enter(self, slot: int) -> None:  # noqa: B027 (most need not know)
-        """What is executed next is in this slot. Must not raise."""
+        """Note the slot of the commands that come next. Must not raise."""
 
     # --- reads that wait (docs/watches.md) -------------------------------------------------------
     # What is watched is no part of the state: it differs between servers, and snapshots know

@@ -48,7 +48,7 @@ class Costs:
         return b""
 
     def of(self, entry: Entry) -> int:
-        """What a waiting entry costs; 0 if it is not dear."""
+        """The cost of a waiting entry; 0 if it is not dear."""
         return self.dear.get((entry.session, entry.seq), 0)
 
     def forget(self, entry: Entry) -> None:

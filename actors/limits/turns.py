@@ -161,7 +161,7 @@ class ClientTurns:
             self.sit_out(client, now)
 
     def hold_for_snapshot(self, parts: Mapping[ClientToken, float], now: float) -> None:
-        """What these clients stored makes a snapshot due: they wait until it is taken."""
+        """Let these clients, whose values make a snapshot due, wait until it is taken."""
         for client, part in parts.items():
             self.sit_out(client, now, HELD_SECONDS)
             self.blamed[client] = part
@@ -195,7 +195,7 @@ class ClientTurns:
 
 
 def request_bytes(request: ClientMessage) -> int:
-    """What a request counts for."""
+    """The bytes that a request counts for."""
     if isinstance(request, Command):
         return len(request.command) + MESSAGE_BYTES
     if isinstance(request, Query):
@@ -225,7 +225,7 @@ class Stored:
         self._newer[client] = self._newer.get(client, 0) + size
 
     def parts(self, least: int, executed: int, now: float) -> dict[ClientToken, float]:
-        """Whoever has stored so many bytes lately, and which part of all."""
+        """The clients that have stored so many bytes lately, each with its part of all."""
         self._go_on(executed, now)
         sizes = dict(self._older)
         for client, size in self._newer.items():

@@ -18,7 +18,7 @@ __all__ = ["Comparing", "Host"]
 
 
 class Host(Protocol):
-    """What the server knows of it."""
+    """The server, as far as this part knows it."""
 
     settings: Settings
     is_member: bool
@@ -110,7 +110,7 @@ class Comparing:
             logger.error("ALARM: {}", self.alarm(self._outbox.now))
 
     def alarm(self, now: float) -> str:
-        """What is wrong, if servers differ and this one goes on: a sentence for `paxon status`.
+        """A sentence for `paxon status` if servers differ and this one goes on.
 
         While a difference stays it is found again and again.
         """

@@ -82,7 +82,7 @@ LEADING = frozenset((P1A, P2A, Heartbeat, PreVote))
 
 
 class Host(Protocol):
-    """What the server does about it."""
+    """The server, as far as this part knows it."""
 
     settings: Settings
     application: Application
@@ -180,7 +180,7 @@ class Membership:
 
     @property
     def waits_for(self) -> str:
-        """What keeps this server from taking part, for people; "" if nothing does."""
+        """The reason why this server takes no part yet, for people; "" if it does."""
         if not self.making.in_force or self.confirmation.pending:
             return self.making.waits_for() or self.confirmation.waits_for()
         known = self._host.configuration.find(self._settings.server) is not None
@@ -302,7 +302,7 @@ class Membership:
             self._host.hear_of_cluster(sender, said.chosen_to)
 
     def wait_to_join(self) -> dict[Member, int]:
-        """Who waits to become a member, and how far it holds the log."""
+        """The servers that wait to become members, and how far each holds the log."""
         configuration, since = self._host.configuration, self._outbox.now - JOINING_SECONDS
         return {
             member: held
@@ -327,7 +327,7 @@ class Membership:
     def admit(
         self, sender: ServerId, incarnation: int, messages: list[PeerMessage]
     ) -> list[PeerMessage]:
-        """What to hear of one that is no member by this directory (M12, M13).
+        """The messages to hear from a server that is no member by this directory (M12, M13).
 
         What is chosen, and questions; it may change nothing with anything else.
         """
@@ -520,7 +520,7 @@ class Membership:
         self._tell_where(asked)
 
     def located(self) -> Configuration:
-        """Who is a member, with the addresses that are known where it does not tell them itself."""
+        """The configuration, with known addresses added where it does not tell them itself."""
         configuration = self._host.configuration
         members = tuple(
             structs.replace(

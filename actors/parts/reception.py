@@ -211,7 +211,7 @@ class Reception:
             self.spent = True
 
     def put_off_waiting(self, reign: Reign, application: Application, places: Places) -> None:
-        """Whoever waits for a slot had better come again: nothing of that is in the log."""
+        """Put off all that waits for a slot: nothing of it is in the log."""
         for entry in reign.pending.take():
             key = (entry.session, entry.seq)
             client = reign.waiting.pop(key, None)
@@ -256,7 +256,7 @@ class Reception:
                 turns.sit_out(client, now, took)
 
     def blame_for_snapshot(self, reign: Reign, executed_bytes: int) -> None:
-        """Whoever has stored much lately makes a snapshot due: others go first until it is taken.
+        """Let others go before those who have made a snapshot due, until it is taken.
 
         It takes disks and cores from them here and at the followers, that are due as well.
         `executed_bytes` is all that was stored since the last snapshot.

@@ -35,7 +35,7 @@ __all__ = ["Host", "Snapshotting"]
 
 
 class Host(Protocol):
-    """What the server knows, and does about it."""
+    """The server, as far as this part knows it."""
 
     settings: Settings
     application: Application

@@ -68,7 +68,7 @@ def _part(server: PaxosServer) -> str:
 
 
 def members_now(server: PaxosServer, request: int, ballot: Ballot) -> Members:
-    """Who the members are, and how the change `request` ended, which was meant for `ballot`."""
+    """The members, and how the change `request` ended, which was meant for `ballot`."""
     reign, made, log = server._reign, server.making.made, server.log
     joining = server.membership.wait_to_join()
     since = server._now - server.settings.election_timeout_max

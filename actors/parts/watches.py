@@ -23,7 +23,7 @@ __all__ = ["Host", "Watches"]
 
 
 class Host(Protocol):
-    """What the server knows, and does about it."""
+    """The server, as far as this part knows it."""
 
     settings: Settings
     application: Application

@@ -73,7 +73,7 @@ class Candidacy:
     def takeover(
         self, first: int, reign: Ballot, commit: int
     ) -> tuple[list[tuple[int, bytes]], bool]:
-        """What to propose from slot `first` on: the reported values, no-ops into the holes.
+        """The values to propose from slot `first` on: those reported, no-ops into the holes.
 
         No-ops, too, in place of batches that are out of order (`_out_of_order`): `reign` is that of
         the last one below `first`, where all are chosen, as they are up to slot `commit`.

@@ -69,7 +69,7 @@ class CatchingUp:
             self.ask_at = now
 
     def takes_back(self, commit: int, sender: ServerId, chosen_to: int) -> None:
-        """Who told of more says that there is not: an old answer, or that frame was damaged."""
+        """Believe a server that takes back its commit index: its frame was damaged, or is old."""
         if sender == self.teller and commit < self.known_commit:
             self.known_commit = max(commit, chosen_to)
 
@@ -95,7 +95,7 @@ class CatchingUp:
     def next_request(
         self, chosen_to: int, peers: Sequence[ServerId]
     ) -> CatchUpRequest | SnapshotRequest:
-        """What to ask `source` for, which is another server if the last one was silent."""
+        """The next request to `source`, which is another server if the last one was silent."""
         peers = (*peers, *sorted(self.outsiders.difference(peers)))
         progress = (chosen_to, self.received)
         silent = progress == self.progress and self.source == self.asked

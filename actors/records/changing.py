@@ -23,7 +23,7 @@ MAX_KEY_BYTES = 100
 
 
 class Changing:
-    """What the next configuration is to be, until its CONFIG is proposed (M5)."""
+    """The next configuration, until its CONFIG is proposed (M5)."""
 
     def __init__(self, members: tuple[Member, ...], request: int, until: float = NEVER) -> None:
         """`request` is the random number of the change: the next configuration keeps it.
@@ -36,7 +36,7 @@ class Changing:
 
     @property
     def voters(self) -> list[ServerId]:
-        """Who is to vote."""
+        """The servers that are to vote."""
         return [member.server for member in self.members if member.voter]
 
     def why_given_up(self) -> str:
@@ -77,7 +77,7 @@ def members_wanted(
     alive: Collection[ServerId],
     fit: Mapping[ServerId, int],
 ) -> tuple[Member, ...] | str:
-    """Who is to be a member then; or, in a sentence, why that cannot be, or not now (M17).
+    """The members then; or, in a sentence, why that cannot be, or not now (M17).
 
     `alive` were heard of late; `fit` are those of them that are level, by their directories.
     """
@@ -95,7 +95,7 @@ def members_wanted(
 def members_after(
     configuration: Configuration, changes: Iterable[MemberChange]
 ) -> tuple[Member, ...] | str:
-    """Who is a member after these changes; or, in a sentence, why that cannot be (M17)."""
+    """The members after these changes; or, in a sentence, why that cannot be (M17)."""
     members = {member.server: member for member in configuration.members}
     named: set[ServerId] = set()
     for change in changes:
@@ -216,6 +216,6 @@ class Opening:
         self._sealed = Sealed(configuration.epoch - 1, configuration.sealed_at)
 
     def message(self, server: ServerId) -> Sealed:
-        """What to tell one of them."""
+        """The message for one of them."""
         epoch, slot = self._sealed.epoch, self._sealed.slot
         return Sealed(epoch, slot, start=server == self.named)

@@ -121,7 +121,7 @@ _decoder = msgspec.msgpack.Decoder(Configuration)
 
 
 def decode_config(value: bytes) -> Configuration:
-    """What such a value holds. Raises `msgspec.DecodeError`."""
+    """Decode such a value. Raises `msgspec.DecodeError`."""
     return _decoder.decode(memoryview(value)[1:])
 
 

@@ -92,7 +92,7 @@ class Confirmation:
         self.denied_by = set()
 
     def note_part(self, *, member: bool) -> None:
-        """Who has, or had, a part in an epoch tells others of its commits."""
+        """Note whether this server has, or had, a part in an epoch: then it tells its commits."""
         if member and not self.pending:
             self.told = True
 
@@ -143,7 +143,7 @@ class Confirmation:
         return True
 
     def waits_for(self) -> str:
-        """What keeps this server from taking part, for people; "" if nothing does."""
+        """The reason why this server takes no part yet, for people; "" if it does."""
         if not self.pending:
             return ""
         return (
@@ -163,7 +163,7 @@ class Confirmation:
             )
 
     def denial(self, answer: CountAnswer, next_count: int, count: int) -> CountQuestion | None:
-        """What to tell who remembers commits of a running server that it has not made yet."""
+        """The answer to a server that remembers commits which this one has not made yet."""
         if (
             self.starting
             or answer.remembered < next_count
@@ -193,7 +193,7 @@ class Confirmation:
         return max(self.newest.epoch, *self._told.values(), 0)
 
     def tellers(self) -> list[ServerId]:
-        """Who says so, where it is more than the newest configuration that is known."""
+        """The servers that say so, where it is more than the newest known configuration."""
         return [server for server, epoch in self._told.items() if epoch > self.newest.epoch]
 
     def _hear_of(self, config: bytes) -> int:

@@ -16,7 +16,7 @@ __all__ = ["KnownDisks"]
 
 
 class KnownDisks:
-    """What one server knows of the others' directories; all times are monotonic seconds."""
+    """The others' directories, as one server knows them; all times are monotonic seconds."""
 
     def __init__(self) -> None:
         self.incarnations: dict[ServerId, int] = {}
@@ -45,7 +45,7 @@ class KnownDisks:
     # --- who lives -------------------------------------------------------------------------------
 
     def heard_since(self, since: float) -> list[ServerId]:
-        """Who lives, as far as is known here."""
+        """The servers heard from since a moment, as far as is known here."""
         return [server for server, at in self.heard_at.items() if at > since]
 
     # --- how far their directories are -----------------------------------------------------------
@@ -77,7 +77,7 @@ class KnownDisks:
                 self.note_count(server, count)
 
     def answer(self, question: CountQuestion, sender: ServerId) -> CountAnswer | None:
-        """What is known here of a server's directory; nothing to who denies what it was told."""
+        """The answer about a server's directory; None to one that denies what it was told."""
         known = self.incarnations.get(sender, 0)
         remembered = self.counts.get(sender, 0) if known == question.incarnation else 0
         if not question.denies:

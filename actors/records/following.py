@@ -13,7 +13,7 @@ EXCUSED = 4
 
 
 class Following:
-    """What one server has heard of the leader, and asked the others about it.
+    """News of the leader, as one server has heard it, and its questions to the others.
 
     All times are monotonic seconds.
     """
@@ -45,7 +45,7 @@ class Following:
         return min(self.busy - busy_before, self._most_excused)
 
     def was_busy(self, seconds: float) -> None:
-        """Who leads this server, or follows it, is excused for so much more silence."""
+        """Excuse so much more silence of this server's leader, or of its followers."""
         before = self.excused(self.heard_busy)
         self.busy += seconds
         self.election_at += self.excused(self.heard_busy) - before

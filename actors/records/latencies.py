@@ -38,7 +38,7 @@ class Histogram:
 
 
 class Latencies:
-    """What one server times."""
+    """The times that one server takes."""
 
     def __init__(self) -> None:
         self.commit = Histogram()

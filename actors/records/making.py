@@ -40,7 +40,7 @@ class Retired(StorageError):
 
 
 class Making:
-    """What one server knows of the making of its cluster; the server stores, sends and waits."""
+    """The making of a cluster, as one server knows it; the server stores, sends and waits."""
 
     def __init__(self, settings: Settings) -> None:
         self.name = settings.cluster
@@ -86,7 +86,7 @@ class Making:
         return sorted(servers - {self.server})
 
     def introduction(self, *, to: int = 0, asks: bool = False, chosen_to: int = 0) -> Introduction:
-        """What to tell another server."""
+        """The introduction for another server."""
         return Introduction(
             self.incarnation, to, asks, self.name, self.listed, self.made, self.in_force,
             self.address, self.client, self.joins, self.joins and self.rejoins, chosen_to,
@@ -121,7 +121,7 @@ class Making:
         self._fresh.pop(server, None)
 
     def make(self, identity: int, agreed: bytes) -> Made:
-        """What to store then."""
+        """The making that is to be stored then."""
         invariant(self.ready(), "server %d makes a cluster too early", self.server)
         members = {**self._fresh, self.server: self.incarnation}
         return Made(identity, self.name, tuple((s, members[s]) for s in self.listed), agreed)
@@ -253,7 +253,7 @@ class Making:
     # --- for people ------------------------------------------------------------------------------
 
     def waits_for(self) -> str:
-        """What stands in the way, in a sentence; "" once the cluster is in force."""
+        """A sentence on what stands in the way; "" once the cluster is in force."""
         if self.in_force:
             return ""
         if self._obstacles:
@@ -271,7 +271,7 @@ class Making:
         return f"waits for {in_list(missing)} to store the making of the cluster"
 
     def waits_to_join(self, *, known: bool) -> str:
-        """What has to happen for this server to become a member; `known`: its id is one's."""
+        """A sentence on how this server becomes a member; `known`: a member has its id."""
         if not known:
             return f"waits to become a member: `paxon member add {self.server}` makes it one"
         lost = f"waits for the place of the directory that server {self.server} had before: "
@@ -283,7 +283,7 @@ class Making:
         return f"{lost}`paxon member replace {self.server}` gives it that"
 
     def to_say(self, now: float) -> str:
-        """What stands in the way, if it is time to say so (again); else ""."""
+        """The same sentence, if it is time to say it (again); else ""."""
         text = self.waits_for()
         if text != self._said:
             self._said = text

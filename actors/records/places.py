@@ -32,7 +32,7 @@ MAX_MOVES = 1 << 62
 
 
 class Places:
-    """What one server knows of where the members are; the server stores, sends and dials."""
+    """The members' addresses, as one server knows them; the server stores, sends and dials."""
 
     def __init__(self, settings: Settings) -> None:
         self._server = settings.server
@@ -86,7 +86,7 @@ class Places:
 
     @property
     def known(self) -> tuple[Place, ...]:
-        """What to remember on the disk, and to tell."""
+        """The places to remember on the disk, and to tell."""
         told = self._told
         return tuple(
             told[server] for server in sorted(told)
@@ -95,7 +95,7 @@ class Places:
 
     @property
     def strangers(self) -> tuple[ServerId, ...]:
-        """Who has told an address and is no member by that directory."""
+        """The servers that have told an address and are no members by that directory."""
         return tuple(self._unknown)
 
     # --- telling ---------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ class Places:
         return Whereabouts(asks, to, self.known)
 
     def ask_again(self, now: float) -> tuple[list[ServerId], list[ServerId]]:
-        """Who has to be told (again), and which of them do not answer where they are dialled."""
+        """The servers to tell (again), and those that do not answer where they are dialled."""
         asked = list(self._asked)
         silent = []
         for server in asked:
@@ -219,7 +219,7 @@ class Places:
         return configured or self._files_clients.get(server, "")
 
     def not_leader(self, leader: ServerId, servers: int) -> NotLeader:
-        """Who leads instead, 0: nobody is known; of so many servers."""
+        """The reply that names the leader (0: nobody is known) of so many servers."""
         return NotLeader(leader, self.client_address(leader), servers, self.client_addresses())
 
     def client_addresses(self) -> dict[ServerId, str]:

@@ -90,7 +90,7 @@ def is_level(held_to: int, log: SlotLog) -> bool:
 
 
 def answer_to(entry: Entry, reply: Reply, application: Application, places: Places) -> ServerReply:
-    """What to tell the client whose request became this entry, now that it is executed."""
+    """The reply to the client whose request became this entry, now that it is executed."""
     if entry.session:
         if len(reply.payload) > LARGEST_REPLY:  # executed, but the client can only be told that
             text = b"the reply has %d bytes, too many to send" % len(reply.payload)
@@ -122,7 +122,7 @@ class Pending:
 
     @property
     def work(self) -> int:
-        """What waits, in bytes and cost."""
+        """The waiting work, in bytes and cost."""
         return self.bytes + self.costs.total
 
     def add(self, entry: Entry) -> None:
@@ -285,7 +285,7 @@ class Reign:
         return self.bytes_in_flight(log) >= IN_FLIGHT_BYTES
 
     def heir(self, wanted: ServerId, alive: Collection[ServerId], chosen_to: int) -> ServerId | str:
-        """Who is to lead next, or why nobody can.
+        """The server that is to lead next, or why none can.
 
         Args:
             wanted: whom somebody asked for; 0: whoever is most up to date.
@@ -319,7 +319,7 @@ class Reign:
         return ""
 
     def fittest(self, servers: Iterable[ServerId]) -> ServerId:
-        """Who of these has come furthest, as far as it told."""
+        """The server among these that has come furthest, as far as it told."""
         level = {server: follower.executed for server, follower in self.followers.items()}
         return max(servers, key=lambda server: (level.get(server, -1), -server))
 

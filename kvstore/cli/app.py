@@ -129,7 +129,7 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 
 def run() -> int:
-    """What `main` does, but for signals and the end: the exit code of what `sys.argv` says."""
+    """`main` without signals and the end: the exit code of what `sys.argv` says."""
     try:
         app(prog_name="paxon")
     except SystemExit as ending:

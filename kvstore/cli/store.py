@@ -111,7 +111,7 @@ class Target(NamedTuple):
 
 
 def find_target(cluster: str, key_file: str | None) -> Target:
-    """What `--cluster` and `--key` name.
+    """The addresses and keys that `--cluster` and `--key` name.
 
     Raises typer.BadParameter for addresses of a wrong form, or a key without servers' keys.
     """

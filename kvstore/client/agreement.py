@@ -46,7 +46,7 @@ Question: TypeAlias = AskMembers | ChangeMembers
 
 
 class ClusterSettings(msgspec.Struct, frozen=True):
-    """What all servers of a cluster agree on."""
+    """The settings that all servers of a cluster agree on."""
 
     values: dict[str, Number]
     """By name, the limits of the state machine among them. Times are seconds."""
@@ -100,12 +100,12 @@ def transfer_request(reign: Ballot, to: ServerId | None) -> bytes:
 
 
 def read_transfer(body: bytes) -> tuple[Ballot, ServerId]:
-    """What such a request holds."""
+    """Decode such a request."""
     return msgspec.msgpack.decode(body, type=tuple[Ballot, ServerId])
 
 
 class Asked(NamedTuple):
-    """What a step wants: an answer from a server, or (without an address) a pause."""
+    """A step's wish: an answer from a server, or (without an address) a pause."""
 
     address: str
     question: Question
@@ -177,7 +177,7 @@ class Quest:
 
 
 def find_members(quest: Quest, *, stale: bool = False) -> MemberSteps[Members]:
-    """What the leader says that the members are; `stale`: what any server that is in force says."""
+    """The members by the leader's word; `stale`: by that of any server in force."""
     while True:
         said = yield from quest.ask(AskMembers(quest.number()))
         if said is not None and (said.leads or (stale and said.identity)):

@@ -48,7 +48,7 @@ class ClusterCalls:
     def status(
         self, server: str | None = None, *, timeout: float | None = None
     ) -> dict[str, StatusReply]:
-        """What each server says of itself, by its address; those that do not answer are missing.
+        """Each server's own status, by its address; those that do not answer are missing.
 
         Args:
             server: ask the one at this address only.
@@ -80,7 +80,7 @@ class ClusterCalls:
         return answers
 
     def settings(self, *, timeout: float | None = None) -> ClusterSettings:
-        """What all servers agree on (docs/settings.md), as the leader knows it."""
+        """The settings that all servers agree on (docs/settings.md), as the leader knows them."""
         return self._ask_for_settings(None, {}, timeout)
 
     def change_settings(self, *, timeout: float | None = None, **new: float) -> ClusterSettings:
@@ -135,7 +135,7 @@ class ClusterCalls:
         return ticket.value()
 
     def cluster_members(self, *, stale: bool = False, timeout: float | None = None) -> Members:
-        """Who the members of the cluster are, as the leader knows (docs/membership.md).
+        """The members of the cluster, as the leader knows them (docs/membership.md).
 
         With `stale` as any server knows that answers: it may have slept through a change.
         """
@@ -216,7 +216,7 @@ class AsyncClusterCalls:
     async def status(
         self, server: str | None = None, *, timeout: float | None = None
     ) -> dict[str, StatusReply]:
-        """What each server says of itself, by its address; see `Client.status`."""
+        """Each server's own status, by its address; see `Client.status`."""
         limit = check_timeout(timeout, 1.0)
         now = self._driver.enter()
         addresses = (
@@ -236,7 +236,7 @@ class AsyncClusterCalls:
         return answers
 
     async def settings(self, *, timeout: float | None = None) -> ClusterSettings:
-        """What all servers agree on; see `Client.settings`."""
+        """The settings that all servers agree on; see `Client.settings`."""
         return await self._ask_for_settings(None, {}, timeout)
 
     async def change_settings(
@@ -286,7 +286,7 @@ class AsyncClusterCalls:
     async def cluster_members(
         self, *, stale: bool = False, timeout: float | None = None
     ) -> Members:
-        """Who the members are, as the leader knows; see `Client.cluster_members`."""
+        """The members, as the leader knows them; see `Client.cluster_members`."""
         return await self._carry_out(find_members(self._quest(timeout), stale=stale))
 
     async def change_members(self, *changes: MemberChange, timeout: float | None = None) -> Members:

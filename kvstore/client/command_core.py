@@ -242,7 +242,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
     # --- for drivers -------------------------------------------------------------------------
 
     def poll(self, now: float) -> list[Outgoing]:
-        """What to send now, after whatever is due by now (deadlines, retries) was done."""
+        """Do what is due by now (deadlines, retries), and return what to send."""
         self._now = now
         self._just_answered = 0
         if now >= self._next_expiry:

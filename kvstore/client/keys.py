@@ -71,7 +71,7 @@ _MOST = 1024
 def learner(
     secure: object, core: CommandCore[Any, Any], clock: Callable[[], float]
 ) -> Callable[[Mapping[int, str]], None] | None:
-    """What is told where servers are, with keys: it asks for those of new ones."""
+    """A function to be told where servers are, with keys: it asks for those of new ones."""
     if not isinstance(secure, Keyring):
         return None
 
@@ -93,7 +93,7 @@ def secure_with(
     server_keys: Mapping[str, str] | Mapping[int, str] | Mapping[str | int, str],
     keys: CurveKeys | None = None,
 ) -> Secure:
-    """What a client takes as `secure`, for servers that are reached with CURVE keys.
+    """A value for a client's `secure`, for servers that are reached with CURVE keys.
 
     Args:
         server_keys: the servers' public keys by client address, or by server's id. A client

@@ -21,7 +21,7 @@ _LIST_BYTES = 5
 
 
 class CoreRandom(Protocol):
-    """What a client core needs of `random.Random`."""
+    """The part of `random.Random` that a client core needs."""
 
     def uniform(self, a: float, b: float) -> float: ...
 
@@ -71,7 +71,7 @@ class CoreOptions:
     """Addresses remembered at most, the given ones included."""
 
     def fitted(self, max_command_bytes: int, max_outstanding: int) -> Self:
-        """What the client packs together by itself is to be within what the cluster has agreed on.
+        """Keep what the client packs by itself within the limits that the cluster has agreed on.
 
         0: that is not known.
         """

@@ -252,7 +252,7 @@ MEMORY: list[type[Links]] = []
 
 
 def links_to(servers: Iterable[str]) -> type[Links]:
-    """What connects to these servers. Raises `InvalidRequest` for what nothing connects to."""
+    """The kind of links for these servers. Raises `InvalidRequest` for addresses that none fit."""
     in_memory = sum(address.startswith("memory://") for address in servers)
     if in_memory and not MEMORY:
         raise InvalidRequest("memory://… is a server of paxon.testing, which is not imported here")

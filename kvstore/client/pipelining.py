@@ -69,7 +69,7 @@ def in_users_terms(operation: Operation, result: Result) -> Result:
 
 
 class BasePipeline:
-    """What blocking and asyncio pipelines share: everything but waiting."""
+    """The base of blocking and asyncio pipelines: everything but waiting."""
 
     def __init__(
         self,
@@ -270,7 +270,7 @@ class BasePipeline:
 
     @property
     def results(self) -> list[Result]:
-        """What is known so far, in the order of the operations; complete after `execute`.
+        """The results so far, in the order of the operations; complete after `execute`.
 
         An operation that failed has its error here.
         """

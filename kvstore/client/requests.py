@@ -247,7 +247,7 @@ class Request:
             before = before.after
 
     def message(self) -> ClientMessage:
-        """What goes on the wire, now; only `acked` ever differs from an earlier time."""
+        """The message to send now; only `acked` ever differs from an earlier time."""
         match self.kind:
             case "command":
                 assert self.session is not None

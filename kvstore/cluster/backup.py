@@ -98,7 +98,7 @@ class End(_Struct, frozen=True, tag=4):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What a backup holds."""
+    """The contents of a backup."""
 
     cluster: str
     revision: int
@@ -153,7 +153,7 @@ def save(kv: Client, path: Path, name: str) -> Summary:
 
 
 def saver(servers: Sequence[str], secure: Secure | None = None) -> Callable[[Path, str], Summary]:
-    """What saves the store of these servers, with a client of its own, for etcd's clients."""
+    """A function that saves these servers' store, with a client of its own, for etcd's clients."""
 
     def save_with_client(path: Path, name: str) -> Summary:
         with Client(servers, secure=secure, timeout=_SAVING_SECONDS) as kv:

@@ -151,7 +151,7 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
         return {entry.id: entry.public_key for entry in self.servers.values() if entry.public_key}
 
     def entry(self, server: ServerId) -> ServerEntry:
-        """What there is of this server. Raises `ClusterFileError`."""
+        """The file's entry for a server. Raises `ClusterFileError`."""
         if server not in self.servers:
             ids = ", ".join(str(known) for known in self.servers)
             raise ClusterFileError(f"{self.source}: there is no server {server}; its ids are {ids}")
@@ -166,7 +166,7 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
         *,
         join: bool = False,
     ) -> ServerPlan:
-        """What server `server` runs with: flags go before environment, file and default.
+        """The plan of server `server`: flags go before environment, file and default.
 
         With `join` it is to become a member of the cluster of the other servers.
 
@@ -249,7 +249,7 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
         return replace(self, servers=servers)
 
     def secure(self, keys: CurveKeys | None = None) -> Secure | None:
-        """What clients need for these servers' keys; None if there are none."""
+        """A value for a client's `secure`, for these servers' keys; None if there are none."""
         if not self.public_keys:
             return None
         from paxon.kvstore.client.keys import secure_with  # noqa: PLC0415 (rarely needed)

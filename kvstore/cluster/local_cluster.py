@@ -543,7 +543,7 @@ class LocalCluster:
 
     @property
     def secure(self) -> Secure | None:
-        """What a client of this cluster takes as `secure`; None without keys."""
+        """A value for the `secure` of a client of this cluster; None without keys."""
         return self._described().secure()
 
     def client(self, **options: Any) -> Client:

@@ -61,7 +61,7 @@ class RecoveryError(PaxonError):
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """What was taken, and what is not known."""
+    """The state that was taken, and what is not known."""
 
     cluster: str
     server: int

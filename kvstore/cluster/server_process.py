@@ -81,7 +81,7 @@ _CHECK_SECONDS = 1.0
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What a server process tells its supervisor: that it serves, or why it stops."""
+    """A server process's word to its supervisor: that it serves, or why it stops."""
 
     ready: bool
     sentence: str = ""

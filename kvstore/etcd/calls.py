@@ -80,7 +80,7 @@ def methods(*tables: list[Method]) -> dict[str, Method]:
 
 
 def as_refusal(error: Exception) -> Refused:
-    """What a caller is told of an error."""
+    """The refusal that a caller is told for an error."""
     if isinstance(error, Refused):
         return error
     if isinstance(error, PaxonError):

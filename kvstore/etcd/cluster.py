@@ -200,5 +200,5 @@ class ClusterService:
                         ))  # fmt: skip
 
     async def auth_status(self, _request: Any, _timeout: float) -> Any:
-        """Who may do what is not for etcd's API to say here."""
+        """Say that access is not for etcd's API to decide here."""
         return message("AuthStatusResponse")(header=self._front.header())

@@ -31,7 +31,7 @@ MOST_WAITING = 16
 
 
 class Answers:
-    """What a watch of Paxon's tells, as it comes: whole rows, of before as well."""
+    """The answers of a watch of Paxon's, as they come: whole rows, of before as well."""
 
     def __init__(self, front: Front, wanted: Events) -> None:
         self._core, self._driver = front.kv._core, front.kv._driver
@@ -65,7 +65,7 @@ class Answers:
         return through, events
 
     def taken(self, through: int) -> None:
-        """What `next` returned was passed on: only then is there more."""
+        """Note that what `next` returned was passed on: only then is there more."""
         self.told = through
         self._watched.answer = None
         self._core.watches.taken(self._watched)
@@ -98,7 +98,7 @@ class Batch:
         return [_event(row, previous) for row, previous in self.rows]
 
     def after(self, revision: int) -> Batch:
-        """What of it is later than that."""
+        """The part of it that is later than that."""
         rows = self.rows
         if not rows or rows[0][0][3] > revision:
             return self
@@ -176,7 +176,7 @@ def _nothing() -> None: ...
 
 
 class Subscription:
-    """What one watch of a client's is told."""
+    """The events for one watch of a client."""
 
     def __init__(self, feeds: Feeds, wanted: Events, *, current: bool) -> None:
         """Args: `current`: history before `wanted.after` does not matter to the answer."""
@@ -217,7 +217,7 @@ class Subscription:
         return self._batches[0]
 
     def taken(self) -> None:
-        """What `next` returned was passed on."""
+        """Note that what `next` returned was passed on."""
         self._told = self._batches.popleft().through
         if self._own is not None:
             self._own.taken(self._told)

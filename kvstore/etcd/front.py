@@ -179,7 +179,7 @@ class Front:
     async def ask_any(
         self, operation: wire.Range | wire.Txn, timeout: float, revision: Callable[[Result], int]
     ) -> Result:
-        """What a server says for itself, be it old, but no older than what was answered before.
+        """Ask any server, whose answer may be old, but no older than one given before.
 
         As with a member of etcd, a client that reads from one gateway never sees time go back.
         `revision`: the store's, in a result. Raises `Refused`.

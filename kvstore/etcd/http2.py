@@ -69,7 +69,7 @@ class ConnectionFault(Exception):
 
 
 class Tally:
-    """What all connections have in common."""
+    """The counts of all connections together."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -83,7 +83,7 @@ class Tally:
 
 
 class Receiver(Protocol):
-    """What becomes of one request."""
+    """The handler of one request."""
 
     def data(self, data: bytes) -> None:
         """More of its body; give it back with `Stream.consumed`."""
@@ -95,7 +95,7 @@ class Receiver(Protocol):
         """The client wants no answer any more."""
 
     def writable(self) -> None:
-        """What was to be sent has left."""
+        """All that was to be sent has left."""
 
 
 def _integer(value: int, bits: int) -> bytes:

@@ -81,7 +81,7 @@ class LeaseService:
             )
 
     async def time_to_live(self, request: Any, timeout: float) -> Any:
-        """What is left of a lease; -1 if there is none of that id."""
+        """The time left of a lease; -1 if there is none of that id."""
         found, now = await self._front.ask(
             wire.TimeLeft(request.ID, request.keys), REVISION, timeout=timeout
         )

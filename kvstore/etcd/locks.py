@@ -270,14 +270,14 @@ class LockService:
         return revision, next(leads, None)
 
     async def leader(self, request: Any, _timeout: float) -> Any:
-        """Who leads."""
+        """The leader of an election."""
         revision, row = await self._leader(request.name)
         if row is None:
             raise Refused(Code.UNKNOWN, "election: no leader")
         return message("LeaderResponse")(header=self._front.header(revision), kv=key_value(row))
 
     async def observe(self, call: Call) -> None:
-        """Who leads, and each change."""
+        """The leader of an election, and each change."""
         request = await call.receive()
         if request is None:
             return

@@ -216,7 +216,7 @@ def _fields(descriptor: Any) -> dict[str, tuple[Any, bool]]:
 
 
 def to_json(made: Any) -> Any:
-    """What goes into JSON: no zeros, large numbers as strings, bytes in base64."""
+    """A message as JSON has it: no zeros, large numbers as strings, bytes in base64."""
     from google.protobuf import json_format  # noqa: PLC0415 (part of an extra)
 
     return json_format.MessageToDict(made, preserving_proto_field_name=True)

@@ -65,7 +65,7 @@ class Listening(msgspec.Struct, frozen=True):
         return cls(host.strip("[]"), int(port), certificate, key, client_ca, advertise)
 
     def tls(self) -> ssl.SSLContext | None:
-        """What the standard library needs for it. Raises `InvalidRequest` for unusable files."""
+        """The standard library's context for it. Raises `InvalidRequest` for unusable files."""
         if not self.certificate:
             return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

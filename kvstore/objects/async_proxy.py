@@ -89,7 +89,7 @@ class _ObjectClient(AsyncCommandClient):
         return ticket
 
     async def wait(self, ticket: RawTicket, answer: Callable[[bytes], T]) -> T:
-        """What `answer` makes of the reply, once it is there."""
+        """Wait for the reply, and return what `answer` makes of it."""
         return await self._finish(ticket, answer)
 
 

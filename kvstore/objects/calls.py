@@ -80,7 +80,7 @@ def encode_answer(outcomes: list[Outcome]) -> bytes:
 
 
 def comparable(reply: bytes) -> bytes:
-    """What of a reply is the same on every server: all but the texts of errors."""
+    """The part of a reply that is the same on every server: all but the texts of errors."""
     if reply[1] != _TRUE:
         return reply
     answer = decode_answer(reply)

@@ -46,7 +46,7 @@ PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """What is worth knowing of an annotation."""
+    """The facts of an annotation."""
 
     wrong: str = ""
     """Why it cannot be carried, "" if it can."""
@@ -167,7 +167,7 @@ def check_plain(value: object, kinds: tuple[type, ...] = ()) -> None:
 
 
 def shared_part(fields: Mapping[str, object], deep: Collection[str]) -> str:
-    """What two places of a state share and could change, in words; "" if there is nothing.
+    """In words, a part that two places of a state share and could change; "" if there is none.
 
     Kept as bytes it would be two things afterwards, of which only one changes. Looks into those
     fields that are `deep`.

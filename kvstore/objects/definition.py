@@ -22,7 +22,7 @@ MARK = "__paxon__"
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What a decorator says of a method."""
+    """A decorator's note on a method."""
 
     kind: Kind
     since: int

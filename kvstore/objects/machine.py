@@ -57,7 +57,7 @@ _image = msgspec.msgpack.Decoder(_Image)
 
 
 def language_of(definition: Definition) -> str:
-    """What the servers tell clients that they take."""
+    """The language that the servers tell clients of."""
     return f"paxon.objects/{definition.name}"
 
 
@@ -295,7 +295,7 @@ class ObjectMachine(StateMachine):
 
 
 def wrong_arguments(error: Exception) -> str:
-    """What is wrong with the arguments of a call, for people."""
+    """A sentence for people on what is wrong with the arguments of a call."""
     name, wrong = where_in(error)
     if name:
         return f"argument {name!r}: {wrong}"

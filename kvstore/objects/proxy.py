@@ -79,7 +79,7 @@ def proxy(
 
 
 def calls(proxy: R) -> Calls[R]:
-    """What else a proxy can do. Raises `InvalidRequest` for an object that is none."""
+    """The other calls of a proxy. Raises `InvalidRequest` for an object that is none."""
     found: Calls[R] | None = getattr(proxy, "__dict__", {}).get(_CALLS)
     if found is None:
         raise InvalidRequest(f"{proxy!r} is no proxy of a replicated class: see paxon.proxy")
@@ -132,7 +132,7 @@ class _ObjectClient(CommandClient):
 
 
 class Calls(Generic[R]):
-    """What a proxy can do beside being called: see `calls`."""
+    """A proxy's calls beside those of its class: see `calls`."""
 
     def __init__(
         self,

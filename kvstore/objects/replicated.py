@@ -180,7 +180,7 @@ class Replicated:
 
 
 def moment_of(replicated: Replicated) -> Moment:
-    """What an object knows of the slot at hand."""
+    """An object's view of the slot at hand."""
     moment: Moment | None = replicated.__dict__.get(_MOMENT)
     if moment is None:
         moment = replicated.__dict__[_MOMENT] = Moment()

@@ -109,7 +109,7 @@ def outcomes_of(payload: bytes, count: int) -> list[Outcome]:
 
 
 def value_of(definition: Definition, body: Body, outcome: Outcome) -> Any:
-    """What a call returned. Raises what it raised."""
+    """The result of a call. Raises what it raised."""
     where = f"{definition.name}.{body.name}"
     if outcome.kind == RETURNED:
         try:
@@ -141,7 +141,7 @@ class Later(Generic[T]):
         return self.value is not None
 
     def result(self) -> T:
-        """What the call returned. Raises what it raised, and RuntimeError before that is known."""
+        """The result of the call. Raises what it raised, and RuntimeError before that is known."""
         if self.value is None:
             raise RuntimeError("the batch is not done yet: ask after its with statement")
         result: T = self.value()

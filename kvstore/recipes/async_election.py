@@ -79,14 +79,14 @@ class AsyncElection:
             return await function(leading)
 
     async def leader(self, *, timeout: float | None = None) -> Contender | None:
-        """Who leads; None: nobody."""
+        """The leader; None: there is none."""
         return first_of(await self.contenders(timeout=timeout))
 
     async def contenders(self, *, timeout: float | None = None) -> list[Contender]:
-        """Who leads, and then who waits for it, in their order."""
+        """The leader, then those who wait to lead, in their order."""
         found = await self._kv._do(self._contest.all(), timeout)
         return self._contest.contenders(found)
 
     def observe(self) -> AsyncIterator[Contender | None]:
-        """Who leads now, and then each change, for ever; see `Election.observe`."""
+        """The leader now, and then each change, for ever; see `Election.observe`."""
         return observe(self._kv, self._contest, first_of)

@@ -64,11 +64,11 @@ class AsyncLock:
         return self._contest.waits(await self.contenders(timeout=timeout))
 
     async def holders(self, *, timeout: float | None = None) -> list[Contender]:
-        """Who holds it."""
+        """The holders."""
         return list(self._contest.holding(await self.contenders(timeout=timeout)))
 
     async def contenders(self, *, timeout: float | None = None) -> list[Contender]:
-        """Who holds it, and then who waits for it, in their order."""
+        """The holders, then those who wait, in their order."""
         found = await self._kv._do(self._contest.all(), timeout)
         return self._contest.contenders(found)
 
@@ -113,11 +113,11 @@ class AsyncRWLock:
         return self.read.name
 
     async def holders(self, *, timeout: float | None = None) -> list[Contender]:
-        """Who holds it; see `RWLock.holders`."""
+        """The holders; see `RWLock.holders`."""
         return await self.read.holders(timeout=timeout)
 
     async def contenders(self, *, timeout: float | None = None) -> list[Contender]:
-        """Who holds it, and then who waits for it, in their order."""
+        """The holders, then those who wait, in their order."""
         return await self.read.contenders(timeout=timeout)
 
 

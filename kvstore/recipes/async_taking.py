@@ -129,7 +129,7 @@ async def _wait(
 async def observe(
     kv: AsyncClient, contest: Contest, view: Callable[[list[Contender]], T]
 ) -> AsyncIterator[T]:
-    """What contenders come to now, and then each change; see `taking.observe`."""
+    """The contenders' standing now, and then each change; see `taking.observe`."""
     standing = Standing(contest, view)
     while True:
         found = await kv._do(contest.all(), None)

@@ -50,7 +50,7 @@ class Hall(Contest):
         return NotAcquired(f"the others were not at {self.kind} {self.name!r} in the time given")
 
     def left_late(self) -> NotAcquired:
-        """What is raised to who waits for the others to leave."""
+        """The error of one that waits for the others to leave."""
         return NotAcquired(f"others are still in {self.kind} {self.name!r} after the time given")
 
 

@@ -142,7 +142,7 @@ class Client(client.Client):
         return DoubleBarrier(self, Hall(name, "double barrier", parties, ttl))
 
     def members(self, name: Key, *, ttl: float = _TTL) -> Members:
-        """Who is there: each member until it leaves, or for `ttl` seconds after it has died.
+        """A group's members: each until it leaves, or for `ttl` seconds after it has died.
 
             with kv.members("workers").join("10.0.0.7") as me:
                 print(kv.members("workers").list())
@@ -230,7 +230,7 @@ class AsyncClient(async_client.AsyncClient):
         return AsyncDoubleBarrier(self, Hall(name, "double barrier", parties, ttl))
 
     def members(self, name: Key, *, ttl: float = _TTL) -> AsyncMembers:
-        """Who is there; see `Client.members`.
+        """A group's members; see `Client.members`.
 
         async with await kv.members("workers").join("10.0.0.7") as me:
             ...

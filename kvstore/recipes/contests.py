@@ -63,7 +63,7 @@ class Contender(msgspec.Struct, frozen=True):
 
 
 class Leading(Guard, Protocol):
-    """Who leads, to those who change the value that it stands for."""
+    """The leader, for those who change the value that it stands for."""
 
     @property
     def key(self) -> str:
@@ -190,7 +190,7 @@ class Contest:
         return len(others) > most
 
     def contender(self, entry: Entry) -> Contender | None:
-        """Who that is; None for a key of something else below the name."""
+        """The contender of a key; None for a key of something else below the name."""
         if not entry.lease or entry.key != self.key(entry.lease):
             return None
         if not self._is_ours(entry):
@@ -213,17 +213,17 @@ class Contest:
         )
 
     def lost(self, why: str) -> LockLost:
-        """What is raised to a holder that holds no more."""
+        """The error of a holder that holds no more."""
         return LockLost(f"{self.kind} {self.name!r} is lost: {why}")
 
     def late(self) -> NotAcquired:
-        """What is raised to who waits when its time is up."""
+        """The error of one that waits when its time is up."""
         return NotAcquired(
             f"{self.kind} {self.name!r} was not to be had in the time given: others hold it"
         )
 
     def expired(self) -> LeaseExpired:
-        """What is raised to who waits when its lease has ended, or was revoked."""
+        """The error of one that waits when its lease has ended, or was revoked."""
         return LeaseExpired(f"the place in {self.kind} {self.name!r} is lost: its lease has ended")
 
 
@@ -269,7 +269,7 @@ def enter(contest: Contest, number: int, value: bytes) -> Plan[int]:
 
 
 def check_proposal(value: Value) -> bytes:
-    """What a contender in an election stands for. Raises `InvalidRequest`."""
+    """Check the value that a contender stands for. Raises `InvalidRequest`."""
     checked = check_value(value)
     if not checked:
         raise InvalidRequest("an election's value is not empty: say who, or where, you are")
@@ -304,7 +304,7 @@ def patience(contest: Contest, until: float, lease_left: float) -> float:
 
 
 class Standing(Generic[T]):
-    """What contenders come to, as events tell. Begins with what was read, and can begin again."""
+    """The contenders' standing, as events tell. Begins with a reading, and can begin again."""
 
     def __init__(self, contest: Contest, view: Callable[[list[Contender]], T]) -> None:
         """`view`: what is told of the contenders, who are in their order."""
@@ -348,5 +348,5 @@ class Standing(Generic[T]):
 
 
 def first_of(contenders: Sequence[Contender]) -> Contender | None:
-    """Who leads an election; None: nobody."""
+    """The leader of an election; None: there is none."""
     return contenders[0] if contenders else None

@@ -98,16 +98,16 @@ class Election:
             return function(leading)
 
     def leader(self, *, timeout: float | None = None) -> Contender | None:
-        """Who leads; None: nobody."""
+        """The leader; None: there is none."""
         return first_of(self.contenders(timeout=timeout))
 
     def contenders(self, *, timeout: float | None = None) -> list[Contender]:
-        """Who leads, and then who waits for it, in their order."""
+        """The leader, then those who wait to lead, in their order."""
         found = self._kv._do(self._contest.all(), timeout)
         return self._contest.contenders(found)
 
     def observe(self) -> Iterator[Contender | None]:
-        """Who leads now, and then each change, for ever: a leader, its new value, None for nobody.
+        """The leader now, and then each change, for ever: a leader, its new value, None for nobody.
 
         Each change is told once, in order. Who was cut off for longer than history reaches back is
         told who leads then.

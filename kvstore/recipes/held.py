@@ -23,17 +23,17 @@ L = TypeVar("L", bound=HeldLease)
 
 
 class Claimable(Protocol):
-    """What can be held: a contest, or an item of a queue."""
+    """Something that can be held: a contest, or an item of a queue."""
 
     def key(self, number: int) -> str:
         """Of who holds it by this lease."""
 
     def lost(self, why: str) -> LockLost:
-        """What is raised to a holder that holds no more."""
+        """The error of a holder that holds no more."""
 
 
 class Kept(Generic[L]):
-    """What threads and asyncio have in common. A `Guard` of transactions."""
+    """The base for threads and asyncio. A `Guard` of transactions."""
 
     def __init__(self, contest: Claimable, lease: L, fence: int) -> None:
         self._contest = contest

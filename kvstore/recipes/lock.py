@@ -70,11 +70,11 @@ class Lock:
         return self._contest.waits(self.contenders(timeout=timeout))
 
     def holders(self, *, timeout: float | None = None) -> list[Contender]:
-        """Who holds it."""
+        """The holders."""
         return list(self._contest.holding(self.contenders(timeout=timeout)))
 
     def contenders(self, *, timeout: float | None = None) -> list[Contender]:
-        """Who holds it, and then who waits for it, in their order."""
+        """The holders, then those who wait, in their order."""
         found = self._kv._do(self._contest.all(), timeout)
         return self._contest.contenders(found)
 
@@ -124,9 +124,9 @@ class RWLock:
         return self.read.name
 
     def holders(self, *, timeout: float | None = None) -> list[Contender]:
-        """Who holds it; the value of each is `b"read"` or `b"write"`."""
+        """The holders; the value of each is `b"read"` or `b"write"`."""
         return self.read.holders(timeout=timeout)
 
     def contenders(self, *, timeout: float | None = None) -> list[Contender]:
-        """Who holds it, and then who waits for it, in their order."""
+        """The holders, then those who wait, in their order."""
         return self.read.contenders(timeout=timeout)

@@ -67,7 +67,7 @@ class Membership(Held):
 
 
 class Members:
-    """Who is there; see `Client.members`, which makes it. Any thread may use it."""
+    """A group's members; see `Client.members`, which makes it. Any thread may use it."""
 
     def __init__(self, kv: Client, name: Key, *, ttl: float) -> None:
         self._kv = kv
@@ -164,7 +164,7 @@ class Counter:
         return self._kv._do(Increment(self.name, by), timeout)
 
     def value(self, *, timeout: float | None = None) -> int:
-        """What it is now; 0 if nobody has counted yet."""
+        """The number now; 0 if nobody has counted yet."""
         return _number(self.name, self._kv._do(Get(self.name), timeout))
 
 
@@ -181,7 +181,7 @@ class AsyncCounter:
         return await self._kv._do(Increment(self.name, by), timeout)
 
     async def value(self, *, timeout: float | None = None) -> int:
-        """What it is now; 0 if nobody has counted yet."""
+        """The number now; 0 if nobody has counted yet."""
         return _number(self.name, await self._kv._do(Get(self.name), timeout))
 
 

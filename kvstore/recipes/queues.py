@@ -74,7 +74,7 @@ class Line:
         return left
 
     def news(self, revision: int) -> wire.Events:
-        """What is watched by one that found nothing in that revision."""
+        """The watch of a taker that found nothing in that revision."""
         spans = [prefix_span(check_key(prefix)) for prefix in (self.items, self.claims)]
         return wire.Events(revision, [*spans])
 
@@ -111,7 +111,7 @@ class Claimed(NamedTuple):
         return self.line.claims + self.item.removeprefix(self.line.items)
 
     def lost(self, why: str) -> LockLost:
-        """What is raised to who has it no more."""
+        """The error of one that has it no more."""
         return LockLost(f"an item of {self.line.kind} {self.line.name!r} is lost: {why}")
 
 
@@ -132,7 +132,7 @@ class Enqueue(Call[int]):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What came of a claim."""
+    """The outcome of a claim."""
 
     revision: int
     """Of the claim, or in which there was nothing to claim."""

@@ -118,7 +118,7 @@ def _wait(kv: Client, contest: Contest, step: Until, lease: Living, until: float
 
 
 def observe(kv: Client, contest: Contest, view: Callable[[list[Contender]], T]) -> Iterator[T]:
-    """What contenders come to now, and then each change, once and in order, for ever."""
+    """The contenders' standing now, and then each change, once and in order, for ever."""
     standing = Standing(contest, view)
     while True:
         found = kv._do(contest.all(), None)

@@ -12,7 +12,7 @@ Span = tuple[bytes, bytes]
 
 
 class Writes(NamedTuple):
-    """What operations may write."""
+    """The keys that operations may write."""
 
     puts: dict[bytes, None]
     """Keys, in order: an error has to name the same one everywhere."""
@@ -42,7 +42,7 @@ class _Spans:
 
 
 def joined(parts: Sequence[Writes]) -> Writes:
-    """What operations write that are all carried out.
+    """The writes of operations that are all carried out.
 
     Raises ValueError if a key is put twice, or put by one and deleted by another. (Deletions may
     overlap: what is gone stays gone.)
@@ -60,7 +60,7 @@ def joined(parts: Sequence[Writes]) -> Writes:
 
 
 def either(one: Writes, other: Writes) -> Writes:
-    """What operations write of which only one or the other are carried out."""
+    """The writes of operations of which only one or the other are carried out."""
     return Writes(one.puts | other.puts, one.deleted + other.deleted)
 
 

@@ -59,7 +59,7 @@ Before = Item | bytes
 
 
 def event_bytes(item: Item, before: Before) -> int:
-    """What an event counts for in history: about the memory that it keeps from being freed.
+    """The bytes of an event in history: about the memory that it keeps from being freed.
 
     A key counts if it was deleted: else the store has it anyway.
     """
@@ -157,14 +157,14 @@ class Block:
             self.packed, self.items, self.befores = packed, None, []
 
     def written(self) -> bytes:
-        """What a snapshot takes, the same however the events are held."""
+        """The history for a snapshot, the same however the events are held."""
         if self.packed:
             return self.packed
         runs = _runs(self.items) if self.items else []
         return _encoder.encode(Written(self.size, runs, list(map(_shared, self.befores))))
 
     def replaced(self) -> list[Before]:
-        """What each event replaced."""
+        """The items that each event replaced."""
         return _decoder.decode(self.packed).befores if self.items is None else self.befores  # type: ignore[return-value]
 
     def revisions(self) -> list[int]:
@@ -404,7 +404,7 @@ class History:
             yield from map(key_of, block.replaced()[max(0, number - block.first) :])
 
     def since(self, number: int) -> Iterator[tuple[Item, Item | None]]:
-        """What each event from this number on made of its key, and what it replaced."""
+        """Each event from this number on: its key's new item, and the one that it replaced."""
         blocks = self._blocks_from(number)
         if blocks:
             self._unpack(blocks[0])

@@ -56,7 +56,7 @@ Row = tuple[bytes, bytes, int, int, int, int]
 
 
 def tombstone(key: bytes, revision: int) -> Item:
-    """What a deletion leaves in history."""
+    """The mark that a deletion leaves in history."""
     return Item(key, b"", 0, revision, 0, 0)
 
 

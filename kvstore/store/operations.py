@@ -329,7 +329,7 @@ class Leases(_Operation, frozen=True, tag=17):
 
 
 class Events(_Operation, frozen=True, tag=18):
-    """What happened to keys after a revision. Result: `[through, events]`, or with `look` three.
+    """Events of keys after a revision. Result: `[through, events]`, or with `look` three.
 
     All revisions up to `through` are answered completely, none in part. An event is `[item,
     previous]`: the item as the revision `modified` left it, its version 0 if it was deleted then.

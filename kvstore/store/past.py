@@ -117,7 +117,7 @@ class Past:
         return known is not None and known[0][-1] > revision
 
     def before(self, key: bytes, revision: int) -> Item | None:
-        """What a key that has changed since was after this revision."""
+        """The item of a key after this revision, if it has changed since."""
         revisions, befores = self._events[key]
         before = befores[bisect_right(revisions, revision)]
         return before if type(before) is Item else None

@@ -58,7 +58,7 @@ def claim(state: State, bounds: Bounds, room: Room, operation: Claim) -> Result:
 
 
 def looking(state: State, operation: Claim | Unclaimed) -> int:
-    """What looking for an item will count for, in bytes, at most."""
+    """The most bytes that looking for an item will count for."""
     claims = state.now.count(*prefix_span(operation.claims))
     return min(claims, MAX_CLAIMED) * _LOOK_BYTES
 

@@ -29,7 +29,7 @@ ORDERS: dict[str, Callable[[Item], Any]] = {
 
 
 class Page(msgspec.Struct, gc=False):
-    """What was found."""
+    """The result of a range read."""
 
     count: int
     more: bool

@@ -26,7 +26,7 @@ class TooLong(Refusal):
 
 
 class Room:
-    """What is left of the room that a reply has; the first one always fits."""
+    """The room left in a reply; the first item always fits."""
 
     __slots__ = ("most", "used")
 

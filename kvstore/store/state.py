@@ -208,5 +208,5 @@ class State:
 
 
 def leased_bytes(item: Item) -> int:
-    """What a key counts for in its lease."""
+    """The bytes that a key counts for in its lease."""
     return len(item.key) + value_bytes(item.value) + _EVENT_BYTES

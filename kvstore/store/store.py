@@ -216,7 +216,7 @@ class KVStore(StateMachine):
                 return 0
 
     def advance(self, time: int) -> None:
-        """What comes next is executed at this time of the log, in nanoseconds."""
+        """Set the log's time, in nanoseconds, at which the next commands are executed."""
         self._version += 1
         self._state.history.advance(time, self._state.revision)
 

@@ -32,7 +32,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class RangeResult(msgspec.Struct, frozen=True):
-    """What a range holds; all of it is of one revision, however long it is."""
+    """The content of a range; all of it is of one revision, however long it is."""
 
     entries: list[Entry]
     count: int
@@ -50,7 +50,7 @@ class RangeResult(msgspec.Struct, frozen=True):
 
 
 class TxnResult(msgspec.Struct, frozen=True):
-    """What came of a transaction."""
+    """The outcome of a transaction."""
 
     succeeded: bool
     """Whether all conditions held, so that `then` was done and not `else_`."""

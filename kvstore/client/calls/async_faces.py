@@ -176,7 +176,7 @@ class AsyncStoreCalls(Comparing):
 
 
 class AsyncTransaction(Draft):
-    """What `AsyncClient.transact` hands to its function."""
+    """The transaction that `AsyncClient.transact` hands to its function."""
 
     def __init__(self, client: AsyncStoreCalls, until: float) -> None:
         super().__init__()

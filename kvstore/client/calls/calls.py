@@ -69,7 +69,7 @@ class Call(Generic[T]):
         return f"<{type(self).__name__}: {wire.operation_bytes(self.operation)} bytes>"
 
     def answer(self, result: Result) -> T:
-        """What callers get for an operation's result. Raises the error if it was refused."""
+        """Turn an operation's result into what callers get. Raises the error if it was refused."""
         answer: T = accepted(result)
         return answer
 
@@ -280,7 +280,7 @@ class GetMany(Call["dict[str, bytes | None]"]):
             raise TooLarge(f"at most {wire.MAX_TXN_OPERATIONS} keys can be read at once")
 
     def steps(self) -> Steps[dict[str, bytes | None]]:
-        """What did not fit into the first reply is read as it was then."""
+        """Read on where the first reply was full, in the revision of that reply."""
         while True:
             try:
                 return (yield from self._at_one_revision())

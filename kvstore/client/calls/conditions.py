@@ -14,7 +14,7 @@ __all__ = ["Compared", "Condition", "Conditions", "Guard", "compares_of"]
 
 
 class Condition:
-    """What has to hold of a key, or of each key of a range."""
+    """A condition on a key, or on each key of a range."""
 
     __slots__ = ("compare",)
 
@@ -44,7 +44,7 @@ Conditions: TypeAlias = Sequence[Condition | Guard]
 
 
 class Compared:
-    """What is compared: a value, version, revision or lease, of one key or of each of a range."""
+    """One side of a comparison: a value, version, revision or lease, of a key or a range."""
 
     __slots__ = ("_span", "_target")
     __hash__ = None  # type: ignore[assignment]

@@ -202,7 +202,7 @@ class StoreCalls(Comparing):
 
 
 class Transaction(Draft):
-    """What `Client.transact` hands to its function."""
+    """The transaction that `Client.transact` hands to its function."""
 
     def __init__(self, client: StoreCalls, until: float) -> None:
         super().__init__()

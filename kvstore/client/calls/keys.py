@@ -26,7 +26,7 @@ class Leased(Protocol):
 
     @property
     def id(self) -> int:
-        """What the store knows it by."""
+        """The number by which the store knows it."""
 
 
 def span_of(

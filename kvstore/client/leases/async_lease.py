@@ -125,7 +125,7 @@ class _Granting:
 
 
 class AsyncLeaseCalls:
-    """What a client of asyncio knows of leases."""
+    """The leases of an asyncio client."""
 
     _timeout: float
     _offer_retry: Callable[[RequestTimeout, Callable[[Any], Any]], None]

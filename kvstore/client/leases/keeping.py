@@ -81,7 +81,7 @@ class Held:
             self._on_lost.append(callback)
 
     def error(self) -> LeaseExpired:
-        """What is raised once it is lost."""
+        """The error that is raised once it is lost."""
         return LeaseExpired(f"lease {self.id:x} is lost: {self.reason}")
 
 

@@ -199,7 +199,7 @@ def _revoke(held: list[Lease]) -> None:
 
 
 class LeaseCalls:
-    """What a client of threads knows of leases."""
+    """The leases of a client for threads."""
 
     _timeout: float
     _offer_retry: Callable[[RequestTimeout, Callable[[Any], Any]], None]

@@ -95,7 +95,7 @@ class Revoke(Call[int]):
 
 
 class ReadLease(Call["LeaseInfo | None"]):
-    """What is left of a lease. Result: None if there is no such lease."""
+    """The time left of a lease. Result: None if there is no such lease."""
 
     __slots__ = ()
 

@@ -91,7 +91,7 @@ class Told:
         return self.watched.position
 
     def settle(self, side: WatchSide) -> None:
-        """Whoever waited goes on: take in what has come by then."""
+        """Take in what has come by now, once a wait is over."""
         watched = self.watched
         watched.ticket = None
         if watched.answer is None:

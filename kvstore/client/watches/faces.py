@@ -40,7 +40,7 @@ class WatchCalls:
         deletes: bool = True,
         previous: bool = False,
     ) -> Watch:
-        """What happens to a key, or to all keys with a prefix or in a range.
+        """Watch a key, or all keys with a prefix or in a range.
 
             with kv.watch(prefix="jobs/") as events:
                 for event in events:
@@ -105,7 +105,7 @@ class AsyncWatchCalls:
         deletes: bool = True,
         previous: bool = False,
     ) -> AsyncWatch:
-        """What happens to keys; see `Client.watch`.
+        """Watch keys; see `Client.watch`.
 
             async with kv.watch(prefix="jobs/") as events:
                 async for event in events:
