@@ -116,7 +116,7 @@ class _Port:
             raise ForeignFrame(f"it names server {sender} as its sender, but has another's key")
 
     def who_else(self, frame: zmq.Frame) -> int | None:
-        """The sender of a frame, if it is of our own kind and took this port for another; or None."""
+        """The sender of a frame, if one of our own kind took this port for another; else None."""
         sender = self.sender(frame.buffer)
         return None if sender in self.senders else sender
 

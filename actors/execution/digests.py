@@ -89,7 +89,7 @@ class HashChain:
         return self._pinned.get(slot, b"")
 
     def between(self, first: int, last: int) -> tuple[int, bytes]:
-        """The hashes known for these slots: the first of them, and the hashes after each in a row."""
+        """The hashes known for these slots: the first of them, then the hash after each."""
         if first == last:
             return first, self.at(first)
         first, last = max(first, self.first), min(last, self.last)
