@@ -68,13 +68,16 @@ class LogTime:
         known = max(self.latest, executed)
         self.latest = max(known, min(time, known + MAX_TIME_JUMP))
 
-    def take_over(self, ballot: Ballot, accepted: Ballot) -> None:
-        """This server leads in `ballot`; `accepted` is the highest of all values that it knows of.
+    def take_over(self, ballot: Ballot, lowest: Ballot, highest: Ballot) -> None:
+        """This server leads in `ballot`, and what was heard may count no more.
 
-        If that is above the one in which this server heard the time, another leader has stamped
-        slots since, and may have begun at an earlier time: only what it stamped counts.
+        `highest` is the ballot of all values that it knows of. If that is above the one in which
+        this server heard the time, another leader has stamped slots since, and may have begun at an
+        earlier time. `lowest` is that of the values that it takes over. If one is below, whoever
+        told the time has not proposed it: it may have been stamped since, while its leader's time
+        stood still. Either way only what is stamped counts.
         """
-        if accepted > self.heard_in:
+        if not lowest >= self.heard_in >= highest:
             self.latest = 0
         self.heard_in = ballot
 

@@ -619,7 +619,8 @@ class PaxosServer(BurstActor):
             if self.making.incarnation in self.configuration.removed:
                 self._retires = True  # once the leader is answered (M22)
             self.membership.compare_disks(heartbeat)
-            self.log_time.hear(heartbeat.time, self.application.time, heartbeat.ballot)
+            if heartbeat.commit >= self.log.discarded:  # (else it may lack slots of a snapshot)
+                self.log_time.hear(heartbeat.time, self.application.time, heartbeat.ballot)
             self._heard_from_leader(sender)
             if heartbeat.lease and self.is_member:
                 self._grant(heartbeat)
@@ -836,8 +837,7 @@ class PaxosServer(BurstActor):
         self._candidacy = None
         self.reception.turns.let_go(self._now)
         self._execute_chosen()
-        first, known = self.log.chosen_to + 1, self.catching_up
-        reigned = self.application.reign
+        first, known, reigned = self.log.chosen_to + 1, self.catching_up, self.application.reign
         for accepted in self.log.accepted_from(self.application.executed + 1):
             if accepted.slot < first:
                 reigned = max(reigned, packed_in(accepted.value))
@@ -863,7 +863,7 @@ class PaxosServer(BurstActor):
         self._opening = None
         self.latencies.reigns()
         known.incoming = None  # what it lacks of the chosen slots it proposes again
-        self.log_time.take_over(self.promised, max(self.log.highest, candidacy.highest))
+        self.log_time.take_over(self.promised, *candidacy.ballots(first, self.log.highest))
         self.leader = self.settings.server
         self._counters["leaderships"] += 1
         self._leading_since = self._now
@@ -928,10 +928,8 @@ class PaxosServer(BurstActor):
         if handover.ballot.leader != sender:
             self._oddities.malformed(handover, sender)
             return
-        if handover.ballot != self.promised or self.role != "follower":
+        if handover.ballot != self.promised or self.role != "follower" or not self.is_voter:
             return  # it comes late
-        if not self.is_voter:
-            return
         self._heed_handover(handover.ballot)
         if self._lease_may_hold():  # one of an earlier life: it runs out soon
             self._following.election_at = self._grants.until
@@ -975,6 +973,8 @@ class PaxosServer(BurstActor):
                 if not reign.sealing and not reign.votes:
                     self._propose_config(reign)
                 return
+            elif self.log.chosen_to == reign.takeover_end < reign.next_slot - 1:
+                return  # the first batch of a reign has to be chosen before the second is packed
             elif (
                 reign.pending.entries
                 and not (reign.votes and reign.is_full(self.log, window))

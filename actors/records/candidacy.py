@@ -65,10 +65,17 @@ class Candidacy:
         """The highest slot that anything was reported for; 0 if there is none."""
         return max(self._reported, default=0)
 
-    @property
-    def highest(self) -> Ballot:
-        """The highest ballot of anything that was reported."""
-        return max((accepted.ballot for accepted in self._reported.values()), default=NO_BALLOT)
+    def ballots(self, first: int, highest: Ballot) -> tuple[Ballot, Ballot]:
+        """The lowest ballot of anything reported from slot `first` on, and the highest of all.
+
+        `highest` is that of what this server ever accepted.
+        """
+        lowest = self.ballot
+        for slot, accepted in self._reported.items():
+            highest = max(highest, accepted.ballot)
+            if slot >= first:
+                lowest = min(lowest, accepted.ballot)
+        return lowest, highest
 
     def takeover(
         self, first: int, reign: Ballot, commit: int

@@ -116,6 +116,24 @@ def test_each_slot_has_its_own_highest_ballot() -> None:
     assert cluster.contents(1) == {1: "a*", 2: "c*"}
 
 
+def test_the_second_batch_of_a_reign_waits_until_the_first_is_chosen() -> None:
+    """Else what an older reign packed late could be chosen in the first one's place, with a later
+    time above it: the time would leap, and end what was granted there too soon (docs/time.md)."""
+    cluster = plain().start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    cluster.lead(2)
+    cluster.command(2, session, 1, b"a")
+    cluster.command(2, session, 2, b"b")
+    assert {p2a.slot for p2a in cluster.sent(P2A)} == {2}
+    cluster.deliver(P2A, target=3)
+    cluster.deliver(P2B)
+    cluster.command(2, session, 3, b"c")
+    assert {p2a.slot for p2a in cluster.sent(P2A, target=3)} == {3, 4}
+    cluster.stabilize()
+    assert cluster.applied(2) == [b"a", b"b", b"c"]
+
+
 def test_what_an_older_reign_packed_is_not_taken_over_above_what_a_later_one_did() -> None:
     """It was not chosen, for the later leader would have taken it over; and it is of another clock.
 

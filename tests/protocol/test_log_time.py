@@ -209,6 +209,43 @@ def test_what_a_leader_has_stamped_counts_more_than_what_was_heard_before(heard_
     assert alarms(cluster, 2).due == alarms(cluster, 1).due is not None, "it is not due yet"
 
 
+def test_a_leader_that_knows_less_than_a_snapshot_has_no_time_to_tell() -> None:
+    """What came by a snapshot may be stamped later, in a reign of which it does not tell."""
+    cluster, session = led()
+    for number in range(1, 4):
+        cluster.execute(1, session, b"note", first=number)
+    cluster.pass_time(1.0)
+    third = cluster.servers[3]
+    assert third.log.discarded > 1
+    known = time_at(third)
+    late = beat(third.promised, commit=third.log.discarded - 1, time=known + SECOND)
+    cluster.hand(3, 1, late)
+    assert time_at(third) == known
+
+
+def test_what_comes_back_of_an_older_reign_counts_more_than_what_was_heard_since() -> None:
+    """Server 3 hears the time of one that stamps nothing. Server 1, cut off meanwhile, grants a
+    lease at a time that stands still. If server 3 takes that over, the lease must not be older."""
+    cluster, session = led(policy="random", **SLOW)
+    cluster.execute(1, session, b"note")
+    cluster.isolate(1)
+    cluster.lead(2)
+    for _ in range(58):  # and not long enough for server 1 to give up
+        cluster.clock.now += 0.05
+        cluster.step(2)
+        cluster.drop(P2A, source=2)
+        cluster.stabilize()
+    cluster.crash(2)
+    cluster.command(1, session, 2, b"in %d" % (10 * SECOND))
+    begun = reign_of(cluster.servers[1]).chores.stamped
+    heard = time_at(cluster.servers[3])
+    assert begun + SECOND // 2 < heard, "server 1 had no round that came back"
+    cluster.heal()
+    third = cluster.lead(3)
+    assert alarms(cluster, 3).due == begun + 10 * SECOND
+    assert time_at(third) == begun
+
+
 def test_it_stands_still_while_nobody_leads() -> None:
     cluster, session = led()
     cluster.execute(1, session, b"note")

@@ -55,26 +55,33 @@ def in_epoch(epoch: int) -> Callable[[frozenset[Fact]], bool]:
     goals=[("the CONFIG is void", void(2)), ("it is chosen", sealed(2))],
 )
 def a_config_and_a_value_above_it() -> tuple[Search, World]:
-    """Servers 1 and 2 hold server 1's CONFIG in slot 2; 3 and 4 what 3 proposed above, later.
+    """Servers 1 and 2 hold server 2's CONFIG in slot 2; 3 and 4 what 3 took over above, later.
 
     Server 3 knew nothing of the CONFIG. Server 5 tries to lead; P2As of the CONFIG are under way.
     """
     search = Search(5)
     story = Story(search)
     story.lead(1)
-    story.change(1, 1, 2, 3)
-    story.deliver(P2A, to=(2,))
-    story.keep(P2A)
+    story.request(1, command(1))
+    story.lose()
+    story.request(1, command(2))
+    story.deliver(P2A, to=(4,))
+    story.lose()
+    story.campaign(2)
+    story.deliver(P1A, to=(3, 5))
+    story.deliver(P1B, to=(2,))
+    story.change(2, 1, 2, 3)
+    story.deliver(P2A, to=(1,))
+    story.keep(P2A, to=(5,))
     old = story.world.network
     story.lose()
     story.campaign(3)
     story.deliver(P1A, to=(4, 5))
     story.deliver(P1B, to=(3,))
-    story.request(3, command(1))
-    story.lose()
-    story.request(3, command(2))
+    story.lose(slot=2)
     story.deliver(P2A, to=(4,))
-    story.lose()
+    story.keep(P2A, to=(1,))
+    old |= story.world.network
     story.campaign(5)
     return search, story.world._replace(network=story.world.network | old)
 

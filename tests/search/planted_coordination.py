@@ -15,6 +15,7 @@ from paxon.actors.execution.application import Application
 from paxon.actors.log_time import LogTime
 from paxon.actors.messages import Batch
 from paxon.actors.records.candidacy import Candidacy
+from paxon.actors.records.reign import Reign
 from paxon.kvstore.client.leases.keeping import Held
 from paxon.kvstore.client.watches.side import WatchSide
 from paxon.kvstore.recipes.barriers import Hall
@@ -147,7 +148,35 @@ _plant(
     "leap over another's reign",
     "a leader begins with the time that it once heard, whatever others have stamped since",
     (LogTime, "hear", _whoever_told),
-    (LogTime, "take_over", lambda _original: lambda self, ballot, accepted: None),
+    (LogTime, "take_over", lambda _original: lambda self, *known: None),
+)
+
+
+def _whatever_comes_back(original: Original) -> Any:
+    def take_over(self: LogTime, ballot: Ballot, lowest: Ballot, highest: Ballot) -> None:
+        original(self, ballot, ballot, highest)
+
+    return take_over
+
+
+def _at_once(original: Original) -> Any:
+    def propose_waiting(self: PaxosServer, reign: Reign) -> None:
+        reign.takeover_end -= 1
+        original(self, reign)
+        reign.takeover_end += 1
+
+    return propose_waiting
+
+
+_plant(
+    "a time that was heard below what comes back",
+    "a leader begins with the time that it heard, though it takes over what another has stamped",
+    (LogTime, "take_over", _whatever_comes_back),
+)
+_plant(
+    "a second batch before the first of a reign",
+    "a leader packs on while the first slot that it packed is not chosen",
+    (PaxosServer, "_propose_waiting", _at_once),
 )
 _plant(
     "a time of an older reign above a later one's",

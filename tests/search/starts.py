@@ -96,15 +96,19 @@ class Story:
         while self.deliver(to=among, by=senders):
             pass
 
-    def lose(self) -> None:
-        """What is under way is lost for good."""
-        self.world = self.world._replace(network=0)
-
-    def keep(self, *kinds: type) -> None:
-        """Only messages of these kinds are under way any more."""
-        kept = 0
+    def lose(self, slot: int = 0) -> None:
+        """What is under way is lost for good; of one slot, its P2As alone."""
+        lost = 0
         for number, (_, _, message) in enumerate(self.search.steps.messages.known):
-            if type(message) in kinds:
+            if not slot or (isinstance(message, P2A) and message.slot == slot):
+                lost |= 1 << number
+        self.world = self.world._replace(network=self.world.network & ~lost)
+
+    def keep(self, *kinds: type, to: Iterable[ServerId] = ()) -> None:
+        """Only messages of these kinds (to these servers) are under way any more."""
+        receivers, kept = tuple(to), 0
+        for number, (_, target, message) in enumerate(self.search.steps.messages.known):
+            if type(message) in kinds and (not receivers or target in receivers):
                 kept |= 1 << number
         self.world = self.world._replace(network=self.world.network & kept)
 

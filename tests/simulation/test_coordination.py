@@ -25,7 +25,7 @@ def test_what_coordinating_clients_are_told_holds(seed: int) -> None:
 @pytest.mark.slow
 def test_it_comes_to_all_that_may_happen() -> None:
     met: Counter[str] = Counter()
-    for seed in (35, 40):
+    for seed in (3, 52):
         met.update(run(draw_plan(seed, STEPS, about_coordination=True)).coordination)
     assert set(met) == {
         "events watched", "guarded writes", "guarded reads", "items claimed", "items done",

@@ -108,7 +108,9 @@ class WatchSide:
         """Askings that a server may hold for nobody."""
         self._order = _FIRST_ORDER
         self._check: tuple[int, float] | None = None
-        """Order and time of the check that the home owes an answer to."""
+        """Order and time of the check that the home owes an answer to …"""
+        self._ended: set[int] = set()
+        """… and the askings that it counts, and that have ended meanwhile."""
         self._check_at = math.inf
         self._moves = 0
         """Since a home did as it was asked."""
@@ -167,6 +169,8 @@ class WatchSide:
         if watched.sent:
             watched.sent = False
             del self._asked[watched.order]
+            if self._check is not None and watched.order < self._check[0]:
+                self._ended.add(watched.order)
             self._dropped.setdefault(self.home, []).append(watched.order)
 
     def next_answer(self, watched: Watched, ticket: Ticket[Any, Any]) -> None:
@@ -239,6 +243,7 @@ class WatchSide:
         if self._check is None and now >= self._check_at:
             self._order += 1
             self._check, self._check_at = (self._order, now), math.inf
+            self._ended.clear()
             send(self.home, WatchCheck(self._order), 32)
 
     def move(self, now: float) -> None:
@@ -253,10 +258,14 @@ class WatchSide:
             self._not_before = now + min(_PAUSE_FIRST * 2.0 ** min(rounds - 1, 8), _PAUSE_MAX)
 
     def _settle(self, address: str) -> None:
-        """All watches go on at this server."""
+        """All watches go on at this server, and the one before is to forget them.
+
+        If they come back to it, what it held before must not count for what it holds then.
+        """
+        if self._asked:
+            self._dropped.setdefault(self.home, []).extend(self._asked)
         self.home = address
         self._check, self._check_at = None, math.inf
-        self._dropped.clear()
         self._asked.clear()
         self._to_ask = dict.fromkeys(self._watches.values())
         for watched in self._watches.values():
@@ -269,7 +278,9 @@ class WatchSide:
 
     def lost(self, address: str, now: float) -> None:
         """The connection to a server has ended, and what it held is gone."""
+        self._dropped.pop(address, None)
         if self._watches and address == self.home:
+            self._asked.clear()
             self.move(now)
 
     def on_reply(self, address: str, reply: QueryReply, now: float, leader: str) -> bool:
@@ -280,7 +291,8 @@ class WatchSide:
         """
         watched = self._asked.get(reply.id)
         if watched is None or address != self.home:
-            return reply.id > _FIRST_ORDER  # (late: it was asked for elsewhere meanwhile)
+            self._ended.discard(reply.id)
+            return reply.id > _FIRST_ORDER  # (late: it has ended, or was asked for elsewhere)
         del self._asked[reply.id]
         watched.sent = False
         if reply.status == ReplyStatus.NOT_CURRENT and self._near and leader != address:
@@ -324,7 +336,9 @@ class WatchSide:
         asked = [w for w in self._watches.values() if w.sent and w.order < order]
         if not reply.current:
             self.move(now)
-        elif reply.held < len(asked):  # it was started again, or a message was lost
+        elif reply.held < len(asked) + len(
+            self._ended
+        ):  # it was started again, or a message was lost
             for watched in asked:
                 self._forget_asking(watched)
                 self._to_ask[watched] = None
