@@ -214,7 +214,7 @@ class BurstActor(pykka.ThreadingActor):
 
     @abstractmethod
     def _bound_to_log(self) -> dict[str, object]:
-        """What each line of this server's log carries, beside its id."""
+        """The values that each line of this server's log carries, beside its id."""
 
     @abstractmethod
     def describe(self) -> StatusReply:
@@ -258,7 +258,7 @@ class BurstActor(pykka.ThreadingActor):
 
     @abstractmethod
     def _after_sync(self) -> None:
-        """What was collected is on disk now: this server's own votes count."""
+        """Act on a finished sync: from now on this server's own votes count."""
 
     @abstractmethod
     def _before_sending(self) -> None:

@@ -258,7 +258,7 @@ class PaxosServer(BurstActor):
         self._client_handlers = self.reception.handlers = self._handlers_of_clients()
 
     def _handlers_of_peers(self) -> dict[type, Callable[[Any, ServerId], None]]:
-        """Who handles a message of another server."""
+        """The handler of each message of another server."""
         return {
             P1A: self.on_p1a,
             P1B: self.on_p1b,
@@ -287,7 +287,7 @@ class PaxosServer(BurstActor):
         }
 
     def _handlers_of_clients(self) -> dict[type, Callable[[Any, ClientToken], None]]:
-        """Who handles a message of a client."""
+        """The handler of each message of a client."""
         return {
             OpenSession: self.on_open_session,
             Command: self.on_command,
@@ -1590,7 +1590,7 @@ class PaxosServer(BurstActor):
             self.campaign()
 
     def _names(self, configuration: Configuration) -> ServerId:
-        """Who is to lead the next epoch, as far as this server says or was told; 0: nobody."""
+        """The server to lead the next epoch, as far as this one says or was told; 0: nobody."""
         me, late = self.settings.server, self.catching_up
         if late.named == configuration.epoch:
             return me
@@ -1645,7 +1645,7 @@ class PaxosServer(BurstActor):
             self._outbox.send(sender, CatchUpRequest(self.log.chosen_to + 1))
 
     def _ask_around(self) -> None:
-        """Who is no member hears of nothing unless it asks."""
+        """Ask the others: a server that is no member hears of nothing unless it asks."""
         self.membership.ask_to_join(self.log.chosen_to)
         late = self.catching_up
         late.turn += 1

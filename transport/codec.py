@@ -233,7 +233,7 @@ class FrameCodec(Generic[SendT, ReceiveT]):
         return self._accept_any_cluster and not (identity and self.identity)
 
     def _introduced(self, sender: int, identity: int, messages: list[ReceiveT]) -> list[ReceiveT]:
-        """What passes of a frame that is not of our cluster; nothing else in it counts."""
+        """The messages that pass from a frame of another cluster; nothing else in it counts."""
         kept = [message for message in messages if isinstance(message, self._introductions)]
         if kept or (not self.identity and self._introductions):
             return kept

@@ -613,7 +613,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
 
 
 def _descriptor(monitor: zmq.Socket[bytes]) -> int:
-    """What to sleep on for a monitor's events.
+    """The descriptor to sleep on for a monitor's events.
 
     Asking ZeroMQ about four more sockets at each sleep would cost tens of microseconds. The
     descriptor is signalled by edges, which is enough here: nothing but `drain` touches the socket,

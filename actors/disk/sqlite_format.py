@@ -148,7 +148,7 @@ class MetaColumns:
         )  # fmt: skip
 
     def _encode_texts(self, marks: Marks) -> None:
-        """What seldom changes."""
+        """Encode the columns that seldom change."""
         self._made, self._places = marks.made, marks.places
         self._configuration = marks.configuration
         self._made_column = "" if marks.made is None else _encode_made(marks.made)

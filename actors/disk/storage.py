@@ -295,7 +295,7 @@ class Storage(ABC):
 
     @abstractmethod
     def _on_committed(self) -> None:
-        """What was collected is durable now."""
+        """All that was collected is durable now."""
 
     @abstractmethod
     def maintain(self, *, tidy: bool = True) -> None:

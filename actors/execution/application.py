@@ -222,7 +222,7 @@ class Application:
         return first
 
     def _outcome(self, results: list[Executed]) -> bytes:
-        """What enters the chain of hashes: the replies, but of an error no more than its class.
+        """The part of the replies that enters the chain of hashes: of an error only its class.
 
         Its text may well hold an address in memory, or read otherwise in another Python. And
         what is agreed is told with all the names that this release and its state machine know.
@@ -391,7 +391,7 @@ class Application:
         logger.error("watches of {}: {}", type(self.machine).__name__, text)
 
     def _readable(self, method: str, payload: object) -> bytes:
-        """What a read is answered. Raises if it is no bytes, or more than can be sent."""
+        """The answer to a read. Raises if it is no bytes, or more than can be sent."""
         answer = payload if type(payload) is bytes else bytes_from(self.machine, method, payload)
         if len(answer) > LARGEST_REPLY:
             raise ValueError(

@@ -269,5 +269,5 @@ class Reception:
 
 
 def _waiting_work(reign: Reign | None) -> int:
-    """What waits for a slot, in bytes and cost."""
+    """The work that waits for a slot, in bytes and cost."""
     return reign.pending.work if reign is not None else 0

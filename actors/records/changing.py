@@ -118,7 +118,7 @@ def members_after(
 
 
 def _obstacle(configuration: Configuration, change: MemberChange) -> str:
-    """What is wrong with one part of a change, by itself."""
+    """A sentence on what is wrong with one part of a change by itself."""
     server, held = change.server, configuration.find(change.server)
     if not 1 <= server <= MOST_SERVERS:
         return f"server {server}: ids run from 1 to {MOST_SERVERS}"

@@ -42,7 +42,7 @@ class FiguresSettings(RepeatedSettings, frozen=True, kw_only=True):
     """Not a flag: all is synced."""
 
     def parts(self) -> tuple[StableSettings, PeersSettings | None, FailoverSettings]:
-        """What is run, one after the other; no peers if etcd is not installed."""
+        """The settings of the three, which run one after the other; no peers without etcd."""
         names = ("servers", "value_bytes", "seed", "options", "transport")
         shared = {name: getattr(self, name) for name in names}
         times = {name: getattr(self, name) for name in ("seconds", "warmup", "repeat")}
@@ -77,7 +77,7 @@ def run_figures(settings: FiguresSettings, progress: Progress) -> FiguresReport:
 def figures_report(
     settings: FiguresSettings, stable: StableReport, peers: PeersReport | None, gap: Spread
 ) -> FiguresReport:
-    """What the three have found, in one."""
+    """The findings of the three in one report."""
     etcd: dict[str, list[Spread]] = {}
     etcd_gap = None
     for row in peers.rows if peers else ():

@@ -45,7 +45,7 @@ _UNDER_WAY = 64
 
 
 class CompareSettings(RepeatedSettings, frozen=True, kw_only=True):
-    """What is measured, where it is not swept over."""
+    """The settings of all measurements, where they are not swept over."""
 
     QUICK: ClassVar[dict[str, float]] = {"seconds": 0.5, "warmup": 0.2, "repeat": 2}
     DECIDED: ClassVar[tuple[str, ...]] = ("policy", "contend")
@@ -113,7 +113,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def workload(self) -> Workload:
-        """What the clients do."""
+        """The clients' load."""
         return Workload(
             name=self.name, clients=self.proposers, outstanding=self.outstanding,
             packing=self.packing, value_bytes=self.value_bytes,
@@ -247,7 +247,7 @@ def _point(settings: CompareSettings, policy: PolicyName, **changes: Any) -> Poi
 
 
 def sweeps_of(settings: CompareSettings) -> list[Sweep]:
-    """What is asked for. A sweep without any line (no policy that it is about) is left out."""
+    """The sweeps that were asked for, without those that have no line (no policy asked for)."""
     sweeps = [Sweep(name, _PLANS[name], _lines(settings, name)) for name in settings.sweeps]
     return [sweep for sweep in sweeps if sweep.lines]
 
@@ -330,7 +330,7 @@ def reigns_of(events: Sequence[Event]) -> list[Reign]:
 
 
 def duel_of(events: Sequence[Event], point: Point, begin: float) -> Duel:
-    """What is worth keeping of what happened from `begin` on (of the events' clock)."""
+    """The part worth keeping of the events from `begin` on (of their clock)."""
     duel = Duel(point=point, reigns=[], close_up_from=0.0, close_up=[])
     moved = [
         msgspec.structs.replace(event, seconds=event.seconds - begin)

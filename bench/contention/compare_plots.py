@@ -95,7 +95,7 @@ def _contention(report: CompareReport, sweep: Sweep) -> Figure:
 
 
 def _proposers(report: CompareReport, sweep: Sweep) -> Figure:
-    """What more proposers do under each policy: throughput, and what it costs."""
+    """The effect of more proposers under each policy: throughput, and its cost."""
     figure, grid = style.panels(4, report.machine.sentence())
     _panel(grid[0], report, sweep, "operations a second", lambda row: row.rate)
     without = "share of time without a leader, %"

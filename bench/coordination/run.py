@@ -34,7 +34,7 @@ _LEASE, _SHORT_LEASE = 10.0, 2.0
 
 
 class CoordinationSettings(RepeatedSettings, frozen=True, kw_only=True):
-    """What is measured. `durability` and `options` are of Paxon's servers."""
+    """The settings of a run. `durability` and `options` are of Paxon's servers."""
 
     QUICK: ClassVar[dict[str, float]] = {
         "seconds": 0.5, "warmup": 0.2, "repeat": 1, "watchers": 100, "idle": 1000, "leases": 500,
@@ -49,7 +49,7 @@ class CoordinationSettings(RepeatedSettings, frozen=True, kw_only=True):
     leases: Annotated[int, typer.Option(min=1, help="Leases of 10 s that are kept alive.")] = 10_000
 
     def loads(self) -> list[Workload]:
-        """What is put on both, in this order."""
+        """The loads for both, in this order."""
         load = functools.partial(Workload, value_bytes=self.value_bytes)
         handover = f"lock handover ({_CONTENDERS} contenders)"
         fan_out, beside = f"fan-out ({self.watchers:,} watchers)", "writes beside idle watches"
@@ -159,7 +159,7 @@ def coordination_sections(report: CoordinationReport) -> list[Section]:
 
 
 def coordination_notes(report: CoordinationReport) -> list[str]:
-    """What a reader has to know."""
+    """Sentences that a reader needs."""
     operation = (
         "An operation is: a handover, from giving the lock up to the next contender's having it; a "
         "write that its watcher (in the fan-out: each watcher, exactly once) was told of; a "

@@ -46,7 +46,7 @@ class Child:
             raise self._died() from None
 
     def answer(self, seconds: float = 0.0) -> Any:
-        """What the function returned, waiting `GRACE_SECONDS` longer than `seconds`.
+        """The function's result, waiting `GRACE_SECONDS` longer than `seconds`.
 
         Raises `BenchError` if it has died, is stuck, or says why it failed.
         """

@@ -32,7 +32,7 @@ def chosen_names(given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
 
 
 def server_options(given: Sequence[str], decided: Sequence[str]) -> dict[str, Any]:
-    """What assignments say. Raises ValueError for what has a flag or is up to the bench."""
+    """Parse assignments. Raises ValueError for options that have a flag or are the bench's own."""
     options = parse_assignments(list(given))
     for name in ("durability", *decided):
         if name in options:
@@ -70,7 +70,7 @@ Policies = Annotated[
 
 
 class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What most benches are told. Times are seconds."""
+    """The settings of most benches. Times are seconds."""
 
     QUICK: ClassVar[dict[str, float]] = {}
     """The most that numbers may be with --quick."""
@@ -92,7 +92,7 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of the servers, beside their defaults and what the bench decides."""
 
     def conditions(self, *more: str) -> str:
-        """What a table says of a run."""
+        """A table's words on how a run was set up."""
         named = (f"{self.servers} servers", f"durability {self.durability}", *more)
         return ", ".join((*named, f"values of {self.value_bytes} bytes"))
 
@@ -114,5 +114,5 @@ class RepeatedSettings(BenchSettings, frozen=True, kw_only=True):
 
     @property
     def times(self) -> str:
-        """What a table says of how often that was."""
+        """A table's words on how often, and for how long, each load was measured."""
         return f"median of {self.repeat} x {self.seconds:g} s"

@@ -205,7 +205,7 @@ class LabCluster:
 
 
 class _Here:
-    """What runs in this process."""
+    """The server of this process."""
 
     server: pykka.ActorRef[PaxosServer] | None = None
     recorder: Recorder | None = None

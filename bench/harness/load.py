@@ -41,7 +41,7 @@ Answer = tuple[float, PaxonError | None]
 
 @dataclass(slots=True)
 class Outcome:
-    """What one stretch of load came to."""
+    """The result of one stretch of load."""
 
     operations: int = 0
     """Answered within the stretch."""
@@ -77,7 +77,7 @@ class Link(Protocol):
         """Submit operations until as many are under way as should be."""
 
     def take(self, seconds: float) -> list[Answer]:
-        """What has been answered, waiting so long for the first. Raises TimeoutError."""
+        """The answers that have come, waiting so long for the first. Raises TimeoutError."""
 
     def under_way(self) -> list[float]:
         """When each operation was submitted whose answer was not taken yet."""
@@ -205,7 +205,7 @@ CLIENT = "a client process"
 
 
 class Job(NamedTuple):
-    """What a client process is to do."""
+    """A client process's orders."""
 
     workload: Workload
     addresses: list[str]
@@ -245,7 +245,7 @@ def open_client_load(job: Job) -> tuple[Loop, Callable[[], None]]:
 
 
 def client_options(workload: Workload) -> CoreOptions | None:
-    """What the client is told of packing; None: nothing, it decides as for any user."""
+    """The client's options for packing; None: it decides by itself, as for any user."""
     if workload.packing == 0:
         return None
     # A request goes as soon as it is full. Only an idle client sends one that is not.

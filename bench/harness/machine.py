@@ -83,7 +83,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_bytes(pid: int | str = "self", line: str = "VmRSS") -> int:
-    """What a process has in memory now, or of another such line. Raises ProcessLookupError."""
+    """Bytes of memory that a process has now, or another such line. Raises ProcessLookupError."""
     for name, _, value in _lines(f"/proc/{pid}/status"):
         if name == line:
             return int(value.split()[0]) * 1024

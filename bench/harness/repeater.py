@@ -78,7 +78,7 @@ class Repeater(threading.Thread):
 
 
 def wait_until(look: Callable[[], T | None], what: str, seconds: float = PATIENCE_SECONDS) -> T:
-    """What `look` finds, once it does. Raises `BenchError`, which names it, if that is late."""
+    """Wait until `look` finds something, and return it. Raises `BenchError` if that is late."""
     give_up = time.monotonic() + seconds
     while not (found := look()):
         if time.monotonic() > give_up:

@@ -48,7 +48,7 @@ _QUOTA_BYTES = 8 << 30
 
 
 def _asked(address: str, method: str = api.STATUS, **fields: Any) -> Any:
-    """What a server answers; None if it does not, or refuses."""
+    """A server's answer; None if it does not answer, or refuses."""
     try:
         return call(address, method, **fields)
     except BenchError:

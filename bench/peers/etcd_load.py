@@ -51,7 +51,7 @@ def framed(method: str, /, **fields: Any) -> bytes:
 
 
 def parsed(method: str, answer: bytes) -> Any:
-    """What a method has answered."""
+    """Decode the answer of a method."""
     return message(f"{method.rpartition('/')[2]}Response").FromString(answer)
 
 

@@ -44,7 +44,7 @@ class Programs:
         return Path(found) if found else None
 
     def environment(self) -> dict[str, str]:
-        """What a program needs to find the libraries that were installed with it."""
+        """The environment in which a program finds the libraries that were installed with it."""
         found = [path for lib in ("usr/lib", "lib") for path in self._root.glob(f"{lib}/*-*-*")]
         known = os.environ.get("LD_LIBRARY_PATH")
         path = ":".join([*map(str, found), *([known] if known else [])])
@@ -63,7 +63,7 @@ class Programs:
             raise BenchError("the peers could not be fetched; what is said above tells why")
 
     def output(self, command: Sequence[str | Path]) -> str:
-        """What a program prints, such as its version. Raises `BenchError` if it fails."""
+        """Run a program and return what it prints. Raises `BenchError` if it fails."""
         try:
             done = subprocess.run(
                 list(map(str, command)), env=self.environment(), capture_output=True, text=True,

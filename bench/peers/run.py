@@ -52,7 +52,7 @@ _NAMES: tuple[Peer, ...] = get_args(Peer)
 
 
 class PeersSettings(RepeatedSettings, frozen=True, kw_only=True):
-    """What is measured. `servers` are those of Paxon, of etcd and of PySyncObj."""
+    """The settings of a run. `servers` are those of Paxon, of etcd and of PySyncObj."""
 
     QUICK: ClassVar[dict[str, float]] = {"seconds": 1.0, "warmup": 0.3, "repeat": 2, "kills": 1}
 
@@ -215,7 +215,7 @@ _GAP_COLUMNS = [
 
 
 def peers_notes(report: Report[Any, Any]) -> list[str]:
-    """What a reader has to know about each peer, and what went wrong."""
+    """Sentences on each peer, and on what went wrong."""
     lines = []
     for note in (row for row in report.rows if isinstance(row, PeerNote)):
         how = f"{note.peer} {note.version}: {note.driven}. Durability: {note.durability}."
@@ -275,7 +275,7 @@ class System(Protocol):
         """Put on a load: for so long to warm up, then to be measured."""
 
     def counts(self) -> ServerCounts:
-        """What its servers have used and counted so far."""
+        """The servers' CPU and counters so far."""
 
     def close(self) -> None:
         """End all its processes."""
@@ -356,7 +356,7 @@ def blocks_of(settings: PeersSettings, peers: Sequence[Peer]) -> list[Block]:
 
 
 def _etcds_calls(*, few: bool) -> list[Workload]:
-    """What etcd's own clients ask for, from so many connections, and a watch with many watchers."""
+    """The calls of etcd's own clients, from so many connections, and a watch of many watchers."""
     counts = (1, 64) if few else (1, 16, 64)
     named = [(n, "1 connection" if n == 1 else f"{n} connections") for n in counts]
     return [

@@ -35,7 +35,7 @@ def plot_scale(report: ScaleReport, titles: Mapping[PartName, tuple[str, str]]) 
 
 
 def _lines_panel(rows: list[CostRow], title: str, x_label: str, axes: Axes) -> None:
-    """What an operation costs; of reads how many there are."""
+    """The cost of an operation; for reads their rate."""
     part = rows[0].part
     reads = part == "reads"
     for number, name in enumerate(dict.fromkeys(row.line for row in rows)):

@@ -47,7 +47,7 @@ READ_MODES: tuple[ReadMode, ...] = ("linearizable", "lease", "stale")
 
 
 class ScaleSettings(RepeatedSettings, frozen=True, kw_only=True):
-    """What is measured."""
+    """The settings of a run."""
 
     QUICK: ClassVar[dict[str, float]] = {"seconds": 0.5, "warmup": 0.2, "repeat": 1}
 
@@ -112,7 +112,7 @@ class CostRow(Figures, frozen=True, kw_only=True):
 
 
 class MemoryRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What keys take in memory. Bytes, beyond what the process took before there were any."""
+    """Memory for keys, in bytes beyond those that the process took before there were any."""
 
     keys: int
     value_bytes: int
@@ -161,7 +161,7 @@ class ScaleReport(Report[ScaleSettings, CostRow], frozen=True, kw_only=True):
 
 
 class ScaleLab(Lab[ScaleSettings]):
-    """What all parts of a run share, and what some of them find beside costs."""
+    """The lab of all parts of a run, with the findings of some of them beside costs."""
 
     def __init__(self, settings: ScaleSettings, progress: Progress) -> None:
         super().__init__(settings, progress)
@@ -363,7 +363,7 @@ def _with_keys(lab: ScaleLab, cluster: LabCluster, keys: int) -> list[CostRow]:
 
 
 def bare_dict_bytes(keys: int, value_bytes: int) -> int:
-    """What a dict with so many keys takes in a process that has nothing else, resident."""
+    """Resident bytes of a dict with so many keys, in a process that has nothing else."""
     with Children("the process that fills a dict") as children:
         (child,) = children.take(1)
         child.tell(dict_bytes, keys, value_bytes)

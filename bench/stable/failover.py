@@ -24,7 +24,7 @@ _STEADY_WRITES = 50
 
 
 class FailoverSettings(BenchSettings, frozen=True, kw_only=True):
-    """What is measured. Without a disk a restarted server rejoins empty."""
+    """The settings of a run. Without a disk a restarted server rejoins empty."""
 
     QUICK: ClassVar[dict[str, float]] = {"runs": 3}
 

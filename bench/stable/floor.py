@@ -40,7 +40,7 @@ ZmqSocket = zmq.Socket[bytes]
 
 
 class FloorFigures(msgspec.Struct, frozen=True):
-    """What the floor reached."""
+    """The floor's results."""
 
     rate: float
     """Operations a second: frames times operations in a frame."""
@@ -130,7 +130,7 @@ class _Disk:
 
 
 class _Here:
-    """What this process has."""
+    """The socket and the disk of this process."""
 
     socket: ZmqSocket
     disk: _Disk

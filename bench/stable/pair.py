@@ -42,7 +42,7 @@ _GRACE_SECONDS = 120.0
 
 
 class PairSettings(BenchSettings, frozen=True, kw_only=True):
-    """What is measured. Times are seconds; `options` are of all sides."""
+    """The settings of a run. Times are seconds; `options` are of all sides."""
 
     QUICK: ClassVar[dict[str, float]] = {"warmup": 0.3, "turns": 10}
 

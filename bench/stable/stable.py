@@ -34,7 +34,7 @@ _STRETCHES = 10
 
 
 class StableSettings(RepeatedSettings, frozen=True, kw_only=True):
-    """What is measured."""
+    """The settings of a run."""
 
     QUICK: ClassVar[dict[str, float]] = {"seconds": 1.0, "warmup": 0.5, "repeat": 2}
 
@@ -50,7 +50,7 @@ class StableSettings(RepeatedSettings, frozen=True, kw_only=True):
     ] = True
 
     def loads(self) -> list[Workload]:
-        """What is put on the cluster."""
+        """The loads that are put on the cluster."""
         if not self.minutes:
             return stable_workloads(value_bytes=self.value_bytes, quick=self.quick)
         full = stable_workloads(value_bytes=self.value_bytes)
@@ -68,7 +68,7 @@ class StableSettings(RepeatedSettings, frozen=True, kw_only=True):
 
 
 class FloorRow(msgspec.Struct, frozen=True):
-    """What raw sockets and disks reach with the same messages, and how far off Paxon is."""
+    """The results of raw sockets and disks with the same messages, and Paxon's distance."""
 
     frames: int
     """Under way at any time, as many as Paxon's client had."""

@@ -273,7 +273,7 @@ def server(
 def _alone(
     number: int, directory: Path | None, peer: str | None, client: str | None, join: str | None
 ) -> ClusterDescription:
-    """What the flags say of a server that joins, and has no cluster file."""
+    """The description, by flags, of a server that joins and has no cluster file."""
     from paxon.kvstore.client.addresses import check_address  # noqa: PLC0415
     from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerEntry  # noqa: PLC0415
 

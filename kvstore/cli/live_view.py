@@ -170,7 +170,7 @@ _LEFT = ("role", "state", "clients", "hash")
 
 
 def _cells(row: ServerStatus, rate: float | None) -> dict[str, str]:
-    """What a table may show of a server, by the name of its column."""
+    """The cells that a table may show of a server, by the name of the column."""
     cells: dict[str, str] = defaultdict(str)
     cells |= {"role": _condition(row), "clients": row.address}
     reply = row.reply

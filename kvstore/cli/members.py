@@ -115,7 +115,7 @@ def replace(
 
 
 def _given(server: int, cluster: str, said: tuple[int, str, str, str]) -> dict[str, Any]:
-    """What is said of a new server; where it has keys, the rest as the cluster file has it."""
+    """The lines on a new server; where it has keys, the rest as the cluster file has it."""
     incarnation, peer, client, key = said
     if cluster.endswith(".toml"):
         from pathlib import Path  # noqa: PLC0415 (rarely needed)

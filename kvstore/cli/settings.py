@@ -65,7 +65,7 @@ def settings(
 
 
 def _new_values(arguments: list[str]) -> dict[str, float]:
-    """What `set NAME VALUE …` says; empty without it. Raises typer.BadParameter."""
+    """The values of `set NAME VALUE …`; empty without it. Raises typer.BadParameter."""
     hint = "set NAME VALUE …"
     if not arguments:
         return {}

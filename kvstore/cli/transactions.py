@@ -186,7 +186,7 @@ def _as_json(done: TxnResult) -> dict[str, object]:
 
 
 def _print(done: TxnResult) -> None:
-    """What was read, a line each; gets bring their value, ranges lines as scan."""
+    """The lines on what was read; gets bring their value, ranges lines as scan."""
     for result in done.results:
         if isinstance(result, bytes | None):
             shown = "(missing)" if result is None else result.decode("utf-8", "backslashreplace")

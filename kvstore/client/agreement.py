@@ -230,7 +230,7 @@ def _until_settled(quest: Quest, change: ChangeMembers) -> MemberSteps[Members]:
 
 
 def _find_joiner(quest: Quest, server: ServerId, given: MemberChange) -> MemberSteps[MemberChange]:
-    """What is known of a server that waits to become a member, but for what was given.
+    """The change for a server that waits to become a member, with all that was not given.
 
     With keys the members hear nothing of it. So it is asked itself, where it was said to serve
     clients, by the key that it was said to have.

@@ -59,7 +59,7 @@ _LEAST_WAIT = 0.001
 
 
 class _AsyncClient(AsyncClusterCalls):
-    """What both asyncio clients are: a core, a driver, a default timeout."""
+    """The base of both asyncio clients: a core, a driver, a default timeout."""
 
     _core: ClientCore | RawCore
     _driver: AsyncDriver

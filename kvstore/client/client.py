@@ -130,7 +130,7 @@ class Future(Generic[T]):
 
 
 class _BlockingClient(ClusterCalls):
-    """What both blocking clients are: a core, a driver, a default timeout."""
+    """The base of both blocking clients: a core, a driver, a default timeout."""
 
     _core: ClientCore | RawCore
     _driver: SyncDriver

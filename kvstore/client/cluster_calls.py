@@ -110,7 +110,7 @@ class ClusterCalls:
         return found.server
 
     def _ask_who_leads(self, end: float) -> StatusReply:
-        """What the server that leads now says of itself."""
+        """The status of the server that leads now."""
         while True:
             self.settings(timeout=(left := max(1e-3, end - time.monotonic())))
             for reply in self.status(self._core.search.target, timeout=left).values():
@@ -267,7 +267,7 @@ class AsyncClusterCalls:
         return found.server
 
     async def _ask_who_leads(self, end: float) -> StatusReply:
-        """What the server that leads now says of itself."""
+        """The status of the server that leads now."""
         while True:
             await self.settings(timeout=max(1e-3, end - time.monotonic()))
             address = self._core.search.target
@@ -335,7 +335,7 @@ class AsyncClusterCalls:
 
 
 def _answer(ticket: Any) -> Members | None:
-    """What was answered; None if nothing was in time."""
+    """The answer; None if there was none in time."""
     if isinstance(ticket.error, RequestTimeout):
         return None
     return decode_members(ticket.value())

@@ -229,7 +229,7 @@ def verify(path: Path) -> Summary:
 
 
 def _parts(path: Path) -> Iterator[Head | Page | Leased | End]:
-    """What a backup holds, in order; the last one has been compared with all before it."""
+    """The parts of a backup, in order; the last one has been compared with all before it."""
 
     def damaged(what: str) -> BackupError:
         return BackupError(f"{path} is damaged ({what}): use another backup")
@@ -309,7 +309,7 @@ def restore(path: Path, cluster: ClusterDescription, *, of: str = "") -> Summary
 
 
 def _contents(path: Path) -> tuple[Application, Agreed]:
-    """What a backup holds, as the store of a new cluster, and its agreed settings."""
+    """A backup as the store of a new cluster, and its agreed settings."""
     state = State()
     state_agreed: dict[str, int | float] = {}
     for part in _parts(path):

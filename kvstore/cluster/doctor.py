@@ -258,7 +258,7 @@ def _syncs(
 
 
 def _running(cluster: ClusterDescription) -> Iterator[Finding]:
-    """What servers that run say; that none runs is no fault: they may be about to be started."""
+    """Findings by running servers; that none runs is no fault: they may be about to start."""
     if cluster.client_keys is not None:
         yield Finding(
             "look", "running", "clients need a key: see paxon status --cluster FILE --key FILE"
@@ -289,7 +289,7 @@ def _running(cluster: ClusterDescription) -> Iterator[Finding]:
 
 
 def _members(cluster: ClusterDescription, replies: list[StatusReply]) -> Iterator[Finding]:
-    """Who takes part, by those who know of the last change."""
+    """The servers that take part, by those that know of the last change."""
     newest = max(replies, key=lambda reply: reply.epoch)
     for reply in replies:
         if reply.epoch < newest.epoch:

@@ -88,7 +88,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class _Ending:
-    """What the main thread sleeps on: a signal to stop, or the failure of the server.
+    """The event that the main thread sleeps on: a signal to stop, or the server's failure.
 
     Signals come through a pipe. Python runs their handlers in the main thread only, and the kernel
     may hand a signal to another thread (it does so to a process that was stopped): then a main

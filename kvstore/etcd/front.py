@@ -113,7 +113,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class _Said(msgspec.Struct):
-    """What a gateway says of itself."""
+    """A gateway's word on itself."""
 
     url: str
     member: int

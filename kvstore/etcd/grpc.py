@@ -43,7 +43,7 @@ def timeout_of(headers: Headers) -> float:
 
 
 def _unknown(path: str, methods: Mapping[str, Method]) -> Refused:
-    """What is said of a path that is none of a method, in the words of etcd's gRPC."""
+    """The refusal of a path that is none of a method, in the words of etcd's gRPC."""
     service, slash, name = path.removeprefix("/").rpartition("/")
     if not slash:
         return Refused(Code.RESOURCE_EXHAUSTED, f"malformed method name: {json.dumps(path)}")
@@ -205,7 +205,7 @@ class GrpcCall:
         return self._asking is not None
 
     def _on_outcome(self, outcome: Any) -> None:
-        """What came of a question without a task."""
+        """Take in the outcome of a question without a task."""
         self._asking = None
         try:
             if callable(outcome):

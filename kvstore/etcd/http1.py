@@ -93,7 +93,7 @@ class Http1:
             self._refuse_all(error)
 
     def _refuse_all(self, error: h11.RemoteProtocolError) -> None:
-        """What came is no HTTP."""
+        """Refuse something that is no HTTP, and close."""
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE) and self._task is None:
             self._answer(error.error_status_hint or 400, "text/plain", f"{error}\n".encode())
         self._transport.close()
@@ -295,7 +295,7 @@ def _parsed(method: Method, text: bytes) -> Any:
 
 
 class _Malformed(Refused):
-    """What came in a stream is no request."""
+    """The error for something in a stream that is no request."""
 
     def __init__(self, text: str) -> None:
         super().__init__(Code.UNKNOWN, text)

@@ -186,7 +186,7 @@ class _Stream:
                 self._failed.set_exception(error)
 
     def _answers(self, watch: _Watch, batch: Batch) -> Iterator[Any]:
-        """What a watch is told of, in parts where it wants them."""
+        """The events for a watch, in parts where it wants them."""
         events = batch.events
         if not events:
             return

@@ -189,7 +189,7 @@ def shared_part(fields: Mapping[str, object], deep: Collection[str]) -> str:
 
 
 def _contents(value: object, wanted: bool) -> tuple[Iterable[object], bool]:
-    """What is in it, if that is wanted, and whether it can change."""
+    """Its content, if that is wanted, and whether it can change."""
     if not wanted:
         return (), not isinstance(value, (*PLAIN, tuple))
     if isinstance(value, list | tuple):

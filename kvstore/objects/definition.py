@@ -134,7 +134,7 @@ def _order(cls: type, definition: Definition) -> None:
 
 
 def _type_arguments(cls: type) -> dict[Any, Any]:
-    """What subclasses have put in for type variables."""
+    """The types that subclasses have put in for type variables."""
     known: dict[Any, Any] = {}
     for owner in cls.__mro__:
         for base in getattr(owner, "__orig_bases__", ()):

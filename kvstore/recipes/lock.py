@@ -93,7 +93,7 @@ class Lock:
         self._stack().pop().__exit__(kind, error, traceback)
 
     def _stack(self) -> list[Held]:
-        """What this thread has entered and not left."""
+        """The holds that this thread has entered and not left."""
         stack: list[Held] = self._entered.__dict__.setdefault("stack", [])
         return stack
 

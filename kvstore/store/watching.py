@@ -166,7 +166,7 @@ def _decode(query: bytes) -> Events:
 def _answer(
     state: State, wanted: Events, max_bytes: int, shared: dict[bytes, bytes | None]
 ) -> bytes | None:
-    """What a watch is answered, None if there is nothing for it; many may ask the very same."""
+    """The answer to a watch, None if there is nothing for it; many may ask the very same."""
     question = encode_operations((wanted,))
     if question in shared:
         return shared[question]

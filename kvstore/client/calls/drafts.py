@@ -34,7 +34,7 @@ class Draft:
         self._writes[check_key(key)] = Delete(key)
 
     def _txn(self) -> Txn | None:
-        """What is to be done, if nothing that was read has changed; None: nothing."""
+        """The transaction to commit, if nothing that was read has changed; None: there is none."""
         if not self._writes:
             return None
         compares = [

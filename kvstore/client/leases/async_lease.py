@@ -98,7 +98,7 @@ class AsyncLease(Held):
 
 
 class _Granting:
-    """What `AsyncClient.lease` returns: to be awaited, or for `async with`."""
+    """The result of `AsyncClient.lease`: to be awaited, or for `async with`."""
 
     def __init__(self, grant: Callable[[], Any]) -> None:
         self._grant = grant
@@ -232,7 +232,7 @@ class AsyncLeaseCalls:
 
 
 class _Kept:
-    """What is renewed in the background."""
+    """The leases that are renewed in the background."""
 
     def __init__(self) -> None:
         self.leases: weakref.WeakSet[AsyncLease] = weakref.WeakSet()
