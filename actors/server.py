@@ -625,7 +625,7 @@ class PaxosServer(BurstActor):
             if heartbeat.lease and self.is_member:
                 self._grant(heartbeat)
             self._note_commit(heartbeat.commit, heartbeat.ballot, sender)
-            self._execute_chosen()
+            self._execute()
             self.snapshotting.discard(min(heartbeat.discard_to, self.application.executed))
         if not self.is_member and not self._retires:
             return  # (it goes by the id of one whose answer would count)
@@ -824,7 +824,7 @@ class PaxosServer(BurstActor):
                 return
         if self._candidacy is not candidacy:
             return  # one of these was accepted in a ballot above ours: it is adopted now
-        self._execute_chosen()
+        self._execute()
         more = candidacy.take(p1b, sender)
         if more:
             self._outbox.send(sender, P1A(candidacy.ballot, more, candidacy.after))
@@ -836,7 +836,7 @@ class PaxosServer(BurstActor):
         invariant(candidacy.ballot == self.promised, "led without own promise")
         self._candidacy = None
         self.reception.turns.let_go(self._now)
-        self._execute_chosen()
+        self._execute()
         first, known, reigned = self.log.chosen_to + 1, self.catching_up, self.application.reign
         for accepted in self.log.accepted_from(self.application.executed + 1):
             if accepted.slot < first:
@@ -1274,7 +1274,7 @@ class PaxosServer(BurstActor):
         """Take in what is chosen, as from a heartbeat (rule 4); it is no heartbeat else."""
         if note.ballot == self.promised and note.ballot.leader == sender:
             self._note_commit(note.commit, note.ballot, sender)
-            self._execute_chosen()
+            self._execute()
 
     # === clients (rule 5) =========================================================================
 
@@ -1738,17 +1738,14 @@ class PaxosServer(BurstActor):
             self._look_for_seal()
         return True
 
-    def _execute_chosen(self) -> None:
-        """Execute what is chosen and was not executed when it became so.
+    def _execute(self, least: int = 0) -> None:
+        """Execute the chosen prefix, in order; or, if that takes long, as much as this step may.
 
         A follower does so after its acknowledgements are sent: no one waits for its execution.
         """
-        if self.log.chosen_to > self.application.executed:
-            self._execute()
-
-    def _execute(self, least: int = 0) -> None:
-        """Execute the chosen prefix, in order; or, if that takes long, as much as this step may."""
         application = self.application
+        if application.executed >= self.log.chosen_to:
+            return
         agreed = application.agreed
         while application.executed < self.log.chosen_to:
             if least <= 0 and self._clock.monotonic() >= self._execute_until:
@@ -1869,7 +1866,7 @@ class PaxosServer(BurstActor):
         late.takes_back(catch_up.chosen_to, sender, self.log.chosen_to)
         late.hear(catch_up.chosen_to, sender)
         self._choose_known()
-        self._execute_chosen()
+        self._execute()
         # Only for what is new: were copies answered too, each would bring ever more of them.
         if self.log.chosen_to > before and self.is_behind():
             late.source = sender
@@ -1900,7 +1897,7 @@ class PaxosServer(BurstActor):
         logger.info("server {} took over a snapshot at {}", self.settings.server, info.slot)
         self._warn_of_differences()
         self._choose_known()
-        self._execute_chosen()
+        self._execute()
         late.ask_at = self._now
 
     # === room on the disk (docs/full-disks.md) ====================================================
@@ -1961,6 +1958,7 @@ class PaxosServer(BurstActor):
         self.disks.recover(found.counts)
         self.membership.begin_confirmation()
         self._takes_part = found.in_force and not self.membership.confirmation.pending
+        self._watermark_at = self._now + WATERMARK_DELAY
         self._execute()
         self._warn_of_differences()
         fresh = found.promised == NO_BALLOT and not found.accepted and found.snapshot is None

@@ -553,11 +553,6 @@ class SqliteStorage(Storage):
     def taking_snapshot(self) -> bool:
         return self._files.taking
 
-    @property
-    def snapshot_failures(self) -> int:
-        """How many snapshots could not be taken since the start."""
-        return self._files.failures
-
     def _take(
         self,
         slot: int,
