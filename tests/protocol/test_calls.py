@@ -6,6 +6,7 @@ it. Whoever has a good reason to go beyond a bound says so by raising it.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -34,11 +35,14 @@ def counted() -> Iterator[Counter[str]]:
         if ours and frame.f_code.co_name != "_sink":  # (how many, depends on what ran before)
             calls[frame.f_code.co_qualname] += 1
 
+    gc.collect()  # what other tests left behind is finalized now, and not while calls are counted
+    gc.disable()
     sys.setprofile(note)
     try:
         yield calls
     finally:
         sys.setprofile(None)
+        gc.enable()
 
 
 def test_a_put_takes_no_more_calls_than_it_did() -> None:
