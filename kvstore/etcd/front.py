@@ -66,6 +66,9 @@ class _Ask(Call[list[Result]]):
         return (yield self._operations)
 
 
+def _tell_nobody(_outcome: Any) -> None: ...
+
+
 class _Asked:
     """One operation that was asked for without a task; see `Front.begin`."""
 
@@ -88,6 +91,7 @@ class _Asked:
 
     def _ended(self, ticket: KVTicket) -> None:
         outcome: Any
+        ticket.on_done = None  # (it would be a circle, and so would `_done`)
         try:
             [result] = ticket.value()
             if is_split(result):
@@ -95,7 +99,8 @@ class _Asked:
             outcome = self._answer(self._operation, accepted(result))
         except Exception as error:
             outcome = error
-        self._done(outcome)
+        done, self._done = self._done, _tell_nobody
+        done(outcome)
 
     def give_up(self) -> None:
         """See `Asking`."""

@@ -70,6 +70,8 @@ def _refusal_of(error: Exception) -> Refused:
     except Exception as bug:
         logger.opt(exception=bug).error("a call of etcd's API has failed")
         return Refused(Code.INTERNAL, f"an internal error ({type(bug).__name__})")
+    finally:
+        error.__traceback__ = None  # (its frames hold the answer, and they one another)
 
 
 class GrpcCall:
@@ -159,10 +161,11 @@ class GrpcCall:
     def aborted(self) -> None:
         """See `Receiver`."""
         self._give_back()
-        if self._asking is not None:
-            self._asking.give_up()
-        if self._task is not None:
-            self._task.cancel()
+        asking, self._asking, task, self._task = self._asking, None, self._task, None
+        if asking is not None:
+            asking.give_up()
+        if task is not None:
+            task.cancel()
 
     def writable(self) -> None:
         """See `Receiver`."""
@@ -211,9 +214,9 @@ class GrpcCall:
             if callable(outcome):
                 self._go_on(lambda: self._answer_with(outcome()))
             elif isinstance(outcome, RequestTimeout) and self._timeout < TIMEOUT:
-                raise TimeoutError
+                self._refuse(_refusal_of(TimeoutError()))
             elif isinstance(outcome, Exception):
-                raise outcome
+                self._refuse(_refusal_of(outcome))
             else:
                 made = encode(outcome)
                 self._stream.answer(_HEAD, b"\0" + len(made).to_bytes(4, "big") + made, _OK)

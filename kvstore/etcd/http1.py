@@ -157,8 +157,9 @@ class Http1:
     def lost(self) -> None:
         """The connection has ended."""
         self.room.set()
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
 
     # --- answering ---------------------------------------------------------------------------
 

@@ -235,7 +235,7 @@ class Stream:
 
     def give_up(self, fault: ConnectionFault) -> None:
         """End the connection."""
-        self._connection.fault = fault
+        self._connection.fault = fault.with_traceback(None)  # (its frames hold the answer)
         self._connection.plan()
 
     def took(self, size: int) -> None:
@@ -378,6 +378,7 @@ class Http2:
     def forget(self, stream: Stream) -> None:
         """The stream has ended."""
         stream.closed = True
+        stream.receiver = None  # (what they hold is free at once, not when garbage is collected)
         stream.drop_pending()
         if self._streams.pop(stream.id, None) is not None:
             self._tally.calls -= 1
@@ -418,9 +419,10 @@ class Http2:
             self._abort(stream)
 
     def _abort(self, stream: Stream) -> None:
+        receiver = stream.receiver
         self.forget(stream)
-        if stream.receiver is not None:
-            stream.receiver.aborted()
+        if receiver is not None:
+            receiver.aborted()
 
     @property
     def streams(self) -> int:
@@ -524,10 +526,13 @@ class Http2:
             return
         stream = self._streams[number] = Stream(self, number, headers)
         self._tally.calls += 1
-        stream.receiver = self._accept(stream)
-        if flags & _END_STREAM and not stream.closed:
+        receiver = self._accept(stream)
+        if stream.closed:
+            return
+        stream.receiver = receiver
+        if flags & _END_STREAM:
             stream.open = False
-            stream.receiver.end()
+            receiver.end()
 
     def _decode(self, block: bytes) -> Headers:
         known = self._known.get(block)

@@ -169,6 +169,7 @@ class _Connection(asyncio.Protocol):
             self._speaks.lost()
         if self._http1 is not None:
             self._http1.lost()
+        self._speaks = self._http1 = self._transport = None  # (they would be circles)
 
     def close(self) -> None:
         """The gateway stops."""

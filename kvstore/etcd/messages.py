@@ -19,7 +19,13 @@ from paxon.kvstore.errors import PaxonError
 __all__ = ["Missing", "decode", "encode", "from_json", "message", "to_json"]
 
 _PACKAGE = "etcdserverpb"
-_JSON = json.JSONDecoder()
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)
 _NUMBER = re.compile(r"-?\d{1,20}", re.ASCII)
 _MESSAGES = """
 ResponseHeader: uint64 cluster_id 1, uint64 member_id 2, int64 revision 3, uint64 raft_term 4

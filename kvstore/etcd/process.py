@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import signal
 import ssl
 import threading
@@ -21,6 +22,9 @@ from paxon.kvstore.recipes.clients import AsyncClient
 from paxon.transport import raise_descriptor_limit
 
 __all__ = ["BackgroundGateway", "Listening", "run_gateway"]
+
+_M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 512 << 10
+"""Of <malloc.h>; bytes: more than is asked for at each reading of a socket."""
 
 
 _STOP_SECONDS = 5.0
@@ -92,7 +96,14 @@ def run_gateway(
     Raises `PaxonError` if no server answers at first, OSError if the port cannot be had.
     """
     raise_descriptor_limit()
+    _give_memory_back()
     asyncio.run(_run(servers, secure, listening, ready, save))
+
+
+def _give_memory_back() -> None:
+    """Have glibc return large blocks, of long answers, to the system as soon as they are free."""
+    with contextlib.suppress(AttributeError):  # (another library of C)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 async def _run(

@@ -85,7 +85,7 @@ MALFORMED = [
     b'{"key": "YQ==", "sort_order": "1"}', b'{"key": "YQ==", "serializable": "true"}',
     b'{"limit": "x"}', b'{"limit": "1_0"}', b'{"limit": 1e30}', b'{"limit": 9223372036854775808}',
     b'{"sort_order": "UP"}', b'x{"key": "YQ=="}', b"[" * 20_000,
-    b'{"key":' * 10_000,
+    b'{"key":' * 10_000, b'{"key": "YQ==", "x": NaN}',
 ]  # fmt: skip
 
 

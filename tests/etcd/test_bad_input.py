@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import select
 import socket
@@ -13,6 +14,8 @@ import grpc
 import hpack
 import pytest
 
+from paxon.kvstore.etcd.front import _Asked
+from paxon.kvstore.etcd.grpc import GrpcCall
 from paxon.kvstore.etcd.http2 import PREFACE, Http2, Stream, Tally
 from paxon.kvstore.etcd.messages import message
 from tests.etcd.test_streams import WatchStream
@@ -20,6 +23,7 @@ from tests.etcd.tools import Gateway, Grpc
 from tests.soak import sized
 from tests.waiting import wait_until
 
+CALLS = (GrpcCall, Stream, _Asked)
 HEAD = hpack.Encoder().encode(
     [(":method", "POST"), (":scheme", "http"), (":path", "/etcdserverpb.KV/Range"),
      (":authority", "x"), ("content-type", "application/grpc"), ("te", "trailers")]
@@ -348,6 +352,28 @@ def test_who_takes_a_long_answer_slowly_is_served_meanwhile(gateway: Gateway, cl
         while b"grpc-status" not in said:
             said += link.recv(1 << 16)
         assert grpc_status(said) == "0"
+
+
+def test_what_was_made_for_who_has_left_is_free_without_garbage_collection(
+    gateway: Gateway, client: Grpc
+) -> None:
+    """Hundreds of megabytes would else stay until enough else happens."""
+    for n in range(4):
+        client.kv("Put", key=b"slow/%d" % n, value=b"v" * 1_000_000)
+    long, short = b"\0\0\0\0\x0e\x0a\5slow/\x12\5slow0", b"\0\0\0\0\x08\x0a\6slow/1"
+    asked = START + b"".join(
+        head(n) + frame(0, 1, n, long if n & 2 else short) for n in range(1, 20, 2)
+    )
+    gc.collect()  # (of other tests)
+    gc.disable()
+    try:
+        for owed in (0, 20 << 20):
+            with socket.create_connection(("127.0.0.1", gateway.port), 20) as link:
+                link.sendall(asked)
+                wait_until(lambda n=owed: gateway.owed() >= n)  # type: ignore[misc]
+        wait_until(lambda: not any(type(each) in CALLS for each in gc.get_objects()), "free", 20)
+    finally:
+        gc.enable()
 
 
 def test_who_opens_no_window_is_refused_more_work(gateway: Gateway, client: Grpc) -> None:
