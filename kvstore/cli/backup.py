@@ -38,7 +38,7 @@ _ClusterFile = Annotated[
         "-c",
         envvar="PAXON_CLUSTER_FILE",
         metavar="FILE",
-        help="The new cluster's file (TOML), which may be the old one's.",
+        help="The new cluster's file (TOML); the old one's will do.",
         show_default=False,
     ),
 ]
@@ -98,12 +98,12 @@ def restore(
         int | None,
         typer.Option(
             "--id", "-i", show_default=False,
-            help="Make a cluster of this one of them alone, for the others to join.",
+            help="Make a cluster of this server alone, for the others to join.",
         ),
     ] = None,
     into: Annotated[
         Path | None,
-        typer.Option(help="Make them in here, as server-1, server-2, …, to be moved to hosts."),
+        typer.Option(help="Make the directories server-1, server-2, … in here, for moving."),
     ] = None,
     of: Annotated[
         str, typer.Option("--from", metavar="NAME", help="Its cluster, if the new one has another.")
@@ -154,7 +154,7 @@ def recover(
     ],
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", "-d", help="The one that is left, if not as in the file."),
+        typer.Option("--dir", "-d", help="The directory that is left, if not as in the file."),
     ] = None,
     skip: _Skip = None,
     machine: _Machine = None,

@@ -73,7 +73,7 @@ _Number = Annotated[
         "--id",
         "-i",
         envvar="PAXON_SERVER_ID",
-        help="Which of its servers this is.",
+        help="This server's id in the file.",
         show_default=False,
     ),
 ]
@@ -335,7 +335,8 @@ def _reporter(plan: ServerPlan) -> Callable[[Report], None]:
 
 def keygen(
     file: Annotated[
-        Path, typer.Argument(help="Where the pair is, or is to be kept.", show_default=False)
+        Path,
+        typer.Argument(help="The key pair's file, made if it is not there.", show_default=False),
     ],
 ) -> None:
     """Make a key pair, if the file is not there yet, and print its public key.
@@ -362,7 +363,7 @@ def status(
         bool, typer.Option("--counters", help="Show all that is counted, and what it means.")
     ] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Again every second, until Ctrl-C.")
+        bool, typer.Option("--watch", "-w", help="Refresh every second, until Ctrl-C.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -33,7 +33,7 @@ def doctor(
         int | None,
         typer.Option(
             "--id", "-i", envvar="PAXON_SERVER_ID", show_default=False,
-            help="Look at this host as that server's: ports, directory, disk.",
+            help="Check this host for that server: ports, directory, disk.",
         ),
     ] = None,
     as_json: JsonOption = False,

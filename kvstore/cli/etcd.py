@@ -24,7 +24,7 @@ def etcd(
             "-l",
             envvar="PAXON_ETCD_LISTEN",
             metavar="HOST:PORT",
-            help="Where etcd's clients are to find it.",
+            help="Where etcd's clients find it.",
         ),
     ] = "127.0.0.1:2379",
     advertise: Annotated[

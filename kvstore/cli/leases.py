@@ -35,7 +35,10 @@ _Id = Annotated[str, typer.Argument(metavar="ID", help="The lease's id, as grant
 
 @app.command()
 def grant(
-    ttl: Annotated[float, typer.Argument(metavar="SECONDS", help="How long it lives unrenewed.")],
+    ttl: Annotated[
+        float,
+        typer.Argument(metavar="SECONDS", help="Seconds that it lives without being renewed."),
+    ],
     *,
     cluster: ClusterOption = DEFAULT_CLIENTS,
     key_file: KeyOption = None,
@@ -58,7 +61,7 @@ def grant(
 def keep(
     lease: _Id,
     *,
-    once: Annotated[bool, typer.Option("--once", help="Renew it once and return.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Renew it once, then end.")] = False,
     cluster: ClusterOption = DEFAULT_CLIENTS,
     key_file: KeyOption = None,
     timeout: TimeoutOption = _TIMEOUT,

@@ -60,11 +60,11 @@ _WaitOption = Annotated[
     float | None,
     typer.Option(
         "--timeout", "-t", min=0, show_default="for ever",
-        help="Seconds to wait for others, 0: not at all.",
+        help="Seconds to wait for others; 0: do not wait.",
     ),
 ]  # fmt: skip
 _TtlOption = Annotated[
-    float, typer.Option("--ttl", min=2, help="Seconds after which it is free if we die.")
+    float, typer.Option("--ttl", min=2, help="Seconds after which it is free if this process dies.")
 ]
 
 
@@ -78,13 +78,14 @@ def lock(
         bool, typer.Option("--read", help="Share it with other readers; writers wait.")
     ] = False,
     write: Annotated[
-        bool, typer.Option("--write", help="Hold it alone; those who --read wait.")
+        bool, typer.Option("--write", help="Hold it alone: readers (--read) wait.")
     ] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=1, help="A semaphore: so many hold it.")
+        int | None,
+        typer.Option("--limit", "-n", min=1, help="Use a semaphore that this many hold at once."),
     ] = None,
     list_: Annotated[
-        bool, typer.Option("--list", help="Only show who holds it, and who waits.")
+        bool, typer.Option("--list", help="Only show its holders, and the waiting.")
     ] = False,
     timeout: _WaitOption = None,
     ttl: _TtlOption = 10.0,
@@ -135,7 +136,7 @@ def election(
         str | None,
         typer.Argument(
             metavar="[VALUE]",
-            help="What others see of us while we lead; - reads it from stdin.",
+            help="The value that others see while this process leads; - reads it from stdin.",
         ),
     ] = None,
     *,
@@ -143,7 +144,7 @@ def election(
         bool, typer.Option("--listen", help="Print who leads, and each change, until Ctrl-C.")
     ] = False,
     count: Annotated[
-        int | None, typer.Option("--count", "-n", min=1, help="With --listen: end after so many.")
+        int | None, typer.Option("--count", "-n", min=1, help="With --listen: end after this many.")
     ] = None,
     timeout: _WaitOption = None,
     ttl: _TtlOption = 10.0,

@@ -30,13 +30,13 @@ _TIMEOUT = 60.0
 
 _Server = Annotated[int, typer.Argument(metavar="ID", help="The server's id.", show_default=False)]
 _Timeout = Annotated[
-    float, typer.Option("--timeout", "-t", min=0.001, help="Seconds for all of it.")
+    float, typer.Option("--timeout", "-t", min=0.001, help="Seconds that all of it may take.")
 ]
 _Peer = Annotated[
-    str, typer.Option(metavar="ADDRESS", help="Where other servers reach it, if not as it says.")
+    str, typer.Option(metavar="ADDRESS", help="Where other servers reach it, if not where it says.")
 ]
 _Client = Annotated[
-    str, typer.Option(metavar="ADDRESS", help="Where clients reach it, if not as it says.")
+    str, typer.Option(metavar="ADDRESS", help="Where clients reach it, if not where it says.")
 ]
 _PublicKey = Annotated[
     str, typer.Option(metavar="KEY", help="Its public key, where servers have keys (paxon keygen).")
@@ -66,7 +66,7 @@ def add(
     server: _Server,
     *,
     learner: Annotated[
-        bool, typer.Option("--learner", help="Leave it without a vote: it only keeps all data.")
+        bool, typer.Option("--learner", help="Give it no vote: it only keeps all data.")
     ] = False,
     peer: _Peer = "",
     client: _Client = "",

@@ -32,7 +32,7 @@ def settings(
         list[str],
         typer.Argument(
             metavar="[set NAME VALUE …]",
-            help="Which settings to change, and to what; nothing: show all.",
+            help="Settings to change, and their new values; without any all are shown.",
             show_default=False,
         ),
     ] = [],  # noqa: B006 (typer's way to say "several, none by default")
@@ -111,9 +111,7 @@ def transfer(
     *,
     to: Annotated[
         int | None,
-        typer.Option(
-            help="The server that is to lead; by default the one that is most up to date."
-        ),
+        typer.Option(help="The server that is to lead; by default the most up-to-date one."),
     ] = None,
     unless_other: Annotated[
         int | None,

@@ -64,7 +64,7 @@ KeyOption = Annotated[
         "--key",
         envvar="PAXON_KEY",
         metavar="FILE",
-        help="Own key pair, for a cluster file with keys; without it one is made up.",
+        help="This client's key pair, for a cluster file with keys; by default one is made up.",
     ),
 ]
 TimeoutOption = Annotated[
@@ -222,7 +222,10 @@ def fail(sentence: str, code: int) -> typer.Exit:
 
 
 _Revision = Annotated[
-    int, typer.Option("--revision", "-r", min=0, help="As it was after this revision; 0: as it is.")
+    int,
+    typer.Option(
+        "--revision", "-r", min=0, help="Read the value as of this revision; 0: as it is now."
+    ),
 ]
 
 
@@ -230,7 +233,8 @@ def get(
     key: _Key,
     *,
     prefix: Annotated[
-        bool, typer.Option("--prefix", help="All keys that begin with it, a line each, as scan.")
+        bool,
+        typer.Option("--prefix", help="Print all keys that begin with it, a line each, like scan."),
     ] = False,
     revision: _Revision = 0,
     detail: Annotated[
@@ -316,7 +320,7 @@ def delete(
     key: _Key,
     *,
     prefix: Annotated[
-        bool, typer.Option("--prefix", help="All keys that begin with it, in one revision.")
+        bool, typer.Option("--prefix", help="Delete all keys that begin with it, in one revision.")
     ] = False,
     cluster: ClusterOption = DEFAULT_CLIENTS,
     key_file: KeyOption = None,
@@ -342,7 +346,7 @@ def cas(
         list[str],
         typer.Argument(
             metavar="[EXPECTED] VALUE",
-            help="What it must be now, and what it becomes; - reads either from stdin.",
+            help="The value that it must have now, and the new one; - reads either from stdin.",
             show_default=False,
         ),
     ],
@@ -380,12 +384,14 @@ def cas(
 
 def scan(
     prefix: Annotated[
-        str, typer.Argument(help="Keys that begin with this.", callback=as_typed)
+        str, typer.Argument(help="Only keys that begin with this.", callback=as_typed)
     ] = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 1000,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, help="Print at most this many.")
+    ] = 1000,
     *,
     revision: _Revision = 0,
-    reverse: Annotated[bool, typer.Option("--reverse", help="The last ones first.")] = False,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Print the last ones first.")] = False,
     detail: Annotated[
         bool, typer.Option("--detail", help="In JSON, with revisions, version and lease.")
     ] = False,

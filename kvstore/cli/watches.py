@@ -32,7 +32,7 @@ _TIMEOUT = 10.0
 def watch(
     key: Annotated[
         str,
-        typer.Argument(help="The key, or with --prefix what keys begin with.", callback=as_typed),
+        typer.Argument(help="The key, or with --prefix the beginning of keys.", callback=as_typed),
     ],
     *,
     prefix: Annotated[
@@ -40,15 +40,15 @@ def watch(
     ] = False,
     after: Annotated[
         int | None,
-        typer.Option("--after", min=0, help="Begin after this revision; without it, now."),
+        typer.Option("--after", min=0, help="Begin after this revision; by default now."),
     ] = None,
     count: Annotated[
-        int | None, typer.Option("--count", "-n", min=1, help="End after so many events.")
+        int | None, typer.Option("--count", "-n", min=1, help="End after this many events.")
     ] = None,
-    puts: Annotated[bool, typer.Option(help="Tell of writes.")] = True,
-    deletes: Annotated[bool, typer.Option(help="Tell of deletions.")] = True,
+    puts: Annotated[bool, typer.Option(help="Print writes.")] = True,
+    deletes: Annotated[bool, typer.Option(help="Print deletions.")] = True,
     previous: Annotated[
-        bool, typer.Option("--previous", help="Tell also what the value was before.")
+        bool, typer.Option("--previous", help="Print the previous value too.")
     ] = False,
     cluster: ClusterOption = DEFAULT_CLIENTS,
     key_file: KeyOption = None,
