@@ -6,10 +6,18 @@ just before the time that something is due at, and the wake-up would find nothin
 
 from __future__ import annotations
 
+from collections import deque
+
 from paxon.actors.ballot import NO_BALLOT, Ballot
-from paxon.actors.environment import NEVER
+from paxon.actors.environment import NEVER, ClientToken
 from paxon.actors.execution.application import Application
-from paxon.actors.limits.allowances import MAX_RENEWAL_BYTES, MAX_RENEWALS, MESSAGE_BYTES
+from paxon.actors.limits.allowances import (
+    ENTRY_BYTES,
+    MAX_RENEWAL_BYTES,
+    MAX_RENEWALS,
+    MESSAGE_BYTES,
+    SLOT_RENEWAL_BYTES,
+)
 from paxon.actors.messages import Entry
 
 __all__ = ["IDLE_INTERVAL", "LogTime", "MAX_TIME_JUMP", "NANOSECONDS", "TIMED_INTERVAL", "Chores"]
@@ -25,6 +33,8 @@ IDLE_INTERVAL = 60 * NANOSECONDS
 """… and so often while there are only sessions: else a change of leader would set them back."""
 RENEWAL_DELAY = 0.05
 """Seconds for which renewals wait for others, to share a slot, if nothing else wants one."""
+RENEWALS_PAUSE = 0.5
+"""Seconds after which some are proposed again at the latest."""
 _LATE = 1e-6
 """Seconds that a timer is set later than it need be, so that rounding never makes it too early."""
 
@@ -136,7 +146,10 @@ class LogTime:
 class Chores:
     """Proposals of a leader with no command waiting: renewals, wake-ups, the time itself."""
 
-    __slots__ = ("at", "bytes", "last_slot", "renew_at", "renewals", "stamped", "wakeup", "wanted")
+    __slots__ = (
+        "at", "began", "bytes", "count", "last_slot", "not_before", "renew_at", "renewals", "sizes",
+        "slot", "stamped", "wakeup", "wanted",
+    )  # fmt: skip
 
     def __init__(self, stamped: int) -> None:
         """`stamped` is the time of the last slot that was executed."""
@@ -146,34 +159,76 @@ class Chores:
         """… and whether that time has come."""
         self.wakeup: int | None = None
         """When the state machine wants to be woken, as `at` was computed for."""
-        self.renewals: list[Entry] = []
-        """Those that wait for the next slot."""
-        self.bytes = 0
+        self.renewals: dict[ClientToken, deque[Entry]] = {}
+        """Those that wait for a slot, for each client, in the order of their turns …"""
+        self.sizes: dict[ClientToken, int] = {}
+        """… their bytes …"""
+        self.count = self.bytes = 0
+        """… and all together."""
         self.renew_at = NEVER
-        """When renewals that wait are proposed at the latest, seconds."""
+        """When renewals that wait are proposed at the latest, seconds …"""
+        self.not_before = -NEVER
+        """… and at the soonest: others were a moment ago."""
+        self.slot, self.began = 0, 0.0
+        """The slot in which they were, until it is executed; and since when, seconds."""
         self.stamped = stamped
         """The time of the last batch that was proposed …"""
         self.last_slot = 0
         """… and its slot."""
 
-    @property
-    def full(self) -> bool:
-        """Whether no more renewals are taken in (limits/allowances.py)."""
-        return len(self.renewals) >= MAX_RENEWALS or self.bytes >= MAX_RENEWAL_BYTES
+    def is_full(self, client: ClientToken) -> bool:
+        """Whether no more renewals of this client are taken in (limits/allowances.py)."""
+        share = 4
+        if self.count >= MAX_RENEWALS or self.bytes >= MAX_RENEWAL_BYTES:
+            share = 2 * len(self.renewals) + 2
+        return (
+            len(self.renewals.get(client, ())) >= MAX_RENEWALS // share
+            or self.sizes.get(client, 0) >= MAX_RENEWAL_BYTES // share
+        )
 
-    def add(self, renewal: Entry, now: float) -> None:
-        """A renewal waits for the next slot, whatever else is in it."""
-        self.renewals.append(renewal)
-        self.bytes += len(renewal.command) + MESSAGE_BYTES
-        self.renew_at = min(self.renew_at, now + RENEWAL_DELAY)
+    def add(self, renewal: Entry, client: ClientToken, now: float) -> None:
+        """A renewal waits for a slot, whatever else is in it."""
+        size = len(renewal.command) + MESSAGE_BYTES
+        self.renewals.setdefault(client, deque()).append(renewal)
+        self.sizes[client] = self.sizes.get(client, 0) + size
+        self.count += 1
+        self.bytes += size
+        self.renew_at = min(self.renew_at, max(now + RENEWAL_DELAY, self.not_before))
         self.at = min(self.at, self.renew_at)
 
-    def take(self) -> list[Entry]:
-        """All renewals that wait, for the slot that is proposed now."""
-        taken, self.renewals = self.renewals, []
-        self.bytes = 0
-        self.renew_at = NEVER
+    def take(self, slot: int, now: float) -> list[Entry]:
+        """The renewals for the slot that is proposed now, of all clients in turns.
+
+        Some at a time: they go before commands, and one client's might keep all others' out.
+        """
+        taken: list[Entry] = []
+        room = SLOT_RENEWAL_BYTES if now >= self.not_before else 0
+        while self.renewals and room > 0:
+            client = next(iter(self.renewals))
+            waiting = self.renewals.pop(client)
+            renewal = waiting.popleft()
+            taken.append(renewal)
+            room -= len(renewal.command) + ENTRY_BYTES
+            self.count -= 1
+            self.bytes -= len(renewal.command) + MESSAGE_BYTES
+            self.sizes[client] -= len(renewal.command) + MESSAGE_BYTES
+            if waiting:
+                self.renewals[client] = waiting
+            else:
+                del self.sizes[client]
+        if taken:
+            self.slot, self.began = slot, now
+            self._pause(RENEWALS_PAUSE, now)
         return taken
+
+    def executed(self, now: float) -> None:
+        """The slot with renewals is: for as long as it took the next ones go to commands alone."""
+        self.slot = 0
+        self._pause(min(now - self.began, RENEWALS_PAUSE), now)
+
+    def _pause(self, seconds: float, now: float) -> None:
+        self.not_before = now + seconds
+        self.renew_at = self.not_before if self.renewals else NEVER
 
     def plan(self, application: Application, time: LogTime, now: float, clock: int) -> None:
         """Say when to look again whether something is due, other than a command."""

@@ -6,7 +6,7 @@ them changed").
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -68,7 +68,7 @@ class ChangeMembers(_Data, frozen=True, tag=13):
     """Random 63-bit number: ties the reply to this, and names the change from now on."""
     ballot: Ballot
     """The reign that it is meant for; its epoch is the one whose members are to change."""
-    changes: tuple[MemberChange, ...]
+    changes: Annotated[tuple[MemberChange, ...], msgspec.Meta(max_length=1000)]
 
 
 class AskMembers(_Data, frozen=True, tag=14):

@@ -11,7 +11,7 @@ where it is called from (rule 15). So any change of a message needs a new `PROTO
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -24,13 +24,14 @@ __all__ = [
     "PROTOCOL_VERSION", "CONFIG", "NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Entry", "Batch",
     "P1A", "P1B", "P2A", "P2B", "Heartbeat", "HeartbeatReply", "PreVote", "PreVoteReply",
     "CatchUpRequest", "CatchUp", "SnapshotOffer", "SnapshotRequest", "SnapshotChunk",
-    "DigestRequest", "DigestReply", "Introduction", "Made", "CountQuestion", "CountAnswer", "Place",
-    "Whereabouts", "CommitNote", "Sealed", "Handover", "Rehearsal", "Rehearsed", "PeerMessage",
-    "OpenSession", "Command", "Query", "StatusRequest", "SlotRequest", "ChangeSettings", "Renew",
-    "Stranger", "Watch", "Unwatch", "WatchCheck", "TransferLeader", "ChangeMembers", "AskMembers",
-    "ClientMessage", "ReplyStatus", "ReadMode", "SessionOpened", "CommandReply", "QueryReply",
-    "NotLeader", "Overloaded", "StatusReply", "SlotReply", "OtherCluster", "PortOfServers",
-    "WatchesHeld", "Addresses", "ServerReply", "overloaded", "retry_after",
+    "DigestRequest", "DigestReply", "Introduction", "Made", "CountQuestion", "CountAnswer",
+    "Place", "Whereabouts", "CommitNote", "Sealed", "Handover", "Rehearsal", "Rehearsed",
+    "PeerMessage", "MOST_UNWATCHED", "OpenSession", "Command", "Query", "StatusRequest",
+    "SlotRequest", "ChangeSettings", "Renew", "Stranger", "Watch", "Unwatch", "WatchCheck",
+    "TransferLeader", "ChangeMembers", "AskMembers", "ClientMessage", "ReplyStatus", "ReadMode",
+    "SessionOpened", "CommandReply", "QueryReply", "NotLeader", "Overloaded", "StatusReply",
+    "SlotReply", "OtherCluster", "PortOfServers", "WatchesHeld", "Addresses", "ServerReply",
+    "overloaded", "retry_after",
 ]  # fmt: skip
 
 PROTOCOL_VERSION = 8
@@ -353,6 +354,9 @@ PeerMessage: TypeAlias = (
 # --- clients to servers --------------------------------------------------------------------------
 
 ReadMode = Literal["linearizable", "lease", "stale"]
+MOST_UNWATCHED = 20_000
+"""Watches that one `Unwatch` names at most. Lists in clients' messages have bounds: a frame of 30
+MiB with one of small numbers would take half a second, and a gigabyte, to read."""
 
 
 class OpenSession(Wire, frozen=True, tag=1):
@@ -404,7 +408,7 @@ class ChangeSettings(Wire, frozen=True, tag=6):
     """Random 63-bit number that ties the reply to the request."""
     changed_at: int
     """See `Change` (actors/execution/agreed.py), as the next."""
-    values: dict[str, int | float]
+    values: Annotated[dict[str, int | float], msgspec.Meta(max_length=100)]
 
 
 class Renew(Wire, frozen=True, tag=11):
@@ -443,7 +447,7 @@ class Watch(Wire, frozen=True, tag=8):
 class Unwatch(Wire, frozen=True, tag=9):
     """Client → server: these watches are wanted no more. Not answered."""
 
-    ids: list[int]
+    ids: Annotated[list[int], msgspec.Meta(max_length=MOST_UNWATCHED)]
 
 
 class WatchCheck(Wire, frozen=True, tag=10):

@@ -255,7 +255,7 @@ class PaxosServer(BurstActor):
         )
         self.watches = Watches(self, self._outbox, self._counters)
         self._peer_handlers = self._handlers_of_peers()
-        self._client_handlers = self.reception.handlers = self._handlers_of_clients()
+        self._client_handlers = self.reception.timed(self._handlers_of_clients())
 
     def _handlers_of_peers(self) -> dict[type, Callable[[Any, ServerId], None]]:
         """The handler of each message of another server."""
@@ -999,7 +999,7 @@ class PaxosServer(BurstActor):
         invariant(self.log_time.runs, "a time was stamped before what was taken over is executed")
         slot, chores = reign.next_slot, reign.chores
         if chores.renewals:
-            entries = chores.take() + entries
+            entries = chores.take(slot, self._now) + entries
         batch = Batch(self.log_time.stamp(self._clock.awake()), entries, self.promised)
         chores.stamped, chores.last_slot = batch.time, slot
         reign.batches[slot] = batch
@@ -1314,6 +1314,7 @@ class PaxosServer(BurstActor):
             if refusal.status == ReplyStatus.OVERLOADED:
                 self._counters["overloaded"] += 1
             self._answer_command(client, key, refusal.status, refusal.payload)
+            self._count_work(client, len(refusal.payload))
             return
         waiting[key] = client
         pending = reign.pending
@@ -1383,15 +1384,14 @@ class PaxosServer(BurstActor):
         reign = self._takes_in(request, client, request.id, len(request.command))
         if reign is None:
             return
-        large = len(request.command) > self.settings.batch_bytes
-        if large or not self.application.renews(request.command):
-            self._outbox.refuse(client, request.id, "this is no renewal: send it as a command")
-        elif reign.chores.full:
+        if reign.chores.is_full(client):
             self._outbox.put_off(client, request.id, "too many renewals are waiting")
+        elif not self.application.renews(request.command):
+            self._outbox.refuse(client, request.id, "this is no renewal: send it as a command")
         else:
             self._counters["renewals"] += 1
             reign.waiting[0, request.id] = client
-            reign.chores.add(Entry(0, request.id, RENEWAL, 0, request.command), self._now)
+            reign.chores.add(Entry(0, request.id, RENEWAL, 0, request.command), client, self._now)
 
     def on_stranger(self, request: Stranger, client: ClientToken) -> None:
         """A client of another cluster: it must not take our answers for that one's."""
@@ -1793,7 +1793,7 @@ class PaxosServer(BurstActor):
         self._counters["commands_executed"] += len(results)
         if reign is None or (not reign.waiting and not reign.futures):
             return
-        if self.reception.turns.held_back or reign.large_slots:
+        if self.reception.turns.held_back or reign.large_slots or reign.chores.slot == slot:
             self.reception.charge(reign, slot, results, self.snapshots.executed_bytes)
         tried = self._held.tried
         for entry, reply in results:

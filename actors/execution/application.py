@@ -332,7 +332,8 @@ class Application:
         """Whether a command may go before all others, into no session. At the leader alone."""
         try:
             self.machine.check(command)
-            return bool(self.machine.renews(command))
+            short = len(command) <= self.agreed.max_command_bytes
+            return short and bool(self.machine.renews(command))
         except BaseException:  # the user's code may raise anything
             return False
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 from paxon.transport import MAX_FRAME_BYTES
 
 __all__ = [
-    "CHARGED_BYTES", "CLIENT_SECONDS", "COST_PER_SLOT", "EXECUTE_SECONDS", "FAILURE_BYTES",
-    "FRAME_BYTES", "IN_FLIGHT_BYTES", "KEPT_SHARE", "LARGEST_REPLY", "LARGE_REPLY", "MAX_PENDING",
-    "MAX_READS", "MAX_READ_BYTES", "MAX_RENEWALS", "MAX_RENEWAL_BYTES", "MAX_TRANSFER_BYTES",
-    "MESSAGE_BYTES", "RETRY_AFTER", "RETRY_FOR_ROOM", "SECONDS_PER_BYTE", "TRANSFERS_PER_PEER",
-    "TURN_BYTES", "SLOT_REPLIES", "SLOT_REPLIES_AT_MOST",
+    "CHARGED_BYTES", "CLIENT_SECONDS", "COST_PER_SLOT", "ENTRY_BYTES", "EXECUTE_SECONDS",
+    "FAILURE_BYTES", "FRAME_BYTES", "IN_FLIGHT_BYTES", "KEPT_SHARE", "LARGEST_REPLY",
+    "LARGE_REPLY", "MAX_PENDING", "MAX_READS", "MAX_READ_BYTES", "MAX_RENEWALS",
+    "MAX_RENEWAL_BYTES", "MAX_TRANSFER_BYTES", "MESSAGE_BYTES", "RETRY_AFTER", "RETRY_FOR_ROOM",
+    "SECONDS_PER_BYTE", "SLOT_RENEWAL_BYTES", "SLOT_REPLIES", "SLOT_REPLIES_AT_MOST",
+    "TRANSFERS_PER_PEER", "TURN_BYTES",
 ]  # fmt: skip
 
 MESSAGE_BYTES = 64
 """What a message counts for beside its content, wherever bytes are counted."""
+ENTRY_BYTES = 16
+"""What an entry takes in a slot's value beside its command, about."""
 
 RETRY_AFTER = 0.05
 """When a client that was refused had better come again, if nothing better is known."""
@@ -58,13 +61,16 @@ MAX_READS = 16_384
 MAX_READ_BYTES = 32 << 20
 """… and their bytes."""
 MAX_RENEWALS = 65_536
-"""Renewals that may wait for the next slot: a budget of their own, so that nobody's commands, many
-as they may be, keep anybody's leases from being renewed …"""
+"""Renewals that may wait for a slot: a budget of their own, so that nobody's commands, many as they
+may be, keep anybody's leases from being renewed …"""
 MAX_RENEWAL_BYTES = 16 << 20
-"""… and their bytes."""
+"""… and their bytes. A client gets a quarter at most, and its share once all of it is taken."""
 
 # --- a slot and what it leaves behind (the same on every server) ---------------------------------
 
+SLOT_RENEWAL_BYTES = 16 << 10
+"""So many bytes of renewals go into a slot (at least one): some thousand leases. Between two
+such slots commands have as much time to themselves."""
 COST_PER_SLOT = 64 << 20
 """Commands are packed into one slot up to this cost (see `StateMachine.cost`), and one alone that
 would cost more is refused."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, TypeAlias
 
 from paxon.actors.embedding import settle
 from paxon.actors.environment import ClientToken, Clock, ServerBurst
@@ -17,13 +18,25 @@ from paxon.actors.limits.allowances import (
     TURN_BYTES,
 )
 from paxon.actors.limits.turns import ClientTurns, Openings, Stored, Waiting
-from paxon.actors.messages import ClientMessage, Renew
+from paxon.actors.messages import (
+    ClientMessage,
+    Command,
+    Query,
+    Renew,
+    SlotRequest,
+    StatusRequest,
+)
 from paxon.actors.outbox import Outbox
 from paxon.actors.records.places import Places
 from paxon.actors.records.reign import LITTLE_ROOM, Reign, answer_to
 from paxon.actors.settings import Settings
 
 __all__ = ["LARGE_REPLY", "Reception"]
+
+Handlers: TypeAlias = Mapping[type, Callable[[Any, ClientToken], None]]
+
+COUNT_THEMSELVES = (Command, Query, StatusRequest, SlotRequest)
+"""Requests whose handlers tell `count_work` what they have answered, if anything."""
 
 PAUSE = 0.001
 """Seconds after which a client is looked at again that could not be served."""
@@ -50,8 +63,9 @@ class Reception:
         self._outbox = outbox
         self._counters = counters
         self._clock = clock
-        self.handlers: Mapping[type, Callable[[Any, ClientToken], None]] = {}
+        self.handlers: Handlers = {}
         """The server's, for each kind of request."""
+        self._reign: Reign | None = None
         self.turns = ClientTurns()
         self.openings = Openings()
         self.spent = False
@@ -63,6 +77,23 @@ class Reception:
         """When the present turn began."""
         self._sent_seconds = 0.0
         """What sending the replies of the present turn takes, as estimated from their sizes."""
+
+    def timed(self, handlers: Handlers) -> Handlers:
+        """Take these; what each request takes counts, though nothing be answered at once."""
+
+        def count(handler: Callable[[Any, ClientToken], None]) -> Callable[..., None]:
+            @wraps(handler)
+            def handle(request: Any, client: ClientToken) -> None:
+                handler(request, client)
+                self.count_work(client, 0, self._reign)
+
+            return handle
+
+        self.handlers = {
+            kind: handler if kind in COUNT_THEMSELVES else count(handler)
+            for kind, handler in handlers.items()
+        }
+        return self.handlers
 
     # --- a step ----------------------------------------------------------------------------------
 
@@ -76,6 +107,7 @@ class Reception:
             for client in burst.ignored:
                 self._outbox.throw_away(client, "too many requests are waiting")
         clients = burst.clients
+        self._reign = reign
         self.open()
         handled = 0
         for _, requests in clients:
@@ -149,13 +181,17 @@ class Reception:
     def _renew_first(
         self, client: ClientToken, requests: Sequence[ClientMessage]
     ) -> Sequence[ClientMessage]:
-        """Renewals wait behind nobody's commands, nor behind their own client's."""
-        renewals = [request for request in requests if type(request) is Renew]
-        if not renewals:
-            return requests
-        for request in renewals:
-            self.handlers[Renew](request, client)
-        return [request for request in requests if type(request) is not Renew]
+        """Renewals wait behind nobody's commands, nor behind their own client's, for a moment."""
+        ends_at, left = 0.0, []
+        for request in requests:
+            if type(request) is Renew:
+                now = self._clock.monotonic()
+                ends_at = ends_at or now + CLIENT_SECONDS
+                if now < ends_at:
+                    self.handlers[Renew](request, client)
+                    continue
+            left.append(request)
+        return left
 
     def _take_turns(self, reign: Reign | None) -> None:
         """Serve those that waited, in turns, until the step's share is spent."""
@@ -232,6 +268,8 @@ class Reception:
         `executed_bytes` is all that was stored since the last snapshot.
         """
         waiting, turns = reign.waiting, self.turns
+        if slot == reign.chores.slot:
+            reign.chores.executed(self._clock.monotonic())
         began = reign.large_slots.pop(slot, None)
         now = self._outbox.now if began is None else self._clock.monotonic()
         sizes: dict[ClientToken, int] = {}

@@ -15,6 +15,7 @@ from paxon.actors.execution.sessions import Reply
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.limits.allowances import (
     COST_PER_SLOT,
+    ENTRY_BYTES,
     IN_FLIGHT_BYTES,
     LARGEST_REPLY,
     MAX_PENDING,
@@ -67,9 +68,6 @@ MOST_BYTES_BEHIND = 4 << 20
 """… which may not lack more than this of the log, either."""
 MOST_ASKED = 1024
 """So many changes of members are remembered with what came of them."""
-ENTRY_BYTES = 16
-"""What an entry takes in a slot's value beside its command, about."""
-
 
 LITTLE_ROOM = Reply(
     ReplyStatus.OVERLOADED, overloaded("the servers' disks have little room", RETRY_FOR_ROOM)
@@ -411,4 +409,5 @@ class Reign:
     def unexecuted(self) -> list[Entry]:
         """Commands that were proposed or wait for a slot, and have not been executed."""
         proposed = [entry for batch in self.batches.values() for entry in batch.entries]
-        return proposed + self.chores.renewals + list(self.pending.entries)
+        renewals = [one for waiting in self.chores.renewals.values() for one in waiting]
+        return proposed + renewals + list(self.pending.entries)

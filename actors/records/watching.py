@@ -18,7 +18,7 @@ ALL = 200_000
 QUERY_BYTES = 64 << 10
 """What a watch asks may take so much …"""
 HELD_BYTES = 64 << 20
-"""… and those of all clients together this."""
+"""… and those of all clients together this, of which one client may have a quarter."""
 FORGOTTEN = 30.0
 """Seconds after which a client that has not asked how its watches are counts as gone: ZeroMQ does
 not tell of every connection that ends."""
@@ -36,10 +36,11 @@ Held = tuple[ClientToken, int]
 
 
 class _Client:
-    __slots__ = ("asked_at", "numbers")
+    __slots__ = ("asked_at", "bytes", "numbers")
 
     def __init__(self) -> None:
         self.asked_at = 0.0
+        self.bytes = 0
         self.numbers: dict[int, int] = {}
         """Its ids, and the server's numbers for them."""
 
@@ -74,6 +75,8 @@ class Watching:
             return f"a watch may take {QUERY_BYTES} bytes"
         if one is not None and len(one.numbers) >= EACH:
             return f"a client may have {EACH} watches at one server"
+        if one is not None and one.bytes + size > HELD_BYTES // 4:
+            return "this client's watches are too long for one server"
         if len(self.held) >= ALL or self._bytes + size > HELD_BYTES:
             return "this server holds as many watches as it can"
         return ""
@@ -87,10 +90,13 @@ class Watching:
         self._next += 1
         before = one.numbers.get(watch)
         if before is not None:
-            self._bytes -= self.held.pop(before)[2]
+            gone = self.held.pop(before)[2]
+            self._bytes -= gone
+            one.bytes -= gone
         one.numbers[watch] = self._next
         self.held[self._next] = (client, watch, size)
         self._bytes += size
+        one.bytes += size
         return self._next, before
 
     def take(self, number: int) -> Held:
@@ -98,6 +104,7 @@ class Watching:
         client, watch, size = self.held.pop(number)
         self._bytes -= size
         one = self._clients[client]
+        one.bytes -= size
         del one.numbers[watch]
         if not one.numbers:
             del self._clients[client]

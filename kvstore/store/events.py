@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 
 from paxon.kvstore.store.items import Row, row, value_bytes
 from paxon.kvstore.store.operations import Events, Result
 from paxon.kvstore.store.ranges import read_range
 from paxon.kvstore.store.refusals import Refusal
-from paxon.kvstore.store.spans import contains
+from paxon.kvstore.store.spans import end_of, united
 from paxon.kvstore.store.state import State
 
-__all__ = ["answer_events", "read_events"]
+__all__ = ["answer_events", "matcher", "read_events"]
 
 _LOOKED_AT = 20_000
 """Events that one answer looks at; whole revisions, at least one."""
@@ -33,7 +34,7 @@ def read_events(state: State, wanted: Events, max_bytes: int) -> tuple[int, list
         return wanted.after, [], 0
     if wanted.after + 1 < history.oldest:
         raise state.compacted(wanted.after + 1)
-    matches = _matcher(wanted.spans)
+    matches = matcher(wanted.spans)
     found: list[Event] = []
     through, size, looked_at = wanted.after, 0, 0
     for item, before in history.since(history.number_after(wanted.after)):
@@ -70,10 +71,16 @@ def answer_events(state: State, wanted: Events, max_bytes: int) -> tuple[Result,
     return [through, events, looked], events, size + page.work
 
 
-def _matcher(spans: list[tuple[bytes, bytes | None]]) -> Callable[[bytes], bool]:
-    """Whether a key is in one of the spans."""
+def matcher(spans: list[tuple[bytes, bytes | None]]) -> Callable[[bytes], bool]:
+    """Whether a key is in one of the spans: as quick for a thousand of them as for one."""
     single = frozenset(key for key, end in spans if end is None)
-    ranges = [(key, end) for key, end in spans if end is not None]
-    if not ranges:
+    ranges = united(spans)
+    firsts, ends = [first for first, _ in ranges], [end_of(end) for _, end in ranges]
+    if not firsts:
         return single.__contains__
-    return lambda key: key in single or any(contains(key_, end, key) for key_, end in ranges)
+
+    def matches(key: bytes) -> bool:
+        at = bisect_right(firsts, key)
+        return (at > 0 and key < ends[at - 1]) or key in single
+
+    return matches

@@ -1,14 +1,16 @@
 """Which watches an event concerns: an index of those that this server keeps (no replicated state).
 
 A written key is looked up: among the watches of single keys, among those of prefixes once for each
-length that occurs, and in every other span. So idle watches of keys and prefixes cost a write next
-to nothing, however many there are.
+length that occurs (up to 32), and in trees of all other spans. So idle watches cost a write next to
+nothing, however many there are.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from heapq import heappop, heappush
 from typing import Any
 
 import msgspec
@@ -19,13 +21,20 @@ from paxon.kvstore.store.operations import (
     decode_operations,
     encode_operations,
     encode_results,
+    refusal,
 )
 from paxon.kvstore.store.refusals import Refusal
-from paxon.kvstore.store.spans import contains, prefix_span
+from paxon.kvstore.store.spans import end_of, prefix_span, united
 from paxon.kvstore.store.state import State
 
-__all__ = ["Watches"]
+__all__ = ["Tree", "Trees", "Watches"]
 
+_LENGTHS = 32
+"""Of prefixes; those of further lengths are looked up like any other span."""
+_FEW_SPANS = 4
+"""Watches of so many spans are always kept; those of more while all that are kept …"""
+_MANY_SPANS = 50_000
+"""… have no more together: else one client's watches could take all memory."""
 _SHARED = 64
 """So many different answers to the events at hand are kept, for watches that ask the same."""
 
@@ -41,6 +50,14 @@ class Watches:
         self._lengths: Counter[int] = Counter()
         """Of the prefixes that are watched."""
         self._by_span: dict[tuple[bytes, bytes], set[int]] = {}
+        self._trees = Trees()
+        """All of these spans."""
+        self._spans = 0
+        """Of all that are kept."""
+        self._ahead: dict[int, int] = {}
+        """Positions of those that wait for a revision to come: nothing concerns them before …"""
+        self._reached: list[tuple[int, int]] = []
+        """… and a heap of the same, with some that were dropped."""
         self._seen = 0
         """The revision up to which all that is kept has been looked at …"""
         self._next = 0
@@ -67,19 +84,53 @@ class Watches:
             self._look_from(state)
         if wanted.after < state.revision:
             wanted = msgspec.structs.replace(wanted, after=state.revision)
+        if len(wanted.spans) > _FEW_SPANS and self._spans + len(wanted.spans) > _MANY_SPANS:
+            return encode_results(
+                [refusal(f"watch {_FEW_SPANS} spans at once: many are kept here")]
+            )
         self._kept[number] = wanted
+        self._spans += len(wanted.spans)
+        if wanted.after > state.revision:
+            self._ahead[number] = wanted.after
+            heappush(self._reached, (wanted.after, number))
+        else:
+            self._enter(number, wanted)
+        return None
+
+    def _enter(self, number: int, wanted: Events) -> None:
+        """From now on what happens to its keys concerns a watch."""
+        fresh = []
         for index, key in self._places(wanted):
-            index.setdefault(key, set()).add(number)
             if index is self._by_prefix:
                 self._lengths[len(key)] += 1
-        return None
+            elif index is self._by_span and key not in index:
+                fresh.append(key)
+            index.setdefault(key, set()).add(number)
+        if fresh:
+            self._trees.add(fresh)
+
+    def _enter_reached(self, revision: int) -> set[int]:
+        """Those whose position the store has passed: they may be concerned."""
+        reached = set[int]()
+        while self._reached and self._reached[0][0] < revision:
+            after, number = heappop(self._reached)
+            if self._ahead.get(number) == after:
+                del self._ahead[number]
+                self._enter(number, self._kept[number])
+                reached.add(number)
+        return reached
 
     def drop(self, number: int) -> None:
         """Forget a watch."""
         wanted = self._kept.pop(number, None)
         if wanted is None:
             return
-        for index, key in self._places(wanted):
+        self._spans -= len(wanted.spans)
+        if self._ahead.pop(number, 0):
+            if len(self._reached) > 2 * len(self._ahead) + 64:
+                self._reached = sorted((after, held) for held, after in self._ahead.items())
+            return
+        for index, key in self._places(wanted, number):
             numbers = index[key]
             numbers.discard(number)
             if index is self._by_prefix:
@@ -88,16 +139,25 @@ class Watches:
                     del self._lengths[len(key)]
             if not numbers:
                 del index[key]
+        self._trees.tidy(self._by_span)
 
-    def _places(self, wanted: Events) -> Iterator[tuple[dict[Any, set[int]], Any]]:
-        """Where a watch is entered: an index and its key there, for each span."""
-        for first, end in dict.fromkeys(wanted.spans):
-            if end is None:
-                yield self._by_key, first
-            elif (first, end) == prefix_span(first):
+    def _places(
+        self, wanted: Events, number: int | None = None
+    ) -> Iterator[tuple[dict[Any, set[int]], Any]]:
+        """An index and a key there, for each span: where a watch is entered, or `number` is."""
+        for key in {first for first, end in wanted.spans if end is None}:
+            yield self._by_key, key
+        for span in united(wanted.spans):
+            first = span[0]
+            if number is not None:
+                other = number in self._by_span.get(span, ())
+                yield (self._by_span, span) if other else (self._by_prefix, first)
+            elif span == prefix_span(first) and (
+                len(first) in self._lengths or len(self._lengths) < _LENGTHS
+            ):
                 yield self._by_prefix, first
             else:
-                yield self._by_span, (first, end)
+                yield self._by_span, span
 
     # --- what happens ------------------------------------------------------------------------
 
@@ -123,6 +183,7 @@ class Watches:
             concerned = set(self._kept)
         else:
             concerned = self._watching(set(history.keys(self._next)))
+        concerned |= self._enter_reached(state.revision)
         shared: dict[bytes, bytes | None] = {}
         for number in sorted(concerned):
             wanted = self._kept[number]
@@ -150,10 +211,78 @@ class Watches:
         for length in self._lengths:
             for start in {key[:length] for key in keys if length <= len(key)}:
                 found |= self._by_prefix.get(start, set())
-        for (first, end), numbers in self._by_span.items():
-            if any(contains(first, end, key) for key in keys):
-                found |= numbers
+        if self._by_span:
+            for span in self._trees.holding(sorted(keys)):
+                found |= self._by_span.get(span, set())
         return found
+
+
+class Trees:
+    """Spans, to find those that hold one of many keys: balanced trees laid out in lists.
+
+    A tree is never changed. New spans make a small one, and take in those that are not larger, so
+    that there are few. (Bentley & Saxe, "Decomposable Searching Problems", 1980)
+    """
+
+    def __init__(self) -> None:
+        self._trees: list[Tree] = []
+
+    def add(self, spans: list[tuple[bytes, bytes]]) -> None:
+        while self._trees and len(self._trees[-1].spans) <= len(spans):
+            spans = spans + self._trees.pop().spans
+        self._trees.append(Tree(spans))
+
+    def tidy(self, left: Collection[tuple[bytes, bytes]]) -> None:
+        """Only these are left: forget the others once they are more."""
+        if sum(len(tree.spans) for tree in self._trees) > 2 * len(left) + 64:
+            self._trees = [Tree(list(left))]
+
+    def holding(self, keys: list[bytes]) -> list[tuple[bytes, bytes]]:
+        """Those that hold a key, some of which may have gone; `keys` are in order."""
+        found: list[tuple[bytes, bytes]] = []
+        for tree in self._trees:
+            tree.find(keys, (0, len(keys)), (0, len(tree.spans)), found)
+        return found
+
+
+class Tree:
+    """Spans by their first keys; each node knows the highest end below it."""
+
+    def __init__(self, spans: list[tuple[bytes, bytes]]) -> None:
+        self.spans = sorted(spans)
+        self._ends = [end_of(end) for _, end in self.spans]
+        self._highest = self._ends.copy()
+        self._rise(0, len(spans))
+
+    def _rise(self, low: int, high: int) -> bytes:
+        if low >= high:
+            return b""
+        middle = (low + high) // 2
+        highest = max(self._ends[middle], self._rise(low, middle), self._rise(middle + 1, high))
+        self._highest[middle] = highest
+        return highest
+
+    def find(
+        self,
+        keys: list[bytes],
+        among: tuple[int, int],
+        nodes: tuple[int, int],
+        found: list[tuple[bytes, bytes]],
+    ) -> None:
+        """Of the spans `nodes` (from, to) those that hold one of the keys `among` (from, to)."""
+        (i, j), (low, high) = among, nodes
+        while low < high:
+            middle = (low + high) // 2
+            j = bisect_left(keys, self._highest[middle], i, j)
+            if i == j:
+                return
+            self.find(keys, (i, j), (low, middle), found)
+            i = bisect_left(keys, self.spans[middle][0], i, j)
+            if i == j:
+                return
+            if keys[i] < self._ends[middle]:
+                found.append(self.spans[middle])
+            low = middle + 1
 
 
 def _decode(query: bytes) -> Events:

@@ -24,11 +24,22 @@ from paxon.actors.messages import (
     OpenSession,
     Query,
     ReadMode,
+    Renew,
     SessionOpened,
     SlotRequest,
     StatusRequest,
+    Watch,
 )
-from paxon.kvstore.store.operations import Append, CompareAndSet, Get, Put, Scan, encode_operations
+from paxon.kvstore.store.operations import (
+    Append,
+    CompareAndSet,
+    Events,
+    Get,
+    KeepAlive,
+    Put,
+    Scan,
+    encode_operations,
+)
 
 __all__ = ["FLOODS", "FULL", "LARGE", "MIB", "Kind"]
 
@@ -97,6 +108,26 @@ def _settings(_session: int) -> Frames:
         yield [ChangeSettings(n, 0, {"session_ttl": 3600.0}) for n in itertools.islice(numbers, 50)]
 
 
+def _renewals(_session: int) -> Frames:
+    """Of leases that are not there; each is executed all the same."""
+    renewal = encode_operations([KeepAlive(lease) for lease in range(1, 40)])
+    numbers = itertools.count(1)
+    while True:
+        yield [Renew(number, renewal) for number in itertools.islice(numbers, 1000)]
+
+
+def _watches(_session: int) -> Frames:
+    """Of a thousand spans each, and of a revision that does not come."""
+    for number in itertools.count(1):
+        spans = [(b"a%04d-%06d" % (n, number), b"a%04d." % n) for n in range(1000)]
+        yield [Watch(number, encode_operations([Events(1 << 40, [*spans, (b"o", b"p")])]))]
+
+
+def _again_and_again(session: int) -> Frames:
+    """One command whose reply is a megabyte: asked again, it is answered from what is kept."""
+    return _again([Command(session, 1, 1, 0, encode_operations([Get(LARGE.encode())]))] * 100)
+
+
 def _unacknowledged(session: int) -> Frames:
     """A thousand replies of a megabyte, none of which is ever acknowledged; over and over."""
     get = encode_operations([Get(LARGE.encode())])
@@ -153,6 +184,9 @@ FLOODS = {
     "scans": Kind(_scans),
     "openings": Kind(_openings, reads=False),
     "settings": Kind(_settings),
+    "renewals": Kind(_renewals),
+    "watches of a thousand spans": Kind(_watches),
+    "one command again and again": Kind(_again_and_again),
     "20,000 appends a command": Kind(_appends, at_once=20),
     "20,000 puts a command": Kind(_commands(_execute)),
     "unacknowledged replies": Kind(_unacknowledged, reads=False),

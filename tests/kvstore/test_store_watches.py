@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paxon.kvstore.store import history
+from paxon.kvstore.store import history, watching
+from paxon.kvstore.store.events import matcher
 from paxon.kvstore.store.operations import (
     Compact,
     Delete,
@@ -222,6 +223,75 @@ spans = st.one_of(
     small_keys.map(prefix_span),
     st.tuples(small_keys, small_keys),
 )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(small_keys, small_keys), max_size=9), max_size=9),
+    st.lists(small_keys, min_size=1),
+)
+def test_spans_are_found_by_the_keys_that_they_hold(groups: list[list[Any]], these: Any) -> None:
+    trees = watching.Trees()
+    for group in groups:
+        trees.add(group)
+    every = [span for group in groups for span in group]
+    wanted = {span for span in every if any(contains(*span, key) for key in these)}
+    assert set(trees.holding(sorted(these))) == wanted
+    matches = matcher(every)
+    assert all(matches(key) == any(contains(*span, key) for span in every) for key in these)
+    trees.tidy(wanted)
+    assert set(trees.holding(sorted(these))) >= wanted
+
+
+def test_who_waits_for_a_revision_to_come_costs_nothing_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twenty thousand of them were asked at each write of their key, and none was answered."""
+    store = KVStore()
+    for number in range(1, 101):
+        assert watch(store, number, 5) is None
+    assert watch(store, 101, 3) is None
+    store.unwatch(100)
+    monkeypatch.setattr(watching, "answer_events", None)
+    run(store, Put(b"k", b"2"), Put(b"k", b"3"))
+    assert happened(store) == {}
+    monkeypatch.undo()
+    run(store, Put(b"k", b"4"))
+    assert keys(happened(store)[101]) == [(4, b"k", True)]
+    run(store, Put(b"k", b"5"), Put(b"k", b"6"))
+    assert [keys(answer) for answer in happened(store).values()] == [[(6, b"k", True)]] * 99
+    for number in range(200):
+        watch(store, 1, 99 + number)
+        store.unwatch(1)
+    assert len(store._watches._reached) < 100
+
+
+def test_a_write_looks_at_few_of_very_many_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were all gone through: a client with a million of them stopped everybody's writes."""
+    store, visits = KVStore(), 0
+    for number in range(1, 41):
+        wide = [(b"%02d.%04d" % (number, n), b"%02d.%04dx" % (number, n)) for n in range(1000)]
+        assert watch(store, number, 1, wide) is None
+    lengths = [prefix_span(b"p" * length) for length in range(1, 1000)]
+    assert watch(store, 41, 1, lengths) is None
+    find = watching.Tree.find
+
+    def counted(*arguments: Any) -> None:
+        nonlocal visits
+        visits += 1
+        find(*arguments)
+
+    monkeypatch.setattr(watching.Tree, "find", counted)
+    run(store, Put(b"others", b""))
+    assert happened(store) == {}
+    assert visits < 200
+    wide = [(b"%05d" % n, b"%05dx" % n) for n in range(1000)]
+    answers = [watch(store, number, 2, wide) for number in range(100, 120)]
+    assert "watch 4 spans at once" in answers[-1]["error"]
+    assert watch(store, 200, 2, wide[:4]) is None  # whoever asks for few is not kept out
+    for number in range(1, 42):
+        store.unwatch(number)
+    assert watch(store, 201, 2, wide) is None
 
 
 @settings(max_examples=200, deadline=None)

@@ -17,6 +17,7 @@ from paxon.actors.messages import (
     Overloaded,
     Query,
     QueryReply,
+    Renew,
     StatusRequest,
 )
 from paxon.kvstore.store.operations import Get, Put, encode_operations
@@ -131,6 +132,10 @@ class Slow(Register):
     def query(self, query: bytes) -> bytes:
         return self.apply(query)
 
+    def renews(self, command: bytes) -> bool:
+        self.apply(command)
+        return False
+
 
 @pytest.fixture
 def slow() -> Cluster:
@@ -140,10 +145,14 @@ def slow() -> Cluster:
     return cluster
 
 
-def test_whoever_asked_for_what_takes_long_sits_out_for_as_long(slow: Cluster) -> None:
-    """Turn by turn: 300 reads of 10 ms each wait, and others find the server free half the time."""
+@pytest.mark.parametrize("ask", [lambda n: Query(n, "stale", b"10"), lambda n: Renew(n, b"10")])
+def test_whoever_asked_for_what_takes_long_sits_out_for_as_long(ask: Any, slow: Cluster) -> None:
+    """Turn by turn: 300 of 10 ms each wait, and others find the server free half the time.
+
+    Reads, or what turns out to be no renewal: that it is refused takes time, too.
+    """
     slow.request(1, StatusRequest(1), client=OTHER)
-    slow.request(1, *[Query(n, "stale", b"10") for n in range(300)], client=FLOODER)
+    slow.request(1, *map(ask, range(300)), client=FLOODER)
     flooder = slow.servers[1].reception.turns.waiting[FLOODER]
     served = len(slow.told(QueryReply, FLOODER))
     for turn in range(20):

@@ -526,7 +526,7 @@ def test_a_renewal_that_is_asked_again_is_answered_anew() -> None:
 
 
 def test_renewals_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paxon.actors.log_time.MAX_RENEWALS", 10)
+    monkeypatch.setattr("paxon.actors.log_time.MAX_RENEWALS", 40)  # and a client a quarter
     cluster, session = led()
     cluster.execute(1, session, b"in %d" % SECOND)
     for number in range(12):
@@ -534,6 +534,33 @@ def test_renewals_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     cluster.pass_time(0.2)
     statuses = [r.status for r in cluster.told(QueryReply)]
     assert statuses.count(ReplyStatus.OVERLOADED) == 2 and statuses.count(ReplyStatus.OK) == 10
+
+
+def test_one_clients_renewals_keep_nobody_elses_from_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each gets its share of what may wait, and of a slot; commands have slots of their own."""
+    monkeypatch.setattr("paxon.actors.log_time.MAX_RENEWALS", 40)
+    monkeypatch.setattr("paxon.actors.log_time.SLOT_RENEWAL_BYTES", 100)  # four of them
+    cluster, session = led()
+    cluster.execute(1, session, b"in %d" % SECOND)
+    flood = [Renew(number, b"renew %d" % SECOND) for number in range(100)]
+    cluster.request(1, *flood, client=b"flood")
+    refused = [reply.status for reply in cluster.told(QueryReply, b"flood")]
+    assert refused == [ReplyStatus.OVERLOADED] * 90
+    renew(cluster, 500, 5 * SECOND, client=b"other")
+    cluster.command(1, session, 2, b"note")
+    cluster.clock.now += 0.01  # for so long the slot is under way
+    cluster.stabilize()
+    assert [r.status for r in cluster.told(QueryReply, b"other")] == [ReplyStatus.OK]
+    assert alarms(cluster, 1).story == ["in", *["renew"] * 4, "note"]
+    cluster.command(1, session, 3, b"note")
+    cluster.stabilize()
+    assert alarms(cluster, 1).story[-2:] == ["note", "note"]
+    cluster.clock.now += 0.01
+    cluster.command(1, session, 4, b"note")
+    cluster.stabilize()
+    assert alarms(cluster, 1).story[7:] == [*["renew"] * 4, "note", *["renew"] * 3]
 
 
 def test_whoever_leads_next_is_told_the_renewals_that_were_held() -> None:

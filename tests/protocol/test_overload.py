@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from paxon.actors import Execute, Settings, SettingsError
+from paxon.actors.codecs import client_codec, port_codec
 from paxon.actors.execution.agreed import first_agreed
 from paxon.actors.execution.application import Application, encode_batch
 from paxon.actors.execution.sessions import SessionTable
@@ -24,6 +25,8 @@ from paxon.actors.messages import (
     Batch,
     CatchUp,
     CatchUpRequest,
+    ChangeSettings,
+    ClientMessage,
     Command,
     Entry,
     OpenSession,
@@ -38,11 +41,12 @@ from paxon.actors.messages import (
     SlotRequest,
     StatusReply,
     StatusRequest,
+    Unwatch,
     retry_after,
 )
 from paxon.kvstore.store.operations import Append, Get, Put, encode_operations
 from paxon.kvstore.store.store import KVStore
-from paxon.transport import Burst
+from paxon.transport import Burst, FrameError
 from tests.harness import CLIENT, Cluster, Register, Wire
 
 FLOODER, OTHER = b"flooder", b"other"
@@ -113,6 +117,27 @@ def test_ten_thousand_slot_requests_are_answered_a_few_megabytes_a_step() -> Non
     steps = [sum(Frames.sizes), *serve_all(cluster)]
     assert max(steps) <= FRAME_BYTES + 2_000_000
     assert len(cluster.told(SlotReply, FLOODER)) == 10_000
+
+
+def test_who_asks_again_for_a_large_reply_gets_a_few_megabytes_a_step() -> None:
+    cluster = led()
+    session = cluster.open_session(1)
+    cluster.command(1, session, 1, b"1000000", client=FLOODER)
+    cluster.stabilize()
+    Frames.sizes.clear()
+    again = [Command(session, 1, 1, 0, b"1000000")] * 100
+    cluster.request(1, *again, client=FLOODER)
+    assert max([sum(Frames.sizes), *serve_all(cluster)]) <= FRAME_BYTES + 1_000_000
+
+
+@pytest.mark.parametrize(
+    "message", [Unwatch([1] * 20_001), ChangeSettings(1, 0, {str(n): 1 for n in range(101)})]
+)
+def test_a_list_in_a_clients_message_is_bounded(message: ClientMessage) -> None:
+    """It takes far more in memory than in its frame, and somebody else's time to read."""
+    frame = bytes(client_codec().encode([message]))
+    with pytest.raises(FrameError, match="length <= "):
+        port_codec(1).decode(frame)
 
 
 @pytest.mark.parametrize("mode", ["stale", "linearizable"])

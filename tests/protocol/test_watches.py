@@ -420,12 +420,15 @@ def test_watches_are_bounded_for_each_client_and_for_all(monkeypatch: pytest.Mon
 
 
 def test_their_bytes_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "HELD_BYTES", 100)
+    monkeypatch.setattr(watching, "HELD_BYTES", 400)  # and a quarter of that for each client
     cluster, _ = running()
     cluster.request(2, *(Watch(n, b"%040d" % 5) for n in range(3)))
     assert kept(cluster, 2) == 2
-    cluster.request(2, Unwatch([0]), Watch(5, b"%040d" % 5))
+    cluster.request(2, Unwatch([0]), Watch(5, b"%040d" % 5), Watch(5, b"%041d" % 5))
     assert kept(cluster, 2) == 2
+    for number in range(9):
+        cluster.request(2, Watch(1, b"%050d" % 5), client=b"%d" % number)
+    assert kept(cluster, 2) == 2 + 6  # (81 bytes and six times 50)
 
 
 def test_a_client_that_does_not_read_is_told_to_ask_again() -> None:

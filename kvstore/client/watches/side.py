@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from paxon.actors.messages import (
+    MOST_UNWATCHED,
     ClientMessage,
     QueryReply,
     ReplyStatus,
@@ -222,7 +223,9 @@ class WatchSide:
             self.move(now)
         if self._dropped:
             for address, orders in self._dropped.items():
-                send(address, Unwatch(orders), 16 * len(orders))
+                for at in range(0, len(orders), MOST_UNWATCHED):
+                    these = orders[at : at + MOST_UNWATCHED]
+                    send(address, Unwatch(these), 16 * len(these))
             self._dropped = {}
         if now < self._not_before:
             return
