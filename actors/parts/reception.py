@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, TypeAlias
 
@@ -33,7 +33,7 @@ from paxon.actors.settings import Settings
 
 __all__ = ["LARGE_REPLY", "Reception"]
 
-Handlers: TypeAlias = Mapping[type, Callable[[Any, ClientToken], None]]
+Handlers: TypeAlias = dict[type, Callable[[Any, ClientToken], None]]
 
 COUNT_THEMSELVES = (Command, Query, StatusRequest, SlotRequest)
 """Requests whose handlers tell `count_work` what they have answered, if anything."""
