@@ -243,13 +243,21 @@ class KV:
 
     async def _all_parts(self, wanted: wire.Range, first: Result, ask: Ask, end_by: float) -> Any:
         """The whole answer to a range, of which this is the first part."""
-        answer = self._ranged([*first[:3], (), None], self._front.header(first[0]))
+        while True:
+            answer = self._ranged([*first[:3], (), None], self._front.header(first[0]))
 
-        def take(rows: list[Row]) -> None:
-            answer.kvs.extend(map(key_value, rows))
+            def take(rows: list[Row], answer: Any = answer) -> None:
+                answer.kvs.extend(map(key_value, rows))
 
-        answer.more = await self._gather(wanted, first, ask, end_by, take)
-        return answer
+            try:
+                answer.more = await self._gather(wanted, first, ask, end_by, take)
+            except errors.Refused as refused:
+                left = end_by - time.monotonic()
+                if wanted.revision or refused.text != errors.compacted().text or left <= 0:
+                    raise
+            else:
+                return answer
+            first = await ask(wanted, left)  # (so much was written meanwhile: all of it anew)
 
     async def _sorted(self, wanted: wire.Range, ask: Ask, end_by: float) -> Any:
         """The answer to a range that is too long for the servers to sort."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from paxon.kvstore.etcd.errors import compacted
 from paxon.kvstore.store.operations import MAX_KEY_BYTES
 from paxon.kvstore.store.state import MAX_REVISION_EVENTS
 from tests.etcd.test_json import ask
@@ -167,6 +168,33 @@ def test_an_answer_that_is_too_long_is_refused_as_grpc_does(
         assert (status, len(found["kvs"])) == (200, 5)
         assert len(client.kv("Range", **wanted).kvs) == 5
     wait_until(lambda: gateway.served._listener.tally.blocked == 0)
+    client.close()
+
+
+def test_what_is_compacted_while_it_is_read_in_parts_is_read_anew(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paxon keeps 16 MiB of history: that may be written while a long answer comes."""
+    client = Grpc(gateway.address)
+    for n in range(3):
+        client.kv("Put", key=b"anew/%d" % n, value=b"v" * 1_000_000)
+    front, refused = gateway.served._front, 0
+    ask_one = front.ask_one
+
+    async def compacting(operation: Any, *rest: Any) -> Any:
+        nonlocal refused
+        if getattr(operation, "key", b"") == b"anew/2" and refused < 2:
+            refused += 1
+            raise compacted()
+        return await ask_one(operation, *rest)
+
+    monkeypatch.setattr(front, "ask_one", compacting)
+    wanted = {"key": b"anew/", "range_end": b"anew0"}
+    found = client.kv("Range", **wanted)
+    assert ([len(row.value) for row in found.kvs], refused) == ([1_000_000] * 3, 2)
+    refused = 0
+    at = found.header.revision
+    assert "compacted" in refusal(lambda: client.kv("Range", **wanted, revision=at))[1]
     client.close()
 
 
