@@ -7,7 +7,7 @@ says which messages arrive, which are lost and when time passes, so a scenario r
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -39,6 +39,7 @@ from paxon.actors.records.configuration import Member, decode_config, is_config
 from paxon.actors.records.making import Retired
 from paxon.actors.records.reign import Reign
 from paxon.transport import Burst
+from tests.quiet import QuietNetwork
 
 CLIENT = b"client"
 ADDRESSES = {server: f"tcp://server-{server}" for server in (1, 2, 3)}
@@ -114,7 +115,7 @@ class Packet:
 
 
 @dataclass(slots=True)
-class Wire:
+class Wire(QuietNetwork):
     """A server's network: puts every message into the cluster's hands."""
 
     cluster: Cluster
@@ -124,33 +125,8 @@ class Wire:
     def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
         self.cluster.packets.extend(Packet(self.server, server, m) for m in messages)
 
-    def broadcast(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None:
-        for server in servers:
-            self.send(server, messages)
-
     def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
         self.cluster.replies.extend((self.server, client, m) for m in messages)
-
-    def identify(self, identity: int, *, in_force: bool) -> None:
-        """Frames are not encoded here."""
-
-    def meet(self, keys: Mapping[int, str]) -> None:
-        """Everybody is within reach here."""
-
-    def reach(self, server: int, addresses: Sequence[str]) -> None:
-        """Nobody moves here."""
-
-    def elsewhere(self, server: int) -> None:
-        """The same."""
-
-    def ignore(self, clients: Collection[bytes]) -> None:
-        """Nobody sends so much here."""
-
-    def congested(self, client: bytes) -> bool:
-        return False
-
-    def counters(self) -> dict[str, int]:
-        return {}
 
     def close(self) -> None:
         self.closed = True

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -28,11 +28,12 @@ from paxon.bench.harness.measure import counts_of
 from paxon.kvstore import Client
 from paxon.transport import Burst
 from tests.messages import beat, promise
+from tests.quiet import QuietNetwork
 
 ONE, TWO = Ballot(1, 1), Ballot(2, 2)
 
 
-class FakeSockets:
+class FakeSockets(QuietNetwork):
     """Notes what leaves and when; sleeps by moving the clock."""
 
     def __init__(self) -> None:
@@ -59,24 +60,6 @@ class FakeSockets:
     def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
         self.waits.append(timeout_seconds)
         self.now += 60.0 if timeout_seconds is None else timeout_seconds
-
-    def identify(self, identity: int, *, in_force: bool) -> None:
-        """Not of interest here."""
-
-    def meet(self, keys: Mapping[int, str]) -> None:
-        """Everybody is within reach here."""
-
-    def reach(self, server: int, addresses: Sequence[str]) -> None:
-        """Nobody moves here."""
-
-    def elsewhere(self, server: int) -> None:
-        """The same."""
-
-    def ignore(self, clients: Collection[bytes]) -> None:
-        """Nobody sends so much here."""
-
-    def congested(self, client: bytes) -> bool:
-        return False
 
     def counters(self) -> dict[str, int]:
         return {"bytes": 7}

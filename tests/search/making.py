@@ -10,7 +10,7 @@ nothing can be left out of an image.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,6 +22,7 @@ from paxon.actors.records.making import NotAMember
 from paxon.transport import Burst, BurstInbox
 from tests.harness import Register
 from tests.making_books import MakingBooks
+from tests.quiet import QuietNetwork
 from tests.search.steps import StandingClock
 from tests.search.world import Violation
 
@@ -89,43 +90,15 @@ class _Chance:
         return self._drawn
 
 
-class _Wire:
+class _Wire(QuietNetwork):
     def __init__(self) -> None:
         self.sent: list[tuple[ServerId, Introduction]] = []
 
     def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
         self.sent += [(server, said) for said in messages if isinstance(said, Introduction)]
 
-    def broadcast(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None:
-        for server in servers:
-            self.send(server, messages)
-
     def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
         """There are no clients."""
-
-    def identify(self, identity: int, *, in_force: bool) -> None:
-        """Nothing is encoded here."""
-
-    def meet(self, keys: Mapping[int, str]) -> None:
-        """Who is talked to is no matter here."""
-
-    def reach(self, server: ServerId, addresses: Sequence[str]) -> None:
-        """Nobody is dialled here."""
-
-    def elsewhere(self, server: ServerId) -> None:
-        """As above."""
-
-    def ignore(self, clients: Collection[bytes]) -> None:
-        """Nobody sends so much here."""
-
-    def congested(self, client: bytes) -> bool:
-        return False
-
-    def counters(self) -> dict[str, int]:
-        return {}
-
-    def close(self) -> None:
-        """Nothing to release."""
 
 
 class _Outcome(NamedTuple):

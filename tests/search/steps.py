@@ -7,7 +7,7 @@ what became of each pair. Millions of orders of the same few steps cost a look i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -34,6 +34,7 @@ from paxon.actors.records.reign import Reign
 from paxon.actors.records.thrift import Thrift
 from paxon.transport import Burst, BurstInbox
 from tests.harness import Register, change_members, reign_of
+from tests.quiet import QuietNetwork
 from tests.search.images import (
     OBJECTS,
     Image,
@@ -176,7 +177,7 @@ class CountingDisk(RecordingDisk):
         MemoryStorage.save_counts(self, counts)
 
 
-class _Wire:
+class _Wire(QuietNetwork):
     def __init__(self, steps: Steps, server: ServerId) -> None:
         self.steps = steps
         self.server = server
@@ -184,10 +185,6 @@ class _Wire:
     def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
         for message in messages:
             self.steps.sent |= 1 << self.steps.messages.number(self.server, server, message)
-
-    def broadcast(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None:
-        for server in servers:
-            self.send(server, messages)
 
     def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
         for message in messages:
@@ -200,30 +197,6 @@ class _Wire:
                 self.steps.effects.append(("read", message.id, message.payload))
             elif isinstance(message, SessionOpened):
                 self.steps.effects.append(("acknowledged", message.session, 0))
-
-    def identify(self, identity: int, *, in_force: bool) -> None:
-        """Nothing is encoded here."""
-
-    def meet(self, keys: Mapping[int, str]) -> None:
-        """Who is talked to is no matter here."""
-
-    def reach(self, server: int, addresses: Sequence[str]) -> None:
-        """Nobody moves here."""
-
-    def elsewhere(self, server: int) -> None:
-        """The same."""
-
-    def ignore(self, clients: Collection[bytes]) -> None:
-        """Nobody sends so much here."""
-
-    def congested(self, client: bytes) -> bool:
-        return False
-
-    def counters(self) -> dict[str, int]:
-        return {}
-
-    def close(self) -> None:
-        """Nothing to release."""
 
 
 State = tuple[bool, Image | None, Image]

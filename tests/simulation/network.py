@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
 from paxon.actors import ServerId
 from paxon.actors.messages import PeerMessage, ServerReply
+from tests.quiet import QuietNetwork
 from tests.simulation.bounds import UnreadFrames
 from tests.simulation.plan import NetworkPlan
 
@@ -85,7 +86,7 @@ class SimulatedNetwork:
         self.plan.duplicate = self.plan.straggle = 0.0
 
 
-class NodeNetwork:
+class NodeNetwork(QuietNetwork):
     """What a server is handed as its `Network`: encodes as sockets would, then transmits."""
 
     def __init__(self, node: Node) -> None:
@@ -116,23 +117,8 @@ class NodeNetwork:
         if in_force:
             self._node.client_codec.identify(identity)
 
-    def meet(self, keys: Mapping[int, str]) -> None:
-        """Everybody is within reach here."""
-
-    def reach(self, server: int, addresses: Sequence[str]) -> None:
-        """Nobody moves here."""
-
-    def elsewhere(self, server: int) -> None:
-        """The same."""
-
-    def ignore(self, clients: Collection[bytes]) -> None:
-        """Nobody sends so much here."""
-
     def congested(self, client: bytes) -> bool:
         return self.unread.congested(client)
-
-    def counters(self) -> dict[str, int]:
-        return {}
 
     def close(self) -> None:
         self._open = False
