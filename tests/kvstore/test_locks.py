@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import threading
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -96,17 +93,6 @@ def test_a_waiter_in_the_middle_that_goes_lets_nobody_in(
     held.release()
 
 
-def test_a_waiter_whose_key_was_deleted_does_not_hold(cluster: MemoryCluster, kv: Client) -> None:
-    lock = kv.lock("a")
-    with lock:
-        other = Other(cluster, lambda client: client.lock("a").acquire())
-        wait_until(lambda: len(lock.contenders()) == 2)
-        kv.delete(lock.contenders()[1].key)
-    other.join()
-    assert isinstance(other.error, LockLost) and "deleted while it waited" in str(other.error)
-    assert kv.leases() == []
-
-
 def test_other_names_and_other_keys_below_a_name_do_not_matter(kv: Client) -> None:
     with kv.lease(10) as lease:
         kv.put("a/config", "x", lease=lease)
@@ -171,26 +157,6 @@ def test_the_lease_that_ends_frees_it(cluster: MemoryCluster, kv: Client) -> Non
     held.release()
 
 
-def test_a_put_of_unknown_outcome_leaves_nothing(
-    kv: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The answer to it never comes. (What arrives even later is refused: test_core_once.py.)"""
-    ask = kv._ask
-
-    def cut(*args: Any) -> object:
-        done = ask(*args)
-        if len(args[0]) == 1:
-            return done
-        monkeypatch.undo()
-        raise RequestTimeout("no answer")
-
-    monkeypatch.setattr(kv, "_ask", cut)
-    with pytest.raises(RequestTimeout):
-        kv.lock("a").acquire(timeout=1)
-    assert kv.leases() == []
-    assert not kv.lock("a").locked()
-
-
 def test_who_gives_up_and_cannot_revoke_does_not_renew_either(
     cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,21 +171,6 @@ def test_who_gives_up_and_cannot_revoke_does_not_renew_either(
             kv.lock("a").acquire(timeout=0)
         assert kept.traceback and kv._keeper is not None
         assert [lease.reason for lease in kv._keeper._leases].count("") == 1
-
-
-def test_ctrl_c_leaves_nothing(cluster: MemoryCluster, kv: Client) -> None:
-    lock = kv.lock("a")
-    with lock:
-
-        def interrupt(client: Client) -> None:
-            wait_until(lambda: len(client.lock("a").contenders()) == 2)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-        other = Other(cluster, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            lock.acquire()
-        other.join()
-        assert len(lock.contenders()) == 1 and len(kv.leases()) == 1
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def test_a_put_of_unknown_outcome_leaves_nothing(
 
     monkeypatch.setattr(kv, "_ask", cut)
     with pytest.raises(RequestTimeout):
-        kind(kv).acquire()
+        kind(kv).acquire(timeout=1)
     assert kv.leases() == []
     assert not kind(kv).locked()
 
