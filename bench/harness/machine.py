@@ -15,10 +15,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-__all__ = [
-    "Machine", "children_of", "cpu_seconds", "describe_machine", "memory_bytes",
-    "peak_memory_bytes",
-]  # fmt: skip
+__all__ = ["Machine", "children_of", "cpu_seconds", "describe_machine", "memory_bytes"]
 
 _LIBRARIES = ("paxon", "pykka", "pyzmq", "msgspec", "loguru")
 
@@ -83,16 +80,11 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_bytes(pid: int | str = "self", line: str = "VmRSS") -> int:
-    """Bytes of memory that a process has now, or another such line. Raises ProcessLookupError."""
+    """Bytes that a process has in memory; "VmHWM": had at most. Raises ProcessLookupError."""
     for name, _, value in _lines(f"/proc/{pid}/status"):
         if name == line:
             return int(value.split()[0]) * 1024
     raise ProcessLookupError(pid)  # a process that has ended has no memory any more
-
-
-def peak_memory_bytes(pid: int) -> int:
-    """The most that it ever had. Raises ProcessLookupError."""
-    return memory_bytes(pid, "VmHWM")
 
 
 def children_of(pid: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import resource
+import os
 import socket
 import tempfile
 import time
@@ -93,7 +93,7 @@ class Redis:
         if warmup > 0:
             self._run(load, round(self._rates[load.name] * warmup))
         requests = max(load.in_flight, round(self._rates[load.name] * seconds))
-        server, ours = self._server.cpu(), _children_cpu()
+        server, ours = self._server.cpu(), sum(os.times()[2:4])  # of children that have ended
         begin = time.perf_counter()
         latency = self._run(load, requests)
         elapsed = time.perf_counter() - begin
@@ -102,7 +102,7 @@ class Redis:
             failed=0, first_error="",  # redis-benchmark ends at the first, and so does `_run`
             longest_wait=latency.worst or 0.0, rate=self._rates[load.name],
             latency=msgspec.structs.replace(latency, count=requests),
-            client_cpu=_children_cpu() - ours, server_cpu=self._server.cpu() - server,
+            client_cpu=sum(os.times()[2:4]) - ours, server_cpu=self._server.cpu() - server,
         )  # fmt: skip
 
     def _run(self, load: Workload, requests: int) -> Latency:
@@ -119,9 +119,3 @@ class Redis:
 
     def counts(self) -> ServerCounts:
         return ServerCounts({}, {1: self._server.cpu()})
-
-
-def _children_cpu() -> float:
-    """CPU seconds of child processes that have ended and been waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime

@@ -24,7 +24,7 @@ from paxon.bench.harness.child import Children
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.flags import Outstanding, Repeat, RepeatedSettings, Several
 from paxon.bench.harness.lab import SERVER, LabCluster
-from paxon.bench.harness.machine import children_of, memory_bytes, peak_memory_bytes
+from paxon.bench.harness.machine import children_of, memory_bytes
 from paxon.bench.harness.measure import Figures, Lab, Measurement, counts_of, figures_of
 from paxon.bench.harness.repeater import PATIENCE_SECONDS, Repeater, wait_until
 from paxon.bench.harness.report import Bench, Column, Progress, Report, Section
@@ -344,7 +344,7 @@ def _keys(lab: ScaleLab) -> list[CostRow]:
                 MemoryRow(
                     keys=keys, value_bytes=settings.value_bytes,
                     server=max(memory_bytes(pid) - start for pid, start in before.items()),
-                    server_peak=max(peak_memory_bytes(p) - start for p, start in before.items()),
+                    server_peak=max(memory_bytes(p, "VmHWM") - start for p, start in before.items()),
                     bare=bare_dict_bytes(keys, settings.value_bytes),
                 )
             )  # fmt: skip
