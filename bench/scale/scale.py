@@ -344,7 +344,7 @@ def _keys(lab: ScaleLab) -> list[CostRow]:
                 MemoryRow(
                     keys=keys, value_bytes=settings.value_bytes,
                     server=max(memory_bytes(pid) - start for pid, start in before.items()),
-                    server_peak=max(memory_bytes(p, "VmHWM") - start for p, start in before.items()),
+                    server_peak=max(memory_bytes(p, "VmHWM") - was for p, was in before.items()),
                     bare=bare_dict_bytes(keys, settings.value_bytes),
                 )
             )  # fmt: skip
