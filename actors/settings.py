@@ -17,6 +17,10 @@ PolicyName = Literal["stable", "immediate", "random", "backoff"]
 
 MAX_CLUSTER_BYTES = 200
 """Of a cluster's name: it stands in the directory's witness, which is written in one piece."""
+MOST = 1 << 40
+"""No count and no size is larger: numbers have to fit into messages and databases …"""
+LONGEST = 86_400.0
+"""… and no time of an election, in seconds: what waits has to be told when."""
 
 
 class SettingsError(ValueError):
@@ -170,6 +174,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "retain_bytes", "snapshot_bytes", "snapshot_slots", "transfer_bytes",
         ):  # fmt: skip
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+            require(getattr(self, name) <= MOST, f"{name} must be at most {MOST}")
+        for name in ("election_timeout_max", "backoff_cap", "retransmit_interval"):
+            require(getattr(self, name) <= LONGEST, f"{name} must be at most {LONGEST} (seconds)")
         for name in ("batch_bytes", "transfer_bytes"):
             require(
                 getattr(self, name) <= MAX_TRANSFER_BYTES,

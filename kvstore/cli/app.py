@@ -5,6 +5,7 @@ Commands import what they need when they run: `paxon get` must not wait for plot
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -198,7 +199,9 @@ def _explain(error: Exception) -> int:
         raise error
     kind = type(error).__name__
     if isinstance(error, OSError):
-        _say(str(error))
+        if _exit_code(SystemExit(0)) == 0:  # else it was the output, and that is told
+            output = error.filename is None and error.errno in (errno.ENOSPC, errno.EIO)
+            _say(f"the output cannot be written: {error.strerror}" if output else str(error))
     else:
         _say(f"an internal error ({kind}: {error}); PAXON_DEBUG=1 shows where")
     return 1

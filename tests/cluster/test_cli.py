@@ -261,8 +261,13 @@ def test_a_full_disk_under_the_output(at: tuple[str, str]) -> None:
             check=False,
         )
     assert done.returncode == 1
-    assert b"Traceback" not in done.stderr
-    assert b"No space left on device" in done.stderr
+    assert done.stderr == b"paxon: the output cannot be written: No space left on device\n"
+    command = shlex.join([*PAXON, "get", "some", *at])
+    closed = subprocess.run(
+        f"{command} >&-", shell=True, stderr=subprocess.PIPE, env=environment(), check=False
+    )
+    assert closed.returncode == 1
+    assert closed.stderr == b"paxon: the output cannot be written: Bad file descriptor\n"
 
 
 def test_ctrl_c_while_waiting_for_a_cluster() -> None:

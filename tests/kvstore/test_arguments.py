@@ -35,6 +35,8 @@ ONE = "tcp://127.0.0.1:1"
         ({"window": 1.5}, "window = 1.5: must be a whole number"),
         ({"window": True}, "window = True: must be a whole number"),
         ({"window": None}, "window = None"),
+        ({"window": 10**30}, "window must be at most 1099511627776"),
+        ({"election_timeout_max": 1e300}, "election_timeout_max must be at most 86400.0 (seconds)"),
         ({"heartbeat_interval": "0.1"}, "heartbeat_interval = '0.1': must be a number"),
         ({"heartbeat_interval": math.nan}, "heartbeat_interval = nan: must be a finite number"),
         ({"session_ttl": math.inf}, "session_ttl = inf: must be a finite number"),

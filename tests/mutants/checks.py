@@ -100,7 +100,7 @@ class Reach:
 
     def of(self, path: str, lines: tuple[int, ...]) -> list[str]:
         """The checks that run any of these lines, the quickest first; but see `MANY_IN_ONE`."""
-        held = self._lines.get(path, {})
+        held = self._lines.get(os.path.realpath(path), {})  # (an editable install has links)
         found = {self._names[check] for line in lines for check in held.get(line, ())}
         return sorted(found, key=self._cost)
 
