@@ -26,8 +26,8 @@ __all__ = ["Http1", "Page"]
 
 _MAX_BODY = 2 * MAX_MESSAGE_BYTES
 """Bytes of a request: values are in base64."""
-_LARGE = 1 << 20
-"""Bytes of an answer that takes long to put into JSON."""
+_LARGE, _AS_JSON = 4 << 20, 4
+"""Bytes of memory of an answer that takes long to put into JSON, and how many its own become then."""
 _MAX_AHEAD = 64 << 10
 """Bytes that may come before the request in front of them is answered."""
 _PLAIN, _QUOTED = re.compile(rb'["{}\[\]]'), re.compile(rb'"|\\.', re.DOTALL)
@@ -231,20 +231,20 @@ class Http1:
             request = _parsed(method, bytes(self._body))
             async with asyncio.timeout(timeout if timeout < TIMEOUT else None):
                 answer = await method.unary(request, min(timeout, TIMEOUT))
-            if answer.ByteSize() > _LARGE:  # others have their turn meanwhile
-                made = await asyncio.to_thread(_as_json, answer)
-            else:
-                made = _as_json(answer)
-            if not self._tally.has_room(len(made)):
+            owed = _AS_JSON * answer.ByteSize()
+            if not self._tally.has_room(owed):
                 raise too_many_requests()
         except Exception as error:
             self._refuse(as_refusal(error))
             return
-        owed = len(made)
         self._tally.blocked += owed
         try:
+            if owed > _LARGE:  # others have their turn meanwhile
+                made = await asyncio.to_thread(_as_json, answer)
+            else:
+                made = _as_json(answer)
             self._answer(200, _JSON, made, _GRPC)
-            del made
+            del answer, made
             await self.room.wait()
         finally:
             self._tally.blocked -= owed
