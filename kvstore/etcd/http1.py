@@ -27,7 +27,7 @@ __all__ = ["Http1", "Page"]
 _MAX_BODY = 2 * MAX_MESSAGE_BYTES
 """Bytes of a request: values are in base64."""
 _LARGE, _AS_JSON = 4 << 20, 4
-"""Bytes of memory of an answer that takes long to put into JSON, and how many its own become then."""
+"""Bytes in memory of an answer that takes long to put into JSON; what each of its own becomes."""
 _MAX_AHEAD = 64 << 10
 """Bytes that may come before the request in front of them is answered."""
 _PLAIN, _QUOTED = re.compile(rb'["{}\[\]]'), re.compile(rb'"|\\.', re.DOTALL)
