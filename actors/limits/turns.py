@@ -38,6 +38,10 @@ OPENINGS = 64
 """Sessions that a client may open at once; it may open …"""
 OPENINGS_PER_SECOND = 8.0
 """… so many more each second."""
+ALL_OPENINGS = 4096
+"""All clients together may open so many at once (who dials anew is another client each time) …"""
+ALL_OPENINGS_PER_SECOND = 2000.0
+"""… and so many more each second."""
 REMEMBERED_CLIENTS = 4096
 """Clients whose openings are counted, the last ones heard."""
 
@@ -247,18 +251,23 @@ class Stored:
 
 
 class Openings:
-    """How many sessions each client has opened lately."""
+    """How many sessions each client has opened lately, and all together."""
 
     def __init__(self) -> None:
         self._left: dict[ClientToken, tuple[float, float]] = {}
-        """What each may still open, and as of when."""
+        """What each may still open, and as of when …"""
+        self._all = float(ALL_OPENINGS), -NEVER
+        """… and what all may."""
 
     def wait(self, client: ClientToken, now: float) -> float:
         """Count one opening; or the seconds until this client may open a session again."""
         left, at = self._left.pop(client, (float(OPENINGS), now))
         left = min(float(OPENINGS), left + (now - at) * OPENINGS_PER_SECOND)
-        allowed = left >= 1.0
-        self._left[client] = (left - 1.0 if allowed else left, now)
+        most, at = self._all
+        most = min(float(ALL_OPENINGS), most + (now - at) * ALL_OPENINGS_PER_SECOND)
+        wait = max((1.0 - left) / OPENINGS_PER_SECOND, (1.0 - most) / ALL_OPENINGS_PER_SECOND)
+        counted = 1.0 if wait <= 0 else 0.0
+        self._left[client], self._all = (left - counted, now), (most - counted, now)
         if len(self._left) > REMEMBERED_CLIENTS:
             del self._left[next(iter(self._left))]
-        return 0.0 if allowed else (1.0 - left) / OPENINGS_PER_SECOND
+        return max(wait, 0.0)

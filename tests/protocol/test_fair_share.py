@@ -191,7 +191,10 @@ def test_who_has_much_waiting_is_not_listened_to_while_others_are_there(led: Clu
     turns = led.servers[1].reception.turns
     large = MAX_BYTES // 4
     arrives(led, (OTHER, [put(other, 1, 10)]))
-    for seq in range(1, 5):
+    for seq in range(1, 3):
+        arrives(led, (FLOODER, [put(flooder, seq, large)]))
+    assert turns.waiting[FLOODER].requests and not turns.ignored  # that is not much yet
+    for seq in range(3, 5):
         arrives(led, (FLOODER, [put(flooder, seq, large)]))
     assert FLOODER in turns.ignored
     led.step(1, Burst(ignored={FLOODER}))
@@ -202,6 +205,16 @@ def test_who_has_much_waiting_is_not_listened_to_while_others_are_there(led: Clu
         led.step(1)
     assert answered(led, FLOODER) >= 3
     assert FLOODER not in turns.ignored
+
+
+def test_who_is_alone_is_listened_to_however_much_waits(led: Cluster) -> None:
+    flooder = led.open_session(1, FLOODER)
+    led.pass_time(1.0)
+    for seq in range(1, 6):
+        arrives(led, (FLOODER, [put(flooder, seq, MAX_BYTES // 4)]))
+    turns = led.servers[1].reception.turns
+    assert turns.is_much(FLOODER)
+    assert not turns.ignored
 
 
 def test_a_leader_that_steps_down_holds_nobody_back(led: Cluster) -> None:

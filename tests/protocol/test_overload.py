@@ -18,7 +18,7 @@ from paxon.actors.limits.allowances import (
     SLOT_REPLIES,
     TRANSFERS_PER_PEER,
 )
-from paxon.actors.limits.turns import MAX_MESSAGES, OPENINGS
+from paxon.actors.limits.turns import ALL_OPENINGS, MAX_MESSAGES, OPENINGS, Openings
 from paxon.actors.messages import (
     P1A,
     P2A,
@@ -232,6 +232,16 @@ def test_a_client_opens_only_so_many_sessions() -> None:
     cluster.request(1, OpenSession(5000), client=FLOODER)
     cluster.stabilize()
     assert len(cluster.told(SessionOpened, FLOODER)) == OPENINGS + 1
+
+
+def test_who_dials_anew_to_open_sessions_is_bounded_with_all_others() -> None:
+    """Two thousand connections a second, each with its 64 openings, kept everybody else waiting."""
+    openings = Openings()
+    waits = [openings.wait(b"%d" % (n // 64), 100.0) for n in range(10_000)]
+    assert waits.count(0.0) == ALL_OPENINGS
+    assert 0.0 < waits[-1] < 0.001
+    later = [openings.wait(b"later %d" % n, 101.0) for n in range(3000)]
+    assert later.count(0.0) == 2000
 
 
 def test_sessions_never_used_make_room_first_and_those_in_use_never() -> None:

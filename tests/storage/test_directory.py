@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import tempfile
 import zlib
@@ -33,6 +34,17 @@ def used(tmp_path: Path) -> Path:
 
 def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_a_copy_is_told_from_the_original_until_it_is_used(used: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(used, copy)
+    for first in (True, False):
+        storage = open_sqlite(copy)
+        assert storage.moved == first
+        accept(storage, 4 + (not first))
+        storage.commit()
+        storage.close()
 
 
 def refused(directory: Path, pattern: str, cluster: str = "test", server: int = 1) -> StorageError:
