@@ -129,7 +129,7 @@ class ClusterService:
         for member in front.members:
             answer.members.add(
                 ID=member.id, name=member.name, clientURLs=front.urls_of(member.id),
-                peerURLs=[member.address.replace("tcp://", "http://")] if member.address else [],
+                isLearner=member.reply is not None and member.reply.part == "learner",
             )  # fmt: skip
         return answer
 
@@ -145,6 +145,7 @@ class ClusterService:
             reply = replies[0]
             answer.dbSize = answer.dbSizeInUse = reply.disk_bytes
             answer.raftIndex, answer.raftAppliedIndex = reply.chosen, reply.executed
+            answer.isLearner = reply.part == "learner"
             if reply.alarm:
                 answer.errors.append(reply.alarm)
         return answer

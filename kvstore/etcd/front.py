@@ -113,7 +113,6 @@ class Member(msgspec.Struct, frozen=True):
 
     id: int
     name: str
-    address: str
     reply: StatusReply | None
 
 
@@ -297,13 +296,12 @@ class Front:
         self.term = max(self.term, *(reply.ballot.round for reply in replies.values()))
         self.cluster = first.cluster
         self.cluster_id = _number(first.identity or first.cluster)
-        by_id = {reply.server: reply for reply in replies.values()}
+        by_id = {reply.server: reply for reply in replies.values() if reply.part != "none"}
         numbers = sorted(set(first.members) | set(by_id))
         self.members = [
             Member(
                 _number(first.identity or first.cluster, number),
                 f"server-{number}",
-                first.addresses.get(number, ""),
                 by_id.get(number),
             )
             for number in numbers

@@ -114,6 +114,7 @@ def test_the_cluster(ctl: Etcdctl, gateway: Gateway) -> None:
     assert status["Status"]["version"]
     (member,) = json.loads(ctl("member", "list", "-w", "json"))["members"]
     assert member["clientURLs"] == [f"http://{gateway.address}"]
+    assert "peerURLs" not in member, "Paxon's own ports are no concern of etcd's clients"
     assert ctl("endpoint", "status", "--cluster").startswith(f"http://{gateway.address}, ")
     assert ctl("alarm", "list") == ""
     assert "Finished defragmenting" in ctl("defrag")
@@ -147,6 +148,7 @@ def test_check_perf() -> None:
         said = ctl("check", "perf", "--load=s", seconds=300)
         print(said)
         assert said.rstrip().endswith("PASS") and "FAIL" not in said
+        assert "PASS" in ctl("check", "datascale", "--load=s", seconds=100)
         said = ctl("check", "perf", "--load=m", seconds=300, code=1)
         print(said)
         assert "etcdserver: request is too large" in said

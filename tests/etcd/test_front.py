@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+from msgspec.structs import replace
+
 from paxon import AsyncClient as Paxon
+from paxon.kvstore.etcd.cluster import ClusterService
 from paxon.kvstore.etcd.front import REVISION, Front
 from paxon.kvstore.recipes.clients import AsyncClient
 from paxon.kvstore.store import operations as wire
@@ -74,3 +77,27 @@ def test_what_comes_alone_leaves_at_once_and_what_comes_with_others_together() -
 
     with MemoryCluster() as cluster:
         assert asyncio.run(sent()) == [0, 1, 1, 1, 2]
+
+
+def test_the_members_are_those_of_the_cluster_and_who_learns_is_called_so() -> None:
+    async def members() -> list[tuple[str, bool]]:
+        async with Paxon(cluster.addresses) as kv:
+            [reply] = (await kv.status(timeout=5.0)).values()
+            replies = {
+                part: replace(reply, server=number, part=part, members=(1, 2, 4))
+                for number, part in enumerate(("voter", "learner", "none"), 1)
+            }
+
+            async def status(**_more: Any) -> Any:
+                return replies
+
+            kv.status = status  # type: ignore[assignment]
+            front = Front(kv)
+            await front.look()
+            answer = await ClusterService(front).members(None, 5.0)
+            return [(member.name, member.isLearner) for member in answer.members]
+
+    with MemoryCluster() as cluster:
+        assert asyncio.run(members()) == [
+            ("server-1", False), ("server-2", True), ("server-4", False),
+        ]  # fmt: skip
