@@ -75,12 +75,14 @@ class Outbox:
         self.transferred[server] = sent + size
         return True
 
-    def throw_away(self, client: ClientToken, reason: str) -> None:
-        """Say that something of a client's was, once a step."""
+    def throw_away(
+        self, client: ClientToken, reason: str, retry_after: float = RETRY_AFTER
+    ) -> None:
+        """Say that something of a client's was, once a step; `retry_after` in seconds."""
         self._counters["overloaded"] += 1
         queued = self.to_client.setdefault(client, [])
         if not queued or type(queued[-1]) is not Overloaded:
-            queued.append(Overloaded(round(RETRY_AFTER * 1000), reason))
+            queued.append(Overloaded(round(retry_after * 1000), reason))
 
     def refuse(self, client: ClientToken, number: int, reason: str) -> None:
         """Refuse a client's request for what it says."""

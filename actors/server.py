@@ -103,7 +103,6 @@ from paxon.actors.messages import (
     NotLeader,
     OpenSession,
     OtherCluster,
-    Overloaded,
     PreVote,
     PreVoteReply,
     Query,
@@ -1350,12 +1349,10 @@ class PaxosServer(BurstActor):
             return
         wait = self.reception.openings.wait(client, self._now)
         if wait > 0 or reign.pending.bytes >= self._most_pending():
-            self._counters["overloaded"] += 1
-            retry_after_ms = round(max(wait, RETRY_AFTER) * 1000)
             reason = "it opens too many sessions" if wait > 0 else "too much is waiting"
             if self._storage.room <= 0:
                 reason = "the servers' disks have little room"
-            self._outbox.reply(client, Overloaded(retry_after_ms, reason))
+            self._outbox.throw_away(client, reason, max(wait, RETRY_AFTER))
             return
         reign.take_in(Entry(0, request.nonce, 0, 0, b""), client)
 

@@ -34,6 +34,8 @@ def united(spans: Iterable[tuple[bytes, bytes | None]]) -> list[tuple[bytes, byt
     """The spans of more than a key, in order, those that overlap as one."""
     found: list[tuple[bytes, bytes]] = []
     for first, end in sorted((first, end) for first, end in spans if end is not None):
+        if first >= end_of(end):
+            continue  # it holds no key
         if found and first <= end_of(found[-1][1]):
             found[-1] = found[-1][0], max(found[-1][1], end, key=end_of)
         else:

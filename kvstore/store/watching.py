@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from paxon.kvstore.store.events import answer_events
+from paxon.kvstore.store.history import History
 from paxon.kvstore.store.operations import (
     Events,
     decode_operations,
@@ -54,6 +55,9 @@ class Watches:
         """All of these spans."""
         self._spans = 0
         """Of all that are kept."""
+        self._no_puts = set[int]()
+        self._no_deletes = set[int]()
+        """Those that do not care for puts, and for deletions."""
         self._ahead: dict[int, int] = {}
         """Positions of those that wait for a revision to come: nothing concerns them before …"""
         self._reached: list[tuple[int, int]] = []
@@ -90,6 +94,10 @@ class Watches:
             )
         self._kept[number] = wanted
         self._spans += len(wanted.spans)
+        if not wanted.puts:
+            self._no_puts.add(number)
+        if not wanted.deletes:
+            self._no_deletes.add(number)
         if wanted.after > state.revision:
             self._ahead[number] = wanted.after
             heappush(self._reached, (wanted.after, number))
@@ -126,6 +134,8 @@ class Watches:
         if wanted is None:
             return
         self._spans -= len(wanted.spans)
+        self._no_puts.discard(number)
+        self._no_deletes.discard(number)
         if self._ahead.pop(number, 0):
             if len(self._reached) > 2 * len(self._ahead) + 64:
                 self._reached = sorted((after, held) for held, after in self._ahead.items())
@@ -182,7 +192,7 @@ class Watches:
         if self._anew or self._next < history.first:
             concerned = set(self._kept)
         else:
-            concerned = self._watching(set(history.keys(self._next)))
+            concerned = self._concerned(history)
         concerned |= self._enter_reached(state.revision)
         shared: dict[bytes, bytes | None] = {}
         for number in sorted(concerned):
@@ -201,6 +211,15 @@ class Watches:
         self._seen = state.revision
         self._next = state.history.end
         self._anew = False
+
+    def _concerned(self, history: History) -> set[int]:
+        """The watches that the events since the last look may concern."""
+        if not self._no_puts and not self._no_deletes:
+            return self._watching(set(history.keys(self._next)))
+        put, deleted = set[bytes](), set[bytes]()
+        for item, _ in history.since(self._next):
+            (put if item.version else deleted).add(item.key)
+        return (self._watching(put) - self._no_puts) | (self._watching(deleted) - self._no_deletes)
 
     def _watching(self, keys: set[bytes]) -> set[int]:
         """The watches of any of these keys."""

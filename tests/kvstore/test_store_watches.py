@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from paxon.kvstore.store import history, watching
@@ -270,6 +270,22 @@ def test_who_waits_for_a_revision_to_come_costs_nothing_before(
     assert len(store._watches._reached) < 100
 
 
+def test_who_waits_for_deletions_alone_costs_a_put_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = KVStore()
+    run(store, Put(b"k", b"1"), Put(b"gone", b""))
+    assert watch(store, 1, 3, [EVERYTHING], puts=False) is None
+    assert watch(store, 2, 3, [(b"gone", None)], deletes=False) is None
+    monkeypatch.setattr(watching, "_answer", None)
+    run(store, Put(b"k", b"2"), Delete(b"gone"), Put(b"k", b"3"))
+    with pytest.raises(TypeError):  # the first is asked
+        store.happened()
+    monkeypatch.undo()
+    assert list(happened(store)) == [1]
+    monkeypatch.setattr(watching, "_answer", None)
+    run(store, Put(b"k", b"4"), Delete(b"k"), Put(b"k", b"5"))
+    assert happened(store) == {}
+
+
 def test_a_write_looks_at_few_of_very_many_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     """They were all gone through: a client with a million of them stopped everybody's writes."""
     store, visits = KVStore(), 0
@@ -299,6 +315,7 @@ def test_a_write_looks_at_few_of_very_many_spans(monkeypatch: pytest.MonkeyPatch
 
 
 @settings(max_examples=200, deadline=None)
+@example(wanted=[([(b"a", None), (b"a", b""), (b"a", b"")], 0)], writes=[(b"a", True)], cuts=set())
 @given(
     wanted=st.lists(st.tuples(st.lists(spans, max_size=3), st.integers(0, 8)), max_size=6),
     writes=st.lists(st.tuples(small_keys.filter(len), st.booleans()), max_size=12),
