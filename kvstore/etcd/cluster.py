@@ -127,8 +127,10 @@ class ClusterService:
         answer = message("MemberListResponse")(header=front.header(0))
         answer.header.revision = 0  # as etcd: it is of no revision
         for member in front.members:
+            urls = front.urls_of(member.id)
             answer.members.add(
-                ID=member.id, name=member.name, clientURLs=front.urls_of(member.id),
+                ID=member.id, name=member.name, clientURLs=urls,
+                peerURLs=urls,  # (some clients want one; servers' own ports are not for them)
                 isLearner=member.reply is not None and member.reply.part == "learner",
             )  # fmt: skip
         return answer
