@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?= --quick
 SEEDS ?= 120
 SOAK_SEEDS ?= 100000
-PROCESS_TESTS ?= 2
+PROCESS_TESTS ?= 3
 ALL_CORES := -n auto --dist worksteal
 # Tests are compiled once and not by each of the processes that run them, in containers too.
 export PYTHONDONTWRITEBYTECODE :=
@@ -38,7 +38,7 @@ help:
 demo: compiled
 	$(RUN) -m paxon.kvstore.cli demo
 
-# Tests of server processes wait for elections and disks, two at a time. What waits for nothing but the
+# Tests of server processes wait for elections and disks, three at a time. What waits for nothing but the
 # processor runs beside them at a lower priority and takes what they leave: lint, and all other tests,
 # whose words follow. (Exit 5: PYTEST_ARGS names only tests of another part.)
 test: compiled

@@ -144,7 +144,7 @@ class Trial(Generic[ClusterT]):
 
     def verify(self) -> Outcome:
         """All that ran is healed: do all servers agree, and was nothing lost or out of order?"""
-        wait_until(lambda: all_equal(self.cluster), "all servers agree on all slots", 30.0)
+        wait_until(lambda: all_equal(self.cluster), "all servers agree on all slots")
         with self.cluster.client(timeout=20) as client:
             verified = self.load.verify(client, self._history)
         lost = self.cluster.network.lost() - self._lost_before
