@@ -16,6 +16,8 @@ __all__ = ["answer_events", "matcher", "read_events"]
 
 _LOOKED_AT = 20_000
 """Events that one answer looks at; whole revisions, at least one."""
+_LOOK_BYTES = 64
+"""What looking at an event counts for in the room that a reply has, though it does not match."""
 _EVENT_BYTES = 256
 """What an event counts for beside its keys and values."""
 
@@ -23,7 +25,7 @@ Event = tuple[Row, Row | None]
 
 
 def read_events(state: State, wanted: Events, max_bytes: int) -> tuple[int, list[Event], int]:
-    """Through which revision this is complete, the events up to there, and their bytes.
+    """Through which revision this is complete, the events up to there, and what they count for.
 
     Cut between revisions once it holds `max_bytes`, or has looked at enough. A position beyond the
     store's own is answered with itself: there is nothing yet. Raises `Refusal` if history does not
@@ -40,7 +42,7 @@ def read_events(state: State, wanted: Events, max_bytes: int) -> tuple[int, list
     for item, before in history.since(history.number_after(wanted.after)):
         if item.modified != through:
             if looked_at and (size >= max_bytes or looked_at >= _LOOKED_AT):
-                return through, found, size
+                break
             through = item.modified
         looked_at += 1
         if not (wanted.puts if item.version else wanted.deletes) or not matches(item.key):
@@ -51,7 +53,9 @@ def read_events(state: State, wanted: Events, max_bytes: int) -> tuple[int, list
             previous = row(before)
             size += value_bytes(before.value)
         found.append((row(item), previous))
-    return state.revision, found, size
+    else:
+        through = state.revision
+    return through, found, size + looked_at * _LOOK_BYTES
 
 
 def answer_events(state: State, wanted: Events, max_bytes: int) -> tuple[Result, list[Event], int]:

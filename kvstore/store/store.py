@@ -77,7 +77,7 @@ _MANY_OPERATIONS = 2000
 _OPERATION_BYTES = 1280
 """What an operation counts for in a command of many: about as long as it takes to copy so much."""
 _FEW_OPERATIONS = 64
-"""The cost of a command with more is not looked into."""
+"""The cost of each in a command with more is not looked into."""
 _DIGEST_KEYS = 20_000
 _DIGEST_PART_KEYS = 5_000
 _DIGEST_BYTES = 8 << 20
@@ -186,8 +186,10 @@ class KVStore(StateMachine):
         if checked is None:
             return len(command)
         operations = checked[1]
-        if len(operations) > _FEW_OPERATIONS or _CHEAP.issuperset(map(type, operations)):
+        if _CHEAP.issuperset(map(type, operations)):
             return len(command)
+        if len(operations) > _FEW_OPERATIONS:
+            return len(command) + len(operations) * _OPERATION_BYTES
         cost = 0
         for operation in operations:
             cost += self._cost(operation)
@@ -582,7 +584,11 @@ class KVStore(StateMachine):
         if self._room.used >= self._room.most:
             raise TooLong
         result, _, size = answer_events(self._state, operation, self._bounds.max_scan_bytes)
-        self._room.take(size)
+        try:
+            self._room.take(size)
+        except TooLong:
+            self._room.used = self._room.most  # or each that follows is looked for in vain
+            raise
         return result
 
     # --- leases ------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from paxon.kvstore.store import history, watching
+import paxon.kvstore.store.store as store_module
+from paxon.kvstore.store import events, history, watching
 from paxon.kvstore.store.events import matcher
 from paxon.kvstore.store.operations import (
     Compact,
@@ -19,6 +20,7 @@ from paxon.kvstore.store.operations import (
     Put,
     decode_results,
     encode_operations,
+    is_split,
 )
 from paxon.kvstore.store.spans import EVERYTHING, contains, prefix_span
 from paxon.kvstore.store.store import KVStore
@@ -245,6 +247,31 @@ def test_spans_are_found_by_the_keys_that_they_hold(groups: list[list[Any]], the
     assert all(matches(key) == bool(hold(key)) for key in these)
     trees.tidy(wanted)
     assert set(trees.holding(sorted(these))) >= wanted
+
+
+def test_events_that_do_not_match_take_room_like_those_that_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A query of two thousand such looks, 32 KB, stopped its server for nine seconds."""
+    store, looks = KVStore(), 0
+    run(store, *[Put(b"k", b"")] * 100)
+    monkeypatch.setattr(events, "_LOOK_BYTES", 80_000)
+    answer = store_module.answer_events
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return answer(*arguments)
+
+    monkeypatch.setattr(store_module, "answer_events", counted)
+    query = encode_operations([Events(1, [(b"other", None)])] * 50)
+    results = decode_results(store.query(query))
+    assert [is_split(result) for result in results] == [False] * 2 + [True] * 48
+    assert looks == 3
+    assert store.cost(encode_operations([Compact(0)] * 500)) < 10_000  # it has not been checked
+    command = encode_operations([Compact(0)] * 500)
+    store.check(command)
+    assert store.cost(command) > 500_000
 
 
 def test_who_waits_for_a_revision_to_come_costs_nothing_before(
