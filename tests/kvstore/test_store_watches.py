@@ -256,7 +256,7 @@ def test_events_that_do_not_match_take_room_like_those_that_do(
     store, looks = KVStore(), 0
     run(store, *[Put(b"k", b"")] * 100)
     monkeypatch.setattr(events, "_LOOK_BYTES", 80_000)
-    answer = store_module.answer_events
+    answer = events.answer_events
 
     def counted(*arguments: Any) -> Any:
         nonlocal looks
