@@ -472,9 +472,9 @@ class PaxosServer(BurstActor):
             self._counters["preemptions"] += 1
             self._step_down()
             self._following.retry_at = self._now + self._policy.retry_delay(self._random)
-            self._following.election_at = self._following.retry_at
-        else:
-            self._await_leader()
+        self._await_leader()
+        if was_proposing and (self._held.requests or not self._contends):
+            self._following.election_at = self._following.retry_at  # (else it wants nothing)
 
     def _follows(self, ballot: Ballot, teller: ServerId) -> bool:
         """Adopt a ballot above the promise, told by another server, unless it is out of bounds.

@@ -515,6 +515,17 @@ def test_in_contention_mode_a_preempted_command_is_kept_and_executed_once() -> N
     assert cluster.told(NotLeader) == []
 
 
+def test_in_contention_mode_one_that_is_deposed_with_nothing_to_do_leaves_the_other_alone() -> None:
+    cluster = led("backoff", contend=True)
+    session = cluster.open_session(1)
+    cluster.command(2, session, 1, b"x")
+    cluster.drop(Heartbeat)
+    cluster.deliver(P1A, target=1)
+    deposed = cluster.servers[1]
+    assert deposed.role == "follower"
+    assert deposed.next_deadline() >= cluster.clock.now + deposed.settings.election_timeout_min
+
+
 def test_contention_mode_does_nothing_under_stable() -> None:
     cluster = led("stable", contend=True)
     session = cluster.open_session(1)

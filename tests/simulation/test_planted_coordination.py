@@ -34,7 +34,7 @@ CAUGHT_BY = {
     "a nested transaction that is half applied": (3, "as the model"),
     "a guard that is not looked at": (3, "as the model"),
     "a lock granted twice": (3, "one holder"),
-    "one lease for two acquisitions": (33, "one holder"),
+    "one lease for two acquisitions": (81, "one holder"),
     "a permit too many": (21, "one holder"),
     "a reader beside a writer": (11, "one holder"),
     "done by one that lost its claim": (83, "done once"),
