@@ -34,7 +34,7 @@ __all__ = [
     "overloaded", "retry_after",
 ]  # fmt: skip
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 """Goes into every frame's header; a server refuses frames of any other version."""
 
 
