@@ -35,7 +35,8 @@ with LocalCluster(servers=3) as cluster, cluster.client() as kv:
 
     # A write without an answer may have taken effect. `retry` asks for the very same one again,
     # and it takes effect once; `kv.increment` again would be another.
-    others = [server for server in cluster.servers if server != cluster.leader()]
+    leader = cluster.leader()
+    others = [server for server in cluster.servers if server != leader]
     for server in others:
         cluster.pause(server)
     try:

@@ -133,7 +133,8 @@ def test_without_a_majority_a_write_ends_as_etcds_does_and_takes_effect_at_most_
     services = Services(cluster.etcd_address)
     client.kv("Put", key=b"before", value=b"1")
     leases = [lease(client, 600) for _ in range(3)]
-    halted = [server for server in cluster.servers if server != cluster.leader()]
+    leader = cluster.leader()
+    halted = [server for server in cluster.servers if server != leader]
     for server in halted:
         cluster.pause(server)
     try:
