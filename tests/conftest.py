@@ -6,6 +6,13 @@ import gc
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Machines are busy, and no test may fail because an example took long to draw or to run.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -68,7 +68,7 @@ def test_no_input_breaks_it(tmp_path: Path) -> None:
     assert tried is not None and int(tried[1]) > len(seeds())
 
 
-@settings(max_examples=sized(300, 100_000), deadline=None)
+@settings(max_examples=sized(300, 100_000))
 @given(st.one_of(st.binary(max_size=600), st.sampled_from(seeds())))
 def by_hypothesis(data: bytes) -> None:
     one(data)

@@ -240,7 +240,7 @@ def stricter(fields: dict[str, Any]) -> bool:
 
 
 @settings(
-    max_examples=sized(15, 500), deadline=None,
+    max_examples=sized(15, 500),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(st.lists(calls, min_size=3, max_size=8))

@@ -240,7 +240,7 @@ def test_operation_bytes_never_understates() -> None:
 TEXTS = st.text("abc", max_size=3).map(str.encode)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(TEXTS), st.lists(st.tuples(st.booleans(), TEXTS)), TEXTS, TEXTS | st.just(b"\0")
 )  # fmt: skip

@@ -153,7 +153,7 @@ def comparable(result: Any) -> Any:
 def test_the_store_does_what_its_model_does(block_events: int, examples: int) -> None:
     """Whether history is packed (in small blocks, so that much of it is) or not."""
 
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples)
     @given(st.lists(STEPS, max_size=14))
     def try_steps(steps: list[Any]) -> None:
         compare_with_model(steps)

@@ -227,7 +227,7 @@ spans = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.lists(st.tuples(small_keys, small_keys), max_size=9), max_size=9),
     st.lists(small_keys, min_size=1),
@@ -341,7 +341,7 @@ def test_a_write_looks_at_few_of_very_many_spans(monkeypatch: pytest.MonkeyPatch
     assert watch(store, 201, 2, wide) is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @example(wanted=[([(b"a", None), (b"a", b""), (b"a", b"")], 0)], writes=[(b"a", True)], cuts=set())
 @given(
     wanted=st.lists(st.tuples(st.lists(spans, max_size=3), st.integers(0, 8)), max_size=6),

@@ -181,7 +181,7 @@ def bend(random: Random, history: list[Operation]) -> None:
 
 
 @given(shapes, st.integers(0, 1 << 32), st.booleans())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_agrees_with_brute_force(shape: Shape, seed: int, bent: bool) -> None:
     random = Random(seed)
     history = generate(random, shape)
@@ -196,7 +196,7 @@ def test_agrees_with_brute_force(shape: Shape, seed: int, bent: bool) -> None:
 
 
 @given(st.integers(0, 1 << 32), st.sampled_from([0.0, 0.05]), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_accepts_what_a_real_store_answered(seed: int, unknown: float, distinct: bool) -> None:
     shape = Shape(300, 6, 4, ALL_KINDS, unknown, distinct)
     result = check(generate(Random(seed), shape))

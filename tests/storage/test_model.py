@@ -232,9 +232,9 @@ class SqliteMachine(StorageMachine):
 NO_CHECKS = list(HealthCheck)
 TestMemoryModel = MemoryMachine.TestCase
 TestMemoryModel.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=NO_CHECKS
+    max_examples=100, stateful_step_count=40, suppress_health_check=NO_CHECKS
 )
 TestSqliteModel = SqliteMachine.TestCase
 TestSqliteModel.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=NO_CHECKS
+    max_examples=25, stateful_step_count=40, suppress_health_check=NO_CHECKS
 )
