@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import socket as sockets
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "in_ephemeral_range",
     "is_dialable",
     "is_host_name",
+    "others_of",
     "takes_ipv6",
 ]
 
@@ -124,29 +126,37 @@ def takes_ipv6(address: str) -> bool:
     """Whether a tcp address can be reached by IPv6 alone, as far as its name is known now."""
     if not is_host_name(address):
         return address.startswith("tcp://[")
-    try:
-        host = address.removeprefix("tcp://").rpartition(":")[0]
-        found = sockets.getaddrinfo(host, None, type=sockets.SOCK_STREAM)
-    except OSError:
-        return False
-    return all(family == sockets.AF_INET6 for family, *_ in found)
+    found = _resolved(address)
+    return bool(found) and all(family == sockets.AF_INET6 for family, _ in found.values())
+
+
+def others_of(address: str) -> list[str]:
+    """The addresses of a name of which `dial` takes one alone. May take seconds to find out."""
+    found = _resolved(address)
+    kinds = Counter(family for family, _ in found.values())
+    return [each for each, (family, _) in found.items() if kinds[family] > 1]
 
 
 def _all_of(address: str) -> list[str]:
     """Every address that a name stands for on this machine; others as they are."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    if not is_host_name(address) or port in ("0", "*"):
+    if not is_host_name(address) or address.endswith((":0", ":*")):
         return [address]
+    here = [each for each, (family, where) in _resolved(address).items() if _is_here(family, where)]
+    return here or [address]  # an interface's name, or one that libzmq explains
+
+
+def _resolved(address: str) -> dict[str, tuple[int, tuple[Any, ...]]]:
+    """What a name stands for now: addresses, each with its kind and as Python has it."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:
         found = sockets.getaddrinfo(host, int(port), type=sockets.SOCK_STREAM)
-    except OSError:
-        return [address]  # an interface's name, or one that libzmq explains
-    addresses = []
-    for family, _, _, _, where in found:
-        each = f"[{where[0]}]" if family == sockets.AF_INET6 else str(where[0])
-        if _is_here(family, where) and f"tcp://{each}:{port}" not in addresses:
-            addresses.append(f"tcp://{each}:{port}")
-    return addresses or [address]
+    except (OSError, UnicodeError):  # not known, or no name could have this form
+        return {}
+    as_text = {True: "tcp://[{}]:{}", False: "tcp://{}:{}"}
+    return {
+        as_text[family == sockets.AF_INET6].format(where[0], port): (family, where)
+        for family, _, _, _, where in found
+    }
 
 
 def _is_here(family: int, where: tuple[Any, ...]) -> bool:

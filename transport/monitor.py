@@ -9,11 +9,12 @@ import math
 import os
 import socket
 import struct
+import threading
 from collections.abc import Sequence
 
 import zmq
 
-from paxon.transport.binding import dial, dialled, is_host_name
+from paxon.transport.binding import dial, dialled, is_host_name, others_of
 from paxon.transport.descriptors import DescriptorGuard
 from paxon.transport.intake import Ledger
 
@@ -123,6 +124,8 @@ class LinkMonitor:
         self._pause = redial_seconds
         self.redial_at = math.inf
         """When `attend` tries again; infinite where that is not wanted."""
+        self._addresses: Sequence[str] = ()
+        self._others = _Others()
         self._ways: list[tuple[str, int]] = []
         """What can be dialled: each address, and for a name which kind of its addresses."""
         self._way = 0
@@ -168,27 +171,26 @@ class LinkMonitor:
 
     def dial(self, *addresses: str) -> None:
         """Start to connect, to the first. Raises `TransportError` for one of the wrong form."""
-        self._ways = _ways(addresses)
+        self._addresses, self._ways = addresses, _ways(addresses)
         self._way = 0
         self._dial()
 
     @property
-    def addresses(self) -> list[str]:
+    def addresses(self) -> Sequence[str]:
         """Those that are tried."""
-        return list(dict.fromkeys(address for address, _ in self._ways))
+        return self._addresses
 
     def reach(self, addresses: Sequence[str]) -> None:
         """From now on these are to be tried, without leaving the present one if it is among them.
 
         One that stays the first again goes before a later one only when that fails.
         """
-        ways = _ways(addresses)
-        if ways == self._ways:
+        if list(addresses) == list(self._addresses):
             return
         present = self._ways[self._way]
-        self._ways = ways
-        if present in ways:
-            self._way = ways.index(present)
+        self._addresses, self._ways = addresses, _ways(addresses)
+        if present in self._ways:
+            self._way = self._ways.index(present)
         else:
             self._leave(present)
             self._way = 0
@@ -196,9 +198,12 @@ class LinkMonitor:
 
     def redial(self) -> None:
         """Connect anew, where the other end may know our key by now, or elsewhere."""
-        self._leave(self._ways[self._way])
+        present = self._ways[self._way]
+        self._leave(present)
         if self.in_vain or self.refused:
-            self._way = (self._way + 1) % len(self._ways)
+            self._ways = _ways(self._addresses) + self._others.of(self._addresses)
+            after = self._ways.index(present) + 1 if present in self._ways else 0
+            self._way = after % len(self._ways)
         self.refused = self.in_vain = False
         self._dial()
 
@@ -220,6 +225,26 @@ class LinkMonitor:
         """Stop watching; the link itself stays open."""
         self._link.disable_monitor()
         self.socket.close(0)
+
+
+class _Others:
+    """Looks up, in a thread of its own, which addresses of names `dial` does not come to."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+        self._thread = threading.Thread()
+
+    def of(self, addresses: Sequence[str]) -> list[tuple[str, int]]:
+        """What was found the last time, to be dialled in turn; asks again, for that may change."""
+        names = [address for address in addresses if is_host_name(address)]
+        if names and not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._look_up, args=(names,), daemon=True)
+            with contextlib.suppress(RuntimeError):  # (no thread to be had: another time)
+                self._thread.start()
+        return [(address, 0) for address in self._found]
+
+    def _look_up(self, names: list[str]) -> None:
+        self._found = [each for name in names for each in others_of(name)]
 
 
 def _ways(addresses: Sequence[str]) -> list[tuple[str, int]]:

@@ -274,7 +274,7 @@ def _alone(
     number: int, directory: Path | None, peer: str | None, client: str | None, join: str | None
 ) -> ClusterDescription:
     """The description, by flags, of a server that joins and has no cluster file."""
-    from paxon.kvstore.client.addresses import check_address  # noqa: PLC0415
+    from paxon.kvstore.client.addresses import check_dialled  # noqa: PLC0415
     from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerEntry  # noqa: PLC0415
 
     if not join:
@@ -285,7 +285,7 @@ def _alone(
         )
     try:
         for address in (peer, client):
-            check_address(address)
+            check_dialled(address)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--peer, --client") from None
     entry = ServerEntry(

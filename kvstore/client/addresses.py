@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import random
 import re
 import socket
@@ -15,6 +16,8 @@ __all__ = [
     "peer_port",
     "client_port",
     "check_address",
+    "check_dialled",
+    "same_place",
     "split_addresses",
     "with_port",
     "free_ports",
@@ -24,12 +27,16 @@ __all__ = [
 DEFAULT_BASE_PORT = 7100
 """Server N takes base + 10·N for its peers and base + 10·N + 1 for clients."""
 
+_EVERY = (ipaddress.IPv4Address(0), ipaddress.IPv6Address(0))
+"""All addresses of a machine, to listen at."""
 LOOPBACK = "127.0.0.1"
 _HIGHEST_PORT = 65535
 _TCP = re.compile(
-    r"tcp://(?P<host>\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?\]|\*|[A-Za-z0-9_.-]+):(?P<port>\d{1,5})"
+    r"tcp://(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|\*|[\w.-]+):(?P<port>\d{1,5})", re.ASCII
 )
-_IPC = re.compile(r"ipc://(?P<path>.+)")
+_NAME = re.compile(r"(?=.{1,253}$)(?:[\w-]{1,63}\.)*(?!\d+\.?$)[\w-]{1,63}\.?", re.ASCII)
+"""A host's name: its last part is no number."""
+_IPC = re.compile(r"ipc://(?P<path>[^*\0][^\0]*)", re.DOTALL)
 _MEMORY = re.compile(r"memory://[A-Za-z0-9_.-]+")
 _IPC_LIMIT = 107
 """Bytes that Linux has for the path of a Unix socket."""
@@ -59,7 +66,9 @@ def check_address(address: str) -> str:
     if type(address) is not str:
         raise ValueError(f"{address!r} is no address: write 'tcp://HOST:PORT' or 'ipc://PATH'")
     tcp = _TCP.fullmatch(address)
-    if tcp is not None:
+    if tcp is not None and (
+        tcp["host"] == "*" or _NAME.fullmatch(tcp["host"]) or _number(tcp["host"])
+    ):
         if not 0 < int(tcp["port"]) <= _HIGHEST_PORT:
             raise ValueError(f"{address!r}: ports run from 1 to {_HIGHEST_PORT}")
         return address
@@ -73,6 +82,38 @@ def check_address(address: str) -> str:
     raise ValueError(f"{address!r} is no address: write tcp://HOST:PORT or ipc://PATH")
 
 
+def check_dialled(address: str) -> str:
+    """`check_address`, for one that others dial: it stands for one host, not for all of one's own.
+
+    (A client may ask for 0.0.0.0 all the same: that is its own machine.)
+    """
+    found = _TCP.fullmatch(check_address(address))
+    if found and (found["host"] == "*" or _number(found["host"]) in _EVERY):
+        raise ValueError(
+            f"{address!r} stands for all addresses of a machine, and cannot be dialled: give the "
+            "host's own (a server's peer_bind and client_bind say where it listens)"
+        )
+    return address
+
+
+def same_place(address: str) -> str:
+    """An address in the one form of all that mean the same, as far as that shows."""
+    found = _TCP.fullmatch(address)
+    if found is None:
+        return address
+    number = _number(found["host"])
+    host = "*" if number in _EVERY else str(number or found["host"].lower())
+    return f"tcp://{host}:{int(found['port'])}"
+
+
+def _number(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The number that a host is given by; None for a name, and for what is neither."""
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return None
+
+
 def split_addresses(text: str) -> list[str]:
     """The addresses of a comma-separated list; a bare HOST:PORT means tcp. Raises ValueError.
 
@@ -82,7 +123,10 @@ def split_addresses(text: str) -> list[str]:
     found = [part if "://" in part else f"tcp://{part}" for part in parts if part]
     if not found:
         raise ValueError("no address given: write tcp://HOST:PORT[,tcp://HOST:PORT…]")
-    return [part if _MEMORY.fullmatch(part) else check_address(part) for part in found]
+    for part in found:
+        if not _MEMORY.fullmatch(part):
+            check_dialled(part) if "://*" in part else check_address(part)
+    return found
 
 
 def with_port(host: str, port: int) -> str:

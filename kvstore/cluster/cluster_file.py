@@ -18,6 +18,7 @@ metrics = "9100"              # PORT or HOST:PORT for /metrics and /health; none
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,8 +35,10 @@ from paxon.kvstore.client.addresses import (
     DEFAULT_BASE_PORT,
     LOOPBACK,
     check_address,
+    check_dialled,
     client_port,
     peer_port,
+    same_place,
     with_port,
 )
 from paxon.kvstore.cluster.options import (
@@ -377,7 +380,7 @@ def _entry(table: dict[str, Any], position: int, path: Path) -> ServerEntry:
     }
     for key, address in addresses.items():
         try:
-            check_address(address)
+            (check_address if key.endswith("_bind") else check_dialled)(address)
         except ValueError as error:
             raise ClusterFileError(f"{where}: {key}: {error}") from None
     metrics = table.get("metrics", "")
@@ -387,20 +390,19 @@ def _entry(table: dict[str, Any], position: int, path: Path) -> ServerEntry:
             parse_listen(metrics)
         except OptionError as error:
             raise ClusterFileError(f"{where}: {error}") from None
-    directory = Path(_text(table, "directory", where) or f"server-{server}").expanduser()
-    beside = path.absolute().parent
+    directory = _path(table, "directory", f"server-{server}", where, path)
     public_key = _text(table, "public_key", where) or ""
-    key_file = _text(table, "key_file", where) or f"server-{server}.key"
+    key_file = _path(table, "key_file", f"server-{server}.key", where, path)
     if public_key:
         _check_key(public_key, f"{where}: public_key")
     elif "key_file" in table:
         raise ClusterFileError(f"{where}: key_file: needs its public_key, too (paxon keygen)")
     return ServerEntry(
         id=server,
-        directory=str(beside / directory),
+        directory=directory,
         metrics=metrics,
         public_key=public_key,
-        key_file=str(beside / Path(key_file).expanduser()) if public_key else "",
+        key_file=key_file if public_key else "",
         **addresses,
     )
 
@@ -449,6 +451,17 @@ def _text(table: Mapping[str, Any], key: str, where: str) -> str | None:
     return value
 
 
+def _path(table: Mapping[str, Any], key: str, default: str, where: str, file: Path) -> str:
+    """An absolute path; a relative one begins beside the file."""
+    given = _text(table, key, where) or default
+    try:
+        if "\0" in given:
+            raise RuntimeError("a null character is in its name")
+        return os.path.normpath(file.absolute().parent / Path(given).expanduser())
+    except RuntimeError as error:  # ~ of a user that is not known
+        raise ClusterFileError(f"{where}: {key} = {given!r}: {error}") from None
+
+
 def _from_port(host: str, port: object, where: str) -> str:
     if not isinstance(port, int) or isinstance(port, bool):
         raise ClusterFileError(f"{where} = {port!r}: must be a whole number")
@@ -472,12 +485,17 @@ def _no_twins(servers: list[ServerEntry]) -> None:
             places["client (as dialled)"] = server.client
         local = {server.peer_bind, server.client_bind} - {server.peer, server.client}
         host = server.peer.rpartition(":")[0]
+        at, port = parse_listen(server.metrics or "0")
+        if port:
+            places["metrics"] = f"tcp://[{at}]:{port}" if ":" in at else f"tcp://{at or '*'}:{port}"
+            local |= {places["metrics"]} - {f"{host}:{port}"}
         for what, address in places.items():
-            # Two hosts may both listen on tcp://*:7110, two servers cannot be dialled there.
-            if what in ("peer", "client") and address.startswith("tcp://*:"):
-                continue
-            # Behind address translation an inside address means this host's alone.
-            place = f"{host} {address}" if address in local else address
+            # Two hosts may both listen on tcp://*:7110.
+            place = same_place(address)
+            if place.startswith("tcp://*:"):
+                place = f"{server.id} {place}"
+            elif address in local:  # behind address translation it means this host's alone
+                place = f"{host} {place}"
             owner = f"server {server.id} ({what})"
             if place in used:
                 raise ClusterFileError(f"{address} is given to {used[place]} and to {owner}")

@@ -30,7 +30,7 @@ from paxon.actors.disk.storage import Storage, StorageError
 from paxon.actors.environment import Environment, Network
 from paxon.actors.execution.machine_errors import MachineFailure, check_limits
 from paxon.actors.messages import ClientMessage, PeerMessage, PortOfServers, ServerReply
-from paxon.kvstore.client.addresses import check_address
+from paxon.kvstore.client.addresses import check_address, check_dialled
 from paxon.kvstore.client.leases.clock import BOOT_CLOCK
 from paxon.kvstore.cluster.options import Durability, OptionError
 from paxon.kvstore.cluster.spawning import open_standard_descriptors
@@ -285,7 +285,9 @@ def _checked_binds(
         )
     bind = peer_bind if peer_bind is not None else peers[settings.server]
     try:
-        for address in (*peers.values(), bind, client_bind, *settings.client_addresses.values()):
+        for address in (*peers.values(), *settings.client_addresses.values()):
+            check_dialled(address)
+        for address in (bind, client_bind):
             check_address(address)
     except ValueError as error:
         raise ServerStartError(str(error)) from None
@@ -364,6 +366,8 @@ def _data_directory(directory: str | Path | None, durability: Durability) -> Pat
     if not isinstance(directory, str | os.PathLike):
         raise ServerStartError("directory: a server with durability 'disk' needs a data directory")
     try:
-        return Path(directory)
+        if "\0" in str(path := Path(directory)):
+            raise ServerStartError(f"directory: a null character is in {str(path)!r}")
+        return path
     except TypeError:
         raise ServerStartError(f"directory: {directory!r} is neither text nor a Path") from None

@@ -131,6 +131,25 @@ BAD = {
         BASE + server(1) + server(2, "client_port = 7111"),
         "is given to server 1 (client) and to server 2 (client)",
     ),
+    "a port in two forms": (
+        BASE + server(1, "host = '[::1]'") + server(2, "peer = 'tcp://[0:0::1]:07110'"),
+        "tcp://[0:0::1]:07110 is given to server 1 (peer) and to server 2 (peer)",
+    ),
+    "all addresses at one port": (
+        BASE + server(1, "peer_bind = 'tcp://*:7'\nclient_bind = 'tcp://0.0.0.0:7'"),
+        "is given to server 1 (peer) and to server 1 (client)",
+    ),
+    "a port for figures as well": (
+        BASE + server(1, "metrics = '*:7'\nclient_bind = 'tcp://*:7'"),
+        "tcp://*:7 is given to server 1 (client) and to server 1 (metrics)",
+    ),
+    "one port for figures of two": (
+        BASE + server(1, "metrics = 9100") + server(2, "metrics = '127.0.0.1:9100'"),
+        "tcp://127.0.0.1:9100 is given to server 1 (metrics) and to server 2 (metrics)",
+    ),
+    "dialled everywhere": (BASE + server(1, "host = '0.0.0.0'"), "cannot be dialled"),
+    "a directory of nobody": (BASE + server(1, "directory = '~no one/d'"), "home directory"),
+    "no directory's name": (BASE + server(1, 'directory = "a\\u0000b"'), "null character"),
     "one inside address on one host": (
         BASE
         + server(1, "client_bind = 'tcp://10.0.0.2:7111'")
@@ -246,12 +265,32 @@ def test_the_command_exits_with_2_for_a_wrong_machine(machine: str, tmp_path: Pa
 def test_addresses_are_checked() -> None:
     for good in ("tcp://127.0.0.1:1", "tcp://[fe80::1%eth0]:65535", "tcp://*:7", "ipc:///tmp/x"):
         assert check_address(good) == good
-    for bad in ("", "127.0.0.1:1", "tcp://a", "tcp://a:0", "tcp://a:65536", "udp://a:1", "ipc://"):
+    of_no_form = (
+        "tcp://...:1",
+        f"tcp://{'a' * 64}:1",
+        "tcp://1.2.3:1",
+        "tcp://[:::]:1",
+        "tcp://a:\uff11",
+    )
+    unix = "ipc://", "ipc://*", "ipc:///a\0b"
+    for bad in (
+        "",
+        "127.0.0.1:1",
+        "tcp://a",
+        "tcp://a:0",
+        "tcp://a:65536",
+        "udp://a:1",
+        *of_no_form,
+        *unix,
+    ):
         with pytest.raises(ValueError, match=r"address|ports"):
             check_address(bad)
     with pytest.raises(ValueError, match="longer than"):
         check_address("ipc://" + "x" * 108)
     assert split_addresses("localhost:1, tcp://b:2,") == ["tcp://localhost:1", "tcp://b:2"]
+    assert split_addresses("0.0.0.0:1") == ["tcp://0.0.0.0:1"]
+    with pytest.raises(ValueError, match="cannot be dialled"):
+        split_addresses("*:1")
     with pytest.raises(ValueError, match="no address given"):
         split_addresses(" , ")
 

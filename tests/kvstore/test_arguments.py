@@ -146,12 +146,14 @@ def test_a_directory_whose_name_is_not_utf_8(tmp_path: Path) -> None:
         ({"peers": {}}, "peers: no address is given for server 1"),
         ({"peers": [ONE]}, "peers: give the servers' addresses by id"),
         ({"peers": {1: 7110, 2: ONE}}, "7110 is no address"),
+        ({"peers": {1: "tcp://0.0.0.0:7110", 2: ONE}}, "0:7110' stands for all addresses"),
         ({"client_bind": None}, "None is no address"),
         ({"settings": {"server": 1}}, "give Settings"),
         ({"settings": Settings(cluster="c", server=1, servers=(1, 2))}, "none for server 2"),
         ({"durability": "tape"}, "durability = 'tape'"),
         ({"directory": None}, "needs a data directory"),
         ({"directory": 7}, "needs a data directory"),
+        ({"directory": "a\0b"}, "a null character is in"),
     ],
 )
 def test_start_server(wrong: dict[str, Any], named: str, tmp_path: Path) -> None:

@@ -60,6 +60,32 @@ def test_a_name_is_bound_at_all_of_its_addresses_here(monkeypatch: pytest.Monkey
         context.destroy(linger=0)
 
 
+def test_every_address_of_a_name_is_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libzmq would stay with 127.0.0.1, where nobody listens."""
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0))
+        for host in ("127.0.0.1", "127.0.0.9")
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    (port,) = free_ports(1)
+    context = Context()
+    with contextlib.ExitStack() as stack:
+        stack.callback(context.destroy, linger=0)
+        listening = context.socket(zmq.ROUTER)
+        events = listening.get_monitor_socket(int(zmq.EVENT_HANDSHAKE_SUCCEEDED))
+        bind(listening, f"tcp://127.0.0.9:{port}", "port")
+        monitor = LinkMonitor(context.socket(zmq.DEALER), 0.05)
+        stack.callback(monitor.close)
+        monitor.dial(f"tcp://localhost:{port}")
+
+        def connected() -> bool:
+            monitor.attend(time.monotonic())
+            return bool(events.poll(5))
+
+        wait_until(connected, "the second address is found", 20.0)
+        assert list(monitor.addresses) == [f"tcp://localhost:{port}"]
+
+
 def test_from_where_a_port_is_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(binding, "in_ephemeral_range", lambda address: ":7110" not in address)
