@@ -134,6 +134,7 @@ class Links:
         *,
         trouble: Trouble,
         secure: Secure | None = None,
+        pins: bool = True,
     ) -> None:
         """Open nothing yet.
 
@@ -142,6 +143,7 @@ class Links:
             receive: gets what comes in.
             trouble: told what is wrong with a server's address; says whether that is news.
             secure: prepares each socket for encryption.
+            pins: belong to the cluster that answers first, and to no other.
         """
         self._context = Context()
         self._links: dict[str, Link] = {}
@@ -151,7 +153,7 @@ class Links:
         self._receive = receive
         self._tell_trouble = trouble
         self._secure = secure
-        self._codec = client_codec()
+        self._codec = client_codec(pins=pins)
 
     def send(self, outgoing: Iterable[Outgoing], epoch: int) -> list[Link]:
         """Send frames, or keep them until the connection is there; returns the links used.

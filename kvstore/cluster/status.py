@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import math
+import select
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
-import zmq
 
 from paxon.actors import ServerId
-from paxon.actors.codecs import client_codec
-from paxon.actors.messages import PortOfServers, StatusReply, StatusRequest
-from paxon.kvstore.client.links import Secure
+from paxon.actors.messages import PortOfServers, ServerReply, StatusReply, StatusRequest
+from paxon.kvstore.client.links import Links, Secure
 from paxon.kvstore.cluster.supervisor import ProcessState
-from paxon.transport import Context, FrameError, dialled, takes_ipv6
 
 __all__ = [
     "ServerStatus", "StatusProbe", "agreed_leader", "ask_status", "comparable_slot", "look_around",
 ]  # fmt: skip
+
+_REDIAL_CHECK_SECONDS = 0.1
 
 
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,16 +38,16 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusProbe:
-    """Asks servers for their status; used by one thread, and can be used again and again."""
+    """Asks servers, of whatever clusters, for their status; used by one thread, as often as wanted."""
 
     def __init__(self, secure: Secure | None = None) -> None:
-        self._secure = secure
-        self._context = Context()
-        self._sockets: dict[str, zmq.Socket[bytes]] = {}
-        self._codec = client_codec(pins=False)
-        self._numbers = itertools.count(1)
         self.client_ports: dict[str, str] = {}
         """Of addresses that turned out to be ports for servers: where clients reach those."""
+        self._number = 0
+        self._answers: dict[str, StatusReply] = {}
+        self._links = Links(
+            lambda _link: None, self._receive, trouble=lambda *_: False, secure=secure, pins=False
+        )
 
     def ask(
         self,
@@ -64,65 +62,36 @@ class StatusProbe:
         `state`: each also computes its state's fingerprint; `digest_slot`: the slot after which to
         say the hash of what was executed, if not the last one.
         """
-        number = next(self._numbers)
-        question = self._codec.encode([StatusRequest(number, digest_slot, state)])
-        poller = zmq.Poller()
-        asked: dict[zmq.Socket[bytes], ServerId] = {}
-        for server, address in addresses.items():
-            socket = self._socket(address)
-            asked[socket] = server
-            poller.register(socket, zmq.POLLIN)
-            try:
-                socket.send(question, zmq.NOBLOCK)
-            except zmq.Again:  # unreachable for so long that its queue is full
-                continue
-        answers: dict[ServerId, StatusReply] = {}
         end = time.monotonic() + timeout
-        wrong = self.client_ports
-        while len(answers) + sum(a in wrong for a in addresses.values()) < len(asked):
-            remaining = end - time.monotonic()
-            if remaining <= 0:
-                break
-            for socket, _ in poller.poll(math.ceil(remaining * 1000)):
-                answer = self._receive(socket, number, addresses[asked[socket]])
-                if answer is not None:
-                    answers[asked[socket]] = answer
-        return answers
+        self._number += 1
+        self._answers = {}
+        question = StatusRequest(self._number, digest_slot, state)
+        links = self._links.send([(a, [question]) for a in addresses.values()], self._number)
+        poller = select.poll()
+        for link in links:
+            poller.register(link.fd, select.POLLIN)
+        while True:
+            for link in links:
+                self._links.ended(link)  # dials again, where that is due
+                self._links.drain(link)
+            left = end - time.monotonic()
+            if left <= 0 or all(
+                link.address in self._answers or link.address in self.client_ports for link in links
+            ):
+                return {s: self._answers[a] for s, a in addresses.items() if a in self._answers}
+            poller.poll(math.ceil(min(left, _REDIAL_CHECK_SECONDS) * 1000))
 
-    def _receive(self, socket: zmq.Socket[bytes], number: int, address: str) -> StatusReply | None:
-        """The answer to question `number` if it is next; anything else is of an earlier one."""
-        try:
-            _, _, messages = self._codec.decode(socket.recv(zmq.NOBLOCK))
-        except (zmq.Again, FrameError):
-            return None
+    def _receive(self, address: str, messages: Sequence[ServerReply]) -> None:
+        """Take in the answer to the last question; anything else is of an earlier one."""
         for message in messages:
-            if isinstance(message, StatusReply) and message.id == number:
-                return message
-            if isinstance(message, PortOfServers) and message.address:
+            if isinstance(message, StatusReply) and message.id == self._number:
+                self._answers[address] = message
+            elif isinstance(message, PortOfServers) and message.address:
                 self.client_ports[address] = message.address
-        return None
-
-    def _socket(self, address: str) -> zmq.Socket[bytes]:
-        socket = self._sockets.get(address)
-        if socket is None:
-            socket = self._context.socket(zmq.DEALER)
-            socket.setsockopt(zmq.LINGER, 0)
-            socket.setsockopt(zmq.SNDHWM, 16)
-            socket.setsockopt(zmq.RECONNECT_IVL, 50)
-            socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-            self._sockets[address] = socket
-            # A server may tell any address of others: one without a key, or of a wrong form.
-            with contextlib.suppress(ValueError, zmq.ZMQError):
-                if self._secure is not None:
-                    self._secure(socket, address)
-                socket.setsockopt(zmq.IPV6, int(takes_ipv6(address)))
-                socket.connect(dialled(address))
-        return socket
 
     def close(self) -> None:
         """Close the sockets; may be called twice."""
-        self._context.destroy(linger=0)
-        self._sockets.clear()
+        self._links.close()
 
 
 def ask_status(
