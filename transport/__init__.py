@@ -10,7 +10,7 @@ keep), `monitor` and `vanished`. `memory` is the same contract without sockets. 
 
 from __future__ import annotations
 
-from paxon.transport.binding import dialled, in_ephemeral_range, is_dialable, takes_ipv6
+from paxon.transport.binding import dialled, in_ephemeral_range, is_dialable
 from paxon.transport.burst import Burst
 from paxon.transport.codec import HEADER_BYTES, MAX_FRAME_BYTES, FrameCodec
 from paxon.transport.context import Context
@@ -61,7 +61,6 @@ __all__ = [
     "dialled",
     "in_ephemeral_range",
     "is_dialable",
-    "takes_ipv6",
     "raise_descriptor_limit",
     "check_descriptor_limit",
     "Context",

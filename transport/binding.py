@@ -22,7 +22,6 @@ __all__ = [
     "is_dialable",
     "is_host_name",
     "others_of",
-    "takes_ipv6",
 ]
 
 _SOURCE = "127.0.0.2"
@@ -120,14 +119,6 @@ def is_host_name(address: str) -> bool:
     except ValueError:
         return True
     return False
-
-
-def takes_ipv6(address: str) -> bool:
-    """Whether a tcp address can be reached by IPv6 alone, as far as its name is known now."""
-    if not is_host_name(address):
-        return address.startswith("tcp://[")
-    found = _resolved(address)
-    return bool(found) and all(family == sockets.AF_INET6 for family, _ in found.values())
 
 
 def others_of(address: str) -> list[str]:

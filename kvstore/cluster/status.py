@@ -38,7 +38,7 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusProbe:
-    """Asks servers, of whatever clusters, for their status; used by one thread, as often as wanted."""
+    """Asks servers, of whatever clusters, how they are; used by one thread, again and again."""
 
     def __init__(self, secure: Secure | None = None) -> None:
         self.client_ports: dict[str, str] = {}

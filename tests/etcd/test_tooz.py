@@ -18,6 +18,7 @@ CHOSEN, PASSES = sized(("(lock or leader) and not two_lock_process", 20), ("", 6
 etcd does not have."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_tooz(gateway: Gateway, tmp_path: Path) -> None:
     library = fetched("tooz", "tooz")
