@@ -41,6 +41,11 @@ class MakingBooks:
         self.in_force.add(disk)
         return ""
 
+    def start_anew(self) -> None:
+        """It is in force where no majority can be: all directories are emptied."""
+        self.identity = 0
+        self.in_force.clear()
+
     def on_promise(self, disk: DiskId) -> str:
         """A promise is durable now."""
         return "" if disk in self.in_force else f"disk {disk} promises before it is in force"

@@ -214,9 +214,10 @@ def session_job(address: str) -> Job:
 
 def test_sessions_are_opened_where_the_leader_is_by_now(servers: SocketCluster) -> None:
     link = SessionLink(session_job(servers.addresses[2]), 700)
-    outcome = ClosedLoop(link).run(0.05)
+    loop = ClosedLoop(link)
+    while not (outcome := loop.run(0.05)).operations:  # (a busy machine may need longer)
+        assert not outcome.failed
     link.close()
-    assert outcome.operations > 0
     assert not outcome.failed
 
 

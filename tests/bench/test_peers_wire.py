@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import hpack
@@ -191,7 +192,8 @@ class FakeEtcd(threading.Thread):
                 calls = [(number, body) for kind, _, number, body in frames(data) if kind == DATA]
                 data = b""
                 if calls:
-                    self.answer(link, calls)
+                    with suppress(BrokenPipeError):  # who waited for it has gone
+                        self.answer(link, calls)
 
     def answer(self, link: socket.socket, calls: list[tuple[int, bytes]]) -> None:
         self.most_at_once = max(self.most_at_once, len(calls))
@@ -256,8 +258,8 @@ def test_a_second_stretch_begins_with_nothing_under_way(fake: FakeEtcd) -> None:
     loop, close = open_etcd_load("one", job(fake, Workload(name="w", outstanding=4, keys=20)))
     first, second = loop.run(0.05), loop.run(0.05)
     close()
-    made = first.operations + second.operations + first.unfinished + second.unfinished
-    assert made == len(fake.requests)
+    answered = first.operations + second.operations + first.unfinished
+    assert answered <= len(fake.requests) <= answered + second.unfinished
 
 
 def test_reads_are_of_keys_that_were_written(fake: FakeEtcd) -> None:
@@ -281,7 +283,8 @@ def test_refused_operations_are_counted_and_do_not_stop_the_load(fake: FakeEtcd)
     close()
     assert outcome.failed == 2
     assert outcome.first_error == "etcd refused an operation"
-    assert outcome.operations + outcome.failed + outcome.unfinished == len(fake.requests)
+    answered = outcome.operations + outcome.failed
+    assert answered <= len(fake.requests) <= answered + outcome.unfinished
 
 
 def test_the_writer_of_the_failovers_goes_on_to_the_next_member(fake: FakeEtcd) -> None:
@@ -289,8 +292,8 @@ def test_the_writer_of_the_failovers_goes_on_to_the_next_member(fake: FakeEtcd) 
         dead = f"127.0.0.1:{silent.getsockname()[1]}"
         writer = PersistentWriter([dead, fake.address])
         writer.put(put_payload("key", b"value"))
-        assert fake.requests == [put_payload("key", b"value")[5:]]
-        fake.refused = frozenset({3})  # its second call: a member without a leader says so
+        assert set(fake.requests) == {put_payload("key", b"value")[5:]}
+        fake.refused = frozenset({3})  # the next call: a member without a leader says so
         writer.put(put_payload("key", b"again"))
         writer.close()
     assert fake.requests[-1] == put_payload("key", b"again")[5:]

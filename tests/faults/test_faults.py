@@ -55,17 +55,20 @@ def test_survived(name: str, three: RelayedCluster, tmp_path: Path) -> None:
 
 def test_a_leader_that_a_client_alone_cannot_reach_is_named(three: RelayedCluster) -> None:
     """The followers answer it, and all is well among the servers."""
-    leader = three.leader()
     with three.client(OUTSIDE, timeout=20) as client:
         client.put("reached", b"yes")
-        three.network.cut(leader, OUTSIDE)
-        try:
-            with pytest.raises(PaxonError) as caught:
-                client.get("reached", timeout=8)
-            sentence = str(caught.value)
+        leader, sentence = 0, ""
+        try:  # On a busy machine another may get to lead meanwhile.
+            while not sentence or leader != three.leader():
+                three.network.heal()
+                leader = three.leader()
+                three.network.cut(leader, OUTSIDE)
+                try:
+                    client.get("reached", timeout=8)
+                except PaxonError as error:
+                    sentence = str(error)
             assert f"server {leader} leads at tcp://" in sentence, sentence
             assert "which does not answer" in sentence, sentence
-            assert three.leader() == leader
         finally:
             three.network.heal()
         assert client.get("reached", timeout=30) == b"yes"

@@ -62,7 +62,6 @@ class SimulatedClient:
             for _ in range(weight)
             if role == "mixed" or (kind in {"get", "scan"}) == (role == "reader")
         ] or ["get"]
-        self._codec = client_codec()
         self._token = str(number).encode()
         self._lives = 0
         self._written = 0
@@ -79,6 +78,7 @@ class SimulatedClient:
 
     def _new_core(self) -> ClientCore:
         self._lives += 1
+        self._codec = client_codec()
         addresses = list(self.world.addresses.values())
         self.random.shuffle(addresses)
         seek = self.plan.seek

@@ -162,7 +162,6 @@ class Coordinator:
         self._chance = Random(f"connections {world.plan.seed} {number}")
         slowest, fastest = world.plan.clock_range if self.plan.drift else (1.0, 1.0)
         self._rate = self.random.choice((1.0, slowest, fastest))
-        self._codec = client_codec()
         self._generation = dict.fromkeys(world.nodes, 0)
         """Of the connection to each server."""
         self._lives = 0
@@ -174,6 +173,7 @@ class Coordinator:
 
     def _new_core(self) -> ClientCore:
         self._lives += 1
+        self._codec = client_codec()
         addresses = list(self.world.addresses.values())
         self.random.shuffle(addresses)
         seek = self.world.plan.clients.seek

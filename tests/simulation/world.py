@@ -434,13 +434,19 @@ class World:
         self._later(fault, self._start, node)
 
         def remedy(_: object) -> None:
+            holders = [other for other in self.nodes.values() if other.knows(lost)]
             if self.watch.making.in_force:
-                return
-            for other in self.nodes.values():
-                if other.knows(lost):
-                    other.crash("its directory is emptied")
-                    other.replace_disk(rejoin=False)
-                    self._later(fault, self._start, other)
+                if not holders or 2 * len(holders) > len(self.nodes):
+                    return
+                self.watch.making.start_anew()
+                holders = list(self.nodes.values())
+                everybody: list[SimulatedClient | Coordinator] = [*self.clients.values()]
+                for client in [*everybody, *self.coordinators.values()]:
+                    client.restart()  # the first cluster that it met is no more
+            for other in holders:
+                other.crash("its directory is emptied")
+                other.replace_disk(rejoin=False)
+                self._later(fault, self._start, other)
             self.schedule(self.now + 1.0, remedy, None)  # what is under way may be taken in yet
 
         self.schedule(self.now + 2 * fault.seconds, remedy, None)
