@@ -291,7 +291,7 @@ class Membership:
     def _hear_of_joining(self, said: Introduction, sender: ServerId) -> None:
         mine, theirs = self.making.made, said.made
         known = mine is not None and theirs is not None and theirs.identity == mine.identity
-        if said.joins and (known or theirs is None):
+        if said.joins and known:  # (until its directory knows the cluster, it could not come back)
             told = (said.address, said.client)
             peer, client = (text if can_be_dialled(text) else "" for text in told)
             member = Member(sender, said.incarnation, False, peer, client)

@@ -218,7 +218,7 @@ class Making:
             sentence = (
                 f"server {self.server} is not a member of {where}, which server {sender} belongs "
                 "to: members come from their data directories, whatever a file lists; take server "
-                f"{self.server} out of the file"
+                f"{self.server} out of the file, or have it join: start it with --join"
             )
         elif known == self.incarnation and not said.in_force:
             if made.servers == self.listed:

@@ -23,6 +23,7 @@ from paxon.actors.messages import (
     CatchUpRequest,
     Heartbeat,
     HeartbeatReply,
+    Introduction,
     NotLeader,
     PreVote,
     PreVoteReply,
@@ -421,6 +422,20 @@ def test_one_that_waits_to_join_tells_nobody_old_news_and_never_votes() -> None:
     cluster.crash(2)
     cluster.pass_time(3.0)  # 3 alone has no majority, whoever waits
     assert cluster.servers[3].role != "leader" and cluster.servers[4].promised == Ballot(0, 0)
+
+
+def test_who_has_not_stored_which_cluster_it_joins_is_not_offered_yet() -> None:
+    """Added, and started again without --join, it once was told that it is no member."""
+    cluster = serving(3)
+    cluster.ids, cluster.storages[4] = (1, 2, 3, 4), cluster.new_disk(4)
+    cluster.start(4, join=True)
+    cluster.hand(1, 4, cluster.servers[4].making.introduction(asks=True))
+    cluster.drop(Introduction)  # the answer is lost
+    cluster.request(1, AskMembers(3))
+    assert said(cluster).joining == ()
+    cluster.pass_time(1.0)
+    cluster.request(1, AskMembers(3))
+    assert [m.server for m in said(cluster).joining] == [4]
 
 
 def test_one_that_waits_to_join_is_so_after_a_restart_as_well() -> None:
