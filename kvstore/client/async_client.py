@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from paxon.actors.messages import ReadMode
@@ -62,8 +61,26 @@ class _AsyncClient(AsyncClusterCalls):
     """The base of both asyncio clients: a core, a driver, a default timeout."""
 
     _core: ClientCore | RawCore
+    _core_kind: type[ClientCore | RawCore]
     _driver: AsyncDriver
     _timeout: float
+
+    def __init__(
+        self,
+        servers: str | Iterable[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        redirect: bool = True,
+        options: CoreOptions | None = None,
+        secure: Secure | None = None,
+    ) -> None:
+        """See `Client`."""
+        self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
+        check_client(redirect, options, secure)
+        self._core = self._core_kind(
+            server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
+        )
+        self._driver = AsyncDriver(self._core, secure=secure)
 
     async def _finish(self, ticket: Ticket[Any, Any], answer: Callable[[Any], T]) -> T:
         """Wait for the servers' answer, and make of it what the caller is given."""
@@ -92,12 +109,7 @@ class _AsyncClient(AsyncClusterCalls):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -108,22 +120,8 @@ class _AsyncClient(AsyncClusterCalls):
 class AsyncCommandClient(_AsyncClient):
     """Client of a cluster that replicates an embedder's own `StateMachine`; see `CommandClient`."""
 
-    def __init__(
-        self,
-        servers: str | Iterable[str],
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        redirect: bool = True,
-        options: CoreOptions | None = None,
-        secure: Secure | None = None,
-    ) -> None:
-        """See `Client`."""
-        self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
-        check_client(redirect, options, secure)
-        self._core: RawCore = RawCore(
-            server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
-        )
-        self._driver = AsyncDriver(self._core, secure=secure)
+    _core: RawCore
+    _core_kind = RawCore
 
     async def execute(self, command: bytes, *, timeout: float | None = None) -> bytes:
         """Have a command executed; see `CommandClient.execute`."""
@@ -155,22 +153,8 @@ class AsyncClient(AsyncStoreCalls, AsyncLeaseCalls, AsyncWatchCalls, _AsyncClien
     does not call its operation back: a write may still take effect.
     """
 
-    def __init__(
-        self,
-        servers: str | Iterable[str],
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        redirect: bool = True,
-        options: CoreOptions | None = None,
-        secure: Secure | None = None,
-    ) -> None:
-        """See `Client`."""
-        self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
-        check_client(redirect, options, secure)
-        self._core: ClientCore = ClientCore(
-            server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
-        )
-        self._driver = AsyncDriver(self._core, secure=secure)
+    _core: ClientCore
+    _core_kind = ClientCore
 
     async def get(
         self,
@@ -377,12 +361,7 @@ class AsyncPipeline(BasePipeline):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Execute, unless the block raised: then what has not been sent yet never is."""
         if kind is None:
             await self.execute()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from paxon.actors.messages import ReadMode
@@ -133,8 +132,39 @@ class _BlockingClient(ClusterCalls):
     """The base of both blocking clients: a core, a driver, a default timeout."""
 
     _core: ClientCore | RawCore
+    _core_kind: type[ClientCore | RawCore]
     _driver: SyncDriver
     _timeout: float
+
+    def __init__(
+        self,
+        servers: str | Iterable[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        redirect: bool = True,
+        options: CoreOptions | None = None,
+        secure: Secure | None = None,
+    ) -> None:
+        """Make a client; nothing is sent before the first operation.
+
+        Args:
+            servers: client addresses of one or more servers of the cluster, as a list or separated
+                by commas; the others are learnt from them.
+            timeout: seconds that an operation may take by default.
+            redirect: whether to follow to the leader; if not, what the first server will not do
+                fails with `NotLeader`.
+            options: tunables, for special needs.
+            secure: prepares each socket for encryption before it connects.
+
+        Raises:
+            InvalidRequest: an address or the timeout is wrong.
+        """
+        self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
+        check_client(redirect, options, secure)
+        self._core = self._core_kind(
+            server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
+        )
+        self._driver = SyncDriver(self._core, secure=secure)
 
     def _offer_retry(self, error: RequestTimeout, answer: Callable[[Any], Any]) -> None:
         """Have the error of a write of unknown outcome ask for it again.
@@ -164,12 +194,7 @@ class _BlockingClient(ClusterCalls):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -183,22 +208,8 @@ class CommandClient(_BlockingClient):
     Each command is executed at most once, however often it has to be sent.
     """
 
-    def __init__(
-        self,
-        servers: str | Iterable[str],
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        redirect: bool = True,
-        options: CoreOptions | None = None,
-        secure: Secure | None = None,
-    ) -> None:
-        """See `Client`."""
-        self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
-        check_client(redirect, options, secure)
-        self._core: RawCore = RawCore(
-            server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
-        )
-        self._driver = SyncDriver(self._core, secure=secure)
+    _core: RawCore
+    _core_kind = RawCore
 
     def execute(self, command: bytes, *, timeout: float | None = None) -> bytes:
         """Have a command executed; the state machine's reply.
@@ -251,35 +262,8 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
     What several threads submit meanwhile travels together.
     """
 
-    def __init__(
-        self,
-        servers: str | Iterable[str],
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        redirect: bool = True,
-        options: CoreOptions | None = None,
-        secure: Secure | None = None,
-    ) -> None:
-        """Make a client; nothing is sent before the first operation.
-
-        Args:
-            servers: client addresses of one or more servers of the cluster, as a list or separated
-                by commas; the others are learnt from them.
-            timeout: seconds that an operation may take by default.
-            redirect: whether to follow to the leader; if not, what the first server will not do
-                fails with `NotLeader`.
-            options: tunables, for special needs.
-            secure: prepares each socket for encryption before it connects.
-
-        Raises:
-            InvalidRequest: an address or the timeout is wrong.
-        """
-        self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
-        check_client(redirect, options, secure)
-        self._core: ClientCore = ClientCore(
-            server_addresses(servers), random.SystemRandom(), options=options, redirect=redirect
-        )
-        self._driver = SyncDriver(self._core, secure=secure)
+    _core: ClientCore
+    _core_kind = ClientCore
 
     # --- operations --------------------------------------------------------------------------
     # Each raises InvalidRequest (before anything is sent), RequestTimeout (for writes: outcome
@@ -570,12 +554,7 @@ class Pipeline(BasePipeline):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Execute, unless the block raised: then what has not been sent yet never is."""
         if kind is None:
             self.execute()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from paxon.actors.messages import ReadMode
@@ -153,12 +152,7 @@ class AsyncProxy(Generic[R]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 
@@ -181,12 +175,7 @@ class AsyncBatch(Generic[R]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Send all, unless the block raised: then nothing is sent."""
         if kind is None and len(self._gathered):
             ticket = self._client.send(self._gathered.payload(), None, self._timeout)
@@ -218,12 +207,7 @@ class AsyncPipelineOfCalls(Generic[R]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait for all answers. Raises `PipelineError` if any call failed."""
         errors: dict[int, Exception] = {}
         for index, (body, ticket, later) in enumerate(self._sent):

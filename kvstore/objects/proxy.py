@@ -6,7 +6,6 @@ import functools
 import random
 import time
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from paxon.actors.messages import ReadMode
@@ -257,19 +256,13 @@ class Batch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Send all, unless the block raised: then nothing is sent."""
         if kind is None and len(self._gathered):
             gathered = self._gathered
-            future, _ = self._client.send(
+            self._client.send(
                 gathered.payload(), gathered.deliver, mode=None, timeout=self._timeout
-            )
-            future.result()
+            )[0].result()
 
 
 class CallPipeline:
@@ -298,12 +291,7 @@ class CallPipeline:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait for all answers. Raises `PipelineError` if any call failed."""
         errors: dict[int, Exception] = {}
         for index, future in enumerate(self._futures):

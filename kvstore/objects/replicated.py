@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar, overload
 
 from paxon.kvstore.objects.definition import MARK, Definition, Kind, Mark, define
@@ -157,12 +156,7 @@ class Replicated:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close a proxy's connections."""
 
     def __setattr__(self, name: str, value: object) -> None:

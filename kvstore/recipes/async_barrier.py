@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from types import TracebackType
 
 from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.leases.async_lease import AsyncLease
@@ -62,16 +61,11 @@ class AsyncInside(AsyncHeld):
         except NotAcquired:
             raise self._hall.left_late() from None
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            await self.leave()
+    async def __aexit__(self, *failure: object) -> None:
+        if any(failure):
+            await super().__aexit__(*failure)
         else:
-            await super().__aexit__(kind, error, traceback)
+            await self.leave()
 
 
 class AsyncDoubleBarrier:

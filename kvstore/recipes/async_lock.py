@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import weakref
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from paxon.kvstore.client.arguments import Key
@@ -77,14 +76,9 @@ class AsyncLock:
         self._entered.setdefault(_this_task(), []).append(held)
         return held
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *failure: object) -> None:
         """Release it; if that fails, it ends with its lease."""
-        await self._entered[_this_task()].pop().__aexit__(kind, error, traceback)
+        await self._entered[_this_task()].pop().__aexit__(*failure)
 
 
 class AsyncSemaphore(AsyncLock):

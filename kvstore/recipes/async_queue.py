@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Literal
 
 from paxon.kvstore.client.arguments import Key, Value
@@ -57,15 +56,10 @@ class AsyncQueueItem(AsyncHeld):
         self._settled = True
         await super().release(timeout=timeout)
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *failure: object) -> None:
         """It is done, or goes back if the block raised, or has been let go of."""
-        if kind is not None:
-            await super().__aexit__(kind, error, traceback)
+        if any(failure):
+            await super().__aexit__(*failure)
         elif not self._settled:
             await self.done()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from types import TracebackType
 
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.leases.lease import Lease
@@ -82,16 +81,11 @@ class Inside(Held):
         except NotAcquired:
             raise self._hall.left_late() from None
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.leave()
+    def __exit__(self, *failure: object) -> None:
+        if any(failure):
+            super().__exit__(*failure)
         else:
-            super().__exit__(kind, error, traceback)
+            self.leave()
 
 
 class DoubleBarrier:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from paxon.kvstore.client.async_client import AsyncClient
@@ -105,12 +104,7 @@ class Held(Kept[Lease]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Release it; if that fails, it ends with its lease."""
         with contextlib.suppress(PaxonError):
             self.release()
@@ -145,12 +139,7 @@ class AsyncHeld(Kept[AsyncLease]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Release it; if that fails, it ends with its lease."""
         with contextlib.suppress(PaxonError):
             await self.release()

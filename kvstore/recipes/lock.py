@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from types import TracebackType
 
 from paxon.kvstore.client.arguments import Key
 from paxon.kvstore.client.client import Client
@@ -83,14 +82,9 @@ class Lock:
         self._stack().append(held)
         return held
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         """Release it; if that fails, it ends with its lease."""
-        self._stack().pop().__exit__(kind, error, traceback)
+        self._stack().pop().__exit__(*failure)
 
     def _stack(self) -> list[Held]:
         """The holds that this thread has entered and not left."""

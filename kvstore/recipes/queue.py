@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Literal
 
 from paxon.kvstore.client.arguments import Key, Value
@@ -68,15 +67,10 @@ class QueueItem(Held):
         self._settled = True
         super().release(timeout=timeout)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         """It is done, or goes back if the block raised, or has been let go of."""
-        if kind is not None:
-            super().__exit__(kind, error, traceback)
+        if any(failure):
+            super().__exit__(*failure)
         elif not self._settled:
             self.done()
 

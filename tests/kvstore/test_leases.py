@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from paxon import InvalidRequest, LeaseExpired, RequestTimeout
+from paxon.kvstore.client.leases import keeping
 from paxon.kvstore.client.leases import lease as threads
-from paxon.kvstore.client.leases.keeping import CLOCK_DRIFT, Held, plan
+from paxon.kvstore.client.leases.keeping import CLOCK_DRIFT, Held, plan, renewing
 from paxon.kvstore.client.leases.lease import Lease
 from paxon.testing import MemoryCluster as Cluster
 from tests.waiting import wait_until
@@ -116,7 +117,8 @@ def test_a_machine_that_slept_wakes_up_without_its_lease(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(threads, "boot_seconds", clock)
+    for module in (threads, keeping):
+        monkeypatch.setattr(module, "boot_seconds", clock)
     with cluster.client() as kv:
         lease = kv.lease(ttl=60)
         kv.put("a", b"1", lease=lease)
@@ -133,7 +135,8 @@ def test_a_failed_renewal_is_a_new_request_next_time(
 ) -> None:
     """Its deadline must count from its own sending, not from that of one never answered."""
     clock = Clock()
-    monkeypatch.setattr(threads, "boot_seconds", clock)
+    for module in (threads, keeping):
+        monkeypatch.setattr(module, "boot_seconds", clock)
     with cluster.client() as kv:
         lease = Lease(kv, 5, 10.0, clock.now)
         answers: list[bytes] = []
@@ -147,9 +150,11 @@ def test_a_failed_renewal_is_a_new_request_next_time(
 
         monkeypatch.setattr(kv, "_ask_to_renew", ask)
         first = clock.now
-        threads._renew([lease])
+        with renewing([lease]) as seconds:
+            kv._renew([lease], seconds)
         assert lease.deadline < first + 10.0
-        threads._renew([lease])
+        with renewing([lease]) as seconds:
+            kv._renew([lease], seconds)
         counted = 10.0 * (1 - CLOCK_DRIFT) / (1 + CLOCK_DRIFT)
         assert lease.deadline == first + 3.0 + counted
 

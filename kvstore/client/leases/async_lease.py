@@ -7,14 +7,20 @@ import contextlib
 import math
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from types import TracebackType
 from typing import Any, TypeVar
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.calls.calls import Call
 from paxon.kvstore.client.calls.keys import Leased, check_lease
 from paxon.kvstore.client.leases.clock import boot_seconds
-from paxon.kvstore.client.leases.keeping import TOO_LATE, Held, plan
+from paxon.kvstore.client.leases.keeping import (
+    LEAST_SECONDS,
+    TOO_LATE,
+    Held,
+    plan,
+    renewing,
+    take_answers,
+)
 from paxon.kvstore.client.leases.requests import (
     Grant,
     GrantFor,
@@ -26,13 +32,11 @@ from paxon.kvstore.client.leases.requests import (
     renewal,
     still_alive,
 )
-from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError, RequestTimeout
+from paxon.kvstore.errors import LeaseExpired, PaxonError, RequestTimeout
 
 __all__ = ["AsyncLease", "AsyncLeaseCalls", "AsyncLost"]
 
 T = TypeVar("T")
-_LEAST_SECONDS = 0.05
-"""How long a renewal waits for its answer at least."""
 
 
 class AsyncLost:
@@ -67,21 +71,8 @@ class AsyncLease(Held):
         """Set once it is lost: before its time to live has run out by this machine's clock."""
         super().__init__(number, ttl, sent)
 
-    def __repr__(self) -> str:
-        return f"<AsyncLease {self.id:x}: {self.reason or 'alive'}>"
-
     def _tell(self) -> None:
         self.lost.set()
-
-    def time_left(self) -> float:
-        """Seconds for which it certainly lives on; 0 if it may have ended."""
-        now = boot_seconds()
-        return 0.0 if self.is_over(now) else self.deadline - now
-
-    def check(self) -> None:
-        """Raise `LeaseExpired` if it is lost."""
-        if self.is_over(boot_seconds()):
-            raise self.error()
 
     async def keep_alive(self, *, timeout: float | None = None) -> float:
         """Renew it now; see `Lease.keep_alive`."""
@@ -112,12 +103,7 @@ class _Granting:
         self._lease = await self
         return self._lease
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Revoke it; if that fails, it ends by itself."""
         if self._lease is not None:
             with contextlib.suppress(PaxonError):
@@ -210,13 +196,8 @@ class AsyncLeaseCalls:
         """Renew these, and note what comes of it. Each call is a new request (rule 7)."""
         numbers = [lease.id for lease in leases]
         sent = boot_seconds()
-        answers = still_alive(await self._ask_to_renew(renewal(numbers), timeout), numbers)
-        now = boot_seconds()
-        for lease, alive in zip(leases, answers, strict=True):
-            if isinstance(alive, LeaseExpired):
-                lease.lose("it has ended")
-            elif not lease.is_over(now):
-                lease.renewed(sent)
+        answer = await self._ask_to_renew(renewal(numbers), timeout)
+        take_answers(leases, sent, still_alive(answer, numbers))
 
     # --- in the background -----------------------------------------------------------------------
 
@@ -248,12 +229,13 @@ async def _keep_all(kept: _Kept) -> None:
         added.clear()
         due, next_look = plan(held, boot_seconds())
         if due:
-            await _renew_all(due)
+            with renewing(due) as seconds:
+                await due[0]._calls._renew(due, seconds)
         for lease in held:
             if lease.reason == TOO_LATE:
                 lease.ended = True
                 with contextlib.suppress(PaxonError):
-                    await lease._calls._do(Revoke(lease.id), _LEAST_SECONDS)
+                    await lease._calls._do(Revoke(lease.id), LEAST_SECONDS)
             del lease
         del held, due
         with contextlib.suppress(TimeoutError):
@@ -261,18 +243,3 @@ async def _keep_all(kept: _Kept) -> None:
             kept.next_look = min(next_look, now + 1.0)
             await asyncio.wait_for(added.wait(), max(0.0, kept.next_look - now))
         kept.next_look = math.inf
-
-
-async def _renew_all(due: list[AsyncLease]) -> None:
-    now = boot_seconds()
-    patience = min(min(lease.ttl / 3, lease.deadline - now) for lease in due)
-    try:
-        await due[0]._calls._renew(due, max(_LEAST_SECONDS, patience))
-    except ClientClosed:
-        for lease in due:
-            lease.lose("its client is closed")
-    except PaxonError:
-        now = boot_seconds()
-        for lease in due:
-            if not lease.is_over(now):
-                lease.tried(now)

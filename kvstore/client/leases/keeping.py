@@ -1,18 +1,22 @@
-"""When a lease is renewed, and when its owner has to take it for lost. No I/O, no threads."""
+"""When a lease is renewed, and when its owner takes it for lost: alike for threads and asyncio."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from paxon.kvstore.errors import LeaseExpired
+from paxon.kvstore.client.leases.clock import boot_seconds
+from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError
 
-__all__ = ["CLOCK_DRIFT", "TOO_LATE", "Held", "plan"]
+__all__ = ["CLOCK_DRIFT", "LEAST_SECONDS", "TOO_LATE", "Held", "plan", "renewing", "take_answers"]
 
 CLOCK_DRIFT = 0.05
 """The fraction by which the speeds of two clocks may differ, either way."""
 TOO_LATE = "it could not be renewed in time"
 _COUNTED = (1 - CLOCK_DRIFT) / (1 + CLOCK_DRIFT)
+LEAST_SECONDS = 0.05
+"""How long a renewal waits for its answer at least."""
 
 
 class Held:
@@ -34,6 +38,9 @@ class Held:
         self._on_lost: list[Callable[[], object]] = []
         self.renewed(sent)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id:x}: {self.reason or 'alive'}>"
+
     def renewed(self, sent: float) -> None:
         """A renewal was granted that was sent then, for the first time.
 
@@ -54,6 +61,16 @@ class Held:
         if not self.reason and now >= self.deadline:
             self.lose(TOO_LATE)
         return bool(self.reason)
+
+    def time_left(self) -> float:
+        """Seconds for which it certainly lives on; 0 if it may have ended."""
+        now = boot_seconds()
+        return 0.0 if self.is_over(now) else self.deadline - now
+
+    def check(self) -> None:
+        """Raise `LeaseExpired` if it is lost."""
+        if self.is_over(boot_seconds()):
+            raise self.error()
 
     @property
     def wants_care(self) -> bool:
@@ -98,3 +115,34 @@ def plan(leases: Iterable[H], now: float) -> tuple[list[H], float]:
             due.append(lease)
         next_look = min(next_look, lease.deadline, max(lease.renew_at, now))
     return due, next_look
+
+
+@contextlib.contextmanager
+def renewing(due: Sequence[Held]) -> Iterator[float]:
+    """Renew these, all in one request, waiting for the answer for so many seconds.
+
+    Whatever goes wrong is tried again, or ends them.
+    """
+    now = boot_seconds()
+    try:
+        yield max(LEAST_SECONDS, min(min(one.ttl / 3, one.deadline - now) for one in due))
+    except ClientClosed:
+        for lease in due:
+            lease.lose("its client is closed")
+    except PaxonError:
+        now = boot_seconds()
+        for lease in due:
+            if not lease.is_over(now):
+                lease.tried(now)
+
+
+def take_answers(
+    leases: Sequence[Held], sent: float, answers: Iterable[float | LeaseExpired]
+) -> None:
+    """Note what came of a renewal that was `sent` then."""
+    now = boot_seconds()
+    for lease, alive in zip(leases, answers, strict=True):
+        if isinstance(alive, LeaseExpired):
+            lease.lose("it has ended")
+        elif not lease.is_over(now):
+            lease.renewed(sent)

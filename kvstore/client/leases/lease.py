@@ -7,14 +7,20 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.calls.calls import Call
 from paxon.kvstore.client.calls.keys import Leased, check_lease
 from paxon.kvstore.client.leases.clock import boot_seconds
-from paxon.kvstore.client.leases.keeping import TOO_LATE, Held, plan
+from paxon.kvstore.client.leases.keeping import (
+    LEAST_SECONDS,
+    TOO_LATE,
+    Held,
+    plan,
+    renewing,
+    take_answers,
+)
 from paxon.kvstore.client.leases.requests import (
     Grant,
     GrantFor,
@@ -26,13 +32,11 @@ from paxon.kvstore.client.leases.requests import (
     renewal,
     still_alive,
 )
-from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError, RequestTimeout
+from paxon.kvstore.errors import LeaseExpired, PaxonError, RequestTimeout
 
 __all__ = ["Lease", "LeaseCalls", "Lost"]
 
 T = TypeVar("T")
-_LEAST_SECONDS = 0.05
-"""How long a renewal waits for its answer at least."""
 
 
 class Lost:
@@ -70,34 +74,16 @@ class Lease(Held):
         """Set once it is lost: before its time to live has run out by this machine's clock."""
         super().__init__(number, ttl, sent)
 
-    def __repr__(self) -> str:
-        return f"<Lease {self.id:x}: {self.reason or 'alive'}>"
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Revoke it; if that fails, it ends by itself."""
         with contextlib.suppress(PaxonError):
             self.revoke()
 
     def _tell(self) -> None:
         self.lost.set()
-
-    def time_left(self) -> float:
-        """Seconds for which it certainly lives on; 0 if it may have ended."""
-        now = boot_seconds()
-        return 0.0 if self.is_over(now) else self.deadline - now
-
-    def check(self) -> None:
-        """Raise `LeaseExpired` if it is lost."""
-        if self.is_over(boot_seconds()):
-            raise self.error()
 
     def keep_alive(self, *, timeout: float | None = None) -> float:
         """Renew it now (the background does so at each third of its time); seconds left then.
@@ -160,7 +146,8 @@ class _Keeper:
             now = boot_seconds()
             due, next_look = plan(held, now)
             if due:
-                _renew(due)
+                with renewing(due) as seconds:
+                    due[0]._calls._renew(due, seconds)
             _revoke(held)
             del held, due  # nothing is held while nothing is done
             with self._changed:
@@ -173,29 +160,13 @@ class _Keeper:
                 self._next_look = -math.inf
 
 
-def _renew(due: list[Lease]) -> None:
-    """Renew leases, all in one request; whatever goes wrong is tried again, or ends them."""
-    now = boot_seconds()
-    patience = min(min(lease.ttl / 3, lease.deadline - now) for lease in due)
-    try:
-        due[0]._calls._renew(due, max(_LEAST_SECONDS, patience))
-    except ClientClosed:
-        for lease in due:
-            lease.lose("its client is closed")
-    except PaxonError:
-        now = boot_seconds()
-        for lease in due:
-            if not lease.is_over(now):
-                lease.tried(now)
-
-
 def _revoke(held: list[Lease]) -> None:
     """End what was lost just now: nobody need wait for what only its owner takes for ended."""
     for lease in held:
         if lease.reason == TOO_LATE:
             lease.ended = True
             with contextlib.suppress(PaxonError):
-                lease._calls._do(Revoke(lease.id), _LEAST_SECONDS)
+                lease._calls._do(Revoke(lease.id), LEAST_SECONDS)
 
 
 class LeaseCalls:
@@ -297,10 +268,5 @@ class LeaseCalls:
         """Renew these, and note what comes of it. Each call is a new request (rule 7)."""
         numbers = [lease.id for lease in leases]
         sent = boot_seconds()
-        answers = still_alive(self._ask_to_renew(renewal(numbers), timeout), numbers)
-        now = boot_seconds()
-        for lease, alive in zip(leases, answers, strict=True):
-            if isinstance(alive, LeaseExpired):
-                lease.lose("it has ended")
-            elif not lease.is_over(now):
-                lease.renewed(sent)
+        answer = self._ask_to_renew(renewal(numbers), timeout)
+        take_answers(leases, sent, still_alive(answer, numbers))

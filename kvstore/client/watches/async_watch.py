@@ -6,7 +6,6 @@ import asyncio
 import math
 import weakref
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import Self
 
 import msgspec
@@ -92,12 +91,7 @@ class AsyncWatch:
         await self._begin()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def _wait(self, timeout: float | None) -> Told:
