@@ -6,25 +6,32 @@ policy runs, and even if servers run different ones, no two values can be chosen
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from paxon.actors.environment import Random
 from paxon.actors.settings import Settings
 
-__all__ = ["ElectionPolicy", "make_policy", "Stable", "Immediate", "RandomTimeout", "Backoff"]
+__all__ = ["ElectionPolicy", "make_policy", "Stable", "Immediate", "Backoff"]
 
 
-class ElectionPolicy(Protocol):
-    """When to start phase 1. Embedders may bring their own: pass it to `PaxosServer`."""
+class ElectionPolicy:
+    """When to start phase 1; as it stands `random`, which waits for a random timeout.
 
-    courteous: bool
+    Embedders may bring their own: pass it to `PaxosServer`.
+    """
+
+    courteous = False
     """Ask before raising the ballot, and ignore candidates while a leader is alive."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._minimum = settings.election_timeout_min
+        self._maximum = settings.election_timeout_max
 
     def follower_timeout(self, random: Random) -> float:
         """Seconds without a word from the leader after which a follower tries to lead."""
+        return random.uniform(self._minimum, self._maximum)
 
     def retry_delay(self, random: Random) -> float:
         """Seconds until the next try after being preempted by a higher ballot."""
+        return self.follower_timeout(random)
 
     def reigned(self, seconds: float) -> None:
         """A reign of this server's has ended that got something done, after so many seconds.
@@ -34,26 +41,7 @@ class ElectionPolicy(Protocol):
         """
 
 
-class RandomTimeout:
-    """`random`: after a preemption wait a random timeout, as long as a follower's."""
-
-    courteous = False
-
-    def __init__(self, settings: Settings) -> None:
-        self._minimum = settings.election_timeout_min
-        self._maximum = settings.election_timeout_max
-
-    def follower_timeout(self, random: Random) -> float:
-        return random.uniform(self._minimum, self._maximum)
-
-    def retry_delay(self, random: Random) -> float:
-        return self.follower_timeout(random)
-
-    def reigned(self, seconds: float) -> None:
-        """Nothing to remember."""
-
-
-class Stable(RandomTimeout):
+class Stable(ElectionPolicy):
     """`stable` (default): whoever preempts is the new leader; wait for it, or for the timeout.
 
     Adds two courtesies: one that hears from a live leader ignores candidates, and a would-be
@@ -63,7 +51,7 @@ class Stable(RandomTimeout):
     courteous = True
 
 
-class Immediate(RandomTimeout):
+class Immediate(ElectionPolicy):
     """`immediate`: back to phase 1 at once, as the PMMC paper's leader does (§2.3, §3).
 
     With two servers doing so they may preempt each other for long; that is what it shows.
@@ -73,7 +61,7 @@ class Immediate(RandomTimeout):
         return 0.0
 
 
-class Backoff(RandomTimeout):
+class Backoff(ElectionPolicy):
     """`backoff`: exponential with full jitter and a cap, eased by reigns that get something done.
 
     Winning phase 1 eases nothing. Where a round of phases 1 and 2 takes longer than the waits, each
@@ -102,10 +90,10 @@ class Backoff(RandomTimeout):
 
 def make_policy(settings: Settings) -> ElectionPolicy:
     """The policy that `settings.policy` names."""
-    policies: dict[str, type[RandomTimeout]] = {
+    policies: dict[str, type[ElectionPolicy]] = {
         "stable": Stable,
         "immediate": Immediate,
-        "random": RandomTimeout,
+        "random": ElectionPolicy,
         "backoff": Backoff,
     }
     return policies[settings.policy](settings)

@@ -189,7 +189,7 @@ class SlotLog:
             if following is not None and following.chosen:
                 self.choose(slot + 1)
 
-    # The four read-only probes that tests look at.
+    # What tests look at.
 
     def status(self, slot: int) -> SlotStatus:
         if slot <= self.discarded:
@@ -203,9 +203,3 @@ class SlotLog:
         """The value held in `slot`; None if it is empty or cleared."""
         held = self._slots.get(slot)
         return None if held is None else held.value
-
-    def first_non_cleared(self) -> int:
-        return self.discarded + 1
-
-    def last_non_empty(self) -> int:
-        return self.last

@@ -345,8 +345,9 @@ class PaxosServer(BurstActor):
             if not self.log_time.runs and self._serves():
                 self.log_time.run(self.application.time, self._clock.awake())
                 self._plan_chores(reign)
-            if self._held.requests and not reign.sealing:
-                self._release_held()
+            if self._held.requests and not reign.sealing and self._serves():
+                for client, message in self._held.take():
+                    self._client_handlers[type(message)](message, client)
             if reign.pending.entries:
                 self.latencies.waiting(self._now)
             self._propose_waiting(reign)
@@ -681,7 +682,8 @@ class PaxosServer(BurstActor):
     def _on_election_timeout(self) -> None:
         if not self.is_voter:
             self._await_leader()
-            if not self.is_member or self.configuration.epoch < self.membership.epoch_told:
+            told = self.membership.confirmation.epoch_told
+            if not self.is_member or self.configuration.epoch < told:
                 self._ask_around()
                 self.membership.ask_who_told()
             return
@@ -1431,11 +1433,6 @@ class PaxosServer(BurstActor):
         if not waits or not self._held.add(client, message, size, most):
             self._refuse(client)
 
-    def _release_held(self) -> None:
-        if self._serves():
-            for client, message in self._held.take():
-                self._client_handlers[type(message)](message, client)
-
     # --- the application, in process -------------------------------------------------------------
 
     def on_local(self, message: Any) -> Any:
@@ -2123,11 +2120,11 @@ class PaxosServer(BurstActor):
 
     def first_non_cleared(self) -> int:
         """The first slot not discarded."""
-        return self.log.first_non_cleared()
+        return self.log.discarded + 1
 
     def last_non_empty(self) -> int:
         """The highest slot in which anything was accepted; 0 if there is none."""
-        return self.log.last_non_empty()
+        return self.log.last
 
     def describe(self, request: StatusRequest = StatusRequest(0)) -> StatusReply:  # noqa: B008
         """This server's state now, as `paxon status` shows it."""

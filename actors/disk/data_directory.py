@@ -243,12 +243,8 @@ class DataDirectory:
         self.commits = int(found["commits"])
         self.identity = int(found["identity"], 16)
         self._inode = int(found["inode"])
-        self.moved = self._inode != self._inode_of(self.database)
+        self.moved = self._inode != self.database.stat().st_ino
         self._set_identity()
-
-    @staticmethod
-    def _inode_of(path: Path) -> int:
-        return path.stat().st_ino
 
     def _set_identity(self) -> None:
         self._identity = (
@@ -262,7 +258,7 @@ class DataDirectory:
     def create_witness(self, incarnation: int, database: Path) -> None:
         """Write the witness of a new directory, durably, before the database gets its name."""
         self.incarnation = incarnation
-        self._inode = self._inode_of(database)
+        self._inode = database.stat().st_ino
         self._set_identity()
         self._witness = os.open(
             self.path / WITNESS_NAME, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
@@ -304,7 +300,7 @@ class DataDirectory:
         """The database is this directory's, although it is another file than before."""
         if self.moved:
             self.moved = False
-            self._inode = self._inode_of(self.database)
+            self._inode = self.database.stat().st_ino
             self._set_identity()
             self.witness(self.commits)
 

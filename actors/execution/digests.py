@@ -249,7 +249,10 @@ class Doubts:
         self._alarm_until = now + 2 * self._gap
 
     def alarm(self, now: float) -> str:
-        """The alarm as a sentence; "" if there is none, or nothing was found again for a while."""
+        """The alarm as a sentence for `paxon status`; "" if there is none, or no more.
+
+        While a difference stays it is found again and again.
+        """
         return self._alarm if now < self._alarm_until else ""
 
 

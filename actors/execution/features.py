@@ -34,26 +34,14 @@ class Features:
         One sentence that names the servers; "" if all know it.
         """
         silent = [server for server in self._others if server not in self._heard]
-        old = [s for s in self._others if s in self._heard and self._heard[s][0] < level]
-        other = [
-            server
-            for server in self._others
-            if machine and server in self._heard and self._heard[server][1] != self.limits
-        ]
-        if silent:
-            return f"{_are(silent)} not heard of since this leader started: start all servers first"
-        if old:
-            return (
-                f"{_are(old)} running a release that does not know this: run this release "
-                "everywhere first"
-            )
-        if other:
-            return (
-                f"{_are(other)} running a state machine with other limits: run the same one "
-                "everywhere first"
-            )
+        heard = [s for s in self._others if s in self._heard]
+        old = [s for s in heard if self._heard[s][0] < level]
+        other = [s for s in heard if machine and self._heard[s][1] != self.limits]
+        for servers, fault in (
+            (silent, "not heard of since this leader started: start all servers first"),
+            (old, "running a release that does not know this: run this release everywhere first"),
+            (other, "running a state machine with other limits: run the same one everywhere first"),
+        ):
+            if servers:
+                return f"{in_list(servers)} {'is' if len(servers) == 1 else 'are'} {fault}"
         return ""
-
-
-def _are(servers: Sequence[ServerId]) -> str:
-    return f"{in_list(servers)} {'is' if len(servers) == 1 else 'are'}"

@@ -79,7 +79,9 @@ class Comparing:
         inquiry.answers[sender] = reply
         verdict = inquiry.verdict(self._application.chain, self._majority)
         if verdict.contradicted:
-            self._stop_as_contradicted(verdict)
+            reason = verdict.why_stopped(self._server)
+            self._storage.condemn(reason)
+            raise Diverged(reason)
         if len(inquiry.answers) == self._others:
             self._conclude(verdict)
 
@@ -89,13 +91,8 @@ class Comparing:
             self._counters["digest_alarms"] += 1
             logger.error(
                 "ALARM: {}; no majority says that this one is wrong, so it goes on",
-                self.alarm(self._outbox.now),
+                self.doubts.alarm(self._outbox.now),
             )
-
-    def _stop_as_contradicted(self, verdict: Verdict) -> None:
-        reason = verdict.why_stopped(self._server)
-        self._storage.condemn(reason)
-        raise Diverged(reason)
 
     def on_timer(self) -> None:
         """Perhaps not all have answered, and nobody else is waited for any longer."""
@@ -107,11 +104,4 @@ class Comparing:
         """A voter holds another hash for the snapshot that has come."""
         self._counters["digest_alarms"] += 1
         if self.doubts.contest(check, self._outbox.now):
-            logger.error("ALARM: {}", self.alarm(self._outbox.now))
-
-    def alarm(self, now: float) -> str:
-        """A sentence for `paxon status` if servers differ and this one goes on.
-
-        While a difference stays it is found again and again.
-        """
-        return self.doubts.alarm(now)
+            logger.error("ALARM: {}", self.doubts.alarm(self._outbox.now))

@@ -174,11 +174,6 @@ class Membership:
             )  # fmt: skip
 
     @property
-    def epoch_told(self) -> int:
-        """The highest epoch that anything came from while this server waited for confirmation."""
-        return self.confirmation.epoch_told
-
-    @property
     def waits_for(self) -> str:
         """The reason why this server takes no part yet, for people; "" if it does."""
         if not self.making.in_force or self.confirmation.pending:
@@ -676,8 +671,9 @@ class Membership:
 
     def disks_known(self) -> list[tuple[ServerId, int, int]]:
         """By which directory, and how many commits of it, each server is known here."""
+        known, counts = self.disks.incarnations, self.disks.counts
         own = (self._settings.server, self._storage.incarnation, self._storage.count)
-        return [*self.disks.told(), own]
+        return [*((s, number, counts.get(s, 0)) for s, number in known.items()), own]
 
     def compare_disks(self, heartbeat: Heartbeat) -> None:
         """Learn from the leader how far all directories are, and doubt one's own if need be."""

@@ -47,7 +47,7 @@ def describe(server: PaxosServer, request: StatusRequest) -> StatusReply:
         digest_version=chain.version,
         digest_slot=digest_slot,
         digest=chain.at(digest_slot).hex(),
-        alarm=server.comparing.alarm(now),
+        alarm=server.comparing.doubts.alarm(now),
         identity=made.identity if made is not None and server.making.in_force else 0,
         members=server.configuration.servers or (() if made is None else made.servers),
         epoch=server.configuration.epoch,

@@ -59,13 +59,6 @@ class KnownDisks:
         if count > known:
             self.counts[server] = min(count, known + MAX_COUNT_JUMP)
 
-    def told(self) -> list[tuple[ServerId, int, int]]:
-        """By which directory, and how many commits of it, each other server is known here."""
-        counts = self.counts
-        return [
-            (server, number, counts.get(server, 0)) for server, number in self.incarnations.items()
-        ]
-
     def hear(self, told: list[tuple[ServerId, int, int]]) -> None:
         """Learn from the leader what it knows of all directories.
 

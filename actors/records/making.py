@@ -154,8 +154,9 @@ class Making:
             return None
         if said.name != self.name:
             self._fresh.pop(sender, None)
+            identity = 0 if said.made is None else said.made.identity
             self._obstacles[sender] = (
-                f"server {sender} belongs to {cluster_name(_identity(said), said.name)}, and this "
+                f"server {sender} belongs to {cluster_name(identity, said.name)}, and this "
                 f"one is to belong to {self.name!r}: give both the same name, or correct the "
                 f"address of server {sender}"
             )
@@ -299,7 +300,3 @@ class Making:
             f"process for server {self.server}, at another address than "
             f"{self.address or 'this one'}"
         )
-
-
-def _identity(said: Introduction) -> int:
-    return 0 if said.made is None else said.made.identity

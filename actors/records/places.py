@@ -147,7 +147,8 @@ class Places:
         for place in said.places:
             server, held = place.server, self._told.get(place.server)
             if server == self._server:
-                if place.incarnation == mine.incarnation and _contradicts(place, mine):
+                contradicts = place.moves >= mine.moves and place != mine
+                if contradicts and place.incarnation == mine.incarnation:
                     self._told[server] = structs.replace(mine, moves=place.moves + 1)
                     changed.append(server)
             elif place.incarnation != self._members.get(server) or held == place:
@@ -227,10 +228,6 @@ class Places:
         servers = sorted(self._configured or self._files_clients)
         found = {server: self.client_address(server) for server in servers}
         return {server: address for server, address in found.items() if address}
-
-
-def _contradicts(place: Place, mine: Place) -> bool:
-    return place.moves >= mine.moves and place != mine
 
 
 def plausible(said: Whereabouts) -> bool:

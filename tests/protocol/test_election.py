@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from paxon.actors import Ballot, Settings
-from paxon.actors.election import Backoff, Immediate, RandomTimeout, Stable, make_policy
+from paxon.actors.election import Backoff, ElectionPolicy, Immediate, Stable, make_policy
 from paxon.actors.messages import (
     P1A,
     P1B,
@@ -50,7 +50,7 @@ def led(policy: str = "stable", size: int = 3, **options: object) -> Cluster:
 
 def test_a_policy_is_chosen_by_name() -> None:
     made = {n: type(make_policy(settings(policy=n))) for n in ("stable", "immediate", "random")}
-    assert made == {"stable": Stable, "immediate": Immediate, "random": RandomTimeout}
+    assert made == {"stable": Stable, "immediate": Immediate, "random": ElectionPolicy}
     assert type(make_policy(settings(policy="backoff"))) is Backoff
 
 

@@ -17,7 +17,7 @@ import msgspec
 from paxon.actors import NO_BALLOT, Ballot, PaxosServer
 from paxon.actors.actor import BurstActor
 from paxon.actors.disk.storage import Storage
-from paxon.actors.election import RandomTimeout
+from paxon.actors.election import ElectionPolicy
 from paxon.actors.execution.application import Application
 from paxon.actors.execution.sessions import Session, SessionTable
 from paxon.actors.messages import P1B, P2A, P2B, Heartbeat, Query
@@ -531,7 +531,7 @@ def _never_wait(original: Original) -> Any:
 plant(
     "never wait after a preemption",
     "two candidates may preempt each other for ever under every policy",
-    (RandomTimeout, "retry_delay", _never_wait),
+    (ElectionPolicy, "retry_delay", _never_wait),
 )
 
 
