@@ -16,7 +16,7 @@ import msgspec
 
 from paxon.kvstore.client.arguments import Key, Value, as_text, check_key, check_value
 from paxon.kvstore.client.calls.answers import Entry, accepted, entry_of
-from paxon.kvstore.client.calls.calls import Call, Delete, Steps, Txn, TxnOperation, fitting
+from paxon.kvstore.client.calls.calls import Call, Delete, Steps, Txn, TxnOperation
 from paxon.kvstore.client.calls.conditions import Guard
 from paxon.kvstore.client.calls.keys import Leased
 from paxon.kvstore.client.leases.requests import Grant
@@ -128,7 +128,7 @@ class Enqueue(Call[int]):
             raise InvalidRequest("there is no value to put")
         if len(checked) > MAX_REVISION_EVENTS:
             raise TooLarge(f"at most {MAX_REVISION_EVENTS} items can be put at once")
-        super().__init__(fitting(wire.Enqueue(check_key(prefix), checked)))
+        super().__init__(wire.Enqueue(check_key(prefix), checked))
 
 
 class Found(msgspec.Struct, frozen=True):

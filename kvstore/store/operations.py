@@ -30,7 +30,6 @@ __all__ = [
     "MAX_SCAN_BYTES",
     "MAX_OPERATIONS",
     "MAX_REPLY_BYTES",
-    "MAX_COMMAND_BYTES",
     "MAX_CLAIMED",
     "MAX_NUMBER",
     "MAX_TXN_DEPTH",
@@ -100,8 +99,6 @@ MAX_LOOK = 100
 """Items that a watch looks at."""
 MAX_TXN_DEPTH = 8
 """Transactions in one another, the outermost included."""
-MAX_COMMAND_BYTES = 24 << 20
-"""No cluster takes a command so long (`max_command_bytes`): clients do not send it."""
 MAX_CLAIMED = 4096
 """Claimed items of a queue that are passed over in search of one that is not."""
 MAX_NUMBER = (1 << 63) - 1

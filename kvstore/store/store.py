@@ -40,6 +40,7 @@ from paxon.kvstore.store.operations import (
     Increment,
     KeepAlive,
     Leases,
+    Put,
     PutItem,
     Range,
     Result,
@@ -87,7 +88,7 @@ _KEPT_COMMANDS = 512
 """Commands whose decoded form is kept from the check to the execution …"""
 _KEPT_BYTES = 8 << 20
 """… or so many bytes of them, whichever is less: then all are let go of."""
-_CHEAP = frozenset({Item, Append, Delete, CompareAndSet, PutItem, Increment, Enqueue})
+_CHEAP = frozenset({Item, Put, Append, Delete, CompareAndSet, PutItem, Increment, Enqueue})
 """What they cost is about what they are long."""
 
 _encoder = msgspec.msgpack.Encoder()
@@ -201,8 +202,13 @@ class KVStore(StateMachine):
         return len(command) + min(cost, self._bounds.max_reply_bytes)
 
     def _cost(self, operation: Any) -> int:
+        if type(operation) in _CHEAP:
+            return 0
         data = self._state.data
         match operation:
+            case Txn(compare, then, otherwise):
+                cost = len(compare) * ROW_BYTES
+                return cost + sum(map(self._cost, then)) + sum(map(self._cost, otherwise))
             case Get(key):
                 item = data.get(key)
                 return 0 if item is None else value_bytes(item.value)
@@ -212,9 +218,6 @@ class KVStore(StateMachine):
                 return min(limit or len(data), len(data), self._bounds.max_scan_items) * ROW_BYTES
             case DeleteRange(_, bytes()):
                 return min(len(data), MAX_REVISION_EVENTS) * ROW_BYTES
-            case Txn(compare, then, otherwise):
-                cost = len(compare) * ROW_BYTES
-                return cost + sum(map(self._cost, then)) + sum(map(self._cost, otherwise))
             case Events() | Compact():
                 return min(len(self._state.history), _DIGEST_KEYS) * 64
             case Unclaimed() | Claim():

@@ -48,7 +48,6 @@ __all__ = [
     "Steps",
     "Txn",
     "TxnOperation",
-    "fitting",
 ]
 
 T = TypeVar("T")
@@ -77,15 +76,6 @@ class Call(Generic[T]):
         """How it is asked for alone."""
         [result] = yield (self.operation,)
         return self.answer(result)
-
-
-def fitting(operation: Operation) -> Operation:
-    """The operation. Raises `TooLarge` if it is so long that it cannot even be sent."""
-    if wire.operation_bytes(operation) > wire.MAX_COMMAND_BYTES:
-        raise TooLarge(
-            f"a command of more than {wire.MAX_COMMAND_BYTES} bytes is not sent: do it in parts"
-        )
-    return operation
 
 
 class Put(Call[int]):
@@ -340,7 +330,7 @@ class Txn(Call[TxnResult]):
         inner: list[list[Any]] = [[call.operation for call in branch]
                                   for branch in (self._then, self._else)]  # fmt: skip
         try:
-            super().__init__(fitting(wire.Txn(compares_of(if_), *inner)))
+            super().__init__(wire.Txn(compares_of(if_), *inner))
         except wire.LargeTxn as error:
             raise TooLarge(str(error)) from None
         except ValueError as error:
