@@ -248,7 +248,7 @@ class PaxosServer(BurstActor):
         self._log_at = 0.0  # when to tell of another reign at the earliest
         self._warned_of: list[str] = []  # how own settings differ from what is agreed
         # What goes on beside the protocol.
-        self.comparing = Comparing(self, self.application, self._outbox, self._counters)
+        self.comparing = Comparing(self, self._outbox, self._counters)
         self.snapshotting = Snapshotting(
             self, self._outbox, self._oddities, self.comparing, self.reception
         )
@@ -1928,8 +1928,6 @@ class PaxosServer(BurstActor):
         self.promised = self._durable_promise = found.promised
         self._grants.recover(found.lease, self._now)
         self.membership.recover(found, self._storage)
-        self.comparing.recover(self._storage)
-        self.snapshotting.recover(self._storage)
         invariant(
             found.in_force or found.promised == NO_BALLOT, "promised before a cluster is in force"
         )
@@ -1991,7 +1989,6 @@ class PaxosServer(BurstActor):
         self.membership.join(configuration)
         self.look_for_vote()
         self._others = self.membership.others
-        self.comparing.join(len(self._others), configuration.majority)
         self._majority = configuration.majority
         self._all_bits = configuration.bits
         self._features = Features(self._others, self.application.machine.limits)

@@ -1,7 +1,8 @@
 """What a server does beside agreeing on slots: parts with a state and handlers of their own.
 
 A part is given what it needs and an outbox, handles the messages that concern it alone, and tells
-the server what follows. None knows a ballot or decides a slot: the protocol is `server.py`.
+the server what follows (`host` says what it asks of that). None knows a ballot or decides a slot:
+the protocol is `server.py`.
 
 `membership`: how the cluster came together, and its members. `reception`: whose request is next,
 and for how long. `watches`: reads that wait for something to happen. `comparing`: whether all have

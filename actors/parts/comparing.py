@@ -3,52 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from paxon.actors.ballot import ServerId
-from paxon.actors.disk.storage import Storage
-from paxon.actors.execution.application import Application
 from paxon.actors.execution.digests import Diverged, Doubts, SnapshotCheck, Verdict
 from paxon.actors.messages import DigestReply, DigestRequest
 from paxon.actors.outbox import Outbox
-from paxon.actors.settings import Settings
+from paxon.actors.parts.host import Host
 from paxon.transport.log import logger
 
-__all__ = ["Comparing", "Host"]
-
-
-class Host(Protocol):
-    """The server, as far as this part knows it."""
-
-    settings: Settings
-    is_member: bool
+__all__ = ["Comparing"]
 
 
 class Comparing:
     """Asks the others where hashes differ; stops this server if a majority contradicts it."""
 
-    def __init__(
-        self, host: Host, application: Application, outbox: Outbox, counters: dict[str, int]
-    ) -> None:
+    def __init__(self, host: Host, outbox: Outbox, counters: dict[str, int]) -> None:
         self._server = host.settings.server
         self._host = host
-        self._application = application
+        self._application = host.application
         self._outbox = outbox
         self._counters = counters
         self.doubts = Doubts()
         self.hear_of_snapshot: Callable[[DigestReply, ServerId], None] = lambda reply, sender: None
         """Another server says which hash it has for a snapshot that is being fetched."""
-        self._others = 0
-        self._majority = 1
-
-    def recover(self, storage: Storage) -> None:
-        """The disk is open."""
-        self._storage = storage
-
-    def join(self, others: int, majority: int) -> None:
-        """So many others are members."""
-        self._others = others
-        self._majority = majority
 
     def inquire(self, slot: int) -> None:
         """Ask everybody for everything, but not all the time.
@@ -77,12 +54,12 @@ class Comparing:
         if inquiry is None:
             return
         inquiry.answers[sender] = reply
-        verdict = inquiry.verdict(self._application.chain, self._majority)
+        verdict = inquiry.verdict(self._application.chain, self._host._majority)
         if verdict.contradicted:
             reason = verdict.why_stopped(self._server)
-            self._storage.condemn(reason)
+            self._host._storage.condemn(reason)
             raise Diverged(reason)
-        if len(inquiry.answers) == self._others:
+        if len(inquiry.answers) == len(self._host._others):
             self._conclude(verdict)
 
     def _conclude(self, verdict: Verdict) -> None:
@@ -98,7 +75,7 @@ class Comparing:
         """Perhaps not all have answered, and nobody else is waited for any longer."""
         inquiry = self.doubts.inquiry
         if inquiry is not None and self._outbox.now >= inquiry.until:
-            self._conclude(inquiry.verdict(self._application.chain, self._majority))
+            self._conclude(inquiry.verdict(self._application.chain, self._host._majority))
 
     def contest(self, check: SnapshotCheck) -> None:
         """A voter holds another hash for the snapshot that has come."""

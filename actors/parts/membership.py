@@ -9,16 +9,13 @@ anything else goes on (docs/old-copies.md).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from msgspec import structs
 
-from paxon.actors.ballot import MOST_SERVERS, Ballot, ServerId, in_list
+from paxon.actors.ballot import MOST_SERVERS, ServerId, in_list
 from paxon.actors.disk.storage import Recovered, Storage
 from paxon.actors.environment import Random, ServerBurst
 from paxon.actors.execution.agreed import encode_agreed
-from paxon.actors.execution.application import Application
-from paxon.actors.log import SlotLog
 from paxon.actors.members import ChangeMembers, Member, MemberChange, Rehearsal, Rehearsed
 from paxon.actors.messages import (
     P1A,
@@ -42,6 +39,7 @@ from paxon.actors.messages import (
     Whereabouts,
 )
 from paxon.actors.outbox import Outbox
+from paxon.actors.parts.host import Host
 from paxon.actors.records.changing import (
     Changing,
     Rehearsing,
@@ -59,10 +57,9 @@ from paxon.actors.records.making import Making
 from paxon.actors.records.oddities import Oddities
 from paxon.actors.records.places import Places, plausible
 from paxon.actors.records.reign import MOVES_SECONDS, Reign, is_level
-from paxon.actors.settings import Settings
 from paxon.transport.log import logger
 
-__all__ = ["Host", "Membership"]
+__all__ = ["Membership"]
 
 DOUBT_INTERVAL = 1.0
 """Seconds between two questions of a server that was told of another directory than its own."""
@@ -79,33 +76,6 @@ JOINING_SECONDS = 5.0
 
 LEADING = frozenset((P1A, P2A, Heartbeat, PreVote))
 """What is sent by who leads, or would: from another epoch it is answered with where that ended."""
-
-
-class Host(Protocol):
-    """The server, as far as this part knows it."""
-
-    settings: Settings
-    application: Application
-    promised: Ballot
-    configuration: Configuration
-    log: SlotLog
-    _reign: Reign | None
-    is_member: bool
-
-    def _serves(self) -> Reign | None:
-        """The reign of one that has executed all that it took over."""
-
-    def come_into_force(self, made: Made) -> None:
-        """Every member has stored the making: take part from here on."""
-
-    def look_for_vote(self) -> None:
-        """Something was said about whether this server is a voter."""
-
-    def confirmed(self) -> None:
-        """This server's directory is no old copy: take part from here on."""
-
-    def hear_of_cluster(self, server: ServerId, chosen_to: int) -> None:
-        """A server of the cluster says how far it holds the log: it may be asked for slots."""
 
 
 class Membership:

@@ -6,15 +6,11 @@ The state of one that has come becomes the server's own in the server (`Host.bec
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from paxon.actors.ballot import ServerId
-from paxon.actors.disk.storage import SnapshotInfo, Storage
+from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.environment import NEVER
-from paxon.actors.execution.application import Application
 from paxon.actors.execution.digests import SnapshotCheck
 from paxon.actors.limits.bounds import is_plausible_offer, is_plausible_request
-from paxon.actors.log import SlotLog
 from paxon.actors.messages import (
     DigestReply,
     DigestRequest,
@@ -24,29 +20,12 @@ from paxon.actors.messages import (
 )
 from paxon.actors.outbox import Outbox
 from paxon.actors.parts.comparing import Comparing
+from paxon.actors.parts.host import Host
 from paxon.actors.parts.reception import Reception
-from paxon.actors.records.catching_up import CatchingUp
 from paxon.actors.records.oddities import Oddities
-from paxon.actors.records.reign import Reign
-from paxon.actors.records.snapshots import LONGEST_FOR_ROOM, LONGEST_SECONDS, Snapshots
-from paxon.actors.settings import Settings
+from paxon.actors.records.snapshots import LONGEST_FOR_ROOM, LONGEST_SECONDS
 
-__all__ = ["Host", "Snapshotting"]
-
-
-class Host(Protocol):
-    """The server, as far as this part knows it."""
-
-    settings: Settings
-    application: Application
-    log: SlotLog
-    catching_up: CatchingUp
-    snapshots: Snapshots
-    _reign: Reign | None
-    _others: tuple[ServerId, ...]
-
-    def become(self, info: SnapshotInfo) -> None:
-        """Take over the state of a snapshot that has come whole."""
+__all__ = ["Snapshotting"]
 
 
 class Snapshotting:
@@ -68,23 +47,19 @@ class Snapshotting:
         self._reception = reception
         comparing.hear_of_snapshot = self.hear
 
-    def recover(self, storage: Storage) -> None:
-        """The disk is open."""
-        self._storage = storage
-
     # --- taking one ------------------------------------------------------------------------------
 
     def take_if_due(self) -> None:
         """Take a snapshot when enough was executed since the last, in relation to its size."""
         host, executed = self._host, self._application.executed
-        if host.snapshots.is_due(executed, self._storage.snapshot, host.settings):
+        if host.snapshots.is_due(executed, host._storage.snapshot, host.settings):
             self.take()
 
     def take(self) -> None:
         """Begin one, unless it is no time for that."""
         host, application, now = self._host, self._application, self._outbox.now
         snapshots = host.snapshots
-        if self._storage.taking_snapshot or not snapshots.retry.due(now):
+        if host._storage.taking_snapshot or not snapshots.retry.due(now):
             return
         if host.catching_up.fetches_beyond(host.log.chosen_to):
             return  # a newer one is on its way, and the disk need not hold three
@@ -92,22 +67,22 @@ class Snapshotting:
             self._reception.blame_for_snapshot(host._reign, snapshots.executed_bytes)
         snapshots.executed_bytes = 0
         prove = application.prove if application.proves_images else None
-        self._storage.begin_snapshot(application.executed, application.image, prove)
+        host._storage.begin_snapshot(application.executed, application.image, prove)
         application.chain.pin()
         snapshots.poll_at = snapshots.began_at = now
 
     def poll(self) -> bool:
         """Look at the one under way; whether it is done, and counts with the next commit."""
         snapshots, turns, now = self._host.snapshots, self._reception.turns, self._outbox.now
-        info = self._storage.poll_snapshot()
-        if self._storage.taking_snapshot:
+        info = self._host._storage.poll_snapshot()
+        if self._host._storage.taking_snapshot:
             snapshots.poll_at = now + self._host.settings.heartbeat_interval
             return False
         snapshots.poll_at = NEVER
         if turns.blamed:
             turns.snapshot_taken(now - snapshots.began_at, now)
         if info is None:  # it failed (the storage said why), or one received has overtaken it
-            short = self._storage.room <= 0
+            short = self._host._storage.room <= 0
             snapshots.retry.failed(now, LONGEST_FOR_ROOM if short else LONGEST_SECONDS)
             return False
         snapshots.retry.succeeded()
@@ -122,25 +97,26 @@ class Snapshotting:
         """
         log, settings, executed = self._host.log, self._host.settings, self._application.executed
         target = min(executed_by_all, executed)
-        snapshot = self._storage.snapshot
+        snapshot = self._host._storage.snapshot
         covered = 0 if snapshot is None else min(snapshot.slot, executed)
         if covered > target and (
             len(log) > settings.retain_slots
             or log.value_bytes > settings.retain_bytes
-            or self._storage.is_tight
+            or self._host._storage.is_tight
         ):
             target = covered
         if target > log.discarded:
             log.discard_to(target)
         if covered:
-            self._storage.discard_to(min(covered, log.discarded))
+            self._host._storage.discard_to(min(covered, log.discarded))
 
     # --- for another server ----------------------------------------------------------------------
 
     def offer(self, server: ServerId) -> None:
         """It misses slots that are discarded here."""
-        snapshot, chain, reign = self._storage.snapshot, self._application.chain, self._host._reign
-        if snapshot is None or snapshot.slot < self._host.log.discarded:
+        host, chain = self._host, self._application.chain
+        snapshot, reign = host._storage.snapshot, host._reign
+        if snapshot is None or snapshot.slot < host.log.discarded:
             # All had executed these slots, so nobody kept them for a server that lost its disk.
             self.take()
             return
@@ -159,7 +135,7 @@ class Snapshotting:
         most = self._host.settings.transfer_bytes
         if not self._outbox.may_transfer(sender, most):
             return
-        data = self._storage.read_snapshot(request.slot, request.offset, most)
+        data = self._host._storage.read_snapshot(request.slot, request.offset, most)
         if data:
             self._outbox.send(sender, SnapshotChunk(request.slot, request.offset, data))
         else:
@@ -216,7 +192,7 @@ class Snapshotting:
 
     def _receive(self, info: SnapshotInfo, offset: int, data: bytes, sender: ServerId) -> None:
         late = self._host.catching_up
-        held = self._storage.receive_snapshot(info, offset, data)
+        held = self._host._storage.receive_snapshot(info, offset, data)
         if held < 0:
             late.incoming = None
             late.retry.failed(self._outbox.now)

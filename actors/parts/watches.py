@@ -3,45 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
-from paxon.actors.ballot import ServerId
 from paxon.actors.environment import ClientToken
-from paxon.actors.execution.application import Application
 from paxon.actors.execution.sessions import Reply
 from paxon.actors.limits.allowances import FRAME_BYTES, MESSAGE_BYTES
-from paxon.actors.log import SlotLog
 from paxon.actors.messages import QueryReply, ReplyStatus, Unwatch, Watch, WatchCheck, WatchesHeld
 from paxon.actors.outbox import Outbox
-from paxon.actors.records.catching_up import CatchingUp
-from paxon.actors.records.places import Places
-from paxon.actors.records.reign import Reign
+from paxon.actors.parts.host import Host
 from paxon.actors.records.watching import FAR_BEHIND, NEAR, Watching
-from paxon.actors.settings import Settings
 
-__all__ = ["Host", "Watches"]
-
-
-class Host(Protocol):
-    """The server, as far as this part knows it."""
-
-    settings: Settings
-    application: Application
-    log: SlotLog
-    catching_up: CatchingUp
-    places: Places
-    is_member: bool
-    leader: ServerId
-    _reign: Reign | None
-
-    def _led_at(self) -> float:
-        """When it heard a leader last, or, leading, a majority."""
-
-    def _refuse(self, client: ClientToken) -> None:
-        """Tell a client who leads."""
-
-    def _count_work(self, client: ClientToken, size: int) -> None:
-        """Reckon to a client what it is told."""
+__all__ = ["Watches"]
 
 
 class Watches:
