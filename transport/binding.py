@@ -34,6 +34,7 @@ _ADVICE = {
     errno.EPERM: "this user may not listen there: choose a port above 1023 or a writable folder",
     errno.EADDRNOTAVAIL: "no network interface of this machine has that address: correct the host",
     errno.ENODEV: "no network interface of this machine has that address: correct the host",
+    errno.EHOSTUNREACH: "its host is not known: correct the name, or see to the name service",
     errno.ENOENT: "the folder of the socket's path does not exist: create it first",
     errno.ENOTDIR: "the folder of the socket's path does not exist: create it first",
     errno.ENAMETOOLONG: "the socket's path is too long: use a folder with a shorter path",
@@ -53,7 +54,11 @@ def bind(socket: zmq.Socket[bytes], address: str, name: str) -> None:
             socket.setsockopt(zmq.IPV6, int(each.startswith("tcp://[")))
             socket.bind(each)
     except (OSError, zmq.ZMQError) as error:
-        raise _explain(f"cannot open the {name} at {address}", error.errno, str(error)) from error
+        what = f"cannot open the {name} at {address}"
+        if error.errno == errno.EADDRINUSE and in_ephemeral_range(address):
+            what += " (which any outgoing connection may take)"
+        unknown = error.errno == errno.ENODEV and not _resolved(address)
+        raise _explain(what, errno.EHOSTUNREACH if unknown else error.errno, str(error)) from error
 
 
 def dial(socket: zmq.Socket[bytes], address: str, turn: int = 0) -> None:

@@ -85,10 +85,11 @@ class Sightings:
                     "clients reach that one: give its address too (servers' client_addresses)"
                 )
             if reply.address and reply.address not in told and self._unheard(reply.address, since):
-                wrong = self._troubles.get(reply.address, "which does not answer")
+                trouble = self._troubles.get(reply.address)
+                wrong = f": {trouble}" if trouble else ", which does not answer"
                 return (
                     f"the server at {address} says that server {reply.leader} leads at "
-                    f"{reply.address}: {wrong}; check that this address can be reached from here"
+                    f"{reply.address}{wrong}; check that this address can be reached from here"
                 )
         counted = f"{len(told)} of {size} servers answered" if size > 1 else "the server answered"
         named = {reply.address for reply in told.values()} - {""}

@@ -141,6 +141,8 @@ class LocalCluster:
         for name, number in (("port", port), ("metrics", metrics)):
             if number is not None and type(number) is not int:
                 raise ClusterOptionError(f"{name} = {number!r}: must be a number, or None")
+        if port is not None and port < 1:
+            raise ClusterOptionError(f"port = {port}: must be above 0, or None for free ports")
         self._ids = self._wanted = list(range(1, servers + 1))
         self._given_directory = None if directory is None else usable_path(directory)
         self._directory: Path | None = None

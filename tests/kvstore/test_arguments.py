@@ -112,6 +112,7 @@ def test_operations(servers: SocketCluster) -> None:
         ({"servers": True}, "servers = True"),
         ({"servers": 2.0}, "servers = 2.0"),
         ({"port": "7100"}, "port = '7100'"),
+        ({"port": 0}, "port = 0"),
         ({"directory": 5}, "directory = 5"),
         ({"directory": b"bytes"}, "directory = b'bytes'"),
         ({"directory": "a\0b"}, "directory"),

@@ -46,7 +46,7 @@ def test_no_majority() -> None:
 def test_a_leader_that_cannot_be_reached() -> None:
     sightings = seen(a=NotLeader(2, B, 3))
     why = sightings.why(1.0, [A, B])
-    assert f"server 2 leads at {B}: which does not answer" in why
+    assert f"server 2 leads at {B}, which does not answer" in why
     sightings.trouble(B, "it cannot be connected to (no public key is known for this address)")
     assert "no public key" in sightings.why(1.0, [A, B])
     sightings.heard[B] = 4.0

@@ -265,6 +265,7 @@ def test_a_socket_file_left_behind_is_no_obstacle(tmp_path: Path, shapes: Any) -
         ("ipc://", "ipc://path"),
         ("", "tcp://host:port"),
         ("tcp://192.0.2.1:7101", "correct the host"),
+        ("tcp://nowhere.invalid:7101", "see to the name service"),
         ("ipc:///nowhere/at/all/socket", "create it first"),
         ("ipc:///tmp/" + "x" * 200, "shorter path"),
     ],
