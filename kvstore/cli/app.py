@@ -10,7 +10,7 @@ import io
 import os
 import signal
 import sys
-from typing import Annotated, NoReturn, TextIO
+from typing import Annotated, NoReturn, TextIO, cast
 
 import typer
 
@@ -28,8 +28,12 @@ from paxon.kvstore.cli import (
     transactions,
     watches,
 )
+from paxon.kvstore.cli.outlet import Outlet
 
 __all__ = ["app", "main"]
+
+_OUTPUT = (errno.ENOSPC, errno.EIO, errno.EBADF)
+"""Errors that concern the output, if they name no file."""
 
 app = typer.Typer(
     name="paxon",
@@ -93,10 +97,14 @@ def bench(context: typer.Context) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; whatever goes wrong is one sentence on stderr and an exit code."""
+    """Run the command line; whatever goes wrong is one sentence on stderr and an exit code.
+
+    The exit code is told in any case: whether anybody reads stderr makes no difference to it.
+    """
     _open_streams()
     # A terminal that closes, and `kill`, end us like Ctrl-C does: with everything tidied up.
     _write_utf8()
+    sys.stderr = cast("TextIO", Outlet(2))
     for number in (signal.SIGTERM, signal.SIGHUP):
         if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, _terminate)
@@ -114,15 +122,13 @@ def _open_streams() -> None:
         sys.stdin = open(0)  # noqa: SIM115 (for as long as we live)
     if sys.stdout is None:
         sys.stdout = open(1, "w")  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(2, "w")  # noqa: SIM115
 
 
 def _write_utf8() -> None:
     """Keys and values are shown as they are stored, in a locale without UTF-8 too."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() in ("ascii", "646"):
-            stream.reconfigure(encoding="utf-8")
+    stream = sys.stdout
+    if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() in ("ascii", "646"):
+        stream.reconfigure(encoding="utf-8")
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
@@ -172,12 +178,7 @@ def _give_up(stream: TextIO) -> None:
 
 
 def _say(sentence: str) -> None:
-    """Put a sentence on stderr, if anybody reads there: the exit code is told in any case."""
-    try:
-        sys.stderr.write(f"paxon: {sentence}\n")
-        sys.stderr.flush()
-    except OSError:
-        _give_up(sys.stderr)
+    sys.stderr.write(f"paxon: {sentence}\n")
 
 
 def _explain(error: Exception) -> int:
@@ -200,7 +201,7 @@ def _explain(error: Exception) -> int:
     kind = type(error).__name__
     if isinstance(error, OSError):
         if _exit_code(SystemExit(0)) == 0:  # else it was the output, and that is told
-            output = error.filename is None and error.errno in (errno.ENOSPC, errno.EIO)
+            output = error.filename is None and error.errno in _OUTPUT
             _say(f"the output cannot be written: {error.strerror}" if output else str(error))
     else:
         _say(f"an internal error ({kind}: {error}); PAXON_DEBUG=1 shows where")

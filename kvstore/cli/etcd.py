@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
+from paxon.kvstore.cli.outlet import Outlet
 from paxon.kvstore.cli.store import ClusterOption, KeyOption, find_target
 from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 
@@ -55,15 +55,21 @@ def etcd(
 
     Example: paxon etcd --cluster cluster.toml --listen 127.0.0.1:2379
     """
+    import loguru  # noqa: PLC0415 (takes a while)
+
     from paxon.kvstore.cluster.backup import saver  # noqa: PLC0415 (takes a while)
+    from paxon.kvstore.cluster.logs import log_to_stderr  # noqa: PLC0415 (takes a while)
     from paxon.kvstore.etcd.process import Listening, run_gateway  # noqa: PLC0415 (takes a while)
 
     target = find_target(cluster, key)
     listening = Listening.at(listen, certificate, certificate_key, client_ca, advertise)
 
+    # Serving is not to wait for a reader, neither of stdout nor of stderr.
+    loguru.logger.remove()
+    log_to_stderr()
+
     def ready(port: int) -> None:
-        sys.stdout.write(f"etcd's clients are served at {listening.url(port)}\n")
-        sys.stdout.flush()
+        Outlet(1).write(f"etcd's clients are served at {listening.url(port)}\n")
 
     servers = list(target.addresses.values())
     save = saver(servers, target.secure)

@@ -7,8 +7,10 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ from tests.cluster.helpers import (
     pid_is_alive,
     wait_until,
 )
+from tests.cluster.test_surroundings import STDERR
 from tests.ports import own_base, own_ports
 
 pytestmark = pytest.mark.process
@@ -268,6 +271,32 @@ def test_a_full_disk_under_the_output(at: tuple[str, str]) -> None:
     )
     assert closed.returncode == 1
     assert closed.stderr == b"paxon: the output cannot be written: Bad file descriptor\n"
+
+
+def test_nobody_reads_what_a_command_says(at: tuple[str, str]) -> None:
+    """The exit code is told all the same, and a gateway serves and stops when asked."""
+    (port,) = own_ports(1)
+    with contextmanager(STDERR["full"])() as full:
+        missing = subprocess.Popen([*PAXON, "get", "none", *at], stderr=full, env=environment())
+        gateway = subprocess.Popen(
+            [*PAXON, "etcd", *at, "--listen", f"127.0.0.1:{port}"],
+            stdout=full, stderr=full, env=environment(),
+        )  # fmt: skip
+        try:
+            assert missing.wait(30) == 3
+
+            def serves() -> bool:
+                with suppress(OSError):
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    return True
+                return False
+
+            wait_until(serves, "the gateway listens", 30)
+            gateway.terminate()
+            assert gateway.wait(30) == 0
+        finally:
+            gateway.kill()
+            gateway.wait()
 
 
 def test_ctrl_c_while_waiting_for_a_cluster() -> None:
