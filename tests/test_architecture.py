@@ -132,7 +132,7 @@ def test_every_folder_of_kvstore_has_its_place() -> None:
 
 def test_no_server_and_no_client_waits_for_a_log_sink() -> None:
     """loguru's own logger waits for its sinks: paxon.transport.log does not."""
-    programs = {"logs.py", "server_process.py", "up.py", "demo.py"}  # which have sinks of their own
+    programs = {"logs.py", "server_process.py", "up.py"}  # which have sinks of their own
     wrong = [
         name_of(path)
         for folder in ("transport", "actors", "kvstore")

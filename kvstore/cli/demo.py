@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from loguru import logger
 from rich.console import Console
 from rich.text import Text
 
@@ -62,7 +61,6 @@ def run_demo(servers: int = 3, seconds: float = 3.0, directory: Path | None = No
     Data and logs are kept in `directory`, if one is given.
     """
     console = Console(highlight=False, soft_wrap=True)
-    logger.remove()
     log_to_stderr()
     story = Story(console)
     try:

@@ -55,8 +55,6 @@ def etcd(
 
     Example: paxon etcd --cluster cluster.toml --listen 127.0.0.1:2379
     """
-    import loguru  # noqa: PLC0415 (takes a while)
-
     from paxon.kvstore.cluster.backup import saver  # noqa: PLC0415 (takes a while)
     from paxon.kvstore.cluster.logs import log_to_stderr  # noqa: PLC0415 (takes a while)
     from paxon.kvstore.etcd.process import Listening, run_gateway  # noqa: PLC0415 (takes a while)
@@ -65,7 +63,6 @@ def etcd(
     listening = Listening.at(listen, certificate, certificate_key, client_ca, advertise)
 
     # Serving is not to wait for a reader, neither of stdout nor of stderr.
-    loguru.logger.remove()
     log_to_stderr()
 
     def ready(port: int) -> None:

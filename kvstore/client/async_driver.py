@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import math
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +38,7 @@ class AsyncDriver:
         """When it fires: not every loop's handles can tell (uvloop's cannot)."""
         self._pump_planned = False
         self._unusable = ""
+        _drivers.add(self)
 
     def enter(self) -> float:
         """Begin an operation: the loop's time, in seconds.
@@ -91,6 +94,11 @@ class AsyncDriver:
                 self._loop.remove_reader(link.lost_fd)
         self._links.close()
 
+    def end(self) -> None:
+        """The program ends: close the sockets, unless a loop goes on with them in some thread."""
+        if self._loop is None or not self._loop.is_running():
+            self._links.close()
+
     def _on_open(self, link: Link) -> None:
         assert self._loop is not None
         self._watched.append(link)
@@ -136,3 +144,14 @@ class AsyncDriver:
     def _on_timer(self) -> None:
         self._timer = None
         self._pump()
+
+
+_drivers: weakref.WeakSet[AsyncDriver] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    for driver in list(_drivers):
+        driver.end()
+
+
+atexit.register(_at_exit)

@@ -149,6 +149,7 @@ class Links:
         self._links: dict[str, Link] = {}
         # A client that nobody closed must not wait for its sockets when it is collected.
         self._release = weakref.finalize(self, _close_all, self._links, self._context, os.getpid())
+        self._release.atexit = False  # other threads may be at work with them: drivers see to it
         self._on_open = on_open
         self._receive = receive
         self._tell_trouble = trouble

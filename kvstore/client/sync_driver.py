@@ -13,6 +13,7 @@ Where the thread sleeps as the driver, the handler's wait drives in its place.
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import select
@@ -20,7 +21,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from paxon.actors.messages import ServerReply
 from paxon.kvstore.client.command_core import CommandCore
@@ -35,6 +36,9 @@ __all__ = ["SyncDriver"]
 AnyTicket = Ticket[Any, Any]
 
 _LONGEST_SLEEP_MS = 60_000.0
+_LAST_SECONDS = 1.0
+"""How long the program's end and a thread that still uses a client may wait for each other."""
+_ENDED = "the program ends"
 
 
 class SyncDriver:
@@ -82,7 +86,12 @@ class SyncDriver:
     def check(self) -> None:
         """Raise `ClientClosed` if the client can no longer be used."""
         if self._unusable:
-            raise ClientClosed(self._unusable)
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        if self._unusable is _ENDED and threading.current_thread() is not threading.main_thread():
+            time.sleep(_LAST_SECONDS)  # as a rule it does not wake up again
+        raise ClientClosed(self._unusable)
 
     def pump(self) -> None:
         """Send what the core wants sent, take in what is there. With the lock held."""
@@ -142,7 +151,7 @@ class SyncDriver:
                     if ticket.done:
                         break
                     if self._released:
-                        raise ClientClosed(self._unusable)
+                        self._refuse()
                     ticket.on_done = self._on_done
                     interrupted = self._driven_for if self._driver == me else None
                     if self._driver is None:
@@ -193,6 +202,23 @@ class SyncDriver:
             else:
                 self._wake()  # the driver closes the sockets when it has left them
         self.call_back()
+
+    def end(self) -> None:
+        """The program ends: close the sockets unless a thread is at work, which ends with it.
+
+        Daemon threads go on until the very end. None may find its sockets closed under it, which
+        libzmq does not bear, nor complain of what it was doing.
+        """
+        if not self.lock.acquire(timeout=_LAST_SECONDS):
+            return
+        try:
+            self._unusable = self._unusable or _ENDED
+            if self._driver is None:
+                self._release()
+            else:
+                self._wake()
+        finally:
+            self.lock.release()
 
     # --- waiting -----------------------------------------------------------------------------
 
@@ -254,9 +280,9 @@ class SyncDriver:
             while True:
                 with self.lock:
                     self._sleeps_until = -math.inf
-                    self._take_in(ready)
                     if self._unusable:
                         return
+                    self._take_in(ready)
                     # Even if our caller has pumped: another driver may have taken in answers since
                     # and left, and what waited for those would stay unsent.
                     if not ticket.done or self._gates:
@@ -366,3 +392,11 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _at_exit() -> None:
+    for driver in list(_drivers):
+        driver.end()
+
+
+atexit.register(_at_exit)

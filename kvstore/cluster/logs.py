@@ -149,10 +149,11 @@ def log_to_file(path: Path, level: str = "INFO", form: LogFormat = "text") -> No
 
 
 def log_to_stderr(level: str = "WARNING", *, hide: str = "", form: LogFormat = "text") -> None:
-    """Show warnings on stderr as well, a line each and without tracebacks.
+    """Show warnings on stderr, a line each and without tracebacks, in place of all sinks so far.
 
     Errors that the module `hide` logs are left out: somebody else tells people about them.
     """
+    logger.remove()
 
     def line(record: Record) -> str:
         # The exception, if any, goes to the file: a format function decides what is appended.
