@@ -295,13 +295,23 @@ def embedding(code: str) -> str:
 
 
 def test_a_program_ends_with_its_main_thread_and_stops_its_server(tmp_path: Path) -> None:
+    """Daemon threads that use a client meanwhile end with it, and complain of nothing."""
     code = """
     server, address = start(sys.argv[1])
+    client = Client(address)
+
+    def work():
+        while True:
+            client.put("other", "value")
+
     if os.path.exists(sys.argv[1] + "/second"):
-        print(Client(address).get("key").decode())
+        print(client.get("key").decode())
     else:
-        Client(address).put("key", "value")
+        client.put("key", "value")
         open(sys.argv[1] + "/second", "w").close()
+        for _ in range(8):
+            threading.Thread(target=work, daemon=True).start()
+        time.sleep(0.1)
     """
     assert ran(embedding(code), tmp_path) == ""
     # Stopped in order: SQLite has tidied up after itself.
