@@ -30,7 +30,26 @@ T = TypeVar("T")
 _NOTHING: Any = object()
 
 
-class ReplicatedDict(Replicated, MutableMapping[K, V]):
+class _Container(Replicated):
+    """What all of these can."""
+
+    _data: Any
+
+    @query
+    def __len__(self) -> int:
+        return len(self._data)
+
+    @query
+    def __contains__(self, value: Any) -> bool:
+        return value in self._data
+
+    @command
+    def clear(self) -> None:
+        """Take off all."""
+        self._data.clear()
+
+
+class ReplicatedDict(_Container, MutableMapping[K, V]):
     """A dict on the servers; keys keep the order in which they came."""
 
     def __init__(self) -> None:
@@ -47,14 +66,6 @@ class ReplicatedDict(Replicated, MutableMapping[K, V]):
     @query(raises=(KeyError,))
     def __getitem__(self, key: K) -> V:
         return self._data[key]
-
-    @query
-    def __len__(self) -> int:
-        return len(self._data)
-
-    @query
-    def __contains__(self, key: Any) -> bool:
-        return key in self._data
 
     @query
     def copy(self) -> dict[K, V]:
@@ -77,11 +88,6 @@ class ReplicatedDict(Replicated, MutableMapping[K, V]):
     def popitem(self) -> tuple[K, V]:
         """Take off the last pair."""
         return self._data.popitem()
-
-    @command
-    def clear(self) -> None:
-        """Take off all."""
-        self._data.clear()
 
     @command
     def _setdefault(self, key: K, default: V) -> V:
@@ -119,7 +125,7 @@ class ReplicatedDict(Replicated, MutableMapping[K, V]):
         return f"{type(self).__name__}({self.copy()!r})"
 
 
-class ReplicatedSet(Replicated, MutableSet[T]):
+class ReplicatedSet(_Container, MutableSet[T]):
     """A set on the servers, which keeps the order in which its elements came."""
 
     def __init__(self) -> None:
@@ -150,21 +156,8 @@ class ReplicatedSet(Replicated, MutableSet[T]):
         return value
 
     @command
-    def clear(self) -> None:
-        """Take off all."""
-        self._data.clear()
-
-    @command
     def _update(self, values: list[T]) -> None:
         self._data.update(dict.fromkeys(values))
-
-    @query
-    def __len__(self) -> int:
-        return len(self._data)
-
-    @query
-    def __contains__(self, value: Any) -> bool:
-        return value in self._data
 
     @query
     def _values(self) -> list[T]:
@@ -189,7 +182,7 @@ class ReplicatedSet(Replicated, MutableSet[T]):
         return f"{type(self).__name__}({self._values()!r})"
 
 
-class ReplicatedList(Replicated, MutableSequence[T]):
+class ReplicatedList(_Container, MutableSequence[T]):
     """A list on the servers."""
 
     def __init__(self) -> None:
@@ -214,14 +207,6 @@ class ReplicatedList(Replicated, MutableSequence[T]):
     def copy(self) -> list[T]:
         """All of it, as of one moment."""
         return self._data
-
-    @query
-    def __len__(self) -> int:
-        return len(self._data)
-
-    @query
-    def __contains__(self, value: Any) -> bool:
-        return value in self._data
 
     @query
     def count(self, value: Any) -> int:
@@ -259,11 +244,6 @@ class ReplicatedList(Replicated, MutableSequence[T]):
         """Turn it round, in place."""
         self._data.reverse()
 
-    @command
-    def clear(self) -> None:
-        """Take off all."""
-        self._data.clear()
-
     @overload
     def __getitem__(self, index: int) -> T: ...
 
@@ -300,7 +280,7 @@ class ReplicatedList(Replicated, MutableSequence[T]):
         return f"{type(self).__name__}({self.copy()!r})"
 
 
-class ReplicatedCounter(Replicated, Mapping[K, int]):
+class ReplicatedCounter(_Container, Mapping[K, int]):
     """Counts by key on the servers, like `collections.Counter`: what is not there counts 0."""
 
     def __init__(self) -> None:
@@ -325,22 +305,9 @@ class ReplicatedCounter(Replicated, Mapping[K, int]):
         for key, by in counts.items():
             self._data[key] = self._data.get(key, 0) + by
 
-    @command
-    def clear(self) -> None:
-        """Forget all counts."""
-        self._data.clear()
-
     @query
     def __getitem__(self, key: K) -> int:
         return self._data.get(key, 0)
-
-    @query
-    def __len__(self) -> int:
-        return len(self._data)
-
-    @query
-    def __contains__(self, key: Any) -> bool:
-        return key in self._data
 
     @query
     def total(self) -> int:
