@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.async_client import AsyncCommandClient
-from paxon.kvstore.client.async_driver import AsyncDriver
-from paxon.kvstore.client.checks import DEFAULT_TIMEOUT, check_client, check_mode, check_timeout
+from paxon.kvstore.client.checks import DEFAULT_TIMEOUT, check_mode, check_timeout
 from paxon.kvstore.client.core import CoreOptions, RawTicket
-from paxon.kvstore.client.links import Secure, server_addresses
+from paxon.kvstore.client.links import Secure
 from paxon.kvstore.errors import PipelineError
 from paxon.kvstore.objects.calls import encode
 from paxon.kvstore.objects.definition import Body, Definition
@@ -60,6 +58,9 @@ def async_proxy(
 class _ObjectClient(AsyncCommandClient):
     """A client that waits for nothing by itself."""
 
+    _core: ObjectCore
+    _core_kind = ObjectCore
+
     def __init__(
         self,
         servers: str | Iterable[str],
@@ -68,12 +69,9 @@ class _ObjectClient(AsyncCommandClient):
         options: CoreOptions | None,
         secure: Secure | None,
     ) -> None:
-        self.timeout = self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
-        check_client(True, options, secure)
-        core = ObjectCore(server_addresses(servers), random.SystemRandom(), options=options)
-        core.speak(definition)
-        self._core = core
-        self._driver = AsyncDriver(core, secure=secure)
+        super().__init__(servers, timeout=timeout, options=options, secure=secure)
+        self.timeout = self._timeout
+        self._core.speak(definition)
 
     def send(
         self, payload: bytes, mode: ReadMode | None, timeout: float, after: RawTicket | None = None

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import random
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from paxon.actors.messages import ReadMode
-from paxon.kvstore.client.checks import DEFAULT_TIMEOUT, check_client, check_mode, check_timeout
+from paxon.kvstore.client.checks import DEFAULT_TIMEOUT, check_mode, check_timeout
 from paxon.kvstore.client.client import CommandClient, Future
 from paxon.kvstore.client.core import CoreOptions, RawTicket
-from paxon.kvstore.client.links import Secure, server_addresses
-from paxon.kvstore.client.sync_driver import SyncDriver
+from paxon.kvstore.client.links import Secure
 from paxon.kvstore.errors import InvalidRequest, PipelineError
 from paxon.kvstore.objects.calls import encode
 from paxon.kvstore.objects.definition import Body, Definition
@@ -88,6 +86,9 @@ def calls(proxy: R) -> Calls[R]:
 class _ObjectClient(CommandClient):
     """A client that waits for nothing by itself."""
 
+    _core: ObjectCore
+    _core_kind = ObjectCore
+
     def __init__(
         self,
         servers: str | Iterable[str],
@@ -96,12 +97,9 @@ class _ObjectClient(CommandClient):
         options: CoreOptions | None,
         secure: Secure | None,
     ) -> None:
-        self.timeout = self._timeout = check_timeout(timeout, DEFAULT_TIMEOUT)
-        check_client(True, options, secure)
-        core = ObjectCore(server_addresses(servers), random.SystemRandom(), options=options)
-        core.speak(definition)
-        self._core = core
-        self._driver = SyncDriver(core, secure=secure)
+        super().__init__(servers, timeout=timeout, options=options, secure=secure)
+        self.timeout = self._timeout
+        self._core.speak(definition)
 
     def send(
         self,
