@@ -9,7 +9,9 @@ import msgspec
 
 from paxon.actors.invariants import invariant
 
-__all__ = ["Ballot", "EPOCH_BITS", "MOST_SERVERS", "ServerId", "NO_BALLOT", "are_ids", "in_list"]
+__all__ = [
+    "Ballot", "EPOCH_BITS", "MOST_SERVERS", "ServerId", "NO_BALLOT", "Wire", "are_ids", "in_list",
+]  # fmt: skip
 
 ServerId = int
 """A server's number in its cluster, from 1. In a frame's header 0 stands for a client."""
@@ -19,6 +21,10 @@ MOST_SERVERS = 63
 EPOCH_BITS = 40
 """The lower bits of a round count within its epoch: 2⁴⁰ attempts to lead are more than there ever
 are in one, and 2²³ epochs are one an hour for nine centuries."""
+
+
+class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """The base of all messages, and of what they and slots hold: an array of just its fields."""
 
 
 class Ballot(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from paxon.actors.ballot import ServerId, are_ids
+from paxon.actors.ballot import ServerId, Wire, are_ids
 
 __all__ = ["Made"]
 
 
-class Made(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+class Made(Wire, frozen=True):
     """The agreement of a cluster's servers when they made it (docs/making-a-cluster.md)."""
 
     identity: int

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.ballot import Ballot, ServerId, Wire
 
 __all__ = [
     "AskMembers", "ChangeKind", "ChangeMembers", "Member", "MemberChange", "Members", "Outcome",
@@ -18,11 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class _Data(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """An array of just its fields, as the messages are."""
-
-
-class Member(_Data, frozen=True):
+class Member(Wire, frozen=True):
     """A server of a configuration."""
 
     server: ServerId
@@ -44,7 +40,7 @@ learner of a voter; "replace" gives its place, vote included, to another data di
 other addresses or another key to the same."""
 
 
-class MemberChange(_Data, frozen=True):
+class MemberChange(Wire, frozen=True):
     """One part of a change."""
 
     kind: ChangeKind
@@ -57,7 +53,7 @@ class MemberChange(_Data, frozen=True):
     key: str = ""
 
 
-class ChangeMembers(_Data, frozen=True, tag=13):
+class ChangeMembers(Wire, frozen=True, tag=13):
     """Client → leader: let the members change so, all at once.
 
     Answered by a `QueryReply` with a `Members` as soon as it is refused or taken up, not when it is
@@ -71,7 +67,7 @@ class ChangeMembers(_Data, frozen=True, tag=13):
     changes: Annotated[tuple[MemberChange, ...], msgspec.Meta(max_length=1000)]
 
 
-class AskMembers(_Data, frozen=True, tag=14):
+class AskMembers(Wire, frozen=True, tag=14):
     """Client → any server: who are the members, as far as you know, and how did a change end?
 
     Answered at once by a `QueryReply` with a `Members`.
@@ -88,7 +84,7 @@ class AskMembers(_Data, frozen=True, tag=14):
 Outcome = Literal["", "done", "not done", "refused", "pending", "unknown"]
 
 
-class Members(_Data, frozen=True):
+class Members(Wire, frozen=True):
     """The members as a server knows them now, and how one change of them stands."""
 
     server: ServerId
@@ -114,7 +110,7 @@ class Members(_Data, frozen=True):
     identity: int = 0
 
 
-class Rehearsal(_Data, frozen=True, tag=23):
+class Rehearsal(Wire, frozen=True, tag=23):
     """Leader → those who are to vote after a change: can you reach each other (M18)?"""
 
     request: int
@@ -123,7 +119,7 @@ class Rehearsal(_Data, frozen=True, tag=23):
     """Who is to be a member then."""
 
 
-class Rehearsed(_Data, frozen=True, tag=24):
+class Rehearsed(Wire, frozen=True, tag=24):
     """Voter to be → another: here I am, and you? Its answer; and → leader: who has answered."""
 
     request: int

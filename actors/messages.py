@@ -15,7 +15,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.ballot import Ballot, ServerId, Wire
 from paxon.actors.made import Made
 from paxon.actors.members import AskMembers, ChangeMembers, Rehearsal, Rehearsed
 from paxon.actors.slot_values import CONFIG, NO_OP, RENEWAL, SETTINGS, Accepted, Batch, Entry
@@ -36,10 +36,6 @@ __all__ = [
 
 PROTOCOL_VERSION = 9
 """Goes into every frame's header; a server refuses frames of any other version."""
-
-
-class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """The base of all messages: an array of just their fields."""
 
 
 # --- between servers -----------------------------------------------------------------------------

@@ -1988,7 +1988,7 @@ class PaxosServer(BurstActor):
         self.configuration = configuration
         self.membership.join(configuration)
         self.look_for_vote()
-        self._others = self.membership.others
+        self._others = tuple(self.disks.incarnations)
         self._majority = configuration.majority
         self._all_bits = configuration.bits
         self._features = Features(self._others, self.application.machine.limits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from paxon.actors.ballot import NO_BALLOT, Ballot
+from paxon.actors.ballot import NO_BALLOT, Ballot, Wire
 
 __all__ = ["CONFIG", "NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Batch", "Entry", "packed_in"]
 
@@ -16,10 +16,6 @@ CONFIG = 0xC1
 (actors/records/configuration.py). No msgpack begins so, hence no batch does."""
 
 
-class _Value(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """An array of just its fields, as the messages are."""
-
-
 SETTINGS = 1
 """As `Entry.acked` of an entry of no session: its command is a `Change` (execution/agreed.py)."""
 
@@ -27,7 +23,7 @@ RENEWAL = 2
 """The same of a renewal: executed before anything else in its slot (`StateMachine.renews`)."""
 
 
-class Entry(_Value, frozen=True):
+class Entry(Wire, frozen=True):
     """One client command inside a slot's value."""
 
     session: int
@@ -44,7 +40,7 @@ class Entry(_Value, frozen=True):
     """Opaque to Paxon: the user's `StateMachine` decodes it."""
 
 
-class Batch(_Value, frozen=True, gc=True):
+class Batch(Wire, frozen=True, gc=True):
     """The decoded value of a slot: the commands that waited at the leader, in order."""
 
     time: int
@@ -56,7 +52,7 @@ class Batch(_Value, frozen=True, gc=True):
     (docs/time.md). Who takes the value over proposes it as it is."""
 
 
-class Accepted(_Value, frozen=True):
+class Accepted(Wire, frozen=True):
     """A value that an acceptor has accepted for a slot, and in which ballot."""
 
     slot: int

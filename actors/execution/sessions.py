@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from paxon.actors.ballot import Wire
 from paxon.actors.execution.agreed import Agreed
 from paxon.actors.limits.allowances import FAILURE_BYTES, KEPT_SHARE, MESSAGE_BYTES, RETRY_AFTER
 from paxon.actors.messages import Entry, ReplyStatus, overloaded
@@ -17,7 +18,7 @@ from paxon.actors.messages import Entry, ReplyStatus, overloaded
 __all__ = ["Reply", "Session", "SessionTable", "reply_bytes"]
 
 
-class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+class Reply(Wire, frozen=True):
     """How a command ended, kept until the client has acknowledged it."""
 
     status: ReplyStatus

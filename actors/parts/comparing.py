@@ -28,11 +28,7 @@ class Comparing:
         """Another server says which hash it has for a snapshot that is being fetched."""
 
     def inquire(self, slot: int) -> None:
-        """Ask everybody for everything, but not all the time.
-
-        Our own hash after `slot`, where somebody was found to differ, lets others find out that
-        they do: the last one that we have they may not have reached.
-        """
+        """Somebody was found to differ after `slot`: ask everybody, but not all the time."""
         question = self.doubts.ask(slot, self._application.chain, self._outbox.now)
         if question is not None:
             self._counters["inquiries"] += 1

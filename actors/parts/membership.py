@@ -92,14 +92,12 @@ class Membership:
         self.places = Places(settings)
         self.disks = KnownDisks()
         self.confirmation = Confirmation(settings.server, 0, 0, 0.0, pending=False)
-        self.others: tuple[ServerId, ...] = ()
-        """The other members, once the cluster is in force; nobody before."""
         self.joining: dict[ServerId, tuple[Member, int, float]] = {}
         """Who wants to become a member, how far it holds the log, and when it said so last."""
         self._rehearsing: Rehearsing | None = None
         self._open = False
         self.joined: Configuration | None = None
-        """The configuration that `others` is of."""
+        """The configuration in force here; None before the cluster is."""
 
     def recover(self, found: Recovered, storage: Storage) -> None:
         """Take up what the directory holds."""
@@ -128,7 +126,6 @@ class Membership:
         me, now = self._settings.server, self._outbox.now
         members = configuration.incarnations
         self.disks.join({s: number for s, number in members.items() if s != me}, now)
-        self.others = tuple(self.disks.incarnations)
         self.making.joins = members.get(me) != self.making.incarnation
         self.places.join(configuration.members, now)
         if self.confirmation.enters(configuration):
@@ -250,7 +247,8 @@ class Membership:
     def ask_to_join(self, chosen_to: int) -> None:
         """Say that this server waits to become a member, and hear who there is to ask for slots."""
         said = self.making.introduction(asks=True, chosen_to=chosen_to)
-        for server in sorted({*self.making.listed, *self.others} - {self._settings.server}):
+        known = {*self.making.listed, *self.disks.incarnations}
+        for server in sorted(known - {self._settings.server}):
             self._outbox.send(server, said)
 
     def _hear_of_joining(self, said: Introduction, sender: ServerId) -> None:
@@ -514,7 +512,7 @@ class Membership:
         self._outbox.network.reach(server, self.places.addresses(server))
 
     def _dial_all(self) -> None:
-        for server in self.others if self.places.active and self._open else ():
+        for server in self.disks.incarnations if self.places.active and self._open else ():
             self._dial(server)
 
     def _save_places(self) -> None:

@@ -71,11 +71,10 @@ def members_now(server: PaxosServer, request: int, ballot: Ballot) -> Members:
     """The members, and how the change `request` ended, which was meant for `ballot`."""
     reign, made, log = server._reign, server.making.made, server.log
     joining = server.membership.wait_to_join()
-    since = server._now - server.settings.election_timeout_max
     behind = {}
     if reign is not None:
-        alive = server.disks.heard_since(since)
-        behind = {s: max(0, log.chosen_to - reign.followers[s].executed) for s in alive}
+        heard = server.membership.alive()
+        behind = {s: max(0, log.chosen_to - reign.followers[s].executed) for s in heard}
         behind |= {m.server: max(0, log.chosen_to - held) for m, held in joining.items()}
     ended, reason = outcome(server, request, ballot) if request else ("", "")
     return Members(

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from paxon.actors.ballot import Ballot, ServerId, are_ids
+from paxon.actors.ballot import Ballot, ServerId, Wire, are_ids
 from paxon.actors.members import Member
 from paxon.actors.messages import CONFIG, Accepted, Made, PeerMessage, PreVote, Sealed
 
@@ -25,9 +25,7 @@ MOST_REQUESTS = 64
 """So many changes before the last one are remembered, for those who ask how they ended."""
 
 
-class Configuration(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False
-):
+class Configuration(Wire, frozen=True):
     """The members of an epoch, and where the epoch before ended."""
 
     epoch: int

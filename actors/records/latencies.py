@@ -32,10 +32,6 @@ class Histogram:
         self.total = 0.0
         """Seconds of all observations together."""
 
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(BOUNDS, seconds)] += 1
-        self.total += seconds
-
 
 class Latencies:
     """The times that one server takes."""

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from paxon.actors import NO_BALLOT, PaxosServer, ServerRef, Settings, StateMachine
 from paxon.actors.embedding import AskFigures
 from paxon.actors.messages import StatusReply
-from paxon.actors.records.latencies import BOUNDS, Histogram, Latencies
+from paxon.actors.records.latencies import BOUNDS, Latencies
 from paxon.kvstore.cli.live_view import counters_explained
 from paxon.kvstore.client.client import CommandClient
 from paxon.kvstore.cluster import door as door_module
@@ -247,9 +247,12 @@ def test_where_to_listen() -> None:
 
 
 def test_buckets() -> None:
-    histogram = Histogram()
+    latencies, clock = Latencies(), Clock()
     for seconds in (0.0, BOUNDS[0], BOUNDS[0] * 1.01, 1e9):
-        histogram.observe(seconds)
+        latencies.proposed(1, 0.0, [])
+        clock.now = seconds
+        latencies.chosen(1, clock)
+    histogram = latencies.commit
     assert histogram.counts[0] == 2 and histogram.counts[1] == 1 and histogram.counts[-1] == 1
 
 
