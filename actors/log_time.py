@@ -13,6 +13,7 @@ from paxon.actors.environment import NEVER, ClientToken
 from paxon.actors.execution.application import Application
 from paxon.actors.limits.allowances import (
     ENTRY_BYTES,
+    EXECUTION_FACTOR,
     MAX_RENEWAL_BYTES,
     MAX_RENEWALS,
     MESSAGE_BYTES,
@@ -222,9 +223,9 @@ class Chores:
         return taken
 
     def executed(self, now: float) -> None:
-        """The slot with renewals is: for as long as it took the next ones go to commands alone."""
+        """The slot with renewals is; once it is at the followers, commands have their time."""
         self.slot = 0
-        self._pause(min(now - self.began, RENEWALS_PAUSE), now)
+        self._pause(min(EXECUTION_FACTOR * (now - self.began), RENEWALS_PAUSE), now)
 
     def _pause(self, seconds: float, now: float) -> None:
         self.not_before = now + seconds

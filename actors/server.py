@@ -49,6 +49,7 @@ from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.invariants import invariant
 from paxon.actors.limits.allowances import (
     CHARGED_BYTES,
+    CLIENT_SECONDS,
     EXECUTE_SECONDS,
     FRAME_BYTES,
     IN_FLIGHT_BYTES,
@@ -985,17 +986,16 @@ class PaxosServer(BurstActor):
                     or reign.pending.fits(self._storage.room)
                 )
             ):
-                dear = bool(reign.pending.costs.dear)
                 entries = reign.pending.pack(min(self.settings.batch_bytes, self._storage.room))
-                self._propose_batch(reign, entries, dear=dear)
+                self._propose_batch(reign, entries)
             elif reign.chores.wanted and self._time_is_due(reign):
                 self._counters["times_proposed"] += 1
-                self._propose_batch(reign, [], dear=False)
+                self._propose_batch(reign, [])
                 self._plan_chores(reign)
             else:
                 return
 
-    def _propose_batch(self, reign: Reign, entries: list[Entry], *, dear: bool) -> None:
+    def _propose_batch(self, reign: Reign, entries: list[Entry]) -> None:
         """Propose these commands, after all renewals that wait, at the log's present time."""
         invariant(self.log_time.runs, "a time was stamped before what was taken over is executed")
         slot, chores = reign.next_slot, reign.chores
@@ -1005,7 +1005,7 @@ class PaxosServer(BurstActor):
         chores.stamped, chores.last_slot = batch.time, slot
         reign.batches[slot] = batch
         value = encode_batch(batch)
-        if dear or len(value) >= CHARGED_BYTES:
+        if len(value) >= CHARGED_BYTES:
             reign.large_slots[slot] = self._clock.monotonic()
         self._propose(reign, slot, value)
         reign.next_slot += 1
@@ -1742,7 +1742,8 @@ class PaxosServer(BurstActor):
             return
         agreed = application.agreed
         while application.executed < self.log.chosen_to:
-            if least <= 0 and self._clock.monotonic() >= self._execute_until:
+            now = self._clock.monotonic()
+            if least <= 0 and now >= self._execute_until:
                 break
             least -= 1
             slot = application.executed + 1
@@ -1751,7 +1752,7 @@ class PaxosServer(BurstActor):
                 invariant(False, "slot %d executed unchosen", slot)
             else:
                 self.snapshots.executed_bytes += len(held.value)
-                self._deliver(slot, held.value, held.checksum)
+                self._deliver(slot, held.value, held.checksum, now)
         if 0 < self._stopped_at <= application.executed:
             self._stopped_at = 0
             self._storage.forget_stop()
@@ -1773,8 +1774,8 @@ class PaxosServer(BurstActor):
         if self._takes_part:
             self.snapshotting.take_if_due()
 
-    def _deliver(self, slot: int, value: bytes, checksum: int) -> None:
-        """Execute a slot and answer the clients that wait here."""
+    def _deliver(self, slot: int, value: bytes, checksum: int, now: float) -> None:
+        """Execute a slot, from now on, and answer the clients that wait here."""
         reign, batch = self._reign, None
         if reign is not None:
             # A leader that was behind may learn from others what it is still gathering votes for.
@@ -1787,8 +1788,10 @@ class PaxosServer(BurstActor):
         self._counters["commands_executed"] += len(results)
         if reign is None or (not reign.waiting and not reign.futures):
             return
-        if self.reception.turns.held_back or reign.large_slots or reign.chores.slot == slot:
-            self.reception.charge(reign, slot, results, self.snapshots.executed_bytes)
+        took, turns = self._clock.monotonic() - now, self.reception.turns
+        counts = turns.held_back or reign.large_slots or reign.chores.slot == slot
+        if counts or (took >= CLIENT_SECONDS / 4 and turns.several(now)):
+            self.reception.charge(reign, slot, results, took, self.snapshots.executed_bytes)
         tried = self._held.tried
         for entry, reply in results:
             if entry.session == 0 and entry.command and entry.acked == 0:

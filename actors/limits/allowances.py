@@ -10,11 +10,11 @@ from paxon.transport import MAX_FRAME_BYTES
 
 __all__ = [
     "CHARGED_BYTES", "CLIENT_SECONDS", "COST_PER_SLOT", "ENTRY_BYTES", "EXECUTE_SECONDS",
-    "FAILURE_BYTES", "FRAME_BYTES", "IN_FLIGHT_BYTES", "KEPT_SHARE", "LARGEST_REPLY",
-    "LARGE_REPLY", "MAX_PENDING", "MAX_READS", "MAX_READ_BYTES", "MAX_RENEWALS",
-    "MAX_RENEWAL_BYTES", "MAX_TRANSFER_BYTES", "MESSAGE_BYTES", "RETRY_AFTER", "RETRY_FOR_ROOM",
-    "SECONDS_PER_BYTE", "SLOT_RENEWAL_BYTES", "SLOT_REPLIES", "SLOT_REPLIES_AT_MOST",
-    "TRANSFERS_PER_PEER", "TURN_BYTES",
+    "EXECUTION_FACTOR", "FAILURE_BYTES", "FRAME_BYTES", "IN_FLIGHT_BYTES", "KEPT_SHARE",
+    "LARGEST_REPLY", "LARGE_REPLY", "MAX_PENDING", "MAX_READS", "MAX_READ_BYTES", "MAX_RENEWALS",
+    "MAX_RENEWAL_BYTES", "MAX_TRANSFER_BYTES", "MESSAGE_BYTES", "MESSAGE_SECONDS", "RETRY_AFTER",
+    "RETRY_FOR_ROOM", "SECONDS_PER_BYTE", "SLOT_RENEWAL_BYTES", "SLOT_REPLIES",
+    "SLOT_REPLIES_AT_MOST", "TRANSFERS_PER_PEER", "TURN_BYTES",
 ]  # fmt: skip
 
 MESSAGE_BYTES = 64
@@ -53,6 +53,12 @@ CHARGED_BYTES = 128 << 10
 SECONDS_PER_BYTE = 2e-9
 """What a byte of a large reply or command takes beside the handling, about: charged like time. Half
 of it is encoding and ZeroMQ's thread here, half the copies in the kernel and at the other end."""
+
+MESSAGE_SECONDS = 1e-6
+"""What a request takes beside its handling, about: it is decoded, and its answer encoded."""
+EXECUTION_FACTOR = 3
+"""What is executed here is executed by the followers then, and nothing is chosen meanwhile: so much
+counts for what was executed that others have as much time again after that."""
 
 MAX_PENDING = 16_384
 """While so many commands wait for a slot, clients' further requests wait in their own queues."""

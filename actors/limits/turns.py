@@ -2,8 +2,9 @@
 
 A step serves clients for a moment only (`CLIENT_SECONDS`), so that peers, heartbeats and the sync
 come round again. What is left waits here, in a queue for each client, bounded. Clients take turns.
-One whose requests have taken long sits out as long again if others are there: however much it
-sends, and however dear each request is, the others find the server free half of the time.
+What the requests of each take, one by one or together, goes on its account; while others are there
+it sits out as long again: however much it sends, and however dear each request is, the others find
+the server free half of the time.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from paxon.actors.environment import NEVER, ClientToken
-from paxon.actors.limits.allowances import MESSAGE_BYTES
-from paxon.actors.messages import ClientMessage, Command, Query
+from paxon.actors.limits.allowances import CLIENT_SECONDS, MESSAGE_BYTES
+from paxon.actors.messages import ClientMessage, Command, Query, Renew, Watch
 
 __all__ = ["ClientTurns", "Openings", "Stored", "Waiting"]
 
@@ -43,7 +44,7 @@ ALL_OPENINGS = 4096
 ALL_OPENINGS_PER_SECOND = 2000.0
 """… and so many more each second."""
 REMEMBERED_CLIENTS = 4096
-"""Clients whose openings are counted, the last ones heard."""
+"""Clients whose openings or time are counted, the last ones heard."""
 
 
 class Waiting:
@@ -72,6 +73,8 @@ class ClientTurns:
         """Clients that wait until a command of theirs is executed, by its session and number."""
         self.blamed: dict[ClientToken, float] = {}
         """Clients whose values made the snapshot due that is being taken, and which part each."""
+        self.paid_at: dict[ClientToken, float] = {}
+        """When each client will have left the server to others for as long as it took it."""
         self._last, self._last_at = b"", -NEVER
         self._before, self._before_at = b"", -NEVER
         """The two clients heard last, and when: is anybody else there?"""
@@ -89,6 +92,10 @@ class ClientTurns:
         return heard_at > since - PRESENT_SECONDS or any(
             w.requests and c != client for c, w in self.waiting.items()
         )
+
+    def several(self, now: float) -> bool:
+        """Whether more than one client was heard in the last seconds."""
+        return self._before_at > now - HELD_SECONDS
 
     def is_much(self, client: ClientToken) -> bool:
         """Whether so much waits for this client that it need not be listened to for a while."""
@@ -176,6 +183,23 @@ class ClientTurns:
         for client, part in blamed.items():
             self.sit_out(client, now, seconds * part)
 
+    def spend(self, client: ClientToken, seconds: float, now: float) -> bool:
+        """It has taken so much of the server's time; whether that is enough for a while."""
+        began = max(self.paid_at.pop(client, -NEVER), now - seconds)
+        until = self.paid_at[client] = min(began + 2 * seconds, now + HELD_SECONDS)
+        if len(self.paid_at) > REMEMBERED_CLIENTS:
+            del self.paid_at[next(iter(self.paid_at))]
+        return until - now >= CLIENT_SECONDS / 2
+
+    def charge(self, client: ClientToken, seconds: float, now: float) -> None:
+        """It has taken so much of the others' time: once that is enough it sits out."""
+        if self.spend(client, seconds, now):
+            self.sit_out(client, now, self.paid_at[client] - now)
+
+    def go_on(self, client: ClientToken, now: float) -> None:
+        """It waits for nothing but what is left on its account."""
+        self.sit_out(client, now, max(0.0, self.paid_at.get(client, now) - now))
+
     def sit_out(self, client: ClientToken, now: float, seconds: float = 0.0) -> None:
         """It is not this client's turn for so long; by default it is from now on."""
         until = now + min(seconds, HELD_SECONDS)
@@ -189,6 +213,7 @@ class ClientTurns:
         """Nobody waits for these any more."""
         waiting = self.waiting.pop(client, None)
         self.ignored.discard(client)
+        self.paid_at.pop(client, None)
         if waiting is not None:
             self.messages -= len(waiting.requests)
             self.bytes -= waiting.bytes
@@ -200,9 +225,9 @@ class ClientTurns:
 
 def request_bytes(request: ClientMessage) -> int:
     """The bytes that a request counts for."""
-    if isinstance(request, Command):
+    if isinstance(request, Command | Renew):
         return len(request.command) + MESSAGE_BYTES
-    if isinstance(request, Query):
+    if isinstance(request, Query | Watch):
         return len(request.query) + MESSAGE_BYTES
     return MESSAGE_BYTES
 

@@ -12,8 +12,10 @@ from paxon.actors.execution.application import Application, Executed
 from paxon.actors.limits.allowances import (
     CHARGED_BYTES,
     CLIENT_SECONDS,
+    EXECUTION_FACTOR,
     FRAME_BYTES,
     MESSAGE_BYTES,
+    MESSAGE_SECONDS,
     SECONDS_PER_BYTE,
     TURN_BYTES,
 )
@@ -48,6 +50,12 @@ BURST_MESSAGES = 1024
 """Requests that one step handles at most."""
 TURN_MESSAGES = 32
 """Requests of one client that are handled in a row while others wait."""
+RENEWALS = b" renews"
+"""With a client's token, the account of its renewals."""
+UNTIMED_MESSAGES = 64
+"""Requests of a burst from which on the time that each frame takes is looked at …"""
+UNTIMED_BYTES = 16 << 10
+"""… and bytes."""
 
 
 class Reception:
@@ -70,11 +78,13 @@ class Reception:
         self.openings = Openings()
         self.spent = False
         """Clients have had their share of this step."""
+        self._serving = False
+        """Whoever is served is charged for all of its frame or turn at the end of it."""
         self._ends_at = 0.0
         self._worked_at = 0.0
         """When the request before was done, as far as the clock was read."""
         self._turn_at = 0.0
-        """When the present turn began."""
+        """When the present turn, or frame, began."""
         self._sent_seconds = 0.0
         """What sending the replies of the present turn takes, as estimated from their sizes."""
 
@@ -109,6 +119,7 @@ class Reception:
         clients = burst.clients
         self._reign = reign
         self.open()
+        self._serving = True
         handled = 0
         for _, requests in clients:
             handled += len(requests)
@@ -116,6 +127,8 @@ class Reception:
         turns = self.turns
         if handled > BURST_MESSAGES or turns.waiting or burst.client_bytes >= TURN_BYTES:
             self._let_wait(clients, reign)
+            self.open()  # (what renewals took does not count)
+            self._serving = True
             self._take_turns(reign)
             return
         if not clients:
@@ -125,19 +138,38 @@ class Reception:
         if len(clients) > 1:
             turns.heard(clients[-1][0], now)
         handlers = self.handlers  # the usual case: all of it at once
+        timed = handled > UNTIMED_MESSAGES or burst.client_bytes > UNTIMED_BYTES
         for index, (client, requests) in enumerate(clients):
             left = iter(requests)
             for request in left:
                 handlers[type(request)](request, client)
                 if self.spent:
-                    self._let_wait([(client, list(left)), *clients[index + 1 :]], reign)
-                    return
+                    break
+            if timed or self.spent:
+                self._charge(client, self._turn_seconds(len(requests)), self._worked_at, reign)
+            if self.spent:
+                self._let_wait([(client, list(left)), *clients[index + 1 :]], reign)
+                return
 
     def open(self) -> None:
         """From now on clients are served for a moment."""
         self.spent = self._outbox.replied_bytes >= FRAME_BYTES
-        self._worked_at = self._clock.monotonic()
+        self._serving = False
+        self._worked_at = self._turn_at = self._clock.monotonic()
+        self._sent_seconds = 0.0
         self._ends_at = self._worked_at + CLIENT_SECONDS
+
+    def _charge(self, client: ClientToken, seconds: float, now: float, reign: Reign | None) -> None:
+        """Something of a client's has taken so long until now: it counts while others are there."""
+        if self._others_present(client, now - seconds, reign):
+            self.turns.charge(client, seconds, now)
+
+    def _turn_seconds(self, served: int) -> float:
+        """What the turn, or frame, that ends now has taken, with so many requests."""
+        now = self._worked_at = self._clock.monotonic()
+        seconds = now - self._turn_at + self._sent_seconds + served * MESSAGE_SECONDS
+        self._turn_at, self._sent_seconds = now, 0.0
+        return seconds
 
     def end_share(self) -> None:
         """Dear commands have come: what else clients want waits, in turns."""
@@ -153,8 +185,8 @@ class Reception:
             self._sent_seconds += size * SECONDS_PER_BYTE
         if now >= self._ends_at or outbox.replied_bytes >= FRAME_BYTES:
             self.spent = True
-            if took >= CLIENT_SECONDS / 2 and self._others_present(client, now - took, reign):
-                self.turns.sit_out(client, now, took)
+            if not self._serving:
+                self._charge(client, took, now, reign)
 
     def _others_present(self, client: ClientToken, since: float, reign: Reign | None) -> bool:
         """Whether anybody but this client has asked for something since then, or waits."""
@@ -181,16 +213,23 @@ class Reception:
     def _renew_first(
         self, client: ClientToken, requests: Sequence[ClientMessage]
     ) -> Sequence[ClientMessage]:
-        """Renewals wait behind nobody's commands, nor behind their own client's, for a moment."""
-        ends_at, left = 0.0, []
+        """Renewals wait behind nobody's commands, nor behind their own client's.
+
+        They have an account of their own. Once that is overdrawn they wait like all other requests.
+        """
+        if Renew not in map(type, requests):
+            return requests
+        turns, account, left = self.turns, client + RENEWALS, []
+        now = self._clock.monotonic()
         for request in requests:
-            if type(request) is Renew:
+            if type(request) is Renew and turns.paid_at.get(account, now) <= now + CLIENT_SECONDS:
+                began = now
+                self.handlers[Renew](request, client)
                 now = self._clock.monotonic()
-                ends_at = ends_at or now + CLIENT_SECONDS
-                if now < ends_at:
-                    self.handlers[Renew](request, client)
-                    continue
-            left.append(request)
+                turns.spend(account, now - began, now)
+                self._charge(client, now - began, now, self._reign)
+            else:
+                left.append(request)
         return left
 
     def _take_turns(self, reign: Reign | None) -> None:
@@ -210,7 +249,6 @@ class Reception:
 
     def _next_turn(self) -> tuple[ClientToken, Waiting] | None:
         """Whose turn it is; None if all sit out, or the step's share is spent."""
-        self._turn_at, self._sent_seconds = self._worked_at, 0.0
         return None if self.spent else self.turns.next(self._turn_at)
 
     def _serve_turn(self, client: ClientToken, waiting: Waiting, reign: Reign | None) -> int:
@@ -229,20 +267,17 @@ class Reception:
 
     def _end_turn(self, client: ClientToken, served: int, queued: int, reign: Reign | None) -> None:
         """So many requests of a client were handled, and put so much work into the queue."""
-        turns, began, now = self.turns, self._turn_at, self._clock.monotonic()
+        turns, seconds = self.turns, self._turn_seconds(served)
         if turns.ignored:
             turns.listen(client)
-        self._worked_at = now
+        now = self._worked_at
         if served == 0:  # it has to wait for something
             turns.sit_out(client, now, PAUSE)
-        elif not self._others_present(client, began, reign):
-            turns.sit_out(client, now)
-        elif reign is not None and queued >= TURN_BYTES:
-            last = reign.pending.entries[-1]
-            turns.hold_back(client, (last.session, last.seq), now)
-        else:
-            seconds = now - began + self._sent_seconds
-            turns.sit_out(client, now, seconds if seconds >= CLIENT_SECONDS / 2 else 0.0)
+        elif self._others_present(client, now - seconds, reign):
+            turns.charge(client, seconds, now)
+            if reign is not None and queued >= TURN_BYTES:
+                last = reign.pending.entries[-1]
+                turns.hold_back(client, (last.session, last.seq), now)
         if now >= self._ends_at:
             self.spent = True
 
@@ -261,37 +296,37 @@ class Reception:
             self._counters["overloaded"] += 1
 
     def charge(
-        self, reign: Reign, slot: int, results: Sequence[Executed], executed_bytes: int
-    ) -> None:
+        self, reign: Reign, slot: int, results: Sequence[Executed], seconds: float,
+        executed_bytes: int,
+    ) -> None:  # fmt: skip
         """A slot is executed: who waited for it goes on, who filled it sits out for its time.
 
-        `executed_bytes` is all that was stored since the last snapshot.
+        It took `seconds`; `executed_bytes` is all that was stored since the last snapshot.
         """
         waiting, turns = reign.waiting, self.turns
         if slot == reign.chores.slot:
             reign.chores.executed(self._clock.monotonic())
-        began = reign.large_slots.pop(slot, None)
-        now = self._outbox.now if began is None else self._clock.monotonic()
+        began, now = reign.large_slots.pop(slot, None), self._clock.monotonic()
+        if seconds >= CLIENT_SECONDS:
+            seconds *= EXECUTION_FACTOR
         sizes: dict[ClientToken, int] = {}
         for entry, reply in results:
             client = waiting.get((entry.session, entry.seq))
             if client is None:
                 continue
             if turns.held_back.pop((entry.session, entry.seq), None) is not None:
-                turns.sit_out(client, self._outbox.now)
-            if began is not None:
-                size = len(entry.command) + len(reply.payload) + MESSAGE_BYTES
-                sizes[client] = sizes.get(client, 0) + size
-                if size >= CHARGED_BYTES:  # (a pipeline of small ones harms nobody as much)
-                    reign.stored.add(client, size, executed_bytes, now)
-        if began is None:
-            return
-        began, reign.charged_at = max(began, reign.charged_at), now
+                turns.go_on(client, now)
+            size = len(entry.command) + len(reply.payload) + MESSAGE_BYTES
+            sizes[client] = sizes.get(client, 0) + size
+            if size >= CHARGED_BYTES:  # (a pipeline of small ones harms nobody as much)
+                reign.stored.add(client, size, executed_bytes, now)
+        if began is not None:
+            seconds = max(seconds, now - max(began, reign.charged_at))
+            reign.charged_at = now
         total = sum(sizes.values())
         for client, size in sizes.items():
-            took = (now - began) * size / total + size * SECONDS_PER_BYTE
-            if took >= CLIENT_SECONDS and self._others_present(client, began, reign):
-                turns.sit_out(client, now, took)
+            took = seconds * size / total + size * SECONDS_PER_BYTE
+            self._charge(client, took, now, reign)
 
     def blame_for_snapshot(self, reign: Reign, executed_bytes: int) -> None:
         """Let others go before those who have made a snapshot due, until it is taken.

@@ -49,7 +49,6 @@ from paxon.kvstore.store.operations import (
     TimeLeft,
     Txn,
     Unclaimed,
-    count_operations,
     decode_operations,
     encode_results,
     only_reads,
@@ -88,11 +87,29 @@ _KEPT_COMMANDS = 512
 """Commands whose decoded form is kept from the check to the execution …"""
 _KEPT_BYTES = 8 << 20
 """… or so many bytes of them, whichever is less: then all are let go of."""
-_CHEAP = frozenset({Item, Put, Append, Delete, CompareAndSet, PutItem, Increment, Enqueue})
+_PUTS = frozenset({Item})
+_CHEAP = frozenset({Item, Put, Append, Delete, CompareAndSet, PutItem, Increment})
 """What they cost is about what they are long."""
 
 _encoder = msgspec.msgpack.Encoder()
 _key = attrgetter("key")
+
+
+def _are_puts(operations: list[Executable]) -> bool:
+    """Whether a command holds nothing but puts, as most do that hold many operations."""
+    return _PUTS.issuperset(map(type, operations)) if len(operations) > 1 else False
+
+
+def _weight(operation: Any) -> int:
+    """For how many operations this one counts."""
+    if type(operation) is Enqueue:
+        return len(operation.values)
+    return operation.weight() if type(operation) is Txn else 1
+
+
+def _dear(command: bytes, operations: int) -> int:
+    """What a command of so many operations costs."""
+    return len(command) + operations * _OPERATION_BYTES
 
 
 class KVStore(StateMachine):
@@ -117,8 +134,9 @@ class KVStore(StateMachine):
 
     def __init__(self) -> None:
         self._state = State()
-        self._checked: dict[int, tuple[bytes, list[Executable]]] = {}
-        """What `check` decoded, by the identity of the command: most is executed here soon."""
+        self._checked: dict[int, tuple[bytes, list[Executable], bool]] = {}
+        """What `check` decoded, by the identity of the command (most is executed here soon), and
+        whether these are puts, all of them."""
         self._checked_bytes = 0
         """Bytes of the commands checked since it was last emptied."""
         self._watches = Watches()
@@ -174,32 +192,31 @@ class KVStore(StateMachine):
         if self._checked_bytes > _KEPT_BYTES or len(self._checked) >= _KEPT_COMMANDS:
             self._checked.clear()
             self._checked_bytes = len(command)
-        self._checked[id(command)] = (command, operations)
+        self._checked[id(command)] = command, operations, _are_puts(operations)
 
     def cost(self, command: bytes) -> int:
-        """About what the reads of a short command, or the operations of a long one, will take.
+        """About what the reads of a command, or its operations if they are many, will take.
 
         (What a command reads is bounded by `max_reply_bytes`, however long it is.)
         """
-        if len(command) > _MANY_OPERATIONS:
-            count = count_operations(command)
-            if count > _MANY_OPERATIONS:
-                return len(command) + count * _OPERATION_BYTES
         checked = self._checked.get(id(command))
         if checked is None:
             return len(command)
-        operations = checked[1]
-        many = len(operations) > _FEW_OPERATIONS
-        if many and len(command) > _LONG_OPERATION * len(operations):
-            return len(command)  # (looking at each type took 6 us of 260 for 256 puts)
-        if _CHEAP.issuperset(map(type, operations)):
-            return len(command)
-        if many:
-            return len(command) + len(operations) * _OPERATION_BYTES
-        cost = 0
+        _, operations, puts = checked
+        count = len(operations)
+        if puts or _CHEAP.issuperset(map(type, operations)):
+            long = len(command) > _LONG_OPERATION * count and count <= _MANY_OPERATIONS
+            return len(command) if long or count <= _FEW_OPERATIONS else _dear(command, count)
+        reads = 0
         for operation in operations:
-            cost += self._cost(operation)
-        return len(command) + min(cost, self._bounds.max_reply_bytes)
+            reads += self._cost(operation)
+        cost = len(command)
+        if (
+            cost > 2 * _FEW_OPERATIONS
+            and (count := sum(map(_weight, operations))) > _FEW_OPERATIONS
+        ):
+            cost = _dear(command, count)  # (none takes less than two bytes)
+        return cost + min(reads, self._bounds.max_reply_bytes)
 
     def _cost(self, operation: Any) -> int:
         if type(operation) in _CHEAP:
@@ -236,14 +253,19 @@ class KVStore(StateMachine):
         Raises ValueError for a malformed command, before anything is changed.
         """
         checked = self._checked.pop(id(command), None) if self._checked else None
-        operations = decode_operations(command) if checked is None else checked[1]
+        if checked is None:
+            operations = decode_operations(command)
+            puts = _are_puts(operations)
+        else:
+            _, operations, puts = checked
         self._version += 1
         if len(operations) == 1 and type(put := operations[0]) is Item and self._put_alone(put):
             return _encoder.encode((self._state.revision,))
         self._room.used = 0
         results: list[Result] = []
         most = self._bounds.max_value_bytes
-        for kind, them in groupby(operations, type):
+        runs = [(Item, operations)] if puts else groupby(operations, type)
+        for kind, them in runs:
             done, run = 0, list(them)
             if kind is Item and (
                 len(command) <= most or all(len(put.value) <= most for put in run)  # type: ignore[union-attr,arg-type]

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import zmq
 
@@ -33,6 +34,7 @@ from paxon.actors.messages import (
 from paxon.kvstore.store.operations import (
     Append,
     CompareAndSet,
+    Enqueue,
     Events,
     Get,
     KeepAlive,
@@ -108,12 +110,16 @@ def _settings(_session: int) -> Frames:
         yield [ChangeSettings(n, 0, {"session_ttl": 3600.0}) for n in itertools.islice(numbers, 50)]
 
 
-def _renewals(_session: int) -> Frames:
-    """Of leases that are not there; each is executed all the same."""
-    renewal = encode_operations([KeepAlive(lease) for lease in range(1, 40)])
-    numbers = itertools.count(1)
-    while True:
-        yield [Renew(number, renewal) for number in itertools.islice(numbers, 1000)]
+def _renewals(operations: list[Any], a_frame: int) -> Callable[[int], Frames]:
+    """Of leases that are not there, each is executed all the same; or of none at all."""
+    renewal = encode_operations(operations)
+
+    def frames(_session: int) -> Frames:
+        numbers = itertools.count(1)
+        while True:
+            yield [Renew(number, renewal) for number in itertools.islice(numbers, a_frame)]
+
+    return frames
 
 
 def _watches(_session: int) -> Frames:
@@ -166,6 +172,7 @@ def _execute(_seq: int) -> bytes:
     return encode_operations([Put(b"floods/%d" % (number % 100), b"x") for number in range(20_000)])
 
 
+_ENQUEUE = encode_operations([Enqueue(b"floods/queue/", [b"x"] * 10_000)])
 _CAS = encode_operations([CompareAndSet(LARGE.encode(), b"y" + bytes(MIB - 1), b"x")])
 _PUT = encode_operations([Put(b"floods/put", bytes(MIB))])
 _PUT8 = encode_operations([Put(b"floods/put", bytes(8 * MIB))])
@@ -184,7 +191,9 @@ FLOODS = {
     "scans": Kind(_scans),
     "openings": Kind(_openings, reads=False),
     "settings": Kind(_settings),
-    "renewals": Kind(_renewals),
+    "renewals": Kind(_renewals([KeepAlive(lease) for lease in range(1, 12_001)], 1)),
+    "renewals that are none": Kind(_renewals([Put(b"floods/put", b"x")] * 20_000, 5)),
+    "queue inserts": Kind(_commands(_always(_ENQUEUE))),
     "watches of a thousand spans": Kind(_watches),
     "one command again and again": Kind(_again_and_again),
     "20,000 appends a command": Kind(_appends, at_once=20),

@@ -113,6 +113,23 @@ def test_the_server_reckons_with_the_claimed_items_that_it_looks_at() -> None:
 
 
 @pytest.mark.parametrize(
+    "operations",
+    [
+        [Enqueue(b"q/i/", [b""] * 1000)],
+        [Enqueue(b"q/i/", [b"x" * 100] * 10)] * 100,
+        [Txn([], [Put(b"%d" % n, b"x" * 50) for n in range(1000)], [])],
+        [Put(b"k", b"")] * 1000,
+        [*[Put(b"k", b"x" * 100)] * 100, *[Enqueue(b"q/i/", [b""] * 300)] * 3],
+    ],
+)
+def test_many_operations_cost_by_their_number_wherever_they_are(operations: list[Any]) -> None:
+    """A slot of 1 MiB had queue inserts that took half a second to execute."""
+    store, command = KVStore(), encode_operations(operations)
+    store.check(command)
+    assert store.cost(command) >= len(command) + 1000 * 1280
+
+
+@pytest.mark.parametrize(
     "bad",
     [
         Enqueue(b"", [b"a"]),

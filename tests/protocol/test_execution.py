@@ -126,10 +126,10 @@ def test_what_the_check_decoded_is_what_is_executed() -> None:
     long = [encode_operations([Put(b"k", bytes([n]) * (1 << 20))]) for n in range(20)]
     for command in long:
         store.check(command)
-        kept = [command for command, _ in store._checked.values()]
+        kept = [command for command, *_ in store._checked.values()]
         assert command in kept and sum(map(len, kept)) <= 8 << 20
     store.apply(long[-1])
-    assert long[-1] not in [command for command, _ in store._checked.values()]
+    assert long[-1] not in [command for command, *_ in store._checked.values()]
 
 
 def test_the_application_in_the_same_process_is_told_too() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import SnapshotInfo
-from paxon.actors.limits.allowances import CLIENT_SECONDS
+from paxon.actors.limits.allowances import CLIENT_SECONDS, MESSAGE_SECONDS
 from paxon.actors.limits.turns import MAX_BYTES, ClientTurns, Stored
 from paxon.actors.messages import (
     P2A,
@@ -18,7 +18,9 @@ from paxon.actors.messages import (
     Query,
     QueryReply,
     Renew,
+    StatusReply,
     StatusRequest,
+    Watch,
 )
 from paxon.kvstore.store.operations import Get, Put, encode_operations
 from paxon.kvstore.store.store import KVStore
@@ -167,13 +169,60 @@ def test_whoever_asked_for_what_takes_long_sits_out_for_as_long(ask: Any, slow: 
         served = len(slow.told(QueryReply, FLOODER))
 
 
-def test_who_asked_for_what_takes_no_time_does_not_sit_out(slow: Cluster) -> None:
+def test_who_asked_for_what_takes_no_time_sits_out_for_what_its_frames_take(slow: Cluster) -> None:
     slow.request(1, StatusRequest(1), client=OTHER)
     slow.request(1, *[Query(n, "stale", b"0") for n in range(3000)], client=FLOODER)
-    while slow.servers[1].reception.turns.messages:
+    turns = slow.servers[1].reception.turns
+    while turns.messages:
+        slow.clock.now = max(slow.clock.now, turns.due())
         slow.step(1)
     assert len(slow.told(QueryReply, FLOODER)) == 3000
-    assert slow.clock.now < 100.0 + CLIENT_SECONDS
+    assert slow.clock.now <= 100.0 + 2 * 3000 * MESSAGE_SECONDS + CLIENT_SECONDS
+
+
+def test_what_is_short_adds_up() -> None:
+    """A turn of 0.1 ms is nothing, five are; who needs less than half of the time never waits."""
+    turns, now = ClientTurns(), 100.0
+    for _ in range(5):
+        now += 0.0001
+        turns.charge(FLOODER, 0.0001, now)
+    assert turns.waiting[FLOODER].not_before == pytest.approx(now + 0.0005)
+    for _ in range(50):
+        now += 0.001
+        turns.charge(OTHER, 0.0004, now)
+    assert OTHER not in turns.waiting
+
+
+def test_what_took_long_to_execute_counts_though_it_was_short(slow: Cluster) -> None:
+    """Here, at the followers, and as long again: the others have half of the cluster's time."""
+    flooder, other = slow.open_session(1, FLOODER), slow.open_session(1, OTHER)
+    arrives(slow, (OTHER, [Command(other, 1, 1, 0, b"0")]))
+    slow.stabilize()
+    began = slow.clock.now
+    arrives(slow, (FLOODER, [Command(flooder, 1, 1, 0, b"20")]))
+    slow.stabilize()
+    turns = slow.servers[1].reception.turns
+    assert turns.waiting[FLOODER].not_before == pytest.approx(began + 0.02 + 3 * 0.02, abs=1e-5)
+    assert OTHER not in turns.waiting
+
+
+def test_renewals_that_come_and_come_keep_nobody_waiting(slow: Cluster) -> None:
+    """Each takes 10 ms to look at, and there are some in each burst."""
+    slow.request(1, StatusRequest(1), client=OTHER)
+    for number in range(2, 50):
+        slow.clock.now += 0.001
+        flood = (FLOODER, [Renew(10 * number + n, b"10") for n in range(5)])
+        before = slow.clock.now
+        arrives(slow, flood, flood, (OTHER, [StatusRequest(number)]))
+        assert slow.clock.now - before <= 0.021  # one that goes before all, and one in its turn
+        if number % 2:
+            assert len(slow.told(StatusReply, OTHER)) >= number - 1
+
+
+def test_what_waits_is_counted_whatever_it_is() -> None:
+    turns, half = ClientTurns(), bytes(MAX_BYTES // 2)
+    assert turns.add(FLOODER, [Renew(1, half)])
+    assert not turns.add(FLOODER, [Watch(2, half)])
 
 
 def test_large_replies_count_like_the_time_that_sending_them_takes(led: Cluster) -> None:
