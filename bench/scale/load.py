@@ -75,13 +75,19 @@ class SessionLink:
             # As many as one client may open at once; the next ones as another client.
             refusal = self._open_at_once(found, min(OPENINGS, sessions - len(found)))
             if isinstance(refusal, messages.NotLeader) and clock() < give_up_at:
-                if not refusal.address:
-                    time.sleep(_ELECTION_SECONDS)
-                self._address = refusal.address or self._address
+                self._follow(refusal)
             elif refusal is not None:
                 raise PaxonError(f"the leader opens no session: {refusal}")
-            self._dial()
+            else:
+                self._dial()
         return found
+
+    def _follow(self, refusal: messages.NotLeader) -> None:
+        """Another server leads, or soon will."""
+        if not refusal.address:
+            time.sleep(_ELECTION_SECONDS)
+        self._address = refusal.address or self._address
+        self._dial()
 
     def _open_at_once(self, found: list[int], wanted: int) -> messages.ServerReply | None:
         """Add so many sessions to those found; what was answered instead, if anything was."""
@@ -101,17 +107,20 @@ class SessionLink:
 
     def top_up(self, now: float) -> None:
         """See `Link`: the next commands, each from the next session."""
-        turn, commands = self._turn, self._commands
+        turn = self._turn
         for _ in range(self._outstanding - len(self._started)):
             session = turn[0]
             turn.rotate(-1)
             seq = self._next_seq[session]
             self._next_seq[session] = seq + 1
             self._started[session, seq] = now
-            self._place = (self._place + 1) % len(commands)
-            acked = self._answered[session] + 1
-            command = messages.Command(session, seq, acked, 0, commands[self._place])
-            self._socket.send(self._codec.encode([command]))
+            self._place = (self._place + 1) % len(self._commands)
+            self._send(session, seq)
+
+    def _send(self, session: int, seq: int) -> None:
+        acked = self._answered[session] + 1
+        command = messages.Command(session, seq, acked, 0, self._commands[self._place])
+        self._socket.send(self._codec.encode([command]))
 
     def take(self, seconds: float) -> list[Answer]:
         """See `Link`: the answers of one frame."""
@@ -119,6 +128,11 @@ class SessionLink:
         now = clock()
         answers: list[Answer] = []
         for reply in replies:
+            if isinstance(reply, messages.NotLeader):
+                self._follow(reply)
+                for under_way in self._started:
+                    self._send(*under_way)
+                break
             if (
                 not isinstance(reply, messages.CommandReply)
                 or reply.status != messages.ReplyStatus.OK

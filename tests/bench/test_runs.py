@@ -7,13 +7,14 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
 from paxon.bench.contention.compare import CompareReport
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.measure import Figures
-from paxon.bench.harness.report import read_json, write_json
+from paxon.bench.harness.report import Report, read_json, write_json
 from paxon.bench.harness.summary import Spread
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.scale.scale import ScaleReport
@@ -25,6 +26,8 @@ from tests.bench.examples import measurement
 from tests.cluster.helpers import paxon_here
 
 pytestmark = pytest.mark.process
+
+R = TypeVar("R", bound=Report[Any, Any])
 
 
 def bench(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -40,6 +43,16 @@ def bench(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]
     return finished
 
 
+def measured(kind: type[R], file: Path, *arguments: object) -> tuple[str, R]:
+    """Its output, and what it kept; once more if this machine was too busy to get anything done."""
+    for _ in range(5):
+        finished = bench(*arguments, "--json", file)
+        report = read_json(file, kind)
+        if all(row.rate.median > 0 for row in report.rows):
+            break
+    return finished.stdout, report
+
+
 def median(figure: Spread | None) -> float:
     assert figure is not None
     return figure.median
@@ -51,18 +64,17 @@ def each(row: Figures, counter: str) -> float:
 
 
 def test_stable(tmp_path: Path) -> None:
-    finished = bench(
+    shown, report = measured(
+        StableReport, tmp_path / "r.json",
         "stable", "--quick", "--seconds", 0.3, "--warmup", 0.1, "--repeat", 1,
-        "--json", tmp_path / "r.json",
     )  # fmt: skip
-    report = read_json(tmp_path / "r.json", StableReport)
     rows = {row.workload.name: row for row in report.rows}
     assert set(rows) == {
         "writes, 1 outstanding", "writes, 64 outstanding", "writes, 256 outstanding",
         "writes, pipelined", "reads, 64 outstanding",
     }  # fmt: skip
     for name, row in rows.items():
-        assert name in finished.stdout
+        assert name in shown
         assert row.failed == 0, row.first_error
         assert row.rate.median > 0
         assert 0 < median(row.p50) <= median(row.p99) <= median(row.p999)
@@ -120,11 +132,11 @@ def test_compare(tmp_path: Path) -> None:
 
 
 def test_scale(tmp_path: Path) -> None:
-    finished = bench(
+    shown, report = measured(
+        ScaleReport, tmp_path / "r.json",
         "scale", "--quick", "--part", "sessions,keys,replay,pause", "--seconds", 0.3,
-        "--warmup", 0, "--json", tmp_path / "r.json", "--plots", tmp_path,
+        "--warmup", 0, "--plots", tmp_path,
     )  # fmt: skip
-    report = read_json(tmp_path / "r.json", ScaleReport)
     assert [(row.part, row.x) for row in report.rows] == [
         ("sessions", 1), ("sessions", 300),
         ("keys", 1000), ("keys", 1000), ("keys", 10000), ("keys", 10000),
@@ -151,7 +163,7 @@ def test_scale(tmp_path: Path) -> None:
         assert row.pings.worst is not None
         assert 0 < row.pings.worst < row.seconds
     assert (tmp_path / "scale.svg").exists()
-    assert "Keys in the store" in finished.stdout
+    assert "Keys in the store" in shown
 
 
 def test_failover(tmp_path: Path) -> None:
