@@ -123,8 +123,8 @@ def test_the_same_from_asyncio(cluster: RelayedCluster, tally: Any) -> None:
             async_proxy(**doors, cls=tally, timeout=SHORT) as short,
             async_proxy(**cluster.doors(), cls=tally, timeout=SOON) as other,
         ):
-            expected = 0
-            while not expected:
+            expected = -1
+            while expected < 0:
                 try:
                     expected = await short.add(0)
                 except RequestTimeout:
