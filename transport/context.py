@@ -4,10 +4,14 @@ libzmq ends a context only once its last socket is closed, and waits for that wi
 notes a socket after it has made it, and forgets it before it has closed it. An interrupt in between
 leaves a socket that nobody knows and that the interrupt's own traceback keeps alive: whoever then
 ends the context, as a `finally` would, sleeps for ever, and Ctrl-C seems to do nothing.
+
+libzmq's threads begin with a context's first socket, and abort the process if no descriptor is left
+for them.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import zmq
@@ -15,10 +19,30 @@ import zmq
 __all__ = ["Context"]
 
 
+_PIPES = 6
+"""Two descriptors each: libzmq takes seven for its threads and the first socket."""
+
+
+def _need_descriptors() -> None:
+    """Raise `zmq.ZMQError` if too few descriptors are left for libzmq's threads to begin."""
+    pipes: list[int] = []
+    try:
+        for _ in range(_PIPES):
+            pipes += os.pipe()
+    except OSError as error:
+        raise zmq.ZMQError(error.errno) from None
+    finally:
+        for end in pipes:
+            os.close(end)
+
+
 class _Socket(zmq.Socket[bytes]):
     """A socket that its context knows from before it is made until after it is closed."""
 
     def __init__(self, context: Context, kind: int, **options: Any) -> None:
+        if not context.begun:
+            _need_descriptors()
+            context.begun = True
         context.unclosed.add(self)
         try:
             super().__init__(context, kind, **options)
@@ -38,9 +62,12 @@ class Context(zmq.Context[zmq.Socket[bytes]]):
     _socket_class = _Socket
     unclosed: set[zmq.Socket[bytes]]
     """Those begun and not yet closed."""
+    begun: bool
+    """Whether libzmq's threads run."""
 
     def __init__(self) -> None:
         self.unclosed = set()
+        self.begun = False
         super().__init__()
 
     def destroy(self, linger: int | None = None) -> None:

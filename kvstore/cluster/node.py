@@ -7,6 +7,7 @@ process of its own see paxon.kvstore.cluster.server_process.
 from __future__ import annotations
 
 import atexit
+import errno
 import importlib
 import logging
 import os
@@ -103,8 +104,9 @@ def load_machine(name: str) -> StateMachine:
         raise MachineError(f"{name!r} is not a subclass of paxon.StateMachine or paxon.Replicated")
     try:
         return _checked_machine(found())
-    except TypeError as error:
-        raise MachineError(f"state machine {name!r} cannot be made: {error}") from error
+    except (Exception, SystemExit) as error:
+        kind = "" if isinstance(error, TypeError) else f"{type(error).__name__}: "
+        raise MachineError(f"state machine {name!r} cannot be made: {kind}{error}") from error
 
 
 def start_server(
@@ -237,6 +239,8 @@ def reason_in_words(error: BaseException | None) -> str:
         return "the server's thread ended without saying why"
     if isinstance(error, StorageError | TransportError | MachineFailure | PaxonError):
         return str(error)
+    if getattr(error, "errno", None) == errno.EMFILE:
+        return "this process may open too few files and connections: raise the limit (ulimit -n)"
     return f"an internal error stopped the server ({type(error).__name__}: {error})"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import traceback
 import weakref
 
@@ -54,6 +55,20 @@ def test_ctrl_c_while_the_context_ends() -> None:
         assert ends(lambda: context.destroy(linger=0))
         assert context.closed
     assert cut_short
+
+
+def test_without_descriptors_there_is_an_error_and_no_abort() -> None:
+    """libzmq would end this process."""
+    context = Context()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(zmq.ZMQError, match="Too many open files"):
+            context.socket(zmq.DEALER)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    open_and_close(context)
+    context.destroy(linger=0)
 
 
 def test_a_dropped_context_is_collected_with_its_open_sockets() -> None:
