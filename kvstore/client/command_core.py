@@ -88,7 +88,6 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._redirect = redirect
         self._random = random
         self._now = -math.inf
-        self._heard_at = -math.inf
         self.sightings = Sightings()
         self.search = LeaderSearch(servers, random, self.options, redirect=redirect)
         """Who leads; for drivers and tests to read."""
@@ -274,7 +273,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
     def receive(self, address: str, replies: Iterable[ServerReply], now: float) -> None:
         """Take in a frame from the server at `address`; `poll` afterwards."""
         self._now = now
-        self._heard_at = self.sightings.heard[address] = now
+        self.sightings.heard_at = self.sightings.heard[address] = now
         for reply in replies:
             match reply:
                 case CommandReply():
@@ -647,7 +646,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """Complete the tickets whose deadline has passed; forget what nobody waits for."""
         expired = [t for t in self._all_tickets() if not t.done and t.deadline <= self._now]
         for ticket in expired:
-            error = outcomes.timeout(ticket, self._heard_at, self.search.servers, self.sightings)
+            error = outcomes.timeout(ticket, self._opening, self.search.servers, self.sightings)
             if ticket.keeps and ticket.request is not None:
                 outcomes.keep(error, ticket, ticket.request)
             ticket.complete(None, error, False)

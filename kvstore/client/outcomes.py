@@ -34,14 +34,15 @@ MOST_BYTES = MAX_FRAME_BYTES - (64 << 10)
 
 
 def timeout(
-    ticket: Ticket[Any, Any], heard_at: float, servers: Sequence[str], sightings: Sightings
+    ticket: Ticket[Any, Any], opening: Request | None, servers: Sequence[str], sightings: Sightings
 ) -> PaxonError:
-    """The error of a ticket whose deadline has passed; `heard_at` is when any server last spoke."""
+    """The error of a ticket whose deadline has passed; a write may wait for the `opening`."""
     request = ticket.request
     # With others in its request it may yet be sent, for their sake.
     sent = request is not None and (request.undecided > 0 or len(request.tickets) > 1)
-    if request is not None and request.overloaded is not None and not sent:
-        return overloaded(ticket, *request.overloaded)
+    waits_for = opening if request is None and ticket.mode is None else request
+    if waits_for is not None and waits_for.overloaded is not None and not sent:
+        return overloaded(ticket, *waits_for.overloaded)
     unknown = sent and ticket.mode is None
     seconds = f"{ticket.deadline - ticket.submitted:.3g} s"
     outcome = ""
@@ -51,7 +52,7 @@ def timeout(
             if sent
             else "; the write has not been taken in, so it has no effect"
         )
-    if heard_at < ticket.submitted:
+    if sightings.heard_at < ticket.submitted:
         if request is not None and request.address:
             servers = [request.address]
         asked = sightings.silence(ticket.submitted, servers)

@@ -6,6 +6,7 @@ leader cannot be reached from here, or that a server refuses this client's key.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from paxon.actors.messages import NotLeader, PortOfServers
@@ -20,11 +21,13 @@ _MOST = 256
 class Sightings:
     """By a server's address. Times are the driver's, in seconds."""
 
-    __slots__ = ("_peer_ports", "_pointers", "_size", "_troubles", "heard")
+    __slots__ = ("_peer_ports", "_pointers", "_size", "_troubles", "heard", "heard_at")
 
     def __init__(self) -> None:
         self.heard: dict[str, float] = {}
-        """When each server last said anything."""
+        """When each server last said anything, …"""
+        self.heard_at = -math.inf
+        """… and when any did."""
         self._pointers: dict[str, tuple[float, NotLeader]] = {}
         """When each server last said that it does not lead, and who does."""
         self._troubles: dict[str, str] = {}

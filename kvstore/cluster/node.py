@@ -103,10 +103,11 @@ def load_machine(name: str) -> StateMachine:
     if not (isinstance(found, type) and issubclass(found, StateMachine | Replicated)):
         raise MachineError(f"{name!r} is not a subclass of paxon.StateMachine or paxon.Replicated")
     try:
-        return _checked_machine(found())
+        machine = found()
     except (Exception, SystemExit) as error:
-        kind = "" if isinstance(error, TypeError) else f"{type(error).__name__}: "
-        raise MachineError(f"state machine {name!r} cannot be made: {kind}{error}") from error
+        kind = type(error).__name__
+        raise MachineError(f"state machine {name!r} cannot be made: {kind}: {error}") from error
+    return _checked_machine(machine)
 
 
 def start_server(

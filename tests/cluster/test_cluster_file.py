@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from paxon.actors import SettingsError
+from paxon.kvstore import KVStore
 from paxon.kvstore.client.addresses import check_address, free_ports, split_addresses
 from paxon.kvstore.cluster.cluster_file import ClusterDescription, ClusterFileError
+from paxon.kvstore.cluster.node import MachineError, load_machine
 from paxon.kvstore.cluster.options import OptionError, from_environment, parse_assignments
 from tests.cluster.helpers import one_sentence, paxon, paxon_here
 
@@ -260,6 +262,18 @@ def test_the_command_exits_with_2_for_a_wrong_machine(machine: str, tmp_path: Pa
     done = paxon("server", "--cluster", str(path), "--id", "1", "--machine", machine)
     assert done.returncode == 2
     one_sentence(done)
+
+
+class Unmakeable(KVStore):
+    """Its constructor fails."""
+
+    def __init__(self) -> None:
+        raise ValueError("not today")
+
+
+def test_a_machine_that_cannot_be_made_says_why() -> None:
+    with pytest.raises(MachineError, match="Unmakeable' cannot be made: ValueError: not today"):
+        load_machine(f"{__name__}:Unmakeable")
 
 
 def test_addresses_are_checked() -> None:

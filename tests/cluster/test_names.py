@@ -1,4 +1,4 @@
-"""A cluster file with host names that stand for an IPv6 and an IPv4 address."""
+"""A cluster file with host names that stand for an IPv6 and two IPv4 addresses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.cluster.helpers import PAXON, environment, wait_until, write_cluster_
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
-HOSTS = "::1 both.test\n127.0.0.1 both.test\n127.0.0.1 localhost\n"
+HOSTS = "::1 both.test\n127.0.0.1 both.test\n127.0.0.9 both.test\n127.0.0.1 localhost\n"
 WITH_HOSTS = ("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts; exec "$@"')
 """Runs a command that finds other names, without changing them for anybody else."""
 
@@ -32,7 +32,7 @@ def no_other_names() -> str:
     return ""
 
 
-@pytest.fixture(params=["all addresses", "IPv4 alone"])
+@pytest.fixture(params=["all addresses", "the last alone"])
 def named(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[list[str], str]]:
     """How to run a command that knows the name, and the servers' client addresses."""
     if no_other_names():
@@ -42,8 +42,8 @@ def named(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[list
     prefix = [*WITH_HOSTS[:-1], WITH_HOSTS[-1], str(hosts)]
     file = write_cluster_file(tmp_path / "cluster.toml")
     text = file.read_text().replace("[[server]]", '[[server]]\nhost = "both.test"')
-    if request.param == "IPv4 alone":  # IPv6 is dialled first, and refused
-        text = re.sub(r"(peer|client)_port = (\d+)", r'\g<0>\n\1_bind = "tcp://127.0.0.1:\2"', text)
+    if request.param == "the last alone":  # those before are dialled first, and refused
+        text = re.sub(r"(peer|client)_port = (\d+)", r'\g<0>\n\1_bind = "tcp://127.0.0.9:\2"', text)
     file.write_text(text)
     ports = [line.split("=")[1].strip() for line in text.splitlines() if "client_port" in line]
     with ExitStack() as stack:

@@ -519,6 +519,17 @@ def test_what_is_refused_until_its_time_is_up_raises_overloaded() -> None:
     assert world.executed("k") is None
 
 
+def test_what_waits_for_a_session_that_is_not_opened_says_why() -> None:
+    world = World()
+    ticket = world.submit(Put(b"k", b"v"))
+    while not ticket.done:
+        world.core.poll(world.now)  # gets lost at the server
+        world.answer(A, msgs.Overloaded(50, "disks have little room"))
+        world.now += 0.5
+    assert isinstance(ticket.error, Overloaded)
+    assert "disks have little room" in str(ticket.error)
+
+
 def test_thrown_away_requests_are_sent_again_not_before_the_time_given() -> None:
     world = World()
     world.submit(Put(b"before", b"v"))

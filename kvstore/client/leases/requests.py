@@ -55,9 +55,9 @@ class Grant(Call[float]):
     __slots__ = ()
 
     def __init__(self, number: int, ttl: float) -> None:
-        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not math.isfinite(ttl):
+        if isinstance(ttl, bool) or not isinstance(ttl, int | float):
             raise InvalidRequest(f"ttl has to be a number of seconds, not {ttl!r}")
-        milliseconds = math.ceil(ttl * 1000)
+        milliseconds = math.ceil(max(0, min(ttl, MAX_TTL_MS)) * 1000)  # (0 of what is no number)
         if not 0 < milliseconds <= MAX_TTL_MS:
             raise InvalidRequest(f"ttl has to be above 0 and at most {MAX_TTL_MS // 1000} seconds")
         super().__init__(wire.Grant(check_lease(number), milliseconds))
