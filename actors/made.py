@@ -25,11 +25,6 @@ class Made(Wire, frozen=True):
         return tuple(server for server, _ in self.members)
 
     @property
-    def majority(self) -> int:
-        """How many of the members make a quorum."""
-        return len(self.members) // 2 + 1
-
-    @property
     def plausible(self) -> bool:
         """Whether its numbers can be those of a cluster: it may come from anybody."""
         numbers = (self.identity, *(incarnation for _, incarnation in self.members))

@@ -191,8 +191,3 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Those given of the settings that the cluster agrees on, by name."""
         found = {name: getattr(self, name, None) for name in NAMES}
         return {name: value for name, value in found.items() if value is not None}
-
-    @property
-    def peers(self) -> tuple[ServerId, ...]:
-        """All servers listed but this one. (Whose votes count, the data directory says.)"""
-        return tuple(s for s in self.servers if s != self.server)

@@ -443,13 +443,11 @@ class Application:
         except BaseException as error:  # the user's code may raise anything
             raise RestoreFailed(self.machine, slot, error) from error
 
-    @property
-    def proves_images(self) -> bool:
-        """Whether an image has to be restored once before it may be kept (`prove`)."""
-        return not self.machine.snapshots_are_sound
-
     def prove(self, image: bytes) -> None:
-        """Restore an image in a copy of the process that ends soon. Raises `RestoreFailed`."""
+        """Restore an image, before it may be kept, in a copy of the process that ends soon.
+
+        Raises `RestoreFailed`.
+        """
         head, state = _split(image)
         self._agree(decode_agreed(head.agreed, self.machine.limits))
         self._restore_machine(head.slot, state)

@@ -66,7 +66,7 @@ class Snapshotting:
         if host._reign is not None:
             self._reception.blame_for_snapshot(host._reign, snapshots.executed_bytes)
         snapshots.executed_bytes = 0
-        prove = application.prove if application.proves_images else None
+        prove = None if application.machine.snapshots_are_sound else application.prove
         host._storage.begin_snapshot(application.executed, application.image, prove)
         application.chain.pin()
         snapshots.poll_at = snapshots.began_at = now

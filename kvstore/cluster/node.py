@@ -282,7 +282,8 @@ def _checked_binds(
     missing = [server for server in settings.servers if server not in peers]
     if missing:
         raise ServerStartError(f"peers: no address is given for server {missing[0]}")
-    missing = [server for server in settings.peers if server not in settings.client_addresses]
+    known = {settings.server, *settings.client_addresses}  # (itself it need not name)
+    missing = [server for server in settings.servers if server not in known]
     if missing:
         raise ServerStartError(
             f"settings: client_addresses has none for server {missing[0]}, to which clients are "

@@ -457,8 +457,7 @@ def test_an_image_that_cannot_be_restored_says_whose_fault_it_is() -> None:
     for refuse in (application.restore, application.prove):
         with pytest.raises(RestoreFailed, match=r"Broken\.restore\(\) raised KeyError: 'total'"):
             refuse(image)
-    assert application.proves_images
-    assert not application_of(KVStore()).proves_images
+    assert KVStore.snapshots_are_sound and not application.machine.snapshots_are_sound
 
 
 # --- sessions' ids --------------------------------------------------------------------------------
