@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 
 import pytest
@@ -11,12 +12,14 @@ from paxon.actors.messages import (
     Command,
     CommandReply,
     NotLeader,
+    Overloaded,
     Query,
     ServerReply,
     SessionOpened,
     StatusReply,
 )
 from paxon.kvstore.client.core import CoreOptions
+from paxon.kvstore.client.leader_search import LeaderSearch
 from paxon.kvstore.client.requests import Request
 from paxon.kvstore.errors import NotLeader as NotLeaderError
 from paxon.kvstore.errors import (
@@ -316,3 +319,43 @@ def test_a_client_that_stays_with_one_address_learns_none() -> None:
     open_session(world)
     world.answer(A, NotLeader(0, "", 3, MOVED))
     assert world.core.search.servers == [A]
+
+
+def searching(*servers: str, known: int = 64) -> LeaderSearch:
+    options = CoreOptions(known_servers=known)
+    return LeaderSearch(servers, random.Random(7), options, redirect=True)
+
+
+def test_two_hints_are_followed_and_a_third_makes_it_ask_all() -> None:
+    search = searching(A, B, C)
+    for address, hint in ((A, B), (B, C)):
+        search.not_leader(address, hint, 0.0)
+        assert (search.target, search.seeking) == (hint, False)
+    search.not_leader(C, A, 0.0)
+    assert search.seeking
+
+
+def test_addresses_that_were_given_stay_however_many_are_learnt() -> None:
+    search = searching(A, B, known=3)
+    for number in range(5):
+        search.learn({number: f"tcp://learnt-{number}:1"})
+    assert search.servers == [A, B, "tcp://learnt-4:1"]
+
+
+def test_who_led_before_was_lost_which_does_not_matter_any_more() -> None:
+    search = searching(A, B)
+    search.lost(A, 0.0)
+    search.not_leader(A, B, 0.0)
+    search.sent(0.0)
+    assert not search.seeking
+
+
+def test_a_server_that_was_asked_before_is_overloaded_which_does_not_matter_any_more() -> None:
+    world = World()
+    open_session(world)
+    world.submit(Put(b"k", b"v"))
+    world.core.poll(world.now)  # gets lost at the server
+    world.answer(A, NotLeader(2, B))
+    assert [address for address, _ in world.sends()] == [B]
+    world.answer(A, Overloaded(50, "busy"))
+    assert world.sends() == []

@@ -11,7 +11,15 @@ import pytest
 from paxon import InvalidRequest, LeaseExpired, RequestTimeout
 from paxon.kvstore.client.leases import keeping
 from paxon.kvstore.client.leases import lease as threads
-from paxon.kvstore.client.leases.keeping import CLOCK_DRIFT, Held, plan, renewing
+from paxon.kvstore.client.leases.keeping import (
+    CLOCK_DRIFT,
+    LEAST_SECONDS,
+    TOO_LATE,
+    Held,
+    plan,
+    renewing,
+    take_answers,
+)
 from paxon.kvstore.client.leases.lease import Lease
 from paxon.testing import MemoryCluster as Cluster
 from tests.waiting import wait_until
@@ -46,6 +54,18 @@ def test_what_is_lost_stays_lost_and_says_so_once() -> None:
     assert told == [1, 2]
     with pytest.raises(LeaseExpired, match=r"lease 7 is lost: it could not be renewed in time"):
         raise held.error()
+
+
+def test_near_the_deadline_an_answer_is_waited_for_a_little_and_after_it_revives_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = Held(7, 10.0, sent=100.0)
+    monkeypatch.setattr(keeping, "boot_seconds", lambda: held.deadline - 0.01)
+    with renewing([held]) as seconds:
+        assert seconds == LEAST_SECONDS
+    monkeypatch.setattr(keeping, "boot_seconds", lambda: held.deadline)
+    take_answers([held], 108.0, [10.0])
+    assert held.reason == TOO_LATE
 
 
 class Clock:
