@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.arguments import (
@@ -111,6 +111,9 @@ class _AsyncClient(AsyncClusterCalls):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client is neither copied nor pickled: make a new one, in each process")
 
     async def close(self) -> None:
         """Close the connections. Calls under way in other tasks fail with `ClientClosed`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.arguments import (
@@ -196,6 +196,9 @@ class _BlockingClient(ClusterCalls):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client is neither copied nor pickled: make a new one, in each process")
 
     def close(self) -> None:
         """Close the connections. Calls under way in other threads fail with `ClientClosed`."""

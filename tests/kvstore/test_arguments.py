@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,3 +174,10 @@ def test_start_server(wrong: dict[str, Any], named: str, tmp_path: Path) -> None
     assert named in str(refused.value)
     assert issubclass(KVStore, StateMachine)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_client_is_not_copied(kind: Any, copied: Any) -> None:
+    with pytest.raises(TypeError, match="neither copied nor pickled"):
+        copied(kind("127.0.0.1:1"))

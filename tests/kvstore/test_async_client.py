@@ -19,6 +19,7 @@ from paxon.kvstore import (
     PipelineError,
     RequestTimeout,
 )
+from paxon.kvstore.client.core import CoreOptions
 from paxon.kvstore.store.operations import MAX_VALUE_BYTES
 from tests.kvstore.fake_cluster import SocketCluster
 from tests.kvstore.test_client import Counter
@@ -61,6 +62,25 @@ def test_many_tasks_share_requests(servers: SocketCluster) -> None:
     run(scenario())
     commands = [m for _, m in servers.cluster.received if isinstance(m, Command)]
     assert len(commands) < 200
+
+
+def test_a_short_time_beside_a_long_one(servers: SocketCluster) -> None:
+    """Nothing else wakes the loop before the long one is over."""
+
+    async def scenario() -> None:
+        options = CoreOptions(retry_first=60.0, retry_max=60.0, resend_after=60.0)
+        async with AsyncClient(servers.addresses, options=options) as kv:
+            await kv.put("k", b"v")
+            servers.silent.update(servers.addresses)
+            long = asyncio.create_task(kv.get("k", timeout=20.0))
+            await asyncio.sleep(0.01)
+            started = time.monotonic()
+            with pytest.raises(RequestTimeout):
+                await kv.get("k", timeout=0.1)
+            assert time.monotonic() - started < 5.0
+            long.cancel()
+
+    run(scenario())
 
 
 def test_pipelines(servers: SocketCluster) -> None:

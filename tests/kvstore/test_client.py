@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from paxon.actors.execution.state_machine import StateMachine
-from paxon.actors.messages import Command, OpenSession, Query, ReadMode
+from paxon.actors.messages import Command, OpenSession, Query, ReadMode, StatusRequest
 from paxon.kvstore import (
     Client,
     ClusterUnavailable,
@@ -21,6 +21,8 @@ from paxon.kvstore import (
     PipelineError,
     RequestTimeout,
 )
+from paxon.kvstore.client.addresses import free_ports
+from paxon.kvstore.client.links import Links
 from paxon.kvstore.store.operations import MAX_KEY_BYTES, MAX_VALUE_BYTES, encode_operations
 from tests.kvstore.fake_cluster import SocketCluster
 
@@ -455,3 +457,14 @@ def test_an_address_that_cannot_be_used_leaves_nothing_open() -> None:
         context = links._context
         assert links._open("tcp://*:5") is None
         assert not context.unclosed
+
+
+def test_what_waits_for_a_connection_is_forgotten_once_it_is_obsolete() -> None:
+    links = Links(lambda _: None, lambda *_: None, trouble=lambda *_: True)
+    (port,) = free_ports(1)
+    try:
+        for epoch in (1, 1, 2):
+            (link,) = links.send([(f"tcp://127.0.0.1:{port}", [StatusRequest(epoch)])], epoch)
+        assert len(link.backlog) == 1
+    finally:
+        links.close()

@@ -9,7 +9,9 @@ import pytest
 
 from paxon import Client, ClusterUnavailable, InvalidRequest, OutcomeUnknown, RequestTimeout
 from paxon.actors.messages import Command, CommandReply
+from paxon.kvstore.client.calls import calls
 from paxon.kvstore.client.core import CoreOptions, KVTicket
+from paxon.kvstore.client.pipelining import BasePipeline
 from paxon.kvstore.store.operations import Append, Put
 from tests.kvstore.core_world import World, chain, commands, open_session, separate
 
@@ -214,6 +216,36 @@ def test_others_in_the_same_request_are_not_disturbed() -> None:
     world.pass_time(3.0)
     assert ticket.value() == [1] and long.value() == [2]
     assert world.executed("k") == b"xy"
+
+
+class Chunks(BasePipeline):
+    """A pipeline whose chunks are sent and collected by hand."""
+
+    def _chunk_closed(self) -> None:
+        pass
+
+    def turn(self, world: World, seconds: float = 0.0) -> list[Any]:
+        """Send the next chunk, take over its results; what the store answered."""
+        self._submit_held(world.now)
+        ticket, _ = self._in_flight[0]
+        world.pass_time(seconds)
+        self._collect()
+        return ticket.result or []
+
+
+def test_what_a_pipelines_later_chunk_is_asked_again_for_is_told_as_that_operations() -> None:
+    world, offered = World(), []
+    pipeline = Chunks(
+        world.core, max_in_flight=1, timeout=1.0, mode="linearizable",
+        offer_retry=lambda _, answer: offered.append(answer),
+    )  # fmt: skip
+    for value in ("x", "y"):
+        pipeline.txn(then=[calls.Put("k", value)])
+    answered = pipeline.turn(world)
+    world.unheard = lambda _a, reply: isinstance(reply, CommandReply)
+    pipeline.turn(world, 2.0)
+    assert isinstance(pipeline.results[1], RequestTimeout)
+    assert type(offered[0](answered)) is type(pipeline.results[0])
 
 
 def test_what_has_no_unknown_outcome_has_nothing_to_retry() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import zmq
 
-from paxon.transport import EndpointOptions
+from paxon.transport import EndpointOptions, intake
 from paxon.transport.intake import Brake, Share
 from paxon.transport.outgoing import LargeFrames
 
@@ -203,3 +203,17 @@ class FromDescriptor:
 
     def get(self, _option: object) -> int:
         return self.descriptor
+
+
+def test_clients_that_are_held_are_let_go_each_at_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what has a client's number by now, and is none, is left alone."""
+    freed: list[int] = []
+    monkeypatch.setattr(intake, "take_all_packets", freed.append)
+    now = 1.5
+    brake = Brake(lambda: now)
+    brake._held.update({-1: 1.0, -2: 2.0})  # descriptors that nobody has
+    brake.look()
+    assert (brake.look_at, list(brake._held)) == (2.0, [-2])
+    now = 2.0
+    brake.look()
+    assert (brake.look_at, brake._held, freed) == (None, {}, [])
