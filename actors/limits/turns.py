@@ -50,13 +50,15 @@ REMEMBERED_CLIENTS = 4096
 class Waiting:
     """One client's queue."""
 
-    __slots__ = ("bytes", "not_before", "requests")
+    __slots__ = ("bytes", "not_before", "owes", "requests")
 
     def __init__(self) -> None:
         self.requests: deque[ClientMessage] = deque()
         self.bytes = 0
         self.not_before = -NEVER
-        """It sits out until then."""
+        """It sits out until then …"""
+        self.owes = False
+        """… for what is on its account, and for nothing else."""
 
 
 class ClientTurns:
@@ -134,7 +136,10 @@ class ClientTurns:
         return True
 
     def next(self, now: float) -> tuple[ClientToken, Waiting] | None:
-        """Whose turn it is; that client then goes to the end. None if all sit out."""
+        """Whose turn it is; that client then goes to the end. None if all sit out.
+
+        Of several that sit out for what they took from each other, the first to be done need not.
+        """
         for client, waiting in list(self.waiting.items()):
             if waiting.not_before > now:
                 continue
@@ -142,7 +147,16 @@ class ClientTurns:
             if waiting.requests:
                 self.waiting[client] = waiting
                 return client, waiting
-        return None
+        owing = self._owing()
+        if len(owing) < 2:
+            return None
+        client = min(owing, key=owing.__getitem__)
+        waiting = self.waiting[client] = self.waiting.pop(client)
+        return client, waiting
+
+    def _owing(self) -> dict[ClientToken, float]:
+        """Clients with something waiting that sit out for their accounts alone: until when."""
+        return {c: w.not_before for c, w in self.waiting.items() if w.owes and w.requests}
 
     def take(self, waiting: Waiting) -> ClientMessage:
         """The next request of a client whose turn it is."""
@@ -194,13 +208,15 @@ class ClientTurns:
     def charge(self, client: ClientToken, seconds: float, now: float) -> None:
         """It has taken so much of the others' time: once that is enough it sits out."""
         if self.spend(client, seconds, now):
-            self.sit_out(client, now, self.paid_at[client] - now)
+            self.sit_out(client, now, self.paid_at[client] - now, owes=True)
 
     def go_on(self, client: ClientToken, now: float) -> None:
         """It waits for nothing but what is left on its account."""
-        self.sit_out(client, now, max(0.0, self.paid_at.get(client, now) - now))
+        self.sit_out(client, now, max(0.0, self.paid_at.get(client, now) - now), owes=True)
 
-    def sit_out(self, client: ClientToken, now: float, seconds: float = 0.0) -> None:
+    def sit_out(
+        self, client: ClientToken, now: float, seconds: float = 0.0, *, owes: bool = False
+    ) -> None:
         """It is not this client's turn for so long; by default it is from now on."""
         until = now + min(seconds, HELD_SECONDS)
         waiting = self.waiting.get(client)
@@ -208,6 +224,7 @@ class ClientTurns:
             waiting = self.waiting[client] = Waiting()
         if client not in self.blamed or until > waiting.not_before:
             waiting.not_before = until
+            waiting.owes = owes and client not in self.blamed
 
     def drop(self, client: ClientToken) -> None:
         """Nobody waits for these any more."""
@@ -220,6 +237,8 @@ class ClientTurns:
 
     def due(self) -> float:
         """When somebody's turn comes; infinity if nobody waits."""
+        if len(self.waiting) > 1 and len(self._owing()) > 1:
+            return -NEVER
         return min((w.not_before for w in self.waiting.values() if w.requests), default=NEVER)
 
 

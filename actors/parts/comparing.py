@@ -52,11 +52,14 @@ class Comparing:
         inquiry.answers[sender] = reply
         verdict = inquiry.verdict(self._application.chain, self._host._majority)
         if verdict.contradicted:
-            reason = verdict.why_stopped(self._server)
-            self._host._storage.condemn(reason)
-            raise Diverged(reason)
+            self._stop_as_contradicted(verdict)
         if len(inquiry.answers) == len(self._host._others):
             self._conclude(verdict)
+
+    def _stop_as_contradicted(self, verdict: Verdict) -> None:
+        reason = verdict.why_stopped(self._server)
+        self._host._storage.condemn(reason)
+        raise Diverged(reason)
 
     def _conclude(self, verdict: Verdict) -> None:
         """Nobody else is waited for, and no majority contradicts this server."""

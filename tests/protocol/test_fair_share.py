@@ -193,6 +193,18 @@ def test_what_is_short_adds_up() -> None:
     assert OTHER not in turns.waiting
 
 
+def test_two_that_took_much_do_not_both_sit_out_beside_an_idle_server() -> None:
+    turns = ClientTurns()
+    for client, seconds in ((FLOODER, 0.2), (OTHER, 0.1)):
+        turns.charge(client, seconds, 1.0)
+        turns.add(client, [StatusRequest(1)])
+    assert turns.due() < 1.0
+    assert [turns.next(1.0)[0] for _ in range(2)] == [OTHER, OTHER]  # type: ignore[index]
+    turns.hold_back(OTHER, (1, 1), 1.0)  # … but one that waits for its slot does
+    assert turns.next(1.0) is None
+    assert turns.due() == pytest.approx(1.2)
+
+
 def test_what_took_long_to_execute_counts_though_it_was_short(slow: Cluster) -> None:
     """Here, at the followers, and as long again: the others have half of the cluster's time."""
     flooder, other = slow.open_session(1, FLOODER), slow.open_session(1, OTHER)
