@@ -11,6 +11,7 @@ import msgspec
 
 from paxon.actors import ServerId
 from paxon.actors.messages import PortOfServers, ServerReply, StatusReply, StatusRequest
+from paxon.kvstore.client.checks import check_timeout
 from paxon.kvstore.client.links import Links, Secure
 from paxon.kvstore.cluster.supervisor import ProcessState
 
@@ -151,8 +152,9 @@ def look_around(
     """A row for every address; servers that answer say themselves which they are.
 
     Under load no two have executed equally far, so they are asked a second time, for their hashes
-    after one slot.
+    after one slot. Raises `InvalidRequest` for a wrong timeout.
     """
+    timeout = check_timeout(timeout, 0.0)
     probe = StatusProbe(secure)
     try:
         answers = probe.ask(addresses, timeout, state=state)

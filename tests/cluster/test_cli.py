@@ -206,6 +206,7 @@ def test_wrong_usage_is_2(at: tuple[str, str]) -> None:
         ("get", "key", "--cluster", ","),
         ("get", "key", "--cluster", "/no/such/file.toml"),
         ("get", "key", "--timeout", "-1"),
+        ("status", "--timeout", "nan", *at),
         ("frobnicate",),
         ("up", "--servers", "0"),
         ("up", "--set", "windw=1"),
