@@ -25,7 +25,7 @@ CAUGHT_BY = {
     "expiry by the local clock": (1, "log time"),
     "log time that restarts at a takeover": (1, "log time"),
     "leap over another's reign": (52, "log time"),
-    "a time of an older reign above a later one's": (406, "log time"),
+    "a time of an older reign above a later one's": (59, "log time"),
     "make up for a pause": (9, "log time"),
     "a renewal after its expiry in one slot": (181, "as the model"),
     "count on a lease for too long": (5, "lost in time"),
