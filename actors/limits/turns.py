@@ -77,6 +77,10 @@ class ClientTurns:
         """Clients whose values made the snapshot due that is being taken, and which part each."""
         self.paid_at: dict[ClientToken, float] = {}
         """When each client will have left the server to others for as long as it took it."""
+        self._owed_at: dict[ClientToken, float] = {}
+        """When each client last had to sit out for its account."""
+        self._modest_at = -NEVER
+        """When a client was last heard that had not lately."""
         self._last, self._last_at = b"", -NEVER
         self._before, self._before_at = b"", -NEVER
         """The two clients heard last, and when: is anybody else there?"""
@@ -87,6 +91,8 @@ class ClientTurns:
             self._before, self._before_at = self._last, self._last_at
             self._last = client
         self._last_at = now
+        if self._owed_at.get(client, -NEVER) < now - PRESENT_SECONDS:
+            self._modest_at = now
 
     def others_present(self, client: ClientToken, since: float) -> bool:
         """Whether anybody but this client waits, or was heard since then or a little before."""
@@ -138,7 +144,8 @@ class ClientTurns:
     def next(self, now: float) -> tuple[ClientToken, Waiting] | None:
         """Whose turn it is; that client then goes to the end. None if all sit out.
 
-        Of several that sit out for what they took from each other, the first to be done need not.
+        Of several that sit out for what they took from each other, the first to be done need not,
+        if nobody else is there.
         """
         for client, waiting in list(self.waiting.items()):
             if waiting.not_before > now:
@@ -148,7 +155,7 @@ class ClientTurns:
                 self.waiting[client] = waiting
                 return client, waiting
         owing = self._owing()
-        if len(owing) < 2:
+        if len(owing) < 2 or self._modest_at > now - PRESENT_SECONDS:
             return None
         client = min(owing, key=owing.__getitem__)
         waiting = self.waiting[client] = self.waiting.pop(client)
@@ -209,6 +216,10 @@ class ClientTurns:
         """It has taken so much of the others' time: once that is enough it sits out."""
         if self.spend(client, seconds, now):
             self.sit_out(client, now, self.paid_at[client] - now, owes=True)
+            self._owed_at.pop(client, None)
+            self._owed_at[client] = now
+            if len(self._owed_at) > REMEMBERED_CLIENTS:
+                del self._owed_at[next(iter(self._owed_at))]
 
     def go_on(self, client: ClientToken, now: float) -> None:
         """It waits for nothing but what is left on its account."""
@@ -237,9 +248,10 @@ class ClientTurns:
 
     def due(self) -> float:
         """When somebody's turn comes; infinity if nobody waits."""
+        due = min((w.not_before for w in self.waiting.values() if w.requests), default=NEVER)
         if len(self.waiting) > 1 and len(self._owing()) > 1:
-            return -NEVER
-        return min((w.not_before for w in self.waiting.values() if w.requests), default=NEVER)
+            return min(due, self._modest_at + PRESENT_SECONDS)
+        return due
 
 
 def request_bytes(request: ClientMessage) -> int:

@@ -195,14 +195,19 @@ def test_what_is_short_adds_up() -> None:
 
 def test_two_that_took_much_do_not_both_sit_out_beside_an_idle_server() -> None:
     turns = ClientTurns()
-    for client, seconds in ((FLOODER, 0.2), (OTHER, 0.1)):
+    for client, seconds in ((FLOODER, 2.0), (OTHER, 1.0)):
         turns.charge(client, seconds, 1.0)
         turns.add(client, [StatusRequest(1)])
+        turns.heard(client, 1.0)
     assert turns.due() < 1.0
-    assert [turns.next(1.0)[0] for _ in range(2)] == [OTHER, OTHER]  # type: ignore[index]
-    turns.hold_back(OTHER, (1, 1), 1.0)  # … but one that waits for its slot does
-    assert turns.next(1.0) is None
-    assert turns.due() == pytest.approx(1.2)
+    assert turns.next(1.0) == (OTHER, turns.waiting[OTHER])
+    turns.heard(b"modest", 1.0)  # … but they do while somebody is there who took little, …
+    assert turns.next(1.1) is None
+    assert turns.due() == pytest.approx(1.5)
+    assert turns.next(1.6) == (OTHER, turns.waiting[OTHER])
+    turns.hold_back(OTHER, (1, 1), 1.6)  # … and one does that waits for its slot
+    assert turns.next(1.7) is None
+    assert turns.due() == pytest.approx(3.0)
 
 
 def test_what_took_long_to_execute_counts_though_it_was_short(slow: Cluster) -> None:
