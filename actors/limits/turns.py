@@ -26,7 +26,7 @@ MAX_TOTAL_MESSAGES = 131_072
 """… for all clients together, of which each that has more than its share …"""
 MAX_TOTAL_BYTES = 256 << 20
 """… gets no more in."""
-PRESENT_SECONDS = 0.5
+PRESENT_SECONDS = 0.1
 """A client counts as present for so long after it was heard, and as long as it had to wait."""
 
 HELD_SECONDS = 10.0
