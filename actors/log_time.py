@@ -222,10 +222,11 @@ class Chores:
             self._pause(RENEWALS_PAUSE, now)
         return taken
 
-    def executed(self, now: float) -> None:
-        """The slot with renewals is; once it is at the followers, commands have their time."""
+    def executed(self, seconds: float, now: float) -> None:
+        """The slot with renewals is, in so long: commands have as much time for themselves."""
         self.slot = 0
-        self._pause(min(EXECUTION_FACTOR * (now - self.began), RENEWALS_PAUSE), now)
+        took = max(now - self.began, EXECUTION_FACTOR * seconds)
+        self._pause(min(took, RENEWALS_PAUSE), now)
 
     def _pause(self, seconds: float, now: float) -> None:
         self.not_before = now + seconds

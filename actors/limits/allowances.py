@@ -56,9 +56,9 @@ of it is encoding and ZeroMQ's thread here, half the copies in the kernel and at
 
 MESSAGE_SECONDS = 1e-6
 """What a request takes beside its handling, about: it is decoded, and its answer encoded."""
-EXECUTION_FACTOR = 4
-"""What is executed here takes the followers longer then, for they decode it first, and nothing is
-chosen meanwhile: so it counts for so much, and others have as much time again after that."""
+EXECUTION_FACTOR = 3
+"""What is executed here is executed by the followers then, and nothing is chosen meanwhile: so much
+counts for what was executed that others have as much time again after that."""
 
 MAX_PENDING = 16_384
 """While so many commands wait for a slot, clients' further requests wait in their own queues."""

@@ -214,7 +214,7 @@ class ClientTurns:
 
     def charge(self, client: ClientToken, seconds: float, now: float) -> None:
         """It has taken so much of the others' time: once that is enough it sits out."""
-        if self.spend(client, seconds, now):
+        if self.spend(client, seconds, now) and client not in self.held_back.values():
             self.sit_out(client, now, self.paid_at[client] - now, owes=True)
             self._owed_at.pop(client, None)
             self._owed_at[client] = now

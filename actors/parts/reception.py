@@ -239,6 +239,7 @@ class Reception:
             client, waiting = turn
             if self._outbox.network.congested(client):
                 waiting.not_before = self._turn_at + SLOW_READER_PAUSE
+                waiting.owes = False
                 continue
             before = _waiting_work(reign)
             served = self._serve_turn(client, waiting, reign)
@@ -305,7 +306,7 @@ class Reception:
         """
         waiting, turns = reign.waiting, self.turns
         if slot == reign.chores.slot:
-            reign.chores.executed(self._clock.monotonic())
+            reign.chores.executed(seconds, self._clock.monotonic())
         began, now = reign.large_slots.pop(slot, None), self._clock.monotonic()
         if seconds >= CLIENT_SECONDS:
             seconds *= EXECUTION_FACTOR

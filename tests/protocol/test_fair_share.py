@@ -25,7 +25,7 @@ from paxon.actors.messages import (
 from paxon.kvstore.store.operations import Get, Put, encode_operations
 from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst
-from tests.harness import Clock, Cluster, Register
+from tests.harness import Clock, Cluster, Register, Wire
 
 MIB = 1 << 20
 FLOODER, OTHER = b"flooder", b"other"
@@ -208,6 +208,45 @@ def test_two_that_took_much_do_not_both_sit_out_beside_an_idle_server() -> None:
     turns.hold_back(OTHER, (1, 1), 1.6)  # … and one does that waits for its slot
     assert turns.next(1.7) is None
     assert turns.due() == pytest.approx(3.0)
+
+
+class FullWire(Wire):
+    """Some clients do not read."""
+
+    full: ClassVar[set[bytes]] = set()
+
+    def congested(self, client: bytes) -> bool:
+        return client in self.full
+
+
+def test_two_that_owe_and_do_not_read_do_not_stop_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = Cluster(3, machine=Slow, wire=FullWire)
+    Slow.clock = slow.clock
+    slow.start().lead(1)
+    for turn in range(8):
+        for client in (FLOODER, OTHER):
+            reads = [Query(100 * turn + number, "stale", b"10") for number in range(10)]
+            slow.request(1, *reads, client=client)
+        slow.clock.now += 0.15
+    turns = slow.servers[1].reception.turns
+    assert all(turns.waiting[client].requests for client in (FLOODER, OTHER))
+    assert turns.waiting[FLOODER].owes
+    monkeypatch.setattr(FullWire, "full", {FLOODER, OTHER})
+    for _ in range(20):
+        slow.step(1)
+        slow.clock.now += 0.05
+    assert not turns.waiting[FLOODER].owes
+
+
+def test_who_waits_for_its_last_command_is_charged_and_goes_on_waiting() -> None:
+    turns = ClientTurns()
+    turns.hold_back(FLOODER, (1, 2), 1.0)
+    turns.charge(FLOODER, 0.1, 1.0)
+    assert turns.waiting[FLOODER].not_before == pytest.approx(11.0)
+    turns.go_on(FLOODER, 1.0)
+    assert turns.waiting[FLOODER].not_before == pytest.approx(1.1)
 
 
 def test_what_took_long_to_execute_counts_though_it_was_short(slow: Cluster) -> None:
