@@ -34,8 +34,7 @@ class KnownDisks:
         same = [s for s, number in incarnations.items() if before.get(s) == number]
         heard, counts = self.heard_at, self.counts
         self.heard_at = dict.fromkeys(incarnations, now) | {s: heard.get(s, now) for s in same}
-        if before:
-            self.counts = dict.fromkeys(incarnations, 0) | {s: counts.get(s, 0) for s in same}
+        self.counts = dict.fromkeys(incarnations, 0) | {s: counts[s] for s in same}
 
     def recover(self, counts: Mapping[ServerId, int]) -> None:
         """Take up what this server's directory remembers."""
@@ -53,10 +52,11 @@ class KnownDisks:
     def note_count(self, server: ServerId, count: int) -> None:
         """A server that was confirmed itself tells of a commit of its directory.
 
-        Remembered on disk with the next commit. At most so much a message: limits/bounds.py.
+        Remembered on disk with the next commit. At most so much a message: limits/bounds.py. (One
+        that was a member when its message came is perhaps none any more.)
         """
-        known = self.counts.get(server, 0)
-        if count > known:
+        known = self.counts.get(server)
+        if known is not None and count > known:
             self.counts[server] = min(count, known + MAX_COUNT_JUMP)
 
     def hear(self, told: list[tuple[ServerId, int, int]]) -> None:

@@ -31,6 +31,7 @@ from paxon.actors.messages import (
 )
 from paxon.actors.records.changing import members_after
 from paxon.actors.records.configuration import Configuration, Member
+from paxon.actors.records.disks import KnownDisks
 from paxon.transport import Burst
 from tests.harness import Cluster, reign_of
 
@@ -549,6 +550,17 @@ def test_only_a_level_voter_to_be_reports_a_rehearsal(wrong: dict[str, int]) -> 
     assert not reign_of(cluster.servers[1]).holds_back
     cluster.hand(1, 2, said)
     assert reign_of(cluster.servers[1]).holds_back
+
+
+def test_the_last_word_of_one_that_was_taken_out_is_not_put_down_to_its_next_directory() -> None:
+    """In the burst with which the other was alone it was (members, seed 104380)."""
+    disks = KnownDisks()
+    disks.join({2: 77}, 0.0)
+    disks.note_count(2, 4)
+    disks.join({}, 1.0)
+    disks.note_count(2, 5)
+    disks.join({2: 88}, 2.0)
+    assert disks.counts == {2: 0}
 
 
 def test_what_the_old_directory_of_a_replaced_server_says_counts_for_nothing() -> None:  # M12
