@@ -428,13 +428,13 @@ class World:
         cannot come into force any more, and servers say so: after a while somebody empties those
         that hold it, as they are told to.
         """
-        lost = node.disk
+        lost = [node.disk]
         node.crash("its disk is lost")
         node.replace_disk(rejoin=False)
         self._later(fault, self._start, node)
 
         def remedy(_: object) -> None:
-            holders = [other for other in self.nodes.values() if other.knows(lost)]
+            holders = [other for other in self.nodes.values() if any(map(other.knows, lost))]
             if self.watch.making.in_force:
                 if not holders or 2 * len(holders) > len(self.nodes):
                     return
@@ -444,6 +444,7 @@ class World:
                 for client in [*everybody, *self.coordinators.values()]:
                     client.restart()  # the first cluster that it met is no more
             for other in holders:
+                lost.append(other.disk)  # others may have made a cluster with it meanwhile
                 other.crash("its directory is emptied")
                 other.replace_disk(rejoin=False)
                 self._later(fault, self._start, other)
