@@ -28,6 +28,7 @@ from tests.faults.namespaces import no_namespaces, no_netem
 from tests.faults.network import RelayedCluster
 from tests.faults.pauses import pauses
 from tests.faults.scenarios import SCENARIOS
+from tests.faults.shares import main as shares
 from tests.faults.surroundings import surroundings
 from tests.faults.trial import Outcome
 
@@ -140,9 +141,16 @@ def run_all(
 
 def main() -> int:
     """Run what was asked for; the exit code is 1 if anything was not survived."""
+    if sys.argv[1:2] == ["shares"]:
+        logger.remove()
+        return shares(sys.argv[2:])
     names = [*SCENARIOS, *OTHERS]
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"only these of {', '.join(names)}")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        help=f"only these of {', '.join(names)}; `shares` has options of its own",
+    )
     parser.add_argument("--long", action="store_true", help="many more faults of each kind")
     parser.add_argument(
         "--seconds", type=float, default=0.0, help="how long coordination and members run"

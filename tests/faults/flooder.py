@@ -29,6 +29,7 @@ from paxon.actors.messages import (
     SessionOpened,
     SlotRequest,
     StatusRequest,
+    Unwatch,
     Watch,
 )
 from paxon.kvstore.store.operations import (
@@ -37,13 +38,16 @@ from paxon.kvstore.store.operations import (
     Enqueue,
     Events,
     Get,
+    Grant,
     KeepAlive,
     Put,
+    Range,
     Scan,
+    Txn,
     encode_operations,
 )
 
-__all__ = ["FLOODS", "FULL", "LARGE", "MIB", "Kind"]
+__all__ = ["FLOODS", "FULL", "LARGE", "MIB", "MORE", "Kind"]
 
 MIB = 1 << 20
 LARGE = "floods/large"
@@ -142,12 +146,16 @@ def _unacknowledged(session: int) -> Frames:
             yield [Command(session, seq, 1, 0, get) for seq in range(first, first + 100)]
 
 
-def _commands(make: Callable[[int], bytes], behind: int = 20) -> Callable[[int], Frames]:
-    """One command a frame; those more than `behind` back are acknowledged."""
+def _commands(
+    make: Callable[[int], bytes], a_frame: int = 1, behind: int = 20
+) -> Callable[[int], Frames]:
+    """So many commands a frame; those more than `behind` before it are acknowledged."""
 
     def frames(session: int) -> Frames:
-        for seq in itertools.count(1):
-            yield [Command(session, seq, max(1, seq - behind), 0, make(seq))]
+        for first in itertools.count(1, a_frame):
+            acked = max(1, first - behind)
+            seqs = range(first, first + a_frame)
+            yield [Command(session, seq, acked, 0, make(seq)) for seq in seqs]
 
     return frames
 
@@ -172,10 +180,51 @@ def _execute(_seq: int) -> bytes:
     return encode_operations([Put(b"floods/%d" % (number % 100), b"x") for number in range(20_000)])
 
 
-_ENQUEUE = encode_operations([Enqueue(b"floods/queue/", [b"x"] * 10_000)])
+def _free_lease() -> int:
+    """The first of many that nobody else will have."""
+    return int.from_bytes(os.urandom(5), "big") << 22
+
+
+def _grants(each: int, a_frame: int) -> Callable[[int], Frames]:
+    """Of so many leases a command, none of which is there yet."""
+
+    def frames(session: int) -> Frames:
+        leases = itertools.count(_free_lease())
+
+        def grant(_seq: int) -> bytes:
+            return encode_operations([Grant(next(leases), 60_000) for _ in range(each)])
+
+        return _commands(grant, a_frame, 200)(session)
+
+    return frames
+
+
+def _renewals_of_one(session: int) -> Frames:
+    """Of one lease that is there, over and over."""
+    lease = _free_lease()
+    yield [Command(session, 1, 1, 0, encode_operations([Grant(lease, 3_600_000)]))]
+    yield from _renewals([KeepAlive(lease)], 4000)(session)
+
+
+def _enqueues(values: int, a_frame: int = 1) -> Callable[[int], Frames]:
+    command = encode_operations([Enqueue(b"floods/queue/", [b"x"] * values)])
+    return _commands(_always(command), a_frame, 200)
+
+
+def _puts(each: int, a_frame: int) -> Callable[[int], Frames]:
+    command = encode_operations([Put(b"floods/put-%d" % n, bytes(100)) for n in range(each)])
+    return _commands(_always(command), a_frame, 200)
+
+
+def _unwatches(_session: int) -> Frames:
+    return _again([Unwatch([number]) for number in range(4000)])
+
+
 _CAS = encode_operations([CompareAndSet(LARGE.encode(), b"y" + bytes(MIB - 1), b"x")])
 _PUT = encode_operations([Put(b"floods/put", bytes(MIB))])
 _PUT8 = encode_operations([Put(b"floods/put", bytes(8 * MIB))])
+_RANGES = encode_operations([Txn([], [Range(b"", b"\0", 1000)] * 20, [])])
+_COUNTS = encode_operations([Txn([], [Range(b"", b"\0", count_only=True)] * 1000, [])])
 
 FLOODS = {
     "slot requests": Kind(_slots, reads=False),
@@ -193,7 +242,7 @@ FLOODS = {
     "settings": Kind(_settings),
     "renewals": Kind(_renewals([KeepAlive(lease) for lease in range(1, 12_001)], 1)),
     "renewals that are none": Kind(_renewals([Put(b"floods/put", b"x")] * 20_000, 5)),
-    "queue inserts": Kind(_commands(_always(_ENQUEUE))),
+    "queue inserts": Kind(_enqueues(10_000)),
     "watches of a thousand spans": Kind(_watches),
     "one command again and again": Kind(_again_and_again),
     "20,000 appends a command": Kind(_appends, at_once=20),
@@ -205,6 +254,22 @@ FLOODS = {
     "puts of 8 MiB": Kind(_commands(_always(_PUT8))),
     "puts of 8 MiB, one at a time": Kind(_commands(_always(_PUT8)), at_once=1),
 }
+"""Each in its own process, in the suite too."""
+MORE = {
+    "queue inserts of 1,000": Kind(_enqueues(1000)),
+    "queue inserts of 60": Kind(_enqueues(60, 20)),
+    "queue inserts of 1": Kind(_enqueues(1, 100)),
+    "renewals of one lease": Kind(_renewals_of_one),
+    "grants of 1,000": Kind(_grants(1000, 1)),
+    "grants of 64": Kind(_grants(64, 20)),
+    "grants of 1": Kind(_grants(1, 100)),
+    "transactions of 20 ranges": Kind(_commands(_always(_RANGES))),
+    "transactions of 1,000 counts": Kind(_commands(_always(_COUNTS))),
+    "puts of 64": Kind(_puts(64, 60)),
+    "puts of 1": Kind(_puts(1, 100)),
+    "unwatching": Kind(_unwatches),
+}
+"""For `shares` (shares.py), which measures what they leave the others."""
 
 
 class Flooder:
@@ -273,7 +338,7 @@ def main() -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     flooder.stop_at_end_of_input()
-    flooder.flood(FLOODS[kind], session)
+    flooder.flood((FLOODS | MORE)[kind], session)
     print(flooder.sent, flooder.got, flooder.got_bytes, flush=True)
     os._exit(0)  # whatever is still queued
 
