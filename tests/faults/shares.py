@@ -236,7 +236,9 @@ class Machines(Cluster):
     def connect(self, client: Ordinary) -> None:
         self.clients.append(client)
         client.send(self.now, OpenSession(len(self.clients)))
-        self.run(0.05)
+        until = self.now + 2
+        while not client.session and self.now < until:
+            self.run(0.05)
         assert client.session, "the leader opened no session"
 
     def run(self, seconds: float) -> None:
@@ -311,8 +313,10 @@ def measured(kind: str, seconds: float = 2.0, clients: int = 1) -> Found:
     machines = Machines()
     stock = [Put(b"key-%05d" % number, b"value" * 20) for number in range(2000)]
     large = [Put(LARGE.encode(), bytes(MIB))], [Put(FULL.encode(), bytes(8 * MIB))]
-    machines.connect(Ordinary(b"stocking", iter([*large, stock])))
+    stocking = Ordinary(b"stocking", iter([*large, stock]))
+    machines.connect(stocking)
     machines.run(1.0)
+    assert stocking.answered == 3, "what floods ask for is not there"
     ordinary = Ordinary(b"ordinary", itertools.repeat([Put(b"ordinary", b"x")]))
     machines.connect(ordinary)
     alone, elections = rate(machines, ordinary, seconds), machines.elections
