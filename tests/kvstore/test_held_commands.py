@@ -213,6 +213,7 @@ def test_who_holds_and_who_waits(cluster: MemoryCluster, kv: Client, at: tuple[s
     with kv.rwlock("a").read as held, cluster.client() as other:
         once(lambda: True, lambda: other.rwlock("a").write.acquire().release())
         wait_until(lambda: len(kv.rwlock("a").contenders()) == 2)
+        wait_until(lambda: [t.name for t in threading.enumerate()].count("paxon-leases") == 2)
         lines = paxon_here("lock", "a", "--read", "--list", *at).stdout.decode().splitlines()
         assert [line.split("\t")[0] for line in lines] == ["holds", "waits"]
         found = json.loads(paxon_here("lock", "a", "--write", "--list", "--json", *at).stdout)
