@@ -324,7 +324,10 @@ class LocalCluster:
         self._result(server, self._running().start(self._plan(server, flags)), "did not restart")
 
     def pause(self, server: ServerId) -> None:
-        """Freeze a server's process by SIGSTOP: it holds its connections and does nothing."""
+        """Freeze a server's process by SIGSTOP and wait until it stands still.
+
+        It keeps its connections, and does nothing until `resume`.
+        """
         self._signal(server, signal.SIGSTOP)
 
     def resume(self, server: ServerId) -> None:

@@ -41,6 +41,9 @@ ProcessState = Literal["starting", "running", "paused", "stopping", "stopped", "
 STOP_SECONDS = 10.0
 """A server that has not ended this long after SIGTERM gets SIGKILL."""
 
+_STOP_POLL_SECONDS = 0.001
+"""How often to ask whether a process that got SIGSTOP runs no more; no descriptor tells."""
+
 _BLIND_SECONDS = 0.05
 """How often to look after the servers if there is nothing to sleep on."""
 
@@ -70,7 +73,14 @@ class _Child:
         self.reports: Connection | None = None
         self.started: Future[None] | None = None
         self.ended: list[Future[None]] = []
+        self.pausing: list[Future[None]] = []
         self.kill_at = float("inf")
+
+    def settle_pauses(self) -> None:
+        """End the futures of those that wait until it has stopped running."""
+        pausing, self.pausing = self.pausing, []
+        for result in pausing:
+            result.set_result(None)
 
 
 class Supervisor:
@@ -115,7 +125,8 @@ class Supervisor:
     def send(self, server: ServerId, number: signal.Signals) -> Future[None]:
         """Send SIGTERM, SIGKILL, SIGSTOP or SIGCONT.
 
-        The future ends when the process has (SIGTERM, SIGKILL), or once the signal is sent.
+        The future ends when the process has (SIGTERM, SIGKILL), when it has stopped running
+        (SIGSTOP: the kernel stops a busy process well after the signal), or once it is sent.
         """
         result: Future[None] = Future()
         self._submit(lambda: self._signal(self._children[server], number, result), result)
@@ -208,6 +219,8 @@ class Supervisor:
             if child.process is not None:
                 waiting.append(child.process.sentinel)
                 overdue_at = min(overdue_at, child.kill_at)
+            if child.pausing:
+                overdue_at = min(overdue_at, time.monotonic() + _STOP_POLL_SECONDS)
             if child.reports is not None:
                 waiting.append(child.reports)
         timeout = None if overdue_at == float("inf") else max(0.0, overdue_at - time.monotonic())
@@ -266,8 +279,12 @@ class Supervisor:
                 child.state = "paused" if number == signal.SIGSTOP else "running"
         if number in (signal.SIGTERM, signal.SIGKILL):
             child.ended.append(result)
+        elif number == signal.SIGSTOP:
+            child.pausing.append(result)
+            return
         else:
             result.set_result(None)
+        child.settle_pauses()  # whoever waited for one waits in vain from here on
 
     def _look_after(self, child: _Child) -> None:
         """Take its reports, notice its death, and hurry a stop that takes too long."""
@@ -278,6 +295,8 @@ class Supervisor:
         self._take_reports(child)
         if ended:
             self._bury(child, process)
+        elif child.pausing and process.is_stopped():
+            child.settle_pauses()
         elif time.monotonic() >= child.kill_at:
             logger.warning(
                 "server {} did not stop within {:.0f} s and is killed", child.server, STOP_SECONDS
@@ -327,6 +346,7 @@ class Supervisor:
             child.reports = None
         child.process = None
         child.kill_at = float("inf")
+        child.settle_pauses()
         process.close()
         ended, child.ended = child.ended, []
         for result in ended:
@@ -406,6 +426,18 @@ class ChildProcess:
         if result is None:
             return None
         return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+    def is_stopped(self) -> bool:
+        """Whether it runs no more after SIGSTOP: the kernel tells once its last thread has stopped.
+
+        True, too, if nobody can tell because somebody else has reaped it.
+        """
+        kind, number = (os.P_PIDFD, self._pidfd) if self._pidfd >= 0 else (os.P_PID, self.pid)
+        try:
+            state = os.waitid(kind, number, os.WSTOPPED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:
+            return True
+        return state is not None
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, unless it has ended; never to a stranger that has its number now."""

@@ -104,11 +104,18 @@ def test_kill_restart_pause_resume_and_stop_of_one_server() -> None:
         cluster.kill(1)
 
 
+def thread_states(pid: int) -> set[str]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/stat")
+    return {task.read_text().rpartition(")")[2].split()[0] for task in tasks}
+
+
 def test_a_paused_server_stops_in_order(tmp_path: Path) -> None:
     """The kernel may hand SIGTERM to any thread of a process that was stopped."""
     with LocalCluster(1, tmp_path) as cluster:
         for _ in range(5):
             cluster.pause(1)
+            # None of its threads answers anybody now: the kernel is done some time after `kill(2)`.
+            assert thread_states(pids(cluster)[0]) == {"T"}
             cluster.stop_server(1)
             assert states(cluster) == ["stopped"]
             assert cluster.log_path(1).read_text().rstrip().endswith("stopped as asked")
