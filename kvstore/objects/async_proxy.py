@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.async_client import AsyncCommandClient
@@ -142,6 +142,9 @@ class AsyncProxy(Generic[R]):
 
     def _body(self, method: Callable[..., Any]) -> Body:
         return body_of(self._definition, getattr(method, "__name__", repr(method)))
+
+    def __reduce__(self) -> NoReturn:
+        self._client.__reduce__()
 
     async def close(self) -> None:
         """Close the connections. Calls under way in other tasks fail with `ClientClosed`."""

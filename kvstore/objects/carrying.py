@@ -20,6 +20,8 @@ from msgspec import inspect as shapes
 
 __all__ = [
     "Shape",
+    "altered",
+    "can_change",
     "check_plain",
     "keeping_ints",
     "shared_part",
@@ -161,7 +163,7 @@ def check_plain(value: object, kinds: tuple[type, ...] = ()) -> None:
             ahead += [] if kind is bytearray else _contents(each, True)[0]
         else:
             raise TypeError(
-                f"a {kind.__name__} is no plain data (None, bool, int, float, str, bytes, list, "
+                f"{_a(kind)} is no plain data (None, bool, int, float, str, bytes, list, "
                 "dict): annotate its type"
             )
 
@@ -186,6 +188,38 @@ def shared_part(fields: Mapping[str, object], deep: Collection[str]) -> str:
                 places[id(each)] = name
             ahead += parts
     return ""
+
+
+def can_change(value: object) -> bool:
+    """Whether it is something that keeps data and that a method could change."""
+    return not isinstance(value, type) and (isinstance(value, set) or _contents(value, True)[1])
+
+
+def altered(value: object, again: object) -> str:
+    """In words, a part of a value that does not come back from bytes as it was; "" if all do.
+
+    msgspec writes a defaultdict as a dict, and an object as its declared class, without a word.
+    """
+    ahead = [(value, again)]
+    while ahead:
+        one, other = ahead.pop()
+        kind = type(one)
+        if kind is not type(other):
+            return f"{_a(kind)}, which would be {_a(type(other))}"
+        if kind in PLAIN:
+            if one != other and one == one:  # noqa: PLR0124 (NaN is as it was)
+                return f"{one!r:.50}, which would be {other!r:.50}"
+            continue
+        parts, others = (list(_contents(each, True)[0]) for each in (one, other))
+        leaf = not parts and kind is not memoryview
+        if len(parts) != len(others) or (leaf and str(one) != str(other)):  # (its timezone too)
+            return f"{_a(kind)}, which would be another"
+        ahead += zip(parts, others, strict=True)
+    return ""
+
+
+def _a(kind: type) -> str:
+    return f"{'an' if kind.__name__[0] in 'aeiouAEIOU' else 'a'} {kind.__name__}"
 
 
 def _contents(value: object, wanted: bool) -> tuple[Iterable[object], bool]:

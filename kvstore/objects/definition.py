@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
-from paxon.kvstore.objects.carrying import Shape, shape_of, substitute
+from paxon.kvstore.objects.carrying import Shape, can_change, shape_of, substitute
 from paxon.kvstore.objects.fields import Field, _evaluate, _namespace, fields_of
 
 __all__ = ["Body", "Definition", "Mark", "MARK", "define"]
@@ -83,15 +83,23 @@ def define(cls: type, base: type, name: str, names: Mapping[str, Any]) -> Defini
     """Read a subclass of `base`, whose own names are taken. Raises `TypeError`."""
     definition = Definition(cls, name or cls.__name__)
     known = _type_arguments(cls)
-    taken = {each for each in vars(base) if not each.startswith("__")} - {"close"}
+    overridden = {"close", "snapshot", "restore"}
+    taken = {each for each in vars(base) if not each.startswith("__")} - overridden
+    calls = {*dir(base), "__getattr__", "__del__"}  # what a proxy needs for itself
     for attribute in _attributes(cls, base):
         function = inspect.getattr_static(cls, attribute)
-        if attribute in taken and attribute not in {"snapshot", "restore"}:
+        mark = getattr(function, MARK, None)
+        if attribute in (taken if mark is None else calls):
             raise TypeError(
                 f"{cls.__name__}.{attribute}: the name belongs to Replicated; choose another"
             )
-        mark = getattr(function, MARK, None)
-        if mark is not None:
+        if mark is None:
+            if _was_marked(cls, attribute):
+                raise TypeError(
+                    f"{cls.__name__}.{attribute} is, or replaces, a command or query, so it has to "
+                    "be a method with @command or @query outermost"
+                )
+        else:
             if not isinstance(function, types.FunctionType):
                 raise TypeError(f"{cls.__name__}.{attribute}: only methods can be replicated")
             body = Body(mark, mark.name or attribute, function)
@@ -104,8 +112,35 @@ def define(cls: type, base: type, name: str, names: Mapping[str, Any]) -> Defini
     definition.own_snapshot = all(own)
     if not definition.own_snapshot:
         definition.fields = fields_of(cls, names, known)
+        _check_attributes(cls, definition.fields)
     _order(cls, definition)
     return definition
+
+
+def _was_marked(cls: type, attribute: str) -> bool:
+    """Whether a base's method of this name is replicated, or what a property or the like wraps."""
+    found = [vars(owner)[attribute] for owner in cls.__mro__ if attribute in vars(owner)]
+    found += [getattr(each, name, None) for each in found for name in ("fget", "__func__")]
+    return any(hasattr(each, MARK) for each in found)
+
+
+def _check_attributes(cls: type, fields: Mapping[str, Field]) -> None:
+    """Refuse a field that hides a method or a property, and what changes and is no field."""
+    for name in fields:
+        found = inspect.getattr_static(cls, name, None)
+        if hasattr(found, "__get__") and not isinstance(found, types.MemberDescriptorType):
+            raise TypeError(
+                f"{cls.__name__}.{name}: a field cannot have the name of a method or property"
+            )
+    for owner in cls.__mro__:
+        for name, value in vars(owner).items():
+            if not (name.startswith("__") or name in inspect.get_annotations(owner)) and (
+                can_change(value)
+            ):
+                raise TypeError(
+                    f"{cls.__name__}.{name} is a {type(value).__name__} without annotation, so it "
+                    f"would be lost: write {name}: TYPE = …, or ClassVar if nobody changes it"
+                )
 
 
 def _attributes(cls: type, base: type) -> list[str]:
@@ -163,7 +198,14 @@ def _read_signature(
     where = f"{cls.__name__}.{body.function.__name__}"
     owner = next(each for each in cls.__mro__ if body.function in vars(each).values())
     space = _namespace(owner, names)
-    parameters = list(body.signature.parameters.values())[1:]
+    parameters = list(body.signature.parameters.values())
+    if inspect.iscoroutinefunction(body.function) or inspect.isasyncgenfunction(body.function):
+        raise TypeError(f"{where} is executed at once, so it cannot be async")
+    if inspect.isgeneratorfunction(body.function):
+        raise TypeError(f"{where} is executed at once, so it cannot be a generator: return a list")
+    own, parameters = parameters[:1], parameters[1:]
+    if not own or own[0].kind not in (own[0].POSITIONAL_ONLY, own[0].POSITIONAL_OR_KEYWORD):
+        raise TypeError(f"{where} takes no self")
     members: list[tuple[str, Any, Any] | tuple[str, Any]] = []
     takes_any: dict[str, tuple[type, ...]] = {}
     for parameter in parameters:
@@ -189,6 +231,12 @@ def _read_signature(
             )
         if shape.has_any:
             takes_any[name] = shape.kinds
+        if can_change(parameter.default):
+            raise TypeError(
+                f"{where}: the default of argument {name!r} is a "
+                f"{type(parameter.default).__name__}, which one call could change for the next: "
+                "take None, or what cannot change"
+            )
         if parameter.default is parameter.empty:
             members.append((name, annotation))
         else:

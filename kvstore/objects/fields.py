@@ -17,7 +17,10 @@ import msgspec
 
 from paxon.kvstore.objects.carrying import Shape, keeping_ints, shape_of, substitute
 
-__all__ = ["Field", "Since", "fields_of", "since"]
+__all__ = ["Field", "Since", "check_version", "fields_of", "since"]
+
+
+_MOST_VERSION = 1_000_000
 
 
 class Since(msgspec.Struct, frozen=True):
@@ -28,9 +31,14 @@ class Since(msgspec.Struct, frozen=True):
 
 def since(version: int) -> Since:
     """`self.owners: Annotated[dict[str, str], since(2)] = {}` adds a field in version 2."""
-    if type(version) is not int or version < 1:
-        raise TypeError(f"since({version!r}): a version is an int from 1")
+    check_version(f"since({version!r})", version)
     return Since(version)
+
+
+def check_version(what: str, version: int) -> None:
+    """Raise `TypeError` for what is no version."""
+    if type(version) is not int or not 1 <= version <= _MOST_VERSION:
+        raise TypeError(f"{what}: a version is an int from 1 to {_MOST_VERSION}")
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -91,23 +99,23 @@ def _annotated(owner: type, names: Mapping[str, Any]) -> Iterator[tuple[str, Any
         value = _evaluate(owner, name, annotation, space)
         if get_origin(value) is not ClassVar and value is not ClassVar:
             yield name, value
-    for node in _statements(owner):
-        if isinstance(node, ast.AnnAssign) and (name := _self_attribute(owner, node.target)):
+    for own, node in _statements(owner):
+        if isinstance(node, ast.AnnAssign) and (name := _attribute(owner, own, node.target)):
             yield name, _evaluate(owner, name, ast.unparse(node.annotation), space)
 
 
 def _assigned_in_init(owner: type) -> Iterator[str]:
-    for node in _statements(owner):
+    for own, node in _statements(owner):
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 parts = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
                 for part in parts:
-                    if name := _self_attribute(owner, part):
+                    if name := _attribute(owner, own, part):
                         yield name
 
 
-def _statements(owner: type) -> Iterator[ast.AST]:
-    """All that stands in the `__init__` that a class brings itself."""
+def _statements(owner: type) -> Iterator[tuple[str, ast.AST]]:
+    """All that stands in the `__init__` that a class brings itself, and its name for `self`."""
     function = owner.__dict__.get("__init__")
     if not isinstance(function, types.FunctionType) or owner is object:
         return
@@ -119,13 +127,16 @@ def _statements(owner: type) -> Iterator[ast.AST]:
             f"the source of {owner.__name__}.__init__ is not at hand, where the annotations of "
             "its fields stand: annotate them in the class's body instead"
         ) from None
-    yield from ast.walk(tree)
+    given = next(each.args for each in ast.walk(tree) if isinstance(each, ast.FunctionDef))
+    own = next((each.arg for each in given.posonlyargs + given.args), "self")
+    for node in ast.walk(tree):
+        yield own, node
 
 
-def _self_attribute(owner: type, target: ast.expr) -> str:
+def _attribute(owner: type, own: str, target: ast.expr) -> str:
     """The attribute's name in `self.name`, "" for any other target."""
     match target:
-        case ast.Attribute(value=ast.Name(id="self"), attr=name):
+        case ast.Attribute(value=ast.Name(id=of), attr=name) if of == own:
             private = name.startswith("__") and not name.endswith("__")
             return f"_{owner.__name__.lstrip('_')}{name}" if private else name
         case _:
@@ -134,15 +145,17 @@ def _self_attribute(owner: type, target: ast.expr) -> str:
 
 def _namespace(owner: type, names: Mapping[str, Any]) -> dict[str, Any]:
     module = sys.modules.get(owner.__module__)
-    # (Nothing of the class's own body: a method `list` or `set` would hide the type.)
-    return {**vars(module or types), **names, owner.__name__: owner}
+    # (Of the class's own body, types alone: a method `list` or `set` would hide the type.)
+    inside = {name: value for name, value in vars(owner).items() if isinstance(value, type)}
+    return {**vars(module or types), **names, **inside, owner.__name__: owner}
 
 
 def _evaluate(owner: type, name: str, annotation: Any, space: dict[str, Any]) -> Any:
-    if not isinstance(annotation, str):
-        return annotation
+    value = annotation
     try:
-        return eval(annotation, space)
+        while isinstance(value, str):  # (in quotes, and a string once more)
+            value = eval(value, space)
+        return value
     except Exception as error:
         raise TypeError(
             f"{owner.__name__}.{name}: its annotation {annotation!r} means nothing here "

@@ -23,7 +23,7 @@ from paxon.kvstore.objects.calls import (
     encode_answer,
     no_value,
 )
-from paxon.kvstore.objects.carrying import check_plain, shared_part, where_in
+from paxon.kvstore.objects.carrying import altered, check_plain, shared_part, where_in
 from paxon.kvstore.objects.definition import Body, Definition
 from paxon.kvstore.objects.moment import Timer
 from paxon.kvstore.objects.replicated import Replicated, moment_of
@@ -67,6 +67,7 @@ def machine_of(replicated: Replicated) -> ObjectMachine:
     newest = definition.newest
     body = {
         "language": language_of(definition),
+        "snapshots_are_sound": not definition.own_snapshot,  # `_encode_field` has read them again
         "limits": {VERSION: Limit(default=newest, least=1, most=newest, before=1, rises=True)},
     }
     machine = type(definition.cls.__name__, (ObjectMachine,), body)
@@ -91,7 +92,9 @@ class ObjectMachine(StateMachine):
                 raise TypeError(
                     f"{definition.name}.__init__ does not set self.{name}, which it annotates"
                 )
-            self._initial[name] = self._encode_field(name)
+            self._initial[name] = initial = self._encode_field(name)
+            if name not in replicated.__dict__:  # (else it would change the class's own)
+                object.__setattr__(replicated, name, self._decode_field(name, initial))
         self._be_in(definition.newest)
 
     # --- what the core tells ---------------------------------------------------------------------
@@ -247,10 +250,7 @@ class ObjectMachine(StateMachine):
                 f"{self._definition.name}: {shared}, which would be two after a restart: keep it "
                 "in one place, or make its class frozen"
             )
-        for field in self._fields:
-            if field.shape.has_any:
-                check_plain(fields[field.name], field.shape.kinds)
-        return encode(fields)
+        return encode({name: msgspec.Raw(self._encode_field(name)) for name in fields})
 
     def restore(self, snapshot: bytes) -> None:
         image = _image.decode(snapshot)
@@ -276,18 +276,24 @@ class ObjectMachine(StateMachine):
             if field in self._fields:
                 value = getattr(found, field.name)
             else:
-                initial = self._initial[field.name]
-                value = msgspec.msgpack.decode(initial, type=field.annotation)
+                value = self._decode_field(field.name, self._initial[field.name])
             object.__setattr__(self.object, field.name, value)
 
     def _encode_field(self, name: str) -> bytes:
-        field = self._definition.fields[name]
-        value = encode(getattr(self.object, name))
+        value = getattr(self.object, name)
         try:
-            msgspec.msgpack.decode(value, type=field.annotation)
+            kept = encode(value)
+            again = self._decode_field(name, kept)
         except msgspec.DecodeError as error:
             raise TypeError(f"{self._definition.name}.{name}: {where_in(error)[1]}") from None
-        return value
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise TypeError(f"{self._definition.name}.{name} cannot be kept: {error}") from None
+        if other := altered(value, again):
+            raise TypeError(f"{self._definition.name}.{name} holds {other} after a restart")
+        return kept
+
+    def _decode_field(self, name: str, kept: bytes) -> Any:
+        return msgspec.msgpack.decode(kept, type=self._definition.fields[name].annotation)
 
     def digest(self) -> str:
         head = encode([self._moment.seed, self.version])

@@ -123,8 +123,8 @@ class Timers:
         Not before a millisecond from now, and when the log's time has come that far.
         What the command returns is dropped; what it raises is logged and changes nothing else.
         """
-        if type(time) is not int:
-            raise TypeError(f"a time of the log is an int of nanoseconds, not {time!r}")
+        if type(time) is not int or not -(1 << 63) <= time < 1 << 63:
+            raise TypeError(f"a time of the log is an int of nanoseconds in 64 bits, not {time!r}")
         if self._moment.querying:
             raise RuntimeError("a query changes nothing: it sets no timers")
         if len(self.waiting) >= MAX_TIMERS:

@@ -328,9 +328,10 @@ def _proxy_class(cls: Any) -> Any:
         "__exit__": lambda self, *_: calls(self).close(),
         "__getattr__": _no_state,
         "__setattr__": _no_setting,
+        "__reduce__": lambda self: calls(self).client.__reduce__(),
         "__repr__": lambda self: f"<proxy of {definition.name}>",
     }
-    for name in ("now", "random", "timers"):
+    for name in ("now", "random", "timers", "snapshot", "restore"):
         members[name] = property(functools.partial(_no_state, name=name))
     for attribute, body in definition.attributes.items():
         members[attribute] = _caller(definition, attribute, body)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeVar, overload
 
 from paxon.kvstore.objects.definition import MARK, Definition, Kind, Mark, define
+from paxon.kvstore.objects.fields import check_version
 from paxon.kvstore.objects.moment import Chance, Moment, Timers
 
 __all__ = ["Replicated", "command", "query"]
@@ -72,6 +73,11 @@ def query(
     return _decorate(method, "query", raises, since, name)
 
 
+def _check_name(what: str, name: str) -> None:
+    if type(name) is not str or not name.isprintable():
+        raise TypeError(f"{what} with name={name!r}: a name is a str that can be printed")
+
+
 def _decorate(
     method: F | None, kind: Kind, raises: tuple[type[Exception], ...], since: int, name: str
 ) -> F | Callable[[F], F]:
@@ -80,13 +86,15 @@ def _decorate(
     )
     if not good:
         raise TypeError(f"{kind}(raises={raises!r}): give a tuple of classes of exceptions")
-    if type(since) is not int or since < 1:
-        raise TypeError(f"{kind}(since={since!r}): a version is an int from 1")
+    if len({each.__name__ for each in raises}) < len(raises):
+        raise TypeError(f"{kind}(raises={raises!r}): two of them have one name")
+    check_version(f"{kind}(since={since!r})", since)
+    _check_name(f"@{kind}", name)
     mark = Mark(kind, since, name, raises)
 
     def marked(function: F) -> F:
-        if not callable(function):
-            raise TypeError(f"@{kind} is for methods, not for {function!r}")
+        if not callable(function) or hasattr(function, MARK):
+            raise TypeError(f"@{kind} is for methods, once for each, not for {function!r}")
         setattr(function, MARK, mark)
         return function
 
@@ -121,6 +129,7 @@ class Replicated:
 
     def __init_subclass__(cls, *, name: str = "", **others: Any) -> None:
         super().__init_subclass__(**others)
+        _check_name(f"class {cls.__name__}", name)
         if "__paxon_proxy__" not in vars(cls):
             cls.__paxon_definition__ = define(cls, Replicated, name, _local_names())
 

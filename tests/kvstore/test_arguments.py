@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from paxon import ReplicatedDict, async_proxy, proxy
 from paxon.actors import Settings, SettingsError, StateMachine
 from paxon.kvstore import (
     AsyncClient,
@@ -176,8 +177,9 @@ def test_start_server(wrong: dict[str, Any], named: str, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("kind", [Client, AsyncClient, proxy, async_proxy])
 @pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_a_client_is_not_copied(kind: Any, copied: Any) -> None:
+    of = [ReplicatedDict] if kind in {proxy, async_proxy} else []
     with pytest.raises(TypeError, match="neither copied nor pickled"):
-        copied(kind("127.0.0.1:1"))
+        copied(kind("127.0.0.1:1", *of))

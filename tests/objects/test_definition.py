@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Annotated, Any, ClassVar
 
 import pytest
@@ -122,6 +123,11 @@ def test_names_and_versions_that_clash_are_refused() -> None:
             def snapshot(self) -> bytes:
                 return b""
 
+    class Same(KeyError):
+        pass
+
+    Same.__name__ = "KeyError"
+
     def arguments() -> None:
         command(raises=(int,))  # type: ignore[arg-type]
 
@@ -129,8 +135,51 @@ def test_names_and_versions_that_clash_are_refused() -> None:
     refused("Bad.put has two bodies since version 1", twice)
     refused("define both snapshot and restore", half)
     refused("give a tuple of classes of exceptions", arguments)
+    refused("two of them have one name", lambda: command(raises=(KeyError, Same)))
+    refused("@command is for methods, once for each", lambda: command(command(half)))
+    refused("@query with name=3: a name is a str", lambda: query(name=3))  # type: ignore[call-overload]
     refused("a version is an int from 1", lambda: command(since=0))
+    refused("a version is an int from 1", lambda: command(since=1 << 70))
     refused("a version is an int from 1", lambda: since(0))
+
+
+def test_what_would_not_be_executed_or_kept_as_it_reads_is_refused() -> None:
+    class Base(Replicated):
+        @command
+        def put(self) -> None: ...
+
+    def plain(self: Any) -> None: ...
+    def alone() -> None: ...
+    def given(self: Any, to: list[int] = []) -> None: ...  # noqa: B006
+    def each(self: Any) -> Iterator[int]:
+        yield 1
+
+    async def later(self: Any) -> None: ...
+
+    def marked(function: Any) -> Any:
+        again = FunctionType(function.__code__, globals(), argdefs=function.__defaults__)
+        again.__annotations__ = function.__annotations__
+        return command(again)
+
+    outermost = "so it has to be a method with @command or @query outermost"
+    of_replicated = "the name belongs to Replicated"
+    hidden = "a field cannot have the name of a method or property"
+    for members, text in (
+        ({"put": plain}, outermost),
+        ({"put": None}, outermost),
+        ({"get": property(marked(plain))}, outermost),
+        ({"get": staticmethod(marked(plain))}, outermost),
+        ({"get": marked(later)}, "cannot be async"),
+        ({"get": marked(each)}, "cannot be a generator: return a list"),
+        ({"get": marked(alone)}, "takes no self"),
+        ({"get": marked(given)}, "the default of argument 'to' is a list, which one call could"),
+        ({"__eq__": marked(plain)}, of_replicated),
+        ({"close": marked(plain)}, of_replicated),
+        ({"kept": []}, "Bad.kept is a list without annotation, so it would be lost"),
+        ({"__annotations__": {"timers": int}}, hidden),
+        ({"__annotations__": {"get": int}, "get": plain}, hidden),
+    ):
+        refused(text, lambda members=members: type("Bad", (Base,), members))  # type: ignore[misc]
 
 
 def test_fields_of_body_and_init_and_of_the_classes_above() -> None:
@@ -138,8 +187,8 @@ def test_fields_of_body_and_init_and_of_the_classes_above() -> None:
         limit: int = 3
         shared: ClassVar[list[int]] = []
 
-        def __init__(self) -> None:
-            self.__hidden: list[int] = []
+        def __init__(this) -> None:  # noqa: N805
+            this.__hidden: "list[int]" = []  # noqa: UP037
             super().__init__()
 
     class Other(Base):
