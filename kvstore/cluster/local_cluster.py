@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 import msgspec
 
 from paxon.actors import ServerId, SettingsError, StateMachine
-from paxon.actors.ballot import in_list
+from paxon.actors.ballot import MOST_SERVERS, in_list
 from paxon.actors.disk.data_directory import replace_file
 from paxon.actors.disk.sqlite_format import incarnation_in
 from paxon.actors.members import MemberChange
@@ -134,10 +134,12 @@ class LocalCluster:
         Raises `ClusterError` for what cannot be.
         """
         refuse_while_imported()
-        if type(servers) is not int or servers < 1:
+        if type(servers) is not int or not 1 <= servers <= MOST_SERVERS:
             raise ClusterOptionError(
-                f"servers = {servers!r}: must be a number of servers, at least one"
+                f"servers = {servers!r}: must be a number of servers, from 1 to {MOST_SERVERS}"
             )
+        if type(keys) is not bool:
+            raise ClusterOptionError(f"keys = {keys!r}: must be True or False")
         for name, number in (("port", port), ("metrics", metrics)):
             if number is not None and type(number) is not int:
                 raise ClusterOptionError(f"{name} = {number!r}: must be a number, or None")

@@ -49,6 +49,7 @@ __all__ = [
     "ServerStartError",
     "MachineError",
     "ServerSockets",
+    "checked_machine",
     "load_machine",
     "start_actor",
     "start_server",
@@ -107,7 +108,7 @@ def load_machine(name: str) -> StateMachine:
     except (Exception, SystemExit) as error:
         kind = type(error).__name__
         raise MachineError(f"state machine {name!r} cannot be made: {kind}: {error}") from error
-    return _checked_machine(machine)
+    return checked_machine(machine)
 
 
 def start_server(
@@ -172,7 +173,7 @@ def start_server(
         SystemClock(), random.Random(), world.storage, network, started.set, failed, log
     )
     open_standard_descriptors()
-    reference = start_actor(settings, _checked_machine(machine), environment)
+    reference = start_actor(settings, checked_machine(machine), environment)
     _await_start(reference, started, failures)
     return _with_door(reference, metrics)
 
@@ -245,7 +246,7 @@ def reason_in_words(error: BaseException | None) -> str:
     return f"an internal error stopped the server ({type(error).__name__}: {error})"
 
 
-def _checked_machine(machine: object) -> StateMachine:
+def checked_machine(machine: object) -> StateMachine:
     """Raise `ServerStartError` for what is no state machine."""
     if isinstance(machine, type):
         name = machine.__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
@@ -9,8 +10,9 @@ from paxon.actors import StateMachine
 from paxon.kvstore.client.async_client import AsyncCommandClient
 from paxon.kvstore.client.client import CommandClient
 from paxon.kvstore.client.links import MEMORY
+from paxon.kvstore.cluster.node import ServerStartError, checked_machine
+from paxon.kvstore.errors import InvalidRequest
 from paxon.kvstore.objects.async_proxy import AsyncProxy, async_proxy
-from paxon.kvstore.objects.machine import machine_of
 from paxon.kvstore.objects.proxy import proxy
 from paxon.kvstore.objects.replicated import Replicated
 from paxon.kvstore.recipes.clients import AsyncClient, Client
@@ -41,14 +43,15 @@ class MemoryCluster:
                 default the key-value store.
             **settings: any field of `Settings`, such as `session_ttl`.
 
-        Raises `ServerStartError`.
+        Raises `SettingsError` for wrong settings, else `ServerStartError`.
         """
+        if not callable(machine):
+            raise ServerStartError(f"machine: give a class or a function, not {machine!r}")
         self._machine = machine
         self._server = MemoryServer(self._new(), settings)
 
     def _new(self) -> StateMachine:
-        made = self._machine()
-        return machine_of(made) if isinstance(made, Replicated) else made
+        return checked_machine(self._machine())
 
     @property
     def addresses(self) -> list[str]:
@@ -88,7 +91,12 @@ class MemoryCluster:
         self._server.start(self._new())
 
     def let_pass(self, seconds: float) -> None:
-        """Let so much time pass at once for the server: what is due by then happens now."""
+        """Let so much time pass at once for the server: what is due by then happens now.
+
+        Raises `InvalidRequest` for what is no time.
+        """
+        if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+            raise InvalidRequest(f"let_pass takes a number of seconds from 0, not {seconds!r}")
         self._server.let_pass(seconds)
 
     @property

@@ -7,11 +7,12 @@ import random
 import threading
 import time
 
-from paxon.actors import PaxosServer, ServerRef, Settings, StateMachine
+from paxon.actors import PaxosServer, ServerRef, Settings, SettingsError, StateMachine
 from paxon.actors.codecs import peer_codec, port_codec
 from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.environment import Environment, Network, ServerBurst
 from paxon.kvstore.cluster.node import ServerStartError, reason_in_words, start_actor
+from paxon.kvstore.cluster.options import OptionError, check_option
 from paxon.transport import Burst, MemoryEndpoint, MemoryHub
 from paxon.transport.wake import Waker
 
@@ -58,7 +59,11 @@ class MemoryServer:
     id = 1
 
     def __init__(self, machine: StateMachine, settings: dict[str, object]) -> None:
-        """Start it and wait until it serves. Raises `ServerStartError`."""
+        """Start it and wait until it serves. Raises `SettingsError`, `ServerStartError`."""
+        try:
+            checked = {name: check_option(name, value) for name, value in settings.items()}
+        except OptionError as error:
+            raise SettingsError(str(error)) from None
         self.hub = MemoryHub()
         self.clock = Clock()
         self.address = f"memory://{next(_numbers)}"
@@ -67,7 +72,7 @@ class MemoryServer:
             server=self.id,
             servers=(self.id,),
             client_addresses={self.id: self.address},
-            **{**_SETTINGS, **settings},  # type: ignore[arg-type]  # Settings checks them
+            **{**_SETTINGS, **checked},  # type: ignore[arg-type]  # Settings checks them
         )
         self._storage = MemoryStorage("memory", self.id)
         self._watchers: set[Waker] = set()

@@ -157,8 +157,11 @@ def test_a_directory_keeps_its_cluster(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="must be a number of servers, at least one"):
-        LocalCluster(0)
+    for servers in (0, 64, True, "3"):
+        with pytest.raises(ClusterError, match="must be a number of servers, from 1 to 63"):
+            LocalCluster(servers)  # type: ignore[arg-type]
+    with pytest.raises(ClusterError, match="keys = 3: must be True or False"):
+        LocalCluster(keys=3)  # type: ignore[arg-type]
     with pytest.raises(ClusterError, match=r"unknown option 'windw' \(did you mean 'window'\?\)"):
         LocalCluster(windw=1)
     with pytest.raises(ClusterError, match="must be 'tcp' or 'ipc'"):

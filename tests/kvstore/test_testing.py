@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -115,8 +117,16 @@ def test_a_server_that_is_gone_is_named() -> None:
 def test_wrong_settings_are_named() -> None:
     with pytest.raises(paxon.SettingsError, match="window must be above 0"):
         MemoryCluster(window=0)
-    with pytest.raises(TypeError, match="windwo"):
+    with pytest.raises(paxon.SettingsError, match=r"'windwo' \(did you mean 'window'\?\)"):
         MemoryCluster(windwo=1)
+    machines: tuple[Any, ...] = (3, lambda: 3, lambda: Sum)
+    for machine in machines:
+        with pytest.raises(paxon.ServerStartError, match=r"^machine: "):
+            MemoryCluster(machine)
+    with MemoryCluster() as cluster:
+        for seconds in (-1, True, "1", None, math.inf, math.nan):
+            with pytest.raises(paxon.InvalidRequest, match="takes a number of seconds"):
+                cluster.let_pass(seconds)  # type: ignore[arg-type]
 
 
 def test_the_plugin_costs_other_projects_next_to_nothing() -> None:
