@@ -36,6 +36,10 @@ class PaxonError(Exception):
 class InvalidRequest(PaxonError):
     """A request of a wrong form, type or size. It had no effect; sending it again is no use."""
 
+    def __init__(self, text: str) -> None:
+        most = 1000  # (it may quote what was given, however long)
+        super().__init__(text if len(text) <= most else f"{text[:most]}…")
+
 
 class TooLarge(InvalidRequest):
     """Too much for one transaction, revision or reply. It had no effect: do it in parts."""

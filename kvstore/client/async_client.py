@@ -168,7 +168,7 @@ class AsyncClient(AsyncStoreCalls, AsyncLeaseCalls, AsyncWatchCalls, _AsyncClien
         timeout: float | None = None,
     ) -> bytes | None:
         """The key's value, None if it is missing; see `Client.get`."""
-        if revision:
+        if revision != 0:
             entry = await self.entry(key, revision=revision, mode=mode, timeout=timeout)
             return None if entry is None else entry.value
         result: bytes | None = await self._call(Get(check_key(key)), timeout, check_mode(mode))

@@ -286,7 +286,7 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
         between servers and relies on their clocks' speeds; "stale" may be old, from any server.
         With a `revision` it is what the key was after that one (`entry` says what that may raise).
         """
-        if revision:
+        if revision != 0:
             entry = self.entry(key, revision=revision, mode=mode, timeout=timeout)
             return None if entry is None else entry.value
         result: bytes | None = self._call(Get(check_key(key)), timeout, check_mode(mode))

@@ -9,6 +9,7 @@ from typing import Any
 
 from paxon.kvstore.client.arguments import Key
 from paxon.kvstore.client.async_client import AsyncClient
+from paxon.kvstore.errors import InvalidRequest
 from paxon.kvstore.recipes.async_taking import take
 from paxon.kvstore.recipes.contests import Contender, Contest, until_of
 from paxon.kvstore.recipes.held import AsyncHeld
@@ -26,6 +27,8 @@ class AsyncLock:
         self, kv: AsyncClient, contest: Contest, *, timeout: float | None, reentrant: bool = False
     ) -> None:
         until_of(timeout)
+        if type(reentrant) is not bool:
+            raise InvalidRequest(f"reentrant has to be True or False, not {reentrant!r}")
         self._kv = kv
         self._contest = contest
         self._timeout = timeout

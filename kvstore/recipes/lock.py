@@ -7,6 +7,7 @@ from functools import partial
 
 from paxon.kvstore.client.arguments import Key
 from paxon.kvstore.client.client import Client
+from paxon.kvstore.errors import InvalidRequest
 from paxon.kvstore.recipes.contests import Contender, Contest, until_of
 from paxon.kvstore.recipes.held import Held
 from paxon.kvstore.recipes.sharing import Permits, Sharing
@@ -24,6 +25,8 @@ class Lock:
         self, kv: Client, contest: Contest, *, timeout: float | None, reentrant: bool = False
     ) -> None:
         until_of(timeout)
+        if type(reentrant) is not bool:
+            raise InvalidRequest(f"reentrant has to be True or False, not {reentrant!r}")
         self._kv = kv
         self._contest = contest
         self._timeout = timeout

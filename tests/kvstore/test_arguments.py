@@ -104,6 +104,22 @@ def test_operations(servers: SocketCluster) -> None:
                 kv.pipeline(max_in_flight=odd)  # type: ignore[arg-type]
         with pytest.raises(InvalidRequest, match="has to be text"):
             kv.status(1)  # type: ignore[arg-type]
+        anything: Any = kv
+        calls: list[tuple[Callable[[], object], str]] = [
+            (lambda: anything.get_many(3), "give a list of keys, not 3"),
+            (lambda: anything.get("a", revision=None), "the revision has to be an int"),
+            (lambda: anything.range(prefix="a", sort=["key"]), "sort is by key"),
+            (lambda: anything.txn(if_=""), "if_ has to be a list of conditions"),
+            (lambda: anything.lease_info(None), "the lease has to be"),
+            (lambda: anything.lease(5, on_lost=3), "a function is called once a lease is lost"),
+            (lambda: anything.lock("a", reentrant=1), "reentrant has to be True or False"),
+            (lambda: AsyncClient(ONE).mirror(3), "the prefix has to be a str"),  # type: ignore[arg-type]
+            (lambda: anything.get("a", mode="x" * 10**6), "x…"),
+        ]
+        for call, text in calls:
+            with pytest.raises(InvalidRequest) as refused:
+                call()
+            assert text in str(refused.value) and len(str(refused.value)) < 1100
         assert kv.get("key", timeout=10**400) is None
 
 

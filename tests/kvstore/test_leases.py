@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import math
 from collections.abc import Iterator
@@ -52,6 +53,10 @@ def test_what_is_lost_stays_lost_and_says_so_once() -> None:
     assert held.is_over(199.5) and told == [1]
     held.when_lost(lambda: told.append(2))  # too late to wait for it
     assert told == [1, 2]
+    held.when_lost(lambda: told[7])  # what it raises keeps nobody from renewing other leases
+    for wrong in (3, None, asyncio.sleep):
+        with pytest.raises(InvalidRequest, match="a function is called once a lease is lost"):
+            held.when_lost(wrong)  # type: ignore[arg-type]
     with pytest.raises(LeaseExpired, match=r"lease 7 is lost: it could not be renewed in time"):
         raise held.error()
 
@@ -105,11 +110,15 @@ def test_it_ends_by_the_logs_time_and_its_owner_hears_of_it(cluster: Cluster) ->
     with cluster.client() as kv:
         told: list[int] = []
         lease = kv.lease(ttl=3, on_lost=lambda: told.append(1))
+        odd = kv.lease(ttl=3, on_lost=lambda: told.append(1 // 0))
         kv.put("a", b"1", lease=lease)
         cluster.let_pass(4.0)  # for the servers: its owner had no time to renew it
         wait_until(lambda: kv.get("a") is None)
         assert lease.lost.wait(30) and told == [1]
-        assert "ended" in lease.reason
+        assert "ended" in lease.reason and odd.lost.wait(30)
+        after = kv.lease(ttl=2)
+        granted = after.deadline
+        wait_until(lambda: after.deadline > granted)  # renewed, although one raised
 
 
 def test_a_renewal_is_renewed_at_the_servers(cluster: Cluster) -> None:

@@ -84,7 +84,7 @@ class Put(Call[int]):
     __slots__ = ()
 
     def __init__(self, key: Key, value: Value, *, lease: Leased | int | None = None) -> None:
-        number = check_lease(lease)
+        number = 0 if lease is None else check_lease(lease)
         encoded, data = check_key(key), check_value(value)
         super().__init__(wire.PutItem(encoded, data, number) if number else wire.Put(encoded, data))
 
@@ -192,7 +192,7 @@ class Range(Call[RangeResult]):
         max_created: int = 0,
     ) -> None:
         first, end = span_of(key, prefix, range)
-        if sort != "key" and sort not in ORDERS:
+        if not isinstance(sort, str) or (sort != "key" and sort not in ORDERS):
             raise InvalidRequest(f"sort is by key, {', '.join(ORDERS)}, not {sort!r}")
         for flag, name in (
             (reverse, "reverse"),
@@ -263,8 +263,8 @@ class GetMany(Call["dict[str, bytes | None]"]):
     __slots__ = ("_keys",)
 
     def __init__(self, keys: Iterable[Key]) -> None:
-        if isinstance(keys, str | bytes):
-            raise InvalidRequest("give a list of keys, not one key")
+        if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
+            raise InvalidRequest(f"give a list of keys, not {keys!r}")
         self._keys = [check_key(key) for key in keys]
         if len(self._keys) > wire.MAX_TXN_OPERATIONS:
             raise TooLarge(f"at most {wire.MAX_TXN_OPERATIONS} keys can be read at once")

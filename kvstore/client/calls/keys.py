@@ -58,10 +58,8 @@ def check_number(number: object, what: str) -> int:
     return number
 
 
-def check_lease(lease: Leased | int | None) -> int:
-    """The id of a lease; 0 for none. Raises `InvalidRequest`."""
-    if lease is None:
-        return 0
+def check_lease(lease: Leased | int) -> int:
+    """The id of a lease. Raises `InvalidRequest`."""
     if not isinstance(lease, int) and isinstance(lease, Leased):
         lease = lease.id
     number = check_number(lease, "lease")

@@ -17,6 +17,7 @@ from paxon.kvstore.client.leases.keeping import (
     LEAST_SECONDS,
     TOO_LATE,
     Held,
+    check_callback,
     plan,
     renewing,
     take_answers,
@@ -139,6 +140,8 @@ class AsyncLeaseCalls:
         """
         number = new_id() if id is None else check_lease(id)
         call = Grant(number, ttl)
+        if on_lost is not None:
+            check_callback(on_lost)
 
         async def grant() -> AsyncLease:
             sent = boot_seconds()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from paxon.kvstore.client.leases.clock import boot_seconds
-from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError
+from paxon.kvstore.errors import ClientClosed, InvalidRequest, LeaseExpired, PaxonError
+from paxon.transport.log import logger
 
-__all__ = ["CLOCK_DRIFT", "LEAST_SECONDS", "TOO_LATE", "Held", "plan", "renewing", "take_answers"]
+__all__ = [
+    "CLOCK_DRIFT", "LEAST_SECONDS", "TOO_LATE", "Held", "check_callback", "plan", "renewing",
+    "take_answers",
+]  # fmt: skip
 
 CLOCK_DRIFT = 0.05
 """The fraction by which the speeds of two clocks may differ, either way."""
@@ -85,21 +90,39 @@ class Held:
         self._tell()
         callbacks, self._on_lost = self._on_lost, []
         for callback in callbacks:
+            self._call(callback)
+
+    def _call(self, callback: Callable[[], object]) -> None:
+        """What it raises is logged: all leases of the client depend on who calls here."""
+        try:
             callback()
+        except Exception as error:
+            kind = type(error).__name__
+            logger.error("lease {:x} is lost: {!r} raised {}: {}", self.id, callback, kind, error)
 
     def _tell(self) -> None:
         """Wake whoever waits for its loss."""
 
     def when_lost(self, callback: Callable[[], object]) -> None:
-        """Call `callback` once it is lost, from the background; now if it is. It must not block."""
+        """Call `callback` once it is lost, from the background; now if it is. It must not block.
+
+        What it raises is logged. Raises `InvalidRequest` for what cannot be called so.
+        """
+        check_callback(callback)
         if self.reason:
-            callback()
+            self._call(callback)
         else:
             self._on_lost.append(callback)
 
     def error(self) -> LeaseExpired:
         """The error that is raised once it is lost."""
         return LeaseExpired(f"lease {self.id:x} is lost: {self.reason}")
+
+
+def check_callback(callback: object) -> None:
+    """Raise `InvalidRequest` for what cannot be called once a lease is lost."""
+    if not callable(callback) or inspect.iscoroutinefunction(callback):
+        raise InvalidRequest(f"a function is called once a lease is lost, not {callback!r}")
 
 
 H = TypeVar("H", bound=Held)

@@ -17,6 +17,7 @@ from paxon.kvstore.client.leases.keeping import (
     LEAST_SECONDS,
     TOO_LATE,
     Held,
+    check_callback,
     plan,
     renewing,
     take_answers,
@@ -196,7 +197,7 @@ class LeaseCalls:
         Args:
             ttl: seconds that it lives from each renewal, at least 2 are granted.
             id: by which the store is to know it; None: one that is drawn.
-            on_lost: called, from the background, once it is lost.
+            on_lost: called, from the background, once it is lost; what it raises is logged.
             timeout: seconds.
 
         Raises:
@@ -205,6 +206,8 @@ class LeaseCalls:
         """
         number = new_id() if id is None else check_lease(id)
         call = Grant(number, ttl)
+        if on_lost is not None:
+            check_callback(on_lost)
         sent = boot_seconds()
 
         def granted(ttl: float) -> Lease:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol, Self, TypeVar
@@ -162,7 +161,7 @@ class AsyncMirror(Reflection):
 
     def __init__(self, store: _AsyncStore, prefix: Key) -> None:
         super().__init__()
-        self._store, self._prefix = store, prefix
+        self._store, self._prefix = store, check_prefix(prefix)
         self._changed = asyncio.Condition()
         self._error: PaxonError | None = None
         self._watch: AsyncWatch | None = None
@@ -196,8 +195,7 @@ class AsyncMirror(Reflection):
         if self._watch is not None:
             await self._watch.close()
         if self._task is not None and self._task is not asyncio.current_task():
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])  # (not of itself: who waits may be cancelled, too)
 
     async def _begin(self) -> None:
         read = await self._store.range(prefix=self._prefix)
