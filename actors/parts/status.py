@@ -73,9 +73,9 @@ def members_now(server: PaxosServer, request: int, ballot: Ballot) -> Members:
     joining = server.membership.wait_to_join()
     behind = {}
     if reign is not None:
-        heard = server.membership.alive()
-        behind = {s: max(0, log.chosen_to - reign.followers[s].executed) for s in heard}
-        behind |= {m.server: max(0, log.chosen_to - held) for m, held in joining.items()}
+        behind = reign.behind(server.membership.alive(), log.chosen_to)
+        new = {m.server: held for m, held in joining.items() if m.server not in reign.followers}
+        behind |= {server: max(0, log.chosen_to - held) for server, held in new.items()}
     ended, reason = outcome(server, request, ballot) if request else ("", "")
     return Members(
         server=server.settings.server,

@@ -89,7 +89,23 @@ def members_wanted(
     living = [c.server for c in request.changes if c.kind == "replace" and c.server in alive]
     if living:
         return f"{in_list(living)}: its old directory is in use: stop that server first"
-    return unserved(members, fit) or members
+    return unserved(members, fit) or _unfit(request, members, fit) or members
+
+
+def _unfit(
+    request: ChangeMembers, members: Iterable[Member], fit: Mapping[ServerId, int]
+) -> str:
+    """Why one should not get its vote yet, though a majority could go on without it."""
+    promoted = {change.server for change in request.changes if change.kind == "promote"}
+    late = [m.server for m in members if m.server in promoted and fit.get(m.server) != m.incarnation]
+    if not late:
+        return ""
+    return f"{_silent(late)}: it gets its vote once it has told that it has caught up"
+
+
+def _silent(servers: list[ServerId]) -> str:
+    was, is_ = ("was", "is") if len(servers) == 1 else ("were", "are")
+    return f"{in_list(servers)} {was} not heard of late or {is_} far behind"
 
 
 def members_after(
@@ -193,9 +209,8 @@ def unserved(members: Iterable[Member], fit: Mapping[ServerId, int]) -> str:
     if len(voters) - len(missing) > len(voters) // 2:
         return ""
     return (
-        f"{in_list(missing)} {'was' if len(missing) == 1 else 'were'} not heard of late or "
-        f"{'is' if len(missing) == 1 else 'are'} far behind, so that no majority of "
-        f"{in_list(list(voters))} could serve: start what is down, and wait until it has caught up"
+        f"{_silent(missing)}, so that no majority of {in_list(list(voters))} could serve: start "
+        "what is down, and wait until it has caught up"
     )
 
 

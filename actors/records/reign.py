@@ -321,9 +321,15 @@ class Reign:
         level = {server: follower.executed for server, follower in self.followers.items()}
         return max(servers, key=lambda server: (level.get(server, -1), -server))
 
-    def fit(self, alive: Collection[ServerId], log: SlotLog) -> list[ServerId]:
+    def behind(self, alive: Iterable[ServerId], chosen_to: int) -> dict[ServerId, int]:
+        """By how many slots these followers are behind that have told how far they are."""
+        told = ((server, self.followers[server]) for server in alive)
+        return {server: max(0, chosen_to - one.executed) for server, one in told if one.answered}
+
+    def fit(self, alive: Iterable[ServerId], log: SlotLog) -> list[ServerId]:
         """Which of these followers are level, as good as."""
-        return [server for server in alive if is_level(self.followers[server].executed, log)]
+        late = self.behind(alive, log.chosen_to)
+        return [server for server in late if is_level(self.followers[server].executed, log)]
 
     def note_asked(self, request: int, refusal: str) -> None:
         """A change was refused for this, or taken up."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from paxon.actors.ballot import Ballot, ServerId
+from paxon.actors.ballot import MOST_SERVERS, Ballot, ServerId
 from paxon.actors.execution.agreed import Change, Number, encode_change
 from paxon.actors.members import AskMembers, ChangeMembers, MemberChange, Members
 from paxon.kvstore.client.checks import unreachable
@@ -265,7 +265,7 @@ def add_member(quest: Quest, given: MemberChange, *, learner: bool = False) -> M
 
     May be asked for again where it stopped half way: a learner is promoted.
     """
-    server = given.server
+    server = check_id(given.server)
     found = yield from find_members(quest)
     held = next((member for member in found.members if member.server == server), None)
     if held is not None and (held.voter or learner):
@@ -302,8 +302,23 @@ def _await_level(quest: Quest, server: ServerId) -> MemberSteps[None]:
 
 def replace_member(quest: Quest, given: MemberChange) -> MemberSteps[Members]:
     """Give a lost directory's place to the one of the same id that waits."""
+    found = yield from find_members(quest)
+    if all(member.server != check_id(given.server) for member in found.members):
+        raise OperationFailed(
+            f"nothing was changed: server {given.server} is no member, so nobody can take its "
+            f"place: `paxon member add {given.server}` makes it one"
+        )
     change = yield from _find_joiner(quest, given.server, given)
     return (yield from change_members(quest, (change,)))
+
+
+def check_id(server: ServerId) -> ServerId:
+    """Raise `OperationFailed` for the id of no server: nobody of that id will ever wait."""
+    if not 1 <= server <= MOST_SERVERS:
+        raise OperationFailed(
+            f"nothing was changed: server {server}: ids run from 1 to {MOST_SERVERS}"
+        )
+    return server
 
 
 def check_changes(changes: object) -> tuple[MemberChange, ...]:

@@ -201,7 +201,8 @@ def test_the_command_lists_adds_and_removes(one: LocalCluster) -> None:
         (("remove", "8", "8"), 1, "server 8 is no member"),
         (("add", "2", "--incarnation", "6", "--peer", "nowhere"), 1, "cannot be dialled"),
         (("add", "2", "--incarnation", "6", "--client", "OURS"), 1, "server 1 has the address"),
-        (("add", "64", "--incarnation", "6"), 1, "ids run from 1 to 63"),
+        (("add", "64"), 1, "ids run from 1 to 63"),
+        (("replace", "9"), 1, "server 9 is no member, so nobody can take its place"),
         (("promote", "7"), 1, "server 7 is no member; the members are server 1: add it first"),
     ],
 )

@@ -320,6 +320,16 @@ def test_several_changes_at_once() -> None:
     )  # fmt: skip
 
 
+def test_who_never_was_there_gets_no_vote() -> None:
+    cluster = serving()
+    change(cluster, 1, MemberChange("add", 4, 4711))
+    cluster.pass_time(0.1)
+    now = ask(cluster, 1, Ballot(1, 1))
+    assert now.leads and 4 not in now.behind  # nobody waits for it in vain, nor believes it level
+    told = change(cluster, 1, MemberChange("promote", 4), number=78)
+    assert told.outcome == "refused" and told.reason.startswith("server 4 was not heard of late")
+
+
 def test_members_that_nobody_hears_are_no_majority() -> None:
     cluster = serving()
     change(cluster, 1, add(cluster, 4))
@@ -330,6 +340,14 @@ def test_members_that_nobody_hears_are_no_majority() -> None:
     promote = change(cluster, 1, MemberChange("promote", 4), number=78)
     assert promote.outcome == "refused"  # 3 and 4 of the four are silent
     assert promote.reason.startswith("servers 3 and 4 were not heard of late or are far behind")
+    assert 4 not in ask(cluster, 1, Ballot(1, 1)).behind
+    cluster.start(3)
+    cluster.pass_time(1.0)
+    promote = change(cluster, 1, MemberChange("promote", 4), number=81)
+    assert promote.outcome == "refused"  # a majority of four is there without it
+    assert promote.reason.startswith("server 4 was not heard of late or is far behind: it gets")
+    cluster.crash(3)
+    cluster.pass_time(1.0)
     removal = change(cluster, 1, MemberChange("remove", 2), number=79)
     assert removal.outcome == "refused" and "server 3 was not heard" in removal.reason
     dead = change(cluster, 1, MemberChange("remove", 3), number=80)  # a dead one may go
