@@ -134,17 +134,7 @@ class LocalCluster:
         Raises `ClusterError` for what cannot be.
         """
         refuse_while_imported()
-        if type(servers) is not int or not 1 <= servers <= MOST_SERVERS:
-            raise ClusterOptionError(
-                f"servers = {servers!r}: must be a number of servers, from 1 to {MOST_SERVERS}"
-            )
-        if type(keys) is not bool:
-            raise ClusterOptionError(f"keys = {keys!r}: must be True or False")
-        for name, number in (("port", port), ("metrics", metrics)):
-            if number is not None and type(number) is not int:
-                raise ClusterOptionError(f"{name} = {number!r}: must be a number, or None")
-        if port is not None and port < 1:
-            raise ClusterOptionError(f"port = {port}: must be above 0, or None for free ports")
+        _check_arguments(servers, port, metrics, keys)
         self._ids = self._wanted = list(range(1, servers + 1))
         self._given_directory = None if directory is None else usable_path(directory)
         self._directory: Path | None = None
@@ -686,3 +676,18 @@ def _end(
         while held:
             held.pop().close()
         remove(temporary)
+
+
+def _check_arguments(servers: object, port: int | None, metrics: object, keys: object) -> None:
+    """Raise `ClusterOptionError` for what is of a wrong type or size."""
+    if type(servers) is not int or not 1 <= servers <= MOST_SERVERS:
+        raise ClusterOptionError(
+            f"servers = {servers!r}: must be a number of servers, from 1 to {MOST_SERVERS}"
+        )
+    if type(keys) is not bool:
+        raise ClusterOptionError(f"keys = {keys!r}: must be True or False")
+    for name, number in (("port", port), ("metrics", metrics)):
+        if number is not None and type(number) is not int:
+            raise ClusterOptionError(f"{name} = {number!r}: must be a number, or None")
+    if port is not None and port < 1:
+        raise ClusterOptionError(f"port = {port}: must be above 0, or None for free ports")
