@@ -92,12 +92,11 @@ def members_wanted(
     return unserved(members, fit) or _unfit(request, members, fit) or members
 
 
-def _unfit(
-    request: ChangeMembers, members: Iterable[Member], fit: Mapping[ServerId, int]
-) -> str:
+def _unfit(request: ChangeMembers, members: Iterable[Member], fit: Mapping[ServerId, int]) -> str:
     """Why one should not get its vote yet, though a majority could go on without it."""
     promoted = {change.server for change in request.changes if change.kind == "promote"}
-    late = [m.server for m in members if m.server in promoted and fit.get(m.server) != m.incarnation]
+    new = [member for member in members if member.server in promoted]
+    late = [member.server for member in new if fit.get(member.server) != member.incarnation]
     if not late:
         return ""
     return f"{_silent(late)}: it gets its vote once it has told that it has caught up"
