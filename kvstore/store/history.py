@@ -3,10 +3,8 @@
 Part of the replicated state: it decides what reads of the past and watches are answered. So it is
 cut by executing commands alone, by rules that depend on nothing but the log.
 
-Nearly all of it is never looked at again. So it is kept packed, as the bytes that a snapshot takes:
-a hundred thousand small objects that are freed long after they were made would cost every write
-more than the write itself, in misses of the processor's caches (docs/store.md). How a block is held
-is no part of the state.
+Nearly all of it is never looked at again, so a write does as little for it as can be: it keeps the
+objects that the store had anyway (docs/store.md).
 """
 
 from __future__ import annotations
@@ -50,9 +48,6 @@ _BLOCK_BYTES = 1 << 20
 """… or so many bytes."""
 _MARK_NS = 100_000_000
 """How closely the age of events is known."""
-_PACKED_BYTES = 1024
-"""Blocks of events that count for more than this on average stay as they are: packing copies the
-values, and few large objects cost little."""
 
 Before = Item | bytes
 """What an event replaced; the key alone if there was nothing."""
@@ -109,15 +104,13 @@ class Written(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=T
             yield from repeat(first, events) if first == last else range(first, last + 1)
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Written)
 _modified = attrgetter("modified")
 
 
 class Block:
     """Events that are dropped together: those of whole revisions."""
 
-    __slots__ = ("_last", "befores", "count", "first", "items", "packed", "size")
+    __slots__ = ("befores", "count", "first", "items", "size")
 
     def __init__(self, first: int, items: list[Item], befores: list[Before]) -> None:
         self.first = first
@@ -127,60 +120,35 @@ class Block:
         """Its events."""
         self.size = 0
         """What they count for, in bytes."""
-        self._last = 0
-        """The last of the revisions, if it is packed."""
-        self.items: list[Item] | None = items
-        """What each event made of its key; a tombstone if it deleted it. None: it is packed."""
-        self.befores: list[Before] = befores
-        """What it replaced; empty if it is packed."""
-        self.packed = b""
-        """All of it as `Written`, once that was made."""
+        self.items = items
+        """What each event made of its key; a tombstone if it deleted it."""
+        self.befores = befores
+        """What it replaced."""
 
     @property
     def last(self) -> int:
         """The last of the revisions; 0 if there is none."""
-        if self.items is None:
-            return self._last
         return self.items[self.count - 1].modified if self.count else 0
 
-    def pack(self) -> None:
-        """Keep the events as bytes alone, if that costs little."""
-        if self.size > _PACKED_BYTES * self.count:
-            return
-        assert self.items is not None
-        try:
-            packed = _encoder.encode(Written(self.size, _runs(self.items), self.befores))  # type: ignore[arg-type]
-        except TypeError:  # a value shared with its successor: nothing encodes a `Prefix`
-            return
-        if len(packed) <= self.size:  # (long keys, of which the store has one object each)
-            self._last = self.last
-            self.packed, self.items, self.befores = packed, None, []
-
-    def written(self) -> bytes:
-        """The history for a snapshot, the same however the events are held."""
-        if self.packed:
-            return self.packed
-        runs = _runs(self.items) if self.items else []
-        return _encoder.encode(Written(self.size, runs, list(map(_shared, self.befores))))
-
-    def replaced(self) -> list[Before]:
-        """The items that each event replaced."""
-        return _decoder.decode(self.packed).befores if self.items is None else self.befores  # type: ignore[return-value]
+    def written(self) -> Written:
+        """The events as a snapshot takes them."""
+        return Written(self.size, _runs(self.items), list(map(_shared, self.befores)))
 
     def revisions(self) -> list[int]:
         """That of each event."""
-        if self.items is None:
-            return list(_decoder.decode(self.packed).revisions())
         return [item.modified for item in islice(self.items, self.count)]
 
-    def unpack(self, written: Written, after: dict[bytes, Before], data: dict[bytes, Item]) -> None:
-        """Hold the events as objects.
+    def restore(
+        self, written: Written, after: dict[bytes, Before], data: dict[bytes, Item]
+    ) -> None:
+        """Take in what was written.
 
         `after` holds what later events replaced, and comes to hold what these did. Raises
         ValueError if that does not fit together.
         """
-        items: list[Item] = []
+        items = self.items
         self.befores = written.befores  # type: ignore[assignment]
+        self.count, self.size = len(self.befores), written.size
         events = list(zip(written.revisions(), self.befores, strict=True))
         for at in reversed(range(len(events))):
             revision, before = events[at]
@@ -199,7 +167,6 @@ class Block:
                 )
             items.append(item)
         items.reverse()
-        self.items = items
 
 
 def _runs(items: list[Item]) -> list[tuple[int, int, int]]:
@@ -235,20 +202,18 @@ def _shared(before: Before) -> Item | Shared | bytes:
 class History:
     """Events in the order in which they happened; those of a revision come and go together."""
 
-    __slots__ = ("aged", "befores", "blocks", "bytes", "compacted", "data", "full", "items",
-                 "marks", "now", "oldest")  # fmt: skip
+    __slots__ = ("aged", "befores", "blocks", "bytes", "compacted", "data", "items", "marks",
+                 "now", "oldest")  # fmt: skip
 
     def __init__(self, data: dict[bytes, Item]) -> None:
         self.data = data
         """The store's keys as they are now."""
         self.items: list[Item] = []
-        """Those of the newest block, which is never packed: what each event made of its key."""
+        """Those of the newest block: what each event made of its key."""
         self.befores: list[Before] = []
         """What it replaced."""
         self.blocks: deque[Block] = deque([Block(0, self.items, self.befores)])
         """The events kept, oldest first. There is always one, if an empty one."""
-        self.full: list[Block] = []
-        """Those that may be packed, once nobody needs them as they are."""
         self.bytes = 0
         """What the events count for."""
         self.oldest = FIRST_REVISION
@@ -310,12 +275,8 @@ class History:
             if not found.is_sound():
                 raise ValueError("not a snapshot of a key-value store: its history is damaged")
             block = Block(0, [], [])
-            block.count, block.size = len(found.befores), found.size
-            block.unpack(found, after, self.data)
-            assert block.items is not None
-            if blocks:
-                block.pack()
-            else:
+            block.restore(found, after, self.data)
+            if not blocks:
                 self.items, self.befores = block.items, block.befores
             blocks.appendleft(block)
             self.bytes += block.size
@@ -331,17 +292,10 @@ class History:
         items, befores = self.items[at:], self.befores[at:]
         del self.items[at:], self.befores[at:]
         self.items, self.befores = items, befores
-        self.full.append(full)
         block = Block(full.first + at, items, befores)
         self.blocks.append(block)
         self._trim()
         return block
-
-    def pack(self) -> None:
-        """Nobody needs the events of full blocks as they are."""
-        for block in self.full:
-            block.pack()
-        self.full.clear()
 
     def _trim(self) -> None:
         """Drop blocks, oldest first, down to what is to be kept; the newest one stays."""
@@ -369,11 +323,8 @@ class History:
         count = bisect_left(block.revisions(), revision)
         if not count:
             return
-        self._unpack(block)
-        assert block.items is not None
         size = sum(map(event_bytes, block.items[:count], block.befores[:count]))
         del block.items[:count], block.befores[:count]
-        block.packed = b""
         block.first += count
         block.count -= count
         block.size -= size
@@ -396,20 +347,16 @@ class History:
         """Revision and what was replaced, of each event from this number on."""
         for block in self._blocks_from(number):
             at = max(0, number - block.first)
-            yield from islice(zip(block.revisions(), block.replaced(), strict=True), at, None)
+            yield from islice(zip(block.revisions(), block.befores, strict=True), at, None)
 
     def keys(self, number: int) -> Iterator[bytes]:
         """Those that the events from this number on concern."""
         for block in self._blocks_from(number):
-            yield from map(key_of, block.replaced()[max(0, number - block.first) :])
+            yield from map(key_of, islice(block.befores, max(0, number - block.first), None))
 
     def since(self, number: int) -> Iterator[tuple[Item, Item | None]]:
         """Each event from this number on: its key's new item, and the one that it replaced."""
-        blocks = self._blocks_from(number)
-        if blocks:
-            self._unpack(blocks[0])
-        for block in blocks:
-            assert block.items is not None
+        for block in self._blocks_from(number):
             for at in range(max(0, number - block.first), block.count):
                 before = block.befores[at]
                 yield block.items[at], before if type(before) is Item else None
@@ -422,19 +369,3 @@ class History:
             wanted.append(block)
         wanted.reverse()
         return wanted
-
-    def _unpack(self, oldest: Block) -> None:
-        """Hold this block and all that follow as objects, until they are dropped."""
-        if oldest.items is not None and all(
-            block.items is not None for block in self._blocks_from(oldest.first)
-        ):
-            return
-        after: dict[bytes, Before] = {}
-        for block in reversed(self.blocks):
-            if block.items is None:
-                block.unpack(_decoder.decode(block.packed), after, self.data)
-            else:
-                for before in reversed(block.befores):
-                    after[key_of(before)] = before
-            if block is oldest:
-                break

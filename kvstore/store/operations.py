@@ -71,6 +71,7 @@ __all__ = [
     "encode_operations",
     "count_operations",
     "decode_operations",
+    "decode_puts",
     "encode_results",
     "decode_results",
     "refusal",
@@ -432,6 +433,13 @@ def _writes(operation: Inner) -> Writes:
 
 _encoder = msgspec.msgpack.Encoder()
 _operations_decoder = msgspec.msgpack.Decoder(list[Executable])
+_ONE = b"\x91"
+"""How a command of one operation begins."""
+_PUT = b"\x93\x01"
+"""How a put begins: an array of three, its tag."""
+_LONGEST_HEAD = 5
+"""The bytes of msgpack's head of an array before its elements, at most."""
+_puts_decoder = msgspec.msgpack.Decoder(list[Item])
 _results_decoder = msgspec.msgpack.Decoder(list[Any])
 
 READS = frozenset({Get, Scan, Range, TimeLeft, Leases, Events, Unclaimed})
@@ -474,6 +482,21 @@ def decode_operations(command: bytes) -> list[Executable]:
             f"its transactions hold more than {MAX_OPERATIONS} operations: send fewer at once"
         )
     return operations
+
+
+def decode_puts(command: bytes) -> list[Item] | None:
+    """The operations of a command that holds several puts and nothing else; None for any other.
+
+    That is what most long commands hold, and needs no looking at each again.
+    """
+    if command[:1] == _ONE or command.find(_PUT, 1, _LONGEST_HEAD + len(_PUT)) < 0:
+        return None
+    if len(command) > MAX_OPERATIONS and count_operations(command) > MAX_OPERATIONS:
+        return None
+    try:
+        return _puts_decoder.decode(command)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _inner_weight(operations: list[Executable]) -> int:

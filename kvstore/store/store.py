@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, islice
-from operator import attrgetter
 from typing import Any, ClassVar
 
 import msgspec
@@ -50,6 +49,7 @@ from paxon.kvstore.store.operations import (
     Txn,
     Unclaimed,
     decode_operations,
+    decode_puts,
     encode_results,
     only_reads,
 )
@@ -87,17 +87,19 @@ _KEPT_COMMANDS = 512
 """Commands whose decoded form is kept from the check to the execution …"""
 _KEPT_BYTES = 8 << 20
 """… or so many bytes of them, whichever is less: then all are let go of."""
-_PUTS = frozenset({Item})
 _CHEAP = frozenset({Item, Put, Append, Delete, CompareAndSet, PutItem, Increment})
 """What they cost is about what they are long."""
 
 _encoder = msgspec.msgpack.Encoder()
-_key = attrgetter("key")
 
 
-def _are_puts(operations: list[Executable]) -> bool:
-    """Whether a command holds nothing but puts, as most do that hold many operations."""
-    return _PUTS.issuperset(map(type, operations)) if len(operations) > 1 else False
+def _decoded(command: bytes) -> tuple[Sequence[Executable], bool]:
+    """The operations of a command, and whether they are several puts and nothing else.
+
+    Raises ValueError if it is malformed.
+    """
+    puts = decode_puts(command)
+    return (decode_operations(command), False) if puts is None else (puts, True)
 
 
 def _weight(operation: Any) -> int:
@@ -134,7 +136,7 @@ class KVStore(StateMachine):
 
     def __init__(self) -> None:
         self._state = State()
-        self._checked: dict[int, tuple[bytes, list[Executable], bool]] = {}
+        self._checked: dict[int, tuple[bytes, Sequence[Executable], bool]] = {}
         """What `check` decoded, by the identity of the command (most is executed here soon), and
         whether these are puts, all of them."""
         self._checked_bytes = 0
@@ -187,12 +189,12 @@ class KVStore(StateMachine):
 
     def check(self, command: bytes) -> None:
         """Raises ValueError for a command that is not a list of operations."""
-        operations = decode_operations(command)
+        operations, puts = _decoded(command)
         self._checked_bytes += len(command)
         if self._checked_bytes > _KEPT_BYTES or len(self._checked) >= _KEPT_COMMANDS:
             self._checked.clear()
             self._checked_bytes = len(command)
-        self._checked[id(command)] = command, operations, _are_puts(operations)
+        self._checked[id(command)] = command, operations, puts
 
     def cost(self, command: bytes) -> int:
         """About what the reads of a command, or its operations if they are many, will take.
@@ -253,11 +255,7 @@ class KVStore(StateMachine):
         Raises ValueError for a malformed command, before anything is changed.
         """
         checked = self._checked.pop(id(command), None) if self._checked else None
-        if checked is None:
-            operations = decode_operations(command)
-            puts = _are_puts(operations)
-        else:
-            _, operations, puts = checked
+        operations, puts = _decoded(command) if checked is None else checked[1:]
         self._version += 1
         if len(operations) == 1 and type(put := operations[0]) is Item and self._put_alone(put):
             return _encoder.encode((self._state.revision,))
@@ -272,15 +270,8 @@ class KVStore(StateMachine):
             ):
                 done = self._put_many(run, results)  # type: ignore[arg-type]
             results += map(self._execute, run[done:] if done else run)
-        self._tidy()
+        self._state.keep_index()
         return encode_results(results)
-
-    def _tidy(self) -> None:
-        """After each command: what need not be done for each event."""
-        state = self._state
-        state.keep_index()
-        if state.history.full and not self._watches:
-            state.history.pack()
 
     def _put_alone(self, put: Item) -> bool:
         """Carry out a command's only put; False, and nothing is changed, if it is no plain one."""
@@ -311,7 +302,7 @@ class KVStore(StateMachine):
         history.items.append(put)
         history.befores.append(key if held is None else held)
         history.count(1, size)
-        self._tidy()
+        state.keep_index()
         return True
 
     def _put_many(self, puts: list[Item], results: list[Result]) -> int:
@@ -322,13 +313,10 @@ class KVStore(StateMachine):
         """
         state = self._state
         data, befores, leased = state.data, state.history.befores, len(state.leases) > 0
-        keep, spent, done = befores.append, 0, len(puts)
-        first = state.revision + 1
-        revisions = range(first, first + done)
-        # The lookups run in step with the loop: the second put of a key finds the first.
-        for revision, put, held in zip(
-            revisions, puts, map(data.get, map(_key, puts)), strict=True
-        ):
+        find, keep, spent, done = data.get, befores.append, 0, len(puts)
+        first = revision = state.revision + 1
+        for put in puts:
+            held = find(put.key)
             if held is None:
                 if put.lease or not 0 < len(put.key) <= self._bounds.max_key_bytes:
                     done = revision - first
@@ -349,11 +337,12 @@ class KVStore(StateMachine):
                 keep(held)
             put.modified = revision
             data[put.key] = put
+            revision += 1
         if done:
             state.revision += done
             state.history.items += puts[:done] if done < len(puts) else puts
             state.history.count(done, spent + done * EVENT_BYTES)
-            results += revisions[:done]
+            results += range(first, first + done)
         return done
 
     def query(self, query: bytes) -> bytes:

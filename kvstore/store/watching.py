@@ -204,7 +204,6 @@ class Watches:
                 self.drop(number)
                 self._ready.append((number, answer))
         self._look_from(state)
-        history.pack()
 
     def _look_from(self, state: State) -> None:
         """All that is kept is complete through the store's revision."""

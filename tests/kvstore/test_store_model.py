@@ -151,7 +151,7 @@ def comparable(result: Any) -> Any:
     ("block_events", "examples"), [(2, sized(150, 3000)), (1024, sized(100, 2000))]
 )
 def test_the_store_does_what_its_model_does(block_events: int, examples: int) -> None:
-    """Whether history is packed (in small blocks, so that much of it is) or not."""
+    """Whether history is cut into blocks of a few events or not."""
 
     @settings(max_examples=examples)
     @given(st.lists(STEPS, max_size=14))
@@ -164,7 +164,6 @@ def test_the_store_does_what_its_model_does(block_events: int, examples: int) ->
 
 def compare_with_model(steps: list[Any]) -> None:
     store, twin, model = KVStore(), KVStore(), Model()
-    never_pack(twin)
     for kind, what in steps:
         if kind == "do":
             command = encode_operations(what)
@@ -195,31 +194,23 @@ def compare_with_model(steps: list[Any]) -> None:
         assert comparable(ask(store, read)) == plain(model.run(read))
 
 
-def test_history_is_packed_unless_its_values_are_large_or_shared() -> None:
-    """Its snapshot is the same, and a watch of all of it is answered the same."""
-    store, twin = KVStore(), KVStore()
-    never_pack(twin)
+def test_a_restored_history_answers_the_same() -> None:
+    """Whatever its values: small, large, appended to (which share bytes), deleted, made again."""
+    store, reborn = KVStore(), KVStore()
     with patch.object(history, "_BLOCK_EVENTS", 4):
         for number in range(44):
             key = b"%d" % (number % 3)
-            long = 8 <= number < 16
-            step = Append(key, b"a" * 2000) if 20 <= number < 30 else Put(key, b"v" * 5000 * long)
-            command = encode_operations([step])
-            assert store.apply(command) == twin.apply(command)
-    packed = [block.items is None for block in store._state.history.blocks]
-    large, shared, newest = [False] * 3, [False] * 4, [False]
-    assert packed == [True, True, *large, *shared, True, *newest]
-    assert not any(block.packed for block in twin._state.history.blocks)
-    assert store.snapshot() == twin.snapshot()
+            step = (
+                Append(key, b"a" * 2000) if 20 <= number < 30
+                else Delete(key) if number in (33, 34)
+                else Put(key, b"v" * 5000 * (8 <= number < 16))
+            )  # fmt: skip
+            store.apply(encode_operations([step]))
+        reborn.restore(store.snapshot())
     everything = Events(0, [(b"\0", b"\0")], previous=True)
-    assert all_events(store, everything) == all_events(twin, everything)
-    assert store.snapshot() == twin.snapshot()
-
-
-def never_pack(store: KVStore) -> None:
-    """By a watch that is not told what happens: packing waits for it."""
-    idle = Events(0, [(b"never written", None)])
-    assert store.watch(1, encode_operations([idle])) is None
+    assert len(all_events(store, everything)[1]) == 44
+    assert all_events(reborn, everything) == all_events(store, everything)
+    assert reborn.snapshot() == store.snapshot()
 
 
 def ask(store: KVStore, operation: Any) -> Any:
