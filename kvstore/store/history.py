@@ -104,6 +104,7 @@ class Written(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=T
             yield from repeat(first, events) if first == last else range(first, last + 1)
 
 
+_encoder = msgspec.msgpack.Encoder()
 _modified = attrgetter("modified")
 
 
@@ -130,9 +131,17 @@ class Block:
         """The last of the revisions; 0 if there is none."""
         return self.items[self.count - 1].modified if self.count else 0
 
-    def written(self) -> Written:
-        """The events as a snapshot takes them."""
-        return Written(self.size, _runs(self.items), list(map(_shared, self.befores)))
+    def written(self) -> bytes:
+        """The events as a snapshot takes them.
+
+        (Nearly always without touching them: the child that encodes has no pages of its own then.)
+        """
+        written = Written(self.size, _runs(self.items), self.befores)  # type: ignore[arg-type]
+        try:
+            return _encoder.encode(written)
+        except TypeError:  # a value shared with its successor: nothing encodes a `Prefix`
+            written.befores = list(map(_shared, self.befores))
+            return _encoder.encode(written)
 
     def revisions(self) -> list[int]:
         """That of each event."""

@@ -55,8 +55,9 @@ def encode_state(state: State) -> bytes:
 
 
 def encode_history(state: State) -> list[Written]:
-    """The events kept."""
-    return [block.written() for block in state.history.blocks if block.count]
+    """The events kept, encoded already."""
+    blocks = [block for block in state.history.blocks if block.count]
+    return [msgspec.Raw(block.written()) for block in blocks]  # type: ignore[misc]
 
 
 def decode_state(image: bytes) -> State:
