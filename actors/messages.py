@@ -34,7 +34,7 @@ __all__ = [
     "overloaded", "retry_after",
 ]  # fmt: skip
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 """Goes into every frame's header; a server refuses frames of any other version."""
 
 
@@ -430,14 +430,16 @@ class Stranger(Wire, frozen=True, tag=7):
 class Watch(Wire, frozen=True, tag=8):
     """Client → any server: a read that waits until there is something to answer (rule 14).
 
-    Answered by a `QueryReply`, once; then the client asks on from there, here or elsewhere. One
-    with the id of another that is held takes its place.
+    Answered by a `QueryReply`, and no more unless that says GOES_ON; then the client asks on from
+    there, here or elsewhere. One with the id of another that is held takes its place.
     """
 
     id: int
     query: bytes
     near: bool = False
     """Meant for the leader: another server names it, and it does not take this if it holds many."""
+    answers: int = 1
+    """So many at most before the client asks on."""
 
 
 class Unwatch(Wire, frozen=True, tag=9):
@@ -500,6 +502,8 @@ class ReplyStatus(IntEnum):
     """Refused: longer than `max_command_bytes` allows by now."""
     NOT_CURRENT = 8
     """This server hears no leader, or is far behind: the client watches elsewhere."""
+    GOES_ON = 9
+    """As OK, of a watch that is held still, from behind this answer on."""
 
 
 def overloaded(reason: str, seconds: float) -> bytes:

@@ -33,7 +33,7 @@ class Outbox:
 
     __slots__ = (
         "_counters", "early", "network", "now", "replied_bytes", "to_all", "to_client", "to_peer",
-        "transferred",
+        "transferred", "unheard",
     )  # fmt: skip
 
     network: Network
@@ -52,6 +52,8 @@ class Outbox:
         """Bytes of log and snapshots for each peer."""
         self.replied_bytes = 0
         """What large replies and those to queries have come to."""
+        self.unheard: list[ClientToken] = []
+        """Clients for whom a reply was thrown away, for they are gone or do not read."""
 
     # --- queueing --------------------------------------------------------------------------------
 
@@ -98,7 +100,8 @@ class Outbox:
         """Send what is queued for clients."""
         if self.replied_bytes < FRAME_BYTES:
             for client, replies in self.to_client.items():
-                self.network.reply(client, replies)
+                if not self.network.reply(client, replies):
+                    self.unheard.append(client)
         else:
             self.reply_in_parts()
         self.to_client = {}
@@ -107,13 +110,17 @@ class Outbox:
         """There is much to say: in frames of bounded size, none of which is encoded twice."""
         for client, replies in self.to_client.items():
             frame: list[ServerReply] = []
-            size = 0
+            size, sent = 0, True
             for reply in replies:
                 frame.append(reply)
                 content: bytes = getattr(reply, "payload", b"") or getattr(reply, "value", b"")
                 size += len(content) + MESSAGE_BYTES
                 if size >= FRAME_BYTES:
-                    self.network.reply(client, frame)
+                    sent = self.network.reply(client, frame)
+                    if not sent:
+                        break  # nor may it take what follows for all there was
                     frame, size = [], 0
-            if frame:
-                self.network.reply(client, frame)
+            if sent and frame:
+                sent = self.network.reply(client, frame)
+            if not sent:
+                self.unheard.append(client)

@@ -398,7 +398,7 @@ class PaxosServer(BurstActor):
                 self.membership.confirmation.may_store, "stored before the count was confirmed"
             )
         if self.watches.held:
-            self.watches.answer_before_sync()
+            self.watches.answer_first(synced=False)
         promise, chosen_to = self.promised, self.log.chosen_to
         self._storage.save_counts(self.disks.counts)
         self._storage.save_chosen_to(chosen_to)
@@ -427,7 +427,7 @@ class PaxosServer(BurstActor):
         if self._durable_promise != self.promised:
             invariant(False, "a promise would leave unsynced")
         if self.watches.held:
-            self.watches.look_after()
+            self.watches.answer_first(synced=True)
         reign = self._reign
         if reign is not None:
             if reign.told_commit != self.log.chosen_to:
@@ -438,6 +438,8 @@ class PaxosServer(BurstActor):
                 self._send_put_off(reign)  # whose slots a heartbeat's commit index speaks of
 
     def _after_flush(self) -> None:
+        if self._outbox.unheard:
+            self.watches.forget_unheard()
         if self.membership.confirmation.pending:
             return  # nothing that it found on its disk may change
         if self._retires:

@@ -379,6 +379,14 @@ class Application:
             self._complain(error)
             return None
 
+    def keeps(self, number: int) -> bool:
+        """Whether the state machine keeps one of these still, from behind its answer on."""
+        try:
+            return bool(self.machine.keeps(number))
+        except BaseException as error:
+            self._complain(error)
+            return False
+
     def watched_through(self) -> bytes:
         """As far as the reads that wait are complete."""
         try:

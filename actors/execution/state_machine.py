@@ -140,8 +140,8 @@ class StateMachine(ABC):
     def watch(self, number: int, query: bytes) -> bytes | None:
         """Answer a read that waits for something to happen; None if nothing has happened yet.
 
-        Then keep it by its number until `unwatch`, or until `happened` answers it. By default there
-        are no watches.
+        Then keep it by its number until `unwatch`, or `happened` answers it (`keeps`). By default
+        there are no watches.
         """
         raise ValueError(f"{type(self).__name__} holds no watches: override watch()")
 
@@ -149,11 +149,18 @@ class StateMachine(ABC):
         """Forget a watch; nobody waits for its answer any more."""
 
     def happened(self) -> Iterable[tuple[int, bytes]]:
-        """Answers to watches kept, for which something has happened; those are kept no more.
+        """Answers to watches kept, for which something has happened.
 
         Called, while any are kept, after commands were executed or another state was restored.
         """
         return ()
+
+    def keeps(self, number: int) -> bool:
+        """Whether a watch that `happened` has answered is kept still, from behind that answer on.
+
+        By default it is not: its client asks again.
+        """
+        return False
 
     def watched_through(self) -> bytes:
         """As far as all watches kept are complete: their clients go on from there, elsewhere."""

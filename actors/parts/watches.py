@@ -10,13 +10,15 @@ from paxon.actors.limits.allowances import FRAME_BYTES, MESSAGE_BYTES
 from paxon.actors.messages import QueryReply, ReplyStatus, Unwatch, Watch, WatchCheck, WatchesHeld
 from paxon.actors.outbox import Outbox
 from paxon.actors.parts.host import Host
-from paxon.actors.records.watching import FAR_BEHIND, NEAR, Watching
+from paxon.actors.records.watching import FAR_BEHIND, NEAR, SHORT, Watching
 
 __all__ = ["Watches"]
 
+_NOT_OVERTAKEN = frozenset({QueryReply, WatchesHeld})
+
 
 class Watches:
-    """Holds the watches of clients, and answers each once."""
+    """Holds the watches of clients, and answers each as often as it asks for."""
 
     def __init__(self, host: Host, outbox: Outbox, counters: dict[str, int]) -> None:
         self._host = host
@@ -64,7 +66,8 @@ class Watches:
             return
         if not self.held:
             watching.seen = self._application.executed
-        number, before = watching.add(client, watch.id, len(watch.query), self._outbox.now)
+        size = len(watch.query)
+        number, before = watching.add(client, watch.id, size, self._outbox.now, watch.answers)
         if before is not None:
             self._application.unwatch(before)
         reply = self._application.watch(number, watch.query)
@@ -99,6 +102,7 @@ class Watches:
         """Answer those for which something has happened; let go of what must not wait here."""
         watching, now = self._watching, self._outbox.now
         executed = self._application.executed
+        self.forget_unheard()
         if watching.seen < executed:
             watching.seen = executed
             happened = self._application.happened()
@@ -112,14 +116,28 @@ class Watches:
             for client in watching.gone(now):
                 self.forget(client)
 
-    def answer_before_sync(self) -> None:
-        """Answer at once: what is executed was chosen, so it is durable at a majority already."""
+    def answer_first(self, *, synced: bool) -> None:
+        """Answer before all else leaves; what is executed is durable at a majority, synced or not.
+
+        Answers do not overtake each other, nor what is said of how far all are complete. Once all
+        is synced they travel with what else there is for their client.
+        """
         outbox = self._outbox
-        if self._watching.seen < self._application.executed:
-            waiting, outbox.to_client = outbox.to_client, {}
-            self.look_after()
-            outbox.send_replies()
-            outbox.to_client = waiting
+        if not synced and self._watching.seen >= self._application.executed:
+            return
+        waiting, outbox.to_client = outbox.to_client, {}
+        self.look_after()
+        for client in waiting.keys() & outbox.to_client.keys():
+            if synced or not _NOT_OVERTAKEN.isdisjoint(map(type, waiting[client])):
+                waiting[client] += outbox.to_client.pop(client)
+        outbox.send_replies()
+        outbox.to_client = waiting
+
+    def forget_unheard(self) -> None:
+        """Those to whom nothing gets through: had they missed one answer, the next would hide it."""
+        unheard = self._outbox.unheard
+        while unheard:
+            self.forget(unheard.pop())
 
     def held_of_late(self) -> bool:
         """Whether the leader is to tell of each commit at once."""
@@ -131,16 +149,26 @@ class Watches:
         self._counters["watches_answered"] += len(happened)
         sizes: dict[ClientToken, int] = {}
         for number, reply in happened:
-            client, watch = self._watching.take(number)
+            held = self.held.get(number)
+            if held is None:  # it was dropped, or has had all its answers, since the machine looked
+                continue
+            client, watch, *_ = held
             if client not in sizes:
                 sizes[client] = FRAME_BYTES if outbox.network.congested(client) else 0
-            if sizes[client] >= FRAME_BYTES:
+            size, much = len(reply.payload) + MESSAGE_BYTES, sizes[client] >= FRAME_BYTES
+            status, kept = ReplyStatus(reply.status), self._application.keeps(number)
+            if kept and self._watching.goes_on(number) and size <= SHORT and not much:
+                status = ReplyStatus.GOES_ON
+            else:
+                self._watching.take(number)
+                if kept:
+                    self._application.unwatch(number)
+            if much:
                 outbox.put_off(client, watch, "this client has much to read")
                 continue
-            size = len(reply.payload) + MESSAGE_BYTES
             sizes[client] += size
             outbox.replied_bytes += size
-            outbox.reply(client, QueryReply(watch, ReplyStatus(reply.status), reply.payload))
+            outbox.reply(client, QueryReply(watch, status, reply.payload))
 
     def _release(self) -> None:
         """Their clients have to ask elsewhere."""

@@ -28,6 +28,10 @@ answered is asked for again soon, and who waits for a lock makes a new one each 
 NEAR = 64
 """So many a leader holds for who could ask elsewhere: the first ones are told soonest, and a crowd
 costs the leader nothing."""
+ANSWERS = 16
+"""A watch may ask for so many answers at once …"""
+SHORT = 4096
+"""… of which each takes at most so many bytes: whoever does not read has no more than that owing."""
 FAR_BEHIND = 1000
 """Slots that a server may be behind what it was told is chosen, and still hold watches."""
 
@@ -51,8 +55,8 @@ class Watching:
     __slots__ = ("_bytes", "_clients", "_held_at", "_next", "held", "seen", "tidy_at")
 
     def __init__(self) -> None:
-        self.held: dict[int, tuple[ClientToken, int, int]] = {}
-        """Of each, by number: the client, its id, and bytes."""
+        self.held: dict[int, tuple[ClientToken, int, int, int]] = {}
+        """Of each, by number: the client, its id, bytes, and how many answers it may have."""
         self._clients: dict[ClientToken, _Client] = {}
         self._next = 0
         self._held_at = -OF_LATE
@@ -81,7 +85,9 @@ class Watching:
             return "this server holds as many watches as it can"
         return ""
 
-    def add(self, client: ClientToken, watch: int, size: int, now: float) -> tuple[int, int | None]:
+    def add(
+        self, client: ClientToken, watch: int, size: int, now: float, answers: int = 1
+    ) -> tuple[int, int | None]:
         """A number for a client's watch; and that of the one with the same id, held no more."""
         one = self._clients.get(client)
         if one is None:
@@ -94,14 +100,14 @@ class Watching:
             self._bytes -= gone
             one.bytes -= gone
         one.numbers[watch] = self._next
-        self.held[self._next] = (client, watch, size)
+        self.held[self._next] = (client, watch, size, min(answers, ANSWERS))
         self._bytes += size
         one.bytes += size
         return self._next, before
 
     def take(self, number: int) -> Held:
         """A watch is held no more: whose it was."""
-        client, watch, size = self.held.pop(number)
+        client, watch, size, _ = self.held.pop(number)
         self._bytes -= size
         one = self._clients[client]
         one.bytes -= size
@@ -109,6 +115,12 @@ class Watching:
         if not one.numbers:
             del self._clients[client]
         return client, watch
+
+    def goes_on(self, number: int) -> bool:
+        """A watch is answered: whether it may have another answer."""
+        client, watch, size, answers = self.held[number]
+        self.held[number] = (client, watch, size, answers - 1)
+        return answers > 1
 
     def drop(self, client: ClientToken, watches: Iterable[int] | None = None) -> list[int]:
         """A client wants these no more (None: it is gone); their numbers."""

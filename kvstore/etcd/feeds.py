@@ -67,9 +67,9 @@ class Answers:
     def taken(self, through: int) -> None:
         """Note that what `next` returned was passed on: only then is there more."""
         self.told = through
-        self._watched.answer = None
-        self._core.watches.taken(self._watched)
-        self._driver.plan_pump()
+        self._watched.answers.pop(0)
+        if self._core.watches.taken(self._watched):
+            self._driver.plan_pump()
 
     def close(self) -> None:
         """End it."""

@@ -363,6 +363,10 @@ class KVStore(StateMachine):
     def happened(self) -> list[tuple[int, bytes]]:
         return self._watches.happened(self._state, self._bounds.max_scan_bytes)
 
+    def keeps(self, number: int) -> bool:
+        """Whether an answered watch was told all there was, and goes on from there."""
+        return self._watches.keeps(number)
+
     def watched_through(self) -> bytes:
         """The store's revision: as far as all watches kept are complete."""
         return encode_results([self._state.revision])

@@ -169,6 +169,10 @@ class Watches:
             else:
                 yield self._by_span, span
 
+    def keeps(self, number: int) -> bool:
+        """Whether a watch is kept."""
+        return number in self._kept
+
     # --- what happens ------------------------------------------------------------------------
 
     def start_anew(self) -> None:
@@ -176,7 +180,7 @@ class Watches:
         self._anew = True
 
     def happened(self, state: State, max_bytes: int) -> list[tuple[int, bytes]]:
-        """Answers for which something has happened; those watches are kept no more."""
+        """Answers for which something has happened."""
         self.look(state, max_bytes)
         ready, self._ready = self._ready, []
         return ready
@@ -194,15 +198,17 @@ class Watches:
         else:
             concerned = self._concerned(history)
         concerned |= self._enter_reached(state.revision)
-        shared: dict[bytes, bytes | None] = {}
+        shared: dict[bytes, tuple[bytes, bool] | None] = {}
         for number in sorted(concerned):
             wanted = self._kept[number]
             if wanted.after < self._seen:
                 wanted = msgspec.structs.replace(wanted, after=self._seen)
             answer = _answer(state, wanted, max_bytes, shared)
             if answer is not None:
-                self.drop(number)
-                self._ready.append((number, answer))
+                payload, whole = answer
+                if not whole:
+                    self.drop(number)
+                self._ready.append((number, payload))
         self._look_from(state)
 
     def _look_from(self, state: State) -> None:
@@ -311,18 +317,22 @@ def _decode(query: bytes) -> Events:
 
 
 def _answer(
-    state: State, wanted: Events, max_bytes: int, shared: dict[bytes, bytes | None]
-) -> bytes | None:
-    """The answer to a watch, None if there is nothing for it; many may ask the very same."""
+    state: State, wanted: Events, max_bytes: int, shared: dict[bytes, tuple[bytes, bool] | None]
+) -> tuple[bytes, bool] | None:
+    """The answer to a watch, and whether that is all; None if there is nothing for it.
+
+    Many may ask the very same.
+    """
     question = encode_operations((wanted,))
     if question in shared:
         return shared[question]
     try:
         result, events, _ = answer_events(state, wanted, max_bytes)
-        quiet = not events and result[0] >= state.revision
+        whole = result[0] >= state.revision
+        quiet = whole and not events
     except Refusal as refused:
-        result, quiet = refused.result, False
-    answer = None if quiet else encode_results([result])
+        result, quiet, whole = refused.result, False, False
+    answer = None if quiet else (encode_results([result]), whole)
     if len(shared) < _SHARED:
         shared[question] = answer
     return answer

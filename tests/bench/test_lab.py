@@ -51,8 +51,9 @@ class FakeSockets(QuietNetwork):
     def broadcast(self, servers: Sequence[int], messages: Sequence[Any]) -> None:
         self.left.append((self.now, tuple(servers), list(messages)))
 
-    def reply(self, client: bytes, messages: Sequence[Any]) -> None:
+    def reply(self, client: bytes, messages: Sequence[Any]) -> bool:
         self.left.append((self.now, (), (client, list(messages))))
+        return True
 
     def receive(self) -> Burst[Any, Any]:
         return Burst()

@@ -40,8 +40,36 @@ def watch(store: KVStore, number: int, after: int, spans: Any = KEY, **options: 
 
 
 def happened(store: KVStore) -> dict[int, Any]:
-    """The answers that are due, by the watches' numbers."""
-    return {number: decode_results(answer)[0] for number, answer in store.happened()}
+    """The answers that are due, by the watches' numbers; nobody wants another."""
+    found = {number: decode_results(answer)[0] for number, answer in store.happened()}
+    for number in found:
+        store.unwatch(number)
+    return found
+
+
+def test_an_answered_watch_goes_on_from_there() -> None:
+    store = KVStore()
+    assert watch(store, 1, 1) is None
+    for value in (b"1", b"2"):
+        run(store, Put(b"k", value), Put(b"x", b""))
+        ((number, answer),) = store.happened()
+        assert [row[1] for row, _ in decode_results(answer)[0][1]] == [value]
+        assert store.keeps(number)
+    store.restore(store.snapshot())
+    assert not list(store.happened()), "what it was told before is not told again"
+
+
+def test_a_watch_goes_on_only_if_its_answer_was_all_there_was() -> None:
+    store = KVStore()
+    most = {name: limit.most for name, limit in store.limits.items()}
+    store.agree(most | {"max_scan_bytes": 1})
+    assert watch(store, 1, 1) is None
+    run(store, Put(b"k", b"1"), Put(b"k", b"2"))
+    ((number, answer),) = store.happened()
+    assert decode_results(answer)[0][0] == 2
+    assert not store.keeps(number)
+    run(store, Put(b"k", b"3"))
+    assert not list(store.happened())
 
 
 def keys(answer: Any) -> list[tuple[int, bytes, bool]]:

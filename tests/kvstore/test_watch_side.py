@@ -25,7 +25,8 @@ from paxon.actors.messages import (
 )
 from paxon.actors.records.watching import Watching
 from paxon.kvstore.client.requests import Ticket
-from paxon.kvstore.client.watches.side import _FEW, Watched, WatchSide
+from paxon.kvstore.client.watches import side as watch_side
+from paxon.kvstore.client.watches.side import _ANSWERS, _FEW, Watched, WatchSide
 from paxon.kvstore.errors import ClientClosed, OperationFailed
 from paxon.kvstore.store.operations import (
     Compact,
@@ -65,16 +66,21 @@ class Replica:
             self.executed += 1
             most -= 1
         for number, answer in self.store.happened():
-            _, watch = self.watching.take(number)
+            watch = self.watching.held[number][1]
+            if self.store.keeps(number) and self.watching.goes_on(number):
+                replies.append(QueryReply(watch, ReplyStatus.GOES_ON, answer))
+                continue
+            self.watching.take(number)
+            self.store.unwatch(number)
             replies.append(QueryReply(watch, ReplyStatus.OK, answer))
         return replies
 
     def handle(self, message: ClientMessage) -> list[ServerReply]:
         match message:
-            case Watch(watch, query, near):
+            case Watch(watch, query, near, answers):
                 if not self.current or (near and self.names_leader):
                     return [QueryReply(watch, ReplyStatus.NOT_CURRENT, b"")]
-                number, before = self.watching.add(CLIENT, watch, len(query), 0.0)
+                number, before = self.watching.add(CLIENT, watch, len(query), 0.0, answers)
                 assert before is None, "each asking has a number of its own"
                 answer = self.store.watch(number, query)
                 if answer is None:
@@ -90,6 +96,11 @@ class Replica:
                 return [WatchesHeld(check, held, self.store.watched_through(), self.current)]
             case _:
                 raise AssertionError(message)
+
+    def forget(self) -> None:
+        """Its client is gone, or does not read: an answer was thrown away."""
+        for number in self.watching.drop(CLIENT):
+            self.store.unwatch(number)
 
     def let_go(self) -> list[ServerReply]:
         """It is not current any more."""
@@ -152,9 +163,7 @@ class World:
     def cut(self, name: str) -> None:
         """The connection ends, with all that was under way; its server hears of it."""
         self.up[name], self.down[name] = [], []
-        replica = self.replicas[name]
-        for number in replica.watching.drop(CLIENT):
-            replica.store.unwatch(number)
+        self.replicas[name].forget()
         self.side.lost(name, self.now)
 
     def settle(self, seconds: float = 0.0) -> None:
@@ -196,6 +205,7 @@ class Caller:
                 return
             answer: Any = self.watched.answer
             self.ticket = None
+            self.watched.answers.pop(0)
             self.world.side.taken(self.watched)
             if isinstance(answer, dict):
                 self.refused = answer
@@ -326,8 +336,11 @@ def test_a_watch_that_was_answered_as_it_ended_is_no_reason_to_ask_for_all_other
     assert caller.watched.position == 2
 
 
-def test_what_a_home_held_before_does_not_count_when_they_come_back_to_it() -> None:
-    """It lost an answer, as on a connection that is full; an old asking would make up for that."""
+def test_what_a_home_held_before_does_not_count_when_they_come_back_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It lost a last answer; an old asking would make up for that."""
+    monkeypatch.setattr(watch_side, "_ANSWERS", 1)
     world = World()
     callers = [Caller(world), Caller(world, spans=[(b"other", None)])]
     settle(world, *callers)
@@ -387,15 +400,40 @@ def test_what_is_gone_from_history_is_said() -> None:
     assert caller.refused["oldest"] == 4
 
 
-def test_who_does_not_take_its_answer_gets_no_other() -> None:
+def test_most_answers_come_with_no_question_before_them() -> None:
+    world = World()
+    caller = Caller(world)
+    for n in range(2 * _ANSWERS):
+        world.write(Put(b"k", b"%d" % n))
+        settle(world, caller, seconds=0.01)
+    assert caller.told == list(range(2, 2 * _ANSWERS + 2))
+    assert sum(isinstance(message, Watch) for _, message in world.sent) == 3
+
+
+def test_one_whose_answer_was_thrown_away_is_asked_for_again_from_there() -> None:
+    world = World()
+    caller = Caller(world)
+    settle(world, caller)
+    home = world.replicas[NAMES[0]]
+    world.write(Put(b"k", b""))
+    assert home.execute(1 << 30), "it answers, and cannot send it"
+    home.forget()
+    world.write(Put(b"k", b""))
+    settle(world, caller, seconds=5)
+    assert caller.told == [2, 3]
+
+
+def test_who_does_not_take_its_answers_gets_few() -> None:
     """A watch that nobody reads costs the servers nothing more."""
     world = World()
     caller = Caller(world)
+    settle(world, caller)
     for n in range(100):
         world.write(Put(b"k", b"%d" % n))
         world.settle(0.05)
     asked = [message for _, message in world.sent if isinstance(message, Watch)]
     assert len(asked) == 1
+    assert len(caller.watched.answers) == _ANSWERS
     settle(world, caller)
     assert caller.told == list(range(2, 102))
 
@@ -538,7 +576,11 @@ def test_no_event_is_lost_or_told_twice_across_any_faults(seed: int) -> None:
                 chance.choice(callers).look()
             case 11 | 12:
                 if name not in world.frozen:
-                    world.down[name] += world.replicas[name].execute(chance.randrange(1, 5))
+                    answers = world.replicas[name].execute(chance.randrange(1, 5))
+                    if answers and step % 4 == 0:  # they cannot be sent
+                        world.replicas[name].forget()
+                    else:
+                        world.down[name] += answers
             case 13:
                 world.poll()
             case 14:
@@ -596,7 +638,7 @@ def test_what_one_watch_needs_is_found_without_looking_at_all_others(
         answer = encode_results([[1, [[[b"k", b"v", 1, 1, 1, 0], None]]]])
         reply = QueryReply(watched.order, ReplyStatus.OK, answer)
         assert side.on_reply(side.home, reply, 0.0, side.home)
-        watched.answer = None
+        watched.answers.pop(0)
         side.taken(watched)
         side.next_deadline()
         side.send(0.0, lambda _address, message, _size: sent.append(message))

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
-from paxon.actors import Ballot
+from paxon.actors import Ballot, outbox
 from paxon.actors.messages import (
     P2A,
     CatchUp,
     CatchUpRequest,
+    Command,
+    CommandReply,
     CommitNote,
     Heartbeat,
     HeartbeatReply,
     NotLeader,
     QueryReply,
     ReplyStatus,
+    ServerReply,
     StatusReply,
     StatusRequest,
     Unwatch,
@@ -29,12 +32,14 @@ from paxon.actors.messages import (
 from paxon.actors.records import watching
 from paxon.actors.records.watching import (
     ALL,
+    ANSWERS,
     EACH,
     FAR_BEHIND,
     FORGOTTEN,
     NEAR,
     OF_LATE,
     QUERY_BYTES,
+    SHORT,
 )
 from paxon.transport import Burst
 from tests.harness import CLIENT, Cluster, Register, Wire
@@ -49,6 +54,7 @@ class Watched(Register):
     def __init__(self) -> None:
         super().__init__()
         self.kept: dict[int, int] = {}
+        self.going_on = False
 
     def watch(self, number: int, query: bytes) -> bytes | None:
         if query == b"nonsense":
@@ -66,7 +72,12 @@ class Watched(Register):
         due = {n: after for n, after in self.kept.items() if after < len(self.applied)}
         for number, after in due.items():
             del self.kept[number]
+            if self.going_on:
+                self.kept[number] = len(self.applied)
             yield number, b" ".join(self.applied[after:])
+
+    def keeps(self, number: int) -> bool:
+        return number in self.kept
 
     def watched_through(self) -> bytes:
         return b"%d" % len(self.applied)
@@ -116,6 +127,89 @@ def test_what_has_not_happened_is_waited_for(server: int) -> None:
     cluster.execute(1, session, b"c", first=3)
     cluster.pass_time(0.2)
     assert len(told(cluster, 7)) == 1, "it was answered, and is held no more"
+
+
+def going_on(size: int = 3, **options: Any) -> tuple[Cluster, int]:
+    """As `running`; the state machine keeps what it has answered."""
+    cluster, session = running(size, **options)
+    for server in cluster.servers.values():
+        machine = server.application.machine
+        assert isinstance(machine, Watched)
+        machine.going_on = True
+    return cluster, session
+
+
+def test_a_watch_goes_on_until_it_has_had_the_answers_that_it_asked_for() -> None:
+    cluster, session = going_on()
+    cluster.request(2, Watch(7, b"1", answers=3), Watch(8, b"1"))
+    for seq, text in enumerate((b"b", b"c", b"d", b"e"), 2):
+        cluster.execute(1, session, text, first=seq)
+        cluster.pass_time(0.2)
+    goes_on = ReplyStatus.GOES_ON
+    assert told(cluster, 7) == [(goes_on, b"b"), (goes_on, b"c"), (ReplyStatus.OK, b"d")]
+    assert told(cluster, 8) == [(ReplyStatus.OK, b"b")]
+    assert kept(cluster, 2) == 0
+
+
+def test_a_watch_that_was_answered_at_length_has_to_be_asked_for_again() -> None:
+    """Else a client that does not read would have much owing."""
+    cluster, session = going_on()
+    cluster.request(2, Watch(7, b"1", answers=1 << 30))
+    cluster.execute(1, session, b"b" * SHORT, first=2)
+    cluster.pass_time(0.2)
+    assert [status for status, _ in told(cluster, 7)] == [ReplyStatus.OK]
+    assert kept(cluster, 2) == 0
+    cluster.request(2, Watch(8, b"2", answers=1 << 30))
+    for seq in range(3, 3 + 2 * ANSWERS):
+        cluster.execute(1, session, b"b", first=seq)
+        cluster.pass_time(0.2)
+    assert len(told(cluster, 8)) == ANSWERS, "nor are very many given at once"
+
+
+@pytest.mark.parametrize("frame_bytes", [1, 1 << 20])
+def test_a_client_that_an_answer_does_not_reach_is_forgotten(
+    frame_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next answer, or how far all is complete, would tell it that it has missed nothing."""
+    monkeypatch.setattr(outbox, "FRAME_BYTES", frame_bytes)
+
+    class Full(Wire):
+        def reply(self, client: bytes, messages: Sequence[ServerReply]) -> bool:
+            lost = client == CLIENT and any(isinstance(m, QueryReply) for m in messages)
+            return not lost and super().reply(client, messages)
+
+    cluster = Cluster(machine=Watched, wire=Full).start()
+    cluster.lead(1)
+    session = cluster.open_session(1, client=OTHER)
+    for server in cluster.servers.values():
+        server.application.machine.going_on = True  # type: ignore[attr-defined]
+    cluster.request(1, Watch(7, b"0", answers=3), Watch(8, b"9", answers=3))
+    cluster.request(1, Watch(7, b"0", answers=3), client=OTHER)
+    cluster.command(1, session, 1, b"a", client=OTHER)
+    cluster.deliver(P2A)
+    votes = [
+        (p.source, cluster.storages[p.source].incarnation, [p.message]) for p in cluster.packets
+    ]
+    cluster.packets = []
+    cluster.step(1, Burst(peers=votes, clients=[(CLIENT, [WatchCheck(1)])]))
+    assert not cluster.told(WatchesHeld), "what follows an answer that was lost is lost with it"
+    cluster.request(1, WatchCheck(2))
+    assert [reply.held for reply in cluster.told(WatchesHeld)] == [0]
+    assert told(cluster, 7, OTHER) == [(ReplyStatus.GOES_ON, b"a")]
+    assert kept(cluster, 1) == 1
+
+
+def test_an_answer_does_not_overtake_what_was_said_before_it() -> None:
+    """A watch that ends with it would be counted as held."""
+    cluster, session = going_on(1, window=1, batch_bytes=1)
+    cluster.request(1, Watch(7, b"1", answers=2))
+    before = len(cluster.replies)
+    two = [Command(session, seq, 0, 0, b"b") for seq in (2, 3)]
+    cluster.step(1, Burst(clients=[(CLIENT, [WatchCheck(1), *two])]))
+    cluster.pass_time(0.1)
+    kinds = [type(r) for _, _, r in cluster.replies[before:] if not isinstance(r, CommandReply)]
+    assert kinds == [WatchesHeld, QueryReply, QueryReply]
+    assert told(cluster, 7) == [(ReplyStatus.GOES_ON, b"b"), (ReplyStatus.OK, b"b")]
 
 
 def test_an_answer_leaves_only_when_the_value_is_chosen() -> None:

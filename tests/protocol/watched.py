@@ -67,9 +67,9 @@ class WatchedWire(Wire):
         watched(self.cluster).watch.on_send(self.server, messages, (server,))
         super().send(server, messages)
 
-    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
+    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> bool:
         watched(self.cluster).watch.on_reply(self.server, messages)
-        super().reply(client, messages)
+        return super().reply(client, messages)
 
 
 def watched(cluster: Cluster) -> WatchedCluster:

@@ -186,13 +186,14 @@ class _Wire(QuietNetwork):
         for message in messages:
             self.steps.sent |= 1 << self.steps.messages.number(self.server, server, message)
 
-    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
+    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> bool:
         for message in messages:
             if isinstance(message, CommandReply) and message.status == ReplyStatus.OK:
                 self.steps.effects.append(("acknowledged", message.session, message.seq))
             elif isinstance(message, QueryReply) and message.id == ASKS:
                 told = decode_members(message.payload)
                 self.steps.effects.append(("told", CHANGE, told.outcome))
+        return True
             elif isinstance(message, QueryReply):
                 self.steps.effects.append(("read", message.id, message.payload))
             elif isinstance(message, SessionOpened):

@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from paxon.actors.codecs import client_codec
-from paxon.actors.messages import ClientMessage, ReadMode, ServerReply
+from paxon.actors.messages import ClientMessage, ReadMode
 from paxon.kvstore.client.core import ClientCore, CoreOptions
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.client.watches.side import Watched
@@ -129,7 +129,7 @@ class Watch:
             self._end()
         else:
             self.told = books.watched(self.wanted, self.told, answer)
-            watched.answer = None
+            watched.answers.pop(0)
             self._client.core.watches.taken(watched)
         return answer
 
@@ -349,10 +349,10 @@ class Coordinator:
         self.core.lost(self.world.addresses[server], self.world.now)
         self.poll()
 
-    def send_reply(self, node: Node, token: bytes, messages: Sequence[ServerReply]) -> None:
+    def send_reply(self, node: Node, token: bytes, body: bytes) -> None:
         """A server answers on a connection, which may have ended."""
         world = self.world
-        frame = (node.id, token, node.client_codec.encode(messages))
+        frame = (node.id, token, body)
         if not world.network.transmit(
             node.id, CLIENT_PLACE + self.number, world.now + node.elapsed, self.deliver, frame,
             twice=False, stream=True,

@@ -114,8 +114,8 @@ class AsyncWatch:
                     f"nothing has happened within {timeout:g} s; the watch goes on"
                 ) from None
         finally:  # also where the task is cancelled: what has come by then is kept
-            told.settle(self._core.watches)
-            self._driver.plan_pump()
+            if told.settle(self._core.watches):
+                self._driver.plan_pump()
         if told.error is not None:
             await self.close()  # it cannot go on
             raise told.error

@@ -90,23 +90,23 @@ class Told:
             return first - 1
         return self.watched.position
 
-    def settle(self, side: WatchSide) -> None:
-        """Take in what has come by now, once a wait is over."""
+    def settle(self, side: WatchSide) -> bool:
+        """Take in what has come by now, once a wait is over; whether there is more to ask for."""
         watched = self.watched
         watched.ticket = None
-        if watched.answer is None:
+        if not watched.answers:
             self.error = watched.error
-            return
+            return True
         try:
-            _, rows, *looked = accepted(watched.answer)
+            _, rows, *looked = accepted(watched.answers[0])
         except PaxonError as error:
             self.error = error
-            return
+            return True
         events = deque(_event(row, previous) for row, previous in rows)
         self.looked = looked[0] if looked else None
         self._events = events  # (it was empty; and no interrupt comes between this …
-        watched.answer = None  # … and this)
-        side.taken(watched)
+        watched.answers.pop(0)  # … and this)
+        return side.taken(watched)
 
     def __bool__(self) -> bool:
         """Whether there are events that were not told yet."""

@@ -2,8 +2,8 @@
 
 All watches of a client are at one server, its *home*: as long as they are few that is the leader,
 which is the first to know, and else another, for a leader has enough to do. What happens there is
-answered once for each watch; when the caller has taken the answer, the watch is asked for again
-from where that ended. The client moves with all of them when its home is not current, or is silent:
+answered as often as was asked for; when the caller has taken the last answer, the watch is asked
+for again from where that ended. The client moves with all of them when its home is not current, or is silent:
 it is asked every `_CHECK_SECONDS` how many it holds. So what its position says is all that has to
 be remembered, and nothing is told twice or left out, wherever the next server is.
 """
@@ -41,6 +41,8 @@ _SILENT_SECONDS = 1.5
 """… and how long it may owe the answer."""
 _FIRST_ORDER = 1 << 40
 """Above the numbers of a client's queries."""
+_ANSWERS = 16
+"""A watch is asked for so many at once: most come with no question before them."""
 _FEW = 8
 """So many watches of a client are at the leader."""
 _PAUSE_FIRST, _PAUSE_MAX = 0.05, 0.5
@@ -51,10 +53,10 @@ Answer = Result
 
 
 class Watched:
-    """One watch: what is waited for, how far it has come, and at most one answer not yet taken."""
+    """One watch: what is waited for, how far it has come, and a few answers not yet taken."""
 
     __slots__ = (
-        "answer", "error", "not_before", "number", "order", "position", "sent", "ticket", "wanted"
+        "answers", "error", "not_before", "number", "order", "position", "sent", "ticket", "wanted"
     )  # fmt: skip
 
     def __init__(self, number: int, wanted: Events) -> None:
@@ -62,28 +64,35 @@ class Watched:
         self.wanted = wanted
         self.position = wanted.after
         """Everything up to this revision has been answered; it never falls."""
-        self.answer: Answer | None = None
+        self.answers: list[Answer] = []
+        """Those that the caller has not taken."""
         self.error: PaxonError | None = None
         """It cannot go on."""
         self.ticket: Ticket[Any, Any] | None = None
         """The caller that waits for the next answer."""
         self.sent = False
-        """Its home has been asked, and has not answered."""
+        """Its home has been asked, and has not given its last answer."""
         self.order = 0
         """Of its last asking: askings and checks are numbered together."""
         self.not_before = -math.inf
 
     @property
+    def answer(self) -> Answer | None:
+        """The first of its answers, if there is one."""
+        first = self.answers[:1]
+        return first[0] if first else None
+
+    @property
     def due(self) -> bool:
         """Whether it has to be asked for."""
-        return not self.sent and self.answer is None and self.error is None
+        return not (self.sent or self.answers or self.error)
 
     def message(self, near: bool) -> Watch:
         """The question, from its position on."""
         wanted = self.wanted
         if wanted.after != self.position:
             wanted = self.wanted = msgspec.structs.replace(wanted, after=self.position)
-        return Watch(self.order, encode_operations((wanted,)), near)
+        return Watch(self.order, encode_operations((wanted,)), near, _ANSWERS)
 
 
 class WatchSide:
@@ -180,18 +189,19 @@ class WatchSide:
         self._tell(watched)
 
     def _tell(self, watched: Watched) -> None:
-        """Wake whoever waits. The answer stays until it is `taken`: no interrupt loses it."""
+        """Wake whoever waits. The answer stays until its caller takes it: no interrupt loses it."""
         ticket = watched.ticket
-        if ticket is None or (watched.answer is None and watched.error is None):
+        if ticket is None or not (watched.answers or watched.error):
             return
         watched.ticket = None
-        ticket.complete(None, None if watched.answer is not None else watched.error, True)
+        ticket.complete(None, None if watched.answers else watched.error, True)
 
-    def taken(self, watched: Watched) -> None:
-        """The caller has the answer: the watch goes on behind it."""
-        watched.answer = None
-        if watched.number in self._watches:
-            self._to_ask[watched] = None
+    def taken(self, watched: Watched) -> bool:
+        """The caller has taken an answer; whether the watch has to be asked for again."""
+        if watched.sent or watched.number not in self._watches:
+            return False
+        self._to_ask[watched] = None
+        return True
 
     def tickets(self) -> list[Ticket[Any, Any]]:
         """Those that wait."""
@@ -292,12 +302,14 @@ class WatchSide:
         `leader`: who is thought to lead, maybe by the same frame: who does not lead names whom it
         follows when it is asked for a few watches (docs/watches.md).
         """
-        watched = self._asked.get(reply.id)
+        watched, goes_on = self._asked.get(reply.id), reply.status == ReplyStatus.GOES_ON
         if watched is None or address != self.home:
-            self._ended.discard(reply.id)
+            if not goes_on:
+                self._ended.discard(reply.id)
             return reply.id > _FIRST_ORDER  # (late: it has ended, or was asked for elsewhere)
-        del self._asked[reply.id]
-        watched.sent = False
+        if not goes_on:
+            del self._asked[reply.id]
+            watched.sent = False
         if reply.status == ReplyStatus.NOT_CURRENT and self._near and leader != address:
             self._settle(leader)
         elif reply.status == ReplyStatus.NOT_CURRENT:
@@ -305,7 +317,7 @@ class WatchSide:
         elif reply.status == ReplyStatus.OVERLOADED:
             watched.not_before = now + max(retry_after(reply.payload)[0], _PAUSE_FIRST)
             self._to_ask[watched] = None
-        elif reply.status != ReplyStatus.OK:
+        elif reply.status != ReplyStatus.OK and not goes_on:
             watched.error = outcomes.refused(reply.status, reply.payload)
         else:
             self._moves = 0
@@ -328,7 +340,7 @@ class WatchSide:
             if not answer[1]:
                 self._to_ask[watched] = None  # nothing yet, but so far it has looked
                 return
-        watched.answer = answer
+        watched.answers.append(answer)
 
     def on_held(self, address: str, reply: WatchesHeld, now: float) -> None:
         """The home says how many watches it holds, and how far they are complete."""

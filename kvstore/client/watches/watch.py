@@ -147,13 +147,14 @@ class Watch:
                 raise ClientClosed("the watch is closed")
             driver.check()
             ticket = self._core.next_answer(watched, now=time.monotonic(), deadline=math.inf)
-            driver.pump()
+            if not ticket.done:
+                driver.pump()
         try:
             driver.wait(ticket, until)
         finally:  # also where a signal's handler raises: what has come is kept
             with driver.lock:
-                self._told.settle(self._core.watches)
-                driver.pump_if_usable()
+                if self._told.settle(self._core.watches):
+                    driver.pump_if_usable()
         if self._told.error is not None:
             error = self._told.error
             self.close()  # it cannot go on
