@@ -24,12 +24,14 @@ _EVENT_BYTES = 256
 Event = tuple[Row, Row | None]
 
 
-def read_events(state: State, wanted: Events, max_bytes: int) -> tuple[int, list[Event], int]:
+def read_events(
+    state: State, wanted: Events, max_bytes: int, number: int | None = None
+) -> tuple[int, list[Event], int]:
     """Through which revision this is complete, the events up to there, and what they count for.
 
     Cut between revisions once it holds `max_bytes`, or has looked at enough. A position beyond the
-    store's own is answered with itself: there is nothing yet. Raises `Refusal` if history does not
-    reach back to the revision after `wanted.after`.
+    store's own is answered with itself: there is nothing yet. `number` is that of the first event
+    after `wanted.after`, if it is known. Raises `Refusal` if history does not reach back to there.
     """
     history = state.history
     if wanted.after >= state.revision:
@@ -39,7 +41,9 @@ def read_events(state: State, wanted: Events, max_bytes: int) -> tuple[int, list
     matches = matcher(wanted.spans)
     found: list[Event] = []
     through, size, looked_at = wanted.after, 0, 0
-    for item, before in history.since(history.number_after(wanted.after)):
+    if number is None:
+        number = history.number_after(wanted.after)
+    for item, before in history.since(number):
         if item.modified != through:
             if looked_at and (size >= max_bytes or looked_at >= _LOOKED_AT):
                 break
@@ -58,9 +62,11 @@ def read_events(state: State, wanted: Events, max_bytes: int) -> tuple[int, list
     return through, found, size + looked_at * _LOOK_BYTES
 
 
-def answer_events(state: State, wanted: Events, max_bytes: int) -> tuple[Result, list[Event], int]:
-    """The result of `Events`; its events and their bytes by themselves."""
-    through, events, size = read_events(state, wanted, max_bytes)
+def answer_events(
+    state: State, wanted: Events, max_bytes: int, number: int | None = None
+) -> tuple[Result, list[Event], int]:
+    """The result of `Events`; its events and their bytes by themselves. See `read_events`."""
+    through, events, size = read_events(state, wanted, max_bytes, number)
     if wanted.look is None:
         return [through, events], events, size
     if not events:  # nobody looks as long as nothing has happened
@@ -77,6 +83,8 @@ def answer_events(state: State, wanted: Events, max_bytes: int) -> tuple[Result,
 
 def matcher(spans: list[tuple[bytes, bytes | None]]) -> Callable[[bytes], bool]:
     """Whether a key is in one of the spans: as quick for a thousand of them as for one."""
+    if len(spans) == 1 and spans[0][1] is None:
+        return spans[0][0].__eq__
     single = frozenset(key for key, end in spans if end is None)
     ranges = united(spans)
     firsts, ends = [first for first, _ in ranges], [end_of(end) for _, end in ranges]

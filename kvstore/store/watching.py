@@ -193,17 +193,16 @@ class Watches:
         if not self._kept:
             return
         history = state.history
-        if self._anew or self._next < history.first:
-            concerned = set(self._kept)
-        else:
-            concerned = self._concerned(history)
+        follows = not self._anew and self._next >= history.first
+        concerned = self._concerned(history) if follows else set(self._kept)
         concerned |= self._enter_reached(state.revision)
         shared: dict[bytes, tuple[bytes, bool] | None] = {}
         for number in sorted(concerned):
             wanted = self._kept[number]
             if wanted.after < self._seen:
-                wanted = msgspec.structs.replace(wanted, after=self._seen)
-            answer = _answer(state, wanted, max_bytes, shared)
+                wanted = self._kept[number] = msgspec.structs.replace(wanted, after=self._seen)
+            at = self._next if follows and wanted.after == self._seen else None
+            answer = _answer(state, wanted, max_bytes, shared, at)
             if answer is not None:
                 payload, whole = answer
                 if not whole:
@@ -317,17 +316,18 @@ def _decode(query: bytes) -> Events:
 
 
 def _answer(
-    state: State, wanted: Events, max_bytes: int, shared: dict[bytes, tuple[bytes, bool] | None]
-) -> tuple[bytes, bool] | None:
+    state: State, wanted: Events, max_bytes: int,
+    shared: dict[bytes, tuple[bytes, bool] | None], number: int | None,
+) -> tuple[bytes, bool] | None:  # fmt: skip
     """The answer to a watch, and whether that is all; None if there is nothing for it.
 
-    Many may ask the very same.
+    Many may ask the very same. `number`: see `read_events`.
     """
     question = encode_operations((wanted,))
     if question in shared:
         return shared[question]
     try:
-        result, events, _ = answer_events(state, wanted, max_bytes)
+        result, events, _ = answer_events(state, wanted, max_bytes, number)
         whole = result[0] >= state.revision
         quiet = whole and not events
     except Refusal as refused:
