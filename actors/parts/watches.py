@@ -134,7 +134,7 @@ class Watches:
         outbox.to_client = waiting
 
     def forget_unheard(self) -> None:
-        """Those to whom nothing gets through: had they missed one answer, the next would hide it."""
+        """Those to whom nothing gets through: after a lost answer, the next would hide it."""
         unheard = self._outbox.unheard
         while unheard:
             self.forget(unheard.pop())

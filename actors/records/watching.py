@@ -31,7 +31,7 @@ costs the leader nothing."""
 ANSWERS = 16
 """A watch may ask for so many answers at once …"""
 SHORT = 4096
-"""… of which each takes at most so many bytes: whoever does not read has no more than that owing."""
+"""… of which all but the last take at most so many bytes each."""
 FAR_BEHIND = 1000
 """Slots that a server may be behind what it was told is chosen, and still hold watches."""
 

@@ -351,7 +351,8 @@ class History:
         if found is None:
             return self.end
         if found.items is not None:
-            return found.first + bisect_left(found.items, revision + 1, 0, found.count, key=_modified)
+            items, count = found.items, found.count
+            return found.first + bisect_left(items, revision + 1, 0, count, key=_modified)
         return found.first + bisect_left(found.revisions(), revision + 1)
 
     def changes(self, number: int) -> Iterator[tuple[int, Before]]:

@@ -151,6 +151,13 @@ class World:
             for message in messages:
                 self.down[name] += self.replicas[name].handle(message)
 
+    def execute(self, name: str, most: int, *, sends: bool) -> None:
+        answers = self.replicas[name].execute(most)
+        if sends:
+            self.down[name] += answers
+        elif answers:  # its client does not read
+            self.replicas[name].forget()
+
     def answer(self, name: str) -> None:
         replies, self.down[name] = self.down[name], []
         for reply in replies:
@@ -576,11 +583,7 @@ def test_no_event_is_lost_or_told_twice_across_any_faults(seed: int) -> None:
                 chance.choice(callers).look()
             case 11 | 12:
                 if name not in world.frozen:
-                    answers = world.replicas[name].execute(chance.randrange(1, 5))
-                    if answers and step % 4 == 0:  # they cannot be sent
-                        world.replicas[name].forget()
-                    else:
-                        world.down[name] += answers
+                    world.execute(name, chance.randrange(1, 5), sends=step % 4 > 0)
             case 13:
                 world.poll()
             case 14:

@@ -14,6 +14,7 @@ from paxon.actors.ballot import Ballot
 from paxon.actors.execution.application import Application
 from paxon.actors.log_time import LogTime
 from paxon.actors.messages import Batch
+from paxon.actors.parts.watches import Watches as HeldWatches
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.reign import Reign
 from paxon.kvstore.client.leases.keeping import Held
@@ -21,7 +22,7 @@ from paxon.kvstore.client.watches.side import WatchSide
 from paxon.kvstore.recipes.barriers import Hall
 from paxon.kvstore.recipes.contests import Contest
 from paxon.kvstore.recipes.sharing import Permits, Sharing
-from paxon.kvstore.store import store, transactions
+from paxon.kvstore.store import store, transactions, watching
 from paxon.kvstore.store.history import History
 from paxon.kvstore.store.leases import LeaseTable
 from paxon.kvstore.store.state import State
@@ -91,6 +92,34 @@ _plant(
     "cut history under a watcher",
     "compacting in the slot of a write takes its events from those who watch",
     (KVStore, "_compact", _unlooked),
+)
+
+
+def _unmoved(original: Original) -> Any:
+    def forget_unheard(self: HeldWatches) -> None:
+        self._outbox.unheard.clear()
+
+    return forget_unheard
+
+
+_plant(
+    "an answer thrown away and followed by another",
+    "a watch goes on although an answer to it could not be sent",
+    (HeldWatches, "forget_unheard", _unmoved),
+)
+
+
+def _all_there_was(original: Original) -> Any:
+    def read(state: State, wanted: Any, max_bytes: int, number: int | None = None) -> Any:
+        return original(state, wanted, max_bytes, None if number is None else number + 1)
+
+    return read
+
+
+_plant(
+    "go on behind one event too many",
+    "a watch that goes on looks at what follows the first event after its last answer",
+    (watching, "answer_events", _all_there_was),
 )
 
 

@@ -193,11 +193,11 @@ class _Wire(QuietNetwork):
             elif isinstance(message, QueryReply) and message.id == ASKS:
                 told = decode_members(message.payload)
                 self.steps.effects.append(("told", CHANGE, told.outcome))
-        return True
             elif isinstance(message, QueryReply):
                 self.steps.effects.append(("read", message.id, message.payload))
             elif isinstance(message, SessionOpened):
                 self.steps.effects.append(("acknowledged", message.session, 0))
+        return True
 
 
 State = tuple[bool, Image | None, Image]

@@ -15,12 +15,15 @@ from unittest.mock import patch
 import msgspec
 
 from paxon.kvstore.store import history, store
+from tests.simulation.bounds import UNREAD
 
 if TYPE_CHECKING:
     from tests.simulation.plan import Plan
 
 __all__ = ["CoordinationPlan", "coordinated", "draw_coordination", "short_history"]
 
+UNHEARD = 0.15
+"""In so many runs servers cannot send all that they would like to say."""
 SHARE = 0.4
 """So many of the runs that are about nothing else are about coordination."""
 
@@ -96,6 +99,8 @@ def draw_coordination(plan: Plan, wanted: bool | None, *, free: bool) -> None:
     clients = plan.clients
     clients.clients = min(clients.clients, 2)
     clients.think = max(clients.think, 0.03)
+    if Random(f"unread {plan.seed}").random() < UNHEARD:
+        plan.bounds |= dict(zip(UNREAD, (200, 2000, 0.05), strict=True))
 
 
 @contextmanager

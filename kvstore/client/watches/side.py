@@ -3,9 +3,9 @@
 All watches of a client are at one server, its *home*: as long as they are few that is the leader,
 which is the first to know, and else another, for a leader has enough to do. What happens there is
 answered as often as was asked for; when the caller has taken the last answer, the watch is asked
-for again from where that ended. The client moves with all of them when its home is not current, or is silent:
-it is asked every `_CHECK_SECONDS` how many it holds. So what its position says is all that has to
-be remembered, and nothing is told twice or left out, wherever the next server is.
+for again from where that ended. The client moves with all of them when its home is not current, or
+is silent: it is asked every `_CHECK_SECONDS` how many it holds. So what its position says is all
+that has to be remembered, and nothing is told twice or left out, wherever the next server is.
 """
 
 from __future__ import annotations
