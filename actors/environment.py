@@ -63,8 +63,7 @@ class Network(Protocol):
     def broadcast(self, servers: Sequence[ServerId], messages: Sequence[PeerMessage]) -> None:
         """The same messages to several servers, encoded once."""
 
-    def reply(self, client: ClientToken, messages: Sequence[ServerReply]) -> bool:
-        """Whether they are on their way; else they are lost."""
+    def reply(self, client: ClientToken, messages: Sequence[ServerReply]) -> None: ...
 
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Name this cluster in every frame to servers, and once it is in force to clients too."""

@@ -439,11 +439,11 @@ class Watch(Wire, frozen=True, tag=8):
     near: bool = False
     """Meant for the leader: another server names it, and it does not take this if it holds many."""
     answers: int = 1
-    """So many at most before the client asks on."""
+    """So many at most before the client asks on; the ids of the further ones follow."""
 
 
 class Unwatch(Wire, frozen=True, tag=9):
-    """Client → server: these watches are wanted no more. Not answered."""
+    """Client → server: these watches are wanted no more; [] stands for all. Not answered."""
 
     ids: Annotated[list[int], msgspec.Meta(max_length=MOST_UNWATCHED)]
 
@@ -667,6 +667,8 @@ class WatchesHeld(Wire, frozen=True, tag=10):
     """How far all of them are complete, as the state machine says it."""
     current: bool = True
     """False: this server hears no leader or is far behind, and holds none."""
+    given: int = 0
+    """Answers that those have had so far: a client that has not got as many has lost one."""
 
 
 class Addresses(Wire, frozen=True, tag=11):

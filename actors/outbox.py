@@ -33,7 +33,7 @@ class Outbox:
 
     __slots__ = (
         "_counters", "early", "network", "now", "replied_bytes", "to_all", "to_client", "to_peer",
-        "transferred", "unheard",
+        "transferred",
     )  # fmt: skip
 
     network: Network
@@ -52,8 +52,6 @@ class Outbox:
         """Bytes of log and snapshots for each peer."""
         self.replied_bytes = 0
         """What large replies and those to queries have come to."""
-        self.unheard: list[ClientToken] = []
-        """Clients for whom a reply was thrown away, for they are gone or do not read."""
 
     # --- queueing --------------------------------------------------------------------------------
 
@@ -100,8 +98,7 @@ class Outbox:
         """Send what is queued for clients."""
         if self.replied_bytes < FRAME_BYTES:
             for client, replies in self.to_client.items():
-                if not self.network.reply(client, replies):
-                    self.unheard.append(client)
+                self.network.reply(client, replies)
         else:
             self.reply_in_parts()
         self.to_client = {}
@@ -110,17 +107,13 @@ class Outbox:
         """There is much to say: in frames of bounded size, none of which is encoded twice."""
         for client, replies in self.to_client.items():
             frame: list[ServerReply] = []
-            size, sent = 0, True
+            size = 0
             for reply in replies:
                 frame.append(reply)
                 content: bytes = getattr(reply, "payload", b"") or getattr(reply, "value", b"")
                 size += len(content) + MESSAGE_BYTES
                 if size >= FRAME_BYTES:
-                    sent = self.network.reply(client, frame)
-                    if not sent:
-                        break  # nor may it take what follows for all there was
+                    self.network.reply(client, frame)
                     frame, size = [], 0
-            if sent and frame:
-                sent = self.network.reply(client, frame)
-            if not sent:
-                self.unheard.append(client)
+            if frame:
+                self.network.reply(client, frame)

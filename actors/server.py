@@ -438,8 +438,6 @@ class PaxosServer(BurstActor):
                 self._send_put_off(reign)  # whose slots a heartbeat's commit index speaks of
 
     def _after_flush(self) -> None:
-        if self._outbox.unheard:
-            self.watches.forget_unheard()
         if self.membership.confirmation.pending:
             return  # nothing that it found on its disk may change
         if self._retires:

@@ -125,9 +125,8 @@ class Wire(QuietNetwork):
     def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
         self.cluster.packets.extend(Packet(self.server, server, m) for m in messages)
 
-    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> bool:
+    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
         self.cluster.replies.extend((self.server, client, m) for m in messages)
-        return True
 
     def close(self) -> None:
         self.closed = True

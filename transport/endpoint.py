@@ -227,21 +227,20 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                 self._ledger.counters.dropped_frames += 1
         self._ledger.sent(len(messages), len(body), sent)
 
-    def reply(self, client: bytes, messages: Sequence[ReplyT]) -> bool:
+    def reply(self, client: bytes, messages: Sequence[ReplyT]) -> None:
         """Send replies to the client that a burst's token names, or drop them if it is gone."""
         try:
             self._client_codec.encode_into(messages, self._buffer)
         except OversizedFrame as error:
-            parts = self._ledger.split(messages, error)
-            return bool(parts) and all(self.reply(client, part) for part in parts)
-        sent = self._push_reply(client, self._buffer)
-        if sent:
+            for part in self._ledger.split(messages, error):
+                self.reply(client, part)
+            return
+        if self._push_reply(client, self._buffer):
             self._ledger.sent(len(messages), len(self._buffer))
         else:
             self._ledger.counters.dropped_replies += 1
         if len(self._buffer) >= self._options.client_large_frame_bytes:
             self._buffer = bytearray()  # the other is ZeroMQ's from now on
-        return sent
 
     def ignore(self, clients: Collection[bytes]) -> None:
         """From now on throw away, undecoded, what those clients send that are in this set then."""

@@ -167,18 +167,18 @@ class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
             else:
                 self._ledger.counters.dropped_frames += 1
 
-    def reply(self, client: bytes, messages: Sequence[ReplyT]) -> bool:
+    def reply(self, client: bytes, messages: Sequence[ReplyT]) -> None:
         """Send replies to the client that a burst's token names, or drop them if it is gone."""
         try:
             frame = self._client_codec.encode(messages)
         except OversizedFrame as error:
-            parts = self._ledger.split(messages, error)
-            return bool(parts) and all(self.reply(client, part) for part in parts)
+            for part in self._ledger.split(messages, error):
+                self.reply(client, part)
+            return
         if self._hub.to_client(client, frame):
             self._ledger.sent(len(messages), len(frame))
-            return True
-        self._ledger.counters.dropped_replies += 1
-        return False
+        else:
+            self._ledger.counters.dropped_replies += 1
 
     def receive(self) -> Burst[PeerT, ClientT]:
         """All that has arrived, bounded on each port by itself. Never blocks."""

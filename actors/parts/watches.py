@@ -80,7 +80,7 @@ class Watches:
 
     def on_unwatch(self, unwatch: Unwatch, client: ClientToken) -> None:
         """Forget watches that a client does not want any more."""
-        for number in self._watching.drop(client, unwatch.ids):
+        for number in self._watching.drop(client, unwatch.ids or None):
             self._application.unwatch(number)
 
     def on_watch_check(self, check: WatchCheck, client: ClientToken) -> None:
@@ -89,9 +89,9 @@ class Watches:
         Whatever happened up to there was answered before: on one connection, in this order.
         """
         self.look_after()
-        held = self._watching.asked(client, self._outbox.now)
-        through = self._application.watched_through()
-        self._outbox.reply(client, WatchesHeld(check.id, held, through, self._is_current(False)))
+        held, given = self._watching.asked(client, self._outbox.now)
+        through, current = self._application.watched_through(), self._is_current(False)
+        self._outbox.reply(client, WatchesHeld(check.id, held, through, current, given))
 
     def forget(self, client: ClientToken) -> None:
         """A client is gone."""
@@ -102,7 +102,6 @@ class Watches:
         """Answer those for which something has happened; let go of what must not wait here."""
         watching, now = self._watching, self._outbox.now
         executed = self._application.executed
-        self.forget_unheard()
         if watching.seen < executed:
             watching.seen = executed
             happened = self._application.happened()
@@ -133,12 +132,6 @@ class Watches:
         outbox.send_replies()
         outbox.to_client = waiting
 
-    def forget_unheard(self) -> None:
-        """Those to whom nothing gets through: after a lost answer, the next would hide it."""
-        unheard = self._outbox.unheard
-        while unheard:
-            self.forget(unheard.pop())
-
     def held_of_late(self) -> bool:
         """Whether the leader is to tell of each commit at once."""
         return self._watching.held_of_late(self._outbox.now)
@@ -149,26 +142,25 @@ class Watches:
         self._counters["watches_answered"] += len(happened)
         sizes: dict[ClientToken, int] = {}
         for number, reply in happened:
-            held = self.held.get(number)
-            if held is None:  # it was dropped, or has had all its answers, since the machine looked
+            if number not in self.held:  # it has ended since the machine looked
                 continue
-            client, watch, *_ = held
+            client = self.held[number][0]
             if client not in sizes:
                 sizes[client] = FRAME_BYTES if outbox.network.congested(client) else 0
             size, much = len(reply.payload) + MESSAGE_BYTES, sizes[client] >= FRAME_BYTES
-            status, kept = ReplyStatus(reply.status), self._application.keeps(number)
-            if kept and self._watching.goes_on(number) and size <= SHORT and not much:
+            kept, status = self._application.keeps(number), ReplyStatus(reply.status)
+            stays = self._watching.answer(number) if kept and size <= SHORT and not much else None
+            if stays is not None:
                 status = ReplyStatus.GOES_ON
-            else:
-                self._watching.take(number)
-                if kept:
-                    self._application.unwatch(number)
+            elif kept:
+                self._application.unwatch(number)
+            client, answer = stays or self._watching.take(number)
             if much:
-                outbox.put_off(client, watch, "this client has much to read")
+                outbox.put_off(client, answer, "this client has much to read")
                 continue
             sizes[client] += size
             outbox.replied_bytes += size
-            outbox.reply(client, QueryReply(watch, status, reply.payload))
+            outbox.reply(client, QueryReply(answer, status, reply.payload))
 
     def _release(self) -> None:
         """Their clients have to ask elsewhere."""

@@ -40,11 +40,13 @@ Held = tuple[ClientToken, int]
 
 
 class _Client:
-    __slots__ = ("asked_at", "bytes", "numbers")
+    __slots__ = ("asked_at", "bytes", "given", "numbers")
 
     def __init__(self) -> None:
         self.asked_at = 0.0
         self.bytes = 0
+        self.given = 0
+        """Answers that the watches it has now have had."""
         self.numbers: dict[int, int] = {}
         """Its ids, and the server's numbers for them."""
 
@@ -55,8 +57,8 @@ class Watching:
     __slots__ = ("_bytes", "_clients", "_held_at", "_next", "held", "seen", "tidy_at")
 
     def __init__(self) -> None:
-        self.held: dict[int, tuple[ClientToken, int, int, int]] = {}
-        """Of each, by number: the client, its id, bytes, and how many answers it may have."""
+        self.held: dict[int, tuple[ClientToken, int, int, int, int]] = {}
+        """Of each, by number: the client, its id, bytes, how many answers it has had, and may."""
         self._clients: dict[ClientToken, _Client] = {}
         self._next = 0
         self._held_at = -OF_LATE
@@ -96,31 +98,36 @@ class Watching:
         self._next += 1
         before = one.numbers.get(watch)
         if before is not None:
-            gone = self.held.pop(before)[2]
+            _, _, gone, given, _ = self.held.pop(before)
             self._bytes -= gone
             one.bytes -= gone
+            one.given -= given
         one.numbers[watch] = self._next
-        self.held[self._next] = (client, watch, size, min(answers, ANSWERS))
+        self.held[self._next] = (client, watch, size, 0, min(answers, ANSWERS))
         self._bytes += size
         one.bytes += size
         return self._next, before
 
     def take(self, number: int) -> Held:
-        """A watch is held no more: whose it was."""
-        client, watch, size, _ = self.held.pop(number)
+        """A watch is held no more: whose it was, and the id of its last answer."""
+        client, watch, size, given, _ = self.held.pop(number)
         self._bytes -= size
         one = self._clients[client]
         one.bytes -= size
+        one.given -= given
         del one.numbers[watch]
         if not one.numbers:
             del self._clients[client]
-        return client, watch
+        return client, watch + given
 
-    def goes_on(self, number: int) -> bool:
-        """A watch is answered: whether it may have another answer."""
-        client, watch, size, answers = self.held[number]
-        self.held[number] = (client, watch, size, answers - 1)
-        return answers > 1
+    def answer(self, number: int) -> Held | None:
+        """Whose a watch is that is held still, and the id of its answer; None: it is the last."""
+        client, watch, size, given, answers = self.held[number]
+        if given + 1 >= answers:
+            return None
+        self.held[number] = (client, watch, size, given + 1, answers)
+        self._clients[client].given += 1
+        return client, watch + given
 
     def drop(self, client: ClientToken, watches: Iterable[int] | None = None) -> list[int]:
         """A client wants these no more (None: it is gone); their numbers."""
@@ -133,13 +140,13 @@ class Watching:
             self.take(number)
         return dropped
 
-    def asked(self, client: ClientToken, now: float) -> int:
-        """A client asks how its watches are: how many there are."""
+    def asked(self, client: ClientToken, now: float) -> tuple[int, int]:
+        """A client asks how its watches are: how many there are, and the answers they have had."""
         one = self._clients.get(client)
         if one is None:
-            return 0
+            return 0, 0
         one.asked_at = now
-        return len(one.numbers)
+        return len(one.numbers), one.given
 
     def gone(self, now: float) -> list[ClientToken]:
         """Those of whom nothing was heard for long."""

@@ -51,9 +51,8 @@ class FakeSockets(QuietNetwork):
     def broadcast(self, servers: Sequence[int], messages: Sequence[Any]) -> None:
         self.left.append((self.now, tuple(servers), list(messages)))
 
-    def reply(self, client: bytes, messages: Sequence[Any]) -> bool:
+    def reply(self, client: bytes, messages: Sequence[Any]) -> None:
         self.left.append((self.now, (), (client, list(messages))))
-        return True
 
     def receive(self) -> Burst[Any, Any]:
         return Burst()

@@ -115,12 +115,11 @@ class Link(Wire):
     def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
         self.broadcast([server], messages)
 
-    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> bool:
+    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
         machines = cast("Machines", self.cluster)
         machines.port.encode(messages)
         at = machines.clocks[self.server].monotonic() + LATENCY
         machines.told_now.extend((at, client, message) for message in messages)
-        return True
 
     def ignore(self, clients: Collection[bytes]) -> None:
         if self.server == LEADER:

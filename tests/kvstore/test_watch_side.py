@@ -66,13 +66,12 @@ class Replica:
             self.executed += 1
             most -= 1
         for number, answer in self.store.happened():
-            watch = self.watching.held[number][1]
-            if self.store.keeps(number) and self.watching.goes_on(number):
-                replies.append(QueryReply(watch, ReplyStatus.GOES_ON, answer))
-                continue
-            self.watching.take(number)
-            self.store.unwatch(number)
-            replies.append(QueryReply(watch, ReplyStatus.OK, answer))
+            held = self.watching.answer(number) if self.store.keeps(number) else None
+            status = ReplyStatus.OK if held is None else ReplyStatus.GOES_ON
+            if held is None:
+                self.store.unwatch(number)
+            _, watch = held or self.watching.take(number)
+            replies.append(QueryReply(watch, status, answer))
         return replies
 
     def handle(self, message: ClientMessage) -> list[ServerReply]:
@@ -88,19 +87,15 @@ class Replica:
                 self.watching.take(number)
                 return [QueryReply(watch, ReplyStatus.OK, answer)]
             case Unwatch(ids):
-                for number in self.watching.drop(CLIENT, ids):
+                for number in self.watching.drop(CLIENT, ids or None):
                     self.store.unwatch(number)
                 return []
             case WatchCheck(check):
-                held = self.watching.asked(CLIENT, 0.0)
-                return [WatchesHeld(check, held, self.store.watched_through(), self.current)]
+                held, given = self.watching.asked(CLIENT, 0.0)
+                through = self.store.watched_through()
+                return [WatchesHeld(check, held, through, self.current, given)]
             case _:
                 raise AssertionError(message)
-
-    def forget(self) -> None:
-        """Its client is gone, or does not read: an answer was thrown away."""
-        for number in self.watching.drop(CLIENT):
-            self.store.unwatch(number)
 
     def let_go(self) -> list[ServerReply]:
         """It is not current any more."""
@@ -151,13 +146,6 @@ class World:
             for message in messages:
                 self.down[name] += self.replicas[name].handle(message)
 
-    def execute(self, name: str, most: int, *, sends: bool) -> None:
-        answers = self.replicas[name].execute(most)
-        if sends:
-            self.down[name] += answers
-        elif answers:  # its client does not read
-            self.replicas[name].forget()
-
     def answer(self, name: str) -> None:
         replies, self.down[name] = self.down[name], []
         for reply in replies:
@@ -170,7 +158,9 @@ class World:
     def cut(self, name: str) -> None:
         """The connection ends, with all that was under way; its server hears of it."""
         self.up[name], self.down[name] = [], []
-        self.replicas[name].forget()
+        replica = self.replicas[name]
+        for number in replica.watching.drop(CLIENT):
+            replica.store.unwatch(number)
         self.side.lost(name, self.now)
 
     def settle(self, seconds: float = 0.0) -> None:
@@ -417,17 +407,19 @@ def test_most_answers_come_with_no_question_before_them() -> None:
     assert sum(isinstance(message, Watch) for _, message in world.sent) == 3
 
 
-def test_one_whose_answer_was_thrown_away_is_asked_for_again_from_there() -> None:
+@pytest.mark.parametrize("more", [False, True])
+def test_one_that_has_missed_an_answer_is_asked_for_again_from_there(more: bool) -> None:
+    """By the number of the next answer, or by how many the server says it has given."""
     world = World()
-    caller = Caller(world)
-    settle(world, caller)
-    home = world.replicas[NAMES[0]]
+    callers = [Caller(world), Caller(world, spans=[(b"other", None)])]
+    settle(world, *callers)
     world.write(Put(b"k", b""))
-    assert home.execute(1 << 30), "it answers, and cannot send it"
-    home.forget()
-    world.write(Put(b"k", b""))
-    settle(world, caller, seconds=5)
-    assert caller.told == [2, 3]
+    assert world.replicas[NAMES[0]].execute(1 << 30), "it answers, and that is lost"
+    if more:
+        world.write(Put(b"k", b""))
+    settle(world, *callers, seconds=1.0 if more else 5.0)
+    assert callers[0].told == ([2, 3] if more else [2])
+    assert sum(isinstance(message, Watch) for _, message in world.sent) == (4 if more else 5)
 
 
 def test_who_does_not_take_its_answers_gets_few() -> None:
@@ -583,7 +575,8 @@ def test_no_event_is_lost_or_told_twice_across_any_faults(seed: int) -> None:
                 chance.choice(callers).look()
             case 11 | 12:
                 if name not in world.frozen:
-                    world.execute(name, chance.randrange(1, 5), sends=step % 4 > 0)
+                    answers = world.replicas[name].execute(chance.randrange(1, 5))
+                    world.down[name] += answers if step % 4 else ()  # (or they are lost)
             case 13:
                 world.poll()
             case 14:

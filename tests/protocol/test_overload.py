@@ -69,10 +69,10 @@ class Frames(Wire):
     sizes: ClassVar[list[int]] = []
     full: ClassVar[bool] = False
 
-    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> bool:
+    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
         size = sum(len(getattr(m, "payload", getattr(m, "value", b""))) for m in messages)
         self.sizes.append(size)
-        return super().reply(client, messages)
+        super().reply(client, messages)
 
     def congested(self, client: bytes) -> bool:
         return self.full and client == FLOODER

@@ -67,9 +67,9 @@ class WatchedWire(Wire):
         watched(self.cluster).watch.on_send(self.server, messages, (server,))
         super().send(server, messages)
 
-    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> bool:
+    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
         watched(self.cluster).watch.on_reply(self.server, messages)
-        return super().reply(client, messages)
+        super().reply(client, messages)
 
 
 def watched(cluster: Cluster) -> WatchedCluster:

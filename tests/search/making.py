@@ -97,8 +97,8 @@ class _Wire(QuietNetwork):
     def send(self, server: ServerId, messages: Sequence[PeerMessage]) -> None:
         self.sent += [(server, said) for said in messages if isinstance(said, Introduction)]
 
-    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> bool:
-        return True  # there are no clients
+    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
+        """There are no clients."""
 
 
 class _Outcome(NamedTuple):

@@ -13,11 +13,11 @@ from paxon.actors import PaxosServer
 from paxon.actors.ballot import Ballot
 from paxon.actors.execution.application import Application
 from paxon.actors.log_time import LogTime
-from paxon.actors.messages import Batch
-from paxon.actors.parts.watches import Watches as HeldWatches
+from paxon.actors.messages import Batch, QueryReply
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.reign import Reign
 from paxon.kvstore.client.leases.keeping import Held
+from paxon.kvstore.client.watches import side
 from paxon.kvstore.client.watches.side import WatchSide
 from paxon.kvstore.recipes.barriers import Hall
 from paxon.kvstore.recipes.contests import Contest
@@ -95,17 +95,21 @@ _plant(
 )
 
 
-def _unmoved(original: Original) -> Any:
-    def forget_unheard(self: HeldWatches) -> None:
-        self._outbox.unheard.clear()
+def _uncounted(original: Original) -> Any:
+    def on_reply(self: WatchSide, address: str, reply: QueryReply, now: float, leader: str) -> Any:
+        given = reply.id % side._ANSWERS
+        watched = self._asked.get(reply.id - given)
+        if watched is not None:
+            watched.given = given
+        return original(self, address, reply, now, leader)
 
-    return forget_unheard
+    return on_reply
 
 
 _plant(
-    "an answer thrown away and followed by another",
-    "a watch goes on although an answer to it could not be sent",
-    (HeldWatches, "forget_unheard", _unmoved),
+    "an answer lost before another",
+    "a client does not look whether the answer before this one has come",
+    (WatchSide, "on_reply", _uncounted),
 )
 
 

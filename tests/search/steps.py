@@ -186,7 +186,7 @@ class _Wire(QuietNetwork):
         for message in messages:
             self.steps.sent |= 1 << self.steps.messages.number(self.server, server, message)
 
-    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> bool:
+    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
         for message in messages:
             if isinstance(message, CommandReply) and message.status == ReplyStatus.OK:
                 self.steps.effects.append(("acknowledged", message.session, message.seq))
@@ -197,7 +197,6 @@ class _Wire(QuietNetwork):
                 self.steps.effects.append(("read", message.id, message.payload))
             elif isinstance(message, SessionOpened):
                 self.steps.effects.append(("acknowledged", message.session, 0))
-        return True
 
 
 State = tuple[bool, Image | None, Image]

@@ -108,9 +108,9 @@ class NodeNetwork(QuietNetwork):
         else:
             node.transmit(servers, messages, self.unread)
 
-    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> bool:
+    def reply(self, client: bytes, messages: Sequence[ServerReply]) -> None:
         self._node.watch.on_reply(self._node.id, messages)
-        return self._node.transmit_reply(client, messages, self.unread)
+        self._node.transmit_reply(client, messages, self.unread)
 
     def identify(self, identity: int, *, in_force: bool) -> None:
         self._node.peer_codec.identify(identity)

@@ -390,7 +390,7 @@ class Node:
 
     def transmit_reply(
         self, client: bytes, messages: Sequence[ServerReply], unread: UnreadFrames
-    ) -> bool:
+    ) -> None:
         world = self.world
         if world.administrators:
             messages = [m for m in messages if not self._told_administrator(m)]
@@ -400,16 +400,15 @@ class Node:
             world.trace.sent(self.id, (place,), messages)
         body = self.client_codec.encode(messages)
         if not unread.takes(client, body):
-            return False  # it asks again
+            return  # it asks again
         if number in world.coordinators:
             world.coordinators[number].send_reply(self, client, body)
-            return True
+            return
         frame = (self.settings.client_addresses[self.id], body)
         world.network.transmit(
             self.id, place, world.now + self.elapsed, world.clients[number].deliver, frame,
             twice=world.plan.clients.duplicates,
         )  # fmt: skip
-        return True
 
     def _told_administrator(self, message: ServerReply) -> bool:
         asker = self.world.administrators.get(getattr(message, "id", 0))

@@ -40,7 +40,7 @@ _CHECK_SECONDS = 2.0
 _SILENT_SECONDS = 1.5
 """… and how long it may owe the answer."""
 _FIRST_ORDER = 1 << 40
-"""Above the numbers of a client's queries."""
+"""Above the numbers of a client's queries, and a multiple of `_ANSWERS`."""
 _ANSWERS = 16
 """A watch is asked for so many at once: most come with no question before them."""
 _FEW = 8
@@ -56,7 +56,8 @@ class Watched:
     """One watch: what is waited for, how far it has come, and a few answers not yet taken."""
 
     __slots__ = (
-        "answers", "error", "not_before", "number", "order", "position", "sent", "ticket", "wanted"
+        "answers", "error", "given", "not_before", "number", "order", "position", "sent", "ticket",
+        "wanted",
     )  # fmt: skip
 
     def __init__(self, number: int, wanted: Events) -> None:
@@ -73,7 +74,9 @@ class Watched:
         self.sent = False
         """Its home has been asked, and has not given its last answer."""
         self.order = 0
-        """Of its last asking: askings and checks are numbered together."""
+        """Of its last asking: askings and checks are numbered together, with room for answers."""
+        self.given = 0
+        """Answers to that asking."""
         self.not_before = -math.inf
 
     @property
@@ -115,12 +118,12 @@ class WatchSide:
         self._abandoned: deque[Watched] = deque()
         """Those whose callers have let go of them, in whatever thread the collector ran."""
         self._dropped: dict[str, list[int]] = {}
-        """Askings that a server may hold for nobody."""
+        """Askings that a server may hold for nobody; []: whatever it holds."""
         self._order = _FIRST_ORDER
         self._check: tuple[int, float] | None = None
         """Order and time of the check that the home owes an answer to …"""
-        self._ended: set[int] = set()
-        """… and the askings that it counts, and that have ended meanwhile."""
+        self._ended: dict[int, int] = {}
+        """… and the askings that it counts, and that have ended meanwhile; the answers to each."""
         self._check_at = math.inf
         self._moves = 0
         """Since a home did as it was asked."""
@@ -140,7 +143,7 @@ class WatchSide:
 
     def add(self, wanted: Events) -> Watched:
         """Begin a watch."""
-        self._order += 1
+        self._order += _ANSWERS
         watched = self._watches[self._order] = Watched(self._order, wanted)
         self._to_ask[watched] = None
         if self._near and len(self._watches) > _FEW:
@@ -180,7 +183,7 @@ class WatchSide:
             watched.sent = False
             del self._asked[watched.order]
             if self._check is not None and watched.order < self._check[0]:
-                self._ended.add(watched.order)
+                self._ended[watched.order] = watched.given
             self._dropped.setdefault(self.home, []).append(watched.order)
 
     def next_answer(self, watched: Watched, ticket: Ticket[Any, Any]) -> None:
@@ -233,7 +236,7 @@ class WatchSide:
             self.move(now)
         if self._dropped:
             for address, orders in self._dropped.items():
-                for at in range(0, len(orders), MOST_UNWATCHED):
+                for at in range(0, len(orders) or 1, MOST_UNWATCHED):
                     these = orders[at : at + MOST_UNWATCHED]
                     send(address, Unwatch(these), 16 * len(these))
             self._dropped = {}
@@ -247,14 +250,14 @@ class WatchSide:
                 if now < watched.not_before:
                     self._to_ask[watched] = None
                     continue
-                self._order += 1
-                watched.order, watched.sent = self._order, True
+                self._order += _ANSWERS
+                watched.order, watched.given, watched.sent = self._order, 0, True
                 self._asked[self._order] = watched
                 message = watched.message(self._near)
                 send(self.home, message, len(message.query) + 32)
                 self._check_at = min(self._check_at, now + _CHECK_SECONDS)
         if self._check is None and now >= self._check_at:
-            self._order += 1
+            self._order += _ANSWERS
             self._check, self._check_at = (self._order, now), math.inf
             self._ended.clear()
             send(self.home, WatchCheck(self._order), 32)
@@ -302,15 +305,24 @@ class WatchSide:
         `leader`: who is thought to lead, maybe by the same frame: who does not lead names whom it
         follows when it is asked for a few watches (docs/watches.md).
         """
-        watched, goes_on = self._asked.get(reply.id), reply.status == ReplyStatus.GOES_ON
-        if watched is None or address != self.home:
+        given, goes_on = reply.id % _ANSWERS, reply.status == ReplyStatus.GOES_ON
+        order = reply.id - given
+        watched = self._asked.get(order)
+        if watched is None or address != self.home:  # late: it ended, or was asked for elsewhere
             if not goes_on:
-                self._ended.discard(reply.id)
-            return reply.id > _FIRST_ORDER  # (late: it has ended, or was asked for elsewhere)
+                self._ended.pop(order, None)
+            elif order in self._ended:
+                self._ended[order] = given + 1
+            return reply.id > _FIRST_ORDER
+        missed, watched.given = given != watched.given, given + 1
         if not goes_on:
-            del self._asked[reply.id]
+            del self._asked[order]
             watched.sent = False
-        if reply.status == ReplyStatus.NOT_CURRENT and self._near and leader != address:
+        elif missed:
+            self._forget_asking(watched)
+        if missed:  # an answer was lost: again from where it was
+            self._to_ask[watched] = None
+        elif reply.status == ReplyStatus.NOT_CURRENT and self._near and leader != address:
             self._settle(leader)
         elif reply.status == ReplyStatus.NOT_CURRENT:
             self.move(now)
@@ -351,12 +363,15 @@ class WatchSide:
         asked = [w for w in self._watches.values() if w.sent and w.order < order]
         if not reply.current:
             self.move(now)
-        elif reply.held < len(asked) + len(
-            self._ended
-        ):  # it was started again, or a message was lost
-            for watched in asked:
-                self._forget_asking(watched)
-                self._to_ask[watched] = None
+        elif (reply.held, reply.given) != (
+            len(asked) + len(self._ended),
+            sum(watched.given for watched in asked) + sum(self._ended.values()),
+        ):  # it was started again, or a message was lost: from the beginning
+            self._asked.clear()
+            self._dropped[self.home] = []
+            self._to_ask = dict.fromkeys(self._watches.values())
+            for watched in self._watches.values():
+                watched.sent = False
         elif asked:
             through: int = decode_results(reply.through)[0]
             self._moves = 0
