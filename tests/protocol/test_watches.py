@@ -544,6 +544,24 @@ def test_a_machine_that_fails_at_watches_stops_nobody() -> None:
     assert cluster.applied(1) == [b"a"]
 
 
+def test_an_answer_to_a_watch_that_has_ended_since_is_nobodys() -> None:
+    """The store looks before it compacts; its client may let go in the same step."""
+
+    class Early(Watched):
+        def happened(self) -> Iterable[tuple[int, bytes]]:
+            return [(number, b"x") for number in (1, 2) if self.applied]
+
+        def unwatch(self, number: int) -> None:
+            pass
+
+    cluster = Cluster(machine=Early).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    cluster.request(1, Watch(6, b"0"), Watch(7, b"0"), Unwatch([6]))
+    cluster.execute(1, session, b"a")
+    assert [told(cluster, n) for n in (6, 7)] == [[], [(ReplyStatus.OK, b"x")]]
+
+
 def test_a_machine_without_watches_says_so() -> None:
     cluster = Cluster().start()
     cluster.lead(1)

@@ -22,7 +22,7 @@ CAUGHT_BY = {
     "lose an event on failover": (3, "watched once"),
     "tell an event twice on failover": (3, "watched once"),
     "cut history under a watcher": (5, "history kept"),
-    "an answer lost before another": (5, "watched once"),
+    "an answer lost before another": (57, "watched once"),
     "go on behind one event too many": (3, "watched once"),
     "expiry by the local clock": (1, "log time"),
     "log time that restarts at a takeover": (1, "log time"),
