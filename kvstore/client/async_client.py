@@ -298,6 +298,16 @@ class AsyncClient(AsyncStoreCalls, AsyncLeaseCalls, AsyncWatchCalls, _AsyncClien
         payload: bytes = ticket.value()
         return payload
 
+    async def _do(self, call: Call[T], timeout: float | None, mode: ReadMode = "linearizable") -> T:
+        if type(call).steps is not Call.steps:
+            return await super()._do(call, timeout, mode)
+        ticket = self._submit(call.operation, timeout, check_mode(mode))
+        try:
+            return call.answer((await self._answers(ticket))[0])
+        except RequestTimeout as error:
+            self._offer_retry(error, lambda results: call.answer(results[0]))
+            raise
+
     async def _run(
         self, steps: Steps[T], until: float, mode: ReadMode, call: Call[T] | None = None
     ) -> T:
@@ -322,6 +332,9 @@ class AsyncClient(AsyncStoreCalls, AsyncLeaseCalls, AsyncWatchCalls, _AsyncClien
         ticket = self._core.submit_operations(operations, now=now, deadline=deadline, mode=mode)
         ticket.keeps = True
         self._driver.plan_pump()
+        return await self._answers(ticket)
+
+    async def _answers(self, ticket: KVTicket) -> list[Result]:
         try:
             await self._driver.wait(ticket)
         except BaseException:  # cancelled: whoever cleans up behind it is not to be overtaken

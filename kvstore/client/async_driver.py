@@ -71,7 +71,8 @@ class AsyncDriver:
         """Wait until the ticket is done. If cancelled, the operation goes on by itself."""
         if ticket.done:
             return
-        future = asyncio.get_running_loop().create_future()
+        assert self._loop is not None
+        future = self._loop.create_future()
 
         def done(_: AnyTicket) -> None:
             if not future.done():

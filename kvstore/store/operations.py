@@ -449,7 +449,11 @@ READS = frozenset({Get, Scan, Range, TimeLeft, Leases, Events, Unclaimed})
 def is_read(operation: Operation | Executable | Inner) -> bool:
     """Whether the operation changes nothing, so that a query can answer it."""
     if type(operation) is Txn:
-        return all(map(is_read, operation.then)) and all(map(is_read, operation.otherwise))
+        for branch in (operation.then, operation.otherwise):
+            for inner in branch:
+                if not (type(inner) in READS or (type(inner) is Txn and is_read(inner))):
+                    return False
+        return True
     return type(operation) in READS
 
 
@@ -549,8 +553,13 @@ def operation_bytes(operation: Operation | Compare) -> int:
     if isinstance(operation, Put):
         return len(operation.key) + len(operation.value) + 16
     if isinstance(operation, Txn):
-        parts = (*operation.compare, *operation.then, *operation.otherwise)
-        return sum(map(operation_bytes, parts)) + 24
+        size = 24
+        for compare in operation.compare:
+            size += operation_bytes(compare)
+        for branch in (operation.then, operation.otherwise):
+            for inner in branch:
+                size += operation_bytes(inner)
+        return size
     if isinstance(operation, Compare):
         size = len(operation.operand) if isinstance(operation.operand, bytes) else 0
         return len(operation.key) + len(operation.end or b"") + size + 48

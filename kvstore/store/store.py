@@ -209,25 +209,25 @@ class KVStore(StateMachine):
         if puts or _CHEAP.issuperset(map(type, operations)):
             long = len(command) > _LONG_OPERATION * count and count <= _MANY_OPERATIONS
             return len(command) if long or count <= _FEW_OPERATIONS else _dear(command, count)
-        reads = 0
+        reads = weight = 0
         for operation in operations:
             reads += self._cost(operation)
-        cost = len(command)
-        if (
-            cost > 2 * _FEW_OPERATIONS
-            and (count := sum(map(_weight, operations))) > _FEW_OPERATIONS
-        ):
-            cost = _dear(command, count)  # (none takes less than two bytes)
+            weight += _weight(operation)
+        cost = len(command) if weight <= _FEW_OPERATIONS else _dear(command, weight)
         return cost + min(reads, self._bounds.max_reply_bytes)
 
     def _cost(self, operation: Any) -> int:
         if type(operation) in _CHEAP:
             return 0
         data = self._state.data
+        if type(operation) is Txn:
+            cost = len(operation.compare) * ROW_BYTES
+            for branch in (operation.then, operation.otherwise):
+                for inner in branch:
+                    if type(inner) not in _CHEAP:
+                        cost += self._cost(inner)
+            return cost
         match operation:
-            case Txn(compare, then, otherwise):
-                cost = len(compare) * ROW_BYTES
-                return cost + sum(map(self._cost, then)) + sum(map(self._cost, otherwise))
             case Get(key):
                 item = data.get(key)
                 return 0 if item is None else value_bytes(item.value)

@@ -330,7 +330,7 @@ class Txn(Call[TxnResult]):
         inner: list[list[Any]] = [[call.operation for call in branch]
                                   for branch in (self._then, self._else)]  # fmt: skip
         try:
-            super().__init__(wire.Txn(compares_of(if_), *inner))
+            self.operation = wire.Txn(compares_of(if_), *inner)
         except wire.LargeTxn as error:
             raise TooLarge(str(error)) from None
         except ValueError as error:
@@ -348,7 +348,9 @@ _IN_TXN = (Put, Get, Delete, Range, Txn)
 
 
 def _operations(branch: Sequence[TxnOperation], name: str) -> list[TxnOperation]:
-    if not isinstance(branch, Sequence) or isinstance(branch, str | bytes):
+    if type(branch) is not list and (
+        not isinstance(branch, Sequence) or isinstance(branch, str | bytes)
+    ):
         raise InvalidRequest(f"{name} has to be a list of operations, not {branch!r}")
     for call in branch:
         if not isinstance(call, _IN_TXN):

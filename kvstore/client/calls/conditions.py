@@ -88,7 +88,9 @@ class Compared:
 
 def compares_of(conditions: Conditions) -> list[Compare]:
     """As the store takes them. Raises `InvalidRequest` for anything else."""
-    if not isinstance(conditions, Sequence) or isinstance(conditions, str | bytes):
+    if type(conditions) is not list and (
+        not isinstance(conditions, Sequence) or isinstance(conditions, str | bytes)
+    ):
         raise InvalidRequest(f"if_ has to be a list of conditions, not {conditions!r}")
     compares: list[Compare] = []
     for condition in conditions:
