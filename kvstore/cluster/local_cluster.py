@@ -32,6 +32,7 @@ from paxon.kvstore.client.addresses import (
     peer_port,
     with_port,
 )
+from paxon.kvstore.client.checks import check_wait
 from paxon.kvstore.cluster.cluster_file import (
     STORE_MACHINE,
     ClusterDescription,
@@ -517,9 +518,9 @@ class LocalCluster:
     def leader(self, timeout: float = 10.0) -> ServerId:
         """The server that leads, waiting up to `timeout` seconds for one to be elected.
 
-        Raises `ClusterError` if none is by then.
+        Raises `ClusterError` if none is by then, `InvalidRequest` for what is no time.
         """
-        end = time.monotonic() + timeout
+        end = time.monotonic() + (check_wait(timeout) or 0.0)
         while True:
             replies = {row.server: row.reply for row in self.status(0.3, state=False) if row.reply}
             leader = agreed_leader(replies)
@@ -574,8 +575,8 @@ class LocalCluster:
         return self._options["durability"] == "memory"
 
     def _check(self, server: ServerId) -> None:
-        if server not in self._ids:
-            raise ClusterError(f"there is no server {server}, only {in_list(self._ids)}")
+        if type(server) is not int or server not in self._ids:
+            raise ClusterError(f"there is no server {server!r}, only {in_list(self._ids)}")
 
     def _running(self) -> Supervisor:
         if self._supervisor is None:

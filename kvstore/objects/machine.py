@@ -62,7 +62,9 @@ def language_of(definition: Definition) -> str:
 
 
 def machine_of(replicated: Replicated) -> ObjectMachine:
-    """The state machine around an object, called as its class is."""
+    """The state machine around an object, called as its class is. Raises `TypeError`."""
+    if type(replicated) is Replicated or hasattr(type(replicated), "__paxon_proxy__"):
+        raise TypeError(f"{replicated!r} is no object of a subclass of Replicated")
     definition = replicated.__paxon_definition__
     newest = definition.newest
     body = {

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from paxon import ClusterError, OperationFailed
+from paxon import ClusterError, InvalidRequest, OperationFailed
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.transport import CurveKeys
@@ -343,8 +343,12 @@ def test_a_server_joins_by_the_command_alone(one: LocalCluster, tmp_path: Path) 
 
 
 def test_local_clusters_refuse_what_cannot_be(one: LocalCluster) -> None:
-    with pytest.raises(ClusterError, match="there is no server 9"):
-        one.remove_server(9)
+    for wrong in (9, "1", True, 1.0, None):
+        for each in (one.remove_server, one.replace_server, one.kill, one.restart, one.pause):
+            with pytest.raises(ClusterError, match=f"there is no server {wrong!r}, only server 1"):
+                each(wrong)  # type: ignore[operator]
+    with pytest.raises(InvalidRequest, match="the timeout has to be a number"):
+        one.leader(timeout="1")  # type: ignore[arg-type]
     with pytest.raises(ClusterError, match="leave at least one voter"):
         one.remove_server(1)
     with one.client() as kv, pytest.raises(OperationFailed, match="no server 4 waits"):

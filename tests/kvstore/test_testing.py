@@ -119,7 +119,8 @@ def test_wrong_settings_are_named() -> None:
         MemoryCluster(window=0)
     with pytest.raises(paxon.SettingsError, match=r"'windwo' \(did you mean 'window'\?\)"):
         MemoryCluster(windwo=1)
-    machines: tuple[Any, ...] = (3, lambda: 3, lambda: Sum)
+    nobody = paxon.proxy("127.0.0.1:1", paxon.ReplicatedDict)
+    machines: tuple[Any, ...] = (3, lambda: 3, lambda: Sum, paxon.Replicated, lambda: nobody)
     for machine in machines:
         with pytest.raises(paxon.ServerStartError, match=r"^machine: "):
             MemoryCluster(machine)
