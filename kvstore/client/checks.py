@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar, cast
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.leader_search import CoreOptions
@@ -21,7 +22,13 @@ __all__ = [
     "check_in_flight",
     "check_client",
     "unreachable",
+    "call_async",
+    "call_plain",
+    "check_callable",
 ]
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 DEFAULT_TIMEOUT = 10.0
 """Seconds."""
@@ -83,6 +90,25 @@ def check_payload(payload: object) -> None:
         raise InvalidRequest(f"a command has to be bytes, not {type(payload).__name__}")
     if not payload:
         raise InvalidRequest("a command must not be empty")
+
+
+def call_plain(what: str, function: Callable[[A], T], argument: A) -> T:
+    """What a caller's function returns. Raises `InvalidRequest` for one that nobody would run."""
+    check_callable(what, function)
+    return function(argument)
+
+
+async def call_async(what: str, function: Callable[[A], Awaitable[T]], argument: A) -> T:
+    """The same of a function that is to be awaited."""
+    if not callable(function) or not inspect.isawaitable(found := function(argument)):
+        raise InvalidRequest(f"{what} has to be a coroutine function, not {function!r}")
+    return await found
+
+
+def check_callable(what: str, function: object) -> None:
+    """Raise `InvalidRequest` for what cannot be called here, or would only make a coroutine."""
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise InvalidRequest(f"{what} has to be a plain function, not {function!r}")
 
 
 def unreachable(addresses: Iterable[str], seconds: float) -> ClusterUnavailable:

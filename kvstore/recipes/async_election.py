@@ -8,6 +8,7 @@ from typing import TypeVar
 from paxon.kvstore.client.arguments import Key, Value
 from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.calls.answers import TxnResult
+from paxon.kvstore.client.checks import call_async
 from paxon.kvstore.errors import RequestTimeout
 from paxon.kvstore.recipes.async_taking import observe, take
 from paxon.kvstore.recipes.contests import (
@@ -76,7 +77,7 @@ class AsyncElection:
     ) -> T:
         """Campaign, await the function while one leads, and resign; see `Election.run`."""
         async with await self.campaign(value, timeout=timeout) as leading:
-            return await function(leading)
+            return await call_async("what an election runs", function, leading)
 
     async def leader(self, *, timeout: float | None = None) -> Contender | None:
         """The leader; None: there is none."""

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from paxon.kvstore.client.arguments import Key, Value
 from paxon.kvstore.client.calls.answers import TxnResult
+from paxon.kvstore.client.checks import call_plain
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.errors import RequestTimeout
 from paxon.kvstore.recipes.contests import (
@@ -95,7 +96,7 @@ class Election:
         The function has to look at `lost` from time to time: nothing can stop it from outside.
         """
         with self.campaign(value, timeout=timeout) as leading:
-            return function(leading)
+            return call_plain("what an election runs", function, leading)
 
     def leader(self, *, timeout: float | None = None) -> Contender | None:
         """The leader; None: there is none."""

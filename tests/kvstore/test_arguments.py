@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import math
 import os
@@ -26,6 +27,7 @@ from paxon.kvstore import (
     ServerStartError,
     start_server,
 )
+from paxon.testing import MemoryCluster
 from tests.kvstore.fake_cluster import SocketCluster
 
 ONE = "tcp://127.0.0.1:1"
@@ -111,7 +113,7 @@ def test_operations(servers: SocketCluster) -> None:
             (lambda: anything.range(prefix="a", sort=["key"]), "sort is by key"),
             (lambda: anything.txn(if_=""), "if_ has to be a list of conditions"),
             (lambda: anything.lease_info(None), "the lease has to be"),
-            (lambda: anything.lease(5, on_lost=3), "a function is called once a lease is lost"),
+            (lambda: anything.lease(5, on_lost=3), "on_lost has to be a plain function"),
             (lambda: anything.lock("a", reentrant=1), "reentrant has to be True or False"),
             (lambda: AsyncClient(ONE).mirror(3), "the prefix has to be a str"),  # type: ignore[arg-type]
             (lambda: anything.get("a", mode="x" * 10**6), "x…"),
@@ -191,6 +193,35 @@ def test_start_server(wrong: dict[str, Any], named: str, tmp_path: Path) -> None
     assert named in str(refused.value)
     assert issubclass(KVStore, StateMachine)
     assert not list(tmp_path.iterdir())
+
+
+def test_functions_of_the_wrong_kind_are_not_called_in_vain() -> None:
+    """A coroutine that nobody awaits was a transaction of no writes, or a true condition."""
+
+    async def later(_: object) -> None: ...
+    def now(_: object) -> None: ...
+
+    async def main(cluster: MemoryCluster, kv: Any) -> None:
+        async with cluster.async_client() as found:
+            akv: Any = found
+            with kv.mirror("m") as mirror, kv.watch("w") as watch:
+                for call, wrong in (
+                    (kv.transact, later), (kv.transact, 3), (kv.election("e").run, later),
+                    (mirror.wait, later), (watch.call, later),
+                ):  # fmt: skip
+                    with pytest.raises(InvalidRequest, match="has to be a plain function, not"):
+                        call(wrong)
+            async with akv.mirror("m") as mirror:
+                with pytest.raises(InvalidRequest, match="has to be a plain function, not"):
+                    await mirror.wait(later)
+            run = akv.election("e").run
+            for call, wrong in ((akv.transact, now), (akv.transact, 3), (run, now)):
+                with pytest.raises(InvalidRequest, match="has to be a coroutine function, not"):
+                    await call(wrong)
+            assert await akv.election("e").leader() is None
+
+    with MemoryCluster() as cluster, cluster.client() as kv:
+        asyncio.run(main(cluster, kv))
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient, proxy, async_proxy])

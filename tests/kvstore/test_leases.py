@@ -55,7 +55,7 @@ def test_what_is_lost_stays_lost_and_says_so_once() -> None:
     assert told == [1, 2]
     held.when_lost(lambda: told[7])  # what it raises keeps nobody from renewing other leases
     for wrong in (3, None, asyncio.sleep):
-        with pytest.raises(InvalidRequest, match="a function is called once a lease is lost"):
+        with pytest.raises(InvalidRequest, match="on_lost has to be a plain function"):
             held.when_lost(wrong)  # type: ignore[arg-type]
     with pytest.raises(LeaseExpired, match=r"lease 7 is lost: it could not be renewed in time"):
         raise held.error()

@@ -29,7 +29,7 @@ from paxon.kvstore.client.calls.conditions import Conditions
 from paxon.kvstore.client.calls.drafts import Draft
 from paxon.kvstore.client.calls.keys import Bounds, Leased, Values
 from paxon.kvstore.client.calls.tries import pause_before_next
-from paxon.kvstore.client.checks import check_mode, check_timeout
+from paxon.kvstore.client.checks import call_async, check_mode, check_timeout
 from paxon.kvstore.errors import Compacted
 
 __all__ = ["AsyncStoreCalls", "AsyncTransaction"]
@@ -161,7 +161,7 @@ class AsyncStoreCalls(Comparing):
         while True:
             transaction = AsyncTransaction(self, until)
             try:
-                value = await function(transaction)
+                value = await call_async("what transact calls", function, transaction)
             except Compacted:
                 pass  # what was read first went meanwhile
             else:

@@ -28,7 +28,7 @@ from paxon.kvstore.client.calls.conditions import Conditions
 from paxon.kvstore.client.calls.drafts import Draft
 from paxon.kvstore.client.calls.keys import Bounds, Leased, Values
 from paxon.kvstore.client.calls.tries import pause_before_next
-from paxon.kvstore.client.checks import check_mode, check_timeout
+from paxon.kvstore.client.checks import call_plain, check_mode, check_timeout
 from paxon.kvstore.errors import Compacted
 
 __all__ = ["StoreCalls", "Transaction"]
@@ -190,7 +190,7 @@ class StoreCalls(Comparing):
         while True:
             transaction = Transaction(self, until)
             try:
-                value = function(transaction)
+                value = call_plain("what transact calls", function, transaction)
             except Compacted:
                 pass  # what was read first went meanwhile
             else:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from paxon.kvstore.client.checks import check_callable
 from paxon.kvstore.client.leases.clock import boot_seconds
-from paxon.kvstore.errors import ClientClosed, InvalidRequest, LeaseExpired, PaxonError
+from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError
 from paxon.transport.log import logger
 
 __all__ = [
-    "CLOCK_DRIFT", "LEAST_SECONDS", "TOO_LATE", "Held", "check_callback", "plan", "renewing",
-    "take_answers",
+    "CLOCK_DRIFT", "LEAST_SECONDS", "TOO_LATE", "Held", "plan", "renewing", "take_answers",
 ]  # fmt: skip
 
 CLOCK_DRIFT = 0.05
@@ -108,7 +107,7 @@ class Held:
 
         What it raises is logged. Raises `InvalidRequest` for what cannot be called so.
         """
-        check_callback(callback)
+        check_callable("on_lost", callback)
         if self.reason:
             self._call(callback)
         else:
@@ -117,12 +116,6 @@ class Held:
     def error(self) -> LeaseExpired:
         """The error that is raised once it is lost."""
         return LeaseExpired(f"lease {self.id:x} is lost: {self.reason}")
-
-
-def check_callback(callback: object) -> None:
-    """Raise `InvalidRequest` for what cannot be called once a lease is lost."""
-    if not callable(callback) or inspect.iscoroutinefunction(callback):
-        raise InvalidRequest(f"a function is called once a lease is lost, not {callback!r}")
 
 
 H = TypeVar("H", bound=Held)

@@ -12,12 +12,12 @@ from typing import Any, Self, TypeVar
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.calls.calls import Call
 from paxon.kvstore.client.calls.keys import Leased, check_lease
+from paxon.kvstore.client.checks import check_callable
 from paxon.kvstore.client.leases.clock import boot_seconds
 from paxon.kvstore.client.leases.keeping import (
     LEAST_SECONDS,
     TOO_LATE,
     Held,
-    check_callback,
     plan,
     renewing,
     take_answers,
@@ -207,7 +207,7 @@ class LeaseCalls:
         number = new_id() if id is None else check_lease(id)
         call = Grant(number, ttl)
         if on_lost is not None:
-            check_callback(on_lost)
+            check_callable("on_lost", on_lost)
         sent = boot_seconds()
 
         def granted(ttl: float) -> Lease:

@@ -9,7 +9,7 @@ from typing import Protocol, Self, TypeVar
 
 from paxon.kvstore.client.arguments import Key, as_text, check_prefix
 from paxon.kvstore.client.calls.answers import RangeResult
-from paxon.kvstore.client.checks import check_wait
+from paxon.kvstore.client.checks import call_plain, check_wait
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
 from paxon.kvstore.client.watches.events import Event
 from paxon.kvstore.client.watches.watch import Watch
@@ -99,7 +99,7 @@ class Mirror(Reflection):
         timeout = check_wait(timeout)
 
         def look() -> tuple[T | None]:
-            found = condition(self)
+            found = call_plain("the condition", condition, self)
             if not found and self._error is not None:
                 raise self._error
             return (found,) if found else ()  # type: ignore[return-value]
@@ -173,7 +173,7 @@ class AsyncMirror(Reflection):
         try:
             async with asyncio.timeout(timeout), self._changed:
                 while True:
-                    found = condition(self)
+                    found = call_plain("the condition", condition, self)
                     if found:
                         return found
                     if self._error is not None:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Self
 
-from paxon.kvstore.client.checks import check_wait
+from paxon.kvstore.client.checks import check_callable, check_wait
 from paxon.kvstore.client.core import ClientCore
 from paxon.kvstore.client.sync_driver import SyncDriver
 from paxon.kvstore.client.watches.events import Event, Told
@@ -99,6 +99,8 @@ class Watch:
         Returns:
             The thread, a daemon. (Do not use the watch otherwise from then on, but to close it.)
         """
+
+        check_callable("what is called with each event", callback)
 
         def run() -> None:
             error: PaxonError | None = None
