@@ -346,7 +346,7 @@ def test_local_clusters_refuse_what_cannot_be(one: LocalCluster) -> None:
     for wrong in (9, "1", True, 1.0, None):
         for each in (one.remove_server, one.replace_server, one.kill, one.restart, one.pause):
             with pytest.raises(ClusterError, match=f"there is no server {wrong!r}, only server 1"):
-                each(wrong)  # type: ignore[operator]
+                each(wrong)  # type: ignore[arg-type]
     with pytest.raises(InvalidRequest, match="the timeout has to be a number"):
         one.leader(timeout="1")  # type: ignore[arg-type]
     with pytest.raises(ClusterError, match="leave at least one voter"):

@@ -215,9 +215,9 @@ def test_functions_of_the_wrong_kind_are_not_called_in_vain() -> None:
                 with pytest.raises(InvalidRequest, match="has to be a plain function, not"):
                     await mirror.wait(later)
             run = akv.election("e").run
-            for call, wrong in ((akv.transact, now), (akv.transact, 3), (run, now)):
+            for ask, plain in ((akv.transact, now), (akv.transact, 3), (run, now)):
                 with pytest.raises(InvalidRequest, match="has to be a coroutine function, not"):
-                    await call(wrong)
+                    await ask(plain)
             assert await akv.election("e").leader() is None
 
     with MemoryCluster() as cluster, cluster.client() as kv:
