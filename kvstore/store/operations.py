@@ -252,8 +252,8 @@ class Txn(_Operation, frozen=True, tag=10):
 
         So clients refuse it when they make it, and servers when they decode it.
         """
-        kinds = list(map(type, self.then)) + list(map(type, self.otherwise))
-        if Txn not in kinds and len(self.then) < 2 and len(self.otherwise) < 2:
+        then, otherwise = self.then, self.otherwise
+        if len(then) < 2 and len(otherwise) < 2 and Txn not in map(type, then + otherwise):
             return  # the most frequent kind: within bounds, and one alone writes nothing twice
         if self.depth() > MAX_TXN_DEPTH:
             raise ValueError(f"transactions are nested more than {MAX_TXN_DEPTH} deep")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+import operator
+from collections.abc import Callable
+from typing import Any, assert_never
 
 import msgspec
 
@@ -16,6 +18,7 @@ from paxon.kvstore.store.operations import (
     Put,
     PutItem,
     Range,
+    Relation,
     Result,
     Txn,
 )
@@ -28,6 +31,9 @@ __all__ = ["Bounds", "Transaction", "check_put", "one_put"]
 
 _MAX_COMPARED = 10_000
 """Keys that the comparisons of a transaction look at. Part of the format."""
+_RELATIONS: dict[Relation, Callable[[Any, Any], bool]] = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt,
+}  # fmt: skip
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,27 +300,11 @@ class Transaction:
 
 
 def _operand(item: Item, compare: Compare) -> bytes | int:
-    match compare.target:
-        case "value":
-            return as_bytes(item.value)
-        case "version":
-            return item.version
-        case "created":
-            return item.created
-        case "modified":
-            return item.modified
-        case "lease":
-            return item.lease
+    if compare.target == "value":
+        return as_bytes(item.value)
+    found: int = getattr(item, compare.target)
+    return found
 
 
 def _holds(compare: Compare, found: bytes | int) -> bool:
-    wanted = compare.operand
-    match compare.relation:
-        case "=":
-            return found == wanted
-        case "!=":
-            return found != wanted
-        case "<":
-            return found < wanted  # type: ignore[operator]
-        case ">":
-            return found > wanted  # type: ignore[operator]
+    return _RELATIONS[compare.relation](found, compare.operand)
