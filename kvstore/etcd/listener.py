@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import socket
 import ssl
@@ -196,10 +197,15 @@ class Listener:
         """Have the port, which is returned, but take nobody in yet. Raises OSError."""
         loop = asyncio.get_running_loop()
         handshake = None if tls is None else _HANDSHAKE_SECONDS
-        self._server = await loop.create_server(
-            lambda: _Connection(self), host, port, ssl=tls, backlog=1024, start_serving=False,
-            ssl_handshake_timeout=handshake,
-        )  # fmt: skip
+        try:
+            self._server = await loop.create_server(
+                lambda: _Connection(self), host, port, ssl=tls, backlog=1024, start_serving=False,
+                ssl_handshake_timeout=handshake,
+            )  # fmt: skip
+        except OSError as error:
+            unknown = isinstance(error, socket.gaierror)
+            why = "its host is not known" if unknown else os.strerror(error.errno or 0)
+            raise OSError(f"cannot listen at {host}:{port}: {why}") from None
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 

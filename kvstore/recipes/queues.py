@@ -121,8 +121,9 @@ class Enqueue(Call[int]):
     __slots__ = ()
 
     def __init__(self, prefix: str, values: Iterable[Value]) -> None:
-        if isinstance(values, str | bytes | bytearray | memoryview):
-            raise InvalidRequest("give a list of values, not one value")
+        one = isinstance(values, str | bytes | bytearray | memoryview)
+        if one or not isinstance(values, Iterable):
+            raise InvalidRequest(f"give a list of values, not {values!r}")
         checked = [check_value(value) for value in values]
         if not checked:
             raise InvalidRequest("there is no value to put")
