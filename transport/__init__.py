@@ -21,6 +21,7 @@ from paxon.transport.errors import (
     ForeignFrame,
     FrameError,
     MalformedFrame,
+    OtherVersion,
     OversizedFrame,
     TransportError,
     cluster_name,
@@ -74,5 +75,6 @@ __all__ = [
     "ForeignFrame",
     "ForeignCluster",
     "cluster_name",
+    "OtherVersion",
     "OversizedFrame",
 ]

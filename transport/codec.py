@@ -21,9 +21,9 @@ import msgspec
 
 from paxon.transport.errors import (
     ForeignCluster,
-    ForeignFrame,
     FrameError,
     MalformedFrame,
+    OtherVersion,
     OversizedFrame,
 )
 
@@ -217,7 +217,7 @@ class FrameCodec(Generic[SendT, ReceiveT]):
         if magic != MAGIC:
             raise MalformedFrame(f"a frame begins with {magic!r} instead of {MAGIC!r}")
         if version != self._version:
-            raise ForeignFrame(
+            raise OtherVersion(
                 f"{_who(sender)} speaks protocol version {version}, this is version "
                 f"{self._version}: run the same release on both sides"
             )

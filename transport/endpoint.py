@@ -28,6 +28,7 @@ from paxon.transport.errors import (
     ForeignFrame,
     FrameError,
     MalformedFrame,
+    OtherVersion,
     OversizedFrame,
     TransportError,
 )
@@ -393,17 +394,19 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
     ) -> None:
         """Count and log a frame that cannot be taken in; note a client's that is merely too large.
 
-        A client that has dialled the port for servers is told so: else it would find out nothing.
+        A client that has dialled the port for servers is told so, and one of another release gets a
+        frame that names this one's version: else it would find out nothing.
         """
         oversized = isinstance(error, OversizedFrame)
         sender = None if oversized else port.who_else(frame)
         if sender is not None and isinstance(error, MalformedFrame):
             error = unexpected(sender, port.name)
         self._ledger.refuse(error, port.origin(frame))
-        if sender == 0 and self._at_peer_port is not None:
+        wrong_door = [self._at_peer_port] if sender == 0 and self._at_peer_port is not None else []
+        if wrong_door or (port is self._clients and isinstance(error, OtherVersion)):
             with suppress(zmq.ZMQError):  # it is gone, or reads nothing
                 port.socket.send(token, _MORE_NOBLOCK)
-                port.socket.send(self._client_codec.encode([self._at_peer_port]), _NOBLOCK)
+                port.socket.send(self._client_codec.encode(wrong_door), _NOBLOCK)
         if oversized and port is self._clients:
             burst.refused.append(token)
 

@@ -8,6 +8,7 @@ __all__ = [
     "MalformedFrame",
     "ForeignFrame",
     "ForeignCluster",
+    "OtherVersion",
     "OversizedFrame",
     "cluster_name",
 ]
@@ -31,6 +32,10 @@ class OversizedFrame(FrameError):
 
 class ForeignFrame(FrameError):
     """A proper frame that is not for us: of another version, cluster, setting or sender."""
+
+
+class OtherVersion(ForeignFrame):
+    """A frame of a release that speaks another version of the protocol."""
 
 
 class ForeignCluster(ForeignFrame):

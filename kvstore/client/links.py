@@ -26,6 +26,7 @@ from paxon.transport import (
     ForeignCluster,
     FrameError,
     LinkMonitor,
+    OtherVersion,
     TransportError,
     end_when_vanished,
 )
@@ -209,6 +210,9 @@ class Links:
             _, _, replies = self._codec.decode(frame)
         except ForeignCluster as error:
             self._receive(link.address, [OtherCluster("", error.identity, self._codec.identity)])
+            return
+        except OtherVersion as error:
+            self._tell_trouble(link.address, str(error))
             return
         except FrameError as error:
             self._tell_trouble(link.address, f"what it sends cannot be read ({error})")

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from paxon.kvstore import Client, InvalidRequest, OperationFailed, OutcomeUnknown
+from paxon.actors.messages import PROTOCOL_VERSION
+from paxon.kvstore import (
+    Client,
+    ClusterUnavailable,
+    InvalidRequest,
+    OperationFailed,
+    OutcomeUnknown,
+)
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import one_sentence, paxon
 from tests.cluster.machines import Fragile
@@ -15,7 +22,9 @@ from tests.cluster.machines import Fragile
 pytestmark = pytest.mark.process
 
 
-def test_a_client_at_the_ports_for_servers(tmp_path: Path) -> None:
+def test_a_client_at_the_ports_for_servers_or_of_another_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with LocalCluster(3, tmp_path) as cluster:
         cluster.leader()
         ports = cluster.peer_addresses
@@ -34,6 +43,12 @@ def test_a_client_at_the_ports_for_servers(tmp_path: Path) -> None:
         with Client([ports[0], *cluster.addresses], timeout=60) as kv:  # one wrong one is no matter
             kv.put("k", "v")
             assert kv.get("k") == b"v"
+        theirs, ours = PROTOCOL_VERSION, PROTOCOL_VERSION + 1
+        monkeypatch.setattr("paxon.actors.codecs.PROTOCOL_VERSION", ours)
+        said = f"server 1 speaks protocol version {theirs}, this is version {ours}: run"
+        one = Client(cluster.addresses[0], timeout=2)
+        with one as kv, pytest.raises(ClusterUnavailable, match=said):
+            kv.get("k")
 
 
 def test_a_store_client_at_another_machine_changes_nothing(tmp_path: Path) -> None:
