@@ -301,7 +301,7 @@ def test_ten_consumers_that_are_killed_at_random_do_each_item_once(
         lambda kv: kv.queue("a").get(timeout=-1),
         lambda kv: kv.queue("a").put(7),
         lambda kv: kv.queue("a").put_many("abc"),
-        lambda kv: kv.queue("a").put_many(7),  # type: ignore[arg-type]
+        lambda kv: kv.queue("a").put_many(7),
         lambda kv: kv.queue("a").put_many([]),
         lambda kv: kv.queue("a").put_many([b""] * 10_001),
         lambda kv: kv.priority_queue("a").put("x", -1),
