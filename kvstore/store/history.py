@@ -364,7 +364,7 @@ class History:
     def keys(self, number: int) -> Iterator[bytes]:
         """Those that the events from this number on concern."""
         for block in self._blocks_from(number):
-            yield from map(key_of, islice(block.befores, max(0, number - block.first), None))
+            yield from map(key_of, block.befores[max(0, number - block.first) :])
 
     def since(self, number: int) -> Iterator[tuple[Item, Item | None]]:
         """Each event from this number on: its key's new item, and the one that it replaced."""
@@ -374,6 +374,9 @@ class History:
                 yield block.items[at], before if type(before) is Item else None
 
     def _blocks_from(self, number: int) -> list[Block]:
+        newest = self.blocks[-1]
+        if number >= newest.first:
+            return [newest]
         wanted: list[Block] = []
         for block in reversed(self.blocks):
             if block.first + block.count <= number:

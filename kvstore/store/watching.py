@@ -195,8 +195,9 @@ class Watches:
         history = state.history
         follows = not self._anew and self._next >= history.first
         concerned = self._concerned(history) if follows else set(self._kept)
-        concerned |= self._enter_reached(state.revision)
-        shared: dict[bytes, tuple[bytes, bool] | None] = {}
+        if self._reached:
+            concerned |= self._enter_reached(state.revision)
+        shared: dict[bytes, tuple[bytes, bool] | None] | None = {} if len(concerned) > 1 else None
         for number in sorted(concerned):
             wanted = self._kept[number]
             if wanted.after < self._seen:
@@ -317,14 +318,14 @@ def _decode(query: bytes) -> Events:
 
 def _answer(
     state: State, wanted: Events, max_bytes: int,
-    shared: dict[bytes, tuple[bytes, bool] | None], number: int | None,
+    shared: dict[bytes, tuple[bytes, bool] | None] | None, number: int | None,
 ) -> tuple[bytes, bool] | None:  # fmt: skip
     """The answer to a watch, and whether that is all; None if there is nothing for it.
 
     Many may ask the very same. `number`: see `read_events`.
     """
-    question = encode_operations((wanted,))
-    if question in shared:
+    question = b"" if shared is None else encode_operations((wanted,))
+    if shared is not None and question in shared:
         return shared[question]
     try:
         result, events, _ = answer_events(state, wanted, max_bytes, number)
@@ -333,6 +334,6 @@ def _answer(
     except Refusal as refused:
         result, quiet, whole = refused.result, False, False
     answer = None if quiet else (encode_results([result]), whole)
-    if len(shared) < _SHARED:
+    if shared is not None and len(shared) < _SHARED:
         shared[question] = answer
     return answer
