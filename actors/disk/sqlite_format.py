@@ -21,7 +21,8 @@ from paxon.actors.records.configuration import Configuration
 
 __all__ = [
     "SCHEMA", "INSERT_META", "UPDATE_META", "PUT_ACCEPTED", "Identity", "Contents",
-    "MetaColumns", "row_checksum", "inspect", "Held", "held_in", "incarnation_in", "read_accepted",
+    "MetaColumns", "row_checksum", "inspect", "Held", "held_in", "cluster_in", "incarnation_in",
+    "read_accepted",
 ]  # fmt: skip
 
 SCHEMA = """
@@ -244,6 +245,12 @@ def incarnation_in(directory: Path) -> int:
     """The number of a data directory, whether it belongs to a cluster yet or not; 0: unknown."""
     found = _meta_of(directory, "incarnation")
     return found[0] if found is not None and isinstance(found[0], int) else 0
+
+
+def cluster_in(directory: Path) -> str:
+    """The name of the cluster that a data directory is of; "" if it is none."""
+    found = _meta_of(directory, "cluster")
+    return str(found[0]) if found is not None else ""
 
 
 def inspect(path: Path, identity: Identity, witnessed: int) -> Contents:

@@ -47,6 +47,7 @@ from paxon.kvstore.cluster.local_files import (
     cluster_directory,
     machine_name,
     members_in,
+    name_in,
     refuse_while_imported,
     remove,
     socket_directory,
@@ -641,8 +642,10 @@ class LocalCluster:
                 before = ClusterDescription.read(path)
             except ClusterFileError as error:
                 raise ClusterError(str(error)) from None
-            self._description = msgspec.structs.replace(self._described(), id=before.id)
-        else:
+        name = before.id if known else name_in(directory)
+        if name:
+            self._description = msgspec.structs.replace(self._described(), id=name)
+        if not known:
             self._write_cluster_file(directory)
         return known
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from paxon.actors import ServerId, StateMachine
 from paxon.actors.ballot import in_list
 from paxon.actors.disk.data_directory import make_directory
-from paxon.actors.disk.sqlite_format import held_in
+from paxon.actors.disk.sqlite_format import cluster_in, held_in
 from paxon.actors.execution.machine_errors import check_limits
 from paxon.kvstore.cluster.cluster_file import STORE_MACHINE
 from paxon.kvstore.cluster.spawning import being_imported_by_spawn
@@ -28,6 +28,7 @@ __all__ = [
     "cluster_directory",
     "machine_name",
     "members_in",
+    "name_in",
     "refuse_while_imported",
     "remove",
     "socket_directory",
@@ -88,6 +89,12 @@ def members_in(directory: Path, wanted: list[ServerId]) -> list[ServerId]:
             len(wanted), directory, len(members), in_list(members),
         )  # fmt: skip
     return members
+
+
+def name_in(directory: Path) -> str:
+    """The cluster's name in the data directories, as after restoring; "" if there are none."""
+    names = map(cluster_in, sorted(directory.glob("server-*")))
+    return next(filter(None, names), "")
 
 
 def socket_directory(temporary: list[Path]) -> Path:
