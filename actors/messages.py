@@ -10,6 +10,7 @@ where it is called from (rule 15). So any change of a message needs a new `PROTO
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Annotated, Literal, TypeAlias
 
@@ -31,7 +32,7 @@ __all__ = [
     "TransferLeader", "ChangeMembers", "AskMembers", "ClientMessage", "ReplyStatus", "ReadMode",
     "SessionOpened", "CommandReply", "QueryReply", "NotLeader", "Overloaded", "StatusReply",
     "SlotReply", "OtherCluster", "PortOfServers", "WatchesHeld", "Addresses", "ServerReply",
-    "overloaded", "retry_after",
+    "overloaded", "retry_after", "watch_digest",
 ]  # fmt: skip
 
 PROTOCOL_VERSION = 10
@@ -667,8 +668,14 @@ class WatchesHeld(Wire, frozen=True, tag=10):
     """How far all of them are complete, as the state machine says it."""
     current: bool = True
     """False: this server hears no leader or is far behind, and holds none."""
-    given: int = 0
-    """Answers that those have had so far: a client that has not got as many has lost one."""
+    digest: int = 0
+    """Of the ids that their next answers will have (`watch_digest`): a client that expects others
+    has lost an answer, or its questions have not come."""
+
+
+def watch_digest(ids: Iterable[int]) -> int:
+    """Of ids of answers to watches, in whatever order."""
+    return sum(each * each for each in ids) % (1 << 62)
 
 
 class Addresses(Wire, frozen=True, tag=11):

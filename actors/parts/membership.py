@@ -329,7 +329,8 @@ class Membership:
         alive, me = self.alive(), self._settings.server
         fit = {s: self.disks.incarnations[s] for s in reign.fit(alive, self._host.log)}
         fit[me] = self.making.incarnation
-        members = members_wanted(request, self.located(), [*alive, me], fit)
+        told = reign.behind(alive, self._host.log.chosen_to)
+        members = members_wanted(request, self.located(), [*alive, me], fit, told)
         if isinstance(members, str):
             return members
         until = self._outbox.now + self._settings.election_timeout_max

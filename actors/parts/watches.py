@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from paxon.actors.environment import ClientToken
 from paxon.actors.execution.sessions import Reply
 from paxon.actors.limits.allowances import FRAME_BYTES, MESSAGE_BYTES
+from paxon.actors.limits.bounds import NUMBER_LIMIT
 from paxon.actors.messages import QueryReply, ReplyStatus, Unwatch, Watch, WatchCheck, WatchesHeld
 from paxon.actors.outbox import Outbox
 from paxon.actors.parts.host import Host
-from paxon.actors.records.watching import FAR_BEHIND, NEAR, SHORT, Watching
+from paxon.actors.records.watching import AT_ONCE, FAR_BEHIND, NEAR, SHORT, Watching
 
 __all__ = ["Watches"]
 
@@ -55,6 +57,9 @@ class Watches:
 
     def on_watch(self, watch: Watch, client: ClientToken) -> None:
         """Answer at once what has happened, or keep the watch until something does."""
+        if not 0 <= watch.id < NUMBER_LIMIT:  # its answers are numbered from there on
+            self._outbox.reply(client, QueryReply(watch.id, ReplyStatus.INVALID, b"no such number"))
+            return
         elsewhere = watch.near and self._names_leader(client)
         if elsewhere or not self._is_current(watch.near and len(self.held) >= NEAR):
             self._outbox.reply(client, QueryReply(watch.id, ReplyStatus.NOT_CURRENT, b""))
@@ -89,9 +94,9 @@ class Watches:
         Whatever happened up to there was answered before: on one connection, in this order.
         """
         self.look_after()
-        held, given = self._watching.asked(client, self._outbox.now)
+        held, digest = self._watching.asked(client, self._outbox.now)
         through, current = self._application.watched_through(), self._is_current(False)
-        self._outbox.reply(client, WatchesHeld(check.id, held, through, current, given))
+        self._outbox.reply(client, WatchesHeld(check.id, held, through, current, digest))
 
     def forget(self, client: ClientToken) -> None:
         """A client is gone."""
@@ -141,6 +146,7 @@ class Watches:
         outbox = self._outbox
         self._counters["watches_answered"] += len(happened)
         sizes: dict[ClientToken, int] = {}
+        going_on = Counter[ClientToken]()
         for number, reply in happened:
             if number not in self.held:  # it has ended since the machine looked
                 continue
@@ -149,9 +155,11 @@ class Watches:
                 sizes[client] = FRAME_BYTES if outbox.network.congested(client) else 0
             size, much = len(reply.payload) + MESSAGE_BYTES, sizes[client] >= FRAME_BYTES
             kept, status = self._application.keeps(number), ReplyStatus(reply.status)
-            stays = self._watching.answer(number) if kept and size <= SHORT and not much else None
+            may = kept and size <= SHORT and not much and going_on[client] < AT_ONCE
+            stays = self._watching.answer(number) if may else None
             if stays is not None:
                 status = ReplyStatus.GOES_ON
+                going_on[client] += 1
             elif kept:
                 self._application.unwatch(number)
             client, answer = stays or self._watching.take(number)

@@ -76,10 +76,12 @@ def members_wanted(
     configuration: Configuration,
     alive: Collection[ServerId],
     fit: Mapping[ServerId, int],
+    told: Collection[ServerId],
 ) -> tuple[Member, ...] | str:
     """The members then; or, in a sentence, why that cannot be, or not now (M17).
 
-    `alive` were heard of late; `fit` are those of them that are level, by their directories.
+    `alive` were heard of late; `fit` are those of them that are level, by their directories; `told`
+    those that have said in this reign how far they are.
     """
     if not 0 < request.id < 1 << 63:
         return "the number of a change must be from 1 to below 2^63"
@@ -89,7 +91,8 @@ def members_wanted(
     living = [c.server for c in request.changes if c.kind == "replace" and c.server in alive]
     if living:
         return f"{in_list(living)}: its old directory is in use: stop that server first"
-    return unserved(members, fit) or _unfit(request, members, fit) or members
+    level = {server: number for server, number in fit.items() if server in told}
+    return unserved(members, fit) or _unfit(request, members, level) or members
 
 
 def _unfit(request: ChangeMembers, members: Iterable[Member], fit: Mapping[ServerId, int]) -> str:

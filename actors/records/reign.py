@@ -81,8 +81,9 @@ MOVES_SECONDS = 60.0
 
 def is_level(held_to: int, log: SlotLog) -> bool:
     """Whether one that has come so far could go on at once."""
-    if log.chosen_to - held_to > MOST_BEHIND:
-        return False
+    behind = log.chosen_to - held_to
+    if not 1 < behind <= MOST_BEHIND:  # (one is always under way, and may be long)
+        return behind <= 1
     missing = (log.get(slot) for slot in range(held_to + 1, log.chosen_to + 1))
     return sum(len(held.value) for held in missing if held is not None) <= MOST_BYTES_BEHIND
 
@@ -327,9 +328,8 @@ class Reign:
         return {server: max(0, chosen_to - one.executed) for server, one in told if one.answered}
 
     def fit(self, alive: Iterable[ServerId], log: SlotLog) -> list[ServerId]:
-        """Which of these followers are level, as good as."""
-        late = self.behind(alive, log.chosen_to)
-        return [server for server in late if is_level(self.followers[server].executed, log)]
+        """Which of these followers are level, as good as, by what is known of them."""
+        return [server for server in alive if is_level(self.followers[server].executed, log)]
 
     def note_asked(self, request: int, refusal: str) -> None:
         """A change was refused for this, or taken up."""

@@ -32,6 +32,9 @@ ANSWERS = 16
 """A watch may ask for so many answers at once …"""
 SHORT = 4096
 """… of which all but the last take at most so many bytes each."""
+AT_ONCE = 64
+"""So many watches of a client go on after the answers of one step. The others' clients ask again,
+which is counted as any request is: else many watches would take the server's time for nothing."""
 FAR_BEHIND = 1000
 """Slots that a server may be behind what it was told is chosen, and still hold watches."""
 
@@ -40,13 +43,13 @@ Held = tuple[ClientToken, int]
 
 
 class _Client:
-    __slots__ = ("asked_at", "bytes", "given", "numbers")
+    __slots__ = ("asked_at", "bytes", "numbers", "squares")
 
     def __init__(self) -> None:
         self.asked_at = 0.0
         self.bytes = 0
-        self.given = 0
-        """Answers that the watches it has now have had."""
+        self.squares = 0
+        """The sum of the squares of the ids that its watches' next answers will have."""
         self.numbers: dict[int, int] = {}
         """Its ids, and the server's numbers for them."""
 
@@ -101,8 +104,9 @@ class Watching:
             _, _, gone, given, _ = self.held.pop(before)
             self._bytes -= gone
             one.bytes -= gone
-            one.given -= given
+            one.squares -= (watch + given) ** 2
         one.numbers[watch] = self._next
+        one.squares += watch * watch
         self.held[self._next] = (client, watch, size, 0, min(answers, ANSWERS))
         self._bytes += size
         one.bytes += size
@@ -114,7 +118,7 @@ class Watching:
         self._bytes -= size
         one = self._clients[client]
         one.bytes -= size
-        one.given -= given
+        one.squares -= (watch + given) ** 2
         del one.numbers[watch]
         if not one.numbers:
             del self._clients[client]
@@ -126,7 +130,7 @@ class Watching:
         if given + 1 >= answers:
             return None
         self.held[number] = (client, watch, size, given + 1, answers)
-        self._clients[client].given += 1
+        self._clients[client].squares += 2 * (watch + given) + 1
         return client, watch + given
 
     def drop(self, client: ClientToken, watches: Iterable[int] | None = None) -> list[int]:
@@ -141,12 +145,12 @@ class Watching:
         return dropped
 
     def asked(self, client: ClientToken, now: float) -> tuple[int, int]:
-        """A client asks how its watches are: how many there are, and the answers they have had."""
+        """A client asks how its watches are: how many there are, and `WatchesHeld.digest`."""
         one = self._clients.get(client)
         if one is None:
             return 0, 0
         one.asked_at = now
-        return len(one.numbers), one.given
+        return len(one.numbers), one.squares % (1 << 62)
 
     def gone(self, now: float) -> list[ClientToken]:
         """Those of whom nothing was heard for long."""

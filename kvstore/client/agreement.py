@@ -279,8 +279,14 @@ def add_member(quest: Quest, given: MemberChange, *, learner: bool = False) -> M
         found = yield from change_members(quest, (change,))
     if learner:
         return found
-    yield from _await_level(quest, server)
-    return (yield from change_members(quest, (MemberChange("promote", server),)))
+    while True:
+        yield from _await_level(quest, server)
+        try:
+            return (yield from change_members(quest, (MemberChange("promote", server),)))
+        except OperationFailed:  # it was level, and a moment later it was not, or nobody heard it
+            if quest.left() <= 0:
+                raise
+            yield from quest.pause()
 
 
 def _await_level(quest: Quest, server: ServerId) -> MemberSteps[None]:

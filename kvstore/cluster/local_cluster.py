@@ -336,7 +336,10 @@ class LocalCluster:
     def _result(
         self, server: ServerId, done: Future[None], what: str, timeout: float | None = None
     ) -> None:
-        problem = done.exception(timeout)
+        try:
+            problem = done.exception(timeout)
+        except TimeoutError:  # a call to the kernel that does not end keeps any process as it is
+            problem = RuntimeError(f"it has not happened within {timeout:g} s")
         if problem is not None:
             raise self._failure([f"server {server} {what}: {problem}"]) from None
 

@@ -428,16 +428,15 @@ class ChildProcess:
         return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
     def is_stopped(self) -> bool:
-        """Whether it runs no more after SIGSTOP: the kernel tells once its last thread has stopped.
+        """Whether none of its threads runs after SIGSTOP; True where nobody can tell.
 
-        True, too, if nobody can tell because somebody else has reaped it.
+        (`waitid` tells as well, but a program that waits for its own children may take that away.)
         """
-        kind, number = (os.P_PIDFD, self._pidfd) if self._pidfd >= 0 else (os.P_PID, self.pid)
-        try:
-            state = os.waitid(kind, number, os.WSTOPPED | os.WNOWAIT | os.WNOHANG)
-        except ChildProcessError:
-            return True
-        return state is not None
+        states = set()
+        for stat in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            with contextlib.suppress(OSError):  # that thread has ended
+                states.add(stat.read_text(errors="replace").rpartition(")")[2].split()[0])
+        return states <= {"T", "t", "Z", "X"}
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, unless it has ended; never to a stranger that has its number now."""

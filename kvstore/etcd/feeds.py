@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from msgspec import structs
@@ -38,6 +39,8 @@ class Answers:
         self._driver.enter()
         self._watched: Watched = self._core.start_watch(wanted)
         self._driver.plan_pump()
+        self._next = 0
+        """The answers that `next` has put together."""
         self.told = wanted.after
         """All events up to this revision have been taken …"""
 
@@ -61,13 +64,15 @@ class Answers:
             raise watched.error or ClientClosed("the watch is closed")
         if is_refusal(answer):
             raise Gone(answer.get("oldest", 0))
-        through, events = accepted(answer)
-        return through, events
+        # All that there are: told one by one, in one go, they would be too many for any listener.
+        whole = list(takewhile(lambda each: not is_refusal(each), watched.answers))
+        self._next = len(whole)
+        return accepted(whole[-1])[0], [event for each in whole for event in accepted(each)[1]]
 
     def taken(self, through: int) -> None:
         """Note that what `next` returned was passed on: only then is there more."""
         self.told = through
-        self._watched.answers.pop(0)
+        del self._watched.answers[: self._next]
         if self._core.watches.taken(self._watched):
             self._driver.plan_pump()
 

@@ -69,6 +69,8 @@ class Watches:
         self._anew = False
         """The state was replaced: every watch has to be looked at."""
         self._ready: list[tuple[int, bytes]] = []
+        self._told: set[int] = set()
+        """Watches with an answer among those."""
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -183,6 +185,7 @@ class Watches:
         """Answers for which something has happened."""
         self.look(state, max_bytes)
         ready, self._ready = self._ready, []
+        self._told.clear()
         return ready
 
     def look(self, state: State, max_bytes: int) -> None:
@@ -199,6 +202,9 @@ class Watches:
             concerned |= self._enter_reached(state.revision)
         shared: dict[bytes, tuple[bytes, bool] | None] | None = {} if len(concerned) > 1 else None
         for number in sorted(concerned):
+            if number in self._told:  # compacting often must not make answers without bound
+                self.drop(number)
+                continue
             wanted = self._kept[number]
             if wanted.after < self._seen:
                 wanted = self._kept[number] = msgspec.structs.replace(wanted, after=self._seen)
@@ -209,6 +215,7 @@ class Watches:
                 if not whole:
                     self.drop(number)
                 self._ready.append((number, payload))
+                self._told.add(number)
         self._look_from(state)
 
     def _look_from(self, state: State) -> None:

@@ -62,6 +62,25 @@ def test_a_thousand_watches_of_a_key_are_one_and_each_is_told_all() -> None:
     told(story)
 
 
+def test_answers_that_came_together_are_told_together() -> None:
+    """One by one, in one go, they would be too many for whoever is about to write the first."""
+
+    async def story(kv: AsyncClient, feeds: Feeds) -> None:
+        watch = begin(feeds, await kv.put("k", b"before"))
+        at = await kv.put("k", b"first")
+        await watch.next()
+        assert watch._feed is not None
+        many = [[at, [((b"k", b"", at, at, 1, 0), None)]]] * 2 * MOST_WAITING
+        watch._feed.answers._watched.answers += many
+        await kv.put("k", b"last")
+        values = await take(watch, len(many) + 2)
+        assert values[0] == b"first" and values[-1] == b"last"
+        assert watch._own is None
+        watch.close()
+
+    told(story)
+
+
 def test_what_events_are_put_into_is_made_once() -> None:
     async def story(kv: AsyncClient, feeds: Feeds) -> None:
         at = await kv.put("k", b"before")

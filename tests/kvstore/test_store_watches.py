@@ -162,6 +162,19 @@ def test_compaction_takes_no_event_from_a_watch_that_waits() -> None:
     assert watch(store, 1, 4) is None, "what follows 4 is all there"
 
 
+def test_a_watch_is_answered_once_however_often_a_slot_compacts() -> None:
+    """Else a short command would make watches times compactions of answers."""
+    store = KVStore()
+    for number in range(3):
+        watch(store, number, 1)
+    for revision in range(2, 12):
+        run(store, Put(b"k", b""), Compact(revision))
+    answers = list(store.happened())
+    assert [number for number, _ in answers] == [0, 1, 2]
+    assert keys(decode_results(answers[0][1])[0]) == [(2, b"k", True)]
+    assert not any(map(store.keeps, range(3))), "their clients ask again from there"
+
+
 def test_a_quiet_watch_is_not_overtaken_by_compaction() -> None:
     store = KVStore()
     watch(store, 1, 1)

@@ -91,9 +91,9 @@ class Replica:
                     self.store.unwatch(number)
                 return []
             case WatchCheck(check):
-                held, given = self.watching.asked(CLIENT, 0.0)
+                held, digest = self.watching.asked(CLIENT, 0.0)
                 through = self.store.watched_through()
-                return [WatchesHeld(check, held, through, self.current, given)]
+                return [WatchesHeld(check, held, through, self.current, digest)]
             case _:
                 raise AssertionError(message)
 
@@ -420,6 +420,20 @@ def test_one_that_has_missed_an_answer_is_asked_for_again_from_there(more: bool)
     settle(world, *callers, seconds=1.0 if more else 5.0)
     assert callers[0].told == ([2, 3] if more else [2])
     assert sum(isinstance(message, Watch) for _, message in world.sent) == (4 if more else 5)
+
+
+def test_one_whose_question_was_thrown_away_is_asked_for_again() -> None:
+    """Its home holds as many as it should: another one, which was to be forgotten by the frame."""
+    world = World()
+    gone = Caller(world, spans=[(b"other", None)])
+    settle(world, gone)
+    world.side.drop(gone.watched, ClientClosed("nobody wants it"))
+    caller = Caller(world)
+    world.poll()
+    world.up[NAMES[0]].clear()  # `Unwatch` and `Watch`: what waits for this client is too much
+    world.write(Put(b"k", b""))
+    settle(world, caller, seconds=5.0)
+    assert caller.told == [2]
 
 
 def test_who_does_not_take_its_answers_gets_few() -> None:

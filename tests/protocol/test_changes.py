@@ -356,6 +356,20 @@ def test_members_that_nobody_hears_are_no_majority() -> None:
     assert cluster.servers[1].configuration.voters == (1, 2)
 
 
+def test_who_leads_just_now_counts_on_those_who_promised_it() -> None:
+    """A client asks the next leader at once, and a refusal would be the end of it."""
+    cluster = serving(5, (1, 2, 3), policy="random")
+    cluster.crash(1)
+    cluster.drop()
+    cluster.clock.now += 1
+    cluster.campaign(2)
+    while cluster.servers[2].role != "leader":
+        cluster.deliver(P1A)
+        cluster.deliver(P1B)
+    told = change(cluster, 2, MemberChange("remove", 1))
+    assert told.outcome == "pending", told.reason
+
+
 @pytest.mark.parametrize("limit", ["MOST_BEHIND", "MOST_BYTES_BEHIND"])
 def test_a_learner_that_is_far_behind_makes_no_majority(
     limit: str, monkeypatch: pytest.MonkeyPatch

@@ -27,11 +27,13 @@ from paxon.actors.messages import (
     WatchCheck,
     WatchesHeld,
     retry_after,
+    watch_digest,
 )
 from paxon.actors.records import watching
 from paxon.actors.records.watching import (
     ALL,
     ANSWERS,
+    AT_ONCE,
     EACH,
     FAR_BEHIND,
     FORGOTTEN,
@@ -171,15 +173,36 @@ def test_answers_are_numbered_and_counted() -> None:
     """So a client finds out that it has missed one."""
     cluster, session = going_on()
     cluster.request(2, Watch(32, b"1", answers=2), Watch(64, b"1", answers=9), Watch(96, b"8"))
-    given = []
     for seq in range(2, 6):
         cluster.request(2, WatchCheck(seq))
         cluster.execute(1, session, b"b", first=seq)
         cluster.pass_time(0.2)
     cluster.request(2, Unwatch([64]), WatchCheck(6), Unwatch([]), WatchCheck(7))
-    given = [(reply.held, reply.given) for reply in cluster.told(WatchesHeld)]
-    assert given == [(3, 0), (3, 2), (2, 2), (2, 3), (1, 0), (0, 0)]
+    held = [(reply.held, reply.digest) for reply in cluster.told(WatchesHeld)]
+    nexts = [(32, 64, 96), (33, 65, 96), (66, 96), (67, 96), (96,), ()]
+    assert held == [(len(ids), watch_digest(ids)) for ids in nexts]
     assert [reply.id for reply in cluster.told(QueryReply)] == [32, 64, 33, 65, 66, 67]
+
+
+def test_a_number_that_answers_cannot_follow_is_refused() -> None:
+    """A reply with a number beyond 64 bits would have stopped the server."""
+    cluster, _ = going_on()
+    for number in (2**64 - 1, 2**62, -1):
+        cluster.request(2, Watch(number, b"1", answers=2))
+        assert told(cluster, number) == [(ReplyStatus.INVALID, b"no such number")]
+    assert not cluster.servers[2].watches.held
+
+
+def test_few_of_many_watches_of_a_client_go_on_at_once() -> None:
+    """Asking again counts as work; answers that nobody asks for would be had for nothing."""
+    cluster, session = going_on()
+    watches = [Watch(16 * n, b"1", answers=9) for n in range(1, AT_ONCE + 9)]
+    cluster.request(2, *watches)
+    cluster.execute(1, session, b"b", first=2)
+    cluster.pass_time(0.2)
+    statuses = [reply.status for reply in cluster.told(QueryReply)]
+    assert statuses == [ReplyStatus.GOES_ON] * AT_ONCE + [ReplyStatus.OK] * 8
+    assert len(cluster.servers[2].watches.held) == AT_ONCE
 
 
 def test_an_answer_does_not_overtake_what_was_said_before_it() -> None:
@@ -443,7 +466,9 @@ def test_a_client_learns_what_is_held_and_how_far_it_is_complete() -> None:
     cluster.execute(1, session, b"b", first=2)
     cluster.pass_time(0.2)
     cluster.request(2, WatchCheck(2))
-    assert cluster.told(WatchesHeld) == [WatchesHeld(1, 2, b"1"), WatchesHeld(2, 2, b"2")]
+    both = watch_digest((7, 8))
+    held = [WatchesHeld(n, 2, b"%d" % n, digest=both) for n in (1, 2)]
+    assert cluster.told(WatchesHeld) == held
     assert cluster.told(WatchesHeld, OTHER) == [WatchesHeld(1, 0, b"1")]
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from paxon.actors.messages import (
     WatchCheck,
     WatchesHeld,
     retry_after,
+    watch_digest,
 )
 from paxon.kvstore.client import outcomes
 from paxon.kvstore.client.requests import Ticket
@@ -363,9 +365,14 @@ class WatchSide:
         asked = [w for w in self._watches.values() if w.sent and w.order < order]
         if not reply.current:
             self.move(now)
-        elif (reply.held, reply.given) != (
+        elif (reply.held, reply.digest) != (
             len(asked) + len(self._ended),
-            sum(watched.given for watched in asked) + sum(self._ended.values()),
+            watch_digest(
+                chain(
+                    (watched.order + watched.given for watched in asked),
+                    (ended + given for ended, given in self._ended.items()),
+                )
+            ),
         ):  # it was started again, or a message was lost: from the beginning
             self._asked.clear()
             self._dropped[self.home] = []
