@@ -300,7 +300,10 @@ def _await_level(quest: Quest, server: ServerId) -> MemberSteps[None]:
                 f"it {how}; once it has caught up, `paxon member promote {server}`",
                 unknown=False,
             )
-        found = yield from find_members(quest)
+        try:
+            found = yield from find_members(quest)
+        except RequestTimeout:  # what has been done already is what matters then
+            continue
         behind = found.behind.get(server, math.inf)
         if behind > _LEVEL_SLOTS:
             yield from quest.pause()
