@@ -1789,8 +1789,8 @@ class PaxosServer(BurstActor):
         if reign is None or (not reign.waiting and not reign.futures):
             return
         took, turns = self._clock.monotonic() - now, self.reception.turns
-        counts = turns.waiting or reign.large_slots or reign.chores.slot == slot
-        if counts or (took >= CLIENT_SECONDS / 4 and turns.several()):
+        counts = turns.held_back or reign.large_slots or reign.chores.slot == slot
+        if counts or (took >= CLIENT_SECONDS / 4 and turns.several(now)):
             self.reception.charge(reign, slot, results, took, self.snapshots.executed_bytes)
         tried = self._held.tried
         for entry, reply in results:

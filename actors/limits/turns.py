@@ -9,11 +9,8 @@ the server free half of the time.
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Container, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
 
 from paxon.actors.environment import NEVER, ClientToken
 from paxon.actors.limits.allowances import CLIENT_SECONDS, MESSAGE_BYTES
@@ -21,13 +18,6 @@ from paxon.actors.messages import ClientMessage, Command, Query, Renew, Watch
 
 __all__ = ["ClientTurns", "Openings", "Stored", "Waiting"]
 
-Keys: TypeAlias = Container[tuple[int, int] | None]
-"""Commands, by session and number."""
-
-TURN_MESSAGES = 32
-"""Requests of one client that are handled in a row while others wait, at most."""
-TURN_SECONDS = 0.01
-"""A client's commands in a slot are so many that executing them takes about so long, or one."""
 MAX_MESSAGES = 16_384
 """Requests that may wait for one client …"""
 MAX_BYTES = 32 << 20
@@ -38,12 +28,6 @@ MAX_TOTAL_BYTES = 256 << 20
 """… gets no more in."""
 PRESENT_SECONDS = 0.1
 """A client counts as present for so long after it was heard, and as long as it had to wait."""
-
-AHEAD_SECONDS = CLIENT_SECONDS / 4
-"""A client sits out once it has had so much more than its share …"""
-
-EVEN_SECONDS = 1e-6
-"""… and until it is even, but for so much."""
 
 HELD_SECONDS = 10.0
 """A client sits out at most so long, whatever it did: a machine that was suspended meanwhile, or a
@@ -66,19 +50,15 @@ REMEMBERED_CLIENTS = 4096
 class Waiting:
     """One client's queue."""
 
-    __slots__ = ("bytes", "last", "most", "not_before", "requests", "rests")
+    __slots__ = ("bytes", "not_before", "owes", "requests")
 
     def __init__(self) -> None:
         self.requests: deque[ClientMessage] = deque()
         self.bytes = 0
         self.not_before = -NEVER
-        """It sits out until then, whatever is on its account."""
-        self.rests = False
-        """It sits out until it is even with the others, and …"""
-        self.last: tuple[int, int] | None = None
-        """… its last command is executed."""
-        self.most = TURN_MESSAGES
-        """Requests that are handled in a row: fewer if its commands take long to execute."""
+        """It sits out until then …"""
+        self.owes = False
+        """… for what is on its account, and for nothing else."""
 
 
 class ClientTurns:
@@ -87,47 +67,43 @@ class ClientTurns:
     def __init__(self) -> None:
         self.waiting: dict[ClientToken, Waiting] = {}
         """In the order of their turns; who has nothing waiting in it sits out."""
-        self._fresh: deque[ClientToken] = deque()
-        """Who came when nothing of theirs waited: they go first."""
         self.messages = 0
         self.bytes = 0
         self.ignored: set[ClientToken] = set()
         """Clients that are not listened to, for too much of what they want waits already."""
+        self.held_back: dict[tuple[int, int], ClientToken] = {}
+        """Clients that wait until a command of theirs is executed, by its session and number."""
         self.blamed: dict[ClientToken, float] = {}
         """Clients whose values made the snapshot due that is being taken, and which part each."""
-        self.accounts: dict[ClientToken, float] = {}
-        """Up to when by the clock of shares those have had theirs that have had more than that …"""
-        self._order: list[tuple[float, ClientToken]] = []
-        """… and who will be the first to be even."""
-        self._shares = self._shares_at = 0.0
-        """The clock of shares, and when it showed that. It goes by what each of these is to have of
-        the time, all others together as much as one; and never behind who is there and had least.
-        """
-        self._heard: dict[ClientToken, tuple[float, tuple[int, int] | None]] = {}
-        """When each client was heard last, and with which command, if any; the last one last."""
-        self._others_until = -NEVER
-        """Until then somebody is there for whom those sit out that have had more."""
+        self.paid_at: dict[ClientToken, float] = {}
+        """When each client will have left the server to others for as long as it took it."""
+        self._owed_at: dict[ClientToken, float] = {}
+        """When each client last had to sit out for its account."""
+        self._modest_at = -NEVER
+        """When a client was last heard that had not lately."""
+        self._last, self._last_at = b"", -NEVER
+        self._before, self._before_at = b"", -NEVER
+        """The two clients heard last, and when: is anybody else there?"""
 
-    def heard(self, client: ClientToken, requests: Sequence[ClientMessage], now: float) -> None:
+    def heard(self, client: ClientToken, now: float) -> None:
         """A frame of this client has come."""
-        heard, last = self._heard, requests[-1] if requests else None
-        heard.pop(client, None)
-        heard[client] = now, (last.session, last.seq) if isinstance(last, Command) else None
-        if len(self._heard) > REMEMBERED_CLIENTS:
-            del self._heard[next(iter(self._heard))]
+        if client != self._last:
+            self._before, self._before_at = self._last, self._last_at
+            self._last = client
+        self._last_at = now
+        if self._owed_at.get(client, -NEVER) < now - PRESENT_SECONDS:
+            self._modest_at = now
 
     def others_present(self, client: ClientToken, since: float) -> bool:
         """Whether anybody but this client waits, or was heard since then or a little before."""
-        for other in reversed(self._heard):
-            if other != client:
-                if self._heard[other][0] > since - PRESENT_SECONDS:
-                    return True
-                break
-        return any(w.requests and c != client for c, w in self.waiting.items())
+        heard_at = self._before_at if client == self._last else self._last_at
+        return heard_at > since - PRESENT_SECONDS or any(
+            w.requests and c != client for c, w in self.waiting.items()
+        )
 
-    def several(self) -> bool:
-        """Whether more than one client was heard, as far as is remembered."""
-        return len(self._heard) > 1
+    def several(self, now: float) -> bool:
+        """Whether more than one client was heard in the last seconds."""
+        return self._before_at > now - HELD_SECONDS
 
     def is_much(self, client: ClientToken) -> bool:
         """Whether so much waits for this client that it need not be listened to for a while."""
@@ -144,8 +120,6 @@ class ClientTurns:
             return False
         if waiting is None:
             waiting = self.waiting[client] = Waiting()
-        if not waiting.requests:
-            self._fresh.append(client)
         waiting.requests.extend(requests)
         waiting.bytes += size
         self.messages += len(requests)
@@ -167,84 +141,29 @@ class ClientTurns:
             return have_bytes + size <= MAX_TOTAL_BYTES // clients // 2
         return True
 
-    def next(self, now: float, in_log: Keys = ()) -> tuple[ClientToken, Waiting] | None:
+    def next(self, now: float) -> tuple[ClientToken, Waiting] | None:
         """Whose turn it is; that client then goes to the end. None if all sit out.
 
-        First come those that have had no more than their share, in turns, then who has had least.
-        (Commands that are `in_log` are waited for.)
+        Of several that sit out for what they took from each other, the first to be done need not,
+        if nobody else is there.
         """
-        self.pass_time(now)
-        while self._fresh:
-            client = self._fresh.popleft()
-            held = self.waiting.get(client)
-            if held is None or not held.requests or held.not_before > now:
-                continue
-            if not held.rests and not self.is_ahead(client):
-                return client, held
-        shares, least, found = self._shares, (True, math.inf), None
         for client, waiting in list(self.waiting.items()):
             if waiting.not_before > now:
                 continue
-            had = self.accounts.get(client, shares)
-            if waiting.rests:
-                waiting.rests = had > shares + EVEN_SECONDS or waiting.last in in_log
-            else:
-                waiting.rests = had > shares + AHEAD_SECONDS
-            if not waiting.requests:
-                if had <= shares and not waiting.rests:
-                    del self.waiting[client]
-            elif (waiting.rests, had) < least:
-                least, found = (waiting.rests, had), client
-                if had <= shares and not waiting.rests:
-                    break
-        if found is None:
+            del self.waiting[client]
+            if waiting.requests:
+                self.waiting[client] = waiting
+                return client, waiting
+        owing = self._owing()
+        if len(owing) < 2 or self._modest_at > now - PRESENT_SECONDS:
             return None
-        if self.waiting[found].rests and self._others_first(found, least[1], now, in_log):
-            return None
-        waiting = self.waiting[found] = self.waiting.pop(found)
-        return found, waiting
+        client = min(owing, key=owing.__getitem__)
+        waiting = self.waiting[client] = self.waiting.pop(client)
+        return client, waiting
 
-    def pass_time(self, now: float) -> None:
-        """The clock of shares goes on."""
-        left, order = now - self._shares_at, self._order
-        if left <= 0:
-            return
-        self._shares_at = now
-        while order and (until := (order[0][0] - self._shares) * self._sharing()) <= left:
-            self._shares, _ = order.pop(0)
-            left -= until
-        self._shares += left / self._sharing()
-
-    def _sharing(self) -> int:
-        """Among how many the time is shared now."""
-        return 1 + max(len(self.waiting), len(self._order))
-
-    def _others_first(self, resting: ClientToken, had: float, now: float, in_log: Keys) -> bool:
-        """Whether somebody is there for whom a client rests that has had so much.
-
-        If not, the clock of shares is set to at most `PRESENT_SECONDS` before that.
-        """
-        in_line = self.waiting[resting].last in in_log
-        for client, (at, last) in list(self._heard.items()):
-            waiting, until = self.waiting.get(client), at + PRESENT_SECONDS
-            if until <= now:
-                if last not in in_log and (waiting is None or not waiting.requests):
-                    if until <= now - HELD_SECONDS:
-                        del self._heard[client]
-                    continue
-                until = now + PRESENT_SECONDS
-            if client != resting and (
-                waiting is None
-                or not waiting.rests
-                or self.accounts.get(client, self._shares) < had - AHEAD_SECONDS
-                or (in_line and waiting.last not in in_log)
-            ):
-                self._others_until = until
-                return True
-        self._shares = max(self._shares, had - PRESENT_SECONDS / self._sharing())
-        while self._order and self._order[0][0] <= self._shares:
-            del self._order[0]
-        return False
+    def _owing(self) -> dict[ClientToken, float]:
+        """Clients with something waiting that sit out for their accounts alone: until when."""
+        return {c: w.not_before for c, w in self.waiting.items() if w.owes and w.requests}
 
     def take(self, waiting: Waiting) -> ClientMessage:
         """The next request of a client whose turn it is."""
@@ -255,20 +174,22 @@ class ClientTurns:
         self.bytes -= size
         return request
 
-    def leave_if_done(self, client: ClientToken, waiting: Waiting) -> None:
-        """After a turn: who has nothing left, and need not rest, is not counted any more."""
-        if not (waiting.requests or waiting.rests or self.is_ahead(client)):
-            self.waiting.pop(client, None)
-
     def listen(self, client: ClientToken) -> None:
         """Listen to a client again unless it still has much that waits."""
         if not self.is_much(client):
             self.ignored.discard(client)
 
+    def hold_back(self, client: ClientToken, key: tuple[int, int], now: float) -> None:
+        """It has got much into the log: others go first until the last of it is executed."""
+        self.held_back[key] = client
+        self.sit_out(client, now, HELD_SECONDS)
+
     def let_go(self, now: float) -> None:
-        """No snapshot will be taken here that anybody waits for."""
-        blamed, self.blamed = self.blamed, {}
-        for client in blamed:
+        """Nothing that anybody was held back for will be executed here any more."""
+        held = {*self.held_back.values(), *self.blamed}
+        self.held_back.clear()
+        self.blamed.clear()
+        for client in held:
             self.sit_out(client, now)
 
     def hold_for_snapshot(self, parts: Mapping[ClientToken, float], now: float) -> None:
@@ -281,49 +202,32 @@ class ClientTurns:
         """It has taken so long: for their part of that they let others go first."""
         blamed, self.blamed = self.blamed, {}
         for client, part in blamed.items():
-            self.sit_out(client, now)
-            self.charge(client, seconds * part, now)
+            self.sit_out(client, now, seconds * part)
 
-    def spend(self, client: ClientToken, seconds: float, now: float) -> None:
-        """It has taken so much of the server's time."""
-        self.pass_time(now)
-        had = self._forget(client)
-        sharing = len(self.waiting.keys() | {client}) + 1
-        began = max(had, self._shares - seconds / sharing)
-        had = min(began + seconds, self._shares + HELD_SECONDS / sharing)
-        self.accounts[client] = had
-        if len(self.accounts) > REMEMBERED_CLIENTS:
-            self._forget(next(iter(self.accounts)))
-
-    def _forget(self, client: ClientToken) -> float:
-        """Close a client's account; returns what it said."""
-        had = self.accounts.pop(client, -NEVER)
-        at = bisect_left(self._order, (had, client))
-        if self._order[at : at + 1] == [(had, client)]:
-            del self._order[at]
-        return had
+    def spend(self, client: ClientToken, seconds: float, now: float) -> bool:
+        """It has taken so much of the server's time; whether that is enough for a while."""
+        began = max(self.paid_at.pop(client, -NEVER), now - seconds)
+        until = self.paid_at[client] = min(began + 2 * seconds, now + HELD_SECONDS)
+        if len(self.paid_at) > REMEMBERED_CLIENTS:
+            del self.paid_at[next(iter(self.paid_at))]
+        return until - now >= CLIENT_SECONDS / 2
 
     def charge(self, client: ClientToken, seconds: float, now: float) -> None:
         """It has taken so much of the others' time: once that is enough it sits out."""
-        self.spend(client, seconds, now)
-        insort(self._order, (self.accounts[client], client))
-        if self.is_ahead(client) and client not in self.waiting:
-            self.waiting[client] = Waiting()
+        if self.spend(client, seconds, now) and client not in self.held_back.values():
+            self.sit_out(client, now, self.paid_at[client] - now, owes=True)
+            self._owed_at.pop(client, None)
+            self._owed_at[client] = now
+            if len(self._owed_at) > REMEMBERED_CLIENTS:
+                del self._owed_at[next(iter(self._owed_at))]
 
-    def executed(self, client: ClientToken, seconds: float, now: float) -> None:
-        """What it had in a slot took so long: what it gets at once is to take `TURN_SECONDS`."""
-        _, last = self._heard.pop(client, (now, None))
-        self._heard[client] = now, last  # it has waited until now
-        waiting = self.waiting.get(client)
-        if waiting is not None:
-            most = int(waiting.most * TURN_SECONDS / seconds)
-            waiting.most = max(1, min(most, TURN_MESSAGES))
+    def go_on(self, client: ClientToken, now: float) -> None:
+        """It waits for nothing but what is left on its account."""
+        self.sit_out(client, now, max(0.0, self.paid_at.get(client, now) - now), owes=True)
 
-    def is_ahead(self, client: ClientToken) -> bool:
-        """Whether it has had so much more than its share that it sits out."""
-        return self.accounts.get(client, self._shares) > self._shares + AHEAD_SECONDS
-
-    def sit_out(self, client: ClientToken, now: float, seconds: float = 0.0) -> None:
+    def sit_out(
+        self, client: ClientToken, now: float, seconds: float = 0.0, *, owes: bool = False
+    ) -> None:
         """It is not this client's turn for so long; by default it is from now on."""
         until = now + min(seconds, HELD_SECONDS)
         waiting = self.waiting.get(client)
@@ -331,27 +235,22 @@ class ClientTurns:
             waiting = self.waiting[client] = Waiting()
         if client not in self.blamed or until > waiting.not_before:
             waiting.not_before = until
+            waiting.owes = owes and client not in self.blamed
 
     def drop(self, client: ClientToken) -> None:
         """Nobody waits for these any more."""
         waiting = self.waiting.pop(client, None)
         self.ignored.discard(client)
-        self._forget(client)
-        self._heard.pop(client, None)
+        self.paid_at.pop(client, None)
         if waiting is not None:
             self.messages -= len(waiting.requests)
             self.bytes -= waiting.bytes
 
     def due(self) -> float:
         """When somebody's turn comes; infinity if nobody waits."""
-        due, sharing = NEVER, len(self.waiting) + 1
-        for client, waiting in self.waiting.items():
-            if waiting.requests and waiting.not_before < due:
-                ahead = self.accounts.get(client, self._shares) - self._shares
-                even_at = self._shares_at + ahead * sharing
-                if ahead <= 0 and waiting.last is not None and waiting.rests:
-                    even_at = NEVER  # (what it waits for comes from the log)
-                due = min(due, max(waiting.not_before, min(even_at, self._others_until)))
+        due = min((w.not_before for w in self.waiting.values() if w.requests), default=NEVER)
+        if len(self.waiting) > 1 and len(self._owing()) > 1:
+            return min(due, self._modest_at + PRESENT_SECONDS)
         return due
 
 

@@ -19,7 +19,7 @@ from paxon.actors.limits.allowances import (
     SECONDS_PER_BYTE,
     TURN_BYTES,
 )
-from paxon.actors.limits.turns import TURN_MESSAGES, ClientTurns, Openings, Stored, Waiting
+from paxon.actors.limits.turns import ClientTurns, Openings, Stored, Waiting
 from paxon.actors.messages import (
     ClientMessage,
     Command,
@@ -48,6 +48,8 @@ LARGE_REPLY = 4096
 """Replies to commands from this size on count towards what a step replies, in bytes."""
 BURST_MESSAGES = 1024
 """Requests that one step handles at most."""
+TURN_MESSAGES = 32
+"""Requests of one client that are handled in a row while others wait."""
 RENEWALS = b" renews"
 """With a client's token, the account of its renewals."""
 UNTIMED_MESSAGES = 64
@@ -132,9 +134,9 @@ class Reception:
         if not clients:
             return
         now = self._outbox.now
-        turns.heard(*clients[0], now)
+        turns.heard(clients[0][0], now)
         if len(clients) > 1:
-            turns.heard(*clients[-1], now)
+            turns.heard(clients[-1][0], now)
         handlers = self.handlers  # the usual case: all of it at once
         timed = handled > UNTIMED_MESSAGES or burst.client_bytes > UNTIMED_BYTES
         for index, (client, requests) in enumerate(clients):
@@ -199,10 +201,9 @@ class Reception:
     ) -> None:
         """These requests wait for their clients' turns, if there is room for them."""
         turns, now = self.turns, self._outbox.now
-        turns.pass_time(now)
         for client, came in clients:
             requests = self._renew_first(client, came)
-            turns.heard(client, came, now)
+            turns.heard(client, now)
             has_room = not requests or turns.add(client, requests)
             if turns.is_much(client) and self._others_present(client, now, reign):
                 turns.ignored.add(client)
@@ -221,7 +222,7 @@ class Reception:
         turns, account, left = self.turns, client + RENEWALS, []
         now = self._clock.monotonic()
         for request in requests:
-            if type(request) is Renew and not turns.is_ahead(account):
+            if type(request) is Renew and turns.paid_at.get(account, now) <= now + CLIENT_SECONDS:
                 began = now
                 self.handlers[Renew](request, client)
                 now = self._clock.monotonic()
@@ -238,24 +239,23 @@ class Reception:
             client, waiting = turn
             if self._outbox.network.congested(client):
                 waiting.not_before = self._turn_at + SLOW_READER_PAUSE
+                waiting.owes = False
                 continue
             before = _waiting_work(reign)
             served = self._serve_turn(client, waiting, reign)
             handled += served
-            self._end_turn(client, waiting, served, _waiting_work(reign) - before, reign)
+            self._end_turn(client, served, _waiting_work(reign) - before, reign)
         if handled >= BURST_MESSAGES:
             self.spent = True
 
     def _next_turn(self) -> tuple[ClientToken, Waiting] | None:
         """Whose turn it is; None if all sit out, or the step's share is spent."""
-        if self.spent:
-            return None
-        return self.turns.next(self._turn_at, self._reign.waiting if self._reign else ())
+        return None if self.spent else self.turns.next(self._turn_at)
 
     def _serve_turn(self, client: ClientToken, waiting: Waiting, reign: Reign | None) -> int:
         """Handle some of one client's requests; returns how many."""
         enough = _waiting_work(reign) + TURN_BYTES
-        for served in range(waiting.most):
+        for served in range(TURN_MESSAGES):
             if not waiting.requests or self.spent:
                 return served
             if reign is not None and not reign.takes_in(waiting.requests[0], self._settings):
@@ -264,11 +264,9 @@ class Reception:
             self.handlers[type(request)](request, client)
             if _waiting_work(reign) >= enough:
                 return served + 1
-        return waiting.most
+        return TURN_MESSAGES
 
-    def _end_turn(
-        self, client: ClientToken, waiting: Waiting, served: int, queued: int, reign: Reign | None
-    ) -> None:
+    def _end_turn(self, client: ClientToken, served: int, queued: int, reign: Reign | None) -> None:
         """So many requests of a client were handled, and put so much work into the queue."""
         turns, seconds = self.turns, self._turn_seconds(served)
         if turns.ignored:
@@ -278,12 +276,9 @@ class Reception:
             turns.sit_out(client, now, PAUSE)
         elif self._others_present(client, now - seconds, reign):
             turns.charge(client, seconds, now)
-            if reign is not None and queued > 0:
+            if reign is not None and queued >= TURN_BYTES:
                 last = reign.pending.entries[-1]
-                waiting.last = last.session, last.seq
-                if queued >= TURN_BYTES or waiting.most < TURN_MESSAGES:
-                    waiting.rests = True
-        turns.leave_if_done(client, waiting)
+                turns.hold_back(client, (last.session, last.seq), now)
         if now >= self._ends_at:
             self.spent = True
 
@@ -296,6 +291,8 @@ class Reception:
                 future = reign.futures.pop(entry.seq, None)
                 settle(future, LITTLE_ROOM.status, LITTLE_ROOM.payload)
                 continue
+            if self.turns.held_back.pop(key, None) is not None:
+                self.turns.sit_out(client, self._outbox.now)
             self._outbox.reply(client, answer_to(entry, LITTLE_ROOM, application, places))
             self._counters["overloaded"] += 1
 
@@ -315,13 +312,11 @@ class Reception:
             seconds *= EXECUTION_FACTOR
         sizes: dict[ClientToken, int] = {}
         for entry, reply in results:
-            key = (entry.session, entry.seq)
-            client = waiting.get(key)
+            client = waiting.get((entry.session, entry.seq))
             if client is None:
                 continue
-            held = turns.waiting.get(client)
-            if held is not None and held.last == key:
-                held.last = None
+            if turns.held_back.pop((entry.session, entry.seq), None) is not None:
+                turns.go_on(client, now)
             size = len(entry.command) + len(reply.payload) + MESSAGE_BYTES
             sizes[client] = sizes.get(client, 0) + size
             if size >= CHARGED_BYTES:  # (a pipeline of small ones harms nobody as much)
@@ -333,7 +328,6 @@ class Reception:
         for client, size in sizes.items():
             took = seconds * size / total + size * SECONDS_PER_BYTE
             self._charge(client, took, now, reign)
-            turns.executed(client, took, now)
 
     def blame_for_snapshot(self, reign: Reign, executed_bytes: int) -> None:
         """Let others go before those who have made a snapshot due, until it is taken.
