@@ -133,7 +133,7 @@ def test_every_answer_is_etcds(etcd: str) -> None:
 
 def test_a_timeout_in_the_head_is_the_requests(etcd: str, gateway: Gateway) -> None:
     for address in (gateway.address, etcd):
-        for said, status in (("5S", 200), ("20m", 200), ("1n", 504), ("x", 400)):
+        for said, status in (("20S", 200), ("20000m", 200), ("1n", 504), ("x", 400)):
             connection = http.client.HTTPConnection(address, timeout=20)
             connection.request("POST", "/v3/kv/range", '{"key": "YQ=="}', {"Grpc-Timeout": said})
             answer = connection.getresponse()
