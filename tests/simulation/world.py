@@ -436,7 +436,8 @@ class World:
         def remedy(_: object) -> None:
             holders = [other for other in self.nodes.values() if any(map(other.knows, lost))]
             if self.watch.making.in_force:
-                if not holders or 2 * len(holders) > len(self.nodes):
+                able = [other for other in self.nodes.values() if other.knows(other.disk)]
+                if not holders or 2 * len(able) > len(self.nodes):
                     return
                 self.watch.making.start_anew()
                 holders = list(self.nodes.values())
