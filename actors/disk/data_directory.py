@@ -24,7 +24,7 @@ __all__ = [
     "sync_directory",
 ]
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 DATABASE_NAME = "paxon.db"
 LOCK_NAME = "paxon.lock"
 WITNESS_NAME = "paxon.witness"

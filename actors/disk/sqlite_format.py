@@ -14,15 +14,14 @@ import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.disk.data_directory import DATABASE_NAME, FORMAT_VERSION
-from paxon.actors.disk.storage import REMEDY, CorruptStorage, Marks, SnapshotInfo
+from paxon.actors.disk.storage import REMEDY, CorruptStorage, Marks
 from paxon.actors.disk.write_ahead_log import WriteAheadLog
 from paxon.actors.messages import Accepted, Made, Place
 from paxon.actors.records.configuration import Configuration
 
 __all__ = [
     "SCHEMA", "INSERT_META", "UPDATE_META", "PUT_ACCEPTED", "Identity", "Contents",
-    "MetaColumns", "row_checksum", "inspect", "Held", "held_in", "cluster_in", "incarnation_in",
-    "read_accepted",
+    "row_checksum", "inspect", "Held", "held_in", "cluster_in", "incarnation_in", "read_accepted",
 ]  # fmt: skip
 
 SCHEMA = """
@@ -31,20 +30,8 @@ CREATE TABLE meta (
     cluster TEXT NOT NULL,
     server INTEGER NOT NULL,
     incarnation INTEGER NOT NULL,
-    made TEXT NOT NULL,
-    configuration TEXT NOT NULL,
-    counts TEXT NOT NULL,
-    places TEXT NOT NULL,
-    in_force INTEGER NOT NULL,
+    marks TEXT NOT NULL,
     commits INTEGER NOT NULL,
-    promise_round INTEGER NOT NULL,
-    promise_leader INTEGER NOT NULL,
-    chosen_to INTEGER NOT NULL,
-    discarded INTEGER NOT NULL,
-    lease INTEGER NOT NULL,
-    snapshot_slot INTEGER NOT NULL,
-    snapshot_size INTEGER NOT NULL,
-    snapshot_checksum INTEGER NOT NULL,
     rows INTEGER NOT NULL,
     rows_checksum INTEGER NOT NULL,
     checksum INTEGER NOT NULL
@@ -57,29 +44,30 @@ CREATE TABLE accepted (
     checksum INTEGER NOT NULL
 );
 """
-INSERT_META = f"INSERT INTO meta VALUES ({','.join('?' * 21)})"
-UPDATE_META = (
-    "UPDATE meta SET made=?, configuration=?, counts=?, places=?, in_force=?, commits=?, "
-    "promise_round=?, promise_leader=?, chosen_to=?, discarded=?, lease=?, "
-    "snapshot_slot=?, snapshot_size=?, snapshot_checksum=?, rows=?, rows_checksum=?, checksum=?"
-)
+INSERT_META = "INSERT INTO meta VALUES (?,?,?,?,?,?,?,?,?)"
+UPDATE_META = "UPDATE meta SET marks=?, commits=?, rows=?, rows_checksum=?, checksum=?"
 PUT_ACCEPTED = "INSERT OR REPLACE INTO accepted VALUES (?,?,?,?,?)"
 
-_NO_SNAPSHOT = SnapshotInfo(0, 0, 0)
-_NUMBERS = struct.Struct("<12q")
 _ROW = struct.Struct("<3qL")
 
 
-@dataclass(frozen=True, slots=True)
 class Identity:
     """Whose database it is: the first columns of `meta`."""
 
-    cluster: str
-    server: ServerId
-    incarnation: int
+    def __init__(self, cluster: str, server: ServerId, incarnation: int) -> None:
+        self.columns = (FORMAT_VERSION, cluster, server, incarnation)
+        self._checksum = zlib.crc32(repr(self.columns).encode())
 
-    def columns(self) -> tuple[int, str, int, int]:
-        return (FORMAT_VERSION, self.cluster, self.server, self.incarnation)
+    def meta(
+        self, marks: Marks, commits: int, rows: int, rows_checksum: int
+    ) -> tuple[str, int, int, int, int]:
+        """The other columns. The marks are JSON, so that people can read them, too."""
+        text, numbers = msgspec.json.encode(marks), (commits, rows, rows_checksum)
+        return text.decode(), *numbers, self.checksum(text, *numbers)
+
+    def checksum(self, marks: bytes, *numbers: int) -> int:
+        """Over all of `meta`."""
+        return zlib.crc32(repr(numbers).encode(), zlib.crc32(marks, self._checksum))
 
 
 @dataclass(slots=True)
@@ -103,104 +91,6 @@ def row_checksum(slot: int, round_: int, leader: int, value_checksum: int) -> in
     So one pass over a value does for its row and for the chain of hashes (execution/digests.py).
     """
     return zlib.crc32(_ROW.pack(slot, round_, leader, value_checksum))
-
-
-class MetaColumns:
-    """Makes the columns of `meta` after the identity, with the checksum over all of them.
-
-    What does not change from commit to commit is kept.
-    """
-
-    def __init__(self, identity: Identity) -> None:
-        self._identity = identity
-        self._made: Made | None = None
-        self._made_column = ""
-        self._configuration: Configuration | None = None
-        self._configuration_column = ""
-        self._places: tuple[Place, ...] | None = None
-        self._places_column = ""
-        self._text_checksum = 0
-        self._counts: dict[ServerId, int] | None = None
-        self._counts_column = ""
-        self._checksum = 0
-        """Of identity and texts together."""
-
-    def make(self, marks: Marks, commits: int, rows: int, rows_checksum: int) -> tuple[Any, ...]:
-        if (
-            marks.made is not self._made
-            or marks.places is not self._places
-            or marks.configuration is not self._configuration
-        ):
-            self._encode_texts(marks)
-        if marks.counts is not self._counts:
-            self._counts = marks.counts
-            self._counts_column = _pairs(marks.counts)
-            self._checksum = zlib.crc32(self._counts_column.encode(), self._text_checksum)
-        snapshot = marks.snapshot or _NO_SNAPSHOT
-        numbers = (
-            marks.in_force, commits, marks.promised.round, marks.promised.leader,
-            marks.chosen_to, marks.discarded, marks.lease,
-            snapshot.slot, snapshot.size, snapshot.checksum, rows, rows_checksum,
-        )  # fmt: skip
-        checksum = zlib.crc32(_NUMBERS.pack(*numbers), self._checksum)
-        return (
-            self._made_column, self._configuration_column, self._counts_column,
-            self._places_column, *numbers, checksum,
-        )  # fmt: skip
-
-    def _encode_texts(self, marks: Marks) -> None:
-        """Encode the columns that seldom change."""
-        self._made, self._places = marks.made, marks.places
-        self._configuration = marks.configuration
-        self._made_column = "" if marks.made is None else _encode_made(marks.made)
-        self._configuration_column = _encode_configuration(marks.configuration)
-        self._places_column = _encode_places(marks.places)
-        self._text_checksum = _text_checksum(
-            self._identity, self._made_column, self._configuration_column, self._places_column
-        )
-        self._counts = None
-
-
-def _pairs(numbers: dict[ServerId, int]) -> str:
-    """A number a server, as people can read it: "2=17,3=19"."""
-    return ",".join([f"{server}={number}" for server, number in numbers.items()])
-
-
-def _from_pairs(column: str) -> dict[ServerId, int]:
-    pairs = [pair.split("=") for pair in column.split(",") if pair]
-    return {int(server): int(number) for server, number in pairs}
-
-
-def _text_checksum(identity: Identity, *columns: str) -> int:
-    return zlib.crc32(f"{identity.columns()}{''.join(columns)}".encode())
-
-
-def _encode_made(made: Made) -> str:
-    """As JSON, so that people can read it with any tool for SQLite."""
-    return msgspec.json.encode(msgspec.structs.asdict(made)).decode()
-
-
-def _decode_made(text: str) -> Made | None:
-    if not text:
-        return None
-    return msgspec.convert(tuple(msgspec.json.decode(text).values()), Made)
-
-
-def _encode_configuration(configuration: Configuration | None) -> str:
-    return "" if configuration is None else msgspec.json.encode(configuration).decode()
-
-
-def _decode_configuration(text: str) -> Configuration | None:
-    return msgspec.json.decode(text, type=Configuration) if text else None
-
-
-def _encode_places(places: tuple[Place, ...]) -> str:
-    return msgspec.json.encode([msgspec.structs.asdict(place) for place in places]).decode()
-
-
-def _decode_places(text: str) -> tuple[Place, ...]:
-    held = msgspec.json.decode(text) if text else []
-    return tuple(msgspec.convert(tuple(each.values()), Place) for each in held)
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -230,15 +120,15 @@ def held_in(directory: Path) -> Held | None:
 
     None if it belongs to none yet, or is no data directory that this release reads.
     """
-    found = _meta_of(directory, "made, configuration, places")
+    found = _meta_of(directory, "marks")
     try:
-        made = None if found is None else _decode_made(found[0])
-        if found is None or made is None:
-            return None
-        configuration = _decode_configuration(found[1]) or Configuration.of(made)
-        return Held(made, configuration, _decode_places(found[2]))
-    except (TypeError, ValueError):
+        marks = Marks() if found is None else msgspec.json.decode(found[0], type=Marks)
+    except (TypeError, msgspec.DecodeError):
         return None
+    made = marks.made
+    if made is None:
+        return None
+    return Held(made, marks.configuration or Configuration.of(made), marks.places)
 
 
 def incarnation_in(directory: Path) -> int:
@@ -293,34 +183,16 @@ def _check_structure(path: Path, database: sqlite3.Connection) -> None:
 def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> Contents:
     found = database.execute("SELECT * FROM meta").fetchall()
     try:
-        (row,) = found
-        owner, (made_column, configuration, counts, places, *numbers, checksum) = row[:4], row[4:]
-        columns = (made_column, configuration, places)
-        texts = zlib.crc32(counts.encode(), _text_checksum(identity, *columns))
-        whole = zlib.crc32(_NUMBERS.pack(*numbers), texts) == checksum
-        whole = whole and owner == identity.columns()
-        made = _decode_made(made_column) if whole else None
-    except (ValueError, TypeError, AttributeError, struct.error):
+        ((*owner, text, commits, rows, rows_checksum, checksum),) = found
+        columns = (text.encode(), commits, rows, rows_checksum)
+        whole = tuple(owner) == identity.columns and identity.checksum(*columns) == checksum
+    except (ValueError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise CorruptStorage(
             f"{path}, table meta: the only row is damaged (its checksum is wrong); {REMEDY}"
         )
-    in_force, commits, round_, leader, chosen_to, discarded, lease, *rest = numbers
-    slot, size, image_checksum, rows, rows_checksum = rest
-    marks = Marks(
-        promised=Ballot(round_, leader),
-        chosen_to=chosen_to,
-        discarded=discarded,
-        lease=lease,
-        snapshot=SnapshotInfo(slot, size, image_checksum) if slot else None,
-        made=made,
-        in_force=bool(in_force),
-        configuration=_decode_configuration(configuration),
-        counts=_from_pairs(counts),
-        places=_decode_places(places),
-    )
-    return Contents(marks, commits, rows, rows_checksum)
+    return Contents(msgspec.json.decode(text, type=Marks), commits, rows, rows_checksum)
 
 
 def read_accepted(

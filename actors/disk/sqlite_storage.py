@@ -34,7 +34,6 @@ from paxon.actors.disk.sqlite_format import (
     SCHEMA,
     UPDATE_META,
     Identity,
-    MetaColumns,
     inspect,
     read_accepted,
     row_checksum,
@@ -171,7 +170,7 @@ class SqliteStorage(Storage):
         if not directory.exists:
             self._create()
         identity = Identity(directory.cluster, directory.server, directory.incarnation)
-        self._columns = MetaColumns(identity)
+        self._identity = identity
         contents = inspect(directory.database, identity, directory.commits)
         made = contents.marks.made
         directory.check_cluster(0 if made is None else made.identity)
@@ -250,8 +249,8 @@ class SqliteStorage(Storage):
             database.execute("PRAGMA synchronous=FULL")
             database.execute("PRAGMA journal_mode=WAL").fetchall()
             database.executescript(f"BEGIN IMMEDIATE;{SCHEMA}")
-            columns = MetaColumns(identity).make(Marks(), FIRST_COMMIT, 0, 0)
-            database.execute(INSERT_META, (*identity.columns(), *columns))
+            columns = identity.meta(Marks(), FIRST_COMMIT, 0, 0)
+            database.execute(INSERT_META, (*identity.columns, *columns))
             database.execute("COMMIT")
         self._directory.create_witness(self.incarnation, temporary)
         temporary.rename(self._directory.database)
@@ -326,7 +325,7 @@ class SqliteStorage(Storage):
                 write(cursor)
             if discarding:
                 self._delete_rows(cursor)
-            columns = self._columns.make(
+            columns = self._identity.meta(
                 self._marks, sequence, self._row_count, self._rows_checksum
             )
             cursor.execute(UPDATE_META, columns)

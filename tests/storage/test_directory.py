@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -71,8 +72,9 @@ def test_anyone_can_look_inside_with_sqlite(used: Path) -> None:
     assert database.execute("SELECT slot, round, leader FROM accepted").fetchall() == [
         (1, 1, 1), (2, 1, 1), (3, 1, 1),
     ]  # fmt: skip
-    found = database.execute("SELECT cluster, server, promise_round, snapshot_slot FROM meta")
-    assert found.fetchall() == [("test", 1, 1, 2)]
+    cluster, server, marks = database.execute("SELECT cluster, server, marks FROM meta").fetchone()
+    found = json.loads(marks)
+    assert (cluster, server, found["promised"], found["snapshot"]["slot"]) == ("test", 1, [1, 1], 2)
     database.close()
 
 
