@@ -40,7 +40,7 @@ FIRST_COMMIT = 1
 
 _WITNESS = re.compile(
     rb"paxon data directory\nformat (?P<format>\d+)\ncluster (?P<cluster>[^\n]*)\n"
-    rb"identity (?P<identity>[0-9a-f]{16})\nserver (?P<server>\d+)\n"
+    rb"server (?P<server>\d+)\n"
     rb"incarnation (?P<incarnation>\d+)\ninode (?P<inode>\d{20})\n"
     rb"commits (?P<commits>\d{20})\nchecksum (?P<checksum>[0-9a-f]{8})\n"
 )
@@ -122,8 +122,6 @@ class DataDirectory:
         self.server = server
         self.database = path / DATABASE_NAME
         self.incarnation = 0
-        self.identity = 0
-        """The random number of the cluster that it belongs to; 0: none is known yet."""
         self.commits = 0
         self._inode = 0
         self.moved = False
@@ -241,7 +239,6 @@ class DataDirectory:
             )
         self.incarnation = int(found["incarnation"])
         self.commits = int(found["commits"])
-        self.identity = int(found["identity"], 16)
         self._inode = int(found["inode"])
         self.moved = self._inode != self.database.stat().st_ino
         self._set_identity()
@@ -249,8 +246,7 @@ class DataDirectory:
     def _set_identity(self) -> None:
         self._identity = (
             f"paxon data directory\nformat {FORMAT_VERSION}\ncluster {self.cluster}\n"
-            f"identity {self.identity:016x}\nserver {self.server}\n"
-            f"incarnation {self.incarnation}\n"
+            f"server {self.server}\nincarnation {self.incarnation}\n"
             f"inode {self._inode:020d}\ncommits "
         ).encode()
         self._identity_checksum = zlib.crc32(self._identity)
@@ -280,21 +276,6 @@ class DataDirectory:
         if os.pwrite(self._witness, record, 0) < len(record):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.commits = commits
-
-    def check_cluster(self, identity: int) -> None:
-        """The database belongs to this cluster: so does the witness, unless it lags behind."""
-        if self.identity not in (0, identity):
-            raise CorruptStorage(
-                f"data directory {self.path}: {WITNESS_NAME} is of cluster {self.identity:016x}, "
-                f"and {DATABASE_NAME} of cluster {identity:016x}: put together what belongs "
-                f"together, or {REMEDY}"
-            )
-
-    def belong(self, identity: int) -> None:
-        """Name this cluster in the witness from its next writing on."""
-        if self.identity != identity:
-            self.identity = identity
-            self._set_identity()
 
     def take_over(self) -> None:
         """The database is this directory's, although it is another file than before."""

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
-from paxon.actors.disk.data_directory import DATABASE_NAME, FORMAT_VERSION
+from paxon.actors.disk.data_directory import DATABASE_NAME, FORMAT_VERSION, WITNESS_NAME
 from paxon.actors.disk.storage import REMEDY, CorruptStorage, Marks
 from paxon.actors.disk.write_ahead_log import WriteAheadLog
 from paxon.actors.messages import Accepted, Made, Place
@@ -183,14 +183,19 @@ def _check_structure(path: Path, database: sqlite3.Connection) -> None:
 def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> Contents:
     found = database.execute("SELECT * FROM meta").fetchall()
     try:
-        ((*owner, text, commits, rows, rows_checksum, checksum),) = found
-        columns = (text.encode(), commits, rows, rows_checksum)
-        whole = tuple(owner) == identity.columns and identity.checksum(*columns) == checksum
+        ((_, cluster, server, incarnation, text, commits, rows, rows_checksum, checksum),) = found
+        owner = Identity(cluster, server, incarnation)
+        whole = owner.checksum(text.encode(), commits, rows, rows_checksum) == checksum
     except (ValueError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise CorruptStorage(
             f"{path}, table meta: the only row is damaged (its checksum is wrong); {REMEDY}"
+        )
+    if owner.columns != identity.columns:
+        raise CorruptStorage(
+            f"{path} and {WITNESS_NAME} are of two directories: put together what belongs "
+            f"together, or {REMEDY}"
         )
     return Contents(msgspec.json.decode(text, type=Marks), commits, rows, rows_checksum)
 

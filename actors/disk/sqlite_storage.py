@@ -172,8 +172,6 @@ class SqliteStorage(Storage):
         identity = Identity(directory.cluster, directory.server, directory.incarnation)
         self._identity = identity
         contents = inspect(directory.database, identity, directory.commits)
-        made = contents.marks.made
-        directory.check_cluster(0 if made is None else made.identity)
         self._durable = contents.marks
         self._marks = contents.marks.copy()
         self._sequence = contents.commits
@@ -419,9 +417,7 @@ class SqliteStorage(Storage):
     def _on_committed(self) -> None:
         if self.room < self._look_below:
             self._look_for_room()
-        durable, made = self._durable.snapshot, self._durable.made
-        if made is not None and made.identity != self._directory.identity:
-            self._directory.belong(made.identity)
+        durable = self._durable.snapshot
         if durable is not None and durable.slot != self._files.current:
             try:
                 self._files.keep(durable)
