@@ -147,20 +147,18 @@ class MemoryStorage(Storage):
         prove: Callable[[bytes], None] | None,
     ) -> None:
         """Without proof: there is no copy of the process that it could ruin."""
-        held = self._images.get(slot)
-        if held is None:
-            try:
-                image = b"".join(produce())
-            except (MemoryError, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # the user's snapshot() may raise anything
-                logger.warning(
-                    "server {} could not take a snapshot at slot {}: {}: {}; it goes on and tries "
-                    "again later", self.server, slot, type(error).__name__, error,
-                )  # fmt: skip
-                return
-            held = self._images[slot] = (SnapshotInfo(slot, len(image), zlib.crc32(image)), image)
-        self._ready = held[0]
+        try:
+            image = b"".join(produce())
+        except (MemoryError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # the user's snapshot() may raise anything
+            logger.warning(
+                "server {} could not take a snapshot at slot {}: {}: {}; it goes on and tries "
+                "again later", self.server, slot, type(error).__name__, error,
+            )  # fmt: skip
+            return
+        self._ready = SnapshotInfo(slot, len(image), zlib.crc32(image))
+        self._images[slot] = (self._ready, image)
 
     def _taken(self) -> SnapshotInfo | None:
         ready, self._ready = self._ready, None

@@ -93,7 +93,7 @@ class SnapshotFiles:
         self._fork = fork and hasattr(os, "fork")
         self._lock = lock
         self._kept: dict[int, tuple[int, SnapshotInfo]] = {}
-        """Descriptor and info of each durable snapshot kept, by slot."""
+        """Descriptor and info of each snapshot kept, by slot; the highest may be yet to count."""
         self.current = 0
         """The slot of the durable snapshot."""
         self._child: tuple[int, int, int] | None = None
@@ -103,8 +103,6 @@ class SnapshotFiles:
         """Bytes that were written to the log since the snapshot under way was begun."""
         self._read_at: dict[int, float] = {}
         """When each kept snapshot was last read by a peer, in seconds of the monotonic clock."""
-        self._adopted: tuple[int, int] | None = None
-        """Slot and descriptor of a received snapshot that is about to count."""
         self._incoming: SnapshotInfo | None = None
         self._incoming_file = -1
         self._received = 0
@@ -174,17 +172,12 @@ class SnapshotFiles:
             self.keep(durable)
 
     def _open(self, slot: int) -> None:
-        if self._adopted is not None and self._adopted[0] == slot:
-            descriptor, self._adopted = self._adopted[1], None
-        else:
-            descriptor = os.open(self.path(slot), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(self.path(slot), os.O_RDONLY | os.O_CLOEXEC)
         info = self._read_header(descriptor)
         if info is None or info.slot != slot:
             os.close(descriptor)
-            return
-        if slot in self._kept:
-            os.close(self._kept.pop(slot)[0])
-        self._kept[slot] = (descriptor, info)
+        else:
+            self._kept[slot] = (descriptor, info)
 
     def verify(self, durable: SnapshotInfo | None) -> None:
         """Raises `CorruptStorage` if the durable snapshot is not there as it was written."""
@@ -214,7 +207,8 @@ class SnapshotFiles:
         if durable.slot == self.current:
             return
         try:
-            self._open(durable.slot)
+            if durable.slot not in self._kept:
+                self._open(durable.slot)
         except OSError as error:
             if error.errno not in SHORTAGES:
                 raise
@@ -233,7 +227,7 @@ class SnapshotFiles:
 
     def forget_old(self, *, at_once: bool = False) -> bool:
         """Delete the snapshot before the newest unless a peer fetches it; whether one was."""
-        old = sorted(slot for slot in self._kept if slot != self.current)
+        old = sorted(slot for slot in self._kept if slot < self.current)
         deleted = False
         for slot in old:
             descriptor, info = self._kept[slot]
@@ -307,9 +301,7 @@ class SnapshotFiles:
 
     def image(self, info: SnapshotInfo) -> bytes:
         """All of a snapshot whose file has its name, though nobody counts on it yet."""
-        if self._adopted is None or self._adopted[0] != info.slot:
-            raise CorruptStorage(f"{self.path(info.slot)} was not received to its end")
-        return self._read_image(self._adopted[1], info.size)
+        return self._read_image(self._kept[info.slot][0], info.size)
 
     def _read_image(self, descriptor: int, size: int, offset: int = 0) -> bytes:
         """`size` bytes of an image from `offset` on, fewer if the file ends before."""
@@ -464,10 +456,6 @@ class SnapshotFiles:
         sync_directory(self._directory)
         return info
 
-    def repeat(self, info: SnapshotInfo) -> None:
-        """Report a snapshot that is here already as taken once more."""
-        self._ready = info
-
     def taken(self) -> SnapshotInfo | None:
         """The snapshot whose file became durable since the last call, if any. Never blocks."""
         ready, self._ready = self._ready, None
@@ -569,9 +557,8 @@ class SnapshotFiles:
                 os.fsync(self._incoming_file)
                 path.rename(self.path(info.slot))
                 sync_directory(self._directory)
-                self._drop_adopted()
                 # It needs no second descriptor, of which there may be none.
-                self._adopted, self._incoming_file = (info.slot, self._incoming_file), -1
+                self._kept[info.slot], self._incoming_file = (self._incoming_file, info), -1
             else:
                 path.unlink()
         except OSError as error:
@@ -581,11 +568,6 @@ class SnapshotFiles:
         finally:
             self._stop_receiving()
         return whole
-
-    def _drop_adopted(self) -> None:
-        if self._adopted is not None:
-            os.close(self._adopted[1])
-        self._adopted = None
 
     def _abandon(self) -> None:
         """End a child under way, and what it has written."""
@@ -605,7 +587,6 @@ class SnapshotFiles:
         """Kill a child under way and close all files; safe to call twice."""
         self._abandon()
         self._stop_receiving()
-        self._drop_adopted()
         for descriptor, _ in self._kept.values():
             os.close(descriptor)
         self._kept = {}

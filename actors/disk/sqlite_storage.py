@@ -101,12 +101,11 @@ class SqliteStorage(Storage):
         directory: str | Path,
         cluster: str,
         server: ServerId,
-        durable: bool = True,
         *,
         fork: bool = True,
         condemned_too: bool = False,
     ) -> None:
-        """`durable=False` leaves out the syncs; `fork=False` takes snapshots at once.
+        """`fork=False` takes snapshots at once.
 
         `condemned_too` opens a directory that is retired or has diverged as well.
         """
@@ -117,7 +116,6 @@ class SqliteStorage(Storage):
         self._database: sqlite3.Connection | None = None
         self._cursor: sqlite3.Cursor | None = None
         """Of all commits: making one for each statement would cost as much as the statement."""
-        self._durable_syncs = durable
         self._row_count = 0
         self._rows_checksum = 0
         self._discarding = False
@@ -147,12 +145,6 @@ class SqliteStorage(Storage):
         self._files = SnapshotFiles(
             self._directory.path, cluster, server, fork=fork, lock=self._directory.lock
         )
-        if not durable:
-            logger.warning(
-                "server {} does not sync its disk (durable=False): what was acknowledged may be "
-                "lost in a power failure; use this for tests and benches only",
-                server,
-            )
         try:
             self._open()
         except (sqlite3.Error, OSError, CorruptStorage) as error:
@@ -192,7 +184,7 @@ class SqliteStorage(Storage):
             return
         directory = self._directory
         directory.check_files()
-        try:
+        with self._in_our_words():
             database = self._connect(directory.database)
             # What a crashed server wrote last may be in the cache only; now it is in the database.
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -202,8 +194,6 @@ class SqliteStorage(Storage):
             directory.check_files()
             directory.remember_files()
             self._files.tidy(self._durable.snapshot)
-        except (sqlite3.Error, OSError) as error:
-            raise self._in_words(error) from error
 
     def _kept_rows(self, accepted: list[Accepted]) -> list[Accepted]:
         """Those that do not merely wait for their deletion."""
@@ -219,8 +209,7 @@ class SqliteStorage(Storage):
         )
         self._database = database
         self._cursor = database.cursor()
-        synchronous = "FULL" if self._durable_syncs else "OFF"
-        database.execute(f"PRAGMA synchronous={synchronous}")
+        database.execute("PRAGMA synchronous=FULL")
         # Debian's default overwrites what is deleted with zeros: a log's worth of writing again.
         database.execute("PRAGMA secure_delete=OFF").fetchall()
         # Checkpoints are ours to time, and their errors ours to see: SQLite's own hide them.
@@ -269,7 +258,7 @@ class SqliteStorage(Storage):
     def load(self) -> Recovered:
         recovered = self._recovered()
         recovered.stopped_at = self._directory.stopped_at()
-        with self._snapshots_disk():
+        with self._in_our_words():
             self._files.verify(self._durable.snapshot)
         if self._found is None:
             recovered.accepted = self._kept_rows(self._read_accepted())
@@ -281,12 +270,10 @@ class SqliteStorage(Storage):
         if not self._unusable:
             self._begin()
         assert self._database is not None
-        try:
+        with self._in_our_words():
             return read_accepted(
                 self._directory.database, self._database, self._row_count, self._rows_checksum
             )
-        except sqlite3.Error as error:
-            raise self._in_words(error) from error
 
     # --- committing ------------------------------------------------------------------------------
 
@@ -348,7 +335,7 @@ class SqliteStorage(Storage):
 
     def _checkpoint(self) -> None:
         """Copy the log into the database, which lets the log begin anew."""
-        try:
+        with self._in_our_words():
             self._directory.witness(self._sequence)
             ((_, pages, copied),) = self._query("PRAGMA wal_checkpoint(PASSIVE)")
             if not self._ample and pages == copied:  # what the log's file takes is needed
@@ -356,8 +343,6 @@ class SqliteStorage(Storage):
                 self._query("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._query(f"PRAGMA busy_timeout={BUSY_MS}")
             self._directory.sync_witness()
-        except (sqlite3.Error, OSError) as error:
-            raise self._in_words(error) from error
         self._log_pages = 0
 
     def _write_rows(self, cursor: sqlite3.Cursor) -> None:
@@ -419,10 +404,8 @@ class SqliteStorage(Storage):
             self._look_for_room()
         durable = self._durable.snapshot
         if durable is not None and durable.slot != self._files.current:
-            try:
+            with self._in_our_words():
                 self._files.keep(durable)
-            except OSError as error:
-                raise self._in_words(error) from error
 
     # --- housekeeping ----------------------------------------------------------------------------
 
@@ -463,7 +446,7 @@ class SqliteStorage(Storage):
 
     def _give_back(self) -> None:
         """Shrink the file by a few pages if it has many free ones."""
-        try:
+        with self._in_our_words():
             free = self._free_pages()
             self._spare = free > SPARE_PAGES
             if self._spare:
@@ -472,8 +455,6 @@ class SqliteStorage(Storage):
                 # It takes one step a page, and `execute` would take the first alone.
                 self._database.executescript(f"PRAGMA incremental_vacuum({pages})")
                 self._log_pages += 2 * pages
-        except sqlite3.Error as error:
-            raise self._in_words(error) from error
         if not self._spare and self._log_pages:
             self._checkpoint()  # the file shrinks only now
 
@@ -488,11 +469,9 @@ class SqliteStorage(Storage):
         self._ample = disk.is_ample
         self._surplus = 0
         if not self._ample and self._database is not None:
-            try:
+            with self._in_our_words():
                 pages, inside = self._query("PRAGMA page_count")[0][0], self._free_pages()
                 growth = pages * PAGE_BYTES - self._directory.database.stat().st_size
-            except (sqlite3.Error, OSError) as error:
-                raise self._in_words(error) from error
             disk = Disk(free, disk.wanted, max(0, growth), inside * PAGE_BYTES)
             self._surplus = disk.surplus()
         self.room = disk.room()
@@ -532,15 +511,13 @@ class SqliteStorage(Storage):
     def _shrink(self, missing: int) -> None:
         """Give back what the database and its log hold and do not need, for a snapshot."""
         assert self._database is not None
-        try:
+        with self._in_our_words():
             pages = min(self._free_pages(), SHRINK_PAGES, missing // PAGE_BYTES)
             self._checkpoint()
             while pages > 0:
                 self._database.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
                 self._checkpoint()
                 pages -= VACUUM_PAGES
-        except sqlite3.Error as error:
-            raise self._in_words(error) from error
 
     # --- snapshots -------------------------------------------------------------------------------
 
@@ -555,10 +532,6 @@ class SqliteStorage(Storage):
         prove: Callable[[bytes], None] | None,
     ) -> None:
         self._begin()
-        newest = self._marks.snapshot
-        if newest is not None and slot == newest.slot:
-            self._files.repeat(newest)
-            return
         growth, self._logged_bytes = self._logged_bytes, 0
         free, wanted = self._files.free_bytes(), self._files.next_bytes() + growth + LOG_ROOM
         if free is not None and free < wanted:
@@ -570,21 +543,12 @@ class SqliteStorage(Storage):
         return self._files.taken()
 
     def read_snapshot(self, slot: int, offset: int, size: int) -> bytes:
-        with self._snapshots_disk():
+        with self._in_our_words():
             return self._files.read(slot, offset, size)
 
     def adopted_image(self, info: SnapshotInfo) -> bytes:
-        with self._snapshots_disk():
+        with self._in_our_words():
             return self._files.image(info)
-
-    @contextlib.contextmanager
-    def _snapshots_disk(self) -> Iterator[None]:
-        """Whoever cannot read its snapshot any more cannot start again either."""
-        try:
-            yield
-        except OSError as error:
-            where = self._directory.path
-            raise StorageError(f"a snapshot in {where}: {in_words(error)}") from error
 
     def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
         self._begin()
@@ -632,13 +596,18 @@ class SqliteStorage(Storage):
                     handle.close()
         self._directory.close()
 
-    def _name(self) -> str:
-        return str(self._directory.database)
+    @contextlib.contextmanager
+    def _in_our_words(self) -> Iterator[None]:
+        """Whoever cannot read its log or snapshot any more cannot start again either."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise self._in_words(error) from error
 
     def _in_words(self, error: sqlite3.Error | OSError | StorageError) -> StorageError:
         """An error of SQLite or of the operating system as one of ours."""
         if isinstance(error, OSError):
-            return StorageError(f"{self._name()}: {in_words(error)}")
+            return StorageError(f"{self._directory.path}: {in_words(error)}")
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
         if (damaged or isinstance(error, CorruptStorage)) and (
@@ -652,8 +621,9 @@ class SqliteStorage(Storage):
                 return StorageError(gone)
         if code == sqlite3.SQLITE_FULL:
             return DiskFullError(
-                f"{self._name()}: the disk is full: free some space and start the server again"
+                f"{self._directory.database}: the disk is full: free some space and start the "
+                "server again"
             )
         if damaged:
-            return CorruptStorage(f"{self._name()} is damaged ({error}): {REMEDY}")
-        return StorageError(f"{self._name()} cannot be used ({error}): check the disk")
+            return CorruptStorage(f"{self._directory.database} is damaged ({error}): {REMEDY}")
+        return StorageError(f"{self._directory.database} cannot be used ({error}): check the disk")

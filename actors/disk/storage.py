@@ -353,8 +353,8 @@ class Storage(ABC):
         newest = self._marks.snapshot
         invariant(not self.taking_snapshot, "a second snapshot is begun, at slot %d", slot)
         invariant(
-            newest is None or slot >= newest.slot,
-            "a snapshot at slot %d would be older than %s", slot, newest,
+            newest is None or slot > newest.slot,
+            "a snapshot at slot %d would be no newer than %s", slot, newest,
         )  # fmt: skip
         self._take(slot, produce, prove)
 

@@ -134,7 +134,7 @@ class Process:
     def snapshot(self) -> None:
         slot = self.storage._marks.chosen_to
         newest = self.storage.snapshot
-        if slot == 0 or self.storage.taking_snapshot or (newest and newest.slot > slot):
+        if slot == 0 or self.storage.taking_snapshot or (newest and newest.slot >= slot):
             return
         self.storage.begin_snapshot(slot, partial(image, slot))
         if self.random.random() < 0.5:  # goes on while it is being written

@@ -58,7 +58,7 @@ def test_a_put_takes_no_more_calls_than_it_did() -> None:
 
 
 def test_a_commit_takes_no_more_calls_than_it_did(tmp_path: Path) -> None:
-    storage = SqliteStorage(tmp_path / "data", "test", 1, durable=False)
+    storage = SqliteStorage(tmp_path / "data", "test", 1)
     ballot = Ballot(1, 1)
     storage.save_promise(ballot)
     storage.commit()

@@ -99,7 +99,7 @@ FAILURES = {
     "write 5 paxon.db-wal": "cannot be used (disk I/O error): check the disk",
     "write 30 paxon.witness": "the file system is read-only",
     "sync 5 paxon.witness": "the disk reports an input/output error: check the disk",
-    "read 5 paxon.db 4096": "paxon.db: the disk reports an input/output error: check the disk",
+    "read 5 paxon.db 4096": "the disk reports an input/output error: check the disk",
 }
 """What a disk may answer (5 is EIO, 30 EROFS), and what the storage says of that."""
 

@@ -250,20 +250,6 @@ def as_nobody(act: Callable[[], object]) -> None:
         os.seteuid(0)
 
 
-def test_without_syncs_it_says_so(tmp_path: Path) -> None:
-    from loguru import logger
-
-    lines: list[str] = []
-    sink = logger.add(lines.append, format="{level} {message}")
-    storage = open_sqlite(tmp_path / "data", durable=False)
-    logger.remove(sink)
-    accept(storage, 1)
-    storage.commit()
-    storage.close()
-    assert len(lines) == 1
-    assert lines[0].startswith("WARNING server 1 does not sync its disk")
-
-
 @pytest.mark.parametrize("name", ["paxon.db", "paxon.db-wal", "paxon.witness", "paxon.lock"])
 @pytest.mark.parametrize("replaced", [True, False])
 def test_a_file_that_is_deleted_under_a_running_server(

@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[SqliteStorage]:
-    opened = open_sqlite(tmp_path / "data", fork=False, durable=False)  # the same files, faster
+    opened = open_sqlite(tmp_path / "data", fork=False)
     yield opened
     opened.close()
 
