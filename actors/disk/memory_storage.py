@@ -56,28 +56,16 @@ class MemoryStorage(Storage):
     def duplicate(self, keep_pending: bool = False) -> Self:
         """A copy of the directory as it is on the disk, without what was not committed."""
         found = copy.copy(self)
-        found._unusable = ""
-        found._created = False
-        found._durable = self._durable.copy()
-        found._marks = self._durable.copy()
-        found._accepted = dict(self._accepted)
-        found._images = dict(self._images)
-        found._rows, found._replaced = {}, set()
-        found._ready = None
-        found.dirty = found._lazy = False
+        found._accepted, found._images = dict(self._accepted), dict(self._images)
+        found._ballots = {}
         if keep_pending and not self._unusable:
-            found._marks = self._marks.copy()
-            found._rows = dict(self._rows)
-            found._write()
-            found._durable, found._rows = found._marks.copy(), {}
-            found._sealed = None
-            found.commits += 1
             found._received = bytearray(self._received)
+            found.dirty = True
+            found.commit()
         else:
             found._incoming, found._received = None, bytearray()
-            found._sealed = None
-        found._ballots = {slot: held.ballot for slot, held in found._accepted.items()}
-        found._keep_images()
+        found.close()
+        found._created, found._unusable = False, ""
         return found
 
     @property
