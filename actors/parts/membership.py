@@ -14,7 +14,7 @@ from msgspec import structs
 
 from paxon.actors.ballot import MOST_SERVERS, ServerId, in_list
 from paxon.actors.disk.storage import Recovered, Storage
-from paxon.actors.environment import Random, ServerBurst
+from paxon.actors.environment import NEVER, Random, ServerBurst
 from paxon.actors.execution.agreed import encode_agreed
 from paxon.actors.members import ChangeMembers, Member, MemberChange, Rehearsal, Rehearsed
 from paxon.actors.messages import (
@@ -71,6 +71,10 @@ FROM_ANYBODY = frozenset((
 what is chosen, and questions (docs/membership.md, M13)."""
 
 
+SAY_FIRST = 2.0
+"""Seconds after which a server that takes no part yet says what it waits for …"""
+SAY_AGAIN = 30.0
+"""… and says so again."""
 JOINING_SECONDS = 5.0
 """Who has not said for so long that it waits to become a member is not named any more."""
 
@@ -95,6 +99,8 @@ class Membership:
         self.joining: dict[ServerId, tuple[Member, int, float]] = {}
         """Who wants to become a member, how far it holds the log, and when it said so last."""
         self._rehearsing: Rehearsing | None = None
+        self._said, self._say_at = "", NEVER
+        """What was last to be said of what this server waits for, and when to say it next."""
         self._open = False
         self.joined: Configuration | None = None
         """The configuration in force here; None before the cluster is."""
@@ -151,11 +157,28 @@ class Membership:
     # --- before this server takes part -----------------------------------------------------------
 
     def handle(self, burst: ServerBurst) -> None:
-        """Handle what may be before the cluster is in force, and this directory no old copy."""
-        if self.making.in_force:
-            self._handle_unconfirmed(burst)
-        else:
-            self._handle_before(burst)
+        """Handle what may be before the cluster is in force, and this directory no old copy.
+
+        Servers may introduce themselves, and ask and answer how far directories are.
+        """
+        unconfirmed = self.making.in_force
+        for server in burst.lost:
+            self.making.forget(server)
+        for sender, incarnation, received in burst.peers:
+            known = self.disks.incarnations.get(sender) == incarnation
+            for message in received:
+                if type(message) is Introduction:
+                    self.on_introduction(message, sender)
+                elif not unconfirmed:
+                    continue
+                elif type(message) is Whereabouts and known:
+                    self.on_whereabouts(message, sender)
+                elif type(message) is CountQuestion:
+                    self.on_count_question(message, sender)
+                elif type(message) is CountAnswer:
+                    self.on_count_answer(message, sender)
+                elif self.confirmation.hear_of_epoch(epoch_of(message), sender):
+                    self.confirmation.ask_at = self._outbox.now
 
     @property
     def ask_at(self) -> float:
@@ -163,22 +186,26 @@ class Membership:
         return self.confirmation.ask_at if self.making.in_force else self.making.ask_at
 
     def on_timer(self) -> None:
-        """Ask them (again), perhaps."""
-        if self.making.in_force:
-            self._on_confirmation_timer()
-        elif self._outbox.now >= self.making.ask_at:
-            self._on_making_timer()
+        """Ask whoever has not answered; a time may have passed that changes how many must."""
+        making, confirmation, now = self.making, self.confirmation, self._outbox.now
+        if not making.in_force:
+            making.ask_again()
+            self._introduce(asks=True)
+        else:
+            self._settle_confirmation()
+            if not confirmation.pending:
+                return
+            confirmation.ask_at = now + self._settings.retransmit_interval
+            self._ask_for_counts()
+        text = self.waits_for
+        if text != self._said:
+            self._said, self._say_at = text, min(self._say_at, now + SAY_FIRST)
+        if now >= self._say_at:
+            self._say_at = now + SAY_AGAIN
+            what = "" if making.in_force else ": its cluster is not in force:"
+            logger.warning("server {}{} {}", self._settings.server, what, text)
 
     # --- making the cluster ----------------------------------------------------------------------
-
-    def _handle_before(self, burst: ServerBurst) -> None:
-        """It is not in force: servers may introduce themselves, and nothing else counts."""
-        for server in burst.lost:
-            self.making.forget(server)
-        for sender, _, received in burst.peers:
-            for message in received:
-                if type(message) is Introduction and not self.making.in_force:
-                    self.on_introduction(message, sender)
 
     def on_introduction(self, said: Introduction, sender: ServerId) -> None:
         """Make the cluster together, or tell a server that does not know it which one this is."""
@@ -274,16 +301,6 @@ class Membership:
             and member.incarnation not in configuration.removed
             and configuration.incarnations.get(member.server) != member.incarnation
         }
-
-    def _on_making_timer(self) -> None:
-        """Ask all others once more, and say now and then for whom or what this server waits."""
-        self.making.ask_again()
-        self._introduce(asks=True)
-        text = self.making.to_say(self._outbox.now)
-        if text:
-            logger.warning(
-                "server {}: its cluster is not in force: {}", self._settings.server, text
-            )
 
     # --- members, known by their directories -----------------------------------------------------
 
@@ -542,35 +559,6 @@ class Membership:
                 self._settings.server, self._settings.election_timeout_max,
             )  # fmt: skip
             self.confirmation.all_until = now + self._settings.election_timeout_max
-
-    def _handle_unconfirmed(self, burst: ServerBurst) -> None:
-        """Answer and take in what concerns counts; nothing else changes or leaves this server."""
-        for sender, incarnation, received in burst.peers:
-            known = self.disks.incarnations.get(sender) == incarnation
-            for message in received:
-                # (To tell a server which cluster this is changes nothing here.)
-                if type(message) is Introduction:
-                    self.on_introduction(message, sender)
-                elif type(message) is Whereabouts and known:
-                    self.on_whereabouts(message, sender)
-                elif type(message) is CountQuestion:
-                    self.on_count_question(message, sender)
-                elif type(message) is CountAnswer:
-                    self.on_count_answer(message, sender)
-                elif self.confirmation.hear_of_epoch(epoch_of(message), sender):
-                    self.confirmation.ask_at = self._outbox.now
-
-    def _on_confirmation_timer(self) -> None:
-        """Ask whoever has not answered yet; a time may have passed that changes how many must."""
-        confirmation, now = self.confirmation, self._outbox.now
-        self._settle_confirmation()
-        if not confirmation.pending:
-            return
-        confirmation.ask_at = now + self._settings.retransmit_interval
-        self._ask_for_counts()
-        if confirmation.says_again(now):
-            text = confirmation.waits_for()
-            logger.warning("server {} {}", self._settings.server, text)
 
     def _ask_for_counts(self) -> None:
         confirmation = self.confirmation

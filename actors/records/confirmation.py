@@ -17,12 +17,7 @@ from paxon.actors.limits.bounds import MAX_EPOCHS_AHEAD
 from paxon.actors.messages import CountAnswer, CountQuestion
 from paxon.actors.records.configuration import Configuration, decode_config
 
-__all__ = ["SAY_AGAIN", "SAY_FIRST", "Confirmation"]
-
-SAY_FIRST = 2.0
-"""Seconds after which a server that waits for confirmation says so …"""
-SAY_AGAIN = 30.0
-"""… and says so again."""
+__all__ = ["Confirmation"]
 
 
 class Confirmation:
@@ -82,7 +77,6 @@ class Confirmation:
         """When to ask (again) whoever has not answered, monotonic seconds."""
         self.all_until = now
         """Until then all others have to confirm, for the database is not the file that it was."""
-        self.say_at = now + SAY_FIRST
 
     def ask_anew(self) -> None:
         """Begin another question, while the server takes part."""
@@ -133,13 +127,6 @@ class Confirmation:
             return False
         self.pending, self.entering = False, 0
         self._sure_to = self.newest.epoch
-        return True
-
-    def says_again(self, now: float) -> bool:
-        """Whether it is time to say (again) that this server waits."""
-        if now < self.say_at:
-            return False
-        self.say_at = now + SAY_AGAIN
         return True
 
     def waits_for(self) -> str:

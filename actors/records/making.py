@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.disk.storage import StorageError
-from paxon.actors.environment import NEVER
 from paxon.actors.invariants import invariant
 from paxon.actors.members import Member
 from paxon.actors.messages import Introduction, Made
-from paxon.actors.records.confirmation import SAY_AGAIN, SAY_FIRST
 from paxon.actors.settings import Settings
 from paxon.transport import cluster_name
 
@@ -68,9 +66,6 @@ class Making:
         """What is wrong with somebody's last word, and what to do."""
         self.ask_at = 0.0
         """When to introduce this server (again), monotonic seconds."""
-        self._said = ""
-        self._say_at = NEVER
-        """When to say next for whom or what this server waits."""
 
     def recover(self, incarnation: int, made: Made | None, *, in_force: bool) -> None:
         """Take up what the directory holds."""
@@ -282,17 +277,6 @@ class Making:
                 "silent for a while"
             )
         return f"{lost}`paxon member replace {self.server}` gives it that"
-
-    def to_say(self, now: float) -> str:
-        """The same sentence, if it is time to say it (again); else ""."""
-        text = self.waits_for()
-        if text != self._said:
-            self._said = text
-            self._say_at = min(self._say_at, now + SAY_FIRST)
-        if now < self._say_at:
-            return ""
-        self._say_at = now + SAY_AGAIN
-        return text
 
     def _why_nobody(self) -> str:
         return (

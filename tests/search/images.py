@@ -226,7 +226,6 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "denied_by",
         "ask_at",
         "all_until",
-        "say_at",
     ),
 }
 """What an object of each class consists of. (The cluster is in force from the start.)"""

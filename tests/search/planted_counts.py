@@ -49,7 +49,7 @@ plant(
 
 def _let_through(*kinds: type) -> Any:
     def mutate(original: Original) -> Any:
-        def handle_unconfirmed(self: Membership, burst: ServerBurst) -> None:
+        def handle(self: Membership, burst: ServerBurst) -> None:
             original(self, burst)
             server = self._host
             assert isinstance(server, PaxosServer)
@@ -60,7 +60,7 @@ def _let_through(*kinds: type) -> Any:
                         if isinstance(message, kinds):
                             server._peer_handlers[type(message)](message, sender)
 
-        return handle_unconfirmed
+        return handle
 
     return mutate
 
@@ -68,12 +68,12 @@ def _let_through(*kinds: type) -> Any:
 plant(
     "vote before confirmation",
     "a started server promises and accepts although nobody has confirmed its directory yet",
-    (Membership, "_handle_unconfirmed", _let_through(P1A, P2A)),
+    (Membership, "handle", _let_through(P1A, P2A)),
 )
 plant(
     "grant a pre-vote before confirmation",
     "a started server helps others to campaign although nobody has confirmed its directory yet",
-    (Membership, "_handle_unconfirmed", _let_through(PreVote)),
+    (Membership, "handle", _let_through(PreVote)),
 )
 
 
