@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import socket as sockets
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import zmq
 
 from paxon.transport.errors import TransportError
+from paxon.transport.log import logger
 
 __all__ = [
+    "AWAITED_SECONDS",
     "bind",
     "dial",
     "dialled",
@@ -24,6 +27,10 @@ __all__ = [
     "others_of",
 ]
 
+AWAITED_SECONDS = 10.0
+"""So long a port waits for this machine to have its address …"""
+_LOOK_SECONDS = 0.25
+"""… and looks every so often."""
 _SOURCE = "127.0.0.2"
 _USUAL_RANGE = (32768, 60999)
 """The kernel's default of ports for outgoing connections, where it does not tell."""
@@ -49,7 +56,7 @@ def bind(socket: zmq.Socket[bytes], address: str, name: str) -> None:
         _check_form(address)
         if address.startswith("ipc://"):
             _refuse_taken_path(address)
-        for each in _all_of(address):
+        for each in _awaited(address, name):
             # An IPv4 port opened with it would be a mapped one.
             socket.setsockopt(zmq.IPV6, int(each.startswith("tcp://[")))
             socket.bind(each)
@@ -133,19 +140,41 @@ def others_of(address: str) -> list[str]:
     return [each for each, (family, _) in found.items() if kinds[family] > 1]
 
 
-def _all_of(address: str) -> list[str]:
-    """Every address that a name stands for on this machine; others as they are."""
-    if not is_host_name(address) or address.endswith((":0", ":*")):
+def _awaited(address: str, name: str) -> list[str]:
+    """What to bind, once this machine has it.
+
+    One that has just been started may come by its addresses, and know its own name, after its
+    services have begun.
+    """
+    end = time.monotonic() + AWAITED_SECONDS
+    said = False
+    while not (here := _all_here(address)) and time.monotonic() < end:
+        if not said:
+            logger.warning(
+                "the {} is to be at {}, which is no address of this machine so far: looking again "
+                "for {:.0f} s", name, address, AWAITED_SECONDS,
+            )  # fmt: skip
+        said = True
+        time.sleep(_LOOK_SECONDS)
+    return here or [address]  # which libzmq explains
+
+
+def _all_here(address: str) -> list[str]:
+    """Every address of this machine that is meant."""
+    host = address.removeprefix("tcp://").rpartition(":")[0]
+    interfaces = ("*", *(interface for _, interface in sockets.if_nameindex()))
+    if not address.startswith("tcp://") or host in interfaces:
         return [address]
     here = [each for each, (family, where) in _resolved(address).items() if _is_here(family, where)]
-    return here or [address]  # an interface's name, or one that libzmq explains
+    one_port = is_host_name(address) and not address.endswith((":0", ":*"))
+    return here if one_port else here and [address]
 
 
 def _resolved(address: str) -> dict[str, tuple[int, tuple[Any, ...]]]:
     """What a name stands for now: addresses, each with its kind and as Python has it."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:
-        found = sockets.getaddrinfo(host, int(port), type=sockets.SOCK_STREAM)
+        found = sockets.getaddrinfo(host.strip("[]"), None, type=sockets.SOCK_STREAM)
     except (OSError, UnicodeError):  # not known, or no name could have this form
         return {}
     as_text = {True: "tcp://[{}]:{}", False: "tcp://{}:{}"}

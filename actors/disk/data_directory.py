@@ -56,6 +56,8 @@ def in_words(error: OSError) -> str:
         return "the file system is read-only: mount it writable or choose another directory"
     if error.errno == errno.EIO:
         return "the disk reports an input/output error: check the disk"
+    if error.errno == errno.EFBIG:
+        return "a file may not grow further: raise this process's limit (ulimit -f, LimitFSIZE=)"
     return f"{error.strerror or error}"
 
 
@@ -359,6 +361,24 @@ class DataDirectory:
             except OSError as error:
                 return f"{path}: {in_words(error)}"
         return ""
+
+    def unwritable(self) -> OSError | None:
+        """Why a file a little longer than the longest here cannot be written, if so.
+
+        SQLite tells a full disk from other errors in writing, but not a quota, nor a limit.
+        """
+        try:
+            end = max(path.stat().st_size for path in self.path.iterdir()) + READ_BYTES
+            descriptor = os.open(self.path, os.O_RDWR | getattr(os, "O_TMPFILE", 0), 0o600)
+        except OSError as error:
+            return error if error.errno == errno.EROFS else None
+        try:
+            os.pwrite(descriptor, bytes(1), end)
+        except OSError as error:
+            return error
+        finally:
+            os.close(descriptor)
+        return None
 
     def close(self) -> None:
         """Release the lock; safe to call twice."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import secrets
 import sqlite3
 import time
@@ -609,6 +610,7 @@ class SqliteStorage(Storage):
         if isinstance(error, OSError):
             return StorageError(f"{self._directory.path}: {in_words(error)}")
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        refused = self._directory.unwritable() if code == sqlite3.SQLITE_IOERR else None
         damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
         if (damaged or isinstance(error, CorruptStorage)) and (
             words := self._directory.unreadable()
@@ -619,11 +621,15 @@ class SqliteStorage(Storage):
         with contextlib.suppress(OSError):
             if gone := self._directory.missing_file():
                 return StorageError(gone)
-        if code == sqlite3.SQLITE_FULL:
+        if code == sqlite3.SQLITE_FULL or (
+            refused is not None and refused.errno in (errno.ENOSPC, errno.EDQUOT)
+        ):
             return DiskFullError(
                 f"{self._directory.database}: the disk is full: free some space and start the "
                 "server again"
             )
+        if refused is not None:
+            return StorageError(f"{self._name()}: {in_words(refused)}")
         if damaged:
             return CorruptStorage(f"{self._directory.database} is damaged ({error}): {REMEDY}")
         return StorageError(f"{self._directory.database} cannot be used ({error}): check the disk")

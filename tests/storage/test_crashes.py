@@ -88,7 +88,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     with child("hit_a_size_limit", tmp_path / "data") as process:
         said = process.communicate()[0].splitlines()
     assert said[-1].startswith("failed ")
-    assert "paxon.db cannot be used" in said[-1]
+    assert "paxon.db: a file may not grow further: raise this process's limit" in said[-1]
     storage = open_sqlite(tmp_path / "data")
     assert accepted_slots(storage) == list(range(1, len(said)))
     storage.close()

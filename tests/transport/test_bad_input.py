@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import zmq
 
-from paxon.transport import EndpointOptions, MalformedFrame, TransportError, ZmqEndpoint
+from paxon.transport import EndpointOptions, MalformedFrame, TransportError, ZmqEndpoint, binding
 from paxon.transport.binding import in_ephemeral_range
 from paxon.transport.intake import COMPLAINT_INTERVAL, Ledger
 
@@ -274,7 +274,10 @@ def test_a_socket_file_left_behind_is_no_obstacle(tmp_path: Path, shapes: Any) -
         ("ipc:///tmp/" + "x" * 200, "shorter path"),
     ],
 )
-def test_addresses_that_cannot_be_used(shapes: Any, address: str, advice: str) -> None:
+def test_addresses_that_cannot_be_used(
+    shapes: Any, monkeypatch: pytest.MonkeyPatch, address: str, advice: str
+) -> None:
+    monkeypatch.setattr(binding, "AWAITED_SECONDS", 0.0)
     with pytest.raises(TransportError) as caught:
         open_at(shapes, address)
     assert address in str(caught.value)
