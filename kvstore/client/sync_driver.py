@@ -90,7 +90,8 @@ class SyncDriver:
 
     def _refuse(self) -> NoReturn:
         if self._unusable is _ENDED and threading.current_thread() is not threading.main_thread():
-            time.sleep(_LAST_SECONDS)  # as a rule it does not wake up again
+            with self.lock:  # given back meanwhile: as a rule we do not wake up again
+                threading.Condition(self.lock).wait(_LAST_SECONDS)
         raise ClientClosed(self._unusable)
 
     def pump(self) -> None:

@@ -14,6 +14,7 @@ from paxon.kvstore import (
     ClientClosed,
     RequestTimeout,
 )
+from paxon.kvstore.client import sync_driver
 from paxon.kvstore.client.core import CoreOptions
 from tests.kvstore.fake_cluster import SocketCluster
 
@@ -192,6 +193,27 @@ def test_a_forked_child_is_told_and_the_parent_goes_on(servers: SocketCluster) -
         _, status = os.waitpid(pid, 0)
         assert os.waitstatus_to_exitcode(status) == 0
         assert kv.get("k") == b"v"
+
+
+def test_threads_that_use_a_client_past_the_programs_end_hold_it_up_no_longer(
+    servers: SocketCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the main thread does in hooks and finalizers is refused at once."""
+    monkeypatch.setattr(sync_driver, "_LAST_SECONDS", 5.0)
+    client = Client(servers.addresses)
+    client._driver.end()
+
+    def use() -> None:
+        with pytest.raises(ClientClosed):
+            client.put("k", "v")
+
+    for _ in range(4):
+        threading.Thread(target=use, daemon=True).start()
+    time.sleep(0.05)
+    started = time.monotonic()
+    with pytest.raises(ClientClosed):
+        client.get("k")
+    assert time.monotonic() - started < 2.0
 
 
 def test_a_client_that_nobody_closed_does_not_hold_up_its_collection() -> None:
