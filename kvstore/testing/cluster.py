@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from paxon.actors import StateMachine
@@ -25,6 +27,24 @@ __all__ = ["MemoryCluster"]
 R = TypeVar("R", bound=Replicated)
 
 MEMORY[:] = [MemoryLinks]
+
+
+def _strictly(machine: StateMachine, query: Callable[[bytes], bytes], asked: bytes) -> bytes:
+    """Answer a query, and raise if it has changed the state: one server's would then differ."""
+    before = _image(machine)
+    answer = query(asked)
+    if _image(machine) != before:
+        raise RuntimeError(
+            "a query changed the state, of one server alone: make it a command, or have it work on "
+            "a copy"
+        )
+    return answer
+
+
+def _image(machine: StateMachine) -> bytes:
+    with suppress(Exception):  # one that cannot be taken is told of where it is needed
+        return machine.snapshot()
+    return b""
 
 
 class MemoryCluster:
@@ -51,7 +71,10 @@ class MemoryCluster:
         self._server = MemoryServer(self._new(), settings)
 
     def _new(self) -> StateMachine:
-        return checked_machine(self._machine())
+        machine = checked_machine(self._machine())
+        if not isinstance(machine, KVStore):
+            machine.query = partial(_strictly, machine, machine.query)  # type: ignore[method-assign]
+        return machine
 
     @property
     def addresses(self) -> list[str]:

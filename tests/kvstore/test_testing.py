@@ -79,6 +79,10 @@ class Sum(StateMachine):
     def query(self, query: bytes) -> bytes:
         return b"%d" % self.total
 
+    def query(self, query: bytes) -> bytes:
+        self.total += int(query)
+        return b"%d" % self.total
+
     def snapshot(self) -> bytes:
         return b"%d" % self.total
 
@@ -93,6 +97,9 @@ def test_a_machine_of_ones_own() -> None:
         assert client.execute(b"4") == b"7"
         with pytest.raises(paxon.OperationFailed, match="ValueError"):
             client.execute(b"four")
+        assert client.query(b"0") == b"7"
+        with pytest.raises(paxon.OperationFailed, match="a query changed the state"):
+            client.query(b"1")
         assert cluster.failure is None
 
 
