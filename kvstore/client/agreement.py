@@ -311,8 +311,9 @@ def _await_level(quest: Quest, server: ServerId) -> MemberSteps[None]:
 
 def replace_member(quest: Quest, given: MemberChange) -> MemberSteps[Members]:
     """Give a lost directory's place to the one of the same id that waits."""
+    check_id(given.server)
     found = yield from find_members(quest)
-    if all(member.server != check_id(given.server) for member in found.members):
+    if all(member.server != given.server for member in found.members):
         raise OperationFailed(
             f"nothing was changed: server {given.server} is no member, so nobody can take its "
             f"place: `paxon member add {given.server}` makes it one"

@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -16,6 +17,7 @@ from paxon.kvstore import (
 )
 from paxon.kvstore.client import sync_driver
 from paxon.kvstore.client.core import CoreOptions
+from paxon.testing import MemoryCluster
 from tests.kvstore.fake_cluster import SocketCluster
 
 
@@ -182,16 +184,19 @@ def test_closing_fails_what_other_threads_wait_for(servers: SocketCluster) -> No
 def test_a_forked_child_is_told_and_the_parent_goes_on(servers: SocketCluster) -> None:
     with Client(servers.addresses) as kv:
         kv.put("k", b"v")
-        pid = os.fork()
-        if pid == 0:
-            try:
-                kv.get("k")
-            except ClientClosed as error:
-                os._exit(0 if "fork" in str(error) else 2)
-            finally:
-                os._exit(1)
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
+        with MemoryCluster() as cluster, cluster.client() as local, local.mirror("") as mirror:
+            uses = (lambda: kv.get("k"), partial(mirror.wait, lambda _: False, 1.0))
+            for use in uses:
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        use()
+                    except ClientClosed as error:
+                        os._exit(0 if "after a fork" in str(error) else 2)
+                    finally:
+                        os._exit(1)
+                _, status = os.waitpid(pid, 0)
+                assert os.waitstatus_to_exitcode(status) == 0
         assert kv.get("k") == b"v"
 
 

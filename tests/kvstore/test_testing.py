@@ -77,9 +77,6 @@ class Sum(StateMachine):
         return b"%d" % self.total
 
     def query(self, query: bytes) -> bytes:
-        return b"%d" % self.total
-
-    def query(self, query: bytes) -> bytes:
         self.total += int(query)
         return b"%d" % self.total
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol, Self, TypeVar
 
@@ -66,7 +68,8 @@ class _Store(Protocol):
 class Mirror(Reflection):
     """A mapping that follows the keys with a prefix; made by `Client.mirror`.
 
-    A thread of its own keeps it up to date, with each revision at once. Threads may share it.
+    A thread of its own keeps it up to date, with each revision at once. Threads may share it. A
+    forked child has what it held then: nobody follows there, and `wait` says so.
     """
 
     def __init__(self, store: _Store, prefix: Key) -> None:
@@ -77,6 +80,7 @@ class Mirror(Reflection):
         self._watch = self._begin()
         self._thread = threading.Thread(target=self._run, name="paxon mirror", daemon=True)
         self._thread.start()
+        _mirrors[id(self)] = self  # (a mapping has no hash)
 
     def _begin(self) -> Watch:
         read = self._store.range(prefix=self._prefix)
@@ -122,6 +126,14 @@ class Mirror(Reflection):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def forked(self) -> None:
+        """In a forked child: the thread is the parent's, and the lock may be held for ever."""
+        self._changed = threading.Condition()
+        self._error = ClientClosed(
+            "the mirror was made in the parent process and follows nothing after a fork: make a "
+            "new one in this process"
+        )
+
     def _run(self) -> None:
         while self._error is None:
             error: PaxonError | None = None
@@ -148,6 +160,17 @@ class Mirror(Reflection):
             events = []
         with self._changed:
             self.follow(events, self._watch.revision)
+
+
+_mirrors: weakref.WeakValueDictionary[int, Mirror] = weakref.WeakValueDictionary()
+
+
+def _after_fork() -> None:
+    for mirror in list(_mirrors.values()):
+        mirror.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class _AsyncStore(Protocol):

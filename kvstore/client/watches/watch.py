@@ -44,7 +44,8 @@ class Watch:
         `after=` this, another watch goes on without a gap and tells nothing twice. It rises while
         nothing happens, too.
         """
-        return self._told.revision
+        with self._driver.lock:  # or events could come between the looks at them and at this
+            return self._told.revision
 
     def __iter__(self) -> Iterator[Event]:
         return self
