@@ -24,7 +24,7 @@ from paxon.transport.log import background
 __all__ = ["Door", "DoorError"]
 
 CONNECTIONS = 64
-"""At a time; whoever comes beyond is turned away."""
+"""At a time; beyond, the oldest is hung up on: who only waits keeps nobody's probe out."""
 REQUEST_BYTES = 8 << 10
 """A request's line and headers."""
 REQUEST_SECONDS = 5.0
@@ -57,7 +57,8 @@ class Door:
         self._answered_at = time.monotonic()
         """When the server answered last; what begins now has not been stuck yet."""
         self._asking: pykka.Future[Figures] | None = None
-        self.open_connections = 0
+        self.talking: dict[asyncio.StreamWriter, None] = {}
+        """The open connections, the oldest first."""
         self.port = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._failure: OSError | None = None
@@ -108,14 +109,17 @@ class Door:
     # --- one connection --------------------------------------------------------------------------
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.open_connections += 1
+        while len(self.talking) >= CONNECTIONS:
+            oldest = next(iter(self.talking))
+            del self.talking[oldest]
+            oldest.transport.abort()
+        self.talking[writer] = None
         try:
-            if self.open_connections <= CONNECTIONS:
-                await asyncio.wait_for(self._talk(reader, writer), 2 * REQUEST_SECONDS)
+            await asyncio.wait_for(self._talk(reader, writer), 2 * REQUEST_SECONDS)
         except (OSError, TimeoutError):
             pass
         finally:
-            self.open_connections -= 1
+            self.talking.pop(writer, None)
             writer.transport.abort()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
