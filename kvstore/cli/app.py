@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+from itertools import pairwise, takewhile
 from typing import Annotated, NoReturn, TextIO, cast
 
 import typer
@@ -137,6 +138,9 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 def run() -> int:
     """`main` without signals and the end: the exit code of what `sys.argv` says."""
+    if option := _names_nothing(sys.argv[1:]):
+        _say(f"{option} is empty: name a directory (. is the one we are in)")
+        return 2
     try:
         app(prog_name="paxon")
     except SystemExit as ending:
@@ -148,6 +152,18 @@ def run() -> int:
     except Exception as error:  # the last resort: no traceback ever reaches a user
         return _explain(error)
     return 0
+
+
+def _names_nothing(words: list[str]) -> str:
+    """The option that was to name a directory and does not, as with a variable that is not set.
+
+    Python would take that for the directory in which we are.
+    """
+    own = list(takewhile(lambda word: word != "--", words))
+    for word, following in pairwise([*own, "--"]):
+        if word in ("--dir=", "--into=") or (word in ("--dir", "-d", "--into") and not following):
+            return word.rstrip("=")
+    return ""
 
 
 def _exit_code(ending: SystemExit) -> int:
@@ -181,6 +197,15 @@ def _say(sentence: str) -> None:
     sys.stderr.write(f"paxon: {sentence}\n")
 
 
+def _words_of(error: OSError) -> str:
+    if error.filename is None:
+        output = error.errno in _OUTPUT
+        return f"the output cannot be written: {error.strerror}" if output else str(error)
+    from paxon.actors.disk.data_directory import in_words  # noqa: PLC0415 (only where it went wrong)
+
+    return f"{os.fsdecode(error.filename)}: {in_words(error)}"
+
+
 def _explain(error: Exception) -> int:
     from paxon.actors import SettingsError  # noqa: PLC0415 (only where something went wrong)
     from paxon.kvstore.cluster.cluster_file import ClusterFileError  # noqa: PLC0415
@@ -201,8 +226,7 @@ def _explain(error: Exception) -> int:
     kind = type(error).__name__
     if isinstance(error, OSError):
         if _exit_code(SystemExit(0)) == 0:  # else it was the output, and that is told
-            output = error.filename is None and error.errno in _OUTPUT
-            _say(f"the output cannot be written: {error.strerror}" if output else str(error))
+            _say(_words_of(error))
     else:
         _say(f"an internal error ({kind}: {error}); PAXON_DEBUG=1 shows where")
     return 1

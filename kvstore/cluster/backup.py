@@ -7,6 +7,7 @@ old copy of one. Restoring makes a *new* cluster of it (paxon.kvstore.cluster.re
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shlex
@@ -14,6 +15,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -121,11 +123,15 @@ def save(kv: Client, path: Path, name: str) -> Summary:
 
     The file gets its name once all of it is on disk; one that is there already stays as it is.
     """
-    if path.exists():
-        raise BackupError(f"{path} is there already: give another name, or remove it")
+    if str(path) == "-":
+        raise BackupError("a backup is read again to check it: name a file, not -")
+    there = f"{path} is there already: give another name, or remove it"
+    if os.path.lexists(path):
+        raise BackupError(there)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("xb") as file:
+        # Whoever can read it reads all keys.
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
                     _write(kv, file, name)
@@ -141,15 +147,27 @@ def save(kv: Client, path: Path, name: str) -> Summary:
             file.flush()
             os.fsync(file.fileno())
         found = verify(temporary)
-        os.link(temporary, path)  # (not by rename, which would replace what came meanwhile)
+        _name(temporary, path)
         sync_directory(path.parent)
         return found
     except FileExistsError:
-        raise BackupError(f"{path} is there already: give another name, or remove it") from None
+        raise BackupError(there) from None
     except OSError as error:
         raise BackupError(f"{path}: {in_words(error)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _name(temporary: Path, path: Path) -> None:
+    """Give the file its name. Raises `FileExistsError`."""
+    try:
+        os.link(temporary, path)  # (not by rename, which would replace what came meanwhile)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        path.open("xb").close()  # a file system without links, as on a stick: the name is ours now
+        temporary.replace(path)
 
 
 def saver(servers: Sequence[str], secure: Secure | None = None) -> Callable[[Path, str], Summary]:

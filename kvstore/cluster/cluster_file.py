@@ -447,7 +447,7 @@ def _text(table: Mapping[str, Any], key: str, where: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value:
-        raise ClusterFileError(f"{where}: {key} = {value!r}: must be text")
+        raise ClusterFileError(f"{where}: {key} = {value!r}: must be text, and not empty")
     return value
 
 

@@ -121,8 +121,8 @@ def _temporary(prefix: str, temporary: list[Path], where: str | None = None) -> 
 
 def usable_path(directory: object) -> Path:
     """An absolute path whose name can be written down. Raises `ClusterOptionError`."""
-    if not isinstance(directory, str | os.PathLike):
-        raise ClusterOptionError(f"directory = {directory!r}: must be text or a Path")
+    if not isinstance(directory, str | os.PathLike) or not os.fspath(directory):
+        raise ClusterOptionError(f"directory = {directory!r}: must be a name, as text or a Path")
     try:
         path = Path(directory).absolute()
         str(path).encode("utf-8")

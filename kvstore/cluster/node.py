@@ -370,7 +370,7 @@ def _data_directory(directory: str | Path | None, durability: Durability) -> Pat
     """Where the server's data goes; None for memory."""
     if durability == "memory":
         return None
-    if not isinstance(directory, str | os.PathLike):
+    if not isinstance(directory, str | os.PathLike) or not os.fspath(directory):
         raise ServerStartError("directory: a server with durability 'disk' needs a data directory")
     try:
         if "\0" in str(path := Path(directory)):

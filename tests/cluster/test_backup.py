@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -180,13 +182,29 @@ def test_a_backup_of_another_cluster_is_refused_by_name(kv: Client, tmp_path: Pa
     backup.restore(file, cluster, of="orders of today")
 
 
-def test_nothing_is_overwritten(kv: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("links", [True, False])  # as there are none on a stick
+def test_nothing_is_overwritten(
+    kv: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
     file = tmp_path / "b"
     backup.save(kv, file, "orders")
+    assert file.stat().st_mode & 0o777 == 0o600  # it holds all that the directories hold
     with pytest.raises(BackupError, match="is there already"):
         backup.save(kv, file, "orders")
-    with pytest.raises(BackupError, match="No such file"):
-        backup.save(kv, tmp_path / "no" / "such", "orders")
+    for wrong, words in {
+        "no/such": "No such file",
+        "b/x": "Not a dir",
+        "x" * 300: "too long",
+    }.items():
+        with pytest.raises(BackupError, match=words):
+            backup.save(kv, tmp_path / wrong, "orders")
+    with pytest.raises(BackupError, match="not -"):
+        backup.save(kv, Path("-"), "orders")
     cluster = describe(tmp_path / "new", servers=2)
     used = Path(cluster.servers[2].directory)
     used.mkdir()

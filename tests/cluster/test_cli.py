@@ -212,11 +212,15 @@ def test_wrong_usage_is_2(at: tuple[str, str]) -> None:
         ("up", "--set", "windw=1"),
         ("up", "--durability", "tape"),
         ("up", "--port", "0"),
+        ("up", "--dir", ""),
+        ("backup", "restore", "file", "--cluster", "file", "--into="),
         ("put", "k" * 4097, "value", *at),
         ("server",),
     ):
         assert paxon_here(*wrong).returncode == 2, wrong
     assert paxon("frobnicate").returncode == 2
+    long = "x" * 300
+    assert paxon_here("keygen", long).stderr == f"paxon: {long}: File name too long\n".encode()
 
 
 def test_version_and_help() -> None:

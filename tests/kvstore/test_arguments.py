@@ -175,6 +175,7 @@ def test_a_directory_whose_name_is_not_utf_8(tmp_path: Path) -> None:
         ({"durability": "tape"}, "durability = 'tape'"),
         ({"directory": None}, "needs a data directory"),
         ({"directory": 7}, "needs a data directory"),
+        ({"directory": ""}, "needs a data directory"),
         ({"directory": "a\0b"}, "a null character is in"),
     ],
 )
