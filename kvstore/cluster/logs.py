@@ -100,12 +100,27 @@ class _LogFile(logging.handlers.RotatingFileHandler):
 
     _complained = False
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, into a new file if this one was deleted or put aside (logrotate)."""
+        path = Path(self.baseFilename)
+        if self.stream and path.parent.is_dir():
+            try:
+                gone = not os.path.samestat(path.stat(), os.fstat(self.stream.fileno()))
+            except FileNotFoundError:
+                gone = True
+            if gone:
+                self.stream.close()
+                self.stream = None  # (what writes opens it)
+        super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         """A full disk must not bring a traceback on stderr for each line that is logged."""
         if self._complained:
             return
         self._complained = True
-        say(f"paxon: the log file {self.baseFilename} cannot be written: {sys.exc_info()[1]}\n")
+        error = sys.exc_info()[1]
+        why = error.strerror if isinstance(error, OSError) else error
+        say(f"paxon: the log file {self.baseFilename} cannot be written: {why}\n")
 
 
 class _OnlyText(logging.Formatter):
