@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket as sockets
 import sys
 import time
@@ -25,6 +26,7 @@ __all__ = [
     "is_dialable",
     "is_host_name",
     "others_of",
+    "why_not_listening",
 ]
 
 AWAITED_SECONDS = 10.0
@@ -66,6 +68,12 @@ def bind(socket: zmq.Socket[bytes], address: str, name: str) -> None:
             what += " (which any outgoing connection may take)"
         unknown = error.errno == errno.ENODEV and not _resolved(address)
         raise _explain(what, errno.EHOSTUNREACH if unknown else error.errno, str(error)) from error
+
+
+def why_not_listening(error: OSError) -> str:
+    """Why some other port could not be opened, and what to do."""
+    number = errno.EHOSTUNREACH if isinstance(error, sockets.gaierror) else error.errno or 0
+    return _ADVICE.get(number, os.strerror(number))
 
 
 def dial(socket: zmq.Socket[bytes], address: str, turn: int = 0) -> None:

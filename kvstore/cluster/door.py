@@ -19,6 +19,7 @@ from paxon.actors import PaxosServer
 from paxon.actors.embedding import AskFigures, Figures
 from paxon.kvstore.cluster.metrics import CONTENT_TYPE, exposition, readiness
 from paxon.kvstore.cluster.options import parse_listen
+from paxon.transport.binding import why_not_listening
 from paxon.transport.log import background
 
 __all__ = ["Door", "DoorError"]
@@ -71,7 +72,7 @@ class Door:
         started.wait()
         if self._failure is not None:
             raise DoorError(
-                f"metrics: {listen} cannot be listened at: {self._failure.strerror}"
+                f"metrics: {listen} cannot be listened at: {why_not_listening(self._failure)}"
             ) from self._failure
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import socket
 import ssl
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from paxon.kvstore.etcd.calls import Method
 from paxon.kvstore.etcd.grpc import GrpcCall
 from paxon.kvstore.etcd.http2 import PREFACE, ConnectionFault, Http2, Stream, Tally
+from paxon.transport.binding import why_not_listening
 
 if TYPE_CHECKING:
     from paxon.kvstore.etcd.http1 import Http1, Page
@@ -203,9 +203,7 @@ class Listener:
                 ssl_handshake_timeout=handshake,
             )  # fmt: skip
         except OSError as error:
-            unknown = isinstance(error, socket.gaierror)
-            why = "its host is not known" if unknown else os.strerror(error.errno or 0)
-            raise OSError(f"cannot listen at {host}:{port}: {why}") from None
+            raise OSError(f"cannot listen at {host}:{port}: {why_not_listening(error)}") from None
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 

@@ -235,7 +235,9 @@ def test_a_port_in_use_and_a_port_that_is_none(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (
-            pytest.raises(ServerStartError, match=f"metrics: {port} cannot be listened at"),
+            pytest.raises(
+                ServerStartError, match=f"metrics: {port} cannot be listened at: it is in"
+            ),
             serving(metrics=str(port)),
         ):
             pass
