@@ -629,7 +629,7 @@ class SqliteStorage(Storage):
                 "server again"
             )
         if refused is not None:
-            return StorageError(f"{self._name()}: {in_words(refused)}")
+            return StorageError(f"{self._directory.database}: {in_words(refused)}")
         if damaged:
             return CorruptStorage(f"{self._directory.database} is damaged ({error}): {REMEDY}")
         return StorageError(f"{self._directory.database} cannot be used ({error}): check the disk")
