@@ -144,7 +144,8 @@ def _obstacle(configuration: Configuration, change: MemberChange) -> str:
         return f"server {server} is a member already: choose another id, or replace that one"
     if change.kind != "add" and held is None:
         members = in_list(configuration.servers)
-        return f"server {server} is no member; the members are {members}: add it first"
+        advice = "" if change.kind == "remove" else ": add it first"
+        return f"server {server} is no member; the members are {members}{advice}"
     if change.kind == "promote" and held is not None and held.voter:
         return f"server {server} has a vote already"
     if change.kind == "demote" and held is not None and not held.voter:

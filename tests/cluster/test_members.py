@@ -215,6 +215,7 @@ def test_the_command_refuses_in_one_sentence(
         refused = paxon_here(*asked)
     assert refused.returncode == code
     assert sentence in one_sentence(refused)
+    assert arguments[0] != "remove" or "add it" not in one_sentence(refused)
     with one.client() as kv:
         assert len(kv.cluster_members().members) == 1
 
