@@ -27,6 +27,7 @@ from paxon.actors.messages import StatusReply
 from paxon.actors.version import VERSION
 from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerEntry, ServerPlan
 from paxon.kvstore.cluster.health import answering, problems
+from paxon.kvstore.cluster.options import parse_listen
 from paxon.kvstore.cluster.server_process import security_of
 from paxon.kvstore.cluster.status import look_around
 from paxon.transport import TransportError, in_ephemeral_range
@@ -87,6 +88,13 @@ def _this_host() -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("good", "file limit", "enough files may be open")
+    longest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if longest != resource.RLIM_INFINITY:
+        yield Finding(
+            "bad", "file limit",
+            f"a file may grow to {longest:,} bytes, and a server whose log cannot grow stops: raise "
+            "the limit (LimitFSIZE= of a systemd unit, ulimit -f)",
+        )  # fmt: skip
     yield from _clock(_CLOCK)
 
 
@@ -150,7 +158,11 @@ def _names(entry: ServerEntry) -> Iterator[Finding]:
 
 
 def _ports(entry: ServerEntry) -> Iterator[Finding]:
-    for name, address in (("servers", entry.peer_bind), ("clients", entry.client_bind)):
+    listening = [("servers", entry.peer_bind), ("clients", entry.client_bind)]
+    if entry.metrics:
+        host, port = parse_listen(entry.metrics)
+        listening.append(("figures", f"tcp://{f'[{host}]' if ':' in host else host or '*'}:{port}"))
+    for name, address in listening:
         parts = urlsplit(address)
         if parts.scheme != "tcp" or parts.port is None:
             continue
@@ -171,7 +183,7 @@ def _ports(entry: ServerEntry) -> Iterator[Finding]:
                 yield Finding(
                     "bad", "ports",
                     f"{address} for {name} cannot be listened at ({error.strerror}): give an "
-                    "address of this host as peer_bind or client_bind",
+                    "address of this host as peer_bind, client_bind or metrics",
                 )  # fmt: skip
             continue
         if in_ephemeral_range(address):

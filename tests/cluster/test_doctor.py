@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 from pathlib import Path
 from unittest import mock
@@ -47,6 +48,7 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     cluster = describe(tmp_path, 2)
     text = (tmp_path / "cluster.toml").read_text(encoding="utf-8")
     text = text.replace("id = 2\n", 'id = 2\nhost = "no-such-host.invalid"\n')
+    text = text.replace("id = 1\n", 'id = 1\nmetrics = "192.0.2.1:9100"\n')
     (tmp_path / "cluster.toml").write_text(text, encoding="utf-8")
     port = int(cluster.servers[1].client.rpartition(":")[2])
     with (
@@ -58,7 +60,8 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     assert done.returncode == 1
     found = [(each["level"], each["what"], each["text"]) for each in json.loads(done.stdout)]
     bad = {what for level, what, _ in found if level == "bad"}
-    assert bad == {"names", "space", "sync"}
+    assert bad == {"names", "space", "sync", "ports"}
+    assert any("192.0.2.1:9100 for figures cannot be" in text for _, _, text in found)
     assert any(w == "ports" and "is in use" in text for _, w, text in found)
     assert any(w == "servers" and "not one may be lost" in text for _, w, text in found)
 
@@ -69,9 +72,13 @@ def test_a_slow_clock_and_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
     (finding,) = doctor._clock(source)
     assert finding.level == "look" and "hpet" in finding.text
     assert not list(doctor._clock(tmp_path / "none"))
-    with mock.patch.object(doctor, "_syncs", side_effect=PermissionError(13, "Permission denied")):
+    with (
+        mock.patch.object(doctor, "_syncs", side_effect=PermissionError(13, "Permission denied")),
+        mock.patch.object(resource, "getrlimit", return_value=(5000, 70_000)),
+    ):
         found = told(tmp_path)
     assert any("cannot be written (Permission denied)" in line for line in found["bad"])
+    assert any("file limit: a file may grow to 5,000 bytes" in line for line in found["bad"])
 
 
 def test_servers_that_run_are_asked(tmp_path: Path) -> None:
