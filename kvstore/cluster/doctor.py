@@ -92,8 +92,8 @@ def _this_host() -> Iterator[Finding]:
     if longest != resource.RLIM_INFINITY:
         yield Finding(
             "bad", "file limit",
-            f"a file may grow to {longest:,} bytes, and a server whose log cannot grow stops: raise "
-            "the limit (LimitFSIZE= of a systemd unit, ulimit -f)",
+            f"a file may grow to {longest:,} bytes, and a server whose log cannot grow stops: "
+            "raise the limit (LimitFSIZE= of a systemd unit, ulimit -f)",
         )  # fmt: skip
     yield from _clock(_CLOCK)
 

@@ -141,8 +141,9 @@ def test_a_scheduled_backup_is_saved_and_old_ones_go(tmp_path: Path) -> None:
     saves, deletes = re.findall(r"^ExecStart\w*=/bin/sh -c '(.*)'$", text[units[0]], re.MULTILINE)
     kept = tmp_path / "kept"
     kept.mkdir()
-    (kept / "20200101T000000Z.paxon").touch()
-    os.utime(kept / "20200101T000000Z.paxon", (0, 0))
+    for old in ("20200101T000000Z.paxon", ".20200102T000000Z.paxon.4711"):  # (this was killed)
+        (kept / old).touch()
+        os.utime(kept / old, (0, 0))
     with serving() as (_, address):
         here = f"{shlex.quote(sys.executable)} -m paxon.kvstore.cli"
         for command in (saves, deletes):
