@@ -82,11 +82,17 @@ class CurveKeys:
 
     def save(self, path: Path) -> None:
         """Write a new file that only this user can read. Raises `TransportError` if it exists."""
+        made = False
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            made = True
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(f'public = "{self.public}"\nsecret = "{self.secret}"\n')
+                file.flush()
+                os.fsync(descriptor)
         except (OSError, ValueError) as error:
+            if made:
+                path.unlink(missing_ok=True)  # half of a pair would be in the way of a whole one
             raise TransportError(f"cannot write the key file {path}: {_why(error)}") from error
 
 

@@ -49,7 +49,7 @@ _WITNESS = re.compile(
 def in_words(error: OSError) -> str:
     """An operating-system error in a few words: its meaning, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: free some space and start the server again"
+        return "the disk is full: free some space"
     if error.errno in (errno.EACCES, errno.EPERM):
         return "permission is denied: give this user the right to write there"
     if error.errno == errno.EROFS:
@@ -83,11 +83,16 @@ def make_directory(path: Path, mode: int = 0o777) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Give a file new contents, durably; a crash leaves the old ones or these. Raises `OSError`."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
     sync_directory(path.parent)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import zmq
@@ -40,7 +43,13 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "server.key"
     with pytest.raises(TransportError, match="cannot read the key file"):
         CurveKeys.load(path)
-    CurveKeys.generate().save(path)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        mock.patch.object(os, "fsync", side_effect=full),
+        pytest.raises(TransportError, match="No space left"),
+    ):
+        CurveKeys.generate().save(path)
+    CurveKeys.generate().save(path)  # nothing of the first is in the way
     path.chmod(0o644)
     with pytest.raises(TransportError, match="chmod 600"):
         CurveKeys.load(path)
