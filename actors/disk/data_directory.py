@@ -145,7 +145,9 @@ class DataDirectory:
             self._open()
         except OSError as error:
             self.close()
-            raise StorageError(f"data directory {path}: {in_words(error)}") from error
+            name = Path(os.fsdecode(error.filename or path)).name
+            which = f"{name}: " if name != path.name else ""
+            raise StorageError(f"data directory {path}: {which}{in_words(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -376,13 +378,17 @@ class DataDirectory:
             end = max(path.stat().st_size for path in self.path.iterdir()) + READ_BYTES
             descriptor = os.open(self.path, os.O_RDWR | getattr(os, "O_TMPFILE", 0), 0o600)
         except OSError as error:
-            return error if error.errno == errno.EROFS else None
+            return error if error.errno in (errno.EROFS, errno.EACCES) else None
         try:
             os.pwrite(descriptor, bytes(1), end)
         except OSError as error:
             return error
         finally:
             os.close(descriptor)
+        for suffix in ("", "-wal", "-shm"):  # (not opened: to close it would end SQLite's locks)
+            path = self.database.with_name(DATABASE_NAME + suffix)
+            if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+                return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return None
 
     def close(self) -> None:

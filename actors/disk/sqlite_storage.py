@@ -86,6 +86,10 @@ CHECK_FILES_EVERY = 10
 """An open server looks at every so many tidyings, about once a second, for its own files."""
 
 
+_CANNOT_WRITE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+"""SQLite's words for whatever the system said, but for a full disk."""
+
+
 class DiskFullError(StorageError):
     """A transaction that was rolled back because the disk has no room for it."""
 
@@ -610,7 +614,7 @@ class SqliteStorage(Storage):
         if isinstance(error, OSError):
             return StorageError(f"{self._directory.path}: {in_words(error)}")
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        refused = self._directory.unwritable() if code == sqlite3.SQLITE_IOERR else None
+        refused = self._directory.unwritable() if code in _CANNOT_WRITE else None
         damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
         if (damaged or isinstance(error, CorruptStorage)) and (
             words := self._directory.unreadable()
@@ -629,7 +633,9 @@ class SqliteStorage(Storage):
                 "server again"
             )
         if refused is not None:
-            return StorageError(f"{self._directory.database}: {in_words(refused)}")
+            return StorageError(
+                f"{refused.filename or self._directory.database}: {in_words(refused)}"
+            )
         if damaged:
             return CorruptStorage(f"{self._directory.database} is damaged ({error}): {REMEDY}")
         return StorageError(f"{self._directory.database} cannot be used ({error}): check the disk")

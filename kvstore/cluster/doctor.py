@@ -66,8 +66,12 @@ def examine(cluster: ClusterDescription, server: int | None) -> Iterator[Finding
         plan = cluster.plan(server, environment=os.environ)
         yield from _ports(plan.entry)
         yield from _keys(plan)
-        yield from _directory(plan)
-        yield from _disk(plan)
+        try:
+            yield from _directory(plan)
+            yield from _disk(plan)
+        except OSError as error:
+            where, why = plan.entry.directory, error.strerror
+            yield Finding("bad", "directory", f"{where} cannot be read ({why}): see to its rights")
     yield from _running(cluster)
 
 

@@ -23,7 +23,7 @@ import msgspec
 import pykka
 
 from paxon.actors import PaxosServer, ServerRef
-from paxon.actors.disk.data_directory import make_directory
+from paxon.actors.disk.data_directory import in_words, make_directory
 from paxon.actors.disk.sqlite_format import held_in, incarnation_in
 from paxon.actors.disk.storage import StorageError
 from paxon.actors.embedding import HandOver
@@ -262,7 +262,7 @@ def _log_in(directory: Path, level: str, form: LogFormat) -> None:
         log_to_file(directory / LOG_NAME, level, form)
     except OSError as error:
         raise StorageError(
-            f"the log file {directory / LOG_NAME} cannot be opened: {error.strerror}"
+            f"the log file {directory / LOG_NAME} cannot be opened: {in_words(error)}"
         ) from error
 
 

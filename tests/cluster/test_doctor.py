@@ -78,6 +78,8 @@ def test_a_slow_clock_and_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
     ):
         found = told(tmp_path)
     assert any("cannot be written (Permission denied)" in line for line in found["bad"])
+    with mock.patch.object(doctor, "owner_of", side_effect=PermissionError(13, "not for you")):
+        assert any("cannot be read (not for you)" in line for line in told(tmp_path)["bad"])
     assert any("file limit: a file may grow to 5,000 bytes" in line for line in found["bad"])
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loguru import logger
 
 from paxon.actors import StorageError
+from paxon.actors.disk.sqlite_storage import DiskFullError
 from tests.storage.engines import (
     FIRST,
     accept,
@@ -94,6 +98,13 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     storage.close()
 
 
+def _raising(number: int) -> Callable[..., Any]:
+    def fail(*_: object) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
 FAILURES = {
     "sync 5 paxon.db-wal": "cannot be used (disk I/O error): check the disk",
     "write 5 paxon.db-wal": "cannot be used (disk I/O error): check the disk",
@@ -130,6 +141,30 @@ def test_a_disk_that_fails_loses_nothing_that_was_committed(tmp_path: Path, orde
     found = storage.load()
     storage.close()
     assert found.accepted[-1].slot >= int(last.split()[1])
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "code", "said"),
+    [
+        ("access", lambda *_: False, sqlite3.SQLITE_CANTOPEN, "paxon.db: permission is denied"),
+        ("access", lambda *_: False, sqlite3.SQLITE_READONLY, "paxon.db: permission is denied"),
+        ("pwrite", _raising(errno.EDQUOT), sqlite3.SQLITE_IOERR, "the disk is full: free some"),
+        ("open", _raising(errno.EROFS), sqlite3.SQLITE_IOERR, "the file system is read-only"),
+        ("open", _raising(errno.EISDIR), sqlite3.SQLITE_IOERR, "check the disk"),
+    ],
+)
+def test_what_the_system_said_to_sqlite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, answer: Any, code: int, said: str
+) -> None:
+    storage = open_sqlite(tmp_path / "data")
+    error = sqlite3.OperationalError("something")
+    error.sqlite_errorcode = code
+    with monkeypatch.context() as system:
+        system.setattr(os, call, answer)
+        words = storage._in_words(error)
+    storage.close()
+    assert said in str(words)
+    assert isinstance(words, DiskFullError) == ("full" in said)
 
 
 @pytest.fixture
