@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from loguru import logger
@@ -154,13 +155,12 @@ def test_a_disk_that_fails_loses_nothing_that_was_committed(tmp_path: Path, orde
     ],
 )
 def test_what_the_system_said_to_sqlite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, answer: Any, code: int, said: str
+    tmp_path: Path, call: str, answer: Any, code: int, said: str
 ) -> None:
     storage = open_sqlite(tmp_path / "data")
     error = sqlite3.OperationalError("something")
     error.sqlite_errorcode = code
-    with monkeypatch.context() as system:
-        system.setattr(os, call, answer)
+    with mock.patch.object(os, call, answer):
         words = storage._in_words(error)
     storage.close()
     assert said in str(words)
