@@ -83,15 +83,11 @@ class SlotLog:
             self.value_bytes += len(value) - len(held.value)
             held.value = value
             held.checksum = crc32(value)
-            self._note_config(slot, value)
+            self.configs.discard(slot)
+            if value and value[0] == CONFIG:
+                self.configs.add(slot)
         held.ballot = ballot
         return held.checksum
-
-    def _note_config(self, slot: int, value: bytes) -> None:
-        if value and value[0] == CONFIG:
-            self.configs.add(slot)
-        else:
-            self.configs.discard(slot)
 
     def choose(self, slot: int) -> None:
         """Mark the accepted value of `slot` as chosen, and move `chosen_to` over what is."""

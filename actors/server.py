@@ -45,6 +45,7 @@ from paxon.actors.execution.agreed import (
 )
 from paxon.actors.execution.application import Application, decode_batch, encode_batch
 from paxon.actors.execution.features import Features
+from paxon.actors.execution.sessions import Reply
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.invariants import invariant
 from paxon.actors.limits.allowances import (
@@ -1314,7 +1315,7 @@ class PaxosServer(BurstActor):
         if refusal is not None:
             if refusal.status == ReplyStatus.OVERLOADED:
                 self._counters["overloaded"] += 1
-            self._answer_command(client, key, refusal.status, refusal.payload)
+            self._answer_command(client, key, refusal)
             self._count_work(client, len(refusal.payload))
             return
         waiting[key] = client
@@ -1399,9 +1400,7 @@ class PaxosServer(BurstActor):
         self._counters["refused_clients"] += 1
         self._outbox.reply(client, OtherCluster(made.name, made.identity, request.identity))
 
-    def _answer_command(
-        self, client: ClientToken, key: tuple[int, int], status: ReplyStatus, payload: bytes
-    ) -> None:
+    def _answer_command(self, client: ClientToken, key: tuple[int, int], reply: Reply) -> None:
         """Say how a command ended, but not "expired" of one that we proposed more than once.
 
         The client takes that for "not executed" if it sent the command once, and it may have been
@@ -1409,10 +1408,10 @@ class PaxosServer(BurstActor):
         """
         if key in self._held.tried:
             self._held.tried.remove(key)
-            if status == ReplyStatus.EXPIRED:
+            if reply.status == ReplyStatus.EXPIRED:
                 self._refuse(client)
                 return
-        self._outbox.reply(client, CommandReply(*key, status, payload))
+        self._outbox.reply(client, CommandReply(*key, reply.status, reply.payload))
 
     def _refuse(self, client: ClientToken) -> None:
         """Say who leads, once a burst for each client; nothing is dropped in silence (rule 5)."""
@@ -1802,7 +1801,7 @@ class PaxosServer(BurstActor):
             if client is None:
                 continue
             if key in tried:
-                self._answer_command(client, key, ReplyStatus(reply.status), reply.payload)
+                self._answer_command(client, key, reply)
                 continue
             if len(reply.payload) > LARGE_REPLY:
                 self._outbox.replied_bytes += len(reply.payload)

@@ -172,17 +172,9 @@ def _all_known(names: Iterable[str], limits: Limits) -> None:
             )
 
 
-def agreed_value(agreed: Agreed, name: str) -> Number:
-    """A setting's value, the state machine's own among them. Raises `KeyError`."""
-    if name in DEFAULTS:
-        value: Number = getattr(agreed, name)
-        return value
-    return agreed.machine[name]
-
-
 def agreed_values(agreed: Agreed) -> dict[str, Number]:
-    """All settings in one mapping, by name."""
-    return {name: agreed_value(agreed, name) for name in (*NAMES, *agreed.machine)}
+    """All settings in one mapping, by name, the state machine's own among them."""
+    return {name: getattr(agreed, name) for name in NAMES} | agreed.machine
 
 
 def range_error(name: str, value: object, limits: Limits) -> str:

@@ -271,15 +271,8 @@ def _compare_chains(chain: HashChain, answer: DigestReply) -> tuple[int, int, bo
     top, low = min(last, chain.last), max(answer.first_slot, chain.first)
     if top < low or not chain.differs(answer.version, top, _at(answer, top)):
         return None
-    bottom = low
-    high = top  # differs at `high`; a chain that differs once differs ever after
-    while low < high:
-        middle = (low + high) // 2
-        if chain.at(middle) == _at(answer, middle):
-            low = middle + 1
-        else:
-            high = middle
-    return top, high, high > bottom
+    first = next(slot for slot in range(low, top + 1) if chain.at(slot) != _at(answer, slot))
+    return top, first, first > low
 
 
 class SnapshotCheck:

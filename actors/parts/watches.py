@@ -79,7 +79,7 @@ class Watches:
         if reply is not None:
             watching.take(number)
             self._counters["watches_answered"] += 1
-            answer = QueryReply(watch.id, ReplyStatus(reply.status), reply.payload)
+            answer = QueryReply(watch.id, reply.status, reply.payload)
             self._outbox.reply(client, answer)
             self._host._count_work(client, len(reply.payload))
 
@@ -154,7 +154,7 @@ class Watches:
             if client not in sizes:
                 sizes[client] = FRAME_BYTES if outbox.network.congested(client) else 0
             size, much = len(reply.payload) + MESSAGE_BYTES, sizes[client] >= FRAME_BYTES
-            kept, status = self._application.keeps(number), ReplyStatus(reply.status)
+            kept, status = self._application.keeps(number), reply.status
             may = kept and size <= SHORT and not much and going_on[client] < AT_ONCE
             stays = self._watching.answer(number) if may else None
             if stays is not None:

@@ -364,49 +364,46 @@ class Reign:
 
     def refusal(
         self, command: Command, application: Application, most_pending_bytes: int, room: int
-    ) -> CommandReply | None:
+    ) -> Reply | None:
         """Why a command does not get into the log now; None if it does.
 
         `room` is what the log's disk has for values, in bytes.
         """
 
-        def refuse(status: ReplyStatus, payload: bytes) -> CommandReply:
-            return CommandReply(command.session, command.seq, status, payload)
-
-        def put_off(reason: str) -> CommandReply:
-            return refuse(ReplyStatus.OVERLOADED, overloaded(reason, RETRY_AFTER))
+        def put_off(reason: str) -> Reply:
+            return Reply(ReplyStatus.OVERLOADED, overloaded(reason, RETRY_AFTER))
 
         session = application.sessions.get(command.session)
         if session is None:
-            return refuse(ReplyStatus.EXPIRED, b"unknown session")
+            return Reply(ReplyStatus.EXPIRED, b"unknown session")
         known = session.known(command.seq)
         if known is not None:
-            return refuse(known.status, known.payload)
+            return known
         agreed = application.agreed
         if len(command.command) > agreed.max_command_bytes:
             limit = agreed.max_command_bytes
-            return refuse(ReplyStatus.TOO_LARGE, b"the command exceeds %d bytes" % limit)
+            return Reply(ReplyStatus.TOO_LARGE, b"the command exceeds %d bytes" % limit)
         if command.seq - max(command.acked, session.floor) >= agreed.max_outstanding:
             return put_off("too many commands are unacknowledged")
         if not is_plausible_command(command):
-            return refuse(ReplyStatus.INVALID, b"acked and after must be from 0 to below seq")
+            return Reply(ReplyStatus.INVALID, b"acked and after must be from 0 to below seq")
         if (
             command.after
             and not session.executed(command.after)
             and (command.session, command.after) not in self.waiting
         ):
-            return refuse(ReplyStatus.OUT_OF_ORDER, b"send the one before first")
+            return Reply(ReplyStatus.OUT_OF_ORDER, b"send the one before first")
         if self.pending.bytes >= most_pending_bytes:
             return put_off("too much is waiting")
         pending = self.pending
         if pending.most_are_short or len(command.command) + ENTRY_BYTES > room - pending.bytes:
-            return refuse(ReplyStatus.OVERLOADED, LITTLE_ROOM.payload)
+            return LITTLE_ROOM
         if session.kept >= application.sessions.max_kept_each and (
             command.acked <= session.floor != command.seq
         ):
             return put_off("acknowledge some replies first")
         reason = application.check(command.command) or self.pending.costs.refusal(command)
-        return refuse(ReplyStatus.INVALID, reason) if reason else None
+        return Reply(ReplyStatus.INVALID, reason) if reason else None
 
     def got_something_done(self, slots_chosen: int) -> bool:
         """Whether it chose a slot, or had none to choose and a majority confirmed it."""

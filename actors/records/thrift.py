@@ -37,15 +37,15 @@ class Thrift:
     def __init__(
         self,
         settings: Settings,
-        others: Sequence[ServerId] = (),
-        voters: Sequence[ServerId] | None = None,
+        others: Sequence[ServerId],
+        voters: Sequence[ServerId],
     ) -> None:
-        """Only `voters` among the others can be prompt; by default all are voters."""
+        """Only `voters` among the others can be prompt."""
         # A heartbeat takes with it what was put off: with a longer delay hardly anything would be
         # left of which to see whether the prompt servers are in time.
         self._delay = min(settings.thrifty_delay, settings.heartbeat_interval / 2)
         self._others = tuple(others)
-        self._voters = self._others if voters is None else tuple(voters)
+        self._voters = tuple(voters)
         self._needed = (len(self._voters) + 1) // 2
         self._used = self._delay > 0 and 0 < self._needed < len(self._others)
         self._trial = FIRST_TRIAL
