@@ -5,11 +5,17 @@ from __future__ import annotations
 import copy
 import secrets
 import zlib
-from collections.abc import Callable, Iterable
 from typing import Self
 
 from paxon.actors.ballot import ServerId
-from paxon.actors.disk.storage import Recovered, SnapshotInfo, Storage, StorageError
+from paxon.actors.disk.storage import (
+    Produce,
+    Prove,
+    Recovered,
+    SnapshotInfo,
+    Storage,
+    StorageError,
+)
 from paxon.actors.messages import Accepted
 from paxon.transport.log import logger
 
@@ -128,12 +134,7 @@ class MemoryStorage(Storage):
     def taking_snapshot(self) -> bool:
         return self._ready is not None
 
-    def _take(
-        self,
-        slot: int,
-        produce: Callable[[], Iterable[bytes]],
-        prove: Callable[[bytes], None] | None,
-    ) -> None:
+    def _take(self, slot: int, produce: Produce, prove: Prove | None) -> None:
         """Without proof: there is no copy of the process that it could ruin."""
         try:
             image = b"".join(produce())

@@ -13,7 +13,7 @@ import struct
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,7 +27,7 @@ from paxon.actors.disk.room import (
     leave_room,
     reserve,
 )
-from paxon.actors.disk.storage import REMEDY, CorruptStorage, SnapshotInfo
+from paxon.actors.disk.storage import REMEDY, CorruptStorage, Produce, Prove, SnapshotInfo
 from paxon.transport.log import forking_would_wait, logger
 from paxon.transport.orphans import end_with_parent
 
@@ -321,14 +321,7 @@ class SnapshotFiles:
     def taking(self) -> bool:
         return self._child is not None or self._ready is not None
 
-    def take(
-        self,
-        slot: int,
-        produce: Callable[[], Iterable[bytes]],
-        prove: Callable[[bytes], None] | None = None,
-        *,
-        growth: int = 0,
-    ) -> None:
+    def take(self, slot: int, produce: Produce, prove: Prove | None, *, growth: int) -> None:
         """Write the image in a forked child, or at once. A failure is logged and counted.
 
         `prove`, in a child only, may raise to keep the image from being kept. It may be larger than
@@ -390,12 +383,7 @@ class SnapshotFiles:
                 path.unlink(missing_ok=True)
 
     def _run_child(
-        self,
-        slot: int,
-        produce: Callable[[], Iterable[bytes]],
-        prove: Callable[[bytes], None] | None,
-        writer: int,
-        parent: int,
+        self, slot: int, produce: Produce, prove: Prove | None, writer: int, parent: int
     ) -> NoReturn:
         """The child's whole life: it must leave no trace but the file and the report."""
         status = 1
@@ -410,11 +398,7 @@ class SnapshotFiles:
             os._exit(status)
 
     def _write(
-        self,
-        slot: int,
-        produce: Callable[[], Iterable[bytes]],
-        parent: int = 0,
-        prove: Callable[[bytes], None] | None = None,
+        self, slot: int, produce: Produce, parent: int = 0, prove: Prove | None = None
     ) -> SnapshotInfo:
         """Write, sync and name the file. `parent`: give up when that process is gone."""
         temporary = self._directory / f"snapshot-{slot}.tmp"

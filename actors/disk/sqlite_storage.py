@@ -7,7 +7,7 @@ import errno
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ from paxon.actors.disk.storage import (
     REMEDY,
     CorruptStorage,
     Marks,
+    Produce,
+    Prove,
     Recovered,
     SnapshotInfo,
     Storage,
@@ -530,12 +532,7 @@ class SqliteStorage(Storage):
     def taking_snapshot(self) -> bool:
         return self._files.taking
 
-    def _take(
-        self,
-        slot: int,
-        produce: Callable[[], Iterable[bytes]],
-        prove: Callable[[bytes], None] | None,
-    ) -> None:
+    def _take(self, slot: int, produce: Produce, prove: Prove | None) -> None:
         self._begin()
         growth, self._logged_bytes = self._logged_bytes, 0
         free, wanted = self._files.free_bytes(), self._files.next_bytes() + growth + LOG_ROOM

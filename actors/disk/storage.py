@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 from zlib import crc32
 
 import msgspec
@@ -21,7 +22,7 @@ from paxon.actors.records.configuration import Configuration
 
 __all__ = [
     "ENOUGH_ROOM", "NO_ROOM", "PLENTY", "REMEDY", "SMALL_VALUE", "CorruptStorage", "Marks",
-    "Recovered", "SnapshotInfo", "Storage", "StorageError",
+    "Produce", "Prove", "Recovered", "SnapshotInfo", "Storage", "StorageError",
 ]  # fmt: skip
 
 PLENTY = 1 << 62
@@ -34,6 +35,10 @@ SMALL_VALUE = 4 << 10
 """Values up to this size, in bytes, have room for as long as the disk is not all but full."""
 REMEDY = "empty the directory and start once with --rejoin"
 """What to do about a directory that cannot be believed."""
+Produce: TypeAlias = Callable[[], Iterable[bytes]]
+"""Yields the pieces of a snapshot's image."""
+Prove: TypeAlias = Callable[[bytes], None]
+"""Raises if an image must not be kept."""
 INTEGER_LIMIT = 1 << 63
 """Numbers on the disk are signed 64-bit integers."""
 
@@ -337,12 +342,7 @@ class Storage(ABC):
         is logged) or an adopted snapshot overtook it, and another may be begun.
         """
 
-    def begin_snapshot(
-        self,
-        slot: int,
-        produce: Callable[[], Iterable[bytes]],
-        prove: Callable[[bytes], None] | None = None,
-    ) -> None:
+    def begin_snapshot(self, slot: int, produce: Produce, prove: Prove | None = None) -> None:
         """Start to save the state after `slot`; `produce` yields the image's pieces.
 
         `produce` sees the state as it is now, whatever is executed later: it runs in a forked
@@ -359,12 +359,7 @@ class Storage(ABC):
         self._take(slot, produce, prove)
 
     @abstractmethod
-    def _take(
-        self,
-        slot: int,
-        produce: Callable[[], Iterable[bytes]],
-        prove: Callable[[bytes], None] | None,
-    ) -> None:
+    def _take(self, slot: int, produce: Produce, prove: Prove | None) -> None:
         """Begin to write the image."""
 
     def poll_snapshot(self) -> SnapshotInfo | None:

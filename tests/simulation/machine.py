@@ -7,7 +7,7 @@ from typing import Protocol
 
 from paxon.actors import Ballot, ServerId
 from paxon.actors.disk.memory_storage import MemoryStorage
-from paxon.actors.disk.storage import Recovered, SnapshotInfo
+from paxon.actors.disk.storage import Produce, Prove, Recovered, SnapshotInfo
 from paxon.actors.execution.agreed import encode_agreed
 from paxon.actors.execution.application import Application, Executed
 from paxon.actors.messages import Batch, Made, Place
@@ -308,12 +308,7 @@ class SimulatedDisk:
         self._lazy.clear()
         self._inner = self._inner.crash()
 
-    def begin_snapshot(
-        self,
-        slot: int,
-        produce: Callable[[], Iterable[bytes]],
-        prove: Callable[[bytes], None] | None = None,
-    ) -> None:
+    def begin_snapshot(self, slot: int, produce: Produce, prove: Prove | None = None) -> None:
         self._inner.begin_snapshot(slot, produce, prove)
         self._world.on_snapshot_begun()
 
