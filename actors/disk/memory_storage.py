@@ -35,7 +35,7 @@ class MemoryStorage(Storage):
         self, cluster: str = "memory", server: ServerId = 0, *, incarnation: int | None = None
     ) -> None:
         super().__init__(secrets.randbits(63) if incarnation is None else incarnation)
-        self._created = True
+        self.created = True
         self.cluster = cluster
         self.server = server
         self._accepted: dict[int, Accepted] = {}
@@ -71,12 +71,8 @@ class MemoryStorage(Storage):
         else:
             found._incoming, found._received = None, bytearray()
         found.close()
-        found._created, found._unusable = False, ""
+        found.created, found._unusable = False, ""
         return found
-
-    @property
-    def count(self) -> int:
-        return self.commits
 
     def close(self) -> None:
         """Lose what was not committed; `load` opens the storage again, as a restart would."""
@@ -104,6 +100,7 @@ class MemoryStorage(Storage):
         return rows + sum(info.size for info, _ in self._images.values()) + len(self._received)
 
     def _write(self) -> None:
+        self.count += 1
         accepted, sealed = self._accepted, self._sealed
         if sealed is not None:
             for slot in [slot for slot in accepted if slot > sealed]:

@@ -126,7 +126,6 @@ class SqliteStorage(Storage):
         self._row_count = 0
         self._rows_checksum = 0
         self._discarding = False
-        self._sequence = 0
         self._log_pages = 0
         """About how many pages were added to the write-ahead log since the last checkpoint."""
         self._ample = True
@@ -142,8 +141,8 @@ class SqliteStorage(Storage):
         self._logged_bytes = 0
         """Of values, since the last snapshot was begun."""
         self._tidyings = 0
-        self._seen_commits = -1
-        """`commits` when it might tidy last: a server without a new one since is idle."""
+        self._tidied = -1
+        """`count` after it tidied last: a server without a new commit since is idle."""
         self._spare = True
         """Whether the file may hold more free pages than it should."""
         self._found: list[Accepted] | None = []
@@ -173,7 +172,7 @@ class SqliteStorage(Storage):
         contents = inspect(directory.database, identity, directory.commits)
         self._durable = contents.marks
         self._marks = contents.marks.copy()
-        self._sequence = contents.commits
+        self.count, self.moved = contents.commits, directory.moved
         directory.remember_files(DATABASE_NAME)
         self._row_count = contents.rows
         self._rows_checksum = contents.rows_checksum
@@ -182,7 +181,7 @@ class SqliteStorage(Storage):
         self._discarding = len(self._found) < contents.rows
         self._files.recover(self._durable.snapshot)
         self._look_for_room()
-        if self._created:
+        if self.created:
             self._begin()
 
     def _begin(self) -> None:
@@ -196,7 +195,7 @@ class SqliteStorage(Storage):
             # What a crashed server wrote last may be in the cache only; now it is in the database.
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             directory.take_over()
-            directory.witness(self._sequence)
+            directory.witness(self.count)
             directory.sync_witness()
             directory.check_files()
             directory.remember_files()
@@ -231,7 +230,7 @@ class SqliteStorage(Storage):
         temporary = self._directory.path / (DATABASE_NAME + ".tmp")
         for suffix in ("", "-wal", "-shm", "-journal"):
             temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
-        self._created = True
+        self.created = True
         self.incarnation = self._directory.incarnation = secrets.randbits(63)
         identity = Identity(self._directory.cluster, self._directory.server, self.incarnation)
         database = sqlite3.connect(temporary, isolation_level=None)
@@ -249,14 +248,6 @@ class SqliteStorage(Storage):
         self._directory.create_witness(self.incarnation, temporary)
         temporary.rename(self._directory.database)
         sync_directory(self._directory.path)
-
-    @property
-    def moved(self) -> bool:
-        return self._directory.moved
-
-    @property
-    def count(self) -> int:
-        return self._sequence
 
     def _query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         assert self._database is not None
@@ -309,7 +300,7 @@ class SqliteStorage(Storage):
         before = self._row_count, self._rows_checksum, self._log_pages, self._discarding
         cursor = self._cursor
         assert cursor is not None
-        sequence = self._sequence + 1
+        count = self.count + 1
         self._found = None
         try:
             cursor.execute("BEGIN IMMEDIATE")
@@ -317,12 +308,10 @@ class SqliteStorage(Storage):
                 write(cursor)
             if discarding:
                 self._delete_rows(cursor)
-            columns = self._identity.meta(
-                self._marks, sequence, self._row_count, self._rows_checksum
-            )
+            columns = self._identity.meta(self._marks, count, self._row_count, self._rows_checksum)
             cursor.execute(UPDATE_META, columns)
             cursor.execute("COMMIT")
-            self._sequence = sequence
+            self.count = count
         except (sqlite3.Error, OSError) as error:
             with contextlib.suppress(sqlite3.Error):
                 cursor.execute("ROLLBACK")
@@ -343,7 +332,7 @@ class SqliteStorage(Storage):
     def _checkpoint(self) -> None:
         """Copy the log into the database, which lets the log begin anew."""
         with self._in_our_words():
-            self._directory.witness(self._sequence)
+            self._directory.witness(self.count)
             ((_, pages, copied),) = self._query("PRAGMA wal_checkpoint(PASSIVE)")
             if not self._ample and pages == copied:  # what the log's file takes is needed
                 self._query("PRAGMA busy_timeout=0")  # whoever reads is not waited for
@@ -428,8 +417,8 @@ class SqliteStorage(Storage):
                 self._tidy()
                 self._look_for_room()
                 self._make_room()
-            if self._directory.commits != self._sequence:
-                self._directory.witness(self._sequence)
+            if self._directory.commits != self.count:
+                self._directory.witness(self.count)
         except (StorageError, OSError) as error:
             words = self._in_words(error)
             self._fail(words)
@@ -437,8 +426,7 @@ class SqliteStorage(Storage):
 
     def _tidy(self) -> None:
         """Now and then: look at the files and, if nobody is kept waiting, at what they take."""
-        idle = self.commits == self._seen_commits
-        self._seen_commits = self.commits
+        idle = self.count == self._tidied
         self._tidyings += 1
         if self._tidyings % CHECK_FILES_EVERY == 0:
             self._directory.check_files()
@@ -450,6 +438,7 @@ class SqliteStorage(Storage):
             self._transact(None, discarding=True)
         elif idle and self._spare:
             self._give_back()
+        self._tidied = self.count
 
     def _give_back(self) -> None:
         """Shrink the file by a few pages if it has many free ones."""

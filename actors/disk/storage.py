@@ -107,7 +107,12 @@ class Storage(ABC):
     def __init__(self, incarnation: int) -> None:
         self.incarnation = incarnation
         """Random 63-bit number drawn when the data directory was made: which disk this is."""
-        self._created = False
+        self.created = False
+        """Whether this object made the directory: nothing can be missing in it then."""
+        self.moved = False
+        """Whether the database is another file than was written last: put back, or copied."""
+        self.count = 0
+        """The number of the last durable commit: each has the next one. Never falls."""
         self._durable = Marks()
         self._marks = Marks()
         self._rows: dict[int, tuple[Ballot, bytes, int]] = {}
@@ -128,23 +133,6 @@ class Storage(ABC):
         `commit` and `maintain` look at the disk anew."""
         self._unusable = ""
         """Why nothing can be committed any more: closed, or a commit failed."""
-        self.commits = 0
-        """Transactions since the storage was opened."""
-
-    @property
-    def created(self) -> bool:
-        """Whether this object made the directory: nothing can be missing in it then."""
-        return self._created
-
-    @property
-    @abstractmethod
-    def count(self) -> int:
-        """The number of the last durable commit: each has the next one. Never falls."""
-
-    @property
-    def moved(self) -> bool:
-        """Whether the database is another file than was written last: put back, or copied."""
-        return False
 
     @abstractmethod
     def load(self) -> Recovered:
@@ -276,7 +264,6 @@ class Storage(ABC):
             return
         try:
             self._write()
-            self.commits += 1
             self._durable = self._marks.copy()
             self._rows = {}
             self._replaced = set()
@@ -293,9 +280,10 @@ class Storage(ABC):
 
     @abstractmethod
     def _write(self) -> None:
-        """Make `_marks`, `_sealed` and `_rows` durable, all or nothing. Raises `StorageError`.
+        """Make `_marks`, `_sealed` and `_rows` durable, all or nothing, and raise `count`.
 
-        Rows up to `_marks.discarded` may be among them and go like those written before.
+        Raises `StorageError`. Rows up to `_marks.discarded` may be among them and go like those
+        written before.
         """
 
     @abstractmethod

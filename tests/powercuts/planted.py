@@ -136,7 +136,7 @@ def the_witness_runs_ahead() -> None:
     original = SqliteStorage._transact
 
     def transact(self: SqliteStorage, *arguments: Any, **options: Any) -> None:
-        self._directory.witness(self._sequence + 1)
+        self._directory.witness(self.count + 1)
         original(self, *arguments, **options)
 
     SqliteStorage._transact = transact  # type: ignore[method-assign]

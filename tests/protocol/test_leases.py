@@ -110,13 +110,13 @@ def test_a_restart_under_other_settings_keeps_what_was_granted(policy: str, leas
 def test_a_grant_is_on_the_disk_before_it_is_told() -> None:
     cluster = Cluster(3).start()
     cluster.lead(1)
-    commits = cluster.storages[2].commits
+    commits = cluster.storages[2].count
     hand_grant(cluster, 2, 1.0)
     assert len(cluster.sent(HeartbeatReply, source=2)) == 1
-    assert cluster.storages[2].commits == commits + 1
+    assert cluster.storages[2].count == commits + 1
     hand_grant(cluster, 2, 1.0)
     hand_grant(cluster, 2, 0.5)
-    assert cluster.storages[2].commits == commits + 1  # only what is longer takes a sync
+    assert cluster.storages[2].count == commits + 1  # only what is longer takes a sync
     cluster.crash(2)
     assert cluster.storages[2].load().lease == math.ceil(1.05e6)
 

@@ -253,7 +253,12 @@ DISK = (
     "_durable", "_marks", "_rows", "_ballots", "_replaced", "dirty", "_lazy", "_accepted",
     "_images", "_ready", "_incoming", "_received", "_unusable", "_sealed", "condemned",
 )  # fmt: skip
-COUNTED_DISK = (*DISK, "commits", "_created", "lives", "refused")
+COUNTED_DISK = (*DISK, "count", "created", "lives", "refused")
+
+
+def always(value: Any) -> Any:
+    """An attribute of a disk that stays as it is, whatever it is set to."""
+    return property(lambda _disk: value, lambda _disk, _other: None)
 
 
 def freeze(value: Any) -> Any:

@@ -23,6 +23,7 @@ from paxon.transport import Burst, BurstInbox
 from tests.harness import Register
 from tests.making_books import MakingBooks
 from tests.quiet import QuietNetwork
+from tests.search.images import always
 from tests.search.steps import StandingClock
 from tests.search.world import Violation
 
@@ -60,8 +61,8 @@ class _Disk(MemoryStorage):
     """Tells what becomes durable."""
 
     effects: list[Fact]
-    created = True  # a restarted server need not be confirmed
-    count = 0
+    created = always(True)  # a restarted server need not be confirmed
+    count = always(0)
 
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:
         """Of no matter here."""

@@ -38,6 +38,7 @@ from tests.quiet import QuietNetwork
 from tests.search.images import (
     OBJECTS,
     Image,
+    always,
     freeze_disk,
     freeze_server,
     thaw_disk,
@@ -130,8 +131,8 @@ class RecordingDisk(MemoryStorage):
     effects: list[Effect]
     fate: str = ""
 
-    created = True  # a restarted server need not ask whether it may vote
-    count = 0  # states that differ in it alone are one
+    created = always(True)  # a restarted server need not ask whether it may vote
+    count = always(0)  # states that differ in it alone are one
 
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:
         """As above."""
@@ -170,8 +171,8 @@ class CountingDisk(RecordingDisk):
     refused = False
     """It is an old copy, and its server has said so and stopped."""
 
-    created = MemoryStorage.created
-    count = MemoryStorage.count
+    created = False
+    count = 0
 
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:
         MemoryStorage.save_counts(self, counts)

@@ -189,12 +189,12 @@ def test_chosen_to_never_falls(engine: Engine) -> None:
 def test_an_empty_commit_costs_no_sync(engine: Engine) -> None:
     accept(engine.storage, 1)
     engine.storage.commit()
-    commits = engine.storage.commits
+    commits = engine.storage.count
     engine.storage.commit()
     engine.storage.save_promise(FIRST)
     assert not engine.storage.dirty
     engine.storage.commit()
-    assert engine.storage.commits == commits
+    assert engine.storage.count == commits
 
 
 def test_a_closed_storage_commits_nothing(engine: Engine) -> None:

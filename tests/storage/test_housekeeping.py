@@ -99,10 +99,10 @@ def test_an_idle_server_gives_the_space_back(storage: SqliteStorage, tmp_path: P
         assert steps < 1000, "the file does not shrink"
     assert steps > 20, "too much at a step"
     assert accepted_slots(storage) == list(range(2991, 3001))
-    commits = storage._sequence
+    commits = storage.count
     for _ in range(5):
         storage.maintain()
-    assert storage._sequence == commits  # nothing is left to do
+    assert storage.count == commits  # nothing is left to do
 
 
 def test_a_busy_server_leaves_it_to_its_commits(storage: SqliteStorage) -> None:
@@ -112,9 +112,9 @@ def test_a_busy_server_leaves_it_to_its_commits(storage: SqliteStorage) -> None:
     storage.discard_to(1000)
     for slot in range(1001, 1004):
         fill(storage, range(slot, slot + 1), 10)
-        before = storage._sequence
+        before = storage.count
         storage.maintain()
-        assert storage._sequence == before
+        assert storage.count == before
 
 
 def test_housekeeping_leaves_collected_writes_alone(storage: SqliteStorage) -> None:
@@ -126,10 +126,10 @@ def test_housekeeping_leaves_collected_writes_alone(storage: SqliteStorage) -> N
     storage.commit()
     storage.maintain()
     storage.save_made(MADE, in_force=True)
-    before = storage._sequence
+    before = storage.count
     for _ in range(5):
         storage.maintain()
-    assert storage._sequence == before
+    assert storage.count == before
     assert storage.dirty
 
 
