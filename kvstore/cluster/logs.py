@@ -13,6 +13,7 @@ import logging.handlers
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
@@ -109,9 +110,15 @@ class _LogFile(logging.handlers.RotatingFileHandler):
             except FileNotFoundError:
                 gone = True
             if gone:
-                self.stream.close()
+                with suppress(OSError):  # its last lines may have found no room
+                    self.stream.close()
                 self.stream = None  # (what writes opens it)
         super().emit(record)
+
+    def close(self) -> None:
+        """Whether or not the last lines can still be written."""
+        with suppress(OSError):
+            super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         """A full disk must not bring a traceback on stderr for each line that is logged."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import loguru
 import pytest
 
+from paxon.kvstore.cluster import logs
 from paxon.kvstore.cluster.logs import check_log_format, log_to_file
 from paxon.kvstore.cluster.options import OptionError
 from paxon.transport.log import flush_log, logger
@@ -73,6 +74,19 @@ def test_a_traceback_is_part_of_its_line(tmp_path: Path) -> None:
     assert "ValueError: with {braces} and <tags>" in told["exception"]
     text = plain.read_text(encoding="utf-8")
     assert "Traceback" in text and "ValueError: with {braces} and <tags>" in text
+
+
+@pytest.mark.usefixtures("sinks")
+def test_a_log_file_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said once, and neither a line nor the end raises what would be printed."""
+    said: list[str] = []
+    monkeypatch.setattr(logs, "say", said.append)
+    log_to_file(Path("/dev/full"))
+    for _ in range(2):
+        logger.info("a line")
+    flush_log()
+    loguru.logger.remove()
+    assert said == ["paxon: the log file /dev/full cannot be written: No space left on device\n"]
 
 
 @pytest.mark.usefixtures("sinks")
