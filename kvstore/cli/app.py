@@ -198,6 +198,8 @@ def _say(sentence: str) -> None:
 
 
 def _words_of(error: OSError) -> str:
+    if error.filename is None and error.errno == errno.ENOENT:  # it is what Python asks for
+        return "the working directory is deleted: change to one that exists"
     if error.filename is None:
         output = error.errno in _OUTPUT
         return f"the output cannot be written: {error.strerror}" if output else str(error)

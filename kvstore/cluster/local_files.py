@@ -137,11 +137,13 @@ def usable_path(directory: object) -> Path:
         raise ClusterOptionError(f"the directory {name!r} {why}") from None
     except FileNotFoundError:
         raise ClusterOptionError(
-            f"the directory {directory!r} cannot be used: the working directory is deleted, so "
+            f"the directory {str(directory)!r} cannot be used: the working directory is deleted, so "
             "change to one that exists"
         ) from None
     except (TypeError, ValueError, OSError) as error:  # bytes; a null; a working directory gone
-        raise ClusterOptionError(f"the directory {directory!r} cannot be used: {error}") from None
+        raise ClusterOptionError(
+            f"the directory {str(directory)!r} cannot be used: {error}"
+        ) from None
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from rich.console import Console
@@ -30,6 +32,7 @@ from tests.cluster.helpers import (
     pid_is_alive,
     wait_until,
 )
+from tests.cluster.test_backup import describe
 from tests.cluster.test_surroundings import STDERR
 from tests.ports import own_base, own_ports
 
@@ -221,6 +224,18 @@ def test_wrong_usage_is_2(at: tuple[str, str]) -> None:
     assert paxon("frobnicate").returncode == 2
     long = "x" * 300
     assert paxon_here("keygen", long).stderr == f"paxon: {long}: File name too long\n".encode()
+
+
+def test_where_the_working_directory_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))  # as of os.getcwd
+    monkeypatch.setattr(os, "getcwd", mock.Mock(side_effect=gone))
+    describe(tmp_path)
+    file = str(tmp_path / "cluster.toml")
+    done = paxon_here("recover", "--cluster", file, "--id", "1", "--into", "new", "--dir", "d")
+    said = b"paxon: the working directory is deleted: change to one that exists\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_version_and_help() -> None:
