@@ -137,8 +137,8 @@ def usable_path(directory: object) -> Path:
         raise ClusterOptionError(f"the directory {name!r} {why}") from None
     except FileNotFoundError:
         raise ClusterOptionError(
-            f"the directory {str(directory)!r} cannot be used: the working directory is deleted, so "
-            "change to one that exists"
+            f"the directory {str(directory)!r} cannot be used: the working directory is deleted, "
+            "so change to one that exists"
         ) from None
     except (TypeError, ValueError, OSError) as error:  # bytes; a null; a working directory gone
         raise ClusterOptionError(
