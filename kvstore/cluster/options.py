@@ -22,6 +22,7 @@ __all__ = [
     "parse_option",
     "parse_assignments",
     "from_environment",
+    "misspelt",
     "closest",
     "check_etcd",
 ]
@@ -31,6 +32,11 @@ Durability = Literal["disk", "memory"]
 
 ENVIRONMENT_PREFIX = "PAXON_"
 """The option `heartbeat_interval` is read from PAXON_HEARTBEAT_INTERVAL."""
+
+_FLAGS = ("server_id", "cluster_file", "join", "metrics", "log_level", "stderr_level", "log_format")
+"""Flags of `paxon server` that variables set, too."""
+_NEAR = 0.88
+"""How alike two names are of which one is taken for a slip of the pen: 1.0 is the same."""
 
 _DERIVED = frozenset({"cluster", "server", "servers", "client_addresses", "peer_addresses", "join"})
 
@@ -119,6 +125,19 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
         except OptionError as error:
             raise OptionError(f"environment variable {variable}: {error}") from None
     return found
+
+
+def misspelt(environment: Mapping[str, str]) -> list[str]:
+    """A sentence on each variable that nobody reads, and that comes near one of a server's."""
+    known = [ENVIRONMENT_PREFIX + name.upper() for name in (*_TYPES, *_FLAGS)]
+    return [
+        f"the environment variable {variable} is read by nobody{closest(variable, (near[0],))}"
+        for variable in environment
+        if variable.startswith(ENVIRONMENT_PREFIX)
+        and variable not in known
+        # (Others may be anybody's: Kubernetes has PAXON_SERVICE_HOST for a service of that name.)
+        and (near := difflib.get_close_matches(variable, known, 1, _NEAR))
+    ]
 
 
 def parse_listen(text: str) -> tuple[str, int]:

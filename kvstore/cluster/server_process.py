@@ -38,6 +38,7 @@ from paxon.kvstore.cluster.node import (
     start_server,
 )
 from paxon.kvstore.cluster.notify import Notifier
+from paxon.kvstore.cluster.options import misspelt
 from paxon.kvstore.cluster.spawning import die_with_parent, open_standard_descriptors
 from paxon.transport import (
     CurveKeys,
@@ -185,6 +186,8 @@ def _run_until(
         report(Report(False, too_few))
         return EXIT_FAILED
     _warn_of_ports(plan)
+    for sentence in misspelt(os.environ):
+        logger.warning("{}", sentence)
     settle_garbage_collector()
     logger.info(
         "server {} of cluster {} serves clients at {} and servers at {}",

@@ -11,7 +11,12 @@ from paxon.kvstore import KVStore
 from paxon.kvstore.client.addresses import check_address, free_ports, split_addresses
 from paxon.kvstore.cluster.cluster_file import ClusterDescription, ClusterFileError
 from paxon.kvstore.cluster.node import MachineError, load_machine
-from paxon.kvstore.cluster.options import OptionError, from_environment, parse_assignments
+from paxon.kvstore.cluster.options import (
+    OptionError,
+    from_environment,
+    misspelt,
+    parse_assignments,
+)
 from tests.cluster.helpers import one_sentence, paxon, paxon_here
 
 GOOD = """
@@ -226,6 +231,19 @@ def test_options_are_read_from_flags_and_variables() -> None:
         parse_assignments(["servers=3"])
     with pytest.raises(OptionError, match="PAXON_WINDOW: window = 'x': must be a whole number"):
         from_environment({"PAXON_WINDOW": "x"})
+    others = [
+        "PAXON_SERVICE_HOST",
+        "PAXON_PORT_7111_TCP",
+        "PAXON_PORT",
+        "PAXON_CLUSTER",
+        "PAXON_KEY",
+    ]
+    others += ["PAXON_TIMEOUT", "PAXON_ETCD_LISTEN", "PAXON_DEBUG", "PAXON_WINDOW", "PAXON_METRICS"]
+    assert misspelt(dict.fromkeys([*others, "WINDOWS"], "1")) == []
+    assert misspelt({"PAXON_HEARTBEET_INTERVAL": "1"}) == [
+        "the environment variable PAXON_HEARTBEET_INTERVAL is read by nobody (did you mean "
+        "'PAXON_HEARTBEAT_INTERVAL'?)"
+    ]
 
 
 def test_an_unknown_server_is_refused(tmp_path: Path) -> None:
