@@ -46,8 +46,6 @@ the cluster id and a CRC-32 of all that."""
 _CHECKSUM = struct.Struct("<I")
 VERSION = 1
 PIECE_BYTES = 512 << 10
-SMALL_BYTES = 64 << 10
-"""Pieces below this size are joined before they are written."""
 SYNC_BYTES = PIECE_BYTES
 """An image is synced whenever so much was written, so that no single sync takes long …"""
 RECEIVED_SYNC_BYTES = 8 << 20
@@ -111,8 +109,6 @@ class SnapshotFiles:
         self._fork_again_at = 0.0
         self._expected = 0
         """Bytes that the snapshot under way will have at the most, about."""
-        self.failures = 0
-        """Snapshots that could not be taken."""
 
     # --- names and headers -----------------------------------------------------------------------
 
@@ -216,14 +212,9 @@ class SnapshotFiles:
         self.current = durable.slot
         self.forget_old()
         with contextlib.suppress(OSError):  # what is left over may stay until the next time
-            for path in list(self._directory.iterdir()):
-                match = _NAME.fullmatch(path.name)
-                if match and int(match[1]) < durable.slot and int(match[1]) not in self._kept:
+            for slot, path in self._found().items():
+                if slot < durable.slot and slot not in self._kept:
                     path.unlink()
-                elif path.name.startswith("incoming-") and path.suffix == ".tmp":
-                    number = path.stem.removeprefix("incoming-")
-                    if number.isdecimal() and int(number) <= durable.slot:
-                        path.unlink()
 
     def forget_old(self, *, at_once: bool = False) -> bool:
         """Delete the snapshot before the newest unless a peer fetches it; whether one was."""
@@ -247,10 +238,10 @@ class SnapshotFiles:
             deleted = True
         return deleted
 
-    def is_tight(self, size: int) -> bool:
-        """Whether a snapshot of so many bytes and the log until then may find no room any more."""
+    def is_tight(self) -> bool:
+        """Whether the next snapshot and the log until then may find no room any more."""
         free = self.free_bytes()
-        return free is not None and free < 2 * size + TIGHT_BYTES
+        return free is not None and free < 2 * self.next_bytes() + TIGHT_BYTES
 
     def free_bytes(self) -> int | None:
         """Free bytes on the disk; None if it does not say."""
@@ -388,7 +379,7 @@ class SnapshotFiles:
         """The child's whole life: it must leave no trace but the file and the report."""
         status = 1
         try:
-            _detach(self._lock, hurry=self.is_tight(self.next_bytes()))
+            _detach(self._lock, hurry=self.is_tight())
             info = self._write(slot, produce, parent, prove)
             os.write(writer, b"ok %d %d" % (info.size, info.checksum))
             status = 0
@@ -460,15 +451,16 @@ class SnapshotFiles:
         self._failed(slot, reason or "the child process was killed")
         return None
 
-    def _failed(self, slot: int, reason: str) -> None:
-        self.failures += 1
-        (self._directory / f"snapshot-{slot}.tmp").unlink(missing_ok=True)
+    def _failed(self, slot: int, reason: str, *, received: bool = False) -> None:
+        """Throw away what there is of a snapshot, and say why."""
+        path = self._incoming_path(slot) if received else self._directory / f"snapshot-{slot}.tmp"
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        what = "take in another's" if received else "take a"
         logger.warning(
-            "server {} could not take a snapshot at slot {}: {}; it goes on and tries again later",
-            self._server,
-            slot,
-            reason,
-        )
+            "server {} could not {} snapshot at slot {}: {}; it goes on and tries again later",
+            self._server, what, slot, reason,
+        )  # fmt: skip
 
     # --- receiving one ---------------------------------------------------------------------------
 
@@ -487,22 +479,10 @@ class SnapshotFiles:
                     os.fdatasync(self._incoming_file)
                     self._unsynced = 0
         except (OSError, NoRoomError) as error:
-            self._not_received(info, error)
+            self._stop_receiving()
+            self._failed(info.slot, _describe(error), received=True)
             return -1
         return self._received
-
-    def _not_received(self, info: SnapshotInfo, error: Exception) -> None:
-        """Throw away what came of a snapshot, and say why."""
-        self._stop_receiving()
-        with contextlib.suppress(OSError):
-            self._incoming_path(info.slot).unlink(missing_ok=True)
-        logger.warning(
-            "server {} could not take in another's snapshot at slot {}: {}; it goes on and tries "
-            "again later",
-            self._server,
-            info.slot,
-            _describe(error),
-        )
 
     def _start_receiving(self, info: SnapshotInfo) -> None:
         """Go on with what is held of this very snapshot, or start afresh."""
@@ -547,7 +527,7 @@ class SnapshotFiles:
                 path.unlink()
         except OSError as error:
             self.path(info.slot).unlink(missing_ok=True)  # it counts only once that is committed
-            self._not_received(info, error)
+            self._failed(info.slot, _describe(error), received=True)
             return False
         finally:
             self._stop_receiving()
@@ -582,20 +562,11 @@ def _write_all(descriptor: int, view: memoryview) -> None:
 
 
 def _in_parts(pieces: Iterable[bytes]) -> Iterator[memoryview]:
-    """The same bytes in parts of about `PIECE_BYTES`: small pieces joined, large ones split."""
-    small = bytearray()
+    """The same bytes in parts of at most `PIECE_BYTES`."""
     for piece in pieces:
-        if len(piece) < SMALL_BYTES:
-            small += piece
-        if small and (len(small) >= PIECE_BYTES or len(piece) >= SMALL_BYTES):
-            yield memoryview(bytes(small))
-            small.clear()
-        if len(piece) >= SMALL_BYTES:
-            view = memoryview(piece)
-            for start in range(0, len(view), PIECE_BYTES):
-                yield view[start : start + PIECE_BYTES]
-    if small:
-        yield memoryview(bytes(small))
+        view = memoryview(piece)
+        for start in range(0, len(view), PIECE_BYTES):
+            yield view[start : start + PIECE_BYTES]
 
 
 def _sync_and_rest(descriptor: int, *, rest: bool) -> None:

@@ -563,7 +563,7 @@ class SqliteStorage(Storage):
 
     @property
     def is_tight(self) -> bool:
-        return self._files.is_tight(self._files.next_bytes())
+        return self._files.is_tight()
 
     def size_bytes(self) -> int:
         total = 0

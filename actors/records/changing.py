@@ -235,5 +235,4 @@ class Opening:
 
     def message(self, server: ServerId) -> Sealed:
         """The message for one of them."""
-        epoch, slot = self._sealed.epoch, self._sealed.slot
-        return Sealed(epoch, slot, start=server == self.named)
+        return structs.replace(self._sealed, start=server == self.named)

@@ -95,16 +95,12 @@ class Watching:
     ) -> tuple[int, int | None]:
         """A number for a client's watch; and that of the one with the same id, held no more."""
         one = self._clients.get(client)
-        if one is None:
-            one = self._clients[client] = _Client()
+        before = None if one is None else one.numbers.get(watch)
+        if before is not None:
+            self.take(before)
+        one = self._clients.setdefault(client, _Client())
         one.asked_at = self._held_at = now
         self._next += 1
-        before = one.numbers.get(watch)
-        if before is not None:
-            _, _, gone, given, _ = self.held.pop(before)
-            self._bytes -= gone
-            one.bytes -= gone
-            one.squares -= (watch + given) ** 2
         one.numbers[watch] = self._next
         one.squares += watch * watch
         self.held[self._next] = (client, watch, size, 0, min(answers, ANSWERS))

@@ -40,7 +40,7 @@ SMALLER: dict[ModuleType, dict[str, int | float]] = {
     },
     room_module: {"FEWEST_PAGES": 60, "MOST_PAGES": 60},
     snapshot_files_module: {
-        "PIECE_BYTES": 3000, "SMALL_BYTES": 500, "SYNC_BYTES": 6000, "RECEIVED_SYNC_BYTES": 6000,
+        "PIECE_BYTES": 3000, "SYNC_BYTES": 6000, "RECEIVED_SYNC_BYTES": 6000,
         "LONGEST_REST": 0.0,
     },
 }  # fmt: skip
