@@ -1639,7 +1639,7 @@ class PaxosServer(BurstActor):
 
     def _ask_around(self) -> None:
         """Ask the others: a server that is no member hears of nothing unless it asks."""
-        self.membership.ask_to_join(self.log.chosen_to)
+        self.membership.introduce(asks=True)
         late = self.catching_up
         late.turn += 1
         peers = (*self._others, *sorted(late.outsiders))

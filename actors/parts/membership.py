@@ -121,7 +121,7 @@ class Membership:
         self._dial_all()
         if not self.making.in_force:
             self._make_on()  # a server alone waits for nobody
-            self._introduce(asks=True)
+            self.introduce(asks=True)
 
     def join(self, configuration: Configuration) -> None:
         """These are the members, from here on."""
@@ -190,7 +190,7 @@ class Membership:
         making, confirmation, now = self.making, self.confirmation, self._outbox.now
         if not making.in_force:
             making.ask_again()
-            self._introduce(asks=True)
+            self.introduce(asks=True)
         else:
             self._settle_confirmation()
             if not confirmation.pending:
@@ -254,7 +254,7 @@ class Membership:
         self.making.in_force = True
         self._host.come_into_force(made)
         self._outbox.network.identify(made.identity, in_force=True)
-        self._introduce(asks=False)  # so that the others need not ask again
+        self.introduce(asks=False)  # so that the others need not ask again
         self._dial_all()
         self._save_places()
         logger.info(
@@ -262,21 +262,16 @@ class Membership:
             self._settings.server, made.name, made.identity, in_list(made.servers),
         )  # fmt: skip
 
-    def _introduce(self, *, asks: bool) -> None:
-        """Say who this is, and what it holds, to all that should have a part in the cluster."""
-        self.making.ask_at = self._outbox.now + self._settings.heartbeat_interval
-        said = self.making.introduction(asks=asks)
-        for server in self.making.audience:
+    def introduce(self, *, asks: bool) -> None:
+        """Say who this is, and what it holds, to all that have a part in the cluster, or should."""
+        making = self.making
+        making.ask_at = self._outbox.now + self._settings.heartbeat_interval
+        said = making.introduction(asks=asks, chosen_to=self._host.log.chosen_to)
+        members = self.disks.incarnations or (() if making.made is None else making.made.servers)
+        for server in sorted({*making.listed, *members} - {making.server}):
             self._outbox.send(server, said)
 
     # --- joining a cluster that is in force (docs/membership.md) ---------------------------------
-
-    def ask_to_join(self, chosen_to: int) -> None:
-        """Say that this server waits to become a member, and hear who there is to ask for slots."""
-        said = self.making.introduction(asks=True, chosen_to=chosen_to)
-        known = {*self.making.listed, *self.disks.incarnations}
-        for server in sorted(known - {self._settings.server}):
-            self._outbox.send(server, said)
 
     def _hear_of_joining(self, said: Introduction, sender: ServerId) -> None:
         mine, theirs = self.making.made, said.made

@@ -74,12 +74,6 @@ class Making:
         self.in_force = in_force
         self.joins = self._join and made is None
 
-    @property
-    def audience(self) -> list[ServerId]:
-        """Whom to ask: all that should have a part in the cluster, but this server."""
-        servers = {*self.listed, *(() if self.made is None else self.made.servers)}
-        return sorted(servers - {self.server})
-
     def introduction(self, *, to: int = 0, asks: bool = False, chosen_to: int = 0) -> Introduction:
         """The introduction for another server."""
         return Introduction(
