@@ -233,7 +233,7 @@ class PaxosServer(BurstActor):
         self.snapshots = Snapshots()
         # The cluster and its members; nothing else goes on before it is in force.
         self._oddities = Oddities(self._counters)
-        self.membership = Membership(self, self._outbox, self._oddities, environment.random)
+        self.membership = Membership(self)
         self.making = self.membership.making
         self.places = self.membership.places
         self.disks = self.membership.disks
@@ -250,11 +250,9 @@ class PaxosServer(BurstActor):
         self._log_at = 0.0  # when to tell of another reign at the earliest
         self._warned_of: list[str] = []  # how own settings differ from what is agreed
         # What goes on beside the protocol.
-        self.comparing = Comparing(self, self._outbox, self._counters)
-        self.snapshotting = Snapshotting(
-            self, self._outbox, self._oddities, self.comparing, self.reception
-        )
-        self.watches = Watches(self, self._outbox, self._counters)
+        self.comparing = Comparing(self)
+        self.snapshotting = Snapshotting(self, self.comparing, self.reception)
+        self.watches = Watches(self)
         self._peer_handlers = self._handlers_of_peers()
         self._client_handlers = self.reception.timed(self._handlers_of_clients())
 

@@ -7,22 +7,17 @@ from collections.abc import Callable
 from paxon.actors.ballot import ServerId
 from paxon.actors.execution.digests import Diverged, Doubts, SnapshotCheck, Verdict
 from paxon.actors.messages import DigestReply, DigestRequest
-from paxon.actors.outbox import Outbox
-from paxon.actors.parts.host import Host
+from paxon.actors.parts.host import Host, Part
 from paxon.transport.log import logger
 
 __all__ = ["Comparing"]
 
 
-class Comparing:
+class Comparing(Part):
     """Asks the others where hashes differ; stops this server if a majority contradicts it."""
 
-    def __init__(self, host: Host, outbox: Outbox, counters: dict[str, int]) -> None:
-        self._server = host.settings.server
-        self._host = host
-        self._application = host.application
-        self._outbox = outbox
-        self._counters = counters
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
         self.doubts = Doubts()
         self.hear_of_snapshot: Callable[[DigestReply, ServerId], None] = lambda reply, sender: None
         """Another server says which hash it has for a snapshot that is being fetched."""
@@ -57,13 +52,13 @@ class Comparing:
             self._conclude(verdict)
 
     def _stop_as_contradicted(self, verdict: Verdict) -> None:
-        reason = verdict.why_stopped(self._server)
+        reason = verdict.why_stopped(self._settings.server)
         self._host._storage.condemn(reason)
         raise Diverged(reason)
 
     def _conclude(self, verdict: Verdict) -> None:
         """Nobody else is waited for, and no majority contradicts this server."""
-        if self.doubts.conclude(verdict, self._server, self._outbox.now):
+        if self.doubts.conclude(verdict, self._settings.server, self._outbox.now):
             self._counters["digest_alarms"] += 1
             logger.error(
                 "ALARM: {}; no majority says that this one is wrong, so it goes on",

@@ -1,4 +1,7 @@
-"""What the parts ask of their server, and no more: the protocol is none of their business."""
+"""What the parts have in common, and what they ask of their server, and no more.
+
+The protocol is none of their business.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,20 @@ from typing import Protocol
 
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.disk.storage import SnapshotInfo, Storage
-from paxon.actors.environment import ClientToken
+from paxon.actors.environment import ClientToken, Random
 from paxon.actors.execution.application import Application
 from paxon.actors.log import SlotLog
 from paxon.actors.messages import Made
+from paxon.actors.outbox import Outbox
 from paxon.actors.records.catching_up import CatchingUp
 from paxon.actors.records.configuration import Configuration
+from paxon.actors.records.oddities import Oddities
 from paxon.actors.records.places import Places
 from paxon.actors.records.reign import Reign
 from paxon.actors.records.snapshots import Snapshots
 from paxon.actors.settings import Settings
 
-__all__ = ["Host"]
+__all__ = ["Host", "Part"]
 
 
 class Host(Protocol):
@@ -33,6 +38,10 @@ class Host(Protocol):
     catching_up: CatchingUp
     snapshots: Snapshots
     places: Places
+    _outbox: Outbox
+    _counters: dict[str, int]
+    _oddities: Oddities
+    _random: Random
     _storage: Storage
     """Once the disk is open."""
     _reign: Reign | None
@@ -65,3 +74,15 @@ class Host(Protocol):
 
     def become(self, info: SnapshotInfo) -> None:
         """Take over the state of a snapshot that has come whole."""
+
+
+class Part:
+    """Something that goes on beside the protocol, with a state of its own."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._settings = host.settings
+        self._application = host.application
+        self._outbox = host._outbox
+        self._counters = host._counters
+        self._oddities = host._oddities

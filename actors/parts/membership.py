@@ -14,7 +14,7 @@ from msgspec import structs
 
 from paxon.actors.ballot import MOST_SERVERS, ServerId, in_list
 from paxon.actors.disk.storage import Recovered, Storage
-from paxon.actors.environment import NEVER, Random, ServerBurst
+from paxon.actors.environment import NEVER, ServerBurst
 from paxon.actors.execution.agreed import encode_agreed
 from paxon.actors.members import ChangeMembers, Member, MemberChange, Rehearsal, Rehearsed
 from paxon.actors.messages import (
@@ -38,8 +38,7 @@ from paxon.actors.messages import (
     SnapshotRequest,
     Whereabouts,
 )
-from paxon.actors.outbox import Outbox
-from paxon.actors.parts.host import Host
+from paxon.actors.parts.host import Host, Part
 from paxon.actors.records.changing import (
     Changing,
     Rehearsing,
@@ -54,7 +53,6 @@ from paxon.actors.records.configuration import (
 from paxon.actors.records.confirmation import Confirmation
 from paxon.actors.records.disks import KnownDisks
 from paxon.actors.records.making import Making
-from paxon.actors.records.oddities import Oddities
 from paxon.actors.records.places import Places, plausible
 from paxon.actors.records.reign import MOVES_SECONDS, Reign, is_level
 from paxon.transport.log import logger
@@ -82,16 +80,12 @@ LEADING = frozenset((P1A, P2A, Heartbeat, PreVote))
 """What is sent by who leads, or would: from another epoch it is answered with where that ended."""
 
 
-class Membership:
+class Membership(Part):
     """The members of the cluster, as one server knows them."""
 
-    def __init__(self, host: Host, outbox: Outbox, oddities: Oddities, random: Random) -> None:
-        settings = self._settings = host.settings
-        self._host = host
-        self._application = host.application
-        self._outbox = outbox
-        self._oddities = oddities
-        self._random = random
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        settings, self._random = host.settings, host._random
         self.making = Making(settings)
         self.places = Places(settings)
         self.disks = KnownDisks()

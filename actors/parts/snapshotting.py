@@ -18,31 +18,19 @@ from paxon.actors.messages import (
     SnapshotOffer,
     SnapshotRequest,
 )
-from paxon.actors.outbox import Outbox
 from paxon.actors.parts.comparing import Comparing
-from paxon.actors.parts.host import Host
+from paxon.actors.parts.host import Host, Part
 from paxon.actors.parts.reception import Reception
-from paxon.actors.records.oddities import Oddities
 from paxon.actors.records.snapshots import LONGEST_FOR_ROOM, LONGEST_SECONDS
 
 __all__ = ["Snapshotting"]
 
 
-class Snapshotting:
+class Snapshotting(Part):
     """Takes snapshots, sends pieces of them, and fetches one from another server."""
 
-    def __init__(
-        self,
-        host: Host,
-        outbox: Outbox,
-        oddities: Oddities,
-        comparing: Comparing,
-        reception: Reception,
-    ) -> None:
-        self._host = host
-        self._application = host.application
-        self._outbox = outbox
-        self._oddities = oddities
+    def __init__(self, host: Host, comparing: Comparing, reception: Reception) -> None:
+        super().__init__(host)
         self._comparing = comparing
         self._reception = reception
         comparing.hear_of_snapshot = self.hear

@@ -10,8 +10,7 @@ from paxon.actors.execution.sessions import Reply
 from paxon.actors.limits.allowances import FRAME_BYTES, MESSAGE_BYTES
 from paxon.actors.limits.bounds import NUMBER_LIMIT
 from paxon.actors.messages import QueryReply, ReplyStatus, Unwatch, Watch, WatchCheck, WatchesHeld
-from paxon.actors.outbox import Outbox
-from paxon.actors.parts.host import Host
+from paxon.actors.parts.host import Host, Part
 from paxon.actors.records.watching import AT_ONCE, FAR_BEHIND, NEAR, SHORT, Watching
 
 __all__ = ["Watches"]
@@ -19,14 +18,11 @@ __all__ = ["Watches"]
 _NOT_OVERTAKEN = frozenset({QueryReply, WatchesHeld})
 
 
-class Watches:
+class Watches(Part):
     """Holds the watches of clients, and answers each as often as it asks for."""
 
-    def __init__(self, host: Host, outbox: Outbox, counters: dict[str, int]) -> None:
-        self._host = host
-        self._application = host.application
-        self._outbox = outbox
-        self._counters = counters
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
         self._watching = Watching()
         self.held = self._watching.held
         """By the server's number of each."""
