@@ -9,6 +9,7 @@ import os
 import re
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.disk.storage import REMEDY, CorruptStorage, StorageError
@@ -96,16 +97,27 @@ def replace_file(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
-def owner_of(directory: Path) -> tuple[str, ServerId] | None:
-    """Name of the cluster and id of the server whose directory it is, by its witness.
+class Owner(NamedTuple):
+    """Whose a data directory is, and which one."""
 
-    None if there is none, or it cannot be read: opening it as a server does says why.
+    cluster: str = ""
+    server: ServerId = 0
+    incarnation: int = 0
+
+
+def owner_of(directory: Path) -> Owner:
+    """What the witness in a directory says, whether its server belongs to a cluster yet or not.
+
+    Nobody if there is none, or it cannot be read: opening it as a server does says why.
     """
     try:
         found = _WITNESS.fullmatch((directory / WITNESS_NAME).read_bytes())
     except OSError:
-        return None
-    return found and (found["cluster"].decode(errors="replace"), int(found["server"]))
+        return Owner()
+    if found is None:
+        return Owner()
+    cluster = found["cluster"].decode(errors="replace")
+    return Owner(cluster, int(found["server"]), int(found["incarnation"]))
 
 
 class DataDirectory:

@@ -8,7 +8,6 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -21,7 +20,7 @@ from paxon.actors.records.configuration import Configuration
 
 __all__ = [
     "SCHEMA", "INSERT_META", "UPDATE_META", "PUT_ACCEPTED", "Identity", "Contents",
-    "row_checksum", "inspect", "Held", "held_in", "cluster_in", "incarnation_in", "read_accepted",
+    "row_checksum", "inspect", "Held", "held_in", "read_accepted",
 ]  # fmt: skip
 
 SCHEMA = """
@@ -103,44 +102,22 @@ class Held(msgspec.Struct, frozen=True):
     """Where they are."""
 
 
-def _meta_of(directory: Path, columns: str) -> tuple[Any, ...] | None:
-    """Columns of `meta`, without opening a directory as its server does; None: unreadable."""
-    uri = f"{(directory / DATABASE_NAME).absolute().as_uri()}?mode=ro"
-    with (
-        contextlib.suppress(sqlite3.Error),
-        contextlib.closing(sqlite3.connect(uri, uri=True)) as database,
-    ):
-        found: tuple[Any, ...] | None = database.execute(f"SELECT {columns} FROM meta").fetchone()
-        return found
-    return None
-
-
 def held_in(directory: Path) -> Held | None:
-    """Which cluster a data directory belongs to.
+    """Which cluster a data directory belongs to, without opening it as its server does.
 
     None if it belongs to none yet, or is no data directory that this release reads.
     """
-    found = _meta_of(directory, "marks")
+    uri = f"{(directory / DATABASE_NAME).absolute().as_uri()}?mode=ro"
     try:
-        marks = Marks() if found is None else msgspec.json.decode(found[0], type=Marks)
-    except (TypeError, msgspec.DecodeError):
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
+            (text,) = database.execute("SELECT marks FROM meta").fetchone()
+        marks = msgspec.json.decode(text, type=Marks)
+    except (sqlite3.Error, TypeError, msgspec.DecodeError):
         return None
     made = marks.made
     if made is None:
         return None
     return Held(made, marks.configuration or Configuration.of(made), marks.places)
-
-
-def incarnation_in(directory: Path) -> int:
-    """The number of a data directory, whether it belongs to a cluster yet or not; 0: unknown."""
-    found = _meta_of(directory, "incarnation")
-    return found[0] if found is not None and isinstance(found[0], int) else 0
-
-
-def cluster_in(directory: Path) -> str:
-    """The name of the cluster that a data directory is of; "" if it is none."""
-    found = _meta_of(directory, "cluster")
-    return str(found[0]) if found is not None else ""
 
 
 def inspect(path: Path, identity: Identity, witnessed: int) -> Contents:

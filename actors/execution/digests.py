@@ -114,23 +114,17 @@ class Comparison:
         self, server: ServerId, version: int, slot: int, digest: bytes, chain: HashChain
     ) -> bool:
         """A server says its hash after `slot`. True if it, or one told before, is not ours."""
-        held = self.early.get(server)
-        differs = False
-        if held is not None and held[1] <= chain.last:
-            del self.early[server]
-            differs = self._compare(server, *held, chain)
+        told = [(version, slot, digest)]
+        if server in self.early and self.early[server][1] <= chain.last:
+            told.append(self.early.pop(server))
         if slot > chain.last:
-            self.early.setdefault(server, (version, slot, digest))
-            return differs
-        return self._compare(server, version, slot, digest, chain) or differs
-
-    def _compare(
-        self, server: ServerId, version: int, slot: int, digest: bytes, chain: HashChain
-    ) -> bool:
-        if chain.differs(version, slot, digest):
-            return True
-        if version == chain.version and digest and digest == chain.at(slot):
-            self.equal[server] = max(slot, self.equal.get(server, 0))
+            self.early.setdefault(server, told.pop(0))
+        for each in told:
+            if chain.differs(*each):
+                return True
+            version, slot, digest = each
+            if version == chain.version and digest and digest == chain.at(slot):
+                self.equal[server] = max(slot, self.equal.get(server, 0))
         return False
 
     def vouchers(self, slot: int) -> tuple[ServerId, ...]:

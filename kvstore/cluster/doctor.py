@@ -216,12 +216,13 @@ def _directory(plan: ServerPlan) -> Iterator[Finding]:
     if (directory / CONDEMNED_NAME).exists():
         reason = (directory / CONDEMNED_NAME).read_text(errors="replace").strip()
         yield Finding("bad", "directory", f"{directory}: {reason}")
-    elif owner is None:
+    elif not owner.server:
         yield Finding("good", "directory", f"{directory} is empty or new: it waits for the others")
-    elif owner != (plan.settings.cluster, plan.entry.id):
+    elif owner[:2] != (plan.settings.cluster, plan.entry.id):
         yield Finding(
             "bad", "directory",
-            f"{directory} is of server {owner[1]} of cluster {owner[0]!r}: give it its own",
+            f"{directory} is of server {owner.server} of cluster {owner.cluster!r}: give it its "
+            "own",
         )  # fmt: skip
     else:
         yield Finding("good", "directory", f"{directory} is this server's")

@@ -22,8 +22,7 @@ import msgspec
 
 from paxon.actors import ServerId, SettingsError, StateMachine
 from paxon.actors.ballot import MOST_SERVERS, in_list
-from paxon.actors.disk.data_directory import replace_file
-from paxon.actors.disk.sqlite_format import incarnation_in
+from paxon.actors.disk.data_directory import owner_of, replace_file
 from paxon.actors.members import MemberChange
 from paxon.kvstore.client.addresses import (
     client_port,
@@ -399,7 +398,7 @@ class LocalCluster:
         grown = self._at_free_ports(lambda: self._start_joiner(server))
         entry = grown.servers[server]
         given = {
-            "incarnation": incarnation_in(Path(entry.directory)),
+            "incarnation": owner_of(Path(entry.directory)).incarnation,
             "peer": entry.peer, "client": entry.client, "key": entry.public_key,
         }  # fmt: skip
         self._change(lambda kv: ask(kv, given), timeout)

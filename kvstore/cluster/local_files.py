@@ -12,8 +12,8 @@ from pathlib import Path
 
 from paxon.actors import ServerId, StateMachine
 from paxon.actors.ballot import in_list
-from paxon.actors.disk.data_directory import make_directory
-from paxon.actors.disk.sqlite_format import cluster_in, held_in
+from paxon.actors.disk.data_directory import make_directory, owner_of
+from paxon.actors.disk.sqlite_format import held_in
 from paxon.actors.execution.machine_errors import check_limits
 from paxon.kvstore.cluster.cluster_file import STORE_MACHINE
 from paxon.kvstore.cluster.spawning import being_imported_by_spawn
@@ -93,8 +93,8 @@ def members_in(directory: Path, wanted: list[ServerId]) -> list[ServerId]:
 
 def name_in(directory: Path) -> str:
     """The cluster's name in the data directories, as after restoring; "" if there are none."""
-    names = map(cluster_in, sorted(directory.glob("server-*")))
-    return next(filter(None, names), "")
+    owners = map(owner_of, sorted(directory.glob("server-*")))
+    return next((owner.cluster for owner in owners if owner.cluster), "")
 
 
 def socket_directory(temporary: list[Path]) -> Path:

@@ -267,8 +267,8 @@ def _opened(plan: ServerPlan, *, force: bool) -> Iterator[SqliteStorage]:
         raise RecoveryError(
             f"{directory} holds no {DATABASE_NAME}: give the data directory that is left"
         )
-    if force:
-        name, server = owner_of(directory) or (name, server)
+    if force and (owner := owner_of(directory)).server:
+        name, server = owner.cluster, owner.server
     try:
         storage = SqliteStorage(directory, name, server, fork=False, condemned_too=force)
     except StorageError as error:

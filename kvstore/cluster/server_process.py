@@ -23,8 +23,8 @@ import msgspec
 import pykka
 
 from paxon.actors import PaxosServer, ServerRef
-from paxon.actors.disk.data_directory import in_words, make_directory
-from paxon.actors.disk.sqlite_format import held_in, incarnation_in
+from paxon.actors.disk.data_directory import in_words, make_directory, owner_of
+from paxon.actors.disk.sqlite_format import held_in
 from paxon.actors.disk.storage import StorageError
 from paxon.actors.embedding import HandOver
 from paxon.actors.records.making import Retired
@@ -222,7 +222,7 @@ def _say_how_to_be_let_in(plan: ServerPlan, directory: Path) -> None:
             "server {} is let in once the members know its key: `paxon member add {} --client {} "
             "--public-key '{}'` (or member replace); from where it cannot be asked, with "
             "--incarnation {} --peer {} as well",
-            entry.id, entry.id, entry.client, entry.public_key, incarnation_in(directory),
+            entry.id, entry.id, entry.client, entry.public_key, owner_of(directory).incarnation,
             entry.peer,
         )  # fmt: skip
 
