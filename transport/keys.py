@@ -58,7 +58,7 @@ class CurveKeys:
         """The pair in a file. Raises `TransportError` if it is missing, wrong or open to others."""
         try:
             mode = path.stat().st_mode
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             raise TransportError(f"cannot read the key file {path}: {_why(error)}") from error
         if mode & 0o077:
@@ -66,7 +66,7 @@ class CurveKeys:
         try:
             content = tomllib.loads(text)
             return cls(content["public"], content["secret"])
-        except (tomllib.TOMLDecodeError, KeyError, TransportError) as error:
+        except (tomllib.TOMLDecodeError, RecursionError, KeyError, TransportError) as error:
             raise TransportError(
                 f"the key file {path} does not hold a key pair: remove it and make a new one"
             ) from error

@@ -223,7 +223,8 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
     def read(cls, path: Path) -> ClusterDescription:
         """Read and check a cluster file. Raises `ClusterFileError` with one sentence."""
         try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
+            # (Some editors begin a file with a byte order mark.)
+            document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise ClusterFileError(f"{path}: there is no such cluster file") from None
         except OSError as error:
@@ -232,7 +233,7 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
             ) from None
         except UnicodeDecodeError:
             raise ClusterFileError(f"{path}: the cluster file is not UTF-8 text") from None
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ClusterFileError(f"{path}: the cluster file is not TOML: {error}") from None
         try:
             return _describe(document, path)
