@@ -14,6 +14,7 @@ from paxon.kvstore.client.links import Secure
 from paxon.kvstore.errors import PipelineError
 from paxon.kvstore.objects.calls import encode
 from paxon.kvstore.objects.definition import Body, Definition
+from paxon.kvstore.objects.machine import VERSION
 from paxon.kvstore.objects.replicated import Replicated
 from paxon.kvstore.objects.requests import (
     Gathered,
@@ -26,7 +27,7 @@ from paxon.kvstore.objects.requests import (
     value_of,
 )
 
-__all__ = ["AsyncProxy", "async_proxy"]
+__all__ = ["AsyncCalls", "AsyncProxy", "async_proxy"]
 
 R = TypeVar("R", bound=Replicated)
 T = TypeVar("T")
@@ -49,10 +50,9 @@ def async_proxy(
         await flags.call(Flags.set, "dark", True)     # the same, and type checkers see it
     """
 
-    def connect(definition: Definition) -> _ObjectClient:
-        return _ObjectClient(servers, definition, timeout, options, secure)
-
-    return AsyncProxy(cls, mode, connect)
+    definition = definition_of(cls)
+    client = _ObjectClient(servers, definition, timeout, options, secure)
+    return AsyncProxy(definition, client, client.timeout, check_mode(mode))
 
 
 class _ObjectClient(AsyncCommandClient):
@@ -94,11 +94,12 @@ class AsyncProxy(Generic[R]):
     """See `async_proxy`. A task that is cancelled in a call does not call it back."""
 
     def __init__(
-        self, cls: type[R], mode: ReadMode, connect: Callable[[Definition], _ObjectClient]
+        self, definition: Definition, client: _ObjectClient, timeout: float, mode: ReadMode
     ) -> None:
-        self._definition = definition_of(cls)
-        self._mode: ReadMode = check_mode(mode)
-        self._client = connect(self._definition)
+        self._definition = definition
+        self._client = client
+        self._timeout = timeout
+        self._mode = mode
 
     async def call(
         self, method: Callable[Concatenate[R, P], T], *args: P.args, **kwargs: P.kwargs
@@ -122,7 +123,7 @@ class AsyncProxy(Generic[R]):
         definition, client = self._definition, self._client
         _, record = prepare(definition, body, args, kwargs)
         mode = self._mode if body.kind == "query" else None
-        ticket = client.send(encode([record]), mode, client.timeout)
+        ticket = client.send(encode([record]), mode, self._timeout)
         return await client.wait(ticket, _answer(definition, body))
 
     def batch(self, *, timeout: float | None = None) -> AsyncBatch[R]:
@@ -132,16 +133,20 @@ class AsyncProxy(Generic[R]):
             first = batch.add(Flags.set, "dark", True)
         first.result()
         """
-        limit = check_timeout(timeout, self._client.timeout)
+        limit = check_timeout(timeout, self._timeout)
         return AsyncBatch(self._definition, self._client, limit)
 
     def pipeline(self, *, timeout: float | None = None) -> AsyncPipelineOfCalls[R]:
         """Calls that are executed in the order in which they are added; see `Calls.pipeline`."""
-        limit = check_timeout(timeout, self._client.timeout)
+        limit = check_timeout(timeout, self._timeout)
         return AsyncPipelineOfCalls(self._definition, self._client, limit)
 
     def _body(self, method: Callable[..., Any]) -> Body:
         return body_of(self._definition, getattr(method, "__name__", repr(method)))
+
+    @property
+    def __paxon_calls__(self) -> AsyncCalls[R]:
+        return AsyncCalls(self)
 
     def __reduce__(self) -> NoReturn:
         self._client.__reduce__()
@@ -155,6 +160,42 @@ class AsyncProxy(Generic[R]):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+class AsyncCalls(Generic[R]):
+    """The rest of an asyncio proxy, whose own names are its class's: see `calls`."""
+
+    def __init__(self, proxy: AsyncProxy[R]) -> None:
+        self._proxy = proxy
+
+    def options(
+        self, *, timeout: float | None = None, mode: ReadMode | None = None
+    ) -> AsyncProxy[R]:
+        """The same proxy, connections and all, with another timeout or mode of queries."""
+        of = self._proxy
+        limit = check_timeout(timeout, of._timeout)
+        return AsyncProxy(
+            of._definition, of._client, limit, of._mode if mode is None else check_mode(mode)
+        )
+
+    @property
+    def client(self) -> AsyncCommandClient:
+        """For `status`, `settings` and `change_settings`."""
+        return self._proxy._client
+
+    async def version(self) -> int:
+        """The version of the class that is in force."""
+        agreed = await self.client.settings(timeout=self._proxy._timeout)
+        return int(agreed.values[VERSION])
+
+    async def raise_version(self, version: int | None = None) -> int:
+        """Put a version of the class in force, by default this program's; see `Calls`."""
+        new = self._proxy._definition.newest if version is None else version
+        if new == await self.version():
+            return new
+        limit = self._proxy._timeout
+        agreed = await self.client.change_settings(timeout=limit, **{VERSION: new})
+        return int(agreed.values[VERSION])
 
 
 class AsyncBatch(Generic[R]):

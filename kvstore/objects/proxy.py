@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.checks import DEFAULT_TIMEOUT, check_mode, check_timeout
@@ -18,6 +18,7 @@ from paxon.kvstore.objects.definition import Body, Definition
 from paxon.kvstore.objects.machine import VERSION
 from paxon.kvstore.objects.replicated import Replicated
 from paxon.kvstore.objects.requests import (
+    CALLS,
     Gathered,
     Later,
     ObjectCore,
@@ -29,13 +30,14 @@ from paxon.kvstore.objects.requests import (
     value_of,
 )
 
+if TYPE_CHECKING:
+    from paxon.kvstore.objects.async_proxy import AsyncCalls, AsyncProxy
+
 __all__ = ["Batch", "CallPipeline", "Calls", "calls", "proxy"]
 
 R = TypeVar("R", bound=Replicated)
 T = TypeVar("T")
 P = ParamSpec("P")
-
-_CALLS = "__paxon_calls__"
 
 
 def proxy(
@@ -75,9 +77,13 @@ def proxy(
     return _view(cls, Calls(cls, definition, client, client.timeout, check_mode(mode)))
 
 
-def calls(proxy: R) -> Calls[R]:
+@overload
+def calls(proxy: R) -> Calls[R]: ...
+@overload
+def calls(proxy: AsyncProxy[R]) -> AsyncCalls[R]: ...
+def calls(proxy: object) -> object:
     """The other calls of a proxy. Raises `InvalidRequest` for an object that is none."""
-    found: Calls[R] | None = getattr(proxy, "__dict__", {}).get(_CALLS)
+    found: object = getattr(proxy, CALLS, None)
     if found is None:
         raise InvalidRequest(f"{proxy!r} is no proxy of a replicated class: see paxon.proxy")
     return found
@@ -311,7 +317,7 @@ def _body(definition: Definition, method: Callable[..., Any]) -> Body:
 
 def _view(cls: type[R], calls: Calls[R]) -> R:
     view: R = object.__new__(_proxy_class(cls))  # type: ignore[arg-type]  # a class is hashable
-    view.__dict__[_CALLS] = calls
+    view.__dict__[CALLS] = calls
     return view
 
 
@@ -341,7 +347,7 @@ def _proxy_class(cls: Any) -> Any:
 def _caller(definition: Definition, attribute: str, body: Body) -> Callable[..., Any]:
     @functools.wraps(body.function)
     def call(self: Replicated, /, *args: Any, **kwargs: Any) -> Any:
-        found = self.__dict__[_CALLS]
+        found = self.__dict__[CALLS]
         return found.start(body_of(definition, attribute), args, kwargs)[0].result()
 
     return call

@@ -24,6 +24,7 @@ from paxon.kvstore.objects.machine import language_of, wrong_arguments
 from paxon.kvstore.objects.replicated import Replicated
 
 __all__ = [
+    "CALLS",
     "Gathered",
     "Later",
     "ObjectCore",
@@ -34,6 +35,9 @@ __all__ = [
     "prepare",
     "value_of",
 ]
+
+CALLS = "__paxon_calls__"
+"""The attribute of a proxy that has the rest, beside the names of its class."""
 
 T = TypeVar("T")
 Prepared = tuple[Body, CallRecord]

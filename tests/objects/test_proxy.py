@@ -163,6 +163,15 @@ def test_from_asyncio() -> None:
             assert await bank.call(Bank.balance, "ann") == 40
             with pytest.raises(Poor):
                 await bank.call(Bank.move, "ann", "bob", 99)
+            view = calls(bank).options(timeout=1.0, mode="stale")
+            assert await view.balance("ann") == 40 and calls(view).client is calls(bank).client
+            with pytest.raises(paxon.InvalidRequest, match="the mode is"):
+                calls(bank).options(mode="newest")  # type: ignore[arg-type]
+            with pytest.raises(paxon.InvalidRequest, match="timeout"):
+                calls(bank).options(timeout=-1.0)
+            assert await calls(bank).version() == await calls(bank).raise_version() == 1
+            with pytest.raises(paxon.InvalidRequest, match="version = 2: must be from 1 to 1"):
+                await calls(bank).raise_version(2)
             async with bank.batch() as batch:
                 first = batch.add(Bank.pay_in, "ann", 1)
             assert first.result() == Account(41)

@@ -217,7 +217,7 @@ def test_the_code_is_replaced_server_by_server(
 
 def _raised(new: Any) -> bool:
     try:
-        return calls(new).raise_version() == 2
+        return int(calls(new).raise_version()) == 2
     except InvalidRequest:
         return False
 
