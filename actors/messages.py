@@ -17,8 +17,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId, Wire
-from paxon.actors.made import Made
-from paxon.actors.members import AskMembers, ChangeMembers, Rehearsal, Rehearsed
+from paxon.actors.members import AskMembers, ChangeMembers, Made, Rehearsal, Rehearsed
 from paxon.actors.slot_values import CONFIG, NO_OP, RENEWAL, SETTINGS, Accepted, Batch, Entry
 
 __all__ = [
