@@ -1820,7 +1820,7 @@ class PaxosServer(BurstActor):
     def _ask_to_catch_up(self) -> None:
         """Ask for the missing slots, or go on with a snapshot; again if no answer comes."""
         late = self.catching_up
-        late.ask_at = self._now + late.interval(self.settings.retransmit_interval)
+        late.ask_later(self._now, self.settings.retransmit_interval)
         if not self.is_behind() or not (self._others or late.outsiders):
             return
         if self._storage.room <= 0 and late.incoming is None:

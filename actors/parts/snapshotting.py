@@ -191,11 +191,7 @@ class Snapshotting(Part):
             self.settle()
         elif grown or not data:  # else it is of another image of that slot: not to be asked on from
             self._outbox.send(sender, SnapshotRequest(info.slot, held))
-            self._ask_later()
-
-    def _ask_later(self) -> None:
-        late = self._host.catching_up
-        late.ask_at = self._outbox.now + late.interval(self._host.settings.retransmit_interval)
+            late.ask_later(self._outbox.now, self._settings.retransmit_interval)
 
     def settle(self) -> None:
         """Take it over once it is whole, unless a voter holds another hash (docs/digests.md)."""
@@ -208,7 +204,7 @@ class Snapshotting(Part):
         elif check is not None and check.objections:
             self._comparing.contest(check)
             late.give_up()
-            self._ask_later()
+            late.ask_later(self._outbox.now, self._settings.retransmit_interval)
         elif check is not None and check.unheard and self._outbox.now < check.until:
             late.ask_at = check.until
         else:

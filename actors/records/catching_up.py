@@ -83,14 +83,14 @@ class CatchingUp:
             "what it was told)"
         )
 
-    def interval(self, retransmit_interval: float) -> float:
-        """Seconds of silence after which somebody else is asked.
+    def ask_later(self, now: float, retransmit_interval: float) -> None:
+        """Somebody was asked just now; after so many seconds of silence somebody else is.
 
         Longer after a snapshot's transfer was given up: on a slow network its pieces take longer
         than any fixed time, and going from server to server each would begin anew.
         """
         patience = self.patience if self.incoming is not None else 0
-        return 2 * retransmit_interval * (1 << patience)
+        self.ask_at = now + 2 * retransmit_interval * (1 << patience)
 
     def next_request(
         self, chosen_to: int, peers: Sequence[ServerId]
