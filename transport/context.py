@@ -5,20 +5,29 @@ notes a socket after it has made it, and forgets it before it has closed it. An 
 leaves a socket that nobody knows and that the interrupt's own traceback keeps alive: whoever then
 ends the context, as a `finally` would, sleeps for ever, and Ctrl-C seems to do nothing.
 
-libzmq's threads begin with a context's first socket, and abort the process if no descriptor is left
-for them.
+libzmq's threads begin with a context's first socket, and abort the process if they cannot, or if no
+descriptor is left for them.
 """
 
 from __future__ import annotations
 
+import _thread
+import errno
 import os
+from contextlib import suppress
 from typing import Any
 
 import zmq
 
-__all__ = ["Context"]
+__all__ = ["TOO_FEW_THREADS", "Context"]
 
-
+TOO_FEW_THREADS = (
+    "this process may start too few threads: raise the limit (ulimit -u, TasksMax= of a systemd "
+    "unit, a container's limit of pids)"
+)
+_THREADS = 3
+"""libzmq's two, and one that may be about to end."""
+_STAY_SECONDS = 1.0
 _PIPES = 6
 """Two descriptors each: libzmq takes seven for its threads and the first socket."""
 
@@ -36,12 +45,38 @@ def _need_descriptors() -> None:
             os.close(end)
 
 
+def _need_threads() -> None:
+    """Raise `zmq.ZMQError` if this process may start too few threads."""
+    go, left = _thread.allocate_lock(), []
+    go.acquire()
+
+    def stay(ended: _thread.LockType) -> None:
+        go.acquire(timeout=_STAY_SECONDS)  # (if an interrupt strikes, nobody lets it go)
+        with suppress(RuntimeError):
+            go.release()
+        ended.release()
+
+    try:
+        for _ in range(_THREADS):
+            ended = _thread.allocate_lock()
+            ended.acquire()
+            _thread.start_new_thread(stay, (ended,))
+            left.append(ended)
+    except RuntimeError:
+        raise zmq.ZMQError(errno.EAGAIN, TOO_FEW_THREADS) from None
+    finally:
+        go.release()
+        for ended in left:
+            ended.acquire(timeout=_STAY_SECONDS)
+
+
 class _Socket(zmq.Socket[bytes]):
     """A socket that its context knows from before it is made until after it is closed."""
 
     def __init__(self, context: Context, kind: int, **options: Any) -> None:
         if not context.begun:
             _need_descriptors()
+            _need_threads()
             context.begun = True
         context.unclosed.add(self)
         try:

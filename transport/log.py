@@ -79,6 +79,12 @@ class BackgroundWriter(Generic[T]):
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
         """Wait until all that was put before is delivered, at most so long; whether it is."""
+        if self._runs_in == 0 and self._queue.qsize():
+            self._start()  # no thread was to be had …
+        if self._runs_in == 0:
+            while self._queue.qsize():  # … and none is
+                with contextlib.suppress(Exception):
+                    self._take(self._queue.get())
         if self._runs_in != os.getpid():
             return True
         done = threading.Event()
@@ -102,13 +108,16 @@ class BackgroundWriter(Generic[T]):
         while True:
             item = self._queue.get()
             with contextlib.suppress(Exception):  # a sink that fails must not end all logging
-                if isinstance(item, threading.Event):
-                    item.set()
-                    continue
-                if self.dropped:
-                    dropped, self.dropped = self.dropped, 0
-                    self._tell_dropped(dropped)
-                self._deliver(item)
+                self._take(item)
+
+    def _take(self, item: T | threading.Event) -> None:
+        if isinstance(item, threading.Event):
+            item.set()
+            return
+        if self.dropped:
+            dropped, self.dropped = self.dropped, 0
+            self._tell_dropped(dropped)
+        self._deliver(item)
 
 
 class _Line(NamedTuple):

@@ -215,6 +215,7 @@ def _explain(error: Exception) -> int:
     from paxon.kvstore.cluster.options import OptionError  # noqa: PLC0415
     from paxon.kvstore.errors import InvalidRequest, PaxonError  # noqa: PLC0415
     from paxon.transport import TransportError  # noqa: PLC0415
+    from paxon.transport.context import TOO_FEW_THREADS  # noqa: PLC0415
 
     usage = (SettingsError, ClusterFileError, OptionError, ClusterOptionError, InvalidRequest)
     if isinstance(error, usage):
@@ -229,6 +230,8 @@ def _explain(error: Exception) -> int:
     if isinstance(error, OSError):
         if _exit_code(SystemExit(0)) == 0:  # else it was the output, and that is told
             _say(_words_of(error))
+    elif "can't start new thread" in str(error):  # Python's words
+        _say(TOO_FEW_THREADS)
     else:
         _say(f"an internal error ({kind}: {error}); PAXON_DEBUG=1 shows where")
     return 1

@@ -43,6 +43,7 @@ from paxon.transport import (
     TransportError,
     ZmqEndpoint,
 )
+from paxon.transport.context import TOO_FEW_THREADS
 from paxon.transport.log import logger
 
 __all__ = [
@@ -243,6 +244,8 @@ def reason_in_words(error: BaseException | None) -> str:
         return str(error)
     if getattr(error, "errno", None) == errno.EMFILE:
         return "this process may open too few files and connections: raise the limit (ulimit -n)"
+    if str(error) == TOO_FEW_THREADS:
+        return TOO_FEW_THREADS
     return f"an internal error stopped the server ({type(error).__name__}: {error})"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import loguru
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from paxon.kvstore.cluster import logs
 from paxon.kvstore.cluster.logs import check_log_format, log_to_file
 from paxon.kvstore.cluster.options import OptionError
-from paxon.transport.log import flush_log, logger
+from paxon.transport.log import BackgroundWriter, flush_log, logger
 from tests.cluster.helpers import paxon_here
 from tests.cluster.test_metrics import serving
 from tests.waiting import wait_until
@@ -87,6 +89,18 @@ def test_a_log_file_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> N
     flush_log()
     loguru.logger.remove()
     assert said == ["paxon: the log file /dev/full cannot be written: No space left on device\n"]
+
+
+def test_where_no_thread_is_to_be_had_the_last_words_are_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    writer = BackgroundWriter[str](said.append, lambda _: None)
+    with monkeypatch.context() as limited:
+        limited.setattr(_thread, "start_new_thread", mock.Mock(side_effect=RuntimeError))
+        writer.put("why it ends")
+        assert writer.flush()
+    assert said == ["why it ends"]
 
 
 @pytest.mark.usefixtures("sinks")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import resource
 import traceback
 import weakref
+from typing import Any
 
 import pytest
 import zmq
@@ -67,6 +69,24 @@ def test_without_descriptors_there_is_an_error_and_no_abort() -> None:
             context.socket(zmq.DEALER)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    open_and_close(context)
+    context.destroy(linger=0)
+
+
+def test_without_threads_there_is_an_error_and_no_abort(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = Context()
+    start = _thread.start_new_thread
+    calls = iter([start, start])
+
+    def few(*arguments: Any) -> int:
+        for real in calls:
+            return real(*arguments)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as limited:
+        limited.setattr(_thread, "start_new_thread", few)
+        with pytest.raises(zmq.ZMQError, match="may start too few threads"):
+            context.socket(zmq.DEALER)
     open_and_close(context)
     context.destroy(linger=0)
 
