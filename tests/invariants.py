@@ -11,6 +11,7 @@ Every method looks only at what changed, so that a step stays cheap.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from paxon.actors import NO_BALLOT, Ballot, ServerId
@@ -64,6 +65,7 @@ class ClusterWatch(MemberBooks):
         `members` are those of the first epoch, by default all servers.
         """
         super().__init__(servers, members)
+        self._begin = partial(ClusterWatch.__init__, self, self.servers, age, lease_length, members)
         self.leases = LeaseBooks(self.servers, age, lease_length)
         self._live: dict[ServerId, PaxosServer] = {}
         self._campaigns: dict[Ballot, int] = {}
@@ -95,6 +97,16 @@ class ClusterWatch(MemberBooks):
         self._seen_promise: dict[ServerId, Ballot] = dict.fromkeys(self.servers, NO_BALLOT)
         self._seen_discarded: dict[ServerId, int] = dict.fromkeys(self.servers, 0)
         self.acknowledged = 0
+
+    def start_anew(self) -> None:
+        """The cluster is in force where no majority can be: all directories are emptied."""
+        making, store = self.making, self.books
+        self._begin()
+        self.making = making
+        making.start_anew()
+        if store is not None:
+            store.start_anew()
+            self.books = store
 
     # --- what became durable ---------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Any, Protocol
 
@@ -89,6 +90,10 @@ class StoreBooks:
             in_time: whether clocks keep to what owners count on (`keeping.CLOCK_DRIFT`).
             least_ttl: what the store grants at least, milliseconds.
         """
+        self.start_anew = partial(
+            StoreBooks.__init__, self, now, fastest, in_time=in_time, least_ttl=least_ttl
+        )
+        """Forget it all: the cluster is no more."""
         self._now = now
         self._fastest = fastest
         self._in_time = in_time

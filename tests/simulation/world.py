@@ -367,7 +367,8 @@ class World:
         node = self._node(fault)
         if node.newest is not None or node.away is not None:
             return
-        if not self.watch.making.in_force:
+        others = [other for other in self.nodes.values() if other is not node]
+        if not any(other.disk.load().in_force for other in others):
             self._empty_all(fault, node)
             return
         if not self._can_spare(node):
@@ -422,7 +423,7 @@ class World:
         self.administrators[asked.id].ask(self.nodes[me])
 
     def _empty_all(self, fault: Fault, node: Node) -> None:
-        """A disk is lost before the cluster is in force: nothing was acknowledged.
+        """A disk is lost before the cluster is in force at the others: nothing was acknowledged.
 
         The server begins again with an empty one. Where the lost disk had a part in the making, it
         cannot come into force any more, and servers say so: after a while somebody empties those
@@ -437,9 +438,10 @@ class World:
             holders = [other for other in self.nodes.values() if any(map(other.knows, lost))]
             if self.watch.making.in_force:
                 able = [other for other in self.nodes.values() if other.knows(other.disk)]
-                if not holders or 2 * len(able) > len(self.nodes):
+                serves = any(other.disk.load().in_force for other in able)
+                if not holders or (serves and 2 * len(able) > len(self.nodes)):
                     return
-                self.watch.making.start_anew()
+                self.watch.start_anew()
                 holders = list(self.nodes.values())
                 everybody: list[SimulatedClient | Coordinator] = [*self.clients.values()]
                 for client in [*everybody, *self.coordinators.values()]:
