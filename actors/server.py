@@ -450,10 +450,10 @@ class PaxosServer(BurstActor):
             self._next_count = self._storage.count + 1
         if self.log.chosen_to > self.application.executed:
             self._execute(least=1)
+            if self.watches.held:
+                self.watches.answer_first(synced=True)
             self._left_over = bool(
-                self.log.chosen_to > self.application.executed
-                or self._outbox.to_client
-                or self.watches.held
+                self.log.chosen_to > self.application.executed or self._outbox.to_client
             )
         if tidy:
             self._look_for_room()
@@ -1178,6 +1178,8 @@ class PaxosServer(BurstActor):
         follower = reign.followers[sender]
         follower.executed = max(reply.executed, follower.executed)
         follower.watches, follower.lost = reply.watches, False
+        if reign.thrift.holds_watches(sender, reply.watches):
+            self._ask_everyone(reign)
         reign.hear_of_room(sender, short=reply.short, majority=self._majority)
         if reign.comparison.heard(
             sender, reply.digest_version, reply.executed, reply.digest, self.application.chain
@@ -1266,7 +1268,8 @@ class PaxosServer(BurstActor):
         commit = reign.told_commit = self.log.chosen_to
         watchers = [s for s, follower in reign.followers.items() if follower.watches]
         if watchers:
-            self._send_put_off(reign)  # who has not got the slot would ask for it
+            if not set(watchers).isdisjoint(reign.thrift.spare):
+                self._send_put_off(reign)  # who has not got the slot would ask for it
             for server in watchers:
                 self._outbox.send(server, CommitNote(self.promised, commit))
 

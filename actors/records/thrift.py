@@ -49,6 +49,8 @@ class Thrift:
         self._needed = (len(self._voters) + 1) // 2
         self._used = self._delay > 0 and 0 < self._needed < len(self._others)
         self._trial = FIRST_TRIAL
+        self._watching: set[ServerId] = set()
+        """Those that hold watches: they hear of each slot at once in any case, so let it count."""
         self.put_off: list[P2A] = []
         """What the spare servers get later, in the order of its proposal."""
         self._put_off_bytes = 0
@@ -81,7 +83,13 @@ class Thrift:
         useful[server] += 1
         if sum(useful.values()) < self._trial:
             return
-        ranked = sorted(self._voters, key=lambda other: (-useful[other], other))
+        enough = self._trial // (2 * len(self._voters)) + 1  # half of an equal part
+        ranked = sorted(
+            self._voters,
+            key=lambda other: (
+                other not in self._watching or useful[other] < enough, -useful[other], other,
+            ),
+        )  # fmt: skip
         if useful[ranked[self._needed - 1]] > 0:  # else too few have answered at all
             self.rely_on(ranked[: self._needed])
 
@@ -99,6 +107,13 @@ class Thrift:
         if server in self._useful:
             self._useful[server] = 0
         return bool(self.spare) and server in self.prompt
+
+    def holds_watches(self, server: ServerId, holds: bool) -> bool:
+        """What a server says of itself; True if it is time to choose the prompt servers anew."""
+        if holds == (server in self._watching):
+            return False
+        self._watching ^= {server}
+        return holds and server in self.spare
 
     def finds_late(self, now: float, undecided: Container[int], confirmed: int) -> bool:
         """Look at what is due: whether the prompt servers have not answered within the delay.

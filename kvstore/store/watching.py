@@ -17,6 +17,7 @@ import msgspec
 
 from paxon.kvstore.store.events import answer_events
 from paxon.kvstore.store.history import History
+from paxon.kvstore.store.lately import Lately
 from paxon.kvstore.store.operations import (
     Events,
     decode_operations,
@@ -36,6 +37,8 @@ _FEW_SPANS = 4
 """Watches of so many spans are always kept; those of more while all that are kept …"""
 _MANY_SPANS = 50_000
 """… have no more together: else one client's watches could take all memory."""
+_MANY_EVENTS = 256
+"""With more since its position a watch is not answered by a look at each."""
 _SHARED = 64
 """So many different answers to the events at hand are kept, for watches that ask the same."""
 
@@ -71,6 +74,7 @@ class Watches:
         self._ready: list[tuple[int, bytes]] = []
         self._told: set[int] = set()
         """Watches with an answer among those."""
+        self._lately: Lately | None = None
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -80,12 +84,13 @@ class Watches:
     def ask(self, number: int, query: bytes, state: State, max_bytes: int) -> bytes | None:
         """Answer a watch, or keep it. Raises ValueError if it is none."""
         wanted = _decode(query)
-        try:
-            result, events, _ = answer_events(state, wanted, max_bytes)
-        except Refusal as refused:
-            return encode_results([refused.result])
-        if events or result[0] < state.revision:
-            return encode_results([result])
+        if not self._is_quiet(wanted, state):
+            try:
+                result, events, _ = answer_events(state, wanted, max_bytes)
+            except Refusal as refused:
+                return encode_results([refused.result])
+            if events or result[0] < state.revision:
+                return encode_results([result])
         if not self._kept:
             self._look_from(state)
         if wanted.after < state.revision:
@@ -106,6 +111,18 @@ class Watches:
         else:
             self._enter(number, wanted)
         return None
+
+    def _is_quiet(self, wanted: Events, state: State) -> bool:
+        """Whether it is known, without a look at many events, that there is nothing for a watch."""
+        history = state.history
+        if not history.oldest - 1 <= wanted.after < state.revision:
+            return False
+        number = history.number_after(wanted.after)
+        if history.end - number <= _MANY_EVENTS:
+            return False
+        if self._lately is None or self._lately.history is not history:
+            self._lately = Lately(history)
+        return not self._lately.may_have_changed(wanted.spans, wanted.after, number)
 
     def _enter(self, number: int, wanted: Events) -> None:
         """From now on what happens to its keys concerns a watch."""

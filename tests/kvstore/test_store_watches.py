@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import paxon.kvstore.store.store as store_module
-from paxon.kvstore.store import events, history, watching
+from paxon.kvstore.store import events, history, lately, watching
 from paxon.kvstore.store.events import matcher
 from paxon.kvstore.store.operations import (
     Compact,
@@ -250,6 +250,31 @@ def test_looking_for_whom_an_event_concerns_reads_nothing_older(
     assert looked_at == [b"new"]
 
 
+def test_watches_that_come_back_late_look_at_each_event_once_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after a failover: each looked at all that had happened, 2 ms for 5,000 events."""
+    store = KVStore()
+    for number in range(5000):
+        run(store, Put(b"busy/%d" % (number % 100), b""))
+    looked_at: list[bytes] = []
+    key_of = history.key_of
+
+    def noted(before: Any) -> bytes:
+        looked_at.append(key_of(before))
+        return looked_at[-1]
+
+    monkeypatch.setattr(lately, "key_of", noted)
+    monkeypatch.setattr(history.History, "since", None)
+    for number in range(1000):
+        span = (b"%d" % number, None) if number % 2 else prefix_span(b"idle/%d/" % number)
+        assert watch(store, number, 100 + number, [span]) is None
+    run(store, Put(b"busy/0", b""), Put(b"7", b""))
+    monkeypatch.undo()
+    assert list(happened(store)) == [7]
+    assert len(looked_at) == 4901
+
+
 def test_a_thousand_watches_of_one_key_share_one_answer() -> None:
     store = KVStore()
     for number in range(1000):
@@ -383,17 +408,34 @@ def test_a_write_looks_at_few_of_very_many_spans(monkeypatch: pytest.MonkeyPatch
 
 
 @settings(max_examples=200)
-@example(wanted=[([(b"a", None), (b"a", b""), (b"a", b"")], 0)], writes=[(b"a", True)], cuts=set())
+@example(
+    wanted=[([(b"a", None), (b"a", b""), (b"a", b"")], 0)], writes=[(b"a", True)], cuts=set(),
+    at_once=0,
+)  # fmt: skip
+@example(wanted=[([(b"a", None)], 0)], writes=[(b"a", True), (b"b", True)], cuts=set(), at_once=1)
+@example(wanted=[([(b"a", b"b")], 0)], writes=[(b"b", True), (b"a", True)], cuts={0}, at_once=4)
+@example(
+    wanted=[([(b"x", None)], 3), ([(b"x", None)], 0), ([(b"a", None)], 3)],
+    writes=[(b"a", True), (b"b", True), (b"a", True)], cuts=set(), at_once=4,
+)  # fmt: skip
 @given(
     wanted=st.lists(st.tuples(st.lists(spans, max_size=3), st.integers(0, 8)), max_size=6),
     writes=st.lists(st.tuples(small_keys.filter(len), st.booleans()), max_size=12),
     cuts=st.sets(st.integers(0, 12)),
+    at_once=st.integers(0, 4),
 )
 def test_who_waits_is_told_what_a_read_would_tell(
-    wanted: list[tuple[list[Any], int]], writes: list[tuple[bytes, bool]], cuts: set[int]
-) -> None:
-    """The index finds exactly the watches whose spans hold a key that was written."""
+    wanted: list[tuple[list[Any], int]], writes: list[tuple[bytes, bool]], cuts: set[int],
+    at_once: int,
+) -> None:  # fmt: skip
+    """The index finds exactly the watches whose spans hold a key that was written.
+
+    So do those who come back after many events, of which some are taken in for each question.
+    """
     store = KVStore()
+    patches = pytest.MonkeyPatch()
+    patches.setattr(watching, "_MANY_EVENTS", 0 if at_once else len(writes))
+    patches.setattr(lately, "_AT_ONCE", at_once)
     told: dict[int, list[Any]] = {n: [] for n in range(len(wanted))}
     position = {n: after for n, (_, after) in enumerate(wanted)}
 
@@ -404,19 +446,31 @@ def test_who_waits_is_told_what_a_read_would_tell(
             position[number] = max(position[number], through)
             answer = watch(store, number, position[number], wanted[number][0])
 
+    def come_back(these: list[Any], after: int) -> list[Any]:
+        found = []
+        while (answer := watch(store, 100, after, these)) is not None:
+            after = answer[0]
+            found += keys(answer)
+        store.unwatch(100)
+        return found
+
     for number, (these, after) in enumerate(wanted):
         take(number, watch(store, number, after, these))
     for index, (key, puts) in enumerate(writes):
         run(store, Put(key, b"") if puts else Delete(key))
         if index in cuts:
+            for each in wanted:
+                come_back(*each)
             for number, answer in happened(store).items():
                 take(number, answer)
     for number, answer in happened(store).items():
         take(number, answer)
+    again = [come_back(*each) for each in wanted]
+    patches.undo()
     everything = keys(watch(store, 99, 0, [EVERYTHING])) if store.revision > 1 else []
     for number, (these, after) in enumerate(wanted):
         due = [
             event for event in everything
             if event[0] > after and any(contains(first, end, event[1]) for first, end in these)
         ]  # fmt: skip
-        assert told[number] == due
+        assert told[number] == again[number] == due

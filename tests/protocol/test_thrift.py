@@ -89,6 +89,27 @@ def test_whoever_answers_soonest_is_prompt() -> None:
     assert asked(cluster, P2A) == {3}  # … and server 2 not
 
 
+@pytest.mark.parametrize(("often", "prompt"), [(3, 3), (4, 2)])
+def test_who_holds_watches_is_prompt_unless_it_is_much_slower(
+    often: int, prompt: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hears of each slot at once in any case: then its vote may as well count."""
+    cluster, session = thrifty()
+    assert reign_of(cluster.servers[1]).thrift.spare == (3,)
+    monkeypatch.setattr(cluster.servers[3].watches, "held_of_late", lambda: True)
+    cluster.pass_time(1.1)  # a heartbeat's reply says so: all are asked, to choose anew
+    assert reign_of(cluster.servers[1]).thrift.choosing
+    for number in range(1, FIRST_TRIAL + 1):
+        put(cluster, session, number)
+        if number % often == 0:  # it is the first to answer, but seldom
+            cluster.deliver(P2A, target=3)
+            cluster.deliver(P2B, source=3)
+        cluster.stabilize()
+    assert reign_of(cluster.servers[1]).thrift.prompt == (prompt,)
+    cluster.pass_time(1.1)  # it says so with each heartbeat, and that changes nothing more
+    assert reign_of(cluster.servers[1]).thrift.prompt == (prompt,)
+
+
 def test_the_spare_servers_get_several_slots_at_once_a_moment_later() -> None:
     cluster, session = thrifty()
     for number in (1, 2, 3):

@@ -142,6 +142,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "_needed",
         "_used",
         "_trial",
+        "_watching",
         "put_off",
         "_put_off_bytes",
         "p2as_due_at",
