@@ -54,12 +54,9 @@ class ClusterWatch(MemberBooks):
     """Books over all servers of one cluster, and the predicates on them."""
 
     def __init__(
-        self,
-        servers: Iterable[ServerId],
-        age: Age = lambda _server: 0.0,
-        lease_length: float = 0.3,
-        members: Iterable[ServerId] = (),
-    ) -> None:
+        self, servers: Iterable[ServerId], age: Age = lambda _server: 0.0,
+        lease_length: float = 0.3, members: Iterable[ServerId] = (),
+    ) -> None:  # fmt: skip
         """Empty books; of leases only with `age`, and `lease_length` where nothing else is said.
 
         `members` are those of the first epoch, by default all servers.
@@ -87,9 +84,9 @@ class ClusterWatch(MemberBooks):
         self._proposed: dict[tuple[int, Ballot], bytes] = {}
         self._executed: dict[int, tuple[bytes, Sequence[Executed]]] = {}
         self._effects: dict[tuple[int, int], tuple[int, int]] = {}
+        """Per session and sequence number the slot, and place in it, where it took effect."""
         self._opened: dict[int, int] = {}
         """The slot that opened each session."""
-        """Per session and sequence number the slot, and place in it, where it took effect."""
         self._digests: dict[int, str] = {}
         self._agreed: dict[int, bytes] = {}
         """By slot the settings in force after it."""
@@ -102,11 +99,10 @@ class ClusterWatch(MemberBooks):
         """The cluster is in force where no majority can be: all directories are emptied."""
         making, store = self.making, self.books
         self._begin()
-        self.making = making
+        self.making, self.books = making, store
         making.start_anew()
         if store is not None:
             store.start_anew()
-            self.books = store
 
     # --- what became durable ---------------------------------------------------------------------
 
