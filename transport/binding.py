@@ -33,6 +33,8 @@ AWAITED_SECONDS = 10.0
 """So long a port waits for this machine to have its address …"""
 _LOOK_SECONDS = 0.25
 """… and looks every so often."""
+_NO_ANSWER = (errno.EADDRINUSE, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+"""Errors that do not say whether an address is this machine's: it was out of ports, for one."""
 _SOURCE = "127.0.0.2"
 _USUAL_RANGE = (32768, 60999)
 """The kernel's default of ports for outgoing connections, where it does not tell."""
@@ -197,8 +199,8 @@ def _is_here(family: int, where: tuple[Any, ...]) -> bool:
     try:
         with sockets.socket(family, sockets.SOCK_STREAM) as probe:
             probe.bind((where[0], 0, *where[2:]))
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in _NO_ANSWER
     return True
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import subprocess
 import sys
 import time
 from typing import Any
+from unittest import mock
 
 import pytest
 import zmq
@@ -65,6 +67,14 @@ def test_a_name_is_bound_at_all_of_its_addresses_here(monkeypatch: pytest.Monkey
             socket.create_connection((host, port), timeout=10).close()
     finally:
         context.destroy(linger=0)
+
+
+def test_an_address_is_not_given_up_for_want_of_ports_or_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number, here in {errno.EADDRINUSE: True, errno.EMFILE: True, errno.ENODEV: False}.items():
+        monkeypatch.setattr(socket, "socket", mock.Mock(side_effect=OSError(number, "no")))
+        assert bool(binding._all_here("tcp://127.0.0.1:7110")) == here
 
 
 def test_every_address_of_a_name_is_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
