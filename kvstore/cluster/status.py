@@ -173,9 +173,10 @@ def look_around(
             answers |= probe.ask(asked, timeout, state=state, digest_slot=slot)
     finally:
         probe.close()
+    of = {a: s for reply in answers.values() for s, a in reply.addresses.items()}
     rows = []
     for server, address in addresses.items():
         reply = answers.get(server)
-        known = reply.server if reply is not None else max(server, 0)
+        known = reply.server if reply is not None else max(server, 0) or of.get(address, 0)
         rows.append(ServerStatus(server=known, address=address, reply=reply))
     return sorted(rows, key=lambda row: row.server or len(rows))

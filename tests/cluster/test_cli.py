@@ -167,6 +167,8 @@ def test_no_majority_says_so_and_status_by_one_server_is_not_content(tmp_path: P
         done = paxon_here("status", *at, "--timeout", "0.5")
         assert done.returncode == 5
         assert "only 1 of 3 servers answer" in done.stderr.decode()
+        every = ("status", "--cluster", ",".join(three.addresses), "--timeout", "0.5", "--json")
+        assert [row["server"] for row in json.loads(paxon_here(*every).stdout)] == [1, 2, 3]
         done = paxon_here("get", "key", *at, "--timeout", "1")
         assert done.returncode == 5
         assert "1 of 3 servers answered, none leads, 2 are needed" in one_sentence(done)
