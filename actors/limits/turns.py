@@ -43,6 +43,12 @@ ALL_OPENINGS = 4096
 """All clients together may open so many at once (who dials anew is another client each time) …"""
 ALL_OPENINGS_PER_SECOND = 2000.0
 """… and so many more each second."""
+ALLOWANCE = 1 / 16
+"""A client that takes more than this part of the time …"""
+ALLOWED_AHEAD = 0.5
+"""… and what it may take in so many seconds beside is greedy (a thirty-second of one) …"""
+MOST_GREEDY = 8
+"""… and counts for so many at most, itself included."""
 REMEMBERED_CLIENTS = 4096
 """Clients whose openings or time are counted, the last ones heard."""
 
@@ -77,22 +83,39 @@ class ClientTurns:
         """Clients whose values made the snapshot due that is being taken, and which part each."""
         self.paid_at: dict[ClientToken, float] = {}
         """When each client will have left the server to others for as long as it took it."""
-        self._owed_at: dict[ClientToken, float] = {}
-        """When each client last had to sit out for its account."""
+        self._ahead: dict[ClientToken, float] = {}
+        """When each client will have taken no more than ALLOWANCE since it was last below that."""
+        self.greedy: dict[ClientToken, float] = {}
+        """Clients that have taken much more than that, and until when each counts as one …"""
+        self._sorted_at = -NEVER
+        """… and when those were last taken out that do so no more."""
         self._modest_at = -NEVER
-        """When a client was last heard that had not lately."""
+        """When another client was last there …"""
+        self.modest: tuple[int, int] | None = None
+        """… and the command that it sent last, by its session and number."""
         self._last, self._last_at = b"", -NEVER
         self._before, self._before_at = b"", -NEVER
         """The two clients heard last, and when: is anybody else there?"""
 
-    def heard(self, client: ClientToken, now: float) -> None:
+    def heard(self, client: ClientToken, requests: Sequence[ClientMessage], now: float) -> None:
         """A frame of this client has come."""
         if client != self._last:
             self._before, self._before_at = self._last, self._last_at
             self._last = client
         self._last_at = now
-        if self._owed_at.get(client, -NEVER) < now - PRESENT_SECONDS:
+        waiting = self.waiting.get(client) if self.waiting else None
+        if requests and client not in self.greedy and not (waiting and waiting.requests):
+            asked = requests[-1]
             self._modest_at = now
+            self.modest = (asked.session, asked.seq) if type(asked) is Command else None
+
+    def still_there(self, now: float) -> None:
+        """A client that is not greedy waits for something."""
+        self._modest_at = now
+
+    def was_busy(self, seconds: float) -> None:
+        """The server listened to nobody for so long: that is no silence of anybody's."""
+        self._modest_at += seconds
 
     def others_present(self, client: ClientToken, since: float) -> bool:
         """Whether anybody but this client waits, or was heard since then or a little before."""
@@ -144,22 +167,56 @@ class ClientTurns:
     def next(self, now: float) -> tuple[ClientToken, Waiting] | None:
         """Whose turn it is; that client then goes to the end. None if all sit out.
 
-        Of several that sit out for what they took from each other, the first to be done need not,
-        if nobody else is there.
+        Of those that sit out for their accounts alone the first to be done need not, if nobody
+        else is there.
         """
-        for client, waiting in list(self.waiting.items()):
-            if waiting.not_before > now:
-                continue
-            del self.waiting[client]
-            if waiting.requests:
-                self.waiting[client] = waiting
-                return client, waiting
-        owing = self._owing()
-        if len(owing) < 2 or self._modest_at > now - PRESENT_SECONDS:
+        done, client = [], None
+        for one, waiting in self.waiting.items():
+            if waiting.not_before <= now:
+                if waiting.requests:
+                    client = one
+                    break
+                done.append(one)
+        for one in done:
+            del self.waiting[one]
+        if client is None:
+            client = self._next_in_debt(now)
+        if client is None:
             return None
-        client = min(owing, key=owing.__getitem__)
         waiting = self.waiting[client] = self.waiting.pop(client)
         return client, waiting
+
+    def wait_for_reader(self, client: ClientToken, until: float) -> None:
+        """It does not read its replies: until then it gets no turn, and shares with nobody."""
+        waiting = self.waiting[client]
+        waiting.not_before, waiting.owes = until, False
+        self.greedy.pop(client, None)
+
+    def _next_in_debt(self, now: float) -> ClientToken | None:
+        """Who goes on although it owes the others time, for nobody else is there.
+
+        What it owes is taken off all accounts: it took that time from nobody.
+        """
+        owing = self._owing()
+        if not owing or self._there_until(owing) > now:
+            return None
+        first = min(owing, key=owing.__getitem__)
+        early = owing[first] - now
+        for client, waiting in self.waiting.items():
+            if waiting.owes:
+                waiting.not_before -= early
+                if client in self.paid_at:
+                    self.paid_at[client] -= early
+        return first
+
+    def _there_until(self, owing: Mapping[ClientToken, float]) -> float:
+        """Until when somebody is there who would be served at once, or owes less than these."""
+        least, paid_at = min(owing.values()), self.paid_at
+        there = [self._modest_at + PRESENT_SECONDS]
+        for client, until in self.greedy.items():
+            if client not in owing and paid_at.get(client, -NEVER) < least:
+                there.append(until)
+        return max(there)
 
     def _owing(self) -> dict[ClientToken, float]:
         """Clients with something waiting that sit out for their accounts alone: until when."""
@@ -197,6 +254,7 @@ class ClientTurns:
         for client, part in parts.items():
             self.sit_out(client, now, HELD_SECONDS)
             self.blamed[client] = part
+            self.greedy.pop(client, None)
 
     def snapshot_taken(self, seconds: float, now: float) -> None:
         """It has taken so long: for their part of that they let others go first."""
@@ -204,22 +262,40 @@ class ClientTurns:
         for client, part in blamed.items():
             self.sit_out(client, now, seconds * part)
 
-    def spend(self, client: ClientToken, seconds: float, now: float) -> bool:
+    def spend(self, client: ClientToken, seconds: float, now: float, weight: int = 1) -> bool:
         """It has taken so much of the server's time; whether that is enough for a while."""
         began = max(self.paid_at.pop(client, -NEVER), now - seconds)
-        until = self.paid_at[client] = min(began + 2 * seconds, now + HELD_SECONDS)
-        if len(self.paid_at) > REMEMBERED_CLIENTS:
-            del self.paid_at[next(iter(self.paid_at))]
-        return until - now >= CLIENT_SECONDS / 2
+        until = self.paid_at[client] = min(began + 2 * weight * seconds, now + HELD_SECONDS)
+        _forget_one(self.paid_at)
+        return until - now >= weight * CLIENT_SECONDS / 2
 
     def charge(self, client: ClientToken, seconds: float, now: float) -> None:
         """It has taken so much of the others' time: once that is enough it sits out."""
-        if self.spend(client, seconds, now) and client not in self.held_back.values():
-            self.sit_out(client, now, self.paid_at[client] - now, owes=True)
-            self._owed_at.pop(client, None)
-            self._owed_at[client] = now
-            if len(self._owed_at) > REMEMBERED_CLIENTS:
-                del self._owed_at[next(iter(self._owed_at))]
+        ahead = max(self._ahead.pop(client, now), now) + seconds / ALLOWANCE
+        self._ahead[client] = min(ahead, now + ALLOWED_AHEAD + 1.0)
+        _forget_one(self._ahead)
+        is_greedy = ahead > now + ALLOWED_AHEAD
+        if is_greedy:
+            self.greedy[client] = self.greedy.pop(client, NEVER)
+            _forget_one(self.greedy)
+        owes = self.spend(client, seconds, now, self.weight(client, now))
+        owed = max(0.0, self.paid_at[client] - now)
+        if is_greedy:  # (it may be in the log for about as long as it owes)
+            self.greedy[client] = now + 2 * owed + PRESENT_SECONDS
+        if owes and client not in self.held_back.values():
+            self.sit_out(client, now, owed, owes=True)
+
+    def weight(self, client: ClientToken, now: float) -> int:
+        """What the client takes counts so many times.
+
+        All greedy ones are to leave the others half of the time together, so each counts for all.
+        """
+        if client not in self.greedy:
+            return 1
+        if now >= self._sorted_at + PRESENT_SECONDS:
+            self._sorted_at = now
+            self.greedy = {c: until for c, until in self.greedy.items() if until > now}
+        return min(max(len(self.greedy), 1), MOST_GREEDY)
 
     def go_on(self, client: ClientToken, now: float) -> None:
         """It waits for nothing but what is left on its account."""
@@ -242,6 +318,8 @@ class ClientTurns:
         waiting = self.waiting.pop(client, None)
         self.ignored.discard(client)
         self.paid_at.pop(client, None)
+        self.greedy.pop(client, None)
+        self._ahead.pop(client, None)
         if waiting is not None:
             self.messages -= len(waiting.requests)
             self.bytes -= waiting.bytes
@@ -249,9 +327,15 @@ class ClientTurns:
     def due(self) -> float:
         """When somebody's turn comes; infinity if nobody waits."""
         due = min((w.not_before for w in self.waiting.values() if w.requests), default=NEVER)
-        if len(self.waiting) > 1 and len(self._owing()) > 1:
-            return min(due, self._modest_at + PRESENT_SECONDS)
+        if owing := self._owing():
+            return min(due, self._there_until(owing))
         return due
+
+
+def _forget_one(clients: dict[ClientToken, float]) -> None:
+    """The one that was taken down longest ago, if there are too many."""
+    if len(clients) > REMEMBERED_CLIENTS:
+        del clients[next(iter(clients))]
 
 
 def request_bytes(request: ClientMessage) -> int:

@@ -128,15 +128,16 @@ class Reception:
         if handled > BURST_MESSAGES or turns.waiting or burst.client_bytes >= TURN_BYTES:
             self._let_wait(clients, reign)
             self.open()  # (what renewals took does not count)
+            turns.was_busy(self._worked_at - self._outbox.now)
             self._serving = True
             self._take_turns(reign)
             return
         if not clients:
             return
         now = self._outbox.now
-        turns.heard(clients[0][0], now)
+        turns.heard(*clients[0], now)
         if len(clients) > 1:
-            turns.heard(clients[-1][0], now)
+            turns.heard(*clients[-1], now)
         handlers = self.handlers  # the usual case: all of it at once
         timed = handled > UNTIMED_MESSAGES or burst.client_bytes > UNTIMED_BYTES
         for index, (client, requests) in enumerate(clients):
@@ -203,7 +204,7 @@ class Reception:
         turns, now = self.turns, self._outbox.now
         for client, came in clients:
             requests = self._renew_first(client, came)
-            turns.heard(client, now)
+            turns.heard(client, came, now)
             has_room = not requests or turns.add(client, requests)
             if turns.is_much(client) and self._others_present(client, now, reign):
                 turns.ignored.add(client)
@@ -226,7 +227,7 @@ class Reception:
                 began = now
                 self.handlers[Renew](request, client)
                 now = self._clock.monotonic()
-                turns.spend(account, now - began, now)
+                turns.spend(account, now - began, now, turns.weight(client, now))
                 self._charge(client, now - began, now, self._reign)
             else:
                 left.append(request)
@@ -234,12 +235,16 @@ class Reception:
 
     def _take_turns(self, reign: Reign | None) -> None:
         """Serve those that waited, in turns, until the step's share is spent."""
-        handled = 0
+        handled, turns, began = 0, self.turns, self._turn_at
+        if reign is not None and reign.awaits(turns.modest, turns.greedy):
+            turns.still_there(began)
         while handled < BURST_MESSAGES and (turn := self._next_turn()) is not None:
             client, waiting = turn
             if self._outbox.network.congested(client):
-                waiting.not_before = self._turn_at + SLOW_READER_PAUSE
-                waiting.owes = False
+                turns.wait_for_reader(client, self._turn_at + SLOW_READER_PAUSE)
+                handled += 1
+                self._turn_at = self._clock.monotonic()
+                self.spent = self._turn_at >= self._ends_at
                 continue
             before = _waiting_work(reign)
             served = self._serve_turn(client, waiting, reign)
@@ -247,6 +252,7 @@ class Reception:
             self._end_turn(client, served, _waiting_work(reign) - before, reign)
         if handled >= BURST_MESSAGES:
             self.spent = True
+        turns.was_busy(self._turn_at - began)
 
     def _next_turn(self) -> tuple[ClientToken, Waiting] | None:
         """Whose turn it is; None if all sit out, or the step's share is spent."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from itertools import islice
 
 import pykka
 
@@ -352,6 +353,18 @@ class Reign:
         """
         inside = self.waiting.values()
         return bool(inside) and not client == next(iter(inside)) == next(reversed(inside))
+
+    def awaits(self, command: tuple[int, int] | None, greedy: Container[ClientToken]) -> bool:
+        """Whether somebody waits for this command, or who is not among these for anything.
+
+        (Of the latter, whoever is first or last in line.)
+        """
+        inside, reads = self.waiting, self.reads.waiting
+        if command in inside:
+            return True
+        ends = [*islice(inside.values(), 1), *islice(reversed(inside.values()), 1)]
+        ends += [read[2] for read in (*islice(reads, 1), *islice(reversed(reads), 1))]
+        return any(client not in greedy for client in ends)
 
     def takes_in(self, request: ClientMessage, settings: Settings) -> bool:
         """Whether a request that waits for its turn can be handled now."""

@@ -119,7 +119,7 @@ def _renewals(operations: list[Any], a_frame: int) -> Callable[[int], Frames]:
     renewal = encode_operations(operations)
 
     def frames(_session: int) -> Frames:
-        numbers = itertools.count(1)
+        numbers = itertools.count(_free_number())
         while True:
             yield [Renew(number, renewal) for number in itertools.islice(numbers, a_frame)]
 
@@ -180,8 +180,8 @@ def _execute(_seq: int) -> bytes:
     return encode_operations([Put(b"floods/%d" % (number % 100), b"x") for number in range(20_000)])
 
 
-def _free_lease() -> int:
-    """The first of many that nobody else will have."""
+def _free_number() -> int:
+    """The first of many leases, or questions, that nobody else will have."""
     return int.from_bytes(os.urandom(5), "big") << 22
 
 
@@ -189,7 +189,7 @@ def _grants(each: int, a_frame: int) -> Callable[[int], Frames]:
     """Of so many leases a command, none of which is there yet."""
 
     def frames(session: int) -> Frames:
-        leases = itertools.count(_free_lease())
+        leases = itertools.count(_free_number())
 
         def grant(_seq: int) -> bytes:
             return encode_operations([Grant(next(leases), 60_000) for _ in range(each)])
@@ -201,7 +201,7 @@ def _grants(each: int, a_frame: int) -> Callable[[int], Frames]:
 
 def _renewals_of_one(session: int) -> Frames:
     """Of one lease that is there, over and over."""
-    lease = _free_lease()
+    lease = _free_number()
     yield [Command(session, 1, 1, 0, encode_operations([Grant(lease, 3_600_000)]))]
     yield from _renewals([KeepAlive(lease)], 4000)(session)
 

@@ -235,7 +235,7 @@ class Machines(Cluster):
 
     def connect(self, client: Ordinary) -> None:
         self.clients.append(client)
-        client.send(self.now, OpenSession(len(self.clients)))
+        client.send(self.now, OpenSession(1 << 50 | len(self.clients)))
         until = self.now + 2
         while not client.session and self.now < until:
             self.run(0.05)

@@ -22,6 +22,7 @@ from paxon.actors.messages import (
     StatusRequest,
     Watch,
 )
+from paxon.actors.parts.reception import BURST_MESSAGES, RENEWALS
 from paxon.kvstore.store.operations import Get, Put, encode_operations
 from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst
@@ -128,7 +129,7 @@ class Slow(Register):
     clock: ClassVar[Clock]
 
     def apply(self, command: bytes) -> bytes:
-        self.clock.now += int(command) / 1000
+        self.clock.now += float(command) / 1000
         return command
 
     def query(self, query: bytes) -> bytes:
@@ -180,6 +181,71 @@ def test_who_asked_for_what_takes_no_time_sits_out_for_what_its_frames_take(slow
     assert slow.clock.now <= 100.0 + 2 * 3000 * MESSAGE_SECONDS + CLIENT_SECONDS
 
 
+READS, SHORT_READS, COMMANDS = b"?10", b"?0.4", b"0.5"
+"""Floods: how many milliseconds each takes, and whether it is a read."""
+
+
+def rates(cluster: Cluster, floods: list[bytes], own: bytes | None) -> tuple[float, float]:
+    """What part of the time these get, and how many commands a second another one, beside them.
+
+    That one sends the next a millisecond after an answer, and nothing at all if `own` is None. The
+    first 0.4 s do not count.
+    """
+    clients = [b"flooder %d" % number for number in range(len(floods))]
+    sessions = [cluster.open_session(1, client) for client in clients]
+    session = cluster.open_session(1, OTHER)
+    turns = cluster.servers[1].reception.turns
+    sent = seq = before = 0
+    took = due = 0.0
+    cluster.pass_time(0.2)
+    began = cluster.clock.now + 0.4
+    cluster.replies.clear()
+    while (now := cluster.clock.now) < began + 0.5:
+        frames: list[tuple[bytes, list[Any]]] = []
+        for client, of, flood in zip(clients, sessions, floods, strict=True):
+            if client not in turns.waiting or len(turns.waiting[client].requests) < 20:
+                more = range(sent := sent + 1, (sent := sent + 40))
+                if flood in (READS, SHORT_READS):
+                    frames.append((client, [Query(n, "stale", flood[1:]) for n in more]))
+                else:
+                    frames.append((client, [Command(of, n, sent - 300, 0, flood) for n in more]))
+        if own is not None and now >= due and answered(cluster, OTHER) == seq:
+            seq += 1
+            frames.append((OTHER, [Command(session, seq, seq, 0, own)]))
+        arrives(cluster, *frames)
+        cluster.stabilize()
+        if answered(cluster, OTHER) == seq and due <= now:
+            due = cluster.clock.now + 0.001
+        if now < began:
+            before = seq
+        else:
+            took += cluster.clock.now - now
+        if cluster.clock.now == now:
+            cluster.clock.now += 0.0001
+    return took / 0.5, (seq - before) / 0.5
+
+
+FLOODS = [[READS] * 3, [SHORT_READS] * 3, [COMMANDS] * 3, [READS, SHORT_READS, COMMANDS]]
+
+
+@pytest.mark.parametrize(
+    ("floods", "own"), [*((floods, b"0") for floods in FLOODS), ([COMMANDS] * 3, b"5")]
+)
+def test_three_that_flood_leave_half_of_a_fair_share(
+    floods: list[bytes], own: bytes, slow: Cluster
+) -> None:
+    """… to who asks for little, and to who asks for much as well, but waits for each answer."""
+    alone = 1 / (0.001 + 3 * float(own) / 1000)
+    assert rates(slow, floods, own)[1] >= alone / 8
+
+
+@pytest.mark.parametrize("floods", FLOODS)
+def test_those_that_flood_get_everything_while_nobody_else_is_there(
+    floods: list[bytes], slow: Cluster
+) -> None:
+    assert rates(slow, floods, None)[0] >= 0.9
+
+
 def test_what_is_short_adds_up() -> None:
     """A turn of 0.1 ms is nothing, five are; who needs less than half of the time never waits."""
     turns, now = ClientTurns(), 100.0
@@ -193,30 +259,94 @@ def test_what_is_short_adds_up() -> None:
     assert OTHER not in turns.waiting
 
 
-def test_two_that_took_much_do_not_both_sit_out_beside_an_idle_server() -> None:
-    turns = ClientTurns()
-    for client, seconds in ((FLOODER, 2.0), (OTHER, 1.0)):
+def test_those_that_took_much_do_not_all_sit_out_beside_an_idle_server() -> None:
+    turns, asks = ClientTurns(), [StatusRequest(1)]
+    for client, seconds in ((FLOODER, 2.0), (OTHER, 0.4)):
         turns.charge(client, seconds, 1.0)
-        turns.add(client, [StatusRequest(1)])
-        turns.heard(client, 1.0)
+        turns.heard(client, asks, 1.0)
+        turns.add(client, asks * 9)
     assert turns.due() < 1.0
     assert turns.next(1.0) == (OTHER, turns.waiting[OTHER])
-    turns.heard(b"modest", 1.0)  # … but they do while somebody is there who took little, …
+    assert turns.waiting[FLOODER].not_before == pytest.approx(1.8)  # nobody had to wait for OTHER
+    turns.charge(OTHER, 0.1, 1.0)
+    turns.heard(b"modest", asks, 1.0)  # … but they do while somebody is there who took little, …
     assert turns.next(1.05) is None
     assert turns.due() == pytest.approx(1.1)
-    assert turns.next(1.6) == (OTHER, turns.waiting[OTHER])
-    turns.hold_back(OTHER, (1, 1), 1.6)  # … and one does that waits for its slot
-    assert turns.next(1.7) is None
-    assert turns.due() == pytest.approx(3.0)
+    turns.was_busy(0.2)  # … who could not be heard meanwhile, …
+    assert turns.next(1.25) is None
+    turns.hold_back(OTHER, (1, 1), 1.25)  # … or who owes less and is not in line …
+    assert turns.next(1.35) is None
+    turns.drop(OTHER)  # … before it leaves
+    assert turns.next(1.35) == (FLOODER, turns.waiting[FLOODER])
+    turns.charge(FLOODER, 0.1, 1.35)
+    turns.charge(b"does not read", 0.05, 1.35)
+    turns.add(b"does not read", asks)
+    turns.wait_for_reader(b"does not read", 9.0)
+    turns.heard(b"does not read", asks, 1.4)  # and whoever does not read is not there
+    assert turns.next(1.4) == (FLOODER, turns.waiting[FLOODER])
+
+
+def test_what_was_taken_from_nobody_is_not_owed_to_who_comes_later() -> None:
+    turns, now = ClientTurns(), 100.0
+    for client in (b"1", b"2", b"3"):
+        turns.add(client, [StatusRequest(1)] * 1000)
+    for _ in range(900):
+        turn = turns.next(now)
+        assert turn is not None
+        now += 0.01
+        turns.charge(turn[0], 0.01, now)
+    assert max(turns.paid_at.values()) < now + 0.2
+
+
+@pytest.mark.parametrize(("others", "stay"), [(3, True), (200, True), (20, False)])
+def test_a_pipeline_does_not_starve_beside_many(others: int, stay: bool) -> None:
+    """Each asks for 0.5 ms, and again a millisecond after its answer, as somebody else or not."""
+    turns, asks, now, number = ClientTurns(), [StatusRequest(1)], 100.0, others
+    due = [(now, b"%d" % one) for one in range(others)]
+    turns.add(FLOODER, asks * 10_000)
+    longest = served = 0.0
+    while now < 101.0:
+        while due and due[0][0] <= now:
+            client = due.pop(0)[1]
+            turns.heard(client, asks, now)
+            turns.add(client, asks)
+        if (turn := turns.next(now)) is None:
+            now = min([turns.due(), *[at for at, _ in due[:1]]])
+            continue
+        client, waiting = turn
+        turns.take(waiting)
+        now += 0.0005
+        turns.was_busy(0.0005)
+        turns.charge(client, 0.0005, now)
+        if client == FLOODER:
+            longest, served = max(longest, now - max(served, 100.0)), now
+            continue
+        number += 1
+        due.append((now + 0.001, client if stay else b"%d" % number))
+    assert max(longest, now - served) <= 0.11
+    assert turns.greedy.keys() <= {FLOODER, *((b"0", b"1", b"2") if others == 3 else ())}
 
 
 class FullWire(Wire):
     """Some clients do not read."""
 
     full: ClassVar[set[bytes]] = set()
+    looks = 0
 
     def congested(self, client: bytes) -> bool:
+        FullWire.looks += 1
         return client in self.full
+
+
+def test_a_step_looks_at_so_many_only_that_do_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(1, wire=FullWire).start()
+    turns, clients = cluster.servers[1].reception.turns, {b"%d" % n for n in range(4000)}
+    monkeypatch.setattr(FullWire, "full", clients)
+    monkeypatch.setattr(FullWire, "looks", 0)
+    for client in clients:
+        turns.add(client, [StatusRequest(1)])
+    cluster.step(1)
+    assert FullWire.looks == BURST_MESSAGES
 
 
 def test_two_that_owe_and_do_not_read_do_not_stop_the_server(
@@ -275,6 +405,14 @@ def test_renewals_that_come_and_come_keep_nobody_waiting(slow: Cluster) -> None:
         assert slow.clock.now - before <= 0.021  # one that goes before all, and one in its turn
         if number % 2:
             assert len(slow.told(StatusReply, OTHER)) >= number - 1
+
+
+def test_renewals_of_several_that_flood_count_for_all_of_them(slow: Cluster) -> None:
+    turns, began = slow.servers[1].reception.turns, slow.clock.now
+    for client in (FLOODER, OTHER, b"third"):
+        turns.charge(client, 1.0, began)
+    arrives(slow, (FLOODER, [Renew(1, b"10")]))
+    assert turns.paid_at[FLOODER + RENEWALS] == pytest.approx(began + 3 * 0.02)
 
 
 def test_what_waits_is_counted_whatever_it_is() -> None:
