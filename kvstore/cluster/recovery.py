@@ -148,6 +148,7 @@ def found_cluster(
     `RecoveryError`.
     """
     made: list[Path] = []
+    placed: list[Path] = []
     try:
         for target in targets.values():
             make_directory(target.parent)
@@ -159,13 +160,15 @@ def found_cluster(
             if targets[server].exists():
                 targets[server].rmdir()  # (it is empty)
             fresh.rename(targets[server])
+            placed.append(targets[server])
             sync_directory(fresh.parent)
+        placed.clear()  # all are there: they stay
     except (OSError, StorageError) as error:
         text = in_words(error) if isinstance(error, OSError) else str(error)
         raise RecoveryError(f"the new directories cannot be made: {text}") from error
     finally:
-        for fresh in made:
-            shutil.rmtree(fresh, ignore_errors=True)
+        for directory in made + placed:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def snapshot_of(application: Application, agreed: Agreed) -> Callable[[int], bytes]:

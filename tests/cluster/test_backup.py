@@ -215,6 +215,26 @@ def test_nothing_is_overwritten(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "new"]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_restoring_that_fails_between_two_directories_leaves_none(
+    kv: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    file = tmp_path / "b"
+    backup.save(kv, file, "orders")
+    cluster = describe(tmp_path / "new", servers=2)
+    rename = Path.rename
+
+    def fail_at_the_second(path: Path, target: Path) -> Path:
+        if str(target) == cluster.servers[2].directory:
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_at_the_second)
+    with pytest.raises((KeyboardInterrupt, RecoveryError)):
+        backup.restore(file, cluster, of="orders")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["cluster.toml"]
+
+
 def test_two_restorings_are_two_clusters(kv: Client, tmp_path: Path) -> None:
     """Directories of both never serve together."""
     file = tmp_path / "b"
