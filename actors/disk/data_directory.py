@@ -21,6 +21,7 @@ __all__ = [
     "in_words",
     "make_directory",
     "owner_of",
+    "trouble_with",
     "replace_file",
     "sync_directory",
 ]
@@ -39,6 +40,7 @@ READ_BYTES = 1 << 20
 FIRST_COMMIT = 1
 """The number of the commit with which a database is made."""
 
+_FORMAT = re.compile(rb"paxon data directory\nformat (\d{1,9})\n")
 _WITNESS = re.compile(
     rb"paxon data directory\nformat (?P<format>\d+)\ncluster (?P<cluster>[^\n]*)\n"
     rb"server (?P<server>\d+)\n"
@@ -111,13 +113,43 @@ def owner_of(directory: Path) -> Owner:
     Nobody if there is none, or it cannot be read: opening it as a server does says why.
     """
     try:
-        found = _WITNESS.fullmatch((directory / WITNESS_NAME).read_bytes())
-    except OSError:
-        return Owner()
-    if found is None:
+        found = _witness_in(directory)
+    except (OSError, StorageError):
         return Owner()
     cluster = found["cluster"].decode(errors="replace")
     return Owner(cluster, int(found["server"]), int(found["incarnation"]))
+
+
+def trouble_with(directory: Path) -> str:
+    """Why a directory's witness cannot be believed; "" if it can, or there is none."""
+    try:
+        _witness_in(directory)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"data directory {directory}: {in_words(error)}"
+    except StorageError as error:
+        return str(error)
+    return ""
+
+
+def _witness_in(directory: Path) -> re.Match[bytes]:
+    """Raises `StorageError` for one that is damaged, or of another format, and `OSError`."""
+    text = (directory / WITNESS_NAME).read_bytes()
+    head, _, checksum = text.rpartition(b"checksum ")
+    version, found = _FORMAT.match(text), _WITNESS.fullmatch(text)
+    whole = version is not None and checksum == b"%08x\n" % zlib.crc32(head)
+    if version is not None and whole and int(version[1]) != FORMAT_VERSION:
+        raise StorageError(
+            f"data directory {directory} has format version {int(version[1])}, this Paxon reads "
+            f"{FORMAT_VERSION}: use the Paxon that wrote it, or another directory"
+        )
+    if found is None or not whole:
+        raise CorruptStorage(
+            f"data directory {directory}: {WITNESS_NAME} is damaged (its checksum is wrong); "
+            f"{REMEDY}"
+        )
+    return found
 
 
 class DataDirectory:
@@ -205,15 +237,16 @@ class DataDirectory:
                 f"data directory {self.path}: {WITNESS_NAME} is missing, so that nobody can tell "
                 f"whether {DATABASE_NAME} is complete; put it back, or {REMEDY}"
             )
-        self._parse(witness.read_bytes())
+        self._believe(_witness_in(self.path))
         return True
 
     def _check_unused(self, witness: Path) -> None:
         """Refuse to make a new database where one must have been."""
         commits = 0
         if witness.exists():
-            found = _WITNESS.fullmatch(witness.read_bytes())
-            commits = FIRST_COMMIT + 1 if found is None else int(found["commits"])
+            text = witness.read_bytes()  # empty, if this was killed as it made one
+            found = _WITNESS.fullmatch(text)
+            commits = int(found["commits"]) if found else (FIRST_COMMIT + 1) * bool(text)
         leftover = self.database.with_name(DATABASE_NAME + "-wal").exists() or (
             self.path.exists() and any(self.path.glob("snapshot-*.paxon"))
         )
@@ -233,21 +266,9 @@ class DataDirectory:
                 f"give another directory"
             )
 
-    def _parse(self, text: bytes) -> None:
-        found = _WITNESS.fullmatch(text)
-        head, _, _rest = text.partition(b"checksum ")
-        if found is None or zlib.crc32(head) != int(found["checksum"], 16):
-            raise CorruptStorage(
-                f"data directory {self.path}: {WITNESS_NAME} is damaged (its checksum is wrong); "
-                f"{REMEDY}"
-            )
-        version, server = int(found["format"]), int(found["server"])
-        cluster = found["cluster"].decode(errors="replace")
-        if version != FORMAT_VERSION:
-            raise StorageError(
-                f"data directory {self.path} has format version {version}, this Paxon reads "
-                f"{FORMAT_VERSION}: use the Paxon that wrote it, or another directory"
-            )
+    def _believe(self, found: re.Match[bytes]) -> None:
+        """Be the directory of this witness. Raises `StorageError` if it is another server's."""
+        cluster, server = found["cluster"].decode(errors="replace"), int(found["server"])
         if cluster != self.cluster:
             raise StorageError(
                 f"data directory {self.path} belongs to cluster {cluster!r}, not to "

@@ -599,7 +599,8 @@ class SqliteStorage(Storage):
         """An error of SQLite or of the operating system as one of ours."""
         if isinstance(error, OSError):
             return StorageError(f"{self._directory.path}: {in_words(error)}")
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        whole_code = getattr(error, "sqlite_errorcode", 0)
+        code = whole_code & 0xFF
         refused = self._directory.unwritable() if code in _CANNOT_WRITE else None
         damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
         if (damaged or isinstance(error, CorruptStorage)) and (
@@ -611,8 +612,11 @@ class SqliteStorage(Storage):
         with contextlib.suppress(OSError):
             if gone := self._directory.missing_file():
                 return StorageError(gone)
+        # (SQLite's word for a quota. What a sync has refused is not tried again.)
         if code == sqlite3.SQLITE_FULL or (
-            refused is not None and refused.errno in (errno.ENOSPC, errno.EDQUOT)
+            whole_code == sqlite3.SQLITE_IOERR_WRITE
+            and refused is not None
+            and refused.errno in (errno.ENOSPC, errno.EDQUOT)
         ):
             return DiskFullError(
                 f"{self._directory.database}: the disk is full: free some space and start the "

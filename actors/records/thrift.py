@@ -83,13 +83,13 @@ class Thrift:
         useful[server] += 1
         if sum(useful.values()) < self._trial:
             return
-        enough = self._trial // (2 * len(self._voters)) + 1  # half of an equal part
+        favoured: set[ServerId] = set()
+        if self._trial == FIRST_TRIAL:  # else whoever was relied upon was late
+            enough = FIRST_TRIAL // (2 * len(self._voters)) + 1  # half of an equal part
+            favoured = {other for other in self._watching if useful.get(other, 0) >= enough}
         ranked = sorted(
-            self._voters,
-            key=lambda other: (
-                other not in self._watching or useful[other] < enough, -useful[other], other,
-            ),
-        )  # fmt: skip
+            self._voters, key=lambda other: (other not in favoured, -useful[other], other)
+        )
         if useful[ranked[self._needed - 1]] > 0:  # else too few have answered at all
             self.rely_on(ranked[: self._needed])
 
@@ -113,7 +113,7 @@ class Thrift:
         if holds == (server in self._watching):
             return False
         self._watching ^= {server}
-        return holds and server in self.spare
+        return holds and server in self.spare and server in self._voters
 
     def finds_late(self, now: float, undecided: Container[int], confirmed: int) -> bool:
         """Look at what is due: whether the prompt servers have not answered within the delay.

@@ -10,6 +10,7 @@ from itertools import islice
 
 from paxon.kvstore.store.history import History, key_of
 from paxon.kvstore.store.key_index import KeyIndex
+from paxon.kvstore.store.spans import united
 
 __all__ = ["Lately"]
 
@@ -37,20 +38,24 @@ class Lately:
     def may_have_changed(
         self, spans: list[tuple[bytes, bytes | None]], after: int, number: int
     ) -> bool:
-        """Whether any of these keys has changed after a revision, as far as can be told at once.
+        """Whether any of these keys has changed after a revision, as far as is soon told.
 
-        `number` is that of the first event after it.
+        `number` is that of the first event after it. Where there are fewer events than keys to look
+        at, it is for the events to tell.
         """
         if not self._covers(number):
             return True
-        last = self._last
-        for first, end in spans:
-            if end is None:
-                if last.get(first, 0) > after:
-                    return True
-                continue
-            if self._index is None:
-                self._index = KeyIndex(last)
+        last, left = self._last, self.history.end - number
+        if any(last.get(first, 0) > after for first, end in spans if end is None):
+            return True
+        ranges = united(spans)
+        if ranges and self._index is None:
+            self._index = KeyIndex(last)
+        for first, end in ranges:
+            assert self._index is not None
+            left -= self._index.count(first, end)
+            if left < 0:
+                return True
             if any(last[key] > after for key in self._index.between(first, end)):
                 return True
         return False

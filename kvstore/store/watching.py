@@ -153,6 +153,8 @@ class Watches:
         if wanted is None:
             return
         self._spans -= len(wanted.spans)
+        if not self._kept:
+            self._lately = None
         self._no_puts.discard(number)
         self._no_deletes.discard(number)
         if self._ahead.pop(number, 0):
@@ -197,6 +199,7 @@ class Watches:
     def start_anew(self) -> None:
         """The state was replaced by another: each watch goes on from its own position."""
         self._anew = True
+        self._lately = None  # it would keep all of the old one
 
     def happened(self, state: State, max_bytes: int) -> list[tuple[int, bytes]]:
         """Answers for which something has happened."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any, Self, TypeVar
 
 from paxon.actors import StateMachine
@@ -15,6 +14,7 @@ from paxon.kvstore.client.links import MEMORY
 from paxon.kvstore.cluster.node import ServerStartError, checked_machine
 from paxon.kvstore.errors import InvalidRequest
 from paxon.kvstore.objects.async_proxy import AsyncProxy, async_proxy
+from paxon.kvstore.objects.machine import ObjectMachine
 from paxon.kvstore.objects.proxy import proxy
 from paxon.kvstore.objects.replicated import Replicated
 from paxon.kvstore.recipes.clients import AsyncClient, Client
@@ -29,22 +29,32 @@ R = TypeVar("R", bound=Replicated)
 MEMORY[:] = [MemoryLinks]
 
 
-def _strictly(machine: StateMachine, query: Callable[[bytes], bytes], asked: bytes) -> bytes:
-    """Answer a query, and raise if it has changed the state: one server's would then differ."""
-    before = _image(machine)
-    answer = query(asked)
-    if _image(machine) != before:
-        raise RuntimeError(
-            "a query changed the state, of one server alone: make it a command, or have it work on "
-            "a copy"
-        )
-    return answer
+_SMALL_BYTES = 64 << 10
+"""So large a state may be for a look whether a query changes it: each takes three images."""
 
 
-def _image(machine: StateMachine) -> bytes:
-    with suppress(Exception):  # one that cannot be taken is told of where it is needed
-        return machine.snapshot()
-    return b""
+class _Strict:
+    """Answers queries, and raises if one has changed the state: one server's would then differ."""
+
+    def __init__(self, machine: ObjectMachine) -> None:
+        self._machine, self._query = machine, machine.query
+        self._looks = True
+
+    def __call__(self, asked: bytes) -> bytes:
+        before = self._image()
+        self._looks = self._looks and len(before) <= _SMALL_BYTES and self._image() == before
+        answer = self._query(asked)
+        if self._looks and self._image() != before:
+            raise RuntimeError(
+                "a query changed the state, of one server alone: make it a command, or have it "
+                "work on a copy"
+            )
+        return answer
+
+    def _image(self) -> bytes:
+        with suppress(Exception):  # one that cannot be taken is told of where it is needed
+            return self._machine.snapshot() if self._looks else b""
+        return b""
 
 
 class MemoryCluster:
@@ -72,8 +82,8 @@ class MemoryCluster:
 
     def _new(self) -> StateMachine:
         machine = checked_machine(self._machine())
-        if not isinstance(machine, KVStore):
-            machine.query = partial(_strictly, machine, machine.query)  # type: ignore[method-assign]
+        if isinstance(machine, ObjectMachine):
+            machine.query = _Strict(machine)  # type: ignore[method-assign, assignment]
         return machine
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import subprocess
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import paxon
+from paxon import Replicated, command, query
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.testing import MemoryCluster
 
@@ -77,7 +79,6 @@ class Sum(StateMachine):
         return b"%d" % self.total
 
     def query(self, query: bytes) -> bytes:
-        self.total += int(query)
         return b"%d" % self.total
 
     def snapshot(self) -> bytes:
@@ -94,10 +95,43 @@ def test_a_machine_of_ones_own() -> None:
         assert client.execute(b"4") == b"7"
         with pytest.raises(paxon.OperationFailed, match="ValueError"):
             client.execute(b"four")
-        assert client.query(b"0") == b"7"
-        with pytest.raises(paxon.OperationFailed, match="a query changed the state"):
-            client.query(b"1")
         assert cluster.failure is None
+
+
+class Reader(Replicated):
+    def __init__(self) -> None:
+        self.reads: list[bool] = []
+        self.text: str = ""
+
+    @command
+    def write(self, text: str) -> None:
+        self.text = text
+
+    @query
+    def read(self, count: bool) -> int:
+        if count:
+            self.reads.append(True)
+        return len(self.reads)
+
+
+class Stamped(Reader):
+    """Two images of one state differ."""
+
+    def snapshot(self) -> bytes:
+        return os.urandom(8)
+
+    def restore(self, snapshot: bytes) -> None: ...
+
+
+def test_a_query_that_changes_the_state_of_a_class_is_found() -> None:
+    with MemoryCluster(Reader) as cluster, cluster.proxy(Reader) as reader:
+        assert reader.read(False) == 0
+        with pytest.raises(paxon.OperationFailed, match="a query changed the state"):
+            reader.read(True)
+        reader.write("x" * (65 << 10))
+        assert reader.read(True) == 2, "of a large state nobody looks"
+    with MemoryCluster(Stamped) as cluster, cluster.proxy(Stamped) as reader:
+        assert reader.read(False) == 0
 
 
 def test_a_server_that_stops_says_why_and_its_clients_do_not_hang() -> None:

@@ -17,7 +17,14 @@ from paxon.actors.messages import (
     HeartbeatReply,
     Query,
 )
-from paxon.actors.records.thrift import FIRST_TRIAL, LONGEST_TRIAL, MOST_BYTES, RECONSIDER_BEATS
+from paxon.actors.records.thrift import (
+    FIRST_TRIAL,
+    LONGEST_TRIAL,
+    MOST_BYTES,
+    RECONSIDER_BEATS,
+    Thrift,
+)
+from paxon.actors.settings import Settings
 from paxon.transport import Burst
 from tests.harness import Cluster, reign_of
 
@@ -108,6 +115,26 @@ def test_who_holds_watches_is_prompt_unless_it_is_much_slower(
     assert reign_of(cluster.servers[1]).thrift.prompt == (prompt,)
     cluster.pass_time(1.1)  # it says so with each heartbeat, and that changes nothing more
     assert reign_of(cluster.servers[1]).thrift.prompt == (prompt,)
+
+
+def test_who_holds_watches_is_not_preferred_once_it_was_late() -> None:
+    settings = Settings(cluster="test", server=1, servers=(1, 2, 3), thrifty_delay=DELAY)
+    thrift = Thrift(settings, (2, 3), voters=(2, 3))
+    for late in (False, True):
+        thrift.holds_watches(3, True)
+        for number in range(FIRST_TRIAL << late):
+            thrift.count_useful(2 if number % 3 else 3)
+        assert thrift.prompt == ((2,) if late else (3,))
+        thrift.were_late()
+        thrift.ask_everyone()
+
+
+def test_a_learner_that_holds_watches_changes_no_choice() -> None:
+    settings = Settings(cluster="test", server=1, servers=(1, 2, 3), thrifty_delay=DELAY)
+    thrift = Thrift(settings, (2, 3, 4), voters=(2, 3))
+    thrift.rely_on([2])
+    assert not thrift.holds_watches(4, True)
+    assert thrift.holds_watches(3, True)
 
 
 def test_the_spare_servers_get_several_slots_at_once_a_moment_later() -> None:

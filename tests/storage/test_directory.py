@@ -7,13 +7,14 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from paxon.actors import CorruptStorage, StorageError
-from paxon.actors.disk.data_directory import FORMAT_VERSION
+from paxon.actors.disk.data_directory import FORMAT_VERSION, owner_of, trouble_with
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from tests.storage.engines import accept, accepted_slots, open_sqlite, take_snapshot
 from tests.storage.processes import child, line
@@ -125,10 +126,21 @@ def test_another_server(used: Path) -> None:
     refused(used, "belongs to server 1, not to server 2", server=2)
 
 
-def test_another_format_version(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    later = FORMAT_VERSION + 1
-    monkeypatch.setattr("paxon.actors.disk.data_directory.FORMAT_VERSION", later)
-    refused(used, f"has format version {FORMAT_VERSION}, this Paxon reads {later}")
+def test_another_format_version(used: Path) -> None:
+    """As format 7 was: what else there stood is nobody's business."""
+    head = (
+        b"paxon data directory\nformat 7\ncluster c\nserver 1\nidentity 12\nincarnation 34\n"
+        b"inode 00000000000000000056\ncommits 00000000000000000078\n"
+    )
+    (used / "paxon.witness").write_bytes(head + b"checksum %08x\n" % zlib.crc32(head))
+    refused(used, f"has format version 7, this Paxon reads {FORMAT_VERSION}")
+    assert "has format version 7" in trouble_with(used)
+    assert not owner_of(used).server
+
+
+def test_a_witness_that_was_begun_and_no_more_is_none(tmp_path: Path) -> None:
+    (tmp_path / "paxon.witness").touch()
+    open_sqlite(tmp_path).close()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database at all" * 10])
