@@ -43,11 +43,11 @@ ALL_OPENINGS = 4096
 """All clients together may open so many at once (who dials anew is another client each time) …"""
 ALL_OPENINGS_PER_SECOND = 2000.0
 """… and so many more each second."""
-ALLOWANCE = 1 / 16
+ALLOWANCE = 1 / 8
 """A client that takes more than this part of the time …"""
 ALLOWED_AHEAD = 0.5
-"""… and what it may take in so many seconds beside is greedy (a thirty-second of one) …"""
-MOST_GREEDY = 8
+"""… and what it may take in so many seconds beside is greedy (a sixteenth of one) …"""
+MOST_GREEDY = 4
 """… and counts for so many at most, itself included."""
 REMEMBERED_CLIENTS = 4096
 """Clients whose openings or time are counted, the last ones heard."""
@@ -89,6 +89,8 @@ class ClientTurns:
         """Clients that have taken much more than that, and until when each counts as one …"""
         self._sorted_at = -NEVER
         """… and when those were last taken out that do so no more."""
+        self._left: dict[ClientToken, float] = {}
+        """Clients that have left, the last ones: some of their commands may still be executed."""
         self._modest_at = -NEVER
         """When another client was last there …"""
         self.modest: tuple[int, int] | None = None
@@ -271,10 +273,12 @@ class ClientTurns:
 
     def charge(self, client: ClientToken, seconds: float, now: float) -> None:
         """It has taken so much of the others' time: once that is enough it sits out."""
+        if client in self._left:
+            return
         ahead = max(self._ahead.pop(client, now), now) + seconds / ALLOWANCE
         self._ahead[client] = min(ahead, now + ALLOWED_AHEAD + 1.0)
         _forget_one(self._ahead)
-        is_greedy = ahead > now + ALLOWED_AHEAD
+        is_greedy = ahead > now + ALLOWED_AHEAD and client not in self.blamed
         if is_greedy:
             self.greedy[client] = self.greedy.pop(client, NEVER)
             _forget_one(self.greedy)
@@ -320,6 +324,8 @@ class ClientTurns:
         self.paid_at.pop(client, None)
         self.greedy.pop(client, None)
         self._ahead.pop(client, None)
+        self._left[client] = NEVER
+        _forget_one(self._left)
         if waiting is not None:
             self.messages -= len(waiting.requests)
             self.bytes -= waiting.bytes

@@ -286,6 +286,16 @@ def test_those_that_took_much_do_not_all_sit_out_beside_an_idle_server() -> None
     assert turns.next(1.4) == (FLOODER, turns.waiting[FLOODER])
 
 
+def test_who_has_left_or_waits_for_a_snapshot_does_not_count_for_what_is_executed_then() -> None:
+    turns = ClientTurns()
+    turns.drop(FLOODER)
+    turns.hold_for_snapshot({OTHER: 1.0}, 1.0)
+    for client in (FLOODER, OTHER):
+        turns.charge(client, 1.0, 1.0)
+    assert not turns.greedy
+    assert FLOODER not in turns.waiting, "nor is anything kept for it"
+
+
 def test_what_was_taken_from_nobody_is_not_owed_to_who_comes_later() -> None:
     turns, now = ClientTurns(), 100.0
     for client in (b"1", b"2", b"3"):
