@@ -368,7 +368,7 @@ class World:
         if node.newest is not None or node.away is not None:
             return
         others = [other for other in self.nodes.values() if other is not node]
-        if not any(other.disk.load().in_force for other in others):
+        if not self.watch.chosen and not any(other.disk.load().in_force for other in others):
             self._empty_all(fault, node)
             return
         if not self._can_spare(node):
