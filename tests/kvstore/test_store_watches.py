@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -230,6 +231,19 @@ def test_what_is_no_watch_is_refused(query: bytes) -> None:
         KVStore().watch(1, query)
 
 
+def keys_looked_at(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[bytes]:
+    """Of which events this module asks for the key, from now on."""
+    found: list[bytes] = []
+    key_of = history.key_of
+
+    def noted(before: Any) -> bytes:
+        found.append(key_of(before))
+        return found[-1]
+
+    monkeypatch.setattr(module, "key_of", noted)
+    return found
+
+
 def test_looking_for_whom_an_event_concerns_reads_nothing_older(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -238,14 +252,7 @@ def test_looking_for_whom_an_event_concerns_reads_nothing_older(
     run(store, *(Put(b"%d" % number, b"") for number in range(100)))
     assert watch(store, 1, 101, [(b"idle", None)]) is None
     assert watch(store, 2, 101, [prefix_span(b"k")]) is None
-    looked_at: list[bytes] = []
-    key_of = history.key_of
-
-    def noted(before: Any) -> bytes:
-        looked_at.append(key_of(before))
-        return looked_at[-1]
-
-    monkeypatch.setattr(history, "key_of", noted)
+    looked_at = keys_looked_at(monkeypatch, history)
     monkeypatch.setattr(history.Block, "revisions", None)
     run(store, Put(b"new", b""))
     assert happened(store) == {}
@@ -259,14 +266,7 @@ def test_watches_that_come_back_late_look_at_each_event_once_together(
     store = KVStore()
     for number in range(5000):
         run(store, Put(b"busy/%d" % (number % 100), b""))
-    looked_at: list[bytes] = []
-    key_of = history.key_of
-
-    def noted(before: Any) -> bytes:
-        looked_at.append(key_of(before))
-        return looked_at[-1]
-
-    monkeypatch.setattr(lately, "key_of", noted)
+    looked_at = keys_looked_at(monkeypatch, lately)
     monkeypatch.setattr(history.History, "since", None)
     for number in range(1000):
         span = (b"%d" % number, None) if number % 2 else prefix_span(b"idle/%d/" % number)
