@@ -17,8 +17,8 @@ import msgspec
 from paxon.actors.disk.storage import StorageError
 
 __all__ = [
-    "Agreed", "Change", "Limit", "Limits", "Number", "UnknownSetting", "BEFORE", "DEFAULTS",
-    "KNOWS", "NAMES", "RANGES", "agreed_values", "apply_change", "check_rising", "check_values",
+    "Agreed", "Change", "Limit", "Limits", "Number", "UnknownSetting", "BEFORE", "KNOWS",
+    "NAMES", "OWN", "agreed_values", "apply_change", "check_rising", "check_values",
     "decode_agreed", "decode_change", "differences", "encode_agreed", "encode_change",
     "encode_in_short", "first_agreed", "limits_checksum", "plain", "range_error",
 ]  # fmt: skip
@@ -54,7 +54,7 @@ Limits: TypeAlias = Mapping[str, Limit]
 
 
 class Agreed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings in force after some slot. There are no defaults here: see `BEFORE`."""
+    """The settings in force after some slot. There are no defaults here: see `OWN`."""
 
     session_ttl: float
     """A session idle for so many seconds of the log's time expires."""
@@ -78,46 +78,23 @@ class Agreed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The slot of the command that changed them last: in force from the one after; 0: as made."""
 
 
-DEFAULTS: dict[str, Number] = {
-    "session_ttl": 3600.0,
-    "max_sessions": 20_000,
-    "max_command_bytes": 16 << 20,
-    "max_outstanding": 1024,
-    "session_min_idle": 10.0,
-    "max_kept_each": 16 << 20,
-    "max_kept": 256 << 20,
-    "digest_version": 1,
+OWN: dict[str, tuple[Number, Number, Number, Number]] = {
+    "session_ttl": (3600.0, 0.1, 3.2e8, 3600.0),
+    "max_sessions": (20_000, 1, 1_000_000, 20_000),
+    "max_command_bytes": (16 << 20, 2 << 20, 16 << 20, 16 << 20),
+    "max_outstanding": (1024, 1, 65_536, 1024),
+    "session_min_idle": (10.0, 0.0, 3.2e8, 10.0),
+    "max_kept_each": (16 << 20, 1, 1 << 40, 16 << 20),
+    "max_kept": (256 << 20, 1, 1 << 40, 256 << 20),
+    "digest_version": (1, 1, 1, 1),
 }
-"""What a new cluster begins with unless it is told otherwise. A release may change these."""
+"""Paxon's own settings: default, least, most and what held before, as in `Limit`. The first may
+change with a release, the last is part of the format and never does. What clients pack together by
+themselves is below the least of a command, and the most fits into a frame (`MAX_FRAME_BYTES`)."""
+BEFORE = {**{name: before for name, (_, _, _, before) in OWN.items()}, "changed_at": 0}
+"""What clusters and snapshots have that lack a setting."""
 
-BEFORE: dict[str, Number] = {
-    "session_ttl": 3600.0,
-    "max_sessions": 20_000,
-    "max_command_bytes": 16 << 20,
-    "max_outstanding": 1024,
-    "session_min_idle": 10.0,
-    "max_kept_each": 16 << 20,
-    "max_kept": 256 << 20,
-    "digest_version": 1,
-    "changed_at": 0,
-}
-"""What held before there was the setting: for clusters and snapshots that lack it. Part of the
-format: a line here is never changed."""
-
-RANGES: dict[str, tuple[Number, Number]] = {
-    "session_ttl": (0.1, 3.2e8),
-    "max_sessions": (1, 1_000_000),
-    "max_command_bytes": (2 << 20, 16 << 20),
-    "max_outstanding": (1, 65_536),
-    "session_min_idle": (0.0, 3.2e8),
-    "max_kept_each": (1, 1 << 40),
-    "max_kept": (1, 1 << 40),
-    "digest_version": (1, 1),
-}
-"""The least and the most of each. What clients pack together by themselves is below the least of a
-command, and the most fits into a frame (`MAX_FRAME_BYTES`)."""
-
-NAMES = tuple(DEFAULTS)
+NAMES = tuple(OWN)
 """The settings that are not a state machine's own."""
 
 _FIELDS = frozenset(Agreed.__struct_fields__)
@@ -129,7 +106,7 @@ def first_agreed(given: Mapping[str, Number], limits: Limits) -> Agreed:
     `given` holds names of `NAMES` and of `limits`, checked (`check_values`).
     """
     machine = {name: int(given.get(name, limit.default)) for name, limit in limits.items()}
-    own = {name: given.get(name, default) for name, default in DEFAULTS.items()}
+    own = {name: given.get(name, default) for name, (default, *_) in OWN.items()}
     return msgspec.convert({**own, "machine": machine, "changed_at": 0}, Agreed)
 
 
@@ -165,7 +142,7 @@ def decode_agreed(data: bytes, limits: Limits) -> Agreed:
 
 def _all_known(names: Iterable[str], limits: Limits) -> None:
     for name in names:
-        if name not in DEFAULTS and name not in limits:
+        if name not in OWN and name not in limits:
             raise UnknownSetting(
                 f"the cluster has agreed on a setting '{name}' that neither this release nor its "
                 "state machine knows: run what the other servers run"
@@ -179,9 +156,9 @@ def agreed_values(agreed: Agreed) -> dict[str, Number]:
 
 def range_error(name: str, value: object, limits: Limits) -> str:
     """Why `name` cannot be set to `value`, in one sentence; "" if it can."""
-    if name in RANGES:
-        least, most = RANGES[name]
-        whole = not isinstance(DEFAULTS[name], float)
+    if name in OWN:
+        default, least, most, _ = OWN[name]
+        whole = not isinstance(default, float)
     elif name in limits:
         least, most, whole = limits[name].least, limits[name].most, True
     else:
@@ -271,5 +248,5 @@ def apply_change(agreed: Agreed, change: Change, slot: int, limits: Limits) -> A
     whole: dict[str, Any] = msgspec.structs.asdict(agreed)
     whole["machine"] = dict(agreed.machine)
     for name, value in change.values.items():
-        (whole if name in DEFAULTS else whole["machine"])[name] = value
+        (whole if name in OWN else whole["machine"])[name] = value
     return msgspec.convert({**whole, "changed_at": slot}, Agreed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from paxon.actors.execution.agreed import DEFAULTS, Limit
+from paxon.actors.execution.agreed import NAMES, Limit
 from paxon.actors.execution.state_machine import StateMachine
 
 __all__ = [
@@ -114,7 +114,7 @@ def check_limits(machine: StateMachine | type[StateMachine]) -> str:
         return f"{name}.limits has to be a dict of Limit(…) by name, not {limits!r:.80}"
     for key, limit in limits.items():
         where = f"{name}.limits[{key!r}]"
-        if not isinstance(key, str) or not key.isidentifier() or key in DEFAULTS:
+        if not isinstance(key, str) or not key.isidentifier() or key in NAMES:
             return f"{where}: its name has to be a word of its own, and no setting of Paxon's"
         if not isinstance(limit, Limit):
             return f"{where} = {limit!r:.80}: write Limit(default=…, least=…, most=…, before=…)"

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from paxon.actors.ballot import Ballot
 from paxon.actors.execution.agreed import agreed_values
 from paxon.actors.members import Members, Outcome
 from paxon.actors.messages import StatusReply, StatusRequest
+from paxon.actors.parts.host import Host
 from paxon.actors.records.configuration import MOST_REQUESTS
 from paxon.actors.version import VERSION
-
-if TYPE_CHECKING:
-    from paxon.actors.server import PaxosServer
 
 __all__ = ["describe", "members_now", "outcome"]
 
 
-def describe(server: PaxosServer, request: StatusRequest) -> StatusReply:
+def describe(server: Host, request: StatusRequest) -> StatusReply:
     """A server's state now. It is looked at, and never changed."""
     application, log, made = server.application, server.log, server.making.made
     snapshot, chain = server._storage.snapshot, application.chain
@@ -58,7 +54,7 @@ def describe(server: PaxosServer, request: StatusRequest) -> StatusReply:
     )
 
 
-def _part(server: PaxosServer) -> str:
+def _part(server: Host) -> str:
     if not server.making.in_force:
         return ""
     configuration, me = server.configuration, server.settings.server
@@ -67,7 +63,7 @@ def _part(server: PaxosServer) -> str:
     return "voter" if me in configuration.voters else "learner"
 
 
-def members_now(server: PaxosServer, request: int, ballot: Ballot) -> Members:
+def members_now(server: Host, request: int, ballot: Ballot) -> Members:
     """The members, and how the change `request` ended, which was meant for `ballot`."""
     reign, made, log = server._reign, server.making.made, server.log
     joining = server.membership.wait_to_join()
@@ -93,7 +89,7 @@ def members_now(server: PaxosServer, request: int, ballot: Ballot) -> Members:
     )
 
 
-def outcome(server: PaxosServer, request: int, ballot: Ballot) -> tuple[Outcome, str]:
+def outcome(server: Host, request: int, ballot: Ballot) -> tuple[Outcome, str]:
     """How a change ended, as far as this server may say (docs/membership.md, M16)."""
     configuration, reign = server.configuration, server._reign
     if request in configuration.earlier:  # (a later one was sealed in the epoch that it began)
@@ -113,7 +109,7 @@ def outcome(server: PaxosServer, request: int, ballot: Ballot) -> tuple[Outcome,
     return ("not done" if settled else "unknown"), ""
 
 
-def _counters(server: PaxosServer) -> dict[str, int]:
+def _counters(server: Host) -> dict[str, int]:
     return {
         **server.application.figures(),
         **server._counters,

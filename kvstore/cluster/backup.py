@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeVar
 import msgspec
 
 from paxon.actors.disk.data_directory import in_words, sync_directory
-from paxon.actors.execution.agreed import DEFAULTS, Agreed, first_agreed
+from paxon.actors.execution.agreed import NAMES, Agreed, first_agreed
 from paxon.actors.execution.application import Application
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.links import Secure
@@ -340,7 +340,7 @@ def _contents(path: Path) -> tuple[Application, Agreed]:
             for number, ttl, left in part.leases:  # the new log's time begins at 0
                 state.leases.add(Lease(number, ttl * 1_000_000, left * 1_000_000, {}))
     machine = KVStore()
-    known = {*DEFAULTS, *machine.limits}
+    known = {*NAMES, *machine.limits}
     agreed = first_agreed({n: v for n, v in state_agreed.items() if n in known}, machine.limits)
     application = Application(machine, agreed)
     restart_revisions(machine, state)

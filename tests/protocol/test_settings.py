@@ -13,10 +13,8 @@ from loguru import logger
 from paxon.actors import Limit, Settings, UnknownSetting
 from paxon.actors.execution.agreed import (
     BEFORE,
-    DEFAULTS,
     KNOWS,
-    NAMES,
-    RANGES,
+    OWN,
     Agreed,
     Change,
     Limits,
@@ -174,7 +172,7 @@ def test_a_snapshot_carries_them_whatever_the_server_was_told() -> None:
 def test_a_value_that_an_image_lacks_is_that_of_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = msgspec.msgpack.decode(encode_agreed(application().agreed))
     del whole["max_outstanding"], whole["digest_version"]
-    monkeypatch.setitem(DEFAULTS, "max_outstanding", 5)  # a later release's default
+    monkeypatch.setitem(OWN, "max_outstanding", (5, 1, 65_536, 1024))  # a later release's default
     found = decode_agreed(msgspec.msgpack.encode(whole), Bounded.limits)
     assert found.max_outstanding == BEFORE["max_outstanding"] == 1024
     assert found.machine == {"most": 3, "depth": 5}  # and not the machine's own default
@@ -182,10 +180,8 @@ def test_a_value_that_an_image_lacks_is_that_of_the_format(monkeypatch: pytest.M
 
 def test_every_setting_has_all_that_it_needs() -> None:
     assert set(BEFORE) | {"machine"} == set(Agreed.__struct_fields__)
-    assert set(RANGES) == set(DEFAULTS) == set(NAMES)
-    for values in (DEFAULTS, BEFORE):
-        checked = {name: value for name, value in values.items() if name in RANGES}
-        assert check_values(checked, {}) == ""
+    for name, (default, _, _, before) in OWN.items():
+        assert check_values({name: default}, {}) == check_values({name: before}, {}) == ""
     for limit in KVStore.limits.values():
         assert limit.least <= limit.before <= limit.most
         assert limit.least <= limit.default <= limit.most
@@ -193,7 +189,7 @@ def test_every_setting_has_all_that_it_needs() -> None:
 
 def test_a_frame_holds_the_largest_command_and_the_largest_reply() -> None:
     spare = 1 << 20
-    assert RANGES["max_command_bytes"][1] + spare < MAX_FRAME_BYTES
+    assert OWN["max_command_bytes"][2] + spare < MAX_FRAME_BYTES
     limits = KVStore.limits
     reply = limits["max_reply_bytes"].most + limits["max_key_bytes"].most
     assert reply + spare < MAX_FRAME_BYTES
