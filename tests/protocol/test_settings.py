@@ -14,6 +14,7 @@ from paxon.actors import Limit, Settings, UnknownSetting
 from paxon.actors.execution.agreed import (
     BEFORE,
     KNOWS,
+    NAMES,
     OWN,
     Agreed,
     Change,
