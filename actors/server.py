@@ -850,7 +850,9 @@ class PaxosServer(BurstActor):
         values, sealing = candidacy.takeover(first, reigned, known.known_commit)
         # (What is dropped above a CONFIG stays in the log until the seal.)
         end = values[-1][0] if values else self.log.chosen_to
-        if self._misses_chosen(end):
+        if known.known_commit > end:  # whoever told so sends the values, or takes it back
+            if self._oddities.first("commits_denied", 100):
+                logger.error(known.why_denied(self.settings.server, end))
             self._step_down()
             known.fall_behind(known.known_commit, known.teller, self._now)
             return
@@ -1205,7 +1207,7 @@ class PaxosServer(BurstActor):
         if query.mode == "stale" and self.is_member:  # else the state may be far too old, or empty
             self._answer_query(client, query)
         elif (reign := self._serves()) is None or reign.sealing:
-            self._hold_or_refuse(client, query, len(query.query))
+            self._hold_or_refuse(client, query)
         elif query.mode == "lease" and self._lease_holds():
             self._counters["lease_reads"] += 1
             self._answer_query(client, query)
@@ -1303,7 +1305,7 @@ class PaxosServer(BurstActor):
         """Propose a command unless it is proposed, chosen or executed already (rule 5)."""
         reign = self._serves()
         if reign is None:
-            self._hold_or_refuse(client, command, len(command.command))
+            self._hold_or_refuse(client, command)
             return
         key = (command.session, command.seq)
         waiting = reign.waiting
@@ -1327,16 +1329,15 @@ class PaxosServer(BurstActor):
         pending.bytes += len(command.command) + ENTRY_BYTES
 
     def _takes_in(
-        self, request: OpenSession | ChangeSettings | Renew, client: ClientToken, number: int,
-        size: int,
-    ) -> Reign | None:  # fmt: skip
+        self, request: OpenSession | ChangeSettings | Renew, client: ClientToken, number: int
+    ) -> Reign | None:
         """The reign that is to take in what one entry of the log answers; None if none is to.
 
         Asked again, it is answered where it was asked last.
         """
         reign = self._serves()
         if reign is None:
-            self._hold_or_refuse(client, request, size)
+            self._hold_or_refuse(client, request)
         elif (0, number) in reign.waiting:
             reign.waiting[0, number] = client
             return None
@@ -1344,7 +1345,7 @@ class PaxosServer(BurstActor):
 
     def on_open_session(self, request: OpenSession, client: ClientToken) -> None:
         """A session is opened by a command in the log, so that every server knows it."""
-        reign = self._takes_in(request, client, request.nonce, 0)
+        reign = self._takes_in(request, client, request.nonce)
         if reign is None:
             return
         if not 0 <= request.nonce < 1 << 63:
@@ -1362,7 +1363,7 @@ class PaxosServer(BurstActor):
 
     def on_change_settings(self, change: ChangeSettings, client: ClientToken) -> None:
         """Change the agreed settings by an entry of the log; an empty change only tells them."""
-        reign = self._takes_in(change, client, change.id, 64 * len(change.values))
+        reign = self._takes_in(change, client, change.id)
         if reign is None:
             return
         limits = self.application.machine.limits
@@ -1382,7 +1383,7 @@ class PaxosServer(BurstActor):
 
     def on_renew(self, request: Renew, client: ClientToken) -> None:
         """Leases are to live on: they have a budget of their own, and go before all commands."""
-        reign = self._takes_in(request, client, request.id, len(request.command))
+        reign = self._takes_in(request, client, request.id)
         if reign is None:
             return
         if reign.chores.is_full(client):
@@ -1424,13 +1425,12 @@ class PaxosServer(BurstActor):
 
     # --- kept until this server serves -----------------------------------------------------------
 
-    def _hold_or_refuse(self, client: ClientToken, message: Held, size: int) -> None:
+    def _hold_or_refuse(self, client: ClientToken, message: Held) -> None:
         """A new leader keeps requests until it serves; anyone else points to the leader."""
         waits = self._reign is not None or (self._contends and self.is_voter)
         if self._candidacy is not None and self._candidacy.after is not None:
             waits = True  # it is about to lead
-        most = self.settings.max_pending_bytes
-        if not waits or not self._held.add(client, message, size, most):
+        if not (waits and self._held.add(client, message, self.settings.max_pending_bytes)):
             self._refuse(client)
 
     # --- the application, in process -------------------------------------------------------------
@@ -1528,14 +1528,14 @@ class PaxosServer(BurstActor):
         after = self.configuration.followed_by(changing.members, slot, changing.request)
         reign.sealing = True
         for client, query in reign.reads.later_than(reign.rounds.last):
-            self._hold_or_refuse(client, query, len(query.query))
+            self._hold_or_refuse(client, query)
         self._ask_everyone(reign)
         self._propose(reign, slot, encode_config(after))
         reign.next_slot += 1
 
     def _look_for_seal(self) -> None:
-        """The chosen prefix has grown: its epoch ends with it if a CONFIG is its last slot."""
-        slot = min(self.log.configs)
+        """The chosen prefix may have grown: its epoch ends with it if a CONFIG is its last slot."""
+        slot = min(self.log.configs, default=NUMBER_LIMIT)
         held = self.log.get(slot)
         if slot > self.log.chosen_to or held is None:
             return
@@ -1648,65 +1648,12 @@ class PaxosServer(BurstActor):
             request = CatchUpRequest(self.log.chosen_to + 1)
             self._outbox.send(peers[late.turn % len(peers)], request)
 
-    def hear_of_cluster(self, server: ServerId, chosen_to: int) -> None:
-        """A server of the cluster says how far it holds the log: it may be asked for slots."""
-        if self.is_member and not self.settings.join:
-            return
-        self.catching_up.outsiders.add(server)
-        if not self.is_behind() and self.log.chosen_to < chosen_to < NUMBER_LIMIT:
-            self.catching_up.fall_behind(chosen_to, server, self._now)
-
     # === learning what is chosen, and executing it (rule 4) =======================================
 
     def _note_commit(self, commit: int, ballot: Ballot, sender: ServerId) -> None:
-        """A leader says that all up to `commit` is chosen.
-
-        Only what was accepted here in that very ballot is known to be the chosen value; anything
-        else has to be asked for.
-        """
-        known, log = self.catching_up, self.log
-        if commit - log.chosen_to > MAX_SLOTS_AHEAD:
-            pass  # nothing is accepted here so far ahead that could be chosen by it
-        elif ballot > known.leader_ballot:
-            known.leader_ballot = ballot
-            known.leader_commit = commit
-        elif ballot == known.leader_ballot and commit > known.leader_commit:
-            known.leader_commit = commit
-        if log.chosen_to < commit or log.chosen_to < known.leader_commit:
-            known.hear(commit, sender)
-            self._choose_known()
-            if log.chosen_to < known.known_commit and known.incoming is None:
-                known.source = sender
-
-    def _misses_chosen(self, held_to: int) -> bool:
-        """Whether more was called chosen than a majority's promises hold.
-
-        Then a frame was damaged, or disks that voted came back without their votes
-        (docs/old-copies.md). The promises cannot tell which. To lead would choose anew what may
-        have been acknowledged, so whoever told of it is asked: it sends the values, or takes it
-        back.
-        """
-        known = self.catching_up
-        if known.known_commit <= held_to:
-            return False
-        if self._oddities.first("commits_denied", 100):
-            logger.error(known.why_denied(self.settings.server, held_to))
-        return True
-
-    def _choose_known(self) -> None:
-        """Choose what was accepted here in the very ballot of the leader that told the index.
-
-        An index told in another ballot, or by a server that does not lead, must not be mixed in: a
-        slot below it may have been chosen in a later ballot than the one accepted here.
-        """
-        log, known = self.log, self.catching_up
-        while log.chosen_to < known.leader_commit:
-            slot = log.chosen_to + 1
-            held = log.get(slot)
-            if held is None or held.ballot != known.leader_ballot:
-                break
-            log.choose(slot)
-        if log.configs:
+        """A leader says that all up to `commit` is chosen."""
+        self.catching_up.note_commit(commit, ballot, sender, self.log)
+        if self.log.configs:
             self._look_for_seal()
 
     def _learn(self, accepted: Accepted, teller: ServerId) -> bool:
@@ -1728,8 +1675,7 @@ class PaxosServer(BurstActor):
         invariant(held is not None, "slot %d vanished", accepted.slot)
         if held is not None:
             self._storage.save_accepted(accepted.slot, held.ballot, held.value, held.checksum)
-        if self.log.configs:
-            self._look_for_seal()
+        self._look_for_seal()
         return True
 
     def _execute(self, least: int = 0) -> None:
@@ -1862,7 +1808,8 @@ class PaxosServer(BurstActor):
         late = self.catching_up
         late.takes_back(catch_up.chosen_to, sender, self.log.chosen_to)
         late.hear(catch_up.chosen_to, sender)
-        self._choose_known()
+        late.choose_known(self.log)
+        self._look_for_seal()
         self._execute()
         # Only for what is new: were copies answered too, each would bring ever more of them.
         if self.log.chosen_to > before and self.is_behind():
@@ -1893,7 +1840,8 @@ class PaxosServer(BurstActor):
         self.snapshots.executed_bytes = 0
         logger.info("server {} took over a snapshot at {}", self.settings.server, info.slot)
         self._warn_of_differences()
-        self._choose_known()
+        late.choose_known(self.log)
+        self._look_for_seal()
         self._execute()
         late.ask_at = self._now
 

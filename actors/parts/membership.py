@@ -278,7 +278,10 @@ class Membership(Part):
             if said.rejoins and member in self.wait_to_join():
                 self._hear_of_rejoining(member, said.chosen_to)
         elif known and said.in_force and not said.joins:
-            self._host.hear_of_cluster(sender, said.chosen_to)
+            host = self._host
+            if self._settings.join or not host.is_member:
+                now, held = self._outbox.now, host.log.chosen_to
+                host.catching_up.hear_outside(sender, said.chosen_to, held, now)
 
     def wait_to_join(self) -> dict[Member, int]:
         """The servers that wait to become members, and how far each holds the log."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paxon.actors.ballot import NO_BALLOT, ServerId
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.environment import NEVER
 from paxon.actors.execution.digests import SnapshotCheck
+from paxon.actors.limits.bounds import MAX_SLOTS_AHEAD, NUMBER_LIMIT
+from paxon.actors.log import SlotLog
 from paxon.actors.messages import CatchUpRequest, SnapshotRequest
 from paxon.actors.records.snapshots import Retry
 
@@ -61,6 +63,44 @@ class CatchingUp:
             self.known_commit = commit
             self.teller = teller
 
+    def note_commit(self, commit: int, ballot: Ballot, sender: ServerId, log: SlotLog) -> None:
+        """A leader says that all up to `commit` is chosen.
+
+        Only what was accepted here in that very ballot is known to be the chosen value; anything
+        else has to be asked for.
+        """
+        if commit - log.chosen_to > MAX_SLOTS_AHEAD:
+            pass  # nothing is accepted here so far ahead that could be chosen by it
+        elif ballot > self.leader_ballot:
+            self.leader_ballot = ballot
+            self.leader_commit = commit
+        elif ballot == self.leader_ballot and commit > self.leader_commit:
+            self.leader_commit = commit
+        if log.chosen_to < commit or log.chosen_to < self.leader_commit:
+            self.hear(commit, sender)
+            self.choose_known(log)
+            if log.chosen_to < self.known_commit and self.incoming is None:
+                self.source = sender
+
+    def choose_known(self, log: SlotLog) -> None:
+        """Choose what was accepted here in the very ballot of the leader that told the index.
+
+        An index told in another ballot, or by a server that does not lead, must not be mixed in: a
+        slot below it may have been chosen in a later ballot than the one accepted here.
+        """
+        while log.chosen_to < self.leader_commit:
+            slot = log.chosen_to + 1
+            held = log.get(slot)
+            if held is None or held.ballot != self.leader_ballot:
+                break
+            log.choose(slot)
+
+    def hear_outside(self, server: ServerId, commit: int, chosen_to: int, now: float) -> None:
+        """A server of the cluster, perhaps no member's, says how far it holds the log."""
+        self.outsiders.add(server)
+        if self.known_commit <= chosen_to < commit < NUMBER_LIMIT:
+            self.fall_behind(commit, server, now)
+
     def fall_behind(self, commit: int, server: ServerId, now: float) -> None:
         """`server` has discarded what we miss: get it before anything else."""
         self.hear(commit, server)
@@ -74,7 +114,11 @@ class CatchingUp:
             self.known_commit = max(commit, chosen_to)
 
     def why_denied(self, server: ServerId, held_to: int) -> str:
-        """Why `server` does not lead: no majority holds all that was called chosen."""
+        """Why `server` does not lead: no majority's promises hold all that was called chosen.
+
+        A frame was damaged, or disks that voted came back without their votes (docs/old-copies.md);
+        the promises cannot tell which. To lead would choose anew what may have been acknowledged.
+        """
         return (
             f"server {server} does not lead: server {self.teller} told that all up to slot "
             f"{self.known_commit} is chosen, but a majority holds nothing beyond {held_to}: a "

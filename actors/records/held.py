@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from paxon.actors.environment import ClientToken
 from paxon.actors.execution.agreed import decode_change
+from paxon.actors.limits.turns import request_bytes
 from paxon.actors.messages import (
     RENEWAL,
     SETTINGS,
@@ -20,9 +21,6 @@ from paxon.actors.records.reign import Reign
 
 __all__ = ["Held", "HeldRequests"]
 
-HELD_BYTES = 64
-"""What a request that is held counts for beside its content."""
-
 Held: TypeAlias = Command | OpenSession | Query | ChangeSettings | Renew
 """What a new leader keeps until it serves."""
 
@@ -36,12 +34,13 @@ class HeldRequests:
         self.tried: set[tuple[int, int]] = set()
         """Held commands that this server has proposed before: they may have been executed."""
 
-    def add(self, client: ClientToken, request: Held, size: int, most_bytes: int) -> bool:
-        """Keep one, if there is room for its `size` bytes."""
+    def add(self, client: ClientToken, request: Held, most_bytes: int) -> bool:
+        """Keep one, if there is room for it."""
+        size = request_bytes(request)
         if self._bytes + size > most_bytes:
             return False
         self.requests.append((client, request))
-        self._bytes += size + HELD_BYTES
+        self._bytes += size
         return True
 
     def add_unfinished(self, reign: Reign) -> None:

@@ -20,9 +20,11 @@ from paxon.actors.disk.storage import Storage
 from paxon.actors.election import ElectionPolicy
 from paxon.actors.execution.application import Application
 from paxon.actors.execution.sessions import Session, SessionTable
+from paxon.actors.log import SlotLog
 from paxon.actors.messages import P1B, P2A, P2B, Heartbeat, Query
 from paxon.actors.parts.snapshotting import Snapshotting
 from paxon.actors.records.candidacy import Candidacy
+from paxon.actors.records.catching_up import CatchingUp
 from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.reign import Reign
 
@@ -301,12 +303,12 @@ plant(
 
 
 def _index_says_it_all(original: Original) -> Any:
-    def choose_known(self: PaxosServer) -> None:
-        held = self.log.get(self.log.chosen_to + 1)
-        while self.log.chosen_to < self.catching_up.leader_commit and held is not None:
-            self.log.choose(self.log.chosen_to + 1)
-            held = self.log.get(self.log.chosen_to + 1)
-        original(self)
+    def choose_known(self: CatchingUp, log: SlotLog) -> None:
+        held = log.get(log.chosen_to + 1)
+        while log.chosen_to < self.leader_commit and held is not None:
+            log.choose(log.chosen_to + 1)
+            held = log.get(log.chosen_to + 1)
+        original(self, log)
 
     return choose_known
 
@@ -314,7 +316,7 @@ def _index_says_it_all(original: Original) -> Any:
 plant(
     "choose by the index alone",
     "a follower takes what it accepted in whatever ballot for chosen up to the commit index",
-    (PaxosServer, "_choose_known", _index_says_it_all),
+    (CatchingUp, "choose_known", _index_says_it_all),
 )
 
 
