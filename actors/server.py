@@ -104,7 +104,6 @@ from paxon.actors.messages import (
     Made,
     NotLeader,
     OpenSession,
-    OtherCluster,
     PreVote,
     PreVoteReply,
     Query,
@@ -112,7 +111,6 @@ from paxon.actors.messages import (
     Renew,
     ReplyStatus,
     Sealed,
-    SlotReply,
     SlotRequest,
     SnapshotChunk,
     SnapshotOffer,
@@ -131,7 +129,7 @@ from paxon.actors.parts.comparing import Comparing
 from paxon.actors.parts.membership import Membership
 from paxon.actors.parts.reception import LARGE_REPLY, Reception
 from paxon.actors.parts.snapshotting import Snapshotting
-from paxon.actors.parts.status import describe, members_now
+from paxon.actors.parts.status import Telling, describe, members_now
 from paxon.actors.parts.watches import Watches
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
@@ -153,6 +151,7 @@ from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.snapshots import Snapshots
 from paxon.actors.settings import Settings
 from paxon.actors.slot_values import packed_in
+from paxon.transport import Burst
 from paxon.transport.log import logger
 
 __all__ = ["COUNTERS", "PaxosServer"]
@@ -171,8 +170,6 @@ COUNTERS = (
 `overloaded` requests (and whole frames) that were refused for a bound, `without_room` values that
 other servers sent and the disk could not take."""
 
-STATUS_BYTES = 2048
-"""What a status reply counts for, about."""
 RETRANSMITTED_BYTES = 1 << 20
 """For each so many in flight their votes are waited for one interval longer."""
 LARGE_VALUE = 256 << 10
@@ -253,6 +250,7 @@ class PaxosServer(BurstActor):
         self.comparing = Comparing(self)
         self.snapshotting = Snapshotting(self, self.comparing, self.reception)
         self.watches = Watches(self)
+        self.telling = Telling(self)
         self._peer_handlers = self._handlers_of_peers()
         self._client_handlers = self.reception.timed(self._handlers_of_clients())
 
@@ -296,9 +294,9 @@ class PaxosServer(BurstActor):
             ChangeMembers: self.on_change_members,
             AskMembers: self.on_ask_members,
             Renew: self.on_renew,
-            StatusRequest: self.on_status_request,
-            SlotRequest: self.on_slot_request,
-            Stranger: self.on_stranger,
+            StatusRequest: self.telling.on_status_request,
+            SlotRequest: self.telling.on_slot_request,
+            Stranger: self.telling.on_stranger,
             Watch: self.watches.on_watch,
             Unwatch: self.watches.on_unwatch,
             WatchCheck: self.watches.on_watch_check,
@@ -1395,13 +1393,6 @@ class PaxosServer(BurstActor):
             reign.waiting[0, request.id] = client
             reign.chores.add(Entry(0, request.id, RENEWAL, 0, request.command), client, self._now)
 
-    def on_stranger(self, request: Stranger, client: ClientToken) -> None:
-        """A client of another cluster: it must not take our answers for that one's."""
-        made = self.making.made
-        assert made is not None  # frames of any cluster pass while this server belongs to none
-        self._counters["refused_clients"] += 1
-        self._outbox.reply(client, OtherCluster(made.name, made.identity, request.identity))
-
     def _answer_command(self, client: ClientToken, key: tuple[int, int], reply: Reply) -> None:
         """Say how a command ended, but not "expired" of one that we proposed more than once.
 
@@ -1447,22 +1438,15 @@ class PaxosServer(BurstActor):
         reign = self._serves() if self._open else None
         if error is not None or reign is None:
             fail(future, error or self._not_leading(tried=False))
-            return future
-        if reign.pending.bytes >= self._most_pending():
+        elif reign.pending.bytes >= self._most_pending():
             settle(future, ReplyStatus.OVERLOADED, overloaded("too much is waiting", RETRY_AFTER))
-            return future
-        reason = self.application.check(message.command)
-        if reason:
+        elif reason := self.application.check(message.command):
             settle(future, ReplyStatus.INVALID, reason)
-            return future
-        number = self._random.getrandbits(62)
-        reign.futures[number] = future
-        reign.pending.add(Entry(0, number, 0, 0, message.command))
-        self._now = self._outbox.now = self._clock.monotonic()
-        self._execute_until = self._now + EXECUTE_SECONDS
-        self._before_flush()
-        self._flush()
-        self._storage.maintain(tidy=False)
+        else:
+            number = self._random.getrandbits(62)
+            reign.futures[number] = future
+            reign.pending.add(Entry(0, number, 0, 0, message.command))
+            self.step(Burst())
         return future
 
     def _hand_over_before_the_end(self, message: HandOver) -> ServerId:
@@ -2002,8 +1986,8 @@ class PaxosServer(BurstActor):
                 deadline = min(deadline, self._following.retry_at)
         if self._opening is not None:
             deadline = min(deadline, self._opening.due)
-        if self.comparing.doubts.inquiry is not None:
-            deadline = min(deadline, self.comparing.doubts.inquiry.until)
+        if self.comparing.inquiry is not None:
+            deadline = min(deadline, self.comparing.inquiry.until)
         if self.reception.turns.waiting:
             deadline = min(deadline, self.reception.turns.due())
         if self.log.chosen_to < self.catching_up.known_commit:
@@ -2095,16 +2079,3 @@ class PaxosServer(BurstActor):
                     self._client_handlers[type(request)](request, client)
                 else:
                     self._refuse(client)
-
-    def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
-        self._outbox.reply(client, self.describe(request))
-        self._count_work(client, STATUS_BYTES)
-
-    def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:
-        value = self.command(request.slot) or b""
-        reply = SlotReply(
-            request.id, request.slot, self.status(request.slot), value,
-            self.first_non_cleared(), self.last_non_empty(),
-        )  # fmt: skip
-        self._outbox.reply(client, reply)
-        self._count_work(client, len(value))

@@ -6,7 +6,6 @@ server that asks everybody.
 
 from __future__ import annotations
 
-import math
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -17,18 +16,14 @@ import msgspec
 
 from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.disk.storage import StorageError
-from paxon.actors.messages import DigestReply, DigestRequest, SnapshotOffer
+from paxon.actors.messages import DigestReply, SnapshotOffer
 
-__all__ = ["Comparison", "Diverged", "Doubts", "HashChain", "Inquiry", "SnapshotCheck", "Verdict"]
+__all__ = ["Comparison", "Diverged", "HashChain", "Inquiry", "SnapshotCheck", "Verdict"]
 
 KEPT_SLOTS = 4096
 """Hashes are kept for so many slots …"""
 PINNED_SLOTS = 4
 """… and for so many of the last snapshots."""
-ANSWER_SECONDS = 1.0
-"""How long an inquiry about hashes waits for those who do not answer."""
-FIRST_GAP, LONGEST_GAP = 1.0, 60.0
-"""Seconds between two inquiries about a difference that stays: each time twice as long."""
 HASH_BYTES = 16
 _LINK = struct.Struct(f"<{HASH_BYTES}sQLL")
 """What is hashed for a slot: the hash before, its number, and the CRC-32 of its value and of its
@@ -190,64 +185,6 @@ class Inquiry:
             if answer.voting and chain.differs(answer.version, slot, digest):
                 votes[digest] = votes.get(digest, 0) + 1
         return max(votes.values(), default=0) >= majority
-
-
-class Doubts:
-    """A server's questions about hashes that differ, and its alarm while they do."""
-
-    def __init__(self) -> None:
-        self.inquiry: Inquiry | None = None
-        """The one under way."""
-        self._again_at = -math.inf
-        """When to ask again at the earliest, monotonic seconds."""
-        self._gap = FIRST_GAP
-        self._alarm = ""
-        self._alarm_until = -math.inf
-
-    def ask(self, slot: int, chain: HashChain, now: float) -> DigestRequest | None:
-        """Ask everybody for everything, but not all the time.
-
-        The own hash after `slot`, where somebody was found to differ, lets others find out that
-        they do: the last one that this server has they may not have reached.
-        """
-        if self.inquiry is not None or now < self._again_at:
-            return None
-        self.inquiry = Inquiry(now + ANSWER_SECONDS)
-        return DigestRequest(chain.version, chain.first, chain.last, slot, chain.at(slot))
-
-    def conclude(self, verdict: Verdict, server: ServerId, now: float) -> bool:
-        """Nobody else is waited for, and no majority contradicts `server`: whether to alarm."""
-        self.inquiry = None
-        self._again_at = now + self._gap
-        if not verdict.differ:
-            self._gap, self._alarm = FIRST_GAP, ""
-            return False
-        self._gap = min(2 * self._gap, LONGEST_GAP)
-        self._raise(verdict.alarm(server), now)
-        return True
-
-    def contest(self, check: SnapshotCheck, now: float) -> bool:
-        """A voter holds another hash for the snapshot that has come; whether to say so (again)."""
-        self._raise(
-            f"{in_list(sorted(check.objections))} executed something else up to slot "
-            f"{check.offer.slot} than the sender of a snapshot: it is not taken over",
-            now,
-        )
-        if now < self._again_at:
-            return False
-        self._again_at = now + FIRST_GAP
-        return True
-
-    def _raise(self, text: str, now: float) -> None:
-        self._alarm = text
-        self._alarm_until = now + 2 * self._gap
-
-    def alarm(self, now: float) -> str:
-        """The alarm as a sentence for `paxon status`; "" if there is none, or no more.
-
-        While a difference stays it is found again and again.
-        """
-        return self._alarm if now < self._alarm_until else ""
 
 
 def _at(answer: DigestReply, slot: int) -> bytes:

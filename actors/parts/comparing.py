@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from paxon.actors.ballot import ServerId
-from paxon.actors.execution.digests import Diverged, Doubts, SnapshotCheck, Verdict
+from paxon.actors.ballot import ServerId, in_list
+from paxon.actors.environment import NEVER
+from paxon.actors.execution.digests import Diverged, Inquiry, SnapshotCheck, Verdict
 from paxon.actors.messages import DigestReply, DigestRequest
 from paxon.actors.parts.host import Host, Part
 from paxon.transport.log import logger
 
 __all__ = ["Comparing"]
+
+ANSWER_SECONDS = 1.0
+"""How long an inquiry about hashes waits for those who do not answer."""
+FIRST_GAP, LONGEST_GAP = 1.0, 60.0
+"""Seconds between two inquiries about a difference that stays: each time twice as long."""
 
 
 class Comparing(Part):
@@ -18,15 +24,26 @@ class Comparing(Part):
 
     def __init__(self, host: Host) -> None:
         super().__init__(host)
-        self.doubts = Doubts()
+        self.inquiry: Inquiry | None = None
+        """The one under way."""
+        self._again_at = -NEVER
+        """When to ask again at the earliest, monotonic seconds."""
+        self._gap = FIRST_GAP
+        self._alarm, self._alarm_until = "", -NEVER
         self.hear_of_snapshot: Callable[[DigestReply, ServerId], None] = lambda reply, sender: None
         """Another server says which hash it has for a snapshot that is being fetched."""
 
     def inquire(self, slot: int) -> None:
-        """Somebody was found to differ after `slot`: ask everybody, but not all the time."""
-        question = self.doubts.ask(slot, self._application.chain, self._outbox.now)
-        if question is not None:
+        """Somebody was found to differ after `slot`: ask everybody, but not all the time.
+
+        The own hash after that slot lets others find out that they do: the last one that this
+        server has they may not have reached.
+        """
+        chain, now = self._application.chain, self._outbox.now
+        if self.inquiry is None and now >= self._again_at:
+            self.inquiry = Inquiry(now + ANSWER_SECONDS)
             self._counters["inquiries"] += 1
+            question = DigestRequest(chain.version, chain.first, chain.last, slot, chain.at(slot))
             self._outbox.to_all.append(question)
 
     def on_digest_request(self, request: DigestRequest, sender: ServerId) -> None:
@@ -41,7 +58,7 @@ class Comparing(Part):
     def on_digest_reply(self, reply: DigestReply, sender: ServerId) -> None:
         """An answer to an inquiry, or about a snapshot that is being fetched."""
         self.hear_of_snapshot(reply, sender)
-        inquiry = self.doubts.inquiry
+        inquiry = self.inquiry
         if inquiry is None:
             return
         inquiry.answers[sender] = reply
@@ -58,21 +75,39 @@ class Comparing(Part):
 
     def _conclude(self, verdict: Verdict) -> None:
         """Nobody else is waited for, and no majority contradicts this server."""
-        if self.doubts.conclude(verdict, self._settings.server, self._outbox.now):
-            self._counters["digest_alarms"] += 1
-            logger.error(
-                "ALARM: {}; no majority says that this one is wrong, so it goes on",
-                self.doubts.alarm(self._outbox.now),
-            )
+        self.inquiry = None
+        self._again_at = self._outbox.now + self._gap
+        if not verdict.differ:
+            self._gap, self._alarm = FIRST_GAP, ""
+            return
+        self._gap = min(2 * self._gap, LONGEST_GAP)
+        self._raise(verdict.alarm(self._settings.server))
+        logger.error(
+            "ALARM: {}; no majority says that this one is wrong, so it goes on", self._alarm
+        )
 
     def on_timer(self) -> None:
         """Perhaps not all have answered, and nobody else is waited for any longer."""
-        inquiry = self.doubts.inquiry
-        if inquiry is not None and self._outbox.now >= inquiry.until:
-            self._conclude(inquiry.verdict(self._application.chain, self._host._majority))
+        if self.inquiry is not None and self._outbox.now >= self.inquiry.until:
+            self._conclude(self.inquiry.verdict(self._application.chain, self._host._majority))
 
     def contest(self, check: SnapshotCheck) -> None:
         """A voter holds another hash for the snapshot that has come."""
+        self._raise(
+            f"{in_list(sorted(check.objections))} executed something else up to slot "
+            f"{check.offer.slot} than the sender of a snapshot: it is not taken over"
+        )
+        if self._outbox.now >= self._again_at:
+            self._again_at = self._outbox.now + FIRST_GAP
+            logger.error("ALARM: {}", self._alarm)
+
+    def _raise(self, alarm: str) -> None:
         self._counters["digest_alarms"] += 1
-        if self.doubts.contest(check, self._outbox.now):
-            logger.error("ALARM: {}", self.doubts.alarm(self._outbox.now))
+        self._alarm, self._alarm_until = alarm, self._outbox.now + 2 * self._gap
+
+    def alarm(self, now: float) -> str:
+        """The alarm as a sentence for `paxon status`; "" if there is none, or no more.
+
+        While a difference stays it is found again and again.
+        """
+        return self._alarm if now < self._alarm_until else ""

@@ -3,14 +3,49 @@
 from __future__ import annotations
 
 from paxon.actors.ballot import Ballot
+from paxon.actors.environment import ClientToken
 from paxon.actors.execution.agreed import agreed_values
 from paxon.actors.members import Members, Outcome
-from paxon.actors.messages import StatusReply, StatusRequest
-from paxon.actors.parts.host import Host
+from paxon.actors.messages import (
+    OtherCluster,
+    SlotReply,
+    SlotRequest,
+    StatusReply,
+    StatusRequest,
+    Stranger,
+)
+from paxon.actors.parts.host import Host, Part
 from paxon.actors.records.configuration import MOST_REQUESTS
 from paxon.actors.version import VERSION
 
-__all__ = ["describe", "members_now", "outcome"]
+__all__ = ["Telling", "describe", "members_now", "outcome"]
+
+STATUS_BYTES = 2048
+"""What a status reply counts for, about."""
+
+
+class Telling(Part):
+    """Answers whoever asks how this server is, or takes it for another cluster's."""
+
+    def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
+        """Tell how this server is."""
+        self._outbox.reply(client, describe(self._host, request))
+        self._host._count_work(client, STATUS_BYTES)
+
+    def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:
+        """Tell what is in a slot."""
+        host, slot = self._host, request.slot
+        value = host.command(slot) or b""
+        ends = host.first_non_cleared(), host.last_non_empty()
+        self._outbox.reply(client, SlotReply(request.id, slot, host.status(slot), value, *ends))
+        host._count_work(client, len(value))
+
+    def on_stranger(self, request: Stranger, client: ClientToken) -> None:
+        """A client of another cluster: it must not take our answers for that one's."""
+        made = self._host.making.made
+        assert made is not None  # frames of any cluster pass while this server belongs to none
+        self._counters["refused_clients"] += 1
+        self._outbox.reply(client, OtherCluster(made.name, made.identity, request.identity))
 
 
 def describe(server: Host, request: StatusRequest) -> StatusReply:
@@ -43,7 +78,7 @@ def describe(server: Host, request: StatusRequest) -> StatusReply:
         digest_version=chain.version,
         digest_slot=digest_slot,
         digest=chain.at(digest_slot).hex(),
-        alarm=server.comparing.doubts.alarm(now),
+        alarm=server.comparing.alarm(now),
         identity=made.identity if made is not None and server.making.in_force else 0,
         members=server.configuration.servers or (() if made is None else made.servers),
         epoch=server.configuration.epoch,

@@ -15,9 +15,12 @@ from paxon.actors.messages import (
     PeerMessage,
     Rehearsal,
     Rehearsed,
+    SlotRequest,
     SnapshotChunk,
     SnapshotOffer,
     SnapshotRequest,
+    StatusRequest,
+    Stranger,
     Unwatch,
     Watch,
     WatchCheck,
@@ -35,6 +38,7 @@ def test_all_messages_of_servers_and_of_clients_have_a_handler_and_nothing_else_
 BESIDE = {
     Introduction, CountQuestion, CountAnswer, Whereabouts, DigestRequest, DigestReply, Watch,
     Unwatch, WatchCheck, Rehearsal, Rehearsed, SnapshotOffer, SnapshotRequest, SnapshotChunk,
+    StatusRequest, SlotRequest, Stranger,
 }  # fmt: skip
 """What decides nothing on ballots and slots: the parts of a server handle these themselves."""
 

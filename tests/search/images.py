@@ -14,7 +14,7 @@ from typing import Any
 from paxon.actors import Ballot, PaxosServer
 from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import Marks, SnapshotInfo
-from paxon.actors.execution.digests import Comparison, Doubts, HashChain, Inquiry, SnapshotCheck
+from paxon.actors.execution.digests import Comparison, HashChain, Inquiry, SnapshotCheck
 from paxon.actors.execution.sessions import Reply, Session
 from paxon.actors.limits.costs import Costs
 from paxon.actors.limits.turns import Openings, Stored
@@ -160,7 +160,6 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     Comparison: ("equal", "early"),
     SnapshotCheck: ("offer", "unheard", "until", "objections"),
     Inquiry: ("until", "answers"),
-    Doubts: ("inquiry", "_again_at", "_gap", "_alarm", "_alarm_until"),
     Marks: (
         "promised",
         "chosen_to",
@@ -239,7 +238,7 @@ OMITTED = {
     "_next_count", "membership", "disks", "_oddities", "_synced", "_others", "_majority",
     "_tidy_at",
     "_stopped_at", "_warned_of", "comparing",
-    "making", "places", "reception", "snapshotting",
+    "making", "places", "reception", "snapshotting", "telling",
     "_execute_until", "_outbox", "_left_over", "watches", "latencies",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
@@ -248,7 +247,7 @@ COUNTED = {"_next_count"}
 COUNTED_DISKS = ("counts", "answered")
 """What does matter where commits are counted: of the server, and of what it knows of disks."""
 CONFIRMATION = "confirmation"
-DOUBTS = "doubts"
+COMPARING = ("inquiry", "_again_at", "_gap", "_alarm", "_alarm_until")
 
 DISK = (
     "_durable", "_marks", "_rows", "_ballots", "_replaced", "dirty", "_lazy", "_accepted",
@@ -317,7 +316,7 @@ def freeze_server(server: PaxosServer, *, counted: bool = False) -> Image:
     own = [(name, freeze(value)) for name, value in server.__dict__.items() if name not in omitted]
     known = COUNTED_DISKS if counted else ()
     own += [(name, freeze(getattr(server.disks, name))) for name in known]
-    own.append((DOUBTS, freeze(server.comparing.doubts)))
+    own += [(name, freeze(getattr(server.comparing, name))) for name in COMPARING]
     if counted:
         own.append((CONFIRMATION, freeze(server.membership.confirmation)))
     own.sort(key=_key)
@@ -346,7 +345,7 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
             owner = server.disks
         elif name == CONFIRMATION:
             owner = server.membership
-        elif name == DOUBTS:
+        elif name in COMPARING:
             owner = server.comparing
         setattr(owner, name, thaw(value))
     if all(name != CONFIRMATION for name, _ in own):  # nobody asks, and nobody was told of more
