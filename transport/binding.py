@@ -9,6 +9,7 @@ import socket as sockets
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ __all__ = [
 
 AWAITED_SECONDS = 10.0
 """So long a port waits for this machine to have its address …"""
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.1
 """… and looks every so often."""
 _NO_ANSWER = (errno.EADDRINUSE, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 """Errors that do not say whether an address is this machine's: it was out of ports, for one."""
@@ -54,13 +55,18 @@ _ADVICE = {
 }
 
 
-def bind(socket: zmq.Socket[bytes], address: str, name: str) -> None:
-    """Bind `socket`; `name` is what people call it. Raises `TransportError`."""
+def bind(
+    socket: zmq.Socket[bytes], address: str, name: str, given_up: Callable[[], bool] = bool
+) -> None:
+    """Bind `socket`; `name` is what people call it. Raises `TransportError`.
+
+    An address that this machine does not have yet is not waited for once `given_up`.
+    """
     try:
         _check_form(address)
         if address.startswith("ipc://"):
             _refuse_taken_path(address)
-        for each in _awaited(address, name):
+        for each in _awaited(address, name, given_up):
             # An IPv4 port opened with it would be a mapped one.
             socket.setsockopt(zmq.IPV6, int(each.startswith("tcp://[")))
             socket.bind(each)
@@ -150,7 +156,7 @@ def others_of(address: str) -> list[str]:
     return [each for each, (family, _) in found.items() if kinds[family] > 1]
 
 
-def _awaited(address: str, name: str) -> list[str]:
+def _awaited(address: str, name: str, given_up: Callable[[], bool]) -> list[str]:
     """What to bind, once this machine has it.
 
     One that has just been started may come by its addresses, and know its own name, after its
@@ -158,7 +164,7 @@ def _awaited(address: str, name: str) -> list[str]:
     """
     end = time.monotonic() + AWAITED_SECONDS
     said = False
-    while not (here := _all_here(address)) and time.monotonic() < end:
+    while not (here := _all_here(address)) and time.monotonic() < end and not given_up():
         if not said:
             logger.warning(
                 "the {} is to be at {}, which is no address of this machine so far: looking again "

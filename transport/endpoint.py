@@ -145,6 +145,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         options: EndpointOptions | None = None,
         security: CurveSecurity | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        given_up: Callable[[], bool] = bool,
     ) -> None:
         """Bind both ports and start connecting to every peer.
 
@@ -158,6 +159,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             options: limits and times.
             security: keys; None: nothing is encrypted and everyone may connect.
             monotonic: clock in seconds, for the rate limit of log lines.
+            given_up: whether nobody wants the ports any more, if they are still waited for.
 
         Raises:
             TransportError: an address or the keys cannot be used; nothing stays open then.
@@ -173,7 +175,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._ignored: Collection[bytes] = frozenset()
         self._not_reading: dict[bytes, float] = {}
         """Clients whose queue of replies was full, and until when they count as such."""
-        self._security = security
+        self._security, self._given_up = security, given_up
         self._keys = None if security is None else PeerKeys(security.peers)
         self._peer_codec = peer_codec
         self._client_codec = client_codec
@@ -596,7 +598,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._monitors.append(PortMonitor(socket, name, self._ledger, self._guard))
         if self._security is not None:
             secure_port(socket, self._security.keys, name)
-        bind(socket, address, name)
+        bind(socket, address, name, self._given_up)
         if 0 in senders:
             self._brake.listens_at(socket.getsockopt_string(zmq.LAST_ENDPOINT))
         self._monitors[-1].drain()  # that it listens: nobody need wake up for that

@@ -175,8 +175,14 @@ def start_server(
     )
     open_standard_descriptors()
     reference = start_actor(settings, checked_machine(machine), environment)
-    _await_start(reference, started, failures)
-    return _with_door(reference, metrics)
+    try:
+        _await_start(reference, started, failures)
+        return _with_door(reference, metrics)
+    except BaseException:  # Ctrl-C: nobody would ever know of this server
+        world.given_up = True
+        with suppress(Exception):
+            reference.stop(block=False).get(timeout=_CHECK_SECONDS)
+        raise
 
 
 def _await_start(
@@ -326,6 +332,8 @@ class _World:
         self._security = security
         self._on_opened = on_opened
         self._incarnation = 0
+        self.given_up = False
+        """Nobody waits for this server to start any more."""
 
     def storage(self) -> Storage:
         """The disk, or memory if there is no directory."""
@@ -366,6 +374,7 @@ class _World:
             client_codec=port_codec(server),
             at_peer_port=PortOfServers(server, clients),
             security=self._security,
+            given_up=lambda: self.given_up,
         )
 
 

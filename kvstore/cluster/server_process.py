@@ -12,8 +12,8 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,11 @@ from paxon.kvstore.cluster.node import (
 )
 from paxon.kvstore.cluster.notify import Notifier
 from paxon.kvstore.cluster.options import misspelt
-from paxon.kvstore.cluster.spawning import die_with_parent, open_standard_descriptors
+from paxon.kvstore.cluster.spawning import (
+    FROM_TERMINALS,
+    die_with_parent,
+    open_standard_descriptors,
+)
 from paxon.transport import (
     CurveKeys,
     CurveSecurity,
@@ -88,6 +92,10 @@ class Report(msgspec.Struct, frozen=True):
     sentence: str = ""
 
 
+class _Asked(BaseException):
+    """A signal to stop has come while the server was starting."""
+
+
 class _Ending:
     """The event that the main thread sleeps on: a signal to stop, or the server's failure.
 
@@ -100,16 +108,32 @@ class _Ending:
         self.failure: BaseException | None = None
         self.asked_by: int | None = None
         """The signal that came."""
+        self._starting = False
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in signals:
-            signal.signal(number, self._note)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, self._note)
         # Whoever started us may have had them blocked, and the next process inherits that.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
     def _note(self, number: int, _frame: object) -> None:
-        self.asked_by = number
+        first, self.asked_by = self.asked_by is None, number
+        if first and self._starting:
+            raise _Asked
+
+    @contextmanager
+    def while_starting(self) -> Iterator[None]:
+        """Whatever a start waits for (an address, names, locks, a machine of the user's): a signal
+        ends it at once, by `_Asked`. Nothing was promised yet, so a start may end as by a crash."""
+        try:
+            self._starting = True
+            if self.asked_by is not None:
+                raise _Asked
+            yield
+        finally:
+            self._starting = False
 
     def failed(self, error: BaseException) -> None:
         """Called in the server's thread when it has stopped by itself."""
@@ -131,7 +155,7 @@ def run_server(
     log_level: str = "INFO",
     stderr_level: str | None = "WARNING",
     log_format: LogFormat = "text",
-    signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+    signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
 ) -> int:
     """Run one server until one of `signals` comes, or until it fails; returns the exit code.
 
@@ -161,20 +185,24 @@ def _run_until(
         # Why the server's actor stops is reported, once, and not as a line of the log.
         log_to_stderr(stderr_level, hide="paxon.actors.actor", form=log_format)
     try:
-        security = security_of(plan)
-        reference = start_server(
-            plan.settings,
-            load_machine(plan.machine),
-            peers=plan.peers,
-            peer_bind=plan.entry.peer_bind,
-            client_bind=plan.entry.client_bind,
-            directory=directory,
-            durability=plan.durability,
-            security=security,
-            on_failed=ending.failed,
-            on_opened=lambda: _log_in(directory, log_level, log_format),
-            metrics=plan.entry.metrics,
-        )
+        with ending.while_starting():
+            security = security_of(plan)
+            reference = start_server(
+                plan.settings,
+                load_machine(plan.machine),
+                peers=plan.peers,
+                peer_bind=plan.entry.peer_bind,
+                client_bind=plan.entry.client_bind,
+                directory=directory,
+                durability=plan.durability,
+                security=security,
+                on_failed=ending.failed,
+                on_opened=lambda: _log_in(directory, log_level, log_format),
+                metrics=plan.entry.metrics,
+            )
+    except _Asked:
+        logger.info("server {} stopped as asked, before it served", plan.entry.id)
+        return EXIT_OK
     except MachineError as error:
         report(Report(False, str(error)))
         return EXIT_USAGE
@@ -299,9 +327,10 @@ def serve_child(plan_bytes: bytes, reports: Connection, log_level: str) -> None:
     The plan comes as msgpack and not as pickled objects, which keeps unpickling free of imports.
     """
     die_with_parent()
-    # Ctrl-C in the terminal goes to the whole group of processes; the supervisor decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # What a terminal sends goes to the whole group of processes; the supervisor decides.
+    for number in FROM_TERMINALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FROM_TERMINALS)
     plan = msgspec.msgpack.decode(plan_bytes, type=ServerPlan)
     try:
         _catch_output(Path(plan.entry.directory))

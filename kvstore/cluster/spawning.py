@@ -6,8 +6,8 @@ Three things that the standard library leaves open (docs/local-cluster.md):
   there can be unpickled. A script without an `if __name__ == "__main__":` guard would start a
   cluster in every server, and a script read from stdin cannot be run again at all. A server needs
   nothing from there, so `start_process` leaves that step out, unless it is asked to keep it.
-- Ctrl-C reaches every process of the terminal's group. A child that is still importing would die of
-  it with a traceback, so `start_process` starts it with SIGINT blocked.
+- Ctrl-C, and the closing of the terminal, reach every process of its group. A child that is still
+  importing would die of it, so `start_process` starts it with these signals blocked.
 - When the parent is killed with SIGKILL it cannot end its children. `die_with_parent` asks the
   kernel to do it, and watches the parent from a thread for systems that have no such call.
 """
@@ -31,11 +31,15 @@ from typing import Any
 from paxon.transport.orphans import end_with_parent
 
 __all__ = [
+    "FROM_TERMINALS",
     "start_process",
     "being_imported_by_spawn",
     "die_with_parent",
     "open_standard_descriptors",
 ]
+
+FROM_TERMINALS = (signal.SIGINT, signal.SIGHUP)
+"""Signals that mean the program as a whole, which says to its servers what follows."""
 
 _patch_lock = threading.Lock()
 
@@ -43,7 +47,7 @@ _patch_lock = threading.Lock()
 def start_process(process: SpawnProcess, *, import_main: bool = False) -> None:
     """Start a spawned process, which imports the caller's main module only if `import_main`.
 
-    SIGINT is blocked in it, until it says otherwise.
+    Signals `FROM_TERMINALS` are blocked in it, until it says otherwise.
 
     Call it from a thread that lives at least as long as the process should: `die_with_parent`
     ends the process when the *thread* that started it ends (prctl(2), PR_SET_PDEATHSIG).
@@ -81,12 +85,12 @@ def being_imported_by_spawn() -> bool:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """While inside, this thread blocks SIGINT, and children inherit that."""
+    """While inside, this thread blocks what terminals send, and children inherit that."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         # Would be started with the first child otherwise, and unblocks SIGINT when it has been.
         multiprocessing.resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, FROM_TERMINALS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -8,14 +8,18 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from paxon.kvstore import Client, PaxonError, RequestTimeout
+from paxon.actors import PaxosServer, ServerRef
+from paxon.kvstore import Client, KVStore, PaxonError, RequestTimeout, start_server
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
+from paxon.transport.binding import AWAITED_SECONDS
 from tests.cluster.helpers import (
     PAXON,
     environment,
@@ -96,13 +100,14 @@ def test_three_servers_from_a_file_serve_and_stop(tmp_path: Path) -> None:
         assert paxon_here("put", "key", "value", "--cluster", str(file)).returncode == 0
         assert paxon_here("get", "key", "--cluster", str(file)).stdout == b"value"
         assert paxon_here("status", "--cluster", str(file)).returncode == 0
-        for server, number in ((one, signal.SIGTERM), (two, signal.SIGINT)):
+        for server, number in (
+            (one, signal.SIGTERM), (two, signal.SIGINT), (three, signal.SIGHUP),
+        ):  # fmt: skip
             code, said = server.end(number)
             # On a busy machine the first may have waited for the others long enough to say so.
             assert code == 0
             assert all("its cluster is not in force" in line for line in said.splitlines())
         assert "stopped as asked" in (tmp_path / "server-1" / "server.log").read_text()
-        assert three.process.poll() is None
 
 
 def test_a_restarted_server_has_its_data(single: Path) -> None:
@@ -144,6 +149,40 @@ def test_a_port_in_use(which: str, single: Path) -> None:
         taken.listen()
         sentence = refused(single)
     assert address in sentence and "in use" in sentence
+
+
+NOT_HERE = "tcp://192.0.2.1:7911"
+"""An address of no machine (RFC 5737), for which a server waits a while."""
+
+
+def test_a_stop_while_an_address_is_awaited(single: Path) -> None:
+    single.write_text(f'{single.read_text()}\nclient_bind = "{NOT_HERE}"\n')
+    command = [*PAXON, "server", "--cluster", str(single), "--id", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stderr is not None
+        assert b"no address of this machine so far" in process.stderr.readline()
+        asked_at = time.monotonic()
+        process.terminate()
+        assert process.wait(30) == 0
+    assert time.monotonic() - asked_at < AWAITED_SECONDS / 2
+
+
+def test_ctrl_c_while_an_embedded_server_awaits_its_address(single: Path) -> None:
+    plan = ClusterDescription.read(single).plan(1)
+
+    def start(client_bind: str) -> ServerRef[PaxosServer]:
+        return start_server(
+            plan.settings, KVStore(), peers=plan.peers, client_bind=client_bind,
+            directory=plan.entry.directory,
+        )  # fmt: skip
+
+    asked_at = time.monotonic()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        start(NOT_HERE)
+    assert time.monotonic() - asked_at < AWAITED_SECONDS / 2
+    with start(plan.entry.client_bind) as server:  # nothing of it is left
+        assert server.is_alive()
 
 
 def test_a_directory_in_use_by_a_live_process(single: Path, tmp_path: Path) -> None:
