@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from paxon.actors.records.configuration import Configuration
 
 __all__ = [
     "SCHEMA", "INSERT_META", "UPDATE_META", "PUT_ACCEPTED", "Identity", "Contents",
-    "row_checksum", "inspect", "Held", "held_in", "read_accepted",
+    "row_checksum", "inspect", "Held", "held_in", "one_line", "read_accepted",
 ]  # fmt: skip
 
 SCHEMA = """
@@ -112,7 +113,7 @@ def held_in(directory: Path) -> Held | None:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
             (text,) = database.execute("SELECT marks FROM meta").fetchone()
         marks = msgspec.json.decode(text, type=Marks)
-    except (sqlite3.Error, TypeError, msgspec.DecodeError):
+    except (sqlite3.Error, TypeError, UnicodeError, msgspec.DecodeError):
         return None
     made = marks.made
     if made is None:
@@ -132,10 +133,13 @@ def inspect(path: Path, identity: Identity, witnessed: int) -> Contents:
     database = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
     )
-    with contextlib.closing(database):
+    with contextlib.closing(database), _damage_told(path):
         # The index is made from the log by the first statement that reads.
-        database.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        schema = database.execute("SELECT sql FROM sqlite_schema").fetchall()
         log.check()
+        for table in SCHEMA.split(";")[:-1]:
+            if (table.strip(),) not in schema:
+                raise CorruptStorage(f"{path} is damaged (its schema is another): {REMEDY}")
         _check_structure(path, database)
         contents = _read_meta(path, database, identity)
         if contents.commits < witnessed:
@@ -145,6 +149,25 @@ def inspect(path: Path, identity: Identity, witnessed: int) -> Contents:
             )
         contents.accepted = read_accepted(path, database, contents.rows, contents.rows_checksum)
     return contents
+
+
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """What a damaged schema makes SQLite and its module say, which is no word of damage.
+
+    The module takes names and messages for UTF-8, and what it cannot read of them is its own error.
+    """
+    try:
+        yield
+    except (sqlite3.Error, UnicodeError) as error:
+        if getattr(error, "sqlite_errorcode", 0) not in (0, sqlite3.SQLITE_ERROR):
+            raise
+        raise CorruptStorage(f"{path} is damaged ({one_line(error)}): {REMEDY}") from error
+
+
+def one_line(error: Exception) -> str:
+    """What it says, which may quote what was found, ends of lines and all."""
+    return " ".join(str(error).split())
 
 
 def _check_structure(path: Path, database: sqlite3.Connection) -> None:

@@ -36,6 +36,7 @@ from paxon.actors.disk.sqlite_format import (
     UPDATE_META,
     Identity,
     inspect,
+    one_line,
     read_accepted,
     row_checksum,
 )
@@ -627,5 +628,6 @@ class SqliteStorage(Storage):
                 f"{refused.filename or self._directory.database}: {in_words(refused)}"
             )
         if damaged:
-            return CorruptStorage(f"{self._directory.database} is damaged ({error}): {REMEDY}")
+            said = one_line(error)
+            return CorruptStorage(f"{self._directory.database} is damaged ({said}): {REMEDY}")
         return StorageError(f"{self._directory.database} cannot be used ({error}): check the disk")

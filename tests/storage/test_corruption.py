@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from paxon.actors import CorruptStorage, StorageError
+from paxon.actors.disk.sqlite_format import held_in
 from paxon.actors.disk.storage import Recovered
 from tests.storage.engines import (
     MADE,
@@ -107,6 +108,24 @@ def test_a_flipped_bit(killed: Path, tmp_path: Path, name: str) -> None:
         else:
             assert found == whole, f"byte {offset} of {name} flipped by {mask} was served"
     assert refused > 20  # the rest has no effect: free space, and pages that the log replaces
+
+
+def test_a_flipped_bit_in_the_schema(tmp_path: Path) -> None:
+    """SQLite, and Python's module, have many words for it, some of which quote what they found."""
+    engine = SqliteEngine(tmp_path)
+    engine.storage.close()
+    path = engine.directory / "paxon.db"
+    whole = path.read_bytes()
+    assert held_in(engine.directory) is None  # it belongs to no cluster yet
+    texts = [range(at := whole.index(text), at + 190, 9) for text in (b"tableacc", b"tablemeta")]
+    for offset in (47, *texts[0], *texts[1]):  # the first is the number of SQLite's format
+        for mask in (1, 0x80, 0x3F):
+            data = bytearray(whole)
+            data[offset] ^= mask
+            path.write_bytes(data)
+            with pytest.raises(StorageError, match=r"^[^\n]*damaged[^\n]*$"):
+                open_sqlite(engine.directory).close()
+            held_in(engine.directory)
 
 
 def test_row_and_table_are_named(killed: Path, tmp_path: Path) -> None:
