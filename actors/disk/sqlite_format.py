@@ -21,7 +21,7 @@ from paxon.actors.records.configuration import Configuration
 
 __all__ = [
     "SCHEMA", "INSERT_META", "UPDATE_META", "PUT_ACCEPTED", "Identity", "Contents",
-    "row_checksum", "inspect", "Held", "held_in", "one_line", "read_accepted",
+    "row_checksum", "inspect", "Held", "held_in", "read_accepted",
 ]  # fmt: skip
 
 SCHEMA = """
@@ -162,12 +162,7 @@ def _damage_told(path: Path) -> Iterator[None]:
     except (sqlite3.Error, UnicodeError) as error:
         if getattr(error, "sqlite_errorcode", 0) not in (0, sqlite3.SQLITE_ERROR):
             raise
-        raise CorruptStorage(f"{path} is damaged ({one_line(error)}): {REMEDY}") from error
-
-
-def one_line(error: Exception) -> str:
-    """What it says, which may quote what was found, ends of lines and all."""
-    return " ".join(str(error).split())
+        raise CorruptStorage(f"{path} is damaged (its schema cannot be read): {REMEDY}") from error
 
 
 def _check_structure(path: Path, database: sqlite3.Connection) -> None:

@@ -36,7 +36,6 @@ from paxon.actors.disk.sqlite_format import (
     UPDATE_META,
     Identity,
     inspect,
-    one_line,
     read_accepted,
     row_checksum,
 )
@@ -628,6 +627,6 @@ class SqliteStorage(Storage):
                 f"{refused.filename or self._directory.database}: {in_words(refused)}"
             )
         if damaged:
-            said = one_line(error)
+            said = str(error).splitlines()[0]  # what was found is quoted, ends of lines and all
             return CorruptStorage(f"{self._directory.database} is damaged ({said}): {REMEDY}")
         return StorageError(f"{self._directory.database} cannot be used ({error}): check the disk")
