@@ -15,10 +15,11 @@ from paxon.kvstore.cli.store import (
     find_target,
     open_client,
 )
+from paxon.kvstore.cli.waiting import waiting
 from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 
 if TYPE_CHECKING:
-    from paxon.actors.members import Member, Members
+    from paxon.actors.members import Member, MemberChange, Members
     from paxon.kvstore.client.client import Client
 
 __all__ = ["add_commands"]
@@ -26,6 +27,7 @@ __all__ = ["add_commands"]
 member = typer.Typer(help="Add, replace and remove servers, while all serve.", no_args_is_help=True)
 
 _TIMEOUT = 60.0
+_UNTOUCHED = "nothing was changed"
 """A server that is added has all that the cluster holds to fetch."""
 
 _Server = Annotated[int, typer.Argument(metavar="ID", help="The server's id.", show_default=False)]
@@ -85,8 +87,8 @@ def add(
     Examples: paxon member add 4 | paxon member add 4 --learner --timeout 300
     """
     given = _given(server, cluster, (incarnation, peer, client, public_key))
-    with _client_for(given, cluster, key_file, timeout) as kv:
-        found = kv.add_member(server, learner=learner, **given)
+    with waiting(_UNTOUCHED) as tell, _client_for(given, cluster, key_file, timeout) as kv:
+        found = kv.add_member(server, learner=learner, tell=tell, **given)
     _show(found, as_json=as_json)
 
 
@@ -109,8 +111,8 @@ def replace(
     Example: paxon member replace 2
     """
     given = _given(server, cluster, (incarnation, peer, client, public_key))
-    with _client_for(given, cluster, key_file, timeout) as kv:
-        found = kv.replace_member(server, **given)
+    with waiting(_UNTOUCHED) as tell, _client_for(given, cluster, key_file, timeout) as kv:
+        found = kv.replace_member(server, tell=tell, **given)
     _show(found, as_json=as_json)
 
 
@@ -214,8 +216,7 @@ def move(
     from paxon.actors.members import MemberChange  # noqa: PLC0415 (keeps other commands quick)
 
     change = MemberChange("move", server, peer=peer, client=client, key=public_key)
-    with open_client(cluster, key_file, timeout) as kv:
-        _show(kv.change_members(change), as_json=as_json)
+    _make(change, cluster=cluster, key_file=key_file, timeout=timeout, as_json=as_json)
 
 
 def _change(
@@ -225,8 +226,15 @@ def _change(
     from paxon.actors.members import MemberChange  # noqa: PLC0415 (the same)
 
     changes = [MemberChange(kind, server) for server in servers]  # type: ignore[arg-type]
-    with open_client(cluster, key_file, timeout) as kv:
-        _show(kv.change_members(*changes), as_json=as_json)
+    _make(*changes, cluster=cluster, key_file=key_file, timeout=timeout, as_json=as_json)
+
+
+def _make(
+    *changes: MemberChange, cluster: str, key_file: str | None, timeout: float, as_json: bool
+) -> None:
+    with waiting(_UNTOUCHED) as tell, open_client(cluster, key_file, timeout) as kv:
+        found = kv.change_members(*changes, tell=tell)
+    _show(found, as_json=as_json)
 
 
 def _show(found: Members, *, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from paxon.kvstore.cli.store import (
     find_target,
     open_client,
 )
+from paxon.kvstore.cli.waiting import waiting
 from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ def settings(
     from paxon.kvstore.client.client import Client  # noqa: PLC0415 (after the arguments are known good)
 
     addresses = list(target.addresses.values())
-    with Client(addresses, timeout=timeout, secure=target.secure) as store:
+    stands = (
+        "the new values may be in force: see `paxon settings`" if new else "nothing was changed"
+    )
+    with waiting(stands), Client(addresses, timeout=timeout, secure=target.secure) as store:
         agreed = store.change_settings(**new) if new else store.settings()
     if as_json:
         described = {"settings": agreed.values, "from_slot": agreed.from_slot}
@@ -126,7 +130,8 @@ def transfer(
 
     Examples: paxon leader transfer | paxon leader transfer --from 1 --to 3 --cluster cluster.toml
     """
-    with open_client(cluster, key_file, timeout) as kv:
+    stands = "another server may lead now, or soon: see `paxon status`"
+    with waiting(stands), open_client(cluster, key_file, timeout) as kv:
         found = kv.transfer_leader(to, only_from=unless_other)
     sys.stdout.write(json.dumps({"leader": found}) + "\n" if as_json else f"server {found} leads\n")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -28,6 +28,7 @@ __all__ = [
     "MemberSteps",
     "Quest",
     "Question",
+    "Tell",
     "add_member",
     "change_members",
     "check_changes",
@@ -43,6 +44,8 @@ __all__ = [
 T = TypeVar("T")
 
 Question: TypeAlias = AskMembers | ChangeMembers
+Tell: TypeAlias = Callable[[str], object]
+"""Is told, again and again, how a call stands: what would be so if it were given up now."""
 
 
 class ClusterSettings(msgspec.Struct, frozen=True):
@@ -126,14 +129,21 @@ _NOTHING = AskMembers(0)
 class Quest:
     """One call: whom to ask next, and until when."""
 
-    def __init__(self, search: LeaderSearch, random: CoreRandom, seconds: float) -> None:
+    def __init__(
+        self,
+        search: LeaderSearch,
+        random: CoreRandom,
+        seconds: float,
+        tell: Tell | None = None,
+    ) -> None:
         self.random = random
+        self.stands = "nothing was changed so far, for nobody has said who leads"
         self.seconds = seconds
         """What the caller has given it."""
         self.end = time.monotonic() + seconds
         self.heard = False
         """Whether anybody has answered at all."""
-        self._search = search
+        self._search, self._tell = search, tell or bool
         self._next = search.target
         self._turn = 0
 
@@ -147,6 +157,7 @@ class Quest:
 
     def ask(self, question: Question) -> MemberSteps[Members | None]:
         """Ask whoever leads, as far as is known; everybody else in turn while nobody is."""
+        self._tell(self.stands)
         address = self._next
         said = yield Asked(address, question, max(1e-3, min(_SILENT_SECONDS, self.left())))
         servers = self._search.servers
@@ -213,6 +224,10 @@ def change_members(quest: Quest, changes: tuple[MemberChange, ...]) -> MemberSte
 def _until_settled(quest: Quest, change: ChangeMembers) -> MemberSteps[Members]:
     """Ask for the change, and how it ended, until somebody knows."""
     question: Question = change
+    quest.stands = (
+        "the change of members is under way, and nobody has said how it ended: see what "
+        "`paxon member list` says"
+    )
     while quest.left() > 0:
         said = yield from quest.ask(question)
         question = AskMembers(quest.number(), change.id, change.ballot)
@@ -236,6 +251,9 @@ def _find_joiner(quest: Quest, server: ServerId, given: MemberChange) -> MemberS
     clients, by the key that it was said to have.
     """
     while not given.incarnation:
+        quest.stands = (
+            f"nothing was changed so far, for no server {server} waits to become a member"
+        )
         found = yield from find_members(quest)
         waiting = found.joining
         if given.client and given.key:
@@ -292,12 +310,14 @@ def add_member(quest: Quest, given: MemberChange, *, learner: bool = False) -> M
 def _await_level(quest: Quest, server: ServerId) -> MemberSteps[None]:
     """Wait until the leader has heard that this learner has nearly all that it has itself."""
     behind: float = math.inf
+    learner = f"server {server} is a learner so far, and has no vote"
+    quest.stands = learner
     while behind > _LEVEL_SLOTS:
         if quest.left() <= 0:
             how = "was not heard of late" if behind == math.inf else f"is {behind} slots behind"
             raise RequestTimeout(
-                f"server {server} is a learner now, and has no vote: after {quest.seconds:.3g} s "
-                f"it {how}; once it has caught up, `paxon member promote {server}`",
+                f"{learner}: after {quest.seconds:.3g} s it {how}; once it has caught up, "
+                f"`paxon member promote {server}`",
                 unknown=False,
             )
         try:
@@ -305,6 +325,8 @@ def _await_level(quest: Quest, server: ServerId) -> MemberSteps[None]:
         except RequestTimeout:  # what has been done already is what matters then
             continue
         behind = found.behind.get(server, math.inf)
+        late = f": it is {behind} slots behind" if behind < math.inf else ""
+        quest.stands = f"{learner}{late}; `paxon member add {server}` goes on from here"
         if behind > _LEVEL_SLOTS:
             yield from quest.pause()
 

@@ -16,6 +16,7 @@ from paxon.kvstore.client.agreement import (
     ClusterSettings,
     MemberSteps,
     Quest,
+    Tell,
     add_member,
     change_members,
     check_changes,
@@ -141,20 +142,29 @@ class ClusterCalls:
         """
         return self._carry_out(find_members(self._quest(timeout), stale=stale))
 
-    def change_members(self, *changes: MemberChange, timeout: float | None = None) -> Members:
+    def change_members(
+        self, *changes: MemberChange, timeout: float | None = None, tell: Tell | None = None
+    ) -> Members:
         """Have the members changed so, all at once, while they serve; returns what they are then.
 
-        The servers that left may be switched off when this returns, and not before.
+        The servers that left may be switched off when this returns, and not before. Meanwhile
+        `tell` is told many times how it stands, in words.
 
         Raises:
             OperationFailed: it is refused, and nothing was changed; the text says what to do.
             RequestTimeout: nobody said in time how it ended; it may have been made if `unknown`.
         """
         checked = check_changes(changes)
-        return self._carry_out(change_members(self._quest(timeout), checked))
+        return self._carry_out(change_members(self._quest(timeout, tell), checked))
 
     def add_member(
-        self, server: int, *, learner: bool = False, timeout: float | None = None, **given: Any
+        self,
+        server: int,
+        *,
+        learner: bool = False,
+        timeout: float | None = None,
+        tell: Tell | None = None,
+        **given: Any,
     ) -> Members:
         """Make a server that waits (`paxon server --join`) a learner and, once level, a voter.
 
@@ -162,24 +172,32 @@ class ClusterCalls:
             server: its id.
             learner: leave it a learner, without a vote.
             timeout: seconds for all of it.
+            tell: is told how it stands, in words, again and again.
             **given: fields of `MemberChange` that it does not tell by itself, such as `key`.
 
         Raises as `change_members`. May be asked for again where it stopped half way.
         """
         change = check_changes((MemberChange("add", server, **given),))[0]
-        return self._carry_out(add_member(self._quest(timeout), change, learner=learner))
+        return self._carry_out(add_member(self._quest(timeout, tell), change, learner=learner))
 
-    def replace_member(self, server: int, *, timeout: float | None = None, **given: Any) -> Members:
+    def replace_member(
+        self,
+        server: int,
+        *,
+        timeout: float | None = None,
+        tell: Tell | None = None,
+        **given: Any,
+    ) -> Members:
         """Give the place of a server whose directory is lost to the new one that waits.
 
         Arguments and errors are those of `add_member`.
         """
         change = check_changes((MemberChange("replace", server, **given),))[0]
-        return self._carry_out(replace_member(self._quest(timeout), change))
+        return self._carry_out(replace_member(self._quest(timeout, tell), change))
 
-    def _quest(self, timeout: float | None) -> Quest:
+    def _quest(self, timeout: float | None, tell: Tell | None = None) -> Quest:
         seconds = check_timeout(timeout, self._timeout)
-        return Quest(self._core.search, random.SystemRandom(), seconds)
+        return Quest(self._core.search, random.SystemRandom(), seconds, tell)
 
     def _carry_out(self, steps: MemberSteps[T]) -> T:
         said: Members | None = None
@@ -289,28 +307,42 @@ class AsyncClusterCalls:
         """The members, as the leader knows them; see `Client.cluster_members`."""
         return await self._carry_out(find_members(self._quest(timeout), stale=stale))
 
-    async def change_members(self, *changes: MemberChange, timeout: float | None = None) -> Members:
+    async def change_members(
+        self, *changes: MemberChange, timeout: float | None = None, tell: Tell | None = None
+    ) -> Members:
         """Have the members changed so; see `Client.change_members`."""
         checked = check_changes(changes)
-        return await self._carry_out(change_members(self._quest(timeout), checked))
+        return await self._carry_out(change_members(self._quest(timeout, tell), checked))
 
     async def add_member(
-        self, server: int, *, learner: bool = False, timeout: float | None = None, **given: Any
+        self,
+        server: int,
+        *,
+        learner: bool = False,
+        timeout: float | None = None,
+        tell: Tell | None = None,
+        **given: Any,
     ) -> Members:
         """Make a server that waits a member; see `Client.add_member`."""
         change = check_changes((MemberChange("add", server, **given),))[0]
-        return await self._carry_out(add_member(self._quest(timeout), change, learner=learner))
+        quest = self._quest(timeout, tell)
+        return await self._carry_out(add_member(quest, change, learner=learner))
 
     async def replace_member(
-        self, server: int, *, timeout: float | None = None, **given: Any
+        self,
+        server: int,
+        *,
+        timeout: float | None = None,
+        tell: Tell | None = None,
+        **given: Any,
     ) -> Members:
         """Give a lost directory's place to a new one; see `Client`."""
         change = check_changes((MemberChange("replace", server, **given),))[0]
-        return await self._carry_out(replace_member(self._quest(timeout), change))
+        return await self._carry_out(replace_member(self._quest(timeout, tell), change))
 
-    def _quest(self, timeout: float | None) -> Quest:
+    def _quest(self, timeout: float | None, tell: Tell | None = None) -> Quest:
         seconds = check_timeout(timeout, self._timeout)
-        return Quest(self._core.search, random.SystemRandom(), seconds)
+        return Quest(self._core.search, random.SystemRandom(), seconds, tell)
 
     async def _carry_out(self, steps: MemberSteps[T]) -> T:
         said: Members | None = None

@@ -125,8 +125,10 @@ class _Ending:
 
     @contextmanager
     def while_starting(self) -> Iterator[None]:
-        """Whatever a start waits for (an address, names, locks, a machine of the user's): a signal
-        ends it at once, by `_Asked`. Nothing was promised yet, so a start may end as by a crash."""
+        """A signal ends at once whatever a start waits for (an address, a name), by `_Asked`.
+
+        Nothing was promised yet, so a start may end as by a crash.
+        """
         try:
             self._starting = True
             if self.asked_by is not None:

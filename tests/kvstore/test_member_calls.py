@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -14,8 +15,10 @@ import pytest
 from paxon import AsyncClient, Client, InvalidRequest, OperationFailed, RequestTimeout
 from paxon.actors import Ballot
 from paxon.actors.members import AskMembers, ChangeMembers, Member, MemberChange, Members
+from paxon.kvstore.cli import waiting as waits
+from paxon.kvstore.cli.waiting import waiting
 from paxon.kvstore.client import agreement
-from paxon.kvstore.client.agreement import MemberSteps, Quest, add_member, change_members
+from paxon.kvstore.client.agreement import MemberSteps, Quest, Tell, add_member, change_members
 from paxon.kvstore.client.leader_search import CoreOptions, LeaderSearch
 from paxon.testing import MemoryCluster
 
@@ -142,9 +145,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def quest(seconds: float = 60.0) -> Quest:
+def quest(seconds: float = 60.0, tell: Tell | None = None) -> Quest:
     search = LeaderSearch(["a", "b"], random.Random(1), CoreOptions(), redirect=True)
-    return Quest(search, random.Random(1), seconds)
+    return Quest(search, random.Random(1), seconds, tell)
 
 
 def members(outcome: Any = "", *, leads: bool = True, epoch: int = 0, round_: int = 1) -> Members:
@@ -211,12 +214,48 @@ def test_a_server_that_is_added_gets_its_vote_once_it_is_level() -> None:
         members(), members(), waits, waits, members("done", epoch=1), late, level, level,
         members("done", epoch=2),
     )  # fmt: skip
-    assert script.run(add_member(quest(), MemberChange("add", 4))).epoch == 2
+    told: list[str] = []
+    adding = add_member(quest(tell=told.append), MemberChange("add", 4))
+    assert script.run(adding).epoch == 2
+    learner = "server 4 is a learner so far, and has no vote"
+    again = "; `paxon member add 4` goes on from here"
+    assert [text for text, _ in itertools.groupby(told)] == [
+        "nothing was changed so far, for nobody has said who leads",
+        "nothing was changed so far, for no server 4 waits to become a member",
+        UNDER_WAY,
+        learner,
+        f"{learner}: it is 5000 slots behind{again}",
+        f"{learner}: it is 10 slots behind{again}",
+        UNDER_WAY,
+    ]
     sent = [question.changes for _, question in script.asked if isinstance(question, ChangeMembers)]
     assert sent == [
         (MemberChange("add", 4, 14, "peer", "client", "key"),),
         (MemberChange("promote", 4),),
     ]
+
+
+UNDER_WAY = (
+    "the change of members is under way, and nobody has said how it ended: see what `paxon member "
+    "list` says"
+)
+
+
+def test_who_gives_up_waiting_is_told_where_that_leaves_him(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(waits, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with pytest.raises(KeyboardInterrupt), waiting("nothing was changed") as tell:
+        for seconds in (1.9, 2.0, 2.1, 2.2, 3.9, 4.1):
+            now[0] = seconds
+            tell(f"server 4 is {5 - int(seconds)} slots behind")
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == (
+        "paxon: waiting: server 4 is 3 slots behind\n"
+        "paxon: waiting: server 4 is 1 slots behind\n"
+        "paxon: given up: server 4 is 1 slots behind\n"
+    )
 
 
 def test_a_learner_that_never_catches_up_stays_one_and_it_is_said_what_to_do(
