@@ -165,7 +165,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             TransportError: an address or the keys cannot be used; nothing stays open then.
         """
         self._options = options or EndpointOptions()
-        self._ledger = Ledger(monotonic)
+        self._monotonic, self._ledger = monotonic, Ledger(monotonic)
         self._guard, self._brake = DescriptorGuard(self._ledger, monotonic), Brake(monotonic)
         self._large = LargeFrames(self._options.large_queue_bytes)
         self._large_replies = LargeFrames(
@@ -177,8 +177,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         """Clients whose queue of replies was full, and until when they count as such."""
         self._security, self._given_up = security, given_up
         self._keys = None if security is None else PeerKeys(security.peers)
-        self._peer_codec = peer_codec
-        self._client_codec = client_codec
+        self._peer_codec, self._client_codec = peer_codec, client_codec
         self._at_peer_port = at_peer_port
         self._buffer = bytearray()
         self._dealers: dict[int, zmq.Socket[bytes]] = {}
@@ -187,9 +186,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._lost: list[int] = []
         self._redial_at = math.inf
         """When to try a server again that has refused us."""
-        self._monotonic = monotonic
-        self._bursts_to_housekeeping, self._wake_fd = _HOUSEKEEPING_EVERY, -1
-        self._closed = False
+        self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
+        self._closed, self._wake_fd = False, -1
         self._keeper: KeyKeeper | None = None
         self._context = Context()
         self._ports: list[tuple[zmq.Socket[bytes], int]] = []

@@ -3,7 +3,7 @@
 Read `app` (what every command has in common) and `exit_codes`, then the commands: `store`,
 `transactions`, `watches`, `leases`, `locks`, `settings`, `members`, `etcd`, `cluster`, with `demo`
 and its `demo_load`, and `up`; `doctor` and `backup`. `live_view` and `outlet` are how they show
-things.
+things, and say what they wait for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A standard stream that is never waited for: what its reader does not take is left out."""
+"""What is said beside the output: never waited for, and how things stand while we wait."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import contextlib
 import io
 import os
 import select
+import sys
+import time
+from collections.abc import Iterator
 
-__all__ = ["Outlet"]
+__all__ = ["Outlet", "Waiting", "waiting"]
 
 _PIECE_BYTES = 512
 """Whoever can be written to takes at least so much at once (POSIX: _POSIX_PIPE_BUF)."""
+
+_PATIENCE_SECONDS = 2.0
+"""Nothing is said before, nor sooner after what was said last."""
 
 
 class Outlet(io.TextIOBase):
@@ -47,3 +53,30 @@ class Outlet(io.TextIOBase):
 
     def writable(self) -> bool:
         return True
+
+
+class Waiting:
+    """Is told how things stand, and says so on stderr where that goes on for long."""
+
+    def __init__(self, stands: str) -> None:
+        self.stands = stands
+        self._said = ""
+        self._next_at = time.monotonic() + _PATIENCE_SECONDS
+
+    def __call__(self, stands: str) -> None:
+        """So it stands now."""
+        self.stands = stands
+        if stands != self._said and time.monotonic() >= self._next_at:
+            self._said, self._next_at = stands, time.monotonic() + _PATIENCE_SECONDS
+            sys.stderr.write(f"paxon: waiting: {stands}\n")
+
+
+@contextlib.contextmanager
+def waiting(stands: str) -> Iterator[Waiting]:
+    """While inside; whoever ends us by a signal is told where that leaves him."""
+    told = Waiting(stands)
+    try:
+        yield told
+    except (KeyboardInterrupt, SystemExit):
+        sys.stderr.write(f"paxon: given up: {told.stands}\n")
+        raise

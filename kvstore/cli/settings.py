@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paxon.kvstore.cli.outlet import waiting
 from paxon.kvstore.cli.store import (
     ClusterOption,
     JsonOption,
@@ -16,7 +17,6 @@ from paxon.kvstore.cli.store import (
     find_target,
     open_client,
 )
-from paxon.kvstore.cli.waiting import waiting
 from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 
 if TYPE_CHECKING:

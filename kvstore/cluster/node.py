@@ -177,12 +177,10 @@ def start_server(
     reference = start_actor(settings, checked_machine(machine), environment)
     try:
         _await_start(reference, started, failures)
-        return _with_door(reference, metrics)
-    except BaseException:  # Ctrl-C: nobody would ever know of this server
-        world.given_up = True
-        with suppress(Exception):
-            reference.stop(block=False).get(timeout=_CHECK_SECONDS)
+    except BaseException:
+        world.give_up(reference)
         raise
+    return _with_door(reference, metrics)
 
 
 def _await_start(
@@ -332,8 +330,13 @@ class _World:
         self._security = security
         self._on_opened = on_opened
         self._incarnation = 0
-        self.given_up = False
-        """Nobody waits for this server to start any more."""
+        self._given_up = False
+
+    def give_up(self, reference: ServerRef[PaxosServer]) -> None:
+        """Ctrl-C while it starts: end it, for nobody would ever know of it."""
+        self._given_up = True
+        with suppress(Exception):
+            reference.stop(block=False).get(timeout=_CHECK_SECONDS)
 
     def storage(self) -> Storage:
         """The disk, or memory if there is no directory."""
@@ -374,7 +377,7 @@ class _World:
             client_codec=port_codec(server),
             at_peer_port=PortOfServers(server, clients),
             security=self._security,
-            given_up=lambda: self.given_up,
+            given_up=lambda: self._given_up,
         )
 
 

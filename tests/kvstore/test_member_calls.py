@@ -15,8 +15,8 @@ import pytest
 from paxon import AsyncClient, Client, InvalidRequest, OperationFailed, RequestTimeout
 from paxon.actors import Ballot
 from paxon.actors.members import AskMembers, ChangeMembers, Member, MemberChange, Members
-from paxon.kvstore.cli import waiting as waits
-from paxon.kvstore.cli.waiting import waiting
+from paxon.kvstore.cli import outlet
+from paxon.kvstore.cli.outlet import waiting
 from paxon.kvstore.client import agreement
 from paxon.kvstore.client.agreement import MemberSteps, Quest, Tell, add_member, change_members
 from paxon.kvstore.client.leader_search import CoreOptions, LeaderSearch
@@ -245,7 +245,7 @@ def test_who_gives_up_waiting_is_told_where_that_leaves_him(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(waits, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(outlet, "time", SimpleNamespace(monotonic=lambda: now[0]))
     with pytest.raises(KeyboardInterrupt), waiting("nothing was changed") as tell:
         for seconds in (1.9, 2.0, 2.1, 2.2, 3.9, 4.1):
             now[0] = seconds
