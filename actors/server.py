@@ -146,7 +146,7 @@ from paxon.actors.records.held import Held, HeldRequests
 from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
 from paxon.actors.records.making import Retired
 from paxon.actors.records.oddities import Oddities
-from paxon.actors.records.reign import ENTRY_BYTES, Pending, Reign, answer_to
+from paxon.actors.records.reign import Pending, Reign, answer_to
 from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.snapshots import Snapshots
 from paxon.actors.settings import Settings
@@ -352,10 +352,7 @@ class PaxosServer(BurstActor):
             if reign.reads.waiting:
                 self._start_read_round(reign)
         elif self._held.requests and self._contends_now() and self._now >= self._following.retry_at:
-            if self._lease_may_hold():  # our policy is another than the leader's
-                self._following.retry_at = self._grants.until
-            else:
-                self.campaign()
+            self.campaign()
 
     def _contends_now(self) -> bool:
         """Whether to try to lead for the clients' requests held here (none where none contend).
@@ -685,10 +682,7 @@ class PaxosServer(BurstActor):
                 self._ask_around()
                 self.membership.ask_who_told()
             return
-        if self._lease_may_hold():  # our own promise counts like any other's
-            self._following.election_at = self._grants.until
-            return
-        if self._policy.courteous:
+        if self._policy.courteous and not self._lease_may_hold():
             self._ask_for_pre_votes()
         else:
             self.campaign()
@@ -770,12 +764,17 @@ class PaxosServer(BurstActor):
     def campaign(self, *, after: Ballot | None = None) -> None:
         """Start phase 1 in a ballot of our own above all that we know of.
 
-        `after` is the ballot of a leader that has handed over to us.
+        Once no lease holds that was granted here: our own promise counts like any other's. `after`
+        is the ballot of a leader that has handed over to us.
         """
+        following = self._following
         if self._reign is not None:
             return
-        invariant(not self._lease_may_hold(), "a candidacy under a lease granted here")
-        self._following.pre_votes = set()
+        if self._lease_may_hold():
+            following.election_at = self._grants.until
+            following.retry_at = max(following.retry_at, following.election_at)
+            return
+        following.pre_votes = set()
         self._promise(self.promised.next_for(self.settings.server))
         invariant(self.is_voter, "a candidacy without a vote")
         self.leader = 0
@@ -857,10 +856,10 @@ class PaxosServer(BurstActor):
         reign = self._reign = Reign(
             self.settings, self.configuration,
             Pending(self.application.machine, self.reception.end_share),
-            Rounds(self._now, self._following.busy), self._counters["slots_chosen"],
-            time=self.application.time, now=self._now,
+            Rounds(self._now, self._following.busy), self._counters["slots_chosen"], end=end,
+            takeover=[each for each in values if self.log.status(each[0]) != "CHOSEN"],
+            sealing=sealing, time=self.application.time, now=self._now,
         )  # fmt: skip
-        reign.take_over(values, end, self.log, sealing=sealing)
         self._opening = None
         self.latencies.reigns()
         known.incoming = None  # what it lacks of the chosen slots it proposes again
@@ -932,10 +931,7 @@ class PaxosServer(BurstActor):
         if handover.ballot != self.promised or self.role != "follower" or not self.is_voter:
             return  # it comes late
         self._heed_handover(handover.ballot)
-        if self._lease_may_hold():  # one of an earlier life: it runs out soon
-            self._following.election_at = self._grants.until
-        else:
-            self.campaign(after=handover.ballot)
+        self.campaign(after=handover.ballot)
 
     def on_transfer_leader(self, request: TransferLeader, client: ClientToken) -> None:
         """Somebody wants another server to lead."""
@@ -967,8 +963,7 @@ class PaxosServer(BurstActor):
                 if not self._has_room(reign.takeover[0][1]):
                     return
                 slot, value = reign.takeover.popleft()
-                held = self.log.get(slot)
-                if slot > self.log.chosen_to and (held is None or not held.chosen):
+                if self.log.status(slot) in ("EMPTY", "ACCEPTED"):  # (else it was learned since)
                     self._propose(reign, slot, value)
             elif reign.holds_back:
                 if not reign.sealing and not reign.votes:
@@ -1319,12 +1314,8 @@ class PaxosServer(BurstActor):
             self._answer_command(client, key, refusal)
             self._count_work(client, len(refusal.payload))
             return
-        waiting[key] = client
-        pending = reign.pending
-        pending.entries.append(
-            Entry(command.session, command.seq, command.acked, command.after, command.command)
-        )
-        pending.bytes += len(command.command) + ENTRY_BYTES
+        entry = Entry(command.session, command.seq, command.acked, command.after, command.command)
+        reign.take_in(entry, client)
 
     def _takes_in(
         self, request: OpenSession | ChangeSettings | Renew, client: ClientToken, number: int
@@ -1560,11 +1551,6 @@ class PaxosServer(BurstActor):
             configuration.sealed_at,
         )  # fmt: skip
         if self.is_voter and self.settings.server == named:
-            self._lead_first()
-
-    def _lead_first(self) -> None:
-        """Open the epoch (M10), or in time, if a lease of an earlier life may hold."""
-        if not self._lease_may_hold():
             self.campaign()
 
     def _names(self, configuration: Configuration) -> ServerId:
@@ -1603,7 +1589,7 @@ class PaxosServer(BurstActor):
                 self._reign.leaving.add(sender)
         elif sealed.start and not self.promised.leader:
             if self.is_voter:
-                self._lead_first()
+                self.campaign()
             elif self._opening is not None:
                 self._opening.named = self.settings.server
 
@@ -1642,11 +1628,8 @@ class PaxosServer(BurstActor):
 
     def _learn(self, accepted: Accepted, teller: ServerId) -> bool:
         """Another server knows this value as chosen; False if its numbers are out of bounds."""
-        if not is_plausible_accepted(accepted, self.log.chosen_to):
+        if not (is_plausible_accepted(accepted, self.log.chosen_to) and is_sound(accepted)):
             self._oddities.number(teller, "slot", accepted.slot)
-            return False
-        if not is_sound(accepted):
-            self._oddities.number(teller, "CONFIG in slot", accepted.slot)
             return False
         if accepted.ballot.epoch > self.configuration.epoch:
             return False  # the seal before it has to be known first (docs/membership.md, M3)
@@ -1940,7 +1923,7 @@ class PaxosServer(BurstActor):
                 self._step_down()
         elif self.is_voter and not before and opening is not None:  # somebody waits
             if opening.named == self.settings.server and not self.promised.leader:
-                self._lead_first()
+                self.campaign()
             elif opening.asked is not None:
                 self.on_p1a(*opening.asked)
 

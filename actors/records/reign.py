@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable
 from itertools import islice
 
 import pykka
@@ -192,9 +192,13 @@ class Reign:
 
     def __init__(
         self, settings: Settings, configuration: Configuration, pending: Pending, rounds: Rounds,
-        slots_chosen: int, *, time: int, now: float,
+        slots_chosen: int, *, end: int, takeover: Iterable[tuple[int, bytes]], sealing: bool,
+        time: int, now: float,
     ) -> None:  # fmt: skip
-        """`time` is the log's, as of the last slot executed."""
+        """All up to slot `end` is taken over; `sealing`: a CONFIG is the last.
+
+        `time` is the log's, as of the last slot executed.
+        """
         self.followers = {
             member.server: Progress(voter=member.voter)
             for member in configuration.members
@@ -203,10 +207,11 @@ class Reign:
         self._chosen_before = slots_chosen
         """How many slots were chosen here, ever, when this reign began."""
         # Phase 2.
-        self.takeover: deque[tuple[int, bytes]] = deque()
+        self.takeover = deque(takeover)
         """What was taken over and is still to be proposed again: slot and value."""
-        self.next_slot = self.takeover_end = 0
+        self.takeover_end = end
         """The last slot that was taken over: who has executed that is current, and serves."""
+        self.next_slot = end + 1
         self.votes: dict[int, int] = {}
         """Slots in flight: the bits of those who have accepted each."""
         self.unsynced: list[int] = []
@@ -230,10 +235,10 @@ class Reign:
         self.asked: dict[int, str] = {}
         """Changes that this leader was asked for, by their numbers, with why each was refused; "":
         it was taken up. What is refused once in a reign is so for good."""
-        self.sealing = self.holds_back = False
+        self.sealing = self.holds_back = sealing
         """A CONFIG is proposed, or to be proposed again: no lease counts, no further read waits.
         `holds_back`: or one is about to be: no command is proposed."""
-        self.own_slot_at = now + OWN_SLOT_SECONDS
+        self.own_slot_at = NEVER if sealing else now + OWN_SLOT_SECONDS
         """When to have an empty slot of its own chosen if there is no other by then (M8)."""
         self.moves_at = now + MOVES_SECONDS
         """When to look whether members are elsewhere than the configuration says (M20)."""
@@ -256,17 +261,6 @@ class Reign:
         self.told_commit = 0
         """The commit index that all followers were sent last."""
         self.comparison = Comparison()
-
-    def take_over(
-        self, values: Sequence[tuple[int, bytes]], end: int, log: SlotLog, *, sealing: bool
-    ) -> None:
-        """These are to be proposed again, up to slot `end`; `sealing`: a CONFIG is the last."""
-        self.takeover.extend(each for each in values if log.status(each[0]) != "CHOSEN")
-        self.takeover_end = end
-        self.next_slot = end + 1
-        self.sealing = self.holds_back = sealing
-        if sealing:
-            self.own_slot_at = NEVER
 
     def take_in(self, entry: Entry, client: ClientToken) -> None:
         """A client's entry waits for a slot."""

@@ -6,7 +6,7 @@ from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.environment import NEVER
 from paxon.actors.settings import Settings
 
-__all__ = ["LONGEST_FOR_ROOM", "LONGEST_SECONDS", "Retry", "Snapshots", "snapshot_growth"]
+__all__ = ["LONGEST_FOR_ROOM", "LONGEST_SECONDS", "Retry", "Snapshots"]
 
 LOG_PART = 8
 """A large state's log may take one part of so many of its size before the next snapshot."""
@@ -20,18 +20,6 @@ FIRST_SECONDS = 1.0
 LONGEST_SECONDS = 60.0
 LONGEST_FOR_ROOM = 4.0
 """The same while the log has no room: clients wait for that snapshot."""
-
-
-def snapshot_growth(size: int, snapshot_bytes: int) -> float:
-    """How many times `snapshot_bytes` may be executed after a snapshot of `size` bytes.
-
-    While a snapshot is taken the disk holds the one before, this one, and the log since. A small
-    state's log is as long as it may be: each snapshot writes all of the state again, the store's
-    history of 16 MiB too, and slows down whoever writes. Of a large state's disk the log may take
-    a small part only. In between it gets shorter as the state grows.
-    """
-    room = min(snapshot_bytes, SMALL * snapshot_bytes - size)
-    return max(size / LOG_PART, room) / snapshot_bytes
 
 
 class Retry:
@@ -70,10 +58,17 @@ class Snapshots:
         """For one that could not be taken for want of disk or descriptors."""
 
     def is_due(self, executed: int, last: SnapshotInfo | None, settings: Settings) -> bool:
-        """Whether enough was executed since the last one, in relation to its size."""
+        """Whether enough was executed since the last one, in relation to its size.
+
+        While a snapshot is taken the disk holds the one before, this one, and the log since. A
+        small state's log is as long as it may be: each snapshot writes all of the state again, the
+        store's history of 16 MiB too, and slows down whoever writes. Of a large state's disk the
+        log may take a small part only. In between it gets shorter as the state grows.
+        """
         size, since = (0, 0) if last is None else (last.size, last.slot)
-        growth = snapshot_growth(size, settings.snapshot_bytes)
+        usual = settings.snapshot_bytes
+        most = max(size / LOG_PART, min(usual, SMALL * usual - size))
         return (
-            self.executed_bytes >= settings.snapshot_bytes * growth
-            or executed - since >= settings.snapshot_slots * growth
+            self.executed_bytes >= most
+            or executed - since >= settings.snapshot_slots * most / usual
         )
