@@ -234,31 +234,16 @@ class Chores:
 
     def plan(self, application: Application, time: LogTime, now: float, clock: int) -> None:
         """Say when to look again whether something is due, other than a command."""
-        self.wakeup = application.timer.due
-        due = self.due(
-            timed=application.timer.next is not None,
-            sessions=len(application.sessions) > 0,
-            executed=application.executed,
-        )
+        wakeup = self.wakeup = application.timer.due
+        due = None
+        if application.timer.next is not None:  # a lease or timer runs
+            due = self.stamped + TIMED_INTERVAL
+        elif len(application.sessions) > 0:
+            due = self.stamped + IDLE_INTERVAL
+        in_flight = application.executed < self.last_slot
+        # (A batch in flight that is as late as the wake-up runs it; one at most is under way.)
+        if wakeup is not None and not (in_flight and wakeup <= self.stamped):
+            due = wakeup if due is None else min(due, wakeup)
         self.at = self.renew_at
         if due is not None:
             self.at = min(self.at, now + time.seconds_to(due, clock))
-
-    def due(self, *, timed: bool, sessions: bool, executed: int) -> int | None:
-        """When the log is to be told its time: a time of the log, None if nothing depends on it.
-
-        Args:
-            timed: whether a lease or timer runs.
-            sessions: whether there are sessions.
-            executed: the last slot that was executed. (A batch in flight that is as late as the
-                wake-up runs it; one at most is under way.)
-        """
-        due, wakeup = None, self.wakeup
-        if timed:
-            due = self.stamped + TIMED_INTERVAL
-        elif sessions:
-            due = self.stamped + IDLE_INTERVAL
-        in_flight = executed < self.last_slot
-        if wakeup is not None and not (in_flight and wakeup <= self.stamped):
-            due = wakeup if due is None else min(due, wakeup)
-        return due

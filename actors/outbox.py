@@ -7,6 +7,9 @@ before the sync.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
 from paxon.actors.ballot import ServerId
 from paxon.actors.environment import ClientToken, Network
 from paxon.actors.limits.allowances import (
@@ -25,7 +28,9 @@ from paxon.actors.messages import (
     overloaded,
 )
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "in_frames"]
+
+MessageT = TypeVar("MessageT")
 
 
 class Outbox:
@@ -96,24 +101,23 @@ class Outbox:
 
     def send_replies(self) -> None:
         """Send what is queued for clients."""
-        if self.replied_bytes < FRAME_BYTES:
-            for client, replies in self.to_client.items():
-                self.network.reply(client, replies)
-        else:
-            self.reply_in_parts()
+        much = self.replied_bytes >= FRAME_BYTES
+        for client, replies in self.to_client.items():
+            for frame in in_frames(replies) if much else (replies,):
+                self.network.reply(client, frame)
         self.to_client = {}
 
-    def reply_in_parts(self) -> None:
-        """There is much to say: in frames of bounded size, none of which is encoded twice."""
-        for client, replies in self.to_client.items():
-            frame: list[ServerReply] = []
-            size = 0
-            for reply in replies:
-                frame.append(reply)
-                content: bytes = getattr(reply, "payload", b"") or getattr(reply, "value", b"")
-                size += len(content) + MESSAGE_BYTES
-                if size >= FRAME_BYTES:
-                    self.network.reply(client, frame)
-                    frame, size = [], 0
-            if frame:
-                self.network.reply(client, frame)
+
+def in_frames(messages: Iterable[MessageT]) -> Iterator[list[MessageT]]:
+    """In frames of bounded size, so that none is encoded twice."""
+    frame: list[MessageT] = []
+    size = 0
+    for message in messages:
+        frame.append(message)
+        content: bytes = getattr(message, "payload", b"") or getattr(message, "value", b"")
+        size += len(content) + MESSAGE_BYTES
+        if size >= FRAME_BYTES:
+            yield frame
+            frame, size = [], 0
+    if frame:
+        yield frame

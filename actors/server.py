@@ -39,7 +39,6 @@ from paxon.actors.execution.agreed import (
     Change,
     check_rising,
     check_values,
-    differences,
     encode_change,
     first_agreed,
 )
@@ -52,7 +51,6 @@ from paxon.actors.limits.allowances import (
     CHARGED_BYTES,
     CLIENT_SECONDS,
     EXECUTE_SECONDS,
-    FRAME_BYTES,
     IN_FLIGHT_BYTES,
     MAX_READ_BYTES,
     MAX_READS,
@@ -125,6 +123,7 @@ from paxon.actors.messages import (
     Whereabouts,
     overloaded,
 )
+from paxon.actors.outbox import in_frames
 from paxon.actors.parts.comparing import Comparing
 from paxon.actors.parts.membership import Membership
 from paxon.actors.parts.reception import LARGE_REPLY, Reception
@@ -245,7 +244,6 @@ class PaxosServer(BurstActor):
         self._all_bits: dict[ServerId, int] = {}  # voters' bits; learners have none
         self._features = Features(self._others, machine.limits)
         self._log_at = 0.0  # when to tell of another reign at the earliest
-        self._warned_of: list[str] = []  # how own settings differ from what is agreed
         # What goes on beside the protocol.
         self.comparing = Comparing(self)
         self.snapshotting = Snapshotting(self, self.comparing, self.reception)
@@ -367,23 +365,13 @@ class PaxosServer(BurstActor):
         if reign is None:
             invariant(False, "P2As of a server that does not lead")
             return
-        thrift, sent = reign.thrift, 0
-        frame: list[P2A] = []
-        size = 0
-        for p2a in self._outbox.early:
+        early, self._outbox.early = self._outbox.early, []
+        for p2a in early:
             if p2a.ballot != self._durable_promise:
                 invariant(False, "P2A in ballot %s", p2a.ballot)
-            frame.append(p2a)
-            size += len(p2a.value)
-            if size >= FRAME_BYTES:
-                sent += thrift.send(self._network, frame, self._clock)
-                frame, size = [], 0
-        if frame:
-            sent += thrift.send(self._network, frame, self._clock)
-        self._counters["p2a_sent"] += sent
-        first, now = self._outbox.early[0].slot, self._clock.monotonic()
-        self.latencies.proposed(first, now, reign.pending.entries)
-        self._outbox.early = []
+        for frame in in_frames(early):
+            self._counters["p2a_sent"] += reign.thrift.send(self._network, frame, self._clock)
+        self.latencies.proposed(early[0].slot, self._clock.monotonic(), reign.pending.entries)
 
     def _commit(self) -> None:
         """Make all that was collected durable, in one transaction."""
@@ -1674,8 +1662,8 @@ class PaxosServer(BurstActor):
                 "server {}: settings were changed in slot {}",
                 self.settings.server, application.agreed.changed_at,
             )  # fmt: skip
-            self._warn_of_differences()
-        if not self.is_behind():
+            self.telling.warn_of_differences()
+        if self.log.chosen_to >= self.catching_up.known_commit:
             self.catching_up.patience = 0
         if self._reign is not None and (
             application.timer.due is not None or self._reign.chores.wakeup is not None
@@ -1806,7 +1794,7 @@ class PaxosServer(BurstActor):
         self._durable_chosen_to = max(self._durable_chosen_to, info.slot)
         self.snapshots.executed_bytes = 0
         logger.info("server {} took over a snapshot at {}", self.settings.server, info.slot)
-        self._warn_of_differences()
+        self.telling.warn_of_differences()
         late.choose_known(self.log)
         self._look_for_seal()
         self._execute()
@@ -1870,20 +1858,9 @@ class PaxosServer(BurstActor):
         self._takes_part = found.in_force and not self.membership.confirmation.pending
         self._watermark_at = self._now + WATERMARK_DELAY
         self._execute()
-        self._warn_of_differences()
+        self.telling.warn_of_differences()
         fresh = found.promised == NO_BALLOT and not found.accepted and found.snapshot is None
         self._on_recovered(fresh=fresh)
-
-    def _warn_of_differences(self) -> None:
-        """Say which of the settings given to this server count for nothing (rule 15)."""
-        found = differences(self.application.agreed, self.settings.agreed_given)
-        if found and found != self._warned_of:
-            logger.warning(
-                "server {}: {}: the agreed value stays; to change it for all servers use "
-                "`paxon settings set`",
-                self.settings.server, ", ".join(found),
-            )  # fmt: skip
-        self._warned_of = found
 
     def _on_recovered(self, *, fresh: bool) -> None:
         """Restarted (or new): never propose in an old ballot; wait before the first candidacy."""
@@ -1950,23 +1927,22 @@ class PaxosServer(BurstActor):
             return self.membership.ask_at
         if self._left_over:
             return -NEVER
-        reign = self._reign
+        reign, following = self._reign, self._following
         if reign is not None:
-            thrift = reign.thrift
-            deadline = min(
-                reign.heartbeat_at, reign.retransmit_at, thrift.p2as_due_at, thrift.round_due_at,
-                self.snapshots.poll_at, self._watermark_at, self._grants.forget_at,
-                self.places.due, reign.chores.at,
-            )  # fmt: skip
+            due, thrift = (
+                min(reign.heartbeat_at, reign.retransmit_at, reign.chores.at),
+                reign.thrift,
+            )
+            due = min(due, thrift.p2as_due_at, thrift.round_due_at)
+        elif self._candidacy is not None:
+            due = min(following.election_at, self._candidacy.ask_again_at)
+        elif self._held.requests and self._contends_now():
+            due = min(following.election_at, following.retry_at)
         else:
-            deadline = min(
-                self._following.election_at, self.snapshots.poll_at, self._watermark_at,
-                self._grants.forget_at, self.places.due,
-            )  # fmt: skip
-            if self._candidacy is not None:
-                deadline = min(deadline, self._candidacy.ask_again_at)
-            elif self._held.requests and self._contends_now():
-                deadline = min(deadline, self._following.retry_at)
+            due = following.election_at
+        deadline = min(
+            due, self.snapshots.poll_at, self._watermark_at, self._grants.forget_at, self.places.due
+        )
         if self._opening is not None:
             deadline = min(deadline, self._opening.due)
         if self.comparing.inquiry is not None:

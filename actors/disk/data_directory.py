@@ -21,7 +21,6 @@ __all__ = [
     "in_words",
     "make_directory",
     "owner_of",
-    "trouble_with",
     "replace_file",
     "sync_directory",
 ]
@@ -105,32 +104,22 @@ class Owner(NamedTuple):
     cluster: str = ""
     server: ServerId = 0
     incarnation: int = 0
+    trouble: str = ""
+    """Why its witness cannot be believed, a sentence; then nobody's."""
 
 
 def owner_of(directory: Path) -> Owner:
-    """What the witness in a directory says, whether its server belongs to a cluster yet or not.
-
-    Nobody if there is none, or it cannot be read: opening it as a server does says why.
-    """
+    """What the witness in a directory says, whether its server belongs to a cluster yet or not."""
     try:
         found = _witness_in(directory)
-    except (OSError, StorageError):
+    except FileNotFoundError:
         return Owner()
+    except OSError as error:
+        return Owner(trouble=f"data directory {directory}: {in_words(error)}")
+    except StorageError as error:
+        return Owner(trouble=str(error))
     cluster = found["cluster"].decode(errors="replace")
     return Owner(cluster, int(found["server"]), int(found["incarnation"]))
-
-
-def trouble_with(directory: Path) -> str:
-    """Why a directory's witness cannot be believed; "" if it can, or there is none."""
-    try:
-        _witness_in(directory)
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        return f"data directory {directory}: {in_words(error)}"
-    except StorageError as error:
-        return str(error)
-    return ""
 
 
 def _witness_in(directory: Path) -> re.Match[bytes]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from paxon.actors.ballot import Ballot
 from paxon.actors.environment import ClientToken
-from paxon.actors.execution.agreed import agreed_values
+from paxon.actors.execution.agreed import agreed_values, differences
 from paxon.actors.members import Members, Outcome
 from paxon.actors.messages import (
     OtherCluster,
@@ -17,6 +19,7 @@ from paxon.actors.messages import (
 from paxon.actors.parts.host import Host, Part
 from paxon.actors.records.configuration import MOST_REQUESTS
 from paxon.actors.version import VERSION
+from paxon.transport.log import logger
 
 __all__ = ["Telling", "describe", "members_now", "outcome"]
 
@@ -26,6 +29,9 @@ STATUS_BYTES = 2048
 
 class Telling(Part):
     """Answers whoever asks how this server is, or takes it for another cluster's."""
+
+    _warned_of: Sequence[str] = ()
+    """How this server's own settings differ from what is agreed."""
 
     def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
         """Tell how this server is."""
@@ -46,6 +52,17 @@ class Telling(Part):
         assert made is not None  # frames of any cluster pass while this server belongs to none
         self._counters["refused_clients"] += 1
         self._outbox.reply(client, OtherCluster(made.name, made.identity, request.identity))
+
+    def warn_of_differences(self) -> None:
+        """Say which of the settings given to this server count for nothing (rule 15)."""
+        found = differences(self._application.agreed, self._settings.agreed_given)
+        if found and found != self._warned_of:
+            logger.warning(
+                "server {}: {}: the agreed value stays; to change it for all servers use "
+                "`paxon settings set`",
+                self._settings.server, ", ".join(found),
+            )  # fmt: skip
+        self._warned_of = found
 
 
 def describe(server: Host, request: StatusRequest) -> StatusReply:

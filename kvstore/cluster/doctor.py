@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 import zmq
 
-from paxon.actors.disk.data_directory import CONDEMNED_NAME, owner_of, trouble_with
+from paxon.actors.disk.data_directory import CONDEMNED_NAME, owner_of
 from paxon.actors.messages import StatusReply
 from paxon.actors.version import VERSION
 from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerEntry, ServerPlan
@@ -216,8 +216,8 @@ def _directory(plan: ServerPlan) -> Iterator[Finding]:
     if (directory / CONDEMNED_NAME).exists():
         reason = (directory / CONDEMNED_NAME).read_text(errors="replace").strip()
         yield Finding("bad", "directory", f"{directory}: {reason}")
-    elif trouble := trouble_with(directory):
-        yield Finding("bad", "directory", trouble)
+    elif owner.trouble:
+        yield Finding("bad", "directory", owner.trouble)
     elif not owner.server:
         yield Finding("good", "directory", f"{directory} is empty or new: it waits for the others")
     elif owner[:2] != (plan.settings.cluster, plan.entry.id):

@@ -237,7 +237,7 @@ OMITTED = {
     "_network", "application", "_round_guard", "_features", "_count",
     "_next_count", "membership", "disks", "_oddities", "_synced", "_others", "_majority",
     "_tidy_at",
-    "_stopped_at", "_warned_of", "comparing",
+    "_stopped_at", "comparing",
     "making", "places", "reception", "snapshotting", "telling",
     "_execute_until", "_outbox", "_left_over", "watches", "latencies",
 }  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from paxon.actors import CorruptStorage, StorageError
-from paxon.actors.disk.data_directory import FORMAT_VERSION, owner_of, trouble_with
+from paxon.actors.disk.data_directory import FORMAT_VERSION, owner_of
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from tests.storage.engines import accept, accepted_slots, open_sqlite, take_snapshot
 from tests.storage.processes import child, line
@@ -134,7 +134,7 @@ def test_another_format_version(used: Path) -> None:
     )
     (used / "paxon.witness").write_bytes(head + b"checksum %08x\n" % zlib.crc32(head))
     refused(used, f"has format version 7, this Paxon reads {FORMAT_VERSION}")
-    assert "has format version 7" in trouble_with(used)
+    assert "has format version 7" in owner_of(used).trouble
     assert not owner_of(used).server
 
 
