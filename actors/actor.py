@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pykka
@@ -54,6 +54,8 @@ class BurstActor(pykka.ThreadingActor):
         self._synced = False
         """Something was committed that `_after_sync` has not looked at yet."""
         self._outbox = Outbox(self._counters)
+        self.on_local: Callable[[Any], Any]
+        """Handles what the application tells or asks this actor."""
 
     # --- pykka's hooks ---------------------------------------------------------------------------
 
@@ -231,10 +233,6 @@ class BurstActor(pykka.ThreadingActor):
     @abstractmethod
     def _handle(self, burst: ServerBurst) -> None:
         """Run the handler of each message."""
-
-    @abstractmethod
-    def on_local(self, message: Any) -> Any:
-        """A message that the application told or asked this actor."""
 
     @abstractmethod
     def next_deadline(self) -> float:

@@ -26,13 +26,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-import pykka
-
 from paxon.actors.actor import BurstActor
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, in_list
 from paxon.actors.disk.storage import ENOUGH_ROOM, NO_ROOM, SMALL_VALUE, SnapshotInfo
 from paxon.actors.election import ElectionPolicy, make_policy
-from paxon.actors.embedding import Execute, HandOver, NotLeading, fail, settle
+from paxon.actors.embedding import settle
 from paxon.actors.environment import NEVER, ClientToken, Environment, ServerBurst
 from paxon.actors.execution.agreed import (
     KNOWS,
@@ -121,10 +119,10 @@ from paxon.actors.messages import (
     Watch,
     WatchCheck,
     Whereabouts,
-    overloaded,
 )
 from paxon.actors.outbox import in_frames
 from paxon.actors.parts.comparing import Comparing
+from paxon.actors.parts.embedded import Embedded
 from paxon.actors.parts.membership import Membership
 from paxon.actors.parts.reception import LARGE_REPLY, Reception
 from paxon.actors.parts.snapshotting import Snapshotting
@@ -150,7 +148,6 @@ from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.snapshots import Snapshots
 from paxon.actors.settings import Settings
 from paxon.actors.slot_values import packed_in
-from paxon.transport import Burst
 from paxon.transport.log import logger
 
 __all__ = ["COUNTERS", "PaxosServer"]
@@ -249,6 +246,8 @@ class PaxosServer(BurstActor):
         self.snapshotting = Snapshotting(self, self.comparing, self.reception)
         self.watches = Watches(self)
         self.telling = Telling(self)
+        self.embedded = Embedded(self)
+        self.on_local = self.embedded.on_local
         self._peer_handlers = self._handlers_of_peers()
         self._client_handlers = self.reception.timed(self._handlers_of_clients())
 
@@ -878,7 +877,7 @@ class PaxosServer(BurstActor):
                 self._held.add_unfinished(reign)
             clients.update(dict.fromkeys(reign.waiting.values()))
             clients.update((client, None) for client, _ in reign.reads.clear())
-            self._fail_futures(reign)
+            self.embedded.fail_futures(reign)
         self.reception.turns.let_go(self._now)
         if not keep:
             clients.update((client, None) for client, _ in self._held.take())
@@ -1403,57 +1402,6 @@ class PaxosServer(BurstActor):
         if not (waits and self._held.add(client, message, self.settings.max_pending_bytes)):
             self._refuse(client)
 
-    # --- the application, in process -------------------------------------------------------------
-
-    def on_local(self, message: Any) -> Any:
-        """The application asks in process: `Execute` a command, or nothing that we know."""
-        if isinstance(message, HandOver):
-            return self._hand_over_before_the_end(message)
-        if not isinstance(message, Execute):
-            logger.warning("server {}: unexpected message {!r}", self.settings.server, message)
-            return None
-        future: pykka.Future[bytes] = self._create_future()
-        error = message.refusal(self.application.agreed.max_command_bytes)
-        reign = self._serves() if self._open else None
-        if error is not None or reign is None:
-            fail(future, error or self._not_leading(tried=False))
-        elif reign.pending.bytes >= self._most_pending():
-            settle(future, ReplyStatus.OVERLOADED, overloaded("too much is waiting", RETRY_AFTER))
-        elif reason := self.application.check(message.command):
-            settle(future, ReplyStatus.INVALID, reason)
-        else:
-            number = self._random.getrandbits(62)
-            reign.futures[number] = future
-            reign.pending.add(Entry(0, number, 0, 0, message.command))
-            self.step(Burst())
-        return future
-
-    def _hand_over_before_the_end(self, message: HandOver) -> ServerId:
-        if not self._open:
-            return 0
-        self._now = self._outbox.now = self._clock.monotonic()
-        if message.heir:
-            hopes = (self.leader or self._following.heir) and not self._hears_leader()
-            return message.heir if hopes else 0
-        heir = self.hand_over()
-        self._flush()
-        return 0 if isinstance(heir, str) else heir
-
-    def _not_leading(self, *, tried: bool) -> NotLeading:
-        address = self.places.client_address(self.leader)
-        return NotLeading(self.settings.server, self.leader, address, tried=tried)
-
-    def _fail_futures(self, reign: Reign) -> None:
-        futures, reign.futures = reign.futures, {}
-        for future in futures.values():
-            fail(future, self._not_leading(tried=True))
-
-    def close(self) -> None:
-        """Release all; whoever still waits for a command's future is told."""
-        super().close()
-        if self._reign is not None:
-            self._fail_futures(self._reign)
-
     # === the end of an epoch, and the next (docs/membership.md) ===================================
 
     def on_change_members(self, request: ChangeMembers, client: ClientToken) -> None:
@@ -1877,6 +1825,12 @@ class PaxosServer(BurstActor):
         self._flush()
         if not self.membership.confirmation.pending:
             self._storage.maintain(tidy=False)
+
+    def close(self) -> None:
+        """Release all; whoever still waits for a command's future is told."""
+        super().close()
+        if self._reign is not None:
+            self.embedded.fail_futures(self._reign)
 
     def _join(self, configuration: Configuration) -> None:
         """These are the members: majorities, votes and everything else count them alone."""

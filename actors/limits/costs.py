@@ -17,9 +17,7 @@ class Costs:
 
     def __init__(self, machine: StateMachine, on_dear: Callable[[], None]) -> None:
         """`on_dear` is called whenever dear ones wait for their slot that cost `TURN_BYTES`."""
-        known = type(machine).cost is not StateMachine.cost
-        self._cost: Callable[[bytes], int] | None = machine.cost if known else None
-        """None if the state machine does not say: then their length is all that is known."""
+        self._cost = machine.cost
         self.dear: dict[tuple[int, int], int] = {}
         """What those waiting cost that cost more than they are long, and …"""
         self.total = 0
@@ -28,8 +26,6 @@ class Costs:
 
     def refusal(self, command: Command) -> bytes:
         """Why a command is too dear; empty if it is not. It has been checked."""
-        if self._cost is None:
-            return b""
         try:
             cost = int(self._cost(command.command))
         except BaseException as error:  # the user's code may raise anything: it stops nobody

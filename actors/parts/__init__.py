@@ -6,8 +6,8 @@ the protocol is `server.py`.
 
 `membership`: how the cluster came together, and its members. `reception`: whose request is next,
 and for how long. `watches`: reads that wait for something to happen. `comparing`: whether all have
-executed the same. `snapshotting`: snapshots, taken, sent and fetched. `status`: what a server says
-of itself; it only looks.
+executed the same. `snapshotting`: snapshots, taken, sent and fetched. `embedded`: an application in
+the same process. `status`: what a server says of itself; it only looks.
 """
 
 from __future__ import annotations

@@ -238,7 +238,7 @@ OMITTED = {
     "_next_count", "membership", "disks", "_oddities", "_synced", "_others", "_majority",
     "_tidy_at",
     "_stopped_at", "comparing",
-    "making", "places", "reception", "snapshotting", "telling",
+    "making", "places", "reception", "snapshotting", "telling", "embedded", "on_local",
     "_execute_until", "_outbox", "_left_over", "watches", "latencies",
 }  # fmt: skip
 """A server's attributes that are the same in all states, or that nothing depends on."""
