@@ -195,10 +195,7 @@ class Reign:
         slots_chosen: int, *, end: int, takeover: Iterable[tuple[int, bytes]], sealing: bool,
         time: int, now: float,
     ) -> None:  # fmt: skip
-        """All up to slot `end` is taken over; `sealing`: a CONFIG is the last.
-
-        `time` is the log's, as of the last slot executed.
-        """
+        """Slot `end` is the last taken over, with a CONFIG if `sealing`; `time` is the log's."""
         self.followers = {
             member.server: Progress(voter=member.voter)
             for member in configuration.members
