@@ -19,13 +19,12 @@ from paxon.actors.execution.agreed import (
 )
 from paxon.actors.execution.digests import HashChain
 from paxon.actors.execution.machine_errors import (
-    AgreeFailed,
     ExecutionFailed,
     MachineFailure,
-    RestoreFailed,
     bytes_from,
     depends_on_process,
     error_reply,
+    in_short,
 )
 from paxon.actors.execution.recursion import ALLOWANCE, with_allowance
 from paxon.actors.execution.sessions import (
@@ -143,7 +142,11 @@ class Application:
         except MachineFailure:
             raise
         except BaseException as error:  # the user's code may raise anything
-            raise AgreeFailed(self.machine, error) from error
+            name = type(self.machine).__name__
+            raise MachineFailure(
+                f"{name}.agree() raised {in_short(error)}: it has to take every value that "
+                f"{name}.limits allows"
+            ) from error
 
     def begin_with(self, made: Made) -> None:
         """Execute by what was agreed when the cluster was made, whatever this server was told."""
@@ -427,7 +430,7 @@ class Application:
     def restore(self, image: bytes) -> None:
         """Become the state that `image` describes.
 
-        Raises `RestoreFailed`, after which all of this is in an unknown state.
+        Raises `MachineFailure`, after which all of this is in an unknown state.
         """
         head, state = _split(image)
         invariant(head.slot >= self.executed, "snapshot at %d is behind", head.slot)
@@ -449,12 +452,15 @@ class Application:
         try:
             with_allowance(self.machine.restore, state)
         except BaseException as error:  # the user's code may raise anything
-            raise RestoreFailed(self.machine, slot, error) from error
+            raise MachineFailure(
+                f"the snapshot at slot {slot} cannot be restored: {type(self.machine).__name__}."
+                f"restore() raised {in_short(error)}; it has to take what snapshot() returns"
+            ) from error
 
     def prove(self, image: bytes) -> None:
         """Restore an image, before it may be kept, in a copy of the process that ends soon.
 
-        Raises `RestoreFailed`.
+        Raises `MachineFailure`.
         """
         head, state = _split(image)
         self._agree(decode_agreed(head.agreed, self.machine.limits))

@@ -8,8 +8,8 @@ from paxon.actors.execution.agreed import NAMES, Limit
 from paxon.actors.execution.state_machine import StateMachine
 
 __all__ = [
-    "MachineFailure", "ExecutionFailed", "RestoreFailed", "AgreeFailed", "bytes_from",
-    "check_limits", "depends_on_process", "error_reply",
+    "MachineFailure", "ExecutionFailed", "bytes_from", "check_limits", "depends_on_process",
+    "error_reply", "in_short",
 ]  # fmt: skip
 
 MAX_TEXT = 4096
@@ -18,9 +18,6 @@ MAX_TEXT = 4096
 
 class MachineFailure(Exception):
     """The state machine keeps this server from going on; the text is one sentence for people."""
-
-    slot = 0
-    """The slot whose execution, or whose snapshot, it was; 0 if it was none."""
 
 
 class ExecutionFailed(MachineFailure):
@@ -32,30 +29,8 @@ class ExecutionFailed(MachineFailure):
         self.slot = slot
         super().__init__(
             f"executing slot {slot} stopped this server: {type(machine).__name__}.{method}() ended "
-            f"in {_in_short(error)}, which other servers may not see; start it again (with more "
+            f"in {in_short(error)}, which other servers may not see; start it again (with more "
             f"memory, if that was short): it goes on from its disk"
-        )
-
-
-class RestoreFailed(MachineFailure):
-    """A snapshot cannot be restored."""
-
-    def __init__(self, machine: StateMachine, slot: int, error: BaseException) -> None:
-        self.slot = slot
-        super().__init__(
-            f"the snapshot at slot {slot} cannot be restored: {type(machine).__name__}.restore() "
-            f"raised {_in_short(error)}; it has to take what snapshot() returns"
-        )
-
-
-class AgreeFailed(MachineFailure):
-    """The state machine does not take the limits that are in force."""
-
-    def __init__(self, machine: StateMachine, error: BaseException) -> None:
-        name = type(machine).__name__
-        super().__init__(
-            f"{name}.agree() raised {_in_short(error)}: it has to take every value that "
-            f"{name}.limits allows"
         )
 
 
@@ -84,10 +59,11 @@ def depends_on_process(error: BaseException) -> bool:
 
 def error_reply(error: BaseException) -> bytes:
     """An error reply: the exception's class and text."""
-    return _in_short(error).encode(errors="replace")
+    return in_short(error).encode(errors="replace")
 
 
-def _in_short(error: BaseException) -> str:
+def in_short(error: BaseException) -> str:
+    """An exception's class and text."""
     try:
         text = str(error)[:MAX_TEXT]
     except MemoryError:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from paxon.actors.execution.machine_errors import MachineFailure
 
-__all__ = ["ALLOWANCE", "RecursionLimitError", "with_allowance"]
+__all__ = ["ALLOWANCE", "with_allowance"]
 
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
@@ -28,10 +28,6 @@ ALLOWANCE = 1000
 """Calls that may nest in a state machine's method, Python's usual limit."""
 MOST = 20_000
 """A limit above this is refused: using up what it leaves would take milliseconds each time."""
-
-
-class RecursionLimitError(MachineFailure):
-    """This process has raised Python's recursion limit too far; the text says what to do."""
 
 
 def with_allowance(call: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -43,7 +39,7 @@ def with_allowance(call: Callable[[*Ts], T], *args: *Ts) -> T:
     while True:
         limit = sys.getrecursionlimit()
         if limit > MOST:
-            raise RecursionLimitError(
+            raise MachineFailure(
                 f"this process has raised Python's recursion limit to {limit}, so that a state "
                 f"machine may not fail here where it fails on other servers: set it to at most "
                 f"{MOST}, or run the server in a process of its own"
@@ -56,7 +52,7 @@ def with_allowance(call: Callable[[*Ts], T], *args: *Ts) -> T:
             text: str = error.args[0]
             depth = int(text[text.rindex("depth ") + 6 : text.rindex(":")])
         else:
-            raise RecursionLimitError("this Python does not say how deep its calls nest")
+            raise MachineFailure("this Python does not say how deep its calls nest")
         spare = limit - depth - ALLOWANCE
         if spare == 0:
             return call(*args)

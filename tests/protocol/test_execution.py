@@ -16,8 +16,8 @@ from paxon.actors import messages as wire
 from paxon.actors.disk.data_directory import STOPPED_NAME
 from paxon.actors.execution.agreed import Change, Limit, first_agreed
 from paxon.actors.execution.application import Application, encode_batch
-from paxon.actors.execution.machine_errors import ExecutionFailed, RestoreFailed
-from paxon.actors.execution.recursion import ALLOWANCE, MOST, RecursionLimitError, with_allowance
+from paxon.actors.execution.machine_errors import ExecutionFailed, MachineFailure
+from paxon.actors.execution.recursion import ALLOWANCE, MOST, with_allowance
 from paxon.actors.execution.sessions import SessionTable
 from paxon.actors.messages import Batch, CommandReply, Entry, ReplyStatus
 from paxon.kvstore import ClusterError, LocalCluster
@@ -199,7 +199,7 @@ def test_it_is_the_same_whatever_limit_the_process_has(recursion_limit: Any) -> 
         assert with_allowance(deepest) == expected
         assert sys.getrecursionlimit() == limit, "other threads may stand deep already"
     recursion_limit(MOST + 1)
-    with pytest.raises(RecursionLimitError, match="a process of its own"):
+    with pytest.raises(MachineFailure, match="a process of its own"):
         with_allowance(deepest)
 
 
@@ -455,7 +455,7 @@ def test_an_image_that_cannot_be_restored_says_whose_fault_it_is() -> None:
     application = application_of(Broken())
     image = b"".join(application.image())
     for refuse in (application.restore, application.prove):
-        with pytest.raises(RestoreFailed, match=r"Broken\.restore\(\) raised KeyError: 'total'"):
+        with pytest.raises(MachineFailure, match=r"Broken\.restore\(\) raised KeyError: 'total'"):
             refuse(image)
     assert KVStore.snapshots_are_sound and not application.machine.snapshots_are_sound
 
