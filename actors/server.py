@@ -126,7 +126,7 @@ from paxon.actors.parts.embedded import Embedded
 from paxon.actors.parts.membership import Membership
 from paxon.actors.parts.reception import LARGE_REPLY, Reception
 from paxon.actors.parts.snapshotting import Snapshotting
-from paxon.actors.parts.status import Telling, describe, members_now
+from paxon.actors.parts.status import COUNTERS, Telling, describe, members_now
 from paxon.actors.parts.watches import Watches
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
@@ -138,7 +138,7 @@ from paxon.actors.records.configuration import (
     is_sound,
     seals_soundly,
 )
-from paxon.actors.records.following import Following
+from paxon.actors.records.following import LARGE_VALUE, Following
 from paxon.actors.records.held import Held, HeldRequests
 from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
 from paxon.actors.records.making import Retired
@@ -150,28 +150,10 @@ from paxon.actors.settings import Settings
 from paxon.actors.slot_values import packed_in
 from paxon.transport.log import logger
 
-__all__ = ["COUNTERS", "PaxosServer"]
-
-COUNTERS = (
-    "elections", "pre_votes", "phase1_rounds", "preemptions", "leaderships", "step_downs",
-    "handovers", "leading_us", "p2a_sent", "p2b_rejected", "slots_proposed", "slots_chosen",
-    "slots_executed", "commands_executed", "queries_answered", "read_rounds", "lease_reads",
-    "syncs", "bursts", "peer_messages_received", "client_messages_received", "retransmissions",
-    "catch_ups", "snapshots_taken", "snapshots_received", "refused_incarnations",
-    "refused_clients", "malformed_messages", "inquiries", "digest_alarms", "refused_numbers",
-    "commits_denied", "refused_rejoins", "renewals", "times_proposed", "watches_answered",
-    "overloaded", "without_room",
-)  # fmt: skip
-"""What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds,
-`overloaded` requests (and whole frames) that were refused for a bound, `without_room` values that
-other servers sent and the disk could not take."""
+__all__ = ["PaxosServer"]
 
 RETRANSMITTED_BYTES = 1 << 20
 """For each so many in flight their votes are waited for one interval longer."""
-LARGE_VALUE = 256 << 10
-"""While a value from this size on is stored …"""
-SECONDS_PER_STORED_BYTE = 0.125 / (1 << 20)
-"""… nobody expects to hear from its leader, or the leader from others, for so much longer."""
 WATERMARK_DELAY = 1.0
 """Seconds after which the chosen watermark is synced even if nothing else has to be."""
 TIDY_INTERVAL = 0.1
@@ -313,7 +295,7 @@ class PaxosServer(BurstActor):
         self._left_over = False
         if not self._takes_part:
             self.membership.handle(burst)
-            self._tell_status(burst)  # clients go elsewhere: this state is nobody's, or may be old
+            self.telling.tell_status(burst)
             return
         disks = self.disks
         for sender, incarnation, received in burst.peers:
@@ -544,8 +526,7 @@ class PaxosServer(BurstActor):
             return
         self._heard_from_leader(sender)
         if len(p2a.value) >= LARGE_VALUE:
-            # For so is the leader now.
-            self._following.was_busy(len(p2a.value) * SECONDS_PER_STORED_BYTE)
+            self._following.store(len(p2a.value))
         if p2a.slot - self.log.chosen_to > MAX_SLOTS_AHEAD:
             self._oddities.number(sender, "slot", p2a.slot)
             self._note_commit(p2a.commit, ballot, sender)
@@ -777,12 +758,6 @@ class PaxosServer(BurstActor):
         """Ask again often enough to be heard before others try to lead, seconds."""
         return min(self.settings.retransmit_interval, self.settings.election_timeout_min / 3)
 
-    def _retransmit_p1as(self, candidacy: Candidacy) -> None:
-        for server in self._others:
-            if server not in candidacy.promised:
-                first = candidacy.next_chunk(server)
-                self._outbox.send(server, P1A(candidacy.ballot, first, candidacy.after))
-
     def _has_quorum(self, servers: set[ServerId]) -> bool:
         bits = self._all_bits
         return sum(1 for server in servers if bits.get(server)) >= self._majority
@@ -1012,8 +987,7 @@ class PaxosServer(BurstActor):
         self._outbox.early.append(P2A(self.promised, slot, value, self.log.chosen_to))
         reign.told_commit = self.log.chosen_to
         if len(value) >= LARGE_VALUE:
-            # For so are those who get it.
-            self._following.was_busy(len(value) * SECONDS_PER_STORED_BYTE)
+            self._following.store(len(value))
         self._counters["slots_proposed"] += 1
 
     def on_p2b(self, p2b: P2B, sender: ServerId) -> None:
@@ -1069,22 +1043,12 @@ class PaxosServer(BurstActor):
         patience = 1 + reign.bytes_in_flight(self.log) // RETRANSMITTED_BYTES
         reign.retransmit_at = self._now + patience * self.settings.retransmit_interval
         self._send_put_off(reign)  # these tell a commit index as well
-        size = 0
-        for slot in sorted(reign.votes):
-            if slot >= reign.retransmit_below or size > self.settings.transfer_bytes:
-                break
-            held = self.log.get(slot)
-            if held is None:
-                continue
-            p2a = P2A(self.promised, slot, held.value, self.log.chosen_to)
-            for server in self._others:
-                bit = self._all_bits[server]
-                if not (
-                    reign.votes[slot] & bit if bit else slot <= reign.followers[server].accepted
-                ):
-                    self._outbox.send(server, p2a)
-                    self._counters["retransmissions"] += 1
-            size += len(held.value)
+        most = self.settings.transfer_bytes
+        for slot, value, silent in reign.unanswered(self.log, self._all_bits, most):
+            p2a = P2A(self.promised, slot, value, self.log.chosen_to)
+            for server in silent:
+                self._outbox.send(server, p2a)
+            self._counters["retransmissions"] += len(silent)
         reign.retransmit_below = reign.next_slot
 
     # --- some get a P2A a little later (docs/thrift.md) ------------------------------------------
@@ -1460,10 +1424,14 @@ class PaxosServer(BurstActor):
 
         All that the step had to send goes with it: what was said in that epoch counts no more.
         """
-        named = self._names(configuration)
+        named, reign = 0, self._reign  # who is to lead now, as far as this server says or was told
+        if self.catching_up.named == configuration.epoch:
+            named = self.settings.server
+        elif reign is not None:
+            named = reign.successor(configuration, self.settings.server, self.making.incarnation)
         invariant(not self._outbox.early, "P2As above the seal at %d", slot)
         self._outbox.to_all, self._outbox.to_peer = [], {}
-        if self._reign is not None:  # who has accepted the CONFIG needs no more to know the seal
+        if reign is not None:  # who has accepted the CONFIG needs no more to know the seal
             self._outbox.to_all.append(CommitNote(self.promised, slot))
         self._step_down(keep=named == self.settings.server)
         self.log.seal(slot)
@@ -1488,18 +1456,6 @@ class PaxosServer(BurstActor):
         )  # fmt: skip
         if self.is_voter and self.settings.server == named:
             self.campaign()
-
-    def _names(self, configuration: Configuration) -> ServerId:
-        """The server to lead the next epoch, as far as this one says or was told; 0: nobody."""
-        me, late = self.settings.server, self.catching_up
-        if late.named == configuration.epoch:
-            return me
-        reign = self._reign
-        if reign is None:
-            return 0
-        if configuration.votes(me, self.making.incarnation):
-            return me
-        return reign.fittest(configuration.voters)
 
     def _tell_of_seal(self, opening: Opening) -> None:
         opening.due = self._now + self.settings.heartbeat_interval
@@ -1606,11 +1562,7 @@ class PaxosServer(BurstActor):
             self._stopped_at = 0
             self._storage.forget_stop()
         if application.agreed is not agreed:
-            logger.info(
-                "server {}: settings were changed in slot {}",
-                self.settings.server, application.agreed.changed_at,
-            )  # fmt: skip
-            self.telling.warn_of_differences()
+            self.telling.note_settings()
         if self.log.chosen_to >= self.catching_up.known_commit:
             self.catching_up.patience = 0
         if self._reign is not None and (
@@ -1929,8 +1881,11 @@ class PaxosServer(BurstActor):
         if now >= self._following.election_at:
             self._on_election_timeout()
         elif self._candidacy is not None and now >= self._candidacy.ask_again_at:
-            self._candidacy.ask_again_at = now + self._phase1_interval()
-            self._retransmit_p1as(self._candidacy)
+            candidacy = self._candidacy
+            candidacy.ask_again_at = now + self._phase1_interval()
+            for server in [s for s in self._others if s not in candidacy.promised]:
+                first = candidacy.next_chunk(server)
+                self._outbox.send(server, P1A(candidacy.ballot, first, candidacy.after))
 
     def _on_learner_timers(self) -> None:
         if self._now >= self._grants.forget_at:
@@ -1981,14 +1936,3 @@ class PaxosServer(BurstActor):
     def leading_us(self) -> int:
         """Microseconds of the present reign; 0 while not leading."""
         return round((self._now - self._leading_since) * 1e6) if self._reign is not None else 0
-
-    def _tell_status(self, burst: ServerBurst) -> None:
-        """This server does not serve yet: it tells how it is, and sends clients elsewhere."""
-        may = (StatusRequest, SlotRequest, *(() if self.making.in_force else (AskMembers,)))
-        self.reception.open()
-        for client, requests in burst.clients:
-            for request in requests:
-                if type(request) in may and not self.reception.spent:
-                    self._client_handlers[type(request)](request, client)
-                else:
-                    self._refuse(client)

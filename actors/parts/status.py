@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paxon.actors.ballot import Ballot
-from paxon.actors.environment import ClientToken
+from paxon.actors.environment import ClientToken, ServerBurst
 from paxon.actors.execution.agreed import agreed_values, differences
-from paxon.actors.members import Members, Outcome
+from paxon.actors.members import AskMembers, Members, Outcome
 from paxon.actors.messages import (
     OtherCluster,
     SlotReply,
@@ -21,7 +21,21 @@ from paxon.actors.records.configuration import MOST_REQUESTS
 from paxon.actors.version import VERSION
 from paxon.transport.log import logger
 
-__all__ = ["Telling", "describe", "members_now", "outcome"]
+__all__ = ["COUNTERS", "Telling", "describe", "members_now", "outcome"]
+
+COUNTERS = (
+    "elections", "pre_votes", "phase1_rounds", "preemptions", "leaderships", "step_downs",
+    "handovers", "leading_us", "p2a_sent", "p2b_rejected", "slots_proposed", "slots_chosen",
+    "slots_executed", "commands_executed", "queries_answered", "read_rounds", "lease_reads",
+    "syncs", "bursts", "peer_messages_received", "client_messages_received", "retransmissions",
+    "catch_ups", "snapshots_taken", "snapshots_received", "refused_incarnations",
+    "refused_clients", "malformed_messages", "inquiries", "digest_alarms", "refused_numbers",
+    "commits_denied", "refused_rejoins", "renewals", "times_proposed", "watches_answered",
+    "overloaded", "without_room",
+)  # fmt: skip
+"""What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds,
+`overloaded` requests (and whole frames) that were refused for a bound, `without_room` values that
+other servers sent and the disk could not take."""
 
 STATUS_BYTES = 2048
 """What a status reply counts for, about."""
@@ -32,6 +46,18 @@ class Telling(Part):
 
     _warned_of: Sequence[str] = ()
     """How this server's own settings differ from what is agreed."""
+
+    def tell_status(self, burst: ServerBurst) -> None:
+        """This state is nobody's yet, or may be old: tell how it is, and send clients elsewhere."""
+        host, reception = self._host, self._host.reception
+        may = (StatusRequest, SlotRequest, *(() if host.making.in_force else (AskMembers,)))
+        reception.open()
+        for client, requests in burst.clients:
+            for request in requests:
+                if type(request) in may and not reception.spent:
+                    reception.handlers[type(request)](request, client)
+                else:
+                    host._refuse(client)
 
     def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
         """Tell how this server is."""
@@ -52,6 +78,14 @@ class Telling(Part):
         assert made is not None  # frames of any cluster pass while this server belongs to none
         self._counters["refused_clients"] += 1
         self._outbox.reply(client, OtherCluster(made.name, made.identity, request.identity))
+
+    def note_settings(self) -> None:
+        """What is agreed was changed by the last slot executed."""
+        changed_at = self._application.agreed.changed_at
+        logger.info(
+            "server {}: settings were changed in slot {}", self._settings.server, changed_at
+        )
+        self.warn_of_differences()
 
     def warn_of_differences(self) -> None:
         """Say which of the settings given to this server count for nothing (rule 15)."""

@@ -6,10 +6,14 @@ from paxon.actors.ballot import ServerId
 from paxon.actors.environment import NEVER
 from paxon.actors.settings import Settings
 
-__all__ = ["Following"]
+__all__ = ["LARGE_VALUE", "Following"]
 
 EXCUSED = 4
 """A silence is excused by this server's own long steps up to so many election timeouts."""
+LARGE_VALUE = 256 << 10
+"""While a value from this size on is stored …"""
+SECONDS_PER_STORED_BYTE = 0.125 / (1 << 20)
+"""… nobody expects to hear from its leader, or the leader from others, for so much longer."""
 
 
 class Following:
@@ -43,6 +47,10 @@ class Following:
         for ever: somebody may really be dead, and this server be kept busy by its clients.
         """
         return min(self.busy - busy_before, self._most_excused)
+
+    def store(self, size: int) -> None:
+        """A large value is stored: its leader, and those who get it from this one, are as busy."""
+        self.was_busy(size * SECONDS_PER_STORED_BYTE)
 
     def was_busy(self, seconds: float) -> None:
         """Excuse so much more silence of this server's leader, or of its followers."""

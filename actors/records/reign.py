@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from itertools import islice
 
 import pykka
@@ -269,6 +269,21 @@ class Reign:
         held = (log.get(slot) for slot in self.votes)
         return sum(len(one.value) for one in held if one is not None)
 
+    def unanswered(
+        self, log: SlotLog, bits: Mapping[ServerId, int], most_bytes: int
+    ) -> Iterator[tuple[int, bytes, list[ServerId]]]:
+        """What was in flight at the last tick already, and who has not accepted it."""
+        for slot in sorted(self.votes):
+            held, votes = log.get(slot), self.votes[slot]
+            if slot >= self.retransmit_below or most_bytes < 0:
+                break
+            if held is not None:
+                most_bytes -= len(held.value)
+                yield slot, held.value, [
+                    server for server, follower in self.followers.items()
+                    if not (votes & bits[server] if follower.voter else slot <= follower.accepted)
+                ]  # fmt: skip
+
     def is_full(self, log: SlotLog, window: int) -> bool:
         """Whether so many bytes are being chosen that more would only make others wait longer."""
         if self.pending.bytes < IN_FLIGHT_BYTES // window:
@@ -309,10 +324,14 @@ class Reign:
             return f"server {server} is {behind:,} slots behind: wait until it has caught up"
         return ""
 
-    def fittest(self, servers: Iterable[ServerId]) -> ServerId:
-        """The server among these that has come furthest, as far as it told."""
-        level = {server: follower.executed for server, follower in self.followers.items()}
-        return max(servers, key=lambda server: (level.get(server, -1), -server))
+    def successor(
+        self, configuration: Configuration, server: ServerId, incarnation: int
+    ) -> ServerId:
+        """The server to lead the next epoch: this one, or who has told that it is furthest."""
+        if configuration.votes(server, incarnation):
+            return server
+        level = {follower: progress.executed for follower, progress in self.followers.items()}
+        return max(configuration.voters, key=lambda voter: (level.get(voter, -1), -voter))
 
     def behind(self, alive: Iterable[ServerId], chosen_to: int) -> dict[ServerId, int]:
         """By how many slots these followers are behind that have told how far they are."""
