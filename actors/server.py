@@ -190,7 +190,9 @@ class PaxosServer(BurstActor):
         self._reign: Reign | None = None
         self._leading_since = 0.0
         # Clients.
-        self.reception = Reception(settings, self._outbox, self._counters, self._clock)
+        self.reception = Reception(
+            settings, self._outbox, self._counters, self._clock, self.latencies.burst
+        )
         self._held = HeldRequests()
         # Learning and executing.
         self.log_time = LogTime()  # as this server knows it (rule 13)
@@ -1854,7 +1856,7 @@ class PaxosServer(BurstActor):
         if self.comparing.inquiry is not None:
             deadline = min(deadline, self.comparing.inquiry.until)
         if self.reception.turns.waiting:
-            deadline = min(deadline, self.reception.turns.due())
+            deadline = min(deadline, self.reception.turns.due(self._clock.monotonic()))
         if self.log.chosen_to < self.catching_up.known_commit:
             deadline = min(deadline, self.catching_up.ask_at)
         return deadline

@@ -28,7 +28,8 @@ MAX_TOTAL_BYTES = 256 << 20
 """… gets no more in."""
 PRESENT_SECONDS = 0.1
 """A client counts as present for so long after it was heard, and as long as it had to wait."""
-
+SILENT_SECONDS = 0.02
+"""It is not waited for once the server has listened for so long and heard nothing of it."""
 HELD_SECONDS = 10.0
 """A client sits out at most so long, whatever it did: a machine that was suspended meanwhile, or a
 slot that found no majority, makes anything take for ever."""
@@ -56,7 +57,7 @@ REMEMBERED_CLIENTS = 4096
 class Waiting:
     """One client's queue."""
 
-    __slots__ = ("bytes", "not_before", "owes", "requests")
+    __slots__ = ("bytes", "not_before", "owes", "requests", "took")
 
     def __init__(self) -> None:
         self.requests: deque[ClientMessage] = deque()
@@ -64,7 +65,9 @@ class Waiting:
         self.not_before = -NEVER
         """It sits out until then …"""
         self.owes = False
-        """… for what is on its account, and for nothing else."""
+        """… for what is on its account, and for nothing else: …"""
+        self.took = 0.0
+        """… seconds of the others' since its last turn."""
 
 
 class ClientTurns:
@@ -91,10 +94,14 @@ class ClientTurns:
         """… and when those were last taken out that do so no more."""
         self._left: dict[ClientToken, float] = {}
         """Clients that have left, the last ones: some of their commands may still be executed."""
-        self._modest_at = -NEVER
-        """When another client was last there …"""
+        self.listened = 0.0
+        """Seconds for which the server has waited for messages: it stands still during a step."""
+        self._modest: dict[ClientToken, float] = {}
+        """When the other clients were heard last, in those seconds, the last one at the end, …"""
         self.modest: tuple[int, int] | None = None
-        """… and the command that it sent last, by its session and number."""
+        """… the command that it sent, by its session and number, …"""
+        self._awaited_at = -NEVER
+        """… and when such a client last waited for something."""
         self._last, self._last_at = b"", -NEVER
         self._before, self._before_at = b"", -NEVER
         """The two clients heard last, and when: is anybody else there?"""
@@ -108,16 +115,19 @@ class ClientTurns:
         waiting = self.waiting.get(client) if self.waiting else None
         if requests and client not in self.greedy and not (waiting and waiting.requests):
             asked = requests[-1]
-            self._modest_at = now
+            self._modest.pop(client, None)
+            self._modest[client] = self.listened
+            _forget_one(self._modest)
             self.modest = (asked.session, asked.seq) if type(asked) is Command else None
 
-    def still_there(self, now: float) -> None:
+    def still_there(self) -> None:
         """A client that is not greedy waits for something."""
-        self._modest_at = now
+        self._awaited_at = self.listened
 
-    def was_busy(self, seconds: float) -> None:
-        """The server listened to nobody for so long: that is no silence of anybody's."""
-        self._modest_at += seconds
+    def _is_not_modest(self, client: ClientToken) -> None:
+        self._awaited_at = -NEVER  # (it may have been this one; any other is found again)
+        if self._modest.pop(client, None) is not None:
+            self.modest = None
 
     def others_present(self, client: ClientToken, since: float) -> bool:
         """Whether anybody but this client waits, or was heard since then or a little before."""
@@ -186,6 +196,7 @@ class ClientTurns:
         if client is None:
             return None
         waiting = self.waiting[client] = self.waiting.pop(client)
+        waiting.took = 0.0
         return client, waiting
 
     def wait_for_reader(self, client: ClientToken, until: float) -> None:
@@ -200,7 +211,7 @@ class ClientTurns:
         What it owes is taken off all accounts: it took that time from nobody.
         """
         owing = self._owing()
-        if not owing or self._there_until(owing) > now:
+        if not owing or self._there_until(owing, now) > now:
             return None
         first = min(owing, key=owing.__getitem__)
         early = owing[first] - now
@@ -211,10 +222,13 @@ class ClientTurns:
                     self.paid_at[client] -= early
         return first
 
-    def _there_until(self, owing: Mapping[ClientToken, float]) -> float:
+    def _there_until(self, owing: Mapping[ClientToken, float], now: float) -> float:
         """Until when somebody is there who would be served at once, or owes less than these."""
-        least, paid_at = min(owing.values()), self.paid_at
-        there = [self._modest_at + PRESENT_SECONDS]
+        first = min(owing, key=owing.__getitem__)
+        least, paid_at = owing[first], self.paid_at
+        silent = min(max(self.waiting[first].took, SILENT_SECONDS), PRESENT_SECONDS)
+        modest_at = max(self._awaited_at, next(reversed(self._modest.values()), -NEVER))
+        there = [now + modest_at + silent - self.listened]
         for client, until in self.greedy.items():
             if client not in owing and paid_at.get(client, -NEVER) < least:
                 there.append(until)
@@ -282,12 +296,14 @@ class ClientTurns:
         if is_greedy:
             self.greedy[client] = self.greedy.pop(client, NEVER)
             _forget_one(self.greedy)
+            self._is_not_modest(client)
         owes = self.spend(client, seconds, now, self.weight(client, now))
         owed = max(0.0, self.paid_at[client] - now)
         if is_greedy:  # (it may be in the log for about as long as it owes)
             self.greedy[client] = now + 2 * owed + PRESENT_SECONDS
         if owes and client not in self.held_back.values():
             self.sit_out(client, now, owed, owes=True)
+            self.waiting[client].took += seconds
 
     def weight(self, client: ClientToken, now: float) -> int:
         """What the client takes counts so many times.
@@ -324,17 +340,18 @@ class ClientTurns:
         self.paid_at.pop(client, None)
         self.greedy.pop(client, None)
         self._ahead.pop(client, None)
+        self._modest.pop(client, None)
         self._left[client] = NEVER
         _forget_one(self._left)
         if waiting is not None:
             self.messages -= len(waiting.requests)
             self.bytes -= waiting.bytes
 
-    def due(self) -> float:
+    def due(self, now: float) -> float:
         """When somebody's turn comes; infinity if nobody waits."""
         due = min((w.not_before for w in self.waiting.values() if w.requests), default=NEVER)
         if owing := self._owing():
-            return min(due, self._there_until(owing))
+            return min(due, self._there_until(owing, now))
         return due
 
 

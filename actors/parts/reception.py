@@ -29,6 +29,7 @@ from paxon.actors.messages import (
     StatusRequest,
 )
 from paxon.actors.outbox import Outbox
+from paxon.actors.records.latencies import Histogram
 from paxon.actors.records.places import Places
 from paxon.actors.records.reign import LITTLE_ROOM, Reign, answer_to
 from paxon.actors.settings import Settings
@@ -65,12 +66,14 @@ class Reception:
     """
 
     def __init__(
-        self, settings: Settings, outbox: Outbox, counters: dict[str, int], clock: Clock
-    ) -> None:
+        self, settings: Settings, outbox: Outbox, counters: dict[str, int], clock: Clock,
+        steps: Histogram,
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._outbox = outbox
         self._counters = counters
         self._clock = clock
+        self._steps = steps
         self.handlers: Handlers = {}
         """The server's, for each kind of request."""
         self._reign: Reign | None = None
@@ -125,10 +128,10 @@ class Reception:
             handled += len(requests)
         self._counters["client_messages_received"] += handled
         turns = self.turns
+        turns.listened = self._outbox.now - self._steps.total
         if handled > BURST_MESSAGES or turns.waiting or burst.client_bytes >= TURN_BYTES:
             self._let_wait(clients, reign)
             self.open()  # (what renewals took does not count)
-            turns.was_busy(self._worked_at - self._outbox.now)
             self._serving = True
             self._take_turns(reign)
             return
@@ -235,9 +238,9 @@ class Reception:
 
     def _take_turns(self, reign: Reign | None) -> None:
         """Serve those that waited, in turns, until the step's share is spent."""
-        handled, turns, began = 0, self.turns, self._turn_at
+        handled, turns = 0, self.turns
         if reign is not None and reign.awaits(turns.modest, turns.greedy):
-            turns.still_there(began)
+            turns.still_there()
         while handled < BURST_MESSAGES and (turn := self._next_turn()) is not None:
             client, waiting = turn
             if self._outbox.network.congested(client):
@@ -252,7 +255,6 @@ class Reception:
             self._end_turn(client, served, _waiting_work(reign) - before, reign)
         if handled >= BURST_MESSAGES:
             self.spent = True
-        turns.was_busy(self._turn_at - began)
 
     def _next_turn(self) -> tuple[ClientToken, Waiting] | None:
         """Whose turn it is; None if all sit out, or the step's share is spent."""

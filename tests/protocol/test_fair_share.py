@@ -175,7 +175,7 @@ def test_who_asked_for_what_takes_no_time_sits_out_for_what_its_frames_take(slow
     slow.request(1, *[Query(n, "stale", b"0") for n in range(3000)], client=FLOODER)
     turns = slow.servers[1].reception.turns
     while turns.messages:
-        slow.clock.now = max(slow.clock.now, turns.due())
+        slow.clock.now = max(slow.clock.now, turns.due(slow.clock.now))
         slow.step(1)
     assert len(slow.told(QueryReply, FLOODER)) == 3000
     assert slow.clock.now <= 100.0 + 2 * 3000 * MESSAGE_SECONDS + CLIENT_SECONDS
@@ -265,15 +265,16 @@ def test_those_that_took_much_do_not_all_sit_out_beside_an_idle_server() -> None
         turns.charge(client, seconds, 1.0)
         turns.heard(client, asks, 1.0)
         turns.add(client, asks * 9)
-    assert turns.due() < 1.0
+    assert turns.due(1.0) < 1.0
     assert turns.next(1.0) == (OTHER, turns.waiting[OTHER])
     assert turns.waiting[FLOODER].not_before == pytest.approx(1.8)  # nobody had to wait for OTHER
     turns.charge(OTHER, 0.1, 1.0)
     turns.heard(b"modest", asks, 1.0)  # … but they do while somebody is there who took little, …
+    turns.listened = 0.09
     assert turns.next(1.05) is None
-    assert turns.due() == pytest.approx(1.1)
-    turns.was_busy(0.2)  # … who could not be heard meanwhile, …
-    assert turns.next(1.25) is None
+    assert turns.due(1.05) == pytest.approx(1.06)  # (a tenth of a second, for so much was taken,
+    assert turns.next(1.25) is None  # not counting the time of steps), …
+    turns.listened = 0.11
     turns.hold_back(OTHER, (1, 1), 1.25)  # … or who owes less and is not in line …
     assert turns.next(1.35) is None
     turns.drop(OTHER)  # … before it leaves
@@ -321,12 +322,12 @@ def test_a_pipeline_does_not_starve_beside_many(others: int, stay: bool) -> None
             turns.heard(client, asks, now)
             turns.add(client, asks)
         if (turn := turns.next(now)) is None:
-            now = min([turns.due(), *[at for at, _ in due[:1]]])
+            now, before = min([turns.due(now), *[at for at, _ in due[:1]]]), now
+            turns.listened += now - before
             continue
         client, waiting = turn
         turns.take(waiting)
         now += 0.0005
-        turns.was_busy(0.0005)
         turns.charge(client, 0.0005, now)
         if client == FLOODER:
             longest, served = max(longest, now - max(served, 100.0)), now

@@ -93,7 +93,9 @@ def serve_all(cluster: Cluster, server: int = 1) -> list[int]:
     """Step while something waits; how many bytes each step replied."""
     steps, turns = [], cluster.servers[server].reception.turns
     while turns.messages or cluster.servers[server].next_deadline() <= cluster.clock.now:
-        cluster.clock.now = max(cluster.clock.now, turns.due() if turns.messages else 0.0)
+        cluster.clock.now = max(
+            cluster.clock.now, turns.due(cluster.clock.now) if turns.messages else 0.0
+        )
         Frames.sizes.clear()
         cluster.step(server)
         steps.append(sum(Frames.sizes))
