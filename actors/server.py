@@ -190,9 +190,7 @@ class PaxosServer(BurstActor):
         self._reign: Reign | None = None
         self._leading_since = 0.0
         # Clients.
-        self.reception = Reception(
-            settings, self._outbox, self._counters, self._clock, self.latencies.burst
-        )
+        self.reception = Reception(settings, self._outbox, self._counters, self._clock)
         self._held = HeldRequests()
         # Learning and executing.
         self.log_time = LogTime()  # as this server knows it (rule 13)
@@ -314,7 +312,7 @@ class PaxosServer(BurstActor):
         if burst.clients or burst.refused or burst.gone or self.reception.turns.waiting:
             for client in burst.gone:
                 self.watches.forget(client)
-            self.reception.serve(burst, self._reign)
+            self.reception.serve(burst, self._reign, self._now - self.latencies.burst.total)
             if self.places.told_clients is not None:
                 self.membership.tell_clients(burst)
 

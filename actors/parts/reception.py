@@ -29,7 +29,6 @@ from paxon.actors.messages import (
     StatusRequest,
 )
 from paxon.actors.outbox import Outbox
-from paxon.actors.records.latencies import Histogram
 from paxon.actors.records.places import Places
 from paxon.actors.records.reign import LITTLE_ROOM, Reign, answer_to
 from paxon.actors.settings import Settings
@@ -66,14 +65,12 @@ class Reception:
     """
 
     def __init__(
-        self, settings: Settings, outbox: Outbox, counters: dict[str, int], clock: Clock,
-        steps: Histogram,
-    ) -> None:  # fmt: skip
+        self, settings: Settings, outbox: Outbox, counters: dict[str, int], clock: Clock
+    ) -> None:
         self._settings = settings
         self._outbox = outbox
         self._counters = counters
         self._clock = clock
-        self._steps = steps
         self.handlers: Handlers = {}
         """The server's, for each kind of request."""
         self._reign: Reign | None = None
@@ -110,8 +107,11 @@ class Reception:
 
     # --- a step ----------------------------------------------------------------------------------
 
-    def serve(self, burst: ServerBurst, reign: Reign | None) -> None:
-        """Handle the burst's requests, or let them wait behind others, and those that waited."""
+    def serve(self, burst: ServerBurst, reign: Reign | None, listened: float) -> None:
+        """Handle the burst's requests, or let them wait behind others, and those that waited.
+
+        `listened` are the seconds that the server has spent outside of its steps.
+        """
         if burst.gone or burst.refused or burst.ignored:
             for client in burst.gone:
                 self.turns.drop(client)
@@ -128,7 +128,7 @@ class Reception:
             handled += len(requests)
         self._counters["client_messages_received"] += handled
         turns = self.turns
-        turns.listened = self._outbox.now - self._steps.total
+        turns.listened = listened
         if handled > BURST_MESSAGES or turns.waiting or burst.client_bytes >= TURN_BYTES:
             self._let_wait(clients, reign)
             self.open()  # (what renewals took does not count)
