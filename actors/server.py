@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 from paxon.actors.actor import BurstActor
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, in_list
-from paxon.actors.disk.storage import ENOUGH_ROOM, NO_ROOM, SMALL_VALUE, SnapshotInfo
+from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.embedding import settle
 from paxon.actors.environment import NEVER, ClientToken, Environment, ServerBurst
@@ -538,7 +538,7 @@ class PaxosServer(BurstActor):
         # A discarded slot's value is chosen, so any later ballot proposes that very value: saying
         # yes without keeping it again tells no lie, and lets a leader that is behind go on.
         if p2a.slot > self.log.discarded:
-            if len(value) > self._storage.room and not self._has_room(value):
+            if len(value) > self._storage.room and not self.snapshotting.has_room(p2a.slot, value):
                 return  # it comes again, while a majority has none
             self._accept(p2a.slot, ballot, value)
         self._acknowledge(sender, ballot, p2a.slot)
@@ -922,7 +922,7 @@ class PaxosServer(BurstActor):
             if reign.takeover:
                 if reign.votes and reign.bytes_in_flight(self.log) >= IN_FLIGHT_BYTES:
                     return
-                if not self._has_room(reign.takeover[0][1]):
+                if not self.snapshotting.has_room(*reign.takeover[0]):
                     return
                 slot, value = reign.takeover.popleft()
                 if self.log.status(slot) in ("EMPTY", "ACCEPTED"):  # (else it was learned since)
@@ -1627,7 +1627,7 @@ class PaxosServer(BurstActor):
         late.ask_later(self._now, self.settings.retransmit_interval)
         if not self.is_behind() or not (self._others or late.outsiders):
             return
-        if self._storage.room <= 0 and late.incoming is None:
+        if self._storage.room <= 0 and late.incoming is None and self.snapshotting.can_make_room():
             return  # what is missing comes once it can be kept
         if late.check is not None and late.is_whole():
             # Asked for again it would be offered in other words, and checked anew, without end.
@@ -1658,7 +1658,9 @@ class PaxosServer(BurstActor):
         """Take over chosen values, execute them, ask for more."""
         before = self.log.chosen_to
         for accepted in catch_up.accepted:
-            if not self._has_room(accepted.value) or not self._learn(accepted, sender):
+            if not self.snapshotting.has_room(accepted.slot, accepted.value):
+                break
+            if not self._learn(accepted, sender):
                 return
         late = self.catching_up
         late.takes_back(catch_up.chosen_to, sender, self.log.chosen_to)
@@ -1702,25 +1704,16 @@ class PaxosServer(BurstActor):
 
     # === room on the disk (docs/full-disks.md) ====================================================
 
-    def _has_room(self, value: bytes) -> bool:
-        """Whether the disk takes one more value; what is small may take of the last room."""
-        size, room = len(value), self._storage.room
-        if size <= room or (size <= SMALL_VALUE and room > NO_ROOM):
-            return True
-        self._counters["without_room"] += 1
-        return False
-
     def _look_for_room(self) -> None:
         """Where the log has no room a snapshot lets some go; else others had better lead.
 
         Meanwhile clients are held back, and others' values are not accepted (docs/full-disks.md).
         """
-        room, last, reign = self._storage.room, self._storage.snapshot, self._reign
+        room, reign = self._storage.room, self._reign
         if reign is not None and reign.pending.entries and not reign.pending.fits(room):
             self.reception.put_off_waiting(reign, self.application, self.places)
             self._left_over = True
-        behind_log = self.application.executed > (0 if last is None else last.slot)
-        if room < ENOUGH_ROOM and behind_log and self.snapshots.executed_bytes >= room:
+        if self.snapshots.executed_bytes >= room and self.snapshotting.can_make_room():
             self.snapshotting.take()
         if room <= 0 and reign is not None and not self._storage.taking_snapshot:
             self.hand_over()

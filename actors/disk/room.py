@@ -13,8 +13,8 @@ from paxon.actors.disk.data_directory import DATABASE_NAME
 from paxon.actors.disk.storage import NO_ROOM
 
 __all__ = [
-    "LOG_ROOM", "PAGE_BYTES", "Disk", "NoRoomError", "allocated_bytes", "checkpoint_pages",
-    "filled_by_others", "free_bytes", "leave_room", "reserve",
+    "GROWTH", "LOG_ROOM", "PAGE_BYTES", "Disk", "NoRoomError", "allocated_bytes",
+    "checkpoint_pages", "filled_by_others", "free_bytes", "later_bytes", "reserve",
 ]  # fmt: skip
 
 PAGE_BYTES = 4096
@@ -24,6 +24,9 @@ LOG_ROOM = 1 << 20
 deletions have to go on, and SQLite writes each page twice …"""
 LAST_ROOM = LOG_ROOM // 2
 """… of which small values may take all but so many."""
+GROWTH = 3
+"""By so many times what was logged since a snapshot the next may be larger: the store's shortest
+commands make 2.8 times their size of the state. How large it is shows only once it is taken."""
 AMPLE = 64 << 20
 """With so many bytes left over nothing is looked at any closer."""
 FEWEST_PAGES, MOST_PAGES = 64, 1000
@@ -39,11 +42,16 @@ _fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Free space, and the part of it that is spoken for; bytes."""
+    """Free space, and what is spoken for; bytes."""
 
     free: int
     wanted: int = 0
-    """What the snapshot under way is still to take, or the next one will."""
+    """What the snapshot under way is still to take, or the next one if it is as large as the last.
+    """
+    later: int = 0
+    """What the one after it wants beyond what comes back when it is done, going by the log."""
+    is_taken: bool = False
+    """Whether one is under way, so that there is an end to it."""
     growth: int = 0
     """By how much the database grows once its write-ahead log is copied into it."""
     inside: int = 0
@@ -51,27 +59,41 @@ class Disk:
 
     @property
     def is_ample(self) -> bool:
-        return self.free - self.wanted >= AMPLE
+        return self._unpromised - max(0, self.later) >= AMPLE
 
     def room(self) -> int:
         """Bytes of values that the log may still take (see `Storage.room`).
 
         Each goes into the write-ahead log first and then into the database, which has free pages
-        for some of them.
+        for some of them. And each may add `GROWTH` times as much to the snapshot after it.
         """
-        if self.is_ample:
-            return (self.free - self.wanted - LOG_ROOM) // 2
-        if self.free - self.growth < LAST_ROOM:
+        left, inside = self._unpromised - self.growth - LOG_ROOM, self.inside
+        beyond = left + inside - self.later
+        if self.free - self.growth < LAST_ROOM or (self.is_taken and beyond < LAST_ROOM - LOG_ROOM):
             return NO_ROOM
-        return self._left if self._left <= self.inside else (self._left + self.inside) // 2
+        return min(left if left <= inside else (left + inside) // 2, beyond // (1 + GROWTH))
 
     @property
-    def _left(self) -> int:
-        return self.free - self.wanted - self.growth - LOG_ROOM
+    def _unpromised(self) -> int:
+        return self.free - self.wanted
+
+    def largest(self) -> int:
+        """See `Storage.largest`: what a snapshot under way is still to take is not there."""
+        promised = self.wanted if self.is_taken else 0
+        return (self.free - promised - self.growth - LAST_ROOM) // 2
 
     def surplus(self) -> int:
         """Bytes of free pages that would do more for the log outside of the database."""
-        return max(0, (self.inside - self._left) // 2)
+        return max(0, (self.inside - (self._unpromised - self.growth - LOG_ROOM)) // 2)
+
+
+def later_bytes(last: int, size: int, logged: int, covered: int) -> int:
+    """`Disk.later`: of `logged` bytes the one under way covers some, and will have `size` bytes.
+
+    When it counts those go, and the snapshot before, of `last` bytes. (Where none is under way the
+    last is both.)
+    """
+    return size - last - covered + GROWTH * (logged - covered)
 
 
 def checkpoint_pages(room: int) -> int:
@@ -102,12 +124,6 @@ def reserve(descriptor: int, size: int) -> None:
         result = _fallocate(descriptor, _KEEP_SIZE, ctypes.c_longlong(0), ctypes.c_longlong(size))
         if result and ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def leave_room(descriptor: int) -> None:
-    """Raise `NoRoomError` if the log has too little room left beside this file."""
-    if free_bytes(descriptor) < LOG_ROOM:
-        raise NoRoomError(_NO_ROOM)
 
 
 def free_bytes(descriptor: int) -> int:

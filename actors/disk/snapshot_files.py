@@ -19,14 +19,7 @@ from typing import NoReturn
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.disk.data_directory import in_words, sync_directory
-from paxon.actors.disk.room import (
-    LOG_ROOM,
-    NoRoomError,
-    allocated_bytes,
-    free_bytes,
-    leave_room,
-    reserve,
-)
+from paxon.actors.disk.room import LOG_ROOM, NoRoomError, allocated_bytes, free_bytes, reserve
 from paxon.actors.disk.storage import REMEDY, CorruptStorage, Produce, Prove, SnapshotInfo
 from paxon.transport.log import forking_would_wait, logger
 from paxon.transport.orphans import end_with_parent
@@ -108,12 +101,15 @@ class SnapshotFiles:
         self._unsynced = 0
         self._fork_again_at = 0.0
         self._expected = 0
-        """Bytes that the snapshot under way will have at the most, about."""
+        """Bytes that the snapshot under way is taken to have until its child knows."""
 
     # --- names and headers -----------------------------------------------------------------------
 
     def path(self, slot: int) -> Path:
         return self._directory / f"snapshot-{slot}.paxon"
+
+    def _temporary(self, slot: int) -> Path:
+        return self._directory / f"snapshot-{slot}.tmp"
 
     def _incoming_path(self, slot: int) -> Path:
         return self._directory / f"incoming-{slot}.tmp"
@@ -256,18 +252,25 @@ class SnapshotFiles:
         held = self._kept.get(self.current)
         return 0 if held is None else held[1].size
 
-    def wanted_bytes(self) -> int:
-        """Bytes that the snapshot under way is still to take, or the next one will."""
-        try:
-            if self._child is not None:
-                path = self._directory / f"snapshot-{self._child[2]}.tmp"
-                taken = allocated_bytes(path.stat()) if path.exists() else 0
-                return max(0, self._expected - taken)
-            if self._incoming is not None:
-                return max(0, self._incoming.size - allocated_bytes(os.fstat(self._incoming_file)))
-        except OSError:  # it has just got its name
-            return 0
-        return 0 if self._ready is not None else self.next_bytes()
+    def coming(self) -> tuple[int, int, int] | None:
+        """Slot and size of the snapshot under way, and what it is still to take, bytes.
+
+        How large it will be is a guess until its child has made the image.
+        """
+        if self._child is not None:
+            slot = self._child[2]
+            for path in (self._temporary(slot), self.path(slot)):  # its name comes last
+                with contextlib.suppress(OSError):
+                    state = path.stat()
+                    size = state.st_size or self._expected
+                    return slot, size, max(0, size - allocated_bytes(state))
+            return slot, self._expected, self._expected
+        if self._ready is not None:
+            return self._ready.slot, self._ready.size, 0
+        if self._incoming is not None:
+            size, held = self._incoming.size, os.fstat(self._incoming_file)
+            return self._incoming.slot, size, max(0, size - allocated_bytes(held))
+        return None
 
     def make_room(self) -> bool:
         """The log has none left: give up all but the snapshot that counts; whether that helped."""
@@ -392,33 +395,27 @@ class SnapshotFiles:
         self, slot: int, produce: Produce, parent: int = 0, prove: Prove | None = None
     ) -> SnapshotInfo:
         """Write, sync and name the file. `parent`: give up when that process is gone."""
-        temporary = self._directory / f"snapshot-{slot}.tmp"
+        temporary = self._temporary(slot)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            expected = self._expected
-            try:
-                reserve(descriptor, self._header_bytes + expected)
-            except (NoRoomError, OSError):  # it may have grown by less
-                expected = self.next_bytes()
-                reserve(descriptor, self._header_bytes + expected)
+            pieces = list(produce())
+            size = sum(len(piece) for piece in pieces)
+            reserve(descriptor, self._header_bytes + size)
+            os.ftruncate(descriptor, self._header_bytes + size)  # so the server knows it, too
             os.lseek(descriptor, self._header_bytes, os.SEEK_SET)
-            size = checksum = unsynced = 0
-            for part in _in_parts(produce()):
+            checksum = unsynced = 0
+            for part in _in_parts(pieces):
                 if parent and os.getppid() != parent:
                     raise InterruptedError("the server is gone")
                 checksum = zlib.crc32(part, checksum)
-                size += len(part)
                 _write_all(descriptor, part)
                 # In one go at the end, the server's own small syncs would wait behind it.
                 unsynced += len(part)
                 if unsynced >= SYNC_BYTES:
                     _sync_and_rest(descriptor, rest=parent > 0)
-                    if size > expected:  # what was promised is no longer the log's to take
-                        leave_room(descriptor)
                     unsynced = 0
             info = SnapshotInfo(slot, size, checksum)
             os.pwrite(descriptor, self._header(info), 0)
-            os.ftruncate(descriptor, self._header_bytes + size)  # gives back what was reserved
             os.fsync(descriptor)
             if prove is not None:
                 prove(self._read_image(descriptor, size))
@@ -453,9 +450,11 @@ class SnapshotFiles:
 
     def _failed(self, slot: int, reason: str, *, received: bool = False) -> None:
         """Throw away what there is of a snapshot, and say why."""
-        path = self._incoming_path(slot) if received else self._directory / f"snapshot-{slot}.tmp"
         with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+            if received:
+                self._incoming_path(slot).unlink(missing_ok=True)
+            else:
+                self._remove_taken(slot)
         what = "take in another's" if received else "take a"
         logger.warning(
             "server {} could not {} snapshot at slot {}: {}; it goes on and tries again later",
@@ -545,7 +544,12 @@ class SnapshotFiles:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
         os.close(reader)
-        (self._directory / f"snapshot-{slot}.tmp").unlink(missing_ok=True)
+        self._remove_taken(slot)
+
+    def _remove_taken(self, slot: int) -> None:
+        """It never came to count, though it may have got its name."""
+        for path in (self._temporary(slot), self.path(slot)):
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Kill a child under way and close all files; safe to call twice."""

@@ -8,6 +8,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from paxon.actors.disk.data_directory import (
     sync_directory,
 )
 from paxon.actors.disk.room import (
+    GROWTH,
     LOG_ROOM,
     PAGE_BYTES,
     Disk,
     allocated_bytes,
     checkpoint_pages,
     filled_by_others,
+    later_bytes,
 )
 from paxon.actors.disk.snapshot_files import SnapshotFiles
 from paxon.actors.disk.sqlite_format import (
@@ -139,7 +142,11 @@ class SqliteStorage(Storage):
         self._surplus = 0
         """Bytes of the database's free pages that had better be given back to the disk."""
         self._logged_bytes = 0
-        """Of values, since the last snapshot was begun."""
+        """Of the values of all rows above the durable snapshot's slot."""
+        self._coming = 0
+        """The slot of the snapshot under way, taken or received; 0: none is …"""
+        self._covered_bytes = 0
+        """… and what it will cover of `_logged_bytes`."""
         self._tidyings = 0
         self._tidied = -1
         """`count` after it tidied last: a server without a new commit since is idle."""
@@ -180,6 +187,8 @@ class SqliteStorage(Storage):
         self._found = self._kept_rows(contents.accepted)
         self._discarding = len(self._found) < contents.rows
         self._files.recover(self._durable.snapshot)
+        saved = 0 if self._durable.snapshot is None else self._durable.snapshot.slot
+        self._logged_bytes = sum(len(h.value) for h in contents.accepted if h.slot > saved)
         self._look_for_room()
         if self.created:
             self._begin()
@@ -345,8 +354,11 @@ class SqliteStorage(Storage):
         if self._sealed is not None:
             self._delete_above(self._sealed, cursor)
         for slot in self._replaced:
-            ((checksum,),) = self._query("SELECT checksum FROM accepted WHERE slot=?", slot)
+            ((checksum, length),) = self._query(
+                "SELECT checksum, length(value) FROM accepted WHERE slot=?", slot
+            )
             self._rows_checksum -= checksum
+            self._logged_bytes -= length
         rows = []
         total = size = 0
         for slot, (ballot, value, inner) in self._rows.items():
@@ -362,12 +374,14 @@ class SqliteStorage(Storage):
 
     def _delete_above(self, slot: int, cursor: sqlite3.Cursor) -> None:
         """Delete what an epoch has left above its seal."""
-        ((count, total),) = self._query(
-            "SELECT count(*), coalesce(sum(checksum), 0) FROM accepted WHERE slot>?", slot
-        )
+        ((count, total, size),) = self._query(
+            "SELECT count(*), coalesce(sum(checksum), 0), coalesce(sum(length(value)), 0) "
+            "FROM accepted WHERE slot>?", slot,
+        )  # fmt: skip
         cursor.execute("DELETE FROM accepted WHERE slot>?", (slot,))
         self._row_count -= count
         self._rows_checksum -= total
+        self._logged_bytes -= size
 
     def _delete_rows(self, cursor: sqlite3.Cursor) -> None:
         """Delete a bounded number of discarded rows; the next commits delete more."""
@@ -396,12 +410,21 @@ class SqliteStorage(Storage):
             self._spare = True
 
     def _on_committed(self) -> None:
-        if self.room < self._look_below:
-            self._look_for_room()
         durable = self._durable.snapshot
         if durable is not None and durable.slot != self._files.current:
             with self._in_our_words():
                 self._files.keep(durable)
+                self._logged_bytes = self._bytes_above(durable.slot)
+            self._look_for_room()
+        elif self.room < self._look_below:
+            self._look_for_room()
+
+    def _bytes_above(self, slot: int) -> int:
+        """Of values in the log."""
+        ((size,),) = self._query(
+            "SELECT coalesce(sum(length(value)), 0) FROM accepted WHERE slot>?", slot
+        )
+        return int(size)
 
     # --- housekeeping ----------------------------------------------------------------------------
 
@@ -461,16 +484,16 @@ class SqliteStorage(Storage):
         free = self._files.free_bytes()
         if free is None:  # (no descriptor, for one)
             return
-        disk = Disk(free, self._files.wanted_bytes())
+        disk = Disk(free, *self._spoken_for(), self._files.taking)
         self._ample = disk.is_ample
         self._surplus = 0
         if not self._ample and self._database is not None:
             with self._in_our_words():
                 pages, inside = self._query("PRAGMA page_count")[0][0], self._free_pages()
                 growth = pages * PAGE_BYTES - self._directory.database.stat().st_size
-            disk = Disk(free, disk.wanted, max(0, growth), inside * PAGE_BYTES)
+            disk = replace(disk, growth=max(0, growth), inside=inside * PAGE_BYTES)
             self._surplus = disk.surplus()
-        self.room = disk.room()
+        self.room, self.largest = disk.room(), disk.largest()
         if not self._ample and not self._files.taking and self._is_others():
             self.room = PLENTY  # holding clients back would help nobody
         if self.room > NO_ROOM and self._discarding:
@@ -479,6 +502,17 @@ class SqliteStorage(Storage):
         self._checkpoint_at = checkpoint_pages(self.room)
         # Each tenth of a second it is looked at anyway (`maintain`); in between after much alone.
         self._look_below = self.room // 2 if self._ample else PLENTY
+
+    def _spoken_for(self) -> tuple[int, int]:
+        """`Disk.wanted` and `Disk.later`."""
+        last = self._files.next_bytes()
+        slot, size, wanted = self._files.coming() or (0, last, last)
+        if slot != self._coming:
+            self._coming, self._covered_bytes = slot, 0
+            if slot:
+                with self._in_our_words():
+                    self._covered_bytes = self._logged_bytes - self._bytes_above(slot)
+        return wanted, later_bytes(last, size, self._logged_bytes, self._covered_bytes)
 
     def _make_room(self) -> None:
         """Give the disk what the database's file and its log do not need, if the log needs it.
@@ -523,7 +557,7 @@ class SqliteStorage(Storage):
 
     def _take(self, slot: int, produce: Produce, prove: Prove | None) -> None:
         self._begin()
-        growth, self._logged_bytes = self._logged_bytes, 0
+        growth = GROWTH * self._logged_bytes
         free, wanted = self._files.free_bytes(), self._files.next_bytes() + growth + LOG_ROOM
         if free is not None and free < wanted:
             self._shrink(wanted - free + PAGE_BYTES)
@@ -563,7 +597,7 @@ class SqliteStorage(Storage):
 
     @property
     def is_tight(self) -> bool:
-        return self._files.is_tight()
+        return not self._ample or self._files.is_tight()
 
     def size_bytes(self) -> int:
         total = 0

@@ -131,6 +131,8 @@ class Storage(ABC):
         """Bytes of values that may be accepted before something has to go (docs/full-disks.md). At
         0 or below only small ones, at `NO_ROOM` none. Each `save_accepted` takes from it, and
         `commit` and `maintain` look at the disk anew."""
+        self.largest = PLENTY
+        """Bytes of the largest value that the disk itself takes, whatever it is promised to."""
         self._unusable = ""
         """Why nothing can be committed any more: closed, or a commit failed."""
 

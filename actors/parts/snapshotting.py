@@ -7,7 +7,7 @@ The state of one that has come becomes the server's own in the server (`Host.bec
 from __future__ import annotations
 
 from paxon.actors.ballot import ServerId
-from paxon.actors.disk.storage import SnapshotInfo
+from paxon.actors.disk.storage import NO_ROOM, SMALL_VALUE, SnapshotInfo
 from paxon.actors.environment import NEVER
 from paxon.actors.execution.digests import SnapshotCheck
 from paxon.actors.limits.bounds import is_plausible_offer, is_plausible_request
@@ -97,6 +97,28 @@ class Snapshotting(Part):
             log.discard_to(target)
         if covered:
             self._host._storage.discard_to(min(covered, log.discarded))
+
+    # --- room on the disk (docs/full-disks.md) ---------------------------------------------------
+
+    def has_room(self, slot: int, value: bytes) -> bool:
+        """Whether the disk takes one more value; what is small may take of the last room.
+
+        Where no snapshot makes any, so may what has to be executed next: nothing else does.
+        """
+        size, storage = len(value), self._host._storage
+        if size <= storage.room or (size <= SMALL_VALUE and storage.room > NO_ROOM):
+            return True
+        is_next = slot == self._host.log.chosen_to + 1
+        if is_next and size <= storage.largest and not self.can_make_room():
+            return True
+        self._counters["without_room"] += 1
+        return False
+
+    def can_make_room(self) -> bool:
+        """Whether some of the log goes with a snapshot, under way or to come."""
+        storage = self._host._storage
+        saved = 0 if storage.snapshot is None else storage.snapshot.slot
+        return storage.taking_snapshot or self._application.executed > saved
 
     # --- for another server ----------------------------------------------------------------------
 

@@ -128,17 +128,57 @@ def test_a_majority_without_room_is_heard_of_and_clients_are_held_back() -> None
     assert reply(cluster, 2).status == ReplyStatus.OK
 
 
-def test_who_missed_something_for_want_of_room_asks_for_it_once_there_is_some() -> None:
+def saved() -> tuple[Cluster, int]:
+    """A cluster whose servers have nothing to take a snapshot of; then disks have little room."""
     cluster, session = led()
-    cluster.storages[3].room = 0
+    for room in (0, PLENTY, 0):
+        for storage in cluster.storages.values():
+            storage.room = room
+        cluster.pass_time(0.5)
+    cluster.storages[1].room = PLENTY
+    reign_of(cluster.servers[1]).pending.most_are_short = False  # it has yet to hear of it
+    return cluster, session
+
+
+def test_what_is_to_be_executed_next_needs_no_room_where_no_snapshot_makes_any() -> None:
+    """Else what is accepted behind a gap would keep the log from its room for good."""
+    cluster, session = saved()
+    cluster.command(1, session, 1, LARGE)
+    cluster.deliver(P2A, 1, 2)
+    assert len(cluster.sent(P2B, 2, 1)) == 1
+    cluster.command(1, session, 2, LARGE)
+    cluster.deliver(P2A, 1, 2)
+    assert len(cluster.sent(P2B, 2, 1)) == 1, "that one comes later"
+    cluster.pass_time(2.0)
+    assert [reply(cluster, seq).status for seq in (1, 2)] == [ReplyStatus.OK] * 2
+
+
+def test_who_misses_something_asks_for_it_without_room_too_where_no_snapshot_makes_any() -> None:
+    cluster, session = saved()
+    cluster.storages[2].room = PLENTY
+    behind, disk = cluster.servers[3], cluster.storages[3]
+    disk.largest = len(LARGE)  # less than what the log adds to it
+    for seq in (1, 2, 3):
+        cluster.command(1, session, seq, LARGE)
+    cluster.pass_time(1.0)
+    assert behind.describe().counters["catch_ups"] > 0 and behind.is_behind()
+    disk.largest = PLENTY
+    cluster.pass_time(3.0)
+    assert behind.application.executed == cluster.servers[1].application.executed
+
+
+def test_who_missed_something_waits_for_the_snapshot_that_makes_room() -> None:
+    cluster, session = led()
+    disk, behind = cluster.storages[3], cluster.servers[3]
+    disk.room = 0
+    behind.snapshots.retry.failed(cluster.clock.now + 100)  # none can be taken for now
     cluster.execute(1, session, LARGE)
     cluster.pass_time(1.0)
-    behind = cluster.servers[3]
     assert behind.describe().counters["catch_ups"] == 0
     assert behind.is_behind()
     cluster.hand(3, 1, CatchUp(list(cluster.servers[1].log.accepted_from(1)), 2))
     assert behind.is_behind()  # what comes unasked is not kept either
-    cluster.storages[3].room = PLENTY
+    disk.room = PLENTY
     cluster.pass_time(1.0)
     assert behind.application.executed == cluster.servers[1].application.executed
 

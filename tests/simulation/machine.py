@@ -7,7 +7,7 @@ from typing import Protocol
 
 from paxon.actors import Ballot, ServerId
 from paxon.actors.disk.memory_storage import MemoryStorage
-from paxon.actors.disk.storage import Produce, Prove, Recovered, SnapshotInfo
+from paxon.actors.disk.storage import NO_ROOM, PLENTY, Produce, Prove, Recovered, SnapshotInfo
 from paxon.actors.execution.agreed import encode_agreed
 from paxon.actors.execution.application import Application, Executed
 from paxon.actors.messages import Batch, Made, Place
@@ -354,6 +354,10 @@ class SimulatedDisk:
     @property
     def room(self) -> int:
         return self._world.room - sum(len(value) for _, _, value in self._rows)
+
+    @property
+    def largest(self) -> int:
+        return NO_ROOM if self._world.room == NO_ROOM else PLENTY
 
     def size_bytes(self) -> int:
         return 0

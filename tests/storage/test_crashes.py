@@ -220,16 +220,9 @@ def test_snapshots_make_way_for_a_commit(small_disk: Path, what: str) -> None:
     storage.commit()
     image = b"x" * (3 * MIB)
 
-    def slowly() -> Iterator[bytes]:
-        yield image
-        time.sleep(60)
-
     if what == "taken":
-        storage.begin_snapshot(1, slowly)
-        deadline = time.monotonic() + 30
-        while sum(p.stat().st_size for p in (small_disk / "data").glob("*.tmp")) < len(image):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        storage.begin_snapshot(1, lambda: [image], lambda _: time.sleep(60))
+        wait_until(lambda: any(p.stat().st_size for p in (small_disk / "data").glob("*.tmp")))
     else:
         assert storage.receive_snapshot(info_of(9, image * 2), 0, image) == len(image)
     lines: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,11 +12,13 @@ from paxon.actors.disk import sqlite_storage
 from paxon.actors.disk.data_directory import DATABASE_NAME
 from paxon.actors.disk.room import (
     AMPLE,
+    GROWTH,
     LAST_ROOM,
     LOG_ROOM,
     Disk,
     checkpoint_pages,
     filled_by_others,
+    later_bytes,
 )
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.disk.storage import NO_ROOM
@@ -27,13 +30,27 @@ MIB = 1 << 20
 def test_the_next_snapshot_has_its_room_before_the_log_has_any() -> None:
     assert Disk(41 * MIB, wanted=40 * MIB).room() == 0
     assert Disk(40 * MIB, wanted=40 * MIB).room() == -LOG_ROOM
-    assert Disk(43 * MIB, wanted=40 * MIB).room() == MIB, "each value is written twice"
+    each = 1 + GROWTH
+    assert Disk(41 * MIB + each, wanted=40 * MIB).room() == 1, "a value makes the next larger"
+    assert later_bytes(40, 40, 10, 0) == 10 * GROWTH, "by what is logged"
+    assert later_bytes(40, 45, 13, 10) == 3 * GROWTH - 5, "the one under way brings some back"
+    assert Disk(41 * MIB + each, wanted=20 * MIB, later=20 * MIB).room() == 1
 
 
 def test_free_pages_of_the_database_take_what_the_disk_need_not() -> None:
-    assert Disk(2 * MIB, inside=5 * MIB).room() == MIB
-    assert Disk(10 * MIB, inside=5 * MIB).room() == 7 * MIB
-    assert Disk(10 * MIB, growth=4 * MIB, inside=MIB).room() == 3 * MIB
+    less = -100 * MIB  # by so much the next snapshot is smaller
+    assert Disk(43 * MIB, 40 * MIB, less).room() == MIB, "each value is written twice"
+    assert Disk(2 * MIB, later=less, inside=5 * MIB).room() == MIB
+    assert Disk(10 * MIB, later=less, inside=5 * MIB).room() == 7 * MIB
+    assert Disk(10 * MIB, later=less, growth=4 * MIB, inside=MIB).room() == 3 * MIB
+    assert Disk(2 * MIB, inside=2 * MIB).room() == 3 * MIB // (1 + GROWTH)
+
+
+def test_while_a_snapshot_is_taken_small_values_leave_the_one_after_its_room() -> None:
+    """They need none to be accepted. A snapshot ends, so they do not wait for ever."""
+    short = Disk(41 * MIB, wanted=20 * MIB, later=20 * MIB + LAST_ROOM + 1)
+    assert short.room() < 0
+    assert replace(short, is_taken=True).room() == NO_ROOM
 
 
 def test_promises_and_marks_have_the_last_room_to_themselves() -> None:
@@ -57,14 +74,14 @@ def test_an_engine_tells_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     storage = open_sqlite(tmp_path)
     free(storage, monkeypatch, 1 << 40)
     storage.maintain()
-    assert storage.room == ((1 << 40) - LOG_ROOM) // 2
+    assert storage.room == ((1 << 40) - LOG_ROOM) // (1 + GROWTH)
     storage.save_promise(FIRST)
     storage.save_accepted(1, FIRST, bytes(MIB))
-    assert storage.room == ((1 << 40) - LOG_ROOM) // 2 - MIB
-    free(storage, monkeypatch, 6 * MIB)
+    assert storage.room == ((1 << 40) - LOG_ROOM) // (1 + GROWTH) - MIB
+    free(storage, monkeypatch, (1 + GROWTH) * 2 * MIB)
     storage.commit()
     storage.maintain()
-    assert MIB < storage.room < 3 * MIB
+    assert MIB // 2 < storage.room < 2 * MIB - MIB * GROWTH // (1 + GROWTH)
     free(storage, monkeypatch, MIB)
     storage.maintain()
     assert storage.room <= 0
@@ -136,11 +153,11 @@ def test_a_database_larger_than_it_needs_to_be_does_not_keep_the_log_from_its_ro
 
     monkeypatch.setattr(sqlite_storage, "filled_by_others", lambda _: False)
     monkeypatch.setattr(storage._files, "free_bytes", left)
-    monkeypatch.setattr(storage._files, "wanted_bytes", lambda: 3 * MIB)
+    monkeypatch.setattr(storage._files, "next_bytes", lambda: 3 * MIB)
     storage.commit()
     for _ in range(20):
         storage.maintain()
-    assert storage.room > 3 * MIB
+    assert storage.room > (disk - 3 * MIB - 2 * LOG_ROOM) // (1 + GROWTH)
     storage.close()
 
 

@@ -292,6 +292,15 @@ def test_a_transfer_of_an_older_snapshot_is_deleted(tmp_path: Path) -> None:
     assert names(engine) == {"snapshot-60.paxon"}
 
 
+def test_one_that_was_taken_in_vain_leaves_nothing(tmp_path: Path) -> None:
+    """Done, but another's begins to come before anybody has looked."""
+    engine = SqliteEngine(tmp_path, fork=True)
+    engine.storage.begin_snapshot(1, lambda: [b"state"])
+    wait_until(lambda: names(engine) == {"snapshot-1.paxon"})
+    engine.storage.receive_snapshot(info_of(50, b"0123456789"), 0, b"0123")
+    assert names(engine) == {"incoming-50.tmp"}
+
+
 @pytest.mark.parametrize("damage", ["header", "image", "shorter"])
 def test_a_damaged_snapshot_is_not_loaded(tmp_path: Path, damage: str) -> None:
     engine = SqliteEngine(tmp_path)
