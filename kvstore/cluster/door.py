@@ -8,6 +8,7 @@ bounded: how many connections there are, how long each may take, how much it may
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -36,7 +37,11 @@ ALIVE_SECONDS = 10.0
 """A server's thread that has not answered for so long is stuck. (Large values on slow disks are
 stored for seconds.)"""
 
+_LINGER_SECONDS = 1.0
+"""For who was answered to hang up."""
+
 _TEXT = "text/plain; charset=utf-8"
+_SCHEME_AND_HOST = re.compile(rb"^https?://[^/?]*", re.IGNORECASE)
 _REASONS = {
     200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed",
     408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable",
@@ -126,7 +131,7 @@ class Door:
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         only_head = False
         try:
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_SECONDS)
+            head = await asyncio.wait_for(_head_of(reader), REQUEST_SECONDS)
             only_head = head.startswith(b"HEAD ")
             status, kind, body = await self._answer(head)
         except asyncio.IncompleteReadError:
@@ -135,21 +140,24 @@ class Door:
             status, kind, body = 408, _TEXT, b"the request did not come in time\n"
         except asyncio.LimitOverrunError:
             status, kind, body = 431, _TEXT, b"the request is too long\n"
+        allow = "Allow: GET, HEAD\r\n" if status == 405 else ""
         writer.write(
-            f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\n"
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\n{allow}Content-Type: {kind}\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
             + (b"" if only_head else body)
         )
         await writer.drain()
         writer.write_eof()
-        with suppress(asyncio.LimitOverrunError, TimeoutError):
-            await asyncio.wait_for(reader.read(1), 1.0)  # else unread bytes would reset the answer
+        with suppress(TimeoutError):  # else unread bytes, of a body, would reset the answer
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while await reader.read(REQUEST_BYTES):
+                    pass
 
     async def _answer(self, head: bytes) -> tuple[int, str, bytes]:
-        line = head.split(b"\r\n", 1)[0].split(b" ")
+        line = head.split(b"\n", 1)[0].rstrip(b"\r").split(b" ")
         if len(line) != 3 or not line[2].startswith(b"HTTP/1."):
             return 400, _TEXT, b"this is no HTTP request\n"
-        method, path = line[0], line[1].split(b"?", 1)[0]
+        method, path = line[0], _SCHEME_AND_HOST.sub(b"", line[1]).split(b"?", 1)[0]
         answers: dict[bytes, Callable[[], Awaitable[tuple[int, str, bytes]]]] = {
             b"/metrics": self._metrics,
             b"/health/live": self._live,
@@ -214,3 +222,15 @@ class Door:
         except Exception:  # it has stopped meanwhile
             self._figures = None
         self._asking = None
+
+
+async def _head_of(reader: asyncio.StreamReader) -> bytes:
+    """A request's line and headers: also after blank lines, and with bare newlines (RFC 9112)."""
+    head = line = b""
+    size = 0
+    while not head or line.strip(b"\r\n"):
+        line = await reader.readuntil(b"\n")
+        head, size = (head + line).lstrip(b"\r\n"), size + len(line)
+        if size > REQUEST_BYTES:
+            raise asyncio.LimitOverrunError("", size)
+    return head

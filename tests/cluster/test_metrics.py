@@ -174,7 +174,12 @@ def test_requests_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as (reference, _), opened(reference) as door:
         port = door.port
         assert get(port, "/nothing")[0] == 404
-        assert get(port, "/metrics", "POST")[0] == 405
+        body = b"Content-Length: 999999\r\n\r\n" + b"x" * 999_999
+        answer = say(port, b"POST /metrics HTTP/1.1\r\n" + body)
+        assert answer.startswith(b"HTTP/1.1 405 ") and b"\r\nAllow: GET, HEAD\r\n" in answer
+        answer = say(port, b"\r\nHEAD http://h:1/health/live?x HTTP/1.0\nHost: h\n\n")
+        assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"close\r\n\r\n")
+        assert say(port, b"\n" * 100_000).startswith(b"HTTP/1.1 431 ")
         assert say(port, b"\xff\x00 rubbish\r\n\r\n").startswith(b"HTTP/1.1 400 ")
         assert say(port, b"GET /metrics?a=b HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 ")
         assert say(port, b"GET / HTTP/1.1\r\n").startswith(b"HTTP/1.1 408 ")
