@@ -36,6 +36,8 @@ __all__ = ["add_commands"]
 
 _PANEL = "The store"
 _TIMEOUT = 10.0
+_SHOWN = 200
+"""So many characters of what is wrong are quoted at most."""
 _CONDITION = (
     "TARGET [prefix] KEY =|!=|<|> WHAT, TARGET one of value, version, created, modified, lease"
 )
@@ -67,6 +69,8 @@ def txn(
     Examples: paxon txn --if 'modified motto = 7' --then 'put motto "more quorums"'
     --else 'get motto' | paxon txn --then 'put photo -' < photo.jpg
     """
+    if not (if_ or then or else_):  # etcdctl's is written to stdin, and would be ignored here
+        raise typer.BadParameter("give at least one --if, --then or --else")
     from_stdin = [text for text in (*(if_ or ()), *(then or ()), *(else_ or ())) if _reads(text)]
     if len(from_stdin) > 1:
         raise typer.BadParameter("stdin can be only one of the values")
@@ -118,7 +122,8 @@ def _reads(text: str) -> bool:
 
 
 def _misread(text: str, why: str, what: str) -> typer.BadParameter:
-    return typer.BadParameter(f"{text!r}: {why}; write {what}")
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return typer.BadParameter(f"{shown!r}: {why}; write {what}")
 
 
 def _condition(text: str) -> Condition:

@@ -70,11 +70,11 @@ def open_standard_descriptors() -> None:
     Else the next file, pipe or socket that is opened gets such a number, and what a library prints
     goes into it; and a child that is given it loses it when its own output is redirected.
     """
-    for number, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+    for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number. To write on the first two is an error, as it was before.
+            # The lowest free number. To read stdin, and to write stdout, is an error as before.
             os.set_inheritable(os.open(os.devnull, flags), True)
 
 

@@ -293,6 +293,12 @@ def test_a_full_disk_under_the_output(at: tuple[str, str]) -> None:
     )
     assert closed.returncode == 1
     assert closed.stderr == b"paxon: the output cannot be written: Bad file descriptor\n"
+    command = shlex.join([*PAXON, "put", "some", "-", *at])
+    closed = subprocess.run(
+        f"{command} <&-", shell=True, stderr=subprocess.PIPE, env=environment(), check=False
+    )
+    assert closed.returncode == 2 and b"stdin cannot be read" in closed.stderr
+    assert paxon_here("get", "some", *at).stdout == b"value"
 
 
 def test_nobody_reads_what_a_command_says(at: tuple[str, str]) -> None:

@@ -131,6 +131,7 @@ def test_the_store_from_a_shell(at: tuple[str, str]) -> None:
     assert (done.returncode, done.stdout) == (4, b"c d\n")
     assert one_sentence(done) == "paxon: the conditions did not hold"
     for wrong, text in (
+        (("txn",), "at least one --if"),
         (("txn", "--if", "motto = 7"), "no condition"),
         (("txn", "--if", "version motto = x"), "no number"),
         (("txn", "--then", "steal motto"), "no operation"),
