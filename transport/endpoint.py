@@ -37,6 +37,7 @@ from paxon.transport.keys import (
     CurveSecurity,
     KeyKeeper,
     PeerKeys,
+    check_key,
     require_curve,
     secure_client,
     secure_port,
@@ -473,6 +474,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         key = None if self._keys is None else self._keys.of(server)
         if self._keys is not None and key is None:
             raise TransportError(f"there is no public key of server {server}: add it to the keys")
+        if key is not None:
+            check_key(key)  # before anything is made for it
         options = self._options
         dealer = self._socket(zmq.DEALER, self._peer_codec.max_frame_bytes)
         self._dealers[server] = dealer

@@ -15,11 +15,10 @@ from paxon.actors.members import ChangeMembers, Member, MemberChange
 from paxon.actors.messages import P1A, Sealed
 from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.places import MAX_ADDRESS_BYTES
-from paxon.transport import is_dialable
+from paxon.transport import TransportError, is_dialable
+from paxon.transport.keys import check_key
 
 __all__ = ["Changing", "Opening", "Rehearsing", "members_after", "members_wanted"]
-
-MAX_KEY_BYTES = 100
 
 
 class Changing:
@@ -172,8 +171,11 @@ def _bad_address(change: MemberChange) -> str:
     for address in (change.peer, change.client):
         if not can_be_dialled(address):
             return f"server {change.server}: {address!r:.80} cannot be dialled: give host and port"
-    if len(change.key.encode()) > MAX_KEY_BYTES:
-        return f"server {change.server}: its key is too long: give 40 characters of Z85"
+    try:
+        if change.key:
+            check_key(change.key)
+    except TransportError as error:
+        return f"server {change.server}: {error}"
     return ""
 
 
@@ -192,9 +194,13 @@ def _changed(held: Member | None, change: MemberChange) -> Member:
 
 
 def _doubled(members: Iterable[Member]) -> str:
-    """Whether two would have the same address."""
+    """Whether two would have the same address or key."""
     seen: dict[str, ServerId] = {}
     for member in members:
+        if member.key:
+            if member.key in seen:
+                return f"server {member.server} would have the key of server {seen[member.key]}"
+            seen[member.key] = member.server
         for address in {member.peer, member.client} - {""}:
             if address in seen:
                 return (

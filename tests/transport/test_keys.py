@@ -283,6 +283,22 @@ def test_a_server_with_a_new_key_is_dialled_anew(secured: Secured) -> None:
 
 
 @needs_curve
+def test_what_is_no_key_keeps_nobody_from_working(secured: Secured, log_lines: list[str]) -> None:
+    """As a log of old may have it: nobody who asks for such a change is heard."""
+    first, second = secured.server(1), secured.server(2)
+    first.connect(2, second.peer_address)
+    for key in ("nonsense", "nonsense", secured.keys[2].public):
+        first.meet({2: key})
+        first.reach(2, [second.peer_address])
+    assert "Server 2 cannot be dialled: a key has 40 characters" in "".join(log_lines)
+    burst = secured.wire.receive(
+        second, lambda b: b.peers,
+        each=lambda: (secured.turn(first), first.send(2, [secured.shapes.Ping(1)])),
+    )  # fmt: skip
+    assert burst.peers[0] == (1, 1001, [secured.shapes.Ping(1)])
+
+
+@needs_curve
 def test_a_member_whose_key_nobody_knows_is_not_dialled(
     secured: Secured, log_lines: list[str]
 ) -> None:
