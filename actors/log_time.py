@@ -7,6 +7,7 @@ just before the time that something is due at, and the wake-up would find nothin
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
 
 from paxon.actors.ballot import NO_BALLOT, Ballot
 from paxon.actors.environment import NEVER, ClientToken
@@ -40,6 +41,7 @@ _LATE = 1e-6
 """Seconds that a timer is set later than it need be, so that rounding never makes it too early."""
 
 
+@dataclass(slots=True)
 class LogTime:
     """The log's time as one server knows it.
 
@@ -50,21 +52,18 @@ class LogTime:
     was paused stamps no time of the pause before a fresh round has told it that it still leads.
     """
 
-    __slots__ = ("_lost", "_offset", "_until", "heard_in", "latest", "runs")
-
-    def __init__(self) -> None:
-        self.latest = 0
-        """The highest time heard of, or told to others."""
-        self.heard_in = NO_BALLOT
-        """The ballot whose leader told it."""
-        self.runs = False
-        """Whether this server's clock moves the log's time."""
-        self._offset = 0
-        """What makes the log's time of this server's clock, while it does."""
-        self._until = 0
-        """The clock's reading up to which this server is known to lead, and what was lost."""
-        self._lost = 0
-        """How far the time has stayed behind this server's clock since it leads."""
+    latest: int = 0
+    """The highest time heard of, or told to others."""
+    heard_in: Ballot = NO_BALLOT
+    """The ballot whose leader told it."""
+    runs: bool = False
+    """Whether this server's clock moves the log's time."""
+    _offset: int = 0
+    """What makes the log's time of this server's clock, while it does."""
+    _until: int = 0
+    """The clock's reading up to which this server is known to lead, and what was lost."""
+    _lost: int = 0
+    """How far the time has stayed behind this server's clock since it leads."""
 
     def hear(self, time: int, executed: int, ballot: Ballot) -> None:
         """A ballot's leader tells its time; `executed` is what the log holds here.
@@ -144,38 +143,35 @@ class LogTime:
         return wait / NANOSECONDS + _LATE if wait > 0 else 0.0
 
 
+@dataclass(slots=True)
 class Chores:
     """Proposals of a leader with no command waiting: renewals, wake-ups, the time itself."""
 
-    __slots__ = (
-        "at", "began", "bytes", "count", "last_slot", "not_before", "renew_at", "renewals", "sizes",
-        "slot", "stamped", "wakeup", "wanted",
-    )  # fmt: skip
-
-    def __init__(self, stamped: int) -> None:
-        """`stamped` is the time of the last slot that was executed."""
-        self.at = NEVER
-        """When to look whether something is due, monotonic seconds …"""
-        self.wanted = False
-        """… and whether that time has come."""
-        self.wakeup: int | None = None
-        """When the state machine wants to be woken, as `at` was computed for."""
-        self.renewals: dict[ClientToken, deque[Entry]] = {}
-        """Those that wait for a slot, for each client, in the order of their turns …"""
-        self.sizes: dict[ClientToken, int] = {}
-        """… their bytes …"""
-        self.count = self.bytes = 0
-        """… and all together."""
-        self.renew_at = NEVER
-        """When renewals that wait are proposed at the latest, seconds …"""
-        self.not_before = -NEVER
-        """… and at the soonest: others were a moment ago."""
-        self.slot, self.began = 0, 0.0
-        """The slot in which they were, until it is executed; and since when, seconds."""
-        self.stamped = stamped
-        """The time of the last batch that was proposed …"""
-        self.last_slot = 0
-        """… and its slot."""
+    stamped: int
+    """The time of the last batch that was proposed, or, before, of the last slot executed."""
+    last_slot: int = 0
+    """That batch's slot."""
+    at: float = NEVER
+    """When to look whether something is due, monotonic seconds …"""
+    wanted: bool = False
+    """… and whether that time has come."""
+    wakeup: int | None = None
+    """When the state machine wants to be woken, as `at` was computed for."""
+    renewals: dict[ClientToken, deque[Entry]] = field(default_factory=dict)
+    """Those that wait for a slot, for each client, in the order of their turns …"""
+    sizes: dict[ClientToken, int] = field(default_factory=dict)
+    """… their bytes …"""
+    count: int = 0
+    bytes: int = 0
+    """… and all together."""
+    renew_at: float = NEVER
+    """When renewals that wait are proposed at the latest, seconds …"""
+    not_before: float = -NEVER
+    """… and at the soonest: others were a moment ago."""
+    slot: int = 0
+    """The slot in which they were, until it is executed …"""
+    began: float = 0.0
+    """… and since when, seconds."""
 
     def is_full(self, client: ClientToken) -> bool:
         """Whether no more renewals of this client are taken in (limits/allowances.py)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
 from paxon.actors.messages import NO_OP, P1B, Accepted
 from paxon.actors.records.configuration import is_config
@@ -10,27 +12,21 @@ from paxon.actors.slot_values import packed_in
 __all__ = ["Candidacy"]
 
 
+@dataclass
 class Candidacy:
     """The promises for one ballot and, per slot, the value accepted at the highest ballot."""
 
-    def __init__(
-        self,
-        ballot: Ballot,
-        first_slot: int,
-        ask_again_at: float = 0.0,
-        after: Ballot | None = None,
-    ) -> None:
-        self.ballot = ballot
-        self.after = after
-        """The ballot of the leader that handed over to this server; None: nobody did."""
-        self.first_slot = first_slot
-        self.promised: set[ServerId] = set()
-        """Servers whose P1B arrived whole."""
-        self.ask_again_at = ask_again_at
-        """When to ask those again whose promises have not come, monotonic seconds."""
-        self._expected: dict[ServerId, int] = {}
-        """Per server the slot at which its next chunk has to start."""
-        self._reported: dict[int, Accepted] = {}
+    ballot: Ballot
+    first_slot: int
+    ask_again_at: float = 0.0
+    """When to ask those again whose promises have not come, monotonic seconds."""
+    after: Ballot | None = None
+    """The ballot of the leader that handed over to this server; None: nobody did."""
+    promised: set[ServerId] = field(default_factory=set)
+    """Servers whose P1B arrived whole."""
+    _expected: dict[ServerId, int] = field(default_factory=dict)
+    """Per server the slot at which its next chunk has to start."""
+    _reported: dict[int, Accepted] = field(default_factory=dict)
 
     def take(self, p1b: P1B, sender: ServerId) -> int:
         """Add a chunk of a promise; returns the slot to ask from next, 0 if there is none.

@@ -6,6 +6,7 @@ Plain data (docs/membership.md).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from msgspec import structs
 
@@ -21,17 +22,15 @@ from paxon.transport.keys import check_key
 __all__ = ["Changing", "Opening", "Rehearsing", "members_after", "members_wanted"]
 
 
+@dataclass
 class Changing:
     """The next configuration, until its CONFIG is proposed (M5)."""
 
-    def __init__(self, members: tuple[Member, ...], request: int, until: float = NEVER) -> None:
-        """`request` is the random number of the change: the next configuration keeps it.
-
-        It is given up at `until`, monotonic seconds, if its rehearsal has come to nothing.
-        """
-        self.members = members
-        self.request = request
-        self.until = until
+    members: tuple[Member, ...]
+    request: int
+    """The random number of the change: the next configuration keeps it."""
+    until: float = NEVER
+    """When it is given up if its rehearsal has come to nothing, monotonic seconds."""
 
     @property
     def voters(self) -> list[ServerId]:

@@ -7,7 +7,7 @@ same reason it asks again in each epoch that it enters with a vote: it may have 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -20,62 +20,48 @@ from paxon.actors.records.configuration import Configuration, decode_config
 __all__ = ["Confirmation"]
 
 
+@dataclass
 class Confirmation:
     """A question about this directory's commits, and who has answered what."""
 
-    def __init__(
-        self,
-        server: ServerId,
-        incarnation: int,
-        count: int,
-        now: float,
-        *,
-        pending: bool,
-        made_here: bool = False,
-        may_store: bool = True,
-        newest: Configuration = Configuration(0, 0, ()),  # noqa: B008 (it is frozen)
-        listed: Iterable[ServerId] = (),
-    ) -> None:
-        """Begin with the start of a process.
+    server: ServerId
+    incarnation: int
+    count: int
+    """The number of the last commit that the server found when it started."""
+    ask_at: float
+    """When to ask (again) whoever has not answered, monotonic seconds."""
+    pending: bool
+    """Nothing may be stored, and nobody answered, until others have confirmed the count."""
+    may_store: bool = True
+    """Its cluster was not in force when it started: to make it is stored, for nobody can have
+    promised anything then. What it promises afterwards waits like everything else."""
+    made_here: bool = False
+    """This very process has made the directory: there was none that could be older."""
+    newest: Configuration = Configuration(0, 0, ())  # noqa: RUF009 (it is frozen)
+    """The latest that is known, or was told: whose majority has to confirm."""
+    listed: tuple[ServerId, ...] = ()
+    """They are asked as well: they may know a later configuration."""
+    life: int = 0
+    """A random number of this question: answers to another do not count. 0: not asked yet."""
+    starting: bool = True
+    """Whether this is the question that the server's start depends on."""
+    entering: int = 0
+    """The epoch that has begun here, while its voters have still to confirm this directory."""
+    told: bool = False
+    """Whether this process has told anybody of commits: as a member, in votes and the like."""
+    confirmed_by: set[ServerId] = field(default_factory=set)
+    denied_by: set[ServerId] = field(default_factory=set)
+    """Servers that know this one by another directory."""
+    _directories: dict[ServerId, int] = field(default_factory=dict)
+    """Which directory each answered from."""
+    _told: dict[ServerId, int] = field(default_factory=dict)
+    """Who sent something from a later epoch than the newest that was known: from which."""
 
-        Args:
-            made_here: this very process has made the directory: there was none that could be older.
-            listed: they are asked as well: they may know a later configuration.
-        """
-        self._listed = tuple(listed)
-        self._made_here = made_here
-        self._sure_to = 0 if pending else newest.epoch
+    def __post_init__(self) -> None:
+        self._own_epoch = self.newest.epoch
+        self._sure_to = 0 if self.pending else self._own_epoch
         """The epoch up to which this directory was confirmed."""
-        self.entering = 0
-        """The epoch that has begun here, while its voters have still to confirm this directory."""
-        self.told = False
-        """Whether this process has told anybody of commits: as a member, in votes and the like."""
-        self.newest = newest
-        """The latest that is known, or was told: whose majority has to confirm."""
-        self.server = server
-        self.incarnation = incarnation
-        self.life = 0
-        """A random number of this question: answers to another do not count. 0: not asked yet."""
-        self.count = count
-        """The number of the last commit that the server found when it started."""
-        self.pending = pending
-        """Nothing may be stored, and nobody answered, until others have confirmed the count."""
-        self.starting = True
-        """Whether this is the question that the server's start depends on."""
-        self.may_store = may_store
-        """Its cluster was not in force when it started: to make it is stored, for nobody can have
-        promised anything then. What it promises afterwards waits like everything else."""
-        self.confirmed_by: set[ServerId] = set()
-        self._own_epoch = newest.epoch
-        self._directories: dict[ServerId, int] = {}
-        """Which directory each answered from."""
-        self._told: dict[ServerId, int] = {}
-        """Who sent something from a later epoch than the newest that was known: from which."""
-        self.denied_by: set[ServerId] = set()
-        """Servers that know this one by another directory."""
-        self.ask_at = now
-        """When to ask (again) whoever has not answered, monotonic seconds."""
-        self.all_until = now
+        self.all_until = self.ask_at
         """Until then all others have to confirm, for the database is not the file that it was."""
 
     def ask_anew(self) -> None:
@@ -109,7 +95,7 @@ class Confirmation:
         voters = configuration.voters
         if (
             self.pending
-            or self._made_here
+            or self.made_here
             or configuration.epoch <= max(self._sure_to, self.entering)
             or voters == (self.server,)
             or not configuration.votes(self.server, self.incarnation)
@@ -247,5 +233,5 @@ class Confirmation:
     def unanswered(self) -> list[ServerId]:
         # (A server that was started on an old directory may be back on the right one by now.)
         answered = set(filter(self._speaks, self.confirmed_by | self.denied_by))
-        asked = sorted({*self._other_voters(), *self._told, *self._listed} - {self.server})
+        asked = sorted({*self._other_voters(), *self._told, *self.listed} - {self.server})
         return [server for server in asked if server not in answered]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 
 import pykka
@@ -165,26 +166,24 @@ class Pending:
         return entries
 
 
+@dataclass(slots=True)
 class Progress:
     """How far a follower has come, as it told this leader."""
 
-    __slots__ = ("accepted", "answered", "executed", "lost", "short", "voter", "watches")
-
-    def __init__(self, *, voter: bool = True) -> None:
-        self.voter = voter
-        """Whether its answers count towards a majority."""
-        self.accepted = 0
-        """Of a learner: the last slot that it has accepted. What it missed before it asks for."""
-        self.executed = 0
-        """The last slot that it has executed, and would again after a restart."""
-        self.answered = 0
-        """The last round that it replied to."""
-        self.watches = False
-        """Whether it holds watches, and so has to hear of commits at once."""
-        self.short = False
-        """Whether its disk has no room for more of the log."""
-        self.lost = False
-        """Whether its connection has ended since it last replied."""
+    voter: bool = True
+    """Whether its answers count towards a majority."""
+    accepted: int = 0
+    """Of a learner: the last slot that it has accepted. What it missed before it asks for."""
+    executed: int = 0
+    """The last slot that it has executed, and would again after a restart."""
+    answered: int = 0
+    """The last round that it replied to."""
+    watches: bool = False
+    """Whether it holds watches, and so has to hear of commits at once."""
+    short: bool = False
+    """Whether its disk has no room for more of the log."""
+    lost: bool = False
+    """Whether its connection has ended since it last replied."""
 
 
 class Reign:

@@ -6,6 +6,7 @@ Plain data: what each waits for, the state machine keeps by its number.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from paxon.actors.environment import ClientToken
 
@@ -42,34 +43,30 @@ Held = tuple[ClientToken, int]
 """A client, and its number for a watch."""
 
 
+@dataclass(slots=True)
 class _Client:
-    __slots__ = ("asked_at", "bytes", "numbers", "squares")
-
-    def __init__(self) -> None:
-        self.asked_at = 0.0
-        self.bytes = 0
-        self.squares = 0
-        """The sum of the squares of the ids that its watches' next answers will have."""
-        self.numbers: dict[int, int] = {}
-        """Its ids, and the server's numbers for them."""
+    asked_at: float = 0.0
+    bytes: int = 0
+    squares: int = 0
+    """The sum of the squares of the ids that its watches' next answers will have."""
+    numbers: dict[int, int] = field(default_factory=dict)
+    """Its ids, and the server's numbers for them."""
 
 
+@dataclass(slots=True)
 class Watching:
     """The watches that a server holds."""
 
-    __slots__ = ("_bytes", "_clients", "_held_at", "_next", "held", "seen", "tidy_at")
-
-    def __init__(self) -> None:
-        self.held: dict[int, tuple[ClientToken, int, int, int, int]] = {}
-        """Of each, by number: the client, its id, bytes, how many answers it has had, and may."""
-        self._clients: dict[ClientToken, _Client] = {}
-        self._next = 0
-        self._held_at = -OF_LATE
-        self._bytes = 0
-        self.seen = 0
-        """The state machine was asked for what happened up to this slot."""
-        self.tidy_at = 0.0
-        """When to look for clients that are gone, monotonic seconds."""
+    held: dict[int, tuple[ClientToken, int, int, int, int]] = field(default_factory=dict)
+    """Of each, by number: the client, its id, bytes, how many answers it has had, and may."""
+    seen: int = 0
+    """The state machine was asked for what happened up to this slot."""
+    tidy_at: float = 0.0
+    """When to look for clients that are gone, monotonic seconds."""
+    _clients: dict[ClientToken, _Client] = field(default_factory=dict)
+    _next: int = 0
+    _held_at: float = -OF_LATE
+    _bytes: int = 0
 
     def held_of_late(self, now: float) -> bool:
         """Whether the leader is to tell of each commit; asked at each heartbeat."""
