@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import socket as sockets
 import sys
 import time
@@ -39,6 +40,10 @@ _NO_ANSWER = (errno.EADDRINUSE, errno.EACCES, errno.EPERM, errno.EMFILE, errno.E
 _SOURCE = "127.0.0.2"
 _USUAL_RANGE = (32768, 60999)
 """The kernel's default of ports for outgoing connections, where it does not tell."""
+_DIALLED = re.compile(
+    r"(?P<host>\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[\w.-]{1,253}):(?P<port>\d+)", re.ASCII
+)
+_EVERY = ("0.0.0.0", "[::]")
 _FORM = "write it as tcp://host:port or ipc://path"
 _ADVICE = {
     errno.EADDRINUSE: "it is in use: stop the program that listens there or choose another port",
@@ -132,9 +137,9 @@ def is_dialable(address: str) -> bool:
     except zmq.ZMQError:
         return False
     if not address.startswith("tcp://"):
-        return "*" not in address
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    return bool(host) and host != "*" and port != "*" and int(port) > 0
+        return not {"*", "\0"} & set(address)
+    found = _DIALLED.fullmatch(address.removeprefix("tcp://"))
+    return found is not None and found["host"] not in _EVERY and int(found["port"]) > 0
 
 
 def is_host_name(address: str) -> bool:

@@ -361,7 +361,7 @@ def check_changes(changes: object) -> tuple[MemberChange, ...]:
         if not isinstance(change, MemberChange):
             raise InvalidRequest(f"give MemberChange(…), not {change!r}")
         try:
-            msgspec.convert(msgspec.to_builtins(change), MemberChange)
-        except (msgspec.ValidationError, TypeError) as error:
+            msgspec.msgpack.decode(msgspec.msgpack.encode(change), type=MemberChange)
+        except (msgspec.ValidationError, TypeError, ValueError, OverflowError) as error:
             raise InvalidRequest(f"{change!r}: {error}") from None
     return changes

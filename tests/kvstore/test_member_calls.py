@@ -105,7 +105,14 @@ def test_what_could_not_be_served_is_refused(kv: Client) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [(), ("remove",), (MemberChange("remove", "1"),), (MemberChange("drop", 1),)],  # type: ignore[arg-type]
+    [
+        (),
+        ("remove",),
+        (MemberChange("remove", "1"),),
+        (MemberChange("drop", 1),),  # type: ignore[arg-type]
+        (MemberChange("remove", 1 << 70),),
+        (MemberChange("move", 1, "\udc80"),),  # type: ignore[arg-type]
+    ],
 )
 def test_what_is_no_change_is_not_sent(kv: Client, changes: Any) -> None:
     with pytest.raises(InvalidRequest):

@@ -138,7 +138,19 @@ def test_places_are_on_the_disk(tmp_path: Path) -> None:
 
 def test_dialable() -> None:
     assert is_dialable("tcp://h:1") and is_dialable("tcp://[::1]:1") and is_dialable("ipc:///a")
-    assert not is_dialable("tcp://*:1")
+    for none in (
+        "*:1",
+        "h:*",
+        "0.0.0.0:1",
+        "[::]:1",
+        "h h:1",
+        "h\n:1",
+        "h;g:1",
+        "[g]:1",
+        "\udc80:1",
+    ):
+        assert not is_dialable(f"tcp://{none}")
+    assert not is_dialable("ipc:///a*") and not is_dialable("ipc:///a\0b")
 
 
 def test_clients_are_told_once_each_that_a_server_has_moved_and_only_for_a_while() -> None:
