@@ -41,7 +41,7 @@ _SOURCE = "127.0.0.2"
 _USUAL_RANGE = (32768, 60999)
 """The kernel's default of ports for outgoing connections, where it does not tell."""
 _DIALLED = re.compile(
-    r"(?P<host>\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[\w.-]{1,253}):(?P<port>\d+)", re.ASCII
+    r"(?P<host>\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[\w.-]{1,253}):(?P<port>\d{1,5})", re.ASCII
 )
 _EVERY = ("0.0.0.0", "[::]")
 _FORM = "write it as tcp://host:port or ipc://path"
@@ -139,7 +139,7 @@ def is_dialable(address: str) -> bool:
     if not address.startswith("tcp://"):
         return not {"*", "\0"} & set(address)
     found = _DIALLED.fullmatch(address.removeprefix("tcp://"))
-    return found is not None and found["host"] not in _EVERY and int(found["port"]) > 0
+    return found is not None and found["host"] not in _EVERY and 0 < int(found["port"]) < 1 << 16
 
 
 def is_host_name(address: str) -> bool:
