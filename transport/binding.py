@@ -221,7 +221,7 @@ def _check_form(address: str) -> None:
     _, _, port = rest.rpartition(":")
     valid = {
         "ipc": bool(rest),
-        "tcp": port == "*" or (port.isascii() and port.isdigit() and int(port) < 1 << 16),
+        "tcp": port == "*" or (bool(re.fullmatch("[0-9]{1,5}", port)) and int(port) < 1 << 16),
     }
     if not separator or not valid.get(scheme, False):
         raise zmq.ZMQError(errno.EINVAL)
